@@ -1,0 +1,152 @@
+# conc.h needs no building. This file builds and runs its examples, tests and
+# benchmarks; a C compiler, make and a POSIX shell are enough.
+#
+#   make          examples into build/examples, test programs beside them
+#   make run      a task master and two task workers that share two queues
+#   make test     every test; TESTS=name only that one, FILTER=words by title
+#   make bench    the benchmarks
+#   make check    the wide matrix of compilers, standards and sanitizers
+#   make clean
+#
+# A configuration is picked by variables; each has its own folder in build/:
+#   CC=clang  STD=c99  OPT=-O0  SANITIZE=address,undefined
+#   DEFS="-DCONC_PORTABLE"
+#   STD=c++20      compiles everything as C++ (with CXX)
+#   IMPL=c++17     compiles only the implementation as C++
+#   WERROR=        lets a compiler that we do not know warn
+
+ifeq ($(origin CC),default)
+CC := cc
+endif
+STD      ?= c11
+OPT      ?= -O2
+SANITIZE ?=
+DEFS     ?=
+IMPL     ?=
+CFLAGS   ?=
+LDFLAGS  ?=
+WERROR   ?= -Werror
+TESTS    ?=
+FILTER   ?=
+SEED     ?=
+JOBS     ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+
+# Build in parallel unless the user, or a make above this one, decided.
+ifeq ($(MAKELEVEL),0)
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(JOBS)
+endif
+endif
+
+# The folder's name lists what differs from the default configuration.
+differs = $(if $(filter-out $(2),$(1)),$(1))
+CONFIG := $(call differs,$(CC),cc) $(call differs,$(STD),c11) \
+          $(call differs,$(OPT),-O2) $(SANITIZE) $(DEFS) \
+          $(if $(IMPL),impl-$(IMPL)) $(CFLAGS)
+CONFIG := $(shell printf '%s' '$(strip $(CONFIG))' | \
+            sed 's/-D//g; s/[^A-Za-z0-9+_]\{1,\}/-/g; s/^-//')
+B      := build/$(if $(CONFIG),$(CONFIG),default)
+# The default configuration's examples have a short, fixed place.
+EX     := $(if $(CONFIG),$(B),build)/examples
+
+WARN  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+CWARN := $(WARN) -Wstrict-prototypes
+SAN   := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
+           -fno-omit-frame-pointer)
+BASE   = $(OPT) -g -pthread $(SAN) $(DEFS) $(CFLAGS) $(WERROR) -MMD -MP
+
+ifneq ($(filter c++% gnu++%,$(STD)),)
+# {0} is how C makes a ready struct.
+COMPILE = $(CXX) -x c++ -std=$(STD) $(WARN) -Wno-missing-field-initializers \
+            $(BASE)
+LINK    = $(CXX) -pthread $(SAN) $(LDFLAGS)
+else
+COMPILE = $(CC) -std=$(STD) $(CWARN) $(BASE)
+LINK    = $(if $(IMPL),$(CXX),$(CC)) -pthread $(SAN) $(LDFLAGS)
+endif
+COMPILE_IMPL = $(if $(IMPL),$(CXX) -x c++ -std=$(IMPL) $(WARN) $(BASE),\
+                 $(COMPILE))
+
+# Programs. Files that define CONC_IMPLEMENTATION themselves (examples, and
+# tests that look inside) must not be linked with the shared conc.o.
+test_c    := $(filter-out tests/conc.c,$(wildcard tests/*.c))
+part_c    := $(test_c) $(wildcard tests/interop/*.c tests/helpers/*.c \
+               tests/fuzz/*.c)
+example_c := $(wildcard examples/*.c)
+whole_c   := $(if $(part_c),$(shell grep -l \
+               '^ *\# *define  *CONC_IMPLEMENTATION' $(part_c)))
+linked_c  := $(filter-out $(whole_c),$(part_c))
+
+test_bin    := $(test_c:tests/%.c=$(B)/%)
+linked_bin  := $(linked_c:tests/%.c=$(B)/%)
+whole_bin   := $(whole_c:tests/%.c=$(B)/%)
+example_bin := $(example_c:examples/%.c=$(EX)/%)
+bench_bin   := $(patsubst tests/bench/%.c,$(B)/bench/%,\
+                 $(wildcard tests/bench/*.c))
+
+# Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
+SCRIPTS ?= harness examples compile interop
+
+all: examples programs
+examples: $(example_bin)
+programs: $(linked_bin) $(whole_bin)
+
+$(B)/conc.o: tests/conc.c conc.h $(wildcard tests/*.h) Makefile
+	@mkdir -p $(@D)
+	$(COMPILE_IMPL) -c -o $@ $<
+
+$(B)/%.o: tests/%.c conc.h $(wildcard tests/*.h) Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -c -o $@ $<
+
+$(linked_bin): %: %.o $(B)/conc.o
+	$(LINK) -o $@ $^
+
+$(whole_bin): %: %.o
+	$(LINK) -o $@ $^
+
+$(EX)/%.o: examples/%.c conc.h Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -c -o $@ $<
+
+$(example_bin): %: %.o
+	$(LINK) -o $@ $^
+
+run: $(EX)/task_master $(EX)/task_worker
+	@sh tests/run_demo.sh $(EX)
+
+test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
+      $(if $(filter examples interop,$(TESTS)),examples programs) \
+      $(if $(TESTS),,examples)
+	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
+	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \
+	 JOBS='$(JOBS)' sh tests/run.sh \
+	 $(or $(TESTS),$(SCRIPTS) $(test_bin:$(B)/%=%))
+
+# Benchmarks are stand-alone like the examples. What they compare with may be
+# missing: they look for its header themselves, and here for its library.
+lib = $(shell printf 'int main(void) { return 0; }' | \
+        $(CC) -x c - -o /dev/null $(1) 2>/dev/null && echo $(1))
+
+$(bench_bin): $(B)/bench/%: tests/bench/%.c conc.h \
+              $(wildcard tests/bench/*.h) Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -o $@ $< $(call lib,-lhiredis) $(call lib,-lboost_context) -lm
+
+bench: $(bench_bin)
+	@if [ -f tests/bench/run.sh ]; then \
+	   BUILD='$(B)' EXAMPLES='$(EX)' sh tests/bench/run.sh; \
+	 else \
+	   for b in $(sort $^); do $$b || exit 1; done; \
+	 fi
+
+check:
+	@sh tests/check.sh
+
+clean:
+	rm -rf build
+
+.PHONY: all examples programs run test bench check clean
+.SECONDARY:
+.DELETE_ON_ERROR:
+-include $(wildcard $(B)/*.d $(B)/*/*.d $(EX)/*.d)

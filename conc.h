@@ -1,0 +1,7701 @@
+/* conc.h - v0.1.0 - everything that runs at the same time, in one C file
+   MIT-0 or public domain, as you like; the text is at the end of LICENSE.
+
+   Threads, coroutines with an event loop, locks, queues, and queues served
+   over the network in the protocol of Python's multiprocessing.managers.
+   One set of verbs: the same conc_put, conc_lock_acquire, conc_join and
+   conc_read work from a thread and from a coroutine, each with a timeout.
+
+   Do this in *one* C or C++ file, before any other include:
+
+     #define CONC_IMPLEMENTATION
+     #include "conc.h"
+
+   and only the #include in the others. Link with -pthread, nothing else.
+
+     #define CONC_IMPLEMENTATION
+     #include "conc.h"
+     #include <stdio.h>
+
+     static void *loop(void *arg) {
+       for (int n = 1; n <= 3; n++) {
+         printf("%s >>> %d\n", conc_name(NULL), n);
+         conc_sleep(*(double *)arg);
+       }
+       return NULL;
+     }
+
+     int main(void) {
+       double second = 0.1;
+       conc_task t = { .target = loop, .arg = &second, .name = "LoopThread" };
+       conc_thread_start(&t);
+       return conc_join(&t, CONC_FOREVER);
+     }
+
+   Contents. Every tag stands once in the public half and once in the
+   implementation, in this order; a part uses only parts above it.
+
+     >>words       what the nouns mean
+     >>options     compile-time options
+     >>contract    errors, time, memory, signals, fork: true of every call
+     >>coroutines  stacks, thread-locals, sanitizers
+     >>limits      known holes
+     >>platform    versions, errors, clock, memory
+     >>park        what a wait is; cancellation
+     >>sync        conc_lock, conc_event, conc_cond
+     >>task        conc_task: join, result, cancel, name
+     >>thread      conc_thread_start
+     >>coroutine   conc_coro_start, conc_run, conc_sleep, conc_yield_now
+     >>loop        conc_wait_fd, conc_read, conc_write, sockets
+     >>value       typed values, build/parse, pickle
+     >>queue       conc_queue: put, get, close, join
+     >>net         frames and authentication (implementation only)
+     >>manager     conc_manager: queues over the network
+     >>version     what the numbers promise; history
+
+   >>words
+
+   task       whatever runs and finishes: a thread or a coroutine (processes
+              and a pool's jobs come with later versions). A conc_task is the
+              caller's struct; embed it first in a struct of your own and you
+              have a "subclass". Which function starts it says where it runs.
+   actor      what can wait: each thread and each coroutine is one. Private.
+   loop       runs the coroutines of one thread, inside conc_run.
+   park       to wait: a thread sleeps in the kernel, a coroutine gives the
+              CPU to the next one of its loop.
+   queue      conc_queue: carries messages (bytes, or typed values) between
+              tasks of a process, or to another machine through a manager.
+   manager    serves queues by name to clients that know a key, or is such a
+              client.
+
+   >>options
+
+   Only in the file that defines CONC_IMPLEMENTATION:
+
+     CONC_PORTABLE        POSIX.1-2008 only: no futex, epoll, eventfd, no
+                          assembly. Everything works, some of it slower.
+     CONC_USE_UCONTEXT    coroutines by swapcontext(), not by assembly.
+     CONC_MALLOC(size)    the allocator: all three or none.
+     CONC_REALLOC(p, size)
+     CONC_FREE(p)
+     CONC_STACK_SIZE      bytes of a coroutine's stack (default 65536).
+     CONC_SPIN_SECONDS    longest busy wait before sleeping (default 50e-6; 0
+                          never spins).
+     CONC_HAVE_...        each fact of the platform; >>platform, second half.
+
+   The same in every file that includes conc.h:
+
+     CONC_STATIC          every function is static. Libraries that embed
+                          conc.h want this; so does a one-file program.
+     CONC_API             your own linkage (e.g. a visibility attribute).
+
+   No option changes a public struct or signature, and files compiled against
+   different versions of conc.h fail to link.
+
+   >>contract
+
+   Errors   An int or ssize_t result is 0 or more on success, a negative errno
+            value on failure: -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed),
+            -EDEADLK, -ENOMEM and so on; conc_strerror() says it in words. A
+            function that returns a pointer returns NULL and sets errno. After
+            an error there is nothing to clean up.
+   Time     Timeouts are seconds (double) from now on the monotonic clock.
+            CONC_FOREVER (or 1e9 and more) waits; 0 or less tries once; not in
+            time is always -ETIMEDOUT.
+   Waiting  Every call with a timeout works from any thread (also one made by
+            pthread_create) and from a coroutine, where only the coroutine
+            waits. Every such wait can be cancelled: conc_cancel makes it
+            return -ECANCELED, once.
+   Memory   Structs are the caller's and valid when zeroed. They must not move
+            while in use. What the library allocates is said at the function.
+   Signals  No function may be called from a signal handler, unless it says
+            so. The library installs no handlers, and writes to sockets
+            without raising SIGPIPE.
+   Fork     After fork() in a process that uses threads or loops, the child
+            may use only what is async-signal-safe until it has exec'ed.
+   Output   The library never prints, exits or asserts.
+
+   >>coroutines
+
+   A coroutine has a stack of its own (CONC_STACK_SIZE, or .stack_size of its
+   task) with a guard page below: overflow is a SIGSEGV, not corruption. It
+   belongs to the loop, and so to the thread, that started it, and never moves:
+   thread-local variables are shared by the coroutines of one loop. Between
+   two calls of the library no other coroutine of the same loop runs. Rounding
+   mode and errno are not saved across a switch. A million of them is a
+   sensible number: one that has not run yet costs its conc_task and 24 bytes,
+   one that waits a page (4 KiB) of stack.
+   AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
+   C++ exceptions may be thrown and caught within one coroutine, and must not
+   leave its target function. The assembly switch keeps no shadow stack: where
+   CET's is enforced, use CONC_USE_UCONTEXT.
+
+   >>limits
+
+   - Names in addresses are resolved by getaddrinfo() on a thread of its own,
+     which cannot be cancelled: a timeout is kept, the thread ends later.
+   - A cancelled wait on a descriptor in a thread that conc_thread_start did
+     not start is noticed when the descriptor is ready or the time is out.
+   - The network protocol authenticates both sides by a shared key, and
+     encrypts nothing; a man in the middle can relay the handshake. It is for
+     a trusted network, as Python's is.
+   - With CONC_PORTABLE a client that pipelines requests and then dies while
+     one of them blocks is noticed only when that request ends.
+*/
+
+/* The implementation needs POSIX and more of the system headers; in a strict
+   mode (-std=c99) only the first of them can be told so. */
+#if defined(CONC_IMPLEMENTATION) && !defined(CONC_PORTABLE) && \
+    !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1
+#elif defined(CONC_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
+#define _XOPEN_SOURCE 700
+#endif
+
+#ifndef CONC_H
+#define CONC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* ---------------------------------------------------------------------------
+   >>platform: versions, errors, clock, memory
+   ------------------------------------------------------------------------ */
+
+#define CONC_VERSION_MAJOR 0
+#define CONC_VERSION_MINOR 1
+#define CONC_VERSION_PATCH 0
+#define CONC_VERSION "0.1.0"
+
+#ifndef CONC_API
+#ifdef CONC_STATIC
+#define CONC_API static __attribute__((unused))
+#else
+#define CONC_API extern
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Waits without a limit, wherever a timeout is asked for. */
+#define CONC_FOREVER 1e300
+
+/* The version of the implementation that was linked in: CONC_VERSION. */
+CONC_API const char *conc_version(void);
+
+/* Says an error in words. `error` is what a function of this library returned
+   (negative errno); errno itself (positive) will do. Never NULL, static. Any
+   thread, coroutine or signal handler; does not change errno. */
+CONC_API const char *conc_strerror(int error);
+
+/* Seconds on the monotonic clock (Python's time.monotonic). Async-signal-
+   safe. */
+CONC_API double conc_now(void);
+
+/* The CPUs that this process may run on, at least 1 (Python's
+   os.process_cpu_count). */
+CONC_API int conc_cpu_count(void);
+
+/* Frees what the library allocated for the caller: the bytes of
+   conc_pickle_dumps. NULL is a no-op. */
+CONC_API void conc_free(void *memory);
+
+/* ---------------------------------------------------------------------------
+   >>park: what a wait is. No public name; private fields of public structs.
+   ------------------------------------------------------------------------ */
+
+/* A FIFO of waiting actors. Guarded by the library's lock for the object that
+   it stands in. */
+struct conc__waitlist {
+  struct conc__waiter *first, *last;
+};
+
+/* ---------------------------------------------------------------------------
+   >>sync: conc_lock, conc_event, conc_cond
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no: one process only
+   Signals    no
+   Memory     the caller's, valid when zeroed; nothing is allocated
+   Blocks     acquire and wait, with a timeout; release, set, notify never
+   ------------------------------------------------------------------------ */
+
+/* A lock, not recursive (Python's threading.Lock, with an owner). Waiters are
+   served in order once the first has waited 0.5 ms; before that a running
+   thread may take it first, which is faster. May be freed by whoever has
+   released it last, even while other releases are still returning. */
+typedef struct conc_lock {
+  const char *name; /* for reports; default none */
+  /* private */
+  uintptr_t word; /* the owner's actor | 1 if somebody waits; 0 free */
+  struct conc__waitlist waiters;
+} conc_lock;
+
+/* Takes the lock. 0, -ETIMEDOUT, -ECANCELED, or -EDEADLK if the caller holds
+   it already. */
+CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
+
+/* Gives the lock back. 0, or -EPERM if the caller is not its owner. */
+CONC_API int conc_lock_release(conc_lock *lock);
+
+/* Whether anybody holds the lock at this moment. */
+CONC_API bool conc_lock_locked(const conc_lock *lock);
+
+/* A flag that can be waited for (Python's threading.Event). May be freed by
+   a waiter as soon as its wait has returned 0. */
+typedef struct conc_event {
+  const char *name; /* for reports; default none */
+  /* private */
+  int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
+  struct conc__waitlist waiters;
+} conc_event;
+
+/* Sets the flag and wakes all who wait. Always 0. */
+CONC_API int conc_event_set(conc_event *event);
+
+/* Clears the flag. Always 0. */
+CONC_API int conc_event_clear(conc_event *event);
+
+/* Whether the flag is set. */
+CONC_API bool conc_event_is_set(const conc_event *event);
+
+/* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
+CONC_API int conc_event_wait(conc_event *event, double timeout);
+
+/* A condition (Python's threading.Condition), used with one conc_lock. */
+typedef struct conc_cond {
+  const char *name; /* for reports; default none */
+  /* private */
+  struct conc__waitlist waiters;
+} conc_cond;
+
+/* Releases the lock, waits to be notified, and takes the lock again: it is
+   held on every return. No wake-up without a notify. 0, -ETIMEDOUT,
+   -ECANCELED, or -EPERM if the caller does not hold the lock. */
+CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
+
+/* Waits, as above, until predicate(arg) is true; it is called with the lock
+   held. 0 if it is true at last, -ETIMEDOUT if it is still false then. */
+CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
+                                bool (*predicate)(void *arg), void *arg,
+                                double timeout);
+
+/* Wakes up to n of those who wait now, longest first. Unlike in Python the
+   caller need not hold the lock. Always 0. */
+CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
+
+/* Wakes all who wait now. Always 0. */
+CONC_API int conc_cond_notify_all(conc_cond *cond);
+
+/* ---------------------------------------------------------------------------
+   >>task: conc_task, whatever runs and finishes
+
+   new -> started -> finished, and from there it may be started again.
+
+   Threads    start once at a time; join and cancel from anywhere
+   Processes  no
+   Signals    no
+   Memory     the caller's, from start until joined (or known finished)
+   Blocks     conc_join, with a timeout
+   ------------------------------------------------------------------------ */
+
+/* pthread's own type, so that existing functions drop in. */
+typedef void *conc_fn(void *arg);
+
+typedef struct conc_task {
+  conc_fn *target;   /* what to run */
+  void *arg;         /* its argument; yours */
+  const char *name;  /* must outlive the task; default "Thread-1", "Task-1" */
+  size_t size;       /* bytes at arg, for kinds that copy it; default 0 */
+  size_t stack_size; /* bytes; default: the system's for a thread,
+                        CONC_STACK_SIZE for a coroutine */
+  bool daemon;       /* reserved: does not keep the program running */
+  /* private */
+  unsigned char kind;  /* CONC__TASK_...; 0 never started */
+  bool was_cancelled;  /* a wait of it returned -ECANCELED */
+  unsigned number;     /* of its default name */
+  int status;          /* what conc_join returns */
+  void *result;
+  struct conc__actor *actor; /* whose it is; valid until done is set */
+  struct conc_task *next, **link; /* coroutines: the loop's list of tasks */
+  conc_event done;
+  char label[24]; /* the default name, once somebody asks for it */
+} conc_task;
+
+/* Waits until the task has finished. 0 if it has; its failure: -ECANCELED if
+   one of its waits was cancelled or it never ran; -ETIMEDOUT, or -ECANCELED
+   if the caller itself was cancelled; -EDEADLK for the caller's own task;
+   -EINVAL for one that was never started. Any number may join. */
+CONC_API int conc_join(conc_task *task, double timeout);
+
+/* What the target returned; NULL before the task has finished. */
+CONC_API void *conc_result(const conc_task *task);
+
+/* Started and not finished yet. */
+CONC_API bool conc_is_alive(const conc_task *task);
+
+/* Asks the task to end: its present wait, or if it does not wait now its next
+   one, returns -ECANCELED, once (Python's Task.cancel). A coroutine that has
+   not begun yet never will. 0, -ESRCH if it does not run. */
+CONC_API int conc_cancel(conc_task *task);
+
+/* The caller's own task; never NULL: a thread that conc_thread_start did not
+   start has one too, until it ends. */
+CONC_API conc_task *conc_current(void);
+
+/* The name of a task, or of the caller if NULL: "MainThread", .name, or
+   "Thread-1", "Task-1", "Dummy-1" (foreign threads), as in Python. Valid as
+   long as the task is. */
+CONC_API const char *conc_name(conc_task *task);
+
+/* ---------------------------------------------------------------------------
+   >>thread: conc_thread_start
+   ------------------------------------------------------------------------ */
+
+/* Runs task->target(task->arg) in a new thread. The OS is told the name, too.
+   0, -EBUSY if the task runs already, -EINVAL without a target, -EAGAIN or
+   -ENOMEM. Not after fork, as >>contract says. */
+CONC_API int conc_thread_start(conc_task *task);
+
+/* ---------------------------------------------------------------------------
+   >>coroutine: conc_run, conc_coro_start, conc_sleep, conc_yield_now
+   ------------------------------------------------------------------------ */
+
+/* Runs the task as a coroutine on a loop of the calling thread, and returns
+   when it has finished and everything that it started has: coroutines that
+   are left over are cancelled and awaited (Python's asyncio.run). Returns as
+   conc_join does; -EBUSY inside another conc_run of this thread, -ENOMEM,
+   -EMFILE. */
+CONC_API int conc_run(conc_task *task);
+
+/* Starts a coroutine on the loop of the calling thread; it runs when the
+   caller next waits. Never allocates the stack before that. 0, -EPERM if no
+   loop runs in this thread, -EBUSY, -EINVAL, -ENOMEM. */
+CONC_API int conc_coro_start(conc_task *task);
+
+/* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
+CONC_API int conc_sleep(double seconds);
+
+/* Lets the other ready coroutines of the loop run first; in a thread, other
+   threads. 0 or -ECANCELED. */
+CONC_API int conc_yield_now(void);
+
+/* ---------------------------------------------------------------------------
+   >>loop: descriptors and sockets
+
+   Threads    as the descriptor itself; several tasks may wait for one
+   Processes  the descriptors are close-on-exec
+   Signals    no; SIGPIPE is not raised by sockets (it is by pipes)
+   Memory     nothing is kept after the call
+   Blocks     a thread blocks, a coroutine parks; always with a timeout
+
+   The descriptor may be blocking or not. Blocking ones that are not sockets
+   (a terminal, a file) are first waited for, then read; regular files never
+   wait. Close a descriptor that coroutines wait for by conc_close.
+   ------------------------------------------------------------------------ */
+
+#define CONC_READ 1
+#define CONC_WRITE 2
+
+/* Waits until the descriptor can be read or written, `events` being CONC_READ,
+   CONC_WRITE or both. Returns the events that are ready (end of file and
+   errors count as ready), -ETIMEDOUT, -ECANCELED, -EBADF, -EINVAL. */
+CONC_API int conc_wait_fd(int fd, int events, double timeout);
+
+/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
+   at the end, -ETIMEDOUT, -ECANCELED or what read() fails with. */
+CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
+
+/* Writes all size bytes. Returns size, or an error, after which an unknown
+   part has been written: -EPIPE, -ETIMEDOUT, -ECANCELED, ... */
+CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
+                            double timeout);
+
+/* Closes a descriptor; coroutines of the calling thread's loop that wait for
+   it get -EBADF. 0 or what close() fails with. */
+CONC_API int conc_close(int fd);
+
+/* Listens. `address` is "host:port", "[v6]:port", ":port" or "*:port" for all
+   interfaces, "port" for loopback, NULL for loopback and a port of the
+   system's choice; whatever has a '/' is the path of a unix socket. Returns
+   a descriptor, -EINVAL, -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host),
+   ... A socket file that nobody listens on any more is replaced. */
+CONC_API int conc_listen(const char *address);
+
+/* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
+   -EMFILE, ... */
+CONC_API int conc_accept(int fd, double timeout);
+
+/* Connects to an address as above, where an empty host is loopback. Returns a
+   descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
+CONC_API int conc_connect(const char *address, double timeout);
+
+/* ---------------------------------------------------------------------------
+   >>value: typed values, build/parse, pickle
+
+   What Python can put on a queue and C can read: none, bool, int, float, str,
+   bytes, list, tuple, dict, set. A value is a tree in one allocation, made by
+   conc_build, conc_pickle_loads or conc_get_value, read by the functions
+   below, never changed, and freed at its root.
+
+   Threads    reading: any number; a value does not change
+   Processes  yes: as bytes, by conc_pickle_dumps
+   Signals    no
+   Memory     the library's, until conc_value_free(root); the parts and the
+              strings live in the root's allocation
+   Blocks     never
+   ------------------------------------------------------------------------ */
+
+typedef enum conc_type {
+  CONC_NONE,
+  CONC_BOOL,
+  CONC_INT,    /* fits int64_t */
+  CONC_BIGINT, /* does not: little-endian two's complement bytes */
+  CONC_FLOAT,
+  CONC_STR,   /* UTF-8 (lone surrogates as Python's surrogatepass) */
+  CONC_BYTES,
+  CONC_BYTEARRAY,
+  CONC_LIST,
+  CONC_TUPLE,
+  CONC_DICT,
+  CONC_SET,
+  CONC_FROZENSET,
+  CONC_OBJECT /* inert: an exception that a peer reported; never called */
+} conc_type;
+
+typedef struct conc_value conc_value;
+
+/* Frees a value with all its parts. Only the root; NULL is a no-op. */
+CONC_API void conc_value_free(conc_value *value);
+
+CONC_API conc_type conc_value_type(const conc_value *value);
+
+/* 0 and the number; -EINVAL for another type, -ERANGE for a CONC_BIGINT. */
+CONC_API int conc_value_int(const conc_value *value, int64_t *out);
+
+/* A float, or an int as float. 0 or -EINVAL. */
+CONC_API int conc_value_float(const conc_value *value, double *out);
+
+/* 0 or -EINVAL: only a bool is a bool. */
+CONC_API int conc_value_bool(const conc_value *value, bool *out);
+
+/* The text of a str, with a NUL behind it (there may be others inside, so
+   *size counts, if size is not NULL); NULL for another type. */
+CONC_API const char *conc_value_str(const conc_value *value, size_t *size);
+
+/* The bytes of a bytes, bytearray or CONC_BIGINT; NULL for another type. */
+CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size);
+
+/* The items of a list, tuple or set, the pairs of a dict, the bytes of a str,
+   bytes, bytearray or CONC_BIGINT; else 0. */
+CONC_API size_t conc_value_size(const conc_value *value);
+
+/* Item i, from 0: of a dict, the value of pair i. NULL if there is none. */
+CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i);
+
+/* The key of pair i of a dict; NULL if there is none. */
+CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
+
+/* What a dict holds under a str; NULL if nothing. Looks at every pair. */
+CONC_API const conc_value *conc_value_get(const conc_value *dict,
+                                          const char *key);
+
+/* Whether two values have the same type and content; dicts and sets in the
+   same order, and -0.0 equals 0.0. */
+CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
+
+/* Writes what Python's str() gives: of a str its text, of others their repr
+   (with text that is not ASCII as it is).
+   As snprintf: at most size bytes with the NUL, and returns the length that
+   it would have. -ENOMEM. */
+CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
+                                 size_t size);
+
+/* Makes a value from a format, in the manner of Py_BuildValue:
+
+     i int   l long   L long long   k unsigned long   n ssize_t    -> int
+     p int -> bool    d double -> float    N nothing -> None
+     s const char * -> str (NULL -> None)    s# const char *, size_t
+     y# const void *, size_t -> bytes
+     O const conc_value *, copied
+     (...) tuple   [...] list   {key value ...} dict
+
+   Blanks, commas and colons are skipped. One item is that item, several are a
+   tuple, none is None. 0, -EINVAL for a bad format or text that is not
+   UTF-8, -ENOMEM. */
+CONC_API int conc_build(conc_value **out, const char *format, ...);
+
+/* Takes a value apart by a format, in the manner of PyArg_ParseTuple; the
+   format describes the value itself: "i" an int, "(is)" a pair.
+
+     i int *   l long *   L long long *   k unsigned long *   n ssize_t *
+     p int *   d double * (an int will do)   N only None, no argument
+     s const char **   s# const char **, size_t *   y# const void **, size_t *
+     O const conc_value **
+
+   What s, y# and O give points into the value. 0; -EINVAL if the shape is
+   another, -ERANGE if a number does not fit: what comes before the mismatch
+   has been written then. */
+CONC_API int conc_parse(const conc_value *value, const char *format, ...);
+
+/* Python's pickle.dumps: *out is to be freed by conc_free. `protocol` is 2 to
+   5, or 0 for 4. 0, -EINVAL, -EACCES for a CONC_OBJECT, -ENOMEM. */
+CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
+                               void **out, size_t *size);
+
+/* Python's pickle.loads, for data only: nothing is imported or called. 0;
+   -EBADMSG malformed, -EACCES if it names anything but data, -EMSGSIZE if it
+   is nested deeper than 100, refers to itself or grows beyond a million
+   values, -ENOMEM. */
+CONC_API int conc_pickle_loads(conc_value **out, const void *data,
+                               size_t size);
+
+/* ---------------------------------------------------------------------------
+   >>queue: conc_queue
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no; through a manager, any machine
+   Signals    no
+   Memory     the library's, until conc_queue_free; put copies, get copies out
+   Blocks     put while full, get while empty, join: with a timeout
+   ------------------------------------------------------------------------ */
+
+typedef struct conc_queue conc_queue;
+
+typedef struct conc_queue_opts {
+  size_t capacity;  /* messages; default 0: no bound */
+  size_t max_bytes; /* of one message; default 0: no bound */
+  const char *name; /* for reports; must outlive the queue; default none */
+} conc_queue_opts;
+
+/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM. */
+CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
+
+/* Frees a queue that nobody uses any more, with the messages in it. NULL is a
+   no-op. A queue of conc_manager_get belongs to its manager. */
+CONC_API void conc_queue_free(conc_queue *queue);
+
+/* No more puts: they return -EPIPE; gets drain what is there, then return
+   -EPIPE. 0; -ENOTSUP for a manager's queue. */
+CONC_API int conc_queue_close(conc_queue *queue);
+
+/* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
+   -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
+   -ECANCELED. */
+CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
+                      double timeout);
+
+/* Takes the oldest message, copies it to `buf` and returns its size.
+   -ETIMEDOUT while empty, -EPIPE closed and drained, -ECANCELED; and, the
+   message staying where it is, -EMSGSIZE if it has more than `size` bytes and
+   -EBADMSG if it is a typed value other than bytes or str (conc_get_value
+   takes any). */
+CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
+                          double timeout);
+
+/* The size of the message that conc_get would return now; -ETIMEDOUT if there
+   is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
+CONC_API ssize_t conc_peek_size(conc_queue *queue);
+
+/* The number of messages; a remote queue's errors as conc_get's. */
+CONC_API ssize_t conc_qsize(conc_queue *queue);
+
+/* Says that one message got earlier has been dealt with, for conc_queue_join.
+   0, -EINVAL if called more often than messages were put. */
+CONC_API int conc_task_done(conc_queue *queue);
+
+/* Waits until every message ever put has been reported by conc_task_done. 0,
+   -ETIMEDOUT, -ECANCELED. */
+CONC_API int conc_queue_join(conc_queue *queue, double timeout);
+
+/* Appends a typed value, as conc_put does. A value of bytes is the same
+   message as conc_put of these bytes. */
+CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
+                            double timeout);
+
+/* Takes the oldest message as a value, to be freed by conc_value_free; one of
+   conc_put comes as CONC_BYTES. Errors as conc_get's, and -ENOMEM. */
+CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
+                            double timeout);
+
+/* conc_build and conc_put_value in one: conc_put_build(q, 1.0, "(is)", 7,
+   "seven"). */
+CONC_API int conc_put_build(conc_queue *queue, double timeout,
+                            const char *format, ...);
+
+/* conc_get_value and conc_parse in one, for formats of numbers:
+   conc_get_parse(q, 1.0, "i", &n). A message of another shape is consumed and
+   -EINVAL (or -ERANGE) returned; a format that would point into the value
+   (s, y, O) is -EINVAL and consumes nothing. */
+CONC_API int conc_get_parse(conc_queue *queue, double timeout,
+                            const char *format, ...);
+
+/* ---------------------------------------------------------------------------
+   >>manager: queues over the network
+
+   A manager serves queues by name to whoever knows the key, or is the client
+   of one. Both sides speak the protocol of Python's multiprocessing.managers,
+   so that either may be Python (2.7, 3.6 and later).
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what it is for
+   Signals    no
+   Memory     the struct is the caller's, zeroed first, from start or connect
+              until shutdown; strings and queues must outlive that
+   Blocks     connect, and the queues' calls, with their timeouts
+   ------------------------------------------------------------------------ */
+
+typedef struct conc_manager {
+  const char *address;      /* as conc_listen's and conc_connect's */
+  const void *authkey;      /* the shared key; default empty */
+  size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
+  bool require_sha256;      /* refuse MD5, and so Python up to 3.11 */
+  size_t max_message;       /* bytes of one request or reply; default 64 MiB */
+  size_t max_clients;       /* connections; default 0: no bound */
+  double handshake_timeout; /* seconds to authenticate in; default 5 */
+  /* private */
+  struct conc__manager *state;
+} conc_manager;
+
+/* Serves `queue` under `name`, the name that Python's register() gave it and
+   clients call (get_task_queue). Before start, or any time while it serves.
+   The queue stays the caller's. 0, -EEXIST, -EINVAL, -ENOMEM. */
+CONC_API int conc_manager_register_queue(conc_manager *manager,
+                                         const char *name, conc_queue *queue);
+
+/* Listens at .address and serves in a thread of its own. 0, -EADDRINUSE and
+   what else conc_listen returns, -EBUSY if started, -EAGAIN, -ENOMEM. */
+CONC_API int conc_manager_start(conc_manager *manager);
+
+/* Listens and serves in the calling thread until conc_manager_shutdown or a
+   client's shutdown request: then 0. Errors as above. */
+CONC_API int conc_manager_serve_forever(conc_manager *manager);
+
+/* Becomes a client of the manager at .address. 0; -EACCES if the keys differ
+   (on either side), -ECONNREFUSED, -ETIMEDOUT, -EPROTO if what answers is no
+   manager, -EBUSY, -ENOMEM, and what else conc_connect returns. */
+CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
+
+/* The queue of that name: a client's proxy for the server's queue, or in the
+   serving process the registered queue itself. Used like any other queue; it
+   is the manager's and lives until shutdown. NULL and errno: ENOENT for an
+   unknown name, or what connecting fails with.
+   Each call of a proxy is one request; concurrent calls use connections of
+   their own, and a lost connection is made anew by the next call. A call that
+   fails with -EPIPE or -ECONNRESET may or may not have been carried out. */
+CONC_API conc_queue *conc_manager_get(conc_manager *manager,
+                                      const char *name);
+
+/* Where a server listens: "127.0.0.1:40123", with the port that the system
+   chose. Valid until shutdown; NULL if it does not serve. */
+CONC_API const char *conc_manager_address(const conc_manager *manager);
+
+/* Server: stops listening, lets requests under way answer, cancels blocked
+   ones, ends. Client: drops its connections and its queues. Frees all that
+   the manager owns; the struct may be used anew. 0, -EINVAL if it neither
+   serves nor is connected. */
+CONC_API int conc_manager_shutdown(conc_manager *manager);
+
+/* ---------------------------------------------------------------------------
+   >>version
+
+   PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
+   0, MINOR may too, and says so here.
+
+   0.1.0  2026-11-21  The first: threads, coroutines, locks, queues, manager.
+   ------------------------------------------------------------------------ */
+
+#ifndef CONC_STATIC
+/* Files compiled against different versions must not be linked: each refers
+   to a symbol that only its own version's implementation defines. */
+extern const int conc__version_0_1_0;
+static const int *const conc__version_check __attribute__((used)) =
+    &conc__version_0_1_0;
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CONC_H */
+
+/* ===========================================================================
+   The implementation
+   ======================================================================== */
+
+#if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
+#define CONC__IMPLEMENTED
+
+/* ---------------------------------------------------------------------------
+   >>platform: what this compiler and system have, decided once
+
+   Each CONC_HAVE_... is 0 or 1 and may be defined beforehand to force either
+   way; below this section nothing asks for a platform by name.
+   ------------------------------------------------------------------------ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE)
+#error "conc.h: a system header came first in a strict mode; include conc.h \
+with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
+#endif
+
+#if defined(__has_feature)
+#define CONC__HAS_FEATURE(x) __has_feature(x)
+#else
+#define CONC__HAS_FEATURE(x) 0
+#endif
+
+/* Linux and not asked to do without it. */
+#if defined(__linux__) && !defined(CONC_PORTABLE)
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#define CONC__LINUX 1
+#else
+#define CONC__LINUX 0
+#endif
+
+/* Sleeping on a word of memory: Linux 2.6.28. Otherwise a hashed table of
+   mutexes and conditions. */
+#ifndef CONC_HAVE_FUTEX
+#define CONC_HAVE_FUTEX CONC__LINUX
+#endif
+
+/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
+   Otherwise poll(). */
+#ifndef CONC_HAVE_EPOLL
+#define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+
+/* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
+   pipe. */
+#ifndef CONC_HAVE_EVENTFD
+#define CONC_HAVE_EVENTFD CONC__LINUX
+#endif
+
+/* Descriptors that are close-on-exec and non-blocking from birth (accept4,
+   SOCK_CLOEXEC): Linux 2.6.28, the BSDs, POSIX 2024. Otherwise fcntl
+   right afterwards, with a window in which a fork inherits them. */
+#ifndef CONC_HAVE_CLOEXEC
+#define CONC_HAVE_CLOEXEC CONC__LINUX
+#endif
+
+/* getrandom(): Linux 3.17, glibc 2.25. Otherwise /dev/urandom. */
+#ifndef CONC_HAVE_GETRANDOM
+#define CONC_HAVE_GETRANDOM CONC__LINUX
+#endif
+
+/* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13, asked for
+   at run time. Otherwise mprotect, which splits the mapping, and the kernel
+   allows some 65,000 mappings. */
+#ifndef CONC_HAVE_GUARD_INSTALL
+#define CONC_HAVE_GUARD_INSTALL CONC__LINUX
+#endif
+
+/* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
+   ucontext. */
+#ifndef CONC_HAVE_SWITCH_ASM
+#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
+    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
+#define CONC_HAVE_SWITCH_ASM 1
+#else
+#define CONC_HAVE_SWITCH_ASM 0
+#endif
+#endif
+#if !CONC_HAVE_SWITCH_ASM
+#include <ucontext.h>
+#endif
+
+/* Tools that must be told when the stack is switched. */
+#ifndef CONC_HAVE_ASAN
+#if defined(__SANITIZE_ADDRESS__) || CONC__HAS_FEATURE(address_sanitizer)
+#define CONC_HAVE_ASAN 1
+#else
+#define CONC_HAVE_ASAN 0
+#endif
+#endif
+#ifndef CONC_HAVE_TSAN
+#if defined(__SANITIZE_THREAD__) || CONC__HAS_FEATURE(thread_sanitizer)
+#define CONC_HAVE_TSAN 1
+#else
+#define CONC_HAVE_TSAN 0
+#endif
+#endif
+#ifndef CONC_HAVE_VALGRIND
+#if CONC__LINUX && (defined(__x86_64__) || defined(__aarch64__)) && \
+    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
+#define CONC_HAVE_VALGRIND 1
+#else
+#define CONC_HAVE_VALGRIND 0
+#endif
+#endif
+
+#if defined(CONC_MALLOC) && defined(CONC_REALLOC) && defined(CONC_FREE)
+#elif defined(CONC_MALLOC) || defined(CONC_REALLOC) || defined(CONC_FREE)
+#error "conc.h: define all of CONC_MALLOC, CONC_REALLOC, CONC_FREE, or none"
+#else
+#define CONC_MALLOC(size) malloc(size)
+#define CONC_REALLOC(memory, size) realloc((memory), (size))
+#define CONC_FREE(memory) free(memory)
+#endif
+
+#ifndef CONC_STACK_SIZE
+#define CONC_STACK_SIZE 65536
+#endif
+#ifndef CONC_SPIN_SECONDS
+#define CONC_SPIN_SECONDS 50e-6
+#endif
+
+/* What is private is static, and used or not as the configuration has it. */
+#define CONC__DEF static __attribute__((unused))
+#define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
+#define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+#define CONC__LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define CONC__LOAD_RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define CONC__STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define CONC__STORE_RELAXED(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+/* Updates *e with what was found when it fails. */
+#define CONC__CAS(p, e, v)                                     \
+  __atomic_compare_exchange_n((p), (e), (v), 0, __ATOMIC_ACQ_REL, \
+                              __ATOMIC_ACQUIRE)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef CONC_STATIC
+const int conc__version_0_1_0 = 1;
+#undef CONC_API
+#define CONC_API
+#endif
+
+CONC_API const char *conc_version(void) { return CONC_VERSION; }
+
+CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
+
+/* Those that this library returns of its own accord; the rest is the
+   system's to word. strerror() may not be thread-safe, and the two variants
+   of strerror_r differ by feature macro, hence a table. */
+CONC_API const char *conc_strerror(int error) {
+  static const struct {
+    int code;
+    const char *text;
+  } table[] = {
+      {0, "success"},
+      {EACCES, "permission denied (wrong key, or refused data)"},
+      {EADDRINUSE, "address already in use"},
+      {EADDRNOTAVAIL, "address not available on this machine"},
+      {EAGAIN, "resource temporarily unavailable"},
+      {EBADF, "bad file descriptor"},
+      {EBADMSG, "not a message of the kind asked for"},
+      {EBUSY, "busy: already started, or in use"},
+      {ECANCELED, "cancelled"},
+      {ECHILD, "a worker died"},
+      {ECONNABORTED, "connection aborted"},
+      {ECONNREFUSED, "connection refused"},
+      {ECONNRESET, "connection reset by peer"},
+      {EDEADLK, "deadlock: would wait for itself"},
+      {EEXIST, "already exists"},
+      {EHOSTUNREACH, "no route to host"},
+      {EINTR, "interrupted by a signal"},
+      {EINVAL, "invalid argument"},
+      {EIO, "input/output error"},
+      {EMFILE, "too many open files in this process"},
+      {EMSGSIZE, "message too long"},
+      {ENETUNREACH, "network is unreachable"},
+      {ENFILE, "too many open files in the system"},
+      {ENOENT, "no such name, file or host"},
+      {ENOMEM, "out of memory"},
+      {ENOSPC, "no space left"},
+      {ENOSYS, "not available on this system"},
+      {ENOTSUP, "not supported by this object"},
+      {EOVERFLOW, "value too large, or released too often"},
+      {EOWNERDEAD, "the owner died"},
+      {EPERM, "not permitted (not the owner, or no loop runs here)"},
+      {EPIPE, "closed"},
+      {EPROTO, "protocol error: the peer is not what it should be"},
+      {ERANGE, "number out of range"},
+      {ESRCH, "no such task is running"},
+      {ETIMEDOUT, "timed out"},
+  };
+  size_t i;
+  if (error < 0) error = -error;
+  for (i = 0; i < sizeof table / sizeof *table; i++)
+    if (table[i].code == error) return table[i].text;
+  return "system error; see errno(3)";
+}
+
+CONC_API double conc_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Deadlines are absolute inside; >= this one means never. */
+#define CONC__NEVER 1e200
+
+/* A NaN is no time that ever comes, as in Python: it waits. */
+CONC__DEF double conc__deadline(double timeout) {
+  if (!(timeout < 1e9)) return CONC__NEVER;
+  return timeout <= 0 ? 0 : conc_now() + timeout;
+}
+
+/* What is left of it; for calls that want a timeout again. */
+CONC__DEF double conc__remaining(double deadline) {
+  double left;
+  if (deadline >= CONC__NEVER) return CONC_FOREVER;
+  if (deadline <= 0) return 0;
+  left = deadline - conc_now();
+  return left > 0 ? left : 0;
+}
+
+CONC__DEF struct timespec conc__timespec(double seconds) {
+  struct timespec t;
+  if (seconds < 0) seconds = 0;
+  t.tv_sec = (time_t)seconds;
+  t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
+  return t;
+}
+
+/* Milliseconds for poll(), rounded up so that nobody wakes too early and
+   then spins to its deadline. -1 is forever. */
+CONC__DEF int conc__milliseconds(double deadline) {
+  double left = conc__remaining(deadline) * 1000;
+  if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
+  return (int)left + ((double)(int)left < left);
+}
+
+/* Tells the CPU that this is a busy wait. */
+CONC__INLINE void conc__pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield" ::: "memory");
+#else
+  __asm__ __volatile__("" ::: "memory");
+#endif
+}
+
+/* --- sleeping on a word --- */
+
+#if CONC_HAVE_FUTEX
+
+#define CONC__FUTEX_WAIT_PRIVATE (9 | 128) /* FUTEX_WAIT_BITSET, private */
+#define CONC__FUTEX_WAKE_PRIVATE (1 | 128)
+
+/* Sleeps while *word == value, until woken or the deadline has passed. May
+   return early for no reason. */
+CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
+                                double deadline) {
+  struct timespec t;
+  struct timespec *until = NULL;
+  if (deadline < CONC__NEVER) {
+    t = conc__timespec(deadline); /* the bitset variant takes absolute time */
+    until = &t;
+  }
+  syscall(SYS_futex, word, CONC__FUTEX_WAIT_PRIVATE, value, until, NULL,
+          0xffffffffu);
+}
+
+/* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
+   at the address, and an extra wake-up is allowed for. */
+CONC__DEF void conc__futex_wake(unsigned *word, int n) {
+  syscall(SYS_futex, word, CONC__FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+CONC__DEF void conc__futex_init(void) {}
+
+#else
+
+/* The stand-in. Buckets are static, so that a waker may still touch one when
+   the word that it woke is gone. */
+static struct conc__futex_bucket {
+  pthread_mutex_t mutex;
+  pthread_cond_t cond;
+} conc__futex_table[64];
+
+CONC__DEF struct conc__futex_bucket *conc__futex_bucket_of(unsigned *word) {
+  uintptr_t h = (uintptr_t)word;
+  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) % 64];
+}
+
+CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
+                                double deadline) {
+  struct conc__futex_bucket *b = conc__futex_bucket_of(word);
+  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  pthread_mutex_lock(&b->mutex);
+  if (CONC__LOAD(word) == value) {
+    if (deadline < CONC__NEVER)
+      pthread_cond_timedwait(&b->cond, &b->mutex, &t);
+    else
+      pthread_cond_wait(&b->cond, &b->mutex);
+  }
+  pthread_mutex_unlock(&b->mutex);
+}
+
+/* The bucket's other words share the condition, so all of it is woken. */
+CONC__DEF void conc__futex_wake(unsigned *word, int n) {
+  struct conc__futex_bucket *b = conc__futex_bucket_of(word);
+  (void)n;
+  pthread_mutex_lock(&b->mutex);
+  pthread_cond_broadcast(&b->cond);
+  pthread_mutex_unlock(&b->mutex);
+}
+
+CONC__DEF void conc__futex_init(void) {
+  pthread_condattr_t attr;
+  size_t i;
+  pthread_condattr_init(&attr);
+  pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+  for (i = 0; i < 64; i++) {
+    pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
+    pthread_cond_init(&conc__futex_table[i].cond, &attr);
+  }
+  pthread_condattr_destroy(&attr);
+}
+
+#endif
+
+/* --- what is made once --- */
+
+static int conc__cpus = 1;
+static size_t conc__page = 4096;
+static pthread_key_t conc__thread_key; /* runs conc__thread_exit */
+static pthread_once_t conc__once = PTHREAD_ONCE_INIT;
+CONC__DEF void conc__thread_exit(void *thread);
+
+CONC__DEF int conc__count_cpus(void) {
+  long n;
+#if CONC__LINUX
+  unsigned long mask[1024 / (8 * sizeof(unsigned long))];
+  long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+  if (size > 0) {
+    int count = 0;
+    size_t i;
+    for (i = 0; i < (size_t)size / sizeof *mask; i++)
+      count += __builtin_popcountl(mask[i]);
+    return count > 0 ? count : 1;
+  }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+  n = sysconf(_SC_NPROCESSORS_ONLN);
+#else
+  n = 1;
+#endif
+  return n > 0 ? (int)n : 1;
+}
+
+CONC__DEF void conc__init_once(void) {
+  long page = sysconf(_SC_PAGESIZE);
+  if (page > 0) conc__page = (size_t)page;
+  conc__cpus = conc__count_cpus();
+  conc__futex_init();
+  pthread_key_create(&conc__thread_key, conc__thread_exit);
+}
+
+CONC__DEF void conc__init(void) {
+  pthread_once(&conc__once, conc__init_once);
+}
+
+CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
+
+/* --- descriptors, random bytes --- */
+
+CONC__DEF void conc__set_cloexec(int fd) {
+  int flags = fcntl(fd, F_GETFD);
+  if (flags >= 0) fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
+}
+
+CONC__DEF void conc__set_nonblocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+/* A non-blocking socket, close-on-exec; or negative errno. */
+CONC__DEF int conc__socket(int family, int type) {
+#if CONC_HAVE_CLOEXEC
+  int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return fd < 0 ? -errno : fd;
+#else
+  int fd = socket(family, type, 0);
+  if (fd < 0) return -errno;
+  conc__set_cloexec(fd);
+  conc__set_nonblocking(fd);
+  return fd;
+#endif
+}
+
+/* Something readable once written to, to wake a poller: fds[0] is read,
+   fds[1] written (the same one for an eventfd). 0 or negative errno. */
+CONC__DEF int conc__waker_open(int fds[2]) {
+#if CONC_HAVE_EVENTFD
+  fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return fds[0] < 0 ? -errno : 0;
+#else
+  int i;
+  if (pipe(fds) < 0) return -errno;
+  for (i = 0; i < 2; i++) {
+    conc__set_cloexec(fds[i]);
+    conc__set_nonblocking(fds[i]);
+  }
+  return 0;
+#endif
+}
+
+CONC__DEF void conc__waker_close(int fds[2]) {
+  close(fds[0]);
+  if (fds[1] != fds[0]) close(fds[1]);
+  fds[0] = fds[1] = -1;
+}
+
+/* A full pipe is as good as one more byte: the reader wakes either way. */
+CONC__DEF void conc__waker_wake(const int fds[2]) {
+  uint64_t one = 1;
+  ssize_t n;
+  do n = write(fds[1], &one, sizeof one);
+  while (n < 0 && errno == EINTR);
+}
+
+CONC__DEF void conc__waker_drain(const int fds[2]) {
+  unsigned char bytes[64];
+  ssize_t n;
+  do n = read(fds[0], bytes, sizeof bytes);
+  while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
+}
+
+/* Bytes that nobody can guess; 0 or negative errno, never anything less. */
+CONC__DEF int conc__random(void *out, size_t size) {
+  unsigned char *p = (unsigned char *)out;
+  int fd = -1;
+  int rc = 0;
+#if !CONC_HAVE_GETRANDOM
+  fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+#endif
+  while (size > 0) {
+#if CONC_HAVE_GETRANDOM
+    ssize_t n = getrandom(p, size, 0);
+#else
+    ssize_t n = read(fd, p, size);
+#endif
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      rc = n < 0 ? -errno : -EIO;
+      break;
+    }
+    p += n;
+    size -= (size_t)n;
+  }
+  if (fd >= 0) close(fd);
+  return rc;
+}
+
+/* Anonymous memory in whole pages, zeroed, not reserved beforehand. */
+CONC__DEF void *conc__pages_map(size_t size) {
+  int flags = MAP_PRIVATE;
+  int fd = -1;
+  void *p;
+#ifdef MAP_NORESERVE
+  flags |= MAP_NORESERVE;
+#endif
+#ifdef MAP_STACK
+  flags |= MAP_STACK; /* on Linux 6.7 also: no huge pages */
+#endif
+#ifdef MAP_ANONYMOUS
+  flags |= MAP_ANONYMOUS;
+#else
+  fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+  if (fd < 0) return NULL;
+#endif
+  p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (fd >= 0) close(fd);
+  if (p == MAP_FAILED) return NULL;
+#if CONC__LINUX && defined(MADV_NOHUGEPAGE)
+  madvise(p, size, MADV_NOHUGEPAGE); /* a stack must cost one small page */
+#endif
+  return p;
+}
+
+/* Makes a page inaccessible. 0 or negative errno. */
+CONC__DEF int conc__pages_guard(void *page, size_t size) {
+#if CONC_HAVE_GUARD_INSTALL
+  static int missing; /* an older kernel: not asked twice */
+  if (!CONC__LOAD_RELAXED(&missing)) {
+    if (madvise(page, size, 102 /* MADV_GUARD_INSTALL */) == 0) return 0;
+    CONC__STORE_RELAXED(&missing, 1);
+  }
+#endif
+  return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
+}
+
+/* ---------------------------------------------------------------------------
+   >>park: actors, guards, wait lists
+
+   An actor is what can wait: a thread or a coroutine. Its word is where
+   wake-ups arrive:
+
+     CONC__WOKEN   somebody took it off a wait list. Set once for each time
+                   that it is taken off, and awaited by it: so when a wait
+                   returns, nobody will touch this actor or its waiter again.
+     CONC__POKED   conc_cancel; stays until a wait delivers it.
+     CONC__POLLING with CONC__PARKED: a thread that sleeps in poll().
+     CONC__PARKED  it sleeps. Whoever clears this bit must wake it: so exactly
+                   one of waker, canceller and timer makes it run.
+
+   What is waited for (a lock's waiters, a queue's getters) is a list in the
+   object, under a guard: a short internal lock chosen by the object's address
+   from a static table. The condition is checked and the waiter appended under
+   the guard, and the condition is changed and waiters taken off under it:
+   hence no wake-up is lost. And the last touch of an object is under a guard
+   that is not part of it: hence an object may be freed by whoever it let go.
+   ------------------------------------------------------------------------ */
+
+#define CONC__WOKEN 1u
+#define CONC__POKED 2u
+#define CONC__PARKED 4u
+#define CONC__POLLING 8u
+
+typedef struct conc__actor conc__actor;
+
+/* The two kinds of actor differ in these. */
+typedef struct conc__actor_class {
+  /* Sleeps until the word has a bit of `bits`, or until the deadline. May
+     return for no reason. */
+  void (*park)(conc__actor *self, unsigned bits, double deadline);
+  /* Waits for a descriptor: as conc_wait_fd. */
+  int (*wait_fd)(conc__actor *self, int fd, int events, double deadline);
+  /* Makes one run that slept; called by whoever cleared CONC__PARKED, with
+     the word as it was before. */
+  void (*wake)(conc__actor *actor, unsigned seen);
+} conc__actor_class;
+
+struct conc__actor {
+  unsigned word;
+  unsigned spin_failed; /* threads: see conc__spin_budget */
+  const conc__actor_class *ops;
+  conc_task *task; /* whose it is; never NULL */
+};
+
+/* All there is of a thread, for this library: thread-local, so without
+   allocation, for foreign threads too. */
+typedef struct conc__thread {
+  conc__actor *current; /* the thread's or its running coroutine's actor */
+  struct conc__loop *loop;
+  conc__actor actor;
+  conc_task own;   /* the task of a foreign thread */
+  bool has_waker;
+  int waker[2]; /* what it polls besides; for threads of ours only */
+} conc__thread;
+
+static __thread conc__thread conc__this;
+
+CONC__DEF conc__actor *conc__thread_enter(conc_task *task);
+
+/* The caller. */
+CONC__INLINE conc__actor *conc__self(void) {
+  conc__actor *self = conc__this.current;
+  return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
+}
+
+CONC__DEF void conc__unpark(conc__actor *actor, unsigned bit) {
+  /* Read before the exchange: after it, unless it was parked, the actor may
+     be gone. */
+  const conc__actor_class *ops = actor->ops;
+  unsigned seen = CONC__LOAD_RELAXED(&actor->word);
+  while (!CONC__CAS(&actor->word, &seen, 
+                   (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
+  }
+  if (seen & CONC__PARKED) ops->wake(actor, seen);
+}
+
+/* Announces that the caller is about to sleep: `how` is CONC__PARKED, and
+   CONC__POLLING perhaps. False if a bit is there already. */
+CONC__DEF bool conc__park_announce(conc__actor *self, unsigned bits,
+                                   unsigned how) {
+  unsigned seen = CONC__LOAD(&self->word);
+  do {
+    if (seen & bits) return false;
+  } while (!CONC__CAS(&self->word, &seen, seen | how));
+  return true;
+}
+
+/* The sleeper's own wake-up (time is out). False if another one cleared
+   CONC__PARKED first, and so has woken it or is about to. */
+CONC__DEF bool conc__park_retract(conc__actor *self) {
+  unsigned how = CONC__PARKED | CONC__POLLING;
+  return (__atomic_fetch_and(&self->word, ~how, __ATOMIC_ACQ_REL) &
+          CONC__PARKED) != 0;
+}
+
+/* Takes a pending cancellation, if there is one: it is now delivered. */
+CONC__DEF bool conc__take_cancel(conc__actor *self) {
+  if (!(CONC__LOAD(&self->word) & CONC__POKED)) return false;
+  __atomic_fetch_and(&self->word, ~CONC__POKED, __ATOMIC_ACQ_REL);
+  self->task->was_cancelled = true;
+  return true;
+}
+
+/* --- spinning --- */
+
+/* Waking a sleeping thread takes tens of microseconds; a waker that comes
+   within that time is better awaited awake. Whether it does is learnt from
+   the last waits: each spin in vain halves the next; after five there is none
+   for 32 waits, then it is tried again. On one CPU the waker cannot run while
+   we spin. `failed` starts at zero. */
+CONC__DEF double conc__spin_budget(unsigned failed) {
+  if (conc__cpus < 2 || failed >= 5) return 0;
+  return CONC_SPIN_SECONDS / (double)(1u << failed);
+}
+
+CONC__DEF void conc__spin_learn(unsigned *failed, bool paid) {
+  if (paid)
+    *failed = 0;
+  else
+    *failed = *failed < 5 + 32 ? *failed + 1 : 3;
+}
+
+/* --- threads as actors --- */
+
+CONC__DEF bool conc__thread_spin(conc__actor *self, unsigned bits,
+                                 double deadline) {
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    if (end > deadline) end = deadline;
+    do {
+      for (i = 0; i < 8 && !paid; i++) {
+        conc__pause();
+        paid = (CONC__LOAD(&self->word) & bits) != 0;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+CONC__DEF void conc__thread_park(conc__actor *self, unsigned bits,
+                                 double deadline) {
+  if (CONC__LOAD(&self->word) & bits) return;
+  /* A sleep, which only conc_cancel can end, is not worth spinning for. */
+  if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
+  while (conc__park_announce(self, bits, CONC__PARKED)) {
+    unsigned seen = CONC__LOAD(&self->word);
+    if (seen & CONC__PARKED) conc__futex_wait(&self->word, seen, deadline);
+    conc__park_retract(self);
+    if (deadline < CONC__NEVER && conc_now() >= deadline) return;
+  }
+}
+
+/* Waits for a descriptor in poll(). Only conc_cancel can meet a thread in
+   here; to be woken by it a thread of ours also polls a waker. */
+CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
+                                   double deadline) {
+  conc__thread *thread = &conc__this;
+  struct pollfd p[2];
+  double spin_end = 0;
+  double budget = deadline > 0 ? conc__spin_budget(self->spin_failed) : 0;
+  bool slept = false;
+  if (budget > 0) spin_end = conc_now() + budget;
+  if (deadline > 0 && !thread->has_waker &&
+      thread->actor.task != &thread->own)
+    thread->has_waker = conc__waker_open(thread->waker) == 0;
+  p[0].fd = fd;
+  p[0].events = (short)((events & CONC_READ ? POLLIN : 0) |
+                        (events & CONC_WRITE ? POLLOUT : 0));
+  p[1].fd = thread->has_waker ? thread->waker[0] : -1;
+  p[1].events = POLLIN;
+  for (;;) {
+    bool spin = spin_end > 0 && conc_now() < spin_end;
+    int ms = spin ? 0 : conc__milliseconds(deadline);
+    int n, error;
+    p[0].revents = p[1].revents = 0;
+    if (conc__take_cancel(self)) return -ECANCELED;
+    if (!spin && ms != 0) {
+      if (!conc__park_announce(self, CONC__POKED,
+                               CONC__PARKED | CONC__POLLING))
+        continue;
+      slept = true;
+    }
+    n = poll(p, 2, ms);
+    error = errno;
+    if (!spin && ms != 0) conc__park_retract(self);
+    if (p[1].revents) conc__waker_drain(thread->waker);
+    if (n < 0 && error != EINTR) return -error;
+    if (n > 0 && p[0].revents) {
+      int ready = 0;
+      if (p[0].revents & POLLNVAL) return -EBADF;
+      if (budget > 0) conc__spin_learn(&self->spin_failed, !slept);
+      if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
+      if (p[0].revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
+      return ready & events ? ready & events : events;
+    }
+    if (!spin && deadline < CONC__NEVER && conc_now() >= deadline) {
+      if (budget <= 0 && deadline > 0)
+        conc__spin_learn(&self->spin_failed, false);
+      return -ETIMEDOUT;
+    }
+  }
+}
+
+/* A thread that parks for a waiter may be gone by now: nothing but the
+   address of its word is used. One that polls is still there: only
+   conc_cancel wakes it, and holds the guard of its task meanwhile. */
+CONC__DEF void conc__thread_wake(conc__actor *actor, unsigned seen) {
+  if (seen & CONC__POLLING)
+    conc__waker_wake(
+        ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
+            ->waker);
+  else
+    conc__futex_wake(&actor->word, 1);
+}
+
+static const conc__actor_class conc__thread_class = {
+    conc__thread_park, conc__thread_wait_fd, conc__thread_wake};
+
+/* --- guards --- */
+
+/* The internal lock: 0 free, 1 held, 2 held and somebody may sleep. Never
+   held across a park; a thread that finds it held sleeps as a thread, even
+   inside a coroutine, which is at most some dozen instructions long. */
+typedef struct conc__mutex {
+  unsigned word;
+  char pad[60]; /* a cache line each */
+} conc__mutex;
+
+CONC__DEF void conc__mutex_lock_slow(conc__mutex *m) {
+  int i;
+  for (i = 0; i < 40 && conc__cpus > 1; i++) {
+    unsigned free = 0;
+    if (CONC__LOAD_RELAXED(&m->word) == 0 && CONC__CAS(&m->word, &free, 1u))
+      return;
+    conc__pause();
+  }
+  while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0)
+    conc__futex_wait(&m->word, 2, CONC__NEVER);
+}
+
+CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
+  unsigned free = 0;
+  if (CONC__UNLIKELY(!CONC__CAS(&m->word, &free, 1u)))
+    conc__mutex_lock_slow(m);
+}
+
+CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
+    conc__futex_wake(&m->word, 1);
+}
+
+static conc__mutex conc__guards[256];
+
+/* The guard of an object. Two objects may share one: so never hold two. */
+CONC__INLINE conc__mutex *conc__guard(const void *object) {
+  uintptr_t h = (uintptr_t)object >> 4;
+  return &conc__guards[(h ^ h >> 8 ^ h >> 16) % 256];
+}
+
+/* --- wait lists --- */
+
+/* One wait of one actor, on its stack. */
+typedef struct conc__waiter {
+  struct conc__waiter *next, *prev;
+  struct conc__waitlist *list; /* NULL once taken off; under the guard */
+  conc__actor *actor;
+  double since; /* locks: when it began to wait */
+} conc__waiter;
+
+CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,
+                                     conc__waiter *w, bool front) {
+  w->list = list;
+  w->prev = front ? NULL : list->last;
+  w->next = front ? list->first : NULL;
+  if (w->prev != NULL)
+    w->prev->next = w;
+  else
+    list->first = w;
+  if (w->next != NULL)
+    w->next->prev = w;
+  else
+    list->last = w;
+}
+
+CONC__DEF void conc__waitlist_remove(conc__waiter *w) {
+  if (w->prev != NULL)
+    w->prev->next = w->next;
+  else
+    w->list->first = w->next;
+  if (w->next != NULL)
+    w->next->prev = w->prev;
+  else
+    w->list->last = w->prev;
+  w->list = NULL;
+}
+
+/* Takes the longest waiter off, to be handed to conc__wake_all after the
+   guard has been released; `next` links what is taken off. */
+CONC__INLINE conc__waiter *conc__waitlist_take(struct conc__waitlist *list) {
+  conc__waiter *w = list->first;
+  if (CONC__LIKELY(w == NULL)) return NULL;
+  conc__waitlist_remove(w);
+  w->next = NULL;
+  return w;
+}
+
+CONC__DEF conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
+                                              size_t n) {
+  conc__waiter *chain = NULL;
+  conc__waiter **end = &chain;
+  while (n-- > 0 && (*end = conc__waitlist_take(list)) != NULL)
+    end = &(*end)->next;
+  return chain;
+}
+
+/* Wakes what was taken off. Without a guard: until it is woken, a waiter that
+   is off its list stays where it is. */
+CONC__DEF void conc__wake_all(conc__waiter *chain) {
+  while (chain != NULL) {
+    conc__waiter *next = chain->next; /* read before it is let go */
+    conc__unpark(chain->actor, CONC__WOKEN);
+    chain = next;
+  }
+}
+
+/* Parks a waiter that is on a list. 0: taken off and woken; -ETIMEDOUT or
+   -ECANCELED: it took itself off. `cancellable` false ignores a cancellation,
+   which stays pending. */
+CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
+                                 bool cancellable, double deadline) {
+  conc__actor *self = w->actor;
+  unsigned bits = CONC__WOKEN | (cancellable ? CONC__POKED : 0);
+  for (;;) {
+    unsigned seen;
+    bool mine;
+    self->ops->park(self, bits, deadline);
+    seen = CONC__LOAD(&self->word);
+    if (seen & CONC__WOKEN) {
+      __atomic_fetch_and(&self->word, ~CONC__WOKEN, __ATOMIC_ACQ_REL);
+      return 0;
+    }
+    if (!(seen & bits) && (deadline >= CONC__NEVER || conc_now() < deadline))
+      continue;
+    conc__mutex_lock(guard);
+    mine = w->list != NULL;
+    if (mine) conc__waitlist_remove(w);
+    conc__mutex_unlock(guard);
+    if (mine)
+      return cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+    bits = CONC__WOKEN; /* taken off: the wake-up is on its way */
+    deadline = CONC__NEVER;
+  }
+}
+
+/* The one wait. Called with the guard held, which it releases. Appends the
+   waiter (or puts it in front, for one that was woken in vain) and parks;
+   returns as above. */
+CONC__DEF int conc__wait(conc__mutex *guard, struct conc__waitlist *list,
+                         conc__waiter *w, bool front, bool cancellable,
+                         double deadline) {
+  if (cancellable && conc__take_cancel(w->actor)) {
+    conc__mutex_unlock(guard);
+    return -ECANCELED;
+  }
+  conc__waitlist_insert(list, w, front);
+  conc__mutex_unlock(guard);
+  return conc__wait_on_list(guard, w, cancellable, deadline);
+}
+
+CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self) {
+  w->next = w->prev = NULL;
+  w->list = NULL;
+  w->actor = self;
+  w->since = 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>sync: conc_lock, conc_event, conc_cond
+   ------------------------------------------------------------------------ */
+
+/* --- conc_lock ---
+
+   The word is 0, or its owner's actor, or'ed with 1 if the list of waiters
+   may have somebody in it. It changes to "free" without the guard only from
+   a word without the 1, so that whoever must wake somebody holds the guard. */
+
+#define CONC__LOCK_WAITERS ((uintptr_t)1)
+
+/* A waiter that has waited so long is handed the lock: no barging then. */
+#define CONC__LOCK_PATIENCE 0.5e-3
+
+CONC__DEF bool conc__lock_try(conc_lock *lock, uintptr_t me) {
+  uintptr_t seen = CONC__LOAD_RELAXED(&lock->word);
+  return (seen & ~CONC__LOCK_WAITERS) == 0 &&
+         CONC__CAS(&lock->word, &seen, seen | me);
+}
+
+/* Spins as long as the owner is likely to be done at once: a few doubling
+   pauses, then lets others run a few times. A coroutine's CPU is better given
+   to the next coroutine. */
+CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+  int i, j;
+  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
+  for (i = 0; i < 10; i++) {
+    if (i < 3)
+      for (j = 0; j < 1 << i; j++) conc__pause();
+    else
+      sched_yield();
+    if (conc__lock_try(lock, (uintptr_t)self)) return true;
+  }
+  return false;
+}
+
+CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
+                                      bool cancellable, double deadline) {
+  conc__mutex *guard = conc__guard(lock);
+  uintptr_t me = (uintptr_t)self;
+  bool front = false;
+  conc__waiter w;
+  if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me)
+    return -EDEADLK;
+  if (conc__lock_try(lock, me)) return 0;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (conc__lock_spin(lock, self)) return 0;
+  conc__waiter_init(&w, self);
+  w.since = conc_now();
+  for (;;) {
+    uintptr_t seen;
+    int rc;
+    conc__mutex_lock(guard);
+    seen = CONC__LOAD_RELAXED(&lock->word);
+    for (;;) { /* take it, or say that somebody waits */
+      bool free = (seen & ~CONC__LOCK_WAITERS) == 0;
+      uintptr_t want = seen | CONC__LOCK_WAITERS;
+      if (free) want = me | (lock->waiters.first ? CONC__LOCK_WAITERS : 0);
+      if (!CONC__CAS(&lock->word, &seen, want)) continue;
+      if (!free) break;
+      conc__mutex_unlock(guard);
+      return 0;
+    }
+    rc = conc__wait(guard, &lock->waiters, &w, front, cancellable, deadline);
+    if (rc != 0) return rc;
+    if ((CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) == me) return 0;
+    front = true; /* somebody was faster: wait on where we were */
+  }
+}
+
+CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
+  conc__actor *self = conc__self();
+  uintptr_t free = 0;
+  if (CONC__LIKELY(CONC__CAS(&lock->word, &free, (uintptr_t)self))) return 0;
+  return conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
+}
+
+CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
+  conc__mutex *guard = conc__guard(lock);
+  uintptr_t next = 0;
+  conc__waiter *w;
+  if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) != me)
+    return -EPERM;
+  conc__mutex_lock(guard);
+  w = conc__waitlist_take(&lock->waiters);
+  if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
+    next = (uintptr_t)w->actor;
+  if (lock->waiters.first != NULL) next |= CONC__LOCK_WAITERS;
+  CONC__STORE(&lock->word, next); /* the last touch of the lock */
+  conc__mutex_unlock(guard);
+  conc__wake_all(w);
+  return 0;
+}
+
+CONC_API int conc_lock_release(conc_lock *lock) {
+  uintptr_t me = (uintptr_t)conc__self();
+  uintptr_t seen = me;
+  if (CONC__LIKELY(CONC__CAS(&lock->word, &seen, (uintptr_t)0))) return 0;
+  return conc__lock_release_slow(lock, me);
+}
+
+CONC_API bool conc_lock_locked(const conc_lock *lock) {
+  return (CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) != 0;
+}
+
+/* --- conc_event ---
+
+   The flag is clear, set, or clear with somebody who must find a set waiting
+   under the guard: so a set that nobody waits for is one compare-and-swap. */
+
+enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
+
+CONC_API int conc_event_set(conc_event *event) {
+  int clear = CONC__CLEAR;
+  conc__mutex *guard;
+  conc__waiter *chain;
+  /* Either way the flag is the last touch of the event. */
+  if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
+    return 0;
+  guard = conc__guard(event);
+  conc__mutex_lock(guard);
+  chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
+  CONC__STORE(&event->flag, CONC__SET);
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+  return 0;
+}
+
+CONC_API int conc_event_clear(conc_event *event) {
+  int set = CONC__SET;
+  CONC__CAS(&event->flag, &set, CONC__CLEAR);
+  return 0;
+}
+
+CONC_API bool conc_event_is_set(const conc_event *event) {
+  return CONC__LOAD(&event->flag) == CONC__SET;
+}
+
+/* From here on a set goes through the guard, which is held. False if it is
+   set already. */
+CONC__DEF bool conc__event_await(conc_event *event) {
+  int seen = CONC__CLEAR;
+  return CONC__CAS(&event->flag, &seen, CONC__AWAITED) ||
+         seen == CONC__AWAITED;
+}
+
+CONC_API int conc_event_wait(conc_event *event, double timeout) {
+  conc__mutex *guard;
+  conc__waiter w;
+  if (conc_event_is_set(event)) return 0;
+  if (timeout <= 0) return -ETIMEDOUT;
+  conc__waiter_init(&w, conc__self());
+  guard = conc__guard(event);
+  conc__mutex_lock(guard);
+  if (!conc__event_await(event)) {
+    conc__mutex_unlock(guard);
+    return 0;
+  }
+  /* Who was woken was woken by a set, whatever a clear has done since. */
+  return conc__wait(guard, &event->waiters, &w, false, true,
+                    conc__deadline(timeout));
+}
+
+/* --- conc_cond --- */
+
+CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
+  conc__mutex *guard = conc__guard(cond);
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  conc__waiter w;
+  int rc;
+  if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) !=
+      (uintptr_t)self)
+    return -EPERM;
+  conc__waiter_init(&w, self);
+  /* On the list before the lock is released, so that whoever then takes the
+     lock and notifies finds it there; a guard cannot be held across the
+     release, hence not conc__wait alone. */
+  conc__mutex_lock(guard);
+  conc__waitlist_insert(&cond->waiters, &w, false);
+  conc__mutex_unlock(guard);
+  conc_lock_release(lock);
+  rc = conc__wait_on_list(guard, &w, true, deadline);
+  if (!conc__lock_try(lock, (uintptr_t)self))
+    conc__lock_acquire_slow(lock, self, false, CONC__NEVER);
+  return rc;
+}
+
+CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
+                                bool (*predicate)(void *arg), void *arg,
+                                double timeout) {
+  double deadline = conc__deadline(timeout);
+  while (!predicate(arg)) {
+    int rc = conc_cond_wait(cond, lock, conc__remaining(deadline));
+    if (rc == -ETIMEDOUT) return predicate(arg) ? 0 : rc;
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
+CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
+  conc__mutex *guard = conc__guard(cond);
+  conc__waiter *chain;
+  conc__mutex_lock(guard);
+  chain = conc__waitlist_take_n(&cond->waiters, n);
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+  return 0;
+}
+
+CONC_API int conc_cond_notify_all(conc_cond *cond) {
+  return conc_cond_notify(cond, SIZE_MAX);
+}
+
+/* ---------------------------------------------------------------------------
+   >>task: what is common to all kinds
+
+   A task that is neither joined nor cancelled begins and ends with one
+   compare-and-swap each. conc_cancel, which touches the actor, first marks
+   task->done as awaited, under its guard: then the end of the task needs the
+   guard, too, and cannot take the actor away meanwhile.
+   ------------------------------------------------------------------------ */
+
+enum { CONC__TASK_THREAD = 1, CONC__TASK_CORO, CONC__TASK_FOREIGN };
+
+/* In place of the actor: the task was cancelled before it had one. */
+#define CONC__NEVER_BEGIN ((conc__actor *)1)
+
+/* Default names count threads from 1, and coroutines in each loop. */
+static unsigned conc__thread_numbers, conc__foreign_numbers;
+
+/* Readies a task to be started as `kind`. */
+CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
+  if (t->target == NULL) return -EINVAL;
+  if (t->kind != 0 && !conc_event_is_set(&t->done)) return -EBUSY;
+  t->kind = kind;
+  t->was_cancelled = false;
+  t->status = 0;
+  t->result = NULL;
+  t->actor = NULL;
+  t->label[0] = 0;
+  CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
+  return 0;
+}
+
+/* The task could not be started after all: it is as if new. */
+CONC__DEF void conc__task_unbegin(conc_task *t) { t->kind = 0; }
+
+/* The task now runs as this actor. False if it was cancelled before. */
+CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
+  conc__actor *none = NULL;
+  return CONC__CAS(&t->actor, &none, actor);
+}
+
+/* The task has ended. Whoever joins it may free it as soon as it is set. */
+CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
+  t->result = result;
+  t->status = status;
+  conc_event_set(&t->done);
+}
+
+/* Runs the target to its end, which is to be told by conc__task_finish. */
+CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
+                                void **result) {
+  *result = NULL;
+  if (!conc__task_enter(t, actor)) return -ECANCELED;
+  *result = t->target(t->arg);
+  return t->was_cancelled ? -ECANCELED : 0;
+}
+
+CONC_API int conc_join(conc_task *task, double timeout) {
+  int rc;
+  if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
+  if (task == conc__self()->task) return -EDEADLK;
+  rc = conc_event_wait(&task->done, timeout);
+  return rc != 0 ? rc : task->status;
+}
+
+CONC_API bool conc_is_alive(const conc_task *task) {
+  return task->kind != 0 && !conc_event_is_set(&task->done);
+}
+
+CONC_API void *conc_result(const conc_task *task) {
+  return conc_event_is_set(&task->done) ? task->result : NULL;
+}
+
+CONC_API int conc_cancel(conc_task *task) {
+  conc__mutex *guard = conc__guard(&task->done);
+  conc__actor *actor = NULL;
+  int rc = -ESRCH;
+  conc__mutex_lock(guard);
+  if (task->kind != 0 && conc__event_await(&task->done)) {
+    rc = 0;
+    if (!CONC__CAS(&task->actor, &actor, CONC__NEVER_BEGIN) &&
+        actor != CONC__NEVER_BEGIN)
+      conc__unpark(actor, CONC__POKED);
+  }
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+CONC_API conc_task *conc_current(void) { return conc__self()->task; }
+
+/* Default names are put into words when first asked for: a million
+   coroutines that nobody asks cost nothing. */
+CONC_API const char *conc_name(conc_task *task) {
+  static const char *const kinds[] = {"", "Thread", "Task", "Dummy"};
+  conc__mutex *guard;
+  if (task == NULL) task = conc_current();
+  if (task->name != NULL) return task->name;
+  guard = conc__guard(&task->done);
+  conc__mutex_lock(guard);
+  if (task->label[0] == 0)
+    snprintf(task->label, sizeof task->label, "%s-%u", kinds[task->kind & 3],
+             task->number);
+  conc__mutex_unlock(guard);
+  return task->label;
+}
+
+/* ---------------------------------------------------------------------------
+   >>thread: conc_thread_start
+   ------------------------------------------------------------------------ */
+
+/* The kernel shows 15 bytes of a thread's name. */
+CONC__DEF void conc__thread_name(const char *name) {
+#if CONC__LINUX
+  prctl(PR_SET_NAME, name, 0, 0, 0);
+#else
+  (void)name;
+#endif
+}
+
+/* The main thread is the one that runs constructors. */
+static pthread_t conc__main_thread;
+__attribute__((constructor)) CONC__DEF void conc__main_thread_note(void) {
+  conc__main_thread = pthread_self();
+}
+
+/* Makes the calling thread an actor: with the task that it was started for,
+   or (a foreign thread, the main thread) with one of its own. */
+CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
+  conc__thread *thread = &conc__this;
+  conc__init();
+  if (task == NULL) {
+    task = &thread->own;
+    task->kind = CONC__TASK_FOREIGN;
+    if (pthread_equal(pthread_self(), conc__main_thread))
+      task->name = "MainThread";
+    else
+      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
+                                        __ATOMIC_RELAXED);
+    task->actor = &thread->actor;
+    pthread_setspecific(conc__thread_key, thread);
+  }
+  thread->actor.ops = &conc__thread_class;
+  thread->actor.task = task;
+  thread->current = &thread->actor;
+  return thread->current;
+}
+
+/* A foreign thread ends. Its task may be asked to cancel until now. */
+CONC__DEF void conc__thread_exit(void *thread) {
+  conc__thread *self = (conc__thread *)thread;
+  conc__task_finish(&self->own, NULL, 0);
+  self->current = NULL; /* a later destructor may begin anew */
+}
+
+CONC__DEF void *conc__thread_main(void *arg) {
+  conc_task *task = (conc_task *)arg;
+  conc__actor *self = conc__thread_enter(task);
+  void *result;
+  int status;
+  conc__thread_name(conc_name(task));
+  status = conc__task_run(task, self, &result);
+  conc__task_finish(task, result, status);
+  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
+  conc__this.has_waker = false;
+  conc__this.current = NULL;
+  return NULL;
+}
+
+/* Threads are detached: the end of a task is its event, not pthread_join, so
+   that coroutines can wait for threads and nothing need be joined. */
+CONC_API int conc_thread_start(conc_task *task) {
+  pthread_attr_t attr;
+  pthread_t id;
+  size_t size = task->stack_size;
+  int rc;
+  conc__init();
+  rc = conc__task_begin(task, CONC__TASK_THREAD);
+  if (rc != 0) return rc;
+  if (task->name == NULL)
+    task->number =
+        __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
+  rc = -pthread_attr_init(&attr);
+  if (rc == 0) {
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    if (size > 0) {
+      if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
+      size = (size + conc__page - 1) / conc__page * conc__page;
+      rc = -pthread_attr_setstacksize(&attr, size);
+    }
+    if (rc == 0) rc = -pthread_create(&id, &attr, conc__thread_main, task);
+    pthread_attr_destroy(&attr);
+  }
+  if (rc != 0) conc__task_unbegin(task);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>coroutine: the switch, and stacks
+
+   A fiber is a place to switch to: a coroutine's stack, or the thread's own.
+   The assembly is inline and lists everything as clobbered, so that the
+   compiler saves just what is live at each switch; it goes on by an indirect
+   jump, which is predicted, where a return would not be.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__fiber {
+#if CONC_HAVE_SWITCH_ASM
+  void *registers[4]; /* stack, program counter, frame, one more */
+#else
+  ucontext_t context;
+#endif
+#if CONC_HAVE_ASAN
+  void *asan_fake; /* its fake stack while it is switched away */
+  const void *asan_bottom;
+  size_t asan_size;
+#endif
+#if CONC_HAVE_TSAN
+  void *tsan;
+#endif
+} conc__fiber;
+
+#if CONC_HAVE_ASAN
+void __sanitizer_start_switch_fiber(void **, const void *, size_t);
+void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
+void __asan_unpoison_memory_region(void const volatile *, size_t);
+#endif
+#if CONC_HAVE_TSAN
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned);
+void __tsan_destroy_fiber(void *);
+void __tsan_switch_to_fiber(void *, unsigned);
+#endif
+
+#if CONC_HAVE_SWITCH_ASM && defined(__x86_64__)
+
+/* rbx and rbp are saved by hand: compilers refuse them as clobbers (rbx in
+   position-independent code, rbp as the frame pointer). The endbr64 is where
+   the indirect jump lands, for CET; elsewhere it does nothing. MXCSR and the
+   x87 control word are not saved: they belong to the thread. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  __asm__ __volatile__(
+      "leaq 1f(%%rip), %%rax\n\t"
+      "movq %%rsp, 0(%%rdi)\n\t"
+      "movq %%rax, 8(%%rdi)\n\t"
+      "movq %%rbp, 16(%%rdi)\n\t"
+      "movq %%rbx, 24(%%rdi)\n\t"
+      "movq 0(%%rsi), %%rsp\n\t"
+      "movq 8(%%rsi), %%rax\n\t"
+      "movq 16(%%rsi), %%rbp\n\t"
+      "movq 24(%%rsi), %%rbx\n\t"
+      "jmpq *%%rax\n"
+      "1:\n\t"
+      "endbr64\n\t"
+      : "+D"(from), "+S"(to)
+      :
+      : "rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+        "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
+#ifdef __AVX512F__
+        "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
+        "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",
+        "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#endif
+        "cc", "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && defined(__aarch64__)
+
+/* x29 is the frame pointer, x19 the base pointer of frames with alloca: both
+   saved by hand. br x16 may land on any bti; x18 is the platform's on some. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **x0 __asm__("x0") = from;
+  register void **x1 __asm__("x1") = to;
+  __asm__ __volatile__(
+      "adr x16, 1f\n\t"
+      "mov x17, sp\n\t"
+      "stp x17, x16, [x0]\n\t"
+      "stp x29, x19, [x0, #16]\n\t"
+      "ldp x17, x16, [x1]\n\t"
+      "ldp x29, x19, [x1, #16]\n\t"
+      "mov sp, x17\n\t"
+      "br x16\n"
+      "1:\n\t"
+      "hint #36\n\t" /* bti j */
+      : "+r"(x0), "+r"(x1)
+      :
+      : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
+        "x13", "x14", "x15", "x16", "x17",
+#ifndef __APPLE__
+        "x18",
+#endif
+        "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
+        "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
+        "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
+        "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",
+        "v31", "cc", "memory");
+}
+
+#endif
+
+/* Goes on at `to`; returns when somebody switches back to `from`. `last`: the
+   stack of `from` is not needed any more. */
+CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
+                                     bool last) {
+#if CONC_HAVE_ASAN
+  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
+                                 to->asan_bottom, to->asan_size);
+#endif
+#if CONC_HAVE_TSAN
+  __tsan_switch_to_fiber(to->tsan, 0);
+#endif
+  (void)last;
+#if CONC_HAVE_SWITCH_ASM
+  conc__switch_registers(from->registers, to->registers);
+#else
+  swapcontext(&from->context, &to->context);
+#endif
+#if CONC_HAVE_ASAN
+  __sanitizer_finish_switch_fiber(from->asan_fake, NULL, NULL);
+#endif
+}
+
+/* The calling thread's own stack as a fiber. ASan learns its bounds when it
+   is first left; see conc__fiber_entered. */
+CONC__DEF void conc__fiber_init_thread(conc__fiber *f) {
+  memset(f, 0, sizeof *f);
+#if CONC_HAVE_TSAN
+  f->tsan = __tsan_get_current_fiber();
+#endif
+}
+
+/* First thing on a new stack; `main_fiber` is told its bounds, when it is
+   where we came from. */
+CONC__DEF void conc__fiber_entered(conc__fiber *main_fiber) {
+#if CONC_HAVE_ASAN
+  const void *bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
+  if (main_fiber->asan_bottom == NULL) { /* the first switch of the loop */
+    main_fiber->asan_bottom = bottom;
+    main_fiber->asan_size = size;
+  }
+#else
+  (void)main_fiber;
+#endif
+}
+
+/* Makes a fiber that begins with entry() on the given stack; entry never
+   returns. */
+CONC__DEF void conc__fiber_init(conc__fiber *f, unsigned char *stack,
+                                size_t size, void (*entry)(void)) {
+#if CONC_HAVE_SWITCH_ASM
+  /* As after a call: the return address (none) on an aligned stack. */
+  uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
+#if defined(__x86_64__)
+  top -= 8;
+  *(void **)top = NULL;
+#endif
+  f->registers[0] = (void *)top;
+  memcpy(&f->registers[1], &entry, sizeof entry);
+  f->registers[2] = f->registers[3] = NULL;
+#else
+  getcontext(&f->context);
+  f->context.uc_stack.ss_sp = stack;
+  f->context.uc_stack.ss_size = size;
+  f->context.uc_link = NULL;
+  makecontext(&f->context, entry, 0);
+#endif
+#if CONC_HAVE_ASAN
+  /* Whoever used the stack last left by a jump, and its frames poisoned. */
+  __asan_unpoison_memory_region(stack, size);
+  f->asan_fake = NULL;
+  f->asan_bottom = stack;
+  f->asan_size = size;
+#endif
+#if CONC_HAVE_TSAN
+  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
+#endif
+}
+
+/* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
+   the stack. Outside of Valgrind the instructions do nothing. */
+CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
+  size_t result = 0;
+#if CONC_HAVE_VALGRIND
+  size_t args[6];
+  args[0] = request;
+  args[1] = (size_t)a;
+  args[2] = (size_t)b;
+  args[3] = args[4] = args[5] = 0;
+#if defined(__x86_64__)
+  __asm__ __volatile__(
+      "rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
+      "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
+      "xchgq %%rbx, %%rbx\n\t"
+      : "=d"(result)
+      : "a"(args), "0"(result)
+      : "cc", "memory");
+#else
+  {
+    register size_t *x4 __asm__("x4") = args;
+    register size_t x3 __asm__("x3") = result;
+    __asm__ __volatile__(
+        "ror x12, x12, #3\n\tror x12, x12, #13\n\t"
+        "ror x12, x12, #51\n\tror x12, x12, #61\n\t"
+        "orr x10, x10, x10\n\t"
+        : "+r"(x3)
+        : "r"(x4)
+        : "cc", "memory");
+    result = x3;
+  }
+#endif
+#else
+  (void)request, (void)a, (void)b;
+#endif
+  return result;
+}
+#define CONC__VALGRIND_STACK_REGISTER 0x1501
+#define CONC__VALGRIND_STACK_DEREGISTER 0x1502
+
+/* A coroutine's control block stands at the top of its stack, so that one
+   page holds it and the first frames:
+
+     | guard page | ... stack grows down | conc__coro | colour |
+
+   The colour shifts it by some cache lines from one stack to the next: at the
+   same place in every page they would evict each other. */
+typedef struct conc__coro {
+  conc__actor actor; /* first: an actor that is a coroutine is its coroutine */
+  conc__fiber fiber;
+  struct conc__loop *loop;
+  struct conc__coro *next; /* in the inbox, or among the free or the dead */
+  size_t timer;            /* its place in the loop's heap + 1; 0: none */
+  unsigned char *map;      /* where its mapping begins: the guard page */
+  size_t map_size;
+  size_t valgrind;
+  bool pooled;             /* the mapping is a slot of a slab */
+} conc__coro;
+
+/* Stacks of CONC_STACK_SIZE come from slabs, each twice as large as the one
+   before, and are reused last in, first out: the warmest first. Per loop, so
+   without locks. */
+typedef struct conc__slab {
+  struct conc__slab *next;
+  unsigned char *map;
+  size_t slots, used; /* slots from `used` on were never touched */
+} conc__slab;
+
+typedef struct conc__stacks {
+  conc__coro *free;
+  conc__slab *slabs;
+} conc__stacks;
+
+CONC__DEF size_t conc__stack_round(size_t size) {
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
+CONC__DEF size_t conc__slot_size(void) {
+  return conc__page + conc__stack_round(CONC_STACK_SIZE);
+}
+
+/* Makes a mapping's control block. NULL if there can be no guard page. */
+CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
+                                       size_t colour) {
+  conc__coro *co = (conc__coro *)(((uintptr_t)map + size - colour -
+                                   sizeof(conc__coro)) &
+                                  ~(uintptr_t)63);
+  if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  memset(co, 0, sizeof *co);
+  co->map = map;
+  co->map_size = size;
+  co->valgrind =
+      conc__valgrind(CONC__VALGRIND_STACK_REGISTER, map + conc__page, co);
+  return co;
+}
+
+CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
+  conc__coro *co = pool->free;
+  conc__slab *slab = pool->slabs;
+  size_t slot = conc__slot_size();
+  if (co != NULL) {
+    pool->free = co->next;
+    return co;
+  }
+  if (slab == NULL || slab->used == slab->slots) {
+    size_t slots = slab == NULL ? 16 : slab->slots * 2;
+    if (slots > 4096) slots = 4096;
+    slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
+    if (slab == NULL) return NULL;
+    slab->map = (unsigned char *)conc__pages_map(slots * slot);
+    if (slab->map == NULL) {
+      CONC_FREE(slab);
+      return NULL;
+    }
+    slab->slots = slots;
+    slab->used = 0;
+    slab->next = pool->slabs;
+    pool->slabs = slab;
+  }
+  co = conc__stack_make(slab->map + slab->used * slot, slot,
+                        slab->used % 8 * 128);
+  if (co == NULL) return NULL;
+  slab->used++;
+  co->pooled = true;
+  return co;
+}
+
+/* A control block with a stack of at least `size` bytes (0: the default).
+   NULL: no memory. */
+CONC__DEF conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
+  unsigned char *map;
+  conc__coro *co;
+  if (size <= CONC_STACK_SIZE) return conc__stack_get_pooled(pool);
+  if (size > SIZE_MAX / 2) return NULL;
+  size = conc__page + conc__stack_round(size + sizeof(conc__coro));
+  map = (unsigned char *)conc__pages_map(size);
+  if (map == NULL) return NULL;
+  co = conc__stack_make(map, size, 0);
+  if (co == NULL) munmap(map, size);
+  return co;
+}
+
+/* Undoes conc__stack_make. Not from the stack itself. */
+CONC__DEF void conc__stack_unmake(conc__coro *co) {
+#if CONC_HAVE_TSAN
+  if (co->fiber.tsan != NULL) __tsan_destroy_fiber(co->fiber.tsan);
+#endif
+#if CONC_HAVE_ASAN
+  __asan_unpoison_memory_region(co->map, co->map_size);
+#endif
+  conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
+}
+
+CONC__DEF void conc__stack_unmap(conc__coro *co) {
+  unsigned char *map = co->map;
+  size_t size = co->map_size;
+  conc__stack_unmake(co);
+  munmap(map, size);
+}
+
+/* All stacks are free now. */
+CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
+  while (pool->free != NULL) {
+    conc__coro *co = pool->free;
+    pool->free = co->next;
+    conc__stack_unmake(co);
+  }
+  while (pool->slabs != NULL) {
+    conc__slab *slab = pool->slabs;
+    pool->slabs = slab->next;
+    munmap(slab->map, slab->slots * conc__slot_size());
+    CONC_FREE(slab);
+  }
+}
+
+/* ---------------------------------------------------------------------------
+   >>loop: scheduling, timers, poller, descriptors
+
+   A loop belongs to one thread, which runs everything in it without locks;
+   only the inbox is open to others. A coroutine that parks switches straight
+   to the next ready one; every CONC__LOOP_BATCH switches, and when nobody is
+   ready, the loop's own fiber (the thread's stack, in conc_run) looks at the
+   inbox, the timers and the poller.
+
+   A coroutine is in one state at a time: ready (in the ring), running,
+   parked (CONC__PARKED set in its word, perhaps with a timer), or posted (in
+   the inbox). It has a place reserved in the ring and in the heap from its
+   start on, so that nothing can fail later.
+   ------------------------------------------------------------------------ */
+
+#define CONC__LOOP_BATCH 256
+
+/* What is ready: a coroutine; or, marked by the lowest bit, a task that has
+   no stack yet. */
+typedef uintptr_t conc__ready;
+
+/* A coroutine that waits for a descriptor; on its stack. */
+typedef struct conc__fd_waiter {
+  struct conc__fd_waiter *next;
+  conc__actor *actor;
+  int events; /* what for */
+  int ready;  /* what came, or a negative errno; 0 nothing yet */
+} conc__fd_waiter;
+
+#define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
+
+/* Calls back when its descriptor becomes ready. The layer above owns the
+   descriptor, reads it empty, then arms the watch again. */
+typedef struct conc__watch {
+  void (*ready)(struct conc__watch *watch, int events);
+  bool armed;
+} conc__watch;
+
+/* What the loop knows of one descriptor. */
+typedef struct conc__fd {
+  conc__fd_waiter *waiters;
+  conc__watch *watch;
+  bool known; /* to the poller */
+} conc__fd;
+
+typedef struct conc__timer {
+  double deadline;
+  conc__coro *coro;
+} conc__timer;
+
+typedef struct conc__loop {
+  conc__fiber fiber; /* of conc_run */
+  conc__actor *thread_actor;
+  conc__coro *current;
+  int batch;        /* switches left until the loop's own turn */
+  size_t alive;     /* tasks started and not finished */
+  conc_task *tasks; /* all of them */
+  unsigned numbers; /* of default names */
+  conc__stacks stacks;
+  conc__coro *dead; /* unpooled stacks, to be unmapped by the loop's fiber */
+  conc__ready *ring; /* ring_size is a power of two */
+  size_t ring_size, ring_first, ring_count;
+  conc__timer *heap; /* four children to a node */
+  size_t heap_size, heap_count;
+  conc__fd *fds; /* by descriptor */
+  size_t fds_size;
+  size_t fds_waited; /* descriptors with a waiter or an armed watch */
+  int poller;        /* epoll's descriptor */
+  unsigned spin_failed;
+  int waker[2];
+  conc__mutex inbox_guard;
+  conc__coro *inbox; /* last in, first out; under inbox_guard to write */
+  bool sleeping;     /* in the poller; under inbox_guard */
+} conc__loop;
+
+/* --- ready --- */
+
+CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
+  size_t at = (loop->ring_first + loop->ring_count++) & (loop->ring_size - 1);
+  loop->ring[at] = item;
+}
+
+CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
+  size_t mask = loop->ring_size - 1;
+  conc__ready item = loop->ring[loop->ring_first];
+  /* With many coroutines the misses on their control blocks are the cost of
+     a switch: ask for those that come soon. Past the end is an old address,
+     which does no harm. */
+  __builtin_prefetch((void *)loop->ring[(loop->ring_first + 6) & mask]);
+  __builtin_prefetch((void *)(loop->ring[(loop->ring_first + 6) & mask] + 64));
+  loop->ring_first = (loop->ring_first + 1) & mask;
+  loop->ring_count--;
+  return item;
+}
+
+/* Room for one more task in the ring and in the heap. */
+CONC__DEF int conc__loop_reserve(conc__loop *loop) {
+  size_t need = loop->alive + 1;
+  if (need > loop->ring_size) {
+    size_t size = loop->ring_size == 0 ? 16 : loop->ring_size * 2;
+    size_t i;
+    conc__ready *ring = (conc__ready *)CONC_MALLOC(size * sizeof *ring);
+    if (ring == NULL) return -ENOMEM;
+    memset(ring, 0, size * sizeof *ring);
+    for (i = 0; i < loop->ring_count; i++)
+      ring[i] =
+          loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
+    CONC_FREE(loop->ring);
+    loop->ring = ring;
+    loop->ring_size = size;
+    loop->ring_first = 0;
+  }
+  if (need > loop->heap_size) {
+    size_t size = loop->heap_size == 0 ? 16 : loop->heap_size * 2;
+    conc__timer *heap =
+        (conc__timer *)CONC_REALLOC(loop->heap, size * sizeof *heap);
+    if (heap == NULL) return -ENOMEM;
+    loop->heap = heap;
+    loop->heap_size = size;
+  }
+  return 0;
+}
+
+/* --- timers --- */
+
+CONC__INLINE void conc__timer_place(conc__loop *loop, size_t at,
+                                    conc__timer timer) {
+  loop->heap[at] = timer;
+  timer.coro->timer = at + 1;
+}
+
+/* Finds the place of a timer, beginning at a hole. */
+CONC__DEF void conc__timer_settle(conc__loop *loop, size_t hole,
+                                  conc__timer timer) {
+  conc__timer *heap = loop->heap;
+  while (hole > 0 && timer.deadline < heap[(hole - 1) / 4].deadline) {
+    conc__timer_place(loop, hole, heap[(hole - 1) / 4]);
+    hole = (hole - 1) / 4;
+  }
+  for (;;) {
+    size_t child = hole * 4 + 1;
+    size_t end = child + 4;
+    size_t least = child;
+    if (child >= loop->heap_count) break;
+    if (end > loop->heap_count) end = loop->heap_count;
+    while (++child < end)
+      if (heap[child].deadline < heap[least].deadline) least = child;
+    if (timer.deadline <= heap[least].deadline) break;
+    conc__timer_place(loop, hole, heap[least]);
+    hole = least;
+  }
+  conc__timer_place(loop, hole, timer);
+}
+
+CONC__DEF void conc__timer_add(conc__loop *loop, conc__coro *co,
+                               double deadline) {
+  conc__timer timer;
+  timer.deadline = deadline;
+  timer.coro = co;
+  conc__timer_settle(loop, loop->heap_count++, timer);
+}
+
+CONC__DEF void conc__timer_remove(conc__loop *loop, conc__coro *co) {
+  size_t at = co->timer - 1;
+  conc__timer last = loop->heap[--loop->heap_count];
+  co->timer = 0;
+  if (last.coro != co) conc__timer_settle(loop, at, last);
+}
+
+/* Makes those ready whose time has come. They go before the others, or
+   a burst of new tasks would all begin, each with a stack, before the first
+   timer of theirs is heard; but no more than half a batch of them, so that
+   the others have their turn. A coroutine that somebody else is waking at
+   this moment is left to him. */
+CONC__DEF void conc__timers_expire(conc__loop *loop) {
+  conc__coro *first = NULL; /* latest first */
+  int n;
+  double now;
+  if (loop->heap_count == 0) return;
+  now = conc_now();
+  for (n = 0; n < CONC__LOOP_BATCH / 2; n++) {
+    conc__coro *co;
+    if (loop->heap_count == 0 || loop->heap[0].deadline > now) break;
+    co = loop->heap[0].coro;
+    conc__timer_remove(loop, co);
+    if (!conc__park_retract(&co->actor)) continue;
+    co->next = first;
+    first = co;
+  }
+  for (; first != NULL; first = first->next) {
+    loop->ring_first = (loop->ring_first - 1) & (loop->ring_size - 1);
+    loop->ring[loop->ring_first] = (conc__ready)first;
+    loop->ring_count++;
+  }
+}
+
+/* --- switching --- */
+
+CONC__DEF void conc__coro_main(void);
+CONC__DEF void conc__coro_park(conc__actor *self, unsigned bits,
+                               double deadline);
+CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
+                                 double deadline);
+CONC__DEF void conc__coro_wake(conc__actor *actor, unsigned seen);
+
+static const conc__actor_class conc__coro_class = {
+    conc__coro_park, conc__coro_wait_fd, conc__coro_wake};
+
+/* The loop knows the task no longer. */
+CONC__DEF void conc__loop_forget(conc__loop *loop, conc_task *t) {
+  loop->alive--;
+  *t->link = t->next;
+  if (t->next != NULL) t->next->link = t->link;
+}
+
+/* Gives a task its stack. NULL if there is none; then the task has failed. */
+CONC__DEF conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
+  conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
+  if (co == NULL) {
+    conc__loop_forget(loop, t);
+    conc__task_finish(t, NULL, -ENOMEM);
+    return NULL;
+  }
+  co->actor.word = 0;
+  co->actor.ops = &conc__coro_class;
+  co->actor.task = t;
+  co->loop = loop;
+  co->timer = 0;
+  conc__fiber_init(&co->fiber, co->map + conc__page,
+                   (size_t)((unsigned char *)co - co->map) - conc__page,
+                   conc__coro_main);
+  return co;
+}
+
+/* The next to run: NULL is the loop's own fiber. */
+CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
+  while (loop->ring_count > 0 && --loop->batch > 0) {
+    conc__ready item = conc__ready_pop(loop);
+    conc__coro *co = (conc__coro *)item;
+    if (CONC__UNLIKELY(item & 1))
+      co = conc__coro_bind(loop, (conc_task *)(item - 1));
+    if (CONC__LIKELY(co != NULL)) return co;
+  }
+  return NULL;
+}
+
+/* Leaves the fiber `from` for the next one. Returns when `from` goes on. */
+CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
+                                    bool last) {
+  conc__coro *next = conc__loop_next(loop);
+  if (next != NULL) {
+    loop->current = next;
+    conc__this.current = &next->actor;
+    if (&next->fiber != from)
+      conc__fiber_switch(from, &next->fiber, last);
+  } else {
+    loop->current = NULL;
+    conc__this.current = loop->thread_actor;
+    if (&loop->fiber != from)
+      conc__fiber_switch(from, &loop->fiber, last);
+  }
+}
+
+/* Runs tasks on this stack, one after the other as long as the next that is
+   ready has none yet, then leaves it for ever. */
+CONC__DEF void conc__coro_main(void) {
+  conc__loop *loop = conc__this.loop;
+  conc__coro *co = loop->current;
+  conc__fiber_entered(&loop->fiber);
+  for (;;) {
+    conc_task *t = co->actor.task;
+    void *result;
+    int status = conc__task_run(t, &co->actor, &result);
+    conc__loop_forget(loop, t);
+    conc__task_finish(t, result, status);
+    if (!co->pooled || loop->ring_count == 0 || --loop->batch <= 0) break;
+    if (!(loop->ring[loop->ring_first] & 1)) break;
+    t = (conc_task *)(loop->ring[loop->ring_first] - 1);
+    if (t->stack_size > CONC_STACK_SIZE) break;
+    conc__ready_pop(loop);
+    co->actor.word = 0;
+    co->actor.task = t;
+  }
+  if (co->pooled) {
+    co->next = loop->stacks.free;
+    loop->stacks.free = co;
+  } else {
+    co->next = loop->dead;
+    loop->dead = co;
+    loop->batch = 0; /* only the loop's fiber may unmap it: its turn */
+  }
+  conc__loop_switch(loop, &co->fiber, true);
+}
+
+/* --- coroutines as actors --- */
+
+CONC__DEF void conc__coro_park(conc__actor *self, unsigned bits,
+                               double deadline) {
+  conc__coro *co = (conc__coro *)self;
+  conc__loop *loop = co->loop;
+  if (!conc__park_announce(self, bits, CONC__PARKED)) return;
+  if (deadline < CONC__NEVER) conc__timer_add(loop, co, deadline);
+  conc__loop_switch(loop, &co->fiber, false);
+  if (co->timer != 0) conc__timer_remove(loop, co);
+}
+
+CONC__DEF void conc__coro_wake(conc__actor *actor, unsigned seen) {
+  conc__coro *co = (conc__coro *)actor;
+  conc__loop *loop = co->loop;
+  (void)seen;
+  if (loop == conc__this.loop) {
+    conc__ready_push(loop, (conc__ready)co);
+    return;
+  }
+  /* The coroutine cannot go on, so the loop cannot end, before it has taken
+     this from the inbox; and that takes the lock which we hold to the end. */
+  conc__mutex_lock(&loop->inbox_guard);
+  co->next = loop->inbox;
+  CONC__STORE(&loop->inbox, co);
+  if (loop->sleeping) {
+    loop->sleeping = false;
+    conc__waker_wake(loop->waker);
+  }
+  conc__mutex_unlock(&loop->inbox_guard);
+}
+
+CONC__DEF void conc__inbox_take(conc__loop *loop) {
+  conc__coro *co, *first = NULL;
+  if (CONC__LOAD(&loop->inbox) == NULL) return;
+  conc__mutex_lock(&loop->inbox_guard);
+  co = loop->inbox;
+  CONC__STORE(&loop->inbox, (conc__coro *)NULL);
+  conc__mutex_unlock(&loop->inbox_guard);
+  while (co != NULL) { /* oldest first */
+    conc__coro *next = co->next;
+    co->next = first;
+    first = co;
+    co = next;
+  }
+  for (; first != NULL; first = first->next)
+    conc__ready_push(loop, (conc__ready)first);
+}
+
+/* --- poller --- */
+
+/* The entry of a descriptor; NULL: no memory. */
+CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
+  size_t need = (size_t)fd + 1;
+  if (need > loop->fds_size) {
+    size_t size = loop->fds_size == 0 ? 64 : loop->fds_size;
+    conc__fd *fds;
+    while (size < need) size *= 2;
+    fds = (conc__fd *)CONC_REALLOC(loop->fds, size * sizeof *fds);
+    if (fds == NULL) return NULL;
+    memset(fds + loop->fds_size, 0, (size - loop->fds_size) * sizeof *fds);
+    loop->fds = fds;
+    loop->fds_size = size;
+  }
+  return &loop->fds[fd];
+}
+
+CONC__DEF int conc__fd_events(const conc__fd *entry) {
+  const conc__fd_waiter *w;
+  int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
+  for (w = entry->waiters; w != NULL; w = w->next)
+    if (w->ready == 0) events |= w->events;
+  return events;
+}
+
+/* The poller says that a descriptor is ready for `events`. */
+CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
+  conc__fd *entry = &loop->fds[fd];
+  conc__fd_waiter *w;
+  for (w = entry->waiters; w != NULL; w = w->next) {
+    if (w->ready != 0 || !(w->events & events)) continue;
+    w->ready = w->events & events;
+    /* Unless it is being cancelled at this moment: then it is in the inbox,
+       and finds that it is ready all the same. */
+    if (conc__park_retract(w->actor))
+      conc__ready_push(loop, (conc__ready)w->actor);
+  }
+  if (entry->watch != NULL && entry->watch->armed && (events & CONC_READ)) {
+    entry->watch->armed = false;
+    loop->fds_waited--;
+    entry->watch->ready(entry->watch, events);
+  }
+}
+
+#if CONC_HAVE_EPOLL
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  struct epoll_event e;
+  int rc;
+  loop->poller = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->poller < 0) return -errno;
+  memset(&e, 0, sizeof e);
+  e.events = EPOLLIN;
+  e.data.fd = loop->waker[0];
+  rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
+  if (rc == 0) return 0;
+  rc = -errno;
+  close(loop->poller);
+  return rc;
+}
+
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* Tells the poller what is waited for. A watched descriptor is told once,
+   edge-triggered: its owner reads it empty before it waits again. Others are
+   told for each wait anew, one-shot: their owner may have closed and reopened
+   them meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for
+   files, which are always ready. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  struct epoll_event e;
+  int events = conc__fd_events(entry);
+  int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  memset(&e, 0, sizeof e);
+  e.data.fd = fd;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
+  } else {
+    e.events = EPOLLONESHOT | EPOLLRDHUP;
+    if (events & CONC_READ) e.events |= EPOLLIN;
+    if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  }
+  if (epoll_ctl(loop->poller, op, fd, &e) < 0) {
+    if (errno == ENOENT)
+      op = EPOLL_CTL_ADD;
+    else if (errno == EEXIST)
+      op = EPOLL_CTL_MOD;
+    else
+      return -errno;
+    if (epoll_ctl(loop->poller, op, fd, &e) < 0) return -errno;
+  }
+  entry->known = true;
+  return 0;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  struct epoll_event e; /* only kernels before 2.6.9 look at it */
+  memset(&e, 0, sizeof e);
+  if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
+                               double deadline) {
+#ifdef SYS_epoll_pwait2 /* Linux 5.11: nanoseconds */
+  static int missing;
+  if (deadline > 0 && deadline < CONC__NEVER &&
+      !CONC__LOAD_RELAXED(&missing)) {
+    struct timespec t = conc__timespec(conc__remaining(deadline));
+    long rc = syscall(SYS_epoll_pwait2, poller, e, n, &t, NULL, 0);
+    if (rc >= 0 || errno != ENOSYS) return (int)rc;
+    CONC__STORE_RELAXED(&missing, 1);
+  }
+#endif
+  return epoll_wait(poller, e, n, conc__milliseconds(deadline));
+}
+
+/* One look at the poller, at most until the deadline. Whether anything
+   came. */
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct epoll_event e[128];
+  int n = conc__epoll_wait(loop->poller, e, 128, deadline);
+  int i;
+  for (i = 0; i < n; i++) {
+    uint32_t got = e[i].events;
+    int events = 0;
+    if (e[i].data.fd == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+      events |= CONC_READ;
+    if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
+    if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, e[i].data.fd, events);
+  }
+  return n > 0;
+}
+
+#else
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  (void)loop;
+  return 0;
+}
+CONC__DEF void conc__poller_close(conc__loop *loop) { (void)loop; }
+
+/* poll() is told everything at each call. It reports what is not open by
+   POLLNVAL, and files as ready. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  (void)loop;
+  return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  (void)loop, (void)fd;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct pollfd few[64];
+  struct pollfd *p = few;
+  size_t count = 1, i;
+  int n;
+  if (loop->fds_waited + 1 > 64) {
+    p = (struct pollfd *)CONC_MALLOC((loop->fds_waited + 1) * sizeof *p);
+    if (p == NULL) { /* the first ones, then; and never for long */
+      p = few;
+      if (deadline > 0) deadline = conc_now() + 0.01;
+    }
+  }
+  p[0].fd = loop->waker[0];
+  p[0].events = POLLIN;
+  p[0].revents = 0;
+  for (i = 0; i < loop->fds_size; i++) {
+    int events;
+    if (loop->fds[i].waiters == NULL && loop->fds[i].watch == NULL) continue;
+    events = conc__fd_events(&loop->fds[i]);
+    if (events == 0 || (p == few && count == 64)) continue;
+    p[count].fd = (int)i;
+    p[count].events = (short)((events & CONC_READ ? POLLIN : 0) |
+                              (events & CONC_WRITE ? POLLOUT : 0));
+    p[count++].revents = 0;
+  }
+  n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
+  if (n > 0 && p[0].revents) conc__waker_drain(loop->waker);
+  for (i = 1; n > 0 && i < count; i++) {
+    short got = p[i].revents;
+    int events = 0;
+    if (got == 0) continue;
+    if (got & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) events |= CONC_READ;
+    if (got & (POLLOUT | POLLHUP | POLLERR | POLLNVAL)) events |= CONC_WRITE;
+    if (got & (POLLHUP | POLLERR | POLLNVAL)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, p[i].fd, events);
+  }
+  if (p != few) CONC_FREE(p);
+  return n > 0;
+}
+
+#endif
+
+/* --- waiting for descriptors --- */
+
+CONC__DEF void conc__fd_unwait(conc__loop *loop, int fd, conc__fd_waiter *w) {
+  conc__fd *entry = &loop->fds[fd];
+  conc__fd_waiter **p = &entry->waiters;
+  while (*p != w) p = &(*p)->next;
+  *p = w->next;
+  loop->fds_waited--;
+}
+
+CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
+                                 double deadline) {
+  conc__loop *loop = ((conc__coro *)self)->loop;
+  conc__fd *entry;
+  conc__fd_waiter w;
+  int rc;
+  if (fd < 0) return -EBADF;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (deadline <= 0) return conc__thread_wait_fd(self, fd, events, 0);
+  entry = conc__fd_entry(loop, fd);
+  if (entry == NULL) return -ENOMEM;
+  w.actor = self;
+  w.events = events;
+  w.ready = 0;
+  w.next = entry->waiters;
+  entry->waiters = &w;
+  loop->fds_waited++;
+  rc = conc__poller_update(loop, fd);
+  if (rc == 0) {
+    do self->ops->park(self, CONC__POKED, deadline);
+    while (w.ready == 0 && !(CONC__LOAD(&self->word) & CONC__POKED) &&
+           (deadline >= CONC__NEVER || conc_now() < deadline));
+    rc = w.ready;
+    if (rc == 0) rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  } else if (rc == -EPERM) {
+    rc = events;
+  }
+  conc__fd_unwait(loop, fd, &w);
+  /* One-shot: an event that was meant for another waiter, too, has disarmed
+     the descriptor. */
+  entry = &loop->fds[fd];
+  if (entry->waiters != NULL && entry->watch == NULL)
+    conc__poller_update(loop, fd);
+  return rc;
+}
+
+/* Watches a descriptor, which the caller owns and must unwatch before it
+   closes it. 0 or negative errno. */
+CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
+                                conc__watch *watch) {
+  conc__fd *entry = conc__fd_entry(loop, fd);
+  int rc;
+  if (entry == NULL) return -ENOMEM;
+  entry->watch = watch;
+  entry->known = false;
+  watch->armed = true;
+  rc = conc__poller_update(loop, fd);
+  if (rc == 0) {
+    loop->fds_waited++;
+  } else {
+    entry->watch = NULL;
+  }
+  return rc;
+}
+
+CONC__DEF void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
+  if (!watch->armed) loop->fds_waited++;
+  watch->armed = true;
+}
+
+CONC__DEF void conc__watch_stop(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  if (entry->watch->armed) loop->fds_waited--;
+  conc__poller_remove(loop, fd);
+  entry->watch = NULL;
+}
+
+/* --- the loop's own turn --- */
+
+/* Nobody is ready: sleeps until something comes. Spins first, as a waiting
+   thread does and for the same reason, unless the next timer is what it
+   waits for. */
+CONC__DEF void conc__loop_sleep(conc__loop *loop) {
+  double until = loop->heap_count > 0 ? loop->heap[0].deadline : CONC__NEVER;
+  double budget = conc__spin_budget(loop->spin_failed);
+  bool empty;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    bool paid;
+    do {
+      paid = CONC__LOAD(&loop->inbox) != NULL ||
+             (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
+      if (!paid && loop->fds_waited == 0) conc__pause();
+    } while (!paid && conc_now() < end && conc_now() < until);
+    conc__spin_learn(&loop->spin_failed, paid);
+    if (paid) return;
+  } else {
+    conc__spin_learn(&loop->spin_failed, false);
+  }
+  conc__mutex_lock(&loop->inbox_guard);
+  empty = loop->inbox == NULL;
+  loop->sleeping = empty;
+  conc__mutex_unlock(&loop->inbox_guard);
+  if (!empty) return;
+  conc__poller_wait(loop, until);
+  conc__mutex_lock(&loop->inbox_guard);
+  loop->sleeping = false;
+  conc__mutex_unlock(&loop->inbox_guard);
+}
+
+/* Runs until `until` has finished (NULL: until all tasks have). */
+CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
+  while (loop->alive > 0 &&
+         (until == NULL || !conc_event_is_set(&until->done))) {
+    conc__inbox_take(loop);
+    conc__timers_expire(loop);
+    if (loop->ring_count > 0) {
+      if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
+    } else {
+      conc__loop_sleep(loop);
+      continue;
+    }
+    loop->batch = CONC__LOOP_BATCH;
+    conc__loop_switch(loop, &loop->fiber, false);
+    while (loop->dead != NULL) {
+      conc__coro *co = loop->dead;
+      loop->dead = co->next;
+      conc__stack_unmap(co);
+    }
+  }
+}
+
+CONC__DEF int conc__loop_open(conc__loop *loop) {
+  int rc;
+  memset(loop, 0, sizeof *loop);
+  loop->thread_actor = conc__self();
+  conc__fiber_init_thread(&loop->fiber);
+  rc = conc__waker_open(loop->waker);
+  if (rc != 0) return rc;
+  rc = conc__poller_open(loop);
+  if (rc != 0) conc__waker_close(loop->waker);
+  return rc;
+}
+
+CONC__DEF void conc__loop_close(conc__loop *loop) {
+  /* Once this lock is ours, the last of those who posted is gone. */
+  conc__mutex_lock(&loop->inbox_guard);
+  conc__mutex_unlock(&loop->inbox_guard);
+  conc__poller_close(loop);
+  conc__waker_close(loop->waker);
+  conc__stacks_destroy(&loop->stacks);
+  CONC_FREE(loop->ring);
+  CONC_FREE(loop->heap);
+  CONC_FREE(loop->fds);
+}
+
+CONC_API int conc_coro_start(conc_task *task) {
+  conc__loop *loop = conc__this.loop;
+  int rc;
+  if (loop == NULL) return -EPERM;
+  rc = conc__loop_reserve(loop);
+  if (rc == 0) rc = conc__task_begin(task, CONC__TASK_CORO);
+  if (rc != 0) return rc;
+  task->number = ++loop->numbers;
+  loop->alive++;
+  task->link = &loop->tasks;
+  task->next = loop->tasks;
+  if (task->next != NULL) task->next->link = &task->next;
+  loop->tasks = task;
+  conc__ready_push(loop, (conc__ready)task | 1);
+  return 0;
+}
+
+CONC_API int conc_run(conc_task *task) {
+  conc__loop *loop;
+  conc_task *t;
+  int rc;
+  conc__init();
+  if (conc__this.loop != NULL) return -EBUSY;
+  loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
+  if (loop == NULL) return -ENOMEM;
+  rc = conc__loop_open(loop);
+  if (rc == 0) {
+    conc__this.loop = loop;
+    rc = conc_coro_start(task);
+    if (rc == 0) {
+      conc__loop_run(loop, task);
+      for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
+      conc__loop_run(loop, NULL);
+      rc = task->status;
+    }
+    conc__this.loop = NULL;
+    conc__loop_close(loop);
+  }
+  CONC_FREE(loop);
+  return rc;
+}
+
+CONC_API int conc_yield_now(void) {
+  conc__actor *self = conc__self();
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (self->ops == &conc__coro_class) {
+    conc__coro *co = (conc__coro *)self;
+    conc__ready_push(co->loop, (conc__ready)co);
+    conc__loop_switch(co->loop, &co->fiber, false);
+  } else {
+    sched_yield();
+  }
+  return 0;
+}
+
+CONC_API int conc_sleep(double seconds) {
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(seconds);
+  if (deadline <= 0) return conc_yield_now();
+  for (;;) {
+    if (conc__take_cancel(self)) return -ECANCELED;
+    if (deadline < CONC__NEVER && conc_now() >= deadline) return 0;
+    self->ops->park(self, CONC__POKED, deadline);
+  }
+}
+
+/* --- descriptors --- */
+
+CONC__DEF int conc__wait_fd(int fd, int events, double deadline) {
+  conc__actor *self = conc__self();
+  return self->ops->wait_fd(self, fd, events, deadline);
+}
+
+CONC_API int conc_wait_fd(int fd, int events, double timeout) {
+  if (fd < 0) return -EBADF;
+  if (events == 0 || (events & ~(CONC_READ | CONC_WRITE))) return -EINVAL;
+  return conc__wait_fd(fd, events, conc__deadline(timeout));
+}
+
+/* Whether a failed system call may be tried again when the descriptor is
+   ready. */
+CONC__DEF bool conc__would_block(int error) {
+  return error == EAGAIN || error == EWOULDBLOCK;
+}
+
+/* 1 non-blocking, 0 blocking, or negative errno. */
+CONC__DEF int conc__is_nonblocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
+}
+
+CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  bool is_socket = true;
+  for (;;) {
+    ssize_t n;
+    int rc;
+    if (is_socket) { /* whatever its mode, this call does not block */
+      n = recv(fd, buf, size, MSG_DONTWAIT);
+      if (n < 0 && errno == ENOTSOCK) {
+        is_socket = false;
+        rc = conc__is_nonblocking(fd);
+        if (rc == 0) rc = conc__wait_fd(fd, CONC_READ, deadline);
+        if (rc < 0) return rc;
+        continue;
+      }
+    } else {
+      n = read(fd, buf, size);
+    }
+    if (n >= 0) return n;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
+                            double timeout) {
+  const unsigned char *p = (const unsigned char *)buf;
+  double deadline = conc__deadline(timeout);
+  size_t left = size;
+  bool is_socket = true;
+  bool blocking = false;
+  do {
+    ssize_t n;
+    int rc;
+    if (is_socket) {
+      n = send(fd, p, left, MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (n < 0 && errno == ENOTSOCK) {
+        is_socket = false;
+        rc = conc__is_nonblocking(fd);
+        if (rc < 0) return rc;
+        blocking = rc == 0;
+        continue;
+      }
+    } else {
+      if (blocking) {
+        rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+        if (rc < 0) return rc;
+      }
+      /* A blocking pipe that polls writable takes so much without waiting. */
+      n = write(fd, p, blocking && left > PIPE_BUF ? PIPE_BUF : left);
+    }
+    if (n >= 0) {
+      p += n;
+      left -= (size_t)n;
+    } else if (conc__would_block(errno)) {
+      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+      if (rc < 0) return rc;
+    } else if (errno != EINTR) {
+      return -errno;
+    }
+  } while (left > 0);
+  return (ssize_t)size;
+}
+
+CONC_API int conc_close(int fd) {
+  conc__loop *loop = conc__this.loop;
+  if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
+    conc__fd_waiter *w;
+    conc__poller_remove(loop, fd);
+    for (w = loop->fds[fd].waiters; w != NULL; w = w->next) {
+      w->ready = -EBADF;
+      if (conc__park_retract(w->actor))
+        conc__ready_push(loop, (conc__ready)w->actor);
+    }
+  }
+  return close(fd) == 0 ? 0 : -errno;
+}
+
+/* --- addresses --- */
+
+/* What conc_listen and conc_connect understand. Names are resolved by a
+   thread, so that only the caller waits. */
+typedef struct conc__resolve {
+  conc_task task; /* first: it is a task */
+  char host[256], port[32];
+  bool passive;
+  int rc;
+  struct sockaddr_storage address;
+  socklen_t size;
+} conc__resolve;
+
+CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
+  struct addrinfo hints;
+  struct addrinfo *info = NULL;
+  int rc;
+  memset(&hints, 0, sizeof hints);
+  hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
+  hints.ai_socktype = SOCK_STREAM;
+  rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
+  if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
+    memcpy(&r->address, info->ai_addr, info->ai_addrlen);
+    r->size = info->ai_addrlen;
+    freeaddrinfo(info);
+    return 0;
+  }
+  if (info != NULL) freeaddrinfo(info);
+  if (rc == EAI_MEMORY) return -ENOMEM;
+  return rc == EAI_AGAIN ? -EAGAIN : -ENOENT;
+}
+
+CONC__DEF void *conc__resolve_thread(void *arg) {
+  conc__resolve *r = (conc__resolve *)arg;
+  r->rc = conc__resolve_now(r, 0);
+  return NULL;
+}
+
+/* Splits "host:port", "[v6]:port", ":port", "*:port", "port". */
+CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
+                                  bool listening) {
+  const char *colon = strrchr(address, ':');
+  const char *port = colon != NULL ? colon + 1 : address;
+  size_t n = colon != NULL ? (size_t)(colon - address) : 0;
+  const char *host = address;
+  unsigned long number = 0;
+  const char *p;
+  if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
+    host++;
+    n -= 2;
+  } else if (n == 1 && host[0] == '*') {
+    n = 0;
+  }
+  if (n >= sizeof r->host || strlen(port) >= sizeof r->port || *port == 0)
+    return -EINVAL;
+  for (p = port; *p != 0; p++) {
+    if (*p < '0' || *p > '9') return -EINVAL;
+    number = number * 10 + (unsigned long)(*p - '0');
+    if (number > 65535) return -EINVAL;
+  }
+  memcpy(r->host, host, n);
+  r->host[n] = 0;
+  memcpy(r->port, port, strlen(port) + 1);
+  r->passive = listening && colon != NULL && n == 0;
+  if (r->passive) {
+    memcpy(r->host, "0.0.0.0", 8); /* as Python: IPv4 */
+  } else if (n == 0) {
+    memcpy(r->host, "127.0.0.1", 10);
+  }
+  return 0;
+}
+
+/* Makes a socket address. 0 or negative errno. */
+CONC__DEF int conc__address(const char *address, bool listening,
+                            double deadline, struct sockaddr_storage *out,
+                            socklen_t *size) {
+  struct sockaddr_un *un = (struct sockaddr_un *)out;
+  conc__resolve *r;
+  int rc;
+  memset(out, 0, sizeof *out);
+  if (address == NULL || *address == 0) address = "127.0.0.1:0";
+  if (strchr(address, '/') != NULL) {
+    if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, address, strlen(address) + 1);
+    *size = (socklen_t)sizeof *un;
+    return 0;
+  }
+  r = (conc__resolve *)CONC_MALLOC(sizeof *r);
+  if (r == NULL) return -ENOMEM;
+  memset(r, 0, sizeof *r);
+  rc = conc__address_split(r, address, listening);
+  if (rc == 0) {
+    rc = conc__resolve_now(r, AI_NUMERICHOST);
+    if (rc == -ENOENT) {
+      r->task.target = conc__resolve_thread;
+      r->task.arg = r;
+      r->task.name = "conc-resolve";
+      rc = conc_thread_start(&r->task);
+      if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
+      if (rc == 0) rc = r->rc;
+      /* Nothing stops getaddrinfo: what it still uses must stay behind. */
+      if (conc_is_alive(&r->task)) return rc;
+    }
+  }
+  if (rc == 0) {
+    memcpy(out, &r->address, sizeof *out);
+    *size = r->size;
+  }
+  CONC_FREE(r);
+  return rc;
+}
+
+/* A socket file remains when its listener has died. If nobody answers there,
+   it may be replaced. */
+CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
+                                          socklen_t size) {
+  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+  struct stat st;
+  bool stale;
+  int fd;
+  if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
+  fd = conc__socket(AF_UNIX, SOCK_STREAM);
+  if (fd < 0) return false;
+  stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
+          errno == ECONNREFUSED;
+  close(fd);
+  return stale && unlink(un->sun_path) == 0;
+}
+
+CONC_API int conc_listen(const char *address) {
+  struct sockaddr_storage a;
+  const struct sockaddr *addr = (const struct sockaddr *)&a;
+  socklen_t size = 0;
+  int one = 1;
+  int fd;
+  int rc = conc__address(address, true, CONC__NEVER, &a, &size);
+  if (rc != 0) return rc;
+  fd = conc__socket(a.ss_family, SOCK_STREAM);
+  if (fd < 0) return fd;
+  if (a.ss_family != AF_UNIX)
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (bind(fd, addr, size) < 0) {
+    rc = -errno;
+    if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
+        conc__socket_file_is_stale(&a, size))
+      rc = bind(fd, addr, size) < 0 ? -errno : 0;
+  }
+  if (rc == 0 && listen(fd, SOMAXCONN) < 0) rc = -errno;
+  if (rc == 0) return fd;
+  close(fd);
+  return rc;
+}
+
+CONC__DEF void conc__set_nodelay(int fd) {
+  int one = 1; /* fails on unix sockets, which need none */
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+CONC_API int conc_accept(int fd, double timeout) {
+  double deadline = conc__deadline(timeout);
+  for (;;) {
+    int rc;
+#if CONC_HAVE_CLOEXEC
+    int client = (int)syscall(SYS_accept4, fd, NULL, NULL,
+                              SOCK_CLOEXEC | SOCK_NONBLOCK);
+#else
+    int client = accept(fd, NULL, NULL);
+#endif
+    if (client >= 0) {
+#if !CONC_HAVE_CLOEXEC
+      conc__set_cloexec(client);
+      conc__set_nonblocking(client);
+#endif
+      conc__set_nodelay(client);
+      return client;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (!conc__would_block(errno)) return -errno;
+    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API int conc_connect(const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  socklen_t size = 0;
+  int fd;
+  int rc = conc__address(address, false, deadline, &a, &size);
+  if (rc != 0) return rc;
+  fd = conc__socket(a.ss_family, SOCK_STREAM);
+  if (fd < 0) return fd;
+  while (connect(fd, (const struct sockaddr *)&a, size) < 0) {
+    rc = -errno;
+    if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
+      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+      if (rc > 0) {
+        int error = 0;
+        socklen_t length = (socklen_t)sizeof error;
+        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        rc = -error;
+      }
+      break;
+    }
+    if (rc != -EAGAIN) break;
+    /* A unix socket whose backlog is full cannot be waited for. */
+    rc = timeout > 0 && conc__remaining(deadline) <= 0 ? -ETIMEDOUT
+                                                       : conc_sleep(0.001);
+    if (rc != 0) break;
+  }
+  if (rc == 0) {
+    conc__set_nodelay(fd);
+    return fd;
+  }
+  conc_close(fd);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>value: buffers, hashes, typed values, pickle
+   ------------------------------------------------------------------------ */
+
+/* --- buffers --- */
+
+/* Bytes that grow. */
+typedef struct conc__buffer {
+  unsigned char *data;
+  size_t size, capacity;
+} conc__buffer;
+
+/* Makes room for `more` bytes behind the last. 0 or -ENOMEM. */
+CONC__DEF int conc__buffer_reserve(conc__buffer *b, size_t more) {
+  size_t capacity = b->capacity < 64 ? 64 : b->capacity;
+  unsigned char *data;
+  if (b->capacity - b->size >= more) return 0;
+  if (more > SIZE_MAX / 2 - b->size) return -ENOMEM;
+  while (capacity < b->size + more) capacity *= 2;
+  data = (unsigned char *)CONC_REALLOC(b->data, capacity);
+  if (data == NULL) return -ENOMEM;
+  b->data = data;
+  b->capacity = capacity;
+  return 0;
+}
+
+CONC__DEF int conc__buffer_append(conc__buffer *b, const void *data,
+                                  size_t size) {
+  if (CONC__UNLIKELY(b->capacity - b->size < size)) {
+    int rc = conc__buffer_reserve(b, size);
+    if (rc != 0) return rc;
+  }
+  if (size > 0) memcpy(b->data + b->size, data, size);
+  b->size += size;
+  return 0;
+}
+
+CONC__DEF void conc__buffer_free(conc__buffer *b) {
+  CONC_FREE(b->data);
+  memset(b, 0, sizeof *b);
+}
+
+/* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
+
+   MD5 because Python up to 3.11 authenticates with it. */
+
+enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
+
+typedef struct conc__hash {
+  int kind;
+  uint32_t state[8];
+  uint64_t size; /* bytes so far */
+  unsigned char block[64];
+} conc__hash;
+
+CONC__INLINE uint32_t conc__rotate_left(uint32_t x, unsigned n) {
+  return x << n | x >> (32 - n);
+}
+
+CONC__DEF void conc__md5_block(uint32_t *state, const unsigned char *p) {
+  static const unsigned char shift[4][4] = {
+      {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
+  /* floor(2^32 * abs(sin(i + 1))) */
+  static const uint32_t sine[64] = {
+      0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a,
+      0xa8304613, 0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be,
+      0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340,
+      0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
+      0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8,
+      0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c,
+      0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
+      0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
+      0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92,
+      0xffeff47d, 0x85845dd1, 0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1,
+      0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391};
+  uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+  uint32_t word[16];
+  unsigned i;
+  for (i = 0; i < 16; i++)
+    word[i] = (uint32_t)p[i * 4] | (uint32_t)p[i * 4 + 1] << 8 |
+              (uint32_t)p[i * 4 + 2] << 16 | (uint32_t)p[i * 4 + 3] << 24;
+  for (i = 0; i < 64; i++) {
+    uint32_t f, keep = d;
+    unsigned at;
+    switch (i / 16) {
+      case 0: f = (b & c) | (~b & d), at = i; break;
+      case 1: f = (d & b) | (~d & c), at = (5 * i + 1) % 16; break;
+      case 2: f = b ^ c ^ d, at = (3 * i + 5) % 16; break;
+      default: f = c ^ (b | ~d), at = 7 * i % 16; break;
+    }
+    d = c;
+    c = b;
+    b += conc__rotate_left(a + f + sine[i] + word[at], shift[i / 16][i % 4]);
+    a = keep;
+  }
+  state[0] += a;
+  state[1] += b;
+  state[2] += c;
+  state[3] += d;
+}
+
+CONC__DEF void conc__sha256_block(uint32_t *state, const unsigned char *p) {
+  /* the fractions of the cube roots of the first 64 primes */
+  static const uint32_t k[64] = {
+      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
+      0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
+      0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
+      0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+      0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
+      0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
+      0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+      0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+      0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
+      0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
+      0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+  uint32_t w[64], s[8];
+  unsigned i;
+  for (i = 0; i < 16; i++)
+    w[i] = (uint32_t)p[i * 4] << 24 | (uint32_t)p[i * 4 + 1] << 16 |
+           (uint32_t)p[i * 4 + 2] << 8 | (uint32_t)p[i * 4 + 3];
+  for (; i < 64; i++) {
+    uint32_t x = w[i - 15], y = w[i - 2];
+    w[i] = w[i - 16] + w[i - 7] +
+           (conc__rotate_left(x, 25) ^ conc__rotate_left(x, 14) ^ x >> 3) +
+           (conc__rotate_left(y, 15) ^ conc__rotate_left(y, 13) ^ y >> 10);
+  }
+  memcpy(s, state, sizeof s);
+  for (i = 0; i < 64; i++) {
+    uint32_t e = s[4], a = s[0];
+    uint32_t t1 = s[7] +
+                  (conc__rotate_left(e, 26) ^ conc__rotate_left(e, 21) ^
+                   conc__rotate_left(e, 7)) +
+                  ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
+    uint32_t t2 = (conc__rotate_left(a, 30) ^ conc__rotate_left(a, 19) ^
+                   conc__rotate_left(a, 10)) +
+                  ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
+    memmove(s + 1, s, 7 * sizeof *s);
+    s[4] += t1;
+    s[0] = t1 + t2;
+  }
+  for (i = 0; i < 8; i++) state[i] += s[i];
+}
+
+CONC__DEF void conc__hash_begin(conc__hash *h, int kind) {
+  static const uint32_t md5[4] = {0x67452301, 0xefcdab89, 0x98badcfe,
+                                  0x10325476};
+  static const uint32_t sha[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372,
+                                  0xa54ff53a, 0x510e527f, 0x9b05688c,
+                                  0x1f83d9ab, 0x5be0cd19};
+  memset(h, 0, sizeof *h);
+  h->kind = kind;
+  if (kind == CONC__MD5)
+    memcpy(h->state, md5, sizeof md5);
+  else
+    memcpy(h->state, sha, sizeof sha);
+}
+
+CONC__DEF void conc__hash_add(conc__hash *h, const void *data, size_t size) {
+  const unsigned char *p = (const unsigned char *)data;
+  while (size > 0) {
+    size_t at = (size_t)(h->size % 64);
+    size_t n = 64 - at < size ? 64 - at : size;
+    memcpy(h->block + at, p, n);
+    h->size += n;
+    p += n;
+    size -= n;
+    if (at + n < 64) continue;
+    if (h->kind == CONC__MD5)
+      conc__md5_block(h->state, h->block);
+    else
+      conc__sha256_block(h->state, h->block);
+  }
+}
+
+/* Writes the digest, of 16 or 32 bytes. MD5 is little-endian, SHA big. */
+CONC__DEF void conc__hash_end(conc__hash *h, unsigned char *out) {
+  bool little = h->kind == CONC__MD5;
+  uint64_t bits = h->size * 8;
+  unsigned char tail[8];
+  unsigned i;
+  conc__hash_add(h, "\x80", 1);
+  while (h->size % 64 != 56) conc__hash_add(h, "", 1);
+  for (i = 0; i < 8; i++)
+    tail[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
+  conc__hash_add(h, tail, 8);
+  for (i = 0; i < (little ? 16u : 32u); i++)
+    out[i] = (unsigned char)(h->state[i / 4] >>
+                             8 * (little ? i % 4 : 3 - i % 4));
+}
+
+/* Forgets a secret; the compiler must not leave it out. */
+CONC__DEF void conc__wipe(void *secret, size_t size) {
+  memset(secret, 0, size);
+  __asm__ __volatile__("" : : "r"(secret) : "memory");
+}
+
+CONC__DEF void conc__hmac(int kind, const void *key, size_t key_size,
+                          const void *message, size_t size,
+                          unsigned char *out) {
+  unsigned char pad[64] = {0};
+  unsigned char digest[32];
+  size_t digest_size = kind == CONC__MD5 ? 16 : 32;
+  conc__hash h;
+  unsigned i;
+  if (key_size > 64) {
+    conc__hash_begin(&h, kind);
+    conc__hash_add(&h, key, key_size);
+    conc__hash_end(&h, pad);
+  } else if (key_size > 0) {
+    memcpy(pad, key, key_size);
+  }
+  for (i = 0; i < 64; i++) pad[i] ^= 0x36;
+  conc__hash_begin(&h, kind);
+  conc__hash_add(&h, pad, 64);
+  conc__hash_add(&h, message, size);
+  conc__hash_end(&h, digest);
+  for (i = 0; i < 64; i++) pad[i] ^= 0x36 ^ 0x5c;
+  conc__hash_begin(&h, kind);
+  conc__hash_add(&h, pad, 64);
+  conc__hash_add(&h, digest, digest_size);
+  conc__hash_end(&h, out);
+  conc__wipe(pad, sizeof pad);
+  conc__wipe(&h, sizeof h);
+}
+
+/* Compares without telling by its time where the first difference is. */
+CONC__DEF bool conc__equal_secret(const void *a, const void *b, size_t size) {
+  const volatile unsigned char *p = (const volatile unsigned char *)a;
+  const volatile unsigned char *q = (const volatile unsigned char *)b;
+  unsigned char difference = 0;
+  while (size-- > 0) difference |= (unsigned char)(*p++ ^ *q++);
+  return difference == 0;
+}
+
+/* --- values ---
+
+   A node of the tree. Items of a container lie side by side: of a dict, key,
+   value, key, value. Nodes come first in the allocation, then the bytes. */
+
+struct conc_value {
+  conc_type type;
+  size_t size; /* as conc_value_size tells it */
+  union {
+    bool boolean;
+    int64_t integer;
+    double real;
+    const unsigned char *bytes; /* with a NUL behind */
+    const conc_value *items;
+  } as;
+};
+
+#define CONC__VALUE_DEPTH 100      /* a container in a container in ... */
+#define CONC__VALUE_NODES 1000000u /* with everything that is shared copied */
+
+CONC__INLINE bool conc__type_has_bytes(conc_type t) {
+  return t == CONC_STR || t == CONC_BYTES || t == CONC_BYTEARRAY ||
+         t == CONC_BIGINT;
+}
+
+CONC__INLINE bool conc__type_has_items(conc_type t) { return t >= CONC_LIST; }
+
+/* How many nodes stand at as.items. */
+CONC__INLINE size_t conc__value_nodes(const conc_value *v) {
+  return v->type == CONC_DICT ? v->size * 2 : v->size;
+}
+
+CONC_API void conc_value_free(conc_value *value) { CONC_FREE(value); }
+
+CONC_API conc_type conc_value_type(const conc_value *value) {
+  return value->type;
+}
+
+CONC_API int conc_value_int(const conc_value *value, int64_t *out) {
+  if (value->type == CONC_BIGINT) return -ERANGE;
+  if (value->type != CONC_INT) return -EINVAL;
+  *out = value->as.integer;
+  return 0;
+}
+
+CONC_API int conc_value_float(const conc_value *value, double *out) {
+  if (value->type == CONC_INT)
+    *out = (double)value->as.integer;
+  else if (value->type == CONC_FLOAT)
+    *out = value->as.real;
+  else
+    return -EINVAL;
+  return 0;
+}
+
+CONC_API int conc_value_bool(const conc_value *value, bool *out) {
+  if (value->type != CONC_BOOL) return -EINVAL;
+  *out = value->as.boolean;
+  return 0;
+}
+
+CONC_API const char *conc_value_str(const conc_value *value, size_t *size) {
+  if (value->type != CONC_STR) return NULL;
+  if (size != NULL) *size = value->size;
+  return (const char *)value->as.bytes;
+}
+
+CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size) {
+  if (!conc__type_has_bytes(value->type) || value->type == CONC_STR)
+    return NULL;
+  if (size != NULL) *size = value->size;
+  return value->as.bytes;
+}
+
+CONC_API size_t conc_value_size(const conc_value *value) {
+  return value->type == CONC_OBJECT ? 0 : value->size;
+}
+
+CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i) {
+  if (!conc__type_has_items(value->type) || i >= value->size) return NULL;
+  return value->as.items + (value->type == CONC_DICT ? 2 * i + 1 : i);
+}
+
+CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i) {
+  if (value->type != CONC_DICT || i >= value->size) return NULL;
+  return value->as.items + 2 * i;
+}
+
+CONC_API const conc_value *conc_value_get(const conc_value *dict,
+                                          const char *key) {
+  size_t n = strlen(key);
+  size_t i;
+  if (dict->type != CONC_DICT) return NULL;
+  for (i = dict->size; i-- > 0;) { /* of equal keys the last one counts */
+    const conc_value *k = dict->as.items + 2 * i;
+    if (k->type == CONC_STR && k->size == n &&
+        memcmp(k->as.bytes, key, n) == 0)
+      return k + 1;
+  }
+  return NULL;
+}
+
+/* --- making values ---
+
+   Decoder and builder are stack machines over cells: small records of what a
+   value will be, which point at each other by index and at the input by
+   address. At the end the tree is measured and laid out in one allocation.
+   Everything is bounded by the size of the input, and what is shared (a
+   pickle may refer to a thing a million times) is copied only as far as
+   CONC__VALUE_NODES; a thing that contains itself is too deep. Nothing
+   recurses. */
+
+typedef struct conc__link {
+  uint32_t cell, next; /* next: index + 1; 0 ends */
+} conc__link;
+
+typedef struct conc__cell {
+  conc_type type;
+  bool global; /* a name; as a value it is refused */
+  bool latin1; /* bytes whose text is given as UTF-8 */
+  uint32_t first, last; /* links of a container, index + 1 */
+  size_t size;          /* bytes, or nodes of a container */
+  union {
+    bool boolean;
+    int64_t integer;
+    double real;
+    const unsigned char *bytes;
+  } as;
+  const unsigned char *name; /* global: behind the module's */
+  size_t name_size;
+} conc__cell;
+
+/* An array that starts on the C stack. */
+typedef struct conc__array {
+  void *data;
+  uint32_t count, capacity;
+  bool heap;
+} conc__array;
+
+typedef struct conc__maker {
+  conc__array cells, links, stack, marks, memo;
+  size_t bytes_limit;
+  conc__cell few_cells[24];
+  conc__link few_links[24];
+  uint32_t few_stack[24], few_marks[16], few_memo[24];
+} conc__maker;
+
+CONC__DEF void conc__array_init(conc__array *a, void *data, size_t capacity) {
+  a->data = data;
+  a->count = 0;
+  a->capacity = (uint32_t)capacity;
+  a->heap = false;
+}
+
+/* Appends an element, uninitialised. NULL: no memory. */
+CONC__INLINE void *conc__array_push(conc__array *a, size_t unit) {
+  if (CONC__UNLIKELY(a->count == a->capacity)) {
+    void *data;
+    if (a->capacity > UINT32_MAX / 4) return NULL;
+    data = CONC_REALLOC(a->heap ? a->data : NULL, a->capacity * 2 * unit);
+    if (data == NULL) return NULL;
+    if (!a->heap) memcpy(data, a->data, a->count * unit);
+    a->data = data;
+    a->heap = true;
+    a->capacity *= 2;
+  }
+  return (unsigned char *)a->data + unit * a->count++;
+}
+
+CONC__DEF void conc__maker_init(conc__maker *m, size_t input) {
+  conc__array_init(&m->cells, m->few_cells, 24);
+  conc__array_init(&m->links, m->few_links, 24);
+  conc__array_init(&m->stack, m->few_stack, 24);
+  conc__array_init(&m->marks, m->few_marks, 16);
+  conc__array_init(&m->memo, m->few_memo, 24);
+  m->bytes_limit = ((size_t)64 << 20) + input;
+  if (m->bytes_limit < input) m->bytes_limit = SIZE_MAX;
+}
+
+CONC__DEF void conc__maker_free(conc__maker *m) {
+  if (m->cells.heap) CONC_FREE(m->cells.data);
+  if (m->links.heap) CONC_FREE(m->links.data);
+  if (m->stack.heap) CONC_FREE(m->stack.data);
+  if (m->marks.heap) CONC_FREE(m->marks.data);
+  if (m->memo.heap) CONC_FREE(m->memo.data);
+}
+
+CONC__INLINE conc__cell *conc__cell_at(conc__maker *m, uint32_t i) {
+  return (conc__cell *)m->cells.data + i;
+}
+
+CONC__INLINE uint32_t conc__stack_at(const conc__maker *m, uint32_t i) {
+  return ((const uint32_t *)m->stack.data)[i];
+}
+
+CONC__INLINE int conc__u32_push(conc__array *a, uint32_t n) {
+  uint32_t *p = (uint32_t *)conc__array_push(a, sizeof n);
+  if (p == NULL) return -ENOMEM;
+  *p = n;
+  return 0;
+}
+
+/* Pushes a new cell. NULL: no memory. */
+CONC__INLINE conc__cell *conc__make(conc__maker *m, conc_type type) {
+  conc__cell *c = (conc__cell *)conc__array_push(&m->cells, sizeof *c);
+  if (c == NULL || conc__u32_push(&m->stack, m->cells.count - 1) != 0)
+    return NULL;
+  memset(c, 0, sizeof *c);
+  c->type = type;
+  return c;
+}
+
+CONC__DEF int conc__make_int(conc__maker *m, int64_t n) {
+  conc__cell *c = conc__make(m, CONC_INT);
+  if (c == NULL) return -ENOMEM;
+  c->as.integer = n;
+  return 0;
+}
+
+CONC__DEF int conc__make_bytes(conc__maker *m, conc_type type,
+                               const void *data, size_t size) {
+  conc__cell *c = conc__make(m, type);
+  if (c == NULL) return -ENOMEM;
+  c->as.bytes = (const unsigned char *)data;
+  c->size = size;
+  return 0;
+}
+
+/* Two's complement, little-endian: an int if it fits. */
+CONC__DEF int conc__make_long(conc__maker *m, const unsigned char *p,
+                              size_t n) {
+  uint64_t u;
+  size_t i;
+  while (n > 1 && ((p[n - 1] == 0 && p[n - 2] < 0x80) ||
+                   (p[n - 1] == 0xff && p[n - 2] >= 0x80)))
+    n--; /* says nothing more */
+  if (n > 8) return conc__make_bytes(m, CONC_BIGINT, p, n);
+  u = n > 0 && p[n - 1] >= 0x80 ? UINT64_MAX : 0;
+  for (i = n; i-- > 0;) u = u << 8 | p[i];
+  return conc__make_int(m, (int64_t)u);
+}
+
+/* Adds a cell to a container. */
+CONC__DEF int conc__make_add(conc__maker *m, uint32_t container,
+                             uint32_t item) {
+  conc__link *l = (conc__link *)conc__array_push(&m->links, sizeof *l);
+  conc__cell *c = conc__cell_at(m, container);
+  if (l == NULL) return -ENOMEM;
+  l->cell = item;
+  l->next = 0;
+  if (c->last != 0)
+    ((conc__link *)m->links.data)[c->last - 1].next = m->links.count;
+  else
+    c->first = m->links.count;
+  c->last = m->links.count;
+  c->size++;
+  return 0;
+}
+
+/* Moves the topmost `n` from the stack into a container. */
+CONC__DEF int conc__make_fill(conc__maker *m, uint32_t container,
+                              uint32_t n) {
+  uint32_t at = m->stack.count - n;
+  int rc = 0;
+  while (rc == 0 && at < m->stack.count)
+    rc = conc__make_add(m, container, conc__stack_at(m, at++));
+  m->stack.count -= n;
+  return rc;
+}
+
+/* Replaces the topmost `n` by a container of them. */
+CONC__DEF int conc__make_container(conc__maker *m, conc_type type,
+                                   uint32_t n) {
+  conc__cell *c = (conc__cell *)conc__array_push(&m->cells, sizeof *c);
+  uint32_t at = m->cells.count - 1;
+  int rc;
+  if (c == NULL) return -ENOMEM;
+  memset(c, 0, sizeof *c);
+  c->type = type;
+  rc = conc__make_fill(m, at, n);
+  return rc != 0 ? rc : conc__u32_push(&m->stack, at);
+}
+
+/* --- UTF-8 --- */
+
+/* The code point at p and its length; 0: not UTF-8. Surrogates are let
+   through, as Python's pickle does. */
+CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
+  size_t length, i;
+  uint32_t c = p[0];
+  if (c < 0x80) {
+    *out = c;
+    return 1;
+  }
+  length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
+  if (c < 0xc2 || c > 0xf4 || length > n) return 0;
+  c &= 0x7fu >> length;
+  for (i = 1; i < length; i++) {
+    if ((p[i] & 0xc0) != 0x80) return 0;
+    c = c << 6 | (p[i] & 0x3f);
+  }
+  if ((length == 3 && c < 0x800) || (length == 4 && c < 0x10000) ||
+      c > 0x10ffff)
+    return 0; /* longer than needed, or no code point */
+  *out = c;
+  return length;
+}
+
+CONC__DEF bool conc__utf8_valid(const unsigned char *p, size_t n) {
+  while (n > 0) {
+    uint32_t c;
+    size_t length = *p < 0x80 ? 1 : conc__utf8(p, n, &c);
+    if (length == 0) return false;
+    p += length;
+    n -= length;
+  }
+  return true;
+}
+
+/* Text as bytes, a byte for each code point below 256. Returns how many, or
+   SIZE_MAX for other text. `out` may be NULL, to count. */
+CONC__DEF size_t conc__latin1(const unsigned char *p, size_t n,
+                              unsigned char *out) {
+  size_t count = 0;
+  while (n > 0) {
+    uint32_t c;
+    size_t length = conc__utf8(p, n, &c);
+    if (length == 0 || c > 0xff) return SIZE_MAX;
+    if (out != NULL) out[count] = (unsigned char)c;
+    count++;
+    p += length;
+    n -= length;
+  }
+  return count;
+}
+
+/* --- laying out --- */
+
+typedef struct conc__layout_frame {
+  uint32_t link;     /* of the next item, + 1 */
+  size_t left;       /* items */
+  size_t index;      /* of it */
+  conc_type type;    /* of the container */
+  bool hashable;     /* must its items be? */
+  conc_value *items; /* where they go */
+} conc__layout_frame;
+
+CONC__DEF bool conc__type_is_hashable(conc_type t) {
+  return t <= CONC_BYTES || t == CONC_TUPLE || t == CONC_FROZENSET;
+}
+
+/* Walks the tree from a cell: counts nodes and bytes, and if `nodes` is not
+   NULL writes them there and the bytes behind. 0, -EMSGSIZE, -EBADMSG,
+   -EACCES for a bare name. */
+CONC__DEF int conc__layout(conc__maker *m, uint32_t root, conc_value *nodes,
+                           unsigned char *bytes, size_t *node_count,
+                           size_t *byte_count) {
+  conc__layout_frame stack[CONC__VALUE_DEPTH + 1];
+  size_t depth = 0, used = 1, at_byte = 0;
+  uint32_t index = root;
+  conc_value *dest = nodes;
+  bool hashable = false;
+  for (;;) {
+    const conc__cell *c = conc__cell_at(m, index);
+    conc__layout_frame *f;
+    if (c->global) return -EACCES;
+    if (hashable && !conc__type_is_hashable(c->type)) return -EBADMSG;
+    if (dest != NULL) {
+      dest->type = c->type;
+      dest->size = c->size;
+      if (c->type == CONC_DICT) dest->size /= 2;
+      memcpy(&dest->as, &c->as, sizeof dest->as);
+    }
+    if (conc__type_has_bytes(c->type)) {
+      if (dest != NULL) {
+        dest->as.bytes = bytes + at_byte;
+        if (c->latin1)
+          conc__latin1(c->as.bytes, c->name_size, bytes + at_byte);
+        else if (c->size > 0)
+          memcpy(bytes + at_byte, c->as.bytes, c->size);
+        bytes[at_byte + c->size] = 0;
+      }
+      at_byte += c->size + 1;
+      if (at_byte > m->bytes_limit) return -EMSGSIZE;
+    } else if (conc__type_has_items(c->type)) {
+      if (depth > CONC__VALUE_DEPTH || c->size > CONC__VALUE_NODES - used)
+        return -EMSGSIZE;
+      f = &stack[depth++];
+      f->link = c->first;
+      f->left = c->size;
+      f->index = 0;
+      f->type = c->type;
+      f->hashable = hashable || c->type == CONC_SET ||
+                    c->type == CONC_FROZENSET;
+      f->items = nodes != NULL ? nodes + used : NULL;
+      if (dest != NULL) dest->as.items = f->items;
+      used += c->size;
+    }
+    while (depth > 0 && stack[depth - 1].left == 0) depth--;
+    if (depth == 0) break;
+    f = &stack[depth - 1];
+    index = ((const conc__link *)m->links.data)[f->link - 1].cell;
+    f->link = ((const conc__link *)m->links.data)[f->link - 1].next;
+    dest = f->items != NULL ? f->items + f->index : NULL;
+    hashable = f->hashable || (f->type == CONC_DICT && f->index % 2 == 0);
+    f->index++;
+    f->left--;
+  }
+  *node_count = used;
+  *byte_count = at_byte;
+  return 0;
+}
+
+/* The one value on the stack, in one allocation. */
+CONC__DEF int conc__maker_finish(conc__maker *m, conc_value **out) {
+  uint32_t root = conc__stack_at(m, 0);
+  size_t nodes, bytes;
+  conc_value *v;
+  int rc = conc__layout(m, root, NULL, NULL, &nodes, &bytes);
+  if (rc != 0) return rc;
+  v = (conc_value *)CONC_MALLOC(nodes * sizeof *v + bytes);
+  if (v == NULL) return -ENOMEM;
+  conc__layout(m, root, v, (unsigned char *)(v + nodes), &nodes, &bytes);
+  *out = v;
+  return 0;
+}
+
+/* --- pickle: reading --- */
+
+typedef struct conc__pickle_limits {
+  bool objects; /* any name may be called on: as an inert CONC_OBJECT */
+} conc__pickle_limits;
+
+static const conc__pickle_limits conc__pickle_reply_limits = {true};
+
+typedef struct conc__reader {
+  const unsigned char *p, *end;
+  conc__maker m;
+  bool objects;
+  int protocol;
+} conc__reader;
+
+CONC__DEF uint64_t conc__little_endian(const unsigned char *p, size_t n) {
+  uint64_t u = 0;
+  while (n-- > 0) u = u << 8 | p[n];
+  return u;
+}
+
+/* A length of `width` bytes and as many bytes as it says; NULL: there are
+   not so many. Checked before anything is allocated. */
+CONC__DEF const unsigned char *conc__read_counted(conc__reader *r,
+                                                  size_t width, size_t *n) {
+  const unsigned char *start;
+  uint64_t size;
+  if ((size_t)(r->end - r->p) < width) return NULL;
+  size = conc__little_endian(r->p, width);
+  r->p += width;
+  if (size > (uint64_t)(r->end - r->p)) return NULL;
+  start = r->p;
+  r->p += size;
+  *n = (size_t)size;
+  return start;
+}
+
+CONC__DEF int conc__read_bytes(conc__reader *r, conc_type type, size_t width) {
+  size_t n;
+  const unsigned char *p = conc__read_counted(r, width, &n);
+  if (p == NULL) return -EBADMSG;
+  if (type == CONC_STR && !conc__utf8_valid(p, n)) return -EBADMSG;
+  return conc__make_bytes(&r->m, type, p, n);
+}
+
+/* Python 2's str: text if it is text. */
+CONC__DEF int conc__read_string(conc__reader *r, size_t width) {
+  size_t n;
+  const unsigned char *p = conc__read_counted(r, width, &n);
+  if (p == NULL) return -EBADMSG;
+  return conc__make_bytes(&r->m,
+                          conc__utf8_valid(p, n) ? CONC_STR : CONC_BYTES, p,
+                          n);
+}
+
+CONC__DEF int conc__read_long(conc__reader *r, size_t width) {
+  size_t n;
+  const unsigned char *p = conc__read_counted(r, width, &n);
+  if (p == NULL) return -EBADMSG;
+  if (n > 4096) return -EMSGSIZE; /* decimal output is quadratic */
+  return conc__make_long(&r->m, p, n);
+}
+
+/* How many are on the stack above the last mark, which is removed. */
+CONC__DEF int conc__pop_mark(conc__reader *r, uint32_t *n) {
+  conc__array *marks = &r->m.marks;
+  if (marks->count == 0) return -EBADMSG;
+  *n = r->m.stack.count - ((uint32_t *)marks->data)[--marks->count];
+  return 0;
+}
+
+/* Whether `n` things may be popped: not below the last mark. */
+CONC__DEF bool conc__stack_has(const conc__reader *r, uint32_t n) {
+  const conc__array *marks = &r->m.marks;
+  uint32_t floor =
+      marks->count > 0 ? ((const uint32_t *)marks->data)[marks->count - 1] : 0;
+  return r->m.stack.count - floor >= n;
+}
+
+CONC__INLINE uint32_t conc__stack_top(const conc__reader *r, uint32_t below) {
+  return conc__stack_at(&r->m, r->m.stack.count - 1 - below);
+}
+
+/* Fills the container of that type which lies under the topmost `n`. */
+CONC__DEF int conc__read_fill(conc__reader *r, conc_type type, uint32_t n) {
+  uint32_t at;
+  if (!conc__stack_has(r, n + 1)) return -EBADMSG;
+  at = conc__stack_top(r, n);
+  if (conc__cell_at(&r->m, at)->type != type ||
+      conc__cell_at(&r->m, at)->global || (type == CONC_DICT && n % 2 != 0))
+    return -EBADMSG;
+  if (conc__cell_at(&r->m, at)->size > 0 &&
+      conc__cell_at(&r->m, at)->last == 0)
+    return -EBADMSG; /* a set that shares the items of a list is complete */
+  return conc__make_fill(&r->m, at, n);
+}
+
+CONC__DEF int conc__read_fill_marked(conc__reader *r, conc_type type) {
+  uint32_t n;
+  int rc = conc__pop_mark(r, &n);
+  return rc != 0 ? rc : conc__read_fill(r, type, n);
+}
+
+CONC__DEF int conc__read_container(conc__reader *r, conc_type type) {
+  uint32_t n;
+  int rc = conc__pop_mark(r, &n);
+  if (rc == 0 && type == CONC_DICT && n % 2 != 0) rc = -EBADMSG;
+  return rc != 0 ? rc : conc__make_container(&r->m, type, n);
+}
+
+CONC__DEF int conc__read_tuple(conc__reader *r, uint32_t n) {
+  if (!conc__stack_has(r, n)) return -EBADMSG;
+  return conc__make_container(&r->m, CONC_TUPLE, n);
+}
+
+/* Remembers the top under an index. Those come in order (Python 2 counts
+   from 1): a gap is malformed, or meant to make us allocate. */
+CONC__DEF int conc__memo_put(conc__reader *r, uint64_t index) {
+  conc__array *memo = &r->m.memo;
+  if (!conc__stack_has(r, 1)) return -EBADMSG;
+  if (index > (uint64_t)memo->count + 1) return -EBADMSG;
+  while (memo->count <= index)
+    if (conc__u32_push(memo, UINT32_MAX) != 0) return -ENOMEM;
+  ((uint32_t *)memo->data)[index] = conc__stack_top(r, 0);
+  return 0;
+}
+
+CONC__DEF int conc__memo_get(conc__reader *r, uint64_t index) {
+  const conc__array *memo = &r->m.memo;
+  uint32_t cell = index < memo->count ? ((uint32_t *)memo->data)[index]
+                                      : UINT32_MAX;
+  if (cell == UINT32_MAX) return -EBADMSG;
+  return conc__u32_push(&r->m.stack, cell);
+}
+
+/* A name. What may be done with it is decided when it is called. */
+CONC__DEF int conc__make_global(conc__reader *r, const unsigned char *module,
+                                size_t module_size, const unsigned char *name,
+                                size_t name_size) {
+  int rc = conc__make_bytes(&r->m, CONC_STR, module, module_size);
+  conc__cell *c;
+  if (rc != 0) return rc;
+  if (!conc__utf8_valid(module, module_size) ||
+      !conc__utf8_valid(name, name_size))
+    return -EBADMSG;
+  c = conc__cell_at(&r->m, conc__stack_top(r, 0));
+  c->global = true;
+  c->name = name;
+  c->name_size = name_size;
+  return 0;
+}
+
+CONC__DEF int conc__read_global(conc__reader *r) {
+  const unsigned char *module = r->p;
+  const unsigned char *middle, *end;
+  size_t left = (size_t)(r->end - r->p);
+  middle = (const unsigned char *)memchr(module, '\n', left);
+  if (middle == NULL) return -EBADMSG;
+  left = (size_t)(r->end - middle - 1);
+  end = (const unsigned char *)memchr(middle + 1, '\n', left);
+  if (end == NULL) return -EBADMSG;
+  r->p = end + 1;
+  return conc__make_global(r, module, (size_t)(middle - module), middle + 1,
+                           (size_t)(end - middle - 1));
+}
+
+CONC__DEF int conc__read_stack_global(conc__reader *r) {
+  const conc__cell *module, *name;
+  if (!conc__stack_has(r, 2)) return -EBADMSG;
+  module = conc__cell_at(&r->m, conc__stack_top(r, 1));
+  name = conc__cell_at(&r->m, conc__stack_top(r, 0));
+  if (module->type != CONC_STR || name->type != CONC_STR || module->global ||
+      name->global)
+    return -EBADMSG;
+  r->m.stack.count -= 2;
+  return conc__make_global(r, module->as.bytes, module->size, name->as.bytes,
+                           name->size);
+}
+
+CONC__DEF bool conc__global_is(const conc__cell *c, const char *module,
+                               const char *name) {
+  return c->size == strlen(module) &&
+         memcmp(c->as.bytes, module, c->size) == 0 &&
+         c->name_size == strlen(name) &&
+         memcmp(c->name, name, c->name_size) == 0;
+}
+
+/* The items of a container, one after the other. */
+CONC__DEF const conc__cell *conc__cell_item(conc__maker *m,
+                                            const conc__cell *c, size_t i) {
+  uint32_t link = c->first;
+  if (i >= c->size) return NULL;
+  while (i-- > 0) link = ((conc__link *)m->links.data)[link - 1].next;
+  return conc__cell_at(m, ((conc__link *)m->links.data)[link - 1].cell);
+}
+
+/* Calls a name, as the pickles of plain data do for lack of an opcode. The
+   result is written down, nothing is called. */
+CONC__DEF int conc__call_data(conc__reader *r, const conc__cell *f,
+                              const conc__cell *args, conc__cell *out) {
+  const conc__cell *a = conc__cell_item(&r->m, args, 0);
+  bool builtin = conc__global_is(f, "builtins", "bytearray") ||
+                 conc__global_is(f, "__builtin__", "bytearray");
+  memset(out, 0, sizeof *out);
+  if (builtin || conc__global_is(f, "_codecs", "encode")) {
+    out->type = builtin ? CONC_BYTEARRAY : CONC_BYTES;
+    if (a == NULL) return builtin ? 0 : -EBADMSG; /* bytearray() */
+    if (a->global) return -EBADMSG;
+    if (a->type == CONC_STR) { /* as latin-1, the only way it is used */
+      if (args->size != 2) return -EBADMSG;
+      out->latin1 = true;
+      out->as.bytes = a->as.bytes;
+      out->name_size = a->size;
+      out->size = conc__latin1(a->as.bytes, a->size, NULL);
+      return out->size == SIZE_MAX ? -EBADMSG : 0;
+    }
+    if (a->type != CONC_BYTES || !builtin) return -EBADMSG;
+    out->as.bytes = a->as.bytes;
+    out->size = a->size;
+    out->latin1 = a->latin1;
+    out->name_size = a->name_size;
+    return 0;
+  }
+  if (conc__global_is(f, "builtins", "set") ||
+      conc__global_is(f, "__builtin__", "set"))
+    out->type = CONC_SET;
+  else if (conc__global_is(f, "builtins", "frozenset") ||
+           conc__global_is(f, "__builtin__", "frozenset"))
+    out->type = CONC_FROZENSET;
+  else
+    return -EACCES;
+  if (a == NULL) return 0;
+  if (a->global || (a->type != CONC_LIST && a->type != CONC_TUPLE))
+    return -EBADMSG;
+  out->first = a->first; /* shares the items there are now */
+  out->last = 0;
+  out->size = a->size;
+  return 0;
+}
+
+/* REDUCE and NEWOBJ: a name and a tuple become data, or an inert record. */
+CONC__DEF int conc__read_call(conc__reader *r) {
+  uint32_t f, args;
+  conc__cell made;
+  conc__cell *c;
+  int rc;
+  if (!conc__stack_has(r, 2)) return -EBADMSG;
+  f = conc__stack_top(r, 1);
+  args = conc__stack_top(r, 0);
+  if (!conc__cell_at(&r->m, f)->global ||
+      conc__cell_at(&r->m, args)->type != CONC_TUPLE)
+    return -EBADMSG;
+  rc = conc__call_data(r, conc__cell_at(&r->m, f), conc__cell_at(&r->m, args),
+                       &made);
+  if (rc == 0) {
+    r->m.stack.count -= 2;
+    c = conc__make(&r->m, made.type);
+    if (c == NULL) return -ENOMEM;
+    *c = made;
+    return 0;
+  }
+  if (rc != -EACCES || !r->objects) return rc;
+  /* (module, name, arguments) */
+  made = *conc__cell_at(&r->m, f);
+  r->m.stack.count -= 2;
+  rc = conc__make_bytes(&r->m, CONC_STR, made.as.bytes, made.size);
+  if (rc == 0)
+    rc = conc__make_bytes(&r->m, CONC_STR, made.name, made.name_size);
+  if (rc == 0) rc = conc__u32_push(&r->m.stack, args);
+  return rc != 0 ? rc : conc__make_container(&r->m, CONC_OBJECT, 3);
+}
+
+/* BUILD: the attributes of a record, which nobody here asks for. */
+CONC__DEF int conc__read_build(conc__reader *r) {
+  if (!conc__stack_has(r, 2)) return -EBADMSG;
+  if (conc__cell_at(&r->m, conc__stack_top(r, 1))->type != CONC_OBJECT)
+    return -EBADMSG;
+  r->m.stack.count--;
+  return 0;
+}
+
+CONC__DEF int conc__read_float(conc__reader *r) {
+  uint64_t u = 0;
+  conc__cell *c;
+  int i;
+  if (r->end - r->p < 8) return -EBADMSG;
+  for (i = 0; i < 8; i++) u = u << 8 | *r->p++; /* big-endian, alone */
+  c = conc__make(&r->m, CONC_FLOAT);
+  if (c == NULL) return -ENOMEM;
+  memcpy(&c->as.real, &u, sizeof u);
+  return 0;
+}
+
+CONC__DEF int conc__read_bool(conc__reader *r, bool b) {
+  conc__cell *c = conc__make(&r->m, CONC_BOOL);
+  if (c == NULL) return -ENOMEM;
+  c->as.boolean = b;
+  return 0;
+}
+
+/* An index or a small number of `width` bytes; false: not there. */
+CONC__DEF bool conc__read_number(conc__reader *r, size_t width, uint64_t *n) {
+  if ((size_t)(r->end - r->p) < width) return false;
+  *n = conc__little_endian(r->p, width);
+  r->p += width;
+  return true;
+}
+
+/* One opcode, other than STOP. */
+CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
+  uint64_t n;
+  switch (op) {
+    case 0x80: /* PROTO */
+      if (!conc__read_number(r, 1, &n) || n > 5) return -EBADMSG;
+      r->protocol = (int)n;
+      return 0;
+    case 0x95: /* FRAME: its length must be true, else it says nothing */
+      if (!conc__read_number(r, 8, &n)) return -EBADMSG;
+      return n > (uint64_t)(r->end - r->p) ? -EBADMSG : 0;
+    case '(': return conc__u32_push(&r->m.marks, r->m.stack.count);
+    case 'N': return conc__make(&r->m, CONC_NONE) != NULL ? 0 : -ENOMEM;
+    case 0x88: return conc__read_bool(r, true);
+    case 0x89: return conc__read_bool(r, false);
+    case 'K':
+      if (!conc__read_number(r, 1, &n)) return -EBADMSG;
+      return conc__make_int(&r->m, (int64_t)n);
+    case 'M':
+      if (!conc__read_number(r, 2, &n)) return -EBADMSG;
+      return conc__make_int(&r->m, (int64_t)n);
+    case 'J':
+      if (!conc__read_number(r, 4, &n)) return -EBADMSG;
+      return conc__make_int(&r->m, (int32_t)(uint32_t)n);
+    case 0x8a: return conc__read_long(r, 1);
+    case 0x8b: return conc__read_long(r, 4);
+    case 'G': return conc__read_float(r);
+    case 'C': return conc__read_bytes(r, CONC_BYTES, 1);
+    case 'B': return conc__read_bytes(r, CONC_BYTES, 4);
+    case 0x8e: return conc__read_bytes(r, CONC_BYTES, 8);
+    case 0x8c: return conc__read_bytes(r, CONC_STR, 1);
+    case 'X': return conc__read_bytes(r, CONC_STR, 4);
+    case 0x8d: return conc__read_bytes(r, CONC_STR, 8);
+    case 0x96: return conc__read_bytes(r, CONC_BYTEARRAY, 8);
+    case 'U': return conc__read_string(r, 1);
+    case 'T': return conc__read_string(r, 4);
+    case ')': return conc__make(&r->m, CONC_TUPLE) != NULL ? 0 : -ENOMEM;
+    case ']': return conc__make(&r->m, CONC_LIST) != NULL ? 0 : -ENOMEM;
+    case '}': return conc__make(&r->m, CONC_DICT) != NULL ? 0 : -ENOMEM;
+    case 0x8f: return conc__make(&r->m, CONC_SET) != NULL ? 0 : -ENOMEM;
+    case 0x85: return conc__read_tuple(r, 1);
+    case 0x86: return conc__read_tuple(r, 2);
+    case 0x87: return conc__read_tuple(r, 3);
+    case 't': return conc__read_container(r, CONC_TUPLE);
+    case 'l': return conc__read_container(r, CONC_LIST);
+    case 'd': return conc__read_container(r, CONC_DICT);
+    case 0x91: return conc__read_container(r, CONC_FROZENSET);
+    case 'a': return conc__read_fill(r, CONC_LIST, 1);
+    case 'e': return conc__read_fill_marked(r, CONC_LIST);
+    case 's': return conc__read_fill(r, CONC_DICT, 2);
+    case 'u': return conc__read_fill_marked(r, CONC_DICT);
+    case 0x90: return conc__read_fill_marked(r, CONC_SET);
+    case 0x94: return conc__memo_put(r, r->m.memo.count);
+    case 'q':
+      return conc__read_number(r, 1, &n) ? conc__memo_put(r, n) : -EBADMSG;
+    case 'r':
+      return conc__read_number(r, 4, &n) ? conc__memo_put(r, n) : -EBADMSG;
+    case 'h':
+      return conc__read_number(r, 1, &n) ? conc__memo_get(r, n) : -EBADMSG;
+    case 'j':
+      return conc__read_number(r, 4, &n) ? conc__memo_get(r, n) : -EBADMSG;
+    case 'c': return conc__read_global(r);
+    case 0x93: return conc__read_stack_global(r);
+    case 'R':
+    case 0x81: return conc__read_call(r);
+    case 'b': return conc__read_build(r);
+    case '0': /* POP */
+      if (!conc__stack_has(r, 1)) return -EBADMSG;
+      r->m.stack.count--;
+      return 0;
+    default: return -EBADMSG;
+  }
+}
+
+/* Reads a pickle that must end with the data. `limits` may be NULL: plain
+   data. *protocol is what it says of itself. */
+CONC__DEF int conc__pickle_decode(const void *data, size_t size,
+                                  const conc__pickle_limits *limits,
+                                  conc_value **out, int *protocol) {
+  conc__reader r;
+  int rc = 0;
+  r.p = (const unsigned char *)data;
+  r.end = r.p + size;
+  r.objects = limits != NULL && limits->objects;
+  r.protocol = 0;
+  *out = NULL;
+  conc__maker_init(&r.m, size);
+  for (;;) {
+    unsigned char op;
+    if (r.p == r.end) {
+      rc = -EBADMSG;
+      break;
+    }
+    op = *r.p++;
+    if (op == '.') { /* STOP: one value, no mark, no byte may be left */
+      if (r.p != r.end || r.m.stack.count != 1 || r.m.marks.count != 0)
+        rc = -EBADMSG;
+      break;
+    }
+    rc = conc__read_opcode(&r, op);
+    if (rc != 0) break;
+  }
+  if (rc == 0) rc = conc__maker_finish(&r.m, out);
+  conc__maker_free(&r.m);
+  *protocol = r.protocol;
+  return rc;
+}
+
+CONC_API int conc_pickle_loads(conc_value **out, const void *data,
+                               size_t size) {
+  int protocol;
+  return conc__pickle_decode(data, size, NULL, out, &protocol);
+}
+
+/* The class of a CONC_OBJECT, without its module; NULL for other values. */
+CONC__DEF const char *conc__object_name(const conc_value *v) {
+  return v->type == CONC_OBJECT ? (const char *)v->as.items[1].as.bytes : NULL;
+}
+
+/* --- walking a value ---
+
+   Visits a tree from the root on, each container before and after its items.
+   Values are at most CONC__VALUE_DEPTH deep: they are made by conc__layout. */
+
+typedef struct conc__walk {
+  const conc_value *root;
+  size_t depth;
+  const conc_value *stack[CONC__VALUE_DEPTH + 1]; /* containers entered */
+  size_t index[CONC__VALUE_DEPTH + 1];            /* nodes visited in them */
+} conc__walk;
+
+CONC__DEF void conc__walk_begin(conc__walk *w, const conc_value *root) {
+  w->root = root;
+  w->depth = 0;
+}
+
+/* The next node; *leaving if it is a container that is done. NULL: end. */
+CONC__DEF const conc_value *conc__walk_next(conc__walk *w, bool *leaving) {
+  const conc_value *v = w->root;
+  *leaving = false;
+  if (v != NULL) {
+    w->root = NULL;
+  } else {
+    const conc_value *top;
+    if (w->depth == 0) return NULL;
+    top = w->stack[w->depth - 1];
+    if (w->index[w->depth - 1] == conc__value_nodes(top)) {
+      w->depth--;
+      *leaving = true;
+      return top;
+    }
+    v = top->as.items + w->index[w->depth - 1]++;
+  }
+  if (conc__type_has_items(v->type)) {
+    w->stack[w->depth] = v;
+    w->index[w->depth++] = 0;
+  }
+  return v;
+}
+
+CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
+  conc__walk w, u;
+  for (conc__walk_begin(&w, a), conc__walk_begin(&u, b);;) {
+    bool leaving, also;
+    const conc_value *x = conc__walk_next(&w, &leaving);
+    const conc_value *y = conc__walk_next(&u, &also);
+    if (x == NULL) return true;
+    if (leaving) continue;
+    if (x->type != y->type || x->size != y->size) return false;
+    switch (x->type) {
+      case CONC_BOOL:
+        if (x->as.boolean != y->as.boolean) return false;
+        break;
+      case CONC_INT:
+        if (x->as.integer != y->as.integer) return false;
+        break;
+      case CONC_FLOAT:
+        if (memcmp(&x->as.real, &y->as.real, sizeof(double)) != 0 &&
+            !(x->as.real >= y->as.real && x->as.real <= y->as.real))
+          return false;
+        break;
+      default:
+        if (conc__type_has_bytes(x->type) &&
+            memcmp(x->as.bytes, y->as.bytes, x->size) != 0)
+          return false;
+        break;
+    }
+  }
+}
+
+/* --- as text --- */
+
+/* Shortest digits that read back as the same number, as Python's repr. */
+CONC__DEF int conc__text_float(conc__buffer *b, double f) {
+  char e[40], out[48], digits[24];
+  size_t n = 0, used = 0;
+  int precision, exponent, i;
+  const char *p;
+  if (!(f >= -1.7976931348623157e308 && f <= 1.7976931348623157e308)) {
+    p = f > 0 ? "inf" : f < 0 ? "-inf" : "nan";
+    return conc__buffer_append(b, p, strlen(p));
+  }
+  for (precision = 0; precision < 17; precision++) {
+    snprintf(e, sizeof e, "%.*e", precision, f);
+    if (strtod(e, NULL) == f) break;
+  }
+  /* d.ddde+xx, with the locale's point */
+  for (p = e; *p != 'e'; p++)
+    if (*p >= '0' && *p <= '9') digits[n++] = *p;
+  exponent = atoi(p + 1);
+  if (e[0] == '-') out[used++] = '-';
+  if (exponent < -4 || exponent >= 16) {
+    out[used++] = digits[0];
+    if (n > 1) out[used++] = '.';
+    memcpy(out + used, digits + 1, n - 1);
+    used += n - 1;
+    used += (size_t)snprintf(out + used, sizeof out - used, "e%c%02d",
+                             exponent < 0 ? '-' : '+', abs(exponent));
+    return conc__buffer_append(b, out, used);
+  }
+  for (i = exponent < 0 ? exponent : 0; i <= exponent || i < (int)n; i++) {
+    if (i == exponent + 1) out[used++] = '.';
+    out[used++] = i >= 0 && i < (int)n ? digits[i] : '0';
+    if (i < 0 && i == exponent) out[used++] = '.';
+  }
+  if (exponent >= (int)n - 1) { /* a whole number */
+    out[used++] = '.';
+    out[used++] = '0';
+  }
+  return conc__buffer_append(b, out, used);
+}
+
+/* Little-endian two's complement in decimal; at most 4 KiB of it. */
+CONC__DEF int conc__text_bigint(conc__buffer *b, const unsigned char *p,
+                                size_t n) {
+  size_t words = (n + 3) / 4;
+  uint32_t *w = (uint32_t *)CONC_MALLOC(words * 4);
+  bool negative = p[n - 1] >= 0x80;
+  char *digits;
+  size_t at = words * 10 + 10;
+  size_t end = at;
+  size_t i;
+  int rc;
+  digits = (char *)CONC_MALLOC(end);
+  if (w == NULL || digits == NULL) {
+    CONC_FREE(w);
+    CONC_FREE(digits);
+    return -ENOMEM;
+  }
+  for (i = 0; i < words * 4; i++) {
+    unsigned byte = i < n ? p[i] : negative ? 0xff : 0;
+    if (i % 4 == 0) w[i / 4] = 0;
+    w[i / 4] |= (uint32_t)byte << 8 * (i % 4);
+  }
+  if (negative) { /* the absolute value */
+    uint64_t carry = 1;
+    for (i = 0; i < words; i++) {
+      carry += (uint32_t)~w[i];
+      w[i] = (uint32_t)carry;
+      carry >>= 32;
+    }
+  }
+  while (words > 0) { /* nine digits at a time */
+    uint64_t rest = 0;
+    int k;
+    for (i = words; i-- > 0;) {
+      rest = rest << 32 | w[i];
+      w[i] = (uint32_t)(rest / 1000000000);
+      rest %= 1000000000;
+    }
+    while (words > 0 && w[words - 1] == 0) words--;
+    for (k = 0; k < 9 && (words > 0 || rest > 0); k++, rest /= 10)
+      digits[--at] = (char)('0' + rest % 10);
+  }
+  if (negative) digits[--at] = '-';
+  rc = conc__buffer_append(b, digits + at, end - at);
+  CONC_FREE(w);
+  CONC_FREE(digits);
+  return rc;
+}
+
+/* A str or bytes in quotes, with Python's escapes. */
+CONC__DEF int conc__text_quoted(conc__buffer *b, const unsigned char *p,
+                                size_t n, bool text) {
+  bool twice = memchr(p, '\'', n) != NULL && memchr(p, '"', n) == NULL;
+  char quote = twice ? '"' : '\'';
+  int rc = conc__buffer_append(b, text ? "" : "b", text ? 0 : 1);
+  if (rc == 0) rc = conc__buffer_append(b, &quote, 1);
+  while (rc == 0 && n > 0) {
+    char out[16];
+    uint32_t c = *p;
+    size_t length = 1;
+    int size = 0;
+    if (text) length = conc__utf8(p, n, &c);
+    if (c == '\\' || c == (uint32_t)quote)
+      size = snprintf(out, sizeof out, "\\%c", (int)c);
+    else if (c == '\n' || c == '\r' || c == '\t')
+      size = snprintf(out, sizeof out, "\\%c",
+                      c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
+    else if (c < 0x20 || (c >= 0x7f && (!text || c <= 0xa0)) ||
+             (text && c == 0xad))
+      size = snprintf(out, sizeof out, "\\x%02x", (unsigned)c);
+    else if (text && c >= 0xd800 && c <= 0xdfff)
+      size = snprintf(out, sizeof out, "\\u%04x", (unsigned)c);
+    rc = size > 0 ? conc__buffer_append(b, out, (size_t)size)
+                  : conc__buffer_append(b, p, length);
+    p += length;
+    n -= length;
+  }
+  return rc != 0 ? rc : conc__buffer_append(b, &quote, 1);
+}
+
+CONC__DEF int conc__text_word(conc__buffer *b, const char *word) {
+  return conc__buffer_append(b, word, strlen(word));
+}
+
+CONC__DEF int conc__text_scalar(conc__buffer *b, const conc_value *v) {
+  char number[24];
+  int rc;
+  switch (v->type) {
+    case CONC_NONE: return conc__text_word(b, "None");
+    case CONC_BOOL:
+      return conc__text_word(b, v->as.boolean ? "True" : "False");
+    case CONC_INT:
+      snprintf(number, sizeof number, "%lld", (long long)v->as.integer);
+      return conc__text_word(b, number);
+    case CONC_BIGINT: return conc__text_bigint(b, v->as.bytes, v->size);
+    case CONC_FLOAT: return conc__text_float(b, v->as.real);
+    case CONC_BYTEARRAY:
+      rc = conc__text_word(b, "bytearray(");
+      if (rc == 0) rc = conc__text_quoted(b, v->as.bytes, v->size, false);
+      return rc != 0 ? rc : conc__text_word(b, ")");
+    default:
+      return conc__text_quoted(b, v->as.bytes, v->size, v->type == CONC_STR);
+  }
+}
+
+CONC__DEF int conc__text_bracket(conc__buffer *b, const conc_value *v,
+                                 bool leaving) {
+  bool empty = v->size == 0;
+  switch (v->type) {
+    case CONC_LIST: return conc__text_word(b, leaving ? "]" : "[");
+    case CONC_DICT: return conc__text_word(b, leaving ? "}" : "{");
+    case CONC_TUPLE:
+      if (!leaving) return conc__text_word(b, "(");
+      return conc__text_word(b, v->size == 1 ? ",)" : ")");
+    case CONC_SET:
+      if (empty) return conc__text_word(b, leaving ? "" : "set()");
+      return conc__text_word(b, leaving ? "}" : "{");
+    case CONC_FROZENSET:
+      if (empty) return conc__text_word(b, leaving ? "" : "frozenset()");
+      return conc__text_word(b, leaving ? "})" : "frozenset({");
+    default: /* an object: its class, then its arguments */
+      return leaving ? 0 : conc__text_word(b, conc__object_name(v));
+  }
+}
+
+/* What stands between an item and the one before it. */
+CONC__DEF const char *conc__text_between(const conc_value *container,
+                                         size_t index) {
+  if (container->type == CONC_DICT && index % 2 == 1) return ": ";
+  return index > 0 && container->type != CONC_OBJECT ? ", " : "";
+}
+
+CONC__DEF int conc__text(conc__buffer *b, const conc_value *v) {
+  conc__walk w;
+  bool leaving;
+  int rc = 0;
+  conc__walk_begin(&w, v);
+  while (rc == 0 && (v = conc__walk_next(&w, &leaving)) != NULL) {
+    bool items = conc__type_has_items(v->type);
+    size_t above = w.depth - (items && !leaving);
+    if (!leaving && above > 0) {
+      const conc_value *container = w.stack[above - 1];
+      size_t index = w.index[above - 1] - 1;
+      if (container->type == CONC_OBJECT && index < 2) continue;
+      rc = conc__text_word(b, conc__text_between(container, index));
+    }
+    if (rc == 0)
+      rc = items ? conc__text_bracket(b, v, leaving)
+                 : conc__text_scalar(b, v);
+  }
+  return rc;
+}
+
+CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
+                                 size_t size) {
+  conc__buffer b = {NULL, 0, 0};
+  ssize_t length;
+  int rc = value->type == CONC_STR
+               ? conc__buffer_append(&b, value->as.bytes, value->size)
+               : conc__text(&b, value);
+  if (rc == 0 && size > 0) {
+    size_t n = b.size < size ? b.size : size - 1;
+    if (n > 0) memcpy(buf, b.data, n);
+    buf[n] = 0;
+  }
+  length = rc != 0 ? rc : (ssize_t)b.size;
+  conc__buffer_free(&b);
+  return length;
+}
+
+/* --- pickle: writing ---
+
+   The shortest form that all Pythons since 3.0 (protocol 2: since 2.3) read:
+   no frames, nothing memoized. So the body of a pickle (all but its first
+   opcode, PROTO, and its last, STOP) can stand anywhere in another one. */
+
+CONC__DEF int conc__put_op(conc__buffer *b, unsigned char op) {
+  return conc__buffer_append(b, &op, 1);
+}
+
+/* An opcode and a number of `width` bytes. */
+CONC__DEF int conc__put_number(conc__buffer *b, unsigned char op, uint64_t n,
+                               size_t width) {
+  unsigned char bytes[9];
+  size_t i;
+  bytes[0] = op;
+  for (i = 1; i <= width; i++, n >>= 8) bytes[i] = (unsigned char)n;
+  return conc__buffer_append(b, bytes, width + 1);
+}
+
+CONC__DEF int conc__pickle_put_int(conc__buffer *b, int64_t n) {
+  unsigned char bytes[10];
+  unsigned i;
+  if (n >= 0 && n <= 0xff) return conc__put_number(b, 'K', (uint64_t)n, 1);
+  if (n >= 0 && n <= 0xffff) return conc__put_number(b, 'M', (uint64_t)n, 2);
+  if (n >= INT32_MIN && n <= INT32_MAX)
+    return conc__put_number(b, 'J', (uint64_t)n, 4);
+  bytes[0] = 0x8a; /* LONG1, of 8 bytes */
+  bytes[1] = 8;
+  for (i = 0; i < 8; i++) bytes[2 + i] = (unsigned char)((uint64_t)n >> 8 * i);
+  return conc__buffer_append(b, bytes, sizeof bytes);
+}
+
+CONC__DEF int conc__pickle_put_float(conc__buffer *b, double f) {
+  unsigned char bytes[9];
+  uint64_t u;
+  int i;
+  memcpy(&u, &f, sizeof u);
+  bytes[0] = 'G';
+  for (i = 8; i > 0; i--, u >>= 8) bytes[i] = (unsigned char)u;
+  return conc__buffer_append(b, bytes, 9);
+}
+
+/* An opcode, a length, and as many bytes: opcodes for lengths of 1, 4 and 8
+   bytes; 0 if there is none. */
+CONC__DEF int conc__put_counted(conc__buffer *b, unsigned char op1,
+                                unsigned char op4, unsigned char op8,
+                                const void *data, size_t size) {
+  int rc = conc__buffer_reserve(b, 9);
+  if (rc != 0) return rc;
+  if (op1 != 0 && size <= 0xff)
+    rc = conc__put_number(b, op1, size, 1);
+  else if (size <= 0xffffffffu)
+    rc = conc__put_number(b, op4, size, 4);
+  else
+    rc = conc__put_number(b, op8, size, 8);
+  if (rc == 0 && data != NULL) rc = conc__buffer_append(b, data, size);
+  return rc;
+}
+
+CONC__DEF int conc__pickle_put_str(conc__buffer *b, const char *s,
+                                   size_t size) {
+  return conc__put_counted(b, 0, 'X', 0x8d, s, size);
+}
+
+/* The opcode of bytes, whose `size` bytes the caller then appends. */
+CONC__DEF int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
+  return conc__put_counted(b, 'C', 'B', 0x8e, NULL, size);
+}
+
+/* Python 2 has no opcode for bytes, but one for its str, which they are. */
+CONC__DEF int conc__pickle_put_bytes(conc__buffer *b, const void *data,
+                                     size_t size, int protocol) {
+  if (protocol == 2) return conc__put_counted(b, 'U', 'T', 0, data, size);
+  return conc__put_counted(b, 'C', 'B', 0x8e, size > 0 ? data : "", size);
+}
+
+CONC__DEF int conc__put_text(conc__buffer *b, const char *text) {
+  return conc__buffer_append(b, text, strlen(text));
+}
+
+CONC__DEF int conc__pickle_put_scalar(conc__buffer *b, const conc_value *v,
+                                      int protocol) {
+  const char *module = protocol == 2 ? "__builtin__" : "builtins";
+  int rc;
+  switch (v->type) {
+    case CONC_NONE: return conc__put_op(b, 'N');
+    case CONC_BOOL: return conc__put_op(b, v->as.boolean ? 0x88 : 0x89);
+    case CONC_INT: return conc__pickle_put_int(b, v->as.integer);
+    case CONC_FLOAT: return conc__pickle_put_float(b, v->as.real);
+    case CONC_STR:
+      return conc__pickle_put_str(b, (const char *)v->as.bytes, v->size);
+    case CONC_BYTES:
+      return conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
+    case CONC_BIGINT:
+      return conc__put_counted(b, 0x8a, 0x8b, 0, v->as.bytes, v->size);
+    case CONC_BYTEARRAY:
+      rc = conc__put_op(b, 'c');
+      if (rc == 0) rc = conc__put_text(b, module);
+      if (rc == 0) rc = conc__put_text(b, "\nbytearray\n");
+      if (rc == 0)
+        rc = conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
+      return rc != 0 ? rc : conc__put_text(b, "\x85R"); /* TUPLE1 REDUCE */
+    default: return -EACCES;
+  }
+}
+
+/* Before and after the items of a container. */
+CONC__DEF int conc__pickle_put_bracket(conc__buffer *b, const conc_value *v,
+                                       bool leaving, int protocol) {
+  static const char *const tuple_ends[] = {")", "\x85", "\x86", "\x87"};
+  bool empty = v->size == 0;
+  bool frozen = v->type == CONC_FROZENSET;
+  switch (v->type) {
+    case CONC_LIST:
+      return conc__put_text(b, leaving ? (empty ? "" : "e")
+                                       : (empty ? "]" : "]("));
+    case CONC_DICT:
+      return conc__put_text(b, leaving ? (empty ? "" : "u")
+                                       : (empty ? "}" : "}("));
+    case CONC_TUPLE:
+      if (v->size <= 3)
+        return conc__put_text(b, leaving ? tuple_ends[v->size] : "");
+      return conc__put_text(b, leaving ? "t" : "(");
+    case CONC_SET:
+    case CONC_FROZENSET:
+      if (protocol >= 4) {
+        if (leaving) return conc__put_text(b, frozen ? "\x91" : "\x90");
+        return conc__put_text(b, frozen ? "(" : "\x8f(");
+      }
+      if (leaving) return conc__put_text(b, "e\x85R");
+      if (protocol == 2)
+        return conc__put_text(b, frozen ? "c__builtin__\nfrozenset\n]("
+                                        : "c__builtin__\nset\n](");
+      return conc__put_text(b, frozen ? "cbuiltins\nfrozenset\n]("
+                                      : "cbuiltins\nset\n](");
+    default: return -EACCES;
+  }
+}
+
+/* Appends the body of a value's pickle. 0, -ENOMEM, -EACCES. */
+CONC__DEF int conc__pickle_encode(conc__buffer *b, const conc_value *v,
+                                  int protocol) {
+  conc__walk w;
+  bool leaving;
+  int rc = 0;
+  if (!conc__type_has_items(v->type))
+    return conc__pickle_put_scalar(b, v, protocol);
+  conc__walk_begin(&w, v);
+  while (rc == 0 && (v = conc__walk_next(&w, &leaving)) != NULL)
+    rc = conc__type_has_items(v->type)
+             ? conc__pickle_put_bracket(b, v, leaving, protocol)
+             : conc__pickle_put_scalar(b, v, protocol);
+  return rc;
+}
+
+CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
+                               void **out, size_t *size) {
+  conc__buffer b = {NULL, 0, 0};
+  int rc;
+  if (protocol == 0) protocol = 4;
+  if (protocol < 2 || protocol > 5) return -EINVAL;
+  rc = conc__put_number(&b, 0x80, (uint64_t)protocol, 1);
+  if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
+  if (rc == 0) rc = conc__put_op(&b, '.');
+  if (rc != 0) {
+    conc__buffer_free(&b);
+    return rc;
+  }
+  *out = b.data;
+  *size = b.size;
+  return 0;
+}
+
+/* The body at the end of a buffer, from `at` on, once more for Python 2: what
+   has no opcode there (bytes, sets) is put into words. */
+CONC__DEF int conc__pickle_downgrade(conc__buffer *out, size_t at) {
+  static const unsigned char proto[] = {0x80, 4};
+  conc__buffer b = {NULL, 0, 0};
+  conc_value *v = NULL;
+  int rc = conc__buffer_append(&b, proto, 2);
+  if (rc == 0)
+    rc = conc__buffer_append(&b, out->data + at, out->size - at);
+  if (rc == 0) rc = conc__buffer_append(&b, ".", 1);
+  if (rc == 0) rc = conc_pickle_loads(&v, b.data, b.size);
+  conc__buffer_free(&b);
+  if (rc == 0) {
+    out->size = at;
+    rc = conc__pickle_encode(out, v, 2);
+  }
+  conc_value_free(v);
+  return rc;
+}
+
+/* Where the content of a pickled str or bytes lies in its body, of which the
+   first `n` of `total` bytes are given. 0, or -EBADMSG for other values. */
+CONC__DEF int conc__pickle_content(const unsigned char *p, size_t n,
+                                   size_t total, size_t *offset,
+                                   size_t *size) {
+  size_t width;
+  if (n == 0) return -EBADMSG;
+  switch (*p) {
+    case 'C':
+    case 'U': width = 1; break;
+    case 'X':
+    case 'B':
+    case 'T': width = 4; break;
+    case 0x8d:
+    case 0x8e: width = 8; break;
+    default: return -EBADMSG;
+  }
+  if (n < 1 + width) return -EBADMSG;
+  *offset = 1 + width;
+  *size = (size_t)conc__little_endian(p + 1, width);
+  return *offset + *size == total ? 0 : -EBADMSG;
+}
+
+/* --- build and parse --- */
+
+CONC__DEF bool conc__format_is_blank(char c) {
+  return c == ' ' || c == ',' || c == ':';
+}
+
+/* A copy of a value among the cells. */
+CONC__DEF int conc__make_copy(conc__maker *m, const conc_value *v) {
+  conc__walk w;
+  bool leaving;
+  int rc = 0;
+  conc__walk_begin(&w, v);
+  while (rc == 0 && (v = conc__walk_next(&w, &leaving)) != NULL) {
+    if (!conc__type_has_items(v->type)) {
+      conc__cell *c = conc__make(m, v->type);
+      if (c == NULL) return -ENOMEM;
+      c->size = v->size;
+      memcpy(&c->as, &v->as, sizeof c->as);
+    } else if (leaving) {
+      rc = conc__make_container(m, v->type, (uint32_t)conc__value_nodes(v));
+    }
+  }
+  return rc;
+}
+
+CONC__DEF int conc__make_str(conc__maker *m, const char *s, size_t n) {
+  if (s == NULL) return conc__make(m, CONC_NONE) != NULL ? 0 : -ENOMEM;
+  if (!conc__utf8_valid((const unsigned char *)s, n)) return -EINVAL;
+  return conc__make_bytes(m, CONC_STR, s, n);
+}
+
+CONC__DEF int conc__make_unsigned(conc__maker *m, unsigned long n) {
+  uint64_t u = n;
+  if (u <= (uint64_t)INT64_MAX) return conc__make_int(m, (int64_t)u);
+  return -ERANGE; /* would need bytes that outlive this call */
+}
+
+/* One bracket: '(' and the like are marks; their ends collect. */
+CONC__DEF int conc__build_bracket(conc__maker *m, char c, char *open,
+                                  size_t *depth) {
+  const char *pair = strchr("()[]{}", c);
+  uint32_t n;
+  if (c == '(' || c == '[' || c == '{') {
+    if (*depth == CONC__VALUE_DEPTH) return -EINVAL;
+    open[(*depth)++] = c;
+    return conc__u32_push(&m->marks, m->stack.count);
+  }
+  if (*depth == 0 || open[--*depth] != pair[-1]) return -EINVAL;
+  n = m->stack.count - ((uint32_t *)m->marks.data)[--m->marks.count];
+  if (c == '}' && n % 2 != 0) return -EINVAL;
+  return conc__make_container(
+      m, c == ')' ? CONC_TUPLE : c == ']' ? CONC_LIST : CONC_DICT, n);
+}
+
+CONC__DEF int conc_build_va(conc_value **out, const char *format,
+                            va_list ap) {
+  char open[CONC__VALUE_DEPTH];
+  size_t depth = 0;
+  conc__maker m;
+  conc__cell *c;
+  const char *s;
+  size_t n;
+  int rc = 0;
+  *out = NULL;
+  conc__maker_init(&m, 0);
+  m.bytes_limit = SIZE_MAX;
+  for (; rc == 0 && *format != 0; format++) {
+    bool counted = (*format == 's' || *format == 'y') && format[1] == '#';
+    if (conc__format_is_blank(*format)) continue;
+    switch (*format) {
+      case 'i': rc = conc__make_int(&m, va_arg(ap, int)); break;
+      case 'l': rc = conc__make_int(&m, va_arg(ap, long)); break;
+      case 'L': rc = conc__make_int(&m, va_arg(ap, long long)); break;
+      case 'n': rc = conc__make_int(&m, va_arg(ap, ssize_t)); break;
+      case 'k': rc = conc__make_unsigned(&m, va_arg(ap, unsigned long)); break;
+      case 'p':
+        c = conc__make(&m, CONC_BOOL);
+        if (c != NULL)
+          c->as.boolean = va_arg(ap, int) != 0;
+        else
+          rc = -ENOMEM;
+        break;
+      case 'd':
+        c = conc__make(&m, CONC_FLOAT);
+        if (c != NULL)
+          c->as.real = va_arg(ap, double);
+        else
+          rc = -ENOMEM;
+        break;
+      case 'N': rc = conc__make(&m, CONC_NONE) != NULL ? 0 : -ENOMEM; break;
+      case 's':
+        s = va_arg(ap, const char *);
+        n = counted ? va_arg(ap, size_t) : s != NULL ? strlen(s) : 0;
+        rc = conc__make_str(&m, s, n);
+        break;
+      case 'y':
+        s = counted ? (const char *)va_arg(ap, const void *) : NULL;
+        rc = counted
+                 ? conc__make_bytes(&m, CONC_BYTES, s, va_arg(ap, size_t))
+                 : -EINVAL;
+        break;
+      case 'O':
+        rc = conc__make_copy(&m, va_arg(ap, const conc_value *));
+        break;
+      case '(': case '[': case '{': case ')': case ']': case '}':
+        rc = conc__build_bracket(&m, *format, open, &depth);
+        break;
+      default: rc = -EINVAL;
+    }
+    if (counted) format++;
+  }
+  if (rc == 0 && depth != 0) rc = -EINVAL;
+  if (rc == 0 && m.stack.count == 0)
+    rc = conc__make(&m, CONC_NONE) != NULL ? 0 : -ENOMEM;
+  else if (rc == 0 && m.stack.count > 1)
+    rc = conc__make_container(&m, CONC_TUPLE, m.stack.count);
+  if (rc == 0) rc = conc__maker_finish(&m, out);
+  if (rc == -EBADMSG || rc == -EMSGSIZE) rc = -EINVAL;
+  conc__maker_free(&m);
+  return rc;
+}
+
+CONC_API int conc_build(conc_value **out, const char *format, ...) {
+  va_list ap;
+  int rc;
+  va_start(ap, format);
+  rc = conc_build_va(out, format, ap);
+  va_end(ap);
+  return rc;
+}
+
+/* What a format takes apart: the value itself, then the items of the
+   containers entered. */
+typedef struct conc__parser {
+  const conc_value *container[CONC__VALUE_DEPTH];
+  size_t next[CONC__VALUE_DEPTH]; /* node */
+  size_t depth;
+  const conc_value *root; /* until it is taken */
+} conc__parser;
+
+CONC__DEF const conc_value *conc__parse_next(conc__parser *p) {
+  const conc_value *v = p->root;
+  if (p->depth == 0) {
+    p->root = NULL;
+    return v;
+  }
+  v = p->container[p->depth - 1];
+  if (p->next[p->depth - 1] == conc__value_nodes(v)) return NULL;
+  return v->as.items + p->next[p->depth - 1]++;
+}
+
+CONC__DEF int conc__parse_bracket(conc__parser *p, char c) {
+  conc_type type = c == '(' || c == ')'   ? CONC_TUPLE
+                   : c == '[' || c == ']' ? CONC_LIST
+                                          : CONC_DICT;
+  if (c == '(' || c == '[' || c == '{') {
+    const conc_value *v = conc__parse_next(p);
+    if (v == NULL || v->type != type || p->depth == CONC__VALUE_DEPTH)
+      return -EINVAL;
+    p->container[p->depth] = v;
+    p->next[p->depth++] = 0;
+    return 0;
+  }
+  if (p->depth == 0 || p->container[p->depth - 1]->type != type ||
+      conc__parse_next(p) != NULL)
+    return -EINVAL;
+  p->depth--;
+  return 0;
+}
+
+/* An int between two bounds. */
+CONC__DEF int conc__parse_int(const conc_value *v, int64_t low, int64_t high,
+                              int64_t *out) {
+  int rc = conc_value_int(v, out);
+  if (rc == 0 && (*out < low || *out > high)) rc = -ERANGE;
+  return rc;
+}
+
+CONC__DEF int conc__parse_bytes(const conc_value *v, conc_type type,
+                                bool counted, const void **data,
+                                size_t *size) {
+  if (v->type != type && !(type == CONC_BYTES && v->type == CONC_BYTEARRAY))
+    return -EINVAL;
+  /* Without a size, a NUL inside would cut the text off. */
+  if (!counted && memchr(v->as.bytes, 0, v->size) != NULL) return -EINVAL;
+  *data = v->as.bytes;
+  *size = v->size;
+  return 0;
+}
+
+CONC__DEF int conc_parse_va(const conc_value *value, const char *format,
+                            va_list ap) {
+  conc__parser p;
+  size_t items = 0;
+  const char *f;
+  int depth = 0;
+  int rc = 0;
+  for (f = format; *f != 0; f++) { /* several items describe a tuple */
+    if (strchr("([{", *f) != NULL && depth++ == 0) items++;
+    else if (strchr(")]}", *f) != NULL) depth--;
+    else if (depth == 0 && *f != '#' && !conc__format_is_blank(*f)) items++;
+  }
+  p.depth = 0;
+  p.root = value;
+  if (items == 0) return value->type == CONC_NONE ? 0 : -EINVAL;
+  if (items > 1) rc = conc__parse_bracket(&p, '(');
+  for (; rc == 0 && *format != 0; format++) {
+    bool counted = (*format == 's' || *format == 'y') && format[1] == '#';
+    const conc_value *v;
+    const void *data = NULL;
+    size_t size = 0;
+    int64_t n = 0;
+    if (conc__format_is_blank(*format)) continue;
+    if (strchr("()[]{}", *format) != NULL) {
+      rc = conc__parse_bracket(&p, *format);
+      continue;
+    }
+    v = conc__parse_next(&p);
+    if (v == NULL) return -EINVAL;
+    switch (*format) {
+      case 'i':
+        rc = conc__parse_int(v, INT_MIN, INT_MAX, &n);
+        if (rc == 0) *va_arg(ap, int *) = (int)n;
+        break;
+      case 'l':
+        rc = conc__parse_int(v, LONG_MIN, LONG_MAX, &n);
+        if (rc == 0) *va_arg(ap, long *) = (long)n;
+        break;
+      case 'L':
+        rc = conc__parse_int(v, INT64_MIN, INT64_MAX, &n);
+        if (rc == 0) *va_arg(ap, long long *) = (long long)n;
+        break;
+      case 'n':
+        rc = conc__parse_int(v, -(int64_t)(SIZE_MAX / 2) - 1,
+                             (int64_t)(SIZE_MAX / 2), &n);
+        if (rc == 0) *va_arg(ap, ssize_t *) = (ssize_t)n;
+        break;
+      case 'k':
+        rc = conc__parse_int(v, 0, INT64_MAX, &n);
+        if (rc == 0 && (uint64_t)n > ULONG_MAX) rc = -ERANGE;
+        if (rc == 0) *va_arg(ap, unsigned long *) = (unsigned long)n;
+        break;
+      case 'p':
+        rc = v->type == CONC_BOOL ? 0 : -EINVAL;
+        if (rc == 0) *va_arg(ap, int *) = v->as.boolean;
+        break;
+      case 'd':
+        rc = v->type == CONC_INT || v->type == CONC_FLOAT ? 0 : -EINVAL;
+        if (rc == 0) conc_value_float(v, va_arg(ap, double *));
+        break;
+      case 'N': rc = v->type == CONC_NONE ? 0 : -EINVAL; break;
+      case 's':
+        rc = conc__parse_bytes(v, CONC_STR, counted, &data, &size);
+        if (rc == 0) *va_arg(ap, const char **) = (const char *)data;
+        if (rc == 0 && counted) *va_arg(ap, size_t *) = size;
+        break;
+      case 'y':
+        rc = counted ? conc__parse_bytes(v, CONC_BYTES, true, &data, &size)
+                     : -EINVAL;
+        if (rc == 0) *va_arg(ap, const void **) = data;
+        if (rc == 0) *va_arg(ap, size_t *) = size;
+        break;
+      case 'O': *va_arg(ap, const conc_value **) = v; break;
+      default: rc = -EINVAL;
+    }
+    if (counted) format++;
+  }
+  if (rc == 0 && items > 1) rc = conc__parse_bracket(&p, ')');
+  return rc != 0 || p.depth == 0 ? rc : -EINVAL;
+}
+
+CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
+  va_list ap;
+  int rc;
+  va_start(ap, format);
+  rc = conc_parse_va(value, format, ap);
+  va_end(ap);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>queue: conc_queue
+
+   Four functions stand behind each distance: put, get, size, done. The local
+   ones are here; a manager's proxies bring their own.
+
+   A message is raw bytes, or a value as the body of a pickle (without its
+   first and last opcode). A local queue is one ring of bytes, each message
+   with its size and kind before it. All of it is under the queue's guard.
+   ------------------------------------------------------------------------ */
+
+enum { CONC__RAW = 0, CONC__PICKLED = 1 };
+
+typedef struct conc__message {
+  const void *data;
+  size_t size;
+  int kind;
+} conc__message;
+
+/* Where a message goes to: a caller's buffer, as the bytes that it carries;
+   or, if `body` is set, that buffer's end, as the body of a pickle. */
+typedef struct conc__sink {
+  void *data;
+  size_t size;
+  conc__buffer *body;
+} conc__sink;
+
+typedef struct conc__queue_class {
+  int (*put)(conc_queue *q, const conc__message *m, double deadline);
+  ssize_t (*get)(conc_queue *q, conc__sink *sink, double deadline);
+  ssize_t (*size)(conc_queue *q);
+  int (*task_done)(conc_queue *q);
+  int (*join)(conc_queue *q, double deadline);
+} conc__queue_class;
+
+struct conc_queue {
+  const conc__queue_class *ops;
+  const char *name;
+  size_t capacity, max_bytes; /* 0: none */
+  /* local ones; under the guard */
+  struct conc__waitlist getters, putters, joiners;
+  unsigned char *ring; /* ring_size is a power of two */
+  size_t ring_size, ring_first, ring_used;
+  size_t count;      /* messages */
+  size_t unfinished; /* put and not yet reported done */
+  bool closed;
+};
+
+typedef struct conc__message_head {
+  size_t size; /* of the data that follows */
+  int kind;
+} conc__message_head;
+
+/* --- the ring of bytes --- */
+
+CONC__DEF void conc__ring_write(conc_queue *q, size_t at, const void *data,
+                                size_t size) {
+  size_t start = at & (q->ring_size - 1);
+  size_t first = q->ring_size - start;
+  if (first > size) first = size;
+  if (first > 0) memcpy(q->ring + start, data, first);
+  if (size > first)
+    memcpy(q->ring, (const unsigned char *)data + first, size - first);
+}
+
+CONC__DEF void conc__ring_read(const conc_queue *q, size_t at, void *data,
+                               size_t size) {
+  size_t start = at & (q->ring_size - 1);
+  size_t first = q->ring_size - start;
+  if (first > size) first = size;
+  if (first > 0) memcpy(data, q->ring + start, first);
+  if (size > first)
+    memcpy((unsigned char *)data + first, q->ring, size - first);
+}
+
+/* Makes room for `more` bytes. 0 or -ENOMEM. */
+CONC__DEF int conc__ring_reserve(conc_queue *q, size_t more) {
+  size_t size = q->ring_size == 0 ? 512 : q->ring_size;
+  unsigned char *ring;
+  if (more > SIZE_MAX / 4 || q->ring_used > SIZE_MAX / 4) return -ENOMEM;
+  while (size < q->ring_used + more) size *= 2;
+  if (size == q->ring_size) return 0;
+  ring = (unsigned char *)CONC_MALLOC(size);
+  if (ring == NULL) return -ENOMEM;
+  if (q->ring_used > 0) conc__ring_read(q, q->ring_first, ring, q->ring_used);
+  CONC_FREE(q->ring);
+  q->ring = ring;
+  q->ring_size = size;
+  q->ring_first = 0;
+  return 0;
+}
+
+/* Puts a message behind the others, or (one that comes back) before them. */
+CONC__DEF int conc__queue_push(conc_queue *q, const conc__message *m,
+                               bool front) {
+  conc__message_head head;
+  size_t need = sizeof head + m->size;
+  size_t at;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  if (q->ring_used + need > q->ring_size) {
+    int rc = conc__ring_reserve(q, need);
+    if (rc != 0) return rc;
+  }
+  memset(&head, 0, sizeof head);
+  head.size = m->size;
+  head.kind = m->kind;
+  if (front) q->ring_first -= need;
+  at = q->ring_first + (front ? 0 : q->ring_used);
+  conc__ring_write(q, at, &head, sizeof head);
+  conc__ring_write(q, at + sizeof head, m->data, m->size);
+  q->ring_used += need;
+  q->count++;
+  return 0;
+}
+
+CONC__DEF void conc__queue_pop(conc_queue *q, size_t size) {
+  q->ring_first += sizeof(conc__message_head) + size;
+  q->ring_used -= sizeof(conc__message_head) + size;
+  q->count--;
+  if (q->ring_used == 0) {
+    q->ring_first = 0; /* stays in the cache, and in one piece */
+    if (q->ring_size > 65536) { /* a burst is over: its memory goes back */
+      CONC_FREE(q->ring);
+      q->ring = NULL;
+      q->ring_size = 0;
+    }
+  }
+}
+
+/* Where the bytes of a message begin, and how many they are: all of a raw
+   one; the content of a pickled str or bytes; else -EBADMSG. */
+CONC__DEF int conc__queue_content(const conc_queue *q,
+                                  const conc__message_head *head,
+                                  size_t *offset, size_t *size) {
+  unsigned char start[16];
+  size_t n = head->size < sizeof start ? head->size : sizeof start;
+  *offset = 0;
+  *size = head->size;
+  if (head->kind == CONC__RAW) return 0;
+  conc__ring_read(q, q->ring_first + sizeof *head, start, n);
+  return conc__pickle_content(start, n, head->size, offset, size);
+}
+
+/* Takes the first message into the sink. Its size, or negative errno, the
+   message staying. */
+CONC__DEF ssize_t conc__queue_take(conc_queue *q, conc__sink *sink) {
+  conc__message_head head;
+  size_t at, offset, size;
+  int rc;
+  conc__ring_read(q, q->ring_first, &head, sizeof head);
+  at = q->ring_first + sizeof head;
+  size = head.size;
+  if (sink->body != NULL) {
+    rc = conc__buffer_reserve(sink->body, size + 16);
+    if (rc != 0) return rc;
+    if (head.kind == CONC__RAW)
+      conc__pickle_put_bytes_head(sink->body, size);
+    conc__ring_read(q, at, sink->body->data + sink->body->size, size);
+    sink->body->size += size;
+  } else {
+    rc = conc__queue_content(q, &head, &offset, &size);
+    if (rc != 0) return rc;
+    if (size > sink->size) return -EMSGSIZE;
+    if (size > 0) conc__ring_read(q, at + offset, sink->data, size);
+  }
+  conc__queue_pop(q, head.size);
+  return (ssize_t)size;
+}
+
+/* --- local queues --- */
+
+/* A waiter that was woken looks again, and goes back to the front of the list
+   if somebody was faster. So each message wakes one, and one that leaves for
+   another reason after it was woken passes the wake-up on. */
+
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__mutex *guard = conc__guard(q);
+  conc__waiter *woken;
+  conc__waiter w;
+  bool front = false;
+  int rc = 0;
+  conc__mutex_lock(guard);
+  while (!q->closed && q->capacity > 0 && q->count >= q->capacity) {
+    if (deadline <= 0) {
+      conc__mutex_unlock(guard);
+      return -ETIMEDOUT;
+    }
+    if (!front) conc__waiter_init(&w, conc__self());
+    rc = conc__wait(guard, &q->putters, &w, front, true, deadline);
+    if (rc != 0) return rc;
+    front = true;
+    conc__mutex_lock(guard);
+  }
+  rc = q->closed ? -EPIPE : conc__queue_push(q, m, false);
+  if (rc == 0) q->unfinished++;
+  woken = conc__waitlist_take(rc == 0 ? &q->getters : &q->putters);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__mutex *guard = conc__guard(q);
+  conc__waiter *woken;
+  conc__waiter w;
+  bool front = false;
+  ssize_t n;
+  conc__mutex_lock(guard);
+  while (q->count == 0) {
+    int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
+    if (rc != 0) {
+      conc__mutex_unlock(guard);
+      return rc;
+    }
+    if (!front) conc__waiter_init(&w, conc__self());
+    rc = conc__wait(guard, &q->getters, &w, front, true, deadline);
+    if (rc != 0) return rc;
+    front = true;
+    conc__mutex_lock(guard);
+  }
+  n = conc__queue_take(q, sink);
+  /* A failure leaves the message, and passes on the wake-up. */
+  woken = conc__waitlist_take(n >= 0 ? &q->putters : &q->getters);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return n;
+}
+
+/* A message comes back whose getter went away before it had it. It was taken,
+   so there is room for it, closed or not, whatever the capacity. */
+CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
+  conc__mutex *guard = conc__guard(q);
+  conc__waiter *woken;
+  int rc;
+  conc__mutex_lock(guard);
+  rc = conc__queue_push(q, m, true);
+  woken = rc == 0 ? conc__waitlist_take(&q->getters) : NULL;
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__local_size(conc_queue *q) {
+  conc__mutex *guard = conc__guard(q);
+  size_t n;
+  conc__mutex_lock(guard);
+  n = q->count;
+  conc__mutex_unlock(guard);
+  return (ssize_t)n;
+}
+
+CONC__DEF int conc__local_task_done(conc_queue *q) {
+  conc__mutex *guard = conc__guard(q);
+  conc__waiter *woken = NULL;
+  int rc = 0;
+  conc__mutex_lock(guard);
+  if (q->unfinished == 0)
+    rc = -EINVAL;
+  else if (--q->unfinished == 0)
+    woken = conc__waitlist_take_n(&q->joiners, SIZE_MAX);
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  return rc;
+}
+
+CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
+  conc__mutex *guard = conc__guard(q);
+  conc__waiter w;
+  int rc = 0;
+  conc__mutex_lock(guard);
+  if (q->unfinished > 0 && deadline <= 0) rc = -ETIMEDOUT;
+  if (q->unfinished == 0 || rc != 0) {
+    conc__mutex_unlock(guard);
+    return rc;
+  }
+  conc__waiter_init(&w, conc__self());
+  return conc__wait(guard, &q->joiners, &w, false, true, deadline);
+}
+
+static const conc__queue_class conc__local_class = {
+    conc__local_put, conc__local_get, conc__local_size,
+    conc__local_task_done, conc__local_join};
+
+/* Makes a queue of a class, in a block of `size` bytes that begins with it. */
+CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
+                                       size_t size) {
+  conc_queue *q = (conc_queue *)CONC_MALLOC(size);
+  if (q == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(q, 0, size);
+  q->ops = ops;
+  return q;
+}
+
+CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
+  conc_queue *q = conc__queue_make(&conc__local_class, sizeof *q);
+  conc__init();
+  if (q == NULL || options == NULL) return q;
+  q->name = options->name;
+  q->capacity = options->capacity;
+  q->max_bytes = options->max_bytes;
+  return q;
+}
+
+CONC_API void conc_queue_free(conc_queue *queue) {
+  if (queue == NULL) return;
+  CONC_FREE(queue->ring);
+  CONC_FREE(queue);
+}
+
+CONC_API int conc_queue_close(conc_queue *queue) {
+  conc__mutex *guard = conc__guard(queue);
+  conc__waiter *getters, *putters;
+  if (queue->ops != &conc__local_class) return -ENOTSUP;
+  conc__mutex_lock(guard);
+  queue->closed = true;
+  getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
+  putters = conc__waitlist_take_n(&queue->putters, SIZE_MAX);
+  conc__mutex_unlock(guard);
+  conc__wake_all(getters);
+  conc__wake_all(putters);
+  return 0;
+}
+
+CONC__DEF int conc__put(conc_queue *q, const void *data, size_t size, int kind,
+                        double timeout) {
+  conc__message m;
+  if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
+  m.data = data;
+  m.size = size;
+  m.kind = kind;
+  return q->ops->put(q, &m, conc__deadline(timeout));
+}
+
+CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
+                      double timeout) {
+  return conc__put(queue, data, size, CONC__RAW, timeout);
+}
+
+CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
+                          double timeout) {
+  conc__sink sink;
+  sink.data = buf;
+  sink.size = size;
+  sink.body = NULL;
+  return queue->ops->get(queue, &sink, conc__deadline(timeout));
+}
+
+CONC_API ssize_t conc_peek_size(conc_queue *queue) {
+  conc__mutex *guard = conc__guard(queue);
+  conc__message_head head;
+  size_t offset, size = 0;
+  int rc = -ETIMEDOUT;
+  if (queue->ops != &conc__local_class) return -ENOTSUP;
+  conc__mutex_lock(guard);
+  if (queue->count > 0) {
+    conc__ring_read(queue, queue->ring_first, &head, sizeof head);
+    rc = conc__queue_content(queue, &head, &offset, &size);
+  } else if (queue->closed) {
+    rc = -EPIPE;
+  }
+  conc__mutex_unlock(guard);
+  return rc != 0 ? rc : (ssize_t)size;
+}
+
+CONC_API ssize_t conc_qsize(conc_queue *queue) {
+  return queue->ops->size(queue);
+}
+
+CONC_API int conc_task_done(conc_queue *queue) {
+  return queue->ops->task_done(queue);
+}
+
+CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
+  return queue->ops->join(queue, conc__deadline(timeout));
+}
+
+/* --- typed values --- */
+
+CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
+                            double timeout) {
+  conc__buffer b = {NULL, 0, 0};
+  int rc;
+  if (conc_value_type(value) == CONC_BYTES) {
+    size_t size;
+    const void *data = conc_value_bytes(value, &size);
+    return conc_put(queue, data, size, timeout);
+  }
+  rc = conc__pickle_encode(&b, value, 4);
+  if (rc == 0) rc = conc__put(queue, b.data, b.size, CONC__PICKLED, timeout);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
+                            double timeout) {
+  static const unsigned char proto[] = {0x80, 4};
+  conc__buffer b = {NULL, 0, 0};
+  conc__sink sink;
+  ssize_t n;
+  int rc = conc__buffer_append(&b, proto, sizeof proto);
+  *out = NULL;
+  sink.data = NULL;
+  sink.size = 0;
+  sink.body = &b;
+  if (rc == 0) rc = conc__buffer_reserve(&b, 64);
+  n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
+  rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
+  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+CONC_API int conc_put_build(conc_queue *queue, double timeout,
+                            const char *format, ...) {
+  conc_value *v;
+  va_list ap;
+  int rc;
+  va_start(ap, format);
+  rc = conc_build_va(&v, format, ap);
+  va_end(ap);
+  if (rc != 0) return rc;
+  rc = conc_put_value(queue, v, timeout);
+  conc_value_free(v);
+  return rc;
+}
+
+CONC_API int conc_get_parse(conc_queue *queue, double timeout,
+                            const char *format, ...) {
+  conc_value *v;
+  va_list ap;
+  int rc;
+  if (strpbrk(format, "syO") != NULL) return -EINVAL;
+  rc = conc_get_value(queue, &v, timeout);
+  if (rc != 0) return rc;
+  va_start(ap, format);
+  rc = conc_parse_va(v, format, ap);
+  va_end(ap);
+  conc_value_free(v);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>net: frames and authentication
+
+   The connection of Python's multiprocessing: a message is its length (four
+   bytes, big-endian; or -1 and eight bytes) and its payload. Then, on every
+   connection, each side proves that it knows the key: it answers a random
+   challenge of the other with HMAC(key, challenge). Python up to 3.11 does so
+   with MD5, later ones with the hash that the challenge names; we send
+   {sha256} and understand both.
+   ------------------------------------------------------------------------ */
+
+#define CONC__CHALLENGE "#CHALLENGE#"
+#define CONC__WELCOME "#WELCOME#"
+#define CONC__FAILURE "#FAILURE#"
+#define CONC__SHA256_PREFIX "{sha256}"
+#define CONC__HANDSHAKE_MESSAGE 256 /* the protocol's limit of one */
+#define CONC__HANDSHAKE_BYTES 1024  /* read at most before it is through */
+
+/* A connection and its unread and unsent bytes. */
+typedef struct conc__channel {
+  int fd;
+  bool tcp;
+  bool eager;        /* in a handshake: small messages in both directions */
+  bool waited;       /* slept since the last read */
+  size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
+  size_t in_first;   /* of `in`: what is before it has been dealt with */
+  conc__buffer in, out;
+} conc__channel;
+
+CONC__DEF void conc__channel_init(conc__channel *ch, int fd) {
+  struct sockaddr_storage a;
+  socklen_t size = (socklen_t)sizeof a;
+  memset(ch, 0, sizeof *ch);
+  ch->fd = fd;
+  ch->read_limit = SIZE_MAX;
+  ch->tcp = getsockname(fd, (struct sockaddr *)&a, &size) == 0 &&
+            a.ss_family != AF_UNIX;
+}
+
+CONC__DEF void conc__channel_free(conc__channel *ch) {
+  conc__buffer_free(&ch->in);
+  conc__buffer_free(&ch->out);
+}
+
+/* Python writes without TCP_NODELAY: a small message after another one waits
+   at its side until the first has been acknowledged, and Linux delays the
+   acknowledgement by 40 ms unless told. It needs telling each time, and only
+   where two messages follow each other: in the handshake, and between the
+   length and the payload of a long one. */
+CONC__DEF void conc__channel_quickack(conc__channel *ch) {
+#ifdef TCP_QUICKACK
+  int one = 1;
+  if (ch->tcp)
+    setsockopt(ch->fd, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof one);
+#else
+  (void)ch;
+#endif
+}
+
+/* --- frames --- */
+
+/* Begins a frame at the end of a buffer; returns where, for frame_end. */
+CONC__DEF int conc__frame_begin(conc__buffer *b, size_t *at) {
+  *at = b->size;
+  return conc__buffer_append(b, "\0\0\0\0", 4);
+}
+
+CONC__DEF int conc__frame_end(conc__buffer *b, size_t at) {
+  uint64_t n = b->size - at - 4;
+  size_t width = 4;
+  size_t i;
+  if (n > 0x7fffffff) { /* the long form: make room for eight bytes more */
+    int rc = conc__buffer_reserve(b, 8);
+    if (rc != 0) return rc;
+    memmove(b->data + at + 12, b->data + at + 4, (size_t)n);
+    b->size += 8;
+    memset(b->data + at, 0xff, 4);
+    at += 4;
+    width = 8;
+  }
+  for (i = width; i-- > 0; n >>= 8) b->data[at + i] = (unsigned char)n;
+  return 0;
+}
+
+CONC__DEF int conc__frame_append(conc__buffer *b, const void *data,
+                                 size_t size) {
+  size_t at;
+  int rc = conc__frame_begin(b, &at);
+  if (rc == 0) rc = conc__buffer_append(b, data, size);
+  return rc != 0 ? rc : conc__frame_end(b, at);
+}
+
+/* Finds the frame at the beginning of `size` bytes. Returns the bytes that it
+   takes, header and all (maybe more than there are; 0: not known yet), or
+   -EPROTO, or -EMSGSIZE over `limit`. *payload is where its payload begins. */
+CONC__DEF ssize_t conc__frame_parse(const unsigned char *p, size_t size,
+                                    size_t limit, size_t *payload) {
+  uint64_t n = 0;
+  size_t i;
+  if (size < 4) return 0;
+  *payload = 4;
+  for (i = 0; i < 4; i++) n = n << 8 | p[i];
+  if (n == 0xffffffff) {
+    if (size < 12) return 0;
+    *payload = 12;
+    n = 0;
+    for (i = 4; i < 12; i++) n = n << 8 | p[i];
+  } else if (n > 0x7fffffff) {
+    return -EPROTO;
+  }
+  if (n > limit) return -EMSGSIZE;
+  return (ssize_t)((size_t)n + *payload);
+}
+
+/* --- reading and writing --- */
+
+/* The next frame, if all of it is there: 1 and its payload, which stays valid
+   until the next read; 0 and what is missing at least; or negative errno. */
+CONC__DEF int conc__channel_next(conc__channel *ch, size_t limit,
+                                 const unsigned char **payload, size_t *size) {
+  const unsigned char *p = ch->in.data + ch->in_first;
+  size_t have = ch->in.size - ch->in_first;
+  size_t start = 0;
+  ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
+  if (n < 0) return (int)n;
+  if (n == 0 || (size_t)n > have) {
+    *size = n == 0 ? 4 : (size_t)n - have;
+    return 0;
+  }
+  *payload = p + start;
+  *size = (size_t)n - start;
+  ch->in_first += (size_t)n;
+  return 1;
+}
+
+/* Makes room to read into: what has been dealt with goes; and memory grows
+   with what has arrived, not with what a header claims. */
+CONC__DEF int conc__channel_make_room(conc__channel *ch, size_t missing) {
+  size_t have = ch->in.size - ch->in_first;
+  if (missing > have + 65536) missing = have + 65536;
+  if (have == 0) {
+    ch->in.size = ch->in_first = 0;
+  } else if (ch->in_first > 0 &&
+             (ch->in.capacity - ch->in.size < missing ||
+              ch->in_first >= ch->in.capacity / 2)) {
+    memmove(ch->in.data, ch->in.data + ch->in_first, have);
+    ch->in.size = have;
+    ch->in_first = 0;
+  }
+  if (ch->in.capacity - ch->in.size >= missing) return 0;
+  return conc__buffer_reserve(&ch->in, missing);
+}
+
+/* Reads what is there, without waiting. Bytes, 0 at the end, or negative
+   errno (-EAGAIN). */
+CONC__DEF ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
+  ssize_t n = conc__channel_make_room(ch, missing);
+  size_t room;
+  if (n != 0) return n;
+  room = ch->in.capacity - ch->in.size;
+  if (room > ch->read_limit) room = ch->read_limit;
+  if (room == 0) return -EMSGSIZE;
+  do n = recv(ch->fd, ch->in.data + ch->in.size, room, MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  ch->in.size += (size_t)n;
+  if (ch->read_limit != SIZE_MAX) ch->read_limit -= (size_t)n;
+  return n;
+}
+
+/* Waits for the next frame. 0, -EPIPE at the end, or negative errno. */
+CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
+                                    const unsigned char **payload,
+                                    size_t *size, double deadline) {
+  for (;;) {
+    ssize_t n;
+    int rc = conc__channel_next(ch, limit, payload, size);
+    if (rc != 0) return rc > 0 ? 0 : rc;
+    n = conc__channel_read(ch, *size);
+    if (n == 0) return -EPIPE;
+    if (n == -EAGAIN) {
+      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      rc = conc__wait_fd(ch->fd, CONC_READ, deadline);
+      if (rc < 0) return rc;
+    } else if (n < 0) {
+      return (int)n;
+    }
+  }
+}
+
+/* Sends all that is in `out`. 0 or negative errno; *sent bytes went out. */
+CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
+                                  double deadline) {
+  int rc = 0;
+  *sent = 0;
+  while (rc == 0 && *sent < ch->out.size) {
+    ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
+                     MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0)
+      *sent += (size_t)n;
+    else if (!conc__would_block(errno))
+      rc = errno == EINTR ? 0 : -errno;
+    else {
+      ch->waited = true;
+      rc = conc__wait_fd(ch->fd, CONC_WRITE, deadline);
+      if (rc > 0) rc = 0;
+    }
+  }
+  ch->out.size = 0;
+  return rc;
+}
+
+CONC__DEF int conc__channel_send(conc__channel *ch, const void *data,
+                                 size_t size, double deadline) {
+  size_t sent;
+  int rc = conc__frame_append(&ch->out, data, size);
+  return rc != 0 ? rc : conc__channel_flush(ch, &sent, deadline);
+}
+
+/* --- authentication --- */
+
+typedef struct conc__key {
+  const void *data;
+  size_t size;
+  bool require_sha256;
+} conc__key;
+
+#define CONC__DIGEST_MAX (8 + 32)
+
+/* The answer to a challenge: its size, or -EPROTO for one that nobody who
+   speaks the protocol sends. Which hash is decided as Python does. */
+CONC__DEF int conc__auth_answer(const conc__key *key,
+                                const unsigned char *challenge, size_t size,
+                                unsigned char out[CONC__DIGEST_MAX]) {
+  const size_t prefix = sizeof CONC__SHA256_PREFIX - 1;
+  if (size == 20 && !key->require_sha256) {
+    conc__hmac(CONC__MD5, key->data, key->size, challenge, size, out);
+    return 16;
+  }
+  if (size <= 20 || memcmp(challenge, CONC__SHA256_PREFIX, prefix) != 0)
+    return -EPROTO;
+  memcpy(out, CONC__SHA256_PREFIX, prefix);
+  conc__hmac(CONC__SHA256, key->data, key->size, challenge, size,
+             out + prefix);
+  return (int)prefix + 32;
+}
+
+/* Whether `answer` is the answer to our challenge: with SHA-256, or with MD5
+   from a Python up to 3.11. Takes the same time for every wrong answer of a
+   length. */
+CONC__DEF bool conc__auth_verify(const conc__key *key,
+                                 const unsigned char *challenge, size_t size,
+                                 const unsigned char *answer, size_t length) {
+  unsigned char right[CONC__DIGEST_MAX];
+  const size_t prefix = sizeof CONC__SHA256_PREFIX - 1;
+  bool same;
+  if (length == 16 && !key->require_sha256) {
+    conc__hmac(CONC__MD5, key->data, key->size, challenge, size, right);
+  } else if (length == prefix + 32) {
+    memcpy(right, CONC__SHA256_PREFIX, prefix);
+    conc__hmac(CONC__SHA256, key->data, key->size, challenge, size,
+               right + prefix);
+  } else {
+    return false;
+  }
+  same = conc__equal_secret(right, answer, length);
+  conc__wipe(right, sizeof right);
+  return same;
+}
+
+/* Challenges the peer: 0 and it has been sent WELCOME (by `welcome` true; if
+   not, the caller sends it with what comes next), -EACCES and it has been
+   sent FAILURE. */
+CONC__DEF int conc__auth_challenge(conc__channel *ch, const conc__key *key,
+                                   bool welcome, double deadline) {
+  unsigned char message[11 + 8 + 40];
+  const unsigned char *answer;
+  size_t size;
+  int rc;
+  memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
+  rc = conc__random(message + 19, 40);
+  if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
+  if (rc == 0)
+    rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
+                               deadline);
+  if (rc != 0) return rc;
+  if (!conc__auth_verify(key, message + 11, 48, answer, size)) {
+    conc__channel_send(ch, CONC__FAILURE, 9, deadline);
+    return -EACCES;
+  }
+  return welcome ? conc__channel_send(ch, CONC__WELCOME, 9, deadline) : 0;
+}
+
+/* Answers the peer's challenge. 0, -EACCES if it does not like the answer,
+   -EPROTO. Whatever follows a refusal is not read. */
+CONC__DEF int conc__auth_respond(conc__channel *ch, const conc__key *key,
+                                 double deadline) {
+  unsigned char answer[CONC__DIGEST_MAX];
+  const unsigned char *p;
+  size_t size;
+  int n;
+  int rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
+                                 deadline);
+  if (rc != 0) return rc;
+  if (size < 11 || memcmp(p, CONC__CHALLENGE, 11) != 0) return -EPROTO;
+  n = conc__auth_answer(key, p + 11, size - 11, answer);
+  if (n < 0) return n;
+  rc = conc__channel_send(ch, answer, (size_t)n, deadline);
+  conc__wipe(answer, sizeof answer);
+  if (rc == 0)
+    rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &p, &size,
+                               deadline);
+  if (rc != 0) return rc;
+  return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
+}
+
+/* The server's half of the handshake: it speaks first. */
+CONC__DEF int conc__auth_serve(conc__channel *ch, const conc__key *key,
+                               double deadline) {
+  int rc;
+  ch->eager = true;
+  ch->read_limit = CONC__HANDSHAKE_BYTES;
+  rc = conc__auth_challenge(ch, key, true, deadline);
+  if (rc == 0) rc = conc__auth_respond(ch, key, deadline);
+  ch->read_limit = SIZE_MAX;
+  return rc;
+}
+
+/* The client's half. The last WELCOME stays in `out`, to go with the first
+   request in one segment. */
+CONC__DEF int conc__auth_connect(conc__channel *ch, const conc__key *key,
+                                 double deadline) {
+  int rc;
+  ch->eager = true;
+  ch->read_limit = CONC__HANDSHAKE_BYTES;
+  rc = conc__auth_respond(ch, key, deadline);
+  if (rc == 0) rc = conc__auth_challenge(ch, key, false, deadline);
+  ch->read_limit = SIZE_MAX;
+  return rc != 0 ? rc : conc__frame_append(&ch->out, CONC__WELCOME, 9);
+}
+
+/* ---------------------------------------------------------------------------
+   >>manager: the server, and the client with its proxies
+
+   The server is one loop. A connection that nobody uses is a descriptor with
+   a watch and holds neither stack nor buffers; when something arrives, a
+   coroutine is started to read, answer in order, and end when there is no
+   more. A request that must wait (a get from an empty queue) is the plain
+   conc_get in that coroutine: it parks, and if the peer goes away meanwhile
+   it is cancelled, so that a dead client takes no message.
+
+   Requests are pickles: (object, method, args, keywords). The first on a
+   connection has object None and names a function of the server; after
+   accept_connection they name the methods of a queue.
+   ------------------------------------------------------------------------ */
+
+#define CONC__MAX_MESSAGE ((size_t)64 << 20)
+#define CONC__HANDSHAKE_TIMEOUT 5.0
+#define CONC__IO_BUFFER 65536 /* of a connection while it is served */
+#define CONC__SPARE_BUFFERS 64
+
+/* A name and its queue. Its id, which clients call it by, is its place in
+   the array, from 1; never reused. */
+typedef struct conc__export {
+  char *name;
+  conc_queue *queue;
+} conc__export;
+
+/* A client's connection, at the server. */
+typedef struct conc__client {
+  conc__watch watch; /* first: what is watched is a client */
+  conc_task task;    /* serves it while there is something to do */
+  conc__channel channel;
+  struct conc__manager *manager;
+  struct conc__client *next, **link; /* all, or those to be freed */
+  bool authenticated;
+  bool methods; /* accept_connection: more than one request */
+  bool serving; /* the task runs */
+  bool blocked; /* it waits in a queue */
+  bool hangup;  /* the peer has closed its side */
+} conc__client;
+
+/* A connection to the server, at the client; idle ones are kept. */
+typedef struct conc__peer {
+  struct conc__peer *next;
+  conc__channel channel;
+  double last; /* used */
+} conc__peer;
+
+/* A proxy: a queue whose messages are elsewhere. */
+typedef struct conc__proxy {
+  conc_queue queue; /* first: a proxy is a queue */
+  struct conc__manager *manager;
+  struct conc__proxy *next;
+  conc_queue *stash; /* messages that came, and could not be handed over */
+  char name[64];
+  char id[64];
+} conc__proxy;
+
+typedef struct conc__manager {
+  const conc_manager *options;
+  conc__key key;
+  size_t max_message;
+  double handshake_timeout;
+  int protocol; /* of the server's pickles: 2 is Python 2, else 4 */
+  /* both; under the guard of this struct */
+  conc__export *exports;
+  size_t exports_count, exports_size;
+  conc__proxy *proxies;
+  conc__peer *idle;
+  /* the server; its loop's alone, but for the tasks */
+  bool server, running, stopping;
+  int listener;
+  char address[128];
+  conc_task thread, root;
+  conc_event stopped;
+  conc__client *clients, *dead;
+  size_t clients_count;
+  conc_event changed; /* a client has gone, or is not serving any more */
+  conc__buffer spare[CONC__SPARE_BUFFERS];
+  size_t spare_count;
+  bool client;
+} conc__manager;
+
+CONC__DEF conc__manager *conc__manager_state(conc_manager *m) {
+  conc__manager *state = m->state;
+  if (state != NULL) return state;
+  conc__init();
+  state = (conc__manager *)CONC_MALLOC(sizeof *state);
+  if (state == NULL) return NULL;
+  memset(state, 0, sizeof *state);
+  state->options = m;
+  state->listener = -1;
+  m->state = state;
+  return state;
+}
+
+/* Applies the defaults of the options, when it is started or connected. */
+CONC__DEF int conc__manager_options(conc_manager *m) {
+  conc__manager *state = conc__manager_state(m);
+  if (state == NULL) return -ENOMEM;
+  if (state->server || state->client) return -EBUSY;
+  state->key.data = m->authkey != NULL ? m->authkey : "";
+  state->key.size = m->authkey_size > 0
+                        ? m->authkey_size
+                        : strlen((const char *)state->key.data);
+  state->key.require_sha256 = m->require_sha256;
+  state->max_message = m->max_message > 0 ? m->max_message : CONC__MAX_MESSAGE;
+  state->handshake_timeout = m->handshake_timeout > 0
+                                 ? m->handshake_timeout
+                                 : CONC__HANDSHAKE_TIMEOUT;
+  return 0;
+}
+
+/* It did not start: nothing stays behind, but what was registered. */
+CONC__DEF void conc__manager_unwind(conc_manager *m) {
+  if (m->state == NULL || m->state->exports_count > 0) return;
+  CONC_FREE(m->state->exports);
+  CONC_FREE(m->state);
+  m->state = NULL;
+}
+
+/* --- names --- */
+
+/* The id of a name, from 1; 0: unknown. The guard is held. */
+CONC__DEF size_t conc__export_find(const conc__manager *m, const char *name) {
+  size_t i;
+  for (i = 0; i < m->exports_count; i++)
+    if (strcmp(m->exports[i].name, name) == 0) return i + 1;
+  return 0;
+}
+
+CONC_API int conc_manager_register_queue(conc_manager *manager,
+                                         const char *name, conc_queue *queue) {
+  conc__manager *m;
+  conc__mutex *guard;
+  char *copy;
+  int rc = 0;
+  if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
+  m = conc__manager_state(manager);
+  copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
+  if (copy == NULL) return -ENOMEM;
+  memcpy(copy, name, strlen(name) + 1);
+  guard = conc__guard(m);
+  conc__mutex_lock(guard);
+  if (conc__export_find(m, name) != 0) {
+    rc = -EEXIST;
+  } else if (m->exports_count == m->exports_size) {
+    size_t size = m->exports_size == 0 ? 8 : m->exports_size * 2;
+    conc__export *e =
+        (conc__export *)CONC_REALLOC(m->exports, size * sizeof *e);
+    if (e == NULL) {
+      rc = -ENOMEM;
+    } else {
+      m->exports = e;
+      m->exports_size = size;
+    }
+  }
+  if (rc == 0) {
+    m->exports[m->exports_count].name = copy;
+    m->exports[m->exports_count++].queue = queue;
+  }
+  conc__mutex_unlock(guard);
+  if (rc != 0) CONC_FREE(copy);
+  return rc;
+}
+
+CONC__DEF conc_queue *conc__export_by_name(conc__manager *m, const char *name,
+                                           size_t *id) {
+  conc__mutex *guard = conc__guard(m);
+  conc_queue *q;
+  conc__mutex_lock(guard);
+  *id = conc__export_find(m, name);
+  q = *id > 0 ? m->exports[*id - 1].queue : NULL;
+  conc__mutex_unlock(guard);
+  return q;
+}
+
+CONC__DEF conc_queue *conc__export_by_id(conc__manager *m, const char *id) {
+  conc__mutex *guard = conc__guard(m);
+  conc_queue *q = NULL;
+  size_t n = 0;
+  for (; *id >= '0' && *id <= '9' && n < 1000000; id++)
+    n = n * 10 + (size_t)(*id - '0');
+  if (*id != 0) return NULL;
+  conc__mutex_lock(guard);
+  if (n >= 1 && n <= m->exports_count) q = m->exports[n - 1].queue;
+  conc__mutex_unlock(guard);
+  return q;
+}
+
+/* --- a session: one coroutine that serves one client --- */
+
+/* A message that was got and whose reply has not been sent yet: if it cannot
+   be, the message goes back. */
+typedef struct conc__taken {
+  conc_queue *queue;
+  size_t offset, size; /* of its body, in `out` */
+  size_t end;          /* of its frame */
+} conc__taken;
+
+typedef struct conc__session {
+  conc__client *client;
+  conc__manager *manager;
+  int protocol;  /* of the peer's pickles: Python 2 has older names */
+  bool leave;    /* close when the replies are out */
+  size_t reply;  /* where the present reply's frame begins */
+  size_t taken_count;
+  conc__taken taken[64];
+} conc__session;
+
+/* Buffers are lent to whoever is being served. */
+CONC__DEF void conc__buffer_lend(conc__manager *m, conc__buffer *b) {
+  if (b->data != NULL) return;
+  if (m->spare_count > 0)
+    *b = m->spare[--m->spare_count];
+  else
+    conc__buffer_reserve(b, CONC__IO_BUFFER); /* or later, as needed */
+  b->size = 0;
+}
+
+CONC__DEF void conc__buffer_return(conc__manager *m, conc__buffer *b) {
+  if (b->capacity >= CONC__IO_BUFFER && b->capacity < 4 * CONC__IO_BUFFER &&
+      m->spare_count < CONC__SPARE_BUFFERS) {
+    m->spare[m->spare_count++] = *b;
+    memset(b, 0, sizeof *b);
+  } else {
+    conc__buffer_free(b);
+  }
+}
+
+CONC__DEF void conc__session_lend(conc__session *s) {
+  conc__buffer_lend(s->manager, &s->client->channel.in);
+  conc__buffer_lend(s->manager, &s->client->channel.out);
+}
+
+/* Nothing is held while nothing is done; an unfinished request is kept in
+   just as much as it needs. */
+CONC__DEF void conc__session_return(conc__session *s) {
+  conc__channel *ch = &s->client->channel;
+  size_t rest = ch->in.size - ch->in_first;
+  conc__buffer small = {NULL, 0, 0};
+  if (rest == 0) {
+    conc__buffer_return(s->manager, &ch->in);
+  } else if (ch->in.capacity > 2 * rest &&
+             conc__buffer_append(&small, ch->in.data + ch->in_first, rest) ==
+                 0) {
+    conc__buffer_return(s->manager, &ch->in);
+    ch->in = small;
+    ch->in_first = 0;
+  }
+  if (rest == 0) ch->in_first = 0;
+  conc__buffer_return(s->manager, &ch->out);
+}
+
+/* Gives the messages back whose replies are not among the first `sent` bytes
+   of `out`; the youngest first, so that the order is as it was. */
+CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
+  while (s->taken_count > 0) {
+    const conc__taken *t = &s->taken[--s->taken_count];
+    conc__message m;
+    if (sent >= t->end) continue;
+    m.data = s->client->channel.out.data + t->offset;
+    m.size = t->size;
+    m.kind = CONC__PICKLED;
+    if (t->queue->ops == &conc__local_class) conc__local_unget(t->queue, &m);
+  }
+}
+
+/* Sends the replies. */
+CONC__DEF int conc__session_flush(conc__session *s) {
+  conc__channel *ch = &s->client->channel;
+  size_t sent = 0;
+  int rc = conc__channel_flush(ch, &sent, CONC__NEVER);
+  conc__session_give_back(s, sent);
+  return rc;
+}
+
+/* --- replies --- */
+
+CONC__DEF int conc__reply_begin(conc__session *s, const char *kind) {
+  conc__buffer *out = &s->client->channel.out;
+  unsigned char proto[2];
+  int rc = conc__frame_begin(out, &s->reply);
+  proto[0] = 0x80;
+  proto[1] = s->protocol == 2 ? 2 : 4;
+  if (rc == 0) rc = conc__buffer_append(out, proto, 2);
+  return rc != 0 ? rc : conc__pickle_put_str(out, kind, strlen(kind));
+}
+
+CONC__DEF int conc__reply_end(conc__session *s) {
+  conc__buffer *out = &s->client->channel.out;
+  int rc = conc__buffer_append(out, "\x86.", 2); /* TUPLE2 STOP */
+  return rc != 0 ? rc : conc__frame_end(out, s->reply);
+}
+
+/* ('#RETURN', v), v being the body of a pickle. */
+CONC__DEF int conc__reply_body(conc__session *s, const char *body,
+                               size_t size) {
+  int rc = conc__reply_begin(s, "#RETURN");
+  if (rc == 0) rc = conc__buffer_append(&s->client->channel.out, body, size);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__DEF int conc__reply_none(conc__session *s) {
+  return conc__reply_body(s, "N", 1);
+}
+
+CONC__DEF int conc__reply_int(conc__session *s, int64_t n) {
+  int rc = conc__reply_begin(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_int(&s->client->channel.out, n);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* ('#TRACEBACK', text): Python raises RemoteError(text). */
+CONC__DEF int conc__reply_refuse(conc__session *s, const char *text) {
+  int rc = conc__reply_begin(s, "#TRACEBACK");
+  if (rc == 0)
+    rc = conc__pickle_put_str(&s->client->channel.out, text, strlen(text));
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* ('#ERROR', exception): Python raises it. An empty text is no argument. */
+CONC__DEF int conc__reply_raise(conc__session *s, const char *module3,
+                                const char *module2, const char *name,
+                                const char *text) {
+  conc__buffer *out = &s->client->channel.out;
+  const char *module = s->protocol == 2 ? module2 : module3;
+  char global[96];
+  int n = snprintf(global, sizeof global, "c%s\n%s\n", module, name);
+  int rc = conc__reply_begin(s, "#ERROR");
+  if (rc == 0) rc = conc__buffer_append(out, global, (size_t)n);
+  if (rc == 0 && *text == 0) rc = conc__buffer_append(out, ")", 1);
+  if (rc == 0 && *text != 0) {
+    rc = conc__pickle_put_str(out, text, strlen(text));
+    if (rc == 0) rc = conc__buffer_append(out, "\x85", 1); /* TUPLE1 */
+  }
+  if (rc == 0) rc = conc__buffer_append(out, "R", 1); /* REDUCE: make it */
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__DEF int conc__reply_builtin(conc__session *s, const char *name,
+                                  const char *text) {
+  return conc__reply_raise(s, "builtins", "exceptions", name, text);
+}
+
+/* The exception for an error of a queue's call. */
+CONC__DEF int conc__reply_error(conc__session *s, int rc, bool get) {
+  if (rc == -ETIMEDOUT)
+    return conc__reply_raise(s, "queue", "Queue", get ? "Empty" : "Full", "");
+  if (rc == -EPIPE)
+    return conc__reply_builtin(s, "EOFError", "queue is closed");
+  if (rc == -EMSGSIZE)
+    return conc__reply_builtin(s, "ValueError", "message too long");
+  if (rc == -ENOMEM) return conc__reply_builtin(s, "MemoryError", "");
+  return conc__reply_builtin(s, "RuntimeError", conc_strerror(rc));
+}
+
+/* --- requests --- */
+
+/* A decoded request. */
+typedef struct conc__request {
+  const conc_value *args, *kwds;
+  const char *ident, *method; /* ident NULL: none */
+} conc__request;
+
+/* Finds parameter `i` by place or by name; NULL if it is not given. */
+CONC__DEF const conc_value *conc__argument(const conc__request *r, size_t i,
+                                           const char *name) {
+  if (i < conc_value_size(r->args)) return conc_value_item(r->args, i);
+  return conc_value_get(r->kwds, name);
+}
+
+/* Checks the arguments against the names of a method's parameters, of which
+   the first `required` have no default. Writes Python's complaint and returns
+   false if they do not fit. */
+CONC__DEF bool conc__arguments_fit(const conc__request *r,
+                                   const char *const *names, size_t count,
+                                   size_t required, char *text, size_t size) {
+  size_t given = conc_value_size(r->args);
+  size_t keywords = conc_value_size(r->kwds);
+  size_t i, j;
+  if (given > count) {
+    snprintf(text, size,
+             "%s() takes %u positional arguments but %u were given", r->method,
+             (unsigned)count + 1, (unsigned)given + 1);
+    return false;
+  }
+  for (i = 0; i < keywords; i++) {
+    const char *key = conc_value_str(conc_value_key(r->kwds, i), NULL);
+    for (j = 0; key != NULL && j < count; j++)
+      if (strcmp(key, names[j]) == 0) break;
+    if (key == NULL || j == count) {
+      snprintf(text, size, "%s() got an unexpected keyword argument '%.80s'",
+               r->method, key != NULL ? key : "?");
+      return false;
+    }
+    if (j < given) {
+      snprintf(text, size, "%s() got multiple values for argument '%s'",
+               r->method, key);
+      return false;
+    }
+  }
+  for (i = given; i < required; i++)
+    if (conc_value_get(r->kwds, names[i]) == NULL) {
+      snprintf(text, size,
+               "%s() missing 1 required positional argument: '%s'", r->method,
+               names[i]);
+      return false;
+    }
+  return true;
+}
+
+/* Python's truth. */
+CONC__DEF bool conc__truth(const conc_value *v) {
+  bool b;
+  int64_t n;
+  double f;
+  switch (conc_value_type(v)) {
+    case CONC_NONE: return false;
+    case CONC_BOOL: return conc_value_bool(v, &b) == 0 && b;
+    case CONC_INT: return conc_value_int(v, &n) == 0 && n != 0;
+    case CONC_FLOAT: return conc_value_float(v, &f) == 0 && f != 0;
+    case CONC_BIGINT:
+    case CONC_OBJECT: return true;
+    default: return conc_value_size(v) > 0;
+  }
+}
+
+/* block and timeout, as queue.Queue takes them. NULL and *timeout, or the
+   text of a ValueError or (with *type) a TypeError. */
+CONC__DEF const char *conc__waiting(const conc_value *block,
+                                    const conc_value *timeout, double *out,
+                                    bool *type) {
+  int64_t n;
+  double f;
+  bool b;
+  *type = false;
+  *out = CONC_FOREVER;
+  if (block != NULL && !conc__truth(block)) {
+    *out = 0;
+    return NULL;
+  }
+  if (timeout == NULL || conc_value_type(timeout) == CONC_NONE) return NULL;
+  if (conc_value_type(timeout) == CONC_BIGINT) return NULL; /* for ever */
+  if (conc_value_bool(timeout, &b) == 0)
+    f = b;
+  else if (conc_value_int(timeout, &n) == 0)
+    f = (double)n;
+  else if (conc_value_float(timeout, &f) != 0) {
+    *type = true;
+    return "'timeout' must be a number";
+  }
+  if (!(f >= 0)) return "'timeout' must be a non-negative number";
+  *out = f;
+  return NULL;
+}
+
+/* Before a call that waits: what there is to say is said, buffers are given
+   back, and the peer's end is listened for. */
+CONC__DEF int conc__session_block(conc__session *s) {
+  conc__client *c = s->client;
+  int rc = conc__session_flush(s);
+  if (rc != 0) return rc;
+  conc__session_return(s);
+  if (c->hangup) return -EPIPE;
+  c->blocked = true;
+  s->client->channel.waited = true;
+  conc__watch_arm(conc__this.loop, &c->watch);
+  return 0;
+}
+
+CONC__DEF void conc__session_unblock(conc__session *s) {
+  s->client->blocked = false;
+  conc__session_lend(s);
+}
+
+/* put(item, block=True, timeout=None). `pickle` holds the item encoded anew:
+   what the peer sent is never passed on, another Python would execute it. */
+CONC__DEF int conc__serve_put(conc__session *s, conc_queue *q,
+                              const conc_value *item, double timeout) {
+  conc__buffer b = {NULL, 0, 0};
+  const void *data;
+  size_t size = 0;
+  int kind = CONC__PICKLED;
+  int rc = 0;
+  if (conc_value_type(item) == CONC_BYTES) {
+    data = conc_value_bytes(item, &size);
+    kind = CONC__RAW;
+  } else {
+    rc = conc__pickle_encode(&b, item, 4);
+    data = b.data;
+    size = b.size;
+  }
+  if (rc == 0) rc = conc__put(q, data, size, kind, 0);
+  if (rc == -ETIMEDOUT && timeout > 0) {
+    int gone = conc__session_block(s);
+    if (gone != 0) {
+      conc__buffer_free(&b);
+      return gone;
+    }
+    rc = conc__put(q, data, size, kind, timeout);
+    conc__session_unblock(s);
+  }
+  conc__buffer_free(&b);
+  if (rc == -ECANCELED) return rc;
+  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
+}
+
+/* get(block=True, timeout=None). */
+CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
+                              double timeout) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__sink sink;
+  conc__taken *t;
+  ssize_t n;
+  int rc = conc__reply_begin(s, "#RETURN");
+  size_t body = out->size;
+  if (rc != 0) return rc;
+  sink.data = NULL;
+  sink.size = 0;
+  sink.body = out;
+  n = q->ops->get(q, &sink, 0);
+  if (n == -ETIMEDOUT && timeout > 0) {
+    out->size = s->reply;
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    /* Into a buffer that is made when there is something to put into it. */
+    n = q->ops->get(q, &sink, conc__deadline(timeout));
+    rc = 0;
+    if (n >= 0) { /* the body is in `out`, and its head is not */
+      conc__buffer got = *out;
+      memset(out, 0, sizeof *out);
+      conc__session_unblock(s);
+      rc = conc__reply_begin(s, "#RETURN");
+      body = out->size;
+      if (rc == 0) rc = conc__buffer_append(out, got.data, got.size);
+      conc__buffer_free(&got);
+    } else {
+      conc__session_unblock(s);
+    }
+    if (rc != 0) return rc;
+  } else if (n < 0) {
+    out->size = s->reply;
+  }
+  if (n == -ECANCELED) return (int)n;
+  if (n < 0) return conc__reply_error(s, (int)n, true);
+  t = &s->taken[s->taken_count++];
+  t->queue = q;
+  t->offset = body;
+  t->size = out->size - body;
+  if (s->protocol == 2) rc = conc__pickle_downgrade(out, body);
+  if (rc == 0) rc = conc__reply_end(s);
+  t->end = out->size;
+  if (rc == 0 && s->taken_count == 64) rc = conc__session_flush(s);
+  return rc;
+}
+
+CONC__DEF int conc__serve_join(conc__session *s, conc_queue *q) {
+  int rc = conc_queue_join(q, 0);
+  if (rc == -ETIMEDOUT) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    rc = conc_queue_join(q, CONC_FOREVER);
+    conc__session_unblock(s);
+  }
+  if (rc == -ECANCELED) return rc;
+  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
+}
+
+CONC__DEF int conc__serve_task_done(conc__session *s, conc_queue *q) {
+  int rc = conc_task_done(q);
+  if (rc == -EINVAL)
+    return conc__reply_builtin(s, "ValueError",
+                               "task_done() called too many times");
+  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
+}
+
+CONC__DEF int conc__serve_size(conc__session *s, conc_queue *q,
+                               const char *method) {
+  ssize_t n = conc_qsize(q);
+  bool yes;
+  if (n < 0) return conc__reply_error(s, (int)n, true);
+  if (*method == 'q') return conc__reply_int(s, n);
+  yes = *method == 'e' ? n == 0 : q->capacity > 0 && (size_t)n >= q->capacity;
+  return conc__reply_body(s, yes ? "\x88" : "\x89", 1);
+}
+
+static const char *const conc__methods[] = {
+    "empty", "full",       "get",   "get_nowait", "join",
+    "put",   "put_nowait", "qsize", "task_done"};
+#define CONC__METHODS (sizeof conc__methods / sizeof *conc__methods)
+
+/* A method of a queue. */
+CONC__DEF int conc__serve_method(conc__session *s, const conc__request *r) {
+  static const char *const put_names[] = {"item", "block", "timeout"};
+  static const char *const get_names[] = {"block", "timeout"};
+  conc_queue *q = conc__export_by_id(s->manager, r->ident);
+  const char *method = r->method;
+  bool put = strncmp(method, "put", 3) == 0;
+  bool get = strncmp(method, "get", 3) == 0;
+  bool nowait = (put || get) && strcmp(method + 3, "_nowait") == 0;
+  size_t count = put ? (nowait ? 1 : 3) : get && !nowait ? 2 : 0;
+  const char *complaint;
+  double timeout = 0;
+  char text[160];
+  size_t i;
+  bool type;
+  if (q == NULL) {
+    snprintf(text, sizeof text, "KeyError: no object with id '%.40s'",
+             r->ident);
+    return conc__reply_refuse(s, text);
+  }
+  for (i = 0; i < CONC__METHODS; i++)
+    if (strcmp(method, conc__methods[i]) == 0) break;
+  if (i == CONC__METHODS) {
+    if (strcmp(method, "__str__") == 0 || strcmp(method, "__repr__") == 0) {
+      int rc = conc__reply_begin(s, "#RETURN");
+      if (rc == 0)
+        rc = conc__pickle_put_str(&s->client->channel.out,
+                                  "<conc_queue object>", 19);
+      return rc != 0 ? rc : conc__reply_end(s);
+    }
+    snprintf(text, sizeof text,
+             "AttributeError: method '%.60s' of a queue is not exposed",
+             method);
+    return conc__reply_refuse(s, text);
+  }
+  if (!conc__arguments_fit(r, put ? put_names : get_names, count, put, text,
+                           sizeof text))
+    return conc__reply_builtin(s, "TypeError", text);
+  if (count > 1) {
+    complaint = conc__waiting(conc__argument(r, count - 2, "block"),
+                              conc__argument(r, count - 1, "timeout"),
+                              &timeout, &type);
+    if (complaint != NULL)
+      return conc__reply_builtin(s, type ? "TypeError" : "ValueError",
+                                 complaint);
+  }
+  if (put)
+    return conc__serve_put(s, q, conc__argument(r, 0, "item"), timeout);
+  if (get) return conc__serve_get(s, q, timeout);
+  if (*method == 'j') return conc__serve_join(s, q);
+  if (*method == 't') return conc__serve_task_done(s, q);
+  return conc__serve_size(s, q, method);
+}
+
+/* create(name): the id of a queue and its methods' names. Those are fixed
+   identifiers: a Python client executes them. */
+CONC__DEF int conc__serve_create(conc__session *s, const conc__request *r) {
+  conc__buffer *out = &s->client->channel.out;
+  const char *name = NULL;
+  char text[160];
+  size_t id = 0;
+  size_t i;
+  int rc;
+  if (conc_value_size(r->args) > 0)
+    name = conc_value_str(conc_value_item(r->args, 0), NULL);
+  if (name != NULL) conc__export_by_name(s->manager, name, &id);
+  if (id == 0) {
+    snprintf(text, sizeof text, "KeyError: '%.80s'",
+             name != NULL ? name : "?");
+    return conc__reply_refuse(s, text);
+  }
+  snprintf(text, sizeof text, "%lu", (unsigned long)id);
+  rc = conc__reply_begin(s, "#RETURN");
+  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
+  if (rc == 0) rc = conc__buffer_append(out, "(", 1); /* MARK */
+  for (i = 0; rc == 0 && i < CONC__METHODS; i++)
+    rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
+  if (rc == 0) rc = conc__buffer_append(out, "t\x86", 2); /* TUPLE, TUPLE2 */
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+CONC__DEF int conc__serve_get_methods(conc__session *s) {
+  conc__buffer *out = &s->client->channel.out;
+  size_t i;
+  int rc = conc__reply_begin(s, "#RETURN");
+  if (rc == 0) rc = conc__buffer_append(out, "(", 1);
+  for (i = 0; rc == 0 && i < CONC__METHODS; i++)
+    rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
+  if (rc == 0) rc = conc__buffer_append(out, "t", 1);
+  return rc != 0 ? rc : conc__reply_end(s);
+}
+
+/* A function of the server: the only request of its connection, but for
+   accept_connection. References are not counted: queues are the program's. */
+CONC__DEF int conc__serve_function(conc__session *s, const conc__request *r) {
+  const char *f = r->method;
+  char text[160];
+  s->leave = true;
+  if (strcmp(f, "accept_connection") == 0) {
+    s->leave = false;
+    s->client->methods = true;
+    s->client->channel.eager = false;
+    return conc__reply_none(s);
+  }
+  if (strcmp(f, "create") == 0) return conc__serve_create(s, r);
+  if (strcmp(f, "dummy") == 0 || strcmp(f, "incref") == 0 ||
+      strcmp(f, "decref") == 0)
+    return conc__reply_none(s);
+  if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s);
+  if (strcmp(f, "number_of_objects") == 0)
+    return conc__reply_int(s, (int64_t)s->manager->exports_count);
+  if (strcmp(f, "debug_info") == 0) return conc__reply_body(s, "X\0\0\0\0", 5);
+  if (strcmp(f, "shutdown") == 0) {
+    conc_cancel(&s->manager->root);
+    return conc__reply_none(s);
+  }
+  snprintf(text, sizeof text, "AssertionError: '%.60s' unrecognized", f);
+  return conc__reply_refuse(s, text);
+}
+
+/* One request. 0, or negative errno: the connection is to be closed. */
+CONC__DEF int conc__serve_request(conc__session *s, const unsigned char *data,
+                                  size_t size) {
+  conc__request r;
+  conc_value *v = NULL;
+  const conc_value *ident;
+  int rc = conc__pickle_decode(data, size, NULL, &v, &s->protocol);
+  if (rc == -EACCES)
+    return conc__reply_refuse(
+        s, "UnpicklingError: only data is accepted, not code");
+  if (rc == -EMSGSIZE)
+    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
+  if (rc != 0) return rc;
+  rc = -EPROTO;
+  if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 4) {
+    ident = conc_value_item(v, 0);
+    r.ident = conc_value_str(ident, NULL);
+    r.method = conc_value_str(conc_value_item(v, 1), NULL);
+    r.args = conc_value_item(v, 2);
+    r.kwds = conc_value_item(v, 3);
+    if (r.method != NULL && conc_value_type(r.args) == CONC_TUPLE &&
+        conc_value_type(r.kwds) == CONC_DICT) {
+      if (!s->client->methods)
+        rc = conc__serve_function(s, &r);
+      else if (r.ident != NULL)
+        rc = conc__serve_method(s, &r);
+    }
+  }
+  conc_value_free(v);
+  return rc;
+}
+
+/* --- the server --- */
+
+CONC__DEF void conc__client_ready(conc__watch *watch, int events);
+
+/* The client is gone. Its coroutine may still run its last lines, so it is
+   freed later. */
+CONC__DEF void conc__client_close(conc__client *c) {
+  conc__manager *m = c->manager;
+  conc__watch_stop(conc__this.loop, c->channel.fd);
+  close(c->channel.fd);
+  conc__channel_free(&c->channel);
+  *c->link = c->next;
+  if (c->next != NULL) c->next->link = c->link;
+  m->clients_count--;
+  c->next = m->dead;
+  m->dead = c;
+  conc_event_set(&m->changed);
+}
+
+CONC__DEF void conc__clients_reap(conc__manager *m) {
+  while (m->dead != NULL) {
+    conc__client *c = m->dead;
+    m->dead = c->next;
+    CONC_FREE(c);
+  }
+}
+
+/* Reads and answers until there is nothing more to read now. */
+CONC__DEF int conc__session_run(conc__session *s) {
+  conc__client *c = s->client;
+  conc__channel *ch = &c->channel;
+  bool empty = false;
+  int rc = 0;
+  while (rc == 0) {
+    const unsigned char *payload;
+    size_t size;
+    ssize_t n;
+    int have = conc__channel_next(ch, s->manager->max_message, &payload,
+                                  &size);
+    if (have < 0) return have;
+    if (have > 0) {
+      rc = conc__serve_request(s, payload, size);
+      if (rc == 0 && ch->out.size >= CONC__IO_BUFFER)
+        rc = conc__session_flush(s);
+      if (rc == 0 && s->leave) {
+        rc = conc__session_flush(s);
+        return rc != 0 ? rc : -EPIPE;
+      }
+      continue;
+    }
+    rc = conc__session_flush(s);
+    if (rc != 0 || s->manager->stopping) return rc != 0 ? rc : -EPIPE;
+    /* A short read has left the socket empty, and what comes later is told
+       by the edge: no need to hear it from the socket. Unless time has passed
+       since, or the peer's end was told along with the last bytes. */
+    n = -EAGAIN;
+    if (!CONC_HAVE_EPOLL || !empty || ch->waited || c->hangup) {
+      ch->waited = false;
+      n = conc__channel_read(ch, size);
+      empty = n > 0 && ch->in.size < ch->in.capacity;
+    }
+    if (n == 0) return -EPIPE;
+    if (n == -EAGAIN) {
+      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      return 0;
+    }
+    if (n < 0) return (int)n;
+  }
+  return rc;
+}
+
+CONC__DEF void *conc__client_main(void *arg) {
+  conc__client *c = (conc__client *)arg;
+  conc__session s;
+  int rc = 0;
+  s.client = c;
+  s.manager = c->manager;
+  s.protocol = 4;
+  s.leave = false;
+  s.taken_count = 0;
+  conc__session_lend(&s);
+  if (!c->authenticated) {
+    rc = conc__auth_serve(&c->channel, &s.manager->key,
+                          conc__deadline(s.manager->handshake_timeout));
+    c->authenticated = rc == 0;
+  }
+  if (rc == 0) rc = conc__session_run(&s);
+  if (rc != 0) conc__session_give_back(&s, 0);
+  c->serving = false;
+  if (rc != 0) {
+    conc__client_close(c);
+    return NULL;
+  }
+  conc__session_return(&s);
+  conc__watch_arm(conc__this.loop, &c->watch);
+  if (s.manager->stopping) conc_event_set(&s.manager->changed);
+  return NULL;
+}
+
+CONC__DEF void conc__client_start(conc__client *c) {
+  c->task.target = conc__client_main;
+  c->task.arg = c;
+  c->task.name = "conc-client";
+  c->serving = true;
+  if (conc_coro_start(&c->task) == 0) return;
+  c->serving = false;
+  conc__client_close(c);
+}
+
+/* Something came from a client. While its coroutine waits in a queue that can
+   only be its end, or a request sent ahead. */
+CONC__DEF void conc__client_ready(conc__watch *watch, int events) {
+  conc__client *c = (conc__client *)watch;
+  unsigned char byte;
+  if (events & CONC__HANGUP) c->hangup = true;
+  if (!c->serving) {
+    conc__clients_reap(c->manager);
+    conc__client_start(c);
+  } else if (c->blocked) {
+    ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+    if (c->hangup)
+      conc_cancel(&c->task);
+    else if (n < 0 || CONC_HAVE_EPOLL) /* an edge does not repeat itself */
+      conc__watch_arm(conc__this.loop, watch);
+  }
+}
+
+CONC__DEF int conc__client_new(conc__manager *m, int fd) {
+  conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
+  int one = 1;
+  int rc;
+  if (c == NULL) return -ENOMEM;
+  memset(c, 0, sizeof *c);
+  conc__channel_init(&c->channel, fd);
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  c->manager = m;
+  c->watch.ready = conc__client_ready;
+  rc = conc__watch_start(conc__this.loop, fd, &c->watch);
+  if (rc != 0) {
+    CONC_FREE(c);
+    return rc;
+  }
+  c->link = &m->clients;
+  c->next = m->clients;
+  if (c->next != NULL) c->next->link = &c->next;
+  m->clients = c;
+  m->clients_count++;
+  conc__client_start(c);
+  return 0;
+}
+
+/* Lets those who are being served finish what they answer now; who waits for
+   a queue is cancelled, and who is idle closed. */
+CONC__DEF void conc__server_stop(conc__manager *m) {
+  double end = conc_now() + 1;
+  conc__client *c, *next;
+  m->stopping = true;
+  for (c = m->clients; c != NULL; c = next) {
+    next = c->next;
+    if (!c->serving)
+      conc__client_close(c);
+    else if (c->blocked || !c->authenticated)
+      conc_cancel(&c->task);
+  }
+  while (m->clients != NULL && conc_now() < end) {
+    conc_event_clear(&m->changed);
+    conc_event_wait(&m->changed, end - conc_now());
+    for (c = m->clients; c != NULL; c = next) {
+      next = c->next;
+      if (!c->serving) conc__client_close(c);
+    }
+  }
+}
+
+/* Accepts until it is cancelled. */
+CONC__DEF void *conc__server_main(void *arg) {
+  conc__manager *m = (conc__manager *)arg;
+  size_t max = m->options->max_clients;
+  for (;;) {
+    int rc;
+    conc_event_clear(&m->changed);
+    if (max > 0 && m->clients_count >= max) {
+      rc = conc_event_wait(&m->changed, CONC_FOREVER);
+    } else {
+      rc = conc_accept(m->listener, CONC_FOREVER);
+      if (rc >= 0) {
+        conc__clients_reap(m);
+        if (conc__client_new(m, rc) != 0) close(rc);
+      } else if (rc != -ECANCELED) {
+        /* Out of descriptors or memory: until somebody leaves, or a while. */
+        rc = conc_event_wait(&m->changed, 0.1);
+      }
+    }
+    if (rc == -ECANCELED) break;
+  }
+  conc_close(m->listener);
+  m->listener = -1;
+  conc__server_stop(m);
+  return NULL;
+}
+
+/* The thread of a server, or its caller in conc_manager_serve_forever. */
+CONC__DEF void *conc__server_thread(void *arg) {
+  conc__manager *m = (conc__manager *)arg;
+  m->root.target = conc__server_main;
+  m->root.arg = m;
+  m->root.name = "conc-manager";
+  conc_run(&m->root);
+  if (m->listener >= 0) close(m->listener); /* cancelled before it began */
+  m->listener = -1;
+  while (m->clients != NULL) { /* cut off in the middle of something */
+    conc__client *c = m->clients;
+    m->clients = c->next;
+    close(c->channel.fd);
+    conc__channel_free(&c->channel);
+    CONC_FREE(c);
+  }
+  m->clients_count = 0;
+  conc__clients_reap(m);
+  while (m->spare_count > 0) conc__buffer_free(&m->spare[--m->spare_count]);
+  if (m->address[0] == '/' || strchr(m->address, '/') != NULL)
+    unlink(m->address);
+  return NULL;
+}
+
+/* Where a listening socket is, in words. */
+CONC__DEF void conc__address_text(int fd, const char *asked, char *out,
+                                  size_t size) {
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  char host[64], port[16];
+  if (asked != NULL && strchr(asked, '/') != NULL)
+    snprintf(out, size, "%s", asked);
+  else if (getsockname(fd, (struct sockaddr *)&a, &length) == 0 &&
+           getnameinfo((struct sockaddr *)&a, length, host, sizeof host, port,
+                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+    snprintf(out, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s", host,
+             port);
+  else
+    out[0] = 0;
+}
+
+CONC__DEF int conc__server_open(conc_manager *manager) {
+  conc__manager *m;
+  int rc = conc__manager_options(manager);
+  if (rc != 0) return rc;
+  m = manager->state;
+  rc = conc_listen(manager->address);
+  if (rc < 0) {
+    conc__manager_unwind(manager);
+    return rc;
+  }
+  m->listener = rc;
+  m->stopping = false;
+  m->server = true;
+  conc__address_text(rc, manager->address, m->address, sizeof m->address);
+  return 0;
+}
+
+CONC_API int conc_manager_start(conc_manager *manager) {
+  conc__manager *m;
+  int rc = conc__server_open(manager);
+  if (rc != 0) return rc;
+  m = manager->state;
+  m->thread.target = conc__server_thread;
+  m->thread.arg = m;
+  m->thread.name = "conc-manager";
+  rc = conc_thread_start(&m->thread);
+  if (rc == 0) return 0;
+  close(m->listener);
+  m->listener = -1;
+  m->server = false;
+  conc__manager_unwind(manager);
+  return rc;
+}
+
+CONC_API int conc_manager_serve_forever(conc_manager *manager) {
+  int rc = conc_manager_start(manager);
+  if (rc != 0) return rc;
+  rc = conc_join(&manager->state->thread, CONC_FOREVER);
+  return rc == -ECANCELED && !conc_is_alive(&manager->state->thread) ? 0 : rc;
+}
+
+CONC_API const char *conc_manager_address(const conc_manager *manager) {
+  const conc__manager *m = manager->state;
+  return m != NULL && m->server ? m->address : NULL;
+}
+
+/* --- the client --- */
+
+CONC__DEF void conc__peer_close(conc__peer *p) {
+  conc_close(p->channel.fd);
+  conc__channel_free(&p->channel);
+  CONC_FREE(p);
+}
+
+/* Begins a request in `out`: everything up to the arguments. */
+CONC__DEF int conc__request_begin(conc__buffer *out, size_t *at, int protocol,
+                                  const char *ident, const char *method) {
+  int rc = conc__frame_begin(out, at);
+  if (rc == 0) rc = conc__put_number(out, 0x80, (uint64_t)protocol, 1);
+  if (rc == 0) rc = conc__put_op(out, '('); /* MARK */
+  if (rc == 0)
+    rc = ident != NULL ? conc__pickle_put_str(out, ident, strlen(ident))
+                       : conc__buffer_append(out, "N", 1);
+  return rc != 0 ? rc : conc__pickle_put_str(out, method, strlen(method));
+}
+
+/* And ends it, after the tuple of arguments: no keywords. */
+CONC__DEF int conc__request_end(conc__buffer *out, size_t at) {
+  int rc = conc__buffer_append(out, "}t.", 3); /* {} TUPLE STOP */
+  return rc != 0 ? rc : conc__frame_end(out, at);
+}
+
+/* A request to the server, whose only argument is a str (NULL: none). In a
+   protocol that every Python reads; the reply tells which one it speaks. */
+CONC__DEF int conc__request_str(conc__buffer *out, const char *method,
+                                const char *argument) {
+  size_t at;
+  int rc = conc__request_begin(out, &at, 2, NULL, method);
+  if (rc == 0)
+    rc = argument != NULL
+             ? conc__pickle_put_str(out, argument, strlen(argument))
+             : 0;
+  if (rc == 0) /* TUPLE1, or an empty one */
+    rc = conc__buffer_append(out, argument != NULL ? "\x85" : ")", 1);
+  return rc != 0 ? rc : conc__request_end(out, at);
+}
+
+/* What a remote exception is here. */
+CONC__DEF int conc__exception_code(const conc_value *v) {
+  static const struct {
+    const char *name;
+    int code;
+  } table[] = {{"Empty", -ETIMEDOUT},    {"Full", -ETIMEDOUT},
+               {"ShutDown", -EPIPE},     {"EOFError", -EPIPE},
+               {"BrokenPipeError", -EPIPE}, {"ValueError", -EINVAL},
+               {"TypeError", -EINVAL},   {"KeyError", -ENOENT},
+               {"MemoryError", -ENOMEM}, {"NotImplementedError", -ENOTSUP}};
+  const char *name = conc__object_name(v);
+  size_t i;
+  for (i = 0; name != NULL && i < sizeof table / sizeof *table; i++)
+    if (strcmp(name, table[i].name) == 0) return table[i].code;
+  return -EPROTO;
+}
+
+/* Sends what is in `out` and reads the reply: its value in *out (to be freed,
+   with *result inside), or the error that it tells. *broken: the connection
+   is in an unknown state, and must be closed. */
+CONC__DEF int conc__peer_call(conc__manager *m, conc__peer *p,
+                              conc_value **reply, const conc_value **result,
+                              bool *broken, double deadline) {
+  const unsigned char *payload;
+  const char *kind;
+  size_t size, sent;
+  int protocol;
+  int rc = conc__channel_flush(&p->channel, &sent, deadline);
+  *reply = NULL;
+  *broken = true;
+  if (rc == 0)
+    rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
+                               deadline);
+  if (rc != 0) return rc;
+  rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits, reply,
+                           &protocol);
+  if (rc == -EBADMSG) rc = -EPROTO;
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&m->protocol, protocol == 2 ? 2 : 4);
+  rc = -EPROTO;
+  kind = NULL;
+  if (conc_value_type(*reply) == CONC_TUPLE && conc_value_size(*reply) == 2)
+    kind = conc_value_str(conc_value_item(*reply, 0), NULL);
+  if (kind != NULL) {
+    *broken = false;
+    *result = conc_value_item(*reply, 1);
+    if (strcmp(kind, "#RETURN") == 0)
+      rc = 0;
+    else if (strcmp(kind, "#ERROR") == 0)
+      rc = conc__exception_code(*result);
+    else if (strcmp(kind, "#TRACEBACK") == 0)
+      rc = -EREMOTEIO;
+  }
+  if (rc != 0) {
+    conc_value_free(*reply);
+    *reply = NULL;
+  }
+  return rc;
+}
+
+/* A new connection, authenticated, its first request not yet sent. */
+CONC__DEF int conc__peer_open(conc__manager *m, conc__peer **out,
+                              double deadline) {
+  conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
+  int rc;
+  if (p == NULL) return -ENOMEM;
+  memset(p, 0, sizeof *p);
+  rc = conc_connect(m->options->address, conc__remaining(deadline));
+  if (rc < 0) {
+    CONC_FREE(p);
+    return rc;
+  }
+  conc__channel_init(&p->channel, rc);
+  rc = conc__auth_connect(&p->channel, &m->key, deadline);
+  if (rc == 0) {
+    *out = p;
+    return 0;
+  }
+  conc__peer_close(p);
+  /* A server that hangs up in the handshake is not one of ours. */
+  return rc == -EMSGSIZE ? -EPROTO : rc;
+}
+
+/* One function of the server, on a connection of its own. */
+CONC__DEF int conc__peer_function(conc__manager *m, const char *function,
+                                  const char *argument, conc_value **reply,
+                                  const conc_value **result, conc__peer **keep,
+                                  double deadline) {
+  conc__peer *p;
+  bool broken = true;
+  int rc = conc__peer_open(m, &p, deadline);
+  *reply = NULL;
+  if (rc != 0) return rc;
+  rc = conc__request_str(&p->channel.out, function, argument);
+  if (rc == 0)
+    rc = conc__peer_call(m, p, reply, result, &broken, deadline);
+  if (rc == 0 && keep != NULL)
+    *keep = p;
+  else
+    conc__peer_close(p);
+  return rc;
+}
+
+/* A connection for methods: an idle one, or a new one. */
+CONC__DEF int conc__peer_get(conc__manager *m, conc__peer **out,
+                             double deadline) {
+  conc__mutex *guard = conc__guard(m);
+  conc_value *reply;
+  const conc_value *result;
+  int rc;
+  for (;;) {
+    conc__peer *p;
+    unsigned char byte;
+    ssize_t n;
+    conc__mutex_lock(guard);
+    p = m->idle;
+    if (p != NULL) m->idle = p->next;
+    conc__mutex_unlock(guard);
+    if (p == NULL) break;
+    if (conc_now() - p->last < 0.1) {
+      *out = p;
+      return 0;
+    }
+    /* It has been idle for a while: the server may have gone, or started
+       anew. Then there is something to read: the end. */
+    n = recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n < 0 && conc__would_block(errno)) {
+      *out = p;
+      return 0;
+    }
+    conc__peer_close(p);
+  }
+  rc = conc__peer_function(m, "accept_connection", conc_name(NULL), &reply,
+                           &result, out, deadline);
+  conc_value_free(reply);
+  if (rc == 0) (*out)->channel.eager = false;
+  return rc;
+}
+
+CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
+  conc__mutex *guard = conc__guard(m);
+  if (p->channel.in.capacity > CONC__IO_BUFFER ||
+      p->channel.out.capacity > CONC__IO_BUFFER)
+    conc__channel_free(&p->channel); /* after a large message */
+  p->last = conc_now();
+  conc__mutex_lock(guard);
+  p->next = m->idle;
+  m->idle = p;
+  conc__mutex_unlock(guard);
+}
+
+/* --- proxies --- */
+
+/* How long an answer may be late beyond the timeout that the server was told:
+   then the connection is given up. */
+#define CONC__REPLY_SLACK 5.0
+
+typedef struct conc__call {
+  conc__peer *peer;
+  size_t at;
+  conc_value *reply;
+  const conc_value *result;
+} conc__call;
+
+CONC__DEF int conc__call_begin(conc__call *c, conc__proxy *proxy,
+                               const char *method, double deadline) {
+  int rc = conc__peer_get(proxy->manager, &c->peer,
+                          deadline <= 0 ? conc_now() + CONC__REPLY_SLACK
+                                        : deadline);
+  if (rc != 0) return rc;
+  c->reply = NULL;
+  rc = conc__request_begin(&c->peer->channel.out, &c->at,
+                           CONC__LOAD_RELAXED(&proxy->manager->protocol),
+                           proxy->id, method);
+  if (rc != 0) conc__peer_close(c->peer);
+  return rc;
+}
+
+/* Sends the request, to which the arguments have been added (`rc`: whether
+   that went well), and gives the connection back. */
+CONC__DEF int conc__call_end(conc__call *c, conc__proxy *proxy, int rc,
+                             double deadline) {
+  bool broken = true;
+  if (rc == 0) rc = conc__request_end(&c->peer->channel.out, c->at);
+  if (deadline < CONC__NEVER)
+    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
+  if (rc == 0)
+    rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                         &broken, deadline);
+  if (rc == -EREMOTEIO) rc = -EPROTO;
+  if (broken)
+    conc__peer_close(c->peer);
+  else
+    conc__peer_put(proxy->manager, c->peer);
+  return rc;
+}
+
+/* Appends block and timeout, of which the server waits. */
+CONC__DEF int conc__call_waiting(conc__buffer *out, double deadline) {
+  int rc;
+  if (deadline <= 0) return conc__buffer_append(out, "\x89", 1); /* False */
+  rc = conc__buffer_append(out, "\x88", 1);
+  return rc != 0 ? rc
+                 : conc__pickle_put_float(out, conc__remaining(deadline));
+}
+
+/* A message as an argument. Stored bodies are in protocol 4: for Python 2
+   they are encoded anew. */
+CONC__DEF int conc__put_message(conc__buffer *out, const conc__message *m,
+                                int protocol) {
+  size_t at = out->size;
+  int rc;
+  if (m->kind == CONC__RAW)
+    return conc__pickle_put_bytes(out, m->data, m->size, protocol);
+  rc = conc__buffer_append(out, m->data, m->size);
+  return rc == 0 && protocol == 2 ? conc__pickle_downgrade(out, at) : rc;
+}
+
+CONC__DEF int conc__proxy_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  conc__buffer *out;
+  conc__call c;
+  int rc = conc__call_begin(&c, proxy, "put", deadline);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  if (deadline < CONC__NEVER) rc = conc__buffer_append(out, "(", 1);
+  if (rc == 0) rc = conc__put_message(out, m, proxy->manager->protocol);
+  if (deadline < CONC__NEVER) {
+    if (rc == 0) rc = conc__call_waiting(out, deadline);
+    if (rc == 0) rc = conc__buffer_append(out, "t", 1);
+  } else if (rc == 0) {
+    rc = conc__buffer_append(out, "\x85", 1);
+  }
+  rc = conc__call_end(&c, proxy, rc, deadline);
+  if (rc == 0) conc_value_free(c.reply);
+  return rc;
+}
+
+/* Encodes what came and hands it to the sink; if that will not have it, the
+   message waits in the stash for the next get. */
+CONC__DEF ssize_t conc__proxy_deliver(conc__proxy *proxy, const conc_value *v,
+                                      conc__sink *sink) {
+  conc__message m;
+  conc__buffer b = {NULL, 0, 0};
+  ssize_t n;
+  int rc = conc__pickle_encode(&b, v, 4);
+  m.data = b.data;
+  m.size = b.size;
+  m.kind = CONC__PICKLED;
+  if (rc == 0) rc = conc__local_put(proxy->stash, &m, 0);
+  conc__buffer_free(&b);
+  if (rc != 0) return rc;
+  n = conc__local_get(proxy->stash, sink, 0);
+  return n;
+}
+
+CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  conc__buffer *out;
+  conc__call c;
+  ssize_t n = conc__local_get(proxy->stash, sink, 0);
+  int rc;
+  if (n != -ETIMEDOUT) return n;
+  rc = conc__call_begin(&c, proxy, "get", deadline);
+  if (rc != 0) return rc;
+  out = &c.peer->channel.out;
+  if (deadline >= CONC__NEVER) {
+    rc = conc__buffer_append(out, ")", 1);
+  } else {
+    rc = conc__buffer_append(out, "(", 1);
+    if (rc == 0) rc = conc__call_waiting(out, deadline);
+    if (rc == 0) rc = conc__buffer_append(out, "t", 1);
+  }
+  rc = conc__call_end(&c, proxy, rc, deadline);
+  if (rc != 0) return rc;
+  if (sink->body == NULL && conc_value_type(c.result) == CONC_BYTES) {
+    size_t size; /* the common case needs no encoding */
+    const void *data = conc_value_bytes(c.result, &size);
+    if (size <= sink->size) {
+      if (size > 0) memcpy(sink->data, data, size);
+      conc_value_free(c.reply);
+      return (ssize_t)size;
+    }
+  }
+  n = conc__proxy_deliver(proxy, c.result, sink);
+  conc_value_free(c.reply);
+  return n;
+}
+
+/* A method without arguments, whose result is a number (or none). */
+CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
+                                     double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  conc__call c;
+  int64_t n = 0;
+  int rc = conc__call_begin(&c, proxy, method, deadline);
+  if (rc != 0) return rc;
+  rc = conc__call_end(&c, proxy,
+                      conc__buffer_append(&c.peer->channel.out, ")", 1),
+                      deadline);
+  if (rc != 0) return rc;
+  if (conc_value_type(c.result) != CONC_NONE)
+    rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
+  conc_value_free(c.reply);
+  return rc != 0 ? rc : (ssize_t)n;
+}
+
+CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
+  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER);
+  ssize_t stash = conc__local_size(((conc__proxy *)q)->stash);
+  return n < 0 ? n : n + stash;
+}
+
+CONC__DEF int conc__proxy_task_done(conc_queue *q) {
+  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER);
+}
+
+/* The protocol's join has no timeout: when ours is out, the connection is
+   given up, and the server drops the call. */
+CONC__DEF int conc__proxy_join(conc_queue *q, double deadline) {
+  if (deadline < CONC__NEVER) {
+    deadline = (deadline <= 0 ? conc_now() : deadline) - CONC__REPLY_SLACK;
+    if (deadline <= 0) deadline = 1e-9;
+  }
+  return (int)conc__proxy_simple(q, "join", deadline);
+}
+
+static const conc__queue_class conc__proxy_class = {
+    conc__proxy_put, conc__proxy_get, conc__proxy_size,
+    conc__proxy_task_done, conc__proxy_join};
+
+CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__manager *m;
+  conc__peer *p;
+  int rc = conc__manager_options(manager);
+  if (rc != 0) return rc;
+  m = manager->state;
+  rc = conc__peer_get(m, &p, deadline);
+  if (rc != 0) {
+    conc__manager_unwind(manager);
+    return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
+  }
+  m->client = true;
+  conc__peer_put(m, p);
+  return 0;
+}
+
+CONC__DEF conc_queue *conc__proxy_find(conc__manager *m, const char *name) {
+  conc__mutex *guard = conc__guard(m);
+  conc__proxy *p;
+  conc__mutex_lock(guard);
+  for (p = m->proxies; p != NULL; p = p->next)
+    if (strcmp(p->name, name) == 0) break;
+  conc__mutex_unlock(guard);
+  return p != NULL ? &p->queue : NULL;
+}
+
+/* Asks the server for a queue's id; `create` also counts a reference, which
+   is kept until shutdown. */
+CONC__DEF int conc__proxy_new(conc__manager *m, const char *name,
+                              conc__proxy **out) {
+  conc_value *reply;
+  const conc_value *result;
+  const char *id = NULL;
+  conc__proxy *p = NULL;
+  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL,
+                               conc_now() + m->handshake_timeout);
+  if (rc == -EREMOTEIO) return -ENOENT; /* KeyError, in words */
+  if (rc != 0) return rc;
+  if (conc_value_type(result) == CONC_TUPLE && conc_value_size(result) == 2)
+    id = conc_value_str(conc_value_item(result, 0), NULL);
+  if (id == NULL || strlen(id) >= sizeof p->id) {
+    rc = -EPROTO;
+  } else {
+    p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
+    if (p != NULL) p->stash = conc_queue_new(NULL);
+    if (p == NULL || p->stash == NULL) rc = -ENOMEM;
+  }
+  if (rc == 0) {
+    memcpy(p->id, id, strlen(id) + 1);
+    memcpy(p->name, name, strlen(name) + 1);
+    p->queue.name = p->name;
+    p->manager = m;
+    *out = p;
+  } else {
+    CONC_FREE(p);
+  }
+  conc_value_free(reply);
+  return rc;
+}
+
+CONC_API conc_queue *conc_manager_get(conc_manager *manager,
+                                      const char *name) {
+  conc__manager *m = manager->state;
+  conc_queue *q = NULL;
+  conc__proxy *p;
+  conc__mutex *guard;
+  size_t id;
+  int rc = 0;
+  if (m == NULL || (!m->server && !m->client) || name == NULL ||
+      strlen(name) >= sizeof p->name) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (m->server) {
+    q = conc__export_by_name(m, name, &id);
+    if (q == NULL) errno = ENOENT;
+    return q;
+  }
+  q = conc__proxy_find(m, name);
+  if (q != NULL) return q;
+  rc = conc__proxy_new(m, name, &p);
+  if (rc != 0) {
+    errno = -rc;
+    return NULL;
+  }
+  guard = conc__guard(m);
+  conc__mutex_lock(guard);
+  p->next = m->proxies;
+  m->proxies = p;
+  conc__mutex_unlock(guard);
+  return &p->queue;
+}
+
+/* Gives the references back; that the server has gone already is normal. */
+CONC__DEF void conc__client_shutdown(conc__manager *m) {
+  while (m->proxies != NULL) {
+    conc__proxy *p = m->proxies;
+    conc_value *reply;
+    const conc_value *result;
+    m->proxies = p->next;
+    conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
+                        conc_now() + 1);
+    conc_value_free(reply);
+    conc_queue_free(p->stash);
+    conc_queue_free(&p->queue);
+  }
+  while (m->idle != NULL) {
+    conc__peer *p = m->idle;
+    m->idle = p->next;
+    conc__peer_close(p);
+  }
+}
+
+CONC_API int conc_manager_shutdown(conc_manager *manager) {
+  conc__manager *m = manager->state;
+  size_t i;
+  if (m == NULL) return -EINVAL;
+  if (m->server) {
+    while (conc_is_alive(&m->thread)) {
+      conc_cancel(&m->root); /* in vain if it has not been started yet */
+      conc_join(&m->thread, 0.01);
+    }
+  }
+  if (m->client) conc__client_shutdown(m);
+  for (i = 0; i < m->exports_count; i++) CONC_FREE(m->exports[i].name);
+  CONC_FREE(m->exports);
+  CONC_FREE(m);
+  manager->state = NULL;
+  return 0;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CONC_IMPLEMENTATION */

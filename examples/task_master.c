@@ -1,0 +1,59 @@
+/* task_master.py of the documents: puts ten tasks on a queue that workers on
+   other machines share, and prints the ten results.
+     cc task_master.c -pthread && ./a.out [ADDRESS [AUTHKEY]] */
+
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+int main(int argc, char **argv) {
+  conc_queue *task_queue = conc_queue_new(NULL);   /* tasks go out here */
+  conc_queue *result_queue = conc_queue_new(NULL); /* results come back here */
+  conc_manager manager = {.address = argc > 1 ? argv[1] : "127.0.0.1:5000",
+                          .authkey = argc > 2 ? argv[2] : "abc"};
+  const char *scale = getenv("TIME_SCALE");
+  int rc;
+
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  srand((unsigned)(conc_now() * 1e6));
+
+  /* Both queues are shared over the network under a name. */
+  conc_manager_register_queue(&manager, "get_task_queue", task_queue);
+  conc_manager_register_queue(&manager, "get_result_queue", result_queue);
+  rc = conc_manager_start(&manager);
+  if (rc < 0) {
+    fprintf(stderr, "cannot serve at %s: %s\n", manager.address,
+            conc_strerror(rc));
+    return 1;
+  }
+
+  conc_queue *task = conc_manager_get(&manager, "get_task_queue");
+  conc_queue *result = conc_manager_get(&manager, "get_result_queue");
+
+  for (int i = 0; i < 10; i++) {
+    int n = rand() % 10001;
+    printf("Put task %d...\n", n);
+    conc_put_build(task, CONC_FOREVER, "i", n);
+  }
+
+  printf("Try get results...\n");
+  for (int i = 0; i < 10 && rc == 0; i++) {
+    char r[100];
+    ssize_t size = conc_get(result, r, sizeof r - 1,
+                            scale ? 10 + 10 * atof(scale) : 10);
+    if (size < 0) {
+      fprintf(stderr, "no result: %s\n", conc_strerror((int)size));
+      rc = 1;
+    } else {
+      printf("Result: %.*s\n", (int)size, r);
+    }
+  }
+
+  conc_manager_shutdown(&manager);
+  conc_queue_free(task_queue);
+  conc_queue_free(result_queue);
+  printf("master exit.\n");
+  return rc;
+}

@@ -1,0 +1,51 @@
+#!/bin/sh
+# Builds the benchmarks and runs them: run.sh [BUILD_DIR [CC]], or by the
+# variables BUILD and CC, as "make bench" does.
+#
+#   BENCH="switch threads"   only these programs (default: all)
+#   ARGS="--quick switch"    their arguments: short rounds, rows by name
+#   PYTHON=python3.13        the Python to compare with
+#   CFLAGS=...               more options for the compiler
+#
+# A peer whose header is not installed is left out by -DNO_..., one that is not
+# there at run time says so in its row. No benchmark may take five minutes.
+build=${1:-${BUILD:-build/default}}/bench
+cc=${2:-${CC:-cc}}
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+mkdir -p "$build" || exit 1
+
+options="-O2 -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wshadow
+  -Wconversion -Wstrict-prototypes $CFLAGS"
+
+# links SOURCE LIBRARY: whether a program with it can be made.
+links() {
+  printf '%s\nint main(void) { return 0; }\n' "$1" >"$build/probe.c"
+  $cc -o "$build/probe" "$build/probe.c" "$2" >/dev/null 2>&1
+}
+if links '#include <hiredis/hiredis.h>' -lhiredis; then
+  hiredis=-lhiredis
+else
+  hiredis=-DNO_HIREDIS
+fi
+if links '' -lboost_context; then
+  boost=-lboost_context
+else
+  boost=-DNO_BOOST
+fi
+
+status=0
+for name in ${BENCH:-switch threads network}; do
+  case $name in
+  network) peers=$hiredis ;;
+  switch) peers=$boost ;;
+  *) peers= ;;
+  esac
+  # Several words each, meant so.
+  # shellcheck disable=SC2086
+  $cc $options -o "$build/$name" "$here/$name.c" $peers -lm -pthread &&
+    timeout 300 "$build/$name" $ARGS || {
+      echo "$name failed" >&2
+      status=1
+    }
+done
+exit $status

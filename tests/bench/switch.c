@@ -1,0 +1,440 @@
+/* What a coroutine costs: to switch, to make, to keep.
+ *
+ *   switch [--quick] [FILTER]       only rows whose name contains FILTER
+ *
+ * Peers: Boost.Context's jump_fcontext (libboost-context-dev) and the C
+ * library's swapcontext, in the same loop; Python's asyncio for the sleepers.
+ * Everything runs on one CPU. "bare" is the switch alone, as the peers are;
+ * the other rows of conc.h go through its public functions, with its
+ * scheduler. A row is the median of several runs.
+ *
+ *   switch        two contexts take turns; ns from one to the other
+ *   yield         n tasks yield in turn; ns for each
+ *   create        one coroutine from its start to its end, stack reused
+ *   sleepers      n tasks sleep 0..100 ms each: ms until the last has ended
+ *   memory        resident bytes of a task that waits, or was only started
+ */
+#define CONC_IMPLEMENTATION
+#include "../../conc.h"
+
+#include "bench.h"
+#include <stdint.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+enum { RUNS = 5, STACK = 65536 };
+static bool quick;
+static const char *filter = "";
+
+static bool wanted(const char *name) { return strstr(name, filter) != NULL; }
+
+static long scaled(long n) { return quick ? n / 10 : n; }
+
+static void *map_memory(size_t n, size_t size) {
+  void *p = mmap(NULL, n * size, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) {
+    perror("switch: memory");
+    exit(1);
+  }
+  return p;
+}
+
+/* --- two contexts that take turns ---------------------------------------- */
+
+static long turns; /* of each of the two */
+
+#ifndef NO_BOOST
+/* Boost.Context's C interface, which its headers keep to themselves. */
+typedef struct transfer {
+  void *context;
+  void *data;
+} transfer;
+extern void *make_fcontext(void *stack_top, size_t size, void (*)(transfer));
+extern transfer jump_fcontext(void *to, void *data);
+
+static void boost_peer(transfer t) {
+  for (;;) t = jump_fcontext(t.context, NULL);
+}
+
+static double boost_switch(void) {
+  unsigned char *stack = (unsigned char *)map_memory(1, STACK);
+  transfer t = {make_fcontext(stack + STACK, STACK, boost_peer), NULL};
+  double start = bench_now();
+  for (long i = 0; i < turns; i++) t = jump_fcontext(t.context, NULL);
+  start = bench_now() - start;
+  munmap(stack, STACK);
+  return start * 1e9 / (double)(2 * turns);
+}
+#endif
+
+static ucontext_t ucontexts[2];
+
+static void ucontext_peer(void) {
+  for (;;) swapcontext(&ucontexts[1], &ucontexts[0]);
+}
+
+static double ucontext_switch(void) {
+  unsigned char *stack = (unsigned char *)map_memory(1, STACK);
+  long n = turns / 20;
+  double start;
+  getcontext(&ucontexts[1]);
+  ucontexts[1].uc_stack.ss_sp = stack;
+  ucontexts[1].uc_stack.ss_size = STACK;
+  makecontext(&ucontexts[1], ucontext_peer, 0);
+  start = bench_now();
+  for (long i = 0; i < n; i++) swapcontext(&ucontexts[0], &ucontexts[1]);
+  start = bench_now() - start;
+  munmap(stack, STACK);
+  return start * 1e9 / (double)(2 * n);
+}
+
+static conc__fiber fibers[2];
+
+static void fiber_peer(void) {
+  for (;;) conc__fiber_switch(&fibers[1], &fibers[0], false);
+}
+
+static double bare_switch(void) {
+  unsigned char *stack = (unsigned char *)map_memory(1, STACK);
+  double start;
+  conc__fiber_init_thread(&fibers[0]);
+  conc__fiber_init(&fibers[1], stack, STACK, fiber_peer);
+  start = bench_now();
+  for (long i = 0; i < turns; i++)
+    conc__fiber_switch(&fibers[0], &fibers[1], false);
+  start = bench_now() - start;
+  munmap(stack, STACK);
+  return start * 1e9 / (double)(2 * turns);
+}
+
+/* --- n tasks that yield --------------------------------------------------- */
+
+/* Starts n tasks of one kind from within a loop; yields until they ended. */
+typedef struct crowd {
+  conc_task main;
+  conc_fn *target;
+  size_t n;
+  long turns;    /* of each */
+  size_t begun, ended;
+  bool dismiss;  /* the measurement is over */
+  double start, result;
+  conc_task *tasks;
+} crowd;
+
+static crowd crew; /* one at a time; tasks find it here */
+
+static void start_crowd(void) {
+  /* Fresh memory, so that the tasks count in what is resident. */
+  crew.tasks = (conc_task *)map_memory(crew.n, sizeof *crew.tasks);
+  for (size_t i = 0; i < crew.n; i++) {
+    crew.tasks[i].target = crew.target;
+    crew.tasks[i].arg = (void *)(uintptr_t)i;
+    conc_coro_start(&crew.tasks[i]);
+  }
+}
+
+static void await_crowd(void) {
+  for (size_t i = 0; i < crew.n; i++)
+    conc_join(&crew.tasks[i], CONC_FOREVER);
+  munmap(crew.tasks, crew.n * sizeof *crew.tasks);
+}
+
+static double run_crowd(conc_fn *main_target) {
+  crew.main.target = main_target;
+  crew.begun = crew.ended = 0;
+  crew.dismiss = false;
+  if (conc_run(&crew.main) != 0) return NAN;
+  return crew.result;
+}
+
+/* The clock runs from when the last has begun to when the first has ended:
+   in between every yield goes through all n. */
+static void *yielder(void *arg) {
+  (void)arg;
+  if (++crew.begun == crew.n) crew.start = bench_now();
+  while (crew.begun < crew.n) conc_yield_now();
+  for (long i = 0; i < crew.turns; i++) conc_yield_now();
+  if (crew.ended++ == 0) crew.result = bench_now() - crew.start;
+  return NULL;
+}
+
+static void *yield_main(void *arg) {
+  (void)arg;
+  start_crowd();
+  await_crowd();
+  crew.result *= 1e9 / ((double)crew.turns * (double)crew.n);
+  return NULL;
+}
+
+static double conc_yields(size_t n) {
+  crew.n = n;
+  crew.target = yielder;
+  crew.turns = scaled(n < 10 ? 10000000 : n < 10000 ? 20000 : 200);
+  return run_crowd(yield_main);
+}
+
+static double conc_two(void) { return conc_yields(2); }
+
+#ifndef NO_BOOST
+/* The least that a round through n of them can cost with Boost: an array of
+   contexts and no scheduler; main jumps to each and back, so two jumps. */
+static double boost_yields(size_t n) {
+  size_t size = 16384 + 64; /* not all in the same cache sets */
+  unsigned char *stacks = (unsigned char *)map_memory(n, size);
+  void **contexts = (void **)calloc(n, sizeof *contexts);
+  long rounds = scaled(n < 10 ? 5000000 : n < 10000 ? 10000 : 100);
+  double start = 0;
+  if (contexts == NULL) exit(1);
+  for (size_t i = 0; i < n; i++)
+    contexts[i] = make_fcontext(stacks + (i + 1) * size, size, boost_peer);
+  for (long r = -1; r < rounds; r++) { /* the first touches the stacks */
+    if (r == 0) start = bench_now();
+    for (size_t i = 0; i < n; i++)
+      contexts[i] = jump_fcontext(contexts[i], NULL).context;
+  }
+  start = bench_now() - start;
+  munmap(stacks, n * size);
+  free(contexts);
+  return start * 1e9 / ((double)rounds * (double)n);
+}
+#endif
+
+/* --- making them ---------------------------------------------------------- */
+
+static void *nothing(void *arg) { return arg; }
+
+static void *create_main(void *arg) {
+  long n = scaled(5000000);
+  conc_task t = {0};
+  double start;
+  (void)arg;
+  t.target = nothing;
+  start = bench_now();
+  for (long i = 0; i < n; i++) {
+    conc_coro_start(&t);
+    conc_join(&t, CONC_FOREVER);
+  }
+  crew.result = (bench_now() - start) * 1e9 / (double)n;
+  return NULL;
+}
+
+/* Many started before the first runs, as a server would. */
+static void *create_batch_main(void *arg) {
+  enum { BATCH = 64 };
+  long rounds = scaled(5000000) / BATCH;
+  conc_task *t = (conc_task *)calloc(BATCH, sizeof *t);
+  double start = bench_now();
+  (void)arg;
+  if (t == NULL) exit(1);
+  for (long r = 0; r < rounds; r++) {
+    for (int i = 0; i < BATCH; i++) {
+      t[i].target = nothing;
+      conc_coro_start(&t[i]);
+    }
+    for (int i = 0; i < BATCH; i++) conc_join(&t[i], CONC_FOREVER);
+  }
+  crew.result = (bench_now() - start) * 1e9 / (double)(rounds * BATCH);
+  free(t);
+  return NULL;
+}
+
+static double conc_create(void) { return run_crowd(create_main); }
+static double conc_create_batch(void) { return run_crowd(create_batch_main); }
+
+#ifndef NO_BOOST
+static void boost_once(transfer t) { jump_fcontext(t.context, NULL); }
+
+static double boost_create(void) {
+  unsigned char *stack = (unsigned char *)map_memory(1, STACK);
+  long n = scaled(5000000);
+  double start = bench_now();
+  for (long i = 0; i < n; i++)
+    jump_fcontext(make_fcontext(stack + STACK, STACK, boost_once), NULL);
+  start = bench_now() - start;
+  munmap(stack, STACK);
+  return start * 1e9 / (double)n;
+}
+#endif
+
+/* --- many that sleep ------------------------------------------------------ */
+
+static void *sleeper(void *arg) {
+  conc_sleep((double)((uintptr_t)arg * 7919 % 100000) * 1e-6);
+  return NULL;
+}
+
+static void *sleep_main(void *arg) {
+  (void)arg;
+  crew.start = bench_now();
+  start_crowd();
+  await_crowd();
+  crew.result = (bench_now() - crew.start) * 1e3;
+  return NULL;
+}
+
+static double conc_sleepers(void *n) {
+  crew.n = *(size_t *)n;
+  crew.target = sleeper;
+  return run_crowd(sleep_main);
+}
+
+static double asyncio_sleepers(void) {
+  const char *program =
+      "python3 -c 'import asyncio, time\n"
+      "async def main():\n"
+      "  await asyncio.gather(*(asyncio.sleep(i * 7919 % 100000 / 1e6)\n"
+      "                         for i in range(100000)))\n"
+      "t = time.monotonic()\n"
+      "asyncio.run(main())\n"
+      "print((time.monotonic() - t) * 1e3)' 2>/dev/null";
+  FILE *f = popen(program, "r");
+  double ms = NAN;
+  if (f != NULL && fscanf(f, "%lf", &ms) != 1) ms = NAN;
+  if (f != NULL) pclose(f);
+  return ms;
+}
+
+/* --- memory --------------------------------------------------------------- */
+
+static double resident(void) {
+  double pages = 0;
+  FILE *f = fopen("/proc/self/statm", "r");
+  if (f != NULL && fscanf(f, "%*f %lf", &pages) != 1) pages = 0;
+  if (f != NULL) fclose(f);
+  return pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+static void *idler(void *arg) {
+  (void)arg;
+  crew.begun++;
+  while (!crew.dismiss) conc_sleep(0.2);
+  return NULL;
+}
+
+static void *memory_main(void *run) {
+  double before = resident();
+  start_crowd();
+  if (run != NULL)
+    while (crew.begun < crew.n) conc_yield_now();
+  crew.result = (resident() - before) / (double)crew.n;
+  crew.dismiss = true;
+  await_crowd();
+  return NULL;
+}
+
+/* The conc_task is counted too: the caller has to have it. */
+static double conc_memory(void *run) {
+  crew.n = 100000;
+  crew.target = idler;
+  crew.main.arg = run;
+  return run_crowd(memory_main);
+}
+
+/* --- rows ----------------------------------------------------------------- */
+
+enum { MAX_CONTENDERS = 4 };
+typedef struct contender {
+  const char *name;
+  double (*measure)(void);
+  double runs[RUNS], median;
+} contender;
+
+/* Measures the contenders in rounds, so that a drift of the machine meets all
+   of them; every median is compared with the first one's. */
+static void compare(const char *row, contender *c, int n) {
+  char name[80];
+  if (!wanted(row)) return;
+  for (int r = 0; r < RUNS; r++)
+    for (int i = 0; i < n; i++)
+      c[i].runs[r] = c[i].measure ? c[i].measure() : NAN;
+  for (int i = 0; i < n; i++) {
+    c[i].median = bench_median(c[i].runs, RUNS);
+    snprintf(name, sizeof name, "%s: %s", row, c[i].name);
+    bench_row(name, c[i].median, "ns");
+    if (i > 0) bench_of(c[i].median, c[0].median, c[0].name);
+    bench_end();
+  }
+}
+
+#ifdef NO_BOOST
+#define boost_switch NULL
+#define boost_create NULL
+#else
+static size_t boost_n;
+static double boost_round(void) { return boost_yields(boost_n); }
+#endif
+static size_t conc_n;
+static double conc_round(void) { return conc_yields(conc_n); }
+
+static void rows_of_yield(size_t n) {
+  char row[80];
+  contender c[] = {{"Boost, bare, no scheduler", NULL, {0}, 0},
+                   {"conc_yield_now", conc_round, {0}, 0}};
+#ifndef NO_BOOST
+  boost_n = n;
+  c[0].measure = boost_round;
+#endif
+  conc_n = n;
+  snprintf(row, sizeof row, "yield, %zu tasks", n);
+  compare(row, c, 2);
+}
+
+static void rows_of_sleepers(void) {
+  size_t n = 100000;
+  double peer, own;
+  if (wanted("sleepers, 100000 x 0..100 ms")) {
+    own = bench_in_child(conc_sleepers, &n);
+    peer = asyncio_sleepers();
+    bench_row("sleepers, 100000 x 0..100 ms: asyncio", peer, "ms");
+    bench_end();
+    bench_row("sleepers, 100000 x 0..100 ms: conc", own, "ms");
+    bench_of(own, peer, "asyncio");
+    bench_end();
+  }
+  n = 1000000;
+  if (quick || !wanted("sleepers, 1000000 x 0..100 ms")) return;
+  if ((double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) < 8e9)
+    puts("  sleepers, 1000000: not here, they want 8 GB of memory");
+  else {
+    bench_row("sleepers, 1000000 x 0..100 ms: conc",
+              bench_in_child(conc_sleepers, &n), "ms");
+    bench_end();
+  }
+}
+
+static void rows_of_memory(void) {
+  static int yes = 1;
+  if (!wanted("memory")) return;
+  bench_row("memory, started, has not run yet",
+            bench_in_child(conc_memory, NULL), "bytes");
+  bench_end();
+  bench_row("memory, waits", bench_in_child(conc_memory, &yes), "bytes");
+  bench_end();
+}
+
+int main(int argc, char **argv) {
+  contender two[] = {{"Boost jump_fcontext", boost_switch, {0}, 0},
+                     {"swapcontext", ucontext_switch, {0}, 0},
+                     {"conc, bare", bare_switch, {0}, 0},
+                     {"conc_yield_now", conc_two, {0}, 0}};
+  contender making[] = {{"Boost make_fcontext", boost_create, {0}, 0},
+                        {"conc, start and join", conc_create, {0}, 0},
+                        {"conc, 64 at once", conc_create_batch, {0}, 0}};
+  for (int i = 1; i < argc; i++)
+    if (strcmp(argv[i], "--quick") == 0)
+      quick = true;
+    else
+      filter = argv[i];
+  bench_pin(0);
+  turns = scaled(20000000);
+  puts("Coroutines");
+  compare("switch", two, 4);
+  rows_of_yield(2);
+  rows_of_yield(1000);
+  rows_of_yield(100000);
+  compare("create, run, end", making, 3);
+  rows_of_sleepers();
+  rows_of_memory();
+  return 0;
+}

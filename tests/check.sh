@@ -1,0 +1,88 @@
+#!/bin/sh
+# make check: the tests in many configurations, two at a time. A line for
+# each; its own output is in build/check/NAME.log. Last line: the sum.
+#   tests/check.sh [WORDS]   only configurations whose name has these words
+unset MAKEFLAGS MAKELEVEL MFLAGS
+only=$1
+: "${LIMIT:=600}" # seconds that a configuration may take
+logs=build/check
+rm -rf "$logs" && mkdir -p "$logs" || exit 2
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The configurations: name | tools it needs | arguments of make test.
+programs='SCRIPTS=examples'
+everything='SCRIPTS="examples interop"'
+san='SANITIZE=address,undefined'
+cross=aarch64-linux-gnu-gcc
+# With its own C library, where the cross compiler has it.
+aarch64='SCRIPTS=examples WRAPPER="qemu-aarch64 -L /usr/aarch64-linux-gnu"'
+aarch64="$aarch64 TEST_SLOW=10"
+memcheck='valgrind -q --error-exitcode=9 --leak-check=full'
+memcheck="$memcheck --errors-for-leak-kinds=definite"
+cat >"$logs/list" <<EOS
+compile-all | |
+gcc-asan | gcc | CC=gcc $san $everything
+gcc-tsan | gcc | CC=gcc SANITIZE=thread $programs
+clang-asan | clang | CC=clang $san $programs
+clang-tsan | clang | CC=clang SANITIZE=thread $everything
+portable | gcc | CC=gcc DEFS=-DCONC_PORTABLE $everything
+portable-asan | clang | CC=clang DEFS=-DCONC_PORTABLE $san $programs
+portable-tsan | gcc | CC=gcc DEFS=-DCONC_PORTABLE SANITIZE=thread $programs
+ucontext | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT $programs
+ucontext-asan | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT $san $programs
+gcc-O2 | gcc | CC=gcc $everything
+gcc-O0 | gcc | CC=gcc OPT=-O0 $programs
+clang-O2 | clang | CC=clang $programs
+clang-O0 | clang | CC=clang OPT=-O0 $programs
+c99 | gcc | CC=gcc STD=c99 $programs
+implementation-in-c++ | gcc g++ | CC=gcc CXX=g++ IMPL=c++17 $programs
+aarch64 | $cross qemu-aarch64 | CC=$cross $aarch64
+aarch64-portable | $cross qemu-aarch64 | \
+  CC=$cross DEFS=-DCONC_PORTABLE $aarch64
+valgrind | gcc valgrind | \
+  CC=gcc OPT=-O1 SCRIPTS= WRAPPER="$memcheck" TEST_SLOW=20
+EOS
+
+configuration() { # NAME TOOLS ARGUMENTS
+  for tool in $2; do
+    have "$tool" || { echo "skip $1: there is no $tool"; return; }
+  done
+  start=$(date +%s)
+  if [ "$1" = compile-all ]; then
+    BUILD=build/check sh tests/compile.sh all
+  else
+    eval "timeout -k 10 $LIMIT make test JOBS=1 $3"
+  fi >"$logs/$1.log" 2>&1 </dev/null
+  status=$?
+  sum="$(grep -c '^ok ' "$logs/$1.log") passed"
+  sum="$sum, $(grep -c '^FAIL ' "$logs/$1.log") failed"
+  sum="$sum, $(grep -c '^skip ' "$logs/$1.log") skipped"
+  seconds=$(($(date +%s) - start))
+  if [ $status -eq 0 ] && ! grep -q '^FAIL ' "$logs/$1.log"; then
+    echo "ok   $1: $sum ($seconds s)"
+  else
+    { grep '^FAIL ' "$logs/$1.log" || tail -15 "$logs/$1.log"; } |
+      cut -c 1-150 | sed 's/^/  /'
+    [ $status -ne 124 ] || echo "  stopped after $LIMIT s"
+    echo "FAIL $1: $sum ($seconds s), see $logs/$1.log"
+  fi
+}
+
+lane() {
+  while IFS='|' read -r name tools arguments; do
+    name=${name% }
+    case $name in *"$only"*) ;; *) continue ;; esac
+    mkdir "$logs/$name.taken" 2>/dev/null || continue
+    configuration "$name" "$tools" "$arguments" >"$logs/$name.line"
+    cat "$logs/$name.line"
+  done <"$logs/list"
+}
+lane &
+lane
+wait
+
+count() { cat "$logs"/*.line 2>/dev/null | grep -c "^$1 "; }
+failed=$(count FAIL)
+echo "$(count ok) passed, $failed failed, $(count skip) skipped"
+[ "$failed" -eq 0 ] && [ "$(count ok)" -gt 0 ]

@@ -1,0 +1,187 @@
+#!/bin/sh
+# How conc.h compiles, and what it leaves in the program that includes it.
+#   compile.sh      with $CC and $CXX, quickly (part of make test)
+#   compile.sh all  with every compiler there is, optimising too (make check)
+: "${CC:=cc}" "${CXX:=c++}" "${BUILD:=build/default}"
+tmp=$BUILD/compile
+rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
+here=$(pwd)
+warn='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Werror'
+cwarn="$warn -Wstrict-prototypes -Wmissing-prototypes"
+
+have() { command -v "${1%% *}" >/dev/null 2>&1; }
+if [ "$1" = all ]; then
+  c_compilers='gcc clang' cxx_compilers='g++ clang++' opts='-O0 -O2'
+else
+  c_compilers=$CC cxx_compilers=$CXX opts='-O0'
+fi
+c_standards='c99 c11 c17 c2x'
+cxx_standards='c++11 c++14 c++17 c++20'
+
+# try TITLE COMMAND...: the command must succeed and be silent.
+try() {
+  title=$1
+  shift
+  if "$@" >"$tmp/log" 2>&1 && [ ! -s "$tmp/log" ]; then
+    echo "ok   compile: $title"
+  else
+    echo "$ $*"
+    head -50 "$tmp/log"
+    echo "FAIL compile: $title"
+  fi
+}
+skip() { echo "skip compile: $1: there is no $2"; }
+source() { cat >"$tmp/$1"; }
+
+source implementation.c <<EOS
+#define CONC_IMPLEMENTATION
+#include "$here/conc.h"
+EOS
+source static.c <<EOS
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "$here/conc.h"
+const char *version_a(void);
+const char *version_a(void) { return conc_version(); }
+EOS
+source static_main.c <<EOS
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "$here/conc.h"
+const char *version_a(void);
+int main(void) { return !(version_a() && conc_version()); }
+EOS
+source main.cpp <<EOS
+#include "$here/conc.h"
+#include "$here/conc.h"
+#ifdef __cplusplus
+static int compare(conc_task &task) { return task.target != nullptr; }
+#else
+static int compare(conc_task *task) { return task->target != NULL; }
+#define compare(task) compare(&task)
+#endif
+int main(void) {
+  conc_task task = {};
+  const char *text = conc_strerror(-1);
+  return compare(task) || !text || !conc_version();
+}
+EOS
+# The empty braces of C++ are not C's before C23.
+sed 's/= {};/= {0};/' "$tmp/main.cpp" >"$tmp/main.c"
+system_headers='arpa/inet.h assert.h ctype.h errno.h fcntl.h inttypes.h
+  limits.h math.h netdb.h netinet/in.h netinet/tcp.h poll.h pthread.h sched.h
+  setjmp.h signal.h stdarg.h stdbool.h stddef.h stdint.h stdio.h stdlib.h
+  string.h strings.h sys/mman.h sys/resource.h sys/select.h sys/socket.h
+  sys/stat.h sys/time.h sys/types.h sys/un.h sys/wait.h termios.h time.h
+  unistd.h'
+includes() { for h in $system_headers; do echo "#include <$h>"; done; }
+{ includes; cat "$tmp/main.c"; } >"$tmp/after.c"
+{ echo "#include \"$here/conc.h\""; includes; cat "$tmp/main.c"; } \
+  >"$tmp/before.c"
+{ includes; cat "$tmp/implementation.c"; } >"$tmp/late.c"
+
+for opt in $opts; do
+  for cc in $c_compilers; do
+    have "$cc" || { skip "everything with $cc" "$cc"; continue; }
+    for std in $c_standards; do
+      for defs in '' -DCONC_PORTABLE -DCONC_USE_UCONTEXT -DCONC_STATIC; do
+        # Without optimising, one standard is enough for the variants.
+        [ -z "$defs" ] || [ "$std" = c99 ] || [ "$opt" != -O0 ] || continue
+        try "$cc -std=$std $opt${defs:+ $defs}: the implementation" \
+          $cc -std=$std $opt $cwarn $defs -c -o "$tmp/x.o" \
+          "$tmp/implementation.c"
+      done
+      try "$cc -std=$std $opt: the declarations alone" $cc -std=$std $opt \
+        $cwarn -c -o "$tmp/x.o" "$tmp/main.c"
+    done
+  done
+  for cxx in $cxx_compilers; do
+    have "$cxx" || { skip "everything with $cxx" "$cxx"; continue; }
+    for std in $cxx_standards; do
+      [ "$1" = all ] || [ "$std" = c++11 ] || [ "$std" = c++20 ] || continue
+      try "$cxx -std=$std $opt: the implementation" $cxx -x c++ -std=$std \
+        $opt $warn -c -o "$tmp/x.o" "$tmp/implementation.c"
+      try "$cxx -std=$std $opt: the declarations alone" $cxx -x c++ \
+        -std=$std $opt $warn -c -o "$tmp/x.o" "$tmp/main.cpp"
+    done
+    try "$cxx $opt: the implementation, portable" $cxx -x c++ -std=c++11 \
+      $opt $warn -DCONC_PORTABLE -c -o "$tmp/x.o" "$tmp/implementation.c"
+  done
+done
+
+for cc in $c_compilers; do
+  have "$cc" || continue
+  for defs in '' -D_POSIX_C_SOURCE=200809L -D_GNU_SOURCE; do
+    for place in before after; do
+      try "$cc -std=c99${defs:+ $defs}: the declarations $place all headers" \
+        $cc -std=c99 $cwarn $defs -c -o "$tmp/x.o" "$tmp/$place.c"
+    done
+  done
+  # Too late to ask the system for what the implementation needs: either it
+  # needs nothing, or the error says what to do.
+  if $cc -std=c99 $cwarn -c -o "$tmp/x.o" "$tmp/late.c" >"$tmp/log" 2>&1 ||
+    grep -q 'error: .*_GNU_SOURCE' "$tmp/log"; then
+    echo "ok   compile: $cc: an implementation after system headers is" \
+      "clear about it"
+  else
+    head -20 "$tmp/log"
+    echo "FAIL compile: $cc: an implementation after system headers is" \
+      "clear about it"
+  fi
+
+  impl="$cc -std=c11 -O0 -c"
+  $impl -o "$tmp/implementation.o" "$tmp/implementation.c"
+  try "$cc: two files, one implementation" $cc -std=c11 -pthread \
+    -o "$tmp/two" "$tmp/implementation.o" "$tmp/main.c"
+  try "$cc: and the program runs" "$tmp/two"
+  try "$cc: two files with a static implementation each" $cc -std=c11 \
+    $cwarn -pthread -o "$tmp/static" "$tmp/static.c" "$tmp/static_main.c"
+  try "$cc: and the program runs" "$tmp/static"
+done
+if have "$CC" && have "$CXX"; then
+  $CC -std=c11 -c -o "$tmp/implementation.o" "$tmp/implementation.c"
+  $CXX -x c++ -std=c++11 -c -o "$tmp/cxx.o" "$tmp/implementation.c"
+  $CC -std=c11 -c -o "$tmp/main.o" "$tmp/main.c"
+  try 'the implementation in C, a user in C++' $CXX -std=c++11 -pthread \
+    -o "$tmp/cxx_user" "$tmp/main.cpp" "$tmp/implementation.o"
+  try 'the implementation in C++, a user in C' $CXX -pthread \
+    -o "$tmp/c_user" "$tmp/main.o" "$tmp/cxx.o"
+  try 'and the program runs' "$tmp/c_user"
+fi
+
+# What a program gets besides: symbols.
+global() { nm -g "$1" | awk 'NF == 3 && $2 != "U" { print $3 }'; }
+no_other_symbols() {
+  # conc__version_... ties files of one version of conc.h together.
+  global "$tmp/implementation.o" |
+    grep -v '^conc_[a-z]' | grep -v '^conc__version'
+  true
+}
+no_symbols() {
+  $CC -std=c11 -DCONC_STATIC -c -o "$tmp/x.o" "$tmp/implementation.c" &&
+    global "$tmp/x.o"
+}
+if have nm; then
+  try 'no global symbol but conc_...' no_other_symbols
+  try 'no global symbol at all when static' no_symbols
+else
+  skip 'the global symbols' nm
+fi
+
+# And macros: those defined in conc.h itself, not in what it includes.
+macros() {
+  $CC -std=c11 -E -dD "$1" | awk '
+    /^# [0-9]/ { inside = $3 ~ /conc\.h"$/ }
+    inside && $1 == "#define" { sub(/\(.*/, "", $2); print $2 }' | sort -u
+}
+public_macros() { macros "$tmp/main.c" | grep -v '^CONC_'; true; }
+all_macros() {
+  macros "$tmp/implementation.c" | grep -v '^CONC_' | grep -vx _GNU_SOURCE
+  true
+}
+try 'no macro but CONC_...' public_macros
+try 'no macro but CONC_... in the implementation, and _GNU_SOURCE' all_macros
+
+# And how it reads.
+layout() { awk 'length > 79 || /\t/ || / $/ { print FNR ": " $0 }' conc.h; }
+try 'conc.h is at most 79 columns wide, without tabs or blank ends' layout

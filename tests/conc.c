@@ -1,0 +1,2 @@
+#define CONC_IMPLEMENTATION
+#include "../conc.h"

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Every example runs and ends well; sleeps are cut short by TIME_SCALE.
+: "${EXAMPLES:=build/examples}"
+export TIME_SCALE=0.01
+log=$EXAMPLES/examples.log
+
+limit=
+if command -v timeout >/dev/null 2>&1; then limit='timeout 60'; fi
+
+try() { # TITLE COMMAND...
+  title=$1
+  shift
+  if "$@" >"$log" 2>&1 </dev/null; then
+    echo "ok   examples: $title"
+  else
+    status=$?
+    cat "$log"
+    echo "FAIL examples: $title (exit status $status)"
+  fi
+}
+
+# Not so short that a worker comes when the other has done all the work.
+try 'a task master and two task workers (make run)' \
+  env TIME_SCALE=0.1 sh tests/run_demo.sh "$EXAMPLES"
+for source in examples/*.c; do
+  name=$(basename "$source" .c)
+  case $name in
+  task_master | task_worker | '*') ;; # above; none
+  *) try "$name" $limit $WRAPPER "$EXAMPLES/$name" ;;
+  esac
+done

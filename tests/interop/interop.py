@@ -1,0 +1,425 @@
+"""Drives the tests of C against Python. Called by interop.sh:
+
+    python3 interop.py PYTHON...
+
+Environment: BUILD and EXAMPLES, where the C programs are; FILTER, to run only
+tests whose title has these words; SERVER, MASTER, WORKER, CROWD, to put
+other commands in the place of the C programs.
+"""
+import collections
+import contextlib
+import os
+import queue
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BUILD = os.environ.get('BUILD', 'build/default')
+EXAMPLES = os.environ.get('EXAMPLES', 'build/examples')
+FILTER = os.environ.get('FILTER', '')
+SLOW = float(os.environ.get('TEST_SLOW', '1'))
+LIMIT = 30 * SLOW
+KEY = 'abc'
+
+
+def command(variable, default):
+    return shlex.split(os.environ.get(variable, default))
+
+
+MASTER = command('MASTER', EXAMPLES + '/task_master')
+WORKER = command('WORKER', EXAMPLES + '/task_worker')
+SERVER = command('SERVER', BUILD + '/interop/server')
+CROWD = command('CROWD', BUILD + '/interop/crowd')
+
+Python = collections.namedtuple('Python', 'path name major')
+
+
+def pythons(paths):
+    """Each interpreter once, however many names it has."""
+    seen = {}
+    for path in paths:
+        text = subprocess.check_output(
+            [path, '-c', 'import sys; print(sys.executable);'
+             'print("%d.%d.%d" % sys.version_info[:3])'])
+        real, version = text.decode().split()
+        seen.setdefault((os.path.realpath(real), version), path)
+    found = []
+    for (_, version), path in seen.items():
+        numbers = [int(n) for n in version.split('.')]
+        found.append((numbers, Python(path, '%d.%d' % tuple(numbers[:2]),
+                                      numbers[0])))
+    return [python for _, python in sorted(found)]
+
+
+def free_ports():
+    """Below the ports that the system gives to clients: another test's client
+    must not take one between here and the server."""
+    port = 20000 + os.getpid() * 7 % 8000
+    while True:
+        port += 1
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(('', port))
+            except OSError:
+                continue
+        yield port
+
+
+PORTS = free_ports()
+PORTS_LOCK = threading.Lock()
+
+
+def free_port():
+    with PORTS_LOCK:
+        return next(PORTS)
+
+
+OUTPUT = threading.Lock()
+
+
+class Failure(Exception):
+    pass
+
+
+class Program:
+    """A program that runs; killed at the end of the block if it still is."""
+
+    def __init__(self, words, **kwds):
+        self.words = [str(word) for word in words]
+        self.out = tempfile.NamedTemporaryFile('w+')
+        self.err = tempfile.NamedTemporaryFile('w+')
+        env = dict(os.environ, TIME_SCALE='0.01', PYTHONUNBUFFERED='1',
+                   PYTHONIOENCODING='utf-8')
+        self.process = subprocess.Popen(
+            self.words, stdout=self.out, stderr=self.err, env=env,
+            universal_newlines=True, start_new_session=True, **kwds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        if kind:
+            with OUTPUT:
+                print('--- %s: exit status %s\n%s%s' % (
+                    ' '.join(self.words), self.process.returncode,
+                    self.text(self.out), self.text(self.err)), flush=True)
+
+    @staticmethod
+    def text(file):
+        # Not file.seek(): the position is the running program's, too.
+        with open(file.name, errors='replace') as again:
+            return again.read()
+
+    def lines(self):
+        return self.text(self.out).split('\n')[:-1]
+
+    def until(self, line):
+        """Waits for a line of output that begins so; returns the line."""
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            ended = self.process.poll() is not None
+            for printed in self.lines():
+                if printed.startswith(line):
+                    return printed
+            if ended:
+                break
+            time.sleep(0.01)
+        raise Failure('%s did not print "%s"' % (self.words[0], line))
+
+    def end(self, *status):
+        """Waits for the end, with this exit status; returns its lines."""
+        try:
+            got = self.process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise Failure('%s did not end' % self.words[0])
+        if got not in (status or (0,)):
+            raise Failure('%s: exit status %d' % (self.words[0], got))
+        return self.lines()
+
+
+def document(python, program, port, key=KEY):
+    suffix = '_py2.py' if python.major == 2 else '.py'
+    return Program([python.path, '-W', 'ignore',
+                    os.path.join(HERE, 'run_document.py'),
+                    os.path.join(HERE, program + suffix), port, key])
+
+
+def c_program(words, port, key=KEY):
+    return Program(words + ['127.0.0.1:%d' % port, key])
+
+
+# What the documents' programs print.
+
+def check_master(lines):
+    """Returns the tasks and the results."""
+    if lines[-1:] == ['master exit.']:  # some of the documents print it
+        lines = lines[:-1]
+    tasks = [re.match(r'Put task (\d+)\.\.\.$', line) for line in lines[:10]]
+    results = [re.match(r'Result: (\d+) \* (\d+) = (\d+)$', line)
+               for line in lines[11:]]
+    if (len(results) != 10 or not all(tasks) or not all(results) or
+            lines[10] != 'Try get results...'):
+        raise Failure("the master's lines are not the document's")
+    numbers = []
+    for result in results:
+        a, b, product = [int(n) for n in result.groups()]
+        if a != b or product != a * a:
+            raise Failure('wrong product: ' + result.group())
+        numbers.append(a)
+    return [int(task.group(1)) for task in tasks], numbers
+
+
+def check_worker(lines, ended=True):
+    """Returns the tasks it ran."""
+    if lines[:1] != ['Connect to server 127.0.0.1...']:
+        raise Failure("the worker's first line is not the document's")
+    if ended and lines[-1:] != ['worker exit.']:
+        raise Failure("the worker's last line is not the document's")
+    ran = []
+    for line in lines[1:len(lines) - ended]:
+        run = re.match(r'run task (\d+) \* (\d+)\.\.\.$', line)
+        if run and run.group(1) == run.group(2):
+            ran.append(int(run.group(1)))
+        elif not re.match('task queue is empty|the master has gone', line):
+            raise Failure("not a line of the document's worker: " + line)
+    return ran
+
+
+def check_session(master, worker):
+    """One master and one worker: everything in order."""
+    ran = check_worker(worker.end())
+    tasks, results = check_master(master.end())
+    if not tasks == ran == results:
+        raise Failure('tasks, runs and results differ')
+
+
+def c_master_python_worker(python):
+    port = free_port()
+    with c_program(MASTER, port) as master:
+        master.until('Try get results')
+        with document(python, 'task_worker', port) as worker:
+            check_session(master, worker)
+
+
+def python_master_c_worker(python):
+    port = free_port()
+    with document(python, 'task_master', port) as master:
+        master.until('Try get results')
+        with c_program(WORKER, port) as worker:
+            check_session(master, worker)
+
+
+def wrong_python_worker(python):
+    port = free_port()
+    with c_program(MASTER, port) as master:
+        master.until('Try get results')
+        with document(python, 'task_worker', port, 'wrong') as worker:
+            worker.end(1)
+            if 'AuthenticationError' not in worker.text(worker.err):
+                raise Failure('no AuthenticationError')
+        with document(python, 'task_worker', port) as worker:
+            check_session(master, worker)
+
+
+def wrong_c_worker(python):
+    port = free_port()
+    with document(python, 'task_master', port) as master:
+        master.until('Try get results')
+        with c_program(WORKER, port, 'wrong') as worker:
+            if worker.process.wait(LIMIT) in (0, -6, -11):
+                raise Failure('exit status %d' % worker.process.returncode)
+            text = worker.text(worker.out) + worker.text(worker.err)
+            if not re.search('key|Authentication', text):
+                raise Failure('the message does not speak of the key')
+        with c_program(WORKER, port) as worker:
+            check_session(master, worker)
+
+
+def check_crew(master, workers, gently):
+    """Several workers: every task once, whoever ran it. The Python 3 text
+    fails when the queue is empty or the master gone; C must not."""
+    tasks, results = check_master(master.end())
+    ran = []
+    for worker in workers:
+        lines = worker.end(*((0, 1) if gently else (0,)))
+        ran += check_worker(lines, worker.process.returncode == 0)
+    if not sorted(tasks) == sorted(ran) == sorted(results):
+        raise Failure('tasks, runs and results differ')
+
+
+def c_master_c_worker():
+    port = free_port()
+    with c_program(MASTER, port) as master:
+        master.until('Try get results')
+        with c_program(WORKER, port) as worker:
+            check_session(master, worker)
+
+
+def two_c_workers():
+    port = free_port()
+    with c_program(MASTER, port) as master:
+        master.until('Try get results')
+        with c_program(WORKER, port) as a, c_program(WORKER, port) as b:
+            check_crew(master, [a, b], False)
+
+
+def c_and_python_worker(python):
+    port = free_port()
+    with c_program(MASTER, port) as master:
+        master.until('Try get results')
+        with c_program(WORKER, port) as a, \
+                document(python, 'task_worker', port) as b:
+            check_crew(master, [a, b], True)
+
+
+def two_c_workers_of_python_master(python):
+    port = free_port()
+    with document(python, 'task_master', port) as master:
+        master.until('Try get results')
+        with c_program(WORKER, port) as a, c_program(WORKER, port) as b:
+            check_crew(master, [a, b], False)
+
+
+def serve(words, key=KEY):
+    return Program(words + ['127.0.0.1:0', key], stdin=subprocess.PIPE)
+
+
+def stop(server):
+    server.process.stdin.close()
+    server.end()
+
+
+def semantics(python):
+    """Passes on the lines of queue_semantics.py, each of them a test."""
+    with serve(SERVER, 'a key') as server:
+        with Program([python.path, '-W', 'ignore',
+                      os.path.join(HERE, 'queue_semantics.py'),
+                      server.until(''), 'a key'] +
+                     os.environ.get('SEMANTICS', '').split()) as client:
+            client.process.wait(2 * LIMIT)
+            client.end(0, 3)  # 3: it has said what failed
+            with OUTPUT:
+                print(client.text(client.out), end='', flush=True)
+        stop(server)
+
+
+def latency(python):
+    reference = [python.path, os.path.join(HERE, 'reference_server.py')]
+    with serve(SERVER) as ours, serve(reference) as pythons:
+        with Program([python.path, os.path.join(HERE, 'latency.py'),
+                      ours.until(''), pythons.until(''), KEY]) as client:
+            client.process.wait(2 * LIMIT)
+            with OUTPUT:
+                print(client.text(client.out), end='', flush=True)
+            client.end()
+        stop(ours)
+
+
+def crowd(python, clients, rounds):
+    """That many Python clients and that many C clients on one manager. Four
+    Python processes have a quarter of the clients each."""
+    with serve(SERVER) as server:
+        address = server.until('')
+        crowds = [Program(CROWD + [address, KEY, clients, rounds])]
+        crowds += [Program([python.path, os.path.join(HERE, 'crowd.py'),
+                            address, KEY, clients // 4, rounds])
+                   for _ in range(4)]
+        items = []
+        with contextlib.ExitStack() as stack:
+            for crowd in crowds:
+                stack.enter_context(crowd)
+            for crowd in crowds:
+                crowd.process.wait(2 * LIMIT)
+                items += crowd.end()
+        if len(items) != 2 * clients * rounds:
+            raise Failure('%d items, not %d'
+                          % (len(items), 2 * clients * rounds))
+        if len(set(items)) != len(items):
+            raise Failure('an item came twice')
+        stop(server)
+
+
+def run(title, function, *args):
+    start = time.monotonic()
+    try:
+        function(*args)
+        line = 'ok   interop: %s (%.2f s)' % (title, time.monotonic() - start)
+    except (Failure, subprocess.TimeoutExpired, OSError) as error:
+        line = 'FAIL interop: %s: %s' % (title, error)
+    with OUTPUT:
+        print(line, flush=True)
+    return line.startswith('ok')
+
+
+def run_all(tests, at_once):
+    """Returns whether all of them passed."""
+    todo = queue.Queue()
+    for test in tests:
+        if FILTER in test[0]:
+            todo.put(test)
+    failed = []
+
+    def work():
+        while True:
+            try:
+                test = todo.get_nowait()
+            except queue.Empty:
+                return
+            if not run(*test):
+                failed.append(test)
+    threads = [threading.Thread(target=work) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return not failed
+
+
+def main():
+    found = pythons(sys.argv[1:])
+    newest = found[-1]
+    tests = []
+    for python in found:
+        name = 'Python ' + python.name
+        tests += [
+            ('the server of these %s clients ends well' % name,
+             semantics, python),
+            ('C master, %s worker' % name, c_master_python_worker, python),
+            ('%s master, C worker' % name, python_master_c_worker, python),
+            ('a %s worker with a wrong key is refused by a C master, which '
+             'goes on' % name, wrong_python_worker, python),
+            ('a C worker with a wrong key is refused by a %s master and says '
+             'so' % name, wrong_c_worker, python)]
+    tests += [
+        ('C master, C worker', c_master_c_worker),
+        ('C master, two C workers', two_c_workers),
+        ('C master, a C and a Python %s worker' % newest.name,
+         c_and_python_worker, newest),
+        ('Python %s master, two C workers' % newest.name,
+         two_c_workers_of_python_master, newest)]
+    passed = run_all(tests, 4)
+    # Alone: these load the machine, or measure it.
+    tests = [('200 Python clients and 200 C clients on one manager: every '
+              'item exactly once', crowd, newest, 200, 100)]
+    tests += [('a Python %s client is not stalled' % python.name,
+               latency, python)
+              for python in found if python.name in ('3.11', '3.13')]
+    passed = run_all(tests, 1) and passed
+    return not passed
+
+
+if __name__ == '__main__':
+    sys.exit(main())

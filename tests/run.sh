@@ -1,0 +1,75 @@
+#!/bin/sh
+# Runs test programs and test scripts, two at a time, and sums up what they
+# say. Called by make: run.sh NAME..., where NAME is a program in $BUILD or a
+# script tests/NAME.sh or tests/NAME/NAME.sh. Each prints lines that begin
+# with "ok", "FAIL" or "skip"; the last line here is "N passed, N failed".
+: "${BUILD:=build/default}" "${EXAMPLES:=build/examples}" "${JOBS:=2}"
+export BUILD EXAMPLES JOBS
+logs=$BUILD/logs
+rm -rf "$logs" && mkdir -p "$logs" || exit 2
+
+# ThreadSanitizer wants a plain address space.
+case $SANITIZE in *thread*)
+  machine=$(uname -m)
+  if [ -z "$PLAIN" ] && setarch "$machine" -R true 2>/dev/null; then
+    PLAIN=1 exec setarch "$machine" -R sh "$0" "$@"
+  fi ;;
+esac
+
+# Sanitizers report with a stack, and stop.
+: "${ASAN_OPTIONS:=detect_stack_use_after_return=0:strict_string_checks=1}"
+: "${UBSAN_OPTIONS:=print_stacktrace=1}" "${TSAN_OPTIONS:=halt_on_error=1}"
+export ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+case $SANITIZE in
+'') : "${TEST_SLOW:=1}" ;;
+*) : "${TEST_SLOW:=4}" ;;
+esac
+export TEST_SLOW
+
+one() {
+  name=$1
+  if [ -x "$BUILD/$name" ] && [ ! -d "$BUILD/$name" ]; then
+    set -- "$BUILD/$name"
+    [ -z "$FILTER" ] || set -- "$@" --filter "$FILTER"
+    [ -z "$SEED" ] || set -- "$@" --seed "$SEED"
+    $WRAPPER "$@" # such as valgrind or an emulator
+  elif [ -f "tests/$name.sh" ]; then
+    sh "tests/$name.sh"
+  elif [ -f "tests/$name/$name.sh" ]; then
+    sh "tests/$name/$name.sh"
+  else
+    echo "FAIL $name: there is no such test"
+    false
+  fi >"$logs/$name.part" 2>&1 </dev/null
+  status=$?
+  # A program that failed must say so, even if it died before it could.
+  if [ $status -ne 0 ] && ! grep -q '^FAIL ' "$logs/$name.part"; then
+    echo "FAIL $name: exit status $status" >>"$logs/$name.part"
+  fi
+  mv "$logs/$name.part" "$logs/$name.log"
+  cat "$logs/$name.log"
+}
+
+# A lane takes the next test that no other lane has taken.
+lane() {
+  for test_name; do
+    mkdir "$logs/$test_name.taken" 2>/dev/null && one "$test_name"
+  done
+}
+lanes=1
+while [ "$lanes" -lt "$JOBS" ]; do
+  lane "$@" &
+  lanes=$((lanes + 1))
+done
+lane "$@"
+wait
+
+count() { cat "$logs"/*.log 2>/dev/null | grep -c "^$1 "; }
+passed=$(count ok) failed=$(count FAIL) skipped=$(count skip)
+[ "$failed" -eq 0 ] || grep -h '^FAIL ' "$logs"/*.log | sed 's/^/  /'
+if [ "$skipped" -eq 0 ]; then
+  echo "$passed passed, $failed failed"
+else
+  echo "$passed passed, $failed failed, $skipped skipped"
+fi
+[ "$failed" -eq 0 ] && [ $((passed + skipped)) -gt 0 ]
