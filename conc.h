@@ -348,8 +348,9 @@ CONC_API int conc_cancel(conc_task *task);
 CONC_API conc_task *conc_current(void);
 
 /* The name of a task, or of the caller if NULL: "MainThread", .name, or
-   "Thread-1", "Task-1", "Dummy-1" (foreign threads), as in Python. Valid as
-   long as the task is. */
+   "Thread-1", "Task-1" (counted in each loop), "Dummy-1" (foreign threads),
+   as in Python; "" for a task that was never started. Valid as long as the
+   task is. */
 CONC_API const char *conc_name(conc_task *task);
 
 /* ---------------------------------------------------------------------------
@@ -437,26 +438,35 @@ CONC_API int conc_connect(const char *address, double timeout);
 /* ---------------------------------------------------------------------------
    >>value: typed values, build/parse, pickle
 
-   What Python can put on a queue and C can read: none, bool, int, float, str,
-   bytes, list, tuple, dict, set. A value is a tree in one allocation, made by
-   conc_build, conc_pickle_loads or conc_get_value, read by the functions
-   below, never changed, and freed at its root.
+   What Python can put on a queue and C can read: None, bool, int, float, str,
+   bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
+   one allocation: made whole by conc_build, conc_pickle_loads or
+   conc_get_value, never changed, read by the functions below, freed at its
+   root. Every part and every string that a function hands out points into
+   the root's allocation and lives as long.
 
-   Threads    reading: any number; a value does not change
-   Processes  yes: as bytes, by conc_pickle_dumps
+   Where Python lets one object appear at several places, the places share
+   memory here too; that cannot be noticed, for nothing can be changed.
+   Dicts keep the order in which Python had them. Sets have none in Python;
+   here their items are sorted, so that equal sets look equal.
+
+   No value is nested deeper than 100 or has more than a million parts,
+   wherever it comes from: so nobody's data can exhaust a stack or a CPU.
+
+   Threads    reading: any number at once, for a value does not change
+   Processes  as bytes: conc_pickle_dumps
    Signals    no
-   Memory     the library's, until conc_value_free(root); the parts and the
-              strings live in the root's allocation
+   Memory     the library's, until conc_value_free(root)
    Blocks     never
    ------------------------------------------------------------------------ */
 
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
-  CONC_INT,    /* fits int64_t */
-  CONC_BIGINT, /* does not: little-endian two's complement bytes */
+  CONC_INT,    /* fits int64_t; always, if it does */
+  CONC_BIGINT, /* does not fit: kept whole, as bytes */
   CONC_FLOAT,
-  CONC_STR,   /* UTF-8 (lone surrogates as Python's surrogatepass) */
+  CONC_STR, /* UTF-8; lone surrogates as Python's "surrogatepass" */
   CONC_BYTES,
   CONC_BYTEARRAY,
   CONC_LIST,
@@ -464,93 +474,122 @@ typedef enum conc_type {
   CONC_DICT,
   CONC_SET,
   CONC_FROZENSET,
-  CONC_OBJECT /* inert: an exception that a peer reported; never called */
+  CONC_OBJECT /* an instance of a Python class, inert: it can be looked at,
+                 not sent on. Items: module, class, arguments, state */
 } conc_type;
 
 typedef struct conc_value conc_value;
 
-/* Frees a value with all its parts. Only the root; NULL is a no-op. */
+/* Frees a value with all its parts: only the root. NULL is a no-op. */
 CONC_API void conc_value_free(conc_value *value);
 
+/* NULL is CONC_NONE here, and for all functions below a value without
+   content: so a chain of look-ups needs one check, at its end. */
 CONC_API conc_type conc_value_type(const conc_value *value);
 
 /* 0 and the number; -EINVAL for another type, -ERANGE for a CONC_BIGINT. */
 CONC_API int conc_value_int(const conc_value *value, int64_t *out);
 
-/* A float, or an int as float. 0 or -EINVAL. */
+/* A float, or an int as the nearest float. 0, -EINVAL for another type,
+   -ERANGE for an int beyond all floats. */
 CONC_API int conc_value_float(const conc_value *value, double *out);
 
 /* 0 or -EINVAL: only a bool is a bool. */
 CONC_API int conc_value_bool(const conc_value *value, bool *out);
 
-/* The text of a str, with a NUL behind it (there may be others inside, so
-   *size counts, if size is not NULL); NULL for another type. */
+/* The text of a str, with a NUL behind it. There may be other NULs inside,
+   which *size counts (if size is not NULL). NULL for another type. */
 CONC_API const char *conc_value_str(const conc_value *value, size_t *size);
 
-/* The bytes of a bytes, bytearray or CONC_BIGINT; NULL for another type. */
+/* The bytes of a bytes or bytearray, with a NUL behind them; of a CONC_BIGINT
+   its little-endian two's complement, as short as can be. NULL for another
+   type. */
 CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size);
 
 /* The items of a list, tuple or set, the pairs of a dict, the bytes of a str,
    bytes, bytearray or CONC_BIGINT; else 0. */
 CONC_API size_t conc_value_size(const conc_value *value);
 
-/* Item i, from 0: of a dict, the value of pair i. NULL if there is none. */
+/* Item i, from 0; of a dict, the value of pair i. NULL if there is none. */
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i);
 
-/* The key of pair i of a dict; NULL if there is none. */
+/* The key of pair i of a dict. NULL if there is none. */
 CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 
-/* What a dict holds under a str; NULL if nothing. Looks at every pair. */
+/* What a dict has under a str; NULL if nothing. Bisects: O(log pairs). */
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
-/* Whether two values have the same type and content; dicts and sets in the
-   same order, and -0.0 equals 0.0. */
+/* Whether two values have the same types and content. Dicts in any order;
+   0.0 equals -0.0, and a NaN equals a NaN. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
 
-/* Writes what Python's str() gives: of a str its text, of others their repr
-   (with text that is not ASCII as it is).
-   As snprintf: at most size bytes with the NUL, and returns the length that
-   it would have. -ENOMEM. */
+/* Writes what Python's str() gives: of a str its text, of others their repr.
+   As snprintf: at most `size` bytes, the NUL included, and returns the length
+   of the whole. Takes no memory and cannot fail. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
 
-/* Makes a value from a format, in the manner of Py_BuildValue:
+/* Makes a value from a format, in the manner of Py_BuildValue.
 
-     i int   l long   L long long   k unsigned long   n ssize_t    -> int
-     p int -> bool    d double -> float    N nothing -> None
-     s const char * -> str (NULL -> None)    s# const char *, size_t
-     y# const void *, size_t -> bytes
-     O const conc_value *, copied
-     (...) tuple   [...] list   {key value ...} dict
+     format      arguments                       makes
+     N           none                            None
+     p           int                             bool
+     i l L n     int, long, long long, ssize_t   int
+     I k K       unsigned, -long, -long long     int
+     f d         double                          float
+     s           const char *                    str; NULL gives None
+     s#          const char *, size_t            str
+     y           const char *                    bytes; NULL gives None
+     y#          const void *, size_t            bytes
+     O           const conc_value *              a copy of it
+     (...)       those of the items              tuple
+     [...]                                       list
+     {...}       key, value, key, value          dict; the last of a key wins
 
    Blanks, commas and colons are skipped. One item is that item, several are a
-   tuple, none is None. 0, -EINVAL for a bad format or text that is not
-   UTF-8, -ENOMEM. */
+   tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
+   0; -EINVAL for a bad format, text that is not UTF-8, a key that Python
+   cannot hash; -EMSGSIZE for more parts or depth than a value may have;
+   -ENOMEM. After an error *out is NULL. */
 CONC_API int conc_build(conc_value **out, const char *format, ...);
 
-/* Takes a value apart by a format, in the manner of PyArg_ParseTuple; the
+/* Takes a value apart by a format, in the manner of PyArg_ParseTuple. The
    format describes the value itself: "i" an int, "(is)" a pair.
 
-     i int *   l long *   L long long *   k unsigned long *   n ssize_t *
-     p int *   d double * (an int will do)   N only None, no argument
-     s const char **   s# const char **, size_t *   y# const void **, size_t *
-     O const conc_value **
+     format      arguments                       takes
+     N           none                            None, and nothing else
+     p           int *                           bool
+     i l L n     pointers to the C types         int, if the C type holds it
+     I k K       that conc_build takes           (I k K: from 0)
+     f d         float *, double *               float or int
+     s           const char **                   str without NULs
+     s#          const char **, size_t *         str
+     y           const char **                   bytes without NULs
+     y#          const void **, size_t *         bytes or bytearray
+     O           const conc_value **             anything
+     (...)       those of the items              tuple of so many items
+     [...]                                       list of so many items
+     {s:...}     const char *key, item's         dict that has these keys
 
-   What s, y# and O give points into the value. 0; -EINVAL if the shape is
-   another, -ERANGE if a number does not fit: what comes before the mismatch
-   has been written then. */
+   What s, y and O give points into the value: nothing to free, nothing to
+   keep beyond it. 0; -EINVAL if the value has another shape or the format is
+   bad, -ERANGE if a number does not fit. After an error nothing has been
+   written to any argument. */
 CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 
-/* Python's pickle.dumps: *out is to be freed by conc_free. `protocol` is 2 to
-   5, or 0 for 4. 0, -EINVAL, -EACCES for a CONC_OBJECT, -ENOMEM. */
+/* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
+   or 0 for 4. *out is to be freed by conc_free. 0, -EINVAL, -ENOMEM, -EACCES
+   for a CONC_OBJECT: it would be made to life in the reader. */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads, for data only: nothing is imported or called. 0;
-   -EBADMSG malformed, -EACCES if it names anything but data, -EMSGSIZE if it
-   is nested deeper than 100, refers to itself or grows beyond a million
-   values, -ENOMEM. */
+/* Python's pickle.loads of protocols 2 to 5, for data alone: nothing is
+   imported, made or called, whoever wrote the pickle. A Python 2 str comes as
+   a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
+   -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
+   than 100, contains itself or is larger than a value may be, -ENOMEM. After
+   an error *out is NULL. */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
@@ -1329,7 +1368,7 @@ CONC__DEF void conc__unpark(conc__actor *actor, unsigned bit) {
      be gone. */
   const conc__actor_class *ops = actor->ops;
   unsigned seen = CONC__LOAD_RELAXED(&actor->word);
-  while (!CONC__CAS(&actor->word, &seen, 
+  while (!CONC__CAS(&actor->word, &seen,
                    (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
   if (seen & CONC__PARKED) ops->wake(actor, seen);
@@ -1423,6 +1462,7 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
   struct pollfd p[2];
   double spin_end = 0;
   double budget = deadline > 0 ? conc__spin_budget(self->spin_failed) : 0;
+  unsigned how = CONC__PARKED;
   bool slept = false;
   if (budget > 0) spin_end = conc_now() + budget;
   if (deadline > 0 && !thread->has_waker &&
@@ -1432,6 +1472,7 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
   p[0].events = (short)((events & CONC_READ ? POLLIN : 0) |
                         (events & CONC_WRITE ? POLLOUT : 0));
   p[1].fd = thread->has_waker ? thread->waker[0] : -1;
+  if (thread->has_waker) how |= CONC__POLLING;
   p[1].events = POLLIN;
   for (;;) {
     bool spin = spin_end > 0 && conc_now() < spin_end;
@@ -1440,8 +1481,7 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
     p[0].revents = p[1].revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
     if (!spin && ms != 0) {
-      if (!conc__park_announce(self, CONC__POKED,
-                               CONC__PARKED | CONC__POLLING))
+      if (!conc__park_announce(self, CONC__POKED, how))
         continue;
       slept = true;
     }
@@ -1950,6 +1990,7 @@ CONC_API const char *conc_name(conc_task *task) {
   conc__mutex *guard;
   if (task == NULL) task = conc_current();
   if (task->name != NULL) return task->name;
+  if (task->kind == 0) return ""; /* never started: it has none yet */
   guard = conc__guard(&task->done);
   conc__mutex_lock(guard);
   if (task->label[0] == 0)
@@ -2014,9 +2055,10 @@ CONC__DEF void *conc__thread_main(void *arg) {
   int status;
   conc__thread_name(conc_name(task));
   status = conc__task_run(task, self, &result);
-  conc__task_finish(task, result, status);
+  /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
+  conc__task_finish(task, result, status);
   conc__this.current = NULL;
   return NULL;
 }
@@ -2832,8 +2874,8 @@ CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
     if (entry->known) return 0;
     e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
   } else {
-    e.events = EPOLLONESHOT | EPOLLRDHUP;
-    if (events & CONC_READ) e.events |= EPOLLIN;
+    e.events = EPOLLONESHOT;
+    if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
     if (events & CONC_WRITE) e.events |= EPOLLOUT;
   }
   if (epoll_ctl(loop->poller, op, fd, &e) < 0) {
@@ -2973,6 +3015,8 @@ CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   if (fd < 0) return -EBADF;
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline <= 0) return conc__thread_wait_fd(self, fd, events, 0);
+  /* A wild number must not make the table grow to it. */
+  if ((size_t)fd >= loop->fds_size && fcntl(fd, F_GETFD) < 0) return -EBADF;
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w.actor = self;
@@ -3442,13 +3486,16 @@ CONC__DEF void conc__set_nodelay(int fd) {
 
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
+  int blocking = conc__is_nonblocking(fd) == 0;
   for (;;) {
-    int rc;
+    int rc = blocking ? conc__wait_fd(fd, CONC_READ, deadline) : 0;
+    int client;
+    if (rc < 0) return rc;
 #if CONC_HAVE_CLOEXEC
-    int client = (int)syscall(SYS_accept4, fd, NULL, NULL,
+    client = (int)syscall(SYS_accept4, fd, NULL, NULL,
                               SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
-    int client = accept(fd, NULL, NULL);
+    client = accept(fd, NULL, NULL);
 #endif
     if (client >= 0) {
 #if !CONC_HAVE_CLOEXEC
@@ -3488,8 +3535,7 @@ CONC_API int conc_connect(const char *address, double timeout) {
     }
     if (rc != -EAGAIN) break;
     /* A unix socket whose backlog is full cannot be waited for. */
-    rc = timeout > 0 && conc__remaining(deadline) <= 0 ? -ETIMEDOUT
-                                                       : conc_sleep(0.001);
+    rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc != 0) break;
   }
   if (rc == 0) {
@@ -3502,36 +3548,48 @@ CONC_API int conc_connect(const char *address, double timeout) {
 
 /* ---------------------------------------------------------------------------
    >>value: buffers, hashes, typed values, pickle
+
+   For the layers above:
+     conc__buffer, _reserve, _append, _free      bytes that grow
+     conc__md5, conc__sha256, conc__hmac         hashes in one call
+     conc__wipe, conc__equal_secret              care with secrets
+     conc__pickle_decode, conc__object_name      reading what a peer sent
+     conc__pickle_encode, conc__pickle_put_*     writing, without a tree too
+     conc__pickle_content, conc__pickle_downgrade
+                                                 what is stored, looked at
+                                                 and translated for Python 2
    ------------------------------------------------------------------------ */
 
 /* --- buffers --- */
 
-/* Bytes that grow. */
+/* Zeroed is empty. data is what CONC_FREE takes; size <= capacity. */
 typedef struct conc__buffer {
   unsigned char *data;
   size_t size, capacity;
 } conc__buffer;
 
-/* Makes room for `more` bytes behind the last. 0 or -ENOMEM. */
+/* Makes room for `more` bytes behind the last: so many appends cannot fail
+   then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
 CONC__DEF int conc__buffer_reserve(conc__buffer *b, size_t more) {
   size_t capacity = b->capacity < 64 ? 64 : b->capacity;
-  unsigned char *data;
-  if (b->capacity - b->size >= more) return 0;
-  if (more > SIZE_MAX / 2 - b->size) return -ENOMEM;
-  while (capacity < b->size + more) capacity *= 2;
-  data = (unsigned char *)CONC_REALLOC(b->data, capacity);
+  void *data;
+  if (more <= b->capacity - b->size) return 0;
+  if (more > SIZE_MAX / 4 || b->size > SIZE_MAX / 4) return -ENOMEM;
+  while (capacity - b->size < more) capacity *= 2;
+  data = CONC_REALLOC(b->data, capacity);
   if (data == NULL) return -ENOMEM;
-  b->data = data;
+  b->data = (unsigned char *)data;
   b->capacity = capacity;
   return 0;
 }
 
-CONC__DEF int conc__buffer_append(conc__buffer *b, const void *data,
-                                  size_t size) {
-  if (CONC__UNLIKELY(b->capacity - b->size < size)) {
+CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
+                                     size_t size) {
+  if (CONC__UNLIKELY(size > b->capacity - b->size)) {
     int rc = conc__buffer_reserve(b, size);
     if (rc != 0) return rc;
   }
+  /* memcpy of nothing from NULL is undefined, hence the question */
   if (size > 0) memcpy(b->data + b->size, data, size);
   b->size += size;
   return 0;
@@ -3539,61 +3597,73 @@ CONC__DEF int conc__buffer_append(conc__buffer *b, const void *data,
 
 CONC__DEF void conc__buffer_free(conc__buffer *b) {
   CONC_FREE(b->data);
-  memset(b, 0, sizeof *b);
+  b->data = NULL;
+  b->size = b->capacity = 0;
 }
 
 /* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
 
-   MD5 because Python up to 3.11 authenticates with it. */
+   MD5 is no hash to trust any more, but as an HMAC it is what Python up to
+   3.11 authenticates with. Both work on blocks of 64 bytes and pad alike; they
+   differ in the order of bytes within a word and in the compression. */
 
 enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
+#define CONC__HASH_MAX 32 /* bytes of the longer digest */
 
 typedef struct conc__hash {
   int kind;
   uint32_t state[8];
-  uint64_t size; /* bytes so far */
+  uint64_t size; /* bytes so far; the rest of 64 of them wait in block */
   unsigned char block[64];
 } conc__hash;
 
-CONC__INLINE uint32_t conc__rotate_left(uint32_t x, unsigned n) {
+CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
   return x << n | x >> (32 - n);
 }
 
 CONC__DEF void conc__md5_block(uint32_t *state, const unsigned char *p) {
-  static const unsigned char shift[4][4] = {
-      {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
-  /* floor(2^32 * abs(sin(i + 1))) */
+  /* floor(2^32 * |sin(i + 1)|) */
   static const uint32_t sine[64] = {
-      0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a,
-      0xa8304613, 0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be,
-      0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340,
-      0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
-      0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8,
-      0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c,
-      0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
-      0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
-      0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92,
-      0xffeff47d, 0x85845dd1, 0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1,
-      0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391};
-  uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
-  uint32_t word[16];
+    0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a,
+    0xa8304613, 0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be,
+    0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340,
+    0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
+    0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8,
+    0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c,
+    0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
+    0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
+    0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92,
+    0xffeff47d, 0x85845dd1, 0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1,
+    0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391};
+  static const unsigned char shift[16] = {7, 12, 17, 22, 5, 9,  14, 20,
+                                          4, 11, 16, 23, 6, 10, 15, 21};
+  uint32_t a = state[0], b = state[1], c = state[2], d = state[3], w[16];
   unsigned i;
-  for (i = 0; i < 16; i++)
-    word[i] = (uint32_t)p[i * 4] | (uint32_t)p[i * 4 + 1] << 8 |
-              (uint32_t)p[i * 4 + 2] << 16 | (uint32_t)p[i * 4 + 3] << 24;
+  for (i = 0; i < 16; i++, p += 4)
+    w[i] = (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 |
+           (uint32_t)p[0];
   for (i = 0; i < 64; i++) {
-    uint32_t f, keep = d;
-    unsigned at;
-    switch (i / 16) {
-      case 0: f = (b & c) | (~b & d), at = i; break;
-      case 1: f = (d & b) | (~d & c), at = (5 * i + 1) % 16; break;
-      case 2: f = b ^ c ^ d, at = (3 * i + 5) % 16; break;
-      default: f = c ^ (b | ~d), at = 7 * i % 16; break;
+    uint32_t f, next;
+    unsigned word;
+    if (i < 16) {
+      f = d ^ (b & (c ^ d));
+      word = i;
+    } else if (i < 32) {
+      f = c ^ (d & (b ^ c));
+      word = 5 * i + 1;
+    } else if (i < 48) {
+      f = b ^ c ^ d;
+      word = 3 * i + 5;
+    } else {
+      f = c ^ (b | ~d);
+      word = 7 * i;
     }
+    next = b + conc__rol(a + f + sine[i] + w[word % 16],
+                         shift[i / 16 * 4 + i % 4]);
+    a = d;
     d = c;
     c = b;
-    b += conc__rotate_left(a + f + sine[i] + word[at], shift[i / 16][i % 4]);
-    a = keep;
+    b = next;
   }
   state[0] += a;
   state[1] += b;
@@ -3602,71 +3672,70 @@ CONC__DEF void conc__md5_block(uint32_t *state, const unsigned char *p) {
 }
 
 CONC__DEF void conc__sha256_block(uint32_t *state, const unsigned char *p) {
-  /* the fractions of the cube roots of the first 64 primes */
-  static const uint32_t k[64] = {
-      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
-      0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
-      0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
-      0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-      0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
-      0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
-      0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
-      0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-      0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
-      0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
-      0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-  uint32_t w[64], s[8];
+  /* fractions of the cube roots of the first 64 primes */
+  static const uint32_t root[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
+    0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
+    0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
+    0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
+    0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
+    0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+    0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
+    0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
+    0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+  /* s[(k - i) & 7] is the standard's k-th working variable in round i: the
+     index turns instead of eight variables moving along */
+  uint32_t w[16], s[8];
   unsigned i;
-  for (i = 0; i < 16; i++)
-    w[i] = (uint32_t)p[i * 4] << 24 | (uint32_t)p[i * 4 + 1] << 16 |
-           (uint32_t)p[i * 4 + 2] << 8 | (uint32_t)p[i * 4 + 3];
-  for (; i < 64; i++) {
-    uint32_t x = w[i - 15], y = w[i - 2];
-    w[i] = w[i - 16] + w[i - 7] +
-           (conc__rotate_left(x, 25) ^ conc__rotate_left(x, 14) ^ x >> 3) +
-           (conc__rotate_left(y, 15) ^ conc__rotate_left(y, 13) ^ y >> 10);
-  }
   memcpy(s, state, sizeof s);
   for (i = 0; i < 64; i++) {
-    uint32_t e = s[4], a = s[0];
-    uint32_t t1 = s[7] +
-                  (conc__rotate_left(e, 26) ^ conc__rotate_left(e, 21) ^
-                   conc__rotate_left(e, 7)) +
-                  ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
-    uint32_t t2 = (conc__rotate_left(a, 30) ^ conc__rotate_left(a, 19) ^
-                   conc__rotate_left(a, 10)) +
-                  ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-    memmove(s + 1, s, 7 * sizeof *s);
-    s[4] += t1;
-    s[0] = t1 + t2;
+    uint32_t *h = &s[(7 - i) & 7], *d = &s[(3 - i) & 7];
+    uint32_t a = s[(0 - i) & 7], b = s[(1 - i) & 7], c = s[(2 - i) & 7];
+    uint32_t e = s[(4 - i) & 7], f = s[(5 - i) & 7], g = s[(6 - i) & 7];
+    if (i < 16) {
+      w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
+             (uint32_t)p[2] << 8 | (uint32_t)p[3];
+      p += 4;
+    } else {
+      uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
+      w[i & 15] += (conc__rol(x, 25) ^ conc__rol(x, 14) ^ x >> 3) +
+                   (conc__rol(y, 15) ^ conc__rol(y, 13) ^ y >> 10) +
+                   w[(i + 9) & 15];
+    }
+    *h += (conc__rol(e, 26) ^ conc__rol(e, 21) ^ conc__rol(e, 7)) +
+          (g ^ (e & (f ^ g))) + root[i] + w[i & 15];
+    *d += *h;
+    *h += (conc__rol(a, 30) ^ conc__rol(a, 19) ^ conc__rol(a, 10)) +
+          ((a & b) | (c & (a | b)));
   }
   for (i = 0; i < 8; i++) state[i] += s[i];
 }
 
 CONC__DEF void conc__hash_begin(conc__hash *h, int kind) {
-  static const uint32_t md5[4] = {0x67452301, 0xefcdab89, 0x98badcfe,
-                                  0x10325476};
-  static const uint32_t sha[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372,
-                                  0xa54ff53a, 0x510e527f, 0x9b05688c,
-                                  0x1f83d9ab, 0x5be0cd19};
-  memset(h, 0, sizeof *h);
+  static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
+                                  0x10325476, 0,          0,
+                                  0,          0};
+  /* fractions of the square roots of the first 8 primes */
+  static const uint32_t sha256[8] = {
+    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
+    0x1f83d9ab, 0x5be0cd19};
   h->kind = kind;
-  if (kind == CONC__MD5)
-    memcpy(h->state, md5, sizeof md5);
-  else
-    memcpy(h->state, sha, sizeof sha);
+  h->size = 0;
+  memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
 }
 
 CONC__DEF void conc__hash_add(conc__hash *h, const void *data, size_t size) {
   const unsigned char *p = (const unsigned char *)data;
   while (size > 0) {
-    size_t at = (size_t)(h->size % 64);
-    size_t n = 64 - at < size ? 64 - at : size;
-    memcpy(h->block + at, p, n);
+    size_t have = (size_t)(h->size % 64), n = 64 - have;
+    if (n > size) n = size;
+    memcpy(h->block + have, p, n);
     h->size += n;
     p += n;
     size -= n;
-    if (at + n < 64) continue;
+    if (have + n < 64) return;
     if (h->kind == CONC__MD5)
       conc__md5_block(h->state, h->block);
     else
@@ -3674,58 +3743,48 @@ CONC__DEF void conc__hash_add(conc__hash *h, const void *data, size_t size) {
   }
 }
 
-/* Writes the digest, of 16 or 32 bytes. MD5 is little-endian, SHA big. */
-CONC__DEF void conc__hash_end(conc__hash *h, unsigned char *out) {
-  bool little = h->kind == CONC__MD5;
-  uint64_t bits = h->size * 8;
-  unsigned char tail[8];
-  unsigned i;
-  conc__hash_add(h, "\x80", 1);
-  while (h->size % 64 != 56) conc__hash_add(h, "", 1);
+/* Writes the digest (16 or 32 bytes) and returns its size. */
+CONC__DEF size_t conc__hash_end(conc__hash *h, unsigned char *out) {
+  static const unsigned char padding[64] = {0x80};
+  const bool little = h->kind == CONC__MD5;
+  const uint64_t bits = h->size * 8;
+  const size_t size = little ? 16 : 32;
+  unsigned char length[8];
+  size_t i;
   for (i = 0; i < 8; i++)
-    tail[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
-  conc__hash_add(h, tail, 8);
-  for (i = 0; i < (little ? 16u : 32u); i++)
-    out[i] = (unsigned char)(h->state[i / 4] >>
-                             8 * (little ? i % 4 : 3 - i % 4));
+    length[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
+  conc__hash_add(h, padding, 1 + (size_t)((119 - h->size % 64) % 64));
+  conc__hash_add(h, length, 8);
+  for (i = 0; i < size; i++)
+    out[i] =
+        (unsigned char)(h->state[i / 4] >> 8 * (little ? i % 4 : 3 - i % 4));
+  return size;
 }
 
-/* Forgets a secret; the compiler must not leave it out. */
-CONC__DEF void conc__wipe(void *secret, size_t size) {
-  memset(secret, 0, size);
-  __asm__ __volatile__("" : : "r"(secret) : "memory");
-}
-
-CONC__DEF void conc__hmac(int kind, const void *key, size_t key_size,
-                          const void *message, size_t size,
-                          unsigned char *out) {
-  unsigned char pad[64] = {0};
-  unsigned char digest[32];
-  size_t digest_size = kind == CONC__MD5 ? 16 : 32;
+CONC__DEF void conc__md5(const void *data, size_t size, unsigned char *out) {
   conc__hash h;
-  unsigned i;
-  if (key_size > 64) {
-    conc__hash_begin(&h, kind);
-    conc__hash_add(&h, key, key_size);
-    conc__hash_end(&h, pad);
-  } else if (key_size > 0) {
-    memcpy(pad, key, key_size);
-  }
-  for (i = 0; i < 64; i++) pad[i] ^= 0x36;
-  conc__hash_begin(&h, kind);
-  conc__hash_add(&h, pad, 64);
-  conc__hash_add(&h, message, size);
-  conc__hash_end(&h, digest);
-  for (i = 0; i < 64; i++) pad[i] ^= 0x36 ^ 0x5c;
-  conc__hash_begin(&h, kind);
-  conc__hash_add(&h, pad, 64);
-  conc__hash_add(&h, digest, digest_size);
+  conc__hash_begin(&h, CONC__MD5);
+  conc__hash_add(&h, data, size);
   conc__hash_end(&h, out);
-  conc__wipe(pad, sizeof pad);
-  conc__wipe(&h, sizeof h);
 }
 
-/* Compares without telling by its time where the first difference is. */
+CONC__DEF void conc__sha256(const void *data, size_t size,
+                            unsigned char *out) {
+  conc__hash h;
+  conc__hash_begin(&h, CONC__SHA256);
+  conc__hash_add(&h, data, size);
+  conc__hash_end(&h, out);
+}
+
+/* Overwrites a secret. A plain memset before the end of a variable's life is
+   removed by compilers; what goes through volatile is not. */
+CONC__DEF void conc__wipe(void *secret, size_t size) {
+  volatile unsigned char *p = (volatile unsigned char *)secret;
+  while (size-- > 0) *p++ = 0;
+}
+
+/* Whether two secrets are the same: takes as long wherever the first
+   difference is, so that nobody can guess a digest byte by byte. */
 CONC__DEF bool conc__equal_secret(const void *a, const void *b, size_t size) {
   const volatile unsigned char *p = (const volatile unsigned char *)a;
   const volatile unsigned char *q = (const volatile unsigned char *)b;
@@ -3734,10 +3793,50 @@ CONC__DEF bool conc__equal_secret(const void *a, const void *b, size_t size) {
   return difference == 0;
 }
 
+/* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
+   key may have any length, 0 too. */
+CONC__DEF void conc__hmac(int kind, const void *key, size_t key_size,
+                          const void *message, size_t size,
+                          unsigned char *out) {
+  unsigned char pad[64], digest[CONC__HASH_MAX];
+  conc__hash h;
+  size_t n = key_size, i;
+  memset(pad, 0, sizeof pad);
+  if (key_size > sizeof pad) {
+    conc__hash_begin(&h, kind);
+    conc__hash_add(&h, key, key_size);
+    n = conc__hash_end(&h, pad);
+  } else if (n > 0) {
+    memcpy(pad, key, n);
+  }
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36;
+  conc__hash_begin(&h, kind);
+  conc__hash_add(&h, pad, sizeof pad);
+  conc__hash_add(&h, message, size);
+  n = conc__hash_end(&h, digest);
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
+  conc__hash_begin(&h, kind);
+  conc__hash_add(&h, pad, sizeof pad);
+  conc__hash_add(&h, digest, n);
+  conc__hash_end(&h, out);
+  /* each of these is as good as the key to a forger */
+  conc__wipe(pad, sizeof pad);
+  conc__wipe(digest, sizeof digest);
+  conc__wipe(&h, sizeof h);
+}
+
 /* --- values ---
 
-   A node of the tree. Items of a container lie side by side: of a dict, key,
-   value, key, value. Nodes come first in the allocation, then the bytes. */
+   A value is an array of nodes with all strings behind it, in one allocation.
+   The items of a container lie side by side (of a dict: key, value, key,
+   value), somewhere in the array; node 0 is the root. Behind the pairs of a
+   dict stands its index: the numbers of the pairs, ordered by key. Sets need
+   none, for their items are ordered themselves.
+
+   A node can be copied: then two nodes show the same items. That is how the
+   sharing in a pickle is kept, and why a value takes no more memory than a
+   small multiple of the pickle that it comes from, however much it is when it
+   is written out; CONC__VALUE_NODES bounds that. */
 
 struct conc_value {
   conc_type type;
@@ -3746,1144 +3845,1542 @@ struct conc_value {
     bool boolean;
     int64_t integer;
     double real;
-    const unsigned char *bytes; /* with a NUL behind */
+    const unsigned char *bytes; /* a NUL behind */
     const conc_value *items;
+    size_t at; /* while it is being made: see conc__maker */
   } as;
 };
 
-#define CONC__VALUE_DEPTH 100      /* a container in a container in ... */
-#define CONC__VALUE_NODES 1000000u /* with everything that is shared copied */
+/* Everything below walks values with arrays of this length, not checked
+   again: nothing deeper is ever made. */
+#define CONC__VALUE_DEPTH 100
+#define CONC__VALUE_NODES 1000000u /* every sharer counted anew */
+#define CONC__VALUE_BYTES ((size_t)64 << 20) /* likewise, beyond the input's */
+#define CONC__BIGINT_MAX 4096 /* bytes; printing one is quadratic */
 
-CONC__INLINE bool conc__type_has_bytes(conc_type t) {
-  return t == CONC_STR || t == CONC_BYTES || t == CONC_BYTEARRAY ||
-         t == CONC_BIGINT;
+CONC__INLINE bool conc__is_text(conc_type t) {
+  return t == CONC_BIGINT || (t >= CONC_STR && t <= CONC_BYTEARRAY);
 }
 
-CONC__INLINE bool conc__type_has_items(conc_type t) { return t >= CONC_LIST; }
+CONC__INLINE bool conc__is_container(conc_type t) { return t >= CONC_LIST; }
 
-/* How many nodes stand at as.items. */
-CONC__INLINE size_t conc__value_nodes(const conc_value *v) {
+/* How many nodes stand at as.items, the index not counted. */
+CONC__INLINE size_t conc__item_count(const conc_value *v) {
+  if (!conc__is_container(v->type)) return 0;
   return v->type == CONC_DICT ? v->size * 2 : v->size;
+}
+
+/* The index of a dict of two pairs or more. */
+CONC__INLINE const uint32_t *conc__dict_index(const conc_value *v) {
+  return (const uint32_t *)(const void *)(v->as.items + v->size * 2);
+}
+
+/* Item i as it comes in order: the same for equal values. */
+CONC__INLINE const conc_value *conc__item_ordered(const conc_value *v,
+                                                  size_t i) {
+  if (v->type == CONC_DICT && v->size > 1)
+    i = (size_t)conc__dict_index(v)[i / 2] * 2 + i % 2;
+  return v->as.items + i;
 }
 
 CONC_API void conc_value_free(conc_value *value) { CONC_FREE(value); }
 
 CONC_API conc_type conc_value_type(const conc_value *value) {
-  return value->type;
+  return value == NULL ? CONC_NONE : value->type;
 }
 
 CONC_API int conc_value_int(const conc_value *value, int64_t *out) {
+  if (value == NULL) return -EINVAL;
   if (value->type == CONC_BIGINT) return -ERANGE;
   if (value->type != CONC_INT) return -EINVAL;
   *out = value->as.integer;
   return 0;
 }
 
-CONC_API int conc_value_float(const conc_value *value, double *out) {
-  if (value->type == CONC_INT)
-    *out = (double)value->as.integer;
-  else if (value->type == CONC_FLOAT)
-    *out = value->as.real;
-  else
-    return -EINVAL;
+/* The nearest double, ties to even, as Python's float(n) rounds. */
+CONC__DEF int conc__bigint_float(const conc_value *v, double *out) {
+  const unsigned char *p = v->as.bytes;
+  const bool negative = p[v->size - 1] >= 0x80;
+  const unsigned flip = negative ? 0xff : 0;
+  uint64_t top = 0, bits;
+  unsigned carry = negative, sticky = 0;
+  int exponent = 0;
+  size_t i;
+  /* Magnitude byte by byte from the low end; top holds the highest 8 bytes
+     and sticky whether anything fell out below. A last byte of zero is only
+     the sign. */
+  for (i = 0; i < v->size; i++) {
+    unsigned byte = (p[i] ^ flip) + carry;
+    carry = byte >> 8;
+    if (i < 8) {
+      top |= (uint64_t)(byte & 255) << 8 * i;
+    } else if (byte & 255 || i < v->size - 1) {
+      sticky |= (top & 255) != 0;
+      top = top >> 8 | (uint64_t)(byte & 255) << 56;
+      exponent += 8;
+    }
+  }
+  while (top >> 63 == 0) {
+    /* at most 7 times: the rounding bit, the 11th, is never made up */
+    top <<= 1;
+    exponent--;
+  }
+  bits = top >> 11;
+  if ((top & 0x400) != 0 && ((top & 0x3ff) != 0 || sticky || (bits & 1)))
+    bits++; /* may carry into the exponent: that is right */
+  exponent += 11 + 52 + 1023; /* of 1.xxx * 2^e, biased */
+  if (bits >> 53 != 0) {
+    bits >>= 1;
+    exponent++;
+  }
+  if (exponent >= 2047) return -ERANGE;
+  bits = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)exponent << 52 |
+         (uint64_t)negative << 63;
+  memcpy(out, &bits, sizeof bits);
   return 0;
 }
 
+CONC_API int conc_value_float(const conc_value *value, double *out) {
+  if (value == NULL) return -EINVAL;
+  switch (value->type) {
+  case CONC_FLOAT: *out = value->as.real; return 0;
+  case CONC_INT: *out = (double)value->as.integer; return 0;
+  case CONC_BIGINT: return conc__bigint_float(value, out);
+  default: return -EINVAL;
+  }
+}
+
 CONC_API int conc_value_bool(const conc_value *value, bool *out) {
-  if (value->type != CONC_BOOL) return -EINVAL;
+  if (value == NULL || value->type != CONC_BOOL) return -EINVAL;
   *out = value->as.boolean;
   return 0;
 }
 
 CONC_API const char *conc_value_str(const conc_value *value, size_t *size) {
-  if (value->type != CONC_STR) return NULL;
+  if (value == NULL || value->type != CONC_STR) return NULL;
   if (size != NULL) *size = value->size;
   return (const char *)value->as.bytes;
 }
 
 CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size) {
-  if (!conc__type_has_bytes(value->type) || value->type == CONC_STR)
+  if (value == NULL || value->type == CONC_STR || !conc__is_text(value->type))
     return NULL;
   if (size != NULL) *size = value->size;
   return value->as.bytes;
 }
 
 CONC_API size_t conc_value_size(const conc_value *value) {
-  return value->type == CONC_OBJECT ? 0 : value->size;
+  return value == NULL ? 0 : value->size;
 }
 
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i) {
-  if (!conc__type_has_items(value->type) || i >= value->size) return NULL;
-  return value->as.items + (value->type == CONC_DICT ? 2 * i + 1 : i);
+  if (value == NULL || !conc__is_container(value->type) || i >= value->size)
+    return NULL;
+  return value->as.items + (value->type == CONC_DICT ? i * 2 + 1 : i);
 }
 
 CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i) {
-  if (value->type != CONC_DICT || i >= value->size) return NULL;
-  return value->as.items + 2 * i;
+  if (value == NULL || value->type != CONC_DICT || i >= value->size)
+    return NULL;
+  return value->as.items + i * 2;
+}
+
+/* --- order ---
+
+   A total order of all values, for the index of dicts, for sets and for
+   equality. Among keys, what Python holds equal is equal: 1, 1.0 and True.
+   `strict` tells types apart. Sorting keeps hostile keys at O(n log n) where a
+   hash table would need a secret to be safe from collisions. */
+
+CONC__INLINE int conc__sign(bool above, bool below) {
+  return (int)above - (int)below;
+}
+
+/* Two's complements of the shortest form: the longer one is the farther from
+   zero; of equal length and sign, bytes decide from the top. */
+CONC__DEF int conc__order_bigint(const unsigned char *p, size_t n,
+                                 const unsigned char *q, size_t m) {
+  const bool minus = p[n - 1] >= 0x80;
+  if (minus != (q[m - 1] >= 0x80)) return minus ? -1 : 1;
+  if (n != m) return (n > m) != minus ? 1 : -1;
+  while (n-- > 0)
+    if (p[n] != q[n]) return p[n] > q[n] ? 1 : -1;
+  return 0;
+}
+
+/* How long a two's complement must be, without repeated sign bytes. */
+CONC__DEF size_t conc__bigint_size(const unsigned char *p, size_t n) {
+  while (n > 1 && ((p[n - 1] == 0 && p[n - 2] < 0x80) ||
+                   (p[n - 1] == 0xff && p[n - 2] >= 0x80)))
+    n--;
+  return n;
+}
+
+/* A bigint against a float: exactly, so by turning the float into bytes. */
+CONC__DEF int conc__order_bigint_float(const conc_value *v, double f) {
+  const bool minus = v->as.bytes[v->size - 1] >= 0x80;
+  unsigned char bytes[144];
+  uint64_t bits, mantissa;
+  unsigned shift, i;
+  if (f != f) return -1;
+  if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
+  memcpy(&bits, &f, sizeof bits);
+  shift = (unsigned)(bits >> 52 & 2047);
+  if (shift == 2047) return f > 0 ? -1 : 1;
+  shift -= 1075; /* 10 to 971, as f is beyond 9.2e18 */
+  mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
+  memset(bytes, 0, sizeof bytes);
+  mantissa <<= shift % 8; /* 53 + 7 bits: fits */
+  for (i = 0; i < 8; i++)
+    bytes[shift / 8 + i] = (unsigned char)(mantissa >> 8 * i);
+  if (f < 0) { /* the complement, plus one */
+    unsigned carry = 1;
+    for (i = 0; i < sizeof bytes; i++) {
+      carry += bytes[i] ^ 255u;
+      bytes[i] = (unsigned char)carry;
+      carry >>= 8;
+    }
+  }
+  return conc__order_bigint(v->as.bytes, v->size, bytes,
+                            conc__bigint_size(bytes, sizeof bytes));
+}
+
+/* A NaN stands above all other numbers, beside other NaNs. */
+CONC__DEF int conc__order_number(const conc_value *a, const conc_value *b) {
+  const bool float_a = a->type == CONC_FLOAT, float_b = b->type == CONC_FLOAT;
+  if (float_a && float_b) {
+    const double f = a->as.real, g = b->as.real;
+    if (f != f || g != g) return conc__sign(f != f, g != g);
+    return conc__sign(f > g, f < g);
+  }
+  if (float_a) return -conc__order_number(b, a); /* once: not again */
+  if (a->type == CONC_BIGINT) {
+    if (float_b) return conc__order_bigint_float(a, b->as.real);
+    if (b->type == CONC_BIGINT)
+      return conc__order_bigint(a->as.bytes, a->size, b->as.bytes, b->size);
+    return a->as.bytes[a->size - 1] >= 0x80 ? -1 : 1;
+  }
+  if (b->type == CONC_BIGINT) return b->as.bytes[b->size - 1] >= 0x80 ? 1 : -1;
+  {
+    const int64_t n = a->type == CONC_BOOL ? a->as.boolean : a->as.integer;
+    const double g = b->as.real;
+    int64_t m;
+    if (!float_b) {
+      m = b->type == CONC_BOOL ? b->as.boolean : b->as.integer;
+      return conc__sign(n > m, n < m);
+    }
+    /* (double)n may round: only the whole part of g goes the other way */
+    if (g != g || g >= 9223372036854775808.0) return -1;
+    if (g < -9223372036854775808.0) return 1;
+    m = (int64_t)g;
+    if (n != m) return n > m ? 1 : -1;
+    return conc__sign((double)m > g, (double)m < g);
+  }
+}
+
+/* Order of two values but for their items. */
+CONC__DEF int conc__order_head(const conc_value *a, const conc_value *b,
+                               bool strict) {
+  const bool number = a->type >= CONC_BOOL && a->type <= CONC_FLOAT;
+  size_t n;
+  int c;
+  if (a->type != b->type &&
+      (strict || !number || b->type < CONC_BOOL || b->type > CONC_FLOAT))
+    return a->type > b->type ? 1 : -1;
+  if (number) return conc__order_number(a, b);
+  if (conc__is_container(a->type) || a->type == CONC_NONE)
+    return conc__sign(a->size > b->size, a->size < b->size);
+  n = a->size < b->size ? a->size : b->size;
+  c = a->as.bytes == b->as.bytes ? 0 : memcmp(a->as.bytes, b->as.bytes, n);
+  return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
+}
+
+CONC__DEF int conc__order(const conc_value *a, const conc_value *b,
+                          bool strict) {
+  struct {
+    const conc_value *a, *b;
+    size_t i, n;
+  } level[CONC__VALUE_DEPTH];
+  unsigned depth = 0;
+  for (;;) {
+    int c = conc__order_head(a, b, strict);
+    if (c != 0) return c;
+    if (conc__is_container(a->type) && a->as.items != b->as.items) {
+      level[depth].a = a;
+      level[depth].b = b;
+      level[depth].i = 0;
+      level[depth].n = conc__item_count(a);
+      depth++;
+    }
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) depth--;
+    if (depth == 0) return 0;
+    a = conc__item_ordered(level[depth - 1].a, level[depth - 1].i);
+    b = conc__item_ordered(level[depth - 1].b, level[depth - 1].i);
+    level[depth - 1].i++;
+  }
+}
+
+CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
+  if (a == NULL || b == NULL)
+    return conc_value_type(a) == CONC_NONE && conc_value_type(b) == CONC_NONE;
+  return conc__order(a, b, true) == 0;
 }
 
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key) {
-  size_t n = strlen(key);
-  size_t i;
-  if (dict->type != CONC_DICT) return NULL;
-  for (i = dict->size; i-- > 0;) { /* of equal keys the last one counts */
-    const conc_value *k = dict->as.items + 2 * i;
-    if (k->type == CONC_STR && k->size == n &&
-        memcmp(k->as.bytes, key, n) == 0)
-      return k + 1;
+  size_t low = 0, high;
+  conc_value k;
+  if (dict == NULL || dict->type != CONC_DICT || key == NULL) return NULL;
+  k.type = CONC_STR;
+  k.size = strlen(key);
+  k.as.bytes = (const unsigned char *)key;
+  high = dict->size;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    const conc_value *pair = conc__item_ordered(dict, middle * 2);
+    const int c = conc__order_head(&k, pair, true);
+    if (c == 0) return pair + 1;
+    if (c < 0)
+      high = middle;
+    else
+      low = middle + 1;
   }
   return NULL;
 }
 
-/* --- making values ---
+/* What is being sorted: the index of a dict, or with no index the items. */
+typedef struct conc__sorting {
+  conc_value *items;
+  uint32_t *index;
+} conc__sorting;
 
-   Decoder and builder are stack machines over cells: small records of what a
-   value will be, which point at each other by index and at the input by
-   address. At the end the tree is measured and laid out in one allocation.
-   Everything is bounded by the size of the input, and what is shared (a
-   pickle may refer to a thing a million times) is copied only as far as
-   CONC__VALUE_NODES; a thing that contains itself is too deep. Nothing
-   recurses. */
-
-typedef struct conc__link {
-  uint32_t cell, next; /* next: index + 1; 0 ends */
-} conc__link;
-
-typedef struct conc__cell {
-  conc_type type;
-  bool global; /* a name; as a value it is refused */
-  bool latin1; /* bytes whose text is given as UTF-8 */
-  uint32_t first, last; /* links of a container, index + 1 */
-  size_t size;          /* bytes, or nodes of a container */
-  union {
-    bool boolean;
-    int64_t integer;
-    double real;
-    const unsigned char *bytes;
-  } as;
-  const unsigned char *name; /* global: behind the module's */
-  size_t name_size;
-} conc__cell;
-
-/* An array that starts on the C stack. */
-typedef struct conc__array {
-  void *data;
-  uint32_t count, capacity;
-  bool heap;
-} conc__array;
-
-typedef struct conc__maker {
-  conc__array cells, links, stack, marks, memo;
-  size_t bytes_limit;
-  conc__cell few_cells[24];
-  conc__link few_links[24];
-  uint32_t few_stack[24], few_marks[16], few_memo[24];
-} conc__maker;
-
-CONC__DEF void conc__array_init(conc__array *a, void *data, size_t capacity) {
-  a->data = data;
-  a->count = 0;
-  a->capacity = (uint32_t)capacity;
-  a->heap = false;
+/* Equal keys stay in the order in which they came: the last one wins. */
+CONC__DEF int conc__sort_order(const conc__sorting *s, size_t i, size_t j) {
+  const uint32_t *x = s->index;
+  int c;
+  if (x == NULL) return conc__order(s->items + i, s->items + j, false);
+  c = conc__order(s->items + (size_t)x[i] * 2, s->items + (size_t)x[j] * 2,
+                  false);
+  return c != 0 ? c : conc__sign(x[i] > x[j], x[i] < x[j]);
 }
 
-/* Appends an element, uninitialised. NULL: no memory. */
-CONC__INLINE void *conc__array_push(conc__array *a, size_t unit) {
-  if (CONC__UNLIKELY(a->count == a->capacity)) {
-    void *data;
-    if (a->capacity > UINT32_MAX / 4) return NULL;
-    data = CONC_REALLOC(a->heap ? a->data : NULL, a->capacity * 2 * unit);
-    if (data == NULL) return NULL;
-    if (!a->heap) memcpy(data, a->data, a->count * unit);
-    a->data = data;
-    a->heap = true;
-    a->capacity *= 2;
+CONC__DEF void conc__sort_swap(const conc__sorting *s, size_t i, size_t j) {
+  if (s->index == NULL) {
+    const conc_value v = s->items[i];
+    s->items[i] = s->items[j];
+    s->items[j] = v;
+  } else {
+    const uint32_t x = s->index[i];
+    s->index[i] = s->index[j];
+    s->index[j] = x;
   }
-  return (unsigned char *)a->data + unit * a->count++;
 }
 
-CONC__DEF void conc__maker_init(conc__maker *m, size_t input) {
-  conc__array_init(&m->cells, m->few_cells, 24);
-  conc__array_init(&m->links, m->few_links, 24);
-  conc__array_init(&m->stack, m->few_stack, 24);
-  conc__array_init(&m->marks, m->few_marks, 16);
-  conc__array_init(&m->memo, m->few_memo, 24);
-  m->bytes_limit = ((size_t)64 << 20) + input;
-  if (m->bytes_limit < input) m->bytes_limit = SIZE_MAX;
+/* Heapsort: in place, and no input makes it slow. Most input is sorted
+   already or tiny, which the first loop notices or half sorts. */
+CONC__DEF void conc__sort(const conc__sorting *s, size_t n) {
+  size_t i, root, child, build;
+  for (i = 1; i < n; i++) {
+    if (conc__sort_order(s, i - 1, i) <= 0) continue;
+    if (i > 16) break;
+    for (root = i; root > 0 && conc__sort_order(s, root - 1, root) > 0; root--)
+      conc__sort_swap(s, root - 1, root);
+  }
+  if (i >= n) return;
+  /* Until build is 0, the items from build - 1 on are made a heap; then the
+     largest goes to the end, n shrinks, and the new first item sinks. */
+  for (build = n / 2; n > 1;) {
+    if (build > 0)
+      build--;
+    else
+      conc__sort_swap(s, 0, --n);
+    for (root = build; (child = root * 2 + 1) < n; root = child) {
+      if (child + 1 < n && conc__sort_order(s, child, child + 1) < 0) child++;
+      if (conc__sort_order(s, root, child) >= 0) break;
+      conc__sort_swap(s, root, child);
+    }
+  }
 }
 
-CONC__DEF void conc__maker_free(conc__maker *m) {
-  if (m->cells.heap) CONC_FREE(m->cells.data);
-  if (m->links.heap) CONC_FREE(m->links.data);
-  if (m->stack.heap) CONC_FREE(m->stack.data);
-  if (m->marks.heap) CONC_FREE(m->marks.data);
-  if (m->memo.heap) CONC_FREE(m->memo.data);
+/* --- walking a value ---
+
+   Visits a tree in the order in which it is written: a container, its items,
+   the container again. Every loop over a whole value is one of these, so that
+   no data decides how deep the C stack goes. */
+
+enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
+
+typedef struct conc__walk {
+  const conc_value *value;  /* what is visited */
+  const conc_value *parent; /* its container; NULL at the root */
+  size_t index;             /* its place in there */
+  struct {
+    const conc_value *value;
+    size_t i, n;
+  } level[CONC__VALUE_DEPTH];
+  unsigned depth;
+  bool begun;
+} conc__walk;
+
+CONC__DEF void conc__walk_begin(conc__walk *w, const conc_value *root) {
+  w->value = root;
+  w->parent = NULL;
+  w->index = 0;
+  w->depth = 0;
+  w->begun = false;
 }
 
-CONC__INLINE conc__cell *conc__cell_at(conc__maker *m, uint32_t i) {
-  return (conc__cell *)m->cells.data + i;
-}
-
-CONC__INLINE uint32_t conc__stack_at(const conc__maker *m, uint32_t i) {
-  return ((const uint32_t *)m->stack.data)[i];
-}
-
-CONC__INLINE int conc__u32_push(conc__array *a, uint32_t n) {
-  uint32_t *p = (uint32_t *)conc__array_push(a, sizeof n);
-  if (p == NULL) return -ENOMEM;
-  *p = n;
-  return 0;
-}
-
-/* Pushes a new cell. NULL: no memory. */
-CONC__INLINE conc__cell *conc__make(conc__maker *m, conc_type type) {
-  conc__cell *c = (conc__cell *)conc__array_push(&m->cells, sizeof *c);
-  if (c == NULL || conc__u32_push(&m->stack, m->cells.count - 1) != 0)
-    return NULL;
-  memset(c, 0, sizeof *c);
-  c->type = type;
-  return c;
-}
-
-CONC__DEF int conc__make_int(conc__maker *m, int64_t n) {
-  conc__cell *c = conc__make(m, CONC_INT);
-  if (c == NULL) return -ENOMEM;
-  c->as.integer = n;
-  return 0;
-}
-
-CONC__DEF int conc__make_bytes(conc__maker *m, conc_type type,
-                               const void *data, size_t size) {
-  conc__cell *c = conc__make(m, type);
-  if (c == NULL) return -ENOMEM;
-  c->as.bytes = (const unsigned char *)data;
-  c->size = size;
-  return 0;
-}
-
-/* Two's complement, little-endian: an int if it fits. */
-CONC__DEF int conc__make_long(conc__maker *m, const unsigned char *p,
-                              size_t n) {
-  uint64_t u;
-  size_t i;
-  while (n > 1 && ((p[n - 1] == 0 && p[n - 2] < 0x80) ||
-                   (p[n - 1] == 0xff && p[n - 2] >= 0x80)))
-    n--; /* says nothing more */
-  if (n > 8) return conc__make_bytes(m, CONC_BIGINT, p, n);
-  u = n > 0 && p[n - 1] >= 0x80 ? UINT64_MAX : 0;
-  for (i = n; i-- > 0;) u = u << 8 | p[i];
-  return conc__make_int(m, (int64_t)u);
-}
-
-/* Adds a cell to a container. */
-CONC__DEF int conc__make_add(conc__maker *m, uint32_t container,
-                             uint32_t item) {
-  conc__link *l = (conc__link *)conc__array_push(&m->links, sizeof *l);
-  conc__cell *c = conc__cell_at(m, container);
-  if (l == NULL) return -ENOMEM;
-  l->cell = item;
-  l->next = 0;
-  if (c->last != 0)
-    ((conc__link *)m->links.data)[c->last - 1].next = m->links.count;
-  else
-    c->first = m->links.count;
-  c->last = m->links.count;
-  c->size++;
-  return 0;
-}
-
-/* Moves the topmost `n` from the stack into a container. */
-CONC__DEF int conc__make_fill(conc__maker *m, uint32_t container,
-                              uint32_t n) {
-  uint32_t at = m->stack.count - n;
-  int rc = 0;
-  while (rc == 0 && at < m->stack.count)
-    rc = conc__make_add(m, container, conc__stack_at(m, at++));
-  m->stack.count -= n;
-  return rc;
-}
-
-/* Replaces the topmost `n` by a container of them. */
-CONC__DEF int conc__make_container(conc__maker *m, conc_type type,
-                                   uint32_t n) {
-  conc__cell *c = (conc__cell *)conc__array_push(&m->cells, sizeof *c);
-  uint32_t at = m->cells.count - 1;
-  int rc;
-  if (c == NULL) return -ENOMEM;
-  memset(c, 0, sizeof *c);
-  c->type = type;
-  rc = conc__make_fill(m, at, n);
-  return rc != 0 ? rc : conc__u32_push(&m->stack, at);
+CONC__DEF int conc__walk_step(conc__walk *w) {
+  if (w->begun) {
+    if (w->depth == 0) return CONC__WALK_END;
+    if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
+      w->value = w->level[--w->depth].value;
+      w->parent = w->depth > 0 ? w->level[w->depth - 1].value : NULL;
+      if (w->depth > 0) w->index = w->level[w->depth - 1].i - 1;
+      return CONC__WALK_CLOSE;
+    }
+    w->parent = w->level[w->depth - 1].value;
+    w->index = w->level[w->depth - 1].i++;
+    w->value = w->parent->as.items + w->index;
+  }
+  w->begun = true;
+  if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
+  w->level[w->depth].value = w->value;
+  w->level[w->depth].i = 0;
+  w->level[w->depth].n = conc__item_count(w->value);
+  w->depth++;
+  return CONC__WALK_OPEN;
 }
 
 /* --- UTF-8 --- */
 
-/* The code point at p and its length; 0: not UTF-8. Surrogates are let
-   through, as Python's pickle does. */
+/* Reads one character, lone surrogates allowed. Its length, 0 if there is no
+   valid one. Overlong forms are refused: two spellings of one key would be
+   two keys here and one in Python. */
 CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
+  static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+  uint32_t c;
   size_t length, i;
-  uint32_t c = p[0];
-  if (c < 0x80) {
-    *out = c;
-    return 1;
-  }
-  length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-  if (c < 0xc2 || c > 0xf4 || length > n) return 0;
-  c &= 0x7fu >> length;
+  if (n == 0) return 0;
+  c = p[0];
+  length = c < 0x80 ? 1 : c < 0xc0 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+  if (length == 0 || length > n || c >= 0xf8) return 0;
+  if (length > 1) c &= 0x7fu >> length;
   for (i = 1; i < length; i++) {
     if ((p[i] & 0xc0) != 0x80) return 0;
-    c = c << 6 | (p[i] & 0x3f);
+    c = c << 6 | (p[i] & 0x3fu);
   }
-  if ((length == 3 && c < 0x800) || (length == 4 && c < 0x10000) ||
-      c > 0x10ffff)
-    return 0; /* longer than needed, or no code point */
+  if (c < least[length] || c > 0x10ffff) return 0;
   *out = c;
   return length;
 }
 
-CONC__DEF bool conc__utf8_valid(const unsigned char *p, size_t n) {
-  while (n > 0) {
-    uint32_t c;
-    size_t length = *p < 0x80 ? 1 : conc__utf8(p, n, &c);
-    if (length == 0) return false;
-    p += length;
-    n -= length;
+/* How many bytes at the start are ASCII, at least all but the last 7. */
+CONC__DEF size_t conc__ascii(const unsigned char *p, size_t n) {
+  size_t i = 0;
+  while (n - i >= 8) {
+    uint64_t word;
+    memcpy(&word, p + i, sizeof word);
+    if (word & UINT64_C(0x8080808080808080)) break;
+    i += 8;
   }
-  return true;
+  while (i < n && p[i] < 0x80) i++;
+  return i;
 }
 
-/* Text as bytes, a byte for each code point below 256. Returns how many, or
-   SIZE_MAX for other text. `out` may be NULL, to count. */
-CONC__DEF size_t conc__latin1(const unsigned char *p, size_t n,
-                              unsigned char *out) {
-  size_t count = 0;
-  while (n > 0) {
-    uint32_t c;
-    size_t length = conc__utf8(p, n, &c);
-    if (length == 0 || c > 0xff) return SIZE_MAX;
-    if (out != NULL) out[count] = (unsigned char)c;
-    count++;
-    p += length;
-    n -= length;
+CONC__DEF bool conc__utf8_valid(const unsigned char *p, size_t n) {
+  size_t i = 0, length;
+  uint32_t c;
+  for (;;) {
+    i += conc__ascii(p + i, n - i);
+    if (i == n) return true;
+    do {
+      length = conc__utf8(p + i, n - i, &c);
+      if (length == 0) return false;
+      i += length;
+    } while (i < n && p[i] >= 0x80);
   }
-  return count;
+}
+
+/* --- making a value ---
+
+   What the pickle reader and conc_build share: a stack of nodes on which
+   containers are made of what lies on top, as pickle's own machine does it.
+   While a value is made, nodes do not point but count: as.at of a text is its
+   offset (in the input or, from input_size on, in `extra`), of a container
+   its number among `objects`. So arrays can move, and two nodes with one
+   number are one Python object: a list may be memoized before it is filled.
+
+   Items leave the stack for `pool`, where those of one container lie in runs;
+   a list that is filled at once, as most are, has one run. At the end
+   conc__measure visits what the root reaches and orders it, inner objects
+   first; then there is one allocation and conc__lay_out copies the runs there.
+   The arrays start inside the struct: a request of a manager's client needs
+   no allocation but the result.
+
+   Time and memory are O(input): each opcode pushes at most one node, and what
+   copies runs (a set made of a list) pays for it from the budget of nodes. */
+
+#define CONC__FEW 24
+#define CONC__NAME ((conc_type)(CONC_OBJECT + 1)) /* something callable */
+#define CONC__NIL ((conc_type)(CONC_OBJECT + 2))  /* nothing: a gap */
+
+/* Items of an object: pool[start] and so many behind it. */
+typedef struct conc__run {
+  uint32_t start, count, next; /* next: index + 1 */
+} conc__run;
+
+typedef struct conc__object {
+  conc_type type;
+  unsigned char state;    /* CONC__FRESH, _OPEN or _DONE: see measuring */
+  unsigned char height;   /* containers inside one another, itself too */
+  bool hashable;
+  uint32_t count;         /* items; those of a dict alternate */
+  conc__run run;          /* the first */
+  uint32_t last;          /* index + 1 of the last; 0 if that is `run` */
+  uint32_t nodes;         /* what all of it is, written out */
+  uint32_t then;          /* index + 1 of the object laid out next */
+  size_t bytes;           /* text in all of it, written out */
+  size_t size;            /* once laid out, as in the node */
+  const conc_value *items;
+} conc__object;
+
+/* An array that starts as CONC__FEW elements in the maker. */
+typedef struct conc__array {
+  void *data;
+  uint32_t count, capacity;
+} conc__array;
+
+typedef struct conc__maker {
+  conc__array stack, pool, memo; /* of conc_value */
+  conc__array objects, runs, marks;
+  const unsigned char *input;
+  size_t input_size;
+  conc__buffer extra; /* text that does not lie in the input */
+  conc_value few_stack[CONC__FEW], few_pool[CONC__FEW], few_memo[CONC__FEW];
+  conc__object few_objects[CONC__FEW];
+  conc__run few_runs[CONC__FEW];
+  uint32_t few_marks[CONC__FEW];
+} conc__maker;
+
+#define CONC__STACK(m) ((conc_value *)(m)->stack.data)
+#define CONC__POOL(m) ((conc_value *)(m)->pool.data)
+#define CONC__MEMO(m) ((conc_value *)(m)->memo.data)
+#define CONC__OBJECTS(m) ((conc__object *)(m)->objects.data)
+#define CONC__RUNS(m) ((conc__run *)(m)->runs.data)
+#define CONC__MARKS(m) ((uint32_t *)(m)->marks.data)
+
+CONC__INLINE void conc__array_init(conc__array *a, void *few) {
+  a->data = few;
+  a->count = 0;
+  a->capacity = CONC__FEW;
+}
+
+CONC__DEF void conc__array_free(conc__array *a) {
+  if (a->capacity > CONC__FEW) CONC_FREE(a->data);
+}
+
+CONC__DEF int conc__array_grow(conc__array *a, uint32_t more, size_t unit) {
+  uint32_t capacity = a->capacity;
+  void *data;
+  if (more > CONC__VALUE_NODES || a->count + more > CONC__VALUE_NODES)
+    return -EMSGSIZE;
+  while (capacity - a->count < more) capacity *= 2;
+  if (a->capacity > CONC__FEW) {
+    data = CONC_REALLOC(a->data, capacity * unit);
+  } else {
+    data = CONC_MALLOC(capacity * unit);
+    if (data != NULL) memcpy(data, a->data, a->count * unit);
+  }
+  if (data == NULL) return -ENOMEM;
+  a->data = data;
+  a->capacity = capacity;
+  return 0;
+}
+
+/* Room for `more` elements; an array holds CONC__VALUE_NODES at most. */
+CONC__INLINE int conc__array_reserve(conc__array *a, uint32_t more,
+                                     size_t unit) {
+  if (CONC__LIKELY(a->capacity - a->count >= more)) return 0;
+  return conc__array_grow(a, more, unit);
+}
+
+CONC__DEF void conc__maker_init(conc__maker *m, const unsigned char *input,
+                                size_t size) {
+  conc__array_init(&m->stack, m->few_stack);
+  conc__array_init(&m->pool, m->few_pool);
+  conc__array_init(&m->memo, m->few_memo);
+  conc__array_init(&m->objects, m->few_objects);
+  conc__array_init(&m->runs, m->few_runs);
+  conc__array_init(&m->marks, m->few_marks);
+  m->input = input;
+  m->input_size = size;
+  m->extra.data = NULL;
+  m->extra.size = m->extra.capacity = 0;
+}
+
+CONC__DEF void conc__maker_free(conc__maker *m) {
+  conc__array_free(&m->stack);
+  conc__array_free(&m->pool);
+  conc__array_free(&m->memo);
+  conc__array_free(&m->objects);
+  conc__array_free(&m->runs);
+  conc__array_free(&m->marks);
+  if (m->extra.data != NULL) conc__buffer_free(&m->extra);
+}
+
+/* Where a text that is being made lies; until more extra text is added. */
+CONC__INLINE const unsigned char *conc__made_text(const conc__maker *m,
+                                                  const conc_value *v) {
+  if (v->as.at >= m->input_size) {
+    /* an empty text may stand at the very end of the input */
+    if (m->extra.data == NULL) return (const unsigned char *)"";
+    return m->extra.data + (v->as.at - m->input_size);
+  }
+  return m->input + v->as.at;
+}
+
+CONC__INLINE int conc__push(conc__maker *m, conc_type type, size_t size,
+                            size_t at) {
+  conc_value *v;
+  int rc = conc__array_reserve(&m->stack, 1, sizeof *v);
+  if (CONC__UNLIKELY(rc != 0)) return rc;
+  v = CONC__STACK(m) + m->stack.count++;
+  v->type = type;
+  v->size = size;
+  v->as.at = at;
+  return 0;
+}
+
+CONC__INLINE int conc__push_node(conc__maker *m, const conc_value *from) {
+  const conc_value v = *from; /* it may lie in the array that moves */
+  int rc = conc__array_reserve(&m->stack, 1, sizeof v);
+  if (CONC__UNLIKELY(rc != 0)) return rc;
+  CONC__STACK(m)[m->stack.count++] = v;
+  return 0;
+}
+
+CONC__INLINE int conc__push_int(conc__maker *m, int64_t n) {
+  int rc = conc__push(m, CONC_INT, 0, 0);
+  if (rc == 0) CONC__STACK(m)[m->stack.count - 1].as.integer = n;
+  return rc;
+}
+
+CONC__INLINE int conc__push_bool(conc__maker *m, bool b) {
+  int rc = conc__push(m, CONC_BOOL, 0, 0);
+  if (rc == 0) CONC__STACK(m)[m->stack.count - 1].as.boolean = b;
+  return rc;
+}
+
+CONC__INLINE int conc__push_float(conc__maker *m, double f) {
+  int rc = conc__push(m, CONC_FLOAT, 0, 0);
+  if (rc == 0) CONC__STACK(m)[m->stack.count - 1].as.real = f;
+  return rc;
+}
+
+/* A text of the caller's, which is copied. */
+CONC__DEF int conc__push_text(conc__maker *m, conc_type type, const void *data,
+                              size_t size) {
+  const size_t at = m->input_size + m->extra.size;
+  int rc = size > SIZE_MAX - 1 ? -ENOMEM
+                               : conc__buffer_reserve(&m->extra, size + 1);
+  if (rc == 0) rc = conc__push(m, type, size, at);
+  if (rc != 0) return rc;
+  conc__buffer_append(&m->extra, data, size);
+  return conc__buffer_append(&m->extra, "", 1);
+}
+
+/* An int of any size, from its two's complement. */
+CONC__DEF int conc__push_long(conc__maker *m, const unsigned char *p, size_t n,
+                              size_t at) {
+  uint64_t bits = 0;
+  size_t i;
+  if (n == 0) return conc__push_int(m, 0);
+  n = conc__bigint_size(p, n);
+  if (n > CONC__BIGINT_MAX) return -EMSGSIZE;
+  if (n > 8) return conc__push(m, CONC_BIGINT, n, at);
+  if (p[n - 1] >= 0x80) bits = ~bits;
+  for (i = n; i-- > 0;) bits = bits << 8 | p[i];
+  return conc__push_int(m, (int64_t)bits);
+}
+
+/* Pushes an empty container. */
+CONC__DEF int conc__push_object(conc__maker *m, conc_type type) {
+  conc__object *o;
+  int rc = conc__array_reserve(&m->objects, 1, sizeof *o);
+  if (rc == 0) rc = conc__push(m, type, 0, m->objects.count);
+  if (rc != 0) return rc;
+  o = CONC__OBJECTS(m) + m->objects.count++;
+  memset(o, 0, sizeof *o);
+  o->type = type;
+  return 0;
+}
+
+/* Room for n more items of an object, at the end of the pool: *out, to be
+   filled at once. */
+CONC__DEF int conc__object_extend(conc__maker *m, size_t object, uint32_t n,
+                                  conc_value **out) {
+  conc__object *o = CONC__OBJECTS(m) + object;
+  const uint32_t start = m->pool.count;
+  conc__run *last;
+  int rc = conc__array_reserve(&m->pool, n, sizeof **out);
+  if (rc == 0) rc = conc__array_reserve(&m->runs, 1, sizeof *last);
+  if (rc != 0) return rc;
+  last = o->last == 0 ? &o->run : CONC__RUNS(m) + o->last - 1;
+  if (o->count == 0) last->start = start;
+  if (last->start + last->count == start) {
+    last->count += n;
+  } else {
+    conc__run *fresh = CONC__RUNS(m) + m->runs.count++;
+    fresh->start = start;
+    fresh->count = n;
+    fresh->next = 0;
+    o->last = last->next = m->runs.count;
+  }
+  o->count += n;
+  m->pool.count += n;
+  *out = CONC__POOL(m) + start;
+  return 0;
+}
+
+/* Moves the top n nodes of the stack into an object. */
+CONC__DEF int conc__object_fill(conc__maker *m, size_t object, uint32_t n) {
+  conc_value *items;
+  int rc;
+  if (n == 0) return 0;
+  rc = conc__object_extend(m, object, n, &items);
+  if (rc != 0) return rc;
+  m->stack.count -= n;
+  memcpy(items, CONC__STACK(m) + m->stack.count, n * sizeof *items);
+  return 0;
+}
+
+/* Makes a new object of the top n nodes, in their place. */
+CONC__DEF int conc__collect(conc__maker *m, conc_type type, uint32_t n) {
+  const size_t object = m->objects.count;
+  int rc = conc__push_object(m, type);
+  if (rc != 0) return rc;
+  m->stack.count--; /* aside, while its items go */
+  rc = conc__object_fill(m, object, n);
+  return rc != 0 ? rc : conc__push(m, type, 0, object);
+}
+
+/* Pushes a new object with the items of another one. */
+CONC__DEF int conc__push_copy(conc__maker *m, conc_type type, size_t from) {
+  const size_t object = m->objects.count;
+  const uint32_t n = CONC__OBJECTS(m)[from].count;
+  uint32_t done = 0;
+  conc__run run;
+  conc_value *items;
+  int rc = conc__push_object(m, type);
+  if (rc != 0 || n == 0) return rc;
+  rc = conc__object_extend(m, object, n, &items);
+  if (rc != 0) return rc;
+  for (run = CONC__OBJECTS(m)[from].run;;
+       run = CONC__RUNS(m)[run.next - 1]) {
+    memcpy(items + done, CONC__POOL(m) + run.start,
+           run.count * sizeof *items);
+    done += run.count;
+    if (run.next == 0) return 0;
+  }
+}
+
+/* --- measuring ---
+
+   A depth-first walk over what the root reaches, each object once: fresh,
+   open while its items are visited, done. An open object met again contains
+   itself. Sizes saturate by refusal: an object that would be too large ends
+   the walk before its container is added up. */
+
+enum { CONC__FRESH, CONC__OPEN, CONC__DONE };
+
+typedef struct conc__measured {
+  size_t slots;        /* nodes that all objects take, indexes too */
+  bool text;           /* any text at all */
+  uint32_t first, last; /* objects in the order of laying out, index + 1 */
+} conc__measured;
+
+/* How many nodes the index of a dict takes. */
+CONC__INLINE size_t conc__index_slots(size_t pairs) {
+  if (pairs < 2) return 0;
+  return (pairs * sizeof(uint32_t) + sizeof(conc_value) - 1) /
+         sizeof(conc_value);
+}
+
+/* Adds an item, done, to the object that it is in: item number i. */
+CONC__DEF int conc__measure_item(const conc__maker *m, conc__object *o,
+                                 const conc_value *v, uint32_t i) {
+  bool hashable = true;
+  o->nodes++;
+  if (conc__is_text(v->type)) {
+    o->bytes += v->size; /* both below 2^63: no overflow before the check */
+    hashable = v->type != CONC_BYTEARRAY;
+  } else if (v->type >= CONC__NAME) {
+    return v->type == CONC__NAME ? -EACCES : -EBADMSG;
+  } else if (conc__is_container(v->type)) {
+    const conc__object *part = CONC__OBJECTS(m) + v->as.at;
+    hashable = part->hashable;
+    o->nodes += part->nodes;
+    o->bytes += part->bytes;
+    if (part->height >= o->height)
+      o->height = (unsigned char)(part->height + 1);
+  }
+  if (!hashable) {
+    if (o->type == CONC_SET || o->type == CONC_FROZENSET ||
+        (o->type == CONC_DICT && i % 2 == 0))
+      return -EBADMSG;
+    o->hashable = false;
+  }
+  return o->nodes > CONC__VALUE_NODES || o->height > CONC__VALUE_DEPTH ||
+                 o->bytes > CONC__VALUE_BYTES + m->input_size + m->extra.size
+             ? -EMSGSIZE
+             : 0;
+}
+
+CONC__DEF int conc__measure(const conc__maker *m, size_t root,
+                            conc__measured *sum) {
+  struct conc__visit {
+    uint32_t object, item; /* item: how many are done */
+    conc__run run;
+  } level[CONC__VALUE_DEPTH], *in = level;
+  unsigned depth = 0;
+  size_t enter = root;
+  for (;;) {
+    conc__object *o;
+    const conc_value *v = NULL;
+    if (enter != SIZE_MAX) {
+      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      o = CONC__OBJECTS(m) + enter;
+      o->state = CONC__OPEN;
+      o->height = 1;
+      o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET;
+      in = &level[depth++];
+      in->object = (uint32_t)enter;
+      in->item = 0;
+      in->run = o->run;
+      enter = SIZE_MAX;
+    }
+    o = CONC__OBJECTS(m) + in->object;
+    for (; in->item < o->count; in->item++) {
+      int rc;
+      if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
+      v = CONC__POOL(m) + in->run.start;
+      if (conc__is_container(v->type) && v->type < CONC__NAME) {
+        const conc__object *part = CONC__OBJECTS(m) + v->as.at;
+        if (part->state == CONC__OPEN) return -EMSGSIZE; /* endless */
+        if (part->state == CONC__FRESH) break; /* first, then v again */
+      }
+      sum->text |= conc__is_text(v->type);
+      rc = conc__measure_item(m, o, v, in->item);
+      if (rc != 0) return rc;
+      in->run.start++;
+      in->run.count--;
+    }
+    if (in->item < o->count) {
+      enter = v->as.at;
+      continue;
+    }
+    o->state = CONC__DONE;
+    sum->slots += o->count;
+    if (o->type == CONC_DICT) sum->slots += conc__index_slots(o->count / 2);
+    if (sum->first == 0)
+      sum->first = in->object + 1;
+    else
+      CONC__OBJECTS(m)[sum->last - 1].then = in->object + 1;
+    sum->last = in->object + 1;
+    if (--depth == 0) return 0;
+    in = &level[depth - 1];
+  }
 }
 
 /* --- laying out --- */
 
-typedef struct conc__layout_frame {
-  uint32_t link;     /* of the next item, + 1 */
-  size_t left;       /* items */
-  size_t index;      /* of it */
-  conc_type type;    /* of the container */
-  bool hashable;     /* must its items be? */
-  conc_value *items; /* where they go */
-} conc__layout_frame;
-
-CONC__DEF bool conc__type_is_hashable(conc_type t) {
-  return t <= CONC_BYTES || t == CONC_TUPLE || t == CONC_FROZENSET;
-}
-
-/* Walks the tree from a cell: counts nodes and bytes, and if `nodes` is not
-   NULL writes them there and the bytes behind. 0, -EMSGSIZE, -EBADMSG,
-   -EACCES for a bare name. */
-CONC__DEF int conc__layout(conc__maker *m, uint32_t root, conc_value *nodes,
-                           unsigned char *bytes, size_t *node_count,
-                           size_t *byte_count) {
-  conc__layout_frame stack[CONC__VALUE_DEPTH + 1];
-  size_t depth = 0, used = 1, at_byte = 0;
-  uint32_t index = root;
-  conc_value *dest = nodes;
-  bool hashable = false;
-  for (;;) {
-    const conc__cell *c = conc__cell_at(m, index);
-    conc__layout_frame *f;
-    if (c->global) return -EACCES;
-    if (hashable && !conc__type_is_hashable(c->type)) return -EBADMSG;
-    if (dest != NULL) {
-      dest->type = c->type;
-      dest->size = c->size;
-      if (c->type == CONC_DICT) dest->size /= 2;
-      memcpy(&dest->as, &c->as, sizeof dest->as);
-    }
-    if (conc__type_has_bytes(c->type)) {
-      if (dest != NULL) {
-        dest->as.bytes = bytes + at_byte;
-        if (c->latin1)
-          conc__latin1(c->as.bytes, c->name_size, bytes + at_byte);
-        else if (c->size > 0)
-          memcpy(bytes + at_byte, c->as.bytes, c->size);
-        bytes[at_byte + c->size] = 0;
-      }
-      at_byte += c->size + 1;
-      if (at_byte > m->bytes_limit) return -EMSGSIZE;
-    } else if (conc__type_has_items(c->type)) {
-      if (depth > CONC__VALUE_DEPTH || c->size > CONC__VALUE_NODES - used)
-        return -EMSGSIZE;
-      f = &stack[depth++];
-      f->link = c->first;
-      f->left = c->size;
-      f->index = 0;
-      f->type = c->type;
-      f->hashable = hashable || c->type == CONC_SET ||
-                    c->type == CONC_FROZENSET;
-      f->items = nodes != NULL ? nodes + used : NULL;
-      if (dest != NULL) dest->as.items = f->items;
-      used += c->size;
-    }
-    while (depth > 0 && stack[depth - 1].left == 0) depth--;
-    if (depth == 0) break;
-    f = &stack[depth - 1];
-    index = ((const conc__link *)m->links.data)[f->link - 1].cell;
-    f->link = ((const conc__link *)m->links.data)[f->link - 1].next;
-    dest = f->items != NULL ? f->items + f->index : NULL;
-    hashable = f->hashable || (f->type == CONC_DICT && f->index % 2 == 0);
-    f->index++;
-    f->left--;
+/* Makes a node of the maker one of the value. The NUL behind a text replaces
+   what stood there in the input: the next opcode, or the end of a line. */
+CONC__DEF void conc__settle(const conc__maker *m, conc_value *v,
+                            unsigned char *text) {
+  if (conc__is_container(v->type)) {
+    const conc__object *o = CONC__OBJECTS(m) + v->as.at;
+    v->size = o->size;
+    v->as.items = o->items;
+  } else if (conc__is_text(v->type)) {
+    const size_t at = v->as.at;
+    text[at + v->size] = 0;
+    v->as.bytes = text + at;
   }
-  *node_count = used;
-  *byte_count = at_byte;
-  return 0;
 }
 
-/* The one value on the stack, in one allocation. */
+/* Whether a key differs from itself in Python, by a NaN in it: such keys are
+   never one. Keys are small, and only those that look equal are asked. */
+CONC__DEF bool conc__has_nan(const conc_value *v) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END)
+    if (step == CONC__WALK_LEAF && w.value->type == CONC_FLOAT &&
+        w.value->as.real != w.value->as.real)
+      return true;
+  return false;
+}
+
+/* Sorts the items of a set and drops what is there twice. */
+CONC__DEF size_t conc__settle_set(conc_value *items, size_t n) {
+  conc__sorting s;
+  size_t i, kept = 1;
+  if (n < 2) return n;
+  s.items = items;
+  s.index = NULL;
+  conc__sort(&s, n);
+  for (i = 1; i < n; i++)
+    if (conc__sort_order(&s, kept - 1, i) != 0 || conc__has_nan(items + i))
+      items[kept++] = items[i];
+  return kept;
+}
+
+/* Makes the index of a dict behind its pairs. Of equal keys the first stays,
+   with the value of the last: as if they had been set one by one. */
+CONC__DEF size_t conc__settle_dict(conc_value *items, size_t pairs) {
+  conc__sorting s;
+  size_t i, kept, group = 0;
+  bool twice = false;
+  if (pairs < 2) return pairs;
+  s.items = items;
+  for (;;) {
+    s.index = (uint32_t *)(void *)(items + pairs * 2);
+    for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
+    conc__sort(&s, pairs);
+    if (twice) return pairs; /* the second time there are none */
+    for (i = 1; i < pairs; i++) {
+      conc_value *first = items + (size_t)s.index[group] * 2;
+      conc_value *pair = items + (size_t)s.index[i] * 2;
+      if (conc__order(first, pair, false) != 0 || conc__has_nan(pair)) {
+        group = i;
+      } else {
+        first[1] = pair[1];
+        pair->type = CONC__NIL;
+        twice = true;
+      }
+    }
+    if (!twice) return pairs;
+    for (i = kept = 0; i < pairs; i++) {
+      if (items[i * 2].type == CONC__NIL) continue;
+      items[kept * 2] = items[i * 2];
+      items[kept * 2 + 1] = items[i * 2 + 1];
+      kept++;
+    }
+    pairs = kept;
+    if (pairs < 2) return pairs;
+  }
+}
+
+/* Copies the items of an object, which are done, to `items`. */
+CONC__DEF void conc__lay_out(const conc__maker *m, conc__object *o,
+                             conc_value *items, unsigned char *text) {
+  conc__run run = o->run;
+  uint32_t done = 0, i;
+  o->items = items;
+  o->size = o->count;
+  while (done < o->count) {
+    memcpy(items + done, CONC__POOL(m) + run.start,
+           run.count * sizeof *items);
+    done += run.count;
+    if (done < o->count) run = CONC__RUNS(m)[run.next - 1];
+  }
+  for (i = 0; i < done; i++) conc__settle(m, items + i, text);
+  if (o->type == CONC_DICT)
+    o->size = conc__settle_dict(items, o->count / 2);
+  else if (o->type == CONC_SET || o->type == CONC_FROZENSET)
+    o->size = conc__settle_set(items, o->count);
+}
+
+/* Makes the value of the one node on the stack. */
 CONC__DEF int conc__maker_finish(conc__maker *m, conc_value **out) {
-  uint32_t root = conc__stack_at(m, 0);
-  size_t nodes, bytes;
+  const conc_value *root = CONC__STACK(m);
+  conc__measured sum;
+  size_t bytes = 0, slots;
+  unsigned char *text;
   conc_value *v;
-  int rc = conc__layout(m, root, NULL, NULL, &nodes, &bytes);
-  if (rc != 0) return rc;
-  v = (conc_value *)CONC_MALLOC(nodes * sizeof *v + bytes);
+  uint32_t i;
+  sum.slots = 0;
+  sum.text = conc__is_text(root->type);
+  sum.first = sum.last = 0;
+  if (root->type >= CONC__NAME)
+    return root->type == CONC__NAME ? -EACCES : -EBADMSG;
+  if (conc__is_container(root->type)) {
+    int rc = conc__measure(m, root->as.at, &sum);
+    if (rc != 0) return rc;
+  }
+  if (m->input_size > SIZE_MAX / 4 || m->extra.size > SIZE_MAX / 4)
+    return -ENOMEM;
+  /* All of the input is copied as the text: an opcode or two between texts
+     costs less than moving and sharing each of them. */
+  if (sum.text) bytes = m->input_size + m->extra.size + 1;
+  slots = sum.slots + 1;
+  v = (conc_value *)CONC_MALLOC(slots * sizeof *v + bytes);
   if (v == NULL) return -ENOMEM;
-  conc__layout(m, root, v, (unsigned char *)(v + nodes), &nodes, &bytes);
+  text = (unsigned char *)(v + slots);
+  if (sum.text) {
+    if (m->input_size > 0) memcpy(text, m->input, m->input_size);
+    if (m->extra.size > 0)
+      memcpy(text + m->input_size, m->extra.data, m->extra.size);
+  }
+  slots = 1;
+  for (i = sum.first; i != 0;) {
+    conc__object *o = CONC__OBJECTS(m) + i - 1;
+    conc__lay_out(m, o, v + slots, text);
+    slots += o->count;
+    if (o->type == CONC_DICT) slots += conc__index_slots(o->count / 2);
+    i = o->then;
+  }
+  *v = *root;
+  conc__settle(m, v, text);
   *out = v;
   return 0;
 }
 
-/* --- pickle: reading --- */
+/* --- pickle: reading ---
+
+   Pickle is a program for a small machine: a stack, marks on it, and a memo.
+   This one has no opcode that runs anything. A name (GLOBAL) is refused
+   unless it is one of those that data is made with, or Token, which the
+   protocol sends; with limits->objects (a client reading a reply, where a
+   Python exception may stand) it may be any, and calling it makes an inert
+   CONC_OBJECT. -EACCES says "wants more than data", -EBADMSG "is no pickle".
+
+   Nothing goes below the mark that is on top; every length is compared with
+   what is left of the input before it is used. */
 
 typedef struct conc__pickle_limits {
-  bool objects; /* any name may be called on: as an inert CONC_OBJECT */
+  bool objects; /* any class may be named and instantiated: inert */
 } conc__pickle_limits;
 
-static const conc__pickle_limits conc__pickle_reply_limits = {true};
+static const conc__pickle_limits conc__pickle_reply_limits
+    __attribute__((unused)) = {true};
+
+/* Opcodes of a pickle: as many nodes, each memoized, with its containers. */
+#define CONC__PICKLE_OPCODES (4 * CONC__VALUE_NODES)
+
+/* What a name stands for; the size of a CONC__NAME. */
+enum {
+  CONC__CALL_BYTES,
+  CONC__CALL_BYTEARRAY,
+  CONC__CALL_SET,
+  CONC__CALL_FROZENSET,
+  CONC__CALL_ENCODE,
+  CONC__CALL_OBJECT /* as.at: an object of two items, module and class */
+};
 
 typedef struct conc__reader {
-  const unsigned char *p, *end;
-  conc__maker m;
+  const unsigned char *begin, *p, *end;
   bool objects;
   int protocol;
+  conc__maker m;
 } conc__reader;
 
-CONC__DEF uint64_t conc__little_endian(const unsigned char *p, size_t n) {
-  uint64_t u = 0;
-  while (n-- > 0) u = u << 8 | p[n];
-  return u;
+CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
+  uint64_t value = 0;
+  while (n-- > 0) value = value << 8 | p[n];
+  return value;
 }
 
-/* A length of `width` bytes and as many bytes as it says; NULL: there are
-   not so many. Checked before anything is allocated. */
-CONC__DEF const unsigned char *conc__read_counted(conc__reader *r,
-                                                  size_t width, size_t *n) {
-  const unsigned char *start;
-  uint64_t size;
-  if ((size_t)(r->end - r->p) < width) return NULL;
-  size = conc__little_endian(r->p, width);
+/* Reads a number of `width` bytes, as the rest of an opcode. */
+CONC__INLINE int conc__read_number(conc__reader *r, size_t width,
+                                   uint64_t *out) {
+  if ((size_t)(r->end - r->p) < width) return -EBADMSG;
+  *out = conc__little_endian(r->p, width);
   r->p += width;
-  if (size > (uint64_t)(r->end - r->p)) return NULL;
-  start = r->p;
-  r->p += size;
-  *n = (size_t)size;
-  return start;
+  return 0;
 }
 
-CONC__DEF int conc__read_bytes(conc__reader *r, conc_type type, size_t width) {
-  size_t n;
-  const unsigned char *p = conc__read_counted(r, width, &n);
-  if (p == NULL) return -EBADMSG;
-  if (type == CONC_STR && !conc__utf8_valid(p, n)) return -EBADMSG;
-  return conc__make_bytes(&r->m, type, p, n);
+/* Reads a length of `width` bytes and steps over that many: *at, *size. */
+CONC__INLINE int conc__read_counted(conc__reader *r, size_t width, size_t *at,
+                                    size_t *size) {
+  uint64_t n = 0;
+  int rc = conc__read_number(r, width, &n);
+  if (rc != 0 || n > (size_t)(r->end - r->p)) return -EBADMSG;
+  *at = (size_t)(r->p - r->begin);
+  *size = (size_t)n;
+  r->p += n;
+  return 0;
 }
 
-/* Python 2's str: text if it is text. */
-CONC__DEF int conc__read_string(conc__reader *r, size_t width) {
-  size_t n;
-  const unsigned char *p = conc__read_counted(r, width, &n);
-  if (p == NULL) return -EBADMSG;
-  return conc__make_bytes(&r->m,
-                          conc__utf8_valid(p, n) ? CONC_STR : CONC_BYTES, p,
-                          n);
+/* How many nodes stand above the top mark. */
+CONC__INLINE uint32_t conc__above_mark(const conc__maker *m) {
+  return m->stack.count -
+         (m->marks.count > 0 ? CONC__MARKS(m)[m->marks.count - 1] : 0);
+}
+
+CONC__INLINE int conc__read_text(conc__reader *r, conc_type type,
+                                 size_t width) {
+  size_t at = 0, size = 0;
+  int rc = conc__read_counted(r, width, &at, &size);
+  if (rc != 0) return rc;
+  if (type == CONC_STR && !conc__utf8_valid(r->begin + at, size))
+    return -EBADMSG;
+  return conc__push(&r->m, type, size, at);
+}
+
+/* A Python 2 str, which may have been meant as text or as bytes. */
+CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
+  conc_value *v;
+  int rc = conc__read_text(r, CONC_BYTES, width);
+  if (rc != 0) return rc;
+  v = CONC__STACK(&r->m) + r->m.stack.count - 1;
+  if (conc__utf8_valid(r->begin + v->as.at, v->size)) v->type = CONC_STR;
+  return 0;
 }
 
 CONC__DEF int conc__read_long(conc__reader *r, size_t width) {
-  size_t n;
-  const unsigned char *p = conc__read_counted(r, width, &n);
-  if (p == NULL) return -EBADMSG;
-  if (n > 4096) return -EMSGSIZE; /* decimal output is quadratic */
-  return conc__make_long(&r->m, p, n);
+  size_t at = 0, size = 0;
+  int rc = conc__read_counted(r, width, &at, &size);
+  return rc != 0 ? rc : conc__push_long(&r->m, r->begin + at, size, at);
 }
 
-/* How many are on the stack above the last mark, which is removed. */
-CONC__DEF int conc__pop_mark(conc__reader *r, uint32_t *n) {
-  conc__array *marks = &r->m.marks;
-  if (marks->count == 0) return -EBADMSG;
-  *n = r->m.stack.count - ((uint32_t *)marks->data)[--marks->count];
-  return 0;
-}
-
-/* Whether `n` things may be popped: not below the last mark. */
-CONC__DEF bool conc__stack_has(const conc__reader *r, uint32_t n) {
-  const conc__array *marks = &r->m.marks;
-  uint32_t floor =
-      marks->count > 0 ? ((const uint32_t *)marks->data)[marks->count - 1] : 0;
-  return r->m.stack.count - floor >= n;
-}
-
-CONC__INLINE uint32_t conc__stack_top(const conc__reader *r, uint32_t below) {
-  return conc__stack_at(&r->m, r->m.stack.count - 1 - below);
-}
-
-/* Fills the container of that type which lies under the topmost `n`. */
-CONC__DEF int conc__read_fill(conc__reader *r, conc_type type, uint32_t n) {
-  uint32_t at;
-  if (!conc__stack_has(r, n + 1)) return -EBADMSG;
-  at = conc__stack_top(r, n);
-  if (conc__cell_at(&r->m, at)->type != type ||
-      conc__cell_at(&r->m, at)->global || (type == CONC_DICT && n % 2 != 0))
-    return -EBADMSG;
-  if (conc__cell_at(&r->m, at)->size > 0 &&
-      conc__cell_at(&r->m, at)->last == 0)
-    return -EBADMSG; /* a set that shares the items of a list is complete */
-  return conc__make_fill(&r->m, at, n);
-}
-
-CONC__DEF int conc__read_fill_marked(conc__reader *r, conc_type type) {
-  uint32_t n;
-  int rc = conc__pop_mark(r, &n);
-  return rc != 0 ? rc : conc__read_fill(r, type, n);
-}
-
-CONC__DEF int conc__read_container(conc__reader *r, conc_type type) {
-  uint32_t n;
-  int rc = conc__pop_mark(r, &n);
-  if (rc == 0 && type == CONC_DICT && n % 2 != 0) rc = -EBADMSG;
-  return rc != 0 ? rc : conc__make_container(&r->m, type, n);
-}
-
-CONC__DEF int conc__read_tuple(conc__reader *r, uint32_t n) {
-  if (!conc__stack_has(r, n)) return -EBADMSG;
-  return conc__make_container(&r->m, CONC_TUPLE, n);
-}
-
-/* Remembers the top under an index. Those come in order (Python 2 counts
-   from 1): a gap is malformed, or meant to make us allocate. */
-CONC__DEF int conc__memo_put(conc__reader *r, uint64_t index) {
-  conc__array *memo = &r->m.memo;
-  if (!conc__stack_has(r, 1)) return -EBADMSG;
-  if (index > (uint64_t)memo->count + 1) return -EBADMSG;
-  while (memo->count <= index)
-    if (conc__u32_push(memo, UINT32_MAX) != 0) return -ENOMEM;
-  ((uint32_t *)memo->data)[index] = conc__stack_top(r, 0);
-  return 0;
-}
-
-CONC__DEF int conc__memo_get(conc__reader *r, uint64_t index) {
-  const conc__array *memo = &r->m.memo;
-  uint32_t cell = index < memo->count ? ((uint32_t *)memo->data)[index]
-                                      : UINT32_MAX;
-  if (cell == UINT32_MAX) return -EBADMSG;
-  return conc__u32_push(&r->m.stack, cell);
-}
-
-/* A name. What may be done with it is decided when it is called. */
-CONC__DEF int conc__make_global(conc__reader *r, const unsigned char *module,
-                                size_t module_size, const unsigned char *name,
-                                size_t name_size) {
-  int rc = conc__make_bytes(&r->m, CONC_STR, module, module_size);
-  conc__cell *c;
-  if (rc != 0) return rc;
-  if (!conc__utf8_valid(module, module_size) ||
-      !conc__utf8_valid(name, name_size))
-    return -EBADMSG;
-  c = conc__cell_at(&r->m, conc__stack_top(r, 0));
-  c->global = true;
-  c->name = name;
-  c->name_size = name_size;
-  return 0;
-}
-
-CONC__DEF int conc__read_global(conc__reader *r) {
-  const unsigned char *module = r->p;
-  const unsigned char *middle, *end;
-  size_t left = (size_t)(r->end - r->p);
-  middle = (const unsigned char *)memchr(module, '\n', left);
-  if (middle == NULL) return -EBADMSG;
-  left = (size_t)(r->end - middle - 1);
-  end = (const unsigned char *)memchr(middle + 1, '\n', left);
-  if (end == NULL) return -EBADMSG;
-  r->p = end + 1;
-  return conc__make_global(r, module, (size_t)(middle - module), middle + 1,
-                           (size_t)(end - middle - 1));
-}
-
-CONC__DEF int conc__read_stack_global(conc__reader *r) {
-  const conc__cell *module, *name;
-  if (!conc__stack_has(r, 2)) return -EBADMSG;
-  module = conc__cell_at(&r->m, conc__stack_top(r, 1));
-  name = conc__cell_at(&r->m, conc__stack_top(r, 0));
-  if (module->type != CONC_STR || name->type != CONC_STR || module->global ||
-      name->global)
-    return -EBADMSG;
-  r->m.stack.count -= 2;
-  return conc__make_global(r, module->as.bytes, module->size, name->as.bytes,
-                           name->size);
-}
-
-CONC__DEF bool conc__global_is(const conc__cell *c, const char *module,
-                               const char *name) {
-  return c->size == strlen(module) &&
-         memcmp(c->as.bytes, module, c->size) == 0 &&
-         c->name_size == strlen(name) &&
-         memcmp(c->name, name, c->name_size) == 0;
-}
-
-/* The items of a container, one after the other. */
-CONC__DEF const conc__cell *conc__cell_item(conc__maker *m,
-                                            const conc__cell *c, size_t i) {
-  uint32_t link = c->first;
-  if (i >= c->size) return NULL;
-  while (i-- > 0) link = ((conc__link *)m->links.data)[link - 1].next;
-  return conc__cell_at(m, ((conc__link *)m->links.data)[link - 1].cell);
-}
-
-/* Calls a name, as the pickles of plain data do for lack of an opcode. The
-   result is written down, nothing is called. */
-CONC__DEF int conc__call_data(conc__reader *r, const conc__cell *f,
-                              const conc__cell *args, conc__cell *out) {
-  const conc__cell *a = conc__cell_item(&r->m, args, 0);
-  bool builtin = conc__global_is(f, "builtins", "bytearray") ||
-                 conc__global_is(f, "__builtin__", "bytearray");
-  memset(out, 0, sizeof *out);
-  if (builtin || conc__global_is(f, "_codecs", "encode")) {
-    out->type = builtin ? CONC_BYTEARRAY : CONC_BYTES;
-    if (a == NULL) return builtin ? 0 : -EBADMSG; /* bytearray() */
-    if (a->global) return -EBADMSG;
-    if (a->type == CONC_STR) { /* as latin-1, the only way it is used */
-      if (args->size != 2) return -EBADMSG;
-      out->latin1 = true;
-      out->as.bytes = a->as.bytes;
-      out->name_size = a->size;
-      out->size = conc__latin1(a->as.bytes, a->size, NULL);
-      return out->size == SIZE_MAX ? -EBADMSG : 0;
-    }
-    if (a->type != CONC_BYTES || !builtin) return -EBADMSG;
-    out->as.bytes = a->as.bytes;
-    out->size = a->size;
-    out->latin1 = a->latin1;
-    out->name_size = a->name_size;
-    return 0;
+/* INT: a line of decimal digits. Python 2 writes ints so that do not fit in 32
+   bits, at every protocol; I00 and I01 are False and True of old. */
+CONC__DEF int conc__read_int_line(conc__reader *r) {
+  const unsigned char *begin = r->p;
+  uint64_t n = 0;
+  bool minus = false;
+  if (r->p < r->end && *r->p == '-') {
+    minus = true;
+    begin = ++r->p;
   }
-  if (conc__global_is(f, "builtins", "set") ||
-      conc__global_is(f, "__builtin__", "set"))
-    out->type = CONC_SET;
-  else if (conc__global_is(f, "builtins", "frozenset") ||
-           conc__global_is(f, "__builtin__", "frozenset"))
-    out->type = CONC_FROZENSET;
-  else
-    return -EACCES;
-  if (a == NULL) return 0;
-  if (a->global || (a->type != CONC_LIST && a->type != CONC_TUPLE))
-    return -EBADMSG;
-  out->first = a->first; /* shares the items there are now */
-  out->last = 0;
-  out->size = a->size;
-  return 0;
-}
-
-/* REDUCE and NEWOBJ: a name and a tuple become data, or an inert record. */
-CONC__DEF int conc__read_call(conc__reader *r) {
-  uint32_t f, args;
-  conc__cell made;
-  conc__cell *c;
-  int rc;
-  if (!conc__stack_has(r, 2)) return -EBADMSG;
-  f = conc__stack_top(r, 1);
-  args = conc__stack_top(r, 0);
-  if (!conc__cell_at(&r->m, f)->global ||
-      conc__cell_at(&r->m, args)->type != CONC_TUPLE)
-    return -EBADMSG;
-  rc = conc__call_data(r, conc__cell_at(&r->m, f), conc__cell_at(&r->m, args),
-                       &made);
-  if (rc == 0) {
-    r->m.stack.count -= 2;
-    c = conc__make(&r->m, made.type);
-    if (c == NULL) return -ENOMEM;
-    *c = made;
-    return 0;
+  for (; r->p < r->end && *r->p >= '0' && *r->p <= '9'; r->p++) {
+    if (n > (uint64_t)INT64_MAX / 10) return -EBADMSG;
+    n = n * 10 + (uint64_t)(*r->p - '0');
   }
-  if (rc != -EACCES || !r->objects) return rc;
-  /* (module, name, arguments) */
-  made = *conc__cell_at(&r->m, f);
-  r->m.stack.count -= 2;
-  rc = conc__make_bytes(&r->m, CONC_STR, made.as.bytes, made.size);
-  if (rc == 0)
-    rc = conc__make_bytes(&r->m, CONC_STR, made.name, made.name_size);
-  if (rc == 0) rc = conc__u32_push(&r->m.stack, args);
-  return rc != 0 ? rc : conc__make_container(&r->m, CONC_OBJECT, 3);
-}
-
-/* BUILD: the attributes of a record, which nobody here asks for. */
-CONC__DEF int conc__read_build(conc__reader *r) {
-  if (!conc__stack_has(r, 2)) return -EBADMSG;
-  if (conc__cell_at(&r->m, conc__stack_top(r, 1))->type != CONC_OBJECT)
+  if (r->p == r->end || *r->p != '\n' || r->p == begin ||
+      n > (uint64_t)INT64_MAX + minus)
     return -EBADMSG;
-  r->m.stack.count--;
-  return 0;
+  r->p++;
+  if (!minus && r->p - begin == 3 && *begin == '0' && n <= 1)
+    return conc__push_bool(&r->m, n == 1);
+  /* -n, of which the most negative has no positive */
+  return conc__push_int(&r->m, minus ? (int64_t)(~n + 1) : (int64_t)n);
 }
 
 CONC__DEF int conc__read_float(conc__reader *r) {
-  uint64_t u = 0;
-  conc__cell *c;
+  uint64_t bits = 0;
+  double f;
   int i;
   if (r->end - r->p < 8) return -EBADMSG;
-  for (i = 0; i < 8; i++) u = u << 8 | *r->p++; /* big-endian, alone */
-  c = conc__make(&r->m, CONC_FLOAT);
-  if (c == NULL) return -ENOMEM;
-  memcpy(&c->as.real, &u, sizeof u);
+  for (i = 0; i < 8; i++) bits = bits << 8 | *r->p++;
+  memcpy(&f, &bits, sizeof f);
+  return conc__push_float(&r->m, f);
+}
+
+CONC__DEF int conc__read_mark(conc__maker *m) {
+  int rc = conc__array_reserve(&m->marks, 1, sizeof(uint32_t));
+  if (rc == 0) CONC__MARKS(m)[m->marks.count++] = m->stack.count;
+  return rc;
+}
+
+/* Takes the top mark away and tells what stood above it. */
+CONC__INLINE int conc__read_to_mark(conc__maker *m, uint32_t *n) {
+  if (m->marks.count == 0) return -EBADMSG;
+  *n = conc__above_mark(m);
+  m->marks.count--;
   return 0;
 }
 
-CONC__DEF int conc__read_bool(conc__reader *r, bool b) {
-  conc__cell *c = conc__make(&r->m, CONC_BOOL);
-  if (c == NULL) return -ENOMEM;
-  c->as.boolean = b;
+/* Puts the top n nodes into the container below them. */
+CONC__DEF int conc__read_fill(conc__maker *m, conc_type type, uint32_t n) {
+  const conc_value *target;
+  if (conc__above_mark(m) <= n) return -EBADMSG;
+  target = CONC__STACK(m) + m->stack.count - n - 1;
+  if (target->type != type || (type == CONC_DICT && n % 2 != 0))
+    return -EBADMSG;
+  return conc__object_fill(m, target->as.at, n);
+}
+
+CONC__DEF int conc__read_fill_marked(conc__maker *m, conc_type type) {
+  uint32_t n = 0;
+  int rc = conc__read_to_mark(m, &n);
+  return rc != 0 ? rc : conc__read_fill(m, type, n);
+}
+
+CONC__DEF int conc__read_collect(conc__maker *m, conc_type type, uint32_t n) {
+  if (conc__above_mark(m) < n || (type == CONC_DICT && n % 2 != 0))
+    return -EBADMSG;
+  return conc__collect(m, type, n);
+}
+
+CONC__DEF int conc__read_collect_marked(conc__maker *m, conc_type type) {
+  uint32_t n = 0;
+  int rc = conc__read_to_mark(m, &n);
+  return rc != 0 ? rc : conc__read_collect(m, type, n);
+}
+
+/* The memo is dense: an index may be at most the next one, or leave out one
+   (Python 2's cPickle counts from 1). So no index makes it large. */
+CONC__DEF int conc__read_put(conc__maker *m, uint64_t index) {
+  conc_value v;
+  int rc;
+  if (conc__above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
+    return -EBADMSG;
+  rc = conc__array_reserve(&m->memo, 2, sizeof v);
+  if (rc != 0) return rc;
+  v = CONC__STACK(m)[m->stack.count - 1];
+  if (index > m->memo.count) CONC__MEMO(m)[m->memo.count++].type = CONC__NIL;
+  CONC__MEMO(m)[index] = v;
+  if (index == m->memo.count) m->memo.count++;
   return 0;
 }
 
-/* An index or a small number of `width` bytes; false: not there. */
-CONC__DEF bool conc__read_number(conc__reader *r, size_t width, uint64_t *n) {
-  if ((size_t)(r->end - r->p) < width) return false;
-  *n = conc__little_endian(r->p, width);
-  r->p += width;
-  return true;
+CONC__DEF int conc__read_get(conc__maker *m, uint64_t index) {
+  if (index >= m->memo.count || CONC__MEMO(m)[index].type == CONC__NIL)
+    return -EBADMSG;
+  return conc__push_node(m, CONC__MEMO(m) + index);
 }
 
-/* One opcode, other than STOP. */
+CONC__DEF bool conc__text_is(const conc__maker *m, const conc_value *v,
+                             const char *text) {
+  const size_t n = strlen(text);
+  return v->type == CONC_STR && v->size == n &&
+         memcmp(conc__made_text(m, v), text, n) == 0;
+}
+
+/* Replaces module and class, the top two nodes, by a name. */
+CONC__DEF int conc__read_name(conc__reader *r) {
+  static const struct {
+    const char *module, *name;
+    size_t call;
+  } table[] = {
+      {"builtins", "bytearray", CONC__CALL_BYTEARRAY},
+      {"builtins", "bytes", CONC__CALL_BYTES},
+      {"builtins", "set", CONC__CALL_SET},
+      {"builtins", "frozenset", CONC__CALL_FROZENSET},
+      {"__builtin__", "bytearray", CONC__CALL_BYTEARRAY},
+      {"__builtin__", "bytes", CONC__CALL_BYTES},
+      {"__builtin__", "set", CONC__CALL_SET},
+      {"__builtin__", "frozenset", CONC__CALL_FROZENSET},
+      {"_codecs", "encode", CONC__CALL_ENCODE},
+      {"multiprocessing.managers", "Token", CONC__CALL_OBJECT},
+  };
+  conc__maker *m = &r->m;
+  const conc_value *top;
+  size_t i;
+  int rc;
+  if (conc__above_mark(m) < 2) return -EBADMSG;
+  top = CONC__STACK(m) + m->stack.count - 2;
+  if (top[0].type != CONC_STR || top[1].type != CONC_STR) return -EBADMSG;
+  for (i = 0; i < sizeof table / sizeof *table; i++) {
+    if (!conc__text_is(m, top, table[i].module)) continue;
+    if (!conc__text_is(m, top + 1, table[i].name)) continue;
+    if (table[i].call == CONC__CALL_OBJECT) break;
+    m->stack.count -= 2;
+    return conc__push(m, CONC__NAME, table[i].call, 0);
+  }
+  if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
+  rc = conc__collect(m, CONC_OBJECT, 2);
+  if (rc != 0) return rc;
+  CONC__STACK(m)[m->stack.count - 1].type = CONC__NAME;
+  CONC__STACK(m)[m->stack.count - 1].size = CONC__CALL_OBJECT;
+  return 0;
+}
+
+/* GLOBAL: module and class are lines of text. */
+CONC__DEF int conc__read_global(conc__reader *r) {
+  int i;
+  for (i = 0; i < 2; i++) {
+    const size_t left = (size_t)(r->end - r->p);
+    const unsigned char *end =
+        left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
+    int rc;
+    if (end == NULL || !conc__utf8_valid(r->p, (size_t)(end - r->p)))
+      return -EBADMSG;
+    rc = conc__push(&r->m, CONC_STR, (size_t)(end - r->p),
+                    (size_t)(r->p - r->begin));
+    if (rc != 0) return rc;
+    r->p = end + 1;
+  }
+  return conc__read_name(r);
+}
+
+/* Pushes the bytes of which a str shows each as a character: how protocols
+   before 3 write bytes. They need memory of their own if they are not ASCII,
+   but together not more than the input, as every such str is used once. */
+CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
+                                const conc_value *str) {
+  const conc_value v = *str;
+  const unsigned char *p = conc__made_text(m, &v);
+  const size_t at = m->input_size + m->extra.size;
+  size_t i = 0, n = 0;
+  int rc;
+  if (conc__ascii(p, v.size) == v.size)
+    return conc__push(m, type, v.size, v.as.at);
+  if (v.size > m->input_size || m->extra.size > m->input_size - v.size)
+    return -EMSGSIZE;
+  rc = conc__buffer_reserve(&m->extra, v.size + 1);
+  if (rc != 0) return rc;
+  p = conc__made_text(m, &v);
+  while (i < v.size) {
+    uint32_t c = 0;
+    i += conc__utf8(p + i, v.size - i, &c);
+    if (c > 0xff) return -EBADMSG;
+    m->extra.data[m->extra.size + n++] = (unsigned char)c;
+  }
+  m->extra.data[m->extra.size + n] = 0;
+  m->extra.size += n + 1;
+  return conc__push(m, type, n, at);
+}
+
+/* Calls a name with arguments: pushes what it makes. */
+CONC__DEF int conc__read_made(conc__reader *r, const conc_value *name,
+                              const conc_value *args) {
+  conc__maker *m = &r->m;
+  const conc__object *o = CONC__OBJECTS(m) + args->as.at;
+  const conc_value *arg = CONC__POOL(m) + o->run.start; /* a tuple: one run */
+  const uint32_t n = o->count;
+  conc_type type = CONC_BYTES;
+  conc_value parts[4];
+  uint32_t i;
+  int rc = 0;
+  switch (name->size) {
+  case CONC__CALL_SET:
+  case CONC__CALL_FROZENSET:
+    type = name->size == CONC__CALL_SET ? CONC_SET : CONC_FROZENSET;
+    if (n == 0) return conc__push_object(m, type);
+    if (n != 1 || arg->type < CONC_LIST || arg->type > CONC_FROZENSET ||
+        arg->type == CONC_DICT)
+      return -EBADMSG;
+    return conc__push_copy(m, type, arg->as.at);
+  case CONC__CALL_BYTEARRAY: type = CONC_BYTEARRAY; /* fall through */
+  case CONC__CALL_BYTES:
+    /* an empty text may lie anywhere that has a byte for its NUL */
+    if (n == 0) return conc__push(m, type, 0, (size_t)(r->p - r->begin) - 1);
+    if (n == 1 && (arg->type == CONC_BYTES || arg->type == CONC_BYTEARRAY))
+      return conc__push(m, type, arg->size, arg->as.at);
+    if (n == 1) return -EBADMSG;
+    /* fall through */
+  case CONC__CALL_ENCODE:
+    if (n != 2 || arg[0].type != CONC_STR || arg[1].type != CONC_STR)
+      return -EBADMSG;
+    if (!conc__text_is(m, arg + 1, "latin1") &&
+        !conc__text_is(m, arg + 1, "latin-1"))
+      return -EACCES;
+    return conc__push_latin1(m, type, arg);
+  default: break;
+  }
+  arg = CONC__POOL(m) + CONC__OBJECTS(m)[name->as.at].run.start;
+  parts[0] = arg[0];
+  parts[1] = arg[1];
+  parts[2] = *args;
+  parts[3].type = CONC_NONE;
+  parts[3].size = 0;
+  parts[3].as.at = 0;
+  for (i = 0; rc == 0 && i < 4; i++) rc = conc__push_node(m, parts + i);
+  return rc != 0 ? rc : conc__collect(m, CONC_OBJECT, 4);
+}
+
+/* REDUCE, and NEWOBJ, which only classes are for. */
+CONC__DEF int conc__read_call(conc__reader *r, bool is_class) {
+  conc__maker *m = &r->m;
+  conc_value name, args;
+  if (conc__above_mark(m) < 2) return -EBADMSG;
+  name = CONC__STACK(m)[m->stack.count - 2];
+  args = CONC__STACK(m)[m->stack.count - 1];
+  if (name.type != CONC__NAME || args.type != CONC_TUPLE) return -EBADMSG;
+  if (is_class && name.size != CONC__CALL_OBJECT) return -EBADMSG;
+  m->stack.count -= 2;
+  return conc__read_made(r, &name, &args);
+}
+
+/* BUILD: gives a CONC_OBJECT its state, the last of its items. */
+CONC__DEF int conc__read_build(conc__maker *m) {
+  const conc_value *object;
+  if (conc__above_mark(m) < 2) return -EBADMSG;
+  object = CONC__STACK(m) + m->stack.count - 2;
+  if (object->type != CONC_OBJECT) return -EBADMSG;
+  CONC__POOL(m)[CONC__OBJECTS(m)[object->as.at].run.start + 3] = object[1];
+  m->stack.count--;
+  return 0;
+}
+
+/* POP takes the mark if that is on top, as Python's machine does. */
+CONC__DEF int conc__read_pop(conc__maker *m) {
+  if (conc__above_mark(m) > 0)
+    m->stack.count--;
+  else if (m->marks.count > 0)
+    m->marks.count--;
+  else
+    return -EBADMSG;
+  return 0;
+}
+
 CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
-  uint64_t n;
+  conc__maker *m = &r->m;
+  uint64_t u = 0;
+  uint32_t n = 0;
+  int rc;
   switch (op) {
-    case 0x80: /* PROTO */
-      if (!conc__read_number(r, 1, &n) || n > 5) return -EBADMSG;
-      r->protocol = (int)n;
-      return 0;
-    case 0x95: /* FRAME: its length must be true, else it says nothing */
-      if (!conc__read_number(r, 8, &n)) return -EBADMSG;
-      return n > (uint64_t)(r->end - r->p) ? -EBADMSG : 0;
-    case '(': return conc__u32_push(&r->m.marks, r->m.stack.count);
-    case 'N': return conc__make(&r->m, CONC_NONE) != NULL ? 0 : -ENOMEM;
-    case 0x88: return conc__read_bool(r, true);
-    case 0x89: return conc__read_bool(r, false);
-    case 'K':
-      if (!conc__read_number(r, 1, &n)) return -EBADMSG;
-      return conc__make_int(&r->m, (int64_t)n);
-    case 'M':
-      if (!conc__read_number(r, 2, &n)) return -EBADMSG;
-      return conc__make_int(&r->m, (int64_t)n);
-    case 'J':
-      if (!conc__read_number(r, 4, &n)) return -EBADMSG;
-      return conc__make_int(&r->m, (int32_t)(uint32_t)n);
-    case 0x8a: return conc__read_long(r, 1);
-    case 0x8b: return conc__read_long(r, 4);
-    case 'G': return conc__read_float(r);
-    case 'C': return conc__read_bytes(r, CONC_BYTES, 1);
-    case 'B': return conc__read_bytes(r, CONC_BYTES, 4);
-    case 0x8e: return conc__read_bytes(r, CONC_BYTES, 8);
-    case 0x8c: return conc__read_bytes(r, CONC_STR, 1);
-    case 'X': return conc__read_bytes(r, CONC_STR, 4);
-    case 0x8d: return conc__read_bytes(r, CONC_STR, 8);
-    case 0x96: return conc__read_bytes(r, CONC_BYTEARRAY, 8);
-    case 'U': return conc__read_string(r, 1);
-    case 'T': return conc__read_string(r, 4);
-    case ')': return conc__make(&r->m, CONC_TUPLE) != NULL ? 0 : -ENOMEM;
-    case ']': return conc__make(&r->m, CONC_LIST) != NULL ? 0 : -ENOMEM;
-    case '}': return conc__make(&r->m, CONC_DICT) != NULL ? 0 : -ENOMEM;
-    case 0x8f: return conc__make(&r->m, CONC_SET) != NULL ? 0 : -ENOMEM;
-    case 0x85: return conc__read_tuple(r, 1);
-    case 0x86: return conc__read_tuple(r, 2);
-    case 0x87: return conc__read_tuple(r, 3);
-    case 't': return conc__read_container(r, CONC_TUPLE);
-    case 'l': return conc__read_container(r, CONC_LIST);
-    case 'd': return conc__read_container(r, CONC_DICT);
-    case 0x91: return conc__read_container(r, CONC_FROZENSET);
-    case 'a': return conc__read_fill(r, CONC_LIST, 1);
-    case 'e': return conc__read_fill_marked(r, CONC_LIST);
-    case 's': return conc__read_fill(r, CONC_DICT, 2);
-    case 'u': return conc__read_fill_marked(r, CONC_DICT);
-    case 0x90: return conc__read_fill_marked(r, CONC_SET);
-    case 0x94: return conc__memo_put(r, r->m.memo.count);
-    case 'q':
-      return conc__read_number(r, 1, &n) ? conc__memo_put(r, n) : -EBADMSG;
-    case 'r':
-      return conc__read_number(r, 4, &n) ? conc__memo_put(r, n) : -EBADMSG;
-    case 'h':
-      return conc__read_number(r, 1, &n) ? conc__memo_get(r, n) : -EBADMSG;
-    case 'j':
-      return conc__read_number(r, 4, &n) ? conc__memo_get(r, n) : -EBADMSG;
-    case 'c': return conc__read_global(r);
-    case 0x93: return conc__read_stack_global(r);
-    case 'R':
-    case 0x81: return conc__read_call(r);
-    case 'b': return conc__read_build(r);
-    case '0': /* POP */
-      if (!conc__stack_has(r, 1)) return -EBADMSG;
-      r->m.stack.count--;
-      return 0;
-    default: return -EBADMSG;
+  case 0x80: /* PROTO */
+    rc = conc__read_number(r, 1, &u);
+    if (rc != 0 || u > 5) return -EBADMSG;
+    r->protocol = (int)u;
+    return 0;
+  case 0x95: /* FRAME: a hint for readers of files; frames may not lie */
+    rc = conc__read_number(r, 8, &u);
+    return rc != 0 || u > (size_t)(r->end - r->p) ? -EBADMSG : 0;
+  case 'N': return conc__push(m, CONC_NONE, 0, 0);
+  case 0x88: return conc__push_bool(m, true);
+  case 0x89: return conc__push_bool(m, false);
+  case 'K': /* BININT1, BININT2, BININT */
+    rc = conc__read_number(r, 1, &u);
+    return rc != 0 ? rc : conc__push_int(m, (int64_t)u);
+  case 'M':
+    rc = conc__read_number(r, 2, &u);
+    return rc != 0 ? rc : conc__push_int(m, (int64_t)u);
+  case 'J':
+    rc = conc__read_number(r, 4, &u);
+    return rc != 0 ? rc : conc__push_int(m, (int32_t)(uint32_t)u);
+  case 'I': return conc__read_int_line(r);
+  case 0x8a: return conc__read_long(r, 1);
+  case 0x8b: return conc__read_long(r, 4); /* < 0 is more than is left */
+  case 'G': return conc__read_float(r);
+  case 0x8c: return conc__read_text(r, CONC_STR, 1);
+  case 'X': return conc__read_text(r, CONC_STR, 4);
+  case 0x8d: return conc__read_text(r, CONC_STR, 8);
+  case 'C': return conc__read_text(r, CONC_BYTES, 1);
+  case 'B': return conc__read_text(r, CONC_BYTES, 4);
+  case 0x8e: return conc__read_text(r, CONC_BYTES, 8);
+  case 0x96: return conc__read_text(r, CONC_BYTEARRAY, 8);
+  case 'U': return conc__read_old_text(r, 1);
+  case 'T': return conc__read_old_text(r, 4);
+  case '(': return conc__read_mark(m);
+  case ')': return conc__read_collect(m, CONC_TUPLE, 0);
+  case 0x85: return conc__read_collect(m, CONC_TUPLE, 1);
+  case 0x86: return conc__read_collect(m, CONC_TUPLE, 2);
+  case 0x87: return conc__read_collect(m, CONC_TUPLE, 3);
+  case 't': return conc__read_collect_marked(m, CONC_TUPLE);
+  case 'l': return conc__read_collect_marked(m, CONC_LIST);
+  case 'd': return conc__read_collect_marked(m, CONC_DICT);
+  case 0x91: return conc__read_collect_marked(m, CONC_FROZENSET);
+  case ']': return conc__push_object(m, CONC_LIST);
+  case '}': return conc__push_object(m, CONC_DICT);
+  case 0x8f: return conc__push_object(m, CONC_SET);
+  case 'a': return conc__read_fill(m, CONC_LIST, 1);
+  case 's': return conc__read_fill(m, CONC_DICT, 2);
+  case 'e': return conc__read_fill_marked(m, CONC_LIST);
+  case 'u': return conc__read_fill_marked(m, CONC_DICT);
+  case 0x90: return conc__read_fill_marked(m, CONC_SET);
+  case 'q': /* BINPUT, LONG_BINPUT, MEMOIZE */
+    rc = conc__read_number(r, 1, &u);
+    return rc != 0 ? rc : conc__read_put(m, u);
+  case 'r':
+    rc = conc__read_number(r, 4, &u);
+    return rc != 0 ? rc : conc__read_put(m, u);
+  case 0x94: return conc__read_put(m, m->memo.count);
+  case 'h': /* BINGET, LONG_BINGET */
+    rc = conc__read_number(r, 1, &u);
+    return rc != 0 ? rc : conc__read_get(m, u);
+  case 'j':
+    rc = conc__read_number(r, 4, &u);
+    return rc != 0 ? rc : conc__read_get(m, u);
+  case 'c': return conc__read_global(r);
+  case 0x93: return conc__read_name(r); /* STACK_GLOBAL */
+  case 'R': return conc__read_call(r, false);
+  case 0x81: return conc__read_call(r, true); /* NEWOBJ */
+  case 'b': return conc__read_build(m);
+  case '0': return conc__read_pop(m);
+  case '1': /* POP_MARK */
+    rc = conc__read_to_mark(m, &n);
+    m->stack.count -= n;
+    return rc;
+  case '2': /* DUP */
+    if (conc__above_mark(m) == 0) return -EBADMSG;
+    return conc__push_node(m, CONC__STACK(m) + m->stack.count - 1);
+  case 'i':
+  case 'o':
+  case 'P':
+  case 'Q':
+  case 0x82:
+  case 0x83:
+  case 0x84:
+  case 0x92:
+  case 0x97:
+  case 0x98:
+    /* INST, OBJ, persistent ids, extensions, NEWOBJ_EX, buffers: all make
+       or fetch what is not in the pickle */
+    return -EACCES;
+  default: return -EBADMSG;
   }
 }
 
-/* Reads a pickle that must end with the data. `limits` may be NULL: plain
-   data. *protocol is what it says of itself. */
+/* Reads one pickle that ends where the data ends. `limits` may be NULL: data
+   alone. *protocol (not if NULL) is what the pickle says of itself, 0 if
+   nothing. Errors as conc_pickle_loads. */
 CONC__DEF int conc__pickle_decode(const void *data, size_t size,
                                   const conc__pickle_limits *limits,
                                   conc_value **out, int *protocol) {
+  uint32_t opcodes = CONC__PICKLE_OPCODES;
   conc__reader r;
   int rc = 0;
-  r.p = (const unsigned char *)data;
-  r.end = r.p + size;
+  r.begin = r.p = (const unsigned char *)data;
+  r.end = size > 0 ? r.p + size : r.p;
   r.objects = limits != NULL && limits->objects;
   r.protocol = 0;
   *out = NULL;
-  conc__maker_init(&r.m, size);
-  for (;;) {
+  conc__maker_init(&r.m, r.begin, size);
+  while (rc == 0) {
     unsigned char op;
     if (r.p == r.end) {
       rc = -EBADMSG;
       break;
     }
-    op = *r.p++;
-    if (op == '.') { /* STOP: one value, no mark, no byte may be left */
-      if (r.p != r.end || r.m.stack.count != 1 || r.m.marks.count != 0)
-        rc = -EBADMSG;
+    if (opcodes-- == 0) {
+      rc = -EMSGSIZE;
       break;
     }
-    rc = conc__read_opcode(&r, op);
-    if (rc != 0) break;
+    op = *r.p++;
+    if (op != '.') {
+      rc = conc__read_opcode(&r, op);
+      continue;
+    }
+    /* STOP: bytes behind it could be a second message to a laxer reader */
+    if (r.p != r.end || r.m.stack.count != 1 || r.m.marks.count != 0)
+      rc = -EBADMSG;
+    else
+      rc = conc__maker_finish(&r.m, out);
+    break;
   }
-  if (rc == 0) rc = conc__maker_finish(&r.m, out);
   conc__maker_free(&r.m);
-  *protocol = r.protocol;
+  if (protocol != NULL) *protocol = r.protocol;
   return rc;
 }
 
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size) {
-  int protocol;
-  return conc__pickle_decode(data, size, NULL, out, &protocol);
+  return conc__pickle_decode(data, size, NULL, out, NULL);
 }
 
 /* The class of a CONC_OBJECT, without its module; NULL for other values. */
 CONC__DEF const char *conc__object_name(const conc_value *v) {
-  return v->type == CONC_OBJECT ? (const char *)v->as.items[1].as.bytes : NULL;
-}
-
-/* --- walking a value ---
-
-   Visits a tree from the root on, each container before and after its items.
-   Values are at most CONC__VALUE_DEPTH deep: they are made by conc__layout. */
-
-typedef struct conc__walk {
-  const conc_value *root;
-  size_t depth;
-  const conc_value *stack[CONC__VALUE_DEPTH + 1]; /* containers entered */
-  size_t index[CONC__VALUE_DEPTH + 1];            /* nodes visited in them */
-} conc__walk;
-
-CONC__DEF void conc__walk_begin(conc__walk *w, const conc_value *root) {
-  w->root = root;
-  w->depth = 0;
-}
-
-/* The next node; *leaving if it is a container that is done. NULL: end. */
-CONC__DEF const conc_value *conc__walk_next(conc__walk *w, bool *leaving) {
-  const conc_value *v = w->root;
-  *leaving = false;
-  if (v != NULL) {
-    w->root = NULL;
-  } else {
-    const conc_value *top;
-    if (w->depth == 0) return NULL;
-    top = w->stack[w->depth - 1];
-    if (w->index[w->depth - 1] == conc__value_nodes(top)) {
-      w->depth--;
-      *leaving = true;
-      return top;
-    }
-    v = top->as.items + w->index[w->depth - 1]++;
-  }
-  if (conc__type_has_items(v->type)) {
-    w->stack[w->depth] = v;
-    w->index[w->depth++] = 0;
-  }
-  return v;
-}
-
-CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
-  conc__walk w, u;
-  for (conc__walk_begin(&w, a), conc__walk_begin(&u, b);;) {
-    bool leaving, also;
-    const conc_value *x = conc__walk_next(&w, &leaving);
-    const conc_value *y = conc__walk_next(&u, &also);
-    if (x == NULL) return true;
-    if (leaving) continue;
-    if (x->type != y->type || x->size != y->size) return false;
-    switch (x->type) {
-      case CONC_BOOL:
-        if (x->as.boolean != y->as.boolean) return false;
-        break;
-      case CONC_INT:
-        if (x->as.integer != y->as.integer) return false;
-        break;
-      case CONC_FLOAT:
-        if (memcmp(&x->as.real, &y->as.real, sizeof(double)) != 0 &&
-            !(x->as.real >= y->as.real && x->as.real <= y->as.real))
-          return false;
-        break;
-      default:
-        if (conc__type_has_bytes(x->type) &&
-            memcmp(x->as.bytes, y->as.bytes, x->size) != 0)
-          return false;
-        break;
-    }
-  }
-}
-
-/* --- as text --- */
-
-/* Shortest digits that read back as the same number, as Python's repr. */
-CONC__DEF int conc__text_float(conc__buffer *b, double f) {
-  char e[40], out[48], digits[24];
-  size_t n = 0, used = 0;
-  int precision, exponent, i;
-  const char *p;
-  if (!(f >= -1.7976931348623157e308 && f <= 1.7976931348623157e308)) {
-    p = f > 0 ? "inf" : f < 0 ? "-inf" : "nan";
-    return conc__buffer_append(b, p, strlen(p));
-  }
-  for (precision = 0; precision < 17; precision++) {
-    snprintf(e, sizeof e, "%.*e", precision, f);
-    if (strtod(e, NULL) == f) break;
-  }
-  /* d.ddde+xx, with the locale's point */
-  for (p = e; *p != 'e'; p++)
-    if (*p >= '0' && *p <= '9') digits[n++] = *p;
-  exponent = atoi(p + 1);
-  if (e[0] == '-') out[used++] = '-';
-  if (exponent < -4 || exponent >= 16) {
-    out[used++] = digits[0];
-    if (n > 1) out[used++] = '.';
-    memcpy(out + used, digits + 1, n - 1);
-    used += n - 1;
-    used += (size_t)snprintf(out + used, sizeof out - used, "e%c%02d",
-                             exponent < 0 ? '-' : '+', abs(exponent));
-    return conc__buffer_append(b, out, used);
-  }
-  for (i = exponent < 0 ? exponent : 0; i <= exponent || i < (int)n; i++) {
-    if (i == exponent + 1) out[used++] = '.';
-    out[used++] = i >= 0 && i < (int)n ? digits[i] : '0';
-    if (i < 0 && i == exponent) out[used++] = '.';
-  }
-  if (exponent >= (int)n - 1) { /* a whole number */
-    out[used++] = '.';
-    out[used++] = '0';
-  }
-  return conc__buffer_append(b, out, used);
-}
-
-/* Little-endian two's complement in decimal; at most 4 KiB of it. */
-CONC__DEF int conc__text_bigint(conc__buffer *b, const unsigned char *p,
-                                size_t n) {
-  size_t words = (n + 3) / 4;
-  uint32_t *w = (uint32_t *)CONC_MALLOC(words * 4);
-  bool negative = p[n - 1] >= 0x80;
-  char *digits;
-  size_t at = words * 10 + 10;
-  size_t end = at;
-  size_t i;
-  int rc;
-  digits = (char *)CONC_MALLOC(end);
-  if (w == NULL || digits == NULL) {
-    CONC_FREE(w);
-    CONC_FREE(digits);
-    return -ENOMEM;
-  }
-  for (i = 0; i < words * 4; i++) {
-    unsigned byte = i < n ? p[i] : negative ? 0xff : 0;
-    if (i % 4 == 0) w[i / 4] = 0;
-    w[i / 4] |= (uint32_t)byte << 8 * (i % 4);
-  }
-  if (negative) { /* the absolute value */
-    uint64_t carry = 1;
-    for (i = 0; i < words; i++) {
-      carry += (uint32_t)~w[i];
-      w[i] = (uint32_t)carry;
-      carry >>= 32;
-    }
-  }
-  while (words > 0) { /* nine digits at a time */
-    uint64_t rest = 0;
-    int k;
-    for (i = words; i-- > 0;) {
-      rest = rest << 32 | w[i];
-      w[i] = (uint32_t)(rest / 1000000000);
-      rest %= 1000000000;
-    }
-    while (words > 0 && w[words - 1] == 0) words--;
-    for (k = 0; k < 9 && (words > 0 || rest > 0); k++, rest /= 10)
-      digits[--at] = (char)('0' + rest % 10);
-  }
-  if (negative) digits[--at] = '-';
-  rc = conc__buffer_append(b, digits + at, end - at);
-  CONC_FREE(w);
-  CONC_FREE(digits);
-  return rc;
-}
-
-/* A str or bytes in quotes, with Python's escapes. */
-CONC__DEF int conc__text_quoted(conc__buffer *b, const unsigned char *p,
-                                size_t n, bool text) {
-  bool twice = memchr(p, '\'', n) != NULL && memchr(p, '"', n) == NULL;
-  char quote = twice ? '"' : '\'';
-  int rc = conc__buffer_append(b, text ? "" : "b", text ? 0 : 1);
-  if (rc == 0) rc = conc__buffer_append(b, &quote, 1);
-  while (rc == 0 && n > 0) {
-    char out[16];
-    uint32_t c = *p;
-    size_t length = 1;
-    int size = 0;
-    if (text) length = conc__utf8(p, n, &c);
-    if (c == '\\' || c == (uint32_t)quote)
-      size = snprintf(out, sizeof out, "\\%c", (int)c);
-    else if (c == '\n' || c == '\r' || c == '\t')
-      size = snprintf(out, sizeof out, "\\%c",
-                      c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
-    else if (c < 0x20 || (c >= 0x7f && (!text || c <= 0xa0)) ||
-             (text && c == 0xad))
-      size = snprintf(out, sizeof out, "\\x%02x", (unsigned)c);
-    else if (text && c >= 0xd800 && c <= 0xdfff)
-      size = snprintf(out, sizeof out, "\\u%04x", (unsigned)c);
-    rc = size > 0 ? conc__buffer_append(b, out, (size_t)size)
-                  : conc__buffer_append(b, p, length);
-    p += length;
-    n -= length;
-  }
-  return rc != 0 ? rc : conc__buffer_append(b, &quote, 1);
-}
-
-CONC__DEF int conc__text_word(conc__buffer *b, const char *word) {
-  return conc__buffer_append(b, word, strlen(word));
-}
-
-CONC__DEF int conc__text_scalar(conc__buffer *b, const conc_value *v) {
-  char number[24];
-  int rc;
-  switch (v->type) {
-    case CONC_NONE: return conc__text_word(b, "None");
-    case CONC_BOOL:
-      return conc__text_word(b, v->as.boolean ? "True" : "False");
-    case CONC_INT:
-      snprintf(number, sizeof number, "%lld", (long long)v->as.integer);
-      return conc__text_word(b, number);
-    case CONC_BIGINT: return conc__text_bigint(b, v->as.bytes, v->size);
-    case CONC_FLOAT: return conc__text_float(b, v->as.real);
-    case CONC_BYTEARRAY:
-      rc = conc__text_word(b, "bytearray(");
-      if (rc == 0) rc = conc__text_quoted(b, v->as.bytes, v->size, false);
-      return rc != 0 ? rc : conc__text_word(b, ")");
-    default:
-      return conc__text_quoted(b, v->as.bytes, v->size, v->type == CONC_STR);
-  }
-}
-
-CONC__DEF int conc__text_bracket(conc__buffer *b, const conc_value *v,
-                                 bool leaving) {
-  bool empty = v->size == 0;
-  switch (v->type) {
-    case CONC_LIST: return conc__text_word(b, leaving ? "]" : "[");
-    case CONC_DICT: return conc__text_word(b, leaving ? "}" : "{");
-    case CONC_TUPLE:
-      if (!leaving) return conc__text_word(b, "(");
-      return conc__text_word(b, v->size == 1 ? ",)" : ")");
-    case CONC_SET:
-      if (empty) return conc__text_word(b, leaving ? "" : "set()");
-      return conc__text_word(b, leaving ? "}" : "{");
-    case CONC_FROZENSET:
-      if (empty) return conc__text_word(b, leaving ? "" : "frozenset()");
-      return conc__text_word(b, leaving ? "})" : "frozenset({");
-    default: /* an object: its class, then its arguments */
-      return leaving ? 0 : conc__text_word(b, conc__object_name(v));
-  }
-}
-
-/* What stands between an item and the one before it. */
-CONC__DEF const char *conc__text_between(const conc_value *container,
-                                         size_t index) {
-  if (container->type == CONC_DICT && index % 2 == 1) return ": ";
-  return index > 0 && container->type != CONC_OBJECT ? ", " : "";
-}
-
-CONC__DEF int conc__text(conc__buffer *b, const conc_value *v) {
-  conc__walk w;
-  bool leaving;
-  int rc = 0;
-  conc__walk_begin(&w, v);
-  while (rc == 0 && (v = conc__walk_next(&w, &leaving)) != NULL) {
-    bool items = conc__type_has_items(v->type);
-    size_t above = w.depth - (items && !leaving);
-    if (!leaving && above > 0) {
-      const conc_value *container = w.stack[above - 1];
-      size_t index = w.index[above - 1] - 1;
-      if (container->type == CONC_OBJECT && index < 2) continue;
-      rc = conc__text_word(b, conc__text_between(container, index));
-    }
-    if (rc == 0)
-      rc = items ? conc__text_bracket(b, v, leaving)
-                 : conc__text_scalar(b, v);
-  }
-  return rc;
-}
-
-CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
-                                 size_t size) {
-  conc__buffer b = {NULL, 0, 0};
-  ssize_t length;
-  int rc = value->type == CONC_STR
-               ? conc__buffer_append(&b, value->as.bytes, value->size)
-               : conc__text(&b, value);
-  if (rc == 0 && size > 0) {
-    size_t n = b.size < size ? b.size : size - 1;
-    if (n > 0) memcpy(buf, b.data, n);
-    buf[n] = 0;
-  }
-  length = rc != 0 ? rc : (ssize_t)b.size;
-  conc__buffer_free(&b);
-  return length;
+  return conc_value_type(v) == CONC_OBJECT
+             ? (const char *)v->as.items[1].as.bytes
+             : NULL;
 }
 
 /* --- pickle: writing ---
 
-   The shortest form that all Pythons since 3.0 (protocol 2: since 2.3) read:
-   no frames, nothing memoized. So the body of a pickle (all but its first
-   opcode, PROTO, and its last, STOP) can stand anywhere in another one. */
+   The plainest form: no frames, no memo, no place that depends on where it
+   stands. So the body of a pickle (all but PROTO in front and STOP at its end)
+   can be stored and spliced into another one. With protocol 2 it is read by
+   Python 2.3 and later, with 3 by 3.0, with 4 and 5 (which differ only in
+   opcodes that are not used here) by 3.4. */
 
-CONC__DEF int conc__put_op(conc__buffer *b, unsigned char op) {
+CONC__INLINE int conc__put_op(conc__buffer *b, unsigned char op) {
   return conc__buffer_append(b, &op, 1);
 }
 
+CONC__DEF int conc__put_text(conc__buffer *b, const char *text) {
+  return conc__buffer_append(b, text, strlen(text));
+}
+
 /* An opcode and a number of `width` bytes. */
-CONC__DEF int conc__put_number(conc__buffer *b, unsigned char op, uint64_t n,
-                               size_t width) {
+CONC__INLINE int conc__put_number(conc__buffer *b, unsigned char op,
+                                  uint64_t n, size_t width) {
   unsigned char bytes[9];
   size_t i;
   bytes[0] = op;
@@ -4891,139 +5388,161 @@ CONC__DEF int conc__put_number(conc__buffer *b, unsigned char op, uint64_t n,
   return conc__buffer_append(b, bytes, width + 1);
 }
 
+/* What Python writes for the same number, to the byte. */
 CONC__DEF int conc__pickle_put_int(conc__buffer *b, int64_t n) {
+  const uint64_t u = (uint64_t)n;
   unsigned char bytes[10];
-  unsigned i;
-  if (n >= 0 && n <= 0xff) return conc__put_number(b, 'K', (uint64_t)n, 1);
-  if (n >= 0 && n <= 0xffff) return conc__put_number(b, 'M', (uint64_t)n, 2);
-  if (n >= INT32_MIN && n <= INT32_MAX)
-    return conc__put_number(b, 'J', (uint64_t)n, 4);
-  bytes[0] = 0x8a; /* LONG1, of 8 bytes */
-  bytes[1] = 8;
-  for (i = 0; i < 8; i++) bytes[2 + i] = (unsigned char)((uint64_t)n >> 8 * i);
-  return conc__buffer_append(b, bytes, sizeof bytes);
+  size_t size;
+  if (u <= 0xff) return conc__put_number(b, 'K', u, 1);
+  if (u <= 0xffff) return conc__put_number(b, 'M', u, 2);
+  if (n >= INT32_MIN && n <= INT32_MAX) return conc__put_number(b, 'J', u, 4);
+  for (size = 0; size < 8; size++)
+    bytes[2 + size] = (unsigned char)(u >> 8 * size);
+  size = conc__bigint_size(bytes + 2, 8);
+  bytes[0] = 0x8a;
+  bytes[1] = (unsigned char)size;
+  return conc__buffer_append(b, bytes, size + 2);
 }
 
 CONC__DEF int conc__pickle_put_float(conc__buffer *b, double f) {
   unsigned char bytes[9];
-  uint64_t u;
+  uint64_t bits;
   int i;
-  memcpy(&u, &f, sizeof u);
+  memcpy(&bits, &f, sizeof bits);
   bytes[0] = 'G';
-  for (i = 8; i > 0; i--, u >>= 8) bytes[i] = (unsigned char)u;
-  return conc__buffer_append(b, bytes, 9);
+  for (i = 8; i > 0; i--, bits >>= 8) bytes[i] = (unsigned char)bits;
+  return conc__buffer_append(b, bytes, sizeof bytes);
 }
 
-/* An opcode, a length, and as many bytes: opcodes for lengths of 1, 4 and 8
-   bytes; 0 if there is none. */
-CONC__DEF int conc__put_counted(conc__buffer *b, unsigned char op1,
-                                unsigned char op4, unsigned char op8,
-                                const void *data, size_t size) {
-  int rc = conc__buffer_reserve(b, 9);
+/* The head of a text: the opcodes for lengths of 1, 4 and 8 bytes, 0 if there
+   is none. Makes room for the text too, so that it is copied once. */
+CONC__DEF int conc__put_head(conc__buffer *b, unsigned char op1,
+                             unsigned char op4, unsigned char op8,
+                             size_t size) {
+  int rc = size > SIZE_MAX - 9 ? -ENOMEM : conc__buffer_reserve(b, size + 9);
   if (rc != 0) return rc;
-  if (op1 != 0 && size <= 0xff)
-    rc = conc__put_number(b, op1, size, 1);
-  else if (size <= 0xffffffffu)
-    rc = conc__put_number(b, op4, size, 4);
-  else
-    rc = conc__put_number(b, op8, size, 8);
-  if (rc == 0 && data != NULL) rc = conc__buffer_append(b, data, size);
-  return rc;
+  if (op1 != 0 && size <= 0xff) return conc__put_number(b, op1, size, 1);
+  if (size <= 0xffffffffu) return conc__put_number(b, op4, size, 4);
+  return op8 != 0 ? conc__put_number(b, op8, size, 8) : -EMSGSIZE;
 }
 
+/* The caller's text must be UTF-8. */
 CONC__DEF int conc__pickle_put_str(conc__buffer *b, const char *s,
                                    size_t size) {
-  return conc__put_counted(b, 0, 'X', 0x8d, s, size);
+  int rc = conc__put_head(b, 0, 'X', 0x8d, size);
+  return rc != 0 ? rc : conc__buffer_append(b, s, size);
 }
 
-/* The opcode of bytes, whose `size` bytes the caller then appends. */
+/* For protocols from 3: the caller appends the `size` bytes. */
 CONC__DEF int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
-  return conc__put_counted(b, 'C', 'B', 0x8e, NULL, size);
+  return conc__put_head(b, 'C', 'B', 0x8e, size);
 }
 
-/* Python 2 has no opcode for bytes, but one for its str, which they are. */
+/* Before protocol 3 bytes are written as the call _codecs.encode(str,
+   'latin1'), which every Python makes bytes of (2: str). */
+CONC__DEF int conc__put_bytes_latin1(conc__buffer *b, const unsigned char *p,
+                                     size_t size) {
+  size_t i, high = 0;
+  int rc;
+  if (size == 0) return conc__put_text(b, "c__builtin__\nbytes\n)R");
+  for (i = 0; i < size; i++) high += p[i] >> 7;
+  if (size > SIZE_MAX - high) return -ENOMEM;
+  rc = conc__put_text(b, "c_codecs\nencode\n");
+  if (rc == 0) rc = conc__put_head(b, 0, 'X', 0, size + high);
+  if (rc != 0) return rc;
+  for (i = 0; i < size; i++) { /* conc__put_head has made room */
+    if (p[i] >= 0x80) b->data[b->size++] = (unsigned char)(0xc0 | p[i] >> 6);
+    b->data[b->size++] = p[i] >= 0x80 ? (p[i] & 0xbf) : p[i];
+  }
+  return conc__buffer_append(b, "X\6\0\0\0latin1\x86R", 13);
+}
+
 CONC__DEF int conc__pickle_put_bytes(conc__buffer *b, const void *data,
                                      size_t size, int protocol) {
-  if (protocol == 2) return conc__put_counted(b, 'U', 'T', 0, data, size);
-  return conc__put_counted(b, 'C', 'B', 0x8e, size > 0 ? data : "", size);
+  int rc;
+  if (protocol < 3)
+    return conc__put_bytes_latin1(b, (const unsigned char *)data, size);
+  rc = conc__pickle_put_bytes_head(b, size);
+  return rc != 0 ? rc : conc__buffer_append(b, data, size);
 }
 
-CONC__DEF int conc__put_text(conc__buffer *b, const char *text) {
-  return conc__buffer_append(b, text, strlen(text));
-}
-
-CONC__DEF int conc__pickle_put_scalar(conc__buffer *b, const conc_value *v,
-                                      int protocol) {
-  const char *module = protocol == 2 ? "__builtin__" : "builtins";
+CONC__DEF int conc__put_leaf(conc__buffer *b, const conc_value *v,
+                             int protocol) {
   int rc;
   switch (v->type) {
-    case CONC_NONE: return conc__put_op(b, 'N');
-    case CONC_BOOL: return conc__put_op(b, v->as.boolean ? 0x88 : 0x89);
-    case CONC_INT: return conc__pickle_put_int(b, v->as.integer);
-    case CONC_FLOAT: return conc__pickle_put_float(b, v->as.real);
-    case CONC_STR:
-      return conc__pickle_put_str(b, (const char *)v->as.bytes, v->size);
-    case CONC_BYTES:
-      return conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
-    case CONC_BIGINT:
-      return conc__put_counted(b, 0x8a, 0x8b, 0, v->as.bytes, v->size);
-    case CONC_BYTEARRAY:
-      rc = conc__put_op(b, 'c');
-      if (rc == 0) rc = conc__put_text(b, module);
-      if (rc == 0) rc = conc__put_text(b, "\nbytearray\n");
-      if (rc == 0)
-        rc = conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
-      return rc != 0 ? rc : conc__put_text(b, "\x85R"); /* TUPLE1 REDUCE */
-    default: return -EACCES;
+  case CONC_NONE: return conc__put_op(b, 'N');
+  case CONC_BOOL: return conc__put_op(b, v->as.boolean ? 0x88 : 0x89);
+  case CONC_INT: return conc__pickle_put_int(b, v->as.integer);
+  case CONC_FLOAT: return conc__pickle_put_float(b, v->as.real);
+  case CONC_STR:
+    return conc__pickle_put_str(b, (const char *)v->as.bytes, v->size);
+  case CONC_BYTES:
+    return conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
+  case CONC_BIGINT:
+    rc = conc__put_head(b, 0x8a, 0x8b, 0, v->size);
+    return rc != 0 ? rc : conc__buffer_append(b, v->as.bytes, v->size);
+  case CONC_BYTEARRAY:
+    rc = conc__put_text(b, protocol < 3 ? "c__builtin__\nbytearray\n"
+                                        : "cbuiltins\nbytearray\n");
+    if (rc == 0)
+      rc = conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
+    return rc != 0 ? rc : conc__put_text(b, "\x85R"); /* TUPLE1 REDUCE */
+  default: return -EACCES;
   }
 }
 
-/* Before and after the items of a container. */
-CONC__DEF int conc__pickle_put_bracket(conc__buffer *b, const conc_value *v,
-                                       bool leaving, int protocol) {
-  static const char *const tuple_ends[] = {")", "\x85", "\x86", "\x87"};
-  bool empty = v->size == 0;
-  bool frozen = v->type == CONC_FROZENSET;
+CONC__DEF int conc__put_open(conc__buffer *b, const conc_value *v,
+                             int protocol) {
+  const bool frozen = v->type == CONC_FROZENSET;
   switch (v->type) {
-    case CONC_LIST:
-      return conc__put_text(b, leaving ? (empty ? "" : "e")
-                                       : (empty ? "]" : "]("));
-    case CONC_DICT:
-      return conc__put_text(b, leaving ? (empty ? "" : "u")
-                                       : (empty ? "}" : "}("));
-    case CONC_TUPLE:
-      if (v->size <= 3)
-        return conc__put_text(b, leaving ? tuple_ends[v->size] : "");
-      return conc__put_text(b, leaving ? "t" : "(");
-    case CONC_SET:
-    case CONC_FROZENSET:
-      if (protocol >= 4) {
-        if (leaving) return conc__put_text(b, frozen ? "\x91" : "\x90");
-        return conc__put_text(b, frozen ? "(" : "\x8f(");
-      }
-      if (leaving) return conc__put_text(b, "e\x85R");
-      if (protocol == 2)
-        return conc__put_text(b, frozen ? "c__builtin__\nfrozenset\n]("
-                                        : "c__builtin__\nset\n](");
+  case CONC_TUPLE: return v->size > 3 ? conc__put_op(b, '(') : 0;
+  case CONC_LIST: return conc__put_text(b, v->size > 0 ? "](" : "]");
+  case CONC_DICT: return conc__put_text(b, v->size > 0 ? "}(" : "}");
+  case CONC_SET:
+  case CONC_FROZENSET:
+    if (protocol >= 4) return conc__put_text(b, frozen ? "(" : "\x8f(");
+    if (protocol == 3)
       return conc__put_text(b, frozen ? "cbuiltins\nfrozenset\n]("
                                       : "cbuiltins\nset\n](");
-    default: return -EACCES;
+    return conc__put_text(b, frozen ? "c__builtin__\nfrozenset\n]("
+                                    : "c__builtin__\nset\n](");
+  default: return -EACCES;
   }
 }
 
-/* Appends the body of a value's pickle. 0, -ENOMEM, -EACCES. */
+CONC__DEF int conc__put_close(conc__buffer *b, const conc_value *v,
+                              int protocol) {
+  static const unsigned char tuple[4] = {')', 0x85, 0x86, 0x87};
+  switch (v->type) {
+  case CONC_TUPLE: return conc__put_op(b, v->size > 3 ? 't' : tuple[v->size]);
+  case CONC_LIST: return v->size > 0 ? conc__put_op(b, 'e') : 0;
+  case CONC_DICT: return v->size > 0 ? conc__put_op(b, 'u') : 0;
+  default:
+    if (protocol < 4) return conc__put_text(b, "e\x85R");
+    return conc__put_op(b, v->type == CONC_SET ? 0x90 : 0x91);
+  }
+}
+
+/* Appends the body of a value's pickle. 0, -ENOMEM, -EACCES for a CONC_OBJECT
+   in it; after an error the buffer is as it was. */
 CONC__DEF int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                   int protocol) {
+  const size_t before = b->size;
   conc__walk w;
-  bool leaving;
   int rc = 0;
-  if (!conc__type_has_items(v->type))
-    return conc__pickle_put_scalar(b, v, protocol);
-  conc__walk_begin(&w, v);
-  while (rc == 0 && (v = conc__walk_next(&w, &leaving)) != NULL)
-    rc = conc__type_has_items(v->type)
-             ? conc__pickle_put_bracket(b, v, leaving, protocol)
-             : conc__pickle_put_scalar(b, v, protocol);
+  if (!conc__is_container(v->type)) {
+    rc = conc__put_leaf(b, v, protocol);
+  } else {
+    conc__walk_begin(&w, v);
+    while (rc == 0) {
+      const int step = conc__walk_step(&w);
+      if (step == CONC__WALK_END) break;
+      rc = step == CONC__WALK_LEAF   ? conc__put_leaf(b, w.value, protocol)
+           : step == CONC__WALK_OPEN ? conc__put_open(b, w.value, protocol)
+                                     : conc__put_close(b, w.value, protocol);
+    }
+  }
+  if (rc != 0) b->size = before;
   return rc;
 }
 
@@ -5031,8 +5550,10 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
   conc__buffer b = {NULL, 0, 0};
   int rc;
+  *out = NULL;
+  *size = 0;
   if (protocol == 0) protocol = 4;
-  if (protocol < 2 || protocol > 5) return -EINVAL;
+  if (value == NULL || protocol < 2 || protocol > 5) return -EINVAL;
   rc = conc__put_number(&b, 0x80, (uint64_t)protocol, 1);
   if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
   if (rc == 0) rc = conc__put_op(&b, '.');
@@ -5045,325 +5566,736 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
   return 0;
 }
 
-/* The body at the end of a buffer, from `at` on, once more for Python 2: what
-   has no opcode there (bytes, sets) is put into words. */
-CONC__DEF int conc__pickle_downgrade(conc__buffer *out, size_t at) {
-  static const unsigned char proto[] = {0x80, 4};
-  conc__buffer b = {NULL, 0, 0};
+/* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
+   Python 2 peer. After an error the buffer ends at `at`. */
+CONC__DEF int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc_value *v = NULL;
-  int rc = conc__buffer_append(&b, proto, 2);
+  int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
   if (rc == 0)
-    rc = conc__buffer_append(&b, out->data + at, out->size - at);
-  if (rc == 0) rc = conc__buffer_append(&b, ".", 1);
-  if (rc == 0) rc = conc_pickle_loads(&v, b.data, b.size);
-  conc__buffer_free(&b);
-  if (rc == 0) {
-    out->size = at;
-    rc = conc__pickle_encode(out, v, 2);
-  }
+    rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
+  b->size = at;
+  if (rc == 0) rc = conc__pickle_encode(b, v, 2);
   conc_value_free(v);
   return rc;
 }
 
-/* Where the content of a pickled str or bytes lies in its body, of which the
-   first `n` of `total` bytes are given. 0, or -EBADMSG for other values. */
+/* Where the content of a stored str or bytes lies in its body, of whose
+   `total` bytes the first n are given. -EBADMSG if it is something else. */
 CONC__DEF int conc__pickle_content(const unsigned char *p, size_t n,
                                    size_t total, size_t *offset,
                                    size_t *size) {
-  size_t width;
-  if (n == 0) return -EBADMSG;
-  switch (*p) {
-    case 'C':
-    case 'U': width = 1; break;
-    case 'X':
-    case 'B':
-    case 'T': width = 4; break;
-    case 0x8d:
-    case 0x8e: width = 8; break;
-    default: return -EBADMSG;
-  }
-  if (n < 1 + width) return -EBADMSG;
+  const unsigned char op = n > 0 ? *p : 0;
+  const size_t width = op == 'C'                   ? 1
+                       : op == 'X' || op == 'B'    ? 4
+                       : op == 0x8d || op == 0x8e ? 8
+                                                   : 0;
+  if (width == 0 || n < 1 + width || total < 1 + width) return -EBADMSG;
+  if (conc__little_endian(p + 1, width) != total - 1 - width) return -EBADMSG;
   *offset = 1 + width;
-  *size = (size_t)conc__little_endian(p + 1, width);
-  return *offset + *size == total ? 0 : -EBADMSG;
+  *size = total - 1 - width;
+  return 0;
+}
+
+/* --- text --- */
+
+/* Where conc_value_text writes: what does not fit is only counted. */
+typedef struct conc__writer {
+  char *buf;
+  size_t size, length;
+} conc__writer;
+
+CONC__INLINE void conc__writer_put(conc__writer *s, const void *data,
+                                   size_t n) {
+  if (s->length < s->size && n > 0) {
+    const size_t room = s->size - s->length;
+    memcpy(s->buf + s->length, data, n < room ? n : room);
+  }
+  s->length += n;
+}
+
+CONC__DEF void conc__writer_text(conc__writer *s, const char *text) {
+  conc__writer_put(s, text, strlen(text));
+}
+
+/* The digits of a positive, finite double, as Python shows it: the fewest that
+   are read as the same double. Returns how many; *point is where the decimal
+   point stands (0: before the first).
+
+   15 digits come back as they are through every normal double, so a shorter
+   form shows as zeros at the end of those. snprintf and strtod speak of one
+   locale, whose decimal point is not looked at here. */
+CONC__DEF int conc__float_digits(double f, char *digits, int *point) {
+  char text[40];
+  int precision = f < 2.2250738585072014e-308 ? 1 : 15;
+  bool power;
+  uint64_t bits;
+  int n = 0;
+  char *p;
+  memcpy(&bits, &f, sizeof bits);
+  power = bits << 12 == 0;
+  for (;; precision++) {
+    char *last;
+    snprintf(text, sizeof text, "%.*e", precision - 1, f);
+    if (precision == 17 || strtod(text, NULL) == f) break;
+    /* At a power of two the doubles below lie closer than those above, so the
+       nearest text may miss where the next one up would hit. */
+    last = strchr(text, 'e') - 1;
+    if (power && *last != '9') {
+      ++*last;
+      if (strtod(text, NULL) == f) break;
+    }
+  }
+  for (p = text; *p != 'e'; p++)
+    if (*p >= '0' && *p <= '9') digits[n++] = *p;
+  *point = (int)strtol(p + 1, NULL, 10) + 1;
+  while (n > 1 && digits[n - 1] == '0') n--;
+  return n;
+}
+
+CONC__DEF void conc__text_float(conc__writer *s, double f) {
+  static const char zeros[] = "0000000000000000";
+  char digits[24], tail[16];
+  uint64_t bits;
+  int n, point;
+  memcpy(&bits, &f, sizeof bits);
+  if (f != f) {
+    conc__writer_text(s, "nan");
+    return;
+  }
+  if (bits >> 63 != 0) conc__writer_put(s, "-", 1);
+  if (f < 0) f = -f;
+  if ((bits >> 52 & 2047) == 2047) {
+    conc__writer_text(s, "inf");
+    return;
+  }
+  if (f == 0) {
+    conc__writer_text(s, "0.0");
+    return;
+  }
+  n = conc__float_digits(f, digits, &point);
+  if (point < -3 || point > 16) { /* 1.5e-07 */
+    conc__writer_put(s, digits, 1);
+    if (n > 1) conc__writer_put(s, ".", 1);
+    conc__writer_put(s, digits + 1, (size_t)n - 1);
+    snprintf(tail, sizeof tail, "e%c%02d", point > 0 ? '+' : '-',
+             point > 0 ? point - 1 : 1 - point);
+    conc__writer_text(s, tail);
+  } else if (point <= 0) { /* 0.00015 */
+    conc__writer_text(s, "0.");
+    conc__writer_put(s, zeros, (size_t)-point);
+    conc__writer_put(s, digits, (size_t)n);
+  } else if (n <= point) { /* 1500.0 */
+    conc__writer_put(s, digits, (size_t)n);
+    conc__writer_put(s, zeros, (size_t)(point - n));
+    conc__writer_text(s, ".0");
+  } else { /* 1.5 */
+    conc__writer_put(s, digits, (size_t)point);
+    conc__writer_put(s, ".", 1);
+    conc__writer_put(s, digits + point, (size_t)(n - point));
+  }
+}
+
+/* In decimal, nine digits at a time: quadratic, which CONC__BIGINT_MAX keeps
+   to a millisecond. */
+CONC__DEF void conc__text_bigint(conc__writer *s, const unsigned char *p,
+                                 size_t size) {
+  uint32_t word[CONC__BIGINT_MAX / 4 + 1];
+  uint32_t group[CONC__BIGINT_MAX / 3]; /* 9 digits are 29.9 bits */
+  const bool negative = p[size - 1] >= 0x80;
+  const unsigned flip = negative ? 0xff : 0;
+  unsigned carry = negative;
+  size_t words = (size + 3) / 4, groups = 0, i;
+  char digits[16];
+  memset(word, 0, words * sizeof *word);
+  for (i = 0; i < size; i++) {
+    carry += p[i] ^ flip;
+    word[i / 4] |= (uint32_t)(carry & 255) << 8 * (i % 4);
+    carry >>= 8;
+  }
+  while (words > 0) {
+    uint64_t rest = 0;
+    for (i = words; i-- > 0;) {
+      rest = rest << 32 | word[i];
+      word[i] = (uint32_t)(rest / 1000000000);
+      rest %= 1000000000;
+    }
+    group[groups++] = (uint32_t)rest;
+    while (words > 0 && word[words - 1] == 0) words--;
+  }
+  if (negative) conc__writer_put(s, "-", 1);
+  for (i = groups; i-- > 0;) {
+    snprintf(digits, sizeof digits, i + 1 == groups ? "%lu" : "%09lu",
+             (unsigned long)group[i]);
+    conc__writer_text(s, digits);
+  }
+}
+
+/* What Python's repr does not show as it is, above ASCII: controls, formats,
+   blanks, surrogates, private use. Of code points that no Unicode has given
+   out yet only the blocks among these are known here: which those are differs
+   between Pythons. */
+CONC__DEF bool conc__is_printable(uint32_t c) {
+  static const uint32_t hidden[][2] = {
+      {0x80, 0xa0}, {0xad, 0xad}, {0x600, 0x605}, {0x61c, 0x61c},
+      {0x6dd, 0x6dd}, {0x70f, 0x70f}, {0x890, 0x891}, {0x8e2, 0x8e2},
+      {0x1680, 0x1680}, {0x180e, 0x180e}, {0x2000, 0x200f}, {0x2028, 0x202f},
+      {0x205f, 0x206f}, {0x3000, 0x3000}, {0xd800, 0xf8ff}, {0xfdd0, 0xfdef},
+      {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xfffe, 0xffff},
+      {0x110bd, 0x110bd}, {0x110cd, 0x110cd}, {0x13430, 0x1343f},
+      {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a}, {0x1fffe, 0x1ffff},
+      {0x2fffe, 0x2ffff}, {0x3fffe, 0xe007f}, {0xefffe, 0x10ffff}};
+  size_t low = 0, high = sizeof hidden / sizeof *hidden;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    if (c < hidden[middle][0])
+      high = middle;
+    else if (c > hidden[middle][1])
+      low = middle + 1;
+    else
+      return false;
+  }
+  return true;
+}
+
+/* Text in quotes, as Python's repr: single ones, unless that saves escapes. */
+CONC__DEF void conc__text_quoted(conc__writer *s, const conc_value *v) {
+  const unsigned char *p = v->as.bytes;
+  const size_t n = v->size;
+  const bool utf8 = v->type == CONC_STR;
+  const bool is_double = n > 0 && memchr(p, '\'', n) != NULL &&
+                         memchr(p, '"', n) == NULL;
+  const char quote = is_double ? '"' : '\'';
+  size_t i = 0;
+  conc__writer_put(s, &quote, 1);
+  while (i < n) {
+    const char *special;
+    char escape[16];
+    uint32_t c = p[i];
+    size_t length = 1;
+    if (utf8 && c >= 0x80) {
+      length = conc__utf8(p + i, n - i, &c);
+      if (length == 0) break; /* no str holds such text */
+    }
+    special = c < 0x80 && c != 0 ? strchr("\tt\nn\rr", (int)c) : NULL;
+    escape[0] = '\\';
+    if (special != NULL && c < ' ') {
+      escape[1] = special[1];
+      conc__writer_put(s, escape, 2);
+    } else if (c == (unsigned char)quote || c == '\\' ||
+               (c == '\'' && v->type == CONC_BYTEARRAY)) {
+      /* the last: a quirk of Python's */
+      escape[1] = (char)c;
+      conc__writer_put(s, escape, 2);
+    } else if ((c >= ' ' && c < 0x7f) ||
+               (utf8 && c >= 0x80 && conc__is_printable(c))) {
+      conc__writer_put(s, p + i, length);
+    } else {
+      snprintf(escape, sizeof escape,
+               c < 0x100     ? "\\x%02lx"
+               : c < 0x10000 ? "\\u%04lx"
+                             : "\\U%08lx",
+               (unsigned long)c);
+      conc__writer_text(s, escape);
+    }
+    i += length;
+  }
+  conc__writer_put(s, &quote, 1);
+}
+
+CONC__DEF void conc__text_leaf(conc__writer *s, const conc_value *v) {
+  char number[24];
+  switch (v->type) {
+  case CONC_NONE: conc__writer_text(s, "None"); break;
+  case CONC_BOOL:
+    conc__writer_text(s, v->as.boolean ? "True" : "False");
+    break;
+  case CONC_INT:
+    snprintf(number, sizeof number, "%lld", (long long)v->as.integer);
+    conc__writer_text(s, number);
+    break;
+  case CONC_FLOAT: conc__text_float(s, v->as.real); break;
+  case CONC_BIGINT: conc__text_bigint(s, v->as.bytes, v->size); break;
+  case CONC_STR: conc__text_quoted(s, v); break;
+  case CONC_BYTES:
+    conc__writer_put(s, "b", 1);
+    conc__text_quoted(s, v);
+    break;
+  default:
+    conc__writer_text(s, "bytearray(b");
+    conc__text_quoted(s, v);
+    conc__writer_put(s, ")", 1);
+    break;
+  }
+}
+
+/* What stands before the first item and behind the last one. An object looks
+   as the call that makes it: KeyError('k'). */
+CONC__DEF void conc__text_bracket(conc__writer *s, const conc_value *v,
+                                  bool open, bool arguments) {
+  switch (v->type) {
+  case CONC_LIST: conc__writer_put(s, open ? "[" : "]", 1); break;
+  case CONC_DICT: conc__writer_put(s, open ? "{" : "}", 1); break;
+  case CONC_SET:
+    if (v->size == 0)
+      conc__writer_text(s, open ? "set(" : ")");
+    else
+      conc__writer_put(s, open ? "{" : "}", 1);
+    break;
+  case CONC_FROZENSET:
+    if (v->size == 0)
+      conc__writer_text(s, open ? "frozenset(" : ")");
+    else
+      conc__writer_text(s, open ? "frozenset({" : "})");
+    break;
+  case CONC_TUPLE:
+    conc__writer_text(s, open                         ? "("
+                       : v->size == 1 && !arguments ? ",)"
+                                                    : ")");
+    break;
+  default: break;
+  }
+}
+
+CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
+                                 size_t size) {
+  conc__writer s;
+  conc__walk w;
+  int step;
+  s.buf = buf;
+  s.size = size;
+  s.length = 0;
+  if (value == NULL) {
+    conc__writer_text(&s, "None");
+  } else if (value->type == CONC_STR) {
+    conc__writer_put(&s, value->as.bytes, value->size);
+  } else if (!conc__is_container(value->type)) {
+    conc__text_leaf(&s, value);
+  } else {
+    conc__walk_begin(&w, value);
+    while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+      const conc_value *in = w.parent;
+      if (in != NULL && step != CONC__WALK_CLOSE) {
+        if (in->type == CONC_OBJECT) { /* module, class, arguments, state */
+          if (w.index == 1)
+            conc__writer_put(&s, w.value->as.bytes, w.value->size);
+          if (step == CONC__WALK_LEAF) continue;
+          if (w.index == 3) conc__writer_put(&s, " ", 1);
+        } else if (w.index > 0) {
+          conc__writer_text(&s, in->type == CONC_DICT && w.index % 2 ? ": "
+                                                                   : ", ");
+        }
+      }
+      if (step == CONC__WALK_LEAF)
+        conc__text_leaf(&s, w.value);
+      else
+        conc__text_bracket(&s, w.value, step == CONC__WALK_OPEN,
+                           in != NULL && in->type == CONC_OBJECT);
+    }
+  }
+  if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
+  return (ssize_t)s.length;
 }
 
 /* --- build and parse --- */
 
-CONC__DEF bool conc__format_is_blank(char c) {
+CONC__INLINE bool conc__format_blank(char c) {
   return c == ' ' || c == ',' || c == ':';
 }
 
-/* A copy of a value among the cells. */
-CONC__DEF int conc__make_copy(conc__maker *m, const conc_value *v) {
+/* Pushes a copy of a value. */
+CONC__DEF int conc__push_value(conc__maker *m, const conc_value *v) {
   conc__walk w;
-  bool leaving;
-  int rc = 0;
+  int step, rc = 0;
   conc__walk_begin(&w, v);
-  while (rc == 0 && (v = conc__walk_next(&w, &leaving)) != NULL) {
-    if (!conc__type_has_items(v->type)) {
-      conc__cell *c = conc__make(m, v->type);
-      if (c == NULL) return -ENOMEM;
-      c->size = v->size;
-      memcpy(&c->as, &v->as, sizeof c->as);
-    } else if (leaving) {
-      rc = conc__make_container(m, v->type, (uint32_t)conc__value_nodes(v));
-    }
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (step == CONC__WALK_CLOSE)
+      rc = conc__collect(m, w.value->type,
+                         (uint32_t)conc__item_count(w.value));
+    else if (step == CONC__WALK_LEAF)
+      rc = conc__is_text(w.value->type)
+               ? conc__push_text(m, w.value->type, w.value->as.bytes,
+                                 w.value->size)
+               : conc__push_node(m, w.value);
   }
   return rc;
 }
 
-CONC__DEF int conc__make_str(conc__maker *m, const char *s, size_t n) {
-  if (s == NULL) return conc__make(m, CONC_NONE) != NULL ? 0 : -ENOMEM;
-  if (!conc__utf8_valid((const unsigned char *)s, n)) return -EINVAL;
-  return conc__make_bytes(m, CONC_STR, s, n);
+CONC__DEF int conc__push_string(conc__maker *m, conc_type type, const char *s,
+                                size_t size) {
+  if (s == NULL && size == 0) s = "";
+  if (s == NULL) return -EINVAL;
+  if (type == CONC_STR && !conc__utf8_valid((const unsigned char *)s, size))
+    return -EINVAL;
+  return conc__push_text(m, type, s, size);
 }
 
-CONC__DEF int conc__make_unsigned(conc__maker *m, unsigned long n) {
-  uint64_t u = n;
-  if (u <= (uint64_t)INT64_MAX) return conc__make_int(m, (int64_t)u);
-  return -ERANGE; /* would need bytes that outlive this call */
+CONC__DEF int conc__push_unsigned(conc__maker *m, unsigned long long n) {
+  unsigned char bytes[9];
+  size_t i;
+  if (n <= (unsigned long long)INT64_MAX) return conc__push_int(m, (int64_t)n);
+  for (i = 0; i < 8; i++) bytes[i] = (unsigned char)(n >> 8 * i);
+  bytes[8] = 0; /* the sign */
+  return conc__push_text(m, CONC_BIGINT, bytes, sizeof bytes);
 }
 
-/* One bracket: '(' and the like are marks; their ends collect. */
-CONC__DEF int conc__build_bracket(conc__maker *m, char c, char *open,
-                                  size_t *depth) {
-  const char *pair = strchr("()[]{}", c);
-  uint32_t n;
-  if (c == '(' || c == '[' || c == '{') {
-    if (*depth == CONC__VALUE_DEPTH) return -EINVAL;
-    open[(*depth)++] = c;
-    return conc__u32_push(&m->marks, m->stack.count);
-  }
-  if (*depth == 0 || open[--*depth] != pair[-1]) return -EINVAL;
-  n = m->stack.count - ((uint32_t *)m->marks.data)[--m->marks.count];
-  if (c == '}' && n % 2 != 0) return -EINVAL;
-  return conc__make_container(
-      m, c == ')' ? CONC_TUPLE : c == ']' ? CONC_LIST : CONC_DICT, n);
-}
-
-CONC__DEF int conc_build_va(conc_value **out, const char *format,
-                            va_list ap) {
+/* The open brackets of a format: deeper ones could not become a value. */
+typedef struct conc__brackets {
   char open[CONC__VALUE_DEPTH];
-  size_t depth = 0;
+  unsigned count;
+} conc__brackets;
+
+CONC__DEF int conc__build_bracket(conc__maker *m, conc__brackets *b, char c) {
+  uint32_t n = 0;
+  int rc;
+  if (c == '(' || c == '[' || c == '{') {
+    if (b->count == CONC__VALUE_DEPTH) return -EMSGSIZE;
+    b->open[b->count++] = c;
+    return conc__read_mark(m);
+  }
+  if (b->count == 0) return -EINVAL;
+  switch (b->open[--b->count]) {
+  case '(':
+    if (c != ')') return -EINVAL;
+    return conc__read_collect_marked(m, CONC_TUPLE);
+  case '[':
+    if (c != ']') return -EINVAL;
+    return conc__read_collect_marked(m, CONC_LIST);
+  default:
+    rc = conc__read_to_mark(m, &n);
+    if (c != '}' || n % 2 != 0) return -EINVAL;
+    return rc != 0 ? rc : conc__collect(m, CONC_DICT, n);
+  }
+}
+
+/* All va_arg stand in this one function: a va_list cannot portably be handed
+   down by address, and by value it would not move on. */
+CONC__DEF int conc__build_va(conc_value **out, const char *format,
+                             va_list ap) {
+  conc__brackets brackets;
   conc__maker m;
-  conc__cell *c;
-  const char *s;
-  size_t n;
   int rc = 0;
   *out = NULL;
-  conc__maker_init(&m, 0);
-  m.bytes_limit = SIZE_MAX;
+  if (format == NULL) return -EINVAL;
+  brackets.count = 0;
+  conc__maker_init(&m, NULL, 0);
   for (; rc == 0 && *format != 0; format++) {
-    bool counted = (*format == 's' || *format == 'y') && format[1] == '#';
-    if (conc__format_is_blank(*format)) continue;
-    switch (*format) {
-      case 'i': rc = conc__make_int(&m, va_arg(ap, int)); break;
-      case 'l': rc = conc__make_int(&m, va_arg(ap, long)); break;
-      case 'L': rc = conc__make_int(&m, va_arg(ap, long long)); break;
-      case 'n': rc = conc__make_int(&m, va_arg(ap, ssize_t)); break;
-      case 'k': rc = conc__make_unsigned(&m, va_arg(ap, unsigned long)); break;
-      case 'p':
-        c = conc__make(&m, CONC_BOOL);
-        if (c != NULL)
-          c->as.boolean = va_arg(ap, int) != 0;
-        else
-          rc = -ENOMEM;
-        break;
-      case 'd':
-        c = conc__make(&m, CONC_FLOAT);
-        if (c != NULL)
-          c->as.real = va_arg(ap, double);
-        else
-          rc = -ENOMEM;
-        break;
-      case 'N': rc = conc__make(&m, CONC_NONE) != NULL ? 0 : -ENOMEM; break;
-      case 's':
-        s = va_arg(ap, const char *);
-        n = counted ? va_arg(ap, size_t) : s != NULL ? strlen(s) : 0;
-        rc = conc__make_str(&m, s, n);
-        break;
-      case 'y':
-        s = counted ? (const char *)va_arg(ap, const void *) : NULL;
-        rc = counted
-                 ? conc__make_bytes(&m, CONC_BYTES, s, va_arg(ap, size_t))
-                 : -EINVAL;
-        break;
-      case 'O':
-        rc = conc__make_copy(&m, va_arg(ap, const conc_value *));
-        break;
-      case '(': case '[': case '{': case ')': case ']': case '}':
-        rc = conc__build_bracket(&m, *format, open, &depth);
-        break;
-      default: rc = -EINVAL;
+    const char c = *format;
+    if (conc__format_blank(c)) continue;
+    switch (c) {
+    case 'N': rc = conc__push(&m, CONC_NONE, 0, 0); break;
+    case 'p': rc = conc__push_bool(&m, va_arg(ap, int) != 0); break;
+    case 'i': rc = conc__push_int(&m, va_arg(ap, int)); break;
+    case 'l': rc = conc__push_int(&m, va_arg(ap, long)); break;
+    case 'L': rc = conc__push_int(&m, va_arg(ap, long long)); break;
+    case 'n': rc = conc__push_int(&m, va_arg(ap, ssize_t)); break;
+    case 'I': rc = conc__push_unsigned(&m, va_arg(ap, unsigned)); break;
+    case 'k': rc = conc__push_unsigned(&m, va_arg(ap, unsigned long)); break;
+    case 'K':
+      rc = conc__push_unsigned(&m, va_arg(ap, unsigned long long));
+      break;
+    case 'f':
+    case 'd': rc = conc__push_float(&m, va_arg(ap, double)); break;
+    case 's':
+    case 'y': {
+      const char *s = va_arg(ap, const char *);
+      const conc_type type = c == 's' ? CONC_STR : CONC_BYTES;
+      if (format[1] == '#') {
+        format++;
+        rc = conc__push_string(&m, type, s, va_arg(ap, size_t));
+      } else {
+        rc = s == NULL ? conc__push(&m, CONC_NONE, 0, 0)
+                       : conc__push_string(&m, type, s, strlen(s));
+      }
+      break;
     }
-    if (counted) format++;
+    case 'O': {
+      const conc_value *v = va_arg(ap, const conc_value *);
+      rc = v == NULL ? -EINVAL : conc__push_value(&m, v);
+      break;
+    }
+    case '(':
+    case '[':
+    case '{':
+    case ')':
+    case ']':
+    case '}': rc = conc__build_bracket(&m, &brackets, c); break;
+    default: rc = -EINVAL; break;
+    }
   }
-  if (rc == 0 && depth != 0) rc = -EINVAL;
-  if (rc == 0 && m.stack.count == 0)
-    rc = conc__make(&m, CONC_NONE) != NULL ? 0 : -ENOMEM;
-  else if (rc == 0 && m.stack.count > 1)
-    rc = conc__make_container(&m, CONC_TUPLE, m.stack.count);
+  if (rc == 0 && brackets.count > 0) rc = -EINVAL;
+  if (rc == 0 && m.stack.count == 0) rc = conc__push(&m, CONC_NONE, 0, 0);
+  if (rc == 0 && m.stack.count > 1)
+    rc = conc__collect(&m, CONC_TUPLE, m.stack.count);
   if (rc == 0) rc = conc__maker_finish(&m, out);
-  if (rc == -EBADMSG || rc == -EMSGSIZE) rc = -EINVAL;
   conc__maker_free(&m);
-  return rc;
+  return rc == -EBADMSG ? -EINVAL : rc; /* an unhashable key */
 }
 
 CONC_API int conc_build(conc_value **out, const char *format, ...) {
   va_list ap;
   int rc;
   va_start(ap, format);
-  rc = conc_build_va(out, format, ap);
+  rc = conc__build_va(out, format, ap);
   va_end(ap);
   return rc;
 }
 
-/* What a format takes apart: the value itself, then the items of the
-   containers entered. */
-typedef struct conc__parser {
-  const conc_value *container[CONC__VALUE_DEPTH];
-  size_t next[CONC__VALUE_DEPTH]; /* node */
-  size_t depth;
-  const conc_value *root; /* until it is taken */
-} conc__parser;
-
-CONC__DEF const conc_value *conc__parse_next(conc__parser *p) {
-  const conc_value *v = p->root;
-  if (p->depth == 0) {
-    p->root = NULL;
-    return v;
+/* How many items a format has outside of all brackets. */
+CONC__DEF size_t conc__format_items(const char *format) {
+  size_t n = 0, depth = 0;
+  for (; *format != 0; format++) {
+    if (conc__format_blank(*format) || *format == '#') continue;
+    if (*format == ')' || *format == ']' || *format == '}') {
+      if (depth > 0) depth--;
+      continue;
+    }
+    n += depth == 0;
+    if (*format == '(' || *format == '[' || *format == '{') depth++;
   }
-  v = p->container[p->depth - 1];
-  if (p->next[p->depth - 1] == conc__value_nodes(v)) return NULL;
-  return v->as.items + p->next[p->depth - 1]++;
+  return n;
 }
 
-CONC__DEF int conc__parse_bracket(conc__parser *p, char c) {
-  conc_type type = c == '(' || c == ')'   ? CONC_TUPLE
-                   : c == '[' || c == ']' ? CONC_LIST
-                                          : CONC_DICT;
-  if (c == '(' || c == '[' || c == '{') {
-    const conc_value *v = conc__parse_next(p);
-    if (v == NULL || v->type != type || p->depth == CONC__VALUE_DEPTH)
-      return -EINVAL;
-    p->container[p->depth] = v;
-    p->next[p->depth++] = 0;
-    return 0;
-  }
-  if (p->depth == 0 || p->container[p->depth - 1]->type != type ||
-      conc__parse_next(p) != NULL)
+/* A container that is being taken apart. Of a dict, `next` is what stands
+   under the key that was just read; else i counts its items. */
+typedef struct conc__opened {
+  const conc_value *value, *next;
+  size_t i;
+} conc__opened;
+
+typedef struct conc__parser {
+  const conc_value *next; /* the root, until it is taken */
+  conc__opened level[CONC__VALUE_DEPTH];
+  unsigned depth;
+} conc__parser;
+
+/* The value that the next part of the format is for. */
+CONC__DEF const conc_value *conc__parse_next(conc__parser *p) {
+  conc__opened *in = p->depth > 0 ? &p->level[p->depth - 1] : NULL;
+  const conc_value *v;
+  if (in != NULL && in->value->type != CONC_DICT)
+    return conc_value_item(in->value, in->i++);
+  v = in != NULL ? in->next : p->next;
+  if (in != NULL)
+    in->next = NULL;
+  else
+    p->next = NULL;
+  return v;
+}
+
+CONC__DEF int conc__parse_open(conc__parser *p, conc_type type) {
+  const conc_value *v = conc__parse_next(p);
+  if (v == NULL || v->type != type || p->depth == CONC__VALUE_DEPTH)
     return -EINVAL;
+  p->level[p->depth].value = v;
+  p->level[p->depth].next = NULL;
+  p->level[p->depth].i = 0;
+  p->depth++;
+  return 0;
+}
+
+/* Of a tuple or list nothing may be left over; of a dict anything. */
+CONC__DEF int conc__parse_close(conc__parser *p, conc_type type) {
+  const conc__opened *in = &p->level[p->depth - 1];
+  if (in->value->type != type || in->next != NULL) return -EINVAL;
+  if (type != CONC_DICT && in->i != in->value->size) return -EINVAL;
   p->depth--;
   return 0;
 }
 
-/* An int between two bounds. */
-CONC__DEF int conc__parse_int(const conc_value *v, int64_t low, int64_t high,
-                              int64_t *out) {
-  int rc = conc_value_int(v, out);
-  if (rc == 0 && (*out < low || *out > high)) rc = -ERANGE;
-  return rc;
+CONC__DEF int conc__parse_int(conc__parser *p, int64_t low, int64_t high,
+                              int64_t *n) {
+  int rc = conc_value_int(conc__parse_next(p), n);
+  if (rc != 0) return rc;
+  return *n < low || *n > high ? -ERANGE : 0;
 }
 
-CONC__DEF int conc__parse_bytes(const conc_value *v, conc_type type,
-                                bool counted, const void **data,
-                                size_t *size) {
-  if (v->type != type && !(type == CONC_BYTES && v->type == CONC_BYTEARRAY))
+CONC__DEF int conc__parse_unsigned(conc__parser *p, uint64_t high,
+                                   uint64_t *n) {
+  const conc_value *v = conc__parse_next(p);
+  int64_t i = 0;
+  int rc = conc_value_int(v, &i);
+  *n = (uint64_t)i;
+  if (rc == 0) return i < 0 || *n > high ? -ERANGE : 0;
+  /* from 2^63 to 2^64 - 1 it is eight bytes and a zero */
+  if (rc != -ERANGE || v->size != 9 || v->as.bytes[8] != 0) return rc;
+  *n = conc__little_endian(v->as.bytes, 8);
+  return *n > high ? -ERANGE : 0;
+}
+
+/* A str ('s') or bytes ('y'); without '#' its end is where C sees it. */
+CONC__DEF int conc__parse_text(conc__parser *p, char c, bool counted,
+                               const char **s, size_t *size) {
+  const conc_value *v = conc__parse_next(p);
+  if (v == NULL || !conc__is_text(v->type) || v->type == CONC_BIGINT)
     return -EINVAL;
-  /* Without a size, a NUL inside would cut the text off. */
-  if (!counted && memchr(v->as.bytes, 0, v->size) != NULL) return -EINVAL;
-  *data = v->as.bytes;
+  if ((c == 's') != (v->type == CONC_STR)) return -EINVAL;
+  *s = (const char *)v->as.bytes;
   *size = v->size;
+  if (!counted && (v->type == CONC_BYTEARRAY || strlen(*s) != v->size))
+    return -EINVAL;
   return 0;
 }
 
-CONC__DEF int conc_parse_va(const conc_value *value, const char *format,
-                            va_list ap) {
+/* One pass over a format. Run twice, first without `store`: so an error that
+   is found late leaves all outputs as they were. */
+CONC__DEF int conc__parse_pass(const conc_value *value, const char *format,
+                               va_list ap, bool store) {
+  const bool several = conc__format_items(format) > 1;
   conc__parser p;
-  size_t items = 0;
-  const char *f;
-  int depth = 0;
   int rc = 0;
-  for (f = format; *f != 0; f++) { /* several items describe a tuple */
-    if (strchr("([{", *f) != NULL && depth++ == 0) items++;
-    else if (strchr(")]}", *f) != NULL) depth--;
-    else if (depth == 0 && *f != '#' && !conc__format_is_blank(*f)) items++;
-  }
+  p.next = value;
   p.depth = 0;
-  p.root = value;
-  if (items == 0) return value->type == CONC_NONE ? 0 : -EINVAL;
-  if (items > 1) rc = conc__parse_bracket(&p, '(');
+  if (several) rc = conc__parse_open(&p, CONC_TUPLE);
   for (; rc == 0 && *format != 0; format++) {
-    bool counted = (*format == 's' || *format == 'y') && format[1] == '#';
-    const conc_value *v;
-    const void *data = NULL;
-    size_t size = 0;
+    const char c = *format;
     int64_t n = 0;
-    if (conc__format_is_blank(*format)) continue;
-    if (strchr("()[]{}", *format) != NULL) {
-      rc = conc__parse_bracket(&p, *format);
+    uint64_t u = 0;
+    if (conc__format_blank(c)) continue;
+    if (c == ')' || c == ']' || c == '}') {
+      if (p.depth <= (several ? 1u : 0u)) return -EINVAL;
+      rc = conc__parse_close(&p, c == ')'   ? CONC_TUPLE
+                                 : c == ']' ? CONC_LIST
+                                            : CONC_DICT);
       continue;
     }
-    v = conc__parse_next(&p);
-    if (v == NULL) return -EINVAL;
-    switch (*format) {
-      case 'i':
-        rc = conc__parse_int(v, INT_MIN, INT_MAX, &n);
-        if (rc == 0) *va_arg(ap, int *) = (int)n;
-        break;
-      case 'l':
-        rc = conc__parse_int(v, LONG_MIN, LONG_MAX, &n);
-        if (rc == 0) *va_arg(ap, long *) = (long)n;
-        break;
-      case 'L':
-        rc = conc__parse_int(v, INT64_MIN, INT64_MAX, &n);
-        if (rc == 0) *va_arg(ap, long long *) = (long long)n;
-        break;
-      case 'n':
-        rc = conc__parse_int(v, -(int64_t)(SIZE_MAX / 2) - 1,
-                             (int64_t)(SIZE_MAX / 2), &n);
-        if (rc == 0) *va_arg(ap, ssize_t *) = (ssize_t)n;
-        break;
-      case 'k':
-        rc = conc__parse_int(v, 0, INT64_MAX, &n);
-        if (rc == 0 && (uint64_t)n > ULONG_MAX) rc = -ERANGE;
-        if (rc == 0) *va_arg(ap, unsigned long *) = (unsigned long)n;
-        break;
-      case 'p':
-        rc = v->type == CONC_BOOL ? 0 : -EINVAL;
-        if (rc == 0) *va_arg(ap, int *) = v->as.boolean;
-        break;
-      case 'd':
-        rc = v->type == CONC_INT || v->type == CONC_FLOAT ? 0 : -EINVAL;
-        if (rc == 0) conc_value_float(v, va_arg(ap, double *));
-        break;
-      case 'N': rc = v->type == CONC_NONE ? 0 : -EINVAL; break;
-      case 's':
-        rc = conc__parse_bytes(v, CONC_STR, counted, &data, &size);
-        if (rc == 0) *va_arg(ap, const char **) = (const char *)data;
-        if (rc == 0 && counted) *va_arg(ap, size_t *) = size;
-        break;
-      case 'y':
-        rc = counted ? conc__parse_bytes(v, CONC_BYTES, true, &data, &size)
-                     : -EINVAL;
-        if (rc == 0) *va_arg(ap, const void **) = data;
-        if (rc == 0) *va_arg(ap, size_t *) = size;
-        break;
-      case 'O': *va_arg(ap, const conc_value **) = v; break;
-      default: rc = -EINVAL;
+    if (p.depth > 0 && p.level[p.depth - 1].value->type == CONC_DICT &&
+        p.level[p.depth - 1].next == NULL) {
+      const char *key;
+      if (c != 's' || format[1] == '#') return -EINVAL;
+      key = va_arg(ap, const char *);
+      p.level[p.depth - 1].next =
+          conc_value_get(p.level[p.depth - 1].value, key);
+      if (p.level[p.depth - 1].next == NULL) return -EINVAL;
+      continue;
     }
-    if (counted) format++;
+    switch (c) {
+    case '(': rc = conc__parse_open(&p, CONC_TUPLE); break;
+    case '[': rc = conc__parse_open(&p, CONC_LIST); break;
+    case '{': rc = conc__parse_open(&p, CONC_DICT); break;
+    case 'N': {
+      const conc_value *v = conc__parse_next(&p);
+      rc = v == NULL || v->type != CONC_NONE ? -EINVAL : 0;
+      break;
+    }
+    case 'p': {
+      int *out = va_arg(ap, int *);
+      bool b = false;
+      rc = conc_value_bool(conc__parse_next(&p), &b);
+      if (rc == 0 && store) *out = b;
+      break;
+    }
+    case 'i': {
+      int *out = va_arg(ap, int *);
+      rc = conc__parse_int(&p, INT_MIN, INT_MAX, &n);
+      if (rc == 0 && store) *out = (int)n;
+      break;
+    }
+    case 'l': {
+      long *out = va_arg(ap, long *);
+      rc = conc__parse_int(&p, LONG_MIN, LONG_MAX, &n);
+      if (rc == 0 && store) *out = (long)n;
+      break;
+    }
+    case 'L': {
+      long long *out = va_arg(ap, long long *);
+      rc = conc__parse_int(&p, INT64_MIN, INT64_MAX, &n);
+      if (rc == 0 && store) *out = n;
+      break;
+    }
+    case 'n': {
+      ssize_t *out = va_arg(ap, ssize_t *);
+      rc = conc__parse_int(&p, -(int64_t)(SIZE_MAX / 2) - 1,
+                           (int64_t)(SIZE_MAX / 2), &n);
+      if (rc == 0 && store) *out = (ssize_t)n;
+      break;
+    }
+    case 'I': {
+      unsigned *out = va_arg(ap, unsigned *);
+      rc = conc__parse_unsigned(&p, UINT_MAX, &u);
+      if (rc == 0 && store) *out = (unsigned)u;
+      break;
+    }
+    case 'k': {
+      unsigned long *out = va_arg(ap, unsigned long *);
+      rc = conc__parse_unsigned(&p, ULONG_MAX, &u);
+      if (rc == 0 && store) *out = (unsigned long)u;
+      break;
+    }
+    case 'K': {
+      unsigned long long *out = va_arg(ap, unsigned long long *);
+      rc = conc__parse_unsigned(&p, UINT64_MAX, &u);
+      if (rc == 0 && store) *out = u;
+      break;
+    }
+    case 'f': {
+      float *out = va_arg(ap, float *);
+      double f = 0;
+      rc = conc_value_float(conc__parse_next(&p), &f);
+      if (rc == 0 && f - f == 0 && /* finite, but not as a float */
+          (f > 3.4028235677973362e38 || f < -3.4028235677973362e38))
+        rc = -ERANGE;
+      if (rc == 0 && store) *out = (float)f;
+      break;
+    }
+    case 'd': {
+      double *out = va_arg(ap, double *);
+      double f = 0;
+      rc = conc_value_float(conc__parse_next(&p), &f);
+      if (rc == 0 && store) *out = f;
+      break;
+    }
+    case 's':
+    case 'y': {
+      const char **out = va_arg(ap, const char **);
+      const bool counted = format[1] == '#';
+      size_t *size_out = NULL, size = 0;
+      const char *s = NULL;
+      if (counted) {
+        size_out = va_arg(ap, size_t *);
+        format++;
+      }
+      rc = conc__parse_text(&p, c, counted, &s, &size);
+      if (rc == 0 && store) {
+        *out = s;
+        if (counted) *size_out = size;
+      }
+      break;
+    }
+    case 'O': {
+      const conc_value **out = va_arg(ap, const conc_value **);
+      const conc_value *v = conc__parse_next(&p);
+      if (v == NULL)
+        rc = -EINVAL;
+      else if (store)
+        *out = v;
+      break;
+    }
+    default: rc = -EINVAL; break;
+    }
   }
-  if (rc == 0 && items > 1) rc = conc__parse_bracket(&p, ')');
-  return rc != 0 || p.depth == 0 ? rc : -EINVAL;
+  if (rc == 0 && several) rc = conc__parse_close(&p, CONC_TUPLE);
+  return rc == 0 && p.depth > 0 ? -EINVAL : rc;
+}
+
+CONC__DEF int conc__parse_va(const conc_value *value, const char *format,
+                           va_list ap) {
+  va_list twice;
+  int rc;
+  if (value == NULL || format == NULL) return -EINVAL;
+  /* nothing asked for is None, as conc_build makes it */
+  if (conc__format_items(format) == 0 && value->type != CONC_NONE)
+    return -EINVAL;
+  va_copy(twice, ap);
+  rc = conc__parse_pass(value, format, twice, false);
+  va_end(twice);
+  return rc != 0 ? rc : conc__parse_pass(value, format, ap, true);
 }
 
 CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
   va_list ap;
   int rc;
   va_start(ap, format);
-  rc = conc_parse_va(value, format, ap);
+  rc = conc__parse_va(value, format, ap);
   va_end(ap);
   return rc;
 }
@@ -5398,6 +6330,7 @@ typedef struct conc__sink {
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
   ssize_t (*get)(conc_queue *q, conc__sink *sink, double deadline);
+  int (*unget)(conc_queue *q, const conc__message *m);
   ssize_t (*size)(conc_queue *q);
   int (*task_done)(conc_queue *q);
   int (*join)(conc_queue *q, double deadline);
@@ -5650,8 +6583,8 @@ CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
 }
 
 static const conc__queue_class conc__local_class = {
-    conc__local_put, conc__local_get, conc__local_size,
-    conc__local_task_done, conc__local_join};
+    conc__local_put,  conc__local_get,       conc__local_unget,
+    conc__local_size, conc__local_task_done, conc__local_join};
 
 /* Makes a queue of a class, in a block of `size` bytes that begins with it. */
 CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
@@ -5781,6 +6714,13 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
+  if (rc == -ENOMEM && n >= 0) { /* the message must not be lost for that */
+    conc__message m;
+    m.data = b.data + sizeof proto;
+    m.size = b.size - sizeof proto - 1;
+    m.kind = CONC__PICKLED;
+    queue->ops->unget(queue, &m);
+  }
   conc__buffer_free(&b);
   return rc;
 }
@@ -5791,7 +6731,7 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
   va_list ap;
   int rc;
   va_start(ap, format);
-  rc = conc_build_va(&v, format, ap);
+  rc = conc__build_va(&v, format, ap);
   va_end(ap);
   if (rc != 0) return rc;
   rc = conc_put_value(queue, v, timeout);
@@ -5808,7 +6748,7 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   rc = conc_get_value(queue, &v, timeout);
   if (rc != 0) return rc;
   va_start(ap, format);
-  rc = conc_parse_va(v, format, ap);
+  rc = conc__parse_va(v, format, ap);
   va_end(ap);
   conc_value_free(v);
   return rc;
@@ -6419,7 +7359,7 @@ CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
     m.data = s->client->channel.out.data + t->offset;
     m.size = t->size;
     m.kind = CONC__PICKLED;
-    if (t->queue->ops == &conc__local_class) conc__local_unget(t->queue, &m);
+    t->queue->ops->unget(t->queue, &m);
   }
 }
 
@@ -6470,9 +7410,12 @@ CONC__DEF int conc__reply_int(conc__session *s, int64_t n) {
 
 /* ('#TRACEBACK', text): Python raises RemoteError(text). */
 CONC__DEF int conc__reply_refuse(conc__session *s, const char *text) {
+  conc__buffer *out = &s->client->channel.out;
   int rc = conc__reply_begin(s, "#TRACEBACK");
-  if (rc == 0)
-    rc = conc__pickle_put_str(&s->client->channel.out, text, strlen(text));
+  if (rc == 0) /* Python 2 insists on its own str */
+    rc = s->protocol == 2
+             ? conc__pickle_put_bytes(out, text, strlen(text), 2)
+             : conc__pickle_put_str(out, text, strlen(text));
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -7538,6 +8481,10 @@ CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
   return rc != 0 ? rc : (ssize_t)n;
 }
 
+CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m) {
+  return conc__local_unget(((conc__proxy *)q)->stash, m);
+}
+
 CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
   ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER);
   ssize_t stash = conc__local_size(((conc__proxy *)q)->stash);
@@ -7559,8 +8506,8 @@ CONC__DEF int conc__proxy_join(conc_queue *q, double deadline) {
 }
 
 static const conc__queue_class conc__proxy_class = {
-    conc__proxy_put, conc__proxy_get, conc__proxy_size,
-    conc__proxy_task_done, conc__proxy_join};
+    conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
+    conc__proxy_size, conc__proxy_task_done, conc__proxy_join};
 
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   double deadline = conc__deadline(timeout);

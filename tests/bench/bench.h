@@ -7,12 +7,12 @@
 
 #include <math.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -98,12 +98,10 @@ static inline double bench_in_child(double (*measure)(void *), void *arg) {
 
 static inline void bench_row(const char *name, double value,
                              const char *unit) {
-  const char *format = value < 100 ? "  %-50s %10.3g %-8s" :
-                                     "  %-50s %10.0f %-8s";
-  if (isnan(value))
-    printf("  %-50s %10s %-8s", name, "not here", "");
-  else
-    printf(format, name, value, unit);
+  const char *format =
+      value < 100 ? "  %-50s %10.3g %-8s" : "  %-50s %10.0f %-8s";
+  if (isnan(value)) printf("  %-50s %10s %-8s", name, "not here", "");
+  else printf(format, name, value, unit);
 }
 
 /* Appends a comparison to the row. */
@@ -112,6 +110,9 @@ static inline void bench_of(double value, double peer, const char *name) {
     printf("  %6.2fx of %s", value / peer, name);
 }
 
-static inline void bench_end(void) { putchar('\n'); fflush(stdout); }
+static inline void bench_end(void) {
+  putchar('\n');
+  fflush(stdout);
+}
 
 #endif

@@ -58,7 +58,7 @@ static void stop_peers(void) {
   for (protocol k = ECHO; k <= CONC; k++) stop_server(&peers[k]);
 }
 
-/* --- contenders ----------------------------------------------------------- */
+/* --- contenders ---------------------------------------------------------- */
 
 typedef struct contender {
   const char *name;
@@ -68,6 +68,17 @@ typedef struct contender {
   python_client *python;
   double runs[ROUNDS_MOST], median;
 } contender;
+
+static contender who(const char *name, double (*measure)(contender *), peer *p,
+                     python_client *python) {
+  contender c;
+  memset(&c, 0, sizeof c);
+  c.name = name;
+  c.measure = measure;
+  c.p = p;
+  c.python = python;
+  return c;
+}
 
 /* The row's medians, compared with the contenders called "bare echo" and
    "Redis". */
@@ -96,7 +107,7 @@ static void compare(const char *row, const char *unit, contender *c, int n) {
   print_rows(row, unit, c, n);
 }
 
-/* --- one client, one call at a time --------------------------------------- */
+/* --- one client, one call at a time -------------------------------------- */
 
 /* Reads one reply: blocking at once, or after looking for it for 50 us. */
 static bool await_bare(const peer *p, conn *c) {
@@ -108,23 +119,24 @@ static bool await_bare(const peer *p, conn *c) {
   return true;
 }
 
-static double one_bare(contender *who) {
+static double one_bare(contender *c) {
   bytes b[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
   double start, now;
   long pairs = 0;
   bool ok = true;
-  conn c;
-  if (!open_conn(who->p, &c)) return NAN;
-  encode(&b[0], who->p, PUT, 16);
-  encode(&b[1], who->p, GET, 16);
+  conn session;
+  if (!open_conn(c->p, &session)) return NAN;
+  encode(&b[0], c->p, PUT, 16);
+  encode(&b[1], c->p, GET, 16);
   start = bench_now();
   do {
     for (int i = 0; i < 2 && ok; i++)
-      ok = send_requests(who->p, &c, &b[i], 1) && await_bare(who->p, &c);
+      ok = send_requests(c->p, &session, &b[i], 1) &&
+           await_bare(c->p, &session);
     pairs++;
     now = bench_now();
   } while (ok && now < start + span);
-  close(c.fd);
+  close(session.fd);
   free(b[0].data);
   free(b[1].data);
   return ok ? (double)pairs / (now - start) : NAN;
@@ -132,21 +144,21 @@ static double one_bare(contender *who) {
 
 #ifndef NO_HIREDIS
 static bool redis_ok(redisContext *r, const char *command) {
-  redisReply *reply = (redisReply *)redisCommand(r, command, "x16-bytes-long.x",
-                                                 (size_t)16);
+  redisReply *reply =
+      (redisReply *)redisCommand(r, command, "x16-bytes-long.x", (size_t)16);
   bool ok = reply != NULL && reply->type != REDIS_REPLY_ERROR &&
             reply->type != REDIS_REPLY_NIL;
   if (reply != NULL) freeReplyObject(reply);
   return ok;
 }
 
-static double one_hiredis(contender *who) {
+static double one_hiredis(contender *c) {
   double start, now;
   long pairs = 0;
   redisContext *r;
   bool ok;
-  if (who->p->pid == 0) return NAN;
-  r = redisConnect("127.0.0.1", who->p->port);
+  if (c->p->pid == 0) return NAN;
+  r = redisConnect("127.0.0.1", c->p->port);
   ok = r != NULL && r->err == 0 && redis_ok(r, "AUTH " KEY);
   start = bench_now();
   do {
@@ -158,12 +170,15 @@ static double one_hiredis(contender *who) {
   return ok ? (double)pairs / (now - start) : NAN;
 }
 #else
-static double one_hiredis(contender *who) { (void)who; return NAN; }
+static double one_hiredis(contender *c) {
+  (void)c;
+  return NAN;
+}
 #endif
 
-static double one_python(contender *who) {
+static double one_python(contender *c) {
   double answer[3];
-  ask_python(who->python, "pairs", span, answer);
+  ask_python(c->python, "pairs", span, answer);
   return answer[0];
 }
 
@@ -206,8 +221,8 @@ static double child_pairs(void *arg) {
   return ok ? (double)pairs / (now - start) : NAN;
 }
 
-static double one_conc(contender *who) {
-  return who->p->pid > 0 ? bench_in_child(child_pairs, who->p) : NAN;
+static double one_conc(contender *c) {
+  return c->p->pid > 0 ? bench_in_child(child_pairs, c->p) : NAN;
 }
 
 /* `late`: conc.h is pinned to the one CPU when it has seen that there are
@@ -223,14 +238,13 @@ static void rows_of_one_client(const char *row, int cpu, bool late) {
   to_conc = start_python_client(conc);
   {
     contender c[] = {
-        {"bare echo", one_bare, echo, NULL, NULL, {0}, 0},
-        {"bare echo that spins", one_bare, &peers[SPIN], NULL, NULL, {0}, 0},
-        {"Redis", one_hiredis, redis, NULL, NULL, {0}, 0},
-        {"Python", one_python, python, NULL, &to_python, {0}, 0},
-        {"conc with a Python client", one_python, conc, NULL, &to_conc, {0},
-         0},
-        {"conc with a bare client", one_bare, conc, NULL, NULL, {0}, 0},
-        {"conc with a conc client", one_conc, conc, NULL, NULL, {0}, 0}};
+        who("bare echo", one_bare, echo, NULL),
+        who("bare echo that spins", one_bare, &peers[SPIN], NULL),
+        who("Redis", one_hiredis, redis, NULL),
+        who("Python", one_python, python, &to_python),
+        who("conc with a Python client", one_python, conc, &to_conc),
+        who("conc with a bare client", one_bare, conc, NULL),
+        who("conc with a conc client", one_conc, conc, NULL)};
     if (cpu != SERVER_CPU) c[1].measure = NULL; /* it is hopeless on one */
     if (late) c[2].measure = c[3].measure = NULL;
     compare(row, "pairs/s", c, (int)(sizeof c / sizeof *c));
@@ -241,12 +255,12 @@ static void rows_of_one_client(const char *row, int cpu, bool late) {
   see_all_cpus = true;
 }
 
-/* --- many calls under way ------------------------------------------------- */
+/* --- many calls under way ------------------------------------------------ */
 
-static double through_load(contender *who) {
-  double pairs = run_load(who->l, span);
+static double through_load(contender *c) {
+  double pairs = run_load(c->l, span);
   /* Of 64 KiB it is the megabytes that count. */
-  return who->l->depth == 8 ? pairs * 65536 / 1e6 : pairs;
+  return c->l->depth == 8 ? pairs * 65536 / 1e6 : pairs;
 }
 
 typedef struct shape {
@@ -286,7 +300,7 @@ static void rows_of_load(const shape *s, bool with_python) {
   stop_peers();
 }
 
-/* --- blocked gets --------------------------------------------------------- */
+/* --- blocked gets -------------------------------------------------------- */
 
 /* One blocked get, then a put from another connection; p50 from the put to
    the get's answer. For an echo: a message there and back, the same way. */
@@ -320,15 +334,15 @@ static double wake_up(const peer *p, double pause) {
   return ok ? bench_median(took, n) : NAN;
 }
 
-static double wake_up_rested(contender *who) { return wake_up(who->p, 1e-3); }
-static double wake_up_busy(contender *who) { return wake_up(who->p, 25e-6); }
+static double wake_up_rested(contender *c) { return wake_up(c->p, 1e-3); }
+static double wake_up_busy(contender *c) { return wake_up(c->p, 25e-6); }
 
 static void rows_of_wake_up(const char *row, int cpu,
                             double (*measure)(contender *)) {
-  contender c[] = {{"bare echo", measure, &peers[ECHO], NULL, NULL, {0}, 0},
-                   {"Redis", measure, &peers[REDIS], NULL, NULL, {0}, 0},
-                   {"Python", measure, &peers[PYTHON], NULL, NULL, {0}, 0},
-                   {"conc", measure, &peers[CONC], NULL, NULL, {0}, 0}};
+  contender c[] = {who("bare echo", measure, &peers[ECHO], NULL),
+                   who("Redis", measure, &peers[REDIS], NULL),
+                   who("Python", measure, &peers[PYTHON], NULL),
+                   who("conc", measure, &peers[CONC], NULL)};
   int all = rounds;
   if (!wanted(row)) return;
   rounds = 1; /* each is many */
@@ -435,7 +449,7 @@ static void rows_of_waiters(void) {
   }
 }
 
-/* --- timeouts ------------------------------------------------------------- */
+/* --- timeouts ------------------------------------------------------------ */
 
 static size_t collect_lateness(load *l, double *late) {
   struct epoll_event events[256];
@@ -475,26 +489,26 @@ static void rows_of_timeouts(void) {
   }
 }
 
-/* --- sessions ------------------------------------------------------------- */
+/* --- sessions ------------------------------------------------------------ */
 
-static double sessions_bare(contender *who) {
+static double sessions_bare(contender *c) {
   double start = bench_now(), now;
   long n = 0;
-  conn c;
+  conn session;
   do {
-    if (!open_conn(who->p, &c) || !call(who->p, &c, PUT, 16) ||
-        !call(who->p, &c, GET, 16))
+    if (!open_conn(c->p, &session) || !call(c->p, &session, PUT, 16) ||
+        !call(c->p, &session, GET, 16))
       return NAN;
-    close(c.fd);
+    close(session.fd);
     n++;
     now = bench_now();
   } while (now < start + span);
   return (double)n / (now - start);
 }
 
-static double sessions_python(contender *who) {
+static double sessions_python(contender *c) {
   double answer[3];
-  ask_python(who->python, "sessions", span, answer);
+  ask_python(c->python, "sessions", span, answer);
   return answer[0];
 }
 
@@ -518,8 +532,8 @@ static double child_sessions(void *arg) {
   return (double)n / (now - start);
 }
 
-static double sessions_conc(contender *who) {
-  return who->p->pid > 0 ? bench_in_child(child_sessions, who->p) : NAN;
+static double sessions_conc(contender *c) {
+  return c->p->pid > 0 ? bench_in_child(child_sessions, c->p) : NAN;
 }
 
 static void rows_of_sessions(void) {
@@ -531,14 +545,12 @@ static void rows_of_sessions(void) {
   to_conc = start_python_client(conc);
   {
     contender c[] = {
-        {"Redis", sessions_bare, redis, NULL, NULL, {0}, 0},
-        {"Python", sessions_python, python, NULL, &to_python, {0}, 0},
-        {"Python with a bare client", sessions_bare, python, NULL, NULL, {0},
-         0},
-        {"conc with a Python client", sessions_python, conc, NULL, &to_conc,
-         {0}, 0},
-        {"conc with a bare client", sessions_bare, conc, NULL, NULL, {0}, 0},
-        {"conc with a conc client", sessions_conc, conc, NULL, NULL, {0}, 0}};
+        who("Redis", sessions_bare, redis, NULL),
+        who("Python", sessions_python, python, &to_python),
+        who("Python with a bare client", sessions_bare, python, NULL),
+        who("conc with a Python client", sessions_python, conc, &to_conc),
+        who("conc with a bare client", sessions_bare, conc, NULL),
+        who("conc with a conc client", sessions_conc, conc, NULL)};
     compare("sessions", "/s", c, (int)(sizeof c / sizeof *c));
   }
   stop_python_client(&to_python);
@@ -546,7 +558,7 @@ static void rows_of_sessions(void) {
   stop_peers();
 }
 
-/* --- Python's own client -------------------------------------------------- */
+/* --- Python's own client ------------------------------------------------- */
 
 static void rows_of_python_client(void) {
   static const char *const calls[] = {"connect()", "get_task_queue()",
@@ -574,7 +586,7 @@ static void rows_of_python_client(void) {
   }
 }
 
-/* --- memory, and doing nothing -------------------------------------------- */
+/* --- memory, and doing nothing ------------------------------------------- */
 
 static double resident(pid_t pid) {
   char path[64];
@@ -612,6 +624,8 @@ static void rows_of_memory(void) {
     usleep(50000);
     before = resident(p->pid);
     open_load(&l, p, n, 1, 16);
+    /* Redis gives its first buffers back after two seconds. */
+    if (p->speaks == REDIS && p->pid > 0) usleep(quick ? 0 : 3000000);
     if (!l.failed) idle = (resident(p->pid) - before) / (double)n;
     if (all_ask(&l, GET_WAIT)) {
       usleep(500000);
@@ -648,15 +662,13 @@ static void rows_of_idle(void) {
   }
 }
 
-/* --- all of it ------------------------------------------------------------ */
+/* --- all of it ----------------------------------------------------------- */
 
 static void prepare(int argc, char **argv) {
   struct rlimit files;
   for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0)
-      quick = true;
-    else
-      filter = argv[i];
+    if (strcmp(argv[i], "--quick") == 0) quick = true;
+    else filter = argv[i];
   if (quick) {
     rounds = 3;
     span = 0.1;

@@ -16,12 +16,12 @@ typedef struct conn {
   size_t carried;
   const unsigned char *out; /* what is still to be sent */
   size_t unsent;
-  size_t reply;             /* size of the last one */
+  size_t reply; /* size of the last one */
   long pairs;
   double sent_at;
 } conn;
 
-/* --- replies -------------------------------------------------------------- */
+/* --- replies ------------------------------------------------------------- */
 
 static inline size_t scan_skip(conn *c, size_t n) {
   size_t k = c->skip < n ? c->skip : n;
@@ -65,14 +65,10 @@ static inline size_t scan_redis(conn *c, const unsigned char *p, size_t n) {
     if (end == NULL) break;
     used += (size_t)(end + 1 - line);
     number = strtol((const char *)line + 1, NULL, 10);
-    if (*line == '$' && number >= 0)
-      c->skip = (size_t)number + 2;
-    else if (*line == '*' && number > 0)
-      c->nested = (int)number;
-    else if (*line == '-')
-      return SIZE_MAX;
-    else
-      redis_item_done(c);
+    if (*line == '$' && number >= 0) c->skip = (size_t)number + 2;
+    else if (*line == '*' && number > 0) c->nested = (int)number;
+    else if (*line == '-') return SIZE_MAX;
+    else redis_item_done(c);
   }
   return used;
 }
@@ -95,7 +91,7 @@ static inline bool receive(const peer *p, conn *c, int flags) {
   if (k <= 0) return false;
   n = c->carried + (size_t)k;
   buffer[n] = 0; /* ends a number */
-  used = p->speaks == REDIS     ? scan_redis(c, buffer, n)
+  used = p->speaks == REDIS    ? scan_redis(c, buffer, n)
          : p->speaks >= PYTHON ? scan_frames(c, buffer, n)
                                : scan_echo(c, n);
   if (used > n || n - used > sizeof c->carry) return false;
@@ -104,7 +100,7 @@ static inline bool receive(const peer *p, conn *c, int flags) {
   return true;
 }
 
-/* --- single calls --------------------------------------------------------- */
+/* --- single calls -------------------------------------------------------- */
 
 static inline bool open_conn(const peer *p, conn *c) {
   memset(c, 0, sizeof *c);
@@ -141,7 +137,7 @@ static inline bool call(const peer *p, conn *c, request what, size_t item) {
   return ok;
 }
 
-/* --- many connections ----------------------------------------------------- */
+/* --- many connections ---------------------------------------------------- */
 
 typedef struct load {
   const peer *p;

@@ -36,7 +36,7 @@ typedef struct peer {
   char id[64]; /* PYTHON, CONC: what the server calls the queue */
 } peer;
 
-/* --- messages ------------------------------------------------------------- */
+/* --- messages ------------------------------------------------------------ */
 
 typedef struct bytes {
   unsigned char *data;
@@ -135,13 +135,11 @@ static inline void encode_redis(bytes *b, request what, size_t item) {
 
 /* The echoes get messages of the same size as the managers do. */
 static inline void encode(bytes *b, const peer *p, request what, size_t item) {
-  if (p->speaks == REDIS)
-    encode_redis(b, what, item);
-  else
-    encode_call(b, p->speaks >= PYTHON ? p->id : "1", what, item);
+  if (p->speaks == REDIS) encode_redis(b, what, item);
+  else encode_call(b, p->speaks >= PYTHON ? p->id : "1", what, item);
 }
 
-/* --- sockets -------------------------------------------------------------- */
+/* --- sockets ------------------------------------------------------------- */
 
 static inline struct sockaddr_in loopback(int port) {
   struct sockaddr_in a;
@@ -217,7 +215,7 @@ static inline void drop(int fd) {
   close(fd);
 }
 
-/* --- sessions ------------------------------------------------------------- */
+/* --- sessions ------------------------------------------------------------ */
 
 /* A frame of at most `most` bytes; its size, or -1. */
 static inline int receive_frame(int fd, unsigned char *payload, size_t most) {
@@ -267,7 +265,8 @@ static inline bool learn_id(peer *p) {
   const unsigned char *s, *end;
   int n = -1, fd = connect_to(p->port);
   encode_request(&first, "create", "get_task_queue");
-  if (fd >= 0 && authenticate(fd, &first)) n = receive_frame(fd, in, sizeof in);
+  if (fd >= 0 && authenticate(fd, &first))
+    n = receive_frame(fd, in, sizeof in);
   if (fd >= 0) close(fd);
   free(first.data);
   if (n < 0) return false;
@@ -304,7 +303,7 @@ static inline int open_session(const peer *p) {
   return -1;
 }
 
-/* --- servers -------------------------------------------------------------- */
+/* --- servers ------------------------------------------------------------- */
 
 /* What an echo could not send at once; it reads no more until it has. */
 typedef struct echo_rest {
@@ -469,7 +468,7 @@ static inline bool start_peer(peer *p, int cpu) {
   return false;
 }
 
-/* --- a Python client that does as it is told ------------------------------ */
+/* --- a Python client that does as it is told ----------------------------- */
 
 typedef struct python_client {
   pid_t pid;

@@ -33,6 +33,11 @@ else
   boost=-DNO_BOOST
 fi
 
+# Whatever else runs now is measured, too.
+if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
+  echo "(load average $load at the start: do not trust the numbers)"
+fi
+
 status=0
 for name in ${BENCH:-switch threads network}; do
   case $name in

@@ -40,7 +40,7 @@ static void *map_memory(size_t n, size_t size) {
   return p;
 }
 
-/* --- two contexts that take turns ---------------------------------------- */
+/* --- two contexts that take turns --------------------------------------- */
 
 static long turns; /* of each of the two */
 
@@ -108,16 +108,16 @@ static double bare_switch(void) {
   return start * 1e9 / (double)(2 * turns);
 }
 
-/* --- n tasks that yield --------------------------------------------------- */
+/* --- n tasks that yield -------------------------------------------------- */
 
 /* Starts n tasks of one kind from within a loop; yields until they ended. */
 typedef struct crowd {
   conc_task main;
   conc_fn *target;
   size_t n;
-  long turns;    /* of each */
+  long turns; /* of each */
   size_t begun, ended;
-  bool dismiss;  /* the measurement is over */
+  bool dismiss; /* the measurement is over */
   double start, result;
   conc_task *tasks;
 } crowd;
@@ -135,8 +135,7 @@ static void start_crowd(void) {
 }
 
 static void await_crowd(void) {
-  for (size_t i = 0; i < crew.n; i++)
-    conc_join(&crew.tasks[i], CONC_FOREVER);
+  for (size_t i = 0; i < crew.n; i++) conc_join(&crew.tasks[i], CONC_FOREVER);
   munmap(crew.tasks, crew.n * sizeof *crew.tasks);
 }
 
@@ -200,7 +199,7 @@ static double boost_yields(size_t n) {
 }
 #endif
 
-/* --- making them ---------------------------------------------------------- */
+/* --- making them --------------------------------------------------------- */
 
 static void *nothing(void *arg) { return arg; }
 
@@ -257,7 +256,7 @@ static double boost_create(void) {
 }
 #endif
 
-/* --- many that sleep ------------------------------------------------------ */
+/* --- many that sleep ----------------------------------------------------- */
 
 static void *sleeper(void *arg) {
   conc_sleep((double)((uintptr_t)arg * 7919 % 100000) * 1e-6);
@@ -295,7 +294,7 @@ static double asyncio_sleepers(void) {
   return ms;
 }
 
-/* --- memory --------------------------------------------------------------- */
+/* --- memory -------------------------------------------------------------- */
 
 static double resident(void) {
   double pages = 0;
@@ -331,7 +330,7 @@ static double conc_memory(void *run) {
   return run_crowd(memory_main);
 }
 
-/* --- rows ----------------------------------------------------------------- */
+/* --- rows ---------------------------------------------------------------- */
 
 enum { MAX_CONTENDERS = 4 };
 typedef struct contender {
@@ -422,10 +421,8 @@ int main(int argc, char **argv) {
                         {"conc, start and join", conc_create, {0}, 0},
                         {"conc, 64 at once", conc_create_batch, {0}, 0}};
   for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0)
-      quick = true;
-    else
-      filter = argv[i];
+    if (strcmp(argv[i], "--quick") == 0) quick = true;
+    else filter = argv[i];
   bench_pin(0);
   turns = scaled(20000000);
   puts("Coroutines");

@@ -34,8 +34,7 @@ static void set_going(bool go) {
   __atomic_store_n(&flag.go, go, __ATOMIC_RELEASE);
 }
 
-/* --- locks ---------------------------------------------------------------- */
-
+/* --- locks --------------------------------------------------------------- */
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static conc_lock lock;
@@ -89,7 +88,8 @@ static double run_threads(thread_fn *const *fn, int n, double *out) {
   double start;
   set_going(true);
   start = bench_now();
-  for (int i = 0; i < n; i++) pthread_create(&threads[i], NULL, fn[i], &out[i]);
+  for (int i = 0; i < n; i++)
+    pthread_create(&threads[i], NULL, fn[i], &out[i]);
   usleep((useconds_t)(span * 1e6));
   set_going(false);
   for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
@@ -122,7 +122,7 @@ static double conc_2(void) { return total_per_second(conc_contend, 2); }
 static double conc_8(void) { return total_per_second(conc_contend, 8); }
 static double conc_long(void) { return longest_ms(conc_wait, 8); }
 
-/* --- queues --------------------------------------------------------------- */
+/* --- queues -------------------------------------------------------------- */
 
 /* The peer: mutex, two conditions, signalled only if somebody waits. */
 typedef struct ring {
@@ -132,10 +132,13 @@ typedef struct ring {
   uint64_t slots[SLOTS];
 } ring;
 
-#define RING                                                                  \
-  {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,                       \
-   PTHREAD_COND_INITIALIZER,  0, 0, 0, 0, {0}}
-static ring rings[2] = {RING, RING};
+static ring rings[2]; /* begin_ring() readies them */
+
+static void begin_ring(ring *r) {
+  pthread_mutex_init(&r->mutex, NULL);
+  pthread_cond_init(&r->not_empty, NULL);
+  pthread_cond_init(&r->not_full, NULL);
+}
 
 static void ring_put(ring *r, uint64_t item) {
   pthread_mutex_lock(&r->mutex);
@@ -216,7 +219,7 @@ static uint64_t queue_get(conc_queue *q) {
 QUEUE_LOOPS(ring, RING_PUT, RING_GET)
 QUEUE_LOOPS(conc, CONC_PUT, CONC_GET)
 
-/* --- ping-pong ------------------------------------------------------------ */
+/* --- ping-pong ----------------------------------------------------------- */
 
 typedef struct wire {
   void (*put)(int which, uint64_t item);
@@ -233,7 +236,9 @@ static uint64_t pipe_get(int which) {
   if (read(pipes[which][0], &item, sizeof item) < 0) abort();
   return item;
 }
-static void wire_ring_put(int which, uint64_t n) { ring_put(&rings[which], n); }
+static void wire_ring_put(int which, uint64_t n) {
+  ring_put(&rings[which], n);
+}
 static uint64_t wire_ring_get(int which) { return ring_get(&rings[which]); }
 static void wire_conc_put(int which, uint64_t n) {
   queue_put(queues[which], n);
@@ -288,7 +293,7 @@ PINGS(pipe)
 PINGS(ring)
 PINGS(conc)
 
-/* --- rows ----------------------------------------------------------------- */
+/* --- rows ---------------------------------------------------------------- */
 
 typedef struct contender {
   const char *name;
@@ -336,12 +341,11 @@ int main(int argc, char **argv) {
   conc_queue_opts bounded = {0};
   pthread_t second;
   for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0)
-      span = 0.05;
-    else
-      filter = argv[i];
+    if (strcmp(argv[i], "--quick") == 0) span = 0.05;
+    else filter = argv[i];
   bounded.capacity = SLOTS;
   for (int i = 0; i < 2; i++) {
+    begin_ring(&rings[i]);
     queues[i] = conc_queue_new(&bounded);
     if (queues[i] == NULL || pipe(pipes[i]) != 0) return 1;
   }
