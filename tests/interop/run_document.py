@@ -41,12 +41,6 @@ def main():
         from multiprocessing import connection
         connection._init_timeout.__defaults__ = (20 * scale,)
 
-    if str is bytes:
-        # At its exit a worker reports to its master. Python 2 tries for 20 s
-        # to reach one that has gone already; half a second will do here.
-        import multiprocessing.connection as connection
-        connection._init_timeout = lambda timeout=0.5: time.time() + timeout
-
     exec(compile(text, program, 'exec'),
          {'__name__': '__main__', '__file__': program})
 
