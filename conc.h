@@ -6689,7 +6689,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   conc__buffer b = {NULL, 0, 0};
   int rc;
   if (conc_value_type(value) == CONC_BYTES) {
-    size_t size;
+    size_t size = 0;
     const void *data = conc_value_bytes(value, &size);
     return conc_put(queue, data, size, timeout);
   }
@@ -8450,7 +8450,7 @@ CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   rc = conc__call_end(&c, proxy, rc, deadline);
   if (rc != 0) return rc;
   if (sink->body == NULL && conc_value_type(c.result) == CONC_BYTES) {
-    size_t size; /* the common case needs no encoding */
+    size_t size = 0; /* the common case needs no encoding */
     const void *data = conc_value_bytes(c.result, &size);
     if (size <= sink->size) {
       if (size > 0) memcpy(sink->data, data, size);

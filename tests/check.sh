@@ -4,7 +4,7 @@
 #   tests/check.sh [WORDS]   only configurations whose name has these words
 unset MAKEFLAGS MAKELEVEL MFLAGS
 only=$1
-: "${LIMIT:=600}" # seconds that a configuration may take
+: "${LIMIT:=300}" # seconds that a configuration may take
 logs=build/check
 rm -rf "$logs" && mkdir -p "$logs" || exit 2
 
@@ -22,10 +22,10 @@ memcheck='valgrind -q --error-exitcode=9 --leak-check=full'
 memcheck="$memcheck --errors-for-leak-kinds=definite"
 cat >"$logs/list" <<EOS
 compile-all | |
-gcc-asan | gcc | CC=gcc $san $everything
+gcc-asan | gcc | CC=gcc $san $programs
 gcc-tsan | gcc | CC=gcc SANITIZE=thread $programs
 clang-asan | clang | CC=clang $san $programs
-clang-tsan | clang | CC=clang SANITIZE=thread $everything
+clang-tsan | clang | CC=clang SANITIZE=thread $programs
 portable | gcc | CC=gcc DEFS=-DCONC_PORTABLE $everything
 portable-asan | clang | CC=clang DEFS=-DCONC_PORTABLE $san $programs
 portable-tsan | gcc | CC=gcc DEFS=-DCONC_PORTABLE SANITIZE=thread $programs

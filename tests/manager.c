@@ -1,0 +1,218 @@
+/* The manager against itself and against peers that do not keep to the
+   protocol: before and after the handshake. From inside, for the handshake. */
+#include "test.h"
+
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+/* How many malformed frames: MANAGER_FRAMES, or a number that is soon done. */
+static int frames(int usual) {
+  const char *asked = getenv("MANAGER_FRAMES");
+  return asked ? atoi(asked) : usual;
+}
+
+typedef struct served {
+  conc_manager server;
+  conc_queue *queue;
+} served;
+
+static void serve(served *s, double handshake_timeout) {
+  memset(s, 0, sizeof *s);
+  s->queue = conc_queue_new(NULL);
+  s->server.authkey = "abc";
+  s->server.handshake_timeout = handshake_timeout;
+  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), 0);
+  CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), -EEXIST);
+  CHECK_EQ(conc_manager_start(&s->server), 0);
+  CHECK_EQ(conc_manager_start(&s->server), -EBUSY);
+}
+
+static void end(served *s) {
+  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
+  CHECK_EQ(conc_manager_shutdown(&s->server), -EINVAL);
+  conc_queue_free(s->queue);
+}
+
+static conc_queue *join_as_client(const served *s, conc_manager *client) {
+  conc_queue *q;
+  memset(client, 0, sizeof *client);
+  client->address = conc_manager_address(&s->server);
+  client->authkey = "abc";
+  CHECK_EQ(conc_manager_connect(client, 5), 0);
+  q = conc_manager_get(client, "q");
+  CHECK(q != NULL);
+  return q;
+}
+
+TEST(a_proxy_is_a_queue_like_any_other) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc_value *v;
+  const conc_value *part;
+  char buf[16];
+  int n = 0;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  CHECK(conc_manager_get(&m, "q") == q);
+  CHECK(conc_manager_get(&m, "other") == NULL && errno == ENOENT);
+  CHECK_EQ(conc_get(q, buf, 16, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_get(q, buf, 16, 0.02), -ETIMEDOUT);
+  CHECK_EQ(conc_put(q, "bytes", 5, CONC_FOREVER), 0);
+  CHECK_EQ(conc_put_build(q, 1, "(is)", 7, "seven"), 0);
+  CHECK_EQ(conc_qsize(q), 2);
+  CHECK_EQ(conc_get(q, buf, 2, 1), -EMSGSIZE); /* it stays */
+  CHECK_EQ(conc_get(q, buf, 16, 1), 5);
+  CHECK_EQ(conc_get(q, buf, 16, 1), -EBADMSG); /* so does this */
+  CHECK_EQ(conc_get_value(q, &v, 1), 0);
+  CHECK_EQ(conc_parse(v, "(iO)", &n, &part), 0);
+  CHECK_EQ(n, 7);
+  conc_value_free(v);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 0.05), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 5), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+TEST(a_wrong_key_is_refused_on_either_side_and_the_server_goes_on) {
+  served s;
+  conc_manager m, wrong;
+  serve(&s, 0);
+  for (int i = 0; i < 20; i++) {
+    memset(&wrong, 0, sizeof wrong);
+    wrong.address = conc_manager_address(&s.server);
+    wrong.authkey = i % 2 ? "abd" : "";
+    CHECK_EQ(conc_manager_connect(&wrong, 5), -EACCES);
+  }
+  CHECK_EQ(conc_put(join_as_client(&s, &m), "x", 1, 1), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+TEST(a_connection_that_says_nothing_is_closed) {
+  served s;
+  char buf[256];
+  int fd;
+  serve(&s, 0.2);
+  fd = conc_connect(conc_manager_address(&s.server), 1);
+  CHECK(fd >= 0);
+  CHECK(conc_read(fd, buf, sizeof buf, 5) > 0); /* the challenge */
+  CHECK_EQ(conc_read(fd, buf, sizeof buf, 10), 0);
+  close(fd);
+  end(&s);
+}
+
+static void *get_and_die(void *arg) {
+  conc_manager m;
+  char buf[8];
+  CHECK_EQ(conc_get(join_as_client((served *)arg, &m), buf, 8, 60),
+           -ECANCELED);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  return NULL;
+}
+
+TEST(a_getter_whose_client_has_gone_takes_no_item) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < 20; i++) {
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = get_and_die;
+    t.arg = &s;
+    CHECK_EQ(conc_thread_start(&t), 0);
+    while (__atomic_load_n(&s.queue->getters.first, __ATOMIC_ACQUIRE) == NULL)
+      conc_sleep(0.001); /* until its get waits in the server */
+    CHECK_EQ(conc_cancel(&t), 0);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+    while (__atomic_load_n(&s.queue->getters.first, __ATOMIC_ACQUIRE) != NULL)
+      conc_sleep(0.001); /* until it is taken off */
+    CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+    CHECK_EQ(conc_get(q, buf, 8, 5), 1);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- malformed frames ----------------------------------------------------- */
+
+/* A frame that may be cut off, too long, changed in a bit, or anything. */
+static size_t malform(unsigned char *p, size_t size, int how) {
+  size_t i;
+  switch (how) {
+    case 0: return test_random() % size; /* truncated */
+    case 1: /* oversized */
+      p[test_random() % 4] = (unsigned char)test_random();
+      return size;
+    case 2: /* bit-flipped */
+      p[test_random() % size] ^= (unsigned char)(1u << test_random() % 8);
+      return size;
+    default: /* random */
+      size = 1 + test_random() % 200;
+      for (i = 0; i < size; i++) p[i] = (unsigned char)test_random();
+      if (test_random() % 2) memcpy(p, "\0\0\0", 3);
+      return size;
+  }
+}
+
+static void send_and_leave(int fd, const unsigned char *p, size_t n) {
+  char buf[512];
+  CHECK(n == 0 || send(fd, p, n, MSG_NOSIGNAL) >= 0 || errno == EPIPE ||
+        errno == ECONNRESET);
+  shutdown(fd, SHUT_WR);
+  while (conc_read(fd, buf, sizeof buf, 20) > 0) {
+  } /* until the server has closed it */
+  close(fd);
+}
+
+TEST(malformed_frames_before_the_handshake_disturb_nobody) {
+  static const unsigned char answer[] =
+      "\0\0\0\x28{sha256}0123456789abcdef0123456789abcdef";
+  unsigned char p[256];
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < frames(4000); i++) {
+    int fd = conc_connect(conc_manager_address(&s.server), 5);
+    CHECK(fd >= 0);
+    memcpy(p, answer, sizeof answer - 1);
+    send_and_leave(fd, p, malform(p, sizeof answer - 1, i % 4));
+    if (i % 100 == 0) CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+TEST(malformed_frames_after_the_handshake_disturb_nobody) {
+  static const unsigned char request[] =
+      "\0\0\0\x1f\x80\4(X\1\0\0\0" "1X\3\0\0\0put(]K\1aK\2t}t.";
+  unsigned char p[256];
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < frames(1000); i++) {
+    conc__peer *peer;
+    size_t size = sizeof request - 1;
+    CHECK_EQ(conc__peer_get(m.state, &peer, conc_now() + 5), 0);
+    memcpy(p, request, size);
+    size = malform(p, size, i % 4);
+    send_and_leave(dup(peer->channel.fd), p, size);
+    conc__peer_close(peer);
+    if (i % 100 == 0) CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+TEST_MAIN
