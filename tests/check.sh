@@ -62,8 +62,8 @@ configuration() { # NAME TOOLS ARGUMENTS
   if [ $status -eq 0 ] && ! grep -q '^FAIL ' "$logs/$1.log"; then
     echo "ok   $1: $sum ($seconds s)"
   else
-    { grep '^FAIL ' "$logs/$1.log" || tail -15 "$logs/$1.log"; } |
-      cut -c 1-150 | sed 's/^/  /'
+    { grep '^FAIL ' "$logs/$1.log" || grep 'error: ' "$logs/$1.log" ||
+      tail -5 "$logs/$1.log"; } | head -20 | cut -c 1-150 | sed 's/^/  /'
     [ $status -ne 124 ] || echo "  stopped after $LIMIT s"
     echo "FAIL $1: $sum ($seconds s), see $logs/$1.log"
   fi
