@@ -6874,8 +6874,8 @@ CONC__DEF ssize_t conc__frame_parse(const unsigned char *p, size_t size,
    until the next read; 0 and what is missing at least; or negative errno. */
 CONC__DEF int conc__channel_next(conc__channel *ch, size_t limit,
                                  const unsigned char **payload, size_t *size) {
-  const unsigned char *p = ch->in.data + ch->in_first;
   size_t have = ch->in.size - ch->in_first;
+  const unsigned char *p = have > 0 ? ch->in.data + ch->in_first : NULL;
   size_t start = 0;
   ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
@@ -7169,7 +7169,8 @@ typedef struct conc__manager {
   int listener;
   char address[128];
   conc_task thread, root;
-  conc_event stopped;
+  conc_event ready; /* root runs, or never will: then `error` says why */
+  int error;
   conc__client *clients, *dead;
   size_t clients_count;
   conc_event changed; /* a client has gone, or is not serving any more */
@@ -8021,6 +8022,7 @@ CONC__DEF void conc__server_stop(conc__manager *m) {
 CONC__DEF void *conc__server_main(void *arg) {
   conc__manager *m = (conc__manager *)arg;
   size_t max = m->options->max_clients;
+  conc_event_set(&m->ready); /* from now on it can be cancelled */
   for (;;) {
     int rc;
     conc_event_clear(&m->changed);
@@ -8050,8 +8052,9 @@ CONC__DEF void *conc__server_thread(void *arg) {
   m->root.target = conc__server_main;
   m->root.arg = m;
   m->root.name = "conc-manager";
-  conc_run(&m->root);
-  if (m->listener >= 0) close(m->listener); /* cancelled before it began */
+  m->error = conc_run(&m->root);
+  conc_event_set(&m->ready);
+  if (m->listener >= 0) close(m->listener); /* no loop: it never ran */
   m->listener = -1;
   while (m->clients != NULL) { /* cut off in the middle of something */
     conc__client *c = m->clients;
@@ -8110,9 +8113,20 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
+  m->root.kind = 0;
   rc = conc_thread_start(&m->thread);
-  if (rc == 0) return 0;
-  close(m->listener);
+  if (rc == 0) {
+    /* Until there is something to cancel; this wait itself cannot be. */
+    while (conc_event_wait(&m->ready, CONC_FOREVER) != 0) {
+    }
+    if (m->root.kind != 0) return 0;
+    while (conc_join(&m->thread, CONC_FOREVER) == -ECANCELED &&
+           conc_is_alive(&m->thread)) {
+    }
+    rc = m->error;
+  } else {
+    close(m->listener);
+  }
   m->listener = -1;
   m->server = false;
   conc__manager_unwind(manager);
@@ -8629,7 +8643,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   if (m == NULL) return -EINVAL;
   if (m->server) {
     while (conc_is_alive(&m->thread)) {
-      conc_cancel(&m->root); /* in vain if it has not been started yet */
+      conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
     }
   }

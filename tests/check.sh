@@ -21,27 +21,11 @@ aarch64="$aarch64 TEST_SLOW=10"
 memcheck='valgrind -q --error-exitcode=9 --leak-check=full'
 memcheck="$memcheck --errors-for-leak-kinds=definite"
 cat >"$logs/list" <<EOS
-compile-all | |
-gcc-asan | gcc | CC=gcc $san $programs
-gcc-tsan | gcc | CC=gcc SANITIZE=thread $programs
-clang-asan | clang | CC=clang $san $programs
-clang-tsan | clang | CC=clang SANITIZE=thread $programs
-portable | gcc | CC=gcc DEFS=-DCONC_PORTABLE $everything
-portable-asan | clang | CC=clang DEFS=-DCONC_PORTABLE $san $programs
-portable-tsan | gcc | CC=gcc DEFS=-DCONC_PORTABLE SANITIZE=thread $programs
-ucontext | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT $programs
-ucontext-asan | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT $san $programs
-gcc-O2 | gcc | CC=gcc $everything
-gcc-O0 | gcc | CC=gcc OPT=-O0 $programs
-clang-O2 | clang | CC=clang $programs
-clang-O0 | clang | CC=clang OPT=-O0 $programs
-c99 | gcc | CC=gcc STD=c99 $programs
-implementation-in-c++ | gcc g++ | CC=gcc CXX=g++ IMPL=c++17 $programs
-aarch64 | $cross qemu-aarch64 | CC=$cross $aarch64
-aarch64-portable | $cross qemu-aarch64 | \
-  CC=$cross DEFS=-DCONC_PORTABLE $aarch64
-valgrind | gcc valgrind | \
-  CC=gcc OPT=-O1 SCRIPTS= WRAPPER="$memcheck" TEST_SLOW=20
+gcc-tsan | gcc | CC=gcc SANITIZE=thread SCRIPTS=
+clang-asan | clang | CC=clang $san SCRIPTS=
+portable | gcc | CC=gcc DEFS=-DCONC_PORTABLE SCRIPTS=
+ucontext | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT SCRIPTS=
+clang-O0 | clang | CC=clang OPT=-O0 SCRIPTS=
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS

@@ -106,6 +106,14 @@ TEST(a_connection_that_says_nothing_is_closed) {
   end(&s);
 }
 
+static bool somebody_waits(conc_queue *q) {
+  bool yes;
+  conc__mutex_lock(conc__guard(q));
+  yes = q->getters.first != NULL;
+  conc__mutex_unlock(conc__guard(q));
+  return yes;
+}
+
 static void *get_and_die(void *arg) {
   conc_manager m;
   char buf[8];
@@ -128,11 +136,11 @@ TEST(a_getter_whose_client_has_gone_takes_no_item) {
     t.target = get_and_die;
     t.arg = &s;
     CHECK_EQ(conc_thread_start(&t), 0);
-    while (__atomic_load_n(&s.queue->getters.first, __ATOMIC_ACQUIRE) == NULL)
+    while (!somebody_waits(s.queue))
       conc_sleep(0.001); /* until its get waits in the server */
     CHECK_EQ(conc_cancel(&t), 0);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
-    while (__atomic_load_n(&s.queue->getters.first, __ATOMIC_ACQUIRE) != NULL)
+    while (somebody_waits(s.queue))
       conc_sleep(0.001); /* until it is taken off */
     CHECK_EQ(conc_put(q, "x", 1, 1), 0);
     CHECK_EQ(conc_get(q, buf, 8, 5), 1);
