@@ -2832,9 +2832,10 @@ CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
     if (conc__park_retract(w->actor))
       conc__ready_push(loop, (conc__ready)w->actor);
   }
-  if (entry->watch != NULL && entry->watch->armed && (events & CONC_READ)) {
+  if (entry->watch != NULL && (events & CONC_READ)) {
+    if (entry->watch->armed) loop->fds_waited--;
     entry->watch->armed = false;
-    loop->fds_waited--;
+    /* Told even if nobody listens now: an edge does not repeat itself. */
     entry->watch->ready(entry->watch, events);
   }
 }
