@@ -7376,14 +7376,26 @@ CONC__DEF int conc__session_flush(conc__session *s) {
 
 /* --- replies --- */
 
-CONC__DEF int conc__reply_begin(conc__session *s, const char *kind) {
+/* Begins a reply of a kind: its frame, and a pickle of ('#KIND', ...). */
+#define CONC__REPLY_BEGIN(s, kind) \
+  conc__reply_begin(s, kind, sizeof kind - 1)
+
+CONC__DEF int conc__reply_begin(conc__session *s, const char *kind,
+                                size_t size) {
   conc__buffer *out = &s->client->channel.out;
-  unsigned char proto[2];
-  int rc = conc__frame_begin(out, &s->reply);
-  proto[0] = 0x80;
-  proto[1] = s->protocol == 2 ? 2 : 4;
-  if (rc == 0) rc = conc__buffer_append(out, proto, 2);
-  return rc != 0 ? rc : conc__pickle_put_str(out, kind, strlen(kind));
+  unsigned char *p;
+  int rc = conc__buffer_reserve(out, size + 11);
+  if (rc != 0) return rc;
+  s->reply = out->size;
+  p = out->data + out->size;
+  memset(p, 0, 11);
+  p[4] = 0x80;
+  p[5] = s->protocol == 2 ? 2 : 4;
+  p[6] = 'X';
+  p[7] = (unsigned char)size;
+  memcpy(p + 11, kind, size);
+  out->size += size + 11;
+  return 0;
 }
 
 CONC__DEF int conc__reply_end(conc__session *s) {
@@ -7395,7 +7407,7 @@ CONC__DEF int conc__reply_end(conc__session *s) {
 /* ('#RETURN', v), v being the body of a pickle. */
 CONC__DEF int conc__reply_body(conc__session *s, const char *body,
                                size_t size) {
-  int rc = conc__reply_begin(s, "#RETURN");
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__buffer_append(&s->client->channel.out, body, size);
   return rc != 0 ? rc : conc__reply_end(s);
 }
@@ -7405,7 +7417,7 @@ CONC__DEF int conc__reply_none(conc__session *s) {
 }
 
 CONC__DEF int conc__reply_int(conc__session *s, int64_t n) {
-  int rc = conc__reply_begin(s, "#RETURN");
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_int(&s->client->channel.out, n);
   return rc != 0 ? rc : conc__reply_end(s);
 }
@@ -7413,7 +7425,7 @@ CONC__DEF int conc__reply_int(conc__session *s, int64_t n) {
 /* ('#TRACEBACK', text): Python raises RemoteError(text). */
 CONC__DEF int conc__reply_refuse(conc__session *s, const char *text) {
   conc__buffer *out = &s->client->channel.out;
-  int rc = conc__reply_begin(s, "#TRACEBACK");
+  int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
     rc = s->protocol == 2
              ? conc__pickle_put_bytes(out, text, strlen(text), 2)
@@ -7429,7 +7441,7 @@ CONC__DEF int conc__reply_raise(conc__session *s, const char *module3,
   const char *module = s->protocol == 2 ? module2 : module3;
   char global[96];
   int n = snprintf(global, sizeof global, "c%s\n%s\n", module, name);
-  int rc = conc__reply_begin(s, "#ERROR");
+  int rc = CONC__REPLY_BEGIN(s, "#ERROR");
   if (rc == 0) rc = conc__buffer_append(out, global, (size_t)n);
   if (rc == 0 && *text == 0) rc = conc__buffer_append(out, ")", 1);
   if (rc == 0 && *text != 0) {
@@ -7576,8 +7588,8 @@ CONC__DEF void conc__session_unblock(conc__session *s) {
   conc__session_lend(s);
 }
 
-/* put(item, block=True, timeout=None). `pickle` holds the item encoded anew:
-   what the peer sent is never passed on, another Python would execute it. */
+/* put(item, block=True, timeout=None). The item is encoded anew: what the
+   peer sent is never passed on, another Python would execute it. */
 CONC__DEF int conc__serve_put(conc__session *s, conc_queue *q,
                               const conc_value *item, double timeout) {
   conc__buffer b = {NULL, 0, 0};
@@ -7615,7 +7627,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
   conc__sink sink;
   conc__taken *t;
   ssize_t n;
-  int rc = conc__reply_begin(s, "#RETURN");
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   size_t body = out->size;
   if (rc != 0) return rc;
   sink.data = NULL;
@@ -7633,7 +7645,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
       conc__buffer got = *out;
       memset(out, 0, sizeof *out);
       conc__session_unblock(s);
-      rc = conc__reply_begin(s, "#RETURN");
+      rc = CONC__REPLY_BEGIN(s, "#RETURN");
       body = out->size;
       if (rc == 0) rc = conc__buffer_append(out, got.data, got.size);
       conc__buffer_free(&got);
@@ -7716,7 +7728,7 @@ CONC__DEF int conc__serve_method(conc__session *s, const conc__request *r) {
     if (strcmp(method, conc__methods[i]) == 0) break;
   if (i == CONC__METHODS) {
     if (strcmp(method, "__str__") == 0 || strcmp(method, "__repr__") == 0) {
-      int rc = conc__reply_begin(s, "#RETURN");
+      int rc = CONC__REPLY_BEGIN(s, "#RETURN");
       if (rc == 0)
         rc = conc__pickle_put_str(&s->client->channel.out,
                                   "<conc_queue object>", 19);
@@ -7764,7 +7776,7 @@ CONC__DEF int conc__serve_create(conc__session *s, const conc__request *r) {
     return conc__reply_refuse(s, text);
   }
   snprintf(text, sizeof text, "%lu", (unsigned long)id);
-  rc = conc__reply_begin(s, "#RETURN");
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
   if (rc == 0) rc = conc__buffer_append(out, "(", 1); /* MARK */
   for (i = 0; rc == 0 && i < CONC__METHODS; i++)
@@ -7776,7 +7788,7 @@ CONC__DEF int conc__serve_create(conc__session *s, const conc__request *r) {
 CONC__DEF int conc__serve_get_methods(conc__session *s) {
   conc__buffer *out = &s->client->channel.out;
   size_t i;
-  int rc = conc__reply_begin(s, "#RETURN");
+  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__buffer_append(out, "(", 1);
   for (i = 0; rc == 0 && i < CONC__METHODS; i++)
     rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
@@ -7812,13 +7824,173 @@ CONC__DEF int conc__serve_function(conc__session *s, const conc__request *r) {
   return conc__reply_refuse(s, text);
 }
 
+/* --- the usual requests ---
+
+   A put or get of a scalar, as every client writes it: understood in one look
+   over its bytes, without making a value of it. Whatever looks different in
+   any way takes the long way. */
+
+typedef struct conc__scalar {
+  unsigned char op;
+  const unsigned char *data;
+  size_t size;
+} conc__scalar;
+
+/* Behind the opcode that memorises what was read; nobody will ask for it, or
+   the request does not look as usual. */
+CONC__INLINE const unsigned char *conc__skip_memo(const unsigned char *p,
+                                                  const unsigned char *end) {
+  if (p < end && *p == 0x94) return p + 1; /* MEMOIZE */
+  if (p < end && *p == 'q') return end - p > 2 ? p + 2 : NULL; /* BINPUT */
+  return p;
+}
+
+/* Reads one scalar; behind it, or NULL if it is something else. */
+CONC__DEF const unsigned char *conc__scan_scalar(const unsigned char *p,
+                                                 const unsigned char *end,
+                                                 conc__scalar *out) {
+  size_t width = 0; /* of the length that stands before the data */
+  size_t size = 0;
+  if (p == NULL || p == end) return NULL;
+  switch (out->op = *p++) {
+    case 'N': case 0x88: case 0x89: break; /* None, True, False */
+    case 'K': size = 1; break;
+    case 'M': size = 2; break;
+    case 'J': size = 4; break;
+    case 'G': size = 8; break;
+    case 0x8c: case 'C': width = 1; break; /* short str, short bytes */
+    case 'X': case 'B': width = 4; break;
+    default: return NULL;
+  }
+  if ((size_t)(end - p) < width) return NULL;
+  if (width > 0) size = p[0];
+  if (width == 4)
+    size |= (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24;
+  p += width;
+  if ((size_t)(end - p) < size) return NULL;
+  out->data = p;
+  out->size = size;
+  return conc__skip_memo(p + size, end);
+}
+
+CONC__INLINE bool conc__scalar_is_str(const conc__scalar *v) {
+  return v->op == 0x8c || v->op == 'X';
+}
+
+/* Reads a tuple of up to `limit` scalars. */
+CONC__DEF const unsigned char *conc__scan_tuple(const unsigned char *p,
+                                                const unsigned char *end,
+                                                conc__scalar *items,
+                                                size_t limit, size_t *count) {
+  bool marked = p != NULL && p < end && *p == '(';
+  size_t n = 0;
+  *count = 0;
+  if (p == NULL || p == end) return NULL;
+  if (*p == ')') return conc__skip_memo(p + 1, end);
+  p += marked;
+  for (;;) {
+    if (p == NULL || p == end) return NULL;
+    if (marked ? *p == 't' : n > 0 && *p == 0x84 + n) break; /* TUPLE1... */
+    if (n == limit) return NULL;
+    p = conc__scan_scalar(p, end, &items[n++]);
+  }
+  *count = n;
+  return conc__skip_memo(p + 1, end);
+}
+
+/* The meaning of (block, timeout), if it is a usual one. */
+CONC__DEF bool conc__scan_waiting(const conc__scalar *v, size_t count,
+                                  double *timeout) {
+  uint64_t bits = 0;
+  size_t i;
+  *timeout = CONC_FOREVER;
+  if (count == 0) return true;
+  if (v[0].op != 0x88 && v[0].op != 0x89) return false;
+  if (count == 2 && v[1].op == 'G') {
+    for (i = 0; i < 8; i++) bits = bits << 8 | v[1].data[i];
+    memcpy(timeout, &bits, sizeof bits);
+    if (!(*timeout >= 0)) return false; /* to be complained about */
+  } else if (count == 2 && v[1].op == 'K') {
+    *timeout = v[1].data[0];
+  } else if (count == 2 && v[1].op != 'N') {
+    return false;
+  }
+  if (v[0].op == 0x89) *timeout = 0;
+  return true;
+}
+
+/* Puts a scalar without waiting; as conc__put, or -ENOTSUP. Numbers are the
+   same bytes when they are encoded anew; a str has one spelling here. */
+CONC__DEF int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
+  unsigned char text[5 + 255];
+  switch (v->op) {
+    case 'C': case 'B':
+      return conc__put(q, v->data, v->size, CONC__RAW, 0);
+    case 0x8c: case 'X':
+      if (v->size > 255 || !conc__utf8_valid(v->data, v->size))
+        return -ENOTSUP;
+      memset(text, 0, 5);
+      text[0] = 'X';
+      text[1] = (unsigned char)v->size;
+      memcpy(text + 5, v->data, v->size);
+      return conc__put(q, text, v->size + 5, CONC__PICKLED, 0);
+    default:
+      return conc__put(q, v->data - 1, v->size + 1, CONC__PICKLED, 0);
+  }
+}
+
+/* Serves a usual request. False if it is not one: nothing has been done. */
+CONC__DEF bool conc__serve_usual(conc__session *s, const unsigned char *p,
+                                 size_t size, int *rc) {
+  const unsigned char *end = p + size;
+  conc__scalar name[2], args[3];
+  conc_queue *q;
+  double timeout;
+  size_t count;
+  char id[24];
+  bool put;
+  if (size < 16 || p[0] != 0x80 || p[1] < 3 || p[1] > 5) return false;
+  s->protocol = p[1];
+  p += p[2] == 0x95 ? 11 : 2; /* FRAME: its length says nothing new */
+  if (*p != '(') return false;
+  p = conc__scan_scalar(p + 1, end, &name[0]);
+  p = conc__scan_scalar(p, end, &name[1]);
+  p = conc__scan_tuple(p, end, args, 3, &count);
+  if (p == NULL || p == end || *p != '}') return false; /* no keywords */
+  p = conc__skip_memo(p + 1, end);
+  if (p == NULL || p == end || *p != 't') return false;
+  p = conc__skip_memo(p + 1, end);
+  if (p == NULL || end - p != 1 || *p != '.') return false;
+  if (!conc__scalar_is_str(&name[0]) || !conc__scalar_is_str(&name[1]) ||
+      name[0].size >= sizeof id || name[1].size != 3)
+    return false;
+  put = memcmp(name[1].data, "put", 3) == 0;
+  if (!put && memcmp(name[1].data, "get", 3) != 0) return false;
+  if (count < put || count > 2u + put) return false;
+  if (!conc__scan_waiting(args + put, count - put, &timeout)) return false;
+  memcpy(id, name[0].data, name[0].size);
+  id[name[0].size] = 0;
+  q = conc__export_by_id(s->manager, id);
+  if (q == NULL) return false;
+  if (!put) {
+    *rc = conc__serve_get(s, q, timeout);
+  } else {
+    *rc = conc__put_scalar(q, &args[0]);
+    if (*rc != 0) return false;
+    *rc = conc__reply_none(s);
+  }
+  return true;
+}
+
 /* One request. 0, or negative errno: the connection is to be closed. */
 CONC__DEF int conc__serve_request(conc__session *s, const unsigned char *data,
                                   size_t size) {
   conc__request r;
   conc_value *v = NULL;
   const conc_value *ident;
-  int rc = conc__pickle_decode(data, size, NULL, &v, &s->protocol);
+  int rc;
+  if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
+  rc = conc__pickle_decode(data, size, NULL, &v, &s->protocol);
   if (rc == -EACCES)
     return conc__reply_refuse(
         s, "UnpicklingError: only data is accepted, not code");
