@@ -5568,14 +5568,21 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 }
 
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
-   Python 2 peer. After an error the buffer ends at `at`. */
+   Python 2 peer. After an error the buffer is as it was. */
 CONC__DEF int conc__pickle_downgrade(conc__buffer *b, size_t at) {
+  conc__buffer old = {NULL, 0, 0};
   conc_value *v = NULL;
   int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
-  if (rc == 0)
-    rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
-  b->size = at;
-  if (rc == 0) rc = conc__pickle_encode(b, v, 2);
+  if (rc != 0) return rc;
+  rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
+  b->size--;
+  if (rc == 0) rc = conc__pickle_encode(&old, v, 2);
+  if (rc == 0) rc = conc__buffer_reserve(b, old.size);
+  if (rc == 0) {
+    b->size = at;
+    conc__buffer_append(b, old.data, old.size);
+  }
+  conc__buffer_free(&old);
   conc_value_free(v);
   return rc;
 }
@@ -7303,8 +7310,7 @@ typedef struct conc__session {
   int protocol;  /* of the peer's pickles: Python 2 has older names */
   bool leave;    /* close when the replies are out */
   size_t reply;  /* where the present reply's frame begins */
-  size_t taken_count;
-  conc__taken taken[64];
+  conc__buffer taken; /* of conc__taken; lent, as a stack is to be small */
 } conc__session;
 
 /* Buffers are lent to whoever is being served. */
@@ -7328,6 +7334,7 @@ CONC__DEF void conc__buffer_return(conc__manager *m, conc__buffer *b) {
 }
 
 CONC__DEF void conc__session_lend(conc__session *s) {
+  conc__buffer_lend(s->manager, &s->taken);
   conc__buffer_lend(s->manager, &s->client->channel.in);
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
@@ -7349,19 +7356,26 @@ CONC__DEF void conc__session_return(conc__session *s) {
   }
   if (rest == 0) ch->in_first = 0;
   conc__buffer_return(s->manager, &ch->out);
+  conc__buffer_return(s->manager, &s->taken);
+}
+
+CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size) {
+  conc__message m;
+  m.data = body;
+  m.size = size;
+  m.kind = CONC__PICKLED;
+  q->ops->unget(q, &m);
 }
 
 /* Gives the messages back whose replies are not among the first `sent` bytes
    of `out`; the youngest first, so that the order is as it was. */
 CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
-  while (s->taken_count > 0) {
-    const conc__taken *t = &s->taken[--s->taken_count];
-    conc__message m;
-    if (sent >= t->end) continue;
-    m.data = s->client->channel.out.data + t->offset;
-    m.size = t->size;
-    m.kind = CONC__PICKLED;
-    t->queue->ops->unget(t->queue, &m);
+  while (s->taken.size > 0) {
+    conc__taken t;
+    s->taken.size -= sizeof t;
+    memcpy(&t, s->taken.data + s->taken.size, sizeof t);
+    if (sent < t.end)
+      conc__give_back(t.queue, s->client->channel.out.data + t.offset, t.size);
   }
 }
 
@@ -7625,47 +7639,45 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
                               double timeout) {
   conc__buffer *out = &s->client->channel.out;
   conc__sink sink;
-  conc__taken *t;
+  conc__taken t;
   ssize_t n;
-  int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-  size_t body = out->size;
+  int rc = conc__buffer_reserve(&s->taken, sizeof t);
+  if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc != 0) return rc;
+  t.offset = out->size;
   sink.data = NULL;
   sink.size = 0;
   sink.body = out;
   n = q->ops->get(q, &sink, 0);
+  if (n < 0) out->size = s->reply;
   if (n == -ETIMEDOUT && timeout > 0) {
-    out->size = s->reply;
     rc = conc__session_block(s);
     if (rc != 0) return rc;
     /* Into a buffer that is made when there is something to put into it. */
     n = q->ops->get(q, &sink, conc__deadline(timeout));
-    rc = 0;
     if (n >= 0) { /* the body is in `out`, and its head is not */
       conc__buffer got = *out;
       memset(out, 0, sizeof *out);
       conc__session_unblock(s);
-      rc = CONC__REPLY_BEGIN(s, "#RETURN");
-      body = out->size;
+      rc = conc__buffer_reserve(&s->taken, sizeof t);
+      if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
+      t.offset = out->size;
       if (rc == 0) rc = conc__buffer_append(out, got.data, got.size);
+      if (rc != 0) conc__give_back(q, got.data, got.size);
       conc__buffer_free(&got);
+      if (rc != 0) return rc;
     } else {
       conc__session_unblock(s);
     }
-    if (rc != 0) return rc;
-  } else if (n < 0) {
-    out->size = s->reply;
   }
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_error(s, (int)n, true);
-  t = &s->taken[s->taken_count++];
-  t->queue = q;
-  t->offset = body;
-  t->size = out->size - body;
-  if (s->protocol == 2) rc = conc__pickle_downgrade(out, body);
+  t.queue = q;
+  if (s->protocol == 2) rc = conc__pickle_downgrade(out, t.offset);
+  t.size = out->size - t.offset;
   if (rc == 0) rc = conc__reply_end(s);
-  t->end = out->size;
-  if (rc == 0 && s->taken_count == 64) rc = conc__session_flush(s);
+  t.end = out->size;
+  conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
 }
 
@@ -8095,7 +8107,7 @@ CONC__DEF void *conc__client_main(void *arg) {
   s.manager = c->manager;
   s.protocol = 4;
   s.leave = false;
-  s.taken_count = 0;
+  memset(&s.taken, 0, sizeof s.taken);
   conc__session_lend(&s);
   if (!c->authenticated) {
     rc = conc__auth_serve(&c->channel, &s.manager->key,
