@@ -235,8 +235,10 @@ typedef struct conc_lock {
   struct conc__waitlist waiters;
 } conc_lock;
 
-/* Takes the lock. 0, -ETIMEDOUT, -ECANCELED, or -EDEADLK if the caller holds
-   it already. */
+/* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
+   already, or if it waits without a limit and its owner, directly or through
+   others, waits for the caller without a limit: this is looked for after
+   0.1 s, and told to one of them (conc_deadlock_report tells by names). */
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
 
 /* Gives the lock back. 0, or -EPERM if the caller is not its owner. */
@@ -244,6 +246,12 @@ CONC_API int conc_lock_release(conc_lock *lock);
 
 /* Whether anybody holds the lock at this moment. */
 CONC_API bool conc_lock_locked(const conc_lock *lock);
+
+/* The deadlock that was found last, in words: "Thread-A waits for lock 'b'
+   held by Thread-B, which waits for lock 'a' held by Thread-A". Writes up to
+   `size` bytes to buf, the last of them a NUL, and returns the length of all
+   of it, as snprintf does; 0 if none was found yet. */
+CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
 
 /* A flag that can be waited for (Python's threading.Event). May be freed by
    a waiter as soon as its wait has returned 0. */
@@ -321,6 +329,7 @@ typedef struct conc_task {
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
+  uintptr_t id;              /* of the actor */
   struct conc_task *next, **link; /* coroutines: the loop's list of tasks */
   conc_event done;
   char label[24]; /* the default name, once somebody asks for it */
@@ -328,8 +337,8 @@ typedef struct conc_task {
 
 /* Waits until the task has finished. 0 if it has; its failure: -ECANCELED if
    one of its waits was cancelled or it never ran; -ETIMEDOUT, or -ECANCELED
-   if the caller itself was cancelled; -EDEADLK for the caller's own task;
-   -EINVAL for one that was never started. Any number may join. */
+   if the caller itself was cancelled; -EDEADLK for the caller's own task, or
+   one that waits for the caller (see conc_lock_acquire); -EINVAL for one that was never started. Any number may join. */
 CONC_API int conc_join(conc_task *task, double timeout);
 
 /* What the target returned; NULL before the task has finished. */
@@ -369,8 +378,10 @@ CONC_API int conc_thread_start(conc_task *task);
 /* Runs the task as a coroutine on a loop of the calling thread, and returns
    when it has finished and everything that it started has: coroutines that
    are left over are cancelled and awaited (Python's asyncio.run). Returns as
-   conc_join does; -EBUSY inside another conc_run of this thread, -ENOMEM,
-   -EMFILE. */
+   conc_join does; -EDEADLK if it came to all of them waiting, in a process
+   without other threads, for what none of them can do any more: then they were
+   cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
+   inside another conc_run of this thread, -ENOMEM, -EMFILE. */
 CONC_API int conc_run(conc_task *task);
 
 /* Starts a coroutine on the loop of the calling thread; it runs when the
@@ -1340,7 +1351,28 @@ struct conc__actor {
   unsigned spin_failed; /* threads: see conc__spin_budget */
   const conc__actor_class *ops;
   conc_task *task; /* whose it is; never NULL */
-};
+  uintptr_t id;    /* see CONC__OWNER */
+  struct conc__waiter *waiting; /* while it is, or was, on a list */
+} __attribute__((aligned(64)));
+
+/* What belongs to an actor names it in a word: its id is its address and, in
+   the lower bits, the generation of processes that it was made in, which a
+   fork makes one more: so that who did not come along into a child is told
+   from who has been made at the same address since. The lowest bit is for the
+   use of the word. (After 32 nested forks generations begin anew.) */
+#define CONC__OWNER_FLAG ((uintptr_t)1)
+#define CONC__OWNER(word) ((word) & ~CONC__OWNER_FLAG)
+#define CONC__GENERATIONS 32u
+
+static unsigned conc__generation;
+
+CONC__DEF void conc__actor_init(conc__actor *actor,
+                                const conc__actor_class *ops,
+                                conc_task *task) {
+  actor->ops = ops;
+  actor->task = task;
+  actor->id = (uintptr_t)actor | conc__generation << 1;
+}
 
 /* All there is of a thread, for this library: thread-local, so without
    allocation, for foreign threads too. */
@@ -1569,11 +1601,21 @@ typedef struct conc__waiter {
   struct conc__waiter *next, *prev;
   struct conc__waitlist *list; /* NULL once taken off; under the guard */
   conc__actor *actor;
-  double since; /* locks: when it began to wait */
+  double since;     /* when it began to wait; 0: not known */
+  /* For reports: what it waits for, and its relation to its owner. And the
+     word that names the owner: whom it waits for. NULL: anybody might end this
+     wait. */
+  const char *what, *name, *of;
+  const uintptr_t *owner;
+  struct conc__waiter *next_stuck; /* see conc__stuck */
+  bool stuck;
+  bool stubborn; /* this wait must not fail */
+  int failure;   /* what it returns instead of 0 */
 } conc__waiter;
 
 CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,
                                      conc__waiter *w, bool front) {
+  w->actor->waiting = w;
   w->list = list;
   w->prev = front ? NULL : list->last;
   w->next = front ? list->first : NULL;
@@ -1628,33 +1670,181 @@ CONC__DEF void conc__wake_all(conc__waiter *chain) {
   }
 }
 
+/* --- deadlocks ---
+
+   Who waits without a limit for something that has an owner, and has waited
+   for a while, enters itself among the stuck and looks whether the owners form
+   a circle: owner of what it waits for, owner of what that one waits for... In
+   a circle each got hold of what it owns before it began to wait, so the last
+   to begin finds the others stuck, or they find it.
+   It looks with all guards held. Then nobody can be taken off a list or put on
+   one, and a word does not change its owner while somebody is on the list of
+   what it stands for: what is seen is true of one moment, and a circle never
+   dissolves by itself. Nor is an owner's actor touched that is not stuck, for
+   it might be gone. */
+
+#define CONC__STUCK_AFTER 0.1
+
+static conc__waiter *conc__stuck[256]; /* by actor */
+static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
+static char conc__stuck_report[2048];
+
+CONC__DEF void conc__guards_lock(void) {
+  size_t i;
+  for (i = 0; i < 256; i++) conc__mutex_lock(&conc__guards[i]);
+}
+
+CONC__DEF void conc__guards_unlock(void) {
+  size_t i;
+  for (i = 0; i < 256; i++) conc__mutex_unlock(&conc__guards[i]);
+}
+
+CONC__DEF conc__waiter **conc__stuck_bucket(uintptr_t id) {
+  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
+}
+
+/* The wait of the owner of what `w` waits for; NULL: it does not wait, or not
+   for ever. All guards are held. */
+CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w) {
+  uintptr_t id = CONC__OWNER(CONC__LOAD(w->owner));
+  conc__waiter *v;
+  if (id == 0) return NULL;
+  v = *conc__stuck_bucket(id);
+  while (v != NULL && (v->actor->id != id || v->list == NULL))
+    v = v->next_stuck;
+  return v;
+}
+
+/* Appends to the report, as much as fits. */
+CONC__DEF void conc__report(const char *format, ...) {
+  size_t at = strlen(conc__stuck_report);
+  va_list args;
+  va_start(args, format);
+  vsnprintf(conc__stuck_report + at, sizeof conc__stuck_report - at, format,
+            args);
+  va_end(args);
+}
+
+/* The default names of tasks, by kind. */
+CONC__DEF void conc__task_label(const conc_task *task, char *out,
+                                size_t size) {
+  static const char *const kinds[] = {"", "Thread", "Task", "Dummy"};
+  snprintf(out, size, "%s-%u", kinds[task->kind & 3], task->number);
+}
+
+CONC__DEF void conc__report_task(const conc_task *task) {
+  char label[24];
+  if (task->name == NULL) conc__task_label(task, label, sizeof label);
+  conc__report("%s", task->name != NULL ? task->name : label);
+}
+
+CONC__DEF void conc__report_wait(const conc__waiter *w) {
+  conc__report(" waits for %s", w->what != NULL ? w->what : "something");
+  if (w->name != NULL) conc__report(" '%s'", w->name);
+}
+
+/* Looks for a circle that `w` is part of; returns whose wait is to fail, off
+   its list, or NULL. */
+CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
+  conc__waiter *victim = w->stubborn ? NULL : w;
+  conc__waiter *v = w;
+  conc__waiter *mark = w; /* Brent: a circle that w only leads to */
+  size_t steps = 0, limit = 2;
+  for (;;) {
+    v = conc__stuck_next(v);
+    if (v == NULL) return NULL;
+    if (v == w) break;
+    if (v == mark) return NULL;
+    if (++steps == limit) {
+      mark = v;
+      limit *= 2;
+    }
+    if (victim == NULL && !v->stubborn) victim = v;
+  }
+  conc__stuck_report[0] = 0;
+  conc__report_task(w->actor->task);
+  do {
+    conc__report_wait(v);
+    conc__report(" %s ", v->of);
+    v = conc__stuck_next(v);
+    conc__report_task(v->actor->task);
+    if (v != w) conc__report(", which");
+  } while (v != w);
+  if (victim == NULL) return NULL;
+  victim->failure = -EDEADLK;
+  conc__waitlist_remove(victim);
+  victim->next = NULL;
+  return victim;
+}
+
+CONC__DEF void conc__stuck_enter(conc__waiter *w) {
+  conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
+  conc__waiter *victim = NULL;
+  conc__mutex_lock(&conc__stuck_guard);
+  w->stuck = true;
+  w->next_stuck = *bucket;
+  *bucket = w;
+  conc__guards_lock();
+  if (w->list != NULL) victim = conc__stuck_look(w);
+  conc__guards_unlock();
+  conc__mutex_unlock(&conc__stuck_guard);
+  conc__wake_all(victim);
+}
+
+CONC__DEF void conc__stuck_leave(conc__waiter *w) {
+  conc__waiter **p = conc__stuck_bucket(w->actor->id);
+  conc__mutex_lock(&conc__stuck_guard);
+  while (*p != w) p = &(*p)->next_stuck;
+  *p = w->next_stuck;
+  conc__mutex_unlock(&conc__stuck_guard);
+  w->stuck = false;
+}
+
+/* --- waiting --- */
+
 /* Parks a waiter that is on a list. 0: taken off and woken; -ETIMEDOUT or
-   -ECANCELED: it took itself off. `cancellable` false ignores a cancellation,
-   which stays pending. */
+   -ECANCELED: it took itself off; -EDEADLK: it was taken off for that.
+   `cancellable` false: it cannot fail, and a cancellation stays pending. */
 CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
                                  bool cancellable, double deadline) {
   conc__actor *self = w->actor;
   unsigned bits = CONC__WOKEN | (cancellable ? CONC__POKED : 0);
+  double look = CONC__NEVER; /* for a deadlock */
+  int rc;
+  w->stubborn = !cancellable;
+  if (w->owner != NULL && deadline >= CONC__NEVER)
+    look = (w->since > 0 ? w->since : conc_now()) + CONC__STUCK_AFTER;
   for (;;) {
     unsigned seen;
     bool mine;
-    self->ops->park(self, bits, deadline);
+    self->ops->park(self, bits, look < deadline ? look : deadline);
     seen = CONC__LOAD(&self->word);
     if (seen & CONC__WOKEN) {
       __atomic_fetch_and(&self->word, ~CONC__WOKEN, __ATOMIC_ACQ_REL);
-      return 0;
+      rc = w->failure;
+      break;
     }
-    if (!(seen & bits) && (deadline >= CONC__NEVER || conc_now() < deadline))
+    if (!(seen & bits) && (deadline >= CONC__NEVER || conc_now() < deadline)) {
+      if (look < CONC__NEVER && conc_now() >= look) {
+        look = CONC__NEVER;
+        if (!w->stuck) conc__stuck_enter(w);
+      }
       continue;
+    }
     conc__mutex_lock(guard);
     mine = w->list != NULL;
     if (mine) conc__waitlist_remove(w);
     conc__mutex_unlock(guard);
-    if (mine)
-      return cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+    if (mine) {
+      rc = cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+      break;
+    }
     bits = CONC__WOKEN; /* taken off: the wake-up is on its way */
-    deadline = CONC__NEVER;
+    deadline = look = CONC__NEVER;
   }
+  if (w->stuck) conc__stuck_leave(w);
+  self->waiting = NULL;
+  return rc;
 }
 
 /* The one wait. Called with the guard held, which it releases. Appends the
@@ -1672,11 +1862,12 @@ CONC__DEF int conc__wait(conc__mutex *guard, struct conc__waitlist *list,
   return conc__wait_on_list(guard, w, cancellable, deadline);
 }
 
-CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self) {
-  w->next = w->prev = NULL;
-  w->list = NULL;
+CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
+                                 const char *what, const char *name) {
+  memset(w, 0, sizeof *w);
   w->actor = self;
-  w->since = 0;
+  w->what = what;
+  w->name = name;
 }
 
 /* ---------------------------------------------------------------------------
@@ -1689,7 +1880,7 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self) {
    may have somebody in it. It changes to "free" without the guard only from
    a word without the 1, so that whoever must wake somebody holds the guard. */
 
-#define CONC__LOCK_WAITERS ((uintptr_t)1)
+#define CONC__LOCK_WAITERS CONC__OWNER_FLAG
 
 /* A waiter that has waited so long is handed the lock: no barging then. */
 #define CONC__LOCK_PATIENCE 0.5e-3
@@ -1711,7 +1902,7 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
       for (j = 0; j < 1 << i; j++) conc__pause();
     else
       sched_yield();
-    if (conc__lock_try(lock, (uintptr_t)self)) return true;
+    if (conc__lock_try(lock, self->id)) return true;
   }
   return false;
 }
@@ -1719,7 +1910,7 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
 CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
                                       bool cancellable, double deadline) {
   conc__mutex *guard = conc__guard(lock);
-  uintptr_t me = (uintptr_t)self;
+  uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
   if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me)
@@ -1727,8 +1918,10 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   if (conc__lock_try(lock, me)) return 0;
   if (deadline <= 0) return -ETIMEDOUT;
   if (conc__lock_spin(lock, self)) return 0;
-  conc__waiter_init(&w, self);
+  conc__waiter_init(&w, self, "lock", lock->name);
   w.since = conc_now();
+  w.of = "held by";
+  w.owner = &lock->word;
   for (;;) {
     uintptr_t seen;
     int rc;
@@ -1753,7 +1946,7 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   conc__actor *self = conc__self();
   uintptr_t free = 0;
-  if (CONC__LIKELY(CONC__CAS(&lock->word, &free, (uintptr_t)self))) return 0;
+  if (CONC__LIKELY(CONC__CAS(&lock->word, &free, self->id))) return 0;
   return conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
 }
 
@@ -1766,7 +1959,7 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
   if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
-    next = (uintptr_t)w->actor;
+    next = w->actor->id;
   if (lock->waiters.first != NULL) next |= CONC__LOCK_WAITERS;
   CONC__STORE(&lock->word, next); /* the last touch of the lock */
   conc__mutex_unlock(guard);
@@ -1775,7 +1968,7 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
 }
 
 CONC_API int conc_lock_release(conc_lock *lock) {
-  uintptr_t me = (uintptr_t)conc__self();
+  uintptr_t me = conc__self()->id;
   uintptr_t seen = me;
   if (CONC__LIKELY(CONC__CAS(&lock->word, &seen, (uintptr_t)0))) return 0;
   return conc__lock_release_slow(lock, me);
@@ -1783,6 +1976,14 @@ CONC_API int conc_lock_release(conc_lock *lock) {
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
   return (CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) != 0;
+}
+
+CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
+  int n;
+  conc__mutex_lock(&conc__stuck_guard);
+  n = snprintf(buf, size, "%s", conc__stuck_report);
+  conc__mutex_unlock(&conc__stuck_guard);
+  return n;
 }
 
 /* --- conc_event ---
@@ -1826,12 +2027,11 @@ CONC__DEF bool conc__event_await(conc_event *event) {
          seen == CONC__AWAITED;
 }
 
-CONC_API int conc_event_wait(conc_event *event, double timeout) {
+CONC__DEF int conc__event_wait(conc_event *event, conc__waiter *w,
+                               double timeout) {
   conc__mutex *guard;
-  conc__waiter w;
   if (conc_event_is_set(event)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
-  conc__waiter_init(&w, conc__self());
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   if (!conc__event_await(event)) {
@@ -1839,8 +2039,14 @@ CONC_API int conc_event_wait(conc_event *event, double timeout) {
     return 0;
   }
   /* Who was woken was woken by a set, whatever a clear has done since. */
-  return conc__wait(guard, &event->waiters, &w, false, true,
+  return conc__wait(guard, &event->waiters, w, false, true,
                     conc__deadline(timeout));
+}
+
+CONC_API int conc_event_wait(conc_event *event, double timeout) {
+  conc__waiter w;
+  conc__waiter_init(&w, conc__self(), "event", event->name);
+  return conc__event_wait(event, &w, timeout);
 }
 
 /* --- conc_cond --- */
@@ -1852,9 +2058,9 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__waiter w;
   int rc;
   if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) !=
-      (uintptr_t)self)
+      self->id)
     return -EPERM;
-  conc__waiter_init(&w, self);
+  conc__waiter_init(&w, self, "condition", cond->name);
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the
      release, hence not conc__wait alone. */
@@ -1863,7 +2069,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_unlock(guard);
   conc_lock_release(lock);
   rc = conc__wait_on_list(guard, &w, true, deadline);
-  if (!conc__lock_try(lock, (uintptr_t)self))
+  if (!conc__lock_try(lock, self->id))
     conc__lock_acquire_slow(lock, self, false, CONC__NEVER);
   return rc;
 }
@@ -1920,6 +2126,7 @@ CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
   t->status = 0;
   t->result = NULL;
   t->actor = NULL;
+  t->id = 0;
   t->label[0] = 0;
   CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
   return 0;
@@ -1931,6 +2138,7 @@ CONC__DEF void conc__task_unbegin(conc_task *t) { t->kind = 0; }
 /* The task now runs as this actor. False if it was cancelled before. */
 CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   conc__actor *none = NULL;
+  CONC__STORE_RELAXED(&t->id, actor->id);
   return CONC__CAS(&t->actor, &none, actor);
 }
 
@@ -1951,10 +2159,14 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
 }
 
 CONC_API int conc_join(conc_task *task, double timeout) {
+  conc__waiter w;
   int rc;
   if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
   if (task == conc__self()->task) return -EDEADLK;
-  rc = conc_event_wait(&task->done, timeout);
+  conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.of = "of";
+  w.owner = &task->id;
+  rc = conc__event_wait(&task->done, &w, timeout);
   return rc != 0 ? rc : task->status;
 }
 
@@ -1986,7 +2198,6 @@ CONC_API conc_task *conc_current(void) { return conc__self()->task; }
 /* Default names are put into words when first asked for: a million
    coroutines that nobody asks cost nothing. */
 CONC_API const char *conc_name(conc_task *task) {
-  static const char *const kinds[] = {"", "Thread", "Task", "Dummy"};
   conc__mutex *guard;
   if (task == NULL) task = conc_current();
   if (task->name != NULL) return task->name;
@@ -1994,8 +2205,7 @@ CONC_API const char *conc_name(conc_task *task) {
   guard = conc__guard(&task->done);
   conc__mutex_lock(guard);
   if (task->label[0] == 0)
-    snprintf(task->label, sizeof task->label, "%s-%u", kinds[task->kind & 3],
-             task->number);
+    conc__task_label(task, task->label, sizeof task->label);
   conc__mutex_unlock(guard);
   return task->label;
 }
@@ -2033,10 +2243,10 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
       task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
                                         __ATOMIC_RELAXED);
     task->actor = &thread->actor;
+    task->id = 0; /* nobody joins it */
     pthread_setspecific(conc__thread_key, thread);
   }
-  thread->actor.ops = &conc__thread_class;
-  thread->actor.task = task;
+  conc__actor_init(&thread->actor, &conc__thread_class, task);
   thread->current = &thread->actor;
   return thread->current;
 }
@@ -2521,6 +2731,8 @@ typedef struct conc__loop {
   int poller;        /* epoll's descriptor */
   unsigned spin_failed;
   int waker[2];
+  double patience;   /* seconds until it looks whether all is over */
+  bool deadlocked;
   conc__mutex inbox_guard;
   conc__coro *inbox; /* last in, first out; under inbox_guard to write */
   bool sleeping;     /* in the poller; under inbox_guard */
@@ -2675,8 +2887,7 @@ CONC__DEF conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
     return NULL;
   }
   co->actor.word = 0;
-  co->actor.ops = &conc__coro_class;
-  co->actor.task = t;
+  conc__actor_init(&co->actor, &conc__coro_class, t);
   co->loop = loop;
   co->timer = 0;
   conc__fiber_init(&co->fiber, co->map + conc__page,
@@ -2732,7 +2943,7 @@ CONC__DEF void conc__coro_main(void) {
     if (t->stack_size > CONC_STACK_SIZE) break;
     conc__ready_pop(loop);
     co->actor.word = 0;
-    co->actor.task = t;
+    conc__actor_init(&co->actor, &conc__coro_class, t);
   }
   if (co->pooled) {
     co->next = loop->stacks.free;
@@ -3078,12 +3289,48 @@ CONC__DEF void conc__watch_stop(conc__loop *loop, int fd) {
 
 /* --- the loop's own turn --- */
 
+/* Whether the process has one thread. If it cannot be found out: no. */
+CONC__DEF bool conc__thread_is_only(void) {
+  char text[512];
+  const char *p;
+  ssize_t n;
+  int field;
+  int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  n = read(fd, text, sizeof text - 1);
+  close(fd);
+  text[n > 0 ? n : 0] = 0;
+  p = strrchr(text, ')'); /* the second of its fields: the program's name */
+  for (field = 2; p != NULL && field < 20; field++) p = strchr(p + 1, ' ');
+  return p != NULL && strtol(p, NULL, 10) == 1;
+}
+
+/* All coroutines wait, and nothing is left that could wake one: says so, and
+   cancels them. One that sleeps for ever may mean to. */
+CONC__DEF void conc__loop_give_up(conc__loop *loop) {
+  conc_task *t;
+  for (t = loop->tasks; t != NULL; t = t->next)
+    if (t->actor->waiting == NULL) return;
+  conc__mutex_lock(&conc__stuck_guard);
+  conc__stuck_report[0] = 0;
+  for (t = loop->tasks; t != NULL; t = t->next) {
+    conc__report_task(t);
+    conc__report_wait(t->actor->waiting);
+    if (t->next != NULL) conc__report(", ");
+  }
+  conc__mutex_unlock(&conc__stuck_guard);
+  loop->deadlocked = true;
+  for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
+}
+
 /* Nobody is ready: sleeps until something comes. Spins first, as a waiting
    thread does and for the same reason, unless the next timer is what it
    waits for. */
 CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   double until = loop->heap_count > 0 ? loop->heap[0].deadline : CONC__NEVER;
   double budget = conc__spin_budget(loop->spin_failed);
+  /* No timer and no descriptor will wake it: only another thread could. */
+  bool lonely = loop->heap_count == 0 && loop->fds_waited == 0;
   bool empty;
   if (budget > 0) {
     double end = conc_now() + budget;
@@ -3103,10 +3350,20 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   loop->sleeping = empty;
   conc__mutex_unlock(&loop->inbox_guard);
   if (!empty) return;
-  conc__poller_wait(loop, until);
+  if (lonely) {
+    loop->patience = loop->patience > 0 ? loop->patience * 2
+                                        : CONC__STUCK_AFTER;
+    until = conc_now() + loop->patience;
+  }
+  lonely = !conc__poller_wait(loop, until) && lonely;
   conc__mutex_lock(&loop->inbox_guard);
+  lonely = lonely && loop->inbox == NULL;
   loop->sleeping = false;
   conc__mutex_unlock(&loop->inbox_guard);
+  if (!lonely)
+    loop->patience = 0;
+  else if (conc__thread_is_only())
+    conc__loop_give_up(loop);
 }
 
 /* Runs until `until` has finished (NULL: until all tasks have). */
@@ -3188,7 +3445,7 @@ CONC_API int conc_run(conc_task *task) {
       conc__loop_run(loop, task);
       for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
       conc__loop_run(loop, NULL);
-      rc = task->status;
+      rc = loop->deadlocked ? -EDEADLK : task->status;
     }
     conc__this.loop = NULL;
     conc__loop_close(loop);
@@ -6497,7 +6754,7 @@ CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
       conc__mutex_unlock(guard);
       return -ETIMEDOUT;
     }
-    if (!front) conc__waiter_init(&w, conc__self());
+    if (!front) conc__waiter_init(&w, conc__self(), "queue", q->name);
     rc = conc__wait(guard, &q->putters, &w, front, true, deadline);
     if (rc != 0) return rc;
     front = true;
@@ -6525,7 +6782,7 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
       conc__mutex_unlock(guard);
       return rc;
     }
-    if (!front) conc__waiter_init(&w, conc__self());
+    if (!front) conc__waiter_init(&w, conc__self(), "queue", q->name);
     rc = conc__wait(guard, &q->getters, &w, front, true, deadline);
     if (rc != 0) return rc;
     front = true;
@@ -6586,7 +6843,7 @@ CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
     conc__mutex_unlock(guard);
     return rc;
   }
-  conc__waiter_init(&w, conc__self());
+  conc__waiter_init(&w, conc__self(), "the end of queue", q->name);
   return conc__wait(guard, &q->joiners, &w, false, true, deadline);
 }
 
