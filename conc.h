@@ -111,8 +111,12 @@
    Signals  No function may be called from a signal handler, unless it says
             so. The library installs no handlers, and writes to sockets
             without raising SIGPIPE.
-   Fork     After fork() in a process that uses threads or loops, the child
-            may use only what is async-signal-safe until it has exec'ed.
+   Fork     fork() may be called from any thread or coroutine at any moment
+            (not from a signal handler, nor by vfork), and the child may use
+            the whole library. It has the thread that forked and, if that runs
+            a loop, all coroutines of it; the tasks of other threads have
+            ended there, with -ECHILD. A lock that one of them held says so
+            once: acquire takes it and returns -EOWNERDEAD.
    Output   The library never prints, exits or asserts.
 
    >>coroutines
@@ -238,7 +242,9 @@ typedef struct conc_lock {
 /* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
    already, or if it waits without a limit and its owner, directly or through
    others, waits for the caller without a limit: this is looked for after
-   0.1 s, and told to one of them (conc_deadlock_report tells by names). */
+   0.1 s, and told to one of them (conc_deadlock_report tells by names).
+   -EOWNERDEAD: its owner is not in this process, which was forked meanwhile.
+   Then the caller has the lock, and what it protects may be half changed. */
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
 
 /* Gives the lock back. 0, or -EPERM if the caller is not its owner. */
@@ -330,7 +336,7 @@ typedef struct conc_task {
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
-  struct conc_task *next, **link; /* coroutines: the loop's list of tasks */
+  struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
   char label[24]; /* the default name, once somebody asks for it */
 } conc_task;
@@ -338,7 +344,9 @@ typedef struct conc_task {
 /* Waits until the task has finished. 0 if it has; its failure: -ECANCELED if
    one of its waits was cancelled or it never ran; -ETIMEDOUT, or -ECANCELED
    if the caller itself was cancelled; -EDEADLK for the caller's own task, or
-   one that waits for the caller (see conc_lock_acquire); -EINVAL for one that was never started. Any number may join. */
+   one that waits for the caller (see conc_lock_acquire); -ECHILD if it stayed
+   behind in the process that this one was forked from; -EINVAL for one that
+   was never started. Any number may join. */
 CONC_API int conc_join(conc_task *task, double timeout);
 
 /* What the target returned; NULL before the task has finished. */
@@ -368,7 +376,7 @@ CONC_API const char *conc_name(conc_task *task);
 
 /* Runs task->target(task->arg) in a new thread. The OS is told the name, too.
    0, -EBUSY if the task runs already, -EINVAL without a target, -EAGAIN or
-   -ENOMEM. Not after fork, as >>contract says. */
+   -ENOMEM. */
 CONC_API int conc_thread_start(conc_task *task);
 
 /* ---------------------------------------------------------------------------
@@ -1140,6 +1148,9 @@ static size_t conc__page = 4096;
 static pthread_key_t conc__thread_key; /* runs conc__thread_exit */
 static pthread_once_t conc__once = PTHREAD_ONCE_INIT;
 CONC__DEF void conc__thread_exit(void *thread);
+CONC__DEF void conc__fork_prepare(void);
+CONC__DEF void conc__fork_parent(void);
+CONC__DEF void conc__fork_child(void);
 
 CONC__DEF int conc__count_cpus(void) {
   long n;
@@ -1168,6 +1179,7 @@ CONC__DEF void conc__init_once(void) {
   conc__cpus = conc__count_cpus();
   conc__futex_init();
   pthread_key_create(&conc__thread_key, conc__thread_exit);
+  pthread_atfork(conc__fork_prepare, conc__fork_parent, conc__fork_child);
 }
 
 CONC__DEF void conc__init(void) {
@@ -1365,6 +1377,22 @@ struct conc__actor {
 #define CONC__GENERATIONS 32u
 
 static unsigned conc__generation;
+
+/* The ids of earlier generations that are here all the same: of the thread
+   that forked, and of its coroutines. Only a fork changes these. */
+static uintptr_t *conc__survivors;
+static size_t conc__survivors_count;
+
+/* Whether the owner stayed behind in the parent. */
+CONC__DEF bool conc__owner_is_gone(uintptr_t word) {
+  uintptr_t id = CONC__OWNER(word);
+  size_t i;
+  if (id == 0 || (id >> 1) % CONC__GENERATIONS == conc__generation)
+    return false;
+  for (i = 0; i < conc__survivors_count; i++)
+    if (conc__survivors[i] == id) return false;
+  return true;
+}
 
 CONC__DEF void conc__actor_init(conc__actor *actor,
                                 const conc__actor_class *ops,
@@ -1916,8 +1944,10 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me)
     return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
-  if (deadline <= 0) return -ETIMEDOUT;
-  if (conc__lock_spin(lock, self)) return 0;
+  if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (conc__lock_spin(lock, self)) return 0;
+  }
   conc__waiter_init(&w, self, "lock", lock->name);
   w.since = conc_now();
   w.of = "held by";
@@ -1928,13 +1958,14 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&lock->word);
     for (;;) { /* take it, or say that somebody waits */
-      bool free = (seen & ~CONC__LOCK_WAITERS) == 0;
+      bool gone = conc__owner_is_gone(seen);
+      bool free = CONC__OWNER(seen) == 0 || gone;
       uintptr_t want = seen | CONC__LOCK_WAITERS;
       if (free) want = me | (lock->waiters.first ? CONC__LOCK_WAITERS : 0);
       if (!CONC__CAS(&lock->word, &seen, want)) continue;
       if (!free) break;
       conc__mutex_unlock(guard);
-      return 0;
+      return gone ? -EOWNERDEAD : 0;
     }
     rc = conc__wait(guard, &lock->waiters, &w, front, cancellable, deadline);
     if (rc != 0) return rc;
@@ -2069,8 +2100,9 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_unlock(guard);
   conc_lock_release(lock);
   rc = conc__wait_on_list(guard, &w, true, deadline);
-  if (!conc__lock_try(lock, self->id))
-    conc__lock_acquire_slow(lock, self, false, CONC__NEVER);
+  if (!conc__lock_try(lock, self->id) &&
+      conc__lock_acquire_slow(lock, self, false, CONC__NEVER) == -EOWNERDEAD)
+    rc = -EOWNERDEAD;
   return rc;
 }
 
@@ -2149,6 +2181,20 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc_event_set(&t->done);
 }
 
+/* Lists of tasks: the threads, and the coroutines of each loop. One that reads
+   `next` alone finds it whole at any moment: see conc__fork_child. */
+CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
+  t->link = list;
+  t->next = *list;
+  if (t->next != NULL) t->next->link = &t->next;
+  CONC__STORE(list, t);
+}
+
+CONC__INLINE void conc__task_unlink(conc_task *t) {
+  CONC__STORE(t->link, t->next);
+  if (t->next != NULL) t->next->link = t->link;
+}
+
 /* Runs the target to its end, which is to be told by conc__task_finish. */
 CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
                                 void **result) {
@@ -2223,6 +2269,22 @@ CONC__DEF void conc__thread_name(const char *name) {
 #endif
 }
 
+/* The tasks of all threads that use the library: a fork needs to know. */
+static conc_task *conc__threads;
+static conc__mutex conc__threads_guard;
+
+CONC__DEF void conc__threads_enter(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__task_link(&conc__threads, task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+CONC__DEF void conc__threads_leave(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__task_unlink(task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
 /* The main thread is the one that runs constructors. */
 static pthread_t conc__main_thread;
 __attribute__((constructor)) CONC__DEF void conc__main_thread_note(void) {
@@ -2244,6 +2306,7 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
                                         __ATOMIC_RELAXED);
     task->actor = &thread->actor;
     task->id = 0; /* nobody joins it */
+    conc__threads_enter(task);
     pthread_setspecific(conc__thread_key, thread);
   }
   conc__actor_init(&thread->actor, &conc__thread_class, task);
@@ -2254,6 +2317,7 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
 /* A foreign thread ends. Its task may be asked to cancel until now. */
 CONC__DEF void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
+  conc__threads_leave(&self->own);
   conc__task_finish(&self->own, NULL, 0);
   self->current = NULL; /* a later destructor may begin anew */
 }
@@ -2268,6 +2332,7 @@ CONC__DEF void *conc__thread_main(void *arg) {
   /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
+  conc__threads_leave(task);
   conc__task_finish(task, result, status);
   conc__this.current = NULL;
   return NULL;
@@ -2294,7 +2359,9 @@ CONC_API int conc_thread_start(conc_task *task) {
       size = (size + conc__page - 1) / conc__page * conc__page;
       rc = -pthread_attr_setstacksize(&attr, size);
     }
+    conc__threads_enter(task);
     if (rc == 0) rc = -pthread_create(&id, &attr, conc__thread_main, task);
+    if (rc != 0) conc__threads_leave(task);
     pthread_attr_destroy(&attr);
   }
   if (rc != 0) conc__task_unbegin(task);
@@ -2543,6 +2610,7 @@ typedef struct conc__coro {
   size_t map_size;
   size_t valgrind;
   bool pooled;             /* the mapping is a slot of a slab */
+  bool queued;             /* for conc__fork_child */
 } conc__coro;
 
 /* Stacks of CONC_STACK_SIZE come from slabs, each twice as large as the one
@@ -2874,8 +2942,7 @@ static const conc__actor_class conc__coro_class = {
 /* The loop knows the task no longer. */
 CONC__DEF void conc__loop_forget(conc__loop *loop, conc_task *t) {
   loop->alive--;
-  *t->link = t->next;
-  if (t->next != NULL) t->next->link = t->link;
+  conc__task_unlink(t);
 }
 
 /* Gives a task its stack. NULL if there is none; then the task has failed. */
@@ -3421,10 +3488,7 @@ CONC_API int conc_coro_start(conc_task *task) {
   if (rc != 0) return rc;
   task->number = ++loop->numbers;
   loop->alive++;
-  task->link = &loop->tasks;
-  task->next = loop->tasks;
-  if (task->next != NULL) task->next->link = &task->next;
-  loop->tasks = task;
+  conc__task_link(&loop->tasks, task);
   conc__ready_push(loop, (conc__ready)task | 1);
   return 0;
 }
@@ -3452,6 +3516,163 @@ CONC_API int conc_run(conc_task *task) {
   }
   CONC_FREE(loop);
   return rc;
+}
+
+/* --- fork ---
+
+   The child has the memory as it was, and one thread: whatever the others were
+   about to do stays undone. So the fork waits until nobody is inside a guard;
+   then the lists are whole, and the child takes off them who is not there,
+   ends the tasks that nobody runs any more, and wakes whom a missing thread
+   had let go, but not woken yet. Locks name their owners: those are looked at
+   when somebody wants the lock (conc__owner_is_gone). */
+
+CONC__DEF void conc__fork_prepare(void) {
+  conc__mutex_lock(&conc__stuck_guard);
+  conc__guards_lock();
+  conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
+  if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox_guard);
+}
+
+CONC__DEF void conc__fork_parent(void) {
+  if (conc__this.loop != NULL)
+    conc__mutex_unlock(&conc__this.loop->inbox_guard);
+  conc__mutex_unlock(&conc__threads_guard);
+  conc__guards_unlock();
+  conc__mutex_unlock(&conc__stuck_guard);
+}
+
+/* The actor of a task that runs, or NULL. */
+CONC__DEF conc__actor *conc__fork_actor(const conc_task *t) {
+  if (t->actor == NULL || t->actor == CONC__NEVER_BEGIN) return NULL;
+  return t->actor;
+}
+
+/* The loop that a task's thread runs, or NULL. */
+CONC__DEF conc__loop *conc__fork_loop(const conc_task *t) {
+  conc__actor *actor = conc__fork_actor(t);
+  if (actor == NULL) return NULL;
+  return ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
+      ->loop;
+}
+
+/* The task stayed in the parent: takes it off the list that it waits on. */
+CONC__DEF void conc__fork_bury(const conc_task *t) {
+  conc__actor *actor = conc__fork_actor(t);
+  if (actor != NULL && actor->waiting != NULL && actor->waiting->list != NULL)
+    conc__waitlist_remove(actor->waiting);
+}
+
+/* Who waits here and can go on, because somebody has taken it off its list
+   and then did not wake it, or did not make it ready, or because the owner of
+   what it waits for is not here. */
+CONC__DEF void conc__fork_revive(conc__loop *loop) {
+  size_t i;
+  conc_task *t;
+  conc__coro *co;
+  for (t = loop->tasks; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) ((conc__coro *)t->actor)->queued = false;
+  for (i = 0; i < loop->ring_count; i++) {
+    conc__ready r = loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
+    if (!(r & 1)) ((conc__coro *)r)->queued = true;
+  }
+  for (co = loop->inbox; co != NULL; co = co->next) co->queued = true;
+  if (loop->current != NULL) loop->current->queued = true;
+  for (t = loop->tasks; t != NULL; t = t->next) {
+    conc__waiter *w;
+    co = (conc__coro *)conc__fork_actor(t);
+    if (co == NULL || co == loop->current) continue;
+    w = co->actor.waiting;
+    if (w != NULL && w->list != NULL && w->owner != NULL &&
+        conc__owner_is_gone(*w->owner))
+      conc__waitlist_remove(w);
+    if (!co->queued && !(co->actor.word & CONC__PARKED))
+      conc__ready_push(loop, (conc__ready)co);
+    if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
+      conc__unpark(&co->actor, CONC__WOKEN);
+  }
+}
+
+/* What the kernel shares with the parent, this loop must have for itself. */
+CONC__DEF void conc__fork_reopen(conc__loop *loop) {
+  size_t i;
+  conc__poller_close(loop);
+  conc__waker_close(loop->waker);
+  /* Out of descriptors: it gets those that have just been closed. */
+  if (conc__waker_open(loop->waker) != 0) return;
+  if (conc__poller_open(loop) != 0) return;
+  for (i = 0; i < loop->fds_size; i++) {
+    loop->fds[i].known = false;
+    if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
+      conc__poller_update(loop, (int)i);
+  }
+}
+
+/* Who is here: the thread that forked, and the coroutines of its loop. */
+CONC__DEF void conc__fork_count(conc__loop *loop) {
+  size_t n = 1;
+  conc_task *t;
+  uintptr_t *ids =
+      (uintptr_t *)CONC_REALLOC(conc__survivors,
+                                ((loop != NULL ? loop->alive : 0) + 1) *
+                                    sizeof *ids);
+  if (ids == NULL) return; /* those that were here before are again */
+  conc__survivors = ids;
+  ids[0] = conc__this.actor.id;
+  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) ids[n++] = t->actor->id;
+  conc__survivors_count = n;
+}
+
+CONC__DEF void conc__fork_child(void) {
+  conc__loop *loop = conc__this.loop;
+  conc_task *mine = NULL;
+  conc_task *others = conc__threads;
+  conc_task *t, *u, *next, *next_u;
+  size_t i;
+  for (i = 0; i < 256; i++) conc__guards[i].word = 0;
+  conc__stuck_guard.word = conc__threads_guard.word = 0;
+  if (loop != NULL) loop->inbox_guard.word = 0;
+  conc__futex_init();
+  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
+  conc__fork_count(loop);
+  for (t = others; t != NULL; t = t->next) {
+    conc__loop *l = conc__fork_loop(t);
+    if (t->actor == &conc__this.actor) {
+      mine = t;
+      continue;
+    }
+    conc__fork_bury(t);
+    for (u = l != NULL ? l->tasks : NULL; u != NULL; u = u->next)
+      conc__fork_bury(u);
+  }
+  memset(conc__stuck, 0, sizeof conc__stuck);
+  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next) {
+    conc__actor *actor = conc__fork_actor(t);
+    conc__waiter **bucket;
+    if (actor == NULL || !actor->waiting || !actor->waiting->stuck) continue;
+    bucket = conc__stuck_bucket(actor->id);
+    actor->waiting->next_stuck = *bucket;
+    *bucket = actor->waiting;
+  }
+  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
+  conc__this.has_waker = false;
+  if (loop != NULL) {
+    conc__fork_reopen(loop);
+    conc__fork_revive(loop);
+  }
+  conc__threads = NULL;
+  for (t = others; t != NULL; t = next) {
+    conc__loop *l = conc__fork_loop(t);
+    next = t->next;
+    if (t == mine) continue;
+    for (u = l != NULL ? l->tasks : NULL; u != NULL; u = next_u) {
+      next_u = u->next;
+      conc__task_finish(u, NULL, -ECHILD);
+    }
+    conc__task_finish(t, NULL, -ECHILD);
+  }
+  if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
 CONC_API int conc_yield_now(void) {
@@ -7405,7 +7626,8 @@ typedef struct conc__client {
 typedef struct conc__peer {
   struct conc__peer *next;
   conc__channel channel;
-  double last; /* used */
+  double last;         /* used */
+  unsigned generation; /* a fork's child must not use its parent's */
 } conc__peer;
 
 /* A proxy: a queue whose messages are elsewhere. */
@@ -7442,6 +7664,7 @@ typedef struct conc__manager {
   conc__buffer spare[CONC__SPARE_BUFFERS];
   size_t spare_count;
   bool client;
+  unsigned generation; /* of the process that connected */
 } conc__manager;
 
 CONC__DEF conc__manager *conc__manager_state(conc_manager *m) {
@@ -8488,14 +8711,8 @@ CONC__DEF void *conc__server_main(void *arg) {
   return NULL;
 }
 
-/* The thread of a server, or its caller in conc_manager_serve_forever. */
-CONC__DEF void *conc__server_thread(void *arg) {
-  conc__manager *m = (conc__manager *)arg;
-  m->root.target = conc__server_main;
-  m->root.arg = m;
-  m->root.name = "conc-manager";
-  m->error = conc_run(&m->root);
-  conc_event_set(&m->ready);
+/* Gives back what is left when the loop does not run any more. */
+CONC__DEF void conc__server_close(conc__manager *m) {
   if (m->listener >= 0) close(m->listener); /* no loop: it never ran */
   m->listener = -1;
   while (m->clients != NULL) { /* cut off in the middle of something */
@@ -8508,8 +8725,18 @@ CONC__DEF void *conc__server_thread(void *arg) {
   m->clients_count = 0;
   conc__clients_reap(m);
   while (m->spare_count > 0) conc__buffer_free(&m->spare[--m->spare_count]);
-  if (m->address[0] == '/' || strchr(m->address, '/') != NULL)
-    unlink(m->address);
+  if (strchr(m->address, '/') != NULL) unlink(m->address);
+}
+
+/* The thread of a server. */
+CONC__DEF void *conc__server_thread(void *arg) {
+  conc__manager *m = (conc__manager *)arg;
+  m->root.target = conc__server_main;
+  m->root.arg = m;
+  m->root.name = "conc-manager";
+  m->error = conc_run(&m->root);
+  conc_event_set(&m->ready);
+  conc__server_close(m);
   return NULL;
 }
 
@@ -8695,6 +8922,7 @@ CONC__DEF int conc__peer_open(conc__manager *m, conc__peer **out,
   int rc;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
+  p->generation = conc__generation;
   rc = conc_connect(m->options->address, conc__remaining(deadline));
   if (rc < 0) {
     CONC_FREE(p);
@@ -8747,6 +8975,10 @@ CONC__DEF int conc__peer_get(conc__manager *m, conc__peer **out,
     if (p != NULL) m->idle = p->next;
     conc__mutex_unlock(guard);
     if (p == NULL) break;
+    if (p->generation != conc__generation) {
+      conc__peer_close(p);
+      continue;
+    }
     if (conc_now() - p->last < 0.1) {
       *out = p;
       return 0;
@@ -8978,6 +9210,7 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
     return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
   }
   m->client = true;
+  m->generation = conc__generation;
   conc__peer_put(m, p);
   return 0;
 }
@@ -9066,9 +9299,11 @@ CONC__DEF void conc__client_shutdown(conc__manager *m) {
     conc_value *reply;
     const conc_value *result;
     m->proxies = p->next;
-    conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
-                        conc_now() + 1);
-    conc_value_free(reply);
+    if (m->generation == conc__generation) { /* a child has none of its own */
+      conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
+                          conc_now() + 1);
+      conc_value_free(reply);
+    }
     conc_queue_free(p->stash);
     conc_queue_free(&p->queue);
   }
@@ -9087,6 +9322,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     while (conc_is_alive(&m->thread)) {
       conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
+    }
+    if (m->thread.status == -ECHILD) { /* the parent goes on serving */
+      m->address[0] = 0;
+      conc__server_close(m);
     }
   }
   if (m->client) conc__client_shutdown(m);

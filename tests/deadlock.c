@@ -306,7 +306,7 @@ static void *work(void *arg) {
     unsigned b = a + 1 + (unsigned)(seed >> 40) % CHAIN;
     CHECK_EQ(conc_lock_acquire(&chain[a], CONC_FOREVER), 0);
     if (b < CHAIN) CHECK_EQ(conc_lock_acquire(&chain[b], CONC_FOREVER), 0);
-    if (i % (operations / 10 + 1) == 17) conc_sleep(0.12);
+    if (i % (operations / 3 + 1) == 17) conc_sleep(0.12);
     if (b < CHAIN) CHECK_EQ(conc_lock_release(&chain[b]), 0);
     CHECK_EQ(conc_lock_release(&chain[a]), 0);
   }

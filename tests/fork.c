@@ -1,0 +1,415 @@
+/* Forks out of a process that is busy in every corner of the library: each
+   child can use all of it, and nothing hangs. From inside, to see that nobody
+   who stayed behind is left on a list. */
+#include "test.h"
+
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+#include <signal.h>
+
+/* --- what a child does ---------------------------------------------------- */
+
+/* A child has no test of its own: it tells by its exit status. */
+#define MUST(condition)                                               \
+  do {                                                                \
+    if (!(condition)) {                                               \
+      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
+              #condition);                                            \
+      _exit(1);                                                       \
+    }                                                                 \
+  } while (0)
+
+typedef struct used {
+  conc_lock lock;
+  conc_cond cond;
+  conc_event event;
+  conc_queue *queue;
+  int turns;
+} used;
+
+static bool is_full(void *arg) { return ((used *)arg)->turns == 10; }
+
+static void *use_some(void *arg) {
+  used *u = (used *)arg;
+  char buf[8];
+  for (int i = 0; i < 5; i++) {
+    MUST(conc_lock_acquire(&u->lock, 5) == 0);
+    u->turns++;
+    MUST(conc_cond_notify_all(&u->cond) == 0);
+    MUST(conc_lock_release(&u->lock) == 0);
+    MUST(conc_put(u->queue, "child", 5, 5) == 0);
+    MUST(conc_get(u->queue, buf, 8, 5) == 5);
+    MUST(conc_sleep(0.0001) == 0);
+  }
+  return arg;
+}
+
+static void *use_loop(void *arg) {
+  conc_task t = {.target = use_some, .arg = arg};
+  int fds[2];
+  char c;
+  MUST(pipe(fds) == 0);
+  MUST(conc_coro_start(&t) == 0);
+  MUST(conc_write(fds[1], "x", 1, 5) == 1);
+  MUST(conc_read(fds[0], &c, 1, 5) == 1);
+  MUST(conc_join(&t, 5) == 0);
+  return arg;
+}
+
+/* Everything there is, from a thread or a coroutine. */
+static void use_everything(void) {
+  used u;
+  conc_task t, root;
+  memset(&u, 0, sizeof u);
+  memset(&t, 0, sizeof t);
+  memset(&root, 0, sizeof root);
+  u.queue = conc_queue_new(NULL);
+  t.target = use_some;
+  t.arg = &u;
+  MUST(conc_thread_start(&t) == 0);
+  if (conc__this.loop == NULL) {
+    root.target = use_loop;
+    root.arg = &u;
+    MUST(conc_run(&root) == 0);
+  } else {
+    use_loop(&u);
+  }
+  MUST(conc_lock_acquire(&u.lock, 5) == 0);
+  MUST(conc_cond_wait_for(&u.cond, &u.lock, is_full, &u, 5) == 0);
+  MUST(conc_lock_release(&u.lock) == 0);
+  MUST(conc_join(&t, 5) == 0);
+  MUST(conc_result(&t) == &u);
+  conc_event_set(&u.event);
+  MUST(conc_event_wait(&u.event, 5) == 0);
+  conc_queue_free(u.queue);
+}
+
+/* Forks, lets the child do `work`, and waits for it. Its exit status, or
+   1000 + signal: 1014 is one that hung. */
+static int in_child(void (*work)(void *), void *arg) {
+  int status = 0;
+  pid_t pid = (fflush(NULL), fork());
+  if (pid == 0) {
+    alarm(20);
+    work(arg);
+    _exit(0);
+  }
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+/* --- the busy parent ------------------------------------------------------ */
+
+enum { BUSY = 8 };
+typedef struct busy {
+  conc_task threads[BUSY];
+  conc_lock locks[2];
+  conc_cond cond;
+  conc_event event;
+  conc_queue *queues[2];
+  conc_manager server;
+  bool stop;
+} busy;
+
+static bool goes_on(busy *b) {
+  return !__atomic_load_n(&b->stop, __ATOMIC_RELAXED);
+}
+
+static void *hammer(void *arg) {
+  busy *b = (busy *)arg;
+  char buf[64];
+  for (unsigned i = 0; goes_on(b); i++) {
+    conc_lock *lock = &b->locks[i % 2];
+    if (conc_lock_acquire(lock, 0.01) != 0) continue;
+    if (i % 7 == 0) conc_cond_wait(&b->cond, lock, 0.0002);
+    if (i % 5 == 0) conc_cond_notify(&b->cond, 1);
+    conc_lock_release(lock);
+    conc_put(b->queues[i % 2], buf, i % 64, 0.001);
+    conc_get(b->queues[i % 2], buf, sizeof buf, 0.001);
+    if (i % 3 == 0) conc_event_set(&b->event);
+    if (i % 3 == 1) conc_event_wait(&b->event, 0.0001);
+    if (i % 3 == 2) conc_event_clear(&b->event);
+  }
+  return NULL;
+}
+
+static void *hammer_loop(void *arg) {
+  busy *b = (busy *)arg;
+  conc_task t[4];
+  memset(t, 0, sizeof t);
+  while (goes_on(b)) {
+    for (int i = 0; i < 4; i++) {
+      t[i].target = i < 2 ? hammer : use_some;
+      t[i].arg = b;
+    }
+    t[2].target = t[3].target = hammer;
+    for (int i = 0; i < 4; i++) CHECK_EQ(conc_coro_start(&t[i]), 0);
+    for (int i = 0; i < 4; i++) conc_join(&t[i], 60);
+  }
+  return NULL;
+}
+
+static void *hammer_in_loop(void *arg) {
+  conc_task root = {.target = hammer_loop, .arg = arg};
+  CHECK_EQ(conc_run(&root), 0);
+  return NULL;
+}
+
+static void *start_and_join(void *arg) {
+  busy *b = (busy *)arg;
+  while (goes_on(b)) {
+    used u;
+    conc_task t;
+    memset(&u, 0, sizeof u);
+    memset(&t, 0, sizeof t);
+    u.queue = conc_queue_new(NULL);
+    t.target = use_some;
+    t.arg = &u;
+    CHECK_EQ(conc_thread_start(&t), 0);
+    CHECK_EQ(conc_join(&t, 60), 0);
+    conc_queue_free(u.queue);
+  }
+  return NULL;
+}
+
+static void *ask_manager(void *arg) {
+  busy *b = (busy *)arg;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  memset(&m, 0, sizeof m);
+  m.address = conc_manager_address(&b->server);
+  CHECK_EQ(conc_manager_connect(&m, 20), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  while (goes_on(b)) {
+    CHECK_EQ(conc_put(q, "asked", 5, 60), 0);
+    conc_get(q, buf, sizeof buf, 60);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  return NULL;
+}
+
+static void be_busy(busy *b) {
+  void *(*const work[BUSY])(void *) = {hammer,         hammer,
+                                       hammer,         hammer_in_loop,
+                                       hammer_in_loop, start_and_join,
+                                       start_and_join, ask_manager};
+  memset(b, 0, sizeof *b);
+  for (int i = 0; i < 2; i++) {
+    conc_queue_opts o = {.capacity = 2};
+    b->queues[i] = conc_queue_new(&o);
+  }
+  CHECK_EQ(conc_manager_register_queue(&b->server, "q", b->queues[0]), 0);
+  CHECK_EQ(conc_manager_start(&b->server), 0);
+  for (int i = 0; i < BUSY; i++) {
+    b->threads[i].target = work[i];
+    b->threads[i].arg = b;
+    CHECK_EQ(conc_thread_start(&b->threads[i]), 0);
+  }
+}
+
+static void rest(busy *b) {
+  __atomic_store_n(&b->stop, true, __ATOMIC_RELAXED);
+  for (int i = 0; i < BUSY; i++) CHECK_EQ(conc_join(&b->threads[i], 60), 0);
+  CHECK_EQ(conc_manager_shutdown(&b->server), 0);
+  for (int i = 0; i < 2; i++) conc_queue_free(b->queues[i]);
+}
+
+/* In the child: its own use of everything, and what the parent's threads left
+   behind. */
+static void use_what_is_left(void *arg) {
+  busy *b = (busy *)arg;
+  char buf[64];
+  for (int i = 0; i < 2; i++) {
+    int rc = conc_lock_acquire(&b->locks[i], 5);
+    MUST(rc == 0 || rc == -EOWNERDEAD);
+    MUST(conc_lock_release(&b->locks[i]) == 0);
+    MUST(conc_lock_acquire(&b->locks[i], 0) == 0); /* once */
+    MUST(conc_lock_release(&b->locks[i]) == 0);
+    while (conc_get(b->queues[i], buf, sizeof buf, 0) >= 0) {
+    }
+    MUST(b->queues[i]->getters.first == NULL);
+    MUST(b->queues[i]->putters.first == NULL);
+    MUST(conc_put(b->queues[i], "x", 1, 0) == 0);
+    MUST(conc_get(b->queues[i], buf, sizeof buf, 0) == 1);
+    MUST(b->locks[i].waiters.first == NULL);
+  }
+  MUST(b->cond.waiters.first == NULL);
+  MUST(b->event.waiters.first == NULL);
+  for (int i = 0; i < BUSY; i++) {
+    MUST(!conc_is_alive(&b->threads[i]));
+    MUST(conc_join(&b->threads[i], 5) == -ECHILD);
+  }
+  use_everything();
+  MUST(conc_manager_shutdown(&b->server) == 0);
+}
+
+static int rounds(int usual) {
+  const char *asked = getenv("FORK_ROUNDS");
+  return asked ? atoi(asked) : usual;
+}
+
+TEST(a_child_of_a_busy_process_can_use_everything) {
+  static busy b;
+  be_busy(&b);
+  for (int i = 0; i < rounds(60); i++) {
+    int status = in_child(use_what_is_left, &b);
+    CHECK_EQ(status, 0);
+    if (status != 0) break;
+  }
+  rest(&b);
+}
+
+/* --- forks from a loop ---------------------------------------------------- */
+
+typedef struct shared {
+  conc_event go;
+  conc_lock lock;
+  conc_queue *queue;
+  int woken, lost; /* by coroutines that came along */
+} shared;
+
+static void *wait_for_go(void *arg) {
+  shared *s = (shared *)arg;
+  int rc = conc_lock_acquire(&s->lock, CONC_FOREVER);
+  if (rc == -EOWNERDEAD) s->lost++;
+  MUST(rc == 0 || rc == -EOWNERDEAD);
+  s->woken++;
+  MUST(conc_lock_release(&s->lock) == 0);
+  MUST(conc_event_wait(&s->go, CONC_FOREVER) == 0);
+  s->woken++;
+  return NULL;
+}
+
+/* Holds the lock for ever, or rather until it is told to go. */
+static void *hold(void *arg) {
+  shared *s = (shared *)arg;
+  MUST(conc_lock_acquire(&s->lock, CONC_FOREVER) == 0);
+  MUST(conc_put(s->queue, "held", 4, CONC_FOREVER) == 0);
+  MUST(conc_event_wait(&s->go, CONC_FOREVER) == 0);
+  MUST(conc_lock_release(&s->lock) == 0);
+  return NULL;
+}
+
+static bool has_waiters(shared *s, int n) {
+  conc__waiter *w;
+  conc__mutex_lock(conc__guard(&s->lock));
+  for (w = s->lock.waiters.first; w != NULL; w = w->next) n--;
+  conc__mutex_unlock(conc__guard(&s->lock));
+  return n <= 0;
+}
+
+static void *fork_here(void *arg) {
+  shared *s = (shared *)arg;
+  conc_task holder = {.target = hold, .arg = s};
+  conc_task waiters[3], *joined = &holder;
+  int status, fds[2];
+  char buf[8];
+  pid_t pid;
+  memset(waiters, 0, sizeof waiters);
+  CHECK_EQ(pipe(fds), 0);
+  CHECK_EQ(conc_thread_start(&holder), 0);
+  CHECK_EQ(conc_get(s->queue, buf, sizeof buf, 5), 4);
+  for (int i = 0; i < 3; i++) {
+    waiters[i].target = wait_for_go;
+    waiters[i].arg = s;
+    CHECK_EQ(conc_coro_start(&waiters[i]), 0);
+  }
+  while (!has_waiters(s, 3)) conc_yield_now();
+  pid = (fflush(NULL), fork());
+  if (pid == 0) {
+    alarm(20);
+    MUST(conc_join(joined, 5) == -ECHILD);
+    use_everything();
+    conc_event_set(&s->go);
+    for (int i = 0; i < 3; i++) MUST(conc_join(&waiters[i], 5) == 0);
+    MUST(s->woken == 6);
+    MUST(s->lost == 1); /* one has heard that the owner is gone */
+    _exit(0);
+  }
+  conc_event_set(&s->go);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&waiters[i], 5), 0);
+  CHECK_EQ(s->woken, 6);
+  CHECK_EQ(s->lost, 0);
+  CHECK_EQ(conc_join(&holder, 5), 0);
+  /* The loop's poller is its own still: this needs it. */
+  CHECK_EQ(conc_read(fds[0], buf, 1, 0.01), -ETIMEDOUT);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  close(fds[0]);
+  close(fds[1]);
+  return NULL;
+}
+
+TEST(coroutines_come_along_and_their_locks_owner_does_not) {
+  for (int i = 0; i < 20; i++) {
+    shared s;
+    conc_task root = {.target = fork_here, .arg = &s};
+    memset(&s, 0, sizeof s);
+    s.queue = conc_queue_new(NULL);
+    CHECK_EQ(conc_run(&root), 0);
+    conc_queue_free(s.queue);
+  }
+}
+
+/* --- who owns what in the child ------------------------------------------ */
+
+typedef struct owners {
+  conc_lock mine, other;
+  conc_event held, go;
+} owners;
+
+static void *own_other(void *arg) {
+  owners *o = (owners *)arg;
+  CHECK_EQ(conc_lock_acquire(&o->other, CONC_FOREVER), 0);
+  conc_event_set(&o->held);
+  CHECK_EQ(conc_event_wait(&o->go, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_release(&o->other), 0);
+  return NULL;
+}
+
+static void *want_other(void *arg) {
+  MUST(conc_lock_acquire(&((owners *)arg)->other, 5) == 0);
+  return arg;
+}
+
+static void look_at_owners(void *arg) {
+  owners *o = (owners *)arg;
+  conc_task t = {.target = want_other, .arg = o};
+  MUST(conc_lock_acquire(&o->mine, 0) == -EDEADLK); /* still mine */
+  MUST(conc_lock_release(&o->mine) == 0);
+  MUST(conc_lock_acquire(&o->other, 0) == -EOWNERDEAD); /* and taken */
+  MUST(conc_lock_acquire(&o->other, 0) == -EDEADLK);
+  MUST(conc_lock_release(&o->other) == 0);
+  MUST(conc_thread_start(&t) == 0);
+  MUST(conc_join(&t, 5) == 0);
+  MUST(conc_result(&t) == o);
+}
+
+static void fork_again(void *arg) {
+  owners *o = (owners *)arg;
+  MUST(conc_lock_acquire(&o->other, 0) == -EOWNERDEAD);
+  MUST(in_child(look_at_owners, o) == 1); /* it is mine there, not gone */
+  MUST(conc_lock_release(&o->other) == 0);
+}
+
+TEST(a_child_owns_what_its_thread_owned_and_nothing_else) {
+  owners o;
+  conc_task t = {.target = own_other, .arg = &o};
+  memset(&o, 0, sizeof o);
+  CHECK_EQ(conc_lock_acquire(&o.mine, 0), 0);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  CHECK_EQ(conc_event_wait(&o.held, CONC_FOREVER), 0);
+  CHECK_EQ(in_child(look_at_owners, &o), 0);
+  CHECK(freopen("/dev/null", "w", stderr) != NULL); /* a grandchild fails */
+  CHECK_EQ(in_child(fork_again, &o), 0);
+  conc_event_set(&o.go);
+  CHECK_EQ(conc_join(&t, 5), 0);
+  CHECK_EQ(conc_lock_release(&o.mine), 0);
+}
+
+TEST_MAIN
