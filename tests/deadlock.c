@@ -205,21 +205,6 @@ static void *wait_in_vain_together(void *arg) {
   return NULL;
 }
 
-/* ThreadSanitizer runs a thread of its own: no process is alone then. */
-static bool has_other_thread(void) {
-#if defined(__SANITIZE_THREAD__)
-  return true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-  return true;
-#else
-  return false;
-#endif
-#else
-  return false;
-#endif
-}
-
 TEST(a_loop_that_nothing_can_wake_ends) {
   conc_event e = {.name = "never"};
   conc_task t = {.target = wait_in_vain_together, .arg = &e, .name = "root"};
@@ -227,7 +212,7 @@ TEST(a_loop_that_nothing_can_wake_ends) {
   FILE *f = fopen("/proc/self/stat", "r");
   if (f == NULL) SKIP("there is no /proc");
   fclose(f);
-  if (has_other_thread()) SKIP("the sanitizer runs a thread");
+  if (TEST_TSAN) SKIP("ThreadSanitizer runs a thread of its own");
   CHECK_EQ(conc_run(&t), -EDEADLK);
   CHECK(conc_deadlock_report(text, sizeof text) > 0);
   CHECK_STR(text, "child waits for event 'never', "

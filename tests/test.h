@@ -24,6 +24,23 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Whether the program is compiled with these sanitizers. */
+#ifdef __has_feature
+#define TEST_HAS(x) __has_feature(x)
+#else
+#define TEST_HAS(x) 0
+#endif
+#ifdef __SANITIZE_THREAD__
+#define TEST_TSAN 1
+#else
+#define TEST_TSAN TEST_HAS(thread_sanitizer)
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define TEST_ASAN 1
+#else
+#define TEST_ASAN TEST_HAS(address_sanitizer)
+#endif
+
 #define TEST_FN static __attribute__((unused))
 typedef struct test_case {
   const char *name, *file;
