@@ -2112,8 +2112,10 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
       task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
                                         __ATOMIC_RELAXED);
     task->actor = &thread->actor;
+    CONC__STORE_RELAXED(&task->done.flag, CONC__CLEAR);
     pthread_setspecific(conc__thread_key, thread);
   }
+  thread->actor.word = 0; /* what the thread was before may be cancelled */
   thread->actor.ops = &conc__thread_class;
   thread->actor.task = task;
   thread->current = &thread->actor;

@@ -216,6 +216,35 @@ TEST(the_end_of_main_awaits_no_thread) {
   }
 }
 
+static pthread_key_t late_key;
+
+static void late(void *arg) {
+  CHECK(strncmp(conc_name(NULL), "Dummy-", 6) == 0);
+  CHECK(conc_is_alive(conc_current()));
+  CHECK_EQ(conc_sleep(0.0001), 0); /* the cancellation was the task's */
+  add((int *)arg);
+}
+
+static void *leave_late(void *arg) {
+  pthread_setspecific(late_key, arg);
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  return NULL;
+}
+
+TEST(destructors_of_others_may_use_the_library_after_the_task) {
+  conc_task t;
+  pthread_t p;
+  int called = 0;
+  conc_name(NULL); /* so that the library's key comes first */
+  CHECK_EQ(pthread_key_create(&late_key, late), 0);
+  START(conc_thread_start, t, leave_late, &called);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  wait_for_count(&called, 1);
+  CHECK_EQ(pthread_create(&p, NULL, leave_late, &called), 0);
+  pthread_join(p, NULL);
+  CHECK_EQ(called, 2);
+}
+
 /* --- cancellation --------------------------------------------------------- */
 
 typedef struct fixture {
