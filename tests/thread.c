@@ -51,20 +51,11 @@ typedef struct named {
 
 static void *say_names(void *arg) {
   named *n = (named *)arg;
-  char path[64];
-  ssize_t size = -1;
-  int fd;
+  int fd = open("/proc/thread-self/comm", O_RDONLY);
+  ssize_t size = fd >= 0 ? read(fd, n->os, sizeof n->os - 1) : -1;
+  if (fd >= 0) close(fd);
   CHECK(conc_current() == &n->task);
   snprintf(n->name, sizeof n->name, "%s", conc_name(NULL));
-#ifdef __linux__
-  snprintf(path, sizeof path, "/proc/self/task/%ld/comm",
-           (long)syscall(SYS_gettid));
-  fd = open(path, O_RDONLY);
-  size = fd >= 0 ? read(fd, n->os, sizeof n->os - 1) : -1;
-  if (fd >= 0) close(fd);
-#else
-  (void)path, (void)fd;
-#endif
   n->os[size > 0 ? size - 1 : 0] = 0;
   return NULL;
 }
@@ -1029,7 +1020,8 @@ static void *short_parent(void *arg) {
   conc_task *child = (conc_task *)arg;
   CHECK_EQ(conc_local_set(&copied, "x", number(5)), 0);
   CHECK_EQ(conc_local_set(&plain, "x", (void *)"five"), 0);
-  return CHECK_EQ(conc_coro_start(child), 0), NULL;
+  CHECK_EQ(conc_coro_start(child), 0);
+  return NULL;
 }
 
 static void *orphan(void *arg) {
