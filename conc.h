@@ -120,11 +120,12 @@
    A coroutine has a stack of its own (CONC_STACK_SIZE, or .stack_size of its
    task) with a guard page below: overflow is a SIGSEGV, not corruption. It
    belongs to the loop, and so to the thread, that started it, and never moves:
-   thread-local variables are shared by the coroutines of one loop. Between
-   two calls of the library no other coroutine of the same loop runs. Rounding
-   mode and errno are not saved across a switch. A million of them is a
-   sensible number: one that has not run yet costs its conc_task and 24 bytes,
-   one that waits a page (4 KiB) of stack.
+   thread-local variables are shared by the coroutines of one loop (a
+   conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
+   other coroutine of the same loop runs. Rounding mode and errno are not
+   saved across a switch. A million of them is a sensible number: one that has
+   not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
+   of stack.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -2416,7 +2417,8 @@ CONC_API int conc_local_delete(conc_local *local, const char *name) {
   return v != NULL && conc__local_drop(v) ? 0 : -ENOENT;
 }
 
-/* The task ends. */
+/* The task ends. Whatever is called, here and below, may replace the array or
+   (conc_local_free) take it away. */
 CONC__DEF void conc__locals_end(conc_task *task) {
   bool found = true;
   int round;
@@ -2424,7 +2426,7 @@ CONC__DEF void conc__locals_end(conc_task *task) {
   for (round = 0; found && round < 4; round++) {
     size_t i;
     found = false;
-    for (i = 0; i < task->locals->size; i++)
+    for (i = 0; task->locals != NULL && i < task->locals->size; i++)
       if (conc__local_drop(&conc__locals_values(task->locals)[i]))
         found = true;
   }
@@ -2436,7 +2438,8 @@ CONC__DEF void conc__locals_end(conc_task *task) {
 CONC__DEF int conc__locals_inherit(conc_task *task, conc_task *parent) {
   size_t i;
   int rc = 0;
-  for (i = 0; i < parent->locals->size && rc == 0; i++) {
+  for (i = 0; rc == 0 && parent->locals != NULL && i < parent->locals->size;
+       i++) {
     conc__local_value v;
     void *(*copy)(void *) = NULL;
     bool inherits = false;

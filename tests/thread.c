@@ -125,7 +125,11 @@ TEST(a_thread_has_the_stack_it_asked_for) {
       CHECK(got <= sizes[i] + (1 << 20) + (size_t)PTHREAD_STACK_MIN);
   }
   memset(&t, 0, sizeof t);
-  t.target = use_stack; /* more than a system's default */
+  t.target = use_stack;
+  t.stack_size = SIZE_MAX / 4;
+  CHECK(conc_thread_start(&t) < 0);
+  CHECK_EQ(conc_join(&t, 0), -EINVAL); /* as new */
+  /* More than a system's default. */
   t.stack_size = 32 << 20;
   CHECK_EQ(conc_thread_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -849,6 +853,49 @@ TEST(a_destructor_may_wait_and_use_other_locals) {
   conc_local_free(&local_school);
 }
 
+/* Frees a local on the heap that is itself a value. */
+static void free_local(void *value) {
+  conc_local_free((conc_local *)value);
+  free(value);
+}
+
+static void *copy_local(void *value) {
+  conc_local *l = (conc_local *)calloc(1, sizeof *l);
+  CHECK_EQ(conc_local_set(l, "inner", value), 0);
+  conc_local_delete(&local_school, "outer"); /* so that nothing is left */
+  conc_local_free(l);
+  return l;
+}
+
+static void *set_a_local(void *arg) {
+  conc_local *l = (conc_local *)calloc(1, sizeof *l);
+  l->destructor = local_school.destructor;
+  CHECK_EQ(conc_local_set(l, "inner", arg), 0);
+  CHECK_EQ(conc_local_set(l, "inner", NULL), 0);
+  CHECK_EQ(conc_local_set(&local_school, "outer", l), 0);
+  return NULL;
+}
+
+static void *set_and_start(void *arg) {
+  conc_task t;
+  set_a_local(NULL);
+  START(conc_coro_start, t, set_a_local, NULL);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  return arg;
+}
+
+TEST(a_destructor_or_copy_may_free_a_local) {
+  conc_task t;
+  local_school.destructor = free_local;
+  START(conc_thread_start, t, set_a_local, NULL);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  conc_local_free(&local_school);
+  local_school.scope = CONC_SCOPE_TASK;
+  local_school.copy = copy_local;
+  run(set_and_start, NULL);
+  conc_local_free(&local_school);
+}
+
 TEST(a_local_without_memory_changes_nothing) {
   conc_local l;
   object o[2] = {{0, 0}, {0, 0}};
@@ -1080,6 +1127,8 @@ TEST(threads_make_the_same_names_at_the_same_time) {
   }
 }
 
+static conc_local growing;
+
 typedef struct leaver {
   conc_local *local;
   object o[3];
@@ -1092,6 +1141,9 @@ static void *leave(void *arg) {
     CHECK_EQ(conc_local_set(l->local, &"abc"[i], &l->o[i]), 0);
   add(&l->ready);
   while (!load(l->go)) sched_yield();
+  if (l->o[0].made) /* others go on, with another local, and end later */
+    for (int i = 0; i < 8; i++)
+      CHECK_EQ(conc_local_set(&growing, &"abcdefgh"[i], l), 0);
   return NULL; /* now, while the local is being freed */
 }
 
@@ -1108,6 +1160,7 @@ TEST(a_local_is_freed_while_threads_end) {
     for (int i = 0; i < THREADS; i++) {
       l[i].local = local;
       l[i].go = &go;
+      l[i].o[0].made = i / 2;
       if (i % 2)
         CHECK_EQ(pthread_create(&p[i], NULL, leave, &l[i]), 0);
       else
@@ -1125,6 +1178,7 @@ TEST(a_local_is_freed_while_threads_end) {
         CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
     for (int i = 0; i < THREADS * 3; i++)
       CHECK_EQ(l[i / 3].o[i % 3].destroyed, 1);
+    conc_local_free(&growing);
     CHECK_EQ(test_blocks, 0);
   }
 }
