@@ -44,7 +44,7 @@
      >>park        what a wait is; cancellation
      >>sync        conc_lock, conc_event, conc_cond
      >>task        conc_task: join, result, cancel, name
-     >>thread      conc_thread_start
+     >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep, conc_yield_now
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
      >>value       typed values, build/parse, pickle
@@ -124,11 +124,12 @@
    A coroutine has a stack of its own (CONC_STACK_SIZE, or .stack_size of its
    task) with a guard page below: overflow is a SIGSEGV, not corruption. It
    belongs to the loop, and so to the thread, that started it, and never moves:
-   thread-local variables are shared by the coroutines of one loop. Between
-   two calls of the library no other coroutine of the same loop runs. Rounding
-   mode and errno are not saved across a switch. A million of them is a
-   sensible number: one that has not run yet costs its conc_task and 24 bytes,
-   one that waits a page (4 KiB) of stack.
+   thread-local variables are shared by the coroutines of one loop (a
+   conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
+   other coroutine of the same loop runs. Rounding mode and errno are not
+   saved across a switch. A million of them is a sensible number: one that has
+   not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
+   of stack.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -327,7 +328,8 @@ typedef struct conc_task {
   size_t size;       /* bytes at arg, for kinds that copy it; default 0 */
   size_t stack_size; /* bytes; default: the system's for a thread,
                         CONC_STACK_SIZE for a coroutine */
-  bool daemon;       /* reserved: does not keep the program running */
+  bool daemon;       /* reserved. Of threads none keeps the program running:
+                        the end of main ends them all, so join yours */
   /* private */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
@@ -336,6 +338,7 @@ typedef struct conc_task {
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
+  struct conc__locals *locals; /* its values of conc_locals */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
   char label[24]; /* the default name, once somebody asks for it */
@@ -371,13 +374,88 @@ CONC_API conc_task *conc_current(void);
 CONC_API const char *conc_name(conc_task *task);
 
 /* ---------------------------------------------------------------------------
-   >>thread: conc_thread_start
+   >>thread: conc_thread_start, conc_local
    ------------------------------------------------------------------------ */
 
 /* Runs task->target(task->arg) in a new thread. The OS is told the name, too.
    0, -EBUSY if the task runs already, -EINVAL without a target, -EAGAIN or
    -ENOMEM. */
 CONC_API int conc_thread_start(conc_task *task);
+
+/* Whose a value of a conc_local is. */
+enum {
+  CONC_SCOPE_THREAD, /* the thread's: its coroutines share it */
+  CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
+};
+
+struct conc__attribute_hint {
+  const char *name; /* as a caller gave it */
+  struct conc_attribute *attribute;
+};
+
+/* Named values of which every thread, or every task, has its own: Python's
+   threading.local, or with CONC_SCOPE_TASK its contextvars.
+
+     static conc_local local_school;
+     conc_local_set(&local_school, "student", name);
+     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
+
+   The destructor is called, never for NULL, with a value that is replaced by
+   another, deleted, or left when its task ends, before it can be joined. It
+   may use the library. What it sets at the end of a task is destroyed in the
+   next of four rounds, and after these let go as it is. At exit() none is
+   called: not for the main thread, nor for what else still runs.
+
+   With CONC_SCOPE_TASK a coroutine begins with the values of the task that
+   called conc_coro_start or conc_run: with copy(value), its own, if there is
+   a copy; else with the same value if there is no destructor; else without,
+   for it would have two owners. Threads begin with none.
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no
+   Signals    no
+   Memory     the caller's, valid when zeroed, until conc_local_free. A name
+              costs some 100 bytes, a thread or task 16 for each name
+   Blocks     never */
+typedef struct conc_local {
+  int scope;                       /* default CONC_SCOPE_THREAD */
+  void (*destructor)(void *value); /* default none */
+  void *(*copy)(void *value);      /* default none; NULL if it fails */
+  /* private */
+  struct conc_attribute *root; /* all names */
+  struct conc__attribute_hint hints[8];
+} conc_local;
+
+/* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
+   NULL name or a bad scope, -ENOMEM: then nothing has changed. */
+CONC_API int conc_local_set(conc_local *local, const char *name, void *value);
+
+/* The caller's value; NULL if it has none. */
+CONC_API void *conc_local_get(conc_local *local, const char *name);
+
+/* Whether the caller has a value, which may be NULL. */
+CONC_API bool conc_local_has(conc_local *local, const char *name);
+
+/* Deletes the caller's value. 0, -ENOENT if it has none. */
+CONC_API int conc_local_delete(conc_local *local, const char *name);
+
+/* Destroys all values of all threads and tasks, and forgets all names; the
+   struct is as new. Nobody may use it meanwhile, nor start coroutines that
+   would inherit from it; but threads and tasks may end, each value being
+   destroyed once, by them (perhaps a little later) or here. */
+CONC_API void conc_local_free(conc_local *local);
+
+/* One name of one local, found beforehand: faster. */
+typedef struct conc_attribute conc_attribute;
+
+/* The attribute of that name, valid until conc_local_free. NULL and errno:
+   EINVAL, ENOMEM. */
+CONC_API conc_attribute *conc_local_attribute(conc_local *local,
+                                              const char *name);
+
+/* As conc_local_get and conc_local_set. */
+CONC_API void *conc_attribute_get(const conc_attribute *attribute);
+CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* ---------------------------------------------------------------------------
    >>coroutine: conc_run, conc_coro_start, conc_sleep, conc_yield_now
@@ -2257,8 +2335,10 @@ CONC_API const char *conc_name(conc_task *task) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>thread: conc_thread_start
+   >>thread: conc_thread_start, conc_local
    ------------------------------------------------------------------------ */
+
+CONC__DEF void conc__locals_end(conc_task *task);
 
 /* The kernel shows 15 bytes of a thread's name. */
 CONC__DEF void conc__thread_name(const char *name) {
@@ -2306,9 +2386,11 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
                                         __ATOMIC_RELAXED);
     task->actor = &thread->actor;
     task->id = 0; /* nobody joins it */
+    CONC__STORE_RELAXED(&task->done.flag, CONC__CLEAR);
     conc__threads_enter(task);
     pthread_setspecific(conc__thread_key, thread);
   }
+  thread->actor.word = 0; /* what the thread was before may be cancelled */
   conc__actor_init(&thread->actor, &conc__thread_class, task);
   thread->current = &thread->actor;
   return thread->current;
@@ -2317,6 +2399,7 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
 /* A foreign thread ends. Its task may be asked to cancel until now. */
 CONC__DEF void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
+  conc__locals_end(&self->own);
   conc__threads_leave(&self->own);
   conc__task_finish(&self->own, NULL, 0);
   self->current = NULL; /* a later destructor may begin anew */
@@ -2329,6 +2412,7 @@ CONC__DEF void *conc__thread_main(void *arg) {
   int status;
   conc__thread_name(conc_name(task));
   status = conc__task_run(task, self, &result);
+  conc__locals_end(task);
   /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
@@ -2366,6 +2450,346 @@ CONC_API int conc_thread_start(conc_task *task) {
   }
   if (rc != 0) conc__task_unbegin(task);
   return rc;
+}
+
+/* --- conc_local ---
+
+   An attribute, which is one name of one local, has an index, the lowest that
+   is free; and a task has an array of values, to be read at that index. Only
+   the task itself uses its array, and so without a lock, but for these, which
+   hold conc__locals_guard: replacing the array, since conc_local_free looks
+   into all of them; and reading what conc_local_free may be clearing. */
+
+struct conc_attribute {
+  conc_local *local;
+  size_t index;
+  bool of_task;                    /* CONC_SCOPE_TASK */
+  struct conc_attribute *next;     /* of all there are, by index */
+  struct conc_attribute *child[4]; /* by two bits of the name's hash */
+  /* the name follows */
+};
+
+typedef struct conc__local_value {
+  const conc_attribute *attribute; /* NULL: not set */
+  void *value;
+} conc__local_value;
+
+typedef struct conc__locals {
+  struct conc__locals *next, **link; /* of all there are */
+  size_t size;
+  /* the values follow */
+} conc__locals;
+
+static conc__mutex conc__locals_guard;
+static conc__locals *conc__locals_all;
+static conc_attribute *conc__attributes_all;
+
+CONC__INLINE conc__local_value *conc__locals_values(conc__locals *l) {
+  return (conc__local_value *)(l + 1);
+}
+
+CONC__INLINE bool conc__attribute_is(const conc_attribute *a,
+                                     const char *name) {
+  return strcmp((const char *)(a + 1), name) == 0;
+}
+
+/* Where the attribute of a name is, or would be: a tree that branches by the
+   name's hash. Attributes are added under the guard and stay: so it is read
+   without. */
+CONC__DEF conc_attribute **conc__attribute_place(conc_local *local,
+                                                 const char *name) {
+  conc_attribute **place = &local->root;
+  uint64_t hash = 14695981039346656037u; /* FNV-1a */
+  const char *p;
+  for (p = name; *p != 0; p++)
+    hash = (hash ^ (unsigned char)*p) * 1099511628211u;
+  for (;;) {
+    conc_attribute *a = CONC__LOAD(place);
+    if (a == NULL || conc__attribute_is(a, name)) return place;
+    place = &a->child[hash >> 62];
+    hash <<= 2;
+  }
+}
+
+/* NULL: nobody has used that name yet. The first addresses under which names
+   come are remembered. They say where to look, no more: another text may
+   stand there now. */
+CONC__DEF conc_attribute *conc__attribute_find(conc_local *local,
+                                               const char *name) {
+  uint32_t hash = (uint32_t)(uintptr_t)name * 2654435769u >> 29;
+  struct conc__attribute_hint *hint = NULL;
+  conc_attribute *a;
+  const char *seen;
+  uint32_t i;
+  if (CONC__UNLIKELY(name == NULL)) return NULL;
+  for (i = 0; i < 8; i++) {
+    hint = &local->hints[(hash + i) % 8];
+    seen = CONC__LOAD(&hint->name);
+    if (CONC__LIKELY(seen == name)) {
+      a = CONC__LOAD(&hint->attribute);
+      if (CONC__LIKELY(a != NULL && conc__attribute_is(a, name))) return a;
+    }
+    if (seen == NULL || seen == name) break;
+  }
+  a = CONC__LOAD(conc__attribute_place(local, name));
+  seen = NULL;
+  if (a != NULL && i < 8 && CONC__CAS(&hint->name, &seen, name))
+    CONC__STORE(&hint->attribute, a);
+  return a;
+}
+
+/* As above, but makes it. 0, -EINVAL, -ENOMEM. */
+CONC__DEF int conc__attribute_make(conc_local *local, const char *name,
+                                   conc_attribute **out) {
+  conc_attribute *a = *out = conc__attribute_find(local, name);
+  conc_attribute **p, **q;
+  size_t size;
+  if (a != NULL) return 0;
+  if (name == NULL || (unsigned)local->scope > CONC_SCOPE_TASK) return -EINVAL;
+  conc__init();
+  size = strlen(name) + 1;
+  a = (conc_attribute *)CONC_MALLOC(sizeof *a + size);
+  if (a == NULL) return -ENOMEM;
+  memset(a, 0, sizeof *a);
+  memcpy(a + 1, name, size);
+  a->local = local;
+  a->of_task = local->scope == CONC_SCOPE_TASK;
+  conc__mutex_lock(&conc__locals_guard);
+  p = conc__attribute_place(local, name);
+  if (*p == NULL) {
+    q = &conc__attributes_all;
+    for (; *q != NULL && (*q)->index == a->index; q = &(*q)->next) a->index++;
+    a->next = *q;
+    *q = a;
+    CONC__STORE(p, a);
+  } else {
+    CONC_FREE(a); /* another thread was faster */
+  }
+  *out = *p;
+  conc__mutex_unlock(&conc__locals_guard);
+  return 0;
+}
+
+CONC_API conc_attribute *conc_local_attribute(conc_local *local,
+                                              const char *name) {
+  conc_attribute *a;
+  int rc = conc__attribute_make(local, name, &a);
+  if (rc != 0) errno = -rc;
+  return a;
+}
+
+/* Replaces a task's array by one of at least so many, or (0) by none. 0 or
+   -ENOMEM. */
+CONC__DEF int conc__locals_resize(conc_task *task, size_t count) {
+  conc__locals *old = task->locals;
+  conc__locals *l = NULL;
+  if (count > 0) {
+    size_t size = 4;
+    while (size < count) size *= 2;
+    l = (conc__locals *)CONC_MALLOC(sizeof *l +
+                                    size * sizeof(conc__local_value));
+    if (l == NULL) return -ENOMEM;
+    memset(l, 0, sizeof *l + size * sizeof(conc__local_value));
+    l->size = size;
+  }
+  conc__mutex_lock(&conc__locals_guard);
+  if (old != NULL) {
+    *old->link = old->next;
+    if (old->next != NULL) old->next->link = old->link;
+  }
+  if (l != NULL) {
+    if (old != NULL)
+      memcpy(conc__locals_values(l), conc__locals_values(old),
+             old->size * sizeof(conc__local_value));
+    l->link = &conc__locals_all;
+    l->next = conc__locals_all;
+    if (l->next != NULL) l->next->link = &l->next;
+    conc__locals_all = l;
+  }
+  conc__mutex_unlock(&conc__locals_guard);
+  task->locals = l;
+  CONC_FREE(old);
+  return 0;
+}
+
+/* The task whose values the caller sees. */
+CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
+  conc__actor *self = conc__self();
+  return a->of_task ? self->task : conc__this.actor.task;
+}
+
+/* NULL if it is not set, or (NULL) there is no such attribute. */
+CONC__INLINE conc__local_value *conc__local_value_of(const conc_attribute *a) {
+  conc__locals *l;
+  conc__local_value *v;
+  if (a == NULL) return NULL;
+  l = conc__local_task(a)->locals;
+  if (l == NULL || a->index >= l->size) return NULL;
+  v = &conc__locals_values(l)[a->index];
+  return v->attribute != NULL ? v : NULL;
+}
+
+CONC_API void *conc_attribute_get(const conc_attribute *attribute) {
+  const conc__local_value *v = conc__local_value_of(attribute);
+  return v != NULL ? v->value : NULL;
+}
+
+CONC__DEF int conc__local_store(conc_task *task, const conc_attribute *a,
+                                void *value) {
+  conc__local_value *v;
+  void *old;
+  if (task->locals == NULL || a->index >= task->locals->size) {
+    int rc = conc__locals_resize(task, a->index + 1);
+    if (rc != 0) return rc;
+  }
+  v = &conc__locals_values(task->locals)[a->index];
+  old = v->attribute != NULL ? v->value : NULL;
+  v->attribute = a;
+  v->value = value;
+  if (old != NULL && old != value && a->local->destructor != NULL)
+    a->local->destructor(old);
+  return 0;
+}
+
+CONC_API int conc_attribute_set(conc_attribute *attribute, void *value) {
+  return conc__local_store(conc__local_task(attribute), attribute, value);
+}
+
+CONC_API void *conc_local_get(conc_local *local, const char *name) {
+  return conc_attribute_get(conc__attribute_find(local, name));
+}
+
+CONC_API int conc_local_set(conc_local *local, const char *name,
+                            void *value) {
+  conc_attribute *a;
+  int rc = conc__attribute_make(local, name, &a);
+  return rc != 0 ? rc : conc_attribute_set(a, value);
+}
+
+CONC_API bool conc_local_has(conc_local *local, const char *name) {
+  return conc__local_value_of(conc__attribute_find(local, name)) != NULL;
+}
+
+/* Takes a value out and destroys it. False if it was not set. */
+CONC__DEF bool conc__local_drop(conc__local_value *v) {
+  void (*destructor)(void *) = NULL;
+  void *value = NULL;
+  bool found;
+  conc__mutex_lock(&conc__locals_guard);
+  found = v->attribute != NULL;
+  if (found) {
+    destructor = v->attribute->local->destructor;
+    value = v->value;
+    v->attribute = NULL;
+  }
+  conc__mutex_unlock(&conc__locals_guard);
+  if (destructor != NULL && value != NULL) destructor(value);
+  return found;
+}
+
+CONC_API int conc_local_delete(conc_local *local, const char *name) {
+  conc__local_value *v;
+  if (name == NULL) return -EINVAL;
+  v = conc__local_value_of(conc__attribute_find(local, name));
+  return v != NULL && conc__local_drop(v) ? 0 : -ENOENT;
+}
+
+/* The task ends. Whatever is called, here and below, may replace the array or
+   (conc_local_free) take it away. */
+CONC__DEF void conc__locals_end(conc_task *task) {
+  bool found = true;
+  int round;
+  if (CONC__LIKELY(task->locals == NULL)) return;
+  for (round = 0; found && round < 4; round++) {
+    size_t i;
+    found = false;
+    for (i = 0; task->locals != NULL && i < task->locals->size; i++)
+      if (conc__local_drop(&conc__locals_values(task->locals)[i]))
+        found = true;
+  }
+  conc__locals_resize(task, 0);
+}
+
+/* Gives a task that is about to start what it inherits. 0; or -ENOMEM, with
+   a part of it. */
+CONC__DEF int conc__locals_inherit(conc_task *task, conc_task *parent) {
+  size_t i;
+  int rc = 0;
+  for (i = 0; rc == 0 && parent->locals != NULL && i < parent->locals->size;
+       i++) {
+    conc__local_value v;
+    void *(*copy)(void *) = NULL;
+    bool inherits = false;
+    conc__mutex_lock(&conc__locals_guard);
+    v = conc__locals_values(parent->locals)[i];
+    if (v.attribute != NULL && v.attribute->of_task) {
+      copy = v.attribute->local->copy;
+      inherits = copy != NULL || v.attribute->local->destructor == NULL;
+    }
+    conc__mutex_unlock(&conc__locals_guard);
+    if (!inherits) continue;
+    if (task->locals == NULL || i >= task->locals->size)
+      rc = conc__locals_resize(task, parent->locals->size);
+    if (rc == 0 && copy != NULL && v.value != NULL) {
+      v.value = copy(v.value);
+      if (v.value == NULL) rc = -ENOMEM;
+    }
+    if (rc == 0) conc__locals_values(task->locals)[i] = v;
+  }
+  return rc;
+}
+
+/* Takes up to `room` values of a local from all tasks. Under the guard. */
+CONC__DEF size_t conc__local_take(conc_local *local, void **values,
+                                  size_t room) {
+  const conc_attribute *a;
+  conc__locals *l;
+  size_t n = 0;
+  for (a = conc__attributes_all; a != NULL; a = a->next)
+    for (l = conc__locals_all; a->local == local && l != NULL; l = l->next)
+      if (n < room && a->index < l->size) {
+        conc__local_value *v = &conc__locals_values(l)[a->index];
+        if (v->attribute == NULL) continue;
+        v->attribute = NULL;
+        values[n++] = v->value;
+      }
+  return n;
+}
+
+/* What nothing is left in need not stay. */
+CONC__DEF void conc__locals_trim(conc_task *task) {
+  size_t i;
+  for (i = 0; task->locals != NULL && i < task->locals->size; i++)
+    if (conc__locals_values(task->locals)[i].attribute != NULL) return;
+  conc__locals_resize(task, 0);
+}
+
+CONC_API void conc_local_free(conc_local *local) {
+  void *values[64]; /* to be destroyed without the guard */
+  conc_attribute **p = &conc__attributes_all;
+  conc_task *task = conc__self()->task;
+  size_t n, i;
+  do {
+    conc__mutex_lock(&conc__locals_guard);
+    n = conc__local_take(local, values, 64);
+    while (n < 64 && *p != NULL) { /* that was all: forget the names */
+      conc_attribute *a = *p;
+      if (a->local == local) {
+        *p = a->next;
+        CONC_FREE(a);
+      } else {
+        p = &a->next;
+      }
+    }
+    conc__mutex_unlock(&conc__locals_guard);
+    for (i = 0; i < n; i++)
+      if (local->destructor != NULL && values[i] != NULL)
+        local->destructor(values[i]);
+  } while (n == 64);
+  local->root = NULL;
+  memset(local->hints, 0, sizeof local->hints);
+  conc__locals_trim(task);
+  conc__locals_trim(conc__this.actor.task);
 }
 
 /* ---------------------------------------------------------------------------
@@ -2789,6 +3213,7 @@ typedef struct conc__loop {
   unsigned numbers; /* of default names */
   conc__stacks stacks;
   conc__coro *dead; /* unpooled stacks, to be unmapped by the loop's fiber */
+  conc_task *failed; /* for want of a stack; to be finished by it */
   conc__ready *ring; /* ring_size is a power of two */
   size_t ring_size, ring_first, ring_count;
   conc__timer *heap; /* four children to a node */
@@ -2945,12 +3370,15 @@ CONC__DEF void conc__loop_forget(conc__loop *loop, conc_task *t) {
   conc__task_unlink(t);
 }
 
-/* Gives a task its stack. NULL if there is none; then the task has failed. */
+/* Gives a task its stack. NULL if there is none: then the task has failed,
+   and the loop's fiber will say so, which may call destructors. */
 CONC__DEF conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
   if (co == NULL) {
     conc__loop_forget(loop, t);
-    conc__task_finish(t, NULL, -ENOMEM);
+    t->next = loop->failed;
+    loop->failed = t;
+    loop->batch = 0;
     return NULL;
   }
   co->actor.word = 0;
@@ -3002,6 +3430,7 @@ CONC__DEF void conc__coro_main(void) {
     conc_task *t = co->actor.task;
     void *result;
     int status = conc__task_run(t, &co->actor, &result);
+    conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
     if (!co->pooled || loop->ring_count == 0 || --loop->batch <= 0) break;
@@ -3452,6 +3881,12 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
       loop->dead = co->next;
       conc__stack_unmap(co);
     }
+    while (loop->failed != NULL) {
+      conc_task *t = loop->failed;
+      loop->failed = t->next;
+      conc__locals_end(t);
+      conc__task_finish(t, NULL, -ENOMEM);
+    }
   }
 }
 
@@ -3481,11 +3916,21 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
 
 CONC_API int conc_coro_start(conc_task *task) {
   conc__loop *loop = conc__this.loop;
+  conc_task *parent;
   int rc;
   if (loop == NULL) return -EPERM;
-  rc = conc__loop_reserve(loop);
-  if (rc == 0) rc = conc__task_begin(task, CONC__TASK_CORO);
+  rc = conc__task_begin(task, CONC__TASK_CORO);
   if (rc != 0) return rc;
+  parent = conc__this.current->task;
+  if (CONC__UNLIKELY(parent->locals != NULL))
+    rc = conc__locals_inherit(task, parent);
+  /* Last, for what has been called by then may have started others. */
+  if (rc == 0) rc = conc__loop_reserve(loop);
+  if (rc != 0) {
+    conc__locals_end(task);
+    conc__task_unbegin(task);
+    return rc;
+  }
   task->number = ++loop->numbers;
   loop->alive++;
   conc__task_link(&loop->tasks, task);
@@ -3531,12 +3976,14 @@ CONC__DEF void conc__fork_prepare(void) {
   conc__mutex_lock(&conc__stuck_guard);
   conc__guards_lock();
   conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
+  conc__mutex_lock(&conc__locals_guard);
   if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox_guard);
 }
 
 CONC__DEF void conc__fork_parent(void) {
   if (conc__this.loop != NULL)
     conc__mutex_unlock(&conc__this.loop->inbox_guard);
+  conc__mutex_unlock(&conc__locals_guard);
   conc__mutex_unlock(&conc__threads_guard);
   conc__guards_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
@@ -3632,6 +4079,7 @@ CONC__DEF void conc__fork_child(void) {
   size_t i;
   for (i = 0; i < 256; i++) conc__guards[i].word = 0;
   conc__stuck_guard.word = conc__threads_guard.word = 0;
+  conc__locals_guard.word = 0;
   if (loop != NULL) loop->inbox_guard.word = 0;
   conc__futex_init();
   conc__generation = (conc__generation + 1) % CONC__GENERATIONS;

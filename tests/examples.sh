@@ -19,6 +19,18 @@ try() { # TITLE COMMAND...
   fi
 }
 
+# The output must be tests/examples/NAME.txt; threads print in any order, so
+# both are sorted.
+prints() { # NAME COMMAND...
+  expected=tests/examples/$1.txt
+  shift
+  "$@" >"$log.out" || return
+  [ ! -f "$expected" ] || {
+    sort "$expected" >"$log.expected" &&
+      sort "$log.out" | diff "$log.expected" -
+  }
+}
+
 # Not so short that a worker comes when the other has done all the work.
 try 'a task master and two task workers (make run)' \
   env TIME_SCALE=0.1 sh tests/run_demo.sh "$EXAMPLES"
@@ -26,6 +38,6 @@ for source in examples/*.c; do
   name=$(basename "$source" .c)
   case $name in
   task_master | task_worker | '*') ;; # above; none
-  *) try "$name" $limit $WRAPPER "$EXAMPLES/$name" ;;
+  *) try "$name" prints "$name" $limit $WRAPPER "$EXAMPLES/$name" ;;
   esac
 done

@@ -29,6 +29,8 @@ typedef struct used {
   int turns;
 } used;
 
+static conc_local local = {.destructor = free};
+
 static bool is_full(void *arg) { return ((used *)arg)->turns == 10; }
 
 static void *use_some(void *arg) {
@@ -42,7 +44,10 @@ static void *use_some(void *arg) {
     MUST(conc_put(u->queue, "child", 5, 5) == 0);
     MUST(conc_get(u->queue, buf, 8, 5) == 5);
     MUST(conc_sleep(0.0001) == 0);
+    MUST(conc_local_set(&local, i % 2 ? "odd" : "even", strdup("x")) == 0);
+    MUST(conc_local_has(&local, "even"));
   }
+  MUST(conc_local_delete(&local, "odd") == 0);
   return arg;
 }
 
