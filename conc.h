@@ -1502,7 +1502,10 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
     CONC__POINT();
     n = poll(p, 2, ms);
     error = errno;
-    if (!spin && ms != 0) conc__park_retract(self);
+    /* Somebody is about to write to the waker: not before he has may this
+       thread end and close it. */
+    if (!spin && ms != 0 && !conc__park_retract(self) && thread->has_waker)
+      while (p[1].revents == 0) poll(&p[1], 1, -1);
     if (p[1].revents) conc__waker_drain(thread->waker);
     if (n < 0 && error != EINTR) return -error;
     if (n > 0 && p[0].revents) {

@@ -523,4 +523,60 @@ TEST(a_message_and_a_cancellation_both_arrive) { cancel_too(&a_get); }
 TEST(room_in_a_queue_and_a_cancellation_both_arrive) { cancel_too(&a_put); }
 TEST(a_ready_descriptor_and_a_cancellation_both_arrive) { cancel_too(&a_fd); }
 
+/* What wakes a polling thread is a descriptor of its own, which it may not
+   close before a canceller, who has made up his mind, has written to it: the
+   number may be another's by then. */
+static conc_task polling;
+static int polling_id;
+
+static void *poll_once(void *arg) {
+  int rc;
+  SET(polling_id, 1);
+  rc = conc_wait_fd(ends[0], CONC_READ, CONC_FOREVER);
+  CHECK(rc == CONC_READ || rc == -ECANCELED);
+  return arg;
+}
+static int cancel_polling(void) {
+  int rc = conc_cancel(&polling);
+  return rc == -ESRCH ? 0 : rc;
+}
+
+TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
+  bool stopped = true, decided = false;
+  CHECK_EQ(sem_init(&changed, 0, 0), 0);
+  CHECK_EQ(pipe(ends), 0);
+  sides[WAKER].run = cancel_polling;
+  side_start(&sides[WAKER], false);
+  for (int i = 0; stopped; i++) {
+    conc__actor *actor;
+    bool now = false;
+    int fd;
+    char c;
+    memset(&polling, 0, sizeof polling);
+    SET(polling_id, 0);
+    polling.target = poll_once;
+    CHECK_EQ(conc_thread_start(&polling), 0);
+    while (GET(polling_id) == 0) sched_yield();
+    actor = GET(polling.actor);
+    while (!(GET(actor->word) & CONC__POLLING)) sched_yield();
+    fd = ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
+             ->waker[1];
+    CHECK(fd >= 0);
+    begin(&sides[WAKER], cancel_polling, i);
+    stopped = GET(sides[WAKER].state) == STOPPED;
+    if (stopped && !decided) decided = now = GET(actor->word) & CONC__POKED;
+    CHECK_EQ(write(ends[1], "x", 1), 1);
+    if (now) { /* the first stop after the decision: before the write */
+      for (int k = 0; k < 100; k++, usleep(100)) CHECK(fcntl(fd, F_GETFD) >= 0);
+    }
+    finish("cancel", i, 0);
+    CHECK(conc_join(&polling, CONC_FOREVER) <= 0);
+    CHECK_EQ(read(ends[0], &c, 1), 1);
+  }
+  CHECK(decided);
+  side_end(&sides[WAKER]);
+  close(ends[0]);
+  close(ends[1]);
+}
+
 TEST_MAIN
