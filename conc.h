@@ -1511,14 +1511,14 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
     if (n > 0 && p[0].revents) {
       int ready = 0;
       if (p[0].revents & POLLNVAL) return -EBADF;
-      if (budget > 0) conc__spin_learn(&self->spin_failed, !slept);
+      if (deadline > 0)
+        conc__spin_learn(&self->spin_failed, budget > 0 && !slept);
       if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
       if (p[0].revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
       return ready & events ? ready & events : events;
     }
     if (!spin && deadline < CONC__NEVER && conc_now() >= deadline) {
-      if (budget <= 0 && deadline > 0)
-        conc__spin_learn(&self->spin_failed, false);
+      if (deadline > 0) conc__spin_learn(&self->spin_failed, false);
       return -ETIMEDOUT;
     }
   }

@@ -11,9 +11,9 @@
 #include "test.h"
 
 static void test_point(void);
-static double test_spin; /* 0: a thread sleeps at once */
+static double test_spin_seconds(void);
 #define CONC__POINT() test_point()
-#define CONC_SPIN_SECONDS test_spin
+#define CONC_SPIN_SECONDS test_spin_seconds()
 #define CONC_MALLOC(n) test_malloc(n)
 #define CONC_REALLOC(p, n) test_realloc(p, n)
 #define CONC_FREE(p) test_free(p)
@@ -50,6 +50,13 @@ static side sides[SIDES];
 static sem_t changed;
 static double patience; /* before it a sleep may end by itself: a timeout */
 static __thread side *running;
+
+static double spin; /* 0: a thread sleeps at once */
+static __thread int spins; /* how often a thread asked for it */
+static double test_spin_seconds(void) {
+  spins++;
+  return spin;
+}
 
 static void test_point(void) {
   side *s = running;
@@ -561,6 +568,7 @@ TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
     while (!(GET(actor->word) & CONC__POLLING)) sched_yield();
     fd = ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
              ->waker[1];
+    __atomic_fetch_or(&actor->word, 0u, __ATOMIC_ACQ_REL); /* was read */
     CHECK(fd >= 0);
     begin(&sides[WAKER], cancel_polling, i);
     stopped = GET(sides[WAKER].state) == STOPPED;
@@ -577,6 +585,251 @@ TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
   side_end(&sides[WAKER]);
   close(ends[0]);
   close(ends[1]);
+}
+
+/* --- order --- */
+
+/* Eight wait, every second one as a coroutine of one loop, in a known order;
+   then they are let go one by one. */
+enum { CROWD = 8 };
+typedef struct crowd {
+  conc_fn *wait;   /* with a number, which it adds to `order` at last */
+  step *let_go;    /* one of them */
+  const void *object;
+  struct conc__waitlist *list;
+  conc_task tasks[CROWD];
+  int numbers[CROWD];
+  conc_queue *starts; /* numbers of coroutines to be started */
+} crowd;
+static int order[CROWD], ordered;
+
+static void add_to_order(void *number) {
+  order[__atomic_fetch_add(&ordered, 1, __ATOMIC_ACQ_REL) % CROWD] =
+      *(int *)number;
+}
+
+static int list_length(const crowd *c) {
+  int n = 0;
+  conc__mutex_lock(conc__guard(c->object));
+  for (conc__waiter *w = c->list->first; w != NULL; w = w->next) n++;
+  conc__mutex_unlock(conc__guard(c->object));
+  return n;
+}
+
+static void *crowd_loop(void *arg) {
+  crowd *c = (crowd *)arg;
+  int k;
+  while (conc_get(c->starts, &k, sizeof k, CONC_FOREVER) > 0)
+    CHECK_EQ(conc_coro_start(&c->tasks[k]), 0);
+  for (k = 1; k < CROWD; k += 2)
+    CHECK_EQ(conc_join(&c->tasks[k], CONC_FOREVER), 0);
+  return NULL;
+}
+static void *crowd_thread(void *arg) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = crowd_loop;
+  t.arg = arg;
+  CHECK_EQ(conc_run(&t), 0);
+  return NULL;
+}
+
+static void wait_in_order(conc_fn *wait, step *let_go, const void *object,
+                          struct conc__waitlist *list) {
+  static crowd c;
+  conc_task loop;
+  memset(&loop, 0, sizeof loop);
+  loop.target = crowd_thread;
+  loop.arg = &c;
+  c.wait = wait;
+  c.object = object;
+  c.list = list;
+  c.starts = conc_queue_new(NULL);
+  CHECK_EQ(conc_thread_start(&loop), 0);
+  for (int k = 0; k < CROWD; k++) {
+    c.numbers[k] = k;
+    c.tasks[k].target = wait;
+    c.tasks[k].arg = &c.numbers[k];
+    if (k % 2 == 0)
+      CHECK_EQ(conc_thread_start(&c.tasks[k]), 0);
+    else
+      CHECK_EQ(conc_put(c.starts, &k, sizeof k, 0), 0);
+    while (list_length(&c) <= k) sched_yield();
+  }
+  conc_queue_close(c.starts);
+  usleep(1000); /* beyond the patience of a lock's waiter */
+  for (int k = 0; k < CROWD; k++) {
+    CHECK_EQ(let_go(), 0);
+    while (GET(ordered) <= k) sched_yield();
+  }
+  for (int k = 0; k < CROWD; k += 2)
+    CHECK_EQ(conc_join(&c.tasks[k], CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&loop, CONC_FOREVER), 0);
+  for (int k = 0; k < CROWD; k++) CHECK_EQ(order[k], k);
+  conc_queue_free(c.starts);
+}
+
+static void *order_lock(void *number) {
+  CHECK_EQ(conc_lock_acquire(&lock, CONC_FOREVER), 0);
+  add_to_order(number);
+  CHECK_EQ(conc_lock_release(&lock), 0);
+  return NULL;
+}
+static int release_once(void) {
+  conc_lock_release(&lock); /* the others do it themselves */
+  return 0;
+}
+TEST(a_lock_is_had_in_the_order_of_arrival) {
+  take_lock();
+  wait_in_order(order_lock, release_once, &lock, &lock.waiters);
+}
+
+static void *order_cond(void *number) {
+  CHECK_EQ(conc_lock_acquire(&lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cond_wait(&cond, &lock, CONC_FOREVER), 0);
+  add_to_order(number);
+  CHECK_EQ(conc_lock_release(&lock), 0);
+  return NULL;
+}
+static int notify_one(void) { return conc_cond_notify(&cond, 1); }
+TEST(a_condition_notifies_in_the_order_of_arrival) {
+  wait_in_order(order_cond, notify_one, &cond, &cond.waiters);
+}
+
+static void *order_get(void *number) {
+  char c;
+  CHECK_EQ(conc_get(queue, &c, 1, CONC_FOREVER), 1);
+  add_to_order(number);
+  return NULL;
+}
+TEST(a_queue_serves_its_getters_in_the_order_of_arrival) {
+  queue = conc_queue_new(NULL);
+  wait_in_order(order_get, wake_put, queue, &queue->getters);
+  conc_queue_free(queue);
+}
+
+static void *order_put(void *number) {
+  CHECK_EQ(conc_put(queue, number, 1, CONC_FOREVER), 0);
+  add_to_order(number);
+  return NULL;
+}
+TEST(a_queue_serves_its_putters_in_the_order_of_arrival) {
+  conc_queue_opts one = {1, 0, NULL};
+  queue = conc_queue_new(&one);
+  fill();
+  wait_in_order(order_put, wake_get, queue, &queue->putters);
+  conc_queue_free(queue);
+}
+
+/* --- what waiting costs --- */
+
+static double cpu_time(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int one_wait(int how, double timeout) {
+  char c;
+  if (how == 0) return conc_event_wait(&event, timeout);
+  if (how == 1) return conc_wait_fd(ends[0], CONC_READ, timeout);
+  return (int)conc_get(queue, &c, 1, timeout);
+}
+
+/* A wait spins at most once, and not at all most of the times when that never
+   pays. */
+static void *wait_idly(void *arg) {
+  for (int how = 0; how < 3; how++) {
+    double before = cpu_time();
+    spins = 0;
+    CHECK_EQ(one_wait(how, 0.3), -ETIMEDOUT);
+    CHECK(spins <= 1);
+    CHECK(cpu_time() - before < 0.03 * test_slow());
+    for (int i = 0; i < 200; i++) CHECK_EQ(one_wait(how, 0.5e-3), -ETIMEDOUT);
+    CHECK(spins <= 30);
+  }
+  return arg;
+}
+
+static void prepare_to_wait_idly(void) {
+  spin = 50e-6;
+  queue = conc_queue_new(NULL);
+  CHECK_EQ(pipe(ends), 0);
+}
+static void end_waiting_idly(void) {
+  conc_queue_free(queue);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST(a_thread_that_waits_does_not_use_the_cpu) {
+  prepare_to_wait_idly();
+  wait_idly(NULL);
+  end_waiting_idly();
+}
+TEST(a_loop_that_waits_does_not_use_the_cpu) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = wait_idly;
+  prepare_to_wait_idly();
+  CHECK_EQ(conc_run(&t), 0);
+  end_waiting_idly();
+}
+
+/* It pays: then it is done again, after it was given up, too. */
+static void *answer(void *arg) {
+  char c;
+  for (int i = 0; i < 1000; i++) {
+    CHECK_EQ(conc_read(((int *)arg)[0], &c, 1, CONC_FOREVER), 1);
+    CHECK_EQ(conc_write(((int *)arg)[1], &c, 1, CONC_FOREVER), 1);
+  }
+  return NULL;
+}
+TEST(a_thread_tries_again_whether_spinning_pays) {
+  int there[2], back[2], fds[2];
+  conc_task t;
+  char c = 0;
+  prepare_to_wait_idly();
+  if (conc_cpu_count() < 2) SKIP("one CPU");
+  for (int i = 0; i < 20; i++)
+    CHECK_EQ(one_wait(1, 0.1e-3), -ETIMEDOUT); /* it is given up */
+  CHECK_EQ(pipe(there), 0);
+  CHECK_EQ(pipe(back), 0);
+  fds[0] = there[0];
+  fds[1] = back[1];
+  memset(&t, 0, sizeof t);
+  t.target = answer;
+  t.arg = fds;
+  CHECK_EQ(conc_thread_start(&t), 0);
+  spins = 0;
+  for (int i = 0; i < 1000; i++) {
+    CHECK_EQ(conc_write(there[1], &c, 1, CONC_FOREVER), 1);
+    CHECK_EQ(conc_read(back[0], &c, 1, CONC_FOREVER), 1);
+  }
+  CHECK(spins > 20);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  for (int k = 0; k < 2; k++) close(there[k]), close(back[k]);
+  end_waiting_idly();
+}
+
+TEST(on_one_cpu_nobody_spins) {
+  cpu_set_t one;
+  conc_task t;
+  CPU_ZERO(&one);
+  CHECK(sched_getcpu() >= 0);
+  CPU_SET((unsigned)sched_getcpu(), &one);
+  CHECK_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  prepare_to_wait_idly();
+#if CONC__LINUX
+  CHECK_EQ(conc_cpu_count(), 1);
+  for (int how = 0; how < 3; how++) one_wait(how, 1e-3);
+  CHECK_EQ(spins, 0);
+#endif
+  memset(&t, 0, sizeof t);
+  t.target = order_put; /* and all works */
+  t.arg = &spins;
+  CHECK_EQ(conc_run(&t), 0);
+  end_waiting_idly();
 }
 
 TEST_MAIN
