@@ -1013,14 +1013,24 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-#define CONC__LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+/* Stands before each step that another thread may meet: so a test can stop a
+   thread at any of them, and show that the others do not mind. */
+#ifndef CONC__POINT
+#define CONC__POINT() ((void)0)
+#endif
+
+#define CONC__LOAD(p) (CONC__POINT(), __atomic_load_n((p), __ATOMIC_ACQUIRE))
 #define CONC__LOAD_RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define CONC__STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define CONC__STORE(p, v) \
+  (CONC__POINT(), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
 #define CONC__STORE_RELAXED(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 /* Updates *e with what was found when it fails. */
-#define CONC__CAS(p, e, v)                                     \
-  __atomic_compare_exchange_n((p), (e), (v), 0, __ATOMIC_ACQ_REL, \
-                              __ATOMIC_ACQUIRE)
+#define CONC__CAS(p, e, v)                                                \
+  (CONC__POINT(), __atomic_compare_exchange_n((p), (e), (v), 0,           \
+                                              __ATOMIC_ACQ_REL,           \
+                                              __ATOMIC_ACQUIRE))
+#define CONC__AND(p, v) \
+  (CONC__POINT(), __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL))
 
 #ifdef __cplusplus
 extern "C" {
@@ -1156,6 +1166,7 @@ CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
     t = conc__timespec(deadline); /* the bitset variant takes absolute time */
     until = &t;
   }
+  CONC__POINT();
   syscall(SYS_futex, word, CONC__FUTEX_WAIT_PRIVATE, value, until, NULL,
           0xffffffffu);
 }
@@ -1163,6 +1174,7 @@ CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
    at the address, and an extra wake-up is allowed for. */
 CONC__DEF void conc__futex_wake(unsigned *word, int n) {
+  CONC__POINT();
   syscall(SYS_futex, word, CONC__FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
@@ -1186,6 +1198,7 @@ CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
                                 double deadline) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
   struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  CONC__POINT();
   pthread_mutex_lock(&b->mutex);
   if (CONC__LOAD(word) == value) {
     if (deadline < CONC__NEVER)
@@ -1200,6 +1213,7 @@ CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
 CONC__DEF void conc__futex_wake(unsigned *word, int n) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
   (void)n;
+  CONC__POINT();
   pthread_mutex_lock(&b->mutex);
   pthread_cond_broadcast(&b->cond);
   pthread_mutex_unlock(&b->mutex);
@@ -1319,6 +1333,7 @@ CONC__DEF void conc__waker_close(int fds[2]) {
 CONC__DEF void conc__waker_wake(const int fds[2]) {
   uint64_t one = 1;
   ssize_t n;
+  CONC__POINT();
   do n = write(fds[1], &one, sizeof one);
   while (n < 0 && errno == EINTR);
 }
@@ -1527,14 +1542,13 @@ CONC__DEF bool conc__park_announce(conc__actor *self, unsigned bits,
    CONC__PARKED first, and so has woken it or is about to. */
 CONC__DEF bool conc__park_retract(conc__actor *self) {
   unsigned how = CONC__PARKED | CONC__POLLING;
-  return (__atomic_fetch_and(&self->word, ~how, __ATOMIC_ACQ_REL) &
-          CONC__PARKED) != 0;
+  return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
 /* Takes a pending cancellation, if there is one: it is now delivered. */
 CONC__DEF bool conc__take_cancel(conc__actor *self) {
   if (!(CONC__LOAD(&self->word) & CONC__POKED)) return false;
-  __atomic_fetch_and(&self->word, ~CONC__POKED, __ATOMIC_ACQ_REL);
+  CONC__AND(&self->word, ~CONC__POKED);
   self->task->was_cancelled = true;
   return true;
 }
@@ -1623,22 +1637,26 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
         continue;
       slept = true;
     }
+    CONC__POINT();
     n = poll(p, 2, ms);
     error = errno;
-    if (!spin && ms != 0) conc__park_retract(self);
+    /* Somebody is about to write to the waker: not before he has may this
+       thread end and close it. */
+    if (!spin && ms != 0 && !conc__park_retract(self) && thread->has_waker)
+      while (p[1].revents == 0) poll(&p[1], 1, -1);
     if (p[1].revents) conc__waker_drain(thread->waker);
     if (n < 0 && error != EINTR) return -error;
     if (n > 0 && p[0].revents) {
       int ready = 0;
       if (p[0].revents & POLLNVAL) return -EBADF;
-      if (budget > 0) conc__spin_learn(&self->spin_failed, !slept);
+      if (deadline > 0)
+        conc__spin_learn(&self->spin_failed, budget > 0 && !slept);
       if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
       if (p[0].revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
       return ready & events ? ready & events : events;
     }
     if (!spin && deadline < CONC__NEVER && conc_now() >= deadline) {
-      if (budget <= 0 && deadline > 0)
-        conc__spin_learn(&self->spin_failed, false);
+      if (deadline > 0) conc__spin_learn(&self->spin_failed, false);
       return -ETIMEDOUT;
     }
   }
@@ -1688,6 +1706,7 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
 }
 
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+  CONC__POINT();
   if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
     conc__futex_wake(&m->word, 1);
 }
@@ -1926,7 +1945,7 @@ CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
     self->ops->park(self, bits, look < deadline ? look : deadline);
     seen = CONC__LOAD(&self->word);
     if (seen & CONC__WOKEN) {
-      __atomic_fetch_and(&self->word, ~CONC__WOKEN, __ATOMIC_ACQ_REL);
+      CONC__AND(&self->word, ~CONC__WOKEN);
       rc = w->failure;
       break;
     }
@@ -3846,6 +3865,7 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   loop->sleeping = empty;
   conc__mutex_unlock(&loop->inbox_guard);
   if (!empty) return;
+  CONC__POINT();
   if (lonely) {
     loop->patience = loop->patience > 0 ? loop->patience * 2
                                         : CONC__STUCK_AFTER;
