@@ -1463,11 +1463,13 @@ struct conc__actor {
 /* What belongs to an actor names it in a word: its id is its address and, in
    the lower bits, the generation of processes that it was made in, which a
    fork makes one more: so that who did not come along into a child is told
-   from who has been made at the same address since. The lowest bit is for the
-   use of the word. (After 32 nested forks generations begin anew.) */
+   from who has been made at the same address since. (After 16 nested forks
+   generations begin anew.) The two lowest bits are for the use of the word. */
 #define CONC__OWNER_FLAG ((uintptr_t)1)
-#define CONC__OWNER(word) ((word) & ~CONC__OWNER_FLAG)
-#define CONC__GENERATIONS 32u
+#define CONC__OWNER_NONE ((uintptr_t)2) /* the word does not name an owner */
+#define CONC__OWNER(word) \
+  ((word) & CONC__OWNER_NONE ? 0 : (word) & ~CONC__OWNER_FLAG)
+#define CONC__GENERATIONS 16u
 
 static unsigned conc__generation;
 
@@ -1480,7 +1482,7 @@ static size_t conc__survivors_count;
 CONC__DEF bool conc__owner_is_gone(uintptr_t word) {
   uintptr_t id = CONC__OWNER(word);
   size_t i;
-  if (id == 0 || (id >> 1) % CONC__GENERATIONS == conc__generation)
+  if (id == 0 || (id >> 2) % CONC__GENERATIONS == conc__generation)
     return false;
   for (i = 0; i < conc__survivors_count; i++)
     if (conc__survivors[i] == id) return false;
@@ -1492,7 +1494,7 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
                                 conc_task *task) {
   actor->ops = ops;
   actor->task = task;
-  actor->id = (uintptr_t)actor | conc__generation << 1;
+  actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
 /* All there is of a thread, for this library: thread-local, so without
