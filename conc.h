@@ -388,11 +388,6 @@ enum {
   CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
 };
 
-struct conc__attribute_hint {
-  const char *name; /* as a caller gave it */
-  struct conc_attribute *attribute;
-};
-
 /* Named values of which every thread, or every task, has its own: Python's
    threading.local, or with CONC_SCOPE_TASK its contextvars.
 
@@ -423,7 +418,7 @@ typedef struct conc_local {
   void *(*copy)(void *value);      /* default none; NULL if it fails */
   /* private */
   struct conc_attribute *root; /* all names */
-  struct conc__attribute_hint hints[8];
+  struct conc_attribute *first[8]; /* the first of them, to be found fast */
 } conc_local;
 
 /* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
@@ -2483,6 +2478,7 @@ CONC_API int conc_thread_start(conc_task *task) {
 
 struct conc_attribute {
   conc_local *local;
+  const char *address;             /* where the name stood that made it */
   size_t index;
   bool of_task;                    /* CONC_SCOPE_TASK */
   struct conc_attribute *next;     /* of all there are, by index */
@@ -2532,31 +2528,16 @@ CONC__DEF conc_attribute **conc__attribute_place(conc_local *local,
   }
 }
 
-/* NULL: nobody has used that name yet. The first addresses under which names
-   come are remembered. They say where to look, no more: another text may
-   stand there now. */
-CONC__DEF conc_attribute *conc__attribute_find(conc_local *local,
-                                               const char *name) {
-  uint32_t hash = (uint32_t)(uintptr_t)name * 2654435769u >> 29;
-  struct conc__attribute_hint *hint = NULL;
+/* NULL: nobody has used that name yet. The usual name is a literal: its
+   address says where to look, no more, for another text may stand there. */
+CONC__INLINE conc_attribute *conc__attribute_find(conc_local *local,
+                                                  const char *name) {
   conc_attribute *a;
-  const char *seen;
-  uint32_t i;
+  int i;
   if (CONC__UNLIKELY(name == NULL)) return NULL;
-  for (i = 0; i < 8; i++) {
-    hint = &local->hints[(hash + i) % 8];
-    seen = CONC__LOAD(&hint->name);
-    if (CONC__LIKELY(seen == name)) {
-      a = CONC__LOAD(&hint->attribute);
-      if (CONC__LIKELY(a != NULL && conc__attribute_is(a, name))) return a;
-    }
-    if (seen == NULL || seen == name) break;
-  }
-  a = CONC__LOAD(conc__attribute_place(local, name));
-  seen = NULL;
-  if (a != NULL && i < 8 && CONC__CAS(&hint->name, &seen, name))
-    CONC__STORE(&hint->attribute, a);
-  return a;
+  for (i = 0; i < 8 && (a = CONC__LOAD(&local->first[i])) != NULL; i++)
+    if (a->address == name && conc__attribute_is(a, name)) return a;
+  return CONC__LOAD(conc__attribute_place(local, name));
 }
 
 /* As above, but makes it. 0, -EINVAL, -ENOMEM. */
@@ -2565,6 +2546,7 @@ CONC__DEF int conc__attribute_make(conc_local *local, const char *name,
   conc_attribute *a = *out = conc__attribute_find(local, name);
   conc_attribute **p, **q;
   size_t size;
+  int i;
   if (a != NULL) return 0;
   if (name == NULL || (unsigned)local->scope > CONC_SCOPE_TASK) return -EINVAL;
   conc__init();
@@ -2574,6 +2556,7 @@ CONC__DEF int conc__attribute_make(conc_local *local, const char *name,
   memset(a, 0, sizeof *a);
   memcpy(a + 1, name, size);
   a->local = local;
+  a->address = name;
   a->of_task = local->scope == CONC_SCOPE_TASK;
   conc__mutex_lock(&conc__locals_guard);
   p = conc__attribute_place(local, name);
@@ -2583,6 +2566,9 @@ CONC__DEF int conc__attribute_make(conc_local *local, const char *name,
     a->next = *q;
     *q = a;
     CONC__STORE(p, a);
+    for (i = 0; i < 8 && local->first[i] != NULL; i++) {
+    }
+    if (i < 8) CONC__STORE(&local->first[i], a);
   } else {
     CONC_FREE(a); /* another thread was faster */
   }
@@ -2808,7 +2794,7 @@ CONC_API void conc_local_free(conc_local *local) {
         local->destructor(values[i]);
   } while (n == 64);
   local->root = NULL;
-  memset(local->hints, 0, sizeof local->hints);
+  memset(local->first, 0, sizeof local->first);
   conc__locals_trim(task);
   conc__locals_trim(conc__this.actor.task);
 }

@@ -1098,6 +1098,42 @@ TEST(an_inherited_value_outlives_the_parent) {
   conc_local_free(&plain);
 }
 
+/* What copies may start coroutines of their own, and wait for them. */
+static void *count_one(void *arg) {
+  conc_local_delete(&copied, "x"); /* inherited in its turn */
+  conc_yield_now();
+  add((int *)arg);
+  return NULL;
+}
+
+static void *copy_by_coroutines(void *value) {
+  static bool within;
+  conc_task t[100];
+  if (within) return value;
+  within = true;
+  for (int i = 0; i < 100; i++) START(conc_coro_start, t[i], count_one, value);
+  for (int i = 0; i < 100; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
+  within = false;
+  return value;
+}
+
+static void *start_many_by_copy(void *arg) {
+  conc_task t[20];
+  CHECK_EQ(conc_local_set(&copied, "x", arg), 0);
+  for (int i = 0; i < 20; i++) START(conc_coro_start, t[i], count_one, arg);
+  for (int i = 0; i < 20; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
+  return NULL;
+}
+
+TEST(a_copy_may_start_coroutines_and_wait) {
+  int counted = 0;
+  copied.scope = CONC_SCOPE_TASK;
+  copied.copy = copy_by_coroutines;
+  run(start_many_by_copy, &counted);
+  CHECK_EQ(counted, 20 * 101);
+  conc_local_free(&copied);
+}
+
 /* --- many at once --- */
 
 enum { NAMES = 50 };

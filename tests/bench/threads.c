@@ -8,6 +8,7 @@
  *   lock     lock+unlock, ns alone; operations/s of all with 2 and 8 threads
  *            that do nothing else; and the longest that one of 8 waited
  *   queue    8-byte items through a queue bounded at 1,024, n -> n threads
+ *   local    ns to read a value that each thread has for itself
  *   ping     one thread to another and back, p50, each on a CPU of its own
  *            and both on one, over two queues
  */
@@ -300,6 +301,33 @@ typedef struct contender {
   double (*measure)(void);
 } contender;
 
+/* --- thread-locals ------------------------------------------------------- */
+
+static pthread_key_t key;
+static conc_local local;
+static conc_attribute *attribute;
+
+#define READ_LOOP(name, read)                                                 \
+  static double name(void) {                                                  \
+    long n = (long)(span * 2e8);                                              \
+    double start = bench_now();                                               \
+    for (long i = 0; i < n; i++)                                              \
+      if ((read) != &key) abort();                                            \
+    return (bench_now() - start) * 1e9 / (double)n;                           \
+  }
+
+READ_LOOP(read_key, pthread_getspecific(key))
+READ_LOOP(read_attribute, conc_attribute_get(attribute))
+READ_LOOP(read_name, conc_local_get(&local, "student"))
+
+static void begin_locals(void) {
+  pthread_key_create(&key, NULL);
+  pthread_setspecific(key, &key);
+  conc_local_set(&local, "teacher", NULL);
+  conc_local_set(&local, "student", &key);
+  attribute = conc_local_attribute(&local, "student");
+}
+
 /* Measures the contenders in rounds, so that a drift of the machine meets all
    of them; every median is compared with those before it. */
 static void compare(const char *row, const char *unit, const contender *c,
@@ -331,6 +359,14 @@ static void compare(const char *row, const char *unit, const contender *c,
     compare(row, "us", all, 3);                                               \
   } while (0)
 
+static void locals(void) {
+  static const contender all[] = {{"pthread key", read_key},
+                                  {"conc attribute", read_attribute},
+                                  {"conc name", read_name}};
+  begin_locals();
+  compare("local, read", "ns", all, 3);
+}
+
 /* A process of one thread has its mutexes cheaper: there are always two. */
 static void *bystander(void *arg) {
   for (;;) pause();
@@ -357,6 +393,7 @@ int main(int argc, char **argv) {
   TWO("lock, 8 threads", "M op/s", "pthread_mutex", pthread_8, conc_8);
   TWO("lock, 8 threads, longest wait", "ms", "pthread_mutex", pthread_long,
       conc_long);
+  locals();
   TWO("queue, 1 -> 1", "M/s", "mutex+cond", ring_pairs_1, conc_pairs_1);
   TWO("queue, 2 -> 2", "M/s", "mutex+cond", ring_pairs_2, conc_pairs_2);
   TWO("queue, 8 -> 8", "M/s", "mutex+cond", ring_pairs_8, conc_pairs_8);
