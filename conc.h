@@ -2089,10 +2089,11 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex *guard = conc__guard(cond);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
-  size_t depth = lock->depth;
+  size_t depth;
   conc__waiter w;
   int rc;
   if (!conc__lock_is_mine(lock, (uintptr_t)self)) return -EPERM;
+  depth = lock->depth;
   conc__waiter_init(&w, self);
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the

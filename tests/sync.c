@@ -779,7 +779,8 @@ static void park_in_order(void *arg, member *me) {
   parking *p = (parking *)arg;
   UNTIL(WAITING(&p->sem) == me->index);
   CHECK_EQ(conc_sem_acquire(&p->sem, CONC_FOREVER), 0);
-  p->order[ADD(&p->passed, 1) - 1] = me->index;
+  p->order[ADD(&p->entered, 1) - 1] = me->index;
+  ADD(&p->passed, 1);
 }
 
 TEST(a_semaphore_lets_in_as_many_as_are_released_in_order) {
@@ -1191,14 +1192,13 @@ static void come_and_free(void *arg, member *me) {
   int rc = conc_barrier_wait(&m->barrier, CONC_FOREVER);
   CHECK(rc >= 0);
   (void)me;
-  if (ADD(&m->passed, 1) == m->rounds) free(m);
+  if (ADD(&m->passed, 1) == 4) free(m);
 }
 
 TEST(who_is_let_go_by_a_barrier_may_free_it) {
   for (int round = 0; round < 200; round++) {
     meeting *m = (meeting *)malloc(sizeof *m);
     meeting_init(m, 4);
-    m->rounds = 4;
     crew_run(4, come_and_free, m);
   }
 }
