@@ -42,7 +42,7 @@
      >>limits      known holes
      >>platform    versions, errors, clock, memory
      >>park        what a wait is; cancellation
-     >>sync        conc_lock, conc_event, conc_cond
+     >>sync        locks, event, condition, semaphore, barrier, once
      >>task        conc_task: join, result, cancel, name
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep, conc_yield_now
@@ -160,6 +160,7 @@
 #ifndef CONC_H
 #define CONC_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -220,13 +221,13 @@ struct conc__waitlist {
 };
 
 /* ---------------------------------------------------------------------------
-   >>sync: conc_lock, conc_event, conc_cond
+   >>sync: locks, event, condition, semaphore, barrier, once
 
    Threads    any number, mixed with coroutines of any loops
    Processes  no: one process only
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
-   Blocks     acquire and wait, with a timeout; release, set, notify never
+   Blocks     acquire, wait, once_run, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
 /* A lock, not recursive (Python's threading.Lock, with an owner). Waiters are
@@ -238,6 +239,7 @@ typedef struct conc_lock {
   /* private */
   uintptr_t word; /* the owner's actor | 1 if somebody waits; 0 free */
   struct conc__waitlist waiters;
+  size_t depth; /* of a conc_rlock: acquired so often more than once */
 } conc_lock;
 
 /* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
@@ -305,6 +307,244 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
 /* Wakes all who wait now. Always 0. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
+
+/* --- conc_rlock --- */
+
+/* A lock that its owner may acquire again (Python's threading.RLock), and
+   must release as often. Conditions take its lock, conc_cond_wait(&cond,
+   &rlock.lock, t): the wait gives all levels back, and has them all again on
+   return, as in Python. conc_lock_locked(&rlock.lock) tells if it is held. */
+typedef struct conc_rlock {
+  conc_lock lock; /* .name is an option */
+} conc_rlock;
+
+/* Takes the lock, or takes it once more. 0, -ETIMEDOUT, -ECANCELED; and
+   -EDEADLK by others, and -EOWNERDEAD, as conc_lock_acquire. */
+CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout);
+
+/* Gives back one level. 0, or -EPERM if the caller is not the owner. */
+CONC_API int conc_rlock_release(conc_rlock *rlock);
+
+/* --- conc_rwlock --- */
+
+/* A lock for one writer or any number of readers. Served in order: who comes
+   after a waiting writer waits, too, and readers that wait one behind the
+   other are let in together; so neither side starves. Not recursive. May be
+   freed by whoever has released it last.
+   The library knows the four locks that a task began to read first, of those
+   that it reads at one time; with more, the errors for readers below are not
+   noticed, nor that a reader stayed behind when the process was forked. */
+typedef struct conc_rwlock {
+  const char *name; /* for reports; default none */
+  /* private */
+  uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
+                     | 1 if somebody waits */
+  struct conc__waitlist waiters;
+} conc_rwlock;
+
+/* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
+   -EDEADLK if the caller holds it already, for reading or for writing; or, as
+   conc_lock_acquire, by others (who waits for a writer, not for readers), and
+   -EOWNERDEAD. */
+CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout);
+
+/* Takes the lock alone. Errors as above. */
+CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout);
+
+/* Gives back what the caller holds, for reading or for writing. 0, or -EPERM
+   if the caller holds nothing. */
+CONC_API int conc_rwlock_release(conc_rwlock *rwlock);
+
+/* --- conc_sem --- */
+
+/* A semaphore (Python's threading.Semaphore; with a bound BoundedSemaphore).
+   Served strictly in order. Unlike Python's it is 0 by default. May be freed
+   by whoever has acquired what was released last. */
+typedef struct conc_sem {
+  size_t value;     /* at first; default 0, at most SIZE_MAX / 2 */
+  size_t bound;     /* that the value may not exceed; default 0: none */
+  const char *name; /* for reports; default none */
+  /* private */
+  struct conc__waitlist waiters;
+} conc_sem;
+
+/* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
+   -ECANCELED. */
+CONC_API int conc_sem_acquire(conc_sem *sem, double timeout);
+
+/* Adds n: lets up to n of those go who wait. 0; -EOVERFLOW if the value would
+   exceed the bound (nothing is released then), -EINVAL if n is 0. */
+CONC_API int conc_sem_release(conc_sem *sem, size_t n);
+
+/* The value at this moment. */
+CONC_API size_t conc_sem_value(const conc_sem *sem);
+
+/* --- conc_barrier --- */
+
+/* Where a number of tasks wait for each other, again and again (Python's
+   threading.Barrier). It breaks when one of them does not wait to the end:
+   then nobody waits there any more until conc_barrier_reset. May be freed by
+   any of the tasks that it has let go, if none will wait there again. */
+typedef struct conc_barrier {
+  int parties;               /* how many tasks; at least 1 */
+  int (*action)(void *arg);  /* called once each time; default none */
+  void *arg;                 /* of action */
+  const char *name;          /* for reports; default none */
+  /* private */
+  bool broken;
+  int waiting;         /* counted for this generation */
+  unsigned generation; /* how often it was passed, broken or reset */
+  uintptr_t word;      /* whose action runs; 0 */
+  struct conc__waitlist waiters;
+} conc_barrier;
+
+/* Waits until all parties have come. The last one calls the action, then all
+   go on. Returns 0 to parties - 1, another number to each (in the order in
+   which they came); -EPIPE if the barrier is or gets broken; -EINVAL without
+   parties; -EDEADLK from the action.
+   Who breaks it gets the reason, the others -EPIPE (in Python all get
+   BrokenBarrierError): -ETIMEDOUT, also at once for a timeout of 0;
+   -ECANCELED; or what the action returned, if that is negative. Once all have
+   come, no timeout and no cancellation counts any more. */
+CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
+
+/* Makes a barrier as new; who waits there gets -EPIPE. Always 0. */
+CONC_API int conc_barrier_reset(conc_barrier *barrier);
+
+/* Breaks the barrier; who waits there, or comes, gets -EPIPE. Always 0. */
+CONC_API int conc_barrier_abort(conc_barrier *barrier);
+
+/* Whether the barrier is broken. */
+CONC_API bool conc_barrier_broken(const conc_barrier *barrier);
+
+/* How many tasks wait at this moment for the others to come. */
+CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
+
+/* --- conc_once --- */
+
+/* Something to be done once. */
+typedef struct conc_once {
+  const char *name; /* for reports; default none */
+  /* private */
+  uintptr_t word; /* 0 not done, 2 done, or who does it | 1 if others wait */
+  struct conc__waitlist waiters;
+} conc_once;
+
+/* Calls fn(arg) unless a call with this `once` has succeeded before, and
+   waits while another task does it. 0 once it is done. If fn returns less
+   than 0, that is returned to its caller only, nothing counts as done, and
+   the next one, who may wait already, tries. -EDEADLK from within fn;
+   -ETIMEDOUT and -ECANCELED of waiting. */
+CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
+                           double timeout);
+
+/* --- CONC_WITH --- */
+
+/* CONC_WITH(&lock) { ... } holds a conc_lock, conc_rlock or conc_sem while
+   the block runs (Python's with statement), CONC_WITH_READ(&rwlock) and
+   CONC_WITH_WRITE(&rwlock) a conc_rwlock. It is given back on every way out:
+   at the end, by return, goto, a C++ exception, or by break or continue,
+   which leave this block, not a loop around it (but not by longjmp).
+
+     CONC_WITH(&account->lock) {
+       if (account->balance < sum) return false;
+       account->balance -= sum;
+     } else return false;
+
+   The block is skipped if the lock cannot be had: the wait, which has no
+   timeout, was cancelled, or it is a deadlock (EDEADLK), as when the caller
+   holds the lock already; or if its owner stayed behind in a fork (EOWNERDEAD:
+   it is free from now on). What follows an `else` runs then, and errno is the
+   reason. */
+#define CONC_WITH(object) CONC__WITH(CONC__WITH_ENTER(object), CONC__WITH_ID)
+#define CONC_WITH_READ(rwlock) \
+  CONC__WITH(conc__with_read(rwlock), CONC__WITH_ID)
+#define CONC_WITH_WRITE(rwlock) \
+  CONC__WITH(conc__with_write(rwlock), CONC__WITH_ID)
+
+/* Private from here on: a loop of one turn, with a name of its own lest nested
+   ones shadow each other. The newest compilers call __COUNTER__ an extension;
+   there two on one line do. */
+#if defined(__clang__) ? __clang_major__ >= 22 : __GNUC__ >= 16
+#define CONC__WITH_ID __LINE__
+#else
+#define CONC__WITH_ID __COUNTER__
+#endif
+#define CONC__WITH(enter, id) CONC__WITH_NAMED(enter, id)
+#define CONC__WITH_NAMED(enter, id)                                       \
+  for (struct conc__with conc__with_##id                                  \
+           __attribute__((cleanup(conc__with_leave))) = enter;            \
+       !conc__with_##id.over; conc__with_leave(&conc__with_##id))         \
+    if (conc__with_##id.held)
+
+struct conc__with {
+  void *object;
+  char kind;
+  bool held, over;
+};
+
+#define CONC__WITH_FN static inline __attribute__((unused))
+
+CONC__WITH_FN void conc__with_leave(struct conc__with *with) {
+  if (with->held) {
+    with->held = false;
+    if (with->kind == 'l') conc_lock_release((conc_lock *)with->object);
+    if (with->kind == 'r') conc_rlock_release((conc_rlock *)with->object);
+    if (with->kind == 'w') conc_rwlock_release((conc_rwlock *)with->object);
+    if (with->kind == 's') conc_sem_release((conc_sem *)with->object, 1);
+  }
+  with->over = true;
+}
+CONC__WITH_FN struct conc__with conc__with_made(void *object, char kind,
+                                                int rc) {
+  struct conc__with with = {object, kind, rc == 0 || rc == -EOWNERDEAD, false};
+  if (rc == 0) return with;
+  conc__with_leave(&with);
+  with.over = false; /* the `else` is to run */
+  errno = -rc;
+  return with;
+}
+CONC__WITH_FN struct conc__with conc__with_lock(conc_lock *lock) {
+  return conc__with_made(lock, 'l', conc_lock_acquire(lock, CONC_FOREVER));
+}
+CONC__WITH_FN struct conc__with conc__with_rlock(conc_rlock *rlock) {
+  return conc__with_made(rlock, 'r', conc_rlock_acquire(rlock, CONC_FOREVER));
+}
+CONC__WITH_FN struct conc__with conc__with_sem(conc_sem *sem) {
+  return conc__with_made(sem, 's', conc_sem_acquire(sem, CONC_FOREVER));
+}
+CONC__WITH_FN struct conc__with conc__with_read(conc_rwlock *rwlock) {
+  return conc__with_made(rwlock, 'w',
+                         conc_rwlock_read_acquire(rwlock, CONC_FOREVER));
+}
+CONC__WITH_FN struct conc__with conc__with_write(conc_rwlock *rwlock) {
+  return conc__with_made(rwlock, 'w',
+                         conc_rwlock_write_acquire(rwlock, CONC_FOREVER));
+}
+
+/* Chosen by type; an object of another one does not compile. */
+#ifdef __cplusplus
+#define CONC__WITH_ENTER(object) conc__with_enter(object)
+extern "C++" {
+CONC__WITH_FN struct conc__with conc__with_enter(conc_lock *lock) {
+  return conc__with_lock(lock);
+}
+CONC__WITH_FN struct conc__with conc__with_enter(conc_rlock *rlock) {
+  return conc__with_rlock(rlock);
+}
+CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
+  return conc__with_sem(sem);
+}
+}
+#else
+#define CONC__WITH_ENTER(object)                                              \
+  __builtin_choose_expr(                                                      \
+      __builtin_types_compatible_p(__typeof__(*(object)), conc_rlock),        \
+      conc__with_rlock,                                                       \
+      __builtin_choose_expr(                                                  \
+          __builtin_types_compatible_p(__typeof__(*(object)), conc_sem),      \
+          conc__with_sem, conc__with_lock))(object)
+#endif
 
 /* ---------------------------------------------------------------------------
    >>task: conc_task, whatever runs and finishes
@@ -1432,6 +1672,8 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
 #define CONC__PARKED 4u
 #define CONC__POLLING 8u
 
+#define CONC__READS 4
+
 typedef struct conc__actor conc__actor;
 
 /* The two kinds of actor differ in these. */
@@ -1453,7 +1695,10 @@ struct conc__actor {
   conc_task *task; /* whose it is; never NULL */
   uintptr_t id;    /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
-} __attribute__((aligned(64)));
+  conc_rwlock *reads[CONC__READS]; /* what it holds for reading */
+  size_t more_reads;               /* and how many more */
+  conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
+};
 
 /* What belongs to an actor names it in a word: its id is its address and, in
    the lower bits, the generation of processes that it was made in, which a
@@ -1497,7 +1742,7 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
 typedef struct conc__thread {
   conc__actor *current; /* the thread's or its running coroutine's actor */
   struct conc__loop *loop;
-  conc__actor actor;
+  conc__actor actor __attribute__((aligned(64))); /* as CONC__OWNER wants */
   conc_task own;   /* the task of a foreign thread */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
@@ -1732,7 +1977,9 @@ typedef struct conc__waiter {
   struct conc__waiter *next_stuck; /* see conc__stuck */
   bool stuck;
   bool stubborn; /* this wait must not fail */
+  bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
   int failure;   /* what it returns instead of 0 */
+  int tag; /* rwlocks: 1 to write; barriers: what the wait is to return */
 } conc__waiter;
 
 CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,
@@ -1993,7 +2240,7 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
 }
 
 /* ---------------------------------------------------------------------------
-   >>sync: conc_lock, conc_event, conc_cond
+   >>sync: locks, event, condition, semaphore, barrier, once
    ------------------------------------------------------------------------ */
 
 /* --- conc_lock ---
@@ -2011,6 +2258,10 @@ CONC__DEF bool conc__lock_try(conc_lock *lock, uintptr_t me) {
   uintptr_t seen = CONC__LOAD_RELAXED(&lock->word);
   return (seen & ~CONC__LOCK_WAITERS) == 0 &&
          CONC__CAS(&lock->word, &seen, seen | me);
+}
+
+CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
+  return (CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me;
 }
 
 /* Spins as long as the owner is likely to be done at once: a few doubling
@@ -2035,8 +2286,7 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
-  if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me)
-    return -EDEADLK;
+  if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
     if (deadline <= 0) return -ETIMEDOUT;
@@ -2046,6 +2296,7 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   w.since = conc_now();
   w.of = "held by";
   w.owner = &lock->word;
+  w.robust = true;
   for (;;) {
     uintptr_t seen;
     int rc;
@@ -2062,7 +2313,8 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
       return gone ? -EOWNERDEAD : 0;
     }
     rc = conc__wait(guard, &lock->waiters, &w, front, cancellable, deadline);
-    if (rc != 0) return rc;
+    if (rc != 0 && rc != -EAGAIN) return rc;
+    w.failure = 0;
     if ((CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) == me) return 0;
     front = true; /* somebody was faster: wait on where we were */
   }
@@ -2079,8 +2331,7 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
-  if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) != me)
-    return -EPERM;
+  if (!conc__lock_is_mine(lock, me)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
   if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
@@ -2180,11 +2431,11 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex *guard = conc__guard(cond);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
+  size_t depth;
   conc__waiter w;
   int rc;
-  if ((CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) !=
-      self->id)
-    return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the
@@ -2192,11 +2443,13 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex_lock(guard);
   conc__waitlist_insert(&cond->waiters, &w, false);
   conc__mutex_unlock(guard);
+  lock->depth = 0;
   conc_lock_release(lock);
   rc = conc__wait_on_list(guard, &w, true, deadline);
   if (!conc__lock_try(lock, self->id) &&
       conc__lock_acquire_slow(lock, self, false, CONC__NEVER) == -EOWNERDEAD)
     rc = -EOWNERDEAD;
+  lock->depth = depth;
   return rc;
 }
 
@@ -2224,6 +2477,434 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
 
 CONC_API int conc_cond_notify_all(conc_cond *cond) {
   return conc_cond_notify(cond, SIZE_MAX);
+}
+
+/* --- conc_rlock --- */
+
+CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
+  int rc;
+  if (conc__lock_is_mine(&rlock->lock, conc__self()->id)) {
+    rlock->lock.depth++;
+    return 0;
+  }
+  rc = conc_lock_acquire(&rlock->lock, timeout);
+  if (rc == 0 || rc == -EOWNERDEAD)
+    rlock->lock.depth = 0; /* whatever was released wrongly, or not at all */
+  return rc;
+}
+
+CONC_API int conc_rlock_release(conc_rlock *rlock) {
+  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id))
+    return -EPERM;
+  if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
+  rlock->lock.depth--;
+  return 0;
+}
+
+/* --- conc_rwlock ---
+
+   The word names the writer, as a lock's does its owner, or counts the
+   readers. While somebody waits it is left to no newcomer: whoever gives it
+   back or ceases to wait hands it, under the guard, to the first in the list,
+   if that is a reader with those that follow. Only a reader that is not the
+   last may leave without the guard then. */
+
+#define CONC__READ_FLAG CONC__OWNER_NONE
+#define CONC__READ_ONE ((uintptr_t)4)
+
+/* Whether one more may hold it, and as what. */
+CONC__INLINE bool conc__rwlock_open(uintptr_t word, bool write) {
+  return word == 0 || (!write && (word & CONC__READ_FLAG) != 0 &&
+                       !(word & CONC__LOCK_WAITERS));
+}
+
+CONC__INLINE uintptr_t conc__rwlock_with(uintptr_t word, bool write,
+                                         conc__actor *actor) {
+  return write ? actor->id : (word | CONC__READ_FLAG) + CONC__READ_ONE;
+}
+
+/* What is left when one of those who hold it has given it back. */
+CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t word) {
+  return (word & CONC__READ_FLAG) && word >= 2 * CONC__READ_ONE
+             ? word - CONC__READ_ONE
+             : 0;
+}
+
+/* Where an actor remembers a lock that it reads; NULL for a free place. */
+CONC__INLINE conc_rwlock **conc__reads_find(conc__actor *self,
+                                            const conc_rwlock *rwlock) {
+  int i;
+  for (i = 0; i < CONC__READS; i++)
+    if (self->reads[i] == rwlock) return &self->reads[i];
+  return NULL;
+}
+
+/* The actor holds it for reading from now on. */
+CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
+  conc_rwlock **place = conc__reads_find(actor, NULL);
+  if (place != NULL)
+    *place = rwlock;
+  else
+    actor->more_reads++;
+}
+
+/* Gives it back, or not, and hands it on to those whose turn it is. */
+CONC__DEF void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
+  conc__mutex *guard = conc__guard(rwlock);
+  uintptr_t seen, word;
+  conc__waiter *chain, *w;
+  size_t n;
+  conc__mutex_lock(guard);
+  seen = CONC__LOAD_RELAXED(&rwlock->word);
+  do {
+    word = seen & ~CONC__LOCK_WAITERS;
+    if (release) word = conc__rwlock_without(word);
+    n = 0;
+    for (w = rwlock->waiters.first;
+         w != NULL && conc__rwlock_open(word, w->tag != 0); w = w->next) {
+      word = conc__rwlock_with(word, w->tag != 0, w->actor);
+      n++;
+    }
+    if (w != NULL) word |= CONC__LOCK_WAITERS;
+  } while (!CONC__CAS(&rwlock->word, &seen, word));
+  chain = conc__waitlist_take_n(&rwlock->waiters, n);
+  for (w = chain; w != NULL; w = w->next)
+    if (w->tag == 0) conc__reads_add(w->actor, rwlock);
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+}
+
+CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
+                                        conc__actor *self, double timeout) {
+  conc__mutex *guard = conc__guard(rwlock);
+  double deadline = conc__deadline(timeout);
+  uintptr_t seen;
+  conc__waiter w;
+  int rc;
+  if (timeout <= 0 && !conc__owner_is_gone(CONC__LOAD_RELAXED(&rwlock->word)))
+    return -ETIMEDOUT;
+  conc__waiter_init(&w, self, "rwlock", rwlock->name);
+  w.of = "held by";
+  w.owner = &rwlock->word;
+  w.robust = true;
+  w.tag = write;
+  do {
+    conc__mutex_lock(guard);
+    seen = CONC__LOAD_RELAXED(&rwlock->word);
+    for (;;) { /* take it, or say that somebody waits */
+      bool gone = conc__owner_is_gone(seen);
+      bool open = gone || conc__rwlock_open(seen, write);
+      uintptr_t word = seen | CONC__LOCK_WAITERS;
+      if (open) word = conc__rwlock_with(gone ? 0 : seen, write, self);
+      if (gone) word |= seen & CONC__LOCK_WAITERS;
+      if (!CONC__CAS(&rwlock->word, &seen, word)) continue;
+      if (!open) break;
+      if (!write) conc__reads_add(self, rwlock);
+      conc__mutex_unlock(guard);
+      return gone ? -EOWNERDEAD : 0;
+    }
+    rc = conc__wait(guard, &rwlock->waiters, &w, false, true, deadline);
+    w.failure = 0;
+  } while (rc == -EAGAIN);
+  /* Those behind may have waited for this one only. */
+  if (rc != 0) conc__rwlock_settle(rwlock, false);
+  return rc;
+}
+
+CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                      double timeout) {
+  conc__actor *self = conc__self();
+  uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
+  conc_rwlock **place = conc__reads_find(self, rwlock);
+  bool done = false;
+  if ((seen & ~CONC__LOCK_WAITERS) == self->id) return -EDEADLK;
+  if (CONC__UNLIKELY(place != NULL)) {
+    if (seen & CONC__READ_FLAG) return -EDEADLK;
+    *place = NULL; /* it was another lock, never released, at this address */
+  }
+  if (!write) CONC__STORE_RELAXED(&self->changing, rwlock);
+  while (!done && conc__rwlock_open(seen, write))
+    done = CONC__CAS(&rwlock->word, &seen,
+                     conc__rwlock_with(seen, write, self));
+  if (!write) {
+    if (done) conc__reads_add(self, rwlock);
+    CONC__STORE(&self->changing, (conc_rwlock *)NULL);
+  }
+  return done ? 0 : conc__rwlock_acquire_slow(rwlock, write, self, timeout);
+}
+
+CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout) {
+  return conc__rwlock_acquire(rwlock, false, timeout);
+}
+
+CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout) {
+  return conc__rwlock_acquire(rwlock, true, timeout);
+}
+
+CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
+  conc__actor *self = conc__self();
+  uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
+  if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
+    conc_rwlock **place = conc__reads_find(self, rwlock);
+    if (!(seen & CONC__READ_FLAG) || (place == NULL && self->more_reads == 0))
+      return -EPERM;
+    CONC__STORE_RELAXED(&self->changing, rwlock);
+    if (place != NULL)
+      CONC__STORE(place, (conc_rwlock *)NULL);
+    else
+      self->more_reads--;
+  }
+  for (;;) {
+    uintptr_t word = conc__rwlock_without(seen);
+    if (word == 0 && (seen & CONC__LOCK_WAITERS)) {
+      conc__rwlock_settle(rwlock, true);
+      break;
+    }
+    if (CONC__CAS(&rwlock->word, &seen, word)) break;
+  }
+  CONC__STORE(&self->changing, (conc_rwlock *)NULL);
+  return 0;
+}
+
+/* --- conc_sem ---
+
+   The value, or CONC__SEM_WAITERS: it is 0 and somebody may be in the list.
+   Then it changes only under the guard, and what is released goes to those
+   who wait first. */
+
+#define CONC__SEM_WAITERS (SIZE_MAX / 2 + 1)
+
+CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
+  size_t seen = CONC__LOAD_RELAXED(&sem->value);
+  conc__mutex *guard;
+  conc__waiter w;
+  while (seen != 0 && seen != CONC__SEM_WAITERS)
+    if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+  if (timeout <= 0) return -ETIMEDOUT;
+  guard = conc__guard(sem);
+  conc__mutex_lock(guard);
+  seen = CONC__LOAD_RELAXED(&sem->value);
+  while (seen != CONC__SEM_WAITERS) { /* take one, or say that we wait */
+    size_t left = seen == 0 ? CONC__SEM_WAITERS : seen - 1;
+    if (!CONC__CAS(&sem->value, &seen, left)) continue;
+    if (seen == 0) break;
+    conc__mutex_unlock(guard);
+    return 0;
+  }
+  conc__waiter_init(&w, conc__self(), "semaphore", sem->name);
+  return conc__wait(guard, &sem->waiters, &w, false, true,
+                    conc__deadline(timeout));
+}
+
+CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
+  size_t bound = sem->bound == 0 ? CONC__SEM_WAITERS - 1 : sem->bound;
+  conc__mutex *guard = conc__guard(sem);
+  size_t seen = CONC__LOAD_RELAXED(&sem->value);
+  conc__waiter *chain, *w;
+  if (n == 0) return -EINVAL;
+  for (;;) {
+    size_t value = seen == CONC__SEM_WAITERS ? 0 : seen;
+    if (value > bound || n > bound - value) return -EOVERFLOW;
+    if (seen != CONC__SEM_WAITERS) {
+      if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
+      continue;
+    }
+    conc__mutex_lock(guard);
+    seen = CONC__LOAD_RELAXED(&sem->value);
+    if (seen == CONC__SEM_WAITERS) break;
+    conc__mutex_unlock(guard);
+  }
+  chain = conc__waitlist_take_n(&sem->waiters, n);
+  for (w = chain; w != NULL; w = w->next) n--;
+  CONC__STORE(&sem->value,
+              sem->waiters.first != NULL ? CONC__SEM_WAITERS : n);
+  conc__mutex_unlock(guard); /* nothing of the semaphore from here on */
+  conc__wake_all(chain);
+  return 0;
+}
+
+CONC_API size_t conc_sem_value(const conc_sem *sem) {
+  size_t value = CONC__LOAD(&sem->value);
+  return value == CONC__SEM_WAITERS ? 0 : value;
+}
+
+/* --- conc_barrier ---
+
+   Everything is under the guard, but for the action: then the word names the
+   one who runs it, and who comes for the next generation waits uncounted,
+   with the tag CONC__COME_AGAIN. Those of this one are off the list. */
+
+enum { CONC__COME_AGAIN = -EAGAIN };
+
+/* Ends a generation before its time. */
+CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
+                                const unsigned *generation) {
+  conc__mutex *guard = conc__guard(barrier);
+  conc__waiter *chain = NULL, *w;
+  conc__mutex_lock(guard);
+  if (generation == NULL || *generation == barrier->generation) {
+    barrier->broken = broken;
+    barrier->waiting = 0;
+    barrier->generation++;
+    chain = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
+    for (w = chain; w != NULL; w = w->next) w->tag = -EPIPE;
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+  return 0;
+}
+
+/* The last one has come; the guard is held. */
+CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
+                                 conc__actor *self) {
+  conc__waiter *others, *come_again = NULL, *w;
+  int index = barrier->waiting;
+  int missing = index;
+  int rc = 0;
+  others = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
+  for (w = others; w != NULL; w = w->next) missing--;
+  barrier->waiting = 0;
+  barrier->generation++;
+  /* One who has ceased to wait, and is about to say so, breaks it. */
+  if (missing > 0) {
+    rc = -EPIPE;
+  } else if (barrier->action != NULL) {
+    barrier->word = self->id;
+    conc__mutex_unlock(guard);
+    rc = barrier->action(barrier->arg);
+    conc__mutex_lock(guard);
+    barrier->word = 0;
+    come_again = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
+  }
+  if (rc < 0) {
+    barrier->broken = true;
+    for (w = others; w != NULL; w = w->next) w->tag = -EPIPE;
+  }
+  conc__mutex_unlock(guard); /* nothing of the barrier from here on */
+  conc__wake_all(others);
+  conc__wake_all(come_again);
+  return rc < 0 ? rc : index;
+}
+
+CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
+  conc__mutex *guard = conc__guard(barrier);
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  if (barrier->parties < 1) return -EINVAL;
+  for (;;) {
+    conc__waiter w;
+    unsigned generation;
+    int rc = 0;
+    conc__mutex_lock(guard);
+    if (conc__owner_is_gone(barrier->word)) barrier->broken = true;
+    if (barrier->broken)
+      rc = -EPIPE;
+    else if (barrier->word == self->id)
+      rc = -EDEADLK;
+    if (rc != 0) {
+      conc__mutex_unlock(guard);
+      return rc;
+    }
+    if (barrier->word == 0 && barrier->waiting + 1 == barrier->parties)
+      return conc__barrier_pass(barrier, guard, self);
+    conc__waiter_init(&w, self, "barrier", barrier->name);
+    w.tag = barrier->word == 0 ? barrier->waiting++ : CONC__COME_AGAIN;
+    generation = barrier->generation;
+    rc = conc__wait(guard, &barrier->waiters, &w, false, true, deadline);
+    if (rc != 0) {
+      conc__barrier_end(barrier, true, &generation);
+      return rc;
+    }
+    if (w.tag != CONC__COME_AGAIN) return w.tag;
+  }
+}
+
+CONC_API int conc_barrier_reset(conc_barrier *barrier) {
+  return conc__barrier_end(barrier, false, NULL);
+}
+
+CONC_API int conc_barrier_abort(conc_barrier *barrier) {
+  return conc__barrier_end(barrier, true, NULL);
+}
+
+CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
+  conc__mutex *guard = conc__guard(barrier);
+  bool broken;
+  conc__mutex_lock(guard);
+  broken = barrier->broken;
+  conc__mutex_unlock(guard);
+  return broken;
+}
+
+CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
+  conc__mutex *guard = conc__guard(barrier);
+  int waiting;
+  conc__mutex_lock(guard);
+  waiting = barrier->waiting;
+  conc__mutex_unlock(guard);
+  return waiting;
+}
+
+/* --- conc_once ---
+
+   A lock that, once done, is never taken again. If fn fails, it is handed to
+   the first who waits. */
+
+#define CONC__ONCE_DONE CONC__OWNER_NONE
+
+CONC__DEF int conc__once_finish(conc_once *once, int rc) {
+  conc__mutex *guard = conc__guard(once);
+  uintptr_t word = rc < 0 ? 0 : CONC__ONCE_DONE;
+  conc__waiter *chain;
+  conc__mutex_lock(guard);
+  chain = conc__waitlist_take_n(&once->waiters, rc < 0 ? 1 : SIZE_MAX);
+  if (rc < 0 && chain != NULL) word = chain->actor->id;
+  if (once->waiters.first != NULL) word |= CONC__LOCK_WAITERS;
+  CONC__STORE(&once->word, word);
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+  return rc < 0 ? rc : 0;
+}
+
+CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
+                                  void *arg, double timeout) {
+  conc__mutex *guard = conc__guard(once);
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  conc__waiter w;
+  int rc;
+  conc__waiter_init(&w, self, "once", once->name);
+  w.of = "run by";
+  w.owner = &once->word;
+  w.robust = true;
+  do {
+    uintptr_t seen;
+    conc__mutex_lock(guard);
+    seen = CONC__LOAD(&once->word);
+    rc = CONC__OWNER(seen) == self->id ? -EDEADLK
+         : seen == CONC__ONCE_DONE     ? 1
+         : seen == 0 || conc__owner_is_gone(seen)
+             ? 0
+             : deadline <= 0 ? -ETIMEDOUT : -EAGAIN;
+    if (rc == 0)
+      CONC__STORE_RELAXED(&once->word, self->id | (seen & CONC__OWNER_FLAG));
+    if (rc != -EAGAIN) {
+      conc__mutex_unlock(guard);
+      break;
+    }
+    CONC__STORE_RELAXED(&once->word, seen | CONC__LOCK_WAITERS);
+    rc = conc__wait(guard, &once->waiters, &w, false, true, deadline);
+    w.failure = 0;
+    if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) rc = 1;
+  } while (rc == -EAGAIN);
+  if (rc != 0) return rc < 0 ? rc : 0;
+  return conc__once_finish(once, fn(arg));
+}
+
+CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
+                           double timeout) {
+  if (CONC__LIKELY(CONC__LOAD(&once->word) == CONC__ONCE_DONE)) return 0;
+  return conc__once_run_slow(once, fn, arg, timeout);
 }
 
 /* ---------------------------------------------------------------------------
@@ -4018,6 +4699,35 @@ CONC__DEF void conc__fork_bury(const conc_task *t) {
     conc__waitlist_remove(actor->waiting);
 }
 
+/* How often an actor reads a lock: 0 or 1. */
+CONC__DEF uintptr_t conc__fork_reads(conc__actor *actor, conc_rwlock *rwlock) {
+  return actor != NULL && conc__reads_find(actor, rwlock) != NULL;
+}
+
+/* A reader of this lock may have stayed behind: counts those who are here. */
+CONC__DEF void conc__fork_recount(conc_rwlock *rwlock) {
+  uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
+  const conc_task *t;
+  if (rwlock == NULL || !(rwlock->word & CONC__READ_FLAG)) return;
+  if (conc__this.loop != NULL)
+    for (t = conc__this.loop->tasks; t != NULL; t = t->next)
+      n += conc__fork_reads(conc__fork_actor(t), rwlock);
+  rwlock->word &= CONC__LOCK_WAITERS;
+  if (n > 0) rwlock->word |= n * CONC__READ_ONE | CONC__READ_FLAG;
+  conc__rwlock_settle(rwlock, false);
+}
+
+/* And ends it, for those who join it here. */
+CONC__DEF void conc__fork_end(conc_task *t) {
+  conc__actor *actor = conc__fork_actor(t);
+  int i;
+  if (actor != NULL) {
+    for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
+    conc__fork_recount(actor->changing);
+  }
+  conc__task_finish(t, NULL, -ECHILD);
+}
+
 /* Who waits here and can go on, because somebody has taken it off its list
    and then did not wake it, or did not make it ready, or because the owner of
    what it waits for is not here. */
@@ -4038,9 +4748,11 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
     co = (conc__coro *)conc__fork_actor(t);
     if (co == NULL || co == loop->current) continue;
     w = co->actor.waiting;
-    if (w != NULL && w->list != NULL && w->owner != NULL &&
-        conc__owner_is_gone(*w->owner))
+    if (w != NULL && w->list != NULL && w->robust &&
+        conc__owner_is_gone(*w->owner)) {
       conc__waitlist_remove(w);
+      w->failure = -EAGAIN;
+    }
     if (!co->queued && !(co->actor.word & CONC__PARKED))
       conc__ready_push(loop, (conc__ready)co);
     if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
@@ -4124,9 +4836,9 @@ CONC__DEF void conc__fork_child(void) {
     if (t == mine) continue;
     for (u = l != NULL ? l->tasks : NULL; u != NULL; u = next_u) {
       next_u = u->next;
-      conc__task_finish(u, NULL, -ECHILD);
+      conc__fork_end(u);
     }
-    conc__task_finish(t, NULL, -ECHILD);
+    conc__fork_end(t);
   }
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }

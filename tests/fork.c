@@ -30,6 +30,26 @@ typedef struct used {
 } used;
 
 static conc_local local = {.destructor = free};
+static conc_rlock rlock;
+static conc_rwlock rwlock;
+static conc_sem sem = {.value = 3, .bound = 3};
+
+/* What has an owner, held for a moment by whoever comes by. */
+static void use_owned(bool careful) {
+  int rc = conc_rlock_acquire(&rlock, 5);
+  if (careful) MUST(rc == 0 || rc == -EOWNERDEAD);
+  if (rc == 0 || rc == -EOWNERDEAD) {
+    MUST(conc_rlock_acquire(&rlock, 0) == 0);
+    MUST(conc_rlock_release(&rlock) == 0);
+    MUST(conc_rlock_release(&rlock) == 0);
+  }
+  rc = conc_rwlock_read_acquire(&rwlock, 5);
+  if (careful) MUST(rc == 0 || rc == -EOWNERDEAD);
+  if (rc == 0 || rc == -EOWNERDEAD) MUST(conc_rwlock_release(&rwlock) == 0);
+  rc = conc_rwlock_write_acquire(&rwlock, 5);
+  if (careful) MUST(rc == 0 || rc == -EOWNERDEAD);
+  if (rc == 0 || rc == -EOWNERDEAD) MUST(conc_rwlock_release(&rwlock) == 0);
+}
 
 static bool is_full(void *arg) { return ((used *)arg)->turns == 10; }
 
@@ -44,6 +64,7 @@ static void *use_some(void *arg) {
     MUST(conc_put(u->queue, "child", 5, 5) == 0);
     MUST(conc_get(u->queue, buf, 8, 5) == 5);
     MUST(conc_sleep(0.0001) == 0);
+    use_owned(true);
     MUST(conc_local_set(&local, i % 2 ? "odd" : "even", strdup("x")) == 0);
     MUST(conc_local_has(&local, "even"));
   }
@@ -134,6 +155,8 @@ static void *hammer(void *arg) {
     conc_lock_release(lock);
     conc_put(b->queues[i % 2], buf, i % 64, 0.001);
     conc_get(b->queues[i % 2], buf, sizeof buf, 0.001);
+    use_owned(false);
+    if (conc_sem_acquire(&sem, 0.001) == 0) conc_sem_release(&sem, 1);
     if (i % 3 == 0) conc_event_set(&b->event);
     if (i % 3 == 1) conc_event_wait(&b->event, 0.0001);
     if (i % 3 == 2) conc_event_clear(&b->event);
@@ -371,14 +394,40 @@ TEST(coroutines_come_along_and_their_locks_owner_does_not) {
 
 typedef struct owners {
   conc_lock mine, other;
+  conc_rlock deep;
+  conc_rwlock written, read;
+  conc_once once;
+  conc_barrier barrier;
+  conc_task parts[3];
   conc_event held, go;
 } owners;
+
+static int hold_once(void *arg) {
+  owners *o = (owners *)arg;
+  conc_event_set(&o->held);
+  CHECK_EQ(conc_event_wait(&o->go, CONC_FOREVER), 0);
+  return 0;
+}
+
+static int do_once(void *arg) { return *(int *)arg += 1; }
+
+static void *come_to_barrier(void *arg) {
+  CHECK_EQ(conc_barrier_wait(&((owners *)arg)->barrier, CONC_FOREVER), -EPIPE);
+  return NULL;
+}
 
 static void *own_other(void *arg) {
   owners *o = (owners *)arg;
   CHECK_EQ(conc_lock_acquire(&o->other, CONC_FOREVER), 0);
-  conc_event_set(&o->held);
-  CHECK_EQ(conc_event_wait(&o->go, CONC_FOREVER), 0);
+  CHECK_EQ(conc_rlock_acquire(&o->deep, CONC_FOREVER), 0);
+  CHECK_EQ(conc_rlock_acquire(&o->deep, CONC_FOREVER), 0);
+  CHECK_EQ(conc_rwlock_write_acquire(&o->written, CONC_FOREVER), 0);
+  CHECK_EQ(conc_rwlock_read_acquire(&o->read, CONC_FOREVER), 0);
+  CHECK_EQ(conc_once_run(&o->once, hold_once, o, CONC_FOREVER), 0);
+  CHECK_EQ(conc_rwlock_release(&o->read), 0);
+  CHECK_EQ(conc_rwlock_release(&o->written), 0);
+  CHECK_EQ(conc_rlock_release(&o->deep), 0);
+  CHECK_EQ(conc_rlock_release(&o->deep), 0);
   CHECK_EQ(conc_lock_release(&o->other), 0);
   return NULL;
 }
@@ -386,6 +435,34 @@ static void *own_other(void *arg) {
 static void *want_other(void *arg) {
   MUST(conc_lock_acquire(&((owners *)arg)->other, 5) == 0);
   return arg;
+}
+
+/* Of each kind: what another thread owned is free, and says so once. */
+static void look_at_kinds(owners *o) {
+  int did = 0;
+  MUST(conc_rlock_acquire(&o->deep, 0) == -EOWNERDEAD);
+  MUST(conc_rlock_release(&o->deep) == 0);
+  MUST(conc_rlock_release(&o->deep) == -EPERM);
+  MUST(conc_rwlock_read_acquire(&o->written, 0) == -EOWNERDEAD);
+  MUST(conc_rwlock_release(&o->written) == 0);
+  MUST(conc_rwlock_write_acquire(&o->written, 0) == 0);
+  MUST(conc_rwlock_release(&o->written) == 0);
+  MUST(conc_rwlock_write_acquire(&o->read, 0) == 0); /* readers do no harm */
+  MUST(conc_rwlock_release(&o->read) == 0);
+  MUST(conc_once_run(&o->once, do_once, &did, 0) == 0);
+  MUST(conc_once_run(&o->once, do_once, &did, 0) == 0);
+  MUST(did == 1);
+  MUST(conc_barrier_wait(&o->barrier, 5) == -EPIPE);
+  MUST(conc_barrier_reset(&o->barrier) == 0);
+  MUST(conc_barrier_wait(&o->barrier, 0) == -ETIMEDOUT);
+}
+
+static void look_at_all(void *arg) {
+  owners *o = (owners *)arg;
+  look_at_kinds(o);
+  CONC_WITH(&o->other) MUST(!"a block that must not run");
+  else MUST(errno == EOWNERDEAD);
+  MUST(!conc_lock_locked(&o->other));
 }
 
 static void look_at_owners(void *arg) {
@@ -416,10 +493,20 @@ TEST(a_child_owns_what_its_thread_owned_and_nothing_else) {
   CHECK_EQ(conc_lock_acquire(&o.mine, 0), 0);
   CHECK_EQ(conc_thread_start(&t), 0);
   CHECK_EQ(conc_event_wait(&o.held, CONC_FOREVER), 0);
+  o.barrier.parties = 4;
+  for (int i = 0; i < 3; i++) {
+    o.parts[i].target = come_to_barrier;
+    o.parts[i].arg = &o;
+    CHECK_EQ(conc_thread_start(&o.parts[i]), 0);
+  }
+  while (conc_barrier_n_waiting(&o.barrier) < 3) conc_yield_now();
   CHECK_EQ(in_child(look_at_owners, &o), 0);
+  CHECK_EQ(in_child(look_at_all, &o), 0);
   CHECK(freopen("/dev/null", "w", stderr) != NULL); /* a grandchild fails */
   CHECK_EQ(in_child(fork_again, &o), 0);
   conc_event_set(&o.go);
+  CHECK_EQ(conc_barrier_abort(&o.barrier), 0);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&o.parts[i], 5), 0);
   CHECK_EQ(conc_join(&t, 5), 0);
   CHECK_EQ(conc_lock_release(&o.mine), 0);
 }
