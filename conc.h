@@ -3444,7 +3444,8 @@ CONC__DEF size_t conc__local_take(conc_local *local, void **values,
   return n;
 }
 
-/* What nothing is left in need not stay. */
+/* The array of a task that will not end (the main thread's) need not stay if
+   nothing is left in it. */
 CONC__DEF void conc__locals_trim(conc_task *task) {
   size_t i;
   for (i = 0; task->locals != NULL && i < task->locals->size; i++)
@@ -3455,8 +3456,8 @@ CONC__DEF void conc__locals_trim(conc_task *task) {
 CONC_API void conc_local_free(conc_local *local) {
   void *values[64]; /* to be destroyed without the guard */
   conc_attribute **p = &conc__attributes_all;
-  conc_task *task = conc__self()->task;
   size_t n, i;
+  conc__self(); /* foreign threads, too, have a task from here on */
   do {
     conc__mutex_lock(&conc__locals_guard);
     n = conc__local_take(local, values, 64);
@@ -3476,7 +3477,6 @@ CONC_API void conc_local_free(conc_local *local) {
   } while (n == 64);
   local->root = NULL;
   memset(local->first, 0, sizeof local->first);
-  conc__locals_trim(task);
   conc__locals_trim(conc__this.actor.task);
 }
 
