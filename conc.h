@@ -9766,6 +9766,7 @@ CONC__DEF void *conc__client_main(void *arg) {
   if (rc != 0) conc__session_give_back(&s, 0);
   c->serving = false;
   if (rc != 0) {
+    conc__buffer_return(s.manager, &s.taken);
     conc__client_close(c);
     return NULL;
   }

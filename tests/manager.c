@@ -3,6 +3,9 @@
 #include "test.h"
 
 #define CONC_STATIC
+#define CONC_MALLOC test_malloc /* every test must free all */
+#define CONC_REALLOC test_realloc
+#define CONC_FREE test_free
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
