@@ -9054,6 +9054,7 @@ CONC__DEF void *conc__client_main(void *arg) {
   if (rc != 0) conc__session_give_back(&s, 0);
   c->serving = false;
   if (rc != 0) {
+    conc__buffer_return(s.manager, &s.taken);
     conc__client_close(c);
     return NULL;
   }
@@ -9143,6 +9144,7 @@ CONC__DEF void conc__server_stop(conc__manager *m) {
 CONC__DEF void *conc__server_main(void *arg) {
   conc__manager *m = (conc__manager *)arg;
   size_t max = m->options->max_clients;
+  m->running = true;
   conc_event_set(&m->ready); /* from now on it can be cancelled */
   for (;;) {
     int rc;
@@ -9238,13 +9240,14 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
-  m->root.kind = 0;
+  m->running = false;
+  conc_event_clear(&m->ready);
   rc = conc_thread_start(&m->thread);
   if (rc == 0) {
     /* Until there is something to cancel; this wait itself cannot be. */
     while (conc_event_wait(&m->ready, CONC_FOREVER) != 0) {
     }
-    if (m->root.kind != 0) return 0;
+    if (m->running) return 0;
     while (conc_join(&m->thread, CONC_FOREVER) == -ECANCELED &&
            conc_is_alive(&m->thread)) {
     }
