@@ -3440,10 +3440,10 @@ CONC__DEF void conc__coro_main(void) {
     conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (!co->pooled || loop->ring_count == 0 || --loop->batch <= 0) break;
+    if (!co->pooled || loop->ring_count == 0) break;
     if (!(loop->ring[loop->ring_first] & 1)) break;
     t = (conc_task *)(loop->ring[loop->ring_first] - 1);
-    if (t->stack_size > CONC_STACK_SIZE) break;
+    if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
     conc__ready_pop(loop);
     co->actor.word = 0;
     conc__actor_init(&co->actor, &conc__coro_class, t);
@@ -3752,10 +3752,14 @@ CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   }
   conc__fd_unwait(loop, fd, &w);
   /* One-shot: an event that was meant for another waiter, too, has disarmed
-     the descriptor. */
+     the descriptor. Without an event it is still armed: if it is closed and a
+     duplicate stays open, its number's next user would hear of it. */
   entry = &loop->fds[fd];
-  if (entry->waiters != NULL && entry->watch == NULL)
+  if (entry->watch != NULL) return rc;
+  if (entry->waiters != NULL)
     conc__poller_update(loop, fd);
+  else if (rc < 0)
+    conc__poller_remove(loop, fd);
   return rc;
 }
 

@@ -75,7 +75,8 @@ static void *main_coroutine(void *arg) {
       started[i] = fine(conc_coro_start(&t[i])); /* there is memory now */
       CHECK(started[i]);
     }
-    if (fine(conc_join(&t[i], 5)) && i % 4 != 1) CHECK(conc_result(&t[i]) == t);
+    if (fine(conc_join(&t[i], 5)) && i % 4 != 1)
+      CHECK(conc_result(&t[i]) == t);
   }
   return arg;
 }
