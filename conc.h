@@ -4121,10 +4121,10 @@ CONC__DEF void conc__coro_main(void) {
     conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (!co->pooled || loop->ring_count == 0 || --loop->batch <= 0) break;
+    if (!co->pooled || loop->ring_count == 0) break;
     if (!(loop->ring[loop->ring_first] & 1)) break;
     t = (conc_task *)(loop->ring[loop->ring_first] - 1);
-    if (t->stack_size > CONC_STACK_SIZE) break;
+    if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
     conc__ready_pop(loop);
     co->actor.word = 0;
     conc__actor_init(&co->actor, &conc__coro_class, t);
@@ -4433,10 +4433,14 @@ CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   }
   conc__fd_unwait(loop, fd, &w);
   /* One-shot: an event that was meant for another waiter, too, has disarmed
-     the descriptor. */
+     the descriptor. Without an event it is still armed: if it is closed and a
+     duplicate stays open, its number's next user would hear of it. */
   entry = &loop->fds[fd];
-  if (entry->waiters != NULL && entry->watch == NULL)
+  if (entry->watch != NULL) return rc;
+  if (entry->waiters != NULL)
     conc__poller_update(loop, fd);
+  else if (rc < 0)
+    conc__poller_remove(loop, fd);
   return rc;
 }
 
@@ -9856,6 +9860,7 @@ CONC__DEF void conc__server_stop(conc__manager *m) {
 CONC__DEF void *conc__server_main(void *arg) {
   conc__manager *m = (conc__manager *)arg;
   size_t max = m->options->max_clients;
+  m->running = true;
   conc_event_set(&m->ready); /* from now on it can be cancelled */
   for (;;) {
     int rc;
@@ -9951,13 +9956,14 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
-  m->root.kind = 0;
+  m->running = false;
+  conc_event_clear(&m->ready);
   rc = conc_thread_start(&m->thread);
   if (rc == 0) {
     /* Until there is something to cancel; this wait itself cannot be. */
     while (conc_event_wait(&m->ready, CONC_FOREVER) != 0) {
     }
-    if (m->root.kind != 0) return 0;
+    if (m->running) return 0;
     while (conc_join(&m->thread, CONC_FOREVER) == -ECANCELED &&
            conc_is_alive(&m->thread)) {
     }

@@ -575,7 +575,8 @@ TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
     if (stopped && !decided) decided = now = GET(actor->word) & CONC__POKED;
     CHECK_EQ(write(ends[1], "x", 1), 1);
     if (now) { /* the first stop after the decision: before the write */
-      for (int k = 0; k < 100; k++, usleep(100)) CHECK(fcntl(fd, F_GETFD) >= 0);
+      for (int k = 0; k < 100; k++, usleep(100))
+        CHECK(fcntl(fd, F_GETFD) >= 0);
     }
     finish("cancel", i, 0);
     CHECK(conc_join(&polling, CONC_FOREVER) <= 0);

@@ -1,0 +1,425 @@
+/* The loop: timers, descriptors and their reuse, close-on-exec, very many
+   coroutines. From inside, for exact deadlines. */
+#include "test.h"
+
+#define CONC_MALLOC(n) test_malloc(n)
+#define CONC_REALLOC(p, n) test_realloc(p, n)
+#define CONC_FREE(p) test_free(p)
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+static void start(conc_task *t, conc_fn *target, void *arg) {
+  memset(t, 0, sizeof *t);
+  t->target = target;
+  t->arg = arg;
+}
+static void coro(conc_task *t, conc_fn *target, void *arg) {
+  start(t, target, arg);
+  CHECK_EQ(conc_coro_start(t), 0);
+}
+static void run(conc_fn *target, void *arg) {
+  conc_task t;
+  start(&t, target, arg);
+  CHECK_EQ(conc_run(&t), 0);
+}
+/* Lets the other coroutines run until each of them waits. */
+static void settle(void) {
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_yield_now(), 0);
+}
+
+/* --- timers --- */
+
+enum { SLEEPERS = CONC_HAVE_TSAN ? 2000 : 10000 };
+typedef struct sleeper {
+  conc_task task; /* first: a sleeper is a task */
+  double deadline;
+  bool woken, cancelled;
+} sleeper;
+static double last_deadline;
+
+/* As conc_sleep, but until a time that the test knows exactly. */
+static void *sleep_until(void *arg) {
+  sleeper *s = (sleeper *)arg;
+  conc__actor *self = conc__self();
+  bool slept = false; /* else it came too late to have a place */
+  for (;;) {
+    if (conc__take_cancel(self)) {
+      s->cancelled = true;
+      return NULL;
+    }
+    if (conc_now() >= s->deadline) break;
+    self->ops->park(self, CONC__POKED, s->deadline);
+    slept = true;
+  }
+  if (slept && s->deadline < last_deadline)
+    TEST_FAIL("woken %g s too late", last_deadline - s->deadline);
+  if (slept) last_deadline = s->deadline;
+  s->woken = true;
+  return NULL;
+}
+
+static void *sleep_at_random(void *arg) {
+  sleeper *s = (sleeper *)calloc(SLEEPERS, sizeof *s);
+  conc__loop *loop = conc__this.loop;
+  double begin = conc_now() + 0.3 * test_slow(); /* most sleep by then */
+  int cancelled = 0;
+  bool all_asleep;
+  (void)arg;
+  for (int i = 0; i < SLEEPERS; i++) {
+    coro(&s[i].task, sleep_until, &s[i]);
+    s[i].deadline = begin + 0.3 * (test_random() % 5000 / 5000.0);
+  }
+  settle();
+  all_asleep = loop->heap_count == SLEEPERS;
+  for (size_t i = 1; i < loop->heap_count; i++)
+    CHECK(loop->heap[(i - 1) / 4].deadline <= loop->heap[i].deadline);
+  for (int i = 0; i < SLEEPERS; i += 1 + (int)(test_random() % 5)) {
+    conc_cancel(&s[i].task); /* or it has ended */
+    if (i % 7 == 0) settle();
+  }
+  for (int i = 0; i < SLEEPERS; i++) {
+    int rc = conc_join(&s[i].task, CONC_FOREVER);
+    CHECK_EQ(rc, s[i].cancelled ? -ECANCELED : 0);
+    CHECK(s[i].woken != s[i].cancelled);
+    cancelled += s[i].cancelled;
+  }
+  CHECK(cancelled > 0 || !all_asleep);
+  CHECK_EQ(loop->heap_count, 0);
+  free(s);
+  return NULL;
+}
+TEST(ten_thousand_sleepers_wake_in_the_order_of_their_deadlines) {
+  run(sleep_at_random, NULL);
+}
+
+/* A timer is not starved by coroutines that never wait, nor they by it. */
+static int turns;
+static void *yield_for_ever(void *arg) {
+  while (conc_yield_now() == 0) turns++;
+  return arg;
+}
+static void *sleep_among_busy(void *arg) {
+  static conc_task t[50];
+  (void)arg;
+  for (int i = 0; i < 50; i++) coro(&t[i], yield_for_ever, NULL);
+  for (int i = 0; i < 20; i++) {
+    double before = conc_now();
+    int seen = turns;
+    CHECK_EQ(conc_sleep(1e-3), 0);
+    CHECK(conc_now() - before < 1 * test_slow());
+    CHECK(turns > seen);
+  }
+  return NULL; /* which cancels them */
+}
+TEST(a_timer_is_heard_among_busy_coroutines) { run(sleep_among_busy, NULL); }
+
+/* --- very many --- */
+
+static void *wait_for_event(void *arg) {
+  CHECK_EQ(conc_event_wait((conc_event *)arg, CONC_FOREVER), 0);
+  return arg;
+}
+
+static void *very_many(void *arg) {
+  int n = *(int *)arg;
+  conc_task *t = (conc_task *)calloc((size_t)n, sizeof *t);
+  static conc_event event;
+  for (int i = 0; i < n; i++) coro(&t[i], wait_for_event, &event);
+  settle();
+  conc_event_set(&event);
+  for (int i = 0; i < n; i++) {
+    CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
+    CHECK(conc_result(&t[i]) == &event);
+  }
+  free(t);
+  return NULL;
+}
+TEST(a_hundred_thousand_coroutines_wait_at_once) {
+  /* Where a guard page splits the mapping, the kernel allows 65,530. */
+  int n = 100000;
+  void *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (!CONC_HAVE_GUARD_INSTALL || madvise(page, 4096, 102) != 0) n = 20000;
+  if (CONC_HAVE_ASAN) n = 5000;
+  if (CONC_HAVE_TSAN) n = 1000;
+  munmap(page, 4096);
+  run(very_many, &n);
+}
+
+/* --- descriptors --- */
+
+typedef struct waiting {
+  conc_task task;
+  int fd, events, rc;
+  double timeout;
+} waiting;
+
+static void *wait_for(void *arg) {
+  waiting *w = (waiting *)arg;
+  w->rc = conc_wait_fd(w->fd, w->events, w->timeout);
+  return NULL;
+}
+static void wait_in_background(waiting *w, int fd, int events,
+                               double timeout) {
+  memset(w, 0, sizeof *w);
+  w->fd = fd;
+  w->events = events;
+  w->timeout = timeout;
+  w->rc = 1000;
+  coro(&w->task, wait_for, w);
+  settle();
+}
+static void expect(waiting *w, int rc) {
+  CHECK_EQ(conc_join(&w->task, 10), 0);
+  CHECK_EQ(w->rc, rc);
+}
+
+static void fill_socket(int fd) {
+  char data[4096];
+  memset(data, 0, sizeof data);
+  while (send(fd, data, sizeof data, MSG_DONTWAIT) > 0) {
+  }
+}
+static size_t empty_socket(int fd) {
+  char data[4096];
+  size_t sum = 0;
+  ssize_t n;
+  while ((n = recv(fd, data, sizeof data, MSG_DONTWAIT)) > 0) sum += (size_t)n;
+  return sum;
+}
+
+static void *wait_twice(void *arg) {
+  waiting r, s, w, both;
+  int fds[2];
+  (void)arg;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  fill_socket(fds[0]);
+  for (int round = 0; round < 50; round++) {
+    wait_in_background(&r, fds[0], CONC_READ, CONC_FOREVER);
+    wait_in_background(&w, fds[0], CONC_WRITE, CONC_FOREVER);
+    wait_in_background(&s, fds[0], CONC_READ, 1e-3);
+    expect(&s, -ETIMEDOUT); /* it leaves the others as they are */
+    CHECK_EQ(r.rc, 1000);
+    CHECK_EQ(w.rc, 1000);
+    if (round % 2) { /* the reader first: the writer waits on */
+      CHECK_EQ(write(fds[1], "x", 1), 1);
+      expect(&r, CONC_READ);
+      CHECK_EQ(conc_wait_fd(fds[0], CONC_WRITE, 0), -ETIMEDOUT);
+      settle();
+      CHECK_EQ(w.rc, 1000);
+      CHECK(empty_socket(fds[1]) > 0);
+      expect(&w, CONC_WRITE);
+    } else {
+      CHECK(empty_socket(fds[1]) > 0);
+      expect(&w, CONC_WRITE);
+      settle();
+      CHECK_EQ(r.rc, 1000);
+      CHECK_EQ(write(fds[1], "x", 1), 1);
+      expect(&r, CONC_READ);
+    }
+    wait_in_background(&both, fds[0], CONC_READ | CONC_WRITE, 5);
+    expect(&both, CONC_READ | CONC_WRITE);
+    CHECK_EQ(empty_socket(fds[0]), 1);
+    fill_socket(fds[0]);
+  }
+  /* Both are told of the end. */
+  wait_in_background(&r, fds[0], CONC_READ, CONC_FOREVER);
+  wait_in_background(&w, fds[0], CONC_WRITE, CONC_FOREVER);
+  close(fds[1]);
+  expect(&r, CONC_READ);
+  expect(&w, CONC_WRITE);
+  CHECK_EQ(conc_close(fds[0]), 0);
+  return NULL;
+}
+TEST(one_descriptor_is_waited_for_to_read_and_to_write) {
+  run(wait_twice, NULL);
+}
+
+/* The number of a closed descriptor is given out again at once. */
+static void *reuse(void *arg) {
+  waiting old, other, young;
+  int a[2], b[2];
+  (void)arg;
+  for (int round = 0; round < 200; round++) {
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+    wait_in_background(&old, a[0], CONC_READ, CONC_FOREVER);
+    wait_in_background(&other, a[0], CONC_READ, CONC_FOREVER);
+    CHECK_EQ(conc_close(a[0]), 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, b), 0);
+    CHECK_EQ(b[0], a[0]);
+    wait_in_background(&young, b[0], CONC_READ, CONC_FOREVER);
+    expect(&old, -EBADF);
+    expect(&other, -EBADF);
+    settle();
+    CHECK_EQ(young.rc, 1000); /* the other one's end is not its business */
+    CHECK_EQ(write(b[1], "x", 1), 1);
+    expect(&young, CONC_READ);
+    /* Nobody waits: close() will do. */
+    close(a[1]);
+    close(b[0]);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+    wait_in_background(&young, a[0], CONC_READ, CONC_FOREVER);
+    CHECK_EQ(write(a[1], "x", 1), 1);
+    expect(&young, CONC_READ);
+    close(a[0]);
+    close(a[1]);
+    close(b[1]);
+  }
+  return NULL;
+}
+TEST(a_descriptor_number_may_be_used_again) { run(reuse, NULL); }
+
+/* What a wait that ran out had told the poller must not be heard by whoever
+   waits for that number later: the file may live on in a duplicate. */
+static void *reuse_after_timeout(void *arg) {
+  waiting w;
+  int a[2], b[2], copy;
+  (void)arg;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+  CHECK_EQ(conc_wait_fd(a[0], CONC_READ, 1e-3), -ETIMEDOUT);
+  copy = dup(a[0]);
+  close(a[0]);
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, b), 0);
+  CHECK_EQ(b[0], a[0]);
+  wait_in_background(&w, b[0], CONC_READ, 0.05);
+  CHECK_EQ(write(a[1], "x", 1), 1);
+  expect(&w, -ETIMEDOUT);
+  close(b[0]);
+  close(b[1]);
+  close(a[1]);
+  close(copy);
+  return NULL;
+}
+TEST(a_wait_that_ran_out_leaves_nothing_with_the_poller) {
+  run(reuse_after_timeout, NULL);
+}
+
+/* What a poller cannot take is always ready; what is closed, never. */
+static void *wait_for_odd_ones(void *arg) {
+  char buf[16];
+  int fd = open("Makefile", O_RDONLY | O_CLOEXEC);
+  (void)arg;
+  CHECK(fd >= 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_wait_fd(fd, CONC_READ, 1), CONC_READ);
+    CHECK_EQ(conc_wait_fd(fd, CONC_READ | CONC_WRITE, 1),
+             CONC_READ | CONC_WRITE);
+    CHECK_EQ(conc_read(fd, buf, sizeof buf, 1), sizeof buf);
+  }
+  CHECK_EQ(conc_close(fd), 0);
+  CHECK_EQ(conc_close(fd), -EBADF);
+  CHECK_EQ(conc_close(-1), -EBADF);
+  CHECK_EQ(conc_wait_fd(fd, CONC_READ, 1), -EBADF);
+  CHECK_EQ(conc_wait_fd(fd, CONC_READ, 0), -EBADF);
+  CHECK_EQ(conc_read(fd, buf, sizeof buf, 1), -EBADF);
+  CHECK_EQ(conc_write(fd, buf, sizeof buf, 1), -EBADF);
+  CHECK_EQ(conc_accept(fd, 1), -EBADF);
+  return NULL;
+}
+TEST(files_are_always_ready_and_closed_descriptors_never) {
+  run(wait_for_odd_ones, NULL);
+  wait_for_odd_ones(NULL); /* and in a thread */
+}
+
+/* A pipe whose reader has gone; no signal may kill us in a socket's case. */
+static void *write_to_nobody(void *arg) {
+  int fds[2];
+  (void)arg;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  close(fds[1]);
+  CHECK_EQ(conc_write(fds[0], "x", 1, 1), -EPIPE);
+  CHECK_EQ(conc_close(fds[0]), 0);
+  return NULL;
+}
+TEST(writing_to_a_socket_that_nobody_reads_is_an_error) {
+  run(write_to_nobody, NULL);
+  write_to_nobody(NULL);
+}
+
+/* More than poll's stack has room for, all at once and one by one. */
+static void *wait_for_many(void *arg) {
+  enum { N = 150 };
+  static waiting w[N];
+  static int fds[N][2];
+  (void)arg;
+  for (int i = 0; i < N; i++) {
+    CHECK_EQ(pipe(fds[i]), 0);
+    wait_in_background(&w[i], fds[i][0], CONC_READ, CONC_FOREVER);
+  }
+  for (int k = 0; k < N; k++) {
+    int i = k * 7 % N;
+    CHECK_EQ(write(fds[i][1], "x", 1), 1);
+    expect(&w[i], CONC_READ);
+  }
+  for (int i = 0; i < N; i++) close(fds[i][0]), close(fds[i][1]);
+  return NULL;
+}
+TEST(many_descriptors_are_waited_for_at_once) { run(wait_for_many, NULL); }
+
+/* --- what a child of exec would see --- */
+
+static char foreign[256]; /* descriptors that were open before */
+
+static int list_open(void) {
+  int n = 0;
+  for (int fd = 0; fd < 256; fd++) {
+    int flags = fcntl(fd, F_GETFD);
+    if (flags < 0 || foreign[fd]) continue;
+    if (!(flags & FD_CLOEXEC)) TEST_FAIL("descriptor %d is inherited", fd);
+    n++;
+  }
+  return n;
+}
+
+static void *poll_for_ever(void *arg) {
+  return conc_wait_fd(*(int *)arg, CONC_READ, CONC_FOREVER) > 0 ? arg : NULL;
+}
+
+static void *look_at_descriptors(void *arg) {
+  conc_manager *server = (conc_manager *)arg, client;
+  conc_task thread;
+  conc_queue *q;
+  int fds[2], listener, there, here;
+  char buf[4];
+  memset(&client, 0, sizeof client);
+  client.address = conc_manager_address(server);
+  CHECK_EQ(conc_manager_connect(&client, 5), 0);
+  q = conc_manager_get(&client, "q");
+  CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  CHECK_EQ(conc_get(q, buf, 4, 5), 1);
+  listener = conc_listen("build/loop.sock");
+  CHECK(listener >= 0);
+  here = conc_connect("build/loop.sock", 5);
+  there = conc_accept(listener, 5);
+  CHECK(here >= 0 && there >= 0);
+  CHECK_EQ(pipe(fds), 0);
+  foreign[fds[0]] = foreign[fds[1]] = 1;
+  start(&thread, poll_for_ever, &fds[0]);
+  CHECK_EQ(conc_thread_start(&thread), 0);
+  CHECK_EQ(conc_sleep(0.02), 0); /* it has its waker by then, or soon after */
+  /* This loop's, the server's loop's, a listener each, both ends of both
+     connections, at least. */
+  CHECK(list_open() >= (CONC_HAVE_EPOLL ? 2 : 0) + 2 + 2 + 4);
+  CHECK_EQ(write(fds[1], "x", 1), 1);
+  CHECK_EQ(conc_join(&thread, 5), 0);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  conc_close(listener), conc_close(here), conc_close(there);
+  close(fds[0]), close(fds[1]);
+  unlink("build/loop.sock");
+  return NULL;
+}
+
+TEST(no_descriptor_of_ours_is_inherited) {
+  conc_manager server;
+  conc_queue *q = conc_queue_new(NULL);
+  for (int fd = 0; fd < 256; fd++) foreign[fd] = fcntl(fd, F_GETFD) >= 0;
+  memset(&server, 0, sizeof server);
+  CHECK_EQ(conc_manager_register_queue(&server, "q", q), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  run(look_at_descriptors, &server);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  CHECK_EQ(list_open(), 0);
+  conc_queue_free(q);
+}
+
+TEST_MAIN
