@@ -408,7 +408,7 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
 typedef struct conc_once {
   const char *name; /* for reports; default none */
   /* private */
-  uintptr_t word; /* 0 not done, 2 done, or who does it | 1 if others wait */
+  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
   struct conc__waitlist waiters;
 } conc_once;
 
@@ -2491,7 +2491,6 @@ CONC__DEF int conc__once_finish(conc_once *once, int rc) {
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&once->waiters, rc < 0 ? 1 : SIZE_MAX);
   if (rc < 0 && chain != NULL) word = (uintptr_t)chain->actor;
-  if (once->waiters.first != NULL) word |= CONC__LOCK_WAITERS;
   CONC__STORE(&once->word, word);
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
@@ -2504,8 +2503,7 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
   uintptr_t me = (uintptr_t)conc__self();
   uintptr_t seen;
   conc__waiter w;
-  if ((CONC__LOAD_RELAXED(&once->word) & ~CONC__LOCK_WAITERS) == me)
-    return -EDEADLK;
+  if (CONC__LOAD_RELAXED(&once->word) == me) return -EDEADLK;
   conc__mutex_lock(guard);
   seen = CONC__LOAD(&once->word);
   if (seen != 0 && seen != CONC__ONCE_DONE) {
@@ -2514,7 +2512,6 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
       conc__mutex_unlock(guard);
       return -ETIMEDOUT;
     }
-    CONC__STORE_RELAXED(&once->word, seen | CONC__LOCK_WAITERS);
     conc__waiter_init(&w, (conc__actor *)me);
     rc = conc__wait(guard, &once->waiters, &w, false, true,
                     conc__deadline(timeout));

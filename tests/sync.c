@@ -561,7 +561,10 @@ static void wait_in_phases(void *arg, member *me) {
 }
 
 static void notify_phase(stage *s, size_t n, int phase, int woken) {
-  CHECK_EQ(conc_rlock_acquire(&s->rlock, CONC_FOREVER), 0);
+  /* As a plain lock or a recursive one: nothing is left of the others'
+     levels. */
+  CHECK_EQ(phase == 2 ? conc_lock_acquire(&s->rlock.lock, CONC_FOREVER)
+                      : conc_rlock_acquire(&s->rlock, CONC_FOREVER), 0);
   CHECK_EQ(conc_cond_notify(&s->cond, n), 0);
   CHECK_EQ(GET(&s->woken), woken); /* nobody goes on before the release */
   s->phase = phase;
