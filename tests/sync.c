@@ -1802,18 +1802,18 @@ typedef struct chore {
   int works, done;
 } chore;
 typedef struct attempt {
-  chore *chore;
+  chore *what;
   member *me;
 } attempt;
 
 static int work_once(void *arg) {
   attempt *a = (attempt *)arg;
-  CHECK_EQ(a->chore->works++, 0);
-  CHECK_EQ(a->chore->done, 0);
+  CHECK_EQ(a->what->works++, 0);
+  CHECK_EQ(a->what->done, 0);
   some_work(a->me);
-  a->chore->works--;
+  a->what->works--;
   if (pick(a->me, 3) > 0) return -EIO;
-  a->chore->done++;
+  a->what->done++;
   return 0;
 }
 
@@ -1821,9 +1821,9 @@ static void storm_once(void *arg, member *me) {
   arena *s = (arena *)arg;
   for (int i = 0; i < s->n_chores;) {
     attempt a = {&s->chores[i], me};
-    int rc = conc_once_run(&a.chore->once, work_once, &a, some_time(me));
+    int rc = conc_once_run(&a.what->once, work_once, &a, some_time(me));
     if (rc == -EIO || !had(rc)) continue;
-    CHECK_EQ(a.chore->done, 1);
+    CHECK_EQ(a.what->done, 1);
     i++;
   }
 }
