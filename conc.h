@@ -311,10 +311,10 @@ CONC_API int conc_rlock_release(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* A lock for one writer or any number of readers. Served in order: who comes
-   after a waiting writer waits, too, and readers that wait one behind the
-   other are let in together; so neither side starves. Not recursive. May be
-   freed by whoever has released it last.
+/* A lock for one writer or any number of readers. Waiters are served in order
+   as conc_lock's are, readers that wait one behind the other together, and
+   nobody joins the readers while a writer waits: so neither side starves. Not
+   recursive. May be freed by whoever has released it last.
    The library knows the four locks that a task began to read first, of those
    that it reads at one time; with more, the errors for readers below are not
    noticed. */
@@ -2160,81 +2160,99 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
 /* --- conc_rwlock ---
 
    The word names the writer, as a lock's does its owner, or counts the
-   readers. While somebody waits it is left to no newcomer: whoever gives it
-   back or ceases to wait hands it, under the guard, to the first in the list,
-   if that is a reader with those that follow. Only a reader that is not the
-   last may leave without the guard then. */
+   readers; and it says if somebody may be in the list. Then no newcomer joins
+   the readers, but one may take what is free, as with a lock, until the first
+   in the list has waited CONC__LOCK_PATIENCE: to that one it is handed, and
+   to the readers that follow if it is a reader. Whoever gives it back last,
+   or ceases to wait, settles under the guard who is next. */
 
 #define CONC__READ_FLAG ((uintptr_t)2)
 #define CONC__READ_ONE ((uintptr_t)4)
 
-/* Whether one more may hold it, and as what. */
-CONC__INLINE bool conc__rwlock_open(uintptr_t word, bool write) {
-  return word == 0 || (!write && (word & CONC__READ_FLAG) != 0 &&
-                       !(word & CONC__LOCK_WAITERS));
+/* What a waiter wants, in its tag; CONC__HANDED: it has it. */
+enum { CONC__TO_READ, CONC__TO_WRITE, CONC__HANDED };
+
+/* Whether one more may have it, given who holds it. */
+CONC__INLINE bool conc__rwlock_open(uintptr_t held, bool write, bool join) {
+  return held == 0 || (!write && join && (held & CONC__READ_FLAG) != 0);
 }
 
-CONC__INLINE uintptr_t conc__rwlock_with(uintptr_t word, bool write,
+CONC__INLINE uintptr_t conc__rwlock_with(uintptr_t held, bool write,
                                          conc__actor *actor) {
-  return write ? (uintptr_t)actor : (word | CONC__READ_FLAG) + CONC__READ_ONE;
+  return write ? (uintptr_t)actor : (held | CONC__READ_FLAG) + CONC__READ_ONE;
 }
 
 /* What is left when one of those who hold it has given it back. */
-CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t word) {
-  return (word & CONC__READ_FLAG) && word >= 2 * CONC__READ_ONE
-             ? word - CONC__READ_ONE
+CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t held) {
+  return (held & CONC__READ_FLAG) && held >= 2 * CONC__READ_ONE
+             ? held - CONC__READ_ONE
              : 0;
 }
 
-/* Gives it back, or not, and hands it on to those whose turn it is. */
+/* Gives it back, or not, then hands it to those whose turn it is or wakes
+   them to try again. */
 CONC__DEF void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
   conc__mutex *guard = conc__guard(rwlock);
   uintptr_t seen, word;
-  conc__waiter *w;
+  conc__waiter *chain, *w;
+  bool hand;
   size_t n;
   conc__mutex_lock(guard);
   seen = CONC__LOAD_RELAXED(&rwlock->word);
+  w = rwlock->waiters.first;
+  hand = w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE;
   do {
-    word = seen & ~CONC__LOCK_WAITERS;
-    if (release) word = conc__rwlock_without(word);
+    uintptr_t held = seen & ~CONC__LOCK_WAITERS;
+    if (release) held = conc__rwlock_without(held);
+    word = held;
     n = 0;
-    for (w = rwlock->waiters.first;
-         w != NULL && conc__rwlock_open(word, w->tag != 0); w = w->next) {
-      word = conc__rwlock_with(word, w->tag != 0, w->actor);
+    for (w = rwlock->waiters.first; w != NULL; w = w->next) {
+      bool write = w->tag == CONC__TO_WRITE;
+      if (!conc__rwlock_open(held, write, true)) break;
+      held = conc__rwlock_with(held, write, w->actor);
       n++;
     }
+    if (hand) word = held;
     if (w != NULL) word |= CONC__LOCK_WAITERS;
   } while (!CONC__CAS(&rwlock->word, &seen, word));
-  w = conc__waitlist_take_n(&rwlock->waiters, n);
+  chain = conc__waitlist_take_n(&rwlock->waiters, n);
+  for (w = chain; hand && w != NULL; w = w->next) w->tag = CONC__HANDED;
   conc__mutex_unlock(guard);
-  conc__wake_all(w);
+  conc__wake_all(chain);
 }
 
 CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
                                         conc__actor *self, double timeout) {
   conc__mutex *guard = conc__guard(rwlock);
-  uintptr_t seen;
+  double deadline = conc__deadline(timeout);
+  bool front = false;
   conc__waiter w;
-  int rc;
   if (timeout <= 0) return -ETIMEDOUT;
   conc__waiter_init(&w, self);
-  w.tag = write;
-  conc__mutex_lock(guard);
-  seen = CONC__LOAD_RELAXED(&rwlock->word);
-  for (;;) { /* take it, or say that somebody waits */
-    bool open = conc__rwlock_open(seen, write);
-    uintptr_t word = open ? conc__rwlock_with(seen, write, self)
-                          : seen | CONC__LOCK_WAITERS;
-    if (!CONC__CAS(&rwlock->word, &seen, word)) continue;
-    if (!open) break;
-    conc__mutex_unlock(guard);
-    return 0;
+  w.since = conc_now();
+  for (;;) {
+    uintptr_t seen;
+    int rc;
+    conc__mutex_lock(guard);
+    seen = CONC__LOAD_RELAXED(&rwlock->word);
+    for (;;) { /* take it, or say that somebody waits */
+      uintptr_t held = seen & ~CONC__LOCK_WAITERS;
+      bool queue = rwlock->waiters.first != NULL;
+      bool open = conc__rwlock_open(held, write, front || !queue);
+      uintptr_t word = open ? conc__rwlock_with(held, write, self) : held;
+      if (queue || !open) word |= CONC__LOCK_WAITERS;
+      if (!CONC__CAS(&rwlock->word, &seen, word)) continue;
+      if (!open) break;
+      conc__mutex_unlock(guard);
+      return 0;
+    }
+    w.tag = write ? CONC__TO_WRITE : CONC__TO_READ;
+    rc = conc__wait(guard, &rwlock->waiters, &w, front, true, deadline);
+    /* Those behind may have waited for this one only. */
+    if (rc != 0) conc__rwlock_settle(rwlock, false);
+    if (rc != 0 || w.tag == CONC__HANDED) return rc;
+    front = true; /* somebody was faster: wait on where we were */
   }
-  rc = conc__wait(guard, &rwlock->waiters, &w, false, true,
-                  conc__deadline(timeout));
-  /* Those behind may have waited for this one only. */
-  if (rc != 0) conc__rwlock_settle(rwlock, false);
-  return rc;
 }
 
 /* Where an actor remembers a lock that it reads; NULL for a free place. */
@@ -2257,9 +2275,12 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
     if (seen & CONC__READ_FLAG) return -EDEADLK;
     *place = NULL; /* it was another lock, never released, at this address */
   }
-  while (rc != 0 && conc__rwlock_open(seen, write))
-    if (CONC__CAS(&rwlock->word, &seen, conc__rwlock_with(seen, write, self)))
-      rc = 0;
+  while (rc != 0) {
+    uintptr_t waiters = seen & CONC__LOCK_WAITERS, held = seen - waiters;
+    if (!conc__rwlock_open(held, write, waiters == 0)) break;
+    held = conc__rwlock_with(held, write, self);
+    if (CONC__CAS(&rwlock->word, &seen, held | waiters)) rc = 0;
+  }
   if (rc != 0) rc = conc__rwlock_acquire_slow(rwlock, write, self, timeout);
   if (rc != 0 || write) return rc;
   place = conc__reads_find(self, NULL);

@@ -802,6 +802,67 @@ TEST(a_writer_that_is_late_lets_the_readers_behind_it_in) {
   CHECK_EQ(l.rwlock.word, 0);
 }
 
+TEST(a_rwlock_is_handed_to_patient_waiters) {
+  for (int round = 0; round < 20; round++) {
+    library l;
+    crew c;
+    memset(&l, 0, sizeof l);
+    l.plan = round % 2 ? "wr" : "rr";
+    l.may_leave = round % 2 ? 2 : 0;
+    CHECK_EQ(conc_rwlock_write_acquire(&l.rwlock, 0), 0);
+    crew_start(&c, 2, visit, &l);
+    UNTIL(WAITING(&l.rwlock) == 2);
+    conc_sleep(2 * CONC__LOCK_PATIENCE);
+    CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
+    if (round % 2) { /* it is theirs, one after the other */
+      CHECK_EQ(conc_rwlock_write_acquire(&l.rwlock, 10), 0);
+      CHECK_EQ(l.entered, 2);
+    } else { /* or at once */
+      CHECK_EQ(conc_rwlock_write_acquire(&l.rwlock, 0), -ETIMEDOUT);
+      CHECK_EQ(l.rwlock.word, CONC__READ_FLAG + 2 * CONC__READ_ONE);
+      PUT(&l.may_leave, 2);
+      CHECK_EQ(conc_rwlock_write_acquire(&l.rwlock, 10), 0);
+    }
+    CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
+    crew_join(&c);
+  }
+}
+
+/* Each holds it until the other has it, too, or wants it: for readers it is
+   never free. */
+static void hog_rwlock(void *arg, member *me) {
+  library *l = (library *)arg;
+  bool write = l->plan[0] == 'w';
+  while (!GET(&l->may_leave)) {
+    int before = GET(&l->entered);
+    CHECK_EQ(write ? conc_rwlock_write_acquire(&l->rwlock, CONC_FOREVER)
+                   : conc_rwlock_read_acquire(&l->rwlock, CONC_FOREVER), 0);
+    ADD(&l->entered, 1);
+    for (int i = 0; i < 20 && !write && GET(&l->entered) == before + 1; i++)
+      conc_yield_now();
+    if (pick(me, 4) == 0) conc_yield_now();
+    CHECK_EQ(conc_rwlock_release(&l->rwlock), 0);
+  }
+}
+
+TEST(neither_readers_nor_writers_starve) {
+  for (int write = 0; write < 2; write++) {
+    library l;
+    crew c;
+    memset(&l, 0, sizeof l);
+    l.plan = write ? "w" : "r";
+    crew_start(&c, 4, hog_rwlock, &l);
+    for (int i = 0; i < 200; i++) {
+      CHECK_EQ(write ? conc_rwlock_read_acquire(&l.rwlock, 20)
+                     : conc_rwlock_write_acquire(&l.rwlock, 20), 0);
+      CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
+    }
+    PUT(&l.may_leave, 1);
+    crew_join(&c);
+    CHECK_EQ(l.rwlock.word, 0);
+  }
+}
+
 static void release_wrongly(void *arg, member *me) {
   (void)me;
   CHECK_EQ(conc_rwlock_release((conc_rwlock *)arg), -EPERM);
