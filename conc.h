@@ -327,10 +327,10 @@ CONC_API int conc_rlock_release(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* A lock for one writer or any number of readers. Served in order: who comes
-   after a waiting writer waits, too, and readers that wait one behind the
-   other are let in together; so neither side starves. Not recursive. May be
-   freed by whoever has released it last.
+/* A lock for one writer or any number of readers. Waiters are served in order
+   as conc_lock's are, readers that wait one behind the other together, and
+   nobody joins the readers while a writer waits: so neither side starves. Not
+   recursive. May be freed by whoever has released it last.
    The library knows the four locks that a task began to read first, of those
    that it reads at one time; with more, the errors for readers below are not
    noticed, nor that a reader stayed behind when the process was forked. */
@@ -426,7 +426,7 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
 typedef struct conc_once {
   const char *name; /* for reports; default none */
   /* private */
-  uintptr_t word; /* 0 not done, 2 done, or who does it | 1 if others wait */
+  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
   struct conc__waitlist waiters;
 } conc_once;
 
@@ -2504,29 +2504,32 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
 /* --- conc_rwlock ---
 
    The word names the writer, as a lock's does its owner, or counts the
-   readers. While somebody waits it is left to no newcomer: whoever gives it
-   back or ceases to wait hands it, under the guard, to the first in the list,
-   if that is a reader with those that follow. Only a reader that is not the
-   last may leave without the guard then. */
+   readers; and it says if somebody may be in the list. Then no newcomer joins
+   the readers, but one may take what is free, as with a lock, until the first
+   in the list has waited CONC__LOCK_PATIENCE: to that one it is handed, and
+   to the readers that follow if it is a reader. Whoever gives it back last,
+   or ceases to wait, settles under the guard who is next. */
 
 #define CONC__READ_FLAG CONC__OWNER_NONE
 #define CONC__READ_ONE ((uintptr_t)4)
 
-/* Whether one more may hold it, and as what. */
-CONC__INLINE bool conc__rwlock_open(uintptr_t word, bool write) {
-  return word == 0 || (!write && (word & CONC__READ_FLAG) != 0 &&
-                       !(word & CONC__LOCK_WAITERS));
+/* What a waiter wants, in its tag; CONC__HANDED: it has it. */
+enum { CONC__TO_READ, CONC__TO_WRITE, CONC__HANDED };
+
+/* Whether one more may have it, given who holds it. */
+CONC__INLINE bool conc__rwlock_open(uintptr_t held, bool write, bool join) {
+  return held == 0 || (!write && join && (held & CONC__READ_FLAG) != 0);
 }
 
-CONC__INLINE uintptr_t conc__rwlock_with(uintptr_t word, bool write,
+CONC__INLINE uintptr_t conc__rwlock_with(uintptr_t held, bool write,
                                          conc__actor *actor) {
-  return write ? actor->id : (word | CONC__READ_FLAG) + CONC__READ_ONE;
+  return write ? actor->id : (held | CONC__READ_FLAG) + CONC__READ_ONE;
 }
 
 /* What is left when one of those who hold it has given it back. */
-CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t word) {
-  return (word & CONC__READ_FLAG) && word >= 2 * CONC__READ_ONE
-             ? word - CONC__READ_ONE
+CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t held) {
+  return (held & CONC__READ_FLAG) && held >= 2 * CONC__READ_ONE
+             ? held - CONC__READ_ONE
              : 0;
 }
 
@@ -2548,28 +2551,37 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
     actor->more_reads++;
 }
 
-/* Gives it back, or not, and hands it on to those whose turn it is. */
+/* Gives it back, or not, then hands it to those whose turn it is or wakes
+   them to try again. */
 CONC__DEF void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
   conc__mutex *guard = conc__guard(rwlock);
   uintptr_t seen, word;
   conc__waiter *chain, *w;
+  bool hand;
   size_t n;
   conc__mutex_lock(guard);
   seen = CONC__LOAD_RELAXED(&rwlock->word);
+  w = rwlock->waiters.first;
+  hand = w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE;
   do {
-    word = seen & ~CONC__LOCK_WAITERS;
-    if (release) word = conc__rwlock_without(word);
+    uintptr_t held = seen & ~CONC__LOCK_WAITERS;
+    if (release) held = conc__rwlock_without(held);
+    word = held;
     n = 0;
-    for (w = rwlock->waiters.first;
-         w != NULL && conc__rwlock_open(word, w->tag != 0); w = w->next) {
-      word = conc__rwlock_with(word, w->tag != 0, w->actor);
+    for (w = rwlock->waiters.first; w != NULL; w = w->next) {
+      bool write = w->tag == CONC__TO_WRITE;
+      if (!conc__rwlock_open(held, write, true)) break;
+      held = conc__rwlock_with(held, write, w->actor);
       n++;
     }
+    if (hand) word = held;
     if (w != NULL) word |= CONC__LOCK_WAITERS;
   } while (!CONC__CAS(&rwlock->word, &seen, word));
   chain = conc__waitlist_take_n(&rwlock->waiters, n);
-  for (w = chain; w != NULL; w = w->next)
-    if (w->tag == 0) conc__reads_add(w->actor, rwlock);
+  for (w = chain; hand && w != NULL; w = w->next) {
+    if (w->tag == CONC__TO_READ) conc__reads_add(w->actor, rwlock);
+    w->tag = CONC__HANDED;
+  }
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
 }
@@ -2578,37 +2590,41 @@ CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
                                         conc__actor *self, double timeout) {
   conc__mutex *guard = conc__guard(rwlock);
   double deadline = conc__deadline(timeout);
-  uintptr_t seen;
+  bool front = false;
   conc__waiter w;
-  int rc;
   if (timeout <= 0 && !conc__owner_is_gone(CONC__LOAD_RELAXED(&rwlock->word)))
     return -ETIMEDOUT;
   conc__waiter_init(&w, self, "rwlock", rwlock->name);
+  w.since = conc_now();
   w.of = "held by";
   w.owner = &rwlock->word;
   w.robust = true;
-  w.tag = write;
-  do {
+  for (;;) {
+    uintptr_t seen;
+    int rc;
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&rwlock->word);
     for (;;) { /* take it, or say that somebody waits */
       bool gone = conc__owner_is_gone(seen);
-      bool open = gone || conc__rwlock_open(seen, write);
-      uintptr_t word = seen | CONC__LOCK_WAITERS;
-      if (open) word = conc__rwlock_with(gone ? 0 : seen, write, self);
-      if (gone) word |= seen & CONC__LOCK_WAITERS;
+      uintptr_t held = gone ? 0 : seen & ~CONC__LOCK_WAITERS;
+      bool queue = rwlock->waiters.first != NULL;
+      bool open = conc__rwlock_open(held, write, front || !queue);
+      uintptr_t word = open ? conc__rwlock_with(held, write, self) : held;
+      if (queue || !open) word |= CONC__LOCK_WAITERS;
       if (!CONC__CAS(&rwlock->word, &seen, word)) continue;
       if (!open) break;
       if (!write) conc__reads_add(self, rwlock);
       conc__mutex_unlock(guard);
       return gone ? -EOWNERDEAD : 0;
     }
-    rc = conc__wait(guard, &rwlock->waiters, &w, false, true, deadline);
+    w.tag = write ? CONC__TO_WRITE : CONC__TO_READ;
+    rc = conc__wait(guard, &rwlock->waiters, &w, front, true, deadline);
     w.failure = 0;
-  } while (rc == -EAGAIN);
-  /* Those behind may have waited for this one only. */
-  if (rc != 0) conc__rwlock_settle(rwlock, false);
-  return rc;
+    /* Those behind may have waited for this one only. */
+    if (rc != 0 && rc != -EAGAIN) conc__rwlock_settle(rwlock, false);
+    if ((rc != 0 && rc != -EAGAIN) || w.tag == CONC__HANDED) return rc;
+    front = true; /* somebody was faster: wait on where we were */
+  }
 }
 
 CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
@@ -2623,9 +2639,12 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
     *place = NULL; /* it was another lock, never released, at this address */
   }
   if (!write) CONC__STORE_RELAXED(&self->changing, rwlock);
-  while (!done && conc__rwlock_open(seen, write))
-    done = CONC__CAS(&rwlock->word, &seen,
-                     conc__rwlock_with(seen, write, self));
+  while (!done) {
+    uintptr_t waiters = seen & CONC__LOCK_WAITERS, held = seen - waiters;
+    if (!conc__rwlock_open(held, write, waiters == 0)) break;
+    held = conc__rwlock_with(held, write, self);
+    done = CONC__CAS(&rwlock->word, &seen, held | waiters);
+  }
   if (!write) {
     if (done) conc__reads_add(self, rwlock);
     CONC__STORE(&self->changing, (conc_rwlock *)NULL);
@@ -2859,7 +2878,6 @@ CONC__DEF int conc__once_finish(conc_once *once, int rc) {
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&once->waiters, rc < 0 ? 1 : SIZE_MAX);
   if (rc < 0 && chain != NULL) word = chain->actor->id;
-  if (once->waiters.first != NULL) word |= CONC__LOCK_WAITERS;
   CONC__STORE(&once->word, word);
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
@@ -2881,23 +2899,24 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
     uintptr_t seen;
     conc__mutex_lock(guard);
     seen = CONC__LOAD(&once->word);
-    rc = CONC__OWNER(seen) == self->id ? -EDEADLK
-         : seen == CONC__ONCE_DONE     ? 1
-         : seen == 0 || conc__owner_is_gone(seen)
-             ? 0
-             : deadline <= 0 ? -ETIMEDOUT : -EAGAIN;
-    if (rc == 0)
-      CONC__STORE_RELAXED(&once->word, self->id | (seen & CONC__OWNER_FLAG));
-    if (rc != -EAGAIN) {
+    if (seen == self->id || seen == CONC__ONCE_DONE) {
+      conc__mutex_unlock(guard);
+      return seen == CONC__ONCE_DONE ? 0 : -EDEADLK;
+    }
+    if (seen == 0 || conc__owner_is_gone(seen)) {
+      CONC__STORE_RELAXED(&once->word, self->id);
       conc__mutex_unlock(guard);
       break;
     }
-    CONC__STORE_RELAXED(&once->word, seen | CONC__LOCK_WAITERS);
+    if (deadline <= 0) {
+      conc__mutex_unlock(guard);
+      return -ETIMEDOUT;
+    }
     rc = conc__wait(guard, &once->waiters, &w, false, true, deadline);
     w.failure = 0;
-    if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) rc = 1;
+    if (rc != 0 && rc != -EAGAIN) return rc;
+    if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) return 0;
   } while (rc == -EAGAIN);
-  if (rc != 0) return rc < 0 ? rc : 0;
   return conc__once_finish(once, fn(arg));
 }
 

@@ -60,10 +60,26 @@ static int compare(conc_task &task) { return task.target != nullptr; }
 static int compare(conc_task *task) { return task->target != NULL; }
 #define compare(task) compare(&task)
 #endif
+static int with(void) {
+  conc_lock lock = {};
+  conc_rlock rlock = {};
+  conc_rwlock rwlock = {};
+  conc_sem sem = {};
+  CONC_WITH(&lock) CONC_WITH(&rlock) {
+    CONC_WITH_READ(&rwlock) { return 0; }
+    CONC_WITH_WRITE(&rwlock) CONC_WITH(&sem) { return 1; }
+  }
+  CONC_WITH(&lock) {
+    return 2;
+  } else {
+    return 3;
+  }
+  return 4;
+}
 int main(void) {
   conc_task task = {};
   const char *text = conc_strerror(-1);
-  return compare(task) || !text || !conc_version();
+  return compare(task) || !text || !conc_version() || with();
 }
 EOS
 # The empty braces of C++ are not C's before C23.
