@@ -239,7 +239,8 @@ typedef struct conc_lock {
   /* private */
   uintptr_t word; /* the owner's actor | 1 if somebody waits; 0 free */
   struct conc__waitlist waiters;
-  size_t depth; /* of a conc_rlock: acquired so often more than once */
+  unsigned depth;      /* of a conc_rlock: acquired so often more than once */
+  unsigned char order; /* which of the names it has; see conc_on_lock_order */
 } conc_lock;
 
 /* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
@@ -261,6 +262,19 @@ CONC_API bool conc_lock_locked(const conc_lock *lock);
    `size` bytes to buf, the last of them a NUL, and returns the length of all
    of it, as snprintf does; 0 if none was found yet. */
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
+
+/* From now on calls report(text, arg) when locks are acquired in an order that
+   may deadlock some day, even if it never has: 'a' by a task that holds 'b',
+   after another, or the same one, has acquired 'b' holding 'a', at once or
+   through others. It is told once for each pair of names, by the task that
+   acquires the second lock, which it then holds. NULL: no calls (default), but
+   orders are noted all the same.
+   Locks and recursive locks take part that have a name, which must not change:
+   those of equal names count as one. So many names as an address has bits, less
+   two, of up to 47 bytes are known. Acquiring with timeout 0 cannot deadlock
+   and is not told of. */
+CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
+                                 void *arg);
 
 /* A flag that can be waited for (Python's threading.Event). May be freed by
    a waiter as soon as its wait has returned 0. */
@@ -1698,6 +1712,7 @@ struct conc__actor {
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
+  uintptr_t held;        /* the orders of the named locks that it holds */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -2243,6 +2258,149 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
    >>sync: locks, event, condition, semaphore, barrier, once
    ------------------------------------------------------------------------ */
 
+/* --- what tools are told ---
+
+   ThreadSanitizer sees the words anyway, and with them what happens before
+   what; so it also knows which locks a race was under, and finds deadlocks of
+   its own. Told after the lock has been acquired, and before it is released. */
+
+#if CONC_HAVE_TSAN
+void __tsan_mutex_pre_lock(void *, unsigned);
+void __tsan_mutex_post_lock(void *, unsigned, int);
+int __tsan_mutex_pre_unlock(void *, unsigned);
+void __tsan_mutex_post_unlock(void *, unsigned);
+#define CONC__TSAN_TRY 16u
+#define CONC__TSAN_READ 8u
+#endif
+
+CONC__INLINE void conc__tell_acquired(void *lock, bool read, bool tries) {
+#if CONC_HAVE_TSAN
+  unsigned flags = (read ? CONC__TSAN_READ : 0) | (tries ? CONC__TSAN_TRY : 0);
+  __tsan_mutex_pre_lock(lock, flags);
+  __tsan_mutex_post_lock(lock, flags, 0);
+#else
+  (void)lock, (void)read, (void)tries;
+#endif
+}
+
+CONC__INLINE void conc__tell_released(void *lock, bool read) {
+#if CONC_HAVE_TSAN
+  __tsan_mutex_pre_unlock(lock, read ? CONC__TSAN_READ : 0);
+  __tsan_mutex_post_unlock(lock, read ? CONC__TSAN_READ : 0);
+#else
+  (void)lock, (void)read;
+#endif
+}
+
+/* --- the order of locks ---
+
+   A name is a bit. For each name there is the set of those that have been held
+   when it was acquired, and of those that were held when these were, and so
+   on. So an acquisition that says nothing new, which is nearly every one, is
+   one look at that set. */
+
+enum { CONC__ORDER_UNKNOWN = 0, CONC__ORDER_NONE = 1 };
+#define CONC__ORDERS (8 * sizeof(uintptr_t))
+#define CONC__ORDER_BIT(order) ((uintptr_t)1 << (order))
+
+static conc__mutex conc__order_guard; /* of all this */
+static char conc__order_names[CONC__ORDERS][48];
+static size_t conc__orders = 2;
+static uintptr_t conc__order_before[CONC__ORDERS];
+/* `before`, and what has been reported; also read without the guard. */
+static uintptr_t conc__order_known[CONC__ORDERS];
+static void (*conc__order_report)(const char *text, void *arg);
+static void *conc__order_arg;
+
+CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
+                                 void *arg) {
+  conc__mutex_lock(&conc__order_guard);
+  conc__order_report = report;
+  conc__order_arg = arg;
+  conc__mutex_unlock(&conc__order_guard);
+}
+
+/* The order of a name. The guard is held. */
+CONC__DEF unsigned char conc__order_of(const char *name) {
+  size_t i;
+  if (name == NULL || strlen(name) >= sizeof conc__order_names[0])
+    return CONC__ORDER_NONE;
+  for (i = 2; i < conc__orders; i++)
+    if (strcmp(conc__order_names[i], name) == 0) return (unsigned char)i;
+  if (i == CONC__ORDERS) return CONC__ORDER_NONE;
+  memcpy(conc__order_names[i], name, strlen(name) + 1);
+  conc__orders++;
+  return (unsigned char)i;
+}
+
+/* `c` is acquired while `h` is held, which is new. The guard is held. Whether
+   it is to be reported. */
+CONC__DEF bool conc__order_add(size_t h, size_t c) {
+  size_t i;
+  if (conc__order_before[h] & CONC__ORDER_BIT(c)) return true;
+  conc__order_before[c] |= CONC__ORDER_BIT(h) | conc__order_before[h];
+  for (i = 2; i < conc__orders; i++) {
+    if (conc__order_before[i] & CONC__ORDER_BIT(c))
+      conc__order_before[i] |= conc__order_before[c];
+    CONC__STORE_RELAXED(&conc__order_known[i],
+                        conc__order_known[i] | conc__order_before[i]);
+  }
+  return false;
+}
+
+/* The caller has acquired the lock, for the first time or in a new order. */
+CONC__DEF void conc__order_note(conc_lock *lock, conc__actor *self,
+                                bool tries) {
+  void (*report)(const char *, void *) = NULL;
+  void *arg = NULL;
+  char text[256], label[24];
+  const conc_task *task = self->task;
+  uintptr_t missing;
+  size_t c, h;
+  if (task->name == NULL) conc__task_label(task, label, sizeof label);
+  conc__mutex_lock(&conc__order_guard);
+  c = lock->order;
+  if (c == CONC__ORDER_UNKNOWN) {
+    c = conc__order_of(lock->name);
+    CONC__STORE_RELAXED(&lock->order, (unsigned char)c);
+  }
+  missing = tries || c == CONC__ORDER_NONE ? 0
+                                           : self->held & ~conc__order_known[c];
+  for (h = 2; missing != 0 && h < conc__orders; h++) {
+    if (h == c || !(missing & CONC__ORDER_BIT(h))) continue;
+    if (!conc__order_add(h, c)) continue;
+    CONC__STORE_RELAXED(&conc__order_known[c],
+                        conc__order_known[c] | CONC__ORDER_BIT(h));
+    if (report != NULL) continue; /* one at a time is enough to look at */
+    report = conc__order_report;
+    arg = conc__order_arg;
+    snprintf(text, sizeof text,
+             "%s acquires '%s' and holds '%s', which was acquired before by "
+             "one who held '%s'",
+             task->name != NULL ? task->name : label, conc__order_names[c],
+             conc__order_names[h], conc__order_names[c]);
+  }
+  if (c != CONC__ORDER_NONE) {
+    CONC__STORE_RELAXED(&conc__order_known[c],
+                        conc__order_known[c] | CONC__ORDER_BIT(c));
+    self->held |= CONC__ORDER_BIT(c);
+  }
+  conc__mutex_unlock(&conc__order_guard);
+  if (report != NULL) report(text, arg);
+}
+
+CONC__INLINE void conc__lock_acquired(conc_lock *lock, conc__actor *self,
+                                      bool tries) {
+  unsigned char order = CONC__LOAD_RELAXED(&lock->order);
+  conc__tell_acquired(lock, false, tries);
+  if (CONC__LIKELY(order == CONC__ORDER_NONE)) return;
+  if (order == CONC__ORDER_UNKNOWN ||
+      (self->held & ~CONC__LOAD_RELAXED(&conc__order_known[order])))
+    conc__order_note(lock, self, tries);
+  else
+    self->held |= CONC__ORDER_BIT(order);
+}
+
 /* --- conc_lock ---
 
    The word is 0, or its owner's actor, or'ed with 1 if the list of waiters
@@ -2323,8 +2481,12 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   conc__actor *self = conc__self();
   uintptr_t free = 0;
-  if (CONC__LIKELY(CONC__CAS(&lock->word, &free, self->id))) return 0;
-  return conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
+  int rc = 0;
+  if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &free, self->id)))
+    rc = conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
+  if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
+    conc__lock_acquired(lock, self, timeout <= 0);
+  return rc;
 }
 
 CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
@@ -2344,10 +2506,20 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
 }
 
 CONC_API int conc_lock_release(conc_lock *lock) {
-  uintptr_t me = conc__self()->id;
-  uintptr_t seen = me;
-  if (CONC__LIKELY(CONC__CAS(&lock->word, &seen, (uintptr_t)0))) return 0;
-  return conc__lock_release_slow(lock, me);
+  conc__actor *self = conc__self();
+  uintptr_t seen = self->id;
+  /* The lock may be gone once it has been released. */
+  unsigned char order = CONC__LOAD_RELAXED(&lock->order);
+  int rc = 0;
+#if CONC_HAVE_TSAN
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+#endif
+  conc__tell_released(lock, false);
+  if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
+    rc = conc__lock_release_slow(lock, self->id);
+  if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
+    self->held &= ~CONC__ORDER_BIT(order);
+  return rc;
 }
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
@@ -2431,7 +2603,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex *guard = conc__guard(cond);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
-  size_t depth;
+  unsigned depth;
   conc__waiter w;
   int rc;
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
@@ -2449,6 +2621,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   if (!conc__lock_try(lock, self->id) &&
       conc__lock_acquire_slow(lock, self, false, CONC__NEVER) == -EOWNERDEAD)
     rc = -EOWNERDEAD;
+  conc__lock_acquired(lock, self, false);
   lock->depth = depth;
   return rc;
 }
@@ -2633,6 +2806,7 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
   uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
   conc_rwlock **place = conc__reads_find(self, rwlock);
   bool done = false;
+  int rc = 0;
   if ((seen & ~CONC__LOCK_WAITERS) == self->id) return -EDEADLK;
   if (CONC__UNLIKELY(place != NULL)) {
     if (seen & CONC__READ_FLAG) return -EDEADLK;
@@ -2649,7 +2823,10 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
     if (done) conc__reads_add(self, rwlock);
     CONC__STORE(&self->changing, (conc_rwlock *)NULL);
   }
-  return done ? 0 : conc__rwlock_acquire_slow(rwlock, write, self, timeout);
+  if (!done) rc = conc__rwlock_acquire_slow(rwlock, write, self, timeout);
+  if (rc == 0 || rc == -EOWNERDEAD)
+    conc__tell_acquired(rwlock, !write, timeout <= 0);
+  return rc;
 }
 
 CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout) {
@@ -2673,6 +2850,7 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
     else
       self->more_reads--;
   }
+  conc__tell_released(rwlock, (seen & CONC__READ_FLAG) != 0);
   for (;;) {
     uintptr_t word = conc__rwlock_without(seen);
     if (word == 0 && (seen & CONC__LOCK_WAITERS)) {
@@ -4689,12 +4867,14 @@ CONC__DEF void conc__fork_prepare(void) {
   conc__guards_lock();
   conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
   conc__mutex_lock(&conc__locals_guard);
+  conc__mutex_lock(&conc__order_guard);
   if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox_guard);
 }
 
 CONC__DEF void conc__fork_parent(void) {
   if (conc__this.loop != NULL)
     conc__mutex_unlock(&conc__this.loop->inbox_guard);
+  conc__mutex_unlock(&conc__order_guard);
   conc__mutex_unlock(&conc__locals_guard);
   conc__mutex_unlock(&conc__threads_guard);
   conc__guards_unlock();
@@ -4822,7 +5002,7 @@ CONC__DEF void conc__fork_child(void) {
   size_t i;
   for (i = 0; i < 256; i++) conc__guards[i].word = 0;
   conc__stuck_guard.word = conc__threads_guard.word = 0;
-  conc__locals_guard.word = 0;
+  conc__locals_guard.word = conc__order_guard.word = 0;
   if (loop != NULL) loop->inbox_guard.word = 0;
   conc__futex_init();
   conc__generation = (conc__generation + 1) % CONC__GENERATIONS;

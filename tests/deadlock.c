@@ -238,6 +238,106 @@ TEST(a_loop_that_another_thread_can_wake_waits) {
   CHECK_EQ(conc_join(&other, CONC_FOREVER), 0);
 }
 
+/* --- the order of locks --- */
+
+static char told[4][256];
+static int told_count;
+
+static void tell(const char *text, void *arg) {
+  CHECK(arg == told);
+  CHECK(told_count < 4);
+  snprintf(told[told_count++], sizeof told[0], "%s", text);
+}
+
+static void take_in_order(conc_lock *first, conc_lock *second) {
+  CHECK_EQ(conc_lock_acquire(first, 1), 0);
+  CHECK_EQ(conc_lock_acquire(second, 1), 0);
+  CHECK_EQ(conc_lock_release(first), 0);
+  CHECK_EQ(conc_lock_release(second), 0);
+}
+
+TEST(an_order_that_may_deadlock_is_told_once_though_it_has_not) {
+  conc_lock a = {.name = "a"}, b = {.name = "b"}, c = {.name = "c"};
+  conc_lock other_a = {.name = "a"}, nameless = {0};
+  conc_on_lock_order(tell, told);
+  for (int i = 0; i < 3; i++) {
+    take_in_order(&a, &b);
+    take_in_order(&b, &c);
+    take_in_order(&a, &c);
+    take_in_order(&nameless, &a);
+    take_in_order(&c, &nameless);
+    take_in_order(&a, &other_a);
+  }
+  CHECK_EQ(told_count, 0);
+  CHECK_EQ(conc_lock_acquire(&c, 1), 0); /* trying does no harm */
+  CHECK_EQ(conc_lock_acquire(&a, 0), 0);
+  CHECK_EQ(conc_lock_release(&a), 0);
+  CHECK_EQ(conc_lock_release(&c), 0);
+  CHECK_EQ(told_count, 0);
+  for (int i = 0; i < 3; i++) {
+    take_in_order(&c, &other_a);
+    CHECK_EQ(told_count, 1);
+  }
+  CHECK_STR(told[0], "MainThread acquires 'a' and holds 'c', which was "
+                     "acquired before by one who held 'a'");
+  take_in_order(&b, &a);
+  CHECK_EQ(told_count, 2);
+  conc_on_lock_order(NULL, NULL);
+  take_in_order(&c, &b);
+  CHECK_EQ(told_count, 2);
+}
+
+static void *notify_soon(void *arg) {
+  conc_cond *cond = (conc_cond *)arg;
+  for (int i = 0; i < 100; i++) {
+    conc_sleep(0.001);
+    conc_cond_notify(cond, 1);
+  }
+  return NULL;
+}
+
+TEST(a_condition_gives_its_lock_back_for_the_order_too) {
+  conc_rlock a = {{.name = "a"}};
+  conc_lock b = {.name = "b"};
+  conc_cond cond = {0};
+  conc_task t = {.target = notify_soon, .arg = &cond};
+  conc_on_lock_order(tell, told);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  CHECK_EQ(conc_rlock_acquire(&a, 1), 0);
+  CHECK_EQ(conc_rlock_acquire(&a, 1), 0);
+  CHECK_EQ(conc_cond_wait(&cond, &a.lock, 5), 0);
+  CHECK_EQ(conc_lock_acquire(&b, 1), 0); /* a before b, after the wait */
+  CHECK_EQ(conc_lock_release(&b), 0);
+  CHECK_EQ(conc_rlock_release(&a), 0);
+  CHECK_EQ(conc_rlock_release(&a), 0);
+  CHECK_EQ(conc_rlock_release(&a), -EPERM);
+  CHECK_EQ(conc_lock_acquire(&b, 1), 0);
+  CHECK_EQ(told_count, 0);
+  CHECK_EQ(conc_rlock_acquire(&a, 1), 0);
+  CHECK_EQ(told_count, 1);
+  CHECK_EQ(conc_rlock_release(&a), 0);
+  CHECK_EQ(conc_lock_release(&b), 0);
+  CHECK_EQ(conc_join(&t, 10), 0);
+}
+
+TEST(more_names_than_there_is_room_for_do_no_harm) {
+  static char texts[100][8];
+  conc_lock locks[100];
+  conc_on_lock_order(tell, told);
+  memset(locks, 0, sizeof locks);
+  for (int i = 0; i < 100; i++) {
+    snprintf(texts[i], sizeof texts[i], "n%d", i);
+    locks[i].name = texts[i];
+    CHECK_EQ(conc_lock_acquire(&locks[i], 1), 0);
+  }
+  for (int i = 0; i < 100; i++) CHECK_EQ(conc_lock_release(&locks[i]), 0);
+  CHECK_EQ(told_count, 0);
+  take_in_order(&locks[20], &locks[3]);
+  CHECK_EQ(told_count, 1);
+  take_in_order(&locks[99], &locks[98]);
+  CHECK_EQ(told_count, 1);
+}
+
 /* --- the dining philosophers --- */
 
 enum { SEATS = 5, TABLES = 8 };
