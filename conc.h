@@ -297,7 +297,8 @@ CONC_API bool conc_event_is_set(const conc_event *event);
 /* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
 CONC_API int conc_event_wait(conc_event *event, double timeout);
 
-/* A condition (Python's threading.Condition), used with one conc_lock. */
+/* A condition (Python's threading.Condition), used with one conc_lock or the
+   lock of one conc_rlock. */
 typedef struct conc_cond {
   const char *name; /* for reports; default none */
   /* private */
@@ -464,6 +465,7 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
        if (account->balance < sum) return false;
        account->balance -= sum;
      } else return false;
+     return true;
 
    The block is skipped if the lock cannot be had: the wait, which has no
    timeout, was cancelled, or it is a deadlock (EDEADLK), as when the caller
@@ -1686,6 +1688,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
 #define CONC__PARKED 4u
 #define CONC__POLLING 8u
 
+/* An actor remembers so many locks that it reads. */
 #define CONC__READS 4
 
 typedef struct conc__actor conc__actor;
@@ -1994,7 +1997,7 @@ typedef struct conc__waiter {
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
   int failure;   /* what it returns instead of 0 */
-  int tag; /* rwlocks: 1 to write; barriers: what the wait is to return */
+  int tag; /* rwlocks: what it wants; barriers: what the wait returns */
 } conc__waiter;
 
 CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,

@@ -21,7 +21,7 @@ aarch64="$aarch64 TEST_SLOW=10"
 memcheck='valgrind -q --error-exitcode=9 --leak-check=full'
 memcheck="$memcheck --errors-for-leak-kinds=definite"
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc SANITIZE=thread SCRIPTS=
+gcc-tsan | gcc | CC=gcc SANITIZE=thread SYNC_STEPS=1000000 SCRIPTS=
 clang-asan | clang | CC=clang $san SCRIPTS=
 portable | gcc | CC=gcc DEFS=-DCONC_PORTABLE SCRIPTS=
 ucontext | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT SCRIPTS=

@@ -1120,8 +1120,8 @@ typedef struct meeting {
 
 static int note_action(void *arg) {
   meeting *m = (meeting *)arg;
+  m->actions++; /* before others are told that it runs */
   CHECK_EQ(ADD(&m->in_action, 1), 1);
-  m->actions++;
   CHECK_EQ(conc_barrier_wait(&m->barrier, CONC_FOREVER), -EDEADLK);
   if (m->go_on.name != NULL) conc_event_wait(&m->go_on, CONC_FOREVER);
   ADD(&m->in_action, -1);
