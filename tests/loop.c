@@ -380,16 +380,17 @@ static void *look_at_descriptors(void *arg) {
   conc_task thread;
   conc_queue *q;
   int fds[2], listener, there, here;
-  char buf[4];
+  char buf[4], path[64];
   memset(&client, 0, sizeof client);
   client.address = conc_manager_address(server);
   CHECK_EQ(conc_manager_connect(&client, 5), 0);
   q = conc_manager_get(&client, "q");
   CHECK_EQ(conc_put(q, "x", 1, 5), 0);
   CHECK_EQ(conc_get(q, buf, 4, 5), 1);
-  listener = conc_listen("build/loop.sock");
+  snprintf(path, sizeof path, "/tmp/conc-loop-%d.sock", (int)getpid());
+  listener = conc_listen(path);
   CHECK(listener >= 0);
-  here = conc_connect("build/loop.sock", 5);
+  here = conc_connect(path, 5);
   there = conc_accept(listener, 5);
   CHECK(here >= 0 && there >= 0);
   CHECK_EQ(pipe(fds), 0);
@@ -405,7 +406,7 @@ static void *look_at_descriptors(void *arg) {
   CHECK_EQ(conc_manager_shutdown(&client), 0);
   conc_close(listener), conc_close(here), conc_close(there);
   close(fds[0]), close(fds[1]);
-  unlink("build/loop.sock");
+  unlink(path);
   return NULL;
 }
 

@@ -23,6 +23,7 @@ static double test_spin_seconds(void);
 
 #include <semaphore.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 
 #define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
@@ -118,12 +119,12 @@ static void side_end(side *s) {
   CHECK_EQ(sem_destroy(&s->go), 0);
 }
 
-/* Whether a thread of this process sleeps in the kernel. */
+/* Whether a thread sleeps in the kernel. */
 static bool asleep(int id) {
   char path[64], text[512], *end;
   ssize_t n;
   int fd;
-  snprintf(path, sizeof path, "/proc/self/task/%d/stat", id);
+  snprintf(path, sizeof path, "/proc/%d/stat", id);
   if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) return true; /* or guess */
   n = read(fd, text, sizeof text - 1);
   close(fd);
@@ -587,6 +588,151 @@ TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
   close(ends[0]);
   close(ends[1]);
 }
+
+/* --- instruction by instruction ---
+
+   Without trust in where the points are: a child process has the two sides,
+   and this one, its tracer, stops one of them after k instructions, lets the
+   other one end or fall asleep, and then both go on. */
+
+static struct traced {
+  int id[2], go;
+} *traced;
+static const scenario *traced_scenario;
+static bool at_mark[2]; /* before or after its run */
+
+static void *traced_main(void *arg) {
+  const scenario *s = traced_scenario;
+  int k = (int)((side *)arg - sides);
+  int id = (int)syscall(SYS_gettid);
+  SET(traced->id[k], id);
+  while (!GET(traced->go)) usleep(100);
+  for (;;) {
+    if (k == WAKER)
+      for (int i = 0; i < 2; i++)
+        if (s->prepare[i] != NULL && s->prepare[i]() != 0) _exit(2);
+    syscall(SYS_tgkill, getpid(), id, SIGSTOP);
+    sides[k].rc = s->run[k]();
+    if (sides[k].rc != (s->once && k == WAITER ? -ECANCELED : 0)) _exit(3);
+    syscall(SYS_tgkill, getpid(), id, SIGSTOP);
+  }
+}
+static void *traced_loop(void *arg) {
+  side *s = (side *)arg;
+  memset(&s->inner, 0, sizeof s->inner);
+  s->inner.target = traced_main;
+  s->inner.arg = s;
+  conc_run(&s->inner);
+  return NULL;
+}
+
+/* Until a side has stopped. False if it sleeps instead. */
+static bool traced_stops(int k, bool may_sleep) {
+  double late = test_now() + 10 * test_slow();
+  int sleeps = 0, tries = 0, status = 0, id = traced->id[k], got;
+  while ((got = waitpid(id, &status, __WALL | WNOHANG)) == 0) {
+    if (++tries < 30) continue;
+    if (may_sleep) sleeps = asleep(id) ? sleeps + 1 : 0;
+    if (sleeps > 2) return false;
+    if (test_now() > late)
+      TEST_FAIL("%s: the %s was not woken", traced_scenario->name,
+                k == WAITER ? "waiter" : "waker");
+    sched_yield();
+  }
+  if (got != id || !WIFSTOPPED(status)) TEST_FAIL("it died: %x", status);
+  at_mark[k] = WSTOPSIG(status) == SIGSTOP;
+  return true;
+}
+static void traced_go(enum __ptrace_request how, int k) {
+  if (ptrace(how, traced->id[k], 0, 0) != 0) TEST_FAIL("cannot go on");
+}
+
+/* Whether the first side could do k instructions before it ended or slept. */
+static bool traced_round(int first, int k) {
+  bool stopped[2] = {true, true};
+  bool early;
+  for (int i = 0; i < 2; i++) traced_go(PTRACE_CONT, i);
+  for (int i = 0; i < 2; i++) traced_stops(i, false);
+  at_mark[first] = false;
+  for (int i = 0; i < k && stopped[first] && !at_mark[first]; i++) {
+    traced_go(PTRACE_SINGLESTEP, first);
+    stopped[first] = traced_stops(first, true);
+  }
+  early = stopped[first] && !at_mark[first];
+  traced_go(PTRACE_CONT, !first);
+  stopped[!first] = traced_stops(!first, true);
+  /* A sleeper's step ends when it is woken; then it goes on. */
+  if (!stopped[first]) traced_stops(first, false);
+  while (!at_mark[first]) {
+    traced_go(PTRACE_CONT, first);
+    traced_stops(first, false);
+  }
+  if (!stopped[!first]) traced_stops(!first, false);
+  return early;
+}
+
+static void trace(const scenario *s, bool coroutine) {
+  const char *asked = getenv("PARK_SECONDS"), *tool = getenv("LD_PRELOAD");
+  conc_queue_opts one = {1, 0, NULL};
+  bool refused = false, stopped[2];
+  pid_t child;
+  if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
+  if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
+  traced = (struct traced *)mmap(NULL, sizeof *traced, PROT_READ | PROT_WRITE,
+                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(traced != MAP_FAILED);
+  traced_scenario = s;
+  limit = CONC_FOREVER;
+  child = fork();
+  if (child == 0) {
+    queue = conc_queue_new(&one);
+    for (int k = 0; k < 2; k++) {
+      side *it = &sides[k];
+      it->coroutine = coroutine && k == WAITER;
+      it->task.target = it->coroutine ? traced_loop : traced_main;
+      it->task.arg = it;
+      if (conc_thread_start(&it->task) != 0) _exit(4);
+    }
+    for (;;) pause();
+  }
+  for (int k = 0; k < 2; k++) {
+    while (GET(traced->id[k]) == 0) usleep(100);
+    if (ptrace(PTRACE_SEIZE, traced->id[k], 0, PTRACE_O_EXITKILL) != 0)
+      refused = true;
+  }
+  if (!refused) {
+    SET(traced->go, 1);
+    for (int k = 0; k < 2; k++) {
+      traced_stops(k, false);
+      traced_go(PTRACE_CONT, k);
+      stopped[k] = traced_stops(k, k == WAITER);
+    }
+    if (!stopped[WAITER]) traced_stops(WAITER, false);
+    for (int first = 0; first < 2; first++) {
+      double end = test_now() + (asked ? atof(asked) : 0.15);
+      int n = 16, i, k = 0;
+      while (traced_round(first, n) && n < 1 << 16) n *= 2;
+      for (i = 0; i < n && test_now() < end; i++) {
+        traced_round(first, k);
+        k = (k + (n * 5 / 8 | 1)) % n; /* odd, n a power of two: all of them */
+      }
+      if (asked) printf("%s: %d of %d instructions\n", s->name, i, n);
+    }
+  }
+  kill(child, SIGKILL);
+  while (waitpid(-1, NULL, __WALL) > 0) {
+  }
+  munmap(traced, sizeof *traced);
+  if (refused) SKIP("ptrace is not permitted");
+}
+
+TEST(no_instruction_of_an_event_loses_a_thread) { trace(&an_event, false); }
+TEST(no_instruction_of_an_event_loses_a_coroutine) { trace(&an_event, true); }
+TEST(no_instruction_of_a_lock_loses_a_thread) { trace(&a_lock, false); }
+TEST(no_instruction_of_a_lock_loses_a_coroutine) { trace(&a_lock, true); }
+TEST(no_instruction_of_a_condition_loses_a_thread) { trace(&a_cond, false); }
+TEST(no_instruction_of_a_queue_loses_a_thread) { trace(&a_get, false); }
+TEST(no_instruction_of_a_queue_loses_a_coroutine) { trace(&a_get, true); }
 
 /* --- order --- */
 
