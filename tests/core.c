@@ -513,14 +513,15 @@ TEST(a_writer_goes_on_when_its_peer_has_nothing_more_to_say) {
 
 TEST(addresses_are_checked_and_connections_refused) {
   int fd, client, accepted;
+  char path[64];
+  snprintf(path, sizeof path, "build/core-%d.sock", (int)getpid());
   CHECK_EQ(conc_listen("127.0.0.1:99999"), -EINVAL);
   CHECK_EQ(conc_listen("127.0.0.1:http"), -EINVAL);
   CHECK_EQ(conc_connect("127.0.0.1:1", 1), -ECONNREFUSED);
-  unlink("build/core.sock");
-  fd = conc_listen("build/core.sock");
+  fd = conc_listen(path);
   CHECK(fd >= 0);
-  CHECK_EQ(conc_listen("build/core.sock"), -EADDRINUSE);
-  client = conc_connect("build/core.sock", 1);
+  CHECK_EQ(conc_listen(path), -EADDRINUSE);
+  client = conc_connect(path, 1);
   CHECK(client >= 0);
   accepted = conc_accept(fd, 1); /* the second conc_listen, looking in */
   CHECK(accepted >= 0);
@@ -532,10 +533,10 @@ TEST(addresses_are_checked_and_connections_refused) {
   close(client);
   close(accepted);
   close(fd);
-  fd = conc_listen("build/core.sock"); /* nobody listens: it is replaced */
+  fd = conc_listen(path); /* nobody listens: it is replaced */
   CHECK(fd >= 0);
   close(fd);
-  unlink("build/core.sock");
+  unlink(path);
 }
 
 /* --- queues --------------------------------------------------------------- */
