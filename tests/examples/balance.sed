@@ -1,0 +1,1 @@
+s/^without a lock: -*[0-9]*/without a lock: N/
