@@ -276,8 +276,13 @@ static void use_what_is_left(void *arg) {
   MUST(conc_manager_shutdown(&b->server) == 0);
 }
 
-static const char not_for_tsan[] =
-    "ThreadSanitizer has no threads in a child of a process with threads";
+/* What cannot do it. */
+static void skip_where_children_have_no_threads(void) {
+  if (TEST_TSAN)
+    SKIP("ThreadSanitizer has no threads in a child of a process with them");
+  if (test_wrapped("qemu"))
+    SKIP("qemu-user has no threads in a child of a process with them");
+}
 
 static int rounds(int usual) {
   const char *asked = getenv("FORK_ROUNDS");
@@ -286,7 +291,7 @@ static int rounds(int usual) {
 
 TEST(a_child_of_a_busy_process_can_use_everything) {
   static busy b;
-  if (TEST_TSAN) SKIP(not_for_tsan);
+  skip_where_children_have_no_threads();
   if (TEST_ASAN) SKIP("AddressSanitizer's own locks do not survive a fork");
   be_busy(&b);
   for (int i = 0; i < rounds(60); i++) {
@@ -379,7 +384,7 @@ static void *fork_here(void *arg) {
 }
 
 TEST(coroutines_come_along_and_their_locks_owner_does_not) {
-  if (TEST_TSAN) SKIP(not_for_tsan);
+  skip_where_children_have_no_threads();
   for (int i = 0; i < 20; i++) {
     shared s;
     conc_task root = {.target = fork_here, .arg = &s};
@@ -488,7 +493,7 @@ static void fork_again(void *arg) {
 TEST(a_child_owns_what_its_thread_owned_and_nothing_else) {
   owners o;
   conc_task t = {.target = own_other, .arg = &o};
-  if (TEST_TSAN) SKIP(not_for_tsan);
+  skip_where_children_have_no_threads();
   memset(&o, 0, sizeof o);
   CHECK_EQ(conc_lock_acquire(&o.mine, 0), 0);
   CHECK_EQ(conc_thread_start(&t), 0);

@@ -26,6 +26,9 @@ case $SANITIZE in
 esac
 export TEST_SLOW
 
+# Stopped: what the tests under way have said so far.
+trap 'cat "$logs"/*.part; trap - TERM; kill $$' TERM
+
 one() {
   name=$1
   if [ -x "$BUILD/$name" ] && [ ! -d "$BUILD/$name" ]; then

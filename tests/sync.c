@@ -1028,9 +1028,10 @@ static void acquire_when_told(void *arg, member *me) {
 
 TEST(a_semaphore_is_looked_at_again_under_its_guard) {
   parking p;
-  conc__mutex *guard = conc__guard(&p.sem);
+  conc__mutex *guard;
   crew c;
   memset(&p, 0, sizeof p);
+  guard = conc__guard(&p.sem);
   CHECK_EQ(conc_sem_acquire(&p.sem, 0.001), -ETIMEDOUT);
   CHECK_EQ(p.sem.value, CONC__SEM_WAITERS); /* nobody waits any more */
   crew_start(&c, 1, acquire_when_told, &p);

@@ -23,6 +23,9 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 /* Whether the program is compiled with these sanitizers. */
 #ifdef __has_feature
@@ -101,6 +104,11 @@ TEST_FN double test_slow(void) { /* stretches every time limit of a test */
   const char *slow = getenv("TEST_SLOW");
   return slow && atof(slow) > 0 ? atof(slow) : 1;
 }
+/* Runs in this tool: make test WRAPPER="/usr/bin/valgrind -q". */
+TEST_FN int test_wrapped(const char *tool) {
+  const char *wrapper = getenv("WRAPPER");
+  return wrapper && strstr(wrapper, tool);
+}
 TEST_FN unsigned test_random(void) { /* repeatable by --seed */
   test_seed = test_seed * 6364136223846793005ULL + 1442695040888963407ULL;
   return (unsigned)(test_seed >> 32);
@@ -122,7 +130,10 @@ TEST_FN void test_free(void *block) {
 __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
   static int before[4096]; /* the descriptors that are watched */
   setpgid(0, 0);           /* the parent kills what a test leaves behind */
-  alarm((unsigned)(40 * test_slow())); /* in case that the parent is killed */
+#ifdef __linux__
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* in case that the parent is killed */
+#endif
+  alarm((unsigned)(40 * test_slow())); /* and elsewhere */
   for (int fd = 0; fd < 4096; fd++) before[fd] = fcntl(fd, F_GETFD);
   t->run();
   for (int fd = 0; fd < 4096; fd++)
