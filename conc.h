@@ -1400,12 +1400,48 @@ CONC__INLINE void conc__pause(void) {
 #endif
 }
 
+/* Tells Valgrind something. Outside of it the instructions do nothing. */
+CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
+  size_t result = 0;
+#if CONC_HAVE_VALGRIND
+  size_t args[6];
+  args[0] = request;
+  args[1] = (size_t)a;
+  args[2] = (size_t)b;
+  args[3] = args[4] = args[5] = 0;
+#if defined(__x86_64__)
+  __asm__ __volatile__(
+      "rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
+      "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
+      "xchgq %%rbx, %%rbx\n\t"
+      : "=d"(result)
+      : "a"(args), "0"(result)
+      : "cc", "memory");
+#else
+  {
+    register size_t *x4 __asm__("x4") = args;
+    register size_t x3 __asm__("x3") = result;
+    __asm__ __volatile__(
+        "ror x12, x12, #3\n\tror x12, x12, #13\n\t"
+        "ror x12, x12, #51\n\tror x12, x12, #61\n\t"
+        "orr x10, x10, x10\n\t"
+        : "+r"(x3)
+        : "r"(x4)
+        : "cc", "memory");
+    result = x3;
+  }
+#endif
+#else
+  (void)request, (void)a, (void)b;
+#endif
+  return result;
+}
+#define CONC__VALGRIND_REPORT_ERRORS 0x1801
+
 /* --- sleeping on a word --- */
 
 #if CONC_HAVE_FUTEX
 
-CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b);
-#define CONC__VALGRIND_REPORT_ERRORS 0x1801
 #define CONC__FUTEX_WAIT_PRIVATE (9 | 128) /* FUTEX_WAIT_BITSET, private */
 #define CONC__FUTEX_WAKE_PRIVATE (1 | 128)
 
@@ -3870,42 +3906,7 @@ CONC__DEF void conc__fiber_init(conc__fiber *f, unsigned char *stack,
 }
 
 /* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
-   the stack. Outside of Valgrind the instructions do nothing. */
-CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
-  size_t result = 0;
-#if CONC_HAVE_VALGRIND
-  size_t args[6];
-  args[0] = request;
-  args[1] = (size_t)a;
-  args[2] = (size_t)b;
-  args[3] = args[4] = args[5] = 0;
-#if defined(__x86_64__)
-  __asm__ __volatile__(
-      "rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
-      "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
-      "xchgq %%rbx, %%rbx\n\t"
-      : "=d"(result)
-      : "a"(args), "0"(result)
-      : "cc", "memory");
-#else
-  {
-    register size_t *x4 __asm__("x4") = args;
-    register size_t x3 __asm__("x3") = result;
-    __asm__ __volatile__(
-        "ror x12, x12, #3\n\tror x12, x12, #13\n\t"
-        "ror x12, x12, #51\n\tror x12, x12, #61\n\t"
-        "orr x10, x10, x10\n\t"
-        : "+r"(x3)
-        : "r"(x4)
-        : "cc", "memory");
-    result = x3;
-  }
-#endif
-#else
-  (void)request, (void)a, (void)b;
-#endif
-  return result;
-}
+   the stack. */
 #define CONC__VALGRIND_STACK_REGISTER 0x1501
 #define CONC__VALGRIND_STACK_DEREGISTER 0x1502
 
