@@ -146,7 +146,7 @@ static bool goes_on(busy *b) {
 
 static void *hammer(void *arg) {
   busy *b = (busy *)arg;
-  char buf[64];
+  char buf[64] = {0};
   for (unsigned i = 0; goes_on(b); i++) {
     conc_lock *lock = &b->locks[i % 2];
     if (conc_lock_acquire(lock, 0.01) != 0) continue;
@@ -465,7 +465,7 @@ static void look_at_kinds(owners *o) {
 static void look_at_all(void *arg) {
   owners *o = (owners *)arg;
   look_at_kinds(o);
-  CONC_WITH(&o->other) MUST(!"a block that must not run");
+  CONC_WITH(&o->other) MUST(0 && "a block that must not run");
   else MUST(errno == EOWNERDEAD);
   MUST(!conc_lock_locked(&o->other));
 }

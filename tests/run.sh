@@ -48,6 +48,9 @@ one() {
   # A program that failed must say so, even if it died before it could.
   if [ $status -ne 0 ] && ! grep -q '^FAIL ' "$logs/$name.part"; then
     echo "FAIL $name: exit status $status" >>"$logs/$name.part"
+  elif [ -z "$FILTER" ] && ! grep -Eq '^(ok|FAIL|skip) ' "$logs/$name.part"
+  then
+    echo "FAIL $name: it said nothing" >>"$logs/$name.part"
   fi
   mv "$logs/$name.part" "$logs/$name.log"
   cat "$logs/$name.log"
@@ -66,6 +69,11 @@ while [ "$lanes" -lt "$JOBS" ]; do
 done
 lane "$@"
 wait
+for name; do
+  [ -f "$logs/$name.log" ] || {
+    echo "FAIL $name: it was not run to its end" | tee "$logs/$name.log"
+  }
+done
 
 count() { cat "$logs"/*.log 2>/dev/null | grep -c "^$1 "; }
 passed=$(count ok) failed=$(count FAIL) skipped=$(count skip)

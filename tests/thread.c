@@ -903,7 +903,7 @@ TEST(a_destructor_or_copy_may_free_a_local) {
 TEST(a_local_without_memory_changes_nothing) {
   conc_local l;
   object o[2] = {{0, 0}, {0, 0}};
-  char name[8];
+  char name[12];
   memset(&l, 0, sizeof l);
   l.destructor = destroy;
   for (int i = 0; i < 20; i++) {

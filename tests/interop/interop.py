@@ -89,6 +89,16 @@ class Failure(Exception):
     pass
 
 
+RUNNING = set()
+
+
+def terminate(*_):
+    """Stopped, as by timeout(1): nothing is left behind."""
+    for program in list(RUNNING):
+        program.kill()
+    os._exit(143)
+
+
 class Program:
     """A program that runs; killed at the end of the block if it still is."""
 
@@ -101,21 +111,30 @@ class Program:
         self.process = subprocess.Popen(
             self.words, stdout=self.out, stderr=self.err, env=env,
             universal_newlines=True, start_new_session=True, **kwds)
+        RUNNING.add(self)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def kill(self):
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def __exit__(self, kind, error, traceback):
+        self.kill()
         self.process.wait()
-        if kind:
+        RUNNING.discard(self)
+        # A program that is killed at the end has no exit status to tell it.
+        report = re.search('Sanitizer|runtime error:', self.text(self.err))
+        if kind or report:
             with OUTPUT:
                 print('--- %s: exit status %s\n%s%s' % (
                     ' '.join(self.words), self.process.returncode,
                     self.text(self.out), self.text(self.err)), flush=True)
+        if report and not kind:
+            raise Failure('%s: %s' % (self.words[0], report.group()))
 
     @staticmethod
     def text(file):
@@ -389,6 +408,7 @@ def run_all(tests, at_once):
 
 
 def main():
+    signal.signal(signal.SIGTERM, terminate)
     found = pythons(sys.argv[1:])
     newest = found[-1]
     tests = []
