@@ -47,6 +47,7 @@
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep, conc_yield_now
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
+     >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle
      >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
@@ -55,8 +56,8 @@
 
    >>words
 
-   task       whatever runs and finishes: a thread or a coroutine (processes
-              and a pool's jobs come with later versions). A conc_task is the
+   task       whatever runs and finishes: a thread, a coroutine or a process
+              (a pool's jobs come with later versions). A conc_task is the
               caller's struct; embed it first in a struct of your own and you
               have a "subclass". Which function starts it says where it runs.
    actor      what can wait: each thread and each coroutine is one. Private.
@@ -139,7 +140,9 @@
 
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
      which cannot be cancelled: a timeout is kept, the thread ends later.
-   - A cancelled wait on a descriptor in a thread that conc_thread_start did
+   - CONC_FORK and the end of a forked child flush all of stdio, which waits
+    for a thread that is reading from a FILE.
+  - A cancelled wait on a descriptor in a thread that conc_thread_start did
      not start is noticed when the descriptor is ready or the time is out.
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
@@ -584,8 +587,10 @@ typedef struct conc_task {
   size_t size;       /* bytes at arg, for kinds that copy it; default 0 */
   size_t stack_size; /* bytes; default: the system's for a thread,
                         CONC_STACK_SIZE for a coroutine */
-  bool daemon;       /* reserved. Of threads none keeps the program running:
-                        the end of main ends them all, so join yours */
+  bool daemon;       /* a process: it is killed when its parent ends. Of
+                        threads none keeps the program running: the end of
+                        main ends them all, so join yours */
+  int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
   /* private */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
@@ -597,6 +602,9 @@ typedef struct conc_task {
   struct conc__locals *locals; /* its values of conc_locals */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
+  pid_t pid;    /* of a process */
+  int exitcode; /* CONC_NO_EXITCODE until it has ended */
+  int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
   char label[24]; /* the default name, once somebody asks for it */
 } conc_task;
 
@@ -604,11 +612,13 @@ typedef struct conc_task {
    one of its waits was cancelled or it never ran; -ETIMEDOUT, or -ECANCELED
    if the caller itself was cancelled; -EDEADLK for the caller's own task, or
    one that waits for the caller (see conc_lock_acquire); -ECHILD if it stayed
-   behind in the process that this one was forked from; -EINVAL for one that
-   was never started. Any number may join. */
+   behind in the process that this one was forked from, or was a process that
+   a signal has killed; -EINVAL for one that was never started. Any number may
+   join. */
 CONC_API int conc_join(conc_task *task, double timeout);
 
-/* What the target returned; NULL before the task has finished. */
+/* What the target returned; NULL before the task has finished, and for a
+   process. */
 CONC_API void *conc_result(const conc_task *task);
 
 /* Started and not finished yet. */
@@ -616,7 +626,8 @@ CONC_API bool conc_is_alive(const conc_task *task);
 
 /* Asks the task to end: its present wait, or if it does not wait now its next
    one, returns -ECANCELED, once (Python's Task.cancel). A coroutine that has
-   not begun yet never will. 0, -ESRCH if it does not run. */
+   not begun yet never will. A process gets SIGTERM. 0, -ESRCH if it does not
+   run. */
 CONC_API int conc_cancel(conc_task *task);
 
 /* The caller's own task; never NULL: a thread that conc_thread_start did not
@@ -625,8 +636,8 @@ CONC_API conc_task *conc_current(void);
 
 /* The name of a task, or of the caller if NULL: "MainThread", .name, or
    "Thread-1", "Task-1" (counted in each loop), "Dummy-1" (foreign threads),
-   as in Python; "" for a task that was never started. Valid as long as the
-   task is. */
+   "Process-1", as in Python; "" for a task that was never started. Valid as
+   long as the task is. */
 CONC_API const char *conc_name(conc_task *task);
 
 /* ---------------------------------------------------------------------------
@@ -782,6 +793,153 @@ CONC_API int conc_accept(int fd, double timeout);
 /* Connects to an address as above, where an empty host is loopback. Returns a
    descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
 CONC_API int conc_connect(const char *address, double timeout);
+
+/* ---------------------------------------------------------------------------
+   >>process: conc_process_start, conc_popen
+
+   Threads    start once at a time; the rest from anywhere
+   Processes  a process knows its own children only: the tasks of others have
+              ended in a forked child, with -ECHILD
+   Signals    no, and no handler is installed. Children of yours are left to
+              you; but leave ours to the library: no wait() for any child, and
+              SIGCHLD not ignored (SIG_IGN)
+   Memory     the caller's, from start until joined
+   Blocks     start: the calling thread, for as long as fork() takes; the
+              others as conc_join
+
+   While a child runs, a thread of the library's waits for its end, takes its
+   exit code at once (so there are no zombies) and ends with the last of them.
+   Every descriptor of the library's is close-on-exec; what you open without
+   O_CLOEXEC, programs that are started inherit.
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC_FORK, /* the child is a copy of the process, with one thread */
+  CONC_SPAWN /* the program is executed again: see conc_main */
+};
+
+/* The exit code of a process that runs still, or that somebody else has waited
+   for. */
+#define CONC_NO_EXITCODE (-1000)
+
+/* Runs task->target(task->arg) in a new process, Python's Process. There the
+   task is conc_current(); its target runs as a plain thread without a loop,
+   wherever this was called, on a stack of .stack_size (default 8 MiB) if that
+   was in a coroutine. When the target returns, the process ends with the
+   lowest eight bits of the result as its exit code (so NULL is 0) after
+   stdio has been flushed; forked, it leaves out functions of atexit().
+   CONC_FORK  flushes stdio first, which waits for a thread that reads from a
+              FILE. What belonged to tasks of the parent, the caller too,
+              has ended there with -ECHILD, and their locks say -EOWNERDEAD.
+              There are no values of conc_locals.
+   CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
+              target gets NULL. The target must be a CONC_PROCESS_TARGET.
+   What the target changes stays there: nothing comes back but the exit code.
+   0, -EBUSY if the task runs already, -EINVAL without a target, or one that
+   is not registered, -EPERM without conc_main, -EAGAIN, -ENOMEM, -EMFILE. */
+CONC_API int conc_process_start(conc_task *task);
+
+/* Its number; that of the last one after its end; 0 before the start. */
+CONC_API pid_t conc_pid(const conc_task *task);
+
+/* How it ended: the exit code 0 to 255, or the negative number of the signal
+   that killed it, as in Python. */
+CONC_API int conc_exitcode(const conc_task *task);
+
+/* Sends SIGTERM, or SIGKILL. 0, -ESRCH if it does not run. */
+CONC_API int conc_terminate(conc_task *task);
+CONC_API int conc_kill(conc_task *task);
+
+/* First thing in main() of a program that uses CONC_SPAWN. In a process that
+   was spawned it runs the target, and exit()s; so it does not return. */
+CONC_API void conc_main(int argc, char **argv);
+
+/* At file scope, after the function: lets it be the target of a spawned
+   process.
+     static void *run_proc(void *arg) { ... }
+     CONC_PROCESS_TARGET(run_proc) */
+#define CONC_PROCESS_TARGET(fn)                                       \
+  __attribute__((constructor)) static void conc__register_##fn(void) { \
+    static struct conc__target target = {#fn, fn, NULL};              \
+    conc__target_register(&target);                                   \
+  }
+
+struct conc__target {
+  const char *name;
+  conc_fn *fn;
+  struct conc__target *next;
+};
+CONC_API void conc__target_register(struct conc__target *target);
+
+/* --- conc_popen --- */
+
+/* What std_in, std_out and std_err can be besides 0, the caller's own, and
+   a descriptor. */
+#define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
+#define CONC_DEVNULL (-2) /* /dev/null */
+#define CONC_STDOUT (-3)  /* std_err: where std_out goes */
+
+/* Another program that runs, Python's subprocess.Popen: a conc_task, so
+   conc_join(&p.task, ...), conc_kill(&p.task) and so on take it. */
+typedef struct conc_popen {
+  conc_task task;            /* .name is an option; default argv[0]; .daemon
+                                is not */
+  const char *const *argv;   /* ends with NULL; argv[0] is sought in PATH */
+  const char *const *env;    /* "NAME=value", ..., NULL; default: ours */
+  const char *cwd;           /* where it runs; default: here */
+  int std_in, std_out, std_err;
+  const char *in_file, *out_file, *err_file; /* or the names of files: read,
+                                                or made anew and written */
+  bool new_group;            /* it leads a new process group */
+  bool kill_on_timeout;      /* conc_popen_wait or conc_communicate that is
+                                not in time, or is cancelled, kills it (with
+                                new_group the group) and waits for its end */
+  int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
+                       -1. Yours; conc_communicate closes them */
+  /* private */
+  size_t sent;
+} conc_popen;
+
+/* What a program has written; data is followed by a NUL. For conc_free. */
+typedef struct conc_output {
+  char *data;
+  size_t size;
+} conc_output;
+
+/* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
+   there or is not to be executed, -ENOEXEC, -EBUSY, -EINVAL, -EAGAIN,
+   -ENOMEM, -EMFILE. Costs the same however large the caller is, where there
+   is CONC_HAVE_SPAWN. */
+CONC_API int conc_popen_start(conc_popen *popen);
+
+/* Waits for its end. The exit code, -ECHILD if a signal killed it
+   (conc_exitcode tells which), -ETIMEDOUT, -ECANCELED. What it writes to
+   pipes must be read meanwhile, or it may never end. */
+CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
+
+/* The same without waiting: -ETIMEDOUT while it runs. Never kills it. */
+CONC_API int conc_popen_poll(conc_popen *popen);
+
+/* Writes n bytes of input to its pipe, closes that, reads the other pipes to
+   their ends, all at a time, and waits for its end. Returns as
+   conc_popen_wait; -ENOMEM. Whatever is returned, out and err (either may be
+   NULL: not wanted) have what was read, {NULL, 0} if there was no pipe. After
+   -ETIMEDOUT or -ECANCELED it may be called again with the same input, and
+   goes on from there. */
+CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
+                              conc_output *out, conc_output *err,
+                              double timeout);
+
+/* Closes the pipes that are still open here. Does not wait. */
+CONC_API void conc_popen_close(conc_popen *popen);
+
+/* Runs a program to its end: its exit code; an error of conc_popen_start or
+   conc_popen_wait. Not in time, or if cancelled, it is killed. */
+CONC_API int conc_call(const char *const *argv, double timeout);
+
+/* The same, and what it wrote to its standard output is in *out. */
+CONC_API int conc_check_output(const char *const *argv, conc_output *out,
+                               double timeout);
 
 /* ---------------------------------------------------------------------------
    >>value: typed values, build/parse, pickle
@@ -1133,6 +1291,8 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1141,6 +1301,7 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1202,6 +1363,31 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
    allows some 65,000 mappings. */
 #ifndef CONC_HAVE_GUARD_INSTALL
 #define CONC_HAVE_GUARD_INSTALL CONC__LINUX
+#endif
+
+/* A process as a descriptor: Linux 5.3, asked for at run time. Otherwise a
+   thread for each process waits for its end. */
+#ifndef CONC_HAVE_PIDFD
+#ifdef SYS_pidfd_open
+#define CONC_HAVE_PIDFD CONC_HAVE_EPOLL
+#else
+#define CONC_HAVE_PIDFD 0
+#endif
+#endif
+
+/* posix_spawn() that can change the directory: glibc 2.29. Otherwise fork()
+   and exec(), whose cost grows with the memory in use. */
+#ifndef CONC_HAVE_SPAWN
+#if CONC__LINUX && defined(__GLIBC__)
+#define CONC_HAVE_SPAWN __GLIBC_PREREQ(2, 29)
+#else
+#define CONC_HAVE_SPAWN 0
+#endif
+#endif
+
+/* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
+#ifndef CONC_HAVE_MEMFD
+#define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
 #endif
 
 /* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
@@ -1906,12 +2092,14 @@ CONC__DEF void conc__thread_park(conc__actor *self, unsigned bits,
   }
 }
 
-/* Waits for a descriptor in poll(). Only conc_cancel can meet a thread in
-   here; to be woken by it a thread of ours also polls a waker. */
-CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
-                                   double deadline) {
+/* Waits for n descriptors in poll(), until one is ready: p[n] is free, for
+   use here. Only conc_cancel can meet a thread in here; to be woken by it
+   a thread of ours also polls a waker. How many are ready, -ETIMEDOUT,
+   -ECANCELED or what poll() fails with. */
+CONC__DEF int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
+                                double deadline) {
   conc__thread *thread = &conc__this;
-  struct pollfd p[2];
+  struct pollfd *waker = &p[n];
   double spin_end = 0;
   double budget = deadline > 0 ? conc__spin_budget(self->spin_failed) : 0;
   unsigned how = CONC__PARKED;
@@ -1920,17 +2108,14 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
   if (deadline > 0 && !thread->has_waker &&
       thread->actor.task != &thread->own)
     thread->has_waker = conc__waker_open(thread->waker) == 0;
-  p[0].fd = fd;
-  p[0].events = (short)((events & CONC_READ ? POLLIN : 0) |
-                        (events & CONC_WRITE ? POLLOUT : 0));
-  p[1].fd = thread->has_waker ? thread->waker[0] : -1;
+  waker->fd = thread->has_waker ? thread->waker[0] : -1;
   if (thread->has_waker) how |= CONC__POLLING;
-  p[1].events = POLLIN;
+  waker->events = POLLIN;
   for (;;) {
     bool spin = spin_end > 0 && conc_now() < spin_end;
     int ms = spin ? 0 : conc__milliseconds(deadline);
-    int n, error;
-    p[0].revents = p[1].revents = 0;
+    int ready, error;
+    waker->revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
     if (!spin && ms != 0) {
       if (!conc__park_announce(self, CONC__POKED, how))
@@ -1938,28 +2123,48 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
       slept = true;
     }
     CONC__POINT();
-    n = poll(p, 2, ms);
+    ready = poll(p, (nfds_t)n + 1, ms);
     error = errno;
+    if (ready < 0) waker->revents = 0;
     /* Somebody is about to write to the waker: not before he has may this
        thread end and close it. */
     if (!spin && ms != 0 && !conc__park_retract(self) && thread->has_waker)
-      while (p[1].revents == 0) poll(&p[1], 1, -1);
-    if (p[1].revents) conc__waker_drain(thread->waker);
-    if (n < 0 && error != EINTR) return -error;
-    if (n > 0 && p[0].revents) {
-      int ready = 0;
-      if (p[0].revents & POLLNVAL) return -EBADF;
+      while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
+    if (waker->revents) {
+      conc__waker_drain(thread->waker);
+      ready--;
+    }
+    if (ready < 0 && error != EINTR) return -error;
+    if (ready > 0) {
       if (deadline > 0)
         conc__spin_learn(&self->spin_failed, budget > 0 && !slept);
-      if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
-      if (p[0].revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
-      return ready & events ? ready & events : events;
+      return ready;
     }
     if (!spin && deadline < CONC__NEVER && conc_now() >= deadline) {
       if (deadline > 0) conc__spin_learn(&self->spin_failed, false);
       return -ETIMEDOUT;
     }
   }
+}
+
+CONC__DEF short conc__poll_events(int events) {
+  return (short)((events & CONC_READ ? POLLIN : 0) |
+                 (events & CONC_WRITE ? POLLOUT : 0));
+}
+
+CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
+                                   double deadline) {
+  struct pollfd p[2];
+  int ready = 0;
+  int rc;
+  p[0].fd = fd;
+  p[0].events = conc__poll_events(events);
+  rc = conc__thread_poll(self, p, 1, deadline);
+  if (rc < 0) return rc;
+  if (p[0].revents & POLLNVAL) return -EBADF;
+  if (p[0].revents & (POLLIN | POLLHUP | POLLERR)) ready |= CONC_READ;
+  if (p[0].revents & (POLLOUT | POLLHUP | POLLERR)) ready |= CONC_WRITE;
+  return ready & events ? ready & events : events;
 }
 
 /* A thread that parks for a waiter may be gone by now: nothing but the
@@ -2155,8 +2360,9 @@ CONC__DEF void conc__report(const char *format, ...) {
 /* The default names of tasks, by kind. */
 CONC__DEF void conc__task_label(const conc_task *task, char *out,
                                 size_t size) {
-  static const char *const kinds[] = {"", "Thread", "Task", "Dummy"};
-  snprintf(out, size, "%s-%u", kinds[task->kind & 3], task->number);
+  static const char *const kinds[] = {"",      "Thread",  "Task",
+                                      "Dummy", "Process", "Process"};
+  snprintf(out, size, "%s-%u", kinds[task->kind], task->number);
 }
 
 CONC__DEF void conc__report_task(const conc_task *task) {
@@ -3156,7 +3362,13 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
    guard, too, and cannot take the actor away meanwhile.
    ------------------------------------------------------------------------ */
 
-enum { CONC__TASK_THREAD = 1, CONC__TASK_CORO, CONC__TASK_FOREIGN };
+enum {
+  CONC__TASK_THREAD = 1,
+  CONC__TASK_CORO,
+  CONC__TASK_FOREIGN,
+  CONC__TASK_PROCESS, /* seen by its parent */
+  CONC__TASK_MYSELF   /* seen by itself: it is this process's main task */
+};
 
 /* In place of the actor: the task was cancelled before it had one. */
 #define CONC__NEVER_BEGIN ((conc__actor *)1)
@@ -3243,6 +3455,7 @@ CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__guard(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
+  if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
   conc__mutex_lock(guard);
   if (task->kind != 0 && conc__event_await(&task->done)) {
     rc = 0;
@@ -4607,46 +4820,92 @@ CONC__DEF void conc__fd_unwait(conc__loop *loop, int fd, conc__fd_waiter *w) {
   loop->fds_waited--;
 }
 
+/* Ends a wait for a descriptor. What came, a negative errno, or 0. */
+CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
+                                conc__fd_waiter *w) {
+  conc__fd *entry = &loop->fds[fd];
+  conc__fd_unwait(loop, fd, w);
+  /* One-shot: an event that was meant for another waiter, too, has disarmed
+     the descriptor. Without an event it is still armed: if it is closed and a
+     duplicate stays open, its number's next user would hear of it. */
+  if (entry->watch != NULL) return w->ready;
+  if (entry->waiters != NULL)
+    conc__poller_update(loop, fd);
+  else if (w->ready <= 0)
+    conc__poller_remove(loop, fd);
+  return w->ready;
+}
+
+/* Begins one. 0; or it has ended already, and this is what came. */
+CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
+                            int events, conc__fd_waiter *w) {
+  conc__fd *entry;
+  int rc;
+  if (fd < 0) return -EBADF;
+  /* A wild number must not make the table grow to it. */
+  if ((size_t)fd >= loop->fds_size && fcntl(fd, F_GETFD) < 0) return -EBADF;
+  entry = conc__fd_entry(loop, fd);
+  if (entry == NULL) return -ENOMEM;
+  w->actor = actor;
+  w->events = events;
+  w->ready = 0;
+  w->next = entry->waiters;
+  entry->waiters = w;
+  loop->fds_waited++;
+  rc = conc__poller_update(loop, fd);
+  if (rc == 0) return 0;
+  w->ready = rc == -EPERM ? events : rc;
+  return conc__fd_wait_end(loop, fd, w);
+}
+
+#define CONC__WAIT_FDS 3
+
+/* As conc__thread_poll, for a coroutine; n <= CONC__WAIT_FDS. */
+CONC__DEF int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
+                              double deadline) {
+  conc__loop *loop = ((conc__coro *)self)->loop;
+  conc__fd_waiter w[CONC__WAIT_FDS];
+  int got[CONC__WAIT_FDS];
+  int ready = 0;
+  int i;
+  if (deadline <= 0) return conc__thread_poll(self, p, n, 0);
+  if (conc__take_cancel(self)) return -ECANCELED;
+  for (i = 0; i < n; i++) {
+    int events = (p[i].events & POLLIN ? CONC_READ : 0) |
+                 (p[i].events & POLLOUT ? CONC_WRITE : 0);
+    got[i] = conc__fd_wait(loop, self, p[i].fd, events, &w[i]);
+    ready += got[i] != 0;
+  }
+  while (ready == 0 && !(CONC__LOAD(&self->word) & CONC__POKED) &&
+         (deadline >= CONC__NEVER || conc_now() < deadline)) {
+    self->ops->park(self, CONC__POKED, deadline);
+    for (i = 0; i < n; i++) ready += w[i].ready != 0;
+  }
+  for (i = ready = 0; i < n; i++) {
+    if (got[i] == 0) got[i] = conc__fd_wait_end(loop, p[i].fd, &w[i]);
+    p[i].revents = got[i] < 0 ? (short)POLLNVAL : conc__poll_events(got[i]);
+    ready += got[i] != 0;
+  }
+  if (ready > 0) return ready;
+  return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+}
+
 CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
                                  double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
-  conc__fd *entry;
   conc__fd_waiter w;
   int rc;
   if (fd < 0) return -EBADF;
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline <= 0) return conc__thread_wait_fd(self, fd, events, 0);
-  /* A wild number must not make the table grow to it. */
-  if ((size_t)fd >= loop->fds_size && fcntl(fd, F_GETFD) < 0) return -EBADF;
-  entry = conc__fd_entry(loop, fd);
-  if (entry == NULL) return -ENOMEM;
-  w.actor = self;
-  w.events = events;
-  w.ready = 0;
-  w.next = entry->waiters;
-  entry->waiters = &w;
-  loop->fds_waited++;
-  rc = conc__poller_update(loop, fd);
-  if (rc == 0) {
-    do self->ops->park(self, CONC__POKED, deadline);
-    while (w.ready == 0 && !(CONC__LOAD(&self->word) & CONC__POKED) &&
-           (deadline >= CONC__NEVER || conc_now() < deadline));
-    rc = w.ready;
-    if (rc == 0) rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
-  } else if (rc == -EPERM) {
-    rc = events;
-  }
-  conc__fd_unwait(loop, fd, &w);
-  /* One-shot: an event that was meant for another waiter, too, has disarmed
-     the descriptor. Without an event it is still armed: if it is closed and a
-     duplicate stays open, its number's next user would hear of it. */
-  entry = &loop->fds[fd];
-  if (entry->watch != NULL) return rc;
-  if (entry->waiters != NULL)
-    conc__poller_update(loop, fd);
-  else if (rc < 0)
-    conc__poller_remove(loop, fd);
-  return rc;
+  rc = conc__fd_wait(loop, self, fd, events, &w);
+  if (rc != 0) return rc;
+  do self->ops->park(self, CONC__POKED, deadline);
+  while (w.ready == 0 && !(CONC__LOAD(&self->word) & CONC__POKED) &&
+         (deadline >= CONC__NEVER || conc_now() < deadline));
+  rc = conc__fd_wait_end(loop, fd, &w);
+  if (rc != 0) return rc;
+  return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
 }
 
 /* Watches a descriptor, which the caller owns and must unwatch before it
@@ -5402,6 +5661,939 @@ CONC_API int conc_connect(const char *address, double timeout) {
   }
   conc_close(fd);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>process: children, their ends, programs
+
+   Who starts a process holds conc__processes_guard, which a fork of anybody's
+   takes, too: so no child inherits what is meant for another one. A child is
+   on the list, and its number its own, until conc__process_reap, which alone
+   waits for it, under the guard: so a signal never meets a stranger. Then its
+   task is finished like any other's, and so needs no wait of its own.
+
+   The reaper is a thread that polls the children's pidfds. Where there are
+   none, each child has a thread that sleeps in waitid().
+   ------------------------------------------------------------------------ */
+
+static conc__mutex conc__processes_guard;
+static conc_task *conc__processes;
+static unsigned conc__process_numbers, conc__popen_numbers;
+static int conc__reaper = -1;        /* the poller */
+static size_t conc__reaper_children; /* how many it polls for */
+CONC__DEF unsigned conc__reaper_number;
+static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
+static __thread bool conc__process_forks; /* this thread has the guard */
+static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
+static struct conc__target *conc__targets;
+static const char *conc__program; /* argv[0] */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern char **environ;
+#ifdef __cplusplus
+}
+#endif
+
+CONC__DEF void conc__close(int *fd) {
+  if (*fd >= 0) conc_close(*fd);
+  *fd = -1;
+}
+
+/* Moves a descriptor above the three of stdio, which dup2() is to replace. */
+CONC__DEF int conc__fd_lift(int fd) {
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (high < 0) high = -errno;
+  close(fd);
+  return high;
+}
+
+CONC__DEF int conc__pipe(int fds[2]) {
+  int i;
+#if CONC_HAVE_CLOEXEC
+  int rc = pipe2(fds, O_CLOEXEC);
+#else
+  int rc = pipe(fds);
+#endif
+  if (rc < 0) {
+    fds[0] = fds[1] = -1;
+    return -errno;
+  }
+  for (i = 0; i < 2; i++) {
+    conc__set_cloexec(fds[i]);
+    fds[i] = conc__fd_lift(fds[i]);
+    if (fds[i] < 0) rc = fds[i];
+  }
+  if (rc != 0)
+    for (i = 0; i < 2; i++) conc__close(&fds[i]);
+  return rc;
+}
+
+/* A thread of the library's own, in which no signal is handled. */
+CONC__DEF int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
+  pthread_attr_t attr;
+  pthread_t id;
+  sigset_t all, old;
+  int rc = -pthread_attr_init(&attr);
+  if (rc != 0) return rc;
+  pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  rc = -pthread_create(&id, &attr, fn, (void *)arg);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  pthread_attr_destroy(&attr);
+  return rc;
+}
+
+/* --- the end of a child --- */
+
+/* Without children there is no reaper. */
+CONC__DEF void conc__reaper_close(void) {
+  if (conc__reaper < 0 || conc__reaper_children > 0) return;
+  close(conc__reaper);
+  conc__reaper = -1;
+}
+
+/* The process has ended: takes its exit code, and tells who joins it. Whether
+   the reaper has another one. */
+CONC__DEF bool conc__process_reap(conc_task *t) {
+  int status = 0;
+  int code = CONC_NO_EXITCODE;
+  bool more = true;
+  pid_t pid;
+  conc__mutex_lock(&conc__processes_guard);
+  do pid = waitpid(t->pid, &status, WNOHANG);
+  while (pid < 0 && errno == EINTR);
+  if (pid == 0) { /* not yet, after all */
+    conc__mutex_unlock(&conc__processes_guard);
+    return true;
+  }
+  if (pid > 0)
+    code = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+  conc__task_unlink(t);
+  t->link = NULL;
+#if CONC_HAVE_PIDFD
+  if (t->fds[0] >= 0) {
+    struct epoll_event e; /* only kernels before 2.6.9 look at it */
+    /* A child that has just been forked may have a duplicate. */
+    epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
+    close(t->fds[0]);
+    more = --conc__reaper_children > 0;
+    if (!more) conc__reaper_close();
+  }
+#endif
+  if (t->fds[1] >= 0) close(t->fds[1]);
+  t->exitcode = code;
+  conc__mutex_unlock(&conc__processes_guard);
+  conc__task_finish(t, NULL, code < 0 ? -ECHILD : 0);
+  return more;
+}
+
+/* The one that was given this number, whoever owns it. */
+CONC__DEF void *conc__process_watch(void *arg) {
+  siginfo_t info;
+  conc_task *t;
+  pid_t pid = 0;
+  conc__mutex_lock(&conc__processes_guard);
+  for (t = conc__processes; t != NULL; t = t->next)
+    if (t->number == (uintptr_t)arg) break;
+  if (t != NULL) pid = t->pid;
+  conc__mutex_unlock(&conc__processes_guard);
+  if (t == NULL) return NULL; /* it could not be started after all */
+  while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) < 0 &&
+         errno == EINTR) {
+  }
+  conc__process_reap(t);
+  return NULL;
+}
+
+#if CONC_HAVE_PIDFD
+
+CONC__DEF void *conc__reaper_main(void *arg) {
+  struct epoll_event e[64];
+  bool more;
+  int poller, i, n;
+  conc__mutex_lock(&conc__processes_guard);
+  poller = conc__reaper;
+  /* Who started it may have failed then, and closed it. */
+  more = poller >= 0 && conc__reaper_number == (uintptr_t)arg;
+  conc__mutex_unlock(&conc__processes_guard);
+  while (more) {
+    n = epoll_wait(poller, e, 64, -1);
+    for (i = 0; i < n; i++)
+      more = conc__process_reap((conc_task *)e[i].data.ptr);
+  }
+  return NULL;
+}
+
+#endif
+
+/* Sees to it that the next child will be noticed; before it is made, for this
+   can fail. The guard is held, for these and those below. */
+CONC__DEF int conc__reaper_open(conc_task *t) {
+#if CONC_HAVE_PIDFD
+  static bool known, missing; /* older kernels have no pidfds */
+  int rc;
+  if (!known) {
+    int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (fd < 0 && errno != ENOSYS && errno != EPERM) return -errno;
+    missing = fd < 0;
+    known = true;
+    if (fd >= 0) close(fd);
+  }
+  if (!missing) {
+    if (conc__reaper >= 0) return 0;
+    conc__reaper = epoll_create1(EPOLL_CLOEXEC);
+    if (conc__reaper < 0) return -errno;
+    rc = conc__helper_start(conc__reaper_main, ++conc__reaper_number);
+    if (rc != 0) {
+      close(conc__reaper);
+      conc__reaper = -1;
+    }
+    return rc;
+  }
+#endif
+  return conc__helper_start(conc__process_watch, t->number);
+}
+
+/* The child is there. */
+CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
+  int rc = 0;
+  t->pid = pid;
+#if CONC_HAVE_PIDFD
+  if (conc__reaper >= 0) {
+    struct epoll_event e;
+    memset(&e, 0, sizeof e);
+    e.events = EPOLLIN;
+    e.data.ptr = t;
+    t->fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (t->fds[0] < 0 ||
+        epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
+      rc = -errno;
+  }
+#endif
+  if (rc != 0) { /* it has hardly begun */
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    conc__close(&t->fds[0]);
+    return rc;
+  }
+  conc__task_link(&conc__processes, t);
+  if (t->fds[0] >= 0) conc__reaper_children++;
+  return 0;
+}
+
+/* --- fork --- */
+
+CONC__DEF void conc__process_fork_prepare(void) {
+  if (!conc__process_forks) conc__mutex_lock(&conc__processes_guard);
+}
+
+CONC__DEF void conc__process_fork_parent(void) {
+  if (!conc__process_forks) conc__mutex_unlock(&conc__processes_guard);
+}
+
+/* The parent's children are none of ours. */
+CONC__DEF void conc__process_fork_child(void) {
+  conc_task *t = conc__processes;
+  conc_task *next;
+  conc__processes_guard.word = 0;
+  conc__processes = NULL;
+  if (conc__reaper >= 0) close(conc__reaper);
+  if (conc__parent_fd >= 0) close(conc__parent_fd);
+  conc__reaper = conc__parent_fd = -1;
+  conc__reaper_children = 0;
+  for (; t != NULL; t = next) {
+    next = t->next;
+    t->link = NULL;
+    if (t->fds[0] >= 0) close(t->fds[0]);
+    if (t->fds[1] >= 0) close(t->fds[1]);
+    conc__task_finish(t, NULL, -ECHILD);
+  }
+}
+
+CONC__DEF void conc__process_init_once(void) {
+  conc__init();
+  pthread_atfork(conc__process_fork_prepare, conc__process_fork_parent,
+                 conc__process_fork_child);
+}
+
+CONC__DEF int conc__process_begin(conc_task *t, unsigned *numbers,
+                                  unsigned first) {
+  int rc;
+  pthread_once(&conc__process_once, conc__process_init_once);
+  conc__self();
+  rc = conc__task_begin(t, CONC__TASK_PROCESS);
+  if (rc != 0) return rc;
+  t->number = first + __atomic_add_fetch(numbers, 1u, __ATOMIC_RELAXED);
+  t->pid = 0;
+  t->exitcode = CONC_NO_EXITCODE;
+  t->fds[0] = t->fds[1] = -1;
+  t->link = NULL;
+  return 0;
+}
+
+/* A forked child, in which nothing of the parent's goes on: ends the tasks
+   that conc__fork_child took for surviving, as the child's own. */
+CONC__DEF void conc__process_abandon(void) {
+  conc__loop *loop = conc__this.loop;
+  conc__actor *self = &conc__this.actor;
+  conc_task *mine = self->task;
+  conc_task *tasks = loop != NULL ? loop->tasks : NULL;
+  conc_task *t, *next;
+  conc_rwlock *reads[CONC__READS + 1];
+  int i;
+  memcpy(reads, self->reads, sizeof self->reads);
+  reads[CONC__READS] = self->changing;
+  memset(self->reads, 0, sizeof self->reads);
+  self->changing = NULL;
+  self->more_reads = 0;
+  self->waiting = NULL;
+  conc__this.loop = NULL;
+  conc__survivors_count = 0;
+  memset(conc__stuck, 0, sizeof conc__stuck);
+  for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
+  for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
+  for (t = tasks; t != NULL; t = next) {
+    next = t->next;
+    conc__fork_end(t);
+  }
+  if (loop != NULL) {
+    conc__poller_close(loop);
+    conc__waker_close(loop->waker);
+  }
+  conc__task_unlink(mine);
+  if (mine->kind != CONC__TASK_FOREIGN) conc__task_finish(mine, NULL, -ECHILD);
+}
+
+/* Ends with the parent, which alone has the other end of the pipe. */
+CONC__DEF void *conc__parent_watch(void *arg) {
+  char byte;
+  ssize_t n;
+  do n = read((int)(intptr_t)arg, &byte, 1);
+  while (n < 0 && errno == EINTR);
+  if (n == 0) kill(getpid(), SIGKILL);
+  return NULL;
+}
+
+/* Runs the target as this process's own task: its exit code. */
+CONC__DEF int conc__process_main(conc_task *t) {
+  conc__actor *self;
+  void *result;
+  t->kind = CONC__TASK_MYSELF;
+  t->pid = getpid();
+  t->exitcode = CONC_NO_EXITCODE;
+  self = conc__thread_enter(t);
+  conc__threads_enter(t);
+  if (conc__parent_fd >= 0 &&
+      conc__helper_start(conc__parent_watch, (uintptr_t)conc__parent_fd) != 0)
+    return 255;
+  conc__task_run(t, self, &result);
+  conc__locals_end(t);
+  return (int)((uintptr_t)result & 255);
+}
+
+static conc_task *conc__process_mine;
+
+CONC__DEF void conc__process_child(void) {
+  int code;
+  conc__process_abandon();
+  code = conc__process_main(conc__process_mine);
+  fflush(NULL);
+  _exit(code);
+}
+
+CONC__DEF void conc__process_child_fiber(void) {
+  conc__fiber_entered(&conc__this.loop->fiber);
+  conc__process_child();
+}
+
+/* In the child. A coroutine's stack is too small for a process. */
+CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
+  conc__loop *loop = conc__this.loop;
+  conc__coro *from = loop != NULL ? loop->current : NULL;
+  conc__coro *co = NULL;
+  conc__process_forks = false;
+  conc__process_mine = t;
+  conc__parent_fd = life[0];
+  if (life[1] >= 0) close(life[1]);
+  if (from != NULL)
+    co = conc__stack_get(&loop->stacks, t->stack_size > CONC_STACK_SIZE
+                                            ? t->stack_size
+                                            : (size_t)8 << 20);
+  if (co != NULL) {
+    conc__fiber_init(&co->fiber, co->map + conc__page,
+                     (size_t)((unsigned char *)co - co->map) - conc__page,
+                     conc__process_child_fiber);
+    conc__fiber_switch(&from->fiber, &co->fiber, true);
+  }
+  conc__process_child();
+}
+
+/* The pipe by which a daemon notices its parent's end. */
+CONC__DEF int conc__life_open(const conc_task *t, int life[2]) {
+  life[0] = life[1] = -1;
+  return t->daemon ? conc__pipe(life) : 0;
+}
+
+/* The child is there, or not. */
+CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
+                                 int life[2]) {
+  conc__close(&life[0]);
+  t->fds[1] = life[1];
+  if (rc == 0) rc = conc__process_add(t, pid);
+  if (rc != 0) {
+    conc__reaper_close();
+    conc__close(&t->fds[1]);
+  }
+  return rc;
+}
+
+CONC__DEF int conc__process_fork(conc_task *t) {
+  int life[2];
+  pid_t pid = 0;
+  int rc;
+  fflush(NULL);
+  conc__mutex_lock(&conc__processes_guard);
+  rc = conc__life_open(t, life);
+  if (rc == 0) rc = conc__reaper_open(t);
+  if (rc == 0) {
+    conc__process_forks = true;
+    pid = fork();
+    if (pid == 0) conc__process_child_begin(t, life);
+    conc__process_forks = false;
+    if (pid < 0) rc = -errno;
+  }
+  rc = conc__process_born(t, pid, rc, life);
+  conc__mutex_unlock(&conc__processes_guard);
+  return rc;
+}
+
+/* --- executing a program --- */
+
+typedef struct conc__exec {
+  const char *path; /* to be sought if it has no '/' */
+  const char *const *argv;
+  const char *const *env; /* or NULL */
+  const char *cwd;        /* or NULL */
+  int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
+  int keep[2];            /* what it inherits besides; -1: nothing */
+  bool err_to_out, new_group;
+} conc__exec;
+
+#if CONC_HAVE_SPAWN
+
+CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attr;
+  int rc = -posix_spawn_file_actions_init(&actions);
+  int i;
+  if (rc != 0) return rc;
+  rc = -posix_spawnattr_init(&attr);
+  for (i = 0; i < 3 && rc == 0; i++)
+    if (x->stdio[i] >= 0)
+      rc = -posix_spawn_file_actions_adddup2(&actions, x->stdio[i], i);
+  if (x->err_to_out && rc == 0)
+    rc = -posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  for (i = 0; i < 2 && rc == 0; i++)
+    if (x->keep[i] >= 0) /* onto itself: not close-on-exec any more */
+      rc = -posix_spawn_file_actions_adddup2(&actions, x->keep[i],
+                                             x->keep[i]);
+  if (x->cwd != NULL && rc == 0)
+    rc = -posix_spawn_file_actions_addchdir_np(&actions, x->cwd);
+  if (x->new_group && rc == 0)
+    rc = -posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
+  if (rc == 0)
+    rc = -posix_spawnp(pid, x->path, &actions, &attr,
+                       (char *const *)(uintptr_t)x->argv,
+                       x->env != NULL ? (char *const *)(uintptr_t)x->env
+                                      : environ);
+  posix_spawnattr_destroy(&attr);
+  posix_spawn_file_actions_destroy(&actions);
+  return rc;
+}
+
+#else
+
+/* In the child; returns only if it fails. */
+CONC__DEF void conc__exec_child(const conc__exec *x) {
+  int i;
+  for (i = 0; i < 3; i++)
+    if (x->stdio[i] >= 0 && dup2(x->stdio[i], i) < 0) return;
+  if (x->err_to_out && dup2(1, 2) < 0) return;
+  for (i = 0; i < 2; i++)
+    if (x->keep[i] >= 0) fcntl(x->keep[i], F_SETFD, 0);
+  if (x->new_group) setpgid(0, 0);
+  if (x->cwd != NULL && chdir(x->cwd) < 0) return;
+  if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
+  execvp(x->path, (char *const *)(uintptr_t)x->argv);
+}
+
+/* The child tells by a pipe that closes when it executes why it did not. */
+CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+  int report[2];
+  int error = 0;
+  ssize_t n;
+  int rc = conc__pipe(report);
+  if (rc != 0) return rc;
+  conc__process_forks = true;
+  *pid = fork();
+  if (*pid == 0) {
+    conc__exec_child(x);
+    error = errno;
+    n = write(report[1], &error, sizeof error);
+    _exit(n == (ssize_t)sizeof error ? 127 : 126);
+  }
+  conc__process_forks = false;
+  if (*pid < 0) rc = -errno;
+  conc__close(&report[1]);
+  if (rc == 0) {
+    do n = read(report[0], &error, sizeof error);
+    while (n < 0 && errno == EINTR);
+    if (n == (ssize_t)sizeof error) {
+      rc = -error;
+      while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
+      }
+    }
+  }
+  conc__close(&report[0]);
+  return rc;
+}
+
+#endif
+
+/* --- spawn --- */
+
+CONC_API void conc__target_register(struct conc__target *target) {
+  target->next = conc__targets;
+  conc__targets = target;
+}
+
+/* What a spawned process reads: this, the bytes at .arg, and two names. */
+typedef struct conc__parcel {
+  uint64_t magic, size, target_size, name_size;
+} conc__parcel;
+
+#define CONC__PARCEL 0x636f6e632e683031u /* also: of which version */
+#define CONC__SPAWNED "--conc-process"
+
+/* A file without a name. */
+CONC__DEF int conc__file_open(void) {
+#if CONC_HAVE_MEMFD
+  return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
+#else
+  char name[] = "/tmp/conc-XXXXXX";
+  int fd = conc__fd_lift(mkstemp(name));
+  if (fd < 0) return fd;
+  conc__set_cloexec(fd);
+  unlink(name);
+  return fd;
+#endif
+}
+
+CONC__DEF int conc__file_put(int fd, const void *data, size_t size) {
+  const char *p = (const char *)data;
+  while (size > 0) {
+    ssize_t n = write(fd, p, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return -errno;
+    p += n;
+    size -= (size_t)n;
+  }
+  return 0;
+}
+
+CONC__DEF int conc__file_get(int fd, void *data, size_t size, size_t at) {
+  char *p = (char *)data;
+  while (size > 0) {
+    ssize_t n = pread(fd, p, size, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    p += n;
+    at += (size_t)n;
+    size -= (size_t)n;
+  }
+  return 0;
+}
+
+CONC__DEF int conc__parcel_write(int fd, const conc_task *t,
+                                 const char *target, const char *name) {
+  conc__parcel parcel;
+  int rc;
+  parcel.magic = CONC__PARCEL;
+  parcel.size = t->size;
+  parcel.target_size = strlen(target) + 1;
+  parcel.name_size = strlen(name) + 1;
+  rc = conc__file_put(fd, &parcel, sizeof parcel);
+  if (rc == 0) rc = conc__file_put(fd, t->arg, t->size);
+  if (rc == 0) rc = conc__file_put(fd, target, parcel.target_size);
+  if (rc == 0) rc = conc__file_put(fd, name, parcel.name_size);
+  return rc;
+}
+
+CONC__DEF int conc__process_spawn(conc_task *t) {
+  const struct conc__target *target = conc__targets;
+  const char *argv[5];
+  char number[2][16];
+  int life[2];
+  conc__exec x;
+  pid_t pid = 0;
+  int i, fd, rc;
+  if (conc__program == NULL) return -EPERM;
+  while (target != NULL && target->fn != t->target) target = target->next;
+  if (target == NULL) return -EINVAL;
+  conc__mutex_lock(&conc__processes_guard);
+  fd = conc__file_open();
+  rc = fd < 0 ? fd : conc__parcel_write(fd, t, target->name, conc_name(t));
+  life[0] = life[1] = -1;
+  if (rc == 0) rc = conc__life_open(t, life);
+  if (rc == 0) rc = conc__reaper_open(t);
+  if (rc == 0) {
+    memset(&x, 0, sizeof x);
+    x.path = conc__program;
+    if (CONC__LINUX && access("/proc/self/exe", X_OK) == 0)
+      x.path = "/proc/self/exe";
+    x.argv = argv;
+    argv[0] = conc__program;
+    argv[1] = CONC__SPAWNED;
+    x.keep[0] = fd;
+    x.keep[1] = life[0];
+    for (i = 0; i < 3; i++) x.stdio[i] = -1;
+    for (i = 0; i < 2; i++) {
+      snprintf(number[i], sizeof *number, "%d", x.keep[i]);
+      argv[2 + i] = number[i];
+    }
+    argv[4] = NULL;
+    rc = conc__exec_start(&x, &pid);
+  }
+  conc__close(&fd);
+  rc = conc__process_born(t, pid, rc, life);
+  conc__mutex_unlock(&conc__processes_guard);
+  return rc;
+}
+
+/* Runs what is in the parcel: the exit code. */
+CONC__DEF int conc__parcel_run(int fd) {
+  static conc_task t; /* what joins it may outlive this function */
+  const struct conc__target *target = conc__targets;
+  conc__parcel parcel;
+  struct stat st;
+  char *bytes = NULL;
+  int code = 127;
+  size_t size;
+  if (fstat(fd, &st) < 0) return code;
+  if (conc__file_get(fd, &parcel, sizeof parcel, 0) != 0) return code;
+  size = (size_t)st.st_size - sizeof parcel;
+  if (parcel.magic != CONC__PARCEL ||
+      parcel.size + parcel.target_size + parcel.name_size != size)
+    return code;
+  bytes = (char *)CONC_MALLOC(size);
+  if (bytes != NULL && conc__file_get(fd, bytes, size, sizeof parcel) == 0) {
+    const char *name = bytes + parcel.size;
+    close(fd);
+    while (target != NULL && strcmp(target->name, name) != 0)
+      target = target->next;
+    if (target != NULL) {
+      pthread_once(&conc__process_once, conc__process_init_once);
+      t.target = target->fn;
+      t.size = (size_t)parcel.size;
+      t.arg = t.size > 0 ? bytes : NULL;
+      t.name = name + parcel.target_size;
+      code = conc__process_main(&t);
+    }
+  }
+  fflush(NULL); /* what a destructor has written, too */
+  return code;
+}
+
+CONC_API void conc_main(int argc, char **argv) {
+  conc__program = argc > 0 ? argv[0] : NULL;
+  if (argc != 4 || strcmp(argv[1], CONC__SPAWNED) != 0) return;
+  conc__parent_fd = atoi(argv[3]);
+  if (conc__parent_fd >= 0) conc__set_cloexec(conc__parent_fd);
+  exit(conc__parcel_run(atoi(argv[2])));
+}
+
+/* --- what is public of processes --- */
+
+CONC_API int conc_process_start(conc_task *task) {
+  int rc = conc__process_begin(task, &conc__process_numbers, 0);
+  if (rc != 0) return rc;
+  conc_name(task); /* now, that the child has it as well */
+  rc = task->start_method == CONC_FORK    ? conc__process_fork(task)
+       : task->start_method == CONC_SPAWN ? conc__process_spawn(task)
+                                          : -EINVAL;
+  if (rc != 0) conc__task_unbegin(task);
+  return rc;
+}
+
+CONC_API pid_t conc_pid(const conc_task *task) { return task->pid; }
+
+CONC_API int conc_exitcode(const conc_task *task) {
+  return conc_event_is_set(&task->done) ? task->exitcode : CONC_NO_EXITCODE;
+}
+
+CONC__DEF int conc__process_signal(conc_task *t, int number) {
+  int rc = -ESRCH;
+  if (t->kind != CONC__TASK_PROCESS) return rc;
+  conc__mutex_lock(&conc__processes_guard);
+  if (t->link != NULL) rc = kill(t->pid, number) < 0 ? -errno : 0;
+  conc__mutex_unlock(&conc__processes_guard);
+  return rc;
+}
+
+CONC_API int conc_terminate(conc_task *task) {
+  return conc__process_signal(task, SIGTERM);
+}
+
+CONC_API int conc_kill(conc_task *task) {
+  return conc__process_signal(task, SIGKILL);
+}
+
+/* --- programs --- */
+
+/* What becomes descriptor `i` of the program: *theirs, which is for us to
+   close if *made. *ours is the other end of a pipe. */
+CONC__DEF int conc__popen_redirect(int i, int what, const char *file,
+                                   int *theirs, bool *made, int *ours) {
+  int fds[2];
+  int rc = 0;
+  *theirs = *ours = -1;
+  *made = file != NULL || what < 0;
+  if (file != NULL) {
+    *theirs = conc__fd_lift(
+        open(file, (i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC) |
+                       O_CLOEXEC, 0666));
+  } else if (what == CONC_DEVNULL) {
+    *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
+  } else if (what == CONC_PIPE) {
+    rc = conc__pipe(fds);
+    if (rc != 0) return rc;
+    *theirs = fds[i != 0];
+    *ours = fds[i == 0];
+    conc__set_nonblocking(*ours);
+  } else if (what == CONC_STDOUT && i == 2) {
+    return 0;
+  } else if (what < 0) {
+    return -EINVAL;
+  } else if (what > 0 && what != i) {
+    *made = what < 3; /* of those that are about to be replaced: a copy */
+    *theirs = what < 3 ? fcntl(what, F_DUPFD_CLOEXEC, 3) : what;
+    if (*theirs < 0) return -errno;
+  }
+  if (*theirs < -1) rc = *theirs;
+  return rc;
+}
+
+CONC__DEF void *conc__popen_target(void *arg) { return arg; }
+
+CONC_API int conc_popen_start(conc_popen *p) {
+  conc_task *t = &p->task;
+  const int what[3] = {p->std_in, p->std_out, p->std_err};
+  const char *const file[3] = {p->in_file, p->out_file, p->err_file};
+  int *const ours[3] = {&p->in, &p->out, &p->err};
+  int none[2] = {-1, -1};
+  bool made[3] = {false, false, false};
+  conc__exec x;
+  pid_t pid = 0;
+  int i, rc;
+  if (p->argv == NULL || p->argv[0] == NULL) return -EINVAL;
+  t->target = conc__popen_target;
+  rc = conc__process_begin(t, &conc__popen_numbers, 1u << 31);
+  if (rc != 0) return rc;
+  snprintf(t->label, sizeof t->label, "%s", p->argv[0]);
+  p->sent = 0;
+  p->in = p->out = p->err = -1;
+  x.path = p->argv[0];
+  x.argv = p->argv;
+  x.env = p->env;
+  x.cwd = p->cwd;
+  x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
+  x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
+  x.new_group = p->new_group;
+  conc__mutex_lock(&conc__processes_guard);
+  for (i = 0; i < 3 && rc == 0; i++)
+    rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
+                              ours[i]);
+  if (rc == 0) rc = conc__reaper_open(t);
+  if (rc == 0) rc = conc__exec_start(&x, &pid);
+  for (i = 0; i < 3; i++)
+    if (made[i]) conc__close(&x.stdio[i]);
+  rc = conc__process_born(t, pid, rc, none);
+  conc__mutex_unlock(&conc__processes_guard);
+  if (rc != 0) {
+    for (i = 0; i < 3; i++) conc__close(ours[i]);
+    conc__task_unbegin(t);
+  }
+  return rc;
+}
+
+CONC_API void conc_popen_close(conc_popen *p) {
+  if (p->task.kind == 0) return;
+  conc__close(&p->in);
+  conc__close(&p->out);
+  conc__close(&p->err);
+}
+
+/* Kills it, and awaits its end, which is near: so a cancellation must wait. */
+CONC__DEF void conc__popen_kill(conc_popen *p) {
+  bool cancelled = false;
+  conc__mutex_lock(&conc__processes_guard);
+  /* If it has ended, who is left of its group keeps the number taken. */
+  if (p->new_group)
+    kill(-p->task.pid, SIGKILL);
+  else if (p->task.link != NULL)
+    kill(p->task.pid, SIGKILL);
+  conc__mutex_unlock(&conc__processes_guard);
+  while (conc_join(&p->task, CONC_FOREVER) == -ECANCELED) cancelled = true;
+  if (cancelled) conc_cancel(conc_current());
+}
+
+/* The result of a wait. */
+CONC__DEF int conc__popen_result(conc_popen *p, int rc) {
+  if (rc == 0) return p->task.exitcode;
+  if ((rc == -ETIMEDOUT || rc == -ECANCELED) && p->kill_on_timeout)
+    conc__popen_kill(p);
+  return rc;
+}
+
+CONC_API int conc_popen_wait(conc_popen *p, double timeout) {
+  return conc__popen_result(p, conc_join(&p->task, timeout));
+}
+
+CONC_API int conc_popen_poll(conc_popen *p) {
+  int rc = conc_join(&p->task, 0);
+  return rc == 0 ? p->task.exitcode : rc;
+}
+
+/* write() to a pipe that may have no reader, without SIGPIPE: it comes to the
+   thread that writes, which takes it back unless it had one already. */
+CONC__DEF ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
+  sigset_t pipe_only, old, pending;
+  ssize_t n;
+  int number;
+  sigemptyset(&pipe_only);
+  sigaddset(&pipe_only, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
+  sigpending(&pending);
+  n = write(fd, data, size);
+  if (n < 0) n = -errno;
+  if (n == -EPIPE && !sigismember(&pending, SIGPIPE)) {
+    sigpending(&pending); /* none if it is ignored */
+    if (sigismember(&pending, SIGPIPE)) sigwait(&pipe_only, &number);
+  }
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return n;
+}
+
+/* Writes some of the input; closes the pipe at its end, or if nobody reads. */
+CONC__DEF int conc__popen_feed(conc_popen *p, const char *input, size_t size) {
+  ssize_t n = 0;
+  if (p->sent < size)
+    n = conc__pipe_write(p->in, input + p->sent, size - p->sent);
+  if (n == -EINTR || (n < 0 && conc__would_block((int)-n))) return 0;
+  if (n > 0) p->sent += (size_t)n;
+  if (n < 0 || p->sent == size) conc__close(&p->in);
+  return n < 0 && n != -EPIPE ? (int)n : 0;
+}
+
+/* Reads some of the output, and closes the pipe at its end. */
+CONC__DEF int conc__popen_drink(int *fd, conc_output *o, size_t *room,
+                                bool wanted) {
+  ssize_t n;
+  if (*room - o->size < 4096) {
+    size_t more = *room < 4096 ? 65536 : *room * 2;
+    char *data = (char *)CONC_REALLOC(o->data, more);
+    if (data == NULL) return -ENOMEM;
+    o->data = data;
+    *room = more;
+  }
+  n = read(*fd, o->data + o->size, *room - o->size - 1);
+  if (n == 0) conc__close(fd);
+  if (n > 0 && wanted) o->size += (size_t)n;
+  if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
+  o->data[o->size] = 0;
+  return 0;
+}
+
+CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
+                              conc_output *out, conc_output *err,
+                              double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__actor *self = conc__self();
+  conc_output got[2] = {{NULL, 0}, {NULL, 0}};
+  conc_output *const wanted[2] = {out, err};
+  size_t room[2] = {0, 0};
+  int *const fds[3] = {&p->in, &p->out, &p->err};
+  struct pollfd poll_fds[CONC__WAIT_FDS + 1];
+  int rc = p->task.kind == 0 ? -EINVAL : 0;
+  int i, count;
+  if (rc == 0 && p->in >= 0 && p->sent >= n) conc__close(&p->in);
+  while (rc == 0) {
+    int which[3];
+    for (i = count = 0; i < 3; i++) {
+      if (*fds[i] < 0) continue;
+      which[count] = i;
+      poll_fds[count].fd = *fds[i];
+      poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
+    }
+    if (count == 0) break;
+    rc = self->ops == &conc__coro_class
+             ? conc__coro_poll(self, poll_fds, count, deadline)
+             : conc__thread_poll(self, poll_fds, count, deadline);
+    for (i = 0; i < count && rc >= 0; i++) {
+      int at = which[i] - 1;
+      if (poll_fds[i].revents == 0) continue;
+      rc = at < 0 ? conc__popen_feed(p, (const char *)input, n)
+                  : conc__popen_drink(fds[at + 1], &got[at], &room[at],
+                                      wanted[at] != NULL);
+    }
+    if (rc > 0) rc = 0;
+  }
+  rc = rc != 0 ? conc__popen_result(p, rc)
+               : conc_popen_wait(p, conc__remaining(deadline));
+  for (i = 0; i < 2; i++) {
+    if (wanted[i] != NULL)
+      *wanted[i] = got[i];
+    else
+      CONC_FREE(got[i].data);
+  }
+  if ((rc != -ETIMEDOUT && rc != -ECANCELED) || p->kill_on_timeout)
+    conc_popen_close(p);
+  return rc;
+}
+
+/* Runs a program that nobody else knows: it does not outlive the call. */
+CONC__DEF int conc__popen_run(conc_popen *p, conc_output *out,
+                              double timeout) {
+  int rc = conc_popen_start(p);
+  if (rc != 0) return rc;
+  p->kill_on_timeout = true;
+  rc = conc_communicate(p, NULL, 0, out, NULL, timeout);
+  if (conc_is_alive(&p->task)) conc__popen_kill(p);
+  conc_popen_close(p);
+  return rc;
+}
+
+CONC_API int conc_call(const char *const *argv, double timeout) {
+  conc_popen p;
+  memset(&p, 0, sizeof p);
+  p.argv = argv;
+  return conc__popen_run(&p, NULL, timeout);
+}
+
+CONC_API int conc_check_output(const char *const *argv, conc_output *out,
+                               double timeout) {
+  conc_popen p;
+  memset(&p, 0, sizeof p);
+  memset(out, 0, sizeof *out);
+  p.argv = argv;
+  p.std_out = CONC_PIPE;
+  return conc__popen_run(&p, out, timeout);
 }
 
 /* ---------------------------------------------------------------------------
