@@ -4065,9 +4065,10 @@ CONC__DEF int conc__gen_check(conc_gen *g) {
 }
 
 /* And makes it so if it has not begun yet. */
-CONC__DEF int conc__gen_begin(conc_gen *g) {
+CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
   int rc = conc__gen_check(g);
   if (rc != 0 || g->state != CONC__GEN_NEW) return rc;
+  if (sent != NULL) return -EINVAL;
   g->stack = conc__spare_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
   conc__fiber_init(&g->stack->fiber, g->stack->map + conc__page,
@@ -4079,15 +4080,13 @@ CONC__DEF int conc__gen_begin(conc_gen *g) {
   return 0;
 }
 
-CONC_API int conc_send_value(conc_gen *gen, void *sent, void **value) {
+CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
   conc__fiber caller;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
                      gen->state != CONC__GEN_SUSPENDED)) {
-    int rc = conc__gen_check(gen);
-    if (rc == 0 && gen->state == CONC__GEN_NEW && sent != NULL) rc = -EINVAL;
-    if (rc == 0) rc = conc__gen_begin(gen);
+    int rc = conc__gen_begin(gen, sent);
     if (rc != 0) return rc;
   }
 #if CONC_HAVE_ASAN
@@ -4111,11 +4110,24 @@ CONC_API int conc_send_value(conc_gen *gen, void *sent, void **value) {
   return 0;
 }
 
-CONC_API int conc_next(conc_gen *gen, void **value) {
-  return conc_send_value(gen, NULL, value);
+/* Returns are predicted to go where the last call came from: wrongly after a
+   switch. It is three times as fast if these are compiled into the functions
+   that use them. */
+#ifdef __cplusplus
+#define CONC__HOT CONC_API
+#else
+#define CONC__HOT CONC_API inline
+#endif
+
+CONC__HOT int conc_send_value(conc_gen *gen, void *sent, void **value) {
+  return conc__gen_resume(gen, sent, value);
 }
 
-CONC_API int conc_yield(void *value, void **sent) {
+CONC__HOT int conc_next(conc_gen *gen, void **value) {
+  return conc__gen_resume(gen, NULL, value);
+}
+
+CONC__HOT int conc_yield(void *value, void **sent) {
   conc__actor *self = conc__self();
   conc_gen *g = self->generator;
   int rc;
@@ -4130,7 +4142,7 @@ CONC_API int conc_yield(void *value, void **sent) {
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *g = self->generator;
-  int rc = g == NULL ? -EPERM : conc__gen_begin(inner);
+  int rc = g == NULL ? -EPERM : conc__gen_begin(inner, NULL);
   if (rc == 0) {
     conc_gen *leaf = inner->leaf;
     conc_gen *x = leaf;
