@@ -45,7 +45,7 @@
      >>sync        locks, event, condition, semaphore, barrier, once
      >>task        conc_task: join, result, cancel, name
      >>thread      conc_thread_start, conc_local
-     >>coroutine   conc_coro_start, conc_run, conc_sleep, conc_yield_now
+     >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle
@@ -720,7 +720,7 @@ CONC_API void *conc_attribute_get(const conc_attribute *attribute);
 CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* ---------------------------------------------------------------------------
-   >>coroutine: conc_run, conc_coro_start, conc_sleep, conc_yield_now
+   >>coroutine: conc_run, conc_coro_start, conc_sleep; generators: conc_gen
    ------------------------------------------------------------------------ */
 
 /* Runs the task as a coroutine on a loop of the calling thread, and returns
@@ -743,6 +743,78 @@ CONC_API int conc_sleep(double seconds);
 /* Lets the other ready coroutines of the loop run first; in a thread, other
    threads. 0 or -ECANCELED. */
 CONC_API int conc_yield_now(void);
+
+/* A generator: target(arg) runs on a stack of its own, as far as its next
+   conc_yield, each time that somebody asks for a value.
+
+     static void *count(void *to) {
+       for (intptr_t i = 0; i < (intptr_t)to; i++)
+         if (conc_yield((void *)i, NULL) != 0) break;
+       return NULL;
+     }
+
+     conc_gen g = { .target = count, .arg = (void *)3 };
+     void *value;
+     while (conc_next(&g, &value) == 0) use(value);
+
+   It needs no loop, and is no task: it runs as a part of whoever resumes it.
+   So it may do what its resumer may, sleep, lock and read, and then it is the
+   resumer's task that waits, can be cancelled, and is conc_current(). Close
+   it unless it has come to its end, or its stack stays.
+
+   Threads    that which resumes it first, and its coroutines; -EPERM in others
+   Processes  no; a fork has those of the thread that forked
+   Signals    no
+   Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
+              .stack_size, from its first value to its end. A thread keeps up
+              to 64 of them for the next generators
+   Blocks     only if the generator waits for something */
+typedef struct conc_gen {
+  conc_fn *target;   /* what to run */
+  void *arg;         /* its argument; yours */
+  size_t stack_size; /* bytes; default CONC_STACK_SIZE */
+  /* private */
+  int state;               /* CONC__GEN_... */
+  int status;              /* what its conc_yield is to return */
+  struct conc__coro *stack;
+  void *thread;            /* its conc__thread */
+  struct conc_gen *root;   /* where the values go: the one that was resumed */
+  struct conc_gen *leaf;   /* of a root: the one that runs */
+  struct conc_gen *outer;  /* waits in conc_yield_from for this one */
+  struct conc__fiber *caller; /* of a root: who resumed it */
+  void *value, *sent;      /* of a root */
+  void *result;
+} conc_gen;
+
+/* The next value. 0; -EPIPE if there is none: it has returned or been closed;
+   -EBUSY if it runs already, or another generator delegates to it; -EPERM in a
+   thread that is not its own; -EINVAL without a target; -ENOMEM. `value` may
+   be NULL. */
+CONC_API int conc_next(conc_gen *gen, void **value);
+
+/* As conc_next, and the conc_yield where it stands returns `sent`. -EINVAL if
+   it stands at none, for it has not begun (send NULL, or use conc_next). */
+CONC_API int conc_send_value(conc_gen *gen, void *sent, void **value);
+
+/* Inside a generator: hands a value to who resumed it, and waits to be resumed
+   again. 0 and what was sent, NULL by conc_next; -ECANCELED: it is being
+   closed, and should clean up and return; -EPERM outside. `sent` may be
+   NULL. */
+CONC_API int conc_yield(void *value, void **sent);
+
+/* Inside a generator: yields all values of another one, which may have begun
+   already; what is sent goes there, directly. 0 and what it returned;
+   -ECANCELED if both were closed; else as conc_next. `result` may be NULL. */
+CONC_API int conc_yield_from(conc_gen *inner, void **result);
+
+/* Ends a generator where it stands: its conc_yield returns -ECANCELED, and it
+   runs to its end (and so do those that it delegates to, innermost first). 0
+   if it has ended, now or before; -EAGAIN if it yielded once more instead (the
+   value is lost); else as conc_next. */
+CONC_API int conc_gen_close(conc_gen *gen);
+
+/* What the target returned (Python's StopIteration.value); NULL before. */
+CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
    >>loop: descriptors and sockets
@@ -1942,6 +2014,7 @@ struct conc__actor {
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -1978,6 +2051,7 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
                                 conc_task *task) {
   actor->ops = ops;
   actor->task = task;
+  actor->generator = NULL;
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
@@ -1990,6 +2064,8 @@ typedef struct conc__thread {
   conc_task own;   /* the task of a foreign thread */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
+  struct conc__coro *spare; /* stacks for generators */
+  unsigned spares;
 } conc__thread;
 
 static __thread conc__thread conc__this;
@@ -3489,6 +3565,7 @@ CONC_API const char *conc_name(conc_task *task) {
    ------------------------------------------------------------------------ */
 
 CONC__DEF void conc__locals_end(conc_task *task);
+CONC__DEF void conc__spares_free(void);
 
 /* The kernel shows 15 bytes of a thread's name. */
 CONC__DEF void conc__thread_name(const char *name) {
@@ -3550,6 +3627,7 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
 CONC__DEF void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
   conc__locals_end(&self->own);
+  conc__spares_free();
   conc__threads_leave(&self->own);
   conc__task_finish(&self->own, NULL, 0);
   self->current = NULL; /* a later destructor may begin anew */
@@ -3563,6 +3641,7 @@ CONC__DEF void *conc__thread_main(void *arg) {
   conc__thread_name(conc_name(task));
   status = conc__task_run(task, self, &result);
   conc__locals_end(task);
+  conc__spares_free();
   /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
@@ -3952,6 +4031,8 @@ typedef struct conc__fiber {
   void *asan_fake; /* its fake stack while it is switched away */
   const void *asan_bottom;
   size_t asan_size;
+  const void *asan_from; /* the stack from which it was switched back to */
+  size_t asan_from_size;
 #endif
 #if CONC_HAVE_TSAN
   void *tsan;
@@ -4056,7 +4137,8 @@ CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
   swapcontext(&from->context, &to->context);
 #endif
 #if CONC_HAVE_ASAN
-  __sanitizer_finish_switch_fiber(from->asan_fake, NULL, NULL);
+  __sanitizer_finish_switch_fiber(from->asan_fake, &from->asan_from,
+                                  &from->asan_from_size);
 #endif
 }
 
@@ -4211,19 +4293,24 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   return co;
 }
 
+/* The same with a mapping of its own. */
+CONC__DEF conc__coro *conc__stack_map(size_t size) {
+  unsigned char *map;
+  conc__coro *co;
+  if (size > SIZE_MAX / 2) return NULL;
+  size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
+  map = (unsigned char *)conc__pages_map(size);
+  if (map == NULL) return NULL;
+  co = conc__stack_make(map, size, (uintptr_t)map / conc__page % 8 * 128);
+  if (co == NULL) munmap(map, size);
+  return co;
+}
+
 /* A control block with a stack of at least `size` bytes (0: the default).
    NULL: no memory. */
 CONC__DEF conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
-  unsigned char *map;
-  conc__coro *co;
   if (size <= CONC_STACK_SIZE) return conc__stack_get_pooled(pool);
-  if (size > SIZE_MAX / 2) return NULL;
-  size = conc__page + conc__stack_round(size + sizeof(conc__coro));
-  map = (unsigned char *)conc__pages_map(size);
-  if (map == NULL) return NULL;
-  co = conc__stack_make(map, size, 0);
-  if (co == NULL) munmap(map, size);
-  return co;
+  return conc__stack_map(size);
 }
 
 /* Undoes conc__stack_make. Not from the stack itself. */
@@ -4257,6 +4344,248 @@ CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
     munmap(slab->map, slab->slots * conc__slot_size());
     CONC_FREE(slab);
   }
+}
+
+/* --- generators ---
+
+   A generator has a stack and no actor: its code runs as the actor that has
+   resumed it. If that parks meanwhile, the registers that are saved for it are
+   the generator's; so nothing need be known of generators there, only the
+   sanitizers want to be told on which stack an actor is.
+   If generators delegate to each other, the root is the one that is resumed:
+   it knows the leaf, which goes on then, and every other's `outer` is the one
+   that goes on at its end.
+   Each stack is a mapping of its own: a generator that is left suspended at
+   the end of its thread, or of a loop, keeps nothing else. */
+
+enum {
+  CONC__GEN_NEW,
+  CONC__GEN_SUSPENDED,
+  CONC__GEN_RUNNING,
+  CONC__GEN_DELEGATED, /* another one waits for its end */
+  CONC__GEN_ENDED
+};
+
+CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
+  conc__thread *thread = &conc__this;
+  if (size > CONC_STACK_SIZE || thread->spares == 64) {
+    conc__stack_unmap(co);
+    return;
+  }
+  co->next = thread->spare;
+  thread->spare = co;
+  thread->spares++;
+}
+
+CONC__DEF conc__coro *conc__spare_get(size_t size) {
+  conc__thread *thread = &conc__this;
+  conc__coro *co = thread->spare;
+  if (size > CONC_STACK_SIZE) return conc__stack_map(size);
+  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE);
+  thread->spare = co->next;
+  thread->spares--;
+  return co;
+}
+
+/* The thread ends. */
+CONC__DEF void conc__spares_free(void) {
+  while (conc__this.spare != NULL)
+    conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+}
+
+/* As conc__fiber_switch: `self` goes on at `to`. */
+CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
+                                   conc__fiber *to, bool last) {
+#if CONC_HAVE_ASAN || CONC_HAVE_TSAN
+  if (self != &conc__this.actor) { /* a coroutine */
+    conc__fiber *own = &((conc__coro *)self)->fiber;
+#if CONC_HAVE_ASAN
+    own->asan_bottom = to->asan_bottom;
+    own->asan_size = to->asan_size;
+#endif
+#if CONC_HAVE_TSAN
+    own->tsan = to->tsan;
+#endif
+  }
+#endif
+  (void)self;
+  conc__fiber_switch(from, to, last);
+}
+
+/* Leaves a generator for another one of the same root or for their caller.
+   Returns when it goes on; then who it was may be another actor, and
+   `*status` is what it is told. */
+CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
+                                 conc__fiber *to) {
+  int status;
+  conc__gen_switch(self, &g->stack->fiber, to, false);
+#if CONC_HAVE_ASAN
+  if (g->root->caller->asan_bottom == NULL) { /* it comes from there */
+    g->root->caller->asan_bottom = g->stack->fiber.asan_from;
+    g->root->caller->asan_size = g->stack->fiber.asan_from_size;
+  }
+#endif
+  status = g->status;
+  g->status = 0;
+  return status;
+}
+
+CONC__DEF void conc__gen_main(void) {
+  conc_gen *g = conc__this.current->generator;
+  conc__actor *self;
+  conc__fiber *to;
+  conc__fiber_entered(g->root->caller);
+  g->result = g->target(g->arg);
+  self = conc__this.current; /* who has resumed it last */
+  g->state = CONC__GEN_ENDED;
+  to = g->root->caller;
+  if (g->outer != NULL) {
+    g->root->leaf = self->generator = g->outer;
+    to = &g->outer->stack->fiber;
+  }
+  conc__gen_switch(self, &g->stack->fiber, to, true);
+}
+
+/* Its stack is not needed any more. Not from the stack itself. */
+CONC__DEF void conc__gen_free(conc_gen *g) {
+  conc__spare_put(g->stack, g->stack_size);
+  g->stack = NULL;
+}
+
+/* Whether it can be resumed, by the caller: 0, or why not. */
+CONC__DEF int conc__gen_check(conc_gen *g) {
+  void *thread = NULL;
+  if (g->target == NULL) return -EINVAL;
+  if (!CONC__CAS(&g->thread, &thread, (void *)&conc__this) &&
+      thread != &conc__this)
+    return -EPERM;
+  if (g->state == CONC__GEN_ENDED) return -EPIPE;
+  return g->state >= CONC__GEN_RUNNING ? -EBUSY : 0;
+}
+
+/* And makes it so if it has not begun yet. */
+CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
+  int rc = conc__gen_check(g);
+  if (rc != 0 || g->state != CONC__GEN_NEW) return rc;
+  if (sent != NULL) return -EINVAL;
+  g->stack = conc__spare_get(g->stack_size);
+  if (g->stack == NULL) return -ENOMEM;
+  conc__fiber_init(&g->stack->fiber, g->stack->map + conc__page,
+                   (size_t)((unsigned char *)g->stack - g->stack->map) -
+                       conc__page,
+                   conc__gen_main);
+  g->root = g->leaf = g;
+  g->state = CONC__GEN_SUSPENDED;
+  return 0;
+}
+
+CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
+  conc__actor *self = conc__self();
+  conc_gen *before = self->generator;
+  conc__fiber caller;
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
+                     gen->state != CONC__GEN_SUSPENDED)) {
+    int rc = conc__gen_begin(gen, sent);
+    if (rc != 0) return rc;
+  }
+#if CONC_HAVE_ASAN
+  caller.asan_bottom = NULL; /* the generator will know */
+  caller.asan_size = 0;
+#endif
+#if CONC_HAVE_TSAN
+  caller.tsan = __tsan_get_current_fiber();
+#endif
+  gen->state = CONC__GEN_RUNNING;
+  gen->caller = &caller;
+  gen->sent = sent;
+  self->generator = gen->leaf;
+  conc__gen_switch(self, &caller, &gen->leaf->stack->fiber, false);
+  self->generator = before;
+  if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
+    conc__gen_free(gen);
+    return -EPIPE;
+  }
+  if (value != NULL) *value = gen->value;
+  return 0;
+}
+
+/* Returns are predicted to go where the last call came from: wrongly after a
+   switch. It is three times as fast if these are compiled into the functions
+   that use them. */
+#ifdef __cplusplus
+#define CONC__HOT CONC_API
+#else
+#define CONC__HOT CONC_API inline
+#endif
+
+CONC__HOT int conc_send_value(conc_gen *gen, void *sent, void **value) {
+  return conc__gen_resume(gen, sent, value);
+}
+
+CONC__HOT int conc_next(conc_gen *gen, void **value) {
+  return conc__gen_resume(gen, NULL, value);
+}
+
+CONC__HOT int conc_yield(void *value, void **sent) {
+  conc__actor *self = conc__self();
+  conc_gen *g = self->generator;
+  int rc;
+  if (CONC__UNLIKELY(g == NULL)) return -EPERM;
+  g->root->value = value;
+  g->root->state = CONC__GEN_SUSPENDED;
+  rc = conc__gen_leave(self, g, g->root->caller);
+  if (sent != NULL) *sent = g->root->sent;
+  return rc;
+}
+
+CONC_API int conc_yield_from(conc_gen *inner, void **result) {
+  conc__actor *self = conc__self();
+  conc_gen *g = self->generator;
+  int rc = g == NULL ? -EPERM : conc__gen_begin(inner, NULL);
+  if (rc == 0) {
+    conc_gen *leaf = inner->leaf;
+    conc_gen *x = leaf;
+    for (; x != inner; x = x->outer) x->root = g->root;
+    inner->root = g->root;
+    inner->outer = g;
+    inner->state = CONC__GEN_DELEGATED;
+    g->root->leaf = self->generator = leaf;
+    g->root->sent = NULL;
+    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+    conc__gen_free(inner);
+  } else if (rc == -EPIPE) {
+    rc = 0;
+  } else {
+    return rc;
+  }
+  if (result != NULL) *result = inner->result;
+  return rc;
+}
+
+/* What those of a root are to be told: its leaf, and all that wait for it. */
+CONC__DEF void conc__gen_tell(conc_gen *root, int status) {
+  conc_gen *g = root->leaf;
+  for (; g != root; g = g->outer) g->status = status;
+  root->status = status;
+}
+
+CONC_API int conc_gen_close(conc_gen *gen) {
+  int rc = conc__gen_check(gen);
+  if (rc == 0 && gen->state == CONC__GEN_NEW) {
+    gen->state = CONC__GEN_ENDED;
+  } else if (rc == 0) {
+    conc__gen_tell(gen, -ECANCELED);
+    rc = conc_next(gen, NULL);
+    if (rc == 0) {
+      conc__gen_tell(gen, 0);
+      return -EAGAIN;
+    }
+  }
+  return rc == -EPIPE ? 0 : rc;
+}
+
+CONC_API void *conc_gen_result(const conc_gen *gen) {
+  return gen->state == CONC__GEN_ENDED ? gen->result : NULL;
 }
 
 /* ---------------------------------------------------------------------------

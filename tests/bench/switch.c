@@ -11,6 +11,9 @@
  *   switch        two contexts take turns; ns from one to the other
  *   yield         n tasks yield in turn; ns for each
  *   create        one coroutine from its start to its end, stack reused
+ *   generator     ns from asking for a value to having it
+ *   tree          the same for a tree of 2^16 - 1 nodes: each its own generator
+ *                 that delegates to its children; and one that recurses
  *   sleepers      n tasks sleep 0..100 ms each: ms until the last has ended
  *   memory        resident bytes of a task that waits, or was only started
  */
@@ -256,6 +259,88 @@ static double boost_create(void) {
 }
 #endif
 
+/* --- generators ---------------------------------------------------------- */
+
+static long items;
+
+#ifndef NO_BOOST
+static void boost_counter(transfer t) {
+  for (uintptr_t i = 0;; i++) t = jump_fcontext(t.context, (void *)i);
+}
+
+static double boost_generator(void) {
+  unsigned char *stack = (unsigned char *)map_memory(1, STACK);
+  transfer t = {make_fcontext(stack + STACK, STACK, boost_counter), NULL};
+  uintptr_t sum = 0;
+  double start = bench_now();
+  for (long i = 0; i < items; i++) {
+    t = jump_fcontext(t.context, NULL);
+    sum += (uintptr_t)t.data;
+  }
+  start = bench_now() - start;
+  munmap(stack, STACK);
+  return sum == 0 ? NAN : start * 1e9 / (double)items;
+}
+#endif
+
+static void *counter(void *arg) {
+  for (uintptr_t i = 0; conc_yield((void *)i, NULL) == 0; i++) continue;
+  return arg;
+}
+
+/* Takes all values, or `items` of them. */
+static double take(conc_fn *target, void *arg) {
+  conc_gen g = {0};
+  uintptr_t sum = 0;
+  void *value;
+  long n = 0;
+  double start;
+  g.target = target;
+  g.arg = arg;
+  start = bench_now();
+  for (; n < items && conc_next(&g, &value) == 0; n++) sum += (uintptr_t)value;
+  start = bench_now() - start;
+  conc_gen_close(&g);
+  return sum == 0 ? NAN : start * 1e9 / (double)n;
+}
+
+static double conc_generator(void) { return take(counter, NULL); }
+
+static void *delegator(void *arg) {
+  conc_gen inner = {0};
+  inner.target = arg == NULL ? counter : delegator;
+  inner.arg = arg == NULL ? NULL : (void *)((uintptr_t)arg - 1);
+  conc_yield_from(&inner, NULL);
+  return NULL;
+}
+
+static double conc_delegated(void) { return take(delegator, (void *)9); }
+
+static void *tree(void *depth) {
+  uintptr_t n = (uintptr_t)depth;
+  if (n == 0) return NULL;
+  for (int child = 0; child < 2; child++) {
+    conc_gen g = {0};
+    g.target = tree;
+    g.arg = (void *)(n - 1);
+    conc_yield_from(&g, NULL);
+    if (child == 0) conc_yield(depth, NULL);
+  }
+  return NULL;
+}
+
+static void *recursive_tree(void *depth) {
+  if (depth == NULL) return NULL;
+  recursive_tree((void *)((uintptr_t)depth - 1));
+  conc_yield(depth, NULL);
+  return recursive_tree((void *)((uintptr_t)depth - 1));
+}
+
+static double conc_tree(void) { return take(tree, (void *)16); }
+static double conc_recursive(void) {
+  return take(recursive_tree, (void *)16);
+}
+
 /* --- many that sleep ----------------------------------------------------- */
 
 static void *sleeper(void *arg) {
@@ -359,6 +444,7 @@ static void compare(const char *row, contender *c, int n) {
 #ifdef NO_BOOST
 #define boost_switch NULL
 #define boost_create NULL
+#define boost_generator NULL
 #else
 static size_t boost_n;
 static double boost_round(void) { return boost_yields(boost_n); }
@@ -420,17 +506,27 @@ int main(int argc, char **argv) {
   contender making[] = {{"Boost make_fcontext", boost_create, {0}, 0},
                         {"conc, start and join", conc_create, {0}, 0},
                         {"conc, 64 at once", conc_create_batch, {0}, 0}};
+  contender generating[] = {
+      {"Boost jump_fcontext, bare", boost_generator, {0}, 0},
+      {"conc_next", conc_generator, {0}, 0},
+      {"conc_next, 10 times delegated", conc_delegated, {0}, 0}};
+  contender walking[] = {{"conc_next, flat", conc_generator, {0}, 0},
+                         {"one generator recurses", conc_recursive, {0}, 0},
+                         {"conc_yield_from", conc_tree, {0}, 0}};
   for (int i = 1; i < argc; i++)
     if (strcmp(argv[i], "--quick") == 0) quick = true;
     else filter = argv[i];
   bench_pin(0);
   turns = scaled(20000000);
+  items = scaled(20000000);
   puts("Coroutines");
   compare("switch", two, 4);
   rows_of_yield(2);
   rows_of_yield(1000);
   rows_of_yield(100000);
   compare("create, run, end", making, 3);
+  compare("generator", generating, 3);
+  compare("tree", walking, 3);
   rows_of_sleepers();
   rows_of_memory();
   return 0;
