@@ -124,14 +124,17 @@ test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
 	 $(or $(TESTS),$(SCRIPTS) $(test_bin:$(B)/%=%))
 
 # Benchmarks are stand-alone like the examples. What they compare with may be
-# missing: they look for its header themselves, and here for its library.
+# missing: then -DNO_... says so.
 lib = $(shell printf 'int main(void) { return 0; }' | \
-        $(CC) -x c - -o /dev/null $(1) 2>/dev/null && echo $(1))
+        $(CC) -x c - -o /dev/null $(1) 2>/dev/null && echo $(1) || \
+        echo $(2))
 
 $(bench_bin): $(B)/bench/%: tests/bench/%.c conc.h \
               $(wildcard tests/bench/*.h) Makefile
 	@mkdir -p $(@D)
-	$(COMPILE) -o $@ $< $(call lib,-lhiredis) $(call lib,-lboost_context) -lm
+	$(COMPILE) -o $@ $< $(call lib,-lhiredis,-DNO_HIREDIS) \
+	  $(call lib,-lboost_context,-DNO_BOOST) \
+	  $(call lib,-lnsync,-DNO_NSYNC) $(call lib,-lck,-DNO_CK) -lm
 
 bench: $(bench_bin)
 	@if [ -f tests/bench/run.sh ]; then \

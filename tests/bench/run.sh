@@ -33,6 +33,17 @@ else
   boost=-DNO_BOOST
 fi
 
+if links '#include <nsync.h>' -lnsync; then
+  nsync=-lnsync
+else
+  nsync=-DNO_NSYNC
+fi
+if links '#include <ck_rwlock.h>' -lck; then # its headers are all we need
+  ck=
+else
+  ck=-DNO_CK
+fi
+
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
   echo "(load average $load at the start: do not trust the numbers)"
@@ -43,6 +54,7 @@ for name in ${BENCH:-switch threads network}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers=$boost ;;
+  threads) peers="$nsync $ck" ;;
   *) peers= ;;
   esac
   # Several words each, meant so.

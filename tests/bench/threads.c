@@ -2,25 +2,42 @@
  *
  *   threads [--quick] [FILTER]      only rows whose name contains FILTER
  *
- * Peers, in the same run: pthread_mutex; a ring of 1,024 slots under a mutex
- * and two conditions, which is what one writes by hand; a pipe.
+ * Peers, in the same run: glibc's pthread_... and sem_t; nsync; Concurrency
+ * Kit; a ring of 1,024 slots under a mutex and two conditions, which is what
+ * one writes by hand; a pipe.
  *
  *   lock     lock+unlock, ns alone; operations/s of all with 2 and 8 threads
- *            that do nothing else; and the longest that one of 8 waited
- *   queue    8-byte items through a queue bounded at 1,024, n -> n threads
+ *            that do nothing else; and the longest that one of 8 waited,
+ *            which has in it that a thread was ready but had no CPU
+ *   rlock    lock+unlock of the first and of the second level
+ *   rwlock   reading alone; then 8 readers and a writer who do nothing else:
+ *            what the readers do, and what the writer does, in a second
+ *   sem      release+acquire alone
+ *   once     when it is done already
+ *   barrier  from one meeting to the next
  *   local    ns to read a value that each thread has for itself
+ *   queue    8-byte items through a queue bounded at 1,024, n -> n threads
  *   ping     one thread to another and back, p50, each on a CPU of its own
- *            and both on one, over two queues
+ *            and both on one: over two queues; over two words, each with a
+ *            condition; over two semaphores
  */
 #define CONC_IMPLEMENTATION
 #include "../../conc.h"
 
 #include "bench.h"
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
+#ifndef NO_NSYNC
+#include <nsync.h>
+#endif
+#ifndef NO_CK
+#include <ck_rwlock.h>
+#include <ck_spinlock.h>
+#endif
 
-enum { RUNS = 5, SLOTS = 1024, MOST = 16 };
-static double span = 0.2; /* seconds of one measurement */
+enum { RUNS = 9, SLOTS = 1024, MOST = 16, CONTENDERS = 5 };
+static double span = 0.05; /* seconds of one measurement */
 static const char *filter = "";
 
 /* Cleared to stop all threads; on a cache line that nobody else writes. */
@@ -41,19 +58,18 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static conc_lock lock;
 static uint64_t counted; /* what the locks protect */
 
-/* Macros, so that both loops are the same and call nothing but the lock. */
-#define LOCK_LOOPS(name, take, give)                                          \
-  static double name##_alone(void) {                                          \
-    long n = (long)(span * 5e7);                                              \
+/* Macros, so that all loops are the same and call nothing but the lock. */
+#define ALONE(name, times, body)                                              \
+  static double name(void) {                                                  \
+    long n = (long)(span * times);                                            \
     double start = bench_now();                                               \
     for (long i = 0; i < n; i++) {                                            \
-      take;                                                                   \
-      counted++;                                                              \
-      give;                                                                   \
+      body;                                                                   \
     }                                                                         \
     return (bench_now() - start) * 1e9 / (double)n;                           \
-  }                                                                           \
-  static void *name##_contend(void *done) {                                   \
+  }
+#define CONTEND(name, take, give)                                             \
+  static void *name(void *done) {                                             \
     uint64_t n = 0;                                                           \
     for (; going(); n++) {                                                    \
       take;                                                                   \
@@ -62,7 +78,10 @@ static uint64_t counted; /* what the locks protect */
     }                                                                         \
     *(double *)done = (double)n;                                              \
     return NULL;                                                              \
-  }                                                                           \
+  }
+#define LOCK_LOOPS(name, take, give)                                          \
+  ALONE(name##_alone, 5e7, take; counted++; give)                             \
+  CONTEND(name##_contend, take, give)                                         \
   static void *name##_wait(void *longest) {                                   \
     double most = 0;                                                          \
     while (going()) {                                                         \
@@ -75,11 +94,14 @@ static uint64_t counted; /* what the locks protect */
     }                                                                         \
     *(double *)longest = most;                                                \
     return NULL;                                                              \
-  }
-
-LOCK_LOOPS(pthread, pthread_mutex_lock(&mutex), pthread_mutex_unlock(&mutex))
-LOCK_LOOPS(conc, conc_lock_acquire(&lock, CONC_FOREVER),
-           conc_lock_release(&lock))
+  }                                                                           \
+  static double name##_2(void) {                                              \
+    return total_per_second(name##_contend, 2);                               \
+  }                                                                           \
+  static double name##_8(void) {                                              \
+    return total_per_second(name##_contend, 8);                               \
+  }                                                                           \
+  static double name##_long(void) { return longest_ms(name##_wait, 8); }
 
 typedef void *thread_fn(void *);
 
@@ -106,22 +128,229 @@ static double total_per_second(thread_fn *fn, int n) {
   return sum / seconds / 1e6;
 }
 
+/* In four times the span: what happens seldom must have time to. */
 static double longest_ms(thread_fn *fn, int n) {
   thread_fn *all[MOST];
   double waits[MOST], most = 0;
   for (int i = 0; i < n; i++) all[i] = fn;
+  span *= 4;
   run_threads(all, n, waits);
+  span /= 4;
   for (int i = 0; i < n; i++)
     if (waits[i] > most) most = waits[i];
   return most * 1e3;
 }
 
-static double pthread_2(void) { return total_per_second(pthread_contend, 2); }
-static double pthread_8(void) { return total_per_second(pthread_contend, 8); }
-static double pthread_long(void) { return longest_ms(pthread_wait, 8); }
-static double conc_2(void) { return total_per_second(conc_contend, 2); }
-static double conc_8(void) { return total_per_second(conc_contend, 8); }
-static double conc_long(void) { return longest_ms(conc_wait, 8); }
+LOCK_LOOPS(pthread, pthread_mutex_lock(&mutex), pthread_mutex_unlock(&mutex))
+LOCK_LOOPS(conc, conc_lock_acquire(&lock, CONC_FOREVER),
+           conc_lock_release(&lock))
+#ifdef NO_NSYNC
+#define nsync_alone NULL
+#define nsync_2 NULL
+#define nsync_8 NULL
+#define nsync_long NULL
+#else
+static nsync_mu nsync_lock = NSYNC_MU_INIT;
+LOCK_LOOPS(nsync, nsync_mu_lock(&nsync_lock), nsync_mu_unlock(&nsync_lock))
+#endif
+#ifdef NO_CK
+#define ck_alone NULL
+#define ck_2 NULL
+#define ck_8 NULL
+#define ck_long NULL
+#else
+static ck_spinlock_t ck_lock = CK_SPINLOCK_INITIALIZER;
+LOCK_LOOPS(ck, ck_spinlock_lock(&ck_lock), ck_spinlock_unlock(&ck_lock))
+#endif
+
+/* --- recursive locks ----------------------------------------------------- */
+
+static pthread_mutex_t recursive; /* begin_locks() readies it */
+static conc_rlock rlock;
+
+ALONE(pthread_first, 5e7, pthread_mutex_lock(&recursive); counted++;
+      pthread_mutex_unlock(&recursive))
+ALONE(conc_first, 5e7, conc_rlock_acquire(&rlock, CONC_FOREVER); counted++;
+      conc_rlock_release(&rlock))
+
+static double pthread_second(void) {
+  double took;
+  pthread_mutex_lock(&recursive);
+  took = pthread_first();
+  pthread_mutex_unlock(&recursive);
+  return took;
+}
+
+static double conc_second(void) {
+  double took;
+  conc_rlock_acquire(&rlock, CONC_FOREVER);
+  took = conc_first();
+  conc_rlock_release(&rlock);
+  return took;
+}
+
+/* --- readers and writers ------------------------------------------------- */
+
+/* Per second, what the readers do (from 0, 8) or what the writer does. */
+static double shared(thread_fn *read, thread_fn *write, bool of_writer) {
+  thread_fn *all[MOST];
+  double done[MOST], sum = 0, seconds;
+  for (int i = 0; i < 8; i++) all[i] = read;
+  all[8] = write;
+  seconds = run_threads(all, 9, done);
+  for (int i = 0; i < 8; i++) sum += done[i];
+  return (of_writer ? done[8] * 1e3 : sum) / seconds / 1e6;
+}
+
+/* Reads what is protected, too. */
+#define RW_LOOPS(name, read, end_read, write, end_write)                      \
+  ALONE(name##_reading, 5e7, read; LOOK; end_read)                            \
+  static void *name##_reader(void *done) {                                    \
+    uint64_t n = 0;                                                           \
+    for (; going(); n++) {                                                    \
+      read;                                                                   \
+      LOOK;                                                                   \
+      end_read;                                                               \
+    }                                                                         \
+    *(double *)done = (double)n;                                              \
+    return NULL;                                                              \
+  }                                                                           \
+  CONTEND(name##_writer, write, end_write)                                    \
+  static double name##_reads(void) {                                          \
+    return shared(name##_reader, name##_writer, false);                       \
+  }                                                                           \
+  static double name##_writes(void) {                                         \
+    return shared(name##_reader, name##_writer, true);                        \
+  }
+#define LOOK (void)*(volatile uint64_t *)&counted
+
+static pthread_rwlock_t pthread_rw = PTHREAD_RWLOCK_INITIALIZER;
+RW_LOOPS(pthread, pthread_rwlock_rdlock(&pthread_rw),
+         pthread_rwlock_unlock(&pthread_rw),
+         pthread_rwlock_wrlock(&pthread_rw),
+         pthread_rwlock_unlock(&pthread_rw))
+static conc_rwlock conc_rw;
+RW_LOOPS(conc, conc_rwlock_read_acquire(&conc_rw, CONC_FOREVER),
+         conc_rwlock_release(&conc_rw),
+         conc_rwlock_write_acquire(&conc_rw, CONC_FOREVER),
+         conc_rwlock_release(&conc_rw))
+#ifdef NO_NSYNC
+#define nsync_reading NULL
+#define nsync_reads NULL
+#define nsync_writes NULL
+#else
+static nsync_mu nsync_rw = NSYNC_MU_INIT;
+RW_LOOPS(nsync, nsync_mu_rlock(&nsync_rw), nsync_mu_runlock(&nsync_rw),
+         nsync_mu_lock(&nsync_rw), nsync_mu_unlock(&nsync_rw))
+#endif
+#ifdef NO_CK
+#define ck_reading NULL
+#define ck_reads NULL
+#define ck_writes NULL
+#else
+static ck_rwlock_t ck_rw = CK_RWLOCK_INITIALIZER;
+RW_LOOPS(ck, ck_rwlock_read_lock(&ck_rw), ck_rwlock_read_unlock(&ck_rw),
+         ck_rwlock_write_lock(&ck_rw), ck_rwlock_write_unlock(&ck_rw))
+#endif
+
+/* --- semaphores, once ---------------------------------------------------- */
+
+/* Of each two, for ping-pong. */
+static sem_t sems[2]; /* begin_locks() readies them */
+static conc_sem conc_sems[2];
+ALONE(pthread_sem, 5e7, sem_post(&sems[0]); sem_wait(&sems[0]))
+ALONE(own_sem, 5e7, conc_sem_release(&conc_sems[0], 1);
+      conc_sem_acquire(&conc_sems[0], CONC_FOREVER))
+
+static pthread_once_t pthread_done = PTHREAD_ONCE_INIT;
+static conc_once conc_done;
+static void do_nothing(void) {}
+static int do_nothing_of(void *arg) { return arg != NULL; }
+ALONE(pthread_again, 2e8, pthread_once(&pthread_done, do_nothing))
+ALONE(conc_again, 2e8,
+      conc_once_run(&conc_done, do_nothing_of, NULL, CONC_FOREVER))
+
+#ifdef NO_NSYNC
+#define nsync_sem NULL
+#define nsync_again NULL
+#else
+/* It has no semaphore; this is the one from its documentation's pattern. */
+static struct {
+  nsync_mu mu;
+  nsync_cv above_0;
+  size_t value;
+} nsync_sems[2];
+
+static void nsync_release(int which) {
+  nsync_mu_lock(&nsync_sems[which].mu);
+  nsync_sems[which].value++;
+  nsync_cv_signal(&nsync_sems[which].above_0);
+  nsync_mu_unlock(&nsync_sems[which].mu);
+}
+
+static void nsync_acquire(int which) {
+  nsync_mu_lock(&nsync_sems[which].mu);
+  while (nsync_sems[which].value == 0)
+    nsync_cv_wait(&nsync_sems[which].above_0, &nsync_sems[which].mu);
+  nsync_sems[which].value--;
+  nsync_mu_unlock(&nsync_sems[which].mu);
+}
+
+static nsync_once nsync_done = NSYNC_ONCE_INIT;
+ALONE(nsync_sem, 5e7, nsync_release(0); nsync_acquire(0))
+ALONE(nsync_again, 2e8, nsync_run_once(&nsync_done, do_nothing))
+#endif
+
+/* --- barriers ------------------------------------------------------------ */
+
+static pthread_barrier_t barrier;
+static conc_barrier own_barrier;
+
+/* The first to come sees that time is up, and says for which meeting: all
+   must leave after the same one. Two meetings later nobody looks any more. */
+static bool over[2];
+static int first;
+
+#define BARRIER_LOOP(name, wait)                                              \
+  static void *name##_meet(void *done) {                                      \
+    bool decides = __atomic_fetch_add(&first, 1, __ATOMIC_RELAXED) == 0;      \
+    bool last = false;                                                        \
+    uint64_t n = 0;                                                           \
+    for (; !last; n++) {                                                      \
+      if (decides) over[n % 2] = !going();                                    \
+      wait;                                                                   \
+      last = over[n % 2];                                                     \
+    }                                                                         \
+    *(double *)done = (double)n;                                              \
+    return NULL;                                                              \
+  }                                                                           \
+  static double name##_meet_2(void) { return meet(name##_meet, 2); }          \
+  static double name##_meet_8(void) { return meet(name##_meet, 8); }
+
+/* Microseconds from one meeting to the next. */
+static double meet(thread_fn *fn, int n) {
+  thread_fn *all[MOST];
+  double done[MOST], seconds;
+  for (int i = 0; i < n; i++) all[i] = fn;
+  pthread_barrier_init(&barrier, NULL, (unsigned)n);
+  own_barrier.parties = n;
+  first = 0;
+  seconds = run_threads(all, n, done);
+  pthread_barrier_destroy(&barrier);
+  return seconds * 1e6 / done[0];
+}
+
+BARRIER_LOOP(pthread, pthread_barrier_wait(&barrier))
+BARRIER_LOOP(conc, conc_barrier_wait(&own_barrier, CONC_FOREVER))
+
+static void begin_locks(void) {
+  pthread_mutexattr_t kind;
+  pthread_mutexattr_init(&kind);
+  pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
+  pthread_mutex_init(&recursive, &kind);
+  pthread_mutexattr_destroy(&kind);
+  for (int i = 0; i < 2; i++) sem_init(&sems[i], 0, 0);
+}
 
 /* --- queues -------------------------------------------------------------- */
 
@@ -246,6 +475,71 @@ static void wire_conc_put(int which, uint64_t n) {
 }
 static uint64_t wire_conc_get(int which) { return queue_get(queues[which]); }
 
+/* A word with a condition, and one with a semaphore. */
+static struct {
+  pthread_mutex_t mutex;
+  pthread_cond_t full;
+  conc_lock lock;
+  conc_cond filled;
+#ifndef NO_NSYNC
+  nsync_mu mu;
+  nsync_cv cv;
+#endif
+  bool is_full;
+  uint64_t item;
+} boxes[2] = {
+    {.mutex = PTHREAD_MUTEX_INITIALIZER, .full = PTHREAD_COND_INITIALIZER},
+    {.mutex = PTHREAD_MUTEX_INITIALIZER, .full = PTHREAD_COND_INITIALIZER}};
+
+#define COND_WIRE(name, take, wait, notify, give)                             \
+  static void name##_put(int which, uint64_t item) {                          \
+    take;                                                                     \
+    boxes[which].item = item;                                                 \
+    boxes[which].is_full = true;                                              \
+    notify;                                                                   \
+    give;                                                                     \
+  }                                                                           \
+  static uint64_t name##_get(int which) {                                     \
+    uint64_t item;                                                            \
+    take;                                                                     \
+    while (!boxes[which].is_full) wait;                                       \
+    boxes[which].is_full = false;                                             \
+    item = boxes[which].item;                                                 \
+    give;                                                                     \
+    return item;                                                              \
+  }                                                                           \
+  static wire name##_wire = {name##_put, name##_get};
+#define SEM_WIRE(name, release, acquire)                                      \
+  static void name##_put(int which, uint64_t item) {                          \
+    boxes[which].item = item;                                                 \
+    release;                                                                  \
+  }                                                                           \
+  static uint64_t name##_get(int which) {                                     \
+    acquire;                                                                  \
+    return boxes[which].item;                                                 \
+  }                                                                           \
+  static wire name##_wire = {name##_put, name##_get};
+
+COND_WIRE(pthread_cond, pthread_mutex_lock(&boxes[which].mutex),
+          pthread_cond_wait(&boxes[which].full, &boxes[which].mutex),
+          pthread_cond_signal(&boxes[which].full),
+          pthread_mutex_unlock(&boxes[which].mutex))
+COND_WIRE(own_cond, conc_lock_acquire(&boxes[which].lock, CONC_FOREVER),
+          conc_cond_wait(&boxes[which].filled, &boxes[which].lock,
+                         CONC_FOREVER),
+          conc_cond_notify(&boxes[which].filled, 1),
+          conc_lock_release(&boxes[which].lock))
+SEM_WIRE(sem_t, sem_post(&sems[which]), sem_wait(&sems[which]))
+SEM_WIRE(own_sem, conc_sem_release(&conc_sems[which], 1),
+         conc_sem_acquire(&conc_sems[which], CONC_FOREVER))
+#ifndef NO_NSYNC
+COND_WIRE(nsync_cond, nsync_mu_lock(&boxes[which].mu),
+          nsync_cv_wait(&boxes[which].cv, &boxes[which].mu),
+          nsync_cv_signal(&boxes[which].cv),
+          nsync_mu_unlock(&boxes[which].mu))
+SEM_WIRE(nsync_sem, nsync_release(which), nsync_acquire(which))
+#endif
+
 static wire pipe_wire = {pipe_put, pipe_get};
 static wire ring_wire = {wire_ring_put, wire_ring_get};
 static wire conc_wire = {wire_conc_put, wire_conc_get};
@@ -271,7 +565,7 @@ static double ping(wire *w, int cpu, double pause) {
   pong_cpu = cpu;
   bench_pin(0);
   pthread_create(&other, NULL, pong, w);
-  for (int i = 0; n < TIMES && bench_now() < end; i++) {
+  for (int i = 0; n < TIMES && (n == 0 || bench_now() < end); i++) {
     double start;
     if (pause > 0) usleep((useconds_t)(pause * 1e6));
     start = bench_now();
@@ -294,12 +588,22 @@ PINGS(pipe)
 PINGS(ring)
 PINGS(conc)
 
-/* --- rows ---------------------------------------------------------------- */
-
-typedef struct contender {
-  const char *name;
-  double (*measure)(void);
-} contender;
+#define TWO_PINGS(name)                                                       \
+  static double name##_apart(void) { return ping(&name##_wire, 1, 0); }       \
+  static double name##_together(void) { return ping(&name##_wire, 0, 0); }
+TWO_PINGS(pthread_cond)
+TWO_PINGS(own_cond)
+TWO_PINGS(sem_t)
+TWO_PINGS(own_sem)
+#ifdef NO_NSYNC
+#define nsync_cond_apart NULL
+#define nsync_cond_together NULL
+#define nsync_sem_apart NULL
+#define nsync_sem_together NULL
+#else
+TWO_PINGS(nsync_cond)
+TWO_PINGS(nsync_sem)
+#endif
 
 /* --- thread-locals ------------------------------------------------------- */
 
@@ -307,36 +611,44 @@ static pthread_key_t key;
 static conc_local local;
 static conc_attribute *attribute;
 
-#define READ_LOOP(name, read)                                                 \
-  static double name(void) {                                                  \
-    long n = (long)(span * 2e8);                                              \
-    double start = bench_now();                                               \
-    for (long i = 0; i < n; i++)                                              \
-      if ((read) != &key) abort();                                            \
-    return (bench_now() - start) * 1e9 / (double)n;                           \
-  }
+static __thread void *own;
 
-READ_LOOP(read_key, pthread_getspecific(key))
-READ_LOOP(read_attribute, conc_attribute_get(attribute))
-READ_LOOP(read_name, conc_local_get(&local, "student"))
+/* The compiler must not remember what it has read. */
+#define READ(from)                                                            \
+  if ((from) != &key) abort();                                                \
+  __asm__ volatile("" ::: "memory")
+
+ALONE(read_own, 2e8, READ(own))
+ALONE(read_key, 2e8, READ(pthread_getspecific(key)))
+ALONE(read_attribute, 2e8, READ(conc_attribute_get(attribute)))
+ALONE(read_name, 2e8, READ(conc_local_get(&local, "student")))
 
 static void begin_locals(void) {
   pthread_key_create(&key, NULL);
   pthread_setspecific(key, &key);
+  own = &key;
   conc_local_set(&local, "teacher", NULL);
   conc_local_set(&local, "student", &key);
   attribute = conc_local_attribute(&local, "student");
 }
 
+/* --- rows ---------------------------------------------------------------- */
+
+typedef struct contender {
+  const char *name;
+  double (*measure)(void); /* NULL: not installed */
+} contender;
+
 /* Measures the contenders in rounds, so that a drift of the machine meets all
    of them; every median is compared with those before it. */
 static void compare(const char *row, const char *unit, const contender *c,
                     int n) {
-  double runs[3][RUNS], median[3];
+  double runs[CONTENDERS][RUNS], median[CONTENDERS];
   char name[80];
   if (strstr(row, filter) == NULL) return;
   for (int r = 0; r < RUNS; r++)
-    for (int i = 0; i < n; i++) runs[i][r] = c[i].measure();
+    for (int i = 0; i < n; i++)
+      runs[i][r] = c[i].measure == NULL ? NAN : c[i].measure();
   for (int i = 0; i < n; i++) {
     median[i] = bench_median(runs[i], RUNS);
     snprintf(name, sizeof name, "%s: %s", row, c[i].name);
@@ -346,26 +658,31 @@ static void compare(const char *row, const char *unit, const contender *c,
   }
 }
 
-#define TWO(row, unit, peer, peer_fn, own_fn)                                 \
+/* ROW("lock, alone", "ns", {"pthread", pthread_alone}, ...) */
+#define ROW(row, unit, ...)                                                   \
   do {                                                                        \
-    const contender both[] = {{peer, peer_fn}, {"conc", own_fn}};             \
-    compare(row, unit, both, 2);                                              \
+    const contender all[] = {__VA_ARGS__};                                    \
+    compare(row, unit, all, (int)(sizeof all / sizeof *all));                 \
   } while (0)
-#define THREE(row, suffix)                                                    \
-  do {                                                                        \
-    const contender all[] = {{"pipe", pipe##suffix},                          \
-                             {"mutex+cond", ring##suffix},                    \
-                             {"conc", conc##suffix}};                         \
-    compare(row, "us", all, 3);                                               \
-  } while (0)
-
-static void locals(void) {
-  static const contender all[] = {{"pthread key", read_key},
-                                  {"conc attribute", read_attribute},
-                                  {"conc name", read_name}};
-  begin_locals();
-  compare("local, read", "ns", all, 3);
-}
+#define LOCK_ROW(row, unit, suffix)                                           \
+  ROW(row, unit, {"pthread_mutex", pthread##suffix},                          \
+      {"nsync", nsync##suffix}, {"ck_spinlock", ck##suffix},                  \
+      {"conc", conc##suffix})
+#define RW_ROW(row, unit, suffix)                                             \
+  ROW(row, unit, {"pthread_rwlock", pthread##suffix},                         \
+      {"nsync", nsync##suffix}, {"ck_rwlock", ck##suffix},                    \
+      {"conc", conc##suffix})
+#define QUEUE_ROW(row, suffix)                                                \
+  ROW(row, "M/s", {"mutex+cond", ring##suffix}, {"conc", conc##suffix})
+#define PING_ROW(row, suffix)                                                 \
+  ROW(row, "us", {"pipe", pipe##suffix}, {"mutex+cond", ring##suffix},        \
+      {"conc", conc##suffix})
+#define COND_ROW(row, suffix)                                                 \
+  ROW(row, "us", {"pthread_cond", pthread_cond##suffix},                      \
+      {"nsync", nsync_cond##suffix}, {"conc", own_cond##suffix})
+#define SEM_ROW(row, suffix)                                                  \
+  ROW(row, "us", {"sem_t", sem_t##suffix},                                    \
+      {"nsync mu+cv", nsync_sem##suffix}, {"conc", own_sem##suffix})
 
 /* A process of one thread has its mutexes cheaper: there are always two. */
 static void *bystander(void *arg) {
@@ -377,7 +694,7 @@ int main(int argc, char **argv) {
   conc_queue_opts bounded = {0};
   pthread_t second;
   for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--quick") == 0) span = 0.05;
+    if (strcmp(argv[i], "--quick") == 0) span = 0.01;
     else filter = argv[i];
   bounded.capacity = SLOTS;
   for (int i = 0; i < 2; i++) {
@@ -387,18 +704,39 @@ int main(int argc, char **argv) {
   }
   bench_cpus();
   pthread_create(&second, NULL, bystander, NULL);
+  begin_locks();
+  begin_locals();
   puts("Threads");
-  TWO("lock, alone", "ns", "pthread_mutex", pthread_alone, conc_alone);
-  TWO("lock, 2 threads", "M op/s", "pthread_mutex", pthread_2, conc_2);
-  TWO("lock, 8 threads", "M op/s", "pthread_mutex", pthread_8, conc_8);
-  TWO("lock, 8 threads, longest wait", "ms", "pthread_mutex", pthread_long,
-      conc_long);
-  locals();
-  TWO("queue, 1 -> 1", "M/s", "mutex+cond", ring_pairs_1, conc_pairs_1);
-  TWO("queue, 2 -> 2", "M/s", "mutex+cond", ring_pairs_2, conc_pairs_2);
-  TWO("queue, 8 -> 8", "M/s", "mutex+cond", ring_pairs_8, conc_pairs_8);
-  THREE("ping-pong, two CPUs", _apart);
-  THREE("ping-pong, one CPU", _together);
-  THREE("ping-pong, two CPUs, after 1 ms of rest", _asleep);
+  LOCK_ROW("lock, alone", "ns", _alone);
+  LOCK_ROW("lock, 2 threads", "M op/s", _2);
+  LOCK_ROW("lock, 8 threads", "M op/s", _8);
+  LOCK_ROW("lock, 8 threads, longest wait", "ms", _long);
+  ROW("rlock, alone", "ns", {"pthread recursive", pthread_first},
+      {"conc", conc_first});
+  ROW("rlock, second level", "ns", {"pthread recursive", pthread_second},
+      {"conc", conc_second});
+  RW_ROW("rwlock, reading alone", "ns", _reading);
+  RW_ROW("rwlock, 8 readers 1 writer, reads", "M op/s", _reads);
+  RW_ROW("rwlock, 8 readers 1 writer, writes", "k op/s", _writes);
+  ROW("sem, alone", "ns", {"sem_t", pthread_sem}, {"nsync mu+cv", nsync_sem},
+      {"conc", own_sem});
+  ROW("once, done", "ns", {"pthread_once", pthread_again},
+      {"nsync", nsync_again}, {"conc", conc_again});
+  ROW("barrier, 2 threads", "us", {"pthread_barrier", pthread_meet_2},
+      {"conc", conc_meet_2});
+  ROW("barrier, 8 threads", "us", {"pthread_barrier", pthread_meet_8},
+      {"conc", conc_meet_8});
+  ROW("local, read", "ns", {"__thread", read_own}, {"pthread key", read_key},
+      {"conc attribute", read_attribute}, {"conc name", read_name});
+  QUEUE_ROW("queue, 1 -> 1", _pairs_1);
+  QUEUE_ROW("queue, 2 -> 2", _pairs_2);
+  QUEUE_ROW("queue, 8 -> 8", _pairs_8);
+  PING_ROW("ping-pong, two CPUs", _apart);
+  PING_ROW("ping-pong, one CPU", _together);
+  PING_ROW("ping-pong, two CPUs, after 1 ms of rest", _asleep);
+  COND_ROW("cond ping-pong, two CPUs", _apart);
+  COND_ROW("cond ping-pong, one CPU", _together);
+  SEM_ROW("sem ping-pong, two CPUs", _apart);
+  SEM_ROW("sem ping-pong, one CPU", _together);
   return counted == 0 && *filter == 0;
 }
