@@ -4518,6 +4518,10 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 #else
 #define CONC__HOT CONC_API inline
 #endif
+#if defined(__clang__) /* no inline definitions: they were declared before */
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wstatic-in-inline"
+#endif
 
 CONC__HOT int conc_send_value(conc_gen *gen, void *sent, void **value) {
   return conc__gen_resume(gen, sent, value);
@@ -4538,6 +4542,10 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   if (sent != NULL) *sent = g->root->sent;
   return rc;
 }
+
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
 
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
