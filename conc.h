@@ -273,9 +273,9 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
    acquires the second lock, which it then holds. NULL: no calls (default), but
    orders are noted all the same.
    Locks and recursive locks take part that have a name, which must not change:
-   those of equal names count as one. So many names as an address has bits, less
-   two, of up to 47 bytes are known. Acquiring with timeout 0 cannot deadlock
-   and is not told of. */
+   those of equal names count as one. So many names as an address has bits,
+   less two, of up to 47 bytes are known. Acquiring with timeout 0 cannot
+   deadlock and is not told of. */
 CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
                                  void *arg);
 
@@ -2587,7 +2587,7 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
 
    ThreadSanitizer sees the words anyway, and with them what happens before
    what; so it also knows which locks a race was under, and finds deadlocks of
-   its own. Told after the lock has been acquired, and before it is released. */
+   its own. Told after the lock was acquired, and before it is released. */
 
 #if CONC_HAVE_TSAN
 void __tsan_mutex_pre_lock(void *, unsigned);
@@ -2689,8 +2689,9 @@ CONC__DEF void conc__order_note(conc_lock *lock, conc__actor *self,
     c = conc__order_of(lock->name);
     CONC__STORE_RELAXED(&lock->order, (unsigned char)c);
   }
-  missing = tries || c == CONC__ORDER_NONE ? 0
-                                           : self->held & ~conc__order_known[c];
+  missing = 0;
+  if (!tries && c != CONC__ORDER_NONE)
+    missing = self->held & ~conc__order_known[c];
   for (h = 2; missing != 0 && h < conc__orders; h++) {
     if (h == c || !(missing & CONC__ORDER_BIT(h))) continue;
     if (!conc__order_add(h, c)) continue;
@@ -4517,6 +4518,10 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 #else
 #define CONC__HOT CONC_API inline
 #endif
+#if defined(__clang__) /* no inline definitions: they were declared before */
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wstatic-in-inline"
+#endif
 
 CONC__HOT int conc_send_value(conc_gen *gen, void *sent, void **value) {
   return conc__gen_resume(gen, sent, value);
@@ -4537,6 +4542,10 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   if (sent != NULL) *sent = g->root->sent;
   return rc;
 }
+
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
 
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();

@@ -121,7 +121,7 @@ static void *sum(void *arg) {
 }
 static void *try_send(void *arg) {
   conc_gen g = gen(sum, NULL);
-  void *value;
+  void *value = NULL;
   CHECK_EQ(conc_send_value(&g, number(1), &value), -EINVAL);
   CHECK_EQ(conc_send_value(&g, NULL, &value), 0);
   CHECK_EQ((intptr_t)value, 0);
@@ -150,7 +150,7 @@ static void *sums(void *totals) {
 static void *try_delegation(void *arg) {
   intptr_t totals[3] = {0, 0, 0};
   conc_gen g = gen(sums, totals);
-  void *value;
+  void *value = NULL;
   for (intptr_t round = 0; round < 3; round++) {
     expect(&g, 0);
     CHECK_EQ(conc_send_value(&g, number(2 + round), &value), 0);
@@ -462,7 +462,7 @@ static void *resumes_in_vain(void *arg) {
   return NULL;
 }
 static void *resumes_then(void *arg) {
-  void *value;
+  void *value = NULL;
   CHECK_EQ(conc_next((conc_gen *)arg, &value), 0);
   CHECK(value == conc_current());
   return NULL;
@@ -470,7 +470,7 @@ static void *resumes_then(void *arg) {
 static void *two_tasks(void *arg) {
   conc_gen g = gen(waits_for_event, NULL);
   conc_task t = task(resumes_in_vain, &g);
-  void *value;
+  void *value = NULL;
   CHECK_EQ(conc_coro_start(&t), 0);
   CHECK_EQ(conc_next(&g, &value), 0);
   CHECK(value == conc_current());
@@ -489,7 +489,7 @@ TEST(a_generator_that_waits_is_busy) {
 /* From a loop to the thread, to the next loop. */
 static void *resumes_some(void *arg) {
   conc_gen *g = (conc_gen *)arg;
-  void *before, *after;
+  void *before = NULL, *after = NULL;
   for (int i = 0; i < 10; i++) {
     CHECK_EQ(conc_next(g, &before), 0);
     CHECK_EQ(conc_yield_now(), 0);
@@ -509,7 +509,7 @@ static void *starts_some(void *arg) {
 }
 TEST(a_generator_outlives_loops_and_serves_many_tasks) {
   conc_gen inner = gen(count_to, number(100000)), g = gen(delegate, &inner);
-  void *value;
+  void *value = NULL;
   for (int i = 0; i < 5; i++) {
     run(starts_some, &g);
     resumes_some(&g);
@@ -556,7 +556,7 @@ static void *try_fork(void *arg) {
   pid_t before = getpid();
   conc_gen g = gen(forks, NULL);
   bool child;
-  void *value;
+  void *value = NULL;
   CHECK_EQ(conc_next(&g, &value), 0);
   child = getpid() != before;
   CHECK_EQ((intptr_t)value, child ? 1 : 2);
