@@ -936,15 +936,20 @@ TEST(what_is_not_in_time_goes_on_or_is_killed_with_its_group) {
 static void *call_for_ever(void *arg) {
   const char *const argv[] = {"sleep", "1000", NULL};
   conc_output out;
-  int rc = conc_check_output(argv, &out, CONC_FOREVER);
+  int rc;
+  conc_event_set((conc_event *)arg);
+  rc = conc_check_output(argv, &out, CONC_FOREVER);
   conc_free(out.data);
-  return arg == NULL ? number((size_t)-rc) : arg;
+  return number((size_t)-rc);
 }
 
 static void *cancel_a_call(void *arg) {
-  conc_task t = task_of(call_for_ever, NULL);
+  conc_event begun;
+  conc_task t = task_of(call_for_ever, &begun);
+  memset(&begun, 0, sizeof begun);
   if (conc_coro_start(&t) != 0) CHECK_EQ(conc_thread_start(&t), 0);
-  conc_sleep(0.01);
+  CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
+  conc_sleep((double)(test_random() % 5000) * 1e-6);
   CHECK_EQ(conc_cancel(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
   CHECK_EQ((uintptr_t)conc_result(&t), ECANCELED);
