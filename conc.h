@@ -879,8 +879,9 @@ CONC_API int conc_connect(const char *address, double timeout);
    Blocks     start: the calling thread, for as long as fork() takes; the
               others as conc_join
 
-   While a child runs, a thread of the library's waits for its end, takes its
-   exit code at once (so there are no zombies) and ends with the last of them.
+   While children run, a thread of the library's waits for their ends, and
+   takes their exit codes at once (so there are no zombies). It ends soon after
+   the last of them.
    Every descriptor of the library's is close-on-exec; what you open without
    O_CLOEXEC, programs that are started inherit.
    ------------------------------------------------------------------------ */
@@ -1455,6 +1456,12 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #else
 #define CONC_HAVE_SPAWN 0
 #endif
+#endif
+
+/* A descriptor that kills when its pipe closes (F_SETSIG): Linux. Otherwise
+   a thread of a daemon waits for that. */
+#ifndef CONC_HAVE_SETSIG
+#define CONC_HAVE_SETSIG CONC__LINUX
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -6010,8 +6017,9 @@ CONC_API int conc_connect(const char *address, double timeout) {
    waits for it, under the guard: so a signal never meets a stranger. Then its
    task is finished like any other's, and so needs no wait of its own.
 
-   The reaper is a thread that polls the children's pidfds. Where there are
-   none, each child has a thread that sleeps in waitid().
+   The reaper is a thread that polls the children's pidfds; it stays a little
+   when there are no more, without a poller, for those that are started next.
+   Where there are no pidfds, each child has a thread that sleeps in waitid().
    ------------------------------------------------------------------------ */
 
 static conc__mutex conc__processes_guard;
@@ -6019,7 +6027,6 @@ static conc_task *conc__processes;
 static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
-CONC__DEF unsigned conc__reaper_number;
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
 static __thread bool conc__process_forks; /* this thread has the guard */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
@@ -6070,19 +6077,42 @@ CONC__DEF int conc__pipe(int fds[2]) {
   return rc;
 }
 
-/* A thread of the library's own, in which no signal is handled. */
+/* A thread of the library's own, in which no signal is handled. It has begun
+   when this returns: a fork should not meet one that is half made, because
+   AddressSanitizer's locks are not for that. */
+typedef struct conc__helper {
+  void *(*fn)(void *);
+  uintptr_t arg;
+  unsigned begun;
+} conc__helper;
+
+CONC__DEF void *conc__helper_main(void *arg) {
+  conc__helper *h = (conc__helper *)arg;
+  void *(*fn)(void *) = h->fn;
+  uintptr_t of = h->arg;
+  CONC__STORE(&h->begun, 1u);
+  conc__futex_wake(&h->begun, 1);
+  return fn((void *)of);
+}
+
 CONC__DEF int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_attr_t attr;
   pthread_t id;
   sigset_t all, old;
+  conc__helper h;
   int rc = -pthread_attr_init(&attr);
   if (rc != 0) return rc;
+  h.fn = fn;
+  h.arg = arg;
+  h.begun = 0;
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  rc = -pthread_create(&id, &attr, fn, (void *)arg);
+  rc = -pthread_create(&id, &attr, conc__helper_main, &h);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   pthread_attr_destroy(&attr);
+  while (rc == 0 && CONC__LOAD(&h.begun) == 0)
+    conc__futex_wait(&h.begun, 0, CONC__NEVER);
   return rc;
 }
 
@@ -6095,19 +6125,17 @@ CONC__DEF void conc__reaper_close(void) {
   conc__reaper = -1;
 }
 
-/* The process has ended: takes its exit code, and tells who joins it. Whether
-   the reaper has another one. */
-CONC__DEF bool conc__process_reap(conc_task *t) {
+/* The process has ended: takes its exit code, and tells who joins it. */
+CONC__DEF void conc__process_reap(conc_task *t) {
   int status = 0;
   int code = CONC_NO_EXITCODE;
-  bool more = true;
   pid_t pid;
   conc__mutex_lock(&conc__processes_guard);
   do pid = waitpid(t->pid, &status, WNOHANG);
   while (pid < 0 && errno == EINTR);
   if (pid == 0) { /* not yet, after all */
     conc__mutex_unlock(&conc__processes_guard);
-    return true;
+    return;
   }
   if (pid > 0)
     code = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
@@ -6119,15 +6147,14 @@ CONC__DEF bool conc__process_reap(conc_task *t) {
     /* A child that has just been forked may have a duplicate. */
     epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
     close(t->fds[0]);
-    more = --conc__reaper_children > 0;
-    if (!more) conc__reaper_close();
+    conc__reaper_children--;
+    conc__reaper_close();
   }
 #endif
   if (t->fds[1] >= 0) close(t->fds[1]);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
   conc__task_finish(t, NULL, code < 0 ? -ECHILD : 0);
-  return more;
 }
 
 /* The one that was given this number, whoever owns it. */
@@ -6150,21 +6177,34 @@ CONC__DEF void *conc__process_watch(void *arg) {
 
 #if CONC_HAVE_PIDFD
 
+#define CONC__REAPER_STAYS 0.1 /* seconds */
+
+static unsigned conc__reaper_turn; /* grows with each poller */
+static bool conc__reaper_lives;
+
 CONC__DEF void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
-  bool more;
+  double until = 0;
+  unsigned turn;
   int poller, i, n;
-  conc__mutex_lock(&conc__processes_guard);
-  poller = conc__reaper;
-  /* Who started it may have failed then, and closed it. */
-  more = poller >= 0 && conc__reaper_number == (uintptr_t)arg;
-  conc__mutex_unlock(&conc__processes_guard);
-  while (more) {
+  for (;;) {
+    conc__mutex_lock(&conc__processes_guard);
+    poller = conc__reaper;
+    turn = conc__reaper_turn;
+    if (poller < 0 && until > 0 && conc_now() >= until) break;
+    conc__mutex_unlock(&conc__processes_guard);
+    if (poller < 0) {
+      if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
+      conc__futex_wait(&conc__reaper_turn, turn, until);
+      continue;
+    }
+    until = 0;
     n = epoll_wait(poller, e, 64, -1);
-    for (i = 0; i < n; i++)
-      more = conc__process_reap((conc_task *)e[i].data.ptr);
+    for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
   }
-  return NULL;
+  conc__reaper_lives = false;
+  conc__mutex_unlock(&conc__processes_guard);
+  return arg;
 }
 
 #endif
@@ -6186,11 +6226,12 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     if (conc__reaper >= 0) return 0;
     conc__reaper = epoll_create1(EPOLL_CLOEXEC);
     if (conc__reaper < 0) return -errno;
-    rc = conc__helper_start(conc__reaper_main, ++conc__reaper_number);
-    if (rc != 0) {
-      close(conc__reaper);
-      conc__reaper = -1;
-    }
+    CONC__STORE(&conc__reaper_turn, conc__reaper_turn + 1);
+    conc__futex_wake(&conc__reaper_turn, 1);
+    if (conc__reaper_lives) return 0;
+    rc = conc__helper_start(conc__reaper_main, 0);
+    conc__reaper_lives = rc == 0;
+    if (rc != 0) conc__reaper_close();
     return rc;
   }
 #endif
@@ -6245,6 +6286,9 @@ CONC__DEF void conc__process_fork_child(void) {
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper = conc__parent_fd = -1;
   conc__reaper_children = 0;
+#if CONC_HAVE_PIDFD
+  conc__reaper_lives = false;
+#endif
   for (; t != NULL; t = next) {
     next = t->next;
     t->link = NULL;
@@ -6308,15 +6352,34 @@ CONC__DEF void conc__process_abandon(void) {
   if (mine->kind != CONC__TASK_FOREIGN) conc__task_finish(mine, NULL, -ECHILD);
 }
 
-/* Ends with the parent, which alone has the other end of the pipe. */
+/* A daemon is to end with its parent, which alone has the other end of this
+   pipe. 0 or negative errno. */
+#if CONC_HAVE_SETSIG
+
+CONC__DEF int conc__parent_watch_start(int fd) {
+  if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETSIG, SIGKILL) < 0 ||
+      fcntl(fd, F_SETFL, O_ASYNC) < 0)
+    return -errno;
+  if (conc_wait_fd(fd, CONC_READ, 0) > 0) kill(getpid(), SIGKILL);
+  return 0;
+}
+
+#else
+
 CONC__DEF void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
   do n = read((int)(intptr_t)arg, &byte, 1);
   while (n < 0 && errno == EINTR);
   if (n == 0) kill(getpid(), SIGKILL);
-  return NULL;
+  return arg;
 }
+
+CONC__DEF int conc__parent_watch_start(int fd) {
+  return conc__helper_start(conc__parent_watch, (uintptr_t)fd);
+}
+
+#endif
 
 /* Runs the target as this process's own task: its exit code. */
 CONC__DEF int conc__process_main(conc_task *t) {
@@ -6327,8 +6390,7 @@ CONC__DEF int conc__process_main(conc_task *t) {
   t->exitcode = CONC_NO_EXITCODE;
   self = conc__thread_enter(t);
   conc__threads_enter(t);
-  if (conc__parent_fd >= 0 &&
-      conc__helper_start(conc__parent_watch, (uintptr_t)conc__parent_fd) != 0)
+  if (conc__parent_fd >= 0 && conc__parent_watch_start(conc__parent_fd) != 0)
     return 255;
   conc__task_run(t, self, &result);
   conc__locals_end(t);
