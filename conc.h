@@ -43,7 +43,7 @@
      >>platform    versions, errors, clock, memory
      >>park        what a wait is; cancellation
      >>sync        locks, event, condition, semaphore, barrier, once
-     >>task        conc_task: join, result, cancel, name
+     >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
@@ -600,6 +600,8 @@ typedef struct conc_task {
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
   struct conc__locals *locals; /* its values of conc_locals */
+  struct conc_group *group;    /* until it has finished */
+  struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
   pid_t pid;    /* of a process */
@@ -609,7 +611,8 @@ typedef struct conc_task {
 } conc_task;
 
 /* Waits until the task has finished. 0 if it has; its failure: -ECANCELED if
-   one of its waits was cancelled or it never ran; -ETIMEDOUT, or -ECANCELED
+   one of its waits was cancelled or it never ran, or what it has set by
+   conc_set_status; -ETIMEDOUT, or -ECANCELED
    if the caller itself was cancelled; -EDEADLK for the caller's own task, or
    one that waits for the caller (see conc_lock_acquire); -ECHILD if it stayed
    behind in the process that this one was forked from, or was a process that
@@ -630,6 +633,13 @@ CONC_API bool conc_is_alive(const conc_task *task);
    run. */
 CONC_API int conc_cancel(conc_task *task);
 
+/* Says how the caller's task ends: what conc_join of it returns, 0 or a
+   negative errno, if it is not cancelled later. Without it, a task of which a
+   wait was cancelled has failed, by -ECANCELED: for it usually ends then, and
+   its result would not tell. One that goes on all the same says so by
+   conc_set_status(0) (Python's Task.uncancel). 0, -EINVAL. */
+CONC_API int conc_set_status(int status);
+
 /* The caller's own task; never NULL: a thread that conc_thread_start did not
    start has one too, until it ends. */
 CONC_API conc_task *conc_current(void);
@@ -639,6 +649,117 @@ CONC_API conc_task *conc_current(void);
    "Process-1", as in Python; "" for a task that was never started. Valid as
    long as the task is. */
 CONC_API const char *conc_name(conc_task *task);
+
+/* --- several at once. The tasks may be of any kinds, and mixed. -EINVAL if
+   one was never started, -EDEADLK if one is the caller's own, -ENOMEM: then
+   nothing has been waited for. --- */
+
+enum {
+  CONC_FIRST,         /* until one has finished */
+  CONC_FIRST_FAILURE, /* until one has failed, or all have finished */
+  CONC_ALL            /* until all have finished */
+};
+
+/* Waits for some of n tasks (Python's asyncio.wait). Rearranges the array: in
+   front those that have finished, in the order in which they did (those that
+   had before the call come first, in the order given), then the others, in the
+   order given. Returns the number of those that have finished, in time or not;
+   -ECANCELED (the array is rearranged then, too). Nothing is cancelled. */
+CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
+                           double timeout);
+
+/* Waits for n tasks; their results, by conc_result, are in the order given.
+   0 if all have finished without failure; else the first failure, -ETIMEDOUT
+   or -ECANCELED: then the others have been cancelled and have ended, too,
+   however long their clean-up took. (To keep them, use conc_wait.) */
+CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
+
+/* Tells tasks one by one as they finish.
+
+     conc_completed c;
+     conc_task *t;
+     conc_as_completed(&c, tasks, n, CONC_FOREVER);
+     while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
+
+   What is told may be freed; the others are awaited until the end, or
+   conc_completed_end. All by one task. */
+typedef struct conc_completed {
+  /* private */
+  struct conc__many *many;
+  double deadline;
+} conc_completed;
+
+/* Begins; the timeout is for all of them. 0, or as above. Allocates about 200
+   bytes for each. The array is not used after the call. */
+CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
+                               size_t n, double timeout);
+
+/* The next task in the order in which they finish, as for conc_wait. 0; -EPIPE
+   after the last; -ETIMEDOUT, -ECANCELED: it may be called again; -EPERM for
+   another task than the one that began. */
+CONC_API int conc_completed_next(conc_completed *completed, conc_task **task);
+
+/* Ends it early; after -EPIPE a no-op. */
+CONC_API void conc_completed_end(conc_completed *completed);
+
+/* A time limit, or a shield, for all waits of the caller until its end. They
+   nest, and are ended in reverse order. Not across a conc_yield. */
+typedef struct conc_scope {
+  /* private */
+  struct conc_scope *outer;
+  double deadline;
+  bool shield;
+  bool expired; /* and a wait was told */
+} conc_scope;
+
+/* Begins a time limit (Python's asyncio.timeout). When the time is out, the
+   present wait of the caller, or if it does not wait then its next one,
+   returns -ECANCELED, once; conc_scope_end tells it from a conc_cancel. The
+   task does not count as cancelled.
+
+     conc_scope s;
+     conc_timeout(&s, 5);
+     rc = talk();
+     if (conc_scope_end(&s) != 0) rc = -ETIMEDOUT;
+*/
+CONC_API void conc_timeout(conc_scope *scope, double seconds);
+
+/* Begins a shield: until its end no conc_cancel, and no time limit outside of
+   it, ends a wait of the caller. They stay pending. (A conc_join that is
+   cancelled leaves its task alone: so Python's shield around an await needs
+   nothing.) */
+CONC_API void conc_shield(conc_scope *scope);
+
+/* Ends the innermost scope of the caller. 0; -ETIMEDOUT if its time was out,
+   and a wait was told so; -EPERM if it is not the innermost. */
+CONC_API int conc_scope_end(conc_scope *scope);
+
+/* Tasks of which none outlives the block that started them (Python's
+   TaskGroup).
+
+     conc_group g = {0};
+     conc_group_start(&g, &a, conc_coro_start);
+     conc_group_start(&g, &b, conc_thread_start);
+     rc = conc_group_leave(&g, CONC_FOREVER);
+
+   When one fails, other than by -ECANCELED, the rest is cancelled at once. */
+typedef struct conc_group {
+  /* private */
+  conc_task *first; /* the latest */
+  int failure;      /* the first */
+} conc_group;
+
+/* Starts a task in the group, by the function that starts its kind. The
+   members may start others. 0, or what start() returns; -ECANCELED: the group
+   ends, and the task was not started; -EBUSY if it runs already. */
+CONC_API int conc_group_start(conc_group *group, conc_task *task,
+                              int (*start)(conc_task *));
+
+/* Waits until all tasks of the group have finished; not for one of them to
+   call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or the caller is
+   cancelled, -ECANCELED: then they are cancelled, and have ended, too, however
+   long their clean-up took. The group is as new then. */
+CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>thread: conc_thread_start, conc_local
@@ -2022,6 +2143,8 @@ struct conc__actor {
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
   conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  conc_scope *scope;     /* the innermost */
+  struct conc__many *many; /* where it is told that tasks finish */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -2059,6 +2182,8 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
   actor->ops = ops;
   actor->task = task;
   actor->generator = NULL;
+  actor->scope = NULL;
+  actor->many = NULL;
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
@@ -2114,12 +2239,38 @@ CONC__DEF bool conc__park_retract(conc__actor *self) {
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
-/* Takes a pending cancellation, if there is one: it is now delivered. */
+/* Takes a pending cancellation, if there is one: it is now delivered. A time
+   limit is one, too, if its time is out; of several the one that was first. */
 CONC__DEF bool conc__take_cancel(conc__actor *self) {
-  if (!(CONC__LOAD(&self->word) & CONC__POKED)) return false;
-  CONC__AND(&self->word, ~CONC__POKED);
-  self->task->was_cancelled = true;
-  return true;
+  conc_scope *s = self->scope;
+  conc_scope *due = NULL;
+  double now = s != NULL ? conc_now() : 0;
+  for (; s != NULL && !s->shield; s = s->outer)
+    if (!s->expired && s->deadline <= now &&
+        (due == NULL || s->deadline <= due->deadline))
+      due = s;
+  if (s == NULL && (CONC__LOAD(&self->word) & CONC__POKED)) {
+    CONC__AND(&self->word, ~CONC__POKED);
+    self->task->was_cancelled = true;
+    return true;
+  }
+  if (due != NULL) due->expired = true;
+  return due != NULL;
+}
+
+/* The bit of conc_cancel, unless the actor is shielded. */
+CONC__DEF unsigned conc__cancel_bit(const conc__actor *self) {
+  const conc_scope *s = self->scope;
+  while (s != NULL && !s->shield) s = s->outer;
+  return s == NULL ? CONC__POKED : 0;
+}
+
+/* A deadline, or before that the end of a time limit. */
+CONC__DEF double conc__scope_limit(const conc__actor *self, double deadline) {
+  const conc_scope *s = self->scope;
+  for (; s != NULL && !s->shield; s = s->outer)
+    if (!s->expired && s->deadline < deadline) deadline = s->deadline;
+  return deadline;
 }
 
 /* --- spinning --- */
@@ -2201,8 +2352,7 @@ CONC__DEF int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     waker->revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
     if (!spin && ms != 0) {
-      if (!conc__park_announce(self, CONC__POKED, how))
-        continue;
+      if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
       slept = true;
     }
     CONC__POINT();
@@ -2325,6 +2475,7 @@ typedef struct conc__waiter {
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
   int failure;   /* what it returns instead of 0 */
+  struct conc__many *many; /* that it is part of */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
 } conc__waiter;
 
@@ -2383,6 +2534,87 @@ CONC__DEF void conc__wake_all(conc__waiter *chain) {
     conc__unpark(chain->actor, CONC__WOKEN);
     chain = next;
   }
+}
+
+/* --- waiting for many ---
+
+   A waiter on each of many lists, which may be taken off at any time, also
+   while their actor is busy elsewhere: then it is only entered into a list of
+   those that were, latest first. Who does it holds the guard of the object all
+   the while: so whoever has had that guard once afterwards has the waiter for
+   himself again, and finds the object as it is to be. */
+typedef struct conc__many {
+  struct conc__many *next; /* of the same actor: for conc__fork_bury */
+  conc__actor *actor;
+  size_t want;         /* it waits until count is so much; 0: it does not */
+  size_t count;        /* how many were taken off */
+  conc__waiter *taken; /* those that the actor has not seen yet */
+  struct conc__many_node *nodes;
+  size_t n;            /* of those the first, that were on lists */
+  struct conc__many_node *ready; /* seen, and not told yet */
+  size_t told;
+} conc__many;
+
+/* What is taken off a list: enters those of a wait for many, and returns the
+   others, which are to be woken. Under the guard. */
+CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
+  conc__waiter **p = &chain;
+  while (*p != NULL) {
+    conc__waiter *w = *p;
+    conc__many *m = w->many;
+    size_t count, want;
+    if (m == NULL) {
+      p = &w->next;
+      continue;
+    }
+    *p = w->next;
+    w->next = CONC__LOAD(&m->taken);
+    while (!CONC__CAS(&m->taken, &w->next, w)) {
+    }
+    /* All in one order with conc__many_wait, which writes `want` and then
+       reads `count`: one of the two sees the other. */
+    count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
+    want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
+    if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
+      conc__unpark(m->actor, CONC__WOKEN);
+  }
+  return chain;
+}
+
+/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED. */
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
+  conc__actor *self = m->actor;
+  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  conc__waiter all; /* on no list: for reports */
+  int rc = 0;
+  if (CONC__LOAD(&m->count) >= want) return 0;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  deadline = conc__scope_limit(self, deadline);
+  memset(&all, 0, sizeof all);
+  all.actor = self;
+  all.what = "several tasks";
+  self->waiting = &all;
+  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
+    self->ops->park(self, bits, deadline);
+    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
+      if (CONC__LOAD(&m->want) == 0) break;
+      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
+    } else if ((CONC__LOAD(&self->word) & bits) ||
+               (deadline < CONC__NEVER && conc_now() >= deadline)) {
+      break;
+    }
+  }
+  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
+    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
+      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
+    CONC__AND(&self->word, ~CONC__WOKEN);
+  } else if (CONC__LOAD(&m->count) < want) {
+    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  }
+  self->waiting = NULL;
+  return rc;
 }
 
 /* --- deadlocks ---
@@ -2524,10 +2756,11 @@ CONC__DEF void conc__stuck_leave(conc__waiter *w) {
 CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
                                  bool cancellable, double deadline) {
   conc__actor *self = w->actor;
-  unsigned bits = CONC__WOKEN | (cancellable ? CONC__POKED : 0);
+  unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
   w->stubborn = !cancellable;
+  if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (w->owner != NULL && deadline >= CONC__NEVER)
     look = (w->since > 0 ? w->since : conc_now()) + CONC__STUCK_AFTER;
   for (;;) {
@@ -2884,6 +3117,7 @@ CONC_API int conc_event_set(conc_event *event) {
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
+  chain = conc__many_enter(chain);
   CONC__STORE(&event->flag, CONC__SET);
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
@@ -3485,10 +3719,13 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   return CONC__CAS(&t->actor, &none, actor);
 }
 
+CONC__DEF void conc__group_ended(conc_task *t);
+
 /* The task has ended. Whoever joins it may free it as soon as it is set. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   t->result = result;
   t->status = status;
+  if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
   conc_event_set(&t->done);
 }
 
@@ -3512,19 +3749,35 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
   *result = NULL;
   if (!conc__task_enter(t, actor)) return -ECANCELED;
   *result = t->target(t->arg);
-  return t->was_cancelled ? -ECANCELED : 0;
+  return t->was_cancelled ? -ECANCELED : t->status;
 }
 
-CONC_API int conc_join(conc_task *task, double timeout) {
-  conc__waiter w;
-  int rc;
+/* Whether the caller can wait for its end: 0, or why not. */
+CONC__DEF int conc__task_check(const conc_task *task) {
   if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
-  if (task == conc__self()->task) return -EDEADLK;
+  return task == conc__self()->task ? -EDEADLK : 0;
+}
+
+CONC__DEF int conc__task_await(conc_task *task, double timeout) {
+  conc__waiter w;
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.of = "of";
   w.owner = &task->id;
-  rc = conc__event_wait(&task->done, &w, timeout);
+  return conc__event_wait(&task->done, &w, timeout);
+}
+
+CONC_API int conc_join(conc_task *task, double timeout) {
+  int rc = conc__task_check(task);
+  if (rc == 0) rc = conc__task_await(task, timeout);
   return rc != 0 ? rc : task->status;
+}
+
+CONC_API int conc_set_status(int status) {
+  conc_task *t = conc__self()->task;
+  if (status > 0) return -EINVAL;
+  t->status = status;
+  t->was_cancelled = false;
+  return 0;
 }
 
 CONC_API bool conc_is_alive(const conc_task *task) {
@@ -3566,6 +3819,305 @@ CONC_API const char *conc_name(conc_task *task) {
     conc__task_label(task, task->label, sizeof task->label);
   conc__mutex_unlock(guard);
   return task->label;
+}
+
+/* --- several at once --- */
+
+typedef struct conc__many_node {
+  conc__waiter waiter; /* first: a waiter that is part of many is its node */
+  conc_task *task;
+  size_t place;        /* in the order in which they finished, from 1 */
+  struct conc__many_node *next; /* among the ready */
+} conc__many_node;
+
+/* Begins to wait for the ends of tasks. */
+CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
+                               conc__many_node *nodes) {
+  conc__actor *self = conc__self();
+  conc__many_node **end = &m->ready;
+  size_t i;
+  memset(m, 0, sizeof *m);
+  for (i = 0; i < n; i++) {
+    int rc = conc__task_check(tasks[i]);
+    if (rc != 0) return rc;
+  }
+  m->actor = self;
+  m->nodes = nodes;
+  m->next = self->many;
+  CONC__STORE(&self->many, m);
+  for (i = 0; i < n; i++) {
+    conc__many_node *node = &nodes[i];
+    conc__mutex *guard = conc__guard(&tasks[i]->done);
+    bool awaits;
+    memset(node, 0, sizeof *node);
+    node->waiter.actor = self;
+    node->waiter.many = m;
+    node->task = tasks[i];
+    conc__mutex_lock(guard);
+    m->n = i + 1;
+    awaits = conc__event_await(&tasks[i]->done);
+    if (awaits)
+      conc__waitlist_insert(&tasks[i]->done.waiters, &node->waiter, false);
+    conc__mutex_unlock(guard);
+    if (awaits) continue;
+    *end = node; /* it had ended before */
+    end = &node->next;
+    __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_RELAXED);
+  }
+  self->waiting = NULL;
+  return 0;
+}
+
+/* Takes a waiter off, or lets whoever is doing so come to an end. */
+CONC__DEF void conc__many_settle(conc__many_node *node) {
+  conc__mutex *guard = conc__guard(&node->task->done);
+  conc__mutex_lock(guard);
+  if (node->waiter.list != NULL) conc__waitlist_remove(&node->waiter);
+  conc__mutex_unlock(guard);
+}
+
+/* The next that has finished, or NULL. It may be freed then. */
+CONC__DEF conc__many_node *conc__many_tell(conc__many *m) {
+  conc__many_node *node;
+  if (m->ready == NULL) {
+    conc__waiter *w =
+        __atomic_exchange_n(&m->taken, (conc__waiter *)NULL, __ATOMIC_ACQUIRE);
+    for (; w != NULL; w = w->next) { /* latest first */
+      node = (conc__many_node *)w;
+      node->next = m->ready;
+      m->ready = node;
+    }
+  }
+  node = m->ready;
+  if (node == NULL) return NULL;
+  m->ready = node->next;
+  node->place = ++m->told;
+  conc__many_settle(node);
+  return node;
+}
+
+/* Waits for no more. */
+CONC__DEF void conc__many_end(conc__many *m) {
+  conc__many **p = &m->actor->many;
+  size_t i;
+  for (i = 0; i < m->n; i++)
+    if (m->nodes[i].place == 0) conc__many_settle(&m->nodes[i]);
+  while (*p != m) p = &(*p)->next;
+  CONC__STORE(p, m->next);
+}
+
+/* Waits as conc_wait does. 0, -ETIMEDOUT, -ECANCELED; the first failure. */
+CONC__DEF int conc__many_until(conc__many *m, int until, double deadline,
+                               int *failure) {
+  size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
+  for (;;) {
+    conc__many_node *node;
+    int rc = conc__many_wait(m, want, deadline);
+    while (*failure == 0 && (node = conc__many_tell(m)) != NULL)
+      *failure = node->task->status;
+    if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
+        m->told == m->n)
+      return rc;
+    want = m->told + 1;
+  }
+}
+
+enum { CONC__MANY_FEW = 8 }; /* have their nodes on the stack */
+
+CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
+                           double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__many m;
+  conc__many_node few[CONC__MANY_FEW];
+  conc__many_node *nodes = few;
+  size_t i, rest;
+  int rc;
+  if (until < CONC_FIRST || until > CONC_ALL) return -EINVAL;
+  if (n > CONC__MANY_FEW)
+    nodes = (conc__many_node *)CONC_MALLOC(n * sizeof *nodes);
+  if (nodes == NULL) return -ENOMEM;
+  rc = conc__many_begin(&m, tasks, n, nodes);
+  if (rc == 0) {
+    int failure = 0;
+    rc = conc__many_until(&m, until, deadline, &failure);
+    conc__many_end(&m);
+    while (conc__many_tell(&m) != NULL) continue;
+    for (i = 0, rest = m.told; i < n; i++)
+      tasks[nodes[i].place > 0 ? nodes[i].place - 1 : rest++] = nodes[i].task;
+    if (rc == -ETIMEDOUT) rc = 0;
+  }
+  if (nodes != few) CONC_FREE(nodes);
+  return rc != 0 ? rc : (ssize_t)m.told;
+}
+
+CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__many m;
+  conc__many_node few[CONC__MANY_FEW];
+  conc__many_node *nodes = few;
+  size_t i;
+  int rc;
+  if (n > CONC__MANY_FEW)
+    nodes = (conc__many_node *)CONC_MALLOC(n * sizeof *nodes);
+  if (nodes == NULL) return -ENOMEM;
+  rc = conc__many_begin(&m, tasks, n, nodes);
+  if (rc == 0) {
+    int failure = 0;
+    rc = conc__many_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
+    if (failure != 0) rc = failure;
+    if (rc != 0) {
+      conc_scope shield;
+      for (i = 0; i < n; i++) conc_cancel(tasks[i]);
+      conc_shield(&shield);
+      conc__many_wait(&m, n, CONC__NEVER);
+      conc_scope_end(&shield);
+    }
+    conc__many_end(&m);
+  }
+  if (nodes != few) CONC_FREE(nodes);
+  return rc;
+}
+
+CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
+                               size_t n, double timeout) {
+  conc__many *m =
+      (conc__many *)CONC_MALLOC(sizeof *m + n * sizeof(conc__many_node));
+  int rc;
+  completed->many = NULL;
+  completed->deadline = conc__deadline(timeout);
+  if (m == NULL) return -ENOMEM;
+  rc = conc__many_begin(m, tasks, n, (conc__many_node *)(void *)(m + 1));
+  if (rc == 0)
+    completed->many = m;
+  else
+    CONC_FREE(m);
+  return rc;
+}
+
+CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
+  conc__many *m = completed->many;
+  int rc;
+  if (m == NULL) return -EPIPE;
+  if (m->actor != conc__self()) return -EPERM;
+  if (m->told == m->n) {
+    conc_completed_end(completed);
+    return -EPIPE;
+  }
+  rc = conc__many_wait(m, m->told + 1, completed->deadline);
+  if (rc == 0) *task = conc__many_tell(m)->task;
+  return rc;
+}
+
+CONC_API void conc_completed_end(conc_completed *completed) {
+  if (completed->many == NULL) return;
+  conc__many_end(completed->many);
+  CONC_FREE(completed->many);
+  completed->many = NULL;
+}
+
+/* --- scopes --- */
+
+CONC__DEF void conc__scope_begin(conc_scope *scope, double deadline,
+                                 bool shield) {
+  conc__actor *self = conc__self();
+  scope->outer = self->scope;
+  scope->deadline = deadline;
+  scope->shield = shield;
+  scope->expired = false;
+  self->scope = scope;
+}
+
+CONC_API void conc_timeout(conc_scope *scope, double seconds) {
+  conc__scope_begin(scope, conc__deadline(seconds), false);
+}
+
+CONC_API void conc_shield(conc_scope *scope) {
+  conc__scope_begin(scope, CONC__NEVER, true);
+}
+
+CONC_API int conc_scope_end(conc_scope *scope) {
+  conc__actor *self = conc__self();
+  if (self->scope != scope) return -EPERM;
+  self->scope = scope->outer;
+  return scope->expired ? -ETIMEDOUT : 0;
+}
+
+/* --- groups ---
+
+   Without a lock, that a fork could leave locked: tasks are only added, until
+   all have ended. Who adds one looks afterwards whether the group has failed,
+   and who lets it fail looks afterwards who is in it: so the newest is
+   cancelled by one of them, at least. */
+
+/* The group has failed, unless it has before: cancels all tasks of it. */
+CONC__DEF void conc__group_fail(conc_group *g, int failure) {
+  int none = 0;
+  conc_task *t;
+  if (!__atomic_compare_exchange_n(&g->failure, &none, failure, false,
+                                   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    return;
+  for (t = __atomic_load_n(&g->first, __ATOMIC_SEQ_CST); t != NULL;
+       t = t->sibling)
+    if (t != conc__self()->task) conc_cancel(t);
+}
+
+/* A task of a group is about to end: it still holds up the group. If a fork
+   has left it behind, so it may have those that could be cancelled: those
+   that are here are left to end. */
+CONC__DEF void conc__group_ended(conc_task *t) {
+  conc_group *g = t->group;
+  t->group = NULL;
+  if (t->status == -ECHILD)
+    CONC__STORE(&g->failure, -ECHILD);
+  else if (t->status != 0 && t->status != -ECANCELED)
+    conc__group_fail(g, t->status);
+}
+
+CONC_API int conc_group_start(conc_group *group, conc_task *task,
+                              int (*start)(conc_task *)) {
+  conc_task *first = CONC__LOAD(&group->first);
+  int rc;
+  if (CONC__LOAD(&group->failure) != 0) return -ECANCELED;
+  if (conc_is_alive(task)) return -EBUSY;
+  task->group = group;
+  rc = start(task);
+  if (rc != 0) {
+    task->group = NULL;
+    return rc;
+  }
+  do task->sibling = first;
+  while (!__atomic_compare_exchange_n(&group->first, &first, task, false,
+                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+  if (__atomic_load_n(&group->failure, __ATOMIC_SEQ_CST) != 0)
+    conc_cancel(task);
+  return 0;
+}
+
+CONC_API int conc_group_leave(conc_group *group, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc_task *seen = NULL;
+  conc_task *first, *t;
+  conc_scope shield;
+  bool shielded = false;
+  int rc;
+  for (t = CONC__LOAD(&group->first); t != NULL; t = t->sibling)
+    if (t == conc__self()->task) return -EDEADLK;
+  while ((first = CONC__LOAD(&group->first)) != seen) {
+    for (t = first; t != seen; t = t->sibling) {
+      rc = conc__task_await(t, conc__remaining(deadline));
+      if (rc == 0) continue;
+      conc__group_fail(group, rc);
+      conc_shield(&shield);
+      shielded = true;
+      deadline = CONC__NEVER;
+      conc__task_await(t, CONC_FOREVER);
+    }
+    seen = first;
+  }
+  if (shielded) conc_scope_end(&shield);
+  rc = group->failure;
+  memset(group, 0, sizeof *group);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -4520,7 +5072,7 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 /* Returns are predicted to go where the last call came from: wrongly after a
    switch. It is three times as fast if these are compiled into the functions
    that use them. */
-#ifdef __cplusplus
+#if defined(__cplusplus) || defined(__clang__) /* which do so unasked */
 #define CONC__HOT CONC_API
 #else
 #define CONC__HOT CONC_API inline
@@ -5211,6 +5763,7 @@ CONC__DEF int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
   conc__loop *loop = ((conc__coro *)self)->loop;
   conc__fd_waiter w[CONC__WAIT_FDS];
   int got[CONC__WAIT_FDS];
+  unsigned bits = conc__cancel_bit(self);
   int ready = 0;
   int i;
   if (deadline <= 0) return conc__thread_poll(self, p, n, 0);
@@ -5221,9 +5774,9 @@ CONC__DEF int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
     got[i] = conc__fd_wait(loop, self, p[i].fd, events, &w[i]);
     ready += got[i] != 0;
   }
-  while (ready == 0 && !(CONC__LOAD(&self->word) & CONC__POKED) &&
+  while (ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline)) {
-    self->ops->park(self, CONC__POKED, deadline);
+    self->ops->park(self, bits, deadline);
     for (i = 0; i < n; i++) ready += w[i].ready != 0;
   }
   for (i = ready = 0; i < n; i++) {
@@ -5239,14 +5792,16 @@ CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
                                  double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
   conc__fd_waiter w;
+  unsigned bits;
   int rc;
   if (fd < 0) return -EBADF;
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline <= 0) return conc__thread_wait_fd(self, fd, events, 0);
   rc = conc__fd_wait(loop, self, fd, events, &w);
   if (rc != 0) return rc;
-  do self->ops->park(self, CONC__POKED, deadline);
-  while (w.ready == 0 && !(CONC__LOAD(&self->word) & CONC__POKED) &&
+  bits = conc__cancel_bit(self);
+  do self->ops->park(self, bits, deadline);
+  while (w.ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
          (deadline >= CONC__NEVER || conc_now() < deadline));
   rc = conc__fd_wait_end(loop, fd, &w);
   if (rc != 0) return rc;
@@ -5507,11 +6062,17 @@ CONC__DEF conc__loop *conc__fork_loop(const conc_task *t) {
       ->loop;
 }
 
-/* The task stayed in the parent: takes it off the list that it waits on. */
+/* The task stayed in the parent: takes it off the lists that it waits on. */
 CONC__DEF void conc__fork_bury(const conc_task *t) {
   conc__actor *actor = conc__fork_actor(t);
+  const conc__many *m = actor != NULL ? actor->many : NULL;
+  size_t i;
   if (actor != NULL && actor->waiting != NULL && actor->waiting->list != NULL)
     conc__waitlist_remove(actor->waiting);
+  for (; m != NULL; m = m->next)
+    for (i = 0; i < m->n; i++)
+      if (m->nodes[i].waiter.list != NULL)
+        conc__waitlist_remove(&m->nodes[i].waiter);
 }
 
 /* How often an actor reads a lock: 0 or 1. */
@@ -5678,7 +6239,8 @@ CONC_API int conc_sleep(double seconds) {
   for (;;) {
     if (conc__take_cancel(self)) return -ECANCELED;
     if (deadline < CONC__NEVER && conc_now() >= deadline) return 0;
-    self->ops->park(self, CONC__POKED, deadline);
+    self->ops->park(self, conc__cancel_bit(self),
+                    conc__scope_limit(self, deadline));
   }
 }
 
@@ -5686,7 +6248,11 @@ CONC_API int conc_sleep(double seconds) {
 
 CONC__DEF int conc__wait_fd(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
-  return self->ops->wait_fd(self, fd, events, deadline);
+  double limit = conc__scope_limit(self, deadline);
+  int rc = self->ops->wait_fd(self, fd, events, limit);
+  if (rc == -ETIMEDOUT && limit < deadline && conc__take_cancel(self))
+    rc = -ECANCELED;
+  return rc;
 }
 
 CONC_API int conc_wait_fd(int fd, int events, double timeout) {

@@ -12,8 +12,8 @@
  *   yield         n tasks yield in turn; ns for each
  *   create        one coroutine from its start to its end, stack reused
  *   generator     ns from asking for a value to having it
- *   tree          the same for a tree of 2^16 - 1 nodes: each its own generator
- *                 that delegates to its children; and one that recurses
+ *   tree          the same for a tree of 2^16 - 1 nodes: one generator that
+ *                 recurses; and one for each node, delegating to its children
  *   sleepers      n tasks sleep 0..100 ms each: ms until the last has ended
  *   memory        resident bytes of a task that waits, or was only started
  */

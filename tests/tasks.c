@@ -1,0 +1,1170 @@
+/* Several tasks at once, of both kinds: wait, gather, as_completed, time
+   limits, shields, groups; and who is told of a cancellation.
+
+   What CPython 3.13 tests in test_asyncio, and where it is tested here:
+
+   test_tasks.py
+     cancel_task_catching, cancel_yield     a_cancelled_task_ends_so
+     cancel_task_ignoring, uncancel_basic   a_swallowed_cancel_stays_swallowed
+     cancel_current_task                    a_task_may_cancel_itself
+     cancel_awaited_task                    a_cancelled_join_leaves_its_task
+     cancel_with_..._before_starting_task   (core.c)
+     task_awaits_on_itself, wait_errors,
+     wait_duplicate_coroutines, wait_invalid_args
+                                            wait_refuses_what_it_cannot_wait_for
+     wait, wait_really_done,
+     wait_concurrent_complete               wait_tells_the_order_of_finish
+     wait_first_completed                   wait_for_the_first
+     wait_first_exception..., wait_with_exception   wait_for_the_first_failure
+     wait_with_timeout                      wait_runs_out
+     yield_wait_does_not_shield_cancel      wait_is_cancelled
+     as_completed, ..._reverse_wait, ..._concurrent,
+     ..._same_tasks_in_as_out               completed_tells_the_order_of_finish
+     as_completed_with_(unused_)timeout,
+     ..._resume_iterator                    completed_runs_out_and_goes_on
+     shield_result, ..._cancel_outer, ..._effect, ..._cancel_inner
+                                            a_shield_holds_back_a_cancel
+     cancel_gather_1, cancel_gather_2,
+     gather_shield, cancellation_broadcast  gather_is_cancelled
+     success (gather)                       gather_keeps_the_order
+     one_exception, one_cancellation        gather_ends_at_the_first_failure
+     env_var_debug, repr, traceback, context, futures   nothing to test in C
+   test_taskgroups.py
+     01, 02, 25, nested                     a_group_waits_for_all
+     03, 04, cancel_children_on_child_error a_failure_cancels_the_group
+     07, 12, 13, 14, 15, 16, cancellation   a_cancelled_leave_cancels_the_group
+     17, 18, 19                             (the body has no cancellation)
+     20 to 24, error_and_cancel             the_first_failure_is_told
+     no_create_task_after_failure, finished a_group_that_fails_takes_no_more
+   test_timeouts.py
+     basic, at_basic, zero, in_the_past     a_time_limit_ends_a_wait
+     nested_timeouts, ..._concurrent, ..._loop_busy   time_limits_nest
+     waiter_cancelled, foreign_cancel...,
+     cancel_in_timeout_after_cancellation   a_cancel_is_not_a_time_limit
+     timeout_not_called, disabled, timeout_zero_sleep_zero   no_wait_no_limit
+     timeout_after_cancellation, nested_timeout_in_finally   clean_up_may_wait
+     timeout_taskgroup                      a_time_limit_ends_a_group
+     already_entered, not_entered, finished scopes_end_in_reverse_order */
+#include "test.h"
+
+#define CONC_MALLOC(n) test_malloc(n)
+#define CONC_REALLOC(p, n) test_realloc(p, n)
+#define CONC_FREE(p) test_free(p)
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+/* --- tasks of both kinds --- */
+
+static unsigned kinds; /* on a loop every other task is a coroutine */
+
+static int start_any(conc_task *t) {
+  if (conc__this.loop != NULL && kinds++ % 2 == 0) return conc_coro_start(t);
+  return conc_thread_start(t);
+}
+static void begin(conc_task *t, conc_fn *target, void *arg) {
+  memset(t, 0, sizeof *t);
+  t->target = target;
+  t->arg = arg;
+  CHECK_EQ(start_any(t), 0);
+}
+
+/* Every test runs in the main thread, in a coroutine, in a thread. */
+static void *in_a_task(void *arg) {
+  conc_fn *target;
+  memcpy(&target, arg, sizeof target);
+  return target(NULL);
+}
+static void everywhere(conc_fn *target) {
+  conc_task t;
+  target(NULL);
+  for (int i = 0; i < 2; i++) {
+    memset(&t, 0, sizeof t);
+    t.target = in_a_task;
+    t.arg = &target;
+    kinds = (unsigned)i;
+    CHECK_EQ(conc_run(&t), 0);
+  }
+  CHECK_EQ(conc_thread_start(&t), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+}
+#define EVERYWHERE(name)                        \
+  static void *name##_body(void *arg);          \
+  TEST(name) { everywhere(name##_body); }       \
+  static void *name##_body(void *arg)
+
+/* Waits to be let go, or for a cancellation. */
+typedef struct job {
+  conc_task task;
+  conc_event go;
+  int status;      /* to end with */
+  double clean_up; /* seconds */
+  bool swallow;
+  bool begun, cancelled, cleaned;
+} job;
+
+static void *job_main(void *arg) {
+  job *j = (job *)arg;
+  int rc;
+  __atomic_store_n(&j->begun, true, __ATOMIC_RELEASE);
+  rc = conc_event_wait(&j->go, CONC_FOREVER);
+  if (rc == -ECANCELED) {
+    j->cancelled = true;
+    if (j->clean_up > 0) CHECK_EQ(conc_sleep(j->clean_up), 0);
+    j->cleaned = true;
+    if (j->swallow) CHECK_EQ(conc_set_status(0), 0);
+  } else {
+    CHECK_EQ(rc, 0);
+  }
+  if (j->status != 0) CHECK_EQ(conc_set_status(j->status), 0);
+  return j;
+}
+static void await_begin(job *j) {
+  while (!__atomic_load_n(&j->begun, __ATOMIC_ACQUIRE))
+    if (conc__this.loop == NULL) sched_yield();
+    else CHECK_EQ(conc_yield_now(), 0);
+}
+/* n jobs that all wait; and pointers to their tasks. */
+static job *begin_jobs(size_t n, conc_task **tasks) {
+  job *jobs = (job *)calloc(n + 1, sizeof *jobs);
+  for (size_t i = 0; i < n; i++) {
+    begin(&jobs[i].task, job_main, &jobs[i]);
+    if (tasks) tasks[i] = &jobs[i].task;
+  }
+  for (size_t i = 0; i < n; i++) await_begin(&jobs[i]);
+  return jobs;
+}
+static void finish(job *j) {
+  conc_event_set(&j->go);
+  CHECK_EQ(conc_join(&j->task, CONC_FOREVER), j->status);
+}
+static void end_jobs(job *jobs, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    conc_event_set(&jobs[i].go);
+    conc_join(&jobs[i].task, CONC_FOREVER);
+  }
+  free(jobs);
+}
+
+/* Lets jobs go in an order of its own, each after the end of the last. */
+typedef struct director {
+  conc_task task;
+  job *jobs;
+  size_t n, order[40];
+} director;
+static void *direct(void *arg) {
+  director *d = (director *)arg;
+  for (size_t i = 0; i < d->n; i++) finish(&d->jobs[d->order[i]]);
+  return NULL;
+}
+static void shuffle(size_t *order, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    size_t j = test_random() % (i + 1);
+    order[i] = order[j];
+    order[j] = i;
+  }
+}
+
+/* Cancels a task once it waits for something other than a job's event. */
+typedef struct assassin {
+  conc_task task;
+  conc_task *victim;
+  conc_event *done; /* to wait for before, or NULL */
+} assassin;
+static void *assassinate(void *arg) {
+  assassin *a = (assassin *)arg;
+  conc__actor *actor = a->victim->actor;
+  if (a->done) CHECK_EQ(conc_event_wait(a->done, CONC_FOREVER), 0);
+  while (!(CONC__LOAD(&actor->word) & CONC__PARKED))
+    if (conc__this.loop == NULL) sched_yield();
+    else CHECK_EQ(conc_yield_now(), 0);
+  CHECK_EQ(conc_cancel(a->victim), 0);
+  return NULL;
+}
+static void hire(assassin *a) {
+  memset(a, 0, sizeof *a);
+  a->victim = conc_current();
+  begin(&a->task, assassinate, a);
+}
+/* The caller was cancelled, and was meant to be. */
+static void forgive(assassin *a) {
+  CHECK(conc_current()->was_cancelled);
+  CHECK_EQ(conc_set_status(0), 0);
+  CHECK(!conc_current()->was_cancelled);
+  CHECK_EQ(conc_join(&a->task, CONC_FOREVER), 0);
+}
+
+/* --- wait --- */
+
+EVERYWHERE(wait_tells_the_order_of_finish) {
+  for (int round = 0; round < 30; round++) {
+    conc_task *tasks[40];
+    director d;
+    memset(&d, 0, sizeof d);
+    d.n = 1 + test_random() % 30;
+    d.jobs = begin_jobs(d.n, tasks);
+    shuffle(d.order, d.n);
+    begin(&d.task, direct, &d);
+    CHECK_EQ(conc_wait(tasks, d.n, CONC_ALL, CONC_FOREVER), d.n);
+    for (size_t i = 0; i < d.n; i++) {
+      /* Those that were first may have ended before the wait. */
+      CHECK(!conc_is_alive(tasks[i]));
+      CHECK(conc_result(tasks[i]) == tasks[i]);
+    }
+    CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    free(d.jobs);
+  }
+  return arg;
+}
+
+/* The same in steps, so that each ends during the wait: exact order. */
+EVERYWHERE(wait_for_the_first) {
+  for (int round = 0; round < 20; round++) {
+    conc_task *tasks[20];
+    size_t n = 1 + test_random() % 20, order[20];
+    job *jobs = begin_jobs(n, tasks);
+    shuffle(order, n);
+    for (size_t i = 0; i < n; i++) {
+      conc_task *next = &jobs[order[i]].task;
+      conc_task *before[20];
+      size_t k = i;
+      director d;
+      memset(&d, 0, sizeof d);
+      d.jobs = jobs;
+      d.n = 1;
+      d.order[0] = order[i];
+      memcpy(before, tasks, sizeof before);
+      CHECK_EQ(conc_wait(tasks + i, n - i, CONC_FIRST, 0), 0);
+      CHECK(memcmp(before, tasks, n * sizeof *tasks) == 0);
+      begin(&d.task, direct, &d);
+      CHECK_EQ(conc_wait(tasks + i, n - i, CONC_FIRST, CONC_FOREVER), 1);
+      CHECK(tasks[i] == next); /* then the others as they were */
+      for (size_t j = i; j < n; j++)
+        if (before[j] != next) CHECK(tasks[++k] == before[j]);
+      CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    }
+    free(jobs);
+  }
+  return arg;
+}
+
+/* All at once from as many threads: none is lost, none is told twice. */
+EVERYWHERE(wait_counts_each_once) {
+  for (int round = 0; round < 100; round++) {
+    conc_task *tasks[6];
+    job *jobs = begin_jobs(6, tasks);
+    size_t done = 0;
+    for (int i = 0; i < 6; i++) conc_event_set(&jobs[i].go);
+    while (done < 6) {
+      double timeout = round % 3 == 0 ? CONC_FOREVER : 1e-5 * (round % 10);
+      int until = round % 2 == 0 ? CONC_FIRST : CONC_ALL;
+      ssize_t n = conc_wait(tasks + done, 6 - done, until, timeout);
+      CHECK(n >= 0 && (size_t)n + done <= 6);
+      CHECK(n > 0 || timeout < 1);
+      for (ssize_t i = 0; i < n; i++) {
+        CHECK(conc_result(tasks[done]) == tasks[done]);
+        memset(tasks[done], 0, sizeof(conc_task)); /* freed, as it were */
+        for (size_t k = 0; k < done; k++) CHECK(tasks[k] != tasks[done]);
+        done++;
+      }
+      if (n == 0 && conc__this.loop != NULL) conc_yield_now();
+    }
+    free(jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(wait_for_the_first_failure) {
+  conc_task *tasks[12];
+  director d;
+  memset(&d, 0, sizeof d);
+  d.jobs = begin_jobs(12, tasks);
+  d.jobs[5].status = -EIO;
+  d.n = 3;
+  d.order[0] = 9, d.order[1] = 2, d.order[2] = 5;
+  begin(&d.task, direct, &d);
+  CHECK_EQ(conc_wait(tasks, 12, CONC_FIRST_FAILURE, CONC_FOREVER), 3);
+  CHECK(tasks[2] == &d.jobs[5].task || tasks[1] == &d.jobs[5].task ||
+        tasks[0] == &d.jobs[5].task);
+  CHECK_EQ(conc_join(&d.jobs[5].task, 0), -EIO);
+  /* One that has failed already; and none that does. */
+  CHECK_EQ(conc_wait(tasks, 12, CONC_FIRST_FAILURE, CONC_FOREVER), 3);
+  CHECK_EQ(conc_wait(tasks + 3, 9, CONC_FIRST_FAILURE, 1e-3), 0);
+  for (int i = 0; i < 12; i++) conc_event_set(&d.jobs[i].go);
+  CHECK_EQ(conc_wait(tasks + 3, 9, CONC_FIRST_FAILURE, CONC_FOREVER), 9);
+  CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+  end_jobs(d.jobs, 12);
+  return arg;
+}
+
+EVERYWHERE(wait_runs_out) {
+  conc_task *tasks[10];
+  job *jobs = begin_jobs(10, tasks);
+  double start = conc_now();
+  CHECK_EQ(conc_wait(tasks, 10, CONC_ALL, 0.01), 0);
+  CHECK(conc_now() - start >= 0.01);
+  finish(&jobs[7]);
+  finish(&jobs[3]); /* both before the call: in the order given */
+  CHECK_EQ(conc_wait(tasks, 10, CONC_ALL, 0.01), 2);
+  CHECK(tasks[0] == &jobs[3].task && tasks[1] == &jobs[7].task);
+  CHECK(tasks[2] == &jobs[0].task && tasks[9] == &jobs[9].task);
+  CHECK_EQ(conc_wait(tasks, 10, CONC_ALL, 0), 2);
+  CHECK_EQ(conc_wait(tasks, 10, CONC_FIRST, 0), 2);
+  end_jobs(jobs, 10);
+  return arg;
+}
+
+EVERYWHERE(wait_is_cancelled) {
+  for (int until = CONC_FIRST; until <= CONC_ALL; until++) {
+    conc_task *tasks[10];
+    job *jobs = begin_jobs(10, tasks);
+    assassin a;
+    finish(&jobs[4]);
+    hire(&a);
+    CHECK_EQ(conc_wait(tasks + (until == CONC_FIRST ? 5 : 0),
+                       until == CONC_FIRST ? 5 : 10, until, CONC_FOREVER),
+             -ECANCELED);
+    if (until != CONC_FIRST) CHECK(tasks[0] == &jobs[4].task);
+    forgive(&a);
+    for (int i = 0; i < 10; i++) CHECK(!jobs[i].cancelled);
+    end_jobs(jobs, 10);
+  }
+  return arg;
+}
+
+EVERYWHERE(wait_refuses_what_it_cannot_wait_for) {
+  conc_task *tasks[10], fresh;
+  conc_completed c;
+  job *jobs = begin_jobs(9, tasks);
+  memset(&fresh, 0, sizeof fresh);
+  CHECK_EQ(conc_wait(tasks, 0, CONC_ALL, CONC_FOREVER), 0);
+  CHECK_EQ(conc_gather(tasks, 0, CONC_FOREVER), 0);
+  CHECK_EQ(conc_wait(tasks, 9, CONC_FIRST - 1, 0), -EINVAL);
+  CHECK_EQ(conc_wait(tasks, 9, CONC_ALL + 1, 0), -EINVAL);
+  for (int i = 0; i < 2; i++) {
+    int error = i == 0 ? -EINVAL : -EDEADLK;
+    tasks[9] = i == 0 ? &fresh : conc_current();
+    if (conc_current()->kind == CONC__TASK_FOREIGN) error = -EINVAL;
+    CHECK_EQ(conc_wait(tasks, 10, CONC_FIRST, CONC_FOREVER), error);
+    CHECK_EQ(conc_gather(tasks, 10, CONC_FOREVER), error);
+    CHECK_EQ(conc_as_completed(&c, tasks, 10, CONC_FOREVER), error);
+  }
+  test_fail_at = 1;
+  CHECK_EQ(conc_wait(tasks, 9, CONC_FIRST, CONC_FOREVER), -ENOMEM);
+  test_fail_at = 1;
+  CHECK_EQ(conc_gather(tasks, 9, CONC_FOREVER), -ENOMEM);
+  test_fail_at = 1;
+  CHECK_EQ(conc_as_completed(&c, tasks, 9, CONC_FOREVER), -ENOMEM);
+  for (int i = 0; i < 9; i++) CHECK(!jobs[i].cancelled);
+  tasks[1] = tasks[0]; /* twice the same */
+  conc_event_set(&jobs[0].go);
+  CHECK_EQ(conc_wait(tasks, 2, CONC_ALL, CONC_FOREVER), 2);
+  end_jobs(jobs, 9);
+  return arg;
+}
+
+/* --- gather --- */
+
+EVERYWHERE(gather_keeps_the_order) {
+  for (int round = 0; round < 20; round++) {
+    conc_task *tasks[40];
+    director d;
+    memset(&d, 0, sizeof d);
+    d.n = test_random() % 30;
+    d.jobs = begin_jobs(d.n, tasks);
+    shuffle(d.order, d.n);
+    begin(&d.task, direct, &d);
+    CHECK_EQ(conc_gather(tasks, d.n, CONC_FOREVER), 0);
+    for (size_t i = 0; i < d.n; i++)
+      CHECK(conc_result(tasks[i]) == &d.jobs[i]);
+    CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    free(d.jobs);
+  }
+  return arg;
+}
+
+/* All but those that have finished were cancelled, and have cleaned up. */
+static void check_cancelled(job *jobs, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    CHECK(!conc_is_alive(&jobs[i].task));
+    if (conc_event_is_set(&jobs[i].go)) continue;
+    CHECK(jobs[i].cancelled && jobs[i].cleaned);
+    CHECK_EQ(conc_join(&jobs[i].task, 0), jobs[i].swallow ? 0 : -ECANCELED);
+  }
+}
+
+EVERYWHERE(gather_ends_at_the_first_failure) {
+  for (size_t n = 3; n < 20; n += 8) {
+    conc_task *tasks[20];
+    director d;
+    memset(&d, 0, sizeof d);
+    d.jobs = begin_jobs(n, tasks);
+    for (size_t i = 0; i < n; i++) d.jobs[i].clean_up = 2e-3;
+    d.jobs[0].swallow = true;
+    d.jobs[2].status = -EIO;
+    d.n = 2;
+    d.order[0] = 1, d.order[1] = 2;
+    begin(&d.task, direct, &d);
+    CHECK_EQ(conc_gather(tasks, n, CONC_FOREVER), -EIO);
+    check_cancelled(d.jobs, n);
+    CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    CHECK_EQ(conc_gather(tasks + 1, n - 1, CONC_FOREVER), -EIO);
+    free(d.jobs);
+    d.jobs = begin_jobs(n, tasks); /* one is cancelled */
+    CHECK_EQ(conc_cancel(tasks[1]), 0);
+    CHECK_EQ(conc_gather(tasks, n, CONC_FOREVER), -ECANCELED);
+    CHECK(!conc_current()->was_cancelled);
+    check_cancelled(d.jobs, n);
+    free(d.jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(gather_runs_out) {
+  conc_task *tasks[10];
+  job *jobs = begin_jobs(10, tasks);
+  double start = conc_now();
+  jobs[3].clean_up = 0.02;
+  finish(&jobs[5]);
+  CHECK_EQ(conc_gather(tasks, 10, 0.01), -ETIMEDOUT);
+  CHECK(conc_now() - start >= 0.03);
+  check_cancelled(jobs, 10);
+  free(jobs);
+  return arg;
+}
+
+EVERYWHERE(gather_is_cancelled) {
+  conc_task *tasks[10];
+  job *jobs = begin_jobs(10, tasks);
+  assassin a, b;
+  jobs[3].clean_up = 0.02;
+  hire(&a);
+  CHECK_EQ(conc_gather(tasks, 10, CONC_FOREVER), -ECANCELED);
+  check_cancelled(jobs, 10);
+  forgive(&a);
+  free(jobs);
+  /* Once more while it waits for the clean-up: that is for the next wait. */
+  jobs = begin_jobs(10, tasks);
+  jobs[3].clean_up = 0.1;
+  memset(&b, 0, sizeof b);
+  b.victim = conc_current();
+  b.done = &jobs[10].go;
+  begin(&b.task, assassinate, &b);
+  hire(&a);
+  conc_event_set(&jobs[10].go);
+  CHECK_EQ(conc_gather(tasks, 10, CONC_FOREVER), -ECANCELED);
+  check_cancelled(jobs, 10);
+  if (CONC__LOAD(&conc__self()->word) & CONC__POKED)
+    CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_set_status(0), 0);
+  for (int i = 0; i < 2; i++) {
+    int rc = conc_join(i == 0 ? &a.task : &b.task, CONC_FOREVER);
+    if (rc == -ECANCELED) /* it came as late as this */
+      rc = conc_join(i == 0 ? &a.task : &b.task, CONC_FOREVER);
+    CHECK_EQ(rc, 0);
+  }
+  CHECK_EQ(conc_set_status(0), 0);
+  free(jobs);
+  return arg;
+}
+
+/* --- as completed --- */
+
+EVERYWHERE(completed_tells_the_order_of_finish) {
+  for (int round = 0; round < 30; round++) {
+    conc_task *tasks[40], *t;
+    conc_completed c;
+    director d;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    d.n = test_random() % 30;
+    d.jobs = begin_jobs(d.n, tasks);
+    shuffle(d.order, d.n);
+    CHECK_EQ(conc_as_completed(&c, tasks, d.n, CONC_FOREVER), 0);
+    memset(tasks, 0, sizeof tasks);
+    begin(&d.task, direct, &d);
+    for (i = 0; i < d.n; i++) {
+      CHECK_EQ(conc_completed_next(&c, &t), 0);
+      CHECK(t == &d.jobs[d.order[i]].task);
+      CHECK(conc_result(t) == t);
+    }
+    CHECK_EQ(conc_completed_next(&c, &t), -EPIPE);
+    CHECK_EQ(conc_completed_next(&c, &t), -EPIPE);
+    conc_completed_end(&c);
+    CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    free(d.jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(what_has_completed_may_be_freed) {
+  for (int round = 0; round < 100; round++) {
+    conc_task *tasks[5], *t;
+    conc_completed c;
+    for (int i = 0; i < 5; i++) {
+      job *j = (job *)calloc(1, sizeof *j);
+      j->go.flag = CONC__SET;
+      begin(&j->task, job_main, j);
+      tasks[i] = &j->task;
+    }
+    CHECK_EQ(conc_as_completed(&c, tasks, 5, CONC_FOREVER), 0);
+    while (conc_completed_next(&c, &t) == 0) {
+      memset(t, 1, sizeof *t);
+      free(t);
+    }
+  }
+  return arg;
+}
+
+EVERYWHERE(completed_runs_out_and_goes_on) {
+  conc_task *tasks[10], *t = NULL;
+  conc_completed c, d;
+  assassin a;
+  job *jobs = begin_jobs(10, tasks);
+  CHECK_EQ(conc_as_completed(&c, tasks, 10, 0.02), 0);
+  CHECK_EQ(conc_as_completed(&d, tasks, 10, CONC_FOREVER), 0);
+  finish(&jobs[3]);
+  CHECK_EQ(conc_completed_next(&c, &t), 0);
+  CHECK(t == &jobs[3].task);
+  CHECK_EQ(conc_completed_next(&c, &t), -ETIMEDOUT);
+  finish(&jobs[5]);
+  CHECK_EQ(conc_completed_next(&c, &t), 0);
+  CHECK(t == &jobs[5].task);
+  CHECK_EQ(conc_completed_next(&c, &t), -ETIMEDOUT);
+  conc_completed_end(&c); /* before d, which began later */
+  CHECK_EQ(conc_completed_next(&c, &t), -EPIPE);
+  CHECK_EQ(conc_completed_next(&d, &t), 0);
+  CHECK(t == &jobs[3].task);
+  CHECK_EQ(conc_completed_next(&d, &t), 0);
+  CHECK(t == &jobs[5].task);
+  hire(&a);
+  CHECK_EQ(conc_completed_next(&d, &t), -ECANCELED);
+  forgive(&a);
+  finish(&jobs[0]);
+  CHECK_EQ(conc_completed_next(&d, &t), 0);
+  CHECK(t == &jobs[0].task);
+  conc_completed_end(&d);
+  end_jobs(jobs, 10);
+  return arg;
+}
+
+/* Tasks that finish while the caller waits for something else wake nobody. */
+static conc_lock lock;
+static void *hold_lock(void *arg) {
+  director *d = (director *)arg;
+  CHECK_EQ(conc_lock_acquire(&lock, CONC_FOREVER), 0);
+  conc_event_set(&d->jobs[d->n].go); /* held */
+  direct(d);
+  CHECK_EQ(conc_lock_release(&lock), 0);
+  return NULL;
+}
+EVERYWHERE(other_waits_are_not_disturbed) {
+  for (int round = 0; round < 50; round++) {
+    conc_task *tasks[10], *t;
+    conc_completed c;
+    director d;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    d.n = 10;
+    d.jobs = begin_jobs(d.n, tasks);
+    shuffle(d.order, d.n);
+    CHECK_EQ(conc_as_completed(&c, tasks, d.n, CONC_FOREVER), 0);
+    begin(&d.task, hold_lock, &d);
+    CHECK_EQ(conc_event_wait(&d.jobs[d.n].go, CONC_FOREVER), 0);
+    CHECK_EQ(conc_lock_acquire(&lock, CONC_FOREVER), 0);
+    for (i = 0; i < d.n; i++) {
+      CHECK_EQ(conc_completed_next(&c, &t), 0);
+      CHECK(t == &d.jobs[d.order[i]].task);
+    }
+    CHECK_EQ(conc_lock_release(&lock), 0);
+    conc_completed_end(&c);
+    CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    free(d.jobs);
+  }
+  return arg;
+}
+
+static void *next_of_another(void *arg) {
+  conc_task *t;
+  CHECK_EQ(conc_completed_next((conc_completed *)arg, &t), -EPERM);
+  return NULL;
+}
+EVERYWHERE(completed_belongs_to_one_task) {
+  conc_task *tasks[1], t;
+  conc_completed c;
+  job *jobs = begin_jobs(1, tasks);
+  CHECK_EQ(conc_as_completed(&c, tasks, 1, CONC_FOREVER), 0);
+  for (int i = 0; i < 2; i++) {
+    begin(&t, next_of_another, &c);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  }
+  conc_completed_end(&c);
+  end_jobs(jobs, 1);
+  return arg;
+}
+
+/* --- cancellation --- */
+
+EVERYWHERE(a_cancelled_task_ends_so) {
+  job *jobs = begin_jobs(4, NULL);
+  jobs[1].clean_up = 1e-3; /* clean-up may wait */
+  jobs[2].status = -EIO;   /* the later word counts */
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_cancel(&jobs[i].task), 0);
+    CHECK_EQ(conc_join(&jobs[i].task, CONC_FOREVER),
+             i == 2 ? -EIO : -ECANCELED);
+    CHECK(jobs[i].cleaned && conc_result(&jobs[i].task) == &jobs[i]);
+  }
+  CHECK_EQ(conc_set_status(1), -EINVAL);
+  end_jobs(jobs, 4);
+  return arg;
+}
+
+EVERYWHERE(a_swallowed_cancel_stays_swallowed) {
+  job *jobs = begin_jobs(2, NULL);
+  for (int i = 0; i < 2; i++) {
+    jobs[i].swallow = true;
+    jobs[i].clean_up = 1e-3;
+    CHECK_EQ(conc_cancel(&jobs[i].task), 0);
+    CHECK_EQ(conc_join(&jobs[i].task, CONC_FOREVER), 0);
+    CHECK(jobs[i].cancelled && conc_result(&jobs[i].task) == &jobs[i]);
+  }
+  end_jobs(jobs, 2);
+  return arg;
+}
+
+static void *sets_status_first(void *arg) {
+  CHECK_EQ(conc_set_status(-EIO), 0);
+  conc_event_wait((conc_event *)arg, CONC_FOREVER);
+  return NULL;
+}
+EVERYWHERE(a_cancel_after_the_status_counts) {
+  for (int i = 0; i < 4; i++) {
+    conc_event event;
+    conc_task t;
+    memset(&event, 0, sizeof event);
+    begin(&t, sets_status_first, &event);
+    while (t.actor == NULL || !(CONC__LOAD(&t.actor->word) & CONC__PARKED))
+      if (conc__this.loop == NULL) sched_yield();
+      else conc_yield_now();
+    if (i < 2) conc_event_set(&event);
+    else CHECK_EQ(conc_cancel(&t), 0);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), i < 2 ? -EIO : -ECANCELED);
+  }
+  return arg;
+}
+
+EVERYWHERE(a_task_may_cancel_itself) {
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_sleep(1e-4), 0);
+  CHECK_EQ(conc_set_status(0), 0);
+  return arg;
+}
+
+EVERYWHERE(a_cancelled_join_leaves_its_task) {
+  job *jobs = begin_jobs(1, NULL);
+  assassin a;
+  hire(&a);
+  CHECK_EQ(conc_join(&jobs[0].task, CONC_FOREVER), -ECANCELED);
+  forgive(&a);
+  CHECK(!jobs[0].cancelled && conc_is_alive(&jobs[0].task));
+  end_jobs(jobs, 1);
+  return arg;
+}
+
+/* --- scopes --- */
+
+/* Each kind of wait. */
+enum { WAIT_KINDS = 7 };
+static int pipe_ends[2];
+static int some_wait(int kind, job *never) {
+  conc_task *tasks[1];
+  conc_completed c;
+  char byte;
+  int rc;
+  tasks[0] = &never->task;
+  switch (kind) {
+    case 0: return conc_sleep(CONC_FOREVER);
+    case 1: return conc_event_wait(&never->go, CONC_FOREVER);
+    case 2: return conc_join(&never->task, CONC_FOREVER);
+    case 3: return (int)conc_wait(tasks, 1, CONC_ALL, CONC_FOREVER);
+    case 4: return (int)conc_read(pipe_ends[0], &byte, 1, CONC_FOREVER);
+    case 5: return conc_wait_fd(pipe_ends[0], CONC_READ, 60);
+    default:
+      CHECK_EQ(conc_as_completed(&c, tasks, 1, CONC_FOREVER), 0);
+      rc = conc_completed_next(&c, &tasks[0]);
+      conc_completed_end(&c);
+      return rc;
+  }
+}
+
+EVERYWHERE(a_time_limit_ends_a_wait) {
+  job *never = begin_jobs(1, NULL);
+  CHECK_EQ(pipe(pipe_ends), 0);
+  for (int kind = 0; kind < WAIT_KINDS; kind++)
+    for (int i = 0; i < 3; i++) {
+      conc_scope s;
+      double seconds = i == 0 ? 5e-3 : i == 1 ? 0 : -1;
+      double start = conc_now();
+      conc_timeout(&s, seconds);
+      CHECK_EQ(some_wait(kind, never), -ECANCELED);
+      CHECK(conc_now() - start >= seconds);
+      CHECK_EQ(conc_scope_end(&s), -ETIMEDOUT);
+      CHECK(!conc_current()->was_cancelled);
+      conc_timeout(&s, 60); /* the wait's own limit is the shorter one */
+      CHECK_EQ(conc_wait_fd(pipe_ends[0], CONC_READ, 1e-3), -ETIMEDOUT);
+      CHECK_EQ(conc_event_wait(&never->go, 1e-3), -ETIMEDOUT);
+      CHECK_EQ(conc_sleep(1e-3), 0);
+      CHECK_EQ(conc_scope_end(&s), 0);
+    }
+  close(pipe_ends[0]);
+  close(pipe_ends[1]);
+  end_jobs(never, 1);
+  return arg;
+}
+
+EVERYWHERE(no_wait_no_limit) {
+  conc_scope s;
+  conc_timeout(&s, 0);
+  CHECK_EQ(conc_scope_end(&s), 0);
+  conc_timeout(&s, CONC_FOREVER);
+  CHECK_EQ(conc_sleep(1e-3), 0);
+  CHECK_EQ(conc_scope_end(&s), 0);
+  conc_timeout(&s, 1e-3);
+  while (conc_yield_now() == 0) continue;
+  CHECK_EQ(conc_scope_end(&s), -ETIMEDOUT);
+  CHECK_EQ(conc_yield_now(), 0);
+  return arg;
+}
+
+EVERYWHERE(time_limits_nest) {
+  conc_scope outer, inner;
+  for (int i = 0; i < 2; i++) { /* the inner one is the shorter; the outer */
+    double start = conc_now();
+    conc_timeout(&outer, i == 0 ? 60 : 5e-3);
+    conc_timeout(&inner, i == 1 ? 60 : 5e-3);
+    CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(conc_sleep(1e-3), 0);
+    CHECK_EQ(conc_scope_end(&inner), i == 0 ? -ETIMEDOUT : 0);
+    CHECK_EQ(conc_sleep(1e-3), 0);
+    CHECK_EQ(conc_scope_end(&outer), i == 1 ? -ETIMEDOUT : 0);
+    CHECK(conc_now() - start < 30);
+  }
+  conc_timeout(&outer, 2e-3); /* both are out: one after the other */
+  conc_timeout(&inner, 1e-3);
+  for (double until = conc_now() + 3e-3; conc_now() < until;) continue;
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_scope_end(&inner), -ETIMEDOUT);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_scope_end(&outer), -ETIMEDOUT);
+  return arg;
+}
+
+EVERYWHERE(a_cancel_is_not_a_time_limit) {
+  conc_scope s;
+  assassin a;
+  hire(&a);
+  conc_timeout(&s, 60);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_scope_end(&s), 0);
+  forgive(&a);
+  conc_timeout(&s, 0); /* both: the cancel first, and both are told */
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK(conc_current()->was_cancelled && !s.expired);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_scope_end(&s), -ETIMEDOUT);
+  CHECK_EQ(conc_sleep(1e-4), 0);
+  CHECK_EQ(conc_set_status(0), 0);
+  return arg;
+}
+
+EVERYWHERE(clean_up_may_wait) {
+  conc_scope s, inner;
+  conc_timeout(&s, 1e-3);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_sleep(2e-3), 0);
+  conc_timeout(&inner, 1e-3);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_scope_end(&inner), -ETIMEDOUT);
+  CHECK_EQ(conc_scope_end(&s), -ETIMEDOUT);
+  return arg;
+}
+
+EVERYWHERE(scopes_end_in_reverse_order) {
+  conc_scope a, b;
+  conc_timeout(&a, 1);
+  conc_shield(&b);
+  CHECK_EQ(conc_scope_end(&a), -EPERM);
+  CHECK_EQ(conc_scope_end(&b), 0);
+  CHECK_EQ(conc_scope_end(&b), -EPERM);
+  CHECK_EQ(conc_scope_end(&a), 0);
+  CHECK_EQ(conc_scope_end(&a), -EPERM);
+  return arg;
+}
+
+EVERYWHERE(a_shield_holds_back_a_cancel) {
+  job *never = begin_jobs(1, NULL);
+  conc_scope out, s, in;
+  CHECK_EQ(pipe(pipe_ends), 0);
+  for (int kind = 0; kind < WAIT_KINDS; kind++) {
+    conc_timeout(&out, 1e-4);
+    conc_shield(&s);
+    CHECK_EQ(conc_cancel(conc_current()), 0);
+    conc_timeout(&in, 3e-3); /* inside of it one works */
+    CHECK_EQ(some_wait(kind, never), -ECANCELED);
+    CHECK_EQ(conc_scope_end(&in), -ETIMEDOUT);
+    CHECK_EQ(conc_sleep(1e-3), 0);
+    CHECK_EQ(conc_yield_now(), 0);
+    CHECK_EQ(conc_event_wait(&never->go, 1e-3), -ETIMEDOUT);
+    CHECK_EQ(conc_wait_fd(pipe_ends[0], CONC_READ, 1e-3), -ETIMEDOUT);
+    CHECK_EQ(conc_scope_end(&s), 0);
+    CHECK_EQ(some_wait(kind, never), -ECANCELED); /* the cancel */
+    CHECK(conc_current()->was_cancelled && !out.expired);
+    CHECK_EQ(some_wait(kind, never), -ECANCELED); /* the limit */
+    CHECK_EQ(conc_scope_end(&out), -ETIMEDOUT);
+    CHECK_EQ(conc_set_status(0), 0);
+  }
+  close(pipe_ends[0]);
+  close(pipe_ends[1]);
+  end_jobs(never, 1);
+  return arg;
+}
+
+/* Cancelled again and again from a thread while it waits behind a shield. */
+static void *cancel_all_the_time(void *arg) {
+  job *j = (job *)arg;
+  await_begin(j);
+  for (int i = 0; i < 2000; i++) conc_cancel(j->task.arg);
+  conc_event_set(&j->go);
+  return NULL;
+}
+EVERYWHERE(a_shield_holds_back_many) {
+  job *jobs = begin_jobs(1, NULL);
+  conc_scope s;
+  conc_task t;
+  jobs[0].task.arg = conc_current();
+  memset(&t, 0, sizeof t);
+  t.target = cancel_all_the_time;
+  t.arg = jobs;
+  conc_shield(&s);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  CHECK_EQ(conc_join(&jobs[0].task, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(conc_scope_end(&s), 0);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_sleep(1e-4), 0);
+  CHECK_EQ(conc_set_status(0), 0);
+  free(jobs);
+  return arg;
+}
+
+/* --- groups --- */
+
+static job *begin_group(conc_group *g, size_t n) {
+  job *jobs = (job *)calloc(n + 1, sizeof *jobs);
+  memset(g, 0, sizeof *g);
+  for (size_t i = 0; i < n; i++) {
+    jobs[i].task.target = job_main;
+    jobs[i].task.arg = &jobs[i];
+    CHECK_EQ(conc_group_start(g, &jobs[i].task, start_any), 0);
+  }
+  for (size_t i = 0; i < n; i++) await_begin(&jobs[i]);
+  return jobs;
+}
+
+EVERYWHERE(a_group_waits_for_all) {
+  conc_group g;
+  memset(&g, 0, sizeof g);
+  CHECK_EQ(conc_group_leave(&g, 0), 0);
+  for (int round = 0; round < 20; round++) {
+    director d;
+    memset(&d, 0, sizeof d);
+    d.n = 10;
+    d.jobs = begin_group(&g, d.n);
+    shuffle(d.order, d.n);
+    CHECK_EQ(conc_group_start(&g, &d.jobs[3].task, start_any), -EBUSY);
+    begin(&d.task, direct, &d);
+    CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+    for (size_t i = 0; i < d.n; i++)
+      CHECK(conc_result(&d.jobs[i].task) == &d.jobs[i]);
+    CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+    free(d.jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(a_failure_cancels_the_group) {
+  for (int round = 0; round < 20; round++) {
+    conc_group g;
+    job *jobs = begin_group(&g, 8);
+    for (int i = 0; i < 8; i++) jobs[i].clean_up = 1e-3;
+    jobs[6].status = -EIO;
+    finish(&jobs[2]);
+    CHECK_EQ(conc_cancel(&jobs[4].task), 0); /* that is no failure */
+    CHECK_EQ(conc_join(&jobs[4].task, CONC_FOREVER), -ECANCELED);
+    finish(&jobs[6]); /* at once: not only when the group is left */
+    for (int i = 0; i < 8; i++) conc_join(&jobs[i].task, CONC_FOREVER);
+    check_cancelled(jobs, 8);
+    CHECK_EQ(conc_group_start(&g, &jobs[0].task, start_any), -ECANCELED);
+    CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+    CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+    free(jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(a_cancelled_leave_cancels_the_group) {
+  conc_group g;
+  job *jobs = begin_group(&g, 8);
+  assassin a;
+  jobs[3].clean_up = 0.01;
+  jobs[5].swallow = true;
+  hire(&a);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -ECANCELED);
+  check_cancelled(jobs, 8);
+  forgive(&a);
+  free(jobs);
+  return arg;
+}
+
+EVERYWHERE(a_time_limit_ends_a_group) {
+  for (int i = 0; i < 2; i++) {
+    conc_group g;
+    conc_scope s;
+    job *jobs = begin_group(&g, 8);
+    jobs[3].clean_up = 0.01;
+    conc_timeout(&s, i == 0 ? 60 : 5e-3);
+    CHECK_EQ(conc_group_leave(&g, i == 1 ? 60 : 5e-3),
+             i == 0 ? -ETIMEDOUT : -ECANCELED);
+    CHECK_EQ(conc_scope_end(&s), i == 1 ? -ETIMEDOUT : 0);
+    check_cancelled(jobs, 8);
+    free(jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(the_first_failure_is_told) {
+  for (int round = 0; round < 50; round++) {
+    conc_group g;
+    job *jobs = begin_group(&g, 3);
+    jobs[0].status = -EIO;
+    jobs[1].status = -ENOENT; /* its clean-up fails, too */
+    finish(&jobs[0]);
+    CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+    CHECK_EQ(conc_join(&jobs[1].task, 0), -ENOENT);
+    check_cancelled(jobs + 2, 1);
+    free(jobs);
+  }
+  return arg;
+}
+
+/* Members add members while others fail: nobody is left running. */
+typedef struct member {
+  conc_task task;
+  conc_group *group;
+  int depth;
+} member;
+enum { MEMBERS = 64 };
+static member members[MEMBERS];
+static unsigned members_count;
+static void *member_main(void *arg);
+static int add_member(conc_group *g, int depth) {
+  member *m = &members[__atomic_fetch_add(&members_count, 1u,
+                                          __ATOMIC_RELAXED)];
+  memset(m, 0, sizeof *m);
+  m->task.target = member_main;
+  m->task.arg = m;
+  m->group = g;
+  m->depth = depth;
+  return conc_group_start(g, &m->task, start_any);
+}
+static unsigned failing; /* one of so many members fails */
+static void *member_main(void *arg) {
+  member *m = (member *)arg;
+  for (int i = 0; i < 2 && m->depth > 0; i++) {
+    int rc = add_member(m->group, m->depth - 1);
+    CHECK(rc == 0 || rc == -ECANCELED);
+  }
+  if ((unsigned)(m - members) % failing == failing - 1) conc_set_status(-EIO);
+  else if (m->depth == 0) conc_sleep(CONC_FOREVER);
+  return NULL;
+}
+EVERYWHERE(a_group_that_fails_takes_no_more) {
+  for (int round = 0; round < 60; round++) {
+    conc_group g;
+    bool fails = round % 4 > 0;
+    memset(&g, 0, sizeof g);
+    members_count = 0;
+    failing = fails ? (unsigned)(2 + round % 13) : 1000;
+    CHECK_EQ(add_member(&g, 3), 0);
+    CHECK_EQ(conc_group_leave(&g, fails ? CONC_FOREVER : 2e-3),
+             fails ? -EIO : -ETIMEDOUT);
+    for (unsigned i = 0; i < members_count; i++)
+      CHECK(!conc_is_alive(&members[i].task));
+  }
+  return arg;
+}
+
+static void *leaves_its_own(void *arg) {
+  while (CONC__LOAD(&((conc_group *)arg)->first) != conc_current())
+    CHECK_EQ(conc_sleep(1e-4), 0);
+  CHECK_EQ(conc_group_leave((conc_group *)arg, CONC_FOREVER), -EDEADLK);
+  return NULL;
+}
+EVERYWHERE(a_member_cannot_leave) {
+  conc_group g;
+  conc_task t;
+  memset(&g, 0, sizeof g);
+  memset(&t, 0, sizeof t);
+  t.target = leaves_its_own;
+  t.arg = &g;
+  CHECK_EQ(conc_group_start(&g, &t, start_any), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  return arg;
+}
+
+EVERYWHERE(a_start_that_fails_leaves_the_group_as_it_was) {
+  conc_group g;
+  conc_task t;
+  memset(&g, 0, sizeof g);
+  memset(&t, 0, sizeof t);
+  CHECK_EQ(conc_group_start(&g, &t, start_any), -EINVAL);
+  if (conc__this.loop == NULL) {
+    t.target = job_main;
+    CHECK_EQ(conc_group_start(&g, &t, conc_coro_start), -EPERM);
+  }
+  CHECK(t.group == NULL);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  return arg;
+}
+
+/* --- many --- */
+
+static void *nothing(void *arg) {
+  conc_yield_now();
+  return arg;
+}
+static void *gather_many(void *arg) {
+  enum { N = 20000 };
+  conc_task *t = (conc_task *)calloc(N, sizeof *t);
+  conc_task **tasks = (conc_task **)calloc(N, sizeof *tasks);
+  conc_completed c;
+  conc_task *next;
+  for (int i = 0; i < N; i++) {
+    tasks[i] = &t[i];
+    t[i].target = nothing;
+    t[i].arg = &t[i];
+    CHECK_EQ(conc_coro_start(&t[i]), 0);
+  }
+  if (arg == NULL) {
+    CHECK_EQ(conc_gather(tasks, N, CONC_FOREVER), 0);
+  } else {
+    CHECK_EQ(conc_as_completed(&c, tasks, N, CONC_FOREVER), 0);
+    for (int i = 0; i < N; i++) {
+      CHECK_EQ(conc_completed_next(&c, &next), 0);
+      CHECK(next == &t[i]);
+    }
+    CHECK_EQ(conc_completed_next(&c, &next), -EPIPE);
+  }
+  for (int i = 0; i < N; i++) CHECK(conc_result(tasks[i]) == &t[i]);
+  free(t);
+  free(tasks);
+  return NULL;
+}
+TEST(many_thousands_are_awaited_at_once) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = gather_many;
+  CHECK_EQ(conc_run(&t), 0);
+  t.arg = &t;
+  CHECK_EQ(conc_run(&t), 0);
+}
+
+/* All coroutines wait for tasks that wait: that is told, as for a join. */
+static void *wait_for_ever(void *arg) {
+  conc_event never;
+  memset(&never, 0, sizeof never);
+  never.name = "never";
+  conc_event_wait(&never, CONC_FOREVER);
+  return arg;
+}
+static void *gather_for_ever(void *arg) {
+  static conc_task t[2];
+  conc_task *tasks[2];
+  for (int i = 0; i < 2; i++) {
+    memset(&t[i], 0, sizeof t[i]);
+    t[i].target = wait_for_ever;
+    CHECK_EQ(conc_coro_start(&t[i]), 0);
+    tasks[i] = &t[i];
+  }
+  CHECK_EQ(conc_gather(tasks, 2, CONC_FOREVER), -ECANCELED);
+  return arg;
+}
+TEST(a_gather_of_those_that_wait_for_ever_is_a_deadlock) {
+  conc_task t;
+  char text[2048];
+  int rc;
+  memset(&t, 0, sizeof t);
+  t.target = gather_for_ever;
+  rc = conc_run(&t);
+  if (access("/proc/self/stat", R_OK) != 0) SKIP("no /proc");
+  CHECK_EQ(rc, -EDEADLK);
+  conc_deadlock_report(text, sizeof text);
+  CHECK(strstr(text, "waits for several tasks") != NULL);
+}
+
+/* --- fork --- */
+
+/* In the child those that other threads ran have ended, and waits for them
+   return; and the waits of other threads are gone. */
+static void *other_waits(void *arg) {
+  conc_task **tasks = (conc_task **)arg, *t;
+  conc_completed c;
+  CHECK_EQ(conc_as_completed(&c, tasks, 3, CONC_FOREVER), 0);
+  CHECK_EQ(conc_completed_next(&c, &t), 0);
+  CHECK_EQ(conc_gather(tasks, 3, CONC_FOREVER), 0);
+  conc_completed_end(&c);
+  return NULL;
+}
+EVERYWHERE(a_fork_ends_the_waits) {
+  conc_task *tasks[3], *t, other;
+  conc_completed c;
+  job *jobs = (job *)calloc(3, sizeof *jobs);
+  int status;
+  pid_t pid;
+  for (int i = 0; i < 3; i++) {
+    jobs[i].task.target = job_main;
+    jobs[i].task.arg = &jobs[i];
+    CHECK_EQ(conc_thread_start(&jobs[i].task), 0);
+    tasks[i] = &jobs[i].task;
+  }
+  for (int i = 0; i < 3; i++) await_begin(&jobs[i]);
+  finish(&jobs[2]);
+  CHECK_EQ(conc_as_completed(&c, tasks, 3, CONC_FOREVER), 0);
+  memset(&other, 0, sizeof other);
+  other.target = other_waits;
+  other.arg = tasks;
+  CHECK_EQ(conc_thread_start(&other), 0);
+  while (other.actor == NULL || !(CONC__LOAD(&other.actor->word) & CONC__PARKED))
+    sched_yield();
+  pid = fork();
+  if (pid == 0) {
+    for (int i = 0; i < 3; i++) CHECK_EQ(conc_completed_next(&c, &t), 0);
+    CHECK_EQ(conc_completed_next(&c, &t), -EPIPE);
+    CHECK_EQ(conc_wait(tasks, 3, CONC_ALL, CONC_FOREVER), 3);
+    CHECK_EQ(conc_gather(tasks, 3, CONC_FOREVER), -ECHILD);
+    _exit(0);
+  }
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+  CHECK_EQ(conc_completed_next(&c, &t), 0);
+  CHECK(t == &jobs[2].task);
+  conc_completed_end(&c);
+  for (int i = 0; i < 2; i++) finish(&jobs[i]);
+  CHECK_EQ(conc_join(&other, CONC_FOREVER), 0);
+  free(jobs);
+  return arg;
+}
+
+TEST_MAIN
