@@ -38,7 +38,10 @@ static void *run_thread(void *arg) {
 #elif defined(SEM)
     CONC_WITH(&sem) change(i);
 #elif defined(READ_ONLY)
-    CONC_WITH_READ(&rwlock) change(i);
+    CONC_WITH_READ(&rwlock) { /* both at a time */
+      if (conc_barrier_wait(&start, CONC_FOREVER) < 0) return NULL;
+      change(i);
+    }
 #else
     change(i);
 #endif
