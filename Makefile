@@ -117,7 +117,7 @@ run: $(EX)/task_master $(EX)/task_worker
 
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
       $(if $(filter examples interop,$(TESTS)),examples programs) \
-      $(if $(TESTS),,examples)
+      $(if $(TESTS),,$(if $(filter examples interop,$(SCRIPTS)),examples))
 	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
 	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \
 	 JOBS='$(JOBS)' sh tests/run.sh \

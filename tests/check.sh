@@ -4,7 +4,7 @@
 #   tests/check.sh [NAME...]   only these configurations
 unset MAKEFLAGS MAKELEVEL MFLAGS
 only=$*
-: "${LIMIT:=300}" # seconds that a configuration may take
+: "${LIMIT:=480}" # seconds that a configuration may take
 logs=build/check
 rm -rf "$logs" && mkdir -p "$logs" || exit 2
 
@@ -13,7 +13,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The configurations: name | tools it needs | arguments of make test. Two that
 # share a folder (see CONFIG in the Makefile) must not run at once. The quick
 # and most telling ones come first, the long ones not last.
-san='SANITIZE=address,undefined'
+all='SCRIPTS="harness examples interop"'
+san=SANITIZE=address,undefined tsan=SANITIZE=thread
+portable=DEFS=-DCONC_PORTABLE ucontext=DEFS=-DCONC_USE_UCONTEXT
 cross=aarch64-linux-gnu-gcc
 # With its own C library, where the cross compiler has it. Emulated, and so in
 # Valgrind, what is repeated thousands of times is repeated less.
@@ -21,18 +23,23 @@ less='TEST_SLOW=10 THREAD_ROUNDS=20 FORK_ROUNDS=10 DEADLOCK_ROUNDS=16'
 less="$less DEADLOCK_OPERATIONS=20000"
 aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
 # Without -q, which would hide that it does not know a stack.
-memcheck='valgrind --error-exitcode=9 --leak-check=full'
+memcheck='WRAPPER="valgrind --error-exitcode=9 --leak-check=full'
 memcheck="$memcheck --errors-for-leak-kinds=definite"
-memcheck="$memcheck --suppressions=tests/valgrind.supp"
+memcheck="$memcheck --suppressions=tests/valgrind.supp\""
 cat >"$logs/list" <<EOS
 aarch64 | $cross qemu-aarch64 | $aarch64 SCRIPTS=examples
-gcc-asan | gcc | CC=gcc OPT=-O1 $san SCRIPTS="harness examples interop"
-clang-tsan | clang | CC=clang OPT=-O1 SANITIZE=thread SCRIPTS="harness examples interop"
-memcheck | valgrind | $less CC=gcc OPT=-O1 WRAPPER="$memcheck" SCRIPTS=examples
-clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=
+gcc-asan | gcc | CC=gcc OPT=-O1 $san $all
+clang-tsan | clang | CC=clang OPT=-O1 $tsan $all
+memcheck | gcc valgrind | $less CC=gcc OPT=-O1 $memcheck SCRIPTS="harness examples"
+gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SYNC_STEPS=1000000 SCRIPTS=harness
+clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=harness
+portable | gcc | CC=gcc $portable SCRIPTS=examples
 compile-all | cc |
-portable | gcc | CC=gcc DEFS=-DCONC_PORTABLE SCRIPTS=examples
-ucontext | gcc | CC=gcc DEFS=-DCONC_USE_UCONTEXT SCRIPTS=
+malformed | gcc | CC=gcc $san MANAGER_FRAMES=40000 VALUE_INPUTS=1000000 TESTS="manager value"
+portable-asan | clang | CC=clang OPT=-O0 $portable $san SCRIPTS=
+portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan SCRIPTS=
+ucontext | gcc | CC=gcc $ucontext SCRIPTS=
+ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
 clang-O0 | clang | CC=clang OPT=-O0 SCRIPTS=
 EOS
 
@@ -59,10 +66,10 @@ configuration() { # NAME TOOLS ARGUMENTS
     return
   fi
   { # The most telling lines; the log has the rest.
-    grep -E '^FAIL |failed: |error: |^(ERROR|WARNING|SUMMARY): ' "$log" |
-      head -20
+    grep -E '^FAIL |failed: |error: |(ERROR|WARNING): [A-Z][a-z]*San' "$log"
+    grep -E '^==.*(Invalid |ninitialised|definitely lost in)' "$log"
     [ "$fails" -gt 0 ] || tail -5 "$log"
-  } | cut -c 1-150 | sed 's/^/  /'
+  } | head -30 | cut -c 1-150 | sed 's/^/  /'
   [ $status -ne 124 ] || echo "  stopped after $LIMIT s"
   echo "FAIL $1: $sum ($seconds s), see $log"
 }
@@ -79,6 +86,13 @@ lane() {
 lane &
 lane
 wait
+for taken in "$logs"/*.taken; do
+  line=${taken%.taken}.line
+  [ -s "$line" ] || {
+    echo "FAIL $(basename "$line" .line): it was not run to its end" |
+      tee "$line"
+  }
+done
 
 count() { cat "$logs"/*.line 2>/dev/null | grep -c "^$1 "; }
 failed=$(count FAIL)
