@@ -1052,10 +1052,10 @@ CONC_API void conc_main(int argc, char **argv);
    process.
      static void *run_proc(void *arg) { ... }
      CONC_PROCESS_TARGET(run_proc) */
-#define CONC_PROCESS_TARGET(fn)                                       \
+#define CONC_PROCESS_TARGET(fn)                                        \
   __attribute__((constructor)) static void conc__register_##fn(void) { \
-    static struct conc__target target = {#fn, fn, NULL};              \
-    conc__target_register(&target);                                   \
+    static struct conc__target target = {#fn, fn, NULL};               \
+    conc_process_register(&target);                                    \
   }
 
 struct conc__target {
@@ -1063,7 +1063,7 @@ struct conc__target {
   conc_fn *fn;
   struct conc__target *next;
 };
-CONC_API void conc__target_register(struct conc__target *target);
+CONC_API void conc_process_register(struct conc__target *target);
 
 /* --- conc_popen --- */
 
@@ -1101,8 +1101,8 @@ typedef struct conc_output {
 } conc_output;
 
 /* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
-   there or is not to be executed, -ENOEXEC, -EBUSY, -EINVAL, -EAGAIN,
-   -ENOMEM, -EMFILE. Costs the same however large the caller is, where there
+   there or is not to be executed, -EBUSY, -EINVAL, -EAGAIN, -ENOMEM, -EMFILE,
+   .... Costs the same however large the caller is, where there
    is CONC_HAVE_SPAWN. */
 CONC_API int conc_popen_start(conc_popen *popen);
 
@@ -6918,20 +6918,6 @@ CONC__DEF void conc__process_abandon(void) {
   if (mine->kind != CONC__TASK_FOREIGN) conc__task_finish(mine, NULL, -ECHILD);
 }
 
-/* A daemon is to end with its parent, which alone has the other end of this
-   pipe. 0 or negative errno. */
-#if CONC_HAVE_SETSIG
-
-CONC__DEF int conc__parent_watch_start(int fd) {
-  if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETSIG, SIGKILL) < 0 ||
-      fcntl(fd, F_SETFL, O_ASYNC) < 0)
-    return -errno;
-  if (conc_wait_fd(fd, CONC_READ, 0) > 0) kill(getpid(), SIGKILL);
-  return 0;
-}
-
-#else
-
 CONC__DEF void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
@@ -6941,11 +6927,19 @@ CONC__DEF void *conc__parent_watch(void *arg) {
   return arg;
 }
 
+/* A daemon is to end with its parent, which alone has the other end of this
+   pipe. 0 or negative errno. */
 CONC__DEF int conc__parent_watch_start(int fd) {
+#if CONC_HAVE_SETSIG
+  if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
+      fcntl(fd, F_SETSIG, SIGKILL) == 0 && fcntl(fd, F_SETFL, O_ASYNC) == 0) {
+    /* From now on; it may have ended already. */
+    if (conc_wait_fd(fd, CONC_READ, 0) > 0) kill(getpid(), SIGKILL);
+    return 0;
+  }
+#endif
   return conc__helper_start(conc__parent_watch, (uintptr_t)fd);
 }
-
-#endif
 
 /* Runs the target as this process's own task: its exit code. */
 CONC__DEF int conc__process_main(conc_task *t) {
@@ -7134,7 +7128,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
 
 /* --- spawn --- */
 
-CONC_API void conc__target_register(struct conc__target *target) {
+CONC_API void conc_process_register(struct conc__target *target) {
   target->next = conc__targets;
   conc__targets = target;
 }

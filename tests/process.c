@@ -50,6 +50,15 @@ static char *drain(int fd) {
   return text;
 }
 
+static size_t count_fds(void) {
+  DIR *dir = opendir("/proc/self/fd");
+  size_t n = 0;
+  MUST(dir != NULL);
+  while (readdir(dir)) n++;
+  closedir(dir);
+  return n;
+}
+
 /* Runs fn as a thread, or as a coroutine. */
 static void run_in_both(conc_fn *fn) {
   conc_task t = task_of(fn, NULL);
@@ -58,7 +67,7 @@ static void run_in_both(conc_fn *fn) {
   CHECK_EQ(conc_run(&t), 0);
 }
 
-/* --- the life of a process ------------------------------------------------ */
+/* --- the life of a process ----------------------------------------------- */
 
 static void *do_nothing(void *arg) { return arg; }
 CONC_PROCESS_TARGET(do_nothing)
@@ -252,7 +261,7 @@ TEST(a_child_that_somebody_else_waited_for_has_ended_all_the_same) {
   sigaction(SIGCHLD, &before, NULL);
 }
 
-/* --- what is left of the parent in a child --------------------------------- */
+/* --- what is left of the parent in a child ------------------------------- */
 
 static conc_lock lock;
 static conc_rwlock rwlock;
@@ -368,7 +377,45 @@ TEST(coroutines_start_processes_while_others_wait_for_theirs) {
   CHECK_EQ(conc_run(&t), 0);
 }
 
-/* --- spawn ----------------------------------------------------------------- */
+static void *join_alone(void *arg) {
+  const char *const argv[] = {"sleep", "0.5", NULL};
+  conc_popen p;
+  memset(&p, 0, sizeof p);
+  p.argv = argv;
+  CHECK_EQ(conc_popen_start(&p), 0);
+  CHECK_EQ(conc_popen_wait(&p, CONC_FOREVER), 0);
+  return arg;
+}
+
+TEST(a_loop_that_waits_for_nothing_but_a_process_is_not_deadlocked) {
+  conc_task t = task_of(join_alone, NULL);
+  CHECK_EQ(conc_run(&t), 0);
+}
+
+static void *see_the_other_end(void *arg) {
+  conc_task *t = (conc_task *)arg;
+  return number(conc_is_alive(t) || conc_join(t, 0) != -ECHILD ||
+                conc_kill(t) != -ESRCH);
+}
+
+TEST(a_plain_fork_has_no_children_of_its_parents_either) {
+  NO_FORK;
+  conc_task t = task_of(sleep_on, NULL);
+  int status;
+  CHECK_EQ(conc_process_start(&t), 0);
+  size_t fds = count_fds();
+  pid_t pid = fork();
+  if (pid == 0) { /* two less: the poller, and the process */
+    if (CONC_HAVE_PIDFD && count_fds() != fds - 2) _exit(98);
+    _exit(see_the_other_end(&t) != NULL);
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(conc_kill(&t), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECHILD);
+}
+
+/* --- spawn --------------------------------------------------------------- */
 
 typedef struct parcel {
   unsigned char bytes[1000000];
@@ -431,7 +478,7 @@ TEST(a_spawned_process_is_killed_like_another) {
   CHECK_EQ(conc_exitcode(&t), -SIGKILL);
 }
 
-/* --- daemons --------------------------------------------------------------- */
+/* --- daemons ------------------------------------------------------------- */
 
 static int method, start_of_daemon, leave;
 static conc_task the_daemon;
@@ -490,16 +537,7 @@ TEST(a_daemon_lives_as_long_as_its_parent_however_that_ends) {
   }
 }
 
-/* --- nothing is left ------------------------------------------------------- */
-
-static size_t count_fds(void) {
-  DIR *dir = opendir("/proc/self/fd");
-  size_t n = 0;
-  MUST(dir != NULL);
-  while (readdir(dir)) n++;
-  closedir(dir);
-  return n;
-}
+/* --- nothing is left ----------------------------------------------------- */
 
 static void *compare_fds(void *arg) {
   return number(count_fds() == *(size_t *)arg ? 3 : 4);
@@ -624,7 +662,7 @@ TEST(a_start_that_fails_for_want_of_descriptors_leaves_nothing) {
   CHECK_EQ(done, TEST_TSAN ? 6 : 7);
 }
 
-/* --- programs -------------------------------------------------------------- */
+/* --- programs ------------------------------------------------------------ */
 
 static conc_popen popen_of(const char *const *argv) {
   conc_popen p;
