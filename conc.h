@@ -729,9 +729,9 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *));
 
 /* Waits until all tasks of the group have finished; not for one of them to
-   call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or the caller is
-   cancelled, -ECANCELED: then they are cancelled, and have ended, too, however
-   long their clean-up took. The group is as new then. */
+   call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT,
+   or the caller is cancelled, -ECANCELED: then they are cancelled, and have
+   ended, too, however long their clean-up took. The group is as new then. */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
