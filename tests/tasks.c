@@ -839,7 +839,7 @@ EVERYWHERE(a_shield_holds_back_a_cancel) {
 static void *cancel_all_the_time(void *arg) {
   job *j = (job *)arg;
   await_begin(j);
-  for (int i = 0; i < 2000; i++) conc_cancel(j->task.arg);
+  for (int i = 0; i < 2000; i++) conc_cancel((conc_task *)j->task.arg);
   conc_event_set(&j->go);
   return NULL;
 }
