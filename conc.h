@@ -656,7 +656,7 @@ CONC_API const char *conc_name(conc_task *task);
 
 enum {
   CONC_FIRST,         /* until one has finished */
-  CONC_FIRST_FAILURE, /* until one has failed, or all have finished */
+  CONC_FIRST_FAILURE, /* or: until one has failed: its conc_join is not 0 */
   CONC_ALL            /* until all have finished */
 };
 
@@ -2239,9 +2239,7 @@ CONC__DEF bool conc__park_retract(conc__actor *self) {
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
-/* Takes a pending cancellation, if there is one: it is now delivered. A time
-   limit is one, too, if its time is out; of several the one that was first. */
-CONC__DEF bool conc__take_cancel(conc__actor *self) {
+CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
   double now = s != NULL ? conc_now() : 0;
@@ -2258,15 +2256,24 @@ CONC__DEF bool conc__take_cancel(conc__actor *self) {
   return due != NULL;
 }
 
+/* Takes a pending cancellation, if there is one: it is now delivered. A time
+   limit is one, too, if its time is out; of several the one that was first. */
+CONC__INLINE bool conc__take_cancel(conc__actor *self) {
+  if (CONC__LIKELY(self->scope == NULL &&
+                   !(CONC__LOAD(&self->word) & CONC__POKED)))
+    return false;
+  return conc__take_cancel_slow(self);
+}
+
 /* The bit of conc_cancel, unless the actor is shielded. */
-CONC__DEF unsigned conc__cancel_bit(const conc__actor *self) {
+CONC__INLINE unsigned conc__cancel_bit(const conc__actor *self) {
   const conc_scope *s = self->scope;
   while (s != NULL && !s->shield) s = s->outer;
   return s == NULL ? CONC__POKED : 0;
 }
 
 /* A deadline, or before that the end of a time limit. */
-CONC__DEF double conc__scope_limit(const conc__actor *self, double deadline) {
+CONC__INLINE double conc__scope_limit(const conc__actor *self, double deadline) {
   const conc_scope *s = self->scope;
   for (; s != NULL && !s->shield; s = s->outer)
     if (!s->expired && s->deadline < deadline) deadline = s->deadline;
@@ -3117,7 +3124,7 @@ CONC_API int conc_event_set(conc_event *event) {
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
-  chain = conc__many_enter(chain);
+  if (chain != NULL) chain = conc__many_enter(chain);
   CONC__STORE(&event->flag, CONC__SET);
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
