@@ -1050,7 +1050,7 @@ static void *nothing(void *arg) {
   return arg;
 }
 static void *gather_many(void *arg) {
-  enum { N = 20000 };
+  enum { N = CONC_HAVE_TSAN ? 1000 : 20000 };
   conc_task *t = (conc_task *)calloc(N, sizeof *t);
   conc_task **tasks = (conc_task **)calloc(N, sizeof *tasks);
   conc_completed c;
