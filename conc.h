@@ -2273,7 +2273,8 @@ CONC__INLINE unsigned conc__cancel_bit(const conc__actor *self) {
 }
 
 /* A deadline, or before that the end of a time limit. */
-CONC__INLINE double conc__scope_limit(const conc__actor *self, double deadline) {
+CONC__INLINE double conc__scope_limit(const conc__actor *self,
+                                      double deadline) {
   const conc_scope *s = self->scope;
   for (; s != NULL && !s->shield; s = s->outer)
     if (!s->expired && s->deadline < deadline) deadline = s->deadline;
