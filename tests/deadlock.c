@@ -322,7 +322,7 @@ TEST(a_condition_gives_its_lock_back_for_the_order_too) {
 }
 
 TEST(more_names_than_there_is_room_for_do_no_harm) {
-  static char texts[100][8];
+  static char texts[100][16];
   conc_lock locks[100];
   conc_on_lock_order(tell, told);
   memset(locks, 0, sizeof locks);
