@@ -27,20 +27,21 @@ memcheck='WRAPPER="valgrind --error-exitcode=9 --leak-check=full'
 memcheck="$memcheck --errors-for-leak-kinds=definite"
 memcheck="$memcheck --suppressions=tests/valgrind.supp\""
 cat >"$logs/list" <<EOS
-aarch64 | $cross qemu-aarch64 | $aarch64 SCRIPTS=examples
-gcc-asan | gcc | CC=gcc OPT=-O1 $san $all
-clang-tsan | clang | CC=clang OPT=-O1 $tsan $all
-memcheck | gcc valgrind | $less CC=gcc OPT=-O1 $memcheck SCRIPTS="harness examples"
-gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SYNC_STEPS=1000000 SCRIPTS=harness
-clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=harness
-portable | gcc | CC=gcc $portable SCRIPTS=examples
-compile-all | cc |
-malformed | gcc | CC=gcc $san MANAGER_FRAMES=40000 VALUE_INPUTS=1000000 TESTS="manager value"
-portable-asan | clang | CC=clang OPT=-O0 $portable $san SCRIPTS=
-portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan SCRIPTS=
-ucontext | gcc | CC=gcc $ucontext SCRIPTS=
+gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SCRIPTS=
+clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=
+portable | gcc | CC=gcc OPT=-O1 $portable SCRIPTS=
+ucontext | gcc | CC=gcc OPT=-O1 $ucontext SCRIPTS=
+clang | clang | CC=clang SCRIPTS=
+malformed | gcc | CC=gcc OPT=-O1 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
+interop-asan | gcc | CC=gcc OPT=-O1 $san TESTS="examples interop"
+aarch64 | $cross qemu-aarch64 | $aarch64 TESTS="core value park loop queue generator"
+gcc-O0-c99 | gcc | CC=gcc OPT=-O0 STD=c99 SCRIPTS=
+c++20 | g++ | CXX=g++ OPT=-O1 STD=c++20 SCRIPTS=examples
+implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 SCRIPTS=
 ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
-clang-O0 | clang | CC=clang OPT=-O0 SCRIPTS=
+portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop queue"
+compile-all | cc |
+long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 TESTS="deadlock fork sync"
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS
