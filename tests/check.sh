@@ -13,7 +13,6 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The configurations: name | tools it needs | arguments of make test. Two that
 # share a folder (see CONFIG in the Makefile) must not run at once. The quick
 # and most telling ones come first, the long ones not last.
-all='SCRIPTS="harness examples interop"'
 san=SANITIZE=address,undefined tsan=SANITIZE=thread
 portable=DEFS=-DCONC_PORTABLE ucontext=DEFS=-DCONC_USE_UCONTEXT
 cross=aarch64-linux-gnu-gcc
@@ -22,18 +21,13 @@ cross=aarch64-linux-gnu-gcc
 less='TEST_SLOW=10 THREAD_ROUNDS=20 FORK_ROUNDS=10 DEADLOCK_ROUNDS=16'
 less="$less DEADLOCK_OPERATIONS=20000"
 aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
-# Without -q, which would hide that it does not know a stack.
-memcheck='WRAPPER="valgrind --error-exitcode=9 --leak-check=full'
-memcheck="$memcheck --errors-for-leak-kinds=definite"
-memcheck="$memcheck --suppressions=tests/valgrind.supp\""
 cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SCRIPTS=
-clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=
+clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS="examples interop"
 portable | gcc | CC=gcc OPT=-O1 $portable SCRIPTS=
 ucontext | gcc | CC=gcc OPT=-O1 $ucontext SCRIPTS=
 clang | clang | CC=clang SCRIPTS=
 malformed | gcc | CC=gcc OPT=-O1 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
-interop-asan | gcc | CC=gcc OPT=-O1 $san TESTS="examples interop"
 aarch64 | $cross qemu-aarch64 | $aarch64 TESTS="core value park loop queue generator"
 gcc-O0-c99 | gcc | CC=gcc OPT=-O0 STD=c99 SCRIPTS=
 c++20 | g++ | CXX=g++ OPT=-O1 STD=c++20 SCRIPTS=examples

@@ -90,8 +90,7 @@ static void *hog_lock(void *arg) {
   hog *h = (hog *)arg;
   while (!__atomic_load_n(&h->stop, __ATOMIC_RELAXED)) {
     conc_lock_acquire(&h->lock, CONC_FOREVER);
-    for (volatile int i = 0; i < 1000; i++) {
-    }
+    for (int i = 0; i < 1000; i++) __asm__ __volatile__("" ::: "memory");
     conc_lock_release(&h->lock);
   }
   return NULL;

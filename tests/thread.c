@@ -700,7 +700,7 @@ TEST(each_thread_has_its_own_student) {
 
 TEST(a_local_tells_what_is_not_set_from_null) {
   conc_local l;
-  char name[8];
+  char name[16];
   int x[40];
   memset(&l, 0, sizeof l);
   CHECK(!conc_local_has(&l, "a"));
@@ -1235,7 +1235,7 @@ TEST(a_local_is_freed_while_threads_end) {
 
 static void *hold_values(void *arg) {
   leaver *l = (leaver *)arg;
-  char name[8];
+  char name[16];
   for (int i = 0; i < 100; i++) {
     snprintf(name, sizeof name, "%d", i);
     CHECK_EQ(conc_local_set(l->local, name, &l->o[0]), 0);
