@@ -1063,6 +1063,8 @@ struct conc__target {
   conc_fn *fn;
   struct conc__target *next;
 };
+
+/* What CONC_PROCESS_TARGET calls before main. The target must stay. */
 CONC_API void conc_process_register(struct conc__target *target);
 
 /* --- conc_popen --- */
@@ -1445,7 +1447,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
    0, MINOR may too, and says so here.
 
-   0.1.0  2026-11-21  The first: threads, coroutines, locks, queues, manager.
+   0.1.0  2026-11-21  The first: threads, coroutines, locks, processes, queues,
+                      manager.
    ------------------------------------------------------------------------ */
 
 #ifndef CONC_STATIC

@@ -198,7 +198,8 @@ static void *wait_in_vain_together(void *arg) {
   conc_task t = {.target = wait_in_vain, .arg = e, .name = "child"};
   char buf[4];
   CHECK_EQ(conc_coro_start(&t), 0);
-  conc_queue *q = conc_queue_new(&(conc_queue_opts){.name = "mail"});
+  conc_queue_opts named = {.name = "mail"};
+  conc_queue *q = conc_queue_new(&named);
   CHECK_EQ(conc_get(q, buf, 4, CONC_FOREVER), -ECANCELED);
   conc_queue_free(q);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
@@ -222,7 +223,8 @@ TEST(a_loop_that_nothing_can_wake_ends) {
 
 static void *set_later(void *arg) {
   conc_sleep(0.5); /* longer than the loop takes to lose hope */
-  return conc_event_set((conc_event *)arg), NULL;
+  conc_event_set((conc_event *)arg);
+  return NULL;
 }
 
 static void *wait_for_it(void *arg) {

@@ -435,7 +435,11 @@ static void *check_parcel(void *arg) {
 CONC_PROCESS_TARGET(check_parcel)
 
 static void *is_null(void *arg) { return number(arg == NULL); }
-CONC_PROCESS_TARGET(is_null)
+/* The same by hand. */
+__attribute__((constructor)) static void register_is_null(void) {
+  static struct conc__target target = {"is_null", is_null, NULL};
+  conc_process_register(&target);
+}
 
 static void *do_something(void *arg) { return arg; }
 

@@ -140,7 +140,7 @@ __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
     /* Detached threads that end now may have one open for a moment: malloc's. */
     int tries = 0;
     while ((fcntl(fd, F_GETFD) == -1) != (before[fd] == -1)) {
-      if (++tries > 200)
+      if (++tries > 30)
         test_fail(t->file, 0, "descriptor %d opened or closed", fd);
       usleep(10000);
     }
