@@ -140,9 +140,9 @@ __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
     /* Detached threads that end now may have one open for a moment: malloc's. */
     int tries = 0;
     while ((fcntl(fd, F_GETFD) == -1) != (before[fd] == -1)) {
-      if (++tries > 30)
+      if (++tries > 20)
         test_fail(t->file, 0, "descriptor %d opened or closed", fd);
-      usleep(10000);
+      usleep(5000);
     }
   }
   if (waitpid(-1, NULL, WNOHANG) != -1) test_fail(t->file, 0, "child left");
