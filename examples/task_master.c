@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 int main(int argc, char **argv) {
   conc_queue *task_queue = conc_queue_new(NULL);   /* tasks go out here */
@@ -17,7 +18,7 @@ int main(int argc, char **argv) {
   int rc;
 
   setvbuf(stdout, NULL, _IOLBF, 0);
-  srand((unsigned)(conc_now() * 1e6));
+  srand((unsigned)time(NULL));
 
   /* Both queues are shared over the network under a name. */
   conc_manager_register_queue(&manager, "get_task_queue", task_queue);
