@@ -23,7 +23,7 @@ less="$less DEADLOCK_OPERATIONS=20000"
 aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
 cat >"$logs/list" <<EOS
 gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SCRIPTS=
-clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS="examples interop"
+clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O1 $portable SCRIPTS=
 ucontext | gcc | CC=gcc OPT=-O1 $ucontext SCRIPTS=
 clang | clang | CC=clang SCRIPTS=
