@@ -83,7 +83,7 @@ static uint64_t counted; /* what the locks protect */
 #define LOCK_LOOPS(name, take, give)                                          \
   ALONE(name##_alone, 5e7, take; counted++; give)                             \
   CONTEND(name##_contend, take, give)                                         \
-  static void *name##_wait(void *longest) {                                   \
+  static void *name##_await(void *longest) {                                   \
     double most = 0;                                                          \
     while (going()) {                                                         \
       double start = bench_now(), waited;                                     \
@@ -102,7 +102,7 @@ static uint64_t counted; /* what the locks protect */
   static double name##_8(void) {                                              \
     return total_per_second(name##_contend, 8);                               \
   }                                                                           \
-  static double name##_long(void) { return longest_ms(name##_wait, 8); }
+  static double name##_long(void) { return longest_ms(name##_await, 8); }
 
 typedef void *thread_fn(void *);
 
