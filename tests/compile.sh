@@ -188,6 +188,14 @@ elif have "$CC"; then
   try 'and the program runs' "$tmp/tcc"
 fi
 
+# The benchmarks are run by hand: so at least they compile, without peers.
+for bench in tests/bench/*.c; do
+  [ "$1" = all ] || break
+  try "$bench" $CC -std=c11 -D_GNU_SOURCE -fsyntax-only $warn \
+    -Wno-sign-conversion -DNO_HIREDIS -DNO_BOOST -DNO_NSYNC -DNO_CK \
+    "$bench"
+done
+
 # What a program gets besides: symbols.
 global() { nm -g "$1" | awk 'NF == 3 && $2 != "U" { print $3 }'; }
 no_other_symbols() {
