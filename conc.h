@@ -48,7 +48,7 @@
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
      >>process     conc_process_start, conc_popen: processes and programs
-     >>value       typed values, build/parse, pickle
+     >>value       typed values, build/parse, pickle, JSON
      >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
@@ -215,7 +215,7 @@ CONC_API double conc_now(void);
 CONC_API int conc_cpu_count(void);
 
 /* Frees what the library allocated for the caller: the bytes of
-   conc_pickle_dumps. NULL is a no-op. */
+   conc_pickle_dumps and conc_json_dumps. NULL is a no-op. */
 CONC_API void conc_free(void *memory);
 
 /* ---------------------------------------------------------------------------
@@ -1143,7 +1143,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
 /* ---------------------------------------------------------------------------
-   >>value: typed values, build/parse, pickle
+   >>value: typed values, build/parse, pickle, JSON
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
@@ -1291,7 +1291,7 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads of protocols 2 to 5, for data alone: nothing is
+/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
    imported, made or called, whoever wrote the pickle. A Python 2 str comes as
    a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
    -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
@@ -1299,6 +1299,28 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
    an error *out is NULL. */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
+
+/* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
+   ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
+   on a line of its own, so many blanks deeper than what it is in. A tuple is
+   written as a list; a lone surrogate as an escape; a float with the fewest
+   digits that are read as the same; an int with all of its digits. *out has a
+   NUL behind its *size bytes (`size` may be NULL) and is to be freed by
+   conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
+   keys other than str; -ENOMEM. After an error *out is NULL. */
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size);
+
+/* Reads JSON: all of `size` bytes must be one text of RFC 8259, in UTF-8
+   without a byte order mark. Numbers without point and exponent become ints
+   and lose no digit, others the nearest float. Of equal keys the last counts.
+   \u escapes of half a surrogate pair come as lone surrogates. 0; -EBADMSG
+   malformed; -ERANGE a float beyond all floats; -EMSGSIZE nested deeper than
+   100, an int of more than 9,800 digits, or larger than a value may be;
+   -ENOMEM. After an error *out is NULL and *where (not if `where` is NULL)
+   how many bytes were read before what is wrong. */
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where);
 
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue
@@ -7689,7 +7711,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>value: buffers, hashes, typed values, pickle
+   >>value: buffers, hashes, typed values, pickle, JSON
 
    For the layers above:
      conc__buffer, _reserve, _append, _free      bytes that grow
@@ -8417,6 +8439,15 @@ CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
   return length;
 }
 
+/* Writes a character (at most 4 bytes) and returns how many it takes. */
+CONC__DEF size_t conc__utf8_put(unsigned char *p, uint32_t c) {
+  const size_t length = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+  size_t i;
+  for (i = length; i-- > 1; c >>= 6) p[i] = (unsigned char)(0x80 | (c & 0x3f));
+  p[0] = (unsigned char)(length == 1 ? c : (0xf00u >> length & 0xf0) | c);
+  return length;
+}
+
 /* How many bytes at the start are ASCII, at least all but the last 7. */
 CONC__DEF size_t conc__ascii(const unsigned char *p, size_t n) {
   size_t i = 0;
@@ -8644,6 +8675,133 @@ CONC__DEF int conc__push_long(conc__maker *m, const unsigned char *p, size_t n,
   if (p[n - 1] >= 0x80) bits = ~bits;
   for (i = n; i-- > 0;) bits = bits << 8 | p[i];
   return conc__push_int(m, (int64_t)bits);
+}
+
+/* Room for n bytes of text and a NUL, which the caller writes at once: *p. */
+CONC__DEF int conc__extra_reserve(conc__maker *m, size_t n,
+                                  unsigned char **p) {
+  int rc = n > SIZE_MAX - 1 ? -ENOMEM : conc__buffer_reserve(&m->extra, n + 1);
+  if (rc == 0) *p = m->extra.data + m->extra.size;
+  return rc;
+}
+
+/* Pushes what was written there: so many bytes. */
+CONC__DEF int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
+  const size_t at = m->extra.size;
+  m->extra.data[at + n] = 0;
+  m->extra.size += n + 1;
+  if (type == CONC_BIGINT)
+    return conc__push_long(m, m->extra.data + at, n, m->input_size + at);
+  return conc__push(m, type, n, m->input_size + at);
+}
+
+/* An int of any size, from -?[0-9]+. Nine digits at a time: quadratic, which
+   CONC__BIGINT_MAX keeps to less than a millisecond. */
+CONC__DEF int conc__push_decimal(conc__maker *m, const unsigned char *p,
+                                 size_t n) {
+  uint32_t word[CONC__BIGINT_MAX / 4 + 2];
+  const bool minus = *p == '-';
+  unsigned carry = minus;
+  unsigned char *bytes = NULL;
+  size_t words = 0, i;
+  int rc;
+  if (minus) p++, n--;
+  while (n > 1 && *p == '0') p++, n--;
+  if (n > CONC__BIGINT_MAX / 5 * 12 + 40) return -EMSGSIZE;
+  while (n > 0) {
+    uint32_t scale = 1;
+    uint64_t sum = 0;
+    do {
+      sum = sum * 10 + (uint64_t)(*p++ - '0');
+      scale *= 10;
+    } while (--n > 0 && scale < 1000000000);
+    for (i = 0; i < words; i++, sum >>= 32) {
+      sum += (uint64_t)word[i] * scale;
+      word[i] = (uint32_t)sum;
+    }
+    if (sum == 0) continue;
+    if (words == sizeof word / sizeof *word) return -EMSGSIZE;
+    word[words++] = (uint32_t)sum;
+  }
+  rc = conc__extra_reserve(m, words * 4 + 1, &bytes);
+  if (rc != 0) return rc;
+  for (i = 0; i <= words * 4; i++) {
+    const unsigned byte = i < words * 4 ? word[i / 4] >> 8 * (i % 4) & 255 : 0;
+    carry += minus ? byte ^ 255 : byte;
+    bytes[i] = (unsigned char)carry;
+    carry >>= 8;
+  }
+  return conc__push_extra(m, CONC_BIGINT, words * 4 + 1);
+}
+
+/* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
+   ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends where
+   it could not. */
+CONC__DEF const unsigned char *conc__scan_number(const unsigned char *p,
+                                                 const unsigned char *end,
+                                                 bool *real, bool *wrong) {
+  int part;
+  *real = false;
+  if (p < end && *p == '-') p++;
+  for (part = 0; part < 3; part++) {
+    if (part == 1) {
+      if (p == end || *p != '.') continue;
+      p++;
+    } else if (part == 2) {
+      if (p == end || (*p != 'e' && *p != 'E')) continue;
+      p++;
+      if (p < end && (*p == '+' || *p == '-')) p++;
+    }
+    *real = part > 0;
+    *wrong = p == end || *p < '0' || *p > '9';
+    if (*wrong) return p;
+    if (part == 0 && *p == '0') {
+      p++;
+      continue;
+    }
+    while (p < end && *p >= '0' && *p <= '9') p++;
+  }
+  return p;
+}
+
+/* The double nearest to such a number. strtod() sees no decimal point, whose
+   look depends on the locale, but an integer and an exponent. No tie between
+   two doubles has more than 767 digits: behind them any other will do. */
+CONC__DEF double conc__decimal(const unsigned char *p, size_t n) {
+  char text[820];
+  int64_t exponent = 0, e = 0;
+  size_t used = 0, first, i;
+  bool point = false, rest = false, minus;
+  if (*p == '-') text[used++] = '-';
+  first = used;
+  for (i = used; i < n && p[i] != 'e' && p[i] != 'E'; i++) {
+    if (p[i] == '.') {
+      point = true;
+    } else if (used == first && p[i] == '0') {
+      exponent -= point;
+    } else if (used < 790) {
+      text[used++] = (char)p[i];
+      exponent -= point;
+    } else {
+      rest |= p[i] != '0';
+      exponent += !point;
+    }
+  }
+  if (rest) {
+    text[used++] = '1';
+    exponent--;
+  }
+  if (used == first) text[used++] = '0';
+  minus = i + 1 < n && p[i + 1] == '-';
+  for (; i < n; i++)
+    if (p[i] >= '0' && p[i] <= '9' && e < INT64_C(1) << 40)
+      e = e * 10 + (p[i] - '0');
+  /* Beyond these nothing but 0 or infinity is left, with up to 791 digits. */
+  exponent += minus ? -e : e;
+  if (exponent > 2000) exponent = 2000;
+  if (exponent < -2000) exponent = -2000;
+  snprintf(text + used, sizeof text - used, "e%d", (int)exponent);
+  return strtod(text, NULL);
 }
 
 /* Pushes an empty container. */
@@ -9062,44 +9220,163 @@ CONC__INLINE int conc__read_text(conc__reader *r, conc_type type,
   return conc__push(&r->m, type, size, at);
 }
 
-/* A Python 2 str, which may have been meant as text or as bytes. */
-CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
-  conc_value *v;
-  int rc = conc__read_text(r, CONC_BYTES, width);
-  if (rc != 0) return rc;
-  v = CONC__STACK(&r->m) + r->m.stack.count - 1;
-  if (conc__utf8_valid(r->begin + v->as.at, v->size)) v->type = CONC_STR;
-  return 0;
-}
-
 CONC__DEF int conc__read_long(conc__reader *r, size_t width) {
   size_t at = 0, size = 0;
   int rc = conc__read_counted(r, width, &at, &size);
   return rc != 0 ? rc : conc__push_long(&r->m, r->begin + at, size, at);
 }
 
-/* INT: a line of decimal digits. Python 2 writes ints so that do not fit in 32
-   bits, at every protocol; I00 and I01 are False and True of old. */
-CONC__DEF int conc__read_int_line(conc__reader *r) {
-  const unsigned char *begin = r->p;
-  uint64_t n = 0;
-  bool minus = false;
-  if (r->p < r->end && *r->p == '-') {
-    minus = true;
-    begin = ++r->p;
+/* The rest of a line, as protocol 0 writes what follows an opcode. */
+CONC__DEF int conc__read_line(conc__reader *r, const unsigned char **line,
+                              size_t *size) {
+  const size_t left = (size_t)(r->end - r->p);
+  const unsigned char *end =
+      left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
+  if (end == NULL) return -EBADMSG;
+  *line = r->p;
+  *size = (size_t)(end - r->p);
+  r->p = end + 1;
+  return 0;
+}
+
+/* INT, LONG: a line of decimal digits, of LONG with an L. Python 2 writes ints
+   so that do not fit in 32 bits, at every protocol; I00 and I01 are False and
+   True of old. */
+CONC__DEF int conc__read_int_line(conc__reader *r, bool is_long) {
+  const unsigned char *p = NULL;
+  size_t n = 0, i;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0) return rc;
+  if (!is_long && n == 2 && p[0] == '0' && (p[1] == '0' || p[1] == '1'))
+    return conc__push_bool(&r->m, p[1] == '1');
+  if (is_long && n > 0 && p[n - 1] == 'L') n--;
+  i = n > 0 && *p == '-';
+  if (i == n) return -EBADMSG;
+  for (; i < n; i++)
+    if (p[i] < '0' || p[i] > '9') return -EBADMSG;
+  return conc__push_decimal(&r->m, p, n);
+}
+
+/* FLOAT: what repr() made of it. */
+CONC__DEF int conc__read_float_line(conc__reader *r) {
+  const unsigned char *p = NULL;
+  bool real, wrong = false, minus;
+  size_t n = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0) return rc;
+  minus = n > 0 && *p == '-';
+  if (n == 3u + minus && (memcmp(p + minus, "inf", 3) == 0 ||
+                          memcmp(p + minus, "nan", 3) == 0)) {
+    char text[5] = {0};
+    memcpy(text, p, n);
+    return conc__push_float(&r->m, strtod(text, NULL));
   }
-  for (; r->p < r->end && *r->p >= '0' && *r->p <= '9'; r->p++) {
-    if (n > (uint64_t)INT64_MAX / 10) return -EBADMSG;
-    n = n * 10 + (uint64_t)(*r->p - '0');
-  }
-  if (r->p == r->end || *r->p != '\n' || r->p == begin ||
-      n > (uint64_t)INT64_MAX + minus)
+  if (conc__scan_number(p, p + n, &real, &wrong) != p + n || wrong)
     return -EBADMSG;
-  r->p++;
-  if (!minus && r->p - begin == 3 && *begin == '0' && n <= 1)
-    return conc__push_bool(&r->m, n == 1);
-  /* -n, of which the most negative has no positive */
-  return conc__push_int(&r->m, minus ? (int64_t)(~n + 1) : (int64_t)n);
+  return conc__push_float(&r->m, conc__decimal(p, n));
+}
+
+/* Reads so many hexadecimal digits. */
+CONC__DEF bool conc__hex(const unsigned char *p, const unsigned char *end,
+                         size_t digits, uint32_t *out) {
+  uint32_t c = 0;
+  if ((size_t)(end - p) < digits) return false;
+  for (; digits > 0; digits--, p++) {
+    const unsigned lower = *p | 32u;
+    if (*p >= '0' && *p <= '9')
+      c = c << 4 | (*p - '0' + 0u);
+    else if (lower >= 'a' && lower <= 'f')
+      c = c << 4 | (lower - 'a' + 10);
+    else
+      return false;
+  }
+  *out = c;
+  return true;
+}
+
+/* UNICODE: each byte is a character but for \uXXXX and \UXXXXXXXX. A
+   backslash before anything else stands for both. */
+CONC__DEF int conc__read_unicode_line(conc__reader *r) {
+  const unsigned char *p = NULL, *end;
+  unsigned char *out = NULL;
+  size_t n = 0, size = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc == 0) rc = n > SIZE_MAX / 4 ? -ENOMEM : 0;
+  if (rc == 0) rc = conc__extra_reserve(&r->m, n * 2, &out);
+  if (rc != 0) return rc;
+  for (end = p + n; p < end;) {
+    uint32_t c = *p++;
+    if (c == '\\' && p < end) {
+      const size_t digits = *p == 'u' ? 4 : *p == 'U' ? 8 : 0;
+      if (digits == 0) out[size++] = '\\';
+      c = *p++;
+      if (digits > 0) {
+        if (!conc__hex(p, end, digits, &c) || c > 0x10ffff) return -EBADMSG;
+        p += digits;
+      }
+    }
+    size += conc__utf8_put(out + size, c);
+  }
+  return conc__push_extra(&r->m, CONC_STR, size);
+}
+
+/* Makes the bytes on top a str if they are UTF-8: a Python 2 str, which may
+   have been meant as either. */
+CONC__DEF void conc__read_meaning(conc__reader *r) {
+  conc_value *v = CONC__STACK(&r->m) + r->m.stack.count - 1;
+  if (conc__utf8_valid(conc__made_text(&r->m, v), v->size)) v->type = CONC_STR;
+}
+
+CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
+  int rc = conc__read_text(r, CONC_BYTES, width);
+  if (rc == 0) conc__read_meaning(r);
+  return rc;
+}
+
+/* STRING: what Python 2's repr() made of it, in quotes. */
+CONC__DEF int conc__read_string_line(conc__reader *r) {
+  static const char known[] = "\\\\''\"\"n\nr\rt\t";
+  const unsigned char *p = NULL, *end;
+  unsigned char *out = NULL;
+  size_t n = 0, size = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc == 0 && (n < 2 || (*p != '\'' && *p != '"') || p[n - 1] != *p))
+    rc = -EBADMSG;
+  if (rc == 0) rc = conc__extra_reserve(&r->m, n, &out);
+  if (rc != 0) return rc;
+  for (end = p + n - 1, p++; p < end;) {
+    uint32_t c = *p++;
+    if (c == '\\') {
+      size_t i = 0;
+      if (p == end) return -EBADMSG;
+      if (*p == 'x') {
+        if (!conc__hex(p + 1, end, 2, &c)) return -EBADMSG;
+        p += 3;
+      } else {
+        while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+        if (known[i] == 0) return -EBADMSG;
+        c = (unsigned char)known[i + 1];
+        p++;
+      }
+    }
+    out[size++] = (unsigned char)c;
+  }
+  rc = conc__push_extra(&r->m, CONC_BYTES, size);
+  if (rc == 0) conc__read_meaning(r);
+  return rc;
+}
+
+/* The index of PUT and GET. */
+CONC__DEF int conc__read_index_line(conc__reader *r, uint64_t *index) {
+  const unsigned char *p = NULL;
+  size_t n = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0 || n == 0 || n > 10) return -EBADMSG;
+  for (*index = 0; n > 0; n--, p++) {
+    if (*p < '0' || *p > '9') return -EBADMSG;
+    *index = *index * 10 + (uint64_t)(*p - '0');
+  }
+  return 0;
 }
 
 CONC__DEF int conc__read_float(conc__reader *r) {
@@ -9226,23 +9503,20 @@ CONC__DEF int conc__read_name(conc__reader *r) {
 CONC__DEF int conc__read_global(conc__reader *r) {
   int i;
   for (i = 0; i < 2; i++) {
-    const size_t left = (size_t)(r->end - r->p);
-    const unsigned char *end =
-        left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
-    int rc;
-    if (end == NULL || !conc__utf8_valid(r->p, (size_t)(end - r->p)))
-      return -EBADMSG;
-    rc = conc__push(&r->m, CONC_STR, (size_t)(end - r->p),
-                    (size_t)(r->p - r->begin));
+    const unsigned char *line = NULL;
+    size_t n = 0;
+    int rc = conc__read_line(r, &line, &n);
+    if (rc != 0 || !conc__utf8_valid(line, n)) return -EBADMSG;
+    rc = conc__push(&r->m, CONC_STR, n, (size_t)(line - r->begin));
     if (rc != 0) return rc;
-    r->p = end + 1;
   }
   return conc__read_name(r);
 }
 
 /* Pushes the bytes of which a str shows each as a character: how protocols
    before 3 write bytes. They need memory of their own if they are not ASCII,
-   but together not more than the input, as every such str is used once. */
+   but together not more than a small multiple of the input, as every such str
+   is used once (and took twice its size there, if it was a line). */
 CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
                                 const conc_value *str) {
   const conc_value v = *str;
@@ -9252,8 +9526,7 @@ CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
   int rc;
   if (conc__ascii(p, v.size) == v.size)
     return conc__push(m, type, v.size, v.as.at);
-  if (v.size > m->input_size || m->extra.size > m->input_size - v.size)
-    return -EMSGSIZE;
+  if ((m->extra.size + v.size) / 4 > m->input_size) return -EMSGSIZE;
   rc = conc__buffer_reserve(&m->extra, v.size + 1);
   if (rc != 0) return rc;
   p = conc__made_text(m, &v);
@@ -9377,7 +9650,11 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
   case 'J':
     rc = conc__read_number(r, 4, &u);
     return rc != 0 ? rc : conc__push_int(m, (int32_t)(uint32_t)u);
-  case 'I': return conc__read_int_line(r);
+  case 'I': return conc__read_int_line(r, false);
+  case 'L': return conc__read_int_line(r, true);
+  case 'F': return conc__read_float_line(r);
+  case 'S': return conc__read_string_line(r);
+  case 'V': return conc__read_unicode_line(r);
   case 0x8a: return conc__read_long(r, 1);
   case 0x8b: return conc__read_long(r, 4); /* < 0 is more than is left */
   case 'G': return conc__read_float(r);
@@ -9407,14 +9684,20 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
   case 'e': return conc__read_fill_marked(m, CONC_LIST);
   case 'u': return conc__read_fill_marked(m, CONC_DICT);
   case 0x90: return conc__read_fill_marked(m, CONC_SET);
-  case 'q': /* BINPUT, LONG_BINPUT, MEMOIZE */
+  case 'p': /* PUT, BINPUT, LONG_BINPUT, MEMOIZE */
+    rc = conc__read_index_line(r, &u);
+    return rc != 0 ? rc : conc__read_put(m, u);
+  case 'q':
     rc = conc__read_number(r, 1, &u);
     return rc != 0 ? rc : conc__read_put(m, u);
   case 'r':
     rc = conc__read_number(r, 4, &u);
     return rc != 0 ? rc : conc__read_put(m, u);
   case 0x94: return conc__read_put(m, m->memo.count);
-  case 'h': /* BINGET, LONG_BINGET */
+  case 'g': /* GET, BINGET, LONG_BINGET */
+    rc = conc__read_index_line(r, &u);
+    return rc != 0 ? rc : conc__read_get(m, u);
+  case 'h':
     rc = conc__read_number(r, 1, &u);
     return rc != 0 ? rc : conc__read_get(m, u);
   case 'j':
@@ -10043,6 +10326,287 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   }
   if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
   return (ssize_t)s.length;
+}
+
+/* --- JSON (RFC 8259) ---
+
+   Read on the maker's stack, like a pickle: brackets open are marks, and how
+   many there can be is known. Text without escapes is not copied but by the
+   one copy of all the input; written is what Python's json.dumps writes. */
+
+typedef struct conc__json {
+  const unsigned char *p, *end; /* after an error, p is where it is */
+  conc__maker m;
+} conc__json;
+
+/* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
+CONC__DEF unsigned char conc__json_peek(conc__json *j) {
+  while (j->p < j->end &&
+         (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
+    j->p++;
+  return j->p < j->end ? *j->p : 0;
+}
+
+/* Reads a character of a string, plain or escaped. A surrogate without its
+   other half cannot stand there plain, for it is no UTF-8. */
+CONC__DEF int conc__json_character(conc__json *j, uint32_t *c) {
+  static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
+  const unsigned char *p = j->p;
+  uint32_t low = 0;
+  size_t i = 0;
+  if (*p != '\\') {
+    i = conc__utf8(p, (size_t)(j->end - p), c);
+    if (i == 0 || *c < 0x20 || (*c >= 0xd800 && *c < 0xe000)) return -EBADMSG;
+    j->p += i;
+    return 0;
+  }
+  if (++p == j->end) return -EBADMSG;
+  if (*p == 'u') {
+    if (!conc__hex(p + 1, j->end, 4, c)) return -EBADMSG;
+    p += 5;
+    if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
+        p[1] == 'u' && conc__hex(p + 2, j->end, 4, &low) && low >= 0xdc00 &&
+        low < 0xe000) {
+      *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
+      p += 6;
+    }
+  } else {
+    while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+    if (known[i] == 0) return -EBADMSG;
+    *c = (unsigned char)known[i + 1];
+    p++;
+  }
+  j->p = p;
+  return 0;
+}
+
+CONC__DEF int conc__json_string(conc__json *j) {
+  const unsigned char *begin = j->p + 1, *end;
+  unsigned char *out = NULL;
+  bool escaped = false;
+  size_t size = 0;
+  uint32_t c;
+  int rc;
+  for (j->p = begin; j->p < j->end && *j->p != '"';) {
+    escaped |= *j->p == '\\';
+    rc = conc__json_character(j, &c);
+    if (rc != 0) return rc;
+  }
+  end = j->p;
+  if (end == j->end) return -EBADMSG;
+  if (escaped) { /* no escape is shorter than what it stands for */
+    rc = conc__extra_reserve(&j->m, (size_t)(end - begin), &out);
+    if (rc != 0) return rc;
+    for (j->p = begin; j->p < end;) {
+      conc__json_character(j, &c);
+      size += conc__utf8_put(out + size, c);
+    }
+    rc = conc__push_extra(&j->m, CONC_STR, size);
+  } else {
+    rc = conc__push(&j->m, CONC_STR, (size_t)(end - begin),
+                    (size_t)(begin - j->m.input));
+  }
+  j->p = end + 1;
+  return rc;
+}
+
+CONC__DEF int conc__json_number(conc__json *j) {
+  bool real = false, wrong = false;
+  const unsigned char *p = j->p,
+                      *end = conc__scan_number(p, j->end, &real, &wrong);
+  double f;
+  int rc;
+  if (wrong) {
+    j->p = end;
+    return -EBADMSG;
+  }
+  if (real) {
+    f = conc__decimal(p, (size_t)(end - p));
+    rc = f - f != 0 ? -ERANGE : conc__push_float(&j->m, f);
+  } else {
+    rc = conc__push_decimal(&j->m, p, (size_t)(end - p));
+  }
+  if (rc == 0) j->p = end;
+  return rc;
+}
+
+/* What has no items, and begins with c. */
+CONC__DEF int conc__json_leaf(conc__json *j, unsigned char c) {
+  static const char *const word[3] = {"null", "false", "true"};
+  size_t n;
+  int i;
+  if (c == '"') return conc__json_string(j);
+  if (c == '-' || (c >= '0' && c <= '9')) return conc__json_number(j);
+  for (i = 0; i < 3; i++) {
+    n = strlen(word[i]);
+    if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[i], n) != 0) continue;
+    j->p += n;
+    return i == 0 ? conc__push(&j->m, CONC_NONE, 0, 0)
+                  : conc__push_bool(&j->m, i == 2);
+  }
+  return -EBADMSG;
+}
+
+CONC__DEF int conc__json_key(conc__json *j) {
+  int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
+  if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
+  if (rc == 0) j->p++;
+  return rc;
+}
+
+CONC__DEF int conc__json_read(conc__json *j) {
+  unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
+  unsigned depth = 0;
+  for (;;) {
+    unsigned char c = conc__json_peek(j);
+    bool opened = c == '[' || c == '{';
+    int rc;
+    if (opened) {
+      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      closing[depth++] = c == '[' ? ']' : '}';
+      rc = conc__read_mark(&j->m);
+      if (rc == 0) j->p++;
+    } else {
+      rc = conc__json_leaf(j, c);
+    }
+    if (rc != 0) return rc;
+    /* Behind a value, or a bracket: what comes until the next value. */
+    for (;; opened = false) {
+      c = conc__json_peek(j);
+      if (depth == 0) return j->p == j->end ? 0 : -EBADMSG;
+      if (c == closing[depth - 1]) {
+        j->p++;
+        depth--;
+        rc = conc__read_collect_marked(&j->m,
+                                       c == ']' ? CONC_LIST : CONC_DICT);
+        if (rc != 0) return rc;
+        continue;
+      }
+      if (!opened) {
+        if (c != ',') return -EBADMSG;
+        j->p++;
+      }
+      rc = closing[depth - 1] == '}' ? conc__json_key(j) : 0;
+      if (rc != 0) return rc;
+      break;
+    }
+  }
+}
+
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where) {
+  conc__json j;
+  int rc;
+  j.p = (const unsigned char *)text;
+  j.end = size > 0 ? j.p + size : j.p;
+  *out = NULL;
+  conc__maker_init(&j.m, j.p, size);
+  rc = conc__json_read(&j);
+  if (rc == 0) rc = conc__maker_finish(&j.m, out);
+  if (rc != 0 && where != NULL) *where = size - (size_t)(j.end - j.p);
+  conc__maker_free(&j.m);
+  return rc;
+}
+
+CONC__DEF void conc__json_put_string(conc__writer *s, const conc_value *v) {
+  static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+  const unsigned char *p = v->as.bytes, *end = p + v->size;
+  conc__writer_put(s, "\"", 1);
+  while (p < end) {
+    const unsigned char *plain = p;
+    uint32_t c = 0;
+    char escape[16];
+    size_t i = 0;
+    /* 0xed: where surrogates begin, and a few characters that are none */
+    while (p < end && *p >= ' ' && *p != '"' && *p != '\\' && *p != 0xed) p++;
+    conc__writer_put(s, plain, (size_t)(p - plain));
+    if (p == end) break;
+    plain = p;
+    p += conc__utf8(p, (size_t)(end - p), &c);
+    while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
+    if (known[i] != 0)
+      snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
+    else
+      snprintf(escape, sizeof escape, "\\u%04lx", (unsigned long)c);
+    if (c < 0x80 || (c >= 0xd800 && c < 0xe000))
+      conc__writer_text(s, escape);
+    else
+      conc__writer_put(s, plain, (size_t)(p - plain));
+  }
+  conc__writer_put(s, "\"", 1);
+}
+
+/* Whether JSON has such a value. */
+CONC__DEF bool conc__json_knows(const conc_value *v) {
+  if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
+  return v->type <= CONC_STR || v->type == CONC_LIST ||
+         v->type == CONC_TUPLE || v->type == CONC_DICT;
+}
+
+/* Writes what a step of a walk finds, and what stands before it. */
+CONC__DEF void conc__json_put(conc__writer *s, const conc__walk *w, int step,
+                              int indent) {
+  const conc_value *v = w->value, *in = w->parent;
+  const bool close = step == CONC__WALK_CLOSE;
+  const bool comma = !close && in != NULL && w->index > 0;
+  if (!close && in != NULL && in->type == CONC_DICT && w->index % 2 == 1) {
+    conc__writer_text(s, ": ");
+  } else {
+    if (comma) conc__writer_text(s, indent > 0 ? "," : ", ");
+    if (indent > 0 && (close ? v->size > 0 : in != NULL)) {
+      unsigned spaces =
+          (unsigned)indent * (w->depth - (step == CONC__WALK_OPEN));
+      conc__writer_text(s, "\n");
+      while (spaces-- > 0) conc__writer_put(s, " ", 1);
+    }
+  }
+  if (step != CONC__WALK_LEAF)
+    conc__writer_text(s, v->type == CONC_DICT ? (close ? "}" : "{")
+                                              : (close ? "]" : "["));
+  else if (v->type == CONC_STR)
+    conc__json_put_string(s, v);
+  else if (v->type == CONC_NONE)
+    conc__writer_text(s, "null");
+  else if (v->type == CONC_BOOL)
+    conc__writer_text(s, v->as.boolean ? "true" : "false");
+  else
+    conc__text_leaf(s, v);
+}
+
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size) {
+  conc__buffer b = {NULL, 0, 0};
+  conc__writer s;
+  conc__walk w;
+  int step, rc;
+  *out = NULL;
+  if (value == NULL || indent < 0 || indent > 100) return -EINVAL;
+  rc = conc__buffer_reserve(&b, 1);
+  conc__walk_begin(&w, value);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (!conc__json_knows(w.value) ||
+        (w.parent != NULL && w.parent->type == CONC_DICT && w.index % 2 == 0 &&
+         w.value->type != CONC_STR)) {
+      rc = -EINVAL;
+      break;
+    }
+    do { /* at most twice: the second time there is room, for a NUL too */
+      s.buf = (char *)b.data + b.size;
+      s.size = b.capacity - b.size;
+      s.length = 0;
+      conc__json_put(&s, &w, step, indent);
+      rc = s.length < s.size ? 0 : conc__buffer_reserve(&b, s.length + 1);
+    } while (rc == 0 && s.length >= s.size);
+    if (rc == 0) b.size += s.length;
+  }
+  if (rc != 0) {
+    conc__buffer_free(&b);
+    return rc;
+  }
+  b.data[b.size] = 0;
+  *out = (char *)b.data;
+  if (size != NULL) *size = b.size;
+  return 0;
 }
 
 /* --- build and parse --- */
