@@ -169,11 +169,6 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* glibc's headers take attributes away from tcc, which has them. */
-#if defined(__TINYC__)
-#undef __attribute__
-#endif
-
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
@@ -1540,8 +1535,8 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__HAS_FEATURE(x) 0
 #endif
 
-/* Linux and not asked to do without it (tcc has read its structs wrongly). */
-#if defined(__linux__) && !defined(CONC_PORTABLE) && !defined(__TINYC__)
+/* Linux and not asked to do without it. */
+#if defined(__linux__) && !defined(CONC_PORTABLE)
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -1624,8 +1619,7 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
 #if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__) && \
-    !defined(__TINYC__)
+    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
 #define CONC_HAVE_SWITCH_ASM 1
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -1699,83 +1693,6 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
                                               __ATOMIC_ACQUIRE))
 #define CONC__AND(p, v) \
   (CONC__POINT(), __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL))
-
-/* --- for tcc, which has neither the atomics nor thread-locals --- */
-
-#if defined(__TINYC__)
-/* It translates statement by statement, and x86 reorders nothing but a load
-   before an earlier store: plain loads and stores are acquire and release. */
-CONC__DEF uint64_t conc__tcc_cas(void *p, uint64_t old, uint64_t new_value,
-                                 size_t size) {
-  if (size == 8)
-    __asm__ volatile("lock; cmpxchgq %2, %1"
-                     : "+a"(old), "+m"(*(uint64_t *)p)
-                     : "r"(new_value) : "memory");
-  else if (size == 4)
-    __asm__ volatile("lock; cmpxchgl %k2, %1"
-                     : "+a"(old), "+m"(*(uint32_t *)p)
-                     : "r"(new_value) : "memory");
-  else
-    __asm__ volatile("lock; cmpxchgb %b2, %1"
-                     : "+a"(old), "+m"(*(uint8_t *)p)
-                     : "q"(new_value) : "memory");
-  return old;
-}
-
-CONC__DEF uint64_t conc__tcc_get(const void *p, size_t size) {
-  return size == 8   ? *(const volatile uint64_t *)p
-         : size == 4 ? *(const volatile uint32_t *)p
-                     : *(const volatile uint8_t *)p;
-}
-
-/* Whether *p was *expected; what it was is there afterwards. */
-CONC__DEF bool conc__tcc_compare(void *p, void *expected, uint64_t new_value,
-                                 size_t size) {
-  uint64_t old = conc__tcc_get(expected, size);
-  uint64_t was = conc__tcc_cas(p, old, new_value, size);
-  bool equal = (size == 8   ? was == old
-                : size == 4 ? (uint32_t)was == (uint32_t)old
-                            : (uint8_t)was == (uint8_t)old);
-  if (!equal) memcpy(expected, &was, size);
-  return equal;
-}
-
-/* Changes *p by `how`; what it was. */
-CONC__DEF uint64_t conc__tcc_change(void *p, int how, uint64_t by,
-                                    size_t size) {
-  uint64_t old = conc__tcc_get(p, size);
-  while (!conc__tcc_compare(p, &old, how == '+'   ? old + by
-                                     : how == '&' ? old & by
-                                     : how == '|' ? old | by
-                                                  : by, size)) {
-  }
-  return old;
-}
-
-#define CONC__TCC_CHANGE(p, how, v)                                       \
-  ((__typeof__(*(p)))conc__tcc_change((void *)(p), how, (uint64_t)(v),    \
-                                      sizeof *(p)))
-#define __ATOMIC_RELAXED 0
-#define __ATOMIC_ACQUIRE 2
-#define __ATOMIC_RELEASE 3
-#define __ATOMIC_ACQ_REL 4
-#define __ATOMIC_SEQ_CST 5
-#define __atomic_load_n(p, order) \
-  ((__typeof__(*(p)))conc__tcc_get((const void *)(p), sizeof *(p)))
-#define __atomic_store_n(p, v, order) ((void)CONC__TCC_CHANGE(p, '=', v))
-#define __atomic_exchange_n(p, v, order) CONC__TCC_CHANGE(p, '=', v)
-#define __atomic_fetch_add(p, v, order) CONC__TCC_CHANGE(p, '+', v)
-#define __atomic_fetch_sub(p, v, order) CONC__TCC_CHANGE(p, '+', -(v))
-#define __atomic_fetch_and(p, v, order) CONC__TCC_CHANGE(p, '&', v)
-#define __atomic_fetch_or(p, v, order) CONC__TCC_CHANGE(p, '|', v)
-#define __atomic_add_fetch(p, v, order) (CONC__TCC_CHANGE(p, '+', v) + (v))
-#define __atomic_sub_fetch(p, v, order) (CONC__TCC_CHANGE(p, '+', -(v)) - (v))
-#define __atomic_compare_exchange_n(p, e, v, weak, succeed, fail)       \
-  conc__tcc_compare((void *)(p), (void *)(e), (uint64_t)(v), sizeof *(p))
-#define __atomic_thread_fence(order) __asm__ volatile("mfence" ::: "memory")
-#define __builtin_ia32_pause() __asm__ volatile("rep; nop")
-#define __builtin_prefetch(p) ((void)(p))
-#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -2038,7 +1955,7 @@ CONC__DEF int conc__count_cpus(void) {
     int count = 0;
     size_t i;
     for (i = 0; i < (size_t)size / sizeof *mask; i++)
-      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
+      count += __builtin_popcountl(mask[i]);
     return count > 0 ? count : 1;
   }
 #endif
@@ -2302,52 +2219,13 @@ typedef struct conc__thread {
   struct conc__loop *loop;
   conc__actor actor __attribute__((aligned(64))); /* as CONC__OWNER wants */
   conc_task own;   /* the task of a foreign thread */
-  bool forks; /* it starts a process, and has conc__processes_guard */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
 } conc__thread;
 
-#if !defined(__TINYC__)
 static __thread conc__thread conc__this;
-#else
-typedef struct conc__own {
-  conc__thread thread;
-  bool ending;
-} conc__own;
-
-static pthread_key_t conc__own_key;
-static pthread_once_t conc__own_once = PTHREAD_ONCE_INIT;
-
-/* Once more round: by then nobody's destructor uses it. */
-CONC__DEF void conc__own_free(void *own) {
-  if (((conc__own *)own)->ending) {
-    free(own);
-    return;
-  }
-  ((conc__own *)own)->ending = true;
-  pthread_setspecific(conc__own_key, own);
-}
-
-CONC__DEF void conc__own_init(void) {
-  pthread_key_create(&conc__own_key, conc__own_free);
-}
-
-/* A thread without memory for so little cannot go on. */
-CONC__DEF conc__thread *conc__own_find(void) {
-  void *own;
-  pthread_once(&conc__own_once, conc__own_init);
-  own = pthread_getspecific(conc__own_key);
-  if (own == NULL) {
-    if (posix_memalign(&own, 64, sizeof(conc__own)) != 0) abort();
-    memset(own, 0, sizeof(conc__own));
-    pthread_setspecific(conc__own_key, own);
-  }
-  return &((conc__own *)own)->thread;
-}
-#define conc__this (*conc__own_find())
-#endif
 
 CONC__DEF conc__actor *conc__thread_enter(conc_task *task);
 
@@ -6749,6 +6627,7 @@ static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
+static __thread bool conc__process_forks; /* this thread has the guard */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets;
 static const char *conc__program; /* argv[0] */
@@ -6989,11 +6868,11 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 /* --- fork --- */
 
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__this.forks) conc__mutex_lock(&conc__processes_guard);
+  if (!conc__process_forks) conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__this.forks) conc__mutex_unlock(&conc__processes_guard);
+  if (!conc__process_forks) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
@@ -7131,7 +7010,7 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__this.forks = false;
+  conc__process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -7176,10 +7055,10 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__this.forks = true;
+    conc__process_forks = true;
     pid = fork();
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__this.forks = false;
+    conc__process_forks = false;
     if (pid < 0) rc = -errno;
   }
   rc = conc__process_born(t, pid, rc, life);
@@ -7254,7 +7133,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__this.forks = true;
+  conc__process_forks = true;
   *pid = fork();
   if (*pid == 0) {
     conc__exec_child(x);
@@ -7262,7 +7141,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__this.forks = false;
+  conc__process_forks = false;
   if (*pid < 0) rc = -errno;
   conc__close(&report[1]);
   if (rc == 0) {

@@ -164,7 +164,8 @@ if have "$CC" && have "$CXX"; then
     -o "$tmp/c_user" "$tmp/main.o" "$tmp/cxx.o"
   try 'and the program runs' "$tmp/c_user"
 fi
-# What tcc makes of the structs must be what another compiler makes of them.
+# tcc 0.9.27 has not the atomics that the implementation needs; what it makes
+# of the structs must be what another compiler makes of them.
 source tcc.c <<EOS
 #include "$here/conc.h"
 static void *same(void *arg) { return conc_sleep(0.001) == 0 ? arg : NULL; }
@@ -184,9 +185,6 @@ elif have "$CC"; then
     "$tmp/tcc.c"
   try "and linked with the implementation in $CC" $CC -pthread \
     -Wl,-z,noexecstack -o "$tmp/tcc" "$tmp/tcc.o" "$tmp/implementation.o"
-  try 'and the program runs' "$tmp/tcc"
-  try "tcc: all of it" tcc -Wall -Werror -pthread -DCONC_IMPLEMENTATION \
-    -o "$tmp/tcc" "$tmp/tcc.c"
   try 'and the program runs' "$tmp/tcc"
 fi
 
