@@ -1528,11 +1528,6 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <time.h>
 #include <unistd.h>
 
-#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE)
-#error "conc.h: a system header came first in a strict mode; include conc.h \
-with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
-#endif
-
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
@@ -1557,6 +1552,12 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__LINUX 1
 #else
 #define CONC__LINUX 0
+#endif
+
+#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
+    (CONC__LINUX && !defined(F_SETSIG))
+#error "conc.h: a system header came before it and hides what it needs; \
+include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 
 /* Sleeping on a word of memory: Linux 2.6.28. Otherwise a hashed table of
