@@ -87,7 +87,7 @@ bench_bin   := $(patsubst tests/bench/%.c,$(B)/bench/%,\
                  $(wildcard tests/bench/*.c))
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile races interop
+SCRIPTS ?= harness examples compile vendor races interop
 
 all: examples programs
 examples: $(example_bin)

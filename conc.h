@@ -169,6 +169,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#ifdef __TINYC__
+#undef __attribute__ /* tcc has them, which glibc's <sys/cdefs.h> denies */
+#endif
+
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
@@ -1524,15 +1528,18 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <time.h>
 #include <unistd.h>
 
-#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE)
-#error "conc.h: a system header came first in a strict mode; include conc.h \
-with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
-#endif
-
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
 #define CONC__HAS_FEATURE(x) 0
+#endif
+
+/* tcc 0.9.27 has no atomics and no thread-local variables. It is told here how
+   to do without, which costs speed. */
+#if defined(__TINYC__) && !defined(__ATOMIC_RELAXED)
+#define CONC__TCC 1
+#else
+#define CONC__TCC 0
 #endif
 
 /* Linux and not asked to do without it. */
@@ -1545,6 +1552,12 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__LINUX 1
 #else
 #define CONC__LINUX 0
+#endif
+
+#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
+    (CONC__LINUX && !defined(F_SETSIG))
+#error "conc.h: a system header came before it and hides what it needs; \
+include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 
 /* Sleeping on a word of memory: Linux 2.6.28. Otherwise a hashed table of
@@ -1610,6 +1623,12 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_SETSIG CONC__LINUX
 #endif
 
+/* Thread-local variables of the compiler (__thread). Otherwise POSIX's, and
+   there is no way on for a thread that gets no memory for them. */
+#ifndef CONC_HAVE_THREAD_LOCAL
+#define CONC_HAVE_THREAD_LOCAL !CONC__TCC
+#endif
+
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
@@ -1619,7 +1638,7 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
 #if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
+    !CONC__TCC && (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
 #define CONC_HAVE_SWITCH_ASM 1
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -1646,7 +1665,7 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #endif
 #ifndef CONC_HAVE_VALGRIND
 #if CONC__LINUX && (defined(__x86_64__) || defined(__aarch64__)) && \
-    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
+    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN && !CONC__TCC
 #define CONC_HAVE_VALGRIND 1
 #else
 #define CONC_HAVE_VALGRIND 0
@@ -1674,6 +1693,75 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+#if CONC__TCC
+/* What gcc and clang build in. tcc compiles each statement by itself: memory is
+   read and written as the program says, and x86 keeps loads in order, and
+   stores. So a plain load acquires; a store is an exchange, in full order. */
+#ifndef __x86_64__
+#error "conc.h: this tcc has no atomics for this CPU; use gcc or clang"
+#endif
+#define __ATOMIC_RELAXED 0
+#define __ATOMIC_ACQUIRE 2
+#define __ATOMIC_RELEASE 3
+#define __ATOMIC_ACQ_REL 4
+#define __ATOMIC_SEQ_CST 5
+static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
+                         size_t size) {
+  uint64_t old = 0, found;
+  memcpy(&old, expected, size);
+  found = old;
+  if (size == 1)
+    __asm__ __volatile__("lock; cmpxchgb %b2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "q"(new_value), "0"(old)
+                         : "memory");
+  else if (size == 4)
+    __asm__ __volatile__("lock; cmpxchgl %k2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "r"(new_value), "0"(old)
+                         : "memory");
+  else
+    __asm__ __volatile__("lock; cmpxchgq %2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "r"(new_value), "0"(old)
+                         : "memory");
+  if (memcmp(&found, &old, size) == 0) return 1;
+  memcpy(expected, &found, size);
+  return 0;
+}
+/* Does what C does by `operation`, and returns what was there before. */
+static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
+                                 size_t size) {
+  uint64_t old = 0, next;
+  memcpy(&old, p, size);
+  do {
+    next = operation == '+'   ? old + v
+           : operation == '&' ? old & v
+           : operation == '|' ? old | v
+                              : v;
+  } while (!conc__tcc_cas(p, &old, next, size));
+  return old;
+}
+#define CONC__TCC_UPDATE(p, o, v)                                           \
+  ((__typeof__(*(p)))conc__tcc_update((void *)(p), (o), (uint64_t)(v),      \
+                                      sizeof *(p)))
+#define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
+#define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
+#define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
+#define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
+#define __atomic_add_fetch(p, v, order) (CONC__TCC_UPDATE(p, '+', v) + (v))
+#define __atomic_sub_fetch(p, v, order) (CONC__TCC_UPDATE(p, '+', -(v)) - (v))
+#define __atomic_fetch_and(p, v, order) CONC__TCC_UPDATE(p, '&', v)
+#define __atomic_fetch_or(p, v, order) CONC__TCC_UPDATE(p, '|', v)
+#define __atomic_compare_exchange_n(p, e, v, weak, order, failed) \
+  conc__tcc_cas((void *)(p), (e), (uint64_t)(v), sizeof *(p))
+#define __atomic_thread_fence(order) \
+  __asm__ __volatile__("mfence" ::: "memory")
+#define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
+#define __builtin_prefetch(p) ((void)(p))
+#endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
    thread at any of them, and show that the others do not mind. */
@@ -1955,7 +2043,7 @@ CONC__DEF int conc__count_cpus(void) {
     int count = 0;
     size_t i;
     for (i = 0; i < (size_t)size / sizeof *mask; i++)
-      count += __builtin_popcountl(mask[i]);
+      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
     return count > 0 ? count : 1;
   }
 #endif
@@ -2223,9 +2311,43 @@ typedef struct conc__thread {
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
+  bool process_forks; /* has conc__processes_guard */
 } conc__thread;
 
+#if CONC_HAVE_THREAD_LOCAL
 static __thread conc__thread conc__this;
+#else
+static pthread_key_t conc__this_key;
+static pthread_once_t conc__this_once = PTHREAD_ONCE_INIT;
+#define conc__this (*conc__this_get())
+
+/* Destructors run in any order: this one waits until conc__thread_exit, which
+   uses what it frees, has run. */
+CONC__DEF void conc__this_free(void *memory) {
+  conc__thread *thread = (conc__thread *)memory;
+  if (thread->current != NULL)
+    pthread_setspecific(conc__this_key, memory);
+  else
+    free(memory);
+}
+
+CONC__DEF void conc__this_make_key(void) {
+  if (pthread_key_create(&conc__this_key, conc__this_free) != 0) abort();
+}
+
+CONC__DEF conc__thread *conc__this_get(void) {
+  void *thread;
+  pthread_once(&conc__this_once, conc__this_make_key);
+  thread = pthread_getspecific(conc__this_key);
+  if (thread == NULL) {
+    if (posix_memalign(&thread, 64, sizeof(conc__thread)) != 0 ||
+        pthread_setspecific(conc__this_key, thread) != 0)
+      abort();
+    memset(thread, 0, sizeof(conc__thread));
+  }
+  return (conc__thread *)thread;
+}
+#endif
 
 CONC__DEF conc__actor *conc__thread_enter(conc_task *task);
 
@@ -6627,7 +6749,6 @@ static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
-static __thread bool conc__process_forks; /* this thread has the guard */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets;
 static const char *conc__program; /* argv[0] */
@@ -6868,11 +6989,11 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 /* --- fork --- */
 
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__process_forks) conc__mutex_lock(&conc__processes_guard);
+  if (!conc__this.process_forks) conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__process_forks) conc__mutex_unlock(&conc__processes_guard);
+  if (!conc__this.process_forks) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
@@ -7010,7 +7131,7 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__process_forks = false;
+  conc__this.process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -7055,10 +7176,10 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__process_forks = true;
+    conc__this.process_forks = true;
     pid = fork();
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__process_forks = false;
+    conc__this.process_forks = false;
     if (pid < 0) rc = -errno;
   }
   rc = conc__process_born(t, pid, rc, life);
@@ -7133,7 +7254,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__process_forks = true;
+  conc__this.process_forks = true;
   *pid = fork();
   if (*pid == 0) {
     conc__exec_child(x);
@@ -7141,7 +7262,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__process_forks = false;
+  conc__this.process_forks = false;
   if (*pid < 0) rc = -errno;
   conc__close(&report[1]);
   if (rc == 0) {

@@ -164,8 +164,7 @@ if have "$CC" && have "$CXX"; then
     -o "$tmp/c_user" "$tmp/main.o" "$tmp/cxx.o"
   try 'and the program runs' "$tmp/c_user"
 fi
-# tcc 0.9.27 has not the atomics that the implementation needs; what it makes
-# of the structs must be what another compiler makes of them.
+# What tcc makes of the structs must be what another compiler makes of them.
 source tcc.c <<EOS
 #include "$here/conc.h"
 static void *same(void *arg) { return conc_sleep(0.001) == 0 ? arg : NULL; }
@@ -181,6 +180,10 @@ EOS
 if ! have tcc; then
   skip 'a user compiled by tcc' tcc
 elif have "$CC"; then
+  try 'tcc: the implementation' tcc -Wall -Werror -c -o "$tmp/x.o" \
+    "$tmp/implementation.c"
+  try 'tcc: the implementation, portable' tcc -Wall -Werror -DCONC_PORTABLE \
+    -c -o "$tmp/x.o" "$tmp/implementation.c"
   try "tcc: the declarations alone" tcc -Wall -Werror -c -o "$tmp/tcc.o" \
     "$tmp/tcc.c"
   try "and linked with the implementation in $CC" $CC -pthread \
