@@ -1542,8 +1542,8 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__TCC 0
 #endif
 
-/* Linux and not asked to do without it. */
-#if defined(__linux__) && !defined(CONC_PORTABLE)
+/* Linux and not asked to do without it (tcc has read its structs wrongly). */
+#if defined(__linux__) && !defined(CONC_PORTABLE) && !CONC__TCC
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -1638,7 +1638,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
 #if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    !CONC__TCC && (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
+    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__) && \
+    !CONC__TCC
 #define CONC_HAVE_SWITCH_ASM 1
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -1665,7 +1666,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #ifndef CONC_HAVE_VALGRIND
 #if CONC__LINUX && (defined(__x86_64__) || defined(__aarch64__)) && \
-    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN && !CONC__TCC
+    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
 #define CONC_HAVE_VALGRIND 1
 #else
 #define CONC_HAVE_VALGRIND 0
@@ -1695,8 +1696,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 #if CONC__TCC
-/* What gcc and clang build in. tcc compiles each statement by itself: memory is
-   read and written as the program says, and x86 keeps loads in order, and
+/* What gcc and clang build in. tcc compiles each statement by itself: memory
+   is read and written as the program says, and x86 keeps loads in order, and
    stores. So a plain load acquires; a store is an exchange, in full order. */
 #ifndef __x86_64__
 #error "conc.h: this tcc has no atomics for this CPU; use gcc or clang"
