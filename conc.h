@@ -993,6 +993,32 @@ CONC_API int conc_accept(int fd, double timeout);
    descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
 CONC_API int conc_connect(const char *address, double timeout);
 
+/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
+   the port that the system chose; "" for a unix socket without a name. Writes
+   up to `size` bytes to buf, the last of them a NUL, and returns the length of
+   all of it, as snprintf does; or what getsockname() fails with. */
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
+
+/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it (":0": all interfaces, and a port of the system's choice). Returns
+   a descriptor, non-blocking; errors as conc_listen. */
+CONC_API int conc_datagram_open(const char *address);
+
+/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
+   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
+   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout);
+
+/* Receives a datagram, and in `from`, of from_size bytes, the address that it
+   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
+   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
+   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
+   with. */
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout);
+
 /* --- buffered streams --- */
 
 /* A descriptor, and buffers for what is read from it and written to it
@@ -6470,6 +6496,7 @@ typedef struct conc__resolve {
   conc_task task; /* first: it is a task */
   char host[256], port[32];
   bool passive;
+  int family; /* AF_UNSPEC: any */
   int rc;
   struct sockaddr_storage address;
   socklen_t size;
@@ -6482,6 +6509,7 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   memset(&hints, 0, sizeof hints);
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
+  hints.ai_family = r->family;
   rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
   if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
     memcpy(&r->address, info->ai_addr, info->ai_addrlen);
@@ -6535,7 +6563,7 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
 }
 
 /* Makes a socket address. 0 or negative errno. */
-CONC__DEF int conc__address(const char *address, bool listening,
+CONC__DEF int conc__address(const char *address, bool listening, int family,
                             double deadline, struct sockaddr_storage *out,
                             socklen_t *size) {
   struct sockaddr_un *un = (struct sockaddr_un *)out;
@@ -6553,6 +6581,7 @@ CONC__DEF int conc__address(const char *address, bool listening,
   r = (conc__resolve *)CONC_MALLOC(sizeof *r);
   if (r == NULL) return -ENOMEM;
   memset(r, 0, sizeof *r);
+  r->family = family;
   rc = conc__address_split(r, address, listening);
   if (rc == 0) {
     rc = conc__resolve_now(r, AI_NUMERICHOST);
@@ -6577,14 +6606,15 @@ CONC__DEF int conc__address(const char *address, bool listening,
 
 /* A socket file remains when its listener has died. If nobody answers there,
    it may be replaced. */
-CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
+CONC__DEF bool conc__socket_file_is_stale(int type,
+                                          const struct sockaddr_storage *a,
                                           socklen_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
-  fd = conc__socket(AF_UNIX, SOCK_STREAM);
+  fd = conc__socket(AF_UNIX, type);
   if (fd < 0) return false;
   stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
           errno == ECONNREFUSED;
@@ -6592,26 +6622,35 @@ CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
   return stale && unlink(un->sun_path) == 0;
 }
 
-CONC_API int conc_listen(const char *address) {
+/* A socket that is bound to an address; or negative errno. */
+CONC__DEF int conc__socket_at(const char *address, int type) {
   struct sockaddr_storage a;
   const struct sockaddr *addr = (const struct sockaddr *)&a;
   socklen_t size = 0;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, CONC__NEVER, &a, &size);
+  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, &size);
   if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, SOCK_STREAM);
+  fd = conc__socket(a.ss_family, type);
   if (fd < 0) return fd;
-  if (a.ss_family != AF_UNIX)
+  if (a.ss_family != AF_UNIX && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (bind(fd, addr, size) < 0) {
     rc = -errno;
     if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(&a, size))
+        conc__socket_file_is_stale(type, &a, size))
       rc = bind(fd, addr, size) < 0 ? -errno : 0;
   }
-  if (rc == 0 && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
+  close(fd);
+  return rc;
+}
+
+CONC_API int conc_listen(const char *address) {
+  int fd = conc__socket_at(address, SOCK_STREAM);
+  int rc;
+  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
+  rc = -errno;
   close(fd);
   return rc;
 }
@@ -6654,7 +6693,7 @@ CONC_API int conc_connect(const char *address, double timeout) {
   struct sockaddr_storage a;
   socklen_t size = 0;
   int fd;
-  int rc = conc__address(address, false, deadline, &a, &size);
+  int rc = conc__address(address, false, AF_UNSPEC, deadline, &a, &size);
   if (rc != 0) return rc;
   fd = conc__socket(a.ss_family, SOCK_STREAM);
   if (fd < 0) return fd;
@@ -6680,6 +6719,97 @@ CONC_API int conc_connect(const char *address, double timeout) {
     return fd;
   }
   conc_close(fd);
+  return rc;
+}
+
+/* Says an address in words, as snprintf does. */
+CONC__DEF ssize_t conc__address_text(const struct sockaddr_storage *a,
+                                     socklen_t length, char *buf,
+                                     size_t size) {
+  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+  char host[64], port[16];
+  if (a->ss_family == AF_UNIX) {
+    /* Without a name it is shorter; a long path may lack its NUL. */
+    size_t n = (size_t)length > offsetof(struct sockaddr_un, sun_path)
+                   ? (size_t)length - offsetof(struct sockaddr_un, sun_path)
+                   : 0;
+    return snprintf(buf, size, "%.*s", (int)n, n > 0 ? un->sun_path : "");
+  }
+  if (getnameinfo((const struct sockaddr *)a, length, host, sizeof host, port,
+                  sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return snprintf(buf, size, "%s", "");
+  return snprintf(buf, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s",
+                  host, port);
+}
+
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size) {
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  if (size > 0) buf[0] = 0;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  return conc__address_text(&a, length, buf, size);
+}
+
+/* --- datagrams --- */
+
+CONC_API int conc_datagram_open(const char *address) {
+  return conc__socket_at(address, SOCK_DGRAM);
+}
+
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  int rc;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  rc = conc__address(address, false,
+                     a.ss_family == AF_UNIX ? AF_UNSPEC : a.ss_family,
+                     deadline, &a, &length);
+  while (rc == 0) {
+    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL,
+                       (struct sockaddr *)&a, length);
+    if (n >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    if (a.ss_family != AF_UNIX)
+      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    else /* it can be written to, but the receiver's queue is full */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc > 0) rc = 0;
+  }
+  return rc;
+}
+
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  struct msghdr m;
+  struct iovec part;
+  int rc;
+  if (from_size > 0) from[0] = 0;
+  do {
+    ssize_t n;
+    memset(&m, 0, sizeof m);
+    part.iov_base = buf;
+    part.iov_len = size;
+    m.msg_iov = &part;
+    m.msg_iovlen = 1;
+    m.msg_name = &a;
+    m.msg_namelen = (socklen_t)sizeof a;
+    n = recvmsg(fd, &m, MSG_DONTWAIT);
+    if (n >= 0) {
+      if (from_size > 0 && m.msg_namelen > 0 &&
+          conc__address_text(&a, m.msg_namelen, from, from_size) >=
+              (ssize_t)from_size)
+        from[0] = 0;
+      return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
+    }
+    rc = -errno;
+    if (conc__would_block(errno)) rc = conc__wait_fd(fd, CONC_READ, deadline);
+  } while (rc > 0 || rc == -EINTR);
   return rc;
 }
 
@@ -12605,23 +12735,6 @@ CONC__DEF void *conc__server_thread(void *arg) {
   return NULL;
 }
 
-/* Where a listening socket is, in words. */
-CONC__DEF void conc__address_text(int fd, const char *asked, char *out,
-                                  size_t size) {
-  struct sockaddr_storage a;
-  socklen_t length = (socklen_t)sizeof a;
-  char host[64], port[16];
-  if (asked != NULL && strchr(asked, '/') != NULL)
-    snprintf(out, size, "%s", asked);
-  else if (getsockname(fd, (struct sockaddr *)&a, &length) == 0 &&
-           getnameinfo((struct sockaddr *)&a, length, host, sizeof host, port,
-                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-    snprintf(out, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s", host,
-             port);
-  else
-    out[0] = 0;
-}
-
 CONC__DEF int conc__server_open(conc_manager *manager) {
   conc__manager *m;
   int rc = conc__manager_options(manager);
@@ -12635,7 +12748,7 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   m->listener = rc;
   m->stopping = false;
   m->server = true;
-  conc__address_text(rc, manager->address, m->address, sizeof m->address);
+  conc_address(rc, m->address, sizeof m->address);
   return 0;
 }
 
