@@ -46,7 +46,7 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets
+     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
@@ -943,7 +943,7 @@ CONC_API int conc_gen_close(conc_gen *gen);
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
-   >>loop: descriptors and sockets
+   >>loop: descriptors, sockets, buffered streams
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
@@ -973,6 +973,12 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
 
+/* Reads until it has size bytes. Bytes read: size, or fewer if the end came
+   before; or an error, after which an unknown part has been read (conc_stream
+   keeps it). */
+CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
+                                   double timeout);
+
 /* Closes a descriptor; coroutines of the calling thread's loop that wait for
    it get -EBADF. 0 or what close() fails with. */
 CONC_API int conc_close(int fd);
@@ -991,6 +997,101 @@ CONC_API int conc_accept(int fd, double timeout);
 /* Connects to an address as above, where an empty host is loopback. Returns a
    descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
 CONC_API int conc_connect(const char *address, double timeout);
+
+/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
+   the port that the system chose; "" for a unix socket without a name. Writes
+   up to `size` bytes to buf, the last of them a NUL, and returns the length of
+   all of it, as snprintf does; or what getsockname() fails with. */
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
+
+/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it (":0": all interfaces, and a port of the system's choice). Returns
+   a descriptor, non-blocking; errors as conc_listen. */
+CONC_API int conc_datagram_open(const char *address);
+
+/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
+   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
+   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout);
+
+/* Receives a datagram, and in `from`, of from_size bytes, the address that it
+   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
+   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
+   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
+   with. */
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout);
+
+/* --- buffered streams --- */
+
+/* A descriptor, and buffers for what is read from it and written to it
+   (asyncio's StreamReader and StreamWriter).
+
+     conc_stream s = { .fd = conc_connect("example.org:80", 5) };
+     conc_stream_write(&s, "GET / HTTP/1.0\r\n\r\n", 18, 5);
+     conc_stream_flush(&s, 5);
+     while ((n = conc_stream_read_line(&s, line, sizeof line, 5)) > 0) ...
+     conc_stream_close(&s, 5);
+
+   Any number of tasks may read and write, one at a time each: what one call
+   reads or writes is whole. A call that fails has read nothing and written
+   nothing: what came meanwhile stays in the buffer.
+   Memory: 4 KiB for reading, more if what is asked for is larger; and what is
+   written and not sent. */
+typedef struct conc_stream {
+  int fd;            /* the stream's, until conc_stream_close */
+  size_t high_water; /* bytes; writers wait when so many are not sent yet;
+                        default 65536 */
+  /* private */
+  struct conc__bytes {
+    unsigned char *data;
+    size_t first, end, size;
+  } in, out;
+  conc_lock reading, writing;
+  int error; /* of writing: from now on all writes fail */
+} conc_stream;
+
+/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
+   at the end; else as conc_read, and -ENOMEM. */
+CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
+                                  double timeout);
+
+/* Reads size bytes; fewer only if the end came before (in Python that is
+   IncompleteReadError, and these its .partial). Errors as above. */
+CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
+                                          size_t size, double timeout);
+
+/* Reads up to and including a separator of n bytes, which is looked for in the
+   first `size` bytes. Bytes read; without it if the end came before, so 0 at
+   the end; -EMSGSIZE if it does not come in time, and all stays where
+   it is; -EINVAL for n = 0; else as above. */
+CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
+                                        const void *separator, size_t n,
+                                        void *buf, size_t size,
+                                        double timeout);
+
+/* Reads a line with its '\n', which only the last one may lack, and a NUL
+   behind it: up to size - 1 bytes. Their number, else as above. */
+CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
+                                       size_t size, double timeout);
+
+/* Writes size bytes to the buffer; first, if .high_water bytes are in it
+   already, all of these to the descriptor, waiting as long as that takes.
+   Nothing is sent before that, or before the next flush. 0; -EPIPE, and what
+   else conc_write fails with: then all later writes do; -ETIMEDOUT,
+   -ECANCELED, -ENOMEM. */
+CONC_API int conc_stream_write(conc_stream *stream, const void *data,
+                               size_t size, double timeout);
+
+/* Waits until all that was written is sent (Python's drain). 0, or as above;
+   after -ETIMEDOUT or -ECANCELED the rest may be flushed later. */
+CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
+
+/* Flushes, closes the descriptor and frees the buffers, whatever is returned:
+   0, or what flush and close fail with. Nobody may use it meanwhile. */
+CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
@@ -6479,42 +6580,65 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   }
 }
 
-CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
-                            double timeout) {
-  const unsigned char *p = (const unsigned char *)buf;
+CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
+                                   double timeout) {
   double deadline = conc__deadline(timeout);
-  size_t left = size;
-  bool is_socket = true;
-  bool blocking = false;
-  do {
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n = conc_read(fd, (unsigned char *)buf + done, size - done,
+                          conc__remaining(deadline));
+    if (n < 0) return n;
+    if (n == 0) break;
+    done += (size_t)n;
+  }
+  return (ssize_t)done;
+}
+
+/* How to write to a descriptor, as the first try shows. */
+enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
+
+/* Writes a part, when it can be written. Bytes, or negative errno. */
+CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
+                                   int *kind, double deadline) {
+  for (;;) {
     ssize_t n;
     int rc;
-    if (is_socket) {
-      n = send(fd, p, left, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (*kind == CONC__FD_SOCKET) {
+      n = send(fd, buf, size, MSG_DONTWAIT | MSG_NOSIGNAL);
       if (n < 0 && errno == ENOTSOCK) {
-        is_socket = false;
         rc = conc__is_nonblocking(fd);
         if (rc < 0) return rc;
-        blocking = rc == 0;
+        *kind = rc ? CONC__FD_NONBLOCKING : CONC__FD_BLOCKING;
         continue;
       }
     } else {
+      bool blocking = *kind == CONC__FD_BLOCKING;
       if (blocking) {
         rc = conc__wait_fd(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
       /* A blocking pipe that polls writable takes so much without waiting. */
-      n = write(fd, p, blocking && left > PIPE_BUF ? PIPE_BUF : left);
+      n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
     }
-    if (n >= 0) {
-      p += n;
-      left -= (size_t)n;
-    } else if (conc__would_block(errno)) {
-      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
-      if (rc < 0) return rc;
-    } else if (errno != EINTR) {
-      return -errno;
-    }
+    if (n >= 0) return n;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
+                            double timeout) {
+  const unsigned char *p = (const unsigned char *)buf;
+  double deadline = conc__deadline(timeout);
+  int kind = CONC__FD_SOCKET;
+  size_t left = size;
+  do {
+    ssize_t n = conc__write_some(fd, p, left, &kind, deadline);
+    if (n < 0) return n;
+    p += n;
+    left -= (size_t)n;
   } while (left > 0);
   return (ssize_t)size;
 }
@@ -6541,6 +6665,7 @@ typedef struct conc__resolve {
   conc_task task; /* first: it is a task */
   char host[256], port[32];
   bool passive;
+  int family; /* AF_UNSPEC: any */
   int rc;
   struct sockaddr_storage address;
   socklen_t size;
@@ -6553,6 +6678,7 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   memset(&hints, 0, sizeof hints);
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
+  hints.ai_family = r->family;
   rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
   if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
     memcpy(&r->address, info->ai_addr, info->ai_addrlen);
@@ -6606,7 +6732,7 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
 }
 
 /* Makes a socket address. 0 or negative errno. */
-CONC__DEF int conc__address(const char *address, bool listening,
+CONC__DEF int conc__address(const char *address, bool listening, int family,
                             double deadline, struct sockaddr_storage *out,
                             socklen_t *size) {
   struct sockaddr_un *un = (struct sockaddr_un *)out;
@@ -6624,6 +6750,7 @@ CONC__DEF int conc__address(const char *address, bool listening,
   r = (conc__resolve *)CONC_MALLOC(sizeof *r);
   if (r == NULL) return -ENOMEM;
   memset(r, 0, sizeof *r);
+  r->family = family;
   rc = conc__address_split(r, address, listening);
   if (rc == 0) {
     rc = conc__resolve_now(r, AI_NUMERICHOST);
@@ -6648,14 +6775,15 @@ CONC__DEF int conc__address(const char *address, bool listening,
 
 /* A socket file remains when its listener has died. If nobody answers there,
    it may be replaced. */
-CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
+CONC__DEF bool conc__socket_file_is_stale(int type,
+                                          const struct sockaddr_storage *a,
                                           socklen_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
-  fd = conc__socket(AF_UNIX, SOCK_STREAM);
+  fd = conc__socket(AF_UNIX, type);
   if (fd < 0) return false;
   stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
           errno == ECONNREFUSED;
@@ -6663,26 +6791,35 @@ CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
   return stale && unlink(un->sun_path) == 0;
 }
 
-CONC_API int conc_listen(const char *address) {
+/* A socket that is bound to an address; or negative errno. */
+CONC__DEF int conc__socket_at(const char *address, int type) {
   struct sockaddr_storage a;
   const struct sockaddr *addr = (const struct sockaddr *)&a;
   socklen_t size = 0;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, CONC__NEVER, &a, &size);
+  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, &size);
   if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, SOCK_STREAM);
+  fd = conc__socket(a.ss_family, type);
   if (fd < 0) return fd;
-  if (a.ss_family != AF_UNIX)
+  if (a.ss_family != AF_UNIX && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (bind(fd, addr, size) < 0) {
     rc = -errno;
     if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(&a, size))
+        conc__socket_file_is_stale(type, &a, size))
       rc = bind(fd, addr, size) < 0 ? -errno : 0;
   }
-  if (rc == 0 && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
+  close(fd);
+  return rc;
+}
+
+CONC_API int conc_listen(const char *address) {
+  int fd = conc__socket_at(address, SOCK_STREAM);
+  int rc;
+  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
+  rc = -errno;
   close(fd);
   return rc;
 }
@@ -6725,7 +6862,7 @@ CONC_API int conc_connect(const char *address, double timeout) {
   struct sockaddr_storage a;
   socklen_t size = 0;
   int fd;
-  int rc = conc__address(address, false, deadline, &a, &size);
+  int rc = conc__address(address, false, AF_UNSPEC, deadline, &a, &size);
   if (rc != 0) return rc;
   fd = conc__socket(a.ss_family, SOCK_STREAM);
   if (fd < 0) return fd;
@@ -6752,6 +6889,320 @@ CONC_API int conc_connect(const char *address, double timeout) {
   }
   conc_close(fd);
   return rc;
+}
+
+/* Says an address in words, as snprintf does. */
+CONC__DEF ssize_t conc__address_text(const struct sockaddr_storage *a,
+                                     socklen_t length, char *buf,
+                                     size_t size) {
+  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+  char host[64], port[16];
+  if (a->ss_family == AF_UNIX) {
+    /* Without a name it is shorter; a long path may lack its NUL. */
+    size_t n = (size_t)length > offsetof(struct sockaddr_un, sun_path)
+                   ? (size_t)length - offsetof(struct sockaddr_un, sun_path)
+                   : 0;
+    return snprintf(buf, size, "%.*s", (int)n, n > 0 ? un->sun_path : "");
+  }
+  if (getnameinfo((const struct sockaddr *)a, length, host, sizeof host, port,
+                  sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return snprintf(buf, size, "%s", "");
+  return snprintf(buf, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s",
+                  host, port);
+}
+
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size) {
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  if (size > 0) buf[0] = 0;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  return conc__address_text(&a, length, buf, size);
+}
+
+/* --- datagrams --- */
+
+CONC_API int conc_datagram_open(const char *address) {
+  return conc__socket_at(address, SOCK_DGRAM);
+}
+
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  int rc;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  rc = conc__address(address, false,
+                     a.ss_family == AF_UNIX ? AF_UNSPEC : a.ss_family,
+                     deadline, &a, &length);
+  while (rc == 0) {
+    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL,
+                       (struct sockaddr *)&a, length);
+    if (n >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    if (a.ss_family != AF_UNIX)
+      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    else /* it can be written to, but the receiver's queue is full */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc > 0) rc = 0;
+  }
+  return rc;
+}
+
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  struct msghdr m;
+  struct iovec part;
+  int rc;
+  if (from_size > 0) from[0] = 0;
+  do {
+    ssize_t n;
+    memset(&m, 0, sizeof m);
+    part.iov_base = buf;
+    part.iov_len = size;
+    m.msg_iov = &part;
+    m.msg_iovlen = 1;
+    m.msg_name = &a;
+    m.msg_namelen = (socklen_t)sizeof a;
+    n = recvmsg(fd, &m, MSG_DONTWAIT);
+    if (n >= 0) {
+      if (from_size > 0 && m.msg_namelen > 0 &&
+          conc__address_text(&a, m.msg_namelen, from, from_size) >=
+              (ssize_t)from_size)
+        from[0] = 0;
+      return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
+    }
+    rc = -errno;
+    if (conc__would_block(errno)) rc = conc__wait_fd(fd, CONC_READ, deadline);
+  } while (rc > 0 || rc == -EINTR);
+  return rc;
+}
+
+/* --- buffered streams --- */
+
+#define CONC__STREAM_CHUNK 4096
+#define CONC__STREAM_HIGH_WATER 65536
+
+CONC__DEF size_t conc__bytes_count(const struct conc__bytes *b) {
+  return b->end - b->first;
+}
+
+/* Makes room for n bytes at the end. */
+CONC__DEF int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
+  size_t count = conc__bytes_count(b);
+  size_t size = b->size * 2;
+  unsigned char *data;
+  if (n <= b->size - b->end) return 0;
+  if (n > SIZE_MAX / 2 - count) return -ENOMEM;
+  /* Moved only by as much as was taken off before: so each byte is moved
+     once on the average. */
+  if (b->first >= count && n <= b->size - count) {
+    memmove(b->data, b->data + b->first, count);
+    b->first = 0;
+    b->end = count;
+    return 0;
+  }
+  if (size < CONC__STREAM_CHUNK) size = CONC__STREAM_CHUNK;
+  if (size < b->end + n) size = b->end + n;
+  data = (unsigned char *)CONC_REALLOC(b->data, size);
+  if (data == NULL) return -ENOMEM;
+  b->data = data;
+  b->size = size;
+  return 0;
+}
+
+CONC__DEF void conc__bytes_free(struct conc__bytes *b) {
+  CONC_FREE(b->data);
+  memset(b, 0, sizeof *b);
+}
+
+/* Takes n bytes off the front, into `out` unless that is NULL. */
+CONC__DEF void conc__bytes_take(struct conc__bytes *b, void *out, size_t n) {
+  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
+  b->first += n;
+  if (b->first < b->end) return;
+  b->first = b->end = 0;
+  if (b->size > CONC__STREAM_HIGH_WATER) conc__bytes_free(b);
+}
+
+/* Reads more, to have `need` bytes some time. As conc_read. */
+CONC__DEF ssize_t conc__stream_fill(conc_stream *s, size_t need,
+                                    double deadline) {
+  size_t count = conc__bytes_count(&s->in);
+  size_t room = need > count ? need - count : 0;
+  ssize_t n;
+  if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
+  n = conc__bytes_reserve(&s->in, room);
+  if (n != 0) return n;
+  n = conc_read(s->fd, s->in.data + s->in.end, s->in.size - s->in.end,
+                conc__remaining(deadline));
+  if (n > 0) s->in.end += (size_t)n;
+  return n;
+}
+
+/* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
+   not taken. */
+CONC__DEF int conc__stream_enter(conc_lock *lock, double timeout) {
+  int rc = conc_lock_acquire(lock, timeout);
+  if (rc == -EOWNERDEAD) conc_lock_release(lock);
+  return rc;
+}
+
+CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n = conc__stream_enter(&stream->reading, timeout);
+  if (n != 0) return n;
+  if (conc__bytes_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
+    n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
+  } else {
+    if (conc__bytes_count(&stream->in) == 0 && size > 0)
+      n = conc__stream_fill(stream, 1, deadline);
+    if (n >= 0) {
+      size_t count = conc__bytes_count(&stream->in);
+      if (size > count) size = count;
+      conc__bytes_take(&stream->in, buf, size);
+      n = (ssize_t)size;
+    }
+  }
+  conc_lock_release(&stream->reading);
+  return n;
+}
+
+CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
+                                          size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n = conc__stream_enter(&stream->reading, timeout);
+  if (n != 0) return n;
+  n = 1;
+  while (n > 0 && conc__bytes_count(&stream->in) < size)
+    n = conc__stream_fill(stream, size, deadline);
+  if (n >= 0) {
+    if (n == 0) size = conc__bytes_count(&stream->in);
+    conc__bytes_take(&stream->in, buf, size);
+    n = (ssize_t)size;
+  }
+  conc_lock_release(&stream->reading);
+  return n;
+}
+
+/* How many of the bytes go to the end of the first separator, looked for from
+   `from` on; 0: there is none. */
+CONC__DEF size_t conc__bytes_find(const unsigned char *p, size_t count,
+                                  const unsigned char *separator, size_t n,
+                                  size_t from) {
+  while (count - from >= n) {
+    const void *at = memchr(p + from, separator[0], count - from - n + 1);
+    if (at == NULL) return 0;
+    from = (size_t)((const unsigned char *)at - p);
+    if (memcmp(at, separator, n) == 0) return from + n;
+    from++;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
+                                        const void *separator, size_t n,
+                                        void *buf, size_t size,
+                                        double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct conc__bytes *in = &stream->in;
+  size_t from = 0; /* no separator begins before that */
+  ssize_t rc;
+  if (n == 0) return -EINVAL;
+  rc = conc__stream_enter(&stream->reading, timeout);
+  if (rc != 0) return rc;
+  for (;;) {
+    size_t count = conc__bytes_count(in);
+    size_t length = count < n ? 0
+                              : conc__bytes_find(in->data + in->first, count,
+                                                 (const unsigned char *)
+                                                     separator,
+                                                 n, from);
+    if (length > size || (length == 0 && count >= size)) {
+      rc = -EMSGSIZE;
+      break;
+    }
+    if (length == 0) {
+      if (count >= n) from = count - n + 1;
+      rc = conc__stream_fill(stream, 0, deadline);
+      if (rc > 0) continue;
+      if (rc < 0) break;
+      length = count; /* the end */
+    }
+    conc__bytes_take(in, buf, length);
+    rc = (ssize_t)length;
+    break;
+  }
+  conc_lock_release(&stream->reading);
+  return rc;
+}
+
+CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
+                                       size_t size, double timeout) {
+  ssize_t n;
+  if (size == 0) return -EINVAL;
+  n = conc_stream_read_until(stream, "\n", 1, buf, size - 1, timeout);
+  buf[n > 0 ? n : 0] = 0;
+  return n;
+}
+
+/* Sends all. The caller has the lock. */
+CONC__DEF int conc__stream_drain(conc_stream *s, double deadline) {
+  int kind = CONC__FD_SOCKET;
+  while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
+    ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
+                                 conc__bytes_count(&s->out), &kind, deadline);
+    if (n == -ETIMEDOUT || n == -ECANCELED) return (int)n;
+    if (n < 0) {
+      s->error = (int)n;
+      conc__bytes_free(&s->out);
+    } else {
+      conc__bytes_take(&s->out, NULL, (size_t)n);
+    }
+  }
+  return s->error;
+}
+
+CONC_API int conc_stream_write(conc_stream *stream, const void *data,
+                               size_t size, double timeout) {
+  size_t high =
+      stream->high_water > 0 ? stream->high_water : CONC__STREAM_HIGH_WATER;
+  double deadline = conc__deadline(timeout);
+  int rc = conc__stream_enter(&stream->writing, timeout);
+  if (rc != 0) return rc;
+  rc = stream->error;
+  if (rc == 0 && conc__bytes_count(&stream->out) >= high)
+    rc = conc__stream_drain(stream, deadline);
+  if (rc == 0 && size > 0) rc = conc__bytes_reserve(&stream->out, size);
+  if (rc == 0 && size > 0) {
+    memcpy(stream->out.data + stream->out.end, data, size);
+    stream->out.end += size;
+  }
+  conc_lock_release(&stream->writing);
+  return rc;
+}
+
+CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
+  double deadline = conc__deadline(timeout);
+  int rc = conc__stream_enter(&stream->writing, timeout);
+  if (rc != 0) return rc;
+  rc = conc__stream_drain(stream, deadline);
+  conc_lock_release(&stream->writing);
+  return rc;
+}
+
+CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
+  int rc = conc_stream_flush(stream, timeout);
+  int closed = conc_close(stream->fd);
+  conc__bytes_free(&stream->in);
+  conc__bytes_free(&stream->out);
+  stream->fd = -1;
+  return rc != 0 ? rc : closed;
 }
 
 /* ---------------------------------------------------------------------------
@@ -13338,23 +13789,6 @@ CONC__DEF void *conc__server_thread(void *arg) {
   return NULL;
 }
 
-/* Where a listening socket is, in words. */
-CONC__DEF void conc__address_text(int fd, const char *asked, char *out,
-                                  size_t size) {
-  struct sockaddr_storage a;
-  socklen_t length = (socklen_t)sizeof a;
-  char host[64], port[16];
-  if (asked != NULL && strchr(asked, '/') != NULL)
-    snprintf(out, size, "%s", asked);
-  else if (getsockname(fd, (struct sockaddr *)&a, &length) == 0 &&
-           getnameinfo((struct sockaddr *)&a, length, host, sizeof host, port,
-                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-    snprintf(out, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s", host,
-             port);
-  else
-    out[0] = 0;
-}
-
 CONC__DEF int conc__server_open(conc_manager *manager) {
   conc__manager *m;
   int rc = conc__manager_options(manager);
@@ -13368,7 +13802,7 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   m->listener = rc;
   m->stopping = false;
   m->server = true;
-  conc__address_text(rc, manager->address, m->address, sizeof m->address);
+  conc_address(rc, m->address, sizeof m->address);
   return 0;
 }
 
