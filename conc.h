@@ -657,7 +657,8 @@ CONC_API const char *conc_name(conc_task *task);
 
 /* --- several at once. The tasks may be of any kinds, and mixed. -EINVAL if
    one was never started, -EDEADLK if one is the caller's own, -ENOMEM: then
-   nothing has been waited for. --- */
+   nothing has been waited for. -EDEADLK, too, as from conc_join, if so many of
+   them wait for the caller that the wait cannot end. --- */
 
 enum {
   CONC_FIRST,         /* until one has finished */
@@ -2384,6 +2385,7 @@ struct conc__actor {
   conc_gen *generator;   /* that it runs at this moment; NULL: none */
   conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
+  struct conc__waiter *notified; /* see conc_cond_notify */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -2423,6 +2425,7 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
   actor->generator = NULL;
   actor->scope = NULL;
   actor->many = NULL;
+  actor->notified = NULL;
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
@@ -2752,11 +2755,15 @@ typedef struct conc__waiter {
   const char *what, *name, *of;
   const uintptr_t *owner;
   struct conc__waiter *next_stuck; /* see conc__stuck */
+  struct conc__waiter *found_before, *found_after, *next_in_circle;
   bool stuck;
+  bool found;    /* see conc__stuck_look */
+  bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
   int failure;   /* what it returns instead of 0 */
-  struct conc__many *many; /* that it is part of */
+  struct conc__many *many; /* that it is part of, or all of */
+  conc_lock *lock;         /* that it will want then: conditions */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
 } conc__waiter;
 
@@ -2817,6 +2824,13 @@ CONC__DEF void conc__wake_all(conc__waiter *chain) {
   }
 }
 
+/* Wakes those whose wake-up the caller has put off. */
+CONC__DEF void conc__wake_notified(conc__actor *self) {
+  conc__waiter *chain = self->notified;
+  self->notified = NULL;
+  conc__wake_all(chain);
+}
+
 /* --- waiting for many ---
 
    A waiter on each of many lists, which may be taken off at any time, also
@@ -2835,6 +2849,13 @@ typedef struct conc__many {
   struct conc__many_node *ready; /* seen, and not told yet */
   size_t told;
 } conc__many;
+
+typedef struct conc__many_node {
+  conc__waiter waiter; /* first: a waiter that is part of many is its node */
+  conc_task *task;
+  size_t place;        /* in the order in which they finished, from 1 */
+  struct conc__many_node *next; /* among the ready */
+} conc__many_node;
 
 /* What is taken off a list: enters those of a wait for many, and returns the
    others, which are to be woken. Under the guard. */
@@ -2862,49 +2883,16 @@ CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
   return chain;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED. */
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
-  conc__actor *self = m->actor;
-  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
-  conc__waiter all; /* on no list: for reports */
-  int rc = 0;
-  if (CONC__LOAD(&m->count) >= want) return 0;
-  if (deadline <= 0) return -ETIMEDOUT;
-  if (conc__take_cancel(self)) return -ECANCELED;
-  deadline = conc__scope_limit(self, deadline);
-  memset(&all, 0, sizeof all);
-  all.actor = self;
-  all.what = "several tasks";
-  self->waiting = &all;
-  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
-  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
-    self->ops->park(self, bits, deadline);
-    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
-      if (CONC__LOAD(&m->want) == 0) break;
-      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
-    } else if ((CONC__LOAD(&self->word) & bits) ||
-               (deadline < CONC__NEVER && conc_now() >= deadline)) {
-      break;
-    }
-  }
-  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
-    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
-      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
-    CONC__AND(&self->word, ~CONC__WOKEN);
-  } else if (CONC__LOAD(&m->count) < want) {
-    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
-  }
-  self->waiting = NULL;
-  return rc;
-}
-
 /* --- deadlocks ---
 
-   Who waits without a limit for something that has an owner, and has waited
-   for a while, enters itself among the stuck and looks whether the owners form
-   a circle: owner of what it waits for, owner of what that one waits for... In
-   a circle each got hold of what it owns before it began to wait, so the last
-   to begin finds the others stuck, or they find it.
+   Who waits without a limit for something that has an owner, or for tasks, and
+   has waited for a while, enters itself among the stuck and looks whether the
+   owners form a circle: owner of what it waits for, owner of what that one
+   waits for... In a circle each got hold of what it owns before it began to
+   wait, so the last to begin finds the others stuck, or they find it. A wait
+   for several tasks has several owners, and is part of a deadlock only if too
+   few of them are not: what a gather waits for is the next to end, for it may
+   fail.
    It looks with all guards held. Then nobody can be taken off a list or put on
    one, and a word does not change its owner while somebody is on the list of
    what it stands for: what is seen is true of one moment, and a circle never
@@ -2931,16 +2919,44 @@ CONC__DEF conc__waiter **conc__stuck_bucket(uintptr_t id) {
   return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
 }
 
-/* The wait of the owner of what `w` waits for; NULL: it does not wait, or not
-   for ever. All guards are held. */
-CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w) {
-  uintptr_t id = CONC__OWNER(CONC__LOAD(w->owner));
+/* Nobody has ended the wait. All guards are held, here and below. */
+CONC__DEF bool conc__stuck_waits(const conc__waiter *w) {
+  size_t want;
+  if (w->many == NULL) return w->list != NULL;
+  want = CONC__LOAD(&w->many->want);
+  return want != 0 && CONC__LOAD(&w->many->count) < want;
+}
+
+/* How many owners there are, or tasks. */
+CONC__DEF size_t conc__stuck_owners(const conc__waiter *w) {
+  return w->many != NULL ? w->many->n : 1;
+}
+
+/* The wait of one of them; NULL: it does not wait, or not for ever. */
+CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
+  const conc__many_node *node = w->many != NULL ? &w->many->nodes[i] : NULL;
+  const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
+  uintptr_t id;
+  if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
+  id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
   v = *conc__stuck_bucket(id);
-  while (v != NULL && (v->actor->id != id || v->list == NULL))
+  while (v != NULL && (v->actor->id != id || !conc__stuck_waits(v)))
     v = v->next_stuck;
   return v;
+}
+
+/* Whether the wait may end: enough of them may. The last first, for they have
+   begun to wait last. */
+CONC__DEF bool conc__stuck_may_end(const conc__waiter *w) {
+  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
+  size_t i = conc__stuck_owners(w);
+  while (i > 0 && want > 0) {
+    const conc__waiter *v = conc__stuck_next(w, --i);
+    if (v == NULL || (v->found && v->free)) want--;
+  }
+  return want == 0;
 }
 
 /* Appends to the report, as much as fits. */
@@ -2972,52 +2988,88 @@ CONC__DEF void conc__report_wait(const conc__waiter *w) {
   if (w->name != NULL) conc__report(" '%s'", w->name);
 }
 
-/* Looks for a circle that `w` is part of; returns whose wait is to fail, off
-   its list, or NULL. */
+/* Ends a wait by an error. False if it has ended by itself. */
+CONC__DEF bool conc__stuck_fail(conc__waiter *w) {
+  w->failure = -EDEADLK;
+  if (w->many != NULL)
+    return __atomic_exchange_n(&w->many->want, (size_t)0, __ATOMIC_SEQ_CST) >
+           0;
+  conc__waitlist_remove(w);
+  return true;
+}
+
+/* Looks for a circle that `w` is part of; returns whose wait it has ended, to
+   be woken, or NULL. */
 CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
-  conc__waiter *victim = w->stubborn ? NULL : w;
-  conc__waiter *v = w;
-  conc__waiter *mark = w; /* Brent: a circle that w only leads to */
-  size_t steps = 0, limit = 2;
-  for (;;) {
-    v = conc__stuck_next(v);
-    if (v == NULL) return NULL;
-    if (v == w) break;
-    if (v == mark) return NULL;
-    if (++steps == limit) {
-      mark = v;
-      limit *= 2;
+  conc__waiter *victim = NULL, *last = w;
+  conc__waiter *v, *u;
+  bool again = true;
+  size_t i;
+  w->found_before = w->found_after = NULL;
+  w->found = true;
+  /* Whom it leads to, while nobody is known to be free. */
+  for (v = w; v != NULL; v = v->found_after) {
+    v->next_in_circle = NULL;
+    v->free = conc__stuck_may_end(v);
+    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
+      u = conc__stuck_next(v, i);
+      if (u == NULL || u->found) continue;
+      u->found = true;
+      u->free = false;
+      u->found_before = last;
+      u->found_after = NULL;
+      last = last->found_after = u;
     }
-    if (victim == NULL && !v->stubborn) victim = v;
   }
+  while (again && !w->free) { /* who waits for the free is free */
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
+  }
+  again = !w->free;
+  while (again && w->next_in_circle == NULL) { /* the way back to w */
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
+        u = conc__stuck_next(v, i);
+        if (u == NULL || u->free || v->free) continue;
+        if (u != w && u->next_in_circle == NULL) continue;
+        v->next_in_circle = u;
+        again = true;
+      }
+  }
+  for (v = last; v != NULL; v = v->found_before) v->found = false;
+  if (w->next_in_circle == NULL) return NULL;
   conc__stuck_report[0] = 0;
   conc__report_task(w->actor->task);
+  v = w;
   do {
+    if (victim == NULL && !v->stubborn) victim = v;
     conc__report_wait(v);
     conc__report(" %s ", v->of);
-    v = conc__stuck_next(v);
+    v = v->next_in_circle;
     conc__report_task(v->actor->task);
     if (v != w) conc__report(", which");
   } while (v != w);
-  if (victim == NULL) return NULL;
-  victim->failure = -EDEADLK;
-  conc__waitlist_remove(victim);
-  victim->next = NULL;
-  return victim;
+  return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
 CONC__DEF void conc__stuck_enter(conc__waiter *w) {
   conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
-  conc__waiter *victim = NULL;
+  conc__waiter *victims = NULL, *victim;
+  conc__wake_notified(w->actor); /* they may be part of the circle */
   conc__mutex_lock(&conc__stuck_guard);
   w->stuck = true;
   w->next_stuck = *bucket;
   *bucket = w;
   conc__guards_lock();
-  if (w->list != NULL) victim = conc__stuck_look(w);
+  while (conc__stuck_waits(w) && (victim = conc__stuck_look(w)) != NULL) {
+    victim->next = victims;
+    victims = victim;
+  }
   conc__guards_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
-  conc__wake_all(victim);
+  conc__wake_all(victims);
 }
 
 CONC__DEF void conc__stuck_leave(conc__waiter *w) {
@@ -3040,7 +3092,7 @@ CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
-  w->stubborn = !cancellable;
+  if (!cancellable) w->stubborn = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (w->owner != NULL && deadline >= CONC__NEVER)
     look = (w->since > 0 ? w->since : conc_now()) + CONC__STUCK_AFTER;
@@ -3098,6 +3150,52 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->actor = self;
   w->what = what;
   w->name = name;
+}
+
+/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED,
+   -EDEADLK; unless it is stubborn. */
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
+                              double deadline) {
+  conc__actor *self = m->actor;
+  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  conc__waiter all; /* on no list */
+  double look = CONC__NEVER;
+  int rc = 0;
+  if (CONC__LOAD(&m->count) >= want) return 0;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  deadline = conc__scope_limit(self, deadline);
+  conc__waiter_init(&all, self, "several tasks", NULL);
+  all.of = "such as";
+  all.many = m;
+  all.stubborn = stubborn;
+  if (deadline >= CONC__NEVER) look = conc_now() + CONC__STUCK_AFTER;
+  self->waiting = &all;
+  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
+    self->ops->park(self, bits, look < deadline ? look : deadline);
+    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
+      if (CONC__LOAD(&m->want) == 0) break;
+      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
+    } else if ((CONC__LOAD(&self->word) & bits) ||
+               (deadline < CONC__NEVER && conc_now() >= deadline)) {
+      break;
+    } else if (look < CONC__NEVER && conc_now() >= look) {
+      look = CONC__NEVER;
+      conc__stuck_enter(&all);
+    }
+  }
+  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
+    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
+      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
+    CONC__AND(&self->word, ~CONC__WOKEN);
+    rc = all.failure;
+  } else if (CONC__LOAD(&m->count) < want) {
+    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  }
+  if (all.stuck) conc__stuck_leave(&all);
+  self->waiting = NULL;
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -3336,11 +3434,11 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   return rc;
 }
 
-CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
+CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
-  if (!conc__lock_is_mine(lock, me)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
   if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
@@ -3349,6 +3447,7 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
   CONC__STORE(&lock->word, next); /* the last touch of the lock */
   conc__mutex_unlock(guard);
   conc__wake_all(w);
+  conc__wake_notified(self);
   return 0;
 }
 
@@ -3363,7 +3462,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
-    rc = conc__lock_release_slow(lock, self->id);
+    rc = conc__lock_release_slow(lock, self);
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__ORDER_BIT(order);
   return rc;
@@ -3374,11 +3473,16 @@ CONC_API bool conc_lock_locked(const conc_lock *lock) {
 }
 
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
-  int n;
+  size_t n, fits;
   conc__mutex_lock(&conc__stuck_guard);
-  n = snprintf(buf, size, "%s", conc__stuck_report);
+  n = strlen(conc__stuck_report);
+  fits = n < size ? n : size - 1;
+  if (size > 0) {
+    memcpy(buf, conc__stuck_report, fits);
+    buf[fits] = 0;
+  }
   conc__mutex_unlock(&conc__stuck_guard);
-  return n;
+  return (ssize_t)n;
 }
 
 /* --- conc_event ---
@@ -3457,6 +3561,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
+  w.lock = lock;
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the
      release, hence not conc__wait alone. */
@@ -3486,13 +3591,24 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
   return 0;
 }
 
+/* Who holds the lock wakes the waiters when he releases it, which takes the
+   slow way for that: they would only wait for it. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__guard(cond);
+  conc__actor *self = conc__self();
   conc__waiter *chain;
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
-  conc__wake_all(chain);
+  if (chain == NULL) return 0;
+  conc__wake_notified(self); /* those of a notify before; else none */
+  if (conc__lock_is_mine(chain->lock, self->id)) {
+    __atomic_fetch_or(&chain->lock->word, CONC__LOCK_WAITERS,
+                      __ATOMIC_RELAXED);
+    self->notified = chain;
+  } else {
+    conc__wake_all(chain);
+  }
   return 0;
 }
 
@@ -4039,9 +4155,11 @@ CONC__DEF int conc__task_check(const conc_task *task) {
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
-CONC__DEF int conc__task_await(conc_task *task, double timeout) {
+CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
+                               double timeout) {
   conc__waiter w;
   conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.stubborn = stubborn;
   w.of = "of";
   w.owner = &task->id;
   return conc__event_wait(&task->done, &w, timeout);
@@ -4049,7 +4167,7 @@ CONC__DEF int conc__task_await(conc_task *task, double timeout) {
 
 CONC_API int conc_join(conc_task *task, double timeout) {
   int rc = conc__task_check(task);
-  if (rc == 0) rc = conc__task_await(task, timeout);
+  if (rc == 0) rc = conc__task_await(task, false, timeout);
   return rc != 0 ? rc : task->status;
 }
 
@@ -4103,13 +4221,6 @@ CONC_API const char *conc_name(conc_task *task) {
 }
 
 /* --- several at once --- */
-
-typedef struct conc__many_node {
-  conc__waiter waiter; /* first: a waiter that is part of many is its node */
-  conc_task *task;
-  size_t place;        /* in the order in which they finished, from 1 */
-  struct conc__many_node *next; /* among the ready */
-} conc__many_node;
 
 /* Begins to wait for the ends of tasks. */
 CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
@@ -4193,7 +4304,7 @@ CONC__DEF int conc__many_until(conc__many *m, int until, double deadline,
   size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
   for (;;) {
     conc__many_node *node;
-    int rc = conc__many_wait(m, want, deadline);
+    int rc = conc__many_wait(m, want, false, deadline);
     while (*failure == 0 && (node = conc__many_tell(m)) != NULL)
       *failure = node->task->status;
     if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
@@ -4250,7 +4361,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
       conc_scope shield;
       for (i = 0; i < n; i++) conc_cancel(tasks[i]);
       conc_shield(&shield);
-      conc__many_wait(&m, n, CONC__NEVER);
+      conc__many_wait(&m, n, true, CONC__NEVER);
       conc_scope_end(&shield);
     }
     conc__many_end(&m);
@@ -4284,7 +4395,7 @@ CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
     conc_completed_end(completed);
     return -EPIPE;
   }
-  rc = conc__many_wait(m, m->told + 1, completed->deadline);
+  rc = conc__many_wait(m, m->told + 1, false, completed->deadline);
   if (rc == 0) *task = conc__many_tell(m)->task;
   return rc;
 }
@@ -4385,13 +4496,13 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
     if (t == conc__self()->task) return -EDEADLK;
   while ((first = CONC__LOAD(&group->first)) != seen) {
     for (t = first; t != seen; t = t->sibling) {
-      rc = conc__task_await(t, conc__remaining(deadline));
+      rc = conc__task_await(t, shielded, conc__remaining(deadline));
       if (rc == 0) continue;
       conc__group_fail(group, rc);
       conc_shield(&shield);
       shielded = true;
       deadline = CONC__NEVER;
-      conc__task_await(t, CONC_FOREVER);
+      conc__task_await(t, true, CONC_FOREVER);
     }
     seen = first;
   }
@@ -6393,7 +6504,10 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
   conc_task *t;
   conc__coro *co;
   for (t = loop->tasks; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) ((conc__coro *)t->actor)->queued = false;
+    if (conc__fork_actor(t)) {
+      ((conc__coro *)t->actor)->queued = false;
+      t->actor->notified = NULL; /* they are woken below, or not here */
+    }
   for (i = 0; i < loop->ring_count; i++) {
     conc__ready r = loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
     if (!(r & 1)) ((conc__coro *)r)->queued = true;
@@ -6482,6 +6596,7 @@ CONC__DEF void conc__fork_child(void) {
   }
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
+  conc__this.actor.notified = NULL;
   if (loop != NULL) {
     conc__fork_reopen(loop);
     conc__fork_revive(loop);

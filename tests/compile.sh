@@ -154,6 +154,25 @@ for cc in $c_compilers; do
     $cwarn -pthread -o "$tmp/static" "$tmp/static.c" "$tmp/static_main.c"
   try "$cc: and the program runs" "$tmp/static"
 done
+# What gcc warns of only when it optimises, and sees through a call.
+source through.c <<EOS
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "$here/conc.h"
+int main(void) {
+  char text[100], none[1];
+  return conc_deadlock_report(text, sizeof text) != 0 ||
+         conc_deadlock_report(none, sizeof none) != 0 ||
+         conc_deadlock_report(NULL, 0) != 0;
+}
+EOS
+if [ "$1" = all ] && have gcc; then
+  for opt in -O1 -O2 -O3 '-O2 -fsanitize=address'; do
+    try "gcc $opt: a program of one file" gcc -std=c11 $opt $cwarn \
+      -pthread -o "$tmp/through" "$tmp/through.c"
+    try 'and the program runs' "$tmp/through"
+  done
+fi
 if have "$CC" && have "$CXX"; then
   $CC -std=c11 -c -o "$tmp/implementation.o" "$tmp/implementation.c"
   $CXX -x c++ -std=c++11 -c -o "$tmp/cxx.o" "$tmp/implementation.c"
