@@ -11955,8 +11955,19 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
    ones are here; a manager's proxies bring their own.
 
    A message is raw bytes, or a value as the body of a pickle (without its
-   first and last opcode). A local queue is one ring of bytes, each message
-   with its size and kind before it. All of it is under the queue's guard.
+   first and last opcode).
+
+   A local queue is one ring of bytes, each message with its size and kind
+   before it: nothing is allocated for a message. Putters and getters have a
+   guard each, and meet only in two counters: of the messages put, which a put
+   advances when its message is complete, and of those got, which a get
+   advances when it has copied one out. Whoever finds the queue empty or full
+   asks again under the *other* side's guard, and waits on a list that belongs
+   to that: so a put sees whether a getter waits without a step more, and no
+   wake-up is lost.
+   A message got may let its getter free the queue, while the put has not
+   returned yet: so advancing the counter is the last that a put does to a
+   queue, and a get likewise.
    ------------------------------------------------------------------------ */
 
 enum { CONC__RAW = 0, CONC__PICKLED = 1 };
@@ -11988,134 +11999,192 @@ struct conc_queue {
   const conc__queue_class *ops;
   const char *name;
   size_t capacity, max_bytes; /* 0: none */
-  /* local ones; under the guard */
-  struct conc__waitlist getters, putters, joiners;
+  /* Local ones. The ring changes under both guards, or under the putters'
+     when it is empty. */
   unsigned char *ring; /* ring_size is a power of two */
-  size_t ring_size, ring_first, ring_used;
-  size_t count;      /* messages */
-  size_t unfinished; /* put and not yet reported done */
-  bool closed;
+  size_t ring_size;
+  bool closed; /* changes under the putters' guard */
+  char apart[64];
+  /* Under the putters' guard; what they have last seen of the other side. */
+  size_t put; /* messages ever */
+  size_t put_at;
+  size_t got_seen, got_at_seen;
+  struct conc__waitlist getters;
+  char apart_too[64];
+  /* Under the getters' guard. */
+  size_t got; /* messages ever; less one for each that came back */
+  size_t got_at;
+  size_t put_seen;
+  size_t done; /* reported by conc_task_done */
+  struct conc__waitlist putters, joiners;
+  char apart_as_well[64];
 };
 
-typedef struct conc__message_head {
-  size_t size; /* of the data that follows */
-  int kind;
-} conc__message_head;
+/* The first is always before the second one in the table: whoever needs both
+   takes them in this order, as conc__guards_lock does. */
+CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
+  return &conc__guards[(size_t)(conc__guard(q) - conc__guards) % 128];
+}
+CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
+  return conc__put_guard(q) + 128;
+}
+
+CONC__DEF void conc__queue_lock(const conc_queue *q) {
+  conc__mutex_lock(conc__put_guard(q));
+  conc__mutex_lock(conc__get_guard(q));
+}
+
+CONC__DEF void conc__queue_unlock(const conc_queue *q) {
+  conc__mutex_unlock(conc__get_guard(q));
+  conc__mutex_unlock(conc__put_guard(q));
+}
 
 /* --- the ring of bytes --- */
 
-CONC__DEF void conc__ring_write(conc_queue *q, size_t at, const void *data,
-                                size_t size) {
+/* A message lies in the ring behind a word that has its size, and its kind in
+   the lowest bit; the next one begins at the next whole word. Places are
+   counted from the beginning of time. */
+#define CONC__SLOT_HEAD sizeof(size_t)
+#define CONC__SLOT_SIZE(size) \
+  ((CONC__SLOT_HEAD * 2 - 1 + (size)) & ~(CONC__SLOT_HEAD - 1))
+
+typedef struct conc__slot {
+  size_t at, size; /* of its bytes */
+  size_t next;     /* where the one behind it begins */
+  int kind;
+} conc__slot;
+
+CONC__INLINE void conc__ring_write(conc_queue *q, size_t at, const void *data,
+                                   size_t size) {
   size_t start = at & (q->ring_size - 1);
   size_t first = q->ring_size - start;
-  if (first > size) first = size;
-  if (first > 0) memcpy(q->ring + start, data, first);
-  if (size > first)
+  if (CONC__LIKELY(first >= size)) {
+    if (size > 0) memcpy(q->ring + start, data, size);
+  } else {
+    memcpy(q->ring + start, data, first);
     memcpy(q->ring, (const unsigned char *)data + first, size - first);
+  }
 }
 
-CONC__DEF void conc__ring_read(const conc_queue *q, size_t at, void *data,
-                               size_t size) {
+CONC__INLINE void conc__ring_read(const conc_queue *q, size_t at, void *data,
+                                  size_t size) {
   size_t start = at & (q->ring_size - 1);
   size_t first = q->ring_size - start;
-  if (first > size) first = size;
-  if (first > 0) memcpy(data, q->ring + start, first);
-  if (size > first)
+  if (CONC__LIKELY(first >= size)) {
+    if (size > 0) memcpy(data, q->ring + start, size);
+  } else {
+    memcpy(data, q->ring + start, first);
     memcpy((unsigned char *)data + first, q->ring, size - first);
+  }
 }
 
-/* Makes room for `more` bytes. 0 or -ENOMEM. */
-CONC__DEF int conc__ring_reserve(conc_queue *q, size_t more) {
+/* Makes room for `need` bytes more. Under both guards. 0 or -ENOMEM. */
+CONC__DEF int conc__ring_grow(conc_queue *q, size_t need) {
+  size_t used = q->put_at - q->got_at;
   size_t size = q->ring_size == 0 ? 512 : q->ring_size;
   unsigned char *ring;
-  if (more > SIZE_MAX / 4 || q->ring_used > SIZE_MAX / 4) return -ENOMEM;
-  while (size < q->ring_used + more) size *= 2;
+  q->got_seen = q->got;
+  q->got_at_seen = q->got_at;
+  if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
+  while (size < used + need) size *= 2;
   if (size == q->ring_size) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (q->ring_used > 0) conc__ring_read(q, q->ring_first, ring, q->ring_used);
+  if (used > 0) conc__ring_read(q, q->got_at, ring, used);
   CONC_FREE(q->ring);
   q->ring = ring;
   q->ring_size = size;
-  q->ring_first = 0;
+  q->got_at = q->got_at_seen = 0;
+  q->put_at = used;
   return 0;
 }
 
-/* Puts a message behind the others, or (one that comes back) before them. */
-CONC__DEF int conc__queue_push(conc_queue *q, const conc__message *m,
-                               bool front) {
-  conc__message_head head;
-  size_t need = sizeof head + m->size;
-  size_t at;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
-  if (q->ring_used + need > q->ring_size) {
-    int rc = conc__ring_reserve(q, need);
-    if (rc != 0) return rc;
-  }
-  memset(&head, 0, sizeof head);
-  head.size = m->size;
-  head.kind = m->kind;
-  if (front) q->ring_first -= need;
-  at = q->ring_first + (front ? 0 : q->ring_used);
+/* The same, under the putters' guard. */
+CONC__DEF int conc__ring_reserve(conc_queue *q, size_t need) {
+  conc__mutex *guard = conc__get_guard(q);
+  int rc;
+  q->got_at_seen = CONC__LOAD(&q->got_at);
+  if (need <= q->ring_size - (q->put_at - q->got_at_seen)) return 0;
+  conc__mutex_lock(guard);
+  rc = conc__ring_grow(q, need);
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* A burst is over: its memory goes back. Under the putters' guard, when the
+   queue is empty: then no getter looks at the ring. */
+CONC__DEF void conc__ring_shrink(conc_queue *q) {
+  if (q->ring_size <= 65536) return;
+  CONC_FREE(q->ring);
+  q->ring = NULL;
+  q->ring_size = 0;
+  q->got_at_seen = q->put_at;
+}
+
+CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
+                                 const conc__message *m) {
+  size_t head = m->size << 1 | (size_t)m->kind;
   conc__ring_write(q, at, &head, sizeof head);
   conc__ring_write(q, at + sizeof head, m->data, m->size);
-  q->ring_used += need;
-  q->count++;
-  return 0;
 }
 
-CONC__DEF void conc__queue_pop(conc_queue *q, size_t size) {
-  q->ring_first += sizeof(conc__message_head) + size;
-  q->ring_used -= sizeof(conc__message_head) + size;
-  q->count--;
-  if (q->ring_used == 0) {
-    q->ring_first = 0; /* stays in the cache, and in one piece */
-    if (q->ring_size > 65536) { /* a burst is over: its memory goes back */
-      CONC_FREE(q->ring);
-      q->ring = NULL;
-      q->ring_size = 0;
-    }
-  }
+/* Whether there is room for a message. Under the putters' guard. */
+CONC__INLINE bool conc__queue_fits(conc_queue *q) {
+  if (q->capacity == 0 || q->put - q->got_seen < q->capacity) return true;
+  q->got_seen = CONC__LOAD(&q->got);
+  return q->put - q->got_seen < q->capacity;
 }
 
-/* Where the bytes of a message begin, and how many they are: all of a raw
-   one; the content of a pickled str or bytes; else -EBADMSG. */
-CONC__DEF int conc__queue_content(const conc_queue *q,
-                                  const conc__message_head *head,
-                                  size_t *offset, size_t *size) {
+/* Whether there is a message. Under the getters' guard. */
+CONC__INLINE bool conc__queue_has(conc_queue *q) {
+  if (q->put_seen != q->got) return true;
+  q->put_seen = CONC__LOAD(&q->put);
+  return q->put_seen != q->got;
+}
+
+/* The first message. Under the getters' guard, as what follows. */
+CONC__INLINE void conc__queue_first(const conc_queue *q, conc__slot *slot) {
+  size_t head;
+  conc__ring_read(q, q->got_at, &head, sizeof head);
+  slot->at = q->got_at + sizeof head;
+  slot->size = head >> 1;
+  slot->kind = (int)(head & 1);
+  slot->next = q->got_at + CONC__SLOT_SIZE(slot->size);
+}
+
+/* Narrows a slot to the bytes that it carries: all of a raw message; the
+   content of a pickled str or bytes; else -EBADMSG. */
+CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
   unsigned char start[16];
-  size_t n = head->size < sizeof start ? head->size : sizeof start;
-  *offset = 0;
-  *size = head->size;
-  if (head->kind == CONC__RAW) return 0;
-  conc__ring_read(q, q->ring_first + sizeof *head, start, n);
-  return conc__pickle_content(start, n, head->size, offset, size);
+  size_t n = slot->size < sizeof start ? slot->size : sizeof start;
+  size_t offset;
+  int rc;
+  if (slot->kind == CONC__RAW) return 0;
+  conc__ring_read(q, slot->at, start, n);
+  rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
+  if (rc == 0) slot->at += offset;
+  return rc;
 }
 
-/* Takes the first message into the sink. Its size, or negative errno, the
-   message staying. */
-CONC__DEF ssize_t conc__queue_take(conc_queue *q, conc__sink *sink) {
-  conc__message_head head;
-  size_t at, offset, size;
+/* Copies the first message to the sink. Its size, or negative errno. */
+CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
+                                      conc__sink *sink) {
   int rc;
-  conc__ring_read(q, q->ring_first, &head, sizeof head);
-  at = q->ring_first + sizeof head;
-  size = head.size;
   if (sink->body != NULL) {
-    rc = conc__buffer_reserve(sink->body, size + 16);
+    rc = conc__buffer_reserve(sink->body, slot->size + 16);
     if (rc != 0) return rc;
-    if (head.kind == CONC__RAW)
-      conc__pickle_put_bytes_head(sink->body, size);
-    conc__ring_read(q, at, sink->body->data + sink->body->size, size);
-    sink->body->size += size;
+    if (slot->kind == CONC__RAW)
+      conc__pickle_put_bytes_head(sink->body, slot->size);
+    conc__ring_read(q, slot->at, sink->body->data + sink->body->size,
+                    slot->size);
+    sink->body->size += slot->size;
   } else {
-    rc = conc__queue_content(q, &head, &offset, &size);
+    rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
-    if (size > sink->size) return -EMSGSIZE;
-    if (size > 0) conc__ring_read(q, at + offset, sink->data, size);
+    if (slot->size > sink->size) return -EMSGSIZE;
+    conc__ring_read(q, slot->at, sink->data, slot->size);
   }
-  conc__queue_pop(q, head.size);
-  return (ssize_t)size;
+  return (ssize_t)slot->size;
 }
 
 /* --- local queues --- */
@@ -12124,92 +12193,164 @@ CONC__DEF ssize_t conc__queue_take(conc_queue *q, conc__sink *sink) {
    if somebody was faster. So each message wakes one, and one that leaves for
    another reason after it was woken passes the wake-up on. */
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
-  conc__mutex *guard = conc__guard(q);
+/* Takes the first waiter off and wakes it. */
+CONC__DEF void conc__queue_pass(conc__mutex *guard,
+                                struct conc__waitlist *list) {
   conc__waiter *woken;
-  conc__waiter w;
-  bool front = false;
-  int rc = 0;
   conc__mutex_lock(guard);
-  while (!q->closed && q->capacity > 0 && q->count >= q->capacity) {
-    if (deadline <= 0) {
-      conc__mutex_unlock(guard);
-      return -ETIMEDOUT;
-    }
-    if (!front) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    rc = conc__wait(guard, &q->putters, &w, front, true, deadline);
-    if (rc != 0) return rc;
-    front = true;
-    conc__mutex_lock(guard);
-  }
-  rc = q->closed ? -EPIPE : conc__queue_push(q, m, false);
-  if (rc == 0) q->unfinished++;
-  woken = conc__waitlist_take(rc == 0 ? &q->getters : &q->putters);
+  woken = conc__waitlist_take(list);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
+}
+
+/* Waits until the other side's counter is no longer as it was, as long as that
+   is likely to be soon: for a few pauses, then lets others run a few times;
+   in both the other side gets ahead, and then many messages are moved without
+   waiting. A coroutine's CPU is better given to the next coroutine. */
+CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
+                                size_t seen) {
+  int i, j;
+  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
+  for (i = 0; i < 12; i++) {
+    if (i < 5)
+      for (j = 0; j < 1 << i; j++) conc__pause();
+    else
+      sched_yield();
+    if (CONC__LOAD(counter) != seen) return true;
+  }
+  return false;
+}
+
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__mutex *guard = conc__put_guard(q);
+  conc__mutex *other = conc__get_guard(q);
+  size_t need = CONC__SLOT_SIZE(m->size);
+  conc__waiter *woken = NULL;
+  conc__waiter w;
+  bool waits = false, front = false;
+  int rc = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__mutex_lock(guard);
+  while (!q->closed && !conc__queue_fits(q)) {
+    size_t seen = q->got_seen;
+    conc__mutex_unlock(guard);
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
+    waits = true;
+    if (!conc__queue_spin(w.actor, &q->got, seen)) {
+      conc__mutex_lock(other);
+      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
+        rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        if (rc != 0) return rc;
+        front = true;
+      } else {
+        conc__mutex_unlock(other);
+      }
+    }
+    conc__mutex_lock(guard);
+  }
+  if (q->closed)
+    rc = -EPIPE;
+  else if (need > q->ring_size - (q->put_at - q->got_at_seen))
+    rc = conc__ring_reserve(q, need);
+  if (rc == 0) {
+    conc__ring_put(q, q->put_at, m);
+    q->put_at += need;
+    woken = conc__waitlist_take(&q->getters);
+    CONC__STORE(&q->put, q->put + 1);
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
   return rc;
 }
 
 CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
                                   double deadline) {
-  conc__mutex *guard = conc__guard(q);
-  conc__waiter *woken;
+  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *other = conc__put_guard(q);
+  conc__waiter *woken = NULL;
   conc__waiter w;
-  bool front = false;
+  conc__slot slot;
+  bool waits = false, front = false;
   ssize_t n;
   conc__mutex_lock(guard);
-  while (q->count == 0) {
-    int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-    if (rc != 0) {
-      conc__mutex_unlock(guard);
-      return rc;
+  while (!conc__queue_has(q)) {
+    size_t seen = q->put_seen;
+    conc__mutex_unlock(guard);
+    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
+    waits = true;
+    if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
+      conc__mutex_lock(other);
+      if (q->put == CONC__LOAD(&q->got)) {
+        int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
+        conc__ring_shrink(q);
+        if (rc == 0)
+          rc = conc__wait(other, &q->getters, &w, front, true, deadline);
+        else
+          conc__mutex_unlock(other);
+        if (rc != 0) return rc;
+        front = true;
+      } else {
+        conc__mutex_unlock(other);
+      }
     }
-    if (!front) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    rc = conc__wait(guard, &q->getters, &w, front, true, deadline);
-    if (rc != 0) return rc;
-    front = true;
     conc__mutex_lock(guard);
   }
-  n = conc__queue_take(q, sink);
-  /* A failure leaves the message, and passes on the wake-up. */
-  woken = conc__waitlist_take(n >= 0 ? &q->putters : &q->getters);
+  conc__queue_first(q, &slot);
+  n = conc__queue_copy(q, &slot, sink);
+  if (n >= 0) {
+    woken = conc__waitlist_take(&q->putters);
+    CONC__STORE(&q->got_at, slot.next);
+    CONC__STORE(&q->got, q->got + 1);
+  }
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
+  if (n < 0) conc__queue_pass(other, &q->getters); /* the message stayed */
   return n;
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
    so there is room for it, closed or not, whatever the capacity. */
 CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
-  conc__mutex *guard = conc__guard(q);
-  conc__waiter *woken;
+  size_t need = CONC__SLOT_SIZE(m->size);
+  conc__waiter *woken = NULL;
   int rc;
-  conc__mutex_lock(guard);
-  rc = conc__queue_push(q, m, true);
-  woken = rc == 0 ? conc__waitlist_take(&q->getters) : NULL;
-  conc__mutex_unlock(guard);
+  conc__queue_lock(q);
+  rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
+  if (rc == 0) {
+    conc__ring_put(q, q->got_at - need, m);
+    woken = conc__waitlist_take(&q->getters);
+    CONC__STORE(&q->got_at, q->got_at - need);
+    CONC__STORE(&q->got, q->got - 1);
+    q->got_at_seen = q->got_at;
+    q->got_seen = q->got;
+  }
+  conc__queue_unlock(q);
   conc__wake_all(woken);
   return rc;
 }
 
 CONC__DEF ssize_t conc__local_size(conc_queue *q) {
-  conc__mutex *guard = conc__guard(q);
+  conc__mutex *guard = conc__put_guard(q);
   size_t n;
   conc__mutex_lock(guard);
-  n = q->count;
+  n = q->put - CONC__LOAD(&q->got);
   conc__mutex_unlock(guard);
   return (ssize_t)n;
 }
 
 CONC__DEF int conc__local_task_done(conc_queue *q) {
-  conc__mutex *guard = conc__guard(q);
+  conc__mutex *guard = conc__get_guard(q);
   conc__waiter *woken = NULL;
+  size_t put;
   int rc = 0;
   conc__mutex_lock(guard);
-  if (q->unfinished == 0)
+  put = CONC__LOAD(&q->put);
+  if (q->done == put)
     rc = -EINVAL;
-  else if (--q->unfinished == 0)
+  else if (++q->done == put)
     woken = conc__waitlist_take_n(&q->joiners, SIZE_MAX);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
@@ -12217,14 +12358,14 @@ CONC__DEF int conc__local_task_done(conc_queue *q) {
 }
 
 CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
-  conc__mutex *guard = conc__guard(q);
+  conc__mutex *guard = conc__get_guard(q);
   conc__waiter w;
-  int rc = 0;
+  bool done;
   conc__mutex_lock(guard);
-  if (q->unfinished > 0 && deadline <= 0) rc = -ETIMEDOUT;
-  if (q->unfinished == 0 || rc != 0) {
+  done = q->done == CONC__LOAD(&q->put);
+  if (done || deadline <= 0) {
     conc__mutex_unlock(guard);
-    return rc;
+    return done ? 0 : -ETIMEDOUT;
   }
   conc__waiter_init(&w, conc__self(), "the end of queue", q->name);
   return conc__wait(guard, &q->joiners, &w, false, true, deadline);
@@ -12264,14 +12405,13 @@ CONC_API void conc_queue_free(conc_queue *queue) {
 }
 
 CONC_API int conc_queue_close(conc_queue *queue) {
-  conc__mutex *guard = conc__guard(queue);
   conc__waiter *getters, *putters;
   if (queue->ops != &conc__local_class) return -ENOTSUP;
-  conc__mutex_lock(guard);
+  conc__queue_lock(queue);
   queue->closed = true;
   getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
   putters = conc__waitlist_take_n(&queue->putters, SIZE_MAX);
-  conc__mutex_unlock(guard);
+  conc__queue_unlock(queue);
   conc__wake_all(getters);
   conc__wake_all(putters);
   return 0;
@@ -12302,20 +12442,18 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
 }
 
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
-  conc__mutex *guard = conc__guard(queue);
-  conc__message_head head;
-  size_t offset, size = 0;
-  int rc = -ETIMEDOUT;
+  conc__slot slot;
+  int rc;
   if (queue->ops != &conc__local_class) return -ENOTSUP;
-  conc__mutex_lock(guard);
-  if (queue->count > 0) {
-    conc__ring_read(queue, queue->ring_first, &head, sizeof head);
-    rc = conc__queue_content(queue, &head, &offset, &size);
-  } else if (queue->closed) {
-    rc = -EPIPE;
+  conc__queue_lock(queue);
+  if (conc__queue_has(queue)) {
+    conc__queue_first(queue, &slot);
+    rc = conc__queue_content(queue, &slot);
+  } else {
+    rc = queue->closed ? -EPIPE : -ETIMEDOUT;
   }
-  conc__mutex_unlock(guard);
-  return rc != 0 ? rc : (ssize_t)size;
+  conc__queue_unlock(queue);
+  return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
 CONC_API ssize_t conc_qsize(conc_queue *queue) {
