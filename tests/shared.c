@@ -1064,7 +1064,8 @@ TEST(a_death_in_the_action_of_a_barrier_breaks_it) {
   b = begin_doing(wait_barrier, true);
   await_waiting(2);
   killed = begin_doing(wait_and_act, false);
-  CHECK_EQ(conc_barrier_wait(&its->barrier, 0.01), -ETIMEDOUT); /* comes again */
+  /* It is to come again. */
+  CHECK_EQ(conc_barrier_wait(&its->barrier, 0.01), -ETIMEDOUT);
   end(killed);
   reap(a, 0);
   reap(b, 0);
