@@ -8292,8 +8292,8 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
       s->wants_actor = self->id;
       CONC__STORE(&s->wants, id);
     }
-    s->round |= 1;
-    seen = s->round;
+    seen = s->round | 1;
+    CONC__STORE_RELAXED(&s->round, seen);
     conc__shared_leave(&s->guard);
     rc = conc__shared_wait(&s->round, seen, deadline, &round);
   }
