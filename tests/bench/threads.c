@@ -11,6 +11,7 @@
  *   lock     lock+unlock, ns alone; operations/s of all with 2 and 8 threads
  *            that do nothing else; and the longest that one of 8 waited,
  *            which has in it that a thread was ready but had no CPU
+ *   shared   a lock between processes, that can be told of its owner's death
  *   rlock    lock+unlock of the first and of the second level
  *   rwlock   reading alone; then 8 readers and a writer who do nothing else:
  *            what the readers do, and what the writer does, in a second
@@ -180,6 +181,38 @@ static double cpus_had(void) {
   seconds = run_threads(all, 2, done);
   used = clock() - used;
   return (double)used / CLOCKS_PER_SEC / seconds;
+}
+
+/* --- locks between processes --------------------------------------------- */
+
+static struct {
+  pthread_mutex_t robust;
+  conc_lock lock;
+  conc_sem sem;
+  sem_t sem_t;
+} *common; /* begin_shared() makes them */
+
+ALONE(robust_alone, 5e7, pthread_mutex_lock(&common->robust); counted++;
+      pthread_mutex_unlock(&common->robust))
+ALONE(shared_alone, 5e7, conc_lock_acquire(&common->lock, CONC_FOREVER);
+      counted++; conc_lock_release(&common->lock))
+ALONE(sem_t_shared, 5e7, sem_post(&common->sem_t); sem_wait(&common->sem_t))
+ALONE(conc_sem_shared, 5e7, conc_sem_release(&common->sem, 1);
+      conc_sem_acquire(&common->sem, CONC_FOREVER))
+
+static bool begin_shared(void) {
+  pthread_mutexattr_t attr;
+  void *memory = conc_shared_alloc(sizeof *common);
+  if (memory == NULL) return false;
+  common = memory;
+  pthread_mutexattr_init(&attr);
+  pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+  pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+  pthread_mutex_init(&common->robust, &attr);
+  pthread_mutexattr_destroy(&attr);
+  sem_init(&common->sem_t, 1, 0);
+  return conc_lock_init_shared(&common->lock) == 0 &&
+         conc_sem_init_shared(&common->sem) == 0;
 }
 
 /* --- recursive locks ----------------------------------------------------- */
@@ -695,12 +728,17 @@ int main(int argc, char **argv) {
   pthread_create(&second, NULL, bystander, NULL);
   begin_locks();
   begin_locals();
+  if (!begin_shared()) return 1;
   puts("Threads");
   LOCK_ROW("lock, alone", "ns", _alone);
   ROW("CPUs", "of 2", {"2 busy threads", cpus_had});
   LOCK_ROW("lock, 2 threads", "M op/s", _2);
   LOCK_ROW("lock, 8 threads", "M op/s", _8);
   LOCK_ROW("lock, 8 threads, longest wait", "ms", _long);
+  ROW("shared lock, alone", "ns", {"pthread robust", robust_alone},
+      {"conc", shared_alone});
+  ROW("shared sem, alone", "ns", {"sem_t", sem_t_shared},
+      {"conc", conc_sem_shared});
   ROW("rlock, alone", "ns", {"pthread recursive", pthread_first},
       {"conc", conc_first});
   ROW("rlock, once more", "ns", {"pthread recursive", pthread_second},
