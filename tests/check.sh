@@ -37,6 +37,7 @@ portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop 
 tcc | tcc | CC=tcc TESTS=examples
 compile-all | cc |
 long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 TESTS="deadlock fork process sync"
+crash | gcc | CC=gcc OPT=-O3 TEST_SLOW=4 CRASH_KILLS=1250 CRASH_SECONDS=4 TESTS=crash
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS
