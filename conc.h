@@ -49,14 +49,9 @@
      >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
-<<<<<<< HEAD
      >>value       typed values, build/parse, pickle, JSON
-     >>queue       conc_queue: put, get, close, join
-=======
-     >>value       typed values, build/parse, pickle
      >>pipe        conc_pipe: send, recv, poll: messages between processes
-    >>queue       conc_queue: put, get, close, join
->>>>>>> io
+     >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
      >>version     what the numbers promise; history
