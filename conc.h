@@ -2509,7 +2509,7 @@ typedef struct conc__thread {
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
-  bool process_forks; /* has conc__processes_guard */
+  struct conc__making *making; /* it starts a process: see there */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -7765,6 +7765,16 @@ extern char **environ;
 }
 #endif
 
+/* The descriptors of a child in the making: another one that is forked at this
+   moment closes them. */
+typedef struct conc__making {
+  int *fds[8]; /* those that are not -1 */
+  int count;
+  struct conc__making *next;
+} conc__making;
+
+static conc__making *conc__makings;
+
 CONC__DEF void conc__close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
   *fd = -1;
@@ -7959,7 +7969,8 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  return conc__helper_start(conc__process_watch, t->number);
+  (void)t;
+  return 0;
 }
 
 /* The child is there. */
@@ -7976,8 +7987,9 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     if (t->fds[0] < 0 ||
         epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
       rc = -errno;
-  }
+  } else
 #endif
+    rc = conc__helper_start(conc__process_watch, t->number);
   if (rc != 0) { /* it has hardly begun */
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
@@ -7992,20 +8004,46 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
+/* Who starts a process calls fork() with the guard held, and has it again
+   afterwards, but not on the way: another conc.h in this process, a static one
+   of a shared library, has such a guard, too, and fork() takes them all in one
+   order. */
+CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
+  conc__making **m = &conc__makings;
+  pid_t pid;
+  making->next = conc__makings;
+  conc__makings = conc__this.making = making;
+  conc__reaper_children++; /* keeps the poller */
+  conc__mutex_unlock(&conc__processes_guard);
+  pid = fork();
+  if (pid < 0) pid = -errno;
+  conc__this.making = NULL;
+  if (pid == 0) return pid;
+  conc__reaper_children--;
+  while (*m != making) m = &(*m)->next;
+  *m = making->next;
+  return pid;
+}
+
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__this.process_forks) conc__mutex_lock(&conc__processes_guard);
+  conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__this.process_forks) conc__mutex_unlock(&conc__processes_guard);
+  if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
 CONC__DEF void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
+  int i;
   conc__processes_guard.word = 0;
   conc__processes = NULL;
+  for (; conc__makings != NULL; conc__makings = conc__makings->next)
+    for (i = 0; i < conc__makings->count; i++)
+      if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
+        close(*conc__makings->fds[i]);
   if (conc__reaper >= 0) close(conc__reaper);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper = conc__parent_fd = -1;
@@ -8135,7 +8173,6 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__this.process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -8172,6 +8209,7 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
 }
 
 CONC__DEF int conc__process_fork(conc_task *t) {
+  conc__making making;
   int life[2];
   pid_t pid = 0;
   int rc;
@@ -8180,11 +8218,12 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__this.process_forks = true;
-    pid = fork();
+    making.fds[0] = &life[0];
+    making.fds[1] = &life[1];
+    making.count = 2;
+    pid = conc__process_do_fork(&making);
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__this.process_forks = false;
-    if (pid < 0) rc = -errno;
+    if (pid < 0) rc = pid;
   }
   rc = conc__process_born(t, pid, rc, life);
   conc__mutex_unlock(&conc__processes_guard);
@@ -8201,11 +8240,12 @@ typedef struct conc__exec {
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out, new_group;
+  conc__making making;
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
   int rc = -posix_spawn_file_actions_init(&actions);
@@ -8252,22 +8292,22 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
 }
 
 /* The child tells by a pipe that closes when it executes why it did not. */
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__this.process_forks = true;
-  *pid = fork();
+  x->making.fds[x->making.count++] = &report[0];
+  x->making.fds[x->making.count++] = &report[1];
+  *pid = conc__process_do_fork(&x->making);
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__this.process_forks = false;
-  if (*pid < 0) rc = -errno;
+  if (*pid < 0) rc = *pid;
   conc__close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
@@ -8380,6 +8420,9 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     argv[1] = CONC__SPAWNED;
     x.keep[0] = fd;
     x.keep[1] = life[0];
+    x.making.fds[x.making.count++] = &fd;
+    x.making.fds[x.making.count++] = &life[0];
+    x.making.fds[x.making.count++] = &life[1];
     for (i = 0; i < 3; i++) x.stdio[i] = -1;
     for (i = 0; i < 2; i++) {
       snprintf(number[i], sizeof *number, "%d", x.keep[i]);
@@ -8533,10 +8576,15 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
+  x.making.count = 0;
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
+  for (i = 0; i < 3; i++) {
+    x.making.fds[x.making.count++] = ours[i];
+    if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
+  }
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
