@@ -235,7 +235,7 @@ struct conc__waitlist {
    >>sync: locks, event, condition, semaphore, barrier, once
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no: one process only
+   Processes  one; any that share its memory once ..._init_shared was called
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     acquire, wait, once_run, with a timeout; the others never
@@ -314,6 +314,8 @@ typedef struct conc_cond {
   const char *name; /* for reports; default none */
   /* private */
   struct conc__waitlist waiters;
+  uintptr_t word; /* between processes: the registry; else 0 */
+  unsigned guard, round, waiting, notified;
 } conc_cond;
 
 /* Releases the lock, waits to be notified, and takes the lock again: it is
@@ -353,6 +355,21 @@ CONC_API int conc_rlock_release(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
+/* Private: processes that use an object, and how often. */
+#define CONC__SHARERS 16
+struct conc__sharers {
+  unsigned id[CONC__SHARERS], count[CONC__SHARERS];
+};
+
+/* Private: an rwlock between processes. */
+struct conc__rwlock_shared {
+  unsigned guard, round, writer, wants; /* a writer that waits */
+  uintptr_t writer_actor, wants_actor;
+  struct conc__sharers readers;
+  unsigned writers;                /* that have had it */
+  bool readers_wait, readers_turn; /* perhaps */
+};
+
 /* A lock for one writer or any number of readers. Waiters are served in order
    as conc_lock's are, readers that wait one behind the other together, and
    nobody joins the readers while a writer waits: so neither side starves. Not
@@ -366,6 +383,7 @@ typedef struct conc_rwlock {
   uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
                      | 1 if somebody waits */
   struct conc__waitlist waiters;
+  struct conc__rwlock_shared shared;
 } conc_rwlock;
 
 /* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
@@ -392,6 +410,7 @@ typedef struct conc_sem {
   const char *name; /* for reports; default none */
   /* private */
   struct conc__waitlist waiters;
+  unsigned shared; /* between processes: the value and flags; else 0 */
 } conc_sem;
 
 /* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
@@ -422,6 +441,9 @@ typedef struct conc_barrier {
   unsigned generation; /* how often it was passed, broken or reset */
   uintptr_t word;      /* whose action runs; 0 */
   struct conc__waitlist waiters;
+  unsigned guard, runner, failed; /* between processes */
+  uintptr_t runner_actor;
+  struct conc__sharers parts;
 } conc_barrier;
 
 /* Waits until all parties have come. The last one calls the action, then all
@@ -463,6 +485,46 @@ typedef struct conc_once {
    -ETIMEDOUT and -ECANCELED of waiting. */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
+
+/* --- between processes --- */
+
+/* Makes an object as new, and for all processes that share the memory in which
+   it lies: that of conc_shared_alloc. Before anybody uses it; what it has for
+   options (.value, .bound, .parties) is set before. From then on all calls
+   above do for tasks of all these processes what they do for those of one,
+   with these differences:
+   - Who dies, however and wherever, harms nobody. What it held says so once:
+     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
+     may be half changed. This is of processes: a thread that ends with a lock
+     leaves it locked. A once is run by another one. Readers that died are
+     forgotten. A semaphore has no owners: what the dead had taken of it stays
+     taken. Of a barrier see below.
+   - Waiters are not served in order. Deadlocks are not looked for, but for the
+     owner itself, and .name is not used: a pointer means nothing elsewhere.
+   - Who waits after a death, or because another one was killed just when he
+     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+     that time, too.
+   - After waiters of a condition were killed, a notify may wake as many more
+     than it should. Condition and lock must both be shared, or both not
+     (-EINVAL).
+   - At most 16 processes read an rwlock at one time, each as often as it
+     likes; others wait.
+   - A semaphore's value is at most 2**30 - 1.
+   - A barrier breaks when a process that waits there dies and one of the first
+     16 notices: who does gets -EOWNERDEAD, the others -EPIPE. The action, a
+     pointer, is only for processes that fork has made of one.
+   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
+     memory.
+   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
+   in such memory, or has bad options. */
+CONC_API int conc_lock_init_shared(conc_lock *lock);
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
+CONC_API int conc_sem_init_shared(conc_sem *sem);
+CONC_API int conc_cond_init_shared(conc_cond *cond);
+CONC_API int conc_event_init_shared(conc_event *event);
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
+CONC_API int conc_once_init_shared(conc_once *once);
 
 /* --- CONC_WITH --- */
 
@@ -2447,7 +2509,8 @@ struct conc__actor {
   conc_task *task; /* whose it is; never NULL */
   uintptr_t id;    /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
-  conc_rwlock *reads[CONC__READS]; /* what it holds for reading */
+  conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
+                                      so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
@@ -3271,6 +3334,42 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
    >>sync: locks, event, condition, semaphore, barrier, once
    ------------------------------------------------------------------------ */
 
+/* --- between processes: see >>ipc ---
+
+   The word of an object that was made shared is never what the calls for one
+   process look for first. So these begin with a compare-and-swap that fails,
+   and the next thing they look at is this. The rest of the word says how far
+   it is from the object to the registry. */
+
+#define CONC__SHARED (~(UINTPTR_MAX >> 1) | CONC__OWNER_NONE)
+
+CONC__INLINE bool conc__is_shared(uintptr_t word) {
+  return (word & CONC__SHARED) == CONC__SHARED;
+}
+
+CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                        bool cancellable, double deadline);
+CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self);
+CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self);
+CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock);
+CONC__DEF int conc__shared_event_set(conc_event *event);
+CONC__DEF int conc__shared_event_clear(conc_event *event);
+CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout);
+CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                     double timeout);
+CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n);
+CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                          conc__actor *self, double timeout);
+CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                          conc__actor *self);
+CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout);
+CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n);
+CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem);
+CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier, double timeout);
+CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken);
+CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                    void *arg, double timeout);
+
 /* --- what tools are told ---
 
    ThreadSanitizer sees the words anyway, and with them what happens before
@@ -3458,6 +3557,8 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+    return conc__shared_lock_acquire(lock, self, cancellable, deadline);
   if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
@@ -3507,6 +3608,8 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+    return conc__shared_lock_release(lock, self);
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
@@ -3527,7 +3630,8 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
   int rc = 0;
 #if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__lock_release_slow(lock, self);
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
@@ -3538,7 +3642,9 @@ CONC_API int conc_lock_release(conc_lock *lock) {
 }
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
-  return (CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) != 0;
+  uintptr_t word = CONC__LOAD(&lock->word);
+  if (conc__is_shared(word)) return conc__shared_lock_locked(lock);
+  return (word & ~CONC__LOCK_WAITERS) != 0;
 }
 
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
@@ -3560,6 +3666,7 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
    under the guard: so a set that nobody waits for is one compare-and-swap. */
 
 enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
+#define CONC__EVENT_SHARED 4 /* always, between processes */
 
 CONC_API int conc_event_set(conc_event *event) {
   int clear = CONC__CLEAR;
@@ -3568,6 +3675,7 @@ CONC_API int conc_event_set(conc_event *event) {
   /* Either way the flag is the last touch of the event. */
   if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
     return 0;
+  if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
@@ -3580,12 +3688,14 @@ CONC_API int conc_event_set(conc_event *event) {
 
 CONC_API int conc_event_clear(conc_event *event) {
   int set = CONC__SET;
-  CONC__CAS(&event->flag, &set, CONC__CLEAR);
+  if (!CONC__CAS(&event->flag, &set, CONC__CLEAR) &&
+      (set & CONC__EVENT_SHARED))
+    return conc__shared_event_clear(event);
   return 0;
 }
 
 CONC_API bool conc_event_is_set(const conc_event *event) {
-  return CONC__LOAD(&event->flag) == CONC__SET;
+  return (CONC__LOAD(&event->flag) & CONC__SET) != 0;
 }
 
 /* From here on a set goes through the guard, which is held. False if it is
@@ -3601,6 +3711,8 @@ CONC__DEF int conc__event_wait(conc_event *event, conc__waiter *w,
   conc__mutex *guard;
   if (conc_event_is_set(event)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
+  if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
+    return conc__shared_event_wait(event, timeout);
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   if (!conc__event_await(event)) {
@@ -3627,7 +3739,9 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   unsigned depth;
   conc__waiter w;
   int rc;
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__shared_cond_wait(cond, lock, timeout);
+  if (cond->word != 0) return -EINVAL;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
   w.lock = lock;
@@ -3666,6 +3780,7 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__guard(cond);
   conc__actor *self = conc__self();
   conc__waiter *chain;
+  if (cond->word != 0) return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
@@ -3696,11 +3811,16 @@ CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
   rc = conc_lock_acquire(&rlock->lock, timeout);
   if (rc == 0 || rc == -EOWNERDEAD)
     rlock->lock.depth = 0; /* whatever was released wrongly, or not at all */
-  return rc;
+  if (rc != -EDEADLK ||
+      !conc__is_shared(CONC__LOAD_RELAXED(&rlock->lock.word)))
+    return rc;
+  rlock->lock.depth++; /* it is the caller's */
+  return 0;
 }
 
 CONC_API int conc_rlock_release(conc_rlock *rlock) {
-  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id))
+  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id) &&
+      !conc__shared_lock_is_mine(&rlock->lock, conc__self()))
     return -EPERM;
   if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
   rlock->lock.depth--;
@@ -3798,6 +3918,8 @@ CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
   double deadline = conc__deadline(timeout);
   bool front = false;
   conc__waiter w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&rwlock->word)))
+    return conc__shared_rwlock_acquire(rwlock, write, self, timeout);
   if (timeout <= 0 && !conc__owner_is_gone(CONC__LOAD_RELAXED(&rwlock->word)))
     return -ETIMEDOUT;
   conc__waiter_init(&w, self, "rwlock", rwlock->name);
@@ -3875,8 +3997,11 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
   if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
     conc_rwlock **place = conc__reads_find(self, rwlock);
-    if (!(seen & CONC__READ_FLAG) || (place == NULL && self->more_reads == 0))
-      return -EPERM;
+    if (!(seen & CONC__READ_FLAG) || place == NULL) {
+      if (conc__is_shared(seen))
+        return conc__shared_rwlock_release(rwlock, self);
+      if (!(seen & CONC__READ_FLAG) || self->more_reads == 0) return -EPERM;
+    }
     CONC__STORE_RELAXED(&self->changing, rwlock);
     if (place != NULL)
       CONC__STORE(place, (conc_rwlock *)NULL);
@@ -3910,6 +4035,8 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   conc__waiter w;
   while (seen != 0 && seen != CONC__SEM_WAITERS)
     if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+  if (CONC__LOAD_RELAXED(&sem->shared) != 0)
+    return conc__shared_sem_acquire(sem, timeout);
   if (timeout <= 0) return -ETIMEDOUT;
   guard = conc__guard(sem);
   conc__mutex_lock(guard);
@@ -3939,6 +4066,8 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
       if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
       continue;
     }
+    if (CONC__LOAD_RELAXED(&sem->shared) != 0)
+      return conc__shared_sem_release(sem, n);
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&sem->value);
     if (seen == CONC__SEM_WAITERS) break;
@@ -3955,7 +4084,7 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
 
 CONC_API size_t conc_sem_value(const conc_sem *sem) {
   size_t value = CONC__LOAD(&sem->value);
-  return value == CONC__SEM_WAITERS ? 0 : value;
+  return value != CONC__SEM_WAITERS ? value : conc__shared_sem_value(sem);
 }
 
 /* --- conc_barrier ---
@@ -3971,6 +4100,8 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
+  if (conc__is_shared(barrier->word))
+    return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
     barrier->broken = broken;
@@ -4021,6 +4152,8 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   if (barrier->parties < 1) return -EINVAL;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return conc__shared_barrier_wait(barrier, timeout);
   for (;;) {
     conc__waiter w;
     unsigned generation;
@@ -4060,6 +4193,8 @@ CONC_API int conc_barrier_abort(conc_barrier *barrier) {
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__guard(barrier);
   bool broken;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return CONC__LOAD_RELAXED(&barrier->broken);
   conc__mutex_lock(guard);
   broken = barrier->broken;
   conc__mutex_unlock(guard);
@@ -4069,6 +4204,8 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   conc__mutex *guard = conc__guard(barrier);
   int waiting;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return CONC__LOAD_RELAXED(&barrier->waiting);
   conc__mutex_lock(guard);
   waiting = barrier->waiting;
   conc__mutex_unlock(guard);
@@ -4102,6 +4239,8 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
   double deadline = conc__deadline(timeout);
   conc__waiter w;
   int rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&once->word)))
+    return conc__shared_once_run(once, fn, arg, timeout);
   conc__waiter_init(&w, self, "once", once->name);
   w.of = "run by";
   w.owner = &once->word;
@@ -6545,7 +6684,8 @@ CONC__DEF uintptr_t conc__fork_reads(conc__actor *actor, conc_rwlock *rwlock) {
 CONC__DEF void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
   const conc_task *t;
-  if (rwlock == NULL || !(rwlock->word & CONC__READ_FLAG)) return;
+  if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
+  if (!(rwlock->word & CONC__READ_FLAG)) return;
   if (conc__this.loop != NULL)
     for (t = conc__this.loop->tasks; t != NULL; t = t->next)
       n += conc__fork_reads(conc__fork_actor(t), rwlock);
@@ -6615,6 +6755,13 @@ CONC__DEF void conc__fork_reopen(conc__loop *loop) {
   }
 }
 
+/* What it reads together with other processes, the parent does. */
+CONC__DEF void conc__fork_unshare(conc__actor *actor) {
+  int i;
+  for (i = 0; i < CONC__READS; i++)
+    if ((uintptr_t)actor->reads[i] & 1) actor->reads[i] = NULL;
+}
+
 /* Who is here: the thread that forked, and the coroutines of its loop. */
 CONC__DEF void conc__fork_count(conc__loop *loop) {
   size_t n = 1;
@@ -6654,6 +6801,9 @@ CONC__DEF void conc__fork_child(void) {
     for (u = l != NULL ? l->tasks : NULL; u != NULL; u = u->next)
       conc__fork_bury(u);
   }
+  conc__fork_unshare(&conc__this.actor);
+  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
   memset(conc__stuck, 0, sizeof conc__stuck);
   for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next) {
     conc__actor *actor = conc__fork_actor(t);
@@ -7731,6 +7881,780 @@ CONC_API void conc_shared_free(void *memory) {
   }
   conc__mutex_unlock(&conc__shared_guard);
   CONC_FREE(g);
+}
+
+/* --- primitives: what they have in common --- */
+
+/* In words that name a process: somebody waits for it to change; and: who has
+   taken it from the dead is about to write the actor beside it. */
+#define CONC__AWAITS 0x80000000u
+#define CONC__MENDS 0x40000000u
+
+/* The word of an object that lies so and so far from its registry. */
+CONC__DEF uintptr_t conc__shared_word(const void *object,
+                                      struct conc__registry *r) {
+  uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
+  return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
+}
+
+CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
+                                                          uintptr_t word) {
+  uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
+  return (struct conc__registry *)(page << 12);
+}
+
+/* What was asked for so long ago is late, and may have a dead owner. */
+CONC__INLINE bool conc__shared_late(unsigned round, double deadline) {
+  return round > 1 || deadline <= 0;
+}
+
+/* A claim is held by an actor of a process; it stands where locks between
+   threads have their list of waiters. The word alone says whose process has
+   it. The actor is written afterwards, and so is never another one's: it is 0
+   before, but after the death of an owner, when CONC__MENDS tells. */
+typedef struct conc__claim {
+  unsigned word;
+  uintptr_t actor;
+} conc__claim;
+
+CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
+                                      uintptr_t me) {
+  return (CONC__LOAD(&c->word) & ~CONC__AWAITS) == id &&
+         CONC__LOAD_RELAXED(&c->actor) == me;
+}
+
+CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
+                               conc__actor *self, bool cancellable,
+                               double deadline) {
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  for (;;) {
+    unsigned seen = CONC__LOAD(&c->word);
+    unsigned owner = seen & CONC__PROCESS_ID;
+    unsigned id = conc__registry_self(r); /* another one after a fork */
+    if (id == 0) return -EAGAIN;
+    if (owner == 0) {
+      if (!CONC__CAS(&c->word, &seen, id | awaits)) continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      return 0;
+    }
+    if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
+    if (conc__shared_late(round, deadline) &&
+        conc__registry_is_dead(r, owner)) {
+      if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
+        continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      CONC__AND(&c->word, ~CONC__MENDS);
+      return -EOWNERDEAD;
+    }
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (round == 0) { /* unannounced, so that nobody need be woken */
+      round++;
+      if (conc__shared_spin(self, &c->word, seen)) continue;
+    }
+    if (!(seen & CONC__AWAITS) &&
+        !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
+      continue;
+    awaits = CONC__AWAITS;
+    if (cancellable) {
+      int rc = conc__shared_wait(&c->word, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+    } else {
+      conc__shared_sleep(self, &c->word, seen | awaits, CONC__NEVER, round++,
+                         false);
+    }
+  }
+}
+
+/* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
+CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self, bool cancellable,
+                                     double deadline) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
+  if (!CONC__CAS(&c->word, &seen, id))
+    return conc__claim_wait(c, r, self, cancellable, deadline);
+  CONC__STORE_RELAXED(&c->actor, self->id);
+  return 0;
+}
+
+CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = id;
+  if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
+  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
+  if (!CONC__CAS(&c->word, &seen, 0u)) {
+    CONC__STORE(&c->word, 0u);
+    conc__shared_wake(&c->word, 1);
+  }
+  return 0;
+}
+
+/* What is more than a word is under a guard of its own, held by a process for
+   some dozen instructions. Each step of a change leaves it in a state that is
+   as good as one in which the process had died earlier. 0; 1 if it was held by
+   one who died; -EAGAIN. */
+CONC__DEF int conc__shared_enter(struct conc__registry *r, unsigned *guard) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  int i;
+  if (id == 0) return -EAGAIN;
+  if (CONC__CAS(guard, &seen, id)) return 0;
+  for (i = 0;; i++) {
+    unsigned owner;
+    seen = CONC__LOAD(guard);
+    owner = seen & CONC__PROCESS_ID;
+    if (owner == 0) {
+      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__AWAITS : id)) return 0;
+    } else if (i < 10) {
+      conc__pause();
+    } else if (i < 20) {
+      sched_yield();
+    } else if (conc__registry_is_dead(r, owner)) {
+      if (CONC__CAS(guard, &seen, id | CONC__AWAITS)) return 1;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(guard, &seen, seen | CONC__AWAITS)) {
+      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__AWAITS,
+                         CONC__NEVER, 0, false);
+    }
+  }
+}
+
+CONC__DEF void conc__shared_leave(unsigned *guard) {
+  CONC__POINT();
+  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
+    conc__shared_wake(guard, 1);
+}
+
+/* The processes that have a part in something. Each only writes its own place,
+   which counts from when the id is there. */
+CONC__DEF unsigned *conc__sharers_find(struct conc__sharers *s, unsigned id) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] == id) return &s->count[i];
+  return NULL;
+}
+
+/* False: there are too many others. */
+CONC__DEF bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (count != NULL) {
+    ++*count;
+    return true;
+  }
+  count = conc__sharers_find(s, 0);
+  if (count == NULL) return false;
+  *count = 1;
+  CONC__STORE(&s->id[count - s->count], id);
+  return true;
+}
+
+CONC__DEF void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
+}
+
+CONC__DEF bool conc__sharers_any(const struct conc__sharers *s) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0) return true;
+  return false;
+}
+
+/* Drops the dead; whether there were any. */
+CONC__DEF bool conc__sharers_bury(struct conc__sharers *s,
+                                  struct conc__registry *r) {
+  bool any = false;
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
+      s->id[i] = 0;
+      any = true;
+    }
+  return any;
+}
+
+/* --- conc_lock and conc_rlock between processes --- */
+
+CONC__INLINE conc__claim *conc__lock_claim(const conc_lock *lock) {
+  return (conc__claim *)(uintptr_t)&lock->waiters;
+}
+
+CONC_API int conc_lock_init_shared(conc_lock *lock) {
+  struct conc__registry *r = conc__registry_of(lock);
+  if (r == NULL) return -EINVAL;
+  memset(&lock->waiters, 0, sizeof lock->waiters);
+  lock->depth = 0;
+  lock->order = CONC__ORDER_NONE; /* names are not known to all */
+  CONC__STORE(&lock->word, conc__shared_word(lock, r));
+  return 0;
+}
+
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
+  return conc_lock_init_shared(&rlock->lock);
+}
+
+CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                        bool cancellable, double deadline) {
+  return conc__claim_acquire(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
+      cancellable, deadline);
+}
+
+CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
+#if CONC_HAVE_TSAN
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  conc__tell_released(lock, false);
+#endif
+  return conc__claim_release(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
+}
+
+CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self) {
+  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
+  unsigned id;
+  if (!conc__is_shared(word)) return false;
+  id = conc__registry_self(conc__shared_registry(lock, word));
+  return id != 0 &&
+         conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
+}
+
+CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock) {
+  return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
+}
+
+/* --- conc_event between processes ---
+
+   All in one word: besides what it is for threads, how often a set has ended
+   waits. So who waits knows that there was one, whatever has come since. */
+
+#define CONC__EVENT_ROUND 8u
+#define CONC__EVENT_STATE 3u
+
+CONC__INLINE unsigned *conc__event_word(conc_event *event) {
+  return (unsigned *)(void *)&event->flag;
+}
+
+CONC_API int conc_event_init_shared(conc_event *event) {
+  if (conc__registry_of(event) == NULL) return -EINVAL;
+  CONC__STORE(&event->flag, CONC__EVENT_SHARED);
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_set(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  for (;;) {
+    unsigned want = (seen & ~CONC__EVENT_STATE) | CONC__SET;
+    if (seen & CONC__SET) return 0;
+    if (seen & CONC__AWAITED) want += CONC__EVENT_ROUND;
+    if (CONC__CAS(word, &seen, want)) break;
+  }
+  if (seen & CONC__AWAITED) conc__shared_wake(word, INT_MAX);
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_clear(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  while ((seen & CONC__SET) &&
+         !CONC__CAS(word, &seen, seen & ~CONC__EVENT_STATE)) {
+  }
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout) {
+  unsigned *word = conc__event_word(event);
+  double deadline = conc__deadline(timeout);
+  unsigned seen = CONC__LOAD(word);
+  unsigned before = seen | CONC__EVENT_STATE;
+  unsigned round = 0;
+  while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
+    int rc;
+    if (!(seen & CONC__AWAITED) &&
+        !CONC__CAS(word, &seen, seen | CONC__AWAITED))
+      continue;
+    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
+    if (rc != 0) return rc;
+    seen = CONC__LOAD(word);
+  }
+  return 0;
+}
+
+/* --- conc_cond between processes ---
+
+   A notify lets so many go, `notified` of those `waiting`, and begins a new
+   round: of those who have come in an earlier one, the first to look go. */
+
+CONC_API int conc_cond_init_shared(conc_cond *cond) {
+  struct conc__registry *r = conc__registry_of(cond);
+  if (r == NULL) return -EINVAL;
+  cond->guard = cond->round = cond->waiting = cond->notified = 0;
+  CONC__STORE(&cond->word, conc__shared_word(cond, r));
+  return 0;
+}
+
+CONC__DEF int conc__cond_enter(conc_cond *cond) {
+  struct conc__registry *r = conc__shared_registry(cond, cond->word);
+  int rc = conc__shared_enter(r, &cond->guard);
+  if (rc <= 0) return rc;
+  /* A notify may have been under way: to be sure, they look. */
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  CONC__STORE(&cond->round, cond->round + 1);
+  conc__shared_wake(&cond->round, INT_MAX);
+  return 0;
+}
+
+/* One who waits, so far with the result rc, looks whether it may go. */
+CONC__DEF bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
+  bool goes = false;
+  while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
+  if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
+    cond->notified--;
+    goes = true;
+  }
+  if ((goes || rc != 0) && cond->waiting > 0) cond->waiting--;
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  conc__shared_leave(&cond->guard);
+  return goes;
+}
+
+CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                     double timeout) {
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned before, depth, round = 0;
+  int rc, again;
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  if (cond->word == 0) return -EINVAL;
+  rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  before = cond->round;
+  cond->waiting++;
+  conc__shared_leave(&cond->guard);
+  depth = lock->depth;
+  lock->depth = 0;
+  conc_lock_release(lock);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&cond->round);
+    rc = 0;
+    if (seen != before && conc__cond_look(cond, before, 0)) break;
+    rc = conc__shared_wait(&cond->round, seen, deadline, &round);
+    if (rc == 0) continue;
+    if (conc__cond_look(cond, before, rc)) rc = 0;
+    break;
+  }
+  again = conc__shared_lock_acquire(lock, self, false, CONC__NEVER);
+  conc__lock_acquired(lock, self, false);
+  lock->depth = depth;
+  return again != 0 ? again : rc;
+}
+
+CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n) {
+  int rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
+  if (n > 0) {
+    cond->notified += (unsigned)n;
+    CONC__STORE(&cond->round, cond->round + 1);
+  }
+  conc__shared_leave(&cond->guard);
+  if (n > 0) conc__shared_wake(&cond->round, n > INT_MAX ? INT_MAX : (int)n);
+  return 0;
+}
+
+/* --- conc_rwlock between processes ---
+
+   A writer that waits names itself in `wants`, and then no newcomer joins the
+   readers. Those who began to wait before a writer had it may; and once one
+   has given it back, it is the turn of readers, if some wait. Neither holds
+   for ever: what is free, any may have who is late. `round` is what all of
+   them wait on; its lowest bit: somebody does. */
+
+#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
+
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
+  struct conc__registry *r = conc__registry_of(rwlock);
+  if (r == NULL) return -EINVAL;
+  memset(&rwlock->shared, 0, sizeof rwlock->shared);
+  CONC__STORE(&rwlock->word, conc__shared_word(rwlock, r));
+  return 0;
+}
+
+/* Something has changed for those who wait; the guard is left. */
+CONC__DEF void conc__rwlock_tell(struct conc__rwlock_shared *s) {
+  unsigned seen = s->round;
+  if (seen & 1) CONC__STORE(&s->round, seen + 1);
+  conc__shared_leave(&s->guard);
+  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
+}
+
+CONC__DEF bool conc__rwlock_may(const struct conc__rwlock_shared *s,
+                                bool write, bool late, unsigned writers) {
+  bool read = conc__sharers_any(&s->readers);
+  if (s->writer != 0) return false;
+  if (write) return !read && (late || !s->readers_turn);
+  return s->wants == 0 || s->writers != writers || (late && !read);
+}
+
+CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                          conc__actor *self, double timeout) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0, writers = 0;
+  bool died = false;
+  int rc = 0;
+  for (;;) {
+    bool late = conc__shared_late(round, deadline);
+    bool mine, taken;
+    unsigned id, seen;
+    if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+    id = conc__registry_self(r); /* another one after a fork */
+    mine = s->wants == id && s->wants_actor == self->id;
+    if (place != NULL && conc__sharers_find(&s->readers, id) == NULL) {
+      *place = NULL; /* of another lock, never released, at this address */
+      place = NULL;
+    }
+    if (place != NULL || (s->writer == id && s->writer_actor == self->id))
+      rc = -EDEADLK;
+    if (late && rc == 0) {
+      if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
+        s->writer = 0;
+        s->readers_turn = false;
+        died = true;
+      }
+      if (s->wants != 0 && conc__registry_is_dead(r, s->wants)) s->wants = 0;
+      conc__sharers_bury(&s->readers, r);
+    }
+    if (round == 0) writers = s->writers;
+    taken = rc == 0 && conc__rwlock_may(s, write, late, writers);
+    if (taken && write) {
+      s->writer_actor = self->id;
+      CONC__STORE(&s->writer, id);
+    } else if (taken) {
+      taken = conc__sharers_add(&s->readers, id);
+      if (taken) s->readers_turn = false;
+    }
+    if (rc == 0 && !taken && deadline <= 0) rc = -ETIMEDOUT;
+    if (taken || rc != 0) {
+      if (mine) s->wants = 0;
+      if (taken && !write) conc__reads_add(self, CONC__READS_SHARED(rwlock));
+      if (mine)
+        conc__rwlock_tell(s);
+      else
+        conc__shared_leave(&s->guard);
+      return rc == 0 && died ? -EOWNERDEAD : rc;
+    }
+    if (!write) {
+      s->readers_wait = true;
+    } else if (s->wants == 0) {
+      s->wants_actor = self->id;
+      CONC__STORE(&s->wants, id);
+    }
+    seen = s->round | 1;
+    CONC__STORE_RELAXED(&s->round, seen);
+    conc__shared_leave(&s->guard);
+    rc = conc__shared_wait(&s->round, seen, deadline, &round);
+  }
+}
+
+CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                          conc__actor *self) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  unsigned id = conc__registry_self(r);
+  bool write, read;
+  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+  write = s->writer == id && s->writer_actor == self->id;
+  read = !write && (place != NULL || self->more_reads > 0) &&
+         conc__sharers_find(&s->readers, id) != NULL;
+  if (!write && !read) {
+    conc__shared_leave(&s->guard);
+    return -EPERM;
+  }
+  conc__tell_released(rwlock, read);
+  if (write) {
+    s->writers++;
+    s->readers_turn = s->readers_wait;
+    s->readers_wait = false;
+    s->writer_actor = 0;
+    CONC__STORE(&s->writer, 0u);
+  } else {
+    if (place != NULL)
+      *place = NULL;
+    else
+      self->more_reads--;
+    conc__sharers_remove(&s->readers, id);
+  }
+  conc__rwlock_tell(s);
+  return 0;
+}
+
+/* --- conc_sem between processes --- */
+
+#define CONC__SEM_SHARED 0x40000000u /* always; CONC__AWAITS; the value */
+#define CONC__SEM_MAX 0x3fffffffu
+
+CONC_API int conc_sem_init_shared(conc_sem *sem) {
+  if (conc__registry_of(sem) == NULL || sem->value > CONC__SEM_MAX)
+    return -EINVAL;
+  CONC__STORE(&sem->shared, CONC__SEM_SHARED | (unsigned)sem->value);
+  CONC__STORE(&sem->value, CONC__SEM_WAITERS);
+  return 0;
+}
+
+CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  double deadline = CONC__NEVER;
+  for (;;) {
+    if (seen & CONC__SEM_MAX) {
+      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | awaits)) return 0;
+    } else if (timeout <= 0) {
+      return -ETIMEDOUT;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(&sem->shared, &seen, seen | CONC__AWAITS)) {
+      int rc;
+      if (awaits == 0) deadline = conc__deadline(timeout);
+      awaits = CONC__AWAITS;
+      rc = conc__shared_wait(&sem->shared, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+      seen = CONC__LOAD(&sem->shared);
+    }
+  }
+}
+
+CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  size_t bound = CONC__SEM_MAX;
+  if (sem->bound > 0 && sem->bound < bound) bound = sem->bound;
+  for (;;) {
+    unsigned value = seen & CONC__SEM_MAX;
+    if (value > bound || n > bound - value) return -EOVERFLOW;
+    if (CONC__CAS(&sem->shared, &seen,
+                  (seen & ~CONC__AWAITS) + (unsigned)n))
+      break;
+  }
+  if (seen & CONC__AWAITS) conc__shared_wake(&sem->shared, (int)n);
+  return 0;
+}
+
+CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem) {
+  return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
+}
+
+/* --- conc_barrier between processes ---
+
+   Who waits for the end of a generation finds how it ended in `failed`, whose
+   lowest bit is that of the last one. The runner is whose action runs. */
+
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
+  struct conc__registry *r = conc__registry_of(barrier);
+  if (r == NULL || barrier->parties < 1) return -EINVAL;
+  barrier->broken = false;
+  barrier->waiting = 0;
+  barrier->generation = 0;
+  barrier->guard = barrier->runner = barrier->failed = 0;
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->word, conc__shared_word(barrier, r));
+  return 0;
+}
+
+/* Ends a generation; the guard is held. */
+CONC__DEF void conc__barrier_turn(conc_barrier *barrier, bool failed) {
+  barrier->failed = barrier->failed << 1 | failed;
+  CONC__STORE_RELAXED(&barrier->waiting, 0);
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->generation, barrier->generation + 1);
+}
+
+CONC__DEF void conc__barrier_break(conc_barrier *barrier) {
+  CONC__STORE_RELAXED(&barrier->broken, true);
+  CONC__STORE(&barrier->runner, 0u);
+  conc__barrier_turn(barrier, true);
+}
+
+/* Leaves the guard and wakes all, to look. */
+CONC__DEF void conc__barrier_tell(conc_barrier *barrier) {
+  conc__shared_leave(&barrier->guard);
+  conc__shared_wake(&barrier->generation, INT_MAX);
+  conc__shared_wake(&barrier->runner, INT_MAX);
+}
+
+/* If one died with the guard, nobody knows how far it came. */
+CONC__DEF int conc__barrier_enter(conc_barrier *barrier,
+                                  struct conc__registry *r) {
+  int rc = conc__shared_enter(r, &barrier->guard);
+  if (rc <= 0) return rc;
+  conc__barrier_break(barrier);
+  conc__barrier_tell(barrier);
+  return conc__barrier_enter(barrier, r);
+}
+
+CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken) {
+  int rc = conc__barrier_enter(
+      barrier, conc__shared_registry(barrier, barrier->word));
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&barrier->broken, broken);
+  conc__barrier_turn(barrier, true);
+  conc__barrier_tell(barrier);
+  return 0;
+}
+
+/* The last one has come; the guard is held. */
+CONC__DEF int conc__shared_barrier_pass(conc_barrier *barrier,
+                                        struct conc__registry *r, unsigned id,
+                                        conc__actor *self) {
+  unsigned generation = barrier->generation;
+  int index = barrier->waiting;
+  int rc = 0;
+  if (barrier->action != NULL) {
+    barrier->runner_actor = self->id;
+    CONC__STORE(&barrier->runner, id);
+    conc__shared_leave(&barrier->guard);
+    rc = barrier->action(barrier->arg);
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    CONC__STORE(&barrier->runner, 0u);
+  }
+  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
+  if (generation == barrier->generation) conc__barrier_turn(barrier, rc < 0);
+  conc__barrier_tell(barrier);
+  return rc < 0 ? rc : index;
+}
+
+/* Waits for the end of a generation, in which it has been counted. */
+CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
+                                         struct conc__registry *r,
+                                         conc__actor *self, int index,
+                                         unsigned generation,
+                                         double deadline) {
+  unsigned round;
+  for (round = 0;; round++) {
+    bool all_are_here;
+    unsigned age;
+    int rc = 0;
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    age = barrier->generation - generation;
+    if (age > 0) {
+      bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
+      conc__shared_leave(&barrier->guard);
+      return failed ? -EPIPE : index;
+    }
+    all_are_here = barrier->runner != 0;
+    if (all_are_here) {
+      if (round > 1 && conc__registry_is_dead(r, barrier->runner))
+        rc = -EOWNERDEAD;
+    } else if (conc__take_cancel(self)) {
+      rc = -ECANCELED;
+    } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
+      rc = -ETIMEDOUT;
+    } else if (round > 1 && conc__sharers_bury(&barrier->parts, r)) {
+      rc = -EOWNERDEAD;
+    }
+    if (rc != 0) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+    conc__shared_leave(&barrier->guard);
+    if (round == 0 &&
+        conc__shared_spin(self, &barrier->generation, generation))
+      continue;
+    conc__shared_sleep(
+        self, &barrier->generation, generation,
+        all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline), round,
+        !all_are_here);
+  }
+}
+
+CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
+                                        double timeout) {
+  struct conc__registry *r =
+      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0;
+  for (;;) {
+    unsigned id, runner, generation;
+    int index, rc = conc__barrier_enter(barrier, r);
+    if (rc != 0) return rc;
+    id = conc__registry_self(r);
+    runner = barrier->runner;
+    if (runner != 0 && conc__shared_late(round, deadline) &&
+        conc__registry_is_dead(r, runner)) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return -EOWNERDEAD;
+    }
+    if (barrier->broken)
+      rc = -EPIPE;
+    else if (runner == id && barrier->runner_actor == self->id)
+      rc = -EDEADLK;
+    generation = barrier->generation;
+    if (rc == 0 && runner == 0) {
+      index = barrier->waiting;
+      if (index + 1 >= barrier->parties)
+        return conc__shared_barrier_pass(barrier, r, id, self);
+      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
+      conc__sharers_add(&barrier->parts, id); /* or its end is not noticed */
+      conc__shared_leave(&barrier->guard);
+      return conc__shared_barrier_await(barrier, r, self, index, generation,
+                                        deadline);
+    }
+    conc__shared_leave(&barrier->guard);
+    if (rc == 0) /* it comes again, when the action has run */
+      rc = conc__shared_wait(&barrier->runner, runner, deadline, &round);
+    else
+      return rc;
+    if (rc != 0) {
+      while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+      if (generation == barrier->generation) {
+        CONC__STORE_RELAXED(&barrier->broken, true);
+        conc__barrier_turn(barrier, true);
+      }
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+  }
+}
+
+/* --- conc_once between processes --- */
+
+CONC_API int conc_once_init_shared(conc_once *once) {
+  struct conc__registry *r = conc__registry_of(once);
+  if (r == NULL) return -EINVAL;
+  memset(&once->waiters, 0, sizeof once->waiters);
+  CONC__STORE(&once->word, conc__shared_word(once, r));
+  return 0;
+}
+
+CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                    void *arg, double timeout) {
+  conc__claim *claim = (conc__claim *)(void *)&once->waiters;
+  uintptr_t word = CONC__LOAD(&once->word);
+  struct conc__registry *r = conc__shared_registry(once, word);
+  conc__actor *self = conc__self();
+  int rc;
+  if (word == CONC__ONCE_DONE) return 0;
+  rc = conc__claim_acquire(claim, r, self, true, conc__deadline(timeout));
+  if (rc != 0 && rc != -EOWNERDEAD) return rc;
+  rc = 0;
+  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
+    rc = fn(arg);
+    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
+  }
+  conc__claim_release(claim, r, self);
+  return rc < 0 ? rc : 0;
 }
 
 /* ---------------------------------------------------------------------------
