@@ -611,4 +611,458 @@ TEST_SHARED(many_to_many_through_a_narrow_queue) {
   meet(2, 300, rounds(MESSAGES / 10));
 }
 
+/* --- processes that are killed --- */
+
+/* Leaves a cell as a process does that is killed while it has claimed it. */
+static void claim(conc_queue *q, uint32_t i, unsigned state) {
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    unsigned self = conc__registry_self(cells(q)->registry);
+    cell(q, i)->word =
+        CONC__CELL(CONC__CELL_LAP(cell(q, i)->word), self, state);
+    kill(getpid(), SIGKILL);
+  }
+  reap(pid, -SIGKILL);
+}
+
+TEST_SHARED(a_message_half_put_is_skipped) {
+  for (uint32_t at = 0; at < 8; at++)
+    for (int hint = 0; hint < 2; hint++) {
+      conc_queue *q = make(4, 8);
+      uint64_t n = 0, got = 0, m;
+      for (; n < at; n++) {
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+        if (n >= 2) CHECK_EQ((got++, conc_get(q, &m, sizeof m, 0)), 8);
+      }
+      claim(q, at % 4, CONC__CELL_BUSY);
+      if (hint)
+        cells(q)->cells->tail = conc__at_next(cells(q), CONC__AT(at / 4, at % 4));
+      /* It takes a place as long as there are older ones. */
+      for (m = n, n = got + 4 - (n > got); m < n; m++)
+        CHECK_EQ(conc_put(q, &m, sizeof m, 0), 0);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+      for (; got < n; got++) {
+        CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+        CHECK_EQ(m, got);
+      }
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), -ETIMEDOUT);
+      CHECK_EQ(conc_qsize(q), 0);
+      for (int i = 0; i < 4; i++) CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+      for (uint64_t i = 0; i < n + 4; i++) CHECK_EQ(conc_task_done(q), 0);
+      CHECK_EQ(conc_task_done(q), -EINVAL);
+      CHECK_EQ(conc_queue_join(q, 0), 0);
+      conc_queue_free(q);
+    }
+}
+
+TEST_SHARED(a_message_half_got_goes_to_another) {
+  for (unsigned which = 0; which < 16; which++) {
+    conc_queue *q = make(4, 8);
+    uint64_t n, m, seen = 0;
+    for (n = 0; n < 4; n++) CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+    for (uint32_t i = 0; i < 4; i++)
+      if (which >> i & 1) claim(q, i, CONC__CELL_READING);
+    if (which % 2) CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_qsize(q), 4);
+    CHECK_EQ(conc_peek_size(q), 8);
+    for (int i = 0; i < 4; i++) {
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+      CHECK(m < 4 && !(seen >> m & 1));
+      seen |= 1u << m;
+    }
+    CHECK_EQ(conc_get(q, &m, sizeof m, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_qsize(q), 0);
+    CHECK_EQ(conc_queue_close(q), 0);
+    CHECK_EQ(conc_get(q, &m, sizeof m, 0), -EPIPE);
+    conc_queue_free(q);
+  }
+}
+
+/* Who waits already when the other one dies. */
+TEST_SHARED(who_waits_for_the_dead_goes_on) {
+  for (int k = 0; k < 4; k++) {
+    conc_queue *q = make(2, 8);
+    int n = 5;
+    double begin;
+    pid_t pid;
+    if (k == 0) { /* a putter behind a putter */
+      claim(q, 0, CONC__CELL_BUSY);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+    } else if (k == 1) { /* behind a getter */
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      claim(q, 0, CONC__CELL_READING);
+    }
+    begin = test_now();
+    pid = start(k < 2 ? put_one : get_one, q);
+    if (k == 1) { /* its message is got, by another one */
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), 4);
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), 4);
+    } else if (k > 1) {
+      until_waiting(q, CONC__GETTERS, 1);
+      if (k == 2) { /* a getter behind a putter */
+        claim(q, 0, CONC__CELL_BUSY);
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      } else { /* behind a getter, who took the wake-up with it */
+        cell(q, 0)->word = 0;
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+        claim(q, 0, CONC__CELL_READING);
+      }
+    }
+    reap(pid, 0);
+    CHECK(test_now() - begin < 5 * test_slow());
+    conc_queue_free(q);
+  }
+}
+
+TEST_SHARED(a_join_does_not_wait_for_the_dead) {
+  conc_queue *q = make(2, 8);
+  claim(q, 0, CONC__CELL_BUSY);
+  CHECK_EQ(conc_queue_join(q, 20), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_qsize(q), 0);
+  conc_queue_free(q);
+}
+
+/* Putters and getters of a queue are killed one after the other, at any
+   moment, and others take their place; then all of them at once. A message
+   names its putter, and what number it is. Getters have them copied to where
+   the parent looks when it has killed one, for a message that had been got and
+   was not noted yet. */
+enum { HANDS = 6, LIVES = 64, EACH = 1 << 15 };
+typedef struct killed {
+  conc_queue *q;
+  struct hand {
+    unsigned char data[600];
+    unsigned life; /* of a putter; 0: it is a getter */
+  } hands[HANDS];
+  unsigned put[LIVES]; /* how many of its messages each life has put */
+  unsigned got;
+  unsigned char noted[LIVES][EACH];
+} killed;
+static killed *game;
+
+static size_t killed_size(const unsigned *head) {
+  return 8 + (head[0] * 31 + head[1] * 7) % 500 * (head[1] % 5 == 0);
+}
+static void killed_child(void *arg) {
+  struct hand *hand = (struct hand *)arg;
+  unsigned char data[600];
+  unsigned head[2] = {0, 0};
+  for (;;) {
+    if (hand->life == 0) {
+      ssize_t n = conc_get(game->q, hand->data, sizeof hand->data,
+                           CONC_FOREVER);
+      memcpy(head, hand->data, sizeof head);
+      MUST(head[0] < LIVES && head[1] < EACH);
+      MUST(n == (ssize_t)killed_size(head));
+      fill(data, (size_t)n, head[0] ^ head[1]);
+      MUST(memcmp(data + 8, hand->data + 8, (size_t)n - 8) == 0);
+      ADD(game->noted[head[0]][head[1]], 1);
+      ADD(game->got, 1);
+    } else {
+      size_t size;
+      head[0] = hand->life;
+      size = killed_size(head);
+      fill(data, size, head[0] ^ head[1]);
+      memcpy(data, head, sizeof head);
+      MUST(conc_put(game->q, data, size, CONC_FOREVER) == 0);
+      SET(game->put[hand->life], ++head[1]);
+      if (head[1] > EACH / 2) usleep(100);
+      MUST(head[1] < EACH);
+    }
+  }
+}
+static void kill_some(int kills) {
+  unsigned life = 0, candidates[LIVES + HANDS][2], n = 0, all = 0, head[2];
+  unsigned char data[600];
+  pid_t pids[HANDS];
+  ssize_t size;
+  conc_queue *q = make(1 + test_random() % 8, 600);
+  game->q = q;
+  for (int i = 0; i < HANDS; i++) {
+    game->hands[i].life = i % 2 ? ++life : 0;
+    pids[i] = start(killed_child, &game->hands[i]);
+  }
+  for (int k = 0; k < kills + HANDS; k++) {
+    int i = k < kills ? (int)(test_random() % HANDS) : k - kills;
+    double until = test_now() + (test_random() % 256) * 1e-6;
+    struct hand *hand = &game->hands[i];
+    if (k < kills)
+      while (test_now() < until) {
+      }
+    kill(pids[i], SIGKILL);
+    reap(pids[i], -SIGKILL);
+    if (hand->life == 0) memcpy(candidates[n++], hand->data, 8);
+    if (k >= kills) continue;
+    hand->life = i % 2 ? ++life : 0;
+    pids[i] = start(killed_child, hand);
+    if (k % 8 == 0) { /* they all go on */
+      unsigned got = GET(game->got);
+      until = test_now() + 10 * test_slow();
+      while (GET(game->got) < got + 20)
+        if (test_now() > until) TEST_FAIL("they are stuck");
+    }
+  }
+  while ((size = conc_get(q, data, sizeof data, 0)) > 0) {
+    memcpy(head, data, sizeof head);
+    CHECK_EQ(size, killed_size(head));
+    game->noted[head[0]][head[1]]++;
+  }
+  CHECK_EQ(size, -ETIMEDOUT);
+  CHECK_EQ(conc_qsize(q), 0);
+  for (unsigned i = 0; i < n; i++) {
+    unsigned char *noted;
+    memcpy(head, candidates[i], sizeof head);
+    noted = &game->noted[head[0] % LIVES][head[1] % EACH];
+    /* A message that was not put does not count, if an old one was copied. */
+    if (head[0] > 0 && *noted == 0 && head[1] <= game->put[head[0]])
+      *noted = 1;
+  }
+  for (unsigned i = 1; i <= life; i++) {
+    for (unsigned k = 0; k < EACH && k <= game->put[i]; k++) {
+      if (k < game->put[i] && game->noted[i][k] != 1)
+        TEST_FAIL("message %u of putter %u was got %d times", k, i,
+                  game->noted[i][k]);
+      CHECK(game->noted[i][k] <= 1);
+      all += game->noted[i][k];
+    }
+    memset(game->noted[i], 0, game->put[i] + 1);
+  }
+  memset(game->put, 0, sizeof game->put);
+  CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+  while (all-- > 0) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
+  for (size_t i = 0; i < q->capacity; i++)
+    CHECK_EQ(conc_put(q, data, 600, 0), 0);
+  CHECK_EQ(conc_put(q, data, 600, 0), -ETIMEDOUT);
+  conc_queue_free(q);
+}
+static int kills_asked(void) {
+  return getenv("QUEUE_KILLS") ? atoi(getenv("QUEUE_KILLS")) : 300;
+}
+TEST_SHARED(nothing_is_lost_with_the_killed) {
+  game = (killed *)conc_shared_alloc(sizeof *game);
+  CHECK(game != NULL);
+  for (int k = kills_asked(); k > 0; k -= 50) kill_some(k < 50 ? k : 50);
+  conc_shared_free(game);
+}
+
+/* --- killed at every instruction --- */
+
+typedef struct stepped {
+  conc_queue *q, *other;
+  uint64_t data[12]; /* what a get copies */
+  int done;
+} stepped;
+static stepped *step;
+
+/* So that neither the dynamic linker nor the registry is stepped through. */
+static void step_prepare(void) {
+  char byte = 0;
+  conc__registry_self(cells(step->q)->registry);
+  conc_put(step->other, &byte, 1, 0);
+  conc_get(step->other, &byte, 1, 0);
+  conc_task_done(step->other);
+  conc__cells_wake(cells(step->other), CONC__GETTERS, 1);
+}
+static int step_put(void *arg) {
+  uint64_t m[12];
+  int rc;
+  (void)arg;
+  memset(m, 0, sizeof m);
+  m[0] = 100;
+  rc = conc_put(step->q, m, sizeof m, 0);
+  SET(step->done, 1);
+  return rc;
+}
+static int step_get(void *arg) {
+  (void)arg;
+  if (conc_get(step->q, step->data, sizeof step->data, 0) != 8) return -1;
+  SET(step->done, 1);
+  return 0;
+}
+static int step_task_done(void *arg) {
+  int rc = conc_task_done(step->q);
+  (void)arg;
+  SET(step->done, 1);
+  return rc;
+}
+/* The numbers in the queue, in order but for the first of them, which may have
+   been half got; how many. */
+static int step_drain(uint64_t *numbers) {
+  uint64_t m[12];
+  int count = 0;
+  ssize_t n;
+  while ((n = conc_get(step->q, m, sizeof m, 0)) > 0) {
+    CHECK(count < 4);
+    numbers[count++] = m[0];
+    if (m[0] != 1 || count == 1) continue;
+    memmove(numbers + 1, numbers, (size_t)(count - 1) * sizeof *numbers);
+    numbers[0] = 1;
+  }
+  for (int i = 1; i < count; i++) CHECK(numbers[i] > numbers[i - 1]);
+  CHECK(n == -ETIMEDOUT || n == -EPIPE);
+  CHECK_EQ(conc_qsize(step->q), 0);
+  return count;
+}
+/* There is as much room as ever, and so many messages were put. */
+static void step_finish(int unfinished) {
+  uint64_t m[12];
+  memset(m, 0, sizeof m);
+  for (int i = 0; i < 4; i++) {
+    m[0] = (uint64_t)i + 1;
+    CHECK_EQ(conc_put(step->q, m, sizeof m, 0), 0);
+  }
+  CHECK_EQ(conc_put(step->q, m, sizeof m, 0), -ETIMEDOUT);
+  CHECK_EQ(step_drain(m), 4);
+  for (int i = 0; i < unfinished + 4; i++) {
+    CHECK_EQ(conc_queue_join(step->q, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_task_done(step->q), 0);
+  }
+  CHECK_EQ(conc_task_done(step->q), -EINVAL);
+  CHECK_EQ(conc_queue_join(step->q, 0), 0);
+}
+/* A new queue, some laps old and with so many messages. */
+static void step_begin(long k, uint64_t messages) {
+  uint64_t m;
+  step->done = 0;
+  memset(step->data, 0, sizeof step->data);
+  step->q = make(4, 96);
+  for (long i = 0; i < k % 7; i++) {
+    CHECK_EQ(conc_put(step->q, "", 1, 0), 0);
+    CHECK_EQ(conc_get(step->q, &m, sizeof m, 0), 1);
+    CHECK_EQ(conc_task_done(step->q), 0);
+  }
+  for (m = 1; m <= messages; m++)
+    CHECK_EQ(conc_put(step->q, &m, sizeof m, 0), 0);
+}
+
+static int step_round_put(long k) {
+  uint64_t numbers[4];
+  int count, early;
+  step_begin(k, 2);
+  early = step_kill(step_prepare, step_put, NULL, k);
+  if (early >= 0) {
+    count = step_drain(numbers);
+    CHECK(count == 2 || (count == 3 && numbers[2] == 100));
+    if (GET(step->done) || !early) CHECK_EQ(count, 3);
+    step_finish(count);
+  }
+  conc_queue_free(step->q);
+  return early;
+}
+static int step_round_get(long k) {
+  uint64_t numbers[4];
+  int count, early;
+  step_begin(k, 4);
+  early = step_kill(step_prepare, step_get, NULL, k);
+  if (early >= 0) {
+    count = step_drain(numbers);
+    CHECK(count == 4 || (count == 3 && numbers[0] == 2));
+    if (count == 3) CHECK_EQ(step->data[0], 1);
+    if (GET(step->done) || !early) CHECK_EQ(count, 3);
+    step_finish(4);
+  }
+  conc_queue_free(step->q);
+  return early;
+}
+static int step_round_task_done(long k) {
+  uint64_t numbers[4];
+  int early;
+  step_begin(k, 1);
+  CHECK_EQ(step_drain(numbers), 1);
+  early = step_kill(step_prepare, step_task_done, NULL, k);
+  if (early >= 0) {
+    int rc = conc_queue_join(step->q, 0);
+    if (GET(step->done) || !early) CHECK_EQ(rc, 0);
+    step_finish(rc == 0 ? 0 : 1);
+  }
+  conc_queue_free(step->q);
+  return early;
+}
+
+/* While another one sleeps in a get, or in a put. */
+static void sleep_get(void *arg) {
+  (void)arg;
+  MUST(conc_get(step->q, step->data, sizeof step->data, CONC_FOREVER) > 0);
+}
+static void sleep_put(void *arg) {
+  uint64_t m = 200;
+  (void)arg;
+  MUST(conc_put(step->q, &m, sizeof m, CONC_FOREVER) == 0);
+}
+static int step_round_wake_getter(long k) {
+  uint64_t numbers[4], m = 101;
+  int count, early;
+  pid_t sleeper;
+  step_begin(k, 0);
+  sleeper = start(sleep_get, NULL);
+  until_waiting(step->q, CONC__GETTERS, 1);
+  early = step_kill(step_prepare, step_put, NULL, k);
+  CHECK_EQ(conc_put(step->q, &m, sizeof m, 0), 0);
+  reap(sleeper, 0);
+  count = step_drain(numbers);
+  if (step->data[0] == 100) CHECK(count == 1 && numbers[0] == 101);
+  else CHECK(count == 0 && step->data[0] == 101 && !GET(step->done));
+  step_finish(1 + count);
+  conc_queue_free(step->q);
+  return early;
+}
+static int step_round_wake_putter(long k) {
+  uint64_t m;
+  int early, status = 1, seen = 0;
+  pid_t sleeper;
+  step_begin(k, 4);
+  sleeper = start(sleep_put, NULL);
+  until_waiting(step->q, CONC__PUTTERS, 1);
+  early = step_kill(step_prepare, step_get, NULL, k);
+  while (seen != 0x3c + (GET(step->data[0]) ? seen & 2 : 2))
+    if (conc_get(step->q, &m, sizeof m, 0) == 8) {
+      m = m == 200 ? 5 : m;
+      CHECK(m < 6 && !(seen >> m & 1));
+      seen |= 1 << m;
+    } else {
+      sched_yield();
+    }
+  CHECK_EQ(waitpid(sleeper, &status, 0), sleeper);
+  CHECK_EQ(status, 0);
+  if (conc_get(step->q, &m, sizeof m, 0) == 8) {
+    CHECK(m == 1 && !(seen & 2));
+    seen |= 2;
+  }
+  CHECK(!GET(step->done) || !(seen & 2));
+  step_finish(5);
+  conc_queue_free(step->q);
+  return early;
+}
+
+static void kill_everywhere(int (*round)(long k)) {
+  const char *asked = getenv("QUEUE_SECONDS"), *tool = getenv("LD_PRELOAD");
+  long n;
+  if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
+  if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
+  step = (stepped *)conc_shared_alloc(sizeof *step);
+  step->other = make(1, 1);
+  n = step_all(round, asked ? atof(asked) : 0.5);
+  conc_queue_free(step->other);
+  conc_shared_free(step);
+  if (n < 0) SKIP("ptrace is not permitted");
+  if (asked) printf("%s: %ld instructions\n", test_title, n);
+}
+TEST_SHARED(no_instruction_of_a_put_harms) { kill_everywhere(step_round_put); }
+TEST_SHARED(no_instruction_of_a_get_harms) { kill_everywhere(step_round_get); }
+TEST_SHARED(no_instruction_of_task_done_harms) {
+  kill_everywhere(step_round_task_done);
+}
+TEST_SHARED(no_instruction_of_a_put_leaves_a_getter) {
+  kill_everywhere(step_round_wake_getter);
+}
+TEST_SHARED(no_instruction_of_a_get_leaves_a_putter) {
+  kill_everywhere(step_round_wake_putter);
+}
+
 TEST_MAIN

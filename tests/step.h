@@ -4,14 +4,16 @@
 #include "test.h"
 #include <sys/ptrace.h>
 
-/* Runs run(arg) in a child, kills that at its k-th instruction or when it is
-   done, and reaps it. 1 if it was not done, 0 if it was; -1: ptrace is not
-   permitted. In the child run must return 0. */
-TEST_FN int step_kill(int (*run)(void *arg), void *arg, long k) {
+/* In a child calls prepare(), then run(arg), and kills it at the k-th
+   instruction of that unless it has returned, which must be 0. 1 if it was
+   killed, 0 if not; -1: ptrace is not permitted. */
+TEST_FN int step_kill(void (*prepare)(void), int (*run)(void *arg), void *arg,
+                      long k) {
   int status = 0, early = 0;
   pid_t pid = fork();
   if (pid == 0) {
     if (ptrace(PTRACE_TRACEME, 0, 0, 0) != 0) _exit(77);
+    prepare();
     raise(SIGSTOP);
     _exit(run(arg) != 0 ? 99 : 0);
   }
