@@ -50,6 +50,7 @@
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
+     >>pipe        conc_pipe: send, recv, poll: messages between processes
      >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
@@ -67,6 +68,8 @@
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
               tasks of a process, or to another machine through a manager.
+   pipe       conc_pipe: two descriptors; messages that one end sends the other
+              receives, in the same process or in another.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -1027,6 +1030,12 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 
 /* --- buffered streams --- */
 
+/* Bytes first to end of a buffer. */
+struct conc__bytes {
+  unsigned char *data;
+  size_t first, end, size;
+};
+
 /* A descriptor, and buffers for what is read from it and written to it
    (asyncio's StreamReader and StreamWriter).
 
@@ -1046,10 +1055,7 @@ typedef struct conc_stream {
   size_t high_water; /* bytes; writers wait when so many are not sent yet;
                         default 65536 */
   /* private */
-  struct conc__bytes {
-    unsigned char *data;
-    size_t first, end, size;
-  } in, out;
+  struct conc__bytes in, out;
   conc_lock reading, writing;
   int error; /* of writing: from now on all writes fail */
 } conc_stream;
@@ -1446,6 +1452,69 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
    how many bytes were read before what is wrong. */
 CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where);
+
+/* ---------------------------------------------------------------------------
+   >>pipe: conc_pipe
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what it is for: a forked child has the ends, too
+   Signals    no; SIGPIPE is not raised
+   Memory     the system's; close both descriptors. A message of more than
+              32 KiB is in a file without a name until it is received (in
+              memory, where there is CONC_HAVE_MEMFD)
+   Blocks     send while the pipe is full, recv and poll while it is empty;
+              with a timeout
+
+   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
+   once or not at all: any number of tasks and processes may send at one end,
+   and be killed at any moment, and whoever receives gets whole messages, each
+   once, in the order in which they were sent. For several that receive at one
+   end the same is true as long as all of their buffers are large enough.
+   An end is a descriptor; conc_wait_fd tells when it can be read.
+   ------------------------------------------------------------------------ */
+
+/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
+   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
+   SOCK_SEQPACKET. */
+CONC_API int conc_pipe(int *a, int *b);
+
+/* The same for one direction (Python's Pipe(False)): sending at the reader's
+   end, or receiving at the writer's, is -EPIPE. */
+CONC_API int conc_pipe_one_way(int *reader, int *writer);
+
+/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
+   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
+   -ENOSPC, -EMFILE. */
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout);
+
+/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
+   and nobody has the other end open (so close yours in a process that does not
+   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
+   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
+   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
+
+/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
+   errors as above. */
+CONC_API ssize_t conc_poll(int pipe, double timeout);
+
+/* Sends an open descriptor, as a message; it stays open here, too. Errors as
+   conc_send, and -EBADF. */
+CONC_API int conc_send_fd(int pipe, int fd, double timeout);
+
+/* Receives a descriptor: a new one, close-on-exec, of the same open file.
+   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+CONC_API int conc_recv_fd(int pipe, double timeout);
+
+/* Sends a typed value (Python's Connection.send). Errors as conc_send. */
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout);
+
+/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
+   conc_pickle_loads: then the message is gone. */
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout);
 
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue
@@ -11969,6 +12038,292 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
   va_start(ap, format);
   rc = conc__parse_va(value, format, ap);
   va_end(ap);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pipe: messages over a pair of sockets that keep their bounds
+
+   A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
+   more is in a file, whose descriptor travels with it. So the system sends it
+   as a whole, whatever its length. That long ones bring so many bytes along
+   all the same lets only some of them be under way at a time.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_MAGIC 0x636f6e63u
+
+enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
+
+typedef struct conc__packet {
+  uint64_t size; /* of the message */
+  uint32_t kind;
+  uint32_t magic;
+} conc__packet;
+
+typedef union conc__control {
+  struct cmsghdr head;
+  unsigned char space[64];
+} conc__control;
+
+CONC__DEF int conc__pipe_open(int *a, int *b) {
+  int type = SOCK_SEQPACKET;
+  int fds[2];
+#if CONC_HAVE_CLOEXEC
+  type |= SOCK_CLOEXEC;
+#endif
+  *a = *b = -1;
+  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
+#if !CONC_HAVE_CLOEXEC
+  conc__set_cloexec(fds[0]);
+  conc__set_cloexec(fds[1]);
+#endif
+  *a = fds[0];
+  *b = fds[1];
+  return 0;
+}
+
+CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
+
+CONC_API int conc_pipe_one_way(int *reader, int *writer) {
+  int rc = conc__pipe_open(reader, writer);
+  if (rc == 0) shutdown(*reader, SHUT_WR);
+  return rc;
+}
+
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+CONC__DEF int conc__packet_send(int pipe, conc__packet *head, const void *data,
+                                size_t n, int fd, double deadline) {
+  struct msghdr m;
+  struct iovec parts[2];
+  conc__control control;
+  memset(&m, 0, sizeof m);
+  parts[0].iov_base = head;
+  parts[0].iov_len = sizeof *head;
+  parts[1].iov_base = (void *)(uintptr_t)data; /* it is only read */
+  parts[1].iov_len = n;
+  m.msg_iov = parts;
+  m.msg_iovlen = n > 0 ? 2 : 1;
+  if (fd >= 0) {
+    memset(&control, 0, sizeof control);
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof fd);
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+  }
+  for (;;) {
+    int rc = 0;
+    if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_WRITE, deadline);
+    else if (errno != ETOOMANYREFS)
+      return -errno;
+    else /* too many descriptors under way in the whole system */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  size_t n = size < CONC__PACKET_DATA ? size : CONC__PACKET_DATA;
+  conc__packet head;
+  int rc;
+  head.size = size;
+  head.kind = CONC__PACKET_MESSAGE;
+  head.magic = CONC__PACKET_MAGIC;
+  if (size > (size_t)-1 / 2) return -EMSGSIZE;
+  for (;;) {
+    int fd = -1;
+    if (n < size) {
+      fd = conc__file_open();
+      if (fd < 0) return fd;
+      rc = conc__file_put(fd, (const unsigned char *)data + n, size - n);
+    } else {
+      rc = 0;
+    }
+    if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
+    if (fd >= 0) close(fd);
+    /* The system may allow for smaller packets only. */
+    if (rc != -EMSGSIZE || n == 0) return rc;
+    n = 0;
+  }
+}
+
+CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
+  conc__packet head;
+  if (fd < 0) return -EBADF;
+  head.size = 0;
+  head.kind = CONC__PACKET_DESCRIPTOR;
+  head.magic = CONC__PACKET_MAGIC;
+  return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
+}
+
+/* Waits for a packet, and tells what it is. 0 or negative errno. */
+CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
+                                double deadline) {
+  for (;;) {
+    ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
+    int rc = 0;
+    if (n == 0) return -EPIPE;
+    if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
+        head->size <= (size_t)-1 / 2)
+      return 0;
+    if (n > 0) { /* nothing of ours: out with it */
+      recv(pipe, head, sizeof *head, MSG_DONTWAIT);
+      return -EPROTO;
+    }
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_READ, deadline);
+    /* The peer closed without having received all: that is told once, before
+       what is still there. */
+    else if (errno != EINTR && errno != ECONNRESET)
+      rc = errno == ENOTCONN ? -EPIPE : -errno;
+    if (rc < 0) return rc;
+  }
+}
+
+/* Takes the packet that has been seen: the number of its bytes of data, and
+   its descriptor or -1. -EAGAIN: it is gone. */
+CONC__DEF ssize_t conc__packet_take(int pipe, conc__packet *head, void *buf,
+                                    size_t size, int *fd) {
+  struct msghdr m;
+  struct iovec parts[2];
+  struct cmsghdr *c;
+  conc__control control;
+  ssize_t n;
+  int flags = MSG_DONTWAIT;
+  *fd = -1;
+  if (head->kind == CONC__PACKET_DESCRIPTOR ||
+      head->size > CONC__PACKET_DATA) {
+    /* Without a place for its descriptor it would be lost. */
+    int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
+    if (spare < 0) return -errno;
+    close(spare);
+  }
+#if CONC_HAVE_CLOEXEC
+  flags |= MSG_CMSG_CLOEXEC;
+#endif
+  do {
+    memset(&m, 0, sizeof m);
+    parts[0].iov_base = head;
+    parts[0].iov_len = sizeof *head;
+    parts[1].iov_base = buf;
+    parts[1].iov_len = size;
+    m.msg_iov = parts;
+    m.msg_iovlen = size > 0 ? 2 : 1;
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof *fd);
+    n = recvmsg(pipe, &m, flags);
+  } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) return -EAGAIN;
+  c = CMSG_FIRSTHDR(&m);
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+      c->cmsg_len == CMSG_LEN(sizeof *fd)) {
+    memcpy(fd, CMSG_DATA(c), sizeof *fd);
+#if !CONC_HAVE_CLOEXEC
+    conc__set_cloexec(*fd);
+#endif
+  }
+  if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
+    return -EPROTO;
+  if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
+  if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
+  return n - (ssize_t)sizeof *head;
+}
+
+/* Reads the rest of a message from its file. */
+CONC__DEF int conc__packet_rest(int fd, void *buf, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n =
+        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    done += (size_t)n;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    if (head.size > size) return -EMSGSIZE;
+    n = conc__packet_take(pipe, &head, buf, size, &fd);
+    if (n >= 0 && head.size > size) n = -EMSGSIZE; /* it was another one */
+    if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
+    if (n >= 0 && (size_t)n < head.size) {
+      rc = fd < 0 ? -EPROTO
+                  : conc__packet_rest(fd, (unsigned char *)buf + n,
+                                      (size_t)head.size - (size_t)n);
+      n = rc < 0 ? rc : (ssize_t)head.size;
+    }
+    if (fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n;
+}
+
+CONC_API ssize_t conc_poll(int pipe, double timeout) {
+  conc__packet head;
+  int rc = conc__packet_peek(pipe, &head, conc__deadline(timeout));
+  return rc < 0 ? rc : (ssize_t)head.size;
+}
+
+CONC_API int conc_recv_fd(int pipe, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
+    n = conc__packet_take(pipe, &head, NULL, 0, &fd);
+    if (n >= 0 && head.kind != CONC__PACKET_DESCRIPTOR) n = -EBADMSG;
+    if (n >= 0 && fd < 0) n = -EPROTO;
+    if (n < 0 && fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n < 0 ? (int)n : fd;
+}
+
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout) {
+  void *data = NULL;
+  size_t size = 0;
+  int rc = conc_pickle_dumps(value, 2, &data, &size);
+  if (rc == 0) rc = conc_send(pipe, data, size, timeout);
+  conc_free(data);
+  return rc;
+}
+
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n;
+  void *data;
+  int rc;
+  *out = NULL;
+  do { /* if somebody else receives what was looked at, once more */
+    n = conc_poll(pipe, conc__remaining(deadline));
+    if (n < 0) return (int)n;
+    data = CONC_MALLOC((size_t)n + 1);
+    if (data == NULL) return -ENOMEM;
+    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
+    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
+    CONC_FREE(data);
+  } while (n == -EMSGSIZE);
   return rc;
 }
 
