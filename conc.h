@@ -1582,7 +1582,8 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    >>queue: conc_queue
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no; through a manager, any machine
+   Processes  those that inherit a queue made with .shared; through a manager,
+              any machine
    Signals    no
    Memory     the library's, until conc_queue_free; put copies, get copies out
    Blocks     put while full, get while empty, join: with a timeout
@@ -1591,16 +1592,38 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
 typedef struct conc_queue conc_queue;
 
 typedef struct conc_queue_opts {
-  size_t capacity;  /* messages; default 0: no bound */
-  size_t max_bytes; /* of one message; default 0: no bound */
+  size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
+  size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
   const char *name; /* for reports; must outlive the queue; default none */
+  bool shared;      /* between processes, see below; default false */
+  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
+                       the system has */
 } conc_queue_opts;
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM. */
+/* How one waits for a shared queue: on a word of its memory (where there are
+   futexes), or in poll() for a pipe. Coroutines always wait for the pipe. */
+#define CONC_QUEUE_RING 1
+#define CONC_QUEUE_PIPE 2
+
+/* A shared queue is used by the process that made it and by those that it
+   forks afterwards (conc_process_start, too), each of which frees it for
+   itself. What is in it is lost with the last of them.
+   A process may be killed in any call. A message that it was putting is there
+   if it was complete, or is not; one that it was getting has been got if only
+   the return from the call was missing, or goes to another getter, perhaps
+   behind messages that were put later. Nothing else is lost, nothing is got
+   twice, and nobody waits for the dead for longer than some 20 ms.
+   Messages of one putter reach each getter in the order in which they were
+   put. The memory is laid out for capacity * max_bytes, but what is never
+   needed of it is never allocated. */
+
+/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more, with the messages in it. NULL is a
-   no-op. A queue of conc_manager_get belongs to its manager. */
+/* Frees a queue that nobody uses any more (of a shared one: nobody in this
+   process), with the messages in it. NULL is a no-op. A queue of
+   conc_manager_get belongs to its manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
 /* No more puts: they return -EPIPE; gets drain what is there, then return
@@ -1609,7 +1632,7 @@ CONC_API int conc_queue_close(conc_queue *queue);
 
 /* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
    -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED. */
+   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
@@ -1625,7 +1648,8 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
    is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; a remote queue's errors as conc_get's. */
+/* The number of messages; of a shared queue, those included that are being put
+   or got at this moment. A remote queue's errors as conc_get's. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
 /* Says that one message got earlier has been dealt with, for conc_queue_join.
@@ -13715,9 +13739,23 @@ CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
+/* Those between processes, below. */
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options);
+CONC__DEF void conc__cells_free(conc_queue *q);
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline);
+CONC__DEF int conc__cells_close(conc_queue *q);
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+
+CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
+  return q->ops->put == conc__cells_put;
+}
+
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__local_class, sizeof *q);
+  conc_queue *q;
   conc__init();
+  if (options != NULL && options->shared) return conc__cells_new(options);
+  q = conc__queue_make(&conc__local_class, sizeof *q);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -13727,12 +13765,17 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
 
 CONC_API void conc_queue_free(conc_queue *queue) {
   if (queue == NULL) return;
+  if (conc__queue_is_shared(queue)) {
+    conc__cells_free(queue);
+    return;
+  }
   CONC_FREE(queue->ring);
   CONC_FREE(queue);
 }
 
 CONC_API int conc_queue_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
+  if (conc__queue_is_shared(queue)) return conc__cells_close(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
   queue->closed = true;
@@ -13771,6 +13814,7 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   conc__slot slot;
   int rc;
+  if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
   if (conc__queue_has(queue)) {
@@ -13865,6 +13909,779 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_end(ap);
   conc_value_free(v);
   return rc;
+}
+
+/* --- between processes ---
+
+   A ring of cells in shared memory. A position is a lap and a cell's index; a
+   cell's word holds the lap that it is in, a state and, in two of the states,
+   the id of the process that has it (see >>ipc):
+
+     FREE(lap) -> BUSY(lap, putter) -> FULL(lap)
+               -> READING(lap, getter) -> FREE(lap + 1)
+
+   BUSY and READING are entered by a compare-and-swap, which so claims the
+   cell and names the owner in one step; they are left by one store, and this
+   store is what puts or gets the message. Whatever instruction a process is
+   killed at, there is either no claim, or one that names a dead process: then
+   a message that was being put is skipped, and one that was being got is FULL
+   again, for another getter. That is looked into only by who is held up.
+
+   `tail` and `head` are hints: everybody who finds that the cell there is
+   past that position goes on, and helps them on. So it does no harm if they
+   lag, or are even set back by a slow process's store. But head is never past
+   a message that has not been got: getters pass over cells that are BUSY or
+   READING, head does not.
+
+   Who finds nothing sets the bit AWAITED in the word of the cell that must
+   change first, and sleeps. Whoever claims that cell sees the bit in the word
+   that it replaces, and wakes one sleeper when the cell is done. That one, when
+   it leaves, passes the wake-up on as long as there may be sleepers: so the
+   fast side pays nothing at all for those who sleep. A sleeper that is killed
+   leaves their count too high, which costs a system call now and then. */
+
+#define CONC__CELL_FREE 0u
+#define CONC__CELL_BUSY 1u
+#define CONC__CELL_FULL 2u
+#define CONC__CELL_READING 3u
+#define CONC__CELL_AWAITED ((uint64_t)4)
+#define CONC__CELL_STATE(word) ((unsigned)(word) & 3u)
+#define CONC__CELL_OWNER(word) ((unsigned)((word) >> 3) & 0x3fffffffu)
+#define CONC__CELL_LAP(word) ((uint32_t)((word) >> 33)) /* 31 bits */
+#define CONC__CELL(lap, owner, state) \
+  ((uint64_t)(lap) << 33 | (uint64_t)(owner) << 3 | (state))
+
+/* Positions: the lap above, the index below. */
+#define CONC__AT(lap, index) \
+  ((uint64_t)((lap) & 0x7fffffffu) << 32 | (uint64_t)(index))
+#define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
+#define CONC__AT_INDEX(at) ((uint32_t)(at))
+
+#define CONC__CELLS_MAGIC 0x51434e43u
+/* If no message may have more bytes than this, all lie in the cells; else
+   those of more than CONC__CELL_APART in blocks, of which the pages that are
+   never needed cost nothing. */
+#define CONC__CELL_SMALL 1100
+#define CONC__CELL_APART 104
+
+enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
+
+typedef struct conc__cell {
+  uint64_t word;
+  uint64_t skips; /* messages skipped here; above them the lap of the last */
+  uint32_t size;  /* of the message, */
+  uint32_t form;  /* and where its content is: CONC__FORM... */
+} conc__cell;     /* followed by small messages */
+
+#define CONC__FORM_PICKLED 1u /* as the body of a pickle */
+#define CONC__FORM_OTHER 2u   /* and not of bytes or str */
+/* These many bytes before the content, and after it. */
+#define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
+#define CONC__FORM_AFTER(form) ((form) >> 16)
+
+/* What lies in the shared memory, before the cells. */
+typedef struct conc__cells {
+  uint32_t magic, count;
+  uint64_t max_bytes;
+  unsigned closed;
+  unsigned skipped; /* changes with the cells' skips */
+  uint64_t tail __attribute__((aligned(128)));
+  uint64_t head __attribute__((aligned(128)));
+  uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
+  unsigned ends; /* how often the last message was reported done */
+  struct conc__cells_side {
+    unsigned word;     /* counts wake-ups */
+    unsigned sleepers; /* on the word */
+    unsigned pollers;  /* on the waker */
+  } sides[3];
+} conc__cells; /* followed by the cells, and the blocks */
+
+/* A process's handle. */
+typedef struct conc__cells_queue {
+  conc_queue queue; /* first: it is a queue */
+  conc__cells *cells;
+  struct conc__registry *registry;
+  size_t count, stride, small, block_size, blocks_at;
+  uint64_t skips;    /* their sum; above it the `skipped` that it is of */
+  int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  bool polls;       /* threads wait at them, too */
+  conc_queue *stash; /* a local one: got, but could not be handed over */
+  unsigned stashed;  /* there may be something in it */
+} conc__cells_queue;
+
+/* A place in the ring where something can be done, or is waited for. */
+typedef struct conc__cells_spot {
+  conc__cell *cell; /* NULL: none in particular */
+  uint64_t at, word;
+  bool busy;    /* somebody has claimed it, and will change it soon */
+  bool suspect; /* there are cells whose owner may be dead */
+} conc__cells_spot;
+
+CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
+                                       uint64_t at) {
+  return (conc__cell *)(void *)((char *)(s->cells + 1) +
+                                CONC__AT_INDEX(at) * s->stride);
+}
+
+CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
+                                   size_t size) {
+  if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
+  return (char *)s->cells + s->blocks_at + CONC__AT_INDEX(at) * s->block_size;
+}
+
+CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
+  return CONC__AT_INDEX(at) + 1 < s->count ? at + 1
+                                           : CONC__AT(CONC__AT_LAP(at) + 1, 0);
+}
+
+/* By how many laps a cell is ahead of a position. */
+CONC__INLINE int conc__cell_ahead(uint64_t word, uint64_t at) {
+  return (int)((CONC__CELL_LAP(word) - CONC__AT_LAP(at)) << 1) / 2;
+}
+
+/* The next position, after one whose cell is ahead by so much; from one that
+   is far behind, a leap to where the oldest messages may be. */
+CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
+                                       uint64_t word, uint64_t at, int ahead) {
+  if (CONC__UNLIKELY(ahead > 1))
+    at = CONC__AT(CONC__CELL_LAP(word) - 2, CONC__AT_INDEX(at));
+  return conc__at_next(s, at);
+}
+
+CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
+                                   uint64_t to) {
+  if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
+}
+
+/* Puts were passed over that had not ended. Those that have now, may have
+   before later ones of the same putter did: goes back to the first of them. */
+CONC__DEF bool conc__cells_earlier(const conc__cells_queue *s,
+                                   conc__cells_spot *spot, uint64_t *at) {
+  uint64_t i;
+  for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
+    uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FULL &&
+        conc__cell_ahead(word, i) == 0) {
+      *at = i;
+      spot->busy = false;
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Finds the oldest message that nobody has claimed. False if there is none:
+   then the spot is what would change first. */
+CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
+  uint64_t front = at; /* all before it are got */
+  spot->busy = spot->suspect = false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (!spot->busy) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+    }
+    if (CONC__UNLIKELY(ahead < 0)) { /* a whole lap is claimed */
+      spot->busy = true;
+      break;
+    }
+    if (ahead == 0 && state == CONC__CELL_FULL) {
+      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at))
+        continue;
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      return true;
+    }
+    if (ahead == 0 && state == CONC__CELL_FREE) break;
+    next = conc__cells_past(s, word, at, ahead);
+    if (ahead == 0) {
+      spot->suspect = true;
+      if (state == CONC__CELL_BUSY) spot->busy = true;
+    } else if (at == front) {
+      conc__cells_help(&s->cells->head, at, next);
+      front = next;
+    }
+    at = next;
+  }
+  return false;
+}
+
+/* Finds the cell for the next message. False if the queue is full. */
+CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      spot->busy = spot->suspect = ahead < 0 && state != CONC__CELL_FULL;
+      return ahead == 0;
+    }
+    /* The cell was claimed in its lap, or if it is free, in the one before. */
+    next = conc__at_next(
+        s, CONC__AT(CONC__CELL_LAP(word) - (state == CONC__CELL_FREE),
+                    CONC__AT_INDEX(at)));
+    conc__cells_help(&s->cells->tail, at, next);
+    at = next;
+  }
+}
+
+CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
+                                   conc__cells_spot *spot) {
+  return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
+                               : conc__cells_find_free(s, spot);
+}
+
+CONC__DEF void conc__cells_wake(conc__cells_queue *s, int side, int n) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  CONC__POINT();
+  __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
+    conc__shared_wake(&it->word, n);
+  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
+      side != CONC__JOINERS && s->wakers[side][1] >= 0)
+    conc__waker_wake(s->wakers[side]);
+}
+
+/* --- what the dead leave behind --- */
+
+/* Gives up the caller's claim to put: there is no message, which is counted in
+   such a way that who does it again for one killed in here counts it once. */
+CONC__DEF void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
+                               uint32_t lap) {
+  uint64_t skips = CONC__LOAD(&cell->skips);
+  if ((uint32_t)skips == 0 || (uint32_t)(skips >> 32) != lap)
+    CONC__STORE(&cell->skips,
+                (uint64_t)lap << 32 | (uint32_t)((uint32_t)skips + 1));
+  CONC__POINT();
+  __atomic_add_fetch(&s->cells->skipped, 1u, __ATOMIC_ACQ_REL);
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX); /* one may nap for it */
+  conc__cells_wake(s, CONC__PUTTERS, 1);
+  conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+}
+
+/* Looks at the owners of all cells that are claimed, and takes those of the
+   dead from them. Whether there were such. */
+CONC__DEF bool conc__cells_mend(conc__cells_queue *s) {
+  uint64_t at = CONC__LOAD(&s->cells->head);
+  unsigned self = conc__registry_self(s->registry);
+  unsigned alive = self;
+  bool mended = false;
+  if (self == 0) return false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word);
+    unsigned state = CONC__CELL_STATE(word), owner = CONC__CELL_OWNER(word);
+    uint32_t lap = CONC__CELL_LAP(word);
+    int ahead = conc__cell_ahead(word, at);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) return mended;
+    at = conc__cells_past(s, word, at, ahead);
+    if (ahead > 0 || state == CONC__CELL_FULL || owner == alive) continue;
+    if (!conc__registry_is_dead(s->registry, owner)) {
+      alive = owner;
+    } else if (state == CONC__CELL_READING) {
+      if (CONC__CAS(&cell->word, &word, CONC__CELL(lap, 0, CONC__CELL_FULL))) {
+        conc__cells_wake(s, CONC__GETTERS, 1);
+        mended = true;
+      }
+    } else if (CONC__CAS(&cell->word, &word,
+                         CONC__CELL(lap, self, CONC__CELL_BUSY))) {
+      conc__cell_skip(s, cell, lap);
+      mended = true;
+    }
+  }
+}
+
+/* --- waiting --- */
+
+/* One call's waits. */
+typedef struct conc__cells_wait {
+  double deadline;
+  unsigned round, naps;
+  bool late;  /* time is out: the last attempt */
+  bool slept; /* perhaps woken in place of another */
+} conc__cells_wait;
+
+CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
+                                double deadline) {
+  conc__actor *self = conc__self();
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    if (end > deadline) end = deadline;
+    do {
+      for (i = 0; i < 16 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(&spot->cell->word) != spot->word;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps until there is a wake-up after the one that the cell tells of, if
+   that has not changed. A loop must not block, so a coroutine waits for a
+   descriptor: what is written there by a waker stays until it is drained. */
+CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  bool polls = s->wakers[side][0] >= 0 &&
+               (s->polls || conc__self()->ops != &conc__thread_class);
+  unsigned *count = polls ? &it->pollers : &it->sleepers;
+  uint64_t word = spot->word;
+  unsigned seen;
+  int rc = 0;
+  __atomic_add_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  seen = CONC__LOAD(&it->word);
+  /* An exchange even if the bit is there: so that whoever claims the cell also
+     sees that one more sleeps. */
+  if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
+    w->slept = true;
+    if (polls) {
+      double until = conc_now() + CONC__SHARED_LOOK;
+      CONC__POINT();
+      rc = conc__wait_fd(s->wakers[side][0], CONC_READ,
+                         until < w->deadline ? until : w->deadline);
+      if (rc > 0) conc__waker_drain(s->wakers[side]);
+      if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
+    } else {
+      rc = conc__shared_wait(&it->word, seen, w->deadline, &w->round);
+    }
+  }
+  __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+/* After an attempt in vain: waits until another one may be worth it. 0,
+   -ETIMEDOUT, -ECANCELED. */
+CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  int rc = 0;
+  if (w->deadline <= 0 || w->late)
+    return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
+  if (conc__cells_spin(spot, w->deadline)) return 0;
+  if (spot->busy) {
+    /* It is a matter of microseconds, unless its owner has no CPU, or died. */
+    double until = conc_now() + 20e-6 * (double)(1u << w->naps);
+    if (w->naps < 7)
+      w->naps++;
+    else
+      conc__cells_mend(s);
+    rc = conc__shared_wait(&it->word, CONC__LOAD(&it->word),
+                           until < w->deadline ? until : w->deadline,
+                           &w->round);
+    if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
+  } else {
+    rc = conc__cells_sleep(s, side, w, spot);
+    if (spot->suspect) conc__cells_mend(s);
+  }
+  if (rc != -ETIMEDOUT) return rc;
+  w->late = true;
+  return 0;
+}
+
+/* Who has slept leaves: if others sleep, they are to be woken by who changes
+   the next cell, or now, if there is something for them already. */
+CONC__DEF void conc__cells_pass_on(conc__cells_queue *s, int side) {
+  conc__cells_spot spot;
+  if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
+      CONC__LOAD(&s->cells->sides[side].pollers) == 0)
+    return;
+  while (!CONC__LOAD(&s->cells->closed) &&
+         !conc__cells_find(s, side, &spot) && !spot.busy)
+    if (CONC__CAS(&spot.cell->word, &spot.word,
+                  spot.word | CONC__CELL_AWAITED))
+      return;
+  conc__cells_wake(s, side, 1);
+}
+
+/* --- put and get --- */
+
+CONC__DEF uint32_t conc__cells_form(const conc__message *m) {
+  size_t before, size;
+  int rc = conc__pickle_content((const unsigned char *)m->data,
+                                m->size < 16 ? m->size : 16, m->size, &before,
+                                &size);
+  if (rc != 0) return CONC__FORM_PICKLED | CONC__FORM_OTHER;
+  return CONC__FORM_PICKLED | (uint32_t)before << 8 |
+         (uint32_t)(m->size - before - size) << 16;
+}
+
+/* 0, -EAGAIN, -EPIPE, -ENOSPC */
+CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
+                                     const conc__message *m,
+                                     conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  uint32_t lap, form = 0;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  do {
+    if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
+    if (!conc__cells_find_free(s, spot)) return -EAGAIN;
+    lap = CONC__CELL_LAP(spot->word);
+  } while (!__atomic_compare_exchange_n(
+      &spot->cell->word, &spot->word,
+      CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
+      __ATOMIC_RELAXED));
+  cell = spot->cell;
+  CONC__POINT();
+  conc__cells_help(&s->cells->tail, spot->at, conc__at_next(s, spot->at));
+  /* In one order with the claim: a getter that has seen the queue closed, and
+     then this cell free, may rely on it that nothing is put any more. */
+  if (CONC__UNLIKELY(__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))) {
+    conc__cell_skip(s, cell, lap);
+    return -EPIPE;
+  }
+  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
+  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
+  CONC__STORE_RELAXED(&cell->form, form);
+  if (m->size > 0)
+    memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__GETTERS, 1);
+  return 0;
+}
+
+/* What a getter may know of a cell without having claimed it: the size of the
+   message, or of its content if there is no sink for a body; or -EBADMSG. It
+   holds if the cell's word has not changed meanwhile. */
+CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
+                                     uint32_t *form) {
+  ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
+  *form = CONC__LOAD(&cell->form);
+  if (CONC__LIKELY(*form == 0) || body) return size;
+  if (*form & CONC__FORM_OTHER) return -EBADMSG;
+  return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
+}
+
+/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM */
+CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
+                                         conc__sink *sink,
+                                         conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  const char *data;
+  uint32_t lap, form;
+  ssize_t n;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  for (;;) {
+    if (!conc__cells_find_full(s, spot)) {
+      if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
+        return -EAGAIN;
+      if (!conc__cells_find_full(s, spot)) {
+        if (!spot->busy && !spot->suspect) return -EPIPE;
+        spot->busy = true; /* the queue is drained when that is got */
+        return -EAGAIN;
+      }
+    }
+    cell = spot->cell;
+    n = conc__cell_bytes(cell, sink->body != NULL, &form);
+    if (sink->body != NULL) {
+      int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
+      if (rc != 0) n = rc;
+    } else if (n > 0 && (size_t)n > sink->size) {
+      n = -EMSGSIZE;
+    }
+    if (CONC__UNLIKELY(n < 0)) {
+      if (CONC__LOAD(&cell->word) == spot->word) return n;
+      continue;
+    }
+    lap = CONC__CELL_LAP(spot->word);
+    if (CONC__CAS(&cell->word, &spot->word,
+                  CONC__CELL(lap, self, CONC__CELL_READING)))
+      break;
+  }
+  data = conc__cell_data(s, spot->at, CONC__LOAD_RELAXED(&cell->size));
+  if (sink->body != NULL) {
+    if (form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
+    if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
+    sink->body->size += (size_t)n;
+  } else if (n > 0) {
+    memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
+  }
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__PUTTERS, 1);
+  return n;
+}
+
+/* What is left to do after a first attempt that failed with -EAGAIN. */
+CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
+                                   const conc__message *m, conc__sink *sink,
+                                   conc__cells_spot *spot, double deadline) {
+  conc__cells_wait w;
+  ssize_t rc;
+  memset(&w, 0, sizeof w);
+  w.deadline = deadline;
+  w.round = 1; /* it has been spun */
+  do {
+    rc = conc__cells_await(s, side, &w, spot);
+    if (rc != 0) break;
+    rc = m != NULL ? conc__cells_try_put(s, m, spot)
+                   : conc__cells_try_get(s, sink, spot);
+  } while (rc == -EAGAIN);
+  if (w.slept) conc__cells_pass_on(s, side);
+  return rc;
+}
+
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  int rc = conc__cells_try_put(s, m, &spot);
+  if (CONC__LIKELY(rc != -EAGAIN)) return rc;
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, deadline);
+}
+
+CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    CONC__STORE(&s->stashed, 0u);
+    n = s->stash->ops->get(s->stash, sink, 0);
+    if (n != -ETIMEDOUT) {
+      CONC__STORE(&s->stashed, 1u);
+      return n;
+    }
+  }
+  n = conc__cells_try_get(s, sink, &spot);
+  if (CONC__LIKELY(n != -EAGAIN)) return n;
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, deadline);
+}
+
+/* It was got, and is this process's, whoever of it gets it next. */
+CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int rc = s->stash->ops->put(s->stash, m, 0);
+  CONC__STORE(&s->stashed, 1u);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  bool closed = CONC__LOAD(&s->cells->closed) != 0;
+  uint32_t form;
+  ssize_t n;
+  if (CONC__LOAD(&s->stashed)) {
+    n = conc_peek_size(s->stash);
+    if (n != -ETIMEDOUT) return n;
+  }
+  do {
+    while (!conc__cells_find_full(s, &spot))
+      if (!spot.suspect || !conc__cells_mend(s))
+        return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
+    n = conc__cell_bytes(spot.cell, false, &form);
+  } while (CONC__LOAD(&spot.cell->word) != spot.word);
+  return n;
+}
+
+/* The distance of two positions, no more than some laps apart. */
+CONC__DEF ssize_t conc__cells_between(const conc__cells_queue *s,
+                                      uint64_t from, uint64_t to) {
+  int laps = (int)((CONC__AT_LAP(to) - CONC__AT_LAP(from)) << 1) / 2;
+  return (ssize_t)laps * (ssize_t)s->count + (ssize_t)CONC__AT_INDEX(to) -
+         (ssize_t)CONC__AT_INDEX(from);
+}
+
+CONC__DEF ssize_t conc__cells_size(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (!conc__cells_find_full(s, &spot) && spot.suspect) conc__cells_mend(s);
+  conc__cells_find_full(s, &spot);
+  conc__cells_find_free(s, &spot);
+  n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
+  return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
+}
+
+/* --- what is not done yet --- */
+
+CONC__DEF uint32_t conc__cells_skips(conc__cells_queue *s) {
+  uint32_t now = CONC__LOAD(&s->cells->skipped);
+  uint64_t known = CONC__LOAD(&s->skips);
+  if ((uint32_t)(known >> 32) != now) {
+    uint32_t sum = 0;
+    uint64_t at;
+    for (at = 0; at < s->count; at++)
+      sum += (uint32_t)CONC__LOAD(&conc__cell_at(s, at)->skips);
+    known = (uint64_t)now << 32 | sum;
+    CONC__STORE(&s->skips, known);
+  }
+  return (uint32_t)known;
+}
+
+/* How many messages were put, those under way included, and are not reported
+   done, if so many are. Modulo all positions that there are. */
+CONC__DEF uint64_t conc__cells_unfinished(conc__cells_queue *s,
+                                          uint64_t done) {
+  uint64_t all = (uint64_t)s->count << 31;
+  conc__cells_spot spot;
+  uint64_t left;
+  conc__cells_find_free(s, &spot);
+  left = (uint64_t)CONC__AT_LAP(spot.at) * s->count + CONC__AT_INDEX(spot.at);
+  left = (left + all - (done + conc__cells_skips(s)) % all) % all;
+  return left < all / 2 ? left : 0;
+}
+
+CONC__DEF int conc__cells_task_done(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  uint64_t done = CONC__LOAD(&s->cells->done), left;
+  do {
+    left = conc__cells_unfinished(s, done);
+    if (left == 0) return -EINVAL;
+  } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
+  /* In one order with the joiner's count of itself and its look at `done`. */
+  if (left == 1) {
+    CONC__POINT();
+    __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->cells->sides[CONC__JOINERS].sleepers,
+                        __ATOMIC_SEQ_CST))
+      conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+  }
+  return 0;
+}
+
+CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
+  unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
+  int rc = 0;
+  __atomic_add_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&it->word);
+    if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
+                                                  __ATOMIC_SEQ_CST)) == 0 ||
+        CONC__LOAD(&s->cells->ends) != ends) {
+      rc = 0;
+      break;
+    }
+    if (rc != 0) break;
+    if (conc__cells_mend(s)) continue;
+    rc = deadline <= 0 ? -ETIMEDOUT
+                       : conc__shared_wait(&it->word, seen, deadline, &round);
+  }
+  __atomic_sub_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+CONC__DEF int conc__cells_close(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  CONC__POINT();
+  __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  conc__cells_wake(s, CONC__PUTTERS, INT_MAX);
+  return 0;
+}
+
+static const conc__queue_class conc__cells_class = {
+    conc__cells_put,  conc__cells_get,       conc__cells_unget,
+    conc__cells_size, conc__cells_task_done, conc__cells_join};
+
+CONC__DEF int conc__cells_init(void *memory, void *queue) {
+  const conc__cells_queue *s = (const conc__cells_queue *)queue;
+  conc__cells *cells = (conc__cells *)memory;
+  cells->magic = CONC__CELLS_MAGIC;
+  cells->count = (uint32_t)s->count;
+  cells->max_bytes = s->queue.max_bytes;
+  return 0; /* what is zeroed is free, in lap 0 */
+}
+
+CONC__DEF size_t conc__round_up(size_t n, size_t to) {
+  return (n + to - 1) / to * to;
+}
+
+CONC__DEF void conc__cells_free(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int i;
+  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+    if (s->wakers[i / 2][i % 2] >= 0 &&
+        (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
+      conc_close(s->wakers[i / 2][i % 2]);
+  conc_queue_free(s->stash);
+  conc_shared_free(s->cells);
+  CONC_FREE(s);
+}
+
+/* How the memory is laid out; its size, or 0 if there is none of that. */
+CONC__DEF size_t conc__cells_plan(conc__cells_queue *s) {
+  size_t max = s->queue.max_bytes, first = sizeof(conc__cells);
+  size_t small = max <= CONC__CELL_SMALL ? max : CONC__CELL_APART;
+  s->count = s->queue.capacity;
+  s->stride = conc__round_up(sizeof(conc__cell) + small, 64);
+  s->small = s->stride - sizeof(conc__cell);
+  /* An odd number of cache lines, lest all blocks fall on the same ones. */
+  s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
+  s->blocks_at = first + s->count * s->stride;
+  if (s->count > (SIZE_MAX - first) / (s->stride + s->block_size)) return 0;
+  return s->blocks_at + s->count * s->block_size;
+}
+
+CONC__DEF int conc__cells_open(conc__cells_queue *s,
+                               const conc_queue_opts *o) {
+  size_t size = conc__cells_plan(s);
+  void *memory;
+  int rc = 0;
+  if (size == 0) return -ENOMEM;
+  s->stash = conc_queue_new(NULL);
+  if (s->stash == NULL) return -ENOMEM;
+  memory = conc_shared_alloc(size);
+  if (memory == NULL) return -errno;
+  s->cells = (conc__cells *)memory;
+  conc__cells_init(memory, s);
+  if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
+      s->cells->max_bytes != s->queue.max_bytes)
+    return -EEXIST; /* by that name, and something else */
+  s->registry = conc__registry_of(memory);
+  if (s->registry == NULL) return -errno;
+  rc = conc__waker_open(s->wakers[0]);
+  if (rc == 0) rc = conc__waker_open(s->wakers[1]);
+  s->polls = o->backend == CONC_QUEUE_PIPE ||
+             (o->backend == 0 && !CONC_HAVE_FUTEX);
+  return rc;
+}
+
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
+  conc__cells_queue *s;
+  int rc = -EINVAL;
+  if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX) {
+    s = (conc__cells_queue *)conc__queue_make(&conc__cells_class, sizeof *s);
+    if (s == NULL) return NULL;
+    s->queue.name = options->name;
+    s->queue.capacity = options->capacity > 0 ? options->capacity : 1024;
+    s->queue.max_bytes = options->max_bytes > 0 ? options->max_bytes : 65536;
+    memset(s->wakers, -1, sizeof s->wakers);
+    rc = conc__cells_open(s, options);
+    if (rc == 0) return &s->queue;
+    conc__cells_free(&s->queue);
+  }
+  errno = -rc;
+  return NULL;
 }
 
 /* ---------------------------------------------------------------------------

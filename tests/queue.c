@@ -37,7 +37,7 @@ static void fill(unsigned char *p, size_t size, unsigned number) {
 }
 
 TEST(sizes_from_nothing_to_the_limit_are_kept) {
-  conc_queue_opts o = {0, 1000, NULL};
+  conc_queue_opts o = {.max_bytes = 1000};
   conc_queue *q = conc_queue_new(&o);
   static unsigned char in[1001], out[1000];
   for (size_t size = 0; size <= 1000; size++) {
@@ -132,7 +132,7 @@ TEST(a_burst_gives_its_memory_back) {
 }
 
 TEST(a_timeout_may_be_anything) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   conc_queue *q = conc_queue_new(&one);
   char c;
   CHECK_EQ(conc_get(q, &c, 1, -5), -ETIMEDOUT);
@@ -189,7 +189,7 @@ static void dismiss(worker *w, int n) {
 }
 
 TEST(closing_ends_all_who_wait) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   for (int round = 0; round < 20; round++) {
     conc_queue *q = conc_queue_new(&one);
     static worker w[6];
@@ -243,7 +243,7 @@ TEST(a_message_that_one_getter_cannot_take_goes_to_the_next) {
 
 /* Likewise a putter for whose message there is no memory. */
 TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   conc_queue *q = conc_queue_new(&one);
   static worker w[2];
   char buf[64];
@@ -332,7 +332,7 @@ static void *put_from_a_loop(void *arg) {
 }
 
 TEST(a_queue_never_has_more_than_its_capacity) {
-  conc_queue_opts o = {CAPACITY, 0, NULL};
+  conc_queue_opts o = {.capacity = CAPACITY};
   conc_queue *q = conc_queue_new(&o);
   conc_task t[4];
   start_thread(&t[0], watch_size, q);
