@@ -35,7 +35,7 @@ implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 SCRIPTS=
 ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
 portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop queue"
 compile-all | cc |
-long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 TESTS="deadlock fork sync"
+long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 TESTS="deadlock fork sync model"
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS
