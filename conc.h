@@ -1338,6 +1338,20 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
+/* Appends up to `n` messages of `size` bytes each, which lie one behind the
+   other at `items`: waits as conc_put does until there is room for one, then
+   puts as many at once as there is room for. How many; or conc_put's errors,
+   with none put. */
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout);
+
+/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
+   does until there is one, then takes as many at once as there are. How many;
+   or conc_get's errors, with none taken. A message of another size stays:
+   -EMSGSIZE if it is the first. */
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout);
+
 /* The size of the message that conc_get would return now; -ETIMEDOUT if there
    is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
@@ -10508,18 +10522,21 @@ CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
   conc__ring_write(q, at + sizeof head, m->data, m->size);
 }
 
-/* Whether there is room for a message. Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc_queue *q) {
-  if (q->capacity == 0 || q->put - q->got_seen < q->capacity) return true;
+/* Whether there is room for a message, after so many that are not counted yet.
+   Under the putters' guard. */
+CONC__INLINE bool conc__queue_fits(conc_queue *q, size_t more) {
+  size_t put = q->put + more;
+  if (q->capacity == 0 || put - q->got_seen < q->capacity) return true;
   q->got_seen = CONC__LOAD(&q->got);
-  return q->put - q->got_seen < q->capacity;
+  return put - q->got_seen < q->capacity;
 }
 
-/* Whether there is a message. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc_queue *q) {
-  if (q->put_seen != q->got) return true;
+/* Whether there is a message, behind so many. Under the getters' guard. */
+CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
+  size_t got = q->got + less;
+  if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
-  return q->put_seen != q->got;
+  return q->put_seen != got;
 }
 
 /* The first message. Under the getters' guard, as what follows. */
@@ -10584,16 +10601,16 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
 }
 
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon: for a few pauses, then lets others run a few times;
-   in both the other side gets ahead, and then many messages are moved without
-   waiting. A coroutine's CPU is better given to the next coroutine. */
+   is likely to be soon: for a few pauses, as one who spins as well answers,
+   then lets others run a few times: with more threads than CPUs that fills or
+   drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
                                 size_t seen) {
-  int i, j;
+  int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 12; i++) {
-    if (i < 5)
-      for (j = 0; j < 1 << i; j++) conc__pause();
+  for (i = 0; i < 10 + 7; i++) {
+    if (i < 10)
+      conc__pause();
     else
       sched_yield();
     if (CONC__LOAD(counter) != seen) return true;
@@ -10601,18 +10618,21 @@ CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
   return false;
 }
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
+/* Puts as many as there is room for of n messages, whose bytes follow each
+   other; waits for room for the first. How many, or negative errno. */
+CONC__DEF ssize_t conc__local_put_many(conc_queue *q, const conc__message *m,
+                                       size_t n, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
-  size_t need = CONC__SLOT_SIZE(m->size);
+  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  conc__message next = *m;
   conc__waiter *woken = NULL;
   conc__waiter w;
   bool waits = false, front = false;
   int rc = 0;
   if (m->size > SIZE_MAX / 4) return -ENOMEM;
   conc__mutex_lock(guard);
-  while (!q->closed && !conc__queue_fits(q)) {
+  while (!q->closed && !conc__queue_fits(q, 0)) {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
@@ -10630,33 +10650,47 @@ CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
     }
     conc__mutex_lock(guard);
   }
-  if (q->closed)
-    rc = -EPIPE;
-  else if (need > q->ring_size - (q->put_at - q->got_at_seen))
-    rc = conc__ring_reserve(q, need);
-  if (rc == 0) {
-    conc__ring_put(q, q->put_at, m);
+  if (q->closed) rc = -EPIPE;
+  while (rc == 0 && done < n && (done == 0 || conc__queue_fits(q, done))) {
+    if (need > q->ring_size - (q->put_at - q->got_at_seen))
+      rc = conc__ring_reserve(q, need);
+    if (rc != 0) break;
+    conc__ring_put(q, q->put_at, &next);
+    if (m->size > 0) next.data = (const char *)next.data + m->size;
     q->put_at += need;
-    woken = conc__waitlist_take(&q->getters);
-    CONC__STORE(&q->put, q->put + 1);
+    done++;
+  }
+  if (done > 0) {
+    woken = conc__waitlist_take_n(&q->getters, done);
+    CONC__STORE(&q->put, q->put + done);
   }
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
   if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
-  return rc;
+  return done > 0 ? (ssize_t)done : rc;
 }
 
-CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  ssize_t n = conc__local_put_many(q, m, 1, deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+/* Gets as many as there are of n messages, each of as many bytes as the sink
+   has; waits for the first. How many, or negative errno. If n is 0: one
+   message of any size that the sink takes, and its size. */
+CONC__DEF ssize_t conc__local_get_many(conc_queue *q, const conc__sink *sink,
+                                       size_t n, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
+  conc__sink next = *sink;
   conc__waiter *woken = NULL;
   conc__waiter w;
-  conc__slot slot;
+  size_t done = 0;
   bool waits = false, front = false;
-  ssize_t n;
+  ssize_t size;
   conc__mutex_lock(guard);
-  while (!conc__queue_has(q)) {
+  while (!conc__queue_has(q, 0)) {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
     if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
@@ -10678,17 +10712,30 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
     }
     conc__mutex_lock(guard);
   }
-  conc__queue_first(q, &slot);
-  n = conc__queue_copy(q, &slot, sink);
-  if (n >= 0) {
-    woken = conc__waitlist_take(&q->putters);
+  do {
+    conc__slot slot;
+    conc__queue_first(q, &slot);
+    size = conc__queue_copy(q, &slot, &next);
+    if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
+    if (size < 0) break;
+    if (n > 0 && size > 0) next.data = (char *)next.data + size;
     CONC__STORE(&q->got_at, slot.next);
-    CONC__STORE(&q->got, q->got + 1);
+    done++;
+  } while (done < n && conc__queue_has(q, done));
+  if (done > 0) {
+    woken = conc__waitlist_take_n(&q->putters, done);
+    CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
-  if (n < 0) conc__queue_pass(other, &q->getters); /* the message stayed */
-  return n;
+  /* A message stayed that another getter may be able to take. */
+  if (size < 0) conc__queue_pass(other, &q->getters);
+  return done > 0 && n > 0 ? (ssize_t)done : size;
+}
+
+CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  return conc__local_get_many(q, sink, 0, deadline);
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
@@ -10821,12 +10868,69 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  if (queue->max_bytes > 0 && size > queue->max_bytes) return -EMSGSIZE;
+  m.data = items;
+  m.size = size;
+  m.kind = CONC__RAW;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_put_many(queue, &m, n, deadline);
+  for (; done < n; done++) {
+    rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
+    if (rc != 0) break;
+    m.data = (const char *)m.data + size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__buffer body = {NULL, 0, 0};
+  conc__sink sink;
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  sink.data = items;
+  sink.size = size;
+  sink.body = NULL;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_get_many(queue, &sink, n, deadline);
+  sink.body = &body;
+  for (; done < n; done++) {
+    size_t offset, found;
+    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
+    rc = got < 0 ? (int)got : 0;
+    if (rc != 0) break;
+    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
+                              &found);
+    if (rc == 0 && found != size) rc = -EMSGSIZE;
+    if (rc != 0) {
+      m.data = body.data;
+      m.size = body.size;
+      m.kind = CONC__PICKLED;
+      queue->ops->unget(queue, &m);
+      break;
+    }
+    if (size > 0)
+      memcpy((char *)items + done * size, body.data + offset, size);
+    body.size = 0;
+  }
+  conc__buffer_free(&body);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   conc__slot slot;
   int rc;
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
-  if (conc__queue_has(queue)) {
+  if (conc__queue_has(queue, 0)) {
     conc__queue_first(queue, &slot);
     rc = conc__queue_content(queue, &slot);
   } else {
