@@ -1664,6 +1664,7 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 /* What is private is static, and used or not as the configuration has it. */
 #define CONC__DEF static __attribute__((unused))
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__NOINLINE static __attribute__((noinline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -10515,11 +10516,11 @@ CONC__DEF void conc__ring_shrink(conc_queue *q) {
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
-                                 const conc__message *m) {
-  size_t head = m->size << 1 | (size_t)m->kind;
+CONC__INLINE void conc__ring_put(conc_queue *q, size_t at, const void *data,
+                                 size_t size, int kind) {
+  size_t head = size << 1 | (size_t)kind;
   conc__ring_write(q, at, &head, sizeof head);
-  conc__ring_write(q, at + sizeof head, m->data, m->size);
+  conc__ring_write(q, at + sizeof head, data, size);
 }
 
 /* Whether there is room for a message, after so many that are not counted yet.
@@ -10563,9 +10564,10 @@ CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
   return rc;
 }
 
-/* Copies the first message to the sink. Its size, or negative errno. */
+/* Copies the first message to the sink: to `data`, which is in its buffer, or
+   to its body. The message's size, or negative errno. */
 CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
-                                      conc__sink *sink) {
+                                      const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
     rc = conc__buffer_reserve(sink->body, slot->size + 16);
@@ -10579,7 +10581,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
     rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__ring_read(q, slot->at, sink->data, slot->size);
+    conc__ring_read(q, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
@@ -10618,30 +10620,22 @@ CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
   return false;
 }
 
-/* Puts as many as there is room for of n messages, whose bytes follow each
-   other; waits for room for the first. How many, or negative errno. */
-CONC__DEF ssize_t conc__local_put_many(conc_queue *q, const conc__message *m,
-                                       size_t n, double deadline) {
+/* Under the putters' guard, when the queue is full: waits until it is not, or
+   is closed. If it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
-  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
-  conc__message next = *m;
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  bool waits = false, front = false;
-  int rc = 0;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
-  conc__mutex_lock(guard);
-  while (!q->closed && !conc__queue_fits(q, 0)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
     if (!conc__queue_spin(w.actor, &q->got, seen)) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
-        rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0) return rc;
         front = true;
       } else {
@@ -10649,52 +10643,65 @@ CONC__DEF ssize_t conc__local_put_many(conc_queue *q, const conc__message *m,
       }
     }
     conc__mutex_lock(guard);
+  } while (!q->closed && !conc__queue_fits(q, 0));
+  return 0;
+}
+
+/* Puts as many as there is room for of n messages, whose bytes follow each
+   other; waits for room for the first. How many, or negative errno. */
+CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__put_guard(q);
+  const char *data = (const char *)m->data;
+  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  conc__waiter *woken = NULL;
+  int rc = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
+    rc = conc__local_await_room(q, deadline);
+    if (rc != 0) return rc;
   }
   if (q->closed) rc = -EPIPE;
-  while (rc == 0 && done < n && (done == 0 || conc__queue_fits(q, done))) {
-    if (need > q->ring_size - (q->put_at - q->got_at_seen))
+  while (rc == 0) {
+    if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
       rc = conc__ring_reserve(q, need);
-    if (rc != 0) break;
-    conc__ring_put(q, q->put_at, &next);
-    if (m->size > 0) next.data = (const char *)next.data + m->size;
+      if (rc != 0) break;
+    }
+    conc__ring_put(q, q->put_at, data, m->size, m->kind);
     q->put_at += need;
-    done++;
+    if (++done == n || !conc__queue_fits(q, done)) break;
+    if (m->size > 0) data += m->size;
   }
   if (done > 0) {
-    woken = conc__waitlist_take_n(&q->getters, done);
+    if (q->getters.first != NULL)
+      woken = conc__waitlist_take_n(&q->getters, done);
     CONC__STORE(&q->put, q->put + done);
   }
   conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
+  if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(rc == -ENOMEM))
+    conc__queue_pass(conc__get_guard(q), &q->putters);
   return done > 0 ? (ssize_t)done : rc;
 }
 
 CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
                               double deadline) {
-  ssize_t n = conc__local_put_many(q, m, 1, deadline);
+  ssize_t n = conc__local_put_n(q, m, 1, deadline);
   return n < 0 ? (int)n : 0;
 }
 
-/* Gets as many as there are of n messages, each of as many bytes as the sink
-   has; waits for the first. How many, or negative errno. If n is 0: one
-   message of any size that the sink takes, and its size. */
-CONC__DEF ssize_t conc__local_get_many(conc_queue *q, const conc__sink *sink,
-                                       size_t n, double deadline) {
+/* Under the getters' guard, when the queue is empty: waits until it is not. If
+   it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
-  conc__sink next = *sink;
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  size_t done = 0;
-  bool waits = false, front = false;
-  ssize_t size;
-  conc__mutex_lock(guard);
-  while (!conc__queue_has(q, 0)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
     if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
@@ -10711,31 +10718,51 @@ CONC__DEF ssize_t conc__local_get_many(conc_queue *q, const conc__sink *sink,
       }
     }
     conc__mutex_lock(guard);
+  } while (!conc__queue_has(q, 0));
+  return 0;
+}
+
+/* Gets as many as there are of n messages, each of as many bytes as the sink
+   has; waits for the first. How many, or negative errno. If n is 0: one
+   message of any size that the sink takes, and its size. */
+CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__get_guard(q);
+  char *data = (char *)sink->data;
+  conc__waiter *woken = NULL;
+  size_t done = 0;
+  ssize_t size;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
+    int rc = conc__local_await_message(q, deadline);
+    if (rc != 0) return rc;
   }
-  do {
+  for (;;) {
     conc__slot slot;
     conc__queue_first(q, &slot);
-    size = conc__queue_copy(q, &slot, &next);
+    size = conc__queue_copy(q, &slot, sink, data);
     if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
     if (size < 0) break;
-    if (n > 0 && size > 0) next.data = (char *)next.data + size;
     CONC__STORE(&q->got_at, slot.next);
-    done++;
-  } while (done < n && conc__queue_has(q, done));
+    if (++done >= n || !conc__queue_has(q, done)) break;
+    if (size > 0) data += size;
+  }
   if (done > 0) {
-    woken = conc__waitlist_take_n(&q->putters, done);
+    if (q->putters.first != NULL)
+      woken = conc__waitlist_take_n(&q->putters, done);
     CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
-  conc__wake_all(woken);
+  if (woken != NULL) conc__wake_all(woken);
   /* A message stayed that another getter may be able to take. */
-  if (size < 0) conc__queue_pass(other, &q->getters);
+  if (CONC__UNLIKELY(size < 0))
+    conc__queue_pass(conc__put_guard(q), &q->getters);
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
 
 CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
                                   double deadline) {
-  return conc__local_get_many(q, sink, 0, deadline);
+  return conc__local_get_n(q, sink, 0, deadline);
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
@@ -10747,7 +10774,7 @@ CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
   conc__queue_lock(q);
   rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
   if (rc == 0) {
-    conc__ring_put(q, q->got_at - need, m);
+    conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got_at, q->got_at - need);
     CONC__STORE(&q->got, q->got - 1);
@@ -10879,7 +10906,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   m.size = size;
   m.kind = CONC__RAW;
   if (n > 0 && queue->ops == &conc__local_class)
-    return conc__local_put_many(queue, &m, n, deadline);
+    return conc__local_put_n(queue, &m, n, deadline);
   for (; done < n; done++) {
     rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
     if (rc != 0) break;
@@ -10900,7 +10927,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   sink.size = size;
   sink.body = NULL;
   if (n > 0 && queue->ops == &conc__local_class)
-    return conc__local_get_many(queue, &sink, n, deadline);
+    return conc__local_get_n(queue, &sink, n, deadline);
   sink.body = &body;
   for (; done < n; done++) {
     size_t offset, found;
