@@ -10607,13 +10607,13 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
    then lets others run a few times: with more threads than CPUs that fills or
    drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                size_t seen) {
+                                size_t seen, double deadline) {
   int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
   for (i = 0; i < 10 + 7; i++) {
     if (i < 10)
       conc__pause();
-    else
+    else if (deadline >= CONC__NEVER || conc_now() < deadline)
       sched_yield();
     if (CONC__LOAD(counter) != seen) return true;
   }
@@ -10632,7 +10632,7 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!conc__queue_spin(w.actor, &q->got, seen)) {
+    if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
         int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
@@ -10702,7 +10702,8 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
+    if (deadline <= 0 ||
+        !conc__queue_spin(w.actor, &q->put, seen, deadline)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;

@@ -20,7 +20,8 @@
  *   barrier  from one meeting to the next
  *   local    ns to read a value that each thread has for itself
  *   queue    8-byte items through a queue bounded at 1,024, n -> n threads;
- *            and with one thread that puts one and gets it, ns
+ *            some are also moved 32 at once; "alone" is one thread that puts
+ *            one and gets it
  *   ping     one thread to another and back, p50, each on a CPU of its own
  *            and both on one: over two queues; over two words, each with a
  *            condition; over two semaphores
@@ -496,11 +497,51 @@ static uint64_t queue_get(conc_queue *q) {
   return item;
 }
 
+/* The same, some at once. */
+enum { BATCH = 32 };
+static conc_queue *batches;
+static __thread struct {
+  uint64_t items[BATCH];
+  size_t first, count;
+} batch;
+
+static void batch_flush(void) {
+  while (batch.first < batch.count) {
+    ssize_t n = conc_put_many(batches, batch.items + batch.first,
+                              sizeof *batch.items, batch.count - batch.first,
+                              CONC_FOREVER);
+    if (n < 0) abort();
+    batch.first += (size_t)n;
+  }
+  batch.first = batch.count = 0;
+}
+
+static void batch_put(uint64_t item) {
+  batch.items[batch.count++] = item;
+  if (batch.count == BATCH || item == UINT64_MAX) batch_flush();
+}
+
+static uint64_t batch_get(void) {
+  uint64_t item;
+  if (batch.first == batch.count) {
+    ssize_t n = conc_get_many(batches, batch.items, sizeof *batch.items, BATCH,
+                              CONC_FOREVER);
+    if (n < 0) abort();
+    batch.first = 0;
+    batch.count = (size_t)n;
+  }
+  item = batch.items[batch.first++];
+  if (item == UINT64_MAX) batch_flush(); /* what is behind is for others */
+  return item;
+}
+
 /* Putters put until the time is over, then one STOP each; every getter takes
    items until it meets one STOP. So all that was put has been got. */
 #define STOP UINT64_MAX
 #define QUEUE_LOOPS(name, put, get)                                           \
   ALONE(name##_alone, 2e7, put((uint64_t)i); counted += get() & 1)            \
+  PAIR_LOOPS(name, put, get)
+#define PAIR_LOOPS(name, put, get)                                            \
   static void *name##_putter(void *done) {                                    \
     uint64_t n = 0;                                                           \
     for (; going(); n++) put(n);                                              \
@@ -535,6 +576,7 @@ static uint64_t queue_get(conc_queue *q) {
 #define CONC_GET() queue_get(queues[0])
 QUEUE_LOOPS(ring, RING_PUT, RING_GET)
 QUEUE_LOOPS(queue, CONC_PUT, CONC_GET)
+PAIR_LOOPS(batch, batch_put, batch_get)
 #ifndef NO_GLIB
 QUEUE_LOOPS(async, async_put, async_get)
 #endif
@@ -738,7 +780,8 @@ static void begin_locals(void) {
 #define QUEUE_ROW(row, suffix)                                                \
   ROW(row, "M/s", {"mutex+cond", ring##suffix},                               \
       {"GAsyncQueue", async##suffix}, {"ck_ring", spinning##suffix},          \
-      {"Go channel", channel##suffix}, {"conc", queue##suffix})
+      {"Go channel", channel##suffix}, {"conc", queue##suffix},               \
+      {"conc, 32 at once", batch##suffix})
 #define PING_ROW(row, suffix)                                                 \
   ROW(row, "us", {"pipe", pipe##suffix}, {"mutex+cond", ring##suffix},        \
       {"conc", conc##suffix})
@@ -776,6 +819,8 @@ int main(int argc, char **argv) {
     queues[i] = conc_queue_new(&bounded);
     if (queues[i] == NULL || pipe(pipes[i]) != 0) return 1;
   }
+  batches = conc_queue_new(&bounded);
+  if (batches == NULL) return 1;
   bench_cpus();
   pthread_create(&second, NULL, bystander, NULL);
   begin_locks();
