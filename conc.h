@@ -1644,6 +1644,20 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
+/* Appends up to `n` messages of `size` bytes each, which lie one behind the
+   other at `items`: waits as conc_put does until there is room for one, then
+   puts as many at once as there is room for. How many; or conc_put's errors,
+   with none put. */
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout);
+
+/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
+   does until there is one, then takes as many at once as there are. How many;
+   or conc_get's errors, with none taken. A message of another size stays:
+   -EMSGSIZE if it is the first. */
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout);
+
 /* The size of the message that conc_get would return now; -ETIMEDOUT if there
    is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
@@ -1973,6 +1987,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* What is private is static, and used or not as the configuration has it. */
 #define CONC__DEF static __attribute__((unused))
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__NOINLINE static __attribute__((noinline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -13472,25 +13487,28 @@ CONC__DEF void conc__ring_shrink(conc_queue *q) {
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
-                                 const conc__message *m) {
-  size_t head = m->size << 1 | (size_t)m->kind;
+CONC__INLINE void conc__ring_put(conc_queue *q, size_t at, const void *data,
+                                 size_t size, int kind) {
+  size_t head = size << 1 | (size_t)kind;
   conc__ring_write(q, at, &head, sizeof head);
-  conc__ring_write(q, at + sizeof head, m->data, m->size);
+  conc__ring_write(q, at + sizeof head, data, size);
 }
 
-/* Whether there is room for a message. Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc_queue *q) {
-  if (q->capacity == 0 || q->put - q->got_seen < q->capacity) return true;
+/* Whether there is room for a message, after so many that are not counted yet.
+   Under the putters' guard. */
+CONC__INLINE bool conc__queue_fits(conc_queue *q, size_t more) {
+  size_t put = q->put + more;
+  if (q->capacity == 0 || put - q->got_seen < q->capacity) return true;
   q->got_seen = CONC__LOAD(&q->got);
-  return q->put - q->got_seen < q->capacity;
+  return put - q->got_seen < q->capacity;
 }
 
-/* Whether there is a message. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc_queue *q) {
-  if (q->put_seen != q->got) return true;
+/* Whether there is a message, behind so many. Under the getters' guard. */
+CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
+  size_t got = q->got + less;
+  if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
-  return q->put_seen != q->got;
+  return q->put_seen != got;
 }
 
 /* The first message. Under the getters' guard, as what follows. */
@@ -13517,9 +13535,10 @@ CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
   return rc;
 }
 
-/* Copies the first message to the sink. Its size, or negative errno. */
+/* Copies the first message to the sink: to `data`, which is in its buffer, or
+   to its body. The message's size, or negative errno. */
 CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
-                                      conc__sink *sink) {
+                                      const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
     rc = conc__buffer_reserve(sink->body, slot->size + 16);
@@ -13533,7 +13552,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
     rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__ring_read(q, slot->at, sink->data, slot->size);
+    conc__ring_read(q, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
@@ -13555,44 +13574,39 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
 }
 
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon: for a few pauses, then lets others run a few times;
-   in both the other side gets ahead, and then many messages are moved without
-   waiting. A coroutine's CPU is better given to the next coroutine. */
+   is likely to be soon: for a few pauses, as one who spins as well answers,
+   then lets others run a few times: with more threads than CPUs that fills or
+   drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                size_t seen) {
-  int i, j;
+                                size_t seen, double deadline) {
+  int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 12; i++) {
-    if (i < 5)
-      for (j = 0; j < 1 << i; j++) conc__pause();
-    else
+  for (i = 0; i < 10 + 7; i++) {
+    if (i < 10)
+      conc__pause();
+    else if (deadline >= CONC__NEVER || conc_now() < deadline)
       sched_yield();
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
 }
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
+/* Under the putters' guard, when the queue is full: waits until it is not, or
+   is closed. If it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
-  size_t need = CONC__SLOT_SIZE(m->size);
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  bool waits = false, front = false;
-  int rc = 0;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
-  conc__mutex_lock(guard);
-  while (!q->closed && !conc__queue_fits(q)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
-    if (!conc__queue_spin(w.actor, &q->got, seen)) {
+    if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
-        rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0) return rc;
         front = true;
       } else {
@@ -13600,39 +13614,67 @@ CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
       }
     }
     conc__mutex_lock(guard);
-  }
-  if (q->closed)
-    rc = -EPIPE;
-  else if (need > q->ring_size - (q->put_at - q->got_at_seen))
-    rc = conc__ring_reserve(q, need);
-  if (rc == 0) {
-    conc__ring_put(q, q->put_at, m);
-    q->put_at += need;
-    woken = conc__waitlist_take(&q->getters);
-    CONC__STORE(&q->put, q->put + 1);
-  }
-  conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
-  return rc;
+  } while (!q->closed && !conc__queue_fits(q, 0));
+  return 0;
 }
 
-CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
+/* Puts as many as there is room for of n messages, whose bytes follow each
+   other; waits for room for the first. How many, or negative errno. */
+CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__put_guard(q);
+  const char *data = (const char *)m->data;
+  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  conc__waiter *woken = NULL;
+  int rc = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
+    rc = conc__local_await_room(q, deadline);
+    if (rc != 0) return rc;
+  }
+  if (q->closed) rc = -EPIPE;
+  while (rc == 0) {
+    if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
+      rc = conc__ring_reserve(q, need);
+      if (rc != 0) break;
+    }
+    conc__ring_put(q, q->put_at, data, m->size, m->kind);
+    q->put_at += need;
+    if (++done == n || !conc__queue_fits(q, done)) break;
+    if (m->size > 0) data += m->size;
+  }
+  if (done > 0) {
+    if (q->getters.first != NULL)
+      woken = conc__waitlist_take_n(&q->getters, done);
+    CONC__STORE(&q->put, q->put + done);
+  }
+  conc__mutex_unlock(guard);
+  if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(rc == -ENOMEM))
+    conc__queue_pass(conc__get_guard(q), &q->putters);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  ssize_t n = conc__local_put_n(q, m, 1, deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+/* Under the getters' guard, when the queue is empty: waits until it is not. If
+   it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  conc__slot slot;
-  bool waits = false, front = false;
-  ssize_t n;
-  conc__mutex_lock(guard);
-  while (!conc__queue_has(q)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
-    if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
+    if (deadline <= 0 ||
+        !conc__queue_spin(w.actor, &q->put, seen, deadline)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
@@ -13648,18 +13690,51 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
       }
     }
     conc__mutex_lock(guard);
+  } while (!conc__queue_has(q, 0));
+  return 0;
+}
+
+/* Gets as many as there are of n messages, each of as many bytes as the sink
+   has; waits for the first. How many, or negative errno. If n is 0: one
+   message of any size that the sink takes, and its size. */
+CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__get_guard(q);
+  char *data = (char *)sink->data;
+  conc__waiter *woken = NULL;
+  size_t done = 0;
+  ssize_t size;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
+    int rc = conc__local_await_message(q, deadline);
+    if (rc != 0) return rc;
   }
-  conc__queue_first(q, &slot);
-  n = conc__queue_copy(q, &slot, sink);
-  if (n >= 0) {
-    woken = conc__waitlist_take(&q->putters);
+  for (;;) {
+    conc__slot slot;
+    conc__queue_first(q, &slot);
+    size = conc__queue_copy(q, &slot, sink, data);
+    if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
+    if (size < 0) break;
     CONC__STORE(&q->got_at, slot.next);
-    CONC__STORE(&q->got, q->got + 1);
+    if (++done >= n || !conc__queue_has(q, done)) break;
+    if (size > 0) data += size;
+  }
+  if (done > 0) {
+    if (q->putters.first != NULL)
+      woken = conc__waitlist_take_n(&q->putters, done);
+    CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (n < 0) conc__queue_pass(other, &q->getters); /* the message stayed */
-  return n;
+  if (woken != NULL) conc__wake_all(woken);
+  /* A message stayed that another getter may be able to take. */
+  if (CONC__UNLIKELY(size < 0))
+    conc__queue_pass(conc__put_guard(q), &q->getters);
+  return done > 0 && n > 0 ? (ssize_t)done : size;
+}
+
+CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  return conc__local_get_n(q, sink, 0, deadline);
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
@@ -13671,7 +13746,7 @@ CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
   conc__queue_lock(q);
   rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
   if (rc == 0) {
-    conc__ring_put(q, q->got_at - need, m);
+    conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got_at, q->got_at - need);
     CONC__STORE(&q->got, q->got - 1);
@@ -13811,13 +13886,70 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  if (queue->max_bytes > 0 && size > queue->max_bytes) return -EMSGSIZE;
+  m.data = items;
+  m.size = size;
+  m.kind = CONC__RAW;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_put_n(queue, &m, n, deadline);
+  for (; done < n; done++) {
+    rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
+    if (rc != 0) break;
+    m.data = (const char *)m.data + size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__buffer body = {NULL, 0, 0};
+  conc__sink sink;
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  sink.data = items;
+  sink.size = size;
+  sink.body = NULL;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_get_n(queue, &sink, n, deadline);
+  sink.body = &body;
+  for (; done < n; done++) {
+    size_t offset, found;
+    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
+    rc = got < 0 ? (int)got : 0;
+    if (rc != 0) break;
+    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
+                              &found);
+    if (rc == 0 && found != size) rc = -EMSGSIZE;
+    if (rc != 0) {
+      m.data = body.data;
+      m.size = body.size;
+      m.kind = CONC__PICKLED;
+      queue->ops->unget(queue, &m);
+      break;
+    }
+    if (size > 0)
+      memcpy((char *)items + done * size, body.data + offset, size);
+    body.size = 0;
+  }
+  conc__buffer_free(&body);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   conc__slot slot;
   int rc;
   if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
-  if (conc__queue_has(queue)) {
+  if (conc__queue_has(queue, 0)) {
     conc__queue_first(queue, &slot);
     rc = conc__queue_content(queue, &slot);
   } else {
