@@ -134,7 +134,8 @@ $(bench_bin): $(B)/bench/%: tests/bench/%.c conc.h \
 	@mkdir -p $(@D)
 	$(COMPILE) -o $@ $< $(call lib,-lhiredis,-DNO_HIREDIS) \
 	  $(call lib,-lboost_context,-DNO_BOOST) \
-	  $(call lib,-lnsync,-DNO_NSYNC) $(call lib,-lck,-DNO_CK) -lm
+	  $(call lib,-lnsync,-DNO_NSYNC) $(call lib,-lck,-DNO_CK) \
+	  $(call lib,-luv,-DNO_UV) $(call lib,-lev,-DNO_EV) -lm
 
 bench: $(bench_bin)
 	@if [ -f tests/bench/run.sh ]; then \

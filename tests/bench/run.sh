@@ -43,6 +43,8 @@ if links '#include <ck_rwlock.h>' -lck; then # its headers are all we need
 else
   ck=-DNO_CK
 fi
+if links '#include <uv.h>' -luv; then uv=-luv; else uv=-DNO_UV; fi
+if links '#include <ev.h>' -lev; then ev=-lev; else ev=-DNO_EV; fi
 
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
@@ -50,10 +52,11 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch threads network}; do
+for name in ${BENCH:-switch echo threads network}; do
   case $name in
   network) peers=$hiredis ;;
-  switch) peers=$boost ;;
+  switch) peers="$boost $ev" ;;
+  echo) peers="$uv $ev" ;;
   threads) peers="$nsync $ck" ;;
   *) peers= ;;
   esac
