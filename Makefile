@@ -53,7 +53,9 @@ WARN  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 CWARN := $(WARN) -Wstrict-prototypes
 SAN   := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
            -fno-omit-frame-pointer)
-BASE   = $(OPT) -g -pthread $(SAN) $(DEFS) $(CFLAGS) $(WERROR) -MMD -MP
+# tcc cannot tell what a program is made of.
+DEPENDS := $(if $(filter tcc,$(CC)),,-MMD -MP)
+BASE   = $(OPT) -g -pthread $(SAN) $(DEFS) $(CFLAGS) $(WERROR) $(DEPENDS)
 
 ifneq ($(filter c++% gnu++%,$(STD)),)
 # {0} is how C makes a ready struct.
@@ -85,7 +87,7 @@ bench_bin   := $(patsubst tests/bench/%.c,$(B)/bench/%,\
                  $(wildcard tests/bench/*.c))
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile races interop
+SCRIPTS ?= harness examples compile vendor races interop
 
 all: examples programs
 examples: $(example_bin)
@@ -116,7 +118,8 @@ run: $(EX)/task_master $(EX)/task_worker
 	@sh tests/run_demo.sh $(EX)
 
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
-      $(if $(filter examples interop,$(TESTS)),examples programs) \
+      $(if $(filter examples interop,$(TESTS)),examples) \
+      $(if $(filter interop,$(TESTS)),programs) \
       $(if $(TESTS),,$(if $(filter examples interop,$(SCRIPTS)),examples))
 	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
 	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \

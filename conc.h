@@ -46,9 +46,10 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets
+     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
+     >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
-     >>value       typed values, build/parse, pickle
+     >>value       typed values, build/parse, pickle, JSON
      >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
@@ -169,6 +170,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#ifdef __TINYC__
+#undef __attribute__ /* tcc has them, which glibc's <sys/cdefs.h> denies */
+#endif
+
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
@@ -210,7 +215,7 @@ CONC_API double conc_now(void);
 CONC_API int conc_cpu_count(void);
 
 /* Frees what the library allocated for the caller: the bytes of
-   conc_pickle_dumps. NULL is a no-op. */
+   conc_pickle_dumps and conc_json_dumps. NULL is a no-op. */
 CONC_API void conc_free(void *memory);
 
 /* ---------------------------------------------------------------------------
@@ -652,7 +657,8 @@ CONC_API const char *conc_name(conc_task *task);
 
 /* --- several at once. The tasks may be of any kinds, and mixed. -EINVAL if
    one was never started, -EDEADLK if one is the caller's own, -ENOMEM: then
-   nothing has been waited for. --- */
+   nothing has been waited for. -EDEADLK, too, as from conc_join, if so many of
+   them wait for the caller that the wait cannot end. --- */
 
 enum {
   CONC_FIRST,         /* until one has finished */
@@ -938,7 +944,7 @@ CONC_API int conc_gen_close(conc_gen *gen);
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
-   >>loop: descriptors and sockets
+   >>loop: descriptors, sockets, buffered streams
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
@@ -968,6 +974,12 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
 
+/* Reads until it has size bytes. Bytes read: size, or fewer if the end came
+   before; or an error, after which an unknown part has been read (conc_stream
+   keeps it). */
+CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
+                                   double timeout);
+
 /* Closes a descriptor; coroutines of the calling thread's loop that wait for
    it get -EBADF. 0 or what close() fails with. */
 CONC_API int conc_close(int fd);
@@ -986,6 +998,124 @@ CONC_API int conc_accept(int fd, double timeout);
 /* Connects to an address as above, where an empty host is loopback. Returns a
    descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
 CONC_API int conc_connect(const char *address, double timeout);
+
+/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
+   the port that the system chose; "" for a unix socket without a name. Writes
+   up to `size` bytes to buf, the last of them a NUL, and returns the length of
+   all of it, as snprintf does; or what getsockname() fails with. */
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
+
+/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it (":0": all interfaces, and a port of the system's choice). Returns
+   a descriptor, non-blocking; errors as conc_listen. */
+CONC_API int conc_datagram_open(const char *address);
+
+/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
+   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
+   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout);
+
+/* Receives a datagram, and in `from`, of from_size bytes, the address that it
+   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
+   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
+   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
+   with. */
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout);
+
+/* --- buffered streams --- */
+
+/* A descriptor, and buffers for what is read from it and written to it
+   (asyncio's StreamReader and StreamWriter).
+
+     conc_stream s = { .fd = conc_connect("example.org:80", 5) };
+     conc_stream_write(&s, "GET / HTTP/1.0\r\n\r\n", 18, 5);
+     conc_stream_flush(&s, 5);
+     while ((n = conc_stream_read_line(&s, line, sizeof line, 5)) > 0) ...
+     conc_stream_close(&s, 5);
+
+   Any number of tasks may read and write, one at a time each: what one call
+   reads or writes is whole. A call that fails has read nothing and written
+   nothing: what came meanwhile stays in the buffer.
+   Memory: 4 KiB for reading, more if what is asked for is larger; and what is
+   written and not sent. */
+typedef struct conc_stream {
+  int fd;            /* the stream's, until conc_stream_close */
+  size_t high_water; /* bytes; writers wait when so many are not sent yet;
+                        default 65536 */
+  /* private */
+  struct conc__bytes {
+    unsigned char *data;
+    size_t first, end, size;
+  } in, out;
+  conc_lock reading, writing;
+  int error; /* of writing: from now on all writes fail */
+} conc_stream;
+
+/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
+   at the end; else as conc_read, and -ENOMEM. */
+CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
+                                  double timeout);
+
+/* Reads size bytes; fewer only if the end came before (in Python that is
+   IncompleteReadError, and these its .partial). Errors as above. */
+CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
+                                          size_t size, double timeout);
+
+/* Reads up to and including a separator of n bytes, which is looked for in the
+   first `size` bytes. Bytes read; without it if the end came before, so 0 at
+   the end; -EMSGSIZE if it does not come in time, and all stays where
+   it is; -EINVAL for n = 0; else as above. */
+CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
+                                        const void *separator, size_t n,
+                                        void *buf, size_t size,
+                                        double timeout);
+
+/* Reads a line with its '\n', which only the last one may lack, and a NUL
+   behind it: up to size - 1 bytes. Their number, else as above. */
+CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
+                                       size_t size, double timeout);
+
+/* Writes size bytes to the buffer; first, if .high_water bytes are in it
+   already, all of these to the descriptor, waiting as long as that takes.
+   Nothing is sent before that, or before the next flush. 0; -EPIPE, and what
+   else conc_write fails with: then all later writes do; -ETIMEDOUT,
+   -ECANCELED, -ENOMEM. */
+CONC_API int conc_stream_write(conc_stream *stream, const void *data,
+                               size_t size, double timeout);
+
+/* Waits until all that was written is sent (Python's drain). 0, or as above;
+   after -ETIMEDOUT or -ECANCELED the rest may be flushed later. */
+CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
+
+/* Flushes, closes the descriptor and frees the buffers, whatever is returned:
+   0, or what flush and close fail with. Nobody may use it meanwhile. */
+CONC_API int conc_stream_close(conc_stream *stream, double timeout);
+
+/* ---------------------------------------------------------------------------
+   >>ipc: memory that processes share
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  a process and those that it forks (conc_process_start, too) after
+              the memory was made; up to 1,024 at one time
+   Signals    no
+   Memory     the system's, in whole pages, until the last process that has it
+              frees it or ends
+   Blocks     never
+
+   No pointers in there: they mean nothing elsewhere. Objects of the library
+   work between processes only if they were made so by ..._init_shared.
+   ------------------------------------------------------------------------ */
+
+/* Zeroed memory that forked children share with the caller. NULL and errno:
+   EINVAL for size 0, ENOMEM, EMFILE. */
+CONC_API void *conc_shared_alloc(size_t size);
+
+/* Lets the caller's process have it no longer; others still do. What the
+   process holds in it (a lock) must have been given back. NULL is a no-op. */
+CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start, conc_popen
@@ -1138,7 +1268,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
 /* ---------------------------------------------------------------------------
-   >>value: typed values, build/parse, pickle
+   >>value: typed values, build/parse, pickle, JSON
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
@@ -1286,7 +1416,7 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads of protocols 2 to 5, for data alone: nothing is
+/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
    imported, made or called, whoever wrote the pickle. A Python 2 str comes as
    a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
    -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
@@ -1294,6 +1424,28 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
    an error *out is NULL. */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
+
+/* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
+   ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
+   on a line of its own, so many blanks deeper than what it is in. A tuple is
+   written as a list; a lone surrogate as an escape; a float with the fewest
+   digits that are read as the same; an int with all of its digits. *out has a
+   NUL behind its *size bytes (`size` may be NULL) and is to be freed by
+   conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
+   keys other than str; -ENOMEM. After an error *out is NULL. */
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size);
+
+/* Reads JSON: all of `size` bytes must be one text of RFC 8259, in UTF-8
+   without a byte order mark. Numbers without point and exponent become ints
+   and lose no digit, others the nearest float. Of equal keys the last counts.
+   \u escapes of half a surrogate pair come as lone surrogates. 0; -EBADMSG
+   malformed; -ERANGE a float beyond all floats; -EMSGSIZE nested deeper than
+   100, an int of more than 9,800 digits, or larger than a value may be;
+   -ENOMEM. After an error *out is NULL and *where (not if `where` is NULL)
+   how many bytes were read before what is wrong. */
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where);
 
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue
@@ -1502,19 +1654,22 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <time.h>
 #include <unistd.h>
 
-#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE)
-#error "conc.h: a system header came first in a strict mode; include conc.h \
-with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
-#endif
-
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
 #define CONC__HAS_FEATURE(x) 0
 #endif
 
-/* Linux and not asked to do without it. */
-#if defined(__linux__) && !defined(CONC_PORTABLE)
+/* tcc 0.9.27 has no atomics and no thread-local variables. It is told here how
+   to do without, which costs speed. */
+#if defined(__TINYC__) && !defined(__ATOMIC_RELAXED)
+#define CONC__TCC 1
+#else
+#define CONC__TCC 0
+#endif
+
+/* Linux and not asked to do without it (tcc has read its structs wrongly). */
+#if defined(__linux__) && !defined(CONC_PORTABLE) && !CONC__TCC
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -1523,6 +1678,12 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__LINUX 1
 #else
 #define CONC__LINUX 0
+#endif
+
+#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
+    (CONC__LINUX && !defined(F_SETSIG))
+#error "conc.h: a system header came before it and hides what it needs; \
+include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 
 /* Sleeping on a word of memory: Linux 2.6.28. Otherwise a hashed table of
@@ -1588,6 +1749,12 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_SETSIG CONC__LINUX
 #endif
 
+/* Thread-local variables of the compiler (__thread). Otherwise POSIX's, and
+   there is no way on for a thread that gets no memory for them. */
+#ifndef CONC_HAVE_THREAD_LOCAL
+#define CONC_HAVE_THREAD_LOCAL !CONC__TCC
+#endif
+
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
@@ -1597,7 +1764,8 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
 #if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
+    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__) && \
+    !CONC__TCC
 #define CONC_HAVE_SWITCH_ASM 1
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -1652,6 +1820,75 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+#if CONC__TCC
+/* What gcc and clang build in. tcc compiles each statement by itself: memory
+   is read and written as the program says, and x86 keeps loads in order, and
+   stores. So a plain load acquires; a store is an exchange, in full order. */
+#ifndef __x86_64__
+#error "conc.h: this tcc has no atomics for this CPU; use gcc or clang"
+#endif
+#define __ATOMIC_RELAXED 0
+#define __ATOMIC_ACQUIRE 2
+#define __ATOMIC_RELEASE 3
+#define __ATOMIC_ACQ_REL 4
+#define __ATOMIC_SEQ_CST 5
+static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
+                         size_t size) {
+  uint64_t old = 0, found;
+  memcpy(&old, expected, size);
+  found = old;
+  if (size == 1)
+    __asm__ __volatile__("lock; cmpxchgb %b2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "q"(new_value), "0"(old)
+                         : "memory");
+  else if (size == 4)
+    __asm__ __volatile__("lock; cmpxchgl %k2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "r"(new_value), "0"(old)
+                         : "memory");
+  else
+    __asm__ __volatile__("lock; cmpxchgq %2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "r"(new_value), "0"(old)
+                         : "memory");
+  if (memcmp(&found, &old, size) == 0) return 1;
+  memcpy(expected, &found, size);
+  return 0;
+}
+/* Does what C does by `operation`, and returns what was there before. */
+static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
+                                 size_t size) {
+  uint64_t old = 0, next;
+  memcpy(&old, p, size);
+  do {
+    next = operation == '+'   ? old + v
+           : operation == '&' ? old & v
+           : operation == '|' ? old | v
+                              : v;
+  } while (!conc__tcc_cas(p, &old, next, size));
+  return old;
+}
+#define CONC__TCC_UPDATE(p, o, v)                                           \
+  ((__typeof__(*(p)))conc__tcc_update((void *)(p), (o), (uint64_t)(v),      \
+                                      sizeof *(p)))
+#define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
+#define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
+#define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
+#define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
+#define __atomic_add_fetch(p, v, order) (CONC__TCC_UPDATE(p, '+', v) + (v))
+#define __atomic_sub_fetch(p, v, order) (CONC__TCC_UPDATE(p, '+', -(v)) - (v))
+#define __atomic_fetch_and(p, v, order) CONC__TCC_UPDATE(p, '&', v)
+#define __atomic_fetch_or(p, v, order) CONC__TCC_UPDATE(p, '|', v)
+#define __atomic_compare_exchange_n(p, e, v, weak, order, failed) \
+  conc__tcc_cas((void *)(p), (e), (uint64_t)(v), sizeof *(p))
+#define __atomic_thread_fence(order) \
+  __asm__ __volatile__("mfence" ::: "memory")
+#define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
+#define __builtin_prefetch(p) ((void)(p))
+#endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
    thread at any of them, and show that the others do not mind. */
@@ -1933,7 +2170,7 @@ CONC__DEF int conc__count_cpus(void) {
     int count = 0;
     size_t i;
     for (i = 0; i < (size_t)size / sizeof *mask; i++)
-      count += __builtin_popcountl(mask[i]);
+      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
     return count > 0 ? count : 1;
   }
 #endif
@@ -2148,6 +2385,7 @@ struct conc__actor {
   conc_gen *generator;   /* that it runs at this moment; NULL: none */
   conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
+  struct conc__waiter *notified; /* see conc_cond_notify */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -2187,6 +2425,7 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
   actor->generator = NULL;
   actor->scope = NULL;
   actor->many = NULL;
+  actor->notified = NULL;
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
@@ -2201,9 +2440,43 @@ typedef struct conc__thread {
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
+  bool process_forks; /* has conc__processes_guard */
 } conc__thread;
 
+#if CONC_HAVE_THREAD_LOCAL
 static __thread conc__thread conc__this;
+#else
+static pthread_key_t conc__this_key;
+static pthread_once_t conc__this_once = PTHREAD_ONCE_INIT;
+#define conc__this (*conc__this_get())
+
+/* Destructors run in any order: this one waits until conc__thread_exit, which
+   uses what it frees, has run. */
+CONC__DEF void conc__this_free(void *memory) {
+  conc__thread *thread = (conc__thread *)memory;
+  if (thread->current != NULL)
+    pthread_setspecific(conc__this_key, memory);
+  else
+    free(memory);
+}
+
+CONC__DEF void conc__this_make_key(void) {
+  if (pthread_key_create(&conc__this_key, conc__this_free) != 0) abort();
+}
+
+CONC__DEF conc__thread *conc__this_get(void) {
+  void *thread;
+  pthread_once(&conc__this_once, conc__this_make_key);
+  thread = pthread_getspecific(conc__this_key);
+  if (thread == NULL) {
+    if (posix_memalign(&thread, 64, sizeof(conc__thread)) != 0 ||
+        pthread_setspecific(conc__this_key, thread) != 0)
+      abort();
+    memset(thread, 0, sizeof(conc__thread));
+  }
+  return (conc__thread *)thread;
+}
+#endif
 
 CONC__DEF conc__actor *conc__thread_enter(conc_task *task);
 
@@ -2482,11 +2755,15 @@ typedef struct conc__waiter {
   const char *what, *name, *of;
   const uintptr_t *owner;
   struct conc__waiter *next_stuck; /* see conc__stuck */
+  struct conc__waiter *found_before, *found_after, *next_in_circle;
   bool stuck;
+  bool found;    /* see conc__stuck_look */
+  bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
   int failure;   /* what it returns instead of 0 */
-  struct conc__many *many; /* that it is part of */
+  struct conc__many *many; /* that it is part of, or all of */
+  conc_lock *lock;         /* that it will want then: conditions */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
 } conc__waiter;
 
@@ -2547,6 +2824,13 @@ CONC__DEF void conc__wake_all(conc__waiter *chain) {
   }
 }
 
+/* Wakes those whose wake-up the caller has put off. */
+CONC__DEF void conc__wake_notified(conc__actor *self) {
+  conc__waiter *chain = self->notified;
+  self->notified = NULL;
+  conc__wake_all(chain);
+}
+
 /* --- waiting for many ---
 
    A waiter on each of many lists, which may be taken off at any time, also
@@ -2565,6 +2849,13 @@ typedef struct conc__many {
   struct conc__many_node *ready; /* seen, and not told yet */
   size_t told;
 } conc__many;
+
+typedef struct conc__many_node {
+  conc__waiter waiter; /* first: a waiter that is part of many is its node */
+  conc_task *task;
+  size_t place;        /* in the order in which they finished, from 1 */
+  struct conc__many_node *next; /* among the ready */
+} conc__many_node;
 
 /* What is taken off a list: enters those of a wait for many, and returns the
    others, which are to be woken. Under the guard. */
@@ -2592,49 +2883,16 @@ CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
   return chain;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED. */
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
-  conc__actor *self = m->actor;
-  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
-  conc__waiter all; /* on no list: for reports */
-  int rc = 0;
-  if (CONC__LOAD(&m->count) >= want) return 0;
-  if (deadline <= 0) return -ETIMEDOUT;
-  if (conc__take_cancel(self)) return -ECANCELED;
-  deadline = conc__scope_limit(self, deadline);
-  memset(&all, 0, sizeof all);
-  all.actor = self;
-  all.what = "several tasks";
-  self->waiting = &all;
-  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
-  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
-    self->ops->park(self, bits, deadline);
-    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
-      if (CONC__LOAD(&m->want) == 0) break;
-      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
-    } else if ((CONC__LOAD(&self->word) & bits) ||
-               (deadline < CONC__NEVER && conc_now() >= deadline)) {
-      break;
-    }
-  }
-  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
-    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
-      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
-    CONC__AND(&self->word, ~CONC__WOKEN);
-  } else if (CONC__LOAD(&m->count) < want) {
-    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
-  }
-  self->waiting = NULL;
-  return rc;
-}
-
 /* --- deadlocks ---
 
-   Who waits without a limit for something that has an owner, and has waited
-   for a while, enters itself among the stuck and looks whether the owners form
-   a circle: owner of what it waits for, owner of what that one waits for... In
-   a circle each got hold of what it owns before it began to wait, so the last
-   to begin finds the others stuck, or they find it.
+   Who waits without a limit for something that has an owner, or for tasks, and
+   has waited for a while, enters itself among the stuck and looks whether the
+   owners form a circle: owner of what it waits for, owner of what that one
+   waits for... In a circle each got hold of what it owns before it began to
+   wait, so the last to begin finds the others stuck, or they find it. A wait
+   for several tasks has several owners, and is part of a deadlock only if too
+   few of them are not: what a gather waits for is the next to end, for it may
+   fail.
    It looks with all guards held. Then nobody can be taken off a list or put on
    one, and a word does not change its owner while somebody is on the list of
    what it stands for: what is seen is true of one moment, and a circle never
@@ -2661,16 +2919,44 @@ CONC__DEF conc__waiter **conc__stuck_bucket(uintptr_t id) {
   return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
 }
 
-/* The wait of the owner of what `w` waits for; NULL: it does not wait, or not
-   for ever. All guards are held. */
-CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w) {
-  uintptr_t id = CONC__OWNER(CONC__LOAD(w->owner));
+/* Nobody has ended the wait. All guards are held, here and below. */
+CONC__DEF bool conc__stuck_waits(const conc__waiter *w) {
+  size_t want;
+  if (w->many == NULL) return w->list != NULL;
+  want = CONC__LOAD(&w->many->want);
+  return want != 0 && CONC__LOAD(&w->many->count) < want;
+}
+
+/* How many owners there are, or tasks. */
+CONC__DEF size_t conc__stuck_owners(const conc__waiter *w) {
+  return w->many != NULL ? w->many->n : 1;
+}
+
+/* The wait of one of them; NULL: it does not wait, or not for ever. */
+CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
+  const conc__many_node *node = w->many != NULL ? &w->many->nodes[i] : NULL;
+  const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
+  uintptr_t id;
+  if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
+  id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
   v = *conc__stuck_bucket(id);
-  while (v != NULL && (v->actor->id != id || v->list == NULL))
+  while (v != NULL && (v->actor->id != id || !conc__stuck_waits(v)))
     v = v->next_stuck;
   return v;
+}
+
+/* Whether the wait may end: enough of them may. The last first, for they have
+   begun to wait last. */
+CONC__DEF bool conc__stuck_may_end(const conc__waiter *w) {
+  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
+  size_t i = conc__stuck_owners(w);
+  while (i > 0 && want > 0) {
+    const conc__waiter *v = conc__stuck_next(w, --i);
+    if (v == NULL || (v->found && v->free)) want--;
+  }
+  return want == 0;
 }
 
 /* Appends to the report, as much as fits. */
@@ -2702,52 +2988,88 @@ CONC__DEF void conc__report_wait(const conc__waiter *w) {
   if (w->name != NULL) conc__report(" '%s'", w->name);
 }
 
-/* Looks for a circle that `w` is part of; returns whose wait is to fail, off
-   its list, or NULL. */
+/* Ends a wait by an error. False if it has ended by itself. */
+CONC__DEF bool conc__stuck_fail(conc__waiter *w) {
+  w->failure = -EDEADLK;
+  if (w->many != NULL)
+    return __atomic_exchange_n(&w->many->want, (size_t)0, __ATOMIC_SEQ_CST) >
+           0;
+  conc__waitlist_remove(w);
+  return true;
+}
+
+/* Looks for a circle that `w` is part of; returns whose wait it has ended, to
+   be woken, or NULL. */
 CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
-  conc__waiter *victim = w->stubborn ? NULL : w;
-  conc__waiter *v = w;
-  conc__waiter *mark = w; /* Brent: a circle that w only leads to */
-  size_t steps = 0, limit = 2;
-  for (;;) {
-    v = conc__stuck_next(v);
-    if (v == NULL) return NULL;
-    if (v == w) break;
-    if (v == mark) return NULL;
-    if (++steps == limit) {
-      mark = v;
-      limit *= 2;
+  conc__waiter *victim = NULL, *last = w;
+  conc__waiter *v, *u;
+  bool again = true;
+  size_t i;
+  w->found_before = w->found_after = NULL;
+  w->found = true;
+  /* Whom it leads to, while nobody is known to be free. */
+  for (v = w; v != NULL; v = v->found_after) {
+    v->next_in_circle = NULL;
+    v->free = conc__stuck_may_end(v);
+    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
+      u = conc__stuck_next(v, i);
+      if (u == NULL || u->found) continue;
+      u->found = true;
+      u->free = false;
+      u->found_before = last;
+      u->found_after = NULL;
+      last = last->found_after = u;
     }
-    if (victim == NULL && !v->stubborn) victim = v;
   }
+  while (again && !w->free) { /* who waits for the free is free */
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
+  }
+  again = !w->free;
+  while (again && w->next_in_circle == NULL) { /* the way back to w */
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
+        u = conc__stuck_next(v, i);
+        if (u == NULL || u->free || v->free) continue;
+        if (u != w && u->next_in_circle == NULL) continue;
+        v->next_in_circle = u;
+        again = true;
+      }
+  }
+  for (v = last; v != NULL; v = v->found_before) v->found = false;
+  if (w->next_in_circle == NULL) return NULL;
   conc__stuck_report[0] = 0;
   conc__report_task(w->actor->task);
+  v = w;
   do {
+    if (victim == NULL && !v->stubborn) victim = v;
     conc__report_wait(v);
     conc__report(" %s ", v->of);
-    v = conc__stuck_next(v);
+    v = v->next_in_circle;
     conc__report_task(v->actor->task);
     if (v != w) conc__report(", which");
   } while (v != w);
-  if (victim == NULL) return NULL;
-  victim->failure = -EDEADLK;
-  conc__waitlist_remove(victim);
-  victim->next = NULL;
-  return victim;
+  return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
 CONC__DEF void conc__stuck_enter(conc__waiter *w) {
   conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
-  conc__waiter *victim = NULL;
+  conc__waiter *victims = NULL, *victim;
+  conc__wake_notified(w->actor); /* they may be part of the circle */
   conc__mutex_lock(&conc__stuck_guard);
   w->stuck = true;
   w->next_stuck = *bucket;
   *bucket = w;
   conc__guards_lock();
-  if (w->list != NULL) victim = conc__stuck_look(w);
+  while (conc__stuck_waits(w) && (victim = conc__stuck_look(w)) != NULL) {
+    victim->next = victims;
+    victims = victim;
+  }
   conc__guards_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
-  conc__wake_all(victim);
+  conc__wake_all(victims);
 }
 
 CONC__DEF void conc__stuck_leave(conc__waiter *w) {
@@ -2770,7 +3092,7 @@ CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
-  w->stubborn = !cancellable;
+  if (!cancellable) w->stubborn = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (w->owner != NULL && deadline >= CONC__NEVER)
     look = (w->since > 0 ? w->since : conc_now()) + CONC__STUCK_AFTER;
@@ -2828,6 +3150,52 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->actor = self;
   w->what = what;
   w->name = name;
+}
+
+/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED,
+   -EDEADLK; unless it is stubborn. */
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
+                              double deadline) {
+  conc__actor *self = m->actor;
+  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  conc__waiter all; /* on no list */
+  double look = CONC__NEVER;
+  int rc = 0;
+  if (CONC__LOAD(&m->count) >= want) return 0;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  deadline = conc__scope_limit(self, deadline);
+  conc__waiter_init(&all, self, "several tasks", NULL);
+  all.of = "such as";
+  all.many = m;
+  all.stubborn = stubborn;
+  if (deadline >= CONC__NEVER) look = conc_now() + CONC__STUCK_AFTER;
+  self->waiting = &all;
+  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
+    self->ops->park(self, bits, look < deadline ? look : deadline);
+    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
+      if (CONC__LOAD(&m->want) == 0) break;
+      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
+    } else if ((CONC__LOAD(&self->word) & bits) ||
+               (deadline < CONC__NEVER && conc_now() >= deadline)) {
+      break;
+    } else if (look < CONC__NEVER && conc_now() >= look) {
+      look = CONC__NEVER;
+      conc__stuck_enter(&all);
+    }
+  }
+  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
+    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
+      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
+    CONC__AND(&self->word, ~CONC__WOKEN);
+    rc = all.failure;
+  } else if (CONC__LOAD(&m->count) < want) {
+    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  }
+  if (all.stuck) conc__stuck_leave(&all);
+  self->waiting = NULL;
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -3066,11 +3434,11 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   return rc;
 }
 
-CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
+CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
-  if (!conc__lock_is_mine(lock, me)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
   if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
@@ -3079,6 +3447,7 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
   CONC__STORE(&lock->word, next); /* the last touch of the lock */
   conc__mutex_unlock(guard);
   conc__wake_all(w);
+  conc__wake_notified(self);
   return 0;
 }
 
@@ -3093,7 +3462,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
-    rc = conc__lock_release_slow(lock, self->id);
+    rc = conc__lock_release_slow(lock, self);
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__ORDER_BIT(order);
   return rc;
@@ -3104,11 +3473,16 @@ CONC_API bool conc_lock_locked(const conc_lock *lock) {
 }
 
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
-  int n;
+  size_t n, fits;
   conc__mutex_lock(&conc__stuck_guard);
-  n = snprintf(buf, size, "%s", conc__stuck_report);
+  n = strlen(conc__stuck_report);
+  fits = n < size ? n : size - 1;
+  if (size > 0) {
+    memcpy(buf, conc__stuck_report, fits);
+    buf[fits] = 0;
+  }
   conc__mutex_unlock(&conc__stuck_guard);
-  return n;
+  return (ssize_t)n;
 }
 
 /* --- conc_event ---
@@ -3187,6 +3561,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
+  w.lock = lock;
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the
      release, hence not conc__wait alone. */
@@ -3216,13 +3591,24 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
   return 0;
 }
 
+/* Who holds the lock wakes the waiters when he releases it, which takes the
+   slow way for that: they would only wait for it. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__guard(cond);
+  conc__actor *self = conc__self();
   conc__waiter *chain;
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
-  conc__wake_all(chain);
+  if (chain == NULL) return 0;
+  conc__wake_notified(self); /* those of a notify before; else none */
+  if (conc__lock_is_mine(chain->lock, self->id)) {
+    __atomic_fetch_or(&chain->lock->word, CONC__LOCK_WAITERS,
+                      __ATOMIC_RELAXED);
+    self->notified = chain;
+  } else {
+    conc__wake_all(chain);
+  }
   return 0;
 }
 
@@ -3769,9 +4155,11 @@ CONC__DEF int conc__task_check(const conc_task *task) {
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
-CONC__DEF int conc__task_await(conc_task *task, double timeout) {
+CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
+                               double timeout) {
   conc__waiter w;
   conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.stubborn = stubborn;
   w.of = "of";
   w.owner = &task->id;
   return conc__event_wait(&task->done, &w, timeout);
@@ -3779,7 +4167,7 @@ CONC__DEF int conc__task_await(conc_task *task, double timeout) {
 
 CONC_API int conc_join(conc_task *task, double timeout) {
   int rc = conc__task_check(task);
-  if (rc == 0) rc = conc__task_await(task, timeout);
+  if (rc == 0) rc = conc__task_await(task, false, timeout);
   return rc != 0 ? rc : task->status;
 }
 
@@ -3833,13 +4221,6 @@ CONC_API const char *conc_name(conc_task *task) {
 }
 
 /* --- several at once --- */
-
-typedef struct conc__many_node {
-  conc__waiter waiter; /* first: a waiter that is part of many is its node */
-  conc_task *task;
-  size_t place;        /* in the order in which they finished, from 1 */
-  struct conc__many_node *next; /* among the ready */
-} conc__many_node;
 
 /* Begins to wait for the ends of tasks. */
 CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
@@ -3923,7 +4304,7 @@ CONC__DEF int conc__many_until(conc__many *m, int until, double deadline,
   size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
   for (;;) {
     conc__many_node *node;
-    int rc = conc__many_wait(m, want, deadline);
+    int rc = conc__many_wait(m, want, false, deadline);
     while (*failure == 0 && (node = conc__many_tell(m)) != NULL)
       *failure = node->task->status;
     if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
@@ -3980,7 +4361,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
       conc_scope shield;
       for (i = 0; i < n; i++) conc_cancel(tasks[i]);
       conc_shield(&shield);
-      conc__many_wait(&m, n, CONC__NEVER);
+      conc__many_wait(&m, n, true, CONC__NEVER);
       conc_scope_end(&shield);
     }
     conc__many_end(&m);
@@ -4014,7 +4395,7 @@ CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
     conc_completed_end(completed);
     return -EPIPE;
   }
-  rc = conc__many_wait(m, m->told + 1, completed->deadline);
+  rc = conc__many_wait(m, m->told + 1, false, completed->deadline);
   if (rc == 0) *task = conc__many_tell(m)->task;
   return rc;
 }
@@ -4115,13 +4496,13 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
     if (t == conc__self()->task) return -EDEADLK;
   while ((first = CONC__LOAD(&group->first)) != seen) {
     for (t = first; t != seen; t = t->sibling) {
-      rc = conc__task_await(t, conc__remaining(deadline));
+      rc = conc__task_await(t, shielded, conc__remaining(deadline));
       if (rc == 0) continue;
       conc__group_fail(group, rc);
       conc_shield(&shield);
       shielded = true;
       deadline = CONC__NEVER;
-      conc__task_await(t, CONC_FOREVER);
+      conc__task_await(t, true, CONC_FOREVER);
     }
     seen = first;
   }
@@ -6123,7 +6504,10 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
   conc_task *t;
   conc__coro *co;
   for (t = loop->tasks; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) ((conc__coro *)t->actor)->queued = false;
+    if (conc__fork_actor(t)) {
+      ((conc__coro *)t->actor)->queued = false;
+      t->actor->notified = NULL; /* they are woken below, or not here */
+    }
   for (i = 0; i < loop->ring_count; i++) {
     conc__ready r = loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
     if (!(r & 1)) ((conc__coro *)r)->queued = true;
@@ -6212,6 +6596,7 @@ CONC__DEF void conc__fork_child(void) {
   }
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
+  conc__this.actor.notified = NULL;
   if (loop != NULL) {
     conc__fork_reopen(loop);
     conc__fork_revive(loop);
@@ -6310,42 +6695,65 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   }
 }
 
-CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
-                            double timeout) {
-  const unsigned char *p = (const unsigned char *)buf;
+CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
+                                   double timeout) {
   double deadline = conc__deadline(timeout);
-  size_t left = size;
-  bool is_socket = true;
-  bool blocking = false;
-  do {
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n = conc_read(fd, (unsigned char *)buf + done, size - done,
+                          conc__remaining(deadline));
+    if (n < 0) return n;
+    if (n == 0) break;
+    done += (size_t)n;
+  }
+  return (ssize_t)done;
+}
+
+/* How to write to a descriptor, as the first try shows. */
+enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
+
+/* Writes a part, when it can be written. Bytes, or negative errno. */
+CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
+                                   int *kind, double deadline) {
+  for (;;) {
     ssize_t n;
     int rc;
-    if (is_socket) {
-      n = send(fd, p, left, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (*kind == CONC__FD_SOCKET) {
+      n = send(fd, buf, size, MSG_DONTWAIT | MSG_NOSIGNAL);
       if (n < 0 && errno == ENOTSOCK) {
-        is_socket = false;
         rc = conc__is_nonblocking(fd);
         if (rc < 0) return rc;
-        blocking = rc == 0;
+        *kind = rc ? CONC__FD_NONBLOCKING : CONC__FD_BLOCKING;
         continue;
       }
     } else {
+      bool blocking = *kind == CONC__FD_BLOCKING;
       if (blocking) {
         rc = conc__wait_fd(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
       /* A blocking pipe that polls writable takes so much without waiting. */
-      n = write(fd, p, blocking && left > PIPE_BUF ? PIPE_BUF : left);
+      n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
     }
-    if (n >= 0) {
-      p += n;
-      left -= (size_t)n;
-    } else if (conc__would_block(errno)) {
-      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
-      if (rc < 0) return rc;
-    } else if (errno != EINTR) {
-      return -errno;
-    }
+    if (n >= 0) return n;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
+                            double timeout) {
+  const unsigned char *p = (const unsigned char *)buf;
+  double deadline = conc__deadline(timeout);
+  int kind = CONC__FD_SOCKET;
+  size_t left = size;
+  do {
+    ssize_t n = conc__write_some(fd, p, left, &kind, deadline);
+    if (n < 0) return n;
+    p += n;
+    left -= (size_t)n;
   } while (left > 0);
   return (ssize_t)size;
 }
@@ -6372,6 +6780,7 @@ typedef struct conc__resolve {
   conc_task task; /* first: it is a task */
   char host[256], port[32];
   bool passive;
+  int family; /* AF_UNSPEC: any */
   int rc;
   struct sockaddr_storage address;
   socklen_t size;
@@ -6384,6 +6793,7 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   memset(&hints, 0, sizeof hints);
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
+  hints.ai_family = r->family;
   rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
   if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
     memcpy(&r->address, info->ai_addr, info->ai_addrlen);
@@ -6437,7 +6847,7 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
 }
 
 /* Makes a socket address. 0 or negative errno. */
-CONC__DEF int conc__address(const char *address, bool listening,
+CONC__DEF int conc__address(const char *address, bool listening, int family,
                             double deadline, struct sockaddr_storage *out,
                             socklen_t *size) {
   struct sockaddr_un *un = (struct sockaddr_un *)out;
@@ -6455,6 +6865,7 @@ CONC__DEF int conc__address(const char *address, bool listening,
   r = (conc__resolve *)CONC_MALLOC(sizeof *r);
   if (r == NULL) return -ENOMEM;
   memset(r, 0, sizeof *r);
+  r->family = family;
   rc = conc__address_split(r, address, listening);
   if (rc == 0) {
     rc = conc__resolve_now(r, AI_NUMERICHOST);
@@ -6479,14 +6890,15 @@ CONC__DEF int conc__address(const char *address, bool listening,
 
 /* A socket file remains when its listener has died. If nobody answers there,
    it may be replaced. */
-CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
+CONC__DEF bool conc__socket_file_is_stale(int type,
+                                          const struct sockaddr_storage *a,
                                           socklen_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
-  fd = conc__socket(AF_UNIX, SOCK_STREAM);
+  fd = conc__socket(AF_UNIX, type);
   if (fd < 0) return false;
   stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
           errno == ECONNREFUSED;
@@ -6494,26 +6906,35 @@ CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
   return stale && unlink(un->sun_path) == 0;
 }
 
-CONC_API int conc_listen(const char *address) {
+/* A socket that is bound to an address; or negative errno. */
+CONC__DEF int conc__socket_at(const char *address, int type) {
   struct sockaddr_storage a;
   const struct sockaddr *addr = (const struct sockaddr *)&a;
   socklen_t size = 0;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, CONC__NEVER, &a, &size);
+  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, &size);
   if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, SOCK_STREAM);
+  fd = conc__socket(a.ss_family, type);
   if (fd < 0) return fd;
-  if (a.ss_family != AF_UNIX)
+  if (a.ss_family != AF_UNIX && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (bind(fd, addr, size) < 0) {
     rc = -errno;
     if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(&a, size))
+        conc__socket_file_is_stale(type, &a, size))
       rc = bind(fd, addr, size) < 0 ? -errno : 0;
   }
-  if (rc == 0 && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
+  close(fd);
+  return rc;
+}
+
+CONC_API int conc_listen(const char *address) {
+  int fd = conc__socket_at(address, SOCK_STREAM);
+  int rc;
+  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
+  rc = -errno;
   close(fd);
   return rc;
 }
@@ -6556,7 +6977,7 @@ CONC_API int conc_connect(const char *address, double timeout) {
   struct sockaddr_storage a;
   socklen_t size = 0;
   int fd;
-  int rc = conc__address(address, false, deadline, &a, &size);
+  int rc = conc__address(address, false, AF_UNSPEC, deadline, &a, &size);
   if (rc != 0) return rc;
   fd = conc__socket(a.ss_family, SOCK_STREAM);
   if (fd < 0) return fd;
@@ -6585,6 +7006,664 @@ CONC_API int conc_connect(const char *address, double timeout) {
   return rc;
 }
 
+/* Says an address in words, as snprintf does. */
+CONC__DEF ssize_t conc__address_text(const struct sockaddr_storage *a,
+                                     socklen_t length, char *buf,
+                                     size_t size) {
+  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+  char host[64], port[16];
+  if (a->ss_family == AF_UNIX) {
+    /* Without a name it is shorter; a long path may lack its NUL. */
+    size_t n = (size_t)length > offsetof(struct sockaddr_un, sun_path)
+                   ? (size_t)length - offsetof(struct sockaddr_un, sun_path)
+                   : 0;
+    return snprintf(buf, size, "%.*s", (int)n, n > 0 ? un->sun_path : "");
+  }
+  if (getnameinfo((const struct sockaddr *)a, length, host, sizeof host, port,
+                  sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return snprintf(buf, size, "%s", "");
+  return snprintf(buf, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s",
+                  host, port);
+}
+
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size) {
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  if (size > 0) buf[0] = 0;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  return conc__address_text(&a, length, buf, size);
+}
+
+/* --- datagrams --- */
+
+CONC_API int conc_datagram_open(const char *address) {
+  return conc__socket_at(address, SOCK_DGRAM);
+}
+
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  int rc;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  rc = conc__address(address, false,
+                     a.ss_family == AF_UNIX ? AF_UNSPEC : a.ss_family,
+                     deadline, &a, &length);
+  while (rc == 0) {
+    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL,
+                       (struct sockaddr *)&a, length);
+    if (n >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    if (a.ss_family != AF_UNIX)
+      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    else /* it can be written to, but the receiver's queue is full */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc > 0) rc = 0;
+  }
+  return rc;
+}
+
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  struct msghdr m;
+  struct iovec part;
+  int rc;
+  if (from_size > 0) from[0] = 0;
+  do {
+    ssize_t n;
+    memset(&m, 0, sizeof m);
+    part.iov_base = buf;
+    part.iov_len = size;
+    m.msg_iov = &part;
+    m.msg_iovlen = 1;
+    m.msg_name = &a;
+    m.msg_namelen = (socklen_t)sizeof a;
+    n = recvmsg(fd, &m, MSG_DONTWAIT);
+    if (n >= 0) {
+      if (from_size > 0 && m.msg_namelen > 0 &&
+          conc__address_text(&a, m.msg_namelen, from, from_size) >=
+              (ssize_t)from_size)
+        from[0] = 0;
+      return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
+    }
+    rc = -errno;
+    if (conc__would_block(errno)) rc = conc__wait_fd(fd, CONC_READ, deadline);
+  } while (rc > 0 || rc == -EINTR);
+  return rc;
+}
+
+/* --- buffered streams --- */
+
+#define CONC__STREAM_CHUNK 4096
+#define CONC__STREAM_HIGH_WATER 65536
+
+CONC__DEF size_t conc__bytes_count(const struct conc__bytes *b) {
+  return b->end - b->first;
+}
+
+/* Makes room for n bytes at the end. */
+CONC__DEF int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
+  size_t count = conc__bytes_count(b);
+  size_t size = b->size * 2;
+  unsigned char *data;
+  if (n <= b->size - b->end) return 0;
+  if (n > SIZE_MAX / 2 - count) return -ENOMEM;
+  /* Moved only by as much as was taken off before: so each byte is moved
+     once on the average. */
+  if (b->first >= count && n <= b->size - count) {
+    memmove(b->data, b->data + b->first, count);
+    b->first = 0;
+    b->end = count;
+    return 0;
+  }
+  if (size < CONC__STREAM_CHUNK) size = CONC__STREAM_CHUNK;
+  if (size < b->end + n) size = b->end + n;
+  data = (unsigned char *)CONC_REALLOC(b->data, size);
+  if (data == NULL) return -ENOMEM;
+  b->data = data;
+  b->size = size;
+  return 0;
+}
+
+CONC__DEF void conc__bytes_free(struct conc__bytes *b) {
+  CONC_FREE(b->data);
+  memset(b, 0, sizeof *b);
+}
+
+/* Takes n bytes off the front, into `out` unless that is NULL. */
+CONC__DEF void conc__bytes_take(struct conc__bytes *b, void *out, size_t n) {
+  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
+  b->first += n;
+  if (b->first < b->end) return;
+  b->first = b->end = 0;
+  if (b->size > CONC__STREAM_HIGH_WATER) conc__bytes_free(b);
+}
+
+/* Reads more, to have `need` bytes some time. As conc_read. */
+CONC__DEF ssize_t conc__stream_fill(conc_stream *s, size_t need,
+                                    double deadline) {
+  size_t count = conc__bytes_count(&s->in);
+  size_t room = need > count ? need - count : 0;
+  ssize_t n;
+  if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
+  n = conc__bytes_reserve(&s->in, room);
+  if (n != 0) return n;
+  n = conc_read(s->fd, s->in.data + s->in.end, s->in.size - s->in.end,
+                conc__remaining(deadline));
+  if (n > 0) s->in.end += (size_t)n;
+  return n;
+}
+
+/* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
+   not taken. */
+CONC__DEF int conc__stream_enter(conc_lock *lock, double timeout) {
+  int rc = conc_lock_acquire(lock, timeout);
+  if (rc == -EOWNERDEAD) conc_lock_release(lock);
+  return rc;
+}
+
+CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n = conc__stream_enter(&stream->reading, timeout);
+  if (n != 0) return n;
+  if (conc__bytes_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
+    n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
+  } else {
+    if (conc__bytes_count(&stream->in) == 0 && size > 0)
+      n = conc__stream_fill(stream, 1, deadline);
+    if (n >= 0) {
+      size_t count = conc__bytes_count(&stream->in);
+      if (size > count) size = count;
+      conc__bytes_take(&stream->in, buf, size);
+      n = (ssize_t)size;
+    }
+  }
+  conc_lock_release(&stream->reading);
+  return n;
+}
+
+CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
+                                          size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n = conc__stream_enter(&stream->reading, timeout);
+  if (n != 0) return n;
+  n = 1;
+  while (n > 0 && conc__bytes_count(&stream->in) < size)
+    n = conc__stream_fill(stream, size, deadline);
+  if (n >= 0) {
+    if (n == 0) size = conc__bytes_count(&stream->in);
+    conc__bytes_take(&stream->in, buf, size);
+    n = (ssize_t)size;
+  }
+  conc_lock_release(&stream->reading);
+  return n;
+}
+
+/* How many of the bytes go to the end of the first separator, looked for from
+   `from` on; 0: there is none. */
+CONC__DEF size_t conc__bytes_find(const unsigned char *p, size_t count,
+                                  const unsigned char *separator, size_t n,
+                                  size_t from) {
+  while (count - from >= n) {
+    const void *at = memchr(p + from, separator[0], count - from - n + 1);
+    if (at == NULL) return 0;
+    from = (size_t)((const unsigned char *)at - p);
+    if (memcmp(at, separator, n) == 0) return from + n;
+    from++;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
+                                        const void *separator, size_t n,
+                                        void *buf, size_t size,
+                                        double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct conc__bytes *in = &stream->in;
+  size_t from = 0; /* no separator begins before that */
+  ssize_t rc;
+  if (n == 0) return -EINVAL;
+  rc = conc__stream_enter(&stream->reading, timeout);
+  if (rc != 0) return rc;
+  for (;;) {
+    size_t count = conc__bytes_count(in);
+    size_t length = count < n ? 0
+                              : conc__bytes_find(in->data + in->first, count,
+                                                 (const unsigned char *)
+                                                     separator,
+                                                 n, from);
+    if (length > size || (length == 0 && count >= size)) {
+      rc = -EMSGSIZE;
+      break;
+    }
+    if (length == 0) {
+      if (count >= n) from = count - n + 1;
+      rc = conc__stream_fill(stream, 0, deadline);
+      if (rc > 0) continue;
+      if (rc < 0) break;
+      length = count; /* the end */
+    }
+    conc__bytes_take(in, buf, length);
+    rc = (ssize_t)length;
+    break;
+  }
+  conc_lock_release(&stream->reading);
+  return rc;
+}
+
+CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
+                                       size_t size, double timeout) {
+  ssize_t n;
+  if (size == 0) return -EINVAL;
+  n = conc_stream_read_until(stream, "\n", 1, buf, size - 1, timeout);
+  buf[n > 0 ? n : 0] = 0;
+  return n;
+}
+
+/* Sends all. The caller has the lock. */
+CONC__DEF int conc__stream_drain(conc_stream *s, double deadline) {
+  int kind = CONC__FD_SOCKET;
+  while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
+    ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
+                                 conc__bytes_count(&s->out), &kind, deadline);
+    if (n == -ETIMEDOUT || n == -ECANCELED) return (int)n;
+    if (n < 0) {
+      s->error = (int)n;
+      conc__bytes_free(&s->out);
+    } else {
+      conc__bytes_take(&s->out, NULL, (size_t)n);
+    }
+  }
+  return s->error;
+}
+
+CONC_API int conc_stream_write(conc_stream *stream, const void *data,
+                               size_t size, double timeout) {
+  size_t high =
+      stream->high_water > 0 ? stream->high_water : CONC__STREAM_HIGH_WATER;
+  double deadline = conc__deadline(timeout);
+  int rc = conc__stream_enter(&stream->writing, timeout);
+  if (rc != 0) return rc;
+  rc = stream->error;
+  if (rc == 0 && conc__bytes_count(&stream->out) >= high)
+    rc = conc__stream_drain(stream, deadline);
+  if (rc == 0 && size > 0) rc = conc__bytes_reserve(&stream->out, size);
+  if (rc == 0 && size > 0) {
+    memcpy(stream->out.data + stream->out.end, data, size);
+    stream->out.end += size;
+  }
+  conc_lock_release(&stream->writing);
+  return rc;
+}
+
+CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
+  double deadline = conc__deadline(timeout);
+  int rc = conc__stream_enter(&stream->writing, timeout);
+  if (rc != 0) return rc;
+  rc = conc__stream_drain(stream, deadline);
+  conc_lock_release(&stream->writing);
+  return rc;
+}
+
+CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
+  int rc = conc_stream_flush(stream, timeout);
+  int closed = conc_close(stream->fd);
+  conc__bytes_free(&stream->in);
+  conc__bytes_free(&stream->out);
+  stream->fd = -1;
+  return rc != 0 ? rc : closed;
+}
+
+/* ---------------------------------------------------------------------------
+   >>ipc: who is alive, waiting between processes, memory
+
+   Whatever is claimed in shared memory is claimed by one atomic store that
+   names the claimant, so that who is stuck behind it can ask if that process
+   is dead. A name is an id: the index of an entry in a registry, and how often
+   that entry has been used; ids of earlier uses are dead. A process that lives
+   holds a record lock on the byte of its entry: the kernel drops it at the
+   process's end, before it is a zombie, and a forked child does not inherit
+   it. So nothing has to be told by those who die, and to ask is one fcntl().
+
+   Closing any descriptor of a file drops the process's locks on it: a registry
+   has one descriptor in a process, which stays open as long as the memory is
+   there that is used with it. All the anonymous memory of a process has one
+   registry, which its children inherit: the family's.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
+#define CONC__PROCESS_ID 0x3fffffffu
+
+struct conc__registry {
+  unsigned next; /* the entry to try first */
+  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
+};
+
+/* What a process knows of a registry for itself: the end of the private page
+   that is mapped right before it. */
+struct conc__registry_mine {
+  size_t users; /* regions */
+  int fd;
+  unsigned self; /* our id; 0: none yet in this process */
+};
+
+/* A piece of shared memory. */
+typedef struct conc__region {
+  struct conc__region *next;
+  struct conc__registry *registry;
+  char *memory;
+  size_t size;
+} conc__region;
+
+static conc__mutex conc__shared_guard; /* of all this; before other guards */
+static conc__region *conc__regions;
+static struct conc__registry *conc__family;
+static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
+
+CONC__DEF int conc__file_open(void);
+
+CONC__INLINE struct conc__registry_mine *conc__mine(struct conc__registry *r) {
+  return (struct conc__registry_mine *)(void *)r - 1;
+}
+
+CONC__DEF void conc__shared_fork_prepare(void) {
+  conc__mutex_lock(&conc__shared_guard);
+}
+
+CONC__DEF void conc__shared_fork_parent(void) {
+  conc__mutex_unlock(&conc__shared_guard);
+}
+
+/* The child is another process: it has no id yet. */
+CONC__DEF void conc__shared_fork_child(void) {
+  conc__region *g;
+  conc__shared_guard.word = 0;
+  for (g = conc__regions; g != NULL; g = g->next)
+    conc__mine(g->registry)->self = 0;
+}
+
+CONC__DEF void conc__shared_init_once(void) {
+  conc__init();
+  pthread_atfork(conc__shared_fork_prepare, conc__shared_fork_parent,
+                 conc__shared_fork_child);
+}
+
+/* Before conc__process_init_once registers its handlers, since who starts a
+   process holds that guard first. */
+CONC__DEF void conc__shared_init(void) {
+  pthread_once(&conc__shared_once, conc__shared_init_once);
+}
+
+/* --- the registry --- */
+
+/* fcntl() on the byte of one entry: 0 or -1, and *type is what was found. */
+CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
+                                  unsigned index, short *type) {
+  struct flock lock;
+  int rc;
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = (off_t)index;
+  lock.l_len = 1;
+  do rc = fcntl(conc__mine(r)->fd, command, &lock);
+  while (rc < 0 && errno == EINTR);
+  *type = lock.l_type;
+  return rc;
+}
+
+/* An entry whose lock we have is ours; from then on its old id is dead. */
+CONC__DEF unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__mine(r);
+  unsigned id, i;
+  conc__mutex_lock(&conc__shared_guard);
+  id = mine->self;
+  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
+    unsigned index =
+        __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
+    unsigned uses;
+    short type;
+    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
+    uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
+    if (uses == 0) uses = 1;
+    CONC__STORE(&r->uses[index], uses);
+    id = uses << 10 | index;
+  }
+  CONC__STORE_RELAXED(&mine->self, id);
+  conc__mutex_unlock(&conc__shared_guard);
+  return id;
+}
+
+/* The caller's process. 0: there are too many. */
+CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
+  unsigned id = CONC__LOAD_RELAXED(&conc__mine(r)->self);
+  return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
+}
+
+/* Whether that process has ended, or has given up its memory. Exact: once it
+   is true, nothing of it runs any more. A system call. */
+CONC__DEF bool conc__registry_is_dead(struct conc__registry *r, unsigned id) {
+  unsigned index = id % CONC__PROCESSES;
+  short type;
+  if (id == CONC__LOAD_RELAXED(&conc__mine(r)->self)) return false;
+  if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
+  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
+}
+
+/* Maps a file, and a private page before it. NULL and errno. */
+CONC__DEF void *conc__registry_map(int fd, size_t size) {
+  size_t page = conc__page;
+  struct conc__registry_mine *mine;
+  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE, fd, 0);
+  if (p == (char *)MAP_FAILED) return NULL;
+  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+           0) == MAP_FAILED) {
+    int error = errno;
+    munmap(p, page + size);
+    errno = error;
+    return NULL;
+  }
+  mine = conc__mine((struct conc__registry *)(void *)(p + page));
+  mine->users = 0;
+  mine->fd = fd;
+  mine->self = 0;
+  return p + page;
+}
+
+CONC__DEF void conc__registry_unmap(struct conc__registry *r, size_t size) {
+  int fd = conc__mine(r)->fd;
+  munmap((char *)(void *)r - conc__page, conc__page + size);
+  close(fd);
+}
+
+/* A file in memory, without a name. A descriptor, or negative errno. */
+CONC__DEF int conc__shared_file(size_t size) {
+  int fd = conc__file_open();
+  if (fd < 0) return fd;
+  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
+    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
+    close(fd);
+    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
+  }
+  return fd;
+}
+
+/* The family's registry; the guard is held. 0 or negative errno. */
+CONC__DEF int conc__family_open(void) {
+  int fd;
+  if (conc__family != NULL) return 0;
+  fd = conc__shared_file(sizeof *conc__family);
+  if (fd < 0) return fd;
+  conc__family = (struct conc__registry *)conc__registry_map(
+      fd, sizeof *conc__family);
+  if (conc__family == NULL) {
+    int rc = -errno;
+    close(fd);
+    return rc;
+  }
+  return 0;
+}
+
+/* The registry that goes with the shared memory at p. NULL and errno EINVAL:
+   it is none. */
+CONC__DEF struct conc__registry *conc__registry_of(const void *p) {
+  struct conc__registry *r = NULL;
+  const conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
+    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
+  conc__mutex_unlock(&conc__shared_guard);
+  if (r == NULL) errno = EINVAL;
+  return r;
+}
+
+/* --- waiting --- */
+
+/* Who waits between processes looks around after so long: for owners that have
+   died, and because a wake-up may have died with whom it woke. */
+#define CONC__SHARED_LOOK 20e-3
+/* Where there is nothing to be woken by, it looks after pauses up to this. */
+#define CONC__SHARED_PAUSE 2e-3
+
+#define CONC__FUTEX_WAIT_SHARED 9 /* FUTEX_WAIT_BITSET */
+#define CONC__FUTEX_WAKE_SHARED 1
+
+/* As conc__thread_spin, for a word that another process changes. */
+CONC__DEF bool conc__shared_spin(conc__actor *self, const unsigned *word,
+                                 unsigned value) {
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    do {
+      for (i = 0; i < 8 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(word) != value;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps while *word == value, until woken or for as long as that goes without
+   a look. A coroutine sleeps in its loop, which must not block: it is not
+   woken, but pauses, longer and longer. */
+CONC__DEF void conc__shared_sleep(conc__actor *self, unsigned *word,
+                                  unsigned value, double deadline,
+                                  unsigned round, bool cancellable) {
+  double until = conc_now();
+#if CONC_HAVE_FUTEX
+  if (self->ops == &conc__thread_class) {
+    struct timespec t;
+    until += CONC__SHARED_LOOK;
+    t = conc__timespec(until < deadline ? until : deadline);
+    CONC__POINT();
+    syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value, &t, NULL,
+            0xffffffffu);
+    return;
+  }
+#endif
+  if (CONC__LOAD(word) != value) return;
+  until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
+  self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
+                  until < deadline ? until : deadline);
+}
+
+/* Waits while *word == value. 0: look again, if only because it is time to;
+   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
+CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
+                                double deadline, unsigned *round) {
+  conc__actor *self = conc__self();
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  if (*round > 0 || !conc__shared_spin(self, word, value))
+    conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
+                       *round, true);
+  ++*round;
+  return 0;
+}
+
+/* Wakes up to n threads of any process. The memory may be gone by now. */
+CONC__DEF void conc__shared_wake(unsigned *word, int n) {
+#if CONC_HAVE_FUTEX
+  CONC__POINT();
+  syscall(SYS_futex, word, CONC__FUTEX_WAKE_SHARED, n, NULL, NULL, 0);
+#else
+  (void)word, (void)n;
+#endif
+}
+
+/* --- memory --- */
+
+CONC_API void *conc_shared_alloc(size_t size) {
+  conc__region *g;
+  int rc, fd = -1;
+  conc__shared_init();
+  if (size == 0 || size > SIZE_MAX / 2) {
+    errno = size == 0 ? EINVAL : ENOMEM;
+    return NULL;
+  }
+  g = (conc__region *)CONC_MALLOC(sizeof *g);
+  if (g == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  conc__mutex_lock(&conc__shared_guard);
+  rc = conc__family_open();
+  if (rc == 0) rc = fd = conc__shared_file(g->size);
+  if (rc >= 0) {
+    g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+                             fd, 0);
+    rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
+    close(fd);
+  }
+  if (rc == 0) {
+    g->registry = conc__family;
+    conc__mine(conc__family)->users++;
+    g->next = conc__regions;
+    conc__regions = g;
+  } else if (conc__family != NULL &&
+             conc__mine(conc__family)->users == 0) {
+    conc__registry_unmap(conc__family, sizeof *conc__family);
+    conc__family = NULL;
+  }
+  conc__mutex_unlock(&conc__shared_guard);
+  if (rc == 0) return g->memory;
+  CONC_FREE(g);
+  errno = -rc;
+  return NULL;
+}
+
+CONC_API void conc_shared_free(void *memory) {
+  conc__region **p = &conc__regions;
+  conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  while (*p != NULL && (*p)->memory != (char *)memory) p = &(*p)->next;
+  g = *p;
+  if (g != NULL) {
+    *p = g->next;
+    munmap(g->memory, g->size);
+    if (--conc__mine(g->registry)->users == 0) {
+      conc__registry_unmap(g->registry, sizeof *g->registry);
+      conc__family = NULL;
+    }
+  }
+  conc__mutex_unlock(&conc__shared_guard);
+  CONC_FREE(g);
+}
+
 /* ---------------------------------------------------------------------------
    >>process: children, their ends, programs
 
@@ -6605,7 +7684,6 @@ static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
-static __thread bool conc__process_forks; /* this thread has the guard */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets;
 static const char *conc__program; /* argv[0] */
@@ -6846,11 +7924,11 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 /* --- fork --- */
 
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__process_forks) conc__mutex_lock(&conc__processes_guard);
+  if (!conc__this.process_forks) conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__process_forks) conc__mutex_unlock(&conc__processes_guard);
+  if (!conc__this.process_forks) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
@@ -6876,7 +7954,7 @@ CONC__DEF void conc__process_fork_child(void) {
 }
 
 CONC__DEF void conc__process_init_once(void) {
-  conc__init();
+  conc__shared_init();
   pthread_atfork(conc__process_fork_prepare, conc__process_fork_parent,
                  conc__process_fork_child);
 }
@@ -6988,7 +8066,7 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__process_forks = false;
+  conc__this.process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -7033,10 +8111,10 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__process_forks = true;
+    conc__this.process_forks = true;
     pid = fork();
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__process_forks = false;
+    conc__this.process_forks = false;
     if (pid < 0) rc = -errno;
   }
   rc = conc__process_born(t, pid, rc, life);
@@ -7111,7 +8189,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__process_forks = true;
+  conc__this.process_forks = true;
   *pid = fork();
   if (*pid == 0) {
     conc__exec_child(x);
@@ -7119,7 +8197,7 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__process_forks = false;
+  conc__this.process_forks = false;
   if (*pid < 0) rc = -errno;
   conc__close(&report[1]);
   if (rc == 0) {
@@ -7568,7 +8646,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>value: buffers, hashes, typed values, pickle
+   >>value: buffers, hashes, typed values, pickle, JSON
 
    For the layers above:
      conc__buffer, _reserve, _append, _free      bytes that grow
@@ -8296,6 +9374,15 @@ CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
   return length;
 }
 
+/* Writes a character (at most 4 bytes) and returns how many it takes. */
+CONC__DEF size_t conc__utf8_put(unsigned char *p, uint32_t c) {
+  const size_t length = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+  size_t i;
+  for (i = length; i-- > 1; c >>= 6) p[i] = (unsigned char)(0x80 | (c & 0x3f));
+  p[0] = (unsigned char)(length == 1 ? c : (0xf00u >> length & 0xf0) | c);
+  return length;
+}
+
 /* How many bytes at the start are ASCII, at least all but the last 7. */
 CONC__DEF size_t conc__ascii(const unsigned char *p, size_t n) {
   size_t i = 0;
@@ -8523,6 +9610,133 @@ CONC__DEF int conc__push_long(conc__maker *m, const unsigned char *p, size_t n,
   if (p[n - 1] >= 0x80) bits = ~bits;
   for (i = n; i-- > 0;) bits = bits << 8 | p[i];
   return conc__push_int(m, (int64_t)bits);
+}
+
+/* Room for n bytes of text and a NUL, which the caller writes at once: *p. */
+CONC__DEF int conc__extra_reserve(conc__maker *m, size_t n,
+                                  unsigned char **p) {
+  int rc = n > SIZE_MAX - 1 ? -ENOMEM : conc__buffer_reserve(&m->extra, n + 1);
+  if (rc == 0) *p = m->extra.data + m->extra.size;
+  return rc;
+}
+
+/* Pushes what was written there: so many bytes. */
+CONC__DEF int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
+  const size_t at = m->extra.size;
+  m->extra.data[at + n] = 0;
+  m->extra.size += n + 1;
+  if (type == CONC_BIGINT)
+    return conc__push_long(m, m->extra.data + at, n, m->input_size + at);
+  return conc__push(m, type, n, m->input_size + at);
+}
+
+/* An int of any size, from -?[0-9]+. Nine digits at a time: quadratic, which
+   CONC__BIGINT_MAX keeps to less than a millisecond. */
+CONC__DEF int conc__push_decimal(conc__maker *m, const unsigned char *p,
+                                 size_t n) {
+  uint32_t word[CONC__BIGINT_MAX / 4 + 2];
+  const bool minus = *p == '-';
+  unsigned carry = minus;
+  unsigned char *bytes = NULL;
+  size_t words = 0, i;
+  int rc;
+  if (minus) p++, n--;
+  while (n > 1 && *p == '0') p++, n--;
+  if (n > CONC__BIGINT_MAX / 5 * 12 + 40) return -EMSGSIZE;
+  while (n > 0) {
+    uint32_t scale = 1;
+    uint64_t sum = 0;
+    do {
+      sum = sum * 10 + (uint64_t)(*p++ - '0');
+      scale *= 10;
+    } while (--n > 0 && scale < 1000000000);
+    for (i = 0; i < words; i++, sum >>= 32) {
+      sum += (uint64_t)word[i] * scale;
+      word[i] = (uint32_t)sum;
+    }
+    if (sum == 0) continue;
+    if (words == sizeof word / sizeof *word) return -EMSGSIZE;
+    word[words++] = (uint32_t)sum;
+  }
+  rc = conc__extra_reserve(m, words * 4 + 1, &bytes);
+  if (rc != 0) return rc;
+  for (i = 0; i <= words * 4; i++) {
+    const unsigned byte = i < words * 4 ? word[i / 4] >> 8 * (i % 4) & 255 : 0;
+    carry += minus ? byte ^ 255 : byte;
+    bytes[i] = (unsigned char)carry;
+    carry >>= 8;
+  }
+  return conc__push_extra(m, CONC_BIGINT, words * 4 + 1);
+}
+
+/* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
+   ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends where
+   it could not. */
+CONC__DEF const unsigned char *conc__scan_number(const unsigned char *p,
+                                                 const unsigned char *end,
+                                                 bool *real, bool *wrong) {
+  int part;
+  *real = false;
+  if (p < end && *p == '-') p++;
+  for (part = 0; part < 3; part++) {
+    if (part == 1) {
+      if (p == end || *p != '.') continue;
+      p++;
+    } else if (part == 2) {
+      if (p == end || (*p != 'e' && *p != 'E')) continue;
+      p++;
+      if (p < end && (*p == '+' || *p == '-')) p++;
+    }
+    *real = part > 0;
+    *wrong = p == end || *p < '0' || *p > '9';
+    if (*wrong) return p;
+    if (part == 0 && *p == '0') {
+      p++;
+      continue;
+    }
+    while (p < end && *p >= '0' && *p <= '9') p++;
+  }
+  return p;
+}
+
+/* The double nearest to such a number. strtod() sees no decimal point, whose
+   look depends on the locale, but an integer and an exponent. No tie between
+   two doubles has more than 767 digits: behind them any other will do. */
+CONC__DEF double conc__decimal(const unsigned char *p, size_t n) {
+  char text[820];
+  int64_t exponent = 0, e = 0;
+  size_t used = 0, first, i;
+  bool point = false, rest = false, minus;
+  if (*p == '-') text[used++] = '-';
+  first = used;
+  for (i = used; i < n && p[i] != 'e' && p[i] != 'E'; i++) {
+    if (p[i] == '.') {
+      point = true;
+    } else if (used == first && p[i] == '0') {
+      exponent -= point;
+    } else if (used < 790) {
+      text[used++] = (char)p[i];
+      exponent -= point;
+    } else {
+      rest |= p[i] != '0';
+      exponent += !point;
+    }
+  }
+  if (rest) {
+    text[used++] = '1';
+    exponent--;
+  }
+  if (used == first) text[used++] = '0';
+  minus = i + 1 < n && p[i + 1] == '-';
+  for (; i < n; i++)
+    if (p[i] >= '0' && p[i] <= '9' && e < INT64_C(1) << 40)
+      e = e * 10 + (p[i] - '0');
+  /* Beyond these nothing but 0 or infinity is left, with up to 791 digits. */
+  exponent += minus ? -e : e;
+  if (exponent > 2000) exponent = 2000;
+  if (exponent < -2000) exponent = -2000;
+  snprintf(text + used, sizeof text - used, "e%d", (int)exponent);
+  return strtod(text, NULL);
 }
 
 /* Pushes an empty container. */
@@ -8941,44 +10155,163 @@ CONC__INLINE int conc__read_text(conc__reader *r, conc_type type,
   return conc__push(&r->m, type, size, at);
 }
 
-/* A Python 2 str, which may have been meant as text or as bytes. */
-CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
-  conc_value *v;
-  int rc = conc__read_text(r, CONC_BYTES, width);
-  if (rc != 0) return rc;
-  v = CONC__STACK(&r->m) + r->m.stack.count - 1;
-  if (conc__utf8_valid(r->begin + v->as.at, v->size)) v->type = CONC_STR;
-  return 0;
-}
-
 CONC__DEF int conc__read_long(conc__reader *r, size_t width) {
   size_t at = 0, size = 0;
   int rc = conc__read_counted(r, width, &at, &size);
   return rc != 0 ? rc : conc__push_long(&r->m, r->begin + at, size, at);
 }
 
-/* INT: a line of decimal digits. Python 2 writes ints so that do not fit in 32
-   bits, at every protocol; I00 and I01 are False and True of old. */
-CONC__DEF int conc__read_int_line(conc__reader *r) {
-  const unsigned char *begin = r->p;
-  uint64_t n = 0;
-  bool minus = false;
-  if (r->p < r->end && *r->p == '-') {
-    minus = true;
-    begin = ++r->p;
+/* The rest of a line, as protocol 0 writes what follows an opcode. */
+CONC__DEF int conc__read_line(conc__reader *r, const unsigned char **line,
+                              size_t *size) {
+  const size_t left = (size_t)(r->end - r->p);
+  const unsigned char *end =
+      left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
+  if (end == NULL) return -EBADMSG;
+  *line = r->p;
+  *size = (size_t)(end - r->p);
+  r->p = end + 1;
+  return 0;
+}
+
+/* INT, LONG: a line of decimal digits, of LONG with an L. Python 2 writes ints
+   so that do not fit in 32 bits, at every protocol; I00 and I01 are False and
+   True of old. */
+CONC__DEF int conc__read_int_line(conc__reader *r, bool is_long) {
+  const unsigned char *p = NULL;
+  size_t n = 0, i;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0) return rc;
+  if (!is_long && n == 2 && p[0] == '0' && (p[1] == '0' || p[1] == '1'))
+    return conc__push_bool(&r->m, p[1] == '1');
+  if (is_long && n > 0 && p[n - 1] == 'L') n--;
+  i = n > 0 && *p == '-';
+  if (i == n) return -EBADMSG;
+  for (; i < n; i++)
+    if (p[i] < '0' || p[i] > '9') return -EBADMSG;
+  return conc__push_decimal(&r->m, p, n);
+}
+
+/* FLOAT: what repr() made of it. */
+CONC__DEF int conc__read_float_line(conc__reader *r) {
+  const unsigned char *p = NULL;
+  bool real, wrong = false, minus;
+  size_t n = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0) return rc;
+  minus = n > 0 && *p == '-';
+  if (n == 3u + minus && (memcmp(p + minus, "inf", 3) == 0 ||
+                          memcmp(p + minus, "nan", 3) == 0)) {
+    char text[5] = {0};
+    memcpy(text, p, n);
+    return conc__push_float(&r->m, strtod(text, NULL));
   }
-  for (; r->p < r->end && *r->p >= '0' && *r->p <= '9'; r->p++) {
-    if (n > (uint64_t)INT64_MAX / 10) return -EBADMSG;
-    n = n * 10 + (uint64_t)(*r->p - '0');
-  }
-  if (r->p == r->end || *r->p != '\n' || r->p == begin ||
-      n > (uint64_t)INT64_MAX + minus)
+  if (conc__scan_number(p, p + n, &real, &wrong) != p + n || wrong)
     return -EBADMSG;
-  r->p++;
-  if (!minus && r->p - begin == 3 && *begin == '0' && n <= 1)
-    return conc__push_bool(&r->m, n == 1);
-  /* -n, of which the most negative has no positive */
-  return conc__push_int(&r->m, minus ? (int64_t)(~n + 1) : (int64_t)n);
+  return conc__push_float(&r->m, conc__decimal(p, n));
+}
+
+/* Reads so many hexadecimal digits. */
+CONC__DEF bool conc__hex(const unsigned char *p, const unsigned char *end,
+                         size_t digits, uint32_t *out) {
+  uint32_t c = 0;
+  if ((size_t)(end - p) < digits) return false;
+  for (; digits > 0; digits--, p++) {
+    const unsigned lower = *p | 32u;
+    if (*p >= '0' && *p <= '9')
+      c = c << 4 | (*p - '0' + 0u);
+    else if (lower >= 'a' && lower <= 'f')
+      c = c << 4 | (lower - 'a' + 10);
+    else
+      return false;
+  }
+  *out = c;
+  return true;
+}
+
+/* UNICODE: each byte is a character but for \uXXXX and \UXXXXXXXX. A
+   backslash before anything else stands for both. */
+CONC__DEF int conc__read_unicode_line(conc__reader *r) {
+  const unsigned char *p = NULL, *end;
+  unsigned char *out = NULL;
+  size_t n = 0, size = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc == 0) rc = n > SIZE_MAX / 4 ? -ENOMEM : 0;
+  if (rc == 0) rc = conc__extra_reserve(&r->m, n * 2, &out);
+  if (rc != 0) return rc;
+  for (end = p + n; p < end;) {
+    uint32_t c = *p++;
+    if (c == '\\' && p < end) {
+      const size_t digits = *p == 'u' ? 4 : *p == 'U' ? 8 : 0;
+      if (digits == 0) out[size++] = '\\';
+      c = *p++;
+      if (digits > 0) {
+        if (!conc__hex(p, end, digits, &c) || c > 0x10ffff) return -EBADMSG;
+        p += digits;
+      }
+    }
+    size += conc__utf8_put(out + size, c);
+  }
+  return conc__push_extra(&r->m, CONC_STR, size);
+}
+
+/* Makes the bytes on top a str if they are UTF-8: a Python 2 str, which may
+   have been meant as either. */
+CONC__DEF void conc__read_meaning(conc__reader *r) {
+  conc_value *v = CONC__STACK(&r->m) + r->m.stack.count - 1;
+  if (conc__utf8_valid(conc__made_text(&r->m, v), v->size)) v->type = CONC_STR;
+}
+
+CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
+  int rc = conc__read_text(r, CONC_BYTES, width);
+  if (rc == 0) conc__read_meaning(r);
+  return rc;
+}
+
+/* STRING: what Python 2's repr() made of it, in quotes. */
+CONC__DEF int conc__read_string_line(conc__reader *r) {
+  static const char known[] = "\\\\''\"\"n\nr\rt\t";
+  const unsigned char *p = NULL, *end;
+  unsigned char *out = NULL;
+  size_t n = 0, size = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc == 0 && (n < 2 || (*p != '\'' && *p != '"') || p[n - 1] != *p))
+    rc = -EBADMSG;
+  if (rc == 0) rc = conc__extra_reserve(&r->m, n, &out);
+  if (rc != 0) return rc;
+  for (end = p + n - 1, p++; p < end;) {
+    uint32_t c = *p++;
+    if (c == '\\') {
+      size_t i = 0;
+      if (p == end) return -EBADMSG;
+      if (*p == 'x') {
+        if (!conc__hex(p + 1, end, 2, &c)) return -EBADMSG;
+        p += 3;
+      } else {
+        while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+        if (known[i] == 0) return -EBADMSG;
+        c = (unsigned char)known[i + 1];
+        p++;
+      }
+    }
+    out[size++] = (unsigned char)c;
+  }
+  rc = conc__push_extra(&r->m, CONC_BYTES, size);
+  if (rc == 0) conc__read_meaning(r);
+  return rc;
+}
+
+/* The index of PUT and GET. */
+CONC__DEF int conc__read_index_line(conc__reader *r, uint64_t *index) {
+  const unsigned char *p = NULL;
+  size_t n = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0 || n == 0 || n > 10) return -EBADMSG;
+  for (*index = 0; n > 0; n--, p++) {
+    if (*p < '0' || *p > '9') return -EBADMSG;
+    *index = *index * 10 + (uint64_t)(*p - '0');
+  }
+  return 0;
 }
 
 CONC__DEF int conc__read_float(conc__reader *r) {
@@ -9105,23 +10438,20 @@ CONC__DEF int conc__read_name(conc__reader *r) {
 CONC__DEF int conc__read_global(conc__reader *r) {
   int i;
   for (i = 0; i < 2; i++) {
-    const size_t left = (size_t)(r->end - r->p);
-    const unsigned char *end =
-        left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
-    int rc;
-    if (end == NULL || !conc__utf8_valid(r->p, (size_t)(end - r->p)))
-      return -EBADMSG;
-    rc = conc__push(&r->m, CONC_STR, (size_t)(end - r->p),
-                    (size_t)(r->p - r->begin));
+    const unsigned char *line = NULL;
+    size_t n = 0;
+    int rc = conc__read_line(r, &line, &n);
+    if (rc != 0 || !conc__utf8_valid(line, n)) return -EBADMSG;
+    rc = conc__push(&r->m, CONC_STR, n, (size_t)(line - r->begin));
     if (rc != 0) return rc;
-    r->p = end + 1;
   }
   return conc__read_name(r);
 }
 
 /* Pushes the bytes of which a str shows each as a character: how protocols
    before 3 write bytes. They need memory of their own if they are not ASCII,
-   but together not more than the input, as every such str is used once. */
+   but together not more than a small multiple of the input, as every such str
+   is used once (and took twice its size there, if it was a line). */
 CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
                                 const conc_value *str) {
   const conc_value v = *str;
@@ -9131,8 +10461,7 @@ CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
   int rc;
   if (conc__ascii(p, v.size) == v.size)
     return conc__push(m, type, v.size, v.as.at);
-  if (v.size > m->input_size || m->extra.size > m->input_size - v.size)
-    return -EMSGSIZE;
+  if ((m->extra.size + v.size) / 4 > m->input_size) return -EMSGSIZE;
   rc = conc__buffer_reserve(&m->extra, v.size + 1);
   if (rc != 0) return rc;
   p = conc__made_text(m, &v);
@@ -9256,7 +10585,11 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
   case 'J':
     rc = conc__read_number(r, 4, &u);
     return rc != 0 ? rc : conc__push_int(m, (int32_t)(uint32_t)u);
-  case 'I': return conc__read_int_line(r);
+  case 'I': return conc__read_int_line(r, false);
+  case 'L': return conc__read_int_line(r, true);
+  case 'F': return conc__read_float_line(r);
+  case 'S': return conc__read_string_line(r);
+  case 'V': return conc__read_unicode_line(r);
   case 0x8a: return conc__read_long(r, 1);
   case 0x8b: return conc__read_long(r, 4); /* < 0 is more than is left */
   case 'G': return conc__read_float(r);
@@ -9286,14 +10619,20 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
   case 'e': return conc__read_fill_marked(m, CONC_LIST);
   case 'u': return conc__read_fill_marked(m, CONC_DICT);
   case 0x90: return conc__read_fill_marked(m, CONC_SET);
-  case 'q': /* BINPUT, LONG_BINPUT, MEMOIZE */
+  case 'p': /* PUT, BINPUT, LONG_BINPUT, MEMOIZE */
+    rc = conc__read_index_line(r, &u);
+    return rc != 0 ? rc : conc__read_put(m, u);
+  case 'q':
     rc = conc__read_number(r, 1, &u);
     return rc != 0 ? rc : conc__read_put(m, u);
   case 'r':
     rc = conc__read_number(r, 4, &u);
     return rc != 0 ? rc : conc__read_put(m, u);
   case 0x94: return conc__read_put(m, m->memo.count);
-  case 'h': /* BINGET, LONG_BINGET */
+  case 'g': /* GET, BINGET, LONG_BINGET */
+    rc = conc__read_index_line(r, &u);
+    return rc != 0 ? rc : conc__read_get(m, u);
+  case 'h':
     rc = conc__read_number(r, 1, &u);
     return rc != 0 ? rc : conc__read_get(m, u);
   case 'j':
@@ -9924,6 +11263,287 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   return (ssize_t)s.length;
 }
 
+/* --- JSON (RFC 8259) ---
+
+   Read on the maker's stack, like a pickle: brackets open are marks, and how
+   many there can be is known. Text without escapes is not copied but by the
+   one copy of all the input; written is what Python's json.dumps writes. */
+
+typedef struct conc__json {
+  const unsigned char *p, *end; /* after an error, p is where it is */
+  conc__maker m;
+} conc__json;
+
+/* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
+CONC__DEF unsigned char conc__json_peek(conc__json *j) {
+  while (j->p < j->end &&
+         (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
+    j->p++;
+  return j->p < j->end ? *j->p : 0;
+}
+
+/* Reads a character of a string, plain or escaped. A surrogate without its
+   other half cannot stand there plain, for it is no UTF-8. */
+CONC__DEF int conc__json_character(conc__json *j, uint32_t *c) {
+  static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
+  const unsigned char *p = j->p;
+  uint32_t low = 0;
+  size_t i = 0;
+  if (*p != '\\') {
+    i = conc__utf8(p, (size_t)(j->end - p), c);
+    if (i == 0 || *c < 0x20 || (*c >= 0xd800 && *c < 0xe000)) return -EBADMSG;
+    j->p += i;
+    return 0;
+  }
+  if (++p == j->end) return -EBADMSG;
+  if (*p == 'u') {
+    if (!conc__hex(p + 1, j->end, 4, c)) return -EBADMSG;
+    p += 5;
+    if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
+        p[1] == 'u' && conc__hex(p + 2, j->end, 4, &low) && low >= 0xdc00 &&
+        low < 0xe000) {
+      *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
+      p += 6;
+    }
+  } else {
+    while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+    if (known[i] == 0) return -EBADMSG;
+    *c = (unsigned char)known[i + 1];
+    p++;
+  }
+  j->p = p;
+  return 0;
+}
+
+CONC__DEF int conc__json_string(conc__json *j) {
+  const unsigned char *begin = j->p + 1, *end;
+  unsigned char *out = NULL;
+  bool escaped = false;
+  size_t size = 0;
+  uint32_t c;
+  int rc;
+  for (j->p = begin; j->p < j->end && *j->p != '"';) {
+    escaped |= *j->p == '\\';
+    rc = conc__json_character(j, &c);
+    if (rc != 0) return rc;
+  }
+  end = j->p;
+  if (end == j->end) return -EBADMSG;
+  if (escaped) { /* no escape is shorter than what it stands for */
+    rc = conc__extra_reserve(&j->m, (size_t)(end - begin), &out);
+    if (rc != 0) return rc;
+    for (j->p = begin; j->p < end;) {
+      conc__json_character(j, &c);
+      size += conc__utf8_put(out + size, c);
+    }
+    rc = conc__push_extra(&j->m, CONC_STR, size);
+  } else {
+    rc = conc__push(&j->m, CONC_STR, (size_t)(end - begin),
+                    (size_t)(begin - j->m.input));
+  }
+  j->p = end + 1;
+  return rc;
+}
+
+CONC__DEF int conc__json_number(conc__json *j) {
+  bool real = false, wrong = false;
+  const unsigned char *p = j->p,
+                      *end = conc__scan_number(p, j->end, &real, &wrong);
+  double f;
+  int rc;
+  if (wrong) {
+    j->p = end;
+    return -EBADMSG;
+  }
+  if (real) {
+    f = conc__decimal(p, (size_t)(end - p));
+    rc = f - f != 0 ? -ERANGE : conc__push_float(&j->m, f);
+  } else {
+    rc = conc__push_decimal(&j->m, p, (size_t)(end - p));
+  }
+  if (rc == 0) j->p = end;
+  return rc;
+}
+
+/* What has no items, and begins with c. */
+CONC__DEF int conc__json_leaf(conc__json *j, unsigned char c) {
+  static const char *const word[3] = {"null", "false", "true"};
+  size_t n;
+  int i;
+  if (c == '"') return conc__json_string(j);
+  if (c == '-' || (c >= '0' && c <= '9')) return conc__json_number(j);
+  for (i = 0; i < 3; i++) {
+    n = strlen(word[i]);
+    if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[i], n) != 0) continue;
+    j->p += n;
+    return i == 0 ? conc__push(&j->m, CONC_NONE, 0, 0)
+                  : conc__push_bool(&j->m, i == 2);
+  }
+  return -EBADMSG;
+}
+
+CONC__DEF int conc__json_key(conc__json *j) {
+  int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
+  if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
+  if (rc == 0) j->p++;
+  return rc;
+}
+
+CONC__DEF int conc__json_read(conc__json *j) {
+  unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
+  unsigned depth = 0;
+  for (;;) {
+    unsigned char c = conc__json_peek(j);
+    bool opened = c == '[' || c == '{';
+    int rc;
+    if (opened) {
+      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      closing[depth++] = c == '[' ? ']' : '}';
+      rc = conc__read_mark(&j->m);
+      if (rc == 0) j->p++;
+    } else {
+      rc = conc__json_leaf(j, c);
+    }
+    if (rc != 0) return rc;
+    /* Behind a value, or a bracket: what comes until the next value. */
+    for (;; opened = false) {
+      c = conc__json_peek(j);
+      if (depth == 0) return j->p == j->end ? 0 : -EBADMSG;
+      if (c == closing[depth - 1]) {
+        j->p++;
+        depth--;
+        rc = conc__read_collect_marked(&j->m,
+                                       c == ']' ? CONC_LIST : CONC_DICT);
+        if (rc != 0) return rc;
+        continue;
+      }
+      if (!opened) {
+        if (c != ',') return -EBADMSG;
+        j->p++;
+      }
+      rc = closing[depth - 1] == '}' ? conc__json_key(j) : 0;
+      if (rc != 0) return rc;
+      break;
+    }
+  }
+}
+
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where) {
+  conc__json j;
+  int rc;
+  j.p = (const unsigned char *)text;
+  j.end = size > 0 ? j.p + size : j.p;
+  *out = NULL;
+  conc__maker_init(&j.m, j.p, size);
+  rc = conc__json_read(&j);
+  if (rc == 0) rc = conc__maker_finish(&j.m, out);
+  if (rc != 0 && where != NULL) *where = size - (size_t)(j.end - j.p);
+  conc__maker_free(&j.m);
+  return rc;
+}
+
+CONC__DEF void conc__json_put_string(conc__writer *s, const conc_value *v) {
+  static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+  const unsigned char *p = v->as.bytes, *end = p + v->size;
+  conc__writer_put(s, "\"", 1);
+  while (p < end) {
+    const unsigned char *plain = p;
+    uint32_t c = 0;
+    char escape[16];
+    size_t i = 0;
+    /* 0xed: where surrogates begin, and a few characters that are none */
+    while (p < end && *p >= ' ' && *p != '"' && *p != '\\' && *p != 0xed) p++;
+    conc__writer_put(s, plain, (size_t)(p - plain));
+    if (p == end) break;
+    plain = p;
+    p += conc__utf8(p, (size_t)(end - p), &c);
+    while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
+    if (known[i] != 0)
+      snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
+    else
+      snprintf(escape, sizeof escape, "\\u%04lx", (unsigned long)c);
+    if (c < 0x80 || (c >= 0xd800 && c < 0xe000))
+      conc__writer_text(s, escape);
+    else
+      conc__writer_put(s, plain, (size_t)(p - plain));
+  }
+  conc__writer_put(s, "\"", 1);
+}
+
+/* Whether JSON has such a value. */
+CONC__DEF bool conc__json_knows(const conc_value *v) {
+  if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
+  return v->type <= CONC_STR || v->type == CONC_LIST ||
+         v->type == CONC_TUPLE || v->type == CONC_DICT;
+}
+
+/* Writes what a step of a walk finds, and what stands before it. */
+CONC__DEF void conc__json_put(conc__writer *s, const conc__walk *w, int step,
+                              int indent) {
+  const conc_value *v = w->value, *in = w->parent;
+  const bool close = step == CONC__WALK_CLOSE;
+  const bool comma = !close && in != NULL && w->index > 0;
+  if (!close && in != NULL && in->type == CONC_DICT && w->index % 2 == 1) {
+    conc__writer_text(s, ": ");
+  } else {
+    if (comma) conc__writer_text(s, indent > 0 ? "," : ", ");
+    if (indent > 0 && (close ? v->size > 0 : in != NULL)) {
+      unsigned spaces =
+          (unsigned)indent * (w->depth - (step == CONC__WALK_OPEN));
+      conc__writer_text(s, "\n");
+      while (spaces-- > 0) conc__writer_put(s, " ", 1);
+    }
+  }
+  if (step != CONC__WALK_LEAF)
+    conc__writer_text(s, v->type == CONC_DICT ? (close ? "}" : "{")
+                                              : (close ? "]" : "["));
+  else if (v->type == CONC_STR)
+    conc__json_put_string(s, v);
+  else if (v->type == CONC_NONE)
+    conc__writer_text(s, "null");
+  else if (v->type == CONC_BOOL)
+    conc__writer_text(s, v->as.boolean ? "true" : "false");
+  else
+    conc__text_leaf(s, v);
+}
+
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size) {
+  conc__buffer b = {NULL, 0, 0};
+  conc__writer s;
+  conc__walk w;
+  int step, rc;
+  *out = NULL;
+  if (value == NULL || indent < 0 || indent > 100) return -EINVAL;
+  rc = conc__buffer_reserve(&b, 1);
+  conc__walk_begin(&w, value);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (!conc__json_knows(w.value) ||
+        (w.parent != NULL && w.parent->type == CONC_DICT && w.index % 2 == 0 &&
+         w.value->type != CONC_STR)) {
+      rc = -EINVAL;
+      break;
+    }
+    do { /* at most twice: the second time there is room, for a NUL too */
+      s.buf = (char *)b.data + b.size;
+      s.size = b.capacity - b.size;
+      s.length = 0;
+      conc__json_put(&s, &w, step, indent);
+      rc = s.length < s.size ? 0 : conc__buffer_reserve(&b, s.length + 1);
+    } while (rc == 0 && s.length >= s.size);
+    if (rc == 0) b.size += s.length;
+  }
+  if (rc != 0) {
+    conc__buffer_free(&b);
+    return rc;
+  }
+  b.data[b.size] = 0;
+  *out = (char *)b.data;
+  if (size != NULL) *size = b.size;
+  return 0;
+}
+
 /* --- build and parse --- */
 
 CONC__INLINE bool conc__format_blank(char c) {
@@ -10335,8 +11955,19 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
    ones are here; a manager's proxies bring their own.
 
    A message is raw bytes, or a value as the body of a pickle (without its
-   first and last opcode). A local queue is one ring of bytes, each message
-   with its size and kind before it. All of it is under the queue's guard.
+   first and last opcode).
+
+   A local queue is one ring of bytes, each message with its size and kind
+   before it: nothing is allocated for a message. Putters and getters have a
+   guard each, and meet only in two counters: of the messages put, which a put
+   advances when its message is complete, and of those got, which a get
+   advances when it has copied one out. Whoever finds the queue empty or full
+   asks again under the *other* side's guard, and waits on a list that belongs
+   to that: so a put sees whether a getter waits without a step more, and no
+   wake-up is lost.
+   A message got may let its getter free the queue, while the put has not
+   returned yet: so advancing the counter is the last that a put does to a
+   queue, and a get likewise.
    ------------------------------------------------------------------------ */
 
 enum { CONC__RAW = 0, CONC__PICKLED = 1 };
@@ -10368,134 +11999,192 @@ struct conc_queue {
   const conc__queue_class *ops;
   const char *name;
   size_t capacity, max_bytes; /* 0: none */
-  /* local ones; under the guard */
-  struct conc__waitlist getters, putters, joiners;
+  /* Local ones. The ring changes under both guards, or under the putters'
+     when it is empty. */
   unsigned char *ring; /* ring_size is a power of two */
-  size_t ring_size, ring_first, ring_used;
-  size_t count;      /* messages */
-  size_t unfinished; /* put and not yet reported done */
-  bool closed;
+  size_t ring_size;
+  bool closed; /* changes under the putters' guard */
+  char apart[64];
+  /* Under the putters' guard; what they have last seen of the other side. */
+  size_t put; /* messages ever */
+  size_t put_at;
+  size_t got_seen, got_at_seen;
+  struct conc__waitlist getters;
+  char apart_too[64];
+  /* Under the getters' guard. */
+  size_t got; /* messages ever; less one for each that came back */
+  size_t got_at;
+  size_t put_seen;
+  size_t done; /* reported by conc_task_done */
+  struct conc__waitlist putters, joiners;
+  char apart_as_well[64];
 };
 
-typedef struct conc__message_head {
-  size_t size; /* of the data that follows */
-  int kind;
-} conc__message_head;
+/* The first is always before the second one in the table: whoever needs both
+   takes them in this order, as conc__guards_lock does. */
+CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
+  return &conc__guards[(size_t)(conc__guard(q) - conc__guards) % 128];
+}
+CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
+  return conc__put_guard(q) + 128;
+}
+
+CONC__DEF void conc__queue_lock(const conc_queue *q) {
+  conc__mutex_lock(conc__put_guard(q));
+  conc__mutex_lock(conc__get_guard(q));
+}
+
+CONC__DEF void conc__queue_unlock(const conc_queue *q) {
+  conc__mutex_unlock(conc__get_guard(q));
+  conc__mutex_unlock(conc__put_guard(q));
+}
 
 /* --- the ring of bytes --- */
 
-CONC__DEF void conc__ring_write(conc_queue *q, size_t at, const void *data,
-                                size_t size) {
+/* A message lies in the ring behind a word that has its size, and its kind in
+   the lowest bit; the next one begins at the next whole word. Places are
+   counted from the beginning of time. */
+#define CONC__SLOT_HEAD sizeof(size_t)
+#define CONC__SLOT_SIZE(size) \
+  ((CONC__SLOT_HEAD * 2 - 1 + (size)) & ~(CONC__SLOT_HEAD - 1))
+
+typedef struct conc__slot {
+  size_t at, size; /* of its bytes */
+  size_t next;     /* where the one behind it begins */
+  int kind;
+} conc__slot;
+
+CONC__INLINE void conc__ring_write(conc_queue *q, size_t at, const void *data,
+                                   size_t size) {
   size_t start = at & (q->ring_size - 1);
   size_t first = q->ring_size - start;
-  if (first > size) first = size;
-  if (first > 0) memcpy(q->ring + start, data, first);
-  if (size > first)
+  if (CONC__LIKELY(first >= size)) {
+    if (size > 0) memcpy(q->ring + start, data, size);
+  } else {
+    memcpy(q->ring + start, data, first);
     memcpy(q->ring, (const unsigned char *)data + first, size - first);
+  }
 }
 
-CONC__DEF void conc__ring_read(const conc_queue *q, size_t at, void *data,
-                               size_t size) {
+CONC__INLINE void conc__ring_read(const conc_queue *q, size_t at, void *data,
+                                  size_t size) {
   size_t start = at & (q->ring_size - 1);
   size_t first = q->ring_size - start;
-  if (first > size) first = size;
-  if (first > 0) memcpy(data, q->ring + start, first);
-  if (size > first)
+  if (CONC__LIKELY(first >= size)) {
+    if (size > 0) memcpy(data, q->ring + start, size);
+  } else {
+    memcpy(data, q->ring + start, first);
     memcpy((unsigned char *)data + first, q->ring, size - first);
+  }
 }
 
-/* Makes room for `more` bytes. 0 or -ENOMEM. */
-CONC__DEF int conc__ring_reserve(conc_queue *q, size_t more) {
+/* Makes room for `need` bytes more. Under both guards. 0 or -ENOMEM. */
+CONC__DEF int conc__ring_grow(conc_queue *q, size_t need) {
+  size_t used = q->put_at - q->got_at;
   size_t size = q->ring_size == 0 ? 512 : q->ring_size;
   unsigned char *ring;
-  if (more > SIZE_MAX / 4 || q->ring_used > SIZE_MAX / 4) return -ENOMEM;
-  while (size < q->ring_used + more) size *= 2;
+  q->got_seen = q->got;
+  q->got_at_seen = q->got_at;
+  if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
+  while (size < used + need) size *= 2;
   if (size == q->ring_size) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (q->ring_used > 0) conc__ring_read(q, q->ring_first, ring, q->ring_used);
+  if (used > 0) conc__ring_read(q, q->got_at, ring, used);
   CONC_FREE(q->ring);
   q->ring = ring;
   q->ring_size = size;
-  q->ring_first = 0;
+  q->got_at = q->got_at_seen = 0;
+  q->put_at = used;
   return 0;
 }
 
-/* Puts a message behind the others, or (one that comes back) before them. */
-CONC__DEF int conc__queue_push(conc_queue *q, const conc__message *m,
-                               bool front) {
-  conc__message_head head;
-  size_t need = sizeof head + m->size;
-  size_t at;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
-  if (q->ring_used + need > q->ring_size) {
-    int rc = conc__ring_reserve(q, need);
-    if (rc != 0) return rc;
-  }
-  memset(&head, 0, sizeof head);
-  head.size = m->size;
-  head.kind = m->kind;
-  if (front) q->ring_first -= need;
-  at = q->ring_first + (front ? 0 : q->ring_used);
+/* The same, under the putters' guard. */
+CONC__DEF int conc__ring_reserve(conc_queue *q, size_t need) {
+  conc__mutex *guard = conc__get_guard(q);
+  int rc;
+  q->got_at_seen = CONC__LOAD(&q->got_at);
+  if (need <= q->ring_size - (q->put_at - q->got_at_seen)) return 0;
+  conc__mutex_lock(guard);
+  rc = conc__ring_grow(q, need);
+  conc__mutex_unlock(guard);
+  return rc;
+}
+
+/* A burst is over: its memory goes back. Under the putters' guard, when the
+   queue is empty: then no getter looks at the ring. */
+CONC__DEF void conc__ring_shrink(conc_queue *q) {
+  if (q->ring_size <= 65536) return;
+  CONC_FREE(q->ring);
+  q->ring = NULL;
+  q->ring_size = 0;
+  q->got_at_seen = q->put_at;
+}
+
+CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
+                                 const conc__message *m) {
+  size_t head = m->size << 1 | (size_t)m->kind;
   conc__ring_write(q, at, &head, sizeof head);
   conc__ring_write(q, at + sizeof head, m->data, m->size);
-  q->ring_used += need;
-  q->count++;
-  return 0;
 }
 
-CONC__DEF void conc__queue_pop(conc_queue *q, size_t size) {
-  q->ring_first += sizeof(conc__message_head) + size;
-  q->ring_used -= sizeof(conc__message_head) + size;
-  q->count--;
-  if (q->ring_used == 0) {
-    q->ring_first = 0; /* stays in the cache, and in one piece */
-    if (q->ring_size > 65536) { /* a burst is over: its memory goes back */
-      CONC_FREE(q->ring);
-      q->ring = NULL;
-      q->ring_size = 0;
-    }
-  }
+/* Whether there is room for a message. Under the putters' guard. */
+CONC__INLINE bool conc__queue_fits(conc_queue *q) {
+  if (q->capacity == 0 || q->put - q->got_seen < q->capacity) return true;
+  q->got_seen = CONC__LOAD(&q->got);
+  return q->put - q->got_seen < q->capacity;
 }
 
-/* Where the bytes of a message begin, and how many they are: all of a raw
-   one; the content of a pickled str or bytes; else -EBADMSG. */
-CONC__DEF int conc__queue_content(const conc_queue *q,
-                                  const conc__message_head *head,
-                                  size_t *offset, size_t *size) {
+/* Whether there is a message. Under the getters' guard. */
+CONC__INLINE bool conc__queue_has(conc_queue *q) {
+  if (q->put_seen != q->got) return true;
+  q->put_seen = CONC__LOAD(&q->put);
+  return q->put_seen != q->got;
+}
+
+/* The first message. Under the getters' guard, as what follows. */
+CONC__INLINE void conc__queue_first(const conc_queue *q, conc__slot *slot) {
+  size_t head;
+  conc__ring_read(q, q->got_at, &head, sizeof head);
+  slot->at = q->got_at + sizeof head;
+  slot->size = head >> 1;
+  slot->kind = (int)(head & 1);
+  slot->next = q->got_at + CONC__SLOT_SIZE(slot->size);
+}
+
+/* Narrows a slot to the bytes that it carries: all of a raw message; the
+   content of a pickled str or bytes; else -EBADMSG. */
+CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
   unsigned char start[16];
-  size_t n = head->size < sizeof start ? head->size : sizeof start;
-  *offset = 0;
-  *size = head->size;
-  if (head->kind == CONC__RAW) return 0;
-  conc__ring_read(q, q->ring_first + sizeof *head, start, n);
-  return conc__pickle_content(start, n, head->size, offset, size);
+  size_t n = slot->size < sizeof start ? slot->size : sizeof start;
+  size_t offset;
+  int rc;
+  if (slot->kind == CONC__RAW) return 0;
+  conc__ring_read(q, slot->at, start, n);
+  rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
+  if (rc == 0) slot->at += offset;
+  return rc;
 }
 
-/* Takes the first message into the sink. Its size, or negative errno, the
-   message staying. */
-CONC__DEF ssize_t conc__queue_take(conc_queue *q, conc__sink *sink) {
-  conc__message_head head;
-  size_t at, offset, size;
+/* Copies the first message to the sink. Its size, or negative errno. */
+CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
+                                      conc__sink *sink) {
   int rc;
-  conc__ring_read(q, q->ring_first, &head, sizeof head);
-  at = q->ring_first + sizeof head;
-  size = head.size;
   if (sink->body != NULL) {
-    rc = conc__buffer_reserve(sink->body, size + 16);
+    rc = conc__buffer_reserve(sink->body, slot->size + 16);
     if (rc != 0) return rc;
-    if (head.kind == CONC__RAW)
-      conc__pickle_put_bytes_head(sink->body, size);
-    conc__ring_read(q, at, sink->body->data + sink->body->size, size);
-    sink->body->size += size;
+    if (slot->kind == CONC__RAW)
+      conc__pickle_put_bytes_head(sink->body, slot->size);
+    conc__ring_read(q, slot->at, sink->body->data + sink->body->size,
+                    slot->size);
+    sink->body->size += slot->size;
   } else {
-    rc = conc__queue_content(q, &head, &offset, &size);
+    rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
-    if (size > sink->size) return -EMSGSIZE;
-    if (size > 0) conc__ring_read(q, at + offset, sink->data, size);
+    if (slot->size > sink->size) return -EMSGSIZE;
+    conc__ring_read(q, slot->at, sink->data, slot->size);
   }
-  conc__queue_pop(q, head.size);
-  return (ssize_t)size;
+  return (ssize_t)slot->size;
 }
 
 /* --- local queues --- */
@@ -10504,92 +12193,164 @@ CONC__DEF ssize_t conc__queue_take(conc_queue *q, conc__sink *sink) {
    if somebody was faster. So each message wakes one, and one that leaves for
    another reason after it was woken passes the wake-up on. */
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
-  conc__mutex *guard = conc__guard(q);
+/* Takes the first waiter off and wakes it. */
+CONC__DEF void conc__queue_pass(conc__mutex *guard,
+                                struct conc__waitlist *list) {
   conc__waiter *woken;
-  conc__waiter w;
-  bool front = false;
-  int rc = 0;
   conc__mutex_lock(guard);
-  while (!q->closed && q->capacity > 0 && q->count >= q->capacity) {
-    if (deadline <= 0) {
-      conc__mutex_unlock(guard);
-      return -ETIMEDOUT;
-    }
-    if (!front) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    rc = conc__wait(guard, &q->putters, &w, front, true, deadline);
-    if (rc != 0) return rc;
-    front = true;
-    conc__mutex_lock(guard);
-  }
-  rc = q->closed ? -EPIPE : conc__queue_push(q, m, false);
-  if (rc == 0) q->unfinished++;
-  woken = conc__waitlist_take(rc == 0 ? &q->getters : &q->putters);
+  woken = conc__waitlist_take(list);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
+}
+
+/* Waits until the other side's counter is no longer as it was, as long as that
+   is likely to be soon: for a few pauses, then lets others run a few times;
+   in both the other side gets ahead, and then many messages are moved without
+   waiting. A coroutine's CPU is better given to the next coroutine. */
+CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
+                                size_t seen) {
+  int i, j;
+  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
+  for (i = 0; i < 12; i++) {
+    if (i < 5)
+      for (j = 0; j < 1 << i; j++) conc__pause();
+    else
+      sched_yield();
+    if (CONC__LOAD(counter) != seen) return true;
+  }
+  return false;
+}
+
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__mutex *guard = conc__put_guard(q);
+  conc__mutex *other = conc__get_guard(q);
+  size_t need = CONC__SLOT_SIZE(m->size);
+  conc__waiter *woken = NULL;
+  conc__waiter w;
+  bool waits = false, front = false;
+  int rc = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__mutex_lock(guard);
+  while (!q->closed && !conc__queue_fits(q)) {
+    size_t seen = q->got_seen;
+    conc__mutex_unlock(guard);
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
+    waits = true;
+    if (!conc__queue_spin(w.actor, &q->got, seen)) {
+      conc__mutex_lock(other);
+      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
+        rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        if (rc != 0) return rc;
+        front = true;
+      } else {
+        conc__mutex_unlock(other);
+      }
+    }
+    conc__mutex_lock(guard);
+  }
+  if (q->closed)
+    rc = -EPIPE;
+  else if (need > q->ring_size - (q->put_at - q->got_at_seen))
+    rc = conc__ring_reserve(q, need);
+  if (rc == 0) {
+    conc__ring_put(q, q->put_at, m);
+    q->put_at += need;
+    woken = conc__waitlist_take(&q->getters);
+    CONC__STORE(&q->put, q->put + 1);
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(woken);
+  if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
   return rc;
 }
 
 CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
                                   double deadline) {
-  conc__mutex *guard = conc__guard(q);
-  conc__waiter *woken;
+  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *other = conc__put_guard(q);
+  conc__waiter *woken = NULL;
   conc__waiter w;
-  bool front = false;
+  conc__slot slot;
+  bool waits = false, front = false;
   ssize_t n;
   conc__mutex_lock(guard);
-  while (q->count == 0) {
-    int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-    if (rc != 0) {
-      conc__mutex_unlock(guard);
-      return rc;
+  while (!conc__queue_has(q)) {
+    size_t seen = q->put_seen;
+    conc__mutex_unlock(guard);
+    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
+    waits = true;
+    if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
+      conc__mutex_lock(other);
+      if (q->put == CONC__LOAD(&q->got)) {
+        int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
+        conc__ring_shrink(q);
+        if (rc == 0)
+          rc = conc__wait(other, &q->getters, &w, front, true, deadline);
+        else
+          conc__mutex_unlock(other);
+        if (rc != 0) return rc;
+        front = true;
+      } else {
+        conc__mutex_unlock(other);
+      }
     }
-    if (!front) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    rc = conc__wait(guard, &q->getters, &w, front, true, deadline);
-    if (rc != 0) return rc;
-    front = true;
     conc__mutex_lock(guard);
   }
-  n = conc__queue_take(q, sink);
-  /* A failure leaves the message, and passes on the wake-up. */
-  woken = conc__waitlist_take(n >= 0 ? &q->putters : &q->getters);
+  conc__queue_first(q, &slot);
+  n = conc__queue_copy(q, &slot, sink);
+  if (n >= 0) {
+    woken = conc__waitlist_take(&q->putters);
+    CONC__STORE(&q->got_at, slot.next);
+    CONC__STORE(&q->got, q->got + 1);
+  }
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
+  if (n < 0) conc__queue_pass(other, &q->getters); /* the message stayed */
   return n;
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
    so there is room for it, closed or not, whatever the capacity. */
 CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
-  conc__mutex *guard = conc__guard(q);
-  conc__waiter *woken;
+  size_t need = CONC__SLOT_SIZE(m->size);
+  conc__waiter *woken = NULL;
   int rc;
-  conc__mutex_lock(guard);
-  rc = conc__queue_push(q, m, true);
-  woken = rc == 0 ? conc__waitlist_take(&q->getters) : NULL;
-  conc__mutex_unlock(guard);
+  conc__queue_lock(q);
+  rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
+  if (rc == 0) {
+    conc__ring_put(q, q->got_at - need, m);
+    woken = conc__waitlist_take(&q->getters);
+    CONC__STORE(&q->got_at, q->got_at - need);
+    CONC__STORE(&q->got, q->got - 1);
+    q->got_at_seen = q->got_at;
+    q->got_seen = q->got;
+  }
+  conc__queue_unlock(q);
   conc__wake_all(woken);
   return rc;
 }
 
 CONC__DEF ssize_t conc__local_size(conc_queue *q) {
-  conc__mutex *guard = conc__guard(q);
+  conc__mutex *guard = conc__put_guard(q);
   size_t n;
   conc__mutex_lock(guard);
-  n = q->count;
+  n = q->put - CONC__LOAD(&q->got);
   conc__mutex_unlock(guard);
   return (ssize_t)n;
 }
 
 CONC__DEF int conc__local_task_done(conc_queue *q) {
-  conc__mutex *guard = conc__guard(q);
+  conc__mutex *guard = conc__get_guard(q);
   conc__waiter *woken = NULL;
+  size_t put;
   int rc = 0;
   conc__mutex_lock(guard);
-  if (q->unfinished == 0)
+  put = CONC__LOAD(&q->put);
+  if (q->done == put)
     rc = -EINVAL;
-  else if (--q->unfinished == 0)
+  else if (++q->done == put)
     woken = conc__waitlist_take_n(&q->joiners, SIZE_MAX);
   conc__mutex_unlock(guard);
   conc__wake_all(woken);
@@ -10597,14 +12358,14 @@ CONC__DEF int conc__local_task_done(conc_queue *q) {
 }
 
 CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
-  conc__mutex *guard = conc__guard(q);
+  conc__mutex *guard = conc__get_guard(q);
   conc__waiter w;
-  int rc = 0;
+  bool done;
   conc__mutex_lock(guard);
-  if (q->unfinished > 0 && deadline <= 0) rc = -ETIMEDOUT;
-  if (q->unfinished == 0 || rc != 0) {
+  done = q->done == CONC__LOAD(&q->put);
+  if (done || deadline <= 0) {
     conc__mutex_unlock(guard);
-    return rc;
+    return done ? 0 : -ETIMEDOUT;
   }
   conc__waiter_init(&w, conc__self(), "the end of queue", q->name);
   return conc__wait(guard, &q->joiners, &w, false, true, deadline);
@@ -10644,14 +12405,13 @@ CONC_API void conc_queue_free(conc_queue *queue) {
 }
 
 CONC_API int conc_queue_close(conc_queue *queue) {
-  conc__mutex *guard = conc__guard(queue);
   conc__waiter *getters, *putters;
   if (queue->ops != &conc__local_class) return -ENOTSUP;
-  conc__mutex_lock(guard);
+  conc__queue_lock(queue);
   queue->closed = true;
   getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
   putters = conc__waitlist_take_n(&queue->putters, SIZE_MAX);
-  conc__mutex_unlock(guard);
+  conc__queue_unlock(queue);
   conc__wake_all(getters);
   conc__wake_all(putters);
   return 0;
@@ -10682,20 +12442,18 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
 }
 
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
-  conc__mutex *guard = conc__guard(queue);
-  conc__message_head head;
-  size_t offset, size = 0;
-  int rc = -ETIMEDOUT;
+  conc__slot slot;
+  int rc;
   if (queue->ops != &conc__local_class) return -ENOTSUP;
-  conc__mutex_lock(guard);
-  if (queue->count > 0) {
-    conc__ring_read(queue, queue->ring_first, &head, sizeof head);
-    rc = conc__queue_content(queue, &head, &offset, &size);
-  } else if (queue->closed) {
-    rc = -EPIPE;
+  conc__queue_lock(queue);
+  if (conc__queue_has(queue)) {
+    conc__queue_first(queue, &slot);
+    rc = conc__queue_content(queue, &slot);
+  } else {
+    rc = queue->closed ? -EPIPE : -ETIMEDOUT;
   }
-  conc__mutex_unlock(guard);
-  return rc != 0 ? rc : (ssize_t)size;
+  conc__queue_unlock(queue);
+  return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
 CONC_API ssize_t conc_qsize(conc_queue *queue) {
@@ -12284,23 +14042,6 @@ CONC__DEF void *conc__server_thread(void *arg) {
   return NULL;
 }
 
-/* Where a listening socket is, in words. */
-CONC__DEF void conc__address_text(int fd, const char *asked, char *out,
-                                  size_t size) {
-  struct sockaddr_storage a;
-  socklen_t length = (socklen_t)sizeof a;
-  char host[64], port[16];
-  if (asked != NULL && strchr(asked, '/') != NULL)
-    snprintf(out, size, "%s", asked);
-  else if (getsockname(fd, (struct sockaddr *)&a, &length) == 0 &&
-           getnameinfo((struct sockaddr *)&a, length, host, sizeof host, port,
-                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-    snprintf(out, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s", host,
-             port);
-  else
-    out[0] = 0;
-}
-
 CONC__DEF int conc__server_open(conc_manager *manager) {
   conc__manager *m;
   int rc = conc__manager_options(manager);
@@ -12314,7 +14055,7 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   m->listener = rc;
   m->stopping = false;
   m->server = true;
-  conc__address_text(rc, manager->address, m->address, sizeof m->address);
+  conc_address(rc, m->address, sizeof m->address);
   return 0;
 }
 

@@ -113,9 +113,9 @@ TEST(a_connection_that_says_nothing_is_closed) {
 
 static bool somebody_waits(conc_queue *q) {
   bool yes;
-  conc__mutex_lock(conc__guard(q));
+  conc__mutex_lock(conc__put_guard(q));
   yes = q->getters.first != NULL;
-  conc__mutex_unlock(conc__guard(q));
+  conc__mutex_unlock(conc__put_guard(q));
   return yes;
 }
 

@@ -742,7 +742,6 @@ enum { CROWD = 8 };
 typedef struct crowd {
   conc_fn *wait;   /* with a number, which it adds to `order` at last */
   step *let_go;    /* one of them */
-  const void *object;
   struct conc__waitlist *list;
   conc_task tasks[CROWD];
   int numbers[CROWD];
@@ -757,9 +756,9 @@ static void add_to_order(void *number) {
 
 static int list_length(const crowd *c) {
   int n = 0;
-  conc__mutex_lock(conc__guard(c->object));
+  conc__guards_lock(); /* a queue has more than one */
   for (conc__waiter *w = c->list->first; w != NULL; w = w->next) n++;
-  conc__mutex_unlock(conc__guard(c->object));
+  conc__guards_unlock();
   return n;
 }
 
@@ -781,7 +780,7 @@ static void *crowd_thread(void *arg) {
   return NULL;
 }
 
-static void wait_in_order(conc_fn *wait, step *let_go, const void *object,
+static void wait_in_order(conc_fn *wait, step *let_go,
                           struct conc__waitlist *list) {
   static crowd c;
   conc_task loop;
@@ -789,7 +788,6 @@ static void wait_in_order(conc_fn *wait, step *let_go, const void *object,
   loop.target = crowd_thread;
   loop.arg = &c;
   c.wait = wait;
-  c.object = object;
   c.list = list;
   c.starts = conc_queue_new(NULL);
   CHECK_EQ(conc_thread_start(&loop), 0);
@@ -828,7 +826,7 @@ static int release_once(void) {
 }
 TEST(a_lock_is_had_in_the_order_of_arrival) {
   take_lock();
-  wait_in_order(order_lock, release_once, &lock, &lock.waiters);
+  wait_in_order(order_lock, release_once, &lock.waiters);
 }
 
 static void *order_cond(void *number) {
@@ -840,7 +838,7 @@ static void *order_cond(void *number) {
 }
 static int notify_one(void) { return conc_cond_notify(&cond, 1); }
 TEST(a_condition_notifies_in_the_order_of_arrival) {
-  wait_in_order(order_cond, notify_one, &cond, &cond.waiters);
+  wait_in_order(order_cond, notify_one, &cond.waiters);
 }
 
 static void *order_get(void *number) {
@@ -851,7 +849,7 @@ static void *order_get(void *number) {
 }
 TEST(a_queue_serves_its_getters_in_the_order_of_arrival) {
   queue = conc_queue_new(NULL);
-  wait_in_order(order_get, wake_put, queue, &queue->getters);
+  wait_in_order(order_get, wake_put, &queue->getters);
   conc_queue_free(queue);
 }
 
@@ -864,7 +862,7 @@ TEST(a_queue_serves_its_putters_in_the_order_of_arrival) {
   conc_queue_opts one = {1, 0, NULL};
   queue = conc_queue_new(&one);
   fill();
-  wait_in_order(order_put, wake_get, queue, &queue->putters);
+  wait_in_order(order_put, wake_get, &queue->putters);
   conc_queue_free(queue);
 }
 

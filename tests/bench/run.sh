@@ -52,7 +52,7 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch echo threads network}; do
+for name in ${BENCH:-switch echo threads process network}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers="$boost $ev" ;;

@@ -38,9 +38,8 @@
 #include <ck_spinlock.h>
 #endif
 
-enum { RUNS = 9, SLOTS = 1024, MOST = 16, CONTENDERS = 5 };
+enum { SLOTS = 1024, MOST = 16 };
 static double span = 0.05; /* seconds of one measurement */
-static const char *filter = "";
 
 /* Cleared to stop all threads; on a cache line that nobody else writes. */
 static struct {
@@ -84,7 +83,7 @@ static uint64_t counted; /* what the locks protect */
 #define LOCK_LOOPS(name, take, give)                                          \
   ALONE(name##_alone, 5e7, take; counted++; give)                             \
   CONTEND(name##_contend, take, give)                                         \
-  static void *name##_wait(void *longest) {                                   \
+  static void *name##_await(void *longest) {                                   \
     double most = 0;                                                          \
     while (going()) {                                                         \
       double start = bench_now(), waited;                                     \
@@ -103,7 +102,7 @@ static uint64_t counted; /* what the locks protect */
   static double name##_8(void) {                                              \
     return total_per_second(name##_contend, 8);                               \
   }                                                                           \
-  static double name##_long(void) { return longest_ms(name##_wait, 8); }
+  static double name##_long(void) { return longest_ms(name##_await, 8); }
 
 typedef void *thread_fn(void *);
 
@@ -654,36 +653,6 @@ static void begin_locals(void) {
 
 /* --- rows ---------------------------------------------------------------- */
 
-typedef struct contender {
-  const char *name;
-  double (*measure)(void); /* NULL: not installed */
-} contender;
-
-/* Measures the contenders in rounds, so that a drift of the machine meets all
-   of them; every median is compared with those before it. */
-static void compare(const char *row, const char *unit, const contender *c,
-                    int n) {
-  double runs[CONTENDERS][RUNS], median[CONTENDERS];
-  char name[80];
-  if (strstr(row, filter) == NULL) return;
-  for (int r = 0; r < RUNS; r++)
-    for (int i = 0; i < n; i++)
-      runs[i][r] = c[i].measure == NULL ? NAN : c[i].measure();
-  for (int i = 0; i < n; i++) {
-    median[i] = bench_median(runs[i], RUNS);
-    snprintf(name, sizeof name, "%s: %s", row, c[i].name);
-    bench_row(name, median[i], unit);
-    for (int k = 0; k < i; k++) bench_of(median[i], median[k], c[k].name);
-    bench_end();
-  }
-}
-
-/* ROW("lock, alone", "ns", {"pthread", pthread_alone}, ...) */
-#define ROW(row, unit, ...)                                                   \
-  do {                                                                        \
-    const contender all[] = {__VA_ARGS__};                                    \
-    compare(row, unit, all, (int)(sizeof all / sizeof *all));                 \
-  } while (0)
 #define LOCK_ROW(row, unit, suffix)                                           \
   ROW(row, unit, {"pthread_mutex", pthread##suffix},                          \
       {"nsync", nsync##suffix}, {"ck_spinlock", ck##suffix},                  \
@@ -715,7 +684,7 @@ int main(int argc, char **argv) {
   pthread_t second;
   for (int i = 1; i < argc; i++)
     if (strcmp(argv[i], "--quick") == 0) span = 0.01;
-    else filter = argv[i];
+    else bench_filter = argv[i];
   bounded.capacity = SLOTS;
   for (int i = 0; i < 2; i++) {
     begin_ring(&rings[i]);
@@ -759,5 +728,5 @@ int main(int argc, char **argv) {
   COND_ROW("cond ping-pong, one CPU", _together);
   SEM_ROW("sem ping-pong, two CPUs", _apart);
   SEM_ROW("sem ping-pong, one CPU", _together);
-  return counted == 0 && *filter == 0;
+  return counted == 0 && *bench_filter == 0;
 }
