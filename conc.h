@@ -5822,9 +5822,13 @@ typedef struct conc__fd_waiter {
   conc__actor *actor;
   int events; /* what for */
   int ready;  /* what came, or a negative errno; 0 nothing yet */
+  bool tried;
 } conc__fd_waiter;
 
 #define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
+/* With events to wait for: the caller has just tried in vain, and will try
+   again, so it does no harm if it is woken for nothing. */
+#define CONC__TRIED 8
 
 /* Calls back when its descriptor becomes ready. The layer above owns the
    descriptor, reads it empty, then arms the watch again. */
@@ -5837,7 +5841,12 @@ typedef struct conc__watch {
 typedef struct conc__fd {
   conc__fd_waiter *waiters;
   conc__watch *watch;
-  bool known; /* to the poller */
+  unsigned generation; /* so often given to the poller; its events say which */
+  int next_doubted;    /* + 1 */
+  bool known;          /* to the poller */
+  bool doubted;        /* see conc__fds_verify */
+  bool drained;        /* nothing to read since the last edge */
+  unsigned char edges; /* events of which the poller tells each edge */
 } conc__fd;
 
 typedef struct conc__timer {
@@ -5863,6 +5872,8 @@ typedef struct conc__loop {
   conc__fd *fds; /* by descriptor */
   size_t fds_size;
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
+  int doubted;       /* the first of those + 1 */
+  unsigned turns;
   int poller;        /* epoll's descriptor */
   unsigned spin_failed;
   int waker[2];
@@ -6161,6 +6172,12 @@ CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
   return &loop->fds[fd];
 }
 
+/* The poller does not know it. */
+CONC__DEF void conc__fd_renew(conc__fd *entry) {
+  entry->known = entry->drained = false;
+  entry->edges = 0;
+}
+
 CONC__DEF int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
@@ -6169,17 +6186,31 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
+/* Ends a wait for a descriptor. */
+CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
+  w->ready = ready;
+  /* Unless it is being cancelled at this moment: then it is in the inbox,
+     and finds that it is ready all the same. */
+  if (conc__park_retract(w->actor))
+    conc__ready_push(loop, (conc__ready)w->actor);
+}
+
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd);
+
 /* The poller says that a descriptor is ready for `events`. */
 CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds[fd];
+  bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
+  if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
     if (w->ready != 0 || !(w->events & events)) continue;
-    w->ready = w->events & events;
-    /* Unless it is being cancelled at this moment: then it is in the inbox,
-       and finds that it is ready all the same. */
-    if (conc__park_retract(w->actor))
-      conc__ready_push(loop, (conc__ready)w->actor);
+    conc__fd_wake(loop, w, w->events & events);
+    news = true;
+  }
+  if (!news && (entry->edges & events)) { /* nobody wants to hear of them */
+    entry->edges &= (unsigned char)~events;
+    conc__poller_update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
     if (entry->watch->armed) loop->fds_waited--;
@@ -6198,7 +6229,7 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
   if (loop->poller < 0) return -errno;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
-  e.data.fd = loop->waker[0];
+  e.data.u64 = (uint64_t)loop->waker[0];
   rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
   if (rc == 0) return 0;
   rc = -errno;
@@ -6209,33 +6240,50 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
 CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
 
 /* Tells the poller what is waited for. A watched descriptor is told once,
-   edge-triggered: its owner reads it empty before it waits again. Others are
-   told for each wait anew, one-shot: their owner may have closed and reopened
-   them meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for
-   files, which are always ready. */
+   edge-triggered: its owner reads it empty before it waits again. So is one of
+   which every waiter has tried first, see conc__fds_verify. Others are told
+   for each wait anew, one-shot: their owner may have closed and reopened them
+   meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
+   which are always ready. */
 CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
+  const conc__fd_waiter *w = entry->waiters;
   struct epoll_event e;
   int events = conc__fd_events(entry);
   int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (entry->watch != NULL && entry->known) return 0;
   memset(&e, 0, sizeof e);
-  e.data.fd = fd;
+  while (w != NULL && w->tried) w = w->next;
   if (entry->watch != NULL) {
-    if (entry->known) return 0;
-    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
+    entry->edges = 0;
+    events = CONC_READ | CONC_WRITE;
+    e.events = (uint32_t)EPOLLET;
+  } else if (w == NULL) {
+    events |= entry->edges;
+    entry->edges = (unsigned char)events;
+    e.events = (uint32_t)EPOLLET;
   } else {
+    entry->edges = 0;
     e.events = EPOLLONESHOT;
-    if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
-    if (events & CONC_WRITE) e.events |= EPOLLOUT;
   }
-  if (epoll_ctl(loop->poller, op, fd, &e) < 0) {
-    if (errno == ENOENT)
+  if (!(entry->edges & CONC_READ)) entry->drained = false;
+  if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
+  if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  for (;;) {
+    /* What is closed here may live on in a duplicate, and be heard of: that
+       belongs to an earlier generation. */
+    if (op == EPOLL_CTL_ADD) entry->generation++;
+    e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
+    if (epoll_ctl(loop->poller, op, fd, &e) == 0) break;
+    if (errno == ENOENT && op == EPOLL_CTL_MOD) {
       op = EPOLL_CTL_ADD;
-    else if (errno == EEXIST)
+    } else if (errno == EEXIST && op == EPOLL_CTL_ADD) {
       op = EPOLL_CTL_MOD;
-    else
+    } else {
+      entry->edges = 0;
+      entry->drained = false;
       return -errno;
-    if (epoll_ctl(loop->poller, op, fd, &e) < 0) return -errno;
+    }
   }
   entry->known = true;
   return 0;
@@ -6245,7 +6293,7 @@ CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   memset(&e, 0, sizeof e);
   if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
-  loop->fds[fd].known = false;
+  conc__fd_renew(&loop->fds[fd]);
 }
 
 CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
@@ -6271,16 +6319,18 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
   int i;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
+    int fd = (int)(uint32_t)e[i].data.u64;
     int events = 0;
-    if (e[i].data.fd == loop->waker[0]) {
+    if (fd == loop->waker[0]) {
       conc__waker_drain(loop->waker);
       continue;
     }
+    if (e[i].data.u64 >> 32 != loop->fds[fd].generation) continue;
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
       events |= CONC_READ;
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
-    conc__fd_ready(loop, e[i].data.fd, events);
+    conc__fd_ready(loop, fd, events);
   }
   return n > 0;
 }
@@ -6364,7 +6414,7 @@ CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
   /* One-shot: an event that was meant for another waiter, too, has disarmed
      the descriptor. Without an event it is still armed: if it is closed and a
      duplicate stays open, its number's next user would hear of it. */
-  if (entry->watch != NULL) return w->ready;
+  if (entry->watch != NULL || entry->edges) return w->ready;
   if (entry->waiters != NULL)
     conc__poller_update(loop, fd);
   else if (w->ready <= 0)
@@ -6383,15 +6433,44 @@ CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w->actor = actor;
-  w->events = events;
+  w->events = events & (CONC_READ | CONC_WRITE);
   w->ready = 0;
+  w->tried = (events & CONC__TRIED) != 0;
   w->next = entry->waiters;
   entry->waiters = w;
   loop->fds_waited++;
+  if (w->tried && (w->events & ~entry->edges) == 0) {
+    if (!entry->doubted) {
+      entry->doubted = true;
+      entry->next_doubted = loop->doubted;
+      loop->doubted = fd + 1;
+    }
+    return 0;
+  }
   rc = conc__poller_update(loop, fd);
   if (rc == 0) return 0;
-  w->ready = rc == -EPERM ? events : rc;
+  w->ready = rc == -EPERM ? w->events : rc;
   return conc__fd_wait_end(loop, fd, w);
+}
+
+/* Of a descriptor that was tried before each wait, the poller tells edges for
+   good: so under load it takes no system call to wait for it. But it may have
+   been closed and reopened since, or not be as empty as it seemed. So before
+   the loop sleeps, and every now and then, the poller is told of each
+   descriptor for which a wait has begun in that way, which shows all that. */
+CONC__DEF void conc__fds_verify(conc__loop *loop) {
+  int fd;
+  while ((fd = loop->doubted - 1) >= 0) {
+    conc__fd *entry = &loop->fds[fd];
+    conc__fd_waiter *w = entry->waiters;
+    int rc;
+    loop->doubted = entry->next_doubted;
+    entry->doubted = false;
+    if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
+    rc = conc__poller_update(loop, fd);
+    for (; rc < 0 && w != NULL; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+  }
 }
 
 #define CONC__WAIT_FDS 3
@@ -6455,7 +6534,7 @@ CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
   int rc;
   if (entry == NULL) return -ENOMEM;
   entry->watch = watch;
-  entry->known = false;
+  conc__fd_renew(entry);
   watch->armed = true;
   rc = conc__poller_update(loop, fd);
   if (rc == 0) {
@@ -6536,6 +6615,11 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   } else {
     conc__spin_learn(&loop->spin_failed, false);
   }
+  if (loop->doubted > 0) {
+    if (conc__poller_wait(loop, 0)) return;
+    conc__fds_verify(loop);
+    if (loop->ring_count > 0) return;
+  }
   conc__mutex_lock(&loop->inbox_guard);
   empty = loop->inbox == NULL;
   loop->sleeping = empty;
@@ -6564,6 +6648,7 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
          (until == NULL || !conc_event_is_set(&until->done))) {
     conc__inbox_take(loop);
     conc__timers_expire(loop);
+    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
     if (loop->ring_count > 0) {
       if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
     } else {
@@ -6788,7 +6873,7 @@ CONC__DEF void conc__fork_reopen(conc__loop *loop) {
   if (conc__waker_open(loop->waker) != 0) return;
   if (conc__poller_open(loop) != 0) return;
   for (i = 0; i < loop->fds_size; i++) {
-    loop->fds[i].known = false;
+    conc__fd_renew(&loop->fds[i]);
     if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
       conc__poller_update(loop, (int)i);
   }
@@ -6927,9 +7012,21 @@ CONC__DEF int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
+/* What the caller's loop knows of a descriptor, or NULL. */
+CONC__INLINE conc__fd *conc__fd_known(int fd) {
+  conc__loop *loop = conc__this.loop;
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
+  return &loop->fds[fd];
+}
+
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
+  conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  if (entry != NULL && entry->drained && deadline > 0) {
+    int rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return rc;
+  }
   for (;;) {
     ssize_t n;
     int rc;
@@ -6945,10 +7042,16 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
     } else {
       n = read(fd, buf, size);
     }
-    if (n >= 0) return n;
+    if (n >= 0) {
+      entry = conc__fd_known(fd);
+      /* What comes from now on comes with an edge. */
+      if (n > 0 && (size_t)n < size && entry != NULL)
+        entry->drained = (entry->edges & CONC_READ) != 0;
+      return n;
+    }
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6996,7 +7099,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
     if (n >= 0) return n;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    rc = conc__wait_fd(fd, CONC_WRITE | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -7021,11 +7124,8 @@ CONC_API int conc_close(int fd) {
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
     conc__poller_remove(loop, fd);
-    for (w = loop->fds[fd].waiters; w != NULL; w = w->next) {
-      w->ready = -EBADF;
-      if (conc__park_retract(w->actor))
-        conc__ready_push(loop, (conc__ready)w->actor);
-    }
+    for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
+      conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
 }
@@ -7202,6 +7302,12 @@ CONC__DEF void conc__set_nodelay(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+/* A number that was used before, and perhaps closed by close(). */
+CONC__DEF void conc__fd_is_new(int fd) {
+  conc__fd *entry = conc__fd_known(fd);
+  if (entry != NULL) conc__fd_renew(entry);
+}
+
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
   int blocking = conc__is_nonblocking(fd) == 0;
@@ -7221,11 +7327,12 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__set_nonblocking(client);
 #endif
       conc__set_nodelay(client);
+      conc__fd_is_new(client);
       return client;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -7350,7 +7457,8 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
       return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
     }
     rc = -errno;
-    if (conc__would_block(errno)) rc = conc__wait_fd(fd, CONC_READ, deadline);
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
   } while (rc > 0 || rc == -EINTR);
   return rc;
 }
@@ -14998,7 +15106,7 @@ CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
       if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
-      rc = conc__wait_fd(ch->fd, CONC_READ, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
       return (int)n;
@@ -15020,7 +15128,7 @@ CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
-      rc = conc__wait_fd(ch->fd, CONC_WRITE, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
     }
   }
