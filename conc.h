@@ -1024,6 +1024,11 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 
 /* --- buffered streams --- */
 
+struct conc__bytes {
+  unsigned char *data;
+  size_t first, end, size;
+};
+
 /* A descriptor, and buffers for what is read from it and written to it
    (asyncio's StreamReader and StreamWriter).
 
@@ -1043,10 +1048,7 @@ typedef struct conc_stream {
   size_t high_water; /* bytes; writers wait when so many are not sent yet;
                         default 65536 */
   /* private */
-  struct conc__bytes {
-    unsigned char *data;
-    size_t first, end, size;
-  } in, out;
+  struct conc__bytes in, out;
   conc_lock reading, writing;
   int error; /* of writing: from now on all writes fail */
 } conc_stream;
