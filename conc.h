@@ -46,7 +46,7 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
+     >>loop        conc_read, conc_write, sockets, streams, signals
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle
      >>pipe        conc_pipe: send, recv, poll: messages between processes
@@ -1093,6 +1093,28 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    0, or what flush and close fail with. Nobody may use it meanwhile. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
+/* --- signals --- */
+
+/* Blocks n signals in the calling thread and in all threads and processes that
+   it starts from now on, programs too: they stay pending until somebody waits
+   for them. First thing in main: a signal that one thread does not block may
+   come there, and kill the process. 0, -EINVAL. */
+CONC_API int conc_block_signals(const int *signals, size_t n);
+
+/* Waits for one of n signals, which the calling thread blocks (Python's
+   signal.sigwait).
+
+     int signals[] = {SIGINT, SIGTERM};
+     conc_block_signals(signals, 2);
+     ...
+     conc_wait_signal(signals, 2, CONC_FOREVER);
+
+   Returns its number; one that comes is told to one of those who wait for it.
+   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
+   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start, conc_popen
 
@@ -1755,6 +1777,15 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
    a thread of a daemon waits for that. */
 #ifndef CONC_HAVE_SETSIG
 #define CONC_HAVE_SETSIG CONC__LINUX
+#endif
+
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
+   then. */
+#ifndef CONC_HAVE_SIGNALFD
+#define CONC_HAVE_SIGNALFD CONC__LINUX
+#endif
+#if CONC_HAVE_SIGNALFD
+#include <sys/signalfd.h>
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -7102,6 +7133,59 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   conc__bytes_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
+}
+
+/* --- signals --- */
+
+CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+  size_t i;
+  sigemptyset(set);
+  for (i = 0; i < n; i++)
+    if (sigaddset(set, signals[i]) != 0) return -EINVAL;
+  return n == 0 ? -EINVAL : 0;
+}
+
+CONC_API int conc_block_signals(const int *signals, size_t n) {
+  sigset_t set;
+  int rc = conc__signal_set(&set, signals, n);
+  return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
+}
+
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  sigset_t set, blocked;
+  size_t i;
+  int rc = conc__signal_set(&set, signals, n);
+  if (rc != 0) return rc;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (i = 0; i < n; i++)
+    if (!sigismember(&blocked, signals[i])) return -EINVAL;
+#if CONC_HAVE_SIGNALFD
+  {
+    struct signalfd_siginfo info;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) return -errno;
+    do {
+      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+               ? (int)info.ssi_signo
+               : -errno;
+      if (rc != -EAGAIN && rc != -EINTR) break;
+      rc = conc__wait_fd(fd, CONC_READ, deadline);
+    } while (rc > 0); /* else another one may have been faster */
+    conc_close(fd);
+  }
+#else
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    rc = sigtimedwait(&set, NULL, &none);
+    if (rc > 0) break;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) break;
+  }
+#endif
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
