@@ -1722,10 +1722,22 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
-/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
-   Otherwise poll(). */
+/* A poller whose cost does not grow with the idle descriptors: epoll, Linux
+   2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
 #define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+#ifndef CONC_HAVE_KQUEUE
+#if !defined(CONC_PORTABLE) && \
+    (defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || \
+     defined(__OpenBSD__) || defined(__DragonFly__))
+#define CONC_HAVE_KQUEUE 1
+#else
+#define CONC_HAVE_KQUEUE 0
+#endif
+#endif
+#if CONC_HAVE_KQUEUE
+#include <sys/event.h>
 #endif
 
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
@@ -5435,7 +5447,7 @@ typedef struct conc__loop {
   conc__fd *fds; /* by descriptor */
   size_t fds_size;
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
-  int poller;        /* epoll's descriptor */
+  int poller;        /* epoll's or kqueue's descriptor */
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
@@ -5746,8 +5758,10 @@ CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds[fd];
   conc__fd_waiter *w;
   for (w = entry->waiters; w != NULL; w = w->next) {
-    if (w->ready != 0 || !(w->events & events)) continue;
-    w->ready = w->events & events;
+    bool told = w->ready != 0; /* by kqueue, of the other direction */
+    if (w->ready < 0 || !(w->events & events)) continue;
+    w->ready |= w->events & events;
+    if (told) continue;
     /* Unless it is being cancelled at this moment: then it is in the inbox,
        and finds that it is ready all the same. */
     if (conc__park_retract(w->actor))
@@ -5853,6 +5867,80 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
     conc__fd_ready(loop, e[i].data.fd, events);
+  }
+  return n > 0;
+}
+
+#elif CONC_HAVE_KQUEUE
+
+/* One change of what is waited for. 0 or negative errno. */
+CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                  unsigned short flags) {
+  struct kevent e;
+  EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
+  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  int rc;
+  loop->poller = kqueue();
+  if (loop->poller < 0) return -errno;
+  conc__set_cloexec(loop->poller);
+  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller);
+  return rc;
+}
+
+/* (In a forked child it is not open: BSD does not inherit it.) */
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* As for epoll, with two differences: reading and writing are told apart, each
+   one-shot; and files, which kqueue holds for not ready at their end, are left
+   out here. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  int events = conc__fd_events(entry);
+  unsigned short flags = EV_ADD | EV_ONESHOT;
+  struct stat st;
+  int rc = 0;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    events = CONC_READ | CONC_WRITE;
+    flags = EV_ADD | EV_CLEAR;
+  } else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+    return -EPERM;
+  }
+  if (events & CONC_READ)
+    rc = conc__kqueue_change(loop, fd, EVFILT_READ, flags);
+  if (rc == 0 && (events & CONC_WRITE))
+    rc = conc__kqueue_change(loop, fd, EVFILT_WRITE, flags);
+  if (rc == 0) entry->known = true;
+  return rc;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  if (loop->fds[fd].known) { /* those that are not there do no harm */
+    conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
+    conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
+  }
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct kevent e[128];
+  struct timespec t = {0, 0};
+  int n, i;
+  if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
+  n = kevent(loop->poller, NULL, 0, e, 128,
+             deadline < CONC__NEVER ? &t : NULL);
+  for (i = 0; i < n; i++) {
+    int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
+    if ((int)e[i].ident == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, (int)e[i].ident, events);
   }
   return n > 0;
 }
