@@ -46,7 +46,7 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
+     >>loop        conc_read, conc_write, sockets, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
@@ -1162,6 +1162,28 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    0, or what flush and close fail with. Nobody may use it meanwhile. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
+/* --- signals --- */
+
+/* Blocks n signals in the calling thread and in all threads and processes that
+   it starts from now on, programs too: they stay pending until somebody waits
+   for them. First thing in main: a signal that one thread does not block may
+   come there, and kill the process. 0, -EINVAL. */
+CONC_API int conc_block_signals(const int *signals, size_t n);
+
+/* Waits for one of n signals, which the calling thread blocks (Python's
+   signal.sigwait).
+
+     int signals[] = {SIGINT, SIGTERM};
+     conc_block_signals(signals, 2);
+     ...
+     conc_wait_signal(signals, 2, CONC_FOREVER);
+
+   Returns its number; one that comes is told to one of those who wait for it.
+   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
+   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
@@ -1861,10 +1883,22 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
-/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
-   Otherwise poll(). */
+/* A poller whose cost does not grow with the idle descriptors: epoll, Linux
+   2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
 #define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+#ifndef CONC_HAVE_KQUEUE
+#if !defined(CONC_PORTABLE) && \
+    (defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || \
+     defined(__OpenBSD__) || defined(__DragonFly__))
+#define CONC_HAVE_KQUEUE 1
+#else
+#define CONC_HAVE_KQUEUE 0
+#endif
+#endif
+#if CONC_HAVE_KQUEUE
+#include <sys/event.h>
 #endif
 
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
@@ -1922,6 +1956,15 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    there is no way on for a thread that gets no memory for them. */
 #ifndef CONC_HAVE_THREAD_LOCAL
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
+#endif
+
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
+   then. */
+#ifndef CONC_HAVE_SIGNALFD
+#define CONC_HAVE_SIGNALFD CONC__LINUX
+#endif
+#if CONC_HAVE_SIGNALFD
+#include <sys/signalfd.h>
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -5874,7 +5917,7 @@ typedef struct conc__loop {
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
   int doubted;       /* the first of those + 1 */
   unsigned turns;
-  int poller;        /* epoll's descriptor */
+  int poller;        /* epoll's or kqueue's descriptor */
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
@@ -6204,7 +6247,11 @@ CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd_waiter *w;
   if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
-    if (w->ready != 0 || !(w->events & events)) continue;
+    if (w->ready < 0 || !(w->events & events)) continue;
+    if (w->ready > 0) { /* by kqueue, of the other direction */
+      w->ready |= w->events & events;
+      continue;
+    }
     conc__fd_wake(loop, w, w->events & events);
     news = true;
   }
@@ -6331,6 +6378,80 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
     conc__fd_ready(loop, fd, events);
+  }
+  return n > 0;
+}
+
+#elif CONC_HAVE_KQUEUE
+
+/* One change of what is waited for. 0 or negative errno. */
+CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                  unsigned short flags) {
+  struct kevent e;
+  EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
+  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  int rc;
+  loop->poller = kqueue();
+  if (loop->poller < 0) return -errno;
+  conc__set_cloexec(loop->poller);
+  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller);
+  return rc;
+}
+
+/* (In a forked child it is not open: BSD does not inherit it.) */
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* As for epoll, with two differences: reading and writing are told apart, each
+   one-shot; and files, which kqueue holds for not ready at their end, are left
+   out here. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  int events = conc__fd_events(entry);
+  unsigned short flags = EV_ADD | EV_ONESHOT;
+  struct stat st;
+  int rc = 0;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    events = CONC_READ | CONC_WRITE;
+    flags = EV_ADD | EV_CLEAR;
+  } else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+    return -EPERM;
+  }
+  if (events & CONC_READ)
+    rc = conc__kqueue_change(loop, fd, EVFILT_READ, flags);
+  if (rc == 0 && (events & CONC_WRITE))
+    rc = conc__kqueue_change(loop, fd, EVFILT_WRITE, flags);
+  if (rc == 0) entry->known = true;
+  return rc;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  if (loop->fds[fd].known) { /* those that are not there do no harm */
+    conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
+    conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
+  }
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct kevent e[128];
+  struct timespec t = {0, 0};
+  int n, i;
+  if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
+  n = kevent(loop->poller, NULL, 0, e, 128,
+             deadline < CONC__NEVER ? &t : NULL);
+  for (i = 0; i < n; i++) {
+    int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
+    if ((int)e[i].ident == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, (int)e[i].ident, events);
   }
   return n > 0;
 }
@@ -7684,6 +7805,59 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   conc__bytes_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
+}
+
+/* --- signals --- */
+
+CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+  size_t i;
+  sigemptyset(set);
+  for (i = 0; i < n; i++)
+    if (sigaddset(set, signals[i]) != 0) return -EINVAL;
+  return n == 0 ? -EINVAL : 0;
+}
+
+CONC_API int conc_block_signals(const int *signals, size_t n) {
+  sigset_t set;
+  int rc = conc__signal_set(&set, signals, n);
+  return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
+}
+
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  sigset_t set, blocked;
+  size_t i;
+  int rc = conc__signal_set(&set, signals, n);
+  if (rc != 0) return rc;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (i = 0; i < n; i++)
+    if (!sigismember(&blocked, signals[i])) return -EINVAL;
+#if CONC_HAVE_SIGNALFD
+  {
+    struct signalfd_siginfo info;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) return -errno;
+    do {
+      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+               ? (int)info.ssi_signo
+               : -errno;
+      if (rc != -EAGAIN && rc != -EINTR) break;
+      rc = conc__wait_fd(fd, CONC_READ, deadline);
+    } while (rc > 0); /* else another one may have been faster */
+    conc_close(fd);
+  }
+#else
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    rc = sigtimedwait(&set, NULL, &none);
+    if (rc > 0) break;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) break;
+  }
+#endif
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
