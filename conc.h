@@ -7670,8 +7670,9 @@ CONC_API void conc_shared_free(void *memory) {
 /* ---------------------------------------------------------------------------
    >>process: children, their ends, programs
 
-   Who starts a process holds conc__processes_guard, which a fork of anybody's
-   takes, too: so no child inherits what is meant for another one. A child is
+   A fork of anybody's takes conc__processes_guard; and closes in its child the
+   descriptors that a start under way has pending: so no child inherits what is
+   meant for another one. A child is
    on the list, and its number its own, until conc__process_reap, which alone
    waits for it, under the guard: so a signal never meets a stranger. Then its
    task is finished like any other's, and so needs no wait of its own.
@@ -7682,6 +7683,9 @@ CONC_API void conc_shared_free(void *memory) {
    ------------------------------------------------------------------------ */
 
 static conc__mutex conc__processes_guard;
+static conc__mutex conc__process_starts; /* see conc__process_start_begin */
+static int conc__process_pending[8];     /* descriptors; guarded as well */
+static int conc__process_pendings;
 static conc_task *conc__processes;
 static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
@@ -7820,6 +7824,8 @@ CONC__DEF void *conc__process_watch(void *arg) {
   siginfo_t info;
   conc_task *t;
   pid_t pid = 0;
+  conc__mutex_lock(&conc__process_starts);
+  conc__mutex_unlock(&conc__process_starts);
   conc__mutex_lock(&conc__processes_guard);
   for (t = conc__processes; t != NULL; t = t->next)
     if (t->number == (uintptr_t)arg) break;
@@ -7927,7 +7933,7 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 /* --- fork --- */
 
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__this.process_forks) conc__mutex_lock(&conc__processes_guard);
+  conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
@@ -7938,7 +7944,11 @@ CONC__DEF void conc__process_fork_parent(void) {
 CONC__DEF void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
-  conc__processes_guard.word = 0;
+  conc__processes_guard.word = conc__process_starts.word = 0;
+  if (!conc__this.process_forks)
+    while (conc__process_pendings > 0)
+      close(conc__process_pending[--conc__process_pendings]);
+  conc__process_pendings = 0;
   conc__processes = NULL;
   if (conc__reaper >= 0) close(conc__reaper);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
@@ -8069,7 +8079,6 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__this.process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -8086,10 +8095,47 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__process_child();
 }
 
+/* One start at a time: from before there is a child until it is in the list.
+   The guard alone cannot see to that. A fork runs the handlers of every copy
+   of this library in the program (static in a shared library), which take
+   their guards, and who waits for them must not have one. */
+CONC__DEF void conc__process_start_begin(void) {
+  conc__mutex_lock(&conc__process_starts);
+  conc__mutex_lock(&conc__processes_guard);
+}
+
+CONC__DEF void conc__process_start_end(void) {
+  conc__process_pendings = 0;
+  conc__mutex_unlock(&conc__processes_guard);
+  conc__mutex_unlock(&conc__process_starts);
+}
+
+/* What another child must not have. */
+CONC__DEF void conc__process_pend(int fd) {
+  if (fd >= 0) conc__process_pending[conc__process_pendings++] = fd;
+}
+
+/* fork() in between: the parent has the guard again, from the handler. Until
+   then the poller stays, for the child that is to come. */
+CONC__DEF pid_t conc__process_start_fork(void) {
+  pid_t pid;
+  conc__reaper_children++;
+  conc__mutex_unlock(&conc__processes_guard);
+  conc__this.process_forks = true;
+  pid = fork();
+  conc__this.process_forks = false;
+  if (pid != 0) conc__reaper_children--;
+  return pid;
+}
+
 /* The pipe by which a daemon notices its parent's end. */
 CONC__DEF int conc__life_open(const conc_task *t, int life[2]) {
+  int rc = 0;
   life[0] = life[1] = -1;
-  return t->daemon ? conc__pipe(life) : 0;
+  if (t->daemon) rc = conc__pipe(life);
+  conc__process_pend(life[0]);
+  conc__process_pend(life[1]);
+  return rc;
 }
 
 /* The child is there, or not. */
@@ -8110,18 +8156,16 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   pid_t pid = 0;
   int rc;
   fflush(NULL);
-  conc__mutex_lock(&conc__processes_guard);
+  conc__process_start_begin();
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__this.process_forks = true;
-    pid = fork();
+    pid = conc__process_start_fork();
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__this.process_forks = false;
     if (pid < 0) rc = -errno;
   }
   rc = conc__process_born(t, pid, rc, life);
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__process_start_end();
   return rc;
 }
 
@@ -8192,15 +8236,15 @@ CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__this.process_forks = true;
-  *pid = fork();
+  conc__process_pend(report[0]);
+  conc__process_pend(report[1]);
+  *pid = conc__process_start_fork();
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__this.process_forks = false;
   if (*pid < 0) rc = -errno;
   conc__close(&report[1]);
   if (rc == 0) {
@@ -8298,7 +8342,7 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
   if (conc__program == NULL) return -EPERM;
   while (target != NULL && target->fn != t->target) target = target->next;
   if (target == NULL) return -EINVAL;
-  conc__mutex_lock(&conc__processes_guard);
+  conc__process_start_begin();
   fd = conc__file_open();
   rc = fd < 0 ? fd : conc__parcel_write(fd, t, target->name, conc_name(t));
   life[0] = life[1] = -1;
@@ -8324,7 +8368,7 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
   }
   conc__close(&fd);
   rc = conc__process_born(t, pid, rc, life);
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__process_start_end();
   return rc;
 }
 
@@ -8467,16 +8511,18 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
-  conc__mutex_lock(&conc__processes_guard);
+  conc__process_start_begin();
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
+  for (i = 0; i < 3; i++)
+    if (made[i]) conc__process_pend(x.stdio[i]);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
     if (made[i]) conc__close(&x.stdio[i]);
   rc = conc__process_born(t, pid, rc, none);
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__process_start_end();
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__close(ours[i]);
     conc__task_unbegin(t);
