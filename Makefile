@@ -7,6 +7,7 @@
 #   make bench    the benchmarks
 #   make check    the wide matrix of compilers, standards and sanitizers
 #   make docs     the manual, build/conc.html, from the comments of conc.h
+#   make index    the index of names in conc.h, when there are new ones
 #   make install  conc.h and conc.pc into PREFIX=/usr/local, below DESTDIR=
 #   make clean
 #
@@ -89,7 +90,7 @@ bench_bin   := $(patsubst tests/bench/%.c,$(B)/bench/%,\
                  $(wildcard tests/bench/*.c))
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile vendor races interop
+SCRIPTS ?= harness examples compile manual vendor races interop
 
 all: examples programs
 examples: $(example_bin)
@@ -157,6 +158,9 @@ build/conc.html: conc.h tests/manual.awk
 	@mkdir -p $(@D)
 	awk -f tests/manual.awk conc.h > $@
 
+index:
+	@sh tests/manual.sh index
+
 PREFIX     ?= /usr/local
 includedir ?= $(PREFIX)/include
 pkgconfig  ?= $(PREFIX)/share/pkgconfig
@@ -180,7 +184,7 @@ uninstall:
 clean:
 	rm -rf build
 
-.PHONY: all examples programs run test bench check docs install uninstall \
+.PHONY: all examples programs run test bench check docs index install uninstall \
         clean
 .SECONDARY:
 .DELETE_ON_ERROR:
