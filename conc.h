@@ -54,6 +54,7 @@
      >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
+     >>index       every public name
      >>version     what the numbers promise; history
 
    >>words
@@ -181,6 +182,7 @@
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
 
+/* Of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
 #define CONC_VERSION_MINOR 1
 #define CONC_VERSION_PATCH 0
@@ -650,6 +652,8 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* pthread's own type, so that existing functions drop in. */
 typedef void *conc_fn(void *arg);
 
+/* What runs and finishes. Zero it and say what it is to do; or embed it first
+   in a struct of your own, which target then finds at .arg. */
 typedef struct conc_task {
   conc_fn *target;   /* what to run */
   void *arg;         /* its argument; yours */
@@ -669,7 +673,7 @@ typedef struct conc_task {
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of conc_locals */
+  struct conc__locals *locals; /* its values of each conc_local */
   struct conc_group *group;    /* until it has finished */
   struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
@@ -1022,6 +1026,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
    wait. Close a descriptor that coroutines wait for by conc_close.
    ------------------------------------------------------------------------ */
 
+/* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
@@ -1245,7 +1250,7 @@ enum {
    CONC_FORK  flushes stdio first, which waits for a thread that reads from a
               FILE. What belonged to tasks of the parent, the caller too,
               has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of conc_locals.
+              There are no values of a conc_local.
    CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
               target gets NULL. The target must be a CONC_PROCESS_TARGET.
    What the target changes stays there: nothing comes back but the exit code.
@@ -1382,6 +1387,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    Blocks     never
    ------------------------------------------------------------------------ */
 
+/* What a value is: Python's type of that name. */
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
@@ -1400,6 +1406,7 @@ typedef enum conc_type {
                  not sent on. Items: module, class, arguments, state */
 } conc_type;
 
+/* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
 /* Frees a value with all its parts: only the root. NULL is a no-op. */
@@ -1611,8 +1618,10 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    Blocks     put while full, get while empty, join: with a timeout
    ------------------------------------------------------------------------ */
 
+/* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
+/* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
   size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
@@ -1733,6 +1742,7 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    Blocks     connect, and the queues' calls, with their timeouts
    ------------------------------------------------------------------------ */
 
+/* A server, or a client: the same struct. */
 typedef struct conc_manager {
   const char *address;      /* as conc_listen's and conc_connect's */
   const void *authkey;      /* the shared key; default empty */
@@ -1783,6 +1793,74 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    the manager owns; the struct may be used anew. 0, -EINVAL if it neither
    serves nor is connected. */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
+
+/* ---------------------------------------------------------------------------
+   >>index: every public name, by section; a type with its fields
+
+   platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
+             CONC_VERSION CONC_FOREVER conc_version conc_strerror conc_now
+             conc_cpu_count conc_free
+   sync       conc_lock (.name) conc_lock_acquire conc_lock_release
+             conc_lock_locked conc_deadlock_report conc_on_lock_order
+             conc_event (.name) conc_event_set conc_event_clear
+             conc_event_is_set conc_event_wait conc_cond (.name) conc_cond_wait
+             conc_cond_wait_for conc_cond_notify conc_cond_notify_all
+             conc_rlock (.lock) conc_rlock_acquire conc_rlock_release
+             conc_rwlock (.name) conc_rwlock_read_acquire
+             conc_rwlock_write_acquire conc_rwlock_release conc_sem (.value
+             .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
+             conc_barrier (.parties .action .arg .name) conc_barrier_wait
+             conc_barrier_reset conc_barrier_abort conc_barrier_broken
+             conc_barrier_n_waiting conc_once (.name) conc_once_run CONC_WITH
+             CONC_WITH_READ CONC_WITH_WRITE
+   task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
+             .start_method) conc_join conc_result conc_is_alive conc_cancel
+             conc_set_status conc_current conc_name CONC_FIRST
+             CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
+             conc_as_completed conc_completed_next conc_completed_end
+             conc_scope conc_timeout conc_shield conc_scope_end conc_group
+             conc_group_start conc_group_leave
+   thread     conc_thread_start CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local
+             (.scope .destructor .copy) conc_local_set conc_local_get
+             conc_local_has conc_local_delete conc_local_free conc_attribute
+             conc_local_attribute conc_attribute_get conc_attribute_set
+   coroutine  conc_run conc_coro_start conc_sleep conc_yield_now conc_gen
+             (.target .arg .stack_size) conc_next conc_send_value conc_yield
+             conc_yield_from conc_gen_close conc_gen_result
+   loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
+             conc_read_exactly conc_close conc_listen conc_accept conc_connect
+             conc_address conc_datagram_open conc_datagram_send
+             conc_datagram_receive conc_stream (.fd .high_water)
+             conc_stream_read conc_stream_read_exactly conc_stream_read_until
+             conc_stream_read_line conc_stream_write conc_stream_flush
+             conc_stream_close
+   ipc        conc_shared_alloc conc_shared_free
+   process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
+             conc_exitcode conc_terminate conc_kill conc_main
+             CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
+             CONC_STDOUT conc_popen (.task .argv .env .cwd .std_in .std_out
+             .std_err .in_file .out_file .err_file .new_group .kill_on_timeout
+             .in .out .err) conc_output (.data .size) conc_popen_start
+             conc_popen_wait conc_popen_poll conc_communicate conc_popen_close
+             conc_call conc_check_output
+   value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
+             CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
+             CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
+             conc_value_type conc_value_int conc_value_float conc_value_bool
+             conc_value_str conc_value_bytes conc_value_size conc_value_item
+             conc_value_key conc_value_get conc_value_equal conc_value_text
+             conc_build conc_parse conc_pickle_dumps conc_pickle_loads
+             conc_json_dumps conc_json_loads
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name)
+             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
+             conc_peek_size conc_qsize conc_task_done conc_queue_join
+             conc_put_value conc_get_value conc_put_build conc_get_parse
+   manager    conc_manager (.address .authkey .authkey_size .require_sha256
+             .max_message .max_clients .handshake_timeout)
+             conc_manager_register_queue conc_manager_start
+             conc_manager_serve_forever conc_manager_connect conc_manager_get
+             conc_manager_address conc_manager_shutdown
+   ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
    >>version
