@@ -50,22 +50,24 @@
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle
      >>queue       conc_queue: put, get, close, join
+     >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
      >>version     what the numbers promise; history
 
    >>words
 
-   task       whatever runs and finishes: a thread, a coroutine or a process
-              (a pool's jobs come with later versions). A conc_task is the
-              caller's struct; embed it first in a struct of your own and you
-              have a "subclass". Which function starts it says where it runs.
+   task       whatever runs and finishes: a thread, a coroutine, a process or
+              a pool's job. A conc_task is the caller's struct; embed it first
+              in a struct of your own and you have a "subclass". Which function
+              starts it says where it runs.
    actor      what can wait: each thread and each coroutine is one. Private.
    loop       runs the coroutines of one thread, inside conc_run.
    park       to wait: a thread sleeps in the kernel, a coroutine gives the
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
               tasks of a process, or to another machine through a manager.
+   pool       conc_pool: processes or threads, its workers, that run jobs.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -591,6 +593,10 @@ typedef struct conc_task {
                         threads none keeps the program running: the end of
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
+  /* Called when it has finished, just before it can be joined, in the thread
+     where it ended, or one of the library's; must not wait long. The status is
+     what conc_join is about to return. Default none. */
+  void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
@@ -601,6 +607,7 @@ typedef struct conc_task {
   uintptr_t id;              /* of the actor */
   struct conc__locals *locals; /* its values of conc_locals */
   struct conc_group *group;    /* until it has finished */
+  struct conc__pool *pool;     /* of a job */
   struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
@@ -1376,6 +1383,149 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
+   >>pool: conc_pool: jobs for processes or threads; conc_offload
+
+   A job is a conc_task, which one of the pool's workers runs: conc_join,
+   conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
+   points at .size bytes that are its input and its output: workers that are
+   processes get a copy, which is copied back when the job ends; threads get
+   the pointer. So the caller's code is the same.
+
+     conc_pool p = { .workers = 4 };
+     conc_task job = { .target = square, .arg = &x, .size = sizeof x };
+     conc_pool_start(&p);
+     conc_pool_submit(&p, &job);
+     conc_pool_close(&p);
+     conc_pool_join(&p, CONC_FOREVER);
+
+   Jobs of one submitter begin in the order of submission, nearly. A job of a
+   thread may submit others, even after conc_pool_close, and wait for them:
+   while a job waits for tasks by conc_join, conc_wait, conc_gather or
+   conc_as_completed, its thread runs other jobs, on the same stack; so it
+   should not hold a lock meanwhile that they want. (Not so coroutines and
+   generators inside of a job, nor does a time limit end the other job.)
+
+   Threads    submit and cancel from anywhere; start, map, imap and join each
+              by one task
+   Processes  a child of the process that started a pool finds it ended, and
+              its jobs with -ECHILD. So jobs of processes cannot submit to it
+   Signals    no
+   Memory     the struct is the caller's, zeroed first, until conc_pool_join
+              has returned 0; so are the jobs until joined
+   Blocks     apply, map, join; imap's next; the others never. (Starting a
+              process flushes stdio: see conc_process_start.)
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC_PROCESS, /* Python's multiprocessing.Pool */
+  CONC_THREAD   /* and its ThreadPool */
+};
+
+typedef struct conc_pool {
+  int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
+  size_t workers;       /* default 0: conc_cpu_count() */
+  conc_fn *initializer; /* what each worker does first; default nothing */
+  void *initializer_arg;
+  size_t stack_size;    /* of a thread; bytes; default the system's */
+  size_t chunk;         /* how many items map hands out at a time; default 0:
+                           so many that each worker gets four chunks */
+  /* The following are for processes. */
+  size_t max_tasks_per_worker; /* then it is replaced; default 0: never */
+  double timeout;       /* seconds that a job may run, or its worker is killed
+                           and the job has failed, by -ETIMEDOUT; default 0:
+                           no limit */
+  unsigned retries;     /* how often a job is run again whose worker died;
+                           default 0: then it has failed, by -ECHILD */
+  size_t max_bytes;     /* of memory for the arguments of jobs that wait or
+                           run, allocated as used; default 256 MiB */
+  /* private */
+  struct conc__pool *state;
+} conc_pool;
+
+/* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
+   kind, -EAGAIN, -ENOMEM, -EMFILE. */
+CONC_API int conc_pool_start(conc_pool *pool);
+
+/* Hands in a job. It runs once (but see .retries), when a worker is free. What
+   conc_join of it returns: 0; -ECANCELED if it was cancelled; what it has set
+   by conc_set_status; -ECHILD if its worker died (conc_exitcode tells how),
+   -ETIMEDOUT if its time was out: then nothing has been copied back.
+   conc_cancel   of a job that has not begun: it never runs; of one that runs
+                 in a thread: as of any task; in a process: kills the worker
+   conc_result   what the target returned; of a process an address that means
+                 something there only, or a number
+   0, -EPIPE if the pool has been closed (a job of its own may still submit),
+   -EBUSY if the job runs already, -EINVAL without a target or if the pool has
+   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
+   belongs to another process, or its workers die before they begin; -ENOMEM. */
+CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
+
+/* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
+   that is for want of time, or the caller was cancelled, the job runs on. */
+CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
+
+/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
+   the first failure, when all have ended: items of a chunk whose worker died
+   are as they were; -ECANCELED if the caller was cancelled: then those that
+   had not begun are left out. Allocates some 250 bytes a chunk. */
+CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
+                           size_t size, size_t n);
+
+/* Tells the items of an array one by one as they are done.
+
+     conc_imap it;
+     void *item;
+     conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
+     while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
+*/
+typedef struct conc_imap {
+  /* private */
+  struct conc_task *jobs;
+  size_t n, told;
+  conc_completed completed;
+  bool unordered;
+} conc_imap;
+
+/* Begins fn(item) for each of n items of `size` bytes, in place; they are told
+   in their order, or, unordered, in the order in which they end. 0 or as
+   conc_pool_submit: then none has begun. Allocates some 250 bytes an item,
+   unordered 400. */
+CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                            void *items, size_t size, size_t n);
+CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
+                                      conc_fn *fn, void *items, size_t size,
+                                      size_t n);
+
+/* The next item: 0, or the failure of its job; -EPIPE after the last, and
+   *item is NULL; -ETIMEDOUT, -ECANCELED: *item is NULL, and it may be called
+   again. */
+CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
+
+/* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
+CONC_API void conc_imap_end(conc_imap *imap);
+
+/* No more jobs: submit returns -EPIPE. The workers end when all are done. 0,
+   -EINVAL if it has not been started. */
+CONC_API int conc_pool_close(conc_pool *pool);
+
+/* The same at once: jobs that have not begun end with -ECANCELED; those that
+   run are cancelled, as by conc_cancel. */
+CONC_API int conc_pool_terminate(conc_pool *pool);
+
+/* Waits until the workers have ended, after close or terminate, and frees what
+   the pool has; it may be started anew. 0; -EINVAL if it runs, -EDEADLK for a
+   job of its own, -ETIMEDOUT, -ECANCELED: it may be called again. */
+CONC_API int conc_pool_join(conc_pool *pool, double timeout);
+
+/* Runs fn(arg) in a thread while the calling coroutine waits: for what blocks
+   and knows nothing of coroutines. Returns what fn does. Outside of coroutines
+   it is called right here; so it is if there is no memory for a thread. A
+   conc_cancel of the caller reaches fn, as if it was called here; the call
+   does not end before fn. The threads are up to 32 (at most 4 more than CPUs),
+   shared by all, made when needed; they stay. */
+CONC_API void *conc_offload(conc_fn *fn, void *arg);
+
+/* ---------------------------------------------------------------------------
    >>manager: queues over the network
 
    A manager serves queues by name to whoever knows the key, or is the client
@@ -1592,6 +1742,18 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
 #endif
+
+/* A fence that all threads of the process pass at once: Linux 4.14, asked for
+   at run time. Otherwise each passes its own. */
+#ifndef CONC_HAVE_MEMBARRIER
+#ifdef SYS_membarrier
+#define CONC_HAVE_MEMBARRIER CONC__LINUX
+#else
+#define CONC_HAVE_MEMBARRIER 0
+#endif
+#endif
+#define CONC__MEMBARRIER_EXPEDITED 8 /* private */
+#define CONC__MEMBARRIER_REGISTER 16
 
 /* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
    ucontext. */
@@ -2101,6 +2263,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
                    returns, nobody will touch this actor or its waiter again.
      CONC__POKED   conc_cancel; stays until a wait delivers it.
      CONC__POLLING with CONC__PARKED: a thread that sleeps in poll().
+     CONC__NUDGED  a pool's worker: there may be a job for it.
      CONC__PARKED  it sleeps. Whoever clears this bit must wake it: so exactly
                    one of waker, canceller and timer makes it run.
 
@@ -2116,6 +2279,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
 #define CONC__POKED 2u
 #define CONC__PARKED 4u
 #define CONC__POLLING 8u
+#define CONC__NUDGED 16u
 
 /* An actor remembers so many locks that it reads. */
 #define CONC__READS 4
@@ -2201,6 +2365,8 @@ typedef struct conc__thread {
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
+  struct conc__worker *worker; /* of a pool: what it is */
+  conc_task *base; /* its own task, the actor's being that of a job; or NULL */
 } conc__thread;
 
 static __thread conc__thread conc__this;
@@ -2242,6 +2408,8 @@ CONC__DEF bool conc__park_retract(conc__actor *self) {
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
+CONC__DEF bool conc__job_take_cancel(conc__actor *self);
+
 CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
@@ -2250,7 +2418,8 @@ CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
     if (!s->expired && s->deadline <= now &&
         (due == NULL || s->deadline <= due->deadline))
       due = s;
-  if (s == NULL && (CONC__LOAD(&self->word) & CONC__POKED)) {
+  if (s == NULL && (conc__job_take_cancel(self) ||
+                    (CONC__LOAD(&self->word) & CONC__POKED))) {
     CONC__AND(&self->word, ~CONC__POKED);
     self->task->was_cancelled = true;
     return true;
@@ -2485,6 +2654,7 @@ typedef struct conc__waiter {
   bool stuck;
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
+  unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
   struct conc__many *many; /* that it is part of */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
@@ -2592,10 +2762,12 @@ CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
   return chain;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED. */
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
+/* Waits until so many were taken off. 0, -ETIMEDOUT (if a bit of `also` has
+   come, too), -ECANCELED. */
+CONC__DEF int conc__many_park(conc__many *m, size_t want, unsigned also,
+                              double deadline) {
   conc__actor *self = m->actor;
-  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  unsigned bits = CONC__WOKEN | also | conc__cancel_bit(self);
   conc__waiter all; /* on no list: for reports */
   int rc = 0;
   if (CONC__LOAD(&m->count) >= want) return 0;
@@ -2626,6 +2798,15 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
   }
   self->waiting = NULL;
   return rc;
+}
+
+CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want,
+                                   double deadline);
+
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
+  if (CONC__UNLIKELY(conc__this.worker != NULL))
+    return conc__pool_many_wait(m, want, deadline);
+  return conc__many_park(m, want, 0, deadline);
 }
 
 /* --- deadlocks ---
@@ -2686,8 +2867,8 @@ CONC__DEF void conc__report(const char *format, ...) {
 /* The default names of tasks, by kind. */
 CONC__DEF void conc__task_label(const conc_task *task, char *out,
                                 size_t size) {
-  static const char *const kinds[] = {"",      "Thread",  "Task",
-                                      "Dummy", "Process", "Process"};
+  static const char *const kinds[] = {"",        "Thread",  "Task", "Dummy",
+                                      "Process", "Process", "Job",  "Job"};
   snprintf(out, size, "%s-%u", kinds[task->kind], task->number);
 }
 
@@ -2767,7 +2948,8 @@ CONC__DEF void conc__stuck_leave(conc__waiter *w) {
 CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
                                  bool cancellable, double deadline) {
   conc__actor *self = w->actor;
-  unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
+  unsigned bits =
+      CONC__WOKEN | w->also | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
   w->stubborn = !cancellable;
@@ -3696,7 +3878,9 @@ enum {
   CONC__TASK_CORO,
   CONC__TASK_FOREIGN,
   CONC__TASK_PROCESS, /* seen by its parent */
-  CONC__TASK_MYSELF   /* seen by itself: it is this process's main task */
+  CONC__TASK_MYSELF,  /* seen by itself: it is this process's main task */
+  CONC__TASK_JOB,     /* of a thread of a pool, or run by a process of one */
+  CONC__TASK_REMOTE   /* of a process of a pool, seen by its submitter */
 };
 
 /* In place of the actor: the task was cancelled before it had one. */
@@ -3737,6 +3921,7 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   t->result = result;
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
+  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
   conc_event_set(&t->done);
 }
 
@@ -3763,14 +3948,32 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
+/* A job that stayed behind in the process that this one was forked from is
+   found to have ended when somebody asks. */
+CONC__DEF void conc__job_look(conc_task *task) {
+  uintptr_t id = CONC__LOAD(&task->id);
+  if (conc_event_is_set(&task->done) || !conc__owner_is_gone(id)) return;
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
+    conc__task_finish(task, NULL, -ECHILD);
+}
+
+CONC__INLINE bool conc__is_job(const conc_task *task) {
+  return task->kind >= CONC__TASK_JOB;
+}
+
 /* Whether the caller can wait for its end: 0, or why not. */
-CONC__DEF int conc__task_check(const conc_task *task) {
+CONC__DEF int conc__task_check(conc_task *task) {
   if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
+  if (conc__is_job(task)) conc__job_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
+CONC__DEF int conc__pool_await(conc_task *task, double timeout);
+
 CONC__DEF int conc__task_await(conc_task *task, double timeout) {
   conc__waiter w;
+  if (conc__is_job(task) || conc__this.worker != NULL)
+    return conc__pool_await(task, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.of = "of";
   w.owner = &task->id;
@@ -3792,6 +3995,7 @@ CONC_API int conc_set_status(int status) {
 }
 
 CONC_API bool conc_is_alive(const conc_task *task) {
+  if (conc__is_job(task)) conc__job_look((conc_task *)(uintptr_t)task);
   return task->kind != 0 && !conc_event_is_set(&task->done);
 }
 
@@ -3799,11 +4003,15 @@ CONC_API void *conc_result(const conc_task *task) {
   return conc_event_is_set(&task->done) ? task->result : NULL;
 }
 
+CONC__DEF int conc__pool_cancel(conc_task *job);
+
 CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__guard(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
   if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
+  if (conc__is_job(task)) conc__job_look(task);
+  if (task->kind == CONC__TASK_REMOTE) return conc__pool_cancel(task);
   conc__mutex_lock(guard);
   if (task->kind != 0 && conc__event_await(&task->done)) {
     rc = 0;
@@ -4406,7 +4614,8 @@ CONC__DEF int conc__locals_resize(conc_task *task, size_t count) {
 /* The task whose values the caller sees. */
 CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
   conc__actor *self = conc__self();
-  return a->of_task ? self->task : conc__this.actor.task;
+  if (a->of_task) return self->task;
+  return conc__this.base != NULL ? conc__this.base : conc__this.actor.task;
 }
 
 /* NULL if it is not set, or (NULL) there is no such attribute. */
@@ -4580,7 +4789,8 @@ CONC_API void conc_local_free(conc_local *local) {
   } while (n == 64);
   local->root = NULL;
   memset(local->first, 0, sizeof local->first);
-  conc__locals_trim(conc__this.actor.task);
+  conc__locals_trim(conc__this.base != NULL ? conc__this.base
+                                            : conc__this.actor.task);
 }
 
 /* ---------------------------------------------------------------------------
@@ -6901,7 +7111,7 @@ CONC__DEF int conc__process_begin(conc_task *t, unsigned *numbers,
 CONC__DEF void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
-  conc_task *mine = self->task;
+  conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
   conc_task *tasks = loop != NULL ? loop->tasks : NULL;
   conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
@@ -6913,6 +7123,8 @@ CONC__DEF void conc__process_abandon(void) {
   self->more_reads = 0;
   self->waiting = NULL;
   conc__this.loop = NULL;
+  conc__this.base = NULL;
+  conc__this.worker = NULL;
   conc__survivors_count = 0;
   memset(conc__stuck, 0, sizeof conc__stuck);
   for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
@@ -10780,6 +10992,1063 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_end(ap);
   conc_value_free(v);
   return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pool: jobs, a pool of threads, a pool of processes
+
+   A job that runs in a thread is the task of that thread's actor until it
+   ends. It tells so (task->actor) only when it first waits: jobs that never
+   do need no compare-and-swap for it. Until then conc_cancel leaves
+   CONC__NEVER_BEGIN there, which the first wait finds.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__pool conc__pool;
+
+/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
+   and pops at the bottom, everybody steals at the top. That pop and steal
+   cannot both have the last one: pop lowers bottom, then reads top; steal
+   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
+   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
+   decide by compare-and-swap on top. An item is written before bottom is
+   raised (release) and read after it (acquire); it may be overwritten only
+   when top has passed it, and then the swap fails. */
+typedef struct conc__ring {
+  struct conc__ring *older; /* thieves may be reading it still */
+  size_t mask;
+  /* the items follow */
+} conc__ring;
+
+typedef struct conc__deque {
+  size_t top;
+  char pad1[64 - sizeof(size_t)];
+  size_t bottom;
+  conc__ring *ring;
+  char pad2[64 - sizeof(size_t) - sizeof(void *)];
+} conc__deque;
+
+CONC__INLINE conc_task **conc__ring_at(conc__ring *r, size_t i) {
+  return (conc_task **)(void *)(r + 1) + (i & r->mask);
+}
+
+CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
+  conc__ring *r =
+      (conc__ring *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
+  if (r == NULL) return NULL;
+  r->older = older;
+  r->mask = size - 1;
+  return r;
+}
+
+CONC__DEF int conc__deque_grow(conc__deque *d, size_t top, size_t bottom) {
+  conc__ring *old = d->ring;
+  conc__ring *r = conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
+  size_t i;
+  if (r == NULL) return -ENOMEM;
+  for (i = top; i != bottom; i++)
+    *conc__ring_at(r, i) = CONC__LOAD_RELAXED(conc__ring_at(old, i));
+  CONC__STORE(&d->ring, r);
+  return 0;
+}
+
+CONC__INLINE int conc__deque_push(conc__deque *d, conc_task *t) {
+  size_t b = d->bottom;
+  size_t top = CONC__LOAD(&d->top);
+  if (CONC__UNLIKELY(d->ring == NULL || b - top > d->ring->mask)) {
+    int rc = conc__deque_grow(d, top, b);
+    if (rc != 0) return rc;
+  }
+  CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
+  CONC__STORE(&d->bottom, b + 1);
+  return 0;
+}
+
+CONC__INLINE conc_task *conc__deque_pop(conc__deque *d) {
+  size_t b = d->bottom;
+  size_t top;
+  conc_task *t;
+  if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
+  b--;
+  CONC__POINT();
+  __atomic_store_n(&d->bottom, b, __ATOMIC_SEQ_CST);
+  CONC__POINT();
+  top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  if (CONC__LIKELY((ptrdiff_t)(b - top) > 0))
+    return CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+  t = NULL;
+  if (b == top) { /* the last one */
+    t = CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+    CONC__POINT();
+    if (!__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      t = NULL;
+  }
+  CONC__STORE(&d->bottom, b + 1);
+  return t;
+}
+
+CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
+  size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
+}
+
+CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
+  for (;;) {
+    size_t top, b;
+    conc_task *t;
+    CONC__POINT();
+    top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+    CONC__POINT();
+    b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
+    if ((ptrdiff_t)(b - top) <= 0) return NULL;
+    t = CONC__LOAD_RELAXED(conc__ring_at(CONC__LOAD(&d->ring), top));
+    CONC__POINT();
+    if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      return t;
+  }
+}
+
+CONC__DEF void conc__deque_free(conc__deque *d) {
+  while (d->ring != NULL) {
+    conc__ring *older = d->ring->older;
+    CONC_FREE(d->ring);
+    d->ring = older;
+  }
+}
+
+/* --- a fence of which one side, that is seldom taken, pays for both --- */
+
+static bool conc__fence_is_heavy; /* the kernel does not help */
+
+CONC__DEF void conc__fence_full(void) {
+#if CONC_HAVE_TSAN /* which knows no fences */
+  static unsigned none;
+  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
+#else
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+CONC__DEF void conc__fence_init(void) {
+#if CONC_HAVE_MEMBARRIER
+  conc__fence_is_heavy =
+      syscall(SYS_membarrier, CONC__MEMBARRIER_REGISTER, 0, 0) != 0;
+#else
+  conc__fence_is_heavy = true;
+#endif
+}
+
+/* All threads of the process pass a fence before this returns. */
+CONC__DEF void conc__fence_heavy(void) {
+  conc__fence_full();
+#if CONC_HAVE_MEMBARRIER
+  if (!conc__fence_is_heavy)
+    syscall(SYS_membarrier, CONC__MEMBARRIER_EXPEDITED, 0, 0);
+#endif
+}
+
+CONC__INLINE void conc__fence_light(void) {
+  CONC__POINT();
+  if (CONC__UNLIKELY(conc__fence_is_heavy))
+    conc__fence_full();
+  else
+    __asm__ __volatile__("" ::: "memory");
+}
+
+/* --- the pool of threads ---
+
+   Jobs from outside come through the inbox, latest first, which whoever has
+   the guard turns round into the backlog, and takes some of it to a batch of
+   his own, from which everybody may steal in order. Jobs of workers go to
+   their own deques.
+
+   A worker that finds nothing searches for a while, then rests: sets its bit
+   in `idle`, and looks once more. Who hands in a job looks at `idle`
+   afterwards, unless somebody searches; clears a bit, which is to claim that
+   worker, counts it as searching, and nudges it. A searcher that finds a job,
+   and is the last, wakes another if there is more. So workers are woken one by
+   one, and no job is overlooked. */
+
+#define CONC__CLOSED ((uintptr_t)1) /* in the inbox */
+enum { CONC__BATCH = 64 };
+
+typedef struct conc__worker {
+  conc__deque own;
+  conc__deque batch;
+  struct {
+    conc__ring ring;
+    conc_task *items[CONC__BATCH];
+  } batch_ring;
+  conc__pool *pool;
+  size_t index;
+  unsigned spin_failed;
+  conc_task task;
+  char name[24];
+} conc__worker;
+
+struct conc__pool {
+  uintptr_t id;  /* as an actor's: it tells the generation */
+  conc_pool options;
+  size_t n;      /* how many workers */
+  size_t memory; /* what to free, if it was mapped; else 0 */
+  void *block;
+  char pad0[64];
+  uintptr_t inbox; /* a conc_task | CONC__CLOSED */
+  char pad1[64 - sizeof(uintptr_t)];
+  conc__mutex guard; /* of the backlog, and of starting */
+  conc_task *backlog, **backlog_end;
+  size_t backlog_count;
+  char pad2[64];
+  unsigned searching;
+  unsigned active; /* workers that are not at rest */
+  unsigned started;
+  bool lazy;       /* workers are started when there is work */
+  bool over, terminated;
+  struct conc__far *far; /* of processes */
+  unsigned *idle;
+  conc__worker *workers;
+};
+
+static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
+
+CONC__INLINE bool conc__pool_is_gone(const conc__pool *p) {
+  return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
+}
+
+/* The caller's worker, if it is one that may run jobs here and now. */
+CONC__INLINE conc__worker *conc__worker_here(void) {
+  conc__worker *w = conc__this.worker;
+  if (w == NULL || conc__this.current != &conc__this.actor ||
+      conc__this.actor.generator != NULL || conc__pool_is_gone(w->pool))
+    return NULL;
+  return w;
+}
+
+/* Whether there may be a job. In the order of all SEQ_CST operations. */
+CONC__DEF bool conc__pool_has_work(conc__pool *p) {
+  size_t i;
+  if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
+      __atomic_load_n(&p->backlog_count, __ATOMIC_SEQ_CST) != 0)
+    return true;
+  for (i = 0; i < p->n; i++)
+    if (!conc__deque_is_empty(&p->workers[i].own) ||
+        !conc__deque_is_empty(&p->workers[i].batch))
+      return true;
+  return false;
+}
+
+/* Takes some of the jobs that came from outside: the first is returned. */
+CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
+  conc_task *first, *t;
+  conc_task *chain = NULL;
+  uintptr_t seen;
+  size_t n = 0, count = 1;
+  if ((CONC__LOAD(&p->inbox) & ~CONC__CLOSED) == 0 &&
+      CONC__LOAD(&p->backlog_count) == 0)
+    return NULL;
+  conc__mutex_lock(&p->guard);
+  seen = CONC__LOAD(&p->inbox);
+  while ((seen & ~CONC__CLOSED) != 0 &&
+         !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
+  }
+  t = (conc_task *)(seen & ~CONC__CLOSED);
+  if (t != NULL) {
+    conc_task **end = &t->next; /* of the last */
+    while (t != NULL) {
+      conc_task *next = t->next;
+      t->next = chain;
+      chain = t;
+      t = next;
+      n++;
+    }
+    *p->backlog_end = chain;
+    p->backlog_end = end;
+  }
+  n += p->backlog_count;
+  first = p->backlog;
+  t = first;
+  if (t != NULL) {
+    size_t most = w != NULL ? n / (2 * p->n) + 1 : 1;
+    if (most > CONC__BATCH) most = CONC__BATCH;
+    for (t = t->next; count < most && t != NULL; count++) {
+      conc_task *next = t->next;
+      conc__deque_push(&w->batch, t); /* which is empty, and has room */
+      t = next;
+    }
+    p->backlog = t;
+    if (t == NULL) p->backlog_end = &p->backlog;
+    __atomic_store_n(&p->backlog_count, n - count, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(&p->guard);
+  return first;
+}
+
+/* A job for the worker, or NULL. */
+CONC__DEF conc_task *conc__worker_take(conc__worker *w) {
+  conc__pool *p = w->pool;
+  conc_task *t = conc__deque_pop(&w->own);
+  size_t i;
+  if (t == NULL) t = conc__deque_steal(&w->batch);
+  if (t == NULL) t = conc__pool_take(p, w);
+  for (i = 1; t == NULL && i < p->n; i++) {
+    conc__worker *v = &p->workers[(w->index + i) % p->n];
+    t = conc__deque_steal(&v->own);
+    if (t == NULL) t = conc__deque_steal(&v->batch);
+  }
+  return t;
+}
+
+/* Claims a worker that rests. */
+CONC__DEF bool conc__pool_nudge(conc__pool *p) {
+  size_t i;
+  for (i = 0; i * 32 < p->n; i++) {
+    unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
+    while (seen != 0) {
+      unsigned bit = (unsigned)__builtin_ctz(seen);
+      CONC__POINT();
+      if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
+                                      false, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_SEQ_CST)) {
+        conc_task *t = &p->workers[i * 32 + bit].task;
+        __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+        conc__unpark(t->actor, CONC__NUDGED);
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+CONC__DEF int conc__pool_grow(conc__pool *p);
+
+/* There is a job more. */
+CONC__INLINE void conc__pool_wake(conc__pool *p) {
+  if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
+      !conc__pool_nudge(p) && CONC__UNLIKELY(p->lazy))
+    conc__pool_grow(p);
+}
+
+/* No longer searching. */
+CONC__DEF void conc__worker_found(conc__worker *w) {
+  conc__pool *p = w->pool;
+  if (__atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
+      conc__pool_has_work(p))
+    conc__pool_wake(p);
+}
+
+CONC__DEF void conc__worker_rest(conc__worker *w) {
+  __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
+                    __ATOMIC_SEQ_CST);
+  conc__fence_heavy();
+}
+
+/* Rests no more. False: it was claimed, is nudged, and counts as searching. */
+CONC__DEF bool conc__worker_unrest(conc__worker *w) {
+  conc__actor *self = &conc__this.actor;
+  unsigned bit = 1u << w->index % 32;
+  CONC__POINT();
+  if (__atomic_fetch_and(&w->pool->idle[w->index / 32], ~bit,
+                         __ATOMIC_SEQ_CST) & bit)
+    return true;
+  while (!(CONC__LOAD(&self->word) & CONC__NUDGED))
+    conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
+  CONC__AND(&self->word, ~CONC__NUDGED);
+  return false;
+}
+
+/* Spins until there is a job or the time is out. */
+CONC__DEF conc_task *conc__worker_spin(conc__worker *w) {
+  double budget = conc__spin_budget(w->spin_failed);
+  double end = budget > 0 ? conc_now() + budget : 0;
+  conc_task *t;
+  do {
+    int i;
+    t = conc__worker_take(w);
+    for (i = 0; i < 8 && t == NULL && budget > 0; i++) conc__pause();
+  } while (t == NULL && budget > 0 && conc_now() < end);
+  conc__spin_learn(&w->spin_failed, t != NULL);
+  return t;
+}
+
+/* Waits for a job; NULL: there will be none. */
+CONC__DEF conc_task *conc__worker_search(conc__worker *w) {
+  conc__pool *p = w->pool;
+  conc__actor *self = &conc__this.actor;
+  __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    conc_task *t = conc__worker_spin(w);
+    bool mine;
+    if (t != NULL) {
+      conc__worker_found(w);
+      return t;
+    }
+    __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    conc__worker_rest(w);
+    /* The last to rest ends the pool if it is closed: jobs come from outside
+       no more, nor from inside, for no job runs. */
+    if (__atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST) == 0 &&
+        (CONC__LOAD(&p->inbox) & CONC__CLOSED) && !conc__pool_has_work(p)) {
+      CONC__STORE(&p->over, true);
+      while (conc__pool_nudge(p)) continue;
+    }
+    if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
+      conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
+    mine = conc__worker_unrest(w);
+    if (mine) __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
+      __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+      return NULL;
+    }
+  }
+}
+
+/* --- running a job --- */
+
+/* Called at a wait of a job: whether it is to fail. From then on conc_cancel
+   pokes the actor. */
+CONC__DEF bool conc__job_take_cancel(conc__actor *self) {
+  conc_task *t = self->task;
+  conc__actor *none = NULL;
+  bool cancelled = false;
+  if (t->kind != CONC__TASK_JOB) return false;
+  if (CONC__LOAD_RELAXED(&t->actor) != self &&
+      !CONC__CAS(&t->actor, &none, self)) {
+    CONC__STORE(&t->actor, self);
+    cancelled = true;
+  }
+  if (conc__this.worker != NULL && !t->was_cancelled &&
+      CONC__LOAD(&conc__this.worker->pool->terminated))
+    cancelled = true;
+  return cancelled;
+}
+
+/* A job that has waited is about to run another: what pokes the actor now is
+   for that. */
+CONC__DEF void conc__job_withdraw(conc_task *t, conc__actor *self) {
+  conc__mutex *guard = conc__guard(&t->done);
+  conc__mutex_lock(guard);
+  t->actor = CONC__AND(&self->word, ~CONC__POKED) & CONC__POKED
+                 ? CONC__NEVER_BEGIN
+                 : NULL;
+  conc__mutex_unlock(guard);
+}
+
+/* Runs a job to its end, perhaps inside of another one. */
+CONC__DEF void conc__job_run(conc_task *t, bool terminated) {
+  conc__actor *self = &conc__this.actor;
+  conc_task *outer = self->task;
+  conc_scope *outer_scope = self->scope;
+  conc_scope scope; /* there is one: so a first wait looks for conc_cancel */
+  void *result = NULL;
+  int status = -ECANCELED;
+  bool announced = false;
+  if (CONC__UNLIKELY(outer->actor == self && outer->kind == CONC__TASK_JOB))
+    conc__job_withdraw(outer, self);
+  scope.outer = NULL;
+  scope.deadline = CONC__NEVER;
+  scope.shield = scope.expired = false;
+  self->scope = &scope;
+  self->task = t;
+  CONC__STORE_RELAXED(&t->id, self->id);
+  if (CONC__LOAD(&t->actor) == NULL && !terminated) {
+    result = t->target(t->arg);
+    status = t->was_cancelled ? -ECANCELED : t->status;
+    if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
+    announced = CONC__LOAD_RELAXED(&t->actor) == self;
+  }
+  self->task = outer;
+  self->scope = outer_scope;
+  conc__task_finish(t, result, status);
+  /* Who cancelled it late has been awaited by that. */
+  if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
+}
+
+CONC__INLINE void conc__worker_run(conc__worker *w, conc_task *t) {
+  conc__job_run(t, CONC__LOAD(&w->pool->terminated));
+}
+
+CONC__DEF void *conc__worker_main(void *arg) {
+  conc__worker *w = (conc__worker *)arg;
+  conc__pool *p = w->pool;
+  conc_task *t;
+  conc__this.worker = w;
+  conc__this.base = &w->task;
+  if (p->options.initializer != NULL)
+    p->options.initializer(p->options.initializer_arg);
+  for (;;) {
+    t = conc__worker_take(w);
+    if (t == NULL) t = conc__worker_search(w);
+    if (t == NULL) break;
+    conc__worker_run(w, t);
+    if (conc__pool_is_gone(p)) break; /* the job forked: this is the child */
+  }
+  conc__this.worker = NULL;
+  conc__this.base = NULL;
+  return NULL;
+}
+
+/* --- waiting for jobs --- */
+
+/* Runs jobs, or rests, once. `sleep` waits for what the caller waits for. */
+CONC__DEF int conc__worker_wait(conc__worker *w,
+                                int (*sleep)(void *what, unsigned also,
+                                             double deadline),
+                                void *what, double deadline) {
+  int rc = -ETIMEDOUT;
+  bool mine;
+  conc_task *t = conc__worker_take(w);
+  if (t != NULL) {
+    conc__worker_run(w, t);
+    return -EAGAIN;
+  }
+  conc__worker_rest(w);
+  if (conc__pool_has_work(w->pool))
+    rc = -EAGAIN;
+  else
+    rc = sleep(what, CONC__NUDGED, deadline);
+  mine = conc__worker_unrest(w);
+  if (!mine) conc__worker_found(w);
+  if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
+  return rc;
+}
+
+CONC__DEF int conc__job_sleep(void *what, unsigned also, double deadline) {
+  conc_task *task = (conc_task *)what;
+  conc__waiter w;
+  conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.of = "of";
+  w.owner = &task->id;
+  w.robust = conc__is_job(task);
+  w.also = also;
+  return conc__event_wait(&task->done, &w, conc__remaining(deadline));
+}
+
+CONC__DEF void conc__far_help(conc_task *task);
+
+CONC__DEF int conc__pool_await(conc_task *task, double timeout) {
+  double deadline = CONC__NEVER;
+  conc__worker *w;
+  int rc = 0;
+  if (conc_event_is_set(&task->done)) return 0;
+  if (timeout <= 0) return -ETIMEDOUT;
+  if (timeout < 1e9) deadline = conc__deadline(timeout);
+  if (task->kind == CONC__TASK_REMOTE) conc__far_help(task);
+  do {
+    w = conc__worker_here();
+    if (conc_event_is_set(&task->done)) return 0;
+    if (conc__is_job(task)) conc__job_look(task);
+    rc = w != NULL ? conc__worker_wait(w, conc__job_sleep, task, deadline)
+                   : conc__job_sleep(task, 0, deadline);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+typedef struct conc__many_want {
+  conc__many *many;
+  size_t want;
+} conc__many_want;
+
+CONC__DEF int conc__many_sleep(void *what, unsigned also, double deadline) {
+  const conc__many_want *m = (const conc__many_want *)what;
+  return conc__many_park(m->many, m->want, also, deadline);
+}
+
+CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want,
+                                   double deadline) {
+  conc__many_want what;
+  int rc;
+  what.many = m;
+  what.want = want;
+  do {
+    conc__worker *w = conc__worker_here();
+    if (CONC__LOAD(&m->count) >= want) return 0;
+    rc = w != NULL && deadline > 0
+             ? conc__worker_wait(w, conc__many_sleep, &what, deadline)
+             : conc__many_park(m, want, 0, deadline);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+/* --- fork --- */
+
+/* Jobs that stayed behind, and that somebody here waits for, have ended. */
+CONC__DEF void conc__pool_fork_look(const conc__actor *actor) {
+  const conc__many *m;
+  size_t i;
+  if (actor == NULL) return;
+  for (m = actor->many; m != NULL; m = m->next)
+    for (i = 0; i < m->n; i++)
+      if (m->nodes[i].waiter.list != NULL && conc__is_job(m->nodes[i].task))
+        conc__job_look(m->nodes[i].task);
+}
+
+CONC__DEF void conc__pool_fork_child(void) {
+  conc__loop *loop = conc__this.loop;
+  conc_task *t = loop != NULL ? loop->tasks : NULL;
+  conc__pool_fork_look(&conc__this.actor);
+  for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
+}
+
+CONC__DEF void conc__pool_init_once(void) {
+  conc__init();
+  conc__fence_init();
+  pthread_atfork(NULL, NULL, conc__pool_fork_child);
+}
+
+/* --- the life of a pool --- */
+
+CONC__DEF void conc__pool_free(conc__pool *p) {
+  size_t i;
+  for (i = 0; i < p->n && p->workers != NULL; i++)
+    conc__deque_free(&p->workers[i].own);
+  if (p->memory > 0)
+    munmap(p->block, p->memory);
+  else
+    CONC_FREE(p->block);
+}
+
+/* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
+CONC__DEF conc__pool *conc__pool_new(const conc_pool *options, size_t n,
+                                     bool mapped) {
+  size_t words = (n + 31) / 32;
+  size_t size = 64 + sizeof(conc__pool) + n * sizeof(conc__worker) +
+                words * sizeof(unsigned);
+  void *block;
+  conc__pool *p;
+  size_t i;
+  if (n > SIZE_MAX / 2 / sizeof(conc__worker)) return NULL;
+  size += (n + 1) * 64;
+  block = mapped ? conc__pages_map(size) : CONC_MALLOC(size);
+  if (block == NULL) return NULL;
+  memset(block, 0, size);
+  p = (conc__pool *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
+  p->block = block;
+  p->memory = mapped ? size : 0;
+  p->id = (uintptr_t)p | conc__generation << 2;
+  p->options = *options;
+  p->n = n;
+  p->backlog_end = &p->backlog;
+  p->workers =
+      (conc__worker *)(((uintptr_t)(p + 1) + 63) & ~(uintptr_t)63);
+  p->idle = (unsigned *)(void *)(p->workers + n);
+  for (i = 0; i < n; i++) {
+    conc__worker *w = &p->workers[i];
+    w->pool = p;
+    w->index = i;
+    w->batch_ring.ring.mask = CONC__BATCH - 1;
+    w->batch.ring = &w->batch_ring.ring;
+    snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
+    w->task.name = w->name;
+    w->task.target = conc__worker_main;
+    w->task.arg = w;
+    w->task.stack_size = options->stack_size;
+  }
+  return p;
+}
+
+/* Starts one worker more. */
+CONC__DEF int conc__pool_grow(conc__pool *p) {
+  int rc = 0;
+  if (CONC__LOAD(&p->started) == p->n) return 0;
+  conc__mutex_lock(&p->guard);
+  if (p->started < p->n) {
+    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    rc = conc_thread_start(&p->workers[p->started].task);
+    if (rc == 0)
+      CONC__STORE(&p->started, p->started + 1);
+    else
+      __atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(&p->guard);
+  return rc;
+}
+
+/* Closes the inbox, and lets the workers look. */
+CONC__DEF void conc__pool_shut(conc__pool *p) {
+  CONC__POINT();
+  __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
+  conc__pool_nudge(p);
+}
+
+/* As conc_cancel, but a thread that has not begun yet shall. */
+CONC__DEF void conc__worker_poke(conc__worker *w) {
+  conc__mutex *guard = conc__guard(&w->task.done);
+  conc__mutex_lock(guard);
+  if (conc__event_await(&w->task.done) && CONC__LOAD(&w->task.actor) != NULL)
+    conc__unpark(w->task.actor, CONC__POKED);
+  conc__mutex_unlock(guard);
+}
+
+/* Ends the jobs that have not begun, and pokes the others. */
+CONC__DEF void conc__pool_stop(conc__pool *p) {
+  size_t i;
+  conc_task *t;
+  CONC__STORE(&p->terminated, true);
+  conc__pool_shut(p);
+  while ((t = conc__pool_take(p, NULL)) != NULL)
+    conc__task_finish(t, NULL, -ECANCELED);
+  for (i = 0; i < p->started; i++) {
+    conc__worker *w = &p->workers[i];
+    while ((t = conc__deque_steal(&w->batch)) != NULL ||
+           (t = conc__deque_steal(&w->own)) != NULL)
+      conc__task_finish(t, NULL, -ECANCELED);
+    conc__worker_poke(w);
+  }
+}
+
+CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
+  conc__pool *p = conc__pool_new(pool, n, false);
+  int rc = 0;
+  size_t i;
+  if (p == NULL) return -ENOMEM;
+  while (rc == 0 && p->started < n) rc = conc__pool_grow(p);
+  if (rc == 0) {
+    CONC__STORE(&pool->state, p);
+    return 0;
+  }
+  conc__pool_shut(p);
+  for (i = 0; i < p->started; i++)
+    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED) continue;
+  conc__pool_free(p);
+  return rc;
+}
+
+CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
+  conc__worker *w = conc__this.worker;
+  uintptr_t seen;
+  int rc = conc__task_begin(job, CONC__TASK_JOB);
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  job->pool = p;
+  if (w != NULL && w->pool == p) {
+    rc = conc__deque_push(&w->own, job);
+    if (CONC__UNLIKELY(rc != 0)) {
+      conc__task_unbegin(job);
+      return rc;
+    }
+    conc__fence_light();
+  } else {
+    seen = CONC__LOAD(&p->inbox);
+    do {
+      if (seen & CONC__CLOSED) {
+        conc__task_unbegin(job);
+        return -EPIPE;
+      }
+      job->next = (conc_task *)seen;
+      CONC__POINT();
+    } while (!__atomic_compare_exchange_n(&p->inbox, &seen, (uintptr_t)job,
+                                          true, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED));
+  }
+  conc__pool_wake(p);
+  return 0;
+}
+/* --- the pool of processes --- */
+
+CONC__DEF int conc__far_start(conc_pool *pool, size_t n) { (void)pool; (void)n; return -ENOSYS; }
+CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) { (void)p; (void)job; (void)item; return -ENOSYS; }
+CONC__DEF void conc__far_shut(conc__pool *p, bool now) { (void)p; (void)now; }
+CONC__DEF int conc__far_join(conc__pool *p, double timeout) { (void)p; (void)timeout; return 0; }
+CONC__DEF void conc__far_retract(conc_task *t) { (void)t; }
+CONC__DEF void conc__far_help(conc_task *t) { (void)t; }
+CONC__DEF int conc__pool_cancel(conc_task *t) { (void)t; return -ESRCH; }
+
+/* --- what is public of pools --- */
+
+CONC_API int conc_pool_start(conc_pool *pool) {
+  conc__pool *old = pool->state;
+  size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  conc__self();
+  if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
+  if (old != NULL) conc__pool_free(old);
+  pool->state = NULL;
+  if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
+  if (pool->kind == CONC_PROCESS) return conc__far_start(pool, n);
+  return -EINVAL;
+}
+
+CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
+  if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
+  return p->far != NULL ? conc__far_submit(p, job, 0)
+                        : conc__pool_submit_thread(p, job);
+}
+
+CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
+  int rc = conc_pool_submit(pool, job);
+  return rc != 0 ? rc : conc_join(job, timeout);
+}
+
+CONC_API int conc_pool_close(conc_pool *pool) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (p == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return 0;
+  if (p->far != NULL)
+    conc__far_shut(p, false);
+  else
+    conc__pool_shut(p);
+  return 0;
+}
+
+CONC_API int conc_pool_terminate(conc_pool *pool) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (p == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return 0;
+  if (p->far != NULL)
+    conc__far_shut(p, true);
+  else
+    conc__pool_stop(p);
+  return 0;
+}
+
+CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  double deadline = conc__deadline(timeout);
+  size_t i;
+  int rc = 0;
+  if (p == NULL) return -EINVAL;
+  if (!conc__pool_is_gone(p)) {
+    if (conc__this.worker != NULL && conc__this.worker->pool == p)
+      return -EDEADLK;
+    if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
+    if (p->far != NULL) rc = conc__far_join(p, conc__remaining(deadline));
+    for (i = 0; i < p->started && rc == 0; i++)
+      rc = conc__task_await(&p->workers[i].task, conc__remaining(deadline));
+    if (rc != 0) return rc;
+  }
+  pool->state = NULL;
+  conc__pool_free(p);
+  return 0;
+}
+
+/* --- map and imap --- */
+
+typedef struct conc__map {
+  conc__pool *pool;
+  conc_fn *fn;
+  char *items;
+  size_t size, n, chunk;
+  char pad1[64];
+  size_t next; /* item that nobody has taken */
+  char pad2[64];
+} conc__map;
+
+/* A thread's share: as many chunks as it comes to. */
+CONC__DEF void *conc__map_main(void *arg) {
+  conc__map *m = (conc__map *)arg;
+  size_t i, end;
+  while ((i = __atomic_fetch_add(&m->next, m->chunk, __ATOMIC_RELAXED)) <
+         m->n) {
+    end = m->n - i > m->chunk ? i + m->chunk : m->n;
+    if (CONC__LOAD_RELAXED(&m->pool->terminated)) {
+      conc_set_status(-ECANCELED);
+      break;
+    }
+    for (; i < end; i++) m->fn(m->items + i * m->size);
+  }
+  return NULL;
+}
+
+enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
+
+CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
+                           size_t size, size_t n) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  conc_task few[CONC__MAP_FEW];
+  conc_task *jobs = few;
+  conc_scope shield;
+  conc__map m;
+  size_t i, count;
+  int rc = 0, submitted = 0;
+  bool cancelled = false;
+  if (p == NULL || fn == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return -ECHILD;
+  if (n == 0) return 0;
+  m.pool = p;
+  m.fn = fn;
+  m.items = (char *)items;
+  m.size = size;
+  m.n = n;
+  m.next = 0;
+  m.chunk = pool->chunk > 0 ? pool->chunk : (n - 1) / (4 * p->n) + 1;
+  if (p->far != NULL && size > 0 && m.chunk > CONC__MAP_BYTES / size)
+    m.chunk = CONC__MAP_BYTES > size ? CONC__MAP_BYTES / size : 1;
+  count = (n - 1) / m.chunk + 1;
+  if (p->far == NULL && count > p->n) count = p->n;
+  if (count > CONC__MAP_FEW)
+    jobs = (conc_task *)CONC_MALLOC(count * sizeof *jobs);
+  if (jobs == NULL) return -ENOMEM;
+  memset(jobs, 0, count * sizeof *jobs);
+  for (i = 0; i < count && submitted == 0; i++) {
+    conc_task *t = &jobs[i];
+    if (p->far == NULL) {
+      t->target = conc__map_main;
+      t->arg = &m;
+      submitted = conc__pool_submit_thread(p, t);
+    } else {
+      size_t from = i * m.chunk;
+      t->target = fn;
+      t->arg = m.items + from * size;
+      t->size = (n - from > m.chunk ? m.chunk : n - from) * size;
+      submitted = conc__far_submit(p, t, size);
+    }
+  }
+  if (submitted != 0) i--;
+  count = i;
+  for (i = 0; i < count; i++) {
+    int failure = conc__task_await(&jobs[i], CONC_FOREVER);
+    if (failure != 0 && !cancelled) {
+      size_t j;
+      cancelled = true;
+      CONC__STORE(&m.next, n);
+      for (j = i; j < count && p->far != NULL; j++) conc__far_retract(&jobs[j]);
+      conc_shield(&shield);
+      conc__task_await(&jobs[i], CONC_FOREVER);
+    }
+    if (failure == 0) failure = jobs[i].status;
+    if (rc == 0) rc = failure;
+  }
+  if (cancelled) conc_scope_end(&shield);
+  if (jobs != few) CONC_FREE(jobs);
+  /* Threads that did come have done all of it. */
+  if (submitted != 0 && (p->far != NULL || count == 0)) rc = submitted;
+  return rc;
+}
+
+CONC_API void conc_imap_end(conc_imap *imap) {
+  conc_scope shield;
+  size_t i;
+  if (imap->jobs == NULL) return;
+  if (imap->unordered) conc_completed_end(&imap->completed);
+  for (i = 0; i < imap->n; i++)
+    if (imap->told < imap->n) conc_cancel(&imap->jobs[i]);
+  conc_shield(&shield);
+  for (i = 0; i < imap->n; i++)
+    conc__task_await(&imap->jobs[i], CONC_FOREVER);
+  conc_scope_end(&shield);
+  CONC_FREE(imap->jobs);
+  imap->jobs = NULL;
+}
+
+CONC__DEF int conc__imap_begin(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                               void *items, size_t size, size_t n,
+                               bool unordered) {
+  conc_task **tasks = NULL;
+  size_t i;
+  int rc = 0;
+  memset(imap, 0, sizeof *imap);
+  if (n == 0) return fn != NULL ? 0 : -EINVAL;
+  if (n > SIZE_MAX / sizeof *imap->jobs) return -ENOMEM;
+  imap->jobs = (conc_task *)CONC_MALLOC(n * sizeof *imap->jobs);
+  if (imap->jobs == NULL) return -ENOMEM;
+  memset(imap->jobs, 0, n * sizeof *imap->jobs);
+  if (unordered) {
+    tasks = (conc_task **)CONC_MALLOC(n * sizeof *tasks);
+    if (tasks == NULL) rc = -ENOMEM;
+  }
+  for (i = 0; i < n && rc == 0; i++) {
+    conc_task *t = &imap->jobs[i];
+    t->target = fn;
+    t->arg = (char *)items + i * size;
+    t->size = size;
+    rc = conc_pool_submit(pool, t);
+    if (rc != 0) break;
+    if (unordered) tasks[i] = t;
+  }
+  imap->n = i;
+  if (rc == 0 && unordered) {
+    rc = conc_as_completed(&imap->completed, tasks, n, CONC_FOREVER);
+    imap->unordered = rc == 0;
+  }
+  CONC_FREE(tasks);
+  if (rc != 0) {
+    imap->n = i;
+    imap->told = 0;
+    conc_imap_end(imap);
+    imap->n = 0;
+  }
+  return rc;
+}
+
+CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                            void *items, size_t size, size_t n) {
+  return conc__imap_begin(imap, pool, fn, items, size, n, false);
+}
+
+CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
+                                      conc_fn *fn, void *items, size_t size,
+                                      size_t n) {
+  return conc__imap_begin(imap, pool, fn, items, size, n, true);
+}
+
+CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
+  conc_task *t;
+  int rc;
+  *item = NULL;
+  if (imap->told == imap->n) {
+    conc_imap_end(imap);
+    return -EPIPE;
+  }
+  t = &imap->jobs[imap->told];
+  if (imap->unordered) {
+    imap->completed.deadline = conc__deadline(timeout);
+    rc = conc_completed_next(&imap->completed, &t);
+  } else {
+    rc = conc__task_await(t, timeout);
+  }
+  if (rc != 0) return rc;
+  imap->told++;
+  *item = t->arg;
+  return t->status;
+}
+
+/* --- conc_offload --- */
+
+static conc__pool *conc__offload_pool;
+
+/* The shared pool, made when it is first needed; NULL: it cannot be. It is
+   never freed, and so not of CONC_MALLOC. */
+CONC__DEF conc__pool *conc__offload_open(void) {
+  conc__pool *p = CONC__LOAD(&conc__offload_pool);
+  conc__pool *made;
+  conc_pool options;
+  size_t n = (size_t)conc_cpu_count() + 4;
+  if (p != NULL && !conc__pool_is_gone(p)) return p;
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  memset(&options, 0, sizeof options);
+  made = conc__pool_new(&options, n < 32 ? n : 32, true);
+  if (made == NULL) return NULL;
+  made->lazy = true;
+  if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
+  conc__pool_free(made); /* another thread was faster */
+  return p;
+}
+
+CONC_API void *conc_offload(conc_fn *fn, void *arg) {
+  conc__pool *p;
+  conc_task job;
+  conc_scope shield;
+  int rc;
+  if (conc__self()->ops != &conc__coro_class) return fn(arg);
+  p = conc__offload_open();
+  memset(&job, 0, sizeof job);
+  job.target = fn;
+  job.arg = arg;
+  if (p == NULL || (p->started == 0 && conc__pool_grow(p) != 0) ||
+      conc__pool_submit_thread(p, &job) != 0)
+    return fn(arg);
+  rc = conc__task_await(&job, CONC_FOREVER);
+  if (rc != 0) {
+    conc_cancel(&job);
+    conc_shield(&shield);
+    conc__task_await(&job, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  return job.result;
 }
 
 /* ---------------------------------------------------------------------------
