@@ -47,6 +47,7 @@
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
+     >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle
      >>queue       conc_queue: put, get, close, join
@@ -993,6 +994,29 @@ CONC_API int conc_accept(int fd, double timeout);
 /* Connects to an address as above, where an empty host is loopback. Returns a
    descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
 CONC_API int conc_connect(const char *address, double timeout);
+
+/* ---------------------------------------------------------------------------
+   >>ipc: memory that processes share
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  a process and those that it forks (conc_process_start, too) after
+              the memory was made; up to 1,024 at one time
+   Signals    no
+   Memory     the system's, in whole pages, until the last process that has it
+              frees it or ends
+   Blocks     never
+
+   No pointers in there: they mean nothing elsewhere. Objects of the library
+   work between processes only if they were made so by ..._init_shared.
+   ------------------------------------------------------------------------ */
+
+/* Zeroed memory that forked children share with the caller. NULL and errno:
+   EINVAL for size 0, ENOMEM, EMFILE. */
+CONC_API void *conc_shared_alloc(size_t size);
+
+/* Lets the caller's process have it no longer; others still do. What the
+   process holds in it (a lock) must have been given back. NULL is a no-op. */
+CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start, conc_popen
@@ -6796,6 +6820,350 @@ CONC_API int conc_connect(const char *address, double timeout) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>ipc: who is alive, waiting between processes, memory
+
+   Whatever is claimed in shared memory is claimed by one atomic store that
+   names the claimant, so that who is stuck behind it can ask if that process
+   is dead. A name is an id: the index of an entry in a registry, and how often
+   that entry has been used; ids of earlier uses are dead. A process that lives
+   holds a record lock on the byte of its entry: the kernel drops it at the
+   process's end, before it is a zombie, and a forked child does not inherit
+   it. So nothing has to be told by those who die, and to ask is one fcntl().
+
+   Closing any descriptor of a file drops the process's locks on it: a registry
+   has one descriptor in a process, which stays open as long as the memory is
+   there that is used with it. All the anonymous memory of a process has one
+   registry, which its children inherit: the family's.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
+#define CONC__PROCESS_ID 0x3fffffffu
+
+struct conc__registry {
+  unsigned next; /* the entry to try first */
+  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
+};
+
+/* What a process knows of a registry for itself: the end of the private page
+   that is mapped right before it. */
+struct conc__registry_mine {
+  size_t users; /* regions */
+  int fd;
+  unsigned self; /* our id; 0: none yet in this process */
+};
+
+/* A piece of shared memory. */
+typedef struct conc__region {
+  struct conc__region *next;
+  struct conc__registry *registry;
+  char *memory;
+  size_t size;
+} conc__region;
+
+static conc__mutex conc__shared_guard; /* of all this; before other guards */
+static conc__region *conc__regions;
+static struct conc__registry *conc__family;
+static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
+
+CONC__DEF int conc__file_open(void);
+
+CONC__INLINE struct conc__registry_mine *conc__mine(struct conc__registry *r) {
+  return (struct conc__registry_mine *)(void *)r - 1;
+}
+
+CONC__DEF void conc__shared_fork_prepare(void) {
+  conc__mutex_lock(&conc__shared_guard);
+}
+
+CONC__DEF void conc__shared_fork_parent(void) {
+  conc__mutex_unlock(&conc__shared_guard);
+}
+
+/* The child is another process: it has no id yet. */
+CONC__DEF void conc__shared_fork_child(void) {
+  conc__region *g;
+  conc__shared_guard.word = 0;
+  for (g = conc__regions; g != NULL; g = g->next)
+    conc__mine(g->registry)->self = 0;
+}
+
+CONC__DEF void conc__shared_init_once(void) {
+  conc__init();
+  pthread_atfork(conc__shared_fork_prepare, conc__shared_fork_parent,
+                 conc__shared_fork_child);
+}
+
+/* Before conc__process_init_once registers its handlers, since who starts a
+   process holds that guard first. */
+CONC__DEF void conc__shared_init(void) {
+  pthread_once(&conc__shared_once, conc__shared_init_once);
+}
+
+/* --- the registry --- */
+
+/* fcntl() on the byte of one entry: 0 or -1, and *type is what was found. */
+CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
+                                  unsigned index, short *type) {
+  struct flock lock;
+  int rc;
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = (off_t)index;
+  lock.l_len = 1;
+  do rc = fcntl(conc__mine(r)->fd, command, &lock);
+  while (rc < 0 && errno == EINTR);
+  *type = lock.l_type;
+  return rc;
+}
+
+/* An entry whose lock we have is ours; from then on its old id is dead. */
+CONC__DEF unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__mine(r);
+  unsigned id, i;
+  conc__mutex_lock(&conc__shared_guard);
+  id = mine->self;
+  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
+    unsigned index =
+        __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
+    unsigned uses;
+    short type;
+    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
+    uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
+    if (uses == 0) uses = 1;
+    CONC__STORE(&r->uses[index], uses);
+    id = uses << 10 | index;
+  }
+  CONC__STORE_RELAXED(&mine->self, id);
+  conc__mutex_unlock(&conc__shared_guard);
+  return id;
+}
+
+/* The caller's process. 0: there are too many. */
+CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
+  unsigned id = CONC__LOAD_RELAXED(&conc__mine(r)->self);
+  return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
+}
+
+/* Whether that process has ended, or has given up its memory. Exact: once it
+   is true, nothing of it runs any more. A system call. */
+CONC__DEF bool conc__registry_is_dead(struct conc__registry *r, unsigned id) {
+  unsigned index = id % CONC__PROCESSES;
+  short type;
+  if (id == CONC__LOAD_RELAXED(&conc__mine(r)->self)) return false;
+  if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
+  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
+}
+
+/* Maps a file, and a private page before it. NULL and errno. */
+CONC__DEF void *conc__registry_map(int fd, size_t size) {
+  size_t page = conc__page;
+  struct conc__registry_mine *mine;
+  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE, fd, 0);
+  if (p == (char *)MAP_FAILED) return NULL;
+  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+           0) == MAP_FAILED) {
+    int error = errno;
+    munmap(p, page + size);
+    errno = error;
+    return NULL;
+  }
+  mine = conc__mine((struct conc__registry *)(void *)(p + page));
+  mine->users = 0;
+  mine->fd = fd;
+  mine->self = 0;
+  return p + page;
+}
+
+CONC__DEF void conc__registry_unmap(struct conc__registry *r, size_t size) {
+  int fd = conc__mine(r)->fd;
+  munmap((char *)(void *)r - conc__page, conc__page + size);
+  close(fd);
+}
+
+/* A file in memory, without a name. A descriptor, or negative errno. */
+CONC__DEF int conc__shared_file(size_t size) {
+  int fd = conc__file_open();
+  if (fd < 0) return fd;
+  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
+    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
+    close(fd);
+    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
+  }
+  return fd;
+}
+
+/* The family's registry; the guard is held. 0 or negative errno. */
+CONC__DEF int conc__family_open(void) {
+  int fd;
+  if (conc__family != NULL) return 0;
+  fd = conc__shared_file(sizeof *conc__family);
+  if (fd < 0) return fd;
+  conc__family = (struct conc__registry *)conc__registry_map(
+      fd, sizeof *conc__family);
+  if (conc__family == NULL) {
+    int rc = -errno;
+    close(fd);
+    return rc;
+  }
+  return 0;
+}
+
+/* The registry that goes with the shared memory at p. NULL and errno EINVAL:
+   it is none. */
+CONC__DEF struct conc__registry *conc__registry_of(const void *p) {
+  struct conc__registry *r = NULL;
+  const conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
+    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
+  conc__mutex_unlock(&conc__shared_guard);
+  if (r == NULL) errno = EINVAL;
+  return r;
+}
+
+/* --- waiting --- */
+
+/* Who waits between processes looks around after so long: for owners that have
+   died, and because a wake-up may have died with whom it woke. */
+#define CONC__SHARED_LOOK 20e-3
+/* Where there is nothing to be woken by, it looks after pauses up to this. */
+#define CONC__SHARED_PAUSE 2e-3
+
+#define CONC__FUTEX_WAIT_SHARED 9 /* FUTEX_WAIT_BITSET */
+#define CONC__FUTEX_WAKE_SHARED 1
+
+/* As conc__thread_spin, for a word that another process changes. */
+CONC__DEF bool conc__shared_spin(conc__actor *self, const unsigned *word,
+                                 unsigned value) {
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    do {
+      for (i = 0; i < 8 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(word) != value;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps while *word == value, until woken or for as long as that goes without
+   a look. A coroutine sleeps in its loop, which must not block: it is not
+   woken, but pauses, longer and longer. */
+CONC__DEF void conc__shared_sleep(conc__actor *self, unsigned *word,
+                                  unsigned value, double deadline,
+                                  unsigned round, bool cancellable) {
+  double until = conc_now();
+#if CONC_HAVE_FUTEX
+  if (self->ops == &conc__thread_class) {
+    struct timespec t;
+    until += CONC__SHARED_LOOK;
+    t = conc__timespec(until < deadline ? until : deadline);
+    CONC__POINT();
+    syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value, &t, NULL,
+            0xffffffffu);
+    return;
+  }
+#endif
+  if (CONC__LOAD(word) != value) return;
+  until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
+  self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
+                  until < deadline ? until : deadline);
+}
+
+/* Waits while *word == value. 0: look again, if only because it is time to;
+   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
+CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
+                                double deadline, unsigned *round) {
+  conc__actor *self = conc__self();
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  if (*round > 0 || !conc__shared_spin(self, word, value))
+    conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
+                       *round, true);
+  ++*round;
+  return 0;
+}
+
+/* Wakes up to n threads of any process. The memory may be gone by now. */
+CONC__DEF void conc__shared_wake(unsigned *word, int n) {
+#if CONC_HAVE_FUTEX
+  CONC__POINT();
+  syscall(SYS_futex, word, CONC__FUTEX_WAKE_SHARED, n, NULL, NULL, 0);
+#else
+  (void)word, (void)n;
+#endif
+}
+
+/* --- memory --- */
+
+CONC_API void *conc_shared_alloc(size_t size) {
+  conc__region *g;
+  int rc, fd = -1;
+  conc__shared_init();
+  if (size == 0 || size > SIZE_MAX / 2) {
+    errno = size == 0 ? EINVAL : ENOMEM;
+    return NULL;
+  }
+  g = (conc__region *)CONC_MALLOC(sizeof *g);
+  if (g == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  conc__mutex_lock(&conc__shared_guard);
+  rc = conc__family_open();
+  if (rc == 0) rc = fd = conc__shared_file(g->size);
+  if (rc >= 0) {
+    g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+                             fd, 0);
+    rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
+    close(fd);
+  }
+  if (rc == 0) {
+    g->registry = conc__family;
+    conc__mine(conc__family)->users++;
+    g->next = conc__regions;
+    conc__regions = g;
+  } else if (conc__family != NULL &&
+             conc__mine(conc__family)->users == 0) {
+    conc__registry_unmap(conc__family, sizeof *conc__family);
+    conc__family = NULL;
+  }
+  conc__mutex_unlock(&conc__shared_guard);
+  if (rc == 0) return g->memory;
+  CONC_FREE(g);
+  errno = -rc;
+  return NULL;
+}
+
+CONC_API void conc_shared_free(void *memory) {
+  conc__region **p = &conc__regions;
+  conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  while (*p != NULL && (*p)->memory != (char *)memory) p = &(*p)->next;
+  g = *p;
+  if (g != NULL) {
+    *p = g->next;
+    munmap(g->memory, g->size);
+    if (--conc__mine(g->registry)->users == 0) {
+      conc__registry_unmap(g->registry, sizeof *g->registry);
+      conc__family = NULL;
+    }
+  }
+  conc__mutex_unlock(&conc__shared_guard);
+  CONC_FREE(g);
+}
+
+/* ---------------------------------------------------------------------------
    >>process: children, their ends, programs
 
    Who starts a process holds conc__processes_guard, which a fork of anybody's
@@ -7086,7 +7454,7 @@ CONC__DEF void conc__process_fork_child(void) {
 }
 
 CONC__DEF void conc__process_init_once(void) {
-  conc__init();
+  conc__shared_init();
   pthread_atfork(conc__process_fork_prepare, conc__process_fork_parent,
                  conc__process_fork_child);
 }
