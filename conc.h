@@ -11552,7 +11552,7 @@ typedef struct conc__worker {
   size_t index;
   unsigned spin_failed;
   conc_task task;
-  char name[24];
+  char name[32];
 } conc__worker;
 
 struct conc__pool {
@@ -11967,10 +11967,13 @@ CONC__DEF void conc__pool_init_once(void) {
 
 /* --- the life of a pool --- */
 
+CONC__DEF void conc__far_free(struct conc__far *far);
+
 CONC__DEF void conc__pool_free(conc__pool *p) {
   size_t i;
   for (i = 0; i < p->n && p->workers != NULL; i++)
     conc__deque_free(&p->workers[i].own);
+  conc__far_free(p->far);
   if (p->memory > 0)
     munmap(p->block, p->memory);
   else
@@ -12090,6 +12093,7 @@ CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
   if (rc != 0) return rc;
   CONC__STORE_RELAXED(&job->id, p->id);
   job->pool = p;
+  job->exitcode = CONC_NO_EXITCODE;
   if (w != NULL && w->pool == p) {
     rc = conc__deque_push(&w->own, job);
     if (CONC__UNLIKELY(rc != 0)) {
@@ -12113,15 +12117,888 @@ CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
   conc__pool_wake(p);
   return 0;
 }
-/* --- the pool of processes --- */
+/* --- the pool of processes ---
 
-CONC__DEF int conc__far_start(conc_pool *pool, size_t n) { (void)pool; (void)n; return -ENOSYS; }
-CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) { (void)p; (void)job; (void)item; return -ENOSYS; }
-CONC__DEF void conc__far_shut(conc__pool *p, bool now) { (void)p; (void)now; }
-CONC__DEF int conc__far_join(conc__pool *p, double timeout) { (void)p; (void)timeout; return 0; }
-CONC__DEF void conc__far_retract(conc_task *t) { (void)t; }
-CONC__DEF void conc__far_help(conc_task *t) { (void)t; }
-CONC__DEF int conc__pool_cancel(conc_task *t) { (void)t; return -ESRCH; }
+   The parent writes jobs into slots of shared memory, where they stay until it
+   has taken the results: workers run them in place. Slots are handed out
+   through a ring of their numbers. A worker claims a slot by compare-and-swap
+   on the slot's state, which names him, and the position in the ring, so that
+   it fails if he comes too late; the ring's head is only helped forward, by
+   anyone. So at any instruction where a worker is killed the parent, who
+   learns of it from the reaper, finds what he had. All else is the parent's
+   own: nothing that a worker holds need be repaired.
+
+   Finished slots are noted in `done`, from which any thread of the parent may
+   take them: one that waits for a job spins there for a moment; otherwise it
+   is the pool's own thread, which also replaces workers, and sleeps on `bell`.
+   Who rings looks whether somebody is awake after having noted what he did;
+   who goes to sleep looks for notes after having said so (SEQ_CST). */
+
+enum {
+  CONC__SLOT_FREE,      /* the parent's, as all but CLAIMED */
+  CONC__SLOT_READY,
+  CONC__SLOT_CLAIMED,
+  CONC__SLOT_CONDEMNED, /* of a worker that is being killed for it */
+  CONC__SLOT_DONE
+};
+enum {
+  CONC__SLOTS = 256,
+  CONC__SLOT_BYTES = 160, /* of an argument, in the slot itself */
+  CONC__SLOT_RING = 2 * CONC__SLOTS,
+  CONC__FAR_WORKERS = 4096,
+  CONC__FAR_CHUNK = -1 /* start_method of a job of map: many items */
+};
+
+typedef struct conc__far_slot {
+  uint64_t state; /* position << 24 | worker << 8 | CONC__SLOT_... */
+  conc_fn *target;
+  void *result;
+  size_t offset; /* of the argument in the shared memory */
+  size_t size;
+  size_t item;  /* of map: bytes of one; else 0 */
+  double began; /* 0: not known */
+  int status;
+  pid_t pid;
+  uint64_t bytes[CONC__SLOT_BYTES / 8];
+} conc__far_slot;
+
+typedef struct conc__far_worker { /* in shared memory */
+  unsigned bell;
+  bool ready;  /* has begun, and called the initializer */
+  char pad[59];
+} conc__far_worker;
+
+typedef struct conc__far_shared {
+  uint64_t tail;
+  char pad1[56];
+  uint64_t head;
+  char pad2[56];
+  unsigned bell, awake; /* the parent's; how many of it look at `done` */
+  char pad3[56];
+  uint64_t done[CONC__SLOTS / 64];
+  unsigned stop;
+  char pad4[64];
+  uint64_t asleep[CONC__FAR_WORKERS / 64];
+  unsigned ring[CONC__SLOT_RING];
+  conc__far_slot slots[CONC__SLOTS];
+  /* the workers, and the larger arguments follow */
+} conc__far_shared;
+
+typedef struct conc__far_job { /* what the parent knows of a slot */
+  conc_task *task;
+  int reason;          /* for which it is condemned */
+  unsigned next;       /* among the free; or of those with blocks */
+  size_t offset, size; /* its block */
+} conc__far_job;
+
+typedef struct conc__far_process {
+  conc_task task; /* first: from it comes the process */
+  conc__pool *pool;
+  size_t index;
+  bool runs;  /* was started */
+  bool ended; /* the reaper says so */
+  char name[32];
+} conc__far_process;
+
+typedef struct conc__far {
+  conc__far_shared *shared;
+  conc__far_worker *workers;
+  conc__far_process *processes;
+  char *memory; /* of the larger arguments */
+  size_t memory_size;
+  conc__far_job jobs[CONC__SLOTS];
+  unsigned free, blocks; /* first slots, or CONC__SLOTS */
+  size_t unfinished; /* under the guard */
+  unsigned users;    /* who are here for the sake of a job that may end */
+  unsigned stillborn; /* workers that ended before they began, in a row */
+  int broken;
+  unsigned spin_failed;
+  conc_task keeper;
+  double retry_at; /* when to start what could not be started */
+} conc__far;
+
+#define CONC__STATE(position, worker, state) \
+  ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
+
+CONC__INLINE unsigned conc__state_of(uint64_t state) {
+  return (unsigned)(state & 255);
+}
+CONC__INLINE size_t conc__state_worker(uint64_t state) {
+  return (size_t)(state >> 8 & 0xffff);
+}
+
+CONC__DEF void conc__far_sleep(unsigned *word, unsigned value,
+                               double deadline, unsigned round) {
+#if CONC_HAVE_FUTEX
+  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  (void)round;
+  CONC__POINT();
+  syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value,
+          deadline < CONC__NEVER ? &t : NULL, NULL, 0xffffffffu);
+#else
+  conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
+#endif
+}
+
+/* --- in a worker --- */
+
+/* Claims the next job; CONC__SLOTS if there is none. */
+CONC__DEF unsigned conc__far_claim(conc__far_shared *s, size_t worker) {
+  for (;;) {
+    uint64_t h = CONC__LOAD(&s->head);
+    uint64_t next = h;
+    uint64_t seen = CONC__STATE(h, 0, CONC__SLOT_READY);
+    unsigned i;
+    bool mine;
+    if (h == CONC__LOAD(&s->tail)) return CONC__SLOTS;
+    i = CONC__LOAD(&s->ring[h % CONC__SLOT_RING]) % CONC__SLOTS;
+    mine = CONC__CAS(&s->slots[i].state, &seen,
+                     CONC__STATE(h, worker, CONC__SLOT_CLAIMED));
+    /* Claimed, by whomever, or taken back: on to the next. */
+    CONC__CAS(&s->head, &next, h + 1);
+    if (mine) return i;
+  }
+}
+
+/* Waits until there may be a job, or it is to stop. */
+CONC__DEF void conc__far_rest(conc__far_shared *s, conc__far_worker *w,
+                              size_t index, unsigned *failed) {
+  uint64_t bit = (uint64_t)1 << index % 64;
+  double budget = conc__spin_budget(*failed);
+  double end = budget > 0 ? conc_now() + budget : 0;
+  unsigned round = 0;
+  while (budget > 0 && conc_now() < end) {
+    int i;
+    for (i = 0; i < 16; i++) {
+      if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) {
+        conc__spin_learn(failed, true);
+        return;
+      }
+      conc__pause();
+    }
+  }
+  conc__spin_learn(failed, false);
+  CONC__STORE_RELAXED(&w->bell, 0u);
+  __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
+  while (CONC__LOAD(&w->bell) == 0 &&
+         __atomic_load_n(&s->tail, __ATOMIC_SEQ_CST) == CONC__LOAD(&s->head) &&
+         __atomic_load_n(&s->stop, __ATOMIC_SEQ_CST) == 0)
+    conc__far_sleep(&w->bell, 0, CONC__NEVER, round++);
+  __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
+}
+
+/* The items of a chunk. */
+CONC__DEF void *conc__far_chunk(void *slot) {
+  conc__far_slot *s = (conc__far_slot *)slot;
+  char *p = (char *)s->result; /* where the items are */
+  size_t i;
+  for (i = 0; i < s->size; i += s->item) s->target(p + i);
+  return NULL;
+}
+
+CONC__DEF void conc__far_ring(conc__far_shared *s) {
+  CONC__POINT();
+  if (__atomic_load_n(&s->awake, __ATOMIC_SEQ_CST) == 0 &&
+      __atomic_exchange_n(&s->bell, 1u, __ATOMIC_SEQ_CST) == 0)
+    conc__shared_wake(&s->bell, 1);
+}
+
+CONC__DEF void conc__far_run(conc__far_shared *s, char *memory, unsigned i,
+                             size_t worker) {
+  unsigned generation = conc__generation;
+  conc__far_slot *slot = &s->slots[i];
+  uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
+  conc_task job;
+  memset(&job, 0, sizeof job);
+  job.number = (unsigned)(seen >> 24) + 1;
+  job.size = slot->size;
+  job.arg = slot->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
+                                           : memory + slot->offset;
+  job.target = slot->target;
+  if (slot->item > 0) {
+    slot->result = job.arg;
+    job.target = conc__far_chunk;
+    job.arg = slot;
+  }
+  conc__task_begin(&job, CONC__TASK_JOB);
+  conc__job_run(&job, false);
+  if (generation != conc__generation) _exit(0); /* the job's own fork */
+  slot->result = job.result;
+  slot->status = job.status;
+  if (!CONC__CAS(&slot->state, &seen,
+                 CONC__STATE(seen >> 24, worker, CONC__SLOT_DONE)))
+    for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
+  CONC__POINT();
+  __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
+                    __ATOMIC_SEQ_CST);
+  conc__far_ring(s);
+}
+
+CONC__DEF void *conc__far_worker_main(void *arg) {
+  conc__far_process *process = (conc__far_process *)arg;
+  const conc_pool *options = &process->pool->options;
+  conc__far *far = process->pool->far;
+  conc__far_shared *s = far->shared;
+  conc__far_worker *w = &far->workers[process->index];
+  double *began;
+  pid_t pid = getpid();
+  unsigned i, failed = 0;
+  size_t n = 0;
+  if (options->initializer != NULL)
+    options->initializer(options->initializer_arg);
+  CONC__STORE(&w->ready, true);
+  while (options->max_tasks_per_worker == 0 ||
+         n < options->max_tasks_per_worker) {
+    i = conc__far_claim(s, process->index);
+    if (i == CONC__SLOTS) {
+      if (CONC__LOAD(&s->stop) != 0) break;
+      conc__far_rest(s, w, process->index, &failed);
+      continue;
+    }
+    s->slots[i].pid = pid;
+    began = &s->slots[i].began;
+    if (options->timeout > 0) {
+      double now = conc_now();
+      __atomic_store(began, &now, __ATOMIC_RELEASE);
+    }
+    conc__far_run(s, far->memory, i, process->index);
+    n++;
+  }
+  return NULL;
+}
+
+/* --- in the parent: slots; the guard is held --- */
+
+/* A place for the larger argument of slot i: the first gap between others.
+   False if there is none now. */
+CONC__DEF bool conc__far_block(conc__far *far, unsigned i, size_t size) {
+  unsigned *p = &far->blocks;
+  size_t at = 0;
+  size = (size + 63) & ~(size_t)63;
+  for (; *p != CONC__SLOTS; p = &far->jobs[*p].next) {
+    if (far->jobs[*p].offset - at >= size) break;
+    at = far->jobs[*p].offset + far->jobs[*p].size;
+  }
+  if (*p == CONC__SLOTS && far->memory_size - at < size) return false;
+  far->jobs[i].offset = at;
+  far->jobs[i].size = size;
+  far->jobs[i].next = *p;
+  *p = i;
+  return true;
+}
+
+CONC__DEF void conc__far_release(conc__far *far, unsigned i) {
+  conc__far_job *j = &far->jobs[i];
+  if (j->size > 0) {
+    unsigned *p = &far->blocks;
+    while (*p != i) p = &far->jobs[*p].next;
+    *p = j->next;
+    j->size = 0;
+  }
+  j->task->fds[0] = -2;
+  j->task = NULL;
+  j->next = far->free;
+  far->free = i;
+}
+
+/* Claims a worker that sleeps. */
+CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
+  conc__far_shared *s = far->shared;
+  size_t k;
+  for (k = 0; k * 64 < n; k++) {
+    uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
+    while (seen != 0) {
+      size_t w = k * 64 + (size_t)__builtin_ctzll(seen);
+      if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
+      CONC__STORE(&far->workers[w].bell, 1u);
+      conc__shared_wake(&far->workers[w].bell, 1);
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
+   be ended without the guard. */
+CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  conc_task *t;
+  while ((t = p->backlog) != NULL) {
+    uint64_t tail = s->tail;
+    unsigned i = far->free;
+    unsigned next;
+    conc__far_slot *slot;
+    char *bytes;
+    if (t->actor != NULL) { /* cancelled */
+      p->backlog = t->next;
+      if (p->backlog == NULL) p->backlog_end = &p->backlog;
+      t->fds[0] = -2;
+      t->status = -ECANCELED;
+      t->next = *ended;
+      *ended = t;
+      continue;
+    }
+    if (i == CONC__SLOTS || tail - CONC__LOAD(&s->head) >= CONC__SLOT_RING)
+      return;
+    next = far->jobs[i].next;
+    if (t->size > CONC__SLOT_BYTES && !conc__far_block(far, i, t->size))
+      return;
+    far->free = next;
+    p->backlog = t->next;
+    if (p->backlog == NULL) p->backlog_end = &p->backlog;
+    slot = &s->slots[i];
+    far->jobs[i].task = t;
+    far->jobs[i].reason = 0;
+    t->fds[0] = (int)i;
+    slot->target = t->target;
+    slot->size = t->size;
+    slot->item = t->start_method == CONC__FAR_CHUNK ? t->stack_size : 0;
+    slot->offset = far->jobs[i].offset;
+    slot->began = 0;
+    slot->pid = 0;
+    bytes = t->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
+                                        : far->memory + slot->offset;
+    if (t->size > 0) memcpy(bytes, t->arg, t->size);
+    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__SLOT_READY));
+    CONC__STORE(&s->ring[tail % CONC__SLOT_RING], i);
+    /* In one order with what a worker does who goes to sleep. */
+    __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
+    conc__far_wake(far, p->n);
+  }
+}
+
+/* Rings for the keeper. */
+CONC__DEF void conc__far_call(conc__far *far) {
+  __atomic_store_n(&far->shared->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&far->shared->bell, 1);
+}
+
+/* --- in the parent: how jobs end --- */
+
+CONC__DEF void conc__far_tell(conc__pool *p, conc_task *t, void *result,
+                              int status) {
+  conc__task_finish(t, result, status);
+  conc__mutex_lock(&p->guard);
+  if (--p->far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__far_call(p->far);
+  conc__mutex_unlock(&p->guard);
+}
+
+CONC__DEF void conc__far_tell_all(conc__pool *p, conc_task *ended) {
+  while (ended != NULL) {
+    conc_task *next = ended->next;
+    conc__far_tell(p, ended, NULL, ended->status);
+    ended = next;
+  }
+}
+
+/* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
+   run once more. False if somebody else was faster. */
+CONC__DEF bool conc__far_end(conc__pool *p, unsigned i, uint64_t seen,
+                             int status, int exitcode, bool again) {
+  conc__far *far = p->far;
+  conc__far_slot *slot = &far->shared->slots[i];
+  conc_task *ended = NULL;
+  void *result = NULL;
+  conc_task *t;
+  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__SLOT_FREE)))
+    return false;
+  t = far->jobs[i].task;
+  if (conc__state_of(seen) == CONC__SLOT_DONE) {
+    if (t->size > 0)
+      memcpy(t->arg, slot->size <= CONC__SLOT_BYTES
+                         ? (char *)slot->bytes
+                         : far->memory + slot->offset, t->size);
+    result = slot->result;
+    status = slot->status;
+  }
+  t->pid = slot->pid;
+  t->exitcode = exitcode;
+  conc__mutex_lock(&p->guard);
+  conc__far_release(far, i);
+  if (again) {
+    t->fds[0] = -1;
+    t->fds[1]--;
+    t->next = p->backlog;
+    if (p->backlog == NULL) p->backlog_end = &t->next;
+    p->backlog = t;
+  }
+  conc__far_pump(p, &ended);
+  conc__mutex_unlock(&p->guard);
+  if (!again) conc__far_tell(p, t, result, status);
+  conc__far_tell_all(p, ended);
+  return true;
+}
+
+/* Takes what is done. Not the keeper: leaves those with callbacks to it. */
+CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  unsigned k;
+  for (k = 0; k < CONC__SLOTS / 64; k++) {
+    uint64_t bits = 0;
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
+      bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
+    for (; bits != 0; bits &= bits - 1) {
+      unsigned i = k * 64 + (unsigned)__builtin_ctzll(bits);
+      uint64_t seen = CONC__LOAD(&s->slots[i].state);
+      bool leave = false;
+      if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
+      if (!keeper) {
+        conc__mutex_lock(&p->guard);
+        leave = far->jobs[i].task != NULL &&
+                (far->jobs[i].task->callback != NULL ||
+                 far->jobs[i].task->group != NULL);
+        conc__mutex_unlock(&p->guard);
+      }
+      if (leave) {
+        __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
+                          __ATOMIC_SEQ_CST);
+        conc__far_call(far);
+      } else {
+        conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+      }
+    }
+  }
+}
+
+CONC__DEF bool conc__far_is_done(conc__far_shared *s) {
+  unsigned k;
+  for (k = 0; k < CONC__SLOTS / 64; k++)
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0) return true;
+  return false;
+}
+
+/* The pool of a job, or NULL if that has ended. Until conc__far_leave the pool
+   is not freed: for to end the job, which the pool awaits, takes the guard. */
+CONC__DEF conc__pool *conc__far_enter(conc_task *t) {
+  conc__mutex *guard = conc__guard(&t->done);
+  conc__pool *p = NULL;
+  conc__mutex_lock(guard);
+  if (conc__event_await(&t->done)) {
+    p = t->pool;
+    __atomic_add_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+CONC__DEF void conc__far_leave(conc__pool *p) {
+  __atomic_sub_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+}
+
+/* A thread that is about to wait for a job looks itself for a while. */
+CONC__DEF void conc__far_help(conc_task *task) {
+  conc__actor *self = conc__self();
+  conc__pool *p;
+  double budget = conc__spin_budget(self->spin_failed);
+  double end;
+  bool paid = false;
+  int i;
+  if (self->ops != &conc__thread_class || budget <= 0 ||
+      conc__pool_is_gone(task->pool))
+    return;
+  p = conc__far_enter(task);
+  if (p == NULL) return;
+  end = conc_now() + budget;
+  __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
+  do {
+    for (i = 0; i < 8 && !paid; i++) {
+      conc__far_collect(p, false);
+      paid = conc_event_is_set(&task->done);
+      if (!paid) conc__pause();
+    }
+  } while (!paid && conc_now() < end);
+  if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
+      conc__far_is_done(p->far->shared))
+    conc__far_call(p->far);
+  conc__far_leave(p);
+  conc__spin_learn(&self->spin_failed, paid);
+}
+
+/* Kills the worker that runs slot i, if it still does. */
+CONC__DEF bool conc__far_condemn(conc__pool *p, unsigned i, uint64_t seen,
+                                 int reason) {
+  size_t w = conc__state_worker(seen);
+  if (conc__state_of(seen) != CONC__SLOT_CLAIMED) return false;
+  p->far->jobs[i].reason = reason;
+  if (!CONC__CAS(&p->far->shared->slots[i].state, &seen,
+                 CONC__STATE(seen >> 24, w, CONC__SLOT_CONDEMNED)))
+    return false;
+  conc_kill(&p->far->processes[w].task);
+  return true;
+}
+
+/* Takes back a job that has not begun; one that has, if `kill`. */
+CONC__DEF int conc__far_cancel(conc_task *t, bool kill) {
+  conc__pool *p = conc__far_enter(t);
+  uint64_t seen = 0;
+  int i;
+  if (p == NULL) return -ESRCH;
+  conc__mutex_lock(&p->guard);
+  i = t->fds[0];
+  if (i == -1) t->actor = CONC__NEVER_BEGIN; /* the pump will see it */
+  if (i >= 0) seen = CONC__LOAD(&p->far->shared->slots[i].state);
+  conc__mutex_unlock(&p->guard);
+  if (i >= 0 && (conc__state_of(seen) != CONC__SLOT_READY ||
+                 !conc__far_end(p, (unsigned)i, seen, -ECANCELED,
+                                CONC_NO_EXITCODE, false)) && kill) {
+    conc__mutex_lock(&p->guard);
+    if (t->fds[0] == i)
+      conc__far_condemn(p, (unsigned)i,
+                        CONC__LOAD(&p->far->shared->slots[i].state),
+                        -ECANCELED);
+    conc__mutex_unlock(&p->guard);
+  }
+  conc__far_leave(p);
+  return i == -2 ? -ESRCH : 0;
+}
+
+CONC__DEF int conc__pool_cancel(conc_task *t) {
+  return conc__far_cancel(t, true);
+}
+
+/* --- in the parent: the keeper --- */
+
+/* Called by the reaper. */
+CONC__DEF void conc__far_process_ended(conc_task *t, int status,
+                                       void *result) {
+  conc__far_process *process = (conc__far_process *)(void *)t;
+  (void)status, (void)result;
+  if (conc__pool_is_gone(process->pool)) return;
+  CONC__STORE(&process->ended, true);
+  conc__far_call(process->pool->far);
+}
+
+CONC__DEF int conc__far_process_start(conc__far_process *process) {
+  conc__far *far = process->pool->far;
+  int rc;
+  CONC__STORE(&far->workers[process->index].ready, false);
+  process->ended = false;
+  rc = conc_process_start(&process->task);
+  process->runs = rc == 0;
+  return rc;
+}
+
+/* A worker has ended: what it had, and who comes in its place. */
+CONC__DEF void conc__far_bury(conc__far_process *process) {
+  conc__pool *p = process->pool;
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  int exitcode;
+  unsigned i;
+  while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  process->runs = false;
+  exitcode = conc_exitcode(&process->task);
+  for (i = 0; i < CONC__SLOTS;) {
+    uint64_t seen = CONC__LOAD(&s->slots[i].state);
+    unsigned state = conc__state_of(seen);
+    bool over = true;
+    if (state < CONC__SLOT_CLAIMED ||
+        conc__state_worker(seen) != process->index)
+      over = true;
+    else if (state == CONC__SLOT_DONE)
+      conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+    else if (state == CONC__SLOT_CONDEMNED)
+      conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
+    else /* unless it is being condemned at this moment */
+      over = conc__far_end(p, i, seen, -ECHILD, exitcode,
+                           far->jobs[i].task->fds[1] > 0 &&
+                               !CONC__LOAD(&p->terminated));
+    i += over;
+  }
+  __atomic_fetch_and(&s->asleep[process->index / 64],
+                     ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
+  if (CONC__LOAD(&far->workers[process->index].ready))
+    far->stillborn = 0;
+  else if (exitcode != -SIGKILL && exitcode != -SIGTERM)
+    far->stillborn++;
+  /* It may have been woken for a job, and not have taken it. */
+  if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) conc__far_wake(far, p->n);
+}
+
+/* Ends all that has not begun, with this status. */
+CONC__DEF void conc__far_drop(conc__pool *p, int status) {
+  conc__far *far = p->far;
+  conc_task *ended = NULL;
+  conc_task *t;
+  unsigned i;
+  conc__mutex_lock(&p->guard);
+  while ((t = p->backlog) != NULL) {
+    p->backlog = t->next;
+    t->fds[0] = -2;
+    t->status = status;
+    t->next = ended;
+    ended = t;
+  }
+  p->backlog_end = &p->backlog;
+  conc__mutex_unlock(&p->guard);
+  conc__far_tell_all(p, ended);
+  for (i = 0; i < CONC__SLOTS; i++) {
+    uint64_t seen = CONC__LOAD(&far->shared->slots[i].state);
+    if (conc__state_of(seen) == CONC__SLOT_READY)
+      conc__far_end(p, i, seen, status, CONC_NO_EXITCODE, false);
+  }
+}
+
+CONC__DEF void conc__far_stop(conc__pool *p) {
+  conc__far *far = p->far;
+  size_t k;
+  __atomic_store_n(&far->shared->stop, 1u, __ATOMIC_SEQ_CST);
+  for (k = 0; k < p->n; k++) {
+    CONC__STORE(&far->workers[k].bell, 1u);
+    conc__shared_wake(&far->workers[k].bell, 1);
+  }
+}
+
+/* Condemns what runs, and kills all workers. */
+CONC__DEF void conc__far_kill(conc__pool *p) {
+  conc__far *far = p->far;
+  unsigned i;
+  size_t k;
+  conc__mutex_lock(&p->guard);
+  for (i = 0; i < CONC__SLOTS; i++)
+    conc__far_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
+                      -ECANCELED);
+  conc__mutex_unlock(&p->guard);
+  for (k = 0; k < p->n; k++) conc_kill(&far->processes[k].task);
+}
+
+/* Kills workers whose jobs have had their time; when to look again. */
+CONC__DEF double conc__far_timeouts(conc__pool *p) {
+  conc__far *far = p->far;
+  double limit = p->options.timeout;
+  double now = limit > 0 ? conc_now() : 0;
+  double next = now + limit;
+  unsigned i;
+  if (limit <= 0) return CONC__NEVER;
+  conc__mutex_lock(&p->guard);
+  if (far->unfinished == 0) next = CONC__NEVER;
+  for (i = 0; i < CONC__SLOTS; i++) {
+    conc__far_slot *slot = &far->shared->slots[i];
+    uint64_t seen = CONC__LOAD(&slot->state);
+    double began;
+    if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
+    __atomic_load(&slot->began, &began, __ATOMIC_ACQUIRE);
+    if (began <= 0) { /* just now, or stopped in between */
+      __atomic_store(&slot->began, &now, __ATOMIC_RELEASE);
+      began = now;
+    }
+    if (began + limit <= now)
+      conc__far_condemn(p, i, seen, -ETIMEDOUT);
+    else if (began + limit < next)
+      next = began + limit;
+  }
+  conc__mutex_unlock(&p->guard);
+  return next;
+}
+
+/* Buries and replaces. Returns how many workers there are. */
+CONC__DEF size_t conc__far_tend(conc__pool *p) {
+  conc__far *far = p->far;
+  size_t k, count = 0;
+  bool failed = false;
+  far->retry_at = CONC__NEVER;
+  for (k = 0; k < p->n; k++) {
+    conc__far_process *process = &far->processes[k];
+    if (process->runs && CONC__LOAD(&process->ended)) conc__far_bury(process);
+    if (!process->runs && CONC__LOAD(&far->shared->stop) == 0 &&
+        !far->broken && !failed)
+      failed = conc__far_process_start(process) != 0;
+    count += process->runs;
+  }
+  if (failed) {
+    far->retry_at = conc_now() + 0.01;
+    far->stillborn += count == 0;
+  }
+  if (far->stillborn > 16 + 2 * p->n && !far->broken) {
+    conc__mutex_lock(&p->guard);
+    far->broken = -ECHILD;
+    conc__mutex_unlock(&p->guard);
+  }
+  return count;
+}
+
+CONC__DEF void *conc__far_keep(void *arg) {
+  conc__pool *p = (conc__pool *)arg;
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  bool killed = false;
+  unsigned round = 0;
+  for (;;) { /* is counted in `awake` */
+    double deadline, end, budget;
+    size_t count;
+    bool idle;
+    __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
+    conc__far_collect(p, true);
+    if (CONC__LOAD(&p->terminated) && !killed) {
+      conc__far_stop(p);
+      conc__far_kill(p);
+      killed = true;
+    }
+    count = conc__far_tend(p);
+    if (killed || far->broken)
+      conc__far_drop(p, killed ? -ECANCELED : -ECHILD);
+    conc__mutex_lock(&p->guard);
+    idle = far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
+    conc__mutex_unlock(&p->guard);
+    if (idle) {
+      if (CONC__LOAD(&s->stop) == 0) conc__far_stop(p);
+      if (count == 0) break;
+    }
+    deadline = conc__far_timeouts(p);
+    if (far->retry_at < deadline) deadline = far->retry_at;
+    budget = conc__spin_budget(far->spin_failed);
+    if (budget > 0) {
+      bool paid = false;
+      for (end = conc_now() + budget; !paid && conc_now() < end;) {
+        int i;
+        for (i = 0; i < 8 && !paid; i++) {
+          conc__pause();
+          paid = CONC__LOAD(&s->bell) != 0 || conc__far_is_done(s);
+        }
+      }
+      conc__spin_learn(&far->spin_failed, paid);
+      if (paid) continue;
+    } else {
+      conc__spin_learn(&far->spin_failed, false);
+    }
+    __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
+        !conc__far_is_done(s))
+      conc__far_sleep(&s->bell, 0, deadline, round++);
+    else
+      round = 0;
+    __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+  }
+  while (CONC__LOAD(&far->users) != 0) sched_yield(); /* a few instructions */
+  return NULL;
+}
+
+/* --- in the parent: the life of the pool --- */
+
+CONC__DEF void conc__far_free(conc__far *far) {
+  if (far == NULL) return;
+  if (far->shared != NULL) conc_shared_free(far->shared);
+  CONC_FREE(far->processes);
+  CONC_FREE(far);
+}
+
+CONC__DEF int conc__far_new(conc__pool *p) {
+  conc__far *far = (conc__far *)CONC_MALLOC(sizeof *far);
+  size_t n = p->n;
+  size_t size = sizeof(conc__far_shared) + n * sizeof(conc__far_worker);
+  size_t k;
+  if (far == NULL) return -ENOMEM;
+  memset(far, 0, sizeof *far);
+  p->far = far;
+  if (p->options.max_bytes == 0) p->options.max_bytes = (size_t)256 << 20;
+  far->memory_size = p->options.max_bytes;
+  size = (size + 63) & ~(size_t)63;
+  if (far->memory_size > SIZE_MAX / 4) return -ENOMEM;
+  far->memory_size = (far->memory_size + 63) & ~(size_t)63;
+  far->shared =
+      (conc__far_shared *)conc_shared_alloc(size + far->memory_size);
+  if (far->shared == NULL) return -errno;
+  far->workers = (conc__far_worker *)(void *)(far->shared + 1);
+  far->memory = (char *)far->shared + size;
+  far->processes = (conc__far_process *)CONC_MALLOC(n * sizeof *far->processes);
+  if (far->processes == NULL) return -ENOMEM;
+  memset(far->processes, 0, n * sizeof *far->processes);
+  for (k = 0; k < n; k++) {
+    conc__far_process *process = &far->processes[k];
+    process->pool = p;
+    process->index = k;
+    snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
+             (unsigned long)(k + 1));
+    process->task.name = process->name;
+    process->task.target = conc__far_worker_main;
+    process->task.arg = process;
+    process->task.daemon = true;
+    process->task.callback = conc__far_process_ended;
+  }
+  for (k = 0; k < CONC__SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
+  far->blocks = CONC__SLOTS;
+  far->shared->awake = 1; /* the keeper */
+  far->keeper.target = conc__far_keep;
+  far->keeper.arg = p;
+  far->keeper.name = "PoolKeeper";
+  return 0;
+}
+
+CONC__DEF int conc__far_start(conc_pool *pool, size_t n) {
+  conc__pool *p;
+  size_t k;
+  int rc;
+  if (n > CONC__FAR_WORKERS) return -EINVAL;
+  p = conc__pool_new(pool, 0, false);
+  if (p == NULL) return -ENOMEM;
+  p->n = n;
+  p->workers = NULL;
+  rc = conc__far_new(p);
+  for (k = 0; k < n && rc == 0; k++)
+    rc = conc__far_process_start(&p->far->processes[k]);
+  if (rc == 0) rc = conc_thread_start(&p->far->keeper);
+  if (rc == 0) {
+    CONC__STORE(&pool->state, p);
+    return 0;
+  }
+  for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
+    conc__far_process *process = &p->far->processes[k];
+    if (!process->runs) continue;
+    conc_kill(&process->task);
+    while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  }
+  conc__pool_free(p);
+  return rc;
+}
+
+CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) {
+  conc__far *far = p->far;
+  conc_task *ended = NULL;
+  bool first = false;
+  int rc = conc__task_begin(job, CONC__TASK_REMOTE);
+  if (rc != 0) return rc;
+  if (job->size > p->options.max_bytes) rc = -EMSGSIZE;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  job->pool = p;
+  job->pid = 0;
+  job->exitcode = CONC_NO_EXITCODE;
+  job->fds[0] = -1;
+  job->fds[1] = (int)p->options.retries;
+  job->next = NULL;
+  if (item > 0) {
+    job->start_method = CONC__FAR_CHUNK;
+    job->stack_size = item;
+  }
+  conc__mutex_lock(&p->guard);
+  if (CONC__LOAD(&p->inbox) & CONC__CLOSED) rc = -EPIPE;
+  if (rc == 0) rc = far->broken;
+  if (rc == 0) {
+    *p->backlog_end = job;
+    p->backlog_end = &job->next;
+    first = far->unfinished++ == 0;
+    conc__far_pump(p, &ended);
+  }
+  conc__mutex_unlock(&p->guard);
+  if (rc != 0) conc__task_unbegin(job);
+  if (first && p->options.timeout > 0) conc__far_call(far);
+  conc__far_tell_all(p, ended);
+  return rc;
+}
+
+CONC__DEF void conc__far_shut(conc__pool *p, bool now) {
+  conc__mutex_lock(&p->guard);
+  __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
+  if (now) CONC__STORE(&p->terminated, true);
+  conc__mutex_unlock(&p->guard);
+  conc__far_call(p->far);
+}
+
+CONC__DEF int conc__far_join(conc__pool *p, double timeout) {
+  return conc__task_await(&p->far->keeper, timeout);
+}
 
 /* --- what is public of pools --- */
 
@@ -12273,7 +13150,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
       size_t j;
       cancelled = true;
       CONC__STORE(&m.next, n);
-      for (j = i; j < count && p->far != NULL; j++) conc__far_retract(&jobs[j]);
+      for (j = i; j < count && p->far != NULL; j++) conc__far_cancel(&jobs[j], false);
       conc_shield(&shield);
       conc__task_await(&jobs[i], CONC_FOREVER);
     }
