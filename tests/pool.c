@@ -2,6 +2,10 @@
    for each other, and what a process that dies takes with it. */
 #include "test.h"
 
+/* A worker that is to die before the n-th step that others may meet. */
+static long die_in;
+static void step(void);
+#define CONC__POINT() step()
 #define CONC_MALLOC test_malloc
 #define CONC_REALLOC test_realloc
 #define CONC_FREE test_free
@@ -20,6 +24,10 @@
       _exit(99);                                                      \
     }                                                                 \
   } while (0)
+
+static void step(void) {
+  if (die_in > 0 && --die_in == 0) kill(getpid(), SIGKILL);
+}
 
 static int slow(int n) { return TEST_TSAN || TEST_ASAN ? n / 10 : n; }
 
@@ -922,6 +930,12 @@ static void *kill_now_and_then(void *arg) {
   }
   return NULL;
 }
+static void *add_one_slowly(void *arg) {
+  double end = conc_now() + 30e-6;
+  while (conc_now() < end) ++*(long *)arg, --*(long *)arg;
+  ++*(long *)arg;
+  return NULL;
+}
 static int ended_jobs;
 static void count_end(conc_task *task, int status, void *result) {
   (void)task, (void)result;
@@ -930,7 +944,7 @@ static void count_end(conc_task *task, int status, void *result) {
 }
 static void crash(unsigned retries, bool with_callbacks) {
   enum { WINDOW = 1000 };
-  int n = TEST_ASAN ? 20000 : 100000, failed = 0;
+  int n = test_slow() > 1 ? 10000 : 100000, failed = 0;
   conc_pool p = pool_of(CONC_PROCESS, 3);
   static conc_task jobs[WINDOW];
   static long values[WINDOW];
@@ -951,7 +965,7 @@ static void crash(unsigned retries, bool with_callbacks) {
     }
     if (i >= n) continue;
     values[at] = i;
-    jobs[at] = job_of(add_one, &values[at], sizeof(long));
+    jobs[at] = job_of(add_one_slowly, &values[at], sizeof(long));
     if (with_callbacks) jobs[at].callback = count_end;
     CHECK_EQ(conc_pool_submit(&p, &jobs[at]), 0);
   }
@@ -966,7 +980,55 @@ static void crash(unsigned retries, bool with_callbacks) {
 TEST(every_job_ends_once_while_workers_are_killed) {
   NO_FORK;
   crash(0, false);
+}
+TEST(and_so_does_every_job_that_is_run_again) {
+  NO_FORK;
   crash(2, true);
+}
+
+/* The first worker dies before its n-th step, for every n that it comes to:
+   nobody else minds. */
+static void *die_before_step(void *arg) {
+  die_in = __atomic_exchange_n((long *)arg, 0, __ATOMIC_RELAXED);
+  return NULL;
+}
+static int die_at_step(long *n, unsigned workers, unsigned retries) {
+  conc_pool p = pool_of(CONC_PROCESS, workers);
+  long at = *n, values[5];
+  conc_task jobs[5];
+  int failed = 0;
+  p.retries = retries;
+  p.initializer = die_before_step;
+  p.initializer_arg = n;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 5; i++) {
+    values[i] = i;
+    jobs[i] = job_of(add_one, &values[i], sizeof(long));
+    if (i == 3) usleep(at % 3 ? 0 : 500); /* they may sleep by now */
+    CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+  }
+  for (int i = 0; i < 5; i++) {
+    int rc = conc_join(&jobs[i], CONC_FOREVER);
+    CHECK(rc == 0 || rc == -ECHILD);
+    CHECK_EQ(values[i], i + (rc == 0));
+    failed += rc != 0;
+  }
+  CHECK(failed <= 1 && (failed == 0 || retries == 0));
+  finish(&p);
+  return failed;
+}
+TEST(a_worker_may_be_killed_before_any_step) {
+  int failed = 0;
+  long *n = (long *)conc_shared_alloc(sizeof *n);
+  NO_FORK;
+  CHECK(n != NULL);
+  for (long i = 1; i <= 150; i++) {
+    *n = i;
+    failed += die_at_step(n, 1 + (unsigned)i % 2, i % 3 ? 0 : 1);
+  }
+  if (getenv("TEST_VERBOSE")) printf("%d failed\n", failed);
+  CHECK(failed > 0);
+  conc_shared_free(n);
 }
 
 TEST_MAIN
