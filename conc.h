@@ -598,20 +598,21 @@ typedef struct conc_task {
      where it ended, or one of the library's; must not wait long. The status is
      what conc_join is about to return. Default none. */
   void (*callback)(struct conc_task *task, int status, void *result);
-  /* private */
+  /* private; first what every job needs, so that it lies in two lines of the
+     cache */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
-  unsigned number;     /* of its default name */
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
   struct conc__locals *locals; /* its values of conc_locals */
   struct conc_group *group;    /* until it has finished */
-  struct conc__pool *pool;     /* of a job */
-  struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
+  struct conc_task *sibling;   /* the next in its group */
+  struct conc__pool *pool;     /* of a job of a process */
+  unsigned number;     /* of its default name */
   pid_t pid;    /* of a process */
   int exitcode; /* CONC_NO_EXITCODE until it has ended */
   int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
@@ -3923,7 +3924,7 @@ CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
   t->result = NULL;
   t->actor = NULL;
   t->id = 0;
-  t->label[0] = 0;
+  if (kind != CONC__TASK_JOB) t->label[0] = 0; /* see conc_name */
   CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
   return 0;
 }
@@ -3942,11 +3943,13 @@ CONC__DEF void conc__group_ended(conc_task *t);
 
 /* The task has ended. Whoever joins it may free it as soon as it is set. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
+  int clear = CONC__CLEAR;
   t->result = result;
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
   if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
-  conc_event_set(&t->done);
+  if (CONC__UNLIKELY(!CONC__CAS(&t->done.flag, &clear, CONC__SET)))
+    conc_event_set(&t->done);
 }
 
 /* Lists of tasks: the threads, and the coroutines of each loop. One that reads
@@ -3975,8 +3978,10 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
 /* A job that stayed behind in the process that this one was forked from is
    found to have ended when somebody asks. */
 CONC__DEF void conc__job_look(conc_task *task) {
-  uintptr_t id = CONC__LOAD(&task->id);
-  if (conc_event_is_set(&task->done) || !conc__owner_is_gone(id)) return;
+  uintptr_t id;
+  if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
+  id = CONC__LOAD(&task->id);
+  if (!conc__owner_is_gone(id)) return;
   if (CONC__CAS(&task->id, &id, (uintptr_t)0))
     conc__task_finish(task, NULL, -ECHILD);
 }
@@ -4004,8 +4009,13 @@ CONC__DEF int conc__task_await(conc_task *task, double timeout) {
   return conc__event_wait(&task->done, &w, timeout);
 }
 
+CONC__DEF bool conc__worker_help(conc_task *task);
+
 CONC_API int conc_join(conc_task *task, double timeout) {
-  int rc = conc__task_check(task);
+  int rc;
+  if (conc__this.worker != NULL && timeout > 0 && conc__worker_help(task))
+    return task->status;
+  rc = conc__task_check(task);
   if (rc == 0) rc = conc__task_await(task, timeout);
   return rc != 0 ? rc : task->status;
 }
@@ -4058,7 +4068,7 @@ CONC_API const char *conc_name(conc_task *task) {
   if (task->kind == 0) return ""; /* never started: it has none yet */
   guard = conc__guard(&task->done);
   conc__mutex_lock(guard);
-  if (task->label[0] == 0)
+  if (task->label[0] == 0 || task->kind == CONC__TASK_JOB)
     conc__task_label(task, task->label, sizeof task->label);
   conc__mutex_unlock(guard);
   return task->label;
@@ -7885,7 +7895,9 @@ CONC_API int conc_process_start(conc_task *task) {
 CONC_API pid_t conc_pid(const conc_task *task) { return task->pid; }
 
 CONC_API int conc_exitcode(const conc_task *task) {
-  return conc_event_is_set(&task->done) ? task->exitcode : CONC_NO_EXITCODE;
+  if (task->kind == CONC__TASK_JOB || !conc_event_is_set(&task->done))
+    return CONC_NO_EXITCODE;
+  return task->exitcode;
 }
 
 CONC__DEF int conc__process_signal(conc_task *t, int number) {
@@ -11463,13 +11475,17 @@ CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
 CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
   for (;;) {
     size_t top, b;
+    conc__ring *ring;
     conc_task *t;
     CONC__POINT();
     top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
     CONC__POINT();
     b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
     if ((ptrdiff_t)(b - top) <= 0) return NULL;
-    t = CONC__LOAD_RELAXED(conc__ring_at(CONC__LOAD(&d->ring), top));
+    ring = CONC__LOAD(&d->ring);
+    t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
+    /* Where one of the next may be, of whom another core has written. */
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)), 1);
     CONC__POINT();
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -11893,6 +11909,23 @@ CONC__DEF int conc__job_sleep(void *what, unsigned also, double deadline) {
   return conc__event_wait(&task->done, &w, conc__remaining(deadline));
 }
 
+/* The most usual: a job waits for those that it has just handed in. Whether
+   the task has ended. */
+CONC__DEF bool conc__worker_help(conc_task *task) {
+  conc__worker *w = conc__worker_here();
+  conc_task *t;
+  if (w == NULL || task->kind != CONC__TASK_JOB ||
+      task == conc__this.actor.task)
+    return false;
+  while (CONC__LOAD(&task->done.flag) != CONC__SET) {
+    t = conc__deque_pop(&w->own);
+    if (t == NULL) return false;
+    conc__worker_run(w, t);
+    if (conc__pool_is_gone(w->pool)) return false;
+  }
+  return true;
+}
+
 CONC__DEF void conc__far_help(conc_task *task);
 
 CONC__DEF int conc__pool_await(conc_task *task, double timeout) {
@@ -12092,8 +12125,6 @@ CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
   int rc = conc__task_begin(job, CONC__TASK_JOB);
   if (rc != 0) return rc;
   CONC__STORE_RELAXED(&job->id, p->id);
-  job->pool = p;
-  job->exitcode = CONC_NO_EXITCODE;
   if (w != NULL && w->pool == p) {
     rc = conc__deque_push(&w->own, job);
     if (CONC__UNLIKELY(rc != 0)) {
