@@ -49,7 +49,7 @@
      >>loop        conc_wait_fd, conc_read, conc_write, sockets
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle
-     >>queue       conc_queue: put, get, close, join
+     >>queue       conc_queue: put, get, one or many, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
      >>version     what the numbers promise; history
