@@ -51,7 +51,7 @@
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
      >>pipe        conc_pipe: send, recv, poll: messages between processes
-     >>queue       conc_queue: put, get, close, join
+     >>queue       conc_queue: put, get, one or many, close, join
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
@@ -14158,19 +14158,36 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
   conc__wake_all(woken);
 }
 
+/* The tenth of a second in which it was last seen that who lets others run
+   does not come back soon: they are not those that we wait for, but ones with
+   work of their own. A thread that sleeps instead is better served. */
+static unsigned conc__crowded;
+
+CONC__INLINE unsigned conc__tenth(double now) {
+  return (unsigned)(uint64_t)(now * 10);
+}
+
 /* Waits until the other side's counter is no longer as it was, as long as that
    is likely to be soon: for a few pauses, as one who spins as well answers,
    then lets others run a few times: with more threads than CPUs that fills or
    drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
                                 size_t seen, double deadline) {
+  double now, began;
   int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10 + 7; i++) {
-    if (i < 10)
-      conc__pause();
-    else if (deadline >= CONC__NEVER || conc_now() < deadline)
-      sched_yield();
+  for (i = 0; i < 10; i++) {
+    conc__pause();
+    if (CONC__LOAD(counter) != seen) return true;
+  }
+  now = conc_now();
+  for (i = 0; i < 7 && now < deadline; i++) {
+    if (conc__tenth(now) - CONC__LOAD_RELAXED(&conc__crowded) < 2) break;
+    began = now;
+    sched_yield();
+    now = conc_now();
+    if (now - began > 1e-3)
+      CONC__STORE_RELAXED(&conc__crowded, conc__tenth(now));
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
