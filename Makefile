@@ -137,6 +137,7 @@ $(bench_bin): $(B)/bench/%: tests/bench/%.c conc.h \
 	@mkdir -p $(@D)
 	$(COMPILE) -o $@ $< $(call lib,-lhiredis,-DNO_HIREDIS) \
 	  $(call lib,-lboost_context,-DNO_BOOST) \
+	  $(call lib,-lzmq,-DNO_ZMQ) -DNO_BOOST_QUEUE \
 	  $(call lib,-lnsync,-DNO_NSYNC) $(call lib,-lck,-DNO_CK) -lm
 
 bench: $(bench_bin)

@@ -43,6 +43,17 @@ if links '#include <ck_rwlock.h>' -lck; then # its headers are all we need
 else
   ck=-DNO_CK
 fi
+if links '#include <zmq.h>' -lzmq; then
+  zmq=-lzmq
+else
+  zmq=-DNO_ZMQ
+fi
+if ${CXX:-c++} -O2 -c -o "$build/queue_boost.o" "$here/queue_boost.cpp" \
+  >/dev/null 2>&1; then
+  zmq="$zmq $build/queue_boost.o -lstdc++ -lrt"
+else
+  zmq="$zmq -DNO_BOOST_QUEUE"
+fi
 
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
@@ -50,11 +61,12 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch threads process network}; do
+for name in ${BENCH:-switch threads process network queue_processes}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers=$boost ;;
   threads) peers="$nsync $ck" ;;
+  queue_processes) peers=$zmq ;;
   *) peers= ;;
   esac
   # Several words each, meant so.
