@@ -8426,7 +8426,9 @@ CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  if (*round > 0 || !conc__shared_spin(self, word, value))
+  if (*round == 0) /* and look before the first sleep */
+    conc__shared_spin(self, word, value);
+  else
     conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
                        *round, true);
   ++*round;
@@ -8523,9 +8525,9 @@ CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
   return (struct conc__registry *)(page << 12);
 }
 
-/* What was asked for so long ago is late, and may have a dead owner. */
-CONC__INLINE bool conc__shared_late(unsigned round, double deadline) {
-  return round > 1 || deadline <= 0;
+/* Whether it is time to ask if an owner is dead: before the first sleep. */
+CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
+  return round > 0 || deadline <= 0;
 }
 
 /* A claim is held by an actor of a process; it stands where locks between
@@ -8559,7 +8561,7 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
-    if (conc__shared_late(round, deadline) &&
+    if (conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, owner)) {
       if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
         continue;
@@ -8569,8 +8571,9 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
     }
     if (deadline <= 0) return -ETIMEDOUT;
     if (round == 0) { /* unannounced, so that nobody need be woken */
+      conc__shared_spin(self, &c->word, seen);
       round++;
-      if (conc__shared_spin(self, &c->word, seen)) continue;
+      continue;
     }
     if (!(seen & CONC__AWAITS) &&
         !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
@@ -8932,7 +8935,7 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
   bool died = false;
   int rc = 0;
   for (;;) {
-    bool late = conc__shared_late(round, deadline);
+    bool late = round > 1 || deadline <= 0;
     bool mine, taken;
     unsigned id, seen;
     if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
@@ -8944,7 +8947,7 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
     }
     if (place != NULL || (s->writer == id && s->writer_actor == self->id))
       rc = -EDEADLK;
-    if (late && rc == 0) {
+    if (rc == 0 && conc__shared_doubts(round, deadline)) {
       if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
         s->writer = 0;
         s->readers_turn = false;
@@ -9172,13 +9175,13 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
     }
     all_are_here = barrier->runner != 0;
     if (all_are_here) {
-      if (round > 1 && conc__registry_is_dead(r, barrier->runner))
+      if (round > 0 && conc__registry_is_dead(r, barrier->runner))
         rc = -EOWNERDEAD;
     } else if (conc__take_cancel(self)) {
       rc = -ECANCELED;
     } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
       rc = -ETIMEDOUT;
-    } else if (round > 1 && conc__sharers_bury(&barrier->parts, r)) {
+    } else if (round > 0 && conc__sharers_bury(&barrier->parts, r)) {
       rc = -EOWNERDEAD;
     }
     if (rc != 0) {
@@ -9187,13 +9190,13 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
       return rc;
     }
     conc__shared_leave(&barrier->guard);
-    if (round == 0 &&
-        conc__shared_spin(self, &barrier->generation, generation))
-      continue;
-    conc__shared_sleep(
-        self, &barrier->generation, generation,
-        all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline), round,
-        !all_are_here);
+    if (round == 0)
+      conc__shared_spin(self, &barrier->generation, generation);
+    else
+      conc__shared_sleep(
+          self, &barrier->generation, generation,
+          all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline),
+          round, !all_are_here);
   }
 }
 
@@ -9210,7 +9213,7 @@ CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
     if (rc != 0) return rc;
     id = conc__registry_self(r);
     runner = barrier->runner;
-    if (runner != 0 && conc__shared_late(round, deadline) &&
+    if (runner != 0 && conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, runner)) {
       conc__barrier_break(barrier);
       conc__barrier_tell(barrier);
