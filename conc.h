@@ -113,7 +113,8 @@
    Memory   Structs are the caller's and valid when zeroed. They must not move
             while in use. What the library allocates is said at the function.
    Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers, and writes to sockets
+            so. The library installs no handlers (conc_guard_handler is there
+            to install one), and writes to sockets
             without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
@@ -121,7 +122,7 @@
             a loop, all coroutines of it; the tasks of other threads have
             ended there, with -ECHILD. A lock that one of them held says so
             once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts.
+   Output   The library never prints, exits or asserts, unless asked to.
 
    >>coroutines
 
@@ -134,6 +135,9 @@
    saved across a switch. A million of them is a sensible number: one that has
    not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
    of stack.
+   Stacks are used again. What a burst of coroutines has left over is given
+   back to the system when the loop has slept for a second. conc_stack_used
+   tells how much a stack is used, conc_guard_handler whose overflowed.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -860,6 +864,24 @@ CONC_API int conc_run(conc_task *task);
    caller next waits. Never allocates the stack before that. 0, -EPERM if no
    loop runs in this thread, -EBUSY, -EINVAL, -ENOMEM. */
 CONC_API int conc_coro_start(conc_task *task);
+
+/* How many bytes of its stack a coroutine has used at most so far; NULL is the
+   caller. That tells what .stack_size it needs: twice as much is safe. A stack
+   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
+   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
+   has not begun; -ESRCH for a task that does not run, or is no coroutine;
+   -EPERM in a thread that is not its own. */
+CONC_API ssize_t conc_stack_used(conc_task *task);
+
+/* From now on a coroutine or a generator that overflows its stack is told of
+   by name, in a line to the standard error, before the process dies of SIGSEGV
+   as it would have:
+     conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
+   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
+   one that was there before; and, for the caller and for threads that make
+   coroutines from now on, an alternate signal stack, unless they have one.
+   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+CONC_API int conc_guard_handler(void);
 
 /* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
 CONC_API int conc_sleep(double seconds);
@@ -2411,6 +2433,7 @@ typedef struct conc__thread {
   conc_task own;   /* the task of a foreign thread */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
+  void *alternate; /* its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
 } conc__thread;
@@ -5004,7 +5027,7 @@ typedef struct conc__coro {
   unsigned char *map;      /* where its mapping begins: the guard page */
   size_t map_size;
   size_t valgrind;
-  bool pooled;             /* the mapping is a slot of a slab */
+  struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
   bool queued;             /* for conc__fork_child */
 } conc__coro;
 
@@ -5015,12 +5038,111 @@ typedef struct conc__slab {
   struct conc__slab *next;
   unsigned char *map;
   size_t slots, used; /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has */
+  bool leaves;        /* for conc__stacks_trim */
 } conc__slab;
 
 typedef struct conc__stacks {
   conc__coro *free;
   conc__slab *slabs;
+  size_t idle; /* slabs of which no slot is busy */
 } conc__stacks;
+
+/* --- telling of overflows --- */
+
+static bool conc__guarding;
+static struct sigaction conc__guard_before[2]; /* SIGSEGV, SIGBUS */
+
+#define CONC__ALTERNATE_SIZE 65536
+
+/* Gives the thread an alternate signal stack; on its own the handler could
+   not run when that has overflowed. */
+CONC__DEF int conc__alternate_open(void) {
+  stack_t stack;
+  if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
+      !(stack.ss_flags & SS_DISABLE))
+    return 0;
+  memset(&stack, 0, sizeof stack);
+  stack.ss_sp = conc__pages_map(CONC__ALTERNATE_SIZE);
+  stack.ss_size = CONC__ALTERNATE_SIZE;
+  if (stack.ss_sp == NULL) return -ENOMEM;
+  conc__this.alternate = stack.ss_sp;
+  sigaltstack(&stack, NULL);
+  return 0;
+}
+
+CONC__DEF void conc__alternate_close(void) {
+  stack_t none;
+  if (conc__this.alternate == NULL) return;
+  memset(&none, 0, sizeof none);
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, NULL);
+  munmap(conc__this.alternate, CONC__ALTERNATE_SIZE);
+  conc__this.alternate = NULL;
+}
+
+CONC__DEF bool conc__guard_hit(const conc__coro *co, const void *at) {
+  const unsigned char *p = (const unsigned char *)at;
+  return p >= co->map && p < co->map + conc__page;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor);
+
+/* On its way to death: so it may do what a handler must not, as long as that
+   does not wait: snprintf of words and numbers. */
+CONC__DEF void conc__guard_caught(int number, siginfo_t *info, void *context) {
+  struct sigaction *before = &conc__guard_before[number != SIGSEGV];
+  const conc__actor *self = conc__this.current;
+  const conc__coro *co = NULL;
+  char text[256];
+  if (self != NULL && self->generator != NULL &&
+      conc__guard_hit(self->generator->stack, info->si_addr))
+    co = self->generator->stack;
+  else if (self != NULL && conc__is_coro(self) &&
+           conc__guard_hit((const conc__coro *)self, info->si_addr))
+    co = (const conc__coro *)self;
+  if (co != NULL) {
+    const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
+    int n = snprintf(text, sizeof text,
+                     "conc: %s%.100s has overflowed its stack of %zu bytes "
+                     "(.stack_size)\n",
+                     what, conc_name(self->task), co->map_size - conc__page);
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+  }
+  if (before->sa_flags & SA_SIGINFO) {
+    before->sa_sigaction(number, info, context);
+  } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+    before->sa_handler(number);
+  } else { /* the same instruction again, or the same signal */
+    sigaction(number, before, NULL);
+    if (info->si_code <= 0) raise(number);
+  }
+}
+
+CONC_API int conc_guard_handler(void) {
+  static conc__mutex guard;
+  struct sigaction action;
+  int rc;
+  conc_current(); /* it may be the first call of the library */
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  conc__mutex_lock(&guard);
+  if (!CONC__LOAD_RELAXED(&conc__guarding)) {
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = conc__guard_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGSEGV, NULL, &conc__guard_before[0]);
+    sigaction(SIGBUS, NULL, &conc__guard_before[1]);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    CONC__STORE_RELAXED(&conc__guarding, true);
+  }
+  conc__mutex_unlock(&guard);
+  return 0;
+}
+
+/* --- their memory --- */
 
 CONC__DEF size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
@@ -5037,6 +5159,7 @@ CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  if (CONC__LOAD_RELAXED(&conc__guarding)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -5051,6 +5174,7 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   size_t slot = conc__slot_size();
   if (co != NULL) {
     pool->free = co->next;
+    pool->idle -= co->slab->busy++ == 0;
     return co;
   }
   if (slab == NULL || slab->used == slab->slots) {
@@ -5064,16 +5188,25 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
       return NULL;
     }
     slab->slots = slots;
-    slab->used = 0;
+    slab->used = slab->busy = 0;
     slab->next = pool->slabs;
     pool->slabs = slab;
+    pool->idle++;
   }
   co = conc__stack_make(slab->map + slab->used * slot, slot,
                         slab->used % 8 * 128);
   if (co == NULL) return NULL;
   slab->used++;
-  co->pooled = true;
+  co->slab = slab;
+  pool->idle -= slab->busy++ == 0;
   return co;
+}
+
+/* Gives one back, from the stack itself: it is used until the next switch. */
+CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  co->next = pool->free;
+  pool->free = co;
+  pool->idle += --co->slab->busy == 0;
 }
 
 /* The same with a mapping of its own. */
@@ -5114,18 +5247,36 @@ CONC__DEF void conc__stack_unmap(conc__coro *co) {
   munmap(map, size);
 }
 
-/* All stacks are free now. */
-CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
-  while (pool->free != NULL) {
-    conc__coro *co = pool->free;
-    pool->free = co->next;
-    conc__stack_unmake(co);
+/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
+  conc__slab **s = &pool->slabs;
+  conc__coro **p = &pool->free;
+  conc__slab *slab;
+  for (slab = pool->slabs; slab != NULL; slab = slab->next)
+    slab->leaves = slab->busy == 0;
+  /* The oldest, which is the smallest, stays. */
+  if (one)
+    for (slab = pool->slabs; slab != NULL; slab = slab->next)
+      if (slab->leaves && slab->next == NULL) slab->leaves = false;
+  while (*p != NULL) {
+    conc__coro *co = *p;
+    if (co->slab->leaves) {
+      *p = co->next;
+      conc__stack_unmake(co);
+    } else {
+      p = &co->next;
+    }
   }
-  while (pool->slabs != NULL) {
-    conc__slab *slab = pool->slabs;
-    pool->slabs = slab->next;
-    munmap(slab->map, slab->slots * conc__slot_size());
-    CONC_FREE(slab);
+  while (*s != NULL) {
+    slab = *s;
+    if (slab->leaves) {
+      *s = slab->next;
+      pool->idle--;
+      munmap(slab->map, slab->slots * conc__slot_size());
+      CONC_FREE(slab);
+    } else {
+      s = &slab->next;
+    }
   }
 }
 
@@ -5174,6 +5325,7 @@ CONC__DEF conc__coro *conc__spare_get(size_t size) {
 CONC__DEF void conc__spares_free(void) {
   while (conc__this.spare != NULL)
     conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+  conc__alternate_close();
 }
 
 /* As conc__fiber_switch: `self` goes on at `to`. */
@@ -5395,6 +5547,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
    ------------------------------------------------------------------------ */
 
 #define CONC__LOOP_BATCH 256
+#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
@@ -5451,6 +5604,7 @@ typedef struct conc__loop {
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
+  double trim;       /* when it gives stacks back; 0: there are none */
   bool deadlocked;
   conc__mutex inbox_guard;
   conc__coro *inbox; /* last in, first out; under inbox_guard to write */
@@ -5659,7 +5813,7 @@ CONC__DEF void conc__coro_main(void) {
     conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (!co->pooled || loop->ring_count == 0) break;
+    if (co->slab == NULL || loop->ring_count == 0) break;
     if (!(loop->ring[loop->ring_first] & 1)) break;
     t = (conc_task *)(loop->ring[loop->ring_first] - 1);
     if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
@@ -5667,9 +5821,8 @@ CONC__DEF void conc__coro_main(void) {
     co->actor.word = 0;
     conc__actor_init(&co->actor, &conc__coro_class, t);
   }
-  if (co->pooled) {
-    co->next = loop->stacks.free;
-    loop->stacks.free = co;
+  if (co->slab != NULL) {
+    conc__stack_put_pooled(&loop->stacks, co);
   } else {
     co->next = loop->dead;
     loop->dead = co;
@@ -6207,6 +6360,18 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
                                         : CONC__STUCK_AFTER;
     until = conc_now() + loop->patience;
   }
+  if (loop->stacks.idle <= 1) {
+    loop->trim = 0;
+  } else {
+    double now = conc_now();
+    if (loop->trim <= 0) loop->trim = now + CONC__TRIM_AFTER;
+    if (now >= loop->trim) {
+      conc__stacks_trim(&loop->stacks, true);
+      loop->trim = 0;
+    } else if (until > loop->trim) {
+      until = loop->trim;
+    }
+  }
   lonely = !conc__poller_wait(loop, until) && lonely;
   conc__mutex_lock(&loop->inbox_guard);
   lonely = lonely && loop->inbox == NULL;
@@ -6264,7 +6429,7 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
   conc__mutex_unlock(&loop->inbox_guard);
   conc__poller_close(loop);
   conc__waker_close(loop->waker);
-  conc__stacks_destroy(&loop->stacks);
+  conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC_FREE(loop->ring);
   CONC_FREE(loop->heap);
   CONC_FREE(loop->fds);
@@ -6292,6 +6457,35 @@ CONC_API int conc_coro_start(conc_task *task) {
   conc__task_link(&loop->tasks, task);
   conc__ready_push(loop, (conc__ready)task | 1);
   return 0;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor) {
+  return actor->ops == &conc__coro_class;
+}
+
+/* Where the first byte of a stack is that was ever changed. It looks at what
+   no variable lives in, which no tool likes. */
+#if CONC_HAVE_ASAN
+__attribute__((no_sanitize_address))
+#elif CONC_HAVE_TSAN
+__attribute__((no_sanitize_thread))
+#endif
+CONC__DEF const unsigned char *conc__stack_edge(const conc__coro *co) {
+  const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
+  while ((const void *)p < (const void *)co && *p == 0) p++;
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
+  return (const unsigned char *)(uintptr_t)p;
+}
+
+CONC_API ssize_t conc_stack_used(conc_task *task) {
+  const conc__coro *co;
+  if (task == NULL) task = conc_current();
+  if (task->kind != CONC__TASK_CORO || !conc_is_alive(task)) return -ESRCH;
+  if (task->actor == NULL || task->actor == CONC__NEVER_BEGIN) return 0;
+  co = (const conc__coro *)task->actor;
+  if (conc__this.loop == NULL || co->loop != conc__this.loop) return -EPERM;
+  return (const unsigned char *)co - conc__stack_edge(co);
 }
 
 CONC_API int conc_run(conc_task *task) {
