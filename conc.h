@@ -53,7 +53,8 @@
     >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
-     >>version     what the numbers promise; history
+     >>extras      conc_progress: a bar that grows
+    >>version     what the numbers promise; history
 
    >>words
 
@@ -1655,6 +1656,51 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no
+   Signals    no
+   Memory     the caller's, valid when zeroed; nothing is allocated
+   Blocks     one task at a time, while it writes a line; the others never
+   ------------------------------------------------------------------------ */
+
+/* Shows how far something is (Python's tqdm).
+
+     conc_progress p = { .total = n, .name = "pages" };
+     conc_progress_update(&p, 0);
+     while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
+     conc_progress_close(&p);
+
+   On a terminal a line that is written over and over, as wide as that:
+     pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
+   what is done, the time since the first update, what is left, and the rate
+   of late. Elsewhere, say in a log, a line now and then. */
+typedef struct conc_progress {
+  size_t total;     /* steps; default 0: not known, so no bar */
+  const char *name; /* stands in front; default none */
+  const char *unit; /* of a step; default "it" */
+  int fd;           /* where it is written; default 0: standard error */
+  bool off;         /* nothing is written */
+  double interval;  /* seconds from line to line; default 0.1 on a terminal,
+                       10 elsewhere */
+  size_t width;     /* columns; default: the terminal's */
+  /* private */
+  size_t done;
+  unsigned busy; /* somebody looks whether to write, or writes */
+  double start, next;
+  double shown_at, rate; /* of late; 0 not known */
+  size_t shown;
+} conc_progress;
+
+/* n steps more are done. 0, or what write() fails with. */
+CONC_API int conc_progress_update(conc_progress *progress, size_t n);
+
+/* Writes the last line, with the rate on the whole, and ends it. Nobody may
+   update any more; then the struct is as new. As above. */
+CONC_API int conc_progress_close(conc_progress *progress);
+
+/* ---------------------------------------------------------------------------
    >>version
 
    PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
@@ -1820,6 +1866,19 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #endif
 #if CONC_HAVE_SIGNALFD
 #include <sys/signalfd.h>
+#endif
+
+/* The width of a terminal (TIOCGWINSZ): everywhere, but not in POSIX before
+   2024. Otherwise 80. */
+#ifndef CONC_HAVE_WINSIZE
+#ifdef CONC_PORTABLE
+#define CONC_HAVE_WINSIZE 0
+#else
+#define CONC_HAVE_WINSIZE 1
+#endif
+#endif
+#if CONC_HAVE_WINSIZE
+#include <sys/ioctl.h>
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -14033,6 +14092,130 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+   ------------------------------------------------------------------------ */
+
+/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+CONC__DEF void conc__progress_time(char buf[32], double seconds) {
+  bool known = seconds >= 0 && seconds < 1e9;
+  unsigned long n = known ? (unsigned long)seconds : 0;
+  if (!known)
+    snprintf(buf, 32, "?");
+  else if (n >= 3600)
+    snprintf(buf, 32, "%lu:%02lu:%02lu", n / 3600, n / 60 % 60, n % 60);
+  else
+    snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
+}
+
+#define CONC__PROGRESS_LINE 512
+
+/* The line, as tqdm writes it: its length, at most `width` and less than
+   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+CONC__DEF size_t conc__progress_line(const conc_progress *p, size_t done,
+                                     double now, double rate, size_t width,
+                                     char *line) {
+  const char *unit = p->unit != NULL ? p->unit : "it";
+  char elapsed[32], left[32], speed[64], head[160], tail[256];
+  size_t n, columns, tenths, i;
+  conc__progress_time(elapsed, now - p->start);
+  if (rate <= 0)
+    snprintf(speed, sizeof speed, "?%.20s/s", unit);
+  else if (rate < 1)
+    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
+  else
+    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
+  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
+           p->name != NULL ? ": " : "");
+  if (p->total == 0 || done > p->total) {
+    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
+                         head, done, unit, elapsed, speed);
+    return width > 0 && n > width ? width : n;
+  }
+  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
+           left, speed);
+  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
+                       (double)done * 100 / (double)p->total);
+  columns = width == 0                    ? 10
+            : width > n + strlen(tail) ? width - n - strlen(tail)
+                                       : 0;
+  if (columns > 100) columns = 100;
+  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
+    line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  return width > 0 && n > width ? width : n;
+}
+
+/* The columns of a terminal; 0: it is none. */
+CONC__DEF size_t conc__terminal_width(int fd) {
+#if CONC_HAVE_WINSIZE
+  struct winsize size;
+  if (isatty(fd) && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    return size.ws_col;
+#endif
+  return isatty(fd) ? 80 : 0;
+}
+
+/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
+CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0, at = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: what is new counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A shorter line must cover the one before. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval;
+  while (at < n) {
+    ssize_t rc = write(fd, line + at, n - at);
+    if (rc < 0 && errno != EINTR) return -errno;
+    if (rc > 0) at += (size_t)rc;
+  }
+  return 0;
+}
+
+CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
+  unsigned busy = 0;
+  double now;
+  int rc = 0;
+  __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
+  if (progress->off) return 0;
+  if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  now = conc_now();
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (now >= progress->next)
+    rc = conc__progress_show(progress, now, false);
+  CONC__STORE(&progress->busy, 0u);
+  return rc;
+}
+
+CONC_API int conc_progress_close(conc_progress *progress) {
+  double now = conc_now();
+  int rc = 0;
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (!progress->off) rc = conc__progress_show(progress, now, true);
+  progress->done = progress->shown = 0;
+  progress->start = progress->next = progress->shown_at = progress->rate = 0;
+  return rc;
 }
 
 #ifdef __cplusplus
