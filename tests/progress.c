@@ -89,6 +89,7 @@ TEST(a_log_gets_whole_lines_now_and_then) {
   CHECK(strstr(text, "| 1/100 [") && strstr(text, "| 2/100 [") &&
         strstr(text, "| 3/100 ["));
   CHECK_EQ(conc_progress_close(&p), 0);
+  CHECK(read_all(fds[0], text, sizeof text) > 0);
   p.width = 20; /* as asked, and cut */
   CHECK_EQ(conc_progress_update(&p, 1), 0);
   CHECK_EQ(read_all(fds[0], text, sizeof text), 20 + 1);
