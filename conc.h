@@ -46,10 +46,11 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
+     >>loop        conc_read, conc_write, sockets, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
+     >>pipe        conc_pipe: send, recv, poll: messages between processes
      >>queue       conc_queue: put, get, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
@@ -68,6 +69,8 @@
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
               tasks of a process, or to another machine through a manager.
+   pipe       conc_pipe: two descriptors; messages that one end sends the other
+              receives, in the same process or in another.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -234,7 +237,7 @@ struct conc__waitlist {
    >>sync: locks, event, condition, semaphore, barrier, once
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no: one process only
+   Processes  one; any that share its memory once ..._init_shared was called
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     acquire, wait, once_run, with a timeout; the others never
@@ -313,6 +316,8 @@ typedef struct conc_cond {
   const char *name; /* for reports; default none */
   /* private */
   struct conc__waitlist waiters;
+  uintptr_t word; /* between processes: the registry; else 0 */
+  unsigned guard, round, waiting, notified;
 } conc_cond;
 
 /* Releases the lock, waits to be notified, and takes the lock again: it is
@@ -352,6 +357,21 @@ CONC_API int conc_rlock_release(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
+/* Private: processes that use an object, and how often. */
+#define CONC__SHARERS 16
+struct conc__sharers {
+  unsigned id[CONC__SHARERS], count[CONC__SHARERS];
+};
+
+/* Private: an rwlock between processes. */
+struct conc__rwlock_shared {
+  unsigned guard, round, writer, wants; /* a writer that waits */
+  uintptr_t writer_actor, wants_actor;
+  struct conc__sharers readers;
+  unsigned writers;                /* that have had it */
+  bool readers_wait, readers_turn; /* perhaps */
+};
+
 /* A lock for one writer or any number of readers. Waiters are served in order
    as conc_lock's are, readers that wait one behind the other together, and
    nobody joins the readers while a writer waits: so neither side starves. Not
@@ -365,6 +385,7 @@ typedef struct conc_rwlock {
   uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
                      | 1 if somebody waits */
   struct conc__waitlist waiters;
+  struct conc__rwlock_shared shared;
 } conc_rwlock;
 
 /* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
@@ -391,6 +412,7 @@ typedef struct conc_sem {
   const char *name; /* for reports; default none */
   /* private */
   struct conc__waitlist waiters;
+  unsigned shared; /* between processes: the value and flags; else 0 */
 } conc_sem;
 
 /* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
@@ -421,6 +443,9 @@ typedef struct conc_barrier {
   unsigned generation; /* how often it was passed, broken or reset */
   uintptr_t word;      /* whose action runs; 0 */
   struct conc__waitlist waiters;
+  unsigned guard, runner, failed; /* between processes */
+  uintptr_t runner_actor;
+  struct conc__sharers parts;
 } conc_barrier;
 
 /* Waits until all parties have come. The last one calls the action, then all
@@ -462,6 +487,46 @@ typedef struct conc_once {
    -ETIMEDOUT and -ECANCELED of waiting. */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
+
+/* --- between processes --- */
+
+/* Makes an object as new, and for all processes that share the memory in which
+   it lies: that of conc_shared_alloc. Before anybody uses it; what it has for
+   options (.value, .bound, .parties) is set before. From then on all calls
+   above do for tasks of all these processes what they do for those of one,
+   with these differences:
+   - Who dies, however and wherever, harms nobody. What it held says so once:
+     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
+     may be half changed. This is of processes: a thread that ends with a lock
+     leaves it locked. A once is run by another one. Readers that died are
+     forgotten. A semaphore has no owners: what the dead had taken of it stays
+     taken. Of a barrier see below.
+   - Waiters are not served in order. Deadlocks are not looked for, but for the
+     owner itself, and .name is not used: a pointer means nothing elsewhere.
+   - Who waits after a death, or because another one was killed just when he
+     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+     that time, too.
+   - After waiters of a condition were killed, a notify may wake as many more
+     than it should. Condition and lock must both be shared, or both not
+     (-EINVAL).
+   - At most 16 processes read an rwlock at one time, each as often as it
+     likes; others wait.
+   - A semaphore's value is at most 2**30 - 1.
+   - A barrier breaks when a process that waits there dies and one of the first
+     16 notices: who does gets -EOWNERDEAD, the others -EPIPE. The action, a
+     pointer, is only for processes that fork has made of one.
+   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
+     memory.
+   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
+   in such memory, or has bad options. */
+CONC_API int conc_lock_init_shared(conc_lock *lock);
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
+CONC_API int conc_sem_init_shared(conc_sem *sem);
+CONC_API int conc_cond_init_shared(conc_cond *cond);
+CONC_API int conc_event_init_shared(conc_event *event);
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
+CONC_API int conc_once_init_shared(conc_once *once);
 
 /* --- CONC_WITH --- */
 
@@ -1102,6 +1167,28 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    0, or what flush and close fail with. Nobody may use it meanwhile. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
+/* --- signals --- */
+
+/* Blocks n signals in the calling thread and in all threads and processes that
+   it starts from now on, programs too: they stay pending until somebody waits
+   for them. First thing in main: a signal that one thread does not block may
+   come there, and kill the process. 0, -EINVAL. */
+CONC_API int conc_block_signals(const int *signals, size_t n);
+
+/* Waits for one of n signals, which the calling thread blocks (Python's
+   signal.sigwait).
+
+     int signals[] = {SIGINT, SIGTERM};
+     conc_block_signals(signals, 2);
+     ...
+     conc_wait_signal(signals, 2, CONC_FOREVER);
+
+   Returns its number; one that comes is told to one of those who wait for it.
+   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
+   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
@@ -1458,10 +1545,74 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where);
 
 /* ---------------------------------------------------------------------------
+   >>pipe: conc_pipe
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what it is for: a forked child has the ends, too
+   Signals    no; SIGPIPE is not raised
+   Memory     the system's; close both descriptors. A message of more than
+              32 KiB is in a file without a name until it is received (in
+              memory, where there is CONC_HAVE_MEMFD)
+   Blocks     send while the pipe is full, recv and poll while it is empty;
+              with a timeout
+
+   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
+   once or not at all: any number of tasks and processes may send at one end,
+   and be killed at any moment, and whoever receives gets whole messages, each
+   once, in the order in which they were sent. For several that receive at one
+   end the same is true as long as all of their buffers are large enough.
+   An end is a descriptor; conc_wait_fd tells when it can be read.
+   ------------------------------------------------------------------------ */
+
+/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
+   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
+   SOCK_SEQPACKET. */
+CONC_API int conc_pipe(int *a, int *b);
+
+/* The same for one direction (Python's Pipe(False)): sending at the reader's
+   end, or receiving at the writer's, is -EPIPE. */
+CONC_API int conc_pipe_one_way(int *reader, int *writer);
+
+/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
+   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
+   -ENOSPC, -EMFILE. */
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout);
+
+/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
+   and nobody has the other end open (so close yours in a process that does not
+   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
+   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
+   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
+
+/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
+   errors as above. */
+CONC_API ssize_t conc_poll(int pipe, double timeout);
+
+/* Sends an open descriptor, as a message; it stays open here, too. Errors as
+   conc_send, and -EBADF. */
+CONC_API int conc_send_fd(int pipe, int fd, double timeout);
+
+/* Receives a descriptor: a new one, close-on-exec, of the same open file.
+   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+CONC_API int conc_recv_fd(int pipe, double timeout);
+
+/* Sends a typed value (Python's Connection.send). Errors as conc_send. */
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout);
+
+/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
+   conc_pickle_loads: then the message is gone. */
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout);
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no; through a manager, any machine
+   Processes  those that inherit a queue made with .shared; through a manager,
+              any machine
    Signals    no
    Memory     the library's, until conc_queue_free; put copies, get copies out
    Blocks     put while full, get while empty, join: with a timeout
@@ -1472,16 +1623,38 @@ typedef struct conc_queue conc_queue;
 
 /* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
-  size_t capacity;  /* messages; default 0: no bound */
-  size_t max_bytes; /* of one message; default 0: no bound */
+  size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
+  size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
   const char *name; /* for reports; must outlive the queue; default none */
+  bool shared;      /* between processes, see below; default false */
+  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
+                       the system has */
 } conc_queue_opts;
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM. */
+/* How one waits for a shared queue: on a word of its memory (where there are
+   futexes), or in poll() for a pipe. Coroutines always wait for the pipe. */
+#define CONC_QUEUE_RING 1
+#define CONC_QUEUE_PIPE 2
+
+/* A shared queue is used by the process that made it and by those that it
+   forks afterwards (conc_process_start, too), each of which frees it for
+   itself. What is in it is lost with the last of them.
+   A process may be killed in any call. A message that it was putting is there
+   if it was complete, or is not; one that it was getting has been got if only
+   the return from the call was missing, or goes to another getter, perhaps
+   behind messages that were put later. Nothing else is lost, nothing is got
+   twice, and nobody waits for the dead for longer than some 20 ms.
+   Messages of one putter reach each getter in the order in which they were
+   put. The memory is laid out for capacity * max_bytes, but what is never
+   needed of it is never allocated. */
+
+/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more, with the messages in it. NULL is a
-   no-op. A queue of conc_manager_get belongs to its manager. */
+/* Frees a queue that nobody uses any more (of a shared one: nobody in this
+   process), with the messages in it. NULL is a no-op. A queue of
+   conc_manager_get belongs to its manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
 /* No more puts: they return -EPIPE; gets drain what is there, then return
@@ -1490,7 +1663,7 @@ CONC_API int conc_queue_close(conc_queue *queue);
 
 /* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
    -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED. */
+   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
@@ -1502,11 +1675,26 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
+/* Appends up to `n` messages of `size` bytes each, which lie one behind the
+   other at `items`: waits as conc_put does until there is room for one, then
+   puts as many at once as there is room for. How many; or conc_put's errors,
+   with none put. */
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout);
+
+/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
+   does until there is one, then takes as many at once as there are. How many;
+   or conc_get's errors, with none taken. A message of another size stays:
+   -EMSGSIZE if it is the first. */
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout);
+
 /* The size of the message that conc_get would return now; -ETIMEDOUT if there
    is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; a remote queue's errors as conc_get's. */
+/* The number of messages; of a shared queue, those included that are being put
+   or got at this moment. A remote queue's errors as conc_get's. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
 /* Says that one message got earlier has been dealt with, for conc_queue_join.
@@ -1623,8 +1811,11 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
              conc_barrier (.parties .action .arg .name) conc_barrier_wait
              conc_barrier_reset conc_barrier_abort conc_barrier_broken
-             conc_barrier_n_waiting conc_once (.name) conc_once_run CONC_WITH
-             CONC_WITH_READ CONC_WITH_WRITE
+             conc_barrier_n_waiting conc_once (.name) conc_once_run
+             conc_lock_init_shared conc_rlock_init_shared
+             conc_rwlock_init_shared conc_sem_init_shared conc_cond_init_shared
+             conc_event_init_shared conc_barrier_init_shared
+             conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
              .start_method) conc_join conc_result conc_is_alive conc_cancel
              conc_set_status conc_current conc_name CONC_FIRST
@@ -1645,7 +1836,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              conc_datagram_receive conc_stream (.fd .high_water)
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
-             conc_stream_close
+             conc_stream_close conc_block_signals conc_wait_signal
    ipc        conc_shared_alloc conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
@@ -1663,10 +1854,15 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              conc_value_key conc_value_get conc_value_equal conc_value_text
              conc_build conc_parse conc_pickle_dumps conc_pickle_loads
              conc_json_dumps conc_json_loads
-   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name)
-             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
-             conc_peek_size conc_qsize conc_task_done conc_queue_join
-             conc_put_value conc_get_value conc_put_build conc_get_parse
+   pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
+             conc_send_fd conc_recv_fd conc_pipe_send_value
+             conc_pipe_recv_value
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name .shared
+             .backend) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
+             conc_queue_free conc_queue_close conc_put conc_get conc_put_many
+             conc_get_many conc_peek_size conc_qsize conc_task_done
+             conc_queue_join conc_put_value conc_get_value conc_put_build
+             conc_get_parse
    manager    conc_manager (.address .authkey .authkey_size .require_sha256
              .max_message .max_clients .handshake_timeout)
              conc_manager_register_queue conc_manager_start
@@ -1773,10 +1969,22 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
-/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
-   Otherwise poll(). */
+/* A poller whose cost does not grow with the idle descriptors: epoll, Linux
+   2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
 #define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+#ifndef CONC_HAVE_KQUEUE
+#if !defined(CONC_PORTABLE) && \
+    (defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || \
+     defined(__OpenBSD__) || defined(__DragonFly__))
+#define CONC_HAVE_KQUEUE 1
+#else
+#define CONC_HAVE_KQUEUE 0
+#endif
+#endif
+#if CONC_HAVE_KQUEUE
+#include <sys/event.h>
 #endif
 
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
@@ -1834,6 +2042,15 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    there is no way on for a thread that gets no memory for them. */
 #ifndef CONC_HAVE_THREAD_LOCAL
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
+#endif
+
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
+   then. */
+#ifndef CONC_HAVE_SIGNALFD
+#define CONC_HAVE_SIGNALFD CONC__LINUX
+#endif
+#if CONC_HAVE_SIGNALFD
+#include <sys/signalfd.h>
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -1899,6 +2116,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* What is private is static, and used or not as the configuration has it. */
 #define CONC__DEF static __attribute__((unused))
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__NOINLINE static __attribute__((noinline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -2459,7 +2677,8 @@ struct conc__actor {
   conc_task *task; /* whose it is; never NULL */
   uintptr_t id;    /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
-  conc_rwlock *reads[CONC__READS]; /* what it holds for reading */
+  conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
+                                      so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
@@ -2521,7 +2740,7 @@ typedef struct conc__thread {
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
-  bool process_forks; /* has conc__processes_guard */
+  struct conc__making *making; /* it starts a process: see there */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -3283,6 +3502,42 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
    >>sync: locks, event, condition, semaphore, barrier, once
    ------------------------------------------------------------------------ */
 
+/* --- between processes: see >>ipc ---
+
+   The word of an object that was made shared is never what the calls for one
+   process look for first. So these begin with a compare-and-swap that fails,
+   and the next thing they look at is this. The rest of the word says how far
+   it is from the object to the registry. */
+
+#define CONC__SHARED (~(UINTPTR_MAX >> 1) | CONC__OWNER_NONE)
+
+CONC__INLINE bool conc__is_shared(uintptr_t word) {
+  return (word & CONC__SHARED) == CONC__SHARED;
+}
+
+CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                        bool cancellable, double deadline);
+CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self);
+CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self);
+CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock);
+CONC__DEF int conc__shared_event_set(conc_event *event);
+CONC__DEF int conc__shared_event_clear(conc_event *event);
+CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout);
+CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                     double timeout);
+CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n);
+CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                          conc__actor *self, double timeout);
+CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                          conc__actor *self);
+CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout);
+CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n);
+CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem);
+CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier, double timeout);
+CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken);
+CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                    void *arg, double timeout);
+
 /* --- what tools are told ---
 
    ThreadSanitizer sees the words anyway, and with them what happens before
@@ -3470,6 +3725,8 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+    return conc__shared_lock_acquire(lock, self, cancellable, deadline);
   if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
@@ -3519,6 +3776,8 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+    return conc__shared_lock_release(lock, self);
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
@@ -3539,7 +3798,8 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
   int rc = 0;
 #if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__lock_release_slow(lock, self);
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
@@ -3550,7 +3810,9 @@ CONC_API int conc_lock_release(conc_lock *lock) {
 }
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
-  return (CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) != 0;
+  uintptr_t word = CONC__LOAD(&lock->word);
+  if (conc__is_shared(word)) return conc__shared_lock_locked(lock);
+  return (word & ~CONC__LOCK_WAITERS) != 0;
 }
 
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
@@ -3572,6 +3834,7 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
    under the guard: so a set that nobody waits for is one compare-and-swap. */
 
 enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
+#define CONC__EVENT_SHARED 4 /* always, between processes */
 
 CONC_API int conc_event_set(conc_event *event) {
   int clear = CONC__CLEAR;
@@ -3580,6 +3843,7 @@ CONC_API int conc_event_set(conc_event *event) {
   /* Either way the flag is the last touch of the event. */
   if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
     return 0;
+  if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
@@ -3592,12 +3856,14 @@ CONC_API int conc_event_set(conc_event *event) {
 
 CONC_API int conc_event_clear(conc_event *event) {
   int set = CONC__SET;
-  CONC__CAS(&event->flag, &set, CONC__CLEAR);
+  if (!CONC__CAS(&event->flag, &set, CONC__CLEAR) &&
+      (set & CONC__EVENT_SHARED))
+    return conc__shared_event_clear(event);
   return 0;
 }
 
 CONC_API bool conc_event_is_set(const conc_event *event) {
-  return CONC__LOAD(&event->flag) == CONC__SET;
+  return (CONC__LOAD(&event->flag) & CONC__SET) != 0;
 }
 
 /* From here on a set goes through the guard, which is held. False if it is
@@ -3613,6 +3879,8 @@ CONC__DEF int conc__event_wait(conc_event *event, conc__waiter *w,
   conc__mutex *guard;
   if (conc_event_is_set(event)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
+  if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
+    return conc__shared_event_wait(event, timeout);
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   if (!conc__event_await(event)) {
@@ -3639,7 +3907,9 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   unsigned depth;
   conc__waiter w;
   int rc;
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__shared_cond_wait(cond, lock, timeout);
+  if (cond->word != 0) return -EINVAL;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
   w.lock = lock;
@@ -3678,6 +3948,7 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__guard(cond);
   conc__actor *self = conc__self();
   conc__waiter *chain;
+  if (cond->word != 0) return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
@@ -3708,11 +3979,16 @@ CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
   rc = conc_lock_acquire(&rlock->lock, timeout);
   if (rc == 0 || rc == -EOWNERDEAD)
     rlock->lock.depth = 0; /* whatever was released wrongly, or not at all */
-  return rc;
+  if (rc != -EDEADLK ||
+      !conc__is_shared(CONC__LOAD_RELAXED(&rlock->lock.word)))
+    return rc;
+  rlock->lock.depth++; /* it is the caller's */
+  return 0;
 }
 
 CONC_API int conc_rlock_release(conc_rlock *rlock) {
-  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id))
+  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id) &&
+      !conc__shared_lock_is_mine(&rlock->lock, conc__self()))
     return -EPERM;
   if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
   rlock->lock.depth--;
@@ -3810,6 +4086,8 @@ CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
   double deadline = conc__deadline(timeout);
   bool front = false;
   conc__waiter w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&rwlock->word)))
+    return conc__shared_rwlock_acquire(rwlock, write, self, timeout);
   if (timeout <= 0 && !conc__owner_is_gone(CONC__LOAD_RELAXED(&rwlock->word)))
     return -ETIMEDOUT;
   conc__waiter_init(&w, self, "rwlock", rwlock->name);
@@ -3887,8 +4165,11 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
   if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
     conc_rwlock **place = conc__reads_find(self, rwlock);
-    if (!(seen & CONC__READ_FLAG) || (place == NULL && self->more_reads == 0))
-      return -EPERM;
+    if (!(seen & CONC__READ_FLAG) || place == NULL) {
+      if (conc__is_shared(seen))
+        return conc__shared_rwlock_release(rwlock, self);
+      if (!(seen & CONC__READ_FLAG) || self->more_reads == 0) return -EPERM;
+    }
     CONC__STORE_RELAXED(&self->changing, rwlock);
     if (place != NULL)
       CONC__STORE(place, (conc_rwlock *)NULL);
@@ -3922,6 +4203,8 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   conc__waiter w;
   while (seen != 0 && seen != CONC__SEM_WAITERS)
     if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+  if (CONC__LOAD_RELAXED(&sem->shared) != 0)
+    return conc__shared_sem_acquire(sem, timeout);
   if (timeout <= 0) return -ETIMEDOUT;
   guard = conc__guard(sem);
   conc__mutex_lock(guard);
@@ -3951,6 +4234,8 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
       if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
       continue;
     }
+    if (CONC__LOAD_RELAXED(&sem->shared) != 0)
+      return conc__shared_sem_release(sem, n);
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&sem->value);
     if (seen == CONC__SEM_WAITERS) break;
@@ -3967,7 +4252,7 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
 
 CONC_API size_t conc_sem_value(const conc_sem *sem) {
   size_t value = CONC__LOAD(&sem->value);
-  return value == CONC__SEM_WAITERS ? 0 : value;
+  return value != CONC__SEM_WAITERS ? value : conc__shared_sem_value(sem);
 }
 
 /* --- conc_barrier ---
@@ -3983,6 +4268,8 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
+  if (conc__is_shared(barrier->word))
+    return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
     barrier->broken = broken;
@@ -4033,6 +4320,8 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   if (barrier->parties < 1) return -EINVAL;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return conc__shared_barrier_wait(barrier, timeout);
   for (;;) {
     conc__waiter w;
     unsigned generation;
@@ -4072,6 +4361,8 @@ CONC_API int conc_barrier_abort(conc_barrier *barrier) {
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__guard(barrier);
   bool broken;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return CONC__LOAD_RELAXED(&barrier->broken);
   conc__mutex_lock(guard);
   broken = barrier->broken;
   conc__mutex_unlock(guard);
@@ -4081,6 +4372,8 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   conc__mutex *guard = conc__guard(barrier);
   int waiting;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return CONC__LOAD_RELAXED(&barrier->waiting);
   conc__mutex_lock(guard);
   waiting = barrier->waiting;
   conc__mutex_unlock(guard);
@@ -4114,6 +4407,8 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
   double deadline = conc__deadline(timeout);
   conc__waiter w;
   int rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&once->word)))
+    return conc__shared_once_run(once, fn, arg, timeout);
   conc__waiter_init(&w, self, "once", once->name);
   w.of = "run by";
   w.owner = &once->word;
@@ -5656,9 +5951,13 @@ typedef struct conc__fd_waiter {
   conc__actor *actor;
   int events; /* what for */
   int ready;  /* what came, or a negative errno; 0 nothing yet */
+  bool tried;
 } conc__fd_waiter;
 
 #define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
+/* With events to wait for: the caller has just tried in vain, and will try
+   again, so it does no harm if it is woken for nothing. */
+#define CONC__TRIED 8
 
 /* Calls back when its descriptor becomes ready. The layer above owns the
    descriptor, reads it empty, then arms the watch again. */
@@ -5671,7 +5970,12 @@ typedef struct conc__watch {
 typedef struct conc__fd {
   conc__fd_waiter *waiters;
   conc__watch *watch;
-  bool known; /* to the poller */
+  unsigned generation; /* so often given to the poller; its events say which */
+  int next_doubted;    /* + 1 */
+  bool known;          /* to the poller */
+  bool doubted;        /* see conc__fds_verify */
+  bool drained;        /* nothing to read since the last edge */
+  unsigned char edges; /* events of which the poller tells each edge */
 } conc__fd;
 
 typedef struct conc__timer {
@@ -5697,7 +6001,9 @@ typedef struct conc__loop {
   conc__fd *fds; /* by descriptor */
   size_t fds_size;
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
-  int poller;        /* epoll's descriptor */
+  int doubted;       /* the first of those + 1 */
+  unsigned turns;
+  int poller;        /* epoll's or kqueue's descriptor */
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
@@ -5995,6 +6301,12 @@ CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
   return &loop->fds[fd];
 }
 
+/* The poller does not know it. */
+CONC__DEF void conc__fd_renew(conc__fd *entry) {
+  entry->known = entry->drained = false;
+  entry->edges = 0;
+}
+
 CONC__DEF int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
@@ -6003,17 +6315,35 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
+/* Ends a wait for a descriptor. */
+CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
+  w->ready = ready;
+  /* Unless it is being cancelled at this moment: then it is in the inbox,
+     and finds that it is ready all the same. */
+  if (conc__park_retract(w->actor))
+    conc__ready_push(loop, (conc__ready)w->actor);
+}
+
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd);
+
 /* The poller says that a descriptor is ready for `events`. */
 CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds[fd];
+  bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
+  if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
-    if (w->ready != 0 || !(w->events & events)) continue;
-    w->ready = w->events & events;
-    /* Unless it is being cancelled at this moment: then it is in the inbox,
-       and finds that it is ready all the same. */
-    if (conc__park_retract(w->actor))
-      conc__ready_push(loop, (conc__ready)w->actor);
+    if (w->ready < 0 || !(w->events & events)) continue;
+    if (w->ready > 0) { /* by kqueue, of the other direction */
+      w->ready |= w->events & events;
+      continue;
+    }
+    conc__fd_wake(loop, w, w->events & events);
+    news = true;
+  }
+  if (!news && (entry->edges & events)) { /* nobody wants to hear of them */
+    entry->edges &= (unsigned char)~events;
+    conc__poller_update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
     if (entry->watch->armed) loop->fds_waited--;
@@ -6032,7 +6362,7 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
   if (loop->poller < 0) return -errno;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
-  e.data.fd = loop->waker[0];
+  e.data.u64 = (uint64_t)loop->waker[0];
   rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
   if (rc == 0) return 0;
   rc = -errno;
@@ -6043,33 +6373,50 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
 CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
 
 /* Tells the poller what is waited for. A watched descriptor is told once,
-   edge-triggered: its owner reads it empty before it waits again. Others are
-   told for each wait anew, one-shot: their owner may have closed and reopened
-   them meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for
-   files, which are always ready. */
+   edge-triggered: its owner reads it empty before it waits again. So is one of
+   which every waiter has tried first, see conc__fds_verify. Others are told
+   for each wait anew, one-shot: their owner may have closed and reopened them
+   meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
+   which are always ready. */
 CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
+  const conc__fd_waiter *w = entry->waiters;
   struct epoll_event e;
   int events = conc__fd_events(entry);
   int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (entry->watch != NULL && entry->known) return 0;
   memset(&e, 0, sizeof e);
-  e.data.fd = fd;
+  while (w != NULL && w->tried) w = w->next;
   if (entry->watch != NULL) {
-    if (entry->known) return 0;
-    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
+    entry->edges = 0;
+    events = CONC_READ | CONC_WRITE;
+    e.events = (uint32_t)EPOLLET;
+  } else if (w == NULL) {
+    events |= entry->edges;
+    entry->edges = (unsigned char)events;
+    e.events = (uint32_t)EPOLLET;
   } else {
+    entry->edges = 0;
     e.events = EPOLLONESHOT;
-    if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
-    if (events & CONC_WRITE) e.events |= EPOLLOUT;
   }
-  if (epoll_ctl(loop->poller, op, fd, &e) < 0) {
-    if (errno == ENOENT)
+  if (!(entry->edges & CONC_READ)) entry->drained = false;
+  if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
+  if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  for (;;) {
+    /* What is closed here may live on in a duplicate, and be heard of: that
+       belongs to an earlier generation. */
+    if (op == EPOLL_CTL_ADD) entry->generation++;
+    e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
+    if (epoll_ctl(loop->poller, op, fd, &e) == 0) break;
+    if (errno == ENOENT && op == EPOLL_CTL_MOD) {
       op = EPOLL_CTL_ADD;
-    else if (errno == EEXIST)
+    } else if (errno == EEXIST && op == EPOLL_CTL_ADD) {
       op = EPOLL_CTL_MOD;
-    else
+    } else {
+      entry->edges = 0;
+      entry->drained = false;
       return -errno;
-    if (epoll_ctl(loop->poller, op, fd, &e) < 0) return -errno;
+    }
   }
   entry->known = true;
   return 0;
@@ -6079,7 +6426,7 @@ CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   memset(&e, 0, sizeof e);
   if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
-  loop->fds[fd].known = false;
+  conc__fd_renew(&loop->fds[fd]);
 }
 
 CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
@@ -6105,16 +6452,92 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
   int i;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
+    int fd = (int)(uint32_t)e[i].data.u64;
     int events = 0;
-    if (e[i].data.fd == loop->waker[0]) {
+    if (fd == loop->waker[0]) {
       conc__waker_drain(loop->waker);
       continue;
     }
+    if (e[i].data.u64 >> 32 != loop->fds[fd].generation) continue;
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
       events |= CONC_READ;
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
-    conc__fd_ready(loop, e[i].data.fd, events);
+    conc__fd_ready(loop, fd, events);
+  }
+  return n > 0;
+}
+
+#elif CONC_HAVE_KQUEUE
+
+/* One change of what is waited for. 0 or negative errno. */
+CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                  unsigned short flags) {
+  struct kevent e;
+  EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
+  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  int rc;
+  loop->poller = kqueue();
+  if (loop->poller < 0) return -errno;
+  conc__set_cloexec(loop->poller);
+  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller);
+  return rc;
+}
+
+/* (In a forked child it is not open: BSD does not inherit it.) */
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* As for epoll, with two differences: reading and writing are told apart, each
+   one-shot; and files, which kqueue holds for not ready at their end, are left
+   out here. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  int events = conc__fd_events(entry);
+  unsigned short flags = EV_ADD | EV_ONESHOT;
+  struct stat st;
+  int rc = 0;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    events = CONC_READ | CONC_WRITE;
+    flags = EV_ADD | EV_CLEAR;
+  } else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+    return -EPERM;
+  }
+  if (events & CONC_READ)
+    rc = conc__kqueue_change(loop, fd, EVFILT_READ, flags);
+  if (rc == 0 && (events & CONC_WRITE))
+    rc = conc__kqueue_change(loop, fd, EVFILT_WRITE, flags);
+  if (rc == 0) entry->known = true;
+  return rc;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  if (loop->fds[fd].known) { /* those that are not there do no harm */
+    conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
+    conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
+  }
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct kevent e[128];
+  struct timespec t = {0, 0};
+  int n, i;
+  if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
+  n = kevent(loop->poller, NULL, 0, e, 128,
+             deadline < CONC__NEVER ? &t : NULL);
+  for (i = 0; i < n; i++) {
+    int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
+    if ((int)e[i].ident == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, (int)e[i].ident, events);
   }
   return n > 0;
 }
@@ -6198,7 +6621,7 @@ CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
   /* One-shot: an event that was meant for another waiter, too, has disarmed
      the descriptor. Without an event it is still armed: if it is closed and a
      duplicate stays open, its number's next user would hear of it. */
-  if (entry->watch != NULL) return w->ready;
+  if (entry->watch != NULL || entry->edges) return w->ready;
   if (entry->waiters != NULL)
     conc__poller_update(loop, fd);
   else if (w->ready <= 0)
@@ -6217,15 +6640,44 @@ CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w->actor = actor;
-  w->events = events;
+  w->events = events & (CONC_READ | CONC_WRITE);
   w->ready = 0;
+  w->tried = (events & CONC__TRIED) != 0;
   w->next = entry->waiters;
   entry->waiters = w;
   loop->fds_waited++;
+  if (w->tried && (w->events & ~entry->edges) == 0) {
+    if (!entry->doubted) {
+      entry->doubted = true;
+      entry->next_doubted = loop->doubted;
+      loop->doubted = fd + 1;
+    }
+    return 0;
+  }
   rc = conc__poller_update(loop, fd);
   if (rc == 0) return 0;
-  w->ready = rc == -EPERM ? events : rc;
+  w->ready = rc == -EPERM ? w->events : rc;
   return conc__fd_wait_end(loop, fd, w);
+}
+
+/* Of a descriptor that was tried before each wait, the poller tells edges for
+   good: so under load it takes no system call to wait for it. But it may have
+   been closed and reopened since, or not be as empty as it seemed. So before
+   the loop sleeps, and every now and then, the poller is told of each
+   descriptor for which a wait has begun in that way, which shows all that. */
+CONC__DEF void conc__fds_verify(conc__loop *loop) {
+  int fd;
+  while ((fd = loop->doubted - 1) >= 0) {
+    conc__fd *entry = &loop->fds[fd];
+    conc__fd_waiter *w = entry->waiters;
+    int rc;
+    loop->doubted = entry->next_doubted;
+    entry->doubted = false;
+    if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
+    rc = conc__poller_update(loop, fd);
+    for (; rc < 0 && w != NULL; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+  }
 }
 
 #define CONC__WAIT_FDS 3
@@ -6289,7 +6741,7 @@ CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
   int rc;
   if (entry == NULL) return -ENOMEM;
   entry->watch = watch;
-  entry->known = false;
+  conc__fd_renew(entry);
   watch->armed = true;
   rc = conc__poller_update(loop, fd);
   if (rc == 0) {
@@ -6370,6 +6822,11 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   } else {
     conc__spin_learn(&loop->spin_failed, false);
   }
+  if (loop->doubted > 0) {
+    if (conc__poller_wait(loop, 0)) return;
+    conc__fds_verify(loop);
+    if (loop->ring_count > 0) return;
+  }
   conc__mutex_lock(&loop->inbox_guard);
   empty = loop->inbox == NULL;
   loop->sleeping = empty;
@@ -6398,6 +6855,7 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
          (until == NULL || !conc_event_is_set(&until->done))) {
     conc__inbox_take(loop);
     conc__timers_expire(loop);
+    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
     if (loop->ring_count > 0) {
       if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
     } else {
@@ -6557,7 +7015,8 @@ CONC__DEF uintptr_t conc__fork_reads(conc__actor *actor, conc_rwlock *rwlock) {
 CONC__DEF void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
   const conc_task *t;
-  if (rwlock == NULL || !(rwlock->word & CONC__READ_FLAG)) return;
+  if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
+  if (!(rwlock->word & CONC__READ_FLAG)) return;
   if (conc__this.loop != NULL)
     for (t = conc__this.loop->tasks; t != NULL; t = t->next)
       n += conc__fork_reads(conc__fork_actor(t), rwlock);
@@ -6621,10 +7080,17 @@ CONC__DEF void conc__fork_reopen(conc__loop *loop) {
   if (conc__waker_open(loop->waker) != 0) return;
   if (conc__poller_open(loop) != 0) return;
   for (i = 0; i < loop->fds_size; i++) {
-    loop->fds[i].known = false;
+    conc__fd_renew(&loop->fds[i]);
     if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
       conc__poller_update(loop, (int)i);
   }
+}
+
+/* What it reads together with other processes, the parent does. */
+CONC__DEF void conc__fork_unshare(conc__actor *actor) {
+  int i;
+  for (i = 0; i < CONC__READS; i++)
+    if ((uintptr_t)actor->reads[i] & 1) actor->reads[i] = NULL;
 }
 
 /* Who is here: the thread that forked, and the coroutines of its loop. */
@@ -6666,6 +7132,9 @@ CONC__DEF void conc__fork_child(void) {
     for (u = l != NULL ? l->tasks : NULL; u != NULL; u = u->next)
       conc__fork_bury(u);
   }
+  conc__fork_unshare(&conc__this.actor);
+  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
   memset(conc__stuck, 0, sizeof conc__stuck);
   for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next) {
     conc__actor *actor = conc__fork_actor(t);
@@ -6750,9 +7219,21 @@ CONC__DEF int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
+/* What the caller's loop knows of a descriptor, or NULL. */
+CONC__INLINE conc__fd *conc__fd_known(int fd) {
+  conc__loop *loop = conc__this.loop;
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
+  return &loop->fds[fd];
+}
+
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
+  conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  if (entry != NULL && entry->drained && deadline > 0) {
+    int rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return rc;
+  }
   for (;;) {
     ssize_t n;
     int rc;
@@ -6768,10 +7249,16 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
     } else {
       n = read(fd, buf, size);
     }
-    if (n >= 0) return n;
+    if (n >= 0) {
+      entry = conc__fd_known(fd);
+      /* What comes from now on comes with an edge. */
+      if (n > 0 && (size_t)n < size && entry != NULL)
+        entry->drained = (entry->edges & CONC_READ) != 0;
+      return n;
+    }
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6819,7 +7306,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
     if (n >= 0) return n;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    rc = conc__wait_fd(fd, CONC_WRITE | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6844,11 +7331,8 @@ CONC_API int conc_close(int fd) {
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
     conc__poller_remove(loop, fd);
-    for (w = loop->fds[fd].waiters; w != NULL; w = w->next) {
-      w->ready = -EBADF;
-      if (conc__park_retract(w->actor))
-        conc__ready_push(loop, (conc__ready)w->actor);
-    }
+    for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
+      conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
 }
@@ -7025,6 +7509,12 @@ CONC__DEF void conc__set_nodelay(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+/* A number that was used before, and perhaps closed by close(). */
+CONC__DEF void conc__fd_is_new(int fd) {
+  conc__fd *entry = conc__fd_known(fd);
+  if (entry != NULL) conc__fd_renew(entry);
+}
+
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
   int blocking = conc__is_nonblocking(fd) == 0;
@@ -7044,11 +7534,12 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__set_nonblocking(client);
 #endif
       conc__set_nodelay(client);
+      conc__fd_is_new(client);
       return client;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -7173,7 +7664,8 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
       return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
     }
     rc = -errno;
-    if (conc__would_block(errno)) rc = conc__wait_fd(fd, CONC_READ, deadline);
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
   } while (rc > 0 || rc == -EINTR);
   return rc;
 }
@@ -7399,6 +7891,59 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   conc__bytes_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
+}
+
+/* --- signals --- */
+
+CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+  size_t i;
+  sigemptyset(set);
+  for (i = 0; i < n; i++)
+    if (sigaddset(set, signals[i]) != 0) return -EINVAL;
+  return n == 0 ? -EINVAL : 0;
+}
+
+CONC_API int conc_block_signals(const int *signals, size_t n) {
+  sigset_t set;
+  int rc = conc__signal_set(&set, signals, n);
+  return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
+}
+
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  sigset_t set, blocked;
+  size_t i;
+  int rc = conc__signal_set(&set, signals, n);
+  if (rc != 0) return rc;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (i = 0; i < n; i++)
+    if (!sigismember(&blocked, signals[i])) return -EINVAL;
+#if CONC_HAVE_SIGNALFD
+  {
+    struct signalfd_siginfo info;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) return -errno;
+    do {
+      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+               ? (int)info.ssi_signo
+               : -errno;
+      if (rc != -EAGAIN && rc != -EINTR) break;
+      rc = conc__wait_fd(fd, CONC_READ, deadline);
+    } while (rc > 0); /* else another one may have been faster */
+    conc_close(fd);
+  }
+#else
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    rc = sigtimedwait(&set, NULL, &none);
+    if (rc > 0) break;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) break;
+  }
+#endif
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -7745,12 +8290,785 @@ CONC_API void conc_shared_free(void *memory) {
   CONC_FREE(g);
 }
 
+/* --- primitives: what they have in common --- */
+
+/* In words that name a process: somebody waits for it to change; and: who has
+   taken it from the dead is about to write the actor beside it. */
+#define CONC__AWAITS 0x80000000u
+#define CONC__MENDS 0x40000000u
+
+/* The word of an object that lies so and so far from its registry. */
+CONC__DEF uintptr_t conc__shared_word(const void *object,
+                                      struct conc__registry *r) {
+  uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
+  return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
+}
+
+CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
+                                                          uintptr_t word) {
+  uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
+  return (struct conc__registry *)(page << 12);
+}
+
+/* What was asked for so long ago is late, and may have a dead owner. */
+CONC__INLINE bool conc__shared_late(unsigned round, double deadline) {
+  return round > 1 || deadline <= 0;
+}
+
+/* A claim is held by an actor of a process; it stands where locks between
+   threads have their list of waiters. The word alone says whose process has
+   it. The actor is written afterwards, and so is never another one's: it is 0
+   before, but after the death of an owner, when CONC__MENDS tells. */
+typedef struct conc__claim {
+  unsigned word;
+  uintptr_t actor;
+} conc__claim;
+
+CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
+                                      uintptr_t me) {
+  return (CONC__LOAD(&c->word) & ~CONC__AWAITS) == id &&
+         CONC__LOAD_RELAXED(&c->actor) == me;
+}
+
+CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
+                               conc__actor *self, bool cancellable,
+                               double deadline) {
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  for (;;) {
+    unsigned seen = CONC__LOAD(&c->word);
+    unsigned owner = seen & CONC__PROCESS_ID;
+    unsigned id = conc__registry_self(r); /* another one after a fork */
+    if (id == 0) return -EAGAIN;
+    if (owner == 0) {
+      if (!CONC__CAS(&c->word, &seen, id | awaits)) continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      return 0;
+    }
+    if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
+    if (conc__shared_late(round, deadline) &&
+        conc__registry_is_dead(r, owner)) {
+      if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
+        continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      CONC__AND(&c->word, ~CONC__MENDS);
+      return -EOWNERDEAD;
+    }
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (round == 0) { /* unannounced, so that nobody need be woken */
+      round++;
+      if (conc__shared_spin(self, &c->word, seen)) continue;
+    }
+    if (!(seen & CONC__AWAITS) &&
+        !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
+      continue;
+    awaits = CONC__AWAITS;
+    if (cancellable) {
+      int rc = conc__shared_wait(&c->word, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+    } else {
+      conc__shared_sleep(self, &c->word, seen | awaits, CONC__NEVER, round++,
+                         false);
+    }
+  }
+}
+
+/* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
+CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self, bool cancellable,
+                                     double deadline) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
+  if (!CONC__CAS(&c->word, &seen, id))
+    return conc__claim_wait(c, r, self, cancellable, deadline);
+  CONC__STORE_RELAXED(&c->actor, self->id);
+  return 0;
+}
+
+CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = id;
+  if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
+  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
+  if (!CONC__CAS(&c->word, &seen, 0u)) {
+    CONC__STORE(&c->word, 0u);
+    conc__shared_wake(&c->word, 1);
+  }
+  return 0;
+}
+
+/* What is more than a word is under a guard of its own, held by a process for
+   some dozen instructions. Each step of a change leaves it in a state that is
+   as good as one in which the process had died earlier. 0; 1 if it was held by
+   one who died; -EAGAIN. */
+CONC__DEF int conc__shared_enter(struct conc__registry *r, unsigned *guard) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  int i;
+  if (id == 0) return -EAGAIN;
+  if (CONC__CAS(guard, &seen, id)) return 0;
+  for (i = 0;; i++) {
+    unsigned owner;
+    seen = CONC__LOAD(guard);
+    owner = seen & CONC__PROCESS_ID;
+    if (owner == 0) {
+      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__AWAITS : id)) return 0;
+    } else if (i < 10) {
+      conc__pause();
+    } else if (i < 20) {
+      sched_yield();
+    } else if (conc__registry_is_dead(r, owner)) {
+      if (CONC__CAS(guard, &seen, id | CONC__AWAITS)) return 1;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(guard, &seen, seen | CONC__AWAITS)) {
+      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__AWAITS,
+                         CONC__NEVER, 0, false);
+    }
+  }
+}
+
+CONC__DEF void conc__shared_leave(unsigned *guard) {
+  CONC__POINT();
+  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
+    conc__shared_wake(guard, 1);
+}
+
+/* The processes that have a part in something. Each only writes its own place,
+   which counts from when the id is there. */
+CONC__DEF unsigned *conc__sharers_find(struct conc__sharers *s, unsigned id) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] == id) return &s->count[i];
+  return NULL;
+}
+
+/* False: there are too many others. */
+CONC__DEF bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (count != NULL) {
+    ++*count;
+    return true;
+  }
+  count = conc__sharers_find(s, 0);
+  if (count == NULL) return false;
+  *count = 1;
+  CONC__STORE(&s->id[count - s->count], id);
+  return true;
+}
+
+CONC__DEF void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
+}
+
+CONC__DEF bool conc__sharers_any(const struct conc__sharers *s) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0) return true;
+  return false;
+}
+
+/* Drops the dead; whether there were any. */
+CONC__DEF bool conc__sharers_bury(struct conc__sharers *s,
+                                  struct conc__registry *r) {
+  bool any = false;
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
+      s->id[i] = 0;
+      any = true;
+    }
+  return any;
+}
+
+/* --- conc_lock and conc_rlock between processes --- */
+
+CONC__INLINE conc__claim *conc__lock_claim(const conc_lock *lock) {
+  return (conc__claim *)(uintptr_t)&lock->waiters;
+}
+
+CONC_API int conc_lock_init_shared(conc_lock *lock) {
+  struct conc__registry *r = conc__registry_of(lock);
+  if (r == NULL) return -EINVAL;
+  memset(&lock->waiters, 0, sizeof lock->waiters);
+  lock->depth = 0;
+  lock->order = CONC__ORDER_NONE; /* names are not known to all */
+  CONC__STORE(&lock->word, conc__shared_word(lock, r));
+  return 0;
+}
+
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
+  return conc_lock_init_shared(&rlock->lock);
+}
+
+CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                        bool cancellable, double deadline) {
+  return conc__claim_acquire(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
+      cancellable, deadline);
+}
+
+CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
+#if CONC_HAVE_TSAN
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  conc__tell_released(lock, false);
+#endif
+  return conc__claim_release(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
+}
+
+CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self) {
+  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
+  unsigned id;
+  if (!conc__is_shared(word)) return false;
+  id = conc__registry_self(conc__shared_registry(lock, word));
+  return id != 0 &&
+         conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
+}
+
+CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock) {
+  return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
+}
+
+/* --- conc_event between processes ---
+
+   All in one word: besides what it is for threads, how often a set has ended
+   waits. So who waits knows that there was one, whatever has come since. */
+
+#define CONC__EVENT_ROUND 8u
+#define CONC__EVENT_STATE 3u
+
+CONC__INLINE unsigned *conc__event_word(conc_event *event) {
+  return (unsigned *)(void *)&event->flag;
+}
+
+CONC_API int conc_event_init_shared(conc_event *event) {
+  if (conc__registry_of(event) == NULL) return -EINVAL;
+  CONC__STORE(&event->flag, CONC__EVENT_SHARED);
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_set(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  for (;;) {
+    unsigned want = (seen & ~CONC__EVENT_STATE) | CONC__SET;
+    if (seen & CONC__SET) return 0;
+    if (seen & CONC__AWAITED) want += CONC__EVENT_ROUND;
+    if (CONC__CAS(word, &seen, want)) break;
+  }
+  if (seen & CONC__AWAITED) conc__shared_wake(word, INT_MAX);
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_clear(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  while ((seen & CONC__SET) &&
+         !CONC__CAS(word, &seen, seen & ~CONC__EVENT_STATE)) {
+  }
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout) {
+  unsigned *word = conc__event_word(event);
+  double deadline = conc__deadline(timeout);
+  unsigned seen = CONC__LOAD(word);
+  unsigned before = seen | CONC__EVENT_STATE;
+  unsigned round = 0;
+  while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
+    int rc;
+    if (!(seen & CONC__AWAITED) &&
+        !CONC__CAS(word, &seen, seen | CONC__AWAITED))
+      continue;
+    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
+    if (rc != 0) return rc;
+    seen = CONC__LOAD(word);
+  }
+  return 0;
+}
+
+/* --- conc_cond between processes ---
+
+   A notify lets so many go, `notified` of those `waiting`, and begins a new
+   round: of those who have come in an earlier one, the first to look go. */
+
+CONC_API int conc_cond_init_shared(conc_cond *cond) {
+  struct conc__registry *r = conc__registry_of(cond);
+  if (r == NULL) return -EINVAL;
+  cond->guard = cond->round = cond->waiting = cond->notified = 0;
+  CONC__STORE(&cond->word, conc__shared_word(cond, r));
+  return 0;
+}
+
+CONC__DEF int conc__cond_enter(conc_cond *cond) {
+  struct conc__registry *r = conc__shared_registry(cond, cond->word);
+  int rc = conc__shared_enter(r, &cond->guard);
+  if (rc <= 0) return rc;
+  /* A notify may have been under way: to be sure, they look. */
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  CONC__STORE(&cond->round, cond->round + 1);
+  conc__shared_wake(&cond->round, INT_MAX);
+  return 0;
+}
+
+/* One who waits, so far with the result rc, looks whether it may go. */
+CONC__DEF bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
+  bool goes = false;
+  while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
+  if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
+    cond->notified--;
+    goes = true;
+  }
+  if ((goes || rc != 0) && cond->waiting > 0) cond->waiting--;
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  conc__shared_leave(&cond->guard);
+  return goes;
+}
+
+CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                     double timeout) {
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned before, depth, round = 0;
+  int rc, again;
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  if (cond->word == 0) return -EINVAL;
+  rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  before = cond->round;
+  cond->waiting++;
+  conc__shared_leave(&cond->guard);
+  depth = lock->depth;
+  lock->depth = 0;
+  conc_lock_release(lock);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&cond->round);
+    rc = 0;
+    if (seen != before && conc__cond_look(cond, before, 0)) break;
+    rc = conc__shared_wait(&cond->round, seen, deadline, &round);
+    if (rc == 0) continue;
+    if (conc__cond_look(cond, before, rc)) rc = 0;
+    break;
+  }
+  again = conc__shared_lock_acquire(lock, self, false, CONC__NEVER);
+  conc__lock_acquired(lock, self, false);
+  lock->depth = depth;
+  return again != 0 ? again : rc;
+}
+
+CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n) {
+  int rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
+  if (n > 0) {
+    cond->notified += (unsigned)n;
+    CONC__STORE(&cond->round, cond->round + 1);
+  }
+  conc__shared_leave(&cond->guard);
+  if (n > 0) conc__shared_wake(&cond->round, n > INT_MAX ? INT_MAX : (int)n);
+  return 0;
+}
+
+/* --- conc_rwlock between processes ---
+
+   A writer that waits names itself in `wants`, and then no newcomer joins the
+   readers. Those who began to wait before a writer had it may; and once one
+   has given it back, it is the turn of readers, if some wait. Neither holds
+   for ever: what is free, any may have who is late. `round` is what all of
+   them wait on; its lowest bit: somebody does. */
+
+#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
+
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
+  struct conc__registry *r = conc__registry_of(rwlock);
+  if (r == NULL) return -EINVAL;
+  memset(&rwlock->shared, 0, sizeof rwlock->shared);
+  CONC__STORE(&rwlock->word, conc__shared_word(rwlock, r));
+  return 0;
+}
+
+/* Something has changed for those who wait; the guard is left. */
+CONC__DEF void conc__rwlock_tell(struct conc__rwlock_shared *s) {
+  unsigned seen = s->round;
+  if (seen & 1) CONC__STORE(&s->round, seen + 1);
+  conc__shared_leave(&s->guard);
+  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
+}
+
+CONC__DEF bool conc__rwlock_may(const struct conc__rwlock_shared *s,
+                                bool write, bool late, unsigned writers) {
+  bool read = conc__sharers_any(&s->readers);
+  if (s->writer != 0) return false;
+  if (write) return !read && (late || !s->readers_turn);
+  return s->wants == 0 || s->writers != writers || (late && !read);
+}
+
+CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                          conc__actor *self, double timeout) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0, writers = 0;
+  bool died = false;
+  int rc = 0;
+  for (;;) {
+    bool late = conc__shared_late(round, deadline);
+    bool mine, taken;
+    unsigned id, seen;
+    if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+    id = conc__registry_self(r); /* another one after a fork */
+    mine = s->wants == id && s->wants_actor == self->id;
+    if (place != NULL && conc__sharers_find(&s->readers, id) == NULL) {
+      *place = NULL; /* of another lock, never released, at this address */
+      place = NULL;
+    }
+    if (place != NULL || (s->writer == id && s->writer_actor == self->id))
+      rc = -EDEADLK;
+    if (late && rc == 0) {
+      if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
+        s->writer = 0;
+        s->readers_turn = false;
+        died = true;
+      }
+      if (s->wants != 0 && conc__registry_is_dead(r, s->wants)) s->wants = 0;
+      conc__sharers_bury(&s->readers, r);
+    }
+    if (round == 0) writers = s->writers;
+    taken = rc == 0 && conc__rwlock_may(s, write, late, writers);
+    if (taken && write) {
+      s->writer_actor = self->id;
+      CONC__STORE(&s->writer, id);
+    } else if (taken) {
+      taken = conc__sharers_add(&s->readers, id);
+      if (taken) s->readers_turn = false;
+    }
+    if (rc == 0 && !taken && deadline <= 0) rc = -ETIMEDOUT;
+    if (taken || rc != 0) {
+      if (mine) s->wants = 0;
+      if (taken && !write) conc__reads_add(self, CONC__READS_SHARED(rwlock));
+      if (mine)
+        conc__rwlock_tell(s);
+      else
+        conc__shared_leave(&s->guard);
+      return rc == 0 && died ? -EOWNERDEAD : rc;
+    }
+    if (!write) {
+      s->readers_wait = true;
+    } else if (s->wants == 0) {
+      s->wants_actor = self->id;
+      CONC__STORE(&s->wants, id);
+    }
+    seen = s->round | 1;
+    CONC__STORE_RELAXED(&s->round, seen);
+    conc__shared_leave(&s->guard);
+    rc = conc__shared_wait(&s->round, seen, deadline, &round);
+  }
+}
+
+CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                          conc__actor *self) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  unsigned id = conc__registry_self(r);
+  bool write, read;
+  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+  write = s->writer == id && s->writer_actor == self->id;
+  read = !write && (place != NULL || self->more_reads > 0) &&
+         conc__sharers_find(&s->readers, id) != NULL;
+  if (!write && !read) {
+    conc__shared_leave(&s->guard);
+    return -EPERM;
+  }
+  conc__tell_released(rwlock, read);
+  if (write) {
+    s->writers++;
+    s->readers_turn = s->readers_wait;
+    s->readers_wait = false;
+    s->writer_actor = 0;
+    CONC__STORE(&s->writer, 0u);
+  } else {
+    if (place != NULL)
+      *place = NULL;
+    else
+      self->more_reads--;
+    conc__sharers_remove(&s->readers, id);
+  }
+  conc__rwlock_tell(s);
+  return 0;
+}
+
+/* --- conc_sem between processes --- */
+
+#define CONC__SEM_SHARED 0x40000000u /* always; CONC__AWAITS; the value */
+#define CONC__SEM_MAX 0x3fffffffu
+
+CONC_API int conc_sem_init_shared(conc_sem *sem) {
+  if (conc__registry_of(sem) == NULL || sem->value > CONC__SEM_MAX)
+    return -EINVAL;
+  CONC__STORE(&sem->shared, CONC__SEM_SHARED | (unsigned)sem->value);
+  CONC__STORE(&sem->value, CONC__SEM_WAITERS);
+  return 0;
+}
+
+CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  double deadline = CONC__NEVER;
+  for (;;) {
+    if (seen & CONC__SEM_MAX) {
+      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | awaits)) return 0;
+    } else if (timeout <= 0) {
+      return -ETIMEDOUT;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(&sem->shared, &seen, seen | CONC__AWAITS)) {
+      int rc;
+      if (awaits == 0) deadline = conc__deadline(timeout);
+      awaits = CONC__AWAITS;
+      rc = conc__shared_wait(&sem->shared, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+      seen = CONC__LOAD(&sem->shared);
+    }
+  }
+}
+
+CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  size_t bound = CONC__SEM_MAX;
+  if (sem->bound > 0 && sem->bound < bound) bound = sem->bound;
+  for (;;) {
+    unsigned value = seen & CONC__SEM_MAX;
+    if (value > bound || n > bound - value) return -EOVERFLOW;
+    if (CONC__CAS(&sem->shared, &seen,
+                  (seen & ~CONC__AWAITS) + (unsigned)n))
+      break;
+  }
+  if (seen & CONC__AWAITS) conc__shared_wake(&sem->shared, (int)n);
+  return 0;
+}
+
+CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem) {
+  return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
+}
+
+/* --- conc_barrier between processes ---
+
+   Who waits for the end of a generation finds how it ended in `failed`, whose
+   lowest bit is that of the last one. The runner is whose action runs. */
+
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
+  struct conc__registry *r = conc__registry_of(barrier);
+  if (r == NULL || barrier->parties < 1) return -EINVAL;
+  barrier->broken = false;
+  barrier->waiting = 0;
+  barrier->generation = 0;
+  barrier->guard = barrier->runner = barrier->failed = 0;
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->word, conc__shared_word(barrier, r));
+  return 0;
+}
+
+/* Ends a generation; the guard is held. */
+CONC__DEF void conc__barrier_turn(conc_barrier *barrier, bool failed) {
+  barrier->failed = barrier->failed << 1 | failed;
+  CONC__STORE_RELAXED(&barrier->waiting, 0);
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->generation, barrier->generation + 1);
+}
+
+CONC__DEF void conc__barrier_break(conc_barrier *barrier) {
+  CONC__STORE_RELAXED(&barrier->broken, true);
+  CONC__STORE(&barrier->runner, 0u);
+  conc__barrier_turn(barrier, true);
+}
+
+/* Leaves the guard and wakes all, to look. */
+CONC__DEF void conc__barrier_tell(conc_barrier *barrier) {
+  conc__shared_leave(&barrier->guard);
+  conc__shared_wake(&barrier->generation, INT_MAX);
+  conc__shared_wake(&barrier->runner, INT_MAX);
+}
+
+/* If one died with the guard, nobody knows how far it came. */
+CONC__DEF int conc__barrier_enter(conc_barrier *barrier,
+                                  struct conc__registry *r) {
+  int rc = conc__shared_enter(r, &barrier->guard);
+  if (rc <= 0) return rc;
+  conc__barrier_break(barrier);
+  conc__barrier_tell(barrier);
+  return conc__barrier_enter(barrier, r);
+}
+
+CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken) {
+  int rc = conc__barrier_enter(
+      barrier, conc__shared_registry(barrier, barrier->word));
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&barrier->broken, broken);
+  conc__barrier_turn(barrier, true);
+  conc__barrier_tell(barrier);
+  return 0;
+}
+
+/* The last one has come; the guard is held. */
+CONC__DEF int conc__shared_barrier_pass(conc_barrier *barrier,
+                                        struct conc__registry *r, unsigned id,
+                                        conc__actor *self) {
+  unsigned generation = barrier->generation;
+  int index = barrier->waiting;
+  int rc = 0;
+  if (barrier->action != NULL) {
+    barrier->runner_actor = self->id;
+    CONC__STORE(&barrier->runner, id);
+    conc__shared_leave(&barrier->guard);
+    rc = barrier->action(barrier->arg);
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    CONC__STORE(&barrier->runner, 0u);
+  }
+  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
+  if (generation == barrier->generation) conc__barrier_turn(barrier, rc < 0);
+  conc__barrier_tell(barrier);
+  return rc < 0 ? rc : index;
+}
+
+/* Waits for the end of a generation, in which it has been counted. */
+CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
+                                         struct conc__registry *r,
+                                         conc__actor *self, int index,
+                                         unsigned generation,
+                                         double deadline) {
+  unsigned round;
+  for (round = 0;; round++) {
+    bool all_are_here;
+    unsigned age;
+    int rc = 0;
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    age = barrier->generation - generation;
+    if (age > 0) {
+      bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
+      conc__shared_leave(&barrier->guard);
+      return failed ? -EPIPE : index;
+    }
+    all_are_here = barrier->runner != 0;
+    if (all_are_here) {
+      if (round > 1 && conc__registry_is_dead(r, barrier->runner))
+        rc = -EOWNERDEAD;
+    } else if (conc__take_cancel(self)) {
+      rc = -ECANCELED;
+    } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
+      rc = -ETIMEDOUT;
+    } else if (round > 1 && conc__sharers_bury(&barrier->parts, r)) {
+      rc = -EOWNERDEAD;
+    }
+    if (rc != 0) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+    conc__shared_leave(&barrier->guard);
+    if (round == 0 &&
+        conc__shared_spin(self, &barrier->generation, generation))
+      continue;
+    conc__shared_sleep(
+        self, &barrier->generation, generation,
+        all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline), round,
+        !all_are_here);
+  }
+}
+
+CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
+                                        double timeout) {
+  struct conc__registry *r =
+      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0;
+  for (;;) {
+    unsigned id, runner, generation;
+    int index, rc = conc__barrier_enter(barrier, r);
+    if (rc != 0) return rc;
+    id = conc__registry_self(r);
+    runner = barrier->runner;
+    if (runner != 0 && conc__shared_late(round, deadline) &&
+        conc__registry_is_dead(r, runner)) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return -EOWNERDEAD;
+    }
+    if (barrier->broken)
+      rc = -EPIPE;
+    else if (runner == id && barrier->runner_actor == self->id)
+      rc = -EDEADLK;
+    generation = barrier->generation;
+    if (rc == 0 && runner == 0) {
+      index = barrier->waiting;
+      if (index + 1 >= barrier->parties)
+        return conc__shared_barrier_pass(barrier, r, id, self);
+      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
+      conc__sharers_add(&barrier->parts, id); /* or its end is not noticed */
+      conc__shared_leave(&barrier->guard);
+      return conc__shared_barrier_await(barrier, r, self, index, generation,
+                                        deadline);
+    }
+    conc__shared_leave(&barrier->guard);
+    if (rc == 0) /* it comes again, when the action has run */
+      rc = conc__shared_wait(&barrier->runner, runner, deadline, &round);
+    else
+      return rc;
+    if (rc != 0) {
+      while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+      if (generation == barrier->generation) {
+        CONC__STORE_RELAXED(&barrier->broken, true);
+        conc__barrier_turn(barrier, true);
+      }
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+  }
+}
+
+/* --- conc_once between processes --- */
+
+CONC_API int conc_once_init_shared(conc_once *once) {
+  struct conc__registry *r = conc__registry_of(once);
+  if (r == NULL) return -EINVAL;
+  memset(&once->waiters, 0, sizeof once->waiters);
+  CONC__STORE(&once->word, conc__shared_word(once, r));
+  return 0;
+}
+
+CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                    void *arg, double timeout) {
+  conc__claim *claim = (conc__claim *)(void *)&once->waiters;
+  uintptr_t word = CONC__LOAD(&once->word);
+  struct conc__registry *r = conc__shared_registry(once, word);
+  conc__actor *self = conc__self();
+  int rc;
+  if (word == CONC__ONCE_DONE) return 0;
+  rc = conc__claim_acquire(claim, r, self, true, conc__deadline(timeout));
+  if (rc != 0 && rc != -EOWNERDEAD) return rc;
+  rc = 0;
+  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
+    rc = fn(arg);
+    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
+  }
+  conc__claim_release(claim, r, self);
+  return rc < 0 ? rc : 0;
+}
+
 /* ---------------------------------------------------------------------------
    >>process: children, their ends, programs
 
-   A fork of anybody's takes conc__processes_guard; and closes in its child the
-   descriptors that a start under way has pending: so no child inherits what is
-   meant for another one. A child is
+   Who starts a process holds conc__processes_guard, which a fork of anybody's
+   takes, too: so no child inherits what is meant for another one. A child is
    on the list, and its number its own, until conc__process_reap, which alone
    waits for it, under the guard: so a signal never meets a stranger. Then its
    task is finished like any other's, and so needs no wait of its own.
@@ -7761,9 +9079,6 @@ CONC_API void conc_shared_free(void *memory) {
    ------------------------------------------------------------------------ */
 
 static conc__mutex conc__processes_guard;
-static conc__mutex conc__process_starts; /* see conc__process_start_begin */
-static int conc__process_pending[8];     /* descriptors; guarded as well */
-static int conc__process_pendings;
 static conc_task *conc__processes;
 static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
@@ -7780,6 +9095,16 @@ extern char **environ;
 #ifdef __cplusplus
 }
 #endif
+
+/* The descriptors of a child in the making: another one that is forked at this
+   moment closes them. */
+typedef struct conc__making {
+  int *fds[8]; /* those that are not -1 */
+  int count;
+  struct conc__making *next;
+} conc__making;
+
+static conc__making *conc__makings;
 
 CONC__DEF void conc__close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
@@ -7902,8 +9227,6 @@ CONC__DEF void *conc__process_watch(void *arg) {
   siginfo_t info;
   conc_task *t;
   pid_t pid = 0;
-  conc__mutex_lock(&conc__process_starts);
-  conc__mutex_unlock(&conc__process_starts);
   conc__mutex_lock(&conc__processes_guard);
   for (t = conc__processes; t != NULL; t = t->next)
     if (t->number == (uintptr_t)arg) break;
@@ -7977,7 +9300,8 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  return conc__helper_start(conc__process_watch, t->number);
+  (void)t;
+  return 0;
 }
 
 /* The child is there. */
@@ -7994,8 +9318,9 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     if (t->fds[0] < 0 ||
         epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
       rc = -errno;
-  }
+  } else
 #endif
+    rc = conc__helper_start(conc__process_watch, t->number);
   if (rc != 0) { /* it has hardly begun */
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
@@ -8010,24 +9335,46 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
+/* Who starts a process calls fork() with the guard held, and has it again
+   afterwards, but not on the way: another conc.h in this process, a static one
+   of a shared library, has such a guard, too, and fork() takes them all in one
+   order. */
+CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
+  conc__making **m = &conc__makings;
+  pid_t pid;
+  making->next = conc__makings;
+  conc__makings = conc__this.making = making;
+  conc__reaper_children++; /* keeps the poller */
+  conc__mutex_unlock(&conc__processes_guard);
+  pid = fork();
+  if (pid < 0) pid = -errno;
+  conc__this.making = NULL;
+  if (pid == 0) return pid;
+  conc__reaper_children--;
+  while (*m != making) m = &(*m)->next;
+  *m = making->next;
+  return pid;
+}
+
 CONC__DEF void conc__process_fork_prepare(void) {
   conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__this.process_forks) conc__mutex_unlock(&conc__processes_guard);
+  if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
 CONC__DEF void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
-  conc__processes_guard.word = conc__process_starts.word = 0;
-  if (!conc__this.process_forks)
-    while (conc__process_pendings > 0)
-      close(conc__process_pending[--conc__process_pendings]);
-  conc__process_pendings = 0;
+  int i;
+  conc__processes_guard.word = 0;
   conc__processes = NULL;
+  for (; conc__makings != NULL; conc__makings = conc__makings->next)
+    for (i = 0; i < conc__makings->count; i++)
+      if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
+        close(*conc__makings->fds[i]);
   if (conc__reaper >= 0) close(conc__reaper);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper = conc__parent_fd = -1;
@@ -8173,47 +9520,10 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__process_child();
 }
 
-/* One start at a time: from before there is a child until it is in the list.
-   The guard alone cannot see to that. A fork runs the handlers of every copy
-   of this library in the program (static in a shared library), which take
-   their guards, and who waits for them must not have one. */
-CONC__DEF void conc__process_start_begin(void) {
-  conc__mutex_lock(&conc__process_starts);
-  conc__mutex_lock(&conc__processes_guard);
-}
-
-CONC__DEF void conc__process_start_end(void) {
-  conc__process_pendings = 0;
-  conc__mutex_unlock(&conc__processes_guard);
-  conc__mutex_unlock(&conc__process_starts);
-}
-
-/* What another child must not have. */
-CONC__DEF void conc__process_pend(int fd) {
-  if (fd >= 0) conc__process_pending[conc__process_pendings++] = fd;
-}
-
-/* fork() in between: the parent has the guard again, from the handler. Until
-   then the poller stays, for the child that is to come. */
-CONC__DEF pid_t conc__process_start_fork(void) {
-  pid_t pid;
-  conc__reaper_children++;
-  conc__mutex_unlock(&conc__processes_guard);
-  conc__this.process_forks = true;
-  pid = fork();
-  conc__this.process_forks = false;
-  if (pid != 0) conc__reaper_children--;
-  return pid;
-}
-
 /* The pipe by which a daemon notices its parent's end. */
 CONC__DEF int conc__life_open(const conc_task *t, int life[2]) {
-  int rc = 0;
   life[0] = life[1] = -1;
-  if (t->daemon) rc = conc__pipe(life);
-  conc__process_pend(life[0]);
-  conc__process_pend(life[1]);
-  return rc;
+  return t->daemon ? conc__pipe(life) : 0;
 }
 
 /* The child is there, or not. */
@@ -8230,20 +9540,24 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
 }
 
 CONC__DEF int conc__process_fork(conc_task *t) {
+  conc__making making;
   int life[2];
   pid_t pid = 0;
   int rc;
   fflush(NULL);
-  conc__process_start_begin();
+  conc__mutex_lock(&conc__processes_guard);
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    pid = conc__process_start_fork();
+    making.fds[0] = &life[0];
+    making.fds[1] = &life[1];
+    making.count = 2;
+    pid = conc__process_do_fork(&making);
     if (pid == 0) conc__process_child_begin(t, life);
-    if (pid < 0) rc = -errno;
+    if (pid < 0) rc = pid;
   }
   rc = conc__process_born(t, pid, rc, life);
-  conc__process_start_end();
+  conc__mutex_unlock(&conc__processes_guard);
   return rc;
 }
 
@@ -8257,11 +9571,12 @@ typedef struct conc__exec {
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out, new_group;
+  conc__making making;
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
   int rc = -posix_spawn_file_actions_init(&actions);
@@ -8308,22 +9623,22 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
 }
 
 /* The child tells by a pipe that closes when it executes why it did not. */
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__process_pend(report[0]);
-  conc__process_pend(report[1]);
-  *pid = conc__process_start_fork();
+  x->making.fds[x->making.count++] = &report[0];
+  x->making.fds[x->making.count++] = &report[1];
+  *pid = conc__process_do_fork(&x->making);
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  if (*pid < 0) rc = -errno;
+  if (*pid < 0) rc = *pid;
   conc__close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
@@ -8420,7 +9735,7 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
   if (conc__program == NULL) return -EPERM;
   while (target != NULL && target->fn != t->target) target = target->next;
   if (target == NULL) return -EINVAL;
-  conc__process_start_begin();
+  conc__mutex_lock(&conc__processes_guard);
   fd = conc__file_open();
   rc = fd < 0 ? fd : conc__parcel_write(fd, t, target->name, conc_name(t));
   life[0] = life[1] = -1;
@@ -8436,6 +9751,9 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     argv[1] = CONC__SPAWNED;
     x.keep[0] = fd;
     x.keep[1] = life[0];
+    x.making.fds[x.making.count++] = &fd;
+    x.making.fds[x.making.count++] = &life[0];
+    x.making.fds[x.making.count++] = &life[1];
     for (i = 0; i < 3; i++) x.stdio[i] = -1;
     for (i = 0; i < 2; i++) {
       snprintf(number[i], sizeof *number, "%d", x.keep[i]);
@@ -8446,7 +9764,7 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
   }
   conc__close(&fd);
   rc = conc__process_born(t, pid, rc, life);
-  conc__process_start_end();
+  conc__mutex_unlock(&conc__processes_guard);
   return rc;
 }
 
@@ -8589,18 +9907,21 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
-  conc__process_start_begin();
+  x.making.count = 0;
+  conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
-  for (i = 0; i < 3; i++)
-    if (made[i]) conc__process_pend(x.stdio[i]);
+  for (i = 0; i < 3; i++) {
+    x.making.fds[x.making.count++] = ours[i];
+    if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
+  }
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
     if (made[i]) conc__close(&x.stdio[i]);
   rc = conc__process_born(t, pid, rc, none);
-  conc__process_start_end();
+  conc__mutex_unlock(&conc__processes_guard);
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__close(ours[i]);
     conc__task_unbegin(t);
@@ -12076,6 +13397,292 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>pipe: messages over a pair of sockets that keep their bounds
+
+   A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
+   more is in a file, whose descriptor travels with it. So the system sends it
+   as a whole, whatever its length. That long ones bring so many bytes along
+   all the same lets only some of them be under way at a time.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_MAGIC 0x636f6e63u
+
+enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
+
+typedef struct conc__packet {
+  uint64_t size; /* of the message */
+  uint32_t kind;
+  uint32_t magic;
+} conc__packet;
+
+typedef union conc__control {
+  struct cmsghdr head;
+  unsigned char space[64];
+} conc__control;
+
+CONC__DEF int conc__pipe_open(int *a, int *b) {
+  int type = SOCK_SEQPACKET;
+  int fds[2];
+#if CONC_HAVE_CLOEXEC
+  type |= SOCK_CLOEXEC;
+#endif
+  *a = *b = -1;
+  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
+#if !CONC_HAVE_CLOEXEC
+  conc__set_cloexec(fds[0]);
+  conc__set_cloexec(fds[1]);
+#endif
+  *a = fds[0];
+  *b = fds[1];
+  return 0;
+}
+
+CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
+
+CONC_API int conc_pipe_one_way(int *reader, int *writer) {
+  int rc = conc__pipe_open(reader, writer);
+  if (rc == 0) shutdown(*reader, SHUT_WR);
+  return rc;
+}
+
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+CONC__DEF int conc__packet_send(int pipe, conc__packet *head, const void *data,
+                                size_t n, int fd, double deadline) {
+  struct msghdr m;
+  struct iovec parts[2];
+  conc__control control;
+  memset(&m, 0, sizeof m);
+  parts[0].iov_base = head;
+  parts[0].iov_len = sizeof *head;
+  parts[1].iov_base = (void *)(uintptr_t)data; /* it is only read */
+  parts[1].iov_len = n;
+  m.msg_iov = parts;
+  m.msg_iovlen = n > 0 ? 2 : 1;
+  if (fd >= 0) {
+    memset(&control, 0, sizeof control);
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof fd);
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+  }
+  for (;;) {
+    int rc = 0;
+    if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_WRITE, deadline);
+    else if (errno != ETOOMANYREFS)
+      return -errno;
+    else /* too many descriptors under way in the whole system */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  size_t n = size < CONC__PACKET_DATA ? size : CONC__PACKET_DATA;
+  conc__packet head;
+  int rc;
+  head.size = size;
+  head.kind = CONC__PACKET_MESSAGE;
+  head.magic = CONC__PACKET_MAGIC;
+  if (size > (size_t)-1 / 2) return -EMSGSIZE;
+  for (;;) {
+    int fd = -1;
+    if (n < size) {
+      fd = conc__file_open();
+      if (fd < 0) return fd;
+      rc = conc__file_put(fd, (const unsigned char *)data + n, size - n);
+    } else {
+      rc = 0;
+    }
+    if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
+    if (fd >= 0) close(fd);
+    /* The system may allow for smaller packets only. */
+    if (rc != -EMSGSIZE || n == 0) return rc;
+    n = 0;
+  }
+}
+
+CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
+  conc__packet head;
+  if (fd < 0) return -EBADF;
+  head.size = 0;
+  head.kind = CONC__PACKET_DESCRIPTOR;
+  head.magic = CONC__PACKET_MAGIC;
+  return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
+}
+
+/* Waits for a packet, and tells what it is. 0 or negative errno. */
+CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
+                                double deadline) {
+  for (;;) {
+    ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
+    int rc = 0;
+    if (n == 0) return -EPIPE;
+    if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
+        head->size <= (size_t)-1 / 2)
+      return 0;
+    if (n > 0) { /* nothing of ours: out with it */
+      recv(pipe, head, sizeof *head, MSG_DONTWAIT);
+      return -EPROTO;
+    }
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_READ, deadline);
+    /* The peer closed without having received all: that is told once, before
+       what is still there. */
+    else if (errno != EINTR && errno != ECONNRESET)
+      rc = errno == ENOTCONN ? -EPIPE : -errno;
+    if (rc < 0) return rc;
+  }
+}
+
+/* Takes the packet that has been seen: the number of its bytes of data, and
+   its descriptor or -1. -EAGAIN: it is gone. */
+CONC__DEF ssize_t conc__packet_take(int pipe, conc__packet *head, void *buf,
+                                    size_t size, int *fd) {
+  struct msghdr m;
+  struct iovec parts[2];
+  struct cmsghdr *c;
+  conc__control control;
+  ssize_t n;
+  int flags = MSG_DONTWAIT;
+  *fd = -1;
+  if (head->kind == CONC__PACKET_DESCRIPTOR ||
+      head->size > CONC__PACKET_DATA) {
+    /* Without a place for its descriptor it would be lost. */
+    int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
+    if (spare < 0) return -errno;
+    close(spare);
+  }
+#if CONC_HAVE_CLOEXEC
+  flags |= MSG_CMSG_CLOEXEC;
+#endif
+  do {
+    memset(&m, 0, sizeof m);
+    parts[0].iov_base = head;
+    parts[0].iov_len = sizeof *head;
+    parts[1].iov_base = buf;
+    parts[1].iov_len = size;
+    m.msg_iov = parts;
+    m.msg_iovlen = size > 0 ? 2 : 1;
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof *fd);
+    n = recvmsg(pipe, &m, flags);
+  } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) return -EAGAIN;
+  c = CMSG_FIRSTHDR(&m);
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+      c->cmsg_len == CMSG_LEN(sizeof *fd)) {
+    memcpy(fd, CMSG_DATA(c), sizeof *fd);
+#if !CONC_HAVE_CLOEXEC
+    conc__set_cloexec(*fd);
+#endif
+  }
+  if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
+    return -EPROTO;
+  if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
+  if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
+  return n - (ssize_t)sizeof *head;
+}
+
+/* Reads the rest of a message from its file. */
+CONC__DEF int conc__packet_rest(int fd, void *buf, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n =
+        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    done += (size_t)n;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    if (head.size > size) return -EMSGSIZE;
+    n = conc__packet_take(pipe, &head, buf, size, &fd);
+    if (n >= 0 && head.size > size) n = -EMSGSIZE; /* it was another one */
+    if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
+    if (n >= 0 && (size_t)n < head.size) {
+      rc = fd < 0 ? -EPROTO
+                  : conc__packet_rest(fd, (unsigned char *)buf + n,
+                                      (size_t)head.size - (size_t)n);
+      n = rc < 0 ? rc : (ssize_t)head.size;
+    }
+    if (fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n;
+}
+
+CONC_API ssize_t conc_poll(int pipe, double timeout) {
+  conc__packet head;
+  int rc = conc__packet_peek(pipe, &head, conc__deadline(timeout));
+  return rc < 0 ? rc : (ssize_t)head.size;
+}
+
+CONC_API int conc_recv_fd(int pipe, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
+    n = conc__packet_take(pipe, &head, NULL, 0, &fd);
+    if (n >= 0 && head.kind != CONC__PACKET_DESCRIPTOR) n = -EBADMSG;
+    if (n >= 0 && fd < 0) n = -EPROTO;
+    if (n < 0 && fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n < 0 ? (int)n : fd;
+}
+
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout) {
+  void *data = NULL;
+  size_t size = 0;
+  int rc = conc_pickle_dumps(value, 2, &data, &size);
+  if (rc == 0) rc = conc_send(pipe, data, size, timeout);
+  conc_free(data);
+  return rc;
+}
+
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n;
+  void *data;
+  int rc;
+  *out = NULL;
+  do { /* if somebody else receives what was looked at, once more */
+    n = conc_poll(pipe, conc__remaining(deadline));
+    if (n < 0) return (int)n;
+    data = CONC_MALLOC((size_t)n + 1);
+    if (data == NULL) return -ENOMEM;
+    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
+    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
+    CONC_FREE(data);
+  } while (n == -EMSGSIZE);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Four functions stand behind each distance: put, get, size, done. The local
@@ -12248,25 +13855,28 @@ CONC__DEF void conc__ring_shrink(conc_queue *q) {
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
-                                 const conc__message *m) {
-  size_t head = m->size << 1 | (size_t)m->kind;
+CONC__INLINE void conc__ring_put(conc_queue *q, size_t at, const void *data,
+                                 size_t size, int kind) {
+  size_t head = size << 1 | (size_t)kind;
   conc__ring_write(q, at, &head, sizeof head);
-  conc__ring_write(q, at + sizeof head, m->data, m->size);
+  conc__ring_write(q, at + sizeof head, data, size);
 }
 
-/* Whether there is room for a message. Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc_queue *q) {
-  if (q->capacity == 0 || q->put - q->got_seen < q->capacity) return true;
+/* Whether there is room for a message, after so many that are not counted yet.
+   Under the putters' guard. */
+CONC__INLINE bool conc__queue_fits(conc_queue *q, size_t more) {
+  size_t put = q->put + more;
+  if (q->capacity == 0 || put - q->got_seen < q->capacity) return true;
   q->got_seen = CONC__LOAD(&q->got);
-  return q->put - q->got_seen < q->capacity;
+  return put - q->got_seen < q->capacity;
 }
 
-/* Whether there is a message. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc_queue *q) {
-  if (q->put_seen != q->got) return true;
+/* Whether there is a message, behind so many. Under the getters' guard. */
+CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
+  size_t got = q->got + less;
+  if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
-  return q->put_seen != q->got;
+  return q->put_seen != got;
 }
 
 /* The first message. Under the getters' guard, as what follows. */
@@ -12293,9 +13903,10 @@ CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
   return rc;
 }
 
-/* Copies the first message to the sink. Its size, or negative errno. */
+/* Copies the first message to the sink: to `data`, which is in its buffer, or
+   to its body. The message's size, or negative errno. */
 CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
-                                      conc__sink *sink) {
+                                      const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
     rc = conc__buffer_reserve(sink->body, slot->size + 16);
@@ -12309,7 +13920,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
     rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__ring_read(q, slot->at, sink->data, slot->size);
+    conc__ring_read(q, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
@@ -12331,44 +13942,39 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
 }
 
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon: for a few pauses, then lets others run a few times;
-   in both the other side gets ahead, and then many messages are moved without
-   waiting. A coroutine's CPU is better given to the next coroutine. */
+   is likely to be soon: for a few pauses, as one who spins as well answers,
+   then lets others run a few times: with more threads than CPUs that fills or
+   drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                size_t seen) {
-  int i, j;
+                                size_t seen, double deadline) {
+  int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 12; i++) {
-    if (i < 5)
-      for (j = 0; j < 1 << i; j++) conc__pause();
-    else
+  for (i = 0; i < 10 + 7; i++) {
+    if (i < 10)
+      conc__pause();
+    else if (deadline >= CONC__NEVER || conc_now() < deadline)
       sched_yield();
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
 }
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
+/* Under the putters' guard, when the queue is full: waits until it is not, or
+   is closed. If it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
-  size_t need = CONC__SLOT_SIZE(m->size);
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  bool waits = false, front = false;
-  int rc = 0;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
-  conc__mutex_lock(guard);
-  while (!q->closed && !conc__queue_fits(q)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
-    if (!conc__queue_spin(w.actor, &q->got, seen)) {
+    if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
-        rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0) return rc;
         front = true;
       } else {
@@ -12376,39 +13982,67 @@ CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
       }
     }
     conc__mutex_lock(guard);
-  }
-  if (q->closed)
-    rc = -EPIPE;
-  else if (need > q->ring_size - (q->put_at - q->got_at_seen))
-    rc = conc__ring_reserve(q, need);
-  if (rc == 0) {
-    conc__ring_put(q, q->put_at, m);
-    q->put_at += need;
-    woken = conc__waitlist_take(&q->getters);
-    CONC__STORE(&q->put, q->put + 1);
-  }
-  conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
-  return rc;
+  } while (!q->closed && !conc__queue_fits(q, 0));
+  return 0;
 }
 
-CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
+/* Puts as many as there is room for of n messages, whose bytes follow each
+   other; waits for room for the first. How many, or negative errno. */
+CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__put_guard(q);
+  const char *data = (const char *)m->data;
+  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  conc__waiter *woken = NULL;
+  int rc = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
+    rc = conc__local_await_room(q, deadline);
+    if (rc != 0) return rc;
+  }
+  if (q->closed) rc = -EPIPE;
+  while (rc == 0) {
+    if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
+      rc = conc__ring_reserve(q, need);
+      if (rc != 0) break;
+    }
+    conc__ring_put(q, q->put_at, data, m->size, m->kind);
+    q->put_at += need;
+    if (++done == n || !conc__queue_fits(q, done)) break;
+    if (m->size > 0) data += m->size;
+  }
+  if (done > 0) {
+    if (q->getters.first != NULL)
+      woken = conc__waitlist_take_n(&q->getters, done);
+    CONC__STORE(&q->put, q->put + done);
+  }
+  conc__mutex_unlock(guard);
+  if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(rc == -ENOMEM))
+    conc__queue_pass(conc__get_guard(q), &q->putters);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  ssize_t n = conc__local_put_n(q, m, 1, deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+/* Under the getters' guard, when the queue is empty: waits until it is not. If
+   it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  conc__slot slot;
-  bool waits = false, front = false;
-  ssize_t n;
-  conc__mutex_lock(guard);
-  while (!conc__queue_has(q)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
-    if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
+    if (deadline <= 0 ||
+        !conc__queue_spin(w.actor, &q->put, seen, deadline)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
@@ -12424,18 +14058,51 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
       }
     }
     conc__mutex_lock(guard);
+  } while (!conc__queue_has(q, 0));
+  return 0;
+}
+
+/* Gets as many as there are of n messages, each of as many bytes as the sink
+   has; waits for the first. How many, or negative errno. If n is 0: one
+   message of any size that the sink takes, and its size. */
+CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__get_guard(q);
+  char *data = (char *)sink->data;
+  conc__waiter *woken = NULL;
+  size_t done = 0;
+  ssize_t size;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
+    int rc = conc__local_await_message(q, deadline);
+    if (rc != 0) return rc;
   }
-  conc__queue_first(q, &slot);
-  n = conc__queue_copy(q, &slot, sink);
-  if (n >= 0) {
-    woken = conc__waitlist_take(&q->putters);
+  for (;;) {
+    conc__slot slot;
+    conc__queue_first(q, &slot);
+    size = conc__queue_copy(q, &slot, sink, data);
+    if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
+    if (size < 0) break;
     CONC__STORE(&q->got_at, slot.next);
-    CONC__STORE(&q->got, q->got + 1);
+    if (++done >= n || !conc__queue_has(q, done)) break;
+    if (size > 0) data += size;
+  }
+  if (done > 0) {
+    if (q->putters.first != NULL)
+      woken = conc__waitlist_take_n(&q->putters, done);
+    CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (n < 0) conc__queue_pass(other, &q->getters); /* the message stayed */
-  return n;
+  if (woken != NULL) conc__wake_all(woken);
+  /* A message stayed that another getter may be able to take. */
+  if (CONC__UNLIKELY(size < 0))
+    conc__queue_pass(conc__put_guard(q), &q->getters);
+  return done > 0 && n > 0 ? (ssize_t)done : size;
+}
+
+CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  return conc__local_get_n(q, sink, 0, deadline);
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
@@ -12447,7 +14114,7 @@ CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
   conc__queue_lock(q);
   rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
   if (rc == 0) {
-    conc__ring_put(q, q->got_at - need, m);
+    conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got_at, q->got_at - need);
     CONC__STORE(&q->got, q->got - 1);
@@ -12515,9 +14182,23 @@ CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
+/* Those between processes, below. */
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options);
+CONC__DEF void conc__cells_free(conc_queue *q);
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline);
+CONC__DEF int conc__cells_close(conc_queue *q);
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+
+CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
+  return q->ops->put == conc__cells_put;
+}
+
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__local_class, sizeof *q);
+  conc_queue *q;
   conc__init();
+  if (options != NULL && options->shared) return conc__cells_new(options);
+  q = conc__queue_make(&conc__local_class, sizeof *q);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -12527,12 +14208,17 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
 
 CONC_API void conc_queue_free(conc_queue *queue) {
   if (queue == NULL) return;
+  if (conc__queue_is_shared(queue)) {
+    conc__cells_free(queue);
+    return;
+  }
   CONC_FREE(queue->ring);
   CONC_FREE(queue);
 }
 
 CONC_API int conc_queue_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
+  if (conc__queue_is_shared(queue)) return conc__cells_close(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
   queue->closed = true;
@@ -12568,12 +14254,70 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  if (queue->max_bytes > 0 && size > queue->max_bytes) return -EMSGSIZE;
+  m.data = items;
+  m.size = size;
+  m.kind = CONC__RAW;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_put_n(queue, &m, n, deadline);
+  for (; done < n; done++) {
+    rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
+    if (rc != 0) break;
+    m.data = (const char *)m.data + size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__buffer body = {NULL, 0, 0};
+  conc__sink sink;
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  sink.data = items;
+  sink.size = size;
+  sink.body = NULL;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_get_n(queue, &sink, n, deadline);
+  sink.body = &body;
+  for (; done < n; done++) {
+    size_t offset, found;
+    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
+    rc = got < 0 ? (int)got : 0;
+    if (rc != 0) break;
+    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
+                              &found);
+    if (rc == 0 && found != size) rc = -EMSGSIZE;
+    if (rc != 0) {
+      m.data = body.data;
+      m.size = body.size;
+      m.kind = CONC__PICKLED;
+      queue->ops->unget(queue, &m);
+      break;
+    }
+    if (size > 0)
+      memcpy((char *)items + done * size, body.data + offset, size);
+    body.size = 0;
+  }
+  conc__buffer_free(&body);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   conc__slot slot;
   int rc;
+  if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
-  if (conc__queue_has(queue)) {
+  if (conc__queue_has(queue, 0)) {
     conc__queue_first(queue, &slot);
     rc = conc__queue_content(queue, &slot);
   } else {
@@ -12665,6 +14409,779 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_end(ap);
   conc_value_free(v);
   return rc;
+}
+
+/* --- between processes ---
+
+   A ring of cells in shared memory. A position is a lap and a cell's index; a
+   cell's word holds the lap that it is in, a state and, in two of the states,
+   the id of the process that has it (see >>ipc):
+
+     FREE(lap) -> BUSY(lap, putter) -> FULL(lap)
+               -> READING(lap, getter) -> FREE(lap + 1)
+
+   BUSY and READING are entered by a compare-and-swap, which so claims the
+   cell and names the owner in one step; they are left by one store, and this
+   store is what puts or gets the message. Whatever instruction a process is
+   killed at, there is either no claim, or one that names a dead process: then
+   a message that was being put is skipped, and one that was being got is FULL
+   again, for another getter. That is looked into only by who is held up.
+
+   `tail` and `head` are hints: everybody who finds that the cell there is
+   past that position goes on, and helps them on. So it does no harm if they
+   lag, or are even set back by a slow process's store. But head is never past
+   a message that has not been got: getters pass over cells that are BUSY or
+   READING, head does not.
+
+   Who finds nothing sets the bit AWAITED in the word of the cell that must
+   change first, and sleeps. Whoever claims that cell sees the bit in the word
+   that it replaces, and wakes one sleeper when the cell is done. That one, when
+   it leaves, passes the wake-up on as long as there may be sleepers: so the
+   fast side pays nothing at all for those who sleep. A sleeper that is killed
+   leaves their count too high, which costs a system call now and then. */
+
+#define CONC__CELL_FREE 0u
+#define CONC__CELL_BUSY 1u
+#define CONC__CELL_FULL 2u
+#define CONC__CELL_READING 3u
+#define CONC__CELL_AWAITED ((uint64_t)4)
+#define CONC__CELL_STATE(word) ((unsigned)(word) & 3u)
+#define CONC__CELL_OWNER(word) ((unsigned)((word) >> 3) & 0x3fffffffu)
+#define CONC__CELL_LAP(word) ((uint32_t)((word) >> 33)) /* 31 bits */
+#define CONC__CELL(lap, owner, state) \
+  ((uint64_t)(lap) << 33 | (uint64_t)(owner) << 3 | (state))
+
+/* Positions: the lap above, the index below. */
+#define CONC__AT(lap, index) \
+  ((uint64_t)((lap) & 0x7fffffffu) << 32 | (uint64_t)(index))
+#define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
+#define CONC__AT_INDEX(at) ((uint32_t)(at))
+
+#define CONC__CELLS_MAGIC 0x51434e43u
+/* If no message may have more bytes than this, all lie in the cells; else
+   those of more than CONC__CELL_APART in blocks, of which the pages that are
+   never needed cost nothing. */
+#define CONC__CELL_SMALL 1100
+#define CONC__CELL_APART 104
+
+enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
+
+typedef struct conc__cell {
+  uint64_t word;
+  uint64_t skips; /* messages skipped here; above them the lap of the last */
+  uint32_t size;  /* of the message, */
+  uint32_t form;  /* and where its content is: CONC__FORM... */
+} conc__cell;     /* followed by small messages */
+
+#define CONC__FORM_PICKLED 1u /* as the body of a pickle */
+#define CONC__FORM_OTHER 2u   /* and not of bytes or str */
+/* These many bytes before the content, and after it. */
+#define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
+#define CONC__FORM_AFTER(form) ((form) >> 16)
+
+/* What lies in the shared memory, before the cells. */
+typedef struct conc__cells {
+  uint32_t magic, count;
+  uint64_t max_bytes;
+  unsigned closed;
+  unsigned skipped; /* changes with the cells' skips */
+  uint64_t tail __attribute__((aligned(128)));
+  uint64_t head __attribute__((aligned(128)));
+  uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
+  unsigned ends; /* how often the last message was reported done */
+  struct conc__cells_side {
+    unsigned word;     /* counts wake-ups */
+    unsigned sleepers; /* on the word */
+    unsigned pollers;  /* on the waker */
+  } sides[3];
+} conc__cells; /* followed by the cells, and the blocks */
+
+/* A process's handle. */
+typedef struct conc__cells_queue {
+  conc_queue queue; /* first: it is a queue */
+  conc__cells *cells;
+  struct conc__registry *registry;
+  size_t count, stride, small, block_size, blocks_at;
+  uint64_t skips;    /* their sum; above it the `skipped` that it is of */
+  int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  bool polls;       /* threads wait at them, too */
+  conc_queue *stash; /* a local one: got, but could not be handed over */
+  unsigned stashed;  /* there may be something in it */
+} conc__cells_queue;
+
+/* A place in the ring where something can be done, or is waited for. */
+typedef struct conc__cells_spot {
+  conc__cell *cell; /* NULL: none in particular */
+  uint64_t at, word;
+  bool busy;    /* somebody has claimed it, and will change it soon */
+  bool suspect; /* there are cells whose owner may be dead */
+} conc__cells_spot;
+
+CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
+                                       uint64_t at) {
+  return (conc__cell *)(void *)((char *)(s->cells + 1) +
+                                CONC__AT_INDEX(at) * s->stride);
+}
+
+CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
+                                   size_t size) {
+  if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
+  return (char *)s->cells + s->blocks_at + CONC__AT_INDEX(at) * s->block_size;
+}
+
+CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
+  return CONC__AT_INDEX(at) + 1 < s->count ? at + 1
+                                           : CONC__AT(CONC__AT_LAP(at) + 1, 0);
+}
+
+/* By how many laps a cell is ahead of a position. */
+CONC__INLINE int conc__cell_ahead(uint64_t word, uint64_t at) {
+  return (int)((CONC__CELL_LAP(word) - CONC__AT_LAP(at)) << 1) / 2;
+}
+
+/* The next position, after one whose cell is ahead by so much; from one that
+   is far behind, a leap to where the oldest messages may be. */
+CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
+                                       uint64_t word, uint64_t at, int ahead) {
+  if (CONC__UNLIKELY(ahead > 1))
+    at = CONC__AT(CONC__CELL_LAP(word) - 2, CONC__AT_INDEX(at));
+  return conc__at_next(s, at);
+}
+
+CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
+                                   uint64_t to) {
+  if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
+}
+
+/* Puts were passed over that had not ended. Those that have now, may have
+   before later ones of the same putter did: goes back to the first of them. */
+CONC__DEF bool conc__cells_earlier(const conc__cells_queue *s,
+                                   conc__cells_spot *spot, uint64_t *at) {
+  uint64_t i;
+  for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
+    uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FULL &&
+        conc__cell_ahead(word, i) == 0) {
+      *at = i;
+      spot->busy = false;
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Finds the oldest message that nobody has claimed. False if there is none:
+   then the spot is what would change first. */
+CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
+  uint64_t front = at; /* all before it are got */
+  spot->busy = spot->suspect = false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (!spot->busy) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+    }
+    if (CONC__UNLIKELY(ahead < 0)) { /* a whole lap is claimed */
+      spot->busy = true;
+      break;
+    }
+    if (ahead == 0 && state == CONC__CELL_FULL) {
+      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at))
+        continue;
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      return true;
+    }
+    if (ahead == 0 && state == CONC__CELL_FREE) break;
+    next = conc__cells_past(s, word, at, ahead);
+    if (ahead == 0) {
+      spot->suspect = true;
+      if (state == CONC__CELL_BUSY) spot->busy = true;
+    } else if (at == front) {
+      conc__cells_help(&s->cells->head, at, next);
+      front = next;
+    }
+    at = next;
+  }
+  return false;
+}
+
+/* Finds the cell for the next message. False if the queue is full. */
+CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      spot->busy = spot->suspect = ahead < 0 && state != CONC__CELL_FULL;
+      return ahead == 0;
+    }
+    /* The cell was claimed in its lap, or if it is free, in the one before. */
+    next = conc__at_next(
+        s, CONC__AT(CONC__CELL_LAP(word) - (state == CONC__CELL_FREE),
+                    CONC__AT_INDEX(at)));
+    conc__cells_help(&s->cells->tail, at, next);
+    at = next;
+  }
+}
+
+CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
+                                   conc__cells_spot *spot) {
+  return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
+                               : conc__cells_find_free(s, spot);
+}
+
+CONC__DEF void conc__cells_wake(conc__cells_queue *s, int side, int n) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  CONC__POINT();
+  __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
+    conc__shared_wake(&it->word, n);
+  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
+      side != CONC__JOINERS && s->wakers[side][1] >= 0)
+    conc__waker_wake(s->wakers[side]);
+}
+
+/* --- what the dead leave behind --- */
+
+/* Gives up the caller's claim to put: there is no message, which is counted in
+   such a way that who does it again for one killed in here counts it once. */
+CONC__DEF void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
+                               uint32_t lap) {
+  uint64_t skips = CONC__LOAD(&cell->skips);
+  if ((uint32_t)skips == 0 || (uint32_t)(skips >> 32) != lap)
+    CONC__STORE(&cell->skips,
+                (uint64_t)lap << 32 | (uint32_t)((uint32_t)skips + 1));
+  CONC__POINT();
+  __atomic_add_fetch(&s->cells->skipped, 1u, __ATOMIC_ACQ_REL);
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX); /* one may nap for it */
+  conc__cells_wake(s, CONC__PUTTERS, 1);
+  conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+}
+
+/* Looks at the owners of all cells that are claimed, and takes those of the
+   dead from them. Whether there were such. */
+CONC__DEF bool conc__cells_mend(conc__cells_queue *s) {
+  uint64_t at = CONC__LOAD(&s->cells->head);
+  unsigned self = conc__registry_self(s->registry);
+  unsigned alive = self;
+  bool mended = false;
+  if (self == 0) return false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word);
+    unsigned state = CONC__CELL_STATE(word), owner = CONC__CELL_OWNER(word);
+    uint32_t lap = CONC__CELL_LAP(word);
+    int ahead = conc__cell_ahead(word, at);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) return mended;
+    at = conc__cells_past(s, word, at, ahead);
+    if (ahead > 0 || state == CONC__CELL_FULL || owner == alive) continue;
+    if (!conc__registry_is_dead(s->registry, owner)) {
+      alive = owner;
+    } else if (state == CONC__CELL_READING) {
+      if (CONC__CAS(&cell->word, &word, CONC__CELL(lap, 0, CONC__CELL_FULL))) {
+        conc__cells_wake(s, CONC__GETTERS, 1);
+        mended = true;
+      }
+    } else if (CONC__CAS(&cell->word, &word,
+                         CONC__CELL(lap, self, CONC__CELL_BUSY))) {
+      conc__cell_skip(s, cell, lap);
+      mended = true;
+    }
+  }
+}
+
+/* --- waiting --- */
+
+/* One call's waits. */
+typedef struct conc__cells_wait {
+  double deadline;
+  unsigned round, naps;
+  bool late;  /* time is out: the last attempt */
+  bool slept; /* perhaps woken in place of another */
+} conc__cells_wait;
+
+CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
+                                double deadline) {
+  conc__actor *self = conc__self();
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    if (end > deadline) end = deadline;
+    do {
+      for (i = 0; i < 16 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(&spot->cell->word) != spot->word;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps until there is a wake-up after the one that the cell tells of, if
+   that has not changed. A loop must not block, so a coroutine waits for a
+   descriptor: what is written there by a waker stays until it is drained. */
+CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  bool polls = s->wakers[side][0] >= 0 &&
+               (s->polls || conc__self()->ops != &conc__thread_class);
+  unsigned *count = polls ? &it->pollers : &it->sleepers;
+  uint64_t word = spot->word;
+  unsigned seen;
+  int rc = 0;
+  __atomic_add_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  seen = CONC__LOAD(&it->word);
+  /* An exchange even if the bit is there: so that whoever claims the cell also
+     sees that one more sleeps. */
+  if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
+    w->slept = true;
+    if (polls) {
+      double until = conc_now() + CONC__SHARED_LOOK;
+      CONC__POINT();
+      rc = conc__wait_fd(s->wakers[side][0], CONC_READ,
+                         until < w->deadline ? until : w->deadline);
+      if (rc > 0) conc__waker_drain(s->wakers[side]);
+      if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
+    } else {
+      rc = conc__shared_wait(&it->word, seen, w->deadline, &w->round);
+    }
+  }
+  __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+/* After an attempt in vain: waits until another one may be worth it. 0,
+   -ETIMEDOUT, -ECANCELED. */
+CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  int rc = 0;
+  if (w->deadline <= 0 || w->late)
+    return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
+  if (conc__cells_spin(spot, w->deadline)) return 0;
+  if (spot->busy) {
+    /* It is a matter of microseconds, unless its owner has no CPU, or died. */
+    double until = conc_now() + 20e-6 * (double)(1u << w->naps);
+    if (w->naps < 7)
+      w->naps++;
+    else
+      conc__cells_mend(s);
+    rc = conc__shared_wait(&it->word, CONC__LOAD(&it->word),
+                           until < w->deadline ? until : w->deadline,
+                           &w->round);
+    if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
+  } else {
+    rc = conc__cells_sleep(s, side, w, spot);
+    if (spot->suspect) conc__cells_mend(s);
+  }
+  if (rc != -ETIMEDOUT) return rc;
+  w->late = true;
+  return 0;
+}
+
+/* Who has slept leaves: if others sleep, they are to be woken by who changes
+   the next cell, or now, if there is something for them already. */
+CONC__DEF void conc__cells_pass_on(conc__cells_queue *s, int side) {
+  conc__cells_spot spot;
+  if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
+      CONC__LOAD(&s->cells->sides[side].pollers) == 0)
+    return;
+  while (!CONC__LOAD(&s->cells->closed) &&
+         !conc__cells_find(s, side, &spot) && !spot.busy)
+    if (CONC__CAS(&spot.cell->word, &spot.word,
+                  spot.word | CONC__CELL_AWAITED))
+      return;
+  conc__cells_wake(s, side, 1);
+}
+
+/* --- put and get --- */
+
+CONC__DEF uint32_t conc__cells_form(const conc__message *m) {
+  size_t before, size;
+  int rc = conc__pickle_content((const unsigned char *)m->data,
+                                m->size < 16 ? m->size : 16, m->size, &before,
+                                &size);
+  if (rc != 0) return CONC__FORM_PICKLED | CONC__FORM_OTHER;
+  return CONC__FORM_PICKLED | (uint32_t)before << 8 |
+         (uint32_t)(m->size - before - size) << 16;
+}
+
+/* 0, -EAGAIN, -EPIPE, -ENOSPC */
+CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
+                                     const conc__message *m,
+                                     conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  uint32_t lap, form = 0;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  do {
+    if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
+    if (!conc__cells_find_free(s, spot)) return -EAGAIN;
+    lap = CONC__CELL_LAP(spot->word);
+  } while (!__atomic_compare_exchange_n(
+      &spot->cell->word, &spot->word,
+      CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
+      __ATOMIC_RELAXED));
+  cell = spot->cell;
+  CONC__POINT();
+  conc__cells_help(&s->cells->tail, spot->at, conc__at_next(s, spot->at));
+  /* In one order with the claim: a getter that has seen the queue closed, and
+     then this cell free, may rely on it that nothing is put any more. */
+  if (CONC__UNLIKELY(__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))) {
+    conc__cell_skip(s, cell, lap);
+    return -EPIPE;
+  }
+  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
+  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
+  CONC__STORE_RELAXED(&cell->form, form);
+  if (m->size > 0)
+    memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__GETTERS, 1);
+  return 0;
+}
+
+/* What a getter may know of a cell without having claimed it: the size of the
+   message, or of its content if there is no sink for a body; or -EBADMSG. It
+   holds if the cell's word has not changed meanwhile. */
+CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
+                                     uint32_t *form) {
+  ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
+  *form = CONC__LOAD(&cell->form);
+  if (CONC__LIKELY(*form == 0) || body) return size;
+  if (*form & CONC__FORM_OTHER) return -EBADMSG;
+  return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
+}
+
+/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM */
+CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
+                                         conc__sink *sink,
+                                         conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  const char *data;
+  uint32_t lap, form;
+  ssize_t n;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  for (;;) {
+    if (!conc__cells_find_full(s, spot)) {
+      if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
+        return -EAGAIN;
+      if (!conc__cells_find_full(s, spot)) {
+        if (!spot->busy && !spot->suspect) return -EPIPE;
+        spot->busy = true; /* the queue is drained when that is got */
+        return -EAGAIN;
+      }
+    }
+    cell = spot->cell;
+    n = conc__cell_bytes(cell, sink->body != NULL, &form);
+    if (sink->body != NULL) {
+      int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
+      if (rc != 0) n = rc;
+    } else if (n > 0 && (size_t)n > sink->size) {
+      n = -EMSGSIZE;
+    }
+    if (CONC__UNLIKELY(n < 0)) {
+      if (CONC__LOAD(&cell->word) == spot->word) return n;
+      continue;
+    }
+    lap = CONC__CELL_LAP(spot->word);
+    if (CONC__CAS(&cell->word, &spot->word,
+                  CONC__CELL(lap, self, CONC__CELL_READING)))
+      break;
+  }
+  data = conc__cell_data(s, spot->at, CONC__LOAD_RELAXED(&cell->size));
+  if (sink->body != NULL) {
+    if (form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
+    if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
+    sink->body->size += (size_t)n;
+  } else if (n > 0) {
+    memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
+  }
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__PUTTERS, 1);
+  return n;
+}
+
+/* What is left to do after a first attempt that failed with -EAGAIN. */
+CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
+                                   const conc__message *m, conc__sink *sink,
+                                   conc__cells_spot *spot, double deadline) {
+  conc__cells_wait w;
+  ssize_t rc;
+  memset(&w, 0, sizeof w);
+  w.deadline = deadline;
+  w.round = 1; /* it has been spun */
+  do {
+    rc = conc__cells_await(s, side, &w, spot);
+    if (rc != 0) break;
+    rc = m != NULL ? conc__cells_try_put(s, m, spot)
+                   : conc__cells_try_get(s, sink, spot);
+  } while (rc == -EAGAIN);
+  if (w.slept) conc__cells_pass_on(s, side);
+  return rc;
+}
+
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  int rc = conc__cells_try_put(s, m, &spot);
+  if (CONC__LIKELY(rc != -EAGAIN)) return rc;
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, deadline);
+}
+
+CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    CONC__STORE(&s->stashed, 0u);
+    n = s->stash->ops->get(s->stash, sink, 0);
+    if (n != -ETIMEDOUT) {
+      CONC__STORE(&s->stashed, 1u);
+      return n;
+    }
+  }
+  n = conc__cells_try_get(s, sink, &spot);
+  if (CONC__LIKELY(n != -EAGAIN)) return n;
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, deadline);
+}
+
+/* It was got, and is this process's, whoever of it gets it next. */
+CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int rc = s->stash->ops->put(s->stash, m, 0);
+  CONC__STORE(&s->stashed, 1u);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  bool closed = CONC__LOAD(&s->cells->closed) != 0;
+  uint32_t form;
+  ssize_t n;
+  if (CONC__LOAD(&s->stashed)) {
+    n = conc_peek_size(s->stash);
+    if (n != -ETIMEDOUT) return n;
+  }
+  do {
+    while (!conc__cells_find_full(s, &spot))
+      if (!spot.suspect || !conc__cells_mend(s))
+        return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
+    n = conc__cell_bytes(spot.cell, false, &form);
+  } while (CONC__LOAD(&spot.cell->word) != spot.word);
+  return n;
+}
+
+/* The distance of two positions, no more than some laps apart. */
+CONC__DEF ssize_t conc__cells_between(const conc__cells_queue *s,
+                                      uint64_t from, uint64_t to) {
+  int laps = (int)((CONC__AT_LAP(to) - CONC__AT_LAP(from)) << 1) / 2;
+  return (ssize_t)laps * (ssize_t)s->count + (ssize_t)CONC__AT_INDEX(to) -
+         (ssize_t)CONC__AT_INDEX(from);
+}
+
+CONC__DEF ssize_t conc__cells_size(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (!conc__cells_find_full(s, &spot) && spot.suspect) conc__cells_mend(s);
+  conc__cells_find_full(s, &spot);
+  conc__cells_find_free(s, &spot);
+  n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
+  return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
+}
+
+/* --- what is not done yet --- */
+
+CONC__DEF uint32_t conc__cells_skips(conc__cells_queue *s) {
+  uint32_t now = CONC__LOAD(&s->cells->skipped);
+  uint64_t known = CONC__LOAD(&s->skips);
+  if ((uint32_t)(known >> 32) != now) {
+    uint32_t sum = 0;
+    uint64_t at;
+    for (at = 0; at < s->count; at++)
+      sum += (uint32_t)CONC__LOAD(&conc__cell_at(s, at)->skips);
+    known = (uint64_t)now << 32 | sum;
+    CONC__STORE(&s->skips, known);
+  }
+  return (uint32_t)known;
+}
+
+/* How many messages were put, those under way included, and are not reported
+   done, if so many are. Modulo all positions that there are. */
+CONC__DEF uint64_t conc__cells_unfinished(conc__cells_queue *s,
+                                          uint64_t done) {
+  uint64_t all = (uint64_t)s->count << 31;
+  conc__cells_spot spot;
+  uint64_t left;
+  conc__cells_find_free(s, &spot);
+  left = (uint64_t)CONC__AT_LAP(spot.at) * s->count + CONC__AT_INDEX(spot.at);
+  left = (left + all - (done + conc__cells_skips(s)) % all) % all;
+  return left < all / 2 ? left : 0;
+}
+
+CONC__DEF int conc__cells_task_done(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  uint64_t done = CONC__LOAD(&s->cells->done), left;
+  do {
+    left = conc__cells_unfinished(s, done);
+    if (left == 0) return -EINVAL;
+  } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
+  /* In one order with the joiner's count of itself and its look at `done`. */
+  if (left == 1) {
+    CONC__POINT();
+    __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->cells->sides[CONC__JOINERS].sleepers,
+                        __ATOMIC_SEQ_CST))
+      conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+  }
+  return 0;
+}
+
+CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
+  unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
+  int rc = 0;
+  __atomic_add_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&it->word);
+    if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
+                                                  __ATOMIC_SEQ_CST)) == 0 ||
+        CONC__LOAD(&s->cells->ends) != ends) {
+      rc = 0;
+      break;
+    }
+    if (rc != 0) break;
+    if (conc__cells_mend(s)) continue;
+    rc = deadline <= 0 ? -ETIMEDOUT
+                       : conc__shared_wait(&it->word, seen, deadline, &round);
+  }
+  __atomic_sub_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+CONC__DEF int conc__cells_close(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  CONC__POINT();
+  __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  conc__cells_wake(s, CONC__PUTTERS, INT_MAX);
+  return 0;
+}
+
+static const conc__queue_class conc__cells_class = {
+    conc__cells_put,  conc__cells_get,       conc__cells_unget,
+    conc__cells_size, conc__cells_task_done, conc__cells_join};
+
+CONC__DEF int conc__cells_init(void *memory, void *queue) {
+  const conc__cells_queue *s = (const conc__cells_queue *)queue;
+  conc__cells *cells = (conc__cells *)memory;
+  cells->magic = CONC__CELLS_MAGIC;
+  cells->count = (uint32_t)s->count;
+  cells->max_bytes = s->queue.max_bytes;
+  return 0; /* what is zeroed is free, in lap 0 */
+}
+
+CONC__DEF size_t conc__round_up(size_t n, size_t to) {
+  return (n + to - 1) / to * to;
+}
+
+CONC__DEF void conc__cells_free(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int i;
+  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+    if (s->wakers[i / 2][i % 2] >= 0 &&
+        (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
+      conc_close(s->wakers[i / 2][i % 2]);
+  conc_queue_free(s->stash);
+  conc_shared_free(s->cells);
+  CONC_FREE(s);
+}
+
+/* How the memory is laid out; its size, or 0 if there is none of that. */
+CONC__DEF size_t conc__cells_plan(conc__cells_queue *s) {
+  size_t max = s->queue.max_bytes, first = sizeof(conc__cells);
+  size_t small = max <= CONC__CELL_SMALL ? max : CONC__CELL_APART;
+  s->count = s->queue.capacity;
+  s->stride = conc__round_up(sizeof(conc__cell) + small, 64);
+  s->small = s->stride - sizeof(conc__cell);
+  /* An odd number of cache lines, lest all blocks fall on the same ones. */
+  s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
+  s->blocks_at = first + s->count * s->stride;
+  if (s->count > (SIZE_MAX - first) / (s->stride + s->block_size)) return 0;
+  return s->blocks_at + s->count * s->block_size;
+}
+
+CONC__DEF int conc__cells_open(conc__cells_queue *s,
+                               const conc_queue_opts *o) {
+  size_t size = conc__cells_plan(s);
+  void *memory;
+  int rc = 0;
+  if (size == 0) return -ENOMEM;
+  s->stash = conc_queue_new(NULL);
+  if (s->stash == NULL) return -ENOMEM;
+  memory = conc_shared_alloc(size);
+  if (memory == NULL) return -errno;
+  s->cells = (conc__cells *)memory;
+  conc__cells_init(memory, s);
+  if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
+      s->cells->max_bytes != s->queue.max_bytes)
+    return -EEXIST; /* by that name, and something else */
+  s->registry = conc__registry_of(memory);
+  if (s->registry == NULL) return -errno;
+  rc = conc__waker_open(s->wakers[0]);
+  if (rc == 0) rc = conc__waker_open(s->wakers[1]);
+  s->polls = o->backend == CONC_QUEUE_PIPE ||
+             (o->backend == 0 && !CONC_HAVE_FUTEX);
+  return rc;
+}
+
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
+  conc__cells_queue *s;
+  int rc = -EINVAL;
+  if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX) {
+    s = (conc__cells_queue *)conc__queue_make(&conc__cells_class, sizeof *s);
+    if (s == NULL) return NULL;
+    s->queue.name = options->name;
+    s->queue.capacity = options->capacity > 0 ? options->capacity : 1024;
+    s->queue.max_bytes = options->max_bytes > 0 ? options->max_bytes : 65536;
+    memset(s->wakers, -1, sizeof s->wakers);
+    rc = conc__cells_open(s, options);
+    if (rc == 0) return &s->queue;
+    conc__cells_free(&s->queue);
+  }
+  errno = -rc;
+  return NULL;
 }
 
 /* ---------------------------------------------------------------------------
@@ -12849,7 +15366,7 @@ CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
       if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
-      rc = conc__wait_fd(ch->fd, CONC_READ, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
       return (int)n;
@@ -12871,7 +15388,7 @@ CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
-      rc = conc__wait_fd(ch->fd, CONC_WRITE, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
     }
   }

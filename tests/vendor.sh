@@ -1,6 +1,7 @@
 #!/bin/sh
 # conc.h as others take it: dropped into fresh projects that know nothing of
 # this one, by a stranger who has only read README.md. Part of make test.
+unset MAKEFLAGS MAKELEVEL MFLAGS # for CMake's make
 : "${CC:=cc}" "${CXX:=c++}" "${BUILD:=build/default}"
 here=$(pwd)
 mkdir -p "$BUILD/vendor" || exit 1
