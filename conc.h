@@ -14980,6 +14980,13 @@ typedef struct conc__cell {
 #define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
 #define CONC__FORM_AFTER(form) ((form) >> 16)
 
+/* Getters, putters or joiners. */
+struct conc__cells_side {
+  unsigned word;     /* counts wake-ups */
+  unsigned sleepers; /* on the word */
+  unsigned pollers;  /* on the waker */
+};
+
 /* What lies in the shared memory, before the cells. */
 typedef struct conc__cells {
   uint32_t magic, count;
@@ -14990,11 +14997,7 @@ typedef struct conc__cells {
   uint64_t head __attribute__((aligned(128)));
   uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
   unsigned ends; /* how often the last message was reported done */
-  struct conc__cells_side {
-    unsigned word;     /* counts wake-ups */
-    unsigned sleepers; /* on the word */
-    unsigned pollers;  /* on the waker */
-  } sides[3];
+  struct conc__cells_side sides[3];
 } conc__cells; /* followed by the cells, and the blocks */
 
 /* A process's handle. */
