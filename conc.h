@@ -3098,9 +3098,11 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
 }
 
 /* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times. A coroutine's CPU is better given
-   to the next coroutine. */
+   pauses, then lets others run a few times, unless that takes long: on a busy
+   machine whoever yields is served last, and who sleeps first. A coroutine's
+   CPU is better given to the next coroutine. */
 CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+  double end = 0;
   int i, j;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
   for (i = 0; i < 10; i++) {
@@ -3109,6 +3111,8 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
     else
       sched_yield();
     if (conc__lock_try(lock, self->id)) return true;
+    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
+    if (i > 2 && conc_now() > end) return false;
   }
   return false;
 }
