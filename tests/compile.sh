@@ -183,8 +183,7 @@ if have "$CC" && have "$CXX"; then
     -o "$tmp/c_user" "$tmp/main.o" "$tmp/cxx.o"
   try 'and the program runs' "$tmp/c_user"
 fi
-# tcc 0.9.27 has not the atomics that the implementation needs; what it makes
-# of the structs must be what another compiler makes of them.
+# What tcc makes of the structs must be what another compiler makes of them.
 source tcc.c <<EOS
 #include "$here/conc.h"
 static void *same(void *arg) { return conc_sleep(0.001) == 0 ? arg : NULL; }
@@ -200,12 +199,24 @@ EOS
 if ! have tcc; then
   skip 'a user compiled by tcc' tcc
 elif have "$CC"; then
+  try 'tcc: the implementation' tcc -Wall -Werror -c -o "$tmp/x.o" \
+    "$tmp/implementation.c"
+  try 'tcc: the implementation, portable' tcc -Wall -Werror -DCONC_PORTABLE \
+    -c -o "$tmp/x.o" "$tmp/implementation.c"
   try "tcc: the declarations alone" tcc -Wall -Werror -c -o "$tmp/tcc.o" \
     "$tmp/tcc.c"
   try "and linked with the implementation in $CC" $CC -pthread \
     -Wl,-z,noexecstack -o "$tmp/tcc" "$tmp/tcc.o" "$tmp/implementation.o"
   try 'and the program runs' "$tmp/tcc"
 fi
+
+# The benchmarks are run by hand: so at least they compile, without peers.
+for bench in tests/bench/*.c; do
+  [ "$1" = all ] || break
+  try "$bench" $CC -std=c11 -D_GNU_SOURCE -fsyntax-only $warn \
+    -Wno-sign-conversion -DNO_HIREDIS -DNO_BOOST -DNO_NSYNC -DNO_CK -DNO_GLIB \
+    "$bench"
+done
 
 # What a program gets besides: symbols.
 global() { nm -g "$1" | awk 'NF == 3 && $2 != "U" { print $3 }'; }
