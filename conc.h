@@ -4264,7 +4264,7 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
-  if (conc__is_shared(barrier->word))
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
@@ -4294,11 +4294,12 @@ CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
-    barrier->word = self->id;
+    /* Also read without the guard, to tell a shared barrier. */
+    CONC__STORE_RELAXED(&barrier->word, self->id);
     conc__mutex_unlock(guard);
     rc = barrier->action(barrier->arg);
     conc__mutex_lock(guard);
-    barrier->word = 0;
+    CONC__STORE_RELAXED(&barrier->word, (uintptr_t)0);
     come_again = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
   }
   if (rc < 0) {
