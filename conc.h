@@ -3972,9 +3972,11 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
 }
 
 /* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times. A coroutine's CPU is better given
-   to the next coroutine. */
+   pauses, then lets others run a few times, unless that takes long: on a busy
+   machine whoever yields is served last, and who sleeps first. A coroutine's
+   CPU is better given to the next coroutine. */
 CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+  double end = 0;
   int i, j;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
   for (i = 0; i < 10; i++) {
@@ -3983,6 +3985,8 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
     else
       sched_yield();
     if (conc__lock_try(lock, self->id)) return true;
+    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
+    if (i > 2 && conc_now() > end) return false;
   }
   return false;
 }
@@ -4536,7 +4540,7 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
-  if (conc__is_shared(barrier->word))
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
@@ -4566,11 +4570,12 @@ CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
-    barrier->word = self->id;
+    /* Also read without the guard, to tell a shared barrier. */
+    CONC__STORE_RELAXED(&barrier->word, self->id);
     conc__mutex_unlock(guard);
     rc = barrier->action(barrier->arg);
     conc__mutex_lock(guard);
-    barrier->word = 0;
+    CONC__STORE_RELAXED(&barrier->word, (uintptr_t)0);
     come_again = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
   }
   if (rc < 0) {
