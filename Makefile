@@ -53,7 +53,9 @@ WARN  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 CWARN := $(WARN) -Wstrict-prototypes
 SAN   := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
            -fno-omit-frame-pointer)
-BASE   = $(OPT) -g -pthread $(SAN) $(DEFS) $(CFLAGS) $(WERROR) -MMD -MP
+# tcc cannot tell what a program is made of.
+DEPENDS := $(if $(filter tcc,$(CC)),,-MMD -MP)
+BASE   = $(OPT) -g -pthread $(SAN) $(DEFS) $(CFLAGS) $(WERROR) $(DEPENDS)
 
 ifneq ($(filter c++% gnu++%,$(STD)),)
 # {0} is how C makes a ready struct.
@@ -81,11 +83,9 @@ test_bin    := $(test_c:tests/%.c=$(B)/%)
 linked_bin  := $(linked_c:tests/%.c=$(B)/%)
 whole_bin   := $(whole_c:tests/%.c=$(B)/%)
 example_bin := $(example_c:examples/%.c=$(EX)/%)
-bench_bin   := $(patsubst tests/bench/%.c,$(B)/bench/%,\
-                 $(wildcard tests/bench/*.c))
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile races interop
+SCRIPTS ?= harness examples compile vendor races interop
 
 all: examples programs
 examples: $(example_bin)
@@ -116,32 +116,17 @@ run: $(EX)/task_master $(EX)/task_worker
 	@sh tests/run_demo.sh $(EX)
 
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
-      $(if $(filter examples interop,$(TESTS)),examples programs) \
+      $(if $(filter examples interop,$(TESTS)),examples) \
+      $(if $(filter interop,$(TESTS)),programs) \
       $(if $(TESTS),,$(if $(filter examples interop,$(SCRIPTS)),examples))
 	@BUILD='$(B)' EXAMPLES='$(EX)' CC='$(CC)' CXX='$(CXX)' \
 	 SANITIZE='$(SANITIZE)' FILTER='$(FILTER)' SEED='$(SEED)' \
 	 JOBS='$(JOBS)' sh tests/run.sh \
 	 $(or $(TESTS),$(SCRIPTS) $(test_bin:$(B)/%=%))
 
-# Benchmarks are stand-alone like the examples. What they compare with may be
-# missing: then -DNO_... says so.
-lib = $(shell printf 'int main(void) { return 0; }' | \
-        $(CC) -x c - -o /dev/null $(1) 2>/dev/null && echo $(1) || \
-        echo $(2))
-
-$(bench_bin): $(B)/bench/%: tests/bench/%.c conc.h \
-              $(wildcard tests/bench/*.h) Makefile
-	@mkdir -p $(@D)
-	$(COMPILE) -o $@ $< $(call lib,-lhiredis,-DNO_HIREDIS) \
-	  $(call lib,-lboost_context,-DNO_BOOST) \
-	  $(call lib,-lnsync,-DNO_NSYNC) $(call lib,-lck,-DNO_CK) -lm
-
-bench: $(bench_bin)
-	@if [ -f tests/bench/run.sh ]; then \
-	   BUILD='$(B)' EXAMPLES='$(EX)' sh tests/bench/run.sh; \
-	 else \
-	   for b in $(sort $^); do $$b || exit 1; done; \
-	 fi
+# Benchmarks are stand-alone like the examples; run.sh finds their peers.
+bench:
+	@BUILD='$(B)' CC='$(CC)' sh tests/bench/run.sh
 
 check:
 	@sh tests/check.sh

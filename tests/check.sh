@@ -29,13 +29,14 @@ ucontext | gcc | CC=gcc OPT=-O1 $ucontext SCRIPTS=
 clang | clang | CC=clang SCRIPTS=
 malformed | gcc | CC=gcc OPT=-O1 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 TESTS="core value park loop queue generator"
-gcc-O0-c99 | gcc | CC=gcc OPT=-O0 STD=c99 SCRIPTS=
+gcc-O0-c99 | gcc | CC=gcc OPT=-O0 STD=c99 DEFS=-DCONC_HAVE_THREAD_LOCAL=0 SCRIPTS=
 c++20 | g++ | CXX=g++ OPT=-O1 STD=c++20 SCRIPTS=examples
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 SCRIPTS=
 ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
 portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop queue"
+tcc | tcc | CC=tcc TESTS=examples
 compile-all | cc |
-long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 TESTS="deadlock fork sync"
+long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 TESTS="deadlock fork process sync model"
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS

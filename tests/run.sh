@@ -26,8 +26,9 @@ case $SANITIZE in
 esac
 export TEST_SLOW
 
-# Stopped: what the tests under way have said so far.
-trap 'cat "$logs"/*.part; trap - TERM; kill $$' TERM
+# Stopped: what the tests under way have said so far, not into their logs.
+exec 3>&1
+trap 'cat "$logs"/*.part >&3; trap - TERM; kill $$' TERM
 
 one() {
   name=$1
@@ -35,11 +36,11 @@ one() {
     set -- "$BUILD/$name"
     [ -z "$FILTER" ] || set -- "$@" --filter "$FILTER"
     [ -z "$SEED" ] || set -- "$@" --seed "$SEED"
-    $WRAPPER "$@" # such as valgrind or an emulator
+    $WRAPPER "$@" 3>&- # such as valgrind or an emulator
   elif [ -f "tests/$name.sh" ]; then
-    sh "tests/$name.sh"
+    sh "tests/$name.sh" 3>&-
   elif [ -f "tests/$name/$name.sh" ]; then
-    sh "tests/$name/$name.sh"
+    sh "tests/$name/$name.sh" 3>&-
   else
     echo "FAIL $name: there is no such test"
     false

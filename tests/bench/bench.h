@@ -115,4 +115,40 @@ static inline void bench_end(void) {
   fflush(stdout);
 }
 
+/* --- contenders --- */
+
+enum { BENCH_RUNS = 9, BENCH_MOST = 6 };
+static const char *bench_filter = ""; /* only rows with this in their names */
+
+typedef struct bench_contender {
+  const char *name;
+  double (*measure)(void); /* NULL: not installed */
+} bench_contender;
+
+/* Measures the contenders in rounds, so that a drift of the machine meets all
+   of them; every median is compared with those before it. */
+static inline void bench_contest(const char *row, const char *unit,
+                                 const bench_contender *c, int n) {
+  double runs[BENCH_MOST][BENCH_RUNS], median[BENCH_MOST];
+  char name[80];
+  if (strstr(row, bench_filter) == NULL) return;
+  for (int r = 0; r < BENCH_RUNS; r++)
+    for (int i = 0; i < n; i++)
+      runs[i][r] = c[i].measure == NULL ? NAN : c[i].measure();
+  for (int i = 0; i < n; i++) {
+    median[i] = bench_median(runs[i], BENCH_RUNS);
+    snprintf(name, sizeof name, "%s: %s", row, c[i].name);
+    bench_row(name, median[i], unit);
+    for (int k = 0; k < i; k++) bench_of(median[i], median[k], c[k].name);
+    bench_end();
+  }
+}
+
+/* ROW("lock, alone", "ns", {"pthread", pthread_alone}, ...); */
+#define ROW(row, unit, ...)                                           \
+  do {                                                                \
+    const bench_contender all[] = {__VA_ARGS__};                      \
+    bench_contest(row, unit, all, (int)(sizeof all / sizeof *all));   \
+  } while (0)
+
 #endif

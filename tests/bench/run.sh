@@ -43,6 +43,17 @@ if links '#include <ck_rwlock.h>' -lck; then # its headers are all we need
 else
   ck=-DNO_CK
 fi
+glib=$(pkg-config --cflags --libs glib-2.0 2>/dev/null |
+  sed 's/-I/-isystem/g')
+if [ -z "$glib" ] || ! links '' -lglib-2.0; then
+  glib=-DNO_GLIB
+fi
+rm -f "$build/channel"
+if command -v go >/dev/null 2>&1; then
+  go build -o "$build/channel" "$here/channel.go"
+fi
+if links '#include <uv.h>' -luv; then uv=-luv; else uv=-DNO_UV; fi
+if links '#include <ev.h>' -lev; then ev=-lev; else ev=-DNO_EV; fi
 
 # Other libraries' pools are of C++, hence a program of their own.
 cxx=${CXX:-c++}
@@ -67,11 +78,12 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch threads network pool}; do
+for name in ${BENCH:-switch echo threads process network pool}; do
   case $name in
   network) peers=$hiredis ;;
-  switch) peers=$boost ;;
-  threads) peers="$nsync $ck" ;;
+  switch) peers="$boost $ev" ;;
+  echo) peers="$uv $ev" ;;
+  threads) peers="$nsync $ck $glib" ;;
   pool) pool_peers; peers= ;;
   *) peers= ;;
   esac
