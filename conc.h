@@ -46,7 +46,7 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
+     >>loop        conc_read, conc_write, sockets, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
@@ -55,6 +55,7 @@
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
+     >>index       every public name
      >>version     what the numbers promise; history
 
    >>words
@@ -183,6 +184,7 @@
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
 
+/* Of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
 #define CONC_VERSION_MINOR 1
 #define CONC_VERSION_PATCH 0
@@ -652,6 +654,8 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* pthread's own type, so that existing functions drop in. */
 typedef void *conc_fn(void *arg);
 
+/* What runs and finishes. Zero it and say what it is to do; or embed it first
+   in a struct of your own, which target then finds at .arg. */
 typedef struct conc_task {
   conc_fn *target;   /* what to run */
   void *arg;         /* its argument; yours */
@@ -675,7 +679,7 @@ typedef struct conc_task {
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of conc_locals */
+  struct conc__locals *locals; /* its values of each conc_local */
   struct conc_group *group;    /* until it has finished */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
@@ -1030,6 +1034,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
    wait. Close a descriptor that coroutines wait for by conc_close.
    ------------------------------------------------------------------------ */
 
+/* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
@@ -1170,6 +1175,28 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    0, or what flush and close fail with. Nobody may use it meanwhile. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
+/* --- signals --- */
+
+/* Blocks n signals in the calling thread and in all threads and processes that
+   it starts from now on, programs too: they stay pending until somebody waits
+   for them. First thing in main: a signal that one thread does not block may
+   come there, and kill the process. 0, -EINVAL. */
+CONC_API int conc_block_signals(const int *signals, size_t n);
+
+/* Waits for one of n signals, which the calling thread blocks (Python's
+   signal.sigwait).
+
+     int signals[] = {SIGINT, SIGTERM};
+     conc_block_signals(signals, 2);
+     ...
+     conc_wait_signal(signals, 2, CONC_FOREVER);
+
+   Returns its number; one that comes is told to one of those who wait for it.
+   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
+   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
@@ -1231,7 +1258,7 @@ enum {
    CONC_FORK  flushes stdio first, which waits for a thread that reads from a
               FILE. What belonged to tasks of the parent, the caller too,
               has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of conc_locals.
+              There are no values of a conc_local.
    CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
               target gets NULL. The target must be a CONC_PROCESS_TARGET.
    What the target changes stays there: nothing comes back but the exit code.
@@ -1368,6 +1395,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    Blocks     never
    ------------------------------------------------------------------------ */
 
+/* What a value is: Python's type of that name. */
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
@@ -1386,6 +1414,7 @@ typedef enum conc_type {
                  not sent on. Items: module, class, arguments, state */
 } conc_type;
 
+/* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
 /* Frees a value with all its parts: only the root. NULL is a no-op. */
@@ -1597,8 +1626,10 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    Blocks     put while full, get while empty, join: with a timeout
    ------------------------------------------------------------------------ */
 
+/* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
+/* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
   size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
@@ -1862,6 +1893,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    Blocks     connect, and the queues' calls, with their timeouts
    ------------------------------------------------------------------------ */
 
+/* A server, or a client: the same struct. */
 typedef struct conc_manager {
   const char *address;      /* as conc_listen's and conc_connect's */
   const void *authkey;      /* the shared key; default empty */
@@ -1912,6 +1944,74 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    the manager owns; the struct may be used anew. 0, -EINVAL if it neither
    serves nor is connected. */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
+
+/* ---------------------------------------------------------------------------
+   >>index: every public name, by section; a type with its fields
+
+   platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
+             CONC_VERSION CONC_FOREVER conc_version conc_strerror conc_now
+             conc_cpu_count conc_free
+   sync       conc_lock (.name) conc_lock_acquire conc_lock_release
+             conc_lock_locked conc_deadlock_report conc_on_lock_order
+             conc_event (.name) conc_event_set conc_event_clear
+             conc_event_is_set conc_event_wait conc_cond (.name) conc_cond_wait
+             conc_cond_wait_for conc_cond_notify conc_cond_notify_all
+             conc_rlock (.lock) conc_rlock_acquire conc_rlock_release
+             conc_rwlock (.name) conc_rwlock_read_acquire
+             conc_rwlock_write_acquire conc_rwlock_release conc_sem (.value
+             .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
+             conc_barrier (.parties .action .arg .name) conc_barrier_wait
+             conc_barrier_reset conc_barrier_abort conc_barrier_broken
+             conc_barrier_n_waiting conc_once (.name) conc_once_run CONC_WITH
+             CONC_WITH_READ CONC_WITH_WRITE
+   task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
+             .start_method) conc_join conc_result conc_is_alive conc_cancel
+             conc_set_status conc_current conc_name CONC_FIRST
+             CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
+             conc_as_completed conc_completed_next conc_completed_end
+             conc_scope conc_timeout conc_shield conc_scope_end conc_group
+             conc_group_start conc_group_leave
+   thread     conc_thread_start CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local
+             (.scope .destructor .copy) conc_local_set conc_local_get
+             conc_local_has conc_local_delete conc_local_free conc_attribute
+             conc_local_attribute conc_attribute_get conc_attribute_set
+   coroutine  conc_run conc_coro_start conc_sleep conc_yield_now conc_gen
+             (.target .arg .stack_size) conc_next conc_send_value conc_yield
+             conc_yield_from conc_gen_close conc_gen_result
+   loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
+             conc_read_exactly conc_close conc_listen conc_accept conc_connect
+             conc_address conc_datagram_open conc_datagram_send
+             conc_datagram_receive conc_stream (.fd .high_water)
+             conc_stream_read conc_stream_read_exactly conc_stream_read_until
+             conc_stream_read_line conc_stream_write conc_stream_flush
+             conc_stream_close
+   ipc        conc_shared_alloc conc_shared_free
+   process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
+             conc_exitcode conc_terminate conc_kill conc_main
+             CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
+             CONC_STDOUT conc_popen (.task .argv .env .cwd .std_in .std_out
+             .std_err .in_file .out_file .err_file .new_group .kill_on_timeout
+             .in .out .err) conc_output (.data .size) conc_popen_start
+             conc_popen_wait conc_popen_poll conc_communicate conc_popen_close
+             conc_call conc_check_output
+   value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
+             CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
+             CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
+             conc_value_type conc_value_int conc_value_float conc_value_bool
+             conc_value_str conc_value_bytes conc_value_size conc_value_item
+             conc_value_key conc_value_get conc_value_equal conc_value_text
+             conc_build conc_parse conc_pickle_dumps conc_pickle_loads
+             conc_json_dumps conc_json_loads
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name)
+             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
+             conc_peek_size conc_qsize conc_task_done conc_queue_join
+             conc_put_value conc_get_value conc_put_build conc_get_parse
+   manager    conc_manager (.address .authkey .authkey_size .require_sha256
+             .max_message .max_clients .handshake_timeout)
+             conc_manager_register_queue conc_manager_start
+             conc_manager_serve_forever conc_manager_connect conc_manager_get
+             conc_manager_address conc_manager_shutdown
+   ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
    >>version
@@ -2012,10 +2112,22 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
-/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
-   Otherwise poll(). */
+/* A poller whose cost does not grow with the idle descriptors: epoll, Linux
+   2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
 #define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+#ifndef CONC_HAVE_KQUEUE
+#if !defined(CONC_PORTABLE) && \
+    (defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || \
+     defined(__OpenBSD__) || defined(__DragonFly__))
+#define CONC_HAVE_KQUEUE 1
+#else
+#define CONC_HAVE_KQUEUE 0
+#endif
+#endif
+#if CONC_HAVE_KQUEUE
+#include <sys/event.h>
 #endif
 
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
@@ -2073,6 +2185,15 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    there is no way on for a thread that gets no memory for them. */
 #ifndef CONC_HAVE_THREAD_LOCAL
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
+#endif
+
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
+   then. */
+#ifndef CONC_HAVE_SIGNALFD
+#define CONC_HAVE_SIGNALFD CONC__LINUX
+#endif
+#if CONC_HAVE_SIGNALFD
+#include <sys/signalfd.h>
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -6094,7 +6215,7 @@ typedef struct conc__loop {
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
   int doubted;       /* the first of those + 1 */
   unsigned turns;
-  int poller;        /* epoll's descriptor */
+  int poller;        /* epoll's or kqueue's descriptor */
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
@@ -6424,7 +6545,11 @@ CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd_waiter *w;
   if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
-    if (w->ready != 0 || !(w->events & events)) continue;
+    if (w->ready < 0 || !(w->events & events)) continue;
+    if (w->ready > 0) { /* by kqueue, of the other direction */
+      w->ready |= w->events & events;
+      continue;
+    }
     conc__fd_wake(loop, w, w->events & events);
     news = true;
   }
@@ -6551,6 +6676,80 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
     conc__fd_ready(loop, fd, events);
+  }
+  return n > 0;
+}
+
+#elif CONC_HAVE_KQUEUE
+
+/* One change of what is waited for. 0 or negative errno. */
+CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                  unsigned short flags) {
+  struct kevent e;
+  EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
+  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  int rc;
+  loop->poller = kqueue();
+  if (loop->poller < 0) return -errno;
+  conc__set_cloexec(loop->poller);
+  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller);
+  return rc;
+}
+
+/* (In a forked child it is not open: BSD does not inherit it.) */
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* As for epoll, with two differences: reading and writing are told apart, each
+   one-shot; and files, which kqueue holds for not ready at their end, are left
+   out here. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  int events = conc__fd_events(entry);
+  unsigned short flags = EV_ADD | EV_ONESHOT;
+  struct stat st;
+  int rc = 0;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    events = CONC_READ | CONC_WRITE;
+    flags = EV_ADD | EV_CLEAR;
+  } else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+    return -EPERM;
+  }
+  if (events & CONC_READ)
+    rc = conc__kqueue_change(loop, fd, EVFILT_READ, flags);
+  if (rc == 0 && (events & CONC_WRITE))
+    rc = conc__kqueue_change(loop, fd, EVFILT_WRITE, flags);
+  if (rc == 0) entry->known = true;
+  return rc;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  if (loop->fds[fd].known) { /* those that are not there do no harm */
+    conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
+    conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
+  }
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct kevent e[128];
+  struct timespec t = {0, 0};
+  int n, i;
+  if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
+  n = kevent(loop->poller, NULL, 0, e, 128,
+             deadline < CONC__NEVER ? &t : NULL);
+  for (i = 0; i < n; i++) {
+    int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
+    if ((int)e[i].ident == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, (int)e[i].ident, events);
   }
   return n > 0;
 }
@@ -7904,6 +8103,59 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   conc__bytes_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
+}
+
+/* --- signals --- */
+
+CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+  size_t i;
+  sigemptyset(set);
+  for (i = 0; i < n; i++)
+    if (sigaddset(set, signals[i]) != 0) return -EINVAL;
+  return n == 0 ? -EINVAL : 0;
+}
+
+CONC_API int conc_block_signals(const int *signals, size_t n) {
+  sigset_t set;
+  int rc = conc__signal_set(&set, signals, n);
+  return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
+}
+
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  sigset_t set, blocked;
+  size_t i;
+  int rc = conc__signal_set(&set, signals, n);
+  if (rc != 0) return rc;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (i = 0; i < n; i++)
+    if (!sigismember(&blocked, signals[i])) return -EINVAL;
+#if CONC_HAVE_SIGNALFD
+  {
+    struct signalfd_siginfo info;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) return -errno;
+    do {
+      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+               ? (int)info.ssi_signo
+               : -errno;
+      if (rc != -EAGAIN && rc != -EINTR) break;
+      rc = conc__wait_fd(fd, CONC_READ, deadline);
+    } while (rc > 0); /* else another one may have been faster */
+    conc_close(fd);
+  }
+#else
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    rc = sigtimedwait(&set, NULL, &none);
+    if (rc > 0) break;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) break;
+  }
+#endif
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
