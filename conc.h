@@ -16197,11 +16197,32 @@ CONC__DEF void *conc__worker_main(void *arg) {
 
 /* --- waiting for jobs --- */
 
-/* Runs jobs, or rests, once. `sleep` waits for what the caller waits for. */
-CONC__DEF int conc__worker_wait(conc__worker *w,
-                                int (*sleep)(void *what, unsigned also,
-                                             double deadline),
-                                void *what, double deadline) {
+typedef struct conc__pool_wait {
+  conc_task *task;  /* whose end it waits for */
+  conc__many *many; /* or of how many tasks */
+  size_t want;
+  bool stubborn;
+} conc__pool_wait;
+
+/* Waits, as a thread that runs no jobs. */
+CONC__DEF int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
+                               double deadline) {
+  conc__waiter w;
+  if (what->many != NULL)
+    return conc__many_park(what->many, what->want, what->stubborn, also,
+                           deadline);
+  conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.of = "of";
+  w.owner = &what->task->id;
+  w.stubborn = what->stubborn;
+  w.robust = conc__is_job(what->task);
+  w.also = also;
+  return conc__event_wait(&what->task->done, &w, conc__remaining(deadline));
+}
+
+/* Runs jobs, or rests, once. */
+CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
+                                double deadline) {
   int rc = -ETIMEDOUT;
   bool mine;
   conc_task *t = conc__worker_take(w);
@@ -16213,28 +16234,11 @@ CONC__DEF int conc__worker_wait(conc__worker *w,
   if (conc__pool_has_work(w->pool))
     rc = -EAGAIN;
   else
-    rc = sleep(what, CONC__NUDGED, deadline);
+    rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
   mine = conc__worker_unrest(w);
   if (!mine) conc__worker_found(w);
   if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
   return rc;
-}
-
-typedef struct conc__job_want {
-  conc_task *task;
-  bool stubborn;
-} conc__job_want;
-
-CONC__DEF int conc__job_sleep(void *what, unsigned also, double deadline) {
-  conc_task *task = ((const conc__job_want *)what)->task;
-  conc__waiter w;
-  conc__waiter_init(&w, conc__self(), "the end", NULL);
-  w.of = "of";
-  w.owner = &task->id;
-  w.robust = conc__is_job(task);
-  w.stubborn = ((const conc__job_want *)what)->stubborn;
-  w.also = also;
-  return conc__event_wait(&task->done, &w, conc__remaining(deadline));
 }
 
 /* The most usual: a job waits for those that it has just handed in. Whether
@@ -16258,12 +16262,10 @@ CONC__DEF void conc__far_help(conc_task *task);
 
 CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
                                double timeout) {
+  const conc__pool_wait what = {task, NULL, 0, stubborn};
   double deadline = CONC__NEVER;
-  conc__job_want what;
   conc__worker *w;
   int rc = 0;
-  what.task = task;
-  what.stubborn = stubborn;
   if (conc_event_is_set(&task->done)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
   if (timeout < 1e9) deadline = conc__deadline(timeout);
@@ -16272,36 +16274,21 @@ CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
     w = conc__worker_here();
     if (conc_event_is_set(&task->done)) return 0;
     if (conc__is_job(task)) conc__job_look(task);
-    rc = w != NULL ? conc__worker_wait(w, conc__job_sleep, &what, deadline)
-                   : conc__job_sleep(&what, 0, deadline);
+    rc = w != NULL ? conc__worker_wait(w, &what, deadline)
+                   : conc__pool_sleep(&what, 0, deadline);
   } while (rc == -EAGAIN);
   return rc;
 }
 
-typedef struct conc__many_want {
-  conc__many *many;
-  size_t want;
-  bool stubborn;
-} conc__many_want;
-
-CONC__DEF int conc__many_sleep(void *what, unsigned also, double deadline) {
-  const conc__many_want *m = (const conc__many_want *)what;
-  return conc__many_park(m->many, m->want, m->stubborn, also, deadline);
-}
-
 CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
                                    double deadline) {
-  conc__many_want what;
+  const conc__pool_wait what = {NULL, m, want, stubborn};
   int rc;
-  what.many = m;
-  what.want = want;
-  what.stubborn = stubborn;
   do {
     conc__worker *w = conc__worker_here();
     if (CONC__LOAD(&m->count) >= want) return 0;
-    rc = w != NULL && deadline > 0
-             ? conc__worker_wait(w, conc__many_sleep, &what, deadline)
-             : conc__many_park(m, want, stubborn, 0, deadline);
+    rc = w != NULL && deadline > 0 ? conc__worker_wait(w, &what, deadline)
+                                   : conc__pool_sleep(&what, 0, deadline);
   } while (rc == -EAGAIN);
   return rc;
 }
