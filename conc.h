@@ -46,12 +46,15 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets
+     >>loop        conc_read, conc_write, sockets, streams, signals
+     >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
-     >>value       typed values, build/parse, pickle
+     >>value       typed values, build/parse, pickle, JSON
+     >>pipe        conc_pipe: send, recv, poll: messages between processes
      >>queue       conc_queue: put, get, one or many, close, join
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
+     >>index       every public name
      >>version     what the numbers promise; history
 
    >>words
@@ -66,6 +69,8 @@
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
               tasks of a process, or to another machine through a manager.
+   pipe       conc_pipe: two descriptors; messages that one end sends the other
+              receives, in the same process or in another.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -169,10 +174,15 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#ifdef __TINYC__
+#undef __attribute__ /* tcc has them, which glibc's <sys/cdefs.h> denies */
+#endif
+
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
 
+/* Of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
 #define CONC_VERSION_MINOR 1
 #define CONC_VERSION_PATCH 0
@@ -210,7 +220,7 @@ CONC_API double conc_now(void);
 CONC_API int conc_cpu_count(void);
 
 /* Frees what the library allocated for the caller: the bytes of
-   conc_pickle_dumps. NULL is a no-op. */
+   conc_pickle_dumps and conc_json_dumps. NULL is a no-op. */
 CONC_API void conc_free(void *memory);
 
 /* ---------------------------------------------------------------------------
@@ -227,7 +237,7 @@ struct conc__waitlist {
    >>sync: locks, event, condition, semaphore, barrier, once
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no: one process only
+   Processes  one; any that share its memory once ..._init_shared was called
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     acquire, wait, once_run, with a timeout; the others never
@@ -306,6 +316,8 @@ typedef struct conc_cond {
   const char *name; /* for reports; default none */
   /* private */
   struct conc__waitlist waiters;
+  uintptr_t word; /* between processes: the registry; else 0 */
+  unsigned guard, round, waiting, notified;
 } conc_cond;
 
 /* Releases the lock, waits to be notified, and takes the lock again: it is
@@ -345,6 +357,21 @@ CONC_API int conc_rlock_release(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
+/* Private: processes that use an object, and how often. */
+#define CONC__SHARERS 16
+struct conc__sharers {
+  unsigned id[CONC__SHARERS], count[CONC__SHARERS];
+};
+
+/* Private: an rwlock between processes. */
+struct conc__rwlock_shared {
+  unsigned guard, round, writer, wants; /* a writer that waits */
+  uintptr_t writer_actor, wants_actor;
+  struct conc__sharers readers;
+  unsigned writers;                /* that have had it */
+  bool readers_wait, readers_turn; /* perhaps */
+};
+
 /* A lock for one writer or any number of readers. Waiters are served in order
    as conc_lock's are, readers that wait one behind the other together, and
    nobody joins the readers while a writer waits: so neither side starves. Not
@@ -358,6 +385,7 @@ typedef struct conc_rwlock {
   uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
                      | 1 if somebody waits */
   struct conc__waitlist waiters;
+  struct conc__rwlock_shared shared;
 } conc_rwlock;
 
 /* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
@@ -384,6 +412,7 @@ typedef struct conc_sem {
   const char *name; /* for reports; default none */
   /* private */
   struct conc__waitlist waiters;
+  unsigned shared; /* between processes: the value and flags; else 0 */
 } conc_sem;
 
 /* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
@@ -414,6 +443,9 @@ typedef struct conc_barrier {
   unsigned generation; /* how often it was passed, broken or reset */
   uintptr_t word;      /* whose action runs; 0 */
   struct conc__waitlist waiters;
+  unsigned guard, runner, failed; /* between processes */
+  uintptr_t runner_actor;
+  struct conc__sharers parts;
 } conc_barrier;
 
 /* Waits until all parties have come. The last one calls the action, then all
@@ -455,6 +487,46 @@ typedef struct conc_once {
    -ETIMEDOUT and -ECANCELED of waiting. */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
+
+/* --- between processes --- */
+
+/* Makes an object as new, and for all processes that share the memory in which
+   it lies: that of conc_shared_alloc. Before anybody uses it; what it has for
+   options (.value, .bound, .parties) is set before. From then on all calls
+   above do for tasks of all these processes what they do for those of one,
+   with these differences:
+   - Who dies, however and wherever, harms nobody. What it held says so once:
+     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
+     may be half changed. This is of processes: a thread that ends with a lock
+     leaves it locked. A once is run by another one. Readers that died are
+     forgotten. A semaphore has no owners: what the dead had taken of it stays
+     taken. Of a barrier see below.
+   - Waiters are not served in order. Deadlocks are not looked for, but for the
+     owner itself, and .name is not used: a pointer means nothing elsewhere.
+   - Who waits after a death, or because another one was killed just when he
+     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+     that time, too.
+   - After waiters of a condition were killed, a notify may wake as many more
+     than it should. Condition and lock must both be shared, or both not
+     (-EINVAL).
+   - At most 16 processes read an rwlock at one time, each as often as it
+     likes; others wait.
+   - A semaphore's value is at most 2**30 - 1.
+   - A barrier breaks when a process that waits there dies and one of the first
+     16 notices: who does gets -EOWNERDEAD, the others -EPIPE. The action, a
+     pointer, is only for processes that fork has made of one.
+   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
+     memory.
+   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
+   in such memory, or has bad options. */
+CONC_API int conc_lock_init_shared(conc_lock *lock);
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
+CONC_API int conc_sem_init_shared(conc_sem *sem);
+CONC_API int conc_cond_init_shared(conc_cond *cond);
+CONC_API int conc_event_init_shared(conc_event *event);
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
+CONC_API int conc_once_init_shared(conc_once *once);
 
 /* --- CONC_WITH --- */
 
@@ -580,6 +652,8 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* pthread's own type, so that existing functions drop in. */
 typedef void *conc_fn(void *arg);
 
+/* What runs and finishes. Zero it and say what it is to do; or embed it first
+   in a struct of your own, which target then finds at .arg. */
 typedef struct conc_task {
   conc_fn *target;   /* what to run */
   void *arg;         /* its argument; yours */
@@ -599,7 +673,7 @@ typedef struct conc_task {
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of conc_locals */
+  struct conc__locals *locals; /* its values of each conc_local */
   struct conc_group *group;    /* until it has finished */
   struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
@@ -652,7 +726,8 @@ CONC_API const char *conc_name(conc_task *task);
 
 /* --- several at once. The tasks may be of any kinds, and mixed. -EINVAL if
    one was never started, -EDEADLK if one is the caller's own, -ENOMEM: then
-   nothing has been waited for. --- */
+   nothing has been waited for. -EDEADLK, too, as from conc_join, if so many of
+   them wait for the caller that the wait cannot end. --- */
 
 enum {
   CONC_FIRST,         /* until one has finished */
@@ -938,7 +1013,7 @@ CONC_API int conc_gen_close(conc_gen *gen);
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
-   >>loop: descriptors and sockets
+   >>loop: descriptors, sockets, buffered streams
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
@@ -951,6 +1026,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
    wait. Close a descriptor that coroutines wait for by conc_close.
    ------------------------------------------------------------------------ */
 
+/* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
@@ -967,6 +1043,12 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
    part has been written: -EPIPE, -ETIMEDOUT, -ECANCELED, ... */
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
+
+/* Reads until it has size bytes. Bytes read: size, or fewer if the end came
+   before; or an error, after which an unknown part has been read (conc_stream
+   keeps it). */
+CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
+                                   double timeout);
 
 /* Closes a descriptor; coroutines of the calling thread's loop that wait for
    it get -EBADF. 0 or what close() fails with. */
@@ -986,6 +1068,149 @@ CONC_API int conc_accept(int fd, double timeout);
 /* Connects to an address as above, where an empty host is loopback. Returns a
    descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
 CONC_API int conc_connect(const char *address, double timeout);
+
+/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
+   the port that the system chose; "" for a unix socket without a name. Writes
+   up to `size` bytes to buf, the last of them a NUL, and returns the length of
+   all of it, as snprintf does; or what getsockname() fails with. */
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
+
+/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it (":0": all interfaces, and a port of the system's choice). Returns
+   a descriptor, non-blocking; errors as conc_listen. */
+CONC_API int conc_datagram_open(const char *address);
+
+/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
+   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
+   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout);
+
+/* Receives a datagram, and in `from`, of from_size bytes, the address that it
+   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
+   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
+   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
+   with. */
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout);
+
+/* --- buffered streams --- */
+
+/* Bytes first to end of a buffer. */
+struct conc__bytes {
+  unsigned char *data;
+  size_t first, end, size;
+};
+
+/* A descriptor, and buffers for what is read from it and written to it
+   (asyncio's StreamReader and StreamWriter).
+
+     conc_stream s = { .fd = conc_connect("example.org:80", 5) };
+     conc_stream_write(&s, "GET / HTTP/1.0\r\n\r\n", 18, 5);
+     conc_stream_flush(&s, 5);
+     while ((n = conc_stream_read_line(&s, line, sizeof line, 5)) > 0) ...
+     conc_stream_close(&s, 5);
+
+   Any number of tasks may read and write, one at a time each: what one call
+   reads or writes is whole. A call that fails has read nothing and written
+   nothing: what came meanwhile stays in the buffer.
+   Memory: 4 KiB for reading, more if what is asked for is larger; and what is
+   written and not sent. */
+typedef struct conc_stream {
+  int fd;            /* the stream's, until conc_stream_close */
+  size_t high_water; /* bytes; writers wait when so many are not sent yet;
+                        default 65536 */
+  /* private */
+  struct conc__bytes in, out;
+  conc_lock reading, writing;
+  int error; /* of writing: from now on all writes fail */
+} conc_stream;
+
+/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
+   at the end; else as conc_read, and -ENOMEM. */
+CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
+                                  double timeout);
+
+/* Reads size bytes; fewer only if the end came before (in Python that is
+   IncompleteReadError, and these its .partial). Errors as above. */
+CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
+                                          size_t size, double timeout);
+
+/* Reads up to and including a separator of n bytes, which is looked for in the
+   first `size` bytes. Bytes read; without it if the end came before, so 0 at
+   the end; -EMSGSIZE if it does not come in time, and all stays where
+   it is; -EINVAL for n = 0; else as above. */
+CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
+                                        const void *separator, size_t n,
+                                        void *buf, size_t size,
+                                        double timeout);
+
+/* Reads a line with its '\n', which only the last one may lack, and a NUL
+   behind it: up to size - 1 bytes. Their number, else as above. */
+CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
+                                       size_t size, double timeout);
+
+/* Writes size bytes to the buffer; first, if .high_water bytes are in it
+   already, all of these to the descriptor, waiting as long as that takes.
+   Nothing is sent before that, or before the next flush. 0; -EPIPE, and what
+   else conc_write fails with: then all later writes do; -ETIMEDOUT,
+   -ECANCELED, -ENOMEM. */
+CONC_API int conc_stream_write(conc_stream *stream, const void *data,
+                               size_t size, double timeout);
+
+/* Waits until all that was written is sent (Python's drain). 0, or as above;
+   after -ETIMEDOUT or -ECANCELED the rest may be flushed later. */
+CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
+
+/* Flushes, closes the descriptor and frees the buffers, whatever is returned:
+   0, or what flush and close fail with. Nobody may use it meanwhile. */
+CONC_API int conc_stream_close(conc_stream *stream, double timeout);
+
+/* --- signals --- */
+
+/* Blocks n signals in the calling thread and in all threads and processes that
+   it starts from now on, programs too: they stay pending until somebody waits
+   for them. First thing in main: a signal that one thread does not block may
+   come there, and kill the process. 0, -EINVAL. */
+CONC_API int conc_block_signals(const int *signals, size_t n);
+
+/* Waits for one of n signals, which the calling thread blocks (Python's
+   signal.sigwait).
+
+     int signals[] = {SIGINT, SIGTERM};
+     conc_block_signals(signals, 2);
+     ...
+     conc_wait_signal(signals, 2, CONC_FOREVER);
+
+   Returns its number; one that comes is told to one of those who wait for it.
+   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
+   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
+/* ---------------------------------------------------------------------------
+   >>ipc: memory that processes share
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  a process and those that it forks (conc_process_start, too) after
+              the memory was made; up to 1,024 at one time
+   Signals    no
+   Memory     the system's, in whole pages, until the last process that has it
+              frees it or ends
+   Blocks     never
+
+   No pointers in there: they mean nothing elsewhere. Objects of the library
+   work between processes only if they were made so by ..._init_shared.
+   ------------------------------------------------------------------------ */
+
+/* Zeroed memory that forked children share with the caller. NULL and errno:
+   EINVAL for size 0, ENOMEM, EMFILE. */
+CONC_API void *conc_shared_alloc(size_t size);
+
+/* Lets the caller's process have it no longer; others still do. What the
+   process holds in it (a lock) must have been given back. NULL is a no-op. */
+CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start, conc_popen
@@ -1025,7 +1250,7 @@ enum {
    CONC_FORK  flushes stdio first, which waits for a thread that reads from a
               FILE. What belonged to tasks of the parent, the caller too,
               has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of conc_locals.
+              There are no values of a conc_local.
    CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
               target gets NULL. The target must be a CONC_PROCESS_TARGET.
    What the target changes stays there: nothing comes back but the exit code.
@@ -1138,7 +1363,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
 /* ---------------------------------------------------------------------------
-   >>value: typed values, build/parse, pickle
+   >>value: typed values, build/parse, pickle, JSON
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
@@ -1162,6 +1387,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    Blocks     never
    ------------------------------------------------------------------------ */
 
+/* What a value is: Python's type of that name. */
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
@@ -1180,6 +1406,7 @@ typedef enum conc_type {
                  not sent on. Items: module, class, arguments, state */
 } conc_type;
 
+/* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
 /* Frees a value with all its parts: only the root. NULL is a no-op. */
@@ -1286,7 +1513,7 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads of protocols 2 to 5, for data alone: nothing is
+/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
    imported, made or called, whoever wrote the pickle. A Python 2 str comes as
    a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
    -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
@@ -1295,29 +1522,139 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
+/* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
+   ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
+   on a line of its own, so many blanks deeper than what it is in. A tuple is
+   written as a list; a lone surrogate as an escape; a float with the fewest
+   digits that are read as the same; an int with all of its digits. *out has a
+   NUL behind its *size bytes (`size` may be NULL) and is to be freed by
+   conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
+   keys other than str; -ENOMEM. After an error *out is NULL. */
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size);
+
+/* Reads JSON: all of `size` bytes must be one text of RFC 8259, in UTF-8
+   without a byte order mark. Numbers without point and exponent become ints
+   and lose no digit, others the nearest float. Of equal keys the last counts.
+   \u escapes of half a surrogate pair come as lone surrogates. 0; -EBADMSG
+   malformed; -ERANGE a float beyond all floats; -EMSGSIZE nested deeper than
+   100, an int of more than 9,800 digits, or larger than a value may be;
+   -ENOMEM. After an error *out is NULL and *where (not if `where` is NULL)
+   how many bytes were read before what is wrong. */
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where);
+
+/* ---------------------------------------------------------------------------
+   >>pipe: conc_pipe
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what it is for: a forked child has the ends, too
+   Signals    no; SIGPIPE is not raised
+   Memory     the system's; close both descriptors. A message of more than
+              32 KiB is in a file without a name until it is received (in
+              memory, where there is CONC_HAVE_MEMFD)
+   Blocks     send while the pipe is full, recv and poll while it is empty;
+              with a timeout
+
+   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
+   once or not at all: any number of tasks and processes may send at one end,
+   and be killed at any moment, and whoever receives gets whole messages, each
+   once, in the order in which they were sent. For several that receive at one
+   end the same is true as long as all of their buffers are large enough.
+   An end is a descriptor; conc_wait_fd tells when it can be read.
+   ------------------------------------------------------------------------ */
+
+/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
+   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
+   SOCK_SEQPACKET. */
+CONC_API int conc_pipe(int *a, int *b);
+
+/* The same for one direction (Python's Pipe(False)): sending at the reader's
+   end, or receiving at the writer's, is -EPIPE. */
+CONC_API int conc_pipe_one_way(int *reader, int *writer);
+
+/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
+   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
+   -ENOSPC, -EMFILE. */
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout);
+
+/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
+   and nobody has the other end open (so close yours in a process that does not
+   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
+   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
+   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
+
+/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
+   errors as above. */
+CONC_API ssize_t conc_poll(int pipe, double timeout);
+
+/* Sends an open descriptor, as a message; it stays open here, too. Errors as
+   conc_send, and -EBADF. */
+CONC_API int conc_send_fd(int pipe, int fd, double timeout);
+
+/* Receives a descriptor: a new one, close-on-exec, of the same open file.
+   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+CONC_API int conc_recv_fd(int pipe, double timeout);
+
+/* Sends a typed value (Python's Connection.send). Errors as conc_send. */
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout);
+
+/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
+   conc_pickle_loads: then the message is gone. */
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout);
+
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no; through a manager, any machine
+   Processes  those that inherit a queue made with .shared; through a manager,
+              any machine
    Signals    no
    Memory     the library's, until conc_queue_free; put copies, get copies out
    Blocks     put while full, get while empty, join: with a timeout
    ------------------------------------------------------------------------ */
 
+/* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
+/* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
-  size_t capacity;  /* messages; default 0: no bound */
-  size_t max_bytes; /* of one message; default 0: no bound */
+  size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
+  size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
   const char *name; /* for reports; must outlive the queue; default none */
+  bool shared;      /* between processes, see below; default false */
+  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
+                       the system has */
 } conc_queue_opts;
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM. */
+/* How one waits for a shared queue: on a word of its memory (where there are
+   futexes), or in poll() for a pipe. Coroutines always wait for the pipe. */
+#define CONC_QUEUE_RING 1
+#define CONC_QUEUE_PIPE 2
+
+/* A shared queue is used by the process that made it and by those that it
+   forks afterwards (conc_process_start, too), each of which frees it for
+   itself. What is in it is lost with the last of them.
+   A process may be killed in any call. A message that it was putting is there
+   if it was complete, or is not; one that it was getting has been got if only
+   the return from the call was missing, or goes to another getter, perhaps
+   behind messages that were put later. Nothing else is lost, nothing is got
+   twice, and nobody waits for the dead for longer than some 20 ms.
+   Messages of one putter reach each getter in the order in which they were
+   put. The memory is laid out for capacity * max_bytes, but what is never
+   needed of it is never allocated. */
+
+/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more, with the messages in it. NULL is a
-   no-op. A queue of conc_manager_get belongs to its manager. */
+/* Frees a queue that nobody uses any more (of a shared one: nobody in this
+   process), with the messages in it. NULL is a no-op. A queue of
+   conc_manager_get belongs to its manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
 /* No more puts: they return -EPIPE; gets drain what is there, then return
@@ -1326,7 +1663,7 @@ CONC_API int conc_queue_close(conc_queue *queue);
 
 /* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
    -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED. */
+   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
@@ -1356,7 +1693,8 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
    is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; a remote queue's errors as conc_get's. */
+/* The number of messages; of a shared queue, those included that are being put
+   or got at this moment. A remote queue's errors as conc_get's. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
 /* Says that one message got earlier has been dealt with, for conc_queue_join.
@@ -1404,6 +1742,7 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    Blocks     connect, and the queues' calls, with their timeouts
    ------------------------------------------------------------------------ */
 
+/* A server, or a client: the same struct. */
 typedef struct conc_manager {
   const char *address;      /* as conc_listen's and conc_connect's */
   const void *authkey;      /* the shared key; default empty */
@@ -1454,6 +1793,74 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    the manager owns; the struct may be used anew. 0, -EINVAL if it neither
    serves nor is connected. */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
+
+/* ---------------------------------------------------------------------------
+   >>index: every public name, by section; a type with its fields
+
+   platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
+             CONC_VERSION CONC_FOREVER conc_version conc_strerror conc_now
+             conc_cpu_count conc_free
+   sync       conc_lock (.name) conc_lock_acquire conc_lock_release
+             conc_lock_locked conc_deadlock_report conc_on_lock_order
+             conc_event (.name) conc_event_set conc_event_clear
+             conc_event_is_set conc_event_wait conc_cond (.name) conc_cond_wait
+             conc_cond_wait_for conc_cond_notify conc_cond_notify_all
+             conc_rlock (.lock) conc_rlock_acquire conc_rlock_release
+             conc_rwlock (.name) conc_rwlock_read_acquire
+             conc_rwlock_write_acquire conc_rwlock_release conc_sem (.value
+             .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
+             conc_barrier (.parties .action .arg .name) conc_barrier_wait
+             conc_barrier_reset conc_barrier_abort conc_barrier_broken
+             conc_barrier_n_waiting conc_once (.name) conc_once_run CONC_WITH
+             CONC_WITH_READ CONC_WITH_WRITE
+   task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
+             .start_method) conc_join conc_result conc_is_alive conc_cancel
+             conc_set_status conc_current conc_name CONC_FIRST
+             CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
+             conc_as_completed conc_completed_next conc_completed_end
+             conc_scope conc_timeout conc_shield conc_scope_end conc_group
+             conc_group_start conc_group_leave
+   thread     conc_thread_start CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local
+             (.scope .destructor .copy) conc_local_set conc_local_get
+             conc_local_has conc_local_delete conc_local_free conc_attribute
+             conc_local_attribute conc_attribute_get conc_attribute_set
+   coroutine  conc_run conc_coro_start conc_sleep conc_yield_now conc_gen
+             (.target .arg .stack_size) conc_next conc_send_value conc_yield
+             conc_yield_from conc_gen_close conc_gen_result
+   loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
+             conc_read_exactly conc_close conc_listen conc_accept conc_connect
+             conc_address conc_datagram_open conc_datagram_send
+             conc_datagram_receive conc_stream (.fd .high_water)
+             conc_stream_read conc_stream_read_exactly conc_stream_read_until
+             conc_stream_read_line conc_stream_write conc_stream_flush
+             conc_stream_close
+   ipc        conc_shared_alloc conc_shared_free
+   process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
+             conc_exitcode conc_terminate conc_kill conc_main
+             CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
+             CONC_STDOUT conc_popen (.task .argv .env .cwd .std_in .std_out
+             .std_err .in_file .out_file .err_file .new_group .kill_on_timeout
+             .in .out .err) conc_output (.data .size) conc_popen_start
+             conc_popen_wait conc_popen_poll conc_communicate conc_popen_close
+             conc_call conc_check_output
+   value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
+             CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
+             CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
+             conc_value_type conc_value_int conc_value_float conc_value_bool
+             conc_value_str conc_value_bytes conc_value_size conc_value_item
+             conc_value_key conc_value_get conc_value_equal conc_value_text
+             conc_build conc_parse conc_pickle_dumps conc_pickle_loads
+             conc_json_dumps conc_json_loads
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name)
+             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
+             conc_peek_size conc_qsize conc_task_done conc_queue_join
+             conc_put_value conc_get_value conc_put_build conc_get_parse
+   manager    conc_manager (.address .authkey .authkey_size .require_sha256
+             .max_message .max_clients .handshake_timeout)
+             conc_manager_register_queue conc_manager_start
+             conc_manager_serve_forever conc_manager_connect conc_manager_get
+             conc_manager_address conc_manager_shutdown
+   ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
    >>version
@@ -1516,19 +1923,22 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <time.h>
 #include <unistd.h>
 
-#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE)
-#error "conc.h: a system header came first in a strict mode; include conc.h \
-with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
-#endif
-
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
 #define CONC__HAS_FEATURE(x) 0
 #endif
 
-/* Linux and not asked to do without it. */
-#if defined(__linux__) && !defined(CONC_PORTABLE)
+/* tcc 0.9.27 has no atomics and no thread-local variables. It is told here how
+   to do without, which costs speed. */
+#if defined(__TINYC__) && !defined(__ATOMIC_RELAXED)
+#define CONC__TCC 1
+#else
+#define CONC__TCC 0
+#endif
+
+/* Linux and not asked to do without it (tcc has read its structs wrongly). */
+#if defined(__linux__) && !defined(CONC_PORTABLE) && !CONC__TCC
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -1539,16 +1949,34 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__LINUX 0
 #endif
 
+#if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
+    (CONC__LINUX && !defined(F_SETSIG))
+#error "conc.h: a system header came before it and hides what it needs; \
+include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
+#endif
+
 /* Sleeping on a word of memory: Linux 2.6.28. Otherwise a hashed table of
    mutexes and conditions. */
 #ifndef CONC_HAVE_FUTEX
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
-/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
-   Otherwise poll(). */
+/* A poller whose cost does not grow with the idle descriptors: epoll, Linux
+   2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
 #define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+#ifndef CONC_HAVE_KQUEUE
+#if !defined(CONC_PORTABLE) && \
+    (defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || \
+     defined(__OpenBSD__) || defined(__DragonFly__))
+#define CONC_HAVE_KQUEUE 1
+#else
+#define CONC_HAVE_KQUEUE 0
+#endif
+#endif
+#if CONC_HAVE_KQUEUE
+#include <sys/event.h>
 #endif
 
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
@@ -1602,6 +2030,21 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_SETSIG CONC__LINUX
 #endif
 
+/* Thread-local variables of the compiler (__thread). Otherwise POSIX's, and
+   there is no way on for a thread that gets no memory for them. */
+#ifndef CONC_HAVE_THREAD_LOCAL
+#define CONC_HAVE_THREAD_LOCAL !CONC__TCC
+#endif
+
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
+   then. */
+#ifndef CONC_HAVE_SIGNALFD
+#define CONC_HAVE_SIGNALFD CONC__LINUX
+#endif
+#if CONC_HAVE_SIGNALFD
+#include <sys/signalfd.h>
+#endif
+
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
@@ -1611,7 +2054,8 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
 #if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__)
+    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__) && \
+    !CONC__TCC
 #define CONC_HAVE_SWITCH_ASM 1
 #else
 #define CONC_HAVE_SWITCH_ASM 0
@@ -1667,6 +2111,75 @@ with CONC_IMPLEMENTATION before all others, or compile with -D_GNU_SOURCE"
 #define CONC__NOINLINE static __attribute__((noinline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+#if CONC__TCC
+/* What gcc and clang build in. tcc compiles each statement by itself: memory
+   is read and written as the program says, and x86 keeps loads in order, and
+   stores. So a plain load acquires; a store is an exchange, in full order. */
+#ifndef __x86_64__
+#error "conc.h: this tcc has no atomics for this CPU; use gcc or clang"
+#endif
+#define __ATOMIC_RELAXED 0
+#define __ATOMIC_ACQUIRE 2
+#define __ATOMIC_RELEASE 3
+#define __ATOMIC_ACQ_REL 4
+#define __ATOMIC_SEQ_CST 5
+static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
+                         size_t size) {
+  uint64_t old = 0, found;
+  memcpy(&old, expected, size);
+  found = old;
+  if (size == 1)
+    __asm__ __volatile__("lock; cmpxchgb %b2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "q"(new_value), "0"(old)
+                         : "memory");
+  else if (size == 4)
+    __asm__ __volatile__("lock; cmpxchgl %k2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "r"(new_value), "0"(old)
+                         : "memory");
+  else
+    __asm__ __volatile__("lock; cmpxchgq %2, (%1)"
+                         : "=a"(found)
+                         : "r"(p), "r"(new_value), "0"(old)
+                         : "memory");
+  if (memcmp(&found, &old, size) == 0) return 1;
+  memcpy(expected, &found, size);
+  return 0;
+}
+/* Does what C does by `operation`, and returns what was there before. */
+static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
+                                 size_t size) {
+  uint64_t old = 0, next;
+  memcpy(&old, p, size);
+  do {
+    next = operation == '+'   ? old + v
+           : operation == '&' ? old & v
+           : operation == '|' ? old | v
+                              : v;
+  } while (!conc__tcc_cas(p, &old, next, size));
+  return old;
+}
+#define CONC__TCC_UPDATE(p, o, v)                                           \
+  ((__typeof__(*(p)))conc__tcc_update((void *)(p), (o), (uint64_t)(v),      \
+                                      sizeof *(p)))
+#define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
+#define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
+#define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
+#define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
+#define __atomic_add_fetch(p, v, order) (CONC__TCC_UPDATE(p, '+', v) + (v))
+#define __atomic_sub_fetch(p, v, order) (CONC__TCC_UPDATE(p, '+', -(v)) - (v))
+#define __atomic_fetch_and(p, v, order) CONC__TCC_UPDATE(p, '&', v)
+#define __atomic_fetch_or(p, v, order) CONC__TCC_UPDATE(p, '|', v)
+#define __atomic_compare_exchange_n(p, e, v, weak, order, failed) \
+  conc__tcc_cas((void *)(p), (e), (uint64_t)(v), sizeof *(p))
+#define __atomic_thread_fence(order) \
+  __asm__ __volatile__("mfence" ::: "memory")
+#define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
+#define __builtin_prefetch(p) ((void)(p))
+#endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
    thread at any of them, and show that the others do not mind. */
@@ -1948,7 +2461,7 @@ CONC__DEF int conc__count_cpus(void) {
     int count = 0;
     size_t i;
     for (i = 0; i < (size_t)size / sizeof *mask; i++)
-      count += __builtin_popcountl(mask[i]);
+      for (; mask[i] != 0; mask[i] &= mask[i] - 1) count++;
     return count > 0 ? count : 1;
   }
 #endif
@@ -2156,13 +2669,15 @@ struct conc__actor {
   conc_task *task; /* whose it is; never NULL */
   uintptr_t id;    /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
-  conc_rwlock *reads[CONC__READS]; /* what it holds for reading */
+  conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
+                                      so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
   conc_gen *generator;   /* that it runs at this moment; NULL: none */
   conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
+  struct conc__waiter *notified; /* see conc_cond_notify */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -2202,6 +2717,7 @@ CONC__DEF void conc__actor_init(conc__actor *actor,
   actor->generator = NULL;
   actor->scope = NULL;
   actor->many = NULL;
+  actor->notified = NULL;
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
@@ -2216,9 +2732,43 @@ typedef struct conc__thread {
   int waker[2]; /* what it polls besides; for threads of ours only */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
+  struct conc__making *making; /* it starts a process: see there */
 } conc__thread;
 
+#if CONC_HAVE_THREAD_LOCAL
 static __thread conc__thread conc__this;
+#else
+static pthread_key_t conc__this_key;
+static pthread_once_t conc__this_once = PTHREAD_ONCE_INIT;
+#define conc__this (*conc__this_get())
+
+/* Destructors run in any order: this one waits until conc__thread_exit, which
+   uses what it frees, has run. */
+CONC__DEF void conc__this_free(void *memory) {
+  conc__thread *thread = (conc__thread *)memory;
+  if (thread->current != NULL)
+    pthread_setspecific(conc__this_key, memory);
+  else
+    free(memory);
+}
+
+CONC__DEF void conc__this_make_key(void) {
+  if (pthread_key_create(&conc__this_key, conc__this_free) != 0) abort();
+}
+
+CONC__DEF conc__thread *conc__this_get(void) {
+  void *thread;
+  pthread_once(&conc__this_once, conc__this_make_key);
+  thread = pthread_getspecific(conc__this_key);
+  if (thread == NULL) {
+    if (posix_memalign(&thread, 64, sizeof(conc__thread)) != 0 ||
+        pthread_setspecific(conc__this_key, thread) != 0)
+      abort();
+    memset(thread, 0, sizeof(conc__thread));
+  }
+  return (conc__thread *)thread;
+}
+#endif
 
 CONC__DEF conc__actor *conc__thread_enter(conc_task *task);
 
@@ -2497,11 +3047,15 @@ typedef struct conc__waiter {
   const char *what, *name, *of;
   const uintptr_t *owner;
   struct conc__waiter *next_stuck; /* see conc__stuck */
+  struct conc__waiter *found_before, *found_after, *next_in_circle;
   bool stuck;
+  bool found;    /* see conc__stuck_look */
+  bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
   int failure;   /* what it returns instead of 0 */
-  struct conc__many *many; /* that it is part of */
+  struct conc__many *many; /* that it is part of, or all of */
+  conc_lock *lock;         /* that it will want then: conditions */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
 } conc__waiter;
 
@@ -2562,6 +3116,13 @@ CONC__DEF void conc__wake_all(conc__waiter *chain) {
   }
 }
 
+/* Wakes those whose wake-up the caller has put off. */
+CONC__DEF void conc__wake_notified(conc__actor *self) {
+  conc__waiter *chain = self->notified;
+  self->notified = NULL;
+  conc__wake_all(chain);
+}
+
 /* --- waiting for many ---
 
    A waiter on each of many lists, which may be taken off at any time, also
@@ -2580,6 +3141,13 @@ typedef struct conc__many {
   struct conc__many_node *ready; /* seen, and not told yet */
   size_t told;
 } conc__many;
+
+typedef struct conc__many_node {
+  conc__waiter waiter; /* first: a waiter that is part of many is its node */
+  conc_task *task;
+  size_t place;        /* in the order in which they finished, from 1 */
+  struct conc__many_node *next; /* among the ready */
+} conc__many_node;
 
 /* What is taken off a list: enters those of a wait for many, and returns the
    others, which are to be woken. Under the guard. */
@@ -2607,49 +3175,16 @@ CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
   return chain;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED. */
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, double deadline) {
-  conc__actor *self = m->actor;
-  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
-  conc__waiter all; /* on no list: for reports */
-  int rc = 0;
-  if (CONC__LOAD(&m->count) >= want) return 0;
-  if (deadline <= 0) return -ETIMEDOUT;
-  if (conc__take_cancel(self)) return -ECANCELED;
-  deadline = conc__scope_limit(self, deadline);
-  memset(&all, 0, sizeof all);
-  all.actor = self;
-  all.what = "several tasks";
-  self->waiting = &all;
-  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
-  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
-    self->ops->park(self, bits, deadline);
-    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
-      if (CONC__LOAD(&m->want) == 0) break;
-      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
-    } else if ((CONC__LOAD(&self->word) & bits) ||
-               (deadline < CONC__NEVER && conc_now() >= deadline)) {
-      break;
-    }
-  }
-  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
-    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
-      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
-    CONC__AND(&self->word, ~CONC__WOKEN);
-  } else if (CONC__LOAD(&m->count) < want) {
-    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
-  }
-  self->waiting = NULL;
-  return rc;
-}
-
 /* --- deadlocks ---
 
-   Who waits without a limit for something that has an owner, and has waited
-   for a while, enters itself among the stuck and looks whether the owners form
-   a circle: owner of what it waits for, owner of what that one waits for... In
-   a circle each got hold of what it owns before it began to wait, so the last
-   to begin finds the others stuck, or they find it.
+   Who waits without a limit for something that has an owner, or for tasks, and
+   has waited for a while, enters itself among the stuck and looks whether the
+   owners form a circle: owner of what it waits for, owner of what that one
+   waits for... In a circle each got hold of what it owns before it began to
+   wait, so the last to begin finds the others stuck, or they find it. A wait
+   for several tasks has several owners, and is part of a deadlock only if too
+   few of them are not: what a gather waits for is the next to end, for it may
+   fail.
    It looks with all guards held. Then nobody can be taken off a list or put on
    one, and a word does not change its owner while somebody is on the list of
    what it stands for: what is seen is true of one moment, and a circle never
@@ -2676,16 +3211,44 @@ CONC__DEF conc__waiter **conc__stuck_bucket(uintptr_t id) {
   return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
 }
 
-/* The wait of the owner of what `w` waits for; NULL: it does not wait, or not
-   for ever. All guards are held. */
-CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w) {
-  uintptr_t id = CONC__OWNER(CONC__LOAD(w->owner));
+/* Nobody has ended the wait. All guards are held, here and below. */
+CONC__DEF bool conc__stuck_waits(const conc__waiter *w) {
+  size_t want;
+  if (w->many == NULL) return w->list != NULL;
+  want = CONC__LOAD(&w->many->want);
+  return want != 0 && CONC__LOAD(&w->many->count) < want;
+}
+
+/* How many owners there are, or tasks. */
+CONC__DEF size_t conc__stuck_owners(const conc__waiter *w) {
+  return w->many != NULL ? w->many->n : 1;
+}
+
+/* The wait of one of them; NULL: it does not wait, or not for ever. */
+CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
+  const conc__many_node *node = w->many != NULL ? &w->many->nodes[i] : NULL;
+  const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
+  uintptr_t id;
+  if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
+  id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
   v = *conc__stuck_bucket(id);
-  while (v != NULL && (v->actor->id != id || v->list == NULL))
+  while (v != NULL && (v->actor->id != id || !conc__stuck_waits(v)))
     v = v->next_stuck;
   return v;
+}
+
+/* Whether the wait may end: enough of them may. The last first, for they have
+   begun to wait last. */
+CONC__DEF bool conc__stuck_may_end(const conc__waiter *w) {
+  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
+  size_t i = conc__stuck_owners(w);
+  while (i > 0 && want > 0) {
+    const conc__waiter *v = conc__stuck_next(w, --i);
+    if (v == NULL || (v->found && v->free)) want--;
+  }
+  return want == 0;
 }
 
 /* Appends to the report, as much as fits. */
@@ -2717,52 +3280,88 @@ CONC__DEF void conc__report_wait(const conc__waiter *w) {
   if (w->name != NULL) conc__report(" '%s'", w->name);
 }
 
-/* Looks for a circle that `w` is part of; returns whose wait is to fail, off
-   its list, or NULL. */
+/* Ends a wait by an error. False if it has ended by itself. */
+CONC__DEF bool conc__stuck_fail(conc__waiter *w) {
+  w->failure = -EDEADLK;
+  if (w->many != NULL)
+    return __atomic_exchange_n(&w->many->want, (size_t)0, __ATOMIC_SEQ_CST) >
+           0;
+  conc__waitlist_remove(w);
+  return true;
+}
+
+/* Looks for a circle that `w` is part of; returns whose wait it has ended, to
+   be woken, or NULL. */
 CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
-  conc__waiter *victim = w->stubborn ? NULL : w;
-  conc__waiter *v = w;
-  conc__waiter *mark = w; /* Brent: a circle that w only leads to */
-  size_t steps = 0, limit = 2;
-  for (;;) {
-    v = conc__stuck_next(v);
-    if (v == NULL) return NULL;
-    if (v == w) break;
-    if (v == mark) return NULL;
-    if (++steps == limit) {
-      mark = v;
-      limit *= 2;
+  conc__waiter *victim = NULL, *last = w;
+  conc__waiter *v, *u;
+  bool again = true;
+  size_t i;
+  w->found_before = w->found_after = NULL;
+  w->found = true;
+  /* Whom it leads to, while nobody is known to be free. */
+  for (v = w; v != NULL; v = v->found_after) {
+    v->next_in_circle = NULL;
+    v->free = conc__stuck_may_end(v);
+    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
+      u = conc__stuck_next(v, i);
+      if (u == NULL || u->found) continue;
+      u->found = true;
+      u->free = false;
+      u->found_before = last;
+      u->found_after = NULL;
+      last = last->found_after = u;
     }
-    if (victim == NULL && !v->stubborn) victim = v;
   }
+  while (again && !w->free) { /* who waits for the free is free */
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
+  }
+  again = !w->free;
+  while (again && w->next_in_circle == NULL) { /* the way back to w */
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
+        u = conc__stuck_next(v, i);
+        if (u == NULL || u->free || v->free) continue;
+        if (u != w && u->next_in_circle == NULL) continue;
+        v->next_in_circle = u;
+        again = true;
+      }
+  }
+  for (v = last; v != NULL; v = v->found_before) v->found = false;
+  if (w->next_in_circle == NULL) return NULL;
   conc__stuck_report[0] = 0;
   conc__report_task(w->actor->task);
+  v = w;
   do {
+    if (victim == NULL && !v->stubborn) victim = v;
     conc__report_wait(v);
     conc__report(" %s ", v->of);
-    v = conc__stuck_next(v);
+    v = v->next_in_circle;
     conc__report_task(v->actor->task);
     if (v != w) conc__report(", which");
   } while (v != w);
-  if (victim == NULL) return NULL;
-  victim->failure = -EDEADLK;
-  conc__waitlist_remove(victim);
-  victim->next = NULL;
-  return victim;
+  return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
 CONC__DEF void conc__stuck_enter(conc__waiter *w) {
   conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
-  conc__waiter *victim = NULL;
+  conc__waiter *victims = NULL, *victim;
+  conc__wake_notified(w->actor); /* they may be part of the circle */
   conc__mutex_lock(&conc__stuck_guard);
   w->stuck = true;
   w->next_stuck = *bucket;
   *bucket = w;
   conc__guards_lock();
-  if (w->list != NULL) victim = conc__stuck_look(w);
+  while (conc__stuck_waits(w) && (victim = conc__stuck_look(w)) != NULL) {
+    victim->next = victims;
+    victims = victim;
+  }
   conc__guards_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
-  conc__wake_all(victim);
+  conc__wake_all(victims);
 }
 
 CONC__DEF void conc__stuck_leave(conc__waiter *w) {
@@ -2785,7 +3384,7 @@ CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
-  w->stubborn = !cancellable;
+  if (!cancellable) w->stubborn = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (w->owner != NULL && deadline >= CONC__NEVER)
     look = (w->since > 0 ? w->since : conc_now()) + CONC__STUCK_AFTER;
@@ -2845,9 +3444,91 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->name = name;
 }
 
+/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED,
+   -EDEADLK; unless it is stubborn. */
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
+                              double deadline) {
+  conc__actor *self = m->actor;
+  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  conc__waiter all; /* on no list */
+  double look = CONC__NEVER;
+  int rc = 0;
+  if (CONC__LOAD(&m->count) >= want) return 0;
+  if (deadline <= 0) return -ETIMEDOUT;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  deadline = conc__scope_limit(self, deadline);
+  conc__waiter_init(&all, self, "several tasks", NULL);
+  all.of = "such as";
+  all.many = m;
+  all.stubborn = stubborn;
+  if (deadline >= CONC__NEVER) look = conc_now() + CONC__STUCK_AFTER;
+  self->waiting = &all;
+  __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
+    self->ops->park(self, bits, look < deadline ? look : deadline);
+    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
+      if (CONC__LOAD(&m->want) == 0) break;
+      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
+    } else if ((CONC__LOAD(&self->word) & bits) ||
+               (deadline < CONC__NEVER && conc_now() >= deadline)) {
+      break;
+    } else if (look < CONC__NEVER && conc_now() >= look) {
+      look = CONC__NEVER;
+      conc__stuck_enter(&all);
+    }
+  }
+  if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
+    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
+      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
+    CONC__AND(&self->word, ~CONC__WOKEN);
+    rc = all.failure;
+  } else if (CONC__LOAD(&m->count) < want) {
+    rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  }
+  if (all.stuck) conc__stuck_leave(&all);
+  self->waiting = NULL;
+  return rc;
+}
+
 /* ---------------------------------------------------------------------------
    >>sync: locks, event, condition, semaphore, barrier, once
    ------------------------------------------------------------------------ */
+
+/* --- between processes: see >>ipc ---
+
+   The word of an object that was made shared is never what the calls for one
+   process look for first. So these begin with a compare-and-swap that fails,
+   and the next thing they look at is this. The rest of the word says how far
+   it is from the object to the registry. */
+
+#define CONC__SHARED (~(UINTPTR_MAX >> 1) | CONC__OWNER_NONE)
+
+CONC__INLINE bool conc__is_shared(uintptr_t word) {
+  return (word & CONC__SHARED) == CONC__SHARED;
+}
+
+CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                        bool cancellable, double deadline);
+CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self);
+CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self);
+CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock);
+CONC__DEF int conc__shared_event_set(conc_event *event);
+CONC__DEF int conc__shared_event_clear(conc_event *event);
+CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout);
+CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                     double timeout);
+CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n);
+CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                          conc__actor *self, double timeout);
+CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                          conc__actor *self);
+CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout);
+CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n);
+CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem);
+CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier, double timeout);
+CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken);
+CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                    void *arg, double timeout);
 
 /* --- what tools are told ---
 
@@ -3036,6 +3717,8 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+    return conc__shared_lock_acquire(lock, self, cancellable, deadline);
   if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
@@ -3081,11 +3764,13 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   return rc;
 }
 
-CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
+CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
-  if (!conc__lock_is_mine(lock, me)) return -EPERM;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+    return conc__shared_lock_release(lock, self);
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
   if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
@@ -3094,6 +3779,7 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, uintptr_t me) {
   CONC__STORE(&lock->word, next); /* the last touch of the lock */
   conc__mutex_unlock(guard);
   conc__wake_all(w);
+  conc__wake_notified(self);
   return 0;
 }
 
@@ -3104,26 +3790,34 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
   int rc = 0;
 #if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__lock_release_slow(lock, self);
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
-    rc = conc__lock_release_slow(lock, self->id);
+    rc = conc__lock_release_slow(lock, self);
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__ORDER_BIT(order);
   return rc;
 }
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
-  return (CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) != 0;
+  uintptr_t word = CONC__LOAD(&lock->word);
+  if (conc__is_shared(word)) return conc__shared_lock_locked(lock);
+  return (word & ~CONC__LOCK_WAITERS) != 0;
 }
 
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
-  int n;
+  size_t n, fits;
   conc__mutex_lock(&conc__stuck_guard);
-  n = snprintf(buf, size, "%s", conc__stuck_report);
+  n = strlen(conc__stuck_report);
+  fits = n < size ? n : size - 1;
+  if (size > 0) {
+    memcpy(buf, conc__stuck_report, fits);
+    buf[fits] = 0;
+  }
   conc__mutex_unlock(&conc__stuck_guard);
-  return n;
+  return (ssize_t)n;
 }
 
 /* --- conc_event ---
@@ -3132,6 +3826,7 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
    under the guard: so a set that nobody waits for is one compare-and-swap. */
 
 enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
+#define CONC__EVENT_SHARED 4 /* always, between processes */
 
 CONC_API int conc_event_set(conc_event *event) {
   int clear = CONC__CLEAR;
@@ -3140,6 +3835,7 @@ CONC_API int conc_event_set(conc_event *event) {
   /* Either way the flag is the last touch of the event. */
   if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
     return 0;
+  if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
@@ -3152,12 +3848,14 @@ CONC_API int conc_event_set(conc_event *event) {
 
 CONC_API int conc_event_clear(conc_event *event) {
   int set = CONC__SET;
-  CONC__CAS(&event->flag, &set, CONC__CLEAR);
+  if (!CONC__CAS(&event->flag, &set, CONC__CLEAR) &&
+      (set & CONC__EVENT_SHARED))
+    return conc__shared_event_clear(event);
   return 0;
 }
 
 CONC_API bool conc_event_is_set(const conc_event *event) {
-  return CONC__LOAD(&event->flag) == CONC__SET;
+  return (CONC__LOAD(&event->flag) & CONC__SET) != 0;
 }
 
 /* From here on a set goes through the guard, which is held. False if it is
@@ -3173,6 +3871,8 @@ CONC__DEF int conc__event_wait(conc_event *event, conc__waiter *w,
   conc__mutex *guard;
   if (conc_event_is_set(event)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
+  if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
+    return conc__shared_event_wait(event, timeout);
   guard = conc__guard(event);
   conc__mutex_lock(guard);
   if (!conc__event_await(event)) {
@@ -3199,9 +3899,12 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   unsigned depth;
   conc__waiter w;
   int rc;
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__shared_cond_wait(cond, lock, timeout);
+  if (cond->word != 0) return -EINVAL;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
+  w.lock = lock;
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the
      release, hence not conc__wait alone. */
@@ -3231,13 +3934,25 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
   return 0;
 }
 
+/* Who holds the lock wakes the waiters when he releases it, which takes the
+   slow way for that: they would only wait for it. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__guard(cond);
+  conc__actor *self = conc__self();
   conc__waiter *chain;
+  if (cond->word != 0) return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
-  conc__wake_all(chain);
+  if (chain == NULL) return 0;
+  conc__wake_notified(self); /* those of a notify before; else none */
+  if (conc__lock_is_mine(chain->lock, self->id)) {
+    __atomic_fetch_or(&chain->lock->word, CONC__LOCK_WAITERS,
+                      __ATOMIC_RELAXED);
+    self->notified = chain;
+  } else {
+    conc__wake_all(chain);
+  }
   return 0;
 }
 
@@ -3256,11 +3971,16 @@ CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
   rc = conc_lock_acquire(&rlock->lock, timeout);
   if (rc == 0 || rc == -EOWNERDEAD)
     rlock->lock.depth = 0; /* whatever was released wrongly, or not at all */
-  return rc;
+  if (rc != -EDEADLK ||
+      !conc__is_shared(CONC__LOAD_RELAXED(&rlock->lock.word)))
+    return rc;
+  rlock->lock.depth++; /* it is the caller's */
+  return 0;
 }
 
 CONC_API int conc_rlock_release(conc_rlock *rlock) {
-  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id))
+  if (!conc__lock_is_mine(&rlock->lock, conc__self()->id) &&
+      !conc__shared_lock_is_mine(&rlock->lock, conc__self()))
     return -EPERM;
   if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
   rlock->lock.depth--;
@@ -3358,6 +4078,8 @@ CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
   double deadline = conc__deadline(timeout);
   bool front = false;
   conc__waiter w;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&rwlock->word)))
+    return conc__shared_rwlock_acquire(rwlock, write, self, timeout);
   if (timeout <= 0 && !conc__owner_is_gone(CONC__LOAD_RELAXED(&rwlock->word)))
     return -ETIMEDOUT;
   conc__waiter_init(&w, self, "rwlock", rwlock->name);
@@ -3435,8 +4157,11 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
   if ((seen & ~CONC__LOCK_WAITERS) != self->id) {
     conc_rwlock **place = conc__reads_find(self, rwlock);
-    if (!(seen & CONC__READ_FLAG) || (place == NULL && self->more_reads == 0))
-      return -EPERM;
+    if (!(seen & CONC__READ_FLAG) || place == NULL) {
+      if (conc__is_shared(seen))
+        return conc__shared_rwlock_release(rwlock, self);
+      if (!(seen & CONC__READ_FLAG) || self->more_reads == 0) return -EPERM;
+    }
     CONC__STORE_RELAXED(&self->changing, rwlock);
     if (place != NULL)
       CONC__STORE(place, (conc_rwlock *)NULL);
@@ -3470,6 +4195,8 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   conc__waiter w;
   while (seen != 0 && seen != CONC__SEM_WAITERS)
     if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+  if (CONC__LOAD_RELAXED(&sem->shared) != 0)
+    return conc__shared_sem_acquire(sem, timeout);
   if (timeout <= 0) return -ETIMEDOUT;
   guard = conc__guard(sem);
   conc__mutex_lock(guard);
@@ -3499,6 +4226,8 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
       if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
       continue;
     }
+    if (CONC__LOAD_RELAXED(&sem->shared) != 0)
+      return conc__shared_sem_release(sem, n);
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&sem->value);
     if (seen == CONC__SEM_WAITERS) break;
@@ -3515,7 +4244,7 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
 
 CONC_API size_t conc_sem_value(const conc_sem *sem) {
   size_t value = CONC__LOAD(&sem->value);
-  return value == CONC__SEM_WAITERS ? 0 : value;
+  return value != CONC__SEM_WAITERS ? value : conc__shared_sem_value(sem);
 }
 
 /* --- conc_barrier ---
@@ -3531,6 +4260,8 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
+  if (conc__is_shared(barrier->word))
+    return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
     barrier->broken = broken;
@@ -3581,6 +4312,8 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   if (barrier->parties < 1) return -EINVAL;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return conc__shared_barrier_wait(barrier, timeout);
   for (;;) {
     conc__waiter w;
     unsigned generation;
@@ -3620,6 +4353,8 @@ CONC_API int conc_barrier_abort(conc_barrier *barrier) {
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__guard(barrier);
   bool broken;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return CONC__LOAD_RELAXED(&barrier->broken);
   conc__mutex_lock(guard);
   broken = barrier->broken;
   conc__mutex_unlock(guard);
@@ -3629,6 +4364,8 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   conc__mutex *guard = conc__guard(barrier);
   int waiting;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
+    return CONC__LOAD_RELAXED(&barrier->waiting);
   conc__mutex_lock(guard);
   waiting = barrier->waiting;
   conc__mutex_unlock(guard);
@@ -3662,6 +4399,8 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
   double deadline = conc__deadline(timeout);
   conc__waiter w;
   int rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&once->word)))
+    return conc__shared_once_run(once, fn, arg, timeout);
   conc__waiter_init(&w, self, "once", once->name);
   w.of = "run by";
   w.owner = &once->word;
@@ -3784,9 +4523,11 @@ CONC__DEF int conc__task_check(const conc_task *task) {
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
-CONC__DEF int conc__task_await(conc_task *task, double timeout) {
+CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
+                               double timeout) {
   conc__waiter w;
   conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.stubborn = stubborn;
   w.of = "of";
   w.owner = &task->id;
   return conc__event_wait(&task->done, &w, timeout);
@@ -3794,7 +4535,7 @@ CONC__DEF int conc__task_await(conc_task *task, double timeout) {
 
 CONC_API int conc_join(conc_task *task, double timeout) {
   int rc = conc__task_check(task);
-  if (rc == 0) rc = conc__task_await(task, timeout);
+  if (rc == 0) rc = conc__task_await(task, false, timeout);
   return rc != 0 ? rc : task->status;
 }
 
@@ -3848,13 +4589,6 @@ CONC_API const char *conc_name(conc_task *task) {
 }
 
 /* --- several at once --- */
-
-typedef struct conc__many_node {
-  conc__waiter waiter; /* first: a waiter that is part of many is its node */
-  conc_task *task;
-  size_t place;        /* in the order in which they finished, from 1 */
-  struct conc__many_node *next; /* among the ready */
-} conc__many_node;
 
 /* Begins to wait for the ends of tasks. */
 CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
@@ -3938,7 +4672,7 @@ CONC__DEF int conc__many_until(conc__many *m, int until, double deadline,
   size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
   for (;;) {
     conc__many_node *node;
-    int rc = conc__many_wait(m, want, deadline);
+    int rc = conc__many_wait(m, want, false, deadline);
     while (*failure == 0 && (node = conc__many_tell(m)) != NULL)
       *failure = node->task->status;
     if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
@@ -3995,7 +4729,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
       conc_scope shield;
       for (i = 0; i < n; i++) conc_cancel(tasks[i]);
       conc_shield(&shield);
-      conc__many_wait(&m, n, CONC__NEVER);
+      conc__many_wait(&m, n, true, CONC__NEVER);
       conc_scope_end(&shield);
     }
     conc__many_end(&m);
@@ -4029,7 +4763,7 @@ CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
     conc_completed_end(completed);
     return -EPIPE;
   }
-  rc = conc__many_wait(m, m->told + 1, completed->deadline);
+  rc = conc__many_wait(m, m->told + 1, false, completed->deadline);
   if (rc == 0) *task = conc__many_tell(m)->task;
   return rc;
 }
@@ -4130,13 +4864,13 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
     if (t == conc__self()->task) return -EDEADLK;
   while ((first = CONC__LOAD(&group->first)) != seen) {
     for (t = first; t != seen; t = t->sibling) {
-      rc = conc__task_await(t, conc__remaining(deadline));
+      rc = conc__task_await(t, shielded, conc__remaining(deadline));
       if (rc == 0) continue;
       conc__group_fail(group, rc);
       conc_shield(&shield);
       shielded = true;
       deadline = CONC__NEVER;
-      conc__task_await(t, CONC_FOREVER);
+      conc__task_await(t, true, CONC_FOREVER);
     }
     seen = first;
   }
@@ -5209,9 +5943,13 @@ typedef struct conc__fd_waiter {
   conc__actor *actor;
   int events; /* what for */
   int ready;  /* what came, or a negative errno; 0 nothing yet */
+  bool tried;
 } conc__fd_waiter;
 
 #define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
+/* With events to wait for: the caller has just tried in vain, and will try
+   again, so it does no harm if it is woken for nothing. */
+#define CONC__TRIED 8
 
 /* Calls back when its descriptor becomes ready. The layer above owns the
    descriptor, reads it empty, then arms the watch again. */
@@ -5224,7 +5962,12 @@ typedef struct conc__watch {
 typedef struct conc__fd {
   conc__fd_waiter *waiters;
   conc__watch *watch;
-  bool known; /* to the poller */
+  unsigned generation; /* so often given to the poller; its events say which */
+  int next_doubted;    /* + 1 */
+  bool known;          /* to the poller */
+  bool doubted;        /* see conc__fds_verify */
+  bool drained;        /* nothing to read since the last edge */
+  unsigned char edges; /* events of which the poller tells each edge */
 } conc__fd;
 
 typedef struct conc__timer {
@@ -5250,7 +5993,9 @@ typedef struct conc__loop {
   conc__fd *fds; /* by descriptor */
   size_t fds_size;
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
-  int poller;        /* epoll's descriptor */
+  int doubted;       /* the first of those + 1 */
+  unsigned turns;
+  int poller;        /* epoll's or kqueue's descriptor */
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
@@ -5548,6 +6293,12 @@ CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
   return &loop->fds[fd];
 }
 
+/* The poller does not know it. */
+CONC__DEF void conc__fd_renew(conc__fd *entry) {
+  entry->known = entry->drained = false;
+  entry->edges = 0;
+}
+
 CONC__DEF int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
@@ -5556,17 +6307,35 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
+/* Ends a wait for a descriptor. */
+CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
+  w->ready = ready;
+  /* Unless it is being cancelled at this moment: then it is in the inbox,
+     and finds that it is ready all the same. */
+  if (conc__park_retract(w->actor))
+    conc__ready_push(loop, (conc__ready)w->actor);
+}
+
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd);
+
 /* The poller says that a descriptor is ready for `events`. */
 CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds[fd];
+  bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
+  if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
-    if (w->ready != 0 || !(w->events & events)) continue;
-    w->ready = w->events & events;
-    /* Unless it is being cancelled at this moment: then it is in the inbox,
-       and finds that it is ready all the same. */
-    if (conc__park_retract(w->actor))
-      conc__ready_push(loop, (conc__ready)w->actor);
+    if (w->ready < 0 || !(w->events & events)) continue;
+    if (w->ready > 0) { /* by kqueue, of the other direction */
+      w->ready |= w->events & events;
+      continue;
+    }
+    conc__fd_wake(loop, w, w->events & events);
+    news = true;
+  }
+  if (!news && (entry->edges & events)) { /* nobody wants to hear of them */
+    entry->edges &= (unsigned char)~events;
+    conc__poller_update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
     if (entry->watch->armed) loop->fds_waited--;
@@ -5585,7 +6354,7 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
   if (loop->poller < 0) return -errno;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
-  e.data.fd = loop->waker[0];
+  e.data.u64 = (uint64_t)loop->waker[0];
   rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
   if (rc == 0) return 0;
   rc = -errno;
@@ -5596,33 +6365,50 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
 CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
 
 /* Tells the poller what is waited for. A watched descriptor is told once,
-   edge-triggered: its owner reads it empty before it waits again. Others are
-   told for each wait anew, one-shot: their owner may have closed and reopened
-   them meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for
-   files, which are always ready. */
+   edge-triggered: its owner reads it empty before it waits again. So is one of
+   which every waiter has tried first, see conc__fds_verify. Others are told
+   for each wait anew, one-shot: their owner may have closed and reopened them
+   meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
+   which are always ready. */
 CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
+  const conc__fd_waiter *w = entry->waiters;
   struct epoll_event e;
   int events = conc__fd_events(entry);
   int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (entry->watch != NULL && entry->known) return 0;
   memset(&e, 0, sizeof e);
-  e.data.fd = fd;
+  while (w != NULL && w->tried) w = w->next;
   if (entry->watch != NULL) {
-    if (entry->known) return 0;
-    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
+    entry->edges = 0;
+    events = CONC_READ | CONC_WRITE;
+    e.events = (uint32_t)EPOLLET;
+  } else if (w == NULL) {
+    events |= entry->edges;
+    entry->edges = (unsigned char)events;
+    e.events = (uint32_t)EPOLLET;
   } else {
+    entry->edges = 0;
     e.events = EPOLLONESHOT;
-    if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
-    if (events & CONC_WRITE) e.events |= EPOLLOUT;
   }
-  if (epoll_ctl(loop->poller, op, fd, &e) < 0) {
-    if (errno == ENOENT)
+  if (!(entry->edges & CONC_READ)) entry->drained = false;
+  if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
+  if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  for (;;) {
+    /* What is closed here may live on in a duplicate, and be heard of: that
+       belongs to an earlier generation. */
+    if (op == EPOLL_CTL_ADD) entry->generation++;
+    e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
+    if (epoll_ctl(loop->poller, op, fd, &e) == 0) break;
+    if (errno == ENOENT && op == EPOLL_CTL_MOD) {
       op = EPOLL_CTL_ADD;
-    else if (errno == EEXIST)
+    } else if (errno == EEXIST && op == EPOLL_CTL_ADD) {
       op = EPOLL_CTL_MOD;
-    else
+    } else {
+      entry->edges = 0;
+      entry->drained = false;
       return -errno;
-    if (epoll_ctl(loop->poller, op, fd, &e) < 0) return -errno;
+    }
   }
   entry->known = true;
   return 0;
@@ -5632,7 +6418,7 @@ CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   memset(&e, 0, sizeof e);
   if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
-  loop->fds[fd].known = false;
+  conc__fd_renew(&loop->fds[fd]);
 }
 
 CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
@@ -5658,16 +6444,92 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
   int i;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
+    int fd = (int)(uint32_t)e[i].data.u64;
     int events = 0;
-    if (e[i].data.fd == loop->waker[0]) {
+    if (fd == loop->waker[0]) {
       conc__waker_drain(loop->waker);
       continue;
     }
+    if (e[i].data.u64 >> 32 != loop->fds[fd].generation) continue;
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
       events |= CONC_READ;
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
-    conc__fd_ready(loop, e[i].data.fd, events);
+    conc__fd_ready(loop, fd, events);
+  }
+  return n > 0;
+}
+
+#elif CONC_HAVE_KQUEUE
+
+/* One change of what is waited for. 0 or negative errno. */
+CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                  unsigned short flags) {
+  struct kevent e;
+  EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
+  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  int rc;
+  loop->poller = kqueue();
+  if (loop->poller < 0) return -errno;
+  conc__set_cloexec(loop->poller);
+  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller);
+  return rc;
+}
+
+/* (In a forked child it is not open: BSD does not inherit it.) */
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* As for epoll, with two differences: reading and writing are told apart, each
+   one-shot; and files, which kqueue holds for not ready at their end, are left
+   out here. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  int events = conc__fd_events(entry);
+  unsigned short flags = EV_ADD | EV_ONESHOT;
+  struct stat st;
+  int rc = 0;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    events = CONC_READ | CONC_WRITE;
+    flags = EV_ADD | EV_CLEAR;
+  } else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+    return -EPERM;
+  }
+  if (events & CONC_READ)
+    rc = conc__kqueue_change(loop, fd, EVFILT_READ, flags);
+  if (rc == 0 && (events & CONC_WRITE))
+    rc = conc__kqueue_change(loop, fd, EVFILT_WRITE, flags);
+  if (rc == 0) entry->known = true;
+  return rc;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  if (loop->fds[fd].known) { /* those that are not there do no harm */
+    conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
+    conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
+  }
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct kevent e[128];
+  struct timespec t = {0, 0};
+  int n, i;
+  if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
+  n = kevent(loop->poller, NULL, 0, e, 128,
+             deadline < CONC__NEVER ? &t : NULL);
+  for (i = 0; i < n; i++) {
+    int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
+    if ((int)e[i].ident == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, (int)e[i].ident, events);
   }
   return n > 0;
 }
@@ -5751,7 +6613,7 @@ CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
   /* One-shot: an event that was meant for another waiter, too, has disarmed
      the descriptor. Without an event it is still armed: if it is closed and a
      duplicate stays open, its number's next user would hear of it. */
-  if (entry->watch != NULL) return w->ready;
+  if (entry->watch != NULL || entry->edges) return w->ready;
   if (entry->waiters != NULL)
     conc__poller_update(loop, fd);
   else if (w->ready <= 0)
@@ -5770,15 +6632,44 @@ CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w->actor = actor;
-  w->events = events;
+  w->events = events & (CONC_READ | CONC_WRITE);
   w->ready = 0;
+  w->tried = (events & CONC__TRIED) != 0;
   w->next = entry->waiters;
   entry->waiters = w;
   loop->fds_waited++;
+  if (w->tried && (w->events & ~entry->edges) == 0) {
+    if (!entry->doubted) {
+      entry->doubted = true;
+      entry->next_doubted = loop->doubted;
+      loop->doubted = fd + 1;
+    }
+    return 0;
+  }
   rc = conc__poller_update(loop, fd);
   if (rc == 0) return 0;
-  w->ready = rc == -EPERM ? events : rc;
+  w->ready = rc == -EPERM ? w->events : rc;
   return conc__fd_wait_end(loop, fd, w);
+}
+
+/* Of a descriptor that was tried before each wait, the poller tells edges for
+   good: so under load it takes no system call to wait for it. But it may have
+   been closed and reopened since, or not be as empty as it seemed. So before
+   the loop sleeps, and every now and then, the poller is told of each
+   descriptor for which a wait has begun in that way, which shows all that. */
+CONC__DEF void conc__fds_verify(conc__loop *loop) {
+  int fd;
+  while ((fd = loop->doubted - 1) >= 0) {
+    conc__fd *entry = &loop->fds[fd];
+    conc__fd_waiter *w = entry->waiters;
+    int rc;
+    loop->doubted = entry->next_doubted;
+    entry->doubted = false;
+    if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
+    rc = conc__poller_update(loop, fd);
+    for (; rc < 0 && w != NULL; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+  }
 }
 
 #define CONC__WAIT_FDS 3
@@ -5842,7 +6733,7 @@ CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
   int rc;
   if (entry == NULL) return -ENOMEM;
   entry->watch = watch;
-  entry->known = false;
+  conc__fd_renew(entry);
   watch->armed = true;
   rc = conc__poller_update(loop, fd);
   if (rc == 0) {
@@ -5923,6 +6814,11 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   } else {
     conc__spin_learn(&loop->spin_failed, false);
   }
+  if (loop->doubted > 0) {
+    if (conc__poller_wait(loop, 0)) return;
+    conc__fds_verify(loop);
+    if (loop->ring_count > 0) return;
+  }
   conc__mutex_lock(&loop->inbox_guard);
   empty = loop->inbox == NULL;
   loop->sleeping = empty;
@@ -5951,6 +6847,7 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
          (until == NULL || !conc_event_is_set(&until->done))) {
     conc__inbox_take(loop);
     conc__timers_expire(loop);
+    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
     if (loop->ring_count > 0) {
       if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
     } else {
@@ -6110,7 +7007,8 @@ CONC__DEF uintptr_t conc__fork_reads(conc__actor *actor, conc_rwlock *rwlock) {
 CONC__DEF void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
   const conc_task *t;
-  if (rwlock == NULL || !(rwlock->word & CONC__READ_FLAG)) return;
+  if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
+  if (!(rwlock->word & CONC__READ_FLAG)) return;
   if (conc__this.loop != NULL)
     for (t = conc__this.loop->tasks; t != NULL; t = t->next)
       n += conc__fork_reads(conc__fork_actor(t), rwlock);
@@ -6138,7 +7036,10 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
   conc_task *t;
   conc__coro *co;
   for (t = loop->tasks; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) ((conc__coro *)t->actor)->queued = false;
+    if (conc__fork_actor(t)) {
+      ((conc__coro *)t->actor)->queued = false;
+      t->actor->notified = NULL; /* they are woken below, or not here */
+    }
   for (i = 0; i < loop->ring_count; i++) {
     conc__ready r = loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
     if (!(r & 1)) ((conc__coro *)r)->queued = true;
@@ -6171,10 +7072,17 @@ CONC__DEF void conc__fork_reopen(conc__loop *loop) {
   if (conc__waker_open(loop->waker) != 0) return;
   if (conc__poller_open(loop) != 0) return;
   for (i = 0; i < loop->fds_size; i++) {
-    loop->fds[i].known = false;
+    conc__fd_renew(&loop->fds[i]);
     if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
       conc__poller_update(loop, (int)i);
   }
+}
+
+/* What it reads together with other processes, the parent does. */
+CONC__DEF void conc__fork_unshare(conc__actor *actor) {
+  int i;
+  for (i = 0; i < CONC__READS; i++)
+    if ((uintptr_t)actor->reads[i] & 1) actor->reads[i] = NULL;
 }
 
 /* Who is here: the thread that forked, and the coroutines of its loop. */
@@ -6216,6 +7124,9 @@ CONC__DEF void conc__fork_child(void) {
     for (u = l != NULL ? l->tasks : NULL; u != NULL; u = u->next)
       conc__fork_bury(u);
   }
+  conc__fork_unshare(&conc__this.actor);
+  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
   memset(conc__stuck, 0, sizeof conc__stuck);
   for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next) {
     conc__actor *actor = conc__fork_actor(t);
@@ -6227,6 +7138,7 @@ CONC__DEF void conc__fork_child(void) {
   }
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
+  conc__this.actor.notified = NULL;
   if (loop != NULL) {
     conc__fork_reopen(loop);
     conc__fork_revive(loop);
@@ -6299,9 +7211,21 @@ CONC__DEF int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
+/* What the caller's loop knows of a descriptor, or NULL. */
+CONC__INLINE conc__fd *conc__fd_known(int fd) {
+  conc__loop *loop = conc__this.loop;
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
+  return &loop->fds[fd];
+}
+
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
+  conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  if (entry != NULL && entry->drained && deadline > 0) {
+    int rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return rc;
+  }
   for (;;) {
     ssize_t n;
     int rc;
@@ -6317,10 +7241,64 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
     } else {
       n = read(fd, buf, size);
     }
+    if (n >= 0) {
+      entry = conc__fd_known(fd);
+      /* What comes from now on comes with an edge. */
+      if (n > 0 && (size_t)n < size && entry != NULL)
+        entry->drained = (entry->edges & CONC_READ) != 0;
+      return n;
+    }
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
+                                   double timeout) {
+  double deadline = conc__deadline(timeout);
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n = conc_read(fd, (unsigned char *)buf + done, size - done,
+                          conc__remaining(deadline));
+    if (n < 0) return n;
+    if (n == 0) break;
+    done += (size_t)n;
+  }
+  return (ssize_t)done;
+}
+
+/* How to write to a descriptor, as the first try shows. */
+enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
+
+/* Writes a part, when it can be written. Bytes, or negative errno. */
+CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
+                                   int *kind, double deadline) {
+  for (;;) {
+    ssize_t n;
+    int rc;
+    if (*kind == CONC__FD_SOCKET) {
+      n = send(fd, buf, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (n < 0 && errno == ENOTSOCK) {
+        rc = conc__is_nonblocking(fd);
+        if (rc < 0) return rc;
+        *kind = rc ? CONC__FD_NONBLOCKING : CONC__FD_BLOCKING;
+        continue;
+      }
+    } else {
+      bool blocking = *kind == CONC__FD_BLOCKING;
+      if (blocking) {
+        rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+        if (rc < 0) return rc;
+      }
+      /* A blocking pipe that polls writable takes so much without waiting. */
+      n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
+    }
     if (n >= 0) return n;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_WRITE | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6329,38 +7307,13 @@ CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout) {
   const unsigned char *p = (const unsigned char *)buf;
   double deadline = conc__deadline(timeout);
+  int kind = CONC__FD_SOCKET;
   size_t left = size;
-  bool is_socket = true;
-  bool blocking = false;
   do {
-    ssize_t n;
-    int rc;
-    if (is_socket) {
-      n = send(fd, p, left, MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (n < 0 && errno == ENOTSOCK) {
-        is_socket = false;
-        rc = conc__is_nonblocking(fd);
-        if (rc < 0) return rc;
-        blocking = rc == 0;
-        continue;
-      }
-    } else {
-      if (blocking) {
-        rc = conc__wait_fd(fd, CONC_WRITE, deadline);
-        if (rc < 0) return rc;
-      }
-      /* A blocking pipe that polls writable takes so much without waiting. */
-      n = write(fd, p, blocking && left > PIPE_BUF ? PIPE_BUF : left);
-    }
-    if (n >= 0) {
-      p += n;
-      left -= (size_t)n;
-    } else if (conc__would_block(errno)) {
-      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
-      if (rc < 0) return rc;
-    } else if (errno != EINTR) {
-      return -errno;
-    }
+    ssize_t n = conc__write_some(fd, p, left, &kind, deadline);
+    if (n < 0) return n;
+    p += n;
+    left -= (size_t)n;
   } while (left > 0);
   return (ssize_t)size;
 }
@@ -6370,11 +7323,8 @@ CONC_API int conc_close(int fd) {
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
     conc__poller_remove(loop, fd);
-    for (w = loop->fds[fd].waiters; w != NULL; w = w->next) {
-      w->ready = -EBADF;
-      if (conc__park_retract(w->actor))
-        conc__ready_push(loop, (conc__ready)w->actor);
-    }
+    for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
+      conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
 }
@@ -6387,6 +7337,7 @@ typedef struct conc__resolve {
   conc_task task; /* first: it is a task */
   char host[256], port[32];
   bool passive;
+  int family; /* AF_UNSPEC: any */
   int rc;
   struct sockaddr_storage address;
   socklen_t size;
@@ -6399,6 +7350,7 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   memset(&hints, 0, sizeof hints);
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
+  hints.ai_family = r->family;
   rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
   if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
     memcpy(&r->address, info->ai_addr, info->ai_addrlen);
@@ -6452,7 +7404,7 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
 }
 
 /* Makes a socket address. 0 or negative errno. */
-CONC__DEF int conc__address(const char *address, bool listening,
+CONC__DEF int conc__address(const char *address, bool listening, int family,
                             double deadline, struct sockaddr_storage *out,
                             socklen_t *size) {
   struct sockaddr_un *un = (struct sockaddr_un *)out;
@@ -6470,6 +7422,7 @@ CONC__DEF int conc__address(const char *address, bool listening,
   r = (conc__resolve *)CONC_MALLOC(sizeof *r);
   if (r == NULL) return -ENOMEM;
   memset(r, 0, sizeof *r);
+  r->family = family;
   rc = conc__address_split(r, address, listening);
   if (rc == 0) {
     rc = conc__resolve_now(r, AI_NUMERICHOST);
@@ -6494,14 +7447,15 @@ CONC__DEF int conc__address(const char *address, bool listening,
 
 /* A socket file remains when its listener has died. If nobody answers there,
    it may be replaced. */
-CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
+CONC__DEF bool conc__socket_file_is_stale(int type,
+                                          const struct sockaddr_storage *a,
                                           socklen_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
-  fd = conc__socket(AF_UNIX, SOCK_STREAM);
+  fd = conc__socket(AF_UNIX, type);
   if (fd < 0) return false;
   stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
           errno == ECONNREFUSED;
@@ -6509,26 +7463,35 @@ CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
   return stale && unlink(un->sun_path) == 0;
 }
 
-CONC_API int conc_listen(const char *address) {
+/* A socket that is bound to an address; or negative errno. */
+CONC__DEF int conc__socket_at(const char *address, int type) {
   struct sockaddr_storage a;
   const struct sockaddr *addr = (const struct sockaddr *)&a;
   socklen_t size = 0;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, CONC__NEVER, &a, &size);
+  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, &size);
   if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, SOCK_STREAM);
+  fd = conc__socket(a.ss_family, type);
   if (fd < 0) return fd;
-  if (a.ss_family != AF_UNIX)
+  if (a.ss_family != AF_UNIX && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (bind(fd, addr, size) < 0) {
     rc = -errno;
     if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(&a, size))
+        conc__socket_file_is_stale(type, &a, size))
       rc = bind(fd, addr, size) < 0 ? -errno : 0;
   }
-  if (rc == 0 && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
+  close(fd);
+  return rc;
+}
+
+CONC_API int conc_listen(const char *address) {
+  int fd = conc__socket_at(address, SOCK_STREAM);
+  int rc;
+  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
+  rc = -errno;
   close(fd);
   return rc;
 }
@@ -6536,6 +7499,12 @@ CONC_API int conc_listen(const char *address) {
 CONC__DEF void conc__set_nodelay(int fd) {
   int one = 1; /* fails on unix sockets, which need none */
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+/* A number that was used before, and perhaps closed by close(). */
+CONC__DEF void conc__fd_is_new(int fd) {
+  conc__fd *entry = conc__fd_known(fd);
+  if (entry != NULL) conc__fd_renew(entry);
 }
 
 CONC_API int conc_accept(int fd, double timeout) {
@@ -6557,11 +7526,12 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__set_nonblocking(client);
 #endif
       conc__set_nodelay(client);
+      conc__fd_is_new(client);
       return client;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6571,7 +7541,7 @@ CONC_API int conc_connect(const char *address, double timeout) {
   struct sockaddr_storage a;
   socklen_t size = 0;
   int fd;
-  int rc = conc__address(address, false, deadline, &a, &size);
+  int rc = conc__address(address, false, AF_UNSPEC, deadline, &a, &size);
   if (rc != 0) return rc;
   fd = conc__socket(a.ss_family, SOCK_STREAM);
   if (fd < 0) return fd;
@@ -6600,6 +7570,1492 @@ CONC_API int conc_connect(const char *address, double timeout) {
   return rc;
 }
 
+/* Says an address in words, as snprintf does. */
+CONC__DEF ssize_t conc__address_text(const struct sockaddr_storage *a,
+                                     socklen_t length, char *buf,
+                                     size_t size) {
+  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+  char host[64], port[16];
+  if (a->ss_family == AF_UNIX) {
+    /* Without a name it is shorter; a long path may lack its NUL. */
+    size_t n = (size_t)length > offsetof(struct sockaddr_un, sun_path)
+                   ? (size_t)length - offsetof(struct sockaddr_un, sun_path)
+                   : 0;
+    return snprintf(buf, size, "%.*s", (int)n, n > 0 ? un->sun_path : "");
+  }
+  if (getnameinfo((const struct sockaddr *)a, length, host, sizeof host, port,
+                  sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return snprintf(buf, size, "%s", "");
+  return snprintf(buf, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s",
+                  host, port);
+}
+
+CONC_API ssize_t conc_address(int fd, char *buf, size_t size) {
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  if (size > 0) buf[0] = 0;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  return conc__address_text(&a, length, buf, size);
+}
+
+/* --- datagrams --- */
+
+CONC_API int conc_datagram_open(const char *address) {
+  return conc__socket_at(address, SOCK_DGRAM);
+}
+
+CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
+                                const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  socklen_t length = (socklen_t)sizeof a;
+  int rc;
+  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
+  rc = conc__address(address, false,
+                     a.ss_family == AF_UNIX ? AF_UNSPEC : a.ss_family,
+                     deadline, &a, &length);
+  while (rc == 0) {
+    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL,
+                       (struct sockaddr *)&a, length);
+    if (n >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (!conc__would_block(errno)) return -errno;
+    if (a.ss_family != AF_UNIX)
+      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    else /* it can be written to, but the receiver's queue is full */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc > 0) rc = 0;
+  }
+  return rc;
+}
+
+CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
+                                       char *from, size_t from_size,
+                                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct sockaddr_storage a;
+  struct msghdr m;
+  struct iovec part;
+  int rc;
+  if (from_size > 0) from[0] = 0;
+  do {
+    ssize_t n;
+    memset(&m, 0, sizeof m);
+    part.iov_base = buf;
+    part.iov_len = size;
+    m.msg_iov = &part;
+    m.msg_iovlen = 1;
+    m.msg_name = &a;
+    m.msg_namelen = (socklen_t)sizeof a;
+    n = recvmsg(fd, &m, MSG_DONTWAIT);
+    if (n >= 0) {
+      if (from_size > 0 && m.msg_namelen > 0 &&
+          conc__address_text(&a, m.msg_namelen, from, from_size) >=
+              (ssize_t)from_size)
+        from[0] = 0;
+      return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
+    }
+    rc = -errno;
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+  } while (rc > 0 || rc == -EINTR);
+  return rc;
+}
+
+/* --- buffered streams --- */
+
+#define CONC__STREAM_CHUNK 4096
+#define CONC__STREAM_HIGH_WATER 65536
+
+CONC__DEF size_t conc__bytes_count(const struct conc__bytes *b) {
+  return b->end - b->first;
+}
+
+/* Makes room for n bytes at the end. */
+CONC__DEF int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
+  size_t count = conc__bytes_count(b);
+  size_t size = b->size * 2;
+  unsigned char *data;
+  if (n <= b->size - b->end) return 0;
+  if (n > SIZE_MAX / 2 - count) return -ENOMEM;
+  /* Moved only by as much as was taken off before: so each byte is moved
+     once on the average. */
+  if (b->first >= count && n <= b->size - count) {
+    memmove(b->data, b->data + b->first, count);
+    b->first = 0;
+    b->end = count;
+    return 0;
+  }
+  if (size < CONC__STREAM_CHUNK) size = CONC__STREAM_CHUNK;
+  if (size < b->end + n) size = b->end + n;
+  data = (unsigned char *)CONC_REALLOC(b->data, size);
+  if (data == NULL) return -ENOMEM;
+  b->data = data;
+  b->size = size;
+  return 0;
+}
+
+CONC__DEF void conc__bytes_free(struct conc__bytes *b) {
+  CONC_FREE(b->data);
+  memset(b, 0, sizeof *b);
+}
+
+/* Takes n bytes off the front, into `out` unless that is NULL. */
+CONC__DEF void conc__bytes_take(struct conc__bytes *b, void *out, size_t n) {
+  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
+  b->first += n;
+  if (b->first < b->end) return;
+  b->first = b->end = 0;
+  if (b->size > CONC__STREAM_HIGH_WATER) conc__bytes_free(b);
+}
+
+/* Reads more, to have `need` bytes some time. As conc_read. */
+CONC__DEF ssize_t conc__stream_fill(conc_stream *s, size_t need,
+                                    double deadline) {
+  size_t count = conc__bytes_count(&s->in);
+  size_t room = need > count ? need - count : 0;
+  ssize_t n;
+  if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
+  n = conc__bytes_reserve(&s->in, room);
+  if (n != 0) return n;
+  n = conc_read(s->fd, s->in.data + s->in.end, s->in.size - s->in.end,
+                conc__remaining(deadline));
+  if (n > 0) s->in.end += (size_t)n;
+  return n;
+}
+
+/* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
+   not taken. */
+CONC__DEF int conc__stream_enter(conc_lock *lock, double timeout) {
+  int rc = conc_lock_acquire(lock, timeout);
+  if (rc == -EOWNERDEAD) conc_lock_release(lock);
+  return rc;
+}
+
+CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n = conc__stream_enter(&stream->reading, timeout);
+  if (n != 0) return n;
+  if (conc__bytes_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
+    n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
+  } else {
+    if (conc__bytes_count(&stream->in) == 0 && size > 0)
+      n = conc__stream_fill(stream, 1, deadline);
+    if (n >= 0) {
+      size_t count = conc__bytes_count(&stream->in);
+      if (size > count) size = count;
+      conc__bytes_take(&stream->in, buf, size);
+      n = (ssize_t)size;
+    }
+  }
+  conc_lock_release(&stream->reading);
+  return n;
+}
+
+CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
+                                          size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n = conc__stream_enter(&stream->reading, timeout);
+  if (n != 0) return n;
+  n = 1;
+  while (n > 0 && conc__bytes_count(&stream->in) < size)
+    n = conc__stream_fill(stream, size, deadline);
+  if (n >= 0) {
+    if (n == 0) size = conc__bytes_count(&stream->in);
+    conc__bytes_take(&stream->in, buf, size);
+    n = (ssize_t)size;
+  }
+  conc_lock_release(&stream->reading);
+  return n;
+}
+
+/* How many of the bytes go to the end of the first separator, looked for from
+   `from` on; 0: there is none. */
+CONC__DEF size_t conc__bytes_find(const unsigned char *p, size_t count,
+                                  const unsigned char *separator, size_t n,
+                                  size_t from) {
+  while (count - from >= n) {
+    const void *at = memchr(p + from, separator[0], count - from - n + 1);
+    if (at == NULL) return 0;
+    from = (size_t)((const unsigned char *)at - p);
+    if (memcmp(at, separator, n) == 0) return from + n;
+    from++;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
+                                        const void *separator, size_t n,
+                                        void *buf, size_t size,
+                                        double timeout) {
+  double deadline = conc__deadline(timeout);
+  struct conc__bytes *in = &stream->in;
+  size_t from = 0; /* no separator begins before that */
+  ssize_t rc;
+  if (n == 0) return -EINVAL;
+  rc = conc__stream_enter(&stream->reading, timeout);
+  if (rc != 0) return rc;
+  for (;;) {
+    size_t count = conc__bytes_count(in);
+    size_t length = count < n ? 0
+                              : conc__bytes_find(in->data + in->first, count,
+                                                 (const unsigned char *)
+                                                     separator,
+                                                 n, from);
+    if (length > size || (length == 0 && count >= size)) {
+      rc = -EMSGSIZE;
+      break;
+    }
+    if (length == 0) {
+      if (count >= n) from = count - n + 1;
+      rc = conc__stream_fill(stream, 0, deadline);
+      if (rc > 0) continue;
+      if (rc < 0) break;
+      length = count; /* the end */
+    }
+    conc__bytes_take(in, buf, length);
+    rc = (ssize_t)length;
+    break;
+  }
+  conc_lock_release(&stream->reading);
+  return rc;
+}
+
+CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
+                                       size_t size, double timeout) {
+  ssize_t n;
+  if (size == 0) return -EINVAL;
+  n = conc_stream_read_until(stream, "\n", 1, buf, size - 1, timeout);
+  buf[n > 0 ? n : 0] = 0;
+  return n;
+}
+
+/* Sends all. The caller has the lock. */
+CONC__DEF int conc__stream_drain(conc_stream *s, double deadline) {
+  int kind = CONC__FD_SOCKET;
+  while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
+    ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
+                                 conc__bytes_count(&s->out), &kind, deadline);
+    if (n == -ETIMEDOUT || n == -ECANCELED) return (int)n;
+    if (n < 0) {
+      s->error = (int)n;
+      conc__bytes_free(&s->out);
+    } else {
+      conc__bytes_take(&s->out, NULL, (size_t)n);
+    }
+  }
+  return s->error;
+}
+
+CONC_API int conc_stream_write(conc_stream *stream, const void *data,
+                               size_t size, double timeout) {
+  size_t high =
+      stream->high_water > 0 ? stream->high_water : CONC__STREAM_HIGH_WATER;
+  double deadline = conc__deadline(timeout);
+  int rc = conc__stream_enter(&stream->writing, timeout);
+  if (rc != 0) return rc;
+  rc = stream->error;
+  if (rc == 0 && conc__bytes_count(&stream->out) >= high)
+    rc = conc__stream_drain(stream, deadline);
+  if (rc == 0 && size > 0) rc = conc__bytes_reserve(&stream->out, size);
+  if (rc == 0 && size > 0) {
+    memcpy(stream->out.data + stream->out.end, data, size);
+    stream->out.end += size;
+  }
+  conc_lock_release(&stream->writing);
+  return rc;
+}
+
+CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
+  double deadline = conc__deadline(timeout);
+  int rc = conc__stream_enter(&stream->writing, timeout);
+  if (rc != 0) return rc;
+  rc = conc__stream_drain(stream, deadline);
+  conc_lock_release(&stream->writing);
+  return rc;
+}
+
+CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
+  int rc = conc_stream_flush(stream, timeout);
+  int closed = conc_close(stream->fd);
+  conc__bytes_free(&stream->in);
+  conc__bytes_free(&stream->out);
+  stream->fd = -1;
+  return rc != 0 ? rc : closed;
+}
+
+/* --- signals --- */
+
+CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+  size_t i;
+  sigemptyset(set);
+  for (i = 0; i < n; i++)
+    if (sigaddset(set, signals[i]) != 0) return -EINVAL;
+  return n == 0 ? -EINVAL : 0;
+}
+
+CONC_API int conc_block_signals(const int *signals, size_t n) {
+  sigset_t set;
+  int rc = conc__signal_set(&set, signals, n);
+  return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
+}
+
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  sigset_t set, blocked;
+  size_t i;
+  int rc = conc__signal_set(&set, signals, n);
+  if (rc != 0) return rc;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (i = 0; i < n; i++)
+    if (!sigismember(&blocked, signals[i])) return -EINVAL;
+#if CONC_HAVE_SIGNALFD
+  {
+    struct signalfd_siginfo info;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) return -errno;
+    do {
+      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+               ? (int)info.ssi_signo
+               : -errno;
+      if (rc != -EAGAIN && rc != -EINTR) break;
+      rc = conc__wait_fd(fd, CONC_READ, deadline);
+    } while (rc > 0); /* else another one may have been faster */
+    conc_close(fd);
+  }
+#else
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    rc = sigtimedwait(&set, NULL, &none);
+    if (rc > 0) break;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) break;
+  }
+#endif
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>ipc: who is alive, waiting between processes, memory
+
+   Whatever is claimed in shared memory is claimed by one atomic store that
+   names the claimant, so that who is stuck behind it can ask if that process
+   is dead. A name is an id: the index of an entry in a registry, and how often
+   that entry has been used; ids of earlier uses are dead. A process that lives
+   holds a record lock on the byte of its entry: the kernel drops it at the
+   process's end, before it is a zombie, and a forked child does not inherit
+   it. So nothing has to be told by those who die, and to ask is one fcntl().
+
+   Closing any descriptor of a file drops the process's locks on it: a registry
+   has one descriptor in a process, which stays open as long as the memory is
+   there that is used with it. All the anonymous memory of a process has one
+   registry, which its children inherit: the family's.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
+#define CONC__PROCESS_ID 0x3fffffffu
+
+struct conc__registry {
+  unsigned next; /* the entry to try first */
+  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
+};
+
+/* What a process knows of a registry for itself: the end of the private page
+   that is mapped right before it. */
+struct conc__registry_mine {
+  size_t users; /* regions */
+  int fd;
+  unsigned self; /* our id; 0: none yet in this process */
+};
+
+/* A piece of shared memory. */
+typedef struct conc__region {
+  struct conc__region *next;
+  struct conc__registry *registry;
+  char *memory;
+  size_t size;
+} conc__region;
+
+static conc__mutex conc__shared_guard; /* of all this; before other guards */
+static conc__region *conc__regions;
+static struct conc__registry *conc__family;
+static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
+
+CONC__DEF int conc__file_open(void);
+
+CONC__INLINE struct conc__registry_mine *conc__mine(struct conc__registry *r) {
+  return (struct conc__registry_mine *)(void *)r - 1;
+}
+
+CONC__DEF void conc__shared_fork_prepare(void) {
+  conc__mutex_lock(&conc__shared_guard);
+}
+
+CONC__DEF void conc__shared_fork_parent(void) {
+  conc__mutex_unlock(&conc__shared_guard);
+}
+
+/* The child is another process: it has no id yet. */
+CONC__DEF void conc__shared_fork_child(void) {
+  conc__region *g;
+  conc__shared_guard.word = 0;
+  for (g = conc__regions; g != NULL; g = g->next)
+    conc__mine(g->registry)->self = 0;
+}
+
+CONC__DEF void conc__shared_init_once(void) {
+  conc__init();
+  pthread_atfork(conc__shared_fork_prepare, conc__shared_fork_parent,
+                 conc__shared_fork_child);
+}
+
+/* Before conc__process_init_once registers its handlers, since who starts a
+   process holds that guard first. */
+CONC__DEF void conc__shared_init(void) {
+  pthread_once(&conc__shared_once, conc__shared_init_once);
+}
+
+/* --- the registry --- */
+
+/* fcntl() on the byte of one entry: 0 or -1, and *type is what was found. */
+CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
+                                  unsigned index, short *type) {
+  struct flock lock;
+  int rc;
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = (off_t)index;
+  lock.l_len = 1;
+  do rc = fcntl(conc__mine(r)->fd, command, &lock);
+  while (rc < 0 && errno == EINTR);
+  *type = lock.l_type;
+  return rc;
+}
+
+/* An entry whose lock we have is ours; from then on its old id is dead. */
+CONC__DEF unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__mine(r);
+  unsigned id, i;
+  conc__mutex_lock(&conc__shared_guard);
+  id = mine->self;
+  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
+    unsigned index =
+        __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
+    unsigned uses;
+    short type;
+    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
+    uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
+    if (uses == 0) uses = 1;
+    CONC__STORE(&r->uses[index], uses);
+    id = uses << 10 | index;
+  }
+  CONC__STORE_RELAXED(&mine->self, id);
+  conc__mutex_unlock(&conc__shared_guard);
+  return id;
+}
+
+/* The caller's process. 0: there are too many. */
+CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
+  unsigned id = CONC__LOAD_RELAXED(&conc__mine(r)->self);
+  return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
+}
+
+/* Whether that process has ended, or has given up its memory. Exact: once it
+   is true, nothing of it runs any more. A system call. */
+CONC__DEF bool conc__registry_is_dead(struct conc__registry *r, unsigned id) {
+  unsigned index = id % CONC__PROCESSES;
+  short type;
+  if (id == CONC__LOAD_RELAXED(&conc__mine(r)->self)) return false;
+  if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
+  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
+}
+
+/* Maps a file, and a private page before it. NULL and errno. */
+CONC__DEF void *conc__registry_map(int fd, size_t size) {
+  size_t page = conc__page;
+  struct conc__registry_mine *mine;
+  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE, fd, 0);
+  if (p == (char *)MAP_FAILED) return NULL;
+  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+           0) == MAP_FAILED) {
+    int error = errno;
+    munmap(p, page + size);
+    errno = error;
+    return NULL;
+  }
+  mine = conc__mine((struct conc__registry *)(void *)(p + page));
+  mine->users = 0;
+  mine->fd = fd;
+  mine->self = 0;
+  return p + page;
+}
+
+CONC__DEF void conc__registry_unmap(struct conc__registry *r, size_t size) {
+  int fd = conc__mine(r)->fd;
+  munmap((char *)(void *)r - conc__page, conc__page + size);
+  close(fd);
+}
+
+/* A file in memory, without a name. A descriptor, or negative errno. */
+CONC__DEF int conc__shared_file(size_t size) {
+  int fd = conc__file_open();
+  if (fd < 0) return fd;
+  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
+    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
+    close(fd);
+    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
+  }
+  return fd;
+}
+
+/* The family's registry; the guard is held. 0 or negative errno. */
+CONC__DEF int conc__family_open(void) {
+  int fd;
+  if (conc__family != NULL) return 0;
+  fd = conc__shared_file(sizeof *conc__family);
+  if (fd < 0) return fd;
+  conc__family = (struct conc__registry *)conc__registry_map(
+      fd, sizeof *conc__family);
+  if (conc__family == NULL) {
+    int rc = -errno;
+    close(fd);
+    return rc;
+  }
+  return 0;
+}
+
+/* The registry that goes with the shared memory at p. NULL and errno EINVAL:
+   it is none. */
+CONC__DEF struct conc__registry *conc__registry_of(const void *p) {
+  struct conc__registry *r = NULL;
+  const conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
+    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
+  conc__mutex_unlock(&conc__shared_guard);
+  if (r == NULL) errno = EINVAL;
+  return r;
+}
+
+/* --- waiting --- */
+
+/* Who waits between processes looks around after so long: for owners that have
+   died, and because a wake-up may have died with whom it woke. */
+#define CONC__SHARED_LOOK 20e-3
+/* Where there is nothing to be woken by, it looks after pauses up to this. */
+#define CONC__SHARED_PAUSE 2e-3
+
+#define CONC__FUTEX_WAIT_SHARED 9 /* FUTEX_WAIT_BITSET */
+#define CONC__FUTEX_WAKE_SHARED 1
+
+/* As conc__thread_spin, for a word that another process changes. */
+CONC__DEF bool conc__shared_spin(conc__actor *self, const unsigned *word,
+                                 unsigned value) {
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    do {
+      for (i = 0; i < 8 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(word) != value;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps while *word == value, until woken or for as long as that goes without
+   a look. A coroutine sleeps in its loop, which must not block: it is not
+   woken, but pauses, longer and longer. */
+CONC__DEF void conc__shared_sleep(conc__actor *self, unsigned *word,
+                                  unsigned value, double deadline,
+                                  unsigned round, bool cancellable) {
+  double until = conc_now();
+#if CONC_HAVE_FUTEX
+  if (self->ops == &conc__thread_class) {
+    struct timespec t;
+    until += CONC__SHARED_LOOK;
+    t = conc__timespec(until < deadline ? until : deadline);
+    CONC__POINT();
+    syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value, &t, NULL,
+            0xffffffffu);
+    return;
+  }
+#endif
+  if (CONC__LOAD(word) != value) return;
+  until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
+  self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
+                  until < deadline ? until : deadline);
+}
+
+/* Waits while *word == value. 0: look again, if only because it is time to;
+   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
+CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
+                                double deadline, unsigned *round) {
+  conc__actor *self = conc__self();
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  if (*round > 0 || !conc__shared_spin(self, word, value))
+    conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
+                       *round, true);
+  ++*round;
+  return 0;
+}
+
+/* Wakes up to n threads of any process. The memory may be gone by now. */
+CONC__DEF void conc__shared_wake(unsigned *word, int n) {
+#if CONC_HAVE_FUTEX
+  CONC__POINT();
+  syscall(SYS_futex, word, CONC__FUTEX_WAKE_SHARED, n, NULL, NULL, 0);
+#else
+  (void)word, (void)n;
+#endif
+}
+
+/* --- memory --- */
+
+CONC_API void *conc_shared_alloc(size_t size) {
+  conc__region *g;
+  int rc, fd = -1;
+  conc__shared_init();
+  if (size == 0 || size > SIZE_MAX / 2) {
+    errno = size == 0 ? EINVAL : ENOMEM;
+    return NULL;
+  }
+  g = (conc__region *)CONC_MALLOC(sizeof *g);
+  if (g == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  conc__mutex_lock(&conc__shared_guard);
+  rc = conc__family_open();
+  if (rc == 0) rc = fd = conc__shared_file(g->size);
+  if (rc >= 0) {
+    g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+                             fd, 0);
+    rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
+    close(fd);
+  }
+  if (rc == 0) {
+    g->registry = conc__family;
+    conc__mine(conc__family)->users++;
+    g->next = conc__regions;
+    conc__regions = g;
+  } else if (conc__family != NULL &&
+             conc__mine(conc__family)->users == 0) {
+    conc__registry_unmap(conc__family, sizeof *conc__family);
+    conc__family = NULL;
+  }
+  conc__mutex_unlock(&conc__shared_guard);
+  if (rc == 0) return g->memory;
+  CONC_FREE(g);
+  errno = -rc;
+  return NULL;
+}
+
+CONC_API void conc_shared_free(void *memory) {
+  conc__region **p = &conc__regions;
+  conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  while (*p != NULL && (*p)->memory != (char *)memory) p = &(*p)->next;
+  g = *p;
+  if (g != NULL) {
+    *p = g->next;
+    munmap(g->memory, g->size);
+    if (--conc__mine(g->registry)->users == 0) {
+      conc__registry_unmap(g->registry, sizeof *g->registry);
+      conc__family = NULL;
+    }
+  }
+  conc__mutex_unlock(&conc__shared_guard);
+  CONC_FREE(g);
+}
+
+/* --- primitives: what they have in common --- */
+
+/* In words that name a process: somebody waits for it to change; and: who has
+   taken it from the dead is about to write the actor beside it. */
+#define CONC__AWAITS 0x80000000u
+#define CONC__MENDS 0x40000000u
+
+/* The word of an object that lies so and so far from its registry. */
+CONC__DEF uintptr_t conc__shared_word(const void *object,
+                                      struct conc__registry *r) {
+  uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
+  return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
+}
+
+CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
+                                                          uintptr_t word) {
+  uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
+  return (struct conc__registry *)(page << 12);
+}
+
+/* What was asked for so long ago is late, and may have a dead owner. */
+CONC__INLINE bool conc__shared_late(unsigned round, double deadline) {
+  return round > 1 || deadline <= 0;
+}
+
+/* A claim is held by an actor of a process; it stands where locks between
+   threads have their list of waiters. The word alone says whose process has
+   it. The actor is written afterwards, and so is never another one's: it is 0
+   before, but after the death of an owner, when CONC__MENDS tells. */
+typedef struct conc__claim {
+  unsigned word;
+  uintptr_t actor;
+} conc__claim;
+
+CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
+                                      uintptr_t me) {
+  return (CONC__LOAD(&c->word) & ~CONC__AWAITS) == id &&
+         CONC__LOAD_RELAXED(&c->actor) == me;
+}
+
+CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
+                               conc__actor *self, bool cancellable,
+                               double deadline) {
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  for (;;) {
+    unsigned seen = CONC__LOAD(&c->word);
+    unsigned owner = seen & CONC__PROCESS_ID;
+    unsigned id = conc__registry_self(r); /* another one after a fork */
+    if (id == 0) return -EAGAIN;
+    if (owner == 0) {
+      if (!CONC__CAS(&c->word, &seen, id | awaits)) continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      return 0;
+    }
+    if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
+    if (conc__shared_late(round, deadline) &&
+        conc__registry_is_dead(r, owner)) {
+      if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
+        continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      CONC__AND(&c->word, ~CONC__MENDS);
+      return -EOWNERDEAD;
+    }
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (round == 0) { /* unannounced, so that nobody need be woken */
+      round++;
+      if (conc__shared_spin(self, &c->word, seen)) continue;
+    }
+    if (!(seen & CONC__AWAITS) &&
+        !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
+      continue;
+    awaits = CONC__AWAITS;
+    if (cancellable) {
+      int rc = conc__shared_wait(&c->word, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+    } else {
+      conc__shared_sleep(self, &c->word, seen | awaits, CONC__NEVER, round++,
+                         false);
+    }
+  }
+}
+
+/* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
+CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self, bool cancellable,
+                                     double deadline) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
+  if (!CONC__CAS(&c->word, &seen, id))
+    return conc__claim_wait(c, r, self, cancellable, deadline);
+  CONC__STORE_RELAXED(&c->actor, self->id);
+  return 0;
+}
+
+CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = id;
+  if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
+  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
+  if (!CONC__CAS(&c->word, &seen, 0u)) {
+    CONC__STORE(&c->word, 0u);
+    conc__shared_wake(&c->word, 1);
+  }
+  return 0;
+}
+
+/* What is more than a word is under a guard of its own, held by a process for
+   some dozen instructions. Each step of a change leaves it in a state that is
+   as good as one in which the process had died earlier. 0; 1 if it was held by
+   one who died; -EAGAIN. */
+CONC__DEF int conc__shared_enter(struct conc__registry *r, unsigned *guard) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  int i;
+  if (id == 0) return -EAGAIN;
+  if (CONC__CAS(guard, &seen, id)) return 0;
+  for (i = 0;; i++) {
+    unsigned owner;
+    seen = CONC__LOAD(guard);
+    owner = seen & CONC__PROCESS_ID;
+    if (owner == 0) {
+      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__AWAITS : id)) return 0;
+    } else if (i < 10) {
+      conc__pause();
+    } else if (i < 20) {
+      sched_yield();
+    } else if (conc__registry_is_dead(r, owner)) {
+      if (CONC__CAS(guard, &seen, id | CONC__AWAITS)) return 1;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(guard, &seen, seen | CONC__AWAITS)) {
+      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__AWAITS,
+                         CONC__NEVER, 0, false);
+    }
+  }
+}
+
+CONC__DEF void conc__shared_leave(unsigned *guard) {
+  CONC__POINT();
+  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
+    conc__shared_wake(guard, 1);
+}
+
+/* The processes that have a part in something. Each only writes its own place,
+   which counts from when the id is there. */
+CONC__DEF unsigned *conc__sharers_find(struct conc__sharers *s, unsigned id) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] == id) return &s->count[i];
+  return NULL;
+}
+
+/* False: there are too many others. */
+CONC__DEF bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (count != NULL) {
+    ++*count;
+    return true;
+  }
+  count = conc__sharers_find(s, 0);
+  if (count == NULL) return false;
+  *count = 1;
+  CONC__STORE(&s->id[count - s->count], id);
+  return true;
+}
+
+CONC__DEF void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
+}
+
+CONC__DEF bool conc__sharers_any(const struct conc__sharers *s) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0) return true;
+  return false;
+}
+
+/* Drops the dead; whether there were any. */
+CONC__DEF bool conc__sharers_bury(struct conc__sharers *s,
+                                  struct conc__registry *r) {
+  bool any = false;
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
+      s->id[i] = 0;
+      any = true;
+    }
+  return any;
+}
+
+/* --- conc_lock and conc_rlock between processes --- */
+
+CONC__INLINE conc__claim *conc__lock_claim(const conc_lock *lock) {
+  return (conc__claim *)(uintptr_t)&lock->waiters;
+}
+
+CONC_API int conc_lock_init_shared(conc_lock *lock) {
+  struct conc__registry *r = conc__registry_of(lock);
+  if (r == NULL) return -EINVAL;
+  memset(&lock->waiters, 0, sizeof lock->waiters);
+  lock->depth = 0;
+  lock->order = CONC__ORDER_NONE; /* names are not known to all */
+  CONC__STORE(&lock->word, conc__shared_word(lock, r));
+  return 0;
+}
+
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
+  return conc_lock_init_shared(&rlock->lock);
+}
+
+CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                        bool cancellable, double deadline) {
+  return conc__claim_acquire(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
+      cancellable, deadline);
+}
+
+CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
+#if CONC_HAVE_TSAN
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  conc__tell_released(lock, false);
+#endif
+  return conc__claim_release(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
+}
+
+CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self) {
+  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
+  unsigned id;
+  if (!conc__is_shared(word)) return false;
+  id = conc__registry_self(conc__shared_registry(lock, word));
+  return id != 0 &&
+         conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
+}
+
+CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock) {
+  return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
+}
+
+/* --- conc_event between processes ---
+
+   All in one word: besides what it is for threads, how often a set has ended
+   waits. So who waits knows that there was one, whatever has come since. */
+
+#define CONC__EVENT_ROUND 8u
+#define CONC__EVENT_STATE 3u
+
+CONC__INLINE unsigned *conc__event_word(conc_event *event) {
+  return (unsigned *)(void *)&event->flag;
+}
+
+CONC_API int conc_event_init_shared(conc_event *event) {
+  if (conc__registry_of(event) == NULL) return -EINVAL;
+  CONC__STORE(&event->flag, CONC__EVENT_SHARED);
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_set(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  for (;;) {
+    unsigned want = (seen & ~CONC__EVENT_STATE) | CONC__SET;
+    if (seen & CONC__SET) return 0;
+    if (seen & CONC__AWAITED) want += CONC__EVENT_ROUND;
+    if (CONC__CAS(word, &seen, want)) break;
+  }
+  if (seen & CONC__AWAITED) conc__shared_wake(word, INT_MAX);
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_clear(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  while ((seen & CONC__SET) &&
+         !CONC__CAS(word, &seen, seen & ~CONC__EVENT_STATE)) {
+  }
+  return 0;
+}
+
+CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout) {
+  unsigned *word = conc__event_word(event);
+  double deadline = conc__deadline(timeout);
+  unsigned seen = CONC__LOAD(word);
+  unsigned before = seen | CONC__EVENT_STATE;
+  unsigned round = 0;
+  while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
+    int rc;
+    if (!(seen & CONC__AWAITED) &&
+        !CONC__CAS(word, &seen, seen | CONC__AWAITED))
+      continue;
+    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
+    if (rc != 0) return rc;
+    seen = CONC__LOAD(word);
+  }
+  return 0;
+}
+
+/* --- conc_cond between processes ---
+
+   A notify lets so many go, `notified` of those `waiting`, and begins a new
+   round: of those who have come in an earlier one, the first to look go. */
+
+CONC_API int conc_cond_init_shared(conc_cond *cond) {
+  struct conc__registry *r = conc__registry_of(cond);
+  if (r == NULL) return -EINVAL;
+  cond->guard = cond->round = cond->waiting = cond->notified = 0;
+  CONC__STORE(&cond->word, conc__shared_word(cond, r));
+  return 0;
+}
+
+CONC__DEF int conc__cond_enter(conc_cond *cond) {
+  struct conc__registry *r = conc__shared_registry(cond, cond->word);
+  int rc = conc__shared_enter(r, &cond->guard);
+  if (rc <= 0) return rc;
+  /* A notify may have been under way: to be sure, they look. */
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  CONC__STORE(&cond->round, cond->round + 1);
+  conc__shared_wake(&cond->round, INT_MAX);
+  return 0;
+}
+
+/* One who waits, so far with the result rc, looks whether it may go. */
+CONC__DEF bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
+  bool goes = false;
+  while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
+  if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
+    cond->notified--;
+    goes = true;
+  }
+  if ((goes || rc != 0) && cond->waiting > 0) cond->waiting--;
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  conc__shared_leave(&cond->guard);
+  return goes;
+}
+
+CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                     double timeout) {
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned before, depth, round = 0;
+  int rc, again;
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  if (cond->word == 0) return -EINVAL;
+  rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  before = cond->round;
+  cond->waiting++;
+  conc__shared_leave(&cond->guard);
+  depth = lock->depth;
+  lock->depth = 0;
+  conc_lock_release(lock);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&cond->round);
+    rc = 0;
+    if (seen != before && conc__cond_look(cond, before, 0)) break;
+    rc = conc__shared_wait(&cond->round, seen, deadline, &round);
+    if (rc == 0) continue;
+    if (conc__cond_look(cond, before, rc)) rc = 0;
+    break;
+  }
+  again = conc__shared_lock_acquire(lock, self, false, CONC__NEVER);
+  conc__lock_acquired(lock, self, false);
+  lock->depth = depth;
+  return again != 0 ? again : rc;
+}
+
+CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n) {
+  int rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
+  if (n > 0) {
+    cond->notified += (unsigned)n;
+    CONC__STORE(&cond->round, cond->round + 1);
+  }
+  conc__shared_leave(&cond->guard);
+  if (n > 0) conc__shared_wake(&cond->round, n > INT_MAX ? INT_MAX : (int)n);
+  return 0;
+}
+
+/* --- conc_rwlock between processes ---
+
+   A writer that waits names itself in `wants`, and then no newcomer joins the
+   readers. Those who began to wait before a writer had it may; and once one
+   has given it back, it is the turn of readers, if some wait. Neither holds
+   for ever: what is free, any may have who is late. `round` is what all of
+   them wait on; its lowest bit: somebody does. */
+
+#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
+
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
+  struct conc__registry *r = conc__registry_of(rwlock);
+  if (r == NULL) return -EINVAL;
+  memset(&rwlock->shared, 0, sizeof rwlock->shared);
+  CONC__STORE(&rwlock->word, conc__shared_word(rwlock, r));
+  return 0;
+}
+
+/* Something has changed for those who wait; the guard is left. */
+CONC__DEF void conc__rwlock_tell(struct conc__rwlock_shared *s) {
+  unsigned seen = s->round;
+  if (seen & 1) CONC__STORE(&s->round, seen + 1);
+  conc__shared_leave(&s->guard);
+  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
+}
+
+CONC__DEF bool conc__rwlock_may(const struct conc__rwlock_shared *s,
+                                bool write, bool late, unsigned writers) {
+  bool read = conc__sharers_any(&s->readers);
+  if (s->writer != 0) return false;
+  if (write) return !read && (late || !s->readers_turn);
+  return s->wants == 0 || s->writers != writers || (late && !read);
+}
+
+CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                          conc__actor *self, double timeout) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0, writers = 0;
+  bool died = false;
+  int rc = 0;
+  for (;;) {
+    bool late = conc__shared_late(round, deadline);
+    bool mine, taken;
+    unsigned id, seen;
+    if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+    id = conc__registry_self(r); /* another one after a fork */
+    mine = s->wants == id && s->wants_actor == self->id;
+    if (place != NULL && conc__sharers_find(&s->readers, id) == NULL) {
+      *place = NULL; /* of another lock, never released, at this address */
+      place = NULL;
+    }
+    if (place != NULL || (s->writer == id && s->writer_actor == self->id))
+      rc = -EDEADLK;
+    if (late && rc == 0) {
+      if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
+        s->writer = 0;
+        s->readers_turn = false;
+        died = true;
+      }
+      if (s->wants != 0 && conc__registry_is_dead(r, s->wants)) s->wants = 0;
+      conc__sharers_bury(&s->readers, r);
+    }
+    if (round == 0) writers = s->writers;
+    taken = rc == 0 && conc__rwlock_may(s, write, late, writers);
+    if (taken && write) {
+      s->writer_actor = self->id;
+      CONC__STORE(&s->writer, id);
+    } else if (taken) {
+      taken = conc__sharers_add(&s->readers, id);
+      if (taken) s->readers_turn = false;
+    }
+    if (rc == 0 && !taken && deadline <= 0) rc = -ETIMEDOUT;
+    if (taken || rc != 0) {
+      if (mine) s->wants = 0;
+      if (taken && !write) conc__reads_add(self, CONC__READS_SHARED(rwlock));
+      if (mine)
+        conc__rwlock_tell(s);
+      else
+        conc__shared_leave(&s->guard);
+      return rc == 0 && died ? -EOWNERDEAD : rc;
+    }
+    if (!write) {
+      s->readers_wait = true;
+    } else if (s->wants == 0) {
+      s->wants_actor = self->id;
+      CONC__STORE(&s->wants, id);
+    }
+    seen = s->round | 1;
+    CONC__STORE_RELAXED(&s->round, seen);
+    conc__shared_leave(&s->guard);
+    rc = conc__shared_wait(&s->round, seen, deadline, &round);
+  }
+}
+
+CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                          conc__actor *self) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  unsigned id = conc__registry_self(r);
+  bool write, read;
+  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+  write = s->writer == id && s->writer_actor == self->id;
+  read = !write && (place != NULL || self->more_reads > 0) &&
+         conc__sharers_find(&s->readers, id) != NULL;
+  if (!write && !read) {
+    conc__shared_leave(&s->guard);
+    return -EPERM;
+  }
+  conc__tell_released(rwlock, read);
+  if (write) {
+    s->writers++;
+    s->readers_turn = s->readers_wait;
+    s->readers_wait = false;
+    s->writer_actor = 0;
+    CONC__STORE(&s->writer, 0u);
+  } else {
+    if (place != NULL)
+      *place = NULL;
+    else
+      self->more_reads--;
+    conc__sharers_remove(&s->readers, id);
+  }
+  conc__rwlock_tell(s);
+  return 0;
+}
+
+/* --- conc_sem between processes --- */
+
+#define CONC__SEM_SHARED 0x40000000u /* always; CONC__AWAITS; the value */
+#define CONC__SEM_MAX 0x3fffffffu
+
+CONC_API int conc_sem_init_shared(conc_sem *sem) {
+  if (conc__registry_of(sem) == NULL || sem->value > CONC__SEM_MAX)
+    return -EINVAL;
+  CONC__STORE(&sem->shared, CONC__SEM_SHARED | (unsigned)sem->value);
+  CONC__STORE(&sem->value, CONC__SEM_WAITERS);
+  return 0;
+}
+
+CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  double deadline = CONC__NEVER;
+  for (;;) {
+    if (seen & CONC__SEM_MAX) {
+      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | awaits)) return 0;
+    } else if (timeout <= 0) {
+      return -ETIMEDOUT;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(&sem->shared, &seen, seen | CONC__AWAITS)) {
+      int rc;
+      if (awaits == 0) deadline = conc__deadline(timeout);
+      awaits = CONC__AWAITS;
+      rc = conc__shared_wait(&sem->shared, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+      seen = CONC__LOAD(&sem->shared);
+    }
+  }
+}
+
+CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  size_t bound = CONC__SEM_MAX;
+  if (sem->bound > 0 && sem->bound < bound) bound = sem->bound;
+  for (;;) {
+    unsigned value = seen & CONC__SEM_MAX;
+    if (value > bound || n > bound - value) return -EOVERFLOW;
+    if (CONC__CAS(&sem->shared, &seen,
+                  (seen & ~CONC__AWAITS) + (unsigned)n))
+      break;
+  }
+  if (seen & CONC__AWAITS) conc__shared_wake(&sem->shared, (int)n);
+  return 0;
+}
+
+CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem) {
+  return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
+}
+
+/* --- conc_barrier between processes ---
+
+   Who waits for the end of a generation finds how it ended in `failed`, whose
+   lowest bit is that of the last one. The runner is whose action runs. */
+
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
+  struct conc__registry *r = conc__registry_of(barrier);
+  if (r == NULL || barrier->parties < 1) return -EINVAL;
+  barrier->broken = false;
+  barrier->waiting = 0;
+  barrier->generation = 0;
+  barrier->guard = barrier->runner = barrier->failed = 0;
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->word, conc__shared_word(barrier, r));
+  return 0;
+}
+
+/* Ends a generation; the guard is held. */
+CONC__DEF void conc__barrier_turn(conc_barrier *barrier, bool failed) {
+  barrier->failed = barrier->failed << 1 | failed;
+  CONC__STORE_RELAXED(&barrier->waiting, 0);
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->generation, barrier->generation + 1);
+}
+
+CONC__DEF void conc__barrier_break(conc_barrier *barrier) {
+  CONC__STORE_RELAXED(&barrier->broken, true);
+  CONC__STORE(&barrier->runner, 0u);
+  conc__barrier_turn(barrier, true);
+}
+
+/* Leaves the guard and wakes all, to look. */
+CONC__DEF void conc__barrier_tell(conc_barrier *barrier) {
+  conc__shared_leave(&barrier->guard);
+  conc__shared_wake(&barrier->generation, INT_MAX);
+  conc__shared_wake(&barrier->runner, INT_MAX);
+}
+
+/* If one died with the guard, nobody knows how far it came. */
+CONC__DEF int conc__barrier_enter(conc_barrier *barrier,
+                                  struct conc__registry *r) {
+  int rc = conc__shared_enter(r, &barrier->guard);
+  if (rc <= 0) return rc;
+  conc__barrier_break(barrier);
+  conc__barrier_tell(barrier);
+  return conc__barrier_enter(barrier, r);
+}
+
+CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken) {
+  int rc = conc__barrier_enter(
+      barrier, conc__shared_registry(barrier, barrier->word));
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&barrier->broken, broken);
+  conc__barrier_turn(barrier, true);
+  conc__barrier_tell(barrier);
+  return 0;
+}
+
+/* The last one has come; the guard is held. */
+CONC__DEF int conc__shared_barrier_pass(conc_barrier *barrier,
+                                        struct conc__registry *r, unsigned id,
+                                        conc__actor *self) {
+  unsigned generation = barrier->generation;
+  int index = barrier->waiting;
+  int rc = 0;
+  if (barrier->action != NULL) {
+    barrier->runner_actor = self->id;
+    CONC__STORE(&barrier->runner, id);
+    conc__shared_leave(&barrier->guard);
+    rc = barrier->action(barrier->arg);
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    CONC__STORE(&barrier->runner, 0u);
+  }
+  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
+  if (generation == barrier->generation) conc__barrier_turn(barrier, rc < 0);
+  conc__barrier_tell(barrier);
+  return rc < 0 ? rc : index;
+}
+
+/* Waits for the end of a generation, in which it has been counted. */
+CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
+                                         struct conc__registry *r,
+                                         conc__actor *self, int index,
+                                         unsigned generation,
+                                         double deadline) {
+  unsigned round;
+  for (round = 0;; round++) {
+    bool all_are_here;
+    unsigned age;
+    int rc = 0;
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    age = barrier->generation - generation;
+    if (age > 0) {
+      bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
+      conc__shared_leave(&barrier->guard);
+      return failed ? -EPIPE : index;
+    }
+    all_are_here = barrier->runner != 0;
+    if (all_are_here) {
+      if (round > 1 && conc__registry_is_dead(r, barrier->runner))
+        rc = -EOWNERDEAD;
+    } else if (conc__take_cancel(self)) {
+      rc = -ECANCELED;
+    } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
+      rc = -ETIMEDOUT;
+    } else if (round > 1 && conc__sharers_bury(&barrier->parts, r)) {
+      rc = -EOWNERDEAD;
+    }
+    if (rc != 0) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+    conc__shared_leave(&barrier->guard);
+    if (round == 0 &&
+        conc__shared_spin(self, &barrier->generation, generation))
+      continue;
+    conc__shared_sleep(
+        self, &barrier->generation, generation,
+        all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline), round,
+        !all_are_here);
+  }
+}
+
+CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
+                                        double timeout) {
+  struct conc__registry *r =
+      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0;
+  for (;;) {
+    unsigned id, runner, generation;
+    int index, rc = conc__barrier_enter(barrier, r);
+    if (rc != 0) return rc;
+    id = conc__registry_self(r);
+    runner = barrier->runner;
+    if (runner != 0 && conc__shared_late(round, deadline) &&
+        conc__registry_is_dead(r, runner)) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return -EOWNERDEAD;
+    }
+    if (barrier->broken)
+      rc = -EPIPE;
+    else if (runner == id && barrier->runner_actor == self->id)
+      rc = -EDEADLK;
+    generation = barrier->generation;
+    if (rc == 0 && runner == 0) {
+      index = barrier->waiting;
+      if (index + 1 >= barrier->parties)
+        return conc__shared_barrier_pass(barrier, r, id, self);
+      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
+      conc__sharers_add(&barrier->parts, id); /* or its end is not noticed */
+      conc__shared_leave(&barrier->guard);
+      return conc__shared_barrier_await(barrier, r, self, index, generation,
+                                        deadline);
+    }
+    conc__shared_leave(&barrier->guard);
+    if (rc == 0) /* it comes again, when the action has run */
+      rc = conc__shared_wait(&barrier->runner, runner, deadline, &round);
+    else
+      return rc;
+    if (rc != 0) {
+      while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+      if (generation == barrier->generation) {
+        CONC__STORE_RELAXED(&barrier->broken, true);
+        conc__barrier_turn(barrier, true);
+      }
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+  }
+}
+
+/* --- conc_once between processes --- */
+
+CONC_API int conc_once_init_shared(conc_once *once) {
+  struct conc__registry *r = conc__registry_of(once);
+  if (r == NULL) return -EINVAL;
+  memset(&once->waiters, 0, sizeof once->waiters);
+  CONC__STORE(&once->word, conc__shared_word(once, r));
+  return 0;
+}
+
+CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                    void *arg, double timeout) {
+  conc__claim *claim = (conc__claim *)(void *)&once->waiters;
+  uintptr_t word = CONC__LOAD(&once->word);
+  struct conc__registry *r = conc__shared_registry(once, word);
+  conc__actor *self = conc__self();
+  int rc;
+  if (word == CONC__ONCE_DONE) return 0;
+  rc = conc__claim_acquire(claim, r, self, true, conc__deadline(timeout));
+  if (rc != 0 && rc != -EOWNERDEAD) return rc;
+  rc = 0;
+  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
+    rc = fn(arg);
+    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
+  }
+  conc__claim_release(claim, r, self);
+  return rc < 0 ? rc : 0;
+}
+
 /* ---------------------------------------------------------------------------
    >>process: children, their ends, programs
 
@@ -6620,7 +9076,6 @@ static unsigned conc__process_numbers, conc__popen_numbers;
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
-static __thread bool conc__process_forks; /* this thread has the guard */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets;
 static const char *conc__program; /* argv[0] */
@@ -6632,6 +9087,16 @@ extern char **environ;
 #ifdef __cplusplus
 }
 #endif
+
+/* The descriptors of a child in the making: another one that is forked at this
+   moment closes them. */
+typedef struct conc__making {
+  int *fds[8]; /* those that are not -1 */
+  int count;
+  struct conc__making *next;
+} conc__making;
+
+static conc__making *conc__makings;
 
 CONC__DEF void conc__close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
@@ -6827,7 +9292,8 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  return conc__helper_start(conc__process_watch, t->number);
+  (void)t;
+  return 0;
 }
 
 /* The child is there. */
@@ -6844,8 +9310,9 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     if (t->fds[0] < 0 ||
         epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
       rc = -errno;
-  }
+  } else
 #endif
+    rc = conc__helper_start(conc__process_watch, t->number);
   if (rc != 0) { /* it has hardly begun */
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
@@ -6860,20 +9327,46 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
+/* Who starts a process calls fork() with the guard held, and has it again
+   afterwards, but not on the way: another conc.h in this process, a static one
+   of a shared library, has such a guard, too, and fork() takes them all in one
+   order. */
+CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
+  conc__making **m = &conc__makings;
+  pid_t pid;
+  making->next = conc__makings;
+  conc__makings = conc__this.making = making;
+  conc__reaper_children++; /* keeps the poller */
+  conc__mutex_unlock(&conc__processes_guard);
+  pid = fork();
+  if (pid < 0) pid = -errno;
+  conc__this.making = NULL;
+  if (pid == 0) return pid;
+  conc__reaper_children--;
+  while (*m != making) m = &(*m)->next;
+  *m = making->next;
+  return pid;
+}
+
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__process_forks) conc__mutex_lock(&conc__processes_guard);
+  conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__process_forks) conc__mutex_unlock(&conc__processes_guard);
+  if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
 CONC__DEF void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
+  int i;
   conc__processes_guard.word = 0;
   conc__processes = NULL;
+  for (; conc__makings != NULL; conc__makings = conc__makings->next)
+    for (i = 0; i < conc__makings->count; i++)
+      if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
+        close(*conc__makings->fds[i]);
   if (conc__reaper >= 0) close(conc__reaper);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper = conc__parent_fd = -1;
@@ -6891,7 +9384,7 @@ CONC__DEF void conc__process_fork_child(void) {
 }
 
 CONC__DEF void conc__process_init_once(void) {
-  conc__init();
+  conc__shared_init();
   pthread_atfork(conc__process_fork_prepare, conc__process_fork_parent,
                  conc__process_fork_child);
 }
@@ -7003,7 +9496,6 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -7040,6 +9532,7 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
 }
 
 CONC__DEF int conc__process_fork(conc_task *t) {
+  conc__making making;
   int life[2];
   pid_t pid = 0;
   int rc;
@@ -7048,11 +9541,12 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__process_forks = true;
-    pid = fork();
+    making.fds[0] = &life[0];
+    making.fds[1] = &life[1];
+    making.count = 2;
+    pid = conc__process_do_fork(&making);
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__process_forks = false;
-    if (pid < 0) rc = -errno;
+    if (pid < 0) rc = pid;
   }
   rc = conc__process_born(t, pid, rc, life);
   conc__mutex_unlock(&conc__processes_guard);
@@ -7069,11 +9563,12 @@ typedef struct conc__exec {
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out, new_group;
+  conc__making making;
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
   int rc = -posix_spawn_file_actions_init(&actions);
@@ -7120,22 +9615,22 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
 }
 
 /* The child tells by a pipe that closes when it executes why it did not. */
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__process_forks = true;
-  *pid = fork();
+  x->making.fds[x->making.count++] = &report[0];
+  x->making.fds[x->making.count++] = &report[1];
+  *pid = conc__process_do_fork(&x->making);
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__process_forks = false;
-  if (*pid < 0) rc = -errno;
+  if (*pid < 0) rc = *pid;
   conc__close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
@@ -7248,6 +9743,9 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     argv[1] = CONC__SPAWNED;
     x.keep[0] = fd;
     x.keep[1] = life[0];
+    x.making.fds[x.making.count++] = &fd;
+    x.making.fds[x.making.count++] = &life[0];
+    x.making.fds[x.making.count++] = &life[1];
     for (i = 0; i < 3; i++) x.stdio[i] = -1;
     for (i = 0; i < 2; i++) {
       snprintf(number[i], sizeof *number, "%d", x.keep[i]);
@@ -7401,10 +9899,15 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
+  x.making.count = 0;
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
+  for (i = 0; i < 3; i++) {
+    x.making.fds[x.making.count++] = ours[i];
+    if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
+  }
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
@@ -7583,7 +10086,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>value: buffers, hashes, typed values, pickle
+   >>value: buffers, hashes, typed values, pickle, JSON
 
    For the layers above:
      conc__buffer, _reserve, _append, _free      bytes that grow
@@ -8311,6 +10814,15 @@ CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
   return length;
 }
 
+/* Writes a character (at most 4 bytes) and returns how many it takes. */
+CONC__DEF size_t conc__utf8_put(unsigned char *p, uint32_t c) {
+  const size_t length = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+  size_t i;
+  for (i = length; i-- > 1; c >>= 6) p[i] = (unsigned char)(0x80 | (c & 0x3f));
+  p[0] = (unsigned char)(length == 1 ? c : (0xf00u >> length & 0xf0) | c);
+  return length;
+}
+
 /* How many bytes at the start are ASCII, at least all but the last 7. */
 CONC__DEF size_t conc__ascii(const unsigned char *p, size_t n) {
   size_t i = 0;
@@ -8538,6 +11050,133 @@ CONC__DEF int conc__push_long(conc__maker *m, const unsigned char *p, size_t n,
   if (p[n - 1] >= 0x80) bits = ~bits;
   for (i = n; i-- > 0;) bits = bits << 8 | p[i];
   return conc__push_int(m, (int64_t)bits);
+}
+
+/* Room for n bytes of text and a NUL, which the caller writes at once: *p. */
+CONC__DEF int conc__extra_reserve(conc__maker *m, size_t n,
+                                  unsigned char **p) {
+  int rc = n > SIZE_MAX - 1 ? -ENOMEM : conc__buffer_reserve(&m->extra, n + 1);
+  if (rc == 0) *p = m->extra.data + m->extra.size;
+  return rc;
+}
+
+/* Pushes what was written there: so many bytes. */
+CONC__DEF int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
+  const size_t at = m->extra.size;
+  m->extra.data[at + n] = 0;
+  m->extra.size += n + 1;
+  if (type == CONC_BIGINT)
+    return conc__push_long(m, m->extra.data + at, n, m->input_size + at);
+  return conc__push(m, type, n, m->input_size + at);
+}
+
+/* An int of any size, from -?[0-9]+. Nine digits at a time: quadratic, which
+   CONC__BIGINT_MAX keeps to less than a millisecond. */
+CONC__DEF int conc__push_decimal(conc__maker *m, const unsigned char *p,
+                                 size_t n) {
+  uint32_t word[CONC__BIGINT_MAX / 4 + 2];
+  const bool minus = *p == '-';
+  unsigned carry = minus;
+  unsigned char *bytes = NULL;
+  size_t words = 0, i;
+  int rc;
+  if (minus) p++, n--;
+  while (n > 1 && *p == '0') p++, n--;
+  if (n > CONC__BIGINT_MAX / 5 * 12 + 40) return -EMSGSIZE;
+  while (n > 0) {
+    uint32_t scale = 1;
+    uint64_t sum = 0;
+    do {
+      sum = sum * 10 + (uint64_t)(*p++ - '0');
+      scale *= 10;
+    } while (--n > 0 && scale < 1000000000);
+    for (i = 0; i < words; i++, sum >>= 32) {
+      sum += (uint64_t)word[i] * scale;
+      word[i] = (uint32_t)sum;
+    }
+    if (sum == 0) continue;
+    if (words == sizeof word / sizeof *word) return -EMSGSIZE;
+    word[words++] = (uint32_t)sum;
+  }
+  rc = conc__extra_reserve(m, words * 4 + 1, &bytes);
+  if (rc != 0) return rc;
+  for (i = 0; i <= words * 4; i++) {
+    const unsigned byte = i < words * 4 ? word[i / 4] >> 8 * (i % 4) & 255 : 0;
+    carry += minus ? byte ^ 255 : byte;
+    bytes[i] = (unsigned char)carry;
+    carry >>= 8;
+  }
+  return conc__push_extra(m, CONC_BIGINT, words * 4 + 1);
+}
+
+/* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
+   ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends where
+   it could not. */
+CONC__DEF const unsigned char *conc__scan_number(const unsigned char *p,
+                                                 const unsigned char *end,
+                                                 bool *real, bool *wrong) {
+  int part;
+  *real = false;
+  if (p < end && *p == '-') p++;
+  for (part = 0; part < 3; part++) {
+    if (part == 1) {
+      if (p == end || *p != '.') continue;
+      p++;
+    } else if (part == 2) {
+      if (p == end || (*p != 'e' && *p != 'E')) continue;
+      p++;
+      if (p < end && (*p == '+' || *p == '-')) p++;
+    }
+    *real = part > 0;
+    *wrong = p == end || *p < '0' || *p > '9';
+    if (*wrong) return p;
+    if (part == 0 && *p == '0') {
+      p++;
+      continue;
+    }
+    while (p < end && *p >= '0' && *p <= '9') p++;
+  }
+  return p;
+}
+
+/* The double nearest to such a number. strtod() sees no decimal point, whose
+   look depends on the locale, but an integer and an exponent. No tie between
+   two doubles has more than 767 digits: behind them any other will do. */
+CONC__DEF double conc__decimal(const unsigned char *p, size_t n) {
+  char text[820];
+  int64_t exponent = 0, e = 0;
+  size_t used = 0, first, i;
+  bool point = false, rest = false, minus;
+  if (*p == '-') text[used++] = '-';
+  first = used;
+  for (i = used; i < n && p[i] != 'e' && p[i] != 'E'; i++) {
+    if (p[i] == '.') {
+      point = true;
+    } else if (used == first && p[i] == '0') {
+      exponent -= point;
+    } else if (used < 790) {
+      text[used++] = (char)p[i];
+      exponent -= point;
+    } else {
+      rest |= p[i] != '0';
+      exponent += !point;
+    }
+  }
+  if (rest) {
+    text[used++] = '1';
+    exponent--;
+  }
+  if (used == first) text[used++] = '0';
+  minus = i + 1 < n && p[i + 1] == '-';
+  for (; i < n; i++)
+    if (p[i] >= '0' && p[i] <= '9' && e < INT64_C(1) << 40)
+      e = e * 10 + (p[i] - '0');
+  /* Beyond these nothing but 0 or infinity is left, with up to 791 digits. */
+  exponent += minus ? -e : e;
+  if (exponent > 2000) exponent = 2000;
+  if (exponent < -2000) exponent = -2000;
+  snprintf(text + used, sizeof text - used, "e%d", (int)exponent);
+  return strtod(text, NULL);
 }
 
 /* Pushes an empty container. */
@@ -8956,44 +11595,163 @@ CONC__INLINE int conc__read_text(conc__reader *r, conc_type type,
   return conc__push(&r->m, type, size, at);
 }
 
-/* A Python 2 str, which may have been meant as text or as bytes. */
-CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
-  conc_value *v;
-  int rc = conc__read_text(r, CONC_BYTES, width);
-  if (rc != 0) return rc;
-  v = CONC__STACK(&r->m) + r->m.stack.count - 1;
-  if (conc__utf8_valid(r->begin + v->as.at, v->size)) v->type = CONC_STR;
-  return 0;
-}
-
 CONC__DEF int conc__read_long(conc__reader *r, size_t width) {
   size_t at = 0, size = 0;
   int rc = conc__read_counted(r, width, &at, &size);
   return rc != 0 ? rc : conc__push_long(&r->m, r->begin + at, size, at);
 }
 
-/* INT: a line of decimal digits. Python 2 writes ints so that do not fit in 32
-   bits, at every protocol; I00 and I01 are False and True of old. */
-CONC__DEF int conc__read_int_line(conc__reader *r) {
-  const unsigned char *begin = r->p;
-  uint64_t n = 0;
-  bool minus = false;
-  if (r->p < r->end && *r->p == '-') {
-    minus = true;
-    begin = ++r->p;
+/* The rest of a line, as protocol 0 writes what follows an opcode. */
+CONC__DEF int conc__read_line(conc__reader *r, const unsigned char **line,
+                              size_t *size) {
+  const size_t left = (size_t)(r->end - r->p);
+  const unsigned char *end =
+      left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
+  if (end == NULL) return -EBADMSG;
+  *line = r->p;
+  *size = (size_t)(end - r->p);
+  r->p = end + 1;
+  return 0;
+}
+
+/* INT, LONG: a line of decimal digits, of LONG with an L. Python 2 writes ints
+   so that do not fit in 32 bits, at every protocol; I00 and I01 are False and
+   True of old. */
+CONC__DEF int conc__read_int_line(conc__reader *r, bool is_long) {
+  const unsigned char *p = NULL;
+  size_t n = 0, i;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0) return rc;
+  if (!is_long && n == 2 && p[0] == '0' && (p[1] == '0' || p[1] == '1'))
+    return conc__push_bool(&r->m, p[1] == '1');
+  if (is_long && n > 0 && p[n - 1] == 'L') n--;
+  i = n > 0 && *p == '-';
+  if (i == n) return -EBADMSG;
+  for (; i < n; i++)
+    if (p[i] < '0' || p[i] > '9') return -EBADMSG;
+  return conc__push_decimal(&r->m, p, n);
+}
+
+/* FLOAT: what repr() made of it. */
+CONC__DEF int conc__read_float_line(conc__reader *r) {
+  const unsigned char *p = NULL;
+  bool real, wrong = false, minus;
+  size_t n = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0) return rc;
+  minus = n > 0 && *p == '-';
+  if (n == 3u + minus && (memcmp(p + minus, "inf", 3) == 0 ||
+                          memcmp(p + minus, "nan", 3) == 0)) {
+    char text[5] = {0};
+    memcpy(text, p, n);
+    return conc__push_float(&r->m, strtod(text, NULL));
   }
-  for (; r->p < r->end && *r->p >= '0' && *r->p <= '9'; r->p++) {
-    if (n > (uint64_t)INT64_MAX / 10) return -EBADMSG;
-    n = n * 10 + (uint64_t)(*r->p - '0');
-  }
-  if (r->p == r->end || *r->p != '\n' || r->p == begin ||
-      n > (uint64_t)INT64_MAX + minus)
+  if (conc__scan_number(p, p + n, &real, &wrong) != p + n || wrong)
     return -EBADMSG;
-  r->p++;
-  if (!minus && r->p - begin == 3 && *begin == '0' && n <= 1)
-    return conc__push_bool(&r->m, n == 1);
-  /* -n, of which the most negative has no positive */
-  return conc__push_int(&r->m, minus ? (int64_t)(~n + 1) : (int64_t)n);
+  return conc__push_float(&r->m, conc__decimal(p, n));
+}
+
+/* Reads so many hexadecimal digits. */
+CONC__DEF bool conc__hex(const unsigned char *p, const unsigned char *end,
+                         size_t digits, uint32_t *out) {
+  uint32_t c = 0;
+  if ((size_t)(end - p) < digits) return false;
+  for (; digits > 0; digits--, p++) {
+    const unsigned lower = *p | 32u;
+    if (*p >= '0' && *p <= '9')
+      c = c << 4 | (*p - '0' + 0u);
+    else if (lower >= 'a' && lower <= 'f')
+      c = c << 4 | (lower - 'a' + 10);
+    else
+      return false;
+  }
+  *out = c;
+  return true;
+}
+
+/* UNICODE: each byte is a character but for \uXXXX and \UXXXXXXXX. A
+   backslash before anything else stands for both. */
+CONC__DEF int conc__read_unicode_line(conc__reader *r) {
+  const unsigned char *p = NULL, *end;
+  unsigned char *out = NULL;
+  size_t n = 0, size = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc == 0) rc = n > SIZE_MAX / 4 ? -ENOMEM : 0;
+  if (rc == 0) rc = conc__extra_reserve(&r->m, n * 2, &out);
+  if (rc != 0) return rc;
+  for (end = p + n; p < end;) {
+    uint32_t c = *p++;
+    if (c == '\\' && p < end) {
+      const size_t digits = *p == 'u' ? 4 : *p == 'U' ? 8 : 0;
+      if (digits == 0) out[size++] = '\\';
+      c = *p++;
+      if (digits > 0) {
+        if (!conc__hex(p, end, digits, &c) || c > 0x10ffff) return -EBADMSG;
+        p += digits;
+      }
+    }
+    size += conc__utf8_put(out + size, c);
+  }
+  return conc__push_extra(&r->m, CONC_STR, size);
+}
+
+/* Makes the bytes on top a str if they are UTF-8: a Python 2 str, which may
+   have been meant as either. */
+CONC__DEF void conc__read_meaning(conc__reader *r) {
+  conc_value *v = CONC__STACK(&r->m) + r->m.stack.count - 1;
+  if (conc__utf8_valid(conc__made_text(&r->m, v), v->size)) v->type = CONC_STR;
+}
+
+CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
+  int rc = conc__read_text(r, CONC_BYTES, width);
+  if (rc == 0) conc__read_meaning(r);
+  return rc;
+}
+
+/* STRING: what Python 2's repr() made of it, in quotes. */
+CONC__DEF int conc__read_string_line(conc__reader *r) {
+  static const char known[] = "\\\\''\"\"n\nr\rt\t";
+  const unsigned char *p = NULL, *end;
+  unsigned char *out = NULL;
+  size_t n = 0, size = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc == 0 && (n < 2 || (*p != '\'' && *p != '"') || p[n - 1] != *p))
+    rc = -EBADMSG;
+  if (rc == 0) rc = conc__extra_reserve(&r->m, n, &out);
+  if (rc != 0) return rc;
+  for (end = p + n - 1, p++; p < end;) {
+    uint32_t c = *p++;
+    if (c == '\\') {
+      size_t i = 0;
+      if (p == end) return -EBADMSG;
+      if (*p == 'x') {
+        if (!conc__hex(p + 1, end, 2, &c)) return -EBADMSG;
+        p += 3;
+      } else {
+        while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+        if (known[i] == 0) return -EBADMSG;
+        c = (unsigned char)known[i + 1];
+        p++;
+      }
+    }
+    out[size++] = (unsigned char)c;
+  }
+  rc = conc__push_extra(&r->m, CONC_BYTES, size);
+  if (rc == 0) conc__read_meaning(r);
+  return rc;
+}
+
+/* The index of PUT and GET. */
+CONC__DEF int conc__read_index_line(conc__reader *r, uint64_t *index) {
+  const unsigned char *p = NULL;
+  size_t n = 0;
+  int rc = conc__read_line(r, &p, &n);
+  if (rc != 0 || n == 0 || n > 10) return -EBADMSG;
+  for (*index = 0; n > 0; n--, p++) {
+    if (*p < '0' || *p > '9') return -EBADMSG;
+    *index = *index * 10 + (uint64_t)(*p - '0');
+  }
+  return 0;
 }
 
 CONC__DEF int conc__read_float(conc__reader *r) {
@@ -9120,23 +11878,20 @@ CONC__DEF int conc__read_name(conc__reader *r) {
 CONC__DEF int conc__read_global(conc__reader *r) {
   int i;
   for (i = 0; i < 2; i++) {
-    const size_t left = (size_t)(r->end - r->p);
-    const unsigned char *end =
-        left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
-    int rc;
-    if (end == NULL || !conc__utf8_valid(r->p, (size_t)(end - r->p)))
-      return -EBADMSG;
-    rc = conc__push(&r->m, CONC_STR, (size_t)(end - r->p),
-                    (size_t)(r->p - r->begin));
+    const unsigned char *line = NULL;
+    size_t n = 0;
+    int rc = conc__read_line(r, &line, &n);
+    if (rc != 0 || !conc__utf8_valid(line, n)) return -EBADMSG;
+    rc = conc__push(&r->m, CONC_STR, n, (size_t)(line - r->begin));
     if (rc != 0) return rc;
-    r->p = end + 1;
   }
   return conc__read_name(r);
 }
 
 /* Pushes the bytes of which a str shows each as a character: how protocols
    before 3 write bytes. They need memory of their own if they are not ASCII,
-   but together not more than the input, as every such str is used once. */
+   but together not more than a small multiple of the input, as every such str
+   is used once (and took twice its size there, if it was a line). */
 CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
                                 const conc_value *str) {
   const conc_value v = *str;
@@ -9146,8 +11901,7 @@ CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
   int rc;
   if (conc__ascii(p, v.size) == v.size)
     return conc__push(m, type, v.size, v.as.at);
-  if (v.size > m->input_size || m->extra.size > m->input_size - v.size)
-    return -EMSGSIZE;
+  if ((m->extra.size + v.size) / 4 > m->input_size) return -EMSGSIZE;
   rc = conc__buffer_reserve(&m->extra, v.size + 1);
   if (rc != 0) return rc;
   p = conc__made_text(m, &v);
@@ -9271,7 +12025,11 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
   case 'J':
     rc = conc__read_number(r, 4, &u);
     return rc != 0 ? rc : conc__push_int(m, (int32_t)(uint32_t)u);
-  case 'I': return conc__read_int_line(r);
+  case 'I': return conc__read_int_line(r, false);
+  case 'L': return conc__read_int_line(r, true);
+  case 'F': return conc__read_float_line(r);
+  case 'S': return conc__read_string_line(r);
+  case 'V': return conc__read_unicode_line(r);
   case 0x8a: return conc__read_long(r, 1);
   case 0x8b: return conc__read_long(r, 4); /* < 0 is more than is left */
   case 'G': return conc__read_float(r);
@@ -9301,14 +12059,20 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
   case 'e': return conc__read_fill_marked(m, CONC_LIST);
   case 'u': return conc__read_fill_marked(m, CONC_DICT);
   case 0x90: return conc__read_fill_marked(m, CONC_SET);
-  case 'q': /* BINPUT, LONG_BINPUT, MEMOIZE */
+  case 'p': /* PUT, BINPUT, LONG_BINPUT, MEMOIZE */
+    rc = conc__read_index_line(r, &u);
+    return rc != 0 ? rc : conc__read_put(m, u);
+  case 'q':
     rc = conc__read_number(r, 1, &u);
     return rc != 0 ? rc : conc__read_put(m, u);
   case 'r':
     rc = conc__read_number(r, 4, &u);
     return rc != 0 ? rc : conc__read_put(m, u);
   case 0x94: return conc__read_put(m, m->memo.count);
-  case 'h': /* BINGET, LONG_BINGET */
+  case 'g': /* GET, BINGET, LONG_BINGET */
+    rc = conc__read_index_line(r, &u);
+    return rc != 0 ? rc : conc__read_get(m, u);
+  case 'h':
     rc = conc__read_number(r, 1, &u);
     return rc != 0 ? rc : conc__read_get(m, u);
   case 'j':
@@ -9939,6 +12703,287 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   return (ssize_t)s.length;
 }
 
+/* --- JSON (RFC 8259) ---
+
+   Read on the maker's stack, like a pickle: brackets open are marks, and how
+   many there can be is known. Text without escapes is not copied but by the
+   one copy of all the input; written is what Python's json.dumps writes. */
+
+typedef struct conc__json {
+  const unsigned char *p, *end; /* after an error, p is where it is */
+  conc__maker m;
+} conc__json;
+
+/* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
+CONC__DEF unsigned char conc__json_peek(conc__json *j) {
+  while (j->p < j->end &&
+         (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
+    j->p++;
+  return j->p < j->end ? *j->p : 0;
+}
+
+/* Reads a character of a string, plain or escaped. A surrogate without its
+   other half cannot stand there plain, for it is no UTF-8. */
+CONC__DEF int conc__json_character(conc__json *j, uint32_t *c) {
+  static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
+  const unsigned char *p = j->p;
+  uint32_t low = 0;
+  size_t i = 0;
+  if (*p != '\\') {
+    i = conc__utf8(p, (size_t)(j->end - p), c);
+    if (i == 0 || *c < 0x20 || (*c >= 0xd800 && *c < 0xe000)) return -EBADMSG;
+    j->p += i;
+    return 0;
+  }
+  if (++p == j->end) return -EBADMSG;
+  if (*p == 'u') {
+    if (!conc__hex(p + 1, j->end, 4, c)) return -EBADMSG;
+    p += 5;
+    if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
+        p[1] == 'u' && conc__hex(p + 2, j->end, 4, &low) && low >= 0xdc00 &&
+        low < 0xe000) {
+      *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
+      p += 6;
+    }
+  } else {
+    while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+    if (known[i] == 0) return -EBADMSG;
+    *c = (unsigned char)known[i + 1];
+    p++;
+  }
+  j->p = p;
+  return 0;
+}
+
+CONC__DEF int conc__json_string(conc__json *j) {
+  const unsigned char *begin = j->p + 1, *end;
+  unsigned char *out = NULL;
+  bool escaped = false;
+  size_t size = 0;
+  uint32_t c;
+  int rc;
+  for (j->p = begin; j->p < j->end && *j->p != '"';) {
+    escaped |= *j->p == '\\';
+    rc = conc__json_character(j, &c);
+    if (rc != 0) return rc;
+  }
+  end = j->p;
+  if (end == j->end) return -EBADMSG;
+  if (escaped) { /* no escape is shorter than what it stands for */
+    rc = conc__extra_reserve(&j->m, (size_t)(end - begin), &out);
+    if (rc != 0) return rc;
+    for (j->p = begin; j->p < end;) {
+      conc__json_character(j, &c);
+      size += conc__utf8_put(out + size, c);
+    }
+    rc = conc__push_extra(&j->m, CONC_STR, size);
+  } else {
+    rc = conc__push(&j->m, CONC_STR, (size_t)(end - begin),
+                    (size_t)(begin - j->m.input));
+  }
+  j->p = end + 1;
+  return rc;
+}
+
+CONC__DEF int conc__json_number(conc__json *j) {
+  bool real = false, wrong = false;
+  const unsigned char *p = j->p,
+                      *end = conc__scan_number(p, j->end, &real, &wrong);
+  double f;
+  int rc;
+  if (wrong) {
+    j->p = end;
+    return -EBADMSG;
+  }
+  if (real) {
+    f = conc__decimal(p, (size_t)(end - p));
+    rc = f - f != 0 ? -ERANGE : conc__push_float(&j->m, f);
+  } else {
+    rc = conc__push_decimal(&j->m, p, (size_t)(end - p));
+  }
+  if (rc == 0) j->p = end;
+  return rc;
+}
+
+/* What has no items, and begins with c. */
+CONC__DEF int conc__json_leaf(conc__json *j, unsigned char c) {
+  static const char *const word[3] = {"null", "false", "true"};
+  size_t n;
+  int i;
+  if (c == '"') return conc__json_string(j);
+  if (c == '-' || (c >= '0' && c <= '9')) return conc__json_number(j);
+  for (i = 0; i < 3; i++) {
+    n = strlen(word[i]);
+    if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[i], n) != 0) continue;
+    j->p += n;
+    return i == 0 ? conc__push(&j->m, CONC_NONE, 0, 0)
+                  : conc__push_bool(&j->m, i == 2);
+  }
+  return -EBADMSG;
+}
+
+CONC__DEF int conc__json_key(conc__json *j) {
+  int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
+  if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
+  if (rc == 0) j->p++;
+  return rc;
+}
+
+CONC__DEF int conc__json_read(conc__json *j) {
+  unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
+  unsigned depth = 0;
+  for (;;) {
+    unsigned char c = conc__json_peek(j);
+    bool opened = c == '[' || c == '{';
+    int rc;
+    if (opened) {
+      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      closing[depth++] = c == '[' ? ']' : '}';
+      rc = conc__read_mark(&j->m);
+      if (rc == 0) j->p++;
+    } else {
+      rc = conc__json_leaf(j, c);
+    }
+    if (rc != 0) return rc;
+    /* Behind a value, or a bracket: what comes until the next value. */
+    for (;; opened = false) {
+      c = conc__json_peek(j);
+      if (depth == 0) return j->p == j->end ? 0 : -EBADMSG;
+      if (c == closing[depth - 1]) {
+        j->p++;
+        depth--;
+        rc = conc__read_collect_marked(&j->m,
+                                       c == ']' ? CONC_LIST : CONC_DICT);
+        if (rc != 0) return rc;
+        continue;
+      }
+      if (!opened) {
+        if (c != ',') return -EBADMSG;
+        j->p++;
+      }
+      rc = closing[depth - 1] == '}' ? conc__json_key(j) : 0;
+      if (rc != 0) return rc;
+      break;
+    }
+  }
+}
+
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where) {
+  conc__json j;
+  int rc;
+  j.p = (const unsigned char *)text;
+  j.end = size > 0 ? j.p + size : j.p;
+  *out = NULL;
+  conc__maker_init(&j.m, j.p, size);
+  rc = conc__json_read(&j);
+  if (rc == 0) rc = conc__maker_finish(&j.m, out);
+  if (rc != 0 && where != NULL) *where = size - (size_t)(j.end - j.p);
+  conc__maker_free(&j.m);
+  return rc;
+}
+
+CONC__DEF void conc__json_put_string(conc__writer *s, const conc_value *v) {
+  static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+  const unsigned char *p = v->as.bytes, *end = p + v->size;
+  conc__writer_put(s, "\"", 1);
+  while (p < end) {
+    const unsigned char *plain = p;
+    uint32_t c = 0;
+    char escape[16];
+    size_t i = 0;
+    /* 0xed: where surrogates begin, and a few characters that are none */
+    while (p < end && *p >= ' ' && *p != '"' && *p != '\\' && *p != 0xed) p++;
+    conc__writer_put(s, plain, (size_t)(p - plain));
+    if (p == end) break;
+    plain = p;
+    p += conc__utf8(p, (size_t)(end - p), &c);
+    while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
+    if (known[i] != 0)
+      snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
+    else
+      snprintf(escape, sizeof escape, "\\u%04lx", (unsigned long)c);
+    if (c < 0x80 || (c >= 0xd800 && c < 0xe000))
+      conc__writer_text(s, escape);
+    else
+      conc__writer_put(s, plain, (size_t)(p - plain));
+  }
+  conc__writer_put(s, "\"", 1);
+}
+
+/* Whether JSON has such a value. */
+CONC__DEF bool conc__json_knows(const conc_value *v) {
+  if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
+  return v->type <= CONC_STR || v->type == CONC_LIST ||
+         v->type == CONC_TUPLE || v->type == CONC_DICT;
+}
+
+/* Writes what a step of a walk finds, and what stands before it. */
+CONC__DEF void conc__json_put(conc__writer *s, const conc__walk *w, int step,
+                              int indent) {
+  const conc_value *v = w->value, *in = w->parent;
+  const bool close = step == CONC__WALK_CLOSE;
+  const bool comma = !close && in != NULL && w->index > 0;
+  if (!close && in != NULL && in->type == CONC_DICT && w->index % 2 == 1) {
+    conc__writer_text(s, ": ");
+  } else {
+    if (comma) conc__writer_text(s, indent > 0 ? "," : ", ");
+    if (indent > 0 && (close ? v->size > 0 : in != NULL)) {
+      unsigned spaces =
+          (unsigned)indent * (w->depth - (step == CONC__WALK_OPEN));
+      conc__writer_text(s, "\n");
+      while (spaces-- > 0) conc__writer_put(s, " ", 1);
+    }
+  }
+  if (step != CONC__WALK_LEAF)
+    conc__writer_text(s, v->type == CONC_DICT ? (close ? "}" : "{")
+                                              : (close ? "]" : "["));
+  else if (v->type == CONC_STR)
+    conc__json_put_string(s, v);
+  else if (v->type == CONC_NONE)
+    conc__writer_text(s, "null");
+  else if (v->type == CONC_BOOL)
+    conc__writer_text(s, v->as.boolean ? "true" : "false");
+  else
+    conc__text_leaf(s, v);
+}
+
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size) {
+  conc__buffer b = {NULL, 0, 0};
+  conc__writer s;
+  conc__walk w;
+  int step, rc;
+  *out = NULL;
+  if (value == NULL || indent < 0 || indent > 100) return -EINVAL;
+  rc = conc__buffer_reserve(&b, 1);
+  conc__walk_begin(&w, value);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (!conc__json_knows(w.value) ||
+        (w.parent != NULL && w.parent->type == CONC_DICT && w.index % 2 == 0 &&
+         w.value->type != CONC_STR)) {
+      rc = -EINVAL;
+      break;
+    }
+    do { /* at most twice: the second time there is room, for a NUL too */
+      s.buf = (char *)b.data + b.size;
+      s.size = b.capacity - b.size;
+      s.length = 0;
+      conc__json_put(&s, &w, step, indent);
+      rc = s.length < s.size ? 0 : conc__buffer_reserve(&b, s.length + 1);
+    } while (rc == 0 && s.length >= s.size);
+    if (rc == 0) b.size += s.length;
+  }
+  if (rc != 0) {
+    conc__buffer_free(&b);
+    return rc;
+  }
+  b.data[b.size] = 0;
+  *out = (char *)b.data;
+  if (size != NULL) *size = b.size;
+  return 0;
+}
+
 /* --- build and parse --- */
 
 CONC__INLINE bool conc__format_blank(char c) {
@@ -10340,6 +13385,292 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
   va_start(ap, format);
   rc = conc__parse_va(value, format, ap);
   va_end(ap);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pipe: messages over a pair of sockets that keep their bounds
+
+   A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
+   more is in a file, whose descriptor travels with it. So the system sends it
+   as a whole, whatever its length. That long ones bring so many bytes along
+   all the same lets only some of them be under way at a time.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_MAGIC 0x636f6e63u
+
+enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
+
+typedef struct conc__packet {
+  uint64_t size; /* of the message */
+  uint32_t kind;
+  uint32_t magic;
+} conc__packet;
+
+typedef union conc__control {
+  struct cmsghdr head;
+  unsigned char space[64];
+} conc__control;
+
+CONC__DEF int conc__pipe_open(int *a, int *b) {
+  int type = SOCK_SEQPACKET;
+  int fds[2];
+#if CONC_HAVE_CLOEXEC
+  type |= SOCK_CLOEXEC;
+#endif
+  *a = *b = -1;
+  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
+#if !CONC_HAVE_CLOEXEC
+  conc__set_cloexec(fds[0]);
+  conc__set_cloexec(fds[1]);
+#endif
+  *a = fds[0];
+  *b = fds[1];
+  return 0;
+}
+
+CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
+
+CONC_API int conc_pipe_one_way(int *reader, int *writer) {
+  int rc = conc__pipe_open(reader, writer);
+  if (rc == 0) shutdown(*reader, SHUT_WR);
+  return rc;
+}
+
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+CONC__DEF int conc__packet_send(int pipe, conc__packet *head, const void *data,
+                                size_t n, int fd, double deadline) {
+  struct msghdr m;
+  struct iovec parts[2];
+  conc__control control;
+  memset(&m, 0, sizeof m);
+  parts[0].iov_base = head;
+  parts[0].iov_len = sizeof *head;
+  parts[1].iov_base = (void *)(uintptr_t)data; /* it is only read */
+  parts[1].iov_len = n;
+  m.msg_iov = parts;
+  m.msg_iovlen = n > 0 ? 2 : 1;
+  if (fd >= 0) {
+    memset(&control, 0, sizeof control);
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof fd);
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+  }
+  for (;;) {
+    int rc = 0;
+    if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_WRITE, deadline);
+    else if (errno != ETOOMANYREFS)
+      return -errno;
+    else /* too many descriptors under way in the whole system */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  size_t n = size < CONC__PACKET_DATA ? size : CONC__PACKET_DATA;
+  conc__packet head;
+  int rc;
+  head.size = size;
+  head.kind = CONC__PACKET_MESSAGE;
+  head.magic = CONC__PACKET_MAGIC;
+  if (size > (size_t)-1 / 2) return -EMSGSIZE;
+  for (;;) {
+    int fd = -1;
+    if (n < size) {
+      fd = conc__file_open();
+      if (fd < 0) return fd;
+      rc = conc__file_put(fd, (const unsigned char *)data + n, size - n);
+    } else {
+      rc = 0;
+    }
+    if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
+    if (fd >= 0) close(fd);
+    /* The system may allow for smaller packets only. */
+    if (rc != -EMSGSIZE || n == 0) return rc;
+    n = 0;
+  }
+}
+
+CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
+  conc__packet head;
+  if (fd < 0) return -EBADF;
+  head.size = 0;
+  head.kind = CONC__PACKET_DESCRIPTOR;
+  head.magic = CONC__PACKET_MAGIC;
+  return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
+}
+
+/* Waits for a packet, and tells what it is. 0 or negative errno. */
+CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
+                                double deadline) {
+  for (;;) {
+    ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
+    int rc = 0;
+    if (n == 0) return -EPIPE;
+    if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
+        head->size <= (size_t)-1 / 2)
+      return 0;
+    if (n > 0) { /* nothing of ours: out with it */
+      recv(pipe, head, sizeof *head, MSG_DONTWAIT);
+      return -EPROTO;
+    }
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_READ, deadline);
+    /* The peer closed without having received all: that is told once, before
+       what is still there. */
+    else if (errno != EINTR && errno != ECONNRESET)
+      rc = errno == ENOTCONN ? -EPIPE : -errno;
+    if (rc < 0) return rc;
+  }
+}
+
+/* Takes the packet that has been seen: the number of its bytes of data, and
+   its descriptor or -1. -EAGAIN: it is gone. */
+CONC__DEF ssize_t conc__packet_take(int pipe, conc__packet *head, void *buf,
+                                    size_t size, int *fd) {
+  struct msghdr m;
+  struct iovec parts[2];
+  struct cmsghdr *c;
+  conc__control control;
+  ssize_t n;
+  int flags = MSG_DONTWAIT;
+  *fd = -1;
+  if (head->kind == CONC__PACKET_DESCRIPTOR ||
+      head->size > CONC__PACKET_DATA) {
+    /* Without a place for its descriptor it would be lost. */
+    int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
+    if (spare < 0) return -errno;
+    close(spare);
+  }
+#if CONC_HAVE_CLOEXEC
+  flags |= MSG_CMSG_CLOEXEC;
+#endif
+  do {
+    memset(&m, 0, sizeof m);
+    parts[0].iov_base = head;
+    parts[0].iov_len = sizeof *head;
+    parts[1].iov_base = buf;
+    parts[1].iov_len = size;
+    m.msg_iov = parts;
+    m.msg_iovlen = size > 0 ? 2 : 1;
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof *fd);
+    n = recvmsg(pipe, &m, flags);
+  } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) return -EAGAIN;
+  c = CMSG_FIRSTHDR(&m);
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+      c->cmsg_len == CMSG_LEN(sizeof *fd)) {
+    memcpy(fd, CMSG_DATA(c), sizeof *fd);
+#if !CONC_HAVE_CLOEXEC
+    conc__set_cloexec(*fd);
+#endif
+  }
+  if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
+    return -EPROTO;
+  if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
+  if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
+  return n - (ssize_t)sizeof *head;
+}
+
+/* Reads the rest of a message from its file. */
+CONC__DEF int conc__packet_rest(int fd, void *buf, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n =
+        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    done += (size_t)n;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    if (head.size > size) return -EMSGSIZE;
+    n = conc__packet_take(pipe, &head, buf, size, &fd);
+    if (n >= 0 && head.size > size) n = -EMSGSIZE; /* it was another one */
+    if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
+    if (n >= 0 && (size_t)n < head.size) {
+      rc = fd < 0 ? -EPROTO
+                  : conc__packet_rest(fd, (unsigned char *)buf + n,
+                                      (size_t)head.size - (size_t)n);
+      n = rc < 0 ? rc : (ssize_t)head.size;
+    }
+    if (fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n;
+}
+
+CONC_API ssize_t conc_poll(int pipe, double timeout) {
+  conc__packet head;
+  int rc = conc__packet_peek(pipe, &head, conc__deadline(timeout));
+  return rc < 0 ? rc : (ssize_t)head.size;
+}
+
+CONC_API int conc_recv_fd(int pipe, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
+    n = conc__packet_take(pipe, &head, NULL, 0, &fd);
+    if (n >= 0 && head.kind != CONC__PACKET_DESCRIPTOR) n = -EBADMSG;
+    if (n >= 0 && fd < 0) n = -EPROTO;
+    if (n < 0 && fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n < 0 ? (int)n : fd;
+}
+
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout) {
+  void *data = NULL;
+  size_t size = 0;
+  int rc = conc_pickle_dumps(value, 2, &data, &size);
+  if (rc == 0) rc = conc_send(pipe, data, size, timeout);
+  conc_free(data);
+  return rc;
+}
+
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n;
+  void *data;
+  int rc;
+  *out = NULL;
+  do { /* if somebody else receives what was looked at, once more */
+    n = conc_poll(pipe, conc__remaining(deadline));
+    if (n < 0) return (int)n;
+    data = CONC_MALLOC((size_t)n + 1);
+    if (data == NULL) return -ENOMEM;
+    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
+    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
+    CONC_FREE(data);
+  } while (n == -EMSGSIZE);
   return rc;
 }
 
@@ -10860,9 +14191,23 @@ CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
+/* Those between processes, below. */
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options);
+CONC__DEF void conc__cells_free(conc_queue *q);
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline);
+CONC__DEF int conc__cells_close(conc_queue *q);
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+
+CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
+  return q->ops->put == conc__cells_put;
+}
+
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__local_class, sizeof *q);
+  conc_queue *q;
   conc__init();
+  if (options != NULL && options->shared) return conc__cells_new(options);
+  q = conc__queue_make(&conc__local_class, sizeof *q);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -10872,12 +14217,17 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
 
 CONC_API void conc_queue_free(conc_queue *queue) {
   if (queue == NULL) return;
+  if (conc__queue_is_shared(queue)) {
+    conc__cells_free(queue);
+    return;
+  }
   CONC_FREE(queue->ring);
   CONC_FREE(queue);
 }
 
 CONC_API int conc_queue_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
+  if (conc__queue_is_shared(queue)) return conc__cells_close(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
   queue->closed = true;
@@ -10973,6 +14323,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   conc__slot slot;
   int rc;
+  if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
   if (conc__queue_has(queue, 0)) {
@@ -11067,6 +14418,779 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_end(ap);
   conc_value_free(v);
   return rc;
+}
+
+/* --- between processes ---
+
+   A ring of cells in shared memory. A position is a lap and a cell's index; a
+   cell's word holds the lap that it is in, a state and, in two of the states,
+   the id of the process that has it (see >>ipc):
+
+     FREE(lap) -> BUSY(lap, putter) -> FULL(lap)
+               -> READING(lap, getter) -> FREE(lap + 1)
+
+   BUSY and READING are entered by a compare-and-swap, which so claims the
+   cell and names the owner in one step; they are left by one store, and this
+   store is what puts or gets the message. Whatever instruction a process is
+   killed at, there is either no claim, or one that names a dead process: then
+   a message that was being put is skipped, and one that was being got is FULL
+   again, for another getter. That is looked into only by who is held up.
+
+   `tail` and `head` are hints: everybody who finds that the cell there is
+   past that position goes on, and helps them on. So it does no harm if they
+   lag, or are even set back by a slow process's store. But head is never past
+   a message that has not been got: getters pass over cells that are BUSY or
+   READING, head does not.
+
+   Who finds nothing sets the bit AWAITED in the word of the cell that must
+   change first, and sleeps. Whoever claims that cell sees the bit in the word
+   that it replaces, and wakes one sleeper when the cell is done. That one, when
+   it leaves, passes the wake-up on as long as there may be sleepers: so the
+   fast side pays nothing at all for those who sleep. A sleeper that is killed
+   leaves their count too high, which costs a system call now and then. */
+
+#define CONC__CELL_FREE 0u
+#define CONC__CELL_BUSY 1u
+#define CONC__CELL_FULL 2u
+#define CONC__CELL_READING 3u
+#define CONC__CELL_AWAITED ((uint64_t)4)
+#define CONC__CELL_STATE(word) ((unsigned)(word) & 3u)
+#define CONC__CELL_OWNER(word) ((unsigned)((word) >> 3) & 0x3fffffffu)
+#define CONC__CELL_LAP(word) ((uint32_t)((word) >> 33)) /* 31 bits */
+#define CONC__CELL(lap, owner, state) \
+  ((uint64_t)(lap) << 33 | (uint64_t)(owner) << 3 | (state))
+
+/* Positions: the lap above, the index below. */
+#define CONC__AT(lap, index) \
+  ((uint64_t)((lap) & 0x7fffffffu) << 32 | (uint64_t)(index))
+#define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
+#define CONC__AT_INDEX(at) ((uint32_t)(at))
+
+#define CONC__CELLS_MAGIC 0x51434e43u
+/* If no message may have more bytes than this, all lie in the cells; else
+   those of more than CONC__CELL_APART in blocks, of which the pages that are
+   never needed cost nothing. */
+#define CONC__CELL_SMALL 1100
+#define CONC__CELL_APART 104
+
+enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
+
+typedef struct conc__cell {
+  uint64_t word;
+  uint64_t skips; /* messages skipped here; above them the lap of the last */
+  uint32_t size;  /* of the message, */
+  uint32_t form;  /* and where its content is: CONC__FORM... */
+} conc__cell;     /* followed by small messages */
+
+#define CONC__FORM_PICKLED 1u /* as the body of a pickle */
+#define CONC__FORM_OTHER 2u   /* and not of bytes or str */
+/* These many bytes before the content, and after it. */
+#define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
+#define CONC__FORM_AFTER(form) ((form) >> 16)
+
+/* What lies in the shared memory, before the cells. */
+typedef struct conc__cells {
+  uint32_t magic, count;
+  uint64_t max_bytes;
+  unsigned closed;
+  unsigned skipped; /* changes with the cells' skips */
+  uint64_t tail __attribute__((aligned(128)));
+  uint64_t head __attribute__((aligned(128)));
+  uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
+  unsigned ends; /* how often the last message was reported done */
+  struct conc__cells_side {
+    unsigned word;     /* counts wake-ups */
+    unsigned sleepers; /* on the word */
+    unsigned pollers;  /* on the waker */
+  } sides[3];
+} conc__cells; /* followed by the cells, and the blocks */
+
+/* A process's handle. */
+typedef struct conc__cells_queue {
+  conc_queue queue; /* first: it is a queue */
+  conc__cells *cells;
+  struct conc__registry *registry;
+  size_t count, stride, small, block_size, blocks_at;
+  uint64_t skips;    /* their sum; above it the `skipped` that it is of */
+  int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  bool polls;       /* threads wait at them, too */
+  conc_queue *stash; /* a local one: got, but could not be handed over */
+  unsigned stashed;  /* there may be something in it */
+} conc__cells_queue;
+
+/* A place in the ring where something can be done, or is waited for. */
+typedef struct conc__cells_spot {
+  conc__cell *cell; /* NULL: none in particular */
+  uint64_t at, word;
+  bool busy;    /* somebody has claimed it, and will change it soon */
+  bool suspect; /* there are cells whose owner may be dead */
+} conc__cells_spot;
+
+CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
+                                       uint64_t at) {
+  return (conc__cell *)(void *)((char *)(s->cells + 1) +
+                                CONC__AT_INDEX(at) * s->stride);
+}
+
+CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
+                                   size_t size) {
+  if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
+  return (char *)s->cells + s->blocks_at + CONC__AT_INDEX(at) * s->block_size;
+}
+
+CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
+  return CONC__AT_INDEX(at) + 1 < s->count ? at + 1
+                                           : CONC__AT(CONC__AT_LAP(at) + 1, 0);
+}
+
+/* By how many laps a cell is ahead of a position. */
+CONC__INLINE int conc__cell_ahead(uint64_t word, uint64_t at) {
+  return (int)((CONC__CELL_LAP(word) - CONC__AT_LAP(at)) << 1) / 2;
+}
+
+/* The next position, after one whose cell is ahead by so much; from one that
+   is far behind, a leap to where the oldest messages may be. */
+CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
+                                       uint64_t word, uint64_t at, int ahead) {
+  if (CONC__UNLIKELY(ahead > 1))
+    at = CONC__AT(CONC__CELL_LAP(word) - 2, CONC__AT_INDEX(at));
+  return conc__at_next(s, at);
+}
+
+CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
+                                   uint64_t to) {
+  if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
+}
+
+/* Puts were passed over that had not ended. Those that have now, may have
+   before later ones of the same putter did: goes back to the first of them. */
+CONC__DEF bool conc__cells_earlier(const conc__cells_queue *s,
+                                   conc__cells_spot *spot, uint64_t *at) {
+  uint64_t i;
+  for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
+    uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FULL &&
+        conc__cell_ahead(word, i) == 0) {
+      *at = i;
+      spot->busy = false;
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Finds the oldest message that nobody has claimed. False if there is none:
+   then the spot is what would change first. */
+CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
+  uint64_t front = at; /* all before it are got */
+  spot->busy = spot->suspect = false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (!spot->busy) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+    }
+    if (CONC__UNLIKELY(ahead < 0)) { /* a whole lap is claimed */
+      spot->busy = true;
+      break;
+    }
+    if (ahead == 0 && state == CONC__CELL_FULL) {
+      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at))
+        continue;
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      return true;
+    }
+    if (ahead == 0 && state == CONC__CELL_FREE) break;
+    next = conc__cells_past(s, word, at, ahead);
+    if (ahead == 0) {
+      spot->suspect = true;
+      if (state == CONC__CELL_BUSY) spot->busy = true;
+    } else if (at == front) {
+      conc__cells_help(&s->cells->head, at, next);
+      front = next;
+    }
+    at = next;
+  }
+  return false;
+}
+
+/* Finds the cell for the next message. False if the queue is full. */
+CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      spot->busy = spot->suspect = ahead < 0 && state != CONC__CELL_FULL;
+      return ahead == 0;
+    }
+    /* The cell was claimed in its lap, or if it is free, in the one before. */
+    next = conc__at_next(
+        s, CONC__AT(CONC__CELL_LAP(word) - (state == CONC__CELL_FREE),
+                    CONC__AT_INDEX(at)));
+    conc__cells_help(&s->cells->tail, at, next);
+    at = next;
+  }
+}
+
+CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
+                                   conc__cells_spot *spot) {
+  return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
+                               : conc__cells_find_free(s, spot);
+}
+
+CONC__DEF void conc__cells_wake(conc__cells_queue *s, int side, int n) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  CONC__POINT();
+  __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
+    conc__shared_wake(&it->word, n);
+  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
+      side != CONC__JOINERS && s->wakers[side][1] >= 0)
+    conc__waker_wake(s->wakers[side]);
+}
+
+/* --- what the dead leave behind --- */
+
+/* Gives up the caller's claim to put: there is no message, which is counted in
+   such a way that who does it again for one killed in here counts it once. */
+CONC__DEF void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
+                               uint32_t lap) {
+  uint64_t skips = CONC__LOAD(&cell->skips);
+  if ((uint32_t)skips == 0 || (uint32_t)(skips >> 32) != lap)
+    CONC__STORE(&cell->skips,
+                (uint64_t)lap << 32 | (uint32_t)((uint32_t)skips + 1));
+  CONC__POINT();
+  __atomic_add_fetch(&s->cells->skipped, 1u, __ATOMIC_ACQ_REL);
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX); /* one may nap for it */
+  conc__cells_wake(s, CONC__PUTTERS, 1);
+  conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+}
+
+/* Looks at the owners of all cells that are claimed, and takes those of the
+   dead from them. Whether there were such. */
+CONC__DEF bool conc__cells_mend(conc__cells_queue *s) {
+  uint64_t at = CONC__LOAD(&s->cells->head);
+  unsigned self = conc__registry_self(s->registry);
+  unsigned alive = self;
+  bool mended = false;
+  if (self == 0) return false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word);
+    unsigned state = CONC__CELL_STATE(word), owner = CONC__CELL_OWNER(word);
+    uint32_t lap = CONC__CELL_LAP(word);
+    int ahead = conc__cell_ahead(word, at);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) return mended;
+    at = conc__cells_past(s, word, at, ahead);
+    if (ahead > 0 || state == CONC__CELL_FULL || owner == alive) continue;
+    if (!conc__registry_is_dead(s->registry, owner)) {
+      alive = owner;
+    } else if (state == CONC__CELL_READING) {
+      if (CONC__CAS(&cell->word, &word, CONC__CELL(lap, 0, CONC__CELL_FULL))) {
+        conc__cells_wake(s, CONC__GETTERS, 1);
+        mended = true;
+      }
+    } else if (CONC__CAS(&cell->word, &word,
+                         CONC__CELL(lap, self, CONC__CELL_BUSY))) {
+      conc__cell_skip(s, cell, lap);
+      mended = true;
+    }
+  }
+}
+
+/* --- waiting --- */
+
+/* One call's waits. */
+typedef struct conc__cells_wait {
+  double deadline;
+  unsigned round, naps;
+  bool late;  /* time is out: the last attempt */
+  bool slept; /* perhaps woken in place of another */
+} conc__cells_wait;
+
+CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
+                                double deadline) {
+  conc__actor *self = conc__self();
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    if (end > deadline) end = deadline;
+    do {
+      for (i = 0; i < 16 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(&spot->cell->word) != spot->word;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps until there is a wake-up after the one that the cell tells of, if
+   that has not changed. A loop must not block, so a coroutine waits for a
+   descriptor: what is written there by a waker stays until it is drained. */
+CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  bool polls = s->wakers[side][0] >= 0 &&
+               (s->polls || conc__self()->ops != &conc__thread_class);
+  unsigned *count = polls ? &it->pollers : &it->sleepers;
+  uint64_t word = spot->word;
+  unsigned seen;
+  int rc = 0;
+  __atomic_add_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  seen = CONC__LOAD(&it->word);
+  /* An exchange even if the bit is there: so that whoever claims the cell also
+     sees that one more sleeps. */
+  if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
+    w->slept = true;
+    if (polls) {
+      double until = conc_now() + CONC__SHARED_LOOK;
+      CONC__POINT();
+      rc = conc__wait_fd(s->wakers[side][0], CONC_READ,
+                         until < w->deadline ? until : w->deadline);
+      if (rc > 0) conc__waker_drain(s->wakers[side]);
+      if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
+    } else {
+      rc = conc__shared_wait(&it->word, seen, w->deadline, &w->round);
+    }
+  }
+  __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+/* After an attempt in vain: waits until another one may be worth it. 0,
+   -ETIMEDOUT, -ECANCELED. */
+CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  int rc = 0;
+  if (w->deadline <= 0 || w->late)
+    return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
+  if (conc__cells_spin(spot, w->deadline)) return 0;
+  if (spot->busy) {
+    /* It is a matter of microseconds, unless its owner has no CPU, or died. */
+    double until = conc_now() + 20e-6 * (double)(1u << w->naps);
+    if (w->naps < 7)
+      w->naps++;
+    else
+      conc__cells_mend(s);
+    rc = conc__shared_wait(&it->word, CONC__LOAD(&it->word),
+                           until < w->deadline ? until : w->deadline,
+                           &w->round);
+    if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
+  } else {
+    rc = conc__cells_sleep(s, side, w, spot);
+    if (spot->suspect) conc__cells_mend(s);
+  }
+  if (rc != -ETIMEDOUT) return rc;
+  w->late = true;
+  return 0;
+}
+
+/* Who has slept leaves: if others sleep, they are to be woken by who changes
+   the next cell, or now, if there is something for them already. */
+CONC__DEF void conc__cells_pass_on(conc__cells_queue *s, int side) {
+  conc__cells_spot spot;
+  if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
+      CONC__LOAD(&s->cells->sides[side].pollers) == 0)
+    return;
+  while (!CONC__LOAD(&s->cells->closed) &&
+         !conc__cells_find(s, side, &spot) && !spot.busy)
+    if (CONC__CAS(&spot.cell->word, &spot.word,
+                  spot.word | CONC__CELL_AWAITED))
+      return;
+  conc__cells_wake(s, side, 1);
+}
+
+/* --- put and get --- */
+
+CONC__DEF uint32_t conc__cells_form(const conc__message *m) {
+  size_t before, size;
+  int rc = conc__pickle_content((const unsigned char *)m->data,
+                                m->size < 16 ? m->size : 16, m->size, &before,
+                                &size);
+  if (rc != 0) return CONC__FORM_PICKLED | CONC__FORM_OTHER;
+  return CONC__FORM_PICKLED | (uint32_t)before << 8 |
+         (uint32_t)(m->size - before - size) << 16;
+}
+
+/* 0, -EAGAIN, -EPIPE, -ENOSPC */
+CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
+                                     const conc__message *m,
+                                     conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  uint32_t lap, form = 0;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  do {
+    if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
+    if (!conc__cells_find_free(s, spot)) return -EAGAIN;
+    lap = CONC__CELL_LAP(spot->word);
+  } while (!__atomic_compare_exchange_n(
+      &spot->cell->word, &spot->word,
+      CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
+      __ATOMIC_RELAXED));
+  cell = spot->cell;
+  CONC__POINT();
+  conc__cells_help(&s->cells->tail, spot->at, conc__at_next(s, spot->at));
+  /* In one order with the claim: a getter that has seen the queue closed, and
+     then this cell free, may rely on it that nothing is put any more. */
+  if (CONC__UNLIKELY(__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))) {
+    conc__cell_skip(s, cell, lap);
+    return -EPIPE;
+  }
+  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
+  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
+  CONC__STORE_RELAXED(&cell->form, form);
+  if (m->size > 0)
+    memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__GETTERS, 1);
+  return 0;
+}
+
+/* What a getter may know of a cell without having claimed it: the size of the
+   message, or of its content if there is no sink for a body; or -EBADMSG. It
+   holds if the cell's word has not changed meanwhile. */
+CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
+                                     uint32_t *form) {
+  ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
+  *form = CONC__LOAD(&cell->form);
+  if (CONC__LIKELY(*form == 0) || body) return size;
+  if (*form & CONC__FORM_OTHER) return -EBADMSG;
+  return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
+}
+
+/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM */
+CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
+                                         conc__sink *sink,
+                                         conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  const char *data;
+  uint32_t lap, form;
+  ssize_t n;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  for (;;) {
+    if (!conc__cells_find_full(s, spot)) {
+      if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
+        return -EAGAIN;
+      if (!conc__cells_find_full(s, spot)) {
+        if (!spot->busy && !spot->suspect) return -EPIPE;
+        spot->busy = true; /* the queue is drained when that is got */
+        return -EAGAIN;
+      }
+    }
+    cell = spot->cell;
+    n = conc__cell_bytes(cell, sink->body != NULL, &form);
+    if (sink->body != NULL) {
+      int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
+      if (rc != 0) n = rc;
+    } else if (n > 0 && (size_t)n > sink->size) {
+      n = -EMSGSIZE;
+    }
+    if (CONC__UNLIKELY(n < 0)) {
+      if (CONC__LOAD(&cell->word) == spot->word) return n;
+      continue;
+    }
+    lap = CONC__CELL_LAP(spot->word);
+    if (CONC__CAS(&cell->word, &spot->word,
+                  CONC__CELL(lap, self, CONC__CELL_READING)))
+      break;
+  }
+  data = conc__cell_data(s, spot->at, CONC__LOAD_RELAXED(&cell->size));
+  if (sink->body != NULL) {
+    if (form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
+    if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
+    sink->body->size += (size_t)n;
+  } else if (n > 0) {
+    memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
+  }
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__PUTTERS, 1);
+  return n;
+}
+
+/* What is left to do after a first attempt that failed with -EAGAIN. */
+CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
+                                   const conc__message *m, conc__sink *sink,
+                                   conc__cells_spot *spot, double deadline) {
+  conc__cells_wait w;
+  ssize_t rc;
+  memset(&w, 0, sizeof w);
+  w.deadline = deadline;
+  w.round = 1; /* it has been spun */
+  do {
+    rc = conc__cells_await(s, side, &w, spot);
+    if (rc != 0) break;
+    rc = m != NULL ? conc__cells_try_put(s, m, spot)
+                   : conc__cells_try_get(s, sink, spot);
+  } while (rc == -EAGAIN);
+  if (w.slept) conc__cells_pass_on(s, side);
+  return rc;
+}
+
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  int rc = conc__cells_try_put(s, m, &spot);
+  if (CONC__LIKELY(rc != -EAGAIN)) return rc;
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, deadline);
+}
+
+CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    CONC__STORE(&s->stashed, 0u);
+    n = s->stash->ops->get(s->stash, sink, 0);
+    if (n != -ETIMEDOUT) {
+      CONC__STORE(&s->stashed, 1u);
+      return n;
+    }
+  }
+  n = conc__cells_try_get(s, sink, &spot);
+  if (CONC__LIKELY(n != -EAGAIN)) return n;
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, deadline);
+}
+
+/* It was got, and is this process's, whoever of it gets it next. */
+CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int rc = s->stash->ops->put(s->stash, m, 0);
+  CONC__STORE(&s->stashed, 1u);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  bool closed = CONC__LOAD(&s->cells->closed) != 0;
+  uint32_t form;
+  ssize_t n;
+  if (CONC__LOAD(&s->stashed)) {
+    n = conc_peek_size(s->stash);
+    if (n != -ETIMEDOUT) return n;
+  }
+  do {
+    while (!conc__cells_find_full(s, &spot))
+      if (!spot.suspect || !conc__cells_mend(s))
+        return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
+    n = conc__cell_bytes(spot.cell, false, &form);
+  } while (CONC__LOAD(&spot.cell->word) != spot.word);
+  return n;
+}
+
+/* The distance of two positions, no more than some laps apart. */
+CONC__DEF ssize_t conc__cells_between(const conc__cells_queue *s,
+                                      uint64_t from, uint64_t to) {
+  int laps = (int)((CONC__AT_LAP(to) - CONC__AT_LAP(from)) << 1) / 2;
+  return (ssize_t)laps * (ssize_t)s->count + (ssize_t)CONC__AT_INDEX(to) -
+         (ssize_t)CONC__AT_INDEX(from);
+}
+
+CONC__DEF ssize_t conc__cells_size(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (!conc__cells_find_full(s, &spot) && spot.suspect) conc__cells_mend(s);
+  conc__cells_find_full(s, &spot);
+  conc__cells_find_free(s, &spot);
+  n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
+  return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
+}
+
+/* --- what is not done yet --- */
+
+CONC__DEF uint32_t conc__cells_skips(conc__cells_queue *s) {
+  uint32_t now = CONC__LOAD(&s->cells->skipped);
+  uint64_t known = CONC__LOAD(&s->skips);
+  if ((uint32_t)(known >> 32) != now) {
+    uint32_t sum = 0;
+    uint64_t at;
+    for (at = 0; at < s->count; at++)
+      sum += (uint32_t)CONC__LOAD(&conc__cell_at(s, at)->skips);
+    known = (uint64_t)now << 32 | sum;
+    CONC__STORE(&s->skips, known);
+  }
+  return (uint32_t)known;
+}
+
+/* How many messages were put, those under way included, and are not reported
+   done, if so many are. Modulo all positions that there are. */
+CONC__DEF uint64_t conc__cells_unfinished(conc__cells_queue *s,
+                                          uint64_t done) {
+  uint64_t all = (uint64_t)s->count << 31;
+  conc__cells_spot spot;
+  uint64_t left;
+  conc__cells_find_free(s, &spot);
+  left = (uint64_t)CONC__AT_LAP(spot.at) * s->count + CONC__AT_INDEX(spot.at);
+  left = (left + all - (done + conc__cells_skips(s)) % all) % all;
+  return left < all / 2 ? left : 0;
+}
+
+CONC__DEF int conc__cells_task_done(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  uint64_t done = CONC__LOAD(&s->cells->done), left;
+  do {
+    left = conc__cells_unfinished(s, done);
+    if (left == 0) return -EINVAL;
+  } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
+  /* In one order with the joiner's count of itself and its look at `done`. */
+  if (left == 1) {
+    CONC__POINT();
+    __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->cells->sides[CONC__JOINERS].sleepers,
+                        __ATOMIC_SEQ_CST))
+      conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+  }
+  return 0;
+}
+
+CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
+  unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
+  int rc = 0;
+  __atomic_add_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&it->word);
+    if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
+                                                  __ATOMIC_SEQ_CST)) == 0 ||
+        CONC__LOAD(&s->cells->ends) != ends) {
+      rc = 0;
+      break;
+    }
+    if (rc != 0) break;
+    if (conc__cells_mend(s)) continue;
+    rc = deadline <= 0 ? -ETIMEDOUT
+                       : conc__shared_wait(&it->word, seen, deadline, &round);
+  }
+  __atomic_sub_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+CONC__DEF int conc__cells_close(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  CONC__POINT();
+  __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  conc__cells_wake(s, CONC__PUTTERS, INT_MAX);
+  return 0;
+}
+
+static const conc__queue_class conc__cells_class = {
+    conc__cells_put,  conc__cells_get,       conc__cells_unget,
+    conc__cells_size, conc__cells_task_done, conc__cells_join};
+
+CONC__DEF int conc__cells_init(void *memory, void *queue) {
+  const conc__cells_queue *s = (const conc__cells_queue *)queue;
+  conc__cells *cells = (conc__cells *)memory;
+  cells->magic = CONC__CELLS_MAGIC;
+  cells->count = (uint32_t)s->count;
+  cells->max_bytes = s->queue.max_bytes;
+  return 0; /* what is zeroed is free, in lap 0 */
+}
+
+CONC__DEF size_t conc__round_up(size_t n, size_t to) {
+  return (n + to - 1) / to * to;
+}
+
+CONC__DEF void conc__cells_free(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int i;
+  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+    if (s->wakers[i / 2][i % 2] >= 0 &&
+        (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
+      conc_close(s->wakers[i / 2][i % 2]);
+  conc_queue_free(s->stash);
+  conc_shared_free(s->cells);
+  CONC_FREE(s);
+}
+
+/* How the memory is laid out; its size, or 0 if there is none of that. */
+CONC__DEF size_t conc__cells_plan(conc__cells_queue *s) {
+  size_t max = s->queue.max_bytes, first = sizeof(conc__cells);
+  size_t small = max <= CONC__CELL_SMALL ? max : CONC__CELL_APART;
+  s->count = s->queue.capacity;
+  s->stride = conc__round_up(sizeof(conc__cell) + small, 64);
+  s->small = s->stride - sizeof(conc__cell);
+  /* An odd number of cache lines, lest all blocks fall on the same ones. */
+  s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
+  s->blocks_at = first + s->count * s->stride;
+  if (s->count > (SIZE_MAX - first) / (s->stride + s->block_size)) return 0;
+  return s->blocks_at + s->count * s->block_size;
+}
+
+CONC__DEF int conc__cells_open(conc__cells_queue *s,
+                               const conc_queue_opts *o) {
+  size_t size = conc__cells_plan(s);
+  void *memory;
+  int rc = 0;
+  if (size == 0) return -ENOMEM;
+  s->stash = conc_queue_new(NULL);
+  if (s->stash == NULL) return -ENOMEM;
+  memory = conc_shared_alloc(size);
+  if (memory == NULL) return -errno;
+  s->cells = (conc__cells *)memory;
+  conc__cells_init(memory, s);
+  if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
+      s->cells->max_bytes != s->queue.max_bytes)
+    return -EEXIST; /* by that name, and something else */
+  s->registry = conc__registry_of(memory);
+  if (s->registry == NULL) return -errno;
+  rc = conc__waker_open(s->wakers[0]);
+  if (rc == 0) rc = conc__waker_open(s->wakers[1]);
+  s->polls = o->backend == CONC_QUEUE_PIPE ||
+             (o->backend == 0 && !CONC_HAVE_FUTEX);
+  return rc;
+}
+
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
+  conc__cells_queue *s;
+  int rc = -EINVAL;
+  if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX) {
+    s = (conc__cells_queue *)conc__queue_make(&conc__cells_class, sizeof *s);
+    if (s == NULL) return NULL;
+    s->queue.name = options->name;
+    s->queue.capacity = options->capacity > 0 ? options->capacity : 1024;
+    s->queue.max_bytes = options->max_bytes > 0 ? options->max_bytes : 65536;
+    memset(s->wakers, -1, sizeof s->wakers);
+    rc = conc__cells_open(s, options);
+    if (rc == 0) return &s->queue;
+    conc__cells_free(&s->queue);
+  }
+  errno = -rc;
+  return NULL;
 }
 
 /* ---------------------------------------------------------------------------
@@ -11251,7 +15375,7 @@ CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
       if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
-      rc = conc__wait_fd(ch->fd, CONC_READ, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
       return (int)n;
@@ -11273,7 +15397,7 @@ CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
-      rc = conc__wait_fd(ch->fd, CONC_WRITE, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
     }
   }
@@ -12571,23 +16695,6 @@ CONC__DEF void *conc__server_thread(void *arg) {
   return NULL;
 }
 
-/* Where a listening socket is, in words. */
-CONC__DEF void conc__address_text(int fd, const char *asked, char *out,
-                                  size_t size) {
-  struct sockaddr_storage a;
-  socklen_t length = (socklen_t)sizeof a;
-  char host[64], port[16];
-  if (asked != NULL && strchr(asked, '/') != NULL)
-    snprintf(out, size, "%s", asked);
-  else if (getsockname(fd, (struct sockaddr *)&a, &length) == 0 &&
-           getnameinfo((struct sockaddr *)&a, length, host, sizeof host, port,
-                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-    snprintf(out, size, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s", host,
-             port);
-  else
-    out[0] = 0;
-}
-
 CONC__DEF int conc__server_open(conc_manager *manager) {
   conc__manager *m;
   int rc = conc__manager_options(manager);
@@ -12601,7 +16708,7 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   m->listener = rc;
   m->stopping = false;
   m->server = true;
-  conc__address_text(rc, manager->address, m->address, sizeof m->address);
+  conc_address(rc, m->address, sizeof m->address);
   return 0;
 }
 

@@ -154,6 +154,25 @@ for cc in $c_compilers; do
     $cwarn -pthread -o "$tmp/static" "$tmp/static.c" "$tmp/static_main.c"
   try "$cc: and the program runs" "$tmp/static"
 done
+# What gcc warns of only when it optimises, and sees through a call.
+source through.c <<EOS
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "$here/conc.h"
+int main(void) {
+  char text[100], none[1];
+  return conc_deadlock_report(text, sizeof text) != 0 ||
+         conc_deadlock_report(none, sizeof none) != 0 ||
+         conc_deadlock_report(NULL, 0) != 0;
+}
+EOS
+if [ "$1" = all ] && have gcc; then
+  for opt in -O1 -O2 -O3 '-O2 -fsanitize=address'; do
+    try "gcc $opt: a program of one file" gcc -std=c11 $opt $cwarn \
+      -pthread -o "$tmp/through" "$tmp/through.c"
+    try 'and the program runs' "$tmp/through"
+  done
+fi
 if have "$CC" && have "$CXX"; then
   $CC -std=c11 -c -o "$tmp/implementation.o" "$tmp/implementation.c"
   $CXX -x c++ -std=c++11 -c -o "$tmp/cxx.o" "$tmp/implementation.c"
@@ -164,8 +183,7 @@ if have "$CC" && have "$CXX"; then
     -o "$tmp/c_user" "$tmp/main.o" "$tmp/cxx.o"
   try 'and the program runs' "$tmp/c_user"
 fi
-# tcc 0.9.27 has not the atomics that the implementation needs; what it makes
-# of the structs must be what another compiler makes of them.
+# What tcc makes of the structs must be what another compiler makes of them.
 source tcc.c <<EOS
 #include "$here/conc.h"
 static void *same(void *arg) { return conc_sleep(0.001) == 0 ? arg : NULL; }
@@ -181,6 +199,10 @@ EOS
 if ! have tcc; then
   skip 'a user compiled by tcc' tcc
 elif have "$CC"; then
+  try 'tcc: the implementation' tcc -Wall -Werror -c -o "$tmp/x.o" \
+    "$tmp/implementation.c"
+  try 'tcc: the implementation, portable' tcc -Wall -Werror -DCONC_PORTABLE \
+    -c -o "$tmp/x.o" "$tmp/implementation.c"
   try "tcc: the declarations alone" tcc -Wall -Werror -c -o "$tmp/tcc.o" \
     "$tmp/tcc.c"
   try "and linked with the implementation in $CC" $CC -pthread \

@@ -186,6 +186,333 @@ TEST(a_join_of_who_waits_for_my_lock_is_found) {
   CHECK((rc == 0) == (conc_result(&t) != NULL)); /* one of the two */
 }
 
+/* --- every kind that has an owner --- */
+
+/* Each of two has one object and wants the other: 'l' a lock, 'r' a recursive
+   lock that it has twice, 'w' a rwlock to write, 'd' the same but wanted for
+   reading, 'o' a once. */
+typedef struct owned {
+  char kind;
+  conc_lock lock;
+  conc_rlock rlock;
+  conc_rwlock rwlock;
+  conc_once once;
+} owned;
+
+typedef struct wanting {
+  conc_task task;
+  owned *has, *wants;
+  conc_event here;
+  conc_event *there;
+  int got;
+} wanting;
+
+static int nothing(void *arg) { return arg == NULL; }
+
+static int take(owned *o) {
+  int rc;
+  switch (o->kind) {
+    case 'l': return conc_lock_acquire(&o->lock, CONC_FOREVER);
+    case 'r':
+      rc = conc_rlock_acquire(&o->rlock, CONC_FOREVER);
+      if (rc == 0) CHECK_EQ(conc_rlock_acquire(&o->rlock, 0), 0);
+      return rc;
+    case 'w': return conc_rwlock_write_acquire(&o->rwlock, CONC_FOREVER);
+    case 'd': return conc_rwlock_read_acquire(&o->rwlock, CONC_FOREVER);
+    default: return conc_once_run(&o->once, nothing, o, CONC_FOREVER);
+  }
+}
+
+static void give(owned *o) {
+  if (o->kind == 'l') CHECK_EQ(conc_lock_release(&o->lock), 0);
+  for (int i = 0; i < 2 && o->kind == 'r'; i++)
+    CHECK_EQ(conc_rlock_release(&o->rlock), 0);
+  if (o->kind == 'w' || o->kind == 'd')
+    CHECK_EQ(conc_rwlock_release(&o->rwlock), 0);
+}
+
+static int want(void *arg) {
+  wanting *w = (wanting *)arg;
+  conc_event_set(&w->here);
+  CHECK_EQ(conc_event_wait(w->there, CONC_FOREVER), 0);
+  w->got = take(w->wants);
+  if (w->got == 0) give(w->wants);
+  return 0;
+}
+
+static void *have_and_want(void *arg) {
+  wanting *w = (wanting *)arg;
+  if (w->has->kind == 'o') {
+    CHECK_EQ(conc_once_run(&w->has->once, want, w, CONC_FOREVER), 0);
+  } else {
+    if (w->has->kind == 'd')
+      CHECK_EQ(conc_rwlock_write_acquire(&w->has->rwlock, CONC_FOREVER), 0);
+    else
+      CHECK_EQ(take(w->has), 0);
+    want(w);
+    give(w->has);
+  }
+  return NULL;
+}
+
+TEST(every_kind_of_owner_may_be_part_of_a_circle) {
+  static const char kinds[] = "lrwdo";
+  char text[300];
+  for (int a = 0; a < 5; a++)
+    for (int b = a; b < 5; b++) {
+      owned objects[2];
+      wanting w[2];
+      memset(objects, 0, sizeof objects);
+      memset(w, 0, sizeof w);
+      objects[0].kind = kinds[a];
+      objects[1].kind = kinds[b];
+      for (int i = 0; i < 2; i++) {
+        w[i].task.target = have_and_want;
+        w[i].task.arg = &w[i];
+        w[i].has = &objects[i];
+        w[i].wants = &objects[1 - i];
+        w[i].there = &w[1 - i].here;
+        CHECK_EQ(conc_thread_start(&w[i].task), 0);
+      }
+      for (int i = 0; i < 2; i++)
+        CHECK_EQ(conc_join(&w[i].task, CONC_FOREVER), 0);
+      CHECK_EQ(w[0].got + w[1].got, -EDEADLK); /* one of them; 0 the other */
+      CHECK(w[0].got == 0 || w[1].got == 0);
+      CHECK(conc_deadlock_report(text, sizeof text) > 0);
+      CHECK(strstr(text, kinds[a] == 'o' ? "once run by" : "lock held by"));
+    }
+}
+
+/* --- waits for several tasks --- */
+
+/* A boss holds a lock and waits for its children, each of which does one of
+   these things. */
+typedef struct child {
+  conc_task task;
+  struct family *of;
+  char does; /* 'l' wants the boss's lock, 'j' joins the boss, 's' sleeps, 'f'
+                sleeps and fails, 'e' waits for an event */
+  int got;
+} child;
+
+typedef struct family {
+  conc_task boss;
+  child children[MOST];
+  const char *plan; /* what they do; an upper case letter is a coroutine */
+  char way;         /* how the boss waits */
+  conc_lock lock;
+  conc_event ready, go_on;
+  int rc, told;
+} family;
+
+static void *be_child(void *arg) {
+  child *c = (child *)arg;
+  family *f = c->of;
+  if (c->does == 'l') {
+    c->got = conc_lock_acquire(&f->lock, CONC_FOREVER);
+    if (c->got == 0) CHECK_EQ(conc_lock_release(&f->lock), 0);
+  }
+  if (c->does == 'j') c->got = conc_join(&f->boss, CONC_FOREVER);
+  if (c->does == 's' || c->does == 'f') conc_sleep(0.4);
+  if (c->does == 'f') conc_set_status(-EIO);
+  if (c->does == 'e') conc_event_wait(&f->go_on, CONC_FOREVER);
+  if (c->got == -EDEADLK) {
+    __atomic_add_fetch(&f->told, 1, __ATOMIC_RELAXED);
+    conc_event_set(&f->go_on);
+  }
+  return NULL;
+}
+
+static int start_child(family *f, int i) {
+  return f->plan[i] < 'a' ? conc_coro_start(&f->children[i].task)
+                          : conc_thread_start(&f->children[i].task);
+}
+
+static void *be_boss(void *arg) {
+  family *f = (family *)arg;
+  conc_task *tasks[MOST], *t;
+  conc_group group = {0};
+  conc_completed completed;
+  int n = (int)strlen(f->plan);
+  conc_event_wait(&f->ready, CONC_FOREVER);
+  CHECK_EQ(conc_lock_acquire(&f->lock, CONC_FOREVER), 0);
+  for (int i = 0; i < n; i++) {
+    child *c = &f->children[i];
+    c->of = f;
+    c->does = f->plan[i] < 'a' ? (char)(f->plan[i] + 'a' - 'A') : f->plan[i];
+    c->task.target = be_child;
+    c->task.arg = c;
+    c->task.name = names[i];
+    tasks[i] = &c->task;
+    CHECK_EQ(f->way != 'l' ? start_child(f, i)
+             : f->plan[i] < 'a'
+                 ? conc_group_start(&group, tasks[i], conc_coro_start)
+                 : conc_group_start(&group, tasks[i], conc_thread_start), 0);
+  }
+  if (f->way == 'g') f->rc = conc_gather(tasks, (size_t)n, CONC_FOREVER);
+  if (f->way == 'l') f->rc = conc_group_leave(&group, CONC_FOREVER);
+  if (f->way == 'a' || f->way == '1') {
+    int until = f->way == 'a' ? CONC_ALL : CONC_FIRST;
+    f->rc = (int)conc_wait(tasks, (size_t)n, until, CONC_FOREVER);
+  }
+  if (f->way == 'c') {
+    CHECK_EQ(conc_as_completed(&completed, tasks, (size_t)n, CONC_FOREVER), 0);
+    while ((f->rc = conc_completed_next(&completed, &t)) == 0) continue;
+    conc_completed_end(&completed);
+  }
+  if (f->rc == -EDEADLK) __atomic_add_fetch(&f->told, 1, __ATOMIC_RELAXED);
+  conc_event_set(&f->go_on);
+  CHECK_EQ(conc_lock_release(&f->lock), 0);
+  return NULL;
+}
+
+static void *start_boss(void *arg) {
+  family *f = (family *)arg;
+  CHECK_EQ(conc_coro_start(&f->boss), 0);
+  conc_event_set(&f->ready);
+  CHECK_EQ(conc_join(&f->boss, CONC_FOREVER), 0);
+  for (int i = 0; f->plan[i]; i++)
+    conc_join(&f->children[i].task, CONC_FOREVER);
+  return NULL;
+}
+
+/* How many were told; text is the report. */
+static int run_family(family *f, char way, const char *plan, bool coroutine,
+                      char *text, size_t size) {
+  conc_task root = {.target = start_boss, .arg = f};
+  memset(f, 0, sizeof *f);
+  f->plan = plan;
+  f->way = way;
+  f->boss.target = be_boss;
+  f->boss.arg = f;
+  f->boss.name = "boss";
+  f->lock.name = "purse";
+  if (coroutine) {
+    CHECK_EQ(conc_run(&root), 0);
+  } else {
+    CHECK_EQ(conc_thread_start(&f->boss), 0);
+    conc_event_set(&f->ready);
+    CHECK_EQ(conc_join(&f->boss, CONC_FOREVER), 0);
+    for (int i = 0; plan[i]; i++)
+      conc_join(&f->children[i].task, CONC_FOREVER);
+  }
+  conc_deadlock_report(text, size);
+  return f->told;
+}
+
+TEST(a_wait_for_several_tasks_may_be_part_of_a_deadlock) {
+  static const char *const plans[] = {"l", "jjj", "lsj"};
+  family f;
+  char text[300];
+  for (const char *way = "gacl"; *way; way++)
+    for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
+      CHECK(run_family(&f, *way, plans[i], false, text, sizeof text) >= 1);
+      CHECK(strstr(text, *way == 'l' ? " waits for the end of "
+                                     : " waits for several tasks such as "));
+      if (*way == 'g' && f.rc < 0) /* they were cancelled, or told */
+        for (int k = 0; plans[i][k]; k++)
+          CHECK(plans[i][k] == 's' || f.children[k].got < 0);
+    }
+  CHECK(run_family(&f, '1', "lll", false, text, sizeof text) >= 1);
+  CHECK(run_family(&f, 'a', "lee", false, text, sizeof text) >= 1);
+  for (const char *way = "gacl"; *way; way++)
+    CHECK(run_family(&f, *way, "LlL", true, text, sizeof text) >= 1);
+  run_family(&f, 'g', "l", false, text, sizeof text);
+  if (text[0] == 'A')
+    CHECK_STR(text, "A waits for lock 'purse' held by boss, "
+                    "which waits for several tasks such as A");
+  else
+    CHECK_STR(text, "boss waits for several tasks such as A, "
+                    "which waits for lock 'purse' held by boss");
+}
+
+TEST(a_wait_that_one_of_several_tasks_can_end_is_no_deadlock) {
+  family f;
+  char text[300];
+  CHECK_EQ(run_family(&f, '1', "lls", false, text, sizeof text), 0);
+  CHECK_EQ(f.rc, 1);
+  CHECK_EQ(run_family(&f, '1', "LsJ", true, text, sizeof text), 0);
+  CHECK_EQ(run_family(&f, 'g', "ljf", false, text, sizeof text), 0);
+  CHECK_EQ(f.rc, -EIO); /* and with that the others were cancelled */
+  CHECK_EQ(run_family(&f, 'a', "sss", false, text, sizeof text), 0);
+  CHECK_EQ(f.rc, 3);
+  CHECK_STR(text, "");
+}
+
+/* Chains and trees of waits, longer than it takes to look, of tasks that then
+   end one after the other. */
+typedef struct link_of {
+  conc_task task, *next[2];
+} link_of;
+
+static void *wait_for_next(void *arg) {
+  link_of *l = (link_of *)arg;
+  if (l->next[0] == NULL) {
+    CHECK_EQ(conc_sleep(0.3), 0);
+    return NULL;
+  }
+  CHECK_EQ(l->next[1] == NULL ? conc_join(l->next[0], CONC_FOREVER)
+                              : conc_gather(l->next, 2, CONC_FOREVER), 0);
+  return NULL;
+}
+
+static void *run_links(void *arg) {
+  enum { N = 1000 };
+  static link_of links[N];
+  memset(links, 0, sizeof links);
+  for (int i = 0; i < N; i++) {
+    links[i].task.target = wait_for_next;
+    links[i].task.arg = &links[i];
+    if (i + 1 < N) links[i].next[0] = &links[i + 1].task;
+    if (arg != NULL && i + 7 < N) links[i].next[1] = &links[i + 7].task;
+  }
+  for (int i = 0; i < N; i++)
+    CHECK_EQ(conc_coro_start(&links[arg != NULL ? N - 1 - i : i].task), 0);
+  CHECK_EQ(conc_join(&links[0].task, CONC_FOREVER), 0);
+  return NULL;
+}
+
+TEST(long_chains_and_nets_of_waits_are_no_deadlock) {
+  conc_task chained = {.target = run_links};
+  conc_task netted = {.target = run_links, .arg = &chained};
+  char text[300];
+  CHECK_EQ(conc_run(&chained), 0);
+  CHECK_EQ(conc_run(&netted), 0);
+  CHECK_EQ(conc_deadlock_report(text, sizeof text), 0);
+}
+
+/* Who is notified is woken when the lock is released; but the notifier waits
+   before that, for what the other one holds. */
+static struct {
+  conc_lock lock, other;
+  conc_cond cond;
+  conc_event waits;
+  int got;
+} notice;
+
+static void *wait_for_notice(void *arg) {
+  CHECK_EQ(conc_lock_acquire(&notice.other, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_acquire(&notice.lock, CONC_FOREVER), 0);
+  conc_event_set(&notice.waits);
+  CHECK_EQ(conc_cond_wait(&notice.cond, &notice.lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_release(&notice.lock), 0);
+  CHECK_EQ(conc_lock_release(&notice.other), 0);
+  return arg;
+}
+
+TEST(a_circle_with_one_who_is_notified_is_found) {
+  conc_task t = {.target = wait_for_notice, .name = "notified"};
+  char text[300];
+  CHECK_EQ(conc_thread_start(&t), 0);
+  CHECK_EQ(conc_event_wait(&notice.waits, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_acquire(&notice.lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cond_notify(&notice.cond, 1), 0);
+  CHECK_EQ(conc_lock_acquire(&notice.other, CONC_FOREVER), -EDEADLK);
+  CHECK_EQ(conc_lock_release(&notice.lock), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK(conc_deadlock_report(text, sizeof text) > 0);
+}
+
 /* --- a loop alone --- */
 
 static void *wait_in_vain(void *arg) {

@@ -517,4 +517,70 @@ TEST(a_child_owns_what_its_thread_owned_and_nothing_else) {
   CHECK_EQ(conc_lock_release(&o.mine), 0);
 }
 
+/* --- between a notify and the release ------------------------------------ */
+
+typedef struct notice {
+  conc_lock lock;
+  conc_cond cond;
+  conc_event waits;
+  bool coroutine;
+  int got, status;
+} notice;
+
+static void *await_notice(void *arg) {
+  notice *n = (notice *)arg;
+  MUST(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
+  conc_event_set(&n->waits);
+  MUST(conc_cond_wait(&n->cond, &n->lock, CONC_FOREVER) == 0);
+  n->got++;
+  MUST(conc_lock_release(&n->lock) == 0);
+  return NULL;
+}
+
+static void go_on_after_notice(void *arg) {
+  notice *n = (notice *)arg;
+  conc_task t = {.target = await_notice, .arg = n};
+  MUST(conc_lock_release(&n->lock) == 0);
+  for (int i = 0; n->coroutine && i < 1000 && n->got == 0; i++)
+    conc_yield_now();
+  MUST(n->got == n->coroutine); /* a thread has stayed in the parent */
+  conc_event_clear(&n->waits);
+  MUST(conc_thread_start(&t) == 0);
+  MUST(conc_event_wait(&n->waits, 5) == 0);
+  MUST(conc_lock_acquire(&n->lock, 5) == 0);
+  MUST(conc_cond_notify(&n->cond, 1) == 0);
+  MUST(conc_lock_release(&n->lock) == 0);
+  MUST(conc_join(&t, 5) == 0);
+  MUST(n->got == n->coroutine + 1);
+}
+
+static void *notify_and_fork(void *arg) {
+  notice *n = (notice *)arg;
+  conc_task t = {.target = await_notice, .arg = n};
+  CHECK_EQ(n->coroutine ? conc_coro_start(&t) : conc_thread_start(&t), 0);
+  CHECK_EQ(conc_event_wait(&n->waits, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_acquire(&n->lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cond_notify(&n->cond, 1), 0);
+  n->status = in_child(go_on_after_notice, n);
+  CHECK_EQ(conc_lock_release(&n->lock), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(n->got, 1);
+  return NULL;
+}
+
+TEST(a_child_may_release_the_lock_that_its_parent_notified_under) {
+  skip_where_children_have_no_threads();
+  for (int coroutine = 0; coroutine < 2; coroutine++) {
+    notice n;
+    conc_task t = {.target = notify_and_fork, .arg = &n};
+    memset(&n, 0, sizeof n);
+    n.coroutine = coroutine != 0;
+    if (coroutine)
+      CHECK_EQ(conc_run(&t), 0);
+    else
+      notify_and_fork(&n);
+    CHECK_EQ(n.status, 0);
+  }
+}
+
 TEST_MAIN

@@ -37,7 +37,7 @@ static void fill(unsigned char *p, size_t size, unsigned number) {
 }
 
 TEST(sizes_from_nothing_to_the_limit_are_kept) {
-  conc_queue_opts o = {0, 1000, NULL};
+  conc_queue_opts o = {.max_bytes = 1000};
   conc_queue *q = conc_queue_new(&o);
   static unsigned char in[1001], out[1000];
   for (size_t size = 0; size <= 1000; size++) {
@@ -132,7 +132,7 @@ TEST(a_burst_gives_its_memory_back) {
 }
 
 TEST(a_timeout_may_be_anything) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   conc_queue *q = conc_queue_new(&one);
   char c;
   CHECK_EQ(conc_get(q, &c, 1, -5), -ETIMEDOUT);
@@ -189,7 +189,7 @@ static void dismiss(worker *w, int n) {
 }
 
 TEST(closing_ends_all_who_wait) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   for (int round = 0; round < 20; round++) {
     conc_queue *q = conc_queue_new(&one);
     static worker w[6];
@@ -243,7 +243,7 @@ TEST(a_message_that_one_getter_cannot_take_goes_to_the_next) {
 
 /* Likewise a putter for whose message there is no memory. */
 TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   conc_queue *q = conc_queue_new(&one);
   static worker w[2];
   char buf[64];
@@ -332,7 +332,7 @@ static void *put_from_a_loop(void *arg) {
 }
 
 TEST(a_queue_never_has_more_than_its_capacity) {
-  conc_queue_opts o = {CAPACITY, 0, NULL};
+  conc_queue_opts o = {.capacity = CAPACITY};
   conc_queue *q = conc_queue_new(&o);
   conc_task t[4];
   start_thread(&t[0], watch_size, q);
@@ -354,7 +354,7 @@ typedef struct record {
 } record;
 
 TEST(many_are_moved_at_once_as_far_as_there_is_room) {
-  conc_queue_opts o = {10, sizeof(record), NULL};
+  conc_queue_opts o = {.capacity = 10, .max_bytes = sizeof(record)};
   conc_queue *q = conc_queue_new(&o);
   static record in[25], out[25];
   ssize_t first = 0, last = 0;
@@ -430,7 +430,7 @@ TEST(many_are_put_as_far_as_there_is_memory) {
 
 /* As many are woken as there are messages, or places. */
 TEST(many_wake_many) {
-  conc_queue_opts o = {4, 0, NULL};
+  conc_queue_opts o = {.capacity = 4};
   for (int round = 0; round < 20; round++) {
     conc_queue *q = conc_queue_new(&o);
     static worker w[6];
@@ -511,7 +511,7 @@ static void *traffic_loop(void *task) {
 TEST(nothing_is_lost_or_overtaken_between_many_putters_and_getters) {
   static traffic t[2 * SIDES];
   for (size_t capacity = 0; capacity <= 64; capacity += capacity ? 21 : 1) {
-    conc_queue_opts o = {capacity, 0, NULL};
+    conc_queue_opts o = {.capacity = capacity};
     conc_queue *q = conc_queue_new(&o);
     conc_task tasks[2 * SIDES], loops[2 * SIDES];
     size_t got = 0;
@@ -554,7 +554,7 @@ static void *answer(void *arg) {
 }
 
 TEST(who_has_the_last_message_may_free_the_queue) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   reply r = {conc_queue_new(NULL), 20000};
   conc_task t;
   start_thread(&t, answer, &r);

@@ -314,7 +314,20 @@ TEST(every_opcode_is_read) { /* PYTHON_WIRE 4.1 */
   CHECK(AS("\x80\2c__builtin__\nbytes\n)R.", "b''"));
   CHECK(AS("\x80\2I1099511627776\n.", "1099511627776") && AS("\x80\2I-5\n.", "-5"));
   CHECK(AS("I-9223372036854775808\n.", "-9223372036854775808") && AS("I01\n.", "True"));
-  CHECK(RC("I9223372036854775808\n.") == -EBADMSG && RC("I\n.") == -EBADMSG && RC("I1") == -EBADMSG);
+  CHECK(AS("I9223372036854775808\n.", "9223372036854775808") && RC("I\n.") == -EBADMSG && RC("I1") == -EBADMSG);
+  /* protocols 0 and 1 write lines */
+  CHECK(AS("L-12345678901234567890L\n.", "-12345678901234567890") && AS("L5\n.", "5"));
+  CHECK(RC("LL\n.") == -EBADMSG && RC("L-L\n.") == -EBADMSG && RC("L1x\n.") == -EBADMSG && RC("I1L\n.") == -EBADMSG);
+  CHECK(AS("F0.1\n.", "0.1") && AS("F-inf\n.", "-inf") && AS("Fnan\n.", "nan") && AS("F1e+300\n.", "1e+300"));
+  CHECK(RC("F\n.") == -EBADMSG && RC("F1x\n.") == -EBADMSG && RC("F-\n.") == -EBADMSG && RC("F1") == -EBADMSG);
+  CHECK(AS("(lp0\nS'a\\'\\n\\\\\\x41'\np1\nag1\na.", "[\"a'\\n\\\\A\", \"a'\\n\\\\A\"]"));
+  CHECK(AS("S'\\xff'\n.", "b'\\xff'") && AS("S''\n.", "") && AS("S\"\"\n.", ""));
+  CHECK(RC("S'\n.") == -EBADMSG && RC("S'a\n.") == -EBADMSG && RC("Sa'\n.") == -EBADMSG);
+  CHECK(RC("S'\\q'\n.") == -EBADMSG && RC("S'\\'\n.") == -EBADMSG && RC("S'\\x4'\n.") == -EBADMSG);
+  CHECK(AS("Va\xe9\\u4f60\\U0001f600\\\\u\n.", "a\xc3\xa9\xe4\xbd\xa0\xf0\x9f\x98\x80\\\\u"));
+  CHECK(RC("V\\u12\n.") == -EBADMSG && RC("V\\U00110000\n.") == -EBADMSG && AS("Va\\\n.", "a\\"));
+  CHECK(RC("Np1\ng0\n\x86.") == -EBADMSG && RC("Np\n.") == -EBADMSG && RC("g0\n.") == -EBADMSG);
+  CHECK(RC("Np99999999999\n.") == -EBADMSG && RC("Npx\n.") == -EBADMSG);
   CHECK(RC("\x80\x04\x8c\3\xed\xa0\x80.") == 0);
   CHECK(LOADS(&v, "\x80\x04X\3\0\0\0a\0b.") == 0 && memcmp(conc_value_str(v, &size), "a\0b", 4) == 0 && size == 3);
   conc_value_free(v);
@@ -569,6 +582,26 @@ TEST(text_fits_its_buffer) {
   conc_value_free(v);
 }
 
+/* However a value is made, and of how many parts. */
+TEST(a_value_is_one_allocation) {
+  static char text[60000] = "[[\"\\u00e9\", 98765432109876543210, 1.5, {\"k\": {}}]";
+  long before = test_blocks;
+  conc_value *v;
+  size_t n = strlen(text);
+  void *out;
+  while (n < 50000) n += (size_t)sprintf(text + n, ", {\"%zu\": [%zu, \"\\t\"]}", n, n);
+  text[n++] = ']';
+  CHECK(conc_json_loads(&v, text, n, NULL) == 0 && test_blocks == before + 1);
+  CHECK(conc_pickle_dumps(v, 4, &out, &n) == 0 && test_blocks == before + 2);
+  conc_value_free(v);
+  CHECK(conc_pickle_loads(&v, out, n) == 0 && test_blocks == before + 2);
+  conc_free(out);
+  conc_value_free(v);
+  CHECK(conc_build(&v, "{s:[is],s:(dO)}", "a", 1, "b", "c", 1.5, NULL) == -EINVAL && test_blocks == before);
+  CHECK(conc_build(&v, "{s:[is],s:(d)}", "a", 1, "b", "c", 1.5) == 0 && test_blocks == before + 1);
+  conc_value_free(v);
+}
+
 /* Each allocation fails in turn: -ENOMEM, nothing lost. */
 TEST(without_memory_nothing_is_lost) {
   static unsigned char p[20000];
@@ -619,6 +652,21 @@ TEST(without_memory_nothing_is_lost) {
     }
     conc_free(out);
   }
+  for (rc = -ENOMEM, k = 1; rc != 0; k++) {
+    static const char text[] = "[\"\\n\", {\"k\": [98765432109876543210]}]";
+    long before = test_blocks;
+    char *json = NULL;
+    v = NULL;
+    test_fail_at = k;
+    rc = conc_json_loads(&v, text, sizeof text - 1, NULL);
+    if (rc == 0) rc = conc_json_dumps(v, 100, &json, NULL);
+    test_fail_at = 0;
+    conc_value_free(v);
+    conc_free(json);
+    CHECK(rc == 0 || (rc == -ENOMEM && json == NULL));
+    CHECK(test_blocks == before);
+  }
+  CHECK(k > 4);
   for (rc = -ENOMEM, k = 1; rc != 0; k++) {
     b.size = 0;
     conc__pickle_encode(&b, w, 4);
@@ -689,6 +737,7 @@ static const struct {
     SEED("\x80\x04\x8f\x94(K\1K\2]\x94(h\0h\0e0(K\3K\4\x91K\1K\2\x86\x90."),
     SEED("\x80\2c_codecs\nencode\nq\0X\4\0\0\0a\xc3\xbfzq\1X\6\0\0\0latin1q\2\x86q\3Rq\4c__builtin__\nset\n](K\1K\2e\x85R\x86."),
     SEED("\x80\x05\x96\3\0\0\0\0\0\0\0abc\x94\x8a\x09\0\0\0\0\0\0\0\x80\0}\x94(h\1K\1K\2h\0NNK\1h\0u\x87."),
+    SEED("(lp0\nVa\\u4f60\np1\naS'\\xff\\\\'\np2\naL12345678901234567890L\naF-1.5e+20\naI01\nag1\na(I1\nNtp3\na(dp4\nVk\ng2\nsa."),
     SEED("\x80\x04X\6\0\0\0#ERRORcbuiltins\nKeyError\nX\1\0\0\0k\x85R\x86."),
     SEED("]\x94(]\x94(]\x94(K\1K\2eh\2h\2e}\x94(K\1h\2\x88h\1uh\3h\1\x85\x94h\4I12345678901\n\x87" "e."),
 };

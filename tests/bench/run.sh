@@ -52,6 +52,8 @@ rm -f "$build/channel"
 if command -v go >/dev/null 2>&1; then
   go build -o "$build/channel" "$here/channel.go"
 fi
+if links '#include <uv.h>' -luv; then uv=-luv; else uv=-DNO_UV; fi
+if links '#include <ev.h>' -lev; then ev=-lev; else ev=-DNO_EV; fi
 
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
@@ -59,10 +61,11 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch threads process network}; do
+for name in ${BENCH:-switch echo threads process network}; do
   case $name in
   network) peers=$hiredis ;;
-  switch) peers=$boost ;;
+  switch) peers="$boost $ev" ;;
+  echo) peers="$uv $ev" ;;
   threads) peers="$nsync $ck $glib" ;;
   *) peers= ;;
   esac

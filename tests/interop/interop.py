@@ -37,6 +37,7 @@ MASTER = command('MASTER', EXAMPLES + '/task_master')
 WORKER = command('WORKER', EXAMPLES + '/task_worker')
 SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
+VALUES = BUILD + '/interop/values'
 
 Python = collections.namedtuple('Python', 'path name major')
 
@@ -347,6 +348,15 @@ def latency(python):
         stop(ours)
 
 
+def values(python, count):
+    with Program([python.path, os.path.join(HERE, 'values.py'), VALUES, count,
+                  int(time.time())]) as program:
+        program.process.wait(2 * LIMIT)
+        if program.process.returncode != 0:
+            raise Failure(program.text(program.out))
+        program.end()
+
+
 def crowd(python, clients, rounds):
     """That many Python clients and that many C clients on one manager. Four
     Python processes have a quarter of the clients each."""
@@ -417,6 +427,8 @@ def main():
         tests += [
             ('the server of these %s clients ends well' % name,
              semantics, python),
+            ('random values come back from C to %s as they were, by pickle '
+             'and JSON' % name, values, python, 200),
             ('C master, %s worker' % name, c_master_python_worker, python),
             ('%s master, C worker' % name, python_master_c_worker, python),
             ('a %s worker with a wrong key is refused by a C master, which '

@@ -1,0 +1,158 @@
+/* A small HTTP/1.1 server on every CPU, built as echo.c is. Connections are
+   kept, requests may be pipelined.
+     cc -O2 http.c -pthread && ./a.out :8080
+     wrk -c 100 -d 5 http://127.0.0.1:8080/
+   Without an address it is its own client, and ends. */
+
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#define CONNECTIONS 1000
+#define PATIENCE 60.0
+
+static int listener;
+
+/* Whether a line of the header, all of which ends with an empty line, says so:
+   has(header, "connection", "close"). */
+static bool has(const char *header, const char *name, const char *value) {
+  const char *line = strstr(header, "\r\n");
+  size_t n = strlen(name);
+  for (; line != NULL; line = strstr(line, "\r\n")) {
+    line += 2;
+    if (strncasecmp(line, name, n) == 0 && line[n] == ':') {
+      line += n + 1;
+      line += strspn(line, " \t");
+      if (strncasecmp(line, value, strlen(value)) == 0) return true;
+    }
+  }
+  return false;
+}
+
+/* Answers one request, of which `header` is all. Whether the connection is to
+   be kept. */
+static bool answer(int fd, const char *header) {
+  const char *status = "200 OK", *body = "Hello, world!\n";
+  bool get = strncmp(header, "GET ", 4) == 0;
+  bool head = strncmp(header, "HEAD ", 5) == 0;
+  const char *path = strchr(header, ' ');
+  const char *end = strstr(header, "\r\n");
+  bool old = end - header > 8 && strncmp(end - 8, "HTTP/1.0", 8) == 0;
+  bool keep = !has(header, "connection", "close") &&
+              (!old || has(header, "connection", "keep-alive"));
+  char reply[512];
+  int n;
+  if (!get && !head) {
+    status = "501 Not Implemented";
+    body = "Only GET and HEAD.\n";
+    keep = false; /* a body may follow that we do not read */
+  } else if (strncmp(path, " / ", 3) != 0) {
+    status = "404 Not Found";
+    body = "There is only /.\n";
+  }
+  n = snprintf(reply, sizeof reply,
+               "HTTP/1.1 %s\r\nContent-Type: text/plain\r\n"
+               "Content-Length: %zu\r\nConnection: %s\r\n\r\n%s",
+               status, strlen(body), keep ? "keep-alive" : "close",
+               head ? "" : body);
+  return conc_write(fd, reply, (size_t)n, PATIENCE) == n && keep;
+}
+
+static void talk_http(int fd) {
+  char buf[4096]; /* so long may a request be */
+  size_t have = 0;
+  for (;;) {
+    char *end;
+    ssize_t n = conc_read(fd, buf + have, sizeof buf - 1 - have, PATIENCE);
+    if (n <= 0) return; /* its end; or the buffer is full */
+    have += (size_t)n;
+    buf[have] = 0;
+    while ((end = strstr(buf, "\r\n\r\n")) != NULL) {
+      end[2] = 0;
+      if (!answer(fd, buf)) return;
+      have -= (size_t)(end + 4 - buf);
+      memmove(buf, end + 4, have + 1);
+    }
+  }
+}
+
+static void *serve(void *arg) {
+  static conc_lock turn;
+  for (;;) {
+    int fd = -1;
+    CONC_WITH(&turn) fd = conc_accept(listener, CONC_FOREVER);
+    else return arg;
+    if (fd < 0) {
+      if (conc_sleep(0.1) != 0) return arg;
+    } else {
+      talk_http(fd);
+      conc_close(fd);
+    }
+  }
+}
+
+static void *start_all(void *arg) {
+  static conc_task tasks[CONNECTIONS];
+  conc_group group = {0};
+  for (int i = 0; i < CONNECTIONS; i++) {
+    tasks[i].target = serve;
+    conc_group_start(&group, &tasks[i], conc_coro_start);
+  }
+  conc_group_leave(&group, CONC_FOREVER);
+  return arg;
+}
+
+static void *run_loop(void *arg) {
+  conc_task main = {.target = start_all};
+  return conc_run(&main) == 0 ? arg : (void *)1;
+}
+
+/* Sends three requests at once, and prints what comes back. */
+static int ask(void) {
+  static const char requests[] =
+      "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+      "HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+      "GET /more HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  struct sockaddr_in own;
+  socklen_t size = sizeof own;
+  char address[32], buf[256];
+  ssize_t n;
+  int fd;
+
+  getsockname(listener, (struct sockaddr *)&own, &size);
+  snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(own.sin_port));
+  fd = conc_connect(address, 5);
+  if (fd < 0) return fd;
+  conc_write(fd, requests, sizeof requests - 1, 5);
+  while ((n = conc_read(fd, buf, sizeof buf, 5)) > 0)
+    fwrite(buf, 1, (size_t)n, stdout);
+  conc_close(fd);
+  return (int)n;
+}
+
+int main(int argc, char **argv) {
+  int n = conc_cpu_count();
+  conc_task *loops = (conc_task *)calloc((size_t)n, sizeof *loops);
+  int rc = 0;
+
+  listener = conc_listen(argc > 1 ? argv[1] : NULL);
+  if (listener < 0 || loops == NULL) {
+    fprintf(stderr, "cannot listen: %s\n", conc_strerror(listener));
+    return 1;
+  }
+  for (int i = 0; i < n; i++) {
+    loops[i].target = run_loop;
+    loops[i].daemon = true;
+    if (conc_process_start(&loops[i]) != 0) return 1;
+  }
+  if (argc == 1) {
+    rc = ask();
+    for (int i = 0; i < n; i++) conc_terminate(&loops[i]);
+  }
+  for (int i = 0; i < n; i++) conc_join(&loops[i], CONC_FOREVER);
+  free(loops);
+  return rc != 0;
+}
