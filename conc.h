@@ -14695,6 +14695,8 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
                               double deadline);
 CONC__DEF int conc__cells_close(conc_queue *q);
 CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline);
 
 CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
   return q->ops->put == conc__cells_put;
@@ -14793,6 +14795,8 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   sink.body = NULL;
   if (n > 0 && queue->ops == &conc__local_class)
     return conc__local_get_n(queue, &sink, n, deadline);
+  if (n > 0 && conc__queue_is_shared(queue))
+    return conc__cells_get_n(queue, &sink, n, deadline);
   sink.body = &body;
   for (; done < n; done++) {
     size_t offset, found;
@@ -15386,9 +15390,9 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
 }
 
 /* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. */
+   -ENOMEM. `exact`: it must be the sink's, too. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
-                                         conc__sink *sink,
+                                         conc__sink *sink, bool exact,
                                          conc__cells_spot *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
@@ -15411,7 +15415,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     if (sink->body != NULL) {
       int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
       if (rc != 0) n = rc;
-    } else if (n > 0 && (size_t)n > sink->size) {
+    } else if (n >= 0 && ((size_t)n > sink->size ||
+                          (exact && (size_t)n < sink->size))) {
       n = -EMSGSIZE;
     }
     if (CONC__UNLIKELY(n < 0)) {
@@ -15442,7 +15447,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 /* What is left to do after a first attempt that failed with -EAGAIN. */
 CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                    const conc__message *m, conc__sink *sink,
-                                   conc__cells_spot *spot, double deadline) {
+                                   bool exact, conc__cells_spot *spot,
+                                   double deadline) {
   conc__cells_wait w;
   ssize_t rc;
   memset(&w, 0, sizeof w);
@@ -15452,7 +15458,7 @@ CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
     rc = m != NULL ? conc__cells_try_put(s, m, spot)
-                   : conc__cells_try_get(s, sink, spot);
+                   : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
   return rc;
@@ -15464,7 +15470,30 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
   conc__cells_spot spot;
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
-  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, deadline);
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
+                               deadline);
+}
+
+/* How many messages; or negative errno. */
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  size_t done = 0;
+  ssize_t rc = 0;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    rc = conc__local_get_n(s->stash, sink, n, 0);
+    if (rc != -ETIMEDOUT) return rc;
+  }
+  for (; done < n; done++) {
+    rc = conc__cells_try_get(s, sink, true, &spot);
+    if (rc == -EAGAIN)
+      rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
+                            done == 0 ? deadline : 0);
+    if (rc < 0) break;
+    sink->data = (char *)sink->data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
@@ -15480,9 +15509,10 @@ CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
       return n;
     }
   }
-  n = conc__cells_try_get(s, sink, &spot);
+  n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, deadline);
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot,
+                          deadline);
 }
 
 /* It was got, and is this process's, whoever of it gets it next. */

@@ -143,6 +143,29 @@ TEST_ALL(as_many_as_the_capacity_and_no_more) {
   }
 }
 
+TEST_ALL(many_at_once) {
+  conc_queue *q = make(8, 8);
+  uint32_t in[20], out[20];
+  for (uint32_t i = 0; i < 20; i++) in[i] = i;
+  for (int lap = 0; lap < 10; lap++) {
+    CHECK_EQ(conc_put_many(q, in, 4, 20, lap % 2), 8);
+    CHECK_EQ(conc_put_many(q, in, 4, 3, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_get_many(q, out, 4, 5, 0), 5);
+    CHECK_EQ(conc_put(q, in, 3, 0), 0);
+    CHECK_EQ(conc_put_many(q, in + 8, 4, 2, 0), 2);
+    CHECK_EQ(conc_get_many(q, out + 5, 4, 15, 0), 3);
+    CHECK_EQ(conc_get_many(q, out + 8, 4, 15, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get(q, out + 8, 4, 0), 3);
+    CHECK_EQ(conc_get_many(q, out + 8, 8, 1, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get_many(q, out + 8, 4, 15, 1), 2);
+    CHECK_EQ(conc_get_many(q, out, 4, 15, 0), -ETIMEDOUT);
+    CHECK(memcmp(in, out, 40) == 0);
+    CHECK_EQ(conc_get_many(q, out, 4, 0, 0), 0);
+    CHECK_EQ(conc_put_many(q, in, 9, 1, 0), -EMSGSIZE);
+  }
+  conc_queue_free(q);
+}
+
 TEST_SHARED(what_cannot_be_made_says_why) {
   conc_queue_opts o;
   memset(&o, 0, sizeof o);
