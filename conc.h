@@ -70,7 +70,8 @@
    park       to wait: a thread sleeps in the kernel, a coroutine gives the
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, or to another machine through a manager.
+              tasks of a process, to other processes, or to another machine
+              through a manager.
    pipe       conc_pipe: two descriptors; messages that one end sends the other
               receives, in the same process or in another.
    pool       conc_pool: processes or threads, its workers, that run jobs.
@@ -1674,20 +1675,25 @@ typedef struct conc_queue conc_queue;
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
   size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
-  const char *name; /* for reports; must outlive the queue; default none */
+  const char *name; /* for reports; must outlive the queue; default none; of a
+                       shared one: by which other processes find it */
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
                        the system has */
 } conc_queue_opts;
 
 /* How one waits for a shared queue: on a word of its memory (where there are
-   futexes), or in poll() for a pipe. Coroutines always wait for the pipe. */
+   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
+   is woken by. Coroutines always wait for the pipe. A queue with a name has
+   none: where it would be waited for, one looks every 2 ms. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
 /* A shared queue is used by the process that made it and by those that it
    forks afterwards (conc_process_start, too), each of which frees it for
-   itself. What is in it is lost with the last of them.
+   itself; one with a name also by all that make one of the same name, capacity
+   and max_bytes (see conc_shared_open). What is in it is lost with the last of
+   them.
    A process may be killed in any call. A message that it was putting is there
    if it was complete, or is not; one that it was getting has been got if only
    the return from the call was missing, or goes to another getter, perhaps
@@ -1698,7 +1704,8 @@ typedef struct conc_queue_opts {
    needed of it is never allocated. */
 
 /* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE. */
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE, and
+   what conc_shared_open fails with. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue that nobody uses any more (of a shared one: nobody in this
@@ -15988,17 +15995,19 @@ CONC__DEF int conc__cells_open(conc__cells_queue *s,
   if (size == 0) return -ENOMEM;
   s->stash = conc_queue_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
-  memory = conc_shared_alloc(size);
+  memory = o->name != NULL
+               ? conc_shared_open(o->name, size, conc__cells_init, s)
+               : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
-  conc__cells_init(memory, s);
+  if (o->name == NULL) conc__cells_init(memory, s);
   if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
       s->cells->max_bytes != s->queue.max_bytes)
-    return -EEXIST; /* by that name, and something else */
+    return -EINVAL; /* by that name, and something else */
   s->registry = conc__registry_of(memory);
   if (s->registry == NULL) return -errno;
-  rc = conc__waker_open(s->wakers[0]);
-  if (rc == 0) rc = conc__waker_open(s->wakers[1]);
+  if (o->name == NULL) rc = conc__waker_open(s->wakers[0]);
+  if (o->name == NULL && rc == 0) rc = conc__waker_open(s->wakers[1]);
   s->polls = o->backend == CONC_QUEUE_PIPE ||
              (o->backend == 0 && !CONC_HAVE_FUTEX);
   return rc;
