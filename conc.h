@@ -15250,8 +15250,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    change first, and sleeps. Whoever claims that cell sees the bit in the word
    that it replaces, and wakes one sleeper when the cell is done. That one,
    when it leaves, passes the wake-up on as long as there may be sleepers: so
-   the fast side pays nothing at all for those who sleep. A sleeper that is killed
-   leaves their count too high, which costs a system call now and then. */
+   the fast side pays nothing at all for those who sleep. A sleeper that is
+   killed leaves their count too high: a system call more now and then. */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u

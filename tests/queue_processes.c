@@ -781,7 +781,8 @@ TEST_SHARED(a_message_half_put_is_skipped) {
       }
       claim(q, at % 4, CONC__CELL_BUSY);
       if (hint)
-        cells(q)->cells->tail = conc__at_next(cells(q), CONC__AT(at / 4, at % 4));
+        cells(q)->cells->tail =
+            conc__at_next(cells(q), CONC__AT(at / 4, at % 4));
       /* It takes a place as long as there are older ones. */
       for (m = n, n = got + 4 - (n > got); m < n; m++)
         CHECK_EQ(conc_put(q, &m, sizeof m, 0), 0);
