@@ -70,7 +70,8 @@
    park       to wait: a thread sleeps in the kernel, a coroutine gives the
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, or to another machine through a manager.
+              tasks of a process, to other processes, or to another machine
+              through a manager.
    pipe       conc_pipe: two descriptors; messages that one end sends the other
               receives, in the same process or in another.
    pool       conc_pool: processes or threads, its workers, that run jobs.
@@ -498,10 +499,10 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
 /* --- between processes --- */
 
 /* Makes an object as new, and for all processes that share the memory in which
-   it lies: that of conc_shared_alloc. Before anybody uses it; what it has for
-   options (.value, .bound, .parties) is set before. From then on all calls
-   above do for tasks of all these processes what they do for those of one,
-   with these differences:
+   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
+   it; what it has for options (.value, .bound, .parties) is set before. From
+   then on all calls above do for tasks of all these processes what they do for
+   those of one, with these differences:
    - Who dies, however and wherever, harms nobody. What it held says so once:
      acquire then takes the lock and returns -EOWNERDEAD, for what it protects
      may be half changed. This is of processes: a thread that ends with a lock
@@ -1225,11 +1226,12 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 
    Threads    any number, mixed with coroutines of any loops
    Processes  a process and those that it forks (conc_process_start, too) after
-              the memory was made; up to 1,024 at one time
+              the memory was made; by name, any of the same user; up to 1,024
+              at one time
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
-   Blocks     never
+   Blocks     conc_shared_open, while another process runs init
 
    No pointers in there: they mean nothing elsewhere. Objects of the library
    work between processes only if they were made so by ..._init_shared.
@@ -1238,6 +1240,23 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 /* Zeroed memory that forked children share with the caller. NULL and errno:
    EINVAL for size 0, ENOMEM, EMFILE. */
 CONC_API void *conc_shared_alloc(size_t size);
+
+/* The memory of that name, for all processes of the user that ask for it. The
+   first of them makes it, zeroed, and calls init(memory, arg), to make what is
+   in it shared, before any other process gets it; if init returns less than 0,
+   nothing was made, and -errno of that is errno. A name that the process has
+   already is the same memory again, to be freed as often.
+   When the last process has freed it or has ended, however that was, it goes
+   away, soon: a process of the library's waits for that, forked by the first
+   one for each name.
+   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same for
+   all, `init` may be NULL. NULL and errno: EINVAL, also for another size;
+   EACCES: there is a file of another user, or that others may use, in its
+   place; EDEADLK within init; EAGAIN: too many processes; ECANCELED, ENOMEM,
+   EMFILE, ... */
+CONC_API void *conc_shared_open(const char *name, size_t size,
+                                int (*init)(void *memory, void *arg),
+                                void *arg);
 
 /* Lets the caller's process have it no longer; others still do. What the
    process holds in it (a lock) must have been given back. NULL is a no-op. */
@@ -1656,20 +1675,25 @@ typedef struct conc_queue conc_queue;
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
   size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
-  const char *name; /* for reports; must outlive the queue; default none */
+  const char *name; /* for reports; must outlive the queue; default none; of a
+                       shared one: by which other processes find it */
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
                        the system has */
 } conc_queue_opts;
 
 /* How one waits for a shared queue: on a word of its memory (where there are
-   futexes), or in poll() for a pipe. Coroutines always wait for the pipe. */
+   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
+   is woken by. Coroutines always wait for the pipe. A queue with a name has
+   none: where it would be waited for, one looks every 2 ms. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
 /* A shared queue is used by the process that made it and by those that it
    forks afterwards (conc_process_start, too), each of which frees it for
-   itself. What is in it is lost with the last of them.
+   itself; one with a name also by all that make one of the same name, capacity
+   and max_bytes (see conc_shared_open). What is in it is lost with the last of
+   them.
    A process may be killed in any call. A message that it was putting is there
    if it was complete, or is not; one that it was getting has been got if only
    the return from the call was missing, or goes to another getter, perhaps
@@ -1680,7 +1704,8 @@ typedef struct conc_queue_opts {
    needed of it is never allocated. */
 
 /* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE. */
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE, and
+   what conc_shared_open fails with. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue that nobody uses any more (of a shared one: nobody in this
@@ -8459,7 +8484,11 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 struct conc__registry {
   unsigned next; /* the entry to try first */
   unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
+  unsigned made; /* of named memory: CONC__MADE once init has returned */
+  uint64_t size; /* and its size */
 };
+
+#define CONC__MADE 0x636f6e02u /* changes with what lies in shared memory */
 
 /* What a process knows of a registry for itself: the end of the private page
    that is mapped right before it. */
@@ -8475,6 +8504,8 @@ typedef struct conc__region {
   struct conc__registry *registry;
   char *memory;
   size_t size;
+  size_t users; /* of a name */
+  const char *name; /* NULL: none; else the registry is its own */
 } conc__region;
 
 static conc__mutex conc__shared_guard; /* of all this; before other guards */
@@ -8483,6 +8514,7 @@ static struct conc__registry *conc__family;
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
 
 CONC__DEF int conc__file_open(void);
+CONC__DEF int conc__fd_lift(int fd);
 
 CONC__INLINE struct conc__registry_mine *conc__mine(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
@@ -8496,12 +8528,19 @@ CONC__DEF void conc__shared_fork_parent(void) {
   conc__mutex_unlock(&conc__shared_guard);
 }
 
-/* The child is another process: it has no id yet. */
+CONC__DEF unsigned conc__registry_enter(struct conc__registry *r);
+
+/* The child is another process: it has no id yet. Where descriptors cannot
+   tell that it is there (see conc__named_use), it does so by getting one. */
 CONC__DEF void conc__shared_fork_child(void) {
   conc__region *g;
   conc__shared_guard.word = 0;
-  for (g = conc__regions; g != NULL; g = g->next)
+  for (g = conc__regions; g != NULL; g = g->next) {
     conc__mine(g->registry)->self = 0;
+#ifndef F_OFD_SETLK
+    if (g->name != NULL) conc__registry_enter(g->registry);
+#endif
+  }
 }
 
 CONC__DEF void conc__shared_init_once(void) {
@@ -8518,20 +8557,27 @@ CONC__DEF void conc__shared_init(void) {
 
 /* --- the registry --- */
 
-/* fcntl() on the byte of one entry: 0 or -1, and *type is what was found. */
-CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
-                                  unsigned index, short *type) {
+/* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
+CONC__DEF int conc__record_lock(int fd, int command, unsigned first,
+                                unsigned n, short *type) {
   struct flock lock;
   int rc;
   memset(&lock, 0, sizeof lock);
-  lock.l_type = F_WRLCK;
+  lock.l_type = *type;
   lock.l_whence = SEEK_SET;
-  lock.l_start = (off_t)index;
-  lock.l_len = 1;
-  do rc = fcntl(conc__mine(r)->fd, command, &lock);
+  lock.l_start = (off_t)first;
+  lock.l_len = (off_t)n;
+  do rc = fcntl(fd, command, &lock);
   while (rc < 0 && errno == EINTR);
   *type = lock.l_type;
   return rc;
+}
+
+/* On the byte of one entry. */
+CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
+                                  unsigned index, short *type) {
+  *type = F_WRLCK;
+  return conc__record_lock(conc__mine(r)->fd, command, index, 1, type);
 }
 
 /* An entry whose lock we have is ours; from then on its old id is dead. */
@@ -8748,6 +8794,8 @@ CONC_API void *conc_shared_alloc(size_t size) {
     close(fd);
   }
   if (rc == 0) {
+    g->name = NULL;
+    g->users = 1;
     g->registry = conc__family;
     conc__mine(conc__family)->users++;
     g->next = conc__regions;
@@ -8764,22 +8812,277 @@ CONC_API void *conc_shared_alloc(size_t size) {
   return NULL;
 }
 
-CONC_API void conc_shared_free(void *memory) {
+/* The bytes that are mapped from its registry on. */
+CONC__DEF size_t conc__region_mapped(const conc__region *g) {
+  if (g->name == NULL) return sizeof *g->registry;
+  return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
+}
+
+/* The process has it no longer. */
+CONC__DEF void conc__region_drop(conc__region *g) {
+  struct conc__registry *r = g->registry;
+  size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
-  conc__region *g;
   conc__mutex_lock(&conc__shared_guard);
-  while (*p != NULL && (*p)->memory != (char *)memory) p = &(*p)->next;
-  g = *p;
-  if (g != NULL) {
+  while (*p != g) p = &(*p)->next;
+  if (--g->users > 0) {
+    g = NULL;
+  } else {
     *p = g->next;
-    munmap(g->memory, g->size);
-    if (--conc__mine(g->registry)->users == 0) {
-      conc__registry_unmap(g->registry, sizeof *g->registry);
-      conc__family = NULL;
+    if (g->name == NULL) munmap(g->memory, g->size);
+    if (--conc__mine(r)->users == 0) {
+      conc__registry_unmap(r, size);
+      if (r == conc__family) conc__family = NULL;
     }
   }
   conc__mutex_unlock(&conc__shared_guard);
   CONC_FREE(g);
+}
+
+/* By its address; or by its name, and then it has one user more. */
+CONC__DEF conc__region *conc__region_find(const void *memory,
+                                          const char *name) {
+  conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  for (g = conc__regions; g != NULL; g = g->next)
+    if (name != NULL ? g->name != NULL && strcmp(g->name, name) == 0
+                     : g->memory == memory)
+      break;
+  if (g != NULL && name != NULL) g->users++;
+  conc__mutex_unlock(&conc__shared_guard);
+  return g;
+}
+
+CONC_API void conc_shared_free(void *memory) {
+  conc__region *g = memory != NULL ? conc__region_find(memory, NULL) : NULL;
+  if (g != NULL) conc__region_drop(g);
+}
+
+/* --- memory by name ---
+
+   A file, with the registry first. Besides the bytes of its entries it has
+   three that are locked: who makes the memory, or begins to use it, has the
+   first to himself; the second is held by a lock that belongs to the
+   descriptor, and so to children that have not got an id yet, where there are
+   such locks; the third is the tracker's. That is a process that waits until
+   it has the locks of all entries, and of the first two: nobody uses it then,
+   nobody has begun to. It removes the file; who has opened it meanwhile sees,
+   once he has the first byte, that it has no name any more, and tries again. */
+
+enum {
+  CONC__BYTE_OPENS = CONC__PROCESSES,
+  CONC__BYTE_USES,
+  CONC__BYTE_TRACKS
+};
+
+static conc_lock conc__shared_opening; /* one at a time in a process */
+
+/* Closes all descriptors but 0, however many there are. */
+CONC__DEF void conc__close_others(void) {
+  long n = sysconf(_SC_OPEN_MAX);
+  int fd;
+#ifdef SYS_close_range /* Linux 5.9 */
+  if (syscall(SYS_close_range, 1u, ~0u, 0u) == 0) return;
+#endif
+  if (n < 0 || n > 1 << 20) n = 1 << 20;
+  for (fd = 1; fd < (int)n; fd++) close(fd);
+}
+
+/* The tracker of the file that is open as fd. */
+CONC__DEF void conc__tracker_main(const char *path, int fd) {
+  struct stat is, was;
+  const conc__region *g;
+  sigset_t all;
+  short type = F_WRLCK;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, NULL);
+  if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  close(0);
+  if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
+  /* Nothing of what is inherited is in use here: no descriptor, no memory. */
+  conc__close_others();
+  for (g = conc__regions; g != NULL; g = g->next)
+    munmap((char *)(void *)g->registry - conc__page,
+           conc__page + conc__region_mapped(g));
+  if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
+  type = F_WRLCK;
+  if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
+    return;
+  if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
+}
+
+/* Sees to it that there is a tracker. It is nobody's child, and of a session
+   of its own, lest it be killed with us. 0 or negative errno. */
+CONC__DEF int conc__tracker_start(const char *path, int fd) {
+  short type = F_WRLCK;
+  pid_t pid;
+  if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
+      type != F_UNLCK)
+    return 0;
+  pid = fork();
+  if (pid < 0) return -errno;
+  if (pid == 0) {
+    setsid();
+    if (fork() == 0) conc__tracker_main(path, fd);
+    _exit(0);
+  }
+  while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  }
+  return 0;
+}
+
+/* Opens the file, and has its first byte. A descriptor, or negative errno;
+   *size is that of the file. */
+CONC__DEF int conc__named_file(const char *path, off_t *size) {
+  for (;;) {
+    struct stat st;
+    int rc = 0;
+    int fd = conc__fd_lift(
+        open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (fd < 0) return fd == -ELOOP ? -EACCES : fd;
+    if (fstat(fd, &st) != 0)
+      rc = -errno;
+    else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+             (st.st_mode & 077) != 0)
+      rc = -EACCES;
+    while (rc == 0) {
+      short type = F_WRLCK;
+      if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) == 0)
+        break;
+      rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
+    }
+    if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
+    if (rc == 0 && st.st_nlink > 0) {
+      *size = st.st_size;
+      return fd;
+    }
+    close(fd);
+    if (rc != 0) return rc;
+  }
+}
+
+/* From now on the file is in use, as long as the descriptor is open, in
+   children, too. */
+CONC__DEF void conc__named_use(int fd) {
+#ifdef F_OFD_SETLK
+  short type = F_RDLCK;
+  conc__record_lock(fd, F_OFD_SETLK, CONC__BYTE_USES, 1, &type);
+#else
+  (void)fd;
+#endif
+}
+
+/* The memory of an open file whose first byte we have. */
+CONC__DEF int conc__named_make(conc__region *g, const char *path, int fd,
+                               off_t size, int (*init)(void *, void *),
+                               void *arg) {
+  size_t page = conc__page;
+  size_t head = (sizeof *g->registry + page - 1) / page * page;
+  size_t pages = (g->size + page - 1) / page * page;
+  struct conc__registry *r;
+  struct conc__registry old;
+  uint64_t want = g->size;
+  short type = F_WRLCK;
+  bool made;
+  int rc = 0;
+  memset(&old, 0, sizeof old);
+  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  /* What nobody uses any more is left from a time without a tracker; and who
+     died in init may have left anything. */
+  made = old.made != 0 &&
+         conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) == 0 &&
+         type != F_UNLCK;
+  if (made && (old.made != CONC__MADE || old.size != want ||
+               size != (off_t)(head + pages)))
+    return -EINVAL;
+  if (!made && (ftruncate(fd, 0) != 0 ||
+                ftruncate(fd, (off_t)(head + pages)) != 0))
+    return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
+  r = (struct conc__registry *)conc__registry_map(fd, head + pages);
+  if (r == NULL) return -errno;
+  g->size = pages;
+  g->users = conc__mine(r)->users = 1;
+  g->registry = r;
+  g->memory = (char *)(void *)r + head;
+  conc__mutex_lock(&conc__shared_guard);
+  g->next = conc__regions;
+  conc__regions = g;
+  conc__mutex_unlock(&conc__shared_guard);
+  if (conc__registry_self(r) == 0) rc = -EAGAIN;
+  conc__named_use(fd);
+  if (rc == 0) rc = conc__tracker_start(path, fd);
+  if (rc == 0 && !made) {
+    r->size = want;
+    if (init != NULL) rc = init(g->memory, arg);
+    if (rc >= 0) CONC__STORE(&r->made, CONC__MADE);
+  }
+  if (rc >= 0) return 0;
+  if (!made) unlink(path);
+  return rc;
+}
+
+CONC__DEF void *conc__named_open(const char *name, size_t size,
+                                 int (*init)(void *, void *), void *arg) {
+  static const char allowed[] =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  size_t length = strlen(name);
+  conc__region *g;
+  char path[256];
+  off_t was = 0;
+  short type = F_UNLCK;
+  int fd, rc;
+  if (length == 0 || length > 200 || strspn(name, allowed) != length)
+    rc = -EINVAL;
+  else if (size == 0 || size > SIZE_MAX / 4)
+    rc = size == 0 ? -EINVAL : -ENOMEM;
+  else
+    rc = 0;
+  if (rc == 0 && (g = conc__region_find(NULL, name)) != NULL) {
+    if (g->registry->size == size) return g->memory;
+    conc__region_drop(g);
+    rc = -EINVAL;
+  }
+  g = rc == 0 ? (conc__region *)CONC_MALLOC(sizeof *g + length + 1) : NULL;
+  if (g == NULL) {
+    errno = rc != 0 ? -rc : ENOMEM;
+    return NULL;
+  }
+  memset(g, 0, sizeof *g);
+  g->size = size;
+  g->name = (char *)memcpy(g + 1, name, length + 1);
+  snprintf(path, sizeof path, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+  rc = fd = conc__named_file(path, &was);
+  if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
+  if (rc >= 0) {
+    conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type);
+    return g->memory;
+  }
+  if (g->registry != NULL) {
+    conc__region_drop(g);
+  } else {
+    if (fd >= 0) close(fd);
+    CONC_FREE(g);
+  }
+  errno = -rc;
+  return NULL;
+}
+
+CONC_API void *conc_shared_open(const char *name, size_t size,
+                                int (*init)(void *memory, void *arg),
+                                void *arg) {
+  void *memory = NULL;
+  int rc;
+  conc__shared_init();
+  rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  if (rc == 0 || rc == -EOWNERDEAD) {
+    memory = conc__named_open(name, size, init, arg);
+    rc = -errno;
+    conc_lock_release(&conc__shared_opening);
+  }
+  if (memory == NULL) errno = -rc;
+  return memory;
 }
 
 /* --- primitives: what they have in common --- */
@@ -14703,6 +15006,8 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
                               double deadline);
 CONC__DEF int conc__cells_close(conc_queue *q);
 CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline);
 
 CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
   return q->ops->put == conc__cells_put;
@@ -14801,6 +15106,8 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   sink.body = NULL;
   if (n > 0 && queue->ops == &conc__local_class)
     return conc__local_get_n(queue, &sink, n, deadline);
+  if (n > 0 && conc__queue_is_shared(queue))
+    return conc__cells_get_n(queue, &sink, n, deadline);
   sink.body = &body;
   for (; done < n; done++) {
     size_t offset, found;
@@ -14952,8 +15259,7 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    that it replaces, and wakes one sleeper when the cell is done. That one,
    when it leaves, passes the wake-up on as long as there may be sleepers: so
    the fast side pays nothing at all for those who sleep. A sleeper that is
-   killed leaves their count too high, which costs a system call now and
-   then. */
+   killed leaves their count too high: a system call more now and then. */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u
@@ -15395,9 +15701,9 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
 }
 
 /* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. */
+   -ENOMEM. `exact`: it must be the sink's, too. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
-                                         conc__sink *sink,
+                                         conc__sink *sink, bool exact,
                                          conc__cells_spot *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
@@ -15420,7 +15726,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     if (sink->body != NULL) {
       int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
       if (rc != 0) n = rc;
-    } else if (n > 0 && (size_t)n > sink->size) {
+    } else if (n >= 0 && ((size_t)n > sink->size ||
+                          (exact && (size_t)n < sink->size))) {
       n = -EMSGSIZE;
     }
     if (CONC__UNLIKELY(n < 0)) {
@@ -15451,7 +15758,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 /* What is left to do after a first attempt that failed with -EAGAIN. */
 CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                    const conc__message *m, conc__sink *sink,
-                                   conc__cells_spot *spot, double deadline) {
+                                   bool exact, conc__cells_spot *spot,
+                                   double deadline) {
   conc__cells_wait w;
   ssize_t rc;
   memset(&w, 0, sizeof w);
@@ -15461,7 +15769,7 @@ CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
     rc = m != NULL ? conc__cells_try_put(s, m, spot)
-                   : conc__cells_try_get(s, sink, spot);
+                   : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
   return rc;
@@ -15473,7 +15781,30 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
   conc__cells_spot spot;
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
-  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, deadline);
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
+                               deadline);
+}
+
+/* How many messages; or negative errno. */
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  size_t done = 0;
+  ssize_t rc = 0;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    rc = conc__local_get_n(s->stash, sink, n, 0);
+    if (rc != -ETIMEDOUT) return rc;
+  }
+  for (; done < n; done++) {
+    rc = conc__cells_try_get(s, sink, true, &spot);
+    if (rc == -EAGAIN)
+      rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
+                            done == 0 ? deadline : 0);
+    if (rc < 0) break;
+    sink->data = (char *)sink->data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
@@ -15489,9 +15820,10 @@ CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
       return n;
     }
   }
-  n = conc__cells_try_get(s, sink, &spot);
+  n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, deadline);
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot,
+                          deadline);
 }
 
 /* It was got, and is this process's, whoever of it gets it next. */
@@ -15671,17 +16003,19 @@ CONC__DEF int conc__cells_open(conc__cells_queue *s,
   if (size == 0) return -ENOMEM;
   s->stash = conc_queue_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
-  memory = conc_shared_alloc(size);
+  memory = o->name != NULL
+               ? conc_shared_open(o->name, size, conc__cells_init, s)
+               : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
-  conc__cells_init(memory, s);
+  if (o->name == NULL) conc__cells_init(memory, s);
   if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
       s->cells->max_bytes != s->queue.max_bytes)
-    return -EEXIST; /* by that name, and something else */
+    return -EINVAL; /* by that name, and something else */
   s->registry = conc__registry_of(memory);
   if (s->registry == NULL) return -errno;
-  rc = conc__waker_open(s->wakers[0]);
-  if (rc == 0) rc = conc__waker_open(s->wakers[1]);
+  if (o->name == NULL) rc = conc__waker_open(s->wakers[0]);
+  if (o->name == NULL && rc == 0) rc = conc__waker_open(s->wakers[1]);
   s->polls = o->backend == CONC_QUEUE_PIPE ||
              (o->backend == 0 && !CONC_HAVE_FUTEX);
   return rc;
