@@ -2037,8 +2037,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_event_init_shared conc_barrier_init_shared
              conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method) conc_join conc_result conc_is_alive conc_cancel
-             conc_set_status conc_current conc_name CONC_FIRST
+             .start_method .callback .kind .was_cancelled .status .result
+             .actor .id .locals .group .next .link .done .sibling .pool .number
+             .pid .exitcode .fds .label) conc_join conc_result conc_is_alive
+             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
              CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
              conc_as_completed conc_completed_next conc_completed_end
              conc_scope conc_timeout conc_shield conc_scope_end conc_group
@@ -2084,6 +2086,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_get_many conc_peek_size conc_qsize conc_task_done
              conc_queue_join conc_put_value conc_get_value conc_put_build
              conc_get_parse
+   pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
+             .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
+             .retries .max_bytes) conc_pool_start conc_pool_submit
+             conc_pool_apply conc_pool_map conc_imap conc_pool_imap
+             conc_pool_imap_unordered conc_imap_next conc_imap_end
+             conc_pool_close conc_pool_terminate conc_pool_join conc_offload
    manager    conc_manager (.address .authkey .authkey_size .require_sha256
              .max_message .max_clients .handshake_timeout)
              conc_manager_register_queue conc_manager_start
