@@ -22,8 +22,9 @@ static double test_spin_seconds(void);
 #include "../conc.h"
 
 #include <semaphore.h>
+#include "trace.h"
+
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
 
 #define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
@@ -117,20 +118,6 @@ static void side_end(side *s) {
   sem_post(&s->go);
   conc_join(&s->task, CONC_FOREVER);
   CHECK_EQ(sem_destroy(&s->go), 0);
-}
-
-/* Whether a thread sleeps in the kernel. */
-static bool asleep(int id) {
-  char path[64], text[512], *end;
-  ssize_t n;
-  int fd;
-  snprintf(path, sizeof path, "/proc/%d/stat", id);
-  if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) return true; /* or guess */
-  n = read(fd, text, sizeof text - 1);
-  close(fd);
-  text[n > 0 ? n : 0] = 0;
-  end = strrchr(text, ')'); /* a name may have anything in it */
-  return end == NULL || end[2] == 'S';
 }
 
 /* Until it has stopped, has ended, or sleeps: then it is RUNNING. */
@@ -405,7 +392,7 @@ static void all_rounds(const scenario *s, int first, int second) {
 
 /* The scenario with the waiter as thread and as coroutine. */
 static void play(const scenario *s, double timeout) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   int n = s->run[OTHER] ? SIDES : WAKER + 1;
   int a = s->run[OTHER] ? OTHER : WAITER;
   prctl(PR_SET_TIMERSLACK, 1);
@@ -628,23 +615,17 @@ static void *traced_loop(void *arg) {
 
 /* Until a side has stopped. False if it sleeps instead. */
 static bool traced_stops(int k, bool may_sleep) {
-  double late = test_now() + 10 * test_slow();
-  int sleeps = 0, tries = 0, status = 0, id = traced->id[k], got;
-  while ((got = waitpid(id, &status, __WALL | WNOHANG)) == 0) {
-    if (++tries < 30) continue;
-    if (may_sleep) sleeps = asleep(id) ? sleeps + 1 : 0;
-    if (sleeps > 2) return false;
-    if (test_now() > late)
-      TEST_FAIL("%s: the %s was not woken", traced_scenario->name,
-                k == WAITER ? "waiter" : "waker");
-    sched_yield();
-  }
-  if (got != id || !WIFSTOPPED(status)) TEST_FAIL("it died: %x", status);
+  int status = trace_stops(traced->id[k], may_sleep);
+  if (status == TRACE_LOST)
+    TEST_FAIL("%s: the %s was not woken", traced_scenario->name,
+              k == WAITER ? "waiter" : "waker");
+  if (status == TRACE_ASLEEP) return false;
+  if (!WIFSTOPPED(status)) TEST_FAIL("it died: %x", status);
   at_mark[k] = WSTOPSIG(status) == SIGSTOP;
   return true;
 }
 static void traced_go(enum __ptrace_request how, int k) {
-  if (ptrace(how, traced->id[k], 0, 0) != 0) TEST_FAIL("cannot go on");
+  trace_go(how, traced->id[k]);
 }
 
 /* Whether the first side could do k instructions before it ended or slept. */
@@ -673,7 +654,7 @@ static bool traced_round(int first, int k) {
 
 static void trace(const scenario *s, bool coroutine) {
   const char *asked = getenv("PARK_SECONDS"), *tool = getenv("LD_PRELOAD");
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   bool refused = false, stopped[2];
   pid_t child;
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
@@ -859,7 +840,7 @@ static void *order_put(void *number) {
   return NULL;
 }
 TEST(a_queue_serves_its_putters_in_the_order_of_arrival) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   queue = conc_queue_new(&one);
   fill();
   wait_in_order(order_put, wake_get, &queue->putters);

@@ -404,4 +404,792 @@ TEST(a_time_limit_ends_a_wait_between_processes) {
   conc_shared_free(shared);
 }
 
+/* --- primitives --- */
+
+/* All that processes share in the tests below. */
+typedef struct table {
+  conc_lock lock;
+  conc_rlock rlock;
+  conc_rwlock rwlock;
+  conc_sem sem, bounded;
+  conc_cond cond;
+  conc_event event, go;
+  conc_barrier barrier;
+  conc_once once;
+  unsigned ready, done, ran;
+  long counter;
+  size_t numbers;
+} table;
+
+static table *its;
+
+static void lay(void) {
+  its = (table *)conc_shared_alloc(sizeof *its);
+  CHECK(its != NULL);
+  its->sem.value = 1;
+  its->bounded.value = 2;
+  its->bounded.bound = 3;
+  its->barrier.parties = 3;
+  CHECK_EQ(conc_lock_init_shared(&its->lock), 0);
+  CHECK_EQ(conc_rlock_init_shared(&its->rlock), 0);
+  CHECK_EQ(conc_rwlock_init_shared(&its->rwlock), 0);
+  CHECK_EQ(conc_sem_init_shared(&its->sem), 0);
+  CHECK_EQ(conc_sem_init_shared(&its->bounded), 0);
+  CHECK_EQ(conc_cond_init_shared(&its->cond), 0);
+  CHECK_EQ(conc_event_init_shared(&its->event), 0);
+  CHECK_EQ(conc_event_init_shared(&its->go), 0);
+  CHECK_EQ(conc_barrier_init_shared(&its->barrier), 0);
+  CHECK_EQ(conc_once_init_shared(&its->once), 0);
+}
+
+static void add(unsigned *n) { __atomic_add_fetch(n, 1, __ATOMIC_ACQ_REL); }
+static void await_count(unsigned *n, unsigned value) {
+  while (GET(*n) < value) usleep(100);
+}
+
+/* A child that does this as a thread or as a coroutine, then lives on. */
+static pid_t begin_doing(conc_fn *fn, bool coroutine) {
+  unsigned ready = GET(its->ready);
+  pid_t pid = begin_child();
+  if (pid == 0) {
+    (coroutine ? in_loop : in_thread)(fn, NULL);
+    _exit(0);
+  }
+  await_count(&its->ready, ready + 1);
+  return pid;
+}
+static void end(pid_t pid) {
+  kill(pid, SIGKILL);
+  reap(pid, -SIGKILL);
+}
+static void stay(void) {
+  add(&its->ready);
+  conc_sleep(CONC_FOREVER);
+}
+
+TEST(only_shared_memory_can_be_made_so) {
+  table t;
+  memset(&t, 0, sizeof t);
+  t.barrier.parties = 1;
+  CHECK_EQ(conc_lock_init_shared(&t.lock), -EINVAL);
+  CHECK_EQ(conc_rlock_init_shared(&t.rlock), -EINVAL);
+  CHECK_EQ(conc_rwlock_init_shared(&t.rwlock), -EINVAL);
+  CHECK_EQ(conc_sem_init_shared(&t.sem), -EINVAL);
+  CHECK_EQ(conc_cond_init_shared(&t.cond), -EINVAL);
+  CHECK_EQ(conc_event_init_shared(&t.event), -EINVAL);
+  CHECK_EQ(conc_barrier_init_shared(&t.barrier), -EINVAL);
+  CHECK_EQ(conc_once_init_shared(&t.once), -EINVAL);
+  lay();
+  its->barrier.parties = 0;
+  CHECK_EQ(conc_barrier_init_shared(&its->barrier), -EINVAL);
+  its->sem.value = (size_t)1 << 30;
+  CHECK_EQ(conc_sem_init_shared(&its->sem), -EINVAL);
+  conc_shared_free(its);
+}
+
+/* --- exclusion --- */
+
+enum { PROCESSES = 3, TASKS = 3, TURNS = 400 };
+
+static int take(int what) {
+  switch (what) {
+  case 0: return conc_lock_acquire(&its->lock, CONC_FOREVER);
+  case 1: return conc_rlock_acquire(&its->rlock, 30);
+  case 2: return conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER);
+  default: return conc_sem_acquire(&its->sem, 30);
+  }
+}
+static int give(int what) {
+  switch (what) {
+  case 0: return conc_lock_release(&its->lock);
+  case 1: return conc_rlock_release(&its->rlock);
+  case 2: return conc_rwlock_release(&its->rwlock);
+  default: return conc_sem_release(&its->sem, 1);
+  }
+}
+
+static void *count_up(void *what) {
+  for (int i = 0; i < TURNS; i++) {
+    long seen;
+    MUST(take((int)(intptr_t)what) == 0);
+    if (i % 8 == 0 && (intptr_t)what == 1) MUST(take(1) == 0);
+    seen = its->counter;
+    if (i % 16 == 0) conc_yield_now();
+    its->counter = seen + 1;
+    if (i % 8 == 0 && (intptr_t)what == 1) MUST(give(1) == 0);
+    MUST(give((int)(intptr_t)what) == 0);
+  }
+  return NULL;
+}
+
+static void *count_up_all(void *what) {
+  conc_task t[TASKS];
+  memset(t, 0, sizeof t);
+  for (int i = 0; i < TASKS; i++) {
+    t[i].target = count_up;
+    t[i].arg = what;
+    if (conc__this.loop != NULL)
+      MUST(conc_coro_start(&t[i]) == 0);
+    else
+      MUST(conc_thread_start(&t[i]) == 0);
+  }
+  for (int i = 0; i < TASKS; i++) MUST(conc_join(&t[i], CONC_FOREVER) == 0);
+  return NULL;
+}
+
+TEST(tasks_of_several_processes_exclude_each_other) {
+  for (intptr_t what = 0; what < 4; what++) {
+    pid_t pids[PROCESSES];
+    lay();
+    for (int i = 0; i < PROCESSES; i++) {
+      pids[i] = begin_child();
+      if (pids[i] == 0) {
+        (i & 1 ? in_loop : in_thread)(count_up_all, (void *)what);
+        _exit(0);
+      }
+    }
+    for (int i = 0; i < PROCESSES; i++) reap(pids[i], 0);
+    CHECK_EQ(its->counter, PROCESSES * TASKS * TURNS);
+    CHECK(!conc_lock_locked(&its->lock));
+    conc_shared_free(its);
+  }
+}
+
+/* --- errors, as between threads --- */
+
+static void *misuse(void *arg) {
+  conc_lock here;
+  memset(&here, 0, sizeof here);
+  CHECK_EQ(conc_lock_release(&its->lock), -EPERM);
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), 0);
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), -EDEADLK);
+  CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), -EDEADLK);
+  CHECK(conc_lock_locked(&its->lock));
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  CHECK_EQ(conc_lock_release(&its->lock), -EPERM);
+
+  CHECK_EQ(conc_rlock_release(&its->rlock), -EPERM);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_rlock_acquire(&its->rlock, 0), 0);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_rlock_release(&its->rlock), 0);
+  CHECK_EQ(conc_rlock_release(&its->rlock), -EPERM);
+  CHECK(!conc_lock_locked(&its->rlock.lock));
+
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), -EPERM);
+  CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0), 0);
+  CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0), -EDEADLK);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 1), -EDEADLK);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), -EDEADLK);
+  CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 1), -EDEADLK);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), -EPERM);
+
+  CHECK_EQ(conc_sem_value(&its->bounded), 2);
+  CHECK_EQ(conc_sem_release(&its->bounded, 2), -EOVERFLOW);
+  CHECK_EQ(conc_sem_release(&its->bounded, 0), -EINVAL);
+  CHECK_EQ(conc_sem_release(&its->bounded, 1), 0);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_sem_acquire(&its->bounded, 0), 0);
+  CHECK_EQ(conc_sem_acquire(&its->bounded, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_sem_acquire(&its->bounded, 0.002), -ETIMEDOUT);
+  CHECK_EQ(conc_sem_release(&its->bounded, 2), 0);
+  CHECK_EQ(conc_sem_value(&its->bounded), 2);
+  CHECK_EQ(conc_sem_release(&its->sem, ((size_t)1 << 30) - 1), -EOVERFLOW);
+
+  CHECK(!conc_event_is_set(&its->event));
+  CHECK_EQ(conc_event_clear(&its->event), 0);
+  CHECK_EQ(conc_event_wait(&its->event, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_event_wait(&its->event, 0.002), -ETIMEDOUT);
+  for (int i = 0; i < 2; i++) {
+    CHECK_EQ(conc_event_set(&its->event), 0);
+    CHECK_EQ(conc_event_set(&its->event), 0);
+    CHECK(conc_event_is_set(&its->event));
+    CHECK_EQ(conc_event_wait(&its->event, 0), 0);
+    CHECK_EQ(conc_event_clear(&its->event), 0);
+    CHECK(!conc_event_is_set(&its->event));
+  }
+
+  CHECK_EQ(conc_cond_wait(&its->cond, &its->lock, 0), -EPERM);
+  CHECK_EQ(conc_cond_wait(&its->cond, &here, 0), -EPERM);
+  CHECK_EQ(conc_lock_acquire(&here, 0), 0);
+  CHECK_EQ(conc_cond_wait(&its->cond, &here, 0), -EINVAL);
+  CHECK_EQ(conc_lock_release(&here), 0);
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), 0);
+  CHECK_EQ(conc_cond_notify(&its->cond, 1), 0);
+  CHECK_EQ(conc_cond_wait(&its->cond, &its->lock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_cond_wait(&its->cond, &its->lock, 0.002), -ETIMEDOUT);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+
+  CHECK_EQ(conc_barrier_wait(&its->barrier, 0.002), -ETIMEDOUT);
+  CHECK(conc_barrier_broken(&its->barrier));
+  CHECK_EQ(conc_barrier_wait(&its->barrier, 1), -EPIPE);
+  CHECK_EQ(conc_barrier_reset(&its->barrier), 0);
+  CHECK(!conc_barrier_broken(&its->barrier));
+  CHECK_EQ(conc_barrier_n_waiting(&its->barrier), 0);
+  return arg;
+}
+
+TEST(errors_between_processes_are_those_between_threads) {
+  lay();
+  in_thread(misuse, NULL);
+  in_loop(misuse, NULL);
+  conc_shared_free(its);
+}
+
+static void *hold_all(void *arg) {
+  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  stay();
+  return arg;
+}
+
+static void *meet_a_holder(void *arg) {
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0.05), -ETIMEDOUT);
+  CHECK_EQ(conc_lock_release(&its->lock), -EPERM);
+  CHECK_EQ(conc_rlock_acquire(&its->rlock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_rlock_release(&its->rlock), -EPERM);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0.05), -ETIMEDOUT);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), -EPERM);
+  return arg;
+}
+
+static void *inherit(void *arg) {
+  CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), -EOWNERDEAD);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), 0);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  CHECK_EQ(conc_rlock_acquire(&its->rlock, 0), -EOWNERDEAD);
+  CHECK_EQ(conc_rlock_acquire(&its->rlock, 0), 0);
+  CHECK_EQ(conc_rlock_release(&its->rlock), 0);
+  CHECK_EQ(conc_rlock_release(&its->rlock), 0);
+  CHECK_EQ(conc_rlock_release(&its->rlock), -EPERM);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 5), -EOWNERDEAD);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0), 0);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  return arg;
+}
+
+TEST(what_the_dead_held_says_so_once) {
+  for (int kind = 0; kind < 4; kind++) {
+    pid_t pid;
+    lay();
+    pid = begin_doing(hold_all, kind & 1);
+    (kind & 2 ? in_loop : in_thread)(meet_a_holder, NULL);
+    end(pid);
+    (kind & 2 ? in_loop : in_thread)(inherit, NULL);
+    conc_shared_free(its);
+  }
+}
+
+TEST(a_forked_child_holds_nothing_of_its_parents) {
+  pid_t pid;
+  lay();
+  for (int i = 0; i < 3; i++) CHECK_EQ(take(i), 0);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
+  pid = begin_child();
+  if (pid == 0) {
+    for (int i = 0; i < 3; i++) MUST(give(i) == -EPERM);
+    MUST(conc_lock_acquire(&its->lock, 0.01) == -ETIMEDOUT);
+    MUST(conc_rlock_acquire(&its->rlock, 0) == -ETIMEDOUT);
+    MUST(conc_rwlock_read_acquire(&its->rwlock, 0) == 0);
+    MUST(conc_rwlock_release(&its->rwlock) == 0);
+    MUST(conc_rwlock_release(&its->rwlock) == -EPERM);
+    MUST(conc_rwlock_write_acquire(&its->rwlock, 0) == -ETIMEDOUT);
+    _exit(0);
+  }
+  reap(pid, 0);
+  for (int i = 0; i < 3; i++) CHECK_EQ(give(i), 0);
+  CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0), 0);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  conc_shared_free(its);
+}
+
+static void *be_waiting(void *arg) {
+  add(&its->ready);
+  CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), -EOWNERDEAD);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  return arg;
+}
+static void *hold_lock(void *arg) {
+  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  stay();
+  return arg;
+}
+
+TEST(who_waits_is_told_that_the_owner_died) {
+  for (int kind = 0; kind < 2; kind++) {
+    double start;
+    pid_t owner, waiter;
+    lay();
+    owner = begin_doing(hold_lock, false);
+    waiter = begin_doing(be_waiting, kind);
+    usleep(10000);
+    kill(owner, SIGKILL);
+    start = test_now();
+    reap(waiter, 0);
+    CHECK(test_now() - start < 5 * test_slow());
+    reap(owner, -SIGKILL);
+    conc_shared_free(its);
+  }
+}
+
+/* --- rwlock --- */
+
+static void *read_on(void *arg) {
+  MUST(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  stay();
+  return arg;
+}
+
+TEST(dead_readers_are_forgotten) {
+  for (int kind = 0; kind < 2; kind++) {
+    pid_t a, b;
+    lay();
+    a = begin_doing(read_on, false);
+    b = begin_doing(read_on, true);
+    CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0.03), -ETIMEDOUT);
+    CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    end(a);
+    CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, 0.03), -ETIMEDOUT);
+    if (kind == 0) end(b);
+    else kill(b, SIGKILL);
+    CHECK_EQ(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER), 0);
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    if (kind == 1) reap(b, -SIGKILL);
+    conc_shared_free(its);
+  }
+}
+
+static void *want_to_write(void *arg) {
+  add(&its->ready);
+  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  its->counter = 1;
+  MUST(conc_rwlock_release(&its->rwlock) == 0);
+  return arg;
+}
+
+TEST(nobody_joins_the_readers_while_a_writer_waits_unless_it_dies) {
+  pid_t pid;
+  lay();
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
+  pid = begin_doing(want_to_write, false);
+  while (GET(its->rwlock.shared.wants) == 0) sched_yield();
+  {
+    conc_rwlock **mine = conc__self()->reads;
+    memset(mine, 0, sizeof conc__self()->reads); /* as another task */
+    CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0.05), -ETIMEDOUT);
+    end(pid);
+    CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 5), 0);
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    mine[0] = CONC__READS_SHARED(&its->rwlock);
+  }
+  pid = begin_doing(want_to_write, true);
+  CHECK_EQ(its->counter, 0);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  reap(pid, 0);
+  CHECK_EQ(its->counter, 1);
+  conc_shared_free(its);
+}
+
+static void *read_much(void *arg) {
+  while (!conc_event_is_set(&its->event)) {
+    MUST(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER) == 0);
+    MUST(its->counter % 2 == 0);
+    add(&its->done);
+    MUST(conc_rwlock_release(&its->rwlock) == 0);
+  }
+  return arg;
+}
+static void *write_much(void *arg) {
+  while (!conc_event_is_set(&its->event)) {
+    MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+    its->counter++;
+    if (its->counter % 64 == 1) sched_yield();
+    its->counter++;
+    add(&its->ran);
+    MUST(conc_rwlock_release(&its->rwlock) == 0);
+  }
+  return arg;
+}
+
+TEST(readers_and_writers_of_processes_both_go_on) {
+  pid_t pids[6];
+  lay();
+  for (int i = 0; i < 6; i++) {
+    pids[i] = begin_child();
+    if (pids[i] == 0) {
+      in_thread(i < 4 ? read_much : write_much, NULL);
+      _exit(0);
+    }
+  }
+  await_count(&its->done, 100);
+  await_count(&its->ran, 100);
+  CHECK_EQ(conc_event_set(&its->event), 0);
+  for (int i = 0; i < 6; i++) reap(pids[i], 0);
+  CHECK_EQ(its->counter, 2L * its->ran);
+  conc_shared_free(its);
+}
+
+TEST(more_readers_than_there_are_places_for_wait) {
+  pid_t pids[CONC__SHARERS];
+  lay();
+  for (int i = 0; i < CONC__SHARERS; i++)
+    pids[i] = begin_doing(read_on, false);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0.01), -ETIMEDOUT);
+  kill(pids[3], SIGKILL);
+  CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER), 0);
+  reap(pids[3], -SIGKILL);
+  for (int i = 0; i < CONC__SHARERS; i++)
+    if (i != 3) end(pids[i]);
+  CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+  conc_shared_free(its);
+}
+
+/* --- semaphore, event --- */
+
+static void *take_sem(void *arg) {
+  add(&its->ready);
+  MUST(conc_sem_acquire(&its->sem, CONC_FOREVER) == 0);
+  add(&its->done);
+  if (arg == NULL) return arg;
+  conc_sleep(CONC_FOREVER);
+  return arg;
+}
+
+TEST(a_semaphore_lets_as_many_go_as_are_released) {
+  pid_t pids[4], killed;
+  lay();
+  CHECK_EQ(conc_sem_acquire(&its->sem, 0), 0);
+  killed = begin_doing(take_sem, false);
+  for (int i = 0; i < 4; i++) pids[i] = begin_doing(take_sem, i & 1);
+  usleep(10000);
+  end(killed); /* while it waits: it takes nothing along */
+  CHECK_EQ(conc_sem_release(&its->sem, 3), 0);
+  await_count(&its->done, 3);
+  usleep(30000);
+  CHECK_EQ(GET(its->done), 3);
+  CHECK_EQ(conc_sem_release(&its->sem, 2), 0);
+  for (int i = 0; i < 4; i++) reap(pids[i], 0);
+  CHECK_EQ(conc_sem_value(&its->sem), 1);
+  conc_shared_free(its);
+}
+
+static void *wait_event(void *arg) {
+  add(&its->ready);
+  MUST(conc_event_wait(&its->event, CONC_FOREVER) == 0);
+  return arg;
+}
+
+TEST(a_set_lets_all_processes_go_even_if_it_is_cleared_at_once) {
+  pid_t pids[4], killed;
+  lay();
+  killed = begin_doing(wait_event, false);
+  for (int i = 0; i < 4; i++) pids[i] = begin_doing(wait_event, i & 1);
+  usleep(10000); /* likely they wait; else the last set lets them go */
+  end(killed);
+  CHECK_EQ(conc_event_set(&its->event), 0);
+  CHECK_EQ(conc_event_clear(&its->event), 0);
+  usleep(10000);
+  CHECK_EQ(conc_event_set(&its->event), 0);
+  for (int i = 0; i < 4; i++) reap(pids[i], 0);
+  conc_shared_free(its);
+}
+
+/* --- condition --- */
+
+static void *wait_cond(void *arg) {
+  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  add(&its->ready); /* who has the lock after this finds it waiting */
+  MUST(conc_cond_wait(&its->cond, &its->lock, CONC_FOREVER) == 0);
+  add(&its->done);
+  MUST(conc_lock_release(&its->lock) == 0);
+  return arg;
+}
+
+static void notify(size_t n) {
+  CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cond_notify(&its->cond, n), 0);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+}
+
+TEST(a_notify_lets_as_many_processes_go_as_it_says) {
+  pid_t pids[6];
+  lay();
+  notify(3); /* nobody waits: nothing is kept */
+  for (int i = 0; i < 6; i++) pids[i] = begin_doing(wait_cond, i & 1);
+  notify(1);
+  await_count(&its->done, 1);
+  usleep(50000); /* all have looked meanwhile */
+  CHECK_EQ(GET(its->done), 1);
+  notify(2);
+  await_count(&its->done, 3);
+  usleep(50000);
+  CHECK_EQ(GET(its->done), 3);
+  CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cond_notify_all(&its->cond), 0);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  for (int i = 0; i < 6; i++) reap(pids[i], 0);
+  CHECK_EQ(its->cond.waiting, 0);
+  conc_shared_free(its);
+}
+
+TEST(a_waiter_that_was_killed_takes_no_notify_along) {
+  pid_t killed, pid;
+  lay();
+  killed = begin_doing(wait_cond, false);
+  pid = begin_doing(wait_cond, false);
+  CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), 0);
+  CHECK_EQ(conc_lock_release(&its->lock), 0); /* both wait now */
+  end(killed);
+  notify(1);
+  reap(pid, 0);
+  conc_shared_free(its);
+}
+
+static bool is_done(void *arg) { return its->counter >= *(long *)arg; }
+static void *wait_for_counter(void *arg) {
+  long want = 5;
+  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  add(&its->ready);
+  MUST(conc_cond_wait_for(&its->cond, &its->rlock.lock, is_done, &want, 30) ==
+       0);
+  MUST(conc_rlock_release(&its->rlock) == 0);
+  MUST(conc_rlock_release(&its->rlock) == 0);
+  MUST(conc_rlock_release(&its->rlock) == -EPERM);
+  return arg;
+}
+
+TEST(a_condition_of_a_recursive_lock_gives_back_all_levels) {
+  pid_t pid;
+  lay();
+  pid = begin_doing(wait_for_counter, true);
+  for (int i = 0; i < 5; i++) {
+    CONC_WITH(&its->rlock) {
+      its->counter++;
+      conc_cond_notify_all(&its->cond);
+    }
+  }
+  reap(pid, 0);
+  conc_shared_free(its);
+}
+
+/* --- barrier --- */
+
+static void *pass_barrier(void *arg) {
+  add(&its->ready);
+  for (int i = 0; i < 200; i++) {
+    int index = conc_barrier_wait(&its->barrier, CONC_FOREVER);
+    MUST(index >= 0 && index < 3);
+    __atomic_add_fetch(&its->numbers, 1u << 4 * index, __ATOMIC_ACQ_REL);
+    MUST(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
+    if (index == 0) {
+      MUST(its->numbers == 0x111);
+      its->numbers = 0;
+    }
+    MUST(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
+  }
+  return arg;
+}
+static int act(void *arg) {
+  its->counter++;
+  return arg == NULL ? 0 : -EIO;
+}
+
+TEST(processes_pass_a_barrier_together) {
+  for (int with = 0; with < 2; with++) {
+    pid_t a, b;
+    lay();
+    its->barrier.action = with ? act : NULL;
+    a = begin_doing(pass_barrier, false);
+    b = begin_doing(pass_barrier, true);
+    in_thread(pass_barrier, NULL);
+    reap(a, 0);
+    reap(b, 0);
+    CHECK_EQ(its->counter, with ? 600 : 0);
+    conc_shared_free(its);
+  }
+}
+
+static void *wait_barrier(void *arg) {
+  int rc;
+  add(&its->ready);
+  rc = conc_barrier_wait(&its->barrier, CONC_FOREVER);
+  if (rc == -EOWNERDEAD) add(&its->done);
+  MUST(rc == -EOWNERDEAD || rc == -EPIPE);
+  return arg;
+}
+static void await_waiting(int n) {
+  while (conc_barrier_n_waiting(&its->barrier) != n) usleep(100);
+}
+
+TEST(a_death_at_a_barrier_breaks_it) {
+  pid_t a, b, killed;
+  lay();
+  its->barrier.parties = 4;
+  a = begin_doing(wait_barrier, false);
+  b = begin_doing(wait_barrier, true);
+  killed = begin_doing(wait_barrier, false);
+  await_waiting(3);
+  end(killed);
+  reap(a, 0);
+  reap(b, 0);
+  CHECK_EQ(its->done, 1);
+  CHECK(conc_barrier_broken(&its->barrier));
+  CHECK_EQ(conc_barrier_wait(&its->barrier, 1), -EPIPE);
+  conc_shared_free(its);
+}
+
+static int act_for_ever(void *arg) {
+  stay();
+  return arg != NULL;
+}
+static void *wait_and_act(void *arg) {
+  conc_barrier_wait(&its->barrier, CONC_FOREVER);
+  return arg;
+}
+
+TEST(a_death_in_the_action_of_a_barrier_breaks_it) {
+  pid_t a, b, killed;
+  lay();
+  its->barrier.action = act_for_ever;
+  a = begin_doing(wait_barrier, false);
+  b = begin_doing(wait_barrier, true);
+  await_waiting(2);
+  killed = begin_doing(wait_and_act, false);
+  /* It is to come again. */
+  CHECK_EQ(conc_barrier_wait(&its->barrier, 0.01), -ETIMEDOUT);
+  end(killed);
+  reap(a, 0);
+  reap(b, 0);
+  CHECK(conc_barrier_broken(&its->barrier));
+  conc_shared_free(its);
+}
+
+TEST(an_action_that_fails_breaks_the_barrier) {
+  pid_t a, b;
+  lay();
+  its->barrier.action = act;
+  its->barrier.arg = its;
+  a = begin_doing(wait_barrier, false);
+  b = begin_doing(wait_barrier, true);
+  await_waiting(2);
+  CHECK_EQ(conc_barrier_wait(&its->barrier, CONC_FOREVER), -EIO);
+  reap(a, 0);
+  reap(b, 0);
+  CHECK_EQ(conc_barrier_reset(&its->barrier), 0);
+  a = begin_doing(wait_barrier, false);
+  await_waiting(1);
+  CHECK_EQ(conc_barrier_abort(&its->barrier), 0);
+  reap(a, 0);
+  conc_shared_free(its);
+}
+
+/* --- once --- */
+
+static int run_once(void *arg) {
+  its->counter++;
+  if (arg != NULL) stay();
+  return 0;
+}
+static int fail_once(void *arg) { return arg == NULL ? -EIO : 0; }
+static void *run_for_ever(void *arg) {
+  conc_once_run(&its->once, run_once, its, CONC_FOREVER);
+  return arg;
+}
+static int run_again(void *arg) {
+  (void)arg;
+  CHECK_EQ(conc_once_run(&its->once, run_once, NULL, CONC_FOREVER), -EDEADLK);
+  return 0;
+}
+
+TEST(what_the_dead_did_not_finish_is_run_again) {
+  for (int kind = 0; kind < 2; kind++) {
+    pid_t pid;
+    lay();
+    CHECK_EQ(conc_once_run(&its->once, fail_once, NULL, 0), -EIO);
+    pid = begin_doing(run_for_ever, kind);
+    CHECK_EQ(conc_once_run(&its->once, run_once, NULL, 0.05), -ETIMEDOUT);
+    CHECK_EQ(its->counter, 1);
+    end(pid);
+    CHECK_EQ(conc_once_run(&its->once, run_again, NULL, CONC_FOREVER), 0);
+    CHECK_EQ(conc_once_run(&its->once, run_once, NULL, CONC_FOREVER), 0);
+    CHECK_EQ(its->counter, 1);
+    conc_shared_free(its);
+  }
+}
+
+/* --- cancellation --- */
+
+static int wait_what(int what) {
+  switch (what) {
+  case 0: return conc_lock_acquire(&its->lock, CONC_FOREVER);
+  case 1: return conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER);
+  case 2: return conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER);
+  case 3: return conc_sem_acquire(&its->bounded, CONC_FOREVER);
+  case 4: return conc_event_wait(&its->event, CONC_FOREVER);
+  case 5: return conc_barrier_wait(&its->barrier, CONC_FOREVER);
+  case 6: return conc_once_run(&its->once, run_once, NULL, CONC_FOREVER);
+  default:
+    MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+    {
+      int rc = conc_cond_wait(&its->cond, &its->rlock.lock, CONC_FOREVER);
+      MUST(conc_rlock_release(&its->rlock) == 0);
+      return rc;
+    }
+  }
+}
+static void *wait_and_say(void *what) {
+  add(&its->ready);
+  CHECK_EQ(wait_what((int)(intptr_t)what), -ECANCELED);
+  return NULL;
+}
+
+static void *cancel_waits(void *arg) {
+  for (intptr_t what = 0; what < 8; what++) {
+    unsigned ready = its->ready;
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = wait_and_say;
+    t.arg = (void *)what;
+    if (conc__this.loop != NULL)
+      CHECK_EQ(conc_coro_start(&t), 0);
+    else
+      CHECK_EQ(conc_thread_start(&t), 0);
+    while (GET(its->ready) == ready) conc_sleep(0.001);
+    CHECK_EQ(conc_cancel(&t), 0);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+  }
+  CHECK(conc_barrier_broken(&its->barrier));
+  CHECK_EQ(its->cond.waiting, 0);
+  CHECK_EQ(its->rwlock.shared.wants, 0);
+  conc_barrier_reset(&its->barrier);
+  return arg;
+}
+
+static void *hold_everything(void *arg) {
+  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  for (int i = 0; i < 2; i++) MUST(conc_sem_acquire(&its->bounded, 0) == 0);
+  run_for_ever(NULL);
+  return arg;
+}
+
+TEST(waits_for_other_processes_are_cancelled) {
+  pid_t pid;
+  lay();
+  pid = begin_doing(hold_everything, false);
+  in_thread(cancel_waits, NULL);
+  in_loop(cancel_waits, NULL);
+  end(pid);
+  conc_shared_free(its);
+}
+
 TEST_MAIN

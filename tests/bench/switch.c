@@ -385,7 +385,7 @@ static double asyncio_sleepers(void) {
   return ms;
 }
 
-/* --- timers --------------------------------------------------------------- */
+/* --- timers -------------------------------------------------------------- */
 
 enum { TIMERS = 1000000 };
 enum { INSERT, CANCEL, EXPIRE, STEPS };
