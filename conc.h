@@ -994,8 +994,9 @@ CONC_API int conc_yield_now(void);
    Processes  no; a fork has those of the thread that forked
    Signals    no
    Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end. A thread keeps up
-              to 64 of them for the next generators
+              .stack_size, from its first value to its end; or so much of that
+              of the generator that delegated to it. A thread keeps up to 64
+              stacks for the next generators
    Blocks     only if the generator waits for something */
 typedef struct conc_gen {
   conc_fn *target;   /* what to run */
@@ -1009,7 +1010,6 @@ typedef struct conc_gen {
   struct conc_gen *root;   /* where the values go: the one that was resumed */
   struct conc_gen *leaf;   /* of a root: the one that runs */
   struct conc_gen *outer;  /* waits in conc_yield_from for this one */
-  struct conc__fiber *caller; /* of a root: who resumed it */
   void *value, *sent;      /* of a root */
   void *result;
 } conc_gen;
@@ -2957,16 +2957,18 @@ struct conc__actor {
   unsigned word;
   unsigned spin_failed; /* threads: see conc__spin_budget */
   const conc__actor_class *ops;
-  conc_task *task; /* whose it is; never NULL */
-  uintptr_t id;    /* see CONC__OWNER */
+  conc_scope *scope;     /* the innermost */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  struct conc__fiber *caller; /* who has resumed that */
+  conc_task *task;       /* whose it is; never NULL */
+  uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
+  /* So far one cache line, with all that a switch needs. */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
                                       so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
   struct conc__waiter *notified; /* see conc_cond_notify */
 };
@@ -6154,7 +6156,10 @@ CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
    sanitizers want to be told on which stack an actor is.
    If generators delegate to each other, the root is the one that is resumed:
    it knows the leaf, which goes on then, and every other's `outer` is the one
-   that goes on at its end.
+   that goes on at its end. One that has not begun when another delegates to it
+   is just called by that, on the same stack, as long as there is as much room
+   as it would have on its own: that is why stacks of generators are twice as
+   large as they were asked for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else. */
 
@@ -6180,8 +6185,9 @@ CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
 CONC__DEF conc__coro *conc__spare_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
-  if (size > CONC_STACK_SIZE) return conc__stack_map(size);
-  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE);
+  if (size > SIZE_MAX / 4) return NULL;
+  if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
+  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
   thread->spare = co->next;
   thread->spares--;
   return co;
@@ -6221,9 +6227,10 @@ CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
   int status;
   conc__gen_switch(self, &g->stack->fiber, to, false);
 #if CONC_HAVE_ASAN
-  if (g->root->caller->asan_bottom == NULL) { /* it comes from there */
-    g->root->caller->asan_bottom = g->stack->fiber.asan_from;
-    g->root->caller->asan_size = g->stack->fiber.asan_from_size;
+  self = conc__this.current;
+  if (self->caller->asan_bottom == NULL) { /* it comes from there */
+    self->caller->asan_bottom = g->stack->fiber.asan_from;
+    self->caller->asan_size = g->stack->fiber.asan_from_size;
   }
 #endif
   status = g->status;
@@ -6235,11 +6242,11 @@ CONC__DEF void conc__gen_main(void) {
   conc_gen *g = conc__this.current->generator;
   conc__actor *self;
   conc__fiber *to;
-  conc__fiber_entered(g->root->caller);
+  conc__fiber_entered(conc__this.current->caller);
   g->result = g->target(g->arg);
   self = conc__this.current; /* who has resumed it last */
   g->state = CONC__GEN_ENDED;
-  to = g->root->caller;
+  to = self->caller;
   if (g->outer != NULL) {
     g->root->leaf = self->generator = g->outer;
     to = &g->outer->stack->fiber;
@@ -6283,6 +6290,7 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
+  conc__fiber *caller_before = self->caller;
   conc__fiber caller;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
                      gen->state != CONC__GEN_SUSPENDED)) {
@@ -6297,11 +6305,12 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   caller.tsan = __tsan_get_current_fiber();
 #endif
   gen->state = CONC__GEN_RUNNING;
-  gen->caller = &caller;
   gen->sent = sent;
+  self->caller = &caller;
   self->generator = gen->leaf;
   conc__gen_switch(self, &caller, &gen->leaf->stack->fiber, false);
   self->generator = before;
+  self->caller = caller_before;
   if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
     conc__gen_free(gen);
     return -EPIPE;
@@ -6338,7 +6347,7 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   if (CONC__UNLIKELY(g == NULL)) return -EPERM;
   g->root->value = value;
   g->root->state = CONC__GEN_SUSPENDED;
-  rc = conc__gen_leave(self, g, g->root->caller);
+  rc = conc__gen_leave(self, g, self->caller);
   if (sent != NULL) *sent = g->root->sent;
   return rc;
 }
@@ -6347,10 +6356,27 @@ CONC__HOT int conc_yield(void *value, void **sent) {
 #pragma clang diagnostic pop
 #endif
 
+/* Whether a generator that has not begun has room on the stack of the caller,
+   another one. */
+CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *g) {
+  size_t size = inner->stack_size;
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
+  return here - (uintptr_t)g->stack->map >= size + conc__page;
+}
+
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *g = self->generator;
-  int rc = g == NULL ? -EPERM : conc__gen_begin(inner, NULL);
+  int rc = g == NULL ? -EPERM : conc__gen_check(inner);
+  bool fits = rc == 0 && inner->state == CONC__GEN_NEW &&
+              conc__gen_fits(inner, g);
+  if (fits) {
+    inner->stack = g->stack;
+    inner->leaf = inner;
+  } else if (rc == 0) {
+    rc = conc__gen_begin(inner, NULL);
+  }
   if (rc == 0) {
     conc_gen *leaf = inner->leaf;
     conc_gen *x = leaf;
@@ -6360,8 +6386,17 @@ CONC_API int conc_yield_from(conc_gen *inner, void **result) {
     inner->state = CONC__GEN_DELEGATED;
     g->root->leaf = self->generator = leaf;
     g->root->sent = NULL;
-    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
-    conc__gen_free(inner);
+    if (fits) {
+      inner->result = inner->target(inner->arg);
+      inner->state = CONC__GEN_ENDED;
+      inner->stack = NULL;
+      g->root->leaf = conc__this.current->generator = g;
+      rc = g->status;
+      g->status = 0;
+    } else {
+      rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+      conc__gen_free(inner);
+    }
   } else if (rc == -EPIPE) {
     rc = 0;
   } else {
@@ -6495,14 +6530,31 @@ CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
   loop->ring[at] = item;
 }
 
+/* With many coroutines the misses on their control blocks and stacks are the
+   cost of a switch: asks for those that come soon. */
+CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
+  size_t mask = loop->ring_size - 1;
+  const conc__ready *ring = loop->ring;
+  if (loop->ring_count > 8) {
+    conc__ready far = ring[(loop->ring_first + 8) & mask];
+    __builtin_prefetch((void *)far);
+    __builtin_prefetch((void *)(far + offsetof(conc__coro, fiber)));
+#if CONC_HAVE_SWITCH_ASM
+    far = ring[(loop->ring_first + 4) & mask];
+    if (CONC__LIKELY(!(far & 1))) {
+      const char *stack =
+          (const char *)((const conc__coro *)far)->fiber.registers[0];
+      __builtin_prefetch(stack);
+      __builtin_prefetch(stack + 64);
+    }
+#endif
+  }
+}
+
 CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
   size_t mask = loop->ring_size - 1;
   conc__ready item = loop->ring[loop->ring_first];
-  /* With many coroutines the misses on their control blocks are the cost of
-     a switch: ask for those that come soon. Past the end is an old address,
-     which does no harm. */
-  __builtin_prefetch((void *)loop->ring[(loop->ring_first + 6) & mask]);
-  __builtin_prefetch((void *)(loop->ring[(loop->ring_first + 6) & mask] + 64));
+  conc__ready_soon(loop);
   loop->ring_first = (loop->ring_first + 1) & mask;
   loop->ring_count--;
   return item;
@@ -7680,13 +7732,28 @@ CONC__DEF void conc__fork_child(void) {
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
-CONC_API int conc_yield_now(void) {
+CONC__HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
-  if (self->ops == &conc__coro_class) {
+  if (CONC__LIKELY(self->ops == &conc__coro_class)) {
+    conc__loop *loop = conc__this.loop;
     conc__coro *co = (conc__coro *)self;
-    conc__ready_push(co->loop, (conc__ready)co);
-    conc__loop_switch(co->loop, &co->fiber, false);
+    conc__coro *next = (conc__coro *)loop->ring[loop->ring_first];
+    if (CONC__LIKELY(loop->ring_count > 0 && loop->batch > 1 &&
+                     !((conc__ready)next & 1))) { /* just takes its place */
+      size_t mask = loop->ring_size - 1;
+      size_t first = loop->ring_first;
+      conc__ready_soon(loop);
+      loop->batch--;
+      loop->ring[(first + loop->ring_count) & mask] = (conc__ready)co;
+      loop->ring_first = (first + 1) & mask;
+      loop->current = next;
+      conc__this.current = &next->actor;
+      conc__fiber_switch(&co->fiber, &next->fiber, false);
+    } else {
+      conc__ready_push(loop, (conc__ready)co);
+      conc__loop_switch(loop, &co->fiber, false);
+    }
   } else {
     sched_yield();
   }
