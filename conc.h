@@ -51,18 +51,20 @@
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
      >>pipe        conc_pipe: send, recv, poll: messages between processes
-     >>queue       conc_queue: put, get, close, join
+     >>queue       conc_queue: put, get, one or many, close, join
+     >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
+     >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
 
    >>words
 
-   task       whatever runs and finishes: a thread, a coroutine or a process
-              (a pool's jobs come with later versions). A conc_task is the
-              caller's struct; embed it first in a struct of your own and you
-              have a "subclass". Which function starts it says where it runs.
+   task       whatever runs and finishes: a thread, a coroutine, a process or
+              a pool's job. A conc_task is the caller's struct; embed it first
+              in a struct of your own and you have a "subclass". Which function
+              starts it says where it runs.
    actor      what can wait: each thread and each coroutine is one. Private.
    loop       runs the coroutines of one thread, inside conc_run.
    park       to wait: a thread sleeps in the kernel, a coroutine gives the
@@ -71,6 +73,7 @@
               tasks of a process, or to another machine through a manager.
    pipe       conc_pipe: two descriptors; messages that one end sends the other
               receives, in the same process or in another.
+   pool       conc_pool: processes or threads, its workers, that run jobs.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -115,7 +118,8 @@
    Memory   Structs are the caller's and valid when zeroed. They must not move
             while in use. What the library allocates is said at the function.
    Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers, and writes to sockets
+            so. The library installs no handlers (conc_guard_handler is there
+            to install one), and writes to sockets
             without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
@@ -123,7 +127,7 @@
             a loop, all coroutines of it; the tasks of other threads have
             ended there, with -ECHILD. A lock that one of them held says so
             once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts.
+   Output   The library never prints, exits or asserts, unless asked to.
 
    >>coroutines
 
@@ -136,6 +140,9 @@
    saved across a switch. A million of them is a sensible number: one that has
    not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
    of stack.
+   Stacks are used again. What a burst of coroutines has left over is given
+   back to the system when the loop has slept for a second. conc_stack_used
+   tells how much a stack is used, conc_guard_handler whose overflowed.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -665,19 +672,25 @@ typedef struct conc_task {
                         threads none keeps the program running: the end of
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
-  /* private */
+  /* Called when it has finished, just before it can be joined, in the thread
+     where it ended, or one of the library's; must not wait long. The status is
+     what conc_join is about to return. Default none. */
+  void (*callback)(struct conc_task *task, int status, void *result);
+  /* private; first what every job needs, so that it lies in two lines of the
+     cache */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
-  unsigned number;     /* of its default name */
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
   struct conc__locals *locals; /* its values of each conc_local */
   struct conc_group *group;    /* until it has finished */
-  struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
+  struct conc_task *sibling;   /* the next in its group */
+  struct conc__pool *pool;     /* of a job of a process */
+  unsigned number;     /* of its default name */
   pid_t pid;    /* of a process */
   int exitcode; /* CONC_NO_EXITCODE until it has ended */
   int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
@@ -932,6 +945,24 @@ CONC_API int conc_run(conc_task *task);
    caller next waits. Never allocates the stack before that. 0, -EPERM if no
    loop runs in this thread, -EBUSY, -EINVAL, -ENOMEM. */
 CONC_API int conc_coro_start(conc_task *task);
+
+/* How many bytes of its stack a coroutine has used at most so far; NULL is the
+   caller. That tells what .stack_size it needs: twice as much is safe. A stack
+   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
+   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
+   has not begun; -ESRCH for a task that does not run, or is no coroutine;
+   -EPERM in a thread that is not its own. */
+CONC_API ssize_t conc_stack_used(conc_task *task);
+
+/* From now on a coroutine or a generator that overflows its stack is told of
+   by name, in a line to the standard error, before the process dies of SIGSEGV
+   as it would have:
+     conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
+   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
+   one that was there before; and, for the caller and for threads that make
+   coroutines from now on, an alternate signal stack, unless they have one.
+   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+CONC_API int conc_guard_handler(void);
 
 /* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
 CONC_API int conc_sleep(double seconds);
@@ -1624,7 +1655,7 @@ typedef struct conc_queue conc_queue;
 /* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
-  size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
+  size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
   const char *name; /* for reports; must outlive the queue; default none */
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
@@ -1728,6 +1759,150 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
+   >>pool: conc_pool: jobs for processes or threads; conc_offload
+
+   A job is a conc_task, which one of the pool's workers runs: conc_join,
+   conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
+   points at .size bytes that are its input and its output: workers that are
+   processes get a copy, which is copied back when the job ends; threads get
+   the pointer. So the caller's code is the same.
+
+     conc_pool p = { .workers = 4 };
+     conc_task job = { .target = square, .arg = &x, .size = sizeof x };
+     conc_pool_start(&p);
+     conc_pool_submit(&p, &job);
+     conc_pool_close(&p);
+     conc_pool_join(&p, CONC_FOREVER);
+
+   Jobs of one submitter begin in the order of submission, nearly. A job of a
+   thread may submit others, even after conc_pool_close, and wait for them:
+   while a job waits for tasks by conc_join, conc_wait, conc_gather or
+   conc_as_completed, its thread runs other jobs, on the same stack; so it
+   should not hold a lock meanwhile that they want. (Not so coroutines and
+   generators inside of a job, nor does a time limit end the other job.)
+
+   Threads    submit and cancel from anywhere; start, map, imap and join each
+              by one task
+   Processes  a child of the process that started a pool finds it ended, and
+              its jobs with -ECHILD. So jobs of processes cannot submit to it
+   Signals    no
+   Memory     the struct is the caller's, zeroed first, until conc_pool_join
+              has returned 0; so are the jobs until joined
+   Blocks     apply, map, join; imap's next; the others never. (Starting a
+              process flushes stdio: see conc_process_start.)
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC_PROCESS, /* Python's multiprocessing.Pool */
+  CONC_THREAD   /* and its ThreadPool */
+};
+
+typedef struct conc_pool {
+  int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
+  size_t workers;       /* default 0: conc_cpu_count() */
+  conc_fn *initializer; /* what each worker does first; default nothing */
+  void *initializer_arg;
+  size_t stack_size;    /* of a thread; bytes; default the system's */
+  size_t chunk;         /* how many items map hands out at a time; default 0:
+                           so many that each worker gets four chunks */
+  /* The following are for processes. */
+  size_t max_tasks_per_worker; /* then it is replaced; default 0: never */
+  double timeout;       /* seconds that a job may run, or its worker is killed
+                           and the job has failed, by -ETIMEDOUT; default 0:
+                           no limit */
+  unsigned retries;     /* how often a job is run again whose worker died;
+                           default 0: then it has failed, by -ECHILD */
+  size_t max_bytes;     /* of memory for the arguments of jobs that wait or
+                           run, allocated as used; default 256 MiB */
+  /* private */
+  struct conc__pool *state;
+} conc_pool;
+
+/* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
+   kind, -EAGAIN, -ENOMEM, -EMFILE. */
+CONC_API int conc_pool_start(conc_pool *pool);
+
+/* Hands in a job. It runs once (but see .retries), when a worker is free. What
+   conc_join of it returns: 0; -ECANCELED if it was cancelled; what it has set
+   by conc_set_status; -ECHILD if its worker died (conc_exitcode tells how),
+   -ETIMEDOUT if its time was out: then nothing has been copied back.
+   conc_cancel   of a job that has not begun: it never runs; of one that runs
+                 in a thread: as of any task; in a process: kills the worker
+   conc_result   what the target returned; of a process an address that means
+                 something there only, or a number
+   0, -EPIPE if the pool has been closed (a job of its own may still submit),
+   -EBUSY if the job runs already, -EINVAL without a target or if the pool has
+   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
+   belongs to another process, or its workers die before they begin;
+   -ENOMEM. */
+CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
+
+/* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
+   that is for want of time, or the caller was cancelled, the job runs on. */
+CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
+
+/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
+   the first failure, when all have ended: items of a chunk whose worker died
+   are as they were; -ECANCELED if the caller was cancelled: then those that
+   had not begun are left out. Allocates some 250 bytes a chunk. */
+CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
+                           size_t size, size_t n);
+
+/* Tells the items of an array one by one as they are done.
+
+     conc_imap it;
+     void *item;
+     conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
+     while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
+*/
+typedef struct conc_imap {
+  /* private */
+  struct conc_task *jobs;
+  size_t n, told;
+  conc_completed completed;
+  bool unordered;
+} conc_imap;
+
+/* Begins fn(item) for each of n items of `size` bytes, in place; they are told
+   in their order, or, unordered, in the order in which they end. 0 or as
+   conc_pool_submit: then none has begun. Allocates some 250 bytes an item,
+   unordered 400. */
+CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                            void *items, size_t size, size_t n);
+CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
+                                      conc_fn *fn, void *items, size_t size,
+                                      size_t n);
+
+/* The next item: 0, or the failure of its job; -EPIPE after the last, and
+   *item is NULL; -ETIMEDOUT, -ECANCELED: *item is NULL, and it may be called
+   again. */
+CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
+
+/* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
+CONC_API void conc_imap_end(conc_imap *imap);
+
+/* No more jobs: submit returns -EPIPE. The workers end when all are done. 0,
+   -EINVAL if it has not been started. */
+CONC_API int conc_pool_close(conc_pool *pool);
+
+/* The same at once: jobs that have not begun end with -ECANCELED; those that
+   run are cancelled, as by conc_cancel. */
+CONC_API int conc_pool_terminate(conc_pool *pool);
+
+/* Waits until the workers have ended, after close or terminate, and frees what
+   the pool has; it may be started anew. 0; -EINVAL if it runs, -EDEADLK for a
+   job of its own, -ETIMEDOUT, -ECANCELED: it may be called again. */
+CONC_API int conc_pool_join(conc_pool *pool, double timeout);
+
+/* Runs fn(arg) in a thread while the calling coroutine waits: for what blocks
+   and knows nothing of coroutines. Returns what fn does. Outside of coroutines
+   it is called right here; so it is if there is no memory for a thread. A
+   conc_cancel of the caller reaches fn, as if it was called here; the call
+   does not end before fn. The threads are up to 32 (at most 4 more than CPUs),
+   shared by all, made when needed; they stay. */
+CONC_API void *conc_offload(conc_fn *fn, void *arg);
+
+/* ---------------------------------------------------------------------------
    >>manager: queues over the network
 
    A manager serves queues by name to whoever knows the key, or is the client
@@ -1795,6 +1970,51 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no
+   Signals    no
+   Memory     the caller's, valid when zeroed; nothing is allocated
+   Blocks     one task at a time, while it writes a line; the others never
+   ------------------------------------------------------------------------ */
+
+/* Shows how far something is (Python's tqdm).
+
+     conc_progress p = { .total = n, .name = "pages" };
+     conc_progress_update(&p, 0);
+     while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
+     conc_progress_close(&p);
+
+   On a terminal a line that is written over and over, as wide as that:
+     pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
+   what is done, the time since the first update, what is left, and the rate
+   of late. Elsewhere, say in a log, a line now and then. */
+typedef struct conc_progress {
+  size_t total;     /* steps; default 0: not known, so no bar */
+  const char *name; /* stands in front; default none */
+  const char *unit; /* of a step; default "it" */
+  int fd;           /* where it is written; default 0: standard error */
+  bool off;         /* nothing is written */
+  double interval;  /* seconds from line to line; default 0.1 on a terminal,
+                       10 elsewhere */
+  size_t width;     /* columns; default: the terminal's */
+  /* private */
+  size_t done;
+  unsigned busy; /* somebody looks whether to write, or writes */
+  double start, next;
+  double shown_at, rate; /* of late; 0 not known */
+  size_t shown;
+} conc_progress;
+
+/* n steps more are done. 0, or what write() fails with. */
+CONC_API int conc_progress_update(conc_progress *progress, size_t n);
+
+/* Writes the last line, with the rate on the whole, and ends it. Nobody may
+   update any more; then the struct is as new. As above. */
+CONC_API int conc_progress_close(conc_progress *progress);
+
+/* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
 
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
@@ -1827,9 +2047,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              (.scope .destructor .copy) conc_local_set conc_local_get
              conc_local_has conc_local_delete conc_local_free conc_attribute
              conc_local_attribute conc_attribute_get conc_attribute_set
-   coroutine  conc_run conc_coro_start conc_sleep conc_yield_now conc_gen
-             (.target .arg .stack_size) conc_next conc_send_value conc_yield
-             conc_yield_from conc_gen_close conc_gen_result
+   coroutine  conc_run conc_coro_start conc_stack_used conc_guard_handler
+             conc_sleep conc_yield_now conc_gen (.target .arg .stack_size)
+             conc_next conc_send_value conc_yield conc_yield_from
+             conc_gen_close conc_gen_result
    loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
              conc_read_exactly conc_close conc_listen conc_accept conc_connect
              conc_address conc_datagram_open conc_datagram_send
@@ -1868,6 +2089,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
              conc_manager_address conc_manager_shutdown
+   extras     conc_progress (.total .name .unit .fd .off .interval .width)
+             conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -2053,10 +2276,35 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/signalfd.h>
 #endif
 
+/* The width of a terminal (TIOCGWINSZ): everywhere, but not in POSIX before
+   2024. Otherwise 80. */
+#ifndef CONC_HAVE_WINSIZE
+#ifdef CONC_PORTABLE
+#define CONC_HAVE_WINSIZE 0
+#else
+#define CONC_HAVE_WINSIZE 1
+#endif
+#endif
+#if CONC_HAVE_WINSIZE
+#include <sys/ioctl.h>
+#endif
+
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
 #endif
+
+/* A fence that all threads of the process pass at once: Linux 4.14, asked for
+   at run time. Otherwise each passes its own. */
+#ifndef CONC_HAVE_MEMBARRIER
+#ifdef SYS_membarrier
+#define CONC_HAVE_MEMBARRIER CONC__LINUX
+#else
+#define CONC_HAVE_MEMBARRIER 0
+#endif
+#endif
+#define CONC__MEMBARRIER_EXPEDITED 8 /* private */
+#define CONC__MEMBARRIER_REGISTER 16
 
 /* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
    ucontext. */
@@ -2637,6 +2885,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
                    returns, nobody will touch this actor or its waiter again.
      CONC__POKED   conc_cancel; stays until a wait delivers it.
      CONC__POLLING with CONC__PARKED: a thread that sleeps in poll().
+     CONC__NUDGED  a pool's worker: there may be a job for it.
      CONC__PARKED  it sleeps. Whoever clears this bit must wake it: so exactly
                    one of waker, canceller and timer makes it run.
 
@@ -2652,6 +2901,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
 #define CONC__POKED 2u
 #define CONC__PARKED 4u
 #define CONC__POLLING 8u
+#define CONC__NUDGED 16u
 
 /* An actor remembers so many locks that it reads. */
 #define CONC__READS 4
@@ -2738,9 +2988,12 @@ typedef struct conc__thread {
   conc_task own;   /* the task of a foreign thread */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
+  void *alternate; /* its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
   struct conc__making *making; /* it starts a process: see there */
+  struct conc__worker *worker; /* of a pool: what it is */
+  conc_task *base; /* its own task, the actor's being that of a job; or NULL */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -2815,6 +3068,8 @@ CONC__DEF bool conc__park_retract(conc__actor *self) {
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
+CONC__DEF bool conc__job_take_cancel(conc__actor *self);
+
 CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
@@ -2823,7 +3078,8 @@ CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
     if (!s->expired && s->deadline <= now &&
         (due == NULL || s->deadline <= due->deadline))
       due = s;
-  if (s == NULL && (CONC__LOAD(&self->word) & CONC__POKED)) {
+  if (s == NULL && (conc__job_take_cancel(self) ||
+                    (CONC__LOAD(&self->word) & CONC__POKED))) {
     CONC__AND(&self->word, ~CONC__POKED);
     self->task->was_cancelled = true;
     return true;
@@ -3061,6 +3317,7 @@ typedef struct conc__waiter {
   bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
+  unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
   struct conc__many *many; /* that it is part of, or all of */
   conc_lock *lock;         /* that it will want then: conditions */
@@ -3272,8 +3529,8 @@ CONC__DEF void conc__report(const char *format, ...) {
 /* The default names of tasks, by kind. */
 CONC__DEF void conc__task_label(const conc_task *task, char *out,
                                 size_t size) {
-  static const char *const kinds[] = {"",      "Thread",  "Task",
-                                      "Dummy", "Process", "Process"};
+  static const char *const kinds[] = {"",        "Thread",  "Task", "Dummy",
+                                      "Process", "Process", "Job",  "Job"};
   snprintf(out, size, "%s-%u", kinds[task->kind], task->number);
 }
 
@@ -3389,7 +3646,8 @@ CONC__DEF void conc__stuck_leave(conc__waiter *w) {
 CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
                                  bool cancellable, double deadline) {
   conc__actor *self = w->actor;
-  unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
+  unsigned bits =
+      CONC__WOKEN | w->also | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
   if (!cancellable) w->stubborn = true;
@@ -3452,12 +3710,12 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->name = name;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED,
-   -EDEADLK; unless it is stubborn. */
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
-                              double deadline) {
+/* Waits until so many were taken off. 0, -ETIMEDOUT (if a bit of `also` has
+   come, too), -ECANCELED, -EDEADLK; unless it is stubborn. */
+CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
+                              unsigned also, double deadline) {
   conc__actor *self = m->actor;
-  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  unsigned bits = CONC__WOKEN | also | conc__cancel_bit(self);
   conc__waiter all; /* on no list */
   double look = CONC__NEVER;
   int rc = 0;
@@ -3496,6 +3754,16 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
   if (all.stuck) conc__stuck_leave(&all);
   self->waiting = NULL;
   return rc;
+}
+
+CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
+                                   double deadline);
+
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
+                              double deadline) {
+  if (CONC__UNLIKELY(conc__this.worker != NULL))
+    return conc__pool_many_wait(m, want, stubborn, deadline);
+  return conc__many_park(m, want, stubborn, 0, deadline);
 }
 
 /* ---------------------------------------------------------------------------
@@ -3704,9 +3972,11 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
 }
 
 /* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times. A coroutine's CPU is better given
-   to the next coroutine. */
+   pauses, then lets others run a few times, unless that takes long: on a busy
+   machine whoever yields is served last, and who sleeps first. A coroutine's
+   CPU is better given to the next coroutine. */
 CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+  double end = 0;
   int i, j;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
   for (i = 0; i < 10; i++) {
@@ -3715,6 +3985,8 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
     else
       sched_yield();
     if (conc__lock_try(lock, self->id)) return true;
+    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
+    if (i > 2 && conc_now() > end) return false;
   }
   return false;
 }
@@ -4268,7 +4540,7 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
-  if (conc__is_shared(barrier->word))
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
@@ -4298,11 +4570,12 @@ CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
-    barrier->word = self->id;
+    /* Also read without the guard, to tell a shared barrier. */
+    CONC__STORE_RELAXED(&barrier->word, self->id);
     conc__mutex_unlock(guard);
     rc = barrier->action(barrier->arg);
     conc__mutex_lock(guard);
-    barrier->word = 0;
+    CONC__STORE_RELAXED(&barrier->word, (uintptr_t)0);
     come_again = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
   }
   if (rc < 0) {
@@ -4458,7 +4731,9 @@ enum {
   CONC__TASK_CORO,
   CONC__TASK_FOREIGN,
   CONC__TASK_PROCESS, /* seen by its parent */
-  CONC__TASK_MYSELF   /* seen by itself: it is this process's main task */
+  CONC__TASK_MYSELF,  /* seen by itself: it is this process's main task */
+  CONC__TASK_JOB,     /* of a thread of a pool, or run by a process of one */
+  CONC__TASK_REMOTE   /* of a process of a pool, seen by its submitter */
 };
 
 /* In place of the actor: the task was cancelled before it had one. */
@@ -4477,7 +4752,7 @@ CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
   t->result = NULL;
   t->actor = NULL;
   t->id = 0;
-  t->label[0] = 0;
+  if (kind != CONC__TASK_JOB) t->label[0] = 0; /* see conc_name */
   CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
   return 0;
 }
@@ -4496,10 +4771,13 @@ CONC__DEF void conc__group_ended(conc_task *t);
 
 /* The task has ended. Whoever joins it may free it as soon as it is set. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
+  int clear = CONC__CLEAR;
   t->result = result;
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
-  conc_event_set(&t->done);
+  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
+  if (CONC__UNLIKELY(!CONC__CAS(&t->done.flag, &clear, CONC__SET)))
+    conc_event_set(&t->done);
 }
 
 /* Lists of tasks: the threads, and the coroutines of each loop. One that reads
@@ -4525,15 +4803,36 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
+/* A job that stayed behind in the process that this one was forked from is
+   found to have ended when somebody asks. */
+CONC__DEF void conc__job_look(conc_task *task) {
+  uintptr_t id;
+  if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
+  id = CONC__LOAD(&task->id);
+  if (!conc__owner_is_gone(id)) return;
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
+    conc__task_finish(task, NULL, -ECHILD);
+}
+
+CONC__INLINE bool conc__is_job(const conc_task *task) {
+  return task->kind >= CONC__TASK_JOB;
+}
+
 /* Whether the caller can wait for its end: 0, or why not. */
-CONC__DEF int conc__task_check(const conc_task *task) {
+CONC__DEF int conc__task_check(conc_task *task) {
   if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
+  if (conc__is_job(task)) conc__job_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
+
+CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
+                               double timeout);
 
 CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
                                double timeout) {
   conc__waiter w;
+  if (conc__is_job(task) || conc__this.worker != NULL)
+    return conc__pool_await(task, stubborn, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.stubborn = stubborn;
   w.of = "of";
@@ -4541,8 +4840,13 @@ CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
   return conc__event_wait(&task->done, &w, timeout);
 }
 
+CONC__DEF bool conc__worker_help(conc_task *task);
+
 CONC_API int conc_join(conc_task *task, double timeout) {
-  int rc = conc__task_check(task);
+  int rc;
+  if (conc__this.worker != NULL && timeout > 0 && conc__worker_help(task))
+    return task->status;
+  rc = conc__task_check(task);
   if (rc == 0) rc = conc__task_await(task, false, timeout);
   return rc != 0 ? rc : task->status;
 }
@@ -4556,6 +4860,7 @@ CONC_API int conc_set_status(int status) {
 }
 
 CONC_API bool conc_is_alive(const conc_task *task) {
+  if (conc__is_job(task)) conc__job_look((conc_task *)(uintptr_t)task);
   return task->kind != 0 && !conc_event_is_set(&task->done);
 }
 
@@ -4563,11 +4868,15 @@ CONC_API void *conc_result(const conc_task *task) {
   return conc_event_is_set(&task->done) ? task->result : NULL;
 }
 
+CONC__DEF int conc__pool_cancel(conc_task *job);
+
 CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__guard(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
   if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
+  if (conc__is_job(task)) conc__job_look(task);
+  if (task->kind == CONC__TASK_REMOTE) return conc__pool_cancel(task);
   conc__mutex_lock(guard);
   if (task->kind != 0 && conc__event_await(&task->done)) {
     rc = 0;
@@ -4590,7 +4899,7 @@ CONC_API const char *conc_name(conc_task *task) {
   if (task->kind == 0) return ""; /* never started: it has none yet */
   guard = conc__guard(&task->done);
   conc__mutex_lock(guard);
-  if (task->label[0] == 0)
+  if (task->label[0] == 0 || task->kind == CONC__TASK_JOB)
     conc__task_label(task, task->label, sizeof task->label);
   conc__mutex_unlock(guard);
   return task->label;
@@ -5163,7 +5472,8 @@ CONC__DEF int conc__locals_resize(conc_task *task, size_t count) {
 /* The task whose values the caller sees. */
 CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
   conc__actor *self = conc__self();
-  return a->of_task ? self->task : conc__this.actor.task;
+  if (a->of_task) return self->task;
+  return conc__this.base != NULL ? conc__this.base : conc__this.actor.task;
 }
 
 /* NULL if it is not set, or (NULL) there is no such attribute. */
@@ -5337,7 +5647,8 @@ CONC_API void conc_local_free(conc_local *local) {
   } while (n == 64);
   local->root = NULL;
   memset(local->first, 0, sizeof local->first);
-  conc__locals_trim(conc__this.actor.task);
+  conc__locals_trim(conc__this.base != NULL ? conc__this.base
+                                            : conc__this.actor.task);
 }
 
 /* ---------------------------------------------------------------------------
@@ -5549,7 +5860,7 @@ typedef struct conc__coro {
   unsigned char *map;      /* where its mapping begins: the guard page */
   size_t map_size;
   size_t valgrind;
-  bool pooled;             /* the mapping is a slot of a slab */
+  struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
   bool queued;             /* for conc__fork_child */
 } conc__coro;
 
@@ -5560,12 +5871,111 @@ typedef struct conc__slab {
   struct conc__slab *next;
   unsigned char *map;
   size_t slots, used; /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has */
+  bool leaves;        /* for conc__stacks_trim */
 } conc__slab;
 
 typedef struct conc__stacks {
   conc__coro *free;
   conc__slab *slabs;
+  size_t idle; /* slabs of which no slot is busy */
 } conc__stacks;
+
+/* --- telling of overflows --- */
+
+static bool conc__guarding;
+static struct sigaction conc__guard_before[2]; /* SIGSEGV, SIGBUS */
+
+#define CONC__ALTERNATE_SIZE 65536
+
+/* Gives the thread an alternate signal stack; on its own the handler could
+   not run when that has overflowed. */
+CONC__DEF int conc__alternate_open(void) {
+  stack_t stack;
+  if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
+      !(stack.ss_flags & SS_DISABLE))
+    return 0;
+  memset(&stack, 0, sizeof stack);
+  stack.ss_sp = conc__pages_map(CONC__ALTERNATE_SIZE);
+  stack.ss_size = CONC__ALTERNATE_SIZE;
+  if (stack.ss_sp == NULL) return -ENOMEM;
+  conc__this.alternate = stack.ss_sp;
+  sigaltstack(&stack, NULL);
+  return 0;
+}
+
+CONC__DEF void conc__alternate_close(void) {
+  stack_t none;
+  if (conc__this.alternate == NULL) return;
+  memset(&none, 0, sizeof none);
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, NULL);
+  munmap(conc__this.alternate, CONC__ALTERNATE_SIZE);
+  conc__this.alternate = NULL;
+}
+
+CONC__DEF bool conc__guard_hit(const conc__coro *co, const void *at) {
+  const unsigned char *p = (const unsigned char *)at;
+  return p >= co->map && p < co->map + conc__page;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor);
+
+/* On its way to death: so it may do what a handler must not, as long as that
+   does not wait: snprintf of words and numbers. */
+CONC__DEF void conc__guard_caught(int number, siginfo_t *info, void *context) {
+  struct sigaction *before = &conc__guard_before[number != SIGSEGV];
+  const conc__actor *self = conc__this.current;
+  const conc__coro *co = NULL;
+  char text[256];
+  if (self != NULL && self->generator != NULL &&
+      conc__guard_hit(self->generator->stack, info->si_addr))
+    co = self->generator->stack;
+  else if (self != NULL && conc__is_coro(self) &&
+           conc__guard_hit((const conc__coro *)self, info->si_addr))
+    co = (const conc__coro *)self;
+  if (co != NULL) {
+    const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
+    int n = snprintf(text, sizeof text,
+                     "conc: %s%.100s has overflowed its stack of %zu bytes "
+                     "(.stack_size)\n",
+                     what, conc_name(self->task), co->map_size - conc__page);
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+  }
+  if (before->sa_flags & SA_SIGINFO) {
+    before->sa_sigaction(number, info, context);
+  } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+    before->sa_handler(number);
+  } else { /* the same instruction again, or the same signal */
+    sigaction(number, before, NULL);
+    if (info->si_code <= 0) raise(number);
+  }
+}
+
+CONC_API int conc_guard_handler(void) {
+  static conc__mutex guard;
+  struct sigaction action;
+  int rc;
+  conc_current(); /* it may be the first call of the library */
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  conc__mutex_lock(&guard);
+  if (!CONC__LOAD_RELAXED(&conc__guarding)) {
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = conc__guard_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGSEGV, NULL, &conc__guard_before[0]);
+    sigaction(SIGBUS, NULL, &conc__guard_before[1]);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    CONC__STORE_RELAXED(&conc__guarding, true);
+  }
+  conc__mutex_unlock(&guard);
+  return 0;
+}
+
+/* --- their memory --- */
 
 CONC__DEF size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
@@ -5582,6 +5992,7 @@ CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  if (CONC__LOAD_RELAXED(&conc__guarding)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -5596,6 +6007,7 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   size_t slot = conc__slot_size();
   if (co != NULL) {
     pool->free = co->next;
+    pool->idle -= co->slab->busy++ == 0;
     return co;
   }
   if (slab == NULL || slab->used == slab->slots) {
@@ -5609,16 +6021,25 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
       return NULL;
     }
     slab->slots = slots;
-    slab->used = 0;
+    slab->used = slab->busy = 0;
     slab->next = pool->slabs;
     pool->slabs = slab;
+    pool->idle++;
   }
   co = conc__stack_make(slab->map + slab->used * slot, slot,
                         slab->used % 8 * 128);
   if (co == NULL) return NULL;
   slab->used++;
-  co->pooled = true;
+  co->slab = slab;
+  pool->idle -= slab->busy++ == 0;
   return co;
+}
+
+/* Gives one back, from the stack itself: it is used until the next switch. */
+CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  co->next = pool->free;
+  pool->free = co;
+  pool->idle += --co->slab->busy == 0;
 }
 
 /* The same with a mapping of its own. */
@@ -5659,18 +6080,36 @@ CONC__DEF void conc__stack_unmap(conc__coro *co) {
   munmap(map, size);
 }
 
-/* All stacks are free now. */
-CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
-  while (pool->free != NULL) {
-    conc__coro *co = pool->free;
-    pool->free = co->next;
-    conc__stack_unmake(co);
+/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
+  conc__slab **s = &pool->slabs;
+  conc__coro **p = &pool->free;
+  conc__slab *slab;
+  for (slab = pool->slabs; slab != NULL; slab = slab->next)
+    slab->leaves = slab->busy == 0;
+  /* The oldest, which is the smallest, stays. */
+  if (one)
+    for (slab = pool->slabs; slab != NULL; slab = slab->next)
+      if (slab->leaves && slab->next == NULL) slab->leaves = false;
+  while (*p != NULL) {
+    conc__coro *co = *p;
+    if (co->slab->leaves) {
+      *p = co->next;
+      conc__stack_unmake(co);
+    } else {
+      p = &co->next;
+    }
   }
-  while (pool->slabs != NULL) {
-    conc__slab *slab = pool->slabs;
-    pool->slabs = slab->next;
-    munmap(slab->map, slab->slots * conc__slot_size());
-    CONC_FREE(slab);
+  while (*s != NULL) {
+    slab = *s;
+    if (slab->leaves) {
+      *s = slab->next;
+      pool->idle--;
+      munmap(slab->map, slab->slots * conc__slot_size());
+      CONC_FREE(slab);
+    } else {
+      s = &slab->next;
+    }
   }
 }
 
@@ -5719,6 +6158,7 @@ CONC__DEF conc__coro *conc__spare_get(size_t size) {
 CONC__DEF void conc__spares_free(void) {
   while (conc__this.spare != NULL)
     conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+  conc__alternate_close();
 }
 
 /* As conc__fiber_switch: `self` goes on at `to`. */
@@ -5940,6 +6380,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
    ------------------------------------------------------------------------ */
 
 #define CONC__LOOP_BATCH 256
+#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
@@ -6007,6 +6448,7 @@ typedef struct conc__loop {
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
+  double trim;       /* when it gives stacks back; 0: there are none */
   bool deadlocked;
   conc__mutex inbox_guard;
   conc__coro *inbox; /* last in, first out; under inbox_guard to write */
@@ -6215,7 +6657,7 @@ CONC__DEF void conc__coro_main(void) {
     conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (!co->pooled || loop->ring_count == 0) break;
+    if (co->slab == NULL || loop->ring_count == 0) break;
     if (!(loop->ring[loop->ring_first] & 1)) break;
     t = (conc_task *)(loop->ring[loop->ring_first] - 1);
     if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
@@ -6223,9 +6665,8 @@ CONC__DEF void conc__coro_main(void) {
     co->actor.word = 0;
     conc__actor_init(&co->actor, &conc__coro_class, t);
   }
-  if (co->pooled) {
-    co->next = loop->stacks.free;
-    loop->stacks.free = co;
+  if (co->slab != NULL) {
+    conc__stack_put_pooled(&loop->stacks, co);
   } else {
     co->next = loop->dead;
     loop->dead = co;
@@ -6838,6 +7279,18 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
                                         : CONC__STUCK_AFTER;
     until = conc_now() + loop->patience;
   }
+  if (loop->stacks.idle <= 1) {
+    loop->trim = 0;
+  } else {
+    double now = conc_now();
+    if (loop->trim <= 0) loop->trim = now + CONC__TRIM_AFTER;
+    if (now >= loop->trim) {
+      conc__stacks_trim(&loop->stacks, true);
+      loop->trim = 0;
+    } else if (until > loop->trim) {
+      until = loop->trim;
+    }
+  }
   lonely = !conc__poller_wait(loop, until) && lonely;
   conc__mutex_lock(&loop->inbox_guard);
   lonely = lonely && loop->inbox == NULL;
@@ -6896,7 +7349,7 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
   conc__mutex_unlock(&loop->inbox_guard);
   conc__poller_close(loop);
   conc__waker_close(loop->waker);
-  conc__stacks_destroy(&loop->stacks);
+  conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC_FREE(loop->ring);
   CONC_FREE(loop->heap);
   CONC_FREE(loop->fds);
@@ -6924,6 +7377,35 @@ CONC_API int conc_coro_start(conc_task *task) {
   conc__task_link(&loop->tasks, task);
   conc__ready_push(loop, (conc__ready)task | 1);
   return 0;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor) {
+  return actor->ops == &conc__coro_class;
+}
+
+/* Where the first byte of a stack is that was ever changed. It looks at what
+   no variable lives in, which no tool likes. */
+#if CONC_HAVE_ASAN
+__attribute__((no_sanitize_address))
+#elif CONC_HAVE_TSAN
+__attribute__((no_sanitize_thread))
+#endif
+CONC__DEF const unsigned char *conc__stack_edge(const conc__coro *co) {
+  const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
+  while ((const void *)p < (const void *)co && *p == 0) p++;
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
+  return (const unsigned char *)(uintptr_t)p;
+}
+
+CONC_API ssize_t conc_stack_used(conc_task *task) {
+  const conc__coro *co;
+  if (task == NULL) task = conc_current();
+  if (task->kind != CONC__TASK_CORO || !conc_is_alive(task)) return -ESRCH;
+  if (task->actor == NULL || task->actor == CONC__NEVER_BEGIN) return 0;
+  co = (const conc__coro *)task->actor;
+  if (conc__this.loop == NULL || co->loop != conc__this.loop) return -EPERM;
+  return (const unsigned char *)co - conc__stack_edge(co);
 }
 
 CONC_API int conc_run(conc_task *task) {
@@ -8213,7 +8695,9 @@ CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  if (*round > 0 || !conc__shared_spin(self, word, value))
+  if (*round == 0) /* and look before the first sleep */
+    conc__shared_spin(self, word, value);
+  else
     conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
                        *round, true);
   ++*round;
@@ -8310,9 +8794,9 @@ CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
   return (struct conc__registry *)(page << 12);
 }
 
-/* What was asked for so long ago is late, and may have a dead owner. */
-CONC__INLINE bool conc__shared_late(unsigned round, double deadline) {
-  return round > 1 || deadline <= 0;
+/* Whether it is time to ask if an owner is dead: before the first sleep. */
+CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
+  return round > 0 || deadline <= 0;
 }
 
 /* A claim is held by an actor of a process; it stands where locks between
@@ -8346,7 +8830,7 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
-    if (conc__shared_late(round, deadline) &&
+    if (conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, owner)) {
       if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
         continue;
@@ -8356,8 +8840,9 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
     }
     if (deadline <= 0) return -ETIMEDOUT;
     if (round == 0) { /* unannounced, so that nobody need be woken */
+      conc__shared_spin(self, &c->word, seen);
       round++;
-      if (conc__shared_spin(self, &c->word, seen)) continue;
+      continue;
     }
     if (!(seen & CONC__AWAITS) &&
         !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
@@ -8719,7 +9204,7 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
   bool died = false;
   int rc = 0;
   for (;;) {
-    bool late = conc__shared_late(round, deadline);
+    bool late = round > 1 || deadline <= 0;
     bool mine, taken;
     unsigned id, seen;
     if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
@@ -8731,7 +9216,7 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
     }
     if (place != NULL || (s->writer == id && s->writer_actor == self->id))
       rc = -EDEADLK;
-    if (late && rc == 0) {
+    if (rc == 0 && conc__shared_doubts(round, deadline)) {
       if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
         s->writer = 0;
         s->readers_turn = false;
@@ -8959,13 +9444,13 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
     }
     all_are_here = barrier->runner != 0;
     if (all_are_here) {
-      if (round > 1 && conc__registry_is_dead(r, barrier->runner))
+      if (round > 0 && conc__registry_is_dead(r, barrier->runner))
         rc = -EOWNERDEAD;
     } else if (conc__take_cancel(self)) {
       rc = -ECANCELED;
     } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
       rc = -ETIMEDOUT;
-    } else if (round > 1 && conc__sharers_bury(&barrier->parts, r)) {
+    } else if (round > 0 && conc__sharers_bury(&barrier->parts, r)) {
       rc = -EOWNERDEAD;
     }
     if (rc != 0) {
@@ -8974,13 +9459,13 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
       return rc;
     }
     conc__shared_leave(&barrier->guard);
-    if (round == 0 &&
-        conc__shared_spin(self, &barrier->generation, generation))
-      continue;
-    conc__shared_sleep(
-        self, &barrier->generation, generation,
-        all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline), round,
-        !all_are_here);
+    if (round == 0)
+      conc__shared_spin(self, &barrier->generation, generation);
+    else
+      conc__shared_sleep(
+          self, &barrier->generation, generation,
+          all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline),
+          round, !all_are_here);
   }
 }
 
@@ -8997,7 +9482,7 @@ CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
     if (rc != 0) return rc;
     id = conc__registry_self(r);
     runner = barrier->runner;
-    if (runner != 0 && conc__shared_late(round, deadline) &&
+    if (runner != 0 && conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, runner)) {
       conc__barrier_break(barrier);
       conc__barrier_tell(barrier);
@@ -9417,7 +9902,7 @@ CONC__DEF int conc__process_begin(conc_task *t, unsigned *numbers,
 CONC__DEF void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
-  conc_task *mine = self->task;
+  conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
   conc_task *tasks = loop != NULL ? loop->tasks : NULL;
   conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
@@ -9429,6 +9914,8 @@ CONC__DEF void conc__process_abandon(void) {
   self->more_reads = 0;
   self->waiting = NULL;
   conc__this.loop = NULL;
+  conc__this.base = NULL;
+  conc__this.worker = NULL;
   conc__survivors_count = 0;
   memset(conc__stuck, 0, sizeof conc__stuck);
   for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
@@ -9826,7 +10313,9 @@ CONC_API int conc_process_start(conc_task *task) {
 CONC_API pid_t conc_pid(const conc_task *task) { return task->pid; }
 
 CONC_API int conc_exitcode(const conc_task *task) {
-  return conc_event_is_set(&task->done) ? task->exitcode : CONC_NO_EXITCODE;
+  if (task->kind == CONC__TASK_JOB || !conc_event_is_set(&task->done))
+    return CONC_NO_EXITCODE;
+  return task->exitcode;
 }
 
 CONC__DEF int conc__process_signal(conc_task *t, int number) {
@@ -13941,19 +14430,36 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
   conc__wake_all(woken);
 }
 
+/* The tenth of a second in which it was last seen that who lets others run
+   does not come back soon: they are not those that we wait for, but ones with
+   work of their own. A thread that sleeps instead is better served. */
+static unsigned conc__crowded;
+
+CONC__INLINE unsigned conc__tenth(double now) {
+  return (unsigned)(uint64_t)(now * 10);
+}
+
 /* Waits until the other side's counter is no longer as it was, as long as that
    is likely to be soon: for a few pauses, as one who spins as well answers,
    then lets others run a few times: with more threads than CPUs that fills or
    drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
                                 size_t seen, double deadline) {
+  double now, began;
   int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10 + 7; i++) {
-    if (i < 10)
-      conc__pause();
-    else if (deadline >= CONC__NEVER || conc_now() < deadline)
-      sched_yield();
+  for (i = 0; i < 10; i++) {
+    conc__pause();
+    if (CONC__LOAD(counter) != seen) return true;
+  }
+  now = conc_now();
+  for (i = 0; i < 7 && now < deadline; i++) {
+    if (conc__tenth(now) - CONC__LOAD_RELAXED(&conc__crowded) < 2) break;
+    began = now;
+    sched_yield();
+    now = conc_now();
+    if (now - began > 1e-3)
+      CONC__STORE_RELAXED(&conc__crowded, conc__tenth(now));
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
@@ -14435,9 +14941,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
 
    Who finds nothing sets the bit AWAITED in the word of the cell that must
    change first, and sleeps. Whoever claims that cell sees the bit in the word
-   that it replaces, and wakes one sleeper when the cell is done. That one, when
-   it leaves, passes the wake-up on as long as there may be sleepers: so the
-   fast side pays nothing at all for those who sleep. A sleeper that is killed
+   that it replaces, and wakes one sleeper when the cell is done. That one,
+   when it leaves, passes the wake-up on as long as there may be sleepers: so
+   the fast side pays nothing at all for those who sleep. A sleeper that is killed
    leaves their count too high, which costs a system call now and then. */
 
 #define CONC__CELL_FREE 0u
@@ -14842,6 +15348,7 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
     if (!conc__cells_find_free(s, spot)) return -EAGAIN;
     lap = CONC__CELL_LAP(spot->word);
+    __builtin_prefetch((char *)spot->cell + 64, 1);
   } while (!__atomic_compare_exchange_n(
       &spot->cell->word, &spot->word,
       CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
@@ -14878,7 +15385,8 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
   return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
 }
 
-/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM */
+/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
+   -ENOMEM. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                                          conc__sink *sink,
                                          conc__cells_spot *spot) {
@@ -14911,6 +15419,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       continue;
     }
     lap = CONC__CELL_LAP(spot->word);
+    __builtin_prefetch((char *)cell + 64);
     if (CONC__CAS(&cell->word, &spot->word,
                   CONC__CELL(lap, self, CONC__CELL_READING)))
       break;
@@ -15185,6 +15694,1962 @@ CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
   }
   errno = -rc;
   return NULL;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pool: jobs, a pool of threads, a pool of processes
+
+   A job that runs in a thread is the task of that thread's actor until it
+   ends. It tells so (task->actor) only when it first waits: jobs that never
+   do need no compare-and-swap for it. Until then conc_cancel leaves
+   CONC__NEVER_BEGIN there, which the first wait finds.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__pool conc__pool;
+
+/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
+   and pops at the bottom, everybody steals at the top. That pop and steal
+   cannot both have the last one: pop lowers bottom, then reads top; steal
+   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
+   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
+   decide by compare-and-swap on top. An item is written before bottom is
+   raised (release) and read after it (acquire); it may be overwritten only
+   when top has passed it, and then the swap fails. */
+typedef struct conc__ring {
+  struct conc__ring *older; /* thieves may be reading it still */
+  size_t mask;
+  /* the items follow */
+} conc__ring;
+
+typedef struct conc__deque {
+  size_t top;
+  char pad1[64 - sizeof(size_t)];
+  size_t bottom;
+  conc__ring *ring;
+  char pad2[64 - sizeof(size_t) - sizeof(void *)];
+} conc__deque;
+
+CONC__INLINE conc_task **conc__ring_at(conc__ring *r, size_t i) {
+  return (conc_task **)(void *)(r + 1) + (i & r->mask);
+}
+
+CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
+  conc__ring *r =
+      (conc__ring *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
+  if (r == NULL) return NULL;
+  r->older = older;
+  r->mask = size - 1;
+  return r;
+}
+
+CONC__DEF int conc__deque_grow(conc__deque *d, size_t top, size_t bottom) {
+  conc__ring *old = d->ring;
+  conc__ring *r = conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
+  size_t i;
+  if (r == NULL) return -ENOMEM;
+  for (i = top; i != bottom; i++)
+    *conc__ring_at(r, i) = CONC__LOAD_RELAXED(conc__ring_at(old, i));
+  CONC__STORE(&d->ring, r);
+  return 0;
+}
+
+CONC__INLINE int conc__deque_push(conc__deque *d, conc_task *t) {
+  size_t b = d->bottom;
+  size_t top = CONC__LOAD(&d->top);
+  if (CONC__UNLIKELY(d->ring == NULL || b - top > d->ring->mask)) {
+    int rc = conc__deque_grow(d, top, b);
+    if (rc != 0) return rc;
+  }
+  CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
+  CONC__STORE(&d->bottom, b + 1);
+  return 0;
+}
+
+CONC__INLINE conc_task *conc__deque_pop(conc__deque *d) {
+  size_t b = d->bottom;
+  size_t top;
+  conc_task *t;
+  if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
+  b--;
+  CONC__POINT();
+  __atomic_store_n(&d->bottom, b, __ATOMIC_SEQ_CST);
+  CONC__POINT();
+  top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  if (CONC__LIKELY((ptrdiff_t)(b - top) > 0))
+    return CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+  t = NULL;
+  if (b == top) { /* the last one */
+    t = CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+    CONC__POINT();
+    if (!__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      t = NULL;
+  }
+  CONC__STORE(&d->bottom, b + 1);
+  return t;
+}
+
+CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
+  size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
+}
+
+CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
+  for (;;) {
+    size_t top, b;
+    conc__ring *ring;
+    conc_task *t;
+    CONC__POINT();
+    top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+    CONC__POINT();
+    b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
+    if ((ptrdiff_t)(b - top) <= 0) return NULL;
+    ring = CONC__LOAD(&d->ring);
+    t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
+    /* Where one of the next may be, of whom another core has written. */
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)), 1);
+    CONC__POINT();
+    if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      return t;
+  }
+}
+
+CONC__DEF void conc__deque_free(conc__deque *d) {
+  while (d->ring != NULL) {
+    conc__ring *older = d->ring->older;
+    CONC_FREE(d->ring);
+    d->ring = older;
+  }
+}
+
+/* --- a fence of which one side, that is seldom taken, pays for both --- */
+
+static bool conc__fence_is_heavy; /* the kernel does not help */
+
+CONC__DEF void conc__fence_full(void) {
+#if CONC_HAVE_TSAN /* which knows no fences */
+  static unsigned none;
+  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
+#else
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+CONC__DEF void conc__fence_init(void) {
+#if CONC_HAVE_MEMBARRIER
+  conc__fence_is_heavy =
+      syscall(SYS_membarrier, CONC__MEMBARRIER_REGISTER, 0, 0) != 0;
+#else
+  conc__fence_is_heavy = true;
+#endif
+}
+
+/* All threads of the process pass a fence before this returns. */
+CONC__DEF void conc__fence_heavy(void) {
+  conc__fence_full();
+#if CONC_HAVE_MEMBARRIER
+  if (!conc__fence_is_heavy)
+    syscall(SYS_membarrier, CONC__MEMBARRIER_EXPEDITED, 0, 0);
+#endif
+}
+
+CONC__INLINE void conc__fence_light(void) {
+  CONC__POINT();
+  if (CONC__UNLIKELY(conc__fence_is_heavy))
+    conc__fence_full();
+  else
+    __asm__ __volatile__("" ::: "memory");
+}
+
+/* --- the pool of threads ---
+
+   Jobs from outside come through the inbox, latest first, which whoever has
+   the guard turns round into the backlog, and takes some of it to a batch of
+   his own, from which everybody may steal in order. Jobs of workers go to
+   their own deques.
+
+   A worker that finds nothing searches for a while, then rests: sets its bit
+   in `idle`, and looks once more. Who hands in a job looks at `idle`
+   afterwards, unless somebody searches; clears a bit, which is to claim that
+   worker, counts it as searching, and nudges it. A searcher that finds a job,
+   and is the last, wakes another if there is more. So workers are woken one by
+   one, and no job is overlooked. */
+
+#define CONC__CLOSED ((uintptr_t)1) /* in the inbox */
+enum { CONC__BATCH = 64 };
+
+typedef struct conc__worker {
+  conc__deque own;
+  conc__deque batch;
+  struct {
+    conc__ring ring;
+    conc_task *items[CONC__BATCH];
+  } batch_ring;
+  conc__pool *pool;
+  size_t index;
+  unsigned spin_failed;
+  conc_task task;
+  char name[32];
+} conc__worker;
+
+struct conc__pool {
+  uintptr_t id;  /* as an actor's: it tells the generation */
+  conc_pool options;
+  size_t n;      /* how many workers */
+  size_t memory; /* what to free, if it was mapped; else 0 */
+  void *block;
+  char pad0[64];
+  uintptr_t inbox; /* a conc_task | CONC__CLOSED */
+  char pad1[64 - sizeof(uintptr_t)];
+  conc__mutex guard; /* of the backlog, and of starting */
+  conc_task *backlog, **backlog_end;
+  size_t backlog_count;
+  char pad2[64];
+  unsigned searching;
+  unsigned active; /* workers that are not at rest */
+  unsigned started;
+  bool lazy;       /* workers are started when there is work */
+  bool over, terminated;
+  struct conc__far *far; /* of processes */
+  unsigned *idle;
+  conc__worker *workers;
+};
+
+static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
+
+CONC__INLINE bool conc__pool_is_gone(const conc__pool *p) {
+  return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
+}
+
+/* The caller's worker, if it is one that may run jobs here and now. */
+CONC__INLINE conc__worker *conc__worker_here(void) {
+  conc__worker *w = conc__this.worker;
+  if (w == NULL || conc__this.current != &conc__this.actor ||
+      conc__this.actor.generator != NULL || conc__pool_is_gone(w->pool))
+    return NULL;
+  return w;
+}
+
+/* Whether there may be a job. In the order of all SEQ_CST operations. */
+CONC__DEF bool conc__pool_has_work(conc__pool *p) {
+  size_t i;
+  if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
+      __atomic_load_n(&p->backlog_count, __ATOMIC_SEQ_CST) != 0)
+    return true;
+  for (i = 0; i < p->n; i++)
+    if (!conc__deque_is_empty(&p->workers[i].own) ||
+        !conc__deque_is_empty(&p->workers[i].batch))
+      return true;
+  return false;
+}
+
+/* Takes some of the jobs that came from outside: the first is returned. */
+CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
+  conc_task *first, *t;
+  conc_task *chain = NULL;
+  uintptr_t seen;
+  size_t n = 0, count = 1;
+  if ((CONC__LOAD(&p->inbox) & ~CONC__CLOSED) == 0 &&
+      CONC__LOAD(&p->backlog_count) == 0)
+    return NULL;
+  conc__mutex_lock(&p->guard);
+  seen = CONC__LOAD(&p->inbox);
+  while ((seen & ~CONC__CLOSED) != 0 &&
+         !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
+  }
+  t = (conc_task *)(seen & ~CONC__CLOSED);
+  if (t != NULL) {
+    conc_task **end = &t->next; /* of the last */
+    while (t != NULL) {
+      conc_task *next = t->next;
+      t->next = chain;
+      chain = t;
+      t = next;
+      n++;
+    }
+    *p->backlog_end = chain;
+    p->backlog_end = end;
+  }
+  n += p->backlog_count;
+  first = p->backlog;
+  t = first;
+  if (t != NULL) {
+    size_t most = w != NULL ? n / (2 * p->n) + 1 : 1;
+    if (most > CONC__BATCH) most = CONC__BATCH;
+    for (t = t->next; count < most && t != NULL; count++) {
+      conc_task *next = t->next;
+      conc__deque_push(&w->batch, t); /* which is empty, and has room */
+      t = next;
+    }
+    p->backlog = t;
+    if (t == NULL) p->backlog_end = &p->backlog;
+    __atomic_store_n(&p->backlog_count, n - count, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(&p->guard);
+  return first;
+}
+
+/* A job for the worker, or NULL. */
+CONC__DEF conc_task *conc__worker_take(conc__worker *w) {
+  conc__pool *p = w->pool;
+  conc_task *t = conc__deque_pop(&w->own);
+  size_t i;
+  if (t == NULL) t = conc__deque_steal(&w->batch);
+  if (t == NULL) t = conc__pool_take(p, w);
+  for (i = 1; t == NULL && i < p->n; i++) {
+    conc__worker *v = &p->workers[(w->index + i) % p->n];
+    t = conc__deque_steal(&v->own);
+    if (t == NULL) t = conc__deque_steal(&v->batch);
+  }
+  return t;
+}
+
+/* Claims a worker that rests. */
+CONC__DEF bool conc__pool_nudge(conc__pool *p) {
+  size_t i;
+  for (i = 0; i * 32 < p->n; i++) {
+    unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
+    while (seen != 0) {
+      unsigned bit = (unsigned)__builtin_ctz(seen);
+      CONC__POINT();
+      if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
+                                      false, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_SEQ_CST)) {
+        conc_task *t = &p->workers[i * 32 + bit].task;
+        __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+        conc__unpark(t->actor, CONC__NUDGED);
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+CONC__DEF int conc__pool_grow(conc__pool *p);
+
+/* There is a job more. */
+CONC__INLINE void conc__pool_wake(conc__pool *p) {
+  if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
+      !conc__pool_nudge(p) && CONC__UNLIKELY(p->lazy))
+    conc__pool_grow(p);
+}
+
+/* No longer searching. */
+CONC__DEF void conc__worker_found(conc__worker *w) {
+  conc__pool *p = w->pool;
+  if (__atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
+      conc__pool_has_work(p))
+    conc__pool_wake(p);
+}
+
+CONC__DEF void conc__worker_rest(conc__worker *w) {
+  __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
+                    __ATOMIC_SEQ_CST);
+  conc__fence_heavy();
+}
+
+/* Rests no more. False: it was claimed, is nudged, and counts as searching. */
+CONC__DEF bool conc__worker_unrest(conc__worker *w) {
+  conc__actor *self = &conc__this.actor;
+  unsigned bit = 1u << w->index % 32;
+  CONC__POINT();
+  if (__atomic_fetch_and(&w->pool->idle[w->index / 32], ~bit,
+                         __ATOMIC_SEQ_CST) & bit)
+    return true;
+  while (!(CONC__LOAD(&self->word) & CONC__NUDGED))
+    conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
+  CONC__AND(&self->word, ~CONC__NUDGED);
+  return false;
+}
+
+/* Spins until there is a job or the time is out. */
+CONC__DEF conc_task *conc__worker_spin(conc__worker *w) {
+  double budget = conc__spin_budget(w->spin_failed);
+  double end = budget > 0 ? conc_now() + budget : 0;
+  conc_task *t;
+  do {
+    int i;
+    t = conc__worker_take(w);
+    for (i = 0; i < 8 && t == NULL && budget > 0; i++) conc__pause();
+  } while (t == NULL && budget > 0 && conc_now() < end);
+  conc__spin_learn(&w->spin_failed, t != NULL);
+  return t;
+}
+
+/* Waits for a job; NULL: there will be none. */
+CONC__DEF conc_task *conc__worker_search(conc__worker *w) {
+  conc__pool *p = w->pool;
+  conc__actor *self = &conc__this.actor;
+  __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    conc_task *t = conc__worker_spin(w);
+    bool mine;
+    if (t != NULL) {
+      conc__worker_found(w);
+      return t;
+    }
+    __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    conc__worker_rest(w);
+    /* The last to rest ends the pool if it is closed: jobs come from outside
+       no more, nor from inside, for no job runs. */
+    if (__atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST) == 0 &&
+        (CONC__LOAD(&p->inbox) & CONC__CLOSED) && !conc__pool_has_work(p)) {
+      CONC__STORE(&p->over, true);
+      while (conc__pool_nudge(p)) continue;
+    }
+    if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
+      conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
+    mine = conc__worker_unrest(w);
+    if (mine) __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
+      __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+      return NULL;
+    }
+  }
+}
+
+/* --- running a job --- */
+
+/* Called at a wait of a job: whether it is to fail. From then on conc_cancel
+   pokes the actor. */
+CONC__DEF bool conc__job_take_cancel(conc__actor *self) {
+  conc_task *t = self->task;
+  conc__actor *none = NULL;
+  bool cancelled = false;
+  if (t->kind != CONC__TASK_JOB) return false;
+  if (CONC__LOAD_RELAXED(&t->actor) != self &&
+      !CONC__CAS(&t->actor, &none, self)) {
+    CONC__STORE(&t->actor, self);
+    cancelled = true;
+  }
+  if (conc__this.worker != NULL && !t->was_cancelled &&
+      CONC__LOAD(&conc__this.worker->pool->terminated))
+    cancelled = true;
+  return cancelled;
+}
+
+/* A job that has waited is about to run another: what pokes the actor now is
+   for that. */
+CONC__DEF void conc__job_withdraw(conc_task *t, conc__actor *self) {
+  conc__mutex *guard = conc__guard(&t->done);
+  conc__mutex_lock(guard);
+  t->actor = CONC__AND(&self->word, ~CONC__POKED) & CONC__POKED
+                 ? CONC__NEVER_BEGIN
+                 : NULL;
+  conc__mutex_unlock(guard);
+}
+
+/* Runs a job to its end, perhaps inside of another one. */
+CONC__DEF void conc__job_run(conc_task *t, bool terminated) {
+  conc__actor *self = &conc__this.actor;
+  conc_task *outer = self->task;
+  conc_scope *outer_scope = self->scope;
+  conc_scope scope; /* there is one: so a first wait looks for conc_cancel */
+  void *result = NULL;
+  int status = -ECANCELED;
+  bool announced = false;
+  if (CONC__UNLIKELY(outer->actor == self && outer->kind == CONC__TASK_JOB))
+    conc__job_withdraw(outer, self);
+  scope.outer = NULL;
+  scope.deadline = CONC__NEVER;
+  scope.shield = scope.expired = false;
+  self->scope = &scope;
+  self->task = t;
+  CONC__STORE_RELAXED(&t->id, self->id);
+  if (CONC__LOAD(&t->actor) == NULL && !terminated) {
+    result = t->target(t->arg);
+    status = t->was_cancelled ? -ECANCELED : t->status;
+    if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
+    announced = CONC__LOAD_RELAXED(&t->actor) == self;
+  }
+  self->task = outer;
+  self->scope = outer_scope;
+  conc__task_finish(t, result, status);
+  /* Who cancelled it late has been awaited by that. */
+  if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
+}
+
+CONC__INLINE void conc__worker_run(conc__worker *w, conc_task *t) {
+  conc__job_run(t, CONC__LOAD(&w->pool->terminated));
+}
+
+CONC__DEF void *conc__worker_main(void *arg) {
+  conc__worker *w = (conc__worker *)arg;
+  conc__pool *p = w->pool;
+  conc_task *t;
+  conc__this.worker = w;
+  conc__this.base = &w->task;
+  if (p->options.initializer != NULL)
+    p->options.initializer(p->options.initializer_arg);
+  for (;;) {
+    t = conc__worker_take(w);
+    if (t == NULL) t = conc__worker_search(w);
+    if (t == NULL) break;
+    conc__worker_run(w, t);
+    if (conc__pool_is_gone(p)) break; /* the job forked: this is the child */
+  }
+  conc__this.worker = NULL;
+  conc__this.base = NULL;
+  return NULL;
+}
+
+/* --- waiting for jobs --- */
+
+typedef struct conc__pool_wait {
+  conc_task *task;  /* whose end it waits for */
+  conc__many *many; /* or of how many tasks */
+  size_t want;
+  bool stubborn;
+} conc__pool_wait;
+
+/* Waits, as a thread that runs no jobs. */
+CONC__DEF int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
+                               double deadline) {
+  conc__waiter w;
+  if (what->many != NULL)
+    return conc__many_park(what->many, what->want, what->stubborn, also,
+                           deadline);
+  conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.of = "of";
+  w.owner = &what->task->id;
+  w.stubborn = what->stubborn;
+  w.robust = conc__is_job(what->task);
+  w.also = also;
+  return conc__event_wait(&what->task->done, &w, conc__remaining(deadline));
+}
+
+/* Runs jobs, or rests, once. */
+CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
+                                double deadline) {
+  int rc = -ETIMEDOUT;
+  bool mine;
+  conc_task *t = conc__worker_take(w);
+  if (t != NULL) {
+    conc__worker_run(w, t);
+    return -EAGAIN;
+  }
+  conc__worker_rest(w);
+  if (conc__pool_has_work(w->pool))
+    rc = -EAGAIN;
+  else
+    rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
+  mine = conc__worker_unrest(w);
+  if (!mine) conc__worker_found(w);
+  if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
+  return rc;
+}
+
+/* The most usual: a job waits for those that it has just handed in. Whether
+   the task has ended. */
+CONC__DEF bool conc__worker_help(conc_task *task) {
+  conc__worker *w = conc__worker_here();
+  conc_task *t;
+  if (w == NULL || task->kind != CONC__TASK_JOB ||
+      task == conc__this.actor.task)
+    return false;
+  while (CONC__LOAD(&task->done.flag) != CONC__SET) {
+    t = conc__deque_pop(&w->own);
+    if (t == NULL) return false;
+    conc__worker_run(w, t);
+    if (conc__pool_is_gone(w->pool)) return false;
+  }
+  return true;
+}
+
+CONC__DEF void conc__far_help(conc_task *task);
+
+CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
+                               double timeout) {
+  const conc__pool_wait what = {task, NULL, 0, stubborn};
+  double deadline = CONC__NEVER;
+  conc__worker *w;
+  int rc = 0;
+  if (conc_event_is_set(&task->done)) return 0;
+  if (timeout <= 0) return -ETIMEDOUT;
+  if (timeout < 1e9) deadline = conc__deadline(timeout);
+  if (task->kind == CONC__TASK_REMOTE) conc__far_help(task);
+  do {
+    w = conc__worker_here();
+    if (conc_event_is_set(&task->done)) return 0;
+    if (conc__is_job(task)) conc__job_look(task);
+    rc = w != NULL ? conc__worker_wait(w, &what, deadline)
+                   : conc__pool_sleep(&what, 0, deadline);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
+                                   double deadline) {
+  const conc__pool_wait what = {NULL, m, want, stubborn};
+  int rc;
+  do {
+    conc__worker *w = conc__worker_here();
+    if (CONC__LOAD(&m->count) >= want) return 0;
+    rc = w != NULL && deadline > 0 ? conc__worker_wait(w, &what, deadline)
+                                   : conc__pool_sleep(&what, 0, deadline);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+/* --- fork --- */
+
+/* Jobs that stayed behind, and that somebody here waits for, have ended. */
+CONC__DEF void conc__pool_fork_look(const conc__actor *actor) {
+  const conc__many *m;
+  size_t i;
+  if (actor == NULL) return;
+  for (m = actor->many; m != NULL; m = m->next)
+    for (i = 0; i < m->n; i++)
+      if (m->nodes[i].waiter.list != NULL && conc__is_job(m->nodes[i].task))
+        conc__job_look(m->nodes[i].task);
+}
+
+CONC__DEF void conc__pool_fork_child(void) {
+  conc__loop *loop = conc__this.loop;
+  conc_task *t = loop != NULL ? loop->tasks : NULL;
+  conc__pool_fork_look(&conc__this.actor);
+  for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
+}
+
+CONC__DEF void conc__pool_init_once(void) {
+  conc__init();
+  conc__fence_init();
+  pthread_atfork(NULL, NULL, conc__pool_fork_child);
+}
+
+/* --- the life of a pool --- */
+
+CONC__DEF void conc__far_free(struct conc__far *far);
+
+CONC__DEF void conc__pool_free(conc__pool *p) {
+  size_t i;
+  for (i = 0; i < p->n && p->workers != NULL; i++)
+    conc__deque_free(&p->workers[i].own);
+  conc__far_free(p->far);
+  if (p->memory > 0)
+    munmap(p->block, p->memory);
+  else
+    CONC_FREE(p->block);
+}
+
+/* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
+CONC__DEF conc__pool *conc__pool_new(const conc_pool *options, size_t n,
+                                     bool mapped) {
+  size_t words = (n + 31) / 32;
+  size_t size = 64 + sizeof(conc__pool) + n * sizeof(conc__worker) +
+                words * sizeof(unsigned);
+  void *block;
+  conc__pool *p;
+  size_t i;
+  if (n > SIZE_MAX / 2 / sizeof(conc__worker)) return NULL;
+  size += (n + 1) * 64;
+  block = mapped ? conc__pages_map(size) : CONC_MALLOC(size);
+  if (block == NULL) return NULL;
+  memset(block, 0, size);
+  p = (conc__pool *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
+  p->block = block;
+  p->memory = mapped ? size : 0;
+  p->id = (uintptr_t)p | conc__generation << 2;
+  p->options = *options;
+  p->n = n;
+  p->backlog_end = &p->backlog;
+  p->workers =
+      (conc__worker *)(((uintptr_t)(p + 1) + 63) & ~(uintptr_t)63);
+  p->idle = (unsigned *)(void *)(p->workers + n);
+  for (i = 0; i < n; i++) {
+    conc__worker *w = &p->workers[i];
+    w->pool = p;
+    w->index = i;
+    w->batch_ring.ring.mask = CONC__BATCH - 1;
+    w->batch.ring = &w->batch_ring.ring;
+    snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
+    w->task.name = w->name;
+    w->task.target = conc__worker_main;
+    w->task.arg = w;
+    w->task.stack_size = options->stack_size;
+  }
+  return p;
+}
+
+/* Starts one worker more. */
+CONC__DEF int conc__pool_grow(conc__pool *p) {
+  int rc = 0;
+  if (CONC__LOAD(&p->started) == p->n) return 0;
+  conc__mutex_lock(&p->guard);
+  if (p->started < p->n) {
+    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    rc = conc_thread_start(&p->workers[p->started].task);
+    if (rc == 0)
+      CONC__STORE(&p->started, p->started + 1);
+    else
+      __atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(&p->guard);
+  return rc;
+}
+
+/* Closes the inbox, and lets the workers look. */
+CONC__DEF void conc__pool_shut(conc__pool *p) {
+  CONC__POINT();
+  __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
+  conc__pool_nudge(p);
+}
+
+/* As conc_cancel, but a thread that has not begun yet shall. */
+CONC__DEF void conc__worker_poke(conc__worker *w) {
+  conc__mutex *guard = conc__guard(&w->task.done);
+  conc__mutex_lock(guard);
+  if (conc__event_await(&w->task.done) && CONC__LOAD(&w->task.actor) != NULL)
+    conc__unpark(w->task.actor, CONC__POKED);
+  conc__mutex_unlock(guard);
+}
+
+/* Ends the jobs that have not begun, and pokes the others. */
+CONC__DEF void conc__pool_stop(conc__pool *p) {
+  size_t i;
+  conc_task *t;
+  CONC__STORE(&p->terminated, true);
+  conc__pool_shut(p);
+  while ((t = conc__pool_take(p, NULL)) != NULL)
+    conc__task_finish(t, NULL, -ECANCELED);
+  for (i = 0; i < p->started; i++) {
+    conc__worker *w = &p->workers[i];
+    while ((t = conc__deque_steal(&w->batch)) != NULL ||
+           (t = conc__deque_steal(&w->own)) != NULL)
+      conc__task_finish(t, NULL, -ECANCELED);
+    conc__worker_poke(w);
+  }
+}
+
+CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
+  conc__pool *p = conc__pool_new(pool, n, false);
+  int rc = 0;
+  size_t i;
+  if (p == NULL) return -ENOMEM;
+  while (rc == 0 && p->started < n) rc = conc__pool_grow(p);
+  if (rc == 0) {
+    CONC__STORE(&pool->state, p);
+    return 0;
+  }
+  conc__pool_shut(p);
+  for (i = 0; i < p->started; i++)
+    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED)
+      continue;
+  conc__pool_free(p);
+  return rc;
+}
+
+CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
+  conc__worker *w = conc__this.worker;
+  uintptr_t seen;
+  int rc = conc__task_begin(job, CONC__TASK_JOB);
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  if (w != NULL && w->pool == p) {
+    rc = conc__deque_push(&w->own, job);
+    if (CONC__UNLIKELY(rc != 0)) {
+      conc__task_unbegin(job);
+      return rc;
+    }
+    conc__fence_light();
+  } else {
+    seen = CONC__LOAD(&p->inbox);
+    do {
+      if (seen & CONC__CLOSED) {
+        conc__task_unbegin(job);
+        return -EPIPE;
+      }
+      job->next = (conc_task *)seen;
+      CONC__POINT();
+    } while (!__atomic_compare_exchange_n(&p->inbox, &seen, (uintptr_t)job,
+                                          true, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED));
+  }
+  conc__pool_wake(p);
+  return 0;
+}
+/* --- the pool of processes ---
+
+   The parent writes jobs into slots of shared memory, where they stay until it
+   has taken the results: workers run them in place. Slots are handed out
+   through a ring of their numbers. A worker claims a slot by compare-and-swap
+   on the slot's state, which names him, and the position in the ring, so that
+   it fails if he comes too late; the ring's head is only helped forward, by
+   anyone. So at any instruction where a worker is killed the parent, who
+   learns of it from the reaper, finds what he had. All else is the parent's
+   own: nothing that a worker holds need be repaired.
+
+   Finished slots are noted in `done`, from which any thread of the parent may
+   take them: one that waits for a job spins there for a moment; otherwise it
+   is the pool's own thread, which also replaces workers, and sleeps on `bell`.
+   Who rings looks whether somebody is awake after having noted what he did;
+   who goes to sleep looks for notes after having said so (SEQ_CST). */
+
+enum {
+  CONC__SLOT_FREE,      /* the parent's, as all but CLAIMED */
+  CONC__SLOT_READY,
+  CONC__SLOT_CLAIMED,
+  CONC__SLOT_CONDEMNED, /* of a worker that is being killed for it */
+  CONC__SLOT_DONE
+};
+enum {
+  CONC__SLOTS = 256,
+  CONC__SLOT_BYTES = 160, /* of an argument, in the slot itself */
+  CONC__SLOT_RING = 2 * CONC__SLOTS,
+  CONC__FAR_WORKERS = 4096,
+  CONC__FAR_CHUNK = -1 /* start_method of a job of map: many items */
+};
+
+typedef struct conc__far_slot {
+  uint64_t state; /* position << 24 | worker << 8 | CONC__SLOT_... */
+  conc_fn *target;
+  void *result;
+  size_t offset; /* of the argument in the shared memory */
+  size_t size;
+  size_t item;  /* of map: bytes of one; else 0 */
+  double began; /* 0: not known */
+  int status;
+  pid_t pid;
+  uint64_t bytes[CONC__SLOT_BYTES / 8];
+} conc__far_slot;
+
+typedef struct conc__far_worker { /* in shared memory */
+  unsigned bell;
+  bool ready;  /* has begun, and called the initializer */
+  char pad[59];
+} conc__far_worker;
+
+typedef struct conc__far_shared {
+  uint64_t tail;
+  char pad1[56];
+  uint64_t head;
+  char pad2[56];
+  unsigned bell, awake; /* the parent's; how many of it look at `done` */
+  char pad3[56];
+  uint64_t done[CONC__SLOTS / 64];
+  unsigned stop;
+  char pad4[64];
+  uint64_t asleep[CONC__FAR_WORKERS / 64];
+  unsigned ring[CONC__SLOT_RING];
+  conc__far_slot slots[CONC__SLOTS];
+  /* the workers, and the larger arguments follow */
+} conc__far_shared;
+
+typedef struct conc__far_job { /* what the parent knows of a slot */
+  conc_task *task;
+  int reason;          /* for which it is condemned */
+  unsigned next;       /* among the free; or of those with blocks */
+  size_t offset, size; /* its block */
+} conc__far_job;
+
+typedef struct conc__far_process {
+  conc_task task; /* first: from it comes the process */
+  conc__pool *pool;
+  size_t index;
+  bool runs;  /* was started */
+  bool ended; /* the reaper says so */
+  char name[32];
+} conc__far_process;
+
+typedef struct conc__far {
+  conc__far_shared *shared;
+  conc__far_worker *workers;
+  conc__far_process *processes;
+  char *memory; /* of the larger arguments */
+  size_t memory_size;
+  conc__far_job jobs[CONC__SLOTS];
+  unsigned free, blocks; /* first slots, or CONC__SLOTS */
+  size_t unfinished; /* under the guard */
+  unsigned users;    /* who are here for the sake of a job that may end */
+  unsigned stillborn; /* workers that ended before they began, in a row */
+  int broken;
+  unsigned spin_failed;
+  conc_task keeper;
+  double retry_at; /* when to start what could not be started */
+} conc__far;
+
+#define CONC__STATE(position, worker, state) \
+  ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
+
+CONC__INLINE unsigned conc__state_of(uint64_t state) {
+  return (unsigned)(state & 255);
+}
+CONC__INLINE size_t conc__state_worker(uint64_t state) {
+  return (size_t)(state >> 8 & 0xffff);
+}
+
+CONC__DEF void conc__far_sleep(unsigned *word, unsigned value,
+                               double deadline, unsigned round) {
+#if CONC_HAVE_FUTEX
+  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  (void)round;
+  CONC__POINT();
+  syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value,
+          deadline < CONC__NEVER ? &t : NULL, NULL, 0xffffffffu);
+#else
+  conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
+#endif
+}
+
+/* --- in a worker --- */
+
+/* Claims the next job; CONC__SLOTS if there is none. */
+CONC__DEF unsigned conc__far_claim(conc__far_shared *s, size_t worker) {
+  for (;;) {
+    uint64_t h = CONC__LOAD(&s->head);
+    uint64_t next = h;
+    uint64_t seen = CONC__STATE(h, 0, CONC__SLOT_READY);
+    unsigned i;
+    bool mine;
+    if (h == CONC__LOAD(&s->tail)) return CONC__SLOTS;
+    i = CONC__LOAD(&s->ring[h % CONC__SLOT_RING]) % CONC__SLOTS;
+    mine = CONC__CAS(&s->slots[i].state, &seen,
+                     CONC__STATE(h, worker, CONC__SLOT_CLAIMED));
+    /* Claimed, by whomever, or taken back: on to the next. */
+    CONC__CAS(&s->head, &next, h + 1);
+    if (mine) return i;
+  }
+}
+
+/* Waits until there may be a job, or it is to stop. */
+CONC__DEF void conc__far_rest(conc__far_shared *s, conc__far_worker *w,
+                              size_t index, unsigned *failed) {
+  uint64_t bit = (uint64_t)1 << index % 64;
+  double budget = conc__spin_budget(*failed);
+  double end = budget > 0 ? conc_now() + budget : 0;
+  unsigned round = 0;
+  while (budget > 0 && conc_now() < end) {
+    int i;
+    for (i = 0; i < 16; i++) {
+      if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) {
+        conc__spin_learn(failed, true);
+        return;
+      }
+      conc__pause();
+    }
+  }
+  conc__spin_learn(failed, false);
+  CONC__STORE_RELAXED(&w->bell, 0u);
+  __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
+  while (CONC__LOAD(&w->bell) == 0 &&
+         __atomic_load_n(&s->tail, __ATOMIC_SEQ_CST) == CONC__LOAD(&s->head) &&
+         __atomic_load_n(&s->stop, __ATOMIC_SEQ_CST) == 0)
+    conc__far_sleep(&w->bell, 0, CONC__NEVER, round++);
+  __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
+}
+
+/* The items of a chunk. */
+CONC__DEF void *conc__far_chunk(void *slot) {
+  conc__far_slot *s = (conc__far_slot *)slot;
+  char *p = (char *)s->result; /* where the items are */
+  size_t i;
+  for (i = 0; i < s->size; i += s->item) s->target(p + i);
+  return NULL;
+}
+
+CONC__DEF void conc__far_ring(conc__far_shared *s) {
+  CONC__POINT();
+  if (__atomic_load_n(&s->awake, __ATOMIC_SEQ_CST) == 0 &&
+      __atomic_exchange_n(&s->bell, 1u, __ATOMIC_SEQ_CST) == 0)
+    conc__shared_wake(&s->bell, 1);
+}
+
+CONC__DEF void conc__far_run(conc__far_shared *s, char *memory, unsigned i,
+                             size_t worker) {
+  unsigned generation = conc__generation;
+  conc__far_slot *slot = &s->slots[i];
+  uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
+  conc_task job;
+  memset(&job, 0, sizeof job);
+  job.number = (unsigned)(seen >> 24) + 1;
+  job.size = slot->size;
+  job.arg = slot->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
+                                           : memory + slot->offset;
+  job.target = slot->target;
+  if (slot->item > 0) {
+    slot->result = job.arg;
+    job.target = conc__far_chunk;
+    job.arg = slot;
+  }
+  conc__task_begin(&job, CONC__TASK_JOB);
+  conc__job_run(&job, false);
+  if (generation != conc__generation) _exit(0); /* the job's own fork */
+  slot->result = job.result;
+  slot->status = job.status;
+  if (!CONC__CAS(&slot->state, &seen,
+                 CONC__STATE(seen >> 24, worker, CONC__SLOT_DONE)))
+    for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
+  CONC__POINT();
+  __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
+                    __ATOMIC_SEQ_CST);
+  conc__far_ring(s);
+}
+
+CONC__DEF void *conc__far_worker_main(void *arg) {
+  conc__far_process *process = (conc__far_process *)arg;
+  const conc_pool *options = &process->pool->options;
+  conc__far *far = process->pool->far;
+  conc__far_shared *s = far->shared;
+  conc__far_worker *w = &far->workers[process->index];
+  double *began;
+  pid_t pid = getpid();
+  unsigned i, failed = 0;
+  size_t n = 0;
+  if (options->initializer != NULL)
+    options->initializer(options->initializer_arg);
+  CONC__STORE(&w->ready, true);
+  while (options->max_tasks_per_worker == 0 ||
+         n < options->max_tasks_per_worker) {
+    i = conc__far_claim(s, process->index);
+    if (i == CONC__SLOTS) {
+      if (CONC__LOAD(&s->stop) != 0) break;
+      conc__far_rest(s, w, process->index, &failed);
+      continue;
+    }
+    s->slots[i].pid = pid;
+    began = &s->slots[i].began;
+    if (options->timeout > 0) {
+      double now = conc_now();
+      __atomic_store(began, &now, __ATOMIC_RELEASE);
+    }
+    conc__far_run(s, far->memory, i, process->index);
+    n++;
+  }
+  return NULL;
+}
+
+/* --- in the parent: slots; the guard is held --- */
+
+/* A place for the larger argument of slot i: the first gap between others.
+   False if there is none now. */
+CONC__DEF bool conc__far_block(conc__far *far, unsigned i, size_t size) {
+  unsigned *p = &far->blocks;
+  size_t at = 0;
+  size = (size + 63) & ~(size_t)63;
+  for (; *p != CONC__SLOTS; p = &far->jobs[*p].next) {
+    if (far->jobs[*p].offset - at >= size) break;
+    at = far->jobs[*p].offset + far->jobs[*p].size;
+  }
+  if (*p == CONC__SLOTS && far->memory_size - at < size) return false;
+  far->jobs[i].offset = at;
+  far->jobs[i].size = size;
+  far->jobs[i].next = *p;
+  *p = i;
+  return true;
+}
+
+CONC__DEF void conc__far_release(conc__far *far, unsigned i) {
+  conc__far_job *j = &far->jobs[i];
+  if (j->size > 0) {
+    unsigned *p = &far->blocks;
+    while (*p != i) p = &far->jobs[*p].next;
+    *p = j->next;
+    j->size = 0;
+  }
+  j->task->fds[0] = -2;
+  j->task = NULL;
+  j->next = far->free;
+  far->free = i;
+}
+
+/* Claims a worker that sleeps. */
+CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
+  conc__far_shared *s = far->shared;
+  size_t k;
+  for (k = 0; k * 64 < n; k++) {
+    uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
+    while (seen != 0) {
+      size_t w = k * 64 + (size_t)__builtin_ctzll(seen);
+      if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
+      CONC__STORE(&far->workers[w].bell, 1u);
+      conc__shared_wake(&far->workers[w].bell, 1);
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
+   be ended without the guard. */
+CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  conc_task *t;
+  while ((t = p->backlog) != NULL) {
+    uint64_t tail = s->tail;
+    unsigned i = far->free;
+    unsigned next;
+    conc__far_slot *slot;
+    char *bytes;
+    if (t->actor != NULL) { /* cancelled */
+      p->backlog = t->next;
+      if (p->backlog == NULL) p->backlog_end = &p->backlog;
+      t->fds[0] = -2;
+      t->status = -ECANCELED;
+      t->next = *ended;
+      *ended = t;
+      continue;
+    }
+    if (i == CONC__SLOTS || tail - CONC__LOAD(&s->head) >= CONC__SLOT_RING)
+      return;
+    next = far->jobs[i].next;
+    if (t->size > CONC__SLOT_BYTES && !conc__far_block(far, i, t->size))
+      return;
+    far->free = next;
+    p->backlog = t->next;
+    if (p->backlog == NULL) p->backlog_end = &p->backlog;
+    slot = &s->slots[i];
+    far->jobs[i].task = t;
+    far->jobs[i].reason = 0;
+    t->fds[0] = (int)i;
+    slot->target = t->target;
+    slot->size = t->size;
+    slot->item = t->start_method == CONC__FAR_CHUNK ? t->stack_size : 0;
+    slot->offset = far->jobs[i].offset;
+    slot->began = 0;
+    slot->pid = 0;
+    bytes = t->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
+                                        : far->memory + slot->offset;
+    if (t->size > 0) memcpy(bytes, t->arg, t->size);
+    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__SLOT_READY));
+    CONC__STORE(&s->ring[tail % CONC__SLOT_RING], i);
+    /* In one order with what a worker does who goes to sleep. */
+    __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
+    conc__far_wake(far, p->n);
+  }
+}
+
+/* Rings for the keeper. */
+CONC__DEF void conc__far_call(conc__far *far) {
+  __atomic_store_n(&far->shared->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&far->shared->bell, 1);
+}
+
+/* --- in the parent: how jobs end --- */
+
+CONC__DEF void conc__far_tell(conc__pool *p, conc_task *t, void *result,
+                              int status) {
+  conc__task_finish(t, result, status);
+  conc__mutex_lock(&p->guard);
+  if (--p->far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__far_call(p->far);
+  conc__mutex_unlock(&p->guard);
+}
+
+CONC__DEF void conc__far_tell_all(conc__pool *p, conc_task *ended) {
+  while (ended != NULL) {
+    conc_task *next = ended->next;
+    conc__far_tell(p, ended, NULL, ended->status);
+    ended = next;
+  }
+}
+
+/* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
+   run once more. False if somebody else was faster. */
+CONC__DEF bool conc__far_end(conc__pool *p, unsigned i, uint64_t seen,
+                             int status, int exitcode, bool again) {
+  conc__far *far = p->far;
+  conc__far_slot *slot = &far->shared->slots[i];
+  conc_task *ended = NULL;
+  void *result = NULL;
+  conc_task *t;
+  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__SLOT_FREE)))
+    return false;
+  t = far->jobs[i].task;
+  if (conc__state_of(seen) == CONC__SLOT_DONE) {
+    if (t->size > 0)
+      memcpy(t->arg, slot->size <= CONC__SLOT_BYTES
+                         ? (char *)slot->bytes
+                         : far->memory + slot->offset, t->size);
+    result = slot->result;
+    status = slot->status;
+  }
+  t->pid = slot->pid;
+  t->exitcode = exitcode;
+  conc__mutex_lock(&p->guard);
+  conc__far_release(far, i);
+  if (again) {
+    t->fds[0] = -1;
+    t->fds[1]--;
+    t->next = p->backlog;
+    if (p->backlog == NULL) p->backlog_end = &t->next;
+    p->backlog = t;
+  }
+  conc__far_pump(p, &ended);
+  conc__mutex_unlock(&p->guard);
+  if (!again) conc__far_tell(p, t, result, status);
+  conc__far_tell_all(p, ended);
+  return true;
+}
+
+/* Takes what is done. Not the keeper: leaves those with callbacks to it. */
+CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  unsigned k;
+  for (k = 0; k < CONC__SLOTS / 64; k++) {
+    uint64_t bits = 0;
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
+      bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
+    for (; bits != 0; bits &= bits - 1) {
+      unsigned i = k * 64 + (unsigned)__builtin_ctzll(bits);
+      uint64_t seen = CONC__LOAD(&s->slots[i].state);
+      bool leave = false;
+      if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
+      if (!keeper) {
+        conc__mutex_lock(&p->guard);
+        leave = far->jobs[i].task != NULL &&
+                (far->jobs[i].task->callback != NULL ||
+                 far->jobs[i].task->group != NULL);
+        conc__mutex_unlock(&p->guard);
+      }
+      if (leave) {
+        __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
+                          __ATOMIC_SEQ_CST);
+        conc__far_call(far);
+      } else {
+        conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+      }
+    }
+  }
+}
+
+CONC__DEF bool conc__far_is_done(conc__far_shared *s) {
+  unsigned k;
+  for (k = 0; k < CONC__SLOTS / 64; k++)
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0) return true;
+  return false;
+}
+
+/* The pool of a job, or NULL if that has ended. Until conc__far_leave the pool
+   is not freed: for to end the job, which the pool awaits, takes the guard. */
+CONC__DEF conc__pool *conc__far_enter(conc_task *t) {
+  conc__mutex *guard = conc__guard(&t->done);
+  conc__pool *p = NULL;
+  conc__mutex_lock(guard);
+  if (conc__event_await(&t->done)) {
+    p = t->pool;
+    __atomic_add_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+CONC__DEF void conc__far_leave(conc__pool *p) {
+  __atomic_sub_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+}
+
+/* A thread that is about to wait for a job looks itself for a while. */
+CONC__DEF void conc__far_help(conc_task *task) {
+  conc__actor *self = conc__self();
+  conc__pool *p;
+  double budget = conc__spin_budget(self->spin_failed);
+  double end;
+  bool paid = false;
+  int i;
+  if (self->ops != &conc__thread_class || budget <= 0 ||
+      conc__pool_is_gone(task->pool))
+    return;
+  p = conc__far_enter(task);
+  if (p == NULL) return;
+  end = conc_now() + budget;
+  __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
+  do {
+    for (i = 0; i < 8 && !paid; i++) {
+      conc__far_collect(p, false);
+      paid = conc_event_is_set(&task->done);
+      if (!paid) conc__pause();
+    }
+  } while (!paid && conc_now() < end);
+  if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
+      conc__far_is_done(p->far->shared))
+    conc__far_call(p->far);
+  conc__far_leave(p);
+  conc__spin_learn(&self->spin_failed, paid);
+}
+
+/* Kills the worker that runs slot i, if it still does. */
+CONC__DEF bool conc__far_condemn(conc__pool *p, unsigned i, uint64_t seen,
+                                 int reason) {
+  size_t w = conc__state_worker(seen);
+  if (conc__state_of(seen) != CONC__SLOT_CLAIMED) return false;
+  p->far->jobs[i].reason = reason;
+  if (!CONC__CAS(&p->far->shared->slots[i].state, &seen,
+                 CONC__STATE(seen >> 24, w, CONC__SLOT_CONDEMNED)))
+    return false;
+  conc_kill(&p->far->processes[w].task);
+  return true;
+}
+
+/* Takes back a job that has not begun; one that has, if `kill`. */
+CONC__DEF int conc__far_cancel(conc_task *t, bool kill) {
+  conc__pool *p = conc__far_enter(t);
+  uint64_t seen = 0;
+  int i;
+  if (p == NULL) return -ESRCH;
+  conc__mutex_lock(&p->guard);
+  i = t->fds[0];
+  if (i == -1) t->actor = CONC__NEVER_BEGIN; /* the pump will see it */
+  if (i >= 0) seen = CONC__LOAD(&p->far->shared->slots[i].state);
+  conc__mutex_unlock(&p->guard);
+  if (i >= 0 && (conc__state_of(seen) != CONC__SLOT_READY ||
+                 !conc__far_end(p, (unsigned)i, seen, -ECANCELED,
+                                CONC_NO_EXITCODE, false)) && kill) {
+    conc__mutex_lock(&p->guard);
+    if (t->fds[0] == i)
+      conc__far_condemn(p, (unsigned)i,
+                        CONC__LOAD(&p->far->shared->slots[i].state),
+                        -ECANCELED);
+    conc__mutex_unlock(&p->guard);
+  }
+  conc__far_leave(p);
+  return i == -2 ? -ESRCH : 0;
+}
+
+CONC__DEF int conc__pool_cancel(conc_task *t) {
+  return conc__far_cancel(t, true);
+}
+
+/* --- in the parent: the keeper --- */
+
+/* Called by the reaper. */
+CONC__DEF void conc__far_process_ended(conc_task *t, int status,
+                                       void *result) {
+  conc__far_process *process = (conc__far_process *)(void *)t;
+  (void)status, (void)result;
+  if (conc__pool_is_gone(process->pool)) return;
+  CONC__STORE(&process->ended, true);
+  conc__far_call(process->pool->far);
+}
+
+CONC__DEF int conc__far_process_start(conc__far_process *process) {
+  conc__far *far = process->pool->far;
+  int rc;
+  CONC__STORE(&far->workers[process->index].ready, false);
+  process->ended = false;
+  rc = conc_process_start(&process->task);
+  process->runs = rc == 0;
+  return rc;
+}
+
+/* A worker has ended: what it had, and who comes in its place. */
+CONC__DEF void conc__far_bury(conc__far_process *process) {
+  conc__pool *p = process->pool;
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  int exitcode;
+  unsigned i;
+  while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  process->runs = false;
+  exitcode = conc_exitcode(&process->task);
+  for (i = 0; i < CONC__SLOTS;) {
+    uint64_t seen = CONC__LOAD(&s->slots[i].state);
+    unsigned state = conc__state_of(seen);
+    bool over = true;
+    if (state < CONC__SLOT_CLAIMED ||
+        conc__state_worker(seen) != process->index)
+      over = true;
+    else if (state == CONC__SLOT_DONE)
+      conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+    else if (state == CONC__SLOT_CONDEMNED)
+      conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
+    else /* unless it is being condemned at this moment */
+      over = conc__far_end(p, i, seen, -ECHILD, exitcode,
+                           far->jobs[i].task->fds[1] > 0 &&
+                               !CONC__LOAD(&p->terminated));
+    i += over;
+  }
+  __atomic_fetch_and(&s->asleep[process->index / 64],
+                     ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
+  if (CONC__LOAD(&far->workers[process->index].ready))
+    far->stillborn = 0;
+  else if (exitcode != -SIGKILL && exitcode != -SIGTERM)
+    far->stillborn++;
+  /* It may have been woken for a job, and not have taken it. */
+  if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) conc__far_wake(far, p->n);
+}
+
+/* Ends all that has not begun, with this status. */
+CONC__DEF void conc__far_drop(conc__pool *p, int status) {
+  conc__far *far = p->far;
+  conc_task *ended = NULL;
+  conc_task *t;
+  unsigned i;
+  conc__mutex_lock(&p->guard);
+  while ((t = p->backlog) != NULL) {
+    p->backlog = t->next;
+    t->fds[0] = -2;
+    t->status = status;
+    t->next = ended;
+    ended = t;
+  }
+  p->backlog_end = &p->backlog;
+  conc__mutex_unlock(&p->guard);
+  conc__far_tell_all(p, ended);
+  for (i = 0; i < CONC__SLOTS; i++) {
+    uint64_t seen = CONC__LOAD(&far->shared->slots[i].state);
+    if (conc__state_of(seen) == CONC__SLOT_READY)
+      conc__far_end(p, i, seen, status, CONC_NO_EXITCODE, false);
+  }
+}
+
+CONC__DEF void conc__far_stop(conc__pool *p) {
+  conc__far *far = p->far;
+  size_t k;
+  __atomic_store_n(&far->shared->stop, 1u, __ATOMIC_SEQ_CST);
+  for (k = 0; k < p->n; k++) {
+    CONC__STORE(&far->workers[k].bell, 1u);
+    conc__shared_wake(&far->workers[k].bell, 1);
+  }
+}
+
+/* Condemns what runs, and kills all workers. */
+CONC__DEF void conc__far_kill(conc__pool *p) {
+  conc__far *far = p->far;
+  unsigned i;
+  size_t k;
+  conc__mutex_lock(&p->guard);
+  for (i = 0; i < CONC__SLOTS; i++)
+    conc__far_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
+                      -ECANCELED);
+  conc__mutex_unlock(&p->guard);
+  for (k = 0; k < p->n; k++) conc_kill(&far->processes[k].task);
+}
+
+/* Kills workers whose jobs have had their time; when to look again. */
+CONC__DEF double conc__far_timeouts(conc__pool *p) {
+  conc__far *far = p->far;
+  double limit = p->options.timeout;
+  double now = limit > 0 ? conc_now() : 0;
+  double next = now + limit;
+  unsigned i;
+  if (limit <= 0) return CONC__NEVER;
+  conc__mutex_lock(&p->guard);
+  if (far->unfinished == 0) next = CONC__NEVER;
+  for (i = 0; i < CONC__SLOTS; i++) {
+    conc__far_slot *slot = &far->shared->slots[i];
+    uint64_t seen = CONC__LOAD(&slot->state);
+    double began;
+    if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
+    __atomic_load(&slot->began, &began, __ATOMIC_ACQUIRE);
+    if (began <= 0) { /* just now, or stopped in between */
+      __atomic_store(&slot->began, &now, __ATOMIC_RELEASE);
+      began = now;
+    }
+    if (began + limit <= now)
+      conc__far_condemn(p, i, seen, -ETIMEDOUT);
+    else if (began + limit < next)
+      next = began + limit;
+  }
+  conc__mutex_unlock(&p->guard);
+  return next;
+}
+
+/* Buries and replaces. Returns how many workers there are. */
+CONC__DEF size_t conc__far_tend(conc__pool *p) {
+  conc__far *far = p->far;
+  size_t k, count = 0;
+  bool failed = false;
+  far->retry_at = CONC__NEVER;
+  for (k = 0; k < p->n; k++) {
+    conc__far_process *process = &far->processes[k];
+    if (process->runs && CONC__LOAD(&process->ended)) conc__far_bury(process);
+    if (!process->runs && CONC__LOAD(&far->shared->stop) == 0 &&
+        !far->broken && !failed)
+      failed = conc__far_process_start(process) != 0;
+    count += process->runs;
+  }
+  if (failed) {
+    far->retry_at = conc_now() + 0.01;
+    far->stillborn += count == 0;
+  }
+  if (far->stillborn > 16 + 2 * p->n && !far->broken) {
+    conc__mutex_lock(&p->guard);
+    far->broken = -ECHILD;
+    conc__mutex_unlock(&p->guard);
+  }
+  return count;
+}
+
+CONC__DEF void *conc__far_keep(void *arg) {
+  conc__pool *p = (conc__pool *)arg;
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  bool killed = false;
+  unsigned round = 0;
+  for (;;) { /* is counted in `awake` */
+    double deadline, end, budget;
+    size_t count;
+    bool idle;
+    __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
+    conc__far_collect(p, true);
+    if (CONC__LOAD(&p->terminated) && !killed) {
+      conc__far_stop(p);
+      conc__far_kill(p);
+      killed = true;
+    }
+    count = conc__far_tend(p);
+    if (killed || far->broken)
+      conc__far_drop(p, killed ? -ECANCELED : -ECHILD);
+    conc__mutex_lock(&p->guard);
+    idle = far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
+    conc__mutex_unlock(&p->guard);
+    if (idle) {
+      if (CONC__LOAD(&s->stop) == 0) conc__far_stop(p);
+      if (count == 0) break;
+    }
+    deadline = conc__far_timeouts(p);
+    if (far->retry_at < deadline) deadline = far->retry_at;
+    budget = conc__spin_budget(far->spin_failed);
+    if (budget > 0) {
+      bool paid = false;
+      for (end = conc_now() + budget; !paid && conc_now() < end;) {
+        int i;
+        for (i = 0; i < 8 && !paid; i++) {
+          conc__pause();
+          paid = CONC__LOAD(&s->bell) != 0 || conc__far_is_done(s);
+        }
+      }
+      conc__spin_learn(&far->spin_failed, paid);
+      if (paid) continue;
+    } else {
+      conc__spin_learn(&far->spin_failed, false);
+    }
+    __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
+        !conc__far_is_done(s))
+      conc__far_sleep(&s->bell, 0, deadline, round++);
+    else
+      round = 0;
+    __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+  }
+  while (CONC__LOAD(&far->users) != 0) sched_yield(); /* a few instructions */
+  return NULL;
+}
+
+/* --- in the parent: the life of the pool --- */
+
+CONC__DEF void conc__far_free(conc__far *far) {
+  if (far == NULL) return;
+  if (far->shared != NULL) conc_shared_free(far->shared);
+  CONC_FREE(far->processes);
+  CONC_FREE(far);
+}
+
+CONC__DEF int conc__far_new(conc__pool *p) {
+  conc__far *far = (conc__far *)CONC_MALLOC(sizeof *far);
+  size_t n = p->n;
+  size_t size = sizeof(conc__far_shared) + n * sizeof(conc__far_worker);
+  size_t k;
+  if (far == NULL) return -ENOMEM;
+  memset(far, 0, sizeof *far);
+  p->far = far;
+  if (p->options.max_bytes == 0) p->options.max_bytes = (size_t)256 << 20;
+  far->memory_size = p->options.max_bytes;
+  size = (size + 63) & ~(size_t)63;
+  if (far->memory_size > SIZE_MAX / 4) return -ENOMEM;
+  far->memory_size = (far->memory_size + 63) & ~(size_t)63;
+  far->shared =
+      (conc__far_shared *)conc_shared_alloc(size + far->memory_size);
+  if (far->shared == NULL) return -errno;
+  far->workers = (conc__far_worker *)(void *)(far->shared + 1);
+  far->memory = (char *)far->shared + size;
+  far->processes =
+      (conc__far_process *)CONC_MALLOC(n * sizeof *far->processes);
+  if (far->processes == NULL) return -ENOMEM;
+  memset(far->processes, 0, n * sizeof *far->processes);
+  for (k = 0; k < n; k++) {
+    conc__far_process *process = &far->processes[k];
+    process->pool = p;
+    process->index = k;
+    snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
+             (unsigned long)(k + 1));
+    process->task.name = process->name;
+    process->task.target = conc__far_worker_main;
+    process->task.arg = process;
+    process->task.daemon = true;
+    process->task.callback = conc__far_process_ended;
+  }
+  for (k = 0; k < CONC__SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
+  far->blocks = CONC__SLOTS;
+  far->shared->awake = 1; /* the keeper */
+  far->keeper.target = conc__far_keep;
+  far->keeper.arg = p;
+  far->keeper.name = "PoolKeeper";
+  return 0;
+}
+
+CONC__DEF int conc__far_start(conc_pool *pool, size_t n) {
+  conc__pool *p;
+  size_t k;
+  int rc;
+  if (n > CONC__FAR_WORKERS) return -EINVAL;
+  p = conc__pool_new(pool, 0, false);
+  if (p == NULL) return -ENOMEM;
+  p->n = n;
+  p->workers = NULL;
+  rc = conc__far_new(p);
+  for (k = 0; k < n && rc == 0; k++)
+    rc = conc__far_process_start(&p->far->processes[k]);
+  if (rc == 0) rc = conc_thread_start(&p->far->keeper);
+  if (rc == 0) {
+    CONC__STORE(&pool->state, p);
+    return 0;
+  }
+  for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
+    conc__far_process *process = &p->far->processes[k];
+    if (!process->runs) continue;
+    conc_kill(&process->task);
+    while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  }
+  conc__pool_free(p);
+  return rc;
+}
+
+CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) {
+  conc__far *far = p->far;
+  conc_task *ended = NULL;
+  bool first = false;
+  int rc = conc__task_begin(job, CONC__TASK_REMOTE);
+  if (rc != 0) return rc;
+  if (job->size > p->options.max_bytes) rc = -EMSGSIZE;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  job->pool = p;
+  job->pid = 0;
+  job->exitcode = CONC_NO_EXITCODE;
+  job->fds[0] = -1;
+  job->fds[1] = (int)p->options.retries;
+  job->next = NULL;
+  if (item > 0) {
+    job->start_method = CONC__FAR_CHUNK;
+    job->stack_size = item;
+  }
+  conc__mutex_lock(&p->guard);
+  if (CONC__LOAD(&p->inbox) & CONC__CLOSED) rc = -EPIPE;
+  if (rc == 0) rc = far->broken;
+  if (rc == 0) {
+    *p->backlog_end = job;
+    p->backlog_end = &job->next;
+    first = far->unfinished++ == 0;
+    conc__far_pump(p, &ended);
+  }
+  conc__mutex_unlock(&p->guard);
+  if (rc != 0) conc__task_unbegin(job);
+  if (first && p->options.timeout > 0) conc__far_call(far);
+  conc__far_tell_all(p, ended);
+  return rc;
+}
+
+CONC__DEF void conc__far_shut(conc__pool *p, bool now) {
+  conc__mutex_lock(&p->guard);
+  __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
+  if (now) CONC__STORE(&p->terminated, true);
+  conc__mutex_unlock(&p->guard);
+  conc__far_call(p->far);
+}
+
+CONC__DEF int conc__far_join(conc__pool *p, double timeout) {
+  return conc__task_await(&p->far->keeper, false, timeout);
+}
+
+/* --- what is public of pools --- */
+
+CONC_API int conc_pool_start(conc_pool *pool) {
+  conc__pool *old = pool->state;
+  size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  conc__self();
+  if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
+  if (old != NULL) conc__pool_free(old);
+  pool->state = NULL;
+  if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
+  if (pool->kind == CONC_PROCESS) return conc__far_start(pool, n);
+  return -EINVAL;
+}
+
+CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
+  if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
+  return p->far != NULL ? conc__far_submit(p, job, 0)
+                        : conc__pool_submit_thread(p, job);
+}
+
+CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
+  int rc = conc_pool_submit(pool, job);
+  return rc != 0 ? rc : conc_join(job, timeout);
+}
+
+CONC_API int conc_pool_close(conc_pool *pool) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (p == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return 0;
+  if (p->far != NULL)
+    conc__far_shut(p, false);
+  else
+    conc__pool_shut(p);
+  return 0;
+}
+
+CONC_API int conc_pool_terminate(conc_pool *pool) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (p == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return 0;
+  if (p->far != NULL)
+    conc__far_shut(p, true);
+  else
+    conc__pool_stop(p);
+  return 0;
+}
+
+CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  double deadline = conc__deadline(timeout);
+  size_t i;
+  int rc = 0;
+  if (p == NULL) return -EINVAL;
+  if (!conc__pool_is_gone(p)) {
+    if (conc__this.worker != NULL && conc__this.worker->pool == p)
+      return -EDEADLK;
+    if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
+    if (p->far != NULL) rc = conc__far_join(p, conc__remaining(deadline));
+    for (i = 0; i < p->started && rc == 0; i++)
+      rc = conc__task_await(&p->workers[i].task, false,
+                            conc__remaining(deadline));
+    if (rc != 0) return rc;
+  }
+  pool->state = NULL;
+  conc__pool_free(p);
+  return 0;
+}
+
+/* --- map and imap --- */
+
+typedef struct conc__map {
+  conc__pool *pool;
+  conc_fn *fn;
+  char *items;
+  size_t size, n, chunk;
+  char pad1[64];
+  size_t next; /* item that nobody has taken */
+  char pad2[64];
+} conc__map;
+
+/* A thread's share: as many chunks as it comes to. */
+CONC__DEF void *conc__map_main(void *arg) {
+  conc__map *m = (conc__map *)arg;
+  size_t i, end;
+  while ((i = __atomic_fetch_add(&m->next, m->chunk, __ATOMIC_RELAXED)) <
+         m->n) {
+    end = m->n - i > m->chunk ? i + m->chunk : m->n;
+    if (CONC__LOAD_RELAXED(&m->pool->terminated)) {
+      conc_set_status(-ECANCELED);
+      break;
+    }
+    for (; i < end; i++) m->fn(m->items + i * m->size);
+  }
+  return NULL;
+}
+
+enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
+
+CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
+                           size_t size, size_t n) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  conc_task few[CONC__MAP_FEW];
+  conc_task *jobs = few;
+  conc_scope shield;
+  conc__map m;
+  size_t i, count;
+  int rc = 0, submitted = 0;
+  bool cancelled = false;
+  if (p == NULL || fn == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return -ECHILD;
+  if (n == 0) return 0;
+  m.pool = p;
+  m.fn = fn;
+  m.items = (char *)items;
+  m.size = size;
+  m.n = n;
+  m.next = 0;
+  m.chunk = pool->chunk > 0 ? pool->chunk : (n - 1) / (4 * p->n) + 1;
+  if (p->far != NULL && size > 0 && m.chunk > CONC__MAP_BYTES / size)
+    m.chunk = CONC__MAP_BYTES > size ? CONC__MAP_BYTES / size : 1;
+  count = (n - 1) / m.chunk + 1;
+  if (p->far == NULL && count > p->n) count = p->n;
+  if (count > CONC__MAP_FEW)
+    jobs = (conc_task *)CONC_MALLOC(count * sizeof *jobs);
+  if (jobs == NULL) return -ENOMEM;
+  memset(jobs, 0, count * sizeof *jobs);
+  for (i = 0; i < count && submitted == 0; i++) {
+    conc_task *t = &jobs[i];
+    if (p->far == NULL) {
+      t->target = conc__map_main;
+      t->arg = &m;
+      submitted = conc__pool_submit_thread(p, t);
+    } else {
+      size_t from = i * m.chunk;
+      t->target = fn;
+      t->arg = m.items + from * size;
+      t->size = (n - from > m.chunk ? m.chunk : n - from) * size;
+      submitted = conc__far_submit(p, t, size);
+    }
+  }
+  if (submitted != 0) i--;
+  count = i;
+  for (i = 0; i < count; i++) {
+    int failure = conc__task_await(&jobs[i], false, CONC_FOREVER);
+    if (failure != 0 && !cancelled) {
+      size_t j;
+      cancelled = true;
+      CONC__STORE(&m.next, n);
+      for (j = i; j < count && p->far != NULL; j++)
+        conc__far_cancel(&jobs[j], false);
+      conc_shield(&shield);
+      conc__task_await(&jobs[i], true, CONC_FOREVER);
+    }
+    if (failure == 0) failure = jobs[i].status;
+    if (rc == 0) rc = failure;
+  }
+  if (cancelled) conc_scope_end(&shield);
+  if (jobs != few) CONC_FREE(jobs);
+  /* Threads that did come have done all of it. */
+  if (submitted != 0 && (p->far != NULL || count == 0)) rc = submitted;
+  return rc;
+}
+
+CONC_API void conc_imap_end(conc_imap *imap) {
+  conc_scope shield;
+  size_t i;
+  if (imap->jobs == NULL) return;
+  if (imap->unordered) conc_completed_end(&imap->completed);
+  for (i = 0; i < imap->n; i++)
+    if (imap->told < imap->n) conc_cancel(&imap->jobs[i]);
+  conc_shield(&shield);
+  for (i = 0; i < imap->n; i++)
+    conc__task_await(&imap->jobs[i], true, CONC_FOREVER);
+  conc_scope_end(&shield);
+  CONC_FREE(imap->jobs);
+  imap->jobs = NULL;
+}
+
+CONC__DEF int conc__imap_begin(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                               void *items, size_t size, size_t n,
+                               bool unordered) {
+  conc_task **tasks = NULL;
+  size_t i;
+  int rc = 0;
+  memset(imap, 0, sizeof *imap);
+  if (n == 0) return fn != NULL ? 0 : -EINVAL;
+  if (n > SIZE_MAX / sizeof *imap->jobs) return -ENOMEM;
+  imap->jobs = (conc_task *)CONC_MALLOC(n * sizeof *imap->jobs);
+  if (imap->jobs == NULL) return -ENOMEM;
+  memset(imap->jobs, 0, n * sizeof *imap->jobs);
+  if (unordered) {
+    tasks = (conc_task **)CONC_MALLOC(n * sizeof *tasks);
+    if (tasks == NULL) rc = -ENOMEM;
+  }
+  for (i = 0; i < n && rc == 0; i++) {
+    conc_task *t = &imap->jobs[i];
+    t->target = fn;
+    t->arg = (char *)items + i * size;
+    t->size = size;
+    rc = conc_pool_submit(pool, t);
+    if (rc != 0) break;
+    if (unordered) tasks[i] = t;
+  }
+  imap->n = i;
+  if (rc == 0 && unordered) {
+    rc = conc_as_completed(&imap->completed, tasks, n, CONC_FOREVER);
+    imap->unordered = rc == 0;
+  }
+  CONC_FREE(tasks);
+  if (rc != 0) {
+    imap->n = i;
+    imap->told = 0;
+    conc_imap_end(imap);
+    imap->n = 0;
+  }
+  return rc;
+}
+
+CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                            void *items, size_t size, size_t n) {
+  return conc__imap_begin(imap, pool, fn, items, size, n, false);
+}
+
+CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
+                                      conc_fn *fn, void *items, size_t size,
+                                      size_t n) {
+  return conc__imap_begin(imap, pool, fn, items, size, n, true);
+}
+
+CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
+  conc_task *t;
+  int rc;
+  *item = NULL;
+  if (imap->told == imap->n) {
+    conc_imap_end(imap);
+    return -EPIPE;
+  }
+  t = &imap->jobs[imap->told];
+  if (imap->unordered) {
+    imap->completed.deadline = conc__deadline(timeout);
+    rc = conc_completed_next(&imap->completed, &t);
+  } else {
+    rc = conc__task_await(t, false, timeout);
+  }
+  if (rc != 0) return rc;
+  imap->told++;
+  *item = t->arg;
+  return t->status;
+}
+
+/* --- conc_offload --- */
+
+static conc__pool *conc__offload_pool;
+
+/* The shared pool, made when it is first needed; NULL: it cannot be. It is
+   never freed, and so not of CONC_MALLOC. */
+CONC__DEF conc__pool *conc__offload_open(void) {
+  conc__pool *p = CONC__LOAD(&conc__offload_pool);
+  conc__pool *made;
+  conc_pool options;
+  size_t n = (size_t)conc_cpu_count() + 4;
+  if (p != NULL && !conc__pool_is_gone(p)) return p;
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  memset(&options, 0, sizeof options);
+  made = conc__pool_new(&options, n < 32 ? n : 32, true);
+  if (made == NULL) return NULL;
+  made->lazy = true;
+  if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
+  conc__pool_free(made); /* another thread was faster */
+  return p;
+}
+
+CONC_API void *conc_offload(conc_fn *fn, void *arg) {
+  conc__pool *p;
+  conc_task job;
+  conc_scope shield;
+  int rc;
+  if (conc__self()->ops != &conc__coro_class) return fn(arg);
+  p = conc__offload_open();
+  memset(&job, 0, sizeof job);
+  job.target = fn;
+  job.arg = arg;
+  if (p == NULL || (p->started == 0 && conc__pool_grow(p) != 0) ||
+      conc__pool_submit_thread(p, &job) != 0)
+    return fn(arg);
+  rc = conc__task_await(&job, false, CONC_FOREVER);
+  if (rc != 0) {
+    conc_cancel(&job);
+    conc_shield(&shield);
+    conc__task_await(&job, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  return job.result;
 }
 
 /* ---------------------------------------------------------------------------
@@ -17267,6 +19732,130 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+   ------------------------------------------------------------------------ */
+
+/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+CONC__DEF void conc__progress_time(char buf[32], double seconds) {
+  bool known = seconds >= 0 && seconds < 1e9;
+  unsigned long n = known ? (unsigned long)seconds : 0;
+  if (!known)
+    snprintf(buf, 32, "?");
+  else if (n >= 3600)
+    snprintf(buf, 32, "%lu:%02lu:%02lu", n / 3600, n / 60 % 60, n % 60);
+  else
+    snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
+}
+
+#define CONC__PROGRESS_LINE 512
+
+/* The line, as tqdm writes it: its length, at most `width` and less than
+   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+CONC__DEF size_t conc__progress_line(const conc_progress *p, size_t done,
+                                     double now, double rate, size_t width,
+                                     char *line) {
+  const char *unit = p->unit != NULL ? p->unit : "it";
+  char elapsed[32], left[32], speed[64], head[160], tail[256];
+  size_t n, columns, tenths, i;
+  conc__progress_time(elapsed, now - p->start);
+  if (rate <= 0)
+    snprintf(speed, sizeof speed, "?%.20s/s", unit);
+  else if (rate < 1)
+    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
+  else
+    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
+  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
+           p->name != NULL ? ": " : "");
+  if (p->total == 0 || done > p->total) {
+    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
+                         head, done, unit, elapsed, speed);
+    return width > 0 && n > width ? width : n;
+  }
+  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
+           left, speed);
+  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
+                       (double)done * 100 / (double)p->total);
+  columns = width == 0                    ? 10
+            : width > n + strlen(tail) ? width - n - strlen(tail)
+                                       : 0;
+  if (columns > 100) columns = 100;
+  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
+    line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  return width > 0 && n > width ? width : n;
+}
+
+/* The columns of a terminal; 0: it is none. */
+CONC__DEF size_t conc__terminal_width(int fd) {
+#if CONC_HAVE_WINSIZE
+  struct winsize size;
+  if (isatty(fd) && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    return size.ws_col;
+#endif
+  return isatty(fd) ? 80 : 0;
+}
+
+/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
+CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0, at = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: what is new counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A shorter line must cover the one before. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval;
+  while (at < n) {
+    ssize_t rc = write(fd, line + at, n - at);
+    if (rc < 0 && errno != EINTR) return -errno;
+    if (rc > 0) at += (size_t)rc;
+  }
+  return 0;
+}
+
+CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
+  unsigned busy = 0;
+  double now;
+  int rc = 0;
+  __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
+  if (progress->off) return 0;
+  if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  now = conc_now();
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (now >= progress->next)
+    rc = conc__progress_show(progress, now, false);
+  CONC__STORE(&progress->busy, 0u);
+  return rc;
+}
+
+CONC_API int conc_progress_close(conc_progress *progress) {
+  double now = conc_now();
+  int rc = 0;
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (!progress->off) rc = conc__progress_show(progress, now, true);
+  progress->done = progress->shown = 0;
+  progress->start = progress->next = progress->shown_at = progress->rate = 0;
+  return rc;
 }
 
 #ifdef __cplusplus

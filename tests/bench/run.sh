@@ -55,18 +55,48 @@ fi
 if links '#include <uv.h>' -luv; then uv=-luv; else uv=-DNO_UV; fi
 if links '#include <ev.h>' -lev; then ev=-lev; else ev=-DNO_EV; fi
 
+# Other libraries' pools are of C++, hence a program of their own.
+cxx=${CXX:-c++}
+pool_peers() {
+  peers=
+  for library in tbb uv; do
+    printf 'int main() { return 0; }\n' >"$build/probe.cpp"
+    if $cxx -o "$build/probe" "$build/probe.cpp" -l$library 2>/dev/null; then
+      peers="$peers -l$library"
+    else
+      peers="$peers -DNO_$(echo $library | tr a-z A-Z)"
+    fi
+  done
+  # shellcheck disable=SC2086
+  $cxx -O2 -fopenmp -o "$build/pool_peers" "$here/pool_peers.cpp" $peers \
+    -pthread 2>/dev/null || rm -f "$build/pool_peers"
+}
+if links '#include <zmq.h>' -lzmq; then
+  zmq=-lzmq
+else
+  zmq=-DNO_ZMQ
+fi
+if ${CXX:-c++} -O2 -c -o "$build/queue_boost.o" "$here/queue_boost.cpp" \
+  >/dev/null 2>&1; then
+  zmq="$zmq $build/queue_boost.o -lstdc++ -lrt"
+else
+  zmq="$zmq -DNO_BOOST_QUEUE"
+fi
+
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
   echo "(load average $load at the start: do not trust the numbers)"
 fi
 
 status=0
-for name in ${BENCH:-switch echo threads process network}; do
+for name in ${BENCH:-switch echo threads process pool network queue_processes}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers="$boost $ev" ;;
   echo) peers="$uv $ev" ;;
   threads) peers="$nsync $ck $glib" ;;
+  pool) pool_peers; peers= ;;
+  queue_processes) peers=$zmq ;;
   *) peers= ;;
   esac
   # Several words each, meant so.
