@@ -1797,11 +1797,12 @@ enum {
   CONC_THREAD   /* and its ThreadPool */
 };
 
+/* A pool of workers: Python's Pool, as an object of yours. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
   size_t workers;       /* default 0: conc_cpu_count() */
   conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg;
+  void *initializer_arg; /* its argument */
   size_t stack_size;    /* of a thread; bytes; default the system's */
   size_t chunk;         /* how many items map hands out at a time; default 0:
                            so many that each worker gets four chunks */
@@ -2037,8 +2038,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_event_init_shared conc_barrier_init_shared
              conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method) conc_join conc_result conc_is_alive conc_cancel
-             conc_set_status conc_current conc_name CONC_FIRST
+             .start_method .callback) conc_join conc_result conc_is_alive
+             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
              CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
              conc_as_completed conc_completed_next conc_completed_end
              conc_scope conc_timeout conc_shield conc_scope_end conc_group
@@ -2084,6 +2085,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_get_many conc_peek_size conc_qsize conc_task_done
              conc_queue_join conc_put_value conc_get_value conc_put_build
              conc_get_parse
+   pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
+             .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
+             .retries .max_bytes) conc_pool_start conc_pool_submit
+             conc_pool_apply conc_pool_map conc_imap conc_pool_imap
+             conc_pool_imap_unordered conc_imap_next conc_imap_end
+             conc_pool_close conc_pool_terminate conc_pool_join conc_offload
    manager    conc_manager (.address .authkey .authkey_size .require_sha256
              .max_message .max_clients .handshake_timeout)
              conc_manager_register_queue conc_manager_start
@@ -2422,6 +2429,10 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                       sizeof *(p)))
 #define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
 #define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_load(p, v, order) \
+  ((void)(*(v) = *(volatile __typeof__(*(p)) *)(p)))
+#define __atomic_store(p, v, order) \
+  ((void)(*(volatile __typeof__(*(p)) *)(p) = *(v)))
 #define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
 #define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
 #define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
@@ -2434,7 +2445,14 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 #define __atomic_thread_fence(order) \
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
-#define __builtin_prefetch(p) ((void)(p))
+#define __builtin_prefetch(...) ((void)0)
+static int conc__tcc_ctz(uint64_t x) {
+  int n = 0;
+  for (; (x & 1) == 0; x >>= 1) n++;
+  return n;
+}
+#define __builtin_ctz(x) conc__tcc_ctz(x)
+#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
@@ -14943,8 +14961,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    change first, and sleeps. Whoever claims that cell sees the bit in the word
    that it replaces, and wakes one sleeper when the cell is done. That one,
    when it leaves, passes the wake-up on as long as there may be sleepers: so
-   the fast side pays nothing at all for those who sleep. A sleeper that is killed
-   leaves their count too high, which costs a system call now and then. */
+   the fast side pays nothing at all for those who sleep. A sleeper that is
+   killed leaves their count too high, which costs a system call now and
+   then. */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u
