@@ -153,8 +153,8 @@
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
      which cannot be cancelled: a timeout is kept, the thread ends later.
    - CONC_FORK and the end of a forked child flush all of stdio, which waits
-    for a thread that is reading from a FILE.
-  - A cancelled wait on a descriptor in a thread that conc_thread_start did
+     for a thread that is reading from a FILE.
+   - A cancelled wait on a descriptor in a thread that conc_thread_start did
      not start is noticed when the descriptor is ready or the time is out.
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
