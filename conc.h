@@ -18088,6 +18088,8 @@ typedef struct conc__manager {
   char address[128];
   conc_task thread, root;
   conc_event ready; /* root runs, or never will: then `error` says why */
+  bool forever;     /* conc_manager_serve_forever joins the thread */
+  conc_event left;  /* and has done so */
   int error;
   conc__client *clients, *dead;
   size_t clients_count;
@@ -19190,11 +19192,13 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   return 0;
 }
 
-CONC_API int conc_manager_start(conc_manager *manager) {
+CONC__DEF int conc__server_start(conc_manager *manager, bool forever) {
   conc__manager *m;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
   m = manager->state;
+  m->forever = forever;
+  conc_event_clear(&m->left);
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
@@ -19219,11 +19223,19 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   return rc;
 }
 
+CONC_API int conc_manager_start(conc_manager *manager) {
+  return conc__server_start(manager, false);
+}
+
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  int rc = conc_manager_start(manager);
+  conc__manager *m;
+  int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
-  rc = conc_join(&manager->state->thread, CONC_FOREVER);
-  return rc == -ECANCELED && !conc_is_alive(&manager->state->thread) ? 0 : rc;
+  m = manager->state;
+  rc = conc_join(&m->thread, CONC_FOREVER);
+  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
+  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  return rc;
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
@@ -19739,6 +19751,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     while (conc_is_alive(&m->thread)) {
       conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
+    }
+    while (m->forever && m->thread.status != -ECHILD &&
+           conc_event_wait(&m->left, CONC_FOREVER) != 0) {
     }
     if (m->thread.status == -ECHILD) { /* the parent goes on serving */
       m->address[0] = 0;
