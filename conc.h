@@ -154,8 +154,8 @@
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
      which cannot be cancelled: a timeout is kept, the thread ends later.
    - CONC_FORK and the end of a forked child flush all of stdio, which waits
-    for a thread that is reading from a FILE.
-  - A cancelled wait on a descriptor in a thread that conc_thread_start did
+     for a thread that is reading from a FILE.
+   - A cancelled wait on a descriptor in a thread that conc_thread_start did
      not start is noticed when the descriptor is ready or the time is out.
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
@@ -1822,11 +1822,12 @@ enum {
   CONC_THREAD   /* and its ThreadPool */
 };
 
+/* A pool of workers: Python's Pool, as an object of yours. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
   size_t workers;       /* default 0: conc_cpu_count() */
   conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg;
+  void *initializer_arg; /* its argument */
   size_t stack_size;    /* of a thread; bytes; default the system's */
   size_t chunk;         /* how many items map hands out at a time; default 0:
                            so many that each worker gets four chunks */
@@ -2062,9 +2063,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_event_init_shared conc_barrier_init_shared
              conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method .callback .kind .was_cancelled .status .result
-             .actor .id .locals .group .next .link .done .sibling .pool .number
-             .pid .exitcode .fds .label) conc_join conc_result conc_is_alive
+             .start_method .callback) conc_join conc_result conc_is_alive
              conc_cancel conc_set_status conc_current conc_name CONC_FIRST
              CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
              conc_as_completed conc_completed_next conc_completed_end
@@ -2455,6 +2454,10 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                       sizeof *(p)))
 #define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
 #define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_load(p, v, order) \
+  ((void)(*(v) = *(volatile __typeof__(*(p)) *)(p)))
+#define __atomic_store(p, v, order) \
+  ((void)(*(volatile __typeof__(*(p)) *)(p) = *(v)))
 #define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
 #define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
 #define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
@@ -2467,7 +2470,14 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 #define __atomic_thread_fence(order) \
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
-#define __builtin_prefetch(p) ((void)(p))
+#define __builtin_prefetch(...) ((void)0)
+static int conc__tcc_ctz(uint64_t x) {
+  int n = 0;
+  for (; (x & 1) == 0; x >>= 1) n++;
+  return n;
+}
+#define __builtin_ctz(x) conc__tcc_ctz(x)
+#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
@@ -18479,6 +18489,8 @@ typedef struct conc__manager {
   char address[128];
   conc_task thread, root;
   conc_event ready; /* root runs, or never will: then `error` says why */
+  bool forever;     /* conc_manager_serve_forever joins the thread */
+  conc_event left;  /* and has done so */
   int error;
   conc__client *clients, *dead;
   size_t clients_count;
@@ -19581,11 +19593,13 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   return 0;
 }
 
-CONC_API int conc_manager_start(conc_manager *manager) {
+CONC__DEF int conc__server_start(conc_manager *manager, bool forever) {
   conc__manager *m;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
   m = manager->state;
+  m->forever = forever;
+  conc_event_clear(&m->left);
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
@@ -19610,11 +19624,19 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   return rc;
 }
 
+CONC_API int conc_manager_start(conc_manager *manager) {
+  return conc__server_start(manager, false);
+}
+
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  int rc = conc_manager_start(manager);
+  conc__manager *m;
+  int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
-  rc = conc_join(&manager->state->thread, CONC_FOREVER);
-  return rc == -ECANCELED && !conc_is_alive(&manager->state->thread) ? 0 : rc;
+  m = manager->state;
+  rc = conc_join(&m->thread, CONC_FOREVER);
+  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
+  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  return rc;
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
@@ -20130,6 +20152,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     while (conc_is_alive(&m->thread)) {
       conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
+    }
+    while (m->forever && m->thread.status != -ECHILD &&
+           conc_event_wait(&m->left, CONC_FOREVER) != 0) {
     }
     if (m->thread.status == -ECHILD) { /* the parent goes on serving */
       m->address[0] = 0;
