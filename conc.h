@@ -1809,8 +1809,8 @@ CONC_API int conc_pool_start(conc_pool *pool);
                  something there only, or a number
    0, -EPIPE if the pool has been closed (a job of its own may still submit),
    -EBUSY if the job runs already, -EINVAL without a target or if the pool has
-   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
-   belongs to another process, or its workers die before they begin; -ENOMEM. */
+   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool is
+   another process's, or its workers die before they begin; -ENOMEM. */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
 /* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
@@ -2467,6 +2467,17 @@ CONC__DEF int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
+}
+
+/* The number of the lowest bit that is set; one is. */
+CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
+#ifdef __TINYC__
+  unsigned n = 0;
+  while (!(bits >> n & 1)) n++;
+  return n;
+#else
+  return (unsigned)__builtin_ctzll(bits);
+#endif
 }
 
 /* Tells the CPU that this is a busy wait. */
@@ -15511,7 +15522,7 @@ CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
     ring = CONC__LOAD(&d->ring);
     t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
     /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)), 1);
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
     CONC__POINT();
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -15715,7 +15726,7 @@ CONC__DEF bool conc__pool_nudge(conc__pool *p) {
   for (i = 0; i * 32 < p->n; i++) {
     unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
     while (seen != 0) {
-      unsigned bit = (unsigned)__builtin_ctz(seen);
+      unsigned bit = conc__lowest_bit(seen);
       CONC__POINT();
       if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
                                       false, __ATOMIC_SEQ_CST,
@@ -16139,7 +16150,8 @@ CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
   }
   conc__pool_shut(p);
   for (i = 0; i < p->started; i++)
-    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED) continue;
+    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED) {
+    }
   conc__pool_free(p);
   return rc;
 }
@@ -16212,7 +16224,7 @@ typedef struct conc__far_slot {
   size_t offset; /* of the argument in the shared memory */
   size_t size;
   size_t item;  /* of map: bytes of one; else 0 */
-  double began; /* 0: not known */
+  uint64_t began; /* by the clock, in nanoseconds; 0: not known */
   int status;
   pid_t pid;
   uint64_t bytes[CONC__SLOT_BYTES / 8];
@@ -16396,7 +16408,6 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
   conc__far *far = process->pool->far;
   conc__far_shared *s = far->shared;
   conc__far_worker *w = &far->workers[process->index];
-  double *began;
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
@@ -16412,11 +16423,8 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
       continue;
     }
     s->slots[i].pid = pid;
-    began = &s->slots[i].began;
-    if (options->timeout > 0) {
-      double now = conc_now();
-      __atomic_store(began, &now, __ATOMIC_RELEASE);
-    }
+    if (options->timeout > 0)
+      CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
     conc__far_run(s, far->memory, i, process->index);
     n++;
   }
@@ -16464,7 +16472,7 @@ CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
   for (k = 0; k * 64 < n; k++) {
     uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
     while (seen != 0) {
-      size_t w = k * 64 + (size_t)__builtin_ctzll(seen);
+      size_t w = k * 64 + conc__lowest_bit(seen);
       if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
       CONC__STORE(&far->workers[w].bell, 1u);
       conc__shared_wake(&far->workers[w].bell, 1);
@@ -16597,7 +16605,7 @@ CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
     if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
       bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
     for (; bits != 0; bits &= bits - 1) {
-      unsigned i = k * 64 + (unsigned)__builtin_ctzll(bits);
+      unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
       if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
@@ -16836,9 +16844,9 @@ CONC__DEF double conc__far_timeouts(conc__pool *p) {
     uint64_t seen = CONC__LOAD(&slot->state);
     double began;
     if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
-    __atomic_load(&slot->began, &began, __ATOMIC_ACQUIRE);
+    began = 1e-9 * (double)CONC__LOAD(&slot->began);
     if (began <= 0) { /* just now, or stopped in between */
-      __atomic_store(&slot->began, &now, __ATOMIC_RELEASE);
+      CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
       began = now;
     }
     if (began + limit <= now)
@@ -16959,7 +16967,8 @@ CONC__DEF int conc__far_new(conc__pool *p) {
   if (far->shared == NULL) return -errno;
   far->workers = (conc__far_worker *)(void *)(far->shared + 1);
   far->memory = (char *)far->shared + size;
-  far->processes = (conc__far_process *)CONC_MALLOC(n * sizeof *far->processes);
+  far->processes =
+      (conc__far_process *)CONC_MALLOC(n * sizeof *far->processes);
   if (far->processes == NULL) return -ENOMEM;
   memset(far->processes, 0, n * sizeof *far->processes);
   for (k = 0; k < n; k++) {
@@ -17207,7 +17216,8 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
       size_t j;
       cancelled = true;
       CONC__STORE(&m.next, n);
-      for (j = i; j < count && p->far != NULL; j++) conc__far_cancel(&jobs[j], false);
+      for (j = i; j < count && p->far != NULL; j++)
+        conc__far_cancel(&jobs[j], false);
       conc_shield(&shield);
       conc__task_await(&jobs[i], false, CONC_FOREVER);
     }
