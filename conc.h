@@ -667,12 +667,13 @@ typedef struct conc_task {
                         threads none keeps the program running: the end of
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
-  /* Called when it has finished, just before it can be joined, in the thread
-     where it ended, or one of the library's; must not wait long. The status is
-     what conc_join is about to return. Default none. */
   void (*callback)(struct conc_task *task, int status, void *result);
-  /* private; first what every job needs, so that it lies in two lines of the
-     cache */
+                     /* called when it has finished, just before it can be
+                        joined, in the thread where it ended or one of the
+                        library's; must not wait long. The status is what
+                        conc_join is about to return. Default none */
+  /* private */
+  /* First what every job needs, so that it lies in two lines of the cache. */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
   int status;          /* what conc_join returns */
@@ -1774,11 +1775,12 @@ enum {
   CONC_THREAD   /* and its ThreadPool */
 };
 
+/* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
   size_t workers;       /* default 0: conc_cpu_count() */
   conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg;
+  void *initializer_arg; /* its argument; yours */
   size_t stack_size;    /* of a thread; bytes; default the system's */
   size_t chunk;         /* how many items map hands out at a time; default 0:
                            so many that each worker gets four chunks */
@@ -1962,11 +1964,14 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
              conc_barrier (.parties .action .arg .name) conc_barrier_wait
              conc_barrier_reset conc_barrier_abort conc_barrier_broken
-             conc_barrier_n_waiting conc_once (.name) conc_once_run CONC_WITH
-             CONC_WITH_READ CONC_WITH_WRITE
+             conc_barrier_n_waiting conc_once (.name) conc_once_run
+             conc_lock_init_shared conc_rlock_init_shared
+             conc_rwlock_init_shared conc_sem_init_shared conc_cond_init_shared
+             conc_event_init_shared conc_barrier_init_shared
+             conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method) conc_join conc_result conc_is_alive conc_cancel
-             conc_set_status conc_current conc_name CONC_FIRST
+             .start_method .callback) conc_join conc_result conc_is_alive
+             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
              CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
              conc_as_completed conc_completed_next conc_completed_end
              conc_scope conc_timeout conc_shield conc_scope_end conc_group
@@ -1984,7 +1989,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              conc_datagram_receive conc_stream (.fd .high_water)
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
-             conc_stream_close
+             conc_stream_close conc_block_signals conc_wait_signal
    ipc        conc_shared_alloc conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
@@ -2002,10 +2007,21 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              conc_value_key conc_value_get conc_value_equal conc_value_text
              conc_build conc_parse conc_pickle_dumps conc_pickle_loads
              conc_json_dumps conc_json_loads
-   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name)
-             conc_queue_new conc_queue_free conc_queue_close conc_put conc_get
-             conc_peek_size conc_qsize conc_task_done conc_queue_join
-             conc_put_value conc_get_value conc_put_build conc_get_parse
+   pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
+             conc_send_fd conc_recv_fd conc_pipe_send_value
+             conc_pipe_recv_value
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name .shared
+             .backend) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
+             conc_queue_free conc_queue_close conc_put conc_get conc_put_many
+             conc_get_many conc_peek_size conc_qsize conc_task_done
+             conc_queue_join conc_put_value conc_get_value conc_put_build
+             conc_get_parse
+   pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
+             .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
+             .retries .max_bytes) conc_pool_start conc_pool_submit
+             conc_pool_apply conc_pool_map conc_imap conc_pool_imap
+             conc_pool_imap_unordered conc_imap_next conc_imap_end
+             conc_pool_close conc_pool_terminate conc_pool_join conc_offload
    manager    conc_manager (.address .authkey .authkey_size .require_sha256
              .max_message .max_clients .handshake_timeout)
              conc_manager_register_queue conc_manager_start
@@ -15669,6 +15685,8 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
       CONC__LOAD(&p->backlog_count) == 0)
     return NULL;
   conc__mutex_lock(&p->guard);
+  /* While they are between inbox and backlog nobody shall find no work. */
+  __atomic_store_n(&p->backlog_count, p->backlog_count + 1, __ATOMIC_SEQ_CST);
   seen = CONC__LOAD(&p->inbox);
   while ((seen & ~CONC__CLOSED) != 0 &&
          !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
@@ -15686,7 +15704,7 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
     *p->backlog_end = chain;
     p->backlog_end = end;
   }
-  n += p->backlog_count;
+  n += p->backlog_count - 1;
   first = p->backlog;
   t = first;
   if (t != NULL) {
@@ -15699,8 +15717,9 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
     }
     p->backlog = t;
     if (t == NULL) p->backlog_end = &p->backlog;
-    __atomic_store_n(&p->backlog_count, n - count, __ATOMIC_SEQ_CST);
   }
+  __atomic_store_n(&p->backlog_count, first != NULL ? n - count : 0,
+                   __ATOMIC_SEQ_CST);
   conc__mutex_unlock(&p->guard);
   return first;
 }
@@ -16136,6 +16155,7 @@ CONC__DEF void conc__pool_stop(conc__pool *p) {
       conc__task_finish(t, NULL, -ECANCELED);
     conc__worker_poke(w);
   }
+  conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
 }
 
 CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
@@ -16750,11 +16770,13 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
   conc__pool *p = process->pool;
   conc__far *far = p->far;
   conc__far_shared *s = far->shared;
+  bool terminated;
   int exitcode;
   unsigned i;
   while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
+  terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
   for (i = 0; i < CONC__SLOTS;) {
     uint64_t seen = CONC__LOAD(&s->slots[i].state);
     unsigned state = conc__state_of(seen);
@@ -16767,9 +16789,9 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
     else if (state == CONC__SLOT_CONDEMNED)
       conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
     else /* unless it is being condemned at this moment */
-      over = conc__far_end(p, i, seen, -ECHILD, exitcode,
-                           far->jobs[i].task->fds[1] > 0 &&
-                               !CONC__LOAD(&p->terminated));
+      over = conc__far_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
+                           exitcode,
+                           !terminated && far->jobs[i].task->fds[1] > 0);
     i += over;
   }
   __atomic_fetch_and(&s->asleep[process->index / 64],

@@ -493,7 +493,7 @@ TEST(imap_on_processes) { NO_FORK; imap(CONC_PROCESS); }
 
 /* test_terminate: jobs that wait are dropped, those that run are stopped. */
 static void terminate(int kind) {
-  for (int round = 0; round < 5; round++) {
+  for (int round = 0; round < slow(200); round++) {
     conc_pool p = pool_of(kind, 2);
     double longer = 100;
     conc_task jobs[300];
@@ -504,7 +504,7 @@ static void terminate(int kind) {
       jobs[i] = job_of(sleep_a_bit, &longer, sizeof longer);
       CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
     }
-    if (round % 2) usleep(20000);
+    usleep((unsigned)(test_random() % 2000 * (unsigned)(round % 2)));
     CHECK_EQ(conc_pool_terminate(&p), 0);
     CHECK_EQ(conc_pool_terminate(&p), 0);
     CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
