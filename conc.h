@@ -667,11 +667,10 @@ typedef struct conc_task {
                         threads none keeps the program running: the end of
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
+  /* Called when it has finished, just before it can be joined, in the thread
+     where it ended, or one of the library's. Must not wait long. The status is
+     what conc_join is about to return. Default none. */
   void (*callback)(struct conc_task *task, int status, void *result);
-                     /* called when it has finished, just before it can be
-                        joined, in the thread where it ended or one of the
-                        library's; must not wait long. The status is what
-                        conc_join is about to return. Default none */
   /* private */
   /* First what every job needs, so that it lies in two lines of the cache. */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
