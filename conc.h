@@ -51,10 +51,11 @@
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
      >>pipe        conc_pipe: send, recv, poll: messages between processes
-     >>queue       conc_queue: put, get, close, join
+     >>queue       conc_queue: put, get, one or many, close, join
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
+     >>extras      conc_progress: a bar that grows
      >>index       every public name
      >>version     what the numbers promise; history
 
@@ -70,9 +71,9 @@
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
               tasks of a process, or to another machine through a manager.
-   pool       conc_pool: processes or threads, its workers, that run jobs.
    pipe       conc_pipe: two descriptors; messages that one end sends the other
               receives, in the same process or in another.
+   pool       conc_pool: processes or threads, its workers, that run jobs.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -117,7 +118,8 @@
    Memory   Structs are the caller's and valid when zeroed. They must not move
             while in use. What the library allocates is said at the function.
    Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers, and writes to sockets
+            so. The library installs no handlers (conc_guard_handler is there
+            to install one), and writes to sockets
             without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
@@ -125,7 +127,7 @@
             a loop, all coroutines of it; the tasks of other threads have
             ended there, with -ECHILD. A lock that one of them held says so
             once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts.
+   Output   The library never prints, exits or asserts, unless asked to.
 
    >>coroutines
 
@@ -138,6 +140,9 @@
    saved across a switch. A million of them is a sensible number: one that has
    not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
    of stack.
+   Stacks are used again. What a burst of coroutines has left over is given
+   back to the system when the loop has slept for a second. conc_stack_used
+   tells how much a stack is used, conc_guard_handler whose overflowed.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -941,6 +946,24 @@ CONC_API int conc_run(conc_task *task);
    loop runs in this thread, -EBUSY, -EINVAL, -ENOMEM. */
 CONC_API int conc_coro_start(conc_task *task);
 
+/* How many bytes of its stack a coroutine has used at most so far; NULL is the
+   caller. That tells what .stack_size it needs: twice as much is safe. A stack
+   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
+   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
+   has not begun; -ESRCH for a task that does not run, or is no coroutine;
+   -EPERM in a thread that is not its own. */
+CONC_API ssize_t conc_stack_used(conc_task *task);
+
+/* From now on a coroutine or a generator that overflows its stack is told of
+   by name, in a line to the standard error, before the process dies of SIGSEGV
+   as it would have:
+     conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
+   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
+   one that was there before; and, for the caller and for threads that make
+   coroutines from now on, an alternate signal stack, unless they have one.
+   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+CONC_API int conc_guard_handler(void);
+
 /* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
 CONC_API int conc_sleep(double seconds);
 
@@ -1632,7 +1655,7 @@ typedef struct conc_queue conc_queue;
 /* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
-  size_t max_bytes; /* of one message; default 0: no bound; if shared, 65,536 */
+  size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
   const char *name; /* for reports; must outlive the queue; default none */
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
@@ -1810,8 +1833,9 @@ CONC_API int conc_pool_start(conc_pool *pool);
                  something there only, or a number
    0, -EPIPE if the pool has been closed (a job of its own may still submit),
    -EBUSY if the job runs already, -EINVAL without a target or if the pool has
-   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool is
-   another process's, or its workers die before they begin; -ENOMEM. */
+   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
+   belongs to another process, or its workers die before they begin;
+   -ENOMEM. */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
 /* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
@@ -1947,6 +1971,51 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no
+   Signals    no
+   Memory     the caller's, valid when zeroed; nothing is allocated
+   Blocks     one task at a time, while it writes a line; the others never
+   ------------------------------------------------------------------------ */
+
+/* Shows how far something is (Python's tqdm).
+
+     conc_progress p = { .total = n, .name = "pages" };
+     conc_progress_update(&p, 0);
+     while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
+     conc_progress_close(&p);
+
+   On a terminal a line that is written over and over, as wide as that:
+     pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
+   what is done, the time since the first update, what is left, and the rate
+   of late. Elsewhere, say in a log, a line now and then. */
+typedef struct conc_progress {
+  size_t total;     /* steps; default 0: not known, so no bar */
+  const char *name; /* stands in front; default none */
+  const char *unit; /* of a step; default "it" */
+  int fd;           /* where it is written; default 0: standard error */
+  bool off;         /* nothing is written */
+  double interval;  /* seconds from line to line; default 0.1 on a terminal,
+                       10 elsewhere */
+  size_t width;     /* columns; default: the terminal's */
+  /* private */
+  size_t done;
+  unsigned busy; /* somebody looks whether to write, or writes */
+  double start, next;
+  double shown_at, rate; /* of late; 0 not known */
+  size_t shown;
+} conc_progress;
+
+/* n steps more are done. 0, or what write() fails with. */
+CONC_API int conc_progress_update(conc_progress *progress, size_t n);
+
+/* Writes the last line, with the rate on the whole, and ends it. Nobody may
+   update any more; then the struct is as new. As above. */
+CONC_API int conc_progress_close(conc_progress *progress);
+
+/* ---------------------------------------------------------------------------
    >>index: every public name, by section; a type with its fields
 
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
@@ -1979,9 +2048,10 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              (.scope .destructor .copy) conc_local_set conc_local_get
              conc_local_has conc_local_delete conc_local_free conc_attribute
              conc_local_attribute conc_attribute_get conc_attribute_set
-   coroutine  conc_run conc_coro_start conc_sleep conc_yield_now conc_gen
-             (.target .arg .stack_size) conc_next conc_send_value conc_yield
-             conc_yield_from conc_gen_close conc_gen_result
+   coroutine  conc_run conc_coro_start conc_stack_used conc_guard_handler
+             conc_sleep conc_yield_now conc_gen (.target .arg .stack_size)
+             conc_next conc_send_value conc_yield conc_yield_from
+             conc_gen_close conc_gen_result
    loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
              conc_read_exactly conc_close conc_listen conc_accept conc_connect
              conc_address conc_datagram_open conc_datagram_send
@@ -2026,6 +2096,8 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
              conc_manager_address conc_manager_shutdown
+   extras     conc_progress (.total .name .unit .fd .off .interval .width)
+             conc_progress_update conc_progress_close
    ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
@@ -2209,6 +2281,19 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #if CONC_HAVE_SIGNALFD
 #include <sys/signalfd.h>
+#endif
+
+/* The width of a terminal (TIOCGWINSZ): everywhere, but not in POSIX before
+   2024. Otherwise 80. */
+#ifndef CONC_HAVE_WINSIZE
+#ifdef CONC_PORTABLE
+#define CONC_HAVE_WINSIZE 0
+#else
+#define CONC_HAVE_WINSIZE 1
+#endif
+#endif
+#if CONC_HAVE_WINSIZE
+#include <sys/ioctl.h>
 #endif
 
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
@@ -2921,11 +3006,12 @@ typedef struct conc__thread {
   conc_task own;   /* the task of a foreign thread */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
+  void *alternate; /* its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
+  struct conc__making *making; /* it starts a process: see there */
   struct conc__worker *worker; /* of a pool: what it is */
   conc_task *base; /* its own task, the actor's being that of a job; or NULL */
-  struct conc__making *making; /* it starts a process: see there */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -3904,9 +3990,11 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
 }
 
 /* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times. A coroutine's CPU is better given
-   to the next coroutine. */
+   pauses, then lets others run a few times, unless that takes long: on a busy
+   machine whoever yields is served last, and who sleeps first. A coroutine's
+   CPU is better given to the next coroutine. */
 CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+  double end = 0;
   int i, j;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
   for (i = 0; i < 10; i++) {
@@ -3915,6 +4003,8 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
     else
       sched_yield();
     if (conc__lock_try(lock, self->id)) return true;
+    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
+    if (i > 2 && conc_now() > end) return false;
   }
   return false;
 }
@@ -4468,7 +4558,7 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
-  if (conc__is_shared(barrier->word))
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
@@ -4498,11 +4588,12 @@ CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
-    barrier->word = self->id;
+    /* Also read without the guard, to tell a shared barrier. */
+    CONC__STORE_RELAXED(&barrier->word, self->id);
     conc__mutex_unlock(guard);
     rc = barrier->action(barrier->arg);
     conc__mutex_lock(guard);
-    barrier->word = 0;
+    CONC__STORE_RELAXED(&barrier->word, (uintptr_t)0);
     come_again = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
   }
   if (rc < 0) {
@@ -5787,7 +5878,7 @@ typedef struct conc__coro {
   unsigned char *map;      /* where its mapping begins: the guard page */
   size_t map_size;
   size_t valgrind;
-  bool pooled;             /* the mapping is a slot of a slab */
+  struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
   bool queued;             /* for conc__fork_child */
 } conc__coro;
 
@@ -5798,12 +5889,111 @@ typedef struct conc__slab {
   struct conc__slab *next;
   unsigned char *map;
   size_t slots, used; /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has */
+  bool leaves;        /* for conc__stacks_trim */
 } conc__slab;
 
 typedef struct conc__stacks {
   conc__coro *free;
   conc__slab *slabs;
+  size_t idle; /* slabs of which no slot is busy */
 } conc__stacks;
+
+/* --- telling of overflows --- */
+
+static bool conc__guarding;
+static struct sigaction conc__guard_before[2]; /* SIGSEGV, SIGBUS */
+
+#define CONC__ALTERNATE_SIZE 65536
+
+/* Gives the thread an alternate signal stack; on its own the handler could
+   not run when that has overflowed. */
+CONC__DEF int conc__alternate_open(void) {
+  stack_t stack;
+  if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
+      !(stack.ss_flags & SS_DISABLE))
+    return 0;
+  memset(&stack, 0, sizeof stack);
+  stack.ss_sp = conc__pages_map(CONC__ALTERNATE_SIZE);
+  stack.ss_size = CONC__ALTERNATE_SIZE;
+  if (stack.ss_sp == NULL) return -ENOMEM;
+  conc__this.alternate = stack.ss_sp;
+  sigaltstack(&stack, NULL);
+  return 0;
+}
+
+CONC__DEF void conc__alternate_close(void) {
+  stack_t none;
+  if (conc__this.alternate == NULL) return;
+  memset(&none, 0, sizeof none);
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, NULL);
+  munmap(conc__this.alternate, CONC__ALTERNATE_SIZE);
+  conc__this.alternate = NULL;
+}
+
+CONC__DEF bool conc__guard_hit(const conc__coro *co, const void *at) {
+  const unsigned char *p = (const unsigned char *)at;
+  return p >= co->map && p < co->map + conc__page;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor);
+
+/* On its way to death: so it may do what a handler must not, as long as that
+   does not wait: snprintf of words and numbers. */
+CONC__DEF void conc__guard_caught(int number, siginfo_t *info, void *context) {
+  struct sigaction *before = &conc__guard_before[number != SIGSEGV];
+  const conc__actor *self = conc__this.current;
+  const conc__coro *co = NULL;
+  char text[256];
+  if (self != NULL && self->generator != NULL &&
+      conc__guard_hit(self->generator->stack, info->si_addr))
+    co = self->generator->stack;
+  else if (self != NULL && conc__is_coro(self) &&
+           conc__guard_hit((const conc__coro *)self, info->si_addr))
+    co = (const conc__coro *)self;
+  if (co != NULL) {
+    const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
+    int n = snprintf(text, sizeof text,
+                     "conc: %s%.100s has overflowed its stack of %zu bytes "
+                     "(.stack_size)\n",
+                     what, conc_name(self->task), co->map_size - conc__page);
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+  }
+  if (before->sa_flags & SA_SIGINFO) {
+    before->sa_sigaction(number, info, context);
+  } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+    before->sa_handler(number);
+  } else { /* the same instruction again, or the same signal */
+    sigaction(number, before, NULL);
+    if (info->si_code <= 0) raise(number);
+  }
+}
+
+CONC_API int conc_guard_handler(void) {
+  static conc__mutex guard;
+  struct sigaction action;
+  int rc;
+  conc_current(); /* it may be the first call of the library */
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  conc__mutex_lock(&guard);
+  if (!CONC__LOAD_RELAXED(&conc__guarding)) {
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = conc__guard_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGSEGV, NULL, &conc__guard_before[0]);
+    sigaction(SIGBUS, NULL, &conc__guard_before[1]);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    CONC__STORE_RELAXED(&conc__guarding, true);
+  }
+  conc__mutex_unlock(&guard);
+  return 0;
+}
+
+/* --- their memory --- */
 
 CONC__DEF size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
@@ -5820,6 +6010,7 @@ CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  if (CONC__LOAD_RELAXED(&conc__guarding)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -5834,6 +6025,7 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   size_t slot = conc__slot_size();
   if (co != NULL) {
     pool->free = co->next;
+    pool->idle -= co->slab->busy++ == 0;
     return co;
   }
   if (slab == NULL || slab->used == slab->slots) {
@@ -5847,16 +6039,25 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
       return NULL;
     }
     slab->slots = slots;
-    slab->used = 0;
+    slab->used = slab->busy = 0;
     slab->next = pool->slabs;
     pool->slabs = slab;
+    pool->idle++;
   }
   co = conc__stack_make(slab->map + slab->used * slot, slot,
                         slab->used % 8 * 128);
   if (co == NULL) return NULL;
   slab->used++;
-  co->pooled = true;
+  co->slab = slab;
+  pool->idle -= slab->busy++ == 0;
   return co;
+}
+
+/* Gives one back, from the stack itself: it is used until the next switch. */
+CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  co->next = pool->free;
+  pool->free = co;
+  pool->idle += --co->slab->busy == 0;
 }
 
 /* The same with a mapping of its own. */
@@ -5897,18 +6098,36 @@ CONC__DEF void conc__stack_unmap(conc__coro *co) {
   munmap(map, size);
 }
 
-/* All stacks are free now. */
-CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
-  while (pool->free != NULL) {
-    conc__coro *co = pool->free;
-    pool->free = co->next;
-    conc__stack_unmake(co);
+/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
+  conc__slab **s = &pool->slabs;
+  conc__coro **p = &pool->free;
+  conc__slab *slab;
+  for (slab = pool->slabs; slab != NULL; slab = slab->next)
+    slab->leaves = slab->busy == 0;
+  /* The oldest, which is the smallest, stays. */
+  if (one)
+    for (slab = pool->slabs; slab != NULL; slab = slab->next)
+      if (slab->leaves && slab->next == NULL) slab->leaves = false;
+  while (*p != NULL) {
+    conc__coro *co = *p;
+    if (co->slab->leaves) {
+      *p = co->next;
+      conc__stack_unmake(co);
+    } else {
+      p = &co->next;
+    }
   }
-  while (pool->slabs != NULL) {
-    conc__slab *slab = pool->slabs;
-    pool->slabs = slab->next;
-    munmap(slab->map, slab->slots * conc__slot_size());
-    CONC_FREE(slab);
+  while (*s != NULL) {
+    slab = *s;
+    if (slab->leaves) {
+      *s = slab->next;
+      pool->idle--;
+      munmap(slab->map, slab->slots * conc__slot_size());
+      CONC_FREE(slab);
+    } else {
+      s = &slab->next;
+    }
   }
 }
 
@@ -5957,6 +6176,7 @@ CONC__DEF conc__coro *conc__spare_get(size_t size) {
 CONC__DEF void conc__spares_free(void) {
   while (conc__this.spare != NULL)
     conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+  conc__alternate_close();
 }
 
 /* As conc__fiber_switch: `self` goes on at `to`. */
@@ -6178,6 +6398,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
    ------------------------------------------------------------------------ */
 
 #define CONC__LOOP_BATCH 256
+#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
@@ -6245,6 +6466,7 @@ typedef struct conc__loop {
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
+  double trim;       /* when it gives stacks back; 0: there are none */
   bool deadlocked;
   conc__mutex inbox_guard;
   conc__coro *inbox; /* last in, first out; under inbox_guard to write */
@@ -6453,7 +6675,7 @@ CONC__DEF void conc__coro_main(void) {
     conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (!co->pooled || loop->ring_count == 0) break;
+    if (co->slab == NULL || loop->ring_count == 0) break;
     if (!(loop->ring[loop->ring_first] & 1)) break;
     t = (conc_task *)(loop->ring[loop->ring_first] - 1);
     if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
@@ -6461,9 +6683,8 @@ CONC__DEF void conc__coro_main(void) {
     co->actor.word = 0;
     conc__actor_init(&co->actor, &conc__coro_class, t);
   }
-  if (co->pooled) {
-    co->next = loop->stacks.free;
-    loop->stacks.free = co;
+  if (co->slab != NULL) {
+    conc__stack_put_pooled(&loop->stacks, co);
   } else {
     co->next = loop->dead;
     loop->dead = co;
@@ -7076,6 +7297,18 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
                                         : CONC__STUCK_AFTER;
     until = conc_now() + loop->patience;
   }
+  if (loop->stacks.idle <= 1) {
+    loop->trim = 0;
+  } else {
+    double now = conc_now();
+    if (loop->trim <= 0) loop->trim = now + CONC__TRIM_AFTER;
+    if (now >= loop->trim) {
+      conc__stacks_trim(&loop->stacks, true);
+      loop->trim = 0;
+    } else if (until > loop->trim) {
+      until = loop->trim;
+    }
+  }
   lonely = !conc__poller_wait(loop, until) && lonely;
   conc__mutex_lock(&loop->inbox_guard);
   lonely = lonely && loop->inbox == NULL;
@@ -7134,7 +7367,7 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
   conc__mutex_unlock(&loop->inbox_guard);
   conc__poller_close(loop);
   conc__waker_close(loop->waker);
-  conc__stacks_destroy(&loop->stacks);
+  conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC_FREE(loop->ring);
   CONC_FREE(loop->heap);
   CONC_FREE(loop->fds);
@@ -7162,6 +7395,35 @@ CONC_API int conc_coro_start(conc_task *task) {
   conc__task_link(&loop->tasks, task);
   conc__ready_push(loop, (conc__ready)task | 1);
   return 0;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor) {
+  return actor->ops == &conc__coro_class;
+}
+
+/* Where the first byte of a stack is that was ever changed. It looks at what
+   no variable lives in, which no tool likes. */
+#if CONC_HAVE_ASAN
+__attribute__((no_sanitize_address))
+#elif CONC_HAVE_TSAN
+__attribute__((no_sanitize_thread))
+#endif
+CONC__DEF const unsigned char *conc__stack_edge(const conc__coro *co) {
+  const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
+  while ((const void *)p < (const void *)co && *p == 0) p++;
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
+  return (const unsigned char *)(uintptr_t)p;
+}
+
+CONC_API ssize_t conc_stack_used(conc_task *task) {
+  const conc__coro *co;
+  if (task == NULL) task = conc_current();
+  if (task->kind != CONC__TASK_CORO || !conc_is_alive(task)) return -ESRCH;
+  if (task->actor == NULL || task->actor == CONC__NEVER_BEGIN) return 0;
+  co = (const conc__coro *)task->actor;
+  if (conc__this.loop == NULL || co->loop != conc__this.loop) return -EPERM;
+  return (const unsigned char *)co - conc__stack_edge(co);
 }
 
 CONC_API int conc_run(conc_task *task) {
@@ -8451,7 +8713,9 @@ CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  if (*round > 0 || !conc__shared_spin(self, word, value))
+  if (*round == 0) /* and look before the first sleep */
+    conc__shared_spin(self, word, value);
+  else
     conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
                        *round, true);
   ++*round;
@@ -8548,9 +8812,9 @@ CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
   return (struct conc__registry *)(page << 12);
 }
 
-/* What was asked for so long ago is late, and may have a dead owner. */
-CONC__INLINE bool conc__shared_late(unsigned round, double deadline) {
-  return round > 1 || deadline <= 0;
+/* Whether it is time to ask if an owner is dead: before the first sleep. */
+CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
+  return round > 0 || deadline <= 0;
 }
 
 /* A claim is held by an actor of a process; it stands where locks between
@@ -8584,7 +8848,7 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
-    if (conc__shared_late(round, deadline) &&
+    if (conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, owner)) {
       if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
         continue;
@@ -8594,8 +8858,9 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
     }
     if (deadline <= 0) return -ETIMEDOUT;
     if (round == 0) { /* unannounced, so that nobody need be woken */
+      conc__shared_spin(self, &c->word, seen);
       round++;
-      if (conc__shared_spin(self, &c->word, seen)) continue;
+      continue;
     }
     if (!(seen & CONC__AWAITS) &&
         !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
@@ -8957,7 +9222,7 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
   bool died = false;
   int rc = 0;
   for (;;) {
-    bool late = conc__shared_late(round, deadline);
+    bool late = round > 1 || deadline <= 0;
     bool mine, taken;
     unsigned id, seen;
     if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
@@ -8969,7 +9234,7 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
     }
     if (place != NULL || (s->writer == id && s->writer_actor == self->id))
       rc = -EDEADLK;
-    if (late && rc == 0) {
+    if (rc == 0 && conc__shared_doubts(round, deadline)) {
       if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
         s->writer = 0;
         s->readers_turn = false;
@@ -9197,13 +9462,13 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
     }
     all_are_here = barrier->runner != 0;
     if (all_are_here) {
-      if (round > 1 && conc__registry_is_dead(r, barrier->runner))
+      if (round > 0 && conc__registry_is_dead(r, barrier->runner))
         rc = -EOWNERDEAD;
     } else if (conc__take_cancel(self)) {
       rc = -ECANCELED;
     } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
       rc = -ETIMEDOUT;
-    } else if (round > 1 && conc__sharers_bury(&barrier->parts, r)) {
+    } else if (round > 0 && conc__sharers_bury(&barrier->parts, r)) {
       rc = -EOWNERDEAD;
     }
     if (rc != 0) {
@@ -9212,13 +9477,13 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
       return rc;
     }
     conc__shared_leave(&barrier->guard);
-    if (round == 0 &&
-        conc__shared_spin(self, &barrier->generation, generation))
-      continue;
-    conc__shared_sleep(
-        self, &barrier->generation, generation,
-        all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline), round,
-        !all_are_here);
+    if (round == 0)
+      conc__shared_spin(self, &barrier->generation, generation);
+    else
+      conc__shared_sleep(
+          self, &barrier->generation, generation,
+          all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline),
+          round, !all_are_here);
   }
 }
 
@@ -9235,7 +9500,7 @@ CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
     if (rc != 0) return rc;
     id = conc__registry_self(r);
     runner = barrier->runner;
-    if (runner != 0 && conc__shared_late(round, deadline) &&
+    if (runner != 0 && conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, runner)) {
       conc__barrier_break(barrier);
       conc__barrier_tell(barrier);
@@ -14183,19 +14448,36 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
   conc__wake_all(woken);
 }
 
+/* The tenth of a second in which it was last seen that who lets others run
+   does not come back soon: they are not those that we wait for, but ones with
+   work of their own. A thread that sleeps instead is better served. */
+static unsigned conc__crowded;
+
+CONC__INLINE unsigned conc__tenth(double now) {
+  return (unsigned)(uint64_t)(now * 10);
+}
+
 /* Waits until the other side's counter is no longer as it was, as long as that
    is likely to be soon: for a few pauses, as one who spins as well answers,
    then lets others run a few times: with more threads than CPUs that fills or
    drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
                                 size_t seen, double deadline) {
+  double now, began;
   int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10 + 7; i++) {
-    if (i < 10)
-      conc__pause();
-    else if (deadline >= CONC__NEVER || conc_now() < deadline)
-      sched_yield();
+  for (i = 0; i < 10; i++) {
+    conc__pause();
+    if (CONC__LOAD(counter) != seen) return true;
+  }
+  now = conc_now();
+  for (i = 0; i < 7 && now < deadline; i++) {
+    if (conc__tenth(now) - CONC__LOAD_RELAXED(&conc__crowded) < 2) break;
+    began = now;
+    sched_yield();
+    now = conc_now();
+    if (now - began > 1e-3)
+      CONC__STORE_RELAXED(&conc__crowded, conc__tenth(now));
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
@@ -14677,9 +14959,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
 
    Who finds nothing sets the bit AWAITED in the word of the cell that must
    change first, and sleeps. Whoever claims that cell sees the bit in the word
-   that it replaces, and wakes one sleeper when the cell is done. That one, when
-   it leaves, passes the wake-up on as long as there may be sleepers: so the
-   fast side pays nothing at all for those who sleep. A sleeper that is killed
+   that it replaces, and wakes one sleeper when the cell is done. That one,
+   when it leaves, passes the wake-up on as long as there may be sleepers: so
+   the fast side pays nothing at all for those who sleep. A sleeper that is killed
    leaves their count too high, which costs a system call now and then. */
 
 #define CONC__CELL_FREE 0u
@@ -14721,6 +15003,13 @@ typedef struct conc__cell {
 #define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
 #define CONC__FORM_AFTER(form) ((form) >> 16)
 
+/* Getters, putters or joiners. */
+struct conc__cells_side {
+  unsigned word;     /* counts wake-ups */
+  unsigned sleepers; /* on the word */
+  unsigned pollers;  /* on the waker */
+};
+
 /* What lies in the shared memory, before the cells. */
 typedef struct conc__cells {
   uint32_t magic, count;
@@ -14731,11 +15020,7 @@ typedef struct conc__cells {
   uint64_t head __attribute__((aligned(128)));
   uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
   unsigned ends; /* how often the last message was reported done */
-  struct conc__cells_side {
-    unsigned word;     /* counts wake-ups */
-    unsigned sleepers; /* on the word */
-    unsigned pollers;  /* on the waker */
-  } sides[3];
+  struct conc__cells_side sides[3];
 } conc__cells; /* followed by the cells, and the blocks */
 
 /* A process's handle. */
@@ -15081,6 +15366,7 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
     if (!conc__cells_find_free(s, spot)) return -EAGAIN;
     lap = CONC__CELL_LAP(spot->word);
+    __builtin_prefetch((char *)spot->cell + 64, 1);
   } while (!__atomic_compare_exchange_n(
       &spot->cell->word, &spot->word,
       CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
@@ -15117,7 +15403,8 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
   return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
 }
 
-/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM */
+/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
+   -ENOMEM. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                                          conc__sink *sink,
                                          conc__cells_spot *spot) {
@@ -15150,6 +15437,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       continue;
     }
     lap = CONC__CELL_LAP(spot->word);
+    __builtin_prefetch((char *)cell + 64);
     if (CONC__CAS(&cell->word, &spot->word,
                   CONC__CELL(lap, self, CONC__CELL_READING)))
       break;
@@ -16169,8 +16457,8 @@ CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
   }
   conc__pool_shut(p);
   for (i = 0; i < p->started; i++)
-    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED) {
-    }
+    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED)
+      continue;
   conc__pool_free(p);
   return rc;
 }
@@ -17240,7 +17528,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
       for (j = i; j < count && p->far != NULL; j++)
         conc__far_cancel(&jobs[j], false);
       conc_shield(&shield);
-      conc__task_await(&jobs[i], false, CONC_FOREVER);
+      conc__task_await(&jobs[i], true, CONC_FOREVER);
     }
     if (failure == 0) failure = jobs[i].status;
     if (rc == 0) rc = failure;
@@ -17261,7 +17549,7 @@ CONC_API void conc_imap_end(conc_imap *imap) {
     if (imap->told < imap->n) conc_cancel(&imap->jobs[i]);
   conc_shield(&shield);
   for (i = 0; i < imap->n; i++)
-    conc__task_await(&imap->jobs[i], false, CONC_FOREVER);
+    conc__task_await(&imap->jobs[i], true, CONC_FOREVER);
   conc_scope_end(&shield);
   CONC_FREE(imap->jobs);
   imap->jobs = NULL;
@@ -17378,7 +17666,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   if (rc != 0) {
     conc_cancel(&job);
     conc_shield(&shield);
-    conc__task_await(&job, false, CONC_FOREVER);
+    conc__task_await(&job, true, CONC_FOREVER);
     conc_scope_end(&shield);
   }
   return job.result;
@@ -19464,6 +19752,130 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+   ------------------------------------------------------------------------ */
+
+/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+CONC__DEF void conc__progress_time(char buf[32], double seconds) {
+  bool known = seconds >= 0 && seconds < 1e9;
+  unsigned long n = known ? (unsigned long)seconds : 0;
+  if (!known)
+    snprintf(buf, 32, "?");
+  else if (n >= 3600)
+    snprintf(buf, 32, "%lu:%02lu:%02lu", n / 3600, n / 60 % 60, n % 60);
+  else
+    snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
+}
+
+#define CONC__PROGRESS_LINE 512
+
+/* The line, as tqdm writes it: its length, at most `width` and less than
+   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+CONC__DEF size_t conc__progress_line(const conc_progress *p, size_t done,
+                                     double now, double rate, size_t width,
+                                     char *line) {
+  const char *unit = p->unit != NULL ? p->unit : "it";
+  char elapsed[32], left[32], speed[64], head[160], tail[256];
+  size_t n, columns, tenths, i;
+  conc__progress_time(elapsed, now - p->start);
+  if (rate <= 0)
+    snprintf(speed, sizeof speed, "?%.20s/s", unit);
+  else if (rate < 1)
+    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
+  else
+    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
+  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
+           p->name != NULL ? ": " : "");
+  if (p->total == 0 || done > p->total) {
+    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
+                         head, done, unit, elapsed, speed);
+    return width > 0 && n > width ? width : n;
+  }
+  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
+           left, speed);
+  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
+                       (double)done * 100 / (double)p->total);
+  columns = width == 0                    ? 10
+            : width > n + strlen(tail) ? width - n - strlen(tail)
+                                       : 0;
+  if (columns > 100) columns = 100;
+  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
+    line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  return width > 0 && n > width ? width : n;
+}
+
+/* The columns of a terminal; 0: it is none. */
+CONC__DEF size_t conc__terminal_width(int fd) {
+#if CONC_HAVE_WINSIZE
+  struct winsize size;
+  if (isatty(fd) && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    return size.ws_col;
+#endif
+  return isatty(fd) ? 80 : 0;
+}
+
+/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
+CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0, at = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: what is new counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A shorter line must cover the one before. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval;
+  while (at < n) {
+    ssize_t rc = write(fd, line + at, n - at);
+    if (rc < 0 && errno != EINTR) return -errno;
+    if (rc > 0) at += (size_t)rc;
+  }
+  return 0;
+}
+
+CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
+  unsigned busy = 0;
+  double now;
+  int rc = 0;
+  __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
+  if (progress->off) return 0;
+  if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  now = conc_now();
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (now >= progress->next)
+    rc = conc__progress_show(progress, now, false);
+  CONC__STORE(&progress->busy, 0u);
+  return rc;
+}
+
+CONC_API int conc_progress_close(conc_progress *progress) {
+  double now = conc_now();
+  int rc = 0;
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (!progress->off) rc = conc__progress_show(progress, now, true);
+  progress->done = progress->shown = 0;
+  progress->start = progress->next = progress->shown_at = progress->rate = 0;
+  return rc;
 }
 
 #ifdef __cplusplus

@@ -346,7 +346,7 @@ static bool killed_before(const stepped *s, int k, bool *refused) {
 
 static void step_through(const stepped *s) {
   const char *asked = getenv("CRASH_SECONDS"), *tool = getenv("LD_PRELOAD");
-  double end = test_now() + (asked ? atof(asked) : 1.0);
+  double end = test_now() + (asked ? atof(asked) : 0.5);
   bool refused = false;
   int n = 16, i, k = 0;
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");

@@ -37,7 +37,14 @@ function linked(s,   done, word) {
   }
   return done s
 }
-function emit(kind, s) { outs++; out[outs] = s; outkind[outs] = kind }
+# With a declaration, the names that it declares.
+function emit(kind, s) {
+  outs++
+  out[outs] = s
+  outkind[outs] = kind
+  for (outnames[outs] = " "; kind == "code" && told < names;)
+    outnames[outs] = outnames[outs] name[++told] " "
+}
 
 # A comment as it stands, without its marks: paragraphs.
 function prose(s,   n, line, i, text, verbatim, l) {
@@ -258,8 +265,10 @@ function print_html(   i, k, s, part, id) {
     } else if (k == "pre") {
       print "<pre>" linked(s) "</pre>"
     } else {
-      while (outkind[i + 1] == "code") s = s "\n" out[++i]
-      print "<pre class=\"code\">" anchored(s) "</pre>"
+      part[1] = outnames[i]
+      for (; outkind[i + 1] == "code"; part[1] = part[1] outnames[i])
+        s = s "\n" out[++i]
+      print "<pre class=\"code\">" anchored(s, part[1]) "</pre>"
     }
   }
   print "</body></html>"
@@ -278,8 +287,8 @@ function html_index(   i, last) {
   }
   print "</div>"
 }
-# A declaration: the first time that a name stands in one is its place.
-function anchored(s,   n, line, i, l, word, t, r, done, what) {
+# A declaration: where one of its own names first stands is the name's place.
+function anchored(s, own,   n, line, i, l, word, t, r, done, what) {
   n = split(s, line, "\n")
   r = ""; what = ""
   for (i = 1; i <= n; i++) {
@@ -294,7 +303,7 @@ function anchored(s,   n, line, i, l, word, t, r, done, what) {
       word = substr(l, RSTART, RLENGTH)
       done = done substr(l, 1, RSTART - 1)
       t = substr(l, RSTART + RLENGTH)
-      if (word in known && !(word in placed)) {
+      if (index(own, " " word " ") && !(word in placed)) {
         placed[word] = 1
         word = "<b id=\"" word "\">" word "</b>"
       } else if (word in known) {

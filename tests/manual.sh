@@ -84,8 +84,7 @@ runs() {
     "$tmp/program" >"$tmp/out" && [ -s "$tmp/out" ]
 }
 for program in "$tmp"/program*.c; do
-  try "the program with \"$(grep -m1 -oE '(printf|puts)\(.*' "$program" |
-    tr -d '"' | cut -c 1-40)\" compiles and runs" runs "$program"
+  try "$(basename "$program" .c) in it compiles and runs" runs "$program"
 done
 
 # The page.

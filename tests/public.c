@@ -33,8 +33,9 @@ TEST(each_type_of_python_is_a_type_here) {
 }
 
 TEST(a_queue_refuses_a_message_over_its_bound) {
-  conc_queue_opts options = {0, 0, NULL};
+  conc_queue_opts options;
   conc_queue *q;
+  memset(&options, 0, sizeof options);
   options.max_bytes = 3;
   q = conc_queue_new(&options);
   CHECK_EQ(conc_put(q, "abcd", 4, 0), -EMSGSIZE);

@@ -71,6 +71,17 @@ pool_peers() {
   $cxx -O2 -fopenmp -o "$build/pool_peers" "$here/pool_peers.cpp" $peers \
     -pthread 2>/dev/null || rm -f "$build/pool_peers"
 }
+if links '#include <zmq.h>' -lzmq; then
+  zmq=-lzmq
+else
+  zmq=-DNO_ZMQ
+fi
+if ${CXX:-c++} -O2 -c -o "$build/queue_boost.o" "$here/queue_boost.cpp" \
+  >/dev/null 2>&1; then
+  zmq="$zmq $build/queue_boost.o -lstdc++ -lrt"
+else
+  zmq="$zmq -DNO_BOOST_QUEUE"
+fi
 
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
@@ -78,13 +89,14 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch echo threads process network pool}; do
+for name in ${BENCH:-switch echo threads process pool network queue_processes}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers="$boost $ev" ;;
   echo) peers="$uv $ev" ;;
   threads) peers="$nsync $ck $glib" ;;
   pool) pool_peers; peers= ;;
+  queue_processes) peers=$zmq ;;
   *) peers= ;;
   esac
   # Several words each, meant so.
