@@ -674,11 +674,11 @@ typedef struct conc_task {
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
   /* Called when it has finished, just before it can be joined, in the thread
-     where it ended, or one of the library's; must not wait long. The status is
+     where it ended, or one of the library's. Must not wait long. The status is
      what conc_join is about to return. Default none. */
   void (*callback)(struct conc_task *task, int status, void *result);
-  /* private; first what every job needs, so that it lies in two lines of the
-     cache */
+  /* private */
+  /* First what every job needs, so that it lies in two lines of the cache. */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
   int status;          /* what conc_join returns */
@@ -1822,12 +1822,12 @@ enum {
   CONC_THREAD   /* and its ThreadPool */
 };
 
-/* A pool of workers: Python's Pool, as an object of yours. */
+/* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
   size_t workers;       /* default 0: conc_cpu_count() */
   conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg; /* its argument */
+  void *initializer_arg; /* its argument; yours */
   size_t stack_size;    /* of a thread; bytes; default the system's */
   size_t chunk;         /* how many items map hands out at a time; default 0:
                            so many that each worker gets four chunks */
@@ -2603,6 +2603,17 @@ CONC__DEF int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
+}
+
+/* The number of the lowest bit that is set; one is. */
+CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
+#ifdef __TINYC__
+  unsigned n = 0;
+  while (!(bits >> n & 1)) n++;
+  return n;
+#else
+  return (unsigned)__builtin_ctzll(bits);
+#endif
 }
 
 /* Tells the CPU that this is a busy wait. */
@@ -16227,7 +16238,7 @@ CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
     ring = CONC__LOAD(&d->ring);
     t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
     /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)), 1);
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
     CONC__POINT();
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -16374,6 +16385,8 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
       CONC__LOAD(&p->backlog_count) == 0)
     return NULL;
   conc__mutex_lock(&p->guard);
+  /* While they are between inbox and backlog nobody shall find no work. */
+  __atomic_store_n(&p->backlog_count, p->backlog_count + 1, __ATOMIC_SEQ_CST);
   seen = CONC__LOAD(&p->inbox);
   while ((seen & ~CONC__CLOSED) != 0 &&
          !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
@@ -16391,7 +16404,7 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
     *p->backlog_end = chain;
     p->backlog_end = end;
   }
-  n += p->backlog_count;
+  n += p->backlog_count - 1;
   first = p->backlog;
   t = first;
   if (t != NULL) {
@@ -16404,8 +16417,9 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
     }
     p->backlog = t;
     if (t == NULL) p->backlog_end = &p->backlog;
-    __atomic_store_n(&p->backlog_count, n - count, __ATOMIC_SEQ_CST);
   }
+  __atomic_store_n(&p->backlog_count, first != NULL ? n - count : 0,
+                   __ATOMIC_SEQ_CST);
   conc__mutex_unlock(&p->guard);
   return first;
 }
@@ -16431,7 +16445,7 @@ CONC__DEF bool conc__pool_nudge(conc__pool *p) {
   for (i = 0; i * 32 < p->n; i++) {
     unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
     while (seen != 0) {
-      unsigned bit = (unsigned)__builtin_ctz(seen);
+      unsigned bit = conc__lowest_bit(seen);
       CONC__POINT();
       if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
                                       false, __ATOMIC_SEQ_CST,
@@ -16841,6 +16855,7 @@ CONC__DEF void conc__pool_stop(conc__pool *p) {
       conc__task_finish(t, NULL, -ECANCELED);
     conc__worker_poke(w);
   }
+  conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
 }
 
 CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
@@ -16929,7 +16944,7 @@ typedef struct conc__far_slot {
   size_t offset; /* of the argument in the shared memory */
   size_t size;
   size_t item;  /* of map: bytes of one; else 0 */
-  double began; /* 0: not known */
+  uint64_t began; /* by the clock, in nanoseconds; 0: not known */
   int status;
   pid_t pid;
   uint64_t bytes[CONC__SLOT_BYTES / 8];
@@ -17113,7 +17128,6 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
   conc__far *far = process->pool->far;
   conc__far_shared *s = far->shared;
   conc__far_worker *w = &far->workers[process->index];
-  double *began;
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
@@ -17129,11 +17143,8 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
       continue;
     }
     s->slots[i].pid = pid;
-    began = &s->slots[i].began;
-    if (options->timeout > 0) {
-      double now = conc_now();
-      __atomic_store(began, &now, __ATOMIC_RELEASE);
-    }
+    if (options->timeout > 0)
+      CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
     conc__far_run(s, far->memory, i, process->index);
     n++;
   }
@@ -17181,7 +17192,7 @@ CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
   for (k = 0; k * 64 < n; k++) {
     uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
     while (seen != 0) {
-      size_t w = k * 64 + (size_t)__builtin_ctzll(seen);
+      size_t w = k * 64 + conc__lowest_bit(seen);
       if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
       CONC__STORE(&far->workers[w].bell, 1u);
       conc__shared_wake(&far->workers[w].bell, 1);
@@ -17314,7 +17325,7 @@ CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
     if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
       bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
     for (; bits != 0; bits &= bits - 1) {
-      unsigned i = k * 64 + (unsigned)__builtin_ctzll(bits);
+      unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
       if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
@@ -17459,11 +17470,13 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
   conc__pool *p = process->pool;
   conc__far *far = p->far;
   conc__far_shared *s = far->shared;
+  bool terminated;
   int exitcode;
   unsigned i;
   while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
+  terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
   for (i = 0; i < CONC__SLOTS;) {
     uint64_t seen = CONC__LOAD(&s->slots[i].state);
     unsigned state = conc__state_of(seen);
@@ -17476,9 +17489,9 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
     else if (state == CONC__SLOT_CONDEMNED)
       conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
     else /* unless it is being condemned at this moment */
-      over = conc__far_end(p, i, seen, -ECHILD, exitcode,
-                           far->jobs[i].task->fds[1] > 0 &&
-                               !CONC__LOAD(&p->terminated));
+      over = conc__far_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
+                           exitcode,
+                           !terminated && far->jobs[i].task->fds[1] > 0);
     i += over;
   }
   __atomic_fetch_and(&s->asleep[process->index / 64],
@@ -17553,9 +17566,9 @@ CONC__DEF double conc__far_timeouts(conc__pool *p) {
     uint64_t seen = CONC__LOAD(&slot->state);
     double began;
     if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
-    __atomic_load(&slot->began, &began, __ATOMIC_ACQUIRE);
+    began = 1e-9 * (double)CONC__LOAD(&slot->began);
     if (began <= 0) { /* just now, or stopped in between */
-      __atomic_store(&slot->began, &now, __ATOMIC_RELEASE);
+      CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
       began = now;
     }
     if (began + limit <= now)

@@ -32,7 +32,7 @@
      test_pool_worker_lifetime   workers_are_replaced
      ..._early_close             workers_are_replaced
      test_pool_maxtasksperchild_invalid - (unsigned)
-     test_worker_finalization_via_atexit_handler a_worker_ends_as_a_process_does
+     test_worker_finalization_...  a_worker_ends_as_a_process_does
    */
 #include "test.h"
 
@@ -493,7 +493,7 @@ TEST(imap_on_processes) { NO_FORK; imap(CONC_PROCESS); }
 
 /* test_terminate: jobs that wait are dropped, those that run are stopped. */
 static void terminate(int kind) {
-  for (int round = 0; round < 5; round++) {
+  for (int round = 0; round < slow(200); round++) {
     conc_pool p = pool_of(kind, 2);
     double longer = 100;
     conc_task jobs[300];
@@ -504,7 +504,7 @@ static void terminate(int kind) {
       jobs[i] = job_of(sleep_a_bit, &longer, sizeof longer);
       CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
     }
-    if (round % 2) usleep(20000);
+    usleep((unsigned)(test_random() % 2000 * (unsigned)(round % 2)));
     CHECK_EQ(conc_pool_terminate(&p), 0);
     CHECK_EQ(conc_pool_terminate(&p), 0);
     CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
@@ -726,8 +726,14 @@ static void in_child(int kind) {
   CHECK_EQ(conc_run(&t), 0);
   finish(&p);
 }
-TEST(a_child_finds_its_parents_threads_ended) { NO_FORK; in_child(CONC_THREAD); }
-TEST(a_child_finds_its_parents_workers_ended) { NO_FORK; in_child(CONC_PROCESS); }
+TEST(a_child_finds_its_parents_threads_ended) {
+  NO_FORK;
+  in_child(CONC_THREAD);
+}
+TEST(a_child_finds_its_parents_workers_ended) {
+  NO_FORK;
+  in_child(CONC_PROCESS);
+}
 
 /* A job that forks: the child's thread ends after it. */
 static void *fork_inside(void *arg) {
@@ -840,7 +846,8 @@ TEST(a_job_that_runs_too_long_is_killed_alone) {
       jobs[i] = job_of(sleep_a_bit, &shorter, sizeof shorter);
       CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
     }
-    for (int i = 0; i < 30; i++) CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    for (int i = 0; i < 30; i++)
+      CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
     CHECK_EQ(conc_join(&slow_job, CONC_FOREVER), -ETIMEDOUT);
     CHECK_EQ(conc_exitcode(&slow_job), -SIGKILL);
   }
@@ -935,11 +942,11 @@ TEST(a_worker_ends_as_a_process_does) {
 /* What the initializer sets is there, also in those that replace others. */
 static long base;
 static void *set_base(void *arg) {
-  base = *(long *)arg;
+  __atomic_store_n(&base, *(long *)arg, __ATOMIC_RELAXED);
   return NULL;
 }
 static void *add_base(void *arg) {
-  *(long *)arg += base;
+  *(long *)arg += __atomic_load_n(&base, __ATOMIC_RELAXED);
   return NULL;
 }
 static void initializer(int kind) {
@@ -955,7 +962,7 @@ static void initializer(int kind) {
   for (int i = 0; i < 50; i++) CHECK_EQ(items[i], i + 100);
   finish(&p);
 }
-TEST(threads_call_the_initializer) { if (!TEST_TSAN) initializer(CONC_THREAD); }
+TEST(threads_call_the_initializer) { initializer(CONC_THREAD); }
 TEST(processes_call_the_initializer) { NO_FORK; initializer(CONC_PROCESS); }
 
 TEST(a_pool_whose_workers_never_begin_fails_its_jobs) {
@@ -1018,7 +1025,8 @@ static void crash(unsigned retries, bool with_callbacks) {
       int rc = conc_join(&jobs[at], CONC_FOREVER);
       CHECK(rc == 0 || rc == -ECHILD);
       CHECK_EQ(values[at], i - WINDOW + (rc == 0));
-      CHECK_EQ(conc_exitcode(&jobs[at]), rc == 0 ? CONC_NO_EXITCODE : -SIGKILL);
+      CHECK_EQ(conc_exitcode(&jobs[at]),
+               rc == 0 ? CONC_NO_EXITCODE : -SIGKILL);
       failed += rc != 0;
     }
     if (i >= n) continue;
