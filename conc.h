@@ -2084,7 +2084,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
              conc_stream_close conc_block_signals conc_wait_signal
-   ipc        conc_shared_alloc conc_shared_free
+   ipc        conc_shared_alloc conc_shared_open conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
              CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
@@ -8955,7 +8955,7 @@ CONC_API void conc_shared_free(void *memory) {
    such locks; the third is the tracker's. That is a process that waits until
    it has the locks of all entries, and of the first two: nobody uses it then,
    nobody has begun to. It removes the file; who has opened it meanwhile sees,
-   once he has the first byte, that it has no name any more, and tries again. */
+   once he has the first byte, that it has lost its name, and tries again. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
