@@ -6,6 +6,9 @@
 #   make test     every test; TESTS=name only that one, FILTER=words by title
 #   make bench    the benchmarks
 #   make check    the wide matrix of compilers, standards and sanitizers
+#   make docs     the manual, build/conc.html, from the comments of conc.h
+#   make index    the index of names in conc.h, when there are new ones
+#   make install  conc.h and conc.pc into PREFIX=/usr/local, below DESTDIR=
 #   make clean
 #
 # A configuration is picked by variables; each has its own folder in build/:
@@ -83,11 +86,9 @@ test_bin    := $(test_c:tests/%.c=$(B)/%)
 linked_bin  := $(linked_c:tests/%.c=$(B)/%)
 whole_bin   := $(whole_c:tests/%.c=$(B)/%)
 example_bin := $(example_c:examples/%.c=$(EX)/%)
-bench_bin   := $(patsubst tests/bench/%.c,$(B)/bench/%,\
-                 $(wildcard tests/bench/*.c))
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile vendor races interop
+SCRIPTS ?= harness examples compile manual vendor races interop
 
 all: examples programs
 examples: $(example_bin)
@@ -126,33 +127,47 @@ test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
 	 JOBS='$(JOBS)' sh tests/run.sh \
 	 $(or $(TESTS),$(SCRIPTS) $(test_bin:$(B)/%=%))
 
-# Benchmarks are stand-alone like the examples. What they compare with may be
-# missing: then -DNO_... says so.
-lib = $(shell printf 'int main(void) { return 0; }' | \
-        $(CC) -x c - -o /dev/null $(1) 2>/dev/null && echo $(1) || \
-        echo $(2))
-
-$(bench_bin): $(B)/bench/%: tests/bench/%.c conc.h \
-              $(wildcard tests/bench/*.h) Makefile
-	@mkdir -p $(@D)
-	$(COMPILE) -o $@ $< $(call lib,-lhiredis,-DNO_HIREDIS) \
-	  $(call lib,-lboost_context,-DNO_BOOST) \
-	  $(call lib,-lnsync,-DNO_NSYNC) $(call lib,-lck,-DNO_CK) -lm
-
-bench: $(bench_bin)
-	@if [ -f tests/bench/run.sh ]; then \
-	   BUILD='$(B)' EXAMPLES='$(EX)' sh tests/bench/run.sh; \
-	 else \
-	   for b in $(sort $^); do $$b || exit 1; done; \
-	 fi
+# Benchmarks are stand-alone like the examples; run.sh finds their peers.
+bench:
+	@BUILD='$(B)' CC='$(CC)' sh tests/bench/run.sh
 
 check:
 	@sh tests/check.sh
 
+# The manual: one page, made of conc.h alone.
+docs: build/conc.html
+build/conc.html: conc.h tests/manual.awk
+	@mkdir -p $(@D)
+	awk -f tests/manual.awk conc.h > $@
+
+index:
+	@sh tests/manual.sh index
+
+PREFIX     ?= /usr/local
+includedir ?= $(PREFIX)/include
+pkgconfig  ?= $(PREFIX)/share/pkgconfig
+
+# Nothing depends on the machine, hence share/.
+install:
+	mkdir -p '$(DESTDIR)$(includedir)' '$(DESTDIR)$(pkgconfig)'
+	cp conc.h '$(DESTDIR)$(includedir)/conc.h'
+	chmod 644 '$(DESTDIR)$(includedir)/conc.h'
+	{ echo 'prefix=$(PREFIX)'; echo 'includedir=$(includedir)'; echo; \
+	  echo 'Name: conc'; \
+	  echo 'Description: Threads, coroutines, locks and queues, in one file'; \
+	  sed -n 's/^#define CONC_VERSION "\(.*\)"/Version: \1/p' conc.h; \
+	  echo 'Cflags: -I$${includedir} -pthread'; echo 'Libs: -pthread'; \
+	} >'$(DESTDIR)$(pkgconfig)/conc.pc'
+	chmod 644 '$(DESTDIR)$(pkgconfig)/conc.pc'
+
+uninstall:
+	rm -f '$(DESTDIR)$(includedir)/conc.h' '$(DESTDIR)$(pkgconfig)/conc.pc'
+
 clean:
 	rm -rf build
 
-.PHONY: all examples programs run test bench check clean
+.PHONY: all examples programs run test bench check docs index install uninstall \
+        clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(wildcard $(B)/*.d $(B)/*/*.d $(EX)/*.d)

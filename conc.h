@@ -46,27 +46,35 @@
      >>task        conc_task: join, result, cancel, wait, gather, groups
      >>thread      conc_thread_start, conc_local
      >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_wait_fd, conc_read, conc_write, sockets, streams
+     >>loop        conc_read, conc_write, sockets, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start, conc_popen: processes and programs
      >>value       typed values, build/parse, pickle, JSON
-     >>queue       conc_queue: put, get, close, join
+     >>pipe        conc_pipe: send, recv, poll: messages between processes
+     >>queue       conc_queue: put, get, one or many, close, join
+     >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (implementation only)
      >>manager     conc_manager: queues over the network
+     >>extras      conc_progress: a bar that grows
+     >>index       every public name
      >>version     what the numbers promise; history
 
    >>words
 
-   task       whatever runs and finishes: a thread, a coroutine or a process
-              (a pool's jobs come with later versions). A conc_task is the
-              caller's struct; embed it first in a struct of your own and you
-              have a "subclass". Which function starts it says where it runs.
+   task       whatever runs and finishes: a thread, a coroutine, a process or
+              a pool's job. A conc_task is the caller's struct; embed it first
+              in a struct of your own and you have a "subclass". Which function
+              starts it says where it runs.
    actor      what can wait: each thread and each coroutine is one. Private.
    loop       runs the coroutines of one thread, inside conc_run.
    park       to wait: a thread sleeps in the kernel, a coroutine gives the
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, or to another machine through a manager.
+              tasks of a process, to other processes, or to another machine
+              through a manager.
+   pipe       conc_pipe: two descriptors; messages that one end sends the other
+              receives, in the same process or in another.
+   pool       conc_pool: processes or threads, its workers, that run jobs.
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
@@ -111,7 +119,8 @@
    Memory   Structs are the caller's and valid when zeroed. They must not move
             while in use. What the library allocates is said at the function.
    Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers, and writes to sockets
+            so. The library installs no handlers (conc_guard_handler is there
+            to install one), and writes to sockets
             without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
@@ -119,7 +128,7 @@
             a loop, all coroutines of it; the tasks of other threads have
             ended there, with -ECHILD. A lock that one of them held says so
             once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts.
+   Output   The library never prints, exits or asserts, unless asked to.
 
    >>coroutines
 
@@ -132,6 +141,9 @@
    saved across a switch. A million of them is a sensible number: one that has
    not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
    of stack.
+   Stacks are used again. What a burst of coroutines has left over is given
+   back to the system when the loop has slept for a second. conc_stack_used
+   tells how much a stack is used, conc_guard_handler whose overflowed.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -142,8 +154,8 @@
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
      which cannot be cancelled: a timeout is kept, the thread ends later.
    - CONC_FORK and the end of a forked child flush all of stdio, which waits
-    for a thread that is reading from a FILE.
-  - A cancelled wait on a descriptor in a thread that conc_thread_start did
+     for a thread that is reading from a FILE.
+   - A cancelled wait on a descriptor in a thread that conc_thread_start did
      not start is noticed when the descriptor is ready or the time is out.
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
@@ -178,6 +190,7 @@
    >>platform: versions, errors, clock, memory
    ------------------------------------------------------------------------ */
 
+/* Of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
 #define CONC_VERSION_MINOR 1
 #define CONC_VERSION_PATCH 0
@@ -647,6 +660,8 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* pthread's own type, so that existing functions drop in. */
 typedef void *conc_fn(void *arg);
 
+/* What runs and finishes. Zero it and say what it is to do; or embed it first
+   in a struct of your own, which target then finds at .arg. */
 typedef struct conc_task {
   conc_fn *target;   /* what to run */
   void *arg;         /* its argument; yours */
@@ -658,19 +673,25 @@ typedef struct conc_task {
                         threads none keeps the program running: the end of
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
+  /* Called when it has finished, just before it can be joined, in the thread
+     where it ended, or one of the library's. Must not wait long. The status is
+     what conc_join is about to return. Default none. */
+  void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
+  /* First what every job needs, so that it lies in two lines of the cache. */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
-  unsigned number;     /* of its default name */
   int status;          /* what conc_join returns */
   void *result;
   struct conc__actor *actor; /* whose it is; valid until done is set */
   uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of conc_locals */
+  struct conc__locals *locals; /* its values of each conc_local */
   struct conc_group *group;    /* until it has finished */
-  struct conc_task *sibling;   /* the next in its group */
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
+  struct conc_task *sibling;   /* the next in its group */
+  struct conc__pool *pool;     /* of a job of a process */
+  unsigned number;     /* of its default name */
   pid_t pid;    /* of a process */
   int exitcode; /* CONC_NO_EXITCODE until it has ended */
   int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
@@ -926,6 +947,24 @@ CONC_API int conc_run(conc_task *task);
    loop runs in this thread, -EBUSY, -EINVAL, -ENOMEM. */
 CONC_API int conc_coro_start(conc_task *task);
 
+/* How many bytes of its stack a coroutine has used at most so far; NULL is the
+   caller. That tells what .stack_size it needs: twice as much is safe. A stack
+   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
+   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
+   has not begun; -ESRCH for a task that does not run, or is no coroutine;
+   -EPERM in a thread that is not its own. */
+CONC_API ssize_t conc_stack_used(conc_task *task);
+
+/* From now on a coroutine or a generator that overflows its stack is told of
+   by name, in a line to the standard error, before the process dies of SIGSEGV
+   as it would have:
+     conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
+   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
+   one that was there before; and, for the caller and for threads that make
+   coroutines from now on, an alternate signal stack, unless they have one.
+   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+CONC_API int conc_guard_handler(void);
+
 /* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
 CONC_API int conc_sleep(double seconds);
 
@@ -955,8 +994,9 @@ CONC_API int conc_yield_now(void);
    Processes  no; a fork has those of the thread that forked
    Signals    no
    Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end. A thread keeps up
-              to 64 of them for the next generators
+              .stack_size, from its first value to its end; or so much of that
+              of the generator that delegated to it. A thread keeps up to 64
+              stacks for the next generators
    Blocks     only if the generator waits for something */
 typedef struct conc_gen {
   conc_fn *target;   /* what to run */
@@ -970,7 +1010,6 @@ typedef struct conc_gen {
   struct conc_gen *root;   /* where the values go: the one that was resumed */
   struct conc_gen *leaf;   /* of a root: the one that runs */
   struct conc_gen *outer;  /* waits in conc_yield_from for this one */
-  struct conc__fiber *caller; /* of a root: who resumed it */
   void *value, *sent;      /* of a root */
   void *result;
 } conc_gen;
@@ -1019,6 +1058,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
    wait. Close a descriptor that coroutines wait for by conc_close.
    ------------------------------------------------------------------------ */
 
+/* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
@@ -1159,6 +1199,28 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
    0, or what flush and close fail with. Nobody may use it meanwhile. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
+/* --- signals --- */
+
+/* Blocks n signals in the calling thread and in all threads and processes that
+   it starts from now on, programs too: they stay pending until somebody waits
+   for them. First thing in main: a signal that one thread does not block may
+   come there, and kill the process. 0, -EINVAL. */
+CONC_API int conc_block_signals(const int *signals, size_t n);
+
+/* Waits for one of n signals, which the calling thread blocks (Python's
+   signal.sigwait).
+
+     int signals[] = {SIGINT, SIGTERM};
+     conc_block_signals(signals, 2);
+     ...
+     conc_wait_signal(signals, 2, CONC_FOREVER);
+
+   Returns its number; one that comes is told to one of those who wait for it.
+   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
+   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
+
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
@@ -1238,7 +1300,7 @@ enum {
    CONC_FORK  flushes stdio first, which waits for a thread that reads from a
               FILE. What belonged to tasks of the parent, the caller too,
               has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of conc_locals.
+              There are no values of a conc_local.
    CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
               target gets NULL. The target must be a CONC_PROCESS_TARGET.
    What the target changes stays there: nothing comes back but the exit code.
@@ -1375,6 +1437,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    Blocks     never
    ------------------------------------------------------------------------ */
 
+/* What a value is: Python's type of that name. */
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
@@ -1393,6 +1456,7 @@ typedef enum conc_type {
                  not sent on. Items: module, class, arguments, state */
 } conc_type;
 
+/* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
 /* Frees a value with all its parts: only the root. NULL is a no-op. */
@@ -1531,28 +1595,122 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where);
 
 /* ---------------------------------------------------------------------------
+   >>pipe: conc_pipe
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  that is what it is for: a forked child has the ends, too
+   Signals    no; SIGPIPE is not raised
+   Memory     the system's; close both descriptors. A message of more than
+              32 KiB is in a file without a name until it is received (in
+              memory, where there is CONC_HAVE_MEMFD)
+   Blocks     send while the pipe is full, recv and poll while it is empty;
+              with a timeout
+
+   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
+   once or not at all: any number of tasks and processes may send at one end,
+   and be killed at any moment, and whoever receives gets whole messages, each
+   once, in the order in which they were sent. For several that receive at one
+   end the same is true as long as all of their buffers are large enough.
+   An end is a descriptor; conc_wait_fd tells when it can be read.
+   ------------------------------------------------------------------------ */
+
+/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
+   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
+   SOCK_SEQPACKET. */
+CONC_API int conc_pipe(int *a, int *b);
+
+/* The same for one direction (Python's Pipe(False)): sending at the reader's
+   end, or receiving at the writer's, is -EPIPE. */
+CONC_API int conc_pipe_one_way(int *reader, int *writer);
+
+/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
+   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
+   -ENOSPC, -EMFILE. */
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout);
+
+/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
+   and nobody has the other end open (so close yours in a process that does not
+   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
+   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
+   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
+
+/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
+   errors as above. */
+CONC_API ssize_t conc_poll(int pipe, double timeout);
+
+/* Sends an open descriptor, as a message; it stays open here, too. Errors as
+   conc_send, and -EBADF. */
+CONC_API int conc_send_fd(int pipe, int fd, double timeout);
+
+/* Receives a descriptor: a new one, close-on-exec, of the same open file.
+   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+CONC_API int conc_recv_fd(int pipe, double timeout);
+
+/* Sends a typed value (Python's Connection.send). Errors as conc_send. */
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout);
+
+/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
+   conc_pickle_loads: then the message is gone. */
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout);
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  no; through a manager, any machine
+   Processes  those that inherit a queue made with .shared; through a manager,
+              any machine
    Signals    no
    Memory     the library's, until conc_queue_free; put copies, get copies out
    Blocks     put while full, get while empty, join: with a timeout
    ------------------------------------------------------------------------ */
 
+/* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
+/* What conc_queue_new is told. */
 typedef struct conc_queue_opts {
-  size_t capacity;  /* messages; default 0: no bound */
-  size_t max_bytes; /* of one message; default 0: no bound */
-  const char *name; /* for reports; must outlive the queue; default none */
+  size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
+  size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
+  const char *name; /* for reports; must outlive the queue; default none; of a
+                       shared one: by which other processes find it */
+  bool shared;      /* between processes, see below; default false */
+  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
+                       the system has */
 } conc_queue_opts;
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM. */
+/* How one waits for a shared queue: on a word of its memory (where there are
+   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
+   is woken by. Coroutines always wait for the pipe. A queue with a name has
+   none: where it would be waited for, one looks every 2 ms. */
+#define CONC_QUEUE_RING 1
+#define CONC_QUEUE_PIPE 2
+
+/* A shared queue is used by the process that made it and by those that it
+   forks afterwards (conc_process_start, too), each of which frees it for
+   itself; one with a name also by all that make one of the same name, capacity
+   and max_bytes (see conc_shared_open). What is in it is lost with the last of
+   them.
+   A process may be killed in any call. A message that it was putting is there
+   if it was complete, or is not; one that it was getting has been got if only
+   the return from the call was missing, or goes to another getter, perhaps
+   behind messages that were put later. Nothing else is lost, nothing is got
+   twice, and nobody waits for the dead for longer than some 20 ms.
+   Messages of one putter reach each getter in the order in which they were
+   put. The memory is laid out for capacity * max_bytes, but what is never
+   needed of it is never allocated. */
+
+/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE, and
+   what conc_shared_open fails with. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more, with the messages in it. NULL is a
-   no-op. A queue of conc_manager_get belongs to its manager. */
+/* Frees a queue that nobody uses any more (of a shared one: nobody in this
+   process), with the messages in it. NULL is a no-op. A queue of
+   conc_manager_get belongs to its manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
 /* No more puts: they return -EPIPE; gets drain what is there, then return
@@ -1561,7 +1719,7 @@ CONC_API int conc_queue_close(conc_queue *queue);
 
 /* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
    -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED. */
+   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
@@ -1573,11 +1731,26 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
+/* Appends up to `n` messages of `size` bytes each, which lie one behind the
+   other at `items`: waits as conc_put does until there is room for one, then
+   puts as many at once as there is room for. How many; or conc_put's errors,
+   with none put. */
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout);
+
+/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
+   does until there is one, then takes as many at once as there are. How many;
+   or conc_get's errors, with none taken. A message of another size stays:
+   -EMSGSIZE if it is the first. */
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout);
+
 /* The size of the message that conc_get would return now; -ETIMEDOUT if there
    is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; a remote queue's errors as conc_get's. */
+/* The number of messages; of a shared queue, those included that are being put
+   or got at this moment. A remote queue's errors as conc_get's. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
 /* Says that one message got earlier has been dealt with, for conc_queue_join.
@@ -1611,6 +1784,151 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
+   >>pool: conc_pool: jobs for processes or threads; conc_offload
+
+   A job is a conc_task, which one of the pool's workers runs: conc_join,
+   conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
+   points at .size bytes that are its input and its output: workers that are
+   processes get a copy, which is copied back when the job ends; threads get
+   the pointer. So the caller's code is the same.
+
+     conc_pool p = { .workers = 4 };
+     conc_task job = { .target = square, .arg = &x, .size = sizeof x };
+     conc_pool_start(&p);
+     conc_pool_submit(&p, &job);
+     conc_pool_close(&p);
+     conc_pool_join(&p, CONC_FOREVER);
+
+   Jobs of one submitter begin in the order of submission, nearly. A job of a
+   thread may submit others, even after conc_pool_close, and wait for them:
+   while a job waits for tasks by conc_join, conc_wait, conc_gather or
+   conc_as_completed, its thread runs other jobs, on the same stack; so it
+   should not hold a lock meanwhile that they want. (Not so coroutines and
+   generators inside of a job, nor does a time limit end the other job.)
+
+   Threads    submit and cancel from anywhere; start, map, imap and join each
+              by one task
+   Processes  a child of the process that started a pool finds it ended, and
+              its jobs with -ECHILD. So jobs of processes cannot submit to it
+   Signals    no
+   Memory     the struct is the caller's, zeroed first, until conc_pool_join
+              has returned 0; so are the jobs until joined
+   Blocks     apply, map, join; imap's next; the others never. (Starting a
+              process flushes stdio: see conc_process_start.)
+   ------------------------------------------------------------------------ */
+
+enum {
+  CONC_PROCESS, /* Python's multiprocessing.Pool */
+  CONC_THREAD   /* and its ThreadPool */
+};
+
+/* A pool of workers; all defaults when zeroed. */
+typedef struct conc_pool {
+  int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
+  size_t workers;       /* default 0: conc_cpu_count() */
+  conc_fn *initializer; /* what each worker does first; default nothing */
+  void *initializer_arg; /* its argument; yours */
+  size_t stack_size;    /* of a thread; bytes; default the system's */
+  size_t chunk;         /* how many items map hands out at a time; default 0:
+                           so many that each worker gets four chunks */
+  /* The following are for processes. */
+  size_t max_tasks_per_worker; /* then it is replaced; default 0: never */
+  double timeout;       /* seconds that a job may run, or its worker is killed
+                           and the job has failed, by -ETIMEDOUT; default 0:
+                           no limit */
+  unsigned retries;     /* how often a job is run again whose worker died;
+                           default 0: then it has failed, by -ECHILD */
+  size_t max_bytes;     /* of memory for the arguments of jobs that wait or
+                           run, allocated as used; default 256 MiB */
+  /* private */
+  struct conc__pool *state;
+} conc_pool;
+
+/* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
+   kind, -EAGAIN, -ENOMEM, -EMFILE. */
+CONC_API int conc_pool_start(conc_pool *pool);
+
+/* Hands in a job. It runs once (but see .retries), when a worker is free. What
+   conc_join of it returns: 0; -ECANCELED if it was cancelled; what it has set
+   by conc_set_status; -ECHILD if its worker died (conc_exitcode tells how),
+   -ETIMEDOUT if its time was out: then nothing has been copied back.
+   conc_cancel   of a job that has not begun: it never runs; of one that runs
+                 in a thread: as of any task; in a process: kills the worker
+   conc_result   what the target returned; of a process an address that means
+                 something there only, or a number
+   0, -EPIPE if the pool has been closed (a job of its own may still submit),
+   -EBUSY if the job runs already, -EINVAL without a target or if the pool has
+   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
+   belongs to another process, or its workers die before they begin;
+   -ENOMEM. */
+CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
+
+/* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
+   that is for want of time, or the caller was cancelled, the job runs on. */
+CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
+
+/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
+   the first failure, when all have ended: items of a chunk whose worker died
+   are as they were; -ECANCELED if the caller was cancelled: then those that
+   had not begun are left out. Allocates some 250 bytes a chunk. */
+CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
+                           size_t size, size_t n);
+
+/* Tells the items of an array one by one as they are done.
+
+     conc_imap it;
+     void *item;
+     conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
+     while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
+*/
+typedef struct conc_imap {
+  /* private */
+  struct conc_task *jobs;
+  size_t n, told;
+  conc_completed completed;
+  bool unordered;
+} conc_imap;
+
+/* Begins fn(item) for each of n items of `size` bytes, in place; they are told
+   in their order, or, unordered, in the order in which they end. 0 or as
+   conc_pool_submit: then none has begun. Allocates some 250 bytes an item,
+   unordered 400. */
+CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                            void *items, size_t size, size_t n);
+CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
+                                      conc_fn *fn, void *items, size_t size,
+                                      size_t n);
+
+/* The next item: 0, or the failure of its job; -EPIPE after the last, and
+   *item is NULL; -ETIMEDOUT, -ECANCELED: *item is NULL, and it may be called
+   again. */
+CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
+
+/* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
+CONC_API void conc_imap_end(conc_imap *imap);
+
+/* No more jobs: submit returns -EPIPE. The workers end when all are done. 0,
+   -EINVAL if it has not been started. */
+CONC_API int conc_pool_close(conc_pool *pool);
+
+/* The same at once: jobs that have not begun end with -ECANCELED; those that
+   run are cancelled, as by conc_cancel. */
+CONC_API int conc_pool_terminate(conc_pool *pool);
+
+/* Waits until the workers have ended, after close or terminate, and frees what
+   the pool has; it may be started anew. 0; -EINVAL if it runs, -EDEADLK for a
+   job of its own, -ETIMEDOUT, -ECANCELED: it may be called again. */
+CONC_API int conc_pool_join(conc_pool *pool, double timeout);
+
+/* Runs fn(arg) in a thread while the calling coroutine waits: for what blocks
+   and knows nothing of coroutines. Returns what fn does. Outside of coroutines
+   it is called right here; so it is if there is no memory for a thread. A
+   conc_cancel of the caller reaches fn, as if it was called here; the call
+   does not end before fn. The threads are up to 32 (at most 4 more than CPUs),
+   shared by all, made when needed; they stay. */
+CONC_API void *conc_offload(conc_fn *fn, void *arg);
+
+/* ---------------------------------------------------------------------------
    >>manager: queues over the network
 
    A manager serves queues by name to whoever knows the key, or is the client
@@ -1625,6 +1943,7 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    Blocks     connect, and the queues' calls, with their timeouts
    ------------------------------------------------------------------------ */
 
+/* A server, or a client: the same struct. */
 typedef struct conc_manager {
   const char *address;      /* as conc_listen's and conc_connect's */
   const void *authkey;      /* the shared key; default empty */
@@ -1675,6 +1994,136 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    the manager owns; the struct may be used anew. 0, -EINVAL if it neither
    serves nor is connected. */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
+
+/* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no
+   Signals    no
+   Memory     the caller's, valid when zeroed; nothing is allocated
+   Blocks     one task at a time, while it writes a line; the others never
+   ------------------------------------------------------------------------ */
+
+/* Shows how far something is (Python's tqdm).
+
+     conc_progress p = { .total = n, .name = "pages" };
+     conc_progress_update(&p, 0);
+     while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
+     conc_progress_close(&p);
+
+   On a terminal a line that is written over and over, as wide as that:
+     pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
+   what is done, the time since the first update, what is left, and the rate
+   of late. Elsewhere, say in a log, a line now and then. */
+typedef struct conc_progress {
+  size_t total;     /* steps; default 0: not known, so no bar */
+  const char *name; /* stands in front; default none */
+  const char *unit; /* of a step; default "it" */
+  int fd;           /* where it is written; default 0: standard error */
+  bool off;         /* nothing is written */
+  double interval;  /* seconds from line to line; default 0.1 on a terminal,
+                       10 elsewhere */
+  size_t width;     /* columns; default: the terminal's */
+  /* private */
+  size_t done;
+  unsigned busy; /* somebody looks whether to write, or writes */
+  double start, next;
+  double shown_at, rate; /* of late; 0 not known */
+  size_t shown;
+} conc_progress;
+
+/* n steps more are done. 0, or what write() fails with. */
+CONC_API int conc_progress_update(conc_progress *progress, size_t n);
+
+/* Writes the last line, with the rate on the whole, and ends it. Nobody may
+   update any more; then the struct is as new. As above. */
+CONC_API int conc_progress_close(conc_progress *progress);
+
+/* ---------------------------------------------------------------------------
+   >>index: every public name, by section; a type with its fields
+
+   platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
+             CONC_VERSION CONC_FOREVER conc_version conc_strerror conc_now
+             conc_cpu_count conc_free
+   sync       conc_lock (.name) conc_lock_acquire conc_lock_release
+             conc_lock_locked conc_deadlock_report conc_on_lock_order
+             conc_event (.name) conc_event_set conc_event_clear
+             conc_event_is_set conc_event_wait conc_cond (.name) conc_cond_wait
+             conc_cond_wait_for conc_cond_notify conc_cond_notify_all
+             conc_rlock (.lock) conc_rlock_acquire conc_rlock_release
+             conc_rwlock (.name) conc_rwlock_read_acquire
+             conc_rwlock_write_acquire conc_rwlock_release conc_sem (.value
+             .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
+             conc_barrier (.parties .action .arg .name) conc_barrier_wait
+             conc_barrier_reset conc_barrier_abort conc_barrier_broken
+             conc_barrier_n_waiting conc_once (.name) conc_once_run
+             conc_lock_init_shared conc_rlock_init_shared
+             conc_rwlock_init_shared conc_sem_init_shared conc_cond_init_shared
+             conc_event_init_shared conc_barrier_init_shared
+             conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
+   task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
+             .start_method .callback) conc_join conc_result conc_is_alive
+             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
+             CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
+             conc_as_completed conc_completed_next conc_completed_end
+             conc_scope conc_timeout conc_shield conc_scope_end conc_group
+             conc_group_start conc_group_leave
+   thread     conc_thread_start CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local
+             (.scope .destructor .copy) conc_local_set conc_local_get
+             conc_local_has conc_local_delete conc_local_free conc_attribute
+             conc_local_attribute conc_attribute_get conc_attribute_set
+   coroutine  conc_run conc_coro_start conc_stack_used conc_guard_handler
+             conc_sleep conc_yield_now conc_gen (.target .arg .stack_size)
+             conc_next conc_send_value conc_yield conc_yield_from
+             conc_gen_close conc_gen_result
+   loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
+             conc_read_exactly conc_close conc_listen conc_accept conc_connect
+             conc_address conc_datagram_open conc_datagram_send
+             conc_datagram_receive conc_stream (.fd .high_water)
+             conc_stream_read conc_stream_read_exactly conc_stream_read_until
+             conc_stream_read_line conc_stream_write conc_stream_flush
+             conc_stream_close conc_block_signals conc_wait_signal
+   ipc        conc_shared_alloc conc_shared_open conc_shared_free
+   process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
+             conc_exitcode conc_terminate conc_kill conc_main
+             CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
+             CONC_STDOUT conc_popen (.task .argv .env .cwd .std_in .std_out
+             .std_err .in_file .out_file .err_file .new_group .kill_on_timeout
+             .in .out .err) conc_output (.data .size) conc_popen_start
+             conc_popen_wait conc_popen_poll conc_communicate conc_popen_close
+             conc_call conc_check_output
+   value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
+             CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
+             CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
+             conc_value_type conc_value_int conc_value_float conc_value_bool
+             conc_value_str conc_value_bytes conc_value_size conc_value_item
+             conc_value_key conc_value_get conc_value_equal conc_value_text
+             conc_build conc_parse conc_pickle_dumps conc_pickle_loads
+             conc_json_dumps conc_json_loads
+   pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
+             conc_send_fd conc_recv_fd conc_pipe_send_value
+             conc_pipe_recv_value
+   queue      conc_queue conc_queue_opts (.capacity .max_bytes .name .shared
+             .backend) CONC_QUEUE_RING CONC_QUEUE_PIPE conc_queue_new
+             conc_queue_free conc_queue_close conc_put conc_get conc_put_many
+             conc_get_many conc_peek_size conc_qsize conc_task_done
+             conc_queue_join conc_put_value conc_get_value conc_put_build
+             conc_get_parse
+   pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
+             .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
+             .retries .max_bytes) conc_pool_start conc_pool_submit
+             conc_pool_apply conc_pool_map conc_imap conc_pool_imap
+             conc_pool_imap_unordered conc_imap_next conc_imap_end
+             conc_pool_close conc_pool_terminate conc_pool_join conc_offload
+   manager    conc_manager (.address .authkey .authkey_size .require_sha256
+             .max_message .max_clients .handshake_timeout)
+             conc_manager_register_queue conc_manager_start
+             conc_manager_serve_forever conc_manager_connect conc_manager_get
+             conc_manager_address conc_manager_shutdown
+   extras     conc_progress (.total .name .unit .fd .off .interval .width)
+             conc_progress_update conc_progress_close
+   ------------------------------------------------------------------------ */
 
 /* ---------------------------------------------------------------------------
    >>version
@@ -1775,10 +2224,22 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FUTEX CONC__LINUX
 #endif
 
-/* A poller whose cost does not grow with the idle descriptors: Linux 2.6.27.
-   Otherwise poll(). */
+/* A poller whose cost does not grow with the idle descriptors: epoll, Linux
+   2.6.27, or kqueue, the BSDs and macOS. Otherwise poll(). */
 #ifndef CONC_HAVE_EPOLL
 #define CONC_HAVE_EPOLL CONC__LINUX
+#endif
+#ifndef CONC_HAVE_KQUEUE
+#if !defined(CONC_PORTABLE) && \
+    (defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || \
+     defined(__OpenBSD__) || defined(__DragonFly__))
+#define CONC_HAVE_KQUEUE 1
+#else
+#define CONC_HAVE_KQUEUE 0
+#endif
+#endif
+#if CONC_HAVE_KQUEUE
+#include <sys/event.h>
 #endif
 
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
@@ -1838,10 +2299,44 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
 #endif
 
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
+   then. */
+#ifndef CONC_HAVE_SIGNALFD
+#define CONC_HAVE_SIGNALFD CONC__LINUX
+#endif
+#if CONC_HAVE_SIGNALFD
+#include <sys/signalfd.h>
+#endif
+
+/* The width of a terminal (TIOCGWINSZ): everywhere, but not in POSIX before
+   2024. Otherwise 80. */
+#ifndef CONC_HAVE_WINSIZE
+#ifdef CONC_PORTABLE
+#define CONC_HAVE_WINSIZE 0
+#else
+#define CONC_HAVE_WINSIZE 1
+#endif
+#endif
+#if CONC_HAVE_WINSIZE
+#include <sys/ioctl.h>
+#endif
+
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
 #endif
+
+/* A fence that all threads of the process pass at once: Linux 4.14, asked for
+   at run time. Otherwise each passes its own. */
+#ifndef CONC_HAVE_MEMBARRIER
+#ifdef SYS_membarrier
+#define CONC_HAVE_MEMBARRIER CONC__LINUX
+#else
+#define CONC_HAVE_MEMBARRIER 0
+#endif
+#endif
+#define CONC__MEMBARRIER_EXPEDITED 8 /* private */
+#define CONC__MEMBARRIER_REGISTER 16
 
 /* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
    ucontext. */
@@ -1901,6 +2396,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* What is private is static, and used or not as the configuration has it. */
 #define CONC__DEF static __attribute__((unused))
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__NOINLINE static __attribute__((noinline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
 #define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -1958,6 +2454,10 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                       sizeof *(p)))
 #define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
 #define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_load(p, v, order) \
+  ((void)(*(v) = *(volatile __typeof__(*(p)) *)(p)))
+#define __atomic_store(p, v, order) \
+  ((void)(*(volatile __typeof__(*(p)) *)(p) = *(v)))
 #define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
 #define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
 #define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
@@ -1970,7 +2470,14 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 #define __atomic_thread_fence(order) \
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
-#define __builtin_prefetch(p) ((void)(p))
+#define __builtin_prefetch(...) ((void)0)
+static int conc__tcc_ctz(uint64_t x) {
+  int n = 0;
+  for (; (x & 1) == 0; x >>= 1) n++;
+  return n;
+}
+#define __builtin_ctz(x) conc__tcc_ctz(x)
+#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
@@ -2096,6 +2603,17 @@ CONC__DEF int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
+}
+
+/* The number of the lowest bit that is set; one is. */
+CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
+#ifdef __TINYC__
+  unsigned n = 0;
+  while (!(bits >> n & 1)) n++;
+  return n;
+#else
+  return (unsigned)__builtin_ctzll(bits);
+#endif
 }
 
 /* Tells the CPU that this is a busy wait. */
@@ -2421,6 +2939,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
                    returns, nobody will touch this actor or its waiter again.
      CONC__POKED   conc_cancel; stays until a wait delivers it.
      CONC__POLLING with CONC__PARKED: a thread that sleeps in poll().
+     CONC__NUDGED  a pool's worker: there may be a job for it.
      CONC__PARKED  it sleeps. Whoever clears this bit must wake it: so exactly
                    one of waker, canceller and timer makes it run.
 
@@ -2436,6 +2955,7 @@ CONC__DEF int conc__pages_guard(void *page, size_t size) {
 #define CONC__POKED 2u
 #define CONC__PARKED 4u
 #define CONC__POLLING 8u
+#define CONC__NUDGED 16u
 
 /* An actor remembers so many locks that it reads. */
 #define CONC__READS 4
@@ -2458,16 +2978,18 @@ struct conc__actor {
   unsigned word;
   unsigned spin_failed; /* threads: see conc__spin_budget */
   const conc__actor_class *ops;
-  conc_task *task; /* whose it is; never NULL */
-  uintptr_t id;    /* see CONC__OWNER */
+  conc_scope *scope;     /* the innermost */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  struct conc__fiber *caller; /* who has resumed that */
+  conc_task *task;       /* whose it is; never NULL */
+  uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
+  /* So far one cache line, with all that a switch needs. */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
                                       so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
   struct conc__waiter *notified; /* see conc_cond_notify */
 };
@@ -2522,9 +3044,12 @@ typedef struct conc__thread {
   conc_task own;   /* the task of a foreign thread */
   bool has_waker;
   int waker[2]; /* what it polls besides; for threads of ours only */
+  void *alternate; /* its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
-  bool process_forks; /* has conc__processes_guard */
+  struct conc__making *making; /* it starts a process: see there */
+  struct conc__worker *worker; /* of a pool: what it is */
+  conc_task *base; /* its own task, the actor's being that of a job; or NULL */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -2599,6 +3124,8 @@ CONC__DEF bool conc__park_retract(conc__actor *self) {
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
+CONC__DEF bool conc__job_take_cancel(conc__actor *self);
+
 CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
@@ -2607,7 +3134,8 @@ CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
     if (!s->expired && s->deadline <= now &&
         (due == NULL || s->deadline <= due->deadline))
       due = s;
-  if (s == NULL && (CONC__LOAD(&self->word) & CONC__POKED)) {
+  if (s == NULL && (conc__job_take_cancel(self) ||
+                    (CONC__LOAD(&self->word) & CONC__POKED))) {
     CONC__AND(&self->word, ~CONC__POKED);
     self->task->was_cancelled = true;
     return true;
@@ -2845,6 +3373,7 @@ typedef struct conc__waiter {
   bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
   bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
+  unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
   struct conc__many *many; /* that it is part of, or all of */
   conc_lock *lock;         /* that it will want then: conditions */
@@ -3056,8 +3585,8 @@ CONC__DEF void conc__report(const char *format, ...) {
 /* The default names of tasks, by kind. */
 CONC__DEF void conc__task_label(const conc_task *task, char *out,
                                 size_t size) {
-  static const char *const kinds[] = {"",      "Thread",  "Task",
-                                      "Dummy", "Process", "Process"};
+  static const char *const kinds[] = {"",        "Thread",  "Task", "Dummy",
+                                      "Process", "Process", "Job",  "Job"};
   snprintf(out, size, "%s-%u", kinds[task->kind], task->number);
 }
 
@@ -3173,7 +3702,8 @@ CONC__DEF void conc__stuck_leave(conc__waiter *w) {
 CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
                                  bool cancellable, double deadline) {
   conc__actor *self = w->actor;
-  unsigned bits = CONC__WOKEN | (cancellable ? conc__cancel_bit(self) : 0);
+  unsigned bits =
+      CONC__WOKEN | w->also | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
   if (!cancellable) w->stubborn = true;
@@ -3236,12 +3766,12 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->name = name;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT, -ECANCELED,
-   -EDEADLK; unless it is stubborn. */
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
-                              double deadline) {
+/* Waits until so many were taken off. 0, -ETIMEDOUT (if a bit of `also` has
+   come, too), -ECANCELED, -EDEADLK; unless it is stubborn. */
+CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
+                              unsigned also, double deadline) {
   conc__actor *self = m->actor;
-  unsigned bits = CONC__WOKEN | conc__cancel_bit(self);
+  unsigned bits = CONC__WOKEN | also | conc__cancel_bit(self);
   conc__waiter all; /* on no list */
   double look = CONC__NEVER;
   int rc = 0;
@@ -3280,6 +3810,16 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
   if (all.stuck) conc__stuck_leave(&all);
   self->waiting = NULL;
   return rc;
+}
+
+CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
+                                   double deadline);
+
+CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
+                              double deadline) {
+  if (CONC__UNLIKELY(conc__this.worker != NULL))
+    return conc__pool_many_wait(m, want, stubborn, deadline);
+  return conc__many_park(m, want, stubborn, 0, deadline);
 }
 
 /* ---------------------------------------------------------------------------
@@ -3488,9 +4028,11 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
 }
 
 /* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times. A coroutine's CPU is better given
-   to the next coroutine. */
+   pauses, then lets others run a few times, unless that takes long: on a busy
+   machine whoever yields is served last, and who sleeps first. A coroutine's
+   CPU is better given to the next coroutine. */
 CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+  double end = 0;
   int i, j;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
   for (i = 0; i < 10; i++) {
@@ -3499,6 +4041,8 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
     else
       sched_yield();
     if (conc__lock_try(lock, self->id)) return true;
+    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
+    if (i > 2 && conc_now() > end) return false;
   }
   return false;
 }
@@ -4052,7 +4596,7 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
                                 const unsigned *generation) {
   conc__mutex *guard = conc__guard(barrier);
   conc__waiter *chain = NULL, *w;
-  if (conc__is_shared(barrier->word))
+  if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
@@ -4082,11 +4626,12 @@ CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
-    barrier->word = self->id;
+    /* Also read without the guard, to tell a shared barrier. */
+    CONC__STORE_RELAXED(&barrier->word, self->id);
     conc__mutex_unlock(guard);
     rc = barrier->action(barrier->arg);
     conc__mutex_lock(guard);
-    barrier->word = 0;
+    CONC__STORE_RELAXED(&barrier->word, (uintptr_t)0);
     come_again = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
   }
   if (rc < 0) {
@@ -4242,7 +4787,9 @@ enum {
   CONC__TASK_CORO,
   CONC__TASK_FOREIGN,
   CONC__TASK_PROCESS, /* seen by its parent */
-  CONC__TASK_MYSELF   /* seen by itself: it is this process's main task */
+  CONC__TASK_MYSELF,  /* seen by itself: it is this process's main task */
+  CONC__TASK_JOB,     /* of a thread of a pool, or run by a process of one */
+  CONC__TASK_REMOTE   /* of a process of a pool, seen by its submitter */
 };
 
 /* In place of the actor: the task was cancelled before it had one. */
@@ -4261,7 +4808,7 @@ CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
   t->result = NULL;
   t->actor = NULL;
   t->id = 0;
-  t->label[0] = 0;
+  if (kind != CONC__TASK_JOB) t->label[0] = 0; /* see conc_name */
   CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
   return 0;
 }
@@ -4280,10 +4827,13 @@ CONC__DEF void conc__group_ended(conc_task *t);
 
 /* The task has ended. Whoever joins it may free it as soon as it is set. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
+  int clear = CONC__CLEAR;
   t->result = result;
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
-  conc_event_set(&t->done);
+  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
+  if (CONC__UNLIKELY(!CONC__CAS(&t->done.flag, &clear, CONC__SET)))
+    conc_event_set(&t->done);
 }
 
 /* Lists of tasks: the threads, and the coroutines of each loop. One that reads
@@ -4309,15 +4859,36 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
+/* A job that stayed behind in the process that this one was forked from is
+   found to have ended when somebody asks. */
+CONC__DEF void conc__job_look(conc_task *task) {
+  uintptr_t id;
+  if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
+  id = CONC__LOAD(&task->id);
+  if (!conc__owner_is_gone(id)) return;
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
+    conc__task_finish(task, NULL, -ECHILD);
+}
+
+CONC__INLINE bool conc__is_job(const conc_task *task) {
+  return task->kind >= CONC__TASK_JOB;
+}
+
 /* Whether the caller can wait for its end: 0, or why not. */
-CONC__DEF int conc__task_check(const conc_task *task) {
+CONC__DEF int conc__task_check(conc_task *task) {
   if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
+  if (conc__is_job(task)) conc__job_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
+
+CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
+                               double timeout);
 
 CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
                                double timeout) {
   conc__waiter w;
+  if (conc__is_job(task) || conc__this.worker != NULL)
+    return conc__pool_await(task, stubborn, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.stubborn = stubborn;
   w.of = "of";
@@ -4325,8 +4896,13 @@ CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
   return conc__event_wait(&task->done, &w, timeout);
 }
 
+CONC__DEF bool conc__worker_help(conc_task *task);
+
 CONC_API int conc_join(conc_task *task, double timeout) {
-  int rc = conc__task_check(task);
+  int rc;
+  if (conc__this.worker != NULL && timeout > 0 && conc__worker_help(task))
+    return task->status;
+  rc = conc__task_check(task);
   if (rc == 0) rc = conc__task_await(task, false, timeout);
   return rc != 0 ? rc : task->status;
 }
@@ -4340,6 +4916,7 @@ CONC_API int conc_set_status(int status) {
 }
 
 CONC_API bool conc_is_alive(const conc_task *task) {
+  if (conc__is_job(task)) conc__job_look((conc_task *)(uintptr_t)task);
   return task->kind != 0 && !conc_event_is_set(&task->done);
 }
 
@@ -4347,11 +4924,15 @@ CONC_API void *conc_result(const conc_task *task) {
   return conc_event_is_set(&task->done) ? task->result : NULL;
 }
 
+CONC__DEF int conc__pool_cancel(conc_task *job);
+
 CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__guard(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
   if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
+  if (conc__is_job(task)) conc__job_look(task);
+  if (task->kind == CONC__TASK_REMOTE) return conc__pool_cancel(task);
   conc__mutex_lock(guard);
   if (task->kind != 0 && conc__event_await(&task->done)) {
     rc = 0;
@@ -4374,7 +4955,7 @@ CONC_API const char *conc_name(conc_task *task) {
   if (task->kind == 0) return ""; /* never started: it has none yet */
   guard = conc__guard(&task->done);
   conc__mutex_lock(guard);
-  if (task->label[0] == 0)
+  if (task->label[0] == 0 || task->kind == CONC__TASK_JOB)
     conc__task_label(task, task->label, sizeof task->label);
   conc__mutex_unlock(guard);
   return task->label;
@@ -4947,7 +5528,8 @@ CONC__DEF int conc__locals_resize(conc_task *task, size_t count) {
 /* The task whose values the caller sees. */
 CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
   conc__actor *self = conc__self();
-  return a->of_task ? self->task : conc__this.actor.task;
+  if (a->of_task) return self->task;
+  return conc__this.base != NULL ? conc__this.base : conc__this.actor.task;
 }
 
 /* NULL if it is not set, or (NULL) there is no such attribute. */
@@ -5121,7 +5703,8 @@ CONC_API void conc_local_free(conc_local *local) {
   } while (n == 64);
   local->root = NULL;
   memset(local->first, 0, sizeof local->first);
-  conc__locals_trim(conc__this.actor.task);
+  conc__locals_trim(conc__this.base != NULL ? conc__this.base
+                                            : conc__this.actor.task);
 }
 
 /* ---------------------------------------------------------------------------
@@ -5333,7 +5916,7 @@ typedef struct conc__coro {
   unsigned char *map;      /* where its mapping begins: the guard page */
   size_t map_size;
   size_t valgrind;
-  bool pooled;             /* the mapping is a slot of a slab */
+  struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
   bool queued;             /* for conc__fork_child */
 } conc__coro;
 
@@ -5344,12 +5927,111 @@ typedef struct conc__slab {
   struct conc__slab *next;
   unsigned char *map;
   size_t slots, used; /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has */
+  bool leaves;        /* for conc__stacks_trim */
 } conc__slab;
 
 typedef struct conc__stacks {
   conc__coro *free;
   conc__slab *slabs;
+  size_t idle; /* slabs of which no slot is busy */
 } conc__stacks;
+
+/* --- telling of overflows --- */
+
+static bool conc__guarding;
+static struct sigaction conc__guard_before[2]; /* SIGSEGV, SIGBUS */
+
+#define CONC__ALTERNATE_SIZE 65536
+
+/* Gives the thread an alternate signal stack; on its own the handler could
+   not run when that has overflowed. */
+CONC__DEF int conc__alternate_open(void) {
+  stack_t stack;
+  if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
+      !(stack.ss_flags & SS_DISABLE))
+    return 0;
+  memset(&stack, 0, sizeof stack);
+  stack.ss_sp = conc__pages_map(CONC__ALTERNATE_SIZE);
+  stack.ss_size = CONC__ALTERNATE_SIZE;
+  if (stack.ss_sp == NULL) return -ENOMEM;
+  conc__this.alternate = stack.ss_sp;
+  sigaltstack(&stack, NULL);
+  return 0;
+}
+
+CONC__DEF void conc__alternate_close(void) {
+  stack_t none;
+  if (conc__this.alternate == NULL) return;
+  memset(&none, 0, sizeof none);
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, NULL);
+  munmap(conc__this.alternate, CONC__ALTERNATE_SIZE);
+  conc__this.alternate = NULL;
+}
+
+CONC__DEF bool conc__guard_hit(const conc__coro *co, const void *at) {
+  const unsigned char *p = (const unsigned char *)at;
+  return p >= co->map && p < co->map + conc__page;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor);
+
+/* On its way to death: so it may do what a handler must not, as long as that
+   does not wait: snprintf of words and numbers. */
+CONC__DEF void conc__guard_caught(int number, siginfo_t *info, void *context) {
+  struct sigaction *before = &conc__guard_before[number != SIGSEGV];
+  const conc__actor *self = conc__this.current;
+  const conc__coro *co = NULL;
+  char text[256];
+  if (self != NULL && self->generator != NULL &&
+      conc__guard_hit(self->generator->stack, info->si_addr))
+    co = self->generator->stack;
+  else if (self != NULL && conc__is_coro(self) &&
+           conc__guard_hit((const conc__coro *)self, info->si_addr))
+    co = (const conc__coro *)self;
+  if (co != NULL) {
+    const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
+    int n = snprintf(text, sizeof text,
+                     "conc: %s%.100s has overflowed its stack of %zu bytes "
+                     "(.stack_size)\n",
+                     what, conc_name(self->task), co->map_size - conc__page);
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+  }
+  if (before->sa_flags & SA_SIGINFO) {
+    before->sa_sigaction(number, info, context);
+  } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+    before->sa_handler(number);
+  } else { /* the same instruction again, or the same signal */
+    sigaction(number, before, NULL);
+    if (info->si_code <= 0) raise(number);
+  }
+}
+
+CONC_API int conc_guard_handler(void) {
+  static conc__mutex guard;
+  struct sigaction action;
+  int rc;
+  conc_current(); /* it may be the first call of the library */
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  conc__mutex_lock(&guard);
+  if (!CONC__LOAD_RELAXED(&conc__guarding)) {
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = conc__guard_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGSEGV, NULL, &conc__guard_before[0]);
+    sigaction(SIGBUS, NULL, &conc__guard_before[1]);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    CONC__STORE_RELAXED(&conc__guarding, true);
+  }
+  conc__mutex_unlock(&guard);
+  return 0;
+}
+
+/* --- their memory --- */
 
 CONC__DEF size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
@@ -5366,6 +6048,7 @@ CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  if (CONC__LOAD_RELAXED(&conc__guarding)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -5380,6 +6063,7 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   size_t slot = conc__slot_size();
   if (co != NULL) {
     pool->free = co->next;
+    pool->idle -= co->slab->busy++ == 0;
     return co;
   }
   if (slab == NULL || slab->used == slab->slots) {
@@ -5393,16 +6077,25 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
       return NULL;
     }
     slab->slots = slots;
-    slab->used = 0;
+    slab->used = slab->busy = 0;
     slab->next = pool->slabs;
     pool->slabs = slab;
+    pool->idle++;
   }
   co = conc__stack_make(slab->map + slab->used * slot, slot,
                         slab->used % 8 * 128);
   if (co == NULL) return NULL;
   slab->used++;
-  co->pooled = true;
+  co->slab = slab;
+  pool->idle -= slab->busy++ == 0;
   return co;
+}
+
+/* Gives one back, from the stack itself: it is used until the next switch. */
+CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  co->next = pool->free;
+  pool->free = co;
+  pool->idle += --co->slab->busy == 0;
 }
 
 /* The same with a mapping of its own. */
@@ -5443,18 +6136,36 @@ CONC__DEF void conc__stack_unmap(conc__coro *co) {
   munmap(map, size);
 }
 
-/* All stacks are free now. */
-CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
-  while (pool->free != NULL) {
-    conc__coro *co = pool->free;
-    pool->free = co->next;
-    conc__stack_unmake(co);
+/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
+  conc__slab **s = &pool->slabs;
+  conc__coro **p = &pool->free;
+  conc__slab *slab;
+  for (slab = pool->slabs; slab != NULL; slab = slab->next)
+    slab->leaves = slab->busy == 0;
+  /* The oldest, which is the smallest, stays. */
+  if (one)
+    for (slab = pool->slabs; slab != NULL; slab = slab->next)
+      if (slab->leaves && slab->next == NULL) slab->leaves = false;
+  while (*p != NULL) {
+    conc__coro *co = *p;
+    if (co->slab->leaves) {
+      *p = co->next;
+      conc__stack_unmake(co);
+    } else {
+      p = &co->next;
+    }
   }
-  while (pool->slabs != NULL) {
-    conc__slab *slab = pool->slabs;
-    pool->slabs = slab->next;
-    munmap(slab->map, slab->slots * conc__slot_size());
-    CONC_FREE(slab);
+  while (*s != NULL) {
+    slab = *s;
+    if (slab->leaves) {
+      *s = slab->next;
+      pool->idle--;
+      munmap(slab->map, slab->slots * conc__slot_size());
+      CONC_FREE(slab);
+    } else {
+      s = &slab->next;
+    }
   }
 }
 
@@ -5466,7 +6177,10 @@ CONC__DEF void conc__stacks_destroy(conc__stacks *pool) {
    sanitizers want to be told on which stack an actor is.
    If generators delegate to each other, the root is the one that is resumed:
    it knows the leaf, which goes on then, and every other's `outer` is the one
-   that goes on at its end.
+   that goes on at its end. One that has not begun when another delegates to it
+   is just called by that, on the same stack, as long as there is as much room
+   as it would have on its own: that is why stacks of generators are twice as
+   large as they were asked for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else. */
 
@@ -5492,8 +6206,9 @@ CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
 CONC__DEF conc__coro *conc__spare_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
-  if (size > CONC_STACK_SIZE) return conc__stack_map(size);
-  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE);
+  if (size > SIZE_MAX / 4) return NULL;
+  if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
+  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
   thread->spare = co->next;
   thread->spares--;
   return co;
@@ -5503,6 +6218,7 @@ CONC__DEF conc__coro *conc__spare_get(size_t size) {
 CONC__DEF void conc__spares_free(void) {
   while (conc__this.spare != NULL)
     conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+  conc__alternate_close();
 }
 
 /* As conc__fiber_switch: `self` goes on at `to`. */
@@ -5532,9 +6248,10 @@ CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
   int status;
   conc__gen_switch(self, &g->stack->fiber, to, false);
 #if CONC_HAVE_ASAN
-  if (g->root->caller->asan_bottom == NULL) { /* it comes from there */
-    g->root->caller->asan_bottom = g->stack->fiber.asan_from;
-    g->root->caller->asan_size = g->stack->fiber.asan_from_size;
+  self = conc__this.current;
+  if (self->caller->asan_bottom == NULL) { /* it comes from there */
+    self->caller->asan_bottom = g->stack->fiber.asan_from;
+    self->caller->asan_size = g->stack->fiber.asan_from_size;
   }
 #endif
   status = g->status;
@@ -5546,11 +6263,11 @@ CONC__DEF void conc__gen_main(void) {
   conc_gen *g = conc__this.current->generator;
   conc__actor *self;
   conc__fiber *to;
-  conc__fiber_entered(g->root->caller);
+  conc__fiber_entered(conc__this.current->caller);
   g->result = g->target(g->arg);
   self = conc__this.current; /* who has resumed it last */
   g->state = CONC__GEN_ENDED;
-  to = g->root->caller;
+  to = self->caller;
   if (g->outer != NULL) {
     g->root->leaf = self->generator = g->outer;
     to = &g->outer->stack->fiber;
@@ -5594,6 +6311,7 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
+  conc__fiber *caller_before = self->caller;
   conc__fiber caller;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
                      gen->state != CONC__GEN_SUSPENDED)) {
@@ -5608,11 +6326,12 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   caller.tsan = __tsan_get_current_fiber();
 #endif
   gen->state = CONC__GEN_RUNNING;
-  gen->caller = &caller;
   gen->sent = sent;
+  self->caller = &caller;
   self->generator = gen->leaf;
   conc__gen_switch(self, &caller, &gen->leaf->stack->fiber, false);
   self->generator = before;
+  self->caller = caller_before;
   if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
     conc__gen_free(gen);
     return -EPIPE;
@@ -5649,7 +6368,7 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   if (CONC__UNLIKELY(g == NULL)) return -EPERM;
   g->root->value = value;
   g->root->state = CONC__GEN_SUSPENDED;
-  rc = conc__gen_leave(self, g, g->root->caller);
+  rc = conc__gen_leave(self, g, self->caller);
   if (sent != NULL) *sent = g->root->sent;
   return rc;
 }
@@ -5658,10 +6377,27 @@ CONC__HOT int conc_yield(void *value, void **sent) {
 #pragma clang diagnostic pop
 #endif
 
+/* Whether a generator that has not begun has room on the stack of the caller,
+   another one. */
+CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *g) {
+  size_t size = inner->stack_size;
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
+  return here - (uintptr_t)g->stack->map >= size + conc__page;
+}
+
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *g = self->generator;
-  int rc = g == NULL ? -EPERM : conc__gen_begin(inner, NULL);
+  int rc = g == NULL ? -EPERM : conc__gen_check(inner);
+  bool fits = rc == 0 && inner->state == CONC__GEN_NEW &&
+              conc__gen_fits(inner, g);
+  if (fits) {
+    inner->stack = g->stack;
+    inner->leaf = inner;
+  } else if (rc == 0) {
+    rc = conc__gen_begin(inner, NULL);
+  }
   if (rc == 0) {
     conc_gen *leaf = inner->leaf;
     conc_gen *x = leaf;
@@ -5671,8 +6407,17 @@ CONC_API int conc_yield_from(conc_gen *inner, void **result) {
     inner->state = CONC__GEN_DELEGATED;
     g->root->leaf = self->generator = leaf;
     g->root->sent = NULL;
-    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
-    conc__gen_free(inner);
+    if (fits) {
+      inner->result = inner->target(inner->arg);
+      inner->state = CONC__GEN_ENDED;
+      inner->stack = NULL;
+      g->root->leaf = conc__this.current->generator = g;
+      rc = g->status;
+      g->status = 0;
+    } else {
+      rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+      conc__gen_free(inner);
+    }
   } else if (rc == -EPIPE) {
     rc = 0;
   } else {
@@ -5724,6 +6469,7 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
    ------------------------------------------------------------------------ */
 
 #define CONC__LOOP_BATCH 256
+#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
@@ -5735,9 +6481,13 @@ typedef struct conc__fd_waiter {
   conc__actor *actor;
   int events; /* what for */
   int ready;  /* what came, or a negative errno; 0 nothing yet */
+  bool tried;
 } conc__fd_waiter;
 
 #define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
+/* With events to wait for: the caller has just tried in vain, and will try
+   again, so it does no harm if it is woken for nothing. */
+#define CONC__TRIED 8
 
 /* Calls back when its descriptor becomes ready. The layer above owns the
    descriptor, reads it empty, then arms the watch again. */
@@ -5750,7 +6500,12 @@ typedef struct conc__watch {
 typedef struct conc__fd {
   conc__fd_waiter *waiters;
   conc__watch *watch;
-  bool known; /* to the poller */
+  unsigned generation; /* so often given to the poller; its events say which */
+  int next_doubted;    /* + 1 */
+  bool known;          /* to the poller */
+  bool doubted;        /* see conc__fds_verify */
+  bool drained;        /* nothing to read since the last edge */
+  unsigned char edges; /* events of which the poller tells each edge */
 } conc__fd;
 
 typedef struct conc__timer {
@@ -5776,10 +6531,13 @@ typedef struct conc__loop {
   conc__fd *fds; /* by descriptor */
   size_t fds_size;
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
-  int poller;        /* epoll's descriptor */
+  int doubted;       /* the first of those + 1 */
+  unsigned turns;
+  int poller;        /* epoll's or kqueue's descriptor */
   unsigned spin_failed;
   int waker[2];
   double patience;   /* seconds until it looks whether all is over */
+  double trim;       /* when it gives stacks back; 0: there are none */
   bool deadlocked;
   conc__mutex inbox_guard;
   conc__coro *inbox; /* last in, first out; under inbox_guard to write */
@@ -5793,14 +6551,31 @@ CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
   loop->ring[at] = item;
 }
 
+/* With many coroutines the misses on their control blocks and stacks are the
+   cost of a switch: asks for those that come soon. */
+CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
+  size_t mask = loop->ring_size - 1;
+  const conc__ready *ring = loop->ring;
+  if (loop->ring_count > 8) {
+    conc__ready far = ring[(loop->ring_first + 8) & mask];
+    __builtin_prefetch((void *)far);
+    __builtin_prefetch((void *)(far + offsetof(conc__coro, fiber)));
+#if CONC_HAVE_SWITCH_ASM
+    far = ring[(loop->ring_first + 4) & mask];
+    if (CONC__LIKELY(!(far & 1))) {
+      const char *stack =
+          (const char *)((const conc__coro *)far)->fiber.registers[0];
+      __builtin_prefetch(stack);
+      __builtin_prefetch(stack + 64);
+    }
+#endif
+  }
+}
+
 CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
   size_t mask = loop->ring_size - 1;
   conc__ready item = loop->ring[loop->ring_first];
-  /* With many coroutines the misses on their control blocks are the cost of
-     a switch: ask for those that come soon. Past the end is an old address,
-     which does no harm. */
-  __builtin_prefetch((void *)loop->ring[(loop->ring_first + 6) & mask]);
-  __builtin_prefetch((void *)(loop->ring[(loop->ring_first + 6) & mask] + 64));
+  conc__ready_soon(loop);
   loop->ring_first = (loop->ring_first + 1) & mask;
   loop->ring_count--;
   return item;
@@ -5988,7 +6763,7 @@ CONC__DEF void conc__coro_main(void) {
     conc__locals_end(t); /* its destructors may still wait */
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (!co->pooled || loop->ring_count == 0) break;
+    if (co->slab == NULL || loop->ring_count == 0) break;
     if (!(loop->ring[loop->ring_first] & 1)) break;
     t = (conc_task *)(loop->ring[loop->ring_first] - 1);
     if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
@@ -5996,9 +6771,8 @@ CONC__DEF void conc__coro_main(void) {
     co->actor.word = 0;
     conc__actor_init(&co->actor, &conc__coro_class, t);
   }
-  if (co->pooled) {
-    co->next = loop->stacks.free;
-    loop->stacks.free = co;
+  if (co->slab != NULL) {
+    conc__stack_put_pooled(&loop->stacks, co);
   } else {
     co->next = loop->dead;
     loop->dead = co;
@@ -6074,6 +6848,12 @@ CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
   return &loop->fds[fd];
 }
 
+/* The poller does not know it. */
+CONC__DEF void conc__fd_renew(conc__fd *entry) {
+  entry->known = entry->drained = false;
+  entry->edges = 0;
+}
+
 CONC__DEF int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
@@ -6082,17 +6862,35 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
+/* Ends a wait for a descriptor. */
+CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
+  w->ready = ready;
+  /* Unless it is being cancelled at this moment: then it is in the inbox,
+     and finds that it is ready all the same. */
+  if (conc__park_retract(w->actor))
+    conc__ready_push(loop, (conc__ready)w->actor);
+}
+
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd);
+
 /* The poller says that a descriptor is ready for `events`. */
 CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds[fd];
+  bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
+  if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
-    if (w->ready != 0 || !(w->events & events)) continue;
-    w->ready = w->events & events;
-    /* Unless it is being cancelled at this moment: then it is in the inbox,
-       and finds that it is ready all the same. */
-    if (conc__park_retract(w->actor))
-      conc__ready_push(loop, (conc__ready)w->actor);
+    if (w->ready < 0 || !(w->events & events)) continue;
+    if (w->ready > 0) { /* by kqueue, of the other direction */
+      w->ready |= w->events & events;
+      continue;
+    }
+    conc__fd_wake(loop, w, w->events & events);
+    news = true;
+  }
+  if (!news && (entry->edges & events)) { /* nobody wants to hear of them */
+    entry->edges &= (unsigned char)~events;
+    conc__poller_update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
     if (entry->watch->armed) loop->fds_waited--;
@@ -6111,7 +6909,7 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
   if (loop->poller < 0) return -errno;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
-  e.data.fd = loop->waker[0];
+  e.data.u64 = (uint64_t)loop->waker[0];
   rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
   if (rc == 0) return 0;
   rc = -errno;
@@ -6122,33 +6920,50 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
 CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
 
 /* Tells the poller what is waited for. A watched descriptor is told once,
-   edge-triggered: its owner reads it empty before it waits again. Others are
-   told for each wait anew, one-shot: their owner may have closed and reopened
-   them meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for
-   files, which are always ready. */
+   edge-triggered: its owner reads it empty before it waits again. So is one of
+   which every waiter has tried first, see conc__fds_verify. Others are told
+   for each wait anew, one-shot: their owner may have closed and reopened them
+   meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
+   which are always ready. */
 CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
+  const conc__fd_waiter *w = entry->waiters;
   struct epoll_event e;
   int events = conc__fd_events(entry);
   int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (entry->watch != NULL && entry->known) return 0;
   memset(&e, 0, sizeof e);
-  e.data.fd = fd;
+  while (w != NULL && w->tried) w = w->next;
   if (entry->watch != NULL) {
-    if (entry->known) return 0;
-    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
+    entry->edges = 0;
+    events = CONC_READ | CONC_WRITE;
+    e.events = (uint32_t)EPOLLET;
+  } else if (w == NULL) {
+    events |= entry->edges;
+    entry->edges = (unsigned char)events;
+    e.events = (uint32_t)EPOLLET;
   } else {
+    entry->edges = 0;
     e.events = EPOLLONESHOT;
-    if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
-    if (events & CONC_WRITE) e.events |= EPOLLOUT;
   }
-  if (epoll_ctl(loop->poller, op, fd, &e) < 0) {
-    if (errno == ENOENT)
+  if (!(entry->edges & CONC_READ)) entry->drained = false;
+  if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
+  if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  for (;;) {
+    /* What is closed here may live on in a duplicate, and be heard of: that
+       belongs to an earlier generation. */
+    if (op == EPOLL_CTL_ADD) entry->generation++;
+    e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
+    if (epoll_ctl(loop->poller, op, fd, &e) == 0) break;
+    if (errno == ENOENT && op == EPOLL_CTL_MOD) {
       op = EPOLL_CTL_ADD;
-    else if (errno == EEXIST)
+    } else if (errno == EEXIST && op == EPOLL_CTL_ADD) {
       op = EPOLL_CTL_MOD;
-    else
+    } else {
+      entry->edges = 0;
+      entry->drained = false;
       return -errno;
-    if (epoll_ctl(loop->poller, op, fd, &e) < 0) return -errno;
+    }
   }
   entry->known = true;
   return 0;
@@ -6158,7 +6973,7 @@ CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   memset(&e, 0, sizeof e);
   if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
-  loop->fds[fd].known = false;
+  conc__fd_renew(&loop->fds[fd]);
 }
 
 CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
@@ -6184,16 +6999,92 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
   int i;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
+    int fd = (int)(uint32_t)e[i].data.u64;
     int events = 0;
-    if (e[i].data.fd == loop->waker[0]) {
+    if (fd == loop->waker[0]) {
       conc__waker_drain(loop->waker);
       continue;
     }
+    if (e[i].data.u64 >> 32 != loop->fds[fd].generation) continue;
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
       events |= CONC_READ;
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
     if (got & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) events |= CONC__HANGUP;
-    conc__fd_ready(loop, e[i].data.fd, events);
+    conc__fd_ready(loop, fd, events);
+  }
+  return n > 0;
+}
+
+#elif CONC_HAVE_KQUEUE
+
+/* One change of what is waited for. 0 or negative errno. */
+CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                  unsigned short flags) {
+  struct kevent e;
+  EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
+  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+}
+
+CONC__DEF int conc__poller_open(conc__loop *loop) {
+  int rc;
+  loop->poller = kqueue();
+  if (loop->poller < 0) return -errno;
+  conc__set_cloexec(loop->poller);
+  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller);
+  return rc;
+}
+
+/* (In a forked child it is not open: BSD does not inherit it.) */
+CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+
+/* As for epoll, with two differences: reading and writing are told apart, each
+   one-shot; and files, which kqueue holds for not ready at their end, are left
+   out here. */
+CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds[fd];
+  int events = conc__fd_events(entry);
+  unsigned short flags = EV_ADD | EV_ONESHOT;
+  struct stat st;
+  int rc = 0;
+  if (entry->watch != NULL) {
+    if (entry->known) return 0;
+    events = CONC_READ | CONC_WRITE;
+    flags = EV_ADD | EV_CLEAR;
+  } else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+    return -EPERM;
+  }
+  if (events & CONC_READ)
+    rc = conc__kqueue_change(loop, fd, EVFILT_READ, flags);
+  if (rc == 0 && (events & CONC_WRITE))
+    rc = conc__kqueue_change(loop, fd, EVFILT_WRITE, flags);
+  if (rc == 0) entry->known = true;
+  return rc;
+}
+
+CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+  if (loop->fds[fd].known) { /* those that are not there do no harm */
+    conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
+    conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
+  }
+  loop->fds[fd].known = false;
+}
+
+CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+  struct kevent e[128];
+  struct timespec t = {0, 0};
+  int n, i;
+  if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
+  n = kevent(loop->poller, NULL, 0, e, 128,
+             deadline < CONC__NEVER ? &t : NULL);
+  for (i = 0; i < n; i++) {
+    int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
+    if ((int)e[i].ident == loop->waker[0]) {
+      conc__waker_drain(loop->waker);
+      continue;
+    }
+    if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
+    conc__fd_ready(loop, (int)e[i].ident, events);
   }
   return n > 0;
 }
@@ -6277,7 +7168,7 @@ CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
   /* One-shot: an event that was meant for another waiter, too, has disarmed
      the descriptor. Without an event it is still armed: if it is closed and a
      duplicate stays open, its number's next user would hear of it. */
-  if (entry->watch != NULL) return w->ready;
+  if (entry->watch != NULL || entry->edges) return w->ready;
   if (entry->waiters != NULL)
     conc__poller_update(loop, fd);
   else if (w->ready <= 0)
@@ -6296,15 +7187,44 @@ CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w->actor = actor;
-  w->events = events;
+  w->events = events & (CONC_READ | CONC_WRITE);
   w->ready = 0;
+  w->tried = (events & CONC__TRIED) != 0;
   w->next = entry->waiters;
   entry->waiters = w;
   loop->fds_waited++;
+  if (w->tried && (w->events & ~entry->edges) == 0) {
+    if (!entry->doubted) {
+      entry->doubted = true;
+      entry->next_doubted = loop->doubted;
+      loop->doubted = fd + 1;
+    }
+    return 0;
+  }
   rc = conc__poller_update(loop, fd);
   if (rc == 0) return 0;
-  w->ready = rc == -EPERM ? events : rc;
+  w->ready = rc == -EPERM ? w->events : rc;
   return conc__fd_wait_end(loop, fd, w);
+}
+
+/* Of a descriptor that was tried before each wait, the poller tells edges for
+   good: so under load it takes no system call to wait for it. But it may have
+   been closed and reopened since, or not be as empty as it seemed. So before
+   the loop sleeps, and every now and then, the poller is told of each
+   descriptor for which a wait has begun in that way, which shows all that. */
+CONC__DEF void conc__fds_verify(conc__loop *loop) {
+  int fd;
+  while ((fd = loop->doubted - 1) >= 0) {
+    conc__fd *entry = &loop->fds[fd];
+    conc__fd_waiter *w = entry->waiters;
+    int rc;
+    loop->doubted = entry->next_doubted;
+    entry->doubted = false;
+    if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
+    rc = conc__poller_update(loop, fd);
+    for (; rc < 0 && w != NULL; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+  }
 }
 
 #define CONC__WAIT_FDS 3
@@ -6368,7 +7288,7 @@ CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
   int rc;
   if (entry == NULL) return -ENOMEM;
   entry->watch = watch;
-  entry->known = false;
+  conc__fd_renew(entry);
   watch->armed = true;
   rc = conc__poller_update(loop, fd);
   if (rc == 0) {
@@ -6449,6 +7369,11 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
   } else {
     conc__spin_learn(&loop->spin_failed, false);
   }
+  if (loop->doubted > 0) {
+    if (conc__poller_wait(loop, 0)) return;
+    conc__fds_verify(loop);
+    if (loop->ring_count > 0) return;
+  }
   conc__mutex_lock(&loop->inbox_guard);
   empty = loop->inbox == NULL;
   loop->sleeping = empty;
@@ -6459,6 +7384,18 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
     loop->patience = loop->patience > 0 ? loop->patience * 2
                                         : CONC__STUCK_AFTER;
     until = conc_now() + loop->patience;
+  }
+  if (loop->stacks.idle <= 1) {
+    loop->trim = 0;
+  } else {
+    double now = conc_now();
+    if (loop->trim <= 0) loop->trim = now + CONC__TRIM_AFTER;
+    if (now >= loop->trim) {
+      conc__stacks_trim(&loop->stacks, true);
+      loop->trim = 0;
+    } else if (until > loop->trim) {
+      until = loop->trim;
+    }
   }
   lonely = !conc__poller_wait(loop, until) && lonely;
   conc__mutex_lock(&loop->inbox_guard);
@@ -6477,6 +7414,7 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
          (until == NULL || !conc_event_is_set(&until->done))) {
     conc__inbox_take(loop);
     conc__timers_expire(loop);
+    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
     if (loop->ring_count > 0) {
       if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
     } else {
@@ -6517,7 +7455,7 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
   conc__mutex_unlock(&loop->inbox_guard);
   conc__poller_close(loop);
   conc__waker_close(loop->waker);
-  conc__stacks_destroy(&loop->stacks);
+  conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC_FREE(loop->ring);
   CONC_FREE(loop->heap);
   CONC_FREE(loop->fds);
@@ -6545,6 +7483,35 @@ CONC_API int conc_coro_start(conc_task *task) {
   conc__task_link(&loop->tasks, task);
   conc__ready_push(loop, (conc__ready)task | 1);
   return 0;
+}
+
+CONC__DEF bool conc__is_coro(const conc__actor *actor) {
+  return actor->ops == &conc__coro_class;
+}
+
+/* Where the first byte of a stack is that was ever changed. It looks at what
+   no variable lives in, which no tool likes. */
+#if CONC_HAVE_ASAN
+__attribute__((no_sanitize_address))
+#elif CONC_HAVE_TSAN
+__attribute__((no_sanitize_thread))
+#endif
+CONC__DEF const unsigned char *conc__stack_edge(const conc__coro *co) {
+  const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
+  while ((const void *)p < (const void *)co && *p == 0) p++;
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
+  return (const unsigned char *)(uintptr_t)p;
+}
+
+CONC_API ssize_t conc_stack_used(conc_task *task) {
+  const conc__coro *co;
+  if (task == NULL) task = conc_current();
+  if (task->kind != CONC__TASK_CORO || !conc_is_alive(task)) return -ESRCH;
+  if (task->actor == NULL || task->actor == CONC__NEVER_BEGIN) return 0;
+  co = (const conc__coro *)task->actor;
+  if (conc__this.loop == NULL || co->loop != conc__this.loop) return -EPERM;
+  return (const unsigned char *)co - conc__stack_edge(co);
 }
 
 CONC_API int conc_run(conc_task *task) {
@@ -6701,7 +7668,7 @@ CONC__DEF void conc__fork_reopen(conc__loop *loop) {
   if (conc__waker_open(loop->waker) != 0) return;
   if (conc__poller_open(loop) != 0) return;
   for (i = 0; i < loop->fds_size; i++) {
-    loop->fds[i].known = false;
+    conc__fd_renew(&loop->fds[i]);
     if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
       conc__poller_update(loop, (int)i);
   }
@@ -6786,13 +7753,28 @@ CONC__DEF void conc__fork_child(void) {
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
-CONC_API int conc_yield_now(void) {
+CONC__HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
-  if (self->ops == &conc__coro_class) {
+  if (CONC__LIKELY(self->ops == &conc__coro_class)) {
+    conc__loop *loop = conc__this.loop;
     conc__coro *co = (conc__coro *)self;
-    conc__ready_push(co->loop, (conc__ready)co);
-    conc__loop_switch(co->loop, &co->fiber, false);
+    conc__coro *next = (conc__coro *)loop->ring[loop->ring_first];
+    if (CONC__LIKELY(loop->ring_count > 0 && loop->batch > 1 &&
+                     !((conc__ready)next & 1))) { /* just takes its place */
+      size_t mask = loop->ring_size - 1;
+      size_t first = loop->ring_first;
+      conc__ready_soon(loop);
+      loop->batch--;
+      loop->ring[(first + loop->ring_count) & mask] = (conc__ready)co;
+      loop->ring_first = (first + 1) & mask;
+      loop->current = next;
+      conc__this.current = &next->actor;
+      conc__fiber_switch(&co->fiber, &next->fiber, false);
+    } else {
+      conc__ready_push(loop, (conc__ready)co);
+      conc__loop_switch(loop, &co->fiber, false);
+    }
   } else {
     sched_yield();
   }
@@ -6840,9 +7822,21 @@ CONC__DEF int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
+/* What the caller's loop knows of a descriptor, or NULL. */
+CONC__INLINE conc__fd *conc__fd_known(int fd) {
+  conc__loop *loop = conc__this.loop;
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
+  return &loop->fds[fd];
+}
+
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
+  conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  if (entry != NULL && entry->drained && deadline > 0) {
+    int rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return rc;
+  }
   for (;;) {
     ssize_t n;
     int rc;
@@ -6858,10 +7852,16 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
     } else {
       n = read(fd, buf, size);
     }
-    if (n >= 0) return n;
+    if (n >= 0) {
+      entry = conc__fd_known(fd);
+      /* What comes from now on comes with an edge. */
+      if (n > 0 && (size_t)n < size && entry != NULL)
+        entry->drained = (entry->edges & CONC_READ) != 0;
+      return n;
+    }
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6909,7 +7909,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
     if (n >= 0) return n;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+    rc = conc__wait_fd(fd, CONC_WRITE | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -6934,11 +7934,8 @@ CONC_API int conc_close(int fd) {
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
     conc__poller_remove(loop, fd);
-    for (w = loop->fds[fd].waiters; w != NULL; w = w->next) {
-      w->ready = -EBADF;
-      if (conc__park_retract(w->actor))
-        conc__ready_push(loop, (conc__ready)w->actor);
-    }
+    for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
+      conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
 }
@@ -7115,6 +8112,12 @@ CONC__DEF void conc__set_nodelay(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+/* A number that was used before, and perhaps closed by close(). */
+CONC__DEF void conc__fd_is_new(int fd) {
+  conc__fd *entry = conc__fd_known(fd);
+  if (entry != NULL) conc__fd_renew(entry);
+}
+
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
   int blocking = conc__is_nonblocking(fd) == 0;
@@ -7134,11 +8137,12 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__set_nonblocking(client);
 #endif
       conc__set_nodelay(client);
+      conc__fd_is_new(client);
       return client;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ, deadline);
+    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -7263,7 +8267,8 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
       return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
     }
     rc = -errno;
-    if (conc__would_block(errno)) rc = conc__wait_fd(fd, CONC_READ, deadline);
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
   } while (rc > 0 || rc == -EINTR);
   return rc;
 }
@@ -7489,6 +8494,59 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   conc__bytes_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
+}
+
+/* --- signals --- */
+
+CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+  size_t i;
+  sigemptyset(set);
+  for (i = 0; i < n; i++)
+    if (sigaddset(set, signals[i]) != 0) return -EINVAL;
+  return n == 0 ? -EINVAL : 0;
+}
+
+CONC_API int conc_block_signals(const int *signals, size_t n) {
+  sigset_t set;
+  int rc = conc__signal_set(&set, signals, n);
+  return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
+}
+
+CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  sigset_t set, blocked;
+  size_t i;
+  int rc = conc__signal_set(&set, signals, n);
+  if (rc != 0) return rc;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (i = 0; i < n; i++)
+    if (!sigismember(&blocked, signals[i])) return -EINVAL;
+#if CONC_HAVE_SIGNALFD
+  {
+    struct signalfd_siginfo info;
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) return -errno;
+    do {
+      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+               ? (int)info.ssi_signo
+               : -errno;
+      if (rc != -EAGAIN && rc != -EINTR) break;
+      rc = conc__wait_fd(fd, CONC_READ, deadline);
+    } while (rc > 0); /* else another one may have been faster */
+    conc_close(fd);
+  }
+#else
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    rc = sigtimedwait(&set, NULL, &none);
+    if (rc > 0) break;
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) break;
+  }
+#endif
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
@@ -7897,7 +8955,7 @@ CONC_API void conc_shared_free(void *memory) {
    such locks; the third is the tracker's. That is a process that waits until
    it has the locks of all entries, and of the first two: nobody uses it then,
    nobody has begun to. It removes the file; who has opened it meanwhile sees,
-   once he has the first byte, that it has no name any more, and tries again. */
+   once he has the first byte, that it has lost its name, and tries again. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
@@ -8922,6 +9980,16 @@ extern char **environ;
 }
 #endif
 
+/* The descriptors of a child in the making: another one that is forked at this
+   moment closes them. */
+typedef struct conc__making {
+  int *fds[8]; /* those that are not -1 */
+  int count;
+  struct conc__making *next;
+} conc__making;
+
+static conc__making *conc__makings;
+
 CONC__DEF void conc__close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
   *fd = -1;
@@ -9116,7 +10184,8 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  return conc__helper_start(conc__process_watch, t->number);
+  (void)t;
+  return 0;
 }
 
 /* The child is there. */
@@ -9133,8 +10202,9 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     if (t->fds[0] < 0 ||
         epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
       rc = -errno;
-  }
+  } else
 #endif
+    rc = conc__helper_start(conc__process_watch, t->number);
   if (rc != 0) { /* it has hardly begun */
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
@@ -9149,20 +10219,46 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
+/* Who starts a process calls fork() with the guard held, and has it again
+   afterwards, but not on the way: another conc.h in this process, a static one
+   of a shared library, has such a guard, too, and fork() takes them all in one
+   order. */
+CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
+  conc__making **m = &conc__makings;
+  pid_t pid;
+  making->next = conc__makings;
+  conc__makings = conc__this.making = making;
+  conc__reaper_children++; /* keeps the poller */
+  conc__mutex_unlock(&conc__processes_guard);
+  pid = fork();
+  if (pid < 0) pid = -errno;
+  conc__this.making = NULL;
+  if (pid == 0) return pid;
+  conc__reaper_children--;
+  while (*m != making) m = &(*m)->next;
+  *m = making->next;
+  return pid;
+}
+
 CONC__DEF void conc__process_fork_prepare(void) {
-  if (!conc__this.process_forks) conc__mutex_lock(&conc__processes_guard);
+  conc__mutex_lock(&conc__processes_guard);
 }
 
 CONC__DEF void conc__process_fork_parent(void) {
-  if (!conc__this.process_forks) conc__mutex_unlock(&conc__processes_guard);
+  if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
 CONC__DEF void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
+  int i;
   conc__processes_guard.word = 0;
   conc__processes = NULL;
+  for (; conc__makings != NULL; conc__makings = conc__makings->next)
+    for (i = 0; i < conc__makings->count; i++)
+      if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
+        close(*conc__makings->fds[i]);
   if (conc__reaper >= 0) close(conc__reaper);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper = conc__parent_fd = -1;
@@ -9205,7 +10301,7 @@ CONC__DEF int conc__process_begin(conc_task *t, unsigned *numbers,
 CONC__DEF void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
-  conc_task *mine = self->task;
+  conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
   conc_task *tasks = loop != NULL ? loop->tasks : NULL;
   conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
@@ -9217,6 +10313,8 @@ CONC__DEF void conc__process_abandon(void) {
   self->more_reads = 0;
   self->waiting = NULL;
   conc__this.loop = NULL;
+  conc__this.base = NULL;
+  conc__this.worker = NULL;
   conc__survivors_count = 0;
   memset(conc__stuck, 0, sizeof conc__stuck);
   for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
@@ -9292,7 +10390,6 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
   conc__coro *from = loop != NULL ? loop->current : NULL;
   conc__coro *co = NULL;
-  conc__this.process_forks = false;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
@@ -9329,6 +10426,7 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
 }
 
 CONC__DEF int conc__process_fork(conc_task *t) {
+  conc__making making;
   int life[2];
   pid_t pid = 0;
   int rc;
@@ -9337,11 +10435,12 @@ CONC__DEF int conc__process_fork(conc_task *t) {
   rc = conc__life_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
-    conc__this.process_forks = true;
-    pid = fork();
+    making.fds[0] = &life[0];
+    making.fds[1] = &life[1];
+    making.count = 2;
+    pid = conc__process_do_fork(&making);
     if (pid == 0) conc__process_child_begin(t, life);
-    conc__this.process_forks = false;
-    if (pid < 0) rc = -errno;
+    if (pid < 0) rc = pid;
   }
   rc = conc__process_born(t, pid, rc, life);
   conc__mutex_unlock(&conc__processes_guard);
@@ -9358,11 +10457,12 @@ typedef struct conc__exec {
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out, new_group;
+  conc__making making;
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
   int rc = -posix_spawn_file_actions_init(&actions);
@@ -9409,22 +10509,22 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
 }
 
 /* The child tells by a pipe that closes when it executes why it did not. */
-CONC__DEF int conc__exec_start(const conc__exec *x, pid_t *pid) {
+CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
   ssize_t n;
   int rc = conc__pipe(report);
   if (rc != 0) return rc;
-  conc__this.process_forks = true;
-  *pid = fork();
+  x->making.fds[x->making.count++] = &report[0];
+  x->making.fds[x->making.count++] = &report[1];
+  *pid = conc__process_do_fork(&x->making);
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  conc__this.process_forks = false;
-  if (*pid < 0) rc = -errno;
+  if (*pid < 0) rc = *pid;
   conc__close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
@@ -9537,6 +10637,9 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     argv[1] = CONC__SPAWNED;
     x.keep[0] = fd;
     x.keep[1] = life[0];
+    x.making.fds[x.making.count++] = &fd;
+    x.making.fds[x.making.count++] = &life[0];
+    x.making.fds[x.making.count++] = &life[1];
     for (i = 0; i < 3; i++) x.stdio[i] = -1;
     for (i = 0; i < 2; i++) {
       snprintf(number[i], sizeof *number, "%d", x.keep[i]);
@@ -9609,7 +10712,9 @@ CONC_API int conc_process_start(conc_task *task) {
 CONC_API pid_t conc_pid(const conc_task *task) { return task->pid; }
 
 CONC_API int conc_exitcode(const conc_task *task) {
-  return conc_event_is_set(&task->done) ? task->exitcode : CONC_NO_EXITCODE;
+  if (task->kind == CONC__TASK_JOB || !conc_event_is_set(&task->done))
+    return CONC_NO_EXITCODE;
+  return task->exitcode;
 }
 
 CONC__DEF int conc__process_signal(conc_task *t, int number) {
@@ -9690,10 +10795,15 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
+  x.making.count = 0;
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
+  for (i = 0; i < 3; i++) {
+    x.making.fds[x.making.count++] = ours[i];
+    if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
+  }
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
@@ -13175,6 +14285,292 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>pipe: messages over a pair of sockets that keep their bounds
+
+   A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
+   more is in a file, whose descriptor travels with it. So the system sends it
+   as a whole, whatever its length. That long ones bring so many bytes along
+   all the same lets only some of them be under way at a time.
+   ------------------------------------------------------------------------ */
+
+#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_MAGIC 0x636f6e63u
+
+enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
+
+typedef struct conc__packet {
+  uint64_t size; /* of the message */
+  uint32_t kind;
+  uint32_t magic;
+} conc__packet;
+
+typedef union conc__control {
+  struct cmsghdr head;
+  unsigned char space[64];
+} conc__control;
+
+CONC__DEF int conc__pipe_open(int *a, int *b) {
+  int type = SOCK_SEQPACKET;
+  int fds[2];
+#if CONC_HAVE_CLOEXEC
+  type |= SOCK_CLOEXEC;
+#endif
+  *a = *b = -1;
+  if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
+#if !CONC_HAVE_CLOEXEC
+  conc__set_cloexec(fds[0]);
+  conc__set_cloexec(fds[1]);
+#endif
+  *a = fds[0];
+  *b = fds[1];
+  return 0;
+}
+
+CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
+
+CONC_API int conc_pipe_one_way(int *reader, int *writer) {
+  int rc = conc__pipe_open(reader, writer);
+  if (rc == 0) shutdown(*reader, SHUT_WR);
+  return rc;
+}
+
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+CONC__DEF int conc__packet_send(int pipe, conc__packet *head, const void *data,
+                                size_t n, int fd, double deadline) {
+  struct msghdr m;
+  struct iovec parts[2];
+  conc__control control;
+  memset(&m, 0, sizeof m);
+  parts[0].iov_base = head;
+  parts[0].iov_len = sizeof *head;
+  parts[1].iov_base = (void *)(uintptr_t)data; /* it is only read */
+  parts[1].iov_len = n;
+  m.msg_iov = parts;
+  m.msg_iovlen = n > 0 ? 2 : 1;
+  if (fd >= 0) {
+    memset(&control, 0, sizeof control);
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof fd);
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+  }
+  for (;;) {
+    int rc = 0;
+    if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
+    if (errno == EINTR) continue;
+    if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_WRITE, deadline);
+    else if (errno != ETOOMANYREFS)
+      return -errno;
+    else /* too many descriptors under way in the whole system */
+      rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
+    if (rc < 0) return rc;
+  }
+}
+
+CONC_API int conc_send(int pipe, const void *data, size_t size,
+                       double timeout) {
+  double deadline = conc__deadline(timeout);
+  size_t n = size < CONC__PACKET_DATA ? size : CONC__PACKET_DATA;
+  conc__packet head;
+  int rc;
+  head.size = size;
+  head.kind = CONC__PACKET_MESSAGE;
+  head.magic = CONC__PACKET_MAGIC;
+  if (size > (size_t)-1 / 2) return -EMSGSIZE;
+  for (;;) {
+    int fd = -1;
+    if (n < size) {
+      fd = conc__file_open();
+      if (fd < 0) return fd;
+      rc = conc__file_put(fd, (const unsigned char *)data + n, size - n);
+    } else {
+      rc = 0;
+    }
+    if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
+    if (fd >= 0) close(fd);
+    /* The system may allow for smaller packets only. */
+    if (rc != -EMSGSIZE || n == 0) return rc;
+    n = 0;
+  }
+}
+
+CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
+  conc__packet head;
+  if (fd < 0) return -EBADF;
+  head.size = 0;
+  head.kind = CONC__PACKET_DESCRIPTOR;
+  head.magic = CONC__PACKET_MAGIC;
+  return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
+}
+
+/* Waits for a packet, and tells what it is. 0 or negative errno. */
+CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
+                                double deadline) {
+  for (;;) {
+    ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
+    int rc = 0;
+    if (n == 0) return -EPIPE;
+    if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
+        head->size <= (size_t)-1 / 2)
+      return 0;
+    if (n > 0) { /* nothing of ours: out with it */
+      recv(pipe, head, sizeof *head, MSG_DONTWAIT);
+      return -EPROTO;
+    }
+    if (conc__would_block(errno))
+      rc = conc__wait_fd(pipe, CONC_READ, deadline);
+    /* The peer closed without having received all: that is told once, before
+       what is still there. */
+    else if (errno != EINTR && errno != ECONNRESET)
+      rc = errno == ENOTCONN ? -EPIPE : -errno;
+    if (rc < 0) return rc;
+  }
+}
+
+/* Takes the packet that has been seen: the number of its bytes of data, and
+   its descriptor or -1. -EAGAIN: it is gone. */
+CONC__DEF ssize_t conc__packet_take(int pipe, conc__packet *head, void *buf,
+                                    size_t size, int *fd) {
+  struct msghdr m;
+  struct iovec parts[2];
+  struct cmsghdr *c;
+  conc__control control;
+  ssize_t n;
+  int flags = MSG_DONTWAIT;
+  *fd = -1;
+  if (head->kind == CONC__PACKET_DESCRIPTOR ||
+      head->size > CONC__PACKET_DATA) {
+    /* Without a place for its descriptor it would be lost. */
+    int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
+    if (spare < 0) return -errno;
+    close(spare);
+  }
+#if CONC_HAVE_CLOEXEC
+  flags |= MSG_CMSG_CLOEXEC;
+#endif
+  do {
+    memset(&m, 0, sizeof m);
+    parts[0].iov_base = head;
+    parts[0].iov_len = sizeof *head;
+    parts[1].iov_base = buf;
+    parts[1].iov_len = size;
+    m.msg_iov = parts;
+    m.msg_iovlen = size > 0 ? 2 : 1;
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE(sizeof *fd);
+    n = recvmsg(pipe, &m, flags);
+  } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) return -EAGAIN;
+  c = CMSG_FIRSTHDR(&m);
+  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+      c->cmsg_len == CMSG_LEN(sizeof *fd)) {
+    memcpy(fd, CMSG_DATA(c), sizeof *fd);
+#if !CONC_HAVE_CLOEXEC
+    conc__set_cloexec(*fd);
+#endif
+  }
+  if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
+    return -EPROTO;
+  if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
+  if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
+  return n - (ssize_t)sizeof *head;
+}
+
+/* Reads the rest of a message from its file. */
+CONC__DEF int conc__packet_rest(int fd, void *buf, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    ssize_t n =
+        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    done += (size_t)n;
+  }
+  return 0;
+}
+
+CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    if (head.size > size) return -EMSGSIZE;
+    n = conc__packet_take(pipe, &head, buf, size, &fd);
+    if (n >= 0 && head.size > size) n = -EMSGSIZE; /* it was another one */
+    if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
+    if (n >= 0 && (size_t)n < head.size) {
+      rc = fd < 0 ? -EPROTO
+                  : conc__packet_rest(fd, (unsigned char *)buf + n,
+                                      (size_t)head.size - (size_t)n);
+      n = rc < 0 ? rc : (ssize_t)head.size;
+    }
+    if (fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n;
+}
+
+CONC_API ssize_t conc_poll(int pipe, double timeout) {
+  conc__packet head;
+  int rc = conc__packet_peek(pipe, &head, conc__deadline(timeout));
+  return rc < 0 ? rc : (ssize_t)head.size;
+}
+
+CONC_API int conc_recv_fd(int pipe, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__packet head;
+  ssize_t n;
+  int fd;
+  do {
+    int rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
+    n = conc__packet_take(pipe, &head, NULL, 0, &fd);
+    if (n >= 0 && head.kind != CONC__PACKET_DESCRIPTOR) n = -EBADMSG;
+    if (n >= 0 && fd < 0) n = -EPROTO;
+    if (n < 0 && fd >= 0) close(fd);
+  } while (n == -EAGAIN);
+  return n < 0 ? (int)n : fd;
+}
+
+CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
+                                  double timeout) {
+  void *data = NULL;
+  size_t size = 0;
+  int rc = conc_pickle_dumps(value, 2, &data, &size);
+  if (rc == 0) rc = conc_send(pipe, data, size, timeout);
+  conc_free(data);
+  return rc;
+}
+
+CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
+                                  double timeout) {
+  double deadline = conc__deadline(timeout);
+  ssize_t n;
+  void *data;
+  int rc;
+  *out = NULL;
+  do { /* if somebody else receives what was looked at, once more */
+    n = conc_poll(pipe, conc__remaining(deadline));
+    if (n < 0) return (int)n;
+    data = CONC_MALLOC((size_t)n + 1);
+    if (data == NULL) return -ENOMEM;
+    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
+    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
+    CONC_FREE(data);
+  } while (n == -EMSGSIZE);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
    >>queue: conc_queue
 
    Four functions stand behind each distance: put, get, size, done. The local
@@ -13347,25 +14743,28 @@ CONC__DEF void conc__ring_shrink(conc_queue *q) {
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__ring_put(conc_queue *q, size_t at,
-                                 const conc__message *m) {
-  size_t head = m->size << 1 | (size_t)m->kind;
+CONC__INLINE void conc__ring_put(conc_queue *q, size_t at, const void *data,
+                                 size_t size, int kind) {
+  size_t head = size << 1 | (size_t)kind;
   conc__ring_write(q, at, &head, sizeof head);
-  conc__ring_write(q, at + sizeof head, m->data, m->size);
+  conc__ring_write(q, at + sizeof head, data, size);
 }
 
-/* Whether there is room for a message. Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc_queue *q) {
-  if (q->capacity == 0 || q->put - q->got_seen < q->capacity) return true;
+/* Whether there is room for a message, after so many that are not counted yet.
+   Under the putters' guard. */
+CONC__INLINE bool conc__queue_fits(conc_queue *q, size_t more) {
+  size_t put = q->put + more;
+  if (q->capacity == 0 || put - q->got_seen < q->capacity) return true;
   q->got_seen = CONC__LOAD(&q->got);
-  return q->put - q->got_seen < q->capacity;
+  return put - q->got_seen < q->capacity;
 }
 
-/* Whether there is a message. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc_queue *q) {
-  if (q->put_seen != q->got) return true;
+/* Whether there is a message, behind so many. Under the getters' guard. */
+CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
+  size_t got = q->got + less;
+  if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
-  return q->put_seen != q->got;
+  return q->put_seen != got;
 }
 
 /* The first message. Under the getters' guard, as what follows. */
@@ -13392,9 +14791,10 @@ CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
   return rc;
 }
 
-/* Copies the first message to the sink. Its size, or negative errno. */
+/* Copies the first message to the sink: to `data`, which is in its buffer, or
+   to its body. The message's size, or negative errno. */
 CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
-                                      conc__sink *sink) {
+                                      const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
     rc = conc__buffer_reserve(sink->body, slot->size + 16);
@@ -13408,7 +14808,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
     rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__ring_read(q, slot->at, sink->data, slot->size);
+    conc__ring_read(q, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
@@ -13429,45 +14829,57 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
   conc__wake_all(woken);
 }
 
+/* The tenth of a second in which it was last seen that who lets others run
+   does not come back soon: they are not those that we wait for, but ones with
+   work of their own. A thread that sleeps instead is better served. */
+static unsigned conc__crowded;
+
+CONC__INLINE unsigned conc__tenth(double now) {
+  return (unsigned)(uint64_t)(now * 10);
+}
+
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon: for a few pauses, then lets others run a few times;
-   in both the other side gets ahead, and then many messages are moved without
-   waiting. A coroutine's CPU is better given to the next coroutine. */
+   is likely to be soon: for a few pauses, as one who spins as well answers,
+   then lets others run a few times: with more threads than CPUs that fills or
+   drains the queue. A coroutine's CPU is better given to the next one. */
 CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                size_t seen) {
-  int i, j;
+                                size_t seen, double deadline) {
+  double now, began;
+  int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 12; i++) {
-    if (i < 5)
-      for (j = 0; j < 1 << i; j++) conc__pause();
-    else
-      sched_yield();
+  for (i = 0; i < 10; i++) {
+    conc__pause();
+    if (CONC__LOAD(counter) != seen) return true;
+  }
+  now = conc_now();
+  for (i = 0; i < 7 && now < deadline; i++) {
+    if (conc__tenth(now) - CONC__LOAD_RELAXED(&conc__crowded) < 2) break;
+    began = now;
+    sched_yield();
+    now = conc_now();
+    if (now - began > 1e-3)
+      CONC__STORE_RELAXED(&conc__crowded, conc__tenth(now));
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
 }
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
+/* Under the putters' guard, when the queue is full: waits until it is not, or
+   is closed. If it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
-  size_t need = CONC__SLOT_SIZE(m->size);
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  bool waits = false, front = false;
-  int rc = 0;
-  if (m->size > SIZE_MAX / 4) return -ENOMEM;
-  conc__mutex_lock(guard);
-  while (!q->closed && !conc__queue_fits(q)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
-    if (!conc__queue_spin(w.actor, &q->got, seen)) {
+    if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
-        rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0) return rc;
         front = true;
       } else {
@@ -13475,39 +14887,67 @@ CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
       }
     }
     conc__mutex_lock(guard);
-  }
-  if (q->closed)
-    rc = -EPIPE;
-  else if (need > q->ring_size - (q->put_at - q->got_at_seen))
-    rc = conc__ring_reserve(q, need);
-  if (rc == 0) {
-    conc__ring_put(q, q->put_at, m);
-    q->put_at += need;
-    woken = conc__waitlist_take(&q->getters);
-    CONC__STORE(&q->put, q->put + 1);
-  }
-  conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (rc == -ENOMEM) conc__queue_pass(other, &q->putters);
-  return rc;
+  } while (!q->closed && !conc__queue_fits(q, 0));
+  return 0;
 }
 
-CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
+/* Puts as many as there is room for of n messages, whose bytes follow each
+   other; waits for room for the first. How many, or negative errno. */
+CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__put_guard(q);
+  const char *data = (const char *)m->data;
+  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  conc__waiter *woken = NULL;
+  int rc = 0;
+  if (m->size > SIZE_MAX / 4) return -ENOMEM;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
+    rc = conc__local_await_room(q, deadline);
+    if (rc != 0) return rc;
+  }
+  if (q->closed) rc = -EPIPE;
+  while (rc == 0) {
+    if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
+      rc = conc__ring_reserve(q, need);
+      if (rc != 0) break;
+    }
+    conc__ring_put(q, q->put_at, data, m->size, m->kind);
+    q->put_at += need;
+    if (++done == n || !conc__queue_fits(q, done)) break;
+    if (m->size > 0) data += m->size;
+  }
+  if (done > 0) {
+    if (q->getters.first != NULL)
+      woken = conc__waitlist_take_n(&q->getters, done);
+    CONC__STORE(&q->put, q->put + done);
+  }
+  conc__mutex_unlock(guard);
+  if (woken != NULL) conc__wake_all(woken);
+  if (CONC__UNLIKELY(rc == -ENOMEM))
+    conc__queue_pass(conc__get_guard(q), &q->putters);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  ssize_t n = conc__local_put_n(q, m, 1, deadline);
+  return n < 0 ? (int)n : 0;
+}
+
+/* Under the getters' guard, when the queue is empty: waits until it is not. If
+   it fails, the guard has been released. */
+CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
-  conc__waiter *woken = NULL;
+  bool front = false;
   conc__waiter w;
-  conc__slot slot;
-  bool waits = false, front = false;
-  ssize_t n;
-  conc__mutex_lock(guard);
-  while (!conc__queue_has(q)) {
+  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (!waits) conc__waiter_init(&w, conc__self(), "queue", q->name);
-    waits = true;
-    if (deadline <= 0 || !conc__queue_spin(w.actor, &q->put, seen)) {
+    if (deadline <= 0 ||
+        !conc__queue_spin(w.actor, &q->put, seen, deadline)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
@@ -13523,18 +14963,51 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
       }
     }
     conc__mutex_lock(guard);
+  } while (!conc__queue_has(q, 0));
+  return 0;
+}
+
+/* Gets as many as there are of n messages, each of as many bytes as the sink
+   has; waits for the first. How many, or negative errno. If n is 0: one
+   message of any size that the sink takes, and its size. */
+CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
+                                       size_t n, double deadline) {
+  conc__mutex *guard = conc__get_guard(q);
+  char *data = (char *)sink->data;
+  conc__waiter *woken = NULL;
+  size_t done = 0;
+  ssize_t size;
+  conc__mutex_lock(guard);
+  if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
+    int rc = conc__local_await_message(q, deadline);
+    if (rc != 0) return rc;
   }
-  conc__queue_first(q, &slot);
-  n = conc__queue_copy(q, &slot, sink);
-  if (n >= 0) {
-    woken = conc__waitlist_take(&q->putters);
+  for (;;) {
+    conc__slot slot;
+    conc__queue_first(q, &slot);
+    size = conc__queue_copy(q, &slot, sink, data);
+    if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
+    if (size < 0) break;
     CONC__STORE(&q->got_at, slot.next);
-    CONC__STORE(&q->got, q->got + 1);
+    if (++done >= n || !conc__queue_has(q, done)) break;
+    if (size > 0) data += size;
+  }
+  if (done > 0) {
+    if (q->putters.first != NULL)
+      woken = conc__waitlist_take_n(&q->putters, done);
+    CONC__STORE(&q->got, q->got + done);
   }
   conc__mutex_unlock(guard);
-  conc__wake_all(woken);
-  if (n < 0) conc__queue_pass(other, &q->getters); /* the message stayed */
-  return n;
+  if (woken != NULL) conc__wake_all(woken);
+  /* A message stayed that another getter may be able to take. */
+  if (CONC__UNLIKELY(size < 0))
+    conc__queue_pass(conc__put_guard(q), &q->getters);
+  return done > 0 && n > 0 ? (ssize_t)done : size;
+}
+
+CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  return conc__local_get_n(q, sink, 0, deadline);
 }
 
 /* A message comes back whose getter went away before it had it. It was taken,
@@ -13546,7 +15019,7 @@ CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
   conc__queue_lock(q);
   rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
   if (rc == 0) {
-    conc__ring_put(q, q->got_at - need, m);
+    conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
     woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got_at, q->got_at - need);
     CONC__STORE(&q->got, q->got - 1);
@@ -13614,9 +15087,25 @@ CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
+/* Those between processes, below. */
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options);
+CONC__DEF void conc__cells_free(conc_queue *q);
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline);
+CONC__DEF int conc__cells_close(conc_queue *q);
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline);
+
+CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
+  return q->ops->put == conc__cells_put;
+}
+
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__local_class, sizeof *q);
+  conc_queue *q;
   conc__init();
+  if (options != NULL && options->shared) return conc__cells_new(options);
+  q = conc__queue_make(&conc__local_class, sizeof *q);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -13626,12 +15115,17 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
 
 CONC_API void conc_queue_free(conc_queue *queue) {
   if (queue == NULL) return;
+  if (conc__queue_is_shared(queue)) {
+    conc__cells_free(queue);
+    return;
+  }
   CONC_FREE(queue->ring);
   CONC_FREE(queue);
 }
 
 CONC_API int conc_queue_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
+  if (conc__queue_is_shared(queue)) return conc__cells_close(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
   queue->closed = true;
@@ -13667,12 +15161,72 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  if (queue->max_bytes > 0 && size > queue->max_bytes) return -EMSGSIZE;
+  m.data = items;
+  m.size = size;
+  m.kind = CONC__RAW;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_put_n(queue, &m, n, deadline);
+  for (; done < n; done++) {
+    rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
+    if (rc != 0) break;
+    m.data = (const char *)m.data + size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__buffer body = {NULL, 0, 0};
+  conc__sink sink;
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  sink.data = items;
+  sink.size = size;
+  sink.body = NULL;
+  if (n > 0 && queue->ops == &conc__local_class)
+    return conc__local_get_n(queue, &sink, n, deadline);
+  if (n > 0 && conc__queue_is_shared(queue))
+    return conc__cells_get_n(queue, &sink, n, deadline);
+  sink.body = &body;
+  for (; done < n; done++) {
+    size_t offset, found;
+    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
+    rc = got < 0 ? (int)got : 0;
+    if (rc != 0) break;
+    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
+                              &found);
+    if (rc == 0 && found != size) rc = -EMSGSIZE;
+    if (rc != 0) {
+      m.data = body.data;
+      m.size = body.size;
+      m.kind = CONC__PICKLED;
+      queue->ops->unget(queue, &m);
+      break;
+    }
+    if (size > 0)
+      memcpy((char *)items + done * size, body.data + offset, size);
+    body.size = 0;
+  }
+  conc__buffer_free(&body);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   conc__slot slot;
   int rc;
+  if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
-  if (conc__queue_has(queue)) {
+  if (conc__queue_has(queue, 0)) {
     conc__queue_first(queue, &slot);
     rc = conc__queue_content(queue, &slot);
   } else {
@@ -13764,6 +15318,2771 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
   va_end(ap);
   conc_value_free(v);
   return rc;
+}
+
+/* --- between processes ---
+
+   A ring of cells in shared memory. A position is a lap and a cell's index; a
+   cell's word holds the lap that it is in, a state and, in two of the states,
+   the id of the process that has it (see >>ipc):
+
+     FREE(lap) -> BUSY(lap, putter) -> FULL(lap)
+               -> READING(lap, getter) -> FREE(lap + 1)
+
+   BUSY and READING are entered by a compare-and-swap, which so claims the
+   cell and names the owner in one step; they are left by one store, and this
+   store is what puts or gets the message. Whatever instruction a process is
+   killed at, there is either no claim, or one that names a dead process: then
+   a message that was being put is skipped, and one that was being got is FULL
+   again, for another getter. That is looked into only by who is held up.
+
+   `tail` and `head` are hints: everybody who finds that the cell there is
+   past that position goes on, and helps them on. So it does no harm if they
+   lag, or are even set back by a slow process's store. But head is never past
+   a message that has not been got: getters pass over cells that are BUSY or
+   READING, head does not.
+
+   Who finds nothing sets the bit AWAITED in the word of the cell that must
+   change first, and sleeps. Whoever claims that cell sees the bit in the word
+   that it replaces, and wakes one sleeper when the cell is done. That one,
+   when it leaves, passes the wake-up on as long as there may be sleepers: so
+   the fast side pays nothing at all for those who sleep. A sleeper that is
+   killed leaves their count too high: a system call more now and then. */
+
+#define CONC__CELL_FREE 0u
+#define CONC__CELL_BUSY 1u
+#define CONC__CELL_FULL 2u
+#define CONC__CELL_READING 3u
+#define CONC__CELL_AWAITED ((uint64_t)4)
+#define CONC__CELL_STATE(word) ((unsigned)(word) & 3u)
+#define CONC__CELL_OWNER(word) ((unsigned)((word) >> 3) & 0x3fffffffu)
+#define CONC__CELL_LAP(word) ((uint32_t)((word) >> 33)) /* 31 bits */
+#define CONC__CELL(lap, owner, state) \
+  ((uint64_t)(lap) << 33 | (uint64_t)(owner) << 3 | (state))
+
+/* Positions: the lap above, the index below. */
+#define CONC__AT(lap, index) \
+  ((uint64_t)((lap) & 0x7fffffffu) << 32 | (uint64_t)(index))
+#define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
+#define CONC__AT_INDEX(at) ((uint32_t)(at))
+
+#define CONC__CELLS_MAGIC 0x51434e43u
+/* If no message may have more bytes than this, all lie in the cells; else
+   those of more than CONC__CELL_APART in blocks, of which the pages that are
+   never needed cost nothing. */
+#define CONC__CELL_SMALL 1100
+#define CONC__CELL_APART 104
+
+enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
+
+typedef struct conc__cell {
+  uint64_t word;
+  uint64_t skips; /* messages skipped here; above them the lap of the last */
+  uint32_t size;  /* of the message, */
+  uint32_t form;  /* and where its content is: CONC__FORM... */
+} conc__cell;     /* followed by small messages */
+
+#define CONC__FORM_PICKLED 1u /* as the body of a pickle */
+#define CONC__FORM_OTHER 2u   /* and not of bytes or str */
+/* These many bytes before the content, and after it. */
+#define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
+#define CONC__FORM_AFTER(form) ((form) >> 16)
+
+/* Getters, putters or joiners. */
+struct conc__cells_side {
+  unsigned word;     /* counts wake-ups */
+  unsigned sleepers; /* on the word */
+  unsigned pollers;  /* on the waker */
+};
+
+/* What lies in the shared memory, before the cells. */
+typedef struct conc__cells {
+  uint32_t magic, count;
+  uint64_t max_bytes;
+  unsigned closed;
+  unsigned skipped; /* changes with the cells' skips */
+  uint64_t tail __attribute__((aligned(128)));
+  uint64_t head __attribute__((aligned(128)));
+  uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
+  unsigned ends; /* how often the last message was reported done */
+  struct conc__cells_side sides[3];
+} conc__cells; /* followed by the cells, and the blocks */
+
+/* A process's handle. */
+typedef struct conc__cells_queue {
+  conc_queue queue; /* first: it is a queue */
+  conc__cells *cells;
+  struct conc__registry *registry;
+  size_t count, stride, small, block_size, blocks_at;
+  uint64_t skips;    /* their sum; above it the `skipped` that it is of */
+  int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  bool polls;       /* threads wait at them, too */
+  conc_queue *stash; /* a local one: got, but could not be handed over */
+  unsigned stashed;  /* there may be something in it */
+} conc__cells_queue;
+
+/* A place in the ring where something can be done, or is waited for. */
+typedef struct conc__cells_spot {
+  conc__cell *cell; /* NULL: none in particular */
+  uint64_t at, word;
+  bool busy;    /* somebody has claimed it, and will change it soon */
+  bool suspect; /* there are cells whose owner may be dead */
+} conc__cells_spot;
+
+CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
+                                       uint64_t at) {
+  return (conc__cell *)(void *)((char *)(s->cells + 1) +
+                                CONC__AT_INDEX(at) * s->stride);
+}
+
+CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
+                                   size_t size) {
+  if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
+  return (char *)s->cells + s->blocks_at + CONC__AT_INDEX(at) * s->block_size;
+}
+
+CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
+  return CONC__AT_INDEX(at) + 1 < s->count ? at + 1
+                                           : CONC__AT(CONC__AT_LAP(at) + 1, 0);
+}
+
+/* By how many laps a cell is ahead of a position. */
+CONC__INLINE int conc__cell_ahead(uint64_t word, uint64_t at) {
+  return (int)((CONC__CELL_LAP(word) - CONC__AT_LAP(at)) << 1) / 2;
+}
+
+/* The next position, after one whose cell is ahead by so much; from one that
+   is far behind, a leap to where the oldest messages may be. */
+CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
+                                       uint64_t word, uint64_t at, int ahead) {
+  if (CONC__UNLIKELY(ahead > 1))
+    at = CONC__AT(CONC__CELL_LAP(word) - 2, CONC__AT_INDEX(at));
+  return conc__at_next(s, at);
+}
+
+CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
+                                   uint64_t to) {
+  if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
+}
+
+/* Puts were passed over that had not ended. Those that have now, may have
+   before later ones of the same putter did: goes back to the first of them. */
+CONC__DEF bool conc__cells_earlier(const conc__cells_queue *s,
+                                   conc__cells_spot *spot, uint64_t *at) {
+  uint64_t i;
+  for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
+    uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FULL &&
+        conc__cell_ahead(word, i) == 0) {
+      *at = i;
+      spot->busy = false;
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Finds the oldest message that nobody has claimed. False if there is none:
+   then the spot is what would change first. */
+CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
+  uint64_t front = at; /* all before it are got */
+  spot->busy = spot->suspect = false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (!spot->busy) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+    }
+    if (CONC__UNLIKELY(ahead < 0)) { /* a whole lap is claimed */
+      spot->busy = true;
+      break;
+    }
+    if (ahead == 0 && state == CONC__CELL_FULL) {
+      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at))
+        continue;
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      return true;
+    }
+    if (ahead == 0 && state == CONC__CELL_FREE) break;
+    next = conc__cells_past(s, word, at, ahead);
+    if (ahead == 0) {
+      spot->suspect = true;
+      if (state == CONC__CELL_BUSY) spot->busy = true;
+    } else if (at == front) {
+      conc__cells_help(&s->cells->head, at, next);
+      front = next;
+    }
+    at = next;
+  }
+  return false;
+}
+
+/* Finds the cell for the next message. False if the queue is full. */
+CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
+                                        conc__cells_spot *spot) {
+  uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word), next;
+    int ahead = conc__cell_ahead(word, at);
+    unsigned state = CONC__CELL_STATE(word);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      spot->busy = spot->suspect = ahead < 0 && state != CONC__CELL_FULL;
+      return ahead == 0;
+    }
+    /* The cell was claimed in its lap, or if it is free, in the one before. */
+    next = conc__at_next(
+        s, CONC__AT(CONC__CELL_LAP(word) - (state == CONC__CELL_FREE),
+                    CONC__AT_INDEX(at)));
+    conc__cells_help(&s->cells->tail, at, next);
+    at = next;
+  }
+}
+
+CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
+                                   conc__cells_spot *spot) {
+  return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
+                               : conc__cells_find_free(s, spot);
+}
+
+CONC__DEF void conc__cells_wake(conc__cells_queue *s, int side, int n) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  CONC__POINT();
+  __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
+    conc__shared_wake(&it->word, n);
+  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
+      side != CONC__JOINERS && s->wakers[side][1] >= 0)
+    conc__waker_wake(s->wakers[side]);
+}
+
+/* --- what the dead leave behind --- */
+
+/* Gives up the caller's claim to put: there is no message, which is counted in
+   such a way that who does it again for one killed in here counts it once. */
+CONC__DEF void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
+                               uint32_t lap) {
+  uint64_t skips = CONC__LOAD(&cell->skips);
+  if ((uint32_t)skips == 0 || (uint32_t)(skips >> 32) != lap)
+    CONC__STORE(&cell->skips,
+                (uint64_t)lap << 32 | (uint32_t)((uint32_t)skips + 1));
+  CONC__POINT();
+  __atomic_add_fetch(&s->cells->skipped, 1u, __ATOMIC_ACQ_REL);
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX); /* one may nap for it */
+  conc__cells_wake(s, CONC__PUTTERS, 1);
+  conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+}
+
+/* Looks at the owners of all cells that are claimed, and takes those of the
+   dead from them. Whether there were such. */
+CONC__DEF bool conc__cells_mend(conc__cells_queue *s) {
+  uint64_t at = CONC__LOAD(&s->cells->head);
+  unsigned self = conc__registry_self(s->registry);
+  unsigned alive = self;
+  bool mended = false;
+  if (self == 0) return false;
+  for (;;) {
+    conc__cell *cell = conc__cell_at(s, at);
+    uint64_t word = CONC__LOAD(&cell->word);
+    unsigned state = CONC__CELL_STATE(word), owner = CONC__CELL_OWNER(word);
+    uint32_t lap = CONC__CELL_LAP(word);
+    int ahead = conc__cell_ahead(word, at);
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) return mended;
+    at = conc__cells_past(s, word, at, ahead);
+    if (ahead > 0 || state == CONC__CELL_FULL || owner == alive) continue;
+    if (!conc__registry_is_dead(s->registry, owner)) {
+      alive = owner;
+    } else if (state == CONC__CELL_READING) {
+      if (CONC__CAS(&cell->word, &word, CONC__CELL(lap, 0, CONC__CELL_FULL))) {
+        conc__cells_wake(s, CONC__GETTERS, 1);
+        mended = true;
+      }
+    } else if (CONC__CAS(&cell->word, &word,
+                         CONC__CELL(lap, self, CONC__CELL_BUSY))) {
+      conc__cell_skip(s, cell, lap);
+      mended = true;
+    }
+  }
+}
+
+/* --- waiting --- */
+
+/* One call's waits. */
+typedef struct conc__cells_wait {
+  double deadline;
+  unsigned round, naps;
+  bool late;  /* time is out: the last attempt */
+  bool slept; /* perhaps woken in place of another */
+} conc__cells_wait;
+
+CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
+                                double deadline) {
+  conc__actor *self = conc__self();
+  double budget = conc__spin_budget(self->spin_failed);
+  bool paid = false;
+  if (self->ops != &conc__thread_class) return false;
+  if (budget > 0) {
+    double end = conc_now() + budget;
+    int i;
+    if (end > deadline) end = deadline;
+    do {
+      for (i = 0; i < 16 && !paid; i++) {
+        conc__pause();
+        paid = CONC__LOAD(&spot->cell->word) != spot->word;
+      }
+    } while (!paid && conc_now() < end);
+  }
+  conc__spin_learn(&self->spin_failed, paid);
+  return paid;
+}
+
+/* Sleeps until there is a wake-up after the one that the cell tells of, if
+   that has not changed. A loop must not block, so a coroutine waits for a
+   descriptor: what is written there by a waker stays until it is drained. */
+CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  bool polls = s->wakers[side][0] >= 0 &&
+               (s->polls || conc__self()->ops != &conc__thread_class);
+  unsigned *count = polls ? &it->pollers : &it->sleepers;
+  uint64_t word = spot->word;
+  unsigned seen;
+  int rc = 0;
+  __atomic_add_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  seen = CONC__LOAD(&it->word);
+  /* An exchange even if the bit is there: so that whoever claims the cell also
+     sees that one more sleeps. */
+  if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
+    w->slept = true;
+    if (polls) {
+      double until = conc_now() + CONC__SHARED_LOOK;
+      CONC__POINT();
+      rc = conc__wait_fd(s->wakers[side][0], CONC_READ,
+                         until < w->deadline ? until : w->deadline);
+      if (rc > 0) conc__waker_drain(s->wakers[side]);
+      if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
+    } else {
+      rc = conc__shared_wait(&it->word, seen, w->deadline, &w->round);
+    }
+  }
+  __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+/* After an attempt in vain: waits until another one may be worth it. 0,
+   -ETIMEDOUT, -ECANCELED. */
+CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
+                                conc__cells_wait *w,
+                                const conc__cells_spot *spot) {
+  struct conc__cells_side *it = &s->cells->sides[side];
+  int rc = 0;
+  if (w->deadline <= 0 || w->late)
+    return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
+  if (conc__cells_spin(spot, w->deadline)) return 0;
+  if (spot->busy) {
+    /* It is a matter of microseconds, unless its owner has no CPU, or died. */
+    double until = conc_now() + 20e-6 * (double)(1u << w->naps);
+    if (w->naps < 7)
+      w->naps++;
+    else
+      conc__cells_mend(s);
+    rc = conc__shared_wait(&it->word, CONC__LOAD(&it->word),
+                           until < w->deadline ? until : w->deadline,
+                           &w->round);
+    if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
+  } else {
+    rc = conc__cells_sleep(s, side, w, spot);
+    if (spot->suspect) conc__cells_mend(s);
+  }
+  if (rc != -ETIMEDOUT) return rc;
+  w->late = true;
+  return 0;
+}
+
+/* Who has slept leaves: if others sleep, they are to be woken by who changes
+   the next cell, or now, if there is something for them already. */
+CONC__DEF void conc__cells_pass_on(conc__cells_queue *s, int side) {
+  conc__cells_spot spot;
+  if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
+      CONC__LOAD(&s->cells->sides[side].pollers) == 0)
+    return;
+  while (!CONC__LOAD(&s->cells->closed) &&
+         !conc__cells_find(s, side, &spot) && !spot.busy)
+    if (CONC__CAS(&spot.cell->word, &spot.word,
+                  spot.word | CONC__CELL_AWAITED))
+      return;
+  conc__cells_wake(s, side, 1);
+}
+
+/* --- put and get --- */
+
+CONC__DEF uint32_t conc__cells_form(const conc__message *m) {
+  size_t before, size;
+  int rc = conc__pickle_content((const unsigned char *)m->data,
+                                m->size < 16 ? m->size : 16, m->size, &before,
+                                &size);
+  if (rc != 0) return CONC__FORM_PICKLED | CONC__FORM_OTHER;
+  return CONC__FORM_PICKLED | (uint32_t)before << 8 |
+         (uint32_t)(m->size - before - size) << 16;
+}
+
+/* 0, -EAGAIN, -EPIPE, -ENOSPC */
+CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
+                                     const conc__message *m,
+                                     conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  uint32_t lap, form = 0;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  do {
+    if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
+    if (!conc__cells_find_free(s, spot)) return -EAGAIN;
+    lap = CONC__CELL_LAP(spot->word);
+    __builtin_prefetch((char *)spot->cell + 64, 1);
+  } while (!__atomic_compare_exchange_n(
+      &spot->cell->word, &spot->word,
+      CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
+      __ATOMIC_RELAXED));
+  cell = spot->cell;
+  CONC__POINT();
+  conc__cells_help(&s->cells->tail, spot->at, conc__at_next(s, spot->at));
+  /* In one order with the claim: a getter that has seen the queue closed, and
+     then this cell free, may rely on it that nothing is put any more. */
+  if (CONC__UNLIKELY(__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))) {
+    conc__cell_skip(s, cell, lap);
+    return -EPIPE;
+  }
+  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
+  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
+  CONC__STORE_RELAXED(&cell->form, form);
+  if (m->size > 0)
+    memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__GETTERS, 1);
+  return 0;
+}
+
+/* What a getter may know of a cell without having claimed it: the size of the
+   message, or of its content if there is no sink for a body; or -EBADMSG. It
+   holds if the cell's word has not changed meanwhile. */
+CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
+                                     uint32_t *form) {
+  ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
+  *form = CONC__LOAD(&cell->form);
+  if (CONC__LIKELY(*form == 0) || body) return size;
+  if (*form & CONC__FORM_OTHER) return -EBADMSG;
+  return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
+}
+
+/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
+   -ENOMEM. `exact`: it must be the sink's, too. */
+CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
+                                         conc__sink *sink, bool exact,
+                                         conc__cells_spot *spot) {
+  unsigned self = conc__registry_self(s->registry);
+  conc__cell *cell;
+  const char *data;
+  uint32_t lap, form;
+  ssize_t n;
+  if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
+  for (;;) {
+    if (!conc__cells_find_full(s, spot)) {
+      if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
+        return -EAGAIN;
+      if (!conc__cells_find_full(s, spot)) {
+        if (!spot->busy && !spot->suspect) return -EPIPE;
+        spot->busy = true; /* the queue is drained when that is got */
+        return -EAGAIN;
+      }
+    }
+    cell = spot->cell;
+    n = conc__cell_bytes(cell, sink->body != NULL, &form);
+    if (sink->body != NULL) {
+      int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
+      if (rc != 0) n = rc;
+    } else if (n >= 0 && ((size_t)n > sink->size ||
+                          (exact && (size_t)n < sink->size))) {
+      n = -EMSGSIZE;
+    }
+    if (CONC__UNLIKELY(n < 0)) {
+      if (CONC__LOAD(&cell->word) == spot->word) return n;
+      continue;
+    }
+    lap = CONC__CELL_LAP(spot->word);
+    __builtin_prefetch((char *)cell + 64);
+    if (CONC__CAS(&cell->word, &spot->word,
+                  CONC__CELL(lap, self, CONC__CELL_READING)))
+      break;
+  }
+  data = conc__cell_data(s, spot->at, CONC__LOAD_RELAXED(&cell->size));
+  if (sink->body != NULL) {
+    if (form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
+    if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
+    sink->body->size += (size_t)n;
+  } else if (n > 0) {
+    memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
+  }
+  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+    conc__cells_wake(s, CONC__PUTTERS, 1);
+  return n;
+}
+
+/* What is left to do after a first attempt that failed with -EAGAIN. */
+CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
+                                   const conc__message *m, conc__sink *sink,
+                                   bool exact, conc__cells_spot *spot,
+                                   double deadline) {
+  conc__cells_wait w;
+  ssize_t rc;
+  memset(&w, 0, sizeof w);
+  w.deadline = deadline;
+  w.round = 1; /* it has been spun */
+  do {
+    rc = conc__cells_await(s, side, &w, spot);
+    if (rc != 0) break;
+    rc = m != NULL ? conc__cells_try_put(s, m, spot)
+                   : conc__cells_try_get(s, sink, exact, spot);
+  } while (rc == -EAGAIN);
+  if (w.slept) conc__cells_pass_on(s, side);
+  return rc;
+}
+
+CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
+                              double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  int rc = conc__cells_try_put(s, m, &spot);
+  if (CONC__LIKELY(rc != -EAGAIN)) return rc;
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
+                               deadline);
+}
+
+/* How many messages; or negative errno. */
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  size_t done = 0;
+  ssize_t rc = 0;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    rc = conc__local_get_n(s->stash, sink, n, 0);
+    if (rc != -ETIMEDOUT) return rc;
+  }
+  for (; done < n; done++) {
+    rc = conc__cells_try_get(s, sink, true, &spot);
+    if (rc == -EAGAIN)
+      rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
+                            done == 0 ? deadline : 0);
+    if (rc < 0) break;
+    sink->data = (char *)sink->data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    CONC__STORE(&s->stashed, 0u);
+    n = s->stash->ops->get(s->stash, sink, 0);
+    if (n != -ETIMEDOUT) {
+      CONC__STORE(&s->stashed, 1u);
+      return n;
+    }
+  }
+  n = conc__cells_try_get(s, sink, false, &spot);
+  if (CONC__LIKELY(n != -EAGAIN)) return n;
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot,
+                          deadline);
+}
+
+/* It was got, and is this process's, whoever of it gets it next. */
+CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int rc = s->stash->ops->put(s->stash, m, 0);
+  CONC__STORE(&s->stashed, 1u);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  bool closed = CONC__LOAD(&s->cells->closed) != 0;
+  uint32_t form;
+  ssize_t n;
+  if (CONC__LOAD(&s->stashed)) {
+    n = conc_peek_size(s->stash);
+    if (n != -ETIMEDOUT) return n;
+  }
+  do {
+    while (!conc__cells_find_full(s, &spot))
+      if (!spot.suspect || !conc__cells_mend(s))
+        return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
+    n = conc__cell_bytes(spot.cell, false, &form);
+  } while (CONC__LOAD(&spot.cell->word) != spot.word);
+  return n;
+}
+
+/* The distance of two positions, no more than some laps apart. */
+CONC__DEF ssize_t conc__cells_between(const conc__cells_queue *s,
+                                      uint64_t from, uint64_t to) {
+  int laps = (int)((CONC__AT_LAP(to) - CONC__AT_LAP(from)) << 1) / 2;
+  return (ssize_t)laps * (ssize_t)s->count + (ssize_t)CONC__AT_INDEX(to) -
+         (ssize_t)CONC__AT_INDEX(from);
+}
+
+CONC__DEF ssize_t conc__cells_size(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  ssize_t n;
+  if (!conc__cells_find_full(s, &spot) && spot.suspect) conc__cells_mend(s);
+  conc__cells_find_full(s, &spot);
+  conc__cells_find_free(s, &spot);
+  n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
+  return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
+}
+
+/* --- what is not done yet --- */
+
+CONC__DEF uint32_t conc__cells_skips(conc__cells_queue *s) {
+  uint32_t now = CONC__LOAD(&s->cells->skipped);
+  uint64_t known = CONC__LOAD(&s->skips);
+  if ((uint32_t)(known >> 32) != now) {
+    uint32_t sum = 0;
+    uint64_t at;
+    for (at = 0; at < s->count; at++)
+      sum += (uint32_t)CONC__LOAD(&conc__cell_at(s, at)->skips);
+    known = (uint64_t)now << 32 | sum;
+    CONC__STORE(&s->skips, known);
+  }
+  return (uint32_t)known;
+}
+
+/* How many messages were put, those under way included, and are not reported
+   done, if so many are. Modulo all positions that there are. */
+CONC__DEF uint64_t conc__cells_unfinished(conc__cells_queue *s,
+                                          uint64_t done) {
+  uint64_t all = (uint64_t)s->count << 31;
+  conc__cells_spot spot;
+  uint64_t left;
+  conc__cells_find_free(s, &spot);
+  left = (uint64_t)CONC__AT_LAP(spot.at) * s->count + CONC__AT_INDEX(spot.at);
+  left = (left + all - (done + conc__cells_skips(s)) % all) % all;
+  return left < all / 2 ? left : 0;
+}
+
+CONC__DEF int conc__cells_task_done(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  uint64_t done = CONC__LOAD(&s->cells->done), left;
+  do {
+    left = conc__cells_unfinished(s, done);
+    if (left == 0) return -EINVAL;
+  } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
+  /* In one order with the joiner's count of itself and its look at `done`. */
+  if (left == 1) {
+    CONC__POINT();
+    __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->cells->sides[CONC__JOINERS].sleepers,
+                        __ATOMIC_SEQ_CST))
+      conc__cells_wake(s, CONC__JOINERS, INT_MAX);
+  }
+  return 0;
+}
+
+CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
+  unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
+  int rc = 0;
+  __atomic_add_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&it->word);
+    if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
+                                                  __ATOMIC_SEQ_CST)) == 0 ||
+        CONC__LOAD(&s->cells->ends) != ends) {
+      rc = 0;
+      break;
+    }
+    if (rc != 0) break;
+    if (conc__cells_mend(s)) continue;
+    rc = deadline <= 0 ? -ETIMEDOUT
+                       : conc__shared_wait(&it->word, seen, deadline, &round);
+  }
+  __atomic_sub_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  return rc;
+}
+
+CONC__DEF int conc__cells_close(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  CONC__POINT();
+  __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
+  conc__cells_wake(s, CONC__PUTTERS, INT_MAX);
+  return 0;
+}
+
+static const conc__queue_class conc__cells_class = {
+    conc__cells_put,  conc__cells_get,       conc__cells_unget,
+    conc__cells_size, conc__cells_task_done, conc__cells_join};
+
+CONC__DEF int conc__cells_init(void *memory, void *queue) {
+  const conc__cells_queue *s = (const conc__cells_queue *)queue;
+  conc__cells *cells = (conc__cells *)memory;
+  cells->magic = CONC__CELLS_MAGIC;
+  cells->count = (uint32_t)s->count;
+  cells->max_bytes = s->queue.max_bytes;
+  return 0; /* what is zeroed is free, in lap 0 */
+}
+
+CONC__DEF size_t conc__round_up(size_t n, size_t to) {
+  return (n + to - 1) / to * to;
+}
+
+CONC__DEF void conc__cells_free(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int i;
+  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+    if (s->wakers[i / 2][i % 2] >= 0 &&
+        (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
+      conc_close(s->wakers[i / 2][i % 2]);
+  conc_queue_free(s->stash);
+  conc_shared_free(s->cells);
+  CONC_FREE(s);
+}
+
+/* How the memory is laid out; its size, or 0 if there is none of that. */
+CONC__DEF size_t conc__cells_plan(conc__cells_queue *s) {
+  size_t max = s->queue.max_bytes, first = sizeof(conc__cells);
+  size_t small = max <= CONC__CELL_SMALL ? max : CONC__CELL_APART;
+  s->count = s->queue.capacity;
+  s->stride = conc__round_up(sizeof(conc__cell) + small, 64);
+  s->small = s->stride - sizeof(conc__cell);
+  /* An odd number of cache lines, lest all blocks fall on the same ones. */
+  s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
+  s->blocks_at = first + s->count * s->stride;
+  if (s->count > (SIZE_MAX - first) / (s->stride + s->block_size)) return 0;
+  return s->blocks_at + s->count * s->block_size;
+}
+
+CONC__DEF int conc__cells_open(conc__cells_queue *s,
+                               const conc_queue_opts *o) {
+  size_t size = conc__cells_plan(s);
+  void *memory;
+  int rc = 0;
+  if (size == 0) return -ENOMEM;
+  s->stash = conc_queue_new(NULL);
+  if (s->stash == NULL) return -ENOMEM;
+  memory = o->name != NULL
+               ? conc_shared_open(o->name, size, conc__cells_init, s)
+               : conc_shared_alloc(size);
+  if (memory == NULL) return -errno;
+  s->cells = (conc__cells *)memory;
+  if (o->name == NULL) conc__cells_init(memory, s);
+  if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
+      s->cells->max_bytes != s->queue.max_bytes)
+    return -EINVAL; /* by that name, and something else */
+  s->registry = conc__registry_of(memory);
+  if (s->registry == NULL) return -errno;
+  if (o->name == NULL) rc = conc__waker_open(s->wakers[0]);
+  if (o->name == NULL && rc == 0) rc = conc__waker_open(s->wakers[1]);
+  s->polls = o->backend == CONC_QUEUE_PIPE ||
+             (o->backend == 0 && !CONC_HAVE_FUTEX);
+  return rc;
+}
+
+CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
+  conc__cells_queue *s;
+  int rc = -EINVAL;
+  if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX) {
+    s = (conc__cells_queue *)conc__queue_make(&conc__cells_class, sizeof *s);
+    if (s == NULL) return NULL;
+    s->queue.name = options->name;
+    s->queue.capacity = options->capacity > 0 ? options->capacity : 1024;
+    s->queue.max_bytes = options->max_bytes > 0 ? options->max_bytes : 65536;
+    memset(s->wakers, -1, sizeof s->wakers);
+    rc = conc__cells_open(s, options);
+    if (rc == 0) return &s->queue;
+    conc__cells_free(&s->queue);
+  }
+  errno = -rc;
+  return NULL;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pool: jobs, a pool of threads, a pool of processes
+
+   A job that runs in a thread is the task of that thread's actor until it
+   ends. It tells so (task->actor) only when it first waits: jobs that never
+   do need no compare-and-swap for it. Until then conc_cancel leaves
+   CONC__NEVER_BEGIN there, which the first wait finds.
+   ------------------------------------------------------------------------ */
+
+typedef struct conc__pool conc__pool;
+
+/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
+   and pops at the bottom, everybody steals at the top. That pop and steal
+   cannot both have the last one: pop lowers bottom, then reads top; steal
+   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
+   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
+   decide by compare-and-swap on top. An item is written before bottom is
+   raised (release) and read after it (acquire); it may be overwritten only
+   when top has passed it, and then the swap fails. */
+typedef struct conc__ring {
+  struct conc__ring *older; /* thieves may be reading it still */
+  size_t mask;
+  /* the items follow */
+} conc__ring;
+
+typedef struct conc__deque {
+  size_t top;
+  char pad1[64 - sizeof(size_t)];
+  size_t bottom;
+  conc__ring *ring;
+  char pad2[64 - sizeof(size_t) - sizeof(void *)];
+} conc__deque;
+
+CONC__INLINE conc_task **conc__ring_at(conc__ring *r, size_t i) {
+  return (conc_task **)(void *)(r + 1) + (i & r->mask);
+}
+
+CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
+  conc__ring *r =
+      (conc__ring *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
+  if (r == NULL) return NULL;
+  r->older = older;
+  r->mask = size - 1;
+  return r;
+}
+
+CONC__DEF int conc__deque_grow(conc__deque *d, size_t top, size_t bottom) {
+  conc__ring *old = d->ring;
+  conc__ring *r = conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
+  size_t i;
+  if (r == NULL) return -ENOMEM;
+  for (i = top; i != bottom; i++)
+    *conc__ring_at(r, i) = CONC__LOAD_RELAXED(conc__ring_at(old, i));
+  CONC__STORE(&d->ring, r);
+  return 0;
+}
+
+CONC__INLINE int conc__deque_push(conc__deque *d, conc_task *t) {
+  size_t b = d->bottom;
+  size_t top = CONC__LOAD(&d->top);
+  if (CONC__UNLIKELY(d->ring == NULL || b - top > d->ring->mask)) {
+    int rc = conc__deque_grow(d, top, b);
+    if (rc != 0) return rc;
+  }
+  CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
+  CONC__STORE(&d->bottom, b + 1);
+  return 0;
+}
+
+CONC__INLINE conc_task *conc__deque_pop(conc__deque *d) {
+  size_t b = d->bottom;
+  size_t top;
+  conc_task *t;
+  if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
+  b--;
+  CONC__POINT();
+  __atomic_store_n(&d->bottom, b, __ATOMIC_SEQ_CST);
+  CONC__POINT();
+  top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  if (CONC__LIKELY((ptrdiff_t)(b - top) > 0))
+    return CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+  t = NULL;
+  if (b == top) { /* the last one */
+    t = CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+    CONC__POINT();
+    if (!__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      t = NULL;
+  }
+  CONC__STORE(&d->bottom, b + 1);
+  return t;
+}
+
+CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
+  size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
+}
+
+CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
+  for (;;) {
+    size_t top, b;
+    conc__ring *ring;
+    conc_task *t;
+    CONC__POINT();
+    top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+    CONC__POINT();
+    b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
+    if ((ptrdiff_t)(b - top) <= 0) return NULL;
+    ring = CONC__LOAD(&d->ring);
+    t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
+    /* Where one of the next may be, of whom another core has written. */
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
+    CONC__POINT();
+    if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      return t;
+  }
+}
+
+CONC__DEF void conc__deque_free(conc__deque *d) {
+  while (d->ring != NULL) {
+    conc__ring *older = d->ring->older;
+    CONC_FREE(d->ring);
+    d->ring = older;
+  }
+}
+
+/* --- a fence of which one side, that is seldom taken, pays for both --- */
+
+static bool conc__fence_is_heavy; /* the kernel does not help */
+
+CONC__DEF void conc__fence_full(void) {
+#if CONC_HAVE_TSAN /* which knows no fences */
+  static unsigned none;
+  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
+#else
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+CONC__DEF void conc__fence_init(void) {
+#if CONC_HAVE_MEMBARRIER
+  conc__fence_is_heavy =
+      syscall(SYS_membarrier, CONC__MEMBARRIER_REGISTER, 0, 0) != 0;
+#else
+  conc__fence_is_heavy = true;
+#endif
+}
+
+/* All threads of the process pass a fence before this returns. */
+CONC__DEF void conc__fence_heavy(void) {
+  conc__fence_full();
+#if CONC_HAVE_MEMBARRIER
+  if (!conc__fence_is_heavy)
+    syscall(SYS_membarrier, CONC__MEMBARRIER_EXPEDITED, 0, 0);
+#endif
+}
+
+CONC__INLINE void conc__fence_light(void) {
+  CONC__POINT();
+  if (CONC__UNLIKELY(conc__fence_is_heavy))
+    conc__fence_full();
+  else
+    __asm__ __volatile__("" ::: "memory");
+}
+
+/* --- the pool of threads ---
+
+   Jobs from outside come through the inbox, latest first, which whoever has
+   the guard turns round into the backlog, and takes some of it to a batch of
+   his own, from which everybody may steal in order. Jobs of workers go to
+   their own deques.
+
+   A worker that finds nothing searches for a while, then rests: sets its bit
+   in `idle`, and looks once more. Who hands in a job looks at `idle`
+   afterwards, unless somebody searches; clears a bit, which is to claim that
+   worker, counts it as searching, and nudges it. A searcher that finds a job,
+   and is the last, wakes another if there is more. So workers are woken one by
+   one, and no job is overlooked. */
+
+#define CONC__CLOSED ((uintptr_t)1) /* in the inbox */
+enum { CONC__BATCH = 64 };
+
+typedef struct conc__worker {
+  conc__deque own;
+  conc__deque batch;
+  struct {
+    conc__ring ring;
+    conc_task *items[CONC__BATCH];
+  } batch_ring;
+  conc__pool *pool;
+  size_t index;
+  unsigned spin_failed;
+  conc_task task;
+  char name[32];
+} conc__worker;
+
+struct conc__pool {
+  uintptr_t id;  /* as an actor's: it tells the generation */
+  conc_pool options;
+  size_t n;      /* how many workers */
+  size_t memory; /* what to free, if it was mapped; else 0 */
+  void *block;
+  char pad0[64];
+  uintptr_t inbox; /* a conc_task | CONC__CLOSED */
+  char pad1[64 - sizeof(uintptr_t)];
+  conc__mutex guard; /* of the backlog, and of starting */
+  conc_task *backlog, **backlog_end;
+  size_t backlog_count;
+  char pad2[64];
+  unsigned searching;
+  unsigned active; /* workers that are not at rest */
+  unsigned started;
+  bool lazy;       /* workers are started when there is work */
+  bool over, terminated;
+  struct conc__far *far; /* of processes */
+  unsigned *idle;
+  conc__worker *workers;
+};
+
+static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
+
+CONC__INLINE bool conc__pool_is_gone(const conc__pool *p) {
+  return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
+}
+
+/* The caller's worker, if it is one that may run jobs here and now. */
+CONC__INLINE conc__worker *conc__worker_here(void) {
+  conc__worker *w = conc__this.worker;
+  if (w == NULL || conc__this.current != &conc__this.actor ||
+      conc__this.actor.generator != NULL || conc__pool_is_gone(w->pool))
+    return NULL;
+  return w;
+}
+
+/* Whether there may be a job. In the order of all SEQ_CST operations. */
+CONC__DEF bool conc__pool_has_work(conc__pool *p) {
+  size_t i;
+  if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
+      __atomic_load_n(&p->backlog_count, __ATOMIC_SEQ_CST) != 0)
+    return true;
+  for (i = 0; i < p->n; i++)
+    if (!conc__deque_is_empty(&p->workers[i].own) ||
+        !conc__deque_is_empty(&p->workers[i].batch))
+      return true;
+  return false;
+}
+
+/* Takes some of the jobs that came from outside: the first is returned. */
+CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
+  conc_task *first, *t;
+  conc_task *chain = NULL;
+  uintptr_t seen;
+  size_t n = 0, count = 1;
+  if ((CONC__LOAD(&p->inbox) & ~CONC__CLOSED) == 0 &&
+      CONC__LOAD(&p->backlog_count) == 0)
+    return NULL;
+  conc__mutex_lock(&p->guard);
+  /* While they are between inbox and backlog nobody shall find no work. */
+  __atomic_store_n(&p->backlog_count, p->backlog_count + 1, __ATOMIC_SEQ_CST);
+  seen = CONC__LOAD(&p->inbox);
+  while ((seen & ~CONC__CLOSED) != 0 &&
+         !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
+  }
+  t = (conc_task *)(seen & ~CONC__CLOSED);
+  if (t != NULL) {
+    conc_task **end = &t->next; /* of the last */
+    while (t != NULL) {
+      conc_task *next = t->next;
+      t->next = chain;
+      chain = t;
+      t = next;
+      n++;
+    }
+    *p->backlog_end = chain;
+    p->backlog_end = end;
+  }
+  n += p->backlog_count - 1;
+  first = p->backlog;
+  t = first;
+  if (t != NULL) {
+    size_t most = w != NULL ? n / (2 * p->n) + 1 : 1;
+    if (most > CONC__BATCH) most = CONC__BATCH;
+    for (t = t->next; count < most && t != NULL; count++) {
+      conc_task *next = t->next;
+      conc__deque_push(&w->batch, t); /* which is empty, and has room */
+      t = next;
+    }
+    p->backlog = t;
+    if (t == NULL) p->backlog_end = &p->backlog;
+  }
+  __atomic_store_n(&p->backlog_count, first != NULL ? n - count : 0,
+                   __ATOMIC_SEQ_CST);
+  conc__mutex_unlock(&p->guard);
+  return first;
+}
+
+/* A job for the worker, or NULL. */
+CONC__DEF conc_task *conc__worker_take(conc__worker *w) {
+  conc__pool *p = w->pool;
+  conc_task *t = conc__deque_pop(&w->own);
+  size_t i;
+  if (t == NULL) t = conc__deque_steal(&w->batch);
+  if (t == NULL) t = conc__pool_take(p, w);
+  for (i = 1; t == NULL && i < p->n; i++) {
+    conc__worker *v = &p->workers[(w->index + i) % p->n];
+    t = conc__deque_steal(&v->own);
+    if (t == NULL) t = conc__deque_steal(&v->batch);
+  }
+  return t;
+}
+
+/* Claims a worker that rests. */
+CONC__DEF bool conc__pool_nudge(conc__pool *p) {
+  size_t i;
+  for (i = 0; i * 32 < p->n; i++) {
+    unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
+    while (seen != 0) {
+      unsigned bit = conc__lowest_bit(seen);
+      CONC__POINT();
+      if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
+                                      false, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_SEQ_CST)) {
+        conc_task *t = &p->workers[i * 32 + bit].task;
+        __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+        conc__unpark(t->actor, CONC__NUDGED);
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+CONC__DEF int conc__pool_grow(conc__pool *p);
+
+/* There is a job more. */
+CONC__INLINE void conc__pool_wake(conc__pool *p) {
+  if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
+      !conc__pool_nudge(p) && CONC__UNLIKELY(p->lazy))
+    conc__pool_grow(p);
+}
+
+/* No longer searching. */
+CONC__DEF void conc__worker_found(conc__worker *w) {
+  conc__pool *p = w->pool;
+  if (__atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
+      conc__pool_has_work(p))
+    conc__pool_wake(p);
+}
+
+CONC__DEF void conc__worker_rest(conc__worker *w) {
+  __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
+                    __ATOMIC_SEQ_CST);
+  conc__fence_heavy();
+}
+
+/* Rests no more. False: it was claimed, is nudged, and counts as searching. */
+CONC__DEF bool conc__worker_unrest(conc__worker *w) {
+  conc__actor *self = &conc__this.actor;
+  unsigned bit = 1u << w->index % 32;
+  CONC__POINT();
+  if (__atomic_fetch_and(&w->pool->idle[w->index / 32], ~bit,
+                         __ATOMIC_SEQ_CST) & bit)
+    return true;
+  while (!(CONC__LOAD(&self->word) & CONC__NUDGED))
+    conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
+  CONC__AND(&self->word, ~CONC__NUDGED);
+  return false;
+}
+
+/* Spins until there is a job or the time is out. */
+CONC__DEF conc_task *conc__worker_spin(conc__worker *w) {
+  double budget = conc__spin_budget(w->spin_failed);
+  double end = budget > 0 ? conc_now() + budget : 0;
+  conc_task *t;
+  do {
+    int i;
+    t = conc__worker_take(w);
+    for (i = 0; i < 8 && t == NULL && budget > 0; i++) conc__pause();
+  } while (t == NULL && budget > 0 && conc_now() < end);
+  conc__spin_learn(&w->spin_failed, t != NULL);
+  return t;
+}
+
+/* Waits for a job; NULL: there will be none. */
+CONC__DEF conc_task *conc__worker_search(conc__worker *w) {
+  conc__pool *p = w->pool;
+  conc__actor *self = &conc__this.actor;
+  __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+  for (;;) {
+    conc_task *t = conc__worker_spin(w);
+    bool mine;
+    if (t != NULL) {
+      conc__worker_found(w);
+      return t;
+    }
+    __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    conc__worker_rest(w);
+    /* The last to rest ends the pool if it is closed: jobs come from outside
+       no more, nor from inside, for no job runs. */
+    if (__atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST) == 0 &&
+        (CONC__LOAD(&p->inbox) & CONC__CLOSED) && !conc__pool_has_work(p)) {
+      CONC__STORE(&p->over, true);
+      while (conc__pool_nudge(p)) continue;
+    }
+    if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
+      conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
+    mine = conc__worker_unrest(w);
+    if (mine) __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
+      __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+      return NULL;
+    }
+  }
+}
+
+/* --- running a job --- */
+
+/* Called at a wait of a job: whether it is to fail. From then on conc_cancel
+   pokes the actor. */
+CONC__DEF bool conc__job_take_cancel(conc__actor *self) {
+  conc_task *t = self->task;
+  conc__actor *none = NULL;
+  bool cancelled = false;
+  if (t->kind != CONC__TASK_JOB) return false;
+  if (CONC__LOAD_RELAXED(&t->actor) != self &&
+      !CONC__CAS(&t->actor, &none, self)) {
+    CONC__STORE(&t->actor, self);
+    cancelled = true;
+  }
+  if (conc__this.worker != NULL && !t->was_cancelled &&
+      CONC__LOAD(&conc__this.worker->pool->terminated))
+    cancelled = true;
+  return cancelled;
+}
+
+/* A job that has waited is about to run another: what pokes the actor now is
+   for that. */
+CONC__DEF void conc__job_withdraw(conc_task *t, conc__actor *self) {
+  conc__mutex *guard = conc__guard(&t->done);
+  conc__mutex_lock(guard);
+  t->actor = CONC__AND(&self->word, ~CONC__POKED) & CONC__POKED
+                 ? CONC__NEVER_BEGIN
+                 : NULL;
+  conc__mutex_unlock(guard);
+}
+
+/* Runs a job to its end, perhaps inside of another one. */
+CONC__DEF void conc__job_run(conc_task *t, bool terminated) {
+  conc__actor *self = &conc__this.actor;
+  conc_task *outer = self->task;
+  conc_scope *outer_scope = self->scope;
+  conc_scope scope; /* there is one: so a first wait looks for conc_cancel */
+  void *result = NULL;
+  int status = -ECANCELED;
+  bool announced = false;
+  if (CONC__UNLIKELY(outer->actor == self && outer->kind == CONC__TASK_JOB))
+    conc__job_withdraw(outer, self);
+  scope.outer = NULL;
+  scope.deadline = CONC__NEVER;
+  scope.shield = scope.expired = false;
+  self->scope = &scope;
+  self->task = t;
+  CONC__STORE_RELAXED(&t->id, self->id);
+  if (CONC__LOAD(&t->actor) == NULL && !terminated) {
+    result = t->target(t->arg);
+    status = t->was_cancelled ? -ECANCELED : t->status;
+    if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
+    announced = CONC__LOAD_RELAXED(&t->actor) == self;
+  }
+  self->task = outer;
+  self->scope = outer_scope;
+  conc__task_finish(t, result, status);
+  /* Who cancelled it late has been awaited by that. */
+  if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
+}
+
+CONC__INLINE void conc__worker_run(conc__worker *w, conc_task *t) {
+  conc__job_run(t, CONC__LOAD(&w->pool->terminated));
+}
+
+CONC__DEF void *conc__worker_main(void *arg) {
+  conc__worker *w = (conc__worker *)arg;
+  conc__pool *p = w->pool;
+  conc_task *t;
+  conc__this.worker = w;
+  conc__this.base = &w->task;
+  if (p->options.initializer != NULL)
+    p->options.initializer(p->options.initializer_arg);
+  for (;;) {
+    t = conc__worker_take(w);
+    if (t == NULL) t = conc__worker_search(w);
+    if (t == NULL) break;
+    conc__worker_run(w, t);
+    if (conc__pool_is_gone(p)) break; /* the job forked: this is the child */
+  }
+  conc__this.worker = NULL;
+  conc__this.base = NULL;
+  return NULL;
+}
+
+/* --- waiting for jobs --- */
+
+typedef struct conc__pool_wait {
+  conc_task *task;  /* whose end it waits for */
+  conc__many *many; /* or of how many tasks */
+  size_t want;
+  bool stubborn;
+} conc__pool_wait;
+
+/* Waits, as a thread that runs no jobs. */
+CONC__DEF int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
+                               double deadline) {
+  conc__waiter w;
+  if (what->many != NULL)
+    return conc__many_park(what->many, what->want, what->stubborn, also,
+                           deadline);
+  conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.of = "of";
+  w.owner = &what->task->id;
+  w.stubborn = what->stubborn;
+  w.robust = conc__is_job(what->task);
+  w.also = also;
+  return conc__event_wait(&what->task->done, &w, conc__remaining(deadline));
+}
+
+/* Runs jobs, or rests, once. */
+CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
+                                double deadline) {
+  int rc = -ETIMEDOUT;
+  bool mine;
+  conc_task *t = conc__worker_take(w);
+  if (t != NULL) {
+    conc__worker_run(w, t);
+    return -EAGAIN;
+  }
+  conc__worker_rest(w);
+  if (conc__pool_has_work(w->pool))
+    rc = -EAGAIN;
+  else
+    rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
+  mine = conc__worker_unrest(w);
+  if (!mine) conc__worker_found(w);
+  if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
+  return rc;
+}
+
+/* The most usual: a job waits for those that it has just handed in. Whether
+   the task has ended. */
+CONC__DEF bool conc__worker_help(conc_task *task) {
+  conc__worker *w = conc__worker_here();
+  conc_task *t;
+  if (w == NULL || task->kind != CONC__TASK_JOB ||
+      task == conc__this.actor.task)
+    return false;
+  while (CONC__LOAD(&task->done.flag) != CONC__SET) {
+    t = conc__deque_pop(&w->own);
+    if (t == NULL) return false;
+    conc__worker_run(w, t);
+    if (conc__pool_is_gone(w->pool)) return false;
+  }
+  return true;
+}
+
+CONC__DEF void conc__far_help(conc_task *task);
+
+CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
+                               double timeout) {
+  const conc__pool_wait what = {task, NULL, 0, stubborn};
+  double deadline = CONC__NEVER;
+  conc__worker *w;
+  int rc = 0;
+  if (conc_event_is_set(&task->done)) return 0;
+  if (timeout <= 0) return -ETIMEDOUT;
+  if (timeout < 1e9) deadline = conc__deadline(timeout);
+  if (task->kind == CONC__TASK_REMOTE) conc__far_help(task);
+  do {
+    w = conc__worker_here();
+    if (conc_event_is_set(&task->done)) return 0;
+    if (conc__is_job(task)) conc__job_look(task);
+    rc = w != NULL ? conc__worker_wait(w, &what, deadline)
+                   : conc__pool_sleep(&what, 0, deadline);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
+                                   double deadline) {
+  const conc__pool_wait what = {NULL, m, want, stubborn};
+  int rc;
+  do {
+    conc__worker *w = conc__worker_here();
+    if (CONC__LOAD(&m->count) >= want) return 0;
+    rc = w != NULL && deadline > 0 ? conc__worker_wait(w, &what, deadline)
+                                   : conc__pool_sleep(&what, 0, deadline);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+/* --- fork --- */
+
+/* Jobs that stayed behind, and that somebody here waits for, have ended. */
+CONC__DEF void conc__pool_fork_look(const conc__actor *actor) {
+  const conc__many *m;
+  size_t i;
+  if (actor == NULL) return;
+  for (m = actor->many; m != NULL; m = m->next)
+    for (i = 0; i < m->n; i++)
+      if (m->nodes[i].waiter.list != NULL && conc__is_job(m->nodes[i].task))
+        conc__job_look(m->nodes[i].task);
+}
+
+CONC__DEF void conc__pool_fork_child(void) {
+  conc__loop *loop = conc__this.loop;
+  conc_task *t = loop != NULL ? loop->tasks : NULL;
+  conc__pool_fork_look(&conc__this.actor);
+  for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
+}
+
+CONC__DEF void conc__pool_init_once(void) {
+  conc__init();
+  conc__fence_init();
+  pthread_atfork(NULL, NULL, conc__pool_fork_child);
+}
+
+/* --- the life of a pool --- */
+
+CONC__DEF void conc__far_free(struct conc__far *far);
+
+CONC__DEF void conc__pool_free(conc__pool *p) {
+  size_t i;
+  for (i = 0; i < p->n && p->workers != NULL; i++)
+    conc__deque_free(&p->workers[i].own);
+  conc__far_free(p->far);
+  if (p->memory > 0)
+    munmap(p->block, p->memory);
+  else
+    CONC_FREE(p->block);
+}
+
+/* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
+CONC__DEF conc__pool *conc__pool_new(const conc_pool *options, size_t n,
+                                     bool mapped) {
+  size_t words = (n + 31) / 32;
+  size_t size = 64 + sizeof(conc__pool) + n * sizeof(conc__worker) +
+                words * sizeof(unsigned);
+  void *block;
+  conc__pool *p;
+  size_t i;
+  if (n > SIZE_MAX / 2 / sizeof(conc__worker)) return NULL;
+  size += (n + 1) * 64;
+  block = mapped ? conc__pages_map(size) : CONC_MALLOC(size);
+  if (block == NULL) return NULL;
+  memset(block, 0, size);
+  p = (conc__pool *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
+  p->block = block;
+  p->memory = mapped ? size : 0;
+  p->id = (uintptr_t)p | conc__generation << 2;
+  p->options = *options;
+  p->n = n;
+  p->backlog_end = &p->backlog;
+  p->workers =
+      (conc__worker *)(((uintptr_t)(p + 1) + 63) & ~(uintptr_t)63);
+  p->idle = (unsigned *)(void *)(p->workers + n);
+  for (i = 0; i < n; i++) {
+    conc__worker *w = &p->workers[i];
+    w->pool = p;
+    w->index = i;
+    w->batch_ring.ring.mask = CONC__BATCH - 1;
+    w->batch.ring = &w->batch_ring.ring;
+    snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
+    w->task.name = w->name;
+    w->task.target = conc__worker_main;
+    w->task.arg = w;
+    w->task.stack_size = options->stack_size;
+  }
+  return p;
+}
+
+/* Starts one worker more. */
+CONC__DEF int conc__pool_grow(conc__pool *p) {
+  int rc = 0;
+  if (CONC__LOAD(&p->started) == p->n) return 0;
+  conc__mutex_lock(&p->guard);
+  if (p->started < p->n) {
+    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    rc = conc_thread_start(&p->workers[p->started].task);
+    if (rc == 0)
+      CONC__STORE(&p->started, p->started + 1);
+    else
+      __atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(&p->guard);
+  return rc;
+}
+
+/* Closes the inbox, and lets the workers look. */
+CONC__DEF void conc__pool_shut(conc__pool *p) {
+  CONC__POINT();
+  __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
+  conc__pool_nudge(p);
+}
+
+/* As conc_cancel, but a thread that has not begun yet shall. */
+CONC__DEF void conc__worker_poke(conc__worker *w) {
+  conc__mutex *guard = conc__guard(&w->task.done);
+  conc__mutex_lock(guard);
+  if (conc__event_await(&w->task.done) && CONC__LOAD(&w->task.actor) != NULL)
+    conc__unpark(w->task.actor, CONC__POKED);
+  conc__mutex_unlock(guard);
+}
+
+/* Ends the jobs that have not begun, and pokes the others. */
+CONC__DEF void conc__pool_stop(conc__pool *p) {
+  size_t i;
+  conc_task *t;
+  CONC__STORE(&p->terminated, true);
+  conc__pool_shut(p);
+  while ((t = conc__pool_take(p, NULL)) != NULL)
+    conc__task_finish(t, NULL, -ECANCELED);
+  for (i = 0; i < p->started; i++) {
+    conc__worker *w = &p->workers[i];
+    while ((t = conc__deque_steal(&w->batch)) != NULL ||
+           (t = conc__deque_steal(&w->own)) != NULL)
+      conc__task_finish(t, NULL, -ECANCELED);
+    conc__worker_poke(w);
+  }
+  conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
+}
+
+CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
+  conc__pool *p = conc__pool_new(pool, n, false);
+  int rc = 0;
+  size_t i;
+  if (p == NULL) return -ENOMEM;
+  while (rc == 0 && p->started < n) rc = conc__pool_grow(p);
+  if (rc == 0) {
+    CONC__STORE(&pool->state, p);
+    return 0;
+  }
+  conc__pool_shut(p);
+  for (i = 0; i < p->started; i++)
+    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED)
+      continue;
+  conc__pool_free(p);
+  return rc;
+}
+
+CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
+  conc__worker *w = conc__this.worker;
+  uintptr_t seen;
+  int rc = conc__task_begin(job, CONC__TASK_JOB);
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  if (w != NULL && w->pool == p) {
+    rc = conc__deque_push(&w->own, job);
+    if (CONC__UNLIKELY(rc != 0)) {
+      conc__task_unbegin(job);
+      return rc;
+    }
+    conc__fence_light();
+  } else {
+    seen = CONC__LOAD(&p->inbox);
+    do {
+      if (seen & CONC__CLOSED) {
+        conc__task_unbegin(job);
+        return -EPIPE;
+      }
+      job->next = (conc_task *)seen;
+      CONC__POINT();
+    } while (!__atomic_compare_exchange_n(&p->inbox, &seen, (uintptr_t)job,
+                                          true, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED));
+  }
+  conc__pool_wake(p);
+  return 0;
+}
+/* --- the pool of processes ---
+
+   The parent writes jobs into slots of shared memory, where they stay until it
+   has taken the results: workers run them in place. Slots are handed out
+   through a ring of their numbers. A worker claims a slot by compare-and-swap
+   on the slot's state, which names him, and the position in the ring, so that
+   it fails if he comes too late; the ring's head is only helped forward, by
+   anyone. So at any instruction where a worker is killed the parent, who
+   learns of it from the reaper, finds what he had. All else is the parent's
+   own: nothing that a worker holds need be repaired.
+
+   Finished slots are noted in `done`, from which any thread of the parent may
+   take them: one that waits for a job spins there for a moment; otherwise it
+   is the pool's own thread, which also replaces workers, and sleeps on `bell`.
+   Who rings looks whether somebody is awake after having noted what he did;
+   who goes to sleep looks for notes after having said so (SEQ_CST). */
+
+enum {
+  CONC__SLOT_FREE,      /* the parent's, as all but CLAIMED */
+  CONC__SLOT_READY,
+  CONC__SLOT_CLAIMED,
+  CONC__SLOT_CONDEMNED, /* of a worker that is being killed for it */
+  CONC__SLOT_DONE
+};
+enum {
+  CONC__SLOTS = 256,
+  CONC__SLOT_BYTES = 160, /* of an argument, in the slot itself */
+  CONC__SLOT_RING = 2 * CONC__SLOTS,
+  CONC__FAR_WORKERS = 4096,
+  CONC__FAR_CHUNK = -1 /* start_method of a job of map: many items */
+};
+
+typedef struct conc__far_slot {
+  uint64_t state; /* position << 24 | worker << 8 | CONC__SLOT_... */
+  conc_fn *target;
+  void *result;
+  size_t offset; /* of the argument in the shared memory */
+  size_t size;
+  size_t item;  /* of map: bytes of one; else 0 */
+  uint64_t began; /* by the clock, in nanoseconds; 0: not known */
+  int status;
+  pid_t pid;
+  uint64_t bytes[CONC__SLOT_BYTES / 8];
+} conc__far_slot;
+
+typedef struct conc__far_worker { /* in shared memory */
+  unsigned bell;
+  bool ready;  /* has begun, and called the initializer */
+  char pad[59];
+} conc__far_worker;
+
+typedef struct conc__far_shared {
+  uint64_t tail;
+  char pad1[56];
+  uint64_t head;
+  char pad2[56];
+  unsigned bell, awake; /* the parent's; how many of it look at `done` */
+  char pad3[56];
+  uint64_t done[CONC__SLOTS / 64];
+  unsigned stop;
+  char pad4[64];
+  uint64_t asleep[CONC__FAR_WORKERS / 64];
+  unsigned ring[CONC__SLOT_RING];
+  conc__far_slot slots[CONC__SLOTS];
+  /* the workers, and the larger arguments follow */
+} conc__far_shared;
+
+typedef struct conc__far_job { /* what the parent knows of a slot */
+  conc_task *task;
+  int reason;          /* for which it is condemned */
+  unsigned next;       /* among the free; or of those with blocks */
+  size_t offset, size; /* its block */
+} conc__far_job;
+
+typedef struct conc__far_process {
+  conc_task task; /* first: from it comes the process */
+  conc__pool *pool;
+  size_t index;
+  bool runs;  /* was started */
+  bool ended; /* the reaper says so */
+  char name[32];
+} conc__far_process;
+
+typedef struct conc__far {
+  conc__far_shared *shared;
+  conc__far_worker *workers;
+  conc__far_process *processes;
+  char *memory; /* of the larger arguments */
+  size_t memory_size;
+  conc__far_job jobs[CONC__SLOTS];
+  unsigned free, blocks; /* first slots, or CONC__SLOTS */
+  size_t unfinished; /* under the guard */
+  unsigned users;    /* who are here for the sake of a job that may end */
+  unsigned stillborn; /* workers that ended before they began, in a row */
+  int broken;
+  unsigned spin_failed;
+  conc_task keeper;
+  double retry_at; /* when to start what could not be started */
+} conc__far;
+
+#define CONC__STATE(position, worker, state) \
+  ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
+
+CONC__INLINE unsigned conc__state_of(uint64_t state) {
+  return (unsigned)(state & 255);
+}
+CONC__INLINE size_t conc__state_worker(uint64_t state) {
+  return (size_t)(state >> 8 & 0xffff);
+}
+
+CONC__DEF void conc__far_sleep(unsigned *word, unsigned value,
+                               double deadline, unsigned round) {
+#if CONC_HAVE_FUTEX
+  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  (void)round;
+  CONC__POINT();
+  syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value,
+          deadline < CONC__NEVER ? &t : NULL, NULL, 0xffffffffu);
+#else
+  conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
+#endif
+}
+
+/* --- in a worker --- */
+
+/* Claims the next job; CONC__SLOTS if there is none. */
+CONC__DEF unsigned conc__far_claim(conc__far_shared *s, size_t worker) {
+  for (;;) {
+    uint64_t h = CONC__LOAD(&s->head);
+    uint64_t next = h;
+    uint64_t seen = CONC__STATE(h, 0, CONC__SLOT_READY);
+    unsigned i;
+    bool mine;
+    if (h == CONC__LOAD(&s->tail)) return CONC__SLOTS;
+    i = CONC__LOAD(&s->ring[h % CONC__SLOT_RING]) % CONC__SLOTS;
+    mine = CONC__CAS(&s->slots[i].state, &seen,
+                     CONC__STATE(h, worker, CONC__SLOT_CLAIMED));
+    /* Claimed, by whomever, or taken back: on to the next. */
+    CONC__CAS(&s->head, &next, h + 1);
+    if (mine) return i;
+  }
+}
+
+/* Waits until there may be a job, or it is to stop. */
+CONC__DEF void conc__far_rest(conc__far_shared *s, conc__far_worker *w,
+                              size_t index, unsigned *failed) {
+  uint64_t bit = (uint64_t)1 << index % 64;
+  double budget = conc__spin_budget(*failed);
+  double end = budget > 0 ? conc_now() + budget : 0;
+  unsigned round = 0;
+  while (budget > 0 && conc_now() < end) {
+    int i;
+    for (i = 0; i < 16; i++) {
+      if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) {
+        conc__spin_learn(failed, true);
+        return;
+      }
+      conc__pause();
+    }
+  }
+  conc__spin_learn(failed, false);
+  CONC__STORE_RELAXED(&w->bell, 0u);
+  __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
+  while (CONC__LOAD(&w->bell) == 0 &&
+         __atomic_load_n(&s->tail, __ATOMIC_SEQ_CST) == CONC__LOAD(&s->head) &&
+         __atomic_load_n(&s->stop, __ATOMIC_SEQ_CST) == 0)
+    conc__far_sleep(&w->bell, 0, CONC__NEVER, round++);
+  __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
+}
+
+/* The items of a chunk. */
+CONC__DEF void *conc__far_chunk(void *slot) {
+  conc__far_slot *s = (conc__far_slot *)slot;
+  char *p = (char *)s->result; /* where the items are */
+  size_t i;
+  for (i = 0; i < s->size; i += s->item) s->target(p + i);
+  return NULL;
+}
+
+CONC__DEF void conc__far_ring(conc__far_shared *s) {
+  CONC__POINT();
+  if (__atomic_load_n(&s->awake, __ATOMIC_SEQ_CST) == 0 &&
+      __atomic_exchange_n(&s->bell, 1u, __ATOMIC_SEQ_CST) == 0)
+    conc__shared_wake(&s->bell, 1);
+}
+
+CONC__DEF void conc__far_run(conc__far_shared *s, char *memory, unsigned i,
+                             size_t worker) {
+  unsigned generation = conc__generation;
+  conc__far_slot *slot = &s->slots[i];
+  uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
+  conc_task job;
+  memset(&job, 0, sizeof job);
+  job.number = (unsigned)(seen >> 24) + 1;
+  job.size = slot->size;
+  job.arg = slot->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
+                                           : memory + slot->offset;
+  job.target = slot->target;
+  if (slot->item > 0) {
+    slot->result = job.arg;
+    job.target = conc__far_chunk;
+    job.arg = slot;
+  }
+  conc__task_begin(&job, CONC__TASK_JOB);
+  conc__job_run(&job, false);
+  if (generation != conc__generation) _exit(0); /* the job's own fork */
+  slot->result = job.result;
+  slot->status = job.status;
+  if (!CONC__CAS(&slot->state, &seen,
+                 CONC__STATE(seen >> 24, worker, CONC__SLOT_DONE)))
+    for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
+  CONC__POINT();
+  __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
+                    __ATOMIC_SEQ_CST);
+  conc__far_ring(s);
+}
+
+CONC__DEF void *conc__far_worker_main(void *arg) {
+  conc__far_process *process = (conc__far_process *)arg;
+  const conc_pool *options = &process->pool->options;
+  conc__far *far = process->pool->far;
+  conc__far_shared *s = far->shared;
+  conc__far_worker *w = &far->workers[process->index];
+  pid_t pid = getpid();
+  unsigned i, failed = 0;
+  size_t n = 0;
+  if (options->initializer != NULL)
+    options->initializer(options->initializer_arg);
+  CONC__STORE(&w->ready, true);
+  while (options->max_tasks_per_worker == 0 ||
+         n < options->max_tasks_per_worker) {
+    i = conc__far_claim(s, process->index);
+    if (i == CONC__SLOTS) {
+      if (CONC__LOAD(&s->stop) != 0) break;
+      conc__far_rest(s, w, process->index, &failed);
+      continue;
+    }
+    s->slots[i].pid = pid;
+    if (options->timeout > 0)
+      CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
+    conc__far_run(s, far->memory, i, process->index);
+    n++;
+  }
+  return NULL;
+}
+
+/* --- in the parent: slots; the guard is held --- */
+
+/* A place for the larger argument of slot i: the first gap between others.
+   False if there is none now. */
+CONC__DEF bool conc__far_block(conc__far *far, unsigned i, size_t size) {
+  unsigned *p = &far->blocks;
+  size_t at = 0;
+  size = (size + 63) & ~(size_t)63;
+  for (; *p != CONC__SLOTS; p = &far->jobs[*p].next) {
+    if (far->jobs[*p].offset - at >= size) break;
+    at = far->jobs[*p].offset + far->jobs[*p].size;
+  }
+  if (*p == CONC__SLOTS && far->memory_size - at < size) return false;
+  far->jobs[i].offset = at;
+  far->jobs[i].size = size;
+  far->jobs[i].next = *p;
+  *p = i;
+  return true;
+}
+
+CONC__DEF void conc__far_release(conc__far *far, unsigned i) {
+  conc__far_job *j = &far->jobs[i];
+  if (j->size > 0) {
+    unsigned *p = &far->blocks;
+    while (*p != i) p = &far->jobs[*p].next;
+    *p = j->next;
+    j->size = 0;
+  }
+  j->task->fds[0] = -2;
+  j->task = NULL;
+  j->next = far->free;
+  far->free = i;
+}
+
+/* Claims a worker that sleeps. */
+CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
+  conc__far_shared *s = far->shared;
+  size_t k;
+  for (k = 0; k * 64 < n; k++) {
+    uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
+    while (seen != 0) {
+      size_t w = k * 64 + conc__lowest_bit(seen);
+      if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
+      CONC__STORE(&far->workers[w].bell, 1u);
+      conc__shared_wake(&far->workers[w].bell, 1);
+      return true;
+    }
+  }
+  return false;
+}
+
+/* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
+   be ended without the guard. */
+CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  conc_task *t;
+  while ((t = p->backlog) != NULL) {
+    uint64_t tail = s->tail;
+    unsigned i = far->free;
+    unsigned next;
+    conc__far_slot *slot;
+    char *bytes;
+    if (t->actor != NULL) { /* cancelled */
+      p->backlog = t->next;
+      if (p->backlog == NULL) p->backlog_end = &p->backlog;
+      t->fds[0] = -2;
+      t->status = -ECANCELED;
+      t->next = *ended;
+      *ended = t;
+      continue;
+    }
+    if (i == CONC__SLOTS || tail - CONC__LOAD(&s->head) >= CONC__SLOT_RING)
+      return;
+    next = far->jobs[i].next;
+    if (t->size > CONC__SLOT_BYTES && !conc__far_block(far, i, t->size))
+      return;
+    far->free = next;
+    p->backlog = t->next;
+    if (p->backlog == NULL) p->backlog_end = &p->backlog;
+    slot = &s->slots[i];
+    far->jobs[i].task = t;
+    far->jobs[i].reason = 0;
+    t->fds[0] = (int)i;
+    slot->target = t->target;
+    slot->size = t->size;
+    slot->item = t->start_method == CONC__FAR_CHUNK ? t->stack_size : 0;
+    slot->offset = far->jobs[i].offset;
+    slot->began = 0;
+    slot->pid = 0;
+    bytes = t->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
+                                        : far->memory + slot->offset;
+    if (t->size > 0) memcpy(bytes, t->arg, t->size);
+    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__SLOT_READY));
+    CONC__STORE(&s->ring[tail % CONC__SLOT_RING], i);
+    /* In one order with what a worker does who goes to sleep. */
+    __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
+    conc__far_wake(far, p->n);
+  }
+}
+
+/* Rings for the keeper. */
+CONC__DEF void conc__far_call(conc__far *far) {
+  __atomic_store_n(&far->shared->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&far->shared->bell, 1);
+}
+
+/* --- in the parent: how jobs end --- */
+
+CONC__DEF void conc__far_tell(conc__pool *p, conc_task *t, void *result,
+                              int status) {
+  conc__task_finish(t, result, status);
+  conc__mutex_lock(&p->guard);
+  if (--p->far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__far_call(p->far);
+  conc__mutex_unlock(&p->guard);
+}
+
+CONC__DEF void conc__far_tell_all(conc__pool *p, conc_task *ended) {
+  while (ended != NULL) {
+    conc_task *next = ended->next;
+    conc__far_tell(p, ended, NULL, ended->status);
+    ended = next;
+  }
+}
+
+/* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
+   run once more. False if somebody else was faster. */
+CONC__DEF bool conc__far_end(conc__pool *p, unsigned i, uint64_t seen,
+                             int status, int exitcode, bool again) {
+  conc__far *far = p->far;
+  conc__far_slot *slot = &far->shared->slots[i];
+  conc_task *ended = NULL;
+  void *result = NULL;
+  conc_task *t;
+  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__SLOT_FREE)))
+    return false;
+  t = far->jobs[i].task;
+  if (conc__state_of(seen) == CONC__SLOT_DONE) {
+    if (t->size > 0)
+      memcpy(t->arg, slot->size <= CONC__SLOT_BYTES
+                         ? (char *)slot->bytes
+                         : far->memory + slot->offset, t->size);
+    result = slot->result;
+    status = slot->status;
+  }
+  t->pid = slot->pid;
+  t->exitcode = exitcode;
+  conc__mutex_lock(&p->guard);
+  conc__far_release(far, i);
+  if (again) {
+    t->fds[0] = -1;
+    t->fds[1]--;
+    t->next = p->backlog;
+    if (p->backlog == NULL) p->backlog_end = &t->next;
+    p->backlog = t;
+  }
+  conc__far_pump(p, &ended);
+  conc__mutex_unlock(&p->guard);
+  if (!again) conc__far_tell(p, t, result, status);
+  conc__far_tell_all(p, ended);
+  return true;
+}
+
+/* Takes what is done. Not the keeper: leaves those with callbacks to it. */
+CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  unsigned k;
+  for (k = 0; k < CONC__SLOTS / 64; k++) {
+    uint64_t bits = 0;
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
+      bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
+    for (; bits != 0; bits &= bits - 1) {
+      unsigned i = k * 64 + conc__lowest_bit(bits);
+      uint64_t seen = CONC__LOAD(&s->slots[i].state);
+      bool leave = false;
+      if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
+      if (!keeper) {
+        conc__mutex_lock(&p->guard);
+        leave = far->jobs[i].task != NULL &&
+                (far->jobs[i].task->callback != NULL ||
+                 far->jobs[i].task->group != NULL);
+        conc__mutex_unlock(&p->guard);
+      }
+      if (leave) {
+        __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
+                          __ATOMIC_SEQ_CST);
+        conc__far_call(far);
+      } else {
+        conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+      }
+    }
+  }
+}
+
+CONC__DEF bool conc__far_is_done(conc__far_shared *s) {
+  unsigned k;
+  for (k = 0; k < CONC__SLOTS / 64; k++)
+    if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0) return true;
+  return false;
+}
+
+/* The pool of a job, or NULL if that has ended. Until conc__far_leave the pool
+   is not freed: for to end the job, which the pool awaits, takes the guard. */
+CONC__DEF conc__pool *conc__far_enter(conc_task *t) {
+  conc__mutex *guard = conc__guard(&t->done);
+  conc__pool *p = NULL;
+  conc__mutex_lock(guard);
+  if (conc__event_await(&t->done)) {
+    p = t->pool;
+    __atomic_add_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+  }
+  conc__mutex_unlock(guard);
+  return p;
+}
+
+CONC__DEF void conc__far_leave(conc__pool *p) {
+  __atomic_sub_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+}
+
+/* A thread that is about to wait for a job looks itself for a while. */
+CONC__DEF void conc__far_help(conc_task *task) {
+  conc__actor *self = conc__self();
+  conc__pool *p;
+  double budget = conc__spin_budget(self->spin_failed);
+  double end;
+  bool paid = false;
+  int i;
+  if (self->ops != &conc__thread_class || budget <= 0 ||
+      conc__pool_is_gone(task->pool))
+    return;
+  p = conc__far_enter(task);
+  if (p == NULL) return;
+  end = conc_now() + budget;
+  __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
+  do {
+    for (i = 0; i < 8 && !paid; i++) {
+      conc__far_collect(p, false);
+      paid = conc_event_is_set(&task->done);
+      if (!paid) conc__pause();
+    }
+  } while (!paid && conc_now() < end);
+  if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
+      conc__far_is_done(p->far->shared))
+    conc__far_call(p->far);
+  conc__far_leave(p);
+  conc__spin_learn(&self->spin_failed, paid);
+}
+
+/* Kills the worker that runs slot i, if it still does. */
+CONC__DEF bool conc__far_condemn(conc__pool *p, unsigned i, uint64_t seen,
+                                 int reason) {
+  size_t w = conc__state_worker(seen);
+  if (conc__state_of(seen) != CONC__SLOT_CLAIMED) return false;
+  p->far->jobs[i].reason = reason;
+  if (!CONC__CAS(&p->far->shared->slots[i].state, &seen,
+                 CONC__STATE(seen >> 24, w, CONC__SLOT_CONDEMNED)))
+    return false;
+  conc_kill(&p->far->processes[w].task);
+  return true;
+}
+
+/* Takes back a job that has not begun; one that has, if `kill`. */
+CONC__DEF int conc__far_cancel(conc_task *t, bool kill) {
+  conc__pool *p = conc__far_enter(t);
+  uint64_t seen = 0;
+  int i;
+  if (p == NULL) return -ESRCH;
+  conc__mutex_lock(&p->guard);
+  i = t->fds[0];
+  if (i == -1) t->actor = CONC__NEVER_BEGIN; /* the pump will see it */
+  if (i >= 0) seen = CONC__LOAD(&p->far->shared->slots[i].state);
+  conc__mutex_unlock(&p->guard);
+  if (i >= 0 && (conc__state_of(seen) != CONC__SLOT_READY ||
+                 !conc__far_end(p, (unsigned)i, seen, -ECANCELED,
+                                CONC_NO_EXITCODE, false)) && kill) {
+    conc__mutex_lock(&p->guard);
+    if (t->fds[0] == i)
+      conc__far_condemn(p, (unsigned)i,
+                        CONC__LOAD(&p->far->shared->slots[i].state),
+                        -ECANCELED);
+    conc__mutex_unlock(&p->guard);
+  }
+  conc__far_leave(p);
+  return i == -2 ? -ESRCH : 0;
+}
+
+CONC__DEF int conc__pool_cancel(conc_task *t) {
+  return conc__far_cancel(t, true);
+}
+
+/* --- in the parent: the keeper --- */
+
+/* Called by the reaper. */
+CONC__DEF void conc__far_process_ended(conc_task *t, int status,
+                                       void *result) {
+  conc__far_process *process = (conc__far_process *)(void *)t;
+  (void)status, (void)result;
+  if (conc__pool_is_gone(process->pool)) return;
+  CONC__STORE(&process->ended, true);
+  conc__far_call(process->pool->far);
+}
+
+CONC__DEF int conc__far_process_start(conc__far_process *process) {
+  conc__far *far = process->pool->far;
+  int rc;
+  CONC__STORE(&far->workers[process->index].ready, false);
+  process->ended = false;
+  rc = conc_process_start(&process->task);
+  process->runs = rc == 0;
+  return rc;
+}
+
+/* A worker has ended: what it had, and who comes in its place. */
+CONC__DEF void conc__far_bury(conc__far_process *process) {
+  conc__pool *p = process->pool;
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  bool terminated;
+  int exitcode;
+  unsigned i;
+  while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  process->runs = false;
+  exitcode = conc_exitcode(&process->task);
+  terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
+  for (i = 0; i < CONC__SLOTS;) {
+    uint64_t seen = CONC__LOAD(&s->slots[i].state);
+    unsigned state = conc__state_of(seen);
+    bool over = true;
+    if (state < CONC__SLOT_CLAIMED ||
+        conc__state_worker(seen) != process->index)
+      over = true;
+    else if (state == CONC__SLOT_DONE)
+      conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+    else if (state == CONC__SLOT_CONDEMNED)
+      conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
+    else /* unless it is being condemned at this moment */
+      over = conc__far_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
+                           exitcode,
+                           !terminated && far->jobs[i].task->fds[1] > 0);
+    i += over;
+  }
+  __atomic_fetch_and(&s->asleep[process->index / 64],
+                     ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
+  if (CONC__LOAD(&far->workers[process->index].ready))
+    far->stillborn = 0;
+  else if (exitcode != -SIGKILL && exitcode != -SIGTERM)
+    far->stillborn++;
+  /* It may have been woken for a job, and not have taken it. */
+  if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) conc__far_wake(far, p->n);
+}
+
+/* Ends all that has not begun, with this status. */
+CONC__DEF void conc__far_drop(conc__pool *p, int status) {
+  conc__far *far = p->far;
+  conc_task *ended = NULL;
+  conc_task *t;
+  unsigned i;
+  conc__mutex_lock(&p->guard);
+  while ((t = p->backlog) != NULL) {
+    p->backlog = t->next;
+    t->fds[0] = -2;
+    t->status = status;
+    t->next = ended;
+    ended = t;
+  }
+  p->backlog_end = &p->backlog;
+  conc__mutex_unlock(&p->guard);
+  conc__far_tell_all(p, ended);
+  for (i = 0; i < CONC__SLOTS; i++) {
+    uint64_t seen = CONC__LOAD(&far->shared->slots[i].state);
+    if (conc__state_of(seen) == CONC__SLOT_READY)
+      conc__far_end(p, i, seen, status, CONC_NO_EXITCODE, false);
+  }
+}
+
+CONC__DEF void conc__far_stop(conc__pool *p) {
+  conc__far *far = p->far;
+  size_t k;
+  __atomic_store_n(&far->shared->stop, 1u, __ATOMIC_SEQ_CST);
+  for (k = 0; k < p->n; k++) {
+    CONC__STORE(&far->workers[k].bell, 1u);
+    conc__shared_wake(&far->workers[k].bell, 1);
+  }
+}
+
+/* Condemns what runs, and kills all workers. */
+CONC__DEF void conc__far_kill(conc__pool *p) {
+  conc__far *far = p->far;
+  unsigned i;
+  size_t k;
+  conc__mutex_lock(&p->guard);
+  for (i = 0; i < CONC__SLOTS; i++)
+    conc__far_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
+                      -ECANCELED);
+  conc__mutex_unlock(&p->guard);
+  for (k = 0; k < p->n; k++) conc_kill(&far->processes[k].task);
+}
+
+/* Kills workers whose jobs have had their time; when to look again. */
+CONC__DEF double conc__far_timeouts(conc__pool *p) {
+  conc__far *far = p->far;
+  double limit = p->options.timeout;
+  double now = limit > 0 ? conc_now() : 0;
+  double next = now + limit;
+  unsigned i;
+  if (limit <= 0) return CONC__NEVER;
+  conc__mutex_lock(&p->guard);
+  if (far->unfinished == 0) next = CONC__NEVER;
+  for (i = 0; i < CONC__SLOTS; i++) {
+    conc__far_slot *slot = &far->shared->slots[i];
+    uint64_t seen = CONC__LOAD(&slot->state);
+    double began;
+    if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
+    began = 1e-9 * (double)CONC__LOAD(&slot->began);
+    if (began <= 0) { /* just now, or stopped in between */
+      CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
+      began = now;
+    }
+    if (began + limit <= now)
+      conc__far_condemn(p, i, seen, -ETIMEDOUT);
+    else if (began + limit < next)
+      next = began + limit;
+  }
+  conc__mutex_unlock(&p->guard);
+  return next;
+}
+
+/* Buries and replaces. Returns how many workers there are. */
+CONC__DEF size_t conc__far_tend(conc__pool *p) {
+  conc__far *far = p->far;
+  size_t k, count = 0;
+  bool failed = false;
+  far->retry_at = CONC__NEVER;
+  for (k = 0; k < p->n; k++) {
+    conc__far_process *process = &far->processes[k];
+    if (process->runs && CONC__LOAD(&process->ended)) conc__far_bury(process);
+    if (!process->runs && CONC__LOAD(&far->shared->stop) == 0 &&
+        !far->broken && !failed)
+      failed = conc__far_process_start(process) != 0;
+    count += process->runs;
+  }
+  if (failed) {
+    far->retry_at = conc_now() + 0.01;
+    far->stillborn += count == 0;
+  }
+  if (far->stillborn > 16 + 2 * p->n && !far->broken) {
+    conc__mutex_lock(&p->guard);
+    far->broken = -ECHILD;
+    conc__mutex_unlock(&p->guard);
+  }
+  return count;
+}
+
+CONC__DEF void *conc__far_keep(void *arg) {
+  conc__pool *p = (conc__pool *)arg;
+  conc__far *far = p->far;
+  conc__far_shared *s = far->shared;
+  bool killed = false;
+  unsigned round = 0;
+  for (;;) { /* is counted in `awake` */
+    double deadline, end, budget;
+    size_t count;
+    bool idle;
+    __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
+    conc__far_collect(p, true);
+    if (CONC__LOAD(&p->terminated) && !killed) {
+      conc__far_stop(p);
+      conc__far_kill(p);
+      killed = true;
+    }
+    count = conc__far_tend(p);
+    if (killed || far->broken)
+      conc__far_drop(p, killed ? -ECANCELED : -ECHILD);
+    conc__mutex_lock(&p->guard);
+    idle = far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
+    conc__mutex_unlock(&p->guard);
+    if (idle) {
+      if (CONC__LOAD(&s->stop) == 0) conc__far_stop(p);
+      if (count == 0) break;
+    }
+    deadline = conc__far_timeouts(p);
+    if (far->retry_at < deadline) deadline = far->retry_at;
+    budget = conc__spin_budget(far->spin_failed);
+    if (budget > 0) {
+      bool paid = false;
+      for (end = conc_now() + budget; !paid && conc_now() < end;) {
+        int i;
+        for (i = 0; i < 8 && !paid; i++) {
+          conc__pause();
+          paid = CONC__LOAD(&s->bell) != 0 || conc__far_is_done(s);
+        }
+      }
+      conc__spin_learn(&far->spin_failed, paid);
+      if (paid) continue;
+    } else {
+      conc__spin_learn(&far->spin_failed, false);
+    }
+    __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
+        !conc__far_is_done(s))
+      conc__far_sleep(&s->bell, 0, deadline, round++);
+    else
+      round = 0;
+    __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+  }
+  while (CONC__LOAD(&far->users) != 0) sched_yield(); /* a few instructions */
+  return NULL;
+}
+
+/* --- in the parent: the life of the pool --- */
+
+CONC__DEF void conc__far_free(conc__far *far) {
+  if (far == NULL) return;
+  if (far->shared != NULL) conc_shared_free(far->shared);
+  CONC_FREE(far->processes);
+  CONC_FREE(far);
+}
+
+CONC__DEF int conc__far_new(conc__pool *p) {
+  conc__far *far = (conc__far *)CONC_MALLOC(sizeof *far);
+  size_t n = p->n;
+  size_t size = sizeof(conc__far_shared) + n * sizeof(conc__far_worker);
+  size_t k;
+  if (far == NULL) return -ENOMEM;
+  memset(far, 0, sizeof *far);
+  p->far = far;
+  if (p->options.max_bytes == 0) p->options.max_bytes = (size_t)256 << 20;
+  far->memory_size = p->options.max_bytes;
+  size = (size + 63) & ~(size_t)63;
+  if (far->memory_size > SIZE_MAX / 4) return -ENOMEM;
+  far->memory_size = (far->memory_size + 63) & ~(size_t)63;
+  far->shared =
+      (conc__far_shared *)conc_shared_alloc(size + far->memory_size);
+  if (far->shared == NULL) return -errno;
+  far->workers = (conc__far_worker *)(void *)(far->shared + 1);
+  far->memory = (char *)far->shared + size;
+  far->processes =
+      (conc__far_process *)CONC_MALLOC(n * sizeof *far->processes);
+  if (far->processes == NULL) return -ENOMEM;
+  memset(far->processes, 0, n * sizeof *far->processes);
+  for (k = 0; k < n; k++) {
+    conc__far_process *process = &far->processes[k];
+    process->pool = p;
+    process->index = k;
+    snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
+             (unsigned long)(k + 1));
+    process->task.name = process->name;
+    process->task.target = conc__far_worker_main;
+    process->task.arg = process;
+    process->task.daemon = true;
+    process->task.callback = conc__far_process_ended;
+  }
+  for (k = 0; k < CONC__SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
+  far->blocks = CONC__SLOTS;
+  far->shared->awake = 1; /* the keeper */
+  far->keeper.target = conc__far_keep;
+  far->keeper.arg = p;
+  far->keeper.name = "PoolKeeper";
+  return 0;
+}
+
+CONC__DEF int conc__far_start(conc_pool *pool, size_t n) {
+  conc__pool *p;
+  size_t k;
+  int rc;
+  if (n > CONC__FAR_WORKERS) return -EINVAL;
+  p = conc__pool_new(pool, 0, false);
+  if (p == NULL) return -ENOMEM;
+  p->n = n;
+  p->workers = NULL;
+  rc = conc__far_new(p);
+  for (k = 0; k < n && rc == 0; k++)
+    rc = conc__far_process_start(&p->far->processes[k]);
+  if (rc == 0) rc = conc_thread_start(&p->far->keeper);
+  if (rc == 0) {
+    CONC__STORE(&pool->state, p);
+    return 0;
+  }
+  for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
+    conc__far_process *process = &p->far->processes[k];
+    if (!process->runs) continue;
+    conc_kill(&process->task);
+    while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  }
+  conc__pool_free(p);
+  return rc;
+}
+
+CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) {
+  conc__far *far = p->far;
+  conc_task *ended = NULL;
+  bool first = false;
+  int rc = conc__task_begin(job, CONC__TASK_REMOTE);
+  if (rc != 0) return rc;
+  if (job->size > p->options.max_bytes) rc = -EMSGSIZE;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  job->pool = p;
+  job->pid = 0;
+  job->exitcode = CONC_NO_EXITCODE;
+  job->fds[0] = -1;
+  job->fds[1] = (int)p->options.retries;
+  job->next = NULL;
+  if (item > 0) {
+    job->start_method = CONC__FAR_CHUNK;
+    job->stack_size = item;
+  }
+  conc__mutex_lock(&p->guard);
+  if (CONC__LOAD(&p->inbox) & CONC__CLOSED) rc = -EPIPE;
+  if (rc == 0) rc = far->broken;
+  if (rc == 0) {
+    *p->backlog_end = job;
+    p->backlog_end = &job->next;
+    first = far->unfinished++ == 0;
+    conc__far_pump(p, &ended);
+  }
+  conc__mutex_unlock(&p->guard);
+  if (rc != 0) conc__task_unbegin(job);
+  if (first && p->options.timeout > 0) conc__far_call(far);
+  conc__far_tell_all(p, ended);
+  return rc;
+}
+
+CONC__DEF void conc__far_shut(conc__pool *p, bool now) {
+  conc__mutex_lock(&p->guard);
+  __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
+  if (now) CONC__STORE(&p->terminated, true);
+  conc__mutex_unlock(&p->guard);
+  conc__far_call(p->far);
+}
+
+CONC__DEF int conc__far_join(conc__pool *p, double timeout) {
+  return conc__task_await(&p->far->keeper, false, timeout);
+}
+
+/* --- what is public of pools --- */
+
+CONC_API int conc_pool_start(conc_pool *pool) {
+  conc__pool *old = pool->state;
+  size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  conc__self();
+  if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
+  if (old != NULL) conc__pool_free(old);
+  pool->state = NULL;
+  if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
+  if (pool->kind == CONC_PROCESS) return conc__far_start(pool, n);
+  return -EINVAL;
+}
+
+CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
+  if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
+  return p->far != NULL ? conc__far_submit(p, job, 0)
+                        : conc__pool_submit_thread(p, job);
+}
+
+CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
+  int rc = conc_pool_submit(pool, job);
+  return rc != 0 ? rc : conc_join(job, timeout);
+}
+
+CONC_API int conc_pool_close(conc_pool *pool) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (p == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return 0;
+  if (p->far != NULL)
+    conc__far_shut(p, false);
+  else
+    conc__pool_shut(p);
+  return 0;
+}
+
+CONC_API int conc_pool_terminate(conc_pool *pool) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  if (p == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return 0;
+  if (p->far != NULL)
+    conc__far_shut(p, true);
+  else
+    conc__pool_stop(p);
+  return 0;
+}
+
+CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  double deadline = conc__deadline(timeout);
+  size_t i;
+  int rc = 0;
+  if (p == NULL) return -EINVAL;
+  if (!conc__pool_is_gone(p)) {
+    if (conc__this.worker != NULL && conc__this.worker->pool == p)
+      return -EDEADLK;
+    if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
+    if (p->far != NULL) rc = conc__far_join(p, conc__remaining(deadline));
+    for (i = 0; i < p->started && rc == 0; i++)
+      rc = conc__task_await(&p->workers[i].task, false,
+                            conc__remaining(deadline));
+    if (rc != 0) return rc;
+  }
+  pool->state = NULL;
+  conc__pool_free(p);
+  return 0;
+}
+
+/* --- map and imap --- */
+
+typedef struct conc__map {
+  conc__pool *pool;
+  conc_fn *fn;
+  char *items;
+  size_t size, n, chunk;
+  char pad1[64];
+  size_t next; /* item that nobody has taken */
+  char pad2[64];
+} conc__map;
+
+/* A thread's share: as many chunks as it comes to. */
+CONC__DEF void *conc__map_main(void *arg) {
+  conc__map *m = (conc__map *)arg;
+  size_t i, end;
+  while ((i = __atomic_fetch_add(&m->next, m->chunk, __ATOMIC_RELAXED)) <
+         m->n) {
+    end = m->n - i > m->chunk ? i + m->chunk : m->n;
+    if (CONC__LOAD_RELAXED(&m->pool->terminated)) {
+      conc_set_status(-ECANCELED);
+      break;
+    }
+    for (; i < end; i++) m->fn(m->items + i * m->size);
+  }
+  return NULL;
+}
+
+enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
+
+CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
+                           size_t size, size_t n) {
+  conc__pool *p = CONC__LOAD(&pool->state);
+  conc_task few[CONC__MAP_FEW];
+  conc_task *jobs = few;
+  conc_scope shield;
+  conc__map m;
+  size_t i, count;
+  int rc = 0, submitted = 0;
+  bool cancelled = false;
+  if (p == NULL || fn == NULL) return -EINVAL;
+  if (conc__pool_is_gone(p)) return -ECHILD;
+  if (n == 0) return 0;
+  m.pool = p;
+  m.fn = fn;
+  m.items = (char *)items;
+  m.size = size;
+  m.n = n;
+  m.next = 0;
+  m.chunk = pool->chunk > 0 ? pool->chunk : (n - 1) / (4 * p->n) + 1;
+  if (p->far != NULL && size > 0 && m.chunk > CONC__MAP_BYTES / size)
+    m.chunk = CONC__MAP_BYTES > size ? CONC__MAP_BYTES / size : 1;
+  count = (n - 1) / m.chunk + 1;
+  if (p->far == NULL && count > p->n) count = p->n;
+  if (count > CONC__MAP_FEW)
+    jobs = (conc_task *)CONC_MALLOC(count * sizeof *jobs);
+  if (jobs == NULL) return -ENOMEM;
+  memset(jobs, 0, count * sizeof *jobs);
+  for (i = 0; i < count && submitted == 0; i++) {
+    conc_task *t = &jobs[i];
+    if (p->far == NULL) {
+      t->target = conc__map_main;
+      t->arg = &m;
+      submitted = conc__pool_submit_thread(p, t);
+    } else {
+      size_t from = i * m.chunk;
+      t->target = fn;
+      t->arg = m.items + from * size;
+      t->size = (n - from > m.chunk ? m.chunk : n - from) * size;
+      submitted = conc__far_submit(p, t, size);
+    }
+  }
+  if (submitted != 0) i--;
+  count = i;
+  for (i = 0; i < count; i++) {
+    int failure = conc__task_await(&jobs[i], false, CONC_FOREVER);
+    if (failure != 0 && !cancelled) {
+      size_t j;
+      cancelled = true;
+      CONC__STORE(&m.next, n);
+      for (j = i; j < count && p->far != NULL; j++)
+        conc__far_cancel(&jobs[j], false);
+      conc_shield(&shield);
+      conc__task_await(&jobs[i], true, CONC_FOREVER);
+    }
+    if (failure == 0) failure = jobs[i].status;
+    if (rc == 0) rc = failure;
+  }
+  if (cancelled) conc_scope_end(&shield);
+  if (jobs != few) CONC_FREE(jobs);
+  /* Threads that did come have done all of it. */
+  if (submitted != 0 && (p->far != NULL || count == 0)) rc = submitted;
+  return rc;
+}
+
+CONC_API void conc_imap_end(conc_imap *imap) {
+  conc_scope shield;
+  size_t i;
+  if (imap->jobs == NULL) return;
+  if (imap->unordered) conc_completed_end(&imap->completed);
+  for (i = 0; i < imap->n; i++)
+    if (imap->told < imap->n) conc_cancel(&imap->jobs[i]);
+  conc_shield(&shield);
+  for (i = 0; i < imap->n; i++)
+    conc__task_await(&imap->jobs[i], true, CONC_FOREVER);
+  conc_scope_end(&shield);
+  CONC_FREE(imap->jobs);
+  imap->jobs = NULL;
+}
+
+CONC__DEF int conc__imap_begin(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                               void *items, size_t size, size_t n,
+                               bool unordered) {
+  conc_task **tasks = NULL;
+  size_t i;
+  int rc = 0;
+  memset(imap, 0, sizeof *imap);
+  if (n == 0) return fn != NULL ? 0 : -EINVAL;
+  if (n > SIZE_MAX / sizeof *imap->jobs) return -ENOMEM;
+  imap->jobs = (conc_task *)CONC_MALLOC(n * sizeof *imap->jobs);
+  if (imap->jobs == NULL) return -ENOMEM;
+  memset(imap->jobs, 0, n * sizeof *imap->jobs);
+  if (unordered) {
+    tasks = (conc_task **)CONC_MALLOC(n * sizeof *tasks);
+    if (tasks == NULL) rc = -ENOMEM;
+  }
+  for (i = 0; i < n && rc == 0; i++) {
+    conc_task *t = &imap->jobs[i];
+    t->target = fn;
+    t->arg = (char *)items + i * size;
+    t->size = size;
+    rc = conc_pool_submit(pool, t);
+    if (rc != 0) break;
+    if (unordered) tasks[i] = t;
+  }
+  imap->n = i;
+  if (rc == 0 && unordered) {
+    rc = conc_as_completed(&imap->completed, tasks, n, CONC_FOREVER);
+    imap->unordered = rc == 0;
+  }
+  CONC_FREE(tasks);
+  if (rc != 0) {
+    imap->n = i;
+    imap->told = 0;
+    conc_imap_end(imap);
+    imap->n = 0;
+  }
+  return rc;
+}
+
+CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
+                            void *items, size_t size, size_t n) {
+  return conc__imap_begin(imap, pool, fn, items, size, n, false);
+}
+
+CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
+                                      conc_fn *fn, void *items, size_t size,
+                                      size_t n) {
+  return conc__imap_begin(imap, pool, fn, items, size, n, true);
+}
+
+CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
+  conc_task *t;
+  int rc;
+  *item = NULL;
+  if (imap->told == imap->n) {
+    conc_imap_end(imap);
+    return -EPIPE;
+  }
+  t = &imap->jobs[imap->told];
+  if (imap->unordered) {
+    imap->completed.deadline = conc__deadline(timeout);
+    rc = conc_completed_next(&imap->completed, &t);
+  } else {
+    rc = conc__task_await(t, false, timeout);
+  }
+  if (rc != 0) return rc;
+  imap->told++;
+  *item = t->arg;
+  return t->status;
+}
+
+/* --- conc_offload --- */
+
+static conc__pool *conc__offload_pool;
+
+/* The shared pool, made when it is first needed; NULL: it cannot be. It is
+   never freed, and so not of CONC_MALLOC. */
+CONC__DEF conc__pool *conc__offload_open(void) {
+  conc__pool *p = CONC__LOAD(&conc__offload_pool);
+  conc__pool *made;
+  conc_pool options;
+  size_t n = (size_t)conc_cpu_count() + 4;
+  if (p != NULL && !conc__pool_is_gone(p)) return p;
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  memset(&options, 0, sizeof options);
+  made = conc__pool_new(&options, n < 32 ? n : 32, true);
+  if (made == NULL) return NULL;
+  made->lazy = true;
+  if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
+  conc__pool_free(made); /* another thread was faster */
+  return p;
+}
+
+CONC_API void *conc_offload(conc_fn *fn, void *arg) {
+  conc__pool *p;
+  conc_task job;
+  conc_scope shield;
+  int rc;
+  if (conc__self()->ops != &conc__coro_class) return fn(arg);
+  p = conc__offload_open();
+  memset(&job, 0, sizeof job);
+  job.target = fn;
+  job.arg = arg;
+  if (p == NULL || (p->started == 0 && conc__pool_grow(p) != 0) ||
+      conc__pool_submit_thread(p, &job) != 0)
+    return fn(arg);
+  rc = conc__task_await(&job, false, CONC_FOREVER);
+  if (rc != 0) {
+    conc_cancel(&job);
+    conc_shield(&shield);
+    conc__task_await(&job, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  return job.result;
 }
 
 /* ---------------------------------------------------------------------------
@@ -13948,7 +18267,7 @@ CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
       if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
-      rc = conc__wait_fd(ch->fd, CONC_READ, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
       return (int)n;
@@ -13970,7 +18289,7 @@ CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
-      rc = conc__wait_fd(ch->fd, CONC_WRITE, deadline);
+      rc = conc__wait_fd(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
     }
   }
@@ -14183,6 +18502,8 @@ typedef struct conc__manager {
   char address[128];
   conc_task thread, root;
   conc_event ready; /* root runs, or never will: then `error` says why */
+  bool forever;     /* conc_manager_serve_forever joins the thread */
+  conc_event left;  /* and has done so */
   int error;
   conc__client *clients, *dead;
   size_t clients_count;
@@ -15285,11 +19606,13 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   return 0;
 }
 
-CONC_API int conc_manager_start(conc_manager *manager) {
+CONC__DEF int conc__server_start(conc_manager *manager, bool forever) {
   conc__manager *m;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
   m = manager->state;
+  m->forever = forever;
+  conc_event_clear(&m->left);
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
@@ -15314,11 +19637,19 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   return rc;
 }
 
+CONC_API int conc_manager_start(conc_manager *manager) {
+  return conc__server_start(manager, false);
+}
+
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  int rc = conc_manager_start(manager);
+  conc__manager *m;
+  int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
-  rc = conc_join(&manager->state->thread, CONC_FOREVER);
-  return rc == -ECANCELED && !conc_is_alive(&manager->state->thread) ? 0 : rc;
+  m = manager->state;
+  rc = conc_join(&m->thread, CONC_FOREVER);
+  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
+  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  return rc;
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
@@ -15835,6 +20166,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
       conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
     }
+    while (m->forever && m->thread.status != -ECHILD &&
+           conc_event_wait(&m->left, CONC_FOREVER) != 0) {
+    }
     if (m->thread.status == -ECHILD) { /* the parent goes on serving */
       m->address[0] = 0;
       conc__server_close(m);
@@ -15846,6 +20180,130 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
   CONC_FREE(m);
   manager->state = NULL;
   return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>extras: conc_progress
+   ------------------------------------------------------------------------ */
+
+/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+CONC__DEF void conc__progress_time(char buf[32], double seconds) {
+  bool known = seconds >= 0 && seconds < 1e9;
+  unsigned long n = known ? (unsigned long)seconds : 0;
+  if (!known)
+    snprintf(buf, 32, "?");
+  else if (n >= 3600)
+    snprintf(buf, 32, "%lu:%02lu:%02lu", n / 3600, n / 60 % 60, n % 60);
+  else
+    snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
+}
+
+#define CONC__PROGRESS_LINE 512
+
+/* The line, as tqdm writes it: its length, at most `width` and less than
+   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+CONC__DEF size_t conc__progress_line(const conc_progress *p, size_t done,
+                                     double now, double rate, size_t width,
+                                     char *line) {
+  const char *unit = p->unit != NULL ? p->unit : "it";
+  char elapsed[32], left[32], speed[64], head[160], tail[256];
+  size_t n, columns, tenths, i;
+  conc__progress_time(elapsed, now - p->start);
+  if (rate <= 0)
+    snprintf(speed, sizeof speed, "?%.20s/s", unit);
+  else if (rate < 1)
+    snprintf(speed, sizeof speed, "%5.2fs/%.20s", 1 / rate, unit);
+  else
+    snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
+  snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
+           p->name != NULL ? ": " : "");
+  if (p->total == 0 || done > p->total) {
+    n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
+                         head, done, unit, elapsed, speed);
+    return width > 0 && n > width ? width : n;
+  }
+  conc__progress_time(left, rate > 0 ? (double)(p->total - done) / rate : -1);
+  snprintf(tail, sizeof tail, "| %zu/%zu [%s<%s, %s]", done, p->total, elapsed,
+           left, speed);
+  n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
+                       (double)done * 100 / (double)p->total);
+  columns = width == 0                    ? 10
+            : width > n + strlen(tail) ? width - n - strlen(tail)
+                                       : 0;
+  if (columns > 100) columns = 100;
+  tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
+  for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
+    line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
+  n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  return width > 0 && n > width ? width : n;
+}
+
+/* The columns of a terminal; 0: it is none. */
+CONC__DEF size_t conc__terminal_width(int fd) {
+#if CONC_HAVE_WINSIZE
+  struct winsize size;
+  if (isatty(fd) && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    return size.ws_col;
+#endif
+  return isatty(fd) ? 80 : 0;
+}
+
+/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
+CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0, at = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: what is new counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A shorter line must cover the one before. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval;
+  while (at < n) {
+    ssize_t rc = write(fd, line + at, n - at);
+    if (rc < 0 && errno != EINTR) return -errno;
+    if (rc > 0) at += (size_t)rc;
+  }
+  return 0;
+}
+
+CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
+  unsigned busy = 0;
+  double now;
+  int rc = 0;
+  __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
+  if (progress->off) return 0;
+  if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  now = conc_now();
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (now >= progress->next)
+    rc = conc__progress_show(progress, now, false);
+  CONC__STORE(&progress->busy, 0u);
+  return rc;
+}
+
+CONC_API int conc_progress_close(conc_progress *progress) {
+  double now = conc_now();
+  int rc = 0;
+  if (progress->start <= 0) progress->start = progress->shown_at = now;
+  if (!progress->off) rc = conc__progress_show(progress, now, true);
+  progress->done = progress->shown = 0;
+  progress->start = progress->next = progress->shown_at = progress->rate = 0;
+  return rc;
 }
 
 #ifdef __cplusplus

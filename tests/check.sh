@@ -15,6 +15,11 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # and most telling ones come first, the long ones not last.
 san=SANITIZE=address,undefined tsan=SANITIZE=thread
 portable=DEFS=-DCONC_PORTABLE ucontext=DEFS=-DCONC_USE_UCONTEXT
+# The library where there is one, else ours.
+kqueue='-DCONC_HAVE_KQUEUE=1 -DCONC_HAVE_EPOLL=0 -Itests/kqueue' lkqueue=
+if [ -f /usr/include/kqueue/sys/event.h ]; then
+  kqueue=$(echo "$kqueue" | sed 's:tests:/usr/include:') lkqueue=-lkqueue
+fi
 cross=aarch64-linux-gnu-gcc
 # With its own C library, where the cross compiler has it. Emulated, and so in
 # Valgrind, what is repeated thousands of times is repeated less.
@@ -26,6 +31,7 @@ gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SCRIPTS=
 clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O1 $portable SCRIPTS=
 ucontext | gcc | CC=gcc OPT=-O1 $ucontext SCRIPTS=
+kqueue | gcc | CC=gcc OPT=-O1 DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="loop stream datagram pipe signals generator tasks queue manager park process fork"
 clang | clang | CC=clang SCRIPTS=
 malformed | gcc | CC=gcc OPT=-O1 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 TESTS="core value park loop queue generator"
@@ -36,7 +42,7 @@ ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
 portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
 compile-all | cc |
-long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 TESTS="deadlock fork process sync"
+long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 crash | gcc | CC=gcc OPT=-O3 TEST_SLOW=4 CRASH_KILLS=1250 CRASH_SECONDS=4 TESTS=crash
 EOS
 

@@ -215,6 +215,7 @@ for bench in tests/bench/*.c; do
   [ "$1" = all ] || break
   try "$bench" $CC -std=c11 -D_GNU_SOURCE -fsyntax-only $warn \
     -Wno-sign-conversion -DNO_HIREDIS -DNO_BOOST -DNO_NSYNC -DNO_CK \
+    -DNO_GLIB -DNO_UV -DNO_EV -DNO_ZMQ -DNO_BOOST_QUEUE \
     "$bench"
 done
 

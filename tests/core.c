@@ -541,7 +541,7 @@ TEST(addresses_are_checked_and_connections_refused) {
 /* --- queues --------------------------------------------------------------- */
 
 TEST(a_queue_keeps_messages_and_order) {
-  conc_queue_opts o = {2, 8, "q"};
+  conc_queue_opts o = {.capacity = 2, .max_bytes = 8, .name = "q"};
   conc_queue *q = conc_queue_new(&o);
   char buf[16];
   CHECK_EQ(conc_get(q, buf, 16, 0), -ETIMEDOUT);
@@ -651,7 +651,7 @@ static void *loop_of_consumers(void *arg) {
 }
 
 TEST(many_producers_and_consumers_have_every_item_exactly_once) {
-  conc_queue_opts o = {16, 0, NULL};
+  conc_queue_opts o = {.capacity = 16};
   conc_queue *q = conc_queue_new(&o);
   static unsigned char seen[ITEMS * PRODUCERS];
   traffic p[PRODUCERS];

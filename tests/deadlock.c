@@ -186,6 +186,103 @@ TEST(a_join_of_who_waits_for_my_lock_is_found) {
   CHECK((rc == 0) == (conc_result(&t) != NULL)); /* one of the two */
 }
 
+/* --- every kind that has an owner --- */
+
+/* Each of two has one object and wants the other: 'l' a lock, 'r' a recursive
+   lock that it has twice, 'w' a rwlock to write, 'd' the same but wanted for
+   reading, 'o' a once. */
+typedef struct owned {
+  char kind;
+  conc_lock lock;
+  conc_rlock rlock;
+  conc_rwlock rwlock;
+  conc_once once;
+} owned;
+
+typedef struct wanting {
+  conc_task task;
+  owned *has, *wants;
+  conc_event here;
+  conc_event *there;
+  int got;
+} wanting;
+
+static int nothing(void *arg) { return arg == NULL; }
+
+static int take(owned *o) {
+  int rc;
+  switch (o->kind) {
+    case 'l': return conc_lock_acquire(&o->lock, CONC_FOREVER);
+    case 'r':
+      rc = conc_rlock_acquire(&o->rlock, CONC_FOREVER);
+      if (rc == 0) CHECK_EQ(conc_rlock_acquire(&o->rlock, 0), 0);
+      return rc;
+    case 'w': return conc_rwlock_write_acquire(&o->rwlock, CONC_FOREVER);
+    case 'd': return conc_rwlock_read_acquire(&o->rwlock, CONC_FOREVER);
+    default: return conc_once_run(&o->once, nothing, o, CONC_FOREVER);
+  }
+}
+
+static void give(owned *o) {
+  if (o->kind == 'l') CHECK_EQ(conc_lock_release(&o->lock), 0);
+  for (int i = 0; i < 2 && o->kind == 'r'; i++)
+    CHECK_EQ(conc_rlock_release(&o->rlock), 0);
+  if (o->kind == 'w' || o->kind == 'd')
+    CHECK_EQ(conc_rwlock_release(&o->rwlock), 0);
+}
+
+static int want(void *arg) {
+  wanting *w = (wanting *)arg;
+  conc_event_set(&w->here);
+  CHECK_EQ(conc_event_wait(w->there, CONC_FOREVER), 0);
+  w->got = take(w->wants);
+  if (w->got == 0) give(w->wants);
+  return 0;
+}
+
+static void *have_and_want(void *arg) {
+  wanting *w = (wanting *)arg;
+  if (w->has->kind == 'o') {
+    CHECK_EQ(conc_once_run(&w->has->once, want, w, CONC_FOREVER), 0);
+  } else {
+    if (w->has->kind == 'd')
+      CHECK_EQ(conc_rwlock_write_acquire(&w->has->rwlock, CONC_FOREVER), 0);
+    else
+      CHECK_EQ(take(w->has), 0);
+    want(w);
+    give(w->has);
+  }
+  return NULL;
+}
+
+TEST(every_kind_of_owner_may_be_part_of_a_circle) {
+  static const char kinds[] = "lrwdo";
+  char text[300];
+  for (int a = 0; a < 5; a++)
+    for (int b = a; b < 5; b++) {
+      owned objects[2];
+      wanting w[2];
+      memset(objects, 0, sizeof objects);
+      memset(w, 0, sizeof w);
+      objects[0].kind = kinds[a];
+      objects[1].kind = kinds[b];
+      for (int i = 0; i < 2; i++) {
+        w[i].task.target = have_and_want;
+        w[i].task.arg = &w[i];
+        w[i].has = &objects[i];
+        w[i].wants = &objects[1 - i];
+        w[i].there = &w[1 - i].here;
+        CHECK_EQ(conc_thread_start(&w[i].task), 0);
+      }
+      for (int i = 0; i < 2; i++)
+        CHECK_EQ(conc_join(&w[i].task, CONC_FOREVER), 0);
+      CHECK_EQ(w[0].got + w[1].got, -EDEADLK); /* one of them; 0 the other */
+      CHECK(w[0].got == 0 || w[1].got == 0);
+      CHECK(conc_deadlock_report(text, sizeof text) > 0);
+      CHECK(strstr(text, kinds[a] == 'o' ? "once run by" : "lock held by"));
+    }
+}
+
 /* --- waits for several tasks --- */
 
 /* A boss holds a lock and waits for its children, each of which does one of
@@ -350,7 +447,10 @@ typedef struct link_of {
 
 static void *wait_for_next(void *arg) {
   link_of *l = (link_of *)arg;
-  if (l->next[0] == NULL) return conc_sleep(0.3), NULL;
+  if (l->next[0] == NULL) {
+    CHECK_EQ(conc_sleep(0.3), 0);
+    return NULL;
+  }
   CHECK_EQ(l->next[1] == NULL ? conc_join(l->next[0], CONC_FOREVER)
                               : conc_gather(l->next, 2, CONC_FOREVER), 0);
   return NULL;

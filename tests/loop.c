@@ -294,6 +294,163 @@ TEST(a_wait_that_ran_out_leaves_nothing_with_the_poller) {
   run(reuse_after_timeout, NULL);
 }
 
+/* Reading again after a short read waits without asking the kernel: it may
+   have been wrong, or the descriptor another one meanwhile. */
+typedef struct reading {
+  conc_task task;
+  int fd;
+  ssize_t n;
+} reading;
+
+static void *read_some(void *arg) {
+  reading *r = (reading *)arg;
+  char buf[16];
+  r->n = conc_read(r->fd, buf, sizeof buf, 10);
+  return NULL;
+}
+static void read_in_background(reading *r, int fd) {
+  memset(r, 0, sizeof *r);
+  r->fd = fd;
+  r->n = 1000;
+  coro(&r->task, read_some, r);
+  settle();
+}
+static void expect_read(reading *r, ssize_t n) {
+  CHECK_EQ(conc_join(&r->task, 20), 0);
+  CHECK_EQ(r->n, n);
+}
+/* A read that waited and was short, and so a descriptor that counts as
+   empty. */
+static void read_all(int fd, int other) {
+  for (int i = 0; i < 2; i++) {
+    reading r;
+    read_in_background(&r, fd);
+    CHECK_EQ(r.n, 1000);
+    CHECK_EQ(write(other, "xyz", 3), 3);
+    expect_read(&r, 3);
+  }
+}
+
+static void *keep_busy(void *stop) {
+  while (!*(bool *)stop) CHECK_EQ(conc_yield_now(), 0);
+  return NULL;
+}
+
+static void *read_again(void *among_others) {
+  conc_task busy;
+  bool stop = false;
+  reading r;
+  waiting w;
+  int a[2], b[2], copy;
+  if (among_others != NULL) coro(&busy, keep_busy, &stop);
+  for (int round = 0; round < 100; round++) {
+    int type = round % 2 ? SOCK_DGRAM : SOCK_STREAM;
+    /* More than it seemed; the end. */
+    CHECK_EQ(socketpair(AF_UNIX, type, 0, a), 0);
+    read_all(a[0], a[1]);
+    CHECK_EQ(write(a[1], "a", 1), 1);
+    CHECK_EQ(write(a[1], "b", 1), 1);
+    read_in_background(&r, a[0]);
+    expect_read(&r, type == SOCK_DGRAM ? 1 : 2);
+    if (type == SOCK_STREAM) {
+      CHECK_EQ(write(a[1], "c", 1), 1);
+      CHECK_EQ(shutdown(a[1], SHUT_WR), 0);
+    }
+    read_in_background(&r, a[0]);
+    expect_read(&r, 1);
+    if (type == SOCK_STREAM) {
+      read_in_background(&r, a[0]);
+      expect_read(&r, 0);
+    }
+    CHECK_EQ(conc_close(a[0]), 0);
+    close(a[1]);
+    /* Another one of the same number, which has something already. */
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+    read_all(a[0], a[1]);
+    copy = dup(a[0]);
+    close(a[0]);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, b), 0);
+    CHECK_EQ(b[0], a[0]);
+    CHECK_EQ(write(b[1], "x", 1), 1);
+    read_in_background(&r, b[0]);
+    expect_read(&r, 1);
+    /* What the duplicate hears is nothing to it. */
+    CHECK_EQ(write(a[1], "x", 1), 1);
+    wait_in_background(&w, b[0], CONC_READ, 1e-3);
+    expect(&w, -ETIMEDOUT);
+    read_in_background(&r, b[0]);
+    CHECK_EQ(write(a[1], "x", 1), 1);
+    settle();
+    CHECK_EQ(r.n, 1000);
+    CHECK_EQ(write(b[1], "xy", 2), 2);
+    expect_read(&r, 2);
+    close(a[1]);
+    close(b[1]);
+    close(b[0]);
+    close(copy);
+    /* None any more; and one that is always ready. */
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+    read_all(a[0], a[1]);
+    close(a[0]);
+    read_in_background(&r, a[0]);
+    expect_read(&r, -EBADF);
+    CHECK_EQ(open("Makefile", O_RDONLY | O_CLOEXEC), a[0]);
+    read_in_background(&r, a[0]);
+    expect_read(&r, 16);
+    close(a[0]);
+    close(a[1]);
+  }
+  stop = true;
+  if (among_others != NULL) CHECK_EQ(conc_join(&busy, CONC_FOREVER), 0);
+  return NULL;
+}
+TEST(a_short_read_does_not_hide_what_there_is) {
+  bool yes = true;
+  run(read_again, NULL);
+  run(read_again, &yes);
+}
+
+/* Nobody reads for a while, several wait, one waits in another way. */
+static void *read_and_wait(void *arg) {
+  reading r[2];
+  waiting w;
+  int fds[2];
+  (void)arg;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  for (int round = 0; round < 100; round++) {
+    read_all(fds[0], fds[1]);
+    for (int i = 0; i < 4; i++) {
+      CHECK_EQ(write(fds[1], "x", 1), 1);
+      settle();
+      if (round % 4 == i) conc_sleep(1e-5);
+    }
+    read_in_background(&r[0], fds[0]);
+    expect_read(&r[0], 4);
+    read_in_background(&r[0], fds[0]);
+    if (round % 3 == 0) read_in_background(&r[1], fds[0]);
+    if (round % 3 == 1) conc_sleep(1e-5);
+    wait_in_background(&w, fds[0], CONC_READ, 1e-4);
+    expect(&w, -ETIMEDOUT);
+    CHECK_EQ(r[0].n, 1000);
+    wait_in_background(&w, fds[0], CONC_READ, 10);
+    CHECK_EQ(write(fds[1], "x", 1), 1);
+    expect(&w, CONC_READ);
+    if (round % 3 == 0) {
+      settle();
+      CHECK((r[0].n == 1) + (r[1].n == 1) == 1);
+      CHECK_EQ(write(fds[1], "x", 1), 1);
+      expect_read(&r[1], 1);
+    }
+    expect_read(&r[0], 1);
+  }
+  CHECK_EQ(conc_close(fds[0]), 0);
+  close(fds[1]);
+  return NULL;
+}
+TEST(who_reads_and_who_waits_do_not_miss_each_other) {
+  run(read_and_wait, NULL);
+}
+
 /* What a poller cannot take is always ready; what is closed, never. */
 static void *wait_for_odd_ones(void *arg) {
   char buf[16];

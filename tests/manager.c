@@ -98,6 +98,27 @@ TEST(a_wrong_key_is_refused_on_either_side_and_the_server_goes_on) {
   end(&s);
 }
 
+TEST(many_are_moved_through_a_manager) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  int in[5] = {1, 2, 3, 4, 5}, out[5] = {0};
+  char text[8];
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 5, 1), 5);
+  CHECK_EQ(conc_put_build(q, 1, "s", "sixth"), 0);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 2, 1), 2);
+  CHECK_EQ(conc_get_many(q, out + 2, sizeof *out, 5, 1), 3);
+  CHECK(memcmp(in, out, sizeof in) == 0);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 5, 1), -EMSGSIZE);
+  CHECK_EQ(conc_get_many(q, text, 5, 5, 1), 1); /* it stayed as it was */
+  CHECK(memcmp(text, "sixth", 5) == 0);
+  CHECK_EQ(conc_get_many(q, text, 5, 5, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
 TEST(a_connection_that_says_nothing_is_closed) {
   served s;
   char buf[256];

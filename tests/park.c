@@ -392,7 +392,7 @@ static void all_rounds(const scenario *s, int first, int second) {
 
 /* The scenario with the waiter as thread and as coroutine. */
 static void play(const scenario *s, double timeout) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   int n = s->run[OTHER] ? SIDES : WAKER + 1;
   int a = s->run[OTHER] ? OTHER : WAITER;
   prctl(PR_SET_TIMERSLACK, 1);
@@ -654,7 +654,7 @@ static bool traced_round(int first, int k) {
 
 static void trace(const scenario *s, bool coroutine) {
   const char *asked = getenv("PARK_SECONDS"), *tool = getenv("LD_PRELOAD");
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   bool refused = false, stopped[2];
   pid_t child;
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
@@ -840,7 +840,7 @@ static void *order_put(void *number) {
   return NULL;
 }
 TEST(a_queue_serves_its_putters_in_the_order_of_arrival) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   queue = conc_queue_new(&one);
   fill();
   wait_in_order(order_put, wake_get, &queue->putters);

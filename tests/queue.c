@@ -37,7 +37,7 @@ static void fill(unsigned char *p, size_t size, unsigned number) {
 }
 
 TEST(sizes_from_nothing_to_the_limit_are_kept) {
-  conc_queue_opts o = {0, 1000, NULL};
+  conc_queue_opts o = {.max_bytes = 1000};
   conc_queue *q = conc_queue_new(&o);
   static unsigned char in[1001], out[1000];
   for (size_t size = 0; size <= 1000; size++) {
@@ -132,7 +132,7 @@ TEST(a_burst_gives_its_memory_back) {
 }
 
 TEST(a_timeout_may_be_anything) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   conc_queue *q = conc_queue_new(&one);
   char c;
   CHECK_EQ(conc_get(q, &c, 1, -5), -ETIMEDOUT);
@@ -189,7 +189,7 @@ static void dismiss(worker *w, int n) {
 }
 
 TEST(closing_ends_all_who_wait) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   for (int round = 0; round < 20; round++) {
     conc_queue *q = conc_queue_new(&one);
     static worker w[6];
@@ -243,7 +243,7 @@ TEST(a_message_that_one_getter_cannot_take_goes_to_the_next) {
 
 /* Likewise a putter for whose message there is no memory. */
 TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
-  conc_queue_opts one = {1, 0, NULL};
+  conc_queue_opts one = {.capacity = 1};
   conc_queue *q = conc_queue_new(&one);
   static worker w[2];
   char buf[64];
@@ -332,7 +332,7 @@ static void *put_from_a_loop(void *arg) {
 }
 
 TEST(a_queue_never_has_more_than_its_capacity) {
-  conc_queue_opts o = {CAPACITY, 0, NULL};
+  conc_queue_opts o = {.capacity = CAPACITY};
   conc_queue *q = conc_queue_new(&o);
   conc_task t[4];
   start_thread(&t[0], watch_size, q);
@@ -344,6 +344,229 @@ TEST(a_queue_never_has_more_than_its_capacity) {
   CHECK_EQ(conc_join(&t[0], 60), 0);
   CHECK(most <= CAPACITY);
   conc_queue_free(q);
+}
+
+/* --- many at once --- */
+
+typedef struct record {
+  int number;
+  char text[9]; /* so that a record is no multiple of a word */
+} record;
+
+TEST(many_are_moved_at_once_as_far_as_there_is_room) {
+  conc_queue_opts o = {.capacity = 10, .max_bytes = sizeof(record)};
+  conc_queue *q = conc_queue_new(&o);
+  static record in[25], out[25];
+  ssize_t first = 0, last = 0;
+  for (int i = 0; i < 25; i++) in[i].number = i, in[i].text[8] = (char)i;
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 0, 0), 0);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 0, 0), 0);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 5, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in + 1, 5, 0), -EMSGSIZE);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 25, 0), 10);
+  CHECK_EQ(conc_put_many(q, in + 10, sizeof *in, 15, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 3, 0), 3);
+  CHECK_EQ(conc_put_many(q, in + 10, sizeof *in, 15, 0), 3);
+  CHECK_EQ(conc_get_many(q, out + 3, sizeof *out, 22, 0), 10);
+  CHECK(memcmp(in, out, 13 * sizeof *in) == 0);
+  for (int i = 1; i <= 10; i++) { /* wherever the ring begins */
+    CHECK_EQ(conc_put_many(q, in, sizeof *in, (size_t)i, 0), i);
+    CHECK_EQ(conc_qsize(q), i);
+    memset(out, 1, sizeof out);
+    CHECK_EQ(conc_get_many(q, out, sizeof *out, 25, 0), i);
+    CHECK(memcmp(in, out, (size_t)i * sizeof *in) == 0);
+    last += i;
+  }
+  while (conc_task_done(q) == 0) first++;
+  CHECK_EQ(first, 13 + last);
+  CHECK_EQ(conc_put_many(q, NULL, 0, 3, 0), 3);
+  CHECK_EQ(conc_get_many(q, NULL, 0, 3, 0), 3);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 2, 0), 2);
+  CHECK_EQ(conc_queue_close(q), 0);
+  CHECK_EQ(conc_put_many(q, in, sizeof *in, 2, 1), -EPIPE);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 3, 1), 2);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 3, 1), -EPIPE);
+  conc_queue_free(q);
+}
+
+TEST(a_message_of_another_size_ends_many) {
+  conc_queue *q = conc_queue_new(NULL);
+  int numbers[4] = {1, 2, 3, 4}, out[4];
+  char c;
+  int n = 0;
+  CHECK_EQ(conc_put_many(q, numbers, sizeof *numbers, 2, 0), 2);
+  CHECK_EQ(conc_put(q, "x", 1, 0), 0);
+  CHECK_EQ(conc_put(q, numbers, sizeof numbers, 0), 0);
+  CHECK_EQ(conc_put_build(q, 0, "s", "four"), 0);
+  CHECK_EQ(conc_put_build(q, 0, "i", 5), 0);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 4, 0), 2);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 4, 0), -EMSGSIZE);
+  CHECK_EQ(conc_get(q, &c, 1, 0), 1);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 4, 0), -EMSGSIZE);
+  CHECK_EQ(conc_get(q, out, sizeof out, 0), sizeof out);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 4, 0), 1);
+  CHECK(memcmp(out, "four", 4) == 0);
+  CHECK_EQ(conc_get_many(q, out, sizeof *out, 4, 0), -EBADMSG);
+  CHECK_EQ(conc_get_parse(q, 0, "i", &n), 0);
+  CHECK_EQ(n, 5);
+  conc_queue_free(q);
+}
+
+/* As many messages as there is memory for are put. */
+TEST(many_are_put_as_far_as_there_is_memory) {
+  conc_queue *q = conc_queue_new(NULL);
+  static char in[100][100], out[100][100];
+  for (int i = 0; i < 100; i++) memset(in[i], i, 100);
+  CHECK_EQ(conc_put_many(q, in, 100, 1, 0), 1);
+  __atomic_store_n(&test_fail_at, 1, __ATOMIC_RELAXED);
+  CHECK_EQ(conc_put_many(q, in + 1, 100, 99, 0), 3); /* 512 bytes in all */
+  __atomic_store_n(&test_fail_at, 1, __ATOMIC_RELAXED);
+  CHECK_EQ(conc_put_many(q, in + 4, 100, 96, 0), -ENOMEM);
+  CHECK_EQ(conc_put_many(q, in + 4, 100, 96, 0), 96);
+  CHECK_EQ(conc_get_many(q, out, 100, 100, 0), 100);
+  CHECK(memcmp(in, out, sizeof in) == 0);
+  conc_queue_free(q);
+}
+
+/* As many are woken as there are messages, or places. */
+TEST(many_wake_many) {
+  conc_queue_opts o = {.capacity = 4};
+  for (int round = 0; round < 20; round++) {
+    conc_queue *q = conc_queue_new(&o);
+    static worker w[6];
+    char buf[8];
+    memset(w, 0, sizeof w);
+    for (int i = 0; i < 6; i++) w[i].size = 1;
+    if (round % 2) {
+      CHECK_EQ(conc_put_many(q, "abcd", 1, 4, 0), 4);
+      employ(w, 4, q, work_put, &q->putters);
+      CHECK_EQ(conc_get_many(q, buf, 1, 8, 0), 4);
+      dismiss(w, 4);
+      CHECK_EQ(conc_get_many(q, buf, 1, 8, 0), 4);
+    } else {
+      employ(w, 6, q, work_get, &q->getters);
+      CHECK_EQ(conc_put_many(q, "abc", 1, 3, 0), 3);
+      while (conc_qsize(q) > 0) sched_yield();
+      until_waiting(q, &q->getters, 3);
+      CHECK_EQ(conc_put_many(q, "abc", 1, 3, 0), 3);
+      dismiss(w, 6);
+    }
+    CHECK_EQ(conc_qsize(q), 0);
+    conc_queue_free(q);
+  }
+}
+
+/* --- both sides at once --- */
+
+enum { ITEMS = 20000, SIDES = 4 };
+
+typedef struct traffic {
+  conc_queue *queue;
+  bool many, coroutine; /* how it is done */
+  int number;           /* of the putter */
+  size_t next[SIDES];   /* what the getter expects from each putter */
+  size_t got;
+} traffic;
+
+static void *traffic_put(void *arg) {
+  traffic *t = (traffic *)arg;
+  uint64_t items[7];
+  for (size_t i = 0; i < ITEMS;) {
+    size_t n = t->many ? i % 7 + 1 : 1;
+    ssize_t put;
+    if (n > ITEMS - i) n = ITEMS - i;
+    for (size_t k = 0; k < n; k++)
+      items[k] = (uint64_t)t->number << 32 | (i + k);
+    put = t->many ? conc_put_many(t->queue, items, 8, n, CONC_FOREVER)
+                  : conc_put(t->queue, items, 8, CONC_FOREVER);
+    CHECK(put >= 0);
+    i += t->many ? (size_t)put : 1;
+  }
+  return NULL;
+}
+
+/* Each getter sees the items of each putter in the order they were put. */
+static void *traffic_get(void *arg) {
+  traffic *t = (traffic *)arg;
+  uint64_t items[5];
+  for (;;) {
+    ssize_t n = t->many ? conc_get_many(t->queue, items, 8, 5, CONC_FOREVER)
+                        : conc_get(t->queue, items, 8, CONC_FOREVER);
+    if (n == -EPIPE) return NULL;
+    CHECK(n > 0);
+    if (!t->many) n = 1;
+    for (ssize_t k = 0; k < n; k++) {
+      size_t *next = &t->next[items[k] >> 32];
+      CHECK((uint32_t)items[k] >= *next);
+      *next = (uint32_t)items[k] + (size_t)1;
+      t->got++;
+    }
+  }
+}
+static void *traffic_loop(void *task) {
+  CHECK_EQ(conc_run((conc_task *)task), 0);
+  return NULL;
+}
+
+TEST(nothing_is_lost_or_overtaken_between_many_putters_and_getters) {
+  static traffic t[2 * SIDES];
+  for (size_t capacity = 0; capacity <= 64; capacity += capacity ? 21 : 1) {
+    conc_queue_opts o = {.capacity = capacity};
+    conc_queue *q = conc_queue_new(&o);
+    conc_task tasks[2 * SIDES], loops[2 * SIDES];
+    size_t got = 0;
+    memset(t, 0, sizeof t);
+    for (int i = 0; i < 2 * SIDES; i++) {
+      t[i].queue = q;
+      t[i].number = i / 2;
+      t[i].many = i / 2 % 2;
+      t[i].coroutine = i / 4;
+      start(&tasks[i], i % 2 ? traffic_put : traffic_get, &t[i]);
+      if (t[i].coroutine) start_thread(&loops[i], traffic_loop, &tasks[i]);
+      else CHECK_EQ(conc_thread_start(&tasks[i]), 0);
+    }
+    for (int put = 1; put >= 0; put--) {
+      for (int i = put; i < 2 * SIDES; i += 2)
+        CHECK_EQ(conc_join(t[i].coroutine ? &loops[i] : &tasks[i], 60), 0);
+      CHECK_EQ(conc_queue_close(q), 0);
+    }
+    for (int i = 0; i < 2 * SIDES; i += 2) got += t[i].got;
+    CHECK_EQ(got, (size_t)ITEMS * SIDES);
+    conc_queue_free(q);
+  }
+}
+
+/* The getter of the last message may free the queue at once: the put that it
+   came from, and the get whose place a put took, do not touch it any more. */
+typedef struct reply {
+  conc_queue *request;
+  int rounds;
+} reply;
+static void *answer(void *arg) {
+  reply *r = (reply *)arg;
+  for (int i = 0; i < r->rounds; i++) {
+    conc_queue *back;
+    CHECK_EQ(conc_get(r->request, &back, sizeof back, CONC_FOREVER),
+             sizeof back);
+    CHECK_EQ(conc_put(back, "done", 4, CONC_FOREVER), 0);
+  }
+  return NULL;
+}
+
+TEST(who_has_the_last_message_may_free_the_queue) {
+  conc_queue_opts one = {.capacity = 1};
+  reply r = {conc_queue_new(NULL), 20000};
+  conc_task t;
+  start_thread(&t, answer, &r);
+  for (int i = 0; i < r.rounds; i++) {
+    conc_queue *back = conc_queue_new(&one);
+    char text[8];
+    CHECK_EQ(conc_put(r.request, &back, sizeof back, CONC_FOREVER), 0);
+    CHECK_EQ(conc_get(back, text, sizeof text, CONC_FOREVER), 4);
+    conc_queue_free(back);
+  }
+  CHECK_EQ(conc_join(&t, 10), 0);
+  conc_queue_free(r.request);
 }
 
 TEST_MAIN

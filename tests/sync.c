@@ -72,6 +72,34 @@
      test_default_timeout        - (each wait has its own)
      test_single_thread          a_barrier_needs_parties
      test_repr                   a_barrier_is_broken (conc_barrier_n_waiting)
+
+   Lib/test/_test_multiprocessing.py: the same classes between processes, for
+   threads and coroutines; with processes they are in tests/shared.c: "S".
+
+   _TestLock                     S: tasks_of_several_processes_exclude,
+                                 errors_between_processes_are
+     test_lock                   a_lock_that_is_held_is_refused
+     test_rlock                  a_recursive_lock_is_released
+     test_lock_context           with_releases_on_every_way_out
+   _TestSemaphore                S: a_semaphore_lets_as_many_go
+     test_semaphore              a_semaphore_has_a_value
+     test_bounded_semaphore      a_semaphore_has_a_value
+     test_timeout                a_semaphore_has_a_value
+   _TestCondition                S: a_notify_lets_as_many_processes_go
+     test_notify, ..._n          a_condition_wakes_as_many
+     test_notify_all             a_condition_wakes_as_many (the last phase);
+                                 a_condition_takes_the_lock_again (in time)
+     test_timeout                a_condition_takes_the_lock_again
+     test_waitfor, ..._timeout   a_condition_is_waited_for_until
+     test_wait_result            a_condition_takes_the_lock_again; interrupted
+                                 by a signal: - (no wait is)
+   _TestEvent                    S: a_set_lets_all_processes_go
+     test_event                  an_event_is_set_and_cleared, an_event_that_is,
+                                 an_event_wakes_all
+     test_repr                   an_event_is_set_and_cleared
+   _TestBarrier                  S: processes_pass_a_barrier; and as
+                                 BarrierTests above
+     test_thousand               a_barrier_is_passed_in_lockstep
 */
 #include "test.h"
 
@@ -1158,7 +1186,7 @@ TEST(a_barrier_is_passed_in_lockstep) {
     for (int parties = 1; parties < 10; parties += 4) {
       meeting m;
       meeting_init(&m, parties);
-      m.rounds = 200;
+      m.rounds = parties == 5 ? 1000 : 200; /* test_thousand */
       if (action) m.barrier.action = note_action;
       crew_run(parties, meet, &m);
       for (int i = 0; i < parties; i++) CHECK_EQ(m.index[i], m.rounds);

@@ -517,7 +517,7 @@ static void *wait_somewhere(void *arg) {
 static void cancel_at_every_wait(int (*start)(conc_task *)) {
   for (size_t i = 0; i < COUNT(wait_kinds); i++) {
     fixture f;
-    conc_queue_opts one = {1, 0, NULL};
+    conc_queue_opts one = {.capacity = 1};
     const wait_kind *kind = &wait_kinds[i];
     conc_task t;
     memset(&f, 0, sizeof f);
@@ -629,7 +629,7 @@ TEST(ten_thousand_foreign_threads_use_everything_and_leave_nothing) {
   const char *asked = getenv("THREAD_ROUNDS");
   int rounds = asked ? atoi(asked) : 625;
   static shared s;
-  conc_queue_opts few = {EACH / 4, 0, NULL};
+  conc_queue_opts few = {.capacity = EACH / 4};
   common = &s;
   s.queue = conc_queue_new(&few);
   s.local.destructor = count_destroyed;

@@ -43,6 +43,45 @@ if links '#include <ck_rwlock.h>' -lck; then # its headers are all we need
 else
   ck=-DNO_CK
 fi
+glib=$(pkg-config --cflags --libs glib-2.0 2>/dev/null |
+  sed 's/-I/-isystem/g')
+if [ -z "$glib" ] || ! links '' -lglib-2.0; then
+  glib=-DNO_GLIB
+fi
+rm -f "$build/channel"
+if command -v go >/dev/null 2>&1; then
+  go build -o "$build/channel" "$here/channel.go"
+fi
+if links '#include <uv.h>' -luv; then uv=-luv; else uv=-DNO_UV; fi
+if links '#include <ev.h>' -lev; then ev=-lev; else ev=-DNO_EV; fi
+
+# Other libraries' pools are of C++, hence a program of their own.
+cxx=${CXX:-c++}
+pool_peers() {
+  peers=
+  for library in tbb uv; do
+    printf 'int main() { return 0; }\n' >"$build/probe.cpp"
+    if $cxx -o "$build/probe" "$build/probe.cpp" -l$library 2>/dev/null; then
+      peers="$peers -l$library"
+    else
+      peers="$peers -DNO_$(echo $library | tr a-z A-Z)"
+    fi
+  done
+  # shellcheck disable=SC2086
+  $cxx -O2 -fopenmp -o "$build/pool_peers" "$here/pool_peers.cpp" $peers \
+    -pthread 2>/dev/null || rm -f "$build/pool_peers"
+}
+if links '#include <zmq.h>' -lzmq; then
+  zmq=-lzmq
+else
+  zmq=-DNO_ZMQ
+fi
+if ${CXX:-c++} -O2 -c -o "$build/queue_boost.o" "$here/queue_boost.cpp" \
+  >/dev/null 2>&1; then
+  zmq="$zmq $build/queue_boost.o -lstdc++ -lrt"
+else
+  zmq="$zmq -DNO_BOOST_QUEUE"
+fi
 
 # Whatever else runs now is measured, too.
 if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
@@ -50,11 +89,14 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch threads process network}; do
+for name in ${BENCH:-switch echo threads process pool network queue_processes}; do
   case $name in
   network) peers=$hiredis ;;
-  switch) peers=$boost ;;
-  threads) peers="$nsync $ck" ;;
+  switch) peers="$boost $ev" ;;
+  echo) peers="$uv $ev" ;;
+  threads) peers="$nsync $ck $glib" ;;
+  pool) pool_peers; peers= ;;
+  queue_processes) peers=$zmq ;;
   *) peers= ;;
   esac
   # Several words each, meant so.

@@ -4,7 +4,8 @@
  *
  * Peers, in the same run: glibc's pthread_... and sem_t; nsync; Concurrency
  * Kit; a ring of 1,024 slots under a mutex and two conditions, which is what
- * one writes by hand; a pipe.
+ * one writes by hand; GLib's GAsyncQueue, which has no bound; a Go channel, if
+ * run.sh has built channel.go beside this program; a pipe.
  *
  *   CPUs     that two threads get who spin: with less than 2 of them do not
  *            trust the rows of several threads
@@ -19,7 +20,9 @@
  *   once     when it is done already
  *   barrier  from one meeting to the next
  *   local    ns to read a value that each thread has for itself
- *   queue    8-byte items through a queue bounded at 1,024, n -> n threads
+ *   queue    8-byte items through a queue bounded at 1,024, n -> n threads;
+ *            some are also moved 32 at once; "alone" is one thread that puts
+ *            one and gets it
  *   ping     one thread to another and back, p50, each on a CPU of its own
  *            and both on one: over two queues; over two words, each with a
  *            condition; over two semaphores
@@ -35,8 +38,12 @@
 #include <nsync.h>
 #endif
 #ifndef NO_CK
+#include <ck_ring.h>
 #include <ck_rwlock.h>
 #include <ck_spinlock.h>
+#endif
+#ifndef NO_GLIB
+#include <glib.h>
 #endif
 
 enum { SLOTS = 1024, MOST = 16 };
@@ -450,6 +457,67 @@ static uint64_t ring_get(ring *r) {
   return item;
 }
 
+#ifdef NO_GLIB
+#define async_pairs_1 NULL
+#define async_pairs_2 NULL
+#define async_pairs_8 NULL
+#define async_alone NULL
+#else
+/* Its items are pointers other than NULL: shifted, with a bit set. */
+static GAsyncQueue *async;
+
+static void async_put(uint64_t item) {
+  g_async_queue_push(async, (gpointer)(uintptr_t)(item << 1 | 1));
+}
+static uint64_t async_get(void) {
+  uint64_t item = (uintptr_t)g_async_queue_pop(async) >> 1;
+  return item == UINT64_MAX >> 1 ? UINT64_MAX : item;
+}
+#endif
+
+#ifdef NO_CK
+#define spinning_pairs_1 NULL
+#define spinning_pairs_2 NULL
+#define spinning_pairs_8 NULL
+#define spinning_alone NULL
+#else
+/* It never sleeps; whoever meets it full or empty lets others run. */
+static ck_ring_t spinning_ring; /* main() readies it */
+static ck_ring_buffer_t spinning_slots[SLOTS];
+
+static void spinning_put(uint64_t item) {
+  while (!ck_ring_enqueue_mpmc(&spinning_ring, spinning_slots,
+                               (void *)(uintptr_t)item))
+    sched_yield();
+}
+static uint64_t spinning_get(void) {
+  void *item;
+  while (!ck_ring_dequeue_mpmc(&spinning_ring, spinning_slots, &item))
+    sched_yield();
+  return (uintptr_t)item;
+}
+#endif
+
+/* What channel.go says; NAN if it is not there. */
+static char channel_path[4096];
+
+static double channel(int pairs) {
+  char command[sizeof channel_path + 32];
+  double value = NAN;
+  FILE *f;
+  if (access(channel_path, X_OK) != 0) return NAN;
+  snprintf(command, sizeof command, "'%s' %d %d", channel_path, pairs,
+           (int)(span * 1e3));
+  f = popen(command, "r");
+  if (f == NULL) return NAN;
+  if (fscanf(f, "%lf", &value) != 1) value = NAN;
+  return pclose(f) == 0 ? value : NAN;
+}
+static double channel_pairs_1(void) { return channel(1); }
+static double channel_pairs_2(void) { return channel(2); }
+static double channel_pairs_8(void) { return channel(8); }
+static double channel_apart(void) { return channel(0); }
+
 static conc_queue *queues[2];
 
 static void queue_put(conc_queue *q, uint64_t item) {
@@ -462,10 +530,51 @@ static uint64_t queue_get(conc_queue *q) {
   return item;
 }
 
+/* The same, some at once. */
+enum { BATCH = 32 };
+static conc_queue *batches;
+static __thread struct {
+  uint64_t items[BATCH];
+  size_t first, count;
+} batch;
+
+static void batch_flush(void) {
+  while (batch.first < batch.count) {
+    ssize_t n = conc_put_many(batches, batch.items + batch.first,
+                              sizeof *batch.items, batch.count - batch.first,
+                              CONC_FOREVER);
+    if (n < 0) abort();
+    batch.first += (size_t)n;
+  }
+  batch.first = batch.count = 0;
+}
+
+static void batch_put(uint64_t item) {
+  batch.items[batch.count++] = item;
+  if (batch.count == BATCH || item == UINT64_MAX) batch_flush();
+}
+
+static uint64_t batch_get(void) {
+  uint64_t item;
+  if (batch.first == batch.count) {
+    ssize_t n = conc_get_many(batches, batch.items, sizeof *batch.items, BATCH,
+                              CONC_FOREVER);
+    if (n < 0) abort();
+    batch.first = 0;
+    batch.count = (size_t)n;
+  }
+  item = batch.items[batch.first++];
+  if (item == UINT64_MAX) batch_flush(); /* what is behind is for others */
+  return item;
+}
+
 /* Putters put until the time is over, then one STOP each; every getter takes
    items until it meets one STOP. So all that was put has been got. */
 #define STOP UINT64_MAX
 #define QUEUE_LOOPS(name, put, get)                                           \
+  ALONE(name##_alone, 2e7, put((uint64_t)i); counted += get() & 1)            \
+  PAIR_LOOPS(name, put, get)
+#define PAIR_LOOPS(name, put, get)                                            \
   static void *name##_putter(void *done) {                                    \
     uint64_t n = 0;                                                           \
     for (; going(); n++) put(n);                                              \
@@ -499,7 +608,14 @@ static uint64_t queue_get(conc_queue *q) {
 #define CONC_PUT(n) queue_put(queues[0], n)
 #define CONC_GET() queue_get(queues[0])
 QUEUE_LOOPS(ring, RING_PUT, RING_GET)
-QUEUE_LOOPS(conc, CONC_PUT, CONC_GET)
+QUEUE_LOOPS(queue, CONC_PUT, CONC_GET)
+PAIR_LOOPS(batch, batch_put, batch_get)
+#ifndef NO_GLIB
+QUEUE_LOOPS(async, async_put, async_get)
+#endif
+#ifndef NO_CK
+QUEUE_LOOPS(spinning, spinning_put, spinning_get)
+#endif
 
 /* --- ping-pong ----------------------------------------------------------- */
 
@@ -695,7 +811,10 @@ static void begin_locals(void) {
       {"nsync", nsync##suffix}, {"ck_rwlock", ck##suffix},                    \
       {"conc", conc##suffix})
 #define QUEUE_ROW(row, suffix)                                                \
-  ROW(row, "M/s", {"mutex+cond", ring##suffix}, {"conc", conc##suffix})
+  ROW(row, "M/s", {"mutex+cond", ring##suffix},                               \
+      {"GAsyncQueue", async##suffix}, {"ck_ring", spinning##suffix},          \
+      {"Go channel", channel##suffix}, {"conc", queue##suffix},               \
+      {"conc, 32 at once", batch##suffix})
 #define PING_ROW(row, suffix)                                                 \
   ROW(row, "us", {"pipe", pipe##suffix}, {"mutex+cond", ring##suffix},        \
       {"conc", conc##suffix})
@@ -718,12 +837,23 @@ int main(int argc, char **argv) {
   for (int i = 1; i < argc; i++)
     if (strcmp(argv[i], "--quick") == 0) span = 0.01;
     else bench_filter = argv[i];
+  readlink("/proc/self/exe", channel_path, sizeof channel_path - 16);
+  if (strrchr(channel_path, '/') != NULL)
+    strcpy(strrchr(channel_path, '/'), "/channel");
   bounded.capacity = SLOTS;
+#ifndef NO_CK
+  ck_ring_init(&spinning_ring, SLOTS);
+#endif
+#ifndef NO_GLIB
+  async = g_async_queue_new();
+#endif
   for (int i = 0; i < 2; i++) {
     begin_ring(&rings[i]);
     queues[i] = conc_queue_new(&bounded);
     if (queues[i] == NULL || pipe(pipes[i]) != 0) return 1;
   }
+  batches = conc_queue_new(&bounded);
+  if (batches == NULL) return 1;
   bench_cpus();
   pthread_create(&second, NULL, bystander, NULL);
   begin_locks();
@@ -756,10 +886,15 @@ int main(int argc, char **argv) {
       {"conc", conc_meet_8});
   ROW("local, read", "ns", {"__thread", read_own}, {"pthread key", read_key},
       {"conc attribute", read_attribute}, {"conc name", read_name});
+  ROW("queue, alone", "ns", {"mutex+cond", ring_alone},
+      {"GAsyncQueue", async_alone}, {"ck_ring", spinning_alone},
+      {"conc", queue_alone});
   QUEUE_ROW("queue, 1 -> 1", _pairs_1);
   QUEUE_ROW("queue, 2 -> 2", _pairs_2);
   QUEUE_ROW("queue, 8 -> 8", _pairs_8);
-  PING_ROW("ping-pong, two CPUs", _apart);
+  ROW("ping-pong, two CPUs", "us", {"pipe", pipe_apart},
+      {"mutex+cond", ring_apart}, {"Go channel, on any", channel_apart},
+      {"conc", conc_apart});
   PING_ROW("ping-pong, one CPU", _together);
   PING_ROW("ping-pong, two CPUs, after 1 ms of rest", _asleep);
   COND_ROW("cond ping-pong, two CPUs", _apart);

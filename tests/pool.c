@@ -1,0 +1,1102 @@
+/* Pools of threads and of processes: what is common to both, what threads do
+   for each other, and what a process that dies takes with it.
+
+   CPython's test._test_multiprocessing (3.13), and which test here does the
+   same, by the first words of its name. "-": makes no sense in C.
+
+   _TestPool
+     test_apply                  apply_on
+     test_map, test_map_chunksize, test_map_no_failfast, test_empty_iterable
+                                 map_on
+     test_map_async              - (the task that maps may be a coroutine)
+     test_starmap, ..._async     - (an item is a struct of the arguments)
+     test_map_async_callbacks    callbacks_of
+     test_map_unplicklable       - (bytes can always be sent)
+     test_map_handle_iterable_exception, and imap's
+                                 - (an array cannot fail); imap_on: left early
+     test_async                  apply_on, coroutines_wait_for_jobs
+     test_async_timeout          waits_for
+     test_imap                   imap_on
+     test_imap_unordered         imap_on
+     test_make_pool              apply_on (0 workers is the number of CPUs)
+     test_terminate              terminate_on
+     test_context, test_enter    - (close and join are called)
+     test_traceback              - (conc_exitcode; the status of a job)
+     test_wrapped_exception      apply_on (conc_set_status)
+     test_release_task_refs      - (the harness counts allocations)
+     test_resource_warning       - (likewise)
+   _TestPoolWorkerErrors
+     test_async_error_callback   callbacks_of
+     test_unpickleable_result    -
+   _TestPoolWorkerLifetime
+     test_pool_worker_lifetime   workers_are_replaced
+     ..._early_close             workers_are_replaced
+     test_pool_maxtasksperchild_invalid - (unsigned)
+     test_worker_finalization_...  a_worker_ends_as_a_process_does
+   */
+#include "test.h"
+
+/* A worker that is to die before the n-th step that others may meet. */
+static long die_in;
+static void step(void);
+#define CONC__POINT() step()
+#define CONC_MALLOC test_malloc
+#define CONC_REALLOC test_realloc
+#define CONC_FREE test_free
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+#define NO_FORK \
+  if (TEST_TSAN) SKIP("ThreadSanitizer knows no threads after a fork")
+
+#define MUST(condition)                                               \
+  do {                                                                \
+    if (!(condition)) {                                               \
+      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
+              #condition);                                            \
+      _exit(99);                                                      \
+    }                                                                 \
+  } while (0)
+
+static void step(void) {
+  if (die_in > 0 && --die_in == 0) kill(getpid(), SIGKILL);
+}
+
+static int slow(int n) { return TEST_TSAN || TEST_ASAN ? n / 10 : n; }
+
+static conc_pool pool_of(int kind, size_t workers) {
+  conc_pool p;
+  memset(&p, 0, sizeof p);
+  p.kind = kind;
+  p.workers = workers;
+  return p;
+}
+
+static conc_task job_of(conc_fn *fn, void *arg, size_t size) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = fn;
+  t.arg = arg;
+  t.size = size;
+  return t;
+}
+
+static void finish(conc_pool *p) {
+  CHECK_EQ(conc_pool_close(p), 0);
+  CHECK_EQ(conc_pool_join(p, CONC_FOREVER), 0);
+}
+
+static void *square(void *arg) {
+  long *n = (long *)arg;
+  *n *= *n;
+  return (void *)*n;
+}
+
+/* --- what threads do ----------------------------------------------------- */
+
+static void threads_run_each_job_once(size_t workers, size_t n) {
+  conc_pool p = pool_of(CONC_THREAD, workers);
+  long *values = (long *)malloc(n * sizeof *values);
+  conc_task *jobs = (conc_task *)malloc(n * sizeof *jobs);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (size_t i = 0; i < n; i++) {
+    values[i] = (long)i;
+    jobs[i] = job_of(square, &values[i], sizeof values[i]);
+    CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+  }
+  for (size_t i = 0; i < n; i++) {
+    CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    CHECK_EQ(values[i], (long)(i * i));
+    CHECK_EQ((long)(intptr_t)conc_result(&jobs[i]), (long)(i * i));
+  }
+  finish(&p);
+  free(jobs);
+  free(values);
+}
+
+TEST(threads_run_each_job_once) {
+  for (size_t workers = 1; workers <= 40; workers += 13)
+    threads_run_each_job_once(workers, (size_t)slow(20000));
+}
+
+/* Rounds so short that the workers rest and are woken in between. */
+TEST(threads_that_rest_are_woken) {
+  conc_pool p = pool_of(CONC_THREAD, 3);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < slow(3000); round++) {
+    long values[5];
+    conc_task jobs[5];
+    for (int i = 0; i < 1 + round % 5; i++) {
+      values[i] = i;
+      jobs[i] = job_of(square, &values[i], sizeof values[i]);
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    for (int i = 0; i < 1 + round % 5; i++)
+      CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    if (round % 7 == 0) usleep(100);
+  }
+  finish(&p);
+}
+
+static conc_pool *the_pool;
+
+typedef struct fib {
+  conc_task task;
+  int n;
+  long sum;
+} fib;
+
+static void *run_fib(void *arg) {
+  fib *f = (fib *)arg;
+  fib a, b;
+  if (f->n < 2) {
+    f->sum = f->n;
+    return NULL;
+  }
+  a.task = job_of(run_fib, &a, 0);
+  b.task = job_of(run_fib, &b, 0);
+  a.n = f->n - 1;
+  b.n = f->n - 2;
+  CHECK_EQ(conc_pool_submit(the_pool, &a.task), 0);
+  CHECK_EQ(conc_pool_submit(the_pool, &b.task), 0);
+  if (f->n % 3 == 0) { /* not the latest first */
+    CHECK_EQ(conc_join(&a.task, CONC_FOREVER), 0);
+    CHECK_EQ(conc_join(&b.task, CONC_FOREVER), 0);
+  } else if (f->n % 3 == 1) {
+    conc_task *both[2] = {&a.task, &b.task};
+    CHECK_EQ(conc_gather(both, 2, CONC_FOREVER), 0);
+  } else {
+    conc_task *both[2] = {&a.task, &b.task};
+    CHECK_EQ(conc_wait(both, 2, CONC_ALL, CONC_FOREVER), 2);
+  }
+  CHECK(conc_current() == &f->task);
+  f->sum = a.sum + b.sum;
+  return NULL;
+}
+
+TEST(jobs_wait_for_jobs_on_any_number_of_threads) {
+  for (size_t workers = 1; workers <= 4; workers++) {
+    conc_pool p = pool_of(CONC_THREAD, workers);
+    fib f;
+    the_pool = &p;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    f.task = job_of(run_fib, &f, 0);
+    f.n = TEST_TSAN || TEST_ASAN ? 15 : 20;
+    CHECK_EQ(conc_pool_submit(&p, &f.task), 0);
+    CHECK_EQ(conc_pool_close(&p), 0); /* its own jobs may submit */
+    CHECK_EQ(conc_join(&f.task, CONC_FOREVER), 0);
+    CHECK_EQ(f.sum, f.n == 20 ? 6765 : 610);
+    CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
+  }
+}
+
+/* All threads wait for jobs when the one comes that lets them go on. */
+static conc_event go;
+
+static void *await_go(void *arg) {
+  CHECK_EQ(conc_event_wait(&go, CONC_FOREVER), 0);
+  return arg;
+}
+static void *join_it(void *arg) {
+  CHECK_EQ(conc_join((conc_task *)arg, CONC_FOREVER), 0);
+  return arg;
+}
+static void *set_go(void *arg) {
+  conc_event_set(&go);
+  return arg;
+}
+
+TEST(a_thread_that_waits_for_a_job_runs_those_that_come) {
+  for (int round = 0; round < slow(300); round++) {
+    conc_pool p = pool_of(CONC_THREAD, 2);
+    conc_task waits = job_of(await_go, NULL, 0);
+    conc_task joins = job_of(join_it, &waits, 0);
+    conc_task sets = job_of(set_go, NULL, 0);
+    conc_event_clear(&go);
+    CHECK_EQ(conc_pool_start(&p), 0);
+    CHECK_EQ(conc_pool_submit(&p, &waits), 0);
+    CHECK_EQ(conc_pool_submit(&p, &joins), 0);
+    if (round % 2) usleep(300);
+    CHECK_EQ(conc_pool_submit(&p, &sets), 0);
+    CHECK_EQ(conc_join(&joins, CONC_FOREVER), 0);
+    CHECK_EQ(conc_join(&sets, CONC_FOREVER), 0);
+    finish(&p);
+  }
+}
+
+/* --- cancelling ---------------------------------------------------------- */
+
+static conc_event begun;
+
+static void *sleep_long(void *arg) {
+  conc_event_set(&begun);
+  *(int *)arg = conc_sleep(100);
+  return NULL;
+}
+
+static void *mark(void *arg) {
+  *(int *)arg = 1;
+  return NULL;
+}
+
+TEST(a_cancelled_job_that_has_not_begun_never_runs) {
+  conc_pool p = pool_of(CONC_THREAD, 1);
+  int slept = 1, ran[3] = {0, 0, 0};
+  conc_task a = job_of(sleep_long, &slept, sizeof slept);
+  conc_task b[3];
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_submit(&p, &a), 0);
+  CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
+  for (int i = 0; i < 3; i++) {
+    b[i] = job_of(mark, &ran[i], sizeof ran[i]);
+    CHECK_EQ(conc_pool_submit(&p, &b[i]), 0);
+  }
+  CHECK_EQ(conc_cancel(&b[1]), 0);
+  CHECK_EQ(conc_cancel(&a), 0); /* that runs: its wait ends */
+  CHECK_EQ(conc_join(&a, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(slept, -ECANCELED);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_join(&b[i], CONC_FOREVER), i == 1 ? -ECANCELED : 0);
+    CHECK_EQ(ran[i], i != 1);
+  }
+  CHECK_EQ(conc_cancel(&a), -ESRCH);
+  finish(&p);
+}
+
+/* A cancellation is for the job it was meant for, not for one that its thread
+   runs meanwhile, and not for the next. */
+static conc_task outer, inner;
+static int outer_slept, inner_slept;
+
+static void *be_inner(void *arg) {
+  CHECK_EQ(conc_cancel(&outer), 0);
+  CHECK(conc_current() == &inner);
+  inner_slept = conc_sleep(0.001);
+  return arg;
+}
+static void *be_outer(void *arg) {
+  if (arg != NULL) CHECK_EQ(conc_sleep(0.001), 0); /* it is known to wait */
+  CHECK_EQ(conc_pool_submit(the_pool, &inner), 0);
+  CHECK_EQ(conc_join(&inner, CONC_FOREVER), 0);
+  outer_slept = conc_sleep(100);
+  return NULL;
+}
+
+TEST(a_cancellation_is_for_one_job_alone) {
+  for (int round = 0; round < 20; round++) {
+    conc_pool p = pool_of(CONC_THREAD, 1);
+    the_pool = &p;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    outer = job_of(be_outer, round % 2 ? &p : NULL, 0);
+    inner = job_of(be_inner, NULL, 0);
+    CHECK_EQ(conc_pool_apply(&p, &outer, CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(outer_slept, -ECANCELED);
+    CHECK_EQ(inner_slept, 0);
+    inner_slept = 1;
+    inner = job_of(sleep_long, &inner_slept, sizeof inner_slept);
+    conc_event_clear(&begun);
+    CHECK_EQ(conc_pool_submit(&p, &inner), 0);
+    CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
+    CHECK_EQ(conc_join(&inner, 0.001), -ETIMEDOUT);
+    CHECK_EQ(conc_cancel(&inner), 0);
+    CHECK_EQ(conc_join(&inner, CONC_FOREVER), -ECANCELED);
+    finish(&p);
+  }
+}
+
+
+/* --- both kinds ---------------------------------------------------------- */
+
+static void *add_one(void *arg) {
+  ++*(long *)arg;
+  return NULL;
+}
+
+static void *fail_if_odd(void *arg) {
+  long *n = (long *)arg;
+  if (*n % 2) conc_set_status(-EIO);
+  *n = -*n;
+  return (void *)*n;
+}
+
+static void *slow_square(void *arg) {
+  long *n = (long *)arg;
+  conc_sleep(*n % 10 == 0 ? 0.01 : 0);
+  *n *= *n;
+  return NULL;
+}
+
+static void *sleep_a_bit(void *arg) {
+  conc_sleep(*(double *)arg);
+  return NULL;
+}
+
+/* CPython's test_apply, test_async, test_async_error_callback. */
+static void apply(int kind) {
+  conc_pool p = pool_of(kind, 3);
+  long n = 7, m[2] = {2, 3};
+  conc_task job = job_of(square, &n, sizeof n);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_start(&p), -EBUSY);
+  CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
+  CHECK_EQ(n, 49);
+  CHECK_EQ((long)(intptr_t)conc_result(&job), 49);
+  CHECK_EQ(conc_exitcode(&job), CONC_NO_EXITCODE);
+  CHECK(!conc_is_alive(&job));
+  CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0); /* once more */
+  CHECK_EQ(n, 49 * 49);
+  for (int i = 0; i < 2; i++) {
+    job = job_of(fail_if_odd, &m[i], sizeof m[i]);
+    CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), i ? -EIO : 0);
+    CHECK_EQ(m[i], i ? -3 : -2);
+  }
+  job = job_of(NULL, NULL, 0);
+  CHECK_EQ(conc_pool_submit(&p, &job), -EINVAL);
+  finish(&p);
+  CHECK_EQ(conc_pool_submit(&p, &job), -EINVAL);
+}
+TEST(apply_on_threads) { apply(CONC_THREAD); }
+TEST(apply_on_processes) { NO_FORK; apply(CONC_PROCESS); }
+
+/* test_async_timeout, and submitting to a pool that is closed. */
+static void timeouts(int kind) {
+  conc_pool p = pool_of(kind, 2);
+  double bit = 0.2;
+  conc_task job = job_of(sleep_a_bit, &bit, sizeof bit);
+  conc_task more = job;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_submit(&p, &job), 0);
+  CHECK_EQ(conc_pool_submit(&p, &job), -EBUSY);
+  CHECK_EQ(conc_join(&job, 0.01), -ETIMEDOUT);
+  CHECK_EQ(conc_join(&job, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_pool_join(&p, 0.01), -EINVAL); /* not closed */
+  CHECK_EQ(conc_pool_close(&p), 0);
+  CHECK_EQ(conc_pool_submit(&p, &more), -EPIPE);
+  CHECK_EQ(conc_pool_join(&p, 0.01), -ETIMEDOUT);
+  CHECK_EQ(conc_join(&job, CONC_FOREVER), 0);
+  CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
+  CHECK_EQ(conc_pool_join(&p, 0), -EINVAL);
+}
+TEST(waits_for_threads_time_out) { timeouts(CONC_THREAD); }
+TEST(waits_for_processes_time_out) { NO_FORK; timeouts(CONC_PROCESS); }
+
+/* test_map, test_map_chunksize, test_map_no_failfast, test_empty_iterable,
+   test_map_handle_iterable_exception. */
+static void map(int kind) {
+  static const size_t sizes[] = {0, 1, 2, 3, 100, 1000, 4097};
+  conc_pool p = pool_of(kind, 3);
+  long *items = (long *)malloc(4097 * sizeof *items);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_map(&p, NULL, items, sizeof *items, 1), -EINVAL);
+  for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+    for (p.chunk = 0; p.chunk < 300; p.chunk = p.chunk * 5 + 7) {
+      for (size_t i = 0; i < sizes[k]; i++) items[i] = (long)i;
+      CHECK_EQ(conc_pool_map(&p, square, items, sizeof *items, sizes[k]), 0);
+      for (size_t i = 0; i < sizes[k]; i++)
+        CHECK_EQ(items[i], (long)i * (long)i);
+    }
+  for (size_t i = 0; i < 100; i++) items[i] = (long)i;
+  CHECK_EQ(conc_pool_map(&p, fail_if_odd, items, sizeof *items, 100), -EIO);
+  for (long i = 0; i < 100; i++) CHECK_EQ(items[i], -i); /* all have run */
+  finish(&p);
+  CHECK_EQ(conc_pool_map(&p, square, items, sizeof *items, 1), -EINVAL);
+  free(items);
+}
+TEST(map_on_threads) { map(CONC_THREAD); }
+TEST(map_on_processes) { NO_FORK; map(CONC_PROCESS); }
+
+/* Items that are larger than a slot, than a chunk, than what fits at once. */
+static void *reverse(void *arg) {
+  char *bytes = (char *)arg;
+  for (size_t i = 0, n = 100000; i < n / 2; i++) {
+    char c = bytes[i];
+    bytes[i] = bytes[n - 1 - i];
+    bytes[n - 1 - i] = c;
+  }
+  return NULL;
+}
+
+TEST(large_arguments_travel_to_processes_and_back) {
+  conc_pool p = pool_of(CONC_PROCESS, 2);
+  size_t size = 100000, n = 60;
+  char *items = (char *)malloc(n * size);
+  conc_task jobs[60];
+  conc_task big = job_of(reverse, items, 350001);
+  NO_FORK;
+  p.max_bytes = 350000; /* three of them */
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < 2; round++) {
+    for (size_t i = 0; i < n * size; i++) items[i] = (char)(i % size * 7 + i);
+    if (round == 0) {
+      p.chunk = 1;
+      CHECK_EQ(conc_pool_map(&p, reverse, items, size, n), 0);
+    } else {
+      for (size_t i = 0; i < n; i++) {
+        jobs[i] = job_of(reverse, items + i * size, size);
+        CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+      }
+      for (size_t i = 0; i < n; i++)
+        CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    }
+    for (size_t i = 0; i < n; i++)
+      for (size_t k = 0; k < size; k += 501) {
+        size_t from = i * size + size - 1 - k;
+        CHECK_EQ(items[i * size + k], (char)(from % size * 7 + from));
+      }
+  }
+  CHECK_EQ(conc_pool_submit(&p, &big), -EMSGSIZE);
+  finish(&p);
+  free(items);
+}
+
+/* test_imap, test_imap_unordered, and their handle_iterable_exception. */
+static void imap(int kind) {
+  conc_pool p = pool_of(kind, 3);
+  long items[200];
+  conc_imap it;
+  void *item;
+  int seen[200] = {0};
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (long i = 0; i < 200; i++) items[i] = i;
+  CHECK_EQ(conc_pool_imap(&it, &p, slow_square, items, sizeof *items, 200), 0);
+  for (long i = 0; i < 200; i++) {
+    CHECK_EQ(conc_imap_next(&it, &item, CONC_FOREVER), 0);
+    CHECK(item == &items[i]);
+    CHECK_EQ(items[i], i * i);
+  }
+  CHECK_EQ(conc_imap_next(&it, &item, CONC_FOREVER), -EPIPE);
+  CHECK_EQ(conc_imap_next(&it, &item, CONC_FOREVER), -EPIPE);
+  conc_imap_end(&it);
+  for (long i = 0; i < 200; i++) items[i] = i;
+  CHECK_EQ(conc_pool_imap_unordered(&it, &p, fail_if_odd, items,
+                                    sizeof *items, 200), 0);
+  for (int i = 0; i < 200; i++) {
+    int rc = conc_imap_next(&it, &item, CONC_FOREVER);
+    long at = (long *)item - items;
+    CHECK_EQ(rc, at % 2 ? -EIO : 0);
+    CHECK_EQ(items[at], -at);
+    CHECK_EQ(seen[at]++, 0);
+  }
+  CHECK_EQ(conc_imap_next(&it, &item, CONC_FOREVER), -EPIPE);
+  /* Left early, and nothing to do. */
+  CHECK_EQ(conc_pool_imap(&it, &p, slow_square, items, sizeof *items, 200), 0);
+  CHECK_EQ(conc_imap_next(&it, &item, CONC_FOREVER), 0);
+  conc_imap_end(&it);
+  CHECK_EQ(conc_pool_imap_unordered(&it, &p, square, items, 8, 0), 0);
+  CHECK_EQ(conc_imap_next(&it, &item, CONC_FOREVER), -EPIPE);
+  finish(&p);
+  CHECK_EQ(conc_pool_imap(&it, &p, square, items, sizeof *items, 2), -EINVAL);
+}
+TEST(imap_on_threads) { imap(CONC_THREAD); }
+TEST(imap_on_processes) { NO_FORK; imap(CONC_PROCESS); }
+
+/* test_terminate: jobs that wait are dropped, those that run are stopped. */
+static void terminate(int kind) {
+  for (int round = 0; round < slow(200); round++) {
+    conc_pool p = pool_of(kind, 2);
+    double longer = 100;
+    conc_task jobs[300];
+    double start = test_now();
+    int failed = 0;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    for (int i = 0; i < 300; i++) {
+      jobs[i] = job_of(sleep_a_bit, &longer, sizeof longer);
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    usleep((unsigned)(test_random() % 2000 * (unsigned)(round % 2)));
+    CHECK_EQ(conc_pool_terminate(&p), 0);
+    CHECK_EQ(conc_pool_terminate(&p), 0);
+    CHECK_EQ(conc_pool_join(&p, CONC_FOREVER), 0);
+    for (int i = 0; i < 300; i++) /* whether it had begun or not */
+      failed += conc_join(&jobs[i], CONC_FOREVER) == -ECANCELED;
+    CHECK_EQ(failed, 300);
+    CHECK(test_now() - start < 20);
+  }
+}
+TEST(terminate_on_threads) { terminate(CONC_THREAD); }
+TEST(terminate_on_processes) { NO_FORK; terminate(CONC_PROCESS); }
+
+/* Python's callback and error_callback. */
+static int told, told_failures;
+static void tell(conc_task *task, int status, void *result) {
+  CHECK_EQ(status != 0, *(long *)task->arg % 2 != 0);
+  CHECK((long)(intptr_t)result == *(long *)task->arg);
+  __atomic_add_fetch(&told, 1, __ATOMIC_RELAXED);
+  if (status) __atomic_add_fetch(&told_failures, 1, __ATOMIC_RELAXED);
+}
+static void callbacks(int kind) {
+  conc_pool p = pool_of(kind, 2);
+  long values[100];
+  conc_task jobs[100];
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 100; i++) {
+    values[i] = i;
+    jobs[i] = job_of(fail_if_odd, &values[i], sizeof values[i]);
+    jobs[i].callback = tell;
+    CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+  }
+  for (int i = 0; i < 100; i++) {
+    CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), i % 2 ? -EIO : 0);
+    CHECK(__atomic_load_n(&told, __ATOMIC_RELAXED) > 0);
+  }
+  finish(&p);
+  CHECK_EQ(told, 100);
+  CHECK_EQ(told_failures, 50);
+}
+TEST(callbacks_of_threads) { callbacks(CONC_THREAD); }
+TEST(callbacks_of_processes) { NO_FORK; callbacks(CONC_PROCESS); }
+
+/* Mixtures: a coroutine waits for jobs of both kinds. */
+static conc_pool near_pool, far_pool;
+static void *gather_both(void *arg) {
+  long values[40];
+  conc_task jobs[40], *tasks[40];
+  conc_completed completed;
+  conc_task *t;
+  int n = 0;
+  for (int i = 0; i < 40; i++) {
+    values[i] = i;
+    jobs[i] = job_of(slow_square, &values[i], sizeof values[i]);
+    tasks[i] = &jobs[i];
+    CHECK_EQ(conc_pool_submit(i % 2 ? &near_pool : &far_pool, &jobs[i]), 0);
+  }
+  if (arg == NULL) {
+    CHECK_EQ(conc_gather(tasks, 40, CONC_FOREVER), 0);
+  } else {
+    CHECK_EQ(conc_as_completed(&completed, tasks, 40, CONC_FOREVER), 0);
+    while (conc_completed_next(&completed, &t) == 0) n++;
+    CHECK_EQ(n, 40);
+  }
+  for (int i = 0; i < 40; i++) CHECK_EQ(values[i], i * i);
+  for (int i = 0; i < 40; i++) {
+    CHECK_EQ(conc_pool_submit(i % 2 ? &near_pool : &far_pool, &jobs[i]), 0);
+    CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    CHECK_EQ(values[i], i * i * i * i);
+  }
+  return NULL;
+}
+TEST(coroutines_wait_for_jobs_of_both_kinds) {
+  conc_task main_task = job_of(gather_both, NULL, 0);
+  NO_FORK;
+  near_pool = pool_of(CONC_THREAD, 2);
+  far_pool = pool_of(CONC_PROCESS, 2);
+  CHECK_EQ(conc_pool_start(&near_pool), 0);
+  CHECK_EQ(conc_pool_start(&far_pool), 0);
+  CHECK_EQ(conc_run(&main_task), 0);
+  main_task.arg = &main_task;
+  CHECK_EQ(conc_run(&main_task), 0);
+  gather_both(NULL);
+  gather_both(&main_task);
+  finish(&near_pool);
+  finish(&far_pool);
+}
+
+/* --- conc_offload -------------------------------------------------------- */
+
+static void *block(void *arg) {
+  usleep(1000);
+  return arg;
+}
+static void *offload_some(void *arg) {
+  for (intptr_t i = 1; i < 10; i++)
+    CHECK(conc_offload(block, (void *)i) == (void *)i);
+  return arg;
+}
+static void *block_until_go(void *arg) {
+  while (!conc_event_is_set(&go)) usleep(1000);
+  return arg;
+}
+static void *offload_wait(void *arg) {
+  conc_offload(block_until_go, NULL);
+  return arg;
+}
+static void *offload_sleep(void *arg) {
+  conc_offload(sleep_long, arg);
+  return NULL;
+}
+static void *offload_main(void *arg) {
+  conc_task some[20], waits = job_of(offload_wait, NULL, 0);
+  int slept = 1;
+  conc_task sleeps = job_of(offload_sleep, &slept, 0);
+  CHECK_EQ(conc_coro_start(&waits), 0);
+  for (int i = 0; i < 20; i++) {
+    some[i] = job_of(offload_some, NULL, 0);
+    CHECK_EQ(conc_coro_start(&some[i]), 0);
+  }
+  for (int i = 0; i < 20; i++) CHECK_EQ(conc_join(&some[i], CONC_FOREVER), 0);
+  conc_event_set(&go); /* only the one coroutine has waited so long */
+  CHECK_EQ(conc_join(&waits, CONC_FOREVER), 0);
+  CHECK_EQ(conc_coro_start(&sleeps), 0);
+  CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cancel(&sleeps), 0);
+  CHECK_EQ(conc_join(&sleeps, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(slept, -ECANCELED);
+  return arg;
+}
+TEST(offload_blocks_only_the_coroutine_that_calls_it) {
+  conc_task t = job_of(offload_main, NULL, 0);
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK(conc_offload(block, &t) == &t);
+}
+
+/* --- a pool in a child --------------------------------------------------- */
+
+static void *gather_in_child(void *arg) {
+  conc_pool *p = (conc_pool *)arg;
+  double longer = 0.3;
+  conc_task jobs[4], *tasks[4];
+  pid_t pid;
+  int status;
+  for (int i = 0; i < 4; i++) {
+    jobs[i] = job_of(sleep_a_bit, &longer, sizeof longer);
+    tasks[i] = &jobs[i];
+    CHECK_EQ(conc_pool_submit(p, &jobs[i]), 0);
+  }
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    conc_task more = job_of(sleep_a_bit, &longer, sizeof longer);
+    MUST(conc_wait(tasks, 2, CONC_ALL, CONC_FOREVER) == 2);
+    for (int i = 0; i < 4; i++)
+      MUST(conc_join(&jobs[i], CONC_FOREVER) == -ECHILD);
+    MUST(!conc_is_alive(&jobs[3]));
+    MUST(conc_cancel(&jobs[3]) == -ESRCH);
+    MUST(conc_pool_submit(p, &more) == -ECHILD);
+    MUST(conc_pool_map(p, square, NULL, 8, 1) == -ECHILD);
+    MUST(conc_pool_close(p) == 0);
+    MUST(conc_pool_join(p, CONC_FOREVER) == 0);
+    MUST(conc_pool_start(p) == 0); /* one of its own */
+    MUST(conc_pool_apply(p, &more, CONC_FOREVER) == 0);
+    MUST(conc_pool_close(p) == 0);
+    MUST(conc_pool_join(p, CONC_FOREVER) == 0);
+    _exit(0);
+  }
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+  CHECK(waitpid(pid, &status, 0) == pid);
+  CHECK_EQ(status, 0);
+  return NULL;
+}
+
+/* One coroutine waits for a job while another forks. */
+static conc_pool *shared_pool;
+static pid_t main_pid;
+static void *join_across_fork(void *arg) {
+  double longer = 0.2;
+  conc_task job = job_of(sleep_a_bit, &longer, sizeof longer);
+  conc_task other = job, *both[2] = {&job, &other};
+  int rc;
+  CHECK_EQ(conc_pool_submit(shared_pool, &job), 0);
+  CHECK_EQ(conc_pool_submit(shared_pool, &other), 0);
+  rc = arg != NULL ? conc_join(&job, CONC_FOREVER)
+                   : conc_gather(both, 2, CONC_FOREVER);
+  if (getpid() != main_pid) {
+    MUST(rc == -ECHILD);
+    MUST(conc_join(&other, CONC_FOREVER) == -ECHILD);
+    return NULL;
+  }
+  CHECK_EQ(rc, 0);
+  CHECK_EQ(conc_join(&other, CONC_FOREVER), 0);
+  return NULL;
+}
+static void *fork_in_loop(void *arg) {
+  conc_task a = job_of(join_across_fork, &a, 0);
+  conc_task b = job_of(join_across_fork, NULL, 0);
+  pid_t pid;
+  int status;
+  CHECK_EQ(conc_coro_start(&a), 0);
+  CHECK_EQ(conc_coro_start(&b), 0);
+  conc_sleep(0.01);
+  pid = fork();
+  CHECK(pid >= 0);
+  CHECK_EQ(conc_join(&a, CONC_FOREVER), 0);
+  CHECK_EQ(conc_join(&b, CONC_FOREVER), 0);
+  if (pid == 0) _exit(0);
+  CHECK(waitpid(pid, &status, 0) == pid);
+  CHECK_EQ(status, 0);
+  return arg;
+}
+static void in_child(int kind) {
+  conc_pool p = pool_of(kind, 2);
+  conc_task t = job_of(fork_in_loop, NULL, 0);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  gather_in_child(&p);
+  shared_pool = &p;
+  main_pid = getpid();
+  CHECK_EQ(conc_run(&t), 0);
+  finish(&p);
+}
+TEST(a_child_finds_its_parents_threads_ended) {
+  NO_FORK;
+  in_child(CONC_THREAD);
+}
+TEST(a_child_finds_its_parents_workers_ended) {
+  NO_FORK;
+  in_child(CONC_PROCESS);
+}
+
+/* A job that forks: the child's thread ends after it. */
+static void *fork_inside(void *arg) {
+  pid_t pid = fork();
+  int status;
+  if (pid == 0) return NULL;
+  CHECK(pid > 0);
+  CHECK(waitpid(pid, &status, 0) == pid);
+  *(int *)arg = status;
+  return NULL;
+}
+static void forking_job(int kind) {
+  conc_pool p = pool_of(kind, 2);
+  int status = -1;
+  conc_task t = job_of(fork_inside, &status, sizeof status);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_apply(&p, &t, CONC_FOREVER), 0);
+  CHECK_EQ(status, 0);
+  finish(&p);
+}
+TEST(a_job_of_a_thread_may_fork) { NO_FORK; forking_job(CONC_THREAD); }
+TEST(a_job_of_a_process_may_fork) { NO_FORK; forking_job(CONC_PROCESS); }
+
+/* --- how processes die --------------------------------------------------- */
+
+static void *exit_seven(void *arg) { _exit(7); return arg; }
+static void *do_abort(void *arg) {
+  signal(SIGABRT, SIG_DFL);
+  abort();
+  return arg;
+}
+static void *kill_myself(void *arg) {
+  kill(getpid(), SIGKILL);
+  return arg;
+}
+
+TEST(a_worker_that_dies_fails_only_its_job) {
+  conc_fn *const ways[3] = {exit_seven, do_abort, kill_myself};
+  const int codes[3] = {7, -SIGABRT, -SIGKILL};
+  conc_pool p = pool_of(CONC_PROCESS, 2);
+  NO_FORK;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < 5; round++) {
+    long values[6];
+    conc_task jobs[6];
+    for (int i = 0; i < 6; i++) {
+      values[i] = i;
+      jobs[i] = job_of(i % 2 ? ways[i / 2] : square, &values[i], sizeof(long));
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    for (int i = 0; i < 6; i++) {
+      CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), i % 2 ? -ECHILD : 0);
+      CHECK_EQ(values[i], i % 2 ? i : i * i);
+      CHECK_EQ(conc_exitcode(&jobs[i]), i % 2 ? codes[i / 2]
+                                              : CONC_NO_EXITCODE);
+    }
+  }
+  finish(&p);
+}
+
+/* Dies until the file that it makes is there: with retries it succeeds. */
+static char marker[64];
+static void *die_twice(void *arg) {
+  long n = *(long *)arg;
+  char name[96];
+  *(long *)arg = 99; /* half done */
+  for (int i = 0; i < 2; i++) {
+    int fd;
+    snprintf(name, sizeof name, "%s.%d", marker, i);
+    fd = open(name, O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd >= 0) _exit(3);
+  }
+  *(long *)arg = n + 1;
+  return NULL;
+}
+TEST(a_job_is_run_again_as_often_as_retries_says) {
+  NO_FORK;
+  snprintf(marker, sizeof marker, "/tmp/conc-pool-%d", (int)getpid());
+  for (unsigned retries = 1; retries < 4; retries++) {
+    conc_pool p = pool_of(CONC_PROCESS, 2);
+    long n = 5;
+    conc_task job = job_of(die_twice, &n, sizeof n);
+    char name[96];
+    p.retries = retries;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER),
+             retries < 2 ? -ECHILD : 0);
+    CHECK_EQ(n, retries < 2 ? 5 : 6);
+    CHECK_EQ(conc_exitcode(&job), retries < 2 ? 3 : CONC_NO_EXITCODE);
+    finish(&p);
+    for (int i = 0; i < 2; i++) {
+      snprintf(name, sizeof name, "%s.%d", marker, i);
+      unlink(name);
+    }
+  }
+}
+
+TEST(a_job_that_runs_too_long_is_killed_alone) {
+  conc_pool p = pool_of(CONC_PROCESS, 2);
+  double longer = 100, shorter = 0.001;
+  conc_task slow_job = job_of(sleep_a_bit, &longer, sizeof longer);
+  conc_task jobs[30];
+  NO_FORK;
+  p.timeout = 0.2 * test_slow();
+  p.retries = 3; /* not for this */
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < 2; round++) {
+    CHECK_EQ(conc_pool_submit(&p, &slow_job), 0);
+    for (int i = 0; i < 30; i++) {
+      jobs[i] = job_of(sleep_a_bit, &shorter, sizeof shorter);
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    for (int i = 0; i < 30; i++)
+      CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    CHECK_EQ(conc_join(&slow_job, CONC_FOREVER), -ETIMEDOUT);
+    CHECK_EQ(conc_exitcode(&slow_job), -SIGKILL);
+  }
+  finish(&p);
+}
+
+TEST(a_cancelled_job_of_a_process) {
+  conc_pool p = pool_of(CONC_PROCESS, 1);
+  double longer = 100;
+  long values[400];
+  conc_task running = job_of(sleep_a_bit, &longer, sizeof longer);
+  conc_task jobs[400]; /* in slots, and behind them */
+  NO_FORK;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < 3; round++) {
+    CHECK_EQ(conc_pool_submit(&p, &running), 0);
+    for (int i = 0; i < 400; i++) {
+      values[i] = i;
+      jobs[i] = job_of(square, &values[i], sizeof(long));
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    for (int i = 0; i < 400; i += 3) CHECK_EQ(conc_cancel(&jobs[i]), 0);
+    if (round > 0) usleep(20000);
+    CHECK_EQ(conc_cancel(&running), 0);
+    CHECK_EQ(conc_join(&running, CONC_FOREVER), -ECANCELED);
+    for (int i = 0; i < 400; i++) {
+      CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), i % 3 ? 0 : -ECANCELED);
+      CHECK_EQ(values[i], i % 3 ? i * i : i);
+    }
+    CHECK_EQ(conc_cancel(&running), -ESRCH);
+  }
+  finish(&p);
+}
+
+/* _TestPoolWorkerLifetime: test_pool_worker_lifetime, and its early_close. */
+static void *tell_pid(void *arg) {
+  *(long *)arg = getpid();
+  return NULL;
+}
+TEST(workers_are_replaced_after_so_many_jobs) {
+  NO_FORK;
+  for (int early = 0; early < 2; early++) {
+    conc_pool p = pool_of(CONC_PROCESS, 3);
+    long pids[100];
+    conc_task jobs[100];
+    int fresh = 0;
+    p.max_tasks_per_worker = 10;
+    CHECK_EQ(conc_pool_start(&p), 0);
+    for (int i = 0; i < 100; i++) {
+      jobs[i] = job_of(tell_pid, &pids[i], sizeof(long));
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    if (early) finish(&p);
+    for (int i = 0; i < 100; i++) {
+      int count = 0, before = 0;
+      CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+      CHECK_EQ(conc_pid(&jobs[i]), pids[i]);
+      for (int k = 0; k < 100; k++) count += pids[k] == pids[i];
+      for (int k = 0; k < i; k++) before += pids[k] == pids[i];
+      CHECK(early || count <= 10 || i < 99);
+      fresh += before == 0;
+    }
+    CHECK(fresh >= 10);
+    if (!early) finish(&p);
+  }
+}
+
+/* Python runs atexit handlers; here stdio is flushed, no more. */
+static void *print_something(void *arg) {
+  printf("from a worker");
+  return arg;
+}
+TEST(a_worker_ends_as_a_process_does) {
+  conc_pool p = pool_of(CONC_PROCESS, 1);
+  conc_task job = job_of(print_something, NULL, 0);
+  char text[64] = "";
+  int fds[2], out;
+  NO_FORK;
+  CHECK(pipe(fds) == 0);
+  fflush(stdout);
+  out = dup(1);
+  dup2(fds[1], 1);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
+  finish(&p);
+  dup2(out, 1);
+  CHECK(read(fds[0], text, sizeof text - 1) > 0);
+  CHECK_STR(text, "from a worker");
+  close(out), close(fds[0]), close(fds[1]);
+}
+
+/* What the initializer sets is there, also in those that replace others. */
+static long base;
+static void *set_base(void *arg) {
+  __atomic_store_n(&base, *(long *)arg, __ATOMIC_RELAXED);
+  return NULL;
+}
+static void *add_base(void *arg) {
+  *(long *)arg += __atomic_load_n(&base, __ATOMIC_RELAXED);
+  return NULL;
+}
+static void initializer(int kind) {
+  conc_pool p = pool_of(kind, 2);
+  long items[50], hundred = 100;
+  p.initializer = set_base;
+  p.initializer_arg = &hundred;
+  p.max_tasks_per_worker = 3;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 50; i++) items[i] = i;
+  p.chunk = 1;
+  CHECK_EQ(conc_pool_map(&p, add_base, items, sizeof *items, 50), 0);
+  for (int i = 0; i < 50; i++) CHECK_EQ(items[i], i + 100);
+  finish(&p);
+}
+TEST(threads_call_the_initializer) { initializer(CONC_THREAD); }
+TEST(processes_call_the_initializer) { NO_FORK; initializer(CONC_PROCESS); }
+
+TEST(a_pool_whose_workers_never_begin_fails_its_jobs) {
+  conc_pool p = pool_of(CONC_PROCESS, 2);
+  long n = 3;
+  conc_task job = job_of(square, &n, sizeof n);
+  NO_FORK;
+  p.initializer = exit_seven;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), -ECHILD);
+  CHECK_EQ(n, 3);
+  finish(&p);
+}
+
+/* Jobs while a worker is killed every few milliseconds: each ends once, with
+   its result or -ECHILD. */
+typedef struct killer {
+  conc_pool *pool;
+  bool stop;
+  int kills;
+} killer;
+static void *kill_now_and_then(void *arg) {
+  killer *k = (killer *)arg;
+  unsigned n = 0;
+  while (!__atomic_load_n(&k->stop, __ATOMIC_ACQUIRE)) {
+    conc__far *far = k->pool->state->far;
+    if (conc_kill(&far->processes[n++ % k->pool->state->n].task) == 0)
+      k->kills++;
+    usleep(5000);
+  }
+  return NULL;
+}
+static void *add_one_slowly(void *arg) {
+  double end = conc_now() + 30e-6;
+  while (conc_now() < end) ++*(long *)arg, --*(long *)arg;
+  ++*(long *)arg;
+  return NULL;
+}
+static int ended_jobs;
+static void count_end(conc_task *task, int status, void *result) {
+  (void)task, (void)result;
+  CHECK(status == 0 || status == -ECHILD);
+  __atomic_add_fetch(&ended_jobs, 1, __ATOMIC_RELAXED);
+}
+static void crash(unsigned retries, bool with_callbacks) {
+  enum { WINDOW = 1000 };
+  int n = test_slow() > 1 ? 10000 : 100000, failed = 0;
+  conc_pool p = pool_of(CONC_PROCESS, 3);
+  static conc_task jobs[WINDOW];
+  static long values[WINDOW];
+  killer k = {&p, false, 0};
+  conc_task t = job_of(kill_now_and_then, &k, 0);
+  p.retries = retries;
+  ended_jobs = 0;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  for (int i = 0; i < n + WINDOW; i++) {
+    int at = i % WINDOW;
+    if (i >= WINDOW) {
+      int rc = conc_join(&jobs[at], CONC_FOREVER);
+      CHECK(rc == 0 || rc == -ECHILD);
+      CHECK_EQ(values[at], i - WINDOW + (rc == 0));
+      CHECK_EQ(conc_exitcode(&jobs[at]),
+               rc == 0 ? CONC_NO_EXITCODE : -SIGKILL);
+      failed += rc != 0;
+    }
+    if (i >= n) continue;
+    values[at] = i;
+    jobs[at] = job_of(add_one_slowly, &values[at], sizeof(long));
+    if (with_callbacks) jobs[at].callback = count_end;
+    CHECK_EQ(conc_pool_submit(&p, &jobs[at]), 0);
+  }
+  __atomic_store_n(&k.stop, true, __ATOMIC_RELEASE);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  finish(&p);
+  CHECK_EQ(ended_jobs, with_callbacks ? n : 0);
+  CHECK(failed <= k.kills);
+  if (getenv("TEST_VERBOSE"))
+    printf("%d jobs, %d kills, %d failed\n", n, k.kills, failed);
+}
+TEST(every_job_ends_once_while_workers_are_killed) {
+  NO_FORK;
+  crash(0, false);
+}
+TEST(and_so_does_every_job_that_is_run_again) {
+  NO_FORK;
+  crash(2, true);
+}
+
+/* A worker dies before its n-th step after its first job has begun, for every
+   n until there are no more: nobody else minds. */
+static long *steps; /* in shared memory */
+static void *die_before_step(void *arg) {
+  die_in = __atomic_exchange_n(steps, 0, __ATOMIC_RELAXED);
+  return add_one(arg);
+}
+static int die_at_step(long n, size_t workers, unsigned retries) {
+  conc_pool p = pool_of(CONC_PROCESS, workers);
+  long values[5];
+  conc_task jobs[5];
+  int failed = 0;
+  p.retries = retries;
+  *steps = n;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 5; i++) {
+    values[i] = i;
+    jobs[i] = job_of(i == 0 ? die_before_step : add_one, &values[i],
+                     sizeof(long));
+    if (i == 3 && n % 3 == 0) usleep(500); /* they may sleep by now */
+    CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+  }
+  for (int i = 0; i < 5; i++) {
+    int rc = conc_join(&jobs[i], CONC_FOREVER);
+    CHECK(rc == 0 || rc == -ECHILD);
+    CHECK_EQ(values[i], i + (rc == 0));
+    failed += rc != 0;
+  }
+  CHECK(failed <= 1 && (failed == 0 || retries == 0));
+  finish(&p);
+  return failed;
+}
+TEST(a_worker_may_be_killed_before_any_step) {
+  int failed = 0;
+  NO_FORK;
+  steps = (long *)conc_shared_alloc(sizeof *steps);
+  CHECK(steps != NULL);
+  for (long n = 1; n <= 40; n++) {
+    failed += die_at_step(n, 1, 0);
+    CHECK_EQ(die_at_step(n, 1, 1), 0);
+    die_at_step(n, 2, 0);
+  }
+  CHECK(failed > 0);
+  if (getenv("TEST_VERBOSE")) printf("%d failed\n", failed);
+  conc_shared_free(steps);
+}
+
+TEST_MAIN

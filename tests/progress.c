@@ -1,0 +1,198 @@
+/* conc_progress: what it writes to a terminal, to a file, or not at all. */
+#include "test.h"
+#include <sys/ioctl.h>
+
+#define CONC_MALLOC(n) test_malloc(n)
+#define CONC_REALLOC(p, n) test_realloc(p, n)
+#define CONC_FREE(p) test_free(p)
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+static void line_is(const conc_progress *p, size_t done, double seconds,
+                    double rate, size_t width, const char *expected) {
+  char line[CONC__PROGRESS_LINE];
+  size_t n = conc__progress_line(p, done, p->start + seconds, rate, width,
+                                 line);
+  line[n] = 0;
+  CHECK_STR(line, expected);
+  CHECK(width == 0 || n <= width);
+}
+
+/* In the manner of tqdm.format_meter(ascii=True). */
+TEST(lines_are_like_those_of_tqdm) {
+  conc_progress p = {0};
+  p.start = 1000;
+  line_is(&p, 7, 3, 2.5, 0, "7it [00:03,  2.50it/s]");
+  line_is(&p, 7, 3, 0, 0, "7it [00:03, ?it/s]");
+  p.total = 10;
+  line_is(&p, 0, 0, 0, 0, "  0%|          | 0/10 [00:00<?, ?it/s]");
+  line_is(&p, 5, 2, 2.5, 0, " 50%|#####     | 5/10 [00:02<00:02,  2.50it/s]");
+  line_is(&p, 10, 4, 2.5, 0,
+          "100%|##########| 10/10 [00:04<00:00,  2.50it/s]");
+  line_is(&p, 11, 4, 2.5, 0, "11it [00:04,  2.50it/s]"); /* too many */
+  line_is(&p, 1, 90, 0.01, 0,
+          " 10%|#         | 1/10 [01:30<15:00, 100.00s/it]");
+  p.total = 1000;
+  p.name = "pages";
+  p.unit = "B";
+  line_is(&p, 256, 4000, 0.05, 0,
+          "pages:  26%|##5       | 256/1000 [1:06:40<4:08:00, 20.00s/B]");
+  line_is(&p, 500, 10, 50, 60,
+          "pages:  50%|#######       | 500/1000 [00:10<00:10, 50.00B/s]");
+  line_is(&p, 520, 10, 50, 60,
+          "pages:  52%|#######2      | 520/1000 [00:10<00:09, 50.00B/s]");
+}
+
+TEST(a_narrow_line_is_cut) {
+  conc_progress p = {0};
+  p.start = 1000;
+  p.total = 10;
+  for (size_t width = 1; width < 300; width++) {
+    char line[CONC__PROGRESS_LINE];
+    size_t n = conc__progress_line(&p, 5, 1001, 5, width, line);
+    CHECK(n <= width && n > 0);
+    CHECK(n == width || width > 100); /* as wide as it may be */
+  }
+}
+
+static ssize_t read_all(int fd, char *text, size_t size) {
+  ssize_t n = 0, got;
+  while ((got = conc_read(fd, text + n, size - 1 - (size_t)n, 0)) > 0)
+    n += got;
+  text[n] = 0;
+  return n;
+}
+
+TEST(a_log_gets_whole_lines_now_and_then) {
+  conc_progress p = {0};
+  char text[4096];
+  int fds[2];
+  CHECK_EQ(pipe(fds), 0);
+  p.total = 100;
+  p.fd = fds[1];
+  for (int i = 0; i < 50; i++) CHECK_EQ(conc_progress_update(&p, 1), 0);
+  CHECK(read_all(fds[0], text, sizeof text) > 0);
+  CHECK_STR(text, "  1%|1         | 1/100 [00:00<?, ?it/s]\n"); /* the first */
+  CHECK_EQ(conc_progress_update(&p, 50), 0);
+  CHECK_EQ(read_all(fds[0], text, sizeof text), 0);
+  CHECK_EQ(conc_progress_close(&p), 0);
+  CHECK(read_all(fds[0], text, sizeof text) > 0);
+  CHECK(strncmp(text, "100%|##########| 100/100 [00:0", 30) == 0);
+  CHECK(text[strlen(text) - 1] == '\n' && !strchr(text, '\r'));
+  p.interval = 1e-9; /* as new: from 0 again, and now each time */
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_progress_update(&p, 1), 0);
+    CHECK_EQ(conc_sleep(0.001), 0);
+  }
+  CHECK(read_all(fds[0], text, sizeof text) > 0);
+  CHECK(strstr(text, "| 1/100 [") && strstr(text, "| 2/100 [") &&
+        strstr(text, "| 3/100 ["));
+  CHECK_EQ(conc_progress_close(&p), 0);
+  CHECK(read_all(fds[0], text, sizeof text) > 0);
+  p.width = 20; /* as asked, and cut */
+  CHECK_EQ(conc_progress_update(&p, 1), 0);
+  CHECK_EQ(read_all(fds[0], text, sizeof text), 20 + 1);
+  CHECK_EQ(conc_progress_close(&p), 0);
+  close(fds[0]), close(fds[1]);
+}
+
+TEST(off_writes_nothing) {
+  conc_progress p = {0};
+  char text[16];
+  int fds[2];
+  CHECK_EQ(pipe(fds), 0);
+  p.off = true;
+  p.fd = fds[1];
+  CHECK_EQ(conc_progress_update(&p, 1), 0);
+  CHECK_EQ(conc_progress_close(&p), 0);
+  CHECK_EQ(read_all(fds[0], text, sizeof text), 0);
+  close(fds[1]);
+  p.off = false;
+  p.fd = fds[1];
+  CHECK_EQ(conc_progress_update(&p, 1), -EBADF);
+  CHECK_EQ(conc_progress_close(&p), -EBADF);
+  close(fds[0]);
+}
+
+TEST(a_terminal_has_one_line_of_its_width) {
+  conc_progress p = {0};
+  struct winsize size;
+  char text[4096];
+  const char *at;
+  int master = posix_openpt(O_RDWR | O_NOCTTY), fd, lines = 0;
+  if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0)
+    SKIP("there is no pseudo-terminal");
+  fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+  if (fd < 0) SKIP("there is no pseudo-terminal");
+  memset(&size, 0, sizeof size);
+  size.ws_col = 60;
+  CHECK_EQ(ioctl(master, TIOCSWINSZ, &size), 0);
+  p.total = 1000;
+  p.name = "x";
+  p.fd = fd;
+  p.interval = 1e-9;
+  for (int i = 0; i < 10; i++) {
+    CHECK_EQ(conc_progress_update(&p, 100), 0);
+    CHECK_EQ(conc_sleep(0.001), 0);
+  }
+  p.name = NULL;
+  p.total = 0; /* a shorter line */
+  CHECK_EQ(conc_progress_close(&p), 0);
+  for (ssize_t n = 0, got; lines < 1; lines = strchr(text, '\n') != NULL) {
+    CHECK((got = read(master, text + n, sizeof text - 1 - (size_t)n)) > 0);
+    n += got;
+    text[n] = 0;
+  }
+  lines = 0;
+  for (at = text; *at == '\r' && at[1] != '\n'; lines++) {
+    size_t n = strcspn(++at, "\r\n");
+    CHECK_EQ(n, CONC_HAVE_WINSIZE ? 59 : 79); /* so that it does not wrap */
+    if (lines < 10) CHECK(strncmp(at, "x: ", 3) == 0);
+    else CHECK(strncmp(at, "1000it [", 8) == 0);
+    at += n;
+  }
+  CHECK_EQ(lines, 11);
+  CHECK_STR(at, "\r\n"); /* the terminal's newline */
+  close(fd), close(master);
+}
+
+enum { THREADS = 4, STEPS = CONC_HAVE_TSAN ? 5000 : 50000 };
+static conc_progress shared;
+static void *steps(void *arg) {
+  for (int i = 0; i < STEPS; i++)
+    CHECK_EQ(conc_progress_update(&shared, 1), 0);
+  return arg;
+}
+TEST(many_threads_count_together) {
+  conc_task t[THREADS];
+  char name[] = "/tmp/conc-progress-XXXXXX", text[300];
+  static char line[100];
+  FILE *f;
+  shared.fd = mkstemp(name);
+  CHECK(shared.fd >= 0);
+  unlink(name);
+  shared.interval = 1e-4;
+  shared.total = THREADS * STEPS;
+  memset(t, 0, sizeof t);
+  for (int i = 0; i < THREADS; i++) {
+    t[i].target = steps;
+    CHECK_EQ(conc_thread_start(&t[i]), 0);
+  }
+  for (int i = 0; i < THREADS; i++) CHECK_EQ(conc_join(&t[i], 25), 0);
+  CHECK_EQ(shared.done, THREADS * STEPS);
+  CHECK_EQ(conc_progress_close(&shared), 0);
+  CHECK_EQ(lseek(shared.fd, 0, SEEK_SET), 0);
+  f = fdopen(shared.fd, "r");
+  for (long before = -1, done; fgets(text, sizeof text, f); before = done) {
+    CHECK(strlen(text) < 100);
+    strcpy(line, text); /* whole lines, in order */
+    CHECK_EQ(sscanf(strchr(text, '|') + 12, "%ld/", &done), 1);
+    CHECK(done >= before);
+  }
+  snprintf(text, sizeof text, "| %d/%d [", THREADS * STEPS, THREADS * STEPS);
+  CHECK(strstr(line, text) != NULL);
+  fclose(f);
+}
+
+TEST_MAIN

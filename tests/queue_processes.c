@@ -1,0 +1,1213 @@
+/* The queue between processes: what it promises, and that none of it depends
+ * on how a process ends. From inside, for the cells. The tests run over each
+ * way of waiting, and those that make sense within a process over the local
+ * queue, too.
+ *
+ *   QUEUE_KILLS=10000     so many children are killed in a test (default 300)
+ *   QUEUE_SECONDS=60      for the tests that kill at every instruction
+ *
+ * CPython's test._test_multiprocessing (3.13), and which test here does the
+ * same, by the first words of its name. "-": makes no sense in C.
+ *
+ *   _TestQueue
+ *     test_put                    as_many_as_the_capacity, a_timeout_is_kept,
+ *                                 who_sleeps_is_woken
+ *     test_get                    the same
+ *     test_fork                   threads_fork_while_they_use_it (there is no
+ *                                 feeder thread whose buffer could come along)
+ *     test_qsize                  as_many_as_the_capacity
+ *     test_task_done              many_to_many_exactly_once (JoinableQueue:
+ *                                 every queue has task_done and join)
+ *     test_no_import_lock_...     -
+ *     test_timeout                a_timeout_is_kept
+ *     test_queue_feeder_...       - (put puts: there is no feeder; what cannot
+ *                                 be pickled is an error of put)
+ *     test_closed_queue_empty_... a_closed_queue_drains (closed is -EPIPE, for
+ *                                 all; in Python for the process that closed)
+ *     test_closed_queue_put_...   the same
+ *   _TestSimpleQueue
+ *     test_empty                  as_many_as_the_capacity
+ *     test_close                  a_closed_queue_drains
+ *     test_closed                 the same
+ *   _TestJoinableQueue of older versions is _TestQueue.test_task_done
+ *   Python's pages warn that a killed process may leave its queue corrupted:
+ *   nothing_is_lost_with_the_killed, no_instruction_of_...
+ */
+#include "test.h"
+
+#define CONC_MALLOC(n) test_malloc(n)
+#define CONC_REALLOC(p, n) test_realloc(p, n)
+#define CONC_FREE(p) test_free(p)
+#define CONC_STATIC
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+#include "step.h"
+#include <sys/resource.h>
+
+#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
+#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
+#define ADD(x, v) __atomic_add_fetch(&(x), (v), __ATOMIC_ACQ_REL)
+
+/* A child has no test of its own: it tells by its exit code. */
+#define MUST(condition)                                               \
+  do {                                                                \
+    if (!(condition)) {                                               \
+      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
+              #condition);                                            \
+      _exit(99);                                                      \
+    }                                                                 \
+  } while (0)
+
+enum { LOCAL, RING = CONC_QUEUE_RING, PIPE = CONC_QUEUE_PIPE };
+static int kind;
+
+#define TEST_SHARED(name)                     \
+  static void name(void);                     \
+  TEST(name##_ring) { kind = RING, name(); }  \
+  TEST(name##_pipe) { kind = PIPE, name(); }  \
+  static void name(void)
+#define TEST_ALL(name)                          \
+  static void name(void);                       \
+  TEST(name##_local) { kind = LOCAL, name(); }  \
+  TEST(name##_ring) { kind = RING, name(); }    \
+  TEST(name##_pipe) { kind = PIPE, name(); }    \
+  static void name(void)
+
+static conc_queue *make(size_t capacity, size_t max_bytes) {
+  conc_queue_opts o;
+  conc_queue *q;
+  memset(&o, 0, sizeof o);
+  o.capacity = capacity;
+  o.max_bytes = max_bytes;
+  o.shared = kind != LOCAL;
+  o.backend = kind;
+  q = conc_queue_new(&o);
+  CHECK(q != NULL);
+  return q;
+}
+static conc__cells_queue *cells(conc_queue *q) {
+  return (conc__cells_queue *)q;
+}
+static conc__cell *cell(conc_queue *q, uint32_t i) {
+  return conc__cell_at(cells(q), CONC__AT(0, i));
+}
+
+static void reap(pid_t pid, int want) {
+  int status = 0;
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), want);
+}
+static pid_t start(void (*run)(void *), void *arg) {
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    alarm((unsigned)(25 * test_slow()));
+    run(arg);
+    _exit(0);
+  }
+  return pid;
+}
+static void fill(unsigned char *p, size_t size, unsigned number) {
+  for (size_t i = 0; i < size; i++) p[i] = (unsigned char)(number * 7 + i);
+}
+static int rounds(int n) { return CONC_HAVE_TSAN ? n / 10 + 1 : n; }
+
+/* Until so many wait on a side. */
+static void until_waiting(conc_queue *q, int side, unsigned n) {
+  struct conc__cells_side *it = &cells(q)->cells->sides[side];
+  while (GET(it->sleepers) + GET(it->pollers) < n) usleep(100);
+}
+
+/* --- messages --- */
+
+TEST_ALL(every_size_up_to_the_limit) {
+  static const size_t limits[] = {1, 40, 41, 100, 1100, 1101, 5000};
+  static unsigned char in[5001], out[5000];
+  for (size_t k = 0; k < sizeof limits / sizeof *limits; k++) {
+    size_t max = limits[k];
+    conc_queue *q = make(3, max);
+    for (size_t size = 0; size <= max; size++) {
+      fill(in, size, (unsigned)size);
+      CHECK_EQ(conc_put(q, in, size, 0), 0);
+      CHECK_EQ(conc_peek_size(q), size);
+      if (size > 0) CHECK_EQ(conc_get(q, out, size - 1, 0), -EMSGSIZE);
+      CHECK_EQ(conc_qsize(q), 1);
+      CHECK_EQ(conc_get(q, out, size, 0), size);
+      CHECK(memcmp(in, out, size) == 0);
+    }
+    CHECK_EQ(conc_put(q, in, max + 1, 0), -EMSGSIZE);
+    CHECK_EQ(conc_put(q, NULL, 0, 0), 0);
+    CHECK_EQ(conc_get(q, NULL, 0, 0), 0);
+    CHECK_EQ(conc_peek_size(q), -ETIMEDOUT);
+    CHECK_EQ(conc_get(q, NULL, 0, 0), -ETIMEDOUT);
+    conc_queue_free(q);
+  }
+}
+
+TEST_ALL(as_many_as_the_capacity_and_no_more) {
+  for (size_t capacity = 1; capacity <= 9; capacity++) {
+    conc_queue *q = make(capacity, 8);
+    uint64_t n = 0, next = 0, m;
+    for (int lap = 0; lap < 20; lap++) {
+      for (size_t i = 0; i < capacity; i++, n++) {
+        CHECK_EQ(conc_qsize(q), i);
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      }
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0.001), -ETIMEDOUT);
+      for (size_t i = 0; i < capacity; i++, next++) {
+        CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+        CHECK_EQ(m, next);
+      }
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), -ETIMEDOUT);
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0.001), -ETIMEDOUT);
+      n++, next++;
+      m = n - 1; /* not from the first cell again */
+      CHECK_EQ(conc_put(q, &m, sizeof m, 0), 0);
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+    }
+    conc_queue_free(q);
+  }
+}
+
+TEST_ALL(many_at_once) {
+  conc_queue *q = make(8, 8);
+  uint32_t in[20], out[20];
+  for (uint32_t i = 0; i < 20; i++) in[i] = i;
+  for (int lap = 0; lap < 10; lap++) {
+    CHECK_EQ(conc_put_many(q, in, 4, 20, lap % 2), 8);
+    CHECK_EQ(conc_put_many(q, in, 4, 3, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_get_many(q, out, 4, 5, 0), 5);
+    CHECK_EQ(conc_put(q, in, 3, 0), 0);
+    CHECK_EQ(conc_put_many(q, in + 8, 4, 2, 0), 2);
+    CHECK_EQ(conc_get_many(q, out + 5, 4, 15, 0), 3);
+    CHECK_EQ(conc_get_many(q, out + 8, 4, 15, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get(q, out + 8, 4, 0), 3);
+    CHECK_EQ(conc_get_many(q, out + 8, 8, 1, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get_many(q, out + 8, 4, 15, 1), 2);
+    CHECK_EQ(conc_get_many(q, out, 4, 15, 0), -ETIMEDOUT);
+    CHECK(memcmp(in, out, 40) == 0);
+    CHECK_EQ(conc_get_many(q, out, 4, 0, 0), 0);
+    CHECK_EQ(conc_put_many(q, in, 9, 1, 0), -EMSGSIZE);
+  }
+  conc_queue_free(q);
+}
+
+TEST_SHARED(what_cannot_be_made_says_why) {
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  o.backend = kind;
+  o.capacity = (size_t)INT32_MAX + 1;
+  CHECK(conc_queue_new(&o) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  o.capacity = 0;
+  o.max_bytes = (size_t)INT32_MAX + 1;
+  CHECK(conc_queue_new(&o) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  o.max_bytes = 1;
+  for (long n = 1; n < 100; n++) {
+    conc_queue *q;
+    test_fail_at = n;
+    q = conc_queue_new(&o);
+    if (q != NULL) {
+      CHECK(n > 2);
+      test_fail_at = 0;
+      conc_queue_free(q);
+      return;
+    }
+    CHECK_EQ(errno, ENOMEM);
+    CHECK_EQ(test_blocks, 0);
+  }
+  TEST_FAIL("it never succeeds");
+}
+
+/* Laps are numbers of 31 bits, which begin anew some day. */
+TEST_SHARED(laps_wrap_around) {
+  for (size_t capacity = 1; capacity <= 4; capacity++) {
+    conc_queue *q = make(capacity, 8);
+    uint32_t lap = 0x7ffffffe;
+    uint64_t m;
+    for (uint32_t i = 0; i < capacity; i++)
+      cell(q, i)->word = CONC__CELL(lap, 0, CONC__CELL_FREE);
+    cells(q)->cells->head = cells(q)->cells->tail = CONC__AT(lap, 0);
+    cells(q)->cells->done = (uint64_t)lap * capacity;
+    for (uint64_t n = 0; n < 5 * capacity; n++) {
+      for (uint64_t i = 0; i < capacity; i++)
+        CHECK_EQ((m = n + i, conc_put(q, &m, sizeof m, 0)), 0);
+      CHECK_EQ(conc_put(q, &m, sizeof m, 0), -ETIMEDOUT);
+      CHECK_EQ(conc_qsize(q), capacity);
+      CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+      for (uint64_t i = 0; i < capacity; i++) {
+        CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+        CHECK_EQ(m, n + i);
+        CHECK_EQ(conc_task_done(q), 0);
+      }
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), -ETIMEDOUT);
+      CHECK_EQ(conc_task_done(q), -EINVAL);
+      CHECK_EQ(conc_queue_join(q, 0), 0);
+      m = 0;
+      CHECK_EQ(conc_put(q, &m, sizeof m, 0), 0);
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+      CHECK_EQ(conc_task_done(q), 0);
+    }
+    conc_queue_free(q);
+  }
+}
+
+/* A slow process may set them back to any earlier position. */
+TEST_SHARED(head_and_tail_are_only_hints) {
+  conc_queue *q = make(5, 8);
+  uint64_t m, put = 0, got = 0, positions[200];
+  for (size_t i = 0; i < 200; i++) {
+    conc__cells *c = cells(q)->cells;
+    positions[i] = c->tail;
+    CHECK_EQ(conc_put(q, &put, sizeof put, 0), 0);
+    put++;
+    if (put - got < 1 + i % 5) continue;
+    for (size_t k = 0; k <= i; k++) {
+      c->tail = positions[k];
+      if (k <= got) c->head = positions[k];
+      CHECK_EQ(conc_qsize(q), put - got);
+      if (put - got == 5) continue;
+      c->tail = positions[k];
+      CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+    }
+    c->tail = positions[i / 2];
+    c->head = positions[got / 2];
+    CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+    CHECK_EQ(m, got);
+    got++;
+  }
+  conc_queue_free(q);
+}
+
+/* --- typed values --- */
+
+static void echo_values(void *arg) {
+  conc_queue **q = (conc_queue **)arg;
+  conc_value *v;
+  int rc;
+  while ((rc = conc_get_value(q[0], &v, 20)) == 0) {
+    MUST(conc_put_value(q[1], v, 20) == 0);
+    conc_value_free(v);
+  }
+  MUST(rc == -EPIPE);
+  MUST(conc_queue_close(q[1]) == 0);
+}
+
+TEST_SHARED(values_travel) {
+  conc_queue *q[2];
+  conc_value *v;
+  char text[100];
+  int n = 0;
+  double d;
+  pid_t pid;
+  q[0] = make(4, 3000);
+  q[1] = make(4, 3000);
+  pid = start(echo_values, q);
+  CHECK_EQ(conc_put_build(q[0], 1, "(is)", 7, "seven"), 0);
+  CHECK_EQ(conc_get(q[1], text, sizeof text, 20), -EBADMSG);
+  CHECK_EQ(conc_peek_size(q[1]), -EBADMSG);
+  CHECK_EQ(conc_get_value(q[1], &v, 20), 0);
+  CHECK_EQ(conc_value_type(v), CONC_TUPLE);
+  conc_value_free(v);
+  CHECK_EQ(conc_put_build(q[0], 1, "s", "a text"), 0);
+  CHECK_EQ(conc_get(q[1], text, 5, 20), -EMSGSIZE);
+  CHECK_EQ(conc_peek_size(q[1]), 6);
+  CHECK_EQ(conc_get(q[1], text, sizeof text, 20), 6);
+  CHECK(memcmp(text, "a text", 6) == 0);
+  CHECK_EQ(conc_put(q[0], "bytes", 5, 1), 0);
+  CHECK_EQ(conc_get(q[1], text, 5, 20), 5);
+  CHECK_EQ(conc_put_build(q[0], 1, "(id)", 3, 0.5), 0);
+  CHECK_EQ(conc_get_parse(q[1], 20, "(id)", &n, &d), 0);
+  CHECK(n == 3 && d == 0.5);
+  CHECK_EQ(conc_queue_close(q[0]), 0);
+  CHECK_EQ(conc_get_value(q[1], &v, 20), -EPIPE);
+  reap(pid, 0);
+  conc_queue_free(q[0]);
+  conc_queue_free(q[1]);
+}
+
+TEST_SHARED(a_value_without_memory_is_not_lost) {
+  conc_queue *q = make(4, 1000);
+  conc_value *v;
+  int n;
+  CHECK_EQ(conc_put_build(q, 0, "[iii]", 1, 2, 3), 0);
+  CHECK_EQ(conc_put_build(q, 0, "i", 4), 0);
+  for (long at = 1;; at++) {
+    int rc;
+    test_fail_at = at;
+    rc = conc_get_value(q, &v, 0);
+    if (rc == 0) break;
+    CHECK_EQ(rc, -ENOMEM);
+    test_fail_at = 0;
+    CHECK_EQ(conc_qsize(q), 2);
+    CHECK_EQ(conc_peek_size(q), -EBADMSG);
+  }
+  test_fail_at = 0;
+  CHECK_EQ(conc_value_type(v), CONC_LIST);
+  conc_value_free(v);
+  CHECK_EQ(conc_get_parse(q, 0, "i", &n), 0);
+  CHECK_EQ(n, 4);
+  CHECK_EQ(conc_get(q, NULL, 0, 0), -ETIMEDOUT);
+  conc_queue_free(q);
+}
+
+/* --- waiting --- */
+
+static void get_one(void *arg) {
+  int n;
+  MUST(conc_get((conc_queue *)arg, &n, sizeof n, 20) == sizeof n && n == 5);
+}
+static void put_one(void *arg) {
+  int n = 5;
+  MUST(conc_put((conc_queue *)arg, &n, sizeof n, 20) == 0);
+}
+static void get_closed(void *arg) {
+  int n;
+  MUST(conc_get((conc_queue *)arg, &n, sizeof n, CONC_FOREVER) == -EPIPE);
+}
+static void put_closed(void *arg) {
+  int n = 5;
+  MUST(conc_put((conc_queue *)arg, &n, sizeof n, CONC_FOREVER) == -EPIPE);
+}
+
+/* So often that wake-ups that come 20 ms late would not fit in. */
+TEST_SHARED(who_sleeps_is_woken) {
+  conc_queue *q = make(2, 8);
+  pid_t pids[6];
+  int n = 5, waits = rounds(100);
+  double start_at = test_now(), late = 0;
+  for (int k = 0; k < waits; k++) {
+    for (int i = 0; i < 6; i++) pids[i] = start(get_one, q);
+    until_waiting(q, CONC__GETTERS, 6);
+    start_at = test_now();
+    for (int i = 0; i < 6; i++) CHECK_EQ(conc_put(q, &n, sizeof n, 20), 0);
+    for (int i = 0; i < 6; i++) reap(pids[i], 0);
+    late += test_now() - start_at > 0.02;
+    CHECK_EQ(conc_qsize(q), 0);
+  }
+  if (!CONC_HAVE_TSAN) CHECK(late < waits / 2);
+  for (int k = 0; k < waits; k++) {
+    CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+    CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+    for (int i = 0; i < 6; i++) pids[i] = start(put_one, q);
+    until_waiting(q, CONC__PUTTERS, 6);
+    for (int i = 0; i < 8; i++) CHECK_EQ(conc_get(q, &n, sizeof n, 20), 4);
+    for (int i = 0; i < 6; i++) reap(pids[i], 0);
+    CHECK_EQ(conc_qsize(q), 0);
+  }
+  CHECK_EQ(cells(q)->cells->sides[0].sleepers, 0);
+  CHECK_EQ(cells(q)->cells->sides[1].pollers, 0);
+  conc_queue_free(q);
+}
+
+TEST_ALL(a_closed_queue_drains) {
+  conc_queue *q = make(3, 8);
+  int n = 1;
+  CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+  CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+  CHECK_EQ(conc_queue_close(q), 0);
+  CHECK_EQ(conc_put(q, &n, sizeof n, 0), -EPIPE);
+  CHECK_EQ(conc_peek_size(q), 4);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 1), 4);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 1), 4);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 1), -EPIPE);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 0), -EPIPE);
+  CHECK_EQ(conc_peek_size(q), -EPIPE);
+  CHECK_EQ(conc_qsize(q), 0);
+  CHECK_EQ(conc_queue_close(q), 0);
+  conc_queue_free(q);
+}
+
+TEST_SHARED(closing_wakes_all) {
+  pid_t pids[8];
+  int n = 1;
+  for (int k = 0; k < rounds(50); k++) {
+    conc_queue *empty = make(1, 8), *full = make(1, 8);
+    CHECK_EQ(conc_put(full, &n, sizeof n, 0), 0);
+    for (int i = 0; i < 8; i++)
+      pids[i] = i % 2 ? start(get_closed, empty) : start(put_closed, full);
+    until_waiting(empty, CONC__GETTERS, 4);
+    until_waiting(full, CONC__PUTTERS, 4);
+    CHECK_EQ(conc_queue_close(empty), 0);
+    CHECK_EQ(conc_queue_close(full), 0);
+    for (int i = 0; i < 8; i++) reap(pids[i], 0);
+    CHECK_EQ(conc_get(full, &n, sizeof n, 0), 4);
+    CHECK_EQ(conc_queue_join(full, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_task_done(full), 0);
+    CHECK_EQ(conc_queue_join(full, 0), 0);
+    conc_queue_free(empty);
+    conc_queue_free(full);
+  }
+}
+
+/* Whoever closes it: what putters put before they found it closed comes out
+   before the getter does. */
+static void put_until_closed(void *arg) {
+  conc_queue *q = ((conc_queue **)arg)[0];
+  long *count = ((long **)arg)[1];
+  int n = 0, rc;
+  while ((rc = conc_put(q, &n, sizeof n, 20)) == 0) ADD(*count, 1);
+  MUST(rc == -EPIPE);
+}
+TEST_SHARED(nothing_is_put_after_the_end) {
+  long *count = (long *)conc_shared_alloc(sizeof *count);
+  pid_t pids[3];
+  for (int k = 0; k < rounds(200); k++) {
+    conc_queue *q = make(1 + test_random() % 5, 4);
+    void *arg[2];
+    long got = 0, n = (long)(test_random() % 50);
+    int m;
+    arg[0] = q;
+    arg[1] = count;
+    *count = 0;
+    for (int i = 0; i < 3; i++) pids[i] = start(put_until_closed, arg);
+    for (; got < n; got++) CHECK_EQ(conc_get(q, &m, sizeof m, 20), 4);
+    CHECK_EQ(conc_queue_close(q), 0);
+    while ((n = conc_get(q, &m, sizeof m, 20)) == 4) got++;
+    CHECK_EQ(n, -EPIPE);
+    for (int i = 0; i < 3; i++) reap(pids[i], 0);
+    CHECK_EQ(got, *count);
+    CHECK_EQ(conc_get(q, &m, sizeof m, 0), -EPIPE);
+    for (; got > 0; got--) CHECK_EQ(conc_task_done(q), 0);
+    CHECK_EQ(conc_task_done(q), -EINVAL);
+    CHECK_EQ(conc_queue_join(q, 0), 0);
+    conc_queue_free(q);
+  }
+  conc_shared_free(count);
+}
+
+TEST_SHARED(a_timeout_is_kept) {
+  conc_queue *q = make(1, 8);
+  int n = 0;
+  double begin = conc_now();
+  CHECK_EQ(conc_get(q, &n, sizeof n, 0.05), -ETIMEDOUT);
+  CHECK(conc_now() - begin >= 0.05);
+  CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+  begin = conc_now();
+  CHECK_EQ(conc_put(q, &n, sizeof n, 0.05), -ETIMEDOUT);
+  CHECK(conc_now() - begin >= 0.05);
+  begin = conc_now();
+  CHECK_EQ(conc_queue_join(q, 0.05), -ETIMEDOUT);
+  CHECK(conc_now() - begin >= 0.05);
+  CHECK(conc_now() - begin < 5 * test_slow());
+  conc_queue_free(q);
+}
+
+static void *get_cancelled(void *arg) {
+  int n;
+  CHECK_EQ(conc_get((conc_queue *)arg, &n, sizeof n, CONC_FOREVER),
+           -ECANCELED);
+  CHECK_EQ(conc_get((conc_queue *)arg, &n, sizeof n, 0), -ETIMEDOUT);
+  return NULL;
+}
+TEST_ALL(a_wait_is_cancelled) {
+  conc_queue *q = make(1, 8);
+  for (int k = 0; k < rounds(50); k++) {
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = get_cancelled;
+    t.arg = q;
+    CHECK_EQ(conc_thread_start(&t), 0);
+    if (k % 2 && kind != LOCAL) until_waiting(q, CONC__GETTERS, 1);
+    CHECK_EQ(conc_cancel(&t), 0);
+    CHECK_EQ(conc_join(&t, 20), -ECANCELED);
+  }
+  conc_queue_free(q);
+}
+
+/* --- coroutines --- */
+
+static conc_queue *shared_queue, *shared_back;
+static int *ticks; /* shared */
+static bool stop_ticking;
+
+static void *tick(void *arg) {
+  (void)arg;
+  while (!stop_ticking) {
+    ADD(*ticks, 1);
+    conc_sleep(0.001);
+  }
+  return NULL;
+}
+static void *echo_in_loop(void *arg) {
+  int n;
+  (void)arg;
+  while (conc_get(shared_queue, &n, sizeof n, 20) == 4)
+    MUST(conc_put(shared_back, &n, sizeof n, 20) == 0);
+  return NULL;
+}
+static void *loop_main(void *arg) {
+  conc_task t[9];
+  memset(t, 0, sizeof t);
+  (void)arg;
+  for (int i = 0; i < 9; i++) {
+    t[i].target = i == 0 ? tick : echo_in_loop;
+    MUST(conc_coro_start(&t[i]) == 0);
+  }
+  for (int i = 1; i < 9; i++) MUST(conc_join(&t[i], CONC_FOREVER) == 0);
+  stop_ticking = true;
+  MUST(conc_join(&t[0], 20) == 0);
+  return NULL;
+}
+static void loop_child(void *arg) {
+  conc_task t;
+  (void)arg;
+  memset(&t, 0, sizeof t);
+  t.target = loop_main;
+  MUST(conc_run(&t) == 0);
+}
+TEST_SHARED(coroutines_wait_and_their_loop_goes_on) {
+  int n, count = rounds(2000);
+  bool seen[2000] = {false};
+  pid_t pid;
+  ticks = (int *)conc_shared_alloc(sizeof *ticks);
+  shared_queue = make(3, 8);
+  shared_back = make(3, 8);
+  pid = start(loop_child, NULL);
+  for (int i = 0, got = 0; got < count;) {
+    if (i < count && i - got < 5) {
+      CHECK_EQ(conc_put(shared_queue, &i, sizeof i, 20), 0);
+      i++;
+      continue;
+    }
+    CHECK_EQ(conc_get(shared_back, &n, sizeof n, 20), 4);
+    CHECK(n >= 0 && n < count && !seen[n]);
+    seen[n] = true;
+    got++;
+    if (i == got && i % 64 == 0) { /* all sleep, and the loop does not */
+      until_waiting(shared_queue, CONC__GETTERS, 8);
+      n = GET(*ticks);
+      while (GET(*ticks) < n + 3) usleep(100);
+    }
+  }
+  CHECK_EQ(conc_queue_close(shared_queue), 0);
+  reap(pid, 0);
+  conc_queue_free(shared_queue);
+  conc_queue_free(shared_back);
+  conc_shared_free(ticks);
+}
+
+/* --- many processes --- */
+
+enum { SIDES = 3, MESSAGES = 20000 };
+typedef struct crowd {
+  conc_queue *q;
+  unsigned char *seen; /* by message, shared */
+  int number, messages;
+} crowd;
+static void crowd_put(void *arg) {
+  const crowd *c = (const crowd *)arg;
+  unsigned char data[300];
+  for (int i = 0; i < c->messages; i++) {
+    int head[2];
+    size_t size = sizeof head + (size_t)(i * 7 % 290);
+    fill(data, size, (unsigned)i);
+    head[0] = c->number;
+    head[1] = i;
+    memcpy(data, head, sizeof head);
+    MUST(conc_put(c->q, data, size, 20) == 0);
+  }
+}
+static void crowd_get(void *arg) {
+  const crowd *c = (const crowd *)arg;
+  int last[SIDES] = {-1, -1, -1}, head[2];
+  unsigned char data[300], want[300];
+  ssize_t n;
+  while ((n = conc_get(c->q, data, sizeof data, 20)) > 0) {
+    memcpy(head, data, sizeof head);
+    MUST(head[0] >= 0 && head[0] < SIDES);
+    MUST(head[1] > last[head[0]] && head[1] < c->messages);
+    last[head[0]] = head[1];
+    MUST(n == (ssize_t)sizeof head + head[1] * 7 % 290);
+    fill(want, (size_t)n, (unsigned)head[1]);
+    MUST(memcmp(data + 8, want + 8, (size_t)n - 8) == 0);
+    MUST(ADD(c->seen[head[0] * c->messages + head[1]], 1) == 1);
+    MUST(conc_task_done(c->q) == 0);
+  }
+  MUST(n == -EPIPE);
+}
+static void meet(size_t capacity, size_t max_bytes, int messages) {
+  crowd c[2 * SIDES];
+  pid_t pids[2 * SIDES];
+  size_t total = (size_t)(SIDES * messages);
+  unsigned char *seen = (unsigned char *)conc_shared_alloc(total);
+  conc_queue *q = make(capacity, max_bytes);
+  for (int i = 0; i < 2 * SIDES; i++) {
+    c[i].q = q;
+    c[i].seen = seen;
+    c[i].number = i;
+    c[i].messages = messages;
+    pids[i] = start(i < SIDES ? crowd_put : crowd_get, &c[i]);
+  }
+  for (int i = 0; i < SIDES; i++) reap(pids[i], 0);
+  CHECK_EQ(conc_queue_join(q, 20), 0);
+  CHECK_EQ(conc_queue_close(q), 0);
+  for (int i = SIDES; i < 2 * SIDES; i++) reap(pids[i], 0);
+  for (size_t i = 0; i < total; i++) CHECK_EQ(seen[i], 1);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  conc_queue_free(q);
+  conc_shared_free(seen);
+}
+TEST_SHARED(many_to_many_exactly_once_in_order) {
+  meet(64, 300, rounds(MESSAGES));
+  meet(64, 5000, rounds(MESSAGES)); /* in blocks */
+}
+TEST_SHARED(many_to_many_through_a_narrow_queue) {
+  meet(1, 300, rounds(MESSAGES / 10));
+  meet(2, 300, rounds(MESSAGES / 10));
+}
+
+/* Children of many threads that use the queue at the moment of the fork. */
+static bool fork_stop;
+static conc_queue *fork_queue;
+static void *put_and_get(void *arg) {
+  int n = 1;
+  (void)arg;
+  while (!GET(fork_stop)) {
+    CHECK_EQ(conc_put(fork_queue, &n, sizeof n, 20), 0);
+    CHECK_EQ(conc_get(fork_queue, &n, sizeof n, 20), 4);
+  }
+  return NULL;
+}
+static void put_and_get_some(void *arg) {
+  int n = 2;
+  (void)arg;
+  for (int i = 0; i < 50; i++) {
+    MUST(conc_put(fork_queue, &n, sizeof n, 20) == 0);
+    MUST(conc_get(fork_queue, &n, sizeof n, 20) == 4);
+  }
+}
+TEST_SHARED(threads_fork_while_they_use_it) {
+  conc_task t[3];
+  memset(t, 0, sizeof t);
+  fork_stop = false;
+  fork_queue = make(4, 4);
+  for (int i = 0; i < 3; i++) {
+    t[i].target = put_and_get;
+    CHECK_EQ(conc_thread_start(&t[i]), 0);
+  }
+  for (int i = 0; i < rounds(100); i++)
+    reap(start(put_and_get_some, NULL), 0);
+  SET(fork_stop, true);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
+  CHECK_EQ(conc_qsize(fork_queue), 0);
+  conc_queue_free(fork_queue);
+}
+
+static void get_nothing(void *arg) {
+  MUST(conc_get((conc_queue *)arg, NULL, 0, 1) == -ETIMEDOUT);
+}
+TEST_SHARED(who_waits_uses_no_cpu) {
+  conc_queue *q = make(1, 1);
+  pid_t pid = start(get_nothing, q);
+  struct rusage use;
+  int status = 1;
+  CHECK_EQ(wait4(pid, &status, 0, &use), pid);
+  CHECK_EQ(status, 0);
+  CHECK(use.ru_utime.tv_sec + use.ru_stime.tv_sec == 0);
+  if (!CONC_HAVE_TSAN && !CONC_HAVE_ASAN && !test_wrapped("valgrind"))
+    CHECK(use.ru_utime.tv_usec + use.ru_stime.tv_usec < 100000);
+  conc_queue_free(q);
+}
+
+/* --- by name --- */
+
+static char queue_name[64];
+static conc_queue *make_named(size_t capacity) {
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.capacity = capacity;
+  o.max_bytes = 8;
+  o.name = queue_name;
+  o.shared = true;
+  o.backend = kind;
+  return conc_queue_new(&o);
+}
+static void named_echo(void *arg) {
+  conc_queue *q = make_named(3);
+  int n = 0;
+  (void)arg;
+  MUST(q != NULL);
+  MUST(conc_get(q, &n, sizeof n, 20) == 4 && n == 7);
+  MUST(conc_task_done(q) == 0);
+  n = 8;
+  MUST(conc_put(q, &n, sizeof n, 20) == 0);
+  conc_queue_free(q);
+}
+TEST_SHARED(strangers_meet_by_name) {
+  conc_queue *q;
+  int n = 7;
+  pid_t pid;
+  snprintf(queue_name, sizeof queue_name, "conc-test-%d", (int)getpid());
+  pid = start(named_echo, NULL); /* whoever comes first makes it */
+  q = make_named(3);
+  CHECK(q != NULL);
+  CHECK(make_named(4) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  CHECK_EQ(conc_put(q, &n, sizeof n, 20), 0);
+  reap(pid, 0);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 0), 4);
+  CHECK_EQ(n, 8);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 0.01), -ETIMEDOUT);
+  conc_queue_free(q);
+}
+
+/* --- processes that are killed --- */
+
+/* Leaves a cell as a process does that is killed while it has claimed it. */
+static void claim(conc_queue *q, uint32_t i, unsigned state) {
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    unsigned self = conc__registry_self(cells(q)->registry);
+    cell(q, i)->word =
+        CONC__CELL(CONC__CELL_LAP(cell(q, i)->word), self, state);
+    kill(getpid(), SIGKILL);
+  }
+  reap(pid, -SIGKILL);
+}
+
+TEST_SHARED(a_message_half_put_is_skipped) {
+  for (uint32_t at = 0; at < 8; at++)
+    for (int hint = 0; hint < 2; hint++) {
+      conc_queue *q = make(4, 8);
+      uint64_t n = 0, got = 0, m;
+      for (; n < at; n++) {
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+        if (n >= 2) CHECK_EQ((got++, conc_get(q, &m, sizeof m, 0)), 8);
+      }
+      claim(q, at % 4, CONC__CELL_BUSY);
+      if (hint)
+        cells(q)->cells->tail =
+            conc__at_next(cells(q), CONC__AT(at / 4, at % 4));
+      /* It takes a place as long as there are older ones. */
+      for (m = n, n = got + 4 - (n > got); m < n; m++)
+        CHECK_EQ(conc_put(q, &m, sizeof m, 0), 0);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+      for (; got < n; got++) {
+        CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+        CHECK_EQ(m, got);
+      }
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), -ETIMEDOUT);
+      CHECK_EQ(conc_qsize(q), 0);
+      for (int i = 0; i < 4; i++) CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+      for (uint64_t i = 0; i < n + 4; i++) CHECK_EQ(conc_task_done(q), 0);
+      CHECK_EQ(conc_task_done(q), -EINVAL);
+      CHECK_EQ(conc_queue_join(q, 0), 0);
+      conc_queue_free(q);
+    }
+}
+
+TEST_SHARED(a_message_half_got_goes_to_another) {
+  for (unsigned which = 0; which < 16; which++) {
+    conc_queue *q = make(4, 8);
+    uint64_t n, m, seen = 0;
+    for (n = 0; n < 4; n++) CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+    for (uint32_t i = 0; i < 4; i++)
+      if (which >> i & 1) claim(q, i, CONC__CELL_READING);
+    if (which % 2) CHECK_EQ(conc_put(q, &n, sizeof n, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_qsize(q), 4);
+    CHECK_EQ(conc_peek_size(q), 8);
+    for (int i = 0; i < 4; i++) {
+      CHECK_EQ(conc_get(q, &m, sizeof m, 0), 8);
+      CHECK(m < 4 && !(seen >> m & 1));
+      seen |= 1u << m;
+    }
+    CHECK_EQ(conc_get(q, &m, sizeof m, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_qsize(q), 0);
+    CHECK_EQ(conc_queue_close(q), 0);
+    CHECK_EQ(conc_get(q, &m, sizeof m, 0), -EPIPE);
+    conc_queue_free(q);
+  }
+}
+
+/* Who waits already when the other one dies. */
+TEST_SHARED(who_waits_for_the_dead_goes_on) {
+  for (int k = 0; k < 4; k++) {
+    conc_queue *q = make(2, 8);
+    int n = 5;
+    double begin;
+    pid_t pid;
+    if (k == 0) { /* a putter behind a putter */
+      claim(q, 0, CONC__CELL_BUSY);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+    } else if (k == 1) { /* behind a getter */
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      claim(q, 0, CONC__CELL_READING);
+    }
+    begin = test_now();
+    pid = start(k < 2 ? put_one : get_one, q);
+    if (k == 1) { /* its message is got, by another one */
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), 4);
+      CHECK_EQ(conc_get(q, &n, sizeof n, 20), 4);
+    } else if (k > 1) {
+      until_waiting(q, CONC__GETTERS, 1);
+      if (k == 2) { /* a getter behind a putter */
+        claim(q, 0, CONC__CELL_BUSY);
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+      } else { /* behind a getter, who took the wake-up with it */
+        cell(q, 0)->word = 0;
+        CHECK_EQ(conc_put(q, &n, sizeof n, 0), 0);
+        claim(q, 0, CONC__CELL_READING);
+      }
+    }
+    reap(pid, 0);
+    CHECK(test_now() - begin < 5 * test_slow());
+    conc_queue_free(q);
+  }
+}
+
+TEST_SHARED(a_join_does_not_wait_for_the_dead) {
+  conc_queue *q = make(2, 8);
+  claim(q, 0, CONC__CELL_BUSY);
+  CHECK_EQ(conc_queue_join(q, 20), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_qsize(q), 0);
+  conc_queue_free(q);
+}
+
+/* Putters and getters of a queue are killed one after the other, at any
+   moment, and others take their place; then all of them at once. A message
+   names its putter, and what number it is. Getters have them copied to where
+   the parent looks when it has killed one, for a message that had been got and
+   was not noted yet. */
+enum { HANDS = 6, LIVES = 64, EACH = 1 << 15 };
+typedef struct killed {
+  conc_queue *q;
+  struct hand {
+    unsigned char data[600];
+    unsigned life; /* of a putter; 0: it is a getter */
+  } hands[HANDS];
+  unsigned put[LIVES]; /* how many of its messages each life has put */
+  unsigned got;
+  unsigned char noted[LIVES][EACH];
+} killed;
+static killed *game;
+
+static size_t killed_size(const unsigned *head) {
+  return 8 + (head[0] * 31 + head[1] * 7) % 500 * (head[1] % 5 == 0);
+}
+static void killed_child(void *arg) {
+  struct hand *hand = (struct hand *)arg;
+  unsigned char data[600];
+  unsigned head[2] = {0, 0};
+  for (;;) {
+    if (hand->life == 0) {
+      ssize_t n = conc_get(game->q, hand->data, sizeof hand->data,
+                           CONC_FOREVER);
+      memcpy(head, hand->data, sizeof head);
+      MUST(head[0] < LIVES && head[1] < EACH);
+      MUST(n == (ssize_t)killed_size(head));
+      fill(data, (size_t)n, head[0] ^ head[1]);
+      MUST(memcmp(data + 8, hand->data + 8, (size_t)n - 8) == 0);
+      ADD(game->noted[head[0]][head[1]], 1);
+      ADD(game->got, 1);
+    } else {
+      size_t size;
+      head[0] = hand->life;
+      size = killed_size(head);
+      fill(data, size, head[0] ^ head[1]);
+      memcpy(data, head, sizeof head);
+      MUST(conc_put(game->q, data, size, CONC_FOREVER) == 0);
+      SET(game->put[hand->life], ++head[1]);
+      if (head[1] > EACH / 2) usleep(100);
+      MUST(head[1] < EACH);
+    }
+  }
+}
+static void kill_some(int kills) {
+  unsigned life = 0, candidates[LIVES + HANDS][2], n = 0, all = 0, head[2];
+  unsigned char data[600];
+  pid_t pids[HANDS];
+  ssize_t size;
+  conc_queue *q = make(1 + test_random() % 8, 600);
+  game->q = q;
+  for (int i = 0; i < HANDS; i++) {
+    game->hands[i].life = i % 2 ? ++life : 0;
+    pids[i] = start(killed_child, &game->hands[i]);
+  }
+  for (int k = 0; k < kills + HANDS; k++) {
+    int i = k < kills ? (int)(test_random() % HANDS) : k - kills;
+    double until = test_now() + (test_random() % 256) * 1e-6;
+    struct hand *hand = &game->hands[i];
+    if (k < kills)
+      while (test_now() < until) {
+      }
+    kill(pids[i], SIGKILL);
+    reap(pids[i], -SIGKILL);
+    if (hand->life == 0) memcpy(candidates[n++], hand->data, 8);
+    if (k >= kills) continue;
+    hand->life = i % 2 ? ++life : 0;
+    pids[i] = start(killed_child, hand);
+    if (k % 8 == 0) { /* they all go on */
+      unsigned got = GET(game->got);
+      until = test_now() + 10 * test_slow();
+      while (GET(game->got) < got + 20)
+        if (test_now() > until) TEST_FAIL("they are stuck");
+    }
+  }
+  while ((size = conc_get(q, data, sizeof data, 0)) > 0) {
+    memcpy(head, data, sizeof head);
+    CHECK_EQ(size, killed_size(head));
+    game->noted[head[0]][head[1]]++;
+  }
+  CHECK_EQ(size, -ETIMEDOUT);
+  CHECK_EQ(conc_qsize(q), 0);
+  for (unsigned i = 0; i < n; i++) {
+    unsigned char *noted;
+    memcpy(head, candidates[i], sizeof head);
+    noted = &game->noted[head[0] % LIVES][head[1] % EACH];
+    /* A message that was not put does not count, if an old one was copied. */
+    if (head[0] > 0 && *noted == 0 && head[1] <= game->put[head[0]])
+      *noted = 1;
+  }
+  for (unsigned i = 1; i <= life; i++) {
+    for (unsigned k = 0; k < EACH && k <= game->put[i]; k++) {
+      if (k < game->put[i] && game->noted[i][k] != 1)
+        TEST_FAIL("message %u of putter %u was got %d times", k, i,
+                  game->noted[i][k]);
+      CHECK(game->noted[i][k] <= 1);
+      all += game->noted[i][k];
+    }
+    memset(game->noted[i], 0, game->put[i] + 1);
+  }
+  memset(game->put, 0, sizeof game->put);
+  CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+  while (all-- > 0) CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_queue_join(q, 0), 0);
+  for (size_t i = 0; i < q->capacity; i++)
+    CHECK_EQ(conc_put(q, data, 600, 0), 0);
+  CHECK_EQ(conc_put(q, data, 600, 0), -ETIMEDOUT);
+  conc_queue_free(q);
+}
+static int kills_asked(void) {
+  return getenv("QUEUE_KILLS") ? atoi(getenv("QUEUE_KILLS")) : 300;
+}
+TEST_SHARED(nothing_is_lost_with_the_killed) {
+  game = (killed *)conc_shared_alloc(sizeof *game);
+  CHECK(game != NULL);
+  for (int k = kills_asked(); k > 0; k -= 50) kill_some(k < 50 ? k : 50);
+  conc_shared_free(game);
+}
+
+/* --- killed at every instruction --- */
+
+typedef struct stepped {
+  conc_queue *q, *other;
+  uint64_t data[12]; /* what a get copies */
+  int done;
+} stepped;
+static stepped *step;
+
+/* So that neither the dynamic linker nor the registry is stepped through. */
+static void step_prepare(void) {
+  char byte = 0;
+  conc__registry_self(cells(step->q)->registry);
+  conc_put(step->other, &byte, 1, 0);
+  conc_get(step->other, &byte, 1, 0);
+  conc_task_done(step->other);
+  conc__cells_wake(cells(step->other), CONC__GETTERS, 1);
+}
+static int step_put(void *arg) {
+  uint64_t m[12];
+  int rc;
+  (void)arg;
+  memset(m, 0, sizeof m);
+  m[0] = 100;
+  rc = conc_put(step->q, m, sizeof m, 0);
+  SET(step->done, 1);
+  return rc;
+}
+static int step_get(void *arg) {
+  (void)arg;
+  if (conc_get(step->q, step->data, sizeof step->data, 0) != 8) return -1;
+  SET(step->done, 1);
+  return 0;
+}
+static int step_task_done(void *arg) {
+  int rc = conc_task_done(step->q);
+  (void)arg;
+  SET(step->done, 1);
+  return rc;
+}
+/* The numbers in the queue, in order but for the first of them, which may have
+   been half got; how many. */
+static int step_drain(uint64_t *numbers) {
+  uint64_t m[12];
+  int count = 0;
+  ssize_t n;
+  while ((n = conc_get(step->q, m, sizeof m, 0)) > 0) {
+    CHECK(count < 4);
+    numbers[count++] = m[0];
+    if (m[0] != 1 || count == 1) continue;
+    memmove(numbers + 1, numbers, (size_t)(count - 1) * sizeof *numbers);
+    numbers[0] = 1;
+  }
+  for (int i = 1; i < count; i++) CHECK(numbers[i] > numbers[i - 1]);
+  CHECK(n == -ETIMEDOUT || n == -EPIPE);
+  CHECK_EQ(conc_qsize(step->q), 0);
+  return count;
+}
+/* There is as much room as ever, and so many messages were put. */
+static void step_finish(int unfinished) {
+  uint64_t m[12];
+  memset(m, 0, sizeof m);
+  for (int i = 0; i < 4; i++) {
+    m[0] = (uint64_t)i + 1;
+    CHECK_EQ(conc_put(step->q, m, sizeof m, 0), 0);
+  }
+  CHECK_EQ(conc_put(step->q, m, sizeof m, 0), -ETIMEDOUT);
+  CHECK_EQ(step_drain(m), 4);
+  for (int i = 0; i < unfinished + 4; i++) {
+    CHECK_EQ(conc_queue_join(step->q, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_task_done(step->q), 0);
+  }
+  CHECK_EQ(conc_task_done(step->q), -EINVAL);
+  CHECK_EQ(conc_queue_join(step->q, 0), 0);
+}
+/* A new queue, some laps old and with so many messages. */
+static void step_begin(long k, uint64_t messages) {
+  uint64_t m;
+  step->done = 0;
+  memset(step->data, 0, sizeof step->data);
+  step->q = make(4, 96);
+  for (long i = 0; i < k % 7; i++) {
+    CHECK_EQ(conc_put(step->q, "", 1, 0), 0);
+    CHECK_EQ(conc_get(step->q, &m, sizeof m, 0), 1);
+    CHECK_EQ(conc_task_done(step->q), 0);
+  }
+  for (m = 1; m <= messages; m++)
+    CHECK_EQ(conc_put(step->q, &m, sizeof m, 0), 0);
+}
+
+static int step_round_put(long k) {
+  uint64_t numbers[4];
+  int count, early;
+  step_begin(k, 2);
+  early = step_kill(step_prepare, step_put, NULL, k);
+  if (early >= 0) {
+    count = step_drain(numbers);
+    CHECK(count == 2 || (count == 3 && numbers[2] == 100));
+    if (GET(step->done) || !early) CHECK_EQ(count, 3);
+    step_finish(count);
+  }
+  conc_queue_free(step->q);
+  return early;
+}
+static int step_round_get(long k) {
+  uint64_t numbers[4];
+  int count, early;
+  step_begin(k, 4);
+  early = step_kill(step_prepare, step_get, NULL, k);
+  if (early >= 0) {
+    count = step_drain(numbers);
+    CHECK(count == 4 || (count == 3 && numbers[0] == 2));
+    if (count == 3) CHECK_EQ(step->data[0], 1);
+    if (GET(step->done) || !early) CHECK_EQ(count, 3);
+    step_finish(4);
+  }
+  conc_queue_free(step->q);
+  return early;
+}
+static int step_round_task_done(long k) {
+  uint64_t numbers[4];
+  int early;
+  step_begin(k, 1);
+  CHECK_EQ(step_drain(numbers), 1);
+  early = step_kill(step_prepare, step_task_done, NULL, k);
+  if (early >= 0) {
+    int rc = conc_queue_join(step->q, 0);
+    if (GET(step->done) || !early) CHECK_EQ(rc, 0);
+    step_finish(rc == 0 ? 0 : 1);
+  }
+  conc_queue_free(step->q);
+  return early;
+}
+
+/* While another one sleeps in a get, or in a put. */
+static void sleep_get(void *arg) {
+  (void)arg;
+  MUST(conc_get(step->q, step->data, sizeof step->data, CONC_FOREVER) > 0);
+}
+static void sleep_put(void *arg) {
+  uint64_t m = 200;
+  (void)arg;
+  MUST(conc_put(step->q, &m, sizeof m, CONC_FOREVER) == 0);
+}
+static int step_round_wake_getter(long k) {
+  uint64_t numbers[4], m = 101;
+  int count, early;
+  pid_t sleeper;
+  step_begin(k, 0);
+  sleeper = start(sleep_get, NULL);
+  until_waiting(step->q, CONC__GETTERS, 1);
+  early = step_kill(step_prepare, step_put, NULL, k);
+  CHECK_EQ(conc_put(step->q, &m, sizeof m, 0), 0);
+  reap(sleeper, 0);
+  count = step_drain(numbers);
+  if (step->data[0] == 100) CHECK(count == 1 && numbers[0] == 101);
+  else CHECK(count == 0 && step->data[0] == 101 && !GET(step->done));
+  step_finish(1 + count);
+  conc_queue_free(step->q);
+  return early;
+}
+static int step_round_wake_putter(long k) {
+  uint64_t m;
+  int early, status = 1, seen = 0;
+  pid_t sleeper;
+  step_begin(k, 4);
+  sleeper = start(sleep_put, NULL);
+  until_waiting(step->q, CONC__PUTTERS, 1);
+  early = step_kill(step_prepare, step_get, NULL, k);
+  while (seen != 0x3c + (GET(step->data[0]) ? seen & 2 : 2))
+    if (conc_get(step->q, &m, sizeof m, 0) == 8) {
+      m = m == 200 ? 5 : m;
+      CHECK(m < 6 && !(seen >> m & 1));
+      seen |= 1 << m;
+    } else {
+      sched_yield();
+    }
+  CHECK_EQ(waitpid(sleeper, &status, 0), sleeper);
+  CHECK_EQ(status, 0);
+  if (conc_get(step->q, &m, sizeof m, 0) == 8) {
+    CHECK(m == 1 && !(seen & 2));
+    seen |= 2;
+  }
+  CHECK(!GET(step->done) || !(seen & 2));
+  step_finish(5);
+  conc_queue_free(step->q);
+  return early;
+}
+
+static void kill_everywhere(int (*round)(long k)) {
+  const char *asked = getenv("QUEUE_SECONDS"), *tool = getenv("LD_PRELOAD");
+  long n;
+  if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
+  if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
+  step = (stepped *)conc_shared_alloc(sizeof *step);
+  step->other = make(1, 1);
+  n = step_all(round, asked ? atof(asked) : 0.5);
+  conc_queue_free(step->other);
+  conc_shared_free(step);
+  if (n < 0) SKIP("ptrace is not permitted");
+  if (asked) printf("%s: %ld instructions\n", test_title, n);
+}
+TEST_SHARED(no_instruction_of_a_put_harms) { kill_everywhere(step_round_put); }
+TEST_SHARED(no_instruction_of_a_get_harms) { kill_everywhere(step_round_get); }
+TEST_SHARED(no_instruction_of_task_done_harms) {
+  kill_everywhere(step_round_task_done);
+}
+TEST_SHARED(no_instruction_of_a_put_leaves_a_getter) {
+  kill_everywhere(step_round_wake_getter);
+}
+TEST_SHARED(no_instruction_of_a_get_leaves_a_putter) {
+  kill_everywhere(step_round_wake_putter);
+}
+
+TEST_MAIN
