@@ -70,7 +70,8 @@
    park       to wait: a thread sleeps in the kernel, a coroutine gives the
               CPU to the next one of its loop.
    queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, or to another machine through a manager.
+              tasks of a process, to other processes, or to another machine
+              through a manager.
    pipe       conc_pipe: two descriptors; messages that one end sends the other
               receives, in the same process or in another.
    pool       conc_pool: processes or threads, its workers, that run jobs.
@@ -153,8 +154,8 @@
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
      which cannot be cancelled: a timeout is kept, the thread ends later.
    - CONC_FORK and the end of a forked child flush all of stdio, which waits
-    for a thread that is reading from a FILE.
-  - A cancelled wait on a descriptor in a thread that conc_thread_start did
+     for a thread that is reading from a FILE.
+   - A cancelled wait on a descriptor in a thread that conc_thread_start did
      not start is noticed when the descriptor is ready or the time is out.
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
@@ -498,10 +499,10 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
 /* --- between processes --- */
 
 /* Makes an object as new, and for all processes that share the memory in which
-   it lies: that of conc_shared_alloc. Before anybody uses it; what it has for
-   options (.value, .bound, .parties) is set before. From then on all calls
-   above do for tasks of all these processes what they do for those of one,
-   with these differences:
+   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
+   it; what it has for options (.value, .bound, .parties) is set before. From
+   then on all calls above do for tasks of all these processes what they do for
+   those of one, with these differences:
    - Who dies, however and wherever, harms nobody. What it held says so once:
      acquire then takes the lock and returns -EOWNERDEAD, for what it protects
      may be half changed. This is of processes: a thread that ends with a lock
@@ -993,8 +994,9 @@ CONC_API int conc_yield_now(void);
    Processes  no; a fork has those of the thread that forked
    Signals    no
    Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end. A thread keeps up
-              to 64 of them for the next generators
+              .stack_size, from its first value to its end; or so much of that
+              of the generator that delegated to it. A thread keeps up to 64
+              stacks for the next generators
    Blocks     only if the generator waits for something */
 typedef struct conc_gen {
   conc_fn *target;   /* what to run */
@@ -1008,7 +1010,6 @@ typedef struct conc_gen {
   struct conc_gen *root;   /* where the values go: the one that was resumed */
   struct conc_gen *leaf;   /* of a root: the one that runs */
   struct conc_gen *outer;  /* waits in conc_yield_from for this one */
-  struct conc__fiber *caller; /* of a root: who resumed it */
   void *value, *sent;      /* of a root */
   void *result;
 } conc_gen;
@@ -1225,11 +1226,12 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 
    Threads    any number, mixed with coroutines of any loops
    Processes  a process and those that it forks (conc_process_start, too) after
-              the memory was made; up to 1,024 at one time
+              the memory was made; by name, any of the same user; up to 1,024
+              at one time
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
-   Blocks     never
+   Blocks     conc_shared_open, while another process runs init
 
    No pointers in there: they mean nothing elsewhere. Objects of the library
    work between processes only if they were made so by ..._init_shared.
@@ -1238,6 +1240,23 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 /* Zeroed memory that forked children share with the caller. NULL and errno:
    EINVAL for size 0, ENOMEM, EMFILE. */
 CONC_API void *conc_shared_alloc(size_t size);
+
+/* The memory of that name, for all processes of the user that ask for it. The
+   first of them makes it, zeroed, and calls init(memory, arg), to make what is
+   in it shared, before any other process gets it; if init returns less than 0,
+   nothing was made, and -errno of that is errno. A name that the process has
+   already is the same memory again, to be freed as often.
+   When the last process has freed it or has ended, however that was, it goes
+   away, soon: a process of the library's waits for that, forked by the first
+   one for each name.
+   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same for
+   all, `init` may be NULL. NULL and errno: EINVAL, also for another size;
+   EACCES: there is a file of another user, or that others may use, in its
+   place; EDEADLK within init; EAGAIN: too many processes; ECANCELED, ENOMEM,
+   EMFILE, ... */
+CONC_API void *conc_shared_open(const char *name, size_t size,
+                                int (*init)(void *memory, void *arg),
+                                void *arg);
 
 /* Lets the caller's process have it no longer; others still do. What the
    process holds in it (a lock) must have been given back. NULL is a no-op. */
@@ -1656,20 +1675,25 @@ typedef struct conc_queue conc_queue;
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
   size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
-  const char *name; /* for reports; must outlive the queue; default none */
+  const char *name; /* for reports; must outlive the queue; default none; of a
+                       shared one: by which other processes find it */
   bool shared;      /* between processes, see below; default false */
   int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
                        the system has */
 } conc_queue_opts;
 
 /* How one waits for a shared queue: on a word of its memory (where there are
-   futexes), or in poll() for a pipe. Coroutines always wait for the pipe. */
+   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
+   is woken by. Coroutines always wait for the pipe. A queue with a name has
+   none: where it would be waited for, one looks every 2 ms. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
 /* A shared queue is used by the process that made it and by those that it
    forks afterwards (conc_process_start, too), each of which frees it for
-   itself. What is in it is lost with the last of them.
+   itself; one with a name also by all that make one of the same name, capacity
+   and max_bytes (see conc_shared_open). What is in it is lost with the last of
+   them.
    A process may be killed in any call. A message that it was putting is there
    if it was complete, or is not; one that it was getting has been got if only
    the return from the call was missing, or goes to another getter, perhaps
@@ -1680,7 +1704,8 @@ typedef struct conc_queue_opts {
    needed of it is never allocated. */
 
 /* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE. */
+   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE, and
+   what conc_shared_open fails with. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue that nobody uses any more (of a shared one: nobody in this
@@ -2059,7 +2084,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
              conc_stream_close conc_block_signals conc_wait_signal
-   ipc        conc_shared_alloc conc_shared_free
+   ipc        conc_shared_alloc conc_shared_open conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
              CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
@@ -2429,6 +2454,10 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                       sizeof *(p)))
 #define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
 #define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_load(p, v, order) \
+  ((void)(*(v) = *(volatile __typeof__(*(p)) *)(p)))
+#define __atomic_store(p, v, order) \
+  ((void)(*(volatile __typeof__(*(p)) *)(p) = *(v)))
 #define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
 #define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
 #define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
@@ -2441,7 +2470,14 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 #define __atomic_thread_fence(order) \
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
-#define __builtin_prefetch(p) ((void)(p))
+#define __builtin_prefetch(...) ((void)0)
+static int conc__tcc_ctz(uint64_t x) {
+  int n = 0;
+  for (; (x & 1) == 0; x >>= 1) n++;
+  return n;
+}
+#define __builtin_ctz(x) conc__tcc_ctz(x)
+#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
@@ -2942,16 +2978,18 @@ struct conc__actor {
   unsigned word;
   unsigned spin_failed; /* threads: see conc__spin_budget */
   const conc__actor_class *ops;
-  conc_task *task; /* whose it is; never NULL */
-  uintptr_t id;    /* see CONC__OWNER */
+  conc_scope *scope;     /* the innermost */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  struct conc__fiber *caller; /* who has resumed that */
+  conc_task *task;       /* whose it is; never NULL */
+  uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
+  /* So far one cache line, with all that a switch needs. */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
                                       so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
   struct conc__waiter *notified; /* see conc_cond_notify */
 };
@@ -6139,7 +6177,10 @@ CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
    sanitizers want to be told on which stack an actor is.
    If generators delegate to each other, the root is the one that is resumed:
    it knows the leaf, which goes on then, and every other's `outer` is the one
-   that goes on at its end.
+   that goes on at its end. One that has not begun when another delegates to it
+   is just called by that, on the same stack, as long as there is as much room
+   as it would have on its own: that is why stacks of generators are twice as
+   large as they were asked for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else. */
 
@@ -6165,8 +6206,9 @@ CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
 CONC__DEF conc__coro *conc__spare_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
-  if (size > CONC_STACK_SIZE) return conc__stack_map(size);
-  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE);
+  if (size > SIZE_MAX / 4) return NULL;
+  if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
+  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
   thread->spare = co->next;
   thread->spares--;
   return co;
@@ -6206,9 +6248,10 @@ CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
   int status;
   conc__gen_switch(self, &g->stack->fiber, to, false);
 #if CONC_HAVE_ASAN
-  if (g->root->caller->asan_bottom == NULL) { /* it comes from there */
-    g->root->caller->asan_bottom = g->stack->fiber.asan_from;
-    g->root->caller->asan_size = g->stack->fiber.asan_from_size;
+  self = conc__this.current;
+  if (self->caller->asan_bottom == NULL) { /* it comes from there */
+    self->caller->asan_bottom = g->stack->fiber.asan_from;
+    self->caller->asan_size = g->stack->fiber.asan_from_size;
   }
 #endif
   status = g->status;
@@ -6220,11 +6263,11 @@ CONC__DEF void conc__gen_main(void) {
   conc_gen *g = conc__this.current->generator;
   conc__actor *self;
   conc__fiber *to;
-  conc__fiber_entered(g->root->caller);
+  conc__fiber_entered(conc__this.current->caller);
   g->result = g->target(g->arg);
   self = conc__this.current; /* who has resumed it last */
   g->state = CONC__GEN_ENDED;
-  to = g->root->caller;
+  to = self->caller;
   if (g->outer != NULL) {
     g->root->leaf = self->generator = g->outer;
     to = &g->outer->stack->fiber;
@@ -6268,6 +6311,7 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
+  conc__fiber *caller_before = self->caller;
   conc__fiber caller;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
                      gen->state != CONC__GEN_SUSPENDED)) {
@@ -6282,11 +6326,12 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   caller.tsan = __tsan_get_current_fiber();
 #endif
   gen->state = CONC__GEN_RUNNING;
-  gen->caller = &caller;
   gen->sent = sent;
+  self->caller = &caller;
   self->generator = gen->leaf;
   conc__gen_switch(self, &caller, &gen->leaf->stack->fiber, false);
   self->generator = before;
+  self->caller = caller_before;
   if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
     conc__gen_free(gen);
     return -EPIPE;
@@ -6323,7 +6368,7 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   if (CONC__UNLIKELY(g == NULL)) return -EPERM;
   g->root->value = value;
   g->root->state = CONC__GEN_SUSPENDED;
-  rc = conc__gen_leave(self, g, g->root->caller);
+  rc = conc__gen_leave(self, g, self->caller);
   if (sent != NULL) *sent = g->root->sent;
   return rc;
 }
@@ -6332,10 +6377,27 @@ CONC__HOT int conc_yield(void *value, void **sent) {
 #pragma clang diagnostic pop
 #endif
 
+/* Whether a generator that has not begun has room on the stack of the caller,
+   another one. */
+CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *g) {
+  size_t size = inner->stack_size;
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
+  return here - (uintptr_t)g->stack->map >= size + conc__page;
+}
+
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *g = self->generator;
-  int rc = g == NULL ? -EPERM : conc__gen_begin(inner, NULL);
+  int rc = g == NULL ? -EPERM : conc__gen_check(inner);
+  bool fits = rc == 0 && inner->state == CONC__GEN_NEW &&
+              conc__gen_fits(inner, g);
+  if (fits) {
+    inner->stack = g->stack;
+    inner->leaf = inner;
+  } else if (rc == 0) {
+    rc = conc__gen_begin(inner, NULL);
+  }
   if (rc == 0) {
     conc_gen *leaf = inner->leaf;
     conc_gen *x = leaf;
@@ -6345,8 +6407,17 @@ CONC_API int conc_yield_from(conc_gen *inner, void **result) {
     inner->state = CONC__GEN_DELEGATED;
     g->root->leaf = self->generator = leaf;
     g->root->sent = NULL;
-    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
-    conc__gen_free(inner);
+    if (fits) {
+      inner->result = inner->target(inner->arg);
+      inner->state = CONC__GEN_ENDED;
+      inner->stack = NULL;
+      g->root->leaf = conc__this.current->generator = g;
+      rc = g->status;
+      g->status = 0;
+    } else {
+      rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+      conc__gen_free(inner);
+    }
   } else if (rc == -EPIPE) {
     rc = 0;
   } else {
@@ -6480,14 +6551,31 @@ CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
   loop->ring[at] = item;
 }
 
+/* With many coroutines the misses on their control blocks and stacks are the
+   cost of a switch: asks for those that come soon. */
+CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
+  size_t mask = loop->ring_size - 1;
+  const conc__ready *ring = loop->ring;
+  if (loop->ring_count > 8) {
+    conc__ready far = ring[(loop->ring_first + 8) & mask];
+    __builtin_prefetch((void *)far);
+    __builtin_prefetch((void *)(far + offsetof(conc__coro, fiber)));
+#if CONC_HAVE_SWITCH_ASM
+    far = ring[(loop->ring_first + 4) & mask];
+    if (CONC__LIKELY(!(far & 1))) {
+      const char *stack =
+          (const char *)((const conc__coro *)far)->fiber.registers[0];
+      __builtin_prefetch(stack);
+      __builtin_prefetch(stack + 64);
+    }
+#endif
+  }
+}
+
 CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
   size_t mask = loop->ring_size - 1;
   conc__ready item = loop->ring[loop->ring_first];
-  /* With many coroutines the misses on their control blocks are the cost of
-     a switch: ask for those that come soon. Past the end is an old address,
-     which does no harm. */
-  __builtin_prefetch((void *)loop->ring[(loop->ring_first + 6) & mask]);
-  __builtin_prefetch((void *)(loop->ring[(loop->ring_first + 6) & mask] + 64));
+  conc__ready_soon(loop);
   loop->ring_first = (loop->ring_first + 1) & mask;
   loop->ring_count--;
   return item;
@@ -7665,13 +7753,28 @@ CONC__DEF void conc__fork_child(void) {
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
-CONC_API int conc_yield_now(void) {
+CONC__HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
-  if (self->ops == &conc__coro_class) {
+  if (CONC__LIKELY(self->ops == &conc__coro_class)) {
+    conc__loop *loop = conc__this.loop;
     conc__coro *co = (conc__coro *)self;
-    conc__ready_push(co->loop, (conc__ready)co);
-    conc__loop_switch(co->loop, &co->fiber, false);
+    conc__coro *next = (conc__coro *)loop->ring[loop->ring_first];
+    if (CONC__LIKELY(loop->ring_count > 0 && loop->batch > 1 &&
+                     !((conc__ready)next & 1))) { /* just takes its place */
+      size_t mask = loop->ring_size - 1;
+      size_t first = loop->ring_first;
+      conc__ready_soon(loop);
+      loop->batch--;
+      loop->ring[(first + loop->ring_count) & mask] = (conc__ready)co;
+      loop->ring_first = (first + 1) & mask;
+      loop->current = next;
+      conc__this.current = &next->actor;
+      conc__fiber_switch(&co->fiber, &next->fiber, false);
+    } else {
+      conc__ready_push(loop, (conc__ready)co);
+      conc__loop_switch(loop, &co->fiber, false);
+    }
   } else {
     sched_yield();
   }
@@ -8469,7 +8572,11 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 struct conc__registry {
   unsigned next; /* the entry to try first */
   unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
+  unsigned made; /* of named memory: CONC__MADE once init has returned */
+  uint64_t size; /* and its size */
 };
+
+#define CONC__MADE 0x636f6e02u /* changes with what lies in shared memory */
 
 /* What a process knows of a registry for itself: the end of the private page
    that is mapped right before it. */
@@ -8485,6 +8592,8 @@ typedef struct conc__region {
   struct conc__registry *registry;
   char *memory;
   size_t size;
+  size_t users; /* of a name */
+  const char *name; /* NULL: none; else the registry is its own */
 } conc__region;
 
 static conc__mutex conc__shared_guard; /* of all this; before other guards */
@@ -8493,6 +8602,7 @@ static struct conc__registry *conc__family;
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
 
 CONC__DEF int conc__file_open(void);
+CONC__DEF int conc__fd_lift(int fd);
 
 CONC__INLINE struct conc__registry_mine *conc__mine(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
@@ -8506,12 +8616,19 @@ CONC__DEF void conc__shared_fork_parent(void) {
   conc__mutex_unlock(&conc__shared_guard);
 }
 
-/* The child is another process: it has no id yet. */
+CONC__DEF unsigned conc__registry_enter(struct conc__registry *r);
+
+/* The child is another process: it has no id yet. Where descriptors cannot
+   tell that it is there (see conc__named_use), it does so by getting one. */
 CONC__DEF void conc__shared_fork_child(void) {
   conc__region *g;
   conc__shared_guard.word = 0;
-  for (g = conc__regions; g != NULL; g = g->next)
+  for (g = conc__regions; g != NULL; g = g->next) {
     conc__mine(g->registry)->self = 0;
+#ifndef F_OFD_SETLK
+    if (g->name != NULL) conc__registry_enter(g->registry);
+#endif
+  }
 }
 
 CONC__DEF void conc__shared_init_once(void) {
@@ -8528,20 +8645,27 @@ CONC__DEF void conc__shared_init(void) {
 
 /* --- the registry --- */
 
-/* fcntl() on the byte of one entry: 0 or -1, and *type is what was found. */
-CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
-                                  unsigned index, short *type) {
+/* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
+CONC__DEF int conc__record_lock(int fd, int command, unsigned first,
+                                unsigned n, short *type) {
   struct flock lock;
   int rc;
   memset(&lock, 0, sizeof lock);
-  lock.l_type = F_WRLCK;
+  lock.l_type = *type;
   lock.l_whence = SEEK_SET;
-  lock.l_start = (off_t)index;
-  lock.l_len = 1;
-  do rc = fcntl(conc__mine(r)->fd, command, &lock);
+  lock.l_start = (off_t)first;
+  lock.l_len = (off_t)n;
+  do rc = fcntl(fd, command, &lock);
   while (rc < 0 && errno == EINTR);
   *type = lock.l_type;
   return rc;
+}
+
+/* On the byte of one entry. */
+CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
+                                  unsigned index, short *type) {
+  *type = F_WRLCK;
+  return conc__record_lock(conc__mine(r)->fd, command, index, 1, type);
 }
 
 /* An entry whose lock we have is ours; from then on its old id is dead. */
@@ -8758,6 +8882,8 @@ CONC_API void *conc_shared_alloc(size_t size) {
     close(fd);
   }
   if (rc == 0) {
+    g->name = NULL;
+    g->users = 1;
     g->registry = conc__family;
     conc__mine(conc__family)->users++;
     g->next = conc__regions;
@@ -8774,22 +8900,277 @@ CONC_API void *conc_shared_alloc(size_t size) {
   return NULL;
 }
 
-CONC_API void conc_shared_free(void *memory) {
+/* The bytes that are mapped from its registry on. */
+CONC__DEF size_t conc__region_mapped(const conc__region *g) {
+  if (g->name == NULL) return sizeof *g->registry;
+  return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
+}
+
+/* The process has it no longer. */
+CONC__DEF void conc__region_drop(conc__region *g) {
+  struct conc__registry *r = g->registry;
+  size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
-  conc__region *g;
   conc__mutex_lock(&conc__shared_guard);
-  while (*p != NULL && (*p)->memory != (char *)memory) p = &(*p)->next;
-  g = *p;
-  if (g != NULL) {
+  while (*p != g) p = &(*p)->next;
+  if (--g->users > 0) {
+    g = NULL;
+  } else {
     *p = g->next;
-    munmap(g->memory, g->size);
-    if (--conc__mine(g->registry)->users == 0) {
-      conc__registry_unmap(g->registry, sizeof *g->registry);
-      conc__family = NULL;
+    if (g->name == NULL) munmap(g->memory, g->size);
+    if (--conc__mine(r)->users == 0) {
+      conc__registry_unmap(r, size);
+      if (r == conc__family) conc__family = NULL;
     }
   }
   conc__mutex_unlock(&conc__shared_guard);
   CONC_FREE(g);
+}
+
+/* By its address; or by its name, and then it has one user more. */
+CONC__DEF conc__region *conc__region_find(const void *memory,
+                                          const char *name) {
+  conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  for (g = conc__regions; g != NULL; g = g->next)
+    if (name != NULL ? g->name != NULL && strcmp(g->name, name) == 0
+                     : g->memory == memory)
+      break;
+  if (g != NULL && name != NULL) g->users++;
+  conc__mutex_unlock(&conc__shared_guard);
+  return g;
+}
+
+CONC_API void conc_shared_free(void *memory) {
+  conc__region *g = memory != NULL ? conc__region_find(memory, NULL) : NULL;
+  if (g != NULL) conc__region_drop(g);
+}
+
+/* --- memory by name ---
+
+   A file, with the registry first. Besides the bytes of its entries it has
+   three that are locked: who makes the memory, or begins to use it, has the
+   first to himself; the second is held by a lock that belongs to the
+   descriptor, and so to children that have not got an id yet, where there are
+   such locks; the third is the tracker's. That is a process that waits until
+   it has the locks of all entries, and of the first two: nobody uses it then,
+   nobody has begun to. It removes the file; who has opened it meanwhile sees,
+   once he has the first byte, that it has lost its name, and tries again. */
+
+enum {
+  CONC__BYTE_OPENS = CONC__PROCESSES,
+  CONC__BYTE_USES,
+  CONC__BYTE_TRACKS
+};
+
+static conc_lock conc__shared_opening; /* one at a time in a process */
+
+/* Closes all descriptors but 0, however many there are. */
+CONC__DEF void conc__close_others(void) {
+  long n = sysconf(_SC_OPEN_MAX);
+  int fd;
+#ifdef SYS_close_range /* Linux 5.9 */
+  if (syscall(SYS_close_range, 1u, ~0u, 0u) == 0) return;
+#endif
+  if (n < 0 || n > 1 << 20) n = 1 << 20;
+  for (fd = 1; fd < (int)n; fd++) close(fd);
+}
+
+/* The tracker of the file that is open as fd. */
+CONC__DEF void conc__tracker_main(const char *path, int fd) {
+  struct stat is, was;
+  const conc__region *g;
+  sigset_t all;
+  short type = F_WRLCK;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, NULL);
+  if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  close(0);
+  if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
+  /* Nothing of what is inherited is in use here: no descriptor, no memory. */
+  conc__close_others();
+  for (g = conc__regions; g != NULL; g = g->next)
+    munmap((char *)(void *)g->registry - conc__page,
+           conc__page + conc__region_mapped(g));
+  if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
+  type = F_WRLCK;
+  if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
+    return;
+  if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
+}
+
+/* Sees to it that there is a tracker. It is nobody's child, and of a session
+   of its own, lest it be killed with us. 0 or negative errno. */
+CONC__DEF int conc__tracker_start(const char *path, int fd) {
+  short type = F_WRLCK;
+  pid_t pid;
+  if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
+      type != F_UNLCK)
+    return 0;
+  pid = fork();
+  if (pid < 0) return -errno;
+  if (pid == 0) {
+    setsid();
+    if (fork() == 0) conc__tracker_main(path, fd);
+    _exit(0);
+  }
+  while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  }
+  return 0;
+}
+
+/* Opens the file, and has its first byte. A descriptor, or negative errno;
+   *size is that of the file. */
+CONC__DEF int conc__named_file(const char *path, off_t *size) {
+  for (;;) {
+    struct stat st;
+    int rc = 0;
+    int fd = conc__fd_lift(
+        open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (fd < 0) return fd == -ELOOP ? -EACCES : fd;
+    if (fstat(fd, &st) != 0)
+      rc = -errno;
+    else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+             (st.st_mode & 077) != 0)
+      rc = -EACCES;
+    while (rc == 0) {
+      short type = F_WRLCK;
+      if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) == 0)
+        break;
+      rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
+    }
+    if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
+    if (rc == 0 && st.st_nlink > 0) {
+      *size = st.st_size;
+      return fd;
+    }
+    close(fd);
+    if (rc != 0) return rc;
+  }
+}
+
+/* From now on the file is in use, as long as the descriptor is open, in
+   children, too. */
+CONC__DEF void conc__named_use(int fd) {
+#ifdef F_OFD_SETLK
+  short type = F_RDLCK;
+  conc__record_lock(fd, F_OFD_SETLK, CONC__BYTE_USES, 1, &type);
+#else
+  (void)fd;
+#endif
+}
+
+/* The memory of an open file whose first byte we have. */
+CONC__DEF int conc__named_make(conc__region *g, const char *path, int fd,
+                               off_t size, int (*init)(void *, void *),
+                               void *arg) {
+  size_t page = conc__page;
+  size_t head = (sizeof *g->registry + page - 1) / page * page;
+  size_t pages = (g->size + page - 1) / page * page;
+  struct conc__registry *r;
+  struct conc__registry old;
+  uint64_t want = g->size;
+  short type = F_WRLCK;
+  bool made;
+  int rc = 0;
+  memset(&old, 0, sizeof old);
+  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  /* What nobody uses any more is left from a time without a tracker; and who
+     died in init may have left anything. */
+  made = old.made != 0 &&
+         conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) == 0 &&
+         type != F_UNLCK;
+  if (made && (old.made != CONC__MADE || old.size != want ||
+               size != (off_t)(head + pages)))
+    return -EINVAL;
+  if (!made && (ftruncate(fd, 0) != 0 ||
+                ftruncate(fd, (off_t)(head + pages)) != 0))
+    return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
+  r = (struct conc__registry *)conc__registry_map(fd, head + pages);
+  if (r == NULL) return -errno;
+  g->size = pages;
+  g->users = conc__mine(r)->users = 1;
+  g->registry = r;
+  g->memory = (char *)(void *)r + head;
+  conc__mutex_lock(&conc__shared_guard);
+  g->next = conc__regions;
+  conc__regions = g;
+  conc__mutex_unlock(&conc__shared_guard);
+  if (conc__registry_self(r) == 0) rc = -EAGAIN;
+  conc__named_use(fd);
+  if (rc == 0) rc = conc__tracker_start(path, fd);
+  if (rc == 0 && !made) {
+    r->size = want;
+    if (init != NULL) rc = init(g->memory, arg);
+    if (rc >= 0) CONC__STORE(&r->made, CONC__MADE);
+  }
+  if (rc >= 0) return 0;
+  if (!made) unlink(path);
+  return rc;
+}
+
+CONC__DEF void *conc__named_open(const char *name, size_t size,
+                                 int (*init)(void *, void *), void *arg) {
+  static const char allowed[] =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  size_t length = strlen(name);
+  conc__region *g;
+  char path[256];
+  off_t was = 0;
+  short type = F_UNLCK;
+  int fd, rc;
+  if (length == 0 || length > 200 || strspn(name, allowed) != length)
+    rc = -EINVAL;
+  else if (size == 0 || size > SIZE_MAX / 4)
+    rc = size == 0 ? -EINVAL : -ENOMEM;
+  else
+    rc = 0;
+  if (rc == 0 && (g = conc__region_find(NULL, name)) != NULL) {
+    if (g->registry->size == size) return g->memory;
+    conc__region_drop(g);
+    rc = -EINVAL;
+  }
+  g = rc == 0 ? (conc__region *)CONC_MALLOC(sizeof *g + length + 1) : NULL;
+  if (g == NULL) {
+    errno = rc != 0 ? -rc : ENOMEM;
+    return NULL;
+  }
+  memset(g, 0, sizeof *g);
+  g->size = size;
+  g->name = (char *)memcpy(g + 1, name, length + 1);
+  snprintf(path, sizeof path, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+  rc = fd = conc__named_file(path, &was);
+  if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
+  if (rc >= 0) {
+    conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type);
+    return g->memory;
+  }
+  if (g->registry != NULL) {
+    conc__region_drop(g);
+  } else {
+    if (fd >= 0) close(fd);
+    CONC_FREE(g);
+  }
+  errno = -rc;
+  return NULL;
+}
+
+CONC_API void *conc_shared_open(const char *name, size_t size,
+                                int (*init)(void *memory, void *arg),
+                                void *arg) {
+  void *memory = NULL;
+  int rc;
+  conc__shared_init();
+  rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  if (rc == 0 || rc == -EOWNERDEAD) {
+    memory = conc__named_open(name, size, init, arg);
+    rc = -errno;
+    conc_lock_release(&conc__shared_opening);
+  }
+  if (memory == NULL) errno = -rc;
+  return memory;
 }
 
 /* --- primitives: what they have in common --- */
@@ -14713,6 +15094,8 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
                               double deadline);
 CONC__DEF int conc__cells_close(conc_queue *q);
 CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline);
 
 CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
   return q->ops->put == conc__cells_put;
@@ -14811,6 +15194,8 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   sink.body = NULL;
   if (n > 0 && queue->ops == &conc__local_class)
     return conc__local_get_n(queue, &sink, n, deadline);
+  if (n > 0 && conc__queue_is_shared(queue))
+    return conc__cells_get_n(queue, &sink, n, deadline);
   sink.body = &body;
   for (; done < n; done++) {
     size_t offset, found;
@@ -14961,8 +15346,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    change first, and sleeps. Whoever claims that cell sees the bit in the word
    that it replaces, and wakes one sleeper when the cell is done. That one,
    when it leaves, passes the wake-up on as long as there may be sleepers: so
-   the fast side pays nothing at all for those who sleep. A sleeper that is killed
-   leaves their count too high, which costs a system call now and then. */
+   the fast side pays nothing at all for those who sleep. A sleeper that is
+   killed leaves their count too high: a system call more now and then. */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u
@@ -15404,9 +15789,9 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
 }
 
 /* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. */
+   -ENOMEM. `exact`: it must be the sink's, too. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
-                                         conc__sink *sink,
+                                         conc__sink *sink, bool exact,
                                          conc__cells_spot *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
@@ -15429,7 +15814,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     if (sink->body != NULL) {
       int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
       if (rc != 0) n = rc;
-    } else if (n > 0 && (size_t)n > sink->size) {
+    } else if (n >= 0 && ((size_t)n > sink->size ||
+                          (exact && (size_t)n < sink->size))) {
       n = -EMSGSIZE;
     }
     if (CONC__UNLIKELY(n < 0)) {
@@ -15460,7 +15846,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 /* What is left to do after a first attempt that failed with -EAGAIN. */
 CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                    const conc__message *m, conc__sink *sink,
-                                   conc__cells_spot *spot, double deadline) {
+                                   bool exact, conc__cells_spot *spot,
+                                   double deadline) {
   conc__cells_wait w;
   ssize_t rc;
   memset(&w, 0, sizeof w);
@@ -15470,7 +15857,7 @@ CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
     rc = m != NULL ? conc__cells_try_put(s, m, spot)
-                   : conc__cells_try_get(s, sink, spot);
+                   : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
   return rc;
@@ -15482,7 +15869,30 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
   conc__cells_spot spot;
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
-  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, &spot, deadline);
+  return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
+                               deadline);
+}
+
+/* How many messages; or negative errno. */
+CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
+                                    double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_spot spot;
+  size_t done = 0;
+  ssize_t rc = 0;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    rc = conc__local_get_n(s->stash, sink, n, 0);
+    if (rc != -ETIMEDOUT) return rc;
+  }
+  for (; done < n; done++) {
+    rc = conc__cells_try_get(s, sink, true, &spot);
+    if (rc == -EAGAIN)
+      rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
+                            done == 0 ? deadline : 0);
+    if (rc < 0) break;
+    sink->data = (char *)sink->data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
@@ -15498,9 +15908,10 @@ CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
       return n;
     }
   }
-  n = conc__cells_try_get(s, sink, &spot);
+  n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, &spot, deadline);
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot,
+                          deadline);
 }
 
 /* It was got, and is this process's, whoever of it gets it next. */
@@ -15680,17 +16091,19 @@ CONC__DEF int conc__cells_open(conc__cells_queue *s,
   if (size == 0) return -ENOMEM;
   s->stash = conc_queue_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
-  memory = conc_shared_alloc(size);
+  memory = o->name != NULL
+               ? conc_shared_open(o->name, size, conc__cells_init, s)
+               : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
-  conc__cells_init(memory, s);
+  if (o->name == NULL) conc__cells_init(memory, s);
   if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
       s->cells->max_bytes != s->queue.max_bytes)
-    return -EEXIST; /* by that name, and something else */
+    return -EINVAL; /* by that name, and something else */
   s->registry = conc__registry_of(memory);
   if (s->registry == NULL) return -errno;
-  rc = conc__waker_open(s->wakers[0]);
-  if (rc == 0) rc = conc__waker_open(s->wakers[1]);
+  if (o->name == NULL) rc = conc__waker_open(s->wakers[0]);
+  if (o->name == NULL && rc == 0) rc = conc__waker_open(s->wakers[1]);
   s->polls = o->backend == CONC_QUEUE_PIPE ||
              (o->backend == 0 && !CONC_HAVE_FUTEX);
   return rc;
@@ -18089,6 +18502,8 @@ typedef struct conc__manager {
   char address[128];
   conc_task thread, root;
   conc_event ready; /* root runs, or never will: then `error` says why */
+  bool forever;     /* conc_manager_serve_forever joins the thread */
+  conc_event left;  /* and has done so */
   int error;
   conc__client *clients, *dead;
   size_t clients_count;
@@ -19191,11 +19606,13 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   return 0;
 }
 
-CONC_API int conc_manager_start(conc_manager *manager) {
+CONC__DEF int conc__server_start(conc_manager *manager, bool forever) {
   conc__manager *m;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
   m = manager->state;
+  m->forever = forever;
+  conc_event_clear(&m->left);
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
@@ -19220,11 +19637,19 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   return rc;
 }
 
+CONC_API int conc_manager_start(conc_manager *manager) {
+  return conc__server_start(manager, false);
+}
+
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  int rc = conc_manager_start(manager);
+  conc__manager *m;
+  int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
-  rc = conc_join(&manager->state->thread, CONC_FOREVER);
-  return rc == -ECANCELED && !conc_is_alive(&manager->state->thread) ? 0 : rc;
+  m = manager->state;
+  rc = conc_join(&m->thread, CONC_FOREVER);
+  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
+  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  return rc;
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
@@ -19740,6 +20165,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     while (conc_is_alive(&m->thread)) {
       conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
+    }
+    while (m->forever && m->thread.status != -ECHILD &&
+           conc_event_wait(&m->left, CONC_FOREVER) != 0) {
     }
     if (m->thread.status == -ECHILD) { /* the parent goes on serving */
       m->address[0] = 0;

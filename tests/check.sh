@@ -42,7 +42,7 @@ ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
 portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
 compile-all | cc |
-long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 TESTS="deadlock fork process sync model"
+long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS

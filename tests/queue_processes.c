@@ -5,6 +5,33 @@
  *
  *   QUEUE_KILLS=10000     so many children are killed in a test (default 300)
  *   QUEUE_SECONDS=60      for the tests that kill at every instruction
+ *
+ * CPython's test._test_multiprocessing (3.13), and which test here does the
+ * same, by the first words of its name. "-": makes no sense in C.
+ *
+ *   _TestQueue
+ *     test_put                    as_many_as_the_capacity, a_timeout_is_kept,
+ *                                 who_sleeps_is_woken
+ *     test_get                    the same
+ *     test_fork                   threads_fork_while_they_use_it (there is no
+ *                                 feeder thread whose buffer could come along)
+ *     test_qsize                  as_many_as_the_capacity
+ *     test_task_done              many_to_many_exactly_once (JoinableQueue:
+ *                                 every queue has task_done and join)
+ *     test_no_import_lock_...     -
+ *     test_timeout                a_timeout_is_kept
+ *     test_queue_feeder_...       - (put puts: there is no feeder; what cannot
+ *                                 be pickled is an error of put)
+ *     test_closed_queue_empty_... a_closed_queue_drains (closed is -EPIPE, for
+ *                                 all; in Python for the process that closed)
+ *     test_closed_queue_put_...   the same
+ *   _TestSimpleQueue
+ *     test_empty                  as_many_as_the_capacity
+ *     test_close                  a_closed_queue_drains
+ *     test_closed                 the same
+ *   _TestJoinableQueue of older versions is _TestQueue.test_task_done
+ *   Python's pages warn that a killed process may leave its queue corrupted:
+ *   nothing_is_lost_with_the_killed, no_instruction_of_...
  */
 #include "test.h"
 
@@ -141,6 +168,29 @@ TEST_ALL(as_many_as_the_capacity_and_no_more) {
     }
     conc_queue_free(q);
   }
+}
+
+TEST_ALL(many_at_once) {
+  conc_queue *q = make(8, 8);
+  uint32_t in[20], out[20];
+  for (uint32_t i = 0; i < 20; i++) in[i] = i;
+  for (int lap = 0; lap < 10; lap++) {
+    CHECK_EQ(conc_put_many(q, in, 4, 20, lap % 2), 8);
+    CHECK_EQ(conc_put_many(q, in, 4, 3, 0), -ETIMEDOUT);
+    CHECK_EQ(conc_get_many(q, out, 4, 5, 0), 5);
+    CHECK_EQ(conc_put(q, in, 3, 0), 0);
+    CHECK_EQ(conc_put_many(q, in + 8, 4, 2, 0), 2);
+    CHECK_EQ(conc_get_many(q, out + 5, 4, 15, 0), 3);
+    CHECK_EQ(conc_get_many(q, out + 8, 4, 15, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get(q, out + 8, 4, 0), 3);
+    CHECK_EQ(conc_get_many(q, out + 8, 8, 1, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get_many(q, out + 8, 4, 15, 1), 2);
+    CHECK_EQ(conc_get_many(q, out, 4, 15, 0), -ETIMEDOUT);
+    CHECK(memcmp(in, out, 40) == 0);
+    CHECK_EQ(conc_get_many(q, out, 4, 0, 0), 0);
+    CHECK_EQ(conc_put_many(q, in, 9, 1, 0), -EMSGSIZE);
+  }
+  conc_queue_free(q);
 }
 
 TEST_SHARED(what_cannot_be_made_says_why) {
@@ -610,6 +660,101 @@ TEST_SHARED(many_to_many_through_a_narrow_queue) {
   meet(2, 300, rounds(MESSAGES / 10));
 }
 
+/* Children of many threads that use the queue at the moment of the fork. */
+static bool fork_stop;
+static conc_queue *fork_queue;
+static void *put_and_get(void *arg) {
+  int n = 1;
+  (void)arg;
+  while (!GET(fork_stop)) {
+    CHECK_EQ(conc_put(fork_queue, &n, sizeof n, 20), 0);
+    CHECK_EQ(conc_get(fork_queue, &n, sizeof n, 20), 4);
+  }
+  return NULL;
+}
+static void put_and_get_some(void *arg) {
+  int n = 2;
+  (void)arg;
+  for (int i = 0; i < 50; i++) {
+    MUST(conc_put(fork_queue, &n, sizeof n, 20) == 0);
+    MUST(conc_get(fork_queue, &n, sizeof n, 20) == 4);
+  }
+}
+TEST_SHARED(threads_fork_while_they_use_it) {
+  conc_task t[3];
+  memset(t, 0, sizeof t);
+  fork_stop = false;
+  fork_queue = make(4, 4);
+  for (int i = 0; i < 3; i++) {
+    t[i].target = put_and_get;
+    CHECK_EQ(conc_thread_start(&t[i]), 0);
+  }
+  for (int i = 0; i < rounds(100); i++)
+    reap(start(put_and_get_some, NULL), 0);
+  SET(fork_stop, true);
+  for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
+  CHECK_EQ(conc_qsize(fork_queue), 0);
+  conc_queue_free(fork_queue);
+}
+
+static void get_nothing(void *arg) {
+  MUST(conc_get((conc_queue *)arg, NULL, 0, 1) == -ETIMEDOUT);
+}
+TEST_SHARED(who_waits_uses_no_cpu) {
+  conc_queue *q = make(1, 1);
+  pid_t pid = start(get_nothing, q);
+  struct rusage use;
+  int status = 1;
+  CHECK_EQ(wait4(pid, &status, 0, &use), pid);
+  CHECK_EQ(status, 0);
+  CHECK(use.ru_utime.tv_sec + use.ru_stime.tv_sec == 0);
+  if (!CONC_HAVE_TSAN && !CONC_HAVE_ASAN && !test_wrapped("valgrind"))
+    CHECK(use.ru_utime.tv_usec + use.ru_stime.tv_usec < 100000);
+  conc_queue_free(q);
+}
+
+/* --- by name --- */
+
+static char queue_name[64];
+static conc_queue *make_named(size_t capacity) {
+  conc_queue_opts o;
+  memset(&o, 0, sizeof o);
+  o.capacity = capacity;
+  o.max_bytes = 8;
+  o.name = queue_name;
+  o.shared = true;
+  o.backend = kind;
+  return conc_queue_new(&o);
+}
+static void named_echo(void *arg) {
+  conc_queue *q = make_named(3);
+  int n = 0;
+  (void)arg;
+  MUST(q != NULL);
+  MUST(conc_get(q, &n, sizeof n, 20) == 4 && n == 7);
+  MUST(conc_task_done(q) == 0);
+  n = 8;
+  MUST(conc_put(q, &n, sizeof n, 20) == 0);
+  conc_queue_free(q);
+}
+TEST_SHARED(strangers_meet_by_name) {
+  conc_queue *q;
+  int n = 7;
+  pid_t pid;
+  snprintf(queue_name, sizeof queue_name, "conc-test-%d", (int)getpid());
+  pid = start(named_echo, NULL); /* whoever comes first makes it */
+  q = make_named(3);
+  CHECK(q != NULL);
+  CHECK(make_named(4) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  CHECK_EQ(conc_put(q, &n, sizeof n, 20), 0);
+  reap(pid, 0);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 0), 4);
+  CHECK_EQ(n, 8);
+  CHECK_EQ(conc_get(q, &n, sizeof n, 0.01), -ETIMEDOUT);
+  conc_queue_free(q);
+}
+
 /* --- processes that are killed --- */
 
 /* Leaves a cell as a process does that is killed while it has claimed it. */
@@ -636,7 +781,8 @@ TEST_SHARED(a_message_half_put_is_skipped) {
       }
       claim(q, at % 4, CONC__CELL_BUSY);
       if (hint)
-        cells(q)->cells->tail = conc__at_next(cells(q), CONC__AT(at / 4, at % 4));
+        cells(q)->cells->tail =
+            conc__at_next(cells(q), CONC__AT(at / 4, at % 4));
       /* It takes a place as long as there are older ones. */
       for (m = n, n = got + 4 - (n > got); m < n; m++)
         CHECK_EQ(conc_put(q, &m, sizeof m, 0), 0);

@@ -8,6 +8,8 @@
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
+#include <sys/stat.h>
+
 /* A child has no test of its own: it tells by its exit code. */
 #define MUST(condition)                                               \
   do {                                                                \
@@ -1190,6 +1192,268 @@ TEST(waits_for_other_processes_are_cancelled) {
   in_loop(cancel_waits, NULL);
   end(pid);
   conc_shared_free(its);
+}
+
+/* --- memory by name --- */
+
+/* Other programs: this one, executed again, in a role. */
+typedef struct named {
+  unsigned magic, inits, opened, leave;
+  conc_lock lock;
+  long counter;
+} named;
+
+static char name[64];
+
+static void choose_name(void) {
+  snprintf(name, sizeof name, "test-%d", (int)getpid());
+}
+
+static bool exists(void) {
+  char path[128];
+  struct stat st;
+  snprintf(path, sizeof path, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+  return stat(path, &st) == 0;
+}
+static void await_gone(void) {
+  double late = test_now() + 10 * test_slow();
+  while (exists()) {
+    usleep(200);
+    if (test_now() > late) TEST_FAIL("%s is still there", name);
+  }
+}
+
+static int make_named(void *memory, void *arg) {
+  named *n = (named *)memory;
+  if (arg != NULL) return -EIO;
+  MUST(n->magic == 0 && n->inits == 0 && n->counter == 0);
+  n->inits++;
+  MUST(conc_lock_init_shared(&n->lock) == 0);
+  sched_yield();
+  n->magic = 42;
+  return 0;
+}
+static named *open_named(void) {
+  named *n = (named *)conc_shared_open(name, sizeof *n, make_named, NULL);
+  MUST(n != NULL);
+  MUST(GET(n->magic) == 42 && n->inits == 1);
+  return n;
+}
+
+static int die_in_init(void *memory, void *arg) {
+  ((named *)memory)->magic = 13;
+  kill(getpid(), SIGKILL);
+  return arg != NULL;
+}
+
+static void play_role(const char *role) {
+  named *n;
+  snprintf(name, sizeof name, "%s", getenv("SHARED_NAME"));
+  if (strcmp(role, "die") == 0)
+    conc_shared_open(name, sizeof *n, die_in_init, NULL);
+  n = open_named();
+  if (strcmp(role, "count") == 0)
+    for (int i = 0; i < 1000; i++) {
+      MUST(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
+      n->counter++;
+      MUST(conc_lock_release(&n->lock) == 0);
+    }
+  if (strcmp(role, "hold") == 0)
+    MUST(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
+  add(&n->opened);
+  if (strcmp(role, "count") != 0)
+    while (!GET(n->leave)) usleep(200);
+}
+__attribute__((constructor)) static void begin_role(void) {
+  const char *role = getenv("SHARED_ROLE");
+  if (role == NULL) return;
+  play_role(role);
+  _exit(0);
+}
+
+static pid_t begin_program(const char *role) {
+  pid_t pid = begin_child();
+  if (pid == 0) {
+    setenv("SHARED_ROLE", role, 1);
+    setenv("SHARED_NAME", name, 1);
+    execl("/proc/self/exe", "shared", (char *)NULL);
+    _exit(98);
+  }
+  return pid;
+}
+
+#define NO_EXEC \
+  if (test_wrapped("qemu")) SKIP("it cannot be executed again")
+
+TEST(programs_share_memory_by_name) {
+  pid_t pids[4];
+  named *n;
+  NO_EXEC;
+  choose_name();
+  n = open_named();
+  for (int i = 0; i < 4; i++) pids[i] = begin_program("count");
+  for (int i = 0; i < 4; i++) reap(pids[i], 0);
+  CHECK_EQ(n->counter, 4000);
+  CHECK_EQ(n->opened, 4);
+  CHECK(exists());
+  conc_shared_free(n);
+  await_gone();
+}
+
+TEST(a_name_is_gone_when_all_who_had_it_were_killed) {
+  pid_t pids[3];
+  named *n;
+  NO_EXEC;
+  choose_name();
+  for (int round = 0; round < 3; round++) {
+    for (int i = 0; i < 3; i++) pids[i] = begin_program(i ? "stay" : "hold");
+    n = open_named();
+    await_count(&n->opened, 3);
+    if (round == 1) {
+      kill(pids[0], SIGKILL);
+      CHECK_EQ(conc_lock_acquire(&n->lock, CONC_FOREVER), -EOWNERDEAD);
+      CHECK_EQ(conc_lock_release(&n->lock), 0);
+      reap(pids[0], -SIGKILL);
+    }
+    if (round == 2) SET(n->leave, 1);
+    conc_shared_free(n);
+    usleep(1000);
+    CHECK(exists() || round == 2);
+    for (int i = round == 1; i < 3; i++) {
+      if (round < 2) kill(pids[i], SIGKILL);
+      reap(pids[i], round < 2 ? -SIGKILL : 0);
+    }
+    await_gone();
+  }
+}
+
+TEST(who_dies_in_init_leaves_it_to_the_next) {
+  pid_t pid;
+  named *n;
+  NO_EXEC;
+  choose_name();
+  pid = begin_program("die");
+  reap(pid, -SIGKILL);
+  n = open_named();
+  conc_shared_free(n);
+  await_gone();
+}
+
+TEST(a_name_that_is_had_already_is_the_same_memory) {
+  named *n, *again;
+  choose_name();
+  n = open_named();
+  again = open_named();
+  CHECK(n == again);
+  CHECK(conc_shared_open(name, sizeof *n + 1, NULL, NULL) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  conc_shared_free(n);
+  again->counter = 1;
+  CHECK(exists());
+  conc_shared_free(again);
+  await_gone();
+}
+
+static int open_in_init(void *memory, void *arg) {
+  CHECK(conc_shared_open("other", 1, NULL, arg) == NULL && memory != NULL);
+  return -errno;
+}
+
+TEST(names_that_cannot_be_had_say_why) {
+  char path[128];
+  int fd;
+  choose_name();
+  CHECK(conc_shared_open("", 1, NULL, NULL) == NULL && errno == EINVAL);
+  CHECK(conc_shared_open("a/b", 1, NULL, NULL) == NULL && errno == EINVAL);
+  CHECK(conc_shared_open(name, 0, NULL, NULL) == NULL && errno == EINVAL);
+  CHECK(conc_shared_open(name, SIZE_MAX, NULL, NULL) == NULL);
+  CHECK_EQ(errno, ENOMEM);
+  CHECK(!exists());
+  CHECK(conc_shared_open(name, 64, make_named, name) == NULL && errno == EIO);
+  CHECK(!exists());
+  CHECK(conc_shared_open(name, 64, open_in_init, NULL) == NULL);
+  CHECK_EQ(errno, EDEADLK);
+  CHECK(!exists());
+  snprintf(path, sizeof path, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+  fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  CHECK(fd >= 0 && fchmod(fd, 0666) == 0);
+  CHECK(conc_shared_open(name, 64, NULL, NULL) == NULL && errno == EACCES);
+  CHECK(unlink(path) == 0 && close(fd) == 0);
+  CHECK(symlink("/dev/null", path) == 0);
+  CHECK(conc_shared_open(name, 64, NULL, NULL) == NULL && errno == EACCES);
+  CHECK(unlink(path) == 0);
+}
+
+TEST(what_nobody_uses_is_made_anew) {
+  char path[128], junk[20000];
+  named *n;
+  int fd;
+  choose_name();
+  memset(junk, 0x5a, sizeof junk);
+  snprintf(path, sizeof path, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+  fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  CHECK(fd >= 0 && write(fd, junk, sizeof junk) == (ssize_t)sizeof junk);
+  close(fd);
+  n = open_named();
+  conc_shared_free(n);
+  await_gone();
+}
+
+TEST(a_forked_child_keeps_a_name_alive) {
+  int ends[2];
+  char byte;
+  pid_t pid;
+  choose_name();
+  CHECK(pipe(ends) == 0);
+  pid = begin_child();
+  if (pid == 0) {
+    named *n = open_named();
+    if (fork() == 0) {
+      close(ends[1]);
+      if (read(ends[0], &byte, 1) != 1) _exit(1);
+      n->counter = 7;
+      while (GET(n->opened) == 0) usleep(200);
+      _exit(0);
+    }
+    kill(getpid(), SIGKILL);
+  }
+  reap(pid, -SIGKILL);
+  usleep(20000);
+  CHECK(exists());
+  {
+    named *n = open_named();
+    CHECK(write(ends[1], "x", 1) == 1);
+    while (__atomic_load_n(&n->counter, __ATOMIC_ACQUIRE) != 7) usleep(200);
+    SET(n->opened, 1);
+    conc_shared_free(n);
+  }
+  await_gone();
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST(who_opens_while_it_goes_gets_it_whole) {
+  pid_t pids[4];
+  choose_name();
+  for (int i = 0; i < 4; i++) {
+    pids[i] = begin_child();
+    if (pids[i] == 0) {
+      for (int k = 0; k < 60; k++) {
+        named *n = open_named();
+        int rc = conc_lock_acquire(&n->lock, CONC_FOREVER);
+        MUST(rc == 0);
+        n->counter++;
+        MUST(conc_lock_release(&n->lock) == 0);
+        conc_shared_free(n);
+      }
+      _exit(0);
+    }
+  }
+  for (int i = 0; i < 4; i++) reap(pids[i], 0);
+  await_gone();
 }
 
 TEST_MAIN

@@ -159,7 +159,8 @@ static struct counter {
 
 static uint64_t all_got(int n) {
   uint64_t all = 0;
-  for (int i = 0; i < n; i++) all += __atomic_load_n(&got[i].n, __ATOMIC_RELAXED);
+  for (int i = 0; i < n; i++)
+    all += __atomic_load_n(&got[i].n, __ATOMIC_RELAXED);
   return all;
 }
 
@@ -254,10 +255,12 @@ static void rows(int n, size_t size) {
     else
       snprintf(name, sizeof name, "ping, %zu B, p50: %s", size,
                peers[k]->name);
-    bench_row(name, n > 0 ? median[k] * 1e-6 : median[k], n > 0 ? "M/s" : "us");
+    bench_row(name, n > 0 ? median[k] * 1e-6 : median[k],
+              n > 0 ? "M/s" : "us");
     if (k > 1) { /* how ours compare */
-      printf("  %6.2fx", n > 0 ? median[0] / median[k] : median[k] / median[0]);
-      printf(" faster: %s", ring.name);
+      printf("  %6.2fx faster: %s",
+             n > 0 ? median[0] / median[k] : median[k] / median[0],
+             ring.name);
     }
     bench_end();
   }
@@ -323,7 +326,8 @@ int main(int argc, char **argv) {
   }
   if (wanted("ping")) rows(0, 64);
   if (wanted("idle")) {
-    bench_row("idle: CPU of a waiting getter", bench_in_child(idle, NULL), "%");
+    bench_row("idle: CPU of a waiting getter", bench_in_child(idle, NULL),
+              "%");
     bench_end();
   }
   return 0;

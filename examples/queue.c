@@ -1,0 +1,55 @@
+/* The documents' writer and reader: two processes and a queue. The reader
+   never ends by itself, so it is terminated; TIME_SCALE=0.01 makes the pauses
+   shorter.
+     cc queue.c -pthread && ./a.out */
+
+#define CONC_IMPLEMENTATION
+#include "../conc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static double scale = 1;
+
+static void *write_all(void *queue) {
+  conc_queue *q = queue;
+  srand((unsigned)getpid());
+  printf("Process to write: %d\n", (int)getpid());
+  for (char value = 'A'; value <= 'C'; value++) {
+    printf("Put %c to queue...\n", value);
+    fflush(stdout);
+    conc_put(q, &value, 1, CONC_FOREVER);
+    conc_sleep(rand() / (double)RAND_MAX * scale);
+  }
+  return NULL;
+}
+
+static void *read_all(void *queue) {
+  conc_queue *q = queue;
+  char value;
+  printf("Process to read: %d\n", (int)getpid());
+  while (conc_get(q, &value, 1, CONC_FOREVER) == 1) {
+    printf("Get %c from queue.\n", value);
+    fflush(stdout);
+    conc_task_done(q);
+  }
+  return NULL;
+}
+
+int main(void) {
+  conc_queue *q = conc_queue_new(&(conc_queue_opts){.shared = true});
+  conc_task writer = {.target = write_all, .arg = q};
+  conc_task reader = {.target = read_all, .arg = q};
+  if (getenv("TIME_SCALE") != NULL) scale = atof(getenv("TIME_SCALE"));
+  if (q == NULL) return 1;
+  if (conc_process_start(&writer) != 0) return 1;
+  if (conc_process_start(&reader) != 0) return 1;
+  conc_join(&writer, CONC_FOREVER);
+  conc_queue_join(q, CONC_FOREVER); /* all has been read */
+  conc_terminate(&reader);
+  conc_join(&reader, CONC_FOREVER);
+  printf("The reader ended by signal %d.\n", -conc_exitcode(&reader));
+  conc_queue_free(q);
+  return 0;
+}
