@@ -1806,8 +1806,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    should not hold a lock meanwhile that they want. (Not so coroutines and
    generators inside of a job, nor does a time limit end the other job.)
 
-   Threads    submit and cancel from anywhere; start, map, imap and join each
-              by one task
+   Threads    from anywhere; but start when nobody else uses it yet, and join
+              when no other call for it is under way
    Processes  a child of the process that started a pool finds it ended, and
               its jobs with -ECHILD. So jobs of processes cannot submit to it
    Signals    no
@@ -17898,7 +17898,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
   size_t i, count;
   int rc = 0, submitted = 0;
   bool cancelled = false;
-  if (p == NULL || fn == NULL) return -EINVAL;
+  if (p == NULL || fn == NULL || size == 0) return -EINVAL;
   if (conc__pool_is_gone(p)) return -ECHILD;
   if (n == 0) return 0;
   m.pool = p;

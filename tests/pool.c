@@ -389,6 +389,7 @@ static void map(int kind) {
   long *items = (long *)malloc(4097 * sizeof *items);
   CHECK_EQ(conc_pool_start(&p), 0);
   CHECK_EQ(conc_pool_map(&p, NULL, items, sizeof *items, 1), -EINVAL);
+  CHECK_EQ(conc_pool_map(&p, square, items, 0, 1), -EINVAL);
   for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
     for (p.chunk = 0; p.chunk < 300; p.chunk = p.chunk * 5 + 7) {
       for (size_t i = 0; i < sizes[k]; i++) items[i] = (long)i;
@@ -590,6 +591,44 @@ TEST(coroutines_wait_for_jobs_of_both_kinds) {
   gather_both(&main_task);
   finish(&near_pool);
   finish(&far_pool);
+}
+
+/* Cancelled by one thread while another waits: a job has run, or never does. */
+enum { RACERS = 64 };
+static conc_task racers[RACERS];
+static void *cancel_racers(void *arg) {
+  for (int i = 0; i < RACERS; i++)
+    if (i % 2) {
+      int rc = conc_cancel(&racers[i]);
+      CHECK(rc == 0 || rc == -ESRCH);
+    }
+  return arg;
+}
+static void cancel_race(int kind, int rounds) {
+  conc_pool p = pool_of(kind, 2);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int round = 0; round < rounds; round++) {
+    conc_task canceller = job_of(cancel_racers, NULL, 0);
+    long values[RACERS];
+    for (int i = 0; i < RACERS; i++) {
+      values[i] = i;
+      racers[i] = job_of(add_one, &values[i], sizeof(long));
+      CHECK_EQ(conc_pool_submit(&p, &racers[i]), 0);
+    }
+    CHECK_EQ(conc_thread_start(&canceller), 0);
+    for (int i = 0; i < RACERS; i++) {
+      int rc = conc_join(&racers[i], CONC_FOREVER);
+      CHECK(rc == 0 || (rc == -ECANCELED && i % 2));
+      CHECK_EQ(values[i], i + (rc == 0));
+    }
+    CHECK_EQ(conc_join(&canceller, CONC_FOREVER), 0);
+  }
+  finish(&p);
+}
+TEST(cancelling_meets_threads) { cancel_race(CONC_THREAD, slow(1000)); }
+TEST(cancelling_meets_processes) {
+  NO_FORK;
+  cancel_race(CONC_PROCESS, slow(200));
 }
 
 /* --- conc_offload -------------------------------------------------------- */
