@@ -154,8 +154,8 @@
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
      which cannot be cancelled: a timeout is kept, the thread ends later.
    - CONC_FORK and the end of a forked child flush all of stdio, which waits
-    for a thread that is reading from a FILE.
-  - A cancelled wait on a descriptor in a thread that conc_thread_start did
+     for a thread that is reading from a FILE.
+   - A cancelled wait on a descriptor in a thread that conc_thread_start did
      not start is noticed when the descriptor is ready or the time is out.
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
@@ -674,11 +674,11 @@ typedef struct conc_task {
                         main ends them all, so join yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
   /* Called when it has finished, just before it can be joined, in the thread
-     where it ended, or one of the library's; must not wait long. The status is
+     where it ended, or one of the library's. Must not wait long. The status is
      what conc_join is about to return. Default none. */
   void (*callback)(struct conc_task *task, int status, void *result);
-  /* private; first what every job needs, so that it lies in two lines of the
-     cache */
+  /* private */
+  /* First what every job needs, so that it lies in two lines of the cache. */
   unsigned char kind;  /* CONC__TASK_...; 0 never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
   int status;          /* what conc_join returns */
@@ -994,8 +994,9 @@ CONC_API int conc_yield_now(void);
    Processes  no; a fork has those of the thread that forked
    Signals    no
    Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end. A thread keeps up
-              to 64 of them for the next generators
+              .stack_size, from its first value to its end; or so much of that
+              of the generator that delegated to it. A thread keeps up to 64
+              stacks for the next generators
    Blocks     only if the generator waits for something */
 typedef struct conc_gen {
   conc_fn *target;   /* what to run */
@@ -1009,7 +1010,6 @@ typedef struct conc_gen {
   struct conc_gen *root;   /* where the values go: the one that was resumed */
   struct conc_gen *leaf;   /* of a root: the one that runs */
   struct conc_gen *outer;  /* waits in conc_yield_from for this one */
-  struct conc__fiber *caller; /* of a root: who resumed it */
   void *value, *sent;      /* of a root */
   void *result;
 } conc_gen;
@@ -1822,11 +1822,12 @@ enum {
   CONC_THREAD   /* and its ThreadPool */
 };
 
+/* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
   size_t workers;       /* default 0: conc_cpu_count() */
   conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg;
+  void *initializer_arg; /* its argument; yours */
   size_t stack_size;    /* of a thread; bytes; default the system's */
   size_t chunk;         /* how many items map hands out at a time; default 0:
                            so many that each worker gets four chunks */
@@ -2062,8 +2063,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_event_init_shared conc_barrier_init_shared
              conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
-             .start_method) conc_join conc_result conc_is_alive conc_cancel
-             conc_set_status conc_current conc_name CONC_FIRST
+             .start_method .callback) conc_join conc_result conc_is_alive
+             conc_cancel conc_set_status conc_current conc_name CONC_FIRST
              CONC_FIRST_FAILURE CONC_ALL conc_wait conc_gather conc_completed
              conc_as_completed conc_completed_next conc_completed_end
              conc_scope conc_timeout conc_shield conc_scope_end conc_group
@@ -2083,7 +2084,7 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
              conc_stream_close conc_block_signals conc_wait_signal
-   ipc        conc_shared_alloc conc_shared_free
+   ipc        conc_shared_alloc conc_shared_open conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
              CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
@@ -2109,6 +2110,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_get_many conc_peek_size conc_qsize conc_task_done
              conc_queue_join conc_put_value conc_get_value conc_put_build
              conc_get_parse
+   pool       CONC_PROCESS CONC_THREAD conc_pool (.kind .workers .initializer
+             .initializer_arg .stack_size .chunk .max_tasks_per_worker .timeout
+             .retries .max_bytes) conc_pool_start conc_pool_submit
+             conc_pool_apply conc_pool_map conc_imap conc_pool_imap
+             conc_pool_imap_unordered conc_imap_next conc_imap_end
+             conc_pool_close conc_pool_terminate conc_pool_join conc_offload
    manager    conc_manager (.address .authkey .authkey_size .require_sha256
              .max_message .max_clients .handshake_timeout)
              conc_manager_register_queue conc_manager_start
@@ -2447,6 +2454,10 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                       sizeof *(p)))
 #define __atomic_load_n(p, order) (*(volatile __typeof__(*(p)) *)(p))
 #define __atomic_store_n(p, v, order) ((void)CONC__TCC_UPDATE(p, '=', v))
+#define __atomic_load(p, v, order) \
+  ((void)(*(v) = *(volatile __typeof__(*(p)) *)(p)))
+#define __atomic_store(p, v, order) \
+  ((void)(*(volatile __typeof__(*(p)) *)(p) = *(v)))
 #define __atomic_exchange_n(p, v, order) CONC__TCC_UPDATE(p, '=', v)
 #define __atomic_fetch_add(p, v, order) CONC__TCC_UPDATE(p, '+', v)
 #define __atomic_fetch_sub(p, v, order) CONC__TCC_UPDATE(p, '+', -(v))
@@ -2459,7 +2470,14 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
 #define __atomic_thread_fence(order) \
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
-#define __builtin_prefetch(p) ((void)(p))
+#define __builtin_prefetch(...) ((void)0)
+static int conc__tcc_ctz(uint64_t x) {
+  int n = 0;
+  for (; (x & 1) == 0; x >>= 1) n++;
+  return n;
+}
+#define __builtin_ctz(x) conc__tcc_ctz(x)
+#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
 /* Stands before each step that another thread may meet: so a test can stop a
@@ -2585,6 +2603,17 @@ CONC__DEF int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
+}
+
+/* The number of the lowest bit that is set; one is. */
+CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
+#ifdef __TINYC__
+  unsigned n = 0;
+  while (!(bits >> n & 1)) n++;
+  return n;
+#else
+  return (unsigned)__builtin_ctzll(bits);
+#endif
 }
 
 /* Tells the CPU that this is a busy wait. */
@@ -2949,16 +2978,18 @@ struct conc__actor {
   unsigned word;
   unsigned spin_failed; /* threads: see conc__spin_budget */
   const conc__actor_class *ops;
-  conc_task *task; /* whose it is; never NULL */
-  uintptr_t id;    /* see CONC__OWNER */
+  conc_scope *scope;     /* the innermost */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  struct conc__fiber *caller; /* who has resumed that */
+  conc_task *task;       /* whose it is; never NULL */
+  uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
+  /* So far one cache line, with all that a switch needs. */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
                                       so together with other processes */
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  conc_scope *scope;     /* the innermost */
   struct conc__many *many; /* where it is told that tasks finish */
   struct conc__waiter *notified; /* see conc_cond_notify */
 };
@@ -6146,7 +6177,10 @@ CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
    sanitizers want to be told on which stack an actor is.
    If generators delegate to each other, the root is the one that is resumed:
    it knows the leaf, which goes on then, and every other's `outer` is the one
-   that goes on at its end.
+   that goes on at its end. One that has not begun when another delegates to it
+   is just called by that, on the same stack, as long as there is as much room
+   as it would have on its own: that is why stacks of generators are twice as
+   large as they were asked for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else. */
 
@@ -6172,8 +6206,9 @@ CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
 CONC__DEF conc__coro *conc__spare_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
-  if (size > CONC_STACK_SIZE) return conc__stack_map(size);
-  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE);
+  if (size > SIZE_MAX / 4) return NULL;
+  if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
+  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
   thread->spare = co->next;
   thread->spares--;
   return co;
@@ -6213,9 +6248,10 @@ CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
   int status;
   conc__gen_switch(self, &g->stack->fiber, to, false);
 #if CONC_HAVE_ASAN
-  if (g->root->caller->asan_bottom == NULL) { /* it comes from there */
-    g->root->caller->asan_bottom = g->stack->fiber.asan_from;
-    g->root->caller->asan_size = g->stack->fiber.asan_from_size;
+  self = conc__this.current;
+  if (self->caller->asan_bottom == NULL) { /* it comes from there */
+    self->caller->asan_bottom = g->stack->fiber.asan_from;
+    self->caller->asan_size = g->stack->fiber.asan_from_size;
   }
 #endif
   status = g->status;
@@ -6227,11 +6263,11 @@ CONC__DEF void conc__gen_main(void) {
   conc_gen *g = conc__this.current->generator;
   conc__actor *self;
   conc__fiber *to;
-  conc__fiber_entered(g->root->caller);
+  conc__fiber_entered(conc__this.current->caller);
   g->result = g->target(g->arg);
   self = conc__this.current; /* who has resumed it last */
   g->state = CONC__GEN_ENDED;
-  to = g->root->caller;
+  to = self->caller;
   if (g->outer != NULL) {
     g->root->leaf = self->generator = g->outer;
     to = &g->outer->stack->fiber;
@@ -6275,6 +6311,7 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
+  conc__fiber *caller_before = self->caller;
   conc__fiber caller;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
                      gen->state != CONC__GEN_SUSPENDED)) {
@@ -6289,11 +6326,12 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   caller.tsan = __tsan_get_current_fiber();
 #endif
   gen->state = CONC__GEN_RUNNING;
-  gen->caller = &caller;
   gen->sent = sent;
+  self->caller = &caller;
   self->generator = gen->leaf;
   conc__gen_switch(self, &caller, &gen->leaf->stack->fiber, false);
   self->generator = before;
+  self->caller = caller_before;
   if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
     conc__gen_free(gen);
     return -EPIPE;
@@ -6330,7 +6368,7 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   if (CONC__UNLIKELY(g == NULL)) return -EPERM;
   g->root->value = value;
   g->root->state = CONC__GEN_SUSPENDED;
-  rc = conc__gen_leave(self, g, g->root->caller);
+  rc = conc__gen_leave(self, g, self->caller);
   if (sent != NULL) *sent = g->root->sent;
   return rc;
 }
@@ -6339,10 +6377,27 @@ CONC__HOT int conc_yield(void *value, void **sent) {
 #pragma clang diagnostic pop
 #endif
 
+/* Whether a generator that has not begun has room on the stack of the caller,
+   another one. */
+CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *g) {
+  size_t size = inner->stack_size;
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
+  return here - (uintptr_t)g->stack->map >= size + conc__page;
+}
+
 CONC_API int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *g = self->generator;
-  int rc = g == NULL ? -EPERM : conc__gen_begin(inner, NULL);
+  int rc = g == NULL ? -EPERM : conc__gen_check(inner);
+  bool fits = rc == 0 && inner->state == CONC__GEN_NEW &&
+              conc__gen_fits(inner, g);
+  if (fits) {
+    inner->stack = g->stack;
+    inner->leaf = inner;
+  } else if (rc == 0) {
+    rc = conc__gen_begin(inner, NULL);
+  }
   if (rc == 0) {
     conc_gen *leaf = inner->leaf;
     conc_gen *x = leaf;
@@ -6352,8 +6407,17 @@ CONC_API int conc_yield_from(conc_gen *inner, void **result) {
     inner->state = CONC__GEN_DELEGATED;
     g->root->leaf = self->generator = leaf;
     g->root->sent = NULL;
-    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
-    conc__gen_free(inner);
+    if (fits) {
+      inner->result = inner->target(inner->arg);
+      inner->state = CONC__GEN_ENDED;
+      inner->stack = NULL;
+      g->root->leaf = conc__this.current->generator = g;
+      rc = g->status;
+      g->status = 0;
+    } else {
+      rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+      conc__gen_free(inner);
+    }
   } else if (rc == -EPIPE) {
     rc = 0;
   } else {
@@ -6487,14 +6551,31 @@ CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
   loop->ring[at] = item;
 }
 
+/* With many coroutines the misses on their control blocks and stacks are the
+   cost of a switch: asks for those that come soon. */
+CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
+  size_t mask = loop->ring_size - 1;
+  const conc__ready *ring = loop->ring;
+  if (loop->ring_count > 8) {
+    conc__ready far = ring[(loop->ring_first + 8) & mask];
+    __builtin_prefetch((void *)far);
+    __builtin_prefetch((void *)(far + offsetof(conc__coro, fiber)));
+#if CONC_HAVE_SWITCH_ASM
+    far = ring[(loop->ring_first + 4) & mask];
+    if (CONC__LIKELY(!(far & 1))) {
+      const char *stack =
+          (const char *)((const conc__coro *)far)->fiber.registers[0];
+      __builtin_prefetch(stack);
+      __builtin_prefetch(stack + 64);
+    }
+#endif
+  }
+}
+
 CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
   size_t mask = loop->ring_size - 1;
   conc__ready item = loop->ring[loop->ring_first];
-  /* With many coroutines the misses on their control blocks are the cost of
-     a switch: ask for those that come soon. Past the end is an old address,
-     which does no harm. */
-  __builtin_prefetch((void *)loop->ring[(loop->ring_first + 6) & mask]);
-  __builtin_prefetch((void *)(loop->ring[(loop->ring_first + 6) & mask] + 64));
+  conc__ready_soon(loop);
   loop->ring_first = (loop->ring_first + 1) & mask;
   loop->ring_count--;
   return item;
@@ -7672,13 +7753,28 @@ CONC__DEF void conc__fork_child(void) {
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
-CONC_API int conc_yield_now(void) {
+CONC__HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
-  if (self->ops == &conc__coro_class) {
+  if (CONC__LIKELY(self->ops == &conc__coro_class)) {
+    conc__loop *loop = conc__this.loop;
     conc__coro *co = (conc__coro *)self;
-    conc__ready_push(co->loop, (conc__ready)co);
-    conc__loop_switch(co->loop, &co->fiber, false);
+    conc__coro *next = (conc__coro *)loop->ring[loop->ring_first];
+    if (CONC__LIKELY(loop->ring_count > 0 && loop->batch > 1 &&
+                     !((conc__ready)next & 1))) { /* just takes its place */
+      size_t mask = loop->ring_size - 1;
+      size_t first = loop->ring_first;
+      conc__ready_soon(loop);
+      loop->batch--;
+      loop->ring[(first + loop->ring_count) & mask] = (conc__ready)co;
+      loop->ring_first = (first + 1) & mask;
+      loop->current = next;
+      conc__this.current = &next->actor;
+      conc__fiber_switch(&co->fiber, &next->fiber, false);
+    } else {
+      conc__ready_push(loop, (conc__ready)co);
+      conc__loop_switch(loop, &co->fiber, false);
+    }
   } else {
     sched_yield();
   }
@@ -8859,7 +8955,7 @@ CONC_API void conc_shared_free(void *memory) {
    such locks; the third is the tracker's. That is a process that waits until
    it has the locks of all entries, and of the first two: nobody uses it then,
    nobody has begun to. It removes the file; who has opened it meanwhile sees,
-   once he has the first byte, that it has no name any more, and tries again. */
+   once he has the first byte, that it has lost its name, and tries again. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
@@ -16141,7 +16237,7 @@ CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
     ring = CONC__LOAD(&d->ring);
     t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
     /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)), 1);
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
     CONC__POINT();
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -16288,6 +16384,8 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
       CONC__LOAD(&p->backlog_count) == 0)
     return NULL;
   conc__mutex_lock(&p->guard);
+  /* While they are between inbox and backlog nobody shall find no work. */
+  __atomic_store_n(&p->backlog_count, p->backlog_count + 1, __ATOMIC_SEQ_CST);
   seen = CONC__LOAD(&p->inbox);
   while ((seen & ~CONC__CLOSED) != 0 &&
          !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
@@ -16305,7 +16403,7 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
     *p->backlog_end = chain;
     p->backlog_end = end;
   }
-  n += p->backlog_count;
+  n += p->backlog_count - 1;
   first = p->backlog;
   t = first;
   if (t != NULL) {
@@ -16318,8 +16416,9 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
     }
     p->backlog = t;
     if (t == NULL) p->backlog_end = &p->backlog;
-    __atomic_store_n(&p->backlog_count, n - count, __ATOMIC_SEQ_CST);
   }
+  __atomic_store_n(&p->backlog_count, first != NULL ? n - count : 0,
+                   __ATOMIC_SEQ_CST);
   conc__mutex_unlock(&p->guard);
   return first;
 }
@@ -16345,7 +16444,7 @@ CONC__DEF bool conc__pool_nudge(conc__pool *p) {
   for (i = 0; i * 32 < p->n; i++) {
     unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
     while (seen != 0) {
-      unsigned bit = (unsigned)__builtin_ctz(seen);
+      unsigned bit = conc__lowest_bit(seen);
       CONC__POINT();
       if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
                                       false, __ATOMIC_SEQ_CST,
@@ -16531,11 +16630,32 @@ CONC__DEF void *conc__worker_main(void *arg) {
 
 /* --- waiting for jobs --- */
 
-/* Runs jobs, or rests, once. `sleep` waits for what the caller waits for. */
-CONC__DEF int conc__worker_wait(conc__worker *w,
-                                int (*sleep)(void *what, unsigned also,
-                                             double deadline),
-                                void *what, double deadline) {
+typedef struct conc__pool_wait {
+  conc_task *task;  /* whose end it waits for */
+  conc__many *many; /* or of how many tasks */
+  size_t want;
+  bool stubborn;
+} conc__pool_wait;
+
+/* Waits, as a thread that runs no jobs. */
+CONC__DEF int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
+                               double deadline) {
+  conc__waiter w;
+  if (what->many != NULL)
+    return conc__many_park(what->many, what->want, what->stubborn, also,
+                           deadline);
+  conc__waiter_init(&w, conc__self(), "the end", NULL);
+  w.of = "of";
+  w.owner = &what->task->id;
+  w.stubborn = what->stubborn;
+  w.robust = conc__is_job(what->task);
+  w.also = also;
+  return conc__event_wait(&what->task->done, &w, conc__remaining(deadline));
+}
+
+/* Runs jobs, or rests, once. */
+CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
+                                double deadline) {
   int rc = -ETIMEDOUT;
   bool mine;
   conc_task *t = conc__worker_take(w);
@@ -16547,28 +16667,11 @@ CONC__DEF int conc__worker_wait(conc__worker *w,
   if (conc__pool_has_work(w->pool))
     rc = -EAGAIN;
   else
-    rc = sleep(what, CONC__NUDGED, deadline);
+    rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
   mine = conc__worker_unrest(w);
   if (!mine) conc__worker_found(w);
   if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
   return rc;
-}
-
-typedef struct conc__job_want {
-  conc_task *task;
-  bool stubborn;
-} conc__job_want;
-
-CONC__DEF int conc__job_sleep(void *what, unsigned also, double deadline) {
-  conc_task *task = ((const conc__job_want *)what)->task;
-  conc__waiter w;
-  conc__waiter_init(&w, conc__self(), "the end", NULL);
-  w.of = "of";
-  w.owner = &task->id;
-  w.robust = conc__is_job(task);
-  w.stubborn = ((const conc__job_want *)what)->stubborn;
-  w.also = also;
-  return conc__event_wait(&task->done, &w, conc__remaining(deadline));
 }
 
 /* The most usual: a job waits for those that it has just handed in. Whether
@@ -16592,12 +16695,10 @@ CONC__DEF void conc__far_help(conc_task *task);
 
 CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
                                double timeout) {
+  const conc__pool_wait what = {task, NULL, 0, stubborn};
   double deadline = CONC__NEVER;
-  conc__job_want what;
   conc__worker *w;
   int rc = 0;
-  what.task = task;
-  what.stubborn = stubborn;
   if (conc_event_is_set(&task->done)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
   if (timeout < 1e9) deadline = conc__deadline(timeout);
@@ -16606,36 +16707,21 @@ CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
     w = conc__worker_here();
     if (conc_event_is_set(&task->done)) return 0;
     if (conc__is_job(task)) conc__job_look(task);
-    rc = w != NULL ? conc__worker_wait(w, conc__job_sleep, &what, deadline)
-                   : conc__job_sleep(&what, 0, deadline);
+    rc = w != NULL ? conc__worker_wait(w, &what, deadline)
+                   : conc__pool_sleep(&what, 0, deadline);
   } while (rc == -EAGAIN);
   return rc;
 }
 
-typedef struct conc__many_want {
-  conc__many *many;
-  size_t want;
-  bool stubborn;
-} conc__many_want;
-
-CONC__DEF int conc__many_sleep(void *what, unsigned also, double deadline) {
-  const conc__many_want *m = (const conc__many_want *)what;
-  return conc__many_park(m->many, m->want, m->stubborn, also, deadline);
-}
-
 CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
                                    double deadline) {
-  conc__many_want what;
+  const conc__pool_wait what = {NULL, m, want, stubborn};
   int rc;
-  what.many = m;
-  what.want = want;
-  what.stubborn = stubborn;
   do {
     conc__worker *w = conc__worker_here();
     if (CONC__LOAD(&m->count) >= want) return 0;
-    rc = w != NULL && deadline > 0
-             ? conc__worker_wait(w, conc__many_sleep, &what, deadline)
-             : conc__many_park(m, want, stubborn, 0, deadline);
+    rc = w != NULL && deadline > 0 ? conc__worker_wait(w, &what, deadline)
+                                   : conc__pool_sleep(&what, 0, deadline);
   } while (rc == -EAGAIN);
   return rc;
 }
@@ -16768,6 +16854,7 @@ CONC__DEF void conc__pool_stop(conc__pool *p) {
       conc__task_finish(t, NULL, -ECANCELED);
     conc__worker_poke(w);
   }
+  conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
 }
 
 CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
@@ -16856,7 +16943,7 @@ typedef struct conc__far_slot {
   size_t offset; /* of the argument in the shared memory */
   size_t size;
   size_t item;  /* of map: bytes of one; else 0 */
-  double began; /* 0: not known */
+  uint64_t began; /* by the clock, in nanoseconds; 0: not known */
   int status;
   pid_t pid;
   uint64_t bytes[CONC__SLOT_BYTES / 8];
@@ -17040,7 +17127,6 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
   conc__far *far = process->pool->far;
   conc__far_shared *s = far->shared;
   conc__far_worker *w = &far->workers[process->index];
-  double *began;
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
@@ -17056,11 +17142,8 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
       continue;
     }
     s->slots[i].pid = pid;
-    began = &s->slots[i].began;
-    if (options->timeout > 0) {
-      double now = conc_now();
-      __atomic_store(began, &now, __ATOMIC_RELEASE);
-    }
+    if (options->timeout > 0)
+      CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
     conc__far_run(s, far->memory, i, process->index);
     n++;
   }
@@ -17108,7 +17191,7 @@ CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
   for (k = 0; k * 64 < n; k++) {
     uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
     while (seen != 0) {
-      size_t w = k * 64 + (size_t)__builtin_ctzll(seen);
+      size_t w = k * 64 + conc__lowest_bit(seen);
       if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
       CONC__STORE(&far->workers[w].bell, 1u);
       conc__shared_wake(&far->workers[w].bell, 1);
@@ -17241,7 +17324,7 @@ CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
     if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
       bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
     for (; bits != 0; bits &= bits - 1) {
-      unsigned i = k * 64 + (unsigned)__builtin_ctzll(bits);
+      unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
       if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
@@ -17386,11 +17469,13 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
   conc__pool *p = process->pool;
   conc__far *far = p->far;
   conc__far_shared *s = far->shared;
+  bool terminated;
   int exitcode;
   unsigned i;
   while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
+  terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
   for (i = 0; i < CONC__SLOTS;) {
     uint64_t seen = CONC__LOAD(&s->slots[i].state);
     unsigned state = conc__state_of(seen);
@@ -17403,9 +17488,9 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
     else if (state == CONC__SLOT_CONDEMNED)
       conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
     else /* unless it is being condemned at this moment */
-      over = conc__far_end(p, i, seen, -ECHILD, exitcode,
-                           far->jobs[i].task->fds[1] > 0 &&
-                               !CONC__LOAD(&p->terminated));
+      over = conc__far_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
+                           exitcode,
+                           !terminated && far->jobs[i].task->fds[1] > 0);
     i += over;
   }
   __atomic_fetch_and(&s->asleep[process->index / 64],
@@ -17480,9 +17565,9 @@ CONC__DEF double conc__far_timeouts(conc__pool *p) {
     uint64_t seen = CONC__LOAD(&slot->state);
     double began;
     if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
-    __atomic_load(&slot->began, &began, __ATOMIC_ACQUIRE);
+    began = 1e-9 * (double)CONC__LOAD(&slot->began);
     if (began <= 0) { /* just now, or stopped in between */
-      __atomic_store(&slot->began, &now, __ATOMIC_RELEASE);
+      CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
       began = now;
     }
     if (began + limit <= now)
@@ -18416,6 +18501,8 @@ typedef struct conc__manager {
   char address[128];
   conc_task thread, root;
   conc_event ready; /* root runs, or never will: then `error` says why */
+  bool forever;     /* conc_manager_serve_forever joins the thread */
+  conc_event left;  /* and has done so */
   int error;
   conc__client *clients, *dead;
   size_t clients_count;
@@ -19518,11 +19605,13 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   return 0;
 }
 
-CONC_API int conc_manager_start(conc_manager *manager) {
+CONC__DEF int conc__server_start(conc_manager *manager, bool forever) {
   conc__manager *m;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
   m = manager->state;
+  m->forever = forever;
+  conc_event_clear(&m->left);
   m->thread.target = conc__server_thread;
   m->thread.arg = m;
   m->thread.name = "conc-manager";
@@ -19547,11 +19636,19 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   return rc;
 }
 
+CONC_API int conc_manager_start(conc_manager *manager) {
+  return conc__server_start(manager, false);
+}
+
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  int rc = conc_manager_start(manager);
+  conc__manager *m;
+  int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
-  rc = conc_join(&manager->state->thread, CONC_FOREVER);
-  return rc == -ECANCELED && !conc_is_alive(&manager->state->thread) ? 0 : rc;
+  m = manager->state;
+  rc = conc_join(&m->thread, CONC_FOREVER);
+  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
+  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  return rc;
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
@@ -20067,6 +20164,9 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
     while (conc_is_alive(&m->thread)) {
       conc_cancel(&m->root);
       conc_join(&m->thread, 0.01);
+    }
+    while (m->forever && m->thread.status != -ECHILD &&
+           conc_event_wait(&m->left, CONC_FOREVER) != 0) {
     }
     if (m->thread.status == -ECHILD) { /* the parent goes on serving */
       m->address[0] = 0;

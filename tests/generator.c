@@ -590,6 +590,29 @@ static void *try_stack_size(void *arg) {
 }
 TEST(a_generator_has_the_stack_it_asks_for) { all_ways(try_stack_size); }
 
+/* However many delegate to each other, each before it has begun. */
+static void *digs_deeper(void *depth) {
+  intptr_t n = (intptr_t)depth;
+  conc_gen inner = gen(digs_deeper, number(n - 1));
+  int kilobytes = n % 5 == 0 ? 400 : 24;
+  void *below = NULL;
+  CHECK_EQ(dig(kilobytes), kilobytes);
+  if (n % 7 == 0) CHECK_EQ(conc_yield(depth, NULL), 0);
+  if ((n - 1) % 5 == 0) inner.stack_size = 1 << 20;
+  if (n > 1) CHECK_EQ(conc_yield_from(&inner, &below), 0);
+  CHECK_EQ(dig(kilobytes), kilobytes);
+  CHECK(below == number(n - 1));
+  return depth;
+}
+static void *try_depth(void *arg) {
+  conc_gen g = gen(digs_deeper, number(699));
+  for (int i = 693; i > 0; i -= 7) expect(&g, i);
+  CHECK_EQ(conc_next(&g, NULL), -EPIPE);
+  CHECK(conc_gen_result(&g) == number(699));
+  return arg;
+}
+TEST(delegation_is_as_deep_as_you_like) { all_ways(try_depth); }
+
 static void *many_at_once(void *maps) {
   enum { N = 2000 };
   int n = 0;

@@ -162,11 +162,11 @@ inside && /^\}/ {
   next
 }
 inside {
-  if ($0 ~ /\/\* private \*\//) private = 1
-  if (private) {
-    if ($0 ~ /\/\* private \*\//) statement = statement "\n  /* private */"
-    next
+  if ($0 ~ /\/\* private/) {
+    private = 1
+    statement = statement "\n  /* private */"
   }
+  if (private) next
   if (enum && match($0, /^  CONC_[A-Z_]+/)) {
     n = substr($0, RSTART + 2, RLENGTH - 2)
     add("constant", n, $0 ~ /\/\*/ || doc != "")
@@ -174,7 +174,7 @@ inside {
     l = $0
     if (!remark && l ~ /^ +\/\*/) pending = 1
     if (!remark) fields(l, l ~ /\/\*/ || pending)
-    if (l ~ /;/) pending = 0
+    if (!remark && l ~ /;/) pending = 0
     remark = (remark || l ~ /\/\*/) && l !~ /\*\/ *$/
   }
   if ($0 ~ /\/\*/ || remark) all[section] = all[section] " " $0

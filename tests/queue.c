@@ -354,7 +354,7 @@ typedef struct record {
 } record;
 
 TEST(many_are_moved_at_once_as_far_as_there_is_room) {
-  conc_queue_opts o = {10, sizeof(record), NULL, false, 0};
+  conc_queue_opts o = {.capacity = 10, .max_bytes = sizeof(record)};
   conc_queue *q = conc_queue_new(&o);
   static record in[25], out[25];
   ssize_t first = 0, last = 0;
@@ -430,7 +430,7 @@ TEST(many_are_put_as_far_as_there_is_memory) {
 
 /* As many are woken as there are messages, or places. */
 TEST(many_wake_many) {
-  conc_queue_opts o = {4, 0, NULL, false, 0};
+  conc_queue_opts o = {.capacity = 4};
   for (int round = 0; round < 20; round++) {
     conc_queue *q = conc_queue_new(&o);
     static worker w[6];
@@ -511,7 +511,7 @@ static void *traffic_loop(void *task) {
 TEST(nothing_is_lost_or_overtaken_between_many_putters_and_getters) {
   static traffic t[2 * SIDES];
   for (size_t capacity = 0; capacity <= 64; capacity += capacity ? 21 : 1) {
-    conc_queue_opts o = {capacity, 0, NULL, false, 0};
+    conc_queue_opts o = {.capacity = capacity};
     conc_queue *q = conc_queue_new(&o);
     conc_task tasks[2 * SIDES], loops[2 * SIDES];
     size_t got = 0;
@@ -554,7 +554,7 @@ static void *answer(void *arg) {
 }
 
 TEST(who_has_the_last_message_may_free_the_queue) {
-  conc_queue_opts one = {1, 0, NULL, false, 0};
+  conc_queue_opts one = {.capacity = 1};
   reply r = {conc_queue_new(NULL), 20000};
   conc_task t;
   start_thread(&t, answer, &r);

@@ -3,7 +3,8 @@
  *   switch [--quick] [FILTER]       only rows whose name contains FILTER
  *
  * Peers: Boost.Context's jump_fcontext (libboost-context-dev) and the C
- * library's swapcontext, in the same loop; Python's asyncio for the sleepers.
+ * library's swapcontext, in the same loop; Python's asyncio for the sleepers,
+ * libev (libev-dev) for timers.
  * Everything runs on one CPU. "bare" is the switch alone, as the peers are;
  * the other rows of conc.h go through its public functions, with its
  * scheduler. A row is the median of several runs.
@@ -15,6 +16,8 @@
  *   tree          the same for a tree of 2^16 - 1 nodes: one generator that
  *                 recurses; and one for each node, delegating to its children
  *   sleepers      n tasks sleep 0..100 ms each: ms until the last has ended
+ *   timers        a million: ns to insert one, to cancel one of all, in any
+ *                 order, and to hear of one of all when they are due
  *   memory        resident bytes of a task that waits, or was only started
  */
 #define CONC_IMPLEMENTATION
@@ -24,6 +27,9 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#ifndef NO_EV
+#include <ev.h>
+#endif
 
 enum { RUNS = 5, STACK = 65536 };
 static bool quick;
@@ -379,6 +385,112 @@ static double asyncio_sleepers(void) {
   return ms;
 }
 
+/* --- timers -------------------------------------------------------------- */
+
+enum { TIMERS = 1000000 };
+enum { INSERT, CANCEL, EXPIRE, STEPS };
+
+typedef struct timers {
+  double at[TIMERS]; /* 0 to 1 */
+  unsigned order[TIMERS];
+  double ns[2][STEPS][RUNS];
+} timers;
+
+static double per_timer(double seconds) { return seconds * 1e9 / TIMERS; }
+
+#ifndef NO_EV
+static void on_timer(struct ev_loop *loop, ev_timer *t, int events) {
+  (void)loop, (void)t, (void)events;
+}
+
+static void ev_timers(timers *t, int run) {
+  struct ev_loop *loop = ev_loop_new(0);
+  ev_timer *all = (ev_timer *)calloc(TIMERS, sizeof *all);
+  double start, end;
+  if (loop == NULL || all == NULL) exit(1);
+  for (int i = 0; i < TIMERS; i++)
+    ev_timer_init(&all[i], on_timer, 100 + t->at[i], 0);
+  start = bench_now();
+  for (int i = 0; i < TIMERS; i++) ev_timer_start(loop, &all[i]);
+  end = bench_now();
+  t->ns[0][INSERT][run] = per_timer(end - start);
+  for (int i = 0; i < TIMERS; i++) ev_timer_stop(loop, &all[t->order[i]]);
+  t->ns[0][CANCEL][run] = per_timer(bench_now() - end);
+  for (int i = 0; i < TIMERS; i++) {
+    ev_timer_set(&all[i], t->at[i] * 1e-3, 0);
+    ev_timer_start(loop, &all[i]);
+  }
+  usleep(2000);
+  start = bench_now();
+  ev_run(loop, EVRUN_NOWAIT);
+  t->ns[0][EXPIRE][run] = per_timer(bench_now() - start);
+  free(all);
+  ev_loop_destroy(loop);
+}
+#endif
+
+/* The loop's own functions: a task for each would count, too. */
+static void conc_timers(timers *t, int run) {
+  conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
+  conc__coro *all = (conc__coro *)map_memory(TIMERS, sizeof *all);
+  double start, end;
+  if (loop == NULL) exit(1);
+  for (; loop->alive < TIMERS; loop->alive++) conc__loop_reserve(loop);
+  for (int i = 0; i < TIMERS; i++) all[i].actor.word = CONC__PARKED;
+  start = bench_now();
+  for (int i = 0; i < TIMERS; i++)
+    conc__timer_add(loop, &all[i], start + 100 + t->at[i]);
+  end = bench_now();
+  t->ns[1][INSERT][run] = per_timer(end - start);
+  for (int i = 0; i < TIMERS; i++) conc__timer_remove(loop, &all[t->order[i]]);
+  t->ns[1][CANCEL][run] = per_timer(bench_now() - end);
+  for (int i = 0; i < TIMERS; i++)
+    conc__timer_add(loop, &all[i], start + t->at[i] * 1e-3);
+  start = bench_now();
+  while (loop->heap_count > 0) conc__timers_expire(loop);
+  t->ns[1][EXPIRE][run] = per_timer(bench_now() - start);
+  munmap(all, TIMERS * sizeof *all);
+  free(loop->ring);
+  free(loop->heap);
+  free(loop);
+}
+
+static void rows_of_timers(void) {
+  static const char *const steps[] = {"insert", "cancel", "expire"};
+  timers *t;
+  if (!wanted("timers")) return;
+  t = (timers *)calloc(1, sizeof *t);
+  if (t == NULL) exit(1);
+  srand(1);
+  for (unsigned i = 0; i < TIMERS; i++) {
+    unsigned other = (unsigned)rand() % (i + 1);
+    t->at[i] = (double)rand() / RAND_MAX;
+    t->order[i] = t->order[other];
+    t->order[other] = i;
+  }
+  for (int run = 0; run < (quick ? 1 : RUNS); run++) {
+#ifndef NO_EV
+    ev_timers(t, run);
+#endif
+    conc_timers(t, run);
+  }
+  for (int i = 0; i < STEPS; i++) {
+    char name[80];
+    double ev = bench_median(t->ns[0][i], quick ? 1 : RUNS);
+    double own = bench_median(t->ns[1][i], quick ? 1 : RUNS);
+    if (ev > 0) {
+      snprintf(name, sizeof name, "timers, %s: libev", steps[i]);
+      bench_row(name, ev, "ns");
+      bench_end();
+    }
+    snprintf(name, sizeof name, "timers, %s: conc", steps[i]);
+    bench_row(name, own, "ns");
+    bench_of(own, ev, "libev");
+    bench_end();
+  }
+  free(t);
+}
+
 /* --- memory -------------------------------------------------------------- */
 
 static double resident(void) {
@@ -528,6 +640,7 @@ int main(int argc, char **argv) {
   compare("generator", generating, 3);
   compare("tree", walking, 3);
   rows_of_sleepers();
+  rows_of_timers();
   rows_of_memory();
   return 0;
 }
