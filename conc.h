@@ -15751,7 +15751,6 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
     if (!conc__cells_find_free(s, spot)) return -EAGAIN;
     lap = CONC__CELL_LAP(spot->word);
-    __builtin_prefetch((char *)spot->cell + 64, 1);
   } while (!__atomic_compare_exchange_n(
       &spot->cell->word, &spot->word,
       CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,

@@ -877,12 +877,13 @@ TEST_SHARED(a_join_does_not_wait_for_the_dead) {
    the parent looks when it has killed one, for a message that had been got and
    was not noted yet. */
 enum { HANDS = 6, LIVES = 64, EACH = 1 << 15 };
+typedef struct hand {
+  unsigned char data[600];
+  unsigned life; /* of a putter; 0: it is a getter */
+} hand;
 typedef struct killed {
   conc_queue *q;
-  struct hand {
-    unsigned char data[600];
-    unsigned life; /* of a putter; 0: it is a getter */
-  } hands[HANDS];
+  hand hands[HANDS];
   unsigned put[LIVES]; /* how many of its messages each life has put */
   unsigned got;
   unsigned char noted[LIVES][EACH];
@@ -893,28 +894,28 @@ static size_t killed_size(const unsigned *head) {
   return 8 + (head[0] * 31 + head[1] * 7) % 500 * (head[1] % 5 == 0);
 }
 static void killed_child(void *arg) {
-  struct hand *hand = (struct hand *)arg;
+  hand *mine = (hand *)arg;
   unsigned char data[600];
   unsigned head[2] = {0, 0};
   for (;;) {
-    if (hand->life == 0) {
-      ssize_t n = conc_get(game->q, hand->data, sizeof hand->data,
+    if (mine->life == 0) {
+      ssize_t n = conc_get(game->q, mine->data, sizeof mine->data,
                            CONC_FOREVER);
-      memcpy(head, hand->data, sizeof head);
+      memcpy(head, mine->data, sizeof head);
       MUST(head[0] < LIVES && head[1] < EACH);
       MUST(n == (ssize_t)killed_size(head));
       fill(data, (size_t)n, head[0] ^ head[1]);
-      MUST(memcmp(data + 8, hand->data + 8, (size_t)n - 8) == 0);
+      MUST(memcmp(data + 8, mine->data + 8, (size_t)n - 8) == 0);
       ADD(game->noted[head[0]][head[1]], 1);
       ADD(game->got, 1);
     } else {
       size_t size;
-      head[0] = hand->life;
+      head[0] = mine->life;
       size = killed_size(head);
       fill(data, size, head[0] ^ head[1]);
       memcpy(data, head, sizeof head);
       MUST(conc_put(game->q, data, size, CONC_FOREVER) == 0);
-      SET(game->put[hand->life], ++head[1]);
+      SET(game->put[mine->life], ++head[1]);
       if (head[1] > EACH / 2) usleep(100);
       MUST(head[1] < EACH);
     }
@@ -934,16 +935,16 @@ static void kill_some(int kills) {
   for (int k = 0; k < kills + HANDS; k++) {
     int i = k < kills ? (int)(test_random() % HANDS) : k - kills;
     double until = test_now() + (test_random() % 256) * 1e-6;
-    struct hand *hand = &game->hands[i];
+    hand *his = &game->hands[i];
     if (k < kills)
       while (test_now() < until) {
       }
     kill(pids[i], SIGKILL);
     reap(pids[i], -SIGKILL);
-    if (hand->life == 0) memcpy(candidates[n++], hand->data, 8);
+    if (his->life == 0) memcpy(candidates[n++], his->data, 8);
     if (k >= kills) continue;
-    hand->life = i % 2 ? ++life : 0;
-    pids[i] = start(killed_child, hand);
+    his->life = i % 2 ? ++life : 0;
+    pids[i] = start(killed_child, his);
     if (k % 8 == 0) { /* they all go on */
       unsigned got = GET(game->got);
       until = test_now() + 10 * test_slow();
@@ -1188,9 +1189,9 @@ static int step_round_wake_putter(long k) {
 static void kill_everywhere(int (*round)(long k)) {
   const char *asked = getenv("QUEUE_SECONDS"), *tool = getenv("LD_PRELOAD");
   long n;
+  step = (stepped *)conc_shared_alloc(sizeof *step);
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
   if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
-  step = (stepped *)conc_shared_alloc(sizeof *step);
   step->other = make(1, 1);
   n = step_all(round, asked ? atof(asked) : 0.5);
   conc_queue_free(step->other);
