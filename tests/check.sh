@@ -26,24 +26,29 @@ cross=aarch64-linux-gnu-gcc
 less='TEST_SLOW=10 THREAD_ROUNDS=20 FORK_ROUNDS=10 DEADLOCK_ROUNDS=16'
 less="$less DEADLOCK_OPERATIONS=20000"
 aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
+# What was stopped or killed at every step once need not be so in every row.
+few='PARK_SECONDS=0.01 QUEUE_KILLS=100 QUEUE_SECONDS=0.1 CRASH_KILLS=20'
+few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
+few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
+coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc OPT=-O1 $tsan SCRIPTS=
-clang-asan | clang | CC=clang OPT=-O0 $san SCRIPTS=examples
-portable | gcc | CC=gcc OPT=-O1 $portable SCRIPTS=
-ucontext | gcc | CC=gcc OPT=-O1 $ucontext SCRIPTS=
-kqueue | gcc | CC=gcc OPT=-O1 DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="loop stream datagram pipe signals generator tasks queue manager park process fork"
-clang | clang | CC=clang SCRIPTS=
-malformed | gcc | CC=gcc OPT=-O1 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
-aarch64 | $cross qemu-aarch64 | $aarch64 TESTS="core value park loop queue generator"
-gcc-O0-c99 | gcc | CC=gcc OPT=-O0 STD=c99 DEFS=-DCONC_HAVE_THREAD_LOCAL=0 SCRIPTS=
-c++20 | g++ | CXX=g++ OPT=-O1 STD=c++20 SCRIPTS=examples
-implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 SCRIPTS=
-ucontext-asan | clang | CC=clang OPT=-O0 $ucontext $san SCRIPTS=
-portable-tsan | gcc | CC=gcc OPT=-O1 $portable $tsan TESTS="core sync park loop queue"
+gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan SCRIPTS=
+clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
+portable | gcc | CC=gcc OPT=-O0 $few $portable SCRIPTS=
+kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="loop stream datagram pipe signals generator tasks queue manager process fork"
+clang | clang | CC=clang $few TESTS="core thread sync model park loop queue queue_processes generator tasks value manager pool shared"
+c99 | gcc | CC=gcc OPT=-O0 STD=c99 DEFS=-DCONC_HAVE_THREAD_LOCAL=0 $few SCRIPTS=
+c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few SCRIPTS=examples
+malformed | gcc | CC=gcc MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
+aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
+ucontext | gcc | CC=gcc OPT=-O0 $few $ucontext TESTS="$coroutines queue fork"
+implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
+ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
+portable-tsan | gcc | CC=gcc OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
 compile-all | cc |
-long | gcc | CC=gcc DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
-crash | gcc | CC=gcc OPT=-O3 TEST_SLOW=4 CRASH_KILLS=1250 CRASH_SECONDS=4 TESTS=crash
+long | gcc | CC=gcc OPT=-O3 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
+crash | gcc | CC=gcc OPT=-O2 CFLAGS=-fno-inline CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS
