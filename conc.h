@@ -9784,19 +9784,22 @@ CONC__DEF void conc__barrier_tell(conc_barrier *barrier) {
   conc__shared_wake(&barrier->runner, INT_MAX);
 }
 
-/* If one died with the guard, nobody knows how far it came. */
+/* If one died with the guard, nobody knows how far it came: then the barrier
+   is broken now, the guard not held, and this is -EOWNERDEAD. */
 CONC__DEF int conc__barrier_enter(conc_barrier *barrier,
                                   struct conc__registry *r) {
   int rc = conc__shared_enter(r, &barrier->guard);
   if (rc <= 0) return rc;
   conc__barrier_break(barrier);
   conc__barrier_tell(barrier);
-  return conc__barrier_enter(barrier, r);
+  return -EOWNERDEAD;
 }
 
 CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken) {
-  int rc = conc__barrier_enter(
-      barrier, conc__shared_registry(barrier, barrier->word));
+  struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
+  int rc;
+  do rc = conc__barrier_enter(barrier, r);
+  while (rc == -EOWNERDEAD);
   if (rc != 0) return rc;
   CONC__STORE_RELAXED(&barrier->broken, broken);
   conc__barrier_turn(barrier, true);
@@ -9835,8 +9838,11 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
   for (round = 0;; round++) {
     bool all_are_here;
     unsigned age;
-    int rc = 0;
-    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    int rc;
+    while ((rc = conc__barrier_enter(barrier, r)) != 0) {
+      if (rc == -EOWNERDEAD) return rc;
+      sched_yield();
+    }
     age = barrier->generation - generation;
     if (age > 0) {
       bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
@@ -15929,6 +15935,7 @@ CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
   bool closed = CONC__LOAD(&s->cells->closed) != 0;
   uint32_t form;
   ssize_t n;
+  memset(&spot, 0, sizeof spot); /* gcc does not see that it is set */
   if (CONC__LOAD(&s->stashed)) {
     n = conc_peek_size(s->stash);
     if (n != -ETIMEDOUT) return n;
@@ -19395,8 +19402,8 @@ CONC__DEF int conc__session_run(conc__session *s) {
   bool empty = false;
   int rc = 0;
   while (rc == 0) {
-    const unsigned char *payload;
-    size_t size;
+    const unsigned char *payload = NULL;
+    size_t size = 0;
     ssize_t n;
     int have = conc__channel_next(ch, s->manager->max_message, &payload,
                                   &size);

@@ -13,7 +13,7 @@
 static double scale = 1;
 
 static void *write_all(void *queue) {
-  conc_queue *q = queue;
+  conc_queue *q = (conc_queue *)queue;
   srand((unsigned)getpid());
   printf("Process to write: %d\n", (int)getpid());
   for (char value = 'A'; value <= 'C'; value++) {
@@ -26,7 +26,7 @@ static void *write_all(void *queue) {
 }
 
 static void *read_all(void *queue) {
-  conc_queue *q = queue;
+  conc_queue *q = (conc_queue *)queue;
   char value;
   printf("Process to read: %d\n", (int)getpid());
   while (conc_get(q, &value, 1, CONC_FOREVER) == 1) {
@@ -38,7 +38,8 @@ static void *read_all(void *queue) {
 }
 
 int main(void) {
-  conc_queue *q = conc_queue_new(&(conc_queue_opts){.shared = true});
+  conc_queue_opts between_processes = {.shared = true};
+  conc_queue *q = conc_queue_new(&between_processes);
   conc_task writer = {.target = write_all, .arg = q};
   conc_task reader = {.target = read_all, .arg = q};
   if (getenv("TIME_SCALE") != NULL) scale = atof(getenv("TIME_SCALE"));

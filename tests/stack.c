@@ -159,11 +159,15 @@ TEST(an_overflow_is_reported_by_name) {
   static char text[20000];
   if (CONC_STACK_SIZE != 65536) SKIP("another size of stacks");
   for (int how = 0; how < 8; how++) {
+    const char *said;
     int status;
     /* It runs no other threads after a fork, and tells less of its own. */
     if (CONC_HAVE_TSAN && how != 5) continue;
     status = die(how, text, sizeof text);
-    CHECK(strncmp(text, expected[how], strlen(expected[how])) == 0);
+    said = text; /* ASan warns of ucontext first */
+    while (strncmp(said, "==", 2) == 0 && strchr(said, '\n') != NULL)
+      said = strchr(said, '\n') + 1;
+    CHECK(strncmp(said, expected[how], strlen(expected[how])) == 0);
     if (how == 5) {
       CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 42);
     } else if (CONC_HAVE_ASAN) { /* it has handlers of its own */
