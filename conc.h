@@ -15496,6 +15496,7 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
                                         conc__cells_spot *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
   uint64_t front = at; /* all before it are got */
+  spot->at = at;
   spot->busy = spot->suspect = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
@@ -15935,7 +15936,6 @@ CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
   bool closed = CONC__LOAD(&s->cells->closed) != 0;
   uint32_t form;
   ssize_t n;
-  memset(&spot, 0, sizeof spot); /* gcc does not see that it is set */
   if (CONC__LOAD(&s->stashed)) {
     n = conc_peek_size(s->stash);
     if (n != -ETIMEDOUT) return n;
