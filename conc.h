@@ -1202,7 +1202,7 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 /* --- signals --- */
 
 /* Blocks n signals in the calling thread and in all threads and processes that
-   it starts from now on, programs too: they stay pending until somebody waits
+   it starts from now on, not programs: they stay pending until somebody waits
    for them. First thing in main: a signal that one thread does not block may
    come there, and kill the process. 0, -EINVAL. */
 CONC_API int conc_block_signals(const int *signals, size_t n);
@@ -1379,8 +1379,8 @@ typedef struct conc_output {
 
 /* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
    there or is not to be executed, -EBUSY, -EINVAL, -EAGAIN, -ENOMEM, -EMFILE,
-   .... Costs the same however large the caller is, where there
-   is CONC_HAVE_SPAWN. */
+   .... Of the caller's blocked signals none is blocked in it. Costs the same
+   however large the caller is, where there is CONC_HAVE_SPAWN. */
 CONC_API int conc_popen_start(conc_popen *popen);
 
 /* Waits for its end. The exit code, -ECHILD if a signal killed it
@@ -10456,7 +10456,7 @@ typedef struct conc__exec {
   const char *cwd;        /* or NULL */
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
-  bool err_to_out, new_group;
+  bool err_to_out, new_group, unblock;
   conc__making making;
 } conc__exec;
 
@@ -10465,6 +10465,7 @@ typedef struct conc__exec {
 CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
+  sigset_t none;
   int rc = -posix_spawn_file_actions_init(&actions);
   int i;
   if (rc != 0) return rc;
@@ -10480,8 +10481,12 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
                                              x->keep[i]);
   if (x->cwd != NULL && rc == 0)
     rc = -posix_spawn_file_actions_addchdir_np(&actions, x->cwd);
-  if (x->new_group && rc == 0)
-    rc = -posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
+  sigemptyset(&none);
+  if (x->unblock && rc == 0) rc = -posix_spawnattr_setsigmask(&attr, &none);
+  if (rc == 0)
+    rc = -posix_spawnattr_setflags(
+        &attr, (short)((x->new_group ? POSIX_SPAWN_SETPGROUP : 0) |
+                       (x->unblock ? POSIX_SPAWN_SETSIGMASK : 0)));
   if (rc == 0)
     rc = -posix_spawnp(pid, x->path, &actions, &attr,
                        (char *const *)(uintptr_t)x->argv,
@@ -10496,6 +10501,7 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
 
 /* In the child; returns only if it fails. */
 CONC__DEF void conc__exec_child(const conc__exec *x) {
+  sigset_t none;
   int i;
   for (i = 0; i < 3; i++)
     if (x->stdio[i] >= 0 && dup2(x->stdio[i], i) < 0) return;
@@ -10505,6 +10511,8 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
   if (x->new_group) setpgid(0, 0);
   if (x->cwd != NULL && chdir(x->cwd) < 0) return;
   if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
+  sigemptyset(&none);
+  if (x->unblock) pthread_sigmask(SIG_SETMASK, &none, NULL);
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
 }
 
@@ -10795,6 +10803,7 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
+  x.unblock = true;
   x.making.count = 0;
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
