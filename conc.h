@@ -1,12 +1,13 @@
-/* conc.h - v0.1.0 - everything that runs at the same time, in one C file
+/* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
    MIT-0 or public domain, as you like; the text is at the end of LICENSE.
 
-   Threads, coroutines with an event loop, locks, queues, and queues served
-   over the network in the protocol of Python's multiprocessing.managers.
+   Threads, coroutines with an event loop, processes, pools, locks, queues,
+   also between processes, and queues served over the network in the protocol
+   of Python's multiprocessing.managers.
    One set of verbs: the same conc_put, conc_lock_acquire, conc_join and
    conc_read work from a thread and from a coroutine, each with a timeout.
 
-   Do this in *one* C or C++ file, before any other include:
+   Do this in exactly one C or C++ file, before any other include:
 
      #define CONC_IMPLEMENTATION
      #include "conc.h"
@@ -160,6 +161,13 @@
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
      a trusted network, as Python's is.
+   - A pool's workers that are processes are forked, never spawned: with many
+     threads, or much memory, start the pool first.
+   - A pipe takes SOCK_SEQPACKET, which Linux and the BSDs have and macOS has
+     not: there it is -EPROTONOSUPPORT.
+   - What processes share must be made so (..._init_shared, .shared), serves
+     1,024 processes at one time, and cannot hold pointers. Deadlocks through
+     it are not found; a named queue is looked at every 2 ms by who waits.
    - With CONC_PORTABLE a client that pipelines requests and then dies while
      one of them blocks is noticed only when that request ends.
 */
@@ -2131,8 +2139,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
    PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
    0, MINOR may too, and says so here.
 
-   0.1.0  2026-11-21  The first: threads, coroutines, locks, processes, queues,
-                      manager.
+   0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
+                      streams, datagrams and signals; locks; processes and
+                      programs, pools, pipes, shared memory; queues between
+                      all of them; values, JSON, pickle; manager; progress.
    ------------------------------------------------------------------------ */
 
 #ifndef CONC_STATIC
