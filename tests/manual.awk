@@ -250,7 +250,7 @@ function print_html(   i, k, s, part, id) {
   print "#names b { display: block; margin-top: .7em }"
   print "@media (max-width: 46em) {"
   print "  pre { white-space: pre-wrap; overflow-wrap: anywhere; padding-left: 0;"
-  print "    font-size: 12px } }"
+  print "    font-size: clamp(9px, 1.9vw, 13px) } }"
   print "@media (prefers-color-scheme: dark) {"
   print "  body { background: #181a1c; color: #ddd }"
   print "  pre.code { background: #22262a } a { color: #8ab8e6 }"
