@@ -1,5 +1,5 @@
-/* The two downloads of download_threads.c as coroutines of one thread: the
-   same download(), and still together they take as long as the longer.
+/* The two downloads as coroutines of one thread: the same download() as in
+   download_threads.c, and together they still take as long as the longer.
      cc download_coroutines.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
