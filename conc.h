@@ -121,8 +121,7 @@
             while in use. What the library allocates is said at the function.
    Signals  No function may be called from a signal handler, unless it says
             so. The library installs no handlers (conc_guard_handler is there
-            to install one), and writes to sockets
-            without raising SIGPIPE.
+            to install one), and writes to sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
             the whole library. It has the thread that forked and, if that runs
