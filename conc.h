@@ -3821,13 +3821,22 @@ CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
   return rc;
 }
 
-CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
-                                   double deadline);
+/* How one waits for a job of a pool, and how a pool's worker waits: it runs
+   other jobs meanwhile. Set by >>pool before there is any of either. */
+typedef struct conc__job_class {
+  int (*await)(conc_task *job, bool stubborn, double timeout);
+  int (*many_wait)(conc__many *m, size_t want, bool stubborn,
+                   double deadline);
+  bool (*help)(conc_task *job); /* whether it has ended */
+  int (*cancel)(conc_task *job);
+} conc__job_class;
+
+static const conc__job_class *conc__jobs;
 
 CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
                               double deadline) {
   if (CONC__UNLIKELY(conc__this.worker != NULL))
-    return conc__pool_many_wait(m, want, stubborn, deadline);
+    return conc__jobs->many_wait(m, want, stubborn, deadline);
   return conc__many_park(m, want, stubborn, 0, deadline);
 }
 
@@ -4890,14 +4899,11 @@ CONC__DEF int conc__task_check(conc_task *task) {
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
-CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
-                               double timeout);
-
 CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
                                double timeout) {
   conc__waiter w;
   if (conc__is_job(task) || conc__this.worker != NULL)
-    return conc__pool_await(task, stubborn, timeout);
+    return conc__jobs->await(task, stubborn, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.stubborn = stubborn;
   w.of = "of";
@@ -4905,11 +4911,9 @@ CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
   return conc__event_wait(&task->done, &w, timeout);
 }
 
-CONC__DEF bool conc__worker_help(conc_task *task);
-
 CONC_API int conc_join(conc_task *task, double timeout) {
   int rc;
-  if (conc__this.worker != NULL && timeout > 0 && conc__worker_help(task))
+  if (conc__this.worker != NULL && timeout > 0 && conc__jobs->help(task))
     return task->status;
   rc = conc__task_check(task);
   if (rc == 0) rc = conc__task_await(task, false, timeout);
@@ -4933,15 +4937,13 @@ CONC_API void *conc_result(const conc_task *task) {
   return conc_event_is_set(&task->done) ? task->result : NULL;
 }
 
-CONC__DEF int conc__pool_cancel(conc_task *job);
-
 CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__guard(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
   if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
   if (conc__is_job(task)) conc__job_look(task);
-  if (task->kind == CONC__TASK_REMOTE) return conc__pool_cancel(task);
+  if (task->kind == CONC__TASK_REMOTE) return conc__jobs->cancel(task);
   conc__mutex_lock(guard);
   if (task->kind != 0 && conc__event_await(&task->done)) {
     rc = 0;
@@ -16764,7 +16766,12 @@ CONC__DEF void conc__pool_fork_child(void) {
   for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
 }
 
+CONC__DEF int conc__pool_cancel(conc_task *t);
+
 CONC__DEF void conc__pool_init_once(void) {
+  static const conc__job_class jobs = {conc__pool_await, conc__pool_many_wait,
+                                       conc__worker_help, conc__pool_cancel};
+  conc__jobs = &jobs;
   conc__init();
   conc__fence_init();
   pthread_atfork(NULL, NULL, conc__pool_fork_child);

@@ -162,7 +162,7 @@ static pid_t begin_living(void) {
 }
 
 TEST(no_memory_of_ours_has_no_registry) {
-  int here;
+  int here = 0;
   CHECK(conc__registry_of(&here) == NULL);
   CHECK_EQ(errno, EINVAL);
 }

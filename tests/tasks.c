@@ -54,6 +54,10 @@
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
+#include <sys/socket.h>
+
+static void *number(ssize_t n) { return (void *)(intptr_t)n; }
+
 /* --- tasks of both kinds --- */
 
 static unsigned kinds; /* on a loop every other task is a coroutine */
@@ -1167,6 +1171,65 @@ EVERYWHERE(a_fork_ends_the_waits) {
   CHECK_EQ(conc_join(&other, CONC_FOREVER), 0);
   free(jobs);
   return arg;
+}
+
+/* --- very many are cancelled at once --- */
+
+enum { PAIRS = 50, WAYS = 5 };
+static conc_lock held;
+static conc_event never;
+static conc_queue *empty;
+static int pairs[PAIRS][2];
+
+static void *wait_in_one_of_many_ways(void *arg) {
+  size_t i = (size_t)(uintptr_t)arg;
+  char c;
+  switch (i % WAYS) {
+  case 0: return number(conc_get(empty, &c, 1, CONC_FOREVER));
+  case 1: return number(conc_lock_acquire(&held, CONC_FOREVER));
+  case 2: return number(conc_event_wait(&never, 1e6));
+  case 3: return number(conc_sleep(1e6));
+  default:
+    return number(conc_read(pairs[i / WAYS % PAIRS][0], &c, 1, CONC_FOREVER));
+  }
+}
+
+static void *cancel_very_many(void *arg) {
+  size_t n = *(size_t *)arg, i;
+  conc_task *t = (conc_task *)calloc(n, sizeof *t);
+  CHECK_EQ(conc_lock_acquire(&held, 0), 0);
+  for (i = 0; i < PAIRS; i++)
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pairs[i]), 0);
+  for (i = 0; i < n; i++) {
+    t[i].target = wait_in_one_of_many_ways;
+    t[i].arg = (void *)(uintptr_t)i;
+    CHECK_EQ(conc_coro_start(&t[i]), 0);
+  }
+  for (i = 0; i < 3; i++) CHECK_EQ(conc_yield_now(), 0);
+  for (i = 0; i < n; i++) CHECK(conc_is_alive(&t[i]));
+  for (i = 0; i < n; i++) CHECK_EQ(conc_cancel(&t[i]), 0);
+  for (i = 0; i < n; i++) {
+    CHECK_EQ(conc_join(&t[i], CONC_FOREVER), -ECANCELED);
+    CHECK(conc_result(&t[i]) == number(-ECANCELED));
+  }
+  CHECK_EQ(conc_lock_release(&held), 0);
+  CHECK(!conc_lock_locked(&held));
+  CHECK_EQ(conc_put(empty, "x", 1, 0), 0); /* nobody is there to take it */
+  CHECK_EQ(conc_qsize(empty), 1);
+  for (i = 0; i < PAIRS; i++) close(pairs[i][0]), close(pairs[i][1]);
+  free(t);
+  return NULL;
+}
+
+TEST(a_hundred_thousand_that_wait_are_cancelled_at_once) {
+  size_t n = CONC_HAVE_TSAN || CONC_HAVE_ASAN ? 2000 : 100000;
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = cancel_very_many;
+  t.arg = &n;
+  empty = conc_queue_new(NULL);
+  CHECK_EQ(conc_run(&t), 0);
+  conc_queue_free(empty);
 }
 
 TEST_MAIN
