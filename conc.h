@@ -1,12 +1,13 @@
-/* conc.h - v0.1.0 - everything that runs at the same time, in one C file
+/* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
    MIT-0 or public domain, as you like; the text is at the end of LICENSE.
 
-   Threads, coroutines with an event loop, locks, queues, and queues served
-   over the network in the protocol of Python's multiprocessing.managers.
+   Threads, coroutines with an event loop, processes, pools, locks, queues,
+   also between processes, and queues served over the network in the protocol
+   of Python's multiprocessing.managers.
    One set of verbs: the same conc_put, conc_lock_acquire, conc_join and
    conc_read work from a thread and from a coroutine, each with a timeout.
 
-   Do this in *one* C or C++ file, before any other include:
+   Do this in exactly one C or C++ file, before any other include:
 
      #define CONC_IMPLEMENTATION
      #include "conc.h"
@@ -120,8 +121,7 @@
             while in use. What the library allocates is said at the function.
    Signals  No function may be called from a signal handler, unless it says
             so. The library installs no handlers (conc_guard_handler is there
-            to install one), and writes to sockets
-            without raising SIGPIPE.
+            to install one), and writes to sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
             the whole library. It has the thread that forked and, if that runs
@@ -160,6 +160,13 @@
    - The network protocol authenticates both sides by a shared key, and
      encrypts nothing; a man in the middle can relay the handshake. It is for
      a trusted network, as Python's is.
+   - A pool's workers that are processes are forked, never spawned: with many
+     threads, or much memory, start the pool first.
+   - A pipe takes SOCK_SEQPACKET, which Linux and the BSDs have and macOS has
+     not: there it is -EPROTONOSUPPORT.
+   - What processes share must be made so (..._init_shared, .shared), serves
+     1,024 processes at one time, and cannot hold pointers. Deadlocks through
+     it are not found; a named queue is looked at every 2 ms by who waits.
    - With CONC_PORTABLE a client that pipelines requests and then dies while
      one of them blocks is noticed only when that request ends.
 */
@@ -1202,7 +1209,7 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 /* --- signals --- */
 
 /* Blocks n signals in the calling thread and in all threads and processes that
-   it starts from now on, programs too: they stay pending until somebody waits
+   it starts from now on, not programs: they stay pending until somebody waits
    for them. First thing in main: a signal that one thread does not block may
    come there, and kill the process. 0, -EINVAL. */
 CONC_API int conc_block_signals(const int *signals, size_t n);
@@ -1379,8 +1386,8 @@ typedef struct conc_output {
 
 /* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
    there or is not to be executed, -EBUSY, -EINVAL, -EAGAIN, -ENOMEM, -EMFILE,
-   .... Costs the same however large the caller is, where there
-   is CONC_HAVE_SPAWN. */
+   .... Of the caller's blocked signals none is blocked in it. Costs the same
+   however large the caller is, where there is CONC_HAVE_SPAWN. */
 CONC_API int conc_popen_start(conc_popen *popen);
 
 /* Waits for its end. The exit code, -ECHILD if a signal killed it
@@ -2131,8 +2138,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
    PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
    0, MINOR may too, and says so here.
 
-   0.1.0  2026-11-21  The first: threads, coroutines, locks, processes, queues,
-                      manager.
+   0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
+                      streams, datagrams and signals; locks; processes and
+                      programs, pools, pipes, shared memory; queues between
+                      all of them; values, JSON, pickle; manager; progress.
    ------------------------------------------------------------------------ */
 
 #ifndef CONC_STATIC
@@ -10464,7 +10473,7 @@ typedef struct conc__exec {
   const char *cwd;        /* or NULL */
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
-  bool err_to_out, new_group;
+  bool err_to_out, new_group, unblock;
   conc__making making;
 } conc__exec;
 
@@ -10473,6 +10482,7 @@ typedef struct conc__exec {
 CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
+  sigset_t none;
   int rc = -posix_spawn_file_actions_init(&actions);
   int i;
   if (rc != 0) return rc;
@@ -10488,8 +10498,12 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
                                              x->keep[i]);
   if (x->cwd != NULL && rc == 0)
     rc = -posix_spawn_file_actions_addchdir_np(&actions, x->cwd);
-  if (x->new_group && rc == 0)
-    rc = -posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
+  sigemptyset(&none);
+  if (x->unblock && rc == 0) rc = -posix_spawnattr_setsigmask(&attr, &none);
+  if (rc == 0)
+    rc = -posix_spawnattr_setflags(
+        &attr, (short)((x->new_group ? POSIX_SPAWN_SETPGROUP : 0) |
+                       (x->unblock ? POSIX_SPAWN_SETSIGMASK : 0)));
   if (rc == 0)
     rc = -posix_spawnp(pid, x->path, &actions, &attr,
                        (char *const *)(uintptr_t)x->argv,
@@ -10504,6 +10518,7 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
 
 /* In the child; returns only if it fails. */
 CONC__DEF void conc__exec_child(const conc__exec *x) {
+  sigset_t none;
   int i;
   for (i = 0; i < 3; i++)
     if (x->stdio[i] >= 0 && dup2(x->stdio[i], i) < 0) return;
@@ -10513,6 +10528,8 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
   if (x->new_group) setpgid(0, 0);
   if (x->cwd != NULL && chdir(x->cwd) < 0) return;
   if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
+  sigemptyset(&none);
+  if (x->unblock) pthread_sigmask(SIG_SETMASK, &none, NULL);
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
 }
 
@@ -10803,6 +10820,7 @@ CONC_API int conc_popen_start(conc_popen *p) {
   x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
   x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
   x.new_group = p->new_group;
+  x.unblock = true;
   x.making.count = 0;
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)

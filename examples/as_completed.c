@@ -1,4 +1,5 @@
-/* asyncio.as_completed of the documents: each result as soon as it is there.
+/* asyncio.as_completed of the documents: each result as soon as it is there,
+   in the order in which the tasks end.
      cc as_completed.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

@@ -1,5 +1,5 @@
-/* Two downloads in two processes: they take as long as the longer of them.
-   TIME_SCALE=0.01 makes the seconds shorter.
+/* Two downloads in two processes: together they take as long as the longer of
+   them. TIME_SCALE=0.01 makes the seconds shorter.
      cc download_processes.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -9,30 +9,29 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static double scale = 1;
+static double second = 1;
 
 static void *download_task(void *filename) {
   int time_to_download;
   srand((unsigned)getpid());
-  printf("Download process %d starts.\n", (int)getpid());
-  printf("Downloading %s...\n", (const char *)filename);
+  printf("启动下载进程，进程号[%d].\n", (int)getpid());
+  printf("开始下载%s...\n", (char *)filename);
   fflush(stdout);
   time_to_download = 5 + rand() % 6;
-  conc_sleep(time_to_download * scale);
-  printf("%s is there. It took %d seconds.\n", (const char *)filename,
-         time_to_download);
+  conc_sleep(time_to_download * second);
+  printf("%s下载完成! 耗费了%d秒\n", (char *)filename, time_to_download);
   return NULL;
 }
 
 int main(void) {
   double start = conc_now();
   conc_task p1 = {.target = download_task,
-                  .arg = (void *)"Python from zero to hospital.pdf"};
+                  .arg = (void *)"Python从入门到住院.pdf"};
   conc_task p2 = {.target = download_task, .arg = (void *)"Peking Hot.avi"};
-  if (getenv("TIME_SCALE") != NULL) scale = atof(getenv("TIME_SCALE"));
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   if (conc_process_start(&p1) != 0 || conc_process_start(&p2) != 0) return 1;
   conc_join(&p1, CONC_FOREVER);
   conc_join(&p2, CONC_FOREVER);
-  printf("All of it took %.2f seconds.\n", (conc_now() - start) / scale);
+  printf("总共耗费了%.2f秒.\n", (conc_now() - start) / second);
   return 0;
 }

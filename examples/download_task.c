@@ -1,4 +1,5 @@
-/* The same two downloads by a "subclass": a struct that begins with a task.
+/* The same two downloads by a "subclass" of the thread: a struct that begins
+   with a task, and a run() that gets it.
      cc download_task.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

@@ -1,4 +1,5 @@
-/* Two downloads in two threads: together they take as long as the longer.
+/* Two downloads in two threads: together they take as long as the longer of
+   them.
      cc download_threads.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

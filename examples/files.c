@@ -18,6 +18,18 @@ static void close_file(FILE **f) {
   if (*f != NULL) fclose(*f);
 }
 
+/* os.path: '/' between, and the last '/' or '.' from which the rest is. */
+static void paths(void) {
+  char path[200], here[4096];
+  const char *name, *extension;
+  printf("%s\n", realpath(".", here));
+  snprintf(path, sizeof path, "%s/%s", "/Users/michael/testdir", "file.txt");
+  name = strrchr(path, '/') + 1;
+  extension = strrchr(name, '.');
+  printf("('%.*s', '%s')\n", (int)(name - 1 - path), path, name);
+  printf("('%.*s', '%s')\n", (int)(extension - path), path, extension);
+}
+
 static void show(const conc_value *v) {
   char text[200];
   conc_value_text(v, text, sizeof text);
@@ -52,6 +64,7 @@ int main(void) {
     while (fgets(line, sizeof line, f)) printf("%s", line);
   }
 
+  paths();
   mkdir("testdir", 0700);
   rename("test.txt", "test.py");
   list(true, "");

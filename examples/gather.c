@@ -1,4 +1,5 @@
-/* asyncio.gather of the documents: the results in the order of the tasks.
+/* asyncio.gather of the documents: the results in the order of the tasks,
+   whichever ended first.
      cc gather.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

@@ -66,7 +66,8 @@ int main(void) {
   conc_queue_free(mails);
 
   FILE *f = fopen(spool, "r");
-  while (f && fgets(line, sizeof line, f)) count += memcmp(line, "To: ", 4) == 0;
+  while (f && fgets(line, sizeof line, f))
+    if (strncmp(line, "To: ", 4) == 0) count++;
   if (f) fclose(f);
   remove(spool);
   printf("%d mails in the spool.\n", count);

@@ -50,7 +50,6 @@ int main(void) {
   conc_queue_join(q, CONC_FOREVER); /* all has been read */
   conc_terminate(&reader);
   conc_join(&reader, CONC_FOREVER);
-  printf("The reader ended by signal %d.\n", -conc_exitcode(&reader));
   conc_queue_free(q);
-  return 0;
+  return conc_exitcode(&reader) != -SIGTERM;
 }

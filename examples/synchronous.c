@@ -1,4 +1,5 @@
-/* The synchronous code of the documents: 2 s and 3 s are 5 s.
+/* The synchronous code of the documents: 2 s and 3 s are 5 s. In wait.c the
+   same functions run as coroutines.
      cc synchronous.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

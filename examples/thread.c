@@ -1,4 +1,5 @@
-/* Threads of the documents: one with a name, beside the main thread.
+/* Threads of the documents: one with a name, beside the main thread, which is
+   called MainThread.
      cc thread.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

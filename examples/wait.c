@@ -1,4 +1,5 @@
-/* asyncio.wait of the documents: 2 s and 3 s at once are 3 s.
+/* asyncio.wait of the documents, which they write by yield from and by await:
+   2 s and 3 s at once are 3 s.
      cc wait.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

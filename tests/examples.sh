@@ -1,5 +1,38 @@
 #!/bin/sh
 # Every example runs and ends well; sleeps are cut short by TIME_SCALE.
+#
+# Which programs of the documents (five tutorials of Python, in Chinese; their
+# numbers) each mirrors: the same structure, and the lines that they print.
+#
+#   os.fork()                                  0-4      fork
+#   Process(target=run_proc)                   1 3 4    process
+#   two downloads, in processes                0 2      download_processes
+#   ... in threads                             0 2      download_threads
+#   ... by class DownloadTask(Thread)          0 2      download_task
+#   ... as coroutines                          (none)   download_coroutines
+#   Pool, long_time_task                       0-4      pool
+#   subprocess.call, Popen.communicate         0-3      subprocess
+#   Queue of a writer and a reader             0-4      queue (read to its end
+#                                                         before the terminate)
+#   Pipe; Value, Array (only named there)      0-4      pipe, shared_value
+#   LoopThread                                 1 4      thread
+#   balance, without and with a lock           0-2 4    balance
+#   deadlock (in words)                        0-4      deadlock
+#   busy loops on every core                   1 4      cores
+#   std passed along, global_dict              1 4      global_dict
+#   threading.local                            0-2 4    thread_local
+#   "一个子进程崩溃了，不会影响主进程" (words) 0-4      crash
+#   taskIO_1, taskIO_2, synchronous            2        synchronous
+#   yield, yield from: titles                  2        yield_from
+#   generator_1.send, the delegating one       2        generator
+#   asyncio.wait (@asyncio.coroutine, async)   2        wait
+#   asyncio.gather                             2        gather
+#   asyncio.as_completed                       2        as_completed
+#   wait_with_progress, tqdm                   2        progress
+#   processes, and coroutines in each (words)  0-2 4    echo, http
+#   task_master.py, task_worker.py             0-4      task_master, task_worker
+#   "把计算n*n的代码换成发送邮件" (words)      0-2 4    mail
+#   with open, os.path, listdir, pickle, json  4        files
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log

@@ -1101,6 +1101,25 @@ TEST(what_is_not_in_time_goes_on_or_is_killed_with_its_group) {
   run_in_both(run_late);
 }
 
+static void *terminate_a_program(void *arg) {
+  static const int sigterm = SIGTERM;
+  const char *const argv[] = {"sleep", "1000", NULL};
+  conc_popen p;
+  memset(&p, 0, sizeof p);
+  p.argv = argv;
+  CHECK_EQ(conc_block_signals(&sigterm, 1), 0);
+  CHECK_EQ(conc_popen_start(&p), 0);
+  CHECK_EQ(conc_terminate(&p.task), 0);
+  if (conc_popen_wait(&p, 20) == -ETIMEDOUT) conc_kill(&p.task);
+  conc_join(&p.task, CONC_FOREVER);
+  CHECK_EQ(conc_exitcode(&p.task), -SIGTERM);
+  return arg;
+}
+
+TEST(a_program_blocks_no_signal_though_its_parent_does) {
+  run_in_both(terminate_a_program);
+}
+
 static void *call_for_ever(void *arg) {
   const char *const argv[] = {"sleep", "1000", NULL};
   conc_output out;

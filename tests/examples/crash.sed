@@ -1,0 +1,1 @@
+s/crashed: -*[0-9]*/crashed: N/

@@ -1,0 +1,1 @@
+s,^.*/conc-files-.*,/tmp/conc-files-N,
