@@ -3829,9 +3829,9 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
 /* --- between processes: see >>ipc ---
 
    The word of an object that was made shared is never what the calls for one
-   process look for first. So these begin with a compare-and-swap that fails,
-   and the next thing they look at is this. The rest of the word says how far
-   it is from the object to the registry. */
+   process look for first; the next thing they look for is this. (A lock also
+   says so where the order of locks is, which they look at anyway.) The rest of
+   the word says how far it is from the object to the registry. */
 
 #define CONC__SHARED (~(UINTPTR_MAX >> 1) | CONC__OWNER_NONE)
 
@@ -3840,7 +3840,7 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
 }
 
 CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                        bool cancellable, double deadline);
+                                        bool cancellable, double timeout);
 CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self);
 CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self);
 CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock);
@@ -3904,6 +3904,7 @@ CONC__INLINE void conc__tell_released(void *lock, bool read) {
    one look at that set. */
 
 enum { CONC__ORDER_UNKNOWN = 0, CONC__ORDER_NONE = 1 };
+#define CONC__ORDER_SHARED 255 /* none: names are not known to all processes */
 #define CONC__ORDERS (8 * sizeof(uintptr_t))
 #define CONC__ORDER_BIT(order) ((uintptr_t)1 << (order))
 
@@ -4053,8 +4054,6 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
-  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
-    return conc__shared_lock_acquire(lock, self, cancellable, deadline);
   if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
@@ -4093,6 +4092,8 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   conc__actor *self = conc__self();
   uintptr_t free = 0;
   int rc = 0;
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED))
+    return conc__shared_lock_acquire(lock, self, true, timeout);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &free, self->id)))
     rc = conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
   if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
@@ -4104,8 +4105,6 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
-  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
-    return conc__shared_lock_release(lock, self);
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
@@ -4125,9 +4124,10 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   /* The lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
   int rc = 0;
+  if (CONC__UNLIKELY(order == CONC__ORDER_SHARED))
+    return conc__shared_lock_release(lock, self);
 #if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id))
-    return conc__lock_release_slow(lock, self);
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
@@ -9260,12 +9260,12 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
 /* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
 CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
-                                     double deadline) {
+                                     double timeout) {
   unsigned id = conc__registry_self(r);
   unsigned seen = 0;
   if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
   if (!CONC__CAS(&c->word, &seen, id))
-    return conc__claim_wait(c, r, self, cancellable, deadline);
+    return conc__claim_wait(c, r, self, cancellable, conc__deadline(timeout));
   CONC__STORE_RELAXED(&c->actor, self->id);
   return 0;
 }
@@ -9378,7 +9378,7 @@ CONC_API int conc_lock_init_shared(conc_lock *lock) {
   if (r == NULL) return -EINVAL;
   memset(&lock->waiters, 0, sizeof lock->waiters);
   lock->depth = 0;
-  lock->order = CONC__ORDER_NONE; /* names are not known to all */
+  lock->order = CONC__ORDER_SHARED;
   CONC__STORE(&lock->word, conc__shared_word(lock, r));
   return 0;
 }
@@ -9388,11 +9388,14 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
 }
 
 CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                        bool cancellable, double deadline) {
-  return conc__claim_acquire(
+                                        bool cancellable, double timeout) {
+  int rc = conc__claim_acquire(
       conc__lock_claim(lock),
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
-      cancellable, deadline);
+      cancellable, timeout);
+  if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
+    conc__tell_acquired(lock, false, timeout <= 0);
+  return rc;
 }
 
 CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
@@ -9539,8 +9542,7 @@ CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
     if (conc__cond_look(cond, before, rc)) rc = 0;
     break;
   }
-  again = conc__shared_lock_acquire(lock, self, false, CONC__NEVER);
-  conc__lock_acquired(lock, self, false);
+  again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
   lock->depth = depth;
   return again != 0 ? again : rc;
 }
@@ -9937,7 +9939,7 @@ CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
   conc__actor *self = conc__self();
   int rc;
   if (word == CONC__ONCE_DONE) return 0;
-  rc = conc__claim_acquire(claim, r, self, true, conc__deadline(timeout));
+  rc = conc__claim_acquire(claim, r, self, true, timeout);
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
   rc = 0;
   if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
