@@ -3847,9 +3847,9 @@ CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
 /* --- between processes: see >>ipc ---
 
    The word of an object that was made shared is never what the calls for one
-   process look for first. So these begin with a compare-and-swap that fails,
-   and the next thing they look at is this. The rest of the word says how far
-   it is from the object to the registry. */
+   process look for first; the next thing they look for is this. (A lock also
+   says so where the order of locks is, which they look at anyway.) The rest of
+   the word says how far it is from the object to the registry. */
 
 #define CONC__SHARED (~(UINTPTR_MAX >> 1) | CONC__OWNER_NONE)
 
@@ -3858,7 +3858,7 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
 }
 
 CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                        bool cancellable, double deadline);
+                                        bool cancellable, double timeout);
 CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self);
 CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self);
 CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock);
@@ -3922,6 +3922,7 @@ CONC__INLINE void conc__tell_released(void *lock, bool read) {
    one look at that set. */
 
 enum { CONC__ORDER_UNKNOWN = 0, CONC__ORDER_NONE = 1 };
+#define CONC__ORDER_SHARED 255 /* none: names are not known to all processes */
 #define CONC__ORDERS (8 * sizeof(uintptr_t))
 #define CONC__ORDER_BIT(order) ((uintptr_t)1 << (order))
 
@@ -4071,8 +4072,6 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
-  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
-    return conc__shared_lock_acquire(lock, self, cancellable, deadline);
   if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
@@ -4111,6 +4110,8 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   conc__actor *self = conc__self();
   uintptr_t free = 0;
   int rc = 0;
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED))
+    return conc__shared_lock_acquire(lock, self, true, timeout);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &free, self->id)))
     rc = conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
   if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
@@ -4122,8 +4123,6 @@ CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
   conc__mutex *guard = conc__guard(lock);
   uintptr_t next = 0;
   conc__waiter *w;
-  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
-    return conc__shared_lock_release(lock, self);
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
@@ -4143,9 +4142,10 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   /* The lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
   int rc = 0;
+  if (CONC__UNLIKELY(order == CONC__ORDER_SHARED))
+    return conc__shared_lock_release(lock, self);
 #if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id))
-    return conc__lock_release_slow(lock, self);
+  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
 #endif
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
@@ -9271,12 +9271,12 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
 /* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
 CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
-                                     double deadline) {
+                                     double timeout) {
   unsigned id = conc__registry_self(r);
   unsigned seen = 0;
   if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
   if (!CONC__CAS(&c->word, &seen, id))
-    return conc__claim_wait(c, r, self, cancellable, deadline);
+    return conc__claim_wait(c, r, self, cancellable, conc__deadline(timeout));
   CONC__STORE_RELAXED(&c->actor, self->id);
   return 0;
 }
@@ -9389,7 +9389,7 @@ CONC_API int conc_lock_init_shared(conc_lock *lock) {
   if (r == NULL) return -EINVAL;
   memset(&lock->waiters, 0, sizeof lock->waiters);
   lock->depth = 0;
-  lock->order = CONC__ORDER_NONE; /* names are not known to all */
+  lock->order = CONC__ORDER_SHARED;
   CONC__STORE(&lock->word, conc__shared_word(lock, r));
   return 0;
 }
@@ -9399,11 +9399,14 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
 }
 
 CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                        bool cancellable, double deadline) {
-  return conc__claim_acquire(
+                                        bool cancellable, double timeout) {
+  int rc = conc__claim_acquire(
       conc__lock_claim(lock),
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
-      cancellable, deadline);
+      cancellable, timeout);
+  if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
+    conc__tell_acquired(lock, false, timeout <= 0);
+  return rc;
 }
 
 CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
@@ -9550,8 +9553,7 @@ CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
     if (conc__cond_look(cond, before, rc)) rc = 0;
     break;
   }
-  again = conc__shared_lock_acquire(lock, self, false, CONC__NEVER);
-  conc__lock_acquired(lock, self, false);
+  again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
   lock->depth = depth;
   return again != 0 ? again : rc;
 }
@@ -9954,7 +9956,7 @@ CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
   conc__actor *self = conc__self();
   int rc;
   if (word == CONC__ONCE_DONE) return 0;
-  rc = conc__claim_acquire(claim, r, self, true, conc__deadline(timeout));
+  rc = conc__claim_acquire(claim, r, self, true, timeout);
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
   rc = 0;
   if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
@@ -15445,6 +15447,7 @@ typedef struct conc__cells_queue {
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* a local one: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
+  unsigned lone[2];  /* see conc__cells_linger; getters, putters */
 } conc__cells_queue;
 
 /* A place in the ring where something can be done, or is waited for. */
@@ -15654,7 +15657,31 @@ typedef struct conc__cells_wait {
   bool slept; /* perhaps woken in place of another */
 } conc__cells_wait;
 
-CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
+/* Who follows right behind the other side takes each cell's cache line away
+   while that works on it, and both wait for the line more than they do. So
+   after a spin that was worth it, it stays behind for about a microsecond; as
+   long as this lets more than one cell get ready, or else tries it again now
+   and then. */
+#define CONC__CELLS_LINGER 40
+
+CONC__DEF void conc__cells_linger(conc__cells_queue *s, int side,
+                                  const conc__cells_spot *spot) {
+  uint64_t next = conc__at_next(s, spot->at);
+  unsigned lone = CONC__LOAD_RELAXED(&s->lone[side]), i;
+  uint64_t ready = CONC__CELL(
+      CONC__AT_LAP(next), 0,
+      side == CONC__GETTERS ? CONC__CELL_FULL : CONC__CELL_FREE);
+  bool paid = false;
+  if (lone < 5) {
+    for (i = 0; i < CONC__CELLS_LINGER; i++) conc__pause();
+    paid = CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready;
+  }
+  conc__spin_learn(&lone, paid);
+  CONC__STORE_RELAXED(&s->lone[side], lone);
+}
+
+CONC__DEF bool conc__cells_spin(conc__cells_queue *s, int side,
+                                const conc__cells_spot *spot,
                                 double deadline) {
   conc__actor *self = conc__self();
   double budget = conc__spin_budget(self->spin_failed);
@@ -15671,6 +15698,7 @@ CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
       }
     } while (!paid && conc_now() < end);
   }
+  if (paid) conc__cells_linger(s, side, spot);
   conc__spin_learn(&self->spin_failed, paid);
   return paid;
 }
@@ -15718,7 +15746,7 @@ CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
   int rc = 0;
   if (w->deadline <= 0 || w->late)
     return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
-  if (conc__cells_spin(spot, w->deadline)) return 0;
+  if (conc__cells_spin(s, side, spot, w->deadline)) return 0;
   if (spot->busy) {
     /* It is a matter of microseconds, unless its owner has no CPU, or died. */
     double until = conc_now() + 20e-6 * (double)(1u << w->naps);

@@ -590,7 +590,81 @@ TEST_SHARED(coroutines_wait_and_their_loop_goes_on) {
   conc_shared_free(ticks);
 }
 
+static void *wait_in_vain(void *arg) {
+  int n = 0;
+  if (*(int *)arg == CONC__GETTERS)
+    CHECK_EQ(conc_get(shared_queue, &n, sizeof n, CONC_FOREVER), -ECANCELED);
+  else
+    CHECK_EQ(conc_put(shared_queue, &n, sizeof n, CONC_FOREVER), -ECANCELED);
+  return NULL;
+}
+static void *cancel_waits(void *arg) {
+  struct conc__cells_side *sides = cells(shared_queue)->cells->sides;
+  int n = 1;
+  (void)arg;
+  for (int k = 0; k < rounds(200); k++) {
+    int side = k / 2 % 2 ? CONC__PUTTERS : CONC__GETTERS;
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = wait_in_vain;
+    t.arg = &side;
+    if (side == CONC__PUTTERS)
+      CHECK_EQ(conc_put(shared_queue, &n, sizeof n, 0), 0);
+    CHECK_EQ(conc_coro_start(&t), 0);
+    while (k % 2 && GET(sides[side].pollers) == 0) conc_sleep(0);
+    CHECK_EQ(conc_cancel(&t), 0);
+    CHECK_EQ(conc_join(&t, 20), -ECANCELED);
+    CHECK_EQ(GET(sides[side].pollers) + GET(sides[side].sleepers), 0);
+    if (side == CONC__PUTTERS)
+      CHECK_EQ(conc_get(shared_queue, &n, sizeof n, 0), 4);
+    CHECK_EQ(conc_qsize(shared_queue), 0);
+  }
+  return NULL;
+}
+TEST_SHARED(a_coroutine_that_waits_is_cancelled) {
+  conc_task t;
+  memset(&t, 0, sizeof t);
+  t.target = cancel_waits;
+  shared_queue = make(1, 8);
+  CHECK_EQ(conc_run(&t), 0);
+  conc_queue_free(shared_queue);
+}
+
 /* --- many processes --- */
+
+/* A putter's messages: its number above, a count from 0 below. */
+static void put_batches(void *arg) {
+  uint32_t number = *(const uint32_t *)arg << 24, next = 0, items[17];
+  uint32_t all = (uint32_t)rounds(20000);
+  while (next < all) {
+    size_t n = next % 17 + 1;
+    ssize_t put;
+    if (n > all - next) n = all - next;
+    for (size_t i = 0; i < n; i++) items[i] = number | (next + (uint32_t)i);
+    put = conc_put_many(shared_queue, items, 4, n, 20);
+    MUST(put > 0 && (size_t)put <= n);
+    next += (uint32_t)put;
+  }
+}
+TEST_SHARED(batches_of_several_putters_keep_their_order) {
+  uint32_t items[23], next[2] = {0, 0}, number[2] = {0, 1};
+  uint32_t all = (uint32_t)rounds(20000);
+  pid_t pids[2];
+  shared_queue = make(16, 8);
+  for (int i = 0; i < 2; i++) pids[i] = start(put_batches, &number[i]);
+  while (next[0] + next[1] < 2 * all) {
+    ssize_t n = conc_get_many(shared_queue, items, 4,
+                              (next[0] + next[1]) % 23 + 1, 20);
+    CHECK(n > 0);
+    for (ssize_t i = 0; i < n; i++) {
+      CHECK(items[i] >> 24 < 2);
+      CHECK_EQ(items[i] & 0xffffff, next[items[i] >> 24]++);
+    }
+  }
+  for (int i = 0; i < 2; i++) reap(pids[i], 0);
+  CHECK_EQ(conc_get_many(shared_queue, items, 4, 1, 0), -ETIMEDOUT);
+  conc_queue_free(shared_queue);
+}
 
 enum { SIDES = 3, MESSAGES = 20000 };
 typedef struct crowd {
