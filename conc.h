@@ -2625,6 +2625,17 @@ CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
 #endif
 }
 
+/* And of the highest one. */
+CONC__INLINE unsigned conc__highest_bit(uint64_t bits) {
+#ifdef __TINYC__
+  unsigned n = 0;
+  while ((bits >>= 1) != 0) n++;
+  return n;
+#else
+  return 63 - (unsigned)__builtin_clzll(bits);
+#endif
+}
+
 /* Tells the CPU that this is a busy wait. */
 CONC__INLINE void conc__pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -5923,7 +5934,7 @@ typedef struct conc__coro {
   conc__fiber fiber;
   struct conc__loop *loop;
   struct conc__coro *next; /* in the inbox, or among the free or the dead */
-  size_t timer;            /* its place in the loop's heap + 1; 0: none */
+  uint32_t timer;          /* its place among the loop's timers; 0: none */
   unsigned char *map;      /* where its mapping begins: the guard page */
   size_t map_size;
   size_t valgrind;
@@ -6475,8 +6486,8 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
 
    A coroutine is in one state at a time: ready (in the ring), running,
    parked (CONC__PARKED set in its word, perhaps with a timer), or posted (in
-   the inbox). It has a place reserved in the ring and in the heap from its
-   start on, so that nothing can fail later.
+   the inbox). It has a place reserved in the ring and among the timers from
+   its start on, so that nothing can fail later.
    ------------------------------------------------------------------------ */
 
 #define CONC__LOOP_BATCH 256
@@ -6519,9 +6530,22 @@ typedef struct conc__fd {
   unsigned char edges; /* events of which the poller tells each edge */
 } conc__fd;
 
+/* Timers are in slots by their time, in levels of 64 slots. A level has one
+   digit of the time to the base 64, of 2^-30 s at the lowest: that in which
+   the timer's time first differs from the loop's; and the digit is the slot.
+   So the first timer is in the first slot of the lowest level that has any.
+   Once the loop's time has come to a slot, what is in it belongs some levels
+   lower. The last level would be full after 34 years. */
+#define CONC__TIMER_LEVELS 10
+#define CONC__TIMER_SLOTS (CONC__TIMER_LEVELS * 64)
+#define CONC__TIMER_UNIT 1073741824.0 /* 2^30 of them are a second */
+
+/* One place in an array, whose beginning are the slots: each the head of a
+   ring. They stand apart from the coroutines to be close to each other. */
 typedef struct conc__timer {
-  double deadline;
+  uint64_t time; /* a slot's: where it begins */
   conc__coro *coro;
+  uint32_t next, previous;
 } conc__timer;
 
 typedef struct conc__loop {
@@ -6537,8 +6561,11 @@ typedef struct conc__loop {
   conc_task *failed; /* for want of a stack; to be finished by it */
   conc__ready *ring; /* ring_size is a power of two */
   size_t ring_size, ring_first, ring_count;
-  conc__timer *heap; /* four children to a node */
-  size_t heap_size, heap_count;
+  conc__timer *timers; /* first the slots: unset while they are empty */
+  size_t timers_size, timers_count; /* without those */
+  uint32_t timers_used, timers_free; /* ever; now, but were, linked by next */
+  uint64_t timers_time;
+  uint64_t timers_slots[CONC__TIMER_LEVELS]; /* a bit for each not empty */
   conc__fd *fds; /* by descriptor */
   size_t fds_size;
   size_t fds_waited; /* descriptors with a waiter or an armed watch */
@@ -6592,7 +6619,7 @@ CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
   return item;
 }
 
-/* Room for one more task in the ring and in the heap. */
+/* Room for one more task in the ring and among the timers. */
 CONC__DEF int conc__loop_reserve(conc__loop *loop) {
   size_t need = loop->alive + 1;
   if (need > loop->ring_size) {
@@ -6609,61 +6636,110 @@ CONC__DEF int conc__loop_reserve(conc__loop *loop) {
     loop->ring_size = size;
     loop->ring_first = 0;
   }
-  if (need > loop->heap_size) {
-    size_t size = loop->heap_size == 0 ? 16 : loop->heap_size * 2;
-    conc__timer *heap =
-        (conc__timer *)CONC_REALLOC(loop->heap, size * sizeof *heap);
-    if (heap == NULL) return -ENOMEM;
-    loop->heap = heap;
-    loop->heap_size = size;
+  if (need > loop->timers_size) {
+    size_t size = loop->timers_size == 0 ? 16 : loop->timers_size * 2;
+    conc__timer *timers = (conc__timer *)CONC_REALLOC(
+        loop->timers, (CONC__TIMER_SLOTS + size) * sizeof *timers);
+    if (timers == NULL) return -ENOMEM;
+    loop->timers = timers;
+    loop->timers_size = size;
   }
   return 0;
 }
 
 /* --- timers --- */
 
-CONC__INLINE void conc__timer_place(conc__loop *loop, size_t at,
-                                    conc__timer timer) {
-  loop->heap[at] = timer;
-  timer.coro->timer = at + 1;
+/* Rounded down: to be compared with what is rounded up. */
+CONC__INLINE uint64_t conc__timer_time(double seconds) {
+  if (!(seconds > 0)) return 0;
+  if (seconds > 1e9) seconds = 1e9;
+  return (uint64_t)(seconds * CONC__TIMER_UNIT);
 }
 
-/* Finds the place of a timer, beginning at a hole. */
-CONC__DEF void conc__timer_settle(conc__loop *loop, size_t hole,
-                                  conc__timer timer) {
-  conc__timer *heap = loop->heap;
-  while (hole > 0 && timer.deadline < heap[(hole - 1) / 4].deadline) {
-    conc__timer_place(loop, hole, heap[(hole - 1) / 4]);
-    hole = (hole - 1) / 4;
+/* Puts timer i, whose time is set, into its slot. */
+CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
+  conc__timer *all = loop->timers;
+  uint64_t time = all[i].time;
+  unsigned level = conc__highest_bit((time ^ loop->timers_time) | 1) / 6;
+  unsigned digit = (unsigned)(time >> level * 6 & 63);
+  uint32_t slot = level * 64 + digit;
+  if (!(loop->timers_slots[level] >> digit & 1)) {
+    loop->timers_slots[level] |= (uint64_t)1 << digit;
+    all[slot].time = time >> level * 6 << level * 6;
+    all[slot].previous = slot;
   }
-  for (;;) {
-    size_t child = hole * 4 + 1;
-    size_t end = child + 4;
-    size_t least = child;
-    if (child >= loop->heap_count) break;
-    if (end > loop->heap_count) end = loop->heap_count;
-    while (++child < end)
-      if (heap[child].deadline < heap[least].deadline) least = child;
-    if (timer.deadline <= heap[least].deadline) break;
-    conc__timer_place(loop, hole, heap[least]);
-    hole = least;
-  }
-  conc__timer_place(loop, hole, timer);
+  all[i].next = slot;
+  all[i].previous = all[slot].previous;
+  all[all[slot].previous].next = i;
+  all[slot].previous = i;
 }
 
 CONC__DEF void conc__timer_add(conc__loop *loop, conc__coro *co,
                                double deadline) {
-  conc__timer timer;
-  timer.deadline = deadline;
-  timer.coro = co;
-  conc__timer_settle(loop, loop->heap_count++, timer);
+  uint64_t time = conc__timer_time(deadline) + 1;
+  uint32_t i = loop->timers_free;
+  if (i != 0)
+    loop->timers_free = loop->timers[i].next;
+  else
+    i = CONC__TIMER_SLOTS + loop->timers_used++;
+  if (time < loop->timers_time) time = loop->timers_time;
+  loop->timers[i].time = time;
+  loop->timers[i].coro = co;
+  loop->timers_count++;
+  co->timer = i;
+  conc__timer_place(loop, i);
+}
+
+CONC__INLINE void conc__timer_free(conc__loop *loop, uint32_t i) {
+  conc__timer *all = loop->timers;
+  uint32_t next = all[i].next;
+  uint32_t previous = all[i].previous;
+  all[next].previous = previous;
+  all[previous].next = next;
+  if (next == previous) /* the slot */
+    loop->timers_slots[next / 64] &= ~((uint64_t)1 << next % 64);
+  all[i].next = loop->timers_free;
+  loop->timers_free = i;
+  loop->timers_count--;
 }
 
 CONC__DEF void conc__timer_remove(conc__loop *loop, conc__coro *co) {
-  size_t at = co->timer - 1;
-  conc__timer last = loop->heap[--loop->heap_count];
+  conc__timer_free(loop, co->timer);
   co->timer = 0;
-  if (last.coro != co) conc__timer_settle(loop, at, last);
+}
+
+/* The first of the timers, of which there are some; or its slot, if others
+   are in it, too many to look at. */
+CONC__DEF const conc__timer *conc__timers_first(const conc__loop *loop) {
+  const conc__timer *all = loop->timers;
+  unsigned level = 0;
+  uint32_t slot, first, i;
+  int n = 0;
+  while (loop->timers_slots[level] == 0) level++;
+  slot = level * 64 + conc__lowest_bit(loop->timers_slots[level]);
+  first = all[slot].next;
+  if (level == 0) return &all[first]; /* the others are of the same time */
+  for (i = all[first].next; i != slot; i = all[i].next) {
+    if (++n == 8) return &all[slot];
+    if (all[i].time < all[first].time) first = i;
+  }
+  return &all[first];
+}
+
+/* The loop's time is where the slot begins. Asks for the timers from the end
+   on, too: each link may miss the cache, and so two are under way. */
+CONC__DEF void conc__timers_spread(conc__loop *loop, uint32_t slot) {
+  const conc__timer *all = loop->timers;
+  uint32_t i, next;
+  uint32_t far = all[slot].previous;
+  loop->timers_time = all[slot].time;
+  loop->timers_slots[slot / 64] &= ~((uint64_t)1 << slot % 64);
+  for (i = all[slot].next; i != slot; i = next) {
+    next = all[i].next;
+    far = all[far].previous;
+    __builtin_prefetch(&all[far]);
+    conc__timer_place(loop, i);
+  }
 }
 
 /* Makes those ready whose time has come. They go before the others, or
@@ -6671,24 +6747,33 @@ CONC__DEF void conc__timer_remove(conc__loop *loop, conc__coro *co) {
    timer of theirs is heard; but no more than half a batch of them, so that
    the others have their turn. A coroutine that somebody else is waking at
    this moment is left to him. */
-CONC__DEF void conc__timers_expire(conc__loop *loop) {
-  conc__coro *first = NULL; /* latest first */
-  int n;
-  double now;
-  if (loop->heap_count == 0) return;
-  now = conc_now();
-  for (n = 0; n < CONC__LOOP_BATCH / 2; n++) {
-    conc__coro *co;
-    if (loop->heap_count == 0 || loop->heap[0].deadline > now) break;
-    co = loop->heap[0].coro;
-    conc__timer_remove(loop, co);
-    if (!conc__park_retract(&co->actor)) continue;
-    co->next = first;
-    first = co;
+CONC__DEF void conc__timers_expire(conc__loop *loop, double now) {
+  conc__coro *due[CONC__LOOP_BATCH / 2];
+  uint64_t time = conc__timer_time(now);
+  int n = 0;
+  while (n < CONC__LOOP_BATCH / 2 && loop->timers_count > 0) {
+    const conc__timer *first = conc__timers_first(loop);
+    uint32_t i = (uint32_t)(first - loop->timers);
+    if (first->time > time) {
+      /* Later ones need fewer steps then, and the places stay right. */
+      if (i < CONC__TIMER_SLOTS) loop->timers_time = time;
+      break;
+    }
+    if (i < CONC__TIMER_SLOTS) {
+      conc__timers_spread(loop, i);
+      continue;
+    }
+    due[n] = first->coro;
+    __builtin_prefetch(due[n]);
+    __builtin_prefetch(&due[n++]->timer);
+    conc__timer_free(loop, i);
   }
-  for (; first != NULL; first = first->next) {
+  while (n > 0) {
+    conc__coro *co = due[--n];
+    co->timer = 0;
+    if (!conc__park_retract(&co->actor)) continue;
     loop->ring_first = (loop->ring_first - 1) & (loop->ring_size - 1);
-    loop->ring[loop->ring_first] = (conc__ready)first;
+    loop->ring[loop->ring_first] = (conc__ready)co;
     loop->ring_count++;
   }
 }
@@ -7362,11 +7447,13 @@ CONC__DEF void conc__loop_give_up(conc__loop *loop) {
    thread does and for the same reason, unless the next timer is what it
    waits for. */
 CONC__DEF void conc__loop_sleep(conc__loop *loop) {
-  double until = loop->heap_count > 0 ? loop->heap[0].deadline : CONC__NEVER;
+  double until = CONC__NEVER;
   double budget = conc__spin_budget(loop->spin_failed);
   /* No timer and no descriptor will wake it: only another thread could. */
-  bool lonely = loop->heap_count == 0 && loop->fds_waited == 0;
+  bool lonely = loop->timers_count == 0 && loop->fds_waited == 0;
   bool empty;
+  if (loop->timers_count > 0)
+    until = (double)conc__timers_first(loop)->time / CONC__TIMER_UNIT;
   if (budget > 0) {
     double end = conc_now() + budget;
     bool paid;
@@ -7424,7 +7511,7 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
   while (loop->alive > 0 &&
          (until == NULL || !conc_event_is_set(&until->done))) {
     conc__inbox_take(loop);
-    conc__timers_expire(loop);
+    if (loop->timers_count > 0) conc__timers_expire(loop, conc_now());
     if (++loop->turns % 32 == 0) conc__fds_verify(loop);
     if (loop->ring_count > 0) {
       if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
@@ -7468,7 +7555,7 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
   conc__waker_close(loop->waker);
   conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC_FREE(loop->ring);
-  CONC_FREE(loop->heap);
+  CONC_FREE(loop->timers);
   CONC_FREE(loop->fds);
 }
 

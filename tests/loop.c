@@ -71,9 +71,7 @@ static void *sleep_at_random(void *arg) {
     s[i].deadline = begin + 0.3 * (test_random() % 5000 / 5000.0);
   }
   settle();
-  all_asleep = loop->heap_count == SLEEPERS;
-  for (size_t i = 1; i < loop->heap_count; i++)
-    CHECK(loop->heap[(i - 1) / 4].deadline <= loop->heap[i].deadline);
+  all_asleep = loop->timers_count == SLEEPERS;
   for (int i = 0; i < SLEEPERS; i += 1 + (int)(test_random() % 5)) {
     conc_cancel(&s[i].task); /* or it has ended */
     if (i % 7 == 0) settle();
@@ -85,12 +83,91 @@ static void *sleep_at_random(void *arg) {
     cancelled += s[i].cancelled;
   }
   CHECK(cancelled > 0 || !all_asleep);
-  CHECK_EQ(loop->heap_count, 0);
+  CHECK_EQ(loop->timers_count, 0);
   free(s);
   return NULL;
 }
 TEST(ten_thousand_sleepers_wake_in_the_order_of_their_deadlines) {
   run(sleep_at_random, NULL);
+}
+
+/* Against a plain list, with a clock of its own that crawls and jumps. */
+enum { TIMERS = 400, TIMER_ROUNDS = CONC_HAVE_TSAN ? 10000 : 40000 };
+static const double spans[] = {0, 1e-6, 1e-4, 0.01, 1, 60, 86400, 1e100};
+#define ROUNDING 2e-9 /* of a time in a timer, and of a double */
+static conc__coro timed[TIMERS];
+static double deadlines[TIMERS]; /* 0: not set */
+
+static double some_span(unsigned kinds) {
+  return spans[test_random() % kinds] * (test_random() % 1001 / 1000.0);
+}
+
+/* Makes one wait, near another one, perhaps at the very same time, or not. */
+static void set_timer(conc__loop *loop, int i, double now) {
+  double near = deadlines[test_random() % TIMERS];
+  double far = now + some_span(8);
+  deadlines[i] = test_random() % 2 && near >= now ? near + some_span(3) : far;
+  timed[i].actor.word = CONC__PARKED;
+  conc__timer_add(loop, &timed[i], deadlines[i]);
+  CHECK(timed[i].timer != 0);
+}
+
+static void check_expired(conc__loop *loop, double now) {
+  double last = 0, least = 1e101;
+  size_t expired = 0, pending = 0;
+  for (; loop->ring_count > 0; expired++) {
+    size_t first = loop->ring_first++ & (loop->ring_size - 1);
+    conc__coro *co = (conc__coro *)loop->ring[first]; /* it has no stack */
+    double *at = &deadlines[co - timed];
+    loop->ring_count--;
+    CHECK_EQ(co->timer, 0);
+    CHECK(*at <= now && *at >= last - ROUNDING);
+    last = *at;
+    *at = 0;
+  }
+  for (int i = 0; i < TIMERS; i++)
+    if (deadlines[i] > 0) {
+      pending++;
+      if (deadlines[i] < least) least = deadlines[i];
+    }
+  CHECK_EQ(loop->timers_count, pending);
+  CHECK(least >= last - ROUNDING);
+  CHECK(least >= now - ROUNDING || expired == CONC__LOOP_BATCH / 2);
+  if (pending > 0)
+    CHECK((double)conc__timers_first(loop)->time / CONC__TIMER_UNIT <=
+          least + ROUNDING);
+}
+
+TEST(timers_agree_with_a_list) {
+  conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
+  double now = test_random() % 1000000 + 0.5;
+  for (; loop->alive < TIMERS; loop->alive++)
+    CHECK_EQ(conc__loop_reserve(loop), 0);
+  for (int round = 0; round < TIMER_ROUNDS; round++) {
+    int i = (int)(test_random() % TIMERS);
+    if (deadlines[i] <= 0) {
+      set_timer(loop, i, now);
+    } else if (test_random() % 3 == 0) {
+      conc__timer_remove(loop, &timed[i]);
+      CHECK_EQ(timed[i].timer, 0);
+      deadlines[i] = 0;
+    } else if (test_random() % 2) {
+      double at = deadlines[i];
+      now = at > now && at < 1e9 ? at : now + some_span(7);
+      for (size_t before = TIMERS + 1; loop->timers_count < before;) {
+        before = loop->timers_count;
+        conc__timers_expire(loop, now);
+        check_expired(loop, now);
+      }
+    } else {
+      now += some_span(4);
+      conc__timers_expire(loop, now);
+      check_expired(loop, now);
+    }
+  }
+  test_free(loop->ring);
+  test_free(loop->timers);
+  free(loop);
 }
 
 /* A timer is not starved by coroutines that never wait, nor they by it. */

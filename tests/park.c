@@ -321,7 +321,7 @@ static int none_is_left(void) {
   if (loop != NULL) {
     CHECK_EQ(loop->ring_count, 0);
     CHECK(CONC__LOAD(&loop->inbox) == NULL);
-    CHECK_EQ(loop->heap_count, 0);
+    CHECK_EQ(loop->timers_count, 0);
     CHECK_EQ(loop->fds_waited, 0);
   }
   return conc_yield_now();

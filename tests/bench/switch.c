@@ -438,20 +438,24 @@ static void conc_timers(timers *t, int run) {
   for (; loop->alive < TIMERS; loop->alive++) conc__loop_reserve(loop);
   for (int i = 0; i < TIMERS; i++) all[i].actor.word = CONC__PARKED;
   start = bench_now();
-  for (int i = 0; i < TIMERS; i++)
+  for (int i = 0; i < TIMERS; i++) {
+    if (i % 256 == 1) conc__timers_expire(loop, start);
     conc__timer_add(loop, &all[i], start + 100 + t->at[i]);
+  }
   end = bench_now();
   t->ns[1][INSERT][run] = per_timer(end - start);
   for (int i = 0; i < TIMERS; i++) conc__timer_remove(loop, &all[t->order[i]]);
   t->ns[1][CANCEL][run] = per_timer(bench_now() - end);
-  for (int i = 0; i < TIMERS; i++)
+  for (int i = 0; i < TIMERS; i++) {
+    if (i % 256 == 1) conc__timers_expire(loop, start);
     conc__timer_add(loop, &all[i], start + t->at[i] * 1e-3);
+  }
   start = bench_now();
-  while (loop->heap_count > 0) conc__timers_expire(loop);
+  while (loop->timers_count > 0) conc__timers_expire(loop, start + 1);
   t->ns[1][EXPIRE][run] = per_timer(bench_now() - start);
   munmap(all, TIMERS * sizeof *all);
   free(loop->ring);
-  free(loop->heap);
+  free(loop->timers);
   free(loop);
 }
 
