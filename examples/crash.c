@@ -18,7 +18,7 @@ static void *work(void *wild) {
 
 static void *master(void *with_threads) {
   conc_task w[] = {{.target = work, .name = "Worker-1"},
-                   {.target = work, .name = "Worker-2", .arg = (void *)16},
+                   {.target = work, .arg = (void *)16, .name = "Worker-2"},
                    {.target = work, .name = "Worker-3"}};
   conc_task *first[] = {&w[0], &w[1], &w[2]};
   for (int i = 0; i < 3; i++)
@@ -36,7 +36,7 @@ static void *master(void *with_threads) {
 
 int main(void) {
   conc_task process = {.target = master, .arg = (void *)"with threads"};
-  crashed = conc_shared_alloc(sizeof *crashed);
+  crashed = (conc_event *)conc_shared_alloc(sizeof *crashed);
   if (crashed == NULL || conc_event_init_shared(crashed) != 0) return 1;
   if (master(NULL) != NULL) return 1;
 

@@ -7,12 +7,14 @@
 
 #include <stdio.h>
 
-static struct {
+typedef struct values {
   conc_lock lock;
   double num;
   int arr[10];
   int counter;
-} *shared;
+} values;
+
+static values *shared;
 
 static void *f(void *arg) {
   CONC_WITH(&shared->lock) {
@@ -33,7 +35,7 @@ int main(void) {
   conc_task counters[4] = {{.target = count}, {.target = count},
                            {.target = count}, {.target = count}};
   /* Before the processes start, which inherit it. */
-  shared = conc_shared_alloc(sizeof *shared);
+  shared = (values *)conc_shared_alloc(sizeof *shared);
   if (shared == NULL || conc_lock_init_shared(&shared->lock) != 0) return 1;
   for (int i = 0; i < 10; i++) shared->arr[i] = i;
 

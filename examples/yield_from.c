@@ -10,7 +10,7 @@
 typedef const char *const *list; /* ends with NULL */
 
 static void *each(void *titles) {
-  for (list t = titles; *t != NULL; t++)
+  for (list t = (list)titles; *t != NULL; t++)
     if (conc_yield((void *)(uintptr_t)*t, NULL) != 0) break; /* closed */
   return NULL;
 }
@@ -33,7 +33,7 @@ int main(void) {
   void *title;
   while (conc_next(&g1, &title) == 0) {
     printf("生成器1: [");
-    for (list t = title; *t != NULL; t++)
+    for (list t = (list)title; *t != NULL; t++)
       printf("'%s'%s", *t, t[1] != NULL ? ", " : "]\n");
   }
   while (conc_next(&g2, &title) == 0) printf("生成器2: %s\n", (char *)title);
