@@ -30,7 +30,7 @@ int main(void) {
   const char *titles[] = {"Python", "Java", "C++", NULL};
   conc_gen g1 = {.target = generator_1, .arg = titles};
   conc_gen g2 = {.target = generator_2, .arg = titles};
-  void *title;
+  void *title = NULL;
   while (conc_next(&g1, &title) == 0) {
     printf("生成器1: [");
     for (list t = (list)title; *t != NULL; t++)

@@ -32,12 +32,10 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan SCRIPTS=
+gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio queue manager stream datagram signals shared pool public"
 clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
-portable | gcc | CC=gcc OPT=-O0 $few $portable SCRIPTS=
+portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few SCRIPTS=
 kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="loop stream datagram pipe signals generator tasks queue manager process fork"
-clang | clang | CC=clang $few TESTS="core thread sync model park loop queue queue_processes generator tasks value manager pool shared"
-c99 | gcc | CC=gcc OPT=-O0 STD=c99 DEFS=-DCONC_HAVE_THREAD_LOCAL=0 $few SCRIPTS=
 c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few SCRIPTS=examples
 malformed | gcc | CC=gcc MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"

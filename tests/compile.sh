@@ -11,7 +11,7 @@ cwarn="$warn -Wstrict-prototypes -Wmissing-prototypes"
 
 have() { command -v "${1%% *}" >/dev/null 2>&1; }
 if [ "$1" = all ]; then
-  c_compilers='gcc clang' cxx_compilers='g++ clang++' opts='-O0 -O2'
+  c_compilers='gcc clang' cxx_compilers='g++ clang++' opts='-O2'
 else
   c_compilers=$CC cxx_compilers=$CXX opts='-O0'
 fi
