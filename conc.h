@@ -6765,7 +6765,8 @@ CONC__DEF void conc__timers_expire(conc__loop *loop, double now) {
     }
     due[n] = first->coro;
     __builtin_prefetch(due[n]);
-    __builtin_prefetch(&due[n++]->timer);
+    __builtin_prefetch(&due[n]->timer);
+    n++;
     conc__timer_free(loop, i);
   }
   while (n > 0) {
