@@ -1002,6 +1002,8 @@ static void kill_some(int kills) {
   ssize_t size;
   conc_queue *q = make(1 + test_random() % 8, 600);
   game->q = q;
+  /* What was got in an earlier game counts no more: lives begin anew. */
+  memset(game->hands, 0, sizeof game->hands);
   for (int i = 0; i < HANDS; i++) {
     game->hands[i].life = i % 2 ? ++life : 0;
     pids[i] = start(killed_child, &game->hands[i]);
