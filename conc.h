@@ -15535,6 +15535,7 @@ typedef struct conc__cells_queue {
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* a local one: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
+  unsigned lone[2];  /* see conc__cells_linger; getters, putters */
 } conc__cells_queue;
 
 /* A place in the ring where something can be done, or is waited for. */
@@ -15744,7 +15745,31 @@ typedef struct conc__cells_wait {
   bool slept; /* perhaps woken in place of another */
 } conc__cells_wait;
 
-CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
+/* Who follows right behind the other side takes each cell's cache line away
+   while that works on it, and both wait for the line more than they do. So
+   after a spin that was worth it, it stays behind for about a microsecond; as
+   long as this lets more than one cell get ready, or else tries it again now
+   and then. */
+#define CONC__CELLS_LINGER 40
+
+CONC__DEF void conc__cells_linger(conc__cells_queue *s, int side,
+                                  const conc__cells_spot *spot) {
+  uint64_t next = conc__at_next(s, spot->at);
+  unsigned lone = CONC__LOAD_RELAXED(&s->lone[side]), i;
+  uint64_t ready = CONC__CELL(
+      CONC__AT_LAP(next), 0,
+      side == CONC__GETTERS ? CONC__CELL_FULL : CONC__CELL_FREE);
+  bool paid = false;
+  if (lone < 5) {
+    for (i = 0; i < CONC__CELLS_LINGER; i++) conc__pause();
+    paid = CONC__LOAD_RELAXED(&conc__cell_at(s, next)->word) == ready;
+  }
+  conc__spin_learn(&lone, paid);
+  CONC__STORE_RELAXED(&s->lone[side], lone);
+}
+
+CONC__DEF bool conc__cells_spin(conc__cells_queue *s, int side,
+                                const conc__cells_spot *spot,
                                 double deadline) {
   conc__actor *self = conc__self();
   double budget = conc__spin_budget(self->spin_failed);
@@ -15761,6 +15786,7 @@ CONC__DEF bool conc__cells_spin(const conc__cells_spot *spot,
       }
     } while (!paid && conc_now() < end);
   }
+  if (paid) conc__cells_linger(s, side, spot);
   conc__spin_learn(&self->spin_failed, paid);
   return paid;
 }
@@ -15808,7 +15834,7 @@ CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
   int rc = 0;
   if (w->deadline <= 0 || w->late)
     return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
-  if (conc__cells_spin(spot, w->deadline)) return 0;
+  if (conc__cells_spin(s, side, spot, w->deadline)) return 0;
   if (spot->busy) {
     /* It is a matter of microseconds, unless its owner has no CPU, or died. */
     double until = conc_now() + 20e-6 * (double)(1u << w->naps);
