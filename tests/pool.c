@@ -681,6 +681,24 @@ TEST(offload_blocks_only_the_coroutine_that_calls_it) {
 
 /* --- a pool in a child --------------------------------------------------- */
 
+/* Waits until both workers have begun: AddressSanitizer's own locks do not
+   survive a fork while a thread begins. */
+static conc_barrier both_begun;
+static void *wait_for_both(void *arg) {
+  CHECK(conc_barrier_wait(&both_begun, CONC_FOREVER) >= 0);
+  return arg;
+}
+static void let_begin(conc_pool *p) {
+  conc_task waits[2], *tasks[2];
+  if (p->kind != CONC_THREAD) return;
+  both_begun.parties = 2;
+  for (int i = 0; i < 2; i++) {
+    waits[i] = job_of(wait_for_both, NULL, 0);
+    tasks[i] = &waits[i];
+    CHECK_EQ(conc_pool_submit(p, &waits[i]), 0);
+  }
+  CHECK_EQ(conc_gather(tasks, 2, CONC_FOREVER), 0);
+}
 static void *gather_in_child(void *arg) {
   conc_pool *p = (conc_pool *)arg;
   double longer = 0.3;
@@ -759,6 +777,7 @@ static void in_child(int kind) {
   conc_pool p = pool_of(kind, 2);
   conc_task t = job_of(fork_in_loop, NULL, 0);
   CHECK_EQ(conc_pool_start(&p), 0);
+  let_begin(&p);
   gather_in_child(&p);
   shared_pool = &p;
   main_pid = getpid();
@@ -789,6 +808,7 @@ static void forking_job(int kind) {
   int status = -1;
   conc_task t = job_of(fork_inside, &status, sizeof status);
   CHECK_EQ(conc_pool_start(&p), 0);
+  let_begin(&p);
   CHECK_EQ(conc_pool_apply(&p, &t, CONC_FOREVER), 0);
   CHECK_EQ(status, 0);
   finish(&p);
