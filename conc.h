@@ -2684,6 +2684,7 @@ CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
   return result;
 }
 #define CONC__VALGRIND_REPORT_ERRORS 0x1801
+#define CONC__VALGRIND_MAKE_DEFINED 0x4d430002 /* Memcheck's */
 
 /* --- sleeping on a word --- */
 
@@ -7600,6 +7601,7 @@ CONC__DEF const unsigned char *conc__stack_edge(const conc__coro *co) {
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
   while ((const void *)p < (const void *)co && *p == 0) p++;
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
+  conc__valgrind(CONC__VALGRIND_MAKE_DEFINED, &p, (void *)sizeof p);
   return (const unsigned char *)(uintptr_t)p;
 }
 

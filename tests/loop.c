@@ -217,7 +217,7 @@ TEST(a_hundred_thousand_coroutines_wait_at_once) {
   int n = 100000;
   void *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (!CONC_HAVE_GUARD_INSTALL || madvise(page, 4096, 102) != 0) n = 20000;
-  if (CONC_HAVE_ASAN) n = 5000;
+  if (CONC_HAVE_ASAN || test_wrapped("valgrind")) n = 5000;
   if (CONC_HAVE_TSAN) n = 1000;
   munmap(page, 4096);
   run(very_many, &n);

@@ -93,6 +93,10 @@ static void everywhere(conc_fn *target) {
   CHECK_EQ(conc_thread_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
 }
+
+/* To begin a thread takes Valgrind 20 ms. */
+static int rounds(int n) { return test_wrapped("valgrind") ? n / 10 : n; }
+
 #define EVERYWHERE(name)                        \
   static void *name##_body(void *arg);          \
   TEST(name) { everywhere(name##_body); }       \
@@ -207,7 +211,7 @@ static void forgive(assassin *a) {
 /* --- wait --- */
 
 EVERYWHERE(wait_tells_the_order_of_finish) {
-  for (int round = 0; round < 30; round++) {
+  for (int round = 0; round < rounds(30); round++) {
     conc_task *tasks[40];
     director d;
     memset(&d, 0, sizeof d);
@@ -229,7 +233,7 @@ EVERYWHERE(wait_tells_the_order_of_finish) {
 
 /* The same in steps, so that each ends during the wait: exact order. */
 EVERYWHERE(wait_for_the_first) {
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < rounds(20); round++) {
     conc_task *tasks[20];
     size_t n = 1 + test_random() % 20, order[20];
     job *jobs = begin_jobs(n, tasks);
@@ -260,7 +264,7 @@ EVERYWHERE(wait_for_the_first) {
 
 /* All at once from as many threads: none is lost, none is told twice. */
 EVERYWHERE(wait_counts_each_once) {
-  for (int round = 0; round < 100; round++) {
+  for (int round = 0; round < rounds(100); round++) {
     conc_task *tasks[6];
     job *jobs = begin_jobs(6, tasks);
     size_t done = 0;
@@ -376,7 +380,7 @@ EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
 /* --- gather --- */
 
 EVERYWHERE(gather_keeps_the_order) {
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < rounds(20); round++) {
     conc_task *tasks[40];
     director d;
     memset(&d, 0, sizeof d);
@@ -481,7 +485,7 @@ EVERYWHERE(gather_is_cancelled) {
 /* --- as completed --- */
 
 EVERYWHERE(completed_tells_the_order_of_finish) {
-  for (int round = 0; round < 30; round++) {
+  for (int round = 0; round < rounds(30); round++) {
     conc_task *tasks[40], *t;
     conc_completed c;
     director d;
@@ -508,7 +512,7 @@ EVERYWHERE(completed_tells_the_order_of_finish) {
 }
 
 EVERYWHERE(what_has_completed_may_be_freed) {
-  for (int round = 0; round < 100; round++) {
+  for (int round = 0; round < rounds(100); round++) {
     conc_task *tasks[5], *t;
     conc_completed c;
     for (int i = 0; i < 5; i++) {
@@ -569,7 +573,7 @@ static void *hold_lock(void *arg) {
   return NULL;
 }
 EVERYWHERE(other_waits_are_not_disturbed) {
-  for (int round = 0; round < 50; round++) {
+  for (int round = 0; round < rounds(50); round++) {
     conc_task *tasks[10], *t;
     conc_completed c;
     director d;
@@ -886,7 +890,7 @@ EVERYWHERE(a_group_waits_for_all) {
   conc_group g;
   memset(&g, 0, sizeof g);
   CHECK_EQ(conc_group_leave(&g, 0), 0);
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < rounds(20); round++) {
     director d;
     memset(&d, 0, sizeof d);
     d.n = 10;
@@ -904,7 +908,7 @@ EVERYWHERE(a_group_waits_for_all) {
 }
 
 EVERYWHERE(a_failure_cancels_the_group) {
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < rounds(20); round++) {
     conc_group g;
     job *jobs = begin_group(&g, 8);
     for (int i = 0; i < 8; i++) jobs[i].clean_up = 1e-3;
@@ -954,7 +958,7 @@ EVERYWHERE(a_time_limit_ends_a_group) {
 }
 
 EVERYWHERE(the_first_failure_is_told) {
-  for (int round = 0; round < 50; round++) {
+  for (int round = 0; round < rounds(50); round++) {
     conc_group g;
     job *jobs = begin_group(&g, 3);
     jobs[0].status = -EIO;
@@ -1000,7 +1004,7 @@ static void *member_main(void *arg) {
   return NULL;
 }
 EVERYWHERE(a_group_that_fails_takes_no_more) {
-  for (int round = 0; round < 60; round++) {
+  for (int round = 0; round < rounds(60); round++) {
     conc_group g;
     bool fails = round % 4 > 0;
     memset(&g, 0, sizeof g);
@@ -1223,7 +1227,7 @@ static void *cancel_very_many(void *arg) {
 }
 
 TEST(a_hundred_thousand_that_wait_are_cancelled_at_once) {
-  size_t n = CONC_HAVE_TSAN || CONC_HAVE_ASAN ? 2000 : 100000;
+  size_t n = CONC_HAVE_TSAN || CONC_HAVE_ASAN ? 2000 : (size_t)rounds(100000);
   void *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   conc_task t;
   /* Where a guard page splits the mapping, the kernel allows 65,530. */
