@@ -18274,6 +18274,7 @@ CONC__DEF void conc__channel_init(conc__channel *ch, int fd) {
 CONC__DEF void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
+  ch->in_first = 0;
 }
 
 /* Python writes without TCP_NODELAY: a small message after another one waits

@@ -83,6 +83,27 @@ TEST(a_proxy_is_a_queue_like_any_other) {
   end(&s);
 }
 
+/* Whose buffers are given back each time. */
+TEST(a_connection_is_used_again_after_a_large_message) {
+  enum { LARGE = 300000 };
+  char *data = (char *)calloc(1, LARGE);
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < 5; i++) {
+    data[LARGE - 1] = (char)i;
+    CHECK_EQ(conc_put(q, data, LARGE, 5), 0);
+    data[LARGE - 1] = -1;
+    CHECK_EQ(conc_get(q, data, LARGE, 5), LARGE);
+    CHECK_EQ(data[LARGE - 1], i);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+  free(data);
+}
+
 TEST(a_wrong_key_is_refused_on_either_side_and_the_server_goes_on) {
   served s;
   conc_manager m, wrong;
