@@ -1988,7 +1988,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    unknown name, or what connecting fails with.
    Each call of a proxy is one request; concurrent calls use connections of
    their own, and a lost connection is made anew by the next call. A call that
-   fails with -EPIPE or -ECONNRESET may or may not have been carried out. */
+   fails with -EPIPE or -ECONNRESET, or is cancelled, may or may not have been
+   carried out. A message that comes for a get without memory for it, or that
+   has begun to come when a get is cancelled, is the next get's. */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
@@ -14727,11 +14729,24 @@ typedef struct conc__sink {
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
   ssize_t (*get)(conc_queue *q, conc__sink *sink, double deadline);
-  int (*unget)(conc_queue *q, const conc__message *m);
+  /* `b`: the buffer that the message was got into, which the queue may keep
+     (then it is empty), so that this needs no memory; or NULL. */
+  int (*unget)(conc_queue *q, const conc__message *m, conc__buffer *b);
   ssize_t (*size)(conc_queue *q);
   int (*task_done)(conc_queue *q);
   int (*join)(conc_queue *q, double deadline);
 } conc__queue_class;
+
+/* A message that came back when there was no memory for it in the ring: it
+   stays in the buffer that it was got into, with this behind it. */
+typedef struct conc__returned {
+  struct conc__returned *next;
+  unsigned char *memory; /* the buffer's */
+  size_t at, size;
+} conc__returned;
+
+/* What is reserved besides a body: its head and end, and the above. */
+#define CONC__BODY_SPARE (16 + sizeof(void *) + sizeof(conc__returned))
 
 struct conc_queue {
   const conc__queue_class *ops;
@@ -14754,6 +14769,7 @@ struct conc_queue {
   size_t got_at;
   size_t put_seen;
   size_t done; /* reported by conc_task_done */
+  conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
   char apart_as_well[64];
 };
@@ -14913,7 +14929,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
-    rc = conc__buffer_reserve(sink->body, slot->size + 16);
+    rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
@@ -15083,6 +15099,29 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   return 0;
 }
 
+/* Copies the first message that came back, as conc__queue_copy does (`exact`:
+   if it has as many bytes as the sink), and drops it. */
+CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
+                                          const conc__sink *sink, void *data,
+                                          bool exact) {
+  conc__returned *r = q->returned;
+  conc__slot slot;
+  ssize_t size;
+  conc_queue ring; /* in which it lies alone */
+  ring.ring = r->memory;
+  ring.ring_size = SIZE_MAX / 2 + 1;
+  slot.at = r->at;
+  slot.size = r->size;
+  slot.kind = CONC__PICKLED;
+  size = conc__queue_copy(&ring, &slot, sink, data);
+  if (exact && size >= 0 && (size_t)size != sink->size) return -EMSGSIZE;
+  if (size >= 0) {
+    q->returned = r->next;
+    CONC_FREE(r->memory);
+  }
+  return size;
+}
+
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size. */
@@ -15099,12 +15138,17 @@ CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
     if (rc != 0) return rc;
   }
   for (;;) {
-    conc__slot slot;
-    conc__queue_first(q, &slot);
-    size = conc__queue_copy(q, &slot, sink, data);
-    if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
-    if (size < 0) break;
-    CONC__STORE(&q->got_at, slot.next);
+    if (CONC__UNLIKELY(q->returned != NULL)) {
+      size = conc__returned_get(q, sink, data, n > 0);
+      if (size < 0) break;
+    } else {
+      conc__slot slot;
+      conc__queue_first(q, &slot);
+      size = conc__queue_copy(q, &slot, sink, data);
+      if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
+      if (size < 0) break;
+      CONC__STORE(&q->got_at, slot.next);
+    }
     if (++done >= n || !conc__queue_has(q, done)) break;
     if (size > 0) data += size;
   }
@@ -15126,18 +15170,44 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
   return conc__local_get_n(q, sink, 0, deadline);
 }
 
+/* Keeps a message in the buffer that it was got into. Under the getters'
+   guard. 0 or -ENOMEM. */
+CONC__DEF int conc__returned_keep(conc_queue *q, const conc__message *m,
+                                  conc__buffer *b) {
+  const size_t word = sizeof(void *);
+  size_t at, behind;
+  conc__returned *r;
+  if (b == NULL || m->kind != CONC__PICKLED) return -ENOMEM;
+  at = (size_t)((const unsigned char *)m->data - b->data);
+  behind = (at + m->size + word - 1) & ~(word - 1);
+  if (b->capacity < behind + sizeof *r) return -ENOMEM;
+  r = (conc__returned *)(void *)(b->data + behind);
+  r->next = q->returned;
+  r->memory = b->data;
+  r->at = at;
+  r->size = m->size;
+  q->returned = r;
+  memset(b, 0, sizeof *b);
+  return 0;
+}
+
 /* A message comes back whose getter went away before it had it. It was taken,
    so there is room for it, closed or not, whatever the capacity. */
-CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
+CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m,
+                                conc__buffer *b) {
   size_t need = CONC__SLOT_SIZE(m->size);
   conc__waiter *woken = NULL;
-  int rc;
+  int rc = -ENOMEM;
   conc__queue_lock(q);
-  rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
-  if (rc == 0) {
+  if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
+  if (rc != 0 && m->size <= SIZE_MAX / 4 &&
+      (rc = conc__ring_grow(q, need)) == 0) {
     conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
-    woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got_at, q->got_at - need);
+  }
+  if (rc != 0) rc = conc__returned_keep(q, m, b);
+  if (rc == 0) {
+    woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got, q->got - 1);
     q->got_at_seen = q->got_at;
     q->got_seen = q->got;
@@ -15235,6 +15305,11 @@ CONC_API void conc_queue_free(conc_queue *queue) {
     conc__cells_free(queue);
     return;
   }
+  while (queue->returned != NULL) {
+    unsigned char *memory = queue->returned->memory;
+    queue->returned = queue->returned->next;
+    CONC_FREE(memory);
+  }
   CONC_FREE(queue->ring);
   CONC_FREE(queue);
 }
@@ -15325,7 +15400,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
       m.data = body.data;
       m.size = body.size;
       m.kind = CONC__PICKLED;
-      queue->ops->unget(queue, &m);
+      queue->ops->unget(queue, &m, &body);
       break;
     }
     if (size > 0)
@@ -15342,7 +15417,12 @@ CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
-  if (conc__queue_has(queue, 0)) {
+  if (queue->returned != NULL) {
+    const conc__returned *r = queue->returned;
+    size_t offset;
+    rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
+                              &slot.size);
+  } else if (conc__queue_has(queue, 0)) {
     conc__queue_first(queue, &slot);
     rc = conc__queue_content(queue, &slot);
   } else {
@@ -15401,7 +15481,7 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
     m.data = b.data + sizeof proto;
     m.size = b.size - sizeof proto - 1;
     m.kind = CONC__PICKLED;
-    queue->ops->unget(queue, &m);
+    queue->ops->unget(queue, &m, &b);
   }
   conc__buffer_free(&b);
   return rc;
@@ -15954,7 +16034,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     cell = spot->cell;
     n = conc__cell_bytes(cell, sink->body != NULL, &form);
     if (sink->body != NULL) {
-      int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
+      int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
     } else if (n >= 0 && ((size_t)n > sink->size ||
                           (exact && (size_t)n < sink->size))) {
@@ -16057,9 +16137,10 @@ CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
 }
 
 /* It was got, and is this process's, whoever of it gets it next. */
-CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m) {
+CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m,
+                                conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  int rc = s->stash->ops->put(s->stash, m, 0);
+  int rc = conc__local_unget(s->stash, m, b);
   CONC__STORE(&s->stashed, 1u);
   return rc;
 }
@@ -18258,6 +18339,7 @@ typedef struct conc__channel {
   bool waited;       /* slept since the last read */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
   size_t in_first;   /* of `in`: what is before it has been dealt with */
+  size_t in_frame;   /* bytes of the last frame there */
   conc__buffer in, out;
 } conc__channel;
 
@@ -18365,7 +18447,21 @@ CONC__DEF int conc__channel_next(conc__channel *ch, size_t limit,
   *payload = p + start;
   *size = (size_t)n - start;
   ch->in_first += (size_t)n;
+  ch->in_frame = (size_t)n;
   return 1;
+}
+
+/* The frame just received is to be received again; nothing was read since. */
+CONC__DEF void conc__channel_unread(conc__channel *ch) {
+  ch->in_first -= ch->in_frame;
+  ch->in_frame = 0;
+}
+
+/* Whether there is something of the next frame. */
+CONC__DEF bool conc__channel_has_begun(const conc__channel *ch) {
+  unsigned char byte;
+  return ch->in.size > ch->in_first ||
+         recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 /* Makes room to read into: what has been dealt with goes; and memory grows
@@ -18621,6 +18717,7 @@ typedef struct conc__peer {
   conc__channel channel;
   double last;         /* used */
   unsigned generation; /* a fork's child must not use its parent's */
+  bool asked;          /* a request is out, and its reply not understood yet */
 } conc__peer;
 
 /* A proxy: a queue whose messages are elsewhere. */
@@ -18629,6 +18726,8 @@ typedef struct conc__proxy {
   struct conc__manager *manager;
   struct conc__proxy *next;
   conc_queue *stash; /* messages that came, and could not be handed over */
+  conc__peer *owing; /* gets that failed while their reply came, or after */
+  size_t owed;       /* how many */
   char name[64];
   char id[64];
 } conc__proxy;
@@ -18834,23 +18933,27 @@ CONC__DEF void conc__session_return(conc__session *s) {
   conc__buffer_return(s->manager, &s->taken);
 }
 
-CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size) {
+CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size,
+                               conc__buffer *b) {
   conc__message m;
   m.data = body;
   m.size = size;
   m.kind = CONC__PICKLED;
-  q->ops->unget(q, &m);
+  q->ops->unget(q, &m, b);
 }
 
 /* Gives the messages back whose replies are not among the first `sent` bytes
-   of `out`; the youngest first, so that the order is as it was. */
+   of `out`; the youngest first, so that the order is as it was. The oldest,
+   of most clients the only one, needs no memory. */
 CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
+  conc__buffer *out = &s->client->channel.out;
   while (s->taken.size > 0) {
     conc__taken t;
     s->taken.size -= sizeof t;
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
     if (sent < t.end)
-      conc__give_back(t.queue, s->client->channel.out.data + t.offset, t.size);
+      conc__give_back(t.queue, out->data + t.offset, t.size,
+                      s->taken.size == 0 ? out : NULL);
   }
 }
 
@@ -19138,7 +19241,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
       if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
       t.offset = out->size;
       if (rc == 0) rc = conc__buffer_append(out, got.data, got.size);
-      if (rc != 0) conc__give_back(q, got.data, got.size);
+      if (rc != 0) conc__give_back(q, got.data, got.size, &got);
       conc__buffer_free(&got);
       if (rc != 0) return rc;
     } else {
@@ -19876,12 +19979,18 @@ CONC__DEF int conc__peer_call(conc__manager *m, conc__peer *p,
   int rc = conc__channel_flush(&p->channel, &sent, deadline);
   *reply = NULL;
   *broken = true;
-  if (rc == 0)
-    rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
-                               deadline);
+  if (rc != 0) return rc;
+  p->asked = true;
+  rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
+                             deadline);
   if (rc != 0) return rc;
   rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits, reply,
                            &protocol);
+  if (rc == -ENOMEM) {
+    conc__channel_unread(&p->channel);
+    return rc;
+  }
+  p->asked = false;
   if (rc == -EBADMSG) rc = -EPROTO;
   if (rc != 0) return rc;
   CONC__STORE_RELAXED(&m->protocol, protocol == 2 ? 2 : 4);
@@ -20010,6 +20119,7 @@ CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
 
 typedef struct conc__call {
   conc__peer *peer;
+  bool broken;
   size_t at;
   conc_value *reply;
   const conc_value *result;
@@ -20029,22 +20139,33 @@ CONC__DEF int conc__call_begin(conc__call *c, conc__proxy *proxy,
   return rc;
 }
 
+/* Sends what is in `out` and awaits the reply. */
+CONC__DEF int conc__call_ask(conc__call *c, conc__proxy *proxy,
+                             double deadline) {
+  int rc;
+  if (deadline < CONC__NEVER)
+    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
+  rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                       &c->broken, deadline);
+  return rc == -EREMOTEIO ? -EPROTO : rc;
+}
+
+/* Gives the connection back. */
+CONC__DEF void conc__call_leave(conc__call *c, conc__proxy *proxy) {
+  if (c->broken)
+    conc__peer_close(c->peer);
+  else
+    conc__peer_put(proxy->manager, c->peer);
+}
+
 /* Sends the request, to which the arguments have been added (`rc`: whether
    that went well), and gives the connection back. */
 CONC__DEF int conc__call_end(conc__call *c, conc__proxy *proxy, int rc,
                              double deadline) {
-  bool broken = true;
+  c->broken = true;
   if (rc == 0) rc = conc__request_end(&c->peer->channel.out, c->at);
-  if (deadline < CONC__NEVER)
-    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
-  if (rc == 0)
-    rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
-                         &broken, deadline);
-  if (rc == -EREMOTEIO) rc = -EPROTO;
-  if (broken)
-    conc__peer_close(c->peer);
-  else
-    conc__peer_put(proxy->manager, c->peer);
+  if (rc == 0) rc = conc__call_ask(c, proxy, deadline);
+  conc__call_leave(c, proxy);
   return rc;
 }
 
@@ -20090,35 +20211,102 @@ CONC__DEF int conc__proxy_put(conc_queue *q, const conc__message *m,
   return rc;
 }
 
-/* Encodes what came and hands it to the sink; if that will not have it, the
-   message waits in the stash for the next get. */
-CONC__DEF ssize_t conc__proxy_deliver(conc__proxy *proxy, const conc_value *v,
-                                      conc__sink *sink) {
+/* Encodes what came and puts it into the stash: there it waits for the next
+   get if the sink of this one will not have it. */
+CONC__DEF int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
   conc__buffer b = {NULL, 0, 0};
-  ssize_t n;
   int rc = conc__pickle_encode(&b, v, 4);
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
   if (rc == 0) rc = conc__local_put(proxy->stash, &m, 0);
   conc__buffer_free(&b);
-  if (rc != 0) return rc;
-  n = conc__local_get(proxy->stash, sink, 0);
+  return rc;
+}
+
+/* --- a get that fails must not lose the message that is the reply to it: what
+   has come of it stays in the connection, which the next get begins with --- */
+
+/* The connection of a get that failed; NULL: none. The child of a fork must
+   not read what its parent will. */
+CONC__DEF conc__peer *conc__proxy_owing(conc__proxy *proxy) {
+  conc__mutex *guard = conc__guard(proxy->manager);
+  conc__peer *p;
+  for (;;) {
+    conc__mutex_lock(guard);
+    p = proxy->owing;
+    if (p != NULL) {
+      proxy->owing = p->next;
+      CONC__STORE_RELAXED(&proxy->owed, proxy->owed - 1);
+    }
+    conc__mutex_unlock(guard);
+    if (p == NULL || p->generation == conc__generation) return p;
+    conc__peer_close(p);
+  }
+}
+
+CONC__DEF void conc__proxy_owe(conc__proxy *proxy, conc__peer *p) {
+  conc__mutex *guard = conc__guard(proxy->manager);
+  conc__mutex_lock(guard);
+  p->next = proxy->owing;
+  proxy->owing = p;
+  CONC__STORE_RELAXED(&proxy->owed, proxy->owed + 1);
+  conc__mutex_unlock(guard);
+}
+
+/* The common case: bytes, which need no encoding. Else -EAGAIN. */
+CONC__DEF ssize_t conc__proxy_copy(const conc_value *v,
+                                   const conc__sink *sink) {
+  size_t size = 0;
+  const void *data = conc_value_bytes(v, &size);
+  if (sink->body != NULL || conc_value_type(v) != CONC_BYTES ||
+      size > sink->size)
+    return -EAGAIN;
+  if (size > 0) memcpy(sink->data, data, size);
+  return (ssize_t)size;
+}
+
+/* Sends the request, if that is not done yet, and awaits the reply. The
+   message's size; -EAGAIN if it is in the stash; or *told: the server said so.
+ */
+CONC__DEF ssize_t conc__proxy_receive(conc__proxy *proxy, conc__call *c,
+                                      const conc__sink *sink, bool *told,
+                                      double deadline) {
+  conc__channel *ch = &c->peer->channel;
+  size_t had = ch->in.size - ch->in_first;
+  ssize_t n = conc__call_ask(c, proxy, deadline);
+  bool keep = false;
+  *told = !c->broken && n < 0;
+  if (n == 0) {
+    n = conc__proxy_copy(c->result, sink);
+    if (n == -EAGAIN) {
+      int rc = conc__proxy_stash(proxy, c->result);
+      if (rc != 0) n = rc;
+    }
+    conc_value_free(c->reply);
+    keep = n == -ENOMEM;
+    if (keep) conc__channel_unread(ch);
+  } else if (c->peer->asked) {
+    keep = n == -ENOMEM ||
+           (n == -ECANCELED && conc__channel_has_begun(ch)) ||
+           /* As long as it goes on; the other side may be dead. */
+           (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
+  }
+  if (keep)
+    conc__proxy_owe(proxy, c->peer);
+  else
+    conc__call_leave(c, proxy);
   return n;
 }
 
-CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
+/* Begins a call of get. */
+CONC__DEF int conc__proxy_ask(conc__proxy *proxy, conc__call *c,
+                              double deadline) {
   conc__buffer *out;
-  conc__call c;
-  ssize_t n = conc__local_get(proxy->stash, sink, 0);
-  int rc;
-  if (n != -ETIMEDOUT) return n;
-  rc = conc__call_begin(&c, proxy, "get", deadline);
+  int rc = conc__call_begin(c, proxy, "get", deadline);
   if (rc != 0) return rc;
-  out = &c.peer->channel.out;
+  out = &c->peer->channel.out;
   if (deadline >= CONC__NEVER) {
     rc = conc__buffer_append(out, ")", 1);
   } else {
@@ -20126,20 +20314,27 @@ CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
     if (rc == 0) rc = conc__call_waiting(out, deadline);
     if (rc == 0) rc = conc__buffer_append(out, "t", 1);
   }
-  rc = conc__call_end(&c, proxy, rc, deadline);
-  if (rc != 0) return rc;
-  if (sink->body == NULL && conc_value_type(c.result) == CONC_BYTES) {
-    size_t size = 0; /* the common case needs no encoding */
-    const void *data = conc_value_bytes(c.result, &size);
-    if (size <= sink->size) {
-      if (size > 0) memcpy(sink->data, data, size);
-      conc_value_free(c.reply);
-      return (ssize_t)size;
-    }
+  if (rc == 0) rc = conc__request_end(out, c->at);
+  if (rc != 0) conc__peer_close(c->peer);
+  return rc;
+}
+
+CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  for (;;) {
+    conc__call c;
+    bool owed, told;
+    ssize_t n = conc__local_get(proxy->stash, sink, 0);
+    if (n != -ETIMEDOUT) return n;
+    c.peer = conc__proxy_owing(proxy);
+    owed = c.peer != NULL;
+    n = owed ? 0 : conc__proxy_ask(proxy, &c, deadline);
+    if (n != 0) return n;
+    n = conc__proxy_receive(proxy, &c, sink, &told, deadline);
+    /* That the queue was empty then is no answer to this get. */
+    if (n != -EAGAIN && !(owed && told)) return n;
   }
-  n = conc__proxy_deliver(proxy, c.result, sink);
-  conc_value_free(c.reply);
-  return n;
 }
 
 /* A method without arguments, whose result is a number (or none). */
@@ -20160,14 +20355,17 @@ CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
   return rc != 0 ? rc : (ssize_t)n;
 }
 
-CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m) {
-  return conc__local_unget(((conc__proxy *)q)->stash, m);
+CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m,
+                                conc__buffer *b) {
+  return conc__local_unget(((conc__proxy *)q)->stash, m, b);
 }
 
 CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
   ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER);
-  ssize_t stash = conc__local_size(((conc__proxy *)q)->stash);
-  return n < 0 ? n : n + stash;
+  conc__proxy *proxy = (conc__proxy *)q;
+  ssize_t here = conc__local_size(proxy->stash) +
+                 (ssize_t)CONC__LOAD_RELAXED(&proxy->owed);
+  return n < 0 ? n : n + here;
 }
 
 CONC__DEF int conc__proxy_task_done(conc_queue *q) {
@@ -20287,6 +20485,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
 CONC__DEF void conc__client_shutdown(conc__manager *m) {
   while (m->proxies != NULL) {
     conc__proxy *p = m->proxies;
+    conc__peer *peer;
     conc_value *reply;
     const conc_value *result;
     m->proxies = p->next;
@@ -20294,6 +20493,10 @@ CONC__DEF void conc__client_shutdown(conc__manager *m) {
       conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
                           conc_now() + 1);
       conc_value_free(reply);
+    }
+    while ((peer = p->owing) != NULL) {
+      p->owing = peer->next;
+      conc__peer_close(peer);
     }
     conc_queue_free(p->stash);
     conc_queue_free(&p->queue);
