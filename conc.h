@@ -18876,6 +18876,7 @@ typedef struct conc__taken {
   conc_queue *queue;
   size_t offset, size; /* of its body, in `out` */
   size_t end;          /* of its frame */
+  bool old;            /* the body is one for Python 2 */
 } conc__taken;
 
 typedef struct conc__session {
@@ -18942,6 +18943,23 @@ CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size,
   q->ops->unget(q, &m, b);
 }
 
+/* As protocol 4 again. False without memory for that. */
+CONC__DEF bool conc__give_back_new(conc_queue *q, const unsigned char *body,
+                                   size_t size) {
+  conc__buffer b = {NULL, 0, 0};
+  conc_value *v = NULL;
+  int rc = conc__buffer_append(&b, body, size);
+  if (rc == 0) rc = conc__put_op(&b, '.');
+  if (rc == 0) rc = conc__pickle_decode(b.data, b.size, NULL, &v, NULL);
+  b.size = 0;
+  if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
+  if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
+  if (rc == 0) conc__give_back(q, b.data, b.size, &b);
+  conc__buffer_free(&b);
+  conc_value_free(v);
+  return rc == 0;
+}
+
 /* Gives the messages back whose replies are not among the first `sent` bytes
    of `out`; the youngest first, so that the order is as it was. The oldest,
    of most clients the only one, needs no memory. */
@@ -18951,9 +18969,11 @@ CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
     conc__taken t;
     s->taken.size -= sizeof t;
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
-    if (sent < t.end)
-      conc__give_back(t.queue, out->data + t.offset, t.size,
-                      s->taken.size == 0 ? out : NULL);
+    if (sent >= t.end) continue;
+    if (t.old && conc__give_back_new(t.queue, out->data + t.offset, t.size))
+      continue;
+    conc__give_back(t.queue, out->data + t.offset, t.size,
+                    s->taken.size == 0 ? out : NULL);
   }
 }
 
@@ -19252,6 +19272,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
   if (n < 0) return conc__reply_error(s, (int)n, true);
   t.queue = q;
   if (s->protocol == 2) rc = conc__pickle_downgrade(out, t.offset);
+  t.old = s->protocol == 2 && rc == 0;
   t.size = out->size - t.offset;
   if (rc == 0) rc = conc__reply_end(s);
   t.end = out->size;

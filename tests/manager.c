@@ -196,6 +196,51 @@ TEST(a_getter_whose_client_has_gone_takes_no_item) {
   end(&s);
 }
 
+/* A connection for methods; what is written there is up to the test. */
+static int raw_connection(conc_manager *client) {
+  conc__peer *peer;
+  int fd;
+  CHECK_EQ(conc__peer_get(client->state, &peer, conc_now() + 5), 0);
+  fd = dup(peer->channel.fd);
+  conc__peer_close(peer);
+  return fd;
+}
+
+static bool until_closed(int fd) {
+  char buf[64];
+  ssize_t n;
+  do n = conc_read(fd, buf, sizeof buf, 10);
+  while (n > 0);
+  return n == 0 || n == -ECONNRESET;
+}
+
+/* What was encoded for an old Python, which then did not get it. */
+TEST(what_comes_back_is_as_it_was_put) {
+  static const char get[] = "\0\0\0\x15\x80\2(X\1\0\0\0" "1X\3\0\0\0get)}t.";
+  static const char bad[] = "\0\0\0\1x";
+  served s;
+  conc_manager m;
+  char buf[8];
+  int fd;
+  serve(&s, 0);
+  join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, "\xff\0x", 3, 1), 0);
+  for (int i = 0; i < 2; i++) {
+    char both[sizeof get + sizeof bad];
+    memcpy(both, get, sizeof get - 1);
+    memcpy(both + sizeof get - 1, bad, sizeof bad - 1);
+    fd = raw_connection(&m);
+    CHECK(write(fd, both, sizeof get + sizeof bad - 2) > 0);
+    CHECK(until_closed(fd));
+    close(fd);
+    CHECK_EQ(conc_peek_size(s.queue), 3);
+  }
+  CHECK_EQ(conc_get(s.queue, buf, 8, 5), 3);
+  CHECK(memcmp(buf, "\xff\0x", 3) == 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
 TEST(little_is_read_from_who_has_not_authenticated) {
   conc__channel ch;
   conc__key key = {"abc", 3, false};
