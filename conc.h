@@ -8157,17 +8157,17 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
   return rc;
 }
 
-/* A socket file remains when its listener has died. If nobody answers there,
-   it may be replaced. */
-CONC__DEF bool conc__socket_file_is_stale(int type,
-                                          const struct sockaddr_storage *a,
+/* A socket file remains when its owner has died: then it may be replaced.
+   Asked by a socket for datagrams: if there is one for a stream, it says only
+   that it is none (EPROTOTYPE), and its owner sees nothing of it. */
+CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
                                           socklen_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
-  fd = conc__socket(AF_UNIX, type);
+  fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
   stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
           errno == ECONNREFUSED;
@@ -8191,7 +8191,7 @@ CONC__DEF int conc__socket_at(const char *address, int type) {
   if (bind(fd, addr, size) < 0) {
     rc = -errno;
     if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(type, &a, size))
+        conc__socket_file_is_stale(&a, size))
       rc = bind(fd, addr, size) < 0 ? -errno : 0;
   }
   if (rc == 0) return fd;
