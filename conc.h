@@ -8051,6 +8051,7 @@ typedef struct conc__resolve {
   bool passive;
   int family; /* AF_UNSPEC: any */
   int rc;
+  unsigned left; /* the first of caller and thread has: the other frees it */
   struct sockaddr_storage address;
   socklen_t size;
 } conc__resolve;
@@ -8075,9 +8076,27 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   return rc == EAI_AGAIN ? -EAGAIN : -ENOENT;
 }
 
+CONC__DEF void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
+
+/* For what a thread frees: it is done with its task when its destructors run.
+ */
+static pthread_key_t conc__resolve_key;
+static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
+static int conc__resolve_error;
+
+CONC__DEF void conc__resolve_make_key(void) {
+  conc__resolve_error =
+      -pthread_key_create(&conc__resolve_key, conc__resolve_free);
+}
+
+CONC__DEF bool conc__resolve_leave(conc__resolve *r) {
+  return __atomic_exchange_n(&r->left, 1u, __ATOMIC_ACQ_REL) != 0;
+}
+
 CONC__DEF void *conc__resolve_thread(void *arg) {
   conc__resolve *r = (conc__resolve *)arg;
   r->rc = conc__resolve_now(r, 0);
+  if (conc__resolve_leave(r)) pthread_setspecific(conc__resolve_key, r);
   return NULL;
 }
 
@@ -8139,14 +8158,19 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
   if (rc == 0) {
     rc = conc__resolve_now(r, AI_NUMERICHOST);
     if (rc == -ENOENT) {
+      pthread_once(&conc__resolve_once, conc__resolve_make_key);
       r->task.target = conc__resolve_thread;
       r->task.arg = r;
       r->task.name = "conc-resolve";
-      rc = conc_thread_start(&r->task);
+      rc = conc__resolve_error;
+      if (rc == 0) rc = conc_thread_start(&r->task);
       if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
       if (rc == 0) rc = r->rc;
       /* Nothing stops getaddrinfo: what it still uses must stay behind. */
-      if (conc_is_alive(&r->task)) return rc;
+      if (conc_is_alive(&r->task)) {
+        if (!conc__resolve_leave(r)) return rc;
+        while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+      }
     }
   }
   if (rc == 0) {

@@ -10,7 +10,12 @@ static void *allocate(void *old, size_t size);
 #define CONC_FREE(p) test_free(p)
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION
+#include <netdb.h>
+static int look_up(const char *host, const char *port,
+                   const struct addrinfo *hints, struct addrinfo **info);
+#define getaddrinfo look_up
 #include "../conc.h"
+#undef getaddrinfo
 
 static void (*at_failure)(void); /* if not NULL: there is no memory from now */
 static bool exhausted;
@@ -132,6 +137,34 @@ static void connect_and_listen(void) {
   CHECK_EQ(conc_close(fd), 0);
 }
 TEST(addresses_need_memory_or_say_so) { tell(connect_and_listen); }
+
+/* A name server that answers when it is told to. */
+static conc_event may_answer;
+static int asked;
+
+static int look_up(const char *host, const char *port,
+                   const struct addrinfo *hints, struct addrinfo **info) {
+  if (strcmp(host, "slow") == 0) {
+    if (hints->ai_flags & AI_NUMERICHOST) return EAI_NONAME;
+    __atomic_add_fetch(&asked, 1, __ATOMIC_RELEASE);
+    CHECK_EQ(conc_event_wait(&may_answer, CONC_FOREVER), 0);
+    host = "127.0.0.1";
+  }
+  return getaddrinfo(host, port, hints, info);
+}
+
+TEST(a_name_that_is_resolved_too_late_is_forgotten) {
+  long before = test_blocks;
+  int rounds;
+  for (rounds = 0; rounds < 200; rounds++) {
+    double timeout = rounds % 2 ? 0.01 : 1e-4; /* about when it answers, too */
+    if (rounds >= 10) conc_event_set(&may_answer);
+    CHECK(conc_connect("slow:1", timeout) < 0);
+  }
+  while (__atomic_load_n(&test_blocks, __ATOMIC_ACQUIRE) > before)
+    usleep(1000);
+  CHECK(__atomic_load_n(&asked, __ATOMIC_ACQUIRE) > 0);
+}
 
 /* --- queues --- */
 
