@@ -3394,7 +3394,8 @@ typedef struct conc__waiter {
   bool found;    /* see conc__stuck_look */
   bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
-  bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
+  bool robust;   /* returns -EAGAIN, to look again, if a fork has left behind
+                    the owner, or maybe somebody who was woken before it */
   unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
   struct conc__many *many; /* that it is part of, or all of */
@@ -7727,7 +7728,8 @@ CONC__DEF void conc__fork_end(conc_task *t) {
 
 /* Who waits here and can go on, because somebody has taken it off its list
    and then did not wake it, or did not make it ready, or because the owner of
-   what it waits for is not here. */
+   what it waits for is not here, or nobody is: then who was woken for it may
+   have stayed behind. The latest first, for they go in front again. */
 CONC__DEF void conc__fork_revive(conc__loop *loop) {
   size_t i;
   conc_task *t;
@@ -7749,7 +7751,8 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
     if (co == NULL || co == loop->current) continue;
     w = co->actor.waiting;
     if (w != NULL && w->list != NULL && w->robust &&
-        conc__owner_is_gone(*w->owner)) {
+        (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
+         conc__owner_is_gone(*w->owner))) {
       conc__waitlist_remove(w);
       w->failure = -EAGAIN;
     }
@@ -15028,6 +15031,7 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
   bool front = false;
   conc__waiter w;
   if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  w.robust = true;
   do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
@@ -15036,7 +15040,8 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
         int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
-        if (rc != 0) return rc;
+        if (rc != 0 && rc != -EAGAIN) return rc;
+        w.failure = 0;
         front = true;
       } else {
         conc__mutex_unlock(other);
@@ -15099,6 +15104,7 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   bool front = false;
   conc__waiter w;
   if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  w.robust = true;
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
@@ -15112,7 +15118,8 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
           rc = conc__wait(other, &q->getters, &w, front, true, deadline);
         else
           conc__mutex_unlock(other);
-        if (rc != 0) return rc;
+        if (rc != 0 && rc != -EAGAIN) return rc;
+        w.failure = 0;
         front = true;
       } else {
         conc__mutex_unlock(other);
