@@ -19784,6 +19784,8 @@ CONC__DEF void conc__client_ready(conc__watch *watch, int events) {
       conc_cancel(&c->task);
     else if (n < 0 || CONC_HAVE_EPOLL) /* an edge does not repeat itself */
       conc__watch_arm(conc__this.loop, watch);
+  } else { /* it waits for another machine, say */
+    c->channel.waited = true;
   }
 }
 

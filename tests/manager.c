@@ -241,6 +241,152 @@ TEST(what_comes_back_is_as_it_was_put) {
   end(&s);
 }
 
+/* --- a server that answers when it is told to --- */
+
+enum { FAKES = 4 };
+
+typedef struct fake {
+  int listener;
+  char address[64];
+  conc_task task, parts[FAKES];
+  int asked;         /* for a message, or to take one */
+  conc_event answer; /* is sent, or its second half */
+  struct fake_part {
+    struct fake *fake;
+    int fd;
+  } part[FAKES];
+} fake;
+
+static void *fake_serve(void *arg) {
+  static const char none[] = "\0\0\0\x12\x80\2(X\7\0\0\0#RETURNNt.";
+  static const char id[] = "\0\0\0\x1a\x80\2(X\7\0\0\0#RETURN(X\1\0\0\0" "1)tt.";
+  static const char item[] = "\0\0\0\x18\x80\3(X\7\0\0\0#RETURNC\5hellot.";
+  struct fake_part *part = (struct fake_part *)arg;
+  fake *f = part->fake;
+  conc__key key = {"abc", 3, false};
+  const unsigned char *p;
+  size_t size;
+  conc__channel ch;
+  conc__channel_init(&ch, part->fd);
+  CHECK_EQ(conc__auth_serve(&ch, &key, conc__deadline(5)), 0);
+  while (conc__channel_receive(&ch, 4096, &p, &size, CONC__NEVER) == 0) {
+    bool get = memmem(p, size, "get", 3), put = memmem(p, size, "put", 3);
+    const char *reply = get ? item : memmem(p, size, "create", 6) ? id : none;
+    size_t all = 4 + (size_t)(unsigned char)reply[3];
+    size_t half = get ? all / 2 : 0;
+    if (half > 0) CHECK_EQ(conc_write(part->fd, reply, half, 5), half);
+    if (get || put) {
+      __atomic_add_fetch(&f->asked, 1, __ATOMIC_RELEASE);
+      CHECK_EQ(conc_event_wait(&f->answer, 20), 0);
+    }
+    conc_write(part->fd, reply + half, all - half, 5);
+  }
+  conc__channel_free(&ch);
+  conc_close(part->fd);
+  return NULL;
+}
+
+static void *fake_main(void *arg) {
+  fake *f = (fake *)arg;
+  int n;
+  for (n = 0; (f->part[n].fd = conc_accept(f->listener, CONC_FOREVER)) >= 0;
+       n++) {
+    CHECK(n < FAKES - 1);
+    f->part[n].fake = f;
+    f->parts[n].target = fake_serve;
+    f->parts[n].arg = &f->part[n];
+    CHECK_EQ(conc_thread_start(&f->parts[n]), 0);
+  }
+  while (n-- > 0) CHECK_EQ(conc_join(&f->parts[n], CONC_FOREVER), 0);
+  return NULL;
+}
+
+static conc_queue *fake_start(fake *f, conc_manager *client) {
+  conc_queue *q;
+  memset(f, 0, sizeof *f);
+  f->listener = conc_listen(NULL);
+  CHECK(f->listener >= 0);
+  CHECK(conc_address(f->listener, f->address, sizeof f->address) > 0);
+  f->task.target = fake_main;
+  f->task.arg = f;
+  CHECK_EQ(conc_thread_start(&f->task), 0);
+  memset(client, 0, sizeof *client);
+  client->address = f->address;
+  client->authkey = "abc";
+  CHECK_EQ(conc_manager_connect(client, 5), 0);
+  q = conc_manager_get(client, "q");
+  CHECK(q != NULL);
+  return q;
+}
+
+static void fake_end(fake *f, conc_manager *client) {
+  CHECK_EQ(conc_manager_shutdown(client), 0);
+  conc_cancel(&f->task);
+  conc_join(&f->task, CONC_FOREVER);
+  close(f->listener);
+}
+
+static void until_asked(fake *f, int times) {
+  while (__atomic_load_n(&f->asked, __ATOMIC_ACQUIRE) < times)
+    conc_sleep(1e-4);
+}
+
+static void *get_in_vain(void *queue) {
+  char buf[8];
+  CHECK_EQ(conc_get((conc_queue *)queue, buf, 8, 60), -ECANCELED);
+  return NULL;
+}
+
+TEST(a_message_of_which_a_cancelled_get_had_a_part_is_the_next_ones) {
+  fake f;
+  conc_manager m;
+  conc_queue *q = fake_start(&f, &m);
+  conc_task t = {.target = get_in_vain, .arg = q};
+  char buf[8];
+  CHECK_EQ(conc_thread_start(&t), 0);
+  until_asked(&f, 1);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+  conc_event_set(&f.answer);
+  CHECK_EQ(conc_get(q, buf, 8, 5), 5);
+  CHECK(memcmp(buf, "hello", 5) == 0);
+  CHECK_EQ(f.asked, 1);
+  fake_end(&f, &m);
+}
+
+/* A request that comes while another one is served that waits, but not in a
+   queue of this process. */
+TEST(a_request_that_is_sent_ahead_to_a_relay_is_answered) {
+  static const char put[] = "\0\0\0\x17\x80\4(X\1\0\0\0" "1X\3\0\0\0putK\7\x85}t.";
+  fake f;
+  conc_manager m, relay, client;
+  conc_queue *q = fake_start(&f, &m);
+  char reply[64];
+  size_t size;
+  int fd;
+  memset(&relay, 0, sizeof relay);
+  CHECK_EQ(conc_manager_register_queue(&relay, "q", q), 0);
+  CHECK_EQ(conc_manager_start(&relay), 0);
+  memset(&client, 0, sizeof client);
+  client.address = conc_manager_address(&relay);
+  CHECK_EQ(conc_manager_connect(&client, 5), 0);
+  fd = raw_connection(&client);
+  CHECK_EQ(conc_write(fd, put, sizeof put - 1, 5), sizeof put - 1);
+  until_asked(&f, 1);
+  CHECK_EQ(conc_write(fd, put, sizeof put - 1, 5), sizeof put - 1);
+  conc_sleep(0.05); /* it comes, or not: either is to be answered */
+  conc_event_set(&f.answer);
+  for (int i = 0; i < 2; i++) {
+    CHECK_EQ(conc_read_exactly(fd, reply, 4, 10), 4);
+    size = (size_t)(unsigned char)reply[3];
+    CHECK_EQ(conc_read_exactly(fd, reply, size, 10), size);
+  }
+  close(fd);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&relay), 0);
+  fake_end(&f, &m);
+}
+
 TEST(little_is_read_from_who_has_not_authenticated) {
   conc__channel ch;
   conc__key key = {"abc", 3, false};
