@@ -18456,7 +18456,7 @@ CONC__DEF ssize_t conc__frame_parse(const unsigned char *p, size_t size,
   } else if (n > 0x7fffffff) {
     return -EPROTO;
   }
-  if (n > limit) return -EMSGSIZE;
+  if (n > limit || n > SIZE_MAX / 4) return -EMSGSIZE;
   return (ssize_t)((size_t)n + *payload);
 }
 
@@ -19008,13 +19008,24 @@ CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
   }
 }
 
-/* Sends the replies. */
+/* Sends the replies; but no message to who has closed his side already. */
 CONC__DEF int conc__session_flush(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t sent = 0;
-  int rc = conc__channel_flush(ch, &sent, CONC__NEVER);
+  int rc = -EPIPE;
+  if (!s->client->hangup || s->taken.size == 0)
+    rc = conc__channel_flush(ch, &sent, CONC__NEVER);
   conc__session_give_back(s, sent);
   return rc;
+}
+
+/* Finds out whether the peer has closed its side and nothing is to be read
+   before that. Else -1 if nothing is to be read. */
+CONC__DEF ssize_t conc__client_look(conc__client *c) {
+  unsigned char byte;
+  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+  return n;
 }
 
 /* --- replies --- */
@@ -19288,6 +19299,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
       conc__buffer got = *out;
       memset(out, 0, sizeof *out);
       conc__session_unblock(s);
+      conc__client_look(s->client);
       rc = conc__buffer_reserve(&s->taken, sizeof t);
       if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
       t.offset = out->size;
@@ -19772,14 +19784,12 @@ CONC__DEF void conc__client_start(conc__client *c) {
    only be its end, or a request sent ahead. */
 CONC__DEF void conc__client_ready(conc__watch *watch, int events) {
   conc__client *c = (conc__client *)watch;
-  unsigned char byte;
   if (events & CONC__HANGUP) c->hangup = true;
   if (!c->serving) {
     conc__clients_reap(c->manager);
     conc__client_start(c);
   } else if (c->blocked) {
-    ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+    ssize_t n = conc__client_look(c);
     if (c->hangup)
       conc_cancel(&c->task);
     else if (n < 0 || CONC_HAVE_EPOLL) /* an edge does not repeat itself */

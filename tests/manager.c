@@ -387,6 +387,77 @@ TEST(a_request_that_is_sent_ahead_to_a_relay_is_answered) {
   fake_end(&f, &m);
 }
 
+/* The getter is taken off its list, the client goes, and then the getter is
+   woken: too late to be cancelled. */
+TEST(a_getter_whose_client_has_just_gone_takes_no_item) {
+  static const char get[] =
+      "\0\0\0\x15\x80\4(X\1\0\0\0" "1X\3\0\0\0get)}t.";
+  served s;
+  conc_manager m;
+  char buf[8];
+  serve(&s, 0);
+  join_as_client(&s, &m);
+  for (int i = 0; i < 50; i++) {
+    int fd = raw_connection(&m);
+    conc__mutex *guard = conc__put_guard(s.queue);
+    conc__waiter *w;
+    CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
+    while (!somebody_waits(s.queue)) sched_yield();
+    conc__mutex_lock(guard);
+    w = conc__waitlist_take(&s.queue->getters);
+    conc__mutex_unlock(guard);
+    CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+    close(fd);
+    if (i % 2) conc_sleep(1e-3); /* the server may see it before */
+    conc__wake_all(w);
+    CHECK_EQ(conc_get(s.queue, buf, 8, 5), 1);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+static void send_and_leave(int fd, const unsigned char *p, size_t n) {
+  char buf[512];
+  ssize_t got;
+  CHECK(n == 0 || send(fd, p, n, MSG_NOSIGNAL) >= 0 || errno == EPIPE ||
+        errno == ECONNRESET);
+  shutdown(fd, SHUT_WR);
+  do got = conc_read(fd, buf, sizeof buf, 10); /* until it is closed */
+  while (got > 0);
+  if (got == -ETIMEDOUT) {
+    printf("not closed after:");
+    for (size_t i = 0; i < n; i++) printf(" %02x", p[i]);
+    printf("\n");
+  }
+  CHECK(got == 0 || got == -ECONNRESET);
+  close(fd);
+}
+
+/* Nor is a length believed where there is no limit of messages. */
+TEST(a_frame_may_claim_any_length) {
+  static const unsigned char lengths[][9] = {
+      "\xff\xff\xff\xff\xff\xff\xff\xff", "\xff\xff\xff\xff\xff\xff\xff\xf4",
+      "\x7f\xff\xff\xff\xff\xff\xff\xff", "\x80\0\0\0\0\0\0\0",
+      "\x3f\xff\xff\xff\xff\xff\xff\xff"};
+  served s;
+  conc_manager m;
+  serve(&s, 0);
+  s.server.state->max_message = SIZE_MAX;
+  join_as_client(&s, &m);
+  for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+    unsigned char p[64];
+    int fd = raw_connection(&m);
+    memset(p, 'x', sizeof p);
+    memset(p, 0xff, 4);
+    memcpy(p + 4, lengths[i], 8);
+    memcpy(p + 12, "\x80\4B\0\0\0\x10", 7); /* of bytes, so many */
+    send_and_leave(fd, p, sizeof p);
+  }
+  CHECK_EQ(conc_put(conc_manager_get(&m, "q"), "x", 1, 5), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
 TEST(little_is_read_from_who_has_not_authenticated) {
   conc__channel ch;
   conc__key key = {"abc", 3, false};
@@ -442,23 +513,6 @@ static size_t malform(unsigned char *p, size_t size, int how) {
       if (test_random() % 2) memcpy(p, "\0\0\0", 3);
       return size;
   }
-}
-
-static void send_and_leave(int fd, const unsigned char *p, size_t n) {
-  char buf[512];
-  ssize_t got;
-  CHECK(n == 0 || send(fd, p, n, MSG_NOSIGNAL) >= 0 || errno == EPIPE ||
-        errno == ECONNRESET);
-  shutdown(fd, SHUT_WR);
-  do got = conc_read(fd, buf, sizeof buf, 10); /* until it is closed */
-  while (got > 0);
-  if (got == -ETIMEDOUT) {
-    printf("not closed after:");
-    for (size_t i = 0; i < n; i++) printf(" %02x", p[i]);
-    printf("\n");
-  }
-  CHECK(got == 0 || got == -ECONNRESET);
-  close(fd);
 }
 
 TEST(malformed_frames_before_the_handshake_disturb_nobody) {
