@@ -20180,6 +20180,7 @@ CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
 /* How long an answer may be late beyond the timeout that the server was told:
    then the connection is given up. */
 #define CONC__REPLY_SLACK 5.0
+#define CONC__JOIN_LEAST 0.1
 
 typedef struct conc__call {
   conc__peer *peer;
@@ -20401,17 +20402,17 @@ CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
   }
 }
 
-/* A method without arguments, whose result is a number (or none). */
+/* A method without arguments, whose result is a number (or none); which is
+   awaited until `end`, and a while. */
 CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
-                                     double deadline) {
+                                     double deadline, double end) {
   conc__proxy *proxy = (conc__proxy *)q;
   conc__call c;
   int64_t n = 0;
   int rc = conc__call_begin(&c, proxy, method, deadline);
   if (rc != 0) return rc;
   rc = conc__call_end(&c, proxy,
-                      conc__buffer_append(&c.peer->channel.out, ")", 1),
-                      deadline);
+                      conc__buffer_append(&c.peer->channel.out, ")", 1), end);
   if (rc != 0) return rc;
   if (conc_value_type(c.result) != CONC_NONE)
     rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
@@ -20425,7 +20426,7 @@ CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m,
 }
 
 CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
-  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER);
+  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER, CONC__NEVER);
   conc__proxy *proxy = (conc__proxy *)q;
   ssize_t here = conc__local_size(proxy->stash) +
                  (ssize_t)CONC__LOAD_RELAXED(&proxy->owed);
@@ -20433,17 +20434,20 @@ CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
 }
 
 CONC__DEF int conc__proxy_task_done(conc_queue *q) {
-  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER);
+  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER, CONC__NEVER);
 }
 
 /* The protocol's join has no timeout: when ours is out, the connection is
-   given up, and the server drops the call. */
+   given up, and the server drops the call. Some time for an answer there must
+   be. */
 CONC__DEF int conc__proxy_join(conc_queue *q, double deadline) {
+  double end = deadline;
   if (deadline < CONC__NEVER) {
-    deadline = (deadline <= 0 ? conc_now() : deadline) - CONC__REPLY_SLACK;
-    if (deadline <= 0) deadline = 1e-9;
+    double least = conc_now() + CONC__JOIN_LEAST;
+    end = (deadline > least ? deadline : least) - CONC__REPLY_SLACK;
+    if (end <= 0) end = 1e-9;
   }
-  return (int)conc__proxy_simple(q, "join", deadline);
+  return (int)conc__proxy_simple(q, "join", deadline, end);
 }
 
 static const conc__queue_class conc__proxy_class = {

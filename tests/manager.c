@@ -153,12 +153,39 @@ TEST(a_connection_that_says_nothing_is_closed) {
   end(&s);
 }
 
+static void *get_one(void *queue) {
+  char buf[8];
+  CHECK_EQ(conc_get((conc_queue *)queue, buf, 8, 60), 1);
+  return NULL;
+}
+
 static bool somebody_waits(conc_queue *q) {
   bool yes;
   conc__mutex_lock(conc__put_guard(q));
   yes = q->getters.first != NULL;
   conc__mutex_unlock(conc__put_guard(q));
   return yes;
+}
+
+/* It has time for a connection of its own, too. */
+TEST(what_is_done_is_joined_at_once_whatever_the_timeout) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc_task t = {.target = get_one};
+  int rc = -1;
+  serve(&s, 0);
+  t.arg = q = join_as_client(&s, &m);
+  for (int i = 0; i < 20 && rc != 0; i++) rc = conc_queue_join(q, 0);
+  CHECK_EQ(rc, 0);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  while (!somebody_waits(s.queue)) conc_sleep(1e-3);
+  CHECK_EQ(conc_queue_join(q, 2 * test_slow()), 0);
+  CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  CHECK_EQ(conc_join(&t, 5), 0);
+  CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
 }
 
 static void *get_and_die(void *arg) {
