@@ -460,6 +460,29 @@ static void send_and_leave(int fd, const unsigned char *p, size_t n) {
   close(fd);
 }
 
+/* A server that ends takes back what its client has not read. */
+TEST(what_a_client_does_not_read_is_there_when_the_server_has_ended) {
+  static const char get[] =
+      "\0\0\0\x15\x80\4(X\1\0\0\0" "1X\3\0\0\0get)}t.";
+  enum { LARGE = 8 << 20 };
+  char *data = (char *)calloc(1, LARGE);
+  served s;
+  conc_manager m;
+  int fd;
+  serve(&s, 0);
+  join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, data, LARGE, 1), 0);
+  fd = raw_connection(&m);
+  CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
+  while (conc_qsize(s.queue) > 0) conc_sleep(1e-3);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK_EQ(conc_peek_size(s.queue), LARGE);
+  close(fd);
+  conc_queue_free(s.queue);
+  free(data);
+}
+
 /* Nor is a length believed where there is no limit of messages. */
 TEST(a_frame_may_claim_any_length) {
   static const unsigned char lengths[][9] = {
