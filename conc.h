@@ -167,6 +167,8 @@
    - What processes share must be made so (..._init_shared, .shared), serves
      1,024 processes at one time, and cannot hold pointers. Deadlocks through
      it are not found; a named queue is looked at every 2 ms by who waits.
+   - Of the rwlocks that a task reads at one time four are known: of the others
+     see conc_rwlock.
    - With CONC_PORTABLE a client that pipelines requests and then dies while
      one of them blocks is noticed only when that request ends.
 */
