@@ -22,8 +22,9 @@ typedef struct served {
   conc_queue *queue;
 } served;
 
-static void serve(served *s, double handshake_timeout) {
+static void serve_with(served *s, double handshake_timeout, size_t max) {
   memset(s, 0, sizeof *s);
+  s->server.max_message = max;
   s->queue = conc_queue_new(NULL);
   s->server.authkey = "abc";
   s->server.handshake_timeout = handshake_timeout;
@@ -31,6 +32,10 @@ static void serve(served *s, double handshake_timeout) {
   CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), -EEXIST);
   CHECK_EQ(conc_manager_start(&s->server), 0);
   CHECK_EQ(conc_manager_start(&s->server), -EBUSY);
+}
+
+static void serve(served *s, double handshake_timeout) {
+  serve_with(s, handshake_timeout, 0);
 }
 
 static void end(served *s) {
@@ -491,8 +496,7 @@ TEST(a_frame_may_claim_any_length) {
       "\x3f\xff\xff\xff\xff\xff\xff\xff"};
   served s;
   conc_manager m;
-  serve(&s, 0);
-  s.server.state->max_message = SIZE_MAX;
+  serve_with(&s, 0, SIZE_MAX);
   join_as_client(&s, &m);
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     unsigned char p[64];
