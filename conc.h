@@ -167,6 +167,8 @@
    - What processes share must be made so (..._init_shared, .shared), serves
      1,024 processes at one time, and cannot hold pointers. Deadlocks through
      it are not found; a named queue is looked at every 2 ms by who waits.
+   - Of the rwlocks that a task reads at one time four are known: of the others
+     see conc_rwlock.
    - With CONC_PORTABLE a client that pipelines requests and then dies while
      one of them blocks is noticed only when that request ends.
 */
@@ -1988,7 +1990,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    unknown name, or what connecting fails with.
    Each call of a proxy is one request; concurrent calls use connections of
    their own, and a lost connection is made anew by the next call. A call that
-   fails with -EPIPE or -ECONNRESET may or may not have been carried out. */
+   fails with -EPIPE or -ECONNRESET, or is cancelled, may or may not have been
+   carried out. A message that comes for a get without memory for it, or that
+   has begun to come when a get is cancelled, is the next get's. */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
@@ -3393,7 +3397,8 @@ typedef struct conc__waiter {
   bool found;    /* see conc__stuck_look */
   bool free;     /* its wait may end */
   bool stubborn; /* this wait must not fail */
-  bool robust;   /* returns -EAGAIN if a fork has left its owner behind */
+  bool robust;   /* returns -EAGAIN, to look again, if a fork has left behind
+                    the owner, or maybe somebody who was woken before it */
   unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
   struct conc__many *many; /* that it is part of, or all of */
@@ -7727,7 +7732,8 @@ CONC__DEF void conc__fork_end(conc_task *t) {
 
 /* Who waits here and can go on, because somebody has taken it off its list
    and then did not wake it, or did not make it ready, or because the owner of
-   what it waits for is not here. */
+   what it waits for is not here, or nobody is: then who was woken for it may
+   have stayed behind. The latest first, for they go in front again. */
 CONC__DEF void conc__fork_revive(conc__loop *loop) {
   size_t i;
   conc_task *t;
@@ -7749,7 +7755,8 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
     if (co == NULL || co == loop->current) continue;
     w = co->actor.waiting;
     if (w != NULL && w->list != NULL && w->robust &&
-        conc__owner_is_gone(*w->owner)) {
+        (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
+         conc__owner_is_gone(*w->owner))) {
       conc__waitlist_remove(w);
       w->failure = -EAGAIN;
     }
@@ -8051,6 +8058,7 @@ typedef struct conc__resolve {
   bool passive;
   int family; /* AF_UNSPEC: any */
   int rc;
+  unsigned left; /* the first of caller and thread has: the other frees it */
   struct sockaddr_storage address;
   socklen_t size;
 } conc__resolve;
@@ -8075,9 +8083,27 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   return rc == EAI_AGAIN ? -EAGAIN : -ENOENT;
 }
 
+CONC__DEF void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
+
+/* For what a thread frees: it is done with its task when its destructors run.
+ */
+static pthread_key_t conc__resolve_key;
+static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
+static int conc__resolve_error;
+
+CONC__DEF void conc__resolve_make_key(void) {
+  conc__resolve_error =
+      -pthread_key_create(&conc__resolve_key, conc__resolve_free);
+}
+
+CONC__DEF bool conc__resolve_leave(conc__resolve *r) {
+  return __atomic_exchange_n(&r->left, 1u, __ATOMIC_ACQ_REL) != 0;
+}
+
 CONC__DEF void *conc__resolve_thread(void *arg) {
   conc__resolve *r = (conc__resolve *)arg;
   r->rc = conc__resolve_now(r, 0);
+  if (conc__resolve_leave(r)) pthread_setspecific(conc__resolve_key, r);
   return NULL;
 }
 
@@ -8139,14 +8165,19 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
   if (rc == 0) {
     rc = conc__resolve_now(r, AI_NUMERICHOST);
     if (rc == -ENOENT) {
+      pthread_once(&conc__resolve_once, conc__resolve_make_key);
       r->task.target = conc__resolve_thread;
       r->task.arg = r;
       r->task.name = "conc-resolve";
-      rc = conc_thread_start(&r->task);
+      rc = conc__resolve_error;
+      if (rc == 0) rc = conc_thread_start(&r->task);
       if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
       if (rc == 0) rc = r->rc;
       /* Nothing stops getaddrinfo: what it still uses must stay behind. */
-      if (conc_is_alive(&r->task)) return rc;
+      if (conc_is_alive(&r->task)) {
+        if (!conc__resolve_leave(r)) return rc;
+        while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+      }
     }
   }
   if (rc == 0) {
@@ -8157,17 +8188,17 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
   return rc;
 }
 
-/* A socket file remains when its listener has died. If nobody answers there,
-   it may be replaced. */
-CONC__DEF bool conc__socket_file_is_stale(int type,
-                                          const struct sockaddr_storage *a,
+/* A socket file remains when its owner has died: then it may be replaced.
+   Asked by a socket for datagrams: if there is one for a stream, it says only
+   that it is none (EPROTOTYPE), and its owner sees nothing of it. */
+CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
                                           socklen_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
-  fd = conc__socket(AF_UNIX, type);
+  fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
   stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
           errno == ECONNREFUSED;
@@ -8191,7 +8222,7 @@ CONC__DEF int conc__socket_at(const char *address, int type) {
   if (bind(fd, addr, size) < 0) {
     rc = -errno;
     if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(type, &a, size))
+        conc__socket_file_is_stale(&a, size))
       rc = bind(fd, addr, size) < 0 ? -errno : 0;
   }
   if (rc == 0) return fd;
@@ -14729,11 +14760,24 @@ typedef struct conc__sink {
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
   ssize_t (*get)(conc_queue *q, conc__sink *sink, double deadline);
-  int (*unget)(conc_queue *q, const conc__message *m);
+  /* `b`: the buffer that the message was got into, which the queue may keep
+     (then it is empty), so that this needs no memory; or NULL. */
+  int (*unget)(conc_queue *q, const conc__message *m, conc__buffer *b);
   ssize_t (*size)(conc_queue *q);
   int (*task_done)(conc_queue *q);
   int (*join)(conc_queue *q, double deadline);
 } conc__queue_class;
+
+/* A message that came back when there was no memory for it in the ring: it
+   stays in the buffer that it was got into, with this behind it. */
+typedef struct conc__returned {
+  struct conc__returned *next;
+  unsigned char *memory; /* the buffer's */
+  size_t at, size;
+} conc__returned;
+
+/* What is reserved besides a body: its head and end, and the above. */
+#define CONC__BODY_SPARE (16 + sizeof(void *) + sizeof(conc__returned))
 
 struct conc_queue {
   const conc__queue_class *ops;
@@ -14756,6 +14800,7 @@ struct conc_queue {
   size_t got_at;
   size_t put_seen;
   size_t done; /* reported by conc_task_done */
+  conc__returned *returned; /* come before all in the ring */
   struct conc__waitlist putters, joiners;
   char apart_as_well[64];
 };
@@ -14915,7 +14960,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
-    rc = conc__buffer_reserve(sink->body, slot->size + 16);
+    rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
@@ -14990,6 +15035,7 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
   bool front = false;
   conc__waiter w;
   if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  w.robust = true;
   do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
@@ -14998,7 +15044,8 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
         int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
-        if (rc != 0) return rc;
+        if (rc != 0 && rc != -EAGAIN) return rc;
+        w.failure = 0;
         front = true;
       } else {
         conc__mutex_unlock(other);
@@ -15061,6 +15108,7 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
   bool front = false;
   conc__waiter w;
   if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  w.robust = true;
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
@@ -15074,7 +15122,8 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
           rc = conc__wait(other, &q->getters, &w, front, true, deadline);
         else
           conc__mutex_unlock(other);
-        if (rc != 0) return rc;
+        if (rc != 0 && rc != -EAGAIN) return rc;
+        w.failure = 0;
         front = true;
       } else {
         conc__mutex_unlock(other);
@@ -15083,6 +15132,29 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
     conc__mutex_lock(guard);
   } while (!conc__queue_has(q, 0));
   return 0;
+}
+
+/* Copies the first message that came back, as conc__queue_copy does (`exact`:
+   if it has as many bytes as the sink), and drops it. */
+CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
+                                          const conc__sink *sink, void *data,
+                                          bool exact) {
+  conc__returned *r = q->returned;
+  conc__slot slot;
+  ssize_t size;
+  conc_queue ring; /* in which it lies alone */
+  ring.ring = r->memory;
+  ring.ring_size = SIZE_MAX / 2 + 1;
+  slot.at = r->at;
+  slot.size = r->size;
+  slot.kind = CONC__PICKLED;
+  size = conc__queue_copy(&ring, &slot, sink, data);
+  if (exact && size >= 0 && (size_t)size != sink->size) return -EMSGSIZE;
+  if (size >= 0) {
+    q->returned = r->next;
+    CONC_FREE(r->memory);
+  }
+  return size;
 }
 
 /* Gets as many as there are of n messages, each of as many bytes as the sink
@@ -15101,12 +15173,17 @@ CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
     if (rc != 0) return rc;
   }
   for (;;) {
-    conc__slot slot;
-    conc__queue_first(q, &slot);
-    size = conc__queue_copy(q, &slot, sink, data);
-    if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
-    if (size < 0) break;
-    CONC__STORE(&q->got_at, slot.next);
+    if (CONC__UNLIKELY(q->returned != NULL)) {
+      size = conc__returned_get(q, sink, data, n > 0);
+      if (size < 0) break;
+    } else {
+      conc__slot slot;
+      conc__queue_first(q, &slot);
+      size = conc__queue_copy(q, &slot, sink, data);
+      if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
+      if (size < 0) break;
+      CONC__STORE(&q->got_at, slot.next);
+    }
     if (++done >= n || !conc__queue_has(q, done)) break;
     if (size > 0) data += size;
   }
@@ -15128,18 +15205,44 @@ CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
   return conc__local_get_n(q, sink, 0, deadline);
 }
 
+/* Keeps a message in the buffer that it was got into. Under the getters'
+   guard. 0 or -ENOMEM. */
+CONC__DEF int conc__returned_keep(conc_queue *q, const conc__message *m,
+                                  conc__buffer *b) {
+  const size_t word = sizeof(void *);
+  size_t at, behind;
+  conc__returned *r;
+  if (b == NULL || m->kind != CONC__PICKLED) return -ENOMEM;
+  at = (size_t)((const unsigned char *)m->data - b->data);
+  behind = (at + m->size + word - 1) & ~(word - 1);
+  if (b->capacity < behind + sizeof *r) return -ENOMEM;
+  r = (conc__returned *)(void *)(b->data + behind);
+  r->next = q->returned;
+  r->memory = b->data;
+  r->at = at;
+  r->size = m->size;
+  q->returned = r;
+  memset(b, 0, sizeof *b);
+  return 0;
+}
+
 /* A message comes back whose getter went away before it had it. It was taken,
    so there is room for it, closed or not, whatever the capacity. */
-CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m) {
+CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m,
+                                conc__buffer *b) {
   size_t need = CONC__SLOT_SIZE(m->size);
   conc__waiter *woken = NULL;
-  int rc;
+  int rc = -ENOMEM;
   conc__queue_lock(q);
-  rc = m->size > SIZE_MAX / 4 ? -ENOMEM : conc__ring_grow(q, need);
-  if (rc == 0) {
+  if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
+  if (rc != 0 && m->size <= SIZE_MAX / 4 &&
+      (rc = conc__ring_grow(q, need)) == 0) {
     conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
-    woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got_at, q->got_at - need);
+  }
+  if (rc != 0) rc = conc__returned_keep(q, m, b);
+  if (rc == 0) {
+    woken = conc__waitlist_take(&q->getters);
     CONC__STORE(&q->got, q->got - 1);
     q->got_at_seen = q->got_at;
     q->got_seen = q->got;
@@ -15237,6 +15340,11 @@ CONC_API void conc_queue_free(conc_queue *queue) {
     conc__cells_free(queue);
     return;
   }
+  while (queue->returned != NULL) {
+    unsigned char *memory = queue->returned->memory;
+    queue->returned = queue->returned->next;
+    CONC_FREE(memory);
+  }
   CONC_FREE(queue->ring);
   CONC_FREE(queue);
 }
@@ -15327,7 +15435,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
       m.data = body.data;
       m.size = body.size;
       m.kind = CONC__PICKLED;
-      queue->ops->unget(queue, &m);
+      queue->ops->unget(queue, &m, &body);
       break;
     }
     if (size > 0)
@@ -15344,7 +15452,12 @@ CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
   if (queue->ops != &conc__local_class) return -ENOTSUP;
   conc__queue_lock(queue);
-  if (conc__queue_has(queue, 0)) {
+  if (queue->returned != NULL) {
+    const conc__returned *r = queue->returned;
+    size_t offset;
+    rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
+                              &slot.size);
+  } else if (conc__queue_has(queue, 0)) {
     conc__queue_first(queue, &slot);
     rc = conc__queue_content(queue, &slot);
   } else {
@@ -15403,7 +15516,7 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
     m.data = b.data + sizeof proto;
     m.size = b.size - sizeof proto - 1;
     m.kind = CONC__PICKLED;
-    queue->ops->unget(queue, &m);
+    queue->ops->unget(queue, &m, &b);
   }
   conc__buffer_free(&b);
   return rc;
@@ -15956,7 +16069,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     cell = spot->cell;
     n = conc__cell_bytes(cell, sink->body != NULL, &form);
     if (sink->body != NULL) {
-      int rc = conc__buffer_reserve(sink->body, (size_t)n + 16);
+      int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
     } else if (n >= 0 && ((size_t)n > sink->size ||
                           (exact && (size_t)n < sink->size))) {
@@ -16059,9 +16172,10 @@ CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
 }
 
 /* It was got, and is this process's, whoever of it gets it next. */
-CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m) {
+CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m,
+                                conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  int rc = s->stash->ops->put(s->stash, m, 0);
+  int rc = conc__local_unget(s->stash, m, b);
   CONC__STORE(&s->stashed, 1u);
   return rc;
 }
@@ -18260,6 +18374,7 @@ typedef struct conc__channel {
   bool waited;       /* slept since the last read */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
   size_t in_first;   /* of `in`: what is before it has been dealt with */
+  size_t in_frame;   /* bytes of the last frame there */
   conc__buffer in, out;
 } conc__channel;
 
@@ -18276,6 +18391,7 @@ CONC__DEF void conc__channel_init(conc__channel *ch, int fd) {
 CONC__DEF void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
+  ch->in_first = 0;
 }
 
 /* Python writes without TCP_NODELAY: a small message after another one waits
@@ -18344,7 +18460,7 @@ CONC__DEF ssize_t conc__frame_parse(const unsigned char *p, size_t size,
   } else if (n > 0x7fffffff) {
     return -EPROTO;
   }
-  if (n > limit) return -EMSGSIZE;
+  if (n > limit || n > SIZE_MAX / 4) return -EMSGSIZE;
   return (ssize_t)((size_t)n + *payload);
 }
 
@@ -18366,7 +18482,21 @@ CONC__DEF int conc__channel_next(conc__channel *ch, size_t limit,
   *payload = p + start;
   *size = (size_t)n - start;
   ch->in_first += (size_t)n;
+  ch->in_frame = (size_t)n;
   return 1;
+}
+
+/* The frame just received is to be received again; nothing was read since. */
+CONC__DEF void conc__channel_unread(conc__channel *ch) {
+  ch->in_first -= ch->in_frame;
+  ch->in_frame = 0;
+}
+
+/* Whether there is something of the next frame. */
+CONC__DEF bool conc__channel_has_begun(const conc__channel *ch) {
+  unsigned char byte;
+  return ch->in.size > ch->in_first ||
+         recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 /* Makes room to read into: what has been dealt with goes; and memory grows
@@ -18622,6 +18752,7 @@ typedef struct conc__peer {
   conc__channel channel;
   double last;         /* used */
   unsigned generation; /* a fork's child must not use its parent's */
+  bool asked;          /* a request is out, and its reply not understood yet */
 } conc__peer;
 
 /* A proxy: a queue whose messages are elsewhere. */
@@ -18630,6 +18761,8 @@ typedef struct conc__proxy {
   struct conc__manager *manager;
   struct conc__proxy *next;
   conc_queue *stash; /* messages that came, and could not be handed over */
+  conc__peer *owing; /* gets that failed while their reply came, or after */
+  size_t owed;       /* how many */
   char name[64];
   char id[64];
 } conc__proxy;
@@ -18778,6 +18911,7 @@ typedef struct conc__taken {
   conc_queue *queue;
   size_t offset, size; /* of its body, in `out` */
   size_t end;          /* of its frame */
+  bool old;            /* the body is one for Python 2 */
 } conc__taken;
 
 typedef struct conc__session {
@@ -18835,33 +18969,67 @@ CONC__DEF void conc__session_return(conc__session *s) {
   conc__buffer_return(s->manager, &s->taken);
 }
 
-CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size) {
+CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size,
+                               conc__buffer *b) {
   conc__message m;
   m.data = body;
   m.size = size;
   m.kind = CONC__PICKLED;
-  q->ops->unget(q, &m);
+  q->ops->unget(q, &m, b);
+}
+
+/* As protocol 4 again. False without memory for that. */
+CONC__DEF bool conc__give_back_new(conc_queue *q, const unsigned char *body,
+                                   size_t size) {
+  conc__buffer b = {NULL, 0, 0};
+  conc_value *v = NULL;
+  int rc = conc__buffer_append(&b, body, size);
+  if (rc == 0) rc = conc__put_op(&b, '.');
+  if (rc == 0) rc = conc__pickle_decode(b.data, b.size, NULL, &v, NULL);
+  b.size = 0;
+  if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
+  if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
+  if (rc == 0) conc__give_back(q, b.data, b.size, &b);
+  conc__buffer_free(&b);
+  conc_value_free(v);
+  return rc == 0;
 }
 
 /* Gives the messages back whose replies are not among the first `sent` bytes
-   of `out`; the youngest first, so that the order is as it was. */
+   of `out`; the youngest first, so that the order is as it was. The oldest,
+   of most clients the only one, needs no memory. */
 CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
+  conc__buffer *out = &s->client->channel.out;
   while (s->taken.size > 0) {
     conc__taken t;
     s->taken.size -= sizeof t;
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
-    if (sent < t.end)
-      conc__give_back(t.queue, s->client->channel.out.data + t.offset, t.size);
+    if (sent >= t.end) continue;
+    if (t.old && conc__give_back_new(t.queue, out->data + t.offset, t.size))
+      continue;
+    conc__give_back(t.queue, out->data + t.offset, t.size,
+                    s->taken.size == 0 ? out : NULL);
   }
 }
 
-/* Sends the replies. */
+/* Sends the replies; but no message to who has closed his side already. */
 CONC__DEF int conc__session_flush(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t sent = 0;
-  int rc = conc__channel_flush(ch, &sent, CONC__NEVER);
+  int rc = -EPIPE;
+  if (!s->client->hangup || s->taken.size == 0)
+    rc = conc__channel_flush(ch, &sent, CONC__NEVER);
   conc__session_give_back(s, sent);
   return rc;
+}
+
+/* Finds out whether the peer has closed its side and nothing is to be read
+   before that. Else -1 if nothing is to be read. */
+CONC__DEF ssize_t conc__client_look(conc__client *c) {
+  unsigned char byte;
+  ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+  return n;
 }
 
 /* --- replies --- */
@@ -19135,11 +19303,12 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
       conc__buffer got = *out;
       memset(out, 0, sizeof *out);
       conc__session_unblock(s);
+      conc__client_look(s->client);
       rc = conc__buffer_reserve(&s->taken, sizeof t);
       if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
       t.offset = out->size;
       if (rc == 0) rc = conc__buffer_append(out, got.data, got.size);
-      if (rc != 0) conc__give_back(q, got.data, got.size);
+      if (rc != 0) conc__give_back(q, got.data, got.size, &got);
       conc__buffer_free(&got);
       if (rc != 0) return rc;
     } else {
@@ -19150,6 +19319,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
   if (n < 0) return conc__reply_error(s, (int)n, true);
   t.queue = q;
   if (s->protocol == 2) rc = conc__pickle_downgrade(out, t.offset);
+  t.old = s->protocol == 2 && rc == 0;
   t.size = out->size - t.offset;
   if (rc == 0) rc = conc__reply_end(s);
   t.end = out->size;
@@ -19618,18 +19788,18 @@ CONC__DEF void conc__client_start(conc__client *c) {
    only be its end, or a request sent ahead. */
 CONC__DEF void conc__client_ready(conc__watch *watch, int events) {
   conc__client *c = (conc__client *)watch;
-  unsigned char byte;
   if (events & CONC__HANGUP) c->hangup = true;
   if (!c->serving) {
     conc__clients_reap(c->manager);
     conc__client_start(c);
   } else if (c->blocked) {
-    ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
+    ssize_t n = conc__client_look(c);
     if (c->hangup)
       conc_cancel(&c->task);
     else if (n < 0 || CONC_HAVE_EPOLL) /* an edge does not repeat itself */
       conc__watch_arm(conc__this.loop, watch);
+  } else { /* it waits for another machine, say */
+    c->channel.waited = true;
   }
 }
 
@@ -19877,12 +20047,18 @@ CONC__DEF int conc__peer_call(conc__manager *m, conc__peer *p,
   int rc = conc__channel_flush(&p->channel, &sent, deadline);
   *reply = NULL;
   *broken = true;
-  if (rc == 0)
-    rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
-                               deadline);
+  if (rc != 0) return rc;
+  p->asked = true;
+  rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
+                             deadline);
   if (rc != 0) return rc;
   rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits, reply,
                            &protocol);
+  if (rc == -ENOMEM) {
+    conc__channel_unread(&p->channel);
+    return rc;
+  }
+  p->asked = false;
   if (rc == -EBADMSG) rc = -EPROTO;
   if (rc != 0) return rc;
   CONC__STORE_RELAXED(&m->protocol, protocol == 2 ? 2 : 4);
@@ -20008,9 +20184,11 @@ CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
 /* How long an answer may be late beyond the timeout that the server was told:
    then the connection is given up. */
 #define CONC__REPLY_SLACK 5.0
+#define CONC__JOIN_LEAST 0.1
 
 typedef struct conc__call {
   conc__peer *peer;
+  bool broken;
   size_t at;
   conc_value *reply;
   const conc_value *result;
@@ -20030,22 +20208,33 @@ CONC__DEF int conc__call_begin(conc__call *c, conc__proxy *proxy,
   return rc;
 }
 
+/* Sends what is in `out` and awaits the reply. */
+CONC__DEF int conc__call_ask(conc__call *c, conc__proxy *proxy,
+                             double deadline) {
+  int rc;
+  if (deadline < CONC__NEVER)
+    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
+  rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                       &c->broken, deadline);
+  return rc == -EREMOTEIO ? -EPROTO : rc;
+}
+
+/* Gives the connection back. */
+CONC__DEF void conc__call_leave(conc__call *c, conc__proxy *proxy) {
+  if (c->broken)
+    conc__peer_close(c->peer);
+  else
+    conc__peer_put(proxy->manager, c->peer);
+}
+
 /* Sends the request, to which the arguments have been added (`rc`: whether
    that went well), and gives the connection back. */
 CONC__DEF int conc__call_end(conc__call *c, conc__proxy *proxy, int rc,
                              double deadline) {
-  bool broken = true;
+  c->broken = true;
   if (rc == 0) rc = conc__request_end(&c->peer->channel.out, c->at);
-  if (deadline < CONC__NEVER)
-    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
-  if (rc == 0)
-    rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
-                         &broken, deadline);
-  if (rc == -EREMOTEIO) rc = -EPROTO;
-  if (broken)
-    conc__peer_close(c->peer);
-  else
-    conc__peer_put(proxy->manager, c->peer);
+  if (rc == 0) rc = conc__call_ask(c, proxy, deadline);
+  conc__call_leave(c, proxy);
   return rc;
 }
 
@@ -20091,35 +20280,102 @@ CONC__DEF int conc__proxy_put(conc_queue *q, const conc__message *m,
   return rc;
 }
 
-/* Encodes what came and hands it to the sink; if that will not have it, the
-   message waits in the stash for the next get. */
-CONC__DEF ssize_t conc__proxy_deliver(conc__proxy *proxy, const conc_value *v,
-                                      conc__sink *sink) {
+/* Encodes what came and puts it into the stash: there it waits for the next
+   get if the sink of this one will not have it. */
+CONC__DEF int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
   conc__buffer b = {NULL, 0, 0};
-  ssize_t n;
   int rc = conc__pickle_encode(&b, v, 4);
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
   if (rc == 0) rc = conc__local_put(proxy->stash, &m, 0);
   conc__buffer_free(&b);
-  if (rc != 0) return rc;
-  n = conc__local_get(proxy->stash, sink, 0);
+  return rc;
+}
+
+/* --- a get that fails must not lose the message that is the reply to it: what
+   has come of it stays in the connection, which the next get begins with --- */
+
+/* The connection of a get that failed; NULL: none. The child of a fork must
+   not read what its parent will. */
+CONC__DEF conc__peer *conc__proxy_owing(conc__proxy *proxy) {
+  conc__mutex *guard = conc__guard(proxy->manager);
+  conc__peer *p;
+  for (;;) {
+    conc__mutex_lock(guard);
+    p = proxy->owing;
+    if (p != NULL) {
+      proxy->owing = p->next;
+      CONC__STORE_RELAXED(&proxy->owed, proxy->owed - 1);
+    }
+    conc__mutex_unlock(guard);
+    if (p == NULL || p->generation == conc__generation) return p;
+    conc__peer_close(p);
+  }
+}
+
+CONC__DEF void conc__proxy_owe(conc__proxy *proxy, conc__peer *p) {
+  conc__mutex *guard = conc__guard(proxy->manager);
+  conc__mutex_lock(guard);
+  p->next = proxy->owing;
+  proxy->owing = p;
+  CONC__STORE_RELAXED(&proxy->owed, proxy->owed + 1);
+  conc__mutex_unlock(guard);
+}
+
+/* The common case: bytes, which need no encoding. Else -EAGAIN. */
+CONC__DEF ssize_t conc__proxy_copy(const conc_value *v,
+                                   const conc__sink *sink) {
+  size_t size = 0;
+  const void *data = conc_value_bytes(v, &size);
+  if (sink->body != NULL || conc_value_type(v) != CONC_BYTES ||
+      size > sink->size)
+    return -EAGAIN;
+  if (size > 0) memcpy(sink->data, data, size);
+  return (ssize_t)size;
+}
+
+/* Sends the request, if that is not done yet, and awaits the reply. The
+   message's size; -EAGAIN if it is in the stash; or *told: the server said so.
+ */
+CONC__DEF ssize_t conc__proxy_receive(conc__proxy *proxy, conc__call *c,
+                                      const conc__sink *sink, bool *told,
+                                      double deadline) {
+  conc__channel *ch = &c->peer->channel;
+  size_t had = ch->in.size - ch->in_first;
+  ssize_t n = conc__call_ask(c, proxy, deadline);
+  bool keep = false;
+  *told = !c->broken && n < 0;
+  if (n == 0) {
+    n = conc__proxy_copy(c->result, sink);
+    if (n == -EAGAIN) {
+      int rc = conc__proxy_stash(proxy, c->result);
+      if (rc != 0) n = rc;
+    }
+    conc_value_free(c->reply);
+    keep = n == -ENOMEM;
+    if (keep) conc__channel_unread(ch);
+  } else if (c->peer->asked) {
+    keep = n == -ENOMEM ||
+           (n == -ECANCELED && conc__channel_has_begun(ch)) ||
+           /* As long as it goes on; the other side may be dead. */
+           (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
+  }
+  if (keep)
+    conc__proxy_owe(proxy, c->peer);
+  else
+    conc__call_leave(c, proxy);
   return n;
 }
 
-CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
+/* Begins a call of get. */
+CONC__DEF int conc__proxy_ask(conc__proxy *proxy, conc__call *c,
+                              double deadline) {
   conc__buffer *out;
-  conc__call c;
-  ssize_t n = conc__local_get(proxy->stash, sink, 0);
-  int rc;
-  if (n != -ETIMEDOUT) return n;
-  rc = conc__call_begin(&c, proxy, "get", deadline);
+  int rc = conc__call_begin(c, proxy, "get", deadline);
   if (rc != 0) return rc;
-  out = &c.peer->channel.out;
+  out = &c->peer->channel.out;
   if (deadline >= CONC__NEVER) {
     rc = conc__buffer_append(out, ")", 1);
   } else {
@@ -20127,33 +20383,40 @@ CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
     if (rc == 0) rc = conc__call_waiting(out, deadline);
     if (rc == 0) rc = conc__buffer_append(out, "t", 1);
   }
-  rc = conc__call_end(&c, proxy, rc, deadline);
-  if (rc != 0) return rc;
-  if (sink->body == NULL && conc_value_type(c.result) == CONC_BYTES) {
-    size_t size = 0; /* the common case needs no encoding */
-    const void *data = conc_value_bytes(c.result, &size);
-    if (size <= sink->size) {
-      if (size > 0) memcpy(sink->data, data, size);
-      conc_value_free(c.reply);
-      return (ssize_t)size;
-    }
-  }
-  n = conc__proxy_deliver(proxy, c.result, sink);
-  conc_value_free(c.reply);
-  return n;
+  if (rc == 0) rc = conc__request_end(out, c->at);
+  if (rc != 0) conc__peer_close(c->peer);
+  return rc;
 }
 
-/* A method without arguments, whose result is a number (or none). */
+CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
+                                  double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  for (;;) {
+    conc__call c;
+    bool owed, told;
+    ssize_t n = conc__local_get(proxy->stash, sink, 0);
+    if (n != -ETIMEDOUT) return n;
+    c.peer = conc__proxy_owing(proxy);
+    owed = c.peer != NULL;
+    n = owed ? 0 : conc__proxy_ask(proxy, &c, deadline);
+    if (n != 0) return n;
+    n = conc__proxy_receive(proxy, &c, sink, &told, deadline);
+    /* That the queue was empty then is no answer to this get. */
+    if (n != -EAGAIN && !(owed && told)) return n;
+  }
+}
+
+/* A method without arguments, whose result is a number (or none); which is
+   awaited until `end`, and a while. */
 CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
-                                     double deadline) {
+                                     double deadline, double end) {
   conc__proxy *proxy = (conc__proxy *)q;
   conc__call c;
   int64_t n = 0;
   int rc = conc__call_begin(&c, proxy, method, deadline);
   if (rc != 0) return rc;
   rc = conc__call_end(&c, proxy,
-                      conc__buffer_append(&c.peer->channel.out, ")", 1),
-                      deadline);
+                      conc__buffer_append(&c.peer->channel.out, ")", 1), end);
   if (rc != 0) return rc;
   if (conc_value_type(c.result) != CONC_NONE)
     rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
@@ -20161,28 +20424,34 @@ CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
   return rc != 0 ? rc : (ssize_t)n;
 }
 
-CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m) {
-  return conc__local_unget(((conc__proxy *)q)->stash, m);
+CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m,
+                                conc__buffer *b) {
+  return conc__local_unget(((conc__proxy *)q)->stash, m, b);
 }
 
 CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
-  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER);
-  ssize_t stash = conc__local_size(((conc__proxy *)q)->stash);
-  return n < 0 ? n : n + stash;
+  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER, CONC__NEVER);
+  conc__proxy *proxy = (conc__proxy *)q;
+  ssize_t here = conc__local_size(proxy->stash) +
+                 (ssize_t)CONC__LOAD_RELAXED(&proxy->owed);
+  return n < 0 ? n : n + here;
 }
 
 CONC__DEF int conc__proxy_task_done(conc_queue *q) {
-  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER);
+  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER, CONC__NEVER);
 }
 
 /* The protocol's join has no timeout: when ours is out, the connection is
-   given up, and the server drops the call. */
+   given up, and the server drops the call. Some time for an answer there must
+   be. */
 CONC__DEF int conc__proxy_join(conc_queue *q, double deadline) {
+  double end = deadline;
   if (deadline < CONC__NEVER) {
-    deadline = (deadline <= 0 ? conc_now() : deadline) - CONC__REPLY_SLACK;
-    if (deadline <= 0) deadline = 1e-9;
+    double least = conc_now() + CONC__JOIN_LEAST;
+    end = (deadline > least ? deadline : least) - CONC__REPLY_SLACK;
+    if (end <= 0) end = 1e-9;
   }
-  return (int)conc__proxy_simple(q, "join", deadline);
+  return (int)conc__proxy_simple(q, "join", deadline, end);
 }
 
 static const conc__queue_class conc__proxy_class = {
@@ -20288,6 +20557,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
 CONC__DEF void conc__client_shutdown(conc__manager *m) {
   while (m->proxies != NULL) {
     conc__proxy *p = m->proxies;
+    conc__peer *peer;
     conc_value *reply;
     const conc_value *result;
     m->proxies = p->next;
@@ -20295,6 +20565,10 @@ CONC__DEF void conc__client_shutdown(conc__manager *m) {
       conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
                           conc_now() + 1);
       conc_value_free(reply);
+    }
+    while ((peer = p->owing) != NULL) {
+      p->owing = peer->next;
+      conc__peer_close(peer);
     }
     conc_queue_free(p->stash);
     conc_queue_free(&p->queue);

@@ -3,11 +3,22 @@
    who stayed behind is left on a list. */
 #include "test.h"
 
+static void test_point(void);
+#define CONC__POINT() test_point()
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
 #include <signal.h>
+
+/* Who can be held up waits at its next step, as long as there is a reason. */
+static __thread bool can_be_held_up;
+static int held_up;
+
+static void test_point(void) {
+  while (can_be_held_up && __atomic_load_n(&held_up, __ATOMIC_ACQUIRE))
+    sched_yield();
+}
 
 /* --- what a child does ---------------------------------------------------- */
 
@@ -393,6 +404,115 @@ TEST(coroutines_come_along_and_their_locks_owner_does_not) {
     s.queue = conc_queue_new(NULL);
     CHECK_EQ(conc_run(&root), 0);
     conc_queue_free(s.queue);
+  }
+}
+
+/* A thread waits in front of a coroutine, was woken, and stays behind before it
+   looked: what it was woken for is there for the coroutine. */
+enum { A_MESSAGE, ROOM, A_LOCK, READING };
+
+typedef struct behind {
+  int kind;
+  conc_queue *queue;
+  conc_lock lock;
+  conc_rwlock rwlock;
+} behind;
+
+static conc__waiter *first_waiter(behind *b) {
+  return b->kind == A_MESSAGE ? b->queue->getters.first
+         : b->kind == ROOM    ? b->queue->putters.first
+         : b->kind == A_LOCK  ? b->lock.waiters.first
+                              : b->rwlock.waiters.first;
+}
+
+static conc__mutex *waiters_guard(behind *b) {
+  return b->kind == A_MESSAGE ? conc__put_guard(b->queue)
+         : b->kind == ROOM    ? conc__get_guard(b->queue)
+         : b->kind == A_LOCK  ? conc__guard(&b->lock)
+                              : conc__guard(&b->rwlock);
+}
+
+/* There are so many, and the first one sleeps. */
+static bool are_waiting(behind *b, int n) {
+  conc__waiter *w;
+  bool yes;
+  conc__mutex_lock(waiters_guard(b));
+  w = first_waiter(b);
+  yes = w != NULL && (__atomic_load_n(&w->actor->word, __ATOMIC_ACQUIRE) &
+                      CONC__PARKED);
+  for (; w != NULL; w = w->next) n--;
+  conc__mutex_unlock(waiters_guard(b));
+  return yes && n <= 0;
+}
+
+static void *wait_behind(void *arg) {
+  behind *b = (behind *)arg;
+  char buf[8];
+  can_be_held_up = conc__self()->ops == &conc__thread_class;
+  if (b->kind == A_MESSAGE) MUST(conc_get(b->queue, buf, 8, 20) == 1);
+  if (b->kind == ROOM) MUST(conc_put(b->queue, "y", 1, 20) == 0);
+  if (b->kind == A_LOCK) {
+    MUST(conc_lock_acquire(&b->lock, 20) == 0);
+    MUST(conc_lock_release(&b->lock) == 0);
+  }
+  if (b->kind == READING) {
+    MUST(conc_rwlock_write_acquire(&b->rwlock, 20) == 0);
+    MUST(conc_rwlock_release(&b->rwlock) == 0);
+  }
+  return NULL;
+}
+
+/* Wakes the first, without handing it a lock. */
+static void wake_one(behind *b) {
+  char buf[8];
+  if (b->kind >= A_LOCK) first_waiter(b)->since = conc_now() + 100;
+  if (b->kind == A_MESSAGE) CHECK_EQ(conc_put(b->queue, "x", 1, 9), 0);
+  if (b->kind == ROOM) CHECK_EQ(conc_get(b->queue, buf, 8, 9), 1);
+  if (b->kind == A_LOCK) CHECK_EQ(conc_lock_release(&b->lock), 0);
+  if (b->kind == READING) CHECK_EQ(conc_rwlock_release(&b->rwlock), 0);
+}
+
+static void *fork_behind(void *arg) {
+  behind *b = (behind *)arg;
+  conc_task thread = {.target = wait_behind, .arg = b};
+  conc_task coroutine = {.target = wait_behind, .arg = b};
+  int status;
+  pid_t pid;
+  CHECK_EQ(conc_lock_acquire(&b->lock, 0), 0);
+  CHECK_EQ(conc_rwlock_read_acquire(&b->rwlock, 0), 0);
+  CHECK_EQ(conc_thread_start(&thread), 0);
+  while (!are_waiting(b, 1)) conc_yield_now();
+  CHECK_EQ(conc_coro_start(&coroutine), 0);
+  while (!are_waiting(b, 2)) conc_yield_now();
+  __atomic_store_n(&held_up, 1, __ATOMIC_RELEASE);
+  wake_one(b);
+  pid = (fflush(NULL), fork());
+  if (pid == 0) {
+    alarm(20);
+    MUST(conc_join(&coroutine, 5) == 0);
+    _exit(0);
+  }
+  __atomic_store_n(&held_up, 0, __ATOMIC_RELEASE);
+  if (b->kind < A_LOCK) wake_one(b);
+  CHECK_EQ(conc_join(&thread, 10), 0);
+  CHECK_EQ(conc_join(&coroutine, 10), 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  return NULL;
+}
+
+TEST(what_somebody_was_woken_for_who_stays_behind_is_not_left_there) {
+  conc_queue_opts one = {.capacity = 1};
+  skip_where_children_have_no_threads();
+  for (int i = 0; i < 40; i++) {
+    behind b;
+    conc_task root = {.target = fork_behind, .arg = &b};
+    memset(&b, 0, sizeof b);
+    b.kind = i % 4;
+    b.queue = conc_queue_new(&one);
+    if (b.kind == ROOM) CHECK_EQ(conc_put(b.queue, "x", 1, 0), 0);
+    CHECK_EQ(conc_run(&root), 0);
+    conc_queue_free(b.queue);
   }
 }
 

@@ -22,8 +22,9 @@ typedef struct served {
   conc_queue *queue;
 } served;
 
-static void serve(served *s, double handshake_timeout) {
+static void serve_with(served *s, double handshake_timeout, size_t max) {
   memset(s, 0, sizeof *s);
+  s->server.max_message = max;
   s->queue = conc_queue_new(NULL);
   s->server.authkey = "abc";
   s->server.handshake_timeout = handshake_timeout;
@@ -31,6 +32,10 @@ static void serve(served *s, double handshake_timeout) {
   CHECK_EQ(conc_manager_register_queue(&s->server, "q", s->queue), -EEXIST);
   CHECK_EQ(conc_manager_start(&s->server), 0);
   CHECK_EQ(conc_manager_start(&s->server), -EBUSY);
+}
+
+static void serve(served *s, double handshake_timeout) {
+  serve_with(s, handshake_timeout, 0);
 }
 
 static void end(served *s) {
@@ -83,6 +88,27 @@ TEST(a_proxy_is_a_queue_like_any_other) {
   end(&s);
 }
 
+/* Whose buffers are given back each time. */
+TEST(a_connection_is_used_again_after_a_large_message) {
+  enum { LARGE = 300000 };
+  char *data = (char *)calloc(1, LARGE);
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < 5; i++) {
+    data[LARGE - 1] = (char)i;
+    CHECK_EQ(conc_put(q, data, LARGE, 5), 0);
+    data[LARGE - 1] = -1;
+    CHECK_EQ(conc_get(q, data, LARGE, 5), LARGE);
+    CHECK_EQ(data[LARGE - 1], i);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+  free(data);
+}
+
 TEST(a_wrong_key_is_refused_on_either_side_and_the_server_goes_on) {
   served s;
   conc_manager m, wrong;
@@ -132,12 +158,39 @@ TEST(a_connection_that_says_nothing_is_closed) {
   end(&s);
 }
 
+static void *get_one(void *queue) {
+  char buf[8];
+  CHECK_EQ(conc_get((conc_queue *)queue, buf, 8, 60), 1);
+  return NULL;
+}
+
 static bool somebody_waits(conc_queue *q) {
   bool yes;
   conc__mutex_lock(conc__put_guard(q));
   yes = q->getters.first != NULL;
   conc__mutex_unlock(conc__put_guard(q));
   return yes;
+}
+
+/* It has time for a connection of its own, too. */
+TEST(what_is_done_is_joined_at_once_whatever_the_timeout) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  conc_task t = {.target = get_one};
+  int rc = -1;
+  serve(&s, 0);
+  t.arg = q = join_as_client(&s, &m);
+  for (int i = 0; i < 20 && rc != 0; i++) rc = conc_queue_join(q, 0);
+  CHECK_EQ(rc, 0);
+  CHECK_EQ(conc_thread_start(&t), 0);
+  while (!somebody_waits(s.queue)) conc_sleep(1e-3);
+  CHECK_EQ(conc_queue_join(q, 2 * test_slow()), 0);
+  CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  CHECK_EQ(conc_join(&t, 5), 0);
+  CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
 }
 
 static void *get_and_die(void *arg) {
@@ -171,6 +224,290 @@ TEST(a_getter_whose_client_has_gone_takes_no_item) {
     CHECK_EQ(conc_put(q, "x", 1, 1), 0);
     CHECK_EQ(conc_get(q, buf, 8, 5), 1);
   }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* A connection for methods; what is written there is up to the test. */
+static int raw_connection(conc_manager *client) {
+  conc__peer *peer;
+  int fd;
+  CHECK_EQ(conc__peer_get(client->state, &peer, conc_now() + 5), 0);
+  fd = dup(peer->channel.fd);
+  conc__peer_close(peer);
+  return fd;
+}
+
+static bool until_closed(int fd) {
+  char buf[64];
+  ssize_t n;
+  do n = conc_read(fd, buf, sizeof buf, 10);
+  while (n > 0);
+  return n == 0 || n == -ECONNRESET;
+}
+
+/* What was encoded for an old Python, which then did not get it. */
+TEST(what_comes_back_is_as_it_was_put) {
+  static const char get[] = "\0\0\0\x15\x80\2(X\1\0\0\0" "1X\3\0\0\0get)}t.";
+  static const char bad[] = "\0\0\0\1x";
+  served s;
+  conc_manager m;
+  char buf[8];
+  int fd;
+  serve(&s, 0);
+  join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, "\xff\0x", 3, 1), 0);
+  for (int i = 0; i < 2; i++) {
+    char both[sizeof get + sizeof bad];
+    memcpy(both, get, sizeof get - 1);
+    memcpy(both + sizeof get - 1, bad, sizeof bad - 1);
+    fd = raw_connection(&m);
+    CHECK(write(fd, both, sizeof get + sizeof bad - 2) > 0);
+    CHECK(until_closed(fd));
+    close(fd);
+    CHECK_EQ(conc_peek_size(s.queue), 3);
+  }
+  CHECK_EQ(conc_get(s.queue, buf, 8, 5), 3);
+  CHECK(memcmp(buf, "\xff\0x", 3) == 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- a server that answers when it is told to --- */
+
+enum { FAKES = 4 };
+
+typedef struct fake {
+  int listener;
+  char address[64];
+  conc_task task, parts[FAKES];
+  int asked;         /* for a message, or to take one */
+  conc_event answer; /* is sent, or its second half */
+  struct fake_part {
+    struct fake *fake;
+    int fd;
+  } part[FAKES];
+} fake;
+
+static void *fake_serve(void *arg) {
+  static const char none[] = "\0\0\0\x12\x80\2(X\7\0\0\0#RETURNNt.";
+  static const char id[] = "\0\0\0\x1a\x80\2(X\7\0\0\0#RETURN(X\1\0\0\0" "1)tt.";
+  static const char item[] = "\0\0\0\x18\x80\3(X\7\0\0\0#RETURNC\5hellot.";
+  struct fake_part *part = (struct fake_part *)arg;
+  fake *f = part->fake;
+  conc__key key = {"abc", 3, false};
+  const unsigned char *p;
+  size_t size;
+  conc__channel ch;
+  conc__channel_init(&ch, part->fd);
+  CHECK_EQ(conc__auth_serve(&ch, &key, conc__deadline(5)), 0);
+  while (conc__channel_receive(&ch, 4096, &p, &size, CONC__NEVER) == 0) {
+    bool get = memmem(p, size, "get", 3), put = memmem(p, size, "put", 3);
+    const char *reply = get ? item : memmem(p, size, "create", 6) ? id : none;
+    size_t all = 4 + (size_t)(unsigned char)reply[3];
+    size_t half = get ? all / 2 : 0;
+    if (half > 0) CHECK_EQ(conc_write(part->fd, reply, half, 5), half);
+    if (get || put) {
+      __atomic_add_fetch(&f->asked, 1, __ATOMIC_RELEASE);
+      CHECK_EQ(conc_event_wait(&f->answer, 20), 0);
+    }
+    conc_write(part->fd, reply + half, all - half, 5);
+  }
+  conc__channel_free(&ch);
+  conc_close(part->fd);
+  return NULL;
+}
+
+static void *fake_main(void *arg) {
+  fake *f = (fake *)arg;
+  int n;
+  for (n = 0; (f->part[n].fd = conc_accept(f->listener, CONC_FOREVER)) >= 0;
+       n++) {
+    CHECK(n < FAKES - 1);
+    f->part[n].fake = f;
+    f->parts[n].target = fake_serve;
+    f->parts[n].arg = &f->part[n];
+    CHECK_EQ(conc_thread_start(&f->parts[n]), 0);
+  }
+  while (n-- > 0) CHECK_EQ(conc_join(&f->parts[n], CONC_FOREVER), 0);
+  return NULL;
+}
+
+static conc_queue *fake_start(fake *f, conc_manager *client) {
+  conc_queue *q;
+  memset(f, 0, sizeof *f);
+  f->listener = conc_listen(NULL);
+  CHECK(f->listener >= 0);
+  CHECK(conc_address(f->listener, f->address, sizeof f->address) > 0);
+  f->task.target = fake_main;
+  f->task.arg = f;
+  CHECK_EQ(conc_thread_start(&f->task), 0);
+  memset(client, 0, sizeof *client);
+  client->address = f->address;
+  client->authkey = "abc";
+  CHECK_EQ(conc_manager_connect(client, 5), 0);
+  q = conc_manager_get(client, "q");
+  CHECK(q != NULL);
+  return q;
+}
+
+static void fake_end(fake *f, conc_manager *client) {
+  CHECK_EQ(conc_manager_shutdown(client), 0);
+  conc_cancel(&f->task);
+  conc_join(&f->task, CONC_FOREVER);
+  close(f->listener);
+}
+
+static void until_asked(fake *f, int times) {
+  while (__atomic_load_n(&f->asked, __ATOMIC_ACQUIRE) < times)
+    conc_sleep(1e-4);
+}
+
+static void *get_in_vain(void *queue) {
+  char buf[8];
+  CHECK_EQ(conc_get((conc_queue *)queue, buf, 8, 60), -ECANCELED);
+  return NULL;
+}
+
+TEST(a_message_of_which_a_cancelled_get_had_a_part_is_the_next_ones) {
+  fake f;
+  conc_manager m;
+  conc_queue *q = fake_start(&f, &m);
+  conc_task t = {.target = get_in_vain, .arg = q};
+  char buf[8];
+  CHECK_EQ(conc_thread_start(&t), 0);
+  until_asked(&f, 1);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+  conc_event_set(&f.answer);
+  CHECK_EQ(conc_get(q, buf, 8, 5), 5);
+  CHECK(memcmp(buf, "hello", 5) == 0);
+  CHECK_EQ(f.asked, 1);
+  fake_end(&f, &m);
+}
+
+/* A request that comes while another one is served that waits, but not in a
+   queue of this process. */
+TEST(a_request_that_is_sent_ahead_to_a_relay_is_answered) {
+  static const char put[] = "\0\0\0\x17\x80\4(X\1\0\0\0" "1X\3\0\0\0putK\7\x85}t.";
+  fake f;
+  conc_manager m, relay, client;
+  conc_queue *q = fake_start(&f, &m);
+  char reply[64];
+  size_t size;
+  int fd;
+  memset(&relay, 0, sizeof relay);
+  CHECK_EQ(conc_manager_register_queue(&relay, "q", q), 0);
+  CHECK_EQ(conc_manager_start(&relay), 0);
+  memset(&client, 0, sizeof client);
+  client.address = conc_manager_address(&relay);
+  CHECK_EQ(conc_manager_connect(&client, 5), 0);
+  fd = raw_connection(&client);
+  CHECK_EQ(conc_write(fd, put, sizeof put - 1, 5), sizeof put - 1);
+  until_asked(&f, 1);
+  CHECK_EQ(conc_write(fd, put, sizeof put - 1, 5), sizeof put - 1);
+  conc_sleep(0.05); /* it comes, or not: either is to be answered */
+  conc_event_set(&f.answer);
+  for (int i = 0; i < 2; i++) {
+    CHECK_EQ(conc_read_exactly(fd, reply, 4, 10), 4);
+    size = (size_t)(unsigned char)reply[3];
+    CHECK_EQ(conc_read_exactly(fd, reply, size, 10), size);
+  }
+  close(fd);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&relay), 0);
+  fake_end(&f, &m);
+}
+
+/* The getter is taken off its list, the client goes, and then the getter is
+   woken: too late to be cancelled. */
+TEST(a_getter_whose_client_has_just_gone_takes_no_item) {
+  static const char get[] =
+      "\0\0\0\x15\x80\4(X\1\0\0\0" "1X\3\0\0\0get)}t.";
+  served s;
+  conc_manager m;
+  char buf[8];
+  serve(&s, 0);
+  join_as_client(&s, &m);
+  for (int i = 0; i < 50; i++) {
+    int fd = raw_connection(&m);
+    conc__mutex *guard = conc__put_guard(s.queue);
+    conc__waiter *w;
+    CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
+    while (!somebody_waits(s.queue)) sched_yield();
+    conc__mutex_lock(guard);
+    w = conc__waitlist_take(&s.queue->getters);
+    conc__mutex_unlock(guard);
+    CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+    close(fd);
+    if (i % 2) conc_sleep(1e-3); /* the server may see it before */
+    conc__wake_all(w);
+    CHECK_EQ(conc_get(s.queue, buf, 8, 5), 1);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+static void send_and_leave(int fd, const unsigned char *p, size_t n) {
+  char buf[512];
+  ssize_t got;
+  CHECK(n == 0 || send(fd, p, n, MSG_NOSIGNAL) >= 0 || errno == EPIPE ||
+        errno == ECONNRESET);
+  shutdown(fd, SHUT_WR);
+  do got = conc_read(fd, buf, sizeof buf, 10); /* until it is closed */
+  while (got > 0);
+  if (got == -ETIMEDOUT) {
+    printf("not closed after:");
+    for (size_t i = 0; i < n; i++) printf(" %02x", p[i]);
+    printf("\n");
+  }
+  CHECK(got == 0 || got == -ECONNRESET);
+  close(fd);
+}
+
+/* A server that ends takes back what its client has not read. */
+TEST(what_a_client_does_not_read_is_there_when_the_server_has_ended) {
+  static const char get[] =
+      "\0\0\0\x15\x80\4(X\1\0\0\0" "1X\3\0\0\0get)}t.";
+  enum { LARGE = 8 << 20 };
+  char *data = (char *)calloc(1, LARGE);
+  served s;
+  conc_manager m;
+  int fd;
+  serve(&s, 0);
+  join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, data, LARGE, 1), 0);
+  fd = raw_connection(&m);
+  CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
+  while (conc_qsize(s.queue) > 0) conc_sleep(1e-3);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+  CHECK_EQ(conc_peek_size(s.queue), LARGE);
+  close(fd);
+  conc_queue_free(s.queue);
+  free(data);
+}
+
+/* Nor is a length believed where there is no limit of messages. */
+TEST(a_frame_may_claim_any_length) {
+  static const unsigned char lengths[][9] = {
+      "\xff\xff\xff\xff\xff\xff\xff\xff", "\xff\xff\xff\xff\xff\xff\xff\xf4",
+      "\x7f\xff\xff\xff\xff\xff\xff\xff", "\x80\0\0\0\0\0\0\0",
+      "\x3f\xff\xff\xff\xff\xff\xff\xff"};
+  served s;
+  conc_manager m;
+  serve_with(&s, 0, SIZE_MAX);
+  join_as_client(&s, &m);
+  for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+    unsigned char p[64];
+    int fd = raw_connection(&m);
+    memset(p, 'x', sizeof p);
+    memset(p, 0xff, 4);
+    memcpy(p + 4, lengths[i], 8);
+    memcpy(p + 12, "\x80\4B\0\0\0\x10", 7); /* of bytes, so many */
+    send_and_leave(fd, p, sizeof p);
+  }
+  CHECK_EQ(conc_put(conc_manager_get(&m, "q"), "x", 1, 5), 0);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
 }
@@ -230,23 +567,6 @@ static size_t malform(unsigned char *p, size_t size, int how) {
       if (test_random() % 2) memcpy(p, "\0\0\0", 3);
       return size;
   }
-}
-
-static void send_and_leave(int fd, const unsigned char *p, size_t n) {
-  char buf[512];
-  ssize_t got;
-  CHECK(n == 0 || send(fd, p, n, MSG_NOSIGNAL) >= 0 || errno == EPIPE ||
-        errno == ECONNRESET);
-  shutdown(fd, SHUT_WR);
-  do got = conc_read(fd, buf, sizeof buf, 10); /* until it is closed */
-  while (got > 0);
-  if (got == -ETIMEDOUT) {
-    printf("not closed after:");
-    for (size_t i = 0; i < n; i++) printf(" %02x", p[i]);
-    printf("\n");
-  }
-  CHECK(got == 0 || got == -ECONNRESET);
-  close(fd);
 }
 
 TEST(malformed_frames_before_the_handshake_disturb_nobody) {

@@ -4,12 +4,29 @@
    until one is told in which none fails. */
 #include "test.h"
 
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
+static void *allocate(void *old, size_t size);
+#define CONC_MALLOC(n) allocate(NULL, n)
+#define CONC_REALLOC(p, n) allocate(p, n)
 #define CONC_FREE(p) test_free(p)
 #define CONC_STATIC
 #define CONC_IMPLEMENTATION
+#include <netdb.h>
+static int look_up(const char *host, const char *port,
+                   const struct addrinfo *hints, struct addrinfo **info);
+#define getaddrinfo look_up
 #include "../conc.h"
+#undef getaddrinfo
+
+static void (*at_failure)(void); /* if not NULL: there is no memory from now */
+static bool exhausted;
+
+static void *allocate(void *old, size_t size) {
+  void *block = exhausted ? NULL : test_realloc(old, size);
+  if (block != NULL || at_failure == NULL || exhausted) return block;
+  exhausted = true;
+  at_failure();
+  return NULL;
+}
 
 static bool enough; /* of memory: the story is told without a failure */
 
@@ -121,6 +138,34 @@ static void connect_and_listen(void) {
 }
 TEST(addresses_need_memory_or_say_so) { tell(connect_and_listen); }
 
+/* A name server that answers when it is told to. */
+static conc_event may_answer;
+static int asked;
+
+static int look_up(const char *host, const char *port,
+                   const struct addrinfo *hints, struct addrinfo **info) {
+  if (strcmp(host, "slow") == 0) {
+    if (hints->ai_flags & AI_NUMERICHOST) return EAI_NONAME;
+    __atomic_add_fetch(&asked, 1, __ATOMIC_RELEASE);
+    CHECK_EQ(conc_event_wait(&may_answer, CONC_FOREVER), 0);
+    host = "127.0.0.1";
+  }
+  return getaddrinfo(host, port, hints, info);
+}
+
+TEST(a_name_that_is_resolved_too_late_is_forgotten) {
+  long before = test_blocks;
+  int rounds;
+  for (rounds = 0; rounds < 200; rounds++) {
+    double timeout = rounds % 2 ? 0.01 : 1e-4; /* about when it answers, too */
+    if (rounds >= 10) conc_event_set(&may_answer);
+    CHECK(conc_connect("slow:1", timeout) < 0);
+  }
+  while (__atomic_load_n(&test_blocks, __ATOMIC_ACQUIRE) > before)
+    usleep(1000);
+  CHECK(__atomic_load_n(&asked, __ATOMIC_ACQUIRE) > 0);
+}
+
 /* --- queues --- */
 
 /* What fails changes nothing: the message is there as before, or is not. */
@@ -200,6 +245,75 @@ TEST(a_large_message_that_cannot_be_decoded_is_not_lost) {
   conc_queue_free(q);
 }
 
+/* A value was got and cannot be decoded; meanwhile others have filled the
+   ring, and there is no memory for a larger one. */
+static conc_queue *full;
+static size_t full_got, filled;
+
+static void fill(void) {
+  char data[100];
+  if (full->got == full_got) return; /* it was not got */
+  memset(data, 'x', sizeof data);
+  for (; conc_put(full, data, 100, 0) == 0; filled++) {
+  }
+  for (; conc_put(full, data, 0, 0) == 0; filled++) {
+  }
+}
+
+/* Tries to get, with the n-th allocation failing and all later ones. */
+static void get_in_vain(long n) {
+  conc_value *v = NULL;
+  full_got = full->got;
+  at_failure = fill;
+  __atomic_store_n(&test_fail_at, n, __ATOMIC_RELAXED);
+  conc_get_value(full, &v, 0);
+  __atomic_store_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+  at_failure = NULL;
+  conc_value_free(v);
+}
+
+static void value_comes_back(long n, bool twice, bool is_drained) {
+  char buf[100];
+  conc_value *v;
+  size_t i;
+  int a = 0;
+  full = conc_queue_new(NULL);
+  CHECK_EQ(conc_put_build(full, 0, "(isi)", 1, "two", 3), 0);
+  CHECK_EQ(conc_put_build(full, 0, "i", 4), 0);
+  filled = 0;
+  get_in_vain(n);
+  if (filled > 0) {
+    CHECK_EQ(conc_qsize(full), 2 + filled);
+    CHECK_EQ(conc_peek_size(full), -EBADMSG);
+    CHECK_EQ(conc_get(full, buf, 100, 0), -EBADMSG);
+    exhausted = false;
+    if (twice) get_in_vain(n);
+    CHECK_EQ(conc_qsize(full), 2 + filled);
+  }
+  exhausted = false;
+  if (filled > 0 && is_drained) {
+    CHECK_EQ(conc_get_value(full, &v, 0), 0);
+    CHECK_EQ(conc_value_size(v), 3);
+    conc_value_free(v);
+    CHECK_EQ(conc_get_parse(full, 0, "i", &a), 0);
+    CHECK_EQ(a, 4);
+    for (i = 0; conc_get(full, buf, 100, 0) >= 0; i++) {
+    }
+    CHECK_EQ(i, filled);
+  }
+  conc_queue_free(full);
+}
+
+TEST(a_value_that_comes_back_to_a_full_ring_is_not_lost) {
+  size_t times = 0;
+  for (long n = 1; n < 20; n++)
+    for (int how = 0; how < 4; how++) {
+      value_comes_back(n, how & 1, how & 2);
+      times += filled > 0;
+    }
+  CHECK(times > 0);
+}
+
 /* --- a manager and its client --- */
 
 /* A server without memory hangs up: -EPROTO, if it does so at once. */
@@ -238,9 +352,8 @@ static void serve_and_ask(void) {
     CHECK_EQ(conc_get(local, buf, 8, 0), 5);
   while (!fine_remotely(conc_qsize(q))) {
   }
-  if (conc_get(q, buf, 8, 5) != 5) {
+  if (conc_get(q, buf, 8, 5) != 5) { /* whoever failed, it is still there */
     CHECK(!enough);
-    if (conc_qsize(local) == 0) conc_put(local, "bytes", 5, 0);
     CHECK_EQ(conc_get(q, buf, 8, 5), 5);
   }
   while (!fine_remotely(conc_put_build(q, 5, "(is)", 7, "seven"))) {
@@ -252,6 +365,67 @@ static void serve_and_ask(void) {
 }
 TEST(a_manager_and_its_client_do_without_memory_or_say_so) {
   tell(serve_and_ask);
+}
+
+/* What a client asked for and cannot take is there for its next get, in the
+   order in which it was put. */
+TEST(a_reply_that_there_is_no_memory_for_is_not_lost) {
+  enum { LARGE = 300000 };
+  char *data = (char *)calloc(1, LARGE);
+  conc_manager server, client;
+  conc_queue *local = conc_queue_new(NULL), *q;
+  long failures = 0;
+  memset(&server, 0, sizeof server);
+  memset(&client, 0, sizeof client);
+  CHECK_EQ(conc_manager_register_queue(&server, "q", local), 0);
+  CHECK_EQ(conc_manager_start(&server), 0);
+  client.address = conc_manager_address(&server);
+  CHECK_EQ(conc_manager_connect(&client, 5), 0);
+  q = conc_manager_get(&client, "q");
+  CHECK(q != NULL);
+  for (int kind = 0; kind < 6; kind++) {
+    long left = 0;
+    for (long n = 1; left == 0; n++) {
+      ssize_t rc = -1, size = kind % 2 ? LARGE : 10;
+      conc_value *v = NULL;
+      int number = 0;
+      for (int again = 0; rc < 0; again++) {
+        if (again == 0) {
+          if (kind == 4)
+            CHECK_EQ(conc_put_build(local, 0, "(is)", 7, "seven"), 0);
+          else
+            CHECK_EQ(conc_put(local, data, (size_t)size, 0), 0);
+          CHECK_EQ(conc_put_build(local, 0, "i", 8), 0);
+          __atomic_store_n(&test_fail_at, n, __ATOMIC_RELAXED);
+        }
+        if (kind < 2)
+          rc = conc_get(q, data, (size_t)size, 5);
+        else if (kind < 5)
+          rc = conc_get_value(q, &v, 5);
+        else
+          rc = conc_get_many(q, data, (size_t)size, 1, 5);
+        if (again == 0)
+          left = __atomic_exchange_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+        if (left < 0) left = 0;
+        if (rc >= 0) break;
+        failures++;
+        CHECK_EQ(again, 0); /* there is memory now */
+        fine_remotely(rc);
+        CHECK_EQ(conc_qsize(q), 2);
+      }
+      if (kind == 4) CHECK_EQ(conc_value_size(v), 2);
+      if (kind < 2) CHECK_EQ(rc, size);
+      if (kind == 2 || kind == 3) CHECK_EQ(conc_value_size(v), size);
+      conc_value_free(v);
+      CHECK_EQ(conc_get_parse(q, 5, "i", &number), 0);
+      CHECK_EQ(number, 8);
+    }
+  }
+  CHECK(failures > 20);
+  CHECK_EQ(conc_manager_shutdown(&client), 0);
+  CHECK_EQ(conc_manager_shutdown(&server), 0);
+  conc_queue_free(local);
+  free(data);
 }
 
 TEST_MAIN

@@ -78,7 +78,7 @@ TEST(messages_wrap_around_the_ring_at_every_offset) {
       m.data = out;
       m.size = size;
       m.kind = CONC__RAW;
-      CHECK_EQ(q->ops->unget(q, &m), 0);
+      CHECK_EQ(q->ops->unget(q, &m, NULL), 0);
     }
     size = first * 13 % 200;
     fill(in, size, first++);

@@ -146,7 +146,8 @@ __attribute__((noreturn)) TEST_FN void test_child(const test_case *t) {
     }
   }
   if (waitpid(-1, NULL, WNOHANG) != -1) test_fail(t->file, 0, "child left");
-  if (test_blocks) test_fail(t->file, 0, "%ld allocations left", test_blocks);
+  if (__atomic_load_n(&test_blocks, __ATOMIC_ACQUIRE))
+    test_fail(t->file, 0, "%ld allocations left", test_blocks);
   exit(0); /* not _exit: LeakSanitizer looks now */
 }
 TEST_FN int test_one(const test_case *t) { /* returns whether it failed */
