@@ -2536,10 +2536,10 @@ CONC_API const char *conc_strerror(int error) {
       {EADDRNOTAVAIL, "address not available on this machine"},
       {EAGAIN, "resource temporarily unavailable"},
       {EBADF, "bad file descriptor"},
-      {EBADMSG, "not a message of the kind asked for"},
+      {EBADMSG, "malformed, or not of the kind asked for"},
       {EBUSY, "busy: already started, or in use"},
       {ECANCELED, "cancelled"},
-      {ECHILD, "a worker died"},
+      {ECHILD, "the process that ran it died"},
       {ECONNABORTED, "connection aborted"},
       {ECONNREFUSED, "connection refused"},
       {ECONNRESET, "connection reset by peer"},
@@ -2563,6 +2563,7 @@ CONC_API const char *conc_strerror(int error) {
       {EPERM, "not permitted (not the owner, or no loop runs here)"},
       {EPIPE, "closed"},
       {EPROTO, "protocol error: the peer is not what it should be"},
+      {EPROTONOSUPPORT, "not available on this system"},
       {ERANGE, "number out of range"},
       {ESRCH, "no such task is running"},
       {ETIMEDOUT, "timed out"},
@@ -8121,7 +8122,10 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
   conc__resolve *r;
   int rc;
   memset(out, 0, sizeof *out);
-  if (address == NULL || *address == 0) address = "127.0.0.1:0";
+  if (address == NULL || *address == 0) {
+    if (!listening) return -EINVAL;
+    address = "127.0.0.1:0";
+  }
   if (strchr(address, '/') != NULL) {
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
@@ -13335,13 +13339,14 @@ CONC__DEF int conc__put_close(conc__buffer *b, const conc_value *v,
   }
 }
 
-/* Appends the body of a value's pickle. 0, -ENOMEM, -EACCES for a CONC_OBJECT
-   in it; after an error the buffer is as it was. */
+/* Appends the body of a value's pickle. 0, -ENOMEM, -EINVAL for NULL, -EACCES
+   for a CONC_OBJECT in it; after an error the buffer is as it was. */
 CONC__DEF int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                   int protocol) {
   const size_t before = b->size;
   conc__walk w;
   int rc = 0;
+  if (v == NULL) return -EINVAL;
   if (!conc__is_container(v->type)) {
     rc = conc__put_leaf(b, v, protocol);
   } else {
@@ -13365,7 +13370,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
   *out = NULL;
   *size = 0;
   if (protocol == 0) protocol = 4;
-  if (value == NULL || protocol < 2 || protocol > 5) return -EINVAL;
+  if (protocol < 2 || protocol > 5) return -EINVAL;
   rc = conc__put_number(&b, 0x80, (uint64_t)protocol, 1);
   if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
   if (rc == 0) rc = conc__put_op(&b, '.');
