@@ -33,10 +33,16 @@
        return conc_join(&t, CONC_FOREVER);
      }
 
-   Contents. Every tag stands once in the public half and once in the
-   implementation, in this order; a part uses only parts above it.
+   cc main.c -pthread && ./a.out prints three lines. With conc_run(&t) instead
+   of conc_thread_start, loop is a coroutine.
+
+   Contents. The tag of a part, from >>platform on, stands once in the public
+   half and once in the implementation, in this order; a part uses only parts
+   above it.
 
      >>words       what the nouns mean
+     >>tour        six little programs
+     >>matrix      what works between whom
      >>options     compile-time options
      >>contract    errors, time, memory, signals, fork: true of every call
      >>coroutines  stacks, thread-locals, sanitizers
@@ -79,6 +85,134 @@
    manager    serves queues by name to clients that know a key, or is such a
               client.
 
+   >>tour
+
+   Each begins with the three lines with which the program above begins.
+
+   Threads, and a lock: zero is ready, and it is given back on every way out
+   of the block. Prints 2.
+
+     static conc_lock lock;
+     static int count;
+     static void *add(void *arg) { CONC_WITH(&lock) count++; return arg; }
+
+     int main(void) {
+       conc_task a = { .target = add }, b = { .target = add };
+       conc_thread_start(&a);
+       conc_thread_start(&b);
+       conc_join(&a, CONC_FOREVER);
+       conc_join(&b, CONC_FOREVER);
+       printf("%d\n", count);
+     }
+
+   Coroutines of one thread, which together take a tenth of a second. Prints 0:
+   none has failed.
+
+     static void *nap(void *arg) { conc_sleep(0.1); return arg; }
+     static void *naps(void *arg) {
+       conc_task t[10] = {{0}}, *all[10];
+       for (int i = 0; i < 10; i++) {
+         t[i].target = nap;
+         conc_coro_start(all[i] = &t[i]);
+       }
+       printf("%d\n", conc_gather(all, 10, 5.0));
+       return arg;
+     }
+
+     int main(void) { conc_task t = { .target = naps }; return conc_run(&t); }
+
+   A process, and a queue that it shares with its parent. Prints hello.
+
+     static void *child(void *queue) {
+       conc_put((conc_queue *)queue, "hello", 5, CONC_FOREVER);
+       return NULL;
+     }
+
+     int main(void) {
+       conc_queue_opts between_processes = { .shared = true };
+       conc_queue *q = conc_queue_new(&between_processes);
+       conc_task p = { .target = child, .arg = q };
+       char text[20];
+       conc_process_start(&p);
+       ssize_t n = conc_get(q, text, sizeof text, 5.0);
+       if (n >= 0) printf("%.*s\n", (int)n, text);
+       conc_join(&p, CONC_FOREVER);
+       conc_queue_free(q);
+     }
+
+   A pool of processes; .kind = CONC_THREAD makes it one of threads. Prints
+   1 4 9 16.
+
+     static void *square(void *n) { *(int *)n *= *(int *)n; return NULL; }
+
+     int main(void) {
+       conc_pool p = { .workers = 2 };
+       int n[] = { 1, 2, 3, 4 };
+       conc_pool_start(&p);
+       conc_pool_map(&p, square, n, sizeof *n, 4);
+       conc_pool_close(&p);
+       conc_pool_join(&p, CONC_FOREVER);
+       printf("%d %d %d %d\n", n[0], n[1], n[2], n[3]);
+     }
+
+   A program, what it reads and what it writes. Prints two lines, a and b.
+
+     int main(void) {
+       const char *const argv[] = { "sort", NULL };
+       conc_popen p = { .argv = argv, .std_in = CONC_PIPE,
+                        .std_out = CONC_PIPE };
+       conc_output out;
+       if (conc_popen_start(&p) != 0) return 1;
+       if (conc_communicate(&p, "b\na\n", 4, &out, NULL, 5.0) == 0)
+         printf("%s", out.data);
+       conc_free(out.data);
+     }
+
+   A manager and a client of it: either may be another program, on another
+   machine, in Python. Prints 42.
+
+     int main(void) {
+       conc_manager m = { .address = "127.0.0.1:0", .authkey = "abc" };
+       conc_manager client = { .authkey = "abc" };
+       conc_queue *tasks = conc_queue_new(NULL);
+       int a, b;
+       conc_manager_register_queue(&m, "get_task_queue", tasks);
+       if (conc_manager_start(&m) != 0) return 1;
+       client.address = conc_manager_address(&m);
+       if (conc_manager_connect(&client, 5.0) != 0) return 1;
+       conc_put_build(conc_manager_get(&client, "get_task_queue"), 1.0,
+                      "(ii)", 6, 7);
+       if (conc_get_parse(tasks, 1.0, "(ii)", &a, &b) == 0)
+         printf("%d\n", a * b);
+       conc_manager_shutdown(&client);
+       conc_manager_shutdown(&m);
+       conc_queue_free(tasks);
+     }
+
+   >>matrix
+
+   Threads and coroutines may use everything, in any mixture, but: a generator
+   is its thread's, and coroutines are their loop's.
+
+                     between processes          when a process dies
+     lock, rlock     ..._init_shared            the next one: -EOWNERDEAD, once
+     rwlock          ..._init_shared            a writer as a lock's owner;
+                                                readers are forgotten
+     sem             ..._init_shared            what it had taken stays taken
+     event, cond     ..._init_shared            others do not notice
+     barrier         ..._init_shared            broken for who waits there
+     once            ..._init_shared            another one runs it
+     pipe            inherited, or passed on    the other end: -EPIPE
+     queue           .shared; with .name also   each message that was put is
+                     those not of one family    got, once
+     manager's queue any machine                a client's get that waits
+                                                takes no message with it
+     pool            no: its parent's           the job: -ECHILD, or again;
+                                                the worker is replaced
+     conc_task       no: its parent's           conc_join: -ECHILD
+     value           as bytes, by queue, pipe, pickle or JSON
+     local, stream, group, scope, progress: no
+
    >>options
 
    Only in the file that defines CONC_IMPLEMENTATION:
@@ -111,14 +245,16 @@
             function that returns a pointer returns NULL and sets errno. After
             an error there is nothing to clean up.
    Time     Timeouts are seconds (double) from now on the monotonic clock.
-            CONC_FOREVER (or 1e9 and more) waits; 0 or less tries once; not in
-            time is always -ETIMEDOUT.
+            CONC_FOREVER (or 1e9 and more, or a NaN) waits; 0 or less tries
+            once; not in time is always -ETIMEDOUT.
    Waiting  Every call with a timeout works from any thread (also one made by
             pthread_create) and from a coroutine, where only the coroutine
             waits. Every such wait can be cancelled: conc_cancel makes it
             return -ECANCELED, once.
    Memory   Structs are the caller's and valid when zeroed. They must not move
             while in use. What the library allocates is said at the function.
+            Pointers to what a call works on must not be NULL, unless it says
+            so; results that may be left out are named there.
    Signals  No function may be called from a signal handler, unless it says
             so. The library installs no handlers (conc_guard_handler is there
             to install one), and writes to sockets without raising SIGPIPE.
@@ -224,12 +360,13 @@ extern "C" {
 CONC_API const char *conc_version(void);
 
 /* Says an error in words. `error` is what a function of this library returned
-   (negative errno); errno itself (positive) will do. Never NULL, static. Any
-   thread, coroutine or signal handler; does not change errno. */
+   (negative errno); errno itself (positive) will do. Never NULL, static; of
+   errors that only the system knows it says that. Any thread, coroutine or
+   signal handler; does not change errno. */
 CONC_API const char *conc_strerror(int error);
 
-/* Seconds on the monotonic clock (Python's time.monotonic). Async-signal-
-   safe. */
+/* Seconds on the monotonic clock (Python's time.monotonic). A signal handler
+   may call it. */
 CONC_API double conc_now(void);
 
 /* The CPUs that this process may run on, at least 1 (Python's
@@ -337,13 +474,15 @@ typedef struct conc_cond {
   unsigned guard, round, waiting, notified;
 } conc_cond;
 
-/* Releases the lock, waits to be notified, and takes the lock again: it is
-   held on every return. No wake-up without a notify. 0, -ETIMEDOUT,
-   -ECANCELED, or -EPERM if the caller does not hold the lock. */
+/* Releases the lock, waits to be notified, and takes the lock again: the
+   caller has it on every return but -EPERM, which is that it did not hold it.
+   No wake-up without a notify. 0, -ETIMEDOUT, -ECANCELED; -EOWNERDEAD as
+   conc_lock_acquire; -EINVAL if only one of the two is shared. */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
 /* Waits, as above, until predicate(arg) is true; it is called with the lock
-   held. 0 if it is true at last, -ETIMEDOUT if it is still false then. */
+   held. 0 if it is true at last, -ETIMEDOUT if it is still false then; else
+   as above. */
 CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 bool (*predicate)(void *arg), void *arg,
                                 double timeout);
@@ -707,14 +846,14 @@ typedef struct conc_task {
   char label[24]; /* the default name, once somebody asks for it */
 } conc_task;
 
-/* Waits until the task has finished. 0 if it has; its failure: -ECANCELED if
-   one of its waits was cancelled or it never ran, or what it has set by
-   conc_set_status; -ETIMEDOUT, or -ECANCELED
-   if the caller itself was cancelled; -EDEADLK for the caller's own task, or
-   one that waits for the caller (see conc_lock_acquire); -ECHILD if it stayed
-   behind in the process that this one was forked from, or was a process that
-   a signal has killed; -EINVAL for one that was never started. Any number may
-   join. */
+/* Waits until the task has finished. 0 if it has, or its failure: -ECANCELED
+   if one of its waits was cancelled or it never ran; what it has set by
+   conc_set_status; -ECHILD if it was a process that a signal has killed, or
+   stayed behind in the process that this one was forked from.
+   Of the wait: -ETIMEDOUT; -ECANCELED if the caller itself was cancelled
+   (which conc_is_alive tells apart); -EDEADLK for the caller's own task, or
+   one that waits for the caller (see conc_lock_acquire); -EINVAL for one that
+   was never started. Any number may join, as often as they like. */
 CONC_API int conc_join(conc_task *task, double timeout);
 
 /* What the target returned; NULL before the task has finished, and for a
@@ -743,14 +882,15 @@ CONC_API conc_task *conc_current(void);
 
 /* The name of a task, or of the caller if NULL: "MainThread", .name, or
    "Thread-1", "Task-1" (counted in each loop), "Dummy-1" (foreign threads),
-   "Process-1", as in Python; "" for a task that was never started. Valid as
-   long as the task is. */
+   "Process-1", as in Python; "Job-0" for a pool's jobs, which only processes
+   of a pool count; "" for a task that was never started. Valid as long as the
+   task is. */
 CONC_API const char *conc_name(conc_task *task);
 
-/* --- several at once. The tasks may be of any kinds, and mixed. -EINVAL if
-   one was never started, -EDEADLK if one is the caller's own, -ENOMEM: then
-   nothing has been waited for. -EDEADLK, too, as from conc_join, if so many of
-   them wait for the caller that the wait cannot end. --- */
+/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0.
+   -EINVAL if one was never started, -EDEADLK if one is the caller's own,
+   -ENOMEM: then nothing has been waited for. -EDEADLK, too, as from conc_join,
+   if so many of them wait for the caller that the wait cannot end. --- */
 
 enum {
   CONC_FIRST,         /* until one has finished */
@@ -761,8 +901,9 @@ enum {
 /* Waits for some of n tasks (Python's asyncio.wait). Rearranges the array: in
    front those that have finished, in the order in which they did (those that
    had before the call come first, in the order given), then the others, in the
-   order given. Returns the number of those that have finished, in time or not;
-   -ECANCELED (the array is rearranged then, too). Nothing is cancelled. */
+   order given. Returns the number of those that have finished, also when the
+   time is out: never -ETIMEDOUT; -ECANCELED (the array is rearranged then,
+   too); -EINVAL for another `until`. Nothing is cancelled. */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout);
 
@@ -778,6 +919,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      conc_task *t;
      conc_as_completed(&c, tasks, n, CONC_FOREVER);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
+     conc_completed_end(&c);
 
    What is told may be freed; the others are awaited until the end, or
    conc_completed_end. All by one task. */
@@ -863,9 +1005,9 @@ CONC_API int conc_group_leave(conc_group *group, double timeout);
    >>thread: conc_thread_start, conc_local
    ------------------------------------------------------------------------ */
 
-/* Runs task->target(task->arg) in a new thread. The OS is told the name, too.
-   0, -EBUSY if the task runs already, -EINVAL without a target, -EAGAIN or
-   -ENOMEM. */
+/* Runs task->target(task->arg) in a new thread. The system is told the name,
+   too. It is detached: nobody need join it. 0, -EBUSY if the task runs
+   already, -EINVAL without a target, -EAGAIN or -ENOMEM. */
 CONC_API int conc_thread_start(conc_task *task);
 
 /* Whose a value of a conc_local is. */
@@ -948,12 +1090,14 @@ CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
    conc_join does; -EDEADLK if it came to all of them waiting, in a process
    without other threads, for what none of them can do any more: then they were
    cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
-   inside another conc_run of this thread, -ENOMEM, -EMFILE. */
+   inside another conc_run of this thread, or if the task runs already, -EINVAL
+   without a target, -ENOMEM, -EMFILE. */
 CONC_API int conc_run(conc_task *task);
 
 /* Starts a coroutine on the loop of the calling thread; it runs when the
-   caller next waits. Never allocates the stack before that. 0, -EPERM if no
-   loop runs in this thread, -EBUSY, -EINVAL, -ENOMEM. */
+   caller next waits, and gets its stack then. 0, -EPERM if no loop runs in
+   this thread, -EBUSY if the task runs already, -EINVAL without a target,
+   -ENOMEM. If there is no memory for its stack, it fails, by -ENOMEM. */
 CONC_API int conc_coro_start(conc_task *task);
 
 /* How many bytes of its stack a coroutine has used at most so far; NULL is the
@@ -997,7 +1141,8 @@ CONC_API int conc_yield_now(void);
    It needs no loop, and is no task: it runs as a part of whoever resumes it.
    So it may do what its resumer may, sleep, lock and read, and then it is the
    resumer's task that waits, can be cancelled, and is conc_current(). Close
-   it unless it has come to its end, or its stack stays.
+   it unless it has come to its end, or its stack stays. It runs once: for
+   another time make the struct anew.
 
    Threads    that which resumes it first, and its coroutines; -EPERM in others
    Processes  no; a fork has those of the thread that forked
@@ -1096,18 +1241,23 @@ CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
 CONC_API int conc_close(int fd);
 
 /* Listens. `address` is "host:port", "[v6]:port", ":port" or "*:port" for all
-   interfaces, "port" for loopback, NULL for loopback and a port of the
-   system's choice; whatever has a '/' is the path of a unix socket. Returns
-   a descriptor, -EINVAL, -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host),
-   ... A socket file that nobody listens on any more is replaced. */
+   interfaces (of IPv4), "port" for loopback, NULL or "" for loopback and port
+   0. A port is a number; 0 is one of the system's choice. What has a '/' is
+   the path of a unix socket; a file there that nobody listens on any more is
+   replaced. Returns a descriptor; -EINVAL for what is no address,
+   -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host), -EAGAIN (nobody answers
+   who would know it), and what else socket(), bind() and listen() fail with.
+   Waits only if the host is a name, as long as it takes to look that up. */
 CONC_API int conc_listen(const char *address);
 
 /* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
-   -EMFILE, ... */
+   -EMFILE, or what else accept() fails with. */
 CONC_API int conc_accept(int fd, double timeout);
 
-/* Connects to an address as above, where an empty host is loopback. Returns a
-   descriptor, non-blocking; -ECONNREFUSED, -ETIMEDOUT, -ENOENT, ... */
+/* Connects to an address as above, where an empty host is loopback, and there
+   must be a port (-EINVAL). Returns a descriptor, non-blocking; -ECONNREFUSED,
+   -ETIMEDOUT, -ECANCELED, -ENOENT, -EAGAIN, and what else connect() fails
+   with. */
 CONC_API int conc_connect(const char *address, double timeout);
 
 /* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
@@ -1155,7 +1305,8 @@ struct conc__bytes {
 
    Any number of tasks may read and write, one at a time each: what one call
    reads or writes is whole. A call that fails has read nothing and written
-   nothing: what came meanwhile stays in the buffer.
+   nothing: what came meanwhile stays in the buffer. In a forked child the
+   first call fails by -EOWNERDEAD if another thread of the parent was in one.
    Memory: 4 KiB for reading, more if what is asked for is larger; and what is
    written and not sent. */
 typedef struct conc_stream {
@@ -1188,7 +1339,8 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         double timeout);
 
 /* Reads a line with its '\n', which only the last one may lack, and a NUL
-   behind it: up to size - 1 bytes. Their number, else as above. */
+   behind it: up to size - 1 bytes. Their number, else as above, and `buf` is
+   ""; -EINVAL for size 0. */
 CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
                                        size_t size, double timeout);
 
@@ -1225,8 +1377,8 @@ CONC_API int conc_block_signals(const int *signals, size_t n);
      conc_wait_signal(signals, 2, CONC_FOREVER);
 
    Returns its number; one that comes is told to one of those who wait for it.
-   -ETIMEDOUT, -ECANCELED; -EINVAL for none, no signal, or one that is not
-   blocked; -EMFILE, .... Neither a handler nor a mask is changed. Where there
+   -ETIMEDOUT, -ECANCELED, -EMFILE; -EINVAL for none, no signal, or one that
+   is not blocked. Neither a handler nor a mask is changed. Where there
    is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 
@@ -1313,15 +1465,16 @@ enum {
    CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
               target gets NULL. The target must be a CONC_PROCESS_TARGET.
    What the target changes stays there: nothing comes back but the exit code.
-   0, -EBUSY if the task runs already, -EINVAL without a target, or one that
-   is not registered, -EPERM without conc_main, -EAGAIN, -ENOMEM, -EMFILE. */
+   0, -EBUSY if the task runs already, -EINVAL without a target, for one that
+   is not registered, or for a bad .start_method, -EPERM without conc_main,
+   -EAGAIN, -ENOMEM, -EMFILE. */
 CONC_API int conc_process_start(conc_task *task);
 
 /* Its number; that of the last one after its end; 0 before the start. */
 CONC_API pid_t conc_pid(const conc_task *task);
 
-/* How it ended: the exit code 0 to 255, or the negative number of the signal
-   that killed it, as in Python. */
+/* How a process ended: the exit code 0 to 255, or the negative number of the
+   signal that killed it, as in Python; or CONC_NO_EXITCODE. */
 CONC_API int conc_exitcode(const conc_task *task);
 
 /* Sends SIGTERM, or SIGKILL. 0, -ESRCH if it does not run. */
@@ -1354,7 +1507,7 @@ CONC_API void conc_process_register(struct conc__target *target);
 /* --- conc_popen --- */
 
 /* What std_in, std_out and std_err can be besides 0, the caller's own, and
-   a descriptor. */
+   a descriptor, which stays the caller's. */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* std_err: where std_out goes */
@@ -1387,14 +1540,16 @@ typedef struct conc_output {
 } conc_output;
 
 /* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
-   there or is not to be executed, -EBUSY, -EINVAL, -EAGAIN, -ENOMEM, -EMFILE,
-   .... Of the caller's blocked signals none is blocked in it. Costs the same
-   however large the caller is, where there is CONC_HAVE_SPAWN. */
+   there or is not to be executed, -EBUSY if it runs already, -EINVAL without
+   argv[0], -EAGAIN, -ENOMEM, -EMFILE, and what else execve() fails with. Of
+   the caller's blocked signals none is blocked in it. Costs the same however
+   large the caller is, where there is CONC_HAVE_SPAWN. */
 CONC_API int conc_popen_start(conc_popen *popen);
 
 /* Waits for its end. The exit code, -ECHILD if a signal killed it
-   (conc_exitcode tells which), -ETIMEDOUT, -ECANCELED. What it writes to
-   pipes must be read meanwhile, or it may never end. */
+   (conc_exitcode tells which), -ETIMEDOUT, -ECANCELED; -EINVAL if it was never
+   started. What it writes to pipes must be read meanwhile, or it may never
+   end. */
 CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
 
 /* The same without waiting: -ETIMEDOUT while it runs. Never kills it. */
@@ -1417,7 +1572,8 @@ CONC_API void conc_popen_close(conc_popen *popen);
    conc_popen_wait. Not in time, or if cancelled, it is killed. */
 CONC_API int conc_call(const char *const *argv, double timeout);
 
-/* The same, and what it wrote to its standard output is in *out. */
+/* The same, and what it wrote to its standard output is in *out, whatever is
+   returned: out->data is to be freed by conc_free. */
 CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
@@ -1471,8 +1627,9 @@ typedef struct conc_value conc_value;
 /* Frees a value with all its parts: only the root. NULL is a no-op. */
 CONC_API void conc_value_free(conc_value *value);
 
-/* NULL is CONC_NONE here, and for all functions below a value without
-   content: so a chain of look-ups needs one check, at its end. */
+/* NULL is CONC_NONE here, and for all functions that read a value one without
+   content: so a chain of look-ups needs one check, at its end. To write or to
+   send it is -EINVAL. */
 CONC_API conc_type conc_value_type(const conc_value *value);
 
 /* 0 and the number; -EINVAL for another type, -ERANGE for a CONC_BIGINT. */
@@ -1567,8 +1724,9 @@ CONC_API int conc_build(conc_value **out, const char *format, ...);
 CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 
 /* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
-   or 0 for 4. *out is to be freed by conc_free. 0, -EINVAL, -ENOMEM, -EACCES
-   for a CONC_OBJECT: it would be made to life in the reader. */
+   or 0 for 4. *out, of *size bytes, is to be freed by conc_free. 0, -EINVAL
+   for another protocol or a NULL value, -ENOMEM, -EACCES for a CONC_OBJECT: it
+   would come to life in the reader. After an error *out is NULL. */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
@@ -1588,7 +1746,8 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
    digits that are read as the same; an int with all of its digits. *out has a
    NUL behind its *size bytes (`size` may be NULL) and is to be freed by
    conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
-   keys other than str; -ENOMEM. After an error *out is NULL. */
+   keys other than str; for a NULL value or a bad indent; -ENOMEM. After an
+   error *out is NULL. */
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size);
 
@@ -1657,12 +1816,14 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout);
    Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
 CONC_API int conc_recv_fd(int pipe, double timeout);
 
-/* Sends a typed value (Python's Connection.send). Errors as conc_send. */
+/* Sends a typed value (Python's Connection.send). Errors as conc_send, and as
+   conc_pickle_dumps. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout);
 
 /* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
-   conc_pickle_loads: then the message is gone. */
+   conc_pickle_loads: then the message is gone. After an error *out is
+   NULL. */
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout);
 
@@ -1723,7 +1884,7 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 CONC_API void conc_queue_free(conc_queue *queue);
 
 /* No more puts: they return -EPIPE; gets drain what is there, then return
-   -EPIPE. 0; -ENOTSUP for a manager's queue. */
+   -EPIPE. 0, also the second time; -ENOTSUP for a manager's queue. */
 CONC_API int conc_queue_close(conc_queue *queue);
 
 /* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
@@ -1733,10 +1894,10 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
 /* Takes the oldest message, copies it to `buf` and returns its size.
-   -ETIMEDOUT while empty, -EPIPE closed and drained, -ECANCELED; and, the
-   message staying where it is, -EMSGSIZE if it has more than `size` bytes and
-   -EBADMSG if it is a typed value other than bytes or str (conc_get_value
-   takes any). */
+   -ETIMEDOUT while empty, -EPIPE closed and drained, -ECANCELED, -ENOSPC as
+   conc_put; and, the message staying where it is, -EMSGSIZE if it has more
+   than `size` bytes and -EBADMSG if it is a typed value other than bytes or
+   str (conc_get_value takes any). */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
@@ -1755,7 +1916,8 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout);
 
 /* The size of the message that conc_get would return now; -ETIMEDOUT if there
-   is none, -EBADMSG as above, -ENOTSUP for a manager's queue. */
+   is none, -EPIPE if there will be none, -EBADMSG as above, -ENOTSUP for a
+   manager's queue. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
 /* The number of messages; of a shared queue, those included that are being put
@@ -1770,8 +1932,9 @@ CONC_API int conc_task_done(conc_queue *queue);
    -ETIMEDOUT, -ECANCELED. */
 CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 
-/* Appends a typed value, as conc_put does. A value of bytes is the same
-   message as conc_put of these bytes. */
+/* Appends a typed value, a copy, as conc_put does. A value of bytes is the
+   same message as conc_put of these bytes. Errors as conc_put's, and as
+   conc_pickle_dumps'. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout);
 
@@ -1780,8 +1943,8 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
-/* conc_build and conc_put_value in one: conc_put_build(q, 1.0, "(is)", 7,
-   "seven"). */
+/* conc_build and conc_put_value in one, and the errors of both:
+   conc_put_build(q, 1.0, "(is)", 7, "seven"). */
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
                             const char *format, ...);
 
@@ -1879,7 +2042,8 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
 /* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
    the first failure, when all have ended: items of a chunk whose worker died
    are as they were; -ECANCELED if the caller was cancelled: then those that
-   had not begun are left out. Allocates some 250 bytes a chunk. */
+   had not begun are left out; -EINVAL for size 0; else as conc_pool_submit.
+   Allocates some 250 bytes a chunk. */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n);
 
@@ -1889,7 +2053,9 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
      void *item;
      conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
      while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
-*/
+     conc_imap_end(&it);
+
+   All by one task. */
 typedef struct conc_imap {
   /* private */
   struct conc_task *jobs;
@@ -1908,9 +2074,9 @@ CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
                                       conc_fn *fn, void *items, size_t size,
                                       size_t n);
 
-/* The next item: 0, or the failure of its job; -EPIPE after the last, and
-   *item is NULL; -ETIMEDOUT, -ECANCELED: *item is NULL, and it may be called
-   again. */
+/* The next item: 0, or the failure of its job, after which there may be
+   others; -EPIPE after the last, and *item is NULL; -ETIMEDOUT, -ECANCELED:
+   *item is NULL, and it may be called again. */
 CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
 
 /* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
@@ -1954,7 +2120,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
-  const char *address;      /* as conc_listen's and conc_connect's */
+  const char *address;      /* as conc_listen's and conc_connect's; default of
+                               a server: loopback, any port */
   const void *authkey;      /* the shared key; default empty */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11 */
@@ -1967,7 +2134,8 @@ typedef struct conc_manager {
 
 /* Serves `queue` under `name`, the name that Python's register() gave it and
    clients call (get_task_queue). Before start, or any time while it serves.
-   The queue stays the caller's. 0, -EEXIST, -EINVAL, -ENOMEM. */
+   The queue stays the caller's; the name is copied. 0, -EEXIST, -EINVAL for
+   no name or no queue, -ENOMEM. */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
@@ -1987,7 +2155,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 /* The queue of that name: a client's proxy for the server's queue, or in the
    serving process the registered queue itself. Used like any other queue; it
    is the manager's and lives until shutdown. NULL and errno: ENOENT for an
-   unknown name, or what connecting fails with.
+   unknown name, EINVAL if the manager neither serves nor is connected, or what
+   connecting fails with.
    Each call of a proxy is one request; concurrent calls use connections of
    their own, and a lost connection is made anew by the next call. A call that
    fails with -EPIPE or -ECONNRESET, or is cancelled, may or may not have been
@@ -2048,7 +2217,8 @@ typedef struct conc_progress {
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
 /* Writes the last line, with the rate on the whole, and ends it. Nobody may
-   update any more; then the struct is as new. As above. */
+   update meanwhile; then the struct is as new. 0, or what write() fails
+   with. */
 CONC_API int conc_progress_close(conc_progress *progress);
 
 /* ---------------------------------------------------------------------------
@@ -2540,10 +2710,10 @@ CONC_API const char *conc_strerror(int error) {
       {EADDRNOTAVAIL, "address not available on this machine"},
       {EAGAIN, "resource temporarily unavailable"},
       {EBADF, "bad file descriptor"},
-      {EBADMSG, "not a message of the kind asked for"},
+      {EBADMSG, "malformed, or not of the kind asked for"},
       {EBUSY, "busy: already started, or in use"},
       {ECANCELED, "cancelled"},
-      {ECHILD, "a worker died"},
+      {ECHILD, "the process that ran it died"},
       {ECONNABORTED, "connection aborted"},
       {ECONNREFUSED, "connection refused"},
       {ECONNRESET, "connection reset by peer"},
@@ -2567,6 +2737,7 @@ CONC_API const char *conc_strerror(int error) {
       {EPERM, "not permitted (not the owner, or no loop runs here)"},
       {EPIPE, "closed"},
       {EPROTO, "protocol error: the peer is not what it should be"},
+      {EPROTONOSUPPORT, "not available on this system"},
       {ERANGE, "number out of range"},
       {ESRCH, "no such task is running"},
       {ETIMEDOUT, "timed out"},
@@ -8149,7 +8320,10 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
   conc__resolve *r;
   int rc;
   memset(out, 0, sizeof *out);
-  if (address == NULL || *address == 0) address = "127.0.0.1:0";
+  if (address == NULL || *address == 0) {
+    if (!listening) return -EINVAL;
+    address = "127.0.0.1:0";
+  }
   if (strchr(address, '/') != NULL) {
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
@@ -13368,13 +13542,14 @@ CONC__DEF int conc__put_close(conc__buffer *b, const conc_value *v,
   }
 }
 
-/* Appends the body of a value's pickle. 0, -ENOMEM, -EACCES for a CONC_OBJECT
-   in it; after an error the buffer is as it was. */
+/* Appends the body of a value's pickle. 0, -ENOMEM, -EINVAL for NULL, -EACCES
+   for a CONC_OBJECT in it; after an error the buffer is as it was. */
 CONC__DEF int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                   int protocol) {
   const size_t before = b->size;
   conc__walk w;
   int rc = 0;
+  if (v == NULL) return -EINVAL;
   if (!conc__is_container(v->type)) {
     rc = conc__put_leaf(b, v, protocol);
   } else {
@@ -13398,7 +13573,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
   *out = NULL;
   *size = 0;
   if (protocol == 0) protocol = 4;
-  if (value == NULL || protocol < 2 || protocol > 5) return -EINVAL;
+  if (protocol < 2 || protocol > 5) return -EINVAL;
   rc = conc__put_number(&b, 0x80, (uint64_t)protocol, 1);
   if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
   if (rc == 0) rc = conc__put_op(&b, '.');

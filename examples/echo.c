@@ -57,24 +57,17 @@ static void *run_loop(void *arg) {
 /* --- a client, in a thread: the calls are the same --- */
 
 static int talk(void) {
-  struct sockaddr_in own;
-  socklen_t size = sizeof own;
   char address[32], line[64], reply[64];
-  int fd;
-
-  getsockname(listener, (struct sockaddr *)&own, &size);
-  snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(own.sin_port));
+  conc_address(listener, address, sizeof address);
   for (int client = 1; client <= 3; client++) {
-    fd = conc_connect(address, 5);
+    int fd = conc_connect(address, 5);
     if (fd < 0) return fd;
     for (int n = 1; n <= 2; n++) {
       size_t length = (size_t)snprintf(line, sizeof line,
                                        "line %d of client %d", n, client);
-      ssize_t got = 0;
-      conc_write(fd, line, length, 5);
-      for (size_t sum = 0; sum < length && got >= 0; sum += (size_t)got)
-        if ((got = conc_read(fd, reply + sum, length - sum, 5)) == 0) break;
-      printf("%.*s\n", (int)length, got > 0 ? reply : "no answer");
+      ssize_t got = conc_write(fd, line, length, 5);
+      if (got > 0) got = conc_read_exactly(fd, reply, length, 5);
+      printf("%.*s\n", (int)got, got > 0 ? reply : "");
     }
     conc_close(fd);
   }

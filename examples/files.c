@@ -8,6 +8,9 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* with open(path, mode) as f: closed on every way out of the block. */
 #define WITH_OPEN(f, path, mode)                                         \

@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <strings.h>
 
 #define CONNECTIONS 1000
@@ -62,21 +63,19 @@ static bool answer(int fd, const char *header) {
 }
 
 static void talk_http(int fd) {
-  char buf[4096]; /* so long may a request be */
-  size_t have = 0;
+  conc_stream s = {.fd = fd};
+  char header[4096]; /* so long may it be */
   for (;;) {
+    ssize_t n = conc_stream_read_until(&s, "\r\n\r\n", 4, header,
+                                       sizeof header - 1, PATIENCE);
     char *end;
-    ssize_t n = conc_read(fd, buf + have, sizeof buf - 1 - have, PATIENCE);
-    if (n <= 0) return; /* its end; or the buffer is full */
-    have += (size_t)n;
-    buf[have] = 0;
-    while ((end = strstr(buf, "\r\n\r\n")) != NULL) {
-      end[2] = 0;
-      if (!answer(fd, buf)) return;
-      have -= (size_t)(end + 4 - buf);
-      memmove(buf, end + 4, have + 1);
-    }
+    header[n > 0 ? n : 0] = 0;
+    end = strstr(header, "\r\n\r\n");
+    if (end == NULL) break; /* it is too long, or there is no more */
+    end[2] = 0;
+    if (!answer(fd, header)) break;
   }
+  conc_stream_close(&s, 0);
 }
 
 static void *serve(void *arg) {
@@ -89,7 +88,6 @@ static void *serve(void *arg) {
       if (conc_sleep(0.1) != 0) return arg;
     } else {
       talk_http(fd);
-      conc_close(fd);
     }
   }
 }
@@ -116,14 +114,11 @@ static int ask(void) {
       "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
       "HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n"
       "GET /more HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-  struct sockaddr_in own;
-  socklen_t size = sizeof own;
   char address[32], buf[256];
   ssize_t n;
   int fd;
 
-  getsockname(listener, (struct sockaddr *)&own, &size);
-  snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(own.sin_port));
+  conc_address(listener, address, sizeof address);
   fd = conc_connect(address, 5);
   if (fd < 0) return fd;
   conc_write(fd, requests, sizeof requests - 1, 5);

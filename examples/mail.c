@@ -6,8 +6,11 @@
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 static char spool[] = "/tmp/conc-spool-XXXXXX";
 

@@ -6,6 +6,7 @@
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

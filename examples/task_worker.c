@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int main(int argc, char **argv) {
   conc_manager m = {.address = argc > 1 ? argv[1] : "127.0.0.1:5000",

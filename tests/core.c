@@ -529,6 +529,8 @@ TEST(addresses_are_checked_and_connections_refused) {
   CHECK_EQ(conc_listen("127.0.0.1:99999"), -EINVAL);
   CHECK_EQ(conc_listen("127.0.0.1:http"), -EINVAL);
   CHECK_EQ(conc_connect("127.0.0.1:1", 1), -ECONNREFUSED);
+  CHECK_EQ(conc_connect(NULL, 1), -EINVAL); /* which port? */
+  CHECK_EQ(conc_connect("", 1), -EINVAL);
   fd = conc_listen(path);
   CHECK(fd >= 0);
   CHECK_EQ(conc_listen(path), -EADDRINUSE);
@@ -599,6 +601,8 @@ TEST(a_queue_carries_typed_values) {
   CHECK_EQ(conc_put_value(q, v, 0), 0);
   conc_value_free(v);
   CHECK_EQ(conc_get(q, buf, 16, 0), 3);
+  CHECK_EQ(conc_put_value(q, NULL, 0), -EINVAL); /* a look-up that failed */
+  CHECK_EQ(conc_qsize(q), 0);
   conc_queue_free(q);
 }
 

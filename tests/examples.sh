@@ -70,6 +70,17 @@ prints() { # NAME COMMAND...
   fi
 }
 
+# In a project of several files the implementation is in another one.
+includes() {
+  for source in examples/*.c; do
+    sed '/^#define CONC_IMPLEMENTATION/d; s,"../conc.h","conc.h",' "$source" \
+      >"$EXAMPLES/alone.c" &&
+      ${CC:-cc} -Wall -Werror -I. -c -o "$EXAMPLES/alone.o" \
+        "$EXAMPLES/alone.c" || return
+  done
+}
+try 'each includes what it uses, also without the implementation' includes
+
 # Not so short that a worker comes when the other has done all the work.
 try 'a task master and two task workers (make run)' \
   env TIME_SCALE="$(awk "BEGIN { print 0.1 * ${TEST_SLOW:-1} }")" \

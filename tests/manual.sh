@@ -75,17 +75,24 @@ $awk -v dir="$tmp" '
   { if (block ~ /int main/) {
       file = dir "/program" ++n ".c"
       sub(/^#define CONC_IMPLEMENTATION\n#include "conc.h"\n\n+#/, "#", block)
+      if (block !~ /#include/)
+        block = "#define CONC_IMPLEMENTATION\n#include \"conc.h\"\n" \
+                "#include <stdio.h>\n" block
       printf "%s", block > file
     }
     block = "" }' conc.h
 runs() {
   $CC -std=c11 -Wall -Wextra -Werror -Wno-unused -I. -o "$tmp/program" "$1" \
     -pthread &&
-    "$tmp/program" >"$tmp/out" && [ -s "$tmp/out" ]
+    "$tmp/program" >"$tmp/out" && [ -s "$tmp/out" ] &&
+    cat "$tmp/out" >>"$tmp/outs"
 }
 for program in "$tmp"/program*.c; do
   try "$(basename "$program" .c) in it compiles and runs" runs "$program"
 done
+said='2 0 hello 1 4 9 16 a b 42'
+try 'those of the tour print what it says' \
+  test "$(grep -v '>>>' "$tmp/outs" | xargs)" = "$said"
 
 # The page.
 $awk -f tests/manual.awk conc.h >"$tmp/conc.html"
