@@ -2296,6 +2296,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #endif
 
+/* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
+#ifndef CONC_HAVE_PIPE_SIZE
+#define CONC_HAVE_PIPE_SIZE CONC__LINUX
+#endif
+#define CONC__PIPE_SIZE 65536     /* bytes that they hold at first */
+#define CONC__PIPE_WIDE (1 << 20) /* and without privileges at most */
+
 /* A descriptor that kills when its pipe closes (F_SETSIG): Linux. Otherwise
    a thread of a daemon waits for that. */
 #ifndef CONC_HAVE_SETSIG
@@ -7921,6 +7928,21 @@ CONC__DEF int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
+/* n bytes at once have gone through what may be a pipe: if that was (half)
+   full, it gets more room, and its ends take turns less often. No pipe has it
+   from the start, for all of a user's together may have little (on Linux 64
+   of these): beyond that, and without privileges, it stays as it is. */
+CONC__DEF void conc__pipe_widen(int fd, ssize_t n) {
+#if CONC_HAVE_PIPE_SIZE
+  int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
+  if (size > 0 && size <= 2 * n && size < CONC__PIPE_WIDE)
+    fcntl(fd, F_SETPIPE_SZ, CONC__PIPE_WIDE);
+#else
+  (void)fd;
+  (void)n;
+#endif
+}
+
 /* What the caller's loop knows of a descriptor, or NULL. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
@@ -7950,6 +7972,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       }
     } else {
       n = read(fd, buf, size);
+      conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
       entry = conc__fd_known(fd);
@@ -8004,6 +8027,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
       }
       /* A blocking pipe that polls writable takes so much without waiting. */
       n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
+      if (n < (ssize_t)size) conc__pipe_widen(fd, n);
     }
     if (n >= 0) return n;
     if (errno == EINTR) continue;
@@ -10996,6 +11020,7 @@ CONC__DEF int conc__popen_feed(conc_popen *p, const char *input, size_t size) {
   ssize_t n = 0;
   if (p->sent < size)
     n = conc__pipe_write(p->in, input + p->sent, size - p->sent);
+  conc__pipe_widen(p->in, n);
   if (n == -EINTR || (n < 0 && conc__would_block((int)-n))) return 0;
   if (n > 0) p->sent += (size_t)n;
   if (n < 0 || p->sent == size) conc__close(&p->in);
@@ -11014,6 +11039,7 @@ CONC__DEF int conc__popen_drink(int *fd, conc_output *o, size_t *room,
     *room = more;
   }
   n = read(*fd, o->data + o->size, *room - o->size - 1);
+  conc__pipe_widen(*fd, n);
   if (n == 0) conc__close(fd);
   if (n > 0 && wanted) o->size += (size_t)n;
   if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
