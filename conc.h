@@ -10198,9 +10198,10 @@ CONC__DEF int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
 
 /* --- the end of a child --- */
 
-/* Without children there is no reaper. */
+/* Without children there is no poller. */
 CONC__DEF void conc__reaper_close(void) {
-  if (conc__reaper < 0 || conc__reaper_children > 0) return;
+  if (conc__reaper < 0 || conc__reaper_children > 0 || conc__makings != NULL)
+    return;
   close(conc__reaper);
   conc__reaper = -1;
 }
@@ -10224,11 +10225,12 @@ CONC__DEF void conc__process_reap(conc_task *t) {
 #if CONC_HAVE_PIDFD
   if (t->fds[0] >= 0) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
-    /* A child that has just been forked may have a duplicate. */
-    epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
-    close(t->fds[0]);
     conc__reaper_children--;
     conc__reaper_close();
+    /* A child that has just been forked may have a duplicate. */
+    if (conc__reaper >= 0)
+      epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
+    close(t->fds[0]);
   }
 #endif
   if (t->fds[1] >= 0) close(t->fds[1]);
@@ -10259,23 +10261,24 @@ CONC__DEF void *conc__process_watch(void *arg) {
 
 #define CONC__REAPER_STAYS 0.1 /* seconds */
 
-static unsigned conc__reaper_turn; /* grows with each poller */
+static unsigned conc__reaper_sleeps; /* 1: for want of children */
 static bool conc__reaper_lives;
 
 CONC__DEF void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
   double until = 0;
-  unsigned turn;
   int poller, i, n;
   for (;;) {
     conc__mutex_lock(&conc__processes_guard);
-    poller = conc__reaper;
-    turn = conc__reaper_turn;
+    /* Not before there is a child: if it cannot be made after all, nothing
+       would end the wait. */
+    poller = conc__reaper_children > 0 ? conc__reaper : -1;
+    CONC__STORE(&conc__reaper_sleeps, poller < 0 ? 1u : 0u);
     if (poller < 0 && until > 0 && conc_now() >= until) break;
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
-      conc__futex_wait(&conc__reaper_turn, turn, until);
+      conc__futex_wait(&conc__reaper_sleeps, 1, until);
       continue;
     }
     until = 0;
@@ -10306,8 +10309,6 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     if (conc__reaper >= 0) return 0;
     conc__reaper = epoll_create1(EPOLL_CLOEXEC);
     if (conc__reaper < 0) return -errno;
-    CONC__STORE(&conc__reaper_turn, conc__reaper_turn + 1);
-    conc__futex_wake(&conc__reaper_turn, 1);
     if (conc__reaper_lives) return 0;
     rc = conc__helper_start(conc__reaper_main, 0);
     conc__reaper_lives = rc == 0;
@@ -10331,8 +10332,11 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     e.data.ptr = t;
     t->fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
     if (t->fds[0] < 0 ||
-        epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
+        epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0) {
       rc = -errno;
+    } else {
+      conc__reaper_children++;
+    }
   } else
 #endif
     rc = conc__helper_start(conc__process_watch, t->number);
@@ -10344,7 +10348,6 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     return rc;
   }
   conc__task_link(&conc__processes, t);
-  if (t->fds[0] >= 0) conc__reaper_children++;
   return 0;
 }
 
@@ -10359,13 +10362,11 @@ CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
   pid_t pid;
   making->next = conc__makings;
   conc__makings = conc__this.making = making;
-  conc__reaper_children++; /* keeps the poller */
   conc__mutex_unlock(&conc__processes_guard);
   pid = fork();
   if (pid < 0) pid = -errno;
   conc__this.making = NULL;
   if (pid == 0) return pid;
-  conc__reaper_children--;
   while (*m != making) m = &(*m)->next;
   *m = making->next;
   return pid;
@@ -10543,7 +10544,7 @@ CONC__DEF int conc__life_open(const conc_task *t, int life[2]) {
   return t->daemon ? conc__pipe(life) : 0;
 }
 
-/* The child is there, or not. */
+/* The child is there, or not. Gives the guard back. */
 CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
                                  int life[2]) {
   conc__close(&life[0]);
@@ -10553,6 +10554,14 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
     conc__reaper_close();
     conc__close(&t->fds[1]);
   }
+  conc__mutex_unlock(&conc__processes_guard);
+#if CONC_HAVE_PIDFD
+  /* Not earlier: the guard would only have stopped it again. */
+  if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
+    CONC__STORE(&conc__reaper_sleeps, 0u);
+    conc__futex_wake(&conc__reaper_sleeps, 1);
+  }
+#endif
   return rc;
 }
 
@@ -10573,9 +10582,7 @@ CONC__DEF int conc__process_fork(conc_task *t) {
     if (pid == 0) conc__process_child_begin(t, life);
     if (pid < 0) rc = pid;
   }
-  rc = conc__process_born(t, pid, rc, life);
-  conc__mutex_unlock(&conc__processes_guard);
-  return rc;
+  return conc__process_born(t, pid, rc, life);
 }
 
 /* --- executing a program --- */
@@ -10788,9 +10795,7 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     rc = conc__exec_start(&x, &pid);
   }
   conc__close(&fd);
-  rc = conc__process_born(t, pid, rc, life);
-  conc__mutex_unlock(&conc__processes_guard);
-  return rc;
+  return conc__process_born(t, pid, rc, life);
 }
 
 /* Runs what is in the parcel: the exit code. */
@@ -10949,7 +10954,6 @@ CONC_API int conc_popen_start(conc_popen *p) {
   for (i = 0; i < 3; i++)
     if (made[i]) conc__close(&x.stdio[i]);
   rc = conc__process_born(t, pid, rc, none);
-  conc__mutex_unlock(&conc__processes_guard);
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__close(ours[i]);
     conc__task_unbegin(t);

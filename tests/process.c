@@ -944,6 +944,17 @@ TEST(a_program_that_is_not_there_or_not_executable_fails_to_start) {
   CHECK_EQ(conc_popen_wait(&p, 0), -EINVAL);
 }
 
+/* Where the reaper has begun to wait for a child that was not made. */
+TEST(a_start_that_fails_does_not_disturb_the_next_one) {
+  NO_SPAWN;
+  const char *const missing[] = {"/no/such/program", NULL};
+  const char *const argv[] = {"true", NULL};
+  for (int i = 0; i < 100; i++) {
+    CHECK_EQ(conc_call(missing, CONC_FOREVER), -ENOENT);
+    CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
+  }
+}
+
 TEST(calls_tell_exit_codes_and_signals) {
   conc_output out;
   script[2] = "echo hello; exit 3";
