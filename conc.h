@@ -10091,11 +10091,14 @@ CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
    The reaper is a thread that polls the children's pidfds; it stays a little
    when there are no more, without a poller, for those that are started next.
    Where there are no pidfds, each child has a thread that sleeps in waitid().
+   A program that nobody knows but a thread in conc_call or conc_check_output,
+   this thread polls for and reaps itself: one wake-up instead of two.
    ------------------------------------------------------------------------ */
 
 static conc__mutex conc__processes_guard;
 static conc_task *conc__processes;
 static unsigned conc__process_numbers, conc__popen_numbers;
+#define CONC__OWN_REAPER (-2) /* fds[1] of a task: who started it reaps it */
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
@@ -10223,16 +10226,16 @@ CONC__DEF void conc__process_reap(conc_task *t) {
   conc__task_unlink(t);
   t->link = NULL;
 #if CONC_HAVE_PIDFD
-  if (t->fds[0] >= 0) {
+  if (t->fds[0] >= 0 && t->fds[1] != CONC__OWN_REAPER) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
     conc__reaper_children--;
     conc__reaper_close();
     /* A child that has just been forked may have a duplicate. */
     if (conc__reaper >= 0)
       epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
-    close(t->fds[0]);
   }
 #endif
+  if (t->fds[0] >= 0) close(t->fds[0]);
   if (t->fds[1] >= 0) close(t->fds[1]);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
@@ -10306,7 +10309,7 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     if (fd >= 0) close(fd);
   }
   if (!missing) {
-    if (conc__reaper >= 0) return 0;
+    if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) return 0;
     conc__reaper = epoll_create1(EPOLL_CLOEXEC);
     if (conc__reaper < 0) return -errno;
     if (conc__reaper_lives) return 0;
@@ -10316,7 +10319,7 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  (void)t;
+  t->fds[1] = -1; /* it has a thread */
   return 0;
 }
 
@@ -10325,18 +10328,18 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
   int rc = 0;
   t->pid = pid;
 #if CONC_HAVE_PIDFD
-  if (conc__reaper >= 0) {
+  if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) {
+    bool own = t->fds[1] == CONC__OWN_REAPER;
     struct epoll_event e;
     memset(&e, 0, sizeof e);
     e.events = EPOLLIN;
     e.data.ptr = t;
     t->fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
     if (t->fds[0] < 0 ||
-        epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0) {
+        (!own && epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0))
       rc = -errno;
-    } else {
+    else if (!own)
       conc__reaper_children++;
-    }
   } else
 #endif
     rc = conc__helper_start(conc__process_watch, t->number);
@@ -10915,12 +10918,14 @@ CONC__DEF int conc__popen_redirect(int i, int what, const char *file,
 
 CONC__DEF void *conc__popen_target(void *arg) { return arg; }
 
-CONC_API int conc_popen_start(conc_popen *p) {
+/* `own`: nobody else will know the task, and the caller, who is no coroutine,
+   awaits its end by conc__popen_join. */
+CONC__DEF int conc__popen_begin(conc_popen *p, bool own) {
   conc_task *t = &p->task;
   const int what[3] = {p->std_in, p->std_out, p->std_err};
   const char *const file[3] = {p->in_file, p->out_file, p->err_file};
   int *const ours[3] = {&p->in, &p->out, &p->err};
-  int none[2] = {-1, -1};
+  int life[2] = {-1, -1};
   bool made[3] = {false, false, false};
   conc__exec x;
   pid_t pid = 0;
@@ -10949,16 +10954,36 @@ CONC_API int conc_popen_start(conc_popen *p) {
     x.making.fds[x.making.count++] = ours[i];
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
   }
+  if (own) t->fds[1] = CONC__OWN_REAPER;
   if (rc == 0) rc = conc__reaper_open(t);
+  life[1] = t->fds[1];
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
     if (made[i]) conc__close(&x.stdio[i]);
-  rc = conc__process_born(t, pid, rc, none);
+  rc = conc__process_born(t, pid, rc, life);
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__close(ours[i]);
     conc__task_unbegin(t);
   }
   return rc;
+}
+
+CONC_API int conc_popen_start(conc_popen *p) {
+  return conc__popen_begin(p, false);
+}
+
+/* conc_join. */
+CONC__DEF int conc__popen_join(conc_popen *p, double timeout) {
+  conc_task *t = &p->task;
+  double deadline;
+  if (t->fds[1] != CONC__OWN_REAPER) return conc_join(t, timeout);
+  deadline = conc__deadline(timeout);
+  while (conc_is_alive(t)) {
+    int rc = conc__wait_fd(t->fds[0], CONC_READ, deadline);
+    if (rc < 0) return rc;
+    conc__process_reap(t);
+  }
+  return conc_join(t, 0);
 }
 
 CONC_API void conc_popen_close(conc_popen *p) {
@@ -10978,7 +11003,8 @@ CONC__DEF void conc__popen_kill(conc_popen *p) {
   else if (p->task.link != NULL)
     kill(p->task.pid, SIGKILL);
   conc__mutex_unlock(&conc__processes_guard);
-  while (conc_join(&p->task, CONC_FOREVER) == -ECANCELED) cancelled = true;
+  do cancelled |= conc__popen_join(p, CONC_FOREVER) == -ECANCELED;
+  while (conc_is_alive(&p->task));
   if (cancelled) conc_cancel(conc_current());
 }
 
@@ -10991,7 +11017,7 @@ CONC__DEF int conc__popen_result(conc_popen *p, int rc) {
 }
 
 CONC_API int conc_popen_wait(conc_popen *p, double timeout) {
-  return conc__popen_result(p, conc_join(&p->task, timeout));
+  return conc__popen_result(p, conc__popen_join(p, timeout));
 }
 
 CONC_API int conc_popen_poll(conc_popen *p) {
@@ -11101,7 +11127,9 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
 /* Runs a program that nobody else knows: it does not outlive the call. */
 CONC__DEF int conc__popen_run(conc_popen *p, conc_output *out,
                               double timeout) {
-  int rc = conc_popen_start(p);
+  bool own = conc__self()->ops != &conc__coro_class &&
+             conc__this.worker == NULL; /* who has jobs to run meanwhile */
+  int rc = conc__popen_begin(p, own);
   if (rc != 0) return rc;
   p->kill_on_timeout = true;
   rc = conc_communicate(p, NULL, 0, out, NULL, timeout);

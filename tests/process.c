@@ -1247,6 +1247,51 @@ TEST(a_call_that_is_cancelled_leaves_no_program) {
   for (int i = 0; i < 10; i++) run_in_both(cancel_a_call);
 }
 
+static size_t count_threads(void) {
+  DIR *dir = opendir("/proc/self/task");
+  size_t n = 0;
+  while (dir != NULL && readdir(dir)) n++;
+  if (dir != NULL) closedir(dir);
+  return n;
+}
+
+TEST(a_call_needs_no_other_thread) {
+  const char *const argv[] = {"true", NULL};
+  bool by_pidfd = CONC_HAVE_PIDFD && !test_wrapped("valgrind") &&
+                  !test_wrapped("qemu");
+  if (!by_pidfd) SKIP("without pidfds each child has a thread");
+  size_t before = count_threads();
+  CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
+  CHECK_EQ(count_threads(), before);
+}
+
+/* In time, just not, or just so: whoever reaps it, it is gone afterwards. */
+static void *call_briefly(void *arg) {
+  const char *const argv[] = {"true", NULL};
+  unsigned seed = (unsigned)(uintptr_t)arg;
+  for (int i = 0; i < 50; i++) {
+    int rc = conc_call(argv, rand_r(&seed) % 3000 * 1e-6);
+    CHECK(rc == 0 || rc == -ETIMEDOUT);
+    CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
+  }
+  return NULL;
+}
+
+TEST(calls_of_many_threads_end_in_time_or_not_while_others_fork) {
+  conc_task t[4];
+  for (size_t i = 0; i < 4; i++) {
+    t[i] = task_of(call_briefly, number(test_seed % 1000 + i));
+    CHECK_EQ(conc_thread_start(&t[i]), 0);
+  }
+  for (int i = 0; i < 50 && !TEST_TSAN; i++) {
+    conc_task p = task_of(do_nothing, NULL);
+    CHECK_EQ(conc_process_start(&p), 0);
+    CHECK_EQ(conc_join(&p, CONC_FOREVER), 0);
+  }
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
+  CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1);
+}
+
 int main(int argc, char **argv) {
   conc_main(argc, argv);
   return test_main(argc, argv);
