@@ -2470,6 +2470,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #endif
 
+/* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
+#ifndef CONC_HAVE_PIPE_SIZE
+#define CONC_HAVE_PIPE_SIZE CONC__LINUX
+#endif
+#define CONC__PIPE_SIZE 65536     /* bytes that they hold at first */
+#define CONC__PIPE_WIDE (1 << 20) /* and without privileges at most */
+
 /* A descriptor that kills when its pipe closes (F_SETSIG): Linux. Otherwise
    a thread of a daemon waits for that. */
 #ifndef CONC_HAVE_SETSIG
@@ -8101,6 +8108,21 @@ CONC__DEF int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
+/* n bytes at once have gone through what may be a pipe: if that was (half)
+   full, it gets more room, and its ends take turns less often. No pipe has it
+   from the start, for all of a user's together may have little (on Linux 64
+   of these): beyond that, and without privileges, it stays as it is. */
+CONC__DEF void conc__pipe_widen(int fd, ssize_t n) {
+#if CONC_HAVE_PIPE_SIZE
+  int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
+  if (size > 0 && size <= 2 * n && size < CONC__PIPE_WIDE)
+    fcntl(fd, F_SETPIPE_SZ, CONC__PIPE_WIDE);
+#else
+  (void)fd;
+  (void)n;
+#endif
+}
+
 /* What the caller's loop knows of a descriptor, or NULL. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
@@ -8130,6 +8152,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       }
     } else {
       n = read(fd, buf, size);
+      conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
       entry = conc__fd_known(fd);
@@ -8184,6 +8207,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
       }
       /* A blocking pipe that polls writable takes so much without waiting. */
       n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
+      if (n < (ssize_t)size) conc__pipe_widen(fd, n);
     }
     if (n >= 0) return n;
     if (errno == EINTR) continue;
@@ -10274,11 +10298,14 @@ CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
    The reaper is a thread that polls the children's pidfds; it stays a little
    when there are no more, without a poller, for those that are started next.
    Where there are no pidfds, each child has a thread that sleeps in waitid().
+   A program that nobody knows but a thread in conc_call or conc_check_output,
+   this thread polls for and reaps itself: one wake-up instead of two.
    ------------------------------------------------------------------------ */
 
 static conc__mutex conc__processes_guard;
 static conc_task *conc__processes;
 static unsigned conc__process_numbers, conc__popen_numbers;
+#define CONC__OWN_REAPER (-2) /* fds[1] of a task: who started it reaps it */
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
@@ -10381,9 +10408,10 @@ CONC__DEF int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
 
 /* --- the end of a child --- */
 
-/* Without children there is no reaper. */
+/* Without children there is no poller. */
 CONC__DEF void conc__reaper_close(void) {
-  if (conc__reaper < 0 || conc__reaper_children > 0) return;
+  if (conc__reaper < 0 || conc__reaper_children > 0 || conc__makings != NULL)
+    return;
   close(conc__reaper);
   conc__reaper = -1;
 }
@@ -10405,15 +10433,16 @@ CONC__DEF void conc__process_reap(conc_task *t) {
   conc__task_unlink(t);
   t->link = NULL;
 #if CONC_HAVE_PIDFD
-  if (t->fds[0] >= 0) {
+  if (t->fds[0] >= 0 && t->fds[1] != CONC__OWN_REAPER) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
-    /* A child that has just been forked may have a duplicate. */
-    epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
-    close(t->fds[0]);
     conc__reaper_children--;
     conc__reaper_close();
+    /* A child that has just been forked may have a duplicate. */
+    if (conc__reaper >= 0)
+      epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
   }
 #endif
+  if (t->fds[0] >= 0) close(t->fds[0]);
   if (t->fds[1] >= 0) close(t->fds[1]);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
@@ -10442,23 +10471,24 @@ CONC__DEF void *conc__process_watch(void *arg) {
 
 #define CONC__REAPER_STAYS 0.1 /* seconds */
 
-static unsigned conc__reaper_turn; /* grows with each poller */
+static unsigned conc__reaper_sleeps; /* 1: for want of children */
 static bool conc__reaper_lives;
 
 CONC__DEF void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
   double until = 0;
-  unsigned turn;
   int poller, i, n;
   for (;;) {
     conc__mutex_lock(&conc__processes_guard);
-    poller = conc__reaper;
-    turn = conc__reaper_turn;
+    /* Not before there is a child: if it cannot be made after all, nothing
+       would end the wait. */
+    poller = conc__reaper_children > 0 ? conc__reaper : -1;
+    CONC__STORE(&conc__reaper_sleeps, poller < 0 ? 1u : 0u);
     if (poller < 0 && until > 0 && conc_now() >= until) break;
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
-      conc__futex_wait(&conc__reaper_turn, turn, until);
+      conc__futex_wait(&conc__reaper_sleeps, 1, until);
       continue;
     }
     until = 0;
@@ -10486,11 +10516,9 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     if (fd >= 0) close(fd);
   }
   if (!missing) {
-    if (conc__reaper >= 0) return 0;
+    if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) return 0;
     conc__reaper = epoll_create1(EPOLL_CLOEXEC);
     if (conc__reaper < 0) return -errno;
-    CONC__STORE(&conc__reaper_turn, conc__reaper_turn + 1);
-    conc__futex_wake(&conc__reaper_turn, 1);
     if (conc__reaper_lives) return 0;
     rc = conc__helper_start(conc__reaper_main, 0);
     conc__reaper_lives = rc == 0;
@@ -10498,7 +10526,7 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  (void)t;
+  t->fds[1] = -1; /* it has a thread */
   return 0;
 }
 
@@ -10507,15 +10535,18 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
   int rc = 0;
   t->pid = pid;
 #if CONC_HAVE_PIDFD
-  if (conc__reaper >= 0) {
+  if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) {
+    bool own = t->fds[1] == CONC__OWN_REAPER;
     struct epoll_event e;
     memset(&e, 0, sizeof e);
     e.events = EPOLLIN;
     e.data.ptr = t;
     t->fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
     if (t->fds[0] < 0 ||
-        epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0)
+        (!own && epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0))
       rc = -errno;
+    else if (!own)
+      conc__reaper_children++;
   } else
 #endif
     rc = conc__helper_start(conc__process_watch, t->number);
@@ -10527,7 +10558,6 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     return rc;
   }
   conc__task_link(&conc__processes, t);
-  if (t->fds[0] >= 0) conc__reaper_children++;
   return 0;
 }
 
@@ -10542,13 +10572,11 @@ CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
   pid_t pid;
   making->next = conc__makings;
   conc__makings = conc__this.making = making;
-  conc__reaper_children++; /* keeps the poller */
   conc__mutex_unlock(&conc__processes_guard);
   pid = fork();
   if (pid < 0) pid = -errno;
   conc__this.making = NULL;
   if (pid == 0) return pid;
-  conc__reaper_children--;
   while (*m != making) m = &(*m)->next;
   *m = making->next;
   return pid;
@@ -10726,7 +10754,7 @@ CONC__DEF int conc__life_open(const conc_task *t, int life[2]) {
   return t->daemon ? conc__pipe(life) : 0;
 }
 
-/* The child is there, or not. */
+/* The child is there, or not. Gives the guard back. */
 CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
                                  int life[2]) {
   conc__close(&life[0]);
@@ -10736,6 +10764,14 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
     conc__reaper_close();
     conc__close(&t->fds[1]);
   }
+  conc__mutex_unlock(&conc__processes_guard);
+#if CONC_HAVE_PIDFD
+  /* Not earlier: the guard would only have stopped it again. */
+  if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
+    CONC__STORE(&conc__reaper_sleeps, 0u);
+    conc__futex_wake(&conc__reaper_sleeps, 1);
+  }
+#endif
   return rc;
 }
 
@@ -10756,9 +10792,7 @@ CONC__DEF int conc__process_fork(conc_task *t) {
     if (pid == 0) conc__process_child_begin(t, life);
     if (pid < 0) rc = pid;
   }
-  rc = conc__process_born(t, pid, rc, life);
-  conc__mutex_unlock(&conc__processes_guard);
-  return rc;
+  return conc__process_born(t, pid, rc, life);
 }
 
 /* --- executing a program --- */
@@ -10971,9 +11005,7 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     rc = conc__exec_start(&x, &pid);
   }
   conc__close(&fd);
-  rc = conc__process_born(t, pid, rc, life);
-  conc__mutex_unlock(&conc__processes_guard);
-  return rc;
+  return conc__process_born(t, pid, rc, life);
 }
 
 /* Runs what is in the parcel: the exit code. */
@@ -11093,12 +11125,14 @@ CONC__DEF int conc__popen_redirect(int i, int what, const char *file,
 
 CONC__DEF void *conc__popen_target(void *arg) { return arg; }
 
-CONC_API int conc_popen_start(conc_popen *p) {
+/* `own`: nobody else will know the task, and the caller, who is no coroutine,
+   awaits its end by conc__popen_join. */
+CONC__DEF int conc__popen_begin(conc_popen *p, bool own) {
   conc_task *t = &p->task;
   const int what[3] = {p->std_in, p->std_out, p->std_err};
   const char *const file[3] = {p->in_file, p->out_file, p->err_file};
   int *const ours[3] = {&p->in, &p->out, &p->err};
-  int none[2] = {-1, -1};
+  int life[2] = {-1, -1};
   bool made[3] = {false, false, false};
   conc__exec x;
   pid_t pid = 0;
@@ -11127,17 +11161,36 @@ CONC_API int conc_popen_start(conc_popen *p) {
     x.making.fds[x.making.count++] = ours[i];
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
   }
+  if (own) t->fds[1] = CONC__OWN_REAPER;
   if (rc == 0) rc = conc__reaper_open(t);
+  life[1] = t->fds[1];
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
     if (made[i]) conc__close(&x.stdio[i]);
-  rc = conc__process_born(t, pid, rc, none);
-  conc__mutex_unlock(&conc__processes_guard);
+  rc = conc__process_born(t, pid, rc, life);
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__close(ours[i]);
     conc__task_unbegin(t);
   }
   return rc;
+}
+
+CONC_API int conc_popen_start(conc_popen *p) {
+  return conc__popen_begin(p, false);
+}
+
+/* conc_join. */
+CONC__DEF int conc__popen_join(conc_popen *p, double timeout) {
+  conc_task *t = &p->task;
+  double deadline;
+  if (t->fds[1] != CONC__OWN_REAPER) return conc_join(t, timeout);
+  deadline = conc__deadline(timeout);
+  while (conc_is_alive(t)) {
+    int rc = conc__wait_fd(t->fds[0], CONC_READ, deadline);
+    if (rc < 0) return rc;
+    conc__process_reap(t);
+  }
+  return conc_join(t, 0);
 }
 
 CONC_API void conc_popen_close(conc_popen *p) {
@@ -11157,7 +11210,8 @@ CONC__DEF void conc__popen_kill(conc_popen *p) {
   else if (p->task.link != NULL)
     kill(p->task.pid, SIGKILL);
   conc__mutex_unlock(&conc__processes_guard);
-  while (conc_join(&p->task, CONC_FOREVER) == -ECANCELED) cancelled = true;
+  do cancelled |= conc__popen_join(p, CONC_FOREVER) == -ECANCELED;
+  while (conc_is_alive(&p->task));
   if (cancelled) conc_cancel(conc_current());
 }
 
@@ -11170,7 +11224,7 @@ CONC__DEF int conc__popen_result(conc_popen *p, int rc) {
 }
 
 CONC_API int conc_popen_wait(conc_popen *p, double timeout) {
-  return conc__popen_result(p, conc_join(&p->task, timeout));
+  return conc__popen_result(p, conc__popen_join(p, timeout));
 }
 
 CONC_API int conc_popen_poll(conc_popen *p) {
@@ -11203,6 +11257,7 @@ CONC__DEF int conc__popen_feed(conc_popen *p, const char *input, size_t size) {
   ssize_t n = 0;
   if (p->sent < size)
     n = conc__pipe_write(p->in, input + p->sent, size - p->sent);
+  conc__pipe_widen(p->in, n);
   if (n == -EINTR || (n < 0 && conc__would_block((int)-n))) return 0;
   if (n > 0) p->sent += (size_t)n;
   if (n < 0 || p->sent == size) conc__close(&p->in);
@@ -11221,6 +11276,7 @@ CONC__DEF int conc__popen_drink(int *fd, conc_output *o, size_t *room,
     *room = more;
   }
   n = read(*fd, o->data + o->size, *room - o->size - 1);
+  conc__pipe_widen(*fd, n);
   if (n == 0) conc__close(fd);
   if (n > 0 && wanted) o->size += (size_t)n;
   if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
@@ -11278,7 +11334,9 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
 /* Runs a program that nobody else knows: it does not outlive the call. */
 CONC__DEF int conc__popen_run(conc_popen *p, conc_output *out,
                               double timeout) {
-  int rc = conc_popen_start(p);
+  bool own = conc__self()->ops != &conc__coro_class &&
+             conc__this.worker == NULL; /* who has jobs to run meanwhile */
+  int rc = conc__popen_begin(p, own);
   if (rc != 0) return rc;
   p->kill_on_timeout = true;
   rc = conc_communicate(p, NULL, 0, out, NULL, timeout);

@@ -41,6 +41,7 @@
 #include "../conc.h"
 
 #include <dirent.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -943,6 +944,17 @@ TEST(a_program_that_is_not_there_or_not_executable_fails_to_start) {
   CHECK_EQ(conc_popen_wait(&p, 0), -EINVAL);
 }
 
+/* Where the reaper has begun to wait for a child that was not made. */
+TEST(a_start_that_fails_does_not_disturb_the_next_one) {
+  NO_SPAWN;
+  const char *const missing[] = {"/no/such/program", NULL};
+  const char *const argv[] = {"true", NULL};
+  for (int i = 0; i < 100; i++) {
+    CHECK_EQ(conc_call(missing, CONC_FOREVER), -ENOENT);
+    CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
+  }
+}
+
 TEST(calls_tell_exit_codes_and_signals) {
   conc_output out;
   script[2] = "echo hello; exit 3";
@@ -1004,6 +1016,94 @@ static void *cat_megabytes(void *arg) {
 }
 
 TEST(megabytes_go_both_ways_at_once) { run_in_both(cat_megabytes); }
+
+#if CONC_HAVE_PIPE_SIZE
+/* Linux's own limits are not ours. */
+static bool may_widen(void) {
+  int fds[2];
+  pipe_of(fds);
+  bool may = fcntl(fds[0], F_SETPIPE_SZ, CONC__PIPE_WIDE) >= 0;
+  close(fds[0]);
+  close(fds[1]);
+  return may;
+}
+
+static int width(int fd) { return fcntl(fd, F_GETPIPE_SZ); }
+
+static void await_bytes(int fd, int n) {
+  int there = 0;
+  while (ioctl(fd, FIONREAD, &there) == 0 && there < n)
+    CHECK_EQ(conc_sleep(0.001), 0);
+}
+
+static void *widen(void *arg) {
+  const char *const much[] = {"head", "-c", "1000000", "/dev/zero", NULL};
+  const char *const cat[] = {"cat", NULL};
+  static char bytes[1000000];
+  char name[40];
+  conc_popen p = popen_of(much);
+  conc_output out;
+  size_t n = 0;
+  ssize_t got;
+  int fd;
+  p.std_out = CONC_PIPE; /* by conc_read */
+  CHECK_EQ(conc_popen_start(&p), 0);
+  int narrow = width(p.out);
+  await_bytes(p.out, narrow / 2);
+  while ((got = conc_read(p.out, bytes, sizeof bytes, CONC_FOREVER)) > 0)
+    n += (size_t)got;
+  CHECK_EQ(n, sizeof bytes);
+  CHECK_EQ(width(p.out), CONC__PIPE_WIDE);
+  CHECK_EQ(conc_popen_wait(&p, CONC_FOREVER), 0);
+  conc_popen_close(&p);
+  CHECK_EQ(conc_popen_start(&p), 0); /* by conc_communicate */
+  await_bytes(p.out, narrow / 2);
+  fd = dup(p.out);
+  CHECK_EQ(conc_communicate(&p, NULL, 0, &out, NULL, CONC_FOREVER), 0);
+  CHECK_EQ(out.size, sizeof bytes);
+  CHECK_EQ(width(fd), CONC__PIPE_WIDE);
+  close(fd);
+  conc_free(out.data);
+  p = popen_of(cat); /* both ways */
+  p.std_in = p.std_out = CONC_PIPE;
+  CHECK_EQ(conc_popen_start(&p), 0);
+  snprintf(name, sizeof name, "/proc/self/fd/%d", p.in);
+  fd = open(name, O_RDONLY | O_CLOEXEC); /* no writer: cat awaits the end */
+  CHECK_EQ(conc_communicate(&p, bytes, n, &out, NULL, CONC_FOREVER), 0);
+  CHECK_EQ(out.size, sizeof bytes);
+  CHECK_EQ(width(fd), CONC__PIPE_WIDE);
+  close(fd);
+  conc_free(out.data);
+  p = popen_of(cat); /* what is not full stays as it is */
+  p.std_in = p.std_out = CONC_PIPE;
+  CHECK_EQ(conc_popen_start(&p), 0);
+  CHECK_EQ(conc_write(p.in, bytes, 4096, CONC_FOREVER), 4096);
+  CHECK_EQ(conc_read_exactly(p.out, bytes, 4096, CONC_FOREVER), 4096);
+  CHECK_EQ(width(p.in), narrow);
+  CHECK_EQ(width(p.out), narrow);
+  conc_popen_close(&p);
+  CHECK_EQ(conc_popen_wait(&p, CONC_FOREVER), 0);
+  return arg;
+}
+
+static void *write_all_at_once(void *arg) {
+  static char bytes[1000000];
+  int fds[2];
+  pipe_of(fds);
+  conc__set_nonblocking(fds[1]);
+  CHECK_EQ(conc_write(fds[1], bytes, sizeof bytes, 0), sizeof bytes);
+  CHECK_EQ(width(fds[0]), CONC__PIPE_WIDE);
+  close(fds[0]);
+  close(fds[1]);
+  return arg;
+}
+
+TEST(a_pipe_that_is_full_gets_more_room) {
+  if (!may_widen()) SKIP("the user has no room left for a wide pipe");
+  run_in_both(widen);
+  run_in_both(write_all_at_once);
+}
+#endif
 
 static void *be_flooded(void *arg) {
   conc_popen p = popen_of(script);
@@ -1145,6 +1245,51 @@ static void *cancel_a_call(void *arg) {
 
 TEST(a_call_that_is_cancelled_leaves_no_program) {
   for (int i = 0; i < 10; i++) run_in_both(cancel_a_call);
+}
+
+static size_t count_threads(void) {
+  DIR *dir = opendir("/proc/self/task");
+  size_t n = 0;
+  while (dir != NULL && readdir(dir)) n++;
+  if (dir != NULL) closedir(dir);
+  return n;
+}
+
+TEST(a_call_needs_no_other_thread) {
+  const char *const argv[] = {"true", NULL};
+  bool by_pidfd = CONC_HAVE_PIDFD && !test_wrapped("valgrind") &&
+                  !test_wrapped("qemu");
+  if (!by_pidfd) SKIP("without pidfds each child has a thread");
+  size_t before = count_threads();
+  CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
+  CHECK_EQ(count_threads(), before);
+}
+
+/* In time, just not, or just so: whoever reaps it, it is gone afterwards. */
+static void *call_briefly(void *arg) {
+  const char *const argv[] = {"true", NULL};
+  unsigned seed = (unsigned)(uintptr_t)arg;
+  for (int i = 0; i < 50; i++) {
+    int rc = conc_call(argv, rand_r(&seed) % 3000 * 1e-6);
+    CHECK(rc == 0 || rc == -ETIMEDOUT);
+    CHECK_EQ(conc_call(argv, CONC_FOREVER), 0);
+  }
+  return NULL;
+}
+
+TEST(calls_of_many_threads_end_in_time_or_not_while_others_fork) {
+  conc_task t[4];
+  for (size_t i = 0; i < 4; i++) {
+    t[i] = task_of(call_briefly, number(test_seed % 1000 + i));
+    CHECK_EQ(conc_thread_start(&t[i]), 0);
+  }
+  for (int i = 0; i < 50 && !TEST_TSAN; i++) {
+    conc_task p = task_of(do_nothing, NULL);
+    CHECK_EQ(conc_process_start(&p), 0);
+    CHECK_EQ(conc_join(&p, CONC_FOREVER), 0);
+  }
+  for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
+  CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1);
 }
 
 int main(int argc, char **argv) {

@@ -8,7 +8,8 @@
  *             touched 10 MiB, and out of one with 2 GiB
  *   function  run a function in a forked process and wait for its end
  *   capture   100 MiB that a program writes, into a buffer of that size, and
- *             into one that grows
+ *             into one that grows; the limit of the former is read() alone,
+ *             of a pipe that is wide from the start
  */
 #define CONC_IMPLEMENTATION
 #include "../../conc.h"
@@ -118,6 +119,26 @@ static size_t popen_growing(void) {
   free(data);
   return f && pclose(f) == 0 ? n : 0;
 }
+/* The limit: nothing but read(), and a pipe of 1 MiB from the start. */
+static size_t read_into(void) {
+  posix_spawn_file_actions_t actions;
+  size_t n = 0;
+  ssize_t got;
+  int ends[2];
+  pid_t pid;
+  if (pipe2(ends, O_CLOEXEC) != 0) return 0;
+  fcntl(ends[0], F_SETPIPE_SZ, 1 << 20);
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+  if (posix_spawnp(&pid, "dd", &actions, NULL,
+                   (char *const *)(uintptr_t)dd_argv, environ) != 0)
+    pid = -1;
+  posix_spawn_file_actions_destroy(&actions);
+  close(ends[1]);
+  while ((got = read(ends[0], room + n, MUCH - n)) > 0) n += (size_t)got;
+  close(ends[0]);
+  return pid > 0 && wait_for(pid) == 0 ? n : 0;
+}
 static size_t conc_into(void) {
   conc_popen p = {.argv = dd_argv, .std_out = CONC_PIPE};
   size_t n = 0;
@@ -136,6 +157,7 @@ static size_t conc_growing(void) {
   return rc == 0 ? out.size : 0;
 }
 static double into_by_popen(void) { return rate(popen_into); }
+static double into_by_read(void) { return rate(read_into); }
 static double into_by_conc(void) { return rate(conc_into); }
 static double growing_by_popen(void) { return rate(popen_growing); }
 static double growing_by_conc(void) { return rate(conc_growing); }
@@ -149,7 +171,7 @@ int main(int argc, char **argv) {
   memset(room, 1, MUCH);
   puts("Processes");
   ROW("capture 100 MiB", "GB/s", {"popen, fread", into_by_popen},
-      {"conc_read", into_by_conc});
+      {"read, a wide pipe", into_by_read}, {"conc_read", into_by_conc});
   ROW("capture 100 MiB, growing", "GB/s", {"popen, fread", growing_by_popen},
       {"conc_check_output", growing_by_conc});
   free(room);
