@@ -4022,7 +4022,7 @@ typedef struct conc__job_class {
   int (*await)(conc_task *job, bool stubborn, double timeout);
   int (*many_wait)(conc__many *m, size_t want, bool stubborn,
                    double deadline);
-  bool (*help)(conc_task *job); /* whether it has ended */
+  int (*join)(conc_task *task, double timeout); /* by a worker */
   int (*cancel)(conc_task *job);
 } conc__job_class;
 
@@ -5106,13 +5106,15 @@ CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
   return conc__event_wait(&task->done, &w, timeout);
 }
 
-CONC_API int conc_join(conc_task *task, double timeout) {
-  int rc;
-  if (conc__this.worker != NULL && timeout > 0 && conc__jobs->help(task))
-    return task->status;
-  rc = conc__task_check(task);
+CONC__DEF int conc__task_join(conc_task *task, double timeout) {
+  int rc = conc__task_check(task);
   if (rc == 0) rc = conc__task_await(task, false, timeout);
   return rc != 0 ? rc : task->status;
+}
+
+CONC_API int conc_join(conc_task *task, double timeout) {
+  return conc__this.worker != NULL ? conc__jobs->join(task, timeout)
+                                   : conc__task_join(task, timeout);
 }
 
 CONC_API int conc_set_status(int status) {
@@ -16629,122 +16631,6 @@ CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
 
 typedef struct conc__pool conc__pool;
 
-/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
-   and pops at the bottom, everybody steals at the top. That pop and steal
-   cannot both have the last one: pop lowers bottom, then reads top; steal
-   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
-   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
-   decide by compare-and-swap on top. An item is written before bottom is
-   raised (release) and read after it (acquire); it may be overwritten only
-   when top has passed it, and then the swap fails. */
-typedef struct conc__ring {
-  struct conc__ring *older; /* thieves may be reading it still */
-  size_t mask;
-  /* the items follow */
-} conc__ring;
-
-typedef struct conc__deque {
-  size_t top;
-  char pad1[64 - sizeof(size_t)];
-  size_t bottom;
-  conc__ring *ring;
-  char pad2[64 - sizeof(size_t) - sizeof(void *)];
-} conc__deque;
-
-CONC__INLINE conc_task **conc__ring_at(conc__ring *r, size_t i) {
-  return (conc_task **)(void *)(r + 1) + (i & r->mask);
-}
-
-CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
-  conc__ring *r =
-      (conc__ring *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
-  if (r == NULL) return NULL;
-  r->older = older;
-  r->mask = size - 1;
-  return r;
-}
-
-CONC__DEF int conc__deque_grow(conc__deque *d, size_t top, size_t bottom) {
-  conc__ring *old = d->ring;
-  conc__ring *r = conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
-  size_t i;
-  if (r == NULL) return -ENOMEM;
-  for (i = top; i != bottom; i++)
-    *conc__ring_at(r, i) = CONC__LOAD_RELAXED(conc__ring_at(old, i));
-  CONC__STORE(&d->ring, r);
-  return 0;
-}
-
-CONC__INLINE int conc__deque_push(conc__deque *d, conc_task *t) {
-  size_t b = d->bottom;
-  size_t top = CONC__LOAD(&d->top);
-  if (CONC__UNLIKELY(d->ring == NULL || b - top > d->ring->mask)) {
-    int rc = conc__deque_grow(d, top, b);
-    if (rc != 0) return rc;
-  }
-  CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
-  CONC__STORE(&d->bottom, b + 1);
-  return 0;
-}
-
-CONC__INLINE conc_task *conc__deque_pop(conc__deque *d) {
-  size_t b = d->bottom;
-  size_t top;
-  conc_task *t;
-  if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
-  b--;
-  CONC__POINT();
-  __atomic_store_n(&d->bottom, b, __ATOMIC_SEQ_CST);
-  CONC__POINT();
-  top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
-  if (CONC__LIKELY((ptrdiff_t)(b - top) > 0))
-    return CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
-  t = NULL;
-  if (b == top) { /* the last one */
-    t = CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
-    CONC__POINT();
-    if (!__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
-                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-      t = NULL;
-  }
-  CONC__STORE(&d->bottom, b + 1);
-  return t;
-}
-
-CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
-  size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
-  return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
-}
-
-CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
-  for (;;) {
-    size_t top, b;
-    conc__ring *ring;
-    conc_task *t;
-    CONC__POINT();
-    top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
-    CONC__POINT();
-    b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
-    if ((ptrdiff_t)(b - top) <= 0) return NULL;
-    ring = CONC__LOAD(&d->ring);
-    t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
-    /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
-    CONC__POINT();
-    if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
-                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-      return t;
-  }
-}
-
-CONC__DEF void conc__deque_free(conc__deque *d) {
-  while (d->ring != NULL) {
-    conc__ring *older = d->ring->older;
-    CONC_FREE(d->ring);
-    d->ring = older;
-  }
-}
-
 /* --- a fence of which one side, that is seldom taken, pays for both --- */
 
 static bool conc__fence_is_heavy; /* the kernel does not help */
@@ -16782,6 +16668,177 @@ CONC__INLINE void conc__fence_light(void) {
     conc__fence_full();
   else
     __asm__ __volatile__("" ::: "memory");
+}
+
+/* --- deques of jobs --- */
+
+/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
+   and pops at the bottom, everybody steals at the top. That pop and steal
+   cannot both have the last one: pop lowers bottom, then reads top; steal
+   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
+   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
+   decide by compare-and-swap on top. An item is written before bottom is
+   raised (release) and read after it (acquire); it may be overwritten only
+   when top has passed it, and then the swap fails.
+
+   The fence that this takes between pop's two steps is left out as long as
+   nobody steals. Thieves count themselves in `guests` first; the owner, once
+   he has lowered bottom, looks there, and passes the fence if it is not 0.
+   The first thief has all threads pass one: a pop that has not seen him is
+   then one of which he sees bottom. He leaves CONC__FENCED there, by which
+   later thieves know that it was done. It is the owner who takes that back,
+   when there have been no thefts for a while, and there is no guest. */
+typedef struct conc__ring {
+  struct conc__ring *older; /* thieves may be reading it still */
+  size_t mask;
+  /* the items follow */
+} conc__ring;
+
+#define CONC__FENCED 1u
+
+typedef struct conc__deque {
+  size_t top;
+  unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
+  char pad1[64 - sizeof(size_t) - sizeof(unsigned)];
+  size_t bottom;
+  conc__ring *ring;
+  size_t full; /* where bottom may have reached top from behind */
+  size_t calm_top;
+  unsigned calm; /* pops since a thief moved top */
+  char pad2[64 - 4 * sizeof(size_t) - sizeof(unsigned)];
+} conc__deque;
+
+CONC__INLINE conc_task **conc__ring_at(conc__ring *r, size_t i) {
+  return (conc_task **)(void *)(r + 1) + (i & r->mask);
+}
+
+CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
+  conc__ring *r =
+      (conc__ring *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
+  if (r == NULL) return NULL;
+  r->older = older;
+  r->mask = size - 1;
+  return r;
+}
+
+/* Makes sure that there is room for one more. */
+CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
+  size_t top = CONC__LOAD(&d->top);
+  conc__ring *old = d->ring;
+  if (old == NULL || d->bottom - top > old->mask) {
+    conc__ring *r =
+        conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
+    size_t i;
+    if (r == NULL) return -ENOMEM;
+    for (i = top; i != d->bottom; i++)
+      *conc__ring_at(r, i) = CONC__LOAD_RELAXED(conc__ring_at(old, i));
+    CONC__STORE(&d->ring, r);
+  }
+  d->full = top + d->ring->mask + 1;
+  return 0;
+}
+
+CONC__INLINE int conc__deque_push(conc__deque *d, conc_task *t) {
+  size_t b = d->bottom;
+  int rc = CONC__UNLIKELY(b == d->full) ? conc__deque_grow(d) : 0;
+  if (CONC__UNLIKELY(rc != 0)) return rc;
+  CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
+  CONC__STORE(&d->bottom, b + 1);
+  return 0;
+}
+
+enum { CONC__CALM = 1024 }; /* pops: as long as the heavy fence takes */
+
+/* A pop's fence while there are thieves. */
+CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
+  size_t top = CONC__LOAD_RELAXED(&d->top);
+  unsigned nobody = CONC__FENCED;
+  if (top != d->calm_top) {
+    d->calm_top = top;
+    d->calm = 0;
+  } else if (++d->calm % CONC__CALM == 0 && !conc__fence_is_heavy) {
+    __atomic_compare_exchange_n(&d->guests, &nobody, 0u, false,
+                                __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+  }
+  conc__fence_full();
+}
+
+/* The last that was pushed; if `only`, none but that one. */
+CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
+                                        const conc_task *only) {
+  size_t b = d->bottom;
+  size_t top;
+  conc_task *t;
+  if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
+  b--;
+  t = CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+  if (only != NULL && t != only) return NULL;
+  CONC__POINT();
+  CONC__STORE_RELAXED(&d->bottom, b);
+  CONC__POINT();
+  __asm__ __volatile__("" ::: "memory");
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&d->guests) != 0))
+    conc__deque_fence(d);
+  CONC__POINT();
+  top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  if (CONC__LIKELY((ptrdiff_t)(b - top) > 0)) return t;
+  CONC__POINT();
+  if (b != top || /* or it is the last one */
+      !__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+    t = NULL;
+  CONC__STORE(&d->bottom, b + 1);
+  return t;
+}
+
+CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
+  size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
+}
+
+/* As a guest, or where nobody pops. */
+CONC__DEF conc_task *conc__deque_take(conc__deque *d) {
+  for (;;) {
+    size_t top, b;
+    conc__ring *ring;
+    conc_task *t;
+    CONC__POINT();
+    top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+    CONC__POINT();
+    b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
+    if ((ptrdiff_t)(b - top) <= 0) return NULL;
+    ring = CONC__LOAD(&d->ring);
+    t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
+    /* Where one of the next may be, of whom another core has written. */
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
+    CONC__POINT();
+    if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      return t;
+  }
+}
+
+CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
+  conc_task *t;
+  if (conc__deque_is_empty(d)) return NULL;
+  CONC__POINT();
+  if (!(__atomic_fetch_add(&d->guests, 2u, __ATOMIC_SEQ_CST) &
+        CONC__FENCED)) {
+    conc__fence_heavy();
+    __atomic_fetch_or(&d->guests, CONC__FENCED, __ATOMIC_SEQ_CST);
+  }
+  t = conc__deque_take(d);
+  CONC__POINT();
+  __atomic_fetch_sub(&d->guests, 2u, __ATOMIC_SEQ_CST);
+  return t;
+}
+
+CONC__DEF void conc__deque_free(conc__deque *d) {
+  while (d->ring != NULL) {
+    conc__ring *older = d->ring->older;
+    CONC_FREE(d->ring);
+    d->ring = older;
+  }
 }
 
 /* --- the pool of threads ---
@@ -16829,6 +16886,7 @@ struct conc__pool {
   size_t backlog_count;
   char pad2[64];
   unsigned searching;
+  unsigned resting; /* workers that may be in `idle`, or started when lazy */
   unsigned active; /* workers that are not at rest */
   unsigned started;
   bool lazy;       /* workers are started when there is work */
@@ -16846,11 +16904,16 @@ CONC__INLINE bool conc__pool_is_gone(const conc__pool *p) {
 
 /* The caller's worker, if it is one that may run jobs here and now. */
 CONC__INLINE conc__worker *conc__worker_here(void) {
-  conc__worker *w = conc__this.worker;
-  if (w == NULL || conc__this.current != &conc__this.actor ||
-      conc__this.actor.generator != NULL || conc__pool_is_gone(w->pool))
+  if (conc__this.current != &conc__this.actor ||
+      conc__this.actor.generator != NULL)
     return NULL;
-  return w;
+  return conc__this.worker;
+}
+
+/* The caller, if it is a worker of this pool. */
+CONC__INLINE conc__worker *conc__worker_of(const conc__pool *p) {
+  conc__worker *w = conc__this.worker;
+  return w != NULL && w->pool == p ? w : NULL;
 }
 
 /* Whether there may be a job. In the order of all SEQ_CST operations. */
@@ -16918,14 +16981,14 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
 /* A job for the worker, or NULL. */
 CONC__DEF conc_task *conc__worker_take(conc__worker *w) {
   conc__pool *p = w->pool;
-  conc_task *t = conc__deque_pop(&w->own);
+  conc_task *t = conc__deque_pop(&w->own, NULL);
   size_t i;
-  if (t == NULL) t = conc__deque_steal(&w->batch);
+  if (t == NULL) t = conc__deque_take(&w->batch);
   if (t == NULL) t = conc__pool_take(p, w);
   for (i = 1; t == NULL && i < p->n; i++) {
     conc__worker *v = &p->workers[(w->index + i) % p->n];
     t = conc__deque_steal(&v->own);
-    if (t == NULL) t = conc__deque_steal(&v->batch);
+    if (t == NULL) t = conc__deque_take(&v->batch);
   }
   return t;
 }
@@ -16953,11 +17016,15 @@ CONC__DEF bool conc__pool_nudge(conc__pool *p) {
 
 CONC__DEF int conc__pool_grow(conc__pool *p);
 
+CONC__NOINLINE void conc__pool_wake_one(conc__pool *p) {
+  if (!conc__pool_nudge(p) && p->lazy) conc__pool_grow(p);
+}
+
 /* There is a job more. */
 CONC__INLINE void conc__pool_wake(conc__pool *p) {
   if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
-      !conc__pool_nudge(p) && CONC__UNLIKELY(p->lazy))
-    conc__pool_grow(p);
+      __atomic_load_n(&p->resting, __ATOMIC_SEQ_CST) != 0)
+    conc__pool_wake_one(p);
 }
 
 /* No longer searching. */
@@ -16969,6 +17036,7 @@ CONC__DEF void conc__worker_found(conc__worker *w) {
 }
 
 CONC__DEF void conc__worker_rest(conc__worker *w) {
+  __atomic_add_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
   __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
                     __ATOMIC_SEQ_CST);
   conc__fence_heavy();
@@ -16978,6 +17046,7 @@ CONC__DEF void conc__worker_rest(conc__worker *w) {
 CONC__DEF bool conc__worker_unrest(conc__worker *w) {
   conc__actor *self = &conc__this.actor;
   unsigned bit = 1u << w->index % 32;
+  __atomic_sub_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
   CONC__POINT();
   if (__atomic_fetch_and(&w->pool->idle[w->index / 32], ~bit,
                          __ATOMIC_SEQ_CST) & bit)
@@ -17066,21 +17135,20 @@ CONC__DEF void conc__job_withdraw(conc_task *t, conc__actor *self) {
   conc__mutex_unlock(guard);
 }
 
+/* There is always one: so a first wait looks for conc_cancel. */
+static conc_scope conc__job_scope = {NULL, CONC__NEVER, false, false};
+
 /* Runs a job to its end, perhaps inside of another one. */
-CONC__DEF void conc__job_run(conc_task *t, bool terminated) {
+CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   conc__actor *self = &conc__this.actor;
   conc_task *outer = self->task;
   conc_scope *outer_scope = self->scope;
-  conc_scope scope; /* there is one: so a first wait looks for conc_cancel */
   void *result = NULL;
   int status = -ECANCELED;
   bool announced = false;
   if (CONC__UNLIKELY(outer->actor == self && outer->kind == CONC__TASK_JOB))
     conc__job_withdraw(outer, self);
-  scope.outer = NULL;
-  scope.deadline = CONC__NEVER;
-  scope.shield = scope.expired = false;
-  self->scope = &scope;
+  self->scope = &conc__job_scope;
   self->task = t;
   CONC__STORE_RELAXED(&t->id, self->id);
   if (CONC__LOAD(&t->actor) == NULL && !terminated) {
@@ -17096,7 +17164,7 @@ CONC__DEF void conc__job_run(conc_task *t, bool terminated) {
   if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
 }
 
-CONC__INLINE void conc__worker_run(conc__worker *w, conc_task *t) {
+CONC__DEF void conc__worker_run(conc__worker *w, conc_task *t) {
   conc__job_run(t, CONC__LOAD(&w->pool->terminated));
 }
 
@@ -17166,21 +17234,28 @@ CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
   return rc;
 }
 
-/* The most usual: a job waits for those that it has just handed in. Whether
-   the task has ended. */
-CONC__DEF bool conc__worker_help(conc_task *task) {
-  conc__worker *w = conc__worker_here();
-  conc_task *t;
-  if (w == NULL || task->kind != CONC__TASK_JOB ||
-      task == conc__this.actor.task)
-    return false;
+/* Waits for a job of its own, running those that came after it. */
+CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
+                                     double timeout) {
   while (CONC__LOAD(&task->done.flag) != CONC__SET) {
-    t = conc__deque_pop(&w->own);
-    if (t == NULL) return false;
+    conc_task *t = NULL;
+    if (conc__this.worker != NULL && task != conc__this.actor.task)
+      t = conc__deque_pop(&w->own, NULL);
+    if (t == NULL) return conc__task_join(task, timeout);
     conc__worker_run(w, t);
-    if (conc__pool_is_gone(w->pool)) return false;
   }
-  return true;
+  return task->status;
+}
+
+/* The most usual is that it came last. */
+CONC__DEF int conc__worker_join(conc_task *task, double timeout) {
+  conc__worker *w = conc__worker_here();
+  if (w == NULL || task->kind != CONC__TASK_JOB || timeout <= 0)
+    return conc__task_join(task, timeout);
+  if (conc__deque_pop(&w->own, task) == NULL)
+    return conc__worker_help(w, task, timeout);
+  conc__job_run(task, CONC__LOAD(&w->pool->terminated));
+  return task->status;
 }
 
 CONC__DEF void conc__far_help(conc_task *task);
@@ -17235,6 +17310,7 @@ CONC__DEF void conc__pool_fork_child(void) {
   conc__loop *loop = conc__this.loop;
   conc_task *t = loop != NULL ? loop->tasks : NULL;
   conc__pool_fork_look(&conc__this.actor);
+  conc__this.worker = NULL; /* its pool has stayed behind */
   for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
 }
 
@@ -17242,7 +17318,7 @@ CONC__DEF int conc__pool_cancel(conc_task *t);
 
 CONC__DEF void conc__pool_init_once(void) {
   static const conc__job_class jobs = {conc__pool_await, conc__pool_many_wait,
-                                       conc__worker_help, conc__pool_cancel};
+                                       conc__worker_join, conc__pool_cancel};
   conc__jobs = &jobs;
   conc__init();
   conc__fence_init();
@@ -17294,6 +17370,7 @@ CONC__DEF conc__pool *conc__pool_new(const conc_pool *options, size_t n,
     w->index = i;
     w->batch_ring.ring.mask = CONC__BATCH - 1;
     w->batch.ring = &w->batch_ring.ring;
+    if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
     w->task.target = conc__worker_main;
@@ -17346,7 +17423,7 @@ CONC__DEF void conc__pool_stop(conc__pool *p) {
     conc__task_finish(t, NULL, -ECANCELED);
   for (i = 0; i < p->started; i++) {
     conc__worker *w = &p->workers[i];
-    while ((t = conc__deque_steal(&w->batch)) != NULL ||
+    while ((t = conc__deque_take(&w->batch)) != NULL ||
            (t = conc__deque_steal(&w->own)) != NULL)
       conc__task_finish(t, NULL, -ECANCELED);
     conc__worker_poke(w);
@@ -17372,35 +17449,39 @@ CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
   return rc;
 }
 
-CONC__DEF int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
-  conc__worker *w = conc__this.worker;
-  uintptr_t seen;
-  int rc = conc__task_begin(job, CONC__TASK_JOB);
-  if (rc != 0) return rc;
-  CONC__STORE_RELAXED(&job->id, p->id);
-  if (w != NULL && w->pool == p) {
-    rc = conc__deque_push(&w->own, job);
-    if (CONC__UNLIKELY(rc != 0)) {
+/* From outside. */
+CONC__NOINLINE int conc__pool_post(conc__pool *p, conc_task *job) {
+  uintptr_t seen = CONC__LOAD(&p->inbox);
+  do {
+    if (seen & CONC__CLOSED) {
       conc__task_unbegin(job);
-      return rc;
+      return -EPIPE;
     }
-    conc__fence_light();
-  } else {
-    seen = CONC__LOAD(&p->inbox);
-    do {
-      if (seen & CONC__CLOSED) {
-        conc__task_unbegin(job);
-        return -EPIPE;
-      }
-      job->next = (conc_task *)seen;
-      CONC__POINT();
-    } while (!__atomic_compare_exchange_n(&p->inbox, &seen, (uintptr_t)job,
-                                          true, __ATOMIC_SEQ_CST,
-                                          __ATOMIC_RELAXED));
-  }
+    job->next = (conc_task *)seen;
+    CONC__POINT();
+  } while (!__atomic_compare_exchange_n(&p->inbox, &seen, (uintptr_t)job,
+                                        true, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED));
   conc__pool_wake(p);
   return 0;
 }
+
+CONC__INLINE int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
+  conc__worker *w = conc__worker_of(p);
+  int rc = conc__task_begin(job, CONC__TASK_JOB);
+  if (CONC__UNLIKELY(rc != 0)) return rc;
+  CONC__STORE_RELAXED(&job->id, p->id);
+  if (w == NULL) return conc__pool_post(p, job);
+  rc = conc__deque_push(&w->own, job);
+  if (CONC__UNLIKELY(rc != 0)) {
+    conc__task_unbegin(job);
+    return rc;
+  }
+  conc__fence_light();
+  conc__pool_wake(p);
+  return 0;
+}
+
 /* --- the pool of processes ---
 
    The parent writes jobs into slots of shared memory, where they stay until it
@@ -18301,9 +18382,11 @@ CONC_API int conc_pool_start(conc_pool *pool) {
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
   conc__pool *p = CONC__LOAD(&pool->state);
   if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
-  if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
-  return p->far != NULL ? conc__far_submit(p, job, 0)
-                        : conc__pool_submit_thread(p, job);
+  if (conc__worker_of(p) == NULL) {
+    if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
+    if (p->far != NULL) return conc__far_submit(p, job, 0);
+  }
+  return conc__pool_submit_thread(p, job);
 }
 
 CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
@@ -18340,8 +18423,7 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   int rc = 0;
   if (p == NULL) return -EINVAL;
   if (!conc__pool_is_gone(p)) {
-    if (conc__this.worker != NULL && conc__this.worker->pool == p)
-      return -EDEADLK;
+    if (conc__worker_of(p) != NULL) return -EDEADLK;
     if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
     if (p->far != NULL) rc = conc__far_join(p, conc__remaining(deadline));
     for (i = 0; i < p->started && rc == 0; i++)
@@ -18553,6 +18635,7 @@ CONC__DEF conc__pool *conc__offload_open(void) {
   made = conc__pool_new(&options, n < 32 ? n : 32, true);
   if (made == NULL) return NULL;
   made->lazy = true;
+  made->resting = 1;
   if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
   conc__pool_free(made); /* another thread was faster */
   return p;
