@@ -10486,14 +10486,16 @@ CONC__DEF void *conc__reaper_main(void *arg) {
        would end the wait. */
     poller = conc__reaper_children > 0 ? conc__reaper : -1;
     CONC__STORE(&conc__reaper_sleeps, poller < 0 ? 1u : 0u);
-    if (poller < 0 && until > 0 && conc_now() >= until) break;
+    if (conc__reaper >= 0)
+      until = 0; /* who makes a child counts on this thread */
+    else if (until > 0 && conc_now() >= until)
+      break;
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
       conc__futex_wait(&conc__reaper_sleeps, 1, until);
       continue;
     }
-    until = 0;
     n = epoll_wait(poller, e, 64, -1);
     for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
   }
@@ -10762,10 +10764,8 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
   conc__close(&life[0]);
   t->fds[1] = life[1];
   if (rc == 0) rc = conc__process_add(t, pid);
-  if (rc != 0) {
-    conc__reaper_close();
-    conc__close(&t->fds[1]);
-  }
+  if (rc != 0) conc__close(&t->fds[1]);
+  conc__reaper_close(); /* others' last child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
 #if CONC_HAVE_PIDFD
   /* Not earlier: the guard would only have stopped it again. */
