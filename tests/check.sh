@@ -39,7 +39,7 @@ kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="loop s
 c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few SCRIPTS=examples
 malformed | gcc | CC=gcc MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
-ucontext | gcc | CC=gcc OPT=-O0 $few $ucontext TESTS="$coroutines queue fork"
+ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
