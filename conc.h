@@ -18302,7 +18302,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   memset(&job, 0, sizeof job);
   job.target = fn;
   job.arg = arg;
-  if (p == NULL || (p->started == 0 && conc__pool_grow(p) != 0) ||
+  if (p == NULL ||
+      (CONC__LOAD(&p->started) == 0 && conc__pool_grow(p) != 0) ||
       conc__pool_submit_thread(p, &job) != 0)
     return fn(arg);
   rc = conc__task_await(&job, false, CONC_FOREVER);
