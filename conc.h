@@ -16438,6 +16438,8 @@ CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
       !__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
     t = NULL;
+  else
+    d->calm_top++; /* that was no theft */
   CONC__STORE(&d->bottom, b + 1);
   return t;
 }
