@@ -16787,6 +16787,8 @@ CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
       !__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
     t = NULL;
+  else
+    d->calm_top++; /* that was no theft */
   CONC__STORE(&d->bottom, b + 1);
   return t;
 }
@@ -18651,7 +18653,8 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   memset(&job, 0, sizeof job);
   job.target = fn;
   job.arg = arg;
-  if (p == NULL || (p->started == 0 && conc__pool_grow(p) != 0) ||
+  if (p == NULL ||
+      (CONC__LOAD(&p->started) == 0 && conc__pool_grow(p) != 0) ||
       conc__pool_submit_thread(p, &job) != 0)
     return fn(arg);
   rc = conc__task_await(&job, false, CONC_FOREVER);

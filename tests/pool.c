@@ -120,6 +120,74 @@ TEST(threads_run_each_job_once) {
     threads_run_each_job_once(workers, (size_t)slow(20000));
 }
 
+/* A deque's owner pushes a few and pops them while others steal, who come and
+   go: so his pops pass a fence, or none, and both changes happen under way. */
+enum { DEQUE_TASKS = 4, THIEVES = 2 };
+static conc__deque deque;
+static conc_task deque_tasks[DEQUE_TASKS];
+static int deque_taken[DEQUE_TASKS], thieves_come, thieves_end;
+
+/* Lines of the cache that all write to, so that what the owner writes next
+   stays in his store buffer for a while. */
+static struct { int value; char pad[60]; } far_lines[16];
+static void delay_stores(void) {
+  for (int i = 0; i < 16; i++) CONC__STORE_RELAXED(&far_lines[i].value, i);
+}
+
+static void deque_take(const conc_task *t) {
+  if (t != NULL) 
+    __atomic_add_fetch(&deque_taken[t - deque_tasks], 1, __ATOMIC_SEQ_CST);
+}
+
+static void *steal_some(void *arg) {
+  while (!CONC__LOAD(&thieves_end)) {
+    if (CONC__LOAD(&thieves_come))
+      deque_take(conc__deque_steal(&deque));
+    delay_stores();
+  }
+  return arg;
+}
+
+TEST(a_job_is_popped_or_stolen_once) {
+  conc_task thieves[THIEVES];
+  int arrivals = 0, guests = 0, since = 0;
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  for (int i = 0; i < THIEVES; i++) {
+    thieves[i] = job_of(steal_some, NULL, 0);
+    CHECK_EQ(conc_thread_start(&thieves[i]), 0);
+  }
+  for (int round = 0; arrivals < slow(100); round++) {
+    int n = 1 + round % DEQUE_TASKS;
+    int seen = CONC__LOAD(&deque.guests) != 0;
+    arrivals += seen > guests || (conc__fence_is_heavy && round % 500 == 0);
+    since = seen == guests ? since + 1 : 0;
+    guests = seen;
+    /* They come when he is at ease, for a moment only. */
+    CONC__STORE(&thieves_come, seen ? since < 50 : since > 50);
+    for (int i = 0; i < n; i++) {
+      CONC__STORE(&deque_taken[i], 0);
+      CHECK_EQ(conc__deque_push(&deque, &deque_tasks[i]), 0);
+    }
+    if (round % 3 == 0) { /* the last is asked for by its name */
+      deque_take(conc__deque_pop(&deque, &deque_tasks[n - 1]));
+      CHECK(conc__deque_pop(&deque, &thieves[0]) == NULL);
+    }
+    while (!conc__deque_is_empty(&deque)) {
+      delay_stores();
+      deque_take(conc__deque_pop(&deque, NULL));
+    }
+    for (int i = 0; i < n; i++) {
+      while (CONC__LOAD(&deque_taken[i]) == 0) continue; /* a thief is late */
+      CHECK_EQ(CONC__LOAD(&deque_taken[i]), 1);
+    }
+  }
+  CONC__STORE(&thieves_end, 1);
+  for (int i = 0; i < THIEVES; i++)
+    CHECK_EQ(conc_join(&thieves[i], CONC_FOREVER), 0);
+  CHECK_EQ(CONC__LOAD(&deque.guests) & ~CONC__FENCED, 0);
+  conc__deque_free(&deque);
+}
+
 /* Rounds so short that the workers rest and are woken in between. */
 TEST(threads_that_rest_are_woken) {
   conc_pool p = pool_of(CONC_THREAD, 3);
