@@ -1185,8 +1185,9 @@ CONC_API int conc_send_value(conc_gen *gen, void *sent, void **value);
 CONC_API int conc_yield(void *value, void **sent);
 
 /* Inside a generator: yields all values of another one, which may have begun
-   already; what is sent goes there, directly. 0 and what it returned;
-   -ECANCELED if both were closed; else as conc_next. `result` may be NULL. */
+   already; what is sent goes there, directly. No other thread may begin it at
+   the same moment. 0 and what it returned; -ECANCELED if both were closed;
+   else as conc_next. `result` may be NULL. */
 CONC_API int conc_yield_from(conc_gen *inner, void **result);
 
 /* Ends a generator where it stands: its conc_yield returns -ECANCELED, and it
@@ -6594,44 +6595,56 @@ CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *g) {
   return here - (uintptr_t)g->stack->map >= size + conc__page;
 }
 
-CONC_API int conc_yield_from(conc_gen *inner, void **result) {
-  conc__actor *self = conc__self();
-  conc_gen *g = self->generator;
-  int rc = g == NULL ? -EPERM : conc__gen_check(inner);
-  bool fits = rc == 0 && inner->state == CONC__GEN_NEW &&
-              conc__gen_fits(inner, g);
-  if (fits) {
-    inner->stack = g->stack;
-    inner->leaf = inner;
-  } else if (rc == 0) {
-    rc = conc__gen_begin(inner, NULL);
-  }
+/* From now on g, which runs as `self`, waits for `inner`; `leaf` goes on. */
+CONC__INLINE void conc__gen_delegate(conc__actor *self, conc_gen *g,
+                                     conc_gen *inner, conc_gen *leaf) {
+  conc_gen *root = g->root;
+  inner->root = root;
+  inner->outer = g;
+  inner->state = CONC__GEN_DELEGATED;
+  root->leaf = self->generator = leaf;
+  root->sent = NULL;
+}
+
+/* conc_yield_from by a switch. */
+CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *g,
+                                         conc_gen *inner, void **result) {
+  int rc = conc__gen_begin(inner, NULL);
   if (rc == 0) {
     conc_gen *leaf = inner->leaf;
     conc_gen *x = leaf;
     for (; x != inner; x = x->outer) x->root = g->root;
-    inner->root = g->root;
-    inner->outer = g;
-    inner->state = CONC__GEN_DELEGATED;
-    g->root->leaf = self->generator = leaf;
-    g->root->sent = NULL;
-    if (fits) {
-      inner->result = inner->target(inner->arg);
-      inner->state = CONC__GEN_ENDED;
-      inner->stack = NULL;
-      g->root->leaf = conc__this.current->generator = g;
-      rc = g->status;
-      g->status = 0;
-    } else {
-      rc = conc__gen_leave(self, g, &leaf->stack->fiber);
-      conc__gen_free(inner);
-    }
+    conc__gen_delegate(self, g, inner, leaf);
+    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+    conc__gen_free(inner);
   } else if (rc == -EPIPE) {
     rc = 0;
   } else {
     return rc;
   }
   if (result != NULL) *result = inner->result;
+  return rc;
+}
+
+CONC_API int conc_yield_from(conc_gen *inner, void **result) {
+  conc__actor *self = conc__self();
+  conc_gen *g = self->generator;
+  int rc;
+  if (g == NULL) return -EPERM;
+  /* Without a thread it has not begun. */
+  if (CONC__LOAD_RELAXED(&inner->thread) != NULL || inner->target == NULL ||
+      !conc__gen_fits(inner, g))
+    return conc__gen_switch_from(self, g, inner, result);
+  CONC__STORE_RELAXED(&inner->thread, (void *)&conc__this);
+  inner->stack = g->stack;
+  conc__gen_delegate(self, g, inner, inner);
+  inner->result = inner->target(inner->arg);
+  inner->state = CONC__GEN_ENDED;
+  inner->stack = NULL;
+  g->root->leaf = conc__this.current->generator = g;
+  if (result != NULL) *result = inner->result;
+  rc = g->status;
+  g->status = 0;
   return rc;
 }
 
