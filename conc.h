@@ -864,7 +864,8 @@ CONC_API void *conc_result(const conc_task *task);
 CONC_API bool conc_is_alive(const conc_task *task);
 
 /* Asks the task to end: its present wait, or if it does not wait now its next
-   one, returns -ECANCELED, once (Python's Task.cancel). A coroutine that has
+   one, returns -ECANCELED, once (Python's Task.cancel). A call that need not
+   wait does not count, one with a timeout of 0 may not. A coroutine that has
    not begun yet never will. A process gets SIGTERM. 0, -ESRCH if it does not
    run. */
 CONC_API int conc_cancel(conc_task *task);
@@ -1875,8 +1876,8 @@ typedef struct conc_queue_opts {
    needed of it is never allocated. */
 
 /* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more), EMFILE, ENFILE, and
-   what conc_shared_open fails with. */
+   shared, also EINVAL (2 Gi messages or bytes and more, no such backend),
+   EMFILE, ENFILE, and what conc_shared_open fails with. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue that nobody uses any more (of a shared one: nobody in this
@@ -1963,7 +1964,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
    points at .size bytes that are its input and its output: workers that are
    processes get a copy, which is copied back when the job ends; threads get
-   the pointer. So the caller's code is the same.
+   the pointer. So the caller's code is the same. With .size 0 nothing gets to
+   a process, not even a number in place of the pointer.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -1998,7 +2000,8 @@ enum {
 /* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
-  size_t workers;       /* default 0: conc_cpu_count() */
+  size_t workers;       /* default 0: conc_cpu_count(); of processes at most
+                           4,096 */
   conc_fn *initializer; /* what each worker does first; default nothing */
   void *initializer_arg; /* its argument; yours */
   size_t stack_size;    /* of a thread; bytes; default the system's */
@@ -2018,7 +2021,7 @@ typedef struct conc_pool {
 } conc_pool;
 
 /* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
-   kind, -EAGAIN, -ENOMEM, -EMFILE. */
+   kind or too many workers, -EAGAIN, -ENOMEM, -EMFILE. */
 CONC_API int conc_pool_start(conc_pool *pool);
 
 /* Hands in a job. It runs once (but see .retries), when a worker is free. What
@@ -2713,7 +2716,7 @@ CONC_API const char *conc_strerror(int error) {
     const char *text;
   } table[] = {
       {0, "success"},
-      {EACCES, "permission denied (wrong key, or refused data)"},
+      {EACCES, "permission denied, or wrong key, or refused data"},
       {EADDRINUSE, "address already in use"},
       {EADDRNOTAVAIL, "address not available on this machine"},
       {EAGAIN, "resource temporarily unavailable"},
@@ -2742,7 +2745,7 @@ CONC_API const char *conc_strerror(int error) {
       {ENOTSUP, "not supported by this object"},
       {EOVERFLOW, "value too large, or released too often"},
       {EOWNERDEAD, "the owner died"},
-      {EPERM, "not permitted (not the owner, or no loop runs here)"},
+      {EPERM, "not permitted (not the owner, no loop here, no conc_main)"},
       {EPIPE, "closed"},
       {EPROTO, "protocol error: the peer is not what it should be"},
       {EPROTONOSUPPORT, "not available on this system"},
@@ -16618,7 +16621,8 @@ CONC__DEF int conc__cells_open(conc__cells_queue *s,
 CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
   conc__cells_queue *s;
   int rc = -EINVAL;
-  if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX) {
+  if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX &&
+      options->backend >= 0 && options->backend <= CONC_QUEUE_PIPE) {
     s = (conc__cells_queue *)conc__queue_make(&conc__cells_class, sizeof *s);
     if (s == NULL) return NULL;
     s->queue.name = options->name;
@@ -18316,13 +18320,12 @@ CONC__DEF int conc__far_start(conc_pool *pool, size_t n) {
   p->n = n;
   p->workers = NULL;
   rc = conc__far_new(p);
+  CONC__STORE(&pool->state, p); /* now, that workers find it is not theirs */
   for (k = 0; k < n && rc == 0; k++)
     rc = conc__far_process_start(&p->far->processes[k]);
   if (rc == 0) rc = conc_thread_start(&p->far->keeper);
-  if (rc == 0) {
-    CONC__STORE(&pool->state, p);
-    return 0;
-  }
+  if (rc == 0) return 0;
+  CONC__STORE(&pool->state, (conc__pool *)NULL);
   for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
     conc__far_process *process = &p->far->processes[k];
     if (!process->runs) continue;

@@ -1092,6 +1092,22 @@ static void initializer(int kind) {
 TEST(threads_call_the_initializer) { initializer(CONC_THREAD); }
 TEST(processes_call_the_initializer) { NO_FORK; initializer(CONC_PROCESS); }
 
+static void *submit_there(void *arg) {
+  conc_task job = job_of(square, NULL, 0);
+  (void)arg;
+  return (void *)(intptr_t)conc_pool_submit(the_pool, &job);
+}
+TEST(a_job_of_a_process_cannot_submit_to_its_pool) {
+  conc_pool p = pool_of(CONC_PROCESS, 1);
+  conc_task job = job_of(submit_there, NULL, 0);
+  NO_FORK;
+  the_pool = &p;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
+  CHECK_EQ((intptr_t)conc_result(&job), -ECHILD);
+  finish(&p);
+}
+
 TEST(a_pool_whose_workers_never_begin_fails_its_jobs) {
   conc_pool p = pool_of(CONC_PROCESS, 2);
   long n = 3;

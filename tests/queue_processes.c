@@ -206,6 +206,10 @@ TEST_SHARED(what_cannot_be_made_says_why) {
   CHECK(conc_queue_new(&o) == NULL);
   CHECK_EQ(errno, EINVAL);
   o.max_bytes = 1;
+  o.backend = CONC_QUEUE_PIPE + 1;
+  CHECK(conc_queue_new(&o) == NULL);
+  CHECK_EQ(errno, EINVAL);
+  o.backend = kind;
   for (long n = 1; n < 100; n++) {
     conc_queue *q;
     test_fail_at = n;
