@@ -20292,8 +20292,8 @@ CONC__DEF int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   return rc;
 }
 
-/* --- a get that fails must not lose the message that is the reply to it: what
-   has come of it stays in the connection, which the next get begins with --- */
+/* A get that fails must not lose the message that is the reply to it: what has
+   come of it stays in the connection, which the next get begins with. */
 
 /* The connection of a get that failed; NULL: none. The child of a fork must
    not read what its parent will. */
