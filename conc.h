@@ -220,6 +220,8 @@
      CONC_PORTABLE        POSIX.1-2008 only: no futex, epoll, eventfd, no
                           assembly. Everything works, some of it slower.
      CONC_USE_UCONTEXT    coroutines by swapcontext(), not by assembly.
+     CONC_USE_HELGRIND    Valgrind's Helgrind is told what comes before what;
+                          slow without it, too. (DRD is not told.)
      CONC_MALLOC(size)    the allocator: all three or none.
      CONC_REALLOC(p, size)
      CONC_FREE(p)
@@ -2871,6 +2873,43 @@ CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
 }
 #define CONC__VALGRIND_REPORT_ERRORS 0x1801
 #define CONC__VALGRIND_MAKE_DEFINED 0x4d430002 /* Memcheck's */
+
+#ifdef CONC_USE_HELGRIND
+/* Helgrind knows no atomic accesses. So it is told of each, all there are in
+   this file, that it is none of its business, and that it comes after earlier
+   ones of the same address and before later ones. That is more than is true of
+   some: no race is reported that is none. */
+#define CONC__HELGRIND(n) ((size_t)'H' << 24 | (size_t)'G' << 16 | (256 + (n)))
+
+CONC__DEF void conc__helgrind(const volatile void *p, size_t size) {
+  const void *at = (const void *)(uintptr_t)p;
+  conc__valgrind(CONC__HELGRIND(39), at, (void *)size); /* MAKE_UNTRACKED */
+  conc__valgrind(CONC__HELGRIND(33), at, NULL);         /* USERSO_SEND_PRE */
+  conc__valgrind(CONC__HELGRIND(34), at, NULL);         /* USERSO_RECV_POST */
+}
+
+#define CONC__TOLD(p, access)                \
+  __extension__({                            \
+    __typeof__(access) conc__told;           \
+    conc__helgrind((p), sizeof *(p));        \
+    conc__told = (access);                   \
+    conc__helgrind((p), sizeof *(p));        \
+    conc__told;                              \
+  })
+#define __atomic_load_n(p, o) CONC__TOLD(p, __atomic_load_n(p, o))
+#define __atomic_store_n(p, v, o) \
+  (conc__helgrind((p), sizeof *(p)), __atomic_store_n(p, v, o))
+#define __atomic_exchange_n(p, v, o) \
+  CONC__TOLD(p, __atomic_exchange_n(p, v, o))
+#define __atomic_compare_exchange_n(p, e, v, w, o, f) \
+  CONC__TOLD(p, __atomic_compare_exchange_n(p, e, v, w, o, f))
+#define __atomic_fetch_add(p, v, o) CONC__TOLD(p, __atomic_fetch_add(p, v, o))
+#define __atomic_fetch_sub(p, v, o) CONC__TOLD(p, __atomic_fetch_sub(p, v, o))
+#define __atomic_add_fetch(p, v, o) CONC__TOLD(p, __atomic_add_fetch(p, v, o))
+#define __atomic_sub_fetch(p, v, o) CONC__TOLD(p, __atomic_sub_fetch(p, v, o))
+#define __atomic_fetch_and(p, v, o) CONC__TOLD(p, __atomic_fetch_and(p, v, o))
+#define __atomic_fetch_or(p, v, o) CONC__TOLD(p, __atomic_fetch_or(p, v, o))
+#endif
 
 /* --- sleeping on a word --- */
 
@@ -20629,8 +20668,8 @@ CONC__DEF int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   return rc;
 }
 
-/* --- a get that fails must not lose the message that is the reply to it: what
-   has come of it stays in the connection, which the next get begins with --- */
+/* A get that fails must not lose the message that is the reply to it: what has
+   come of it stays in the connection, which the next get begins with. */
 
 /* The connection of a get that failed; NULL: none. The child of a fork must
    not read what its parent will. */
@@ -21063,6 +21102,19 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   progress->start = progress->next = progress->shown_at = progress->rate = 0;
   return rc;
 }
+
+#ifdef CONC_USE_HELGRIND
+#undef __atomic_load_n
+#undef __atomic_store_n
+#undef __atomic_exchange_n
+#undef __atomic_compare_exchange_n
+#undef __atomic_fetch_add
+#undef __atomic_fetch_sub
+#undef __atomic_add_fetch
+#undef __atomic_sub_fetch
+#undef __atomic_fetch_and
+#undef __atomic_fetch_or
+#endif
 
 #ifdef __cplusplus
 }

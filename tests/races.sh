@@ -1,7 +1,7 @@
 #!/bin/sh
-# ThreadSanitizer sees conc.h's locks as locks: it has nothing to say about
-# code that uses them well, and reports what is a race. The program is the
-# balance that two threads change, with and without a lock.
+# ThreadSanitizer and Helgrind see conc.h's locks as locks: they have nothing to
+# say about code that uses them well, and report what is a race. The program is
+# the balance that two threads change, with and without a lock.
 : "${CC:=cc}" "${BUILD:=build/default}"
 tmp=$BUILD/races
 rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
@@ -27,7 +27,7 @@ static void change(int n) {
 static void *run_thread(void *arg) {
   int i;
   if (conc_barrier_wait(&start, CONC_FOREVER) < 0) return NULL;
-  for (i = 0; i < 2000; i++) {
+  for (i = 0; i < ROUNDS; i++) {
 #if defined(LOCK)
     CONC_WITH(&lock) change(i);
 #elif defined(RLOCK)
@@ -80,10 +80,37 @@ if [ -n "$why" ]; then
 fi
 
 run() { # NAME: builds and runs one variant; its status
-  $CC -O1 -g -pthread -fsanitize=thread -D"$1" -o "$tmp/$1" \
+  $CC -O1 -g -pthread -fsanitize=thread -DROUNDS=2000 -D"$1" -o "$tmp/$1" \
     "$tmp/balance.c" >"$tmp/log" 2>&1 &&
     TSAN_OPTIONS=exitcode=66 "$tmp/$1" >"$tmp/log" 2>&1
 }
+helgrind() { # NAME: the same
+  $CC -O1 -g -pthread -DCONC_USE_HELGRIND -DROUNDS=100 -D"$1" \
+    -o "$tmp/$1" "$tmp/balance.c" >"$tmp/log" 2>&1 &&
+    $helgrind --error-exitcode=66 "$tmp/$1" >"$tmp/log" 2>&1
+}
+helgrind="valgrind -q --tool=helgrind"
+if ! $CC -g -o "$tmp/empty" "$tmp/empty.c" 2>/dev/null ||
+  ! $helgrind "$tmp/empty" >/dev/null 2>&1; then
+  echo "skip races: no Helgrind"
+else
+  for kind in LOCK RWLOCK; do
+    if helgrind $kind; then
+      echo "ok   races: Helgrind sees a conc_$(echo $kind | tr A-Z a-z)"
+    else
+      head -30 "$tmp/log"
+      echo "FAIL races: Helgrind sees a conc_$(echo $kind | tr A-Z a-z)"
+    fi
+  done
+  helgrind NOTHING
+  if [ $? -eq 66 ] && grep -q 'data race' "$tmp/log"; then
+    echo "ok   races: Helgrind reports one without a lock"
+  else
+    head -30 "$tmp/log"
+    echo "FAIL races: Helgrind reports one without a lock"
+  fi
+fi
+
 for kind in LOCK RLOCK RWLOCK SEM; do
   if run $kind && [ ! -s "$tmp/log" ]; then
     echo "ok   races: none under a conc_$(echo $kind | tr A-Z a-z)"
