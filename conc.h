@@ -670,13 +670,14 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
    - At most 16 processes read an rwlock at one time, each as often as it
      likes; others wait.
    - A semaphore's value is at most 2**30 - 1.
-   - A barrier breaks when a process that waits there dies and one of the first
-     16 notices: who does gets -EOWNERDEAD, the others -EPIPE. The action, a
-     pointer, is only for processes that fork has made of one.
+   - A barrier breaks when a process that waits there, one of the first 16,
+     dies, and another one that waits notices: who does gets -EOWNERDEAD, the
+     others -EPIPE. Who comes last does not look: then all have come. The
+     action, a pointer, is only for processes that fork has made of one.
    - Every call may fail with -EAGAIN, if more than 1,024 processes share the
      memory.
    A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
-   in such memory, or has bad options. */
+   in such memory, or .parties is not above 0, or .value above its limit. */
 CONC_API int conc_lock_init_shared(conc_lock *lock);
 CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
