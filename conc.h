@@ -16778,7 +16778,7 @@ CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
   return r;
 }
 
-/* Makes sure that there is room for one more. */
+/* At `full`: makes room for one more. */
 CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
   size_t top = CONC__LOAD(&d->top);
   conc__ring *old = d->ring;
@@ -16795,13 +16795,14 @@ CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
   return 0;
 }
 
-CONC__INLINE int conc__deque_push(conc__deque *d, conc_task *t) {
+CONC__INLINE bool conc__deque_is_full(const conc__deque *d) {
+  return d->bottom == d->full;
+}
+
+CONC__INLINE void conc__deque_push(conc__deque *d, conc_task *t) {
   size_t b = d->bottom;
-  int rc = CONC__UNLIKELY(b == d->full) ? conc__deque_grow(d) : 0;
-  if (CONC__UNLIKELY(rc != 0)) return rc;
   CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
   CONC__STORE(&d->bottom, b + 1);
-  return 0;
 }
 
 enum { CONC__CALM = 1024 }; /* pops: as long as the heavy fence takes */
@@ -17075,15 +17076,18 @@ CONC__DEF bool conc__pool_nudge(conc__pool *p) {
 
 CONC__DEF int conc__pool_grow(conc__pool *p);
 
-CONC__NOINLINE void conc__pool_wake_one(conc__pool *p) {
+CONC__NOINLINE int conc__pool_wake_one(conc__pool *p) {
   if (!conc__pool_nudge(p) && p->lazy) conc__pool_grow(p);
+  return 0;
 }
 
-/* There is a job more. */
-CONC__INLINE void conc__pool_wake(conc__pool *p) {
+/* There is a job more. Returns 0: as the last call of a submit, which so has
+   no register to save, it costs less. */
+CONC__INLINE int conc__pool_wake(conc__pool *p) {
   if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
       __atomic_load_n(&p->resting, __ATOMIC_SEQ_CST) != 0)
-    conc__pool_wake_one(p);
+    return conc__pool_wake_one(p);
+  return 0;
 }
 
 /* No longer searching. */
@@ -17521,8 +17525,21 @@ CONC__NOINLINE int conc__pool_post(conc__pool *p, conc_task *job) {
   } while (!__atomic_compare_exchange_n(&p->inbox, &seen, (uintptr_t)job,
                                         true, __ATOMIC_SEQ_CST,
                                         __ATOMIC_RELAXED));
-  conc__pool_wake(p);
-  return 0;
+  return conc__pool_wake(p);
+}
+
+/* From a job. */
+CONC__INLINE int conc__worker_push(conc__worker *w, conc_task *job) {
+  conc__deque_push(&w->own, job);
+  conc__fence_light();
+  return conc__pool_wake(w->pool);
+}
+
+CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
+  int rc = conc__deque_grow(&w->own);
+  if (rc == 0) return conc__worker_push(w, job);
+  conc__task_unbegin(job);
+  return rc;
 }
 
 CONC__INLINE int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
@@ -17531,14 +17548,9 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
   if (CONC__UNLIKELY(rc != 0)) return rc;
   CONC__STORE_RELAXED(&job->id, p->id);
   if (w == NULL) return conc__pool_post(p, job);
-  rc = conc__deque_push(&w->own, job);
-  if (CONC__UNLIKELY(rc != 0)) {
-    conc__task_unbegin(job);
-    return rc;
-  }
-  conc__fence_light();
-  conc__pool_wake(p);
-  return 0;
+  return CONC__UNLIKELY(conc__deque_is_full(&w->own))
+             ? conc__worker_push_more(w, job)
+             : conc__worker_push(w, job);
 }
 
 /* --- the pool of processes ---

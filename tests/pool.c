@@ -166,7 +166,8 @@ TEST(a_job_is_popped_or_stolen_once) {
     CONC__STORE(&thieves_come, seen ? since < 50 : since > 50);
     for (int i = 0; i < n; i++) {
       CONC__STORE(&deque_taken[i], 0);
-      CHECK_EQ(conc__deque_push(&deque, &deque_tasks[i]), 0);
+      if (conc__deque_is_full(&deque)) CHECK_EQ(conc__deque_grow(&deque), 0);
+      conc__deque_push(&deque, &deque_tasks[i]);
     }
     if (round % 3 == 0) { /* the last is asked for by its name */
       deque_take(conc__deque_pop(&deque, &deque_tasks[n - 1]));
