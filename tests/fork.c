@@ -407,8 +407,8 @@ TEST(coroutines_come_along_and_their_locks_owner_does_not) {
   }
 }
 
-/* A thread waits in front of a coroutine, was woken, and stays behind before it
-   looked: what it was woken for is there for the coroutine. */
+/* A thread waits in front of a coroutine, was woken, and stays behind before
+   it looked: what it was woken for is there for the coroutine. */
 enum { A_MESSAGE, ROOM, A_LOCK, READING };
 
 typedef struct behind {

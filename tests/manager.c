@@ -291,7 +291,8 @@ typedef struct fake {
 
 static void *fake_serve(void *arg) {
   static const char none[] = "\0\0\0\x12\x80\2(X\7\0\0\0#RETURNNt.";
-  static const char id[] = "\0\0\0\x1a\x80\2(X\7\0\0\0#RETURN(X\1\0\0\0" "1)tt.";
+  static const char id[] =
+      "\0\0\0\x1a\x80\2(X\7\0\0\0#RETURN(X\1\0\0\0" "1)tt.";
   static const char item[] = "\0\0\0\x18\x80\3(X\7\0\0\0#RETURNC\5hellot.";
   struct fake_part *part = (struct fake_part *)arg;
   fake *f = part->fake;
@@ -389,7 +390,8 @@ TEST(a_message_of_which_a_cancelled_get_had_a_part_is_the_next_ones) {
 /* A request that comes while another one is served that waits, but not in a
    queue of this process. */
 TEST(a_request_that_is_sent_ahead_to_a_relay_is_answered) {
-  static const char put[] = "\0\0\0\x17\x80\4(X\1\0\0\0" "1X\3\0\0\0putK\7\x85}t.";
+  static const char put[] =
+      "\0\0\0\x17\x80\4(X\1\0\0\0" "1X\3\0\0\0putK\7\x85}t.";
   fake f;
   conc_manager m, relay, client;
   conc_queue *q = fake_start(&f, &m);
