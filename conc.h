@@ -1967,8 +1967,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
    points at .size bytes that are its input and its output: workers that are
    processes get a copy, which is copied back when the job ends; threads get
-   the pointer. So the caller's code is the same. With .size 0 nothing gets to
-   a process, not even a number in place of the pointer.
+   the pointer. So the caller's code is the same. With .size 0 .arg is passed
+   as it is, to processes too: a number in its place, or what was there when
+   the pool started.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -17750,6 +17751,7 @@ CONC__DEF void conc__far_run(conc__far_shared *s, char *memory, unsigned i,
   job.size = slot->size;
   job.arg = slot->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
                                            : memory + slot->offset;
+  if (slot->size == 0) memcpy(&job.arg, slot->bytes, sizeof job.arg);
   job.target = slot->target;
   if (slot->item > 0) {
     slot->result = job.arg;
@@ -17891,7 +17893,10 @@ CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
     slot->pid = 0;
     bytes = t->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
                                         : far->memory + slot->offset;
-    if (t->size > 0) memcpy(bytes, t->arg, t->size);
+    if (t->size > 0)
+      memcpy(bytes, t->arg, t->size);
+    else
+      memcpy(bytes, &t->arg, sizeof t->arg);
     CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__SLOT_READY));
     CONC__STORE(&s->ring[tail % CONC__SLOT_RING], i);
     /* In one order with what a worker does who goes to sleep. */
