@@ -6332,8 +6332,17 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
   return 0;
 }
 
+/* gcc keeps the address of a thread-local in a register for all of a loop.
+   Each switch spills it, and then all that is found by it has to wait until
+   the stack pointer is there. A call finds it anew. */
+#if defined(__clang__)
+#define conc__self_anew conc__self
+#else
+CONC__NOINLINE conc__actor *conc__self_anew(void) { return conc__self(); }
+#endif
+
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
-  conc__actor *self = conc__self();
+  conc__actor *self = conc__self_anew();
   conc_gen *before = self->generator;
   conc__fiber *caller_before = NULL;
   conc__fiber caller;
@@ -6387,7 +6396,7 @@ CONC__HOT int conc_next(conc_gen *gen, void **value) {
 }
 
 CONC__HOT int conc_yield(void *value, void **sent) {
-  conc__actor *self = conc__self();
+  conc__actor *self = conc__self_anew();
   conc_gen *g = self->generator;
   int rc;
   if (CONC__UNLIKELY(g == NULL)) return -EPERM;
