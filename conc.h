@@ -3222,17 +3222,37 @@ typedef struct conc__actor_class {
   void (*wake)(conc__actor *actor, unsigned seen);
 } conc__actor_class;
 
+/* A place to switch to; see >>coroutine. */
+typedef struct conc__fiber {
+#if CONC_HAVE_SWITCH_ASM
+  void *registers[4]; /* stack, program counter, frame, one more */
+#else
+  ucontext_t context;
+#endif
+#if CONC_HAVE_ASAN
+  void *asan_fake; /* its fake stack while it is switched away */
+  const void *asan_bottom;
+  size_t asan_size;
+  const void *asan_from; /* the stack from which it was switched back to */
+  size_t asan_from_size;
+#endif
+#if CONC_HAVE_TSAN
+  void *tsan;
+#endif
+} conc__fiber;
+
 struct conc__actor {
   unsigned word;
   unsigned spin_failed; /* threads: see conc__spin_budget */
   const conc__actor_class *ops;
   conc_scope *scope;     /* the innermost */
+  conc__fiber fiber;     /* a coroutine: where it goes on */
   conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  struct conc__fiber *caller; /* who has resumed that */
+  /* So far one cache line, with all that a switch needs. */
+  conc__fiber *caller;   /* who has resumed that */
   conc_task *task;       /* whose it is; never NULL */
   uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
-  /* So far one cache line, with all that a switch needs. */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
                                       so together with other processes */
   size_t more_reads;               /* and how many more */
@@ -5969,24 +5989,6 @@ CONC_API void conc_local_free(conc_local *local) {
    jump, which is predicted, where a return would not be.
    ------------------------------------------------------------------------ */
 
-typedef struct conc__fiber {
-#if CONC_HAVE_SWITCH_ASM
-  void *registers[4]; /* stack, program counter, frame, one more */
-#else
-  ucontext_t context;
-#endif
-#if CONC_HAVE_ASAN
-  void *asan_fake; /* its fake stack while it is switched away */
-  const void *asan_bottom;
-  size_t asan_size;
-  const void *asan_from; /* the stack from which it was switched back to */
-  size_t asan_from_size;
-#endif
-#if CONC_HAVE_TSAN
-  void *tsan;
-#endif
-} conc__fiber;
-
 #if CONC_HAVE_ASAN
 void __sanitizer_start_switch_fiber(void **, const void *, size_t);
 void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
@@ -6162,7 +6164,6 @@ CONC__DEF void conc__fiber_init(conc__fiber *f, unsigned char *stack,
    same place in every page they would evict each other. */
 typedef struct conc__coro {
   conc__actor actor; /* first: an actor that is a coroutine is its coroutine */
-  conc__fiber fiber;
   struct conc__loop *loop;
   struct conc__coro *next; /* in the inbox, or among the free or the dead */
   uint32_t timer;          /* its place among the loop's timers; 0: none */
@@ -6374,7 +6375,7 @@ CONC__DEF conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
 /* Undoes conc__stack_make. Not from the stack itself. */
 CONC__DEF void conc__stack_unmake(conc__coro *co) {
 #if CONC_HAVE_TSAN
-  if (co->fiber.tsan != NULL) __tsan_destroy_fiber(co->fiber.tsan);
+  if (co->actor.fiber.tsan != NULL) __tsan_destroy_fiber(co->actor.fiber.tsan);
 #endif
 #if CONC_HAVE_ASAN
   __asan_unpoison_memory_region(co->map, co->map_size);
@@ -6479,7 +6480,7 @@ CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
                                    conc__fiber *to, bool last) {
 #if CONC_HAVE_ASAN || CONC_HAVE_TSAN
   if (self != &conc__this.actor) { /* a coroutine */
-    conc__fiber *own = &((conc__coro *)self)->fiber;
+    conc__fiber *own = &self->fiber;
 #if CONC_HAVE_ASAN
     own->asan_bottom = to->asan_bottom;
     own->asan_size = to->asan_size;
@@ -6499,12 +6500,12 @@ CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
 CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
                                  conc__fiber *to) {
   int status;
-  conc__gen_switch(self, &g->stack->fiber, to, false);
+  conc__gen_switch(self, &g->stack->actor.fiber, to, false);
 #if CONC_HAVE_ASAN
   self = conc__this.current;
   if (self->caller->asan_bottom == NULL) { /* it comes from there */
-    self->caller->asan_bottom = g->stack->fiber.asan_from;
-    self->caller->asan_size = g->stack->fiber.asan_from_size;
+    self->caller->asan_bottom = g->stack->actor.fiber.asan_from;
+    self->caller->asan_size = g->stack->actor.fiber.asan_from_size;
   }
 #endif
   status = g->status;
@@ -6523,9 +6524,9 @@ CONC__DEF void conc__gen_main(void) {
   to = self->caller;
   if (g->outer != NULL) {
     g->root->leaf = self->generator = g->outer;
-    to = &g->outer->stack->fiber;
+    to = &g->outer->stack->actor.fiber;
   }
-  conc__gen_switch(self, &g->stack->fiber, to, true);
+  conc__gen_switch(self, &g->stack->actor.fiber, to, true);
 }
 
 /* Its stack is not needed any more. Not from the stack itself. */
@@ -6552,7 +6553,7 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
   if (sent != NULL) return -EINVAL;
   g->stack = conc__spare_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
-  conc__fiber_init(&g->stack->fiber, g->stack->map + conc__page,
+  conc__fiber_init(&g->stack->actor.fiber, g->stack->map + conc__page,
                    (size_t)((unsigned char *)g->stack - g->stack->map) -
                        conc__page,
                    conc__gen_main);
@@ -6561,10 +6562,19 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
   return 0;
 }
 
+/* gcc keeps the address of a thread-local in a register for all of a loop.
+   Each switch spills it, and then all that is found by it has to wait until
+   the stack pointer is there. A call finds it anew. */
+#if defined(__clang__)
+#define conc__self_anew conc__self
+#else
+CONC__NOINLINE conc__actor *conc__self_anew(void) { return conc__self(); }
+#endif
+
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
-  conc__actor *self = conc__self();
+  conc__actor *self = conc__self_anew();
   conc_gen *before = self->generator;
-  conc__fiber *caller_before = self->caller;
+  conc__fiber *caller_before = NULL;
   conc__fiber caller;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
                      gen->state != CONC__GEN_SUSPENDED)) {
@@ -6578,13 +6588,14 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 #if CONC_HAVE_TSAN
   caller.tsan = __tsan_get_current_fiber();
 #endif
+  if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
   gen->state = CONC__GEN_RUNNING;
   gen->sent = sent;
   self->caller = &caller;
   self->generator = gen->leaf;
-  conc__gen_switch(self, &caller, &gen->leaf->stack->fiber, false);
+  conc__gen_switch(self, &caller, &gen->leaf->stack->actor.fiber, false);
   self->generator = before;
-  self->caller = caller_before;
+  if (CONC__UNLIKELY(before != NULL)) self->caller = caller_before;
   if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
     conc__gen_free(gen);
     return -EPIPE;
@@ -6615,7 +6626,7 @@ CONC__HOT int conc_next(conc_gen *gen, void **value) {
 }
 
 CONC__HOT int conc_yield(void *value, void **sent) {
-  conc__actor *self = conc__self();
+  conc__actor *self = conc__self_anew();
   conc_gen *g = self->generator;
   int rc;
   if (CONC__UNLIKELY(g == NULL)) return -EPERM;
@@ -6659,7 +6670,7 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *g,
     conc_gen *x = leaf;
     for (; x != inner; x = x->outer) x->root = g->root;
     conc__gen_delegate(self, g, inner, leaf);
-    rc = conc__gen_leave(self, g, &leaf->stack->fiber);
+    rc = conc__gen_leave(self, g, &leaf->stack->actor.fiber);
     conc__gen_free(inner);
   } else if (rc == -EPIPE) {
     rc = 0;
@@ -6837,15 +6848,14 @@ CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
 CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
   size_t mask = loop->ring_size - 1;
   const conc__ready *ring = loop->ring;
-  if (loop->ring_count > 8) {
-    conc__ready far = ring[(loop->ring_first + 8) & mask];
+  if (loop->ring_count > 16) {
+    conc__ready far = ring[(loop->ring_first + 16) & mask];
     __builtin_prefetch((void *)far);
-    __builtin_prefetch((void *)(far + offsetof(conc__coro, fiber)));
 #if CONC_HAVE_SWITCH_ASM
-    far = ring[(loop->ring_first + 4) & mask];
+    far = ring[(loop->ring_first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
       const char *stack =
-          (const char *)((const conc__coro *)far)->fiber.registers[0];
+          (const char *)((const conc__coro *)far)->actor.fiber.registers[0];
       __builtin_prefetch(stack);
       __builtin_prefetch(stack + 64);
     }
@@ -7055,7 +7065,7 @@ CONC__DEF conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   conc__actor_init(&co->actor, &conc__coro_class, t);
   co->loop = loop;
   co->timer = 0;
-  conc__fiber_init(&co->fiber, co->map + conc__page,
+  conc__fiber_init(&co->actor.fiber, co->map + conc__page,
                    (size_t)((unsigned char *)co - co->map) - conc__page,
                    conc__coro_main);
   return co;
@@ -7080,8 +7090,8 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
   if (next != NULL) {
     loop->current = next;
     conc__this.current = &next->actor;
-    if (&next->fiber != from)
-      conc__fiber_switch(from, &next->fiber, last);
+    if (&next->actor.fiber != from)
+      conc__fiber_switch(from, &next->actor.fiber, last);
   } else {
     loop->current = NULL;
     conc__this.current = loop->thread_actor;
@@ -7118,7 +7128,7 @@ CONC__DEF void conc__coro_main(void) {
     loop->dead = co;
     loop->batch = 0; /* only the loop's fiber may unmap it: its turn */
   }
-  conc__loop_switch(loop, &co->fiber, true);
+  conc__loop_switch(loop, &co->actor.fiber, true);
 }
 
 /* --- coroutines as actors --- */
@@ -7129,7 +7139,7 @@ CONC__DEF void conc__coro_park(conc__actor *self, unsigned bits,
   conc__loop *loop = co->loop;
   if (!conc__park_announce(self, bits, CONC__PARKED)) return;
   if (deadline < CONC__NEVER) conc__timer_add(loop, co, deadline);
-  conc__loop_switch(loop, &co->fiber, false);
+  conc__loop_switch(loop, &co->actor.fiber, false);
   if (co->timer != 0) conc__timer_remove(loop, co);
 }
 
@@ -8115,10 +8125,10 @@ CONC__HOT int conc_yield_now(void) {
       loop->ring_first = (first + 1) & mask;
       loop->current = next;
       conc__this.current = &next->actor;
-      conc__fiber_switch(&co->fiber, &next->fiber, false);
+      conc__fiber_switch(&co->actor.fiber, &next->actor.fiber, false);
     } else {
       conc__ready_push(loop, (conc__ready)co);
-      conc__loop_switch(loop, &co->fiber, false);
+      conc__loop_switch(loop, &co->actor.fiber, false);
     }
   } else {
     sched_yield();
@@ -10801,10 +10811,10 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
                                             ? t->stack_size
                                             : (size_t)8 << 20);
   if (co != NULL) {
-    conc__fiber_init(&co->fiber, co->map + conc__page,
+    conc__fiber_init(&co->actor.fiber, co->map + conc__page,
                      (size_t)((unsigned char *)co - co->map) - conc__page,
                      conc__process_child_fiber);
-    conc__fiber_switch(&from->fiber, &co->fiber, true);
+    conc__fiber_switch(&from->actor.fiber, &co->actor.fiber, true);
   }
   conc__process_child();
 }
