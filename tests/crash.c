@@ -18,17 +18,6 @@ static double test_spin_seconds(void);
 static double spin; /* 0: a thread sleeps at once */
 static double test_spin_seconds(void) { return spin; }
 
-#define MUST(condition)                                               \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
-              #condition);                                            \
-      _exit(99);                                                      \
-    }                                                                 \
-  } while (0)
-
-#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
-#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 
 enum { CHILDREN = 4, UNITS = 2 };
 enum { NOTHING, BETWEEN, HOLDING };
@@ -219,8 +208,8 @@ static void go_on(void) {
 }
 
 static void crash(void (*turn)(void)) {
-  const char *asked = getenv("CRASH_KILLS");
-  int kills = asked ? atoi(asked) : TEST_TSAN || TEST_ASAN ? 30 : 60;
+  int kills = (int)test_asked("CRASH_KILLS",
+                              TEST_TSAN || TEST_ASAN ? 30 : 60);
   unsigned lost = 0; /* units of the semaphore that were held or perhaps */
   lay();
   spin = 50e-6;
@@ -345,12 +334,11 @@ static bool killed_before(const stepped *s, int k, bool *refused) {
 }
 
 static void step_through(const stepped *s) {
-  const char *asked = getenv("CRASH_SECONDS"), *tool = getenv("LD_PRELOAD");
-  double end = test_now() + (asked ? atof(asked) : 0.5);
+  double end = test_now() + test_asked("CRASH_SECONDS", 0.5);
   bool refused = false;
   int n = 16, i, k = 0;
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
-  if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
+  if (test_wrapped("valgrind")) SKIP("not under valgrind");
   if (test_wrapped("qemu")) SKIP("no ptrace when emulated");
   lay();
   its->barrier.parties = 2;
@@ -359,7 +347,7 @@ static void step_through(const stepped *s) {
     killed_before(s, k, &refused);
     k = (k + (n * 5 / 8 | 1)) % n; /* odd, n a power of two: all of them */
   }
-  if (asked) printf("%d of %d instructions\n", i, n);
+  if (getenv("CRASH_SECONDS")) printf("%d of %d instructions\n", i, n);
   conc_shared_free(its);
   if (refused) SKIP("ptrace is not permitted");
 }

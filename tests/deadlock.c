@@ -690,8 +690,7 @@ static void *dine(void *arg) {
 
 TEST(philosophers_are_found_within_a_moment) {
   static table tables[TABLES];
-  const char *asked = getenv("DEADLOCK_ROUNDS");
-  int rounds = asked ? atoi(asked) : 40;
+  int rounds = (int)test_asked("DEADLOCK_ROUNDS", 40);
   for (int i = 0; i < TABLES; i++) {
     tables[i].task.target = dine;
     tables[i].task.arg = &tables[i];
@@ -730,9 +729,8 @@ static void *work(void *arg) {
 
 TEST(code_without_deadlocks_is_never_told_of_one) {
   conc_task t[WORKERS];
-  const char *asked = getenv("DEADLOCK_OPERATIONS");
   char text[300];
-  operations = (asked ? atol(asked) : 200000) / WORKERS;
+  operations = (long)test_asked("DEADLOCK_OPERATIONS", 200000) / WORKERS;
   memset(t, 0, sizeof t);
   for (int i = 0; i < WORKERS; i++) {
     t[i].target = work;

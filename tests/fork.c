@@ -23,15 +23,6 @@ static void test_point(void) {
 /* --- what a child does ---------------------------------------------------- */
 
 /* A child has no test of its own: it tells by its exit status. */
-#define MUST(condition)                                               \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
-              #condition);                                            \
-      _exit(1);                                                       \
-    }                                                                 \
-  } while (0)
-
 typedef struct used {
   conc_lock lock;
   conc_cond cond;
@@ -297,8 +288,7 @@ static void skip_where_children_have_no_threads(void) {
 }
 
 static int rounds(int usual) {
-  const char *asked = getenv("FORK_ROUNDS");
-  return asked ? atoi(asked) : usual;
+  return (int)test_asked("FORK_ROUNDS", usual);
 }
 
 TEST(a_child_of_a_busy_process_can_use_everything) {

@@ -13,8 +13,7 @@
 
 /* How many malformed frames: MANAGER_FRAMES, or a number that is soon done. */
 static int frames(int usual) {
-  const char *asked = getenv("MANAGER_FRAMES");
-  return asked ? atoi(asked) : usual;
+  return (int)test_asked("MANAGER_FRAMES", usual);
 }
 
 typedef struct served {
@@ -277,16 +276,17 @@ TEST(what_comes_back_is_as_it_was_put) {
 
 enum { FAKES = 4 };
 
+typedef struct fake_part {
+  struct fake *fake;
+  int fd;
+} fake_part;
 typedef struct fake {
   int listener;
   char address[64];
   conc_task task, parts[FAKES];
   int asked;         /* for a message, or to take one */
   conc_event answer; /* is sent, or its second half */
-  struct fake_part {
-    struct fake *fake;
-    int fd;
-  } part[FAKES];
+  fake_part part[FAKES];
 } fake;
 
 static void *fake_serve(void *arg) {
@@ -294,7 +294,7 @@ static void *fake_serve(void *arg) {
   static const char id[] =
       "\0\0\0\x1a\x80\2(X\7\0\0\0#RETURN(X\1\0\0\0" "1)tt.";
   static const char item[] = "\0\0\0\x18\x80\3(X\7\0\0\0#RETURNC\5hellot.";
-  struct fake_part *part = (struct fake_part *)arg;
+  fake_part *part = (fake_part *)arg;
   fake *f = part->fake;
   conc__key key = {"abc", 3, false};
   const unsigned char *p;

@@ -15,7 +15,6 @@
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
-#define GET(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define PUT(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 /* Lets the others run until something has come about; if it never does, the
    test hangs and fails. */
@@ -214,7 +213,7 @@ static void *be_host(void *arg) {
 
 /* --- what is seen of them ------------------------------------------------ */
 
-static bool busy(world *w, int i) { return GET(&w->actors[i].busy) != 0; }
+static bool busy(world *w, int i) { return GET(w->actors[i].busy) != 0; }
 
 static bool is_on(world *w, int i, const struct conc__waitlist *list) {
   /* A list is under the guard of what it stands in. */
@@ -544,7 +543,7 @@ static void begin(world *w, int i, operation op, int which, int n,
 /* The objects say what the model says, and nobody has gone on who should not
    have. */
 static void compare(world *w) {
-  uintptr_t word = GET(&w->rwlock.word) & ~CONC__LOCK_WAITERS;
+  uintptr_t word = GET(w->rwlock.word) & ~CONC__LOCK_WAITERS;
   for (int k = 0; k < 2; k++) {
     CHECK_EQ(conc_lock_locked(the_lock(w, k)), w->m_lock[k].owner != NOBODY);
     CHECK_EQ(conc_sem_value(&w->sem[k]), w->m_sem[k].value);
@@ -683,8 +682,7 @@ static void world_end(world *w) {
    numbers of tasks, each with a part of the steps. */
 static void walk(int from, int to) {
   static world w;
-  const char *asked = getenv("SYNC_STEPS");
-  int steps = (asked != NULL ? atoi(asked) : 10000) / (MOST - 1) + 1;
+  int steps = (int)test_asked("SYNC_STEPS", 10000) / (MOST - 1) + 1;
   for (int n = from; n <= to; n++) {
     world_begin(&w, n);
     for (int i = 0; i < steps; i++) {

@@ -27,8 +27,6 @@ static double test_spin_seconds(void);
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
-#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 
 enum { ENDED, RUNNING, STOPPED };
 enum { NEVER_STOPS = -1 };
@@ -376,8 +374,7 @@ static unsigned common_divisor(unsigned a, unsigned b) {
 }
 
 static void all_rounds(const scenario *s, int first, int second) {
-  const char *asked = getenv("PARK_SECONDS");
-  double end = test_now() + (asked ? atof(asked) : 0.04 * test_slow());
+  double end = test_now() + test_asked("PARK_SECONDS", 0.04 * test_slow());
   unsigned n = (unsigned)count_points(s, first, second, 60) + 1;
   unsigned m = (unsigned)count_points(s, second, first, 60) + 1;
   unsigned stride = n * m * 5 / 8 + 1; /* it comes to each of them once */
@@ -387,7 +384,8 @@ static void all_rounds(const scenario *s, int first, int second) {
     unsigned at = k * stride % (n * m);
     round_of(s, first, (int)(at / m), second, (int)(at % m));
   }
-  if (asked) printf("%s: %u of %u x %u\n", s->name, k, n, m);
+  if (getenv("PARK_SECONDS"))
+    printf("%s: %u of %u x %u\n", s->name, k, n, m);
 }
 
 /* The scenario with the waiter as thread and as coroutine. */
@@ -653,12 +651,11 @@ static bool traced_round(int first, int k) {
 }
 
 static void trace(const scenario *s, bool coroutine) {
-  const char *asked = getenv("PARK_SECONDS"), *tool = getenv("LD_PRELOAD");
   conc_queue_opts one = {.capacity = 1};
   bool refused = false, stopped[2];
   pid_t child;
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
-  if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
+  if (test_wrapped("valgrind")) SKIP("not under valgrind");
   traced = (struct traced *)mmap(NULL, sizeof *traced, PROT_READ | PROT_WRITE,
                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   CHECK(traced != MAP_FAILED);
@@ -690,14 +687,15 @@ static void trace(const scenario *s, bool coroutine) {
     }
     if (!stopped[WAITER]) traced_stops(WAITER, false);
     for (int first = 0; first < 2; first++) {
-      double end = test_now() + (asked ? atof(asked) : 0.15);
+      double end = test_now() + test_asked("PARK_SECONDS", 0.15);
       int n = 16, i, k = 0;
       while (traced_round(first, n) && n < 1 << 16) n *= 2;
       for (i = 0; i < n && test_now() < end; i++) {
         traced_round(first, k);
         k = (k + (n * 5 / 8 | 1)) % n; /* odd, n a power of two: all of them */
       }
-      if (asked) printf("%s: %d of %d instructions\n", s->name, i, n);
+      if (getenv("PARK_SECONDS"))
+        printf("%s: %d of %d instructions\n", s->name, i, n);
     }
   }
   kill(child, SIGKILL);

@@ -473,10 +473,9 @@ TEST(many_writers_and_readers_mix_nothing) {
    it did not live to count, must come, whole and in order. */
 TEST(killed_writers_leave_whole_messages) {
   enum { ALIVE = 2 };
-  const char *rounds = getenv("PIPE_KILLS");
-  unsigned kills = rounds ? (unsigned)atoi(rounds)
-                   : CONC_HAVE_TSAN || CONC_HAVE_ASAN || test_slow() > 1
-                       ? 300 : 4000;
+  unsigned kills = (unsigned)test_asked(
+      "PIPE_KILLS",
+      CONC_HAVE_TSAN || CONC_HAVE_ASAN || test_slow() > 1 ? 300 : 4000);
   size_t size = (kills + ALIVE) * sizeof(unsigned);
   unsigned *sent = (unsigned *)mmap(NULL, size, PROT_READ | PROT_WRITE,
                                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -47,18 +47,6 @@ static void step(void);
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
-#define NO_FORK \
-  if (TEST_TSAN) SKIP("ThreadSanitizer knows no threads after a fork")
-
-#define MUST(condition)                                               \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
-              #condition);                                            \
-      _exit(99);                                                      \
-    }                                                                 \
-  } while (0)
-
 static void step(void) {
   if (die_in > 0 && --die_in == 0) kill(getpid(), SIGKILL);
 }

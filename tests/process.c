@@ -45,23 +45,12 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#define NO_FORK \
-  if (TEST_TSAN) SKIP("ThreadSanitizer knows no threads after a fork")
 /* An emulator and Valgrind are not in what they are told to execute. */
 #define NO_SPAWN                                            \
   if (test_wrapped("qemu") || test_wrapped("valgrind"))     \
   SKIP("this tool cannot run the same program in a child")
 
 /* A child has no test of its own: it tells by its exit code. */
-#define MUST(condition)                                               \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
-              #condition);                                            \
-      _exit(99);                                                      \
-    }                                                                 \
-  } while (0)
-
 static conc_task task_of(conc_fn *fn, void *arg) {
   conc_task t;
   memset(&t, 0, sizeof t);
@@ -668,14 +657,9 @@ CONC_PROCESS_TARGET(compare_fds)
 
 static size_t fds_before;
 
-/* What the environment asks for, or else n. */
-static int asked(const char *name, int n) {
-  const char *value = getenv(name);
-  return value ? atoi(value) : n;
-}
 
 static void *start_many(void *arg) {
-  for (int i = 0; i < asked("PROCESS_STARTS", 1000) / 8; i++) {
+  for (int i = 0; i < (int)test_asked("PROCESS_STARTS", 1000) / 8; i++) {
     conc_task t = task_of(compare_fds, &fds_before);
     t.size = sizeof fds_before;
     t.start_method = i % 8 || arg ? CONC_FORK : CONC_SPAWN;
@@ -689,7 +673,7 @@ static void *start_many(void *arg) {
 }
 
 static void *popen_many(void *arg) {
-  for (int i = 0; i < asked("PROCESS_STARTS", 1000) / 8; i++) {
+  for (int i = 0; i < (int)test_asked("PROCESS_STARTS", 1000) / 8; i++) {
     const char *const argv[] = {"sh", "-c", "ls /proc/self/fd | wc -l", NULL};
     conc_task t = task_of(compare_fds, &fds_before);
     conc_output out;
@@ -991,7 +975,7 @@ static void *tick(void *arg) {
 
 static void *cat_megabytes(void *arg) {
   const char *const argv[] = {"cat", NULL};
-  size_t n = (size_t)asked("PROCESS_MIB", 16) << 20;
+  size_t n = (size_t)(int)test_asked("PROCESS_MIB", 16) << 20;
   unsigned char *input = (unsigned char *)malloc(n);
   conc_popen p = popen_of(argv);
   conc_task ticker = task_of(tick, NULL);

@@ -44,20 +44,9 @@
 #include "step.h"
 #include <sys/resource.h>
 
-#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
-#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 #define ADD(x, v) __atomic_add_fetch(&(x), (v), __ATOMIC_ACQ_REL)
 
 /* A child has no test of its own: it tells by its exit code. */
-#define MUST(condition)                                               \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
-              #condition);                                            \
-      _exit(99);                                                      \
-    }                                                                 \
-  } while (0)
-
 enum { LOCAL, RING = CONC_QUEUE_RING, PIPE = CONC_QUEUE_PIPE };
 static int kind;
 
@@ -1067,9 +1056,7 @@ static void kill_some(int kills) {
   CHECK_EQ(conc_put(q, data, 600, 0), -ETIMEDOUT);
   conc_queue_free(q);
 }
-static int kills_asked(void) {
-  return getenv("QUEUE_KILLS") ? atoi(getenv("QUEUE_KILLS")) : 300;
-}
+static int kills_asked(void) { return (int)test_asked("QUEUE_KILLS", 300); }
 TEST_SHARED(nothing_is_lost_with_the_killed) {
   game = (killed *)conc_shared_alloc(sizeof *game);
   CHECK(game != NULL);
@@ -1267,17 +1254,17 @@ static int step_round_wake_putter(long k) {
 }
 
 static void kill_everywhere(int (*round)(long k)) {
-  const char *asked = getenv("QUEUE_SECONDS"), *tool = getenv("LD_PRELOAD");
   long n;
   step = (stepped *)conc_shared_alloc(sizeof *step);
   if (CONC_HAVE_ASAN || CONC_HAVE_TSAN) SKIP("a sanitizer has its own steps");
-  if (tool != NULL && strstr(tool, "vgpreload")) SKIP("not under valgrind");
+  if (test_wrapped("valgrind")) SKIP("not under valgrind");
   step->other = make(1, 1);
-  n = step_all(round, asked ? atof(asked) : 0.5);
+  n = step_all(round, test_asked("QUEUE_SECONDS", 0.5));
   conc_queue_free(step->other);
   conc_shared_free(step);
   if (n < 0) SKIP("ptrace is not permitted");
-  if (asked) printf("%s: %ld instructions\n", test_title, n);
+  if (getenv("QUEUE_SECONDS"))
+    printf("%s: %ld instructions\n", test_title, n);
 }
 TEST_SHARED(no_instruction_of_a_put_harms) { kill_everywhere(step_round_put); }
 TEST_SHARED(no_instruction_of_a_get_harms) { kill_everywhere(step_round_get); }

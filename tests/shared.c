@@ -11,17 +11,6 @@
 #include <sys/stat.h>
 
 /* A child has no test of its own: it tells by its exit code. */
-#define MUST(condition)                                               \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__, \
-              #condition);                                            \
-      _exit(99);                                                      \
-    }                                                                 \
-  } while (0)
-
-#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
-#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 
 /* In a child that begins here and does not return. */
 static pid_t begin_child(void) {

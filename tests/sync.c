@@ -130,7 +130,6 @@ struct crew {
 };
 
 #define ADD(p, n) __atomic_add_fetch((p), (n), __ATOMIC_ACQ_REL)
-#define GET(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define PUT(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 /* Lets the others run until something has come about; if it never does, the
    test hangs and fails. */
@@ -188,7 +187,7 @@ static void crew_start(crew *c, int n, void (*run)(void *, member *),
   c->host.arg = c;
   CHECK_EQ(conc_thread_start(&c->host), 0);
   CHECK_EQ(conc_event_wait(&c->started, CONC_FOREVER), 0);
-  UNTIL(GET(&c->begun) == n);
+  UNTIL(GET(c->begun) == n);
 }
 
 static void crew_join(crew *c) {
@@ -594,7 +593,7 @@ static void notify_phase(stage *s, size_t n, int phase, int woken) {
   CHECK_EQ(phase == 2 ? conc_lock_acquire(&s->rlock.lock, CONC_FOREVER)
                       : conc_rlock_acquire(&s->rlock, CONC_FOREVER), 0);
   CHECK_EQ(conc_cond_notify(&s->cond, n), 0);
-  CHECK_EQ(GET(&s->woken), woken); /* nobody goes on before the release */
+  CHECK_EQ(GET(s->woken), woken); /* nobody goes on before the release */
   s->phase = phase;
   CHECK_EQ(conc_rlock_release(&s->rlock), 0);
 }
@@ -608,10 +607,10 @@ TEST(a_condition_wakes_as_many_as_it_is_told_in_order) {
     crew_start(&c, 5, wait_in_phases, &s);
     UNTIL(WAITING(&s.cond) == 5);
     notify_phase(&s, 3, 1, 0);
-    UNTIL(GET(&s.woken) == 3 && WAITING(&s.cond) == 5);
+    UNTIL(GET(s.woken) == 3 && WAITING(&s.cond) == 5);
     CHECK_EQ(s.first[1], 3);
     notify_phase(&s, 5, 2, 3); /* two in their first wait, three in the next */
-    UNTIL(GET(&s.woken) == 8 && WAITING(&s.cond) == 2);
+    UNTIL(GET(s.woken) == 8 && WAITING(&s.cond) == 2);
     CHECK_EQ(s.first[2], 2);
     CHECK_EQ(s.second[2], 3);
     notify_phase(&s, SIZE_MAX, 3, 8);
@@ -739,10 +738,10 @@ static void visit(void *arg, member *me) {
   CHECK_EQ(rc, l->expect[me->index]);
   if (rc != 0) return;
   ADD(write ? &l->writers : &l->readers, 1);
-  CHECK(write ? GET(&l->writers) == 1 && GET(&l->readers) == 0
-              : GET(&l->writers) == 0);
+  CHECK(write ? GET(l->writers) == 1 && GET(l->readers) == 0
+              : GET(l->writers) == 0);
   l->log[ADD(&l->entered, 1) - 1] = l->plan[me->index];
-  UNTIL(GET(&l->may_leave) >= GET(&l->entered));
+  UNTIL(GET(l->may_leave) >= GET(l->entered));
   ADD(write ? &l->writers : &l->readers, -1);
   CHECK_EQ(conc_rwlock_release(&l->rwlock), 0);
 }
@@ -760,20 +759,20 @@ TEST(a_rwlock_serves_in_order_and_readers_together) {
     CHECK_EQ(l.entered, 0);
     CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
     /* Each batch is in, and all of it, before any of it may leave. */
-    UNTIL(GET(&l.entered) == 2);
+    UNTIL(GET(l.entered) == 2);
     CHECK_EQ(WAITING(&l.rwlock), 7);
     CHECK_EQ(conc_rwlock_read_acquire(&l.rwlock, 0), -ETIMEDOUT);
     PUT(&l.may_leave, 2);
-    UNTIL(GET(&l.entered) == 3);
+    UNTIL(GET(l.entered) == 3);
     CHECK_EQ(WAITING(&l.rwlock), 6);
     PUT(&l.may_leave, 3);
-    UNTIL(GET(&l.entered) == 6);
+    UNTIL(GET(l.entered) == 6);
     CHECK_EQ(WAITING(&l.rwlock), 3);
     PUT(&l.may_leave, 6);
-    UNTIL(GET(&l.entered) == 7);
+    UNTIL(GET(l.entered) == 7);
     CHECK_EQ(WAITING(&l.rwlock), 2);
     PUT(&l.may_leave, 7);
-    UNTIL(GET(&l.entered) == 8);
+    UNTIL(GET(l.entered) == 8);
     PUT(&l.may_leave, 9);
     crew_join(&c);
     CHECK_STR(l.log, "rrwrrrwwr");
@@ -792,14 +791,14 @@ TEST(a_writer_that_gives_up_lets_the_readers_behind_it_in) {
     crew_start(&c, 5, visit, &l);
     UNTIL(WAITING(&l.rwlock) == 5);
     CHECK_EQ(conc_cancel(&c.task[0]), 0);
-    UNTIL(GET(&l.entered) == 2); /* while we still read */
+    UNTIL(GET(l.entered) == 2); /* while we still read */
     CHECK_EQ(WAITING(&l.rwlock), 2);
     PUT(&l.may_leave, 3);
-    UNTIL(GET(&l.readers) == 0);
+    UNTIL(GET(l.readers) == 0);
     CHECK_EQ(WAITING(&l.rwlock), 2);
     if (round % 2) {
       CHECK_EQ(conc_cancel(&c.task[3]), 0);
-      UNTIL(GET(&l.entered) == 3);
+      UNTIL(GET(l.entered) == 3);
       CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
     } else {
       l.expect[3] = 0;
@@ -861,12 +860,12 @@ TEST(a_rwlock_is_handed_to_patient_waiters) {
 static void hog_rwlock(void *arg, member *me) {
   library *l = (library *)arg;
   bool write = l->plan[0] == 'w';
-  while (!GET(&l->may_leave)) {
-    int before = GET(&l->entered);
+  while (!GET(l->may_leave)) {
+    int before = GET(l->entered);
     CHECK_EQ(write ? conc_rwlock_write_acquire(&l->rwlock, CONC_FOREVER)
                    : conc_rwlock_read_acquire(&l->rwlock, CONC_FOREVER), 0);
     ADD(&l->entered, 1);
-    for (int i = 0; i < 20 && !write && GET(&l->entered) == before + 1; i++)
+    for (int i = 0; i < 20 && !write && GET(l->entered) == before + 1; i++)
       conc_yield_now();
     if (pick(me, 4) == 0) conc_yield_now();
     CHECK_EQ(conc_rwlock_release(&l->rwlock), 0);
@@ -957,11 +956,11 @@ TEST(a_semaphore_lets_in_as_many_as_are_released_in_order) {
       CHECK_EQ(conc_sem_release(&p.sem, 1), 0);
       /* What is released is theirs, not for whoever comes by. */
       CHECK_EQ(conc_sem_acquire(&p.sem, 0), -ETIMEDOUT);
-      UNTIL(GET(&p.passed) == i + 1);
+      UNTIL(GET(p.passed) == i + 1);
       CHECK_EQ(p.order[i], i);
     }
     CHECK_EQ(conc_sem_release(&p.sem, 3), 0);
-    UNTIL(GET(&p.passed) == 7);
+    UNTIL(GET(p.passed) == 7);
     CHECK_EQ(WAITING(&p.sem), 3);
     CHECK_EQ(conc_sem_value(&p.sem), 0);
     CHECK_EQ(conc_sem_release(&p.sem, 5), 0);
@@ -987,13 +986,13 @@ TEST(a_contended_semaphore_counts_in_phases) { /* test_acquire_contended */
     p.sem.value = 7;
     CHECK_EQ(conc_sem_acquire(&p.sem, 0), 0);
     crew_start(&c, 10, acquire_twice, &p);
-    UNTIL(GET(&p.passed) == 6 && WAITING(&p.sem) > 0);
+    UNTIL(GET(p.passed) == 6 && WAITING(&p.sem) > 0);
     for (int i = 0; i < (many ? 1 : 7); i++)
       CHECK_EQ(conc_sem_release(&p.sem, many ? 7 : 1), 0);
-    UNTIL(GET(&p.passed) == 13);
+    UNTIL(GET(p.passed) == 13);
     for (int i = 0; i < (many ? 1 : 6); i++)
       CHECK_EQ(conc_sem_release(&p.sem, many ? 6 : 1), 0);
-    UNTIL(GET(&p.passed) == 19);
+    UNTIL(GET(p.passed) == 19);
     CHECK_EQ(conc_sem_acquire(&p.sem, 0), -ETIMEDOUT);
     CHECK_EQ(conc_sem_release(&p.sem, 1), 0);
     crew_join(&c);
@@ -1050,7 +1049,7 @@ TEST(a_semaphore_has_a_value_a_bound_and_limits) {
 static void acquire_when_told(void *arg, member *me) {
   parking *p = (parking *)arg;
   (void)me;
-  UNTIL(GET(&p->inside));
+  UNTIL(GET(p->inside));
   CHECK_EQ(conc_sem_acquire(&p->sem, CONC_FOREVER), 0);
 }
 
@@ -1065,7 +1064,7 @@ TEST(a_semaphore_is_looked_at_again_under_its_guard) {
   crew_start(&c, 1, acquire_when_told, &p);
   conc__mutex_lock(guard);
   PUT(&p.inside, 1);
-  UNTIL(GET(&guard->word) == 2); /* it has seen that, and wants the guard */
+  UNTIL(GET(guard->word) == 2); /* it has seen that, and wants the guard */
   PUT(&p.sem.value, (size_t)1);  /* as a release does that came first */
   conc__mutex_unlock(guard);
   crew_join(&c);
@@ -1170,12 +1169,12 @@ static void meet(void *arg, member *me) {
   for (int i = 0; i < m->rounds; i++) {
     int index;
     ADD(&m->before, 1);
-    CHECK_EQ(GET(&m->after), i * m->barrier.parties);
+    CHECK_EQ(GET(m->after), i * m->barrier.parties);
     index = conc_barrier_wait(&m->barrier, CONC_FOREVER);
     CHECK(index >= 0 && index < m->barrier.parties);
     ADD(&m->index[index], 1);
     ADD(&m->after, 1);
-    CHECK_EQ(GET(&m->before), (i + 1) * m->barrier.parties);
+    CHECK_EQ(GET(m->before), (i + 1) * m->barrier.parties);
     if (m->barrier.action != NULL) CHECK(m->actions > i);
     CHECK(conc_barrier_wait(&m->second, CONC_FOREVER) >= 0);
   }
@@ -1328,7 +1327,7 @@ TEST(a_failing_action_breaks_the_barrier) {
    them, those who come for the next one wait. */
 static void come_all(void *arg, member *me) {
   meeting *m = (meeting *)arg;
-  if (me->index >= 3) UNTIL(GET(&m->in_action) == 1);
+  if (me->index >= 3) UNTIL(GET(m->in_action) == 1);
   come(m);
 }
 
@@ -1371,7 +1370,7 @@ TEST(once_all_have_come_to_a_barrier_no_cancellation_counts) {
     m.barrier.action = note_action;
     m.go_on.name = "go on";
     crew_start(&c, 5, come_in_order, &m);
-    UNTIL(GET(&m.in_action) == 1);
+    UNTIL(GET(m.in_action) == 1);
     for (int i = 0; i < 4; i++) CHECK_EQ(conc_cancel(&c.task[i]), 0);
     conc_event_set(&m.go_on);
     crew_join(&c);
@@ -1427,7 +1426,7 @@ static int do_once(void *arg) {
   CHECK_EQ(conc_once_run(&t->once, do_once, t, CONC_FOREVER), -EDEADLK);
   CHECK_EQ(conc_once_run(&t->once, do_once, t, 0), -EDEADLK);
   ADD(&t->calls, 1);
-  while (GET(&t->hold)) conc_yield_now();
+  while (GET(t->hold)) conc_yield_now();
   conc_yield_now();
   t->inside = false;
   if (t->fail-- > 0) return -EIO;
@@ -1486,7 +1485,7 @@ TEST(waiting_for_once_can_time_out_and_be_cancelled) {
     CHECK_EQ(conc_once_run(&t.once, do_once, &t, 0.001), -ETIMEDOUT);
     /* One of them runs it, and will not notice; the others give up. */
     for (int i = 0; i < 4; i++) CHECK_EQ(conc_cancel(&c.task[i]), 0);
-    UNTIL(GET(&t.cancelled) == 3);
+    UNTIL(GET(t.cancelled) == 3);
     PUT(&t.hold, false);
     crew_join(&c);
     CHECK_EQ(conc_once_run(&t.once, do_once, &t, 0), 0);
@@ -1653,8 +1652,7 @@ static bool had(int rc) {
 }
 
 static int steps_to_make(void) {
-  const char *steps = getenv("SYNC_STEPS");
-  return steps != NULL ? atoi(steps) : 10000;
+  return (int)test_asked("SYNC_STEPS", 10000);
 }
 
 static void storm(arena *s, void (*run)(void *, member *)) {
@@ -1662,7 +1660,7 @@ static void storm(arena *s, void (*run)(void *, member *)) {
   s->n = 2 + (int)(test_random() % 15);
   s->steps = steps_to_make() / s->n + 1;
   crew_start(&c, s->n, run, s);
-  while (GET(&c.ended) < s->n) {
+  while (GET(c.ended) < s->n) {
     conc_cancel(&c.task[test_random() % (unsigned)s->n]);
     for (unsigned i = test_random() % 8; i > 0; i--) conc_yield_now();
   }
@@ -1742,7 +1740,7 @@ static void storm_rwlock(void *arg, member *me) {
   for (int i = 0; i < s->steps; i++)
     if (pick(me, 3) == 0) {
       if (!had(conc_rwlock_write_acquire(&s->rwlock, some_time(me)))) continue;
-      CHECK_EQ(GET(&s->inside), 0);
+      CHECK_EQ(GET(s->inside), 0);
       s->a++;
       some_work(me);
       s->b++;

@@ -75,6 +75,19 @@ static long test_fail_at; /* n > 0: the n-th allocation from now fails */
 #define CHECK_STR(a, b) test_str(__FILE__, __LINE__, #a " == " #b, (a), (b))
 #define TEST_FAIL(...) test_fail(__FILE__, __LINE__, __VA_ARGS__)
 #define SKIP(why) (printf("skip %s: %s\n", test_title, why), exit(77))
+/* In a child process that a test has forked; its test hears of it. */
+#define MUST(condition)                                                       \
+  do {                                                                        \
+    if (!(condition)) {                                                       \
+      fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__,        \
+              #condition);                                                    \
+      _exit(99);                                                              \
+    }                                                                         \
+  } while (0)
+#define NO_FORK                                                               \
+  if (TEST_TSAN) SKIP("ThreadSanitizer knows no threads after a fork")
+#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
+#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
 #define TEST_MAIN                                                             \
   int main(int argc, char **argv) { return test_main(argc, argv); }
 
@@ -104,10 +117,15 @@ TEST_FN double test_slow(void) { /* stretches every time limit of a test */
   const char *slow = getenv("TEST_SLOW");
   return slow && atof(slow) > 0 ? atof(slow) : 1;
 }
+/* What the environment asks for by that name, or else what is usual. */
+TEST_FN double test_asked(const char *name, double usual) {
+  const char *asked = getenv(name);
+  return asked && *asked ? atof(asked) : usual;
+}
 /* Runs in this tool: make test WRAPPER="/usr/bin/valgrind -q". */
 TEST_FN int test_wrapped(const char *tool) {
-  const char *wrapper = getenv("WRAPPER");
-  return wrapper && strstr(wrapper, tool);
+  const char *by = getenv("WRAPPER"), *loaded = getenv("LD_PRELOAD");
+  return (by && strstr(by, tool)) || (loaded && strstr(loaded, tool));
 }
 TEST_FN unsigned test_random(void) { /* repeatable by --seed */
   test_seed = test_seed * 6364136223846793005ULL + 1442695040888963407ULL;

@@ -626,8 +626,7 @@ static void *stranger_with_a_loop(void *arg) {
 
 TEST(ten_thousand_foreign_threads_use_everything_and_leave_nothing) {
   enum { EACH = 16 };
-  const char *asked = getenv("THREAD_ROUNDS");
-  int rounds = asked ? atoi(asked) : 625;
+  int rounds = (int)test_asked("THREAD_ROUNDS", 625);
   static shared s;
   conc_queue_opts few = {.capacity = EACH / 4};
   common = &s;

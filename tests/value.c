@@ -3,12 +3,12 @@
    pickles it tries. */
 #include "test.h"
 
-static size_t test_asked, test_asked_most; /* since reset: sum, largest of one call */
+static size_t asked_for, asked_most; /* since reset: sum, largest of one call */
 static void *my_realloc(void *old, size_t n) {
   void *p = test_realloc(old, n);
   if (p == NULL) return NULL;
-  test_asked += n;
-  if (n > test_asked_most) test_asked_most = n;
+  asked_for += n;
+  if (n > asked_most) asked_most = n;
   return p;
 }
 #define CONC_MALLOC(n) my_realloc(NULL, n)
@@ -444,16 +444,16 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
     p[n++] = 'N';
     for (i = 0; i < 40; i++) p[n++] = 0x94, p[n++] = 'h', p[n++] = (unsigned char)i, p[n++] = 0x86;
     p[n++] = '.';
-    test_asked = test_asked_most = 0;
+    asked_for = asked_most = 0;
     CHECK(loads_rc(p, n) == -EMSGSIZE);
-    CHECK(test_asked < 100000);
+    CHECK(asked_for < 100000);
     n = 0; /* and 2^15, which is in the bounds, is read in O(input) */
     p[n++] = 'N';
     for (i = 0; i < 15; i++) p[n++] = 0x94, p[n++] = 'h', p[n++] = (unsigned char)i, p[n++] = 0x86;
     p[n++] = '.';
-    test_asked = 0;
+    asked_for = 0;
     CHECK(loads_rc(p, n) == 0);
-    CHECK(test_asked < 10000);
+    CHECK(asked_for < 10000);
   }
   /* one long text, many times: what it would be when written out counts */
   {
@@ -466,9 +466,9 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
     p[n++] = 0x94;
     for (i = 0; i < 1000; i++) p[n++] = 'h', p[n++] = 0;
     p[n++] = 't', p[n++] = '.';
-    test_asked = 0;
+    asked_for = 0;
     CHECK(loads_rc(p, n) == -EMSGSIZE);
-    CHECK(test_asked < 10000000);
+    CHECK(asked_for < 10000000);
   }
   /* _codecs.encode on one text again and again */
   {
@@ -478,9 +478,9 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
     ADD("X\6\0\0\0latin1\x86\x94R");
     for (i = 0; i < 100000; i++) ADD("h\0h\1R");
     p[n++] = 't', p[n++] = '.';
-    test_asked = 0;
+    asked_for = 0;
     CHECK(loads_rc(p, n) == -EMSGSIZE);
-    CHECK(test_asked < 100000000);
+    CHECK(asked_for < 100000000);
   }
   /* set(list) copies the list: that comes from the budget */
   {
@@ -797,9 +797,8 @@ static void malformed(long inputs) {
 }
 
 TEST(malformed_pickles_are_errors) {
-  const char *inputs = getenv("VALUE_INPUTS");
   seed = test_seed;
-  malformed(inputs ? atol(inputs) : 30000);
+  malformed((long)test_asked("VALUE_INPUTS", 30000));
 }
 
 TEST_MAIN
