@@ -81,9 +81,10 @@ static long test_fail_at; /* n > 0: the n-th allocation from now fails */
     if (!(condition)) {                                                       \
       fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__,        \
               #condition);                                                    \
-      _exit(99);                                                              \
+      _exit(MUST_FAILED);                                                     \
     }                                                                         \
   } while (0)
+enum { MUST_FAILED = 99 };
 #define NO_FORK                                                               \
   if (TEST_TSAN) SKIP("ThreadSanitizer knows no threads after a fork")
 #define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
