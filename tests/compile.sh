@@ -1,7 +1,8 @@
 #!/bin/sh
 # How conc.h compiles, and what it leaves in the program that includes it.
 #   compile.sh      with $CC and $CXX, quickly (part of make test)
-#   compile.sh all  with every compiler there is, optimising too (make check)
+#   compile.sh all  with every compiler there is, optimising too, and all tests
+#                   and examples as C++20 (make check)
 : "${CC:=cc}" "${CXX:=c++}" "${BUILD:=build/default}"
 tmp=$BUILD/compile
 rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
@@ -11,9 +12,9 @@ cwarn="$warn -Wstrict-prototypes -Wmissing-prototypes"
 
 have() { command -v "${1%% *}" >/dev/null 2>&1; }
 if [ "$1" = all ]; then
-  c_compilers='gcc clang' cxx_compilers='g++ clang++' opts='-O2'
+  c_compilers='gcc clang' cxx_compilers='g++ clang++' best=-O2
 else
-  c_compilers=$CC cxx_compilers=$CXX opts='-O0'
+  c_compilers=$CC cxx_compilers=$CXX best=-O0
 fi
 c_standards='c99 c11 c17 c2x'
 cxx_standards='c++11 c++14 c++17 c++20'
@@ -96,33 +97,36 @@ includes() { for h in $system_headers; do echo "#include <$h>"; done; }
   >"$tmp/before.c"
 { includes; cat "$tmp/implementation.c"; } >"$tmp/late.c"
 
-for opt in $opts; do
-  for cc in $c_compilers; do
-    have "$cc" || { skip "everything with $cc" "$cc"; continue; }
-    for std in $c_standards; do
-      for defs in '' -DCONC_PORTABLE -DCONC_USE_UCONTEXT -DCONC_STATIC; do
-        # One standard is enough for the variants.
-        [ -z "$defs" ] || [ "$std" = c99 ] || continue
-        try "$cc -std=$std $opt${defs:+ $defs}: the implementation" \
-          $cc -std=$std $opt $cwarn $defs -c -o "$tmp/x.o" \
-          "$tmp/implementation.c"
-      done
-      try "$cc -std=$std $opt: the declarations alone" $cc -std=$std $opt \
-        $cwarn -c -o "$tmp/x.o" "$tmp/main.c"
+for cc in $c_compilers; do
+  have "$cc" || { skip "everything with $cc" "$cc"; continue; }
+  for std in $c_standards; do
+    # What only an optimiser warns of is the same in all of them.
+    opt=$best
+    [ "$std" = c99 ] || opt=-O0
+    for defs in '' -DCONC_PORTABLE -DCONC_USE_UCONTEXT -DCONC_STATIC; do
+      # One standard is enough for the variants.
+      [ -z "$defs" ] || [ "$std" = c99 ] || continue
+      try "$cc -std=$std $opt${defs:+ $defs}: the implementation" \
+        $cc -std=$std $opt $cwarn $defs -c -o "$tmp/x.o" \
+        "$tmp/implementation.c"
     done
+    try "$cc -std=$std $opt: the declarations alone" $cc -std=$std $opt \
+      $cwarn -c -o "$tmp/x.o" "$tmp/main.c"
   done
-  for cxx in $cxx_compilers; do
-    have "$cxx" || { skip "everything with $cxx" "$cxx"; continue; }
-    for std in $cxx_standards; do
-      [ "$1" = all ] || [ "$std" = c++11 ] || [ "$std" = c++20 ] || continue
-      try "$cxx -std=$std $opt: the implementation" $cxx -x c++ -std=$std \
-        $opt $warn -c -o "$tmp/x.o" "$tmp/implementation.c"
-      try "$cxx -std=$std $opt: the declarations alone" $cxx -x c++ \
-        -std=$std $opt $warn -c -o "$tmp/x.o" "$tmp/main.cpp"
-    done
-    try "$cxx $opt: the implementation, portable" $cxx -x c++ -std=c++11 \
-      $opt $warn -DCONC_PORTABLE -c -o "$tmp/x.o" "$tmp/implementation.c"
+done
+for cxx in $cxx_compilers; do
+  have "$cxx" || { skip "everything with $cxx" "$cxx"; continue; }
+  for std in $cxx_standards; do
+    opt=$best
+    [ "$std" = c++11 ] || opt=-O0
+    [ "$1" = all ] || [ "$std" = c++11 ] || [ "$std" = c++20 ] || continue
+    try "$cxx -std=$std $opt: the implementation" $cxx -x c++ -std=$std \
+      $opt $warn -c -o "$tmp/x.o" "$tmp/implementation.c"
+    try "$cxx -std=$std $opt: the declarations alone" $cxx -x c++ \
+      -std=$std $opt $warn -c -o "$tmp/x.o" "$tmp/main.cpp"
   done
+  try "$cxx $best: the implementation, portable" $cxx -x c++ -std=c++11 \
+    $best $warn -DCONC_PORTABLE -c -o "$tmp/x.o" "$tmp/implementation.c"
 done
 
 for cc in $c_compilers; do
@@ -171,6 +175,13 @@ if [ "$1" = all ] && have gcc; then
     try "gcc $opt: a program of one file" gcc -std=c11 $opt $cwarn \
       -pthread -o "$tmp/through" "$tmp/through.c"
     try 'and the program runs' "$tmp/through"
+  done
+fi
+if [ "$1" = all ] && have g++; then
+  for file in tests/*.c examples/*.c; do
+    try "g++ -std=c++20: $file" g++ -x c++ -std=c++20 $warn \
+      -Wno-missing-field-initializers -Wno-sign-conversion -fsyntax-only \
+      "$file"
   done
 fi
 if have "$CC" && have "$CXX"; then
