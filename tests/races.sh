@@ -11,6 +11,8 @@ cat >"$tmp/balance.c" <<EOS
 #define CONC_IMPLEMENTATION
 #include "$here/conc.h"
 
+static const char *kind;
+static int rounds;
 static volatile int balance;
 static conc_lock lock;
 static conc_rlock rlock;
@@ -27,32 +29,34 @@ static void change(int n) {
 static void *run_thread(void *arg) {
   int i;
   if (conc_barrier_wait(&start, CONC_FOREVER) < 0) return NULL;
-  for (i = 0; i < ROUNDS; i++) {
-#if defined(LOCK)
-    CONC_WITH(&lock) change(i);
-#elif defined(RLOCK)
-    CONC_WITH(&rlock) CONC_WITH(&rlock) change(i);
-#elif defined(RWLOCK)
-    CONC_WITH_WRITE(&rwlock) change(i);
-    CONC_WITH_READ(&rwlock) if (balance != 0) return NULL;
-#elif defined(SEM)
-    CONC_WITH(&sem) change(i);
-#elif defined(READ_ONLY)
-    CONC_WITH_READ(&rwlock) { /* both at a time */
-      if (conc_barrier_wait(&start, CONC_FOREVER) < 0) return NULL;
+  for (i = 0; i < rounds; i++) {
+    if (strcmp(kind, "lock") == 0) {
+      CONC_WITH(&lock) change(i);
+    } else if (strcmp(kind, "rlock") == 0) {
+      CONC_WITH(&rlock) CONC_WITH(&rlock) change(i);
+    } else if (strcmp(kind, "rwlock") == 0) {
+      CONC_WITH_WRITE(&rwlock) change(i);
+      CONC_WITH_READ(&rwlock) if (balance != 0) return NULL;
+    } else if (strcmp(kind, "sem") == 0) {
+      CONC_WITH(&sem) change(i);
+    } else if (strcmp(kind, "read-only") == 0) {
+      CONC_WITH_READ(&rwlock) { /* both at a time */
+        if (conc_barrier_wait(&start, CONC_FOREVER) < 0) return NULL;
+        change(i);
+      }
+    } else {
       change(i);
     }
-#else
-    change(i);
-#endif
   }
   return arg;
 }
 
-int main(void) {
+int main(int argc, char **argv) { /* KIND ROUNDS */
   conc_task t[2];
   int i;
-  (void)lock, (void)rlock, (void)rwlock, (void)sem;
+  if (argc != 3) return 1;
+  kind = argv[1];
+  rounds = atoi(argv[2]);
   memset(t, 0, sizeof t);
   for (i = 0; i < 2; i++) {
     t[i].target = run_thread;
@@ -79,52 +83,55 @@ if [ -n "$why" ]; then
   exit 0
 fi
 
-run() { # NAME: builds and runs one variant; its status
-  $CC -O1 -g -pthread -fsanitize=thread -DROUNDS=2000 -D"$1" -o "$tmp/$1" \
-    "$tmp/balance.c" >"$tmp/log" 2>&1 &&
-    TSAN_OPTIONS=exitcode=66 "$tmp/$1" >"$tmp/log" 2>&1
+run() { # KIND: under ThreadSanitizer; its status
+  TSAN_OPTIONS=exitcode=66 "$tmp/tsan" "$1" 2000 >"$tmp/log" 2>&1
 }
-helgrind() { # NAME: the same
-  $CC -O1 -g -pthread -DCONC_USE_HELGRIND -DROUNDS=100 -D"$1" \
-    -o "$tmp/$1" "$tmp/balance.c" >"$tmp/log" 2>&1 &&
-    $helgrind --error-exitcode=66 "$tmp/$1" >"$tmp/log" 2>&1
+helgrind() { # KIND
+  $helgrind --error-exitcode=66 "$tmp/helgrind" "$1" 100 >"$tmp/log" 2>&1
 }
+silent() { # TITLE COMMAND...: it succeeds, and says nothing
+  title=$1
+  shift
+  if "$@" && [ ! -s "$tmp/log" ]; then
+    echo "ok   races: $title"
+  else
+    head -30 "$tmp/log"
+    echo "FAIL races: $title"
+  fi
+}
+reported() { # TITLE COMMAND...: a race
+  title=$1
+  shift
+  "$@"
+  if [ $? -eq 66 ] && grep -q 'data race' "$tmp/log"; then
+    echo "ok   races: $title"
+  else
+    head -30 "$tmp/log"
+    echo "FAIL races: $title"
+  fi
+}
+build() { # NAME OPTIONS...
+  name=$1
+  shift
+  $CC -O1 -g -pthread "$@" -o "$tmp/$name" "$tmp/balance.c" >"$tmp/log" 2>&1
+}
+
 helgrind="valgrind -q --tool=helgrind"
 if ! $CC -g -o "$tmp/empty" "$tmp/empty.c" 2>/dev/null ||
   ! $helgrind "$tmp/empty" >/dev/null 2>&1; then
   echo "skip races: no Helgrind"
 else
-  for kind in LOCK RWLOCK; do
-    if helgrind $kind; then
-      echo "ok   races: Helgrind sees a conc_$(echo $kind | tr A-Z a-z)"
-    else
-      head -30 "$tmp/log"
-      echo "FAIL races: Helgrind sees a conc_$(echo $kind | tr A-Z a-z)"
-    fi
+  silent 'it compiles for Helgrind' build helgrind -DCONC_USE_HELGRIND
+  for kind in lock rwlock; do
+    silent "Helgrind sees a conc_$kind" helgrind $kind
   done
-  helgrind NOTHING
-  if [ $? -eq 66 ] && grep -q 'data race' "$tmp/log"; then
-    echo "ok   races: Helgrind reports one without a lock"
-  else
-    head -30 "$tmp/log"
-    echo "FAIL races: Helgrind reports one without a lock"
-  fi
+  reported 'Helgrind reports one without a lock' helgrind nothing
 fi
 
-for kind in LOCK RLOCK RWLOCK SEM; do
-  if run $kind && [ ! -s "$tmp/log" ]; then
-    echo "ok   races: none under a conc_$(echo $kind | tr A-Z a-z)"
-  else
-    head -30 "$tmp/log"
-    echo "FAIL races: none under a conc_$(echo $kind | tr A-Z a-z)"
-  fi
+silent 'it compiles for ThreadSanitizer' build tsan -fsanitize=thread
+for kind in lock rlock rwlock sem; do
+  silent "none under a conc_$kind" run $kind
 done
-for kind in NOTHING READ_ONLY; do
-  run $kind
-  if [ $? -eq 66 ] && grep -q 'data race' "$tmp/log"; then
-    echo "ok   races: one without a lock is reported ($kind)"
-  else
-    head -30 "$tmp/log"
-    echo "FAIL races: one without a lock is reported ($kind)"
-  fi
+for kind in nothing read-only; do
+  reported "one without a lock is reported ($kind)" run $kind
 done
