@@ -307,6 +307,8 @@
      it are not found; a named queue is looked at every 2 ms by who waits.
    - Of the rwlocks that a task reads at one time four are known: of the others
      see conc_rwlock.
+   - What a thread that stayed behind in a fork had just been given is not in
+     the child: a permit of a semaphore, a notify of a condition.
    - With CONC_PORTABLE a client that pipelines requests and then dies while
      one of them blocks is noticed only when that request ends.
 */
@@ -1227,7 +1229,8 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
 CONC_API int conc_wait_fd(int fd, int events, double timeout);
 
 /* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end, -ETIMEDOUT, -ECANCELED or what read() fails with. */
+   at the end, -ETIMEDOUT, -ECANCELED or what read() fails with. A pipe that it
+   finds half full gets room for 1 MiB, where the system allows that. */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 
 /* Writes all size bytes. Returns size, or an error, after which an unknown
@@ -8349,8 +8352,8 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
 
 CONC__DEF void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
 
-/* For what a thread frees: it is done with its task when its destructors run.
- */
+/* For what a thread frees: its destructors run when it has done with its
+   task. */
 static pthread_key_t conc__resolve_key;
 static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
 static int conc__resolve_error;
@@ -20586,7 +20589,7 @@ CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
 /* How long an answer may be late beyond the timeout that the server was told:
    then the connection is given up. */
 #define CONC__REPLY_SLACK 5.0
-#define CONC__JOIN_LEAST 0.1
+#define CONC__JOIN_LEAST 0.1 /* seconds that an answer to join has, at least */
 
 typedef struct conc__call {
   conc__peer *peer;
@@ -20739,8 +20742,8 @@ CONC__DEF ssize_t conc__proxy_copy(const conc_value *v,
 }
 
 /* Sends the request, if that is not done yet, and awaits the reply. The
-   message's size; -EAGAIN if it is in the stash; or *told: the server said so.
- */
+   message's size; -EAGAIN if it is in the stash; an error, and *told: the
+   server said so. */
 CONC__DEF ssize_t conc__proxy_receive(conc__proxy *proxy, conc__call *c,
                                       const conc__sink *sink, bool *told,
                                       double deadline) {
