@@ -117,13 +117,13 @@ static int deque_taken[DEQUE_TASKS], thieves_come, thieves_end;
 
 /* Lines of the cache that all write to, so that what the owner writes next
    stays in his store buffer for a while. */
-static struct { int value; char pad[60]; } far_lines[16];
+static struct { int value; char pad[60]; } far_lines[32];
 static void delay_stores(void) {
-  for (int i = 0; i < 16; i++) CONC__STORE_RELAXED(&far_lines[i].value, i);
+  for (int i = 0; i < 32; i++) CONC__STORE_RELAXED(&far_lines[i].value, i);
 }
 
 static void deque_take(const conc_task *t) {
-  if (t != NULL) 
+  if (t != NULL)
     __atomic_add_fetch(&deque_taken[t - deque_tasks], 1, __ATOMIC_SEQ_CST);
 }
 
@@ -174,6 +174,53 @@ TEST(a_job_is_popped_or_stolen_once) {
   for (int i = 0; i < THIEVES; i++)
     CHECK_EQ(conc_join(&thieves[i], CONC_FOREVER), 0);
   CHECK_EQ(CONC__LOAD(&deque.guests) & ~CONC__FENCED, 0);
+  conc__deque_free(&deque);
+}
+
+/* A thief comes at the very moment of a pop: he must see it, or it must see
+   him, by his fence if he is the first, or else by that of the pop. Without it
+   both have the second job within some thousand rounds. */
+static int deque_round, deque_robbed;
+static void spin_for(const int *flag, int value) {
+  for (int n = 1; CONC__LOAD(flag) != value; n++)
+    if (n % 1000 == 0)
+      sched_yield();
+    else
+      conc__pause();
+}
+static void *steal_both(void *arg) {
+  for (int round = 1; round <= *(int *)arg; round++) {
+    spin_for(&deque_round, round);
+    for (int i = 0; i < round / 2 % 4; i++) conc__pause();
+    for (int i = 0; i < 2; i++) deque_take(conc__deque_steal(&deque));
+    delay_stores(); /* has the lines for the next round */
+    CONC__STORE(&deque_robbed, round);
+  }
+  return arg;
+}
+
+TEST(a_pop_and_a_thief_see_each_other) {
+  int rounds = slow(40000);
+  conc_task thief = job_of(steal_both, &rounds, 0), *t;
+  if (conc_cpu_count() < 2) SKIP("one CPU");
+  pthread_once(&conc__pool_once, conc__pool_init_once);
+  CHECK_EQ(conc_thread_start(&thief), 0);
+  for (int round = 1; round <= rounds; round++) {
+    CONC__STORE(&deque.guests,
+                conc__fence_is_heavy || round % 2 ? CONC__FENCED : 0u);
+    for (int i = 0; i < 2; i++) {
+      CONC__STORE(&deque_taken[i], 0);
+      if (conc__deque_is_full(&deque)) CHECK_EQ(conc__deque_grow(&deque), 0);
+      conc__deque_push(&deque, &deque_tasks[i]);
+    }
+    CONC__STORE(&deque_round, round);
+    delay_stores();
+    deque_take(conc__deque_pop(&deque, NULL));
+    spin_for(&deque_robbed, round);
+    while ((t = conc__deque_pop(&deque, NULL)) != NULL) deque_take(t);
+    for (int i = 0; i < 2; i++) CHECK_EQ(CONC__LOAD(&deque_taken[i]), 1);
+  }
+  CHECK_EQ(conc_join(&thief, CONC_FOREVER), 0);
   conc__deque_free(&deque);
 }
 
@@ -672,7 +719,8 @@ TEST(coroutines_wait_for_jobs_of_both_kinds) {
   finish(&far_pool);
 }
 
-/* Cancelled by one thread while another waits: a job has run, or never does. */
+/* Cancelled by one thread while another waits: a job has run, or it never
+   does. */
 enum { RACERS = 64 };
 static conc_task racers[RACERS];
 static void *cancel_racers(void *arg) {
