@@ -87,12 +87,20 @@ run() { # KIND: under ThreadSanitizer; its status
   TSAN_OPTIONS=exitcode=66 "$tmp/tsan" "$1" 2000 >"$tmp/log" 2>&1
 }
 helgrind() { # KIND
-  $helgrind --error-exitcode=66 "$tmp/helgrind" "$1" 100 >"$tmp/log" 2>&1
+  $helgrind --error-exitcode=66 "$tmp/helgrind" "$1" 100 >"$tmp/all" 2>&1
+  status=$?
+  # The end of main may meet a thread in a wake-up, of which Valgrind was told
+  # not to report errors: three lines, none of which is a report.
+  sed -e '/WARNING: exiting thread has error reporting disabled/d' \
+    -e '/WARNING: possibly as a result of some mistake in the use/d' \
+    -e '/WARNING: of the VALGRIND_DISABLE_ERROR_REPORTING macros/d' \
+    "$tmp/all" >"$tmp/log"
+  return $status
 }
-silent() { # TITLE COMMAND...: no race is reported, which would be a failure
+silent() { # TITLE COMMAND...: it succeeds, and says nothing
   title=$1
   shift
-  if "$@" && ! grep -q 'data race' "$tmp/log"; then
+  if "$@" && [ ! -s "$tmp/log" ]; then
     echo "ok   races: $title"
   else
     head -30 "$tmp/log"
