@@ -2767,10 +2767,21 @@ CONC_API const char *conc_strerror(int error) {
   return "system error; see errno(3)";
 }
 
-CONC_API double conc_now(void) {
+CONC__INLINE double conc__clock(clockid_t clock) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
+  clock_gettime(clock, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+CONC_API double conc_now(void) { return conc__clock(CLOCK_MONOTONIC); }
+
+/* When the clock last ticked, some milliseconds ago: does not take as long. */
+CONC__DEF double conc__now_about(void) {
+#ifdef CLOCK_MONOTONIC_COARSE
+  return conc__clock(CLOCK_MONOTONIC_COARSE);
+#else
+  return conc_now();
+#endif
 }
 
 /* Deadlines are absolute inside; >= this one means never. */
@@ -3628,7 +3639,6 @@ CONC__INLINE conc__mutex *conc__guard(const void *object) {
 
 /* One wait of one actor, on its stack. */
 typedef struct conc__waiter {
-  struct conc__waiter *next, *prev;
   struct conc__waitlist *list; /* NULL once taken off; under the guard */
   conc__actor *actor;
   double since;     /* when it began to wait; 0: not known */
@@ -3637,8 +3647,8 @@ typedef struct conc__waiter {
      wait. */
   const char *what, *name, *of;
   const uintptr_t *owner;
-  struct conc__waiter *next_stuck; /* see conc__stuck */
-  struct conc__waiter *found_before, *found_after, *next_in_circle;
+  struct conc__many *many; /* that it is part of, or all of */
+  conc_lock *lock;         /* that it will want then: conditions */
   bool stuck;
   bool found;    /* see conc__stuck_look */
   bool free;     /* its wait may end */
@@ -3647,9 +3657,11 @@ typedef struct conc__waiter {
                     the owner, or maybe somebody who was woken before it */
   unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
-  struct conc__many *many; /* that it is part of, or all of */
-  conc_lock *lock;         /* that it will want then: conditions */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
+  /* So far zero at first; the rest is set by whoever links it. */
+  struct conc__waiter *next, *prev;
+  struct conc__waiter *next_stuck; /* see conc__stuck */
+  struct conc__waiter *found_before, *found_after, *next_in_circle;
 } conc__waiter;
 
 CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,
@@ -3981,7 +3993,7 @@ CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
   if (!cancellable) w->stubborn = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (w->owner != NULL && deadline >= CONC__NEVER)
-    look = (w->since > 0 ? w->since : conc_now()) + CONC__STUCK_AFTER;
+    look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
   for (;;) {
     unsigned seen;
     bool mine;
@@ -4032,7 +4044,7 @@ CONC__DEF int conc__wait(conc__mutex *guard, struct conc__waitlist *list,
 
 CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
                                  const char *what, const char *name) {
-  memset(w, 0, sizeof *w);
+  memset(w, 0, offsetof(conc__waiter, next));
   w->actor = self;
   w->what = what;
   w->name = name;
@@ -4055,7 +4067,7 @@ CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
   all.of = "such as";
   all.many = m;
   all.stubborn = stubborn;
-  if (deadline >= CONC__NEVER) look = conc_now() + CONC__STUCK_AFTER;
+  if (deadline >= CONC__NEVER) look = conc__now_about() + CONC__STUCK_AFTER;
   self->waiting = &all;
   __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
   while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
@@ -5175,9 +5187,12 @@ CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
 }
 
 CONC__DEF int conc__task_join(conc_task *task, double timeout) {
-  int rc = conc__task_check(task);
-  if (rc == 0) rc = conc__task_await(task, false, timeout);
-  return rc != 0 ? rc : task->status;
+  if (!conc_event_is_set(&task->done)) {
+    int rc = conc__task_check(task);
+    if (rc == 0) rc = conc__task_await(task, false, timeout);
+    if (rc != 0) return rc;
+  }
+  return task->status;
 }
 
 CONC_API int conc_join(conc_task *task, double timeout) {
@@ -5258,10 +5273,11 @@ CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
     conc__many_node *node = &nodes[i];
     conc__mutex *guard = conc__guard(&tasks[i]->done);
     bool awaits;
-    memset(node, 0, sizeof *node);
-    node->waiter.actor = self;
+    conc__waiter_init(&node->waiter, self, NULL, NULL);
     node->waiter.many = m;
     node->task = tasks[i];
+    node->place = 0;
+    node->next = NULL;
     conc__mutex_lock(guard);
     m->n = i + 1;
     awaits = conc__event_await(&tasks[i]->done);
