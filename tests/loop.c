@@ -167,6 +167,7 @@ TEST(timers_agree_with_a_list) {
   }
   test_free(loop->ring);
   test_free(loop->timers);
+  test_free(loop->timers_links);
   free(loop);
 }
 
