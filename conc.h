@@ -3262,10 +3262,10 @@ struct conc__actor {
   const conc__actor_class *ops;
   conc_scope *scope;     /* the innermost */
   conc__fiber fiber;     /* a coroutine: where it goes on */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  /* So far one cache line, with all that a switch needs. */
-  conc__fiber *caller;   /* who has resumed that */
   conc_task *task;       /* whose it is; never NULL */
+  /* So far one cache line, with all that a switch needs. */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  conc__fiber *caller;   /* who has resumed that */
   uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
@@ -7023,7 +7023,6 @@ CONC__DEF void conc__timers_spread(conc__loop *loop, uint32_t slot) {
     next = links[i].next;
     far = links[far].previous;
     __builtin_prefetch(&all[far]);
-    __builtin_prefetch(&links[far]);
     conc__timer_place(loop, i);
   }
 }
@@ -7058,6 +7057,8 @@ CONC__DEF void conc__timers_expire(conc__loop *loop, double now) {
   while (n > 0) {
     conc__coro *co = due[--n];
     co->timer = 0;
+    __builtin_prefetch(&co->actor.task->kind); /* perhaps it will end */
+    __builtin_prefetch(&co->actor.task->done);
     if (!conc__park_retract(&co->actor)) continue;
     loop->ring_first = (loop->ring_first - 1) & (loop->ring_size - 1);
     loop->ring[loop->ring_first] = (conc__ready)co;

@@ -453,10 +453,14 @@ static void ev_timers(timers *t, int run) {
 static void conc_timers(timers *t, int run) {
   conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
   conc__coro *all = (conc__coro *)map_memory(TIMERS, sizeof *all);
+  conc_task task = {0};
   double start, base = bench_now(), insert = 0, cancel = 0;
   if (loop == NULL) exit(1);
   for (; loop->alive < TIMERS; loop->alive++) conc__loop_reserve(loop);
-  for (int i = 0; i < TIMERS; i++) all[i].actor.word = CONC__PARKED;
+  for (int i = 0; i < TIMERS; i++) {
+    all[i].actor.word = CONC__PARKED;
+    all[i].actor.task = &task;
+  }
   for (int n = 0; n < TIMERS; n += TIMERS_AT_ONCE) {
     int end = n + TIMERS_AT_ONCE;
     for (int i = n; i < end; i++) touch(&all[i], sizeof *all);
