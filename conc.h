@@ -3178,6 +3178,18 @@ CONC__DEF void *conc__pages_map(size_t size) {
   return p;
 }
 
+/* For memory that is touched all over, once it is large: it costs less to
+   fault in, and to find, in the system's large pages. */
+CONC__DEF void conc__pages_large(void *p, size_t size) {
+#if CONC__LINUX && defined(MADV_HUGEPAGE)
+  uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
+  uintptr_t from = ((uintptr_t)p + mask) & ~mask;
+  uintptr_t to = ((uintptr_t)p + size) & ~mask;
+  if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
+#endif
+  (void)p, (void)size;
+}
+
 /* Makes a page inaccessible. 0 or negative errno. */
 CONC__DEF int conc__pages_guard(void *page, size_t size) {
 #if CONC_HAVE_GUARD_INSTALL
@@ -3261,10 +3273,10 @@ struct conc__actor {
   const conc__actor_class *ops;
   conc_scope *scope;     /* the innermost */
   conc__fiber fiber;     /* a coroutine: where it goes on */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  /* So far one cache line, with all that a switch needs. */
-  conc__fiber *caller;   /* who has resumed that */
   conc_task *task;       /* whose it is; never NULL */
+  /* So far one cache line, with all that a switch needs. */
+  conc_gen *generator;   /* that it runs at this moment; NULL: none */
+  conc__fiber *caller;   /* who has resumed that */
   uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
@@ -6813,13 +6825,18 @@ typedef struct conc__fd {
 #define CONC__TIMER_SLOTS (CONC__TIMER_LEVELS * 64)
 #define CONC__TIMER_UNIT 1073741824.0 /* 2^30 of them are a second */
 
-/* One place in an array, whose beginning are the slots: each the head of a
-   ring. They stand apart from the coroutines to be close to each other. */
+/* One place in an array, whose beginning are the slots. They stand apart from
+   the coroutines to be close to each other; and so do the links, which are
+   all that a timer's cancellation needs, of it and of two others. */
 typedef struct conc__timer {
   uint64_t time; /* a slot's: where it begins */
   conc__coro *coro;
-  uint32_t next, previous;
 } conc__timer;
+
+/* The same place in a second array. Each slot is the head of a ring. */
+typedef struct conc__timer_link {
+  uint32_t next, previous;
+} conc__timer_link;
 
 typedef struct conc__loop {
   conc__fiber fiber; /* of conc_run */
@@ -6835,6 +6852,7 @@ typedef struct conc__loop {
   conc__ready *ring; /* ring_size is a power of two */
   size_t ring_size, ring_first, ring_count;
   conc__timer *timers; /* first the slots: unset while they are empty */
+  conc__timer_link *timers_links;
   size_t timers_size, timers_count; /* without those */
   uint32_t timers_used, timers_free; /* ever; now, but were, linked by next */
   uint64_t timers_time;
@@ -6910,10 +6928,18 @@ CONC__DEF int conc__loop_reserve(conc__loop *loop) {
   }
   if (need > loop->timers_size) {
     size_t size = loop->timers_size == 0 ? 16 : loop->timers_size * 2;
+    size_t places = CONC__TIMER_SLOTS + size;
+    conc__timer_link *links;
     conc__timer *timers = (conc__timer *)CONC_REALLOC(
-        loop->timers, (CONC__TIMER_SLOTS + size) * sizeof *timers);
+        loop->timers, places * sizeof *timers);
     if (timers == NULL) return -ENOMEM;
     loop->timers = timers;
+    links = (conc__timer_link *)CONC_REALLOC(
+        loop->timers_links, places * sizeof *links);
+    if (links == NULL) return -ENOMEM;
+    loop->timers_links = links;
+    conc__pages_large(timers, places * sizeof *timers);
+    conc__pages_large(links, places * sizeof *links);
     loop->timers_size = size;
   }
   return 0;
@@ -6931,6 +6957,7 @@ CONC__INLINE uint64_t conc__timer_time(double seconds) {
 /* Puts timer i, whose time is set, into its slot. */
 CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
   conc__timer *all = loop->timers;
+  conc__timer_link *links = loop->timers_links;
   uint64_t time = all[i].time;
   unsigned level = conc__highest_bit((time ^ loop->timers_time) | 1) / 6;
   unsigned digit = (unsigned)(time >> level * 6 & 63);
@@ -6938,12 +6965,12 @@ CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
   if (!(loop->timers_slots[level] >> digit & 1)) {
     loop->timers_slots[level] |= (uint64_t)1 << digit;
     all[slot].time = time >> level * 6 << level * 6;
-    all[slot].previous = slot;
+    links[slot].previous = slot;
   }
-  all[i].next = slot;
-  all[i].previous = all[slot].previous;
-  all[all[slot].previous].next = i;
-  all[slot].previous = i;
+  links[i].next = slot;
+  links[i].previous = links[slot].previous;
+  links[links[slot].previous].next = i;
+  links[slot].previous = i;
 }
 
 CONC__DEF void conc__timer_add(conc__loop *loop, conc__coro *co,
@@ -6951,7 +6978,7 @@ CONC__DEF void conc__timer_add(conc__loop *loop, conc__coro *co,
   uint64_t time = conc__timer_time(deadline) + 1;
   uint32_t i = loop->timers_free;
   if (i != 0)
-    loop->timers_free = loop->timers[i].next;
+    loop->timers_free = loop->timers_links[i].next;
   else
     i = CONC__TIMER_SLOTS + loop->timers_used++;
   if (time < loop->timers_time) time = loop->timers_time;
@@ -6963,14 +6990,14 @@ CONC__DEF void conc__timer_add(conc__loop *loop, conc__coro *co,
 }
 
 CONC__INLINE void conc__timer_free(conc__loop *loop, uint32_t i) {
-  conc__timer *all = loop->timers;
-  uint32_t next = all[i].next;
-  uint32_t previous = all[i].previous;
-  all[next].previous = previous;
-  all[previous].next = next;
+  conc__timer_link *links = loop->timers_links;
+  uint32_t next = links[i].next;
+  uint32_t previous = links[i].previous;
+  links[next].previous = previous;
+  links[previous].next = next;
   if (next == previous) /* the slot */
     loop->timers_slots[next / 64] &= ~((uint64_t)1 << next % 64);
-  all[i].next = loop->timers_free;
+  links[i].next = loop->timers_free;
   loop->timers_free = i;
   loop->timers_count--;
 }
@@ -6984,14 +7011,15 @@ CONC__DEF void conc__timer_remove(conc__loop *loop, conc__coro *co) {
    are in it, too many to look at. */
 CONC__DEF const conc__timer *conc__timers_first(const conc__loop *loop) {
   const conc__timer *all = loop->timers;
+  const conc__timer_link *links = loop->timers_links;
   unsigned level = 0;
   uint32_t slot, first, i;
   int n = 0;
   while (loop->timers_slots[level] == 0) level++;
   slot = level * 64 + conc__lowest_bit(loop->timers_slots[level]);
-  first = all[slot].next;
+  first = links[slot].next;
   if (level == 0) return &all[first]; /* the others are of the same time */
-  for (i = all[first].next; i != slot; i = all[i].next) {
+  for (i = links[first].next; i != slot; i = links[i].next) {
     if (++n == 8) return &all[slot];
     if (all[i].time < all[first].time) first = i;
   }
@@ -7002,13 +7030,14 @@ CONC__DEF const conc__timer *conc__timers_first(const conc__loop *loop) {
    on, too: each link may miss the cache, and so two are under way. */
 CONC__DEF void conc__timers_spread(conc__loop *loop, uint32_t slot) {
   const conc__timer *all = loop->timers;
+  const conc__timer_link *links = loop->timers_links;
   uint32_t i, next;
-  uint32_t far = all[slot].previous;
+  uint32_t far = links[slot].previous;
   loop->timers_time = all[slot].time;
   loop->timers_slots[slot / 64] &= ~((uint64_t)1 << slot % 64);
-  for (i = all[slot].next; i != slot; i = next) {
-    next = all[i].next;
-    far = all[far].previous;
+  for (i = links[slot].next; i != slot; i = next) {
+    next = links[i].next;
+    far = links[far].previous;
     __builtin_prefetch(&all[far]);
     conc__timer_place(loop, i);
   }
@@ -7044,6 +7073,8 @@ CONC__DEF void conc__timers_expire(conc__loop *loop, double now) {
   while (n > 0) {
     conc__coro *co = due[--n];
     co->timer = 0;
+    __builtin_prefetch(&co->actor.task->kind); /* perhaps it will end */
+    __builtin_prefetch(&co->actor.task->done);
     if (!conc__park_retract(&co->actor)) continue;
     loop->ring_first = (loop->ring_first - 1) & (loop->ring_size - 1);
     loop->ring[loop->ring_first] = (conc__ready)co;
@@ -7829,6 +7860,7 @@ CONC__DEF void conc__loop_close(conc__loop *loop) {
   conc__stacks_trim(&loop->stacks, false); /* all of them */
   CONC_FREE(loop->ring);
   CONC_FREE(loop->timers);
+  CONC_FREE(loop->timers_links);
   CONC_FREE(loop->fds);
 }
 

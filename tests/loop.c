@@ -96,6 +96,7 @@ enum { TIMERS = 400, TIMER_ROUNDS = CONC_HAVE_TSAN ? 10000 : 40000 };
 static const double spans[] = {0, 1e-6, 1e-4, 0.01, 1, 60, 86400, 1e100};
 #define ROUNDING 2e-9 /* of a time in a timer, and of a double */
 static conc__coro timed[TIMERS];
+static conc_task timed_task; /* of all: never run */
 static double deadlines[TIMERS]; /* 0: not set */
 
 static double some_span(unsigned kinds) {
@@ -108,6 +109,7 @@ static void set_timer(conc__loop *loop, int i, double now) {
   double far = now + some_span(8);
   deadlines[i] = test_random() % 2 && near >= now ? near + some_span(3) : far;
   timed[i].actor.word = CONC__PARKED;
+  timed[i].actor.task = &timed_task;
   conc__timer_add(loop, &timed[i], deadlines[i]);
   CHECK(timed[i].timer != 0);
 }
@@ -167,6 +169,7 @@ TEST(timers_agree_with_a_list) {
   }
   test_free(loop->ring);
   test_free(loop->timers);
+  test_free(loop->timers_links);
   free(loop);
 }
 
