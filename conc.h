@@ -3248,8 +3248,8 @@ struct conc__actor {
   conc__fiber fiber;     /* a coroutine: where it goes on */
   conc_gen *generator;   /* that it has resumed; NULL: none */
   /* So far one cache line, with all that a switch needs. */
-  conc__fiber *caller;   /* who has resumed that */
-  void *sent;            /* to it */
+  void *sent;            /* to that */
+  conc__fiber *caller;   /* who has resumed it */
   conc_task *task;       /* whose it is; never NULL */
   uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
@@ -6675,10 +6675,6 @@ CONC__HOT int conc_yield(void *value, void **sent) {
   return rc;
 }
 
-#if defined(__clang__)
-#pragma clang diagnostic pop
-#endif
-
 /* Whether a generator that has not begun has room on the stack of the caller,
    another one. */
 CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
@@ -6710,21 +6706,22 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
   return rc;
 }
 
-CONC_API int conc_yield_from(conc_gen *inner, void **result) {
+CONC__HOT int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
+  conc_gen *g;
   if (root == NULL) return -EPERM;
   if (CONC__LOAD_RELAXED(&inner->word) != 0 || inner->target == NULL ||
       !conc__gen_fits(inner, root))
     return conc__gen_switch_from(self, inner, result);
   conc__gen_set(inner, CONC__GEN_DELEGATED);
-  inner->next = root->next;
+  g = inner->next = root->next;
   root->next = inner;
   inner->value = inner->target(inner->arg);
   conc__gen_set(inner, CONC__GEN_ENDED);
-  conc__this.current->generator->next = inner->next;
+  conc__this.current->generator->next = g;
   if (result != NULL) *result = inner->value;
-  return conc__gen_take_status(inner->next);
+  return conc__gen_take_status(g);
 }
 
 /* What those of a root are to be told: its leaf, and all that wait for it. */
@@ -21154,6 +21151,10 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   progress->start = progress->next = progress->shown_at = progress->rate = 0;
   return rc;
 }
+
+#if defined(__clang__) /* see CONC__HOT */
+#pragma clang diagnostic pop
+#endif
 
 #ifdef CONC_USE_HELGRIND
 #undef __atomic_load_n
