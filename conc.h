@@ -6536,7 +6536,7 @@ CONC__INLINE void conc__gen_swap_stacks(conc_gen *root, conc_gen *inner) {
   inner->stack = stack;
 }
 
-/* Only its thread changes it; others look whose it is. */
+/* Only its thread changes the word; others look whose it is. */
 CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
   CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
 }
@@ -6622,8 +6622,9 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
   conc__gen_set(gen, CONC__GEN_RUNNING);
   self->generator = gen;
-  /* Not stored again, it can be loaded before the stack pointer that it was
-     computed from is known. */
+  /* The stores are what a round trip takes its time for. And the address of
+     the caller can be loaded, if it is an old one, before the stack pointer is
+     known that it would be computed from. */
   if (CONC__UNLIKELY(self->sent != sent)) self->sent = sent;
   if (CONC__UNLIKELY(self->caller != &caller)) self->caller = &caller;
   conc__gen_switch(self, &caller, &gen->stack->actor.fiber, false);
