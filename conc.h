@@ -1163,15 +1163,11 @@ typedef struct conc_gen {
   void *arg;         /* its argument; yours */
   size_t stack_size; /* bytes; default CONC_STACK_SIZE */
   /* private */
-  int state;               /* CONC__GEN_... */
-  int status;              /* what its conc_yield is to return */
+  uintptr_t word;           /* its conc__thread and a CONC__GEN_...; 0: new */
+  struct conc_gen *next;    /* see the implementation */
   struct conc__coro *stack;
-  void *thread;            /* its conc__thread */
-  struct conc_gen *root;   /* where the values go: the one that was resumed */
-  struct conc_gen *leaf;   /* of a root: the one that runs */
-  struct conc_gen *outer;  /* waits in conc_yield_from for this one */
-  void *value, *sent;      /* of a root */
-  void *result;
+  void *value;              /* of a root; at last the result */
+  int status;               /* what its conc_yield is to return */
 } conc_gen;
 
 /* The next value. 0; -EPIPE if there is none: it has returned or been closed;
@@ -3275,8 +3271,9 @@ struct conc__actor {
   conc__fiber fiber;     /* a coroutine: where it goes on */
   conc_task *task;       /* whose it is; never NULL */
   /* So far one cache line, with all that a switch needs. */
-  conc_gen *generator;   /* that it runs at this moment; NULL: none */
-  conc__fiber *caller;   /* who has resumed that */
+  conc_gen *generator;   /* that it has resumed; NULL: none */
+  void *sent;            /* to that */
+  conc__fiber *caller;   /* who has resumed it */
   uintptr_t id;          /* see CONC__OWNER */
   struct conc__waiter *waiting; /* while it is, or was, on a list */
   conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
@@ -6460,22 +6457,23 @@ CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
    resumed it. If that parks meanwhile, the registers that are saved for it are
    the generator's; so nothing need be known of generators there, only the
    sanitizers want to be told on which stack an actor is.
-   If generators delegate to each other, the root is the one that is resumed:
-   it knows the leaf, which goes on then, and every other's `outer` is the one
-   that goes on at its end. One that has not begun when another delegates to it
+   If generators delegate to each other, the root is the one that is resumed.
+   They are a ring: the root's `next` is the leaf, which goes on then, and each
+   other's is the one that goes on at its end. The root's `stack` is that which
+   the leaf runs on; one that was begun and then delegated to has there what
+   the root had before. One that has not begun when another delegates to it
    is just called by that, on the same stack, as long as there is as much room
    as it would have on its own: that is why stacks of generators are twice as
    large as they were asked for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else. */
 
-enum {
-  CONC__GEN_NEW,
-  CONC__GEN_SUSPENDED,
-  CONC__GEN_RUNNING,
-  CONC__GEN_DELEGATED, /* another one waits for its end */
-  CONC__GEN_ENDED
-};
+#define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
+#define CONC__GEN_SUSPENDED ((uintptr_t)0)
+#define CONC__GEN_NEW ((uintptr_t)1) /* and has a thread */
+#define CONC__GEN_RUNNING ((uintptr_t)2)
+#define CONC__GEN_DELEGATED ((uintptr_t)3) /* another waits for its end */
+#define CONC__GEN_ENDED ((uintptr_t)4)
 
 CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
   conc__thread *thread = &conc__this;
@@ -6525,39 +6523,76 @@ CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
   conc__fiber_switch(from, to, last);
 }
 
-/* Leaves a generator for another one of the same root or for their caller.
-   Returns when it goes on; then who it was may be another actor, and
-   `*status` is what it is told. */
-CONC__INLINE int conc__gen_leave(conc__actor *self, conc_gen *g,
-                                 conc__fiber *to) {
-  int status;
-  conc__gen_switch(self, &g->stack->actor.fiber, to, false);
-#if CONC_HAVE_ASAN
-  self = conc__this.current;
-  if (self->caller->asan_bottom == NULL) { /* it comes from there */
-    self->caller->asan_bottom = g->stack->actor.fiber.asan_from;
-    self->caller->asan_size = g->stack->actor.fiber.asan_from_size;
-  }
-#endif
-  status = g->status;
-  g->status = 0;
+/* The generator whose code runs. */
+CONC__INLINE conc_gen *conc__gen_leaf(void) {
+  return conc__this.current->generator->next;
+}
+
+CONC__INLINE int conc__gen_take_status(conc_gen *g) {
+  int status = g->status;
+  if (CONC__UNLIKELY(status != 0)) g->status = 0;
   return status;
 }
 
-CONC__DEF void conc__gen_main(void) {
-  conc_gen *g = conc__this.current->generator;
-  conc__actor *self;
-  conc__fiber *to;
-  conc__fiber_entered(conc__this.current->caller);
-  g->result = g->target(g->arg);
-  self = conc__this.current; /* who has resumed it last */
-  g->state = CONC__GEN_ENDED;
-  to = self->caller;
-  if (g->outer != NULL) {
-    g->root->leaf = self->generator = g->outer;
-    to = &g->outer->stack->actor.fiber;
+/* Leaves a stack for another one of the same root or for their caller.
+   Returns when it goes on, with what the leaf is told; then who it was may be
+   another actor, with another root. */
+CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
+                                 conc__fiber *to) {
+  conc__gen_switch(self, &stack->actor.fiber, to, false);
+#if CONC_HAVE_ASAN
+  self = conc__this.current;
+  if (self->caller->asan_bottom == NULL) { /* it comes from there */
+    self->caller->asan_bottom = stack->actor.fiber.asan_from;
+    self->caller->asan_size = stack->actor.fiber.asan_from_size;
   }
-  conc__gen_switch(self, &g->stack->actor.fiber, to, true);
+#endif
+  return conc__gen_take_status(conc__gen_leaf());
+}
+
+/* Puts the ring of `inner` into that of the root, before its leaf; or takes it
+   out again: then its leaf is `inner`. */
+CONC__INLINE void conc__gen_splice(conc_gen *root, conc_gen *inner) {
+  conc_gen *next = root->next;
+  root->next = inner->next;
+  inner->next = next;
+}
+
+CONC__INLINE void conc__gen_swap_stacks(conc_gen *root, conc_gen *inner) {
+  conc__coro *stack = root->stack;
+  root->stack = inner->stack;
+  inner->stack = stack;
+}
+
+/* Only its thread changes the word; others look whose it is. */
+CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
+  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
+}
+
+CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
+  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
+}
+
+CONC__DEF void conc__gen_main(void) {
+  conc_gen *g = conc__gen_leaf();
+  conc__actor *self;
+  conc_gen *root;
+  conc__fiber *from, *to;
+  conc__fiber_entered(conc__this.current->caller);
+  g->value = g->target(g->arg);
+  conc__gen_set(g, CONC__GEN_ENDED);
+  self = conc__this.current; /* who has resumed it last */
+  root = self->generator;
+  from = &root->stack->actor.fiber;
+  if (g == root) {
+    to = self->caller;
+    self->generator = NULL;
+  } else {
+    conc__gen_splice(root, g);
+    conc__gen_swap_stacks(root, g);
+    to = &root->stack->actor.fiber;
+  }
+  conc__gen_switch(self, from, to, true);
 }
 
 /* Its stack is not needed any more. Not from the stack itself. */
@@ -6568,19 +6603,20 @@ CONC__DEF void conc__gen_free(conc_gen *g) {
 
 /* Whether it can be resumed, by the caller: 0, or why not. */
 CONC__DEF int conc__gen_check(conc_gen *g) {
-  void *thread = NULL;
+  const uintptr_t mine = (uintptr_t)&conc__this;
+  uintptr_t word = 0;
   if (g->target == NULL) return -EINVAL;
-  if (!CONC__CAS(&g->thread, &thread, (void *)&conc__this) &&
-      thread != &conc__this)
-    return -EPERM;
-  if (g->state == CONC__GEN_ENDED) return -EPIPE;
-  return g->state >= CONC__GEN_RUNNING ? -EBUSY : 0;
+  if (CONC__CAS(&g->word, &word, mine | CONC__GEN_NEW)) return 0;
+  if ((word & ~CONC__GEN_STATE) != mine) return -EPERM;
+  word &= CONC__GEN_STATE;
+  if (word == CONC__GEN_ENDED) return -EPIPE;
+  return word == CONC__GEN_RUNNING || word == CONC__GEN_DELEGATED ? -EBUSY : 0;
 }
 
 /* And makes it so if it has not begun yet. */
 CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
   int rc = conc__gen_check(g);
-  if (rc != 0 || g->state != CONC__GEN_NEW) return rc;
+  if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
   if (sent != NULL) return -EINVAL;
   g->stack = conc__spare_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
@@ -6588,27 +6624,19 @@ CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
                    (size_t)((unsigned char *)g->stack - g->stack->map) -
                        conc__page,
                    conc__gen_main);
-  g->root = g->leaf = g;
-  g->state = CONC__GEN_SUSPENDED;
+  g->next = g;
+  conc__gen_set(g, CONC__GEN_SUSPENDED);
   return 0;
 }
 
-/* gcc keeps the address of a thread-local in a register for all of a loop.
-   Each switch spills it, and then all that is found by it has to wait until
-   the stack pointer is there. A call finds it anew. */
-#if defined(__clang__)
-#define conc__self_anew conc__self
-#else
-CONC__NOINLINE conc__actor *conc__self_anew(void) { return conc__self(); }
-#endif
-
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
-  conc__actor *self = conc__self_anew();
+  conc__actor *self = conc__self();
   conc_gen *before = self->generator;
-  conc__fiber *caller_before = NULL;
+  conc__fiber *caller_before;
   conc__fiber caller;
-  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->thread) != &conc__this ||
-                     gen->state != CONC__GEN_SUSPENDED)) {
+  uintptr_t word;
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->word) !=
+                     ((uintptr_t)&conc__this | CONC__GEN_SUSPENDED))) {
     int rc = conc__gen_begin(gen, sent);
     if (rc != 0) return rc;
   }
@@ -6620,17 +6648,25 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   caller.tsan = __tsan_get_current_fiber();
 #endif
   if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
-  gen->state = CONC__GEN_RUNNING;
-  gen->sent = sent;
-  self->caller = &caller;
-  self->generator = gen->leaf;
-  conc__gen_switch(self, &caller, &gen->leaf->stack->actor.fiber, false);
-  self->generator = before;
-  if (CONC__UNLIKELY(before != NULL)) self->caller = caller_before;
-  if (CONC__UNLIKELY(gen->state == CONC__GEN_ENDED)) {
+  conc__gen_set(gen, CONC__GEN_RUNNING);
+  self->generator = gen;
+  /* The stores are what a round trip takes its time for. And the address of
+     the caller can be loaded, if it is an old one, before the stack pointer is
+     known that it would be computed from. */
+  if (CONC__UNLIKELY(self->sent != sent)) self->sent = sent;
+  if (CONC__UNLIKELY(self->caller != &caller)) self->caller = &caller;
+  conc__gen_switch(self, &caller, &gen->stack->actor.fiber, false);
+  if (CONC__UNLIKELY(before != NULL)) {
+    self = conc__this.current;
+    self->generator = before;
+    self->caller = caller_before;
+  }
+  word = CONC__LOAD_RELAXED(&gen->word);
+  if (CONC__UNLIKELY((word & CONC__GEN_STATE) == CONC__GEN_ENDED)) {
     conc__gen_free(gen);
     return -EPIPE;
   }
+  CONC__STORE_RELAXED(&gen->word, word & ~CONC__GEN_STATE);
   if (value != NULL) *value = gen->value;
   return 0;
 }
@@ -6638,7 +6674,7 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 /* Returns are predicted to go where the last call came from: wrongly after a
    switch. It is three times as fast if these are compiled into the functions
    that use them. */
-#if defined(__cplusplus) || defined(__clang__) /* which do so unasked */
+#if defined(__cplusplus) /* then other files would lack them */
 #define CONC__HOT CONC_API
 #else
 #define CONC__HOT CONC_API inline
@@ -6657,94 +6693,77 @@ CONC__HOT int conc_next(conc_gen *gen, void **value) {
 }
 
 CONC__HOT int conc_yield(void *value, void **sent) {
-  conc__actor *self = conc__self_anew();
-  conc_gen *g = self->generator;
+  conc__actor *self = conc__self();
+  conc_gen *root = self->generator;
   int rc;
-  if (CONC__UNLIKELY(g == NULL)) return -EPERM;
-  g->root->value = value;
-  g->root->state = CONC__GEN_SUSPENDED;
-  rc = conc__gen_leave(self, g, self->caller);
-  if (sent != NULL) *sent = g->root->sent;
+  if (CONC__UNLIKELY(root == NULL)) return -EPERM;
+  root->value = value;
+  self->generator = NULL;
+  rc = conc__gen_leave(self, root->stack, self->caller);
+  if (sent != NULL) *sent = conc__this.current->sent;
   return rc;
 }
 
-#if defined(__clang__)
-#pragma clang diagnostic pop
-#endif
-
 /* Whether a generator that has not begun has room on the stack of the caller,
    another one. */
-CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *g) {
+CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
   size_t size = inner->stack_size;
   uintptr_t here = (uintptr_t)__builtin_frame_address(0);
   if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
-  return here - (uintptr_t)g->stack->map >= size + conc__page;
-}
-
-/* From now on g, which runs as `self`, waits for `inner`; `leaf` goes on. */
-CONC__INLINE void conc__gen_delegate(conc__actor *self, conc_gen *g,
-                                     conc_gen *inner, conc_gen *leaf) {
-  conc_gen *root = g->root;
-  inner->root = root;
-  inner->outer = g;
-  inner->state = CONC__GEN_DELEGATED;
-  root->leaf = self->generator = leaf;
-  root->sent = NULL;
+  return here - (uintptr_t)root->stack->map >= size + conc__page;
 }
 
 /* conc_yield_from by a switch. */
-CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *g,
-                                         conc_gen *inner, void **result) {
+CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
+                                         void **result) {
+  conc_gen *root = self->generator;
   int rc = conc__gen_begin(inner, NULL);
   if (rc == 0) {
-    conc_gen *leaf = inner->leaf;
-    conc_gen *x = leaf;
-    for (; x != inner; x = x->outer) x->root = g->root;
-    conc__gen_delegate(self, g, inner, leaf);
-    rc = conc__gen_leave(self, g, &leaf->stack->actor.fiber);
+    conc__coro *stack = root->stack;
+    conc__gen_set(inner, CONC__GEN_DELEGATED);
+    conc__gen_splice(root, inner);
+    conc__gen_swap_stacks(root, inner);
+    self->sent = NULL;
+    rc = conc__gen_leave(self, stack, &root->stack->actor.fiber);
     conc__gen_free(inner);
   } else if (rc == -EPIPE) {
     rc = 0;
   } else {
     return rc;
   }
-  if (result != NULL) *result = inner->result;
+  if (result != NULL) *result = inner->value;
   return rc;
 }
 
-CONC_API int conc_yield_from(conc_gen *inner, void **result) {
+CONC__HOT int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
-  conc_gen *g = self->generator;
-  int rc;
-  if (g == NULL) return -EPERM;
-  /* Without a thread it has not begun. */
-  if (CONC__LOAD_RELAXED(&inner->thread) != NULL || inner->target == NULL ||
-      !conc__gen_fits(inner, g))
-    return conc__gen_switch_from(self, g, inner, result);
-  CONC__STORE_RELAXED(&inner->thread, (void *)&conc__this);
-  inner->stack = g->stack;
-  conc__gen_delegate(self, g, inner, inner);
-  inner->result = inner->target(inner->arg);
-  inner->state = CONC__GEN_ENDED;
-  inner->stack = NULL;
-  g->root->leaf = conc__this.current->generator = g;
-  if (result != NULL) *result = inner->result;
-  rc = g->status;
-  g->status = 0;
-  return rc;
+  conc_gen *root = self->generator;
+  conc_gen *g;
+  if (root == NULL) return -EPERM;
+  if (CONC__LOAD_RELAXED(&inner->word) != 0 || inner->target == NULL ||
+      !conc__gen_fits(inner, root))
+    return conc__gen_switch_from(self, inner, result);
+  conc__gen_set(inner, CONC__GEN_DELEGATED);
+  g = inner->next = root->next;
+  root->next = inner;
+  inner->value = inner->target(inner->arg);
+  conc__gen_set(inner, CONC__GEN_ENDED);
+  conc__this.current->generator->next = g;
+  if (result != NULL) *result = inner->value;
+  return conc__gen_take_status(g);
 }
 
 /* What those of a root are to be told: its leaf, and all that wait for it. */
 CONC__DEF void conc__gen_tell(conc_gen *root, int status) {
-  conc_gen *g = root->leaf;
-  for (; g != root; g = g->outer) g->status = status;
-  root->status = status;
+  conc_gen *g = root;
+  do g->status = status;
+  while ((g = g->next) != root);
 }
 
 CONC_API int conc_gen_close(conc_gen *gen) {
   int rc = conc__gen_check(gen);
-  if (rc == 0 && gen->state == CONC__GEN_NEW) {
-    gen->state = CONC__GEN_ENDED;
+  if (rc == 0 && conc__gen_state(gen) == CONC__GEN_NEW) {
+    conc__gen_set(gen, CONC__GEN_ENDED);
   } else if (rc == 0) {
     conc__gen_tell(gen, -ECANCELED);
     rc = conc_next(gen, NULL);
@@ -6757,7 +6776,7 @@ CONC_API int conc_gen_close(conc_gen *gen) {
 }
 
 CONC_API void *conc_gen_result(const conc_gen *gen) {
-  return gen->state == CONC__GEN_ENDED ? gen->result : NULL;
+  return conc__gen_state(gen) == CONC__GEN_ENDED ? gen->value : NULL;
 }
 
 /* ---------------------------------------------------------------------------
@@ -21181,6 +21200,10 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   progress->start = progress->next = progress->shown_at = progress->rate = 0;
   return rc;
 }
+
+#if defined(__clang__) /* see CONC__HOT */
+#pragma clang diagnostic pop
+#endif
 
 #ifdef CONC_USE_HELGRIND
 #undef __atomic_load_n

@@ -285,6 +285,23 @@ static void *try_close(void *arg) {
 }
 TEST(close_unwinds_the_innermost_first) { all_ways(try_close); }
 
+/* So it does if each had begun, on its own stack. */
+static void *try_close_begun(void *arg) {
+  conc_gen a = gen(count_to, number(9)), b = gen(chapter, &a);
+  conc_gen c = gen(chapter, &b);
+  story[0] = 0;
+  expect(&a, 0);
+  expect(&b, 1);
+  expect(&c, 2);
+  CHECK_EQ(conc_gen_close(&c), 0);
+  CHECK_STR(story, "outer outer ");
+  CHECK_EQ((intptr_t)conc_gen_result(&a), -2);
+  CHECK_EQ((intptr_t)conc_gen_result(&b), 1);
+  CHECK_EQ((intptr_t)conc_gen_result(&c), 1);
+  return arg;
+}
+TEST(close_unwinds_all_that_had_begun) { all_ways(try_close_begun); }
+
 /* Each yield is told of a close at most once; another close tells it anew. */
 static void *stubborn(void *arg) {
   CHECK_EQ(conc_yield(number(1), NULL), -ECANCELED);
