@@ -1255,7 +1255,8 @@ CONC_API int conc_close(int fd);
    replaced. Returns a descriptor; -EINVAL for what is no address,
    -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host), -EAGAIN (nobody answers
    who would know it), and what else socket(), bind() and listen() fail with.
-   Waits only if the host is a name, as long as it takes to look that up. */
+   Waits only if the host is a name, as long as it takes to look that up; of
+   several addresses it takes the first. */
 CONC_API int conc_listen(const char *address);
 
 /* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
@@ -1263,9 +1264,10 @@ CONC_API int conc_listen(const char *address);
 CONC_API int conc_accept(int fd, double timeout);
 
 /* Connects to an address as above, where an empty host is loopback, and there
-   must be a port (-EINVAL). Returns a descriptor, non-blocking; -ECONNREFUSED,
+   must be a port (-EINVAL). If a name has several addresses, the first four
+   are tried in turn. Returns a descriptor, non-blocking; -ECONNREFUSED,
    -ETIMEDOUT, -ECANCELED, -ENOENT, -EAGAIN, and what else connect() fails
-   with. */
+   with, at the last of them. */
 CONC_API int conc_connect(const char *address, double timeout);
 
 /* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
@@ -8317,6 +8319,13 @@ CONC_API int conc_close(int fd) {
 
 /* --- addresses --- */
 
+#define CONC__ADDRESSES 4 /* of a name, at most */
+
+typedef struct conc__place {
+  struct sockaddr_storage address;
+  socklen_t size;
+} conc__place;
+
 /* What conc_listen and conc_connect understand. Names are resolved by a
    thread, so that only the caller waits. */
 typedef struct conc__resolve {
@@ -8326,26 +8335,30 @@ typedef struct conc__resolve {
   int family; /* AF_UNSPEC: any */
   int rc;
   unsigned left; /* the first of caller and thread has: the other frees it */
-  struct sockaddr_storage address;
-  socklen_t size;
+  conc__place places[CONC__ADDRESSES];
+  int count;
 } conc__resolve;
 
 CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   struct addrinfo hints;
   struct addrinfo *info = NULL;
+  const struct addrinfo *i;
   int rc;
   memset(&hints, 0, sizeof hints);
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_family = r->family;
   rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
-  if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
-    memcpy(&r->address, info->ai_addr, info->ai_addrlen);
-    r->size = info->ai_addrlen;
-    freeaddrinfo(info);
-    return 0;
+  for (i = rc == 0 ? info : NULL; i != NULL && r->count < CONC__ADDRESSES;
+       i = i->ai_next) {
+    conc__place *place = &r->places[r->count];
+    if (i->ai_addrlen > sizeof place->address) continue;
+    memcpy(&place->address, i->ai_addr, i->ai_addrlen);
+    place->size = i->ai_addrlen;
+    r->count++;
   }
   if (info != NULL) freeaddrinfo(info);
+  if (r->count > 0) return 0;
   if (rc == EAI_MEMORY) return -ENOMEM;
   return rc == EAI_AGAIN ? -EAGAIN : -ENOENT;
 }
@@ -8408,11 +8421,10 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
   return 0;
 }
 
-/* Makes a socket address. 0 or negative errno. */
+/* Makes socket addresses, up to n. Their number, or negative errno. */
 CONC__DEF int conc__address(const char *address, bool listening, int family,
-                            double deadline, struct sockaddr_storage *out,
-                            socklen_t *size) {
-  struct sockaddr_un *un = (struct sockaddr_un *)out;
+                            double deadline, conc__place *out, int n) {
+  struct sockaddr_un *un = (struct sockaddr_un *)&out->address;
   conc__resolve *r;
   int rc;
   memset(out, 0, sizeof *out);
@@ -8424,8 +8436,8 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
     memcpy(un->sun_path, address, strlen(address) + 1);
-    *size = (socklen_t)sizeof *un;
-    return 0;
+    out->size = (socklen_t)sizeof *un;
+    return 1;
   }
   r = (conc__resolve *)CONC_MALLOC(sizeof *r);
   if (r == NULL) return -ENOMEM;
@@ -8451,8 +8463,8 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
     }
   }
   if (rc == 0) {
-    memcpy(out, &r->address, sizeof *out);
-    *size = r->size;
+    rc = r->count < n ? r->count : n;
+    memcpy(out, r->places, (size_t)rc * sizeof *out);
   }
   CONC_FREE(r);
   return rc;
@@ -8461,40 +8473,37 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
 /* A socket file remains when its owner has died: then it may be replaced.
    Asked by a socket for datagrams: if there is one for a stream, it says only
    that it is none (EPROTOTYPE), and its owner sees nothing of it. */
-CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
-                                          socklen_t size) {
-  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+CONC__DEF bool conc__socket_file_is_stale(const conc__place *place) {
+  const struct sockaddr *addr = (const struct sockaddr *)&place->address;
+  const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
-  stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
-          errno == ECONNREFUSED;
+  stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
   close(fd);
   return stale && unlink(un->sun_path) == 0;
 }
 
 /* A socket that is bound to an address; or negative errno. */
 CONC__DEF int conc__socket_at(const char *address, int type) {
-  struct sockaddr_storage a;
-  const struct sockaddr *addr = (const struct sockaddr *)&a;
-  socklen_t size = 0;
+  conc__place a;
+  const struct sockaddr *addr = (const struct sockaddr *)&a.address;
+  bool is_unix;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, &size);
-  if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, type);
+  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
+  if (rc < 0) return rc;
+  is_unix = a.address.ss_family == AF_UNIX;
+  fd = conc__socket(a.address.ss_family, type);
   if (fd < 0) return fd;
-  if (a.ss_family != AF_UNIX && type == SOCK_STREAM)
+  if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(fd, addr, size) < 0) {
-    rc = -errno;
-    if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(&a, size))
-      rc = bind(fd, addr, size) < 0 ? -errno : 0;
-  }
+  rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
+  if (rc == -EADDRINUSE && is_unix && conc__socket_file_is_stale(&a))
+    rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
   if (rc == 0) return fd;
   close(fd);
   return rc;
@@ -8549,16 +8558,12 @@ CONC_API int conc_accept(int fd, double timeout) {
   }
 }
 
-CONC_API int conc_connect(const char *address, double timeout) {
-  double deadline = conc__deadline(timeout);
-  struct sockaddr_storage a;
-  socklen_t size = 0;
-  int fd;
-  int rc = conc__address(address, false, AF_UNSPEC, deadline, &a, &size);
-  if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, SOCK_STREAM);
+CONC__DEF int conc__connect(const conc__place *place, double deadline) {
+  const struct sockaddr *addr = (const struct sockaddr *)&place->address;
+  int fd = conc__socket(place->address.ss_family, SOCK_STREAM);
+  int rc = 0;
   if (fd < 0) return fd;
-  while (connect(fd, (const struct sockaddr *)&a, size) < 0) {
+  while (connect(fd, addr, place->size) < 0) {
     rc = -errno;
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
       rc = conc__wait_fd(fd, CONC_WRITE, deadline);
@@ -8581,6 +8586,19 @@ CONC_API int conc_connect(const char *address, double timeout) {
   }
   conc_close(fd);
   return rc;
+}
+
+CONC_API int conc_connect(const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__place places[CONC__ADDRESSES];
+  int i = 0, fd;
+  int n = conc__address(address, false, AF_UNSPEC, deadline, places,
+                        CONC__ADDRESSES);
+  if (n < 0) return n;
+  do fd = conc__connect(&places[i], deadline);
+  while (fd < 0 && ++i < n && fd != -ECANCELED &&
+         conc__remaining(deadline) > 0);
+  return fd;
 }
 
 /* Says an address in words, as snprintf does. */
@@ -8620,24 +8638,23 @@ CONC_API int conc_datagram_open(const char *address) {
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout) {
   double deadline = conc__deadline(timeout);
-  struct sockaddr_storage a;
-  socklen_t length = (socklen_t)sizeof a;
-  int rc;
-  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
-  rc = conc__address(address, false,
-                     a.ss_family == AF_UNIX ? AF_UNSPEC : a.ss_family,
-                     deadline, &a, &length);
-  while (rc == 0) {
-    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL,
-                       (struct sockaddr *)&a, length);
+  conc__place a;
+  struct sockaddr *addr = (struct sockaddr *)&a.address;
+  int family, rc;
+  a.size = (socklen_t)sizeof a.address;
+  if (getsockname(fd, addr, &a.size) < 0) return -errno;
+  family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
+  rc = conc__address(address, false, family, deadline, &a, 1);
+  while (rc >= 0) {
+    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL, addr,
+                       a.size);
     if (n >= 0) return 0;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    if (a.ss_family != AF_UNIX)
+    if (addr->sa_family != AF_UNIX)
       rc = conc__wait_fd(fd, CONC_WRITE, deadline);
     else /* it can be written to, but the receiver's queue is full */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
-    if (rc > 0) rc = 0;
   }
   return rc;
 }
