@@ -8297,13 +8297,13 @@ CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
   double deadline = conc__deadline(timeout);
   int kind = CONC__FD_SOCKET;
   size_t left = size;
-  do {
+  for (;;) {
     ssize_t n = conc__write_some(fd, p, left, &kind, deadline);
     if (n < 0) return n;
-    p += n;
     left -= (size_t)n;
-  } while (left > 0);
-  return (ssize_t)size;
+    if (left == 0) return (ssize_t)size;
+    p += n;
+  }
 }
 
 CONC_API int conc_close(int fd) {
