@@ -21119,7 +21119,8 @@ CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
   if (last || columns == 0) line[n++] = '\n';
   p->next = now + interval;
   while (at < n) {
-    ssize_t rc = write(fd, line + at, n - at);
+    ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
+    if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
     if (rc < 0 && errno != EINTR) return -errno;
     if (rc > 0) at += (size_t)rc;
   }
