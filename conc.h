@@ -988,7 +988,8 @@ CONC_API int conc_scope_end(conc_scope *scope);
      conc_group_start(&g, &b, conc_thread_start);
      rc = conc_group_leave(&g, CONC_FOREVER);
 
-   When one fails, other than by -ECANCELED, the rest is cancelled at once. */
+   When one fails, other than by -ECANCELED, the rest is cancelled at once.
+   (A process fails, by -ECHILD, of any signal that kills it.) */
 typedef struct conc_group {
   /* private */
   conc_task *first; /* the latest */
@@ -5142,15 +5143,23 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
-/* A job that stayed behind in the process that this one was forked from is
-   found to have ended when somebody asks. */
+/* Ends a task that stayed behind in the process that this one was forked from.
+   So may have those of its group that could be cancelled: who is here is left
+   to end. */
+CONC__DEF void conc__left_behind(conc_task *t) {
+  int none = 0;
+  if (t->group != NULL) CONC__CAS(&t->group->failure, &none, -ECHILD);
+  t->group = NULL;
+  conc__task_finish(t, NULL, -ECHILD);
+}
+
+/* A job that stayed behind is found to have ended when somebody asks. */
 CONC__DEF void conc__job_look(conc_task *task) {
   uintptr_t id;
   if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
   id = CONC__LOAD(&task->id);
   if (!conc__owner_is_gone(id)) return;
-  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
-    conc__task_finish(task, NULL, -ECHILD);
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0)) conc__left_behind(task);
 }
 
 CONC__INLINE bool conc__is_job(const conc_task *task) {
@@ -5472,15 +5481,11 @@ CONC__DEF void conc__group_fail(conc_group *g, int failure) {
     if (t != conc__self()->task) conc_cancel(t);
 }
 
-/* A task of a group is about to end: it still holds up the group. If a fork
-   has left it behind, so it may have those that could be cancelled: those
-   that are here are left to end. */
+/* A task of a group is about to end: it still holds up the group. */
 CONC__DEF void conc__group_ended(conc_task *t) {
   conc_group *g = t->group;
   t->group = NULL;
-  if (t->status == -ECHILD)
-    CONC__STORE(&g->failure, -ECHILD);
-  else if (t->status != 0 && t->status != -ECANCELED)
+  if (t->status != 0 && t->status != -ECANCELED)
     conc__group_fail(g, t->status);
 }
 
@@ -7979,7 +7984,7 @@ CONC__DEF void conc__fork_end(conc_task *t) {
     for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
     conc__fork_recount(actor->changing);
   }
-  conc__task_finish(t, NULL, -ECHILD);
+  conc__left_behind(t);
 }
 
 /* Who waits here and can go on, because somebody has taken it off its list
@@ -10704,7 +10709,7 @@ CONC__DEF void conc__process_fork_child(void) {
     t->link = NULL;
     if (t->fds[0] >= 0) close(t->fds[0]);
     if (t->fds[1] >= 0) close(t->fds[1]);
-    conc__task_finish(t, NULL, -ECHILD);
+    conc__left_behind(t);
   }
 }
 
@@ -10761,7 +10766,7 @@ CONC__DEF void conc__process_abandon(void) {
     conc__waker_close(loop->waker);
   }
   conc__task_unlink(mine);
-  if (mine->kind != CONC__TASK_FOREIGN) conc__task_finish(mine, NULL, -ECHILD);
+  if (mine->kind != CONC__TASK_FOREIGN) conc__left_behind(mine);
 }
 
 CONC__DEF void *conc__parent_watch(void *arg) {

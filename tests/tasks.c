@@ -1052,6 +1052,82 @@ EVERYWHERE(a_start_that_fails_leaves_the_group_as_it_was) {
   return arg;
 }
 
+/* --- groups of processes --- */
+
+static void *kill_myself(void *arg) {
+  raise(SIGKILL);
+  return arg;
+}
+static void *sleep_for_ever(void *arg) {
+  conc_sleep(CONC_FOREVER);
+  return arg;
+}
+EVERYWHERE(a_process_that_is_killed_cancels_its_group) {
+  conc_group g;
+  conc_task t;
+  job *jobs;
+  NO_FORK;
+  jobs = begin_group(&g, 2);
+  memset(&t, 0, sizeof t);
+  t.target = kill_myself;
+  CHECK_EQ(conc_group_start(&g, &t, conc_process_start), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -ECHILD);
+  check_cancelled(jobs, 2);
+  free(jobs);
+  return arg;
+}
+EVERYWHERE(the_first_failure_is_told_of_a_group_with_a_process) {
+  conc_group g;
+  conc_task t;
+  job *jobs;
+  NO_FORK;
+  jobs = begin_group(&g, 1);
+  jobs[0].status = -EIO;
+  memset(&t, 0, sizeof t);
+  t.target = sleep_for_ever;
+  CHECK_EQ(conc_group_start(&g, &t, conc_process_start), 0);
+  finish(&jobs[0]);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+  CHECK_EQ(conc_join(&t, 0), -ECHILD); /* its SIGTERM */
+  free(jobs);
+  return arg;
+}
+/* Say, with what a join of a process has returned. */
+EVERYWHERE(any_failure_cancels_the_group) {
+  conc_group g;
+  job *jobs = begin_group(&g, 2);
+  jobs[0].status = -ECHILD;
+  finish(&jobs[0]);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -ECHILD);
+  check_cancelled(jobs, 2);
+  free(jobs);
+  return arg;
+}
+
+/* In the child those members that stayed behind have ended, and those that
+   are here go on. */
+EVERYWHERE(a_group_is_left_in_a_fork) {
+  conc_group g;
+  job *jobs;
+  int status;
+  pid_t pid;
+  NO_FORK;
+  jobs = begin_group(&g, 4); /* on a loop two are coroutines */
+  pid = fork();
+  for (int i = 0; i < 4; i++) conc_event_set(&jobs[i].go);
+  if (pid == 0) {
+    MUST(conc_group_leave(&g, CONC_FOREVER) == -ECHILD);
+    for (int i = 0; i < 4; i++)
+      MUST(conc_join(&jobs[i].task, 0) ==
+           (jobs[i].task.kind == CONC__TASK_CORO ? 0 : -ECHILD));
+    _exit(0);
+  }
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+  free(jobs);
+  return arg;
+}
+
 /* --- many --- */
 
 static void *nothing(void *arg) {
