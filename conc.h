@@ -1261,7 +1261,8 @@ CONC_API int conc_close(int fd);
 CONC_API int conc_listen(const char *address);
 
 /* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
-   -EMFILE, or what else accept() fails with. */
+   -EMFILE, or what else accept() fails with. The socket that listens is made
+   non-blocking, for another one may be faster. */
 CONC_API int conc_accept(int fd, double timeout);
 
 /* Connects to an address as above, where an empty host is loopback, and there
@@ -8536,11 +8537,14 @@ CONC__DEF void conc__fd_is_new(int fd) {
 
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
-  int blocking = conc__is_nonblocking(fd) == 0;
+  int listens = 0;
+  socklen_t length = (socklen_t)sizeof listens;
+  if (conc__is_nonblocking(fd) == 0 &&
+      getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
+      listens)
+    conc__set_nonblocking(fd);
   for (;;) {
-    int rc = blocking ? conc__wait_fd(fd, CONC_READ, deadline) : 0;
-    int client;
-    if (rc < 0) return rc;
+    int client, rc;
 #if CONC_HAVE_CLOEXEC
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
                               SOCK_CLOEXEC | SOCK_NONBLOCK);

@@ -224,6 +224,46 @@ TEST(without_descriptors_a_connection_stays_in_line) {
   run(no_descriptors, NULL);
 }
 
+static int foreign; /* a socket that is not of conc_listen */
+static void *accept_one(void *fd) {
+  *(int *)fd = conc_accept(foreign, 0.1);
+  return NULL;
+}
+static void *two_accept(void *arg) {
+  conc_task t[2];
+  int fds[2], client;
+  char address[64];
+  memset(t, 0, sizeof t);
+  foreign = socket(AF_UNIX, SOCK_STREAM, 0);
+  CHECK(foreign >= 0);
+  snprintf(address, sizeof address, "/tmp/conc-connect-%d", (int)getpid());
+  {
+    struct sockaddr_un a;
+    memset(&a, 0, sizeof a);
+    a.sun_family = AF_UNIX;
+    strcpy(a.sun_path, address);
+    CHECK_EQ(conc_accept(foreign, 10), -EINVAL); /* it does not listen yet */
+    CHECK_EQ(bind(foreign, (struct sockaddr *)&a, sizeof a), 0);
+    CHECK_EQ(listen(foreign, 5), 0);
+  }
+  for (int i = 0; i < 2; i++) {
+    t[i].target = accept_one;
+    t[i].arg = &fds[i];
+    CHECK_EQ(conc_coro_start(&t[i]), 0);
+  }
+  CHECK_EQ(conc_sleep(0.001), 0); /* both wait */
+  client = conc_connect(address, 10);
+  CHECK(client >= 0);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&t[i], 10), 0);
+  CHECK((fds[0] >= 0) != (fds[1] >= 0));
+  CHECK_EQ(fds[0] >= 0 ? fds[1] : fds[0], -ETIMEDOUT);
+  conc_close(fds[0] >= 0 ? fds[0] : fds[1]);
+  conc_close(client), conc_close(foreign);
+  unlink(address);
+  return arg;
+}
+TEST(of_two_who_accept_one_has_the_connection) { run(two_accept, NULL); }
+
 /* Which UndefinedBehaviorSanitizer looks at. */
 static void *write_nothing(void *arg) {
   int fds[2];
