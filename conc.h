@@ -1216,8 +1216,9 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
    Blocks     a thread blocks, a coroutine parks; always with a timeout
 
    The descriptor may be blocking or not. Blocking ones that are not sockets
-   (a terminal, a file) are first waited for, then read; regular files never
-   wait. Close a descriptor that coroutines wait for by conc_close.
+   (a terminal, a pipe) are first waited for, then read: if another thread or
+   process was faster, that blocks. Regular files never wait. Close a
+   descriptor that coroutines wait for by conc_close.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
@@ -8176,6 +8177,19 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
   return conc__wait_fd(fd, events, conc__deadline(timeout));
 }
 
+/* Waits until a call would not block. Of several coroutines that were woken by
+   one event the first has what came: the others see that it is gone. */
+CONC__DEF int conc__wait_blocking(int fd, int events, double deadline) {
+  bool alone = conc__self()->ops != &conc__coro_class;
+  int rc = alone ? -ETIMEDOUT : conc__wait_fd(fd, events, 0);
+  while (rc == -ETIMEDOUT) {
+    rc = conc__wait_fd(fd, events, deadline);
+    if (rc < 0 || alone) break;
+    rc = conc__wait_fd(fd, events, 0);
+  }
+  return rc;
+}
+
 /* Whether a failed system call may be tried again when the descriptor is
    ready. */
 CONC__DEF bool conc__would_block(int error) {
@@ -8226,7 +8240,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       if (n < 0 && errno == ENOTSOCK) {
         is_socket = false;
         rc = conc__is_nonblocking(fd);
-        if (rc == 0) rc = conc__wait_fd(fd, CONC_READ, deadline);
+        if (rc == 0) rc = conc__wait_blocking(fd, CONC_READ, deadline);
         if (rc < 0) return rc;
         continue;
       }
@@ -8282,7 +8296,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
     } else {
       bool blocking = *kind == CONC__FD_BLOCKING;
       if (blocking) {
-        rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+        rc = conc__wait_blocking(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
       /* A blocking pipe that polls writable takes so much without waiting. */

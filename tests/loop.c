@@ -555,6 +555,50 @@ TEST(files_are_always_ready_and_closed_descriptors_never) {
   wait_for_odd_ones(NULL); /* and in a thread */
 }
 
+/* A pipe that blocks, and two coroutines that are woken for one byte, or for
+   the room of one page: the other one goes on waiting, and so its loop. */
+static int shared_pipe[2];
+static ssize_t moved[2];
+static void *read_shared(void *arg) {
+  char byte;
+  *(ssize_t *)arg = conc_read(shared_pipe[0], &byte, 1, 0.05);
+  return NULL;
+}
+static void *write_shared(void *arg) {
+  static char page[4096];
+  *(ssize_t *)arg = conc_write(shared_pipe[1], page, sizeof page, 0.05);
+  return NULL;
+}
+static void two_at_once(conc_fn *fn) {
+  conc_task t[2];
+  for (int i = 0; i < 2; i++) coro(&t[i], fn, &moved[i]);
+  settle();
+  if (fn == read_shared) {
+    CHECK_EQ(write(shared_pipe[1], "x", 1), 1);
+  } else {
+    static char page[4096];
+    CHECK_EQ(read(shared_pipe[0], page, sizeof page), sizeof page);
+  }
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&t[i], 10), 0);
+  CHECK((moved[0] > 0) != (moved[1] > 0));
+  CHECK_EQ(moved[0] > 0 ? moved[1] : moved[0], -ETIMEDOUT);
+}
+static void *share_pipe(void *arg) {
+  static char zeros[65536];
+  CHECK_EQ(pipe(shared_pipe), 0);
+  two_at_once(read_shared);
+  CHECK_EQ(fcntl(shared_pipe[1], F_SETFL, O_NONBLOCK), 0);
+  while (write(shared_pipe[1], zeros, sizeof zeros) > 0) continue;
+  while (write(shared_pipe[1], zeros, 1) > 0) continue;
+  CHECK_EQ(fcntl(shared_pipe[1], F_SETFL, 0), 0);
+  two_at_once(write_shared);
+  close(shared_pipe[0]), close(shared_pipe[1]);
+  return arg;
+}
+TEST(a_blocking_pipe_that_two_coroutines_use_does_not_block_the_loop) {
+  run(share_pipe, NULL);
+}
+
 /* A pipe whose reader has gone; no signal may kill us in a socket's case. */
 static void *write_to_nobody(void *arg) {
   int fds[2];
