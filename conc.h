@@ -893,10 +893,11 @@ CONC_API conc_task *conc_current(void);
    task is. */
 CONC_API const char *conc_name(conc_task *task);
 
-/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0.
-   -EINVAL if one was never started, -EDEADLK if one is the caller's own,
-   -ENOMEM: then nothing has been waited for. -EDEADLK, too, as from conc_join,
-   if so many of them wait for the caller that the wait cannot end. --- */
+/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0;
+   who is named twice counts twice. -EINVAL if one was never started, -EDEADLK
+   if one is the caller's own, -ENOMEM: then nothing has been waited for.
+   -EDEADLK, too, as from conc_join, if so many of them wait for the caller
+   that the wait cannot end. --- */
 
 enum {
   CONC_FIRST,         /* until one has finished */
@@ -916,7 +917,9 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
 /* Waits for n tasks; their results, by conc_result, are in the order given.
    0 if all have finished without failure; else the first failure, -ETIMEDOUT
    or -ECANCELED: then the others have been cancelled and have ended, too,
-   however long their clean-up took. (To keep them, use conc_wait.) */
+   however long their clean-up took. To keep them, and to have each one's
+   failure (Python's return_exceptions), use conc_wait, and conc_join of
+   each. */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
 
 /* Tells tasks one by one as they finish.
@@ -927,8 +930,8 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
      conc_completed_end(&c);
 
-   What is told may be freed; the others are awaited until the end, or
-   conc_completed_end. All by one task. */
+   What is told (each time that it was named) may be freed; the others are
+   awaited until the end, or conc_completed_end. All by one task. */
 typedef struct conc_completed {
   /* private */
   struct conc__many *many;
@@ -1005,7 +1008,8 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
 /* Waits until all tasks of the group have finished; not for one of them to
    call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or
    the caller is cancelled, -ECANCELED: then they are cancelled, and have
-   ended, too, however long their clean-up took. The group is as new then. */
+   ended, too, however long their clean-up took. So a timeout of 0 cancels all.
+   The group is as new then. */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
