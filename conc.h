@@ -8155,10 +8155,12 @@ CONC__HOT int conc_yield_now(void) {
 CONC_API int conc_sleep(double seconds) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(seconds);
+  /* However short: others of the loop have a turn, as if it was 0. */
+  bool waited = self->ops != &conc__coro_class;
   if (deadline <= 0) return conc_yield_now();
-  for (;;) {
+  for (;; waited = true) {
     if (conc__take_cancel(self)) return -ECANCELED;
-    if (deadline < CONC__NEVER && conc_now() >= deadline) return 0;
+    if (waited && deadline < CONC__NEVER && conc_now() >= deadline) return 0;
     self->ops->park(self, conc__cancel_bit(self),
                     conc__scope_limit(self, deadline));
   }

@@ -191,6 +191,22 @@ static void *sleep_among_busy(void *arg) {
 }
 TEST(a_timer_is_heard_among_busy_coroutines) { run(sleep_among_busy, NULL); }
 
+static void *set_flag(void *flag) {
+  *(bool *)flag = true;
+  return NULL;
+}
+static void *sleep_a_moment(void *arg) {
+  bool flag = false;
+  conc_task t;
+  int n;
+  coro(&t, set_flag, &flag);
+  for (n = 0; n < 1000 && !flag; n++) CHECK_EQ(conc_sleep(1e-12), 0);
+  CHECK(flag);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  return arg;
+}
+TEST(a_sleep_however_short_lets_others_run) { run(sleep_a_moment, NULL); }
+
 /* --- very many --- */
 
 static void *wait_for_event(void *arg) {
