@@ -931,7 +931,8 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      conc_completed_end(&c);
 
    What is told (each time that it was named) may be freed; the others are
-   awaited until the end, or conc_completed_end. All by one task. */
+   awaited until the end, or conc_completed_end, which must come before that
+   of the task. All by one task. */
 typedef struct conc_completed {
   /* private */
   struct conc__many *many;

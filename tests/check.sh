@@ -32,7 +32,7 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio queue manager stream datagram connect signals progress shared pool public"
+gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect signals progress shared pool public"
 clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few SCRIPTS=
 kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect pipe signals progress generator tasks asyncio stack queue manager process fork"
