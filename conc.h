@@ -1098,7 +1098,8 @@ CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* Runs the task as a coroutine on a loop of the calling thread, and returns
    when it has finished and everything that it started has: coroutines that
-   are left over are cancelled and awaited (Python's asyncio.run). Returns as
+   are left over are cancelled and awaited (Python's asyncio.run), so their
+   structs must not lie on the stack of one that has ended. Returns as
    conc_join does; -EDEADLK if it came to all of them waiting, in a process
    without other threads, for what none of them can do any more: then they were
    cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
