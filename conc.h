@@ -893,10 +893,11 @@ CONC_API conc_task *conc_current(void);
    task is. */
 CONC_API const char *conc_name(conc_task *task);
 
-/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0.
-   -EINVAL if one was never started, -EDEADLK if one is the caller's own,
-   -ENOMEM: then nothing has been waited for. -EDEADLK, too, as from conc_join,
-   if so many of them wait for the caller that the wait cannot end. --- */
+/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0;
+   who is named twice counts twice. -EINVAL if one was never started, -EDEADLK
+   if one is the caller's own, -ENOMEM: then nothing has been waited for.
+   -EDEADLK, too, as from conc_join, if so many of them wait for the caller
+   that the wait cannot end. --- */
 
 enum {
   CONC_FIRST,         /* until one has finished */
@@ -916,7 +917,9 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
 /* Waits for n tasks; their results, by conc_result, are in the order given.
    0 if all have finished without failure; else the first failure, -ETIMEDOUT
    or -ECANCELED: then the others have been cancelled and have ended, too,
-   however long their clean-up took. (To keep them, use conc_wait.) */
+   however long their clean-up took. To keep them, and to have each one's
+   failure (Python's return_exceptions), use conc_wait, and conc_join of
+   each. */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
 
 /* Tells tasks one by one as they finish.
@@ -927,8 +930,9 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
      conc_completed_end(&c);
 
-   What is told may be freed; the others are awaited until the end, or
-   conc_completed_end. All by one task. */
+   What is told (each time that it was named) may be freed; the others are
+   awaited until the end, or conc_completed_end, which must come before that
+   of the task. All by one task. */
 typedef struct conc_completed {
   /* private */
   struct conc__many *many;
@@ -988,7 +992,8 @@ CONC_API int conc_scope_end(conc_scope *scope);
      conc_group_start(&g, &b, conc_thread_start);
      rc = conc_group_leave(&g, CONC_FOREVER);
 
-   When one fails, other than by -ECANCELED, the rest is cancelled at once. */
+   When one fails, other than by -ECANCELED, the rest is cancelled at once.
+   (A process fails, by -ECHILD, of any signal that kills it.) */
 typedef struct conc_group {
   /* private */
   conc_task *first; /* the latest */
@@ -1004,7 +1009,8 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
 /* Waits until all tasks of the group have finished; not for one of them to
    call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or
    the caller is cancelled, -ECANCELED: then they are cancelled, and have
-   ended, too, however long their clean-up took. The group is as new then. */
+   ended, too, however long their clean-up took. So a timeout of 0 cancels all.
+   The group is as new then. */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
@@ -1092,7 +1098,8 @@ CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* Runs the task as a coroutine on a loop of the calling thread, and returns
    when it has finished and everything that it started has: coroutines that
-   are left over are cancelled and awaited (Python's asyncio.run). Returns as
+   are left over are cancelled and awaited (Python's asyncio.run), so their
+   structs must not lie on the stack of one that has ended. Returns as
    conc_join does; -EDEADLK if it came to all of them waiting, in a process
    without other threads, for what none of them can do any more: then they were
    cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
@@ -1211,8 +1218,9 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
    Blocks     a thread blocks, a coroutine parks; always with a timeout
 
    The descriptor may be blocking or not. Blocking ones that are not sockets
-   (a terminal, a file) are first waited for, then read; regular files never
-   wait. Close a descriptor that coroutines wait for by conc_close.
+   (a terminal, a pipe) are first waited for, then read: if another thread or
+   process was faster, that blocks. Regular files never wait. Close a
+   descriptor that coroutines wait for by conc_close.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
@@ -1251,17 +1259,20 @@ CONC_API int conc_close(int fd);
    replaced. Returns a descriptor; -EINVAL for what is no address,
    -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host), -EAGAIN (nobody answers
    who would know it), and what else socket(), bind() and listen() fail with.
-   Waits only if the host is a name, as long as it takes to look that up. */
+   Waits only if the host is a name, as long as it takes to look that up; of
+   several addresses it takes the first. */
 CONC_API int conc_listen(const char *address);
 
 /* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
-   -EMFILE, or what else accept() fails with. */
+   -EMFILE, or what else accept() fails with. The socket that listens is made
+   non-blocking, for another one may be faster. */
 CONC_API int conc_accept(int fd, double timeout);
 
 /* Connects to an address as above, where an empty host is loopback, and there
-   must be a port (-EINVAL). Returns a descriptor, non-blocking; -ECONNREFUSED,
+   must be a port (-EINVAL). If a name has several addresses, the first four
+   are tried in turn. Returns a descriptor, non-blocking; -ECONNREFUSED,
    -ETIMEDOUT, -ECANCELED, -ENOENT, -EAGAIN, and what else connect() fails
-   with. */
+   with, at the last of them. */
 CONC_API int conc_connect(const char *address, double timeout);
 
 /* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
@@ -5161,15 +5172,23 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
   return t->was_cancelled ? -ECANCELED : t->status;
 }
 
-/* A job that stayed behind in the process that this one was forked from is
-   found to have ended when somebody asks. */
+/* Ends a task that stayed behind in the process that this one was forked from.
+   So may have those of its group that could be cancelled: who is here is left
+   to end. */
+CONC__DEF void conc__left_behind(conc_task *t) {
+  int none = 0;
+  if (t->group != NULL) CONC__CAS(&t->group->failure, &none, -ECHILD);
+  t->group = NULL;
+  conc__task_finish(t, NULL, -ECHILD);
+}
+
+/* A job that stayed behind is found to have ended when somebody asks. */
 CONC__DEF void conc__job_look(conc_task *task) {
   uintptr_t id;
   if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
   id = CONC__LOAD(&task->id);
   if (!conc__owner_is_gone(id)) return;
-  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
-    conc__task_finish(task, NULL, -ECHILD);
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0)) conc__left_behind(task);
 }
 
 CONC__INLINE bool conc__is_job(const conc_task *task) {
@@ -5495,15 +5514,11 @@ CONC__DEF void conc__group_fail(conc_group *g, int failure) {
     if (t != conc__self()->task) conc_cancel(t);
 }
 
-/* A task of a group is about to end: it still holds up the group. If a fork
-   has left it behind, so it may have those that could be cancelled: those
-   that are here are left to end. */
+/* A task of a group is about to end: it still holds up the group. */
 CONC__DEF void conc__group_ended(conc_task *t) {
   conc_group *g = t->group;
   t->group = NULL;
-  if (t->status == -ECHILD)
-    CONC__STORE(&g->failure, -ECHILD);
-  else if (t->status != 0 && t->status != -ECANCELED)
+  if (t->status != 0 && t->status != -ECANCELED)
     conc__group_fail(g, t->status);
 }
 
@@ -8044,7 +8059,7 @@ CONC__DEF void conc__fork_end(conc_task *t) {
     for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
     conc__fork_recount(actor->changing);
   }
-  conc__task_finish(t, NULL, -ECHILD);
+  conc__left_behind(t);
 }
 
 /* Who waits here and can go on, because somebody has taken it off its list
@@ -8209,10 +8224,12 @@ CONC__HOT int conc_yield_now(void) {
 CONC_API int conc_sleep(double seconds) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(seconds);
+  /* However short: others of the loop have a turn, as if it was 0. */
+  bool waited = self->ops != &conc__coro_class;
   if (deadline <= 0) return conc_yield_now();
-  for (;;) {
+  for (;; waited = true) {
     if (conc__take_cancel(self)) return -ECANCELED;
-    if (deadline < CONC__NEVER && conc_now() >= deadline) return 0;
+    if (waited && deadline < CONC__NEVER && conc_now() >= deadline) return 0;
     self->ops->park(self, conc__cancel_bit(self),
                     conc__scope_limit(self, deadline));
   }
@@ -8233,6 +8250,19 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
   if (fd < 0) return -EBADF;
   if (events == 0 || (events & ~(CONC_READ | CONC_WRITE))) return -EINVAL;
   return conc__wait_fd(fd, events, conc__deadline(timeout));
+}
+
+/* Waits until a call would not block. Of several coroutines that were woken by
+   one event the first has what came: the others see that it is gone. */
+CONC__DEF int conc__wait_blocking(int fd, int events, double deadline) {
+  bool alone = conc__self()->ops != &conc__coro_class;
+  int rc = alone ? -ETIMEDOUT : conc__wait_fd(fd, events, 0);
+  while (rc == -ETIMEDOUT) {
+    rc = conc__wait_fd(fd, events, deadline);
+    if (rc < 0 || alone) break;
+    rc = conc__wait_fd(fd, events, 0);
+  }
+  return rc;
 }
 
 /* Whether a failed system call may be tried again when the descriptor is
@@ -8285,7 +8315,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       if (n < 0 && errno == ENOTSOCK) {
         is_socket = false;
         rc = conc__is_nonblocking(fd);
-        if (rc == 0) rc = conc__wait_fd(fd, CONC_READ, deadline);
+        if (rc == 0) rc = conc__wait_blocking(fd, CONC_READ, deadline);
         if (rc < 0) return rc;
         continue;
       }
@@ -8341,7 +8371,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
     } else {
       bool blocking = *kind == CONC__FD_BLOCKING;
       if (blocking) {
-        rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+        rc = conc__wait_blocking(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
       /* A blocking pipe that polls writable takes so much without waiting. */
@@ -8362,13 +8392,13 @@ CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
   double deadline = conc__deadline(timeout);
   int kind = CONC__FD_SOCKET;
   size_t left = size;
-  do {
+  for (;;) {
     ssize_t n = conc__write_some(fd, p, left, &kind, deadline);
     if (n < 0) return n;
-    p += n;
     left -= (size_t)n;
-  } while (left > 0);
-  return (ssize_t)size;
+    if (left == 0) return (ssize_t)size;
+    p += n;
+  }
 }
 
 CONC_API int conc_close(int fd) {
@@ -8384,6 +8414,13 @@ CONC_API int conc_close(int fd) {
 
 /* --- addresses --- */
 
+#define CONC__ADDRESSES 4 /* of a name, at most */
+
+typedef struct conc__place {
+  struct sockaddr_storage address;
+  socklen_t size;
+} conc__place;
+
 /* What conc_listen and conc_connect understand. Names are resolved by a
    thread, so that only the caller waits. */
 typedef struct conc__resolve {
@@ -8393,26 +8430,30 @@ typedef struct conc__resolve {
   int family; /* AF_UNSPEC: any */
   int rc;
   unsigned left; /* the first of caller and thread has: the other frees it */
-  struct sockaddr_storage address;
-  socklen_t size;
+  conc__place places[CONC__ADDRESSES];
+  int count;
 } conc__resolve;
 
 CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   struct addrinfo hints;
   struct addrinfo *info = NULL;
+  const struct addrinfo *i;
   int rc;
   memset(&hints, 0, sizeof hints);
   hints.ai_flags = flags | (r->passive ? AI_PASSIVE : 0);
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_family = r->family;
   rc = getaddrinfo(r->host[0] ? r->host : NULL, r->port, &hints, &info);
-  if (rc == 0 && info->ai_addrlen <= sizeof r->address) {
-    memcpy(&r->address, info->ai_addr, info->ai_addrlen);
-    r->size = info->ai_addrlen;
-    freeaddrinfo(info);
-    return 0;
+  for (i = rc == 0 ? info : NULL; i != NULL && r->count < CONC__ADDRESSES;
+       i = i->ai_next) {
+    conc__place *place = &r->places[r->count];
+    if (i->ai_addrlen > sizeof place->address) continue;
+    memcpy(&place->address, i->ai_addr, i->ai_addrlen);
+    place->size = i->ai_addrlen;
+    r->count++;
   }
   if (info != NULL) freeaddrinfo(info);
+  if (r->count > 0) return 0;
   if (rc == EAI_MEMORY) return -ENOMEM;
   return rc == EAI_AGAIN ? -EAGAIN : -ENOENT;
 }
@@ -8475,11 +8516,10 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
   return 0;
 }
 
-/* Makes a socket address. 0 or negative errno. */
+/* Makes socket addresses, up to n. Their number, or negative errno. */
 CONC__DEF int conc__address(const char *address, bool listening, int family,
-                            double deadline, struct sockaddr_storage *out,
-                            socklen_t *size) {
-  struct sockaddr_un *un = (struct sockaddr_un *)out;
+                            double deadline, conc__place *out, int n) {
+  struct sockaddr_un *un = (struct sockaddr_un *)&out->address;
   conc__resolve *r;
   int rc;
   memset(out, 0, sizeof *out);
@@ -8491,8 +8531,8 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
     memcpy(un->sun_path, address, strlen(address) + 1);
-    *size = (socklen_t)sizeof *un;
-    return 0;
+    out->size = (socklen_t)sizeof *un;
+    return 1;
   }
   r = (conc__resolve *)CONC_MALLOC(sizeof *r);
   if (r == NULL) return -ENOMEM;
@@ -8518,8 +8558,8 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
     }
   }
   if (rc == 0) {
-    memcpy(out, &r->address, sizeof *out);
-    *size = r->size;
+    rc = r->count < n ? r->count : n;
+    memcpy(out, r->places, (size_t)rc * sizeof *out);
   }
   CONC_FREE(r);
   return rc;
@@ -8528,40 +8568,37 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
 /* A socket file remains when its owner has died: then it may be replaced.
    Asked by a socket for datagrams: if there is one for a stream, it says only
    that it is none (EPROTOTYPE), and its owner sees nothing of it. */
-CONC__DEF bool conc__socket_file_is_stale(const struct sockaddr_storage *a,
-                                          socklen_t size) {
-  const struct sockaddr_un *un = (const struct sockaddr_un *)a;
+CONC__DEF bool conc__socket_file_is_stale(const conc__place *place) {
+  const struct sockaddr *addr = (const struct sockaddr *)&place->address;
+  const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   bool stale;
   int fd;
   if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
-  stale = connect(fd, (const struct sockaddr *)a, size) < 0 &&
-          errno == ECONNREFUSED;
+  stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
   close(fd);
   return stale && unlink(un->sun_path) == 0;
 }
 
 /* A socket that is bound to an address; or negative errno. */
 CONC__DEF int conc__socket_at(const char *address, int type) {
-  struct sockaddr_storage a;
-  const struct sockaddr *addr = (const struct sockaddr *)&a;
-  socklen_t size = 0;
+  conc__place a;
+  const struct sockaddr *addr = (const struct sockaddr *)&a.address;
+  bool is_unix;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, &size);
-  if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, type);
+  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
+  if (rc < 0) return rc;
+  is_unix = a.address.ss_family == AF_UNIX;
+  fd = conc__socket(a.address.ss_family, type);
   if (fd < 0) return fd;
-  if (a.ss_family != AF_UNIX && type == SOCK_STREAM)
+  if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(fd, addr, size) < 0) {
-    rc = -errno;
-    if (rc == -EADDRINUSE && a.ss_family == AF_UNIX &&
-        conc__socket_file_is_stale(&a, size))
-      rc = bind(fd, addr, size) < 0 ? -errno : 0;
-  }
+  rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
+  if (rc == -EADDRINUSE && is_unix && conc__socket_file_is_stale(&a))
+    rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
   if (rc == 0) return fd;
   close(fd);
   return rc;
@@ -8589,11 +8626,14 @@ CONC__DEF void conc__fd_is_new(int fd) {
 
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
-  int blocking = conc__is_nonblocking(fd) == 0;
+  int listens = 0;
+  socklen_t length = (socklen_t)sizeof listens;
+  if (conc__is_nonblocking(fd) == 0 &&
+      getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
+      listens)
+    conc__set_nonblocking(fd);
   for (;;) {
-    int rc = blocking ? conc__wait_fd(fd, CONC_READ, deadline) : 0;
-    int client;
-    if (rc < 0) return rc;
+    int client, rc;
 #if CONC_HAVE_CLOEXEC
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
                               SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -8616,16 +8656,12 @@ CONC_API int conc_accept(int fd, double timeout) {
   }
 }
 
-CONC_API int conc_connect(const char *address, double timeout) {
-  double deadline = conc__deadline(timeout);
-  struct sockaddr_storage a;
-  socklen_t size = 0;
-  int fd;
-  int rc = conc__address(address, false, AF_UNSPEC, deadline, &a, &size);
-  if (rc != 0) return rc;
-  fd = conc__socket(a.ss_family, SOCK_STREAM);
+CONC__DEF int conc__connect(const conc__place *place, double deadline) {
+  const struct sockaddr *addr = (const struct sockaddr *)&place->address;
+  int fd = conc__socket(place->address.ss_family, SOCK_STREAM);
+  int rc = 0;
   if (fd < 0) return fd;
-  while (connect(fd, (const struct sockaddr *)&a, size) < 0) {
+  while (connect(fd, addr, place->size) < 0) {
     rc = -errno;
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
       rc = conc__wait_fd(fd, CONC_WRITE, deadline);
@@ -8648,6 +8684,19 @@ CONC_API int conc_connect(const char *address, double timeout) {
   }
   conc_close(fd);
   return rc;
+}
+
+CONC_API int conc_connect(const char *address, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__place places[CONC__ADDRESSES];
+  int i = 0, fd;
+  int n = conc__address(address, false, AF_UNSPEC, deadline, places,
+                        CONC__ADDRESSES);
+  if (n < 0) return n;
+  do fd = conc__connect(&places[i], deadline);
+  while (fd < 0 && ++i < n && fd != -ECANCELED &&
+         conc__remaining(deadline) > 0);
+  return fd;
 }
 
 /* Says an address in words, as snprintf does. */
@@ -8687,24 +8736,23 @@ CONC_API int conc_datagram_open(const char *address) {
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout) {
   double deadline = conc__deadline(timeout);
-  struct sockaddr_storage a;
-  socklen_t length = (socklen_t)sizeof a;
-  int rc;
-  if (getsockname(fd, (struct sockaddr *)&a, &length) < 0) return -errno;
-  rc = conc__address(address, false,
-                     a.ss_family == AF_UNIX ? AF_UNSPEC : a.ss_family,
-                     deadline, &a, &length);
-  while (rc == 0) {
-    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL,
-                       (struct sockaddr *)&a, length);
+  conc__place a;
+  struct sockaddr *addr = (struct sockaddr *)&a.address;
+  int family, rc;
+  a.size = (socklen_t)sizeof a.address;
+  if (getsockname(fd, addr, &a.size) < 0) return -errno;
+  family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
+  rc = conc__address(address, false, family, deadline, &a, 1);
+  while (rc >= 0) {
+    ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL, addr,
+                       a.size);
     if (n >= 0) return 0;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    if (a.ss_family != AF_UNIX)
+    if (addr->sa_family != AF_UNIX)
       rc = conc__wait_fd(fd, CONC_WRITE, deadline);
     else /* it can be written to, but the receiver's queue is full */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
-    if (rc > 0) rc = 0;
   }
   return rc;
 }
@@ -10754,7 +10802,7 @@ CONC__DEF void conc__process_fork_child(void) {
     t->link = NULL;
     if (t->fds[0] >= 0) close(t->fds[0]);
     if (t->fds[1] >= 0) close(t->fds[1]);
-    conc__task_finish(t, NULL, -ECHILD);
+    conc__left_behind(t);
   }
 }
 
@@ -10811,7 +10859,7 @@ CONC__DEF void conc__process_abandon(void) {
     conc__waker_close(loop->waker);
   }
   conc__task_unlink(mine);
-  if (mine->kind != CONC__TASK_FOREIGN) conc__task_finish(mine, NULL, -ECHILD);
+  if (mine->kind != CONC__TASK_FOREIGN) conc__left_behind(mine);
 }
 
 CONC__DEF void *conc__parent_watch(void *arg) {
@@ -21169,7 +21217,8 @@ CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
   if (last || columns == 0) line[n++] = '\n';
   p->next = now + interval;
   while (at < n) {
-    ssize_t rc = write(fd, line + at, n - at);
+    ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
+    if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
     if (rc < 0 && errno != EINTR) return -errno;
     if (rc > 0) at += (size_t)rc;
   }

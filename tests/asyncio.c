@@ -5,7 +5,8 @@
    CPython 3.13's test_asyncio, and which test here does the same, by the first
    words of its name ("-": nothing to test in C):
 
-   test_locks.py, LockTests
+   test_locks.py, repr and the like         -
+   LockTests
      lock, lock_by_with_statement,
      release_not_acquired, release_no_waiters,
      context_manager                        sync.c
@@ -24,10 +25,13 @@
      wait_cancel_after_notify,
      cancelled_error_re_aquire              a_notified_waiter_that_is_cancelled
      cancelled_wakeup, ..._relock           a_notify_is_not_lost
+     (wait_for, notify_all)_unacquired,
+     context_manager                        sync.c
      explicit_lock, ambiguous_loops         -
      timeout_in_block                       sync.c
    SemaphoreTests
-     initial_value_zero, semaphore, value   sync.c
+     initial_value_zero, semaphore, value,
+     release_not_acquired, ..._no_waiters   sync.c
      acquire                                a_semaphore_is_had_in_order
      acquire_cancel, ..._before_awoken,
      acquire_hang                           a_semaphore_passes_over_who_is
@@ -37,6 +41,7 @@
                                             running task may come before one
                                             that is woken (differs from 2)
    BarrierTests                             sync.c
+     filling_tasks_cancel_one               differs: a_barrier_is_broken_for
    test_queues.py
      empty, full, order, maxsize,
      (non)blocking_get, (non)blocking_put,
@@ -46,8 +51,8 @@
      put_with_waiting_getters,
      why_are_(getters, putters)_waiting     a_queue_of_one_passes_everything
      get_cancel_drop_(one, many)            a_message_is_not_lost_with_a_getter
-     put_cancel_drop, put_cancelled_race,
-     cancelled_puts                         a_cancelled_putter_puts_nothing
+     put_cancel_drop, put_cancelled...,
+     cancelled_put...                       a_cancelled_putter_puts_nothing
      float_maxsize                          -
      LifoQueue, PriorityQueue               - (queues keep the order)
      task_done..., join_empty_queue         queue.c (all_who_join)
@@ -56,8 +61,8 @@
    test_waitfor.py                          differs: conc_join with a timeout
                                             leaves the task alone, tasks.c;
                                             conc_timeout cancels, tasks.c
-   test_tasks.py, RunCoroutineThreadsafe    - (a coroutine belongs to the
-                                            thread that starts it) */
+   test_tasks.py, current_task, names       each_coroutine_is_its_own_current;
+                                            all else: tasks.c */
 #include "test.h"
 
 #include "../conc.h"
@@ -120,6 +125,38 @@ static void in_a_loop(conc_fn *fn) {
   begin();
   CHECK_EQ(conc_run(&t), 0);
 }
+
+/* --- who runs ------------------------------------------------------------ */
+
+static void *tell_name(void *arg) {
+  actor *a = (actor *)arg;
+  for (int i = 0; i < 3; i++) {
+    CHECK(conc_current() == &a->task);
+    note(conc_name(NULL)[5]); /* of "Task-2" */
+    CHECK_EQ(i == 1 ? conc_sleep(1e-4) : conc_yield_now(), 0);
+  }
+  CHECK(conc_current() == &a->task);
+  return arg;
+}
+
+static void *do_nothing(void *arg) { return arg; }
+
+static void *interleave(void *arg) {
+  conc_task *self = conc_current();
+  CHECK_STR(conc_name(NULL), "Task-1");
+  for (int i = 0; i < 2; i++) start(i, tell_name);
+  actors[2].task.name = "other";
+  CHECK_STR(conc_name(start(2, do_nothing)), "other");
+  CHECK_STR(conc_name(&actors[1].task), "Task-3");
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(join(i), 0);
+    CHECK(conc_current() == self);
+  }
+  CHECK(strncmp(order, "2323", 4) == 0 && strlen(order) == 6);
+  return arg;
+}
+
+TEST(each_coroutine_is_its_own_current_task) { in_a_loop(interleave); }
 
 /* --- locks --------------------------------------------------------------- */
 

@@ -32,10 +32,10 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio queue manager stream datagram signals shared pool public"
+gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect signals progress shared pool public"
 clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few SCRIPTS=
-kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram pipe signals generator tasks asyncio stack queue manager process fork"
+kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect pipe signals progress generator tasks asyncio stack queue manager process fork"
 c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks generator loop stream queue queue_processes pool process shared pipe value manager"
 malformed | gcc | CC=gcc MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
@@ -44,7 +44,7 @@ implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public 
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
-valgrind | gcc valgrind | $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram signals progress queue value json"
+valgrind | gcc valgrind | $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect signals progress queue value json"
 compile-all | cc |
 long | cc | TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 crash | gcc | CC=gcc OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash

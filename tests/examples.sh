@@ -54,7 +54,7 @@ try() { # TITLE COMMAND...
 
 # The output must be tests/examples/NAME.out; or, where threads print in any
 # order, NAME.txt, both being sorted. What differs from run to run, as times
-# do, NAME.sed makes equal.
+# do, NAME.sed makes equal (and puts last what may come in between).
 prints() { # NAME COMMAND...
   expected=tests/examples/$1
   mend=$expected.sed

@@ -194,6 +194,22 @@ static void *sleep_among_busy(void *arg) {
 }
 TEST(a_timer_is_heard_among_busy_coroutines) { run(sleep_among_busy, NULL); }
 
+static void *set_flag(void *flag) {
+  *(bool *)flag = true;
+  return NULL;
+}
+static void *sleep_a_moment(void *arg) {
+  bool flag = false;
+  conc_task t;
+  int n;
+  coro(&t, set_flag, &flag);
+  for (n = 0; n < 1000 && !flag; n++) CHECK_EQ(conc_sleep(1e-12), 0);
+  CHECK(flag);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  return arg;
+}
+TEST(a_sleep_however_short_lets_others_run) { run(sleep_a_moment, NULL); }
+
 /* --- very many --- */
 
 static void *wait_for_event(void *arg) {
@@ -556,6 +572,50 @@ static void *wait_for_odd_ones(void *arg) {
 TEST(files_are_always_ready_and_closed_descriptors_never) {
   run(wait_for_odd_ones, NULL);
   wait_for_odd_ones(NULL); /* and in a thread */
+}
+
+/* A pipe that blocks, and two coroutines that are woken for one byte, or for
+   the room of one page: the other one goes on waiting, and so its loop. */
+static int shared_pipe[2];
+static ssize_t moved[2];
+static void *read_shared(void *arg) {
+  char byte;
+  *(ssize_t *)arg = conc_read(shared_pipe[0], &byte, 1, 0.05);
+  return NULL;
+}
+static void *write_shared(void *arg) {
+  static char page[4096];
+  *(ssize_t *)arg = conc_write(shared_pipe[1], page, sizeof page, 0.05);
+  return NULL;
+}
+static void two_at_once(conc_fn *fn) {
+  conc_task t[2];
+  for (int i = 0; i < 2; i++) coro(&t[i], fn, &moved[i]);
+  settle();
+  if (fn == read_shared) {
+    CHECK_EQ(write(shared_pipe[1], "x", 1), 1);
+  } else {
+    static char page[4096];
+    CHECK_EQ(read(shared_pipe[0], page, sizeof page), sizeof page);
+  }
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&t[i], 10), 0);
+  CHECK((moved[0] > 0) != (moved[1] > 0));
+  CHECK_EQ(moved[0] > 0 ? moved[1] : moved[0], -ETIMEDOUT);
+}
+static void *share_pipe(void *arg) {
+  static char zeros[65536];
+  CHECK_EQ(pipe(shared_pipe), 0);
+  two_at_once(read_shared);
+  CHECK_EQ(fcntl(shared_pipe[1], F_SETFL, O_NONBLOCK), 0);
+  while (write(shared_pipe[1], zeros, sizeof zeros) > 0) continue;
+  while (write(shared_pipe[1], zeros, 1) > 0) continue;
+  CHECK_EQ(fcntl(shared_pipe[1], F_SETFL, 0), 0);
+  two_at_once(write_shared);
+  close(shared_pipe[0]), close(shared_pipe[1]);
+  return arg;
+}
+TEST(a_blocking_pipe_that_two_coroutines_use_does_not_block_the_loop) {
+  run(share_pipe, NULL);
 }
 
 /* A pipe whose reader has gone; no signal may kill us in a socket's case. */

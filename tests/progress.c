@@ -1,6 +1,7 @@
 /* conc_progress: what it writes to a terminal, to a file, or not at all. */
 #include "test.h"
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #define CONC_MALLOC(n) test_malloc(n)
 #define CONC_REALLOC(p, n) test_realloc(p, n)
@@ -113,6 +114,18 @@ TEST(off_writes_nothing) {
   CHECK_EQ(conc_progress_update(&p, 1), -EBADF);
   CHECK_EQ(conc_progress_close(&p), -EBADF);
   close(fds[0]);
+}
+
+/* As standard error is to a service: nobody is killed by a log that ends. */
+TEST(a_socket_that_nobody_reads_is_an_error) {
+  conc_progress p = {0};
+  int fds[2];
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  close(fds[0]);
+  p.fd = fds[1];
+  CHECK_EQ(conc_progress_update(&p, 1), -EPIPE);
+  CHECK_EQ(conc_progress_close(&p), -EPIPE);
+  close(fds[1]);
 }
 
 TEST(a_terminal_has_one_line_of_its_width) {

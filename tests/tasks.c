@@ -1,19 +1,34 @@
 /* Several tasks at once, of both kinds: wait, gather, as_completed, time
    limits, shields, groups; and who is told of a cancellation.
 
-   What CPython 3.13 tests in test_asyncio, and where it is tested here:
+   What CPython 3.13 tests in test_asyncio, and where it is tested here ("-":
+   nothing to test in C, as there are no exceptions, messages, tracebacks,
+   futures, context variables, reprs or loops to be given):
 
-   test_tasks.py
-     cancel_task_catching, cancel_yield     a_cancelled_task_ends_so
+   test_tasks.py, Base...Tests
+     task_basics, current_task...           asyncio.c, each_coroutine_is
+     task_set_name..., bare_create_named... asyncio.c, the same
+     cancel, cancel_task_catching, cancel_yield, sleep_cancel,
+     task_cancel_(sleeping_task, waiter_future)
+                                            a_cancelled_task_ends_so; core.c,
+                                            every_wait_can_be_cancelled_once
      cancel_task_ignoring, uncancel_basic   a_swallowed_cancel_stays_swallowed
+     uncancel_structured_blocks             a_cancel_is_not_a_time_limit
+     uncancel_resets_must_cancel            differs: what is pending stays
+     cancelling, ...level_preserved         - (there is no count)
      cancel_current_task                    a_task_may_cancel_itself
+     cancel_at_end                          differs: a_cancel_that_comes_too
+     cancel_inner_future, yield_future_passes_cancel,
+     cancel_both_task_and_inner_future      a_join_of_a_cancelled_task
      cancel_awaited_task                    a_cancelled_join_leaves_its_task
-     cancel_with_..._before_starting_task   (core.c)
-     task_awaits_on_itself, wait_errors,
-     wait_duplicate_coroutines, wait_invalid_args
-                                            wait_refuses_what_cannot_be_awaited
-     wait, wait_really_done,
-     wait_concurrent_complete               wait_tells_the_order_of_finish
+     cancel_with_..._before_starting_task   core.c
+     baseexception_during_cancel            any_clean_up_may_be_cancelled
+     task_awaits_on_itself, wait_errors, wait_invalid_args,
+     as_completed_invalid_args              wait_refuses_what_cannot_be_awaited
+     (wait, as_completed)_duplicate_coroutines,
+     duplicate_coroutines (gather)          differs: who_is_named_twice_counts
+     wait, wait_really_done, wait_concurrent_complete,
+     wait_with_iterator..., wait_generator  wait_tells_the_order_of_finish
      wait_first_completed                   wait_for_the_first
      wait_first_exception..., wait_with_exception   wait_for_the_first_failure
      wait_with_timeout                      wait_runs_out
@@ -22,29 +37,54 @@
      ..._same_tasks_in_as_out               completed_tells_the_order_of_finish
      as_completed_with_(unused_)timeout,
      ..._resume_iterator                    completed_runs_out_and_goes_on
-     shield_result, ..._cancel_outer, ..._effect, ..._cancel_inner
-                                            a_shield_holds_back_a_cancel
+     sleep, sleep_zero                      core.c, loop.c
+     sleep_when_delay_is_nan                differs: a_sleep_of_no_number
+     shield_result, ..._cancel_outer, ..._effect,
+     ..._cancel_inner, ..._exception        a_shield_holds_back_a_cancel
+     shield_gather, gather_shield           a_shielded_gather_goes_on
      cancel_gather_1, cancel_gather_2,
-     gather_shield, cancellation_broadcast  gather_is_cancelled
-     success (gather)                       gather_keeps_the_order
+     cancellation_broadcast                 gather_is_cancelled
+     success, exception_marking (gather)    gather_keeps_the_order
      one_exception, one_cancellation        gather_ends_at_the_first_failure
-     env_var_debug, repr, traceback, context, futures   nothing to test in C
+     return_exceptions,
+     result_exception_(success, one_cancellation)   failures_stay_in_place
+     constructor_empty_sequence...          wait_refuses... (n = 0)
+     log_destroyed_pending_task             core.c, what_is_left_when_the_loop
+     (current_task, ...)_no_running_loop    core.c, coroutines_run_in_order
+     context_1 to 6, get_context            thread.c (conc_local)
+     run_coroutine_threadsafe...            - (a coroutine belongs to the
+                                            thread that starts it)
+     all others                             -
    test_taskgroups.py
-     01, 02, 25, nested                     a_group_waits_for_all
-     03, 04, cancel_children_on_child_error a_failure_cancels_the_group
-     07, 12, 13, 14, 15, 16, cancellation   a_cancelled_leave_cancels_the_group
-     17, 18, 19                             (the body has no cancellation)
-     20 to 24, error_and_cancel             the_first_failure_is_told
+     01, 02, 25                             a_group_waits_for_all
+     03                                     a_cancelled_member_is_no_failure
+     04, 07, cancel_children_on_child_error a_failure_cancels_the_group
+     08                                     differs: a_cancelled_leave; what
+                                            else failed its members tell
+     09, 10 (the body fails)                no_time_cancels_the_group
+     11, 12, 13, 14, nested_groups_both_cancelled   nested_groups_end_together
+     15, 16, cancellation                   a_cancelled_leave_cancels_the_group
+     17, 18, 19                             (the body is not cancelled: what it
+                                            starts then is -ECANCELED)
+     20, 20a, 21a, 22, 23, 24               the_first_failure_is_told
+     error_and_cancel                       a_cancel_is_not_lost_to_a_failure
      no_create_task_after_failure, finished a_group_that_fails_takes_no_more
+     coro_closed_when_tg_closed             a_start_that_fails_leaves_the_group
+     all others                             -
    test_timeouts.py
-     basic, at_basic, zero, in_the_past     a_time_limit_ends_a_wait
+     basic, at_basic, zero, in_the_past,
+     outer_task_is_not_cancelled            a_time_limit_ends_a_wait
      nested_timeouts, ..._concurrent, ..._loop_busy   time_limits_nest
      waiter_cancelled, foreign_cancel...,
      cancel_in_timeout_after_cancellation   a_cancel_is_not_a_time_limit
-     timeout_not_called, disabled, timeout_zero_sleep_zero   no_wait_no_limit
+     timeout_not_called, (at_)disabled, timeout_zero_sleep_zero,
+     timeout_in_the_past_sleep_zero         no_wait_no_limit
      timeout_after_cancellation, nested_timeout_in_finally   clean_up_may_wait
      timeout_taskgroup                      a_time_limit_ends_a_group
-     already_entered, not_entered, finished scopes_end_in_reverse_order */
+     already_entered, double_enter, not_entered, finished
+                                            scopes_end_in_reverse_order
+     reschedule                             - (end it, and begin another)
+     all others                             - */
 #include "test.h"
 
 #define CONC_MALLOC(n) test_malloc(n)
@@ -377,6 +417,50 @@ EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
   return arg;
 }
 
+EVERYWHERE(who_is_named_twice_counts_twice) {
+  conc_task *tasks[3], *t;
+  conc_completed c;
+  job *jobs = begin_jobs(2, tasks);
+  tasks[2] = tasks[0];
+  CHECK_EQ(conc_as_completed(&c, tasks, 3, CONC_FOREVER), 0);
+  finish(&jobs[0]);
+  CHECK_EQ(conc_wait(tasks, 3, CONC_FIRST, CONC_FOREVER), 2);
+  CHECK(tasks[0] == &jobs[0].task && tasks[1] == &jobs[0].task);
+  CHECK(tasks[2] == &jobs[1].task);
+  finish(&jobs[1]);
+  CHECK_EQ(conc_gather(tasks, 3, CONC_FOREVER), 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_completed_next(&c, &t), 0);
+    CHECK(t == &jobs[i == 2].task);
+  }
+  CHECK_EQ(conc_completed_next(&c, &t), -EPIPE);
+  free(jobs);
+  return arg;
+}
+
+/* As gather's return_exceptions. */
+EVERYWHERE(failures_stay_in_place) {
+  static const int ends[] = {0, -EIO, 0, -ENOENT, -ECANCELED};
+  conc_task *tasks[5];
+  director d;
+  memset(&d, 0, sizeof d);
+  d.jobs = begin_jobs(5, tasks);
+  d.n = 4;
+  d.order[0] = 3, d.order[1] = 0, d.order[2] = 1, d.order[3] = 2;
+  for (int i = 0; i < 4; i++) d.jobs[i].status = ends[i];
+  begin(&d.task, direct, &d);
+  CHECK_EQ(conc_cancel(tasks[4]), 0);
+  CHECK_EQ(conc_wait(tasks, 5, CONC_ALL, CONC_FOREVER), 5);
+  CHECK(!conc_current()->was_cancelled);
+  for (int i = 0; i < 5; i++) {
+    CHECK_EQ(conc_join(&d.jobs[i].task, 0), ends[i]);
+    CHECK(conc_result(&d.jobs[i].task) == &d.jobs[i]);
+  }
+  CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+  free(d.jobs);
+  return arg;
+}
+
 /* --- gather --- */
 
 EVERYWHERE(gather_keeps_the_order) {
@@ -685,6 +769,69 @@ EVERYWHERE(a_cancelled_join_leaves_its_task) {
   return arg;
 }
 
+static void *joins_another(void *arg) {
+  CHECK_EQ(conc_join((conc_task *)arg, CONC_FOREVER), -ECANCELED);
+  return NULL;
+}
+EVERYWHERE(a_join_of_a_cancelled_task_is_no_cancel) {
+  for (int both = 0; both < 2; both++) {
+    conc_task joiner;
+    job *jobs = begin_jobs(1, NULL);
+    begin(&joiner, joins_another, &jobs[0].task);
+    await_park(&joiner);
+    if (both) CHECK_EQ(conc_cancel(&joiner), 0);
+    if (both) CHECK_EQ(conc_join(&joiner, CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(conc_cancel(&jobs[0].task), 0);
+    if (!both) CHECK_EQ(conc_join(&joiner, CONC_FOREVER), 0);
+    CHECK_EQ(conc_join(&jobs[0].task, CONC_FOREVER), -ECANCELED);
+    free(jobs);
+  }
+  return arg;
+}
+
+static void *cancels_itself_last(void *arg) {
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  return arg;
+}
+EVERYWHERE(a_cancel_that_comes_too_late_changes_nothing) {
+  conc_task t;
+  begin(&t, cancels_itself_last, &t);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK(conc_result(&t) == &t);
+  CHECK_EQ(conc_cancel(&t), -ESRCH);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  return arg;
+}
+
+static void *cleans_up_in_two_steps(void *arg) {
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_event_set((conc_event *)arg), 0);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED); /* the second one */
+  CHECK_EQ(conc_sleep(1e-3), 0);                  /* and no more */
+  return NULL;
+}
+EVERYWHERE(any_clean_up_may_be_cancelled) {
+  conc_event event;
+  conc_task t;
+  memset(&event, 0, sizeof event);
+  begin(&t, cleans_up_in_two_steps, &event);
+  await_park(&t);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_event_wait(&event, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cancel(&t), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
+  return arg;
+}
+
+EVERYWHERE(a_sleep_of_no_number_of_seconds_waits) {
+  volatile double zero = 0;
+  conc_scope s;
+  conc_timeout(&s, 1e-3);
+  CHECK_EQ(conc_sleep(zero / zero), -ECANCELED);
+  CHECK_EQ(conc_scope_end(&s), -ETIMEDOUT);
+  return arg;
+}
+
 /* --- scopes --- */
 
 /* Each kind of wait. */
@@ -872,6 +1019,28 @@ EVERYWHERE(a_shield_holds_back_many) {
   return arg;
 }
 
+/* What it gathers is not cancelled either. */
+EVERYWHERE(a_shielded_gather_goes_on) {
+  conc_task *tasks[3];
+  director d;
+  conc_scope s;
+  memset(&d, 0, sizeof d);
+  d.jobs = begin_jobs(3, tasks);
+  d.n = 3;
+  for (size_t i = 0; i < 3; i++) d.order[i] = i;
+  conc_shield(&s);
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  begin(&d.task, direct, &d);
+  CHECK_EQ(conc_gather(tasks, 3, CONC_FOREVER), 0);
+  CHECK_EQ(conc_scope_end(&s), 0);
+  for (int i = 0; i < 3; i++) CHECK(!d.jobs[i].cancelled);
+  CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(conc_set_status(0), 0);
+  CHECK_EQ(conc_join(&d.task, CONC_FOREVER), 0);
+  free(d.jobs);
+  return arg;
+}
+
 /* --- groups --- */
 
 static job *begin_group(conc_group *g, size_t n) {
@@ -937,6 +1106,85 @@ EVERYWHERE(a_cancelled_leave_cancels_the_group) {
   CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -ECANCELED);
   check_cancelled(jobs, 8);
   forgive(&a);
+  free(jobs);
+  return arg;
+}
+
+EVERYWHERE(a_cancelled_member_is_no_failure) {
+  conc_group g;
+  job *jobs = begin_group(&g, 3);
+  CHECK_EQ(conc_cancel(&jobs[1].task), 0);
+  CHECK_EQ(conc_join(&jobs[1].task, CONC_FOREVER), -ECANCELED);
+  CHECK(conc_is_alive(&jobs[0].task) && conc_is_alive(&jobs[2].task));
+  finish(&jobs[0]);
+  finish(&jobs[2]);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  free(jobs);
+  return arg;
+}
+
+EVERYWHERE(no_time_cancels_the_group) {
+  for (int i = 0; i < 2; i++) {
+    conc_group g;
+    job *jobs = begin_group(&g, 3);
+    jobs[1].clean_up = 1e-3;
+    CHECK_EQ(conc_group_leave(&g, -i), -ETIMEDOUT);
+    check_cancelled(jobs, 3);
+    free(jobs);
+  }
+  return arg;
+}
+
+EVERYWHERE(a_cancel_is_not_lost_to_a_failure) {
+  conc_group g;
+  job *jobs = begin_group(&g, 2);
+  jobs[0].status = -EIO;
+  jobs[1].clean_up = 0.02;
+  finish(&jobs[0]);
+  CHECK_EQ(conc_cancel(conc_current()), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+  if (!conc_current()->was_cancelled) /* the clean-up was faster */
+    CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+  CHECK(conc_current()->was_cancelled);
+  CHECK_EQ(conc_set_status(0), 0);
+  check_cancelled(jobs + 1, 1);
+  free(jobs);
+  return arg;
+}
+
+/* A member that has a group of its own. */
+typedef struct family {
+  conc_task task;
+  conc_group group;
+  job *jobs;
+  conc_event complete;
+  int rc;
+} family;
+static void *parent_main(void *arg) {
+  family *f = (family *)arg;
+  f->jobs = begin_group(&f->group, 2);
+  CHECK_EQ(conc_event_set(&f->complete), 0);
+  f->rc = conc_group_leave(&f->group, CONC_FOREVER);
+  return NULL;
+}
+EVERYWHERE(nested_groups_end_together) {
+  conc_group g;
+  family f;
+  job *jobs = begin_group(&g, 2);
+  memset(&f, 0, sizeof f);
+  f.task.target = parent_main;
+  f.task.arg = &f;
+  CHECK_EQ(conc_group_start(&g, &f.task, start_any), 0);
+  CHECK_EQ(conc_event_wait(&f.complete, CONC_FOREVER), 0);
+  jobs[0].status = -EIO;
+  jobs[1].clean_up = 1e-3;
+  finish(&jobs[0]);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+  CHECK_EQ(f.rc, -ECANCELED);
+  CHECK_EQ(conc_join(&f.task, 0), -ECANCELED);
+  check_cancelled(f.jobs, 2);
+  check_cancelled(jobs + 1, 1);
+  free(f.jobs);
   free(jobs);
   return arg;
 }
@@ -1049,6 +1297,82 @@ EVERYWHERE(a_start_that_fails_leaves_the_group_as_it_was) {
   }
   CHECK(t.group == NULL);
   CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  return arg;
+}
+
+/* --- groups of processes --- */
+
+static void *kill_myself(void *arg) {
+  raise(SIGKILL);
+  return arg;
+}
+static void *sleep_for_ever(void *arg) {
+  conc_sleep(CONC_FOREVER);
+  return arg;
+}
+EVERYWHERE(a_process_that_is_killed_cancels_its_group) {
+  conc_group g;
+  conc_task t;
+  job *jobs;
+  NO_FORK;
+  jobs = begin_group(&g, 2);
+  memset(&t, 0, sizeof t);
+  t.target = kill_myself;
+  CHECK_EQ(conc_group_start(&g, &t, conc_process_start), 0);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -ECHILD);
+  check_cancelled(jobs, 2);
+  free(jobs);
+  return arg;
+}
+EVERYWHERE(the_first_failure_is_told_of_a_group_with_a_process) {
+  conc_group g;
+  conc_task t;
+  job *jobs;
+  NO_FORK;
+  jobs = begin_group(&g, 1);
+  jobs[0].status = -EIO;
+  memset(&t, 0, sizeof t);
+  t.target = sleep_for_ever;
+  CHECK_EQ(conc_group_start(&g, &t, conc_process_start), 0);
+  finish(&jobs[0]);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -EIO);
+  CHECK_EQ(conc_join(&t, 0), -ECHILD); /* its SIGTERM */
+  free(jobs);
+  return arg;
+}
+/* Say, with what a join of a process has returned. */
+EVERYWHERE(any_failure_cancels_the_group) {
+  conc_group g;
+  job *jobs = begin_group(&g, 2);
+  jobs[0].status = -ECHILD;
+  finish(&jobs[0]);
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), -ECHILD);
+  check_cancelled(jobs, 2);
+  free(jobs);
+  return arg;
+}
+
+/* In the child those members that stayed behind have ended, and those that
+   are here go on. */
+EVERYWHERE(a_group_is_left_in_a_fork) {
+  conc_group g;
+  job *jobs;
+  int status;
+  pid_t pid;
+  NO_FORK;
+  jobs = begin_group(&g, 4); /* on a loop two are coroutines */
+  pid = fork();
+  for (int i = 0; i < 4; i++) conc_event_set(&jobs[i].go);
+  if (pid == 0) {
+    MUST(conc_group_leave(&g, CONC_FOREVER) == -ECHILD);
+    for (int i = 0; i < 4; i++)
+      MUST(conc_join(&jobs[i].task, 0) ==
+           (jobs[i].task.kind == CONC__TASK_CORO ? 0 : -ECHILD));
+    _exit(0);
+  }
+  CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
+  CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+  free(jobs);
   return arg;
 }
 
