@@ -3448,11 +3448,13 @@ CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
 
 /* Takes a pending cancellation, if there is one: it is now delivered. A time
    limit is one, too, if its time is out; of several the one that was first. */
+CONC__INLINE bool conc__may_be_cancelled(const conc__actor *self) {
+  return self->scope != NULL || (CONC__LOAD(&self->word) & CONC__POKED);
+}
+
 CONC__INLINE bool conc__take_cancel(conc__actor *self) {
-  if (CONC__LIKELY(self->scope == NULL &&
-                   !(CONC__LOAD(&self->word) & CONC__POKED)))
-    return false;
-  return conc__take_cancel_slow(self);
+  return CONC__UNLIKELY(conc__may_be_cancelled(self)) &&
+         conc__take_cancel_slow(self);
 }
 
 /* The bit of conc_cancel, unless the actor is shielded. */
@@ -6334,6 +6336,9 @@ CONC__DEF size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
 }
 
+/* Of the n-th stack: by how many bytes its control block is shifted. */
+CONC__INLINE size_t conc__colour(size_t n) { return n % 15 * 64; }
+
 CONC__DEF size_t conc__slot_size(void) {
   return conc__page + conc__stack_round(CONC_STACK_SIZE);
 }
@@ -6380,7 +6385,7 @@ CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
     pool->idle++;
   }
   co = conc__stack_make(slab->map + slab->used * slot, slot,
-                        slab->used % 8 * 128);
+                        conc__colour(slab->used));
   if (co == NULL) return NULL;
   slab->used++;
   co->slab = slab;
@@ -6403,7 +6408,7 @@ CONC__DEF conc__coro *conc__stack_map(size_t size) {
   size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
   map = (unsigned char *)conc__pages_map(size);
   if (map == NULL) return NULL;
-  co = conc__stack_make(map, size, (uintptr_t)map / conc__page % 8 * 128);
+  co = conc__stack_make(map, size, conc__colour((uintptr_t)map / conc__page));
   if (co == NULL) munmap(map, size);
   return co;
 }
@@ -6875,7 +6880,6 @@ typedef struct conc__timer_link {
 typedef struct conc__loop {
   conc__fiber fiber; /* of conc_run */
   conc__actor *thread_actor;
-  conc__coro *current;
   int batch;        /* switches left until the loop's own turn */
   size_t alive;     /* tasks started and not finished */
   conc_task *tasks; /* all of them */
@@ -6925,10 +6929,8 @@ CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
 #if CONC_HAVE_SWITCH_ASM
     far = ring[(loop->ring_first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
-      const char *stack =
-          (const char *)((const conc__coro *)far)->actor.fiber.registers[0];
-      __builtin_prefetch(stack);
-      __builtin_prefetch(stack + 64);
+      const conc__coro *co = (const conc__coro *)far;
+      __builtin_prefetch(co->actor.fiber.registers[0]);
     }
 #endif
   }
@@ -7172,12 +7174,10 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
                                     bool last) {
   conc__coro *next = conc__loop_next(loop);
   if (next != NULL) {
-    loop->current = next;
     conc__this.current = &next->actor;
     if (&next->actor.fiber != from)
       conc__fiber_switch(from, &next->actor.fiber, last);
   } else {
-    loop->current = NULL;
     conc__this.current = loop->thread_actor;
     if (&loop->fiber != from)
       conc__fiber_switch(from, &loop->fiber, last);
@@ -7188,7 +7188,7 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
    ready has none yet, then leaves it for ever. */
 CONC__DEF void conc__coro_main(void) {
   conc__loop *loop = conc__this.loop;
-  conc__coro *co = loop->current;
+  conc__coro *co = (conc__coro *)conc__this.current;
   conc__fiber_entered(&loop->fiber);
   for (;;) {
     conc_task *t = co->actor.task;
@@ -8067,6 +8067,7 @@ CONC__DEF void conc__fork_end(conc_task *t) {
    what it waits for is not here, or nobody is: then who was woken for it may
    have stayed behind. The latest first, for they go in front again. */
 CONC__DEF void conc__fork_revive(conc__loop *loop) {
+  conc__actor *self = conc__this.current;
   size_t i;
   conc_task *t;
   conc__coro *co;
@@ -8080,11 +8081,11 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
     if (!(r & 1)) ((conc__coro *)r)->queued = true;
   }
   for (co = loop->inbox; co != NULL; co = co->next) co->queued = true;
-  if (loop->current != NULL) loop->current->queued = true;
+  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
   for (t = loop->tasks; t != NULL; t = t->next) {
     conc__waiter *w;
     co = (conc__coro *)conc__fork_actor(t);
-    if (co == NULL || co == loop->current) continue;
+    if (co == NULL || &co->actor == self) continue;
     w = co->actor.waiting;
     if (w != NULL && w->list != NULL && w->robust &&
         (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
@@ -8193,31 +8194,38 @@ CONC__DEF void conc__fork_child(void) {
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
+CONC__NOINLINE int conc__yield_slow(conc__actor *self) {
+  conc__loop *loop = conc__this.loop;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (!conc__is_coro(self)) {
+    sched_yield();
+  } else {
+    conc__ready_push(loop, (conc__ready)self);
+    conc__loop_switch(loop, &self->fiber, false);
+  }
+  return 0;
+}
+
+/* The same, for a coroutine that nobody cancels, if the next has a stack: it
+   just takes the other's place. */
 CONC__HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
-  if (conc__take_cancel(self)) return -ECANCELED;
-  if (CONC__LIKELY(self->ops == &conc__coro_class)) {
-    conc__loop *loop = conc__this.loop;
-    conc__coro *co = (conc__coro *)self;
-    conc__coro *next = (conc__coro *)loop->ring[loop->ring_first];
-    if (CONC__LIKELY(loop->ring_count > 0 && loop->batch > 1 &&
-                     !((conc__ready)next & 1))) { /* just takes its place */
-      size_t mask = loop->ring_size - 1;
-      size_t first = loop->ring_first;
-      conc__ready_soon(loop);
-      loop->batch--;
-      loop->ring[(first + loop->ring_count) & mask] = (conc__ready)co;
-      loop->ring_first = (first + 1) & mask;
-      loop->current = next;
-      conc__this.current = &next->actor;
-      conc__fiber_switch(&co->actor.fiber, &next->actor.fiber, false);
-    } else {
-      conc__ready_push(loop, (conc__ready)co);
-      conc__loop_switch(loop, &co->actor.fiber, false);
-    }
-  } else {
-    sched_yield();
-  }
+  conc__loop *loop = conc__this.loop;
+  conc__actor *next;
+  size_t first, mask;
+  if (CONC__UNLIKELY(!conc__is_coro(self) || conc__may_be_cancelled(self) ||
+                     loop->ring_count == 0 || loop->batch <= 1))
+    return conc__yield_slow(self);
+  first = loop->ring_first;
+  mask = loop->ring_size - 1;
+  next = (conc__actor *)loop->ring[first];
+  if (CONC__UNLIKELY((conc__ready)next & 1)) return conc__yield_slow(self);
+  conc__ready_soon(loop);
+  loop->batch--;
+  loop->ring[(first + loop->ring_count) & mask] = (conc__ready)self;
+  loop->ring_first = (first + 1) & mask;
+  conc__this.current = next;
+  conc__fiber_switch(&self->fiber, &next->fiber, false);
   return 0;
 }
 
@@ -10919,12 +10927,12 @@ CONC__DEF void conc__process_child_fiber(void) {
 /* In the child. A coroutine's stack is too small for a process. */
 CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__loop *loop = conc__this.loop;
-  conc__coro *from = loop != NULL ? loop->current : NULL;
+  conc__actor *self = conc__self();
   conc__coro *co = NULL;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
-  if (from != NULL)
+  if (conc__is_coro(self))
     co = conc__stack_get(&loop->stacks, t->stack_size > CONC_STACK_SIZE
                                             ? t->stack_size
                                             : (size_t)8 << 20);
@@ -10932,7 +10940,7 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
     conc__fiber_init(&co->actor.fiber, co->map + conc__page,
                      (size_t)((unsigned char *)co - co->map) - conc__page,
                      conc__process_child_fiber);
-    conc__fiber_switch(&from->actor.fiber, &co->actor.fiber, true);
+    conc__fiber_switch(&self->fiber, &co->actor.fiber, true);
   }
   conc__process_child();
 }
