@@ -18,7 +18,9 @@
  *   sleepers      n tasks sleep 0..100 ms each: ms until the last has ended
  *   timers        a million: ns to insert one, to cancel one of all, in any
  *                 order, and to hear of one of all when they are due
- *   memory        resident bytes of a task that waits, or was only started
+ *   memory        resident bytes of a task that waits, or was only started;
+ *                 a million that sleep at once: bytes, and ms to get there and
+ *                 to cancel them all
  */
 #define CONC_IMPLEMENTATION
 #include "../../conc.h"
@@ -567,6 +569,47 @@ static double conc_memory(void *run) {
   return run_crowd(memory_main);
 }
 
+/* A million that sleep at once, each on a guarded stack of its own. */
+enum { ASLEEP_BYTES, ASLEEP_MS, AWAKE_MS };
+static void *sleep_long(void *arg) {
+  crew.begun++;
+  conc_sleep(1e6);
+  return arg;
+}
+
+static void *million_main(void *what) {
+  double before = resident(), bytes, slept;
+  crew.start = bench_now();
+  start_crowd();
+  while (crew.begun < crew.n) conc_yield_now();
+  slept = bench_now();
+  bytes = (resident() - before) / (double)crew.n;
+  for (size_t i = 0; i < crew.n; i++) conc_cancel(&crew.tasks[i]);
+  await_crowd();
+  crew.result = *(int *)what == ASLEEP_BYTES ? bytes
+                : *(int *)what == ASLEEP_MS  ? (slept - crew.start) * 1e3
+                                             : (bench_now() - slept) * 1e3;
+  return NULL;
+}
+
+static double conc_million(void *what) {
+  crew.n = 1000000;
+  crew.target = sleep_long;
+  crew.main.arg = what;
+  return run_crowd(million_main);
+}
+
+/* The limit: the system's first touch of one page in each of a million slots,
+   without guards. */
+static double touch_million(void *arg) {
+  size_t n = 1000000, slot = 65536 + (size_t)sysconf(_SC_PAGESIZE);
+  unsigned char *p = (unsigned char *)map_memory(n, slot);
+  double start = bench_now();
+  (void)arg;
+  for (size_t i = 0; i < n; i++) p[(i + 1) * slot - 1] = 1;
+  return (bench_now() - start) * 1e3;
+}
+
 /* --- rows ---------------------------------------------------------------- */
 
 enum { MAX_CONTENDERS = 4 };
@@ -617,6 +660,14 @@ static void rows_of_yield(size_t n) {
   compare(row, c, 2);
 }
 
+static bool million_fits(const char *row) {
+  if (quick) return false;
+  if ((double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) > 8e9)
+    return true;
+  printf("  %s, 1000000: not here, they want 8 GB of memory\n", row);
+  return false;
+}
+
 static void rows_of_sleepers(void) {
   size_t n = 100000;
   double peer, own;
@@ -630,14 +681,28 @@ static void rows_of_sleepers(void) {
     bench_end();
   }
   n = 1000000;
-  if (quick || !wanted("sleepers, 1000000 x 0..100 ms")) return;
-  if ((double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) < 8e9)
-    puts("  sleepers, 1000000: not here, they want 8 GB of memory");
-  else {
+  if (wanted("sleepers, 1000000 x 0..100 ms") && million_fits("sleepers")) {
     bench_row("sleepers, 1000000 x 0..100 ms: conc",
               bench_in_child(conc_sleepers, &n), "ms");
     bench_end();
   }
+}
+
+static void rows_of_million(void) {
+  static int whats[] = {ASLEEP_BYTES, ASLEEP_MS, AWAKE_MS};
+  double touch = bench_in_child(touch_million, NULL), slept;
+  bench_row("memory, 1000000 asleep, each",
+            bench_in_child(conc_million, &whats[0]), "bytes");
+  bench_end();
+  bench_row("memory, a page in each of 1000000 slots touched", touch, "ms");
+  bench_end();
+  slept = bench_in_child(conc_million, &whats[1]);
+  bench_row("memory, 1000000 until all are asleep", slept, "ms");
+  bench_of(slept, touch, "touched");
+  bench_end();
+  bench_row("memory, 1000000 cancelled until all have ended",
+            bench_in_child(conc_million, &whats[2]), "ms");
+  bench_end();
 }
 
 static void rows_of_memory(void) {
@@ -648,6 +713,7 @@ static void rows_of_memory(void) {
   bench_end();
   bench_row("memory, waits", bench_in_child(conc_memory, &yes), "bytes");
   bench_end();
+  if (million_fits("memory")) rows_of_million();
 }
 
 int main(int argc, char **argv) {
