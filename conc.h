@@ -6930,7 +6930,9 @@ CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
     far = ring[(loop->ring_first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
       const conc__coro *co = (const conc__coro *)far;
-      __builtin_prefetch(co->actor.fiber.registers[0]);
+      const char *stack = (const char *)co->actor.fiber.registers[0];
+      __builtin_prefetch(stack);
+      __builtin_prefetch(stack + 64);
     }
 #endif
   }
