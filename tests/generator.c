@@ -336,6 +336,199 @@ static void *try_stubborn(void *arg) {
 }
 TEST(a_generator_may_yield_instead_of_ending) { all_ways(try_stubborn); }
 
+/* --- random programs --- */
+
+/* A dozen generators, each a random program that may yield, resume, close and
+   delegate to any of them, whatever they are doing; beside a model of what
+   Python's rules make of that, which has no stacks. Both write down all that
+   they see. */
+enum { PLAYERS = 12, LINES = 8, NOTES = 4000 };
+enum { OP_YIELD, OP_FROM, OP_NEXT, OP_CLOSE, OP_END };
+typedef struct move {
+  int op, whom;
+  intptr_t value;
+  bool gives_up; /* when it is told of a close */
+} move;
+typedef struct notes {
+  intptr_t what[NOTES];
+  int n;
+} notes;
+static notes noted, expected;
+static unsigned program;
+
+static void note(notes *to, int who, int op, int rc, void *value) {
+  CHECK(to->n + 4 <= NOTES);
+  to->what[to->n++] = who;
+  to->what[to->n++] = op;
+  to->what[to->n++] = rc;
+  to->what[to->n++] = (intptr_t)value;
+}
+static move move_of(int player, int line) {
+  static const int ops[] = {OP_YIELD, OP_YIELD, OP_YIELD, OP_FROM,
+                            OP_FROM,  OP_FROM,  OP_NEXT,  OP_CLOSE};
+  unsigned h = program * 31 + (unsigned)(player * LINES + line);
+  move m;
+  for (int i = 0; i < 3; i++) h = (h ^ h >> 15) * 0x2c1b3c6du + 1;
+  m.op = line + 1 >= LINES ? OP_END : ops[h >> 4 & 7];
+  m.whom = (int)((h >> 8) % PLAYERS);
+  m.value = (intptr_t)(h >> 12 & 3);
+  m.gives_up = h >> 16 & 1;
+  return m;
+}
+
+/* Those of conc.h. */
+static conc_gen players[PLAYERS];
+static void *play(void *arg) {
+  int me = (int)((conc_gen *)arg - players);
+  for (int line = 0;; line++) {
+    move m = move_of(me, line);
+    conc_gen *g = &players[m.whom];
+    void *value = NULL;
+    int rc = 0;
+    if (m.op == OP_YIELD)
+      rc = conc_yield(number(100 * me + line), &value);
+    else if (m.op == OP_FROM)
+      rc = conc_yield_from(g, &value);
+    else if (m.op == OP_NEXT)
+      rc = conc_send_value(g, number(m.value), &value);
+    else if (m.op == OP_CLOSE)
+      rc = conc_gen_close(g);
+    if (m.op != OP_END) note(&noted, me, m.op, rc, value);
+    if (m.op == OP_END || (m.op <= OP_FROM && rc == -ECANCELED && m.gives_up))
+      return number(1000 + 100 * me + line);
+  }
+}
+
+/* And those of the model. */
+enum { IS_NEW, IS_SUSPENDED, IS_BUSY, IS_ENDED };
+typedef struct pawn {
+  int state, line, status;
+  struct pawn *inner; /* whose end it waits for */
+  bool begun;
+  void *result;
+} pawn;
+static pawn pawns[PLAYERS];
+static int model_next(pawn *p, void *sent, void **value);
+static int model_close(pawn *p) {
+  int rc = 0;
+  if (p->state == IS_SUSPENDED) {
+    for (pawn *q = p; q != NULL; q = q->inner) q->status = -ECANCELED;
+    rc = model_next(p, NULL, NULL);
+    for (pawn *q = p; rc == 0 && q != NULL; q = q->inner) q->status = 0;
+    return rc == 0 ? -EAGAIN : 0;
+  }
+  if (p->state == IS_NEW) p->state = IS_ENDED;
+  return p->state == IS_BUSY ? -EBUSY : 0;
+}
+/* Whether it yields; else it ends. */
+static bool model_goes_on(pawn *p, void *sent, void **value) {
+  int me = (int)(p - pawns);
+  bool comes_back = p->begun;
+  p->begun = true;
+  for (;; p->line++) {
+    move m = move_of(me, p->line);
+    pawn *q = &pawns[m.whom];
+    void *got = NULL;
+    int rc = 0;
+    if (m.op == OP_YIELD && !comes_back) {
+      *value = number(100 * me + p->line);
+      return true;
+    }
+    if (m.op == OP_YIELD) {
+      got = sent;
+    } else if (m.op == OP_FROM) {
+      if (!comes_back && q->state == IS_BUSY) {
+        rc = -EBUSY;
+      } else if (comes_back || q->state != IS_ENDED) {
+        q->state = IS_BUSY;
+        p->inner = q;
+        if (model_goes_on(q, comes_back ? sent : NULL, value)) return true;
+        q->state = IS_ENDED;
+        p->inner = NULL;
+        comes_back = true;
+      }
+      if (rc == 0) got = q->result;
+    } else if (m.op == OP_NEXT) {
+      rc = model_next(q, number(m.value), &got);
+    } else if (m.op == OP_CLOSE) {
+      rc = model_close(q);
+    }
+    if (comes_back) {
+      rc = p->status;
+      p->status = 0;
+      comes_back = false;
+    }
+    if (m.op != OP_END) note(&expected, me, m.op, rc, got);
+    if (m.op == OP_END ||
+        (m.op <= OP_FROM && rc == -ECANCELED && m.gives_up)) {
+      p->result = number(1000 + 100 * me + p->line);
+      return false;
+    }
+  }
+}
+static int model_next(pawn *p, void *sent, void **value) {
+  void *none;
+  if (p->state == IS_BUSY) return -EBUSY;
+  if (p->state == IS_ENDED) return -EPIPE;
+  if (p->state == IS_NEW && sent != NULL) return -EINVAL;
+  p->state = IS_BUSY;
+  p->state = model_goes_on(p, sent, value != NULL ? value : &none)
+                 ? IS_SUSPENDED
+                 : IS_ENDED;
+  return p->state == IS_SUSPENDED ? 0 : -EPIPE;
+}
+
+typedef struct turn {
+  int whom;
+  bool closes;
+  void *sent;
+} turn;
+static void *take_turn(void *arg) {
+  const turn *t = (const turn *)arg;
+  void *value = NULL, *model_value = NULL;
+  int rc, model_rc;
+  noted.n = expected.n = 0;
+  if (t->closes) {
+    rc = conc_gen_close(&players[t->whom]);
+    model_rc = model_close(&pawns[t->whom]);
+  } else {
+    rc = conc_send_value(&players[t->whom], t->sent, &value);
+    model_rc = model_next(&pawns[t->whom], t->sent, &model_value);
+  }
+  CHECK_EQ(rc, model_rc);
+  CHECK_EQ((intptr_t)value, (intptr_t)model_value);
+  CHECK_EQ(noted.n, expected.n);
+  for (int i = 0; i < noted.n; i++)
+    CHECK_EQ(noted.what[i], expected.what[i]);
+  for (int i = 0; i < PLAYERS; i++)
+    CHECK_EQ((intptr_t)conc_gen_result(&players[i]),
+             (intptr_t)pawns[i].result);
+  return NULL;
+}
+static void *try_programs(void *arg) {
+  for (int round = 0; round < (TEST_TSAN || TEST_ASAN ? 50 : 500); round++) {
+    program = test_random();
+    memset(pawns, 0, sizeof pawns);
+    for (int i = 0; i < PLAYERS; i++) {
+      players[i] = gen(play, &players[i]);
+      if (program >> i % 8 & 1) players[i].stack_size = 2 * CONC_STACK_SIZE;
+    }
+    for (int i = 0; i < 100; i++) {
+      turn t = {(int)(test_random() % PLAYERS), test_random() % 8 == 0, NULL};
+      conc_task other = task(take_turn, &t);
+      if (!t.closes && pawns[t.whom].begun) t.sent = number(i);
+      if (test_random() % 2 == 0 && conc_coro_start(&other) == 0)
+        CHECK_EQ(conc_join(&other, CONC_FOREVER), 0);
+      else
+        take_turn(&t);
+    }
+    for (int i = 0; i < PLAYERS; i++)
+      while (conc_gen_close(&players[i]) == -EAGAIN) continue;
+  }
+  return arg;
+}
+TEST(random_programs_do_as_python_would) { all_ways(try_programs); }
+
 /* --- threads --- */
 
 static void *use_from_elsewhere(void *arg) {
