@@ -653,6 +653,53 @@ static void *wait_for_many(void *arg) {
 }
 TEST(many_descriptors_are_waited_for_at_once) { run(wait_for_many, NULL); }
 
+/* --- conc_offload --- */
+
+static conc_event go, begun;
+static void *block(void *arg) {
+  usleep(1000);
+  return arg;
+}
+static void *block_until_go(void *arg) {
+  while (!conc_event_is_set(&go)) usleep(1000);
+  return arg;
+}
+static void *sleep_long(void *arg) {
+  conc_event_set(&begun);
+  *(int *)arg = conc_sleep(100);
+  return arg;
+}
+static void *offload_some(void *arg) {
+  for (intptr_t i = 1; i < 10; i++)
+    CHECK(conc_offload(block, (void *)i) == (void *)i);
+  return arg;
+}
+static void *offload_wait(void *arg) {
+  return conc_offload(block_until_go, arg);
+}
+static void *offload_sleep(void *arg) {
+  return conc_offload(sleep_long, arg);
+}
+static void *offload_main(void *arg) {
+  conc_task some[20], waits, sleeps;
+  int slept = 1;
+  coro(&waits, offload_wait, NULL);
+  for (int i = 0; i < 20; i++) coro(&some[i], offload_some, NULL);
+  for (int i = 0; i < 20; i++) CHECK_EQ(conc_join(&some[i], CONC_FOREVER), 0);
+  conc_event_set(&go); /* only the one coroutine has waited so long */
+  CHECK_EQ(conc_join(&waits, CONC_FOREVER), 0);
+  coro(&sleeps, offload_sleep, &slept);
+  CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
+  CHECK_EQ(conc_cancel(&sleeps), 0);
+  CHECK_EQ(conc_join(&sleeps, CONC_FOREVER), -ECANCELED);
+  CHECK_EQ(slept, -ECANCELED);
+  return arg;
+}
+TEST(offload_blocks_only_the_coroutine_that_calls_it) {
+  run(offload_main, NULL);
+  CHECK(conc_offload(block, &go) == &go);
+}
+
 /* --- what a child of exec would see --- */
 
 static char foreign[256]; /* descriptors that were open before */

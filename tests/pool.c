@@ -758,54 +758,6 @@ TEST(cancelling_meets_processes) {
   cancel_race(CONC_PROCESS, slow(200));
 }
 
-/* --- conc_offload -------------------------------------------------------- */
-
-static void *block(void *arg) {
-  usleep(1000);
-  return arg;
-}
-static void *offload_some(void *arg) {
-  for (intptr_t i = 1; i < 10; i++)
-    CHECK(conc_offload(block, (void *)i) == (void *)i);
-  return arg;
-}
-static void *block_until_go(void *arg) {
-  while (!conc_event_is_set(&go)) usleep(1000);
-  return arg;
-}
-static void *offload_wait(void *arg) {
-  conc_offload(block_until_go, NULL);
-  return arg;
-}
-static void *offload_sleep(void *arg) {
-  conc_offload(sleep_long, arg);
-  return NULL;
-}
-static void *offload_main(void *arg) {
-  conc_task some[20], waits = job_of(offload_wait, NULL, 0);
-  int slept = 1;
-  conc_task sleeps = job_of(offload_sleep, &slept, 0);
-  CHECK_EQ(conc_coro_start(&waits), 0);
-  for (int i = 0; i < 20; i++) {
-    some[i] = job_of(offload_some, NULL, 0);
-    CHECK_EQ(conc_coro_start(&some[i]), 0);
-  }
-  for (int i = 0; i < 20; i++) CHECK_EQ(conc_join(&some[i], CONC_FOREVER), 0);
-  conc_event_set(&go); /* only the one coroutine has waited so long */
-  CHECK_EQ(conc_join(&waits, CONC_FOREVER), 0);
-  CHECK_EQ(conc_coro_start(&sleeps), 0);
-  CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
-  CHECK_EQ(conc_cancel(&sleeps), 0);
-  CHECK_EQ(conc_join(&sleeps, CONC_FOREVER), -ECANCELED);
-  CHECK_EQ(slept, -ECANCELED);
-  return arg;
-}
-TEST(offload_blocks_only_the_coroutine_that_calls_it) {
-  conc_task t = job_of(offload_main, NULL, 0);
-  CHECK_EQ(conc_run(&t), 0);
-  CHECK(conc_offload(block, &t) == &t);
-}
-
 /* --- a pool in a child --------------------------------------------------- */
 
 /* Waits until both workers have begun: AddressSanitizer's own locks do not
