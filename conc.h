@@ -993,7 +993,9 @@ CONC_API int conc_scope_end(conc_scope *scope);
      rc = conc_group_leave(&g, CONC_FOREVER);
 
    When one fails, other than by -ECANCELED, the rest is cancelled at once.
-   (A process fails, by -ECHILD, of any signal that kills it.) */
+   (A process fails, by -ECHILD, of any signal that kills it.) Unlike Python's
+   block, yours goes on: leave the group soon, or wait for nothing that only
+   its tasks bring. */
 typedef struct conc_group {
   /* private */
   conc_task *first; /* the latest */
