@@ -456,4 +456,335 @@ TEST(without_memory_nothing_is_lost) {
   close(fds[1]);
 }
 
+/* --- random exchanges --- */
+
+/* Bytes go through a connection, one way or both, by random calls of random
+   sizes, and a third one cancels those who wait. Which byte is at an offset is
+   known. So who reads knows after each call, failed or not, what must have
+   come, and who writes, what must be in the buffer. */
+enum { PERIOD = 65521, MOST = 300000, ROOM = MOST + 8 };
+enum { A_SOCKET, A_PIPE, A_CONNECTION };
+static unsigned char known[PERIOD + ROOM], unknown[PERIOD + ROOM];
+typedef struct channel {
+  int kind;
+  bool quits; /* the reader, before the end */
+  size_t offered, given; /* by calls begun; to the system, at least */
+  size_t least, most;    /* of what may come in the end */
+} channel;
+typedef struct side {
+  conc_task task; /* first: it is a task */
+  conc_stream *stream;
+  channel *flow;
+  bool closes; /* nobody else uses the stream */
+  int begun, cancels, told;
+  unsigned long long seed;
+  size_t at;
+} side;
+static unsigned char heaps[4][ROOM];
+static side sides[4];
+
+static void make_known(void) {
+  for (size_t i = 0; i < sizeof known; i++) {
+    size_t n = i % PERIOD; /* many separators, or none for long */
+    known[i] = i != n ? known[n]
+               : n % 7000 < 1000
+                   ? (unsigned char)("ab\n"[test_random() % 3])
+                   : (unsigned char)('c' + test_random() % 20);
+    unknown[i] = (unsigned char)~known[i];
+  }
+}
+static unsigned pick(side *s, unsigned n) {
+  s->seed = s->seed * 6364136223846793005ULL + 1442695040888963407ULL;
+  return (unsigned)(s->seed >> 33) % n;
+}
+static size_t some_size(side *s) {
+  static const unsigned edges[] = {1, 1024, 4096, 8192, 65536, 131072};
+  unsigned kind = pick(s, 16);
+  if (kind < 6) return pick(s, 20);
+  if (kind < 12) return pick(s, 3000);
+  if (kind < 15) return edges[pick(s, 6)] - 1 + pick(s, 3);
+  return pick(s, pick(s, 12) == 0 ? MOST : 20000);
+}
+static double some_time(side *s) {
+  unsigned kind = pick(s, 3);
+  return kind == 0 ? 0 : kind == 1 ? pick(s, 100) * 1e-6 : CONC_FOREVER;
+}
+
+/* Whether a call has failed as it may: cancelled as often as somebody did, or
+   too late; and not if it had no need to wait. */
+static bool gave_up(side *s, ssize_t rc, double timeout, bool need_not_wait) {
+  if (rc != -ECANCELED && rc != -ETIMEDOUT) return false;
+  if (rc == -ETIMEDOUT) CHECK(timeout < CONC_FOREVER && !need_not_wait);
+  else SET(s->told, s->told + 1);
+  CHECK(s->told <= GET(s->cancels));
+  rc = conc_yield_now();
+  if (rc == -ECANCELED) SET(s->told, s->told + 1);
+  else CHECK_EQ(rc, 0);
+  return true;
+}
+/* The last cancel is told, too. */
+static void *settle(side *s) {
+  if (GET(s->cancels) != s->told) {
+    CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
+    SET(s->told, s->told + 1);
+  }
+  CHECK_EQ(conc_set_status(0), 0);
+  return NULL;
+}
+
+/* Returns whether there may be more. */
+static bool read_once(side *s) {
+  conc_stream *in = s->stream;
+  unsigned char *buf = heaps[s - sides];
+  size_t start = s->at % PERIOD, size = some_size(s);
+  size_t held = conc__bytes_count(&in->in);
+  size_t given = GET(s->flow->given), least = size, most = size, came = 0;
+  double timeout = some_time(s);
+  unsigned call = pick(s, held == 0 ? 7 : 4);
+  bool is_raw = call >= 4, too_long = false, ready = false, there;
+  ssize_t rc;
+  if (is_raw && size == 0) size = least = most = 1;
+  memcpy(buf, unknown + start, size + 1);
+  if (call == 2 || call == 3) {
+    unsigned char line[8] = {'\n'};
+    size_t n = call == 3 ? 1 : 1 + pick(s, 6);
+    const unsigned char *end;
+    if (call == 2) memcpy(line, known + start + some_size(s), n);
+    if (call == 3 && size > 0) least = --size;
+    end = (const unsigned char *)memmem(known + start, size, line, n);
+    too_long = end == NULL;
+    if (!too_long) least = (size_t)(end - (known + start)) + n;
+    most = least;
+    if (call == 2)
+      rc = conc_stream_read_until(in, line, n, buf, size, timeout);
+    else {
+      rc = conc_stream_read_line(in, (char *)buf, size + 1, timeout);
+      CHECK_EQ(buf[rc < 0 ? 0 : rc], 0);
+      buf[rc < 0 ? 0 : rc] = unknown[start + (rc < 0 ? 0 : (size_t)rc)];
+    }
+  } else if (call == 1) {
+    rc = conc_stream_read_exactly(in, buf, size, timeout);
+  } else if (call == 5) {
+    rc = conc_read_exactly(s->stream->fd, buf, size, timeout);
+  } else {
+    if (least > 1) least = 1;
+    rc = call == 6 ? conc_wait_fd(in->fd, CONC_READ, timeout) : CONC_READ;
+    ready = call == 6 && rc == CONC_READ;
+    if (ready) timeout = 0;
+    if (rc == CONC_READ)
+      rc = is_raw ? conc_read(in->fd, buf, size, timeout)
+                  : conc_stream_read(in, buf, size, timeout);
+  }
+  /* A network may take its time. */
+  there = ready || held >= least ||
+          (s->flow->kind != A_CONNECTION && given >= s->at + least);
+  if (rc < 0) {
+    if (rc == -EMSGSIZE) CHECK(too_long);
+    else CHECK(held < least && gave_up(s, rc, timeout, there));
+    if (call == 5) /* an unknown part has come: what is it? */
+      while (came < size && buf[came] == known[start + came]) came++;
+    CHECK(came < size || size == 0);
+    if (rc == -EMSGSIZE) CHECK(GET(s->flow->offered) >= s->at + size);
+  } else {
+    came = (size_t)rc;
+    CHECK(came < least || (came <= most && !too_long));
+  }
+  CHECK(memcmp(buf, known + start, came) == 0);
+  CHECK(memcmp(buf + came, unknown + start + came, size + 1 - came) == 0);
+  s->at += came;
+  CHECK(s->at <= GET(s->flow->offered));
+  return rc < 0 || came >= least;
+}
+static void *reads_at_random(void *arg) {
+  side *s = (side *)arg;
+  conc_stream *in = s->stream;
+  SET(s->begun, 1);
+  while (read_once(s))
+    if (s->flow->quits && pick(s, 30) == 0) break;
+  if (!s->flow->quits) { /* it was the end, and stays that */
+    char more;
+    ssize_t rc;
+    do rc = conc_stream_read(in, &more, 1, CONC_FOREVER);
+    while (gave_up(s, rc, CONC_FOREVER, false));
+    CHECK_EQ(rc, 0);
+  }
+  if (s->closes) CHECK_EQ(conc_stream_close(in, 0), 0);
+  return settle(s);
+}
+
+/* Returns whether it may write more. */
+static bool write_once(side *s) {
+  conc_stream *out = s->stream;
+  channel *f = s->flow;
+  size_t size = some_size(s), before = conc__bytes_count(&out->out), after;
+  size_t high = out->high_water ? out->high_water : 65536;
+  double timeout = some_time(s);
+  unsigned call = pick(s, before == 0 ? 20 : 18);
+  const unsigned char *data = known + s->at % PERIOD;
+  ssize_t rc;
+  if (call >= 18) { /* past the buffer */
+    if (size == 0 || call == 19) size = 1;
+    SET(f->offered, s->at + size);
+    rc = call == 18 ? CONC_WRITE : conc_wait_fd(out->fd, CONC_WRITE, timeout);
+    if (rc != CONC_WRITE) return gave_up(s, rc, timeout, false);
+    if (call == 19) timeout = 0;
+    rc = conc_write(out->fd, data, size, timeout);
+    if (rc < 0) { /* an unknown part has been written */
+      CHECK(rc != -ETIMEDOUT || call == 18);
+      f->least = s->at;
+      f->most = s->at + size - 1;
+      CHECK(gave_up(s, rc, timeout, false) || f->quits);
+      return false;
+    }
+    CHECK_EQ(rc, size);
+    s->at += size;
+  } else if (call < 15) {
+    SET(f->offered, s->at + size);
+    rc = conc_stream_write(out, data, size, timeout);
+    after = conc__bytes_count(&out->out);
+    if (rc == 0) {
+      CHECK_EQ(after, before >= high ? size : before + size);
+      s->at += size;
+    } else {
+      CHECK(before >= high && after <= before);
+    }
+  } else {
+    rc = conc_stream_flush(out, timeout);
+    after = conc__bytes_count(&out->out);
+    CHECK(rc == 0 ? after == 0 : after <= before);
+  }
+  after = conc__bytes_count(&out->out);
+  if (rc < 0 && !gave_up(s, rc, timeout, false)) {
+    CHECK(f->quits && (rc == -EPIPE || rc == -ECONNRESET));
+    CHECK_EQ(after, 0);
+    CHECK_EQ(conc_stream_write(out, "x", 1, timeout), rc); /* for ever */
+    CHECK_EQ(conc_stream_flush(out, timeout), rc);
+    return false;
+  }
+  if (rc < 0) CHECK(after > 0);
+  SET(f->given, s->at - after);
+  return true;
+}
+static void *writes_at_random(void *arg) {
+  side *s = (side *)arg;
+  conc_stream *out = s->stream;
+  channel *f = s->flow;
+  int steps = (int)pick(s, pick(s, 8) == 0 ? 100 : 12);
+  bool broken = false, gives_up = s->closes && pick(s, 2) == 0;
+  double timeout = some_time(s);
+  int rc = 0;
+  SET(s->begun, 1);
+  f->most = (size_t)-1;
+  while (steps-- > 0 && !broken) broken = !write_once(s);
+  if (!broken && !gives_up) {
+    do rc = conc_stream_flush(out, timeout);
+    while (gave_up(s, rc, timeout, false));
+    CHECK(rc == 0 || f->quits);
+  }
+  if (!broken) {
+    f->most = s->at;
+    f->least = s->at - conc__bytes_count(&out->out);
+  }
+  if (s->closes) {
+    rc = conc_stream_close(out, timeout);
+    if (gave_up(s, rc, timeout, false)) f->most--;
+    else if (rc == 0 && !broken) f->least = f->most;
+    else CHECK(rc == 0 || f->quits);
+  } else {
+    CHECK_EQ(shutdown(out->fd, SHUT_WR), 0);
+  }
+  return settle(s);
+}
+
+static void connect_at_random(int kind, int listener, int fds[2]) {
+  char address[64];
+  const int one = 1, small = 4608;
+  if (kind == A_PIPE) {
+    CHECK_EQ(pipe(fds), 0);
+  } else if (kind == A_SOCKET) {
+    pair(fds);
+  } else {
+    CHECK(conc_address(listener, address, sizeof address) > 0);
+    fds[1] = conc_connect(address, 20);
+    CHECK(fds[1] >= 0);
+    fds[0] = conc_accept(listener, 20);
+    CHECK(fds[0] >= 0);
+  }
+  for (int i = 0; i < 2; i++) {
+    int flags = fcntl(fds[i], F_GETFL) & ~O_NONBLOCK;
+    if (test_random() % 2) flags |= O_NONBLOCK;
+    CHECK_EQ(fcntl(fds[i], F_SETFL, flags), 0);
+    if (kind == A_CONNECTION) /* or small pieces wait for 40 ms */
+      CHECK_EQ(setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one),
+               0);
+    else if (kind == A_SOCKET && test_random() % 2)
+      CHECK_EQ(setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
+               0);
+  }
+}
+static void exchange(int listener, bool in_loop) {
+  static const size_t marks[] = {0, 1, 10, 4096, 100000};
+  conc_stream ends[2];
+  channel flows[2];
+  int kind = (int)(test_random() % 3), fds[2], left, ways = 1;
+  bool cancels = test_random() % 2;
+  if (kind != A_PIPE && test_random() % 4 == 0) ways = 2;
+  connect_at_random(kind, listener, fds);
+  memset(sides, 0, sizeof sides);
+  memset(ends, 0, sizeof ends);
+  memset(flows, 0, sizeof flows);
+  for (int i = 0; i < 2; i++) {
+    ends[i].fd = fds[i];
+    ends[i].high_water = marks[test_random() % 5];
+    flows[i].kind = kind;
+    flows[i].quits = ways == 1 && test_random() % 8 == 0;
+  }
+  for (int i = 0; i < 2 * ways; i++) { /* 0 reads from 1, 3 from 2 */
+    side *s = &sides[i];
+    s->stream = &ends[i % 2];
+    s->flow = &flows[i / 2];
+    s->closes = ways == 1;
+    s->seed = (unsigned long long)test_random() << 32 | test_random();
+    s->task.target = i == 0 || i == 3 ? reads_at_random : writes_at_random;
+    s->task.arg = s;
+    CHECK_EQ(in_loop && test_random() % 4 ? conc_coro_start(&s->task)
+                                          : conc_thread_start(&s->task), 0);
+  }
+  for (left = 2 * ways; left > 0;) {
+    side *s = &sides[test_random() % (unsigned)(2 * ways)];
+    double wait = !cancels ? CONC_FOREVER : test_random() % 50 * 1e-6;
+    for (left = 2 * ways; left > 0; left--)
+      if (conc_is_alive(&sides[left - 1].task)) break;
+    if (left > 0 && conc_join(&sides[left - 1].task, wait) == -ETIMEDOUT &&
+        test_random() % 2 && GET(s->begun) && GET(s->told) == s->cancels) {
+      int rc;
+      SET(s->cancels, s->cancels + 1);
+      rc = conc_cancel(&s->task);
+      CHECK(rc == 0 || rc == -ESRCH);
+    }
+  }
+  for (int i = 0; i < 2 * ways; i++) {
+    side *s = &sides[i];
+    CHECK_EQ(conc_join(&s->task, 0), 0);
+    if (s->task.target == reads_at_random && !s->flow->quits)
+      CHECK(s->flow->least <= s->at && s->at <= s->flow->most);
+    if (!s->closes && i < 2) CHECK_EQ(conc_stream_close(s->stream, 0), 0);
+  }
+}
+static void *exchanges(void *arg) {
+  int listener = conc_listen(NULL);
+  int rounds = arg != NULL ? 2000 : 500;
+  CHECK(listener >= 0);
+  signal(SIGPIPE, SIG_IGN); /* which pipes raise */
+  make_known();
+  if (TEST_TSAN || TEST_ASAN) rounds /= 10;
+  while (rounds-- > 0) exchange(listener, arg != NULL);
+  CHECK_EQ(conc_close(listener), 0);
+  return NULL;
+}
+TEST(random_exchanges_between_threads_lose_nothing) { exchanges(NULL); }
+TEST(random_exchanges_of_coroutines_lose_nothing) {
+  run(exchanges, (void *)1);
+}
+
 TEST_MAIN
