@@ -1231,7 +1231,9 @@ CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* Waits until the descriptor can be read or written, `events` being CONC_READ,
    CONC_WRITE or both. Returns the events that are ready (end of file and
-   errors count as ready), -ETIMEDOUT, -ECANCELED, -EBADF, -EINVAL. */
+   errors count as ready), -ETIMEDOUT, -ECANCELED, -EBADF, -EINVAL. To
+   conc_cancel it is a wait even if the descriptor is ready; so are reads and
+   writes of blocking ones that are not sockets. */
 CONC_API int conc_wait_fd(int fd, int events, double timeout);
 
 /* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
@@ -1240,13 +1242,14 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout);
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 
 /* Writes all size bytes. Returns size, or an error, after which an unknown
-   part has been written: -EPIPE, -ETIMEDOUT, -ECANCELED, ... */
+   part has been written, the first bytes and not all: -EPIPE, -ETIMEDOUT,
+   -ECANCELED, ... (conc_stream keeps the rest). */
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
 
 /* Reads until it has size bytes. Bytes read: size, or fewer if the end came
-   before; or an error, after which an unknown part has been read (conc_stream
-   keeps it). */
+   before; or an error, after which an unknown part has been read, into the
+   front of buf (conc_stream keeps it). */
 CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
                                    double timeout);
 
@@ -1348,8 +1351,8 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
 
 /* Reads up to and including a separator of n bytes, which is looked for in the
    first `size` bytes. Bytes read; without it if the end came before, so 0 at
-   the end; -EMSGSIZE if it does not come in time, and all stays where
-   it is; -EINVAL for n = 0; else as above. */
+   the end; -EMSGSIZE if so many have come without it, even if they are the
+   last: all stays where it is; -EINVAL for n = 0; else as above. */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
@@ -1374,7 +1377,8 @@ CONC_API int conc_stream_write(conc_stream *stream, const void *data,
 CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
 
 /* Flushes, closes the descriptor and frees the buffers, whatever is returned:
-   0, or what flush and close fail with. Nobody may use it meanwhile. */
+   0, or what flush and close fail with; what was not flushed is lost. Nobody
+   may use it meanwhile. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
 /* --- signals --- */
