@@ -6732,7 +6732,7 @@ CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
   size_t size = inner->stack_size;
   uintptr_t here = (uintptr_t)__builtin_frame_address(0);
   if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
-  return here - (uintptr_t)root->stack->map >= size + conc__page;
+  return here - (uintptr_t)root->stack->map - conc__page >= size;
 }
 
 /* conc_yield_from by a switch. */

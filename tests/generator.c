@@ -98,6 +98,19 @@ static void *try_nothing(void *arg) {
 }
 TEST(a_generator_may_end_at_once_or_not_begin) { all_ways(try_nothing); }
 
+static void *delegates_to_too_large(void *arg) {
+  conc_gen inner = gen(count_to, NULL);
+  inner.stack_size = SIZE_MAX; /* and a page more is next to nothing */
+  CHECK_EQ(conc_yield_from(&inner, NULL), -ENOMEM);
+  return arg;
+}
+static void *try_too_large(void *arg) {
+  conc_gen g = gen(delegates_to_too_large, NULL);
+  CHECK_EQ(conc_next(&g, NULL), -EPIPE);
+  return arg;
+}
+TEST(delegation_to_one_that_is_too_large_fails) { all_ways(try_too_large); }
+
 TEST(a_yield_needs_a_generator) {
   conc_gen g = gen(count_to, number(3));
   CHECK_EQ(conc_yield(NULL, NULL), -EPERM);
