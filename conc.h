@@ -1472,9 +1472,9 @@ enum {
 /* Runs task->target(task->arg) in a new process, Python's Process. There the
    task is conc_current(); its target runs as a plain thread without a loop,
    wherever this was called, on a stack of .stack_size (default 8 MiB) if that
-   was in a coroutine. When the target returns, the process ends with the
-   lowest eight bits of the result as its exit code (so NULL is 0) after
-   stdio has been flushed; forked, it leaves out functions of atexit().
+   was in a coroutine or a generator. When the target returns, the process ends
+   with the lowest eight bits of the result as its exit code (so NULL is 0)
+   after stdio has been flushed; forked, it leaves out functions of atexit().
    CONC_FORK  flushes stdio first, which waits for a thread that reads from a
               FILE. What belonged to tasks of the parent, the caller too,
               has ended there with -ECHILD, and their locks say -EOWNERDEAD.
@@ -10924,22 +10924,21 @@ CONC__DEF void conc__process_child(void) {
 }
 
 CONC__DEF void conc__process_child_fiber(void) {
-  conc__fiber_entered(&conc__this.loop->fiber);
+  conc__fiber_entered(&conc__this.current->fiber);
   conc__process_child();
 }
 
-/* In the child. A coroutine's stack is too small for a process. */
+/* In the child. The stack of a coroutine, or of a generator, is too small for
+   a process. */
 CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
-  conc__loop *loop = conc__this.loop;
   conc__actor *self = conc__self();
   conc__coro *co = NULL;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
-  if (conc__is_coro(self))
-    co = conc__stack_get(&loop->stacks, t->stack_size > CONC_STACK_SIZE
-                                            ? t->stack_size
-                                            : (size_t)8 << 20);
+  if (conc__is_coro(self) || self->generator != NULL)
+    co = conc__stack_map(t->stack_size > CONC_STACK_SIZE ? t->stack_size
+                                                         : (size_t)8 << 20);
   if (co != NULL) {
     conc__fiber_init(&co->actor.fiber, co->map + conc__page,
                      (size_t)((unsigned char *)co - co->map) - conc__page,
