@@ -8636,19 +8636,24 @@ CONC__DEF void conc__fd_is_new(int fd) {
   if (entry != NULL) conc__fd_renew(entry);
 }
 
-CONC_API int conc_accept(int fd, double timeout) {
-  double deadline = conc__deadline(timeout);
+/* Whether a socket listens, as far as the system tells: macOS does not. */
+CONC__DEF bool conc__may_listen(int fd) {
   int listens = 0;
   socklen_t length = (socklen_t)sizeof listens;
-  if (conc__is_nonblocking(fd) == 0 &&
-      getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
-      listens)
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0)
+    return errno == ENOPROTOOPT;
+  return listens != 0;
+}
+
+CONC_API int conc_accept(int fd, double timeout) {
+  double deadline = conc__deadline(timeout);
+  if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
     int client, rc;
 #if CONC_HAVE_CLOEXEC
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
-                              SOCK_CLOEXEC | SOCK_NONBLOCK);
+                          SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
     client = accept(fd, NULL, NULL);
 #endif
