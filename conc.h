@@ -277,7 +277,7 @@
    conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
    other coroutine of the same loop runs. Rounding mode and errno are not
    saved across a switch. A million of them is a sensible number: one that has
-   not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
+   not run yet costs its conc_task and 32 bytes, one that waits a page (4 KiB)
    of stack.
    Stacks are used again. What a burst of coroutines has left over is given
    back to the system when the loop has slept for a second. conc_stack_used
@@ -3448,12 +3448,13 @@ CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
   return due != NULL;
 }
 
-/* Takes a pending cancellation, if there is one: it is now delivered. A time
-   limit is one, too, if its time is out; of several the one that was first. */
+/* If not, there is nothing to take. */
 CONC__INLINE bool conc__may_be_cancelled(const conc__actor *self) {
   return self->scope != NULL || (CONC__LOAD(&self->word) & CONC__POKED);
 }
 
+/* Takes a pending cancellation, if there is one: it is now delivered. A time
+   limit is one, too, if its time is out; of several the one that was first. */
 CONC__INLINE bool conc__take_cancel(conc__actor *self) {
   return CONC__UNLIKELY(conc__may_be_cancelled(self)) &&
          conc__take_cancel_slow(self);
@@ -6030,7 +6031,8 @@ CONC_API void conc_local_free(conc_local *local) {
 /* ---------------------------------------------------------------------------
    >>coroutine: the switch, and stacks
 
-   A fiber is a place to switch to: a coroutine's stack, or the thread's own.
+   A fiber is a place to switch to: the stack of a coroutine or a generator, or
+   the thread's own.
    The assembly is inline and lists everything as clobbered, so that the
    compiler saves just what is live at each switch; it goes on by an indirect
    jump, which is predicted, where a return would not be.
@@ -6402,7 +6404,8 @@ CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
   pool->idle += --co->slab->busy == 0;
 }
 
-/* The same with a mapping of its own. */
+/* A control block with a stack that has a mapping of its own. NULL: no
+   memory. */
 CONC__DEF conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
   conc__coro *co;
@@ -7300,7 +7303,8 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
-/* Ends a wait for a descriptor. */
+/* Lets one go on that waits for a descriptor: `ready` is what came, or a
+   negative errno. */
 CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
   w->ready = ready;
   /* Unless it is being cancelled at this moment: then it is in the inbox,
@@ -8237,7 +8241,7 @@ CONC_API int conc_sleep(double seconds) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(seconds);
   /* However short: others of the loop have a turn, as if it was 0. */
-  bool waited = self->ops != &conc__coro_class;
+  bool waited = !conc__is_coro(self);
   if (deadline <= 0) return conc_yield_now();
   for (;; waited = true) {
     if (conc__take_cancel(self)) return -ECANCELED;
@@ -8267,7 +8271,7 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
 /* Waits until a call would not block. Of several coroutines that were woken by
    one event the first has what came: the others see that it is gone. */
 CONC__DEF int conc__wait_blocking(int fd, int events, double deadline) {
-  bool alone = conc__self()->ops != &conc__coro_class;
+  bool alone = !conc__is_coro(conc__self());
   int rc = alone ? -ETIMEDOUT : conc__wait_fd(fd, events, 0);
   while (rc == -ETIMEDOUT) {
     rc = conc__wait_fd(fd, events, deadline);
