@@ -20216,8 +20216,6 @@ CONC__DEF int conc__serve_request(conc__session *s, const unsigned char *data,
 
 /* --- the server --- */
 
-CONC__DEF void conc__client_ready(conc__watch *watch, int events);
-
 /* The client is gone. Its coroutine may still run its last lines, so it is
    freed later. */
 CONC__DEF void conc__client_close(conc__client *c) {
