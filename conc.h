@@ -277,7 +277,7 @@
    conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
    other coroutine of the same loop runs. Rounding mode and errno are not
    saved across a switch. A million of them is a sensible number: one that has
-   not run yet costs its conc_task and 24 bytes, one that waits a page (4 KiB)
+   not run yet costs its conc_task and 32 bytes, one that waits a page (4 KiB)
    of stack.
    Stacks are used again. What a burst of coroutines has left over is given
    back to the system when the loop has slept for a second. conc_stack_used
@@ -1476,9 +1476,9 @@ enum {
 /* Runs task->target(task->arg) in a new process, Python's Process. There the
    task is conc_current(); its target runs as a plain thread without a loop,
    wherever this was called, on a stack of .stack_size (default 8 MiB) if that
-   was in a coroutine. When the target returns, the process ends with the
-   lowest eight bits of the result as its exit code (so NULL is 0) after
-   stdio has been flushed; forked, it leaves out functions of atexit().
+   was in a coroutine or a generator. When the target returns, the process ends
+   with the lowest eight bits of the result as its exit code (so NULL is 0)
+   after stdio has been flushed; forked, it leaves out functions of atexit().
    CONC_FORK  flushes stdio first, which waits for a thread that reads from a
               FILE. What belonged to tasks of the parent, the caller too,
               has ended there with -ECHILD, and their locks say -EOWNERDEAD.
@@ -3452,12 +3452,13 @@ CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
   return due != NULL;
 }
 
-/* Takes a pending cancellation, if there is one: it is now delivered. A time
-   limit is one, too, if its time is out; of several the one that was first. */
+/* If not, there is nothing to take. */
 CONC__INLINE bool conc__may_be_cancelled(const conc__actor *self) {
   return self->scope != NULL || (CONC__LOAD(&self->word) & CONC__POKED);
 }
 
+/* Takes a pending cancellation, if there is one: it is now delivered. A time
+   limit is one, too, if its time is out; of several the one that was first. */
 CONC__INLINE bool conc__take_cancel(conc__actor *self) {
   return CONC__UNLIKELY(conc__may_be_cancelled(self)) &&
          conc__take_cancel_slow(self);
@@ -6034,7 +6035,8 @@ CONC_API void conc_local_free(conc_local *local) {
 /* ---------------------------------------------------------------------------
    >>coroutine: the switch, and stacks
 
-   A fiber is a place to switch to: a coroutine's stack, or the thread's own.
+   A fiber is a place to switch to: the stack of a coroutine or a generator, or
+   the thread's own.
    The assembly is inline and lists everything as clobbered, so that the
    compiler saves just what is live at each switch; it goes on by an indirect
    jump, which is predicted, where a return would not be.
@@ -6406,7 +6408,8 @@ CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
   pool->idle += --co->slab->busy == 0;
 }
 
-/* The same with a mapping of its own. */
+/* A control block with a stack that has a mapping of its own. NULL: no
+   memory. */
 CONC__DEF conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
   conc__coro *co;
@@ -6736,7 +6739,7 @@ CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
   size_t size = inner->stack_size;
   uintptr_t here = (uintptr_t)__builtin_frame_address(0);
   if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
-  return here - (uintptr_t)root->stack->map >= size + conc__page;
+  return here - (uintptr_t)root->stack->map - conc__page >= size;
 }
 
 /* conc_yield_from by a switch. */
@@ -7304,7 +7307,8 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
-/* Ends a wait for a descriptor. */
+/* Lets one go on that waits for a descriptor: `ready` is what came, or a
+   negative errno. */
 CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
   w->ready = ready;
   /* Unless it is being cancelled at this moment: then it is in the inbox,
@@ -8241,7 +8245,7 @@ CONC_API int conc_sleep(double seconds) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(seconds);
   /* However short: others of the loop have a turn, as if it was 0. */
-  bool waited = self->ops != &conc__coro_class;
+  bool waited = !conc__is_coro(self);
   if (deadline <= 0) return conc_yield_now();
   for (;; waited = true) {
     if (conc__take_cancel(self)) return -ECANCELED;
@@ -8271,7 +8275,7 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
 /* Waits until a call would not block. Of several coroutines that were woken by
    one event the first has what came: the others see that it is gone. */
 CONC__DEF int conc__wait_blocking(int fd, int events, double deadline) {
-  bool alone = conc__self()->ops != &conc__coro_class;
+  bool alone = !conc__is_coro(conc__self());
   int rc = alone ? -ETIMEDOUT : conc__wait_fd(fd, events, 0);
   while (rc == -ETIMEDOUT) {
     rc = conc__wait_fd(fd, events, deadline);
@@ -8640,19 +8644,24 @@ CONC__DEF void conc__fd_is_new(int fd) {
   if (entry != NULL) conc__fd_renew(entry);
 }
 
-CONC_API int conc_accept(int fd, double timeout) {
-  double deadline = conc__deadline(timeout);
+/* Whether a socket listens, as far as the system tells: macOS does not. */
+CONC__DEF bool conc__may_listen(int fd) {
   int listens = 0;
   socklen_t length = (socklen_t)sizeof listens;
-  if (conc__is_nonblocking(fd) == 0 &&
-      getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
-      listens)
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0)
+    return errno == ENOPROTOOPT;
+  return listens != 0;
+}
+
+CONC_API int conc_accept(int fd, double timeout) {
+  double deadline = conc__deadline(timeout);
+  if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
     int client, rc;
 #if CONC_HAVE_CLOEXEC
     client = (int)syscall(SYS_accept4, fd, NULL, NULL,
-                              SOCK_CLOEXEC | SOCK_NONBLOCK);
+                          SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
     client = accept(fd, NULL, NULL);
 #endif
@@ -10928,22 +10937,21 @@ CONC__DEF void conc__process_child(void) {
 }
 
 CONC__DEF void conc__process_child_fiber(void) {
-  conc__fiber_entered(&conc__this.loop->fiber);
+  conc__fiber_entered(&conc__this.current->fiber);
   conc__process_child();
 }
 
-/* In the child. A coroutine's stack is too small for a process. */
+/* In the child. The stack of a coroutine, or of a generator, is too small for
+   a process. */
 CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
-  conc__loop *loop = conc__this.loop;
   conc__actor *self = conc__self();
   conc__coro *co = NULL;
   conc__process_mine = t;
   conc__parent_fd = life[0];
   if (life[1] >= 0) close(life[1]);
-  if (conc__is_coro(self))
-    co = conc__stack_get(&loop->stacks, t->stack_size > CONC_STACK_SIZE
-                                            ? t->stack_size
-                                            : (size_t)8 << 20);
+  if (conc__is_coro(self) || self->generator != NULL)
+    co = conc__stack_map(t->stack_size > CONC_STACK_SIZE ? t->stack_size
+                                                         : (size_t)8 << 20);
   if (co != NULL) {
     conc__fiber_init(&co->actor.fiber, co->map + conc__page,
                      (size_t)((unsigned char *)co - co->map) - conc__page,
@@ -20211,8 +20219,6 @@ CONC__DEF int conc__serve_request(conc__session *s, const unsigned char *data,
 }
 
 /* --- the server --- */
-
-CONC__DEF void conc__client_ready(conc__watch *watch, int events);
 
 /* The client is gone. Its coroutine may still run its last lines, so it is
    freed later. */

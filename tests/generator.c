@@ -98,6 +98,19 @@ static void *try_nothing(void *arg) {
 }
 TEST(a_generator_may_end_at_once_or_not_begin) { all_ways(try_nothing); }
 
+static void *delegates_to_too_large(void *arg) {
+  conc_gen inner = gen(count_to, NULL);
+  inner.stack_size = SIZE_MAX; /* and a page more is next to nothing */
+  CHECK_EQ(conc_yield_from(&inner, NULL), -ENOMEM);
+  return arg;
+}
+static void *try_too_large(void *arg) {
+  conc_gen g = gen(delegates_to_too_large, NULL);
+  CHECK_EQ(conc_next(&g, NULL), -EPIPE);
+  return arg;
+}
+TEST(delegation_to_one_that_is_too_large_fails) { all_ways(try_too_large); }
+
 TEST(a_yield_needs_a_generator) {
   conc_gen g = gen(count_to, number(3));
   CHECK_EQ(conc_yield(NULL, NULL), -EPERM);
@@ -781,6 +794,28 @@ TEST(a_fork_in_a_generator_has_it_on_both_sides) {
 }
 
 /* --- stacks --- */
+
+static void *large_frame(void *arg) {
+  volatile char large[1 << 20]; /* not a generator's stack */
+  for (size_t i = 0; i < sizeof large; i += 1024) large[i] = 1;
+  CHECK_EQ(conc_yield(NULL, NULL), -EPERM);
+  return large[1024] == 1 ? number(7) : arg;
+}
+static void *starts_process(void *arg) {
+  conc_task p = task(large_frame, NULL);
+  CHECK_EQ(conc_process_start(&p), 0);
+  CHECK_EQ(conc_join(&p, 10), 0);
+  CHECK_EQ(conc_exitcode(&p), 7);
+  return arg;
+}
+static void *try_process(void *arg) {
+  conc_gen g = gen(starts_process, NULL);
+  CHECK_EQ(conc_next(&g, NULL), -EPIPE);
+  return arg;
+}
+TEST(a_process_from_a_generator_has_a_stack_of_its_own) {
+  all_ways(try_process);
+}
 
 static int dig(int depth) {
   volatile char page[1024];
