@@ -20,11 +20,13 @@ kqueue='-DCONC_HAVE_KQUEUE=1 -DCONC_HAVE_EPOLL=0 -Itests/kqueue' lkqueue=
 if [ -f /usr/include/kqueue/sys/event.h ]; then
   kqueue=$(echo "$kqueue" | sed 's:tests:/usr/include:') lkqueue=-lkqueue
 fi
+# Enough for reports, and gcc is done in less time.
+lines=CFLAGS=-g1
 cross=aarch64-linux-gnu-gcc
 # With its own C library, where the cross compiler has it. Emulated, and so in
 # Valgrind, what is repeated thousands of times is repeated less.
 less='TEST_SLOW=10 THREAD_ROUNDS=20 FORK_ROUNDS=10 DEADLOCK_ROUNDS=16'
-less="$less DEADLOCK_OPERATIONS=20000"
+less="$less DEADLOCK_OPERATIONS=20000 STREAM_ROUNDS=400"
 aarch64="$less CC=$cross WRAPPER=\"qemu-aarch64 -L /usr/aarch64-linux-gnu\""
 # What was stopped or killed at every step once need not be so in every row.
 few='PARK_SECONDS=0.01 QUEUE_KILLS=100 QUEUE_SECONDS=0.1 CRASH_KILLS=20'
@@ -32,7 +34,7 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect signals progress shared pool public"
+gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect signals progress shared pool public"
 clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few SCRIPTS=
 kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect pipe signals progress generator tasks asyncio stack queue manager process fork"
@@ -42,12 +44,12 @@ aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop que
 ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
-portable-tsan | gcc | CC=gcc OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
+portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
-valgrind | gcc valgrind | $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect signals progress queue value json"
+valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect signals progress queue value json"
 compile-all | cc |
 long | cc | TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
-crash | gcc | CC=gcc OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
+crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS
 
 configuration() { # NAME TOOLS ARGUMENTS
