@@ -2780,9 +2780,9 @@ CONC_API const char *conc_strerror(int error) {
   return "system error; see errno(3)";
 }
 
-CONC__INLINE double conc__clock(clockid_t clock) {
+CONC__INLINE double conc__clock(clockid_t which) {
   struct timespec t;
-  clock_gettime(clock, &t);
+  clock_gettime(which, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 

@@ -158,6 +158,14 @@ static double run_crowd(conc_fn *main_target) {
   return crew.result;
 }
 
+static double run_crowd_of(size_t n, conc_fn *target, conc_fn *main_target,
+                           void *arg) {
+  crew.n = n;
+  crew.target = target;
+  crew.main.arg = arg;
+  return run_crowd(main_target);
+}
+
 /* The clock runs from when the last has begun to when the first has ended:
    in between every yield goes through all n. */
 static void *yielder(void *arg) {
@@ -178,10 +186,8 @@ static void *yield_main(void *arg) {
 }
 
 static double conc_yields(size_t n) {
-  crew.n = n;
-  crew.target = yielder;
   crew.turns = scaled(n < 10 ? 10000000 : n < 10000 ? 20000 : 200);
-  return run_crowd(yield_main);
+  return run_crowd_of(n, yielder, yield_main, NULL);
 }
 
 static double conc_two(void) { return conc_yields(2); }
@@ -366,9 +372,7 @@ static void *sleep_main(void *arg) {
 }
 
 static double conc_sleepers(void *n) {
-  crew.n = *(size_t *)n;
-  crew.target = sleeper;
-  return run_crowd(sleep_main);
+  return run_crowd_of(*(size_t *)n, sleeper, sleep_main, NULL);
 }
 
 static double asyncio_sleepers(void) {
@@ -563,10 +567,7 @@ static void *memory_main(void *run) {
 
 /* The conc_task is counted too: the caller has to have it. */
 static double conc_memory(void *run) {
-  crew.n = 100000;
-  crew.target = idler;
-  crew.main.arg = run;
-  return run_crowd(memory_main);
+  return run_crowd_of(100000, idler, memory_main, run);
 }
 
 /* A million that sleep at once, each on a guarded stack of its own. */
@@ -593,10 +594,7 @@ static void *million_main(void *what) {
 }
 
 static double conc_million(void *what) {
-  crew.n = 1000000;
-  crew.target = sleep_long;
-  crew.main.arg = what;
-  return run_crowd(million_main);
+  return run_crowd_of(1000000, sleep_long, million_main, what);
 }
 
 /* The limit: the system's first touch of one page in each of a million slots,
