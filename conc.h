@@ -258,7 +258,7 @@
             Pointers to what a call works on must not be NULL, unless it says
             so; results that may be left out are named there.
    Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers (conc_guard_handler is there
+            so. The library installs no handlers (conc_report_overflow is there
             to install one), and writes to sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
             (not from a signal handler, nor by vfork), and the child may use
@@ -281,7 +281,7 @@
    of stack.
    Stacks are used again. What a burst of coroutines has left over is given
    back to the system when the loop has slept for a second. conc_stack_used
-   tells how much a stack is used, conc_guard_handler whose overflowed.
+   tells how much a stack is used, conc_report_overflow whose overflowed.
    AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
    C++ exceptions may be thrown and caught within one coroutine, and must not
    leave its target function. The assembly switch keeps no shadow stack: where
@@ -843,7 +843,7 @@ typedef struct conc_task {
   struct conc_task *next, **link; /* among the threads, or its loop's tasks */
   conc_event done;
   struct conc_task *sibling;   /* the next in its group */
-  struct conc__pool *pool;     /* of a job of a process */
+  struct conc__pool_data *pool; /* of a job of a process */
   unsigned number;     /* of its default name */
   pid_t pid;    /* of a process */
   int exitcode; /* CONC_NO_EXITCODE until it has ended */
@@ -935,7 +935,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
    of the task. All by one task. */
 typedef struct conc_completed {
   /* private */
-  struct conc__many *many;
+  struct conc__multiwait *many;
   double deadline;
 } conc_completed;
 
@@ -1131,7 +1131,7 @@ CONC_API ssize_t conc_stack_used(conc_task *task);
    one that was there before; and, for the caller and for threads that make
    coroutines from now on, an alternate signal stack, unless they have one.
    Call it in main; a second time is a no-op. 0, -ENOMEM. */
-CONC_API int conc_guard_handler(void);
+CONC_API int conc_report_overflow(void);
 
 /* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
 CONC_API int conc_sleep(double seconds);
@@ -1151,7 +1151,7 @@ CONC_API int conc_yield_now(void);
 
      conc_gen g = { .target = count, .arg = (void *)3 };
      void *value;
-     while (conc_next(&g, &value) == 0) use(value);
+     while (conc_gen_next(&g, &value) == 0) use(value);
 
    It needs no loop, and is no task: it runs as a part of whoever resumes it.
    So it may do what its resumer may, sleep, lock and read, and then it is the
@@ -1183,14 +1183,15 @@ typedef struct conc_gen {
    -EBUSY if it runs already, or another generator delegates to it; -EPERM in a
    thread that is not its own; -EINVAL without a target; -ENOMEM. `value` may
    be NULL. */
-CONC_API int conc_next(conc_gen *gen, void **value);
+CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
-/* As conc_next, and the conc_yield where it stands returns `sent`. -EINVAL if
-   it stands at none, for it has not begun (send NULL, or use conc_next). */
-CONC_API int conc_send_value(conc_gen *gen, void *sent, void **value);
+/* As conc_gen_next, and the conc_yield where it stands returns `sent`. -EINVAL
+   if it stands at none, for it has not begun (send NULL, or use
+   conc_gen_next). */
+CONC_API int conc_gen_send(conc_gen *gen, void *sent, void **value);
 
 /* Inside a generator: hands a value to who resumed it, and waits to be resumed
-   again. 0 and what was sent, NULL by conc_next; -ECANCELED: it is being
+   again. 0 and what was sent, NULL by conc_gen_next; -ECANCELED: it is being
    closed, and should clean up and return; -EPERM outside. `sent` may be
    NULL. */
 CONC_API int conc_yield(void *value, void **sent);
@@ -1198,13 +1199,13 @@ CONC_API int conc_yield(void *value, void **sent);
 /* Inside a generator: yields all values of another one, which may have begun
    already; what is sent goes there, directly. No other thread may begin it at
    the same moment. 0 and what it returned; -ECANCELED if both were closed;
-   else as conc_next. `result` may be NULL. */
+   else as conc_gen_next. `result` may be NULL. */
 CONC_API int conc_yield_from(conc_gen *inner, void **result);
 
 /* Ends a generator where it stands: its conc_yield returns -ECANCELED, and it
    runs to its end (and so do those that it delegates to, innermost first). 0
    if it has ended, now or before; -EAGAIN if it yielded once more instead (the
-   value is lost); else as conc_next. */
+   value is lost); else as conc_gen_next. */
 CONC_API int conc_gen_close(conc_gen *gen);
 
 /* What the target returned (Python's StopIteration.value); NULL before. */
@@ -2037,7 +2038,7 @@ typedef struct conc_pool {
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
                            run, allocated as used; default 256 MiB */
   /* private */
-  struct conc__pool *state;
+  struct conc__pool_data *state;
 } conc_pool;
 
 /* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
@@ -2153,7 +2154,7 @@ typedef struct conc_manager {
   size_t max_clients;       /* connections; default 0: no bound */
   double handshake_timeout; /* seconds to authenticate in; default 5 */
   /* private */
-  struct conc__manager *state;
+  struct conc__manager_data *state;
 } conc_manager;
 
 /* Serves `queue` under `name`, the name that Python's register() gave it and
@@ -2278,9 +2279,9 @@ CONC_API int conc_progress_close(conc_progress *progress);
              (.scope .destructor .copy) conc_local_set conc_local_get
              conc_local_has conc_local_delete conc_local_free conc_attribute
              conc_local_attribute conc_attribute_get conc_attribute_set
-   coroutine  conc_run conc_coro_start conc_stack_used conc_guard_handler
+   coroutine  conc_run conc_coro_start conc_stack_used conc_report_overflow
              conc_sleep conc_yield_now conc_gen (.target .arg .stack_size)
-             conc_next conc_send_value conc_yield conc_yield_from
+             conc_gen_next conc_gen_send conc_yield conc_yield_from
              conc_gen_close conc_gen_result
    loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
              conc_read_exactly conc_close conc_listen conc_accept conc_connect
@@ -2608,7 +2609,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 
 /* What is private is static, and used or not as the configuration has it. */
-#define CONC__DEF static __attribute__((unused))
+#define CONC__PRIVATE static __attribute__((unused))
 #define CONC__INLINE static inline __attribute__((always_inline, unused))
 #define CONC__NOINLINE static __attribute__((noinline, unused))
 #define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
@@ -2789,7 +2790,7 @@ CONC__INLINE double conc__clock(clockid_t which) {
 CONC_API double conc_now(void) { return conc__clock(CLOCK_MONOTONIC); }
 
 /* When the clock last ticked, some milliseconds ago: does not take as long. */
-CONC__DEF double conc__now_about(void) {
+CONC__PRIVATE double conc__now_about(void) {
 #ifdef CLOCK_MONOTONIC_COARSE
   return conc__clock(CLOCK_MONOTONIC_COARSE);
 #else
@@ -2801,13 +2802,13 @@ CONC__DEF double conc__now_about(void) {
 #define CONC__NEVER 1e200
 
 /* A NaN is no time that ever comes, as in Python: it waits. */
-CONC__DEF double conc__deadline(double timeout) {
+CONC__PRIVATE double conc__deadline(double timeout) {
   if (!(timeout < 1e9)) return CONC__NEVER;
   return timeout <= 0 ? 0 : conc_now() + timeout;
 }
 
 /* What is left of it; for calls that want a timeout again. */
-CONC__DEF double conc__remaining(double deadline) {
+CONC__PRIVATE double conc__remaining(double deadline) {
   double left;
   if (deadline >= CONC__NEVER) return CONC_FOREVER;
   if (deadline <= 0) return 0;
@@ -2815,7 +2816,7 @@ CONC__DEF double conc__remaining(double deadline) {
   return left > 0 ? left : 0;
 }
 
-CONC__DEF struct timespec conc__timespec(double seconds) {
+CONC__PRIVATE struct timespec conc__timespec(double seconds) {
   struct timespec t;
   if (seconds < 0) seconds = 0;
   t.tv_sec = (time_t)seconds;
@@ -2825,7 +2826,7 @@ CONC__DEF struct timespec conc__timespec(double seconds) {
 
 /* Milliseconds for poll(), rounded up so that nobody wakes too early and
    then spins to its deadline. -1 is forever. */
-CONC__DEF int conc__milliseconds(double deadline) {
+CONC__PRIVATE int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
@@ -2865,7 +2866,8 @@ CONC__INLINE void conc__pause(void) {
 }
 
 /* Tells Valgrind something. Outside of it the instructions do nothing. */
-CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
+CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
+                                    const void *b) {
   size_t result = 0;
 #if CONC_HAVE_VALGRIND
   size_t args[6];
@@ -2910,7 +2912,7 @@ CONC__DEF size_t conc__valgrind(size_t request, const void *a, const void *b) {
    some: no race is reported that is none. */
 #define CONC__HELGRIND(n) ((size_t)'H' << 24 | (size_t)'G' << 16 | (256 + (n)))
 
-CONC__DEF void conc__helgrind(const volatile void *p, size_t size) {
+CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
   const void *at = (const void *)(uintptr_t)p;
   conc__valgrind(CONC__HELGRIND(39), at, (void *)size); /* MAKE_UNTRACKED */
   conc__valgrind(CONC__HELGRIND(33), at, NULL);         /* USERSO_SEND_PRE */
@@ -2949,8 +2951,8 @@ CONC__DEF void conc__helgrind(const volatile void *p, size_t size) {
 
 /* Sleeps while *word == value, until woken or the deadline has passed. May
    return early for no reason. */
-CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
-                                double deadline) {
+CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
+                                    double deadline) {
   struct timespec t;
   struct timespec *until = NULL;
   if (deadline < CONC__NEVER) {
@@ -2964,14 +2966,14 @@ CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
 
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
    at the address, and an extra wake-up is allowed for. Valgrind would not. */
-CONC__DEF void conc__futex_wake(unsigned *word, int n) {
+CONC__PRIVATE void conc__futex_wake(unsigned *word, int n) {
   CONC__POINT();
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
   syscall(SYS_futex, word, CONC__FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
 }
 
-CONC__DEF void conc__futex_init(void) {}
+CONC__PRIVATE void conc__futex_init(void) {}
 
 #else
 
@@ -2982,13 +2984,14 @@ static struct conc__futex_bucket {
   pthread_cond_t cond;
 } conc__futex_table[64];
 
-CONC__DEF struct conc__futex_bucket *conc__futex_bucket_of(unsigned *word) {
+CONC__PRIVATE struct conc__futex_bucket *
+conc__futex_bucket_of(unsigned *word) {
   uintptr_t h = (uintptr_t)word;
   return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) % 64];
 }
 
-CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
-                                double deadline) {
+CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
+                                    double deadline) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
   struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
   CONC__POINT();
@@ -3003,7 +3006,7 @@ CONC__DEF void conc__futex_wait(unsigned *word, unsigned value,
 }
 
 /* The bucket's other words share the condition, so all of it is woken. */
-CONC__DEF void conc__futex_wake(unsigned *word, int n) {
+CONC__PRIVATE void conc__futex_wake(unsigned *word, int n) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
   (void)n;
   CONC__POINT();
@@ -3012,7 +3015,7 @@ CONC__DEF void conc__futex_wake(unsigned *word, int n) {
   pthread_mutex_unlock(&b->mutex);
 }
 
-CONC__DEF void conc__futex_init(void) {
+CONC__PRIVATE void conc__futex_init(void) {
   pthread_condattr_t attr;
   size_t i;
   pthread_condattr_init(&attr);
@@ -3031,13 +3034,13 @@ CONC__DEF void conc__futex_init(void) {
 static int conc__cpus = 1;
 static size_t conc__page = 4096;
 static pthread_key_t conc__thread_key; /* runs conc__thread_exit */
-static pthread_once_t conc__once = PTHREAD_ONCE_INIT;
-CONC__DEF void conc__thread_exit(void *thread);
-CONC__DEF void conc__fork_prepare(void);
-CONC__DEF void conc__fork_parent(void);
-CONC__DEF void conc__fork_child(void);
+static pthread_once_t conc__library_once = PTHREAD_ONCE_INIT;
+CONC__PRIVATE void conc__thread_exit(void *thread);
+CONC__PRIVATE void conc__fork_prepare(void);
+CONC__PRIVATE void conc__fork_parent(void);
+CONC__PRIVATE void conc__fork_child(void);
 
-CONC__DEF int conc__count_cpus(void) {
+CONC__PRIVATE int conc__count_cpus(void) {
   long n;
 #if CONC__LINUX
   unsigned long mask[1024 / (8 * sizeof(unsigned long))];
@@ -3058,7 +3061,7 @@ CONC__DEF int conc__count_cpus(void) {
   return n > 0 ? (int)n : 1;
 }
 
-CONC__DEF void conc__init_once(void) {
+CONC__PRIVATE void conc__init_once(void) {
   long page = sysconf(_SC_PAGESIZE);
   if (page > 0) conc__page = (size_t)page;
   conc__cpus = conc__count_cpus();
@@ -3067,26 +3070,26 @@ CONC__DEF void conc__init_once(void) {
   pthread_atfork(conc__fork_prepare, conc__fork_parent, conc__fork_child);
 }
 
-CONC__DEF void conc__init(void) {
-  pthread_once(&conc__once, conc__init_once);
+CONC__PRIVATE void conc__init(void) {
+  pthread_once(&conc__library_once, conc__init_once);
 }
 
 CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
 
 /* --- descriptors, random bytes --- */
 
-CONC__DEF void conc__set_cloexec(int fd) {
+CONC__PRIVATE void conc__set_cloexec(int fd) {
   int flags = fcntl(fd, F_GETFD);
   if (flags >= 0) fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
 }
 
-CONC__DEF void conc__set_nonblocking(int fd) {
+CONC__PRIVATE void conc__set_nonblocking(int fd) {
   int flags = fcntl(fd, F_GETFL);
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
 /* A non-blocking socket, close-on-exec; or negative errno. */
-CONC__DEF int conc__socket(int family, int type) {
+CONC__PRIVATE int conc__socket(int family, int type) {
 #if CONC_HAVE_CLOEXEC
   int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   return fd < 0 ? -errno : fd;
@@ -3101,7 +3104,7 @@ CONC__DEF int conc__socket(int family, int type) {
 
 /* Something readable once written to, to wake a poller: fds[0] is read,
    fds[1] written (the same one for an eventfd). 0 or negative errno. */
-CONC__DEF int conc__waker_open(int fds[2]) {
+CONC__PRIVATE int conc__waker_open(int fds[2]) {
 #if CONC_HAVE_EVENTFD
   fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   return fds[0] < 0 ? -errno : 0;
@@ -3116,14 +3119,14 @@ CONC__DEF int conc__waker_open(int fds[2]) {
 #endif
 }
 
-CONC__DEF void conc__waker_close(int fds[2]) {
+CONC__PRIVATE void conc__waker_close(int fds[2]) {
   close(fds[0]);
   if (fds[1] != fds[0]) close(fds[1]);
   fds[0] = fds[1] = -1;
 }
 
 /* A full pipe is as good as one more byte: the reader wakes either way. */
-CONC__DEF void conc__waker_wake(const int fds[2]) {
+CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   uint64_t one = 1;
   ssize_t n;
   CONC__POINT();
@@ -3131,7 +3134,7 @@ CONC__DEF void conc__waker_wake(const int fds[2]) {
   while (n < 0 && errno == EINTR);
 }
 
-CONC__DEF void conc__waker_drain(const int fds[2]) {
+CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   unsigned char bytes[64];
   ssize_t n;
   do n = read(fds[0], bytes, sizeof bytes);
@@ -3139,7 +3142,7 @@ CONC__DEF void conc__waker_drain(const int fds[2]) {
 }
 
 /* Bytes that nobody can guess; 0 or negative errno, never anything less. */
-CONC__DEF int conc__random(void *out, size_t size) {
+CONC__PRIVATE int conc__random(void *out, size_t size) {
   unsigned char *p = (unsigned char *)out;
   int fd = -1;
   int rc = 0;
@@ -3166,7 +3169,7 @@ CONC__DEF int conc__random(void *out, size_t size) {
 }
 
 /* Anonymous memory in whole pages, zeroed, not reserved beforehand. */
-CONC__DEF void *conc__pages_map(size_t size) {
+CONC__PRIVATE void *conc__pages_map(size_t size) {
   int flags = MAP_PRIVATE;
   int fd = -1;
   void *p;
@@ -3193,7 +3196,7 @@ CONC__DEF void *conc__pages_map(size_t size) {
 
 /* For memory that is touched all over, once it is large: it costs less to
    fault in, and to find, in the system's large pages. */
-CONC__DEF void conc__pages_large(void *p, size_t size) {
+CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
 #if CONC__LINUX && defined(MADV_HUGEPAGE)
   uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
   uintptr_t from = ((uintptr_t)p + mask) & ~mask;
@@ -3204,7 +3207,7 @@ CONC__DEF void conc__pages_large(void *p, size_t size) {
 }
 
 /* Makes a page inaccessible. 0 or negative errno. */
-CONC__DEF int conc__pages_guard(void *page, size_t size) {
+CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
 #if CONC_HAVE_GUARD_INSTALL
   static int missing; /* an older kernel: not asked twice */
   if (!CONC__LOAD_RELAXED(&missing)) {
@@ -3298,7 +3301,7 @@ struct conc__actor {
   size_t more_reads;               /* and how many more */
   conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
   uintptr_t held;        /* the orders of the named locks that it holds */
-  struct conc__many *many; /* where it is told that tasks finish */
+  struct conc__multiwait *many;  /* where it is told that tasks finish */
   struct conc__waiter *notified; /* see conc_cond_notify */
 };
 
@@ -3321,7 +3324,7 @@ static uintptr_t *conc__survivors;
 static size_t conc__survivors_count;
 
 /* Whether the owner stayed behind in the parent. */
-CONC__DEF bool conc__owner_is_gone(uintptr_t word) {
+CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   uintptr_t id = CONC__OWNER(word);
   size_t i;
   if (id == 0 || (id >> 2) % CONC__GENERATIONS == conc__generation)
@@ -3331,9 +3334,9 @@ CONC__DEF bool conc__owner_is_gone(uintptr_t word) {
   return true;
 }
 
-CONC__DEF void conc__actor_init(conc__actor *actor,
-                                const conc__actor_class *ops,
-                                conc_task *task) {
+CONC__PRIVATE void conc__actor_init(conc__actor *actor,
+                                    const conc__actor_class *ops,
+                                    conc_task *task) {
   actor->ops = ops;
   actor->task = task;
   actor->generator = NULL;
@@ -3355,7 +3358,7 @@ typedef struct conc__thread {
   void *alternate; /* its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* stacks for generators */
   unsigned spares;
-  struct conc__making *making; /* it starts a process: see there */
+  struct conc__child_fds *making; /* it starts a process: see there */
   struct conc__worker *worker; /* of a pool: what it is */
   conc_task *base; /* its own task, the actor's being that of a job; or NULL */
 } conc__thread;
@@ -3369,7 +3372,7 @@ static pthread_once_t conc__this_once = PTHREAD_ONCE_INIT;
 
 /* Destructors run in any order: this one waits until conc__thread_exit, which
    uses what it frees, has run. */
-CONC__DEF void conc__this_free(void *memory) {
+CONC__PRIVATE void conc__this_free(void *memory) {
   conc__thread *thread = (conc__thread *)memory;
   if (thread->current != NULL)
     pthread_setspecific(conc__this_key, memory);
@@ -3377,11 +3380,11 @@ CONC__DEF void conc__this_free(void *memory) {
     free(memory);
 }
 
-CONC__DEF void conc__this_make_key(void) {
+CONC__PRIVATE void conc__this_make_key(void) {
   if (pthread_key_create(&conc__this_key, conc__this_free) != 0) abort();
 }
 
-CONC__DEF conc__thread *conc__this_get(void) {
+CONC__PRIVATE conc__thread *conc__this_get(void) {
   void *thread;
   pthread_once(&conc__this_once, conc__this_make_key);
   thread = pthread_getspecific(conc__this_key);
@@ -3395,7 +3398,7 @@ CONC__DEF conc__thread *conc__this_get(void) {
 }
 #endif
 
-CONC__DEF conc__actor *conc__thread_enter(conc_task *task);
+CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 
 /* The caller. */
 CONC__INLINE conc__actor *conc__self(void) {
@@ -3403,7 +3406,7 @@ CONC__INLINE conc__actor *conc__self(void) {
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
 }
 
-CONC__DEF void conc__unpark(conc__actor *actor, unsigned bit) {
+CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
   /* Read before the exchange: after it, unless it was parked, the actor may
      be gone. */
   const conc__actor_class *ops = actor->ops;
@@ -3416,8 +3419,8 @@ CONC__DEF void conc__unpark(conc__actor *actor, unsigned bit) {
 
 /* Announces that the caller is about to sleep: `how` is CONC__PARKED, and
    CONC__POLLING perhaps. False if a bit is there already. */
-CONC__DEF bool conc__park_announce(conc__actor *self, unsigned bits,
-                                   unsigned how) {
+CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
+                                       unsigned how) {
   unsigned seen = CONC__LOAD(&self->word);
   do {
     if (seen & bits) return false;
@@ -3427,14 +3430,14 @@ CONC__DEF bool conc__park_announce(conc__actor *self, unsigned bits,
 
 /* The sleeper's own wake-up (time is out). False if another one cleared
    CONC__PARKED first, and so has woken it or is about to. */
-CONC__DEF bool conc__park_retract(conc__actor *self) {
+CONC__PRIVATE bool conc__park_retract(conc__actor *self) {
   unsigned how = CONC__PARKED | CONC__POLLING;
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
-CONC__DEF bool conc__job_take_cancel(conc__actor *self);
+CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self);
 
-CONC__DEF bool conc__take_cancel_slow(conc__actor *self) {
+CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
   double now = s != NULL ? conc_now() : 0;
@@ -3487,12 +3490,12 @@ CONC__INLINE double conc__scope_limit(const conc__actor *self,
    the last waits: each spin in vain halves the next; after five there is none
    for 32 waits, then it is tried again. On one CPU the waker cannot run while
    we spin. `failed` starts at zero. */
-CONC__DEF double conc__spin_budget(unsigned failed) {
+CONC__PRIVATE double conc__spin_budget(unsigned failed) {
   if (conc__cpus < 2 || failed >= 5) return 0;
   return CONC_SPIN_SECONDS / (double)(1u << failed);
 }
 
-CONC__DEF void conc__spin_learn(unsigned *failed, bool paid) {
+CONC__PRIVATE void conc__spin_learn(unsigned *failed, bool paid) {
   if (paid)
     *failed = 0;
   else
@@ -3501,8 +3504,8 @@ CONC__DEF void conc__spin_learn(unsigned *failed, bool paid) {
 
 /* --- threads as actors --- */
 
-CONC__DEF bool conc__thread_spin(conc__actor *self, unsigned bits,
-                                 double deadline) {
+CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
+                                     double deadline) {
   double budget = conc__spin_budget(self->spin_failed);
   bool paid = false;
   if (budget > 0) {
@@ -3520,8 +3523,8 @@ CONC__DEF bool conc__thread_spin(conc__actor *self, unsigned bits,
   return paid;
 }
 
-CONC__DEF void conc__thread_park(conc__actor *self, unsigned bits,
-                                 double deadline) {
+CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
+                                     double deadline) {
   if (CONC__LOAD(&self->word) & bits) return;
   /* A sleep, which only conc_cancel can end, is not worth spinning for. */
   if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
@@ -3537,8 +3540,8 @@ CONC__DEF void conc__thread_park(conc__actor *self, unsigned bits,
    use here. Only conc_cancel can meet a thread in here; to be woken by it
    a thread of ours also polls a waker. How many are ready, -ETIMEDOUT,
    -ECANCELED or what poll() fails with. */
-CONC__DEF int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
-                                double deadline) {
+CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
+                                    double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
   double spin_end = 0;
@@ -3587,13 +3590,13 @@ CONC__DEF int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
   }
 }
 
-CONC__DEF short conc__poll_events(int events) {
+CONC__PRIVATE short conc__poll_events(int events) {
   return (short)((events & CONC_READ ? POLLIN : 0) |
                  (events & CONC_WRITE ? POLLOUT : 0));
 }
 
-CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
-                                   double deadline) {
+CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
+                                       double deadline) {
   struct pollfd p[2];
   int ready = 0;
   int rc;
@@ -3610,7 +3613,7 @@ CONC__DEF int conc__thread_wait_fd(conc__actor *self, int fd, int events,
 /* A thread that parks for a waiter may be gone by now: nothing but the
    address of its word is used. One that polls is still there: only
    conc_cancel wakes it, and holds the guard of its task meanwhile. */
-CONC__DEF void conc__thread_wake(conc__actor *actor, unsigned seen) {
+CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
   if (seen & CONC__POLLING)
     conc__waker_wake(
         ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
@@ -3632,7 +3635,7 @@ typedef struct conc__mutex {
   char pad[60]; /* a cache line each */
 } conc__mutex;
 
-CONC__DEF void conc__mutex_lock_slow(conc__mutex *m) {
+CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
   int i;
   for (i = 0; i < 40 && conc__cpus > 1; i++) {
     unsigned free = 0;
@@ -3656,12 +3659,12 @@ CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
     conc__futex_wake(&m->word, 1);
 }
 
-static conc__mutex conc__guards[256];
+static conc__mutex conc__mutexes[256];
 
 /* The guard of an object. Two objects may share one: so never hold two. */
-CONC__INLINE conc__mutex *conc__guard(const void *object) {
+CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
   uintptr_t h = (uintptr_t)object >> 4;
-  return &conc__guards[(h ^ h >> 8 ^ h >> 16) % 256];
+  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % 256];
 }
 
 /* --- wait lists --- */
@@ -3674,17 +3677,18 @@ typedef struct conc__waiter {
   /* For reports: what it waits for, and its relation to its owner. And the
      word that names the owner: whom it waits for. NULL: anybody might end this
      wait. */
-  const char *what, *name, *of;
+  const char *what, *name, *relation;
   const uintptr_t *owner;
-  struct conc__many *many; /* that it is part of, or all of */
+  struct conc__multiwait *many; /* that it is part of, or all of */
   conc_lock *lock;         /* that it will want then: conditions */
   bool stuck;
   bool found;    /* see conc__stuck_look */
   bool free;     /* its wait may end */
-  bool stubborn; /* this wait must not fail */
-  bool robust;   /* returns -EAGAIN, to look again, if a fork has left behind
-                    the owner, or maybe somebody who was woken before it */
-  unsigned also; /* bits that end the wait, too: then it is -ETIMEDOUT */
+  bool uncancellable; /* this wait must not fail */
+  bool
+      recheck_after_fork; /* returns -EAGAIN, to look again, if a fork has left
+                 behind the owner, or maybe somebody who was woken before it */
+  unsigned extra_bits; /* bits that end the wait, too: then it is -ETIMEDOUT */
   int failure;   /* what it returns instead of 0 */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
   /* So far zero at first; the rest is set by whoever links it. */
@@ -3693,8 +3697,8 @@ typedef struct conc__waiter {
   struct conc__waiter *found_before, *found_after, *next_in_circle;
 } conc__waiter;
 
-CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,
-                                     conc__waiter *w, bool front) {
+CONC__PRIVATE void conc__waitlist_insert(struct conc__waitlist *list,
+                                         conc__waiter *w, bool front) {
   w->actor->waiting = w;
   w->list = list;
   w->prev = front ? NULL : list->last;
@@ -3709,7 +3713,7 @@ CONC__DEF void conc__waitlist_insert(struct conc__waitlist *list,
     list->last = w;
 }
 
-CONC__DEF void conc__waitlist_remove(conc__waiter *w) {
+CONC__PRIVATE void conc__waitlist_remove(conc__waiter *w) {
   if (w->prev != NULL)
     w->prev->next = w->next;
   else
@@ -3731,8 +3735,8 @@ CONC__INLINE conc__waiter *conc__waitlist_take(struct conc__waitlist *list) {
   return w;
 }
 
-CONC__DEF conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
-                                              size_t n) {
+CONC__PRIVATE conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
+                                                  size_t n) {
   conc__waiter *chain = NULL;
   conc__waiter **end = &chain;
   while (n-- > 0 && (*end = conc__waitlist_take(list)) != NULL)
@@ -3742,7 +3746,7 @@ CONC__DEF conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
 
 /* Wakes what was taken off. Without a guard: until it is woken, a waiter that
    is off its list stays where it is. */
-CONC__DEF void conc__wake_all(conc__waiter *chain) {
+CONC__PRIVATE void conc__wake_all(conc__waiter *chain) {
   while (chain != NULL) {
     conc__waiter *next = chain->next; /* read before it is let go */
     conc__unpark(chain->actor, CONC__WOKEN);
@@ -3751,7 +3755,7 @@ CONC__DEF void conc__wake_all(conc__waiter *chain) {
 }
 
 /* Wakes those whose wake-up the caller has put off. */
-CONC__DEF void conc__wake_notified(conc__actor *self) {
+CONC__PRIVATE void conc__wake_notified(conc__actor *self) {
   conc__waiter *chain = self->notified;
   self->notified = NULL;
   conc__wake_all(chain);
@@ -3764,32 +3768,32 @@ CONC__DEF void conc__wake_notified(conc__actor *self) {
    those that were, latest first. Who does it holds the guard of the object all
    the while: so whoever has had that guard once afterwards has the waiter for
    himself again, and finds the object as it is to be. */
-typedef struct conc__many {
-  struct conc__many *next; /* of the same actor: for conc__fork_bury */
+typedef struct conc__multiwait {
+  struct conc__multiwait *next; /* of the same actor: for conc__fork_bury */
   conc__actor *actor;
   size_t want;         /* it waits until count is so much; 0: it does not */
   size_t count;        /* how many were taken off */
   conc__waiter *taken; /* those that the actor has not seen yet */
-  struct conc__many_node *nodes;
+  struct conc__multiwait_node *nodes;
   size_t n;            /* of those the first, that were on lists */
-  struct conc__many_node *ready; /* seen, and not told yet */
-  size_t told;
-} conc__many;
+  struct conc__multiwait_node *ready; /* seen, and not told yet */
+  size_t told_count;
+} conc__multiwait;
 
-typedef struct conc__many_node {
+typedef struct conc__multiwait_node {
   conc__waiter waiter; /* first: a waiter that is part of many is its node */
   conc_task *task;
   size_t place;        /* in the order in which they finished, from 1 */
-  struct conc__many_node *next; /* among the ready */
-} conc__many_node;
+  struct conc__multiwait_node *next; /* among the ready */
+} conc__multiwait_node;
 
 /* What is taken off a list: enters those of a wait for many, and returns the
    others, which are to be woken. Under the guard. */
-CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
+CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
   conc__waiter **p = &chain;
   while (*p != NULL) {
     conc__waiter *w = *p;
-    conc__many *m = w->many;
+    conc__multiwait *m = w->many;
     size_t count, want;
     if (m == NULL) {
       p = &w->next;
@@ -3799,7 +3803,7 @@ CONC__DEF conc__waiter *conc__many_enter(conc__waiter *chain) {
     w->next = CONC__LOAD(&m->taken);
     while (!CONC__CAS(&m->taken, &w->next, w)) {
     }
-    /* All in one order with conc__many_wait, which writes `want` and then
+    /* All in one order with conc__multiwait_wait, which writes `want` and then
        reads `count`: one of the two sees the other. */
     count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
     want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
@@ -3831,22 +3835,22 @@ static conc__waiter *conc__stuck[256]; /* by actor */
 static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
 static char conc__stuck_report[2048];
 
-CONC__DEF void conc__guards_lock(void) {
+CONC__PRIVATE void conc__mutexes_lock(void) {
   size_t i;
-  for (i = 0; i < 256; i++) conc__mutex_lock(&conc__guards[i]);
+  for (i = 0; i < 256; i++) conc__mutex_lock(&conc__mutexes[i]);
 }
 
-CONC__DEF void conc__guards_unlock(void) {
+CONC__PRIVATE void conc__mutexes_unlock(void) {
   size_t i;
-  for (i = 0; i < 256; i++) conc__mutex_unlock(&conc__guards[i]);
+  for (i = 0; i < 256; i++) conc__mutex_unlock(&conc__mutexes[i]);
 }
 
-CONC__DEF conc__waiter **conc__stuck_bucket(uintptr_t id) {
+CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
   return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
 }
 
 /* Nobody has ended the wait. All guards are held, here and below. */
-CONC__DEF bool conc__stuck_waits(const conc__waiter *w) {
+CONC__PRIVATE bool conc__stuck_waits(const conc__waiter *w) {
   size_t want;
   if (w->many == NULL) return w->list != NULL;
   want = CONC__LOAD(&w->many->want);
@@ -3854,13 +3858,14 @@ CONC__DEF bool conc__stuck_waits(const conc__waiter *w) {
 }
 
 /* How many owners there are, or tasks. */
-CONC__DEF size_t conc__stuck_owners(const conc__waiter *w) {
+CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
   return w->many != NULL ? w->many->n : 1;
 }
 
 /* The wait of one of them; NULL: it does not wait, or not for ever. */
-CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
-  const conc__many_node *node = w->many != NULL ? &w->many->nodes[i] : NULL;
+CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
+  const conc__multiwait_node *node =
+      w->many != NULL ? &w->many->nodes[i] : NULL;
   const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
   uintptr_t id;
@@ -3875,7 +3880,7 @@ CONC__DEF conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
 
 /* Whether the wait may end: enough of them may. The last first, for they have
    begun to wait last. */
-CONC__DEF bool conc__stuck_may_end(const conc__waiter *w) {
+CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
   size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
   size_t i = conc__stuck_owners(w);
   while (i > 0 && want > 0) {
@@ -3886,7 +3891,7 @@ CONC__DEF bool conc__stuck_may_end(const conc__waiter *w) {
 }
 
 /* Appends to the report, as much as fits. */
-CONC__DEF void conc__report(const char *format, ...) {
+CONC__PRIVATE void conc__report(const char *format, ...) {
   size_t at = strlen(conc__stuck_report);
   va_list args;
   va_start(args, format);
@@ -3896,26 +3901,26 @@ CONC__DEF void conc__report(const char *format, ...) {
 }
 
 /* The default names of tasks, by kind. */
-CONC__DEF void conc__task_label(const conc_task *task, char *out,
-                                size_t size) {
+CONC__PRIVATE void conc__task_label(const conc_task *task, char *out,
+                                    size_t size) {
   static const char *const kinds[] = {"",        "Thread",  "Task", "Dummy",
                                       "Process", "Process", "Job",  "Job"};
   snprintf(out, size, "%s-%u", kinds[task->kind], task->number);
 }
 
-CONC__DEF void conc__report_task(const conc_task *task) {
+CONC__PRIVATE void conc__report_task(const conc_task *task) {
   char label[24];
   if (task->name == NULL) conc__task_label(task, label, sizeof label);
   conc__report("%s", task->name != NULL ? task->name : label);
 }
 
-CONC__DEF void conc__report_wait(const conc__waiter *w) {
+CONC__PRIVATE void conc__report_wait(const conc__waiter *w) {
   conc__report(" waits for %s", w->what != NULL ? w->what : "something");
   if (w->name != NULL) conc__report(" '%s'", w->name);
 }
 
 /* Ends a wait by an error. False if it has ended by itself. */
-CONC__DEF bool conc__stuck_fail(conc__waiter *w) {
+CONC__PRIVATE bool conc__stuck_fail(conc__waiter *w) {
   w->failure = -EDEADLK;
   if (w->many != NULL)
     return __atomic_exchange_n(&w->many->want, (size_t)0, __ATOMIC_SEQ_CST) >
@@ -3926,7 +3931,7 @@ CONC__DEF bool conc__stuck_fail(conc__waiter *w) {
 
 /* Looks for a circle that `w` is part of; returns whose wait it has ended, to
    be woken, or NULL. */
-CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
+CONC__PRIVATE conc__waiter *conc__stuck_look(conc__waiter *w) {
   conc__waiter *victim = NULL, *last = w;
   conc__waiter *v, *u;
   bool again = true;
@@ -3970,9 +3975,9 @@ CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
   conc__report_task(w->actor->task);
   v = w;
   do {
-    if (victim == NULL && !v->stubborn) victim = v;
+    if (victim == NULL && !v->uncancellable) victim = v;
     conc__report_wait(v);
-    conc__report(" %s ", v->of);
+    conc__report(" %s ", v->relation);
     v = v->next_in_circle;
     conc__report_task(v->actor->task);
     if (v != w) conc__report(", which");
@@ -3980,7 +3985,7 @@ CONC__DEF conc__waiter *conc__stuck_look(conc__waiter *w) {
   return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
-CONC__DEF void conc__stuck_enter(conc__waiter *w) {
+CONC__PRIVATE void conc__stuck_enter(conc__waiter *w) {
   conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
   conc__waiter *victims = NULL, *victim;
   conc__wake_notified(w->actor); /* they may be part of the circle */
@@ -3988,17 +3993,17 @@ CONC__DEF void conc__stuck_enter(conc__waiter *w) {
   w->stuck = true;
   w->next_stuck = *bucket;
   *bucket = w;
-  conc__guards_lock();
+  conc__mutexes_lock();
   while (conc__stuck_waits(w) && (victim = conc__stuck_look(w)) != NULL) {
     victim->next = victims;
     victims = victim;
   }
-  conc__guards_unlock();
+  conc__mutexes_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
   conc__wake_all(victims);
 }
 
-CONC__DEF void conc__stuck_leave(conc__waiter *w) {
+CONC__PRIVATE void conc__stuck_leave(conc__waiter *w) {
   conc__waiter **p = conc__stuck_bucket(w->actor->id);
   conc__mutex_lock(&conc__stuck_guard);
   while (*p != w) p = &(*p)->next_stuck;
@@ -4012,14 +4017,14 @@ CONC__DEF void conc__stuck_leave(conc__waiter *w) {
 /* Parks a waiter that is on a list. 0: taken off and woken; -ETIMEDOUT or
    -ECANCELED: it took itself off; -EDEADLK: it was taken off for that.
    `cancellable` false: it cannot fail, and a cancellation stays pending. */
-CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
-                                 bool cancellable, double deadline) {
+CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
+                                     bool cancellable, double deadline) {
   conc__actor *self = w->actor;
   unsigned bits =
-      CONC__WOKEN | w->also | (cancellable ? conc__cancel_bit(self) : 0);
+      CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
   double look = CONC__NEVER; /* for a deadlock */
   int rc;
-  if (!cancellable) w->stubborn = true;
+  if (!cancellable) w->uncancellable = true;
   if (cancellable) deadline = conc__scope_limit(self, deadline);
   if (w->owner != NULL && deadline >= CONC__NEVER)
     look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
@@ -4059,9 +4064,10 @@ CONC__DEF int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
 /* The one wait. Called with the guard held, which it releases. Appends the
    waiter (or puts it in front, for one that was woken in vain) and parks;
    returns as above. */
-CONC__DEF int conc__wait(conc__mutex *guard, struct conc__waitlist *list,
-                         conc__waiter *w, bool front, bool cancellable,
-                         double deadline) {
+CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
+                                      struct conc__waitlist *list,
+                                      conc__waiter *w, bool front,
+                                      bool cancellable, double deadline) {
   if (cancellable && conc__take_cancel(w->actor)) {
     conc__mutex_unlock(guard);
     return -ECANCELED;
@@ -4071,8 +4077,8 @@ CONC__DEF int conc__wait(conc__mutex *guard, struct conc__waitlist *list,
   return conc__wait_on_list(guard, w, cancellable, deadline);
 }
 
-CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
-                                 const char *what, const char *name) {
+CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
+                                     const char *what, const char *name) {
   memset(w, 0, offsetof(conc__waiter, next));
   w->actor = self;
   w->what = what;
@@ -4080,9 +4086,10 @@ CONC__DEF void conc__waiter_init(conc__waiter *w, conc__actor *self,
 }
 
 /* Waits until so many were taken off. 0, -ETIMEDOUT (if a bit of `also` has
-   come, too), -ECANCELED, -EDEADLK; unless it is stubborn. */
-CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
-                              unsigned also, double deadline) {
+   come, too), -ECANCELED, -EDEADLK; unless it is uncancellable. */
+CONC__PRIVATE int conc__multiwait_park(conc__multiwait *m, size_t want,
+                                       bool uncancellable, unsigned also,
+                                       double deadline) {
   conc__actor *self = m->actor;
   unsigned bits = CONC__WOKEN | also | conc__cancel_bit(self);
   conc__waiter all; /* on no list */
@@ -4093,9 +4100,9 @@ CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
   if (conc__take_cancel(self)) return -ECANCELED;
   deadline = conc__scope_limit(self, deadline);
   conc__waiter_init(&all, self, "several tasks", NULL);
-  all.of = "such as";
+  all.relation = "such as";
   all.many = m;
-  all.stubborn = stubborn;
+  all.uncancellable = uncancellable;
   if (deadline >= CONC__NEVER) look = conc__now_about() + CONC__STUCK_AFTER;
   self->waiting = &all;
   __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
@@ -4128,8 +4135,8 @@ CONC__DEF int conc__many_park(conc__many *m, size_t want, bool stubborn,
 /* How one waits for a job of a pool, and how a pool's worker waits: it runs
    other jobs meanwhile. Set by >>pool before there is any of either. */
 typedef struct conc__job_class {
-  int (*await)(conc_task *job, bool stubborn, double timeout);
-  int (*many_wait)(conc__many *m, size_t want, bool stubborn,
+  int (*await)(conc_task *job, bool uncancellable, double timeout);
+  int (*many_wait)(conc__multiwait *m, size_t want, bool uncancellable,
                    double deadline);
   int (*join)(conc_task *task, double timeout); /* by a worker */
   int (*cancel)(conc_task *job);
@@ -4137,11 +4144,11 @@ typedef struct conc__job_class {
 
 static const conc__job_class *conc__jobs;
 
-CONC__DEF int conc__many_wait(conc__many *m, size_t want, bool stubborn,
-                              double deadline) {
+CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
+                                       bool uncancellable, double deadline) {
   if (CONC__UNLIKELY(conc__this.worker != NULL))
-    return conc__jobs->many_wait(m, want, stubborn, deadline);
-  return conc__many_park(m, want, stubborn, 0, deadline);
+    return conc__jobs->many_wait(m, want, uncancellable, deadline);
+  return conc__multiwait_park(m, want, uncancellable, 0, deadline);
 }
 
 /* ---------------------------------------------------------------------------
@@ -4161,28 +4168,32 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
   return (word & CONC__SHARED) == CONC__SHARED;
 }
 
-CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                        bool cancellable, double timeout);
-CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self);
-CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self);
-CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock);
-CONC__DEF int conc__shared_event_set(conc_event *event);
-CONC__DEF int conc__shared_event_clear(conc_event *event);
-CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout);
-CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
-                                     double timeout);
-CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n);
-CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
-                                          conc__actor *self, double timeout);
-CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
-                                          conc__actor *self);
-CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout);
-CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n);
-CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem);
-CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier, double timeout);
-CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken);
-CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
-                                    void *arg, double timeout);
+CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                            bool cancellable, double timeout);
+CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
+                                            conc__actor *self);
+CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
+                                             conc__actor *self);
+CONC__PRIVATE bool conc__shared_lock_locked(const conc_lock *lock);
+CONC__PRIVATE int conc__shared_event_set(conc_event *event);
+CONC__PRIVATE int conc__shared_event_clear(conc_event *event);
+CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout);
+CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                         double timeout);
+CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n);
+CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                              conc__actor *self,
+                                              double timeout);
+CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                              conc__actor *self);
+CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout);
+CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n);
+CONC__PRIVATE size_t conc__shared_sem_value(const conc_sem *sem);
+CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
+                                            double timeout);
+CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken);
+CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                        void *arg, double timeout);
 
 /* --- what tools are told ---
 
@@ -4227,57 +4238,59 @@ CONC__INLINE void conc__tell_released(void *lock, bool read) {
 
 enum { CONC__ORDER_UNKNOWN = 0, CONC__ORDER_NONE = 1 };
 #define CONC__ORDER_SHARED 255 /* none: names are not known to all processes */
-#define CONC__ORDERS (8 * sizeof(uintptr_t))
-#define CONC__ORDER_BIT(order) ((uintptr_t)1 << (order))
+#define CONC__LOCK_ORDERS (8 * sizeof(uintptr_t))
+#define CONC__LOCK_ORDER_BIT(order) ((uintptr_t)1 << (order))
 
-static conc__mutex conc__order_guard; /* of all this */
-static char conc__order_names[CONC__ORDERS][48];
-static size_t conc__orders = 2;
-static uintptr_t conc__order_before[CONC__ORDERS];
+static conc__mutex conc__lock_order_guard; /* of all this */
+static char conc__lock_order_names[CONC__LOCK_ORDERS][48];
+static size_t conc__lock_orders = 2;
+static uintptr_t conc__lock_order_before[CONC__LOCK_ORDERS];
 /* `before`, and what has been reported; also read without the guard. */
-static uintptr_t conc__order_known[CONC__ORDERS];
-static void (*conc__order_report)(const char *text, void *arg);
-static void *conc__order_arg;
+static uintptr_t conc__lock_order_known[CONC__LOCK_ORDERS];
+static void (*conc__lock_order_report)(const char *text, void *arg);
+static void *conc__lock_order_arg;
 
 CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
                                  void *arg) {
-  conc__mutex_lock(&conc__order_guard);
-  conc__order_report = report;
-  conc__order_arg = arg;
-  conc__mutex_unlock(&conc__order_guard);
+  conc__mutex_lock(&conc__lock_order_guard);
+  conc__lock_order_report = report;
+  conc__lock_order_arg = arg;
+  conc__mutex_unlock(&conc__lock_order_guard);
 }
 
 /* The order of a name. The guard is held. */
-CONC__DEF unsigned char conc__order_of(const char *name) {
+CONC__PRIVATE unsigned char conc__lock_order_of(const char *name) {
   size_t i;
-  if (name == NULL || strlen(name) >= sizeof conc__order_names[0])
+  if (name == NULL || strlen(name) >= sizeof conc__lock_order_names[0])
     return CONC__ORDER_NONE;
-  for (i = 2; i < conc__orders; i++)
-    if (strcmp(conc__order_names[i], name) == 0) return (unsigned char)i;
-  if (i == CONC__ORDERS) return CONC__ORDER_NONE;
-  memcpy(conc__order_names[i], name, strlen(name) + 1);
-  conc__orders++;
+  for (i = 2; i < conc__lock_orders; i++)
+    if (strcmp(conc__lock_order_names[i], name) == 0) return (unsigned char)i;
+  if (i == CONC__LOCK_ORDERS) return CONC__ORDER_NONE;
+  memcpy(conc__lock_order_names[i], name, strlen(name) + 1);
+  conc__lock_orders++;
   return (unsigned char)i;
 }
 
 /* `c` is acquired while `h` is held, which is new. The guard is held. Whether
    it is to be reported. */
-CONC__DEF bool conc__order_add(size_t h, size_t c) {
+CONC__PRIVATE bool conc__lock_order_add(size_t h, size_t c) {
   size_t i;
-  if (conc__order_before[h] & CONC__ORDER_BIT(c)) return true;
-  conc__order_before[c] |= CONC__ORDER_BIT(h) | conc__order_before[h];
-  for (i = 2; i < conc__orders; i++) {
-    if (conc__order_before[i] & CONC__ORDER_BIT(c))
-      conc__order_before[i] |= conc__order_before[c];
-    CONC__STORE_RELAXED(&conc__order_known[i],
-                        conc__order_known[i] | conc__order_before[i]);
+  if (conc__lock_order_before[h] & CONC__LOCK_ORDER_BIT(c)) return true;
+  conc__lock_order_before[c] |=
+      CONC__LOCK_ORDER_BIT(h) | conc__lock_order_before[h];
+  for (i = 2; i < conc__lock_orders; i++) {
+    if (conc__lock_order_before[i] & CONC__LOCK_ORDER_BIT(c))
+      conc__lock_order_before[i] |= conc__lock_order_before[c];
+    CONC__STORE_RELAXED(&conc__lock_order_known[i],
+                        conc__lock_order_known[i] |
+                            conc__lock_order_before[i]);
   }
   return false;
 }
 
 /* The caller has acquired the lock, for the first time or in a new order. */
-CONC__DEF void conc__order_note(conc_lock *lock, conc__actor *self,
-                                bool tries) {
+CONC__PRIVATE void conc__lock_order_note(conc_lock *lock, conc__actor *self,
+                                         bool tries) {
   void (*report)(const char *, void *) = NULL;
   void *arg = NULL;
   char text[256], label[24];
@@ -4285,35 +4298,36 @@ CONC__DEF void conc__order_note(conc_lock *lock, conc__actor *self,
   uintptr_t missing;
   size_t c, h;
   if (task->name == NULL) conc__task_label(task, label, sizeof label);
-  conc__mutex_lock(&conc__order_guard);
+  conc__mutex_lock(&conc__lock_order_guard);
   c = lock->order;
   if (c == CONC__ORDER_UNKNOWN) {
-    c = conc__order_of(lock->name);
+    c = conc__lock_order_of(lock->name);
     CONC__STORE_RELAXED(&lock->order, (unsigned char)c);
   }
   missing = 0;
   if (!tries && c != CONC__ORDER_NONE)
-    missing = self->held & ~conc__order_known[c];
-  for (h = 2; missing != 0 && h < conc__orders; h++) {
-    if (h == c || !(missing & CONC__ORDER_BIT(h))) continue;
-    if (!conc__order_add(h, c)) continue;
-    CONC__STORE_RELAXED(&conc__order_known[c],
-                        conc__order_known[c] | CONC__ORDER_BIT(h));
+    missing = self->held & ~conc__lock_order_known[c];
+  for (h = 2; missing != 0 && h < conc__lock_orders; h++) {
+    if (h == c || !(missing & CONC__LOCK_ORDER_BIT(h))) continue;
+    if (!conc__lock_order_add(h, c)) continue;
+    CONC__STORE_RELAXED(&conc__lock_order_known[c],
+                        conc__lock_order_known[c] | CONC__LOCK_ORDER_BIT(h));
     if (report != NULL) continue; /* one at a time is enough to look at */
-    report = conc__order_report;
-    arg = conc__order_arg;
+    report = conc__lock_order_report;
+    arg = conc__lock_order_arg;
     snprintf(text, sizeof text,
              "%s acquires '%s' and holds '%s', which was acquired before by "
              "one who held '%s'",
-             task->name != NULL ? task->name : label, conc__order_names[c],
-             conc__order_names[h], conc__order_names[c]);
+             task->name != NULL ? task->name : label,
+             conc__lock_order_names[c], conc__lock_order_names[h],
+             conc__lock_order_names[c]);
   }
   if (c != CONC__ORDER_NONE) {
-    CONC__STORE_RELAXED(&conc__order_known[c],
-                        conc__order_known[c] | CONC__ORDER_BIT(c));
-    self->held |= CONC__ORDER_BIT(c);
+    CONC__STORE_RELAXED(&conc__lock_order_known[c],
+                        conc__lock_order_known[c] | CONC__LOCK_ORDER_BIT(c));
+    self->held |= CONC__LOCK_ORDER_BIT(c);
   }
-  conc__mutex_unlock(&conc__order_guard);
+  conc__mutex_unlock(&conc__lock_order_guard);
   if (report != NULL) report(text, arg);
 }
 
@@ -4323,10 +4337,9 @@ CONC__INLINE void conc__lock_acquired(conc_lock *lock, conc__actor *self,
   conc__tell_acquired(lock, false, tries);
   if (CONC__LIKELY(order == CONC__ORDER_NONE)) return;
   if (order == CONC__ORDER_UNKNOWN ||
-      (self->held & ~CONC__LOAD_RELAXED(&conc__order_known[order])))
-    conc__order_note(lock, self, tries);
-  else
-    self->held |= CONC__ORDER_BIT(order);
+      (self->held & ~CONC__LOAD_RELAXED(&conc__lock_order_known[order])))
+    conc__lock_order_note(lock, self, tries);
+  else self->held |= CONC__LOCK_ORDER_BIT(order);
 }
 
 /* --- conc_lock ---
@@ -4340,7 +4353,7 @@ CONC__INLINE void conc__lock_acquired(conc_lock *lock, conc__actor *self,
 /* A waiter that has waited so long is handed the lock: no barging then. */
 #define CONC__LOCK_PATIENCE 0.5e-3
 
-CONC__DEF bool conc__lock_try(conc_lock *lock, uintptr_t me) {
+CONC__PRIVATE bool conc__lock_try(conc_lock *lock, uintptr_t me) {
   uintptr_t seen = CONC__LOAD_RELAXED(&lock->word);
   return (seen & ~CONC__LOCK_WAITERS) == 0 &&
          CONC__CAS(&lock->word, &seen, seen | me);
@@ -4354,7 +4367,7 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
    pauses, then lets others run a few times, unless that takes long: on a busy
    machine whoever yields is served last, and who sleeps first. A coroutine's
    CPU is better given to the next coroutine. */
-CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
+CONC__PRIVATE bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
   double end = 0;
   int i, j;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
@@ -4370,9 +4383,9 @@ CONC__DEF bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
   return false;
 }
 
-CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
-                                      bool cancellable, double deadline) {
-  conc__mutex *guard = conc__guard(lock);
+CONC__PRIVATE int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
+                                          bool cancellable, double deadline) {
+  conc__mutex *guard = conc__mutex_of(lock);
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
@@ -4384,9 +4397,9 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   }
   conc__waiter_init(&w, self, "lock", lock->name);
   w.since = conc_now();
-  w.of = "held by";
+  w.relation = "held by";
   w.owner = &lock->word;
-  w.robust = true;
+  w.recheck_after_fork = true;
   for (;;) {
     uintptr_t seen;
     int rc;
@@ -4402,7 +4415,8 @@ CONC__DEF int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
       conc__mutex_unlock(guard);
       return gone ? -EOWNERDEAD : 0;
     }
-    rc = conc__wait(guard, &lock->waiters, &w, front, cancellable, deadline);
+    rc = conc__waitlist_wait(guard, &lock->waiters, &w, front, cancellable,
+                             deadline);
     if (rc != 0 && rc != -EAGAIN) return rc;
     w.failure = 0;
     if ((CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) == me) return 0;
@@ -4423,8 +4437,8 @@ CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
   return rc;
 }
 
-CONC__DEF int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
-  conc__mutex *guard = conc__guard(lock);
+CONC__PRIVATE int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
+  conc__mutex *guard = conc__mutex_of(lock);
   uintptr_t next = 0;
   conc__waiter *w;
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
@@ -4455,7 +4469,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
     rc = conc__lock_release_slow(lock, self);
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
-    self->held &= ~CONC__ORDER_BIT(order);
+    self->held &= ~CONC__LOCK_ORDER_BIT(order);
   return rc;
 }
 
@@ -4494,10 +4508,10 @@ CONC_API int conc_event_set(conc_event *event) {
   if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
     return 0;
   if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
-  guard = conc__guard(event);
+  guard = conc__mutex_of(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
-  if (chain != NULL) chain = conc__many_enter(chain);
+  if (chain != NULL) chain = conc__multiwait_enter(chain);
   CONC__STORE(&event->flag, CONC__SET);
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
@@ -4518,40 +4532,40 @@ CONC_API bool conc_event_is_set(const conc_event *event) {
 
 /* From here on a set goes through the guard, which is held. False if it is
    set already. */
-CONC__DEF bool conc__event_await(conc_event *event) {
+CONC__PRIVATE bool conc__event_await(conc_event *event) {
   int seen = CONC__CLEAR;
   return CONC__CAS(&event->flag, &seen, CONC__AWAITED) ||
          seen == CONC__AWAITED;
 }
 
-CONC__DEF int conc__event_wait(conc_event *event, conc__waiter *w,
-                               double timeout) {
+CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
+                                   double timeout) {
   conc__mutex *guard;
   if (conc_event_is_set(event)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
   if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
     return conc__shared_event_wait(event, timeout);
-  guard = conc__guard(event);
+  guard = conc__mutex_of(event);
   conc__mutex_lock(guard);
   if (!conc__event_await(event)) {
     conc__mutex_unlock(guard);
     return 0;
   }
   /* Who was woken was woken by a set, whatever a clear has done since. */
-  return conc__wait(guard, &event->waiters, w, false, true,
-                    conc__deadline(timeout));
+  return conc__waitlist_wait(guard, &event->waiters, w, false, true,
+                             conc__deadline(timeout));
 }
 
 CONC_API int conc_event_wait(conc_event *event, double timeout) {
   conc__waiter w;
   conc__waiter_init(&w, conc__self(), "event", event->name);
-  return conc__event_wait(event, &w, timeout);
+  return conc__event_park(event, &w, timeout);
 }
 
 /* --- conc_cond --- */
 
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
-  conc__mutex *guard = conc__guard(cond);
+  conc__mutex *guard = conc__mutex_of(cond);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   unsigned depth;
@@ -4565,7 +4579,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   w.lock = lock;
   /* On the list before the lock is released, so that whoever then takes the
      lock and notifies finds it there; a guard cannot be held across the
-     release, hence not conc__wait alone. */
+     release, hence not conc__waitlist_wait alone. */
   conc__mutex_lock(guard);
   conc__waitlist_insert(&cond->waiters, &w, false);
   conc__mutex_unlock(guard);
@@ -4595,7 +4609,7 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
 /* Who holds the lock wakes the waiters when he releases it, which takes the
    slow way for that: they would only wait for it. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
-  conc__mutex *guard = conc__guard(cond);
+  conc__mutex *guard = conc__mutex_of(cond);
   conc__actor *self = conc__self();
   conc__waiter *chain;
   if (cond->word != 0) return conc__shared_cond_notify(cond, n);
@@ -4697,8 +4711,8 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
 
 /* Gives it back, or not, then hands it to those whose turn it is or wakes
    them to try again. */
-CONC__DEF void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
-  conc__mutex *guard = conc__guard(rwlock);
+CONC__PRIVATE void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
+  conc__mutex *guard = conc__mutex_of(rwlock);
   uintptr_t seen, word;
   conc__waiter *chain, *w;
   bool hand;
@@ -4730,9 +4744,10 @@ CONC__DEF void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
   conc__wake_all(chain);
 }
 
-CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
-                                        conc__actor *self, double timeout) {
-  conc__mutex *guard = conc__guard(rwlock);
+CONC__PRIVATE int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
+                                            conc__actor *self,
+                                            double timeout) {
+  conc__mutex *guard = conc__mutex_of(rwlock);
   double deadline = conc__deadline(timeout);
   bool front = false;
   conc__waiter w;
@@ -4742,9 +4757,9 @@ CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
     return -ETIMEDOUT;
   conc__waiter_init(&w, self, "rwlock", rwlock->name);
   w.since = conc_now();
-  w.of = "held by";
+  w.relation = "held by";
   w.owner = &rwlock->word;
-  w.robust = true;
+  w.recheck_after_fork = true;
   for (;;) {
     uintptr_t seen;
     int rc;
@@ -4764,7 +4779,8 @@ CONC__DEF int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
       return gone ? -EOWNERDEAD : 0;
     }
     w.tag = write ? CONC__TO_WRITE : CONC__TO_READ;
-    rc = conc__wait(guard, &rwlock->waiters, &w, front, true, deadline);
+    rc = conc__waitlist_wait(guard, &rwlock->waiters, &w, front, true,
+                             deadline);
     w.failure = 0;
     /* Those behind may have waited for this one only. */
     if (rc != 0 && rc != -EAGAIN) conc__rwlock_settle(rwlock, false);
@@ -4856,7 +4872,7 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   if (CONC__LOAD_RELAXED(&sem->shared) != 0)
     return conc__shared_sem_acquire(sem, timeout);
   if (timeout <= 0) return -ETIMEDOUT;
-  guard = conc__guard(sem);
+  guard = conc__mutex_of(sem);
   conc__mutex_lock(guard);
   seen = CONC__LOAD_RELAXED(&sem->value);
   while (seen != CONC__SEM_WAITERS) { /* take one, or say that we wait */
@@ -4867,13 +4883,13 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
     return 0;
   }
   conc__waiter_init(&w, conc__self(), "semaphore", sem->name);
-  return conc__wait(guard, &sem->waiters, &w, false, true,
-                    conc__deadline(timeout));
+  return conc__waitlist_wait(guard, &sem->waiters, &w, false, true,
+                             conc__deadline(timeout));
 }
 
 CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
   size_t bound = sem->bound == 0 ? CONC__SEM_WAITERS - 1 : sem->bound;
-  conc__mutex *guard = conc__guard(sem);
+  conc__mutex *guard = conc__mutex_of(sem);
   size_t seen = CONC__LOAD_RELAXED(&sem->value);
   conc__waiter *chain, *w;
   if (n == 0) return -EINVAL;
@@ -4914,9 +4930,9 @@ CONC_API size_t conc_sem_value(const conc_sem *sem) {
 enum { CONC__COME_AGAIN = -EAGAIN };
 
 /* Ends a generation before its time. */
-CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
-                                const unsigned *generation) {
-  conc__mutex *guard = conc__guard(barrier);
+CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
+                                    const unsigned *generation) {
+  conc__mutex *guard = conc__mutex_of(barrier);
   conc__waiter *chain = NULL, *w;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return conc__shared_barrier_end(barrier, broken);
@@ -4934,8 +4950,8 @@ CONC__DEF int conc__barrier_end(conc_barrier *barrier, bool broken,
 }
 
 /* The last one has come; the guard is held. */
-CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
-                                 conc__actor *self) {
+CONC__PRIVATE int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
+                                     conc__actor *self) {
   conc__waiter *others, *come_again = NULL, *w;
   int index = barrier->waiting;
   int missing = index;
@@ -4967,7 +4983,7 @@ CONC__DEF int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
 }
 
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
-  conc__mutex *guard = conc__guard(barrier);
+  conc__mutex *guard = conc__mutex_of(barrier);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   if (barrier->parties < 1) return -EINVAL;
@@ -4992,7 +5008,8 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
     conc__waiter_init(&w, self, "barrier", barrier->name);
     w.tag = barrier->word == 0 ? barrier->waiting++ : CONC__COME_AGAIN;
     generation = barrier->generation;
-    rc = conc__wait(guard, &barrier->waiters, &w, false, true, deadline);
+    rc = conc__waitlist_wait(guard, &barrier->waiters, &w, false, true,
+                             deadline);
     if (rc != 0) {
       conc__barrier_end(barrier, true, &generation);
       return rc;
@@ -5010,7 +5027,7 @@ CONC_API int conc_barrier_abort(conc_barrier *barrier) {
 }
 
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
-  conc__mutex *guard = conc__guard(barrier);
+  conc__mutex *guard = conc__mutex_of(barrier);
   bool broken;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return CONC__LOAD_RELAXED(&barrier->broken);
@@ -5021,7 +5038,7 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
 }
 
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
-  conc__mutex *guard = conc__guard(barrier);
+  conc__mutex *guard = conc__mutex_of(barrier);
   int waiting;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
     return CONC__LOAD_RELAXED(&barrier->waiting);
@@ -5038,8 +5055,8 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
 
 #define CONC__ONCE_DONE CONC__OWNER_NONE
 
-CONC__DEF int conc__once_finish(conc_once *once, int rc) {
-  conc__mutex *guard = conc__guard(once);
+CONC__PRIVATE int conc__once_finish(conc_once *once, int rc) {
+  conc__mutex *guard = conc__mutex_of(once);
   uintptr_t word = rc < 0 ? 0 : CONC__ONCE_DONE;
   conc__waiter *chain;
   conc__mutex_lock(guard);
@@ -5051,9 +5068,9 @@ CONC__DEF int conc__once_finish(conc_once *once, int rc) {
   return rc < 0 ? rc : 0;
 }
 
-CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
-                                  void *arg, double timeout) {
-  conc__mutex *guard = conc__guard(once);
+CONC__PRIVATE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
+                                      void *arg, double timeout) {
+  conc__mutex *guard = conc__mutex_of(once);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   conc__waiter w;
@@ -5061,9 +5078,9 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
   if (conc__is_shared(CONC__LOAD_RELAXED(&once->word)))
     return conc__shared_once_run(once, fn, arg, timeout);
   conc__waiter_init(&w, self, "once", once->name);
-  w.of = "run by";
+  w.relation = "run by";
   w.owner = &once->word;
-  w.robust = true;
+  w.recheck_after_fork = true;
   do {
     uintptr_t seen;
     conc__mutex_lock(guard);
@@ -5081,7 +5098,7 @@ CONC__DEF int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
       conc__mutex_unlock(guard);
       return -ETIMEDOUT;
     }
-    rc = conc__wait(guard, &once->waiters, &w, false, true, deadline);
+    rc = conc__waitlist_wait(guard, &once->waiters, &w, false, true, deadline);
     w.failure = 0;
     if (rc != 0 && rc != -EAGAIN) return rc;
     if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) return 0;
@@ -5136,7 +5153,7 @@ CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
 }
 
 /* The task could not be started after all: it is as if new. */
-CONC__DEF void conc__task_unbegin(conc_task *t) { t->kind = 0; }
+CONC__PRIVATE void conc__task_start_failed(conc_task *t) { t->kind = 0; }
 
 /* The task now runs as this actor. False if it was cancelled before. */
 CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
@@ -5145,7 +5162,7 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   return CONC__CAS(&t->actor, &none, actor);
 }
 
-CONC__DEF void conc__group_ended(conc_task *t);
+CONC__PRIVATE void conc__group_ended(conc_task *t);
 
 /* The task has ended. Whoever joins it may free it as soon as it is set. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
@@ -5184,7 +5201,7 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
 /* Ends a task that stayed behind in the process that this one was forked from.
    So may have those of its group that could be cancelled: who is here is left
    to end. */
-CONC__DEF void conc__left_behind(conc_task *t) {
+CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
   int none = 0;
   if (t->group != NULL) CONC__CAS(&t->group->failure, &none, -ECHILD);
   t->group = NULL;
@@ -5192,12 +5209,13 @@ CONC__DEF void conc__left_behind(conc_task *t) {
 }
 
 /* A job that stayed behind is found to have ended when somebody asks. */
-CONC__DEF void conc__job_look(conc_task *task) {
+CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
   uintptr_t id;
   if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
   id = CONC__LOAD(&task->id);
   if (!conc__owner_is_gone(id)) return;
-  if (CONC__CAS(&task->id, &id, (uintptr_t)0)) conc__left_behind(task);
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
+    conc__task_end_stayed_in_parent(task);
 }
 
 CONC__INLINE bool conc__is_job(const conc_task *task) {
@@ -5205,25 +5223,25 @@ CONC__INLINE bool conc__is_job(const conc_task *task) {
 }
 
 /* Whether the caller can wait for its end: 0, or why not. */
-CONC__DEF int conc__task_check(conc_task *task) {
+CONC__PRIVATE int conc__task_check(conc_task *task) {
   if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
-  if (conc__is_job(task)) conc__job_look(task);
+  if (conc__is_job(task)) conc__job_end_if_owner_gone(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
-CONC__DEF int conc__task_await(conc_task *task, bool stubborn,
-                               double timeout) {
+CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
+                                   double timeout) {
   conc__waiter w;
   if (conc__is_job(task) || conc__this.worker != NULL)
-    return conc__jobs->await(task, stubborn, timeout);
+    return conc__jobs->await(task, uncancellable, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
-  w.stubborn = stubborn;
-  w.of = "of";
+  w.uncancellable = uncancellable;
+  w.relation = "of";
   w.owner = &task->id;
-  return conc__event_wait(&task->done, &w, timeout);
+  return conc__event_park(&task->done, &w, timeout);
 }
 
-CONC__DEF int conc__task_join(conc_task *task, double timeout) {
+CONC__PRIVATE int conc__task_join(conc_task *task, double timeout) {
   if (!conc_event_is_set(&task->done)) {
     int rc = conc__task_check(task);
     if (rc == 0) rc = conc__task_await(task, false, timeout);
@@ -5246,7 +5264,8 @@ CONC_API int conc_set_status(int status) {
 }
 
 CONC_API bool conc_is_alive(const conc_task *task) {
-  if (conc__is_job(task)) conc__job_look((conc_task *)(uintptr_t)task);
+  if (conc__is_job(task))
+    conc__job_end_if_owner_gone((conc_task *)(uintptr_t)task);
   return task->kind != 0 && !conc_event_is_set(&task->done);
 }
 
@@ -5255,11 +5274,11 @@ CONC_API void *conc_result(const conc_task *task) {
 }
 
 CONC_API int conc_cancel(conc_task *task) {
-  conc__mutex *guard = conc__guard(&task->done);
+  conc__mutex *guard = conc__mutex_of(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
   if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
-  if (conc__is_job(task)) conc__job_look(task);
+  if (conc__is_job(task)) conc__job_end_if_owner_gone(task);
   if (task->kind == CONC__TASK_REMOTE) return conc__jobs->cancel(task);
   conc__mutex_lock(guard);
   if (task->kind != 0 && conc__event_await(&task->done)) {
@@ -5281,7 +5300,7 @@ CONC_API const char *conc_name(conc_task *task) {
   if (task == NULL) task = conc_current();
   if (task->name != NULL) return task->name;
   if (task->kind == 0) return ""; /* never started: it has none yet */
-  guard = conc__guard(&task->done);
+  guard = conc__mutex_of(&task->done);
   conc__mutex_lock(guard);
   if (task->label[0] == 0 || task->kind == CONC__TASK_JOB)
     conc__task_label(task, task->label, sizeof task->label);
@@ -5292,10 +5311,11 @@ CONC_API const char *conc_name(conc_task *task) {
 /* --- several at once --- */
 
 /* Begins to wait for the ends of tasks. */
-CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
-                               conc__many_node *nodes) {
+CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
+                                        size_t n,
+                                        conc__multiwait_node *nodes) {
   conc__actor *self = conc__self();
-  conc__many_node **end = &m->ready;
+  conc__multiwait_node **end = &m->ready;
   size_t i;
   memset(m, 0, sizeof *m);
   for (i = 0; i < n; i++) {
@@ -5307,8 +5327,8 @@ CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
   m->next = self->many;
   CONC__STORE(&self->many, m);
   for (i = 0; i < n; i++) {
-    conc__many_node *node = &nodes[i];
-    conc__mutex *guard = conc__guard(&tasks[i]->done);
+    conc__multiwait_node *node = &nodes[i];
+    conc__mutex *guard = conc__mutex_of(&tasks[i]->done);
     bool awaits;
     conc__waiter_init(&node->waiter, self, NULL, NULL);
     node->waiter.many = m;
@@ -5331,21 +5351,21 @@ CONC__DEF int conc__many_begin(conc__many *m, conc_task **tasks, size_t n,
 }
 
 /* Takes a waiter off, or lets whoever is doing so come to an end. */
-CONC__DEF void conc__many_settle(conc__many_node *node) {
-  conc__mutex *guard = conc__guard(&node->task->done);
+CONC__PRIVATE void conc__multiwait_settle(conc__multiwait_node *node) {
+  conc__mutex *guard = conc__mutex_of(&node->task->done);
   conc__mutex_lock(guard);
   if (node->waiter.list != NULL) conc__waitlist_remove(&node->waiter);
   conc__mutex_unlock(guard);
 }
 
 /* The next that has finished, or NULL. It may be freed then. */
-CONC__DEF conc__many_node *conc__many_tell(conc__many *m) {
-  conc__many_node *node;
+CONC__PRIVATE conc__multiwait_node *conc__multiwait_tell(conc__multiwait *m) {
+  conc__multiwait_node *node;
   if (m->ready == NULL) {
     conc__waiter *w =
         __atomic_exchange_n(&m->taken, (conc__waiter *)NULL, __ATOMIC_ACQUIRE);
     for (; w != NULL; w = w->next) { /* latest first */
-      node = (conc__many_node *)w;
+      node = (conc__multiwait_node *)w;
       node->next = m->ready;
       m->ready = node;
     }
@@ -5353,34 +5373,34 @@ CONC__DEF conc__many_node *conc__many_tell(conc__many *m) {
   node = m->ready;
   if (node == NULL) return NULL;
   m->ready = node->next;
-  node->place = ++m->told;
-  conc__many_settle(node);
+  node->place = ++m->told_count;
+  conc__multiwait_settle(node);
   return node;
 }
 
 /* Waits for no more. */
-CONC__DEF void conc__many_end(conc__many *m) {
-  conc__many **p = &m->actor->many;
+CONC__PRIVATE void conc__multiwait_end(conc__multiwait *m) {
+  conc__multiwait **p = &m->actor->many;
   size_t i;
   for (i = 0; i < m->n; i++)
-    if (m->nodes[i].place == 0) conc__many_settle(&m->nodes[i]);
+    if (m->nodes[i].place == 0) conc__multiwait_settle(&m->nodes[i]);
   while (*p != m) p = &(*p)->next;
   CONC__STORE(p, m->next);
 }
 
 /* Waits as conc_wait does. 0, -ETIMEDOUT, -ECANCELED; the first failure. */
-CONC__DEF int conc__many_until(conc__many *m, int until, double deadline,
-                               int *failure) {
+CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
+                                        double deadline, int *failure) {
   size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
   for (;;) {
-    conc__many_node *node;
-    int rc = conc__many_wait(m, want, false, deadline);
-    while (*failure == 0 && (node = conc__many_tell(m)) != NULL)
+    conc__multiwait_node *node;
+    int rc = conc__multiwait_wait(m, want, false, deadline);
+    while (*failure == 0 && (node = conc__multiwait_tell(m)) != NULL)
       *failure = node->task->status;
     if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
-        m->told == m->n)
+        m->told_count == m->n)
       return rc;
-    want = m->told + 1;
+    want = m->told_count + 1;
   }
 }
 
@@ -5389,52 +5409,52 @@ enum { CONC__MANY_FEW = 8 }; /* have their nodes on the stack */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__many m;
-  conc__many_node few[CONC__MANY_FEW];
-  conc__many_node *nodes = few;
+  conc__multiwait m;
+  conc__multiwait_node few[CONC__MANY_FEW];
+  conc__multiwait_node *nodes = few;
   size_t i, rest;
   int rc;
   if (until < CONC_FIRST || until > CONC_ALL) return -EINVAL;
   if (n > CONC__MANY_FEW)
-    nodes = (conc__many_node *)CONC_MALLOC(n * sizeof *nodes);
+    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
   if (nodes == NULL) return -ENOMEM;
-  rc = conc__many_begin(&m, tasks, n, nodes);
+  rc = conc__multiwait_begin(&m, tasks, n, nodes);
   if (rc == 0) {
     int failure = 0;
-    rc = conc__many_until(&m, until, deadline, &failure);
-    conc__many_end(&m);
-    while (conc__many_tell(&m) != NULL) continue;
-    for (i = 0, rest = m.told; i < n; i++)
+    rc = conc__multiwait_until(&m, until, deadline, &failure);
+    conc__multiwait_end(&m);
+    while (conc__multiwait_tell(&m) != NULL) continue;
+    for (i = 0, rest = m.told_count; i < n; i++)
       tasks[nodes[i].place > 0 ? nodes[i].place - 1 : rest++] = nodes[i].task;
     if (rc == -ETIMEDOUT) rc = 0;
   }
   if (nodes != few) CONC_FREE(nodes);
-  return rc != 0 ? rc : (ssize_t)m.told;
+  return rc != 0 ? rc : (ssize_t)m.told_count;
 }
 
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__many m;
-  conc__many_node few[CONC__MANY_FEW];
-  conc__many_node *nodes = few;
+  conc__multiwait m;
+  conc__multiwait_node few[CONC__MANY_FEW];
+  conc__multiwait_node *nodes = few;
   size_t i;
   int rc;
   if (n > CONC__MANY_FEW)
-    nodes = (conc__many_node *)CONC_MALLOC(n * sizeof *nodes);
+    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
   if (nodes == NULL) return -ENOMEM;
-  rc = conc__many_begin(&m, tasks, n, nodes);
+  rc = conc__multiwait_begin(&m, tasks, n, nodes);
   if (rc == 0) {
     int failure = 0;
-    rc = conc__many_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
+    rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
     if (failure != 0) rc = failure;
     if (rc != 0) {
       conc_scope shield;
       for (i = 0; i < n; i++) conc_cancel(tasks[i]);
       conc_shield(&shield);
-      conc__many_wait(&m, n, true, CONC__NEVER);
+      conc__multiwait_wait(&m, n, true, CONC__NEVER);
       conc_scope_end(&shield);
     }
-    conc__many_end(&m);
+    conc__multiwait_end(&m);
   }
   if (nodes != few) CONC_FREE(nodes);
   return rc;
@@ -5442,13 +5462,14 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
 
 CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
                                size_t n, double timeout) {
-  conc__many *m =
-      (conc__many *)CONC_MALLOC(sizeof *m + n * sizeof(conc__many_node));
+  conc__multiwait *m = (conc__multiwait *)CONC_MALLOC(
+      sizeof *m + n * sizeof(conc__multiwait_node));
   int rc;
   completed->many = NULL;
   completed->deadline = conc__deadline(timeout);
   if (m == NULL) return -ENOMEM;
-  rc = conc__many_begin(m, tasks, n, (conc__many_node *)(void *)(m + 1));
+  rc = conc__multiwait_begin(m, tasks, n,
+                             (conc__multiwait_node *)(void *)(m + 1));
   if (rc == 0)
     completed->many = m;
   else
@@ -5457,30 +5478,30 @@ CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
 }
 
 CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
-  conc__many *m = completed->many;
+  conc__multiwait *m = completed->many;
   int rc;
   if (m == NULL) return -EPIPE;
   if (m->actor != conc__self()) return -EPERM;
-  if (m->told == m->n) {
+  if (m->told_count == m->n) {
     conc_completed_end(completed);
     return -EPIPE;
   }
-  rc = conc__many_wait(m, m->told + 1, false, completed->deadline);
-  if (rc == 0) *task = conc__many_tell(m)->task;
+  rc = conc__multiwait_wait(m, m->told_count + 1, false, completed->deadline);
+  if (rc == 0) *task = conc__multiwait_tell(m)->task;
   return rc;
 }
 
 CONC_API void conc_completed_end(conc_completed *completed) {
   if (completed->many == NULL) return;
-  conc__many_end(completed->many);
+  conc__multiwait_end(completed->many);
   CONC_FREE(completed->many);
   completed->many = NULL;
 }
 
 /* --- scopes --- */
 
-CONC__DEF void conc__scope_begin(conc_scope *scope, double deadline,
-                                 bool shield) {
+CONC__PRIVATE void conc__scope_begin(conc_scope *scope, double deadline,
+                                     bool shield) {
   conc__actor *self = conc__self();
   scope->outer = self->scope;
   scope->deadline = deadline;
@@ -5512,7 +5533,7 @@ CONC_API int conc_scope_end(conc_scope *scope) {
    cancelled by one of them, at least. */
 
 /* The group has failed, unless it has before: cancels all tasks of it. */
-CONC__DEF void conc__group_fail(conc_group *g, int failure) {
+CONC__PRIVATE void conc__group_fail(conc_group *g, int failure) {
   int none = 0;
   conc_task *t;
   if (!__atomic_compare_exchange_n(&g->failure, &none, failure, false,
@@ -5524,7 +5545,7 @@ CONC__DEF void conc__group_fail(conc_group *g, int failure) {
 }
 
 /* A task of a group is about to end: it still holds up the group. */
-CONC__DEF void conc__group_ended(conc_task *t) {
+CONC__PRIVATE void conc__group_ended(conc_task *t) {
   conc_group *g = t->group;
   t->group = NULL;
   if (t->status != 0 && t->status != -ECANCELED)
@@ -5582,11 +5603,11 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    >>thread: conc_thread_start, conc_local
    ------------------------------------------------------------------------ */
 
-CONC__DEF void conc__locals_end(conc_task *task);
-CONC__DEF void conc__spares_free(void);
+CONC__PRIVATE void conc__locals_end(conc_task *task);
+CONC__PRIVATE void conc__spares_free(void);
 
 /* The kernel shows 15 bytes of a thread's name. */
-CONC__DEF void conc__thread_name(const char *name) {
+CONC__PRIVATE void conc__thread_name(const char *name) {
 #if CONC__LINUX
   prctl(PR_SET_NAME, name, 0, 0, 0);
 #else
@@ -5598,13 +5619,13 @@ CONC__DEF void conc__thread_name(const char *name) {
 static conc_task *conc__threads;
 static conc__mutex conc__threads_guard;
 
-CONC__DEF void conc__threads_enter(conc_task *task) {
+CONC__PRIVATE void conc__threads_enter(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
   conc__task_link(&conc__threads, task);
   conc__mutex_unlock(&conc__threads_guard);
 }
 
-CONC__DEF void conc__threads_leave(conc_task *task) {
+CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
   conc__task_unlink(task);
   conc__mutex_unlock(&conc__threads_guard);
@@ -5612,13 +5633,13 @@ CONC__DEF void conc__threads_leave(conc_task *task) {
 
 /* The main thread is the one that runs constructors. */
 static pthread_t conc__main_thread;
-__attribute__((constructor)) CONC__DEF void conc__main_thread_note(void) {
+__attribute__((constructor)) CONC__PRIVATE void conc__main_thread_note(void) {
   conc__main_thread = pthread_self();
 }
 
 /* Makes the calling thread an actor: with the task that it was started for,
    or (a foreign thread, the main thread) with one of its own. */
-CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
+CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
   conc__thread *thread = &conc__this;
   conc__init();
   if (task == NULL) {
@@ -5642,7 +5663,7 @@ CONC__DEF conc__actor *conc__thread_enter(conc_task *task) {
 }
 
 /* A foreign thread ends. Its task may be asked to cancel until now. */
-CONC__DEF void conc__thread_exit(void *thread) {
+CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
   conc__locals_end(&self->own);
   conc__spares_free();
@@ -5651,7 +5672,7 @@ CONC__DEF void conc__thread_exit(void *thread) {
   self->current = NULL; /* a later destructor may begin anew */
 }
 
-CONC__DEF void *conc__thread_main(void *arg) {
+CONC__PRIVATE void *conc__thread_main(void *arg) {
   conc_task *task = (conc_task *)arg;
   conc__actor *self = conc__thread_enter(task);
   void *result;
@@ -5695,7 +5716,7 @@ CONC_API int conc_thread_start(conc_task *task) {
     if (rc != 0) conc__threads_leave(task);
     pthread_attr_destroy(&attr);
   }
-  if (rc != 0) conc__task_unbegin(task);
+  if (rc != 0) conc__task_start_failed(task);
   return rc;
 }
 
@@ -5744,8 +5765,8 @@ CONC__INLINE bool conc__attribute_is(const conc_attribute *a,
 /* Where the attribute of a name is, or would be: a tree that branches by the
    name's hash. Attributes are added under the guard and stay: so it is read
    without. */
-CONC__DEF conc_attribute **conc__attribute_place(conc_local *local,
-                                                 const char *name) {
+CONC__PRIVATE conc_attribute **conc__attribute_place(conc_local *local,
+                                                     const char *name) {
   conc_attribute **place = &local->root;
   uint64_t hash = 14695981039346656037u; /* FNV-1a */
   const char *p;
@@ -5772,8 +5793,8 @@ CONC__INLINE conc_attribute *conc__attribute_find(conc_local *local,
 }
 
 /* As above, but makes it. 0, -EINVAL, -ENOMEM. */
-CONC__DEF int conc__attribute_make(conc_local *local, const char *name,
-                                   conc_attribute **out) {
+CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
+                                       conc_attribute **out) {
   conc_attribute *a = *out = conc__attribute_find(local, name);
   conc_attribute **p, **q;
   size_t size;
@@ -5818,7 +5839,7 @@ CONC_API conc_attribute *conc_local_attribute(conc_local *local,
 
 /* Replaces a task's array by one of at least so many, or (0) by none. 0 or
    -ENOMEM. */
-CONC__DEF int conc__locals_resize(conc_task *task, size_t count) {
+CONC__PRIVATE int conc__locals_resize(conc_task *task, size_t count) {
   conc__locals *old = task->locals;
   conc__locals *l = NULL;
   if (count > 0) {
@@ -5873,8 +5894,8 @@ CONC_API void *conc_attribute_get(const conc_attribute *attribute) {
   return v != NULL ? v->value : NULL;
 }
 
-CONC__DEF int conc__local_store(conc_task *task, const conc_attribute *a,
-                                void *value) {
+CONC__PRIVATE int conc__local_store(conc_task *task, const conc_attribute *a,
+                                    void *value) {
   conc__local_value *v;
   void *old;
   if (task->locals == NULL || a->index >= task->locals->size) {
@@ -5910,7 +5931,7 @@ CONC_API bool conc_local_has(conc_local *local, const char *name) {
 }
 
 /* Takes a value out and destroys it. False if it was not set. */
-CONC__DEF bool conc__local_drop(conc__local_value *v) {
+CONC__PRIVATE bool conc__local_drop(conc__local_value *v) {
   void (*destructor)(void *) = NULL;
   void *value = NULL;
   bool found;
@@ -5935,7 +5956,7 @@ CONC_API int conc_local_delete(conc_local *local, const char *name) {
 
 /* The task ends. Whatever is called, here and below, may replace the array or
    (conc_local_free) take it away. */
-CONC__DEF void conc__locals_end(conc_task *task) {
+CONC__PRIVATE void conc__locals_end(conc_task *task) {
   bool found = true;
   int round;
   if (CONC__LIKELY(task->locals == NULL)) return;
@@ -5951,7 +5972,7 @@ CONC__DEF void conc__locals_end(conc_task *task) {
 
 /* Gives a task that is about to start what it inherits. 0; or -ENOMEM, with
    a part of it. */
-CONC__DEF int conc__locals_inherit(conc_task *task, conc_task *parent) {
+CONC__PRIVATE int conc__locals_inherit(conc_task *task, conc_task *parent) {
   size_t i;
   int rc = 0;
   for (i = 0; rc == 0 && parent->locals != NULL && i < parent->locals->size;
@@ -5979,8 +6000,8 @@ CONC__DEF int conc__locals_inherit(conc_task *task, conc_task *parent) {
 }
 
 /* Takes up to `room` values of a local from all tasks. Under the guard. */
-CONC__DEF size_t conc__local_take(conc_local *local, void **values,
-                                  size_t room) {
+CONC__PRIVATE size_t conc__local_take(conc_local *local, void **values,
+                                      size_t room) {
   const conc_attribute *a;
   conc__locals *l;
   size_t n = 0;
@@ -5997,7 +6018,7 @@ CONC__DEF size_t conc__local_take(conc_local *local, void **values,
 
 /* The array of a task that will not end (the main thread's) need not stay if
    nothing is left in it. */
-CONC__DEF void conc__locals_trim(conc_task *task) {
+CONC__PRIVATE void conc__locals_trim(conc_task *task) {
   size_t i;
   for (i = 0; task->locals != NULL && i < task->locals->size; i++)
     if (conc__locals_values(task->locals)[i].attribute != NULL) return;
@@ -6147,7 +6168,7 @@ CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
 
 /* The calling thread's own stack as a fiber. ASan learns its bounds when it
    is first left; see conc__fiber_entered. */
-CONC__DEF void conc__fiber_init_thread(conc__fiber *f) {
+CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
   memset(f, 0, sizeof *f);
 #if CONC_HAVE_TSAN
   f->tsan = __tsan_get_current_fiber();
@@ -6156,7 +6177,7 @@ CONC__DEF void conc__fiber_init_thread(conc__fiber *f) {
 
 /* First thing on a new stack; `main_fiber` is told its bounds, when it is
    where we came from. */
-CONC__DEF void conc__fiber_entered(conc__fiber *main_fiber) {
+CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
 #if CONC_HAVE_ASAN
   const void *bottom;
   size_t size;
@@ -6172,8 +6193,8 @@ CONC__DEF void conc__fiber_entered(conc__fiber *main_fiber) {
 
 /* Makes a fiber that begins with entry() on the given stack; entry never
    returns. */
-CONC__DEF void conc__fiber_init(conc__fiber *f, unsigned char *stack,
-                                size_t size, void (*entry)(void)) {
+CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
+                                    size_t size, void (*entry)(void)) {
 #if CONC_HAVE_SWITCH_ASM
   /* As after a call: the return address (none) on an aligned stack. */
   uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
@@ -6246,14 +6267,14 @@ typedef struct conc__stacks {
 
 /* --- telling of overflows --- */
 
-static bool conc__guarding;
-static struct sigaction conc__guard_before[2]; /* SIGSEGV, SIGBUS */
+static bool conc__overflow_report;
+static struct sigaction conc__overflow_before[2]; /* SIGSEGV, SIGBUS */
 
 #define CONC__ALTERNATE_SIZE 65536
 
 /* Gives the thread an alternate signal stack; on its own the handler could
    not run when that has overflowed. */
-CONC__DEF int conc__alternate_open(void) {
+CONC__PRIVATE int conc__alternate_open(void) {
   stack_t stack;
   if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
       !(stack.ss_flags & SS_DISABLE))
@@ -6267,7 +6288,7 @@ CONC__DEF int conc__alternate_open(void) {
   return 0;
 }
 
-CONC__DEF void conc__alternate_close(void) {
+CONC__PRIVATE void conc__alternate_close(void) {
   stack_t none;
   if (conc__this.alternate == NULL) return;
   memset(&none, 0, sizeof none);
@@ -6277,25 +6298,26 @@ CONC__DEF void conc__alternate_close(void) {
   conc__this.alternate = NULL;
 }
 
-CONC__DEF bool conc__guard_hit(const conc__coro *co, const void *at) {
+CONC__PRIVATE bool conc__overflow_hit(const conc__coro *co, const void *at) {
   const unsigned char *p = (const unsigned char *)at;
   return p >= co->map && p < co->map + conc__page;
 }
 
-CONC__DEF bool conc__is_coro(const conc__actor *actor);
+CONC__PRIVATE bool conc__is_coro(const conc__actor *actor);
 
 /* On its way to death: so it may do what a handler must not, as long as that
    does not wait: snprintf of words and numbers. */
-CONC__DEF void conc__guard_caught(int number, siginfo_t *info, void *context) {
-  struct sigaction *before = &conc__guard_before[number != SIGSEGV];
+CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
+                                         void *context) {
+  struct sigaction *before = &conc__overflow_before[number != SIGSEGV];
   const conc__actor *self = conc__this.current;
   const conc__coro *co = NULL;
   char text[256];
   if (self != NULL && self->generator != NULL &&
-      conc__guard_hit(self->generator->stack, info->si_addr))
+      conc__overflow_hit(self->generator->stack, info->si_addr))
     co = self->generator->stack;
   else if (self != NULL && conc__is_coro(self) &&
-           conc__guard_hit((const conc__coro *)self, info->si_addr))
+           conc__overflow_hit((const conc__coro *)self, info->si_addr))
     co = (const conc__coro *)self;
   if (co != NULL) {
     const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
@@ -6315,7 +6337,7 @@ CONC__DEF void conc__guard_caught(int number, siginfo_t *info, void *context) {
   }
 }
 
-CONC_API int conc_guard_handler(void) {
+CONC_API int conc_report_overflow(void) {
   static conc__mutex guard;
   struct sigaction action;
   int rc;
@@ -6323,16 +6345,16 @@ CONC_API int conc_guard_handler(void) {
   rc = conc__alternate_open();
   if (rc != 0) return rc;
   conc__mutex_lock(&guard);
-  if (!CONC__LOAD_RELAXED(&conc__guarding)) {
+  if (!CONC__LOAD_RELAXED(&conc__overflow_report)) {
     memset(&action, 0, sizeof action);
-    action.sa_sigaction = conc__guard_caught;
+    action.sa_sigaction = conc__overflow_caught;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, NULL, &conc__guard_before[0]);
-    sigaction(SIGBUS, NULL, &conc__guard_before[1]);
+    sigaction(SIGSEGV, NULL, &conc__overflow_before[0]);
+    sigaction(SIGBUS, NULL, &conc__overflow_before[1]);
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
-    CONC__STORE_RELAXED(&conc__guarding, true);
+    CONC__STORE_RELAXED(&conc__overflow_report, true);
   }
   conc__mutex_unlock(&guard);
   return 0;
@@ -6340,25 +6362,25 @@ CONC_API int conc_guard_handler(void) {
 
 /* --- their memory --- */
 
-CONC__DEF size_t conc__stack_round(size_t size) {
+CONC__PRIVATE size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
 }
 
 /* Of the n-th stack: by how many bytes its control block is shifted. */
 CONC__INLINE size_t conc__colour(size_t n) { return n % 15 * 64; }
 
-CONC__DEF size_t conc__slot_size(void) {
+CONC__PRIVATE size_t conc__stack_slot_size(void) {
   return conc__page + conc__stack_round(CONC_STACK_SIZE);
 }
 
 /* Makes a mapping's control block. NULL if there can be no guard page. */
-CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
-                                       size_t colour) {
+CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
+                                           size_t colour) {
   conc__coro *co = (conc__coro *)(((uintptr_t)map + size - colour -
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
   if (conc__pages_guard(map, conc__page) != 0) return NULL;
-  if (CONC__LOAD_RELAXED(&conc__guarding)) conc__alternate_open();
+  if (CONC__LOAD_RELAXED(&conc__overflow_report)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
@@ -6367,10 +6389,10 @@ CONC__DEF conc__coro *conc__stack_make(unsigned char *map, size_t size,
   return co;
 }
 
-CONC__DEF conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
+CONC__PRIVATE conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   conc__coro *co = pool->free;
   conc__slab *slab = pool->slabs;
-  size_t slot = conc__slot_size();
+  size_t slot = conc__stack_slot_size();
   if (co != NULL) {
     pool->free = co->next;
     pool->idle -= co->slab->busy++ == 0;
@@ -6410,7 +6432,7 @@ CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
 
 /* A control block with a stack that has a mapping of its own. NULL: no
    memory. */
-CONC__DEF conc__coro *conc__stack_map(size_t size) {
+CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
   conc__coro *co;
   if (size > SIZE_MAX / 2) return NULL;
@@ -6424,13 +6446,13 @@ CONC__DEF conc__coro *conc__stack_map(size_t size) {
 
 /* A control block with a stack of at least `size` bytes (0: the default).
    NULL: no memory. */
-CONC__DEF conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
+CONC__PRIVATE conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
   if (size <= CONC_STACK_SIZE) return conc__stack_get_pooled(pool);
   return conc__stack_map(size);
 }
 
 /* Undoes conc__stack_make. Not from the stack itself. */
-CONC__DEF void conc__stack_unmake(conc__coro *co) {
+CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
 #if CONC_HAVE_TSAN
   if (co->actor.fiber.tsan != NULL) __tsan_destroy_fiber(co->actor.fiber.tsan);
 #endif
@@ -6440,7 +6462,7 @@ CONC__DEF void conc__stack_unmake(conc__coro *co) {
   conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
 }
 
-CONC__DEF void conc__stack_unmap(conc__coro *co) {
+CONC__PRIVATE void conc__stack_unmap(conc__coro *co) {
   unsigned char *map = co->map;
   size_t size = co->map_size;
   conc__stack_unmake(co);
@@ -6448,7 +6470,7 @@ CONC__DEF void conc__stack_unmap(conc__coro *co) {
 }
 
 /* Gives back the slabs of which no slot is busy, but one of them if `one`. */
-CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
+CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   conc__slab **s = &pool->slabs;
   conc__coro **p = &pool->free;
   conc__slab *slab;
@@ -6472,7 +6494,7 @@ CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
     if (slab->leaves) {
       *s = slab->next;
       pool->idle--;
-      munmap(slab->map, slab->slots * conc__slot_size());
+      munmap(slab->map, slab->slots * conc__stack_slot_size());
       CONC_FREE(slab);
     } else {
       s = &slab->next;
@@ -6504,7 +6526,7 @@ CONC__DEF void conc__stacks_trim(conc__stacks *pool, bool one) {
 #define CONC__GEN_DELEGATED ((uintptr_t)3) /* another waits for its end */
 #define CONC__GEN_ENDED ((uintptr_t)4)
 
-CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
+CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
   conc__thread *thread = &conc__this;
   if (size > CONC_STACK_SIZE || thread->spares == 64) {
     conc__stack_unmap(co);
@@ -6515,7 +6537,7 @@ CONC__DEF void conc__spare_put(conc__coro *co, size_t size) {
   thread->spares++;
 }
 
-CONC__DEF conc__coro *conc__spare_get(size_t size) {
+CONC__PRIVATE conc__coro *conc__spare_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
   if (size > SIZE_MAX / 4) return NULL;
@@ -6527,7 +6549,7 @@ CONC__DEF conc__coro *conc__spare_get(size_t size) {
 }
 
 /* The thread ends. */
-CONC__DEF void conc__spares_free(void) {
+CONC__PRIVATE void conc__spares_free(void) {
   while (conc__this.spare != NULL)
     conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
   conc__alternate_close();
@@ -6602,7 +6624,7 @@ CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
   return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
 }
 
-CONC__DEF void conc__gen_main(void) {
+CONC__PRIVATE void conc__gen_main(void) {
   conc_gen *g = conc__gen_leaf();
   conc__actor *self;
   conc_gen *root;
@@ -6625,13 +6647,13 @@ CONC__DEF void conc__gen_main(void) {
 }
 
 /* Its stack is not needed any more. Not from the stack itself. */
-CONC__DEF void conc__gen_free(conc_gen *g) {
+CONC__PRIVATE void conc__gen_free(conc_gen *g) {
   conc__spare_put(g->stack, g->stack_size);
   g->stack = NULL;
 }
 
 /* Whether it can be resumed, by the caller: 0, or why not. */
-CONC__DEF int conc__gen_check(conc_gen *g) {
+CONC__PRIVATE int conc__gen_check(conc_gen *g) {
   const uintptr_t mine = (uintptr_t)&conc__this;
   uintptr_t word = 0;
   if (g->target == NULL) return -EINVAL;
@@ -6643,7 +6665,7 @@ CONC__DEF int conc__gen_check(conc_gen *g) {
 }
 
 /* And makes it so if it has not begun yet. */
-CONC__DEF int conc__gen_begin(conc_gen *g, void *sent) {
+CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   int rc = conc__gen_check(g);
   if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
   if (sent != NULL) return -EINVAL;
@@ -6704,24 +6726,24 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
    switch. It is three times as fast if these are compiled into the functions
    that use them. */
 #if defined(__cplusplus) /* then other files would lack them */
-#define CONC__HOT CONC_API
+#define CONC_API_HOT CONC_API
 #else
-#define CONC__HOT CONC_API inline
+#define CONC_API_HOT CONC_API inline
 #endif
 #if defined(__clang__) /* no inline definitions: they were declared before */
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wstatic-in-inline"
 #endif
 
-CONC__HOT int conc_send_value(conc_gen *gen, void *sent, void **value) {
+CONC_API_HOT int conc_gen_send(conc_gen *gen, void *sent, void **value) {
   return conc__gen_resume(gen, sent, value);
 }
 
-CONC__HOT int conc_next(conc_gen *gen, void **value) {
+CONC_API_HOT int conc_gen_next(conc_gen *gen, void **value) {
   return conc__gen_resume(gen, NULL, value);
 }
 
-CONC__HOT int conc_yield(void *value, void **sent) {
+CONC_API_HOT int conc_yield(void *value, void **sent) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
   int rc;
@@ -6764,7 +6786,7 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
   return rc;
 }
 
-CONC__HOT int conc_yield_from(conc_gen *inner, void **result) {
+CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
   conc_gen *g;
@@ -6783,7 +6805,7 @@ CONC__HOT int conc_yield_from(conc_gen *inner, void **result) {
 }
 
 /* What those of a root are to be told: its leaf, and all that wait for it. */
-CONC__DEF void conc__gen_tell(conc_gen *root, int status) {
+CONC__PRIVATE void conc__gen_tell(conc_gen *root, int status) {
   conc_gen *g = root;
   do g->status = status;
   while ((g = g->next) != root);
@@ -6795,7 +6817,7 @@ CONC_API int conc_gen_close(conc_gen *gen) {
     conc__gen_set(gen, CONC__GEN_ENDED);
   } else if (rc == 0) {
     conc__gen_tell(gen, -ECANCELED);
-    rc = conc_next(gen, NULL);
+    rc = conc_gen_next(gen, NULL);
     if (rc == 0) {
       conc__gen_tell(gen, 0);
       return -EAGAIN;
@@ -6957,7 +6979,7 @@ CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
 }
 
 /* Room for one more task in the ring and among the timers. */
-CONC__DEF int conc__loop_reserve(conc__loop *loop) {
+CONC__PRIVATE int conc__loop_reserve(conc__loop *loop) {
   size_t need = loop->alive + 1;
   if (need > loop->ring_size) {
     size_t size = loop->ring_size == 0 ? 16 : loop->ring_size * 2;
@@ -7020,8 +7042,8 @@ CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
   links[slot].previous = i;
 }
 
-CONC__DEF void conc__timer_add(conc__loop *loop, conc__coro *co,
-                               double deadline) {
+CONC__PRIVATE void conc__timer_add(conc__loop *loop, conc__coro *co,
+                                   double deadline) {
   uint64_t time = conc__timer_time(deadline) + 1;
   uint32_t i = loop->timers_free;
   if (i != 0)
@@ -7049,14 +7071,14 @@ CONC__INLINE void conc__timer_free(conc__loop *loop, uint32_t i) {
   loop->timers_count--;
 }
 
-CONC__DEF void conc__timer_remove(conc__loop *loop, conc__coro *co) {
+CONC__PRIVATE void conc__timer_remove(conc__loop *loop, conc__coro *co) {
   conc__timer_free(loop, co->timer);
   co->timer = 0;
 }
 
 /* The first of the timers, of which there are some; or its slot, if others
    are in it, too many to look at. */
-CONC__DEF const conc__timer *conc__timers_first(const conc__loop *loop) {
+CONC__PRIVATE const conc__timer *conc__timers_first(const conc__loop *loop) {
   const conc__timer *all = loop->timers;
   const conc__timer_link *links = loop->timers_links;
   unsigned level = 0;
@@ -7075,7 +7097,7 @@ CONC__DEF const conc__timer *conc__timers_first(const conc__loop *loop) {
 
 /* The loop's time is where the slot begins. Asks for the timers from the end
    on, too: each link may miss the cache, and so two are under way. */
-CONC__DEF void conc__timers_spread(conc__loop *loop, uint32_t slot) {
+CONC__PRIVATE void conc__timers_spread(conc__loop *loop, uint32_t slot) {
   const conc__timer *all = loop->timers;
   const conc__timer_link *links = loop->timers_links;
   uint32_t i, next;
@@ -7095,7 +7117,7 @@ CONC__DEF void conc__timers_spread(conc__loop *loop, uint32_t slot) {
    timer of theirs is heard; but no more than half a batch of them, so that
    the others have their turn. A coroutine that somebody else is waking at
    this moment is left to him. */
-CONC__DEF void conc__timers_expire(conc__loop *loop, double now) {
+CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
   conc__coro *due[CONC__LOOP_BATCH / 2];
   uint64_t time = conc__timer_time(now);
   int n = 0;
@@ -7131,25 +7153,25 @@ CONC__DEF void conc__timers_expire(conc__loop *loop, double now) {
 
 /* --- switching --- */
 
-CONC__DEF void conc__coro_main(void);
-CONC__DEF void conc__coro_park(conc__actor *self, unsigned bits,
-                               double deadline);
-CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
-                                 double deadline);
-CONC__DEF void conc__coro_wake(conc__actor *actor, unsigned seen);
+CONC__PRIVATE void conc__coro_main(void);
+CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
+                                   double deadline);
+CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
+                                     double deadline);
+CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
 
 static const conc__actor_class conc__coro_class = {
     conc__coro_park, conc__coro_wait_fd, conc__coro_wake};
 
 /* The loop knows the task no longer. */
-CONC__DEF void conc__loop_forget(conc__loop *loop, conc_task *t) {
+CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
   loop->alive--;
   conc__task_unlink(t);
 }
 
 /* Gives a task its stack. NULL if there is none: then the task has failed,
    and the loop's fiber will say so, which may call destructors. */
-CONC__DEF conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
+CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
   if (co == NULL) {
     conc__loop_forget(loop, t);
@@ -7197,7 +7219,7 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
 
 /* Runs tasks on this stack, one after the other as long as the next that is
    ready has none yet, then leaves it for ever. */
-CONC__DEF void conc__coro_main(void) {
+CONC__PRIVATE void conc__coro_main(void) {
   conc__loop *loop = conc__this.loop;
   conc__coro *co = (conc__coro *)conc__this.current;
   conc__fiber_entered(&loop->fiber);
@@ -7228,8 +7250,8 @@ CONC__DEF void conc__coro_main(void) {
 
 /* --- coroutines as actors --- */
 
-CONC__DEF void conc__coro_park(conc__actor *self, unsigned bits,
-                               double deadline) {
+CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
+                                   double deadline) {
   conc__coro *co = (conc__coro *)self;
   conc__loop *loop = co->loop;
   if (!conc__park_announce(self, bits, CONC__PARKED)) return;
@@ -7238,7 +7260,7 @@ CONC__DEF void conc__coro_park(conc__actor *self, unsigned bits,
   if (co->timer != 0) conc__timer_remove(loop, co);
 }
 
-CONC__DEF void conc__coro_wake(conc__actor *actor, unsigned seen) {
+CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
   conc__coro *co = (conc__coro *)actor;
   conc__loop *loop = co->loop;
   (void)seen;
@@ -7258,7 +7280,7 @@ CONC__DEF void conc__coro_wake(conc__actor *actor, unsigned seen) {
   conc__mutex_unlock(&loop->inbox_guard);
 }
 
-CONC__DEF void conc__inbox_take(conc__loop *loop) {
+CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
   conc__coro *co, *first = NULL;
   if (CONC__LOAD(&loop->inbox) == NULL) return;
   conc__mutex_lock(&loop->inbox_guard);
@@ -7278,7 +7300,7 @@ CONC__DEF void conc__inbox_take(conc__loop *loop) {
 /* --- poller --- */
 
 /* The entry of a descriptor; NULL: no memory. */
-CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
+CONC__PRIVATE conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
   size_t need = (size_t)fd + 1;
   if (need > loop->fds_size) {
     size_t size = loop->fds_size == 0 ? 64 : loop->fds_size;
@@ -7294,12 +7316,12 @@ CONC__DEF conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
 }
 
 /* The poller does not know it. */
-CONC__DEF void conc__fd_renew(conc__fd *entry) {
+CONC__PRIVATE void conc__fd_renew(conc__fd *entry) {
   entry->known = entry->drained = false;
   entry->edges = 0;
 }
 
-CONC__DEF int conc__fd_events(const conc__fd *entry) {
+CONC__PRIVATE int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
   for (w = entry->waiters; w != NULL; w = w->next)
@@ -7309,7 +7331,8 @@ CONC__DEF int conc__fd_events(const conc__fd *entry) {
 
 /* Lets one go on that waits for a descriptor: `ready` is what came, or a
    negative errno. */
-CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
+CONC__PRIVATE void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w,
+                                 int ready) {
   w->ready = ready;
   /* Unless it is being cancelled at this moment: then it is in the inbox,
      and finds that it is ready all the same. */
@@ -7317,10 +7340,10 @@ CONC__DEF void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w, int ready) {
     conc__ready_push(loop, (conc__ready)w->actor);
 }
 
-CONC__DEF int conc__poller_update(conc__loop *loop, int fd);
+CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
 
 /* The poller says that a descriptor is ready for `events`. */
-CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
+CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
   conc__fd *entry = &loop->fds[fd];
   bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
@@ -7348,7 +7371,7 @@ CONC__DEF void conc__fd_ready(conc__loop *loop, int fd, int events) {
 
 #if CONC_HAVE_EPOLL
 
-CONC__DEF int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
   loop->poller = epoll_create1(EPOLL_CLOEXEC);
@@ -7363,7 +7386,9 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
   return rc;
 }
 
-CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
+  close(loop->poller);
+}
 
 /* Tells the poller what is waited for. A watched descriptor is told once,
    edge-triggered: its owner reads it empty before it waits again. So is one of
@@ -7371,7 +7396,7 @@ CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
    for each wait anew, one-shot: their owner may have closed and reopened them
    meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
    which are always ready. */
-CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
   const conc__fd_waiter *w = entry->waiters;
   struct epoll_event e;
@@ -7415,15 +7440,15 @@ CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
   return 0;
 }
 
-CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
   memset(&e, 0, sizeof e);
   if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
   conc__fd_renew(&loop->fds[fd]);
 }
 
-CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
-                               double deadline) {
+CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
+                                   double deadline) {
 #ifdef SYS_epoll_pwait2 /* Linux 5.11: nanoseconds */
   static int missing;
   if (deadline > 0 && deadline < CONC__NEVER &&
@@ -7439,7 +7464,7 @@ CONC__DEF int conc__epoll_wait(int poller, struct epoll_event *e, int n,
 
 /* One look at the poller, at most until the deadline. Whether anything
    came. */
-CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
   int n = conc__epoll_wait(loop->poller, e, 128, deadline);
   int i;
@@ -7464,14 +7489,14 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
 #elif CONC_HAVE_KQUEUE
 
 /* One change of what is waited for. 0 or negative errno. */
-CONC__DEF int conc__kqueue_change(conc__loop *loop, int fd, short filter,
-                                  unsigned short flags) {
+CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
+                                      unsigned short flags) {
   struct kevent e;
   EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
   return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
-CONC__DEF int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   int rc;
   loop->poller = kqueue();
   if (loop->poller < 0) return -errno;
@@ -7482,12 +7507,14 @@ CONC__DEF int conc__poller_open(conc__loop *loop) {
 }
 
 /* (In a forked child it is not open: BSD does not inherit it.) */
-CONC__DEF void conc__poller_close(conc__loop *loop) { close(loop->poller); }
+CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
+  close(loop->poller);
+}
 
 /* As for epoll, with two differences: reading and writing are told apart, each
    one-shot; and files, which kqueue holds for not ready at their end, are left
    out here. */
-CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
   int events = conc__fd_events(entry);
   unsigned short flags = EV_ADD | EV_ONESHOT;
@@ -7508,7 +7535,7 @@ CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
   return rc;
 }
 
-CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   if (loop->fds[fd].known) { /* those that are not there do no harm */
     conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
     conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
@@ -7516,7 +7543,7 @@ CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
   loop->fds[fd].known = false;
 }
 
-CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct kevent e[128];
   struct timespec t = {0, 0};
   int n, i;
@@ -7537,24 +7564,24 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #else
 
-CONC__DEF int conc__poller_open(conc__loop *loop) {
+CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   (void)loop;
   return 0;
 }
-CONC__DEF void conc__poller_close(conc__loop *loop) { (void)loop; }
+CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
 
 /* poll() is told everything at each call. It reports what is not open by
    POLLNVAL, and files as ready. */
-CONC__DEF int conc__poller_update(conc__loop *loop, int fd) {
+CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   (void)loop;
   return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
 }
 
-CONC__DEF void conc__poller_remove(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   (void)loop, (void)fd;
 }
 
-CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
+CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct pollfd few[64];
   struct pollfd *p = few;
   size_t count = 1, i;
@@ -7598,7 +7625,8 @@ CONC__DEF bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 /* --- waiting for descriptors --- */
 
-CONC__DEF void conc__fd_unwait(conc__loop *loop, int fd, conc__fd_waiter *w) {
+CONC__PRIVATE void conc__fd_unwait(conc__loop *loop, int fd,
+                                   conc__fd_waiter *w) {
   conc__fd *entry = &loop->fds[fd];
   conc__fd_waiter **p = &entry->waiters;
   while (*p != w) p = &(*p)->next;
@@ -7607,8 +7635,8 @@ CONC__DEF void conc__fd_unwait(conc__loop *loop, int fd, conc__fd_waiter *w) {
 }
 
 /* Ends a wait for a descriptor. What came, a negative errno, or 0. */
-CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
-                                conc__fd_waiter *w) {
+CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
+                                    conc__fd_waiter *w) {
   conc__fd *entry = &loop->fds[fd];
   conc__fd_unwait(loop, fd, w);
   /* One-shot: an event that was meant for another waiter, too, has disarmed
@@ -7623,8 +7651,8 @@ CONC__DEF int conc__fd_wait_end(conc__loop *loop, int fd,
 }
 
 /* Begins one. 0; or it has ended already, and this is what came. */
-CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
-                            int events, conc__fd_waiter *w) {
+CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
+                                int events, conc__fd_waiter *w) {
   conc__fd *entry;
   int rc;
   if (fd < 0) return -EBADF;
@@ -7658,7 +7686,7 @@ CONC__DEF int conc__fd_wait(conc__loop *loop, conc__actor *actor, int fd,
    been closed and reopened since, or not be as empty as it seemed. So before
    the loop sleeps, and every now and then, the poller is told of each
    descriptor for which a wait has begun in that way, which shows all that. */
-CONC__DEF void conc__fds_verify(conc__loop *loop) {
+CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   int fd;
   while ((fd = loop->doubted - 1) >= 0) {
     conc__fd *entry = &loop->fds[fd];
@@ -7676,8 +7704,8 @@ CONC__DEF void conc__fds_verify(conc__loop *loop) {
 #define CONC__WAIT_FDS 3
 
 /* As conc__thread_poll, for a coroutine; n <= CONC__WAIT_FDS. */
-CONC__DEF int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
-                              double deadline) {
+CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
+                                  double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
   conc__fd_waiter w[CONC__WAIT_FDS];
   int got[CONC__WAIT_FDS];
@@ -7689,7 +7717,7 @@ CONC__DEF int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
   for (i = 0; i < n; i++) {
     int events = (p[i].events & POLLIN ? CONC_READ : 0) |
                  (p[i].events & POLLOUT ? CONC_WRITE : 0);
-    got[i] = conc__fd_wait(loop, self, p[i].fd, events, &w[i]);
+    got[i] = conc__fd_park(loop, self, p[i].fd, events, &w[i]);
     ready += got[i] != 0;
   }
   while (ready == 0 && !(CONC__LOAD(&self->word) & bits) &&
@@ -7706,8 +7734,8 @@ CONC__DEF int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
 }
 
-CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
-                                 double deadline) {
+CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
+                                     double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
   conc__fd_waiter w;
   unsigned bits;
@@ -7715,7 +7743,7 @@ CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   if (fd < 0) return -EBADF;
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline <= 0) return conc__thread_wait_fd(self, fd, events, 0);
-  rc = conc__fd_wait(loop, self, fd, events, &w);
+  rc = conc__fd_park(loop, self, fd, events, &w);
   if (rc != 0) return rc;
   bits = conc__cancel_bit(self);
   do self->ops->park(self, bits, deadline);
@@ -7728,8 +7756,8 @@ CONC__DEF int conc__coro_wait_fd(conc__actor *self, int fd, int events,
 
 /* Watches a descriptor, which the caller owns and must unwatch before it
    closes it. 0 or negative errno. */
-CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
-                                conc__watch *watch) {
+CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
+                                    conc__watch *watch) {
   conc__fd *entry = conc__fd_entry(loop, fd);
   int rc;
   if (entry == NULL) return -ENOMEM;
@@ -7745,12 +7773,12 @@ CONC__DEF int conc__watch_start(conc__loop *loop, int fd,
   return rc;
 }
 
-CONC__DEF void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
+CONC__PRIVATE void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
   if (!watch->armed) loop->fds_waited++;
   watch->armed = true;
 }
 
-CONC__DEF void conc__watch_stop(conc__loop *loop, int fd) {
+CONC__PRIVATE void conc__watch_stop(conc__loop *loop, int fd) {
   conc__fd *entry = &loop->fds[fd];
   if (entry->watch->armed) loop->fds_waited--;
   conc__poller_remove(loop, fd);
@@ -7760,7 +7788,7 @@ CONC__DEF void conc__watch_stop(conc__loop *loop, int fd) {
 /* --- the loop's own turn --- */
 
 /* Whether the process has one thread. If it cannot be found out: no. */
-CONC__DEF bool conc__thread_is_only(void) {
+CONC__PRIVATE bool conc__thread_is_only(void) {
   char text[512];
   const char *p;
   ssize_t n;
@@ -7777,7 +7805,7 @@ CONC__DEF bool conc__thread_is_only(void) {
 
 /* All coroutines wait, and nothing is left that could wake one: says so, and
    cancels them. One that sleeps for ever may mean to. */
-CONC__DEF void conc__loop_give_up(conc__loop *loop) {
+CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   conc_task *t;
   for (t = loop->tasks; t != NULL; t = t->next)
     if (t->actor->waiting == NULL) return;
@@ -7796,7 +7824,7 @@ CONC__DEF void conc__loop_give_up(conc__loop *loop) {
 /* Nobody is ready: sleeps until something comes. Spins first, as a waiting
    thread does and for the same reason, unless the next timer is what it
    waits for. */
-CONC__DEF void conc__loop_sleep(conc__loop *loop) {
+CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
   double budget = conc__spin_budget(loop->spin_failed);
   /* No timer and no descriptor will wake it: only another thread could. */
@@ -7857,7 +7885,7 @@ CONC__DEF void conc__loop_sleep(conc__loop *loop) {
 }
 
 /* Runs until `until` has finished (NULL: until all tasks have). */
-CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
+CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
   while (loop->alive > 0 &&
          (until == NULL || !conc_event_is_set(&until->done))) {
     conc__inbox_take(loop);
@@ -7885,7 +7913,7 @@ CONC__DEF void conc__loop_run(conc__loop *loop, const conc_task *until) {
   }
 }
 
-CONC__DEF int conc__loop_open(conc__loop *loop) {
+CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
   int rc;
   memset(loop, 0, sizeof *loop);
   loop->thread_actor = conc__self();
@@ -7897,7 +7925,7 @@ CONC__DEF int conc__loop_open(conc__loop *loop) {
   return rc;
 }
 
-CONC__DEF void conc__loop_close(conc__loop *loop) {
+CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   /* Once this lock is ours, the last of those who posted is gone. */
   conc__mutex_lock(&loop->inbox_guard);
   conc__mutex_unlock(&loop->inbox_guard);
@@ -7924,7 +7952,7 @@ CONC_API int conc_coro_start(conc_task *task) {
   if (rc == 0) rc = conc__loop_reserve(loop);
   if (rc != 0) {
     conc__locals_end(task);
-    conc__task_unbegin(task);
+    conc__task_start_failed(task);
     return rc;
   }
   task->number = ++loop->numbers;
@@ -7934,7 +7962,7 @@ CONC_API int conc_coro_start(conc_task *task) {
   return 0;
 }
 
-CONC__DEF bool conc__is_coro(const conc__actor *actor) {
+CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
   return actor->ops == &conc__coro_class;
 }
 
@@ -7945,7 +7973,8 @@ __attribute__((no_sanitize_address))
 #elif CONC_HAVE_TSAN
 __attribute__((no_sanitize_thread))
 #endif
-CONC__DEF const unsigned char *conc__stack_edge(const conc__coro *co) {
+CONC__PRIVATE const unsigned char *
+conc__stack_edge(const conc__coro *co) {
   const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
   while ((const void *)p < (const void *)co && *p == 0) p++;
@@ -7998,33 +8027,33 @@ CONC_API int conc_run(conc_task *task) {
    had let go, but not woken yet. Locks name their owners: those are looked at
    when somebody wants the lock (conc__owner_is_gone). */
 
-CONC__DEF void conc__fork_prepare(void) {
+CONC__PRIVATE void conc__fork_prepare(void) {
   conc__mutex_lock(&conc__stuck_guard);
-  conc__guards_lock();
+  conc__mutexes_lock();
   conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
   conc__mutex_lock(&conc__locals_guard);
-  conc__mutex_lock(&conc__order_guard);
+  conc__mutex_lock(&conc__lock_order_guard);
   if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox_guard);
 }
 
-CONC__DEF void conc__fork_parent(void) {
+CONC__PRIVATE void conc__fork_parent(void) {
   if (conc__this.loop != NULL)
     conc__mutex_unlock(&conc__this.loop->inbox_guard);
-  conc__mutex_unlock(&conc__order_guard);
+  conc__mutex_unlock(&conc__lock_order_guard);
   conc__mutex_unlock(&conc__locals_guard);
   conc__mutex_unlock(&conc__threads_guard);
-  conc__guards_unlock();
+  conc__mutexes_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
 }
 
 /* The actor of a task that runs, or NULL. */
-CONC__DEF conc__actor *conc__fork_actor(const conc_task *t) {
+CONC__PRIVATE conc__actor *conc__fork_actor(const conc_task *t) {
   if (t->actor == NULL || t->actor == CONC__NEVER_BEGIN) return NULL;
   return t->actor;
 }
 
 /* The loop that a task's thread runs, or NULL. */
-CONC__DEF conc__loop *conc__fork_loop(const conc_task *t) {
+CONC__PRIVATE conc__loop *conc__fork_loop(const conc_task *t) {
   conc__actor *actor = conc__fork_actor(t);
   if (actor == NULL) return NULL;
   return ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
@@ -8032,9 +8061,9 @@ CONC__DEF conc__loop *conc__fork_loop(const conc_task *t) {
 }
 
 /* The task stayed in the parent: takes it off the lists that it waits on. */
-CONC__DEF void conc__fork_bury(const conc_task *t) {
+CONC__PRIVATE void conc__fork_bury(const conc_task *t) {
   conc__actor *actor = conc__fork_actor(t);
-  const conc__many *m = actor != NULL ? actor->many : NULL;
+  const conc__multiwait *m = actor != NULL ? actor->many : NULL;
   size_t i;
   if (actor != NULL && actor->waiting != NULL && actor->waiting->list != NULL)
     conc__waitlist_remove(actor->waiting);
@@ -8045,12 +8074,13 @@ CONC__DEF void conc__fork_bury(const conc_task *t) {
 }
 
 /* How often an actor reads a lock: 0 or 1. */
-CONC__DEF uintptr_t conc__fork_reads(conc__actor *actor, conc_rwlock *rwlock) {
+CONC__PRIVATE uintptr_t conc__fork_reads(conc__actor *actor,
+                                         conc_rwlock *rwlock) {
   return actor != NULL && conc__reads_find(actor, rwlock) != NULL;
 }
 
 /* A reader of this lock may have stayed behind: counts those who are here. */
-CONC__DEF void conc__fork_recount(conc_rwlock *rwlock) {
+CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
   const conc_task *t;
   if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
@@ -8064,21 +8094,21 @@ CONC__DEF void conc__fork_recount(conc_rwlock *rwlock) {
 }
 
 /* And ends it, for those who join it here. */
-CONC__DEF void conc__fork_end(conc_task *t) {
+CONC__PRIVATE void conc__fork_end(conc_task *t) {
   conc__actor *actor = conc__fork_actor(t);
   int i;
   if (actor != NULL) {
     for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
     conc__fork_recount(actor->changing);
   }
-  conc__left_behind(t);
+  conc__task_end_stayed_in_parent(t);
 }
 
 /* Who waits here and can go on, because somebody has taken it off its list
    and then did not wake it, or did not make it ready, or because the owner of
    what it waits for is not here, or nobody is: then who was woken for it may
    have stayed behind. The latest first, for they go in front again. */
-CONC__DEF void conc__fork_revive(conc__loop *loop) {
+CONC__PRIVATE void conc__fork_revive(conc__loop *loop) {
   conc__actor *self = conc__this.current;
   size_t i;
   conc_task *t;
@@ -8099,7 +8129,7 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
     co = (conc__coro *)conc__fork_actor(t);
     if (co == NULL || &co->actor == self) continue;
     w = co->actor.waiting;
-    if (w != NULL && w->list != NULL && w->robust &&
+    if (w != NULL && w->list != NULL && w->recheck_after_fork &&
         (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
          conc__owner_is_gone(*w->owner))) {
       conc__waitlist_remove(w);
@@ -8113,7 +8143,7 @@ CONC__DEF void conc__fork_revive(conc__loop *loop) {
 }
 
 /* What the kernel shares with the parent, this loop must have for itself. */
-CONC__DEF void conc__fork_reopen(conc__loop *loop) {
+CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   size_t i;
   conc__poller_close(loop);
   conc__waker_close(loop->waker);
@@ -8128,14 +8158,14 @@ CONC__DEF void conc__fork_reopen(conc__loop *loop) {
 }
 
 /* What it reads together with other processes, the parent does. */
-CONC__DEF void conc__fork_unshare(conc__actor *actor) {
+CONC__PRIVATE void conc__fork_unshare(conc__actor *actor) {
   int i;
   for (i = 0; i < CONC__READS; i++)
     if ((uintptr_t)actor->reads[i] & 1) actor->reads[i] = NULL;
 }
 
 /* Who is here: the thread that forked, and the coroutines of its loop. */
-CONC__DEF void conc__fork_count(conc__loop *loop) {
+CONC__PRIVATE void conc__fork_count(conc__loop *loop) {
   size_t n = 1;
   conc_task *t;
   uintptr_t *ids =
@@ -8150,15 +8180,15 @@ CONC__DEF void conc__fork_count(conc__loop *loop) {
   conc__survivors_count = n;
 }
 
-CONC__DEF void conc__fork_child(void) {
+CONC__PRIVATE void conc__fork_child(void) {
   conc__loop *loop = conc__this.loop;
   conc_task *mine = NULL;
   conc_task *others = conc__threads;
   conc_task *t, *u, *next, *next_u;
   size_t i;
-  for (i = 0; i < 256; i++) conc__guards[i].word = 0;
+  for (i = 0; i < 256; i++) conc__mutexes[i].word = 0;
   conc__stuck_guard.word = conc__threads_guard.word = 0;
-  conc__locals_guard.word = conc__order_guard.word = 0;
+  conc__locals_guard.word = conc__lock_order_guard.word = 0;
   if (loop != NULL) loop->inbox_guard.word = 0;
   conc__futex_init();
   conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
@@ -8220,7 +8250,7 @@ CONC__NOINLINE int conc__yield_slow(conc__actor *self) {
 
 /* The same, for a coroutine that nobody cancels, if the next has a stack: it
    just takes the other's place. */
-CONC__HOT int conc_yield_now(void) {
+CONC_API_HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
   conc__actor *next;
@@ -8257,7 +8287,7 @@ CONC_API int conc_sleep(double seconds) {
 
 /* --- descriptors --- */
 
-CONC__DEF int conc__wait_fd(int fd, int events, double deadline) {
+CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
   int rc = self->ops->wait_fd(self, fd, events, limit);
@@ -8269,30 +8299,30 @@ CONC__DEF int conc__wait_fd(int fd, int events, double deadline) {
 CONC_API int conc_wait_fd(int fd, int events, double timeout) {
   if (fd < 0) return -EBADF;
   if (events == 0 || (events & ~(CONC_READ | CONC_WRITE))) return -EINVAL;
-  return conc__wait_fd(fd, events, conc__deadline(timeout));
+  return conc__fd_wait(fd, events, conc__deadline(timeout));
 }
 
 /* Waits until a call would not block. Of several coroutines that were woken by
    one event the first has what came: the others see that it is gone. */
-CONC__DEF int conc__wait_blocking(int fd, int events, double deadline) {
+CONC__PRIVATE int conc__wait_blocking(int fd, int events, double deadline) {
   bool alone = !conc__is_coro(conc__self());
-  int rc = alone ? -ETIMEDOUT : conc__wait_fd(fd, events, 0);
+  int rc = alone ? -ETIMEDOUT : conc__fd_wait(fd, events, 0);
   while (rc == -ETIMEDOUT) {
-    rc = conc__wait_fd(fd, events, deadline);
+    rc = conc__fd_wait(fd, events, deadline);
     if (rc < 0 || alone) break;
-    rc = conc__wait_fd(fd, events, 0);
+    rc = conc__fd_wait(fd, events, 0);
   }
   return rc;
 }
 
 /* Whether a failed system call may be tried again when the descriptor is
    ready. */
-CONC__DEF bool conc__would_block(int error) {
+CONC__PRIVATE bool conc__would_block(int error) {
   return error == EAGAIN || error == EWOULDBLOCK;
 }
 
 /* 1 non-blocking, 0 blocking, or negative errno. */
-CONC__DEF int conc__is_nonblocking(int fd) {
+CONC__PRIVATE int conc__is_nonblocking(int fd) {
   int flags = fcntl(fd, F_GETFL);
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
@@ -8301,7 +8331,7 @@ CONC__DEF int conc__is_nonblocking(int fd) {
    full, it gets more room, and its ends take turns less often. No pipe has it
    from the start, for all of a user's together may have little (on Linux 64
    of these): beyond that, and without privileges, it stays as it is. */
-CONC__DEF void conc__pipe_widen(int fd, ssize_t n) {
+CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #if CONC_HAVE_PIPE_SIZE
   int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
   if (size > 0 && size <= 2 * n && size < CONC__PIPE_WIDE)
@@ -8324,7 +8354,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
   if (entry != NULL && entry->drained && deadline > 0) {
-    int rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    int rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
   for (;;) {
@@ -8352,7 +8382,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
     }
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -8375,8 +8405,8 @@ CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
 enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
 
 /* Writes a part, when it can be written. Bytes, or negative errno. */
-CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
-                                   int *kind, double deadline) {
+CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
+                                       int *kind, double deadline) {
   for (;;) {
     ssize_t n;
     int rc;
@@ -8401,7 +8431,7 @@ CONC__DEF ssize_t conc__write_some(int fd, const void *buf, size_t size,
     if (n >= 0) return n;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_WRITE | CONC__TRIED, deadline);
+    rc = conc__fd_wait(fd, CONC_WRITE | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
@@ -8454,7 +8484,7 @@ typedef struct conc__resolve {
   int count;
 } conc__resolve;
 
-CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
+CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
   struct addrinfo hints;
   struct addrinfo *info = NULL;
   const struct addrinfo *i;
@@ -8478,7 +8508,7 @@ CONC__DEF int conc__resolve_now(conc__resolve *r, int flags) {
   return rc == EAI_AGAIN ? -EAGAIN : -ENOENT;
 }
 
-CONC__DEF void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
+CONC__PRIVATE void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
 
 /* For what a thread frees: its destructors run when it has done with its
    task. */
@@ -8486,16 +8516,16 @@ static pthread_key_t conc__resolve_key;
 static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
 static int conc__resolve_error;
 
-CONC__DEF void conc__resolve_make_key(void) {
+CONC__PRIVATE void conc__resolve_make_key(void) {
   conc__resolve_error =
       -pthread_key_create(&conc__resolve_key, conc__resolve_free);
 }
 
-CONC__DEF bool conc__resolve_leave(conc__resolve *r) {
+CONC__PRIVATE bool conc__resolve_leave(conc__resolve *r) {
   return __atomic_exchange_n(&r->left, 1u, __ATOMIC_ACQ_REL) != 0;
 }
 
-CONC__DEF void *conc__resolve_thread(void *arg) {
+CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   conc__resolve *r = (conc__resolve *)arg;
   r->rc = conc__resolve_now(r, 0);
   if (conc__resolve_leave(r)) pthread_setspecific(conc__resolve_key, r);
@@ -8503,8 +8533,8 @@ CONC__DEF void *conc__resolve_thread(void *arg) {
 }
 
 /* Splits "host:port", "[v6]:port", ":port", "*:port", "port". */
-CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
-                                  bool listening) {
+CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
+                                      bool listening) {
   const char *colon = strrchr(address, ':');
   const char *port = colon != NULL ? colon + 1 : address;
   size_t n = colon != NULL ? (size_t)(colon - address) : 0;
@@ -8537,8 +8567,9 @@ CONC__DEF int conc__address_split(conc__resolve *r, const char *address,
 }
 
 /* Makes socket addresses, up to n. Their number, or negative errno. */
-CONC__DEF int conc__address(const char *address, bool listening, int family,
-                            double deadline, conc__place *out, int n) {
+CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
+                                      int family, double deadline,
+                                      conc__place *out, int n) {
   struct sockaddr_un *un = (struct sockaddr_un *)&out->address;
   conc__resolve *r;
   int rc;
@@ -8588,7 +8619,7 @@ CONC__DEF int conc__address(const char *address, bool listening, int family,
 /* A socket file remains when its owner has died: then it may be replaced.
    Asked by a socket for datagrams: if there is one for a stream, it says only
    that it is none (EPROTOTYPE), and its owner sees nothing of it. */
-CONC__DEF bool conc__socket_file_is_stale(const conc__place *place) {
+CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
@@ -8603,13 +8634,13 @@ CONC__DEF bool conc__socket_file_is_stale(const conc__place *place) {
 }
 
 /* A socket that is bound to an address; or negative errno. */
-CONC__DEF int conc__socket_at(const char *address, int type) {
+CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   conc__place a;
   const struct sockaddr *addr = (const struct sockaddr *)&a.address;
   bool is_unix;
   int one = 1;
   int fd;
-  int rc = conc__address(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
+  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
   if (rc < 0) return rc;
   is_unix = a.address.ss_family == AF_UNIX;
   fd = conc__socket(a.address.ss_family, type);
@@ -8633,19 +8664,19 @@ CONC_API int conc_listen(const char *address) {
   return rc;
 }
 
-CONC__DEF void conc__set_nodelay(int fd) {
+CONC__PRIVATE void conc__set_nodelay(int fd) {
   int one = 1; /* fails on unix sockets, which need none */
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
 /* A number that was used before, and perhaps closed by close(). */
-CONC__DEF void conc__fd_is_new(int fd) {
+CONC__PRIVATE void conc__fd_is_new(int fd) {
   conc__fd *entry = conc__fd_known(fd);
   if (entry != NULL) conc__fd_renew(entry);
 }
 
 /* Whether a socket listens, as far as the system tells: macOS does not. */
-CONC__DEF bool conc__may_listen(int fd) {
+CONC__PRIVATE bool conc__may_listen(int fd) {
   int listens = 0;
   socklen_t length = (socklen_t)sizeof listens;
   if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0)
@@ -8676,12 +8707,13 @@ CONC_API int conc_accept(int fd, double timeout) {
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
-    rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+    rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
 }
 
-CONC__DEF int conc__connect(const conc__place *place, double deadline) {
+CONC__PRIVATE int conc__socket_connect(const conc__place *place,
+                                       double deadline) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   int fd = conc__socket(place->address.ss_family, SOCK_STREAM);
   int rc = 0;
@@ -8689,7 +8721,7 @@ CONC__DEF int conc__connect(const conc__place *place, double deadline) {
   while (connect(fd, addr, place->size) < 0) {
     rc = -errno;
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
-      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+      rc = conc__fd_wait(fd, CONC_WRITE, deadline);
       if (rc > 0) {
         int error = 0;
         socklen_t length = (socklen_t)sizeof error;
@@ -8715,19 +8747,19 @@ CONC_API int conc_connect(const char *address, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__place places[CONC__ADDRESSES];
   int i = 0, fd;
-  int n = conc__address(address, false, AF_UNSPEC, deadline, places,
-                        CONC__ADDRESSES);
+  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
+                              CONC__ADDRESSES);
   if (n < 0) return n;
-  do fd = conc__connect(&places[i], deadline);
+  do fd = conc__socket_connect(&places[i], deadline);
   while (fd < 0 && ++i < n && fd != -ECANCELED &&
          conc__remaining(deadline) > 0);
   return fd;
 }
 
 /* Says an address in words, as snprintf does. */
-CONC__DEF ssize_t conc__address_text(const struct sockaddr_storage *a,
-                                     socklen_t length, char *buf,
-                                     size_t size) {
+CONC__PRIVATE ssize_t conc__address_text(const struct sockaddr_storage *a,
+                                         socklen_t length, char *buf,
+                                         size_t size) {
   const struct sockaddr_un *un = (const struct sockaddr_un *)a;
   char host[64], port[16];
   if (a->ss_family == AF_UNIX) {
@@ -8767,7 +8799,7 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
   a.size = (socklen_t)sizeof a.address;
   if (getsockname(fd, addr, &a.size) < 0) return -errno;
   family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
-  rc = conc__address(address, false, family, deadline, &a, 1);
+  rc = conc__address_parse(address, false, family, deadline, &a, 1);
   while (rc >= 0) {
     ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL, addr,
                        a.size);
@@ -8775,7 +8807,7 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
     if (addr->sa_family != AF_UNIX)
-      rc = conc__wait_fd(fd, CONC_WRITE, deadline);
+      rc = conc__fd_wait(fd, CONC_WRITE, deadline);
     else /* it can be written to, but the receiver's queue is full */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
   }
@@ -8810,7 +8842,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
     }
     rc = -errno;
     if (conc__would_block(errno))
-      rc = conc__wait_fd(fd, CONC_READ | CONC__TRIED, deadline);
+      rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
   } while (rc > 0 || rc == -EINTR);
   return rc;
 }
@@ -8820,12 +8852,12 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 #define CONC__STREAM_CHUNK 4096
 #define CONC__STREAM_HIGH_WATER 65536
 
-CONC__DEF size_t conc__bytes_count(const struct conc__bytes *b) {
+CONC__PRIVATE size_t conc__bytes_count(const struct conc__bytes *b) {
   return b->end - b->first;
 }
 
 /* Makes room for n bytes at the end. */
-CONC__DEF int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
+CONC__PRIVATE int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
   size_t count = conc__bytes_count(b);
   size_t size = b->size * 2;
   unsigned char *data;
@@ -8848,13 +8880,14 @@ CONC__DEF int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
   return 0;
 }
 
-CONC__DEF void conc__bytes_free(struct conc__bytes *b) {
+CONC__PRIVATE void conc__bytes_free(struct conc__bytes *b) {
   CONC_FREE(b->data);
   memset(b, 0, sizeof *b);
 }
 
 /* Takes n bytes off the front, into `out` unless that is NULL. */
-CONC__DEF void conc__bytes_take(struct conc__bytes *b, void *out, size_t n) {
+CONC__PRIVATE void conc__bytes_take(struct conc__bytes *b, void *out,
+                                    size_t n) {
   if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
   b->first += n;
   if (b->first < b->end) return;
@@ -8863,8 +8896,8 @@ CONC__DEF void conc__bytes_take(struct conc__bytes *b, void *out, size_t n) {
 }
 
 /* Reads more, to have `need` bytes some time. As conc_read. */
-CONC__DEF ssize_t conc__stream_fill(conc_stream *s, size_t need,
-                                    double deadline) {
+CONC__PRIVATE ssize_t conc__stream_fill(conc_stream *s, size_t need,
+                                        double deadline) {
   size_t count = conc__bytes_count(&s->in);
   size_t room = need > count ? need - count : 0;
   ssize_t n;
@@ -8879,7 +8912,7 @@ CONC__DEF ssize_t conc__stream_fill(conc_stream *s, size_t need,
 
 /* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
    not taken. */
-CONC__DEF int conc__stream_enter(conc_lock *lock, double timeout) {
+CONC__PRIVATE int conc__stream_enter(conc_lock *lock, double timeout) {
   int rc = conc_lock_acquire(lock, timeout);
   if (rc == -EOWNERDEAD) conc_lock_release(lock);
   return rc;
@@ -8925,9 +8958,9 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
 
 /* How many of the bytes go to the end of the first separator, looked for from
    `from` on; 0: there is none. */
-CONC__DEF size_t conc__bytes_find(const unsigned char *p, size_t count,
-                                  const unsigned char *separator, size_t n,
-                                  size_t from) {
+CONC__PRIVATE size_t conc__bytes_find(const unsigned char *p, size_t count,
+                                      const unsigned char *separator, size_t n,
+                                      size_t from) {
   while (count - from >= n) {
     const void *at = memchr(p + from, separator[0], count - from - n + 1);
     if (at == NULL) return 0;
@@ -8985,7 +9018,7 @@ CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
 }
 
 /* Sends all. The caller has the lock. */
-CONC__DEF int conc__stream_drain(conc_stream *s, double deadline) {
+CONC__PRIVATE int conc__stream_drain(conc_stream *s, double deadline) {
   int kind = CONC__FD_SOCKET;
   while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
     ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
@@ -9040,7 +9073,8 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
 
 /* --- signals --- */
 
-CONC__DEF int conc__signal_set(sigset_t *set, const int *signals, size_t n) {
+CONC__PRIVATE int conc__signal_set(sigset_t *set, const int *signals,
+                                   size_t n) {
   size_t i;
   sigemptyset(set);
   for (i = 0; i < n; i++)
@@ -9073,7 +9107,7 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
                ? (int)info.ssi_signo
                : -errno;
       if (rc != -EAGAIN && rc != -EINTR) break;
-      rc = conc__wait_fd(fd, CONC_READ, deadline);
+      rc = conc__fd_wait(fd, CONC_READ, deadline);
     } while (rc > 0); /* else another one may have been faster */
     conc_close(fd);
   }
@@ -9114,11 +9148,13 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 struct conc__registry {
   unsigned next; /* the entry to try first */
   unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
-  unsigned made; /* of named memory: CONC__MADE once init has returned */
+  unsigned
+      made; /* of named memory: CONC__REGISTRY_READY once init has returned */
   uint64_t size; /* and its size */
 };
 
-#define CONC__MADE 0x636f6e02u /* changes with what lies in shared memory */
+#define CONC__REGISTRY_READY                                                  \
+  0x636f6e02u /* changes with what lies in shared memory */
 
 /* What a process knows of a registry for itself: the end of the private page
    that is mapped right before it. */
@@ -9143,37 +9179,38 @@ static conc__region *conc__regions;
 static struct conc__registry *conc__family;
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
 
-CONC__DEF int conc__file_open(void);
-CONC__DEF int conc__fd_lift(int fd);
+CONC__PRIVATE int conc__file_open(void);
+CONC__PRIVATE int conc__fd_lift(int fd);
 
-CONC__INLINE struct conc__registry_mine *conc__mine(struct conc__registry *r) {
+CONC__INLINE struct conc__registry_mine *
+conc__registry_local(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
 }
 
-CONC__DEF void conc__shared_fork_prepare(void) {
+CONC__PRIVATE void conc__shared_fork_prepare(void) {
   conc__mutex_lock(&conc__shared_guard);
 }
 
-CONC__DEF void conc__shared_fork_parent(void) {
+CONC__PRIVATE void conc__shared_fork_parent(void) {
   conc__mutex_unlock(&conc__shared_guard);
 }
 
-CONC__DEF unsigned conc__registry_enter(struct conc__registry *r);
+CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
 
 /* The child is another process: it has no id yet. Where descriptors cannot
    tell that it is there (see conc__named_use), it does so by getting one. */
-CONC__DEF void conc__shared_fork_child(void) {
+CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
   conc__shared_guard.word = 0;
   for (g = conc__regions; g != NULL; g = g->next) {
-    conc__mine(g->registry)->self = 0;
+    conc__registry_local(g->registry)->self = 0;
 #ifndef F_OFD_SETLK
     if (g->name != NULL) conc__registry_enter(g->registry);
 #endif
   }
 }
 
-CONC__DEF void conc__shared_init_once(void) {
+CONC__PRIVATE void conc__shared_init_once(void) {
   conc__init();
   pthread_atfork(conc__shared_fork_prepare, conc__shared_fork_parent,
                  conc__shared_fork_child);
@@ -9181,15 +9218,15 @@ CONC__DEF void conc__shared_init_once(void) {
 
 /* Before conc__process_init_once registers its handlers, since who starts a
    process holds that guard first. */
-CONC__DEF void conc__shared_init(void) {
+CONC__PRIVATE void conc__shared_init(void) {
   pthread_once(&conc__shared_once, conc__shared_init_once);
 }
 
 /* --- the registry --- */
 
 /* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
-CONC__DEF int conc__record_lock(int fd, int command, unsigned first,
-                                unsigned n, short *type) {
+CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
+                                    unsigned n, short *type) {
   struct flock lock;
   int rc;
   memset(&lock, 0, sizeof lock);
@@ -9204,15 +9241,16 @@ CONC__DEF int conc__record_lock(int fd, int command, unsigned first,
 }
 
 /* On the byte of one entry. */
-CONC__DEF int conc__registry_lock(struct conc__registry *r, int command,
-                                  unsigned index, short *type) {
+CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
+                                      unsigned index, short *type) {
   *type = F_WRLCK;
-  return conc__record_lock(conc__mine(r)->fd, command, index, 1, type);
+  return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
+                           type);
 }
 
 /* An entry whose lock we have is ours; from then on its old id is dead. */
-CONC__DEF unsigned conc__registry_enter(struct conc__registry *r) {
-  struct conc__registry_mine *mine = conc__mine(r);
+CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__registry_local(r);
   unsigned id, i;
   conc__mutex_lock(&conc__shared_guard);
   id = mine->self;
@@ -9234,23 +9272,24 @@ CONC__DEF unsigned conc__registry_enter(struct conc__registry *r) {
 
 /* The caller's process. 0: there are too many. */
 CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
-  unsigned id = CONC__LOAD_RELAXED(&conc__mine(r)->self);
+  unsigned id = CONC__LOAD_RELAXED(&conc__registry_local(r)->self);
   return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
 }
 
 /* Whether that process has ended, or has given up its memory. Exact: once it
    is true, nothing of it runs any more. A system call. */
-CONC__DEF bool conc__registry_is_dead(struct conc__registry *r, unsigned id) {
+CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
+                                          unsigned id) {
   unsigned index = id % CONC__PROCESSES;
   short type;
-  if (id == CONC__LOAD_RELAXED(&conc__mine(r)->self)) return false;
+  if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
   if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
   if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
   return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
 }
 
 /* Maps a file, and a private page before it. NULL and errno. */
-CONC__DEF void *conc__registry_map(int fd, size_t size) {
+CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
   char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
@@ -9263,21 +9302,22 @@ CONC__DEF void *conc__registry_map(int fd, size_t size) {
     errno = error;
     return NULL;
   }
-  mine = conc__mine((struct conc__registry *)(void *)(p + page));
+  mine = conc__registry_local((struct conc__registry *)(void *)(p + page));
   mine->users = 0;
   mine->fd = fd;
   mine->self = 0;
   return p + page;
 }
 
-CONC__DEF void conc__registry_unmap(struct conc__registry *r, size_t size) {
-  int fd = conc__mine(r)->fd;
+CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
+                                        size_t size) {
+  int fd = conc__registry_local(r)->fd;
   munmap((char *)(void *)r - conc__page, conc__page + size);
   close(fd);
 }
 
 /* A file in memory, without a name. A descriptor, or negative errno. */
-CONC__DEF int conc__shared_file(size_t size) {
+CONC__PRIVATE int conc__shared_file(size_t size) {
   int fd = conc__file_open();
   if (fd < 0) return fd;
   if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
@@ -9289,7 +9329,7 @@ CONC__DEF int conc__shared_file(size_t size) {
 }
 
 /* The family's registry; the guard is held. 0 or negative errno. */
-CONC__DEF int conc__family_open(void) {
+CONC__PRIVATE int conc__family_open(void) {
   int fd;
   if (conc__family != NULL) return 0;
   fd = conc__shared_file(sizeof *conc__family);
@@ -9306,7 +9346,7 @@ CONC__DEF int conc__family_open(void) {
 
 /* The registry that goes with the shared memory at p. NULL and errno EINVAL:
    it is none. */
-CONC__DEF struct conc__registry *conc__registry_of(const void *p) {
+CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
   struct conc__registry *r = NULL;
   const conc__region *g;
   conc__mutex_lock(&conc__shared_guard);
@@ -9329,8 +9369,8 @@ CONC__DEF struct conc__registry *conc__registry_of(const void *p) {
 #define CONC__FUTEX_WAKE_SHARED 1
 
 /* As conc__thread_spin, for a word that another process changes. */
-CONC__DEF bool conc__shared_spin(conc__actor *self, const unsigned *word,
-                                 unsigned value) {
+CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
+                                     unsigned value) {
   double budget = conc__spin_budget(self->spin_failed);
   bool paid = false;
   if (self->ops != &conc__thread_class) return false;
@@ -9351,9 +9391,9 @@ CONC__DEF bool conc__shared_spin(conc__actor *self, const unsigned *word,
 /* Sleeps while *word == value, until woken or for as long as that goes without
    a look. A coroutine sleeps in its loop, which must not block: it is not
    woken, but pauses, longer and longer. */
-CONC__DEF void conc__shared_sleep(conc__actor *self, unsigned *word,
-                                  unsigned value, double deadline,
-                                  unsigned round, bool cancellable) {
+CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
+                                      unsigned value, double deadline,
+                                      unsigned round, bool cancellable) {
   double until = conc_now();
 #if CONC_HAVE_FUTEX
   if (self->ops == &conc__thread_class) {
@@ -9374,8 +9414,8 @@ CONC__DEF void conc__shared_sleep(conc__actor *self, unsigned *word,
 
 /* Waits while *word == value. 0: look again, if only because it is time to;
    -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
-CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
-                                double deadline, unsigned *round) {
+CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
+                                    double deadline, unsigned *round) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
@@ -9389,7 +9429,7 @@ CONC__DEF int conc__shared_wait(unsigned *word, unsigned value,
 }
 
 /* Wakes up to n threads of any process. The memory may be gone by now. */
-CONC__DEF void conc__shared_wake(unsigned *word, int n) {
+CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
 #if CONC_HAVE_FUTEX
   CONC__POINT();
   syscall(SYS_futex, word, CONC__FUTEX_WAKE_SHARED, n, NULL, NULL, 0);
@@ -9427,11 +9467,11 @@ CONC_API void *conc_shared_alloc(size_t size) {
     g->name = NULL;
     g->users = 1;
     g->registry = conc__family;
-    conc__mine(conc__family)->users++;
+    conc__registry_local(conc__family)->users++;
     g->next = conc__regions;
     conc__regions = g;
   } else if (conc__family != NULL &&
-             conc__mine(conc__family)->users == 0) {
+             conc__registry_local(conc__family)->users == 0) {
     conc__registry_unmap(conc__family, sizeof *conc__family);
     conc__family = NULL;
   }
@@ -9443,13 +9483,13 @@ CONC_API void *conc_shared_alloc(size_t size) {
 }
 
 /* The bytes that are mapped from its registry on. */
-CONC__DEF size_t conc__region_mapped(const conc__region *g) {
+CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
   if (g->name == NULL) return sizeof *g->registry;
   return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
 }
 
 /* The process has it no longer. */
-CONC__DEF void conc__region_drop(conc__region *g) {
+CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
@@ -9460,7 +9500,7 @@ CONC__DEF void conc__region_drop(conc__region *g) {
   } else {
     *p = g->next;
     if (g->name == NULL) munmap(g->memory, g->size);
-    if (--conc__mine(r)->users == 0) {
+    if (--conc__registry_local(r)->users == 0) {
       conc__registry_unmap(r, size);
       if (r == conc__family) conc__family = NULL;
     }
@@ -9470,8 +9510,8 @@ CONC__DEF void conc__region_drop(conc__region *g) {
 }
 
 /* By its address; or by its name, and then it has one user more. */
-CONC__DEF conc__region *conc__region_find(const void *memory,
-                                          const char *name) {
+CONC__PRIVATE conc__region *conc__region_find(const void *memory,
+                                              const char *name) {
   conc__region *g;
   conc__mutex_lock(&conc__shared_guard);
   for (g = conc__regions; g != NULL; g = g->next)
@@ -9508,7 +9548,7 @@ enum {
 static conc_lock conc__shared_opening; /* one at a time in a process */
 
 /* Closes all descriptors but 0, however many there are. */
-CONC__DEF void conc__close_others(void) {
+CONC__PRIVATE void conc__close_others(void) {
   long n = sysconf(_SC_OPEN_MAX);
   int fd;
 #ifdef SYS_close_range /* Linux 5.9 */
@@ -9519,7 +9559,7 @@ CONC__DEF void conc__close_others(void) {
 }
 
 /* The tracker of the file that is open as fd. */
-CONC__DEF void conc__tracker_main(const char *path, int fd) {
+CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct stat is, was;
   const conc__region *g;
   sigset_t all;
@@ -9544,7 +9584,7 @@ CONC__DEF void conc__tracker_main(const char *path, int fd) {
 
 /* Sees to it that there is a tracker. It is nobody's child, and of a session
    of its own, lest it be killed with us. 0 or negative errno. */
-CONC__DEF int conc__tracker_start(const char *path, int fd) {
+CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   short type = F_WRLCK;
   pid_t pid;
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
@@ -9564,7 +9604,7 @@ CONC__DEF int conc__tracker_start(const char *path, int fd) {
 
 /* Opens the file, and has its first byte. A descriptor, or negative errno;
    *size is that of the file. */
-CONC__DEF int conc__named_file(const char *path, off_t *size) {
+CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   for (;;) {
     struct stat st;
     int rc = 0;
@@ -9594,7 +9634,7 @@ CONC__DEF int conc__named_file(const char *path, off_t *size) {
 
 /* From now on the file is in use, as long as the descriptor is open, in
    children, too. */
-CONC__DEF void conc__named_use(int fd) {
+CONC__PRIVATE void conc__named_use(int fd) {
 #ifdef F_OFD_SETLK
   short type = F_RDLCK;
   conc__record_lock(fd, F_OFD_SETLK, CONC__BYTE_USES, 1, &type);
@@ -9604,9 +9644,9 @@ CONC__DEF void conc__named_use(int fd) {
 }
 
 /* The memory of an open file whose first byte we have. */
-CONC__DEF int conc__named_make(conc__region *g, const char *path, int fd,
-                               off_t size, int (*init)(void *, void *),
-                               void *arg) {
+CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
+                                   off_t size, int (*init)(void *, void *),
+                                   void *arg) {
   size_t page = conc__page;
   size_t head = (sizeof *g->registry + page - 1) / page * page;
   size_t pages = (g->size + page - 1) / page * page;
@@ -9623,7 +9663,7 @@ CONC__DEF int conc__named_make(conc__region *g, const char *path, int fd,
   made = old.made != 0 &&
          conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) == 0 &&
          type != F_UNLCK;
-  if (made && (old.made != CONC__MADE || old.size != want ||
+  if (made && (old.made != CONC__REGISTRY_READY || old.size != want ||
                size != (off_t)(head + pages)))
     return -EINVAL;
   if (!made && (ftruncate(fd, 0) != 0 ||
@@ -9632,7 +9672,7 @@ CONC__DEF int conc__named_make(conc__region *g, const char *path, int fd,
   r = (struct conc__registry *)conc__registry_map(fd, head + pages);
   if (r == NULL) return -errno;
   g->size = pages;
-  g->users = conc__mine(r)->users = 1;
+  g->users = conc__registry_local(r)->users = 1;
   g->registry = r;
   g->memory = (char *)(void *)r + head;
   conc__mutex_lock(&conc__shared_guard);
@@ -9645,15 +9685,15 @@ CONC__DEF int conc__named_make(conc__region *g, const char *path, int fd,
   if (rc == 0 && !made) {
     r->size = want;
     if (init != NULL) rc = init(g->memory, arg);
-    if (rc >= 0) CONC__STORE(&r->made, CONC__MADE);
+    if (rc >= 0) CONC__STORE(&r->made, CONC__REGISTRY_READY);
   }
   if (rc >= 0) return 0;
   if (!made) unlink(path);
   return rc;
 }
 
-CONC__DEF void *conc__named_open(const char *name, size_t size,
-                                 int (*init)(void *, void *), void *arg) {
+CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
+                                     int (*init)(void *, void *), void *arg) {
   static const char allowed[] =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   size_t length = strlen(name);
@@ -9720,11 +9760,11 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 /* In words that name a process: somebody waits for it to change; and: who has
    taken it from the dead is about to write the actor beside it. */
 #define CONC__AWAITS 0x80000000u
-#define CONC__MENDS 0x40000000u
+#define CONC__OWNER_CHANGING 0x40000000u
 
 /* The word of an object that lies so and so far from its registry. */
-CONC__DEF uintptr_t conc__shared_word(const void *object,
-                                      struct conc__registry *r) {
+CONC__PRIVATE uintptr_t conc__shared_word(const void *object,
+                                          struct conc__registry *r) {
   uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
   return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
 }
@@ -9743,7 +9783,7 @@ CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
 /* A claim is held by an actor of a process; it stands where locks between
    threads have their list of waiters. The word alone says whose process has
    it. The actor is written afterwards, and so is never another one's: it is 0
-   before, but after the death of an owner, when CONC__MENDS tells. */
+   before, but after the death of an owner, when CONC__OWNER_CHANGING tells. */
 typedef struct conc__claim {
   unsigned word;
   uintptr_t actor;
@@ -9755,9 +9795,9 @@ CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
          CONC__LOAD_RELAXED(&c->actor) == me;
 }
 
-CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
-                               conc__actor *self, bool cancellable,
-                               double deadline) {
+CONC__PRIVATE int conc__claim_wait(conc__claim *c, struct conc__registry *r,
+                                   conc__actor *self, bool cancellable,
+                                   double deadline) {
   unsigned awaits = 0; /* perhaps others do, too, once we have */
   unsigned round = 0;
   for (;;) {
@@ -9773,10 +9813,11 @@ CONC__DEF int conc__claim_wait(conc__claim *c, struct conc__registry *r,
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
     if (conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, owner)) {
-      if (!CONC__CAS(&c->word, &seen, id | CONC__AWAITS | CONC__MENDS))
+      if (!CONC__CAS(&c->word, &seen,
+                     id | CONC__AWAITS | CONC__OWNER_CHANGING))
         continue;
       CONC__STORE_RELAXED(&c->actor, self->id);
-      CONC__AND(&c->word, ~CONC__MENDS);
+      CONC__AND(&c->word, ~CONC__OWNER_CHANGING);
       return -EOWNERDEAD;
     }
     if (deadline <= 0) return -ETIMEDOUT;
@@ -9829,7 +9870,8 @@ CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
    some dozen instructions. Each step of a change leaves it in a state that is
    as good as one in which the process had died earlier. 0; 1 if it was held by
    one who died; -EAGAIN. */
-CONC__DEF int conc__shared_enter(struct conc__registry *r, unsigned *guard) {
+CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
+                                     unsigned *guard) {
   unsigned id = conc__registry_self(r);
   unsigned seen = 0;
   int i;
@@ -9855,7 +9897,7 @@ CONC__DEF int conc__shared_enter(struct conc__registry *r, unsigned *guard) {
   }
 }
 
-CONC__DEF void conc__shared_leave(unsigned *guard) {
+CONC__PRIVATE void conc__shared_leave(unsigned *guard) {
   CONC__POINT();
   if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
     conc__shared_wake(guard, 1);
@@ -9863,7 +9905,8 @@ CONC__DEF void conc__shared_leave(unsigned *guard) {
 
 /* The processes that have a part in something. Each only writes its own place,
    which counts from when the id is there. */
-CONC__DEF unsigned *conc__sharers_find(struct conc__sharers *s, unsigned id) {
+CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
+                                           unsigned id) {
   size_t i;
   for (i = 0; i < CONC__SHARERS; i++)
     if (s->id[i] == id) return &s->count[i];
@@ -9871,7 +9914,7 @@ CONC__DEF unsigned *conc__sharers_find(struct conc__sharers *s, unsigned id) {
 }
 
 /* False: there are too many others. */
-CONC__DEF bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
+CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
   unsigned *count = conc__sharers_find(s, id);
   if (count != NULL) {
     ++*count;
@@ -9884,12 +9927,12 @@ CONC__DEF bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
   return true;
 }
 
-CONC__DEF void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
+CONC__PRIVATE void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
   unsigned *count = conc__sharers_find(s, id);
   if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
 }
 
-CONC__DEF bool conc__sharers_any(const struct conc__sharers *s) {
+CONC__PRIVATE bool conc__sharers_any(const struct conc__sharers *s) {
   size_t i;
   for (i = 0; i < CONC__SHARERS; i++)
     if (s->id[i] != 0) return true;
@@ -9897,8 +9940,8 @@ CONC__DEF bool conc__sharers_any(const struct conc__sharers *s) {
 }
 
 /* Drops the dead; whether there were any. */
-CONC__DEF bool conc__sharers_bury(struct conc__sharers *s,
-                                  struct conc__registry *r) {
+CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
+                                      struct conc__registry *r) {
   bool any = false;
   size_t i;
   for (i = 0; i < CONC__SHARERS; i++)
@@ -9929,8 +9972,8 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
   return conc_lock_init_shared(&rlock->lock);
 }
 
-CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                        bool cancellable, double timeout) {
+CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                            bool cancellable, double timeout) {
   int rc = conc__claim_acquire(
       conc__lock_claim(lock),
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
@@ -9940,7 +9983,8 @@ CONC__DEF int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
   return rc;
 }
 
-CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
+CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
+                                            conc__actor *self) {
 #if CONC_HAVE_TSAN
   if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
   conc__tell_released(lock, false);
@@ -9950,7 +9994,8 @@ CONC__DEF int conc__shared_lock_release(conc_lock *lock, conc__actor *self) {
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
 }
 
-CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self) {
+CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
+                                             conc__actor *self) {
   uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
   unsigned id;
   if (!conc__is_shared(word)) return false;
@@ -9959,7 +10004,7 @@ CONC__DEF bool conc__shared_lock_is_mine(conc_lock *lock, conc__actor *self) {
          conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
 }
 
-CONC__DEF bool conc__shared_lock_locked(const conc_lock *lock) {
+CONC__PRIVATE bool conc__shared_lock_locked(const conc_lock *lock) {
   return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
 }
 
@@ -9981,7 +10026,7 @@ CONC_API int conc_event_init_shared(conc_event *event) {
   return 0;
 }
 
-CONC__DEF int conc__shared_event_set(conc_event *event) {
+CONC__PRIVATE int conc__shared_event_set(conc_event *event) {
   unsigned *word = conc__event_word(event);
   unsigned seen = CONC__LOAD(word);
   for (;;) {
@@ -9994,7 +10039,7 @@ CONC__DEF int conc__shared_event_set(conc_event *event) {
   return 0;
 }
 
-CONC__DEF int conc__shared_event_clear(conc_event *event) {
+CONC__PRIVATE int conc__shared_event_clear(conc_event *event) {
   unsigned *word = conc__event_word(event);
   unsigned seen = CONC__LOAD(word);
   while ((seen & CONC__SET) &&
@@ -10003,7 +10048,7 @@ CONC__DEF int conc__shared_event_clear(conc_event *event) {
   return 0;
 }
 
-CONC__DEF int conc__shared_event_wait(conc_event *event, double timeout) {
+CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
   unsigned *word = conc__event_word(event);
   double deadline = conc__deadline(timeout);
   unsigned seen = CONC__LOAD(word);
@@ -10034,7 +10079,7 @@ CONC_API int conc_cond_init_shared(conc_cond *cond) {
   return 0;
 }
 
-CONC__DEF int conc__cond_enter(conc_cond *cond) {
+CONC__PRIVATE int conc__cond_enter(conc_cond *cond) {
   struct conc__registry *r = conc__shared_registry(cond, cond->word);
   int rc = conc__shared_enter(r, &cond->guard);
   if (rc <= 0) return rc;
@@ -10046,7 +10091,7 @@ CONC__DEF int conc__cond_enter(conc_cond *cond) {
 }
 
 /* One who waits, so far with the result rc, looks whether it may go. */
-CONC__DEF bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
+CONC__PRIVATE bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
   bool goes = false;
   while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
   if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
@@ -10059,8 +10104,8 @@ CONC__DEF bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
   return goes;
 }
 
-CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
-                                     double timeout) {
+CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                         double timeout) {
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   unsigned before, depth, round = 0;
@@ -10089,7 +10134,7 @@ CONC__DEF int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
   return again != 0 ? again : rc;
 }
 
-CONC__DEF int conc__shared_cond_notify(conc_cond *cond, size_t n) {
+CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
   int rc = conc__cond_enter(cond);
   if (rc != 0) return rc;
   if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
@@ -10121,23 +10166,24 @@ CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
 }
 
 /* Something has changed for those who wait; the guard is left. */
-CONC__DEF void conc__rwlock_tell(struct conc__rwlock_shared *s) {
+CONC__PRIVATE void conc__rwlock_tell(struct conc__rwlock_shared *s) {
   unsigned seen = s->round;
   if (seen & 1) CONC__STORE(&s->round, seen + 1);
   conc__shared_leave(&s->guard);
   if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
 }
 
-CONC__DEF bool conc__rwlock_may(const struct conc__rwlock_shared *s,
-                                bool write, bool late, unsigned writers) {
+CONC__PRIVATE bool conc__rwlock_may(const struct conc__rwlock_shared *s,
+                                    bool write, bool late, unsigned writers) {
   bool read = conc__sharers_any(&s->readers);
   if (s->writer != 0) return false;
   if (write) return !read && (late || !s->readers_turn);
   return s->wants == 0 || s->writers != writers || (late && !read);
 }
 
-CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
-                                          conc__actor *self, double timeout) {
+CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                              conc__actor *self,
+                                              double timeout) {
   struct conc__rwlock_shared *s = &rwlock->shared;
   struct conc__registry *r =
       conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
@@ -10200,8 +10246,8 @@ CONC__DEF int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
   }
 }
 
-CONC__DEF int conc__shared_rwlock_release(conc_rwlock *rwlock,
-                                          conc__actor *self) {
+CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                              conc__actor *self) {
   struct conc__rwlock_shared *s = &rwlock->shared;
   struct conc__registry *r =
       conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
@@ -10247,7 +10293,7 @@ CONC_API int conc_sem_init_shared(conc_sem *sem) {
   return 0;
 }
 
-CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   unsigned seen = CONC__LOAD(&sem->shared);
   unsigned awaits = 0; /* perhaps others do, too, once we have */
   unsigned round = 0;
@@ -10269,7 +10315,7 @@ CONC__DEF int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   }
 }
 
-CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n) {
+CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
   unsigned seen = CONC__LOAD(&sem->shared);
   size_t bound = CONC__SEM_MAX;
   if (sem->bound > 0 && sem->bound < bound) bound = sem->bound;
@@ -10284,7 +10330,7 @@ CONC__DEF int conc__shared_sem_release(conc_sem *sem, size_t n) {
   return 0;
 }
 
-CONC__DEF size_t conc__shared_sem_value(const conc_sem *sem) {
+CONC__PRIVATE size_t conc__shared_sem_value(const conc_sem *sem) {
   return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
 }
 
@@ -10306,21 +10352,21 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
 }
 
 /* Ends a generation; the guard is held. */
-CONC__DEF void conc__barrier_turn(conc_barrier *barrier, bool failed) {
+CONC__PRIVATE void conc__barrier_turn(conc_barrier *barrier, bool failed) {
   barrier->failed = barrier->failed << 1 | failed;
   CONC__STORE_RELAXED(&barrier->waiting, 0);
   memset(&barrier->parts, 0, sizeof barrier->parts);
   CONC__STORE(&barrier->generation, barrier->generation + 1);
 }
 
-CONC__DEF void conc__barrier_break(conc_barrier *barrier) {
+CONC__PRIVATE void conc__barrier_break(conc_barrier *barrier) {
   CONC__STORE_RELAXED(&barrier->broken, true);
   CONC__STORE(&barrier->runner, 0u);
   conc__barrier_turn(barrier, true);
 }
 
 /* Leaves the guard and wakes all, to look. */
-CONC__DEF void conc__barrier_tell(conc_barrier *barrier) {
+CONC__PRIVATE void conc__barrier_tell(conc_barrier *barrier) {
   conc__shared_leave(&barrier->guard);
   conc__shared_wake(&barrier->generation, INT_MAX);
   conc__shared_wake(&barrier->runner, INT_MAX);
@@ -10328,8 +10374,8 @@ CONC__DEF void conc__barrier_tell(conc_barrier *barrier) {
 
 /* If one died with the guard, nobody knows how far it came: then the barrier
    is broken now, the guard not held, and this is -EOWNERDEAD. */
-CONC__DEF int conc__barrier_enter(conc_barrier *barrier,
-                                  struct conc__registry *r) {
+CONC__PRIVATE int conc__barrier_enter(conc_barrier *barrier,
+                                      struct conc__registry *r) {
   int rc = conc__shared_enter(r, &barrier->guard);
   if (rc <= 0) return rc;
   conc__barrier_break(barrier);
@@ -10337,7 +10383,8 @@ CONC__DEF int conc__barrier_enter(conc_barrier *barrier,
   return -EOWNERDEAD;
 }
 
-CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken) {
+CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
+                                           bool broken) {
   struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
   int rc;
   do rc = conc__barrier_enter(barrier, r);
@@ -10350,9 +10397,9 @@ CONC__DEF int conc__shared_barrier_end(conc_barrier *barrier, bool broken) {
 }
 
 /* The last one has come; the guard is held. */
-CONC__DEF int conc__shared_barrier_pass(conc_barrier *barrier,
-                                        struct conc__registry *r, unsigned id,
-                                        conc__actor *self) {
+CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
+                                            struct conc__registry *r,
+                                            unsigned id, conc__actor *self) {
   unsigned generation = barrier->generation;
   int index = barrier->waiting;
   int rc = 0;
@@ -10371,11 +10418,11 @@ CONC__DEF int conc__shared_barrier_pass(conc_barrier *barrier,
 }
 
 /* Waits for the end of a generation, in which it has been counted. */
-CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
-                                         struct conc__registry *r,
-                                         conc__actor *self, int index,
-                                         unsigned generation,
-                                         double deadline) {
+CONC__PRIVATE int conc__shared_barrier_await(conc_barrier *barrier,
+                                             struct conc__registry *r,
+                                             conc__actor *self, int index,
+                                             unsigned generation,
+                                             double deadline) {
   unsigned round;
   for (round = 0;; round++) {
     bool all_are_here;
@@ -10418,8 +10465,8 @@ CONC__DEF int conc__shared_barrier_await(conc_barrier *barrier,
   }
 }
 
-CONC__DEF int conc__shared_barrier_wait(conc_barrier *barrier,
-                                        double timeout) {
+CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
+                                            double timeout) {
   struct conc__registry *r =
       conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
   conc__actor *self = conc__self();
@@ -10479,8 +10526,8 @@ CONC_API int conc_once_init_shared(conc_once *once) {
   return 0;
 }
 
-CONC__DEF int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
-                                    void *arg, double timeout) {
+CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                        void *arg, double timeout) {
   conc__claim *claim = (conc__claim *)(void *)&once->waiters;
   uintptr_t word = CONC__LOAD(&once->word);
   struct conc__registry *r = conc__shared_registry(once, word);
@@ -10535,21 +10582,21 @@ extern char **environ;
 
 /* The descriptors of a child in the making: another one that is forked at this
    moment closes them. */
-typedef struct conc__making {
+typedef struct conc__child_fds {
   int *fds[8]; /* those that are not -1 */
   int count;
-  struct conc__making *next;
-} conc__making;
+  struct conc__child_fds *next;
+} conc__child_fds;
 
-static conc__making *conc__makings;
+static conc__child_fds *conc__makings;
 
-CONC__DEF void conc__close(int *fd) {
+CONC__PRIVATE void conc__fd_close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
   *fd = -1;
 }
 
 /* Moves a descriptor above the three of stdio, which dup2() is to replace. */
-CONC__DEF int conc__fd_lift(int fd) {
+CONC__PRIVATE int conc__fd_lift(int fd) {
   int high;
   if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
   high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -10558,7 +10605,7 @@ CONC__DEF int conc__fd_lift(int fd) {
   return high;
 }
 
-CONC__DEF int conc__pipe(int fds[2]) {
+CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   int i;
 #if CONC_HAVE_CLOEXEC
   int rc = pipe2(fds, O_CLOEXEC);
@@ -10575,7 +10622,7 @@ CONC__DEF int conc__pipe(int fds[2]) {
     if (fds[i] < 0) rc = fds[i];
   }
   if (rc != 0)
-    for (i = 0; i < 2; i++) conc__close(&fds[i]);
+    for (i = 0; i < 2; i++) conc__fd_close(&fds[i]);
   return rc;
 }
 
@@ -10588,7 +10635,7 @@ typedef struct conc__helper {
   unsigned begun;
 } conc__helper;
 
-CONC__DEF void *conc__helper_main(void *arg) {
+CONC__PRIVATE void *conc__helper_main(void *arg) {
   conc__helper *h = (conc__helper *)arg;
   void *(*fn)(void *) = h->fn;
   uintptr_t of = h->arg;
@@ -10597,7 +10644,7 @@ CONC__DEF void *conc__helper_main(void *arg) {
   return fn((void *)of);
 }
 
-CONC__DEF int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
+CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_attr_t attr;
   pthread_t id;
   sigset_t all, old;
@@ -10621,7 +10668,7 @@ CONC__DEF int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
 /* --- the end of a child --- */
 
 /* Without children there is no poller. */
-CONC__DEF void conc__reaper_close(void) {
+CONC__PRIVATE void conc__reaper_close(void) {
   if (conc__reaper < 0 || conc__reaper_children > 0 || conc__makings != NULL)
     return;
   close(conc__reaper);
@@ -10629,7 +10676,7 @@ CONC__DEF void conc__reaper_close(void) {
 }
 
 /* The process has ended: takes its exit code, and tells who joins it. */
-CONC__DEF void conc__process_reap(conc_task *t) {
+CONC__PRIVATE void conc__process_reap(conc_task *t) {
   int status = 0;
   int code = CONC_NO_EXITCODE;
   pid_t pid;
@@ -10662,7 +10709,7 @@ CONC__DEF void conc__process_reap(conc_task *t) {
 }
 
 /* The one that was given this number, whoever owns it. */
-CONC__DEF void *conc__process_watch(void *arg) {
+CONC__PRIVATE void *conc__process_watch(void *arg) {
   siginfo_t info;
   conc_task *t;
   pid_t pid = 0;
@@ -10686,7 +10733,7 @@ CONC__DEF void *conc__process_watch(void *arg) {
 static unsigned conc__reaper_sleeps; /* 1: for want of children */
 static bool conc__reaper_lives;
 
-CONC__DEF void *conc__reaper_main(void *arg) {
+CONC__PRIVATE void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
   double until = 0;
   int poller, i, n;
@@ -10718,7 +10765,7 @@ CONC__DEF void *conc__reaper_main(void *arg) {
 
 /* Sees to it that the next child will be noticed; before it is made, for this
    can fail. The guard is held, for these and those below. */
-CONC__DEF int conc__reaper_open(conc_task *t) {
+CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 #if CONC_HAVE_PIDFD
   static bool known, missing; /* older kernels have no pidfds */
   int rc;
@@ -10745,7 +10792,7 @@ CONC__DEF int conc__reaper_open(conc_task *t) {
 }
 
 /* The child is there. */
-CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
+CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
   int rc = 0;
   t->pid = pid;
 #if CONC_HAVE_PIDFD
@@ -10768,7 +10815,7 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
     }
-    conc__close(&t->fds[0]);
+    conc__fd_close(&t->fds[0]);
     return rc;
   }
   conc__task_link(&conc__processes, t);
@@ -10781,8 +10828,8 @@ CONC__DEF int conc__process_add(conc_task *t, pid_t pid) {
    afterwards, but not on the way: another conc.h in this process, a static one
    of a shared library, has such a guard, too, and fork() takes them all in one
    order. */
-CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
-  conc__making **m = &conc__makings;
+CONC__PRIVATE pid_t conc__process_do_fork(conc__child_fds *making) {
+  conc__child_fds **m = &conc__makings;
   pid_t pid;
   making->next = conc__makings;
   conc__makings = conc__this.making = making;
@@ -10796,16 +10843,16 @@ CONC__DEF pid_t conc__process_do_fork(conc__making *making) {
   return pid;
 }
 
-CONC__DEF void conc__process_fork_prepare(void) {
+CONC__PRIVATE void conc__process_fork_prepare(void) {
   conc__mutex_lock(&conc__processes_guard);
 }
 
-CONC__DEF void conc__process_fork_parent(void) {
+CONC__PRIVATE void conc__process_fork_parent(void) {
   if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
 /* The parent's children are none of ours. */
-CONC__DEF void conc__process_fork_child(void) {
+CONC__PRIVATE void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
   int i;
@@ -10827,18 +10874,18 @@ CONC__DEF void conc__process_fork_child(void) {
     t->link = NULL;
     if (t->fds[0] >= 0) close(t->fds[0]);
     if (t->fds[1] >= 0) close(t->fds[1]);
-    conc__left_behind(t);
+    conc__task_end_stayed_in_parent(t);
   }
 }
 
-CONC__DEF void conc__process_init_once(void) {
+CONC__PRIVATE void conc__process_init_once(void) {
   conc__shared_init();
   pthread_atfork(conc__process_fork_prepare, conc__process_fork_parent,
                  conc__process_fork_child);
 }
 
-CONC__DEF int conc__process_begin(conc_task *t, unsigned *numbers,
-                                  unsigned first) {
+CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
+                                      unsigned first) {
   int rc;
   pthread_once(&conc__process_once, conc__process_init_once);
   conc__self();
@@ -10854,7 +10901,7 @@ CONC__DEF int conc__process_begin(conc_task *t, unsigned *numbers,
 
 /* A forked child, in which nothing of the parent's goes on: ends the tasks
    that conc__fork_child took for surviving, as the child's own. */
-CONC__DEF void conc__process_abandon(void) {
+CONC__PRIVATE void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
   conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
@@ -10884,10 +10931,10 @@ CONC__DEF void conc__process_abandon(void) {
     conc__waker_close(loop->waker);
   }
   conc__task_unlink(mine);
-  if (mine->kind != CONC__TASK_FOREIGN) conc__left_behind(mine);
+  if (mine->kind != CONC__TASK_FOREIGN) conc__task_end_stayed_in_parent(mine);
 }
 
-CONC__DEF void *conc__parent_watch(void *arg) {
+CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
   do n = read((int)(intptr_t)arg, &byte, 1);
@@ -10898,7 +10945,7 @@ CONC__DEF void *conc__parent_watch(void *arg) {
 
 /* A daemon is to end with its parent, which alone has the other end of this
    pipe. 0 or negative errno. */
-CONC__DEF int conc__parent_watch_start(int fd) {
+CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
       fcntl(fd, F_SETSIG, SIGKILL) == 0 && fcntl(fd, F_SETFL, O_ASYNC) == 0) {
@@ -10911,7 +10958,7 @@ CONC__DEF int conc__parent_watch_start(int fd) {
 }
 
 /* Runs the target as this process's own task: its exit code. */
-CONC__DEF int conc__process_main(conc_task *t) {
+CONC__PRIVATE int conc__process_main(conc_task *t) {
   conc__actor *self;
   void *result;
   t->kind = CONC__TASK_MYSELF;
@@ -10928,7 +10975,7 @@ CONC__DEF int conc__process_main(conc_task *t) {
 
 static conc_task *conc__process_mine;
 
-CONC__DEF void conc__process_child(void) {
+CONC__PRIVATE void conc__process_child(void) {
   int code;
   conc__process_abandon();
   code = conc__process_main(conc__process_mine);
@@ -10936,14 +10983,14 @@ CONC__DEF void conc__process_child(void) {
   _exit(code);
 }
 
-CONC__DEF void conc__process_child_fiber(void) {
+CONC__PRIVATE void conc__process_child_fiber(void) {
   conc__fiber_entered(&conc__this.current->fiber);
   conc__process_child();
 }
 
 /* In the child. The stack of a coroutine, or of a generator, is too small for
    a process. */
-CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
+CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__actor *self = conc__self();
   conc__coro *co = NULL;
   conc__process_mine = t;
@@ -10962,18 +11009,18 @@ CONC__DEF void conc__process_child_begin(conc_task *t, const int life[2]) {
 }
 
 /* The pipe by which a daemon notices its parent's end. */
-CONC__DEF int conc__life_open(const conc_task *t, int life[2]) {
+CONC__PRIVATE int conc__life_open(const conc_task *t, int life[2]) {
   life[0] = life[1] = -1;
-  return t->daemon ? conc__pipe(life) : 0;
+  return t->daemon ? conc__fd_pipe(life) : 0;
 }
 
 /* The child is there, or not. Gives the guard back. */
-CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
-                                 int life[2]) {
-  conc__close(&life[0]);
+CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
+                                     int life[2]) {
+  conc__fd_close(&life[0]);
   t->fds[1] = life[1];
   if (rc == 0) rc = conc__process_add(t, pid);
-  if (rc != 0) conc__close(&t->fds[1]);
+  if (rc != 0) conc__fd_close(&t->fds[1]);
   conc__reaper_close(); /* others' last child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
 #if CONC_HAVE_PIDFD
@@ -10986,8 +11033,8 @@ CONC__DEF int conc__process_born(conc_task *t, pid_t pid, int rc,
   return rc;
 }
 
-CONC__DEF int conc__process_fork(conc_task *t) {
-  conc__making making;
+CONC__PRIVATE int conc__process_fork(conc_task *t) {
+  conc__child_fds making;
   int life[2];
   pid_t pid = 0;
   int rc;
@@ -11016,12 +11063,12 @@ typedef struct conc__exec {
   int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out, new_group, unblock;
-  conc__making making;
+  conc__child_fds making;
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
-CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
+CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
   sigset_t none;
@@ -11059,7 +11106,7 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
 #else
 
 /* In the child; returns only if it fails. */
-CONC__DEF void conc__exec_child(const conc__exec *x) {
+CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   sigset_t none;
   int i;
   for (i = 0; i < 3; i++)
@@ -11076,11 +11123,11 @@ CONC__DEF void conc__exec_child(const conc__exec *x) {
 }
 
 /* The child tells by a pipe that closes when it executes why it did not. */
-CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
+CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
   ssize_t n;
-  int rc = conc__pipe(report);
+  int rc = conc__fd_pipe(report);
   if (rc != 0) return rc;
   x->making.fds[x->making.count++] = &report[0];
   x->making.fds[x->making.count++] = &report[1];
@@ -11092,7 +11139,7 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
   if (*pid < 0) rc = *pid;
-  conc__close(&report[1]);
+  conc__fd_close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
     while (n < 0 && errno == EINTR);
@@ -11102,7 +11149,7 @@ CONC__DEF int conc__exec_start(conc__exec *x, pid_t *pid) {
       }
     }
   }
-  conc__close(&report[0]);
+  conc__fd_close(&report[0]);
   return rc;
 }
 
@@ -11116,15 +11163,15 @@ CONC_API void conc_process_register(struct conc__target *target) {
 }
 
 /* What a spawned process reads: this, the bytes at .arg, and two names. */
-typedef struct conc__parcel {
+typedef struct conc__spawn_message {
   uint64_t magic, size, target_size, name_size;
-} conc__parcel;
+} conc__spawn_message;
 
 #define CONC__PARCEL 0x636f6e632e683031u /* also: of which version */
 #define CONC__SPAWNED "--conc-process"
 
 /* A file without a name. */
-CONC__DEF int conc__file_open(void) {
+CONC__PRIVATE int conc__file_open(void) {
 #if CONC_HAVE_MEMFD
   return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
 #else
@@ -11137,7 +11184,7 @@ CONC__DEF int conc__file_open(void) {
 #endif
 }
 
-CONC__DEF int conc__file_put(int fd, const void *data, size_t size) {
+CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   const char *p = (const char *)data;
   while (size > 0) {
     ssize_t n = write(fd, p, size);
@@ -11149,7 +11196,7 @@ CONC__DEF int conc__file_put(int fd, const void *data, size_t size) {
   return 0;
 }
 
-CONC__DEF int conc__file_get(int fd, void *data, size_t size, size_t at) {
+CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   char *p = (char *)data;
   while (size > 0) {
     ssize_t n = pread(fd, p, size, (off_t)at);
@@ -11162,9 +11209,9 @@ CONC__DEF int conc__file_get(int fd, void *data, size_t size, size_t at) {
   return 0;
 }
 
-CONC__DEF int conc__parcel_write(int fd, const conc_task *t,
-                                 const char *target, const char *name) {
-  conc__parcel parcel;
+CONC__PRIVATE int conc__parcel_write(int fd, const conc_task *t,
+                                     const char *target, const char *name) {
+  conc__spawn_message parcel;
   int rc;
   parcel.magic = CONC__PARCEL;
   parcel.size = t->size;
@@ -11177,7 +11224,7 @@ CONC__DEF int conc__parcel_write(int fd, const conc_task *t,
   return rc;
 }
 
-CONC__DEF int conc__process_spawn(conc_task *t) {
+CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   const struct conc__target *target = conc__targets;
   const char *argv[5];
   char number[2][16];
@@ -11215,15 +11262,15 @@ CONC__DEF int conc__process_spawn(conc_task *t) {
     argv[4] = NULL;
     rc = conc__exec_start(&x, &pid);
   }
-  conc__close(&fd);
+  conc__fd_close(&fd);
   return conc__process_born(t, pid, rc, life);
 }
 
 /* Runs what is in the parcel: the exit code. */
-CONC__DEF int conc__parcel_run(int fd) {
+CONC__PRIVATE int conc__parcel_run(int fd) {
   static conc_task t; /* what joins it may outlive this function */
   const struct conc__target *target = conc__targets;
-  conc__parcel parcel;
+  conc__spawn_message parcel;
   struct stat st;
   char *bytes = NULL;
   int code = 127;
@@ -11270,7 +11317,7 @@ CONC_API int conc_process_start(conc_task *task) {
   rc = task->start_method == CONC_FORK    ? conc__process_fork(task)
        : task->start_method == CONC_SPAWN ? conc__process_spawn(task)
                                           : -EINVAL;
-  if (rc != 0) conc__task_unbegin(task);
+  if (rc != 0) conc__task_start_failed(task);
   return rc;
 }
 
@@ -11282,7 +11329,7 @@ CONC_API int conc_exitcode(const conc_task *task) {
   return task->exitcode;
 }
 
-CONC__DEF int conc__process_signal(conc_task *t, int number) {
+CONC__PRIVATE int conc__process_signal(conc_task *t, int number) {
   int rc = -ESRCH;
   if (t->kind != CONC__TASK_PROCESS) return rc;
   conc__mutex_lock(&conc__processes_guard);
@@ -11303,8 +11350,8 @@ CONC_API int conc_kill(conc_task *task) {
 
 /* What becomes descriptor `i` of the program: *theirs, which is for us to
    close if *made. *ours is the other end of a pipe. */
-CONC__DEF int conc__popen_redirect(int i, int what, const char *file,
-                                   int *theirs, bool *made, int *ours) {
+CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
+                                       int *theirs, bool *made, int *ours) {
   int fds[2];
   int rc = 0;
   *theirs = *ours = -1;
@@ -11316,7 +11363,7 @@ CONC__DEF int conc__popen_redirect(int i, int what, const char *file,
   } else if (what == CONC_DEVNULL) {
     *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
   } else if (what == CONC_PIPE) {
-    rc = conc__pipe(fds);
+    rc = conc__fd_pipe(fds);
     if (rc != 0) return rc;
     *theirs = fds[i != 0];
     *ours = fds[i == 0];
@@ -11334,11 +11381,11 @@ CONC__DEF int conc__popen_redirect(int i, int what, const char *file,
   return rc;
 }
 
-CONC__DEF void *conc__popen_target(void *arg) { return arg; }
+CONC__PRIVATE void *conc__popen_target(void *arg) { return arg; }
 
 /* `own`: nobody else will know the task, and the caller, who is no coroutine,
    awaits its end by conc__popen_join. */
-CONC__DEF int conc__popen_begin(conc_popen *p, bool own) {
+CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   conc_task *t = &p->task;
   const int what[3] = {p->std_in, p->std_out, p->std_err};
   const char *const file[3] = {p->in_file, p->out_file, p->err_file};
@@ -11377,11 +11424,11 @@ CONC__DEF int conc__popen_begin(conc_popen *p, bool own) {
   life[1] = t->fds[1];
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
-    if (made[i]) conc__close(&x.stdio[i]);
+    if (made[i]) conc__fd_close(&x.stdio[i]);
   rc = conc__process_born(t, pid, rc, life);
   if (rc != 0) {
-    for (i = 0; i < 3; i++) conc__close(ours[i]);
-    conc__task_unbegin(t);
+    for (i = 0; i < 3; i++) conc__fd_close(ours[i]);
+    conc__task_start_failed(t);
   }
   return rc;
 }
@@ -11391,13 +11438,13 @@ CONC_API int conc_popen_start(conc_popen *p) {
 }
 
 /* conc_join. */
-CONC__DEF int conc__popen_join(conc_popen *p, double timeout) {
+CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
   conc_task *t = &p->task;
   double deadline;
   if (t->fds[1] != CONC__OWN_REAPER) return conc_join(t, timeout);
   deadline = conc__deadline(timeout);
   while (conc_is_alive(t)) {
-    int rc = conc__wait_fd(t->fds[0], CONC_READ, deadline);
+    int rc = conc__fd_wait(t->fds[0], CONC_READ, deadline);
     if (rc < 0) return rc;
     conc__process_reap(t);
   }
@@ -11406,13 +11453,13 @@ CONC__DEF int conc__popen_join(conc_popen *p, double timeout) {
 
 CONC_API void conc_popen_close(conc_popen *p) {
   if (p->task.kind == 0) return;
-  conc__close(&p->in);
-  conc__close(&p->out);
-  conc__close(&p->err);
+  conc__fd_close(&p->in);
+  conc__fd_close(&p->out);
+  conc__fd_close(&p->err);
 }
 
 /* Kills it, and awaits its end, which is near: so a cancellation must wait. */
-CONC__DEF void conc__popen_kill(conc_popen *p) {
+CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
   conc__mutex_lock(&conc__processes_guard);
   /* If it has ended, who is left of its group keeps the number taken. */
@@ -11427,7 +11474,7 @@ CONC__DEF void conc__popen_kill(conc_popen *p) {
 }
 
 /* The result of a wait. */
-CONC__DEF int conc__popen_result(conc_popen *p, int rc) {
+CONC__PRIVATE int conc__popen_result(conc_popen *p, int rc) {
   if (rc == 0) return p->task.exitcode;
   if ((rc == -ETIMEDOUT || rc == -ECANCELED) && p->kill_on_timeout)
     conc__popen_kill(p);
@@ -11445,7 +11492,7 @@ CONC_API int conc_popen_poll(conc_popen *p) {
 
 /* write() to a pipe that may have no reader, without SIGPIPE: it comes to the
    thread that writes, which takes it back unless it had one already. */
-CONC__DEF ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
+CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   sigset_t pipe_only, old, pending;
   ssize_t n;
   int number;
@@ -11464,20 +11511,21 @@ CONC__DEF ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
 }
 
 /* Writes some of the input; closes the pipe at its end, or if nobody reads. */
-CONC__DEF int conc__popen_feed(conc_popen *p, const char *input, size_t size) {
+CONC__PRIVATE int conc__popen_write_some(conc_popen *p, const char *input,
+                                         size_t size) {
   ssize_t n = 0;
   if (p->sent < size)
     n = conc__pipe_write(p->in, input + p->sent, size - p->sent);
   conc__pipe_widen(p->in, n);
   if (n == -EINTR || (n < 0 && conc__would_block((int)-n))) return 0;
   if (n > 0) p->sent += (size_t)n;
-  if (n < 0 || p->sent == size) conc__close(&p->in);
+  if (n < 0 || p->sent == size) conc__fd_close(&p->in);
   return n < 0 && n != -EPIPE ? (int)n : 0;
 }
 
 /* Reads some of the output, and closes the pipe at its end. */
-CONC__DEF int conc__popen_drink(int *fd, conc_output *o, size_t *room,
-                                bool wanted) {
+CONC__PRIVATE int conc__popen_read_some(int *fd, conc_output *o, size_t *room,
+                                        bool wanted) {
   ssize_t n;
   if (*room - o->size < 4096) {
     size_t more = *room < 4096 ? 65536 : *room * 2;
@@ -11488,7 +11536,7 @@ CONC__DEF int conc__popen_drink(int *fd, conc_output *o, size_t *room,
   }
   n = read(*fd, o->data + o->size, *room - o->size - 1);
   conc__pipe_widen(*fd, n);
-  if (n == 0) conc__close(fd);
+  if (n == 0) conc__fd_close(fd);
   if (n > 0 && wanted) o->size += (size_t)n;
   if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
   o->data[o->size] = 0;
@@ -11507,7 +11555,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
   struct pollfd poll_fds[CONC__WAIT_FDS + 1];
   int rc = p->task.kind == 0 ? -EINVAL : 0;
   int i, count;
-  if (rc == 0 && p->in >= 0 && p->sent >= n) conc__close(&p->in);
+  if (rc == 0 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
   while (rc == 0) {
     int which[3];
     for (i = count = 0; i < 3; i++) {
@@ -11523,9 +11571,9 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
     for (i = 0; i < count && rc >= 0; i++) {
       int at = which[i] - 1;
       if (poll_fds[i].revents == 0) continue;
-      rc = at < 0 ? conc__popen_feed(p, (const char *)input, n)
-                  : conc__popen_drink(fds[at + 1], &got[at], &room[at],
-                                      wanted[at] != NULL);
+      rc = at < 0 ? conc__popen_write_some(p, (const char *)input, n)
+                  : conc__popen_read_some(fds[at + 1], &got[at], &room[at],
+                                          wanted[at] != NULL);
     }
     if (rc > 0) rc = 0;
   }
@@ -11543,8 +11591,8 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
 }
 
 /* Runs a program that nobody else knows: it does not outlive the call. */
-CONC__DEF int conc__popen_run(conc_popen *p, conc_output *out,
-                              double timeout) {
+CONC__PRIVATE int conc__popen_run(conc_popen *p, conc_output *out,
+                                  double timeout) {
   bool own = conc__self()->ops != &conc__coro_class &&
              conc__this.worker == NULL; /* who has jobs to run meanwhile */
   int rc = conc__popen_begin(p, own);
@@ -11597,7 +11645,7 @@ typedef struct conc__buffer {
 
 /* Makes room for `more` bytes behind the last: so many appends cannot fail
    then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
-CONC__DEF int conc__buffer_reserve(conc__buffer *b, size_t more) {
+CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
   size_t capacity = b->capacity < 64 ? 64 : b->capacity;
   void *data;
   if (more <= b->capacity - b->size) return 0;
@@ -11622,7 +11670,7 @@ CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
   return 0;
 }
 
-CONC__DEF void conc__buffer_free(conc__buffer *b) {
+CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
   CONC_FREE(b->data);
   b->data = NULL;
   b->size = b->capacity = 0;
@@ -11648,7 +11696,7 @@ CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
   return x << n | x >> (32 - n);
 }
 
-CONC__DEF void conc__md5_block(uint32_t *state, const unsigned char *p) {
+CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
   /* floor(2^32 * |sin(i + 1)|) */
   static const uint32_t sine[64] = {
     0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a,
@@ -11698,7 +11746,8 @@ CONC__DEF void conc__md5_block(uint32_t *state, const unsigned char *p) {
   state[3] += d;
 }
 
-CONC__DEF void conc__sha256_block(uint32_t *state, const unsigned char *p) {
+CONC__PRIVATE void conc__sha256_block(uint32_t *state,
+                                      const unsigned char *p) {
   /* fractions of the cube roots of the first 64 primes */
   static const uint32_t root[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
@@ -11740,7 +11789,7 @@ CONC__DEF void conc__sha256_block(uint32_t *state, const unsigned char *p) {
   for (i = 0; i < 8; i++) state[i] += s[i];
 }
 
-CONC__DEF void conc__hash_begin(conc__hash *h, int kind) {
+CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
                                   0x10325476, 0,          0,
                                   0,          0};
@@ -11753,7 +11802,8 @@ CONC__DEF void conc__hash_begin(conc__hash *h, int kind) {
   memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
 }
 
-CONC__DEF void conc__hash_add(conc__hash *h, const void *data, size_t size) {
+CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
+                                  size_t size) {
   const unsigned char *p = (const unsigned char *)data;
   while (size > 0) {
     size_t have = (size_t)(h->size % 64), n = 64 - have;
@@ -11771,7 +11821,7 @@ CONC__DEF void conc__hash_add(conc__hash *h, const void *data, size_t size) {
 }
 
 /* Writes the digest (16 or 32 bytes) and returns its size. */
-CONC__DEF size_t conc__hash_end(conc__hash *h, unsigned char *out) {
+CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   static const unsigned char padding[64] = {0x80};
   const bool little = h->kind == CONC__MD5;
   const uint64_t bits = h->size * 8;
@@ -11788,15 +11838,16 @@ CONC__DEF size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   return size;
 }
 
-CONC__DEF void conc__md5(const void *data, size_t size, unsigned char *out) {
+CONC__PRIVATE void conc__md5(const void *data, size_t size,
+                             unsigned char *out) {
   conc__hash h;
   conc__hash_begin(&h, CONC__MD5);
   conc__hash_add(&h, data, size);
   conc__hash_end(&h, out);
 }
 
-CONC__DEF void conc__sha256(const void *data, size_t size,
-                            unsigned char *out) {
+CONC__PRIVATE void conc__sha256(const void *data, size_t size,
+                                unsigned char *out) {
   conc__hash h;
   conc__hash_begin(&h, CONC__SHA256);
   conc__hash_add(&h, data, size);
@@ -11805,14 +11856,15 @@ CONC__DEF void conc__sha256(const void *data, size_t size,
 
 /* Overwrites a secret. A plain memset before the end of a variable's life is
    removed by compilers; what goes through volatile is not. */
-CONC__DEF void conc__wipe(void *secret, size_t size) {
+CONC__PRIVATE void conc__wipe(void *secret, size_t size) {
   volatile unsigned char *p = (volatile unsigned char *)secret;
   while (size-- > 0) *p++ = 0;
 }
 
 /* Whether two secrets are the same: takes as long wherever the first
    difference is, so that nobody can guess a digest byte by byte. */
-CONC__DEF bool conc__equal_secret(const void *a, const void *b, size_t size) {
+CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
+                                      size_t size) {
   const volatile unsigned char *p = (const volatile unsigned char *)a;
   const volatile unsigned char *q = (const volatile unsigned char *)b;
   unsigned char difference = 0;
@@ -11822,9 +11874,9 @@ CONC__DEF bool conc__equal_secret(const void *a, const void *b, size_t size) {
 
 /* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
    key may have any length, 0 too. */
-CONC__DEF void conc__hmac(int kind, const void *key, size_t key_size,
-                          const void *message, size_t size,
-                          unsigned char *out) {
+CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
+                              const void *message, size_t size,
+                              unsigned char *out) {
   unsigned char pad[64], digest[CONC__HASH_MAX];
   conc__hash h;
   size_t n = key_size, i;
@@ -11925,7 +11977,7 @@ CONC_API int conc_value_int(const conc_value *value, int64_t *out) {
 }
 
 /* The nearest double, ties to even, as Python's float(n) rounds. */
-CONC__DEF int conc__bigint_float(const conc_value *v, double *out) {
+CONC__PRIVATE int conc__bigint_float(const conc_value *v, double *out) {
   const unsigned char *p = v->as.bytes;
   const bool negative = p[v->size - 1] >= 0x80;
   const unsigned flip = negative ? 0xff : 0;
@@ -12025,8 +12077,8 @@ CONC__INLINE int conc__sign(bool above, bool below) {
 
 /* Two's complements of the shortest form: the longer one is the farther from
    zero; of equal length and sign, bytes decide from the top. */
-CONC__DEF int conc__order_bigint(const unsigned char *p, size_t n,
-                                 const unsigned char *q, size_t m) {
+CONC__PRIVATE int conc__compare_bigints(const unsigned char *p, size_t n,
+                                        const unsigned char *q, size_t m) {
   const bool minus = p[n - 1] >= 0x80;
   if (minus != (q[m - 1] >= 0x80)) return minus ? -1 : 1;
   if (n != m) return (n > m) != minus ? 1 : -1;
@@ -12036,7 +12088,7 @@ CONC__DEF int conc__order_bigint(const unsigned char *p, size_t n,
 }
 
 /* How long a two's complement must be, without repeated sign bytes. */
-CONC__DEF size_t conc__bigint_size(const unsigned char *p, size_t n) {
+CONC__PRIVATE size_t conc__bigint_size(const unsigned char *p, size_t n) {
   while (n > 1 && ((p[n - 1] == 0 && p[n - 2] < 0x80) ||
                    (p[n - 1] == 0xff && p[n - 2] >= 0x80)))
     n--;
@@ -12044,7 +12096,7 @@ CONC__DEF size_t conc__bigint_size(const unsigned char *p, size_t n) {
 }
 
 /* A bigint against a float: exactly, so by turning the float into bytes. */
-CONC__DEF int conc__order_bigint_float(const conc_value *v, double f) {
+CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
   const bool minus = v->as.bytes[v->size - 1] >= 0x80;
   unsigned char bytes[144];
   uint64_t bits, mantissa;
@@ -12068,23 +12120,24 @@ CONC__DEF int conc__order_bigint_float(const conc_value *v, double f) {
       carry >>= 8;
     }
   }
-  return conc__order_bigint(v->as.bytes, v->size, bytes,
-                            conc__bigint_size(bytes, sizeof bytes));
+  return conc__compare_bigints(v->as.bytes, v->size, bytes,
+                               conc__bigint_size(bytes, sizeof bytes));
 }
 
 /* A NaN stands above all other numbers, beside other NaNs. */
-CONC__DEF int conc__order_number(const conc_value *a, const conc_value *b) {
+CONC__PRIVATE int conc__compare_numbers(const conc_value *a,
+                                        const conc_value *b) {
   const bool float_a = a->type == CONC_FLOAT, float_b = b->type == CONC_FLOAT;
   if (float_a && float_b) {
     const double f = a->as.real, g = b->as.real;
     if (f != f || g != g) return conc__sign(f != f, g != g);
     return conc__sign(f > g, f < g);
   }
-  if (float_a) return -conc__order_number(b, a); /* once: not again */
+  if (float_a) return -conc__compare_numbers(b, a); /* once: not again */
   if (a->type == CONC_BIGINT) {
-    if (float_b) return conc__order_bigint_float(a, b->as.real);
+    if (float_b) return conc__compare_bigint_float(a, b->as.real);
     if (b->type == CONC_BIGINT)
-      return conc__order_bigint(a->as.bytes, a->size, b->as.bytes, b->size);
+      return conc__compare_bigints(a->as.bytes, a->size, b->as.bytes, b->size);
     return a->as.bytes[a->size - 1] >= 0x80 ? -1 : 1;
   }
   if (b->type == CONC_BIGINT) return b->as.bytes[b->size - 1] >= 0x80 ? 1 : -1;
@@ -12106,15 +12159,15 @@ CONC__DEF int conc__order_number(const conc_value *a, const conc_value *b) {
 }
 
 /* Order of two values but for their items. */
-CONC__DEF int conc__order_head(const conc_value *a, const conc_value *b,
-                               bool strict) {
+CONC__PRIVATE int conc__compare_heads(const conc_value *a, const conc_value *b,
+                                      bool strict) {
   const bool number = a->type >= CONC_BOOL && a->type <= CONC_FLOAT;
   size_t n;
   int c;
   if (a->type != b->type &&
       (strict || !number || b->type < CONC_BOOL || b->type > CONC_FLOAT))
     return a->type > b->type ? 1 : -1;
-  if (number) return conc__order_number(a, b);
+  if (number) return conc__compare_numbers(a, b);
   if (conc__is_container(a->type) || a->type == CONC_NONE)
     return conc__sign(a->size > b->size, a->size < b->size);
   n = a->size < b->size ? a->size : b->size;
@@ -12122,15 +12175,15 @@ CONC__DEF int conc__order_head(const conc_value *a, const conc_value *b,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
-CONC__DEF int conc__order(const conc_value *a, const conc_value *b,
-                          bool strict) {
+CONC__PRIVATE int conc__compare(const conc_value *a, const conc_value *b,
+                                bool strict) {
   struct {
     const conc_value *a, *b;
     size_t i, n;
   } level[CONC__VALUE_DEPTH];
   unsigned depth = 0;
   for (;;) {
-    int c = conc__order_head(a, b, strict);
+    int c = conc__compare_heads(a, b, strict);
     if (c != 0) return c;
     if (conc__is_container(a->type) && a->as.items != b->as.items) {
       level[depth].a = a;
@@ -12150,7 +12203,7 @@ CONC__DEF int conc__order(const conc_value *a, const conc_value *b,
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
   if (a == NULL || b == NULL)
     return conc_value_type(a) == CONC_NONE && conc_value_type(b) == CONC_NONE;
-  return conc__order(a, b, true) == 0;
+  return conc__compare(a, b, true) == 0;
 }
 
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
@@ -12165,7 +12218,7 @@ CONC_API const conc_value *conc_value_get(const conc_value *dict,
   while (low < high) {
     const size_t middle = low + (high - low) / 2;
     const conc_value *pair = conc__item_ordered(dict, middle * 2);
-    const int c = conc__order_head(&k, pair, true);
+    const int c = conc__compare_heads(&k, pair, true);
     if (c == 0) return pair + 1;
     if (c < 0)
       high = middle;
@@ -12182,16 +12235,18 @@ typedef struct conc__sorting {
 } conc__sorting;
 
 /* Equal keys stay in the order in which they came: the last one wins. */
-CONC__DEF int conc__sort_order(const conc__sorting *s, size_t i, size_t j) {
+CONC__PRIVATE int conc__sort_order(const conc__sorting *s, size_t i,
+                                   size_t j) {
   const uint32_t *x = s->index;
   int c;
-  if (x == NULL) return conc__order(s->items + i, s->items + j, false);
-  c = conc__order(s->items + (size_t)x[i] * 2, s->items + (size_t)x[j] * 2,
-                  false);
+  if (x == NULL) return conc__compare(s->items + i, s->items + j, false);
+  c = conc__compare(s->items + (size_t)x[i] * 2, s->items + (size_t)x[j] * 2,
+                    false);
   return c != 0 ? c : conc__sign(x[i] > x[j], x[i] < x[j]);
 }
 
-CONC__DEF void conc__sort_swap(const conc__sorting *s, size_t i, size_t j) {
+CONC__PRIVATE void conc__sort_swap(const conc__sorting *s, size_t i,
+                                   size_t j) {
   if (s->index == NULL) {
     const conc_value v = s->items[i];
     s->items[i] = s->items[j];
@@ -12205,7 +12260,7 @@ CONC__DEF void conc__sort_swap(const conc__sorting *s, size_t i, size_t j) {
 
 /* Heapsort: in place, and no input makes it slow. Most input is sorted
    already or tiny, which the first loop notices or half sorts. */
-CONC__DEF void conc__sort(const conc__sorting *s, size_t n) {
+CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
   size_t i, root, child, build;
   for (i = 1; i < n; i++) {
     if (conc__sort_order(s, i - 1, i) <= 0) continue;
@@ -12249,7 +12304,7 @@ typedef struct conc__walk {
   bool begun;
 } conc__walk;
 
-CONC__DEF void conc__walk_begin(conc__walk *w, const conc_value *root) {
+CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
   w->value = root;
   w->parent = NULL;
   w->index = 0;
@@ -12257,7 +12312,7 @@ CONC__DEF void conc__walk_begin(conc__walk *w, const conc_value *root) {
   w->begun = false;
 }
 
-CONC__DEF int conc__walk_step(conc__walk *w) {
+CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   if (w->begun) {
     if (w->depth == 0) return CONC__WALK_END;
     if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
@@ -12284,7 +12339,8 @@ CONC__DEF int conc__walk_step(conc__walk *w) {
 /* Reads one character, lone surrogates allowed. Its length, 0 if there is no
    valid one. Overlong forms are refused: two spellings of one key would be
    two keys here and one in Python. */
-CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
+CONC__PRIVATE size_t conc__utf8(const unsigned char *p, size_t n,
+                                uint32_t *out) {
   static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
   uint32_t c;
   size_t length, i;
@@ -12303,7 +12359,7 @@ CONC__DEF size_t conc__utf8(const unsigned char *p, size_t n, uint32_t *out) {
 }
 
 /* Writes a character (at most 4 bytes) and returns how many it takes. */
-CONC__DEF size_t conc__utf8_put(unsigned char *p, uint32_t c) {
+CONC__PRIVATE size_t conc__utf8_put(unsigned char *p, uint32_t c) {
   const size_t length = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
   size_t i;
   for (i = length; i-- > 1; c >>= 6) p[i] = (unsigned char)(0x80 | (c & 0x3f));
@@ -12312,7 +12368,7 @@ CONC__DEF size_t conc__utf8_put(unsigned char *p, uint32_t c) {
 }
 
 /* How many bytes at the start are ASCII, at least all but the last 7. */
-CONC__DEF size_t conc__ascii(const unsigned char *p, size_t n) {
+CONC__PRIVATE size_t conc__ascii(const unsigned char *p, size_t n) {
   size_t i = 0;
   while (n - i >= 8) {
     uint64_t word;
@@ -12324,7 +12380,7 @@ CONC__DEF size_t conc__ascii(const unsigned char *p, size_t n) {
   return i;
 }
 
-CONC__DEF bool conc__utf8_valid(const unsigned char *p, size_t n) {
+CONC__PRIVATE bool conc__utf8_valid(const unsigned char *p, size_t n) {
   size_t i = 0, length;
   uint32_t c;
   for (;;) {
@@ -12357,14 +12413,15 @@ CONC__DEF bool conc__utf8_valid(const unsigned char *p, size_t n) {
    Time and memory are O(input): each opcode pushes at most one node, and what
    copies runs (a set made of a list) pays for it from the budget of nodes. */
 
-#define CONC__FEW 24
-#define CONC__NAME ((conc_type)(CONC_OBJECT + 1)) /* something callable */
-#define CONC__NIL ((conc_type)(CONC_OBJECT + 2))  /* nothing: a gap */
+#define CONC__INLINE_ITEMS 24
+#define CONC__TYPE_CALLABLE                                                   \
+  ((conc_type)(CONC_OBJECT + 1))                      /* something callable */
+#define CONC__TYPE_GAP ((conc_type)(CONC_OBJECT + 2)) /* nothing: a gap */
 
 /* Items of an object: pool[start] and so many behind it. */
-typedef struct conc__run {
+typedef struct conc__stretch {
   uint32_t start, count, next; /* next: index + 1 */
-} conc__run;
+} conc__stretch;
 
 typedef struct conc__object {
   conc_type type;
@@ -12372,7 +12429,7 @@ typedef struct conc__object {
   unsigned char height;   /* containers inside one another, itself too */
   bool hashable;
   uint32_t count;         /* items; those of a dict alternate */
-  conc__run run;          /* the first */
+  conc__stretch run;      /* the first */
   uint32_t last;          /* index + 1 of the last; 0 if that is `run` */
   uint32_t nodes;         /* what all of it is, written out */
   uint32_t then;          /* index + 1 of the object laid out next */
@@ -12381,7 +12438,7 @@ typedef struct conc__object {
   const conc_value *items;
 } conc__object;
 
-/* An array that starts as CONC__FEW elements in the maker. */
+/* An array that starts as CONC__INLINE_ITEMS elements in the maker. */
 typedef struct conc__array {
   void *data;
   uint32_t count, capacity;
@@ -12393,36 +12450,38 @@ typedef struct conc__maker {
   const unsigned char *input;
   size_t input_size;
   conc__buffer extra; /* text that does not lie in the input */
-  conc_value few_stack[CONC__FEW], few_pool[CONC__FEW], few_memo[CONC__FEW];
-  conc__object few_objects[CONC__FEW];
-  conc__run few_runs[CONC__FEW];
-  uint32_t few_marks[CONC__FEW];
+  conc_value few_stack[CONC__INLINE_ITEMS], few_pool[CONC__INLINE_ITEMS],
+      few_memo[CONC__INLINE_ITEMS];
+  conc__object few_objects[CONC__INLINE_ITEMS];
+  conc__stretch few_runs[CONC__INLINE_ITEMS];
+  uint32_t few_marks[CONC__INLINE_ITEMS];
 } conc__maker;
 
 #define CONC__STACK(m) ((conc_value *)(m)->stack.data)
 #define CONC__POOL(m) ((conc_value *)(m)->pool.data)
 #define CONC__MEMO(m) ((conc_value *)(m)->memo.data)
 #define CONC__OBJECTS(m) ((conc__object *)(m)->objects.data)
-#define CONC__RUNS(m) ((conc__run *)(m)->runs.data)
+#define CONC__RUNS(m) ((conc__stretch *)(m)->runs.data)
 #define CONC__MARKS(m) ((uint32_t *)(m)->marks.data)
 
 CONC__INLINE void conc__array_init(conc__array *a, void *few) {
   a->data = few;
   a->count = 0;
-  a->capacity = CONC__FEW;
+  a->capacity = CONC__INLINE_ITEMS;
 }
 
-CONC__DEF void conc__array_free(conc__array *a) {
-  if (a->capacity > CONC__FEW) CONC_FREE(a->data);
+CONC__PRIVATE void conc__array_free(conc__array *a) {
+  if (a->capacity > CONC__INLINE_ITEMS) CONC_FREE(a->data);
 }
 
-CONC__DEF int conc__array_grow(conc__array *a, uint32_t more, size_t unit) {
+CONC__PRIVATE int conc__array_grow(conc__array *a, uint32_t more,
+                                   size_t unit) {
   uint32_t capacity = a->capacity;
   void *data;
   if (more > CONC__VALUE_NODES || a->count + more > CONC__VALUE_NODES)
     return -EMSGSIZE;
   while (capacity - a->count < more) capacity *= 2;
-  if (a->capacity > CONC__FEW) {
+  if (a->capacity > CONC__INLINE_ITEMS) {
     data = CONC_REALLOC(a->data, capacity * unit);
   } else {
     data = CONC_MALLOC(capacity * unit);
@@ -12441,8 +12500,8 @@ CONC__INLINE int conc__array_reserve(conc__array *a, uint32_t more,
   return conc__array_grow(a, more, unit);
 }
 
-CONC__DEF void conc__maker_init(conc__maker *m, const unsigned char *input,
-                                size_t size) {
+CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
+                                    size_t size) {
   conc__array_init(&m->stack, m->few_stack);
   conc__array_init(&m->pool, m->few_pool);
   conc__array_init(&m->memo, m->few_memo);
@@ -12455,7 +12514,7 @@ CONC__DEF void conc__maker_init(conc__maker *m, const unsigned char *input,
   m->extra.size = m->extra.capacity = 0;
 }
 
-CONC__DEF void conc__maker_free(conc__maker *m) {
+CONC__PRIVATE void conc__maker_free(conc__maker *m) {
   conc__array_free(&m->stack);
   conc__array_free(&m->pool);
   conc__array_free(&m->memo);
@@ -12515,8 +12574,8 @@ CONC__INLINE int conc__push_float(conc__maker *m, double f) {
 }
 
 /* A text of the caller's, which is copied. */
-CONC__DEF int conc__push_text(conc__maker *m, conc_type type, const void *data,
-                              size_t size) {
+CONC__PRIVATE int conc__push_text(conc__maker *m, conc_type type,
+                                  const void *data, size_t size) {
   const size_t at = m->input_size + m->extra.size;
   int rc = size > SIZE_MAX - 1 ? -ENOMEM
                                : conc__buffer_reserve(&m->extra, size + 1);
@@ -12527,8 +12586,8 @@ CONC__DEF int conc__push_text(conc__maker *m, conc_type type, const void *data,
 }
 
 /* An int of any size, from its two's complement. */
-CONC__DEF int conc__push_long(conc__maker *m, const unsigned char *p, size_t n,
-                              size_t at) {
+CONC__PRIVATE int conc__push_long(conc__maker *m, const unsigned char *p,
+                                  size_t n, size_t at) {
   uint64_t bits = 0;
   size_t i;
   if (n == 0) return conc__push_int(m, 0);
@@ -12541,15 +12600,15 @@ CONC__DEF int conc__push_long(conc__maker *m, const unsigned char *p, size_t n,
 }
 
 /* Room for n bytes of text and a NUL, which the caller writes at once: *p. */
-CONC__DEF int conc__extra_reserve(conc__maker *m, size_t n,
-                                  unsigned char **p) {
+CONC__PRIVATE int conc__extra_reserve(conc__maker *m, size_t n,
+                                      unsigned char **p) {
   int rc = n > SIZE_MAX - 1 ? -ENOMEM : conc__buffer_reserve(&m->extra, n + 1);
   if (rc == 0) *p = m->extra.data + m->extra.size;
   return rc;
 }
 
 /* Pushes what was written there: so many bytes. */
-CONC__DEF int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
+CONC__PRIVATE int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
   const size_t at = m->extra.size;
   m->extra.data[at + n] = 0;
   m->extra.size += n + 1;
@@ -12560,8 +12619,8 @@ CONC__DEF int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
 
 /* An int of any size, from -?[0-9]+. Nine digits at a time: quadratic, which
    CONC__BIGINT_MAX keeps to less than a millisecond. */
-CONC__DEF int conc__push_decimal(conc__maker *m, const unsigned char *p,
-                                 size_t n) {
+CONC__PRIVATE int conc__push_decimal(conc__maker *m, const unsigned char *p,
+                                     size_t n) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 2];
   const bool minus = *p == '-';
   unsigned carry = minus;
@@ -12600,9 +12659,9 @@ CONC__DEF int conc__push_decimal(conc__maker *m, const unsigned char *p,
 /* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
    ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends where
    it could not. */
-CONC__DEF const unsigned char *conc__scan_number(const unsigned char *p,
-                                                 const unsigned char *end,
-                                                 bool *real, bool *wrong) {
+CONC__PRIVATE const unsigned char *conc__scan_number(const unsigned char *p,
+                                                     const unsigned char *end,
+                                                     bool *real, bool *wrong) {
   int part;
   *real = false;
   if (p < end && *p == '-') p++;
@@ -12630,7 +12689,7 @@ CONC__DEF const unsigned char *conc__scan_number(const unsigned char *p,
 /* The double nearest to such a number. strtod() sees no decimal point, whose
    look depends on the locale, but an integer and an exponent. No tie between
    two doubles has more than 767 digits: behind them any other will do. */
-CONC__DEF double conc__decimal(const unsigned char *p, size_t n) {
+CONC__PRIVATE double conc__decimal(const unsigned char *p, size_t n) {
   char text[820];
   int64_t exponent = 0, e = 0;
   size_t used = 0, first, i;
@@ -12668,7 +12727,7 @@ CONC__DEF double conc__decimal(const unsigned char *p, size_t n) {
 }
 
 /* Pushes an empty container. */
-CONC__DEF int conc__push_object(conc__maker *m, conc_type type) {
+CONC__PRIVATE int conc__push_object(conc__maker *m, conc_type type) {
   conc__object *o;
   int rc = conc__array_reserve(&m->objects, 1, sizeof *o);
   if (rc == 0) rc = conc__push(m, type, 0, m->objects.count);
@@ -12681,11 +12740,11 @@ CONC__DEF int conc__push_object(conc__maker *m, conc_type type) {
 
 /* Room for n more items of an object, at the end of the pool: *out, to be
    filled at once. */
-CONC__DEF int conc__object_extend(conc__maker *m, size_t object, uint32_t n,
-                                  conc_value **out) {
+CONC__PRIVATE int conc__object_extend(conc__maker *m, size_t object,
+                                      uint32_t n, conc_value **out) {
   conc__object *o = CONC__OBJECTS(m) + object;
   const uint32_t start = m->pool.count;
-  conc__run *last;
+  conc__stretch *last;
   int rc = conc__array_reserve(&m->pool, n, sizeof **out);
   if (rc == 0) rc = conc__array_reserve(&m->runs, 1, sizeof *last);
   if (rc != 0) return rc;
@@ -12694,7 +12753,7 @@ CONC__DEF int conc__object_extend(conc__maker *m, size_t object, uint32_t n,
   if (last->start + last->count == start) {
     last->count += n;
   } else {
-    conc__run *fresh = CONC__RUNS(m) + m->runs.count++;
+    conc__stretch *fresh = CONC__RUNS(m) + m->runs.count++;
     fresh->start = start;
     fresh->count = n;
     fresh->next = 0;
@@ -12707,7 +12766,8 @@ CONC__DEF int conc__object_extend(conc__maker *m, size_t object, uint32_t n,
 }
 
 /* Moves the top n nodes of the stack into an object. */
-CONC__DEF int conc__object_fill(conc__maker *m, size_t object, uint32_t n) {
+CONC__PRIVATE int conc__object_fill(conc__maker *m, size_t object,
+                                    uint32_t n) {
   conc_value *items;
   int rc;
   if (n == 0) return 0;
@@ -12719,7 +12779,7 @@ CONC__DEF int conc__object_fill(conc__maker *m, size_t object, uint32_t n) {
 }
 
 /* Makes a new object of the top n nodes, in their place. */
-CONC__DEF int conc__collect(conc__maker *m, conc_type type, uint32_t n) {
+CONC__PRIVATE int conc__collect(conc__maker *m, conc_type type, uint32_t n) {
   const size_t object = m->objects.count;
   int rc = conc__push_object(m, type);
   if (rc != 0) return rc;
@@ -12729,11 +12789,12 @@ CONC__DEF int conc__collect(conc__maker *m, conc_type type, uint32_t n) {
 }
 
 /* Pushes a new object with the items of another one. */
-CONC__DEF int conc__push_copy(conc__maker *m, conc_type type, size_t from) {
+CONC__PRIVATE int conc__push_copy(conc__maker *m, conc_type type,
+                                  size_t from) {
   const size_t object = m->objects.count;
   const uint32_t n = CONC__OBJECTS(m)[from].count;
   uint32_t done = 0;
-  conc__run run;
+  conc__stretch run;
   conc_value *items;
   int rc = conc__push_object(m, type);
   if (rc != 0 || n == 0) return rc;
@@ -12771,15 +12832,15 @@ CONC__INLINE size_t conc__index_slots(size_t pairs) {
 }
 
 /* Adds an item, done, to the object that it is in: item number i. */
-CONC__DEF int conc__measure_item(const conc__maker *m, conc__object *o,
-                                 const conc_value *v, uint32_t i) {
+CONC__PRIVATE int conc__measure_item(const conc__maker *m, conc__object *o,
+                                     const conc_value *v, uint32_t i) {
   bool hashable = true;
   o->nodes++;
   if (conc__is_text(v->type)) {
     o->bytes += v->size; /* both below 2^63: no overflow before the check */
     hashable = v->type != CONC_BYTEARRAY;
-  } else if (v->type >= CONC__NAME) {
-    return v->type == CONC__NAME ? -EACCES : -EBADMSG;
+  } else if (v->type >= CONC__TYPE_CALLABLE) {
+    return v->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
   } else if (conc__is_container(v->type)) {
     const conc__object *part = CONC__OBJECTS(m) + v->as.at;
     hashable = part->hashable;
@@ -12800,11 +12861,11 @@ CONC__DEF int conc__measure_item(const conc__maker *m, conc__object *o,
              : 0;
 }
 
-CONC__DEF int conc__measure(const conc__maker *m, size_t root,
-                            conc__measured *sum) {
+CONC__PRIVATE int conc__measure(const conc__maker *m, size_t root,
+                                conc__measured *sum) {
   struct conc__visit {
     uint32_t object, item; /* item: how many are done */
-    conc__run run;
+    conc__stretch run;
   } level[CONC__VALUE_DEPTH], *in = level;
   unsigned depth = 0;
   size_t enter = root;
@@ -12828,7 +12889,7 @@ CONC__DEF int conc__measure(const conc__maker *m, size_t root,
       int rc;
       if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
       v = CONC__POOL(m) + in->run.start;
-      if (conc__is_container(v->type) && v->type < CONC__NAME) {
+      if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
         const conc__object *part = CONC__OBJECTS(m) + v->as.at;
         if (part->state == CONC__OPEN) return -EMSGSIZE; /* endless */
         if (part->state == CONC__FRESH) break; /* first, then v again */
@@ -12860,8 +12921,8 @@ CONC__DEF int conc__measure(const conc__maker *m, size_t root,
 
 /* Makes a node of the maker one of the value. The NUL behind a text replaces
    what stood there in the input: the next opcode, or the end of a line. */
-CONC__DEF void conc__settle(const conc__maker *m, conc_value *v,
-                            unsigned char *text) {
+CONC__PRIVATE void conc__node_finish(const conc__maker *m, conc_value *v,
+                                     unsigned char *text) {
   if (conc__is_container(v->type)) {
     const conc__object *o = CONC__OBJECTS(m) + v->as.at;
     v->size = o->size;
@@ -12875,7 +12936,7 @@ CONC__DEF void conc__settle(const conc__maker *m, conc_value *v,
 
 /* Whether a key differs from itself in Python, by a NaN in it: such keys are
    never one. Keys are small, and only those that look equal are asked. */
-CONC__DEF bool conc__has_nan(const conc_value *v) {
+CONC__PRIVATE bool conc__has_nan(const conc_value *v) {
   conc__walk w;
   int step;
   conc__walk_begin(&w, v);
@@ -12887,7 +12948,7 @@ CONC__DEF bool conc__has_nan(const conc_value *v) {
 }
 
 /* Sorts the items of a set and drops what is there twice. */
-CONC__DEF size_t conc__settle_set(conc_value *items, size_t n) {
+CONC__PRIVATE size_t conc__settle_set(conc_value *items, size_t n) {
   conc__sorting s;
   size_t i, kept = 1;
   if (n < 2) return n;
@@ -12902,7 +12963,7 @@ CONC__DEF size_t conc__settle_set(conc_value *items, size_t n) {
 
 /* Makes the index of a dict behind its pairs. Of equal keys the first stays,
    with the value of the last: as if they had been set one by one. */
-CONC__DEF size_t conc__settle_dict(conc_value *items, size_t pairs) {
+CONC__PRIVATE size_t conc__settle_dict(conc_value *items, size_t pairs) {
   conc__sorting s;
   size_t i, kept, group = 0;
   bool twice = false;
@@ -12916,17 +12977,17 @@ CONC__DEF size_t conc__settle_dict(conc_value *items, size_t pairs) {
     for (i = 1; i < pairs; i++) {
       conc_value *first = items + (size_t)s.index[group] * 2;
       conc_value *pair = items + (size_t)s.index[i] * 2;
-      if (conc__order(first, pair, false) != 0 || conc__has_nan(pair)) {
+      if (conc__compare(first, pair, false) != 0 || conc__has_nan(pair)) {
         group = i;
       } else {
         first[1] = pair[1];
-        pair->type = CONC__NIL;
+        pair->type = CONC__TYPE_GAP;
         twice = true;
       }
     }
     if (!twice) return pairs;
     for (i = kept = 0; i < pairs; i++) {
-      if (items[i * 2].type == CONC__NIL) continue;
+      if (items[i * 2].type == CONC__TYPE_GAP) continue;
       items[kept * 2] = items[i * 2];
       items[kept * 2 + 1] = items[i * 2 + 1];
       kept++;
@@ -12937,9 +12998,9 @@ CONC__DEF size_t conc__settle_dict(conc_value *items, size_t pairs) {
 }
 
 /* Copies the items of an object, which are done, to `items`. */
-CONC__DEF void conc__lay_out(const conc__maker *m, conc__object *o,
-                             conc_value *items, unsigned char *text) {
-  conc__run run = o->run;
+CONC__PRIVATE void conc__lay_out(const conc__maker *m, conc__object *o,
+                                 conc_value *items, unsigned char *text) {
+  conc__stretch run = o->run;
   uint32_t done = 0, i;
   o->items = items;
   o->size = o->count;
@@ -12949,7 +13010,7 @@ CONC__DEF void conc__lay_out(const conc__maker *m, conc__object *o,
     done += run.count;
     if (done < o->count) run = CONC__RUNS(m)[run.next - 1];
   }
-  for (i = 0; i < done; i++) conc__settle(m, items + i, text);
+  for (i = 0; i < done; i++) conc__node_finish(m, items + i, text);
   if (o->type == CONC_DICT)
     o->size = conc__settle_dict(items, o->count / 2);
   else if (o->type == CONC_SET || o->type == CONC_FROZENSET)
@@ -12957,7 +13018,7 @@ CONC__DEF void conc__lay_out(const conc__maker *m, conc__object *o,
 }
 
 /* Makes the value of the one node on the stack. */
-CONC__DEF int conc__maker_finish(conc__maker *m, conc_value **out) {
+CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   const conc_value *root = CONC__STACK(m);
   conc__measured sum;
   size_t bytes = 0, slots;
@@ -12967,8 +13028,8 @@ CONC__DEF int conc__maker_finish(conc__maker *m, conc_value **out) {
   sum.slots = 0;
   sum.text = conc__is_text(root->type);
   sum.first = sum.last = 0;
-  if (root->type >= CONC__NAME)
-    return root->type == CONC__NAME ? -EACCES : -EBADMSG;
+  if (root->type >= CONC__TYPE_CALLABLE)
+    return root->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
   if (conc__is_container(root->type)) {
     int rc = conc__measure(m, root->as.at, &sum);
     if (rc != 0) return rc;
@@ -12996,7 +13057,7 @@ CONC__DEF int conc__maker_finish(conc__maker *m, conc_value **out) {
     i = o->then;
   }
   *v = *root;
-  conc__settle(m, v, text);
+  conc__node_finish(m, v, text);
   *out = v;
   return 0;
 }
@@ -13023,7 +13084,7 @@ static const conc__pickle_limits conc__pickle_reply_limits
 /* Opcodes of a pickle: as many nodes, each memoized, with its containers. */
 #define CONC__PICKLE_OPCODES (4 * CONC__VALUE_NODES)
 
-/* What a name stands for; the size of a CONC__NAME. */
+/* What a name stands for; the size of a CONC__TYPE_CALLABLE. */
 enum {
   CONC__CALL_BYTES,
   CONC__CALL_BYTEARRAY,
@@ -13083,15 +13144,15 @@ CONC__INLINE int conc__read_text(conc__reader *r, conc_type type,
   return conc__push(&r->m, type, size, at);
 }
 
-CONC__DEF int conc__read_long(conc__reader *r, size_t width) {
+CONC__PRIVATE int conc__read_long(conc__reader *r, size_t width) {
   size_t at = 0, size = 0;
   int rc = conc__read_counted(r, width, &at, &size);
   return rc != 0 ? rc : conc__push_long(&r->m, r->begin + at, size, at);
 }
 
 /* The rest of a line, as protocol 0 writes what follows an opcode. */
-CONC__DEF int conc__read_line(conc__reader *r, const unsigned char **line,
-                              size_t *size) {
+CONC__PRIVATE int conc__read_line(conc__reader *r, const unsigned char **line,
+                                  size_t *size) {
   const size_t left = (size_t)(r->end - r->p);
   const unsigned char *end =
       left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
@@ -13105,7 +13166,7 @@ CONC__DEF int conc__read_line(conc__reader *r, const unsigned char **line,
 /* INT, LONG: a line of decimal digits, of LONG with an L. Python 2 writes ints
    so that do not fit in 32 bits, at every protocol; I00 and I01 are False and
    True of old. */
-CONC__DEF int conc__read_int_line(conc__reader *r, bool is_long) {
+CONC__PRIVATE int conc__read_int_line(conc__reader *r, bool is_long) {
   const unsigned char *p = NULL;
   size_t n = 0, i;
   int rc = conc__read_line(r, &p, &n);
@@ -13121,7 +13182,7 @@ CONC__DEF int conc__read_int_line(conc__reader *r, bool is_long) {
 }
 
 /* FLOAT: what repr() made of it. */
-CONC__DEF int conc__read_float_line(conc__reader *r) {
+CONC__PRIVATE int conc__read_float_line(conc__reader *r) {
   const unsigned char *p = NULL;
   bool real, wrong = false, minus;
   size_t n = 0;
@@ -13140,8 +13201,8 @@ CONC__DEF int conc__read_float_line(conc__reader *r) {
 }
 
 /* Reads so many hexadecimal digits. */
-CONC__DEF bool conc__hex(const unsigned char *p, const unsigned char *end,
-                         size_t digits, uint32_t *out) {
+CONC__PRIVATE bool conc__hex(const unsigned char *p, const unsigned char *end,
+                             size_t digits, uint32_t *out) {
   uint32_t c = 0;
   if ((size_t)(end - p) < digits) return false;
   for (; digits > 0; digits--, p++) {
@@ -13159,7 +13220,7 @@ CONC__DEF bool conc__hex(const unsigned char *p, const unsigned char *end,
 
 /* UNICODE: each byte is a character but for \uXXXX and \UXXXXXXXX. A
    backslash before anything else stands for both. */
-CONC__DEF int conc__read_unicode_line(conc__reader *r) {
+CONC__PRIVATE int conc__read_unicode_line(conc__reader *r) {
   const unsigned char *p = NULL, *end;
   unsigned char *out = NULL;
   size_t n = 0, size = 0;
@@ -13185,19 +13246,19 @@ CONC__DEF int conc__read_unicode_line(conc__reader *r) {
 
 /* Makes the bytes on top a str if they are UTF-8: a Python 2 str, which may
    have been meant as either. */
-CONC__DEF void conc__read_meaning(conc__reader *r) {
+CONC__PRIVATE void conc__bytes_to_str_if_utf8(conc__reader *r) {
   conc_value *v = CONC__STACK(&r->m) + r->m.stack.count - 1;
   if (conc__utf8_valid(conc__made_text(&r->m, v), v->size)) v->type = CONC_STR;
 }
 
-CONC__DEF int conc__read_old_text(conc__reader *r, size_t width) {
+CONC__PRIVATE int conc__read_old_text(conc__reader *r, size_t width) {
   int rc = conc__read_text(r, CONC_BYTES, width);
-  if (rc == 0) conc__read_meaning(r);
+  if (rc == 0) conc__bytes_to_str_if_utf8(r);
   return rc;
 }
 
 /* STRING: what Python 2's repr() made of it, in quotes. */
-CONC__DEF int conc__read_string_line(conc__reader *r) {
+CONC__PRIVATE int conc__read_string_line(conc__reader *r) {
   static const char known[] = "\\\\''\"\"n\nr\rt\t";
   const unsigned char *p = NULL, *end;
   unsigned char *out = NULL;
@@ -13225,12 +13286,12 @@ CONC__DEF int conc__read_string_line(conc__reader *r) {
     out[size++] = (unsigned char)c;
   }
   rc = conc__push_extra(&r->m, CONC_BYTES, size);
-  if (rc == 0) conc__read_meaning(r);
+  if (rc == 0) conc__bytes_to_str_if_utf8(r);
   return rc;
 }
 
 /* The index of PUT and GET. */
-CONC__DEF int conc__read_index_line(conc__reader *r, uint64_t *index) {
+CONC__PRIVATE int conc__read_index_line(conc__reader *r, uint64_t *index) {
   const unsigned char *p = NULL;
   size_t n = 0;
   int rc = conc__read_line(r, &p, &n);
@@ -13242,7 +13303,7 @@ CONC__DEF int conc__read_index_line(conc__reader *r, uint64_t *index) {
   return 0;
 }
 
-CONC__DEF int conc__read_float(conc__reader *r) {
+CONC__PRIVATE int conc__read_float(conc__reader *r) {
   uint64_t bits = 0;
   double f;
   int i;
@@ -13252,7 +13313,7 @@ CONC__DEF int conc__read_float(conc__reader *r) {
   return conc__push_float(&r->m, f);
 }
 
-CONC__DEF int conc__read_mark(conc__maker *m) {
+CONC__PRIVATE int conc__read_mark(conc__maker *m) {
   int rc = conc__array_reserve(&m->marks, 1, sizeof(uint32_t));
   if (rc == 0) CONC__MARKS(m)[m->marks.count++] = m->stack.count;
   return rc;
@@ -13267,7 +13328,7 @@ CONC__INLINE int conc__read_to_mark(conc__maker *m, uint32_t *n) {
 }
 
 /* Puts the top n nodes into the container below them. */
-CONC__DEF int conc__read_fill(conc__maker *m, conc_type type, uint32_t n) {
+CONC__PRIVATE int conc__read_fill(conc__maker *m, conc_type type, uint32_t n) {
   const conc_value *target;
   if (conc__above_mark(m) <= n) return -EBADMSG;
   target = CONC__STACK(m) + m->stack.count - n - 1;
@@ -13276,19 +13337,20 @@ CONC__DEF int conc__read_fill(conc__maker *m, conc_type type, uint32_t n) {
   return conc__object_fill(m, target->as.at, n);
 }
 
-CONC__DEF int conc__read_fill_marked(conc__maker *m, conc_type type) {
+CONC__PRIVATE int conc__read_fill_marked(conc__maker *m, conc_type type) {
   uint32_t n = 0;
   int rc = conc__read_to_mark(m, &n);
   return rc != 0 ? rc : conc__read_fill(m, type, n);
 }
 
-CONC__DEF int conc__read_collect(conc__maker *m, conc_type type, uint32_t n) {
+CONC__PRIVATE int conc__read_collect(conc__maker *m, conc_type type,
+                                     uint32_t n) {
   if (conc__above_mark(m) < n || (type == CONC_DICT && n % 2 != 0))
     return -EBADMSG;
   return conc__collect(m, type, n);
 }
 
-CONC__DEF int conc__read_collect_marked(conc__maker *m, conc_type type) {
+CONC__PRIVATE int conc__read_collect_marked(conc__maker *m, conc_type type) {
   uint32_t n = 0;
   int rc = conc__read_to_mark(m, &n);
   return rc != 0 ? rc : conc__read_collect(m, type, n);
@@ -13296,7 +13358,7 @@ CONC__DEF int conc__read_collect_marked(conc__maker *m, conc_type type) {
 
 /* The memo is dense: an index may be at most the next one, or leave out one
    (Python 2's cPickle counts from 1). So no index makes it large. */
-CONC__DEF int conc__read_put(conc__maker *m, uint64_t index) {
+CONC__PRIVATE int conc__read_put(conc__maker *m, uint64_t index) {
   conc_value v;
   int rc;
   if (conc__above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
@@ -13304,27 +13366,28 @@ CONC__DEF int conc__read_put(conc__maker *m, uint64_t index) {
   rc = conc__array_reserve(&m->memo, 2, sizeof v);
   if (rc != 0) return rc;
   v = CONC__STACK(m)[m->stack.count - 1];
-  if (index > m->memo.count) CONC__MEMO(m)[m->memo.count++].type = CONC__NIL;
+  if (index > m->memo.count)
+    CONC__MEMO(m)[m->memo.count++].type = CONC__TYPE_GAP;
   CONC__MEMO(m)[index] = v;
   if (index == m->memo.count) m->memo.count++;
   return 0;
 }
 
-CONC__DEF int conc__read_get(conc__maker *m, uint64_t index) {
-  if (index >= m->memo.count || CONC__MEMO(m)[index].type == CONC__NIL)
+CONC__PRIVATE int conc__read_get(conc__maker *m, uint64_t index) {
+  if (index >= m->memo.count || CONC__MEMO(m)[index].type == CONC__TYPE_GAP)
     return -EBADMSG;
   return conc__push_node(m, CONC__MEMO(m) + index);
 }
 
-CONC__DEF bool conc__text_is(const conc__maker *m, const conc_value *v,
-                             const char *text) {
+CONC__PRIVATE bool conc__text_is(const conc__maker *m, const conc_value *v,
+                                 const char *text) {
   const size_t n = strlen(text);
   return v->type == CONC_STR && v->size == n &&
          memcmp(conc__made_text(m, v), text, n) == 0;
 }
 
 /* Replaces module and class, the top two nodes, by a name. */
-CONC__DEF int conc__read_name(conc__reader *r) {
+CONC__PRIVATE int conc__read_name(conc__reader *r) {
   static const struct {
     const char *module, *name;
     size_t call;
@@ -13352,18 +13415,18 @@ CONC__DEF int conc__read_name(conc__reader *r) {
     if (!conc__text_is(m, top + 1, table[i].name)) continue;
     if (table[i].call == CONC__CALL_OBJECT) break;
     m->stack.count -= 2;
-    return conc__push(m, CONC__NAME, table[i].call, 0);
+    return conc__push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
   if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
   rc = conc__collect(m, CONC_OBJECT, 2);
   if (rc != 0) return rc;
-  CONC__STACK(m)[m->stack.count - 1].type = CONC__NAME;
+  CONC__STACK(m)[m->stack.count - 1].type = CONC__TYPE_CALLABLE;
   CONC__STACK(m)[m->stack.count - 1].size = CONC__CALL_OBJECT;
   return 0;
 }
 
 /* GLOBAL: module and class are lines of text. */
-CONC__DEF int conc__read_global(conc__reader *r) {
+CONC__PRIVATE int conc__read_global(conc__reader *r) {
   int i;
   for (i = 0; i < 2; i++) {
     const unsigned char *line = NULL;
@@ -13380,8 +13443,8 @@ CONC__DEF int conc__read_global(conc__reader *r) {
    before 3 write bytes. They need memory of their own if they are not ASCII,
    but together not more than a small multiple of the input, as every such str
    is used once (and took twice its size there, if it was a line). */
-CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
-                                const conc_value *str) {
+CONC__PRIVATE int conc__push_latin1(conc__maker *m, conc_type type,
+                                    const conc_value *str) {
   const conc_value v = *str;
   const unsigned char *p = conc__made_text(m, &v);
   const size_t at = m->input_size + m->extra.size;
@@ -13405,8 +13468,8 @@ CONC__DEF int conc__push_latin1(conc__maker *m, conc_type type,
 }
 
 /* Calls a name with arguments: pushes what it makes. */
-CONC__DEF int conc__read_made(conc__reader *r, const conc_value *name,
-                              const conc_value *args) {
+CONC__PRIVATE int conc__read_made(conc__reader *r, const conc_value *name,
+                                  const conc_value *args) {
   conc__maker *m = &r->m;
   const conc__object *o = CONC__OBJECTS(m) + args->as.at;
   const conc_value *arg = CONC__POOL(m) + o->run.start; /* a tuple: one run */
@@ -13453,20 +13516,21 @@ CONC__DEF int conc__read_made(conc__reader *r, const conc_value *name,
 }
 
 /* REDUCE, and NEWOBJ, which only classes are for. */
-CONC__DEF int conc__read_call(conc__reader *r, bool is_class) {
+CONC__PRIVATE int conc__read_call(conc__reader *r, bool is_class) {
   conc__maker *m = &r->m;
   conc_value name, args;
   if (conc__above_mark(m) < 2) return -EBADMSG;
   name = CONC__STACK(m)[m->stack.count - 2];
   args = CONC__STACK(m)[m->stack.count - 1];
-  if (name.type != CONC__NAME || args.type != CONC_TUPLE) return -EBADMSG;
+  if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
+    return -EBADMSG;
   if (is_class && name.size != CONC__CALL_OBJECT) return -EBADMSG;
   m->stack.count -= 2;
   return conc__read_made(r, &name, &args);
 }
 
 /* BUILD: gives a CONC_OBJECT its state, the last of its items. */
-CONC__DEF int conc__read_build(conc__maker *m) {
+CONC__PRIVATE int conc__read_build(conc__maker *m) {
   const conc_value *object;
   if (conc__above_mark(m) < 2) return -EBADMSG;
   object = CONC__STACK(m) + m->stack.count - 2;
@@ -13477,7 +13541,7 @@ CONC__DEF int conc__read_build(conc__maker *m) {
 }
 
 /* POP takes the mark if that is on top, as Python's machine does. */
-CONC__DEF int conc__read_pop(conc__maker *m) {
+CONC__PRIVATE int conc__read_pop(conc__maker *m) {
   if (conc__above_mark(m) > 0)
     m->stack.count--;
   else if (m->marks.count > 0)
@@ -13487,7 +13551,7 @@ CONC__DEF int conc__read_pop(conc__maker *m) {
   return 0;
 }
 
-CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
+CONC__PRIVATE int conc__read_opcode(conc__reader *r, unsigned char op) {
   conc__maker *m = &r->m;
   uint64_t u = 0;
   uint32_t n = 0;
@@ -13599,9 +13663,9 @@ CONC__DEF int conc__read_opcode(conc__reader *r, unsigned char op) {
 /* Reads one pickle that ends where the data ends. `limits` may be NULL: data
    alone. *protocol (not if NULL) is what the pickle says of itself, 0 if
    nothing. Errors as conc_pickle_loads. */
-CONC__DEF int conc__pickle_decode(const void *data, size_t size,
-                                  const conc__pickle_limits *limits,
-                                  conc_value **out, int *protocol) {
+CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
+                                      const conc__pickle_limits *limits,
+                                      conc_value **out, int *protocol) {
   uint32_t opcodes = CONC__PICKLE_OPCODES;
   conc__reader r;
   int rc = 0;
@@ -13644,7 +13708,7 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
 }
 
 /* The class of a CONC_OBJECT, without its module; NULL for other values. */
-CONC__DEF const char *conc__object_name(const conc_value *v) {
+CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
   return conc_value_type(v) == CONC_OBJECT
              ? (const char *)v->as.items[1].as.bytes
              : NULL;
@@ -13662,7 +13726,7 @@ CONC__INLINE int conc__put_op(conc__buffer *b, unsigned char op) {
   return conc__buffer_append(b, &op, 1);
 }
 
-CONC__DEF int conc__put_text(conc__buffer *b, const char *text) {
+CONC__PRIVATE int conc__put_text(conc__buffer *b, const char *text) {
   return conc__buffer_append(b, text, strlen(text));
 }
 
@@ -13677,7 +13741,7 @@ CONC__INLINE int conc__put_number(conc__buffer *b, unsigned char op,
 }
 
 /* What Python writes for the same number, to the byte. */
-CONC__DEF int conc__pickle_put_int(conc__buffer *b, int64_t n) {
+CONC__PRIVATE int conc__pickle_put_int(conc__buffer *b, int64_t n) {
   const uint64_t u = (uint64_t)n;
   unsigned char bytes[10];
   size_t size;
@@ -13692,7 +13756,7 @@ CONC__DEF int conc__pickle_put_int(conc__buffer *b, int64_t n) {
   return conc__buffer_append(b, bytes, size + 2);
 }
 
-CONC__DEF int conc__pickle_put_float(conc__buffer *b, double f) {
+CONC__PRIVATE int conc__pickle_put_float(conc__buffer *b, double f) {
   unsigned char bytes[9];
   uint64_t bits;
   int i;
@@ -13704,9 +13768,9 @@ CONC__DEF int conc__pickle_put_float(conc__buffer *b, double f) {
 
 /* The head of a text: the opcodes for lengths of 1, 4 and 8 bytes, 0 if there
    is none. Makes room for the text too, so that it is copied once. */
-CONC__DEF int conc__put_head(conc__buffer *b, unsigned char op1,
-                             unsigned char op4, unsigned char op8,
-                             size_t size) {
+CONC__PRIVATE int conc__put_head(conc__buffer *b, unsigned char op1,
+                                 unsigned char op4, unsigned char op8,
+                                 size_t size) {
   int rc = size > SIZE_MAX - 9 ? -ENOMEM : conc__buffer_reserve(b, size + 9);
   if (rc != 0) return rc;
   if (op1 != 0 && size <= 0xff) return conc__put_number(b, op1, size, 1);
@@ -13715,21 +13779,21 @@ CONC__DEF int conc__put_head(conc__buffer *b, unsigned char op1,
 }
 
 /* The caller's text must be UTF-8. */
-CONC__DEF int conc__pickle_put_str(conc__buffer *b, const char *s,
-                                   size_t size) {
+CONC__PRIVATE int conc__pickle_put_str(conc__buffer *b, const char *s,
+                                       size_t size) {
   int rc = conc__put_head(b, 0, 'X', 0x8d, size);
   return rc != 0 ? rc : conc__buffer_append(b, s, size);
 }
 
 /* For protocols from 3: the caller appends the `size` bytes. */
-CONC__DEF int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
+CONC__PRIVATE int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
   return conc__put_head(b, 'C', 'B', 0x8e, size);
 }
 
 /* Before protocol 3 bytes are written as the call _codecs.encode(str,
    'latin1'), which every Python makes bytes of (2: str). */
-CONC__DEF int conc__put_bytes_latin1(conc__buffer *b, const unsigned char *p,
-                                     size_t size) {
+CONC__PRIVATE int conc__put_bytes_latin1(conc__buffer *b,
+                                         const unsigned char *p, size_t size) {
   size_t i, high = 0;
   int rc;
   if (size == 0) return conc__put_text(b, "c__builtin__\nbytes\n)R");
@@ -13745,8 +13809,8 @@ CONC__DEF int conc__put_bytes_latin1(conc__buffer *b, const unsigned char *p,
   return conc__buffer_append(b, "X\6\0\0\0latin1\x86R", 13);
 }
 
-CONC__DEF int conc__pickle_put_bytes(conc__buffer *b, const void *data,
-                                     size_t size, int protocol) {
+CONC__PRIVATE int conc__pickle_put_bytes(conc__buffer *b, const void *data,
+                                         size_t size, int protocol) {
   int rc;
   if (protocol < 3)
     return conc__put_bytes_latin1(b, (const unsigned char *)data, size);
@@ -13754,8 +13818,8 @@ CONC__DEF int conc__pickle_put_bytes(conc__buffer *b, const void *data,
   return rc != 0 ? rc : conc__buffer_append(b, data, size);
 }
 
-CONC__DEF int conc__put_leaf(conc__buffer *b, const conc_value *v,
-                             int protocol) {
+CONC__PRIVATE int conc__put_leaf(conc__buffer *b, const conc_value *v,
+                                 int protocol) {
   int rc;
   switch (v->type) {
   case CONC_NONE: return conc__put_op(b, 'N');
@@ -13779,8 +13843,8 @@ CONC__DEF int conc__put_leaf(conc__buffer *b, const conc_value *v,
   }
 }
 
-CONC__DEF int conc__put_open(conc__buffer *b, const conc_value *v,
-                             int protocol) {
+CONC__PRIVATE int conc__put_open(conc__buffer *b, const conc_value *v,
+                                 int protocol) {
   const bool frozen = v->type == CONC_FROZENSET;
   switch (v->type) {
   case CONC_TUPLE: return v->size > 3 ? conc__put_op(b, '(') : 0;
@@ -13798,8 +13862,8 @@ CONC__DEF int conc__put_open(conc__buffer *b, const conc_value *v,
   }
 }
 
-CONC__DEF int conc__put_close(conc__buffer *b, const conc_value *v,
-                              int protocol) {
+CONC__PRIVATE int conc__put_close(conc__buffer *b, const conc_value *v,
+                                  int protocol) {
   static const unsigned char tuple[4] = {')', 0x85, 0x86, 0x87};
   switch (v->type) {
   case CONC_TUPLE: return conc__put_op(b, v->size > 3 ? 't' : tuple[v->size]);
@@ -13813,8 +13877,8 @@ CONC__DEF int conc__put_close(conc__buffer *b, const conc_value *v,
 
 /* Appends the body of a value's pickle. 0, -ENOMEM, -EINVAL for NULL, -EACCES
    for a CONC_OBJECT in it; after an error the buffer is as it was. */
-CONC__DEF int conc__pickle_encode(conc__buffer *b, const conc_value *v,
-                                  int protocol) {
+CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
+                                      int protocol) {
   const size_t before = b->size;
   conc__walk w;
   int rc = 0;
@@ -13857,7 +13921,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
    Python 2 peer. After an error the buffer is as it was. */
-CONC__DEF int conc__pickle_downgrade(conc__buffer *b, size_t at) {
+CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc__buffer old = {NULL, 0, 0};
   conc_value *v = NULL;
   int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
@@ -13877,9 +13941,9 @@ CONC__DEF int conc__pickle_downgrade(conc__buffer *b, size_t at) {
 
 /* Where the content of a stored str or bytes lies in its body, of whose
    `total` bytes the first n are given. -EBADMSG if it is something else. */
-CONC__DEF int conc__pickle_content(const unsigned char *p, size_t n,
-                                   size_t total, size_t *offset,
-                                   size_t *size) {
+CONC__PRIVATE int conc__pickle_content(const unsigned char *p, size_t n,
+                                       size_t total, size_t *offset,
+                                       size_t *size) {
   const unsigned char op = n > 0 ? *p : 0;
   const size_t width = op == 'C'                   ? 1
                        : op == 'X' || op == 'B'    ? 4
@@ -13909,7 +13973,7 @@ CONC__INLINE void conc__writer_put(conc__writer *s, const void *data,
   s->length += n;
 }
 
-CONC__DEF void conc__writer_text(conc__writer *s, const char *text) {
+CONC__PRIVATE void conc__writer_text(conc__writer *s, const char *text) {
   conc__writer_put(s, text, strlen(text));
 }
 
@@ -13920,7 +13984,7 @@ CONC__DEF void conc__writer_text(conc__writer *s, const char *text) {
    15 digits come back as they are through every normal double, so a shorter
    form shows as zeros at the end of those. snprintf and strtod speak of one
    locale, whose decimal point is not looked at here. */
-CONC__DEF int conc__float_digits(double f, char *digits, int *point) {
+CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
   char text[40];
   int precision = f < 2.2250738585072014e-308 ? 1 : 15;
   bool power;
@@ -13948,7 +14012,7 @@ CONC__DEF int conc__float_digits(double f, char *digits, int *point) {
   return n;
 }
 
-CONC__DEF void conc__text_float(conc__writer *s, double f) {
+CONC__PRIVATE void conc__text_float(conc__writer *s, double f) {
   static const char zeros[] = "0000000000000000";
   char digits[24], tail[16];
   uint64_t bits;
@@ -13993,8 +14057,8 @@ CONC__DEF void conc__text_float(conc__writer *s, double f) {
 
 /* In decimal, nine digits at a time: quadratic, which CONC__BIGINT_MAX keeps
    to a millisecond. */
-CONC__DEF void conc__text_bigint(conc__writer *s, const unsigned char *p,
-                                 size_t size) {
+CONC__PRIVATE void conc__text_bigint(conc__writer *s, const unsigned char *p,
+                                     size_t size) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 1];
   uint32_t group[CONC__BIGINT_MAX / 3]; /* 9 digits are 29.9 bits */
   const bool negative = p[size - 1] >= 0x80;
@@ -14030,7 +14094,7 @@ CONC__DEF void conc__text_bigint(conc__writer *s, const unsigned char *p,
    blanks, surrogates, private use. Of code points that no Unicode has given
    out yet only the blocks among these are known here: which those are differs
    between Pythons. */
-CONC__DEF bool conc__is_printable(uint32_t c) {
+CONC__PRIVATE bool conc__is_printable(uint32_t c) {
   static const uint32_t hidden[][2] = {
       {0x80, 0xa0}, {0xad, 0xad}, {0x600, 0x605}, {0x61c, 0x61c},
       {0x6dd, 0x6dd}, {0x70f, 0x70f}, {0x890, 0x891}, {0x8e2, 0x8e2},
@@ -14054,7 +14118,7 @@ CONC__DEF bool conc__is_printable(uint32_t c) {
 }
 
 /* Text in quotes, as Python's repr: single ones, unless that saves escapes. */
-CONC__DEF void conc__text_quoted(conc__writer *s, const conc_value *v) {
+CONC__PRIVATE void conc__text_quoted(conc__writer *s, const conc_value *v) {
   const unsigned char *p = v->as.bytes;
   const size_t n = v->size;
   const bool utf8 = v->type == CONC_STR;
@@ -14098,7 +14162,7 @@ CONC__DEF void conc__text_quoted(conc__writer *s, const conc_value *v) {
   conc__writer_put(s, &quote, 1);
 }
 
-CONC__DEF void conc__text_leaf(conc__writer *s, const conc_value *v) {
+CONC__PRIVATE void conc__text_leaf(conc__writer *s, const conc_value *v) {
   char number[24];
   switch (v->type) {
   case CONC_NONE: conc__writer_text(s, "None"); break;
@@ -14126,8 +14190,8 @@ CONC__DEF void conc__text_leaf(conc__writer *s, const conc_value *v) {
 
 /* What stands before the first item and behind the last one. An object looks
    as the call that makes it: KeyError('k'). */
-CONC__DEF void conc__text_bracket(conc__writer *s, const conc_value *v,
-                                  bool open, bool arguments) {
+CONC__PRIVATE void conc__text_bracket(conc__writer *s, const conc_value *v,
+                                      bool open, bool arguments) {
   switch (v->type) {
   case CONC_LIST: conc__writer_put(s, open ? "[" : "]", 1); break;
   case CONC_DICT: conc__writer_put(s, open ? "{" : "}", 1); break;
@@ -14204,7 +14268,7 @@ typedef struct conc__json {
 } conc__json;
 
 /* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
-CONC__DEF unsigned char conc__json_peek(conc__json *j) {
+CONC__PRIVATE unsigned char conc__json_peek(conc__json *j) {
   while (j->p < j->end &&
          (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
     j->p++;
@@ -14213,7 +14277,7 @@ CONC__DEF unsigned char conc__json_peek(conc__json *j) {
 
 /* Reads a character of a string, plain or escaped. A surrogate without its
    other half cannot stand there plain, for it is no UTF-8. */
-CONC__DEF int conc__json_character(conc__json *j, uint32_t *c) {
+CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
   static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
   const unsigned char *p = j->p;
   uint32_t low = 0;
@@ -14244,7 +14308,7 @@ CONC__DEF int conc__json_character(conc__json *j, uint32_t *c) {
   return 0;
 }
 
-CONC__DEF int conc__json_string(conc__json *j) {
+CONC__PRIVATE int conc__json_string(conc__json *j) {
   const unsigned char *begin = j->p + 1, *end;
   unsigned char *out = NULL;
   bool escaped = false;
@@ -14274,7 +14338,7 @@ CONC__DEF int conc__json_string(conc__json *j) {
   return rc;
 }
 
-CONC__DEF int conc__json_number(conc__json *j) {
+CONC__PRIVATE int conc__json_number(conc__json *j) {
   bool real = false, wrong = false;
   const unsigned char *p = j->p,
                       *end = conc__scan_number(p, j->end, &real, &wrong);
@@ -14295,7 +14359,7 @@ CONC__DEF int conc__json_number(conc__json *j) {
 }
 
 /* What has no items, and begins with c. */
-CONC__DEF int conc__json_leaf(conc__json *j, unsigned char c) {
+CONC__PRIVATE int conc__json_leaf(conc__json *j, unsigned char c) {
   static const char *const word[3] = {"null", "false", "true"};
   size_t n;
   int i;
@@ -14311,14 +14375,14 @@ CONC__DEF int conc__json_leaf(conc__json *j, unsigned char c) {
   return -EBADMSG;
 }
 
-CONC__DEF int conc__json_key(conc__json *j) {
+CONC__PRIVATE int conc__json_key(conc__json *j) {
   int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
   if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
   if (rc == 0) j->p++;
   return rc;
 }
 
-CONC__DEF int conc__json_read(conc__json *j) {
+CONC__PRIVATE int conc__json_read(conc__json *j) {
   unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
   unsigned depth = 0;
   for (;;) {
@@ -14372,7 +14436,8 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
   return rc;
 }
 
-CONC__DEF void conc__json_put_string(conc__writer *s, const conc_value *v) {
+CONC__PRIVATE void conc__json_put_string(conc__writer *s,
+                                         const conc_value *v) {
   static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
   const unsigned char *p = v->as.bytes, *end = p + v->size;
   conc__writer_put(s, "\"", 1);
@@ -14401,15 +14466,15 @@ CONC__DEF void conc__json_put_string(conc__writer *s, const conc_value *v) {
 }
 
 /* Whether JSON has such a value. */
-CONC__DEF bool conc__json_knows(const conc_value *v) {
+CONC__PRIVATE bool conc__json_knows(const conc_value *v) {
   if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
   return v->type <= CONC_STR || v->type == CONC_LIST ||
          v->type == CONC_TUPLE || v->type == CONC_DICT;
 }
 
 /* Writes what a step of a walk finds, and what stands before it. */
-CONC__DEF void conc__json_put(conc__writer *s, const conc__walk *w, int step,
-                              int indent) {
+CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
+                                  int step, int indent) {
   const conc_value *v = w->value, *in = w->parent;
   const bool close = step == CONC__WALK_CLOSE;
   const bool comma = !close && in != NULL && w->index > 0;
@@ -14480,7 +14545,7 @@ CONC__INLINE bool conc__format_blank(char c) {
 }
 
 /* Pushes a copy of a value. */
-CONC__DEF int conc__push_value(conc__maker *m, const conc_value *v) {
+CONC__PRIVATE int conc__push_value(conc__maker *m, const conc_value *v) {
   conc__walk w;
   int step, rc = 0;
   conc__walk_begin(&w, v);
@@ -14497,8 +14562,8 @@ CONC__DEF int conc__push_value(conc__maker *m, const conc_value *v) {
   return rc;
 }
 
-CONC__DEF int conc__push_string(conc__maker *m, conc_type type, const char *s,
-                                size_t size) {
+CONC__PRIVATE int conc__push_string(conc__maker *m, conc_type type,
+                                    const char *s, size_t size) {
   if (s == NULL && size == 0) s = "";
   if (s == NULL) return -EINVAL;
   if (type == CONC_STR && !conc__utf8_valid((const unsigned char *)s, size))
@@ -14506,7 +14571,7 @@ CONC__DEF int conc__push_string(conc__maker *m, conc_type type, const char *s,
   return conc__push_text(m, type, s, size);
 }
 
-CONC__DEF int conc__push_unsigned(conc__maker *m, unsigned long long n) {
+CONC__PRIVATE int conc__push_unsigned(conc__maker *m, unsigned long long n) {
   unsigned char bytes[9];
   size_t i;
   if (n <= (unsigned long long)INT64_MAX) return conc__push_int(m, (int64_t)n);
@@ -14521,7 +14586,8 @@ typedef struct conc__brackets {
   unsigned count;
 } conc__brackets;
 
-CONC__DEF int conc__build_bracket(conc__maker *m, conc__brackets *b, char c) {
+CONC__PRIVATE int conc__build_bracket(conc__maker *m, conc__brackets *b,
+                                      char c) {
   uint32_t n = 0;
   int rc;
   if (c == '(' || c == '[' || c == '{') {
@@ -14546,8 +14612,8 @@ CONC__DEF int conc__build_bracket(conc__maker *m, conc__brackets *b, char c) {
 
 /* All va_arg stand in this one function: a va_list cannot portably be handed
    down by address, and by value it would not move on. */
-CONC__DEF int conc__build_va(conc_value **out, const char *format,
-                             va_list ap) {
+CONC__PRIVATE int conc__build_va(conc_value **out, const char *format,
+                                 va_list ap) {
   conc__brackets brackets;
   conc__maker m;
   int rc = 0;
@@ -14618,7 +14684,7 @@ CONC_API int conc_build(conc_value **out, const char *format, ...) {
 }
 
 /* How many items a format has outside of all brackets. */
-CONC__DEF size_t conc__format_items(const char *format) {
+CONC__PRIVATE size_t conc__format_items(const char *format) {
   size_t n = 0, depth = 0;
   for (; *format != 0; format++) {
     if (conc__format_blank(*format) || *format == '#') continue;
@@ -14646,7 +14712,7 @@ typedef struct conc__parser {
 } conc__parser;
 
 /* The value that the next part of the format is for. */
-CONC__DEF const conc_value *conc__parse_next(conc__parser *p) {
+CONC__PRIVATE const conc_value *conc__parse_next(conc__parser *p) {
   conc__opened *in = p->depth > 0 ? &p->level[p->depth - 1] : NULL;
   const conc_value *v;
   if (in != NULL && in->value->type != CONC_DICT)
@@ -14659,7 +14725,7 @@ CONC__DEF const conc_value *conc__parse_next(conc__parser *p) {
   return v;
 }
 
-CONC__DEF int conc__parse_open(conc__parser *p, conc_type type) {
+CONC__PRIVATE int conc__parse_open(conc__parser *p, conc_type type) {
   const conc_value *v = conc__parse_next(p);
   if (v == NULL || v->type != type || p->depth == CONC__VALUE_DEPTH)
     return -EINVAL;
@@ -14671,7 +14737,7 @@ CONC__DEF int conc__parse_open(conc__parser *p, conc_type type) {
 }
 
 /* Of a tuple or list nothing may be left over; of a dict anything. */
-CONC__DEF int conc__parse_close(conc__parser *p, conc_type type) {
+CONC__PRIVATE int conc__parse_close(conc__parser *p, conc_type type) {
   const conc__opened *in = &p->level[p->depth - 1];
   if (in->value->type != type || in->next != NULL) return -EINVAL;
   if (type != CONC_DICT && in->i != in->value->size) return -EINVAL;
@@ -14679,15 +14745,15 @@ CONC__DEF int conc__parse_close(conc__parser *p, conc_type type) {
   return 0;
 }
 
-CONC__DEF int conc__parse_int(conc__parser *p, int64_t low, int64_t high,
-                              int64_t *n) {
+CONC__PRIVATE int conc__parse_int(conc__parser *p, int64_t low, int64_t high,
+                                  int64_t *n) {
   int rc = conc_value_int(conc__parse_next(p), n);
   if (rc != 0) return rc;
   return *n < low || *n > high ? -ERANGE : 0;
 }
 
-CONC__DEF int conc__parse_unsigned(conc__parser *p, uint64_t high,
-                                   uint64_t *n) {
+CONC__PRIVATE int conc__parse_unsigned(conc__parser *p, uint64_t high,
+                                       uint64_t *n) {
   const conc_value *v = conc__parse_next(p);
   int64_t i = 0;
   int rc = conc_value_int(v, &i);
@@ -14700,8 +14766,8 @@ CONC__DEF int conc__parse_unsigned(conc__parser *p, uint64_t high,
 }
 
 /* A str ('s') or bytes ('y'); without '#' its end is where C sees it. */
-CONC__DEF int conc__parse_text(conc__parser *p, char c, bool counted,
-                               const char **s, size_t *size) {
+CONC__PRIVATE int conc__parse_text(conc__parser *p, char c, bool counted,
+                                   const char **s, size_t *size) {
   const conc_value *v = conc__parse_next(p);
   if (v == NULL || !conc__is_text(v->type) || v->type == CONC_BIGINT)
     return -EINVAL;
@@ -14715,8 +14781,8 @@ CONC__DEF int conc__parse_text(conc__parser *p, char c, bool counted,
 
 /* One pass over a format. Run twice, first without `store`: so an error that
    is found late leaves all outputs as they were. */
-CONC__DEF int conc__parse_pass(const conc_value *value, const char *format,
-                               va_list ap, bool store) {
+CONC__PRIVATE int conc__parse_pass(const conc_value *value, const char *format,
+                                   va_list ap, bool store) {
   const bool several = conc__format_items(format) > 1;
   conc__parser p;
   int rc = 0;
@@ -14854,8 +14920,8 @@ CONC__DEF int conc__parse_pass(const conc_value *value, const char *format,
   return rc == 0 && p.depth > 0 ? -EINVAL : rc;
 }
 
-CONC__DEF int conc__parse_va(const conc_value *value, const char *format,
-                           va_list ap) {
+CONC__PRIVATE int conc__parse_va(const conc_value *value, const char *format,
+                                 va_list ap) {
   va_list twice;
   int rc;
   if (value == NULL || format == NULL) return -EINVAL;
@@ -14902,7 +14968,7 @@ typedef union conc__control {
   unsigned char space[64];
 } conc__control;
 
-CONC__DEF int conc__pipe_open(int *a, int *b) {
+CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET;
   int fds[2];
 #if CONC_HAVE_CLOEXEC
@@ -14928,8 +14994,9 @@ CONC_API int conc_pipe_one_way(int *reader, int *writer) {
 }
 
 /* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
-CONC__DEF int conc__packet_send(int pipe, conc__packet *head, const void *data,
-                                size_t n, int fd, double deadline) {
+CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
+                                    const void *data, size_t n, int fd,
+                                    double deadline) {
   struct msghdr m;
   struct iovec parts[2];
   conc__control control;
@@ -14955,7 +15022,7 @@ CONC__DEF int conc__packet_send(int pipe, conc__packet *head, const void *data,
     if (errno == EINTR) continue;
     if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
     if (conc__would_block(errno))
-      rc = conc__wait_fd(pipe, CONC_WRITE, deadline);
+      rc = conc__fd_wait(pipe, CONC_WRITE, deadline);
     else if (errno != ETOOMANYREFS)
       return -errno;
     else /* too many descriptors under way in the whole system */
@@ -15001,8 +15068,8 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
 }
 
 /* Waits for a packet, and tells what it is. 0 or negative errno. */
-CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
-                                double deadline) {
+CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
+                                    double deadline) {
   for (;;) {
     ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
     int rc = 0;
@@ -15015,7 +15082,7 @@ CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
       return -EPROTO;
     }
     if (conc__would_block(errno))
-      rc = conc__wait_fd(pipe, CONC_READ, deadline);
+      rc = conc__fd_wait(pipe, CONC_READ, deadline);
     /* The peer closed without having received all: that is told once, before
        what is still there. */
     else if (errno != EINTR && errno != ECONNRESET)
@@ -15026,8 +15093,8 @@ CONC__DEF int conc__packet_peek(int pipe, conc__packet *head,
 
 /* Takes the packet that has been seen: the number of its bytes of data, and
    its descriptor or -1. -EAGAIN: it is gone. */
-CONC__DEF ssize_t conc__packet_take(int pipe, conc__packet *head, void *buf,
-                                    size_t size, int *fd) {
+CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
+                                        void *buf, size_t size, int *fd) {
   struct msghdr m;
   struct iovec parts[2];
   struct cmsghdr *c;
@@ -15075,7 +15142,7 @@ CONC__DEF ssize_t conc__packet_take(int pipe, conc__packet *head, void *buf,
 }
 
 /* Reads the rest of a message from its file. */
-CONC__DEF int conc__packet_rest(int fd, void *buf, size_t size) {
+CONC__PRIVATE int conc__packet_rest(int fd, void *buf, size_t size) {
   size_t done = 0;
   while (done < size) {
     ssize_t n =
@@ -15250,20 +15317,20 @@ struct conc_queue {
 };
 
 /* The first is always before the second one in the table: whoever needs both
-   takes them in this order, as conc__guards_lock does. */
+   takes them in this order, as conc__mutexes_lock does. */
 CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
-  return &conc__guards[(size_t)(conc__guard(q) - conc__guards) % 128];
+  return &conc__mutexes[(size_t)(conc__mutex_of(q) - conc__mutexes) % 128];
 }
 CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
   return conc__put_guard(q) + 128;
 }
 
-CONC__DEF void conc__queue_lock(const conc_queue *q) {
+CONC__PRIVATE void conc__queue_lock(const conc_queue *q) {
   conc__mutex_lock(conc__put_guard(q));
   conc__mutex_lock(conc__get_guard(q));
 }
 
-CONC__DEF void conc__queue_unlock(const conc_queue *q) {
+CONC__PRIVATE void conc__queue_unlock(const conc_queue *q) {
   conc__mutex_unlock(conc__get_guard(q));
   conc__mutex_unlock(conc__put_guard(q));
 }
@@ -15277,14 +15344,14 @@ CONC__DEF void conc__queue_unlock(const conc_queue *q) {
 #define CONC__SLOT_SIZE(size) \
   ((CONC__SLOT_HEAD * 2 - 1 + (size)) & ~(CONC__SLOT_HEAD - 1))
 
-typedef struct conc__slot {
+typedef struct conc__entry {
   size_t at, size; /* of its bytes */
   size_t next;     /* where the one behind it begins */
   int kind;
-} conc__slot;
+} conc__entry;
 
-CONC__INLINE void conc__ring_write(conc_queue *q, size_t at, const void *data,
-                                   size_t size) {
+CONC__INLINE void conc__bytering_write(conc_queue *q, size_t at,
+                                       const void *data, size_t size) {
   size_t start = at & (q->ring_size - 1);
   size_t first = q->ring_size - start;
   if (CONC__LIKELY(first >= size)) {
@@ -15295,8 +15362,8 @@ CONC__INLINE void conc__ring_write(conc_queue *q, size_t at, const void *data,
   }
 }
 
-CONC__INLINE void conc__ring_read(const conc_queue *q, size_t at, void *data,
-                                  size_t size) {
+CONC__INLINE void conc__bytering_read(const conc_queue *q, size_t at,
+                                      void *data, size_t size) {
   size_t start = at & (q->ring_size - 1);
   size_t first = q->ring_size - start;
   if (CONC__LIKELY(first >= size)) {
@@ -15308,7 +15375,7 @@ CONC__INLINE void conc__ring_read(const conc_queue *q, size_t at, void *data,
 }
 
 /* Makes room for `need` bytes more. Under both guards. 0 or -ENOMEM. */
-CONC__DEF int conc__ring_grow(conc_queue *q, size_t need) {
+CONC__PRIVATE int conc__bytering_grow(conc_queue *q, size_t need) {
   size_t used = q->put_at - q->got_at;
   size_t size = q->ring_size == 0 ? 512 : q->ring_size;
   unsigned char *ring;
@@ -15319,7 +15386,7 @@ CONC__DEF int conc__ring_grow(conc_queue *q, size_t need) {
   if (size == q->ring_size) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (used > 0) conc__ring_read(q, q->got_at, ring, used);
+  if (used > 0) conc__bytering_read(q, q->got_at, ring, used);
   CONC_FREE(q->ring);
   q->ring = ring;
   q->ring_size = size;
@@ -15329,20 +15396,20 @@ CONC__DEF int conc__ring_grow(conc_queue *q, size_t need) {
 }
 
 /* The same, under the putters' guard. */
-CONC__DEF int conc__ring_reserve(conc_queue *q, size_t need) {
+CONC__PRIVATE int conc__bytering_reserve(conc_queue *q, size_t need) {
   conc__mutex *guard = conc__get_guard(q);
   int rc;
   q->got_at_seen = CONC__LOAD(&q->got_at);
   if (need <= q->ring_size - (q->put_at - q->got_at_seen)) return 0;
   conc__mutex_lock(guard);
-  rc = conc__ring_grow(q, need);
+  rc = conc__bytering_grow(q, need);
   conc__mutex_unlock(guard);
   return rc;
 }
 
 /* A burst is over: its memory goes back. Under the putters' guard, when the
    queue is empty: then no getter looks at the ring. */
-CONC__DEF void conc__ring_shrink(conc_queue *q) {
+CONC__PRIVATE void conc__bytering_shrink(conc_queue *q) {
   if (q->ring_size <= 65536) return;
   CONC_FREE(q->ring);
   q->ring = NULL;
@@ -15350,11 +15417,11 @@ CONC__DEF void conc__ring_shrink(conc_queue *q) {
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__ring_put(conc_queue *q, size_t at, const void *data,
-                                 size_t size, int kind) {
+CONC__INLINE void conc__bytering_put(conc_queue *q, size_t at,
+                                     const void *data, size_t size, int kind) {
   size_t head = size << 1 | (size_t)kind;
-  conc__ring_write(q, at, &head, sizeof head);
-  conc__ring_write(q, at + sizeof head, data, size);
+  conc__bytering_write(q, at, &head, sizeof head);
+  conc__bytering_write(q, at + sizeof head, data, size);
 }
 
 /* Whether there is room for a message, after so many that are not counted yet.
@@ -15375,9 +15442,9 @@ CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
 }
 
 /* The first message. Under the getters' guard, as what follows. */
-CONC__INLINE void conc__queue_first(const conc_queue *q, conc__slot *slot) {
+CONC__INLINE void conc__queue_first(const conc_queue *q, conc__entry *slot) {
   size_t head;
-  conc__ring_read(q, q->got_at, &head, sizeof head);
+  conc__bytering_read(q, q->got_at, &head, sizeof head);
   slot->at = q->got_at + sizeof head;
   slot->size = head >> 1;
   slot->kind = (int)(head & 1);
@@ -15386,13 +15453,13 @@ CONC__INLINE void conc__queue_first(const conc_queue *q, conc__slot *slot) {
 
 /* Narrows a slot to the bytes that it carries: all of a raw message; the
    content of a pickled str or bytes; else -EBADMSG. */
-CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
+CONC__PRIVATE int conc__queue_content(const conc_queue *q, conc__entry *slot) {
   unsigned char start[16];
   size_t n = slot->size < sizeof start ? slot->size : sizeof start;
   size_t offset;
   int rc;
   if (slot->kind == CONC__RAW) return 0;
-  conc__ring_read(q, slot->at, start, n);
+  conc__bytering_read(q, slot->at, start, n);
   rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
   if (rc == 0) slot->at += offset;
   return rc;
@@ -15400,7 +15467,7 @@ CONC__DEF int conc__queue_content(const conc_queue *q, conc__slot *slot) {
 
 /* Copies the first message to the sink: to `data`, which is in its buffer, or
    to its body. The message's size, or negative errno. */
-CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
+CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__entry *slot,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
@@ -15408,14 +15475,14 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
-    conc__ring_read(q, slot->at, sink->body->data + sink->body->size,
-                    slot->size);
+    conc__bytering_read(q, slot->at, sink->body->data + sink->body->size,
+                        slot->size);
     sink->body->size += slot->size;
   } else {
     rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__ring_read(q, slot->at, data, slot->size);
+    conc__bytering_read(q, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
@@ -15427,8 +15494,8 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__slot *slot,
    another reason after it was woken passes the wake-up on. */
 
 /* Takes the first waiter off and wakes it. */
-CONC__DEF void conc__queue_pass(conc__mutex *guard,
-                                struct conc__waitlist *list) {
+CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
+                                    struct conc__waitlist *list) {
   conc__waiter *woken;
   conc__mutex_lock(guard);
   woken = conc__waitlist_take(list);
@@ -15439,9 +15506,9 @@ CONC__DEF void conc__queue_pass(conc__mutex *guard,
 /* The tenth of a second in which it was last seen that who lets others run
    does not come back soon: they are not those that we wait for, but ones with
    work of their own. A thread that sleeps instead is better served. */
-static unsigned conc__crowded;
+static unsigned conc__yield_was_slow_at;
 
-CONC__INLINE unsigned conc__tenth(double now) {
+CONC__INLINE unsigned conc__tenth_of_second(double now) {
   return (unsigned)(uint64_t)(now * 10);
 }
 
@@ -15449,8 +15516,8 @@ CONC__INLINE unsigned conc__tenth(double now) {
    is likely to be soon: for a few pauses, as one who spins as well answers,
    then lets others run a few times: with more threads than CPUs that fills or
    drains the queue. A coroutine's CPU is better given to the next one. */
-CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                size_t seen, double deadline) {
+CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
+                                    size_t seen, double deadline) {
   double now, began;
   int i;
   if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
@@ -15460,12 +15527,16 @@ CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
   }
   now = conc_now();
   for (i = 0; i < 7 && now < deadline; i++) {
-    if (conc__tenth(now) - CONC__LOAD_RELAXED(&conc__crowded) < 2) break;
+    if (conc__tenth_of_second(now) -
+            CONC__LOAD_RELAXED(&conc__yield_was_slow_at) <
+        2)
+      break;
     began = now;
     sched_yield();
     now = conc_now();
     if (now - began > 1e-3)
-      CONC__STORE_RELAXED(&conc__crowded, conc__tenth(now));
+      CONC__STORE_RELAXED(&conc__yield_was_slow_at,
+                          conc__tenth_of_second(now));
     if (CONC__LOAD(counter) != seen) return true;
   }
   return false;
@@ -15473,13 +15544,13 @@ CONC__DEF bool conc__queue_spin(conc__actor *self, const size_t *counter,
 
 /* Under the putters' guard, when the queue is full: waits until it is not, or
    is closed. If it fails, the guard has been released. */
-CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
+CONC__NOINLINE int conc__fifo_await_room(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
   bool front = false;
   conc__waiter w;
   if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
-  w.robust = true;
+  w.recheck_after_fork = true;
   do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
@@ -15487,7 +15558,8 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
     if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
-        int rc = conc__wait(other, &q->putters, &w, front, true, deadline);
+        int rc =
+            conc__waitlist_wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0 && rc != -EAGAIN) return rc;
         w.failure = 0;
         front = true;
@@ -15502,8 +15574,8 @@ CONC__NOINLINE int conc__local_await_room(conc_queue *q, double deadline) {
 
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. */
-CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
-                                       size_t n, double deadline) {
+CONC__INLINE ssize_t conc__fifo_put_n(conc_queue *q, const conc__message *m,
+                                      size_t n, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   const char *data = (const char *)m->data;
   size_t need = CONC__SLOT_SIZE(m->size), done = 0;
@@ -15512,16 +15584,16 @@ CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
   if (m->size > SIZE_MAX / 4) return -ENOMEM;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
-    rc = conc__local_await_room(q, deadline);
+    rc = conc__fifo_await_room(q, deadline);
     if (rc != 0) return rc;
   }
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
     if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
-      rc = conc__ring_reserve(q, need);
+      rc = conc__bytering_reserve(q, need);
       if (rc != 0) break;
     }
-    conc__ring_put(q, q->put_at, data, m->size, m->kind);
+    conc__bytering_put(q, q->put_at, data, m->size, m->kind);
     q->put_at += need;
     if (++done == n || !conc__queue_fits(q, done)) break;
     if (m->size > 0) data += m->size;
@@ -15538,21 +15610,21 @@ CONC__INLINE ssize_t conc__local_put_n(conc_queue *q, const conc__message *m,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-CONC__DEF int conc__local_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
-  ssize_t n = conc__local_put_n(q, m, 1, deadline);
+CONC__PRIVATE int conc__fifo_put(conc_queue *q, const conc__message *m,
+                                 double deadline) {
+  ssize_t n = conc__fifo_put_n(q, m, 1, deadline);
   return n < 0 ? (int)n : 0;
 }
 
 /* Under the getters' guard, when the queue is empty: waits until it is not. If
    it fails, the guard has been released. */
-CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
+CONC__NOINLINE int conc__fifo_await_message(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
   bool front = false;
   conc__waiter w;
   if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
-  w.robust = true;
+  w.recheck_after_fork = true;
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
@@ -15561,9 +15633,10 @@ CONC__NOINLINE int conc__local_await_message(conc_queue *q, double deadline) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-        conc__ring_shrink(q);
+        conc__bytering_shrink(q);
         if (rc == 0)
-          rc = conc__wait(other, &q->getters, &w, front, true, deadline);
+          rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
+                                   deadline);
         else
           conc__mutex_unlock(other);
         if (rc != 0 && rc != -EAGAIN) return rc;
@@ -15584,7 +15657,7 @@ CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
                                           const conc__sink *sink, void *data,
                                           bool exact) {
   conc__returned *r = q->returned;
-  conc__slot slot;
+  conc__entry slot;
   ssize_t size;
   conc_queue ring; /* in which it lies alone */
   ring.ring = r->memory;
@@ -15604,8 +15677,8 @@ CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size. */
-CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
-                                       size_t n, double deadline) {
+CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
+                                      size_t n, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
@@ -15613,7 +15686,7 @@ CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
   ssize_t size;
   conc__mutex_lock(guard);
   if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
-    int rc = conc__local_await_message(q, deadline);
+    int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
   }
   for (;;) {
@@ -15621,7 +15694,7 @@ CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
       size = conc__returned_get(q, sink, data, n > 0);
       if (size < 0) break;
     } else {
-      conc__slot slot;
+      conc__entry slot;
       conc__queue_first(q, &slot);
       size = conc__queue_copy(q, &slot, sink, data);
       if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
@@ -15644,15 +15717,15 @@ CONC__INLINE ssize_t conc__local_get_n(conc_queue *q, const conc__sink *sink,
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
 
-CONC__DEF ssize_t conc__local_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
-  return conc__local_get_n(q, sink, 0, deadline);
+CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *q, conc__sink *sink,
+                                     double deadline) {
+  return conc__fifo_get_n(q, sink, 0, deadline);
 }
 
 /* Keeps a message in the buffer that it was got into. Under the getters'
    guard. 0 or -ENOMEM. */
-CONC__DEF int conc__returned_keep(conc_queue *q, const conc__message *m,
-                                  conc__buffer *b) {
+CONC__PRIVATE int conc__returned_keep(conc_queue *q, const conc__message *m,
+                                      conc__buffer *b) {
   const size_t word = sizeof(void *);
   size_t at, behind;
   conc__returned *r;
@@ -15672,16 +15745,16 @@ CONC__DEF int conc__returned_keep(conc_queue *q, const conc__message *m,
 
 /* A message comes back whose getter went away before it had it. It was taken,
    so there is room for it, closed or not, whatever the capacity. */
-CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m,
-                                conc__buffer *b) {
+CONC__PRIVATE int conc__fifo_unget(conc_queue *q, const conc__message *m,
+                                   conc__buffer *b) {
   size_t need = CONC__SLOT_SIZE(m->size);
   conc__waiter *woken = NULL;
   int rc = -ENOMEM;
   conc__queue_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
   if (rc != 0 && m->size <= SIZE_MAX / 4 &&
-      (rc = conc__ring_grow(q, need)) == 0) {
-    conc__ring_put(q, q->got_at - need, m->data, m->size, m->kind);
+      (rc = conc__bytering_grow(q, need)) == 0) {
+    conc__bytering_put(q, q->got_at - need, m->data, m->size, m->kind);
     CONC__STORE(&q->got_at, q->got_at - need);
   }
   if (rc != 0) rc = conc__returned_keep(q, m, b);
@@ -15696,7 +15769,7 @@ CONC__DEF int conc__local_unget(conc_queue *q, const conc__message *m,
   return rc;
 }
 
-CONC__DEF ssize_t conc__local_size(conc_queue *q) {
+CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *q) {
   conc__mutex *guard = conc__put_guard(q);
   size_t n;
   conc__mutex_lock(guard);
@@ -15705,7 +15778,7 @@ CONC__DEF ssize_t conc__local_size(conc_queue *q) {
   return (ssize_t)n;
 }
 
-CONC__DEF int conc__local_task_done(conc_queue *q) {
+CONC__PRIVATE int conc__fifo_task_done(conc_queue *q) {
   conc__mutex *guard = conc__get_guard(q);
   conc__waiter *woken = NULL;
   size_t put;
@@ -15721,7 +15794,7 @@ CONC__DEF int conc__local_task_done(conc_queue *q) {
   return rc;
 }
 
-CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
+CONC__PRIVATE int conc__fifo_join(conc_queue *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__waiter w;
   bool done;
@@ -15732,16 +15805,16 @@ CONC__DEF int conc__local_join(conc_queue *q, double deadline) {
     return done ? 0 : -ETIMEDOUT;
   }
   conc__waiter_init(&w, conc__self(), "the end of queue", q->name);
-  return conc__wait(guard, &q->joiners, &w, false, true, deadline);
+  return conc__waitlist_wait(guard, &q->joiners, &w, false, true, deadline);
 }
 
-static const conc__queue_class conc__local_class = {
-    conc__local_put,  conc__local_get,       conc__local_unget,
-    conc__local_size, conc__local_task_done, conc__local_join};
+static const conc__queue_class conc__fifo_class = {
+    conc__fifo_put,  conc__fifo_get,       conc__fifo_unget,
+    conc__fifo_size, conc__fifo_task_done, conc__fifo_join};
 
 /* Makes a queue of a class, in a block of `size` bytes that begins with it. */
-CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
-                                       size_t size) {
+CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
+                                           size_t size) {
   conc_queue *q = (conc_queue *)CONC_MALLOC(size);
   if (q == NULL) {
     errno = ENOMEM;
@@ -15753,14 +15826,14 @@ CONC__DEF conc_queue *conc__queue_make(const conc__queue_class *ops,
 }
 
 /* Those between processes, below. */
-CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options);
-CONC__DEF void conc__cells_free(conc_queue *q);
-CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
-                              double deadline);
-CONC__DEF int conc__cells_close(conc_queue *q);
-CONC__DEF ssize_t conc__cells_peek(conc_queue *q);
-CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
-                                    double deadline);
+CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options);
+CONC__PRIVATE void conc__cells_free(conc_queue *q);
+CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
+                                  double deadline);
+CONC__PRIVATE int conc__cells_close(conc_queue *q);
+CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q);
+CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
+                                        size_t n, double deadline);
 
 CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
   return q->ops->put == conc__cells_put;
@@ -15770,7 +15843,7 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   conc_queue *q;
   conc__init();
   if (options != NULL && options->shared) return conc__cells_new(options);
-  q = conc__queue_make(&conc__local_class, sizeof *q);
+  q = conc__queue_make(&conc__fifo_class, sizeof *q);
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -15796,7 +15869,7 @@ CONC_API void conc_queue_free(conc_queue *queue) {
 CONC_API int conc_queue_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
   if (conc__queue_is_shared(queue)) return conc__cells_close(queue);
-  if (queue->ops != &conc__local_class) return -ENOTSUP;
+  if (queue->ops != &conc__fifo_class) return -ENOTSUP;
   conc__queue_lock(queue);
   queue->closed = true;
   getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
@@ -15807,8 +15880,8 @@ CONC_API int conc_queue_close(conc_queue *queue) {
   return 0;
 }
 
-CONC__DEF int conc__put(conc_queue *q, const void *data, size_t size, int kind,
-                        double timeout) {
+CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
+                                  int kind, double timeout) {
   conc__message m;
   if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
   m.data = data;
@@ -15819,7 +15892,7 @@ CONC__DEF int conc__put(conc_queue *q, const void *data, size_t size, int kind,
 
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout) {
-  return conc__put(queue, data, size, CONC__RAW, timeout);
+  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
 }
 
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
@@ -15841,8 +15914,8 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   m.data = items;
   m.size = size;
   m.kind = CONC__RAW;
-  if (n > 0 && queue->ops == &conc__local_class)
-    return conc__local_put_n(queue, &m, n, deadline);
+  if (n > 0 && queue->ops == &conc__fifo_class)
+    return conc__fifo_put_n(queue, &m, n, deadline);
   for (; done < n; done++) {
     rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
     if (rc != 0) break;
@@ -15862,8 +15935,8 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   sink.data = items;
   sink.size = size;
   sink.body = NULL;
-  if (n > 0 && queue->ops == &conc__local_class)
-    return conc__local_get_n(queue, &sink, n, deadline);
+  if (n > 0 && queue->ops == &conc__fifo_class)
+    return conc__fifo_get_n(queue, &sink, n, deadline);
   if (n > 0 && conc__queue_is_shared(queue))
     return conc__cells_get_n(queue, &sink, n, deadline);
   sink.body = &body;
@@ -15891,10 +15964,10 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
 }
 
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
-  conc__slot slot;
+  conc__entry slot;
   int rc;
   if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
-  if (queue->ops != &conc__local_class) return -ENOTSUP;
+  if (queue->ops != &conc__fifo_class) return -ENOTSUP;
   conc__queue_lock(queue);
   if (queue->returned != NULL) {
     const conc__returned *r = queue->returned;
@@ -15935,7 +16008,8 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
     return conc_put(queue, data, size, timeout);
   }
   rc = conc__pickle_encode(&b, value, 4);
-  if (rc == 0) rc = conc__put(queue, b.data, b.size, CONC__PICKLED, timeout);
+  if (rc == 0)
+    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, timeout);
   conc__buffer_free(&b);
   return rc;
 }
@@ -16094,16 +16168,16 @@ typedef struct conc__cells_queue {
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* a local one: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
-  unsigned lone[2];  /* see conc__cells_linger; getters, putters */
+  unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
 
 /* A place in the ring where something can be done, or is waited for. */
-typedef struct conc__cells_spot {
+typedef struct conc__cells_position {
   conc__cell *cell; /* NULL: none in particular */
   uint64_t at, word;
   bool busy;    /* somebody has claimed it, and will change it soon */
   bool suspect; /* there are cells whose owner may be dead */
-} conc__cells_spot;
+} conc__cells_position;
 
 CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                        uint64_t at) {
@@ -16143,8 +16217,9 @@ CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
 
 /* Puts were passed over that had not ended. Those that have now, may have
    before later ones of the same putter did: goes back to the first of them. */
-CONC__DEF bool conc__cells_earlier(const conc__cells_queue *s,
-                                   conc__cells_spot *spot, uint64_t *at) {
+CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
+                                       conc__cells_position *spot,
+                                       uint64_t *at) {
   uint64_t i;
   for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
     uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
@@ -16161,7 +16236,7 @@ CONC__DEF bool conc__cells_earlier(const conc__cells_queue *s,
 /* Finds the oldest message that nobody has claimed. False if there is none:
    then the spot is what would change first. */
 CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
-                                        conc__cells_spot *spot) {
+                                        conc__cells_position *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
   uint64_t front = at; /* all before it are got */
   spot->at = at;
@@ -16204,7 +16279,7 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
 
 /* Finds the cell for the next message. False if the queue is full. */
 CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
-                                        conc__cells_spot *spot) {
+                                        conc__cells_position *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
@@ -16228,12 +16303,12 @@ CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
 }
 
 CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
-                                   conc__cells_spot *spot) {
+                                   conc__cells_position *spot) {
   return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
                                : conc__cells_find_free(s, spot);
 }
 
-CONC__DEF void conc__cells_wake(conc__cells_queue *s, int side, int n) {
+CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   struct conc__cells_side *it = &s->cells->sides[side];
   CONC__POINT();
   __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
@@ -16248,8 +16323,8 @@ CONC__DEF void conc__cells_wake(conc__cells_queue *s, int side, int n) {
 
 /* Gives up the caller's claim to put: there is no message, which is counted in
    such a way that who does it again for one killed in here counts it once. */
-CONC__DEF void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
-                               uint32_t lap) {
+CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
+                                   uint32_t lap) {
   uint64_t skips = CONC__LOAD(&cell->skips);
   if ((uint32_t)skips == 0 || (uint32_t)(skips >> 32) != lap)
     CONC__STORE(&cell->skips,
@@ -16264,7 +16339,7 @@ CONC__DEF void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
 
 /* Looks at the owners of all cells that are claimed, and takes those of the
    dead from them. Whether there were such. */
-CONC__DEF bool conc__cells_mend(conc__cells_queue *s) {
+CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
   uint64_t at = CONC__LOAD(&s->cells->head);
   unsigned self = conc__registry_self(s->registry);
   unsigned alive = self;
@@ -16311,8 +16386,9 @@ typedef struct conc__cells_wait {
    and then. */
 #define CONC__CELLS_LINGER 40
 
-CONC__DEF void conc__cells_linger(conc__cells_queue *s, int side,
-                                  const conc__cells_spot *spot) {
+CONC__PRIVATE void
+conc__cells_pause_for_batch(conc__cells_queue *s, int side,
+                            const conc__cells_position *spot) {
   uint64_t next = conc__at_next(s, spot->at);
   unsigned lone = CONC__LOAD_RELAXED(&s->lone[side]), i;
   uint64_t ready = CONC__CELL(
@@ -16327,9 +16403,9 @@ CONC__DEF void conc__cells_linger(conc__cells_queue *s, int side,
   CONC__STORE_RELAXED(&s->lone[side], lone);
 }
 
-CONC__DEF bool conc__cells_spin(conc__cells_queue *s, int side,
-                                const conc__cells_spot *spot,
-                                double deadline) {
+CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
+                                    const conc__cells_position *spot,
+                                    double deadline) {
   conc__actor *self = conc__self();
   double budget = conc__spin_budget(self->spin_failed);
   bool paid = false;
@@ -16345,7 +16421,7 @@ CONC__DEF bool conc__cells_spin(conc__cells_queue *s, int side,
       }
     } while (!paid && conc_now() < end);
   }
-  if (paid) conc__cells_linger(s, side, spot);
+  if (paid) conc__cells_pause_for_batch(s, side, spot);
   conc__spin_learn(&self->spin_failed, paid);
   return paid;
 }
@@ -16353,9 +16429,9 @@ CONC__DEF bool conc__cells_spin(conc__cells_queue *s, int side,
 /* Sleeps until there is a wake-up after the one that the cell tells of, if
    that has not changed. A loop must not block, so a coroutine waits for a
    descriptor: what is written there by a waker stays until it is drained. */
-CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
-                                conc__cells_wait *w,
-                                const conc__cells_spot *spot) {
+CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
+                                    conc__cells_wait *w,
+                                    const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
   bool polls = s->wakers[side][0] >= 0 &&
                (s->polls || conc__self()->ops != &conc__thread_class);
@@ -16372,7 +16448,7 @@ CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
     if (polls) {
       double until = conc_now() + CONC__SHARED_LOOK;
       CONC__POINT();
-      rc = conc__wait_fd(s->wakers[side][0], CONC_READ,
+      rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
                          until < w->deadline ? until : w->deadline);
       if (rc > 0) conc__waker_drain(s->wakers[side]);
       if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
@@ -16386,28 +16462,27 @@ CONC__DEF int conc__cells_sleep(conc__cells_queue *s, int side,
 
 /* After an attempt in vain: waits until another one may be worth it. 0,
    -ETIMEDOUT, -ECANCELED. */
-CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
-                                conc__cells_wait *w,
-                                const conc__cells_spot *spot) {
+CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
+                                    conc__cells_wait *w,
+                                    const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
   int rc = 0;
   if (w->deadline <= 0 || w->late)
-    return spot->suspect && conc__cells_mend(s) ? 0 : -ETIMEDOUT;
+    return spot->suspect && conc__cells_recover_dead(s) ? 0 : -ETIMEDOUT;
   if (conc__cells_spin(s, side, spot, w->deadline)) return 0;
   if (spot->busy) {
     /* It is a matter of microseconds, unless its owner has no CPU, or died. */
     double until = conc_now() + 20e-6 * (double)(1u << w->naps);
     if (w->naps < 7)
       w->naps++;
-    else
-      conc__cells_mend(s);
+    else conc__cells_recover_dead(s);
     rc = conc__shared_wait(&it->word, CONC__LOAD(&it->word),
                            until < w->deadline ? until : w->deadline,
                            &w->round);
     if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
   } else {
     rc = conc__cells_sleep(s, side, w, spot);
-    if (spot->suspect) conc__cells_mend(s);
+    if (spot->suspect) conc__cells_recover_dead(s);
   }
   if (rc != -ETIMEDOUT) return rc;
   w->late = true;
@@ -16416,8 +16491,8 @@ CONC__DEF int conc__cells_await(conc__cells_queue *s, int side,
 
 /* Who has slept leaves: if others sleep, they are to be woken by who changes
    the next cell, or now, if there is something for them already. */
-CONC__DEF void conc__cells_pass_on(conc__cells_queue *s, int side) {
-  conc__cells_spot spot;
+CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
+  conc__cells_position spot;
   if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
       CONC__LOAD(&s->cells->sides[side].pollers) == 0)
     return;
@@ -16431,7 +16506,7 @@ CONC__DEF void conc__cells_pass_on(conc__cells_queue *s, int side) {
 
 /* --- put and get --- */
 
-CONC__DEF uint32_t conc__cells_form(const conc__message *m) {
+CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
   size_t before, size;
   int rc = conc__pickle_content((const unsigned char *)m->data,
                                 m->size < 16 ? m->size : 16, m->size, &before,
@@ -16444,7 +16519,7 @@ CONC__DEF uint32_t conc__cells_form(const conc__message *m) {
 /* 0, -EAGAIN, -EPIPE, -ENOSPC */
 CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      const conc__message *m,
-                                     conc__cells_spot *spot) {
+                                     conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
   uint32_t lap, form = 0;
@@ -16493,7 +16568,7 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
    -ENOMEM. `exact`: it must be the sink's, too. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                                          conc__sink *sink, bool exact,
-                                         conc__cells_spot *spot) {
+                                         conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
   const char *data;
@@ -16545,10 +16620,11 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
 }
 
 /* What is left to do after a first attempt that failed with -EAGAIN. */
-CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
-                                   const conc__message *m, conc__sink *sink,
-                                   bool exact, conc__cells_spot *spot,
-                                   double deadline) {
+CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
+                                       const conc__message *m,
+                                       conc__sink *sink, bool exact,
+                                       conc__cells_position *spot,
+                                       double deadline) {
   conc__cells_wait w;
   ssize_t rc;
   memset(&w, 0, sizeof w);
@@ -16564,10 +16640,10 @@ CONC__DEF ssize_t conc__cells_slow(conc__cells_queue *s, int side,
   return rc;
 }
 
-CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
+CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  conc__cells_spot spot;
+  conc__cells_position spot;
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
   return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
@@ -16575,14 +16651,14 @@ CONC__DEF int conc__cells_put(conc_queue *q, const conc__message *m,
 }
 
 /* How many messages; or negative errno. */
-CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
-                                    double deadline) {
+CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
+                                        size_t n, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  conc__cells_spot spot;
+  conc__cells_position spot;
   size_t done = 0;
   ssize_t rc = 0;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    rc = conc__local_get_n(s->stash, sink, n, 0);
+    rc = conc__fifo_get_n(s->stash, sink, n, 0);
     if (rc != -ETIMEDOUT) return rc;
   }
   for (; done < n; done++) {
@@ -16596,10 +16672,10 @@ CONC__DEF ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink, size_t n,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
+CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
+                                      double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  conc__cells_spot spot;
+  conc__cells_position spot;
   ssize_t n;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
     CONC__STORE(&s->stashed, 0u);
@@ -16616,17 +16692,17 @@ CONC__DEF ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
 }
 
 /* It was got, and is this process's, whoever of it gets it next. */
-CONC__DEF int conc__cells_unget(conc_queue *q, const conc__message *m,
-                                conc__buffer *b) {
+CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
+                                    conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  int rc = conc__local_unget(s->stash, m, b);
+  int rc = conc__fifo_unget(s->stash, m, b);
   CONC__STORE(&s->stashed, 1u);
   return rc;
 }
 
-CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
+CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  conc__cells_spot spot;
+  conc__cells_position spot;
   bool closed = CONC__LOAD(&s->cells->closed) != 0;
   uint32_t form;
   ssize_t n;
@@ -16636,7 +16712,7 @@ CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
   }
   do {
     while (!conc__cells_find_full(s, &spot))
-      if (!spot.suspect || !conc__cells_mend(s))
+      if (!spot.suspect || !conc__cells_recover_dead(s))
         return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
     n = conc__cell_bytes(spot.cell, false, &form);
   } while (CONC__LOAD(&spot.cell->word) != spot.word);
@@ -16644,18 +16720,19 @@ CONC__DEF ssize_t conc__cells_peek(conc_queue *q) {
 }
 
 /* The distance of two positions, no more than some laps apart. */
-CONC__DEF ssize_t conc__cells_between(const conc__cells_queue *s,
-                                      uint64_t from, uint64_t to) {
+CONC__PRIVATE ssize_t conc__cells_between(const conc__cells_queue *s,
+                                          uint64_t from, uint64_t to) {
   int laps = (int)((CONC__AT_LAP(to) - CONC__AT_LAP(from)) << 1) / 2;
   return (ssize_t)laps * (ssize_t)s->count + (ssize_t)CONC__AT_INDEX(to) -
          (ssize_t)CONC__AT_INDEX(from);
 }
 
-CONC__DEF ssize_t conc__cells_size(conc_queue *q) {
+CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  conc__cells_spot spot;
+  conc__cells_position spot;
   ssize_t n;
-  if (!conc__cells_find_full(s, &spot) && spot.suspect) conc__cells_mend(s);
+  if (!conc__cells_find_full(s, &spot) && spot.suspect)
+    conc__cells_recover_dead(s);
   conc__cells_find_full(s, &spot);
   conc__cells_find_free(s, &spot);
   n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
@@ -16664,7 +16741,7 @@ CONC__DEF ssize_t conc__cells_size(conc_queue *q) {
 
 /* --- what is not done yet --- */
 
-CONC__DEF uint32_t conc__cells_skips(conc__cells_queue *s) {
+CONC__PRIVATE uint32_t conc__cells_skips(conc__cells_queue *s) {
   uint32_t now = CONC__LOAD(&s->cells->skipped);
   uint64_t known = CONC__LOAD(&s->skips);
   if ((uint32_t)(known >> 32) != now) {
@@ -16680,10 +16757,10 @@ CONC__DEF uint32_t conc__cells_skips(conc__cells_queue *s) {
 
 /* How many messages were put, those under way included, and are not reported
    done, if so many are. Modulo all positions that there are. */
-CONC__DEF uint64_t conc__cells_unfinished(conc__cells_queue *s,
-                                          uint64_t done) {
+CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
+                                              uint64_t done) {
   uint64_t all = (uint64_t)s->count << 31;
-  conc__cells_spot spot;
+  conc__cells_position spot;
   uint64_t left;
   conc__cells_find_free(s, &spot);
   left = (uint64_t)CONC__AT_LAP(spot.at) * s->count + CONC__AT_INDEX(spot.at);
@@ -16691,7 +16768,7 @@ CONC__DEF uint64_t conc__cells_unfinished(conc__cells_queue *s,
   return left < all / 2 ? left : 0;
 }
 
-CONC__DEF int conc__cells_task_done(conc_queue *q) {
+CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   uint64_t done = CONC__LOAD(&s->cells->done), left;
   do {
@@ -16710,7 +16787,7 @@ CONC__DEF int conc__cells_task_done(conc_queue *q) {
   return 0;
 }
 
-CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
+CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
   unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
@@ -16725,7 +16802,7 @@ CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
       break;
     }
     if (rc != 0) break;
-    if (conc__cells_mend(s)) continue;
+    if (conc__cells_recover_dead(s)) continue;
     rc = deadline <= 0 ? -ETIMEDOUT
                        : conc__shared_wait(&it->word, seen, deadline, &round);
   }
@@ -16733,7 +16810,7 @@ CONC__DEF int conc__cells_join(conc_queue *q, double deadline) {
   return rc;
 }
 
-CONC__DEF int conc__cells_close(conc_queue *q) {
+CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   CONC__POINT();
   __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
@@ -16746,7 +16823,7 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join};
 
-CONC__DEF int conc__cells_init(void *memory, void *queue) {
+CONC__PRIVATE int conc__cells_init(void *memory, void *queue) {
   const conc__cells_queue *s = (const conc__cells_queue *)queue;
   conc__cells *cells = (conc__cells *)memory;
   cells->magic = CONC__CELLS_MAGIC;
@@ -16755,11 +16832,11 @@ CONC__DEF int conc__cells_init(void *memory, void *queue) {
   return 0; /* what is zeroed is free, in lap 0 */
 }
 
-CONC__DEF size_t conc__round_up(size_t n, size_t to) {
+CONC__PRIVATE size_t conc__round_up(size_t n, size_t to) {
   return (n + to - 1) / to * to;
 }
 
-CONC__DEF void conc__cells_free(conc_queue *q) {
+CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
   for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
@@ -16772,7 +16849,7 @@ CONC__DEF void conc__cells_free(conc_queue *q) {
 }
 
 /* How the memory is laid out; its size, or 0 if there is none of that. */
-CONC__DEF size_t conc__cells_plan(conc__cells_queue *s) {
+CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   size_t max = s->queue.max_bytes, first = sizeof(conc__cells);
   size_t small = max <= CONC__CELL_SMALL ? max : CONC__CELL_APART;
   s->count = s->queue.capacity;
@@ -16785,8 +16862,8 @@ CONC__DEF size_t conc__cells_plan(conc__cells_queue *s) {
   return s->blocks_at + s->count * s->block_size;
 }
 
-CONC__DEF int conc__cells_open(conc__cells_queue *s,
-                               const conc_queue_opts *o) {
+CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
+                                   const conc_queue_opts *o) {
   size_t size = conc__cells_plan(s);
   void *memory;
   int rc = 0;
@@ -16811,7 +16888,7 @@ CONC__DEF int conc__cells_open(conc__cells_queue *s,
   return rc;
 }
 
-CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
+CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
   conc__cells_queue *s;
   int rc = -EINVAL;
   if (options->capacity <= INT32_MAX && options->max_bytes <= INT32_MAX &&
@@ -16839,13 +16916,13 @@ CONC__DEF conc_queue *conc__cells_new(const conc_queue_opts *options) {
    CONC__NEVER_BEGIN there, which the first wait finds.
    ------------------------------------------------------------------------ */
 
-typedef struct conc__pool conc__pool;
+typedef struct conc__pool_data conc__pool_data;
 
 /* --- a fence of which one side, that is seldom taken, pays for both --- */
 
 static bool conc__fence_is_heavy; /* the kernel does not help */
 
-CONC__DEF void conc__fence_full(void) {
+CONC__PRIVATE void conc__fence_full(void) {
 #if CONC_HAVE_TSAN /* which knows no fences */
   static unsigned none;
   __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
@@ -16854,7 +16931,7 @@ CONC__DEF void conc__fence_full(void) {
 #endif
 }
 
-CONC__DEF void conc__fence_init(void) {
+CONC__PRIVATE void conc__fence_init(void) {
 #if CONC_HAVE_MEMBARRIER
   conc__fence_is_heavy =
       syscall(SYS_membarrier, CONC__MEMBARRIER_REGISTER, 0, 0) != 0;
@@ -16864,7 +16941,7 @@ CONC__DEF void conc__fence_init(void) {
 }
 
 /* All threads of the process pass a fence before this returns. */
-CONC__DEF void conc__fence_heavy(void) {
+CONC__PRIVATE void conc__fence_heavy(void) {
   conc__fence_full();
 #if CONC_HAVE_MEMBARRIER
   if (!conc__fence_is_heavy)
@@ -16898,11 +16975,11 @@ CONC__INLINE void conc__fence_light(void) {
    then one of which he sees bottom. He leaves CONC__FENCED there, by which
    later thieves know that it was done. It is the owner who takes that back,
    when there have been no thefts for a while, and there is no guest. */
-typedef struct conc__ring {
-  struct conc__ring *older; /* thieves may be reading it still */
+typedef struct conc__deque_array {
+  struct conc__deque_array *older; /* thieves may be reading it still */
   size_t mask;
   /* the items follow */
-} conc__ring;
+} conc__deque_array;
 
 #define CONC__FENCED 1u
 
@@ -16911,20 +16988,21 @@ typedef struct conc__deque {
   unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
   char pad1[64 - sizeof(size_t) - sizeof(unsigned)];
   size_t bottom;
-  conc__ring *ring;
+  conc__deque_array *ring;
   size_t full; /* where bottom may have reached top from behind */
   size_t calm_top;
   unsigned calm; /* pops since a thief moved top */
   char pad2[64 - 4 * sizeof(size_t) - sizeof(unsigned)];
 } conc__deque;
 
-CONC__INLINE conc_task **conc__ring_at(conc__ring *r, size_t i) {
+CONC__INLINE conc_task **conc__bytering_at(conc__deque_array *r, size_t i) {
   return (conc_task **)(void *)(r + 1) + (i & r->mask);
 }
 
-CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
-  conc__ring *r =
-      (conc__ring *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
+CONC__PRIVATE conc__deque_array *conc__ring_new(size_t size,
+                                                conc__deque_array *older) {
+  conc__deque_array *r =
+      (conc__deque_array *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
   if (r == NULL) return NULL;
   r->older = older;
   r->mask = size - 1;
@@ -16934,14 +17012,14 @@ CONC__DEF conc__ring *conc__ring_new(size_t size, conc__ring *older) {
 /* At `full`: makes room for one more. */
 CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
   size_t top = CONC__LOAD(&d->top);
-  conc__ring *old = d->ring;
+  conc__deque_array *old = d->ring;
   if (old == NULL || d->bottom - top > old->mask) {
-    conc__ring *r =
+    conc__deque_array *r =
         conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
     size_t i;
     if (r == NULL) return -ENOMEM;
     for (i = top; i != d->bottom; i++)
-      *conc__ring_at(r, i) = CONC__LOAD_RELAXED(conc__ring_at(old, i));
+      *conc__bytering_at(r, i) = CONC__LOAD_RELAXED(conc__bytering_at(old, i));
     CONC__STORE(&d->ring, r);
   }
   d->full = top + d->ring->mask + 1;
@@ -16954,7 +17032,7 @@ CONC__INLINE bool conc__deque_is_full(const conc__deque *d) {
 
 CONC__INLINE void conc__deque_push(conc__deque *d, conc_task *t) {
   size_t b = d->bottom;
-  CONC__STORE_RELAXED(conc__ring_at(d->ring, b), t);
+  CONC__STORE_RELAXED(conc__bytering_at(d->ring, b), t);
   CONC__STORE(&d->bottom, b + 1);
 }
 
@@ -16982,7 +17060,7 @@ CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
   conc_task *t;
   if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
   b--;
-  t = CONC__LOAD_RELAXED(conc__ring_at(d->ring, b));
+  t = CONC__LOAD_RELAXED(conc__bytering_at(d->ring, b));
   if (only != NULL && t != only) return NULL;
   CONC__POINT();
   CONC__STORE_RELAXED(&d->bottom, b);
@@ -17010,10 +17088,10 @@ CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
 }
 
 /* As a guest, or where nobody pops. */
-CONC__DEF conc_task *conc__deque_take(conc__deque *d) {
+CONC__PRIVATE conc_task *conc__deque_take(conc__deque *d) {
   for (;;) {
     size_t top, b;
-    conc__ring *ring;
+    conc__deque_array *ring;
     conc_task *t;
     CONC__POINT();
     top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
@@ -17021,9 +17099,9 @@ CONC__DEF conc_task *conc__deque_take(conc__deque *d) {
     b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
     if ((ptrdiff_t)(b - top) <= 0) return NULL;
     ring = CONC__LOAD(&d->ring);
-    t = CONC__LOAD_RELAXED(conc__ring_at(ring, top));
+    t = CONC__LOAD_RELAXED(conc__bytering_at(ring, top));
     /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__ring_at(ring, top + 2)));
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__bytering_at(ring, top + 2)));
     CONC__POINT();
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -17031,7 +17109,7 @@ CONC__DEF conc_task *conc__deque_take(conc__deque *d) {
   }
 }
 
-CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
+CONC__PRIVATE conc_task *conc__deque_steal(conc__deque *d) {
   conc_task *t;
   if (conc__deque_is_empty(d)) return NULL;
   CONC__POINT();
@@ -17046,9 +17124,9 @@ CONC__DEF conc_task *conc__deque_steal(conc__deque *d) {
   return t;
 }
 
-CONC__DEF void conc__deque_free(conc__deque *d) {
+CONC__PRIVATE void conc__deque_free(conc__deque *d) {
   while (d->ring != NULL) {
-    conc__ring *older = d->ring->older;
+    conc__deque_array *older = d->ring->older;
     CONC_FREE(d->ring);
     d->ring = older;
   }
@@ -17075,17 +17153,17 @@ typedef struct conc__worker {
   conc__deque own;
   conc__deque batch;
   struct {
-    conc__ring ring;
+    conc__deque_array ring;
     conc_task *items[CONC__BATCH];
   } batch_ring;
-  conc__pool *pool;
+  conc__pool_data *pool;
   size_t index;
   unsigned spin_failed;
   conc_task task;
   char name[32];
 } conc__worker;
 
-struct conc__pool {
+struct conc__pool_data {
   uintptr_t id;  /* as an actor's: it tells the generation */
   conc_pool options;
   size_t n;      /* how many workers */
@@ -17104,14 +17182,14 @@ struct conc__pool {
   unsigned started;
   bool lazy;       /* workers are started when there is work */
   bool over, terminated;
-  struct conc__far *far; /* of processes */
+  struct conc__procpool *far; /* of processes */
   unsigned *idle;
   conc__worker *workers;
 };
 
 static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
 
-CONC__INLINE bool conc__pool_is_gone(const conc__pool *p) {
+CONC__INLINE bool conc__pool_is_gone(const conc__pool_data *p) {
   return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
 }
 
@@ -17124,13 +17202,13 @@ CONC__INLINE conc__worker *conc__worker_here(void) {
 }
 
 /* The caller, if it is a worker of this pool. */
-CONC__INLINE conc__worker *conc__worker_of(const conc__pool *p) {
+CONC__INLINE conc__worker *conc__worker_of(const conc__pool_data *p) {
   conc__worker *w = conc__this.worker;
   return w != NULL && w->pool == p ? w : NULL;
 }
 
 /* Whether there may be a job. In the order of all SEQ_CST operations. */
-CONC__DEF bool conc__pool_has_work(conc__pool *p) {
+CONC__PRIVATE bool conc__pool_has_work(conc__pool_data *p) {
   size_t i;
   if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
       __atomic_load_n(&p->backlog_count, __ATOMIC_SEQ_CST) != 0)
@@ -17143,7 +17221,7 @@ CONC__DEF bool conc__pool_has_work(conc__pool *p) {
 }
 
 /* Takes some of the jobs that came from outside: the first is returned. */
-CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
+CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   conc_task *first, *t;
   conc_task *chain = NULL;
   uintptr_t seen;
@@ -17192,8 +17270,8 @@ CONC__DEF conc_task *conc__pool_take(conc__pool *p, conc__worker *w) {
 }
 
 /* A job for the worker, or NULL. */
-CONC__DEF conc_task *conc__worker_take(conc__worker *w) {
-  conc__pool *p = w->pool;
+CONC__PRIVATE conc_task *conc__worker_take(conc__worker *w) {
+  conc__pool_data *p = w->pool;
   conc_task *t = conc__deque_pop(&w->own, NULL);
   size_t i;
   if (t == NULL) t = conc__deque_take(&w->batch);
@@ -17207,7 +17285,7 @@ CONC__DEF conc_task *conc__worker_take(conc__worker *w) {
 }
 
 /* Claims a worker that rests. */
-CONC__DEF bool conc__pool_nudge(conc__pool *p) {
+CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
   size_t i;
   for (i = 0; i * 32 < p->n; i++) {
     unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
@@ -17227,16 +17305,16 @@ CONC__DEF bool conc__pool_nudge(conc__pool *p) {
   return false;
 }
 
-CONC__DEF int conc__pool_grow(conc__pool *p);
+CONC__PRIVATE int conc__pool_grow(conc__pool_data *p);
 
-CONC__NOINLINE int conc__pool_wake_one(conc__pool *p) {
+CONC__NOINLINE int conc__pool_wake_one(conc__pool_data *p) {
   if (!conc__pool_nudge(p) && p->lazy) conc__pool_grow(p);
   return 0;
 }
 
 /* There is a job more. Returns 0: as the last call of a submit, which so has
    no register to save, it costs less. */
-CONC__INLINE int conc__pool_wake(conc__pool *p) {
+CONC__INLINE int conc__pool_wake(conc__pool_data *p) {
   if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
       __atomic_load_n(&p->resting, __ATOMIC_SEQ_CST) != 0)
     return conc__pool_wake_one(p);
@@ -17244,14 +17322,14 @@ CONC__INLINE int conc__pool_wake(conc__pool *p) {
 }
 
 /* No longer searching. */
-CONC__DEF void conc__worker_found(conc__worker *w) {
-  conc__pool *p = w->pool;
+CONC__PRIVATE void conc__worker_found(conc__worker *w) {
+  conc__pool_data *p = w->pool;
   if (__atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
       conc__pool_has_work(p))
     conc__pool_wake(p);
 }
 
-CONC__DEF void conc__worker_rest(conc__worker *w) {
+CONC__PRIVATE void conc__worker_rest(conc__worker *w) {
   __atomic_add_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
   __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
                     __ATOMIC_SEQ_CST);
@@ -17259,7 +17337,7 @@ CONC__DEF void conc__worker_rest(conc__worker *w) {
 }
 
 /* Rests no more. False: it was claimed, is nudged, and counts as searching. */
-CONC__DEF bool conc__worker_unrest(conc__worker *w) {
+CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
   conc__actor *self = &conc__this.actor;
   unsigned bit = 1u << w->index % 32;
   __atomic_sub_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
@@ -17274,7 +17352,7 @@ CONC__DEF bool conc__worker_unrest(conc__worker *w) {
 }
 
 /* Spins until there is a job or the time is out. */
-CONC__DEF conc_task *conc__worker_spin(conc__worker *w) {
+CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
   double budget = conc__spin_budget(w->spin_failed);
   double end = budget > 0 ? conc_now() + budget : 0;
   conc_task *t;
@@ -17288,8 +17366,8 @@ CONC__DEF conc_task *conc__worker_spin(conc__worker *w) {
 }
 
 /* Waits for a job; NULL: there will be none. */
-CONC__DEF conc_task *conc__worker_search(conc__worker *w) {
-  conc__pool *p = w->pool;
+CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
+  conc__pool_data *p = w->pool;
   conc__actor *self = &conc__this.actor;
   __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
   for (;;) {
@@ -17310,7 +17388,7 @@ CONC__DEF conc_task *conc__worker_search(conc__worker *w) {
     }
     if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
       conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
-    mine = conc__worker_unrest(w);
+    mine = conc__worker_leave_idle(w);
     if (mine) __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
     if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
@@ -17324,7 +17402,7 @@ CONC__DEF conc_task *conc__worker_search(conc__worker *w) {
 
 /* Called at a wait of a job: whether it is to fail. From then on conc_cancel
    pokes the actor. */
-CONC__DEF bool conc__job_take_cancel(conc__actor *self) {
+CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
   conc_task *t = self->task;
   conc__actor *none = NULL;
   bool cancelled = false;
@@ -17342,8 +17420,8 @@ CONC__DEF bool conc__job_take_cancel(conc__actor *self) {
 
 /* A job that has waited is about to run another: what pokes the actor now is
    for that. */
-CONC__DEF void conc__job_withdraw(conc_task *t, conc__actor *self) {
-  conc__mutex *guard = conc__guard(&t->done);
+CONC__PRIVATE void conc__job_withdraw(conc_task *t, conc__actor *self) {
+  conc__mutex *guard = conc__mutex_of(&t->done);
   conc__mutex_lock(guard);
   t->actor = CONC__AND(&self->word, ~CONC__POKED) & CONC__POKED
                  ? CONC__NEVER_BEGIN
@@ -17380,13 +17458,13 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
 }
 
-CONC__DEF void conc__worker_run(conc__worker *w, conc_task *t) {
+CONC__PRIVATE void conc__worker_run(conc__worker *w, conc_task *t) {
   conc__job_run(t, CONC__LOAD(&w->pool->terminated));
 }
 
-CONC__DEF void *conc__worker_main(void *arg) {
+CONC__PRIVATE void *conc__worker_main(void *arg) {
   conc__worker *w = (conc__worker *)arg;
-  conc__pool *p = w->pool;
+  conc__pool_data *p = w->pool;
   conc_task *t;
   conc__this.worker = w;
   conc__this.base = &w->task;
@@ -17408,30 +17486,31 @@ CONC__DEF void *conc__worker_main(void *arg) {
 
 typedef struct conc__pool_wait {
   conc_task *task;  /* whose end it waits for */
-  conc__many *many; /* or of how many tasks */
+  conc__multiwait *many; /* or of how many tasks */
   size_t want;
-  bool stubborn;
+  bool uncancellable;
 } conc__pool_wait;
 
 /* Waits, as a thread that runs no jobs. */
-CONC__DEF int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
-                               double deadline) {
+CONC__PRIVATE int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
+                                   double deadline) {
   conc__waiter w;
   if (what->many != NULL)
-    return conc__many_park(what->many, what->want, what->stubborn, also,
-                           deadline);
+    return conc__multiwait_park(what->many, what->want, what->uncancellable,
+                                also, deadline);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
-  w.of = "of";
+  w.relation = "of";
   w.owner = &what->task->id;
-  w.stubborn = what->stubborn;
-  w.robust = conc__is_job(what->task);
-  w.also = also;
-  return conc__event_wait(&what->task->done, &w, conc__remaining(deadline));
+  w.uncancellable = what->uncancellable;
+  w.recheck_after_fork = conc__is_job(what->task);
+  w.extra_bits = also;
+  return conc__event_park(&what->task->done, &w, conc__remaining(deadline));
 }
 
 /* Runs jobs, or rests, once. */
-CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
-                                double deadline) {
+CONC__PRIVATE int conc__worker_wait(conc__worker *w,
+                                    const conc__pool_wait *what,
+                                    double deadline) {
   int rc = -ETIMEDOUT;
   bool mine;
   conc_task *t = conc__worker_take(w);
@@ -17444,7 +17523,7 @@ CONC__DEF int conc__worker_wait(conc__worker *w, const conc__pool_wait *what,
     rc = -EAGAIN;
   else
     rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
-  mine = conc__worker_unrest(w);
+  mine = conc__worker_leave_idle(w);
   if (!mine) conc__worker_found(w);
   if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
   return rc;
@@ -17464,7 +17543,7 @@ CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
 }
 
 /* The most usual is that it came last. */
-CONC__DEF int conc__worker_join(conc_task *task, double timeout) {
+CONC__PRIVATE int conc__worker_join(conc_task *task, double timeout) {
   conc__worker *w = conc__worker_here();
   if (w == NULL || task->kind != CONC__TASK_JOB || timeout <= 0)
     return conc__task_join(task, timeout);
@@ -17474,31 +17553,31 @@ CONC__DEF int conc__worker_join(conc_task *task, double timeout) {
   return task->status;
 }
 
-CONC__DEF void conc__far_help(conc_task *task);
+CONC__PRIVATE void conc__procpool_help(conc_task *task);
 
-CONC__DEF int conc__pool_await(conc_task *task, bool stubborn,
-                               double timeout) {
-  const conc__pool_wait what = {task, NULL, 0, stubborn};
+CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
+                                   double timeout) {
+  const conc__pool_wait what = {task, NULL, 0, uncancellable};
   double deadline = CONC__NEVER;
   conc__worker *w;
   int rc = 0;
   if (conc_event_is_set(&task->done)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
   if (timeout < 1e9) deadline = conc__deadline(timeout);
-  if (task->kind == CONC__TASK_REMOTE) conc__far_help(task);
+  if (task->kind == CONC__TASK_REMOTE) conc__procpool_help(task);
   do {
     w = conc__worker_here();
     if (conc_event_is_set(&task->done)) return 0;
-    if (conc__is_job(task)) conc__job_look(task);
+    if (conc__is_job(task)) conc__job_end_if_owner_gone(task);
     rc = w != NULL ? conc__worker_wait(w, &what, deadline)
                    : conc__pool_sleep(&what, 0, deadline);
   } while (rc == -EAGAIN);
   return rc;
 }
 
-CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
-                                   double deadline) {
-  const conc__pool_wait what = {NULL, m, want, stubborn};
+CONC__PRIVATE int conc__pool_many_wait(conc__multiwait *m, size_t want,
+                                       bool uncancellable, double deadline) {
+  const conc__pool_wait what = {NULL, m, want, uncancellable};
   int rc;
   do {
     conc__worker *w = conc__worker_here();
@@ -17512,17 +17591,17 @@ CONC__DEF int conc__pool_many_wait(conc__many *m, size_t want, bool stubborn,
 /* --- fork --- */
 
 /* Jobs that stayed behind, and that somebody here waits for, have ended. */
-CONC__DEF void conc__pool_fork_look(const conc__actor *actor) {
-  const conc__many *m;
+CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
+  const conc__multiwait *m;
   size_t i;
   if (actor == NULL) return;
   for (m = actor->many; m != NULL; m = m->next)
     for (i = 0; i < m->n; i++)
       if (m->nodes[i].waiter.list != NULL && conc__is_job(m->nodes[i].task))
-        conc__job_look(m->nodes[i].task);
+        conc__job_end_if_owner_gone(m->nodes[i].task);
 }
 
-CONC__DEF void conc__pool_fork_child(void) {
+CONC__PRIVATE void conc__pool_fork_child(void) {
   conc__loop *loop = conc__this.loop;
   conc_task *t = loop != NULL ? loop->tasks : NULL;
   conc__pool_fork_look(&conc__this.actor);
@@ -17530,9 +17609,9 @@ CONC__DEF void conc__pool_fork_child(void) {
   for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
 }
 
-CONC__DEF int conc__pool_cancel(conc_task *t);
+CONC__PRIVATE int conc__pool_cancel(conc_task *t);
 
-CONC__DEF void conc__pool_init_once(void) {
+CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__job_class jobs = {conc__pool_await, conc__pool_many_wait,
                                        conc__worker_join, conc__pool_cancel};
   conc__jobs = &jobs;
@@ -17543,13 +17622,13 @@ CONC__DEF void conc__pool_init_once(void) {
 
 /* --- the life of a pool --- */
 
-CONC__DEF void conc__far_free(struct conc__far *far);
+CONC__PRIVATE void conc__procpool_free(struct conc__procpool *far);
 
-CONC__DEF void conc__pool_free(conc__pool *p) {
+CONC__PRIVATE void conc__pool_free(conc__pool_data *p) {
   size_t i;
   for (i = 0; i < p->n && p->workers != NULL; i++)
     conc__deque_free(&p->workers[i].own);
-  conc__far_free(p->far);
+  conc__procpool_free(p->far);
   if (p->memory > 0)
     munmap(p->block, p->memory);
   else
@@ -17557,20 +17636,20 @@ CONC__DEF void conc__pool_free(conc__pool *p) {
 }
 
 /* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
-CONC__DEF conc__pool *conc__pool_new(const conc_pool *options, size_t n,
-                                     bool mapped) {
+CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
+                                              size_t n, bool mapped) {
   size_t words = (n + 31) / 32;
-  size_t size = 64 + sizeof(conc__pool) + n * sizeof(conc__worker) +
+  size_t size = 64 + sizeof(conc__pool_data) + n * sizeof(conc__worker) +
                 words * sizeof(unsigned);
   void *block;
-  conc__pool *p;
+  conc__pool_data *p;
   size_t i;
   if (n > SIZE_MAX / 2 / sizeof(conc__worker)) return NULL;
   size += (n + 1) * 64;
   block = mapped ? conc__pages_map(size) : CONC_MALLOC(size);
   if (block == NULL) return NULL;
   memset(block, 0, size);
-  p = (conc__pool *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
+  p = (conc__pool_data *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
   p->block = block;
   p->memory = mapped ? size : 0;
   p->id = (uintptr_t)p | conc__generation << 2;
@@ -17597,7 +17676,7 @@ CONC__DEF conc__pool *conc__pool_new(const conc_pool *options, size_t n,
 }
 
 /* Starts one worker more. */
-CONC__DEF int conc__pool_grow(conc__pool *p) {
+CONC__PRIVATE int conc__pool_grow(conc__pool_data *p) {
   int rc = 0;
   if (CONC__LOAD(&p->started) == p->n) return 0;
   conc__mutex_lock(&p->guard);
@@ -17614,15 +17693,15 @@ CONC__DEF int conc__pool_grow(conc__pool *p) {
 }
 
 /* Closes the inbox, and lets the workers look. */
-CONC__DEF void conc__pool_shut(conc__pool *p) {
+CONC__PRIVATE void conc__pool_shut(conc__pool_data *p) {
   CONC__POINT();
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
   conc__pool_nudge(p);
 }
 
 /* As conc_cancel, but a thread that has not begun yet shall. */
-CONC__DEF void conc__worker_poke(conc__worker *w) {
-  conc__mutex *guard = conc__guard(&w->task.done);
+CONC__PRIVATE void conc__worker_poke(conc__worker *w) {
+  conc__mutex *guard = conc__mutex_of(&w->task.done);
   conc__mutex_lock(guard);
   if (conc__event_await(&w->task.done) && CONC__LOAD(&w->task.actor) != NULL)
     conc__unpark(w->task.actor, CONC__POKED);
@@ -17630,7 +17709,7 @@ CONC__DEF void conc__worker_poke(conc__worker *w) {
 }
 
 /* Ends the jobs that have not begun, and pokes the others. */
-CONC__DEF void conc__pool_stop(conc__pool *p) {
+CONC__PRIVATE void conc__pool_stop(conc__pool_data *p) {
   size_t i;
   conc_task *t;
   CONC__STORE(&p->terminated, true);
@@ -17647,8 +17726,8 @@ CONC__DEF void conc__pool_stop(conc__pool *p) {
   conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
 }
 
-CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
-  conc__pool *p = conc__pool_new(pool, n, false);
+CONC__PRIVATE int conc__pool_start_threads(conc_pool *pool, size_t n) {
+  conc__pool_data *p = conc__pool_new(pool, n, false);
   int rc = 0;
   size_t i;
   if (p == NULL) return -ENOMEM;
@@ -17666,11 +17745,11 @@ CONC__DEF int conc__pool_start_threads(conc_pool *pool, size_t n) {
 }
 
 /* From outside. */
-CONC__NOINLINE int conc__pool_post(conc__pool *p, conc_task *job) {
+CONC__NOINLINE int conc__pool_post(conc__pool_data *p, conc_task *job) {
   uintptr_t seen = CONC__LOAD(&p->inbox);
   do {
     if (seen & CONC__CLOSED) {
-      conc__task_unbegin(job);
+      conc__task_start_failed(job);
       return -EPIPE;
     }
     job->next = (conc_task *)seen;
@@ -17691,11 +17770,11 @@ CONC__INLINE int conc__worker_push(conc__worker *w, conc_task *job) {
 CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
   int rc = conc__deque_grow(&w->own);
   if (rc == 0) return conc__worker_push(w, job);
-  conc__task_unbegin(job);
+  conc__task_start_failed(job);
   return rc;
 }
 
-CONC__INLINE int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
+CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
   conc__worker *w = conc__worker_of(p);
   int rc = conc__task_begin(job, CONC__TASK_JOB);
   if (CONC__UNLIKELY(rc != 0)) return rc;
@@ -17724,22 +17803,22 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool *p, conc_task *job) {
    who goes to sleep looks for notes after having said so (SEQ_CST). */
 
 enum {
-  CONC__SLOT_FREE,      /* the parent's, as all but CLAIMED */
-  CONC__SLOT_READY,
-  CONC__SLOT_CLAIMED,
-  CONC__SLOT_CONDEMNED, /* of a worker that is being killed for it */
-  CONC__SLOT_DONE
+  CONC__JOB_SLOT_FREE, /* the parent's, as all but CLAIMED */
+  CONC__JOB_SLOT_READY,
+  CONC__JOB_SLOT_CLAIMED,
+  CONC__JOB_SLOT_CONDEMNED, /* of a worker that is being killed for it */
+  CONC__JOB_SLOT_DONE
 };
 enum {
-  CONC__SLOTS = 256,
-  CONC__SLOT_BYTES = 160, /* of an argument, in the slot itself */
-  CONC__SLOT_RING = 2 * CONC__SLOTS,
-  CONC__FAR_WORKERS = 4096,
-  CONC__FAR_CHUNK = -1 /* start_method of a job of map: many items */
+  CONC__JOB_SLOTS = 256,
+  CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
+  CONC__JOB_SLOT_RING = 2 * CONC__JOB_SLOTS,
+  CONC__PROCPOOL_WORKERS = 4096,
+  CONC__PROCPOOL_CHUNK = -1 /* start_method of a job of map: many items */
 };
 
-typedef struct conc__far_slot {
-  uint64_t state; /* position << 24 | worker << 8 | CONC__SLOT_... */
+typedef struct conc__procpool_slot {
+  uint64_t state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
   conc_fn *target;
   void *result;
   size_t offset; /* of the argument in the shared memory */
@@ -17748,55 +17827,55 @@ typedef struct conc__far_slot {
   uint64_t began; /* by the clock, in nanoseconds; 0: not known */
   int status;
   pid_t pid;
-  uint64_t bytes[CONC__SLOT_BYTES / 8];
-} conc__far_slot;
+  uint64_t bytes[CONC__JOB_SLOT_BYTES / 8];
+} conc__procpool_slot;
 
-typedef struct conc__far_worker { /* in shared memory */
+typedef struct conc__procpool_worker { /* in shared memory */
   unsigned bell;
   bool ready;  /* has begun, and called the initializer */
   char pad[59];
-} conc__far_worker;
+} conc__procpool_worker;
 
-typedef struct conc__far_shared {
+typedef struct conc__procpool_shared {
   uint64_t tail;
   char pad1[56];
   uint64_t head;
   char pad2[56];
   unsigned bell, awake; /* the parent's; how many of it look at `done` */
   char pad3[56];
-  uint64_t done[CONC__SLOTS / 64];
+  uint64_t done[CONC__JOB_SLOTS / 64];
   unsigned stop;
   char pad4[64];
-  uint64_t asleep[CONC__FAR_WORKERS / 64];
-  unsigned ring[CONC__SLOT_RING];
-  conc__far_slot slots[CONC__SLOTS];
+  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64];
+  unsigned ring[CONC__JOB_SLOT_RING];
+  conc__procpool_slot slots[CONC__JOB_SLOTS];
   /* the workers, and the larger arguments follow */
-} conc__far_shared;
+} conc__procpool_shared;
 
-typedef struct conc__far_job { /* what the parent knows of a slot */
+typedef struct conc__procpool_job { /* what the parent knows of a slot */
   conc_task *task;
   int reason;          /* for which it is condemned */
   unsigned next;       /* among the free; or of those with blocks */
   size_t offset, size; /* its block */
-} conc__far_job;
+} conc__procpool_job;
 
-typedef struct conc__far_process {
+typedef struct conc__procpool_process {
   conc_task task; /* first: from it comes the process */
-  conc__pool *pool;
+  conc__pool_data *pool;
   size_t index;
   bool runs;  /* was started */
   bool ended; /* the reaper says so */
   char name[32];
-} conc__far_process;
+} conc__procpool_process;
 
-typedef struct conc__far {
-  conc__far_shared *shared;
-  conc__far_worker *workers;
-  conc__far_process *processes;
+typedef struct conc__procpool {
+  conc__procpool_shared *shared;
+  conc__procpool_worker *workers;
+  conc__procpool_process *processes;
   char *memory; /* of the larger arguments */
   size_t memory_size;
-  conc__far_job jobs[CONC__SLOTS];
-  unsigned free, blocks; /* first slots, or CONC__SLOTS */
+  conc__procpool_job jobs[CONC__JOB_SLOTS];
+  unsigned free, blocks; /* first slots, or CONC__JOB_SLOTS */
   size_t unfinished; /* under the guard */
   unsigned users;    /* who are here for the sake of a job that may end */
   unsigned stillborn; /* workers that ended before they began, in a row */
@@ -17804,7 +17883,7 @@ typedef struct conc__far {
   unsigned spin_failed;
   conc_task keeper;
   double retry_at; /* when to start what could not be started */
-} conc__far;
+} conc__procpool;
 
 #define CONC__STATE(position, worker, state) \
   ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
@@ -17816,8 +17895,8 @@ CONC__INLINE size_t conc__state_worker(uint64_t state) {
   return (size_t)(state >> 8 & 0xffff);
 }
 
-CONC__DEF void conc__far_sleep(unsigned *word, unsigned value,
-                               double deadline, unsigned round) {
+CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
+                                        double deadline, unsigned round) {
 #if CONC_HAVE_FUTEX
   struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
   (void)round;
@@ -17831,18 +17910,19 @@ CONC__DEF void conc__far_sleep(unsigned *word, unsigned value,
 
 /* --- in a worker --- */
 
-/* Claims the next job; CONC__SLOTS if there is none. */
-CONC__DEF unsigned conc__far_claim(conc__far_shared *s, size_t worker) {
+/* Claims the next job; CONC__JOB_SLOTS if there is none. */
+CONC__PRIVATE unsigned conc__procpool_claim(conc__procpool_shared *s,
+                                            size_t worker) {
   for (;;) {
     uint64_t h = CONC__LOAD(&s->head);
     uint64_t next = h;
-    uint64_t seen = CONC__STATE(h, 0, CONC__SLOT_READY);
+    uint64_t seen = CONC__STATE(h, 0, CONC__JOB_SLOT_READY);
     unsigned i;
     bool mine;
-    if (h == CONC__LOAD(&s->tail)) return CONC__SLOTS;
-    i = CONC__LOAD(&s->ring[h % CONC__SLOT_RING]) % CONC__SLOTS;
+    if (h == CONC__LOAD(&s->tail)) return CONC__JOB_SLOTS;
+    i = CONC__LOAD(&s->ring[h % CONC__JOB_SLOT_RING]) % CONC__JOB_SLOTS;
     mine = CONC__CAS(&s->slots[i].state, &seen,
-                     CONC__STATE(h, worker, CONC__SLOT_CLAIMED));
+                     CONC__STATE(h, worker, CONC__JOB_SLOT_CLAIMED));
     /* Claimed, by whomever, or taken back: on to the next. */
     CONC__CAS(&s->head, &next, h + 1);
     if (mine) return i;
@@ -17850,8 +17930,9 @@ CONC__DEF unsigned conc__far_claim(conc__far_shared *s, size_t worker) {
 }
 
 /* Waits until there may be a job, or it is to stop. */
-CONC__DEF void conc__far_rest(conc__far_shared *s, conc__far_worker *w,
-                              size_t index, unsigned *failed) {
+CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
+                                       conc__procpool_worker *w, size_t index,
+                                       unsigned *failed) {
   uint64_t bit = (uint64_t)1 << index % 64;
   double budget = conc__spin_budget(*failed);
   double end = budget > 0 ? conc_now() + budget : 0;
@@ -17872,42 +17953,42 @@ CONC__DEF void conc__far_rest(conc__far_shared *s, conc__far_worker *w,
   while (CONC__LOAD(&w->bell) == 0 &&
          __atomic_load_n(&s->tail, __ATOMIC_SEQ_CST) == CONC__LOAD(&s->head) &&
          __atomic_load_n(&s->stop, __ATOMIC_SEQ_CST) == 0)
-    conc__far_sleep(&w->bell, 0, CONC__NEVER, round++);
+    conc__procpool_sleep(&w->bell, 0, CONC__NEVER, round++);
   __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
 }
 
 /* The items of a chunk. */
-CONC__DEF void *conc__far_chunk(void *slot) {
-  conc__far_slot *s = (conc__far_slot *)slot;
+CONC__PRIVATE void *conc__procpool_chunk(void *slot) {
+  conc__procpool_slot *s = (conc__procpool_slot *)slot;
   char *p = (char *)s->result; /* where the items are */
   size_t i;
   for (i = 0; i < s->size; i += s->item) s->target(p + i);
   return NULL;
 }
 
-CONC__DEF void conc__far_ring(conc__far_shared *s) {
+CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
   CONC__POINT();
   if (__atomic_load_n(&s->awake, __ATOMIC_SEQ_CST) == 0 &&
       __atomic_exchange_n(&s->bell, 1u, __ATOMIC_SEQ_CST) == 0)
     conc__shared_wake(&s->bell, 1);
 }
 
-CONC__DEF void conc__far_run(conc__far_shared *s, char *memory, unsigned i,
-                             size_t worker) {
+CONC__PRIVATE void conc__procpool_run(conc__procpool_shared *s, char *memory,
+                                      unsigned i, size_t worker) {
   unsigned generation = conc__generation;
-  conc__far_slot *slot = &s->slots[i];
+  conc__procpool_slot *slot = &s->slots[i];
   uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
   conc_task job;
   memset(&job, 0, sizeof job);
   job.number = (unsigned)(seen >> 24) + 1;
   job.size = slot->size;
-  job.arg = slot->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
-                                           : memory + slot->offset;
+  job.arg = slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
+                                               : memory + slot->offset;
   if (slot->size == 0) memcpy(&job.arg, slot->bytes, sizeof job.arg);
   job.target = slot->target;
   if (slot->item > 0) {
     slot->result = job.arg;
-    job.target = conc__far_chunk;
+    job.target = conc__procpool_chunk;
     job.arg = slot;
   }
   conc__task_begin(&job, CONC__TASK_JOB);
@@ -17916,20 +17997,20 @@ CONC__DEF void conc__far_run(conc__far_shared *s, char *memory, unsigned i,
   slot->result = job.result;
   slot->status = job.status;
   if (!CONC__CAS(&slot->state, &seen,
-                 CONC__STATE(seen >> 24, worker, CONC__SLOT_DONE)))
+                 CONC__STATE(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
     for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
                     __ATOMIC_SEQ_CST);
-  conc__far_ring(s);
+  conc__procpool_wake_parent(s);
 }
 
-CONC__DEF void *conc__far_worker_main(void *arg) {
-  conc__far_process *process = (conc__far_process *)arg;
+CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
+  conc__procpool_process *process = (conc__procpool_process *)arg;
   const conc_pool *options = &process->pool->options;
-  conc__far *far = process->pool->far;
-  conc__far_shared *s = far->shared;
-  conc__far_worker *w = &far->workers[process->index];
+  conc__procpool *far = process->pool->far;
+  conc__procpool_shared *s = far->shared;
+  conc__procpool_worker *w = &far->workers[process->index];
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
@@ -17938,16 +18019,16 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
   CONC__STORE(&w->ready, true);
   while (options->max_tasks_per_worker == 0 ||
          n < options->max_tasks_per_worker) {
-    i = conc__far_claim(s, process->index);
-    if (i == CONC__SLOTS) {
+    i = conc__procpool_claim(s, process->index);
+    if (i == CONC__JOB_SLOTS) {
       if (CONC__LOAD(&s->stop) != 0) break;
-      conc__far_rest(s, w, process->index, &failed);
+      conc__procpool_rest(s, w, process->index, &failed);
       continue;
     }
     s->slots[i].pid = pid;
     if (options->timeout > 0)
       CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
-    conc__far_run(s, far->memory, i, process->index);
+    conc__procpool_run(s, far->memory, i, process->index);
     n++;
   }
   return NULL;
@@ -17957,15 +18038,16 @@ CONC__DEF void *conc__far_worker_main(void *arg) {
 
 /* A place for the larger argument of slot i: the first gap between others.
    False if there is none now. */
-CONC__DEF bool conc__far_block(conc__far *far, unsigned i, size_t size) {
+CONC__PRIVATE bool conc__procpool_block(conc__procpool *far, unsigned i,
+                                        size_t size) {
   unsigned *p = &far->blocks;
   size_t at = 0;
   size = (size + 63) & ~(size_t)63;
-  for (; *p != CONC__SLOTS; p = &far->jobs[*p].next) {
+  for (; *p != CONC__JOB_SLOTS; p = &far->jobs[*p].next) {
     if (far->jobs[*p].offset - at >= size) break;
     at = far->jobs[*p].offset + far->jobs[*p].size;
   }
-  if (*p == CONC__SLOTS && far->memory_size - at < size) return false;
+  if (*p == CONC__JOB_SLOTS && far->memory_size - at < size) return false;
   far->jobs[i].offset = at;
   far->jobs[i].size = size;
   far->jobs[i].next = *p;
@@ -17973,8 +18055,8 @@ CONC__DEF bool conc__far_block(conc__far *far, unsigned i, size_t size) {
   return true;
 }
 
-CONC__DEF void conc__far_release(conc__far *far, unsigned i) {
-  conc__far_job *j = &far->jobs[i];
+CONC__PRIVATE void conc__procpool_release(conc__procpool *far, unsigned i) {
+  conc__procpool_job *j = &far->jobs[i];
   if (j->size > 0) {
     unsigned *p = &far->blocks;
     while (*p != i) p = &far->jobs[*p].next;
@@ -17988,8 +18070,8 @@ CONC__DEF void conc__far_release(conc__far *far, unsigned i) {
 }
 
 /* Claims a worker that sleeps. */
-CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
-  conc__far_shared *s = far->shared;
+CONC__PRIVATE bool conc__procpool_wake(conc__procpool *far, size_t n) {
+  conc__procpool_shared *s = far->shared;
   size_t k;
   for (k = 0; k * 64 < n; k++) {
     uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
@@ -18006,15 +18088,15 @@ CONC__DEF bool conc__far_wake(conc__far *far, size_t n) {
 
 /* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
    be ended without the guard. */
-CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
-  conc__far *far = p->far;
-  conc__far_shared *s = far->shared;
+CONC__PRIVATE void conc__procpool_pump(conc__pool_data *p, conc_task **ended) {
+  conc__procpool *far = p->far;
+  conc__procpool_shared *s = far->shared;
   conc_task *t;
   while ((t = p->backlog) != NULL) {
     uint64_t tail = s->tail;
     unsigned i = far->free;
     unsigned next;
-    conc__far_slot *slot;
+    conc__procpool_slot *slot;
     char *bytes;
     if (t->actor != NULL) { /* cancelled */
       p->backlog = t->next;
@@ -18025,10 +18107,12 @@ CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
       *ended = t;
       continue;
     }
-    if (i == CONC__SLOTS || tail - CONC__LOAD(&s->head) >= CONC__SLOT_RING)
+    if (i == CONC__JOB_SLOTS ||
+        tail - CONC__LOAD(&s->head) >= CONC__JOB_SLOT_RING)
       return;
     next = far->jobs[i].next;
-    if (t->size > CONC__SLOT_BYTES && !conc__far_block(far, i, t->size))
+    if (t->size > CONC__JOB_SLOT_BYTES &&
+        !conc__procpool_block(far, i, t->size))
       return;
     far->free = next;
     p->backlog = t->next;
@@ -18039,73 +18123,76 @@ CONC__DEF void conc__far_pump(conc__pool *p, conc_task **ended) {
     t->fds[0] = (int)i;
     slot->target = t->target;
     slot->size = t->size;
-    slot->item = t->start_method == CONC__FAR_CHUNK ? t->stack_size : 0;
+    slot->item = t->start_method == CONC__PROCPOOL_CHUNK ? t->stack_size : 0;
     slot->offset = far->jobs[i].offset;
     slot->began = 0;
     slot->pid = 0;
-    bytes = t->size <= CONC__SLOT_BYTES ? (char *)slot->bytes
-                                        : far->memory + slot->offset;
+    bytes = t->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
+                                            : far->memory + slot->offset;
     if (t->size > 0)
       memcpy(bytes, t->arg, t->size);
     else
       memcpy(bytes, &t->arg, sizeof t->arg);
-    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__SLOT_READY));
-    CONC__STORE(&s->ring[tail % CONC__SLOT_RING], i);
+    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__JOB_SLOT_READY));
+    CONC__STORE(&s->ring[tail % CONC__JOB_SLOT_RING], i);
     /* In one order with what a worker does who goes to sleep. */
     __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
-    conc__far_wake(far, p->n);
+    conc__procpool_wake(far, p->n);
   }
 }
 
 /* Rings for the keeper. */
-CONC__DEF void conc__far_call(conc__far *far) {
+CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *far) {
   __atomic_store_n(&far->shared->bell, 1u, __ATOMIC_SEQ_CST);
   conc__shared_wake(&far->shared->bell, 1);
 }
 
 /* --- in the parent: how jobs end --- */
 
-CONC__DEF void conc__far_tell(conc__pool *p, conc_task *t, void *result,
-                              int status) {
+CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
+                                             void *result, int status) {
   conc__task_finish(t, result, status);
   conc__mutex_lock(&p->guard);
   if (--p->far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
-    conc__far_call(p->far);
+    conc__procpool_wake_keeper(p->far);
   conc__mutex_unlock(&p->guard);
 }
 
-CONC__DEF void conc__far_tell_all(conc__pool *p, conc_task *ended) {
+CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
+                                              conc_task *ended) {
   while (ended != NULL) {
     conc_task *next = ended->next;
-    conc__far_tell(p, ended, NULL, ended->status);
+    conc__procpool_finish_job(p, ended, NULL, ended->status);
     ended = next;
   }
 }
 
 /* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
    run once more. False if somebody else was faster. */
-CONC__DEF bool conc__far_end(conc__pool *p, unsigned i, uint64_t seen,
-                             int status, int exitcode, bool again) {
-  conc__far *far = p->far;
-  conc__far_slot *slot = &far->shared->slots[i];
+CONC__PRIVATE bool conc__procpool_end(conc__pool_data *p, unsigned i,
+                                      uint64_t seen, int status, int exitcode,
+                                      bool again) {
+  conc__procpool *far = p->far;
+  conc__procpool_slot *slot = &far->shared->slots[i];
   conc_task *ended = NULL;
   void *result = NULL;
   conc_task *t;
-  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__SLOT_FREE)))
+  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
   t = far->jobs[i].task;
-  if (conc__state_of(seen) == CONC__SLOT_DONE) {
+  if (conc__state_of(seen) == CONC__JOB_SLOT_DONE) {
     if (t->size > 0)
-      memcpy(t->arg, slot->size <= CONC__SLOT_BYTES
-                         ? (char *)slot->bytes
-                         : far->memory + slot->offset, t->size);
+      memcpy(t->arg,
+             slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
+                                                : far->memory + slot->offset,
+             t->size);
     result = slot->result;
     status = slot->status;
   }
   t->pid = slot->pid;
   t->exitcode = exitcode;
   conc__mutex_lock(&p->guard);
-  conc__far_release(far, i);
+  conc__procpool_release(far, i);
   if (again) {
     t->fds[0] = -1;
     t->fds[1]--;
@@ -18113,19 +18200,19 @@ CONC__DEF bool conc__far_end(conc__pool *p, unsigned i, uint64_t seen,
     if (p->backlog == NULL) p->backlog_end = &t->next;
     p->backlog = t;
   }
-  conc__far_pump(p, &ended);
+  conc__procpool_pump(p, &ended);
   conc__mutex_unlock(&p->guard);
-  if (!again) conc__far_tell(p, t, result, status);
-  conc__far_tell_all(p, ended);
+  if (!again) conc__procpool_finish_job(p, t, result, status);
+  conc__procpool_finish_jobs(p, ended);
   return true;
 }
 
 /* Takes what is done. Not the keeper: leaves those with callbacks to it. */
-CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
-  conc__far *far = p->far;
-  conc__far_shared *s = far->shared;
+CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
+  conc__procpool *far = p->far;
+  conc__procpool_shared *s = far->shared;
   unsigned k;
-  for (k = 0; k < CONC__SLOTS / 64; k++) {
+  for (k = 0; k < CONC__JOB_SLOTS / 64; k++) {
     uint64_t bits = 0;
     if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0)
       bits = __atomic_exchange_n(&s->done[k], (uint64_t)0, __ATOMIC_SEQ_CST);
@@ -18133,7 +18220,7 @@ CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
       unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
-      if (conc__state_of(seen) != CONC__SLOT_DONE) continue;
+      if (conc__state_of(seen) != CONC__JOB_SLOT_DONE) continue;
       if (!keeper) {
         conc__mutex_lock(&p->guard);
         leave = far->jobs[i].task != NULL &&
@@ -18144,26 +18231,27 @@ CONC__DEF void conc__far_collect(conc__pool *p, bool keeper) {
       if (leave) {
         __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
                           __ATOMIC_SEQ_CST);
-        conc__far_call(far);
+        conc__procpool_wake_keeper(far);
       } else {
-        conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+        conc__procpool_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
       }
     }
   }
 }
 
-CONC__DEF bool conc__far_is_done(conc__far_shared *s) {
+CONC__PRIVATE bool conc__procpool_is_done(conc__procpool_shared *s) {
   unsigned k;
-  for (k = 0; k < CONC__SLOTS / 64; k++)
+  for (k = 0; k < CONC__JOB_SLOTS / 64; k++)
     if (__atomic_load_n(&s->done[k], __ATOMIC_SEQ_CST) != 0) return true;
   return false;
 }
 
-/* The pool of a job, or NULL if that has ended. Until conc__far_leave the pool
-   is not freed: for to end the job, which the pool awaits, takes the guard. */
-CONC__DEF conc__pool *conc__far_enter(conc_task *t) {
-  conc__mutex *guard = conc__guard(&t->done);
-  conc__pool *p = NULL;
+/* The pool of a job, or NULL if that has ended. Until conc__procpool_leave the
+   pool is not freed: for to end the job, which the pool awaits, takes the
+   guard. */
+CONC__PRIVATE conc__pool_data *conc__procpool_enter(conc_task *t) {
+  conc__mutex *guard = conc__mutex_of(&t->done);
+  conc__pool_data *p = NULL;
   conc__mutex_lock(guard);
   if (conc__event_await(&t->done)) {
     p = t->pool;
@@ -18173,14 +18261,14 @@ CONC__DEF conc__pool *conc__far_enter(conc_task *t) {
   return p;
 }
 
-CONC__DEF void conc__far_leave(conc__pool *p) {
+CONC__PRIVATE void conc__procpool_leave(conc__pool_data *p) {
   __atomic_sub_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
 }
 
 /* A thread that is about to wait for a job looks itself for a while. */
-CONC__DEF void conc__far_help(conc_task *task) {
+CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__actor *self = conc__self();
-  conc__pool *p;
+  conc__pool_data *p;
   double budget = conc__spin_budget(self->spin_failed);
   double end;
   bool paid = false;
@@ -18188,40 +18276,40 @@ CONC__DEF void conc__far_help(conc_task *task) {
   if (self->ops != &conc__thread_class || budget <= 0 ||
       conc__pool_is_gone(task->pool))
     return;
-  p = conc__far_enter(task);
+  p = conc__procpool_enter(task);
   if (p == NULL) return;
   end = conc_now() + budget;
   __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
   do {
     for (i = 0; i < 8 && !paid; i++) {
-      conc__far_collect(p, false);
+      conc__procpool_collect(p, false);
       paid = conc_event_is_set(&task->done);
       if (!paid) conc__pause();
     }
   } while (!paid && conc_now() < end);
   if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
-      conc__far_is_done(p->far->shared))
-    conc__far_call(p->far);
-  conc__far_leave(p);
+      conc__procpool_is_done(p->far->shared))
+    conc__procpool_wake_keeper(p->far);
+  conc__procpool_leave(p);
   conc__spin_learn(&self->spin_failed, paid);
 }
 
 /* Kills the worker that runs slot i, if it still does. */
-CONC__DEF bool conc__far_condemn(conc__pool *p, unsigned i, uint64_t seen,
-                                 int reason) {
+CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
+                                          uint64_t seen, int reason) {
   size_t w = conc__state_worker(seen);
-  if (conc__state_of(seen) != CONC__SLOT_CLAIMED) return false;
+  if (conc__state_of(seen) != CONC__JOB_SLOT_CLAIMED) return false;
   p->far->jobs[i].reason = reason;
   if (!CONC__CAS(&p->far->shared->slots[i].state, &seen,
-                 CONC__STATE(seen >> 24, w, CONC__SLOT_CONDEMNED)))
+                 CONC__STATE(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
     return false;
   conc_kill(&p->far->processes[w].task);
   return true;
 }
 
 /* Takes back a job that has not begun; one that has, if `kill`. */
-CONC__DEF int conc__far_cancel(conc_task *t, bool kill) {
-  conc__pool *p = conc__far_enter(t);
+CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
+  conc__pool_data *p = conc__procpool_enter(t);
   uint64_t seen = 0;
   int i;
   if (p == NULL) return -ESRCH;
@@ -18230,38 +18318,41 @@ CONC__DEF int conc__far_cancel(conc_task *t, bool kill) {
   if (i == -1) t->actor = CONC__NEVER_BEGIN; /* the pump will see it */
   if (i >= 0) seen = CONC__LOAD(&p->far->shared->slots[i].state);
   conc__mutex_unlock(&p->guard);
-  if (i >= 0 && (conc__state_of(seen) != CONC__SLOT_READY ||
-                 !conc__far_end(p, (unsigned)i, seen, -ECANCELED,
-                                CONC_NO_EXITCODE, false)) && kill) {
+  if (i >= 0 &&
+      (conc__state_of(seen) != CONC__JOB_SLOT_READY ||
+       !conc__procpool_end(p, (unsigned)i, seen, -ECANCELED, CONC_NO_EXITCODE,
+                           false)) &&
+      kill) {
     conc__mutex_lock(&p->guard);
     if (t->fds[0] == i)
-      conc__far_condemn(p, (unsigned)i,
-                        CONC__LOAD(&p->far->shared->slots[i].state),
-                        -ECANCELED);
+      conc__procpool_condemn(p, (unsigned)i,
+                             CONC__LOAD(&p->far->shared->slots[i].state),
+                             -ECANCELED);
     conc__mutex_unlock(&p->guard);
   }
-  conc__far_leave(p);
+  conc__procpool_leave(p);
   return i == -2 ? -ESRCH : 0;
 }
 
-CONC__DEF int conc__pool_cancel(conc_task *t) {
-  return conc__far_cancel(t, true);
+CONC__PRIVATE int conc__pool_cancel(conc_task *t) {
+  return conc__procpool_cancel(t, true);
 }
 
 /* --- in the parent: the keeper --- */
 
 /* Called by the reaper. */
-CONC__DEF void conc__far_process_ended(conc_task *t, int status,
-                                       void *result) {
-  conc__far_process *process = (conc__far_process *)(void *)t;
+CONC__PRIVATE void conc__procpool_process_ended(conc_task *t, int status,
+                                                void *result) {
+  conc__procpool_process *process = (conc__procpool_process *)(void *)t;
   (void)status, (void)result;
   if (conc__pool_is_gone(process->pool)) return;
   CONC__STORE(&process->ended, true);
-  conc__far_call(process->pool->far);
+  conc__procpool_wake_keeper(process->pool->far);
 }
 
-CONC__DEF int conc__far_process_start(conc__far_process *process) {
-  conc__far *far = process->pool->far;
+CONC__PRIVATE int
+conc__procpool_process_start(conc__procpool_process *process) {
+  conc__procpool *far = process->pool->far;
   int rc;
   CONC__STORE(&far->workers[process->index].ready, false);
   process->ended = false;
@@ -18271,10 +18362,10 @@ CONC__DEF int conc__far_process_start(conc__far_process *process) {
 }
 
 /* A worker has ended: what it had, and who comes in its place. */
-CONC__DEF void conc__far_bury(conc__far_process *process) {
-  conc__pool *p = process->pool;
-  conc__far *far = p->far;
-  conc__far_shared *s = far->shared;
+CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
+  conc__pool_data *p = process->pool;
+  conc__procpool *far = p->far;
+  conc__procpool_shared *s = far->shared;
   bool terminated;
   int exitcode;
   unsigned i;
@@ -18282,21 +18373,21 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
   terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
-  for (i = 0; i < CONC__SLOTS;) {
+  for (i = 0; i < CONC__JOB_SLOTS;) {
     uint64_t seen = CONC__LOAD(&s->slots[i].state);
     unsigned state = conc__state_of(seen);
     bool over = true;
-    if (state < CONC__SLOT_CLAIMED ||
+    if (state < CONC__JOB_SLOT_CLAIMED ||
         conc__state_worker(seen) != process->index)
       over = true;
-    else if (state == CONC__SLOT_DONE)
-      conc__far_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
-    else if (state == CONC__SLOT_CONDEMNED)
-      conc__far_end(p, i, seen, far->jobs[i].reason, exitcode, false);
+    else if (state == CONC__JOB_SLOT_DONE)
+      conc__procpool_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+    else if (state == CONC__JOB_SLOT_CONDEMNED)
+      conc__procpool_end(p, i, seen, far->jobs[i].reason, exitcode, false);
     else /* unless it is being condemned at this moment */
-      over = conc__far_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
-                           exitcode,
-                           !terminated && far->jobs[i].task->fds[1] > 0);
+      over = conc__procpool_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
+                                exitcode,
+                                !terminated && far->jobs[i].task->fds[1] > 0);
     i += over;
   }
   __atomic_fetch_and(&s->asleep[process->index / 64],
@@ -18306,12 +18397,13 @@ CONC__DEF void conc__far_bury(conc__far_process *process) {
   else if (exitcode != -SIGKILL && exitcode != -SIGTERM)
     far->stillborn++;
   /* It may have been woken for a job, and not have taken it. */
-  if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) conc__far_wake(far, p->n);
+  if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail))
+    conc__procpool_wake(far, p->n);
 }
 
 /* Ends all that has not begun, with this status. */
-CONC__DEF void conc__far_drop(conc__pool *p, int status) {
-  conc__far *far = p->far;
+CONC__PRIVATE void conc__procpool_drop(conc__pool_data *p, int status) {
+  conc__procpool *far = p->far;
   conc_task *ended = NULL;
   conc_task *t;
   unsigned i;
@@ -18325,16 +18417,16 @@ CONC__DEF void conc__far_drop(conc__pool *p, int status) {
   }
   p->backlog_end = &p->backlog;
   conc__mutex_unlock(&p->guard);
-  conc__far_tell_all(p, ended);
-  for (i = 0; i < CONC__SLOTS; i++) {
+  conc__procpool_finish_jobs(p, ended);
+  for (i = 0; i < CONC__JOB_SLOTS; i++) {
     uint64_t seen = CONC__LOAD(&far->shared->slots[i].state);
-    if (conc__state_of(seen) == CONC__SLOT_READY)
-      conc__far_end(p, i, seen, status, CONC_NO_EXITCODE, false);
+    if (conc__state_of(seen) == CONC__JOB_SLOT_READY)
+      conc__procpool_end(p, i, seen, status, CONC_NO_EXITCODE, false);
   }
 }
 
-CONC__DEF void conc__far_stop(conc__pool *p) {
-  conc__far *far = p->far;
+CONC__PRIVATE void conc__procpool_stop(conc__pool_data *p) {
+  conc__procpool *far = p->far;
   size_t k;
   __atomic_store_n(&far->shared->stop, 1u, __ATOMIC_SEQ_CST);
   for (k = 0; k < p->n; k++) {
@@ -18344,21 +18436,21 @@ CONC__DEF void conc__far_stop(conc__pool *p) {
 }
 
 /* Condemns what runs, and kills all workers. */
-CONC__DEF void conc__far_kill(conc__pool *p) {
-  conc__far *far = p->far;
+CONC__PRIVATE void conc__procpool_kill(conc__pool_data *p) {
+  conc__procpool *far = p->far;
   unsigned i;
   size_t k;
   conc__mutex_lock(&p->guard);
-  for (i = 0; i < CONC__SLOTS; i++)
-    conc__far_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
-                      -ECANCELED);
+  for (i = 0; i < CONC__JOB_SLOTS; i++)
+    conc__procpool_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
+                           -ECANCELED);
   conc__mutex_unlock(&p->guard);
   for (k = 0; k < p->n; k++) conc_kill(&far->processes[k].task);
 }
 
 /* Kills workers whose jobs have had their time; when to look again. */
-CONC__DEF double conc__far_timeouts(conc__pool *p) {
-  conc__far *far = p->far;
+CONC__PRIVATE double conc__procpool_timeouts(conc__pool_data *p) {
+  conc__procpool *far = p->far;
   double limit = p->options.timeout;
   double now = limit > 0 ? conc_now() : 0;
   double next = now + limit;
@@ -18366,18 +18458,17 @@ CONC__DEF double conc__far_timeouts(conc__pool *p) {
   if (limit <= 0) return CONC__NEVER;
   conc__mutex_lock(&p->guard);
   if (far->unfinished == 0) next = CONC__NEVER;
-  for (i = 0; i < CONC__SLOTS; i++) {
-    conc__far_slot *slot = &far->shared->slots[i];
+  for (i = 0; i < CONC__JOB_SLOTS; i++) {
+    conc__procpool_slot *slot = &far->shared->slots[i];
     uint64_t seen = CONC__LOAD(&slot->state);
     double began;
-    if (conc__state_of(seen) != CONC__SLOT_CLAIMED) continue;
+    if (conc__state_of(seen) != CONC__JOB_SLOT_CLAIMED) continue;
     began = 1e-9 * (double)CONC__LOAD(&slot->began);
     if (began <= 0) { /* just now, or stopped in between */
       CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
       began = now;
     }
-    if (began + limit <= now)
-      conc__far_condemn(p, i, seen, -ETIMEDOUT);
+    if (began + limit <= now) conc__procpool_condemn(p, i, seen, -ETIMEDOUT);
     else if (began + limit < next)
       next = began + limit;
   }
@@ -18386,17 +18477,18 @@ CONC__DEF double conc__far_timeouts(conc__pool *p) {
 }
 
 /* Buries and replaces. Returns how many workers there are. */
-CONC__DEF size_t conc__far_tend(conc__pool *p) {
-  conc__far *far = p->far;
+CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
+  conc__procpool *far = p->far;
   size_t k, count = 0;
   bool failed = false;
   far->retry_at = CONC__NEVER;
   for (k = 0; k < p->n; k++) {
-    conc__far_process *process = &far->processes[k];
-    if (process->runs && CONC__LOAD(&process->ended)) conc__far_bury(process);
+    conc__procpool_process *process = &far->processes[k];
+    if (process->runs && CONC__LOAD(&process->ended))
+      conc__procpool_bury(process);
     if (!process->runs && CONC__LOAD(&far->shared->stop) == 0 &&
         !far->broken && !failed)
-      failed = conc__far_process_start(process) != 0;
+      failed = conc__procpool_process_start(process) != 0;
     count += process->runs;
   }
   if (failed) {
@@ -18411,10 +18503,10 @@ CONC__DEF size_t conc__far_tend(conc__pool *p) {
   return count;
 }
 
-CONC__DEF void *conc__far_keep(void *arg) {
-  conc__pool *p = (conc__pool *)arg;
-  conc__far *far = p->far;
-  conc__far_shared *s = far->shared;
+CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
+  conc__pool_data *p = (conc__pool_data *)arg;
+  conc__procpool *far = p->far;
+  conc__procpool_shared *s = far->shared;
   bool killed = false;
   unsigned round = 0;
   for (;;) { /* is counted in `awake` */
@@ -18422,23 +18514,23 @@ CONC__DEF void *conc__far_keep(void *arg) {
     size_t count;
     bool idle;
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
-    conc__far_collect(p, true);
+    conc__procpool_collect(p, true);
     if (CONC__LOAD(&p->terminated) && !killed) {
-      conc__far_stop(p);
-      conc__far_kill(p);
+      conc__procpool_stop(p);
+      conc__procpool_kill(p);
       killed = true;
     }
-    count = conc__far_tend(p);
+    count = conc__procpool_replace_dead(p);
     if (killed || far->broken)
-      conc__far_drop(p, killed ? -ECANCELED : -ECHILD);
+      conc__procpool_drop(p, killed ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
     idle = far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
     conc__mutex_unlock(&p->guard);
     if (idle) {
-      if (CONC__LOAD(&s->stop) == 0) conc__far_stop(p);
+      if (CONC__LOAD(&s->stop) == 0) conc__procpool_stop(p);
       if (count == 0) break;
     }
-    deadline = conc__far_timeouts(p);
+    deadline = conc__procpool_timeouts(p);
     if (far->retry_at < deadline) deadline = far->retry_at;
     budget = conc__spin_budget(far->spin_failed);
     if (budget > 0) {
@@ -18447,7 +18539,7 @@ CONC__DEF void *conc__far_keep(void *arg) {
         int i;
         for (i = 0; i < 8 && !paid; i++) {
           conc__pause();
-          paid = CONC__LOAD(&s->bell) != 0 || conc__far_is_done(s);
+          paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
         }
       }
       conc__spin_learn(&far->spin_failed, paid);
@@ -18457,8 +18549,8 @@ CONC__DEF void *conc__far_keep(void *arg) {
     }
     __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
-        !conc__far_is_done(s))
-      conc__far_sleep(&s->bell, 0, deadline, round++);
+        !conc__procpool_is_done(s))
+      conc__procpool_sleep(&s->bell, 0, deadline, round++);
     else
       round = 0;
     __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
@@ -18469,17 +18561,18 @@ CONC__DEF void *conc__far_keep(void *arg) {
 
 /* --- in the parent: the life of the pool --- */
 
-CONC__DEF void conc__far_free(conc__far *far) {
+CONC__PRIVATE void conc__procpool_free(conc__procpool *far) {
   if (far == NULL) return;
   if (far->shared != NULL) conc_shared_free(far->shared);
   CONC_FREE(far->processes);
   CONC_FREE(far);
 }
 
-CONC__DEF int conc__far_new(conc__pool *p) {
-  conc__far *far = (conc__far *)CONC_MALLOC(sizeof *far);
+CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
+  conc__procpool *far = (conc__procpool *)CONC_MALLOC(sizeof *far);
   size_t n = p->n;
-  size_t size = sizeof(conc__far_shared) + n * sizeof(conc__far_worker);
+  size_t size =
+      sizeof(conc__procpool_shared) + n * sizeof(conc__procpool_worker);
   size_t k;
   if (far == NULL) return -ENOMEM;
   memset(far, 0, sizeof *far);
@@ -18490,53 +18583,53 @@ CONC__DEF int conc__far_new(conc__pool *p) {
   if (far->memory_size > SIZE_MAX / 4) return -ENOMEM;
   far->memory_size = (far->memory_size + 63) & ~(size_t)63;
   far->shared =
-      (conc__far_shared *)conc_shared_alloc(size + far->memory_size);
+      (conc__procpool_shared *)conc_shared_alloc(size + far->memory_size);
   if (far->shared == NULL) return -errno;
-  far->workers = (conc__far_worker *)(void *)(far->shared + 1);
+  far->workers = (conc__procpool_worker *)(void *)(far->shared + 1);
   far->memory = (char *)far->shared + size;
   far->processes =
-      (conc__far_process *)CONC_MALLOC(n * sizeof *far->processes);
+      (conc__procpool_process *)CONC_MALLOC(n * sizeof *far->processes);
   if (far->processes == NULL) return -ENOMEM;
   memset(far->processes, 0, n * sizeof *far->processes);
   for (k = 0; k < n; k++) {
-    conc__far_process *process = &far->processes[k];
+    conc__procpool_process *process = &far->processes[k];
     process->pool = p;
     process->index = k;
     snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
              (unsigned long)(k + 1));
     process->task.name = process->name;
-    process->task.target = conc__far_worker_main;
+    process->task.target = conc__procpool_worker_main;
     process->task.arg = process;
     process->task.daemon = true;
-    process->task.callback = conc__far_process_ended;
+    process->task.callback = conc__procpool_process_ended;
   }
-  for (k = 0; k < CONC__SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
-  far->blocks = CONC__SLOTS;
+  for (k = 0; k < CONC__JOB_SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
+  far->blocks = CONC__JOB_SLOTS;
   far->shared->awake = 1; /* the keeper */
-  far->keeper.target = conc__far_keep;
+  far->keeper.target = conc__procpool_keeper_main;
   far->keeper.arg = p;
   far->keeper.name = "PoolKeeper";
   return 0;
 }
 
-CONC__DEF int conc__far_start(conc_pool *pool, size_t n) {
-  conc__pool *p;
+CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
+  conc__pool_data *p;
   size_t k;
   int rc;
-  if (n > CONC__FAR_WORKERS) return -EINVAL;
+  if (n > CONC__PROCPOOL_WORKERS) return -EINVAL;
   p = conc__pool_new(pool, 0, false);
   if (p == NULL) return -ENOMEM;
   p->n = n;
   p->workers = NULL;
-  rc = conc__far_new(p);
+  rc = conc__procpool_new(p);
   CONC__STORE(&pool->state, p); /* now, that workers find it is not theirs */
   for (k = 0; k < n && rc == 0; k++)
-    rc = conc__far_process_start(&p->far->processes[k]);
+    rc = conc__procpool_process_start(&p->far->processes[k]);
   if (rc == 0) rc = conc_thread_start(&p->far->keeper);
   if (rc == 0) return 0;
-  CONC__STORE(&pool->state, (conc__pool *)NULL);
+  CONC__STORE(&pool->state, (conc__pool_data *)NULL);
   for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
-    conc__far_process *process = &p->far->processes[k];
+    conc__procpool_process *process = &p->far->processes[k];
     if (!process->runs) continue;
     conc_kill(&process->task);
     while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
@@ -18545,8 +18638,9 @@ CONC__DEF int conc__far_start(conc_pool *pool, size_t n) {
   return rc;
 }
 
-CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) {
-  conc__far *far = p->far;
+CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
+                                        size_t item) {
+  conc__procpool *far = p->far;
   conc_task *ended = NULL;
   bool first = false;
   int rc = conc__task_begin(job, CONC__TASK_REMOTE);
@@ -18560,7 +18654,7 @@ CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) {
   job->fds[1] = (int)p->options.retries;
   job->next = NULL;
   if (item > 0) {
-    job->start_method = CONC__FAR_CHUNK;
+    job->start_method = CONC__PROCPOOL_CHUNK;
     job->stack_size = item;
   }
   conc__mutex_lock(&p->guard);
@@ -18570,31 +18664,31 @@ CONC__DEF int conc__far_submit(conc__pool *p, conc_task *job, size_t item) {
     *p->backlog_end = job;
     p->backlog_end = &job->next;
     first = far->unfinished++ == 0;
-    conc__far_pump(p, &ended);
+    conc__procpool_pump(p, &ended);
   }
   conc__mutex_unlock(&p->guard);
-  if (rc != 0) conc__task_unbegin(job);
-  if (first && p->options.timeout > 0) conc__far_call(far);
-  conc__far_tell_all(p, ended);
+  if (rc != 0) conc__task_start_failed(job);
+  if (first && p->options.timeout > 0) conc__procpool_wake_keeper(far);
+  conc__procpool_finish_jobs(p, ended);
   return rc;
 }
 
-CONC__DEF void conc__far_shut(conc__pool *p, bool now) {
+CONC__PRIVATE void conc__procpool_shut(conc__pool_data *p, bool now) {
   conc__mutex_lock(&p->guard);
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
   if (now) CONC__STORE(&p->terminated, true);
   conc__mutex_unlock(&p->guard);
-  conc__far_call(p->far);
+  conc__procpool_wake_keeper(p->far);
 }
 
-CONC__DEF int conc__far_join(conc__pool *p, double timeout) {
+CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
   return conc__task_await(&p->far->keeper, false, timeout);
 }
 
 /* --- what is public of pools --- */
 
 CONC_API int conc_pool_start(conc_pool *pool) {
-  conc__pool *old = pool->state;
+  conc__pool_data *old = pool->state;
   size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
@@ -18602,16 +18696,16 @@ CONC_API int conc_pool_start(conc_pool *pool) {
   if (old != NULL) conc__pool_free(old);
   pool->state = NULL;
   if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
-  if (pool->kind == CONC_PROCESS) return conc__far_start(pool, n);
+  if (pool->kind == CONC_PROCESS) return conc__procpool_start(pool, n);
   return -EINVAL;
 }
 
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
-  conc__pool *p = CONC__LOAD(&pool->state);
+  conc__pool_data *p = CONC__LOAD(&pool->state);
   if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
   if (conc__worker_of(p) == NULL) {
     if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
-    if (p->far != NULL) return conc__far_submit(p, job, 0);
+    if (p->far != NULL) return conc__procpool_submit(p, job, 0);
   }
   return conc__pool_submit_thread(p, job);
 }
@@ -18622,29 +18716,27 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
 }
 
 CONC_API int conc_pool_close(conc_pool *pool) {
-  conc__pool *p = CONC__LOAD(&pool->state);
+  conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
   if (conc__pool_is_gone(p)) return 0;
-  if (p->far != NULL)
-    conc__far_shut(p, false);
+  if (p->far != NULL) conc__procpool_shut(p, false);
   else
     conc__pool_shut(p);
   return 0;
 }
 
 CONC_API int conc_pool_terminate(conc_pool *pool) {
-  conc__pool *p = CONC__LOAD(&pool->state);
+  conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
   if (conc__pool_is_gone(p)) return 0;
-  if (p->far != NULL)
-    conc__far_shut(p, true);
+  if (p->far != NULL) conc__procpool_shut(p, true);
   else
     conc__pool_stop(p);
   return 0;
 }
 
 CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
-  conc__pool *p = CONC__LOAD(&pool->state);
+  conc__pool_data *p = CONC__LOAD(&pool->state);
   double deadline = conc__deadline(timeout);
   size_t i;
   int rc = 0;
@@ -18652,7 +18744,7 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   if (!conc__pool_is_gone(p)) {
     if (conc__worker_of(p) != NULL) return -EDEADLK;
     if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
-    if (p->far != NULL) rc = conc__far_join(p, conc__remaining(deadline));
+    if (p->far != NULL) rc = conc__procpool_join(p, conc__remaining(deadline));
     for (i = 0; i < p->started && rc == 0; i++)
       rc = conc__task_await(&p->workers[i].task, false,
                             conc__remaining(deadline));
@@ -18666,7 +18758,7 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
 /* --- map and imap --- */
 
 typedef struct conc__map {
-  conc__pool *pool;
+  conc__pool_data *pool;
   conc_fn *fn;
   char *items;
   size_t size, n, chunk;
@@ -18676,7 +18768,7 @@ typedef struct conc__map {
 } conc__map;
 
 /* A thread's share: as many chunks as it comes to. */
-CONC__DEF void *conc__map_main(void *arg) {
+CONC__PRIVATE void *conc__map_main(void *arg) {
   conc__map *m = (conc__map *)arg;
   size_t i, end;
   while ((i = __atomic_fetch_add(&m->next, m->chunk, __ATOMIC_RELAXED)) <
@@ -18695,7 +18787,7 @@ enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
 
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n) {
-  conc__pool *p = CONC__LOAD(&pool->state);
+  conc__pool_data *p = CONC__LOAD(&pool->state);
   conc_task few[CONC__MAP_FEW];
   conc_task *jobs = few;
   conc_scope shield;
@@ -18732,7 +18824,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
       t->target = fn;
       t->arg = m.items + from * size;
       t->size = (n - from > m.chunk ? m.chunk : n - from) * size;
-      submitted = conc__far_submit(p, t, size);
+      submitted = conc__procpool_submit(p, t, size);
     }
   }
   if (submitted != 0) i--;
@@ -18744,7 +18836,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
       cancelled = true;
       CONC__STORE(&m.next, n);
       for (j = i; j < count && p->far != NULL; j++)
-        conc__far_cancel(&jobs[j], false);
+        conc__procpool_cancel(&jobs[j], false);
       conc_shield(&shield);
       conc__task_await(&jobs[i], true, CONC_FOREVER);
     }
@@ -18773,9 +18865,9 @@ CONC_API void conc_imap_end(conc_imap *imap) {
   imap->jobs = NULL;
 }
 
-CONC__DEF int conc__imap_begin(conc_imap *imap, conc_pool *pool, conc_fn *fn,
-                               void *items, size_t size, size_t n,
-                               bool unordered) {
+CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
+                                   conc_fn *fn, void *items, size_t size,
+                                   size_t n, bool unordered) {
   conc_task **tasks = NULL;
   size_t i;
   int rc = 0;
@@ -18847,13 +18939,13 @@ CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
 
 /* --- conc_offload --- */
 
-static conc__pool *conc__offload_pool;
+static conc__pool_data *conc__offload_pool;
 
 /* The shared pool, made when it is first needed; NULL: it cannot be. It is
    never freed, and so not of CONC_MALLOC. */
-CONC__DEF conc__pool *conc__offload_open(void) {
-  conc__pool *p = CONC__LOAD(&conc__offload_pool);
-  conc__pool *made;
+CONC__PRIVATE conc__pool_data *conc__offload_open(void) {
+  conc__pool_data *p = CONC__LOAD(&conc__offload_pool);
+  conc__pool_data *made;
   conc_pool options;
   size_t n = (size_t)conc_cpu_count() + 4;
   if (p != NULL && !conc__pool_is_gone(p)) return p;
@@ -18869,7 +18961,7 @@ CONC__DEF conc__pool *conc__offload_open(void) {
 }
 
 CONC_API void *conc_offload(conc_fn *fn, void *arg) {
-  conc__pool *p;
+  conc__pool_data *p;
   conc_task job;
   conc_scope shield;
   int rc;
@@ -18922,7 +19014,7 @@ typedef struct conc__channel {
   conc__buffer in, out;
 } conc__channel;
 
-CONC__DEF void conc__channel_init(conc__channel *ch, int fd) {
+CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
   struct sockaddr_storage a;
   socklen_t size = (socklen_t)sizeof a;
   memset(ch, 0, sizeof *ch);
@@ -18932,7 +19024,7 @@ CONC__DEF void conc__channel_init(conc__channel *ch, int fd) {
             a.ss_family != AF_UNIX;
 }
 
-CONC__DEF void conc__channel_free(conc__channel *ch) {
+CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
   ch->in_first = 0;
@@ -18943,7 +19035,7 @@ CONC__DEF void conc__channel_free(conc__channel *ch) {
    acknowledgement by 40 ms unless told. It needs telling each time, and only
    where two messages follow each other: in the handshake, and between the
    length and the payload of a long one. */
-CONC__DEF void conc__channel_quickack(conc__channel *ch) {
+CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 #ifdef TCP_QUICKACK
   int one = 1;
   if (ch->tcp)
@@ -18956,12 +19048,12 @@ CONC__DEF void conc__channel_quickack(conc__channel *ch) {
 /* --- frames --- */
 
 /* Begins a frame at the end of a buffer; returns where, for frame_end. */
-CONC__DEF int conc__frame_begin(conc__buffer *b, size_t *at) {
+CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   *at = b->size;
   return conc__buffer_append(b, "\0\0\0\0", 4);
 }
 
-CONC__DEF int conc__frame_end(conc__buffer *b, size_t at) {
+CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   uint64_t n = b->size - at - 4;
   size_t width = 4;
   size_t i;
@@ -18978,8 +19070,8 @@ CONC__DEF int conc__frame_end(conc__buffer *b, size_t at) {
   return 0;
 }
 
-CONC__DEF int conc__frame_append(conc__buffer *b, const void *data,
-                                 size_t size) {
+CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
+                                     size_t size) {
   size_t at;
   int rc = conc__frame_begin(b, &at);
   if (rc == 0) rc = conc__buffer_append(b, data, size);
@@ -18989,8 +19081,8 @@ CONC__DEF int conc__frame_append(conc__buffer *b, const void *data,
 /* Finds the frame at the beginning of `size` bytes. Returns the bytes that it
    takes, header and all (maybe more than there are; 0: not known yet), or
    -EPROTO, or -EMSGSIZE over `limit`. *payload is where its payload begins. */
-CONC__DEF ssize_t conc__frame_parse(const unsigned char *p, size_t size,
-                                    size_t limit, size_t *payload) {
+CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
+                                        size_t limit, size_t *payload) {
   uint64_t n = 0;
   size_t i;
   if (size < 4) return 0;
@@ -19012,8 +19104,9 @@ CONC__DEF ssize_t conc__frame_parse(const unsigned char *p, size_t size,
 
 /* The next frame, if all of it is there: 1 and its payload, which stays valid
    until the next read; 0 and what is missing at least; or negative errno. */
-CONC__DEF int conc__channel_next(conc__channel *ch, size_t limit,
-                                 const unsigned char **payload, size_t *size) {
+CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
+                                     const unsigned char **payload,
+                                     size_t *size) {
   size_t have = ch->in.size - ch->in_first;
   const unsigned char *p = have > 0 ? ch->in.data + ch->in_first : NULL;
   size_t start = 0;
@@ -19031,13 +19124,13 @@ CONC__DEF int conc__channel_next(conc__channel *ch, size_t limit,
 }
 
 /* The frame just received is to be received again; nothing was read since. */
-CONC__DEF void conc__channel_unread(conc__channel *ch) {
+CONC__PRIVATE void conc__channel_unread(conc__channel *ch) {
   ch->in_first -= ch->in_frame;
   ch->in_frame = 0;
 }
 
 /* Whether there is something of the next frame. */
-CONC__DEF bool conc__channel_has_begun(const conc__channel *ch) {
+CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
   unsigned char byte;
   return ch->in.size > ch->in_first ||
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
@@ -19045,7 +19138,7 @@ CONC__DEF bool conc__channel_has_begun(const conc__channel *ch) {
 
 /* Makes room to read into: what has been dealt with goes; and memory grows
    with what has arrived, not with what a header claims. */
-CONC__DEF int conc__channel_make_room(conc__channel *ch, size_t missing) {
+CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = ch->in.size - ch->in_first;
   if (missing > have + 65536) missing = have + 65536;
   if (have == 0) {
@@ -19063,7 +19156,7 @@ CONC__DEF int conc__channel_make_room(conc__channel *ch, size_t missing) {
 
 /* Reads what is there, without waiting. Bytes, 0 at the end, or negative
    errno (-EAGAIN). */
-CONC__DEF ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
+CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   ssize_t n = conc__channel_make_room(ch, missing);
   size_t room;
   if (n != 0) return n;
@@ -19079,9 +19172,9 @@ CONC__DEF ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
 }
 
 /* Waits for the next frame. 0, -EPIPE at the end, or negative errno. */
-CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
-                                    const unsigned char **payload,
-                                    size_t *size, double deadline) {
+CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
+                                        const unsigned char **payload,
+                                        size_t *size, double deadline) {
   for (;;) {
     ssize_t n;
     int rc = conc__channel_next(ch, limit, payload, size);
@@ -19090,7 +19183,7 @@ CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
       if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
-      rc = conc__wait_fd(ch->fd, CONC_READ | CONC__TRIED, deadline);
+      rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
       return (int)n;
@@ -19099,8 +19192,8 @@ CONC__DEF int conc__channel_receive(conc__channel *ch, size_t limit,
 }
 
 /* Sends all that is in `out`. 0 or negative errno; *sent bytes went out. */
-CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
-                                  double deadline) {
+CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
+                                      double deadline) {
   int rc = 0;
   *sent = 0;
   while (rc == 0 && *sent < ch->out.size) {
@@ -19112,7 +19205,7 @@ CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
-      rc = conc__wait_fd(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
+      rc = conc__fd_wait(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
     }
   }
@@ -19120,8 +19213,8 @@ CONC__DEF int conc__channel_flush(conc__channel *ch, size_t *sent,
   return rc;
 }
 
-CONC__DEF int conc__channel_send(conc__channel *ch, const void *data,
-                                 size_t size, double deadline) {
+CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
+                                     size_t size, double deadline) {
   size_t sent;
   int rc = conc__frame_append(&ch->out, data, size);
   return rc != 0 ? rc : conc__channel_flush(ch, &sent, deadline);
@@ -19139,9 +19232,10 @@ typedef struct conc__key {
 
 /* The answer to a challenge: its size, or -EPROTO for one that nobody who
    speaks the protocol sends. Which hash is decided as Python does. */
-CONC__DEF int conc__auth_answer(const conc__key *key,
-                                const unsigned char *challenge, size_t size,
-                                unsigned char out[CONC__DIGEST_MAX]) {
+CONC__PRIVATE int conc__auth_answer(const conc__key *key,
+                                    const unsigned char *challenge,
+                                    size_t size,
+                                    unsigned char out[CONC__DIGEST_MAX]) {
   const size_t prefix = sizeof CONC__SHA256_PREFIX - 1;
   if (size == 20 && !key->require_sha256) {
     conc__hmac(CONC__MD5, key->data, key->size, challenge, size, out);
@@ -19158,9 +19252,10 @@ CONC__DEF int conc__auth_answer(const conc__key *key,
 /* Whether `answer` is the answer to our challenge: with SHA-256, or with MD5
    from a Python up to 3.11. Takes the same time for every wrong answer of a
    length. */
-CONC__DEF bool conc__auth_verify(const conc__key *key,
-                                 const unsigned char *challenge, size_t size,
-                                 const unsigned char *answer, size_t length) {
+CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
+                                     const unsigned char *challenge,
+                                     size_t size, const unsigned char *answer,
+                                     size_t length) {
   unsigned char right[CONC__DIGEST_MAX];
   const size_t prefix = sizeof CONC__SHA256_PREFIX - 1;
   bool same;
@@ -19181,8 +19276,8 @@ CONC__DEF bool conc__auth_verify(const conc__key *key,
 /* Challenges the peer: 0 and it has been sent WELCOME (by `welcome` true; if
    not, the caller sends it with what comes next), -EACCES and it has been
    sent FAILURE. */
-CONC__DEF int conc__auth_challenge(conc__channel *ch, const conc__key *key,
-                                   bool welcome, double deadline) {
+CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
+                                       bool welcome, double deadline) {
   unsigned char message[11 + 8 + 40];
   const unsigned char *answer;
   size_t size;
@@ -19203,8 +19298,8 @@ CONC__DEF int conc__auth_challenge(conc__channel *ch, const conc__key *key,
 
 /* Answers the peer's challenge. 0, -EACCES if it does not like the answer,
    -EPROTO. Whatever follows a refusal is not read. */
-CONC__DEF int conc__auth_respond(conc__channel *ch, const conc__key *key,
-                                 double deadline) {
+CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
+                                     double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
   const unsigned char *p;
   size_t size;
@@ -19225,8 +19320,8 @@ CONC__DEF int conc__auth_respond(conc__channel *ch, const conc__key *key,
 }
 
 /* The server's half of the handshake: it speaks first. */
-CONC__DEF int conc__auth_serve(conc__channel *ch, const conc__key *key,
-                               double deadline) {
+CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
+                                   double deadline) {
   int rc;
   ch->eager = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
@@ -19238,8 +19333,8 @@ CONC__DEF int conc__auth_serve(conc__channel *ch, const conc__key *key,
 
 /* The client's half. The last WELCOME stays in `out`, to go with the first
    request in one segment. */
-CONC__DEF int conc__auth_connect(conc__channel *ch, const conc__key *key,
-                                 double deadline) {
+CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
+                                     double deadline) {
   int rc;
   ch->eager = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
@@ -19281,7 +19376,7 @@ typedef struct conc__client {
   conc__watch watch; /* first: what is watched is a client */
   conc_task task;    /* serves it while there is something to do */
   conc__channel channel;
-  struct conc__manager *manager;
+  struct conc__manager_data *manager;
   struct conc__client *next, **link; /* all, or those to be freed */
   bool authenticated;
   bool methods; /* accept_connection: more than one request */
@@ -19302,16 +19397,16 @@ typedef struct conc__peer {
 /* A proxy: a queue whose messages are elsewhere. */
 typedef struct conc__proxy {
   conc_queue queue; /* first: a proxy is a queue */
-  struct conc__manager *manager;
+  struct conc__manager_data *manager;
   struct conc__proxy *next;
   conc_queue *stash; /* messages that came, and could not be handed over */
-  conc__peer *owing; /* gets that failed while their reply came, or after */
-  size_t owed;       /* how many */
+  conc__peer *late;  /* gets that failed while their reply came, or after */
+  size_t late_count; /* how many */
   char name[64];
   char id[64];
 } conc__proxy;
 
-typedef struct conc__manager {
+typedef struct conc__manager_data {
   const conc_manager *options;
   conc__key key;
   size_t max_message;
@@ -19338,13 +19433,13 @@ typedef struct conc__manager {
   size_t spare_count;
   bool client;
   unsigned generation; /* of the process that connected */
-} conc__manager;
+} conc__manager_data;
 
-CONC__DEF conc__manager *conc__manager_state(conc_manager *m) {
-  conc__manager *state = m->state;
+CONC__PRIVATE conc__manager_data *conc__manager_state(conc_manager *m) {
+  conc__manager_data *state = m->state;
   if (state != NULL) return state;
   conc__init();
-  state = (conc__manager *)CONC_MALLOC(sizeof *state);
+  state = (conc__manager_data *)CONC_MALLOC(sizeof *state);
   if (state == NULL) return NULL;
   memset(state, 0, sizeof *state);
   state->options = m;
@@ -19354,8 +19449,8 @@ CONC__DEF conc__manager *conc__manager_state(conc_manager *m) {
 }
 
 /* Applies the defaults of the options, when it is started or connected. */
-CONC__DEF int conc__manager_options(conc_manager *m) {
-  conc__manager *state = conc__manager_state(m);
+CONC__PRIVATE int conc__manager_options(conc_manager *m) {
+  conc__manager_data *state = conc__manager_state(m);
   if (state == NULL) return -ENOMEM;
   if (state->server || state->client) return -EBUSY;
   state->key.data = m->authkey != NULL ? m->authkey : "";
@@ -19371,7 +19466,7 @@ CONC__DEF int conc__manager_options(conc_manager *m) {
 }
 
 /* It did not start: nothing stays behind, but what was registered. */
-CONC__DEF void conc__manager_unwind(conc_manager *m) {
+CONC__PRIVATE void conc__manager_unwind(conc_manager *m) {
   if (m->state == NULL || m->state->exports_count > 0) return;
   CONC_FREE(m->state->exports);
   CONC_FREE(m->state);
@@ -19381,7 +19476,8 @@ CONC__DEF void conc__manager_unwind(conc_manager *m) {
 /* --- names --- */
 
 /* The id of a name, from 1; 0: unknown. The guard is held. */
-CONC__DEF size_t conc__export_find(const conc__manager *m, const char *name) {
+CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
+                                       const char *name) {
   size_t i;
   for (i = 0; i < m->exports_count; i++)
     if (strcmp(m->exports[i].name, name) == 0) return i + 1;
@@ -19390,7 +19486,7 @@ CONC__DEF size_t conc__export_find(const conc__manager *m, const char *name) {
 
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
-  conc__manager *m;
+  conc__manager_data *m;
   conc__mutex *guard;
   char *copy;
   int rc = 0;
@@ -19399,7 +19495,7 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
   if (copy == NULL) return -ENOMEM;
   memcpy(copy, name, strlen(name) + 1);
-  guard = conc__guard(m);
+  guard = conc__mutex_of(m);
   conc__mutex_lock(guard);
   if (conc__export_find(m, name) != 0) {
     rc = -EEXIST;
@@ -19423,9 +19519,9 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   return rc;
 }
 
-CONC__DEF conc_queue *conc__export_by_name(conc__manager *m, const char *name,
-                                           size_t *id) {
-  conc__mutex *guard = conc__guard(m);
+CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
+                                               const char *name, size_t *id) {
+  conc__mutex *guard = conc__mutex_of(m);
   conc_queue *q;
   conc__mutex_lock(guard);
   *id = conc__export_find(m, name);
@@ -19434,8 +19530,9 @@ CONC__DEF conc_queue *conc__export_by_name(conc__manager *m, const char *name,
   return q;
 }
 
-CONC__DEF conc_queue *conc__export_by_id(conc__manager *m, const char *id) {
-  conc__mutex *guard = conc__guard(m);
+CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
+                                             const char *id) {
+  conc__mutex *guard = conc__mutex_of(m);
   conc_queue *q = NULL;
   size_t n = 0;
   for (; *id >= '0' && *id <= '9' && n < 1000000; id++)
@@ -19460,7 +19557,7 @@ typedef struct conc__taken {
 
 typedef struct conc__session {
   conc__client *client;
-  conc__manager *manager;
+  conc__manager_data *manager;
   int protocol;  /* of the peer's pickles: Python 2 has older names */
   bool leave;    /* close when the replies are out */
   size_t reply;  /* where the present reply's frame begins */
@@ -19468,7 +19565,7 @@ typedef struct conc__session {
 } conc__session;
 
 /* Buffers are lent to whoever is being served. */
-CONC__DEF void conc__buffer_lend(conc__manager *m, conc__buffer *b) {
+CONC__PRIVATE void conc__buffer_lend(conc__manager_data *m, conc__buffer *b) {
   if (b->data != NULL) return;
   if (m->spare_count > 0)
     *b = m->spare[--m->spare_count];
@@ -19477,7 +19574,8 @@ CONC__DEF void conc__buffer_lend(conc__manager *m, conc__buffer *b) {
   b->size = 0;
 }
 
-CONC__DEF void conc__buffer_return(conc__manager *m, conc__buffer *b) {
+CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
+                                       conc__buffer *b) {
   if (b->capacity >= CONC__IO_BUFFER && b->capacity < 4 * CONC__IO_BUFFER &&
       m->spare_count < CONC__SPARE_BUFFERS) {
     m->spare[m->spare_count++] = *b;
@@ -19487,7 +19585,7 @@ CONC__DEF void conc__buffer_return(conc__manager *m, conc__buffer *b) {
   }
 }
 
-CONC__DEF void conc__session_lend(conc__session *s) {
+CONC__PRIVATE void conc__session_lend(conc__session *s) {
   conc__buffer_lend(s->manager, &s->taken);
   conc__buffer_lend(s->manager, &s->client->channel.in);
   conc__buffer_lend(s->manager, &s->client->channel.out);
@@ -19495,7 +19593,7 @@ CONC__DEF void conc__session_lend(conc__session *s) {
 
 /* Nothing is held while nothing is done; an unfinished request is kept in
    just as much as it needs. */
-CONC__DEF void conc__session_return(conc__session *s) {
+CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t rest = ch->in.size - ch->in_first;
   conc__buffer small = {NULL, 0, 0};
@@ -19513,8 +19611,8 @@ CONC__DEF void conc__session_return(conc__session *s) {
   conc__buffer_return(s->manager, &s->taken);
 }
 
-CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size,
-                               conc__buffer *b) {
+CONC__PRIVATE void conc__give_back(conc_queue *q, const void *body,
+                                   size_t size, conc__buffer *b) {
   conc__message m;
   m.data = body;
   m.size = size;
@@ -19523,8 +19621,9 @@ CONC__DEF void conc__give_back(conc_queue *q, const void *body, size_t size,
 }
 
 /* As protocol 4 again. False without memory for that. */
-CONC__DEF bool conc__give_back_new(conc_queue *q, const unsigned char *body,
-                                   size_t size) {
+CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
+                                             const unsigned char *body,
+                                             size_t size) {
   conc__buffer b = {NULL, 0, 0};
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
@@ -19542,14 +19641,15 @@ CONC__DEF bool conc__give_back_new(conc_queue *q, const unsigned char *body,
 /* Gives the messages back whose replies are not among the first `sent` bytes
    of `out`; the youngest first, so that the order is as it was. The oldest,
    of most clients the only one, needs no memory. */
-CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
+CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
   conc__buffer *out = &s->client->channel.out;
   while (s->taken.size > 0) {
     conc__taken t;
     s->taken.size -= sizeof t;
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
     if (sent >= t.end) continue;
-    if (t.old && conc__give_back_new(t.queue, out->data + t.offset, t.size))
+    if (t.old &&
+        conc__unget_as_protocol_4(t.queue, out->data + t.offset, t.size))
       continue;
     conc__give_back(t.queue, out->data + t.offset, t.size,
                     s->taken.size == 0 ? out : NULL);
@@ -19557,7 +19657,7 @@ CONC__DEF void conc__session_give_back(conc__session *s, size_t sent) {
 }
 
 /* Sends the replies; but no message to who has closed his side already. */
-CONC__DEF int conc__session_flush(conc__session *s) {
+CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t sent = 0;
   int rc = -EPIPE;
@@ -19569,7 +19669,7 @@ CONC__DEF int conc__session_flush(conc__session *s) {
 
 /* Finds out whether the peer has closed its side and nothing is to be read
    before that. Else -1 if nothing is to be read. */
-CONC__DEF ssize_t conc__client_look(conc__client *c) {
+CONC__PRIVATE ssize_t conc__client_look(conc__client *c) {
   unsigned char byte;
   ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
@@ -19582,8 +19682,8 @@ CONC__DEF ssize_t conc__client_look(conc__client *c) {
 #define CONC__REPLY_BEGIN(s, kind) \
   conc__reply_begin(s, kind, sizeof kind - 1)
 
-CONC__DEF int conc__reply_begin(conc__session *s, const char *kind,
-                                size_t size) {
+CONC__PRIVATE int conc__reply_begin(conc__session *s, const char *kind,
+                                    size_t size) {
   conc__buffer *out = &s->client->channel.out;
   unsigned char *p;
   int rc = conc__buffer_reserve(out, size + 11);
@@ -19600,32 +19700,32 @@ CONC__DEF int conc__reply_begin(conc__session *s, const char *kind,
   return 0;
 }
 
-CONC__DEF int conc__reply_end(conc__session *s) {
+CONC__PRIVATE int conc__reply_end(conc__session *s) {
   conc__buffer *out = &s->client->channel.out;
   int rc = conc__buffer_append(out, "\x86.", 2); /* TUPLE2 STOP */
   return rc != 0 ? rc : conc__frame_end(out, s->reply);
 }
 
 /* ('#RETURN', v), v being the body of a pickle. */
-CONC__DEF int conc__reply_body(conc__session *s, const char *body,
-                               size_t size) {
+CONC__PRIVATE int conc__reply_body(conc__session *s, const char *body,
+                                   size_t size) {
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__buffer_append(&s->client->channel.out, body, size);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-CONC__DEF int conc__reply_none(conc__session *s) {
+CONC__PRIVATE int conc__reply_none(conc__session *s) {
   return conc__reply_body(s, "N", 1);
 }
 
-CONC__DEF int conc__reply_int(conc__session *s, int64_t n) {
+CONC__PRIVATE int conc__reply_int(conc__session *s, int64_t n) {
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_int(&s->client->channel.out, n);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
 /* ('#TRACEBACK', text): Python raises RemoteError(text). */
-CONC__DEF int conc__reply_refuse(conc__session *s, const char *text) {
+CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
   conc__buffer *out = &s->client->channel.out;
   int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
@@ -19636,9 +19736,9 @@ CONC__DEF int conc__reply_refuse(conc__session *s, const char *text) {
 }
 
 /* ('#ERROR', exception): Python raises it. An empty text is no argument. */
-CONC__DEF int conc__reply_raise(conc__session *s, const char *module3,
-                                const char *module2, const char *name,
-                                const char *text) {
+CONC__PRIVATE int conc__reply_raise(conc__session *s, const char *module3,
+                                    const char *module2, const char *name,
+                                    const char *text) {
   conc__buffer *out = &s->client->channel.out;
   const char *module = s->protocol == 2 ? module2 : module3;
   char global[96];
@@ -19654,13 +19754,13 @@ CONC__DEF int conc__reply_raise(conc__session *s, const char *module3,
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-CONC__DEF int conc__reply_builtin(conc__session *s, const char *name,
-                                  const char *text) {
+CONC__PRIVATE int conc__reply_builtin(conc__session *s, const char *name,
+                                      const char *text) {
   return conc__reply_raise(s, "builtins", "exceptions", name, text);
 }
 
 /* The exception for an error of a queue's call. */
-CONC__DEF int conc__reply_error(conc__session *s, int rc, bool get) {
+CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -ETIMEDOUT)
     return conc__reply_raise(s, "queue", "Queue", get ? "Empty" : "Full", "");
   if (rc == -EPIPE)
@@ -19680,8 +19780,8 @@ typedef struct conc__request {
 } conc__request;
 
 /* Finds parameter `i` by place or by name; NULL if it is not given. */
-CONC__DEF const conc_value *conc__argument(const conc__request *r, size_t i,
-                                           const char *name) {
+CONC__PRIVATE const conc_value *conc__argument(const conc__request *r,
+                                               size_t i, const char *name) {
   if (i < conc_value_size(r->args)) return conc_value_item(r->args, i);
   return conc_value_get(r->kwds, name);
 }
@@ -19689,9 +19789,10 @@ CONC__DEF const conc_value *conc__argument(const conc__request *r, size_t i,
 /* Checks the arguments against the names of a method's parameters, of which
    the first `required` have no default. Writes Python's complaint and returns
    false if they do not fit. */
-CONC__DEF bool conc__arguments_fit(const conc__request *r,
-                                   const char *const *names, size_t count,
-                                   size_t required, char *text, size_t size) {
+CONC__PRIVATE bool conc__arguments_fit(const conc__request *r,
+                                       const char *const *names, size_t count,
+                                       size_t required, char *text,
+                                       size_t size) {
   size_t given = conc_value_size(r->args);
   size_t keywords = conc_value_size(r->kwds);
   size_t i, j;
@@ -19727,7 +19828,7 @@ CONC__DEF bool conc__arguments_fit(const conc__request *r,
 }
 
 /* Python's truth. */
-CONC__DEF bool conc__truth(const conc_value *v) {
+CONC__PRIVATE bool conc__value_is_true(const conc_value *v) {
   bool b;
   int64_t n;
   double f;
@@ -19744,15 +19845,15 @@ CONC__DEF bool conc__truth(const conc_value *v) {
 
 /* block and timeout, as queue.Queue takes them. NULL and *timeout, or the
    text of a ValueError or (with *type) a TypeError. */
-CONC__DEF const char *conc__waiting(const conc_value *block,
-                                    const conc_value *timeout, double *out,
-                                    bool *type) {
+CONC__PRIVATE const char *conc__parse_block_timeout(const conc_value *block,
+                                                    const conc_value *timeout,
+                                                    double *out, bool *type) {
   int64_t n;
   double f;
   bool b;
   *type = false;
   *out = CONC_FOREVER;
-  if (block != NULL && !conc__truth(block)) {
+  if (block != NULL && !conc__value_is_true(block)) {
     *out = 0;
     return NULL;
   }
@@ -19773,7 +19874,7 @@ CONC__DEF const char *conc__waiting(const conc_value *block,
 
 /* Before a call that waits: what there is to say is said, buffers are given
    back, and the peer's end is listened for. */
-CONC__DEF int conc__session_block(conc__session *s) {
+CONC__PRIVATE int conc__session_block(conc__session *s) {
   conc__client *c = s->client;
   int rc = conc__session_flush(s);
   if (rc != 0) return rc;
@@ -19785,15 +19886,15 @@ CONC__DEF int conc__session_block(conc__session *s) {
   return 0;
 }
 
-CONC__DEF void conc__session_unblock(conc__session *s) {
+CONC__PRIVATE void conc__session_unblock(conc__session *s) {
   s->client->blocked = false;
   conc__session_lend(s);
 }
 
 /* put(item, block=True, timeout=None). The item is encoded anew: what the
    peer sent is never passed on, another Python would execute it. */
-CONC__DEF int conc__serve_put(conc__session *s, conc_queue *q,
-                              const conc_value *item, double timeout) {
+CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
+                                  const conc_value *item, double timeout) {
   conc__buffer b = {NULL, 0, 0};
   const void *data;
   size_t size = 0;
@@ -19807,14 +19908,14 @@ CONC__DEF int conc__serve_put(conc__session *s, conc_queue *q,
     data = b.data;
     size = b.size;
   }
-  if (rc == 0) rc = conc__put(q, data, size, kind, 0);
+  if (rc == 0) rc = conc__queue_put(q, data, size, kind, 0);
   if (rc == -ETIMEDOUT && timeout > 0) {
     int gone = conc__session_block(s);
     if (gone != 0) {
       conc__buffer_free(&b);
       return gone;
     }
-    rc = conc__put(q, data, size, kind, timeout);
+    rc = conc__queue_put(q, data, size, kind, timeout);
     conc__session_unblock(s);
   }
   conc__buffer_free(&b);
@@ -19823,8 +19924,8 @@ CONC__DEF int conc__serve_put(conc__session *s, conc_queue *q,
 }
 
 /* get(block=True, timeout=None). */
-CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
-                              double timeout) {
+CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
+                                  double timeout) {
   conc__buffer *out = &s->client->channel.out;
   conc__sink sink;
   conc__taken t;
@@ -19871,7 +19972,7 @@ CONC__DEF int conc__serve_get(conc__session *s, conc_queue *q,
   return rc;
 }
 
-CONC__DEF int conc__serve_join(conc__session *s, conc_queue *q) {
+CONC__PRIVATE int conc__serve_join(conc__session *s, conc_queue *q) {
   int rc = conc_queue_join(q, 0);
   if (rc == -ETIMEDOUT) {
     rc = conc__session_block(s);
@@ -19883,7 +19984,7 @@ CONC__DEF int conc__serve_join(conc__session *s, conc_queue *q) {
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
-CONC__DEF int conc__serve_task_done(conc__session *s, conc_queue *q) {
+CONC__PRIVATE int conc__serve_task_done(conc__session *s, conc_queue *q) {
   int rc = conc_task_done(q);
   if (rc == -EINVAL)
     return conc__reply_builtin(s, "ValueError",
@@ -19891,8 +19992,8 @@ CONC__DEF int conc__serve_task_done(conc__session *s, conc_queue *q) {
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
-CONC__DEF int conc__serve_size(conc__session *s, conc_queue *q,
-                               const char *method) {
+CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
+                                   const char *method) {
   ssize_t n = conc_qsize(q);
   bool yes;
   if (n < 0) return conc__reply_error(s, (int)n, true);
@@ -19907,7 +20008,8 @@ static const char *const conc__methods[] = {
 #define CONC__METHODS (sizeof conc__methods / sizeof *conc__methods)
 
 /* A method of a queue. */
-CONC__DEF int conc__serve_method(conc__session *s, const conc__request *r) {
+CONC__PRIVATE int conc__serve_method(conc__session *s,
+                                     const conc__request *r) {
   static const char *const put_names[] = {"item", "block", "timeout"};
   static const char *const get_names[] = {"block", "timeout"};
   conc_queue *q = conc__export_by_id(s->manager, r->ident);
@@ -19945,9 +20047,9 @@ CONC__DEF int conc__serve_method(conc__session *s, const conc__request *r) {
                            sizeof text))
     return conc__reply_builtin(s, "TypeError", text);
   if (count > 1) {
-    complaint = conc__waiting(conc__argument(r, count - 2, "block"),
-                              conc__argument(r, count - 1, "timeout"),
-                              &timeout, &type);
+    complaint = conc__parse_block_timeout(
+        conc__argument(r, count - 2, "block"),
+        conc__argument(r, count - 1, "timeout"), &timeout, &type);
     if (complaint != NULL)
       return conc__reply_builtin(s, type ? "TypeError" : "ValueError",
                                  complaint);
@@ -19962,7 +20064,8 @@ CONC__DEF int conc__serve_method(conc__session *s, const conc__request *r) {
 
 /* create(name): the id of a queue and its methods' names. Those are fixed
    identifiers: a Python client executes them. */
-CONC__DEF int conc__serve_create(conc__session *s, const conc__request *r) {
+CONC__PRIVATE int conc__serve_create(conc__session *s,
+                                     const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
   const char *name = NULL;
   char text[160];
@@ -19987,7 +20090,7 @@ CONC__DEF int conc__serve_create(conc__session *s, const conc__request *r) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-CONC__DEF int conc__serve_get_methods(conc__session *s) {
+CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
   conc__buffer *out = &s->client->channel.out;
   size_t i;
   int rc = CONC__REPLY_BEGIN(s, "#RETURN");
@@ -20000,7 +20103,8 @@ CONC__DEF int conc__serve_get_methods(conc__session *s) {
 
 /* A function of the server: the only request of its connection, but for
    accept_connection. References are not counted: queues are the program's. */
-CONC__DEF int conc__serve_function(conc__session *s, const conc__request *r) {
+CONC__PRIVATE int conc__serve_function(conc__session *s,
+                                       const conc__request *r) {
   const char *f = r->method;
   char text[160];
   s->leave = true;
@@ -20040,17 +20144,17 @@ typedef struct conc__scalar {
 
 /* Behind the opcode that memorises what was read; nobody will ask for it, or
    the request does not look as usual. */
-CONC__INLINE const unsigned char *conc__skip_memo(const unsigned char *p,
-                                                  const unsigned char *end) {
+CONC__INLINE const unsigned char *
+conc__skip_memoize_op(const unsigned char *p, const unsigned char *end) {
   if (p < end && *p == 0x94) return p + 1; /* MEMOIZE */
   if (p < end && *p == 'q') return end - p > 2 ? p + 2 : NULL; /* BINPUT */
   return p;
 }
 
 /* Reads one scalar; behind it, or NULL if it is something else. */
-CONC__DEF const unsigned char *conc__scan_scalar(const unsigned char *p,
-                                                 const unsigned char *end,
-                                                 conc__scalar *out) {
+CONC__PRIVATE const unsigned char *conc__scan_scalar(const unsigned char *p,
+                                                     const unsigned char *end,
+                                                     conc__scalar *out) {
   size_t width = 0; /* of the length that stands before the data */
   size_t size = 0;
   if (p == NULL || p == end) return NULL;
@@ -20072,7 +20176,7 @@ CONC__DEF const unsigned char *conc__scan_scalar(const unsigned char *p,
   if ((size_t)(end - p) < size) return NULL;
   out->data = p;
   out->size = size;
-  return conc__skip_memo(p + size, end);
+  return conc__skip_memoize_op(p + size, end);
 }
 
 CONC__INLINE bool conc__scalar_is_str(const conc__scalar *v) {
@@ -20080,15 +20184,14 @@ CONC__INLINE bool conc__scalar_is_str(const conc__scalar *v) {
 }
 
 /* Reads a tuple of up to `limit` scalars. */
-CONC__DEF const unsigned char *conc__scan_tuple(const unsigned char *p,
-                                                const unsigned char *end,
-                                                conc__scalar *items,
-                                                size_t limit, size_t *count) {
+CONC__PRIVATE const unsigned char *
+conc__scan_tuple(const unsigned char *p, const unsigned char *end,
+                 conc__scalar *items, size_t limit, size_t *count) {
   bool marked = p != NULL && p < end && *p == '(';
   size_t n = 0;
   *count = 0;
   if (p == NULL || p == end) return NULL;
-  if (*p == ')') return conc__skip_memo(p + 1, end);
+  if (*p == ')') return conc__skip_memoize_op(p + 1, end);
   p += marked;
   for (;;) {
     if (p == NULL || p == end) return NULL;
@@ -20097,12 +20200,12 @@ CONC__DEF const unsigned char *conc__scan_tuple(const unsigned char *p,
     p = conc__scan_scalar(p, end, &items[n++]);
   }
   *count = n;
-  return conc__skip_memo(p + 1, end);
+  return conc__skip_memoize_op(p + 1, end);
 }
 
 /* The meaning of (block, timeout), if it is a usual one. */
-CONC__DEF bool conc__scan_waiting(const conc__scalar *v, size_t count,
-                                  double *timeout) {
+CONC__PRIVATE bool conc__scan_waiting(const conc__scalar *v, size_t count,
+                                      double *timeout) {
   uint64_t bits = 0;
   size_t i;
   *timeout = CONC_FOREVER;
@@ -20121,13 +20224,13 @@ CONC__DEF bool conc__scan_waiting(const conc__scalar *v, size_t count,
   return true;
 }
 
-/* Puts a scalar without waiting; as conc__put, or -ENOTSUP. Numbers are the
-   same bytes when they are encoded anew; a str has one spelling here. */
-CONC__DEF int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
+/* Puts a scalar without waiting; as conc__queue_put, or -ENOTSUP. Numbers are
+   the same bytes when they are encoded anew; a str has one spelling here. */
+CONC__PRIVATE int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
   unsigned char text[5 + 255];
   switch (v->op) {
     case 'C': case 'B':
-      return conc__put(q, v->data, v->size, CONC__RAW, 0);
+      return conc__queue_put(q, v->data, v->size, CONC__RAW, 0);
     case 0x8c: case 'X':
       if (v->size > 255 || !conc__utf8_valid(v->data, v->size))
         return -ENOTSUP;
@@ -20135,15 +20238,15 @@ CONC__DEF int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
       text[0] = 'X';
       text[1] = (unsigned char)v->size;
       memcpy(text + 5, v->data, v->size);
-      return conc__put(q, text, v->size + 5, CONC__PICKLED, 0);
+      return conc__queue_put(q, text, v->size + 5, CONC__PICKLED, 0);
     default:
-      return conc__put(q, v->data - 1, v->size + 1, CONC__PICKLED, 0);
+      return conc__queue_put(q, v->data - 1, v->size + 1, CONC__PICKLED, 0);
   }
 }
 
 /* Serves a usual request. False if it is not one: nothing has been done. */
-CONC__DEF bool conc__serve_usual(conc__session *s, const unsigned char *p,
-                                 size_t size, int *rc) {
+CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
+                                     size_t size, int *rc) {
   const unsigned char *end = p + size;
   conc__scalar name[2], args[3];
   conc_queue *q;
@@ -20159,9 +20262,9 @@ CONC__DEF bool conc__serve_usual(conc__session *s, const unsigned char *p,
   p = conc__scan_scalar(p, end, &name[1]);
   p = conc__scan_tuple(p, end, args, 3, &count);
   if (p == NULL || p == end || *p != '}') return false; /* no keywords */
-  p = conc__skip_memo(p + 1, end);
+  p = conc__skip_memoize_op(p + 1, end);
   if (p == NULL || p == end || *p != 't') return false;
-  p = conc__skip_memo(p + 1, end);
+  p = conc__skip_memoize_op(p + 1, end);
   if (p == NULL || end - p != 1 || *p != '.') return false;
   if (!conc__scalar_is_str(&name[0]) || !conc__scalar_is_str(&name[1]) ||
       name[0].size >= sizeof id || name[1].size != 3)
@@ -20185,8 +20288,8 @@ CONC__DEF bool conc__serve_usual(conc__session *s, const unsigned char *p,
 }
 
 /* One request. 0, or negative errno: the connection is to be closed. */
-CONC__DEF int conc__serve_request(conc__session *s, const unsigned char *data,
-                                  size_t size) {
+CONC__PRIVATE int conc__serve_request(conc__session *s,
+                                      const unsigned char *data, size_t size) {
   conc__request r;
   conc_value *v = NULL;
   const conc_value *ident;
@@ -20222,8 +20325,8 @@ CONC__DEF int conc__serve_request(conc__session *s, const unsigned char *data,
 
 /* The client is gone. Its coroutine may still run its last lines, so it is
    freed later. */
-CONC__DEF void conc__client_close(conc__client *c) {
-  conc__manager *m = c->manager;
+CONC__PRIVATE void conc__client_close(conc__client *c) {
+  conc__manager_data *m = c->manager;
   conc__watch_stop(conc__this.loop, c->channel.fd);
   close(c->channel.fd);
   conc__channel_free(&c->channel);
@@ -20235,7 +20338,7 @@ CONC__DEF void conc__client_close(conc__client *c) {
   conc_event_set(&m->changed);
 }
 
-CONC__DEF void conc__clients_reap(conc__manager *m) {
+CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
   while (m->dead != NULL) {
     conc__client *c = m->dead;
     m->dead = c->next;
@@ -20244,7 +20347,7 @@ CONC__DEF void conc__clients_reap(conc__manager *m) {
 }
 
 /* Reads and answers until there is nothing more to read now. */
-CONC__DEF int conc__session_run(conc__session *s) {
+CONC__PRIVATE int conc__session_run(conc__session *s) {
   conc__client *c = s->client;
   conc__channel *ch = &c->channel;
   bool empty = false;
@@ -20287,7 +20390,7 @@ CONC__DEF int conc__session_run(conc__session *s) {
   return rc;
 }
 
-CONC__DEF void *conc__client_main(void *arg) {
+CONC__PRIVATE void *conc__client_main(void *arg) {
   conc__client *c = (conc__client *)arg;
   conc__session s;
   int rc = 0;
@@ -20316,7 +20419,7 @@ CONC__DEF void *conc__client_main(void *arg) {
   return NULL;
 }
 
-CONC__DEF void conc__client_start(conc__client *c) {
+CONC__PRIVATE void conc__client_start(conc__client *c) {
   c->task.target = conc__client_main;
   c->task.arg = c;
   c->task.name = "conc-client";
@@ -20328,7 +20431,7 @@ CONC__DEF void conc__client_start(conc__client *c) {
 
 /* Something came from a client. While its coroutine waits in a queue that can
    only be its end, or a request sent ahead. */
-CONC__DEF void conc__client_ready(conc__watch *watch, int events) {
+CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   conc__client *c = (conc__client *)watch;
   if (events & CONC__HANGUP) c->hangup = true;
   if (!c->serving) {
@@ -20345,7 +20448,7 @@ CONC__DEF void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-CONC__DEF int conc__client_new(conc__manager *m, int fd) {
+CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
   int one = 1;
   int rc;
@@ -20371,7 +20474,7 @@ CONC__DEF int conc__client_new(conc__manager *m, int fd) {
 
 /* Lets those who are being served finish what they answer now; who waits for
    a queue is cancelled, and who is idle closed. */
-CONC__DEF void conc__server_stop(conc__manager *m) {
+CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   double end = conc_now() + 1;
   conc__client *c, *next;
   m->stopping = true;
@@ -20393,8 +20496,8 @@ CONC__DEF void conc__server_stop(conc__manager *m) {
 }
 
 /* Accepts until it is cancelled. */
-CONC__DEF void *conc__server_main(void *arg) {
-  conc__manager *m = (conc__manager *)arg;
+CONC__PRIVATE void *conc__server_main(void *arg) {
+  conc__manager_data *m = (conc__manager_data *)arg;
   size_t max = m->options->max_clients;
   m->running = true;
   conc_event_set(&m->ready); /* from now on it can be cancelled */
@@ -20422,7 +20525,7 @@ CONC__DEF void *conc__server_main(void *arg) {
 }
 
 /* Gives back what is left when the loop does not run any more. */
-CONC__DEF void conc__server_close(conc__manager *m) {
+CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   if (m->listener >= 0) close(m->listener); /* no loop: it never ran */
   m->listener = -1;
   while (m->clients != NULL) { /* cut off in the middle of something */
@@ -20439,8 +20542,8 @@ CONC__DEF void conc__server_close(conc__manager *m) {
 }
 
 /* The thread of a server. */
-CONC__DEF void *conc__server_thread(void *arg) {
-  conc__manager *m = (conc__manager *)arg;
+CONC__PRIVATE void *conc__server_thread(void *arg) {
+  conc__manager_data *m = (conc__manager_data *)arg;
   m->root.target = conc__server_main;
   m->root.arg = m;
   m->root.name = "conc-manager";
@@ -20450,8 +20553,8 @@ CONC__DEF void *conc__server_thread(void *arg) {
   return NULL;
 }
 
-CONC__DEF int conc__server_open(conc_manager *manager) {
-  conc__manager *m;
+CONC__PRIVATE int conc__server_open(conc_manager *manager) {
+  conc__manager_data *m;
   int rc = conc__manager_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
@@ -20467,8 +20570,8 @@ CONC__DEF int conc__server_open(conc_manager *manager) {
   return 0;
 }
 
-CONC__DEF int conc__server_start(conc_manager *manager, bool forever) {
-  conc__manager *m;
+CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
+  conc__manager_data *m;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
   m = manager->state;
@@ -20503,7 +20606,7 @@ CONC_API int conc_manager_start(conc_manager *manager) {
 }
 
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  conc__manager *m;
+  conc__manager_data *m;
   int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
   m = manager->state;
@@ -20514,21 +20617,22 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager) {
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
-  const conc__manager *m = manager->state;
+  const conc__manager_data *m = manager->state;
   return m != NULL && m->server ? m->address : NULL;
 }
 
 /* --- the client --- */
 
-CONC__DEF void conc__peer_close(conc__peer *p) {
+CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   conc_close(p->channel.fd);
   conc__channel_free(&p->channel);
   CONC_FREE(p);
 }
 
 /* Begins a request in `out`: everything up to the arguments. */
-CONC__DEF int conc__request_begin(conc__buffer *out, size_t *at, int protocol,
-                                  const char *ident, const char *method) {
+CONC__PRIVATE int conc__request_begin(conc__buffer *out, size_t *at,
+                                      int protocol, const char *ident,
+                                      const char *method) {
   int rc = conc__frame_begin(out, at);
   if (rc == 0) rc = conc__put_number(out, 0x80, (uint64_t)protocol, 1);
   if (rc == 0) rc = conc__put_op(out, '('); /* MARK */
@@ -20539,15 +20643,15 @@ CONC__DEF int conc__request_begin(conc__buffer *out, size_t *at, int protocol,
 }
 
 /* And ends it, after the tuple of arguments: no keywords. */
-CONC__DEF int conc__request_end(conc__buffer *out, size_t at) {
+CONC__PRIVATE int conc__request_end(conc__buffer *out, size_t at) {
   int rc = conc__buffer_append(out, "}t.", 3); /* {} TUPLE STOP */
   return rc != 0 ? rc : conc__frame_end(out, at);
 }
 
 /* A request to the server, whose only argument is a str (NULL: none). In a
    protocol that every Python reads; the reply tells which one it speaks. */
-CONC__DEF int conc__request_str(conc__buffer *out, const char *method,
-                                const char *argument) {
+CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
+                                    const char *argument) {
   size_t at;
   int rc = conc__request_begin(out, &at, 2, NULL, method);
   if (rc == 0)
@@ -20560,7 +20664,7 @@ CONC__DEF int conc__request_str(conc__buffer *out, const char *method,
 }
 
 /* What a remote exception is here. */
-CONC__DEF int conc__exception_code(const conc_value *v) {
+CONC__PRIVATE int conc__exception_code(const conc_value *v) {
   static const struct {
     const char *name;
     int code;
@@ -20579,9 +20683,10 @@ CONC__DEF int conc__exception_code(const conc_value *v) {
 /* Sends what is in `out` and reads the reply: its value in *out (to be freed,
    with *result inside), or the error that it tells. *broken: the connection
    is in an unknown state, and must be closed. */
-CONC__DEF int conc__peer_call(conc__manager *m, conc__peer *p,
-                              conc_value **reply, const conc_value **result,
-                              bool *broken, double deadline) {
+CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
+                                  conc_value **reply,
+                                  const conc_value **result, bool *broken,
+                                  double deadline) {
   const unsigned char *payload;
   const char *kind;
   size_t size, sent;
@@ -20626,8 +20731,8 @@ CONC__DEF int conc__peer_call(conc__manager *m, conc__peer *p,
 }
 
 /* A new connection, authenticated, its first request not yet sent. */
-CONC__DEF int conc__peer_open(conc__manager *m, conc__peer **out,
-                              double deadline) {
+CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
+                                  double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
   int rc;
   if (p == NULL) return -ENOMEM;
@@ -20650,10 +20755,11 @@ CONC__DEF int conc__peer_open(conc__manager *m, conc__peer **out,
 }
 
 /* One function of the server, on a connection of its own. */
-CONC__DEF int conc__peer_function(conc__manager *m, const char *function,
-                                  const char *argument, conc_value **reply,
-                                  const conc_value **result, conc__peer **keep,
-                                  double deadline) {
+CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
+                                      const char *function,
+                                      const char *argument, conc_value **reply,
+                                      const conc_value **result,
+                                      conc__peer **keep, double deadline) {
   conc__peer *p;
   bool broken = true;
   int rc = conc__peer_open(m, &p, deadline);
@@ -20670,9 +20776,9 @@ CONC__DEF int conc__peer_function(conc__manager *m, const char *function,
 }
 
 /* A connection for methods: an idle one, or a new one. */
-CONC__DEF int conc__peer_get(conc__manager *m, conc__peer **out,
-                             double deadline) {
-  conc__mutex *guard = conc__guard(m);
+CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
+                                 double deadline) {
+  conc__mutex *guard = conc__mutex_of(m);
   conc_value *reply;
   const conc_value *result;
   int rc;
@@ -20709,8 +20815,8 @@ CONC__DEF int conc__peer_get(conc__manager *m, conc__peer **out,
   return rc;
 }
 
-CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
-  conc__mutex *guard = conc__guard(m);
+CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
+  conc__mutex *guard = conc__mutex_of(m);
   if (p->channel.in.capacity > CONC__IO_BUFFER ||
       p->channel.out.capacity > CONC__IO_BUFFER)
     conc__channel_free(&p->channel); /* after a large message */
@@ -20728,16 +20834,16 @@ CONC__DEF void conc__peer_put(conc__manager *m, conc__peer *p) {
 #define CONC__REPLY_SLACK 5.0
 #define CONC__JOIN_LEAST 0.1 /* seconds that an answer to join has, at least */
 
-typedef struct conc__call {
+typedef struct conc__exchange {
   conc__peer *peer;
   bool broken;
   size_t at;
   conc_value *reply;
   const conc_value *result;
-} conc__call;
+} conc__exchange;
 
-CONC__DEF int conc__call_begin(conc__call *c, conc__proxy *proxy,
-                               const char *method, double deadline) {
+CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
+                                       const char *method, double deadline) {
   int rc = conc__peer_get(proxy->manager, &c->peer,
                           deadline <= 0 ? conc_now() + CONC__REPLY_SLACK
                                         : deadline);
@@ -20751,8 +20857,8 @@ CONC__DEF int conc__call_begin(conc__call *c, conc__proxy *proxy,
 }
 
 /* Sends what is in `out` and awaits the reply. */
-CONC__DEF int conc__call_ask(conc__call *c, conc__proxy *proxy,
-                             double deadline) {
+CONC__PRIVATE int conc__exchange_ask(conc__exchange *c, conc__proxy *proxy,
+                                     double deadline) {
   int rc;
   if (deadline < CONC__NEVER)
     deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
@@ -20762,7 +20868,8 @@ CONC__DEF int conc__call_ask(conc__call *c, conc__proxy *proxy,
 }
 
 /* Gives the connection back. */
-CONC__DEF void conc__call_leave(conc__call *c, conc__proxy *proxy) {
+CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
+                                        conc__proxy *proxy) {
   if (c->broken)
     conc__peer_close(c->peer);
   else
@@ -20771,17 +20878,17 @@ CONC__DEF void conc__call_leave(conc__call *c, conc__proxy *proxy) {
 
 /* Sends the request, to which the arguments have been added (`rc`: whether
    that went well), and gives the connection back. */
-CONC__DEF int conc__call_end(conc__call *c, conc__proxy *proxy, int rc,
-                             double deadline) {
+CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
+                                     int rc, double deadline) {
   c->broken = true;
   if (rc == 0) rc = conc__request_end(&c->peer->channel.out, c->at);
-  if (rc == 0) rc = conc__call_ask(c, proxy, deadline);
-  conc__call_leave(c, proxy);
+  if (rc == 0) rc = conc__exchange_ask(c, proxy, deadline);
+  conc__exchange_leave(c, proxy);
   return rc;
 }
 
 /* Appends block and timeout, of which the server waits. */
-CONC__DEF int conc__call_waiting(conc__buffer *out, double deadline) {
+CONC__PRIVATE int conc__exchange_waiting(conc__buffer *out, double deadline) {
   int rc;
   if (deadline <= 0) return conc__buffer_append(out, "\x89", 1); /* False */
   rc = conc__buffer_append(out, "\x88", 1);
@@ -20791,8 +20898,8 @@ CONC__DEF int conc__call_waiting(conc__buffer *out, double deadline) {
 
 /* A message as an argument. Stored bodies are in protocol 4: for Python 2
    they are encoded anew. */
-CONC__DEF int conc__put_message(conc__buffer *out, const conc__message *m,
-                                int protocol) {
+CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
+                                    int protocol) {
   size_t at = out->size;
   int rc;
   if (m->kind == CONC__RAW)
@@ -20801,37 +20908,37 @@ CONC__DEF int conc__put_message(conc__buffer *out, const conc__message *m,
   return rc == 0 && protocol == 2 ? conc__pickle_downgrade(out, at) : rc;
 }
 
-CONC__DEF int conc__proxy_put(conc_queue *q, const conc__message *m,
-                              double deadline) {
+CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
   conc__buffer *out;
-  conc__call c;
-  int rc = conc__call_begin(&c, proxy, "put", deadline);
+  conc__exchange c;
+  int rc = conc__exchange_begin(&c, proxy, "put", deadline);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
   if (deadline < CONC__NEVER) rc = conc__buffer_append(out, "(", 1);
   if (rc == 0) rc = conc__put_message(out, m, proxy->manager->protocol);
   if (deadline < CONC__NEVER) {
-    if (rc == 0) rc = conc__call_waiting(out, deadline);
+    if (rc == 0) rc = conc__exchange_waiting(out, deadline);
     if (rc == 0) rc = conc__buffer_append(out, "t", 1);
   } else if (rc == 0) {
     rc = conc__buffer_append(out, "\x85", 1);
   }
-  rc = conc__call_end(&c, proxy, rc, deadline);
+  rc = conc__exchange_end(&c, proxy, rc, deadline);
   if (rc == 0) conc_value_free(c.reply);
   return rc;
 }
 
 /* Encodes what came and puts it into the stash: there it waits for the next
    get if the sink of this one will not have it. */
-CONC__DEF int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
+CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
   conc__buffer b = {NULL, 0, 0};
   int rc = conc__pickle_encode(&b, v, 4);
   m.data = b.data;
   m.size = b.size;
   m.kind = CONC__PICKLED;
-  if (rc == 0) rc = conc__local_put(proxy->stash, &m, 0);
+  if (rc == 0) rc = conc__fifo_put(proxy->stash, &m, 0);
   conc__buffer_free(&b);
   return rc;
 }
@@ -20841,15 +20948,15 @@ CONC__DEF int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
 
 /* The connection of a get that failed; NULL: none. The child of a fork must
    not read what its parent will. */
-CONC__DEF conc__peer *conc__proxy_owing(conc__proxy *proxy) {
-  conc__mutex *guard = conc__guard(proxy->manager);
+CONC__PRIVATE conc__peer *conc__proxy_owing(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
   conc__peer *p;
   for (;;) {
     conc__mutex_lock(guard);
-    p = proxy->owing;
+    p = proxy->late;
     if (p != NULL) {
-      proxy->owing = p->next;
-      CONC__STORE_RELAXED(&proxy->owed, proxy->owed - 1);
+      proxy->late = p->next;
+      CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count - 1);
     }
     conc__mutex_unlock(guard);
     if (p == NULL || p->generation == conc__generation) return p;
@@ -20857,18 +20964,19 @@ CONC__DEF conc__peer *conc__proxy_owing(conc__proxy *proxy) {
   }
 }
 
-CONC__DEF void conc__proxy_owe(conc__proxy *proxy, conc__peer *p) {
-  conc__mutex *guard = conc__guard(proxy->manager);
+CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
+                                               conc__peer *p) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
   conc__mutex_lock(guard);
-  p->next = proxy->owing;
-  proxy->owing = p;
-  CONC__STORE_RELAXED(&proxy->owed, proxy->owed + 1);
+  p->next = proxy->late;
+  proxy->late = p;
+  CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count + 1);
   conc__mutex_unlock(guard);
 }
 
 /* The common case: bytes, which need no encoding. Else -EAGAIN. */
-CONC__DEF ssize_t conc__proxy_copy(const conc_value *v,
-                                   const conc__sink *sink) {
+CONC__PRIVATE ssize_t conc__proxy_copy(const conc_value *v,
+                                       const conc__sink *sink) {
   size_t size = 0;
   const void *data = conc_value_bytes(v, &size);
   if (sink->body != NULL || conc_value_type(v) != CONC_BYTES ||
@@ -20881,12 +20989,13 @@ CONC__DEF ssize_t conc__proxy_copy(const conc_value *v,
 /* Sends the request, if that is not done yet, and awaits the reply. The
    message's size; -EAGAIN if it is in the stash; an error, and *told: the
    server said so. */
-CONC__DEF ssize_t conc__proxy_receive(conc__proxy *proxy, conc__call *c,
-                                      const conc__sink *sink, bool *told,
-                                      double deadline) {
+CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
+                                          conc__exchange *c,
+                                          const conc__sink *sink, bool *told,
+                                          double deadline) {
   conc__channel *ch = &c->peer->channel;
   size_t had = ch->in.size - ch->in_first;
-  ssize_t n = conc__call_ask(c, proxy, deadline);
+  ssize_t n = conc__exchange_ask(c, proxy, deadline);
   bool keep = false;
   *told = !c->broken && n < 0;
   if (n == 0) {
@@ -20904,25 +21013,23 @@ CONC__DEF ssize_t conc__proxy_receive(conc__proxy *proxy, conc__call *c,
            /* As long as it goes on; the other side may be dead. */
            (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
   }
-  if (keep)
-    conc__proxy_owe(proxy, c->peer);
-  else
-    conc__call_leave(c, proxy);
+  if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
+  else conc__exchange_leave(c, proxy);
   return n;
 }
 
 /* Begins a call of get. */
-CONC__DEF int conc__proxy_ask(conc__proxy *proxy, conc__call *c,
-                              double deadline) {
+CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, conc__exchange *c,
+                                  double deadline) {
   conc__buffer *out;
-  int rc = conc__call_begin(c, proxy, "get", deadline);
+  int rc = conc__exchange_begin(c, proxy, "get", deadline);
   if (rc != 0) return rc;
   out = &c->peer->channel.out;
   if (deadline >= CONC__NEVER) {
     rc = conc__buffer_append(out, ")", 1);
   } else {
     rc = conc__buffer_append(out, "(", 1);
-    if (rc == 0) rc = conc__call_waiting(out, deadline);
+    if (rc == 0) rc = conc__exchange_waiting(out, deadline);
     if (rc == 0) rc = conc__buffer_append(out, "t", 1);
   }
   if (rc == 0) rc = conc__request_end(out, c->at);
@@ -20930,35 +21037,35 @@ CONC__DEF int conc__proxy_ask(conc__proxy *proxy, conc__call *c,
   return rc;
 }
 
-CONC__DEF ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
-                                  double deadline) {
+CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
+                                      double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
   for (;;) {
-    conc__call c;
-    bool owed, told;
-    ssize_t n = conc__local_get(proxy->stash, sink, 0);
+    conc__exchange c;
+    bool late, told;
+    ssize_t n = conc__fifo_get(proxy->stash, sink, 0);
     if (n != -ETIMEDOUT) return n;
     c.peer = conc__proxy_owing(proxy);
-    owed = c.peer != NULL;
-    n = owed ? 0 : conc__proxy_ask(proxy, &c, deadline);
+    late = c.peer != NULL;
+    n = late ? 0 : conc__proxy_ask(proxy, &c, deadline);
     if (n != 0) return n;
     n = conc__proxy_receive(proxy, &c, sink, &told, deadline);
     /* That the queue was empty then is no answer to this get. */
-    if (n != -EAGAIN && !(owed && told)) return n;
+    if (n != -EAGAIN && !(late && told)) return n;
   }
 }
 
 /* A method without arguments, whose result is a number (or none); which is
    awaited until `end`, and a while. */
-CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
-                                     double deadline, double end) {
+CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
+                                         double deadline, double end) {
   conc__proxy *proxy = (conc__proxy *)q;
-  conc__call c;
+  conc__exchange c;
   int64_t n = 0;
-  int rc = conc__call_begin(&c, proxy, method, deadline);
+  int rc = conc__exchange_begin(&c, proxy, method, deadline);
   if (rc != 0) return rc;
-  rc = conc__call_end(&c, proxy,
-                      conc__buffer_append(&c.peer->channel.out, ")", 1), end);
+  rc = conc__exchange_end(
+      &c, proxy, conc__buffer_append(&c.peer->channel.out, ")", 1), end);
   if (rc != 0) return rc;
   if (conc_value_type(c.result) != CONC_NONE)
     rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
@@ -20966,27 +21073,27 @@ CONC__DEF ssize_t conc__proxy_simple(conc_queue *q, const char *method,
   return rc != 0 ? rc : (ssize_t)n;
 }
 
-CONC__DEF int conc__proxy_unget(conc_queue *q, const conc__message *m,
-                                conc__buffer *b) {
-  return conc__local_unget(((conc__proxy *)q)->stash, m, b);
+CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
+                                    conc__buffer *b) {
+  return conc__fifo_unget(((conc__proxy *)q)->stash, m, b);
 }
 
-CONC__DEF ssize_t conc__proxy_size(conc_queue *q) {
+CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
   ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER, CONC__NEVER);
   conc__proxy *proxy = (conc__proxy *)q;
-  ssize_t here = conc__local_size(proxy->stash) +
-                 (ssize_t)CONC__LOAD_RELAXED(&proxy->owed);
+  ssize_t here = conc__fifo_size(proxy->stash) +
+                 (ssize_t)CONC__LOAD_RELAXED(&proxy->late_count);
   return n < 0 ? n : n + here;
 }
 
-CONC__DEF int conc__proxy_task_done(conc_queue *q) {
+CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
   return (int)conc__proxy_simple(q, "task_done", CONC__NEVER, CONC__NEVER);
 }
 
 /* The protocol's join has no timeout: when ours is out, the connection is
    given up, and the server drops the call. Some time for an answer there must
    be. */
-CONC__DEF int conc__proxy_join(conc_queue *q, double deadline) {
+CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
   double end = deadline;
   if (deadline < CONC__NEVER) {
     double least = conc_now() + CONC__JOIN_LEAST;
@@ -21002,7 +21109,7 @@ static const conc__queue_class conc__proxy_class = {
 
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__manager *m;
+  conc__manager_data *m;
   conc__peer *p;
   int rc = conc__manager_options(manager);
   if (rc != 0) return rc;
@@ -21018,8 +21125,9 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   return 0;
 }
 
-CONC__DEF conc_queue *conc__proxy_find(conc__manager *m, const char *name) {
-  conc__mutex *guard = conc__guard(m);
+CONC__PRIVATE conc_queue *conc__proxy_find(conc__manager_data *m,
+                                           const char *name) {
+  conc__mutex *guard = conc__mutex_of(m);
   conc__proxy *p;
   conc__mutex_lock(guard);
   for (p = m->proxies; p != NULL; p = p->next)
@@ -21030,8 +21138,8 @@ CONC__DEF conc_queue *conc__proxy_find(conc__manager *m, const char *name) {
 
 /* Asks the server for a queue's id; `create` also counts a reference, which
    is kept until shutdown. */
-CONC__DEF int conc__proxy_new(conc__manager *m, const char *name,
-                              conc__proxy **out) {
+CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
+                                  conc__proxy **out) {
   conc_value *reply;
   const conc_value *result;
   const char *id = NULL;
@@ -21064,7 +21172,7 @@ CONC__DEF int conc__proxy_new(conc__manager *m, const char *name,
 
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
-  conc__manager *m = manager->state;
+  conc__manager_data *m = manager->state;
   conc_queue *q = NULL;
   conc__proxy *p;
   conc__mutex *guard;
@@ -21087,7 +21195,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     errno = -rc;
     return NULL;
   }
-  guard = conc__guard(m);
+  guard = conc__mutex_of(m);
   conc__mutex_lock(guard);
   p->next = m->proxies;
   m->proxies = p;
@@ -21096,7 +21204,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
 }
 
 /* Gives the references back; that the server has gone already is normal. */
-CONC__DEF void conc__client_shutdown(conc__manager *m) {
+CONC__PRIVATE void conc__client_shutdown(conc__manager_data *m) {
   while (m->proxies != NULL) {
     conc__proxy *p = m->proxies;
     conc__peer *peer;
@@ -21108,8 +21216,8 @@ CONC__DEF void conc__client_shutdown(conc__manager *m) {
                           conc_now() + 1);
       conc_value_free(reply);
     }
-    while ((peer = p->owing) != NULL) {
-      p->owing = peer->next;
+    while ((peer = p->late) != NULL) {
+      p->late = peer->next;
       conc__peer_close(peer);
     }
     conc_queue_free(p->stash);
@@ -21123,7 +21231,7 @@ CONC__DEF void conc__client_shutdown(conc__manager *m) {
 }
 
 CONC_API int conc_manager_shutdown(conc_manager *manager) {
-  conc__manager *m = manager->state;
+  conc__manager_data *m = manager->state;
   size_t i;
   if (m == NULL) return -EINVAL;
   if (m->server) {
@@ -21152,7 +21260,7 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
    ------------------------------------------------------------------------ */
 
 /* "MM:SS", "H:MM:SS"; "?" if it is not known. */
-CONC__DEF void conc__progress_time(char buf[32], double seconds) {
+CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
   bool known = seconds >= 0 && seconds < 1e9;
   unsigned long n = known ? (unsigned long)seconds : 0;
   if (!known)
@@ -21167,9 +21275,9 @@ CONC__DEF void conc__progress_time(char buf[32], double seconds) {
 
 /* The line, as tqdm writes it: its length, at most `width` and less than
    CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
-CONC__DEF size_t conc__progress_line(const conc_progress *p, size_t done,
-                                     double now, double rate, size_t width,
-                                     char *line) {
+CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
+                                         double now, double rate, size_t width,
+                                         char *line) {
   const char *unit = p->unit != NULL ? p->unit : "it";
   char elapsed[32], left[32], speed[64], head[160], tail[256];
   size_t n, columns, tenths, i;
@@ -21204,7 +21312,7 @@ CONC__DEF size_t conc__progress_line(const conc_progress *p, size_t done,
 }
 
 /* The columns of a terminal; 0: it is none. */
-CONC__DEF size_t conc__terminal_width(int fd) {
+CONC__PRIVATE size_t conc__terminal_width(int fd) {
 #if CONC_HAVE_WINSIZE
   struct winsize size;
   if (isatty(fd) && ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
@@ -21214,7 +21322,8 @@ CONC__DEF size_t conc__terminal_width(int fd) {
 }
 
 /* Writes a line. Only by who has set `busy`, or when nobody else is there. */
-CONC__DEF int conc__progress_show(conc_progress *p, double now, bool last) {
+CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
+                                      bool last) {
   char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
   int fd = p->fd != 0 ? p->fd : 2;
   size_t columns = conc__terminal_width(fd);
@@ -21272,7 +21381,7 @@ CONC_API int conc_progress_close(conc_progress *progress) {
   return rc;
 }
 
-#if defined(__clang__) /* see CONC__HOT */
+#if defined(__clang__) /* see CONC_API_HOT */
 #pragma clang diagnostic pop
 #endif
 

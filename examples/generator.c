@@ -36,10 +36,10 @@ static void *generator_2(void *arg) { /* the delegating one */
 }
 
 static int send_all(conc_gen *g) {
-  conc_next(g, NULL); /* to its first conc_yield */
-  conc_send_value(g, number(2), NULL);
-  conc_send_value(g, number(3), NULL);
-  return conc_send_value(g, NULL, NULL);
+  conc_gen_next(g, NULL); /* to its first conc_yield */
+  conc_gen_send(g, number(2), NULL);
+  conc_gen_send(g, number(3), NULL);
+  return conc_gen_send(g, NULL, NULL);
 }
 
 int main(void) {

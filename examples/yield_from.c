@@ -31,11 +31,12 @@ int main(void) {
   conc_gen g1 = {.target = generator_1, .arg = titles};
   conc_gen g2 = {.target = generator_2, .arg = titles};
   void *title = NULL;
-  while (conc_next(&g1, &title) == 0) {
+  while (conc_gen_next(&g1, &title) == 0) {
     printf("生成器1: [");
     for (list t = (list)title; *t != NULL; t++)
       printf("'%s'%s", *t, t[1] != NULL ? ", " : "]\n");
   }
-  while (conc_next(&g2, &title) == 0) printf("生成器2: %s\n", (char *)title);
+  while (conc_gen_next(&g2, &title) == 0)
+    printf("生成器2: %s\n", (char *)title);
   return 0;
 }

@@ -337,9 +337,9 @@ static void *hold(void *arg) {
 
 static bool has_waiters(shared *s, int n) {
   conc__waiter *w;
-  conc__mutex_lock(conc__guard(&s->lock));
+  conc__mutex_lock(conc__mutex_of(&s->lock));
   for (w = s->lock.waiters.first; w != NULL; w = w->next) n--;
-  conc__mutex_unlock(conc__guard(&s->lock));
+  conc__mutex_unlock(conc__mutex_of(&s->lock));
   return n <= 0;
 }
 
@@ -418,8 +418,8 @@ static conc__waiter *first_waiter(behind *b) {
 static conc__mutex *waiters_guard(behind *b) {
   return b->kind == A_MESSAGE ? conc__put_guard(b->queue)
          : b->kind == ROOM    ? conc__get_guard(b->queue)
-         : b->kind == A_LOCK  ? conc__guard(&b->lock)
-                              : conc__guard(&b->rwlock);
+         : b->kind == A_LOCK  ? conc__mutex_of(&b->lock)
+                              : conc__mutex_of(&b->rwlock);
 }
 
 /* There are so many, and the first one sleeps. */

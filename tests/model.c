@@ -229,7 +229,7 @@ static bool is_on(world *w, int i, const struct conc__waitlist *list) {
   conc__mutex *guard;
   bool found = false;
   while (lists[k] != list) k++;
-  guard = conc__guard(objects[k]);
+  guard = conc__mutex_of(objects[k]);
   conc__mutex_lock(guard);
   for (conc__waiter *v = list->first; v != NULL && !found; v = v->next)
     found = v->actor->task == &w->actors[i].task;

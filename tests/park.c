@@ -735,9 +735,9 @@ static void add_to_order(void *number) {
 
 static int list_length(const crowd *c) {
   int n = 0;
-  conc__guards_lock(); /* a queue has more than one */
+  conc__mutexes_lock(); /* a queue has more than one */
   for (conc__waiter *w = c->list->first; w != NULL; w = w->next) n++;
-  conc__guards_unlock();
+  conc__mutexes_unlock();
   return n;
 }
 

@@ -257,7 +257,7 @@ TEST(too_many_processes_are_refused) {
     memset(&all, 0, sizeof all);
     all.l_type = F_WRLCK;
     all.l_len = CONC__PROCESSES;
-    MUST(fcntl(conc__mine(registry)->fd, F_SETLK, &all) == 0);
+    MUST(fcntl(conc__registry_local(registry)->fd, F_SETLK, &all) == 0);
     SET(shared->id, 1);
     for (;;) pause();
   }

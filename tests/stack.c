@@ -75,7 +75,7 @@ TEST(the_use_of_a_stack_is_known) {
   CHECK_EQ(conc_join(&t, 20), 0);
 }
 
-/* --- conc_guard_handler --- */
+/* --- conc_report_overflow --- */
 
 static void *overflow(void *arg) {
   dig(1u << 30);
@@ -84,7 +84,7 @@ static void *overflow(void *arg) {
 static void *overflow_generator(void *arg) {
   conc_gen g = {0};
   g.target = overflow;
-  conc_next(&g, NULL);
+  conc_gen_next(&g, NULL);
   return arg;
 }
 static void *in_thread(void *arg) {
@@ -123,7 +123,7 @@ static int die(int how, char *text, size_t size) {
     dup2(fds[1], 2);
     close(fds[0]), close(fds[1]);
     if (how == 5) signal(SIGSEGV, before_us);
-    if (conc_guard_handler() != 0 || conc_guard_handler() != 0) _exit(1);
+    if (conc_report_overflow() != 0 || conc_report_overflow() != 0) _exit(1);
     t.target = in_thread;
     if (how == 0) in_thread(NULL);
     if (how == 1) run(start_one, NULL);
@@ -198,7 +198,7 @@ static long mappings(void) {
 }
 TEST(alternate_stacks_end_with_their_threads) {
   long before = 0;
-  CHECK_EQ(conc_guard_handler(), 0);
+  CHECK_EQ(conc_report_overflow(), 0);
   for (int i = 0; i < 300; i++) {
     conc_task t = {0};
     t.target = one_loop;

@@ -206,7 +206,7 @@ static void crew_run(int n, void (*run)(void *, member *), void *arg) {
 
 /* How many wait in a list, for a test to know that it may go on. */
 static int waiting(const void *object, const struct conc__waitlist *list) {
-  conc__mutex *guard = conc__guard(object);
+  conc__mutex *guard = conc__mutex_of(object);
   int n = 0;
   conc__mutex_lock(guard);
   for (conc__waiter *w = list->first; w != NULL; w = w->next) n++;
@@ -1058,7 +1058,7 @@ TEST(a_semaphore_is_looked_at_again_under_its_guard) {
   conc__mutex *guard;
   crew c;
   memset(&p, 0, sizeof p);
-  guard = conc__guard(&p.sem);
+  guard = conc__mutex_of(&p.sem);
   CHECK_EQ(conc_sem_acquire(&p.sem, 0.001), -ETIMEDOUT);
   CHECK_EQ(p.sem.value, CONC__SEM_WAITERS); /* nobody waits any more */
   crew_start(&c, 1, acquire_when_told, &p);

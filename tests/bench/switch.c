@@ -312,7 +312,8 @@ static double take(conc_fn *target, void *arg) {
   g.target = target;
   g.arg = arg;
   start = bench_now();
-  for (; n < items && conc_next(&g, &value) == 0; n++) sum += (uintptr_t)value;
+  for (; n < items && conc_gen_next(&g, &value) == 0; n++)
+    sum += (uintptr_t)value;
   start = bench_now() - start;
   conc_gen_close(&g);
   return sum == 0 ? NAN : start * 1e9 / (double)n;
@@ -724,9 +725,9 @@ int main(int argc, char **argv) {
                         {"conc, 64 at once", conc_create_batch, {0}, 0}};
   contender generating[] = {
       {"Boost jump_fcontext, bare", boost_generator, {0}, 0},
-      {"conc_next", conc_generator, {0}, 0},
-      {"conc_next, 10 times delegated", conc_delegated, {0}, 0}};
-  contender walking[] = {{"conc_next, flat", conc_generator, {0}, 0},
+      {"conc_gen_next", conc_generator, {0}, 0},
+      {"conc_gen_next, 10 times delegated", conc_delegated, {0}, 0}};
+  contender walking[] = {{"conc_gen_next, flat", conc_generator, {0}, 0},
                          {"one generator recurses", conc_recursive, {0}, 0},
                          {"conc_yield_from", conc_tree, {0}, 0}};
   for (int i = 1; i < argc; i++)
