@@ -88,7 +88,7 @@ whole_bin   := $(whole_c:tests/%.c=$(B)/%)
 example_bin := $(example_c:examples/%.c=$(EX)/%)
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
-SCRIPTS ?= harness examples compile manual vendor races interop
+SCRIPTS ?= harness examples compile manual rooms vendor races interop
 
 all: examples programs
 examples: $(example_bin)
