@@ -94,6 +94,76 @@ said='2 0 hello 1 4 9 16 a b 42'
 try 'those of the tour print what it says' \
   test "$(grep -v '>>>' "$tmp/outs" | xargs)" = "$said"
 
+# --- README.md: its tour compiles, its numbers are true ---
+
+# The pieces below "The tour", with what they take as known.
+tour() {
+  cat <<'END'
+#include "conc.h"
+static void *child(void *arg) { return arg; }
+static void *square(void *arg) { return arg; }
+static int fd, numbers[9];
+static char buf[9];
+static const char *text;
+static size_t size;
+END
+  $awk '/^## / { here = /^## The tour/ }
+    here && /^```/ { inside = /c$/
+      if (inside)
+        print "size_t tour" ++n \
+          "(ssize_t n, size_t where, double x, double y) {"
+      else if (end) print "return where + (size_t)n + (x > y); }"
+      end = inside; next }
+    here && inside { gsub(/return;/, "return 0;"); print }' README.md
+}
+tour_compiles() {
+  tour >"$tmp/tour.c"
+  grep -q tour2 "$tmp/tour.c" || echo 'there are no two pieces'
+  $CC -std=c11 -Wall -Werror -Wno-unused -I. -c -o "$tmp/tour.o" \
+    "$tmp/tour.c"
+}
+try 'the tour of README.md compiles' tour_compiles
+
+
+# About N lines: to 5 %. How much it adds: to 15 %, where README has measured.
+number() { # LINE OF README, AS A BASIC REGULAR EXPRESSION WITH ONE \(NUMBER\)
+  sed -n "s/.*$1.*/\1/p" README.md | tr -d , | head -1
+}
+near() { # SAID IS PERCENT
+  [ -n "$1" ] && [ $((($1 - $2) * 100)) -le $(($2 * $3)) ] &&
+    [ $((($2 - $1) * 100)) -le $(($2 * $3)) ] && return
+  echo "README.md says '$1', it is $2"
+}
+lines() {
+  near "$(number 'has about \([0-9,]*\) lines')" "$(wc -l <conc.h)" 5
+}
+try 'README.md knows how many lines conc.h has' lines
+kib() { # PROGRAM OR OBJECT: its code and data
+  size "$1" | $awk 'NR == 2 { print int(($1 + $2) / 1024) }'
+}
+adds() {
+  locking=$(grep -l 'conc_lock lock' "$tmp"/program*.c | head -1)
+  echo 'int puts(const char *); int main(void) { return puts("2") < 0; }' \
+    >"$tmp/bare.c"
+  gcc -O2 -DCONC_STATIC -I. "$locking" -o "$tmp/locking" -pthread &&
+    gcc -O2 "$tmp/bare.c" -o "$tmp/bare" || return
+  near "$(number 'adds \([0-9]*\) KiB')" \
+    $(($(kib "$tmp/locking") - $(kib "$tmp/bare"))) 15
+}
+whole() {
+  near "$(number ' s and \([0-9]*\) KiB')" "$(kib "$BUILD/conc.o")" 15
+}
+what='README.md knows what conc.h adds to a program'
+case $CC,$(gcc --version 2>/dev/null | head -1),$(uname -m) in
+cc,*' 12.'*,x86_64 | gcc,*' 12.'*,x86_64)
+  try "$what" adds
+  if [ "$BUILD" = build/default ] && [ -e "$BUILD/conc.o" ]; then
+    try '... and without CONC_STATIC' whole
+  fi
+  ;;
+*) echo "skip manual: $what: it was measured by gcc 12 on x86-64" ;;
+esac
+
 # --- the page ---
 
 page=$tmp/conc.html
