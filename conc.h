@@ -2782,6 +2782,27 @@ static int conc__tcc_ctz(uint64_t x) {
 #define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
+/* What must be true here, whatever a caller, a peer or a file does: an error
+   in this file if not. Tests define CONC_CHECKED; without it nothing is looked
+   at. */
+#ifdef CONC_CHECKED
+#define CONC__CHECK(expr)                                                     \
+  ((expr) ? (void)0 : conc__check_failed(#expr, __FILE__, __LINE__))
+__attribute__((noreturn, unused)) static void
+conc__check_failed(const char *expr, const char *file, int line) {
+  fprintf(stderr, "%s:%d: conc.h: not true: %s\n", file, line, expr);
+  abort();
+}
+#else
+#define CONC__CHECK(expr) ((void)0)
+#endif
+
+/* What different CPUs write at the same time lies in different lines of the
+   cache. CONC__APART(n) keeps apart what stands before and after it, wherever
+   the struct begins. */
+#define CONC__CACHE_LINE 64
+#define CONC__APART(n) char apart##n[CONC__CACHE_LINE]
+
 /* Stands before each step that another thread may meet: so a test can stop a
    thread at any of them, and show that the others do not mind. */
 #ifndef CONC__POINT
@@ -3060,13 +3081,15 @@ CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
 
 #if CONC_HAVE_FUTEX
 
-#define CONC__FUTEX_WAIT_PRIVATE (9 | 128) /* FUTEX_WAIT_BITSET, private */
-#define CONC__FUTEX_WAKE_PRIVATE (1 | 128)
+#define CONC__FUTEX_WAIT 9 /* FUTEX_WAIT_BITSET */
+#define CONC__FUTEX_WAKE 1
+#define CONC__FUTEX_PRIVATE 128 /* the word is of this process alone */
 
 /* Sleeps while *word == value, until woken or the deadline has passed. May
-   return early for no reason. */
+   return early for no reason. `shared`: the waker may be another process. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
-                                    double deadline) {
+                                    double deadline, bool shared) {
+  int operation = CONC__FUTEX_WAIT | (shared ? 0 : CONC__FUTEX_PRIVATE);
   struct timespec t;
   struct timespec *until = NULL;
   if (deadline < CONC__NEVER) {
@@ -3074,16 +3097,16 @@ CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
     until = &t;
   }
   CONC__POINT();
-  syscall(SYS_futex, word, CONC__FUTEX_WAIT_PRIVATE, value, until, NULL,
-          0xffffffffu);
+  syscall(SYS_futex, word, operation, value, until, NULL, 0xffffffffu);
 }
 
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
    at the address, and an extra wake-up is allowed for. Valgrind would not. */
-CONC__PRIVATE void conc__futex_wake(unsigned *word, int n) {
+CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
+  int operation = CONC__FUTEX_WAKE | (shared ? 0 : CONC__FUTEX_PRIVATE);
   CONC__POINT();
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
-  syscall(SYS_futex, word, CONC__FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+  syscall(SYS_futex, word, operation, n, NULL, NULL, 0);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
 }
 
@@ -3091,7 +3114,8 @@ CONC__PRIVATE void conc__futex_init(void) {}
 
 #else
 
-/* The stand-in. Buckets are static, so that a waker may still touch one when
+/* The stand-in, which is for one process: nothing is woken by another one.
+   Buckets are static, so that a waker may still touch one when
    the word that it woke is gone. */
 static struct conc__futex_bucket {
   pthread_mutex_t mutex;
@@ -3105,9 +3129,10 @@ conc__futex_bucket_of(unsigned *word) {
 }
 
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
-                                    double deadline) {
+                                    double deadline, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
   struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  (void)shared;
   CONC__POINT();
   pthread_mutex_lock(&b->mutex);
   if (CONC__LOAD(word) == value) {
@@ -3120,9 +3145,9 @@ CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
 }
 
 /* The bucket's other words share the condition, so all of it is woken. */
-CONC__PRIVATE void conc__futex_wake(unsigned *word, int n) {
+CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
-  (void)n;
+  (void)n, (void)shared;
   CONC__POINT();
   pthread_mutex_lock(&b->mutex);
   pthread_cond_broadcast(&b->cond);
@@ -3674,6 +3699,8 @@ typedef struct conc__actor_class {
   /* Makes one run that slept; called by whoever cleared CONC__PARKED, with
      the word as it was before. */
   void (*wake)(conc__actor *actor, unsigned seen);
+  bool blocks; /* it may sleep in the kernel, and spin, for nobody else needs
+                  its CPU: a thread, not a coroutine */
 } conc__actor_class;
 
 /* A place to switch to; see >>coroutine. */
@@ -3697,7 +3724,7 @@ typedef struct conc__fiber {
 
 struct conc__actor {
   unsigned word;
-  unsigned spin_failed; /* threads: see conc__spin_budget */
+  unsigned spin_failed; /* threads: see conc__spin */
   const conc__actor_class *ops;
   conc_scope *scope;     /* the innermost */
   conc__fiber fiber;     /* a coroutine: where it goes on */
@@ -3915,24 +3942,99 @@ CONC__PRIVATE void conc__spin_learn(unsigned *failed, bool paid) {
     *failed = *failed < 5 + 32 ? *failed + 1 : 3;
 }
 
+/* One busy wait, to be used like this:
+
+     conc__spin_begin(&spin, &self->spin_failed, deadline);
+     while (!paid && conc__spin_again(&spin, 1)) paid = what_is_awaited();
+     conc__spin_end(&spin, paid);
+
+   It always ends by conc__spin_end, which learns, even if there was no turn:
+   that is what counts the waits until the next attempt. */
+typedef struct conc__spin {
+  double end;       /* 0: there is no turn */
+  unsigned *failed; /* what has been learnt, and is to be */
+  unsigned paused;  /* pauses since the last look at the clock */
+} conc__spin;
+
+CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
+                                   double deadline) {
+  double budget = conc__spin_budget(*failed);
+  spin->end = budget > 0 && deadline > 0 ? conc_now() + budget : 0;
+  if (spin->end > deadline) spin->end = deadline;
+  spin->failed = failed;
+  spin->paused = 0;
+}
+
+/* Pauses so many times, of which one takes some 40 ns: fewer for a look that
+   is cheap, more for one that disturbs others. False: it has not paid. The
+   clock costs as much as a pause, so it is asked for each eighth one only. */
+CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
+  unsigned i;
+  if (spin->end <= 0) return false;
+  for (i = 0; i < pauses; i++) conc__pause();
+  spin->paused += pauses;
+  if (spin->paused < 8) return true;
+  spin->paused = 0;
+  return conc_now() < spin->end;
+}
+
+CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
+  conc__spin_learn(spin->failed, paid);
+}
+
+/* A busy wait for what takes a running thread a few instructions: some pauses,
+   as one that spins as well answers, then it lets others run a few times, for
+   with more threads than CPUs the one that is awaited may not run. Not if that
+   takes long: on a busy machine the thread that yields is served last, and the
+   one that sleeps first. Zeroed first. */
+typedef struct conc__short_spin {
+  int round;
+  double end;
+} conc__short_spin;
+
+CONC__INLINE unsigned conc__tenth_of_second(double now) {
+  return (unsigned)(uint64_t)(now * 10);
+}
+
+/* False: give up. `limit`: seconds that the yields may take together.
+   `slow_at`: where it is remembered that a yield has taken a millisecond, so
+   that for a while there is none; or NULL. */
+CONC__PRIVATE bool conc__short_spin_again(conc__short_spin *spin, double limit,
+                                          unsigned *slow_at) {
+  double now, began;
+  int i;
+  if (spin->round < 3) {
+    for (i = 0; i < 1 << spin->round; i++) conc__pause();
+    spin->round++;
+    return true;
+  }
+  now = conc_now();
+  if (spin->round == 3) spin->end = now + limit;
+  if (spin->round >= 10 || now > spin->end) return false;
+  if (slow_at != NULL &&
+      conc__tenth_of_second(now) - CONC__LOAD_RELAXED(slow_at) < 2)
+    return false;
+  began = now;
+  sched_yield();
+  if (slow_at != NULL) {
+    now = conc_now();
+    if (now - began > 1e-3)
+      CONC__STORE_RELAXED(slow_at, conc__tenth_of_second(now));
+  }
+  spin->round++;
+  return true;
+}
+
 /* --- threads as actors --- */
 
 CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
                                      double deadline) {
-  double budget = conc__spin_budget(self->spin_failed);
+  conc__spin spin;
   bool paid = false;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    int i;
-    if (end > deadline) end = deadline;
-    do {
-      for (i = 0; i < 8 && !paid; i++) {
-        conc__pause();
-        paid = (CONC__LOAD(&self->word) & bits) != 0;
-      }
-    } while (!paid && conc_now() < end);
-  }
-  conc__spin_learn(&self->spin_failed, paid);
+  conc__spin_begin(&spin, &self->spin_failed, deadline);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = (CONC__LOAD(&self->word) & bits) != 0;
+  conc__spin_end(&spin, paid);
   return paid;
 }
 
@@ -3943,7 +4045,8 @@ CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
   if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
   while (conc__park_announce(self, bits, CONC__PARKED)) {
     unsigned seen = CONC__LOAD(&self->word);
-    if (seen & CONC__PARKED) conc__futex_wait(&self->word, seen, deadline);
+    if (seen & CONC__PARKED)
+      conc__futex_wait(&self->word, seen, deadline, false);
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
   }
@@ -3957,11 +4060,10 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
                                     double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
-  double spin_end = 0;
-  double budget = deadline > 0 ? conc__spin_budget(self->spin_failed) : 0;
   unsigned how = CONC__PARKED;
   bool slept = false;
-  if (budget > 0) spin_end = conc_now() + budget;
+  conc__spin spin;
+  conc__spin_begin(&spin, &self->spin_failed, deadline);
   if (deadline > 0 && !thread->has_waker &&
       thread->actor.task != &thread->own)
     thread->has_waker = conc__waker_open(thread->waker) == 0;
@@ -3969,12 +4071,12 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
   if (thread->has_waker) how |= CONC__POLLING;
   waker->events = POLLIN;
   for (;;) {
-    bool spin = spin_end > 0 && conc_now() < spin_end;
-    int ms = spin ? 0 : conc__milliseconds(deadline);
+    bool busy = !slept && conc__spin_again(&spin, 1);
+    int ms = busy ? 0 : conc__milliseconds(deadline);
     int ready, error;
     waker->revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
-    if (!spin && ms != 0) {
+    if (!busy && ms != 0) {
       if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
       slept = true;
     }
@@ -3984,7 +4086,7 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     if (ready < 0) waker->revents = 0;
     /* Somebody is about to write to the waker: not before he has may this
        thread end and close it. */
-    if (!spin && ms != 0 && !conc__park_retract(self) && thread->has_waker)
+    if (!busy && ms != 0 && !conc__park_retract(self) && thread->has_waker)
       while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
     if (waker->revents) {
       conc__waker_drain(thread->waker);
@@ -3992,12 +4094,11 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     }
     if (ready < 0 && error != EINTR) return -error;
     if (ready > 0) {
-      if (deadline > 0)
-        conc__spin_learn(&self->spin_failed, budget > 0 && !slept);
+      if (deadline > 0) conc__spin_end(&spin, spin.end > 0 && !slept);
       return ready;
     }
-    if (!spin && deadline < CONC__NEVER && conc_now() >= deadline) {
-      if (deadline > 0) conc__spin_learn(&self->spin_failed, false);
+    if (!busy && deadline < CONC__NEVER && conc_now() >= deadline) {
+      if (deadline > 0) conc__spin_end(&spin, false);
       return -ETIMEDOUT;
     }
   }
@@ -4031,12 +4132,11 @@ CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
     conc__waker_wake(
         ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
             ->waker);
-  else
-    conc__futex_wake(&actor->word, 1);
+  else conc__futex_wake(&actor->word, 1, false);
 }
 
 static const conc__actor_class conc__thread_class = {
-    conc__thread_park, conc__thread_wait_fd, conc__thread_wake};
+    conc__thread_park, conc__thread_wait_fd, conc__thread_wake, true};
 
 /* --- guards --- */
 
@@ -4057,7 +4157,7 @@ CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
     conc__pause();
   }
   while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0)
-    conc__futex_wait(&m->word, 2, CONC__NEVER);
+    conc__futex_wait(&m->word, 2, CONC__NEVER, false);
 }
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
@@ -4069,15 +4169,49 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
   CONC__POINT();
   if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
-    conc__futex_wake(&m->word, 1);
+    conc__futex_wake(&m->word, 1, false);
 }
 
-static conc__mutex conc__mutexes[256];
+/* For CONC__CHECK: it is held, if not for sure by the caller. */
+CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
+  return CONC__LOAD_RELAXED(&m->word) != 0;
+}
+
+/* A power of two; the lower half and the upper half are used in pairs, see
+   conc__mutex_pair. */
+enum { CONC__MUTEXES = 256 };
+static conc__mutex conc__mutexes[CONC__MUTEXES];
 
 /* The guard of an object. Two objects may share one: so never hold two. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
   uintptr_t h = (uintptr_t)object >> 4;
-  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % 256];
+  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
+}
+
+/* Two guards for an object whose sides rarely meet. The first is always before
+   the second one in the table: what needs both takes them in this order, as
+   conc__mutexes_lock does. */
+CONC__INLINE conc__mutex *conc__mutex_pair(const void *object, int which) {
+  size_t first = (size_t)(conc__mutex_of(object) - conc__mutexes);
+  return &conc__mutexes[first % (CONC__MUTEXES / 2) +
+                        (which != 0 ? CONC__MUTEXES / 2 : 0)];
+}
+
+/* All of them: then nothing that a guard protects changes. */
+CONC__PRIVATE void conc__mutexes_lock(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_lock(&conc__mutexes[i]);
+}
+
+CONC__PRIVATE void conc__mutexes_unlock(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
+}
+
+/* In a forked child: the threads that might unlock them are not there. */
+CONC__PRIVATE void conc__mutexes_reset(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) conc__mutexes[i].word = 0;
 }
 
 /* --- what a fork calls ---
@@ -4412,22 +4546,13 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
 
 #define CONC__STUCK_AFTER 0.1
 
-static conc__waiter *conc__stuck[256]; /* by actor */
+#define CONC__STUCK_BUCKETS 256
+static conc__waiter *conc__stuck[CONC__STUCK_BUCKETS]; /* by actor */
 static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
 static char conc__stuck_report[2048];
 
-CONC__PRIVATE void conc__mutexes_lock(void) {
-  size_t i;
-  for (i = 0; i < 256; i++) conc__mutex_lock(&conc__mutexes[i]);
-}
-
-CONC__PRIVATE void conc__mutexes_unlock(void) {
-  size_t i;
-  for (i = 0; i < 256; i++) conc__mutex_unlock(&conc__mutexes[i]);
-}
-
 CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
-  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
+  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % CONC__STUCK_BUCKETS];
 }
 
 /* Nobody has ended the wait. All guards are held, here and below. */
@@ -4983,26 +5108,15 @@ CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
 /* Where there is nothing to be woken by, it looks after pauses up to this. */
 #define CONC__SHARED_PAUSE 2e-3
 
-#define CONC__FUTEX_WAIT_SHARED 9 /* FUTEX_WAIT_BITSET */
-#define CONC__FUTEX_WAKE_SHARED 1
-
 /* As conc__thread_spin, for a word that another process changes. */
 CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
                                      unsigned value) {
-  double budget = conc__spin_budget(self->spin_failed);
+  conc__spin spin;
   bool paid = false;
-  if (self->ops != &conc__thread_class) return false;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    int i;
-    do {
-      for (i = 0; i < 8 && !paid; i++) {
-        conc__pause();
-        paid = CONC__LOAD(word) != value;
-      }
-    } while (!paid && conc_now() < end);
-  }
-  conc__spin_learn(&self->spin_failed, paid);
+  if (!self->ops->blocks) return false;
+  conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
+  while (!paid && conc__spin_again(&spin, 1)) paid = CONC__LOAD(word) != value;
+  conc__spin_end(&spin, paid);
   return paid;
 }
 
@@ -5014,13 +5128,9 @@ CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
                                       unsigned round, bool cancellable) {
   double until = conc_now();
 #if CONC_HAVE_FUTEX
-  if (self->ops == &conc__thread_class) {
-    struct timespec t;
+  if (self->ops->blocks) {
     until += CONC__SHARED_LOOK;
-    t = conc__timespec(until < deadline ? until : deadline);
-    CONC__POINT();
-    syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value, &t, NULL,
-            0xffffffffu);
+    conc__futex_wait(word, value, until < deadline ? until : deadline, true);
     return;
   }
 #endif
@@ -5049,8 +5159,7 @@ CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
 /* Wakes up to n threads of any process. The memory may be gone by now. */
 CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
 #if CONC_HAVE_FUTEX
-  CONC__POINT();
-  syscall(SYS_futex, word, CONC__FUTEX_WAKE_SHARED, n, NULL, NULL, 0);
+  conc__futex_wake(word, n, true);
 #else
   (void)word, (void)n;
 #endif
@@ -5494,23 +5603,13 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
   return (CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me;
 }
 
-/* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times, unless that takes long: on a busy
-   machine whoever yields is served last, and who sleeps first. A coroutine's
-   CPU is better given to the next coroutine. */
+/* Spins as long as the owner is likely to be done at once. A coroutine's CPU
+   is better given to the next coroutine. */
 CONC__PRIVATE bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
-  double end = 0;
-  int i, j;
-  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10; i++) {
-    if (i < 3)
-      for (j = 0; j < 1 << i; j++) conc__pause();
-    else
-      sched_yield();
+  conc__short_spin spin = {0, 0};
+  if (conc__cpus < 2 || !self->ops->blocks) return false;
+  while (conc__short_spin_again(&spin, CONC__LOCK_PATIENCE / 10, NULL))
     if (conc__lock_try(lock, self->id)) return true;
-    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
-    if (i > 2 && conc_now() > end) return false;
-  }
   return false;
 }
 
@@ -9027,7 +9126,7 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
 CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
 
 static const conc__actor_class conc__coro_class = {
-    conc__coro_park, conc__coro_wait_fd, conc__coro_wake};
+    conc__coro_park, conc__coro_wait_fd, conc__coro_wake, false};
 
 /* The loop knows the task no longer. */
 CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
@@ -9374,25 +9473,19 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
    waits for. */
 CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
-  double budget = conc__spin_budget(loop->spin_failed);
+  conc__spin spin;
+  bool paid = false;
   /* No timer and no descriptor will wake it: only another thread could. */
   bool lonely = loop->timers_count == 0 && loop->fds_waited == 0;
   bool empty;
   if (loop->timers_count > 0)
     until = (double)conc__timers_first(loop)->time / CONC__TIMER_UNIT;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    bool paid;
-    do {
-      paid = CONC__LOAD(&loop->inbox) != NULL ||
-             (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
-      if (!paid && loop->fds_waited == 0) conc__pause();
-    } while (!paid && conc_now() < end && conc_now() < until);
-    conc__spin_learn(&loop->spin_failed, paid);
-    if (paid) return;
-  } else {
-    conc__spin_learn(&loop->spin_failed, false);
-  }
+  conc__spin_begin(&spin, &loop->spin_failed, until);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&loop->inbox) != NULL ||
+           (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
+  conc__spin_end(&spin, paid);
+  if (paid) return;
   if (loop->doubted > 0) {
     if (conc__poller_wait(loop, 0)) return;
     conc__fds_verify(loop);
@@ -9847,8 +9940,7 @@ CONC__PRIVATE void conc__fork_child(void) {
   conc_task *mine = NULL;
   conc_task *others = conc__threads;
   conc_task *t, *u, *next, *next_u;
-  size_t i;
-  for (i = 0; i < 256; i++) conc__mutexes[i].word = 0;
+  conc__mutexes_reset();
   conc__stuck_guard.word = conc__threads_guard.word = 0;
   conc__locals_guard.word = conc__lock_order_guard.word = 0;
   if (loop != NULL) loop->inbox_guard.word = 0;
@@ -11155,7 +11247,7 @@ CONC__PRIVATE void *conc__helper_main(void *arg) {
   void *(*fn)(void *) = h->fn;
   uintptr_t of = h->arg;
   CONC__STORE(&h->begun, 1u);
-  conc__futex_wake(&h->begun, 1);
+  conc__futex_wake(&h->begun, 1, false);
   return fn((void *)of);
 }
 
@@ -11176,7 +11268,7 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   pthread_attr_destroy(&attr);
   while (rc == 0 && CONC__LOAD(&h.begun) == 0)
-    conc__futex_wait(&h.begun, 0, CONC__NEVER);
+    conc__futex_wait(&h.begun, 0, CONC__NEVER, false);
   return rc;
 }
 
@@ -11265,7 +11357,7 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
-      conc__futex_wait(&conc__reaper_sleeps, 1, until);
+      conc__futex_wait(&conc__reaper_sleeps, 1, until, false);
       continue;
     }
     n = epoll_wait(poller, e, 64, -1);
@@ -11552,7 +11644,7 @@ CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
   /* Not earlier: the guard would only have stopped it again. */
   if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
     CONC__STORE(&conc__reaper_sleeps, 0u);
-    conc__futex_wake(&conc__reaper_sleeps, 1);
+    conc__futex_wake(&conc__reaper_sleeps, 1, false);
   }
 #endif
   return rc;
@@ -12066,7 +12158,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
       poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
     }
     if (count == 0) break;
-    rc = self->ops == &conc__coro_class
+    rc = !self->ops->blocks
              ? conc__coro_poll(self, poll_fds, count, deadline)
              : conc__thread_poll(self, poll_fds, count, deadline);
     for (i = 0; i < count && rc >= 0; i++) {
@@ -12094,7 +12186,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
 /* Runs a program that nobody else knows: it does not outlive the call. */
 CONC__PRIVATE int conc__popen_run(conc_popen *p, conc_output *out,
                                   double timeout) {
-  bool own = conc__self()->ops != &conc__coro_class &&
+  bool own = conc__self()->ops->blocks &&
              conc__this.worker == NULL; /* who has jobs to run meanwhile */
   int rc = conc__popen_begin(p, own);
   if (rc != 0) return rc;
@@ -15575,13 +15667,11 @@ struct conc_queue {
   char apart_as_well[64];
 };
 
-/* The first is always before the second one in the table: whoever needs both
-   takes them in this order, as conc__mutexes_lock does. */
 CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
-  return &conc__mutexes[(size_t)(conc__mutex_of(q) - conc__mutexes) % 128];
+  return conc__mutex_pair(q, 0);
 }
 CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
-  return conc__put_guard(q) + 128;
+  return conc__mutex_pair(q, 1);
 }
 
 CONC__PRIVATE void conc__queue_lock(const conc_queue *q) {
@@ -15762,42 +15852,20 @@ CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
   conc__wake_all(woken);
 }
 
-/* The tenth of a second in which it was last seen that who lets others run
-   does not come back soon: they are not those that we wait for, but ones with
-   work of their own. A thread that sleeps instead is better served. */
-static unsigned conc__yield_was_slow_at;
-
-CONC__INLINE unsigned conc__tenth_of_second(double now) {
-  return (unsigned)(uint64_t)(now * 10);
-}
-
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon: for a few pauses, as one who spins as well answers,
-   then lets others run a few times: with more threads than CPUs that fills or
-   drains the queue. A coroutine's CPU is better given to the next one. */
+   is likely to be soon. A coroutine's CPU is better given to the next one. */
 CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
                                     size_t seen, double deadline) {
-  double now, began;
-  int i;
-  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10; i++) {
-    conc__pause();
+  /* When it was last seen that a thread that lets others run does not come
+     back soon: those others are not the ones that it waits for, but some with
+     work of their own. A thread that sleeps instead is better served. */
+  static unsigned yield_was_slow_at;
+  conc__short_spin spin = {0, 0};
+  double limit = 10e-3;
+  if (conc__cpus < 2 || !self->ops->blocks) return false;
+  if (deadline < CONC__NEVER && deadline - conc_now() < limit) limit = 0;
+  while (conc__short_spin_again(&spin, limit, &yield_was_slow_at))
     if (CONC__LOAD(counter) != seen) return true;
-  }
-  now = conc_now();
-  for (i = 0; i < 7 && now < deadline; i++) {
-    if (conc__tenth_of_second(now) -
-            CONC__LOAD_RELAXED(&conc__yield_was_slow_at) <
-        2)
-      break;
-    began = now;
-    sched_yield();
-    now = conc_now();
-    if (now - began > 1e-3)
-      CONC__STORE_RELAXED(&conc__yield_was_slow_at,
-                          conc__tenth_of_second(now));
-    if (CONC__LOAD(counter) != seen) return true;
-  }
   return false;
 }
 
@@ -16487,22 +16555,14 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
                                     const conc__cells_position *spot,
                                     double deadline) {
   conc__actor *self = conc__self();
-  double budget = conc__spin_budget(self->spin_failed);
+  conc__spin spin;
   bool paid = false;
-  if (self->ops != &conc__thread_class) return false;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    int i;
-    if (end > deadline) end = deadline;
-    do {
-      for (i = 0; i < 16 && !paid; i++) {
-        conc__pause();
-        paid = CONC__LOAD(&spot->cell->word) != spot->word;
-      }
-    } while (!paid && conc_now() < end);
-  }
+  if (!self->ops->blocks) return false;
+  conc__spin_begin(&spin, &self->spin_failed, deadline);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&spot->cell->word) != spot->word;
   if (paid) conc__cells_pause_for_batch(s, side, spot);
-  conc__spin_learn(&self->spin_failed, paid);
+  conc__spin_end(&spin, paid);
   return paid;
 }
 
@@ -16513,8 +16573,8 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
-  bool polls = s->wakers[side][0] >= 0 &&
-               (s->polls || conc__self()->ops != &conc__thread_class);
+  bool polls =
+      s->wakers[side][0] >= 0 && (s->polls || !conc__self()->ops->blocks);
   unsigned *count = polls ? &it->pollers : &it->sleepers;
   uint64_t word = spot->word;
   unsigned seen;
@@ -17623,15 +17683,11 @@ CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
 
 /* Spins until there is a job or the time is out. */
 CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
-  double budget = conc__spin_budget(w->spin_failed);
-  double end = budget > 0 ? conc_now() + budget : 0;
-  conc_task *t;
-  do {
-    int i;
-    t = conc__worker_take(w);
-    for (i = 0; i < 8 && t == NULL && budget > 0; i++) conc__pause();
-  } while (t == NULL && budget > 0 && conc_now() < end);
-  conc__spin_learn(&w->spin_failed, t != NULL);
+  conc_task *t = conc__worker_take(w);
+  conc__spin spin;
+  conc__spin_begin(&spin, &w->spin_failed, CONC__NEVER);
+  while (t == NULL && conc__spin_again(&spin, 8)) t = conc__worker_take(w);
+  conc__spin_end(&spin, t != NULL);
   return t;
 }
 
@@ -18181,11 +18237,8 @@ CONC__INLINE size_t conc__state_worker(uint64_t state) {
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
 #if CONC_HAVE_FUTEX
-  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
   (void)round;
-  CONC__POINT();
-  syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value,
-          deadline < CONC__NEVER ? &t : NULL, NULL, 0xffffffffu);
+  conc__futex_wait(word, value, deadline, true);
 #else
   conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 #endif
@@ -18217,20 +18270,14 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
                                        conc__procpool_worker *w, size_t index,
                                        unsigned *failed) {
   uint64_t bit = (uint64_t)1 << index % 64;
-  double budget = conc__spin_budget(*failed);
-  double end = budget > 0 ? conc_now() + budget : 0;
+  bool paid = false;
   unsigned round = 0;
-  while (budget > 0 && conc_now() < end) {
-    int i;
-    for (i = 0; i < 16; i++) {
-      if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) {
-        conc__spin_learn(failed, true);
-        return;
-      }
-      conc__pause();
-    }
-  }
-  conc__spin_learn(failed, false);
+  conc__spin spin;
+  conc__spin_begin(&spin, failed, CONC__NEVER);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&s->head) != CONC__LOAD(&s->tail);
+  conc__spin_end(&spin, paid);
+  if (paid) return;
   CONC__STORE_RELAXED(&w->bell, 0u);
   __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
   while (CONC__LOAD(&w->bell) == 0 &&
@@ -18552,29 +18599,23 @@ CONC__PRIVATE void conc__procpool_leave(conc__pool_data *p) {
 CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__actor *self = conc__self();
   conc__pool_data *p;
-  double budget = conc__spin_budget(self->spin_failed);
-  double end;
+  conc__spin spin;
   bool paid = false;
-  int i;
-  if (self->ops != &conc__thread_class || budget <= 0 ||
-      conc__pool_is_gone(task->pool))
-    return;
+  if (!self->ops->blocks || conc__pool_is_gone(task->pool)) return;
+  conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
+  if (spin.end <= 0) return; /* the wait that follows learns from that */
   p = conc__procpool_enter(task);
   if (p == NULL) return;
-  end = conc_now() + budget;
   __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
-  do {
-    for (i = 0; i < 8 && !paid; i++) {
-      conc__procpool_collect(p, false);
-      paid = conc_event_is_set(&task->done);
-      if (!paid) conc__pause();
-    }
-  } while (!paid && conc_now() < end);
+  while (!paid && conc__spin_again(&spin, 1)) {
+    conc__procpool_collect(p, false);
+    paid = conc_event_is_set(&task->done);
+  }
   if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
       conc__procpool_is_done(p->far->shared))
     conc__procpool_wake_keeper(p->far);
   conc__procpool_leave(p);
-  conc__spin_learn(&self->spin_failed, paid);
+  conc__spin_end(&spin, paid);
 }
 
 /* Kills the worker that runs slot i, if it still does. */
@@ -18798,9 +18839,10 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   bool killed = false;
   unsigned round = 0;
   for (;;) { /* is counted in `awake` */
-    double deadline, end, budget;
+    conc__spin spin;
+    double deadline;
     size_t count;
-    bool idle;
+    bool idle, paid;
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
     conc__procpool_collect(p, true);
     if (CONC__LOAD(&p->terminated) && !killed) {
@@ -18820,21 +18862,12 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
     }
     deadline = conc__procpool_timeouts(p);
     if (far->retry_at < deadline) deadline = far->retry_at;
-    budget = conc__spin_budget(far->spin_failed);
-    if (budget > 0) {
-      bool paid = false;
-      for (end = conc_now() + budget; !paid && conc_now() < end;) {
-        int i;
-        for (i = 0; i < 8 && !paid; i++) {
-          conc__pause();
-          paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
-        }
-      }
-      conc__spin_learn(&far->spin_failed, paid);
-      if (paid) continue;
-    } else {
-      conc__spin_learn(&far->spin_failed, false);
-    }
+    paid = false;
+    conc__spin_begin(&spin, &far->spin_failed, CONC__NEVER);
+    while (!paid && conc__spin_again(&spin, 1))
+      paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
+    conc__spin_end(&spin, paid);
+    if (paid) continue;
     __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
         !conc__procpool_is_done(s))
@@ -19259,7 +19292,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   conc_task job;
   conc_scope shield;
   int rc;
-  if (conc__self()->ops != &conc__coro_class) return fn(arg);
+  if (conc__self()->ops->blocks) return fn(arg);
   p = conc__offload_open();
   memset(&job, 0, sizeof job);
   job.target = fn;
