@@ -1,11 +1,11 @@
 /* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
-   MIT-0 or public domain, as you like; the text is at the end of LICENSE.
+   MIT-0 or public domain, as you choose; both texts are in LICENSE.
 
-   Threads, coroutines with an event loop, processes, pools, locks, queues,
-   also between processes, and queues served over the network in the protocol
-   of Python's multiprocessing.managers.
-   One set of verbs: the same conc_put, conc_lock_acquire, conc_join and
-   conc_read work from a thread and from a coroutine, each with a timeout.
+   It has threads, coroutines with an event loop, processes, pools, locks and
+   queues. Locks and queues also work between processes, and queues over the
+   network, in the protocol of Python's multiprocessing.managers.
+   There is one set of verbs: the same conc_put, conc_lock_acquire, conc_join
+   and conc_read work from a thread and from a coroutine, each with a timeout.
 
    Do this in exactly one C or C++ file, before any other include:
 
@@ -93,29 +93,122 @@
 
    >>words
 
-   task       whatever runs and finishes: a thread, a coroutine, a process or
-              a pool's job. A conc_task is the caller's struct; embed it first
-              in a struct of your own and you have a "subclass". Which function
-              starts it says where it runs.
-   actor      what can wait: each thread and each coroutine is one. Private.
-   loop       runs the coroutines of one thread, inside conc_run.
-   park       to wait: a thread sleeps in the kernel, a coroutine gives the
-              CPU to the next one of its loop.
-   queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, to other processes, or to another machine
-              through a manager.
-   pipe       conc_pipe: two descriptors; messages that one end sends the other
-              receives, in the same process or in another.
-   pool       conc_pool: processes or threads, its workers, that run jobs.
-   manager    serves queues by name to clients that know a key, or is such a
-              client.
+   What runs:
+
+   task            A task is whatever runs and finishes: a thread, a coroutine,
+                   a process or a job. The caller describes it in a conc_task.
+                   A struct whose first field is a conc_task is a "subclass".
+   kind            The kind of a task is thread, coroutine, process or job; the
+                   function that starts a task determines its kind.
+   target          The target of a task is the function that it runs.
+   result          The result of a task is the pointer that its target
+                   returned.
+   status          The status of a task is 0, or its failure: what conc_join
+                   returns once the task has finished.
+   foreign thread  A foreign thread is one that conc_thread_start did not
+                   start: the main thread, or one made by pthread_create.
+   coroutine       A coroutine is a task with a stack of its own that shares a
+                   thread with others: it runs until it waits, and then the
+                   next one runs.
+   loop            A loop runs the coroutines of one thread, inside conc_run.
+   generator       A generator is a function that hands out one value at a
+                   time and stands still in between. It is no task: it runs as
+                   a part of the task that asks for the value.
+   child           A child is a process that another one, its parent, has made
+                   by fork() or by conc_process_start.
+   left behind     A fork leaves behind all threads but the one that called
+                   fork(), and the coroutines of those threads: the parent
+                   still has them, the child does not.
+   spawned         A process is spawned if it executes the program again; it is
+                   forked if it begins as a copy of its parent.
+   daemon          A daemon is a child that is killed when its parent ends.
+   program         A program is what conc_popen_start runs: another executable
+                   file, in a process of its own.
+   pool            A pool is a number of processes or threads that run jobs.
+   worker          A worker is one of the processes or threads of a pool.
+   job             A job is a task that a worker of a pool runs.
+   chunk           A chunk is a number of items that a pool hands to a worker
+                   at once.
+   group           A group is a number of tasks that are awaited together and
+                   fail together.
+   callback        A callback is a function of yours that the library calls.
+
+   How a task waits:
+
+   wait            A wait is the time within a call in which a task cannot go
+                   on, because something has not happened yet.
+   waiter          A waiter is a task that waits; the waiters of an object are
+                   those that wait for it.
+   waker           A waker is a task whose call ends the wait of another one,
+                   by a release, a set, a notify or a put.
+   park            To park is to wait: a thread sleeps in the kernel, a
+                   coroutine gives the CPU to the next one of its loop.
+   timeout         A timeout is how long a call may wait, in seconds.
+   cancel          To cancel a task is to make its present or its next wait
+                   fail with -ECANCELED.
+   pending         A cancellation is pending until a wait has returned it.
+   scope           A scope is a stretch of a task's run in which a time limit
+                   or a shield is in force.
+   time limit      A time limit ends the waits of a task at a certain moment.
+   shield          A shield keeps cancellations away from a task's waits.
+   deadlock        A deadlock is a circle of tasks in which each waits for the
+                   next one, so that none can ever go on.
+   actor           An actor is what can wait: each thread is one, and each
+                   coroutine. (Private.)
+
+   What tasks have in common:
+
+   owner           The owner of a lock is the task that holds it.
+   reader, writer  A reader holds an rwlock together with other readers, a
+                   writer holds it alone.
+   level           A level of a conc_rlock is one acquire that has not been
+                   released yet.
+   unit            A unit is what an acquire takes off a semaphore's value.
+   party           A party is one of the tasks for which a barrier waits.
+   broken          A barrier is broken if one of its parties has not waited to
+                   the end; then no task can wait there until it is reset.
+   shared          A lock, a queue or another object is shared if the tasks of
+                   several processes use the same one.
+   named           A named queue or memory is one that any process of the user
+                   can open by its name.
+   queue           A queue, a conc_queue, carries messages between the tasks of
+                   a process, to other processes, or through a manager to
+                   another machine.
+   message         A message is a run of bytes, or a typed value, that arrives
+                   whole or not at all.
+   putter, getter  A putter is a task that puts messages on a queue, a getter
+                   is a task that gets them.
+   pipe            A pipe, made by conc_pipe, is a pair of descriptors, its
+                   ends: messages that one end sends the other receives, in
+                   the same process or in another.
+   descriptor      A descriptor is the system's number for an open file, pipe
+                   or socket.
+   stream          A stream is a descriptor with buffers for what is read and
+                   written.
+   datagram        A datagram is a message of a UDP or unix socket, which may
+                   get lost.
+   manager         A manager serves queues by name to clients that know its
+                   key, or is such a client: both are a conc_manager.
+   server, client  A server is a manager that serves queues, a client is a
+                   manager that uses them.
+   key             A key is a secret that a server and its clients share.
+   proxy           A proxy is a client's conc_queue that stands for a queue of
+                   the server: each call of it is a request, to which the
+                   server sends a reply.
+   value           A value is a tree of typed data, such as a list of numbers;
+                   its root is the whole, and all else are its parts.
+   local           A local is a set of named values of which each thread, or
+                   each task, has its own.
+   attribute       An attribute is one name of a local, looked up beforehand.
+   guard page      A guard page is memory below a stack that may not be
+                   touched, so that an overflow ends the process at once.
 
    >>tour
 
-   Each begins with the three lines with which the program above begins.
+   Each program begins with the same three lines as the program above.
 
-   Threads, and a lock: zero is ready, and it is given back on every way out
-   of the block. Prints 2.
+   Threads and a lock. A zeroed lock is ready for use, and CONC_WITH releases
+   it on every way out of its block. Prints 2.
 
      static conc_lock lock;
      static int count;
@@ -130,8 +223,8 @@
        printf("%d\n", count);
      }
 
-   Coroutines of one thread, which together take a tenth of a second. Prints 0:
-   none has failed.
+   Ten coroutines of one thread, which together take a tenth of a second.
+   Prints 0: none of them has failed.
 
      static void *nap(void *arg) { conc_sleep(0.1); return arg; }
      static void *naps(void *arg) {
@@ -165,7 +258,7 @@
        conc_queue_free(q);
      }
 
-   A pool of processes; .kind = CONC_THREAD makes it one of threads. Prints
+   A pool of processes; .kind = CONC_THREAD makes it a pool of threads. Prints
    1 4 9 16.
 
      static void *square(void *n) { *(int *)n *= *(int *)n; return NULL; }
@@ -180,7 +273,7 @@
        printf("%d %d %d %d\n", n[0], n[1], n[2], n[3]);
      }
 
-   A program, what it reads and what it writes. Prints two lines, a and b.
+   Another program, its input and its output. Prints two lines, a and b.
 
      int main(void) {
        const char *const argv[] = { "sort", NULL };
@@ -193,7 +286,7 @@
        conc_free(out.data);
      }
 
-   A manager and a client of it: either may be another program, on another
+   A manager and its client. Either of them may be another program, on another
    machine, in Python. Prints 42.
 
      int main(void) {
@@ -216,159 +309,188 @@
 
    >>matrix
 
-   Threads and coroutines may use everything, in any mixture, but: a generator
-   is its thread's, and coroutines are their loop's.
+   Threads and coroutines may use everything, in any mixture, with two
+   exceptions: a generator belongs to one thread, and a coroutine to one loop.
+   Between processes an object works if it was made as this table says:
 
                      between processes          when a process dies
-     lock, rlock     ..._init_shared            the next one: -EOWNERDEAD, once
-     rwlock          ..._init_shared            a writer as a lock's owner;
-                                                readers are forgotten
-     sem             ..._init_shared            what it had taken stays taken
-     event, cond     ..._init_shared            others do not notice
-     barrier         ..._init_shared            broken for who waits there
-     once            ..._init_shared            another one runs it
-     pipe            inherited, or passed on    the other end: -EPIPE
+     lock, rlock     ..._init_shared            the next acquire of what it
+                                                held returns -EOWNERDEAD, once
+     rwlock          ..._init_shared            a dead writer is reported like
+                                                a lock's owner; dead readers
+                                                are dropped
+     sem             ..._init_shared            the units that it has acquired
+                                                stay taken
+     event, cond     ..._init_shared            the others do not notice
+     barrier         ..._init_shared            it is broken, if the process
+                                                was waiting there
+     once            ..._init_shared            another process runs it
+     pipe            inherited, or passed on    the other end gets -EPIPE
      queue           .shared; with .name also   each message that was put is
-                     those not of one family    got, once
-     manager's queue any machine                a client's get that waits
-                                                takes no message with it
-     pool            no: its parent's           the job: -ECHILD, or again;
-                                                the worker is replaced
-     conc_task       no: its parent's           conc_join: -ECHILD
+                     for unrelated processes    still got once
+     manager's queue any machine                if a client dies while it waits
+                                                in get, no message is lost
+     pool            no: its own process only   the job fails with -ECHILD, or
+                                                is run again; a new worker
+                                                takes the dead one's place
+     conc_task       no: its own process only   conc_join returns -ECHILD
      value           as bytes, by queue, pipe, pickle or JSON
      local, stream, group, scope, progress: no
 
    >>options
 
-   Only in the file that defines CONC_IMPLEMENTATION:
+   Define these only in the file that defines CONC_IMPLEMENTATION:
 
-     CONC_PORTABLE        POSIX.1-2008 only: no futex, epoll, eventfd, no
-                          assembly. Everything works, some of it slower.
-     CONC_USE_UCONTEXT    coroutines by swapcontext(), not by assembly.
-     CONC_USE_HELGRIND    Valgrind's Helgrind is told what comes before what;
-                          slow without it, too. (DRD is not told.)
-     CONC_MALLOC(size)    the allocator: all three or none.
+     CONC_PORTABLE        Use only what POSIX.1-2008 has: no futex, no epoll,
+                          no eventfd, no assembly. Everything works, some of
+                          it slower.
+     CONC_USE_UCONTEXT    Switch coroutines by swapcontext(), not by assembly.
+     CONC_USE_HELGRIND    Tell Valgrind's Helgrind which step happens before
+                          which (DRD learns nothing). Slower, even without
+                          Valgrind.
+     CONC_MALLOC(size)    The allocator. Define all three or none.
      CONC_REALLOC(p, size)
      CONC_FREE(p)
-     CONC_STACK_SIZE      bytes of a coroutine's stack (default 65536).
-     CONC_SPIN_SECONDS    longest busy wait before sleeping (default 50e-6; 0
-                          never spins).
-     CONC_HAVE_...        each fact of the platform; >>platform, second half.
+     CONC_STACK_SIZE      Bytes of a coroutine's stack; default 65536.
+     CONC_SPIN_SECONDS    How long a wait spins at most before it sleeps;
+                          default 50e-6. With 0 no wait spins.
+     CONC_HAVE_...        One for each fact about the platform; the second half
+                          of >>platform lists them.
 
-   The same in every file that includes conc.h:
+   Define these in the same way in every file that includes conc.h:
 
-     CONC_STATIC          every function is static. Libraries that embed
-                          conc.h want this; so does a one-file program.
-     CONC_API             your own linkage (e.g. a visibility attribute).
+     CONC_STATIC          Makes every function static. Define it in a library
+                          that embeds conc.h and in a program of one file.
+     CONC_API             Your own linkage, for example a visibility attribute.
 
-   No option changes a public struct or signature, and files compiled against
-   different versions of conc.h fail to link.
+   No option changes a public struct or a signature. Files that were compiled
+   against different versions of conc.h fail to link.
 
    >>contract
 
-   Errors   An int or ssize_t result is 0 or more on success, a negative errno
-            value on failure: -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed),
-            -EDEADLK, -ENOMEM and so on; conc_strerror() says it in words. A
-            function that returns a pointer returns NULL and sets errno. After
+   Errors   A function whose result is an int or an ssize_t returns 0 or more
+            on success and a negative errno value on failure, for example
+            -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed), -EDEADLK or
+            -ENOMEM; conc_strerror() puts it into words. A function whose
+            result is a pointer returns NULL on failure and sets errno. After
             an error there is nothing to clean up.
-   Time     Timeouts are seconds (double) from now on the monotonic clock.
-            CONC_FOREVER (or 1e9 and more, or a NaN) waits; 0 or less tries
-            once; not in time is always -ETIMEDOUT.
-   Waiting  Every call with a timeout works from any thread (also one made by
-            pthread_create) and from a coroutine, where only the coroutine
-            waits. Every such wait can be cancelled: conc_cancel makes it
-            return -ECANCELED, once.
-   Memory   Structs are the caller's and valid when zeroed. They must not move
-            while in use. What the library allocates is said at the function.
-            Pointers to what a call works on must not be NULL, unless it says
-            so; results that may be left out are named there.
-   Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers (conc_report_overflow is there
-            to install one), and writes to sockets without raising SIGPIPE.
+   Time     A timeout is a number of seconds (double) from now on the monotonic
+            clock. CONC_FOREVER, any number from 1e9 on and a NaN set no limit.
+            With a timeout of 0 or less a call tries once. A call that is not
+            done in time returns -ETIMEDOUT.
+   Waiting  Every call with a timeout works from any thread, a foreign thread
+            included, and from a coroutine; if a coroutine waits, the others
+            of its thread go on. Every such wait can be cancelled: conc_cancel
+            makes it return -ECANCELED, once.
+   Memory   Structs belong to the caller and are valid when zeroed. A struct
+            must not move while it is in use. What a function allocates is
+            said in its comment. Object pointers must not be NULL unless the
+            function's comment allows it; it also names the output pointers
+            that may be NULL.
+   Signals  No function may be called from a signal handler unless its comment
+            allows it. The library installs no signal handler of its own
+            accord; conc_report_overflow is there to install one. It writes to
+            sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
-            (not from a signal handler, nor by vfork), and the child may use
-            the whole library. It has the thread that forked and, if that runs
-            a loop, all coroutines of it; the tasks of other threads have
-            ended there, with -ECHILD. A lock that one of them held says so
-            once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts, unless asked to.
+            (but not from a signal handler, and not as vfork), and the child
+            may use the whole library. The child has the thread that called
+            fork() and, if that thread runs a loop, all coroutines of the
+            loop. The other threads, with their coroutines, were left behind:
+            their tasks have ended in the child, with -ECHILD. A lock that one
+            of these tasks held reports this once: the next acquire takes the
+            lock and returns -EOWNERDEAD.
+   Output   The library does not print, exit or assert unless the program asks
+            it to.
 
    >>coroutines
 
-   A coroutine has a stack of its own (CONC_STACK_SIZE, or .stack_size of its
-   task) with a guard page below: overflow is a SIGSEGV, not corruption. It
-   belongs to the loop, and so to the thread, that started it, and never moves:
-   thread-local variables are shared by the coroutines of one loop (a
-   conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
-   other coroutine of the same loop runs. Rounding mode and errno are not
-   saved across a switch. A million of them is a sensible number: one that has
-   not run yet costs its conc_task and 32 bytes, one that waits a page (4 KiB)
-   of stack.
-   Stacks are used again. What a burst of coroutines has left over is given
-   back to the system when the loop has slept for a second. conc_stack_used
-   tells how much a stack is used, conc_report_overflow whose overflowed.
-   AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine, and must not
-   leave its target function. The assembly switch keeps no shadow stack: where
-   CET's is enforced, use CONC_USE_UCONTEXT.
+   A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
+   task's .stack_size. A guard page lies below the stack, so that an overflow
+   is a SIGSEGV and corrupts nothing. A coroutine belongs to the loop that
+   started it, and so to one thread, and never moves to another. Therefore the
+   coroutines of a loop share the thread's thread-local variables; the values
+   of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
+   calls of the library no other coroutine of the same loop runs. A switch
+   between coroutines does not save the rounding mode and errno.
+   A program may well have a million coroutines. One that has not run yet costs
+   its conc_task and 32 bytes; one that waits costs one page of stack (4 KiB).
+   The stack of a coroutine that has ended is used again. Stacks that a burst
+   of coroutines has left over go back to the system when the loop has slept
+   for a second. conc_stack_used measures how much of its stack a coroutine
+   uses; conc_report_overflow makes an overflow name its coroutine.
+   AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
+   C++ exceptions may be thrown and caught within one coroutine, but must not
+   leave its target. The switch in assembly does not keep a shadow stack: where
+   the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
 
-   Makes an object as new, and for all processes that share the memory in which
-   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
-   it; what it has for options (.value, .bound, .parties) is set before. From
-   then on all calls above do for tasks of all these processes what they do for
-   those of one, with these differences:
-   - Who dies, however and wherever, harms nobody. What it held says so once:
-     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
-     may be half changed. This is of processes: a thread that ends with a lock
-     leaves it locked. A once is run by another one. Readers that died are
-     forgotten. A semaphore has no owners: what the dead had taken of it stays
-     taken. Of a barrier see below.
-   - Waiters are not served in order. Deadlocks are not looked for, but for the
-     owner itself, and .name is not used: a pointer means nothing elsewhere.
-   - Who waits after a death, or because another one was killed just when he
-     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+   A function whose name ends in _init_shared makes an object new and shared:
+   all processes that share the memory in which it lies can use it. The memory
+   must come from conc_shared_alloc or conc_shared_open. Call the function
+   before any task uses the object, and set the object's options (.value,
+   .bound, .parties, .action, .arg) before the call.
+   Returns 0.
+   Errors:
+   -EINVAL  the object is not in such memory; or .parties is not above 0; or
+            .value is above 2**30 - 1
+
+   From then on the calls of >>lock and >>event do for the tasks of all these
+   processes what they do for the tasks of one, with these differences:
+   - A process may die at any instruction without harm to the others. Each lock
+     that it held reports this once: the next acquire takes the lock and
+     returns -EOWNERDEAD, for the data that the lock protects may be half
+     changed. This is true of processes only: a thread that ends while it holds
+     a lock leaves it locked. If a process dies while it runs the function of a
+     once, another one runs it. Readers that died are dropped. A semaphore
+     knows no owners: the units that a dead process had acquired stay taken.
+     For barriers see below.
+   - Waiters are not served in order. -EDEADLK is returned only to the owner
+     itself: longer circles are not looked for. .name is not used, since a
+     pointer means nothing in another process.
+   - Waiters notice the death of a process, also of one that was just being
+     woken, within about 20 ms. A thread that waits notices conc_cancel within
      that time, too.
-   - After waiters of a condition were killed, a notify may wake as many more
-     than it should. Condition and lock must both be shared, or both not
-     (-EINVAL).
-   - At most 16 processes read an rwlock at one time, each as often as it
-     likes; others wait.
-   - A semaphore's value is at most 2**30 - 1.
-   - A barrier breaks when a process that waits there, one of the first 16,
-     dies, and another one that waits notices: who does gets -EOWNERDEAD, the
-     others -EPIPE. Who comes last does not look: then all have come. The
-     action, a pointer, is only for processes that fork has made of one.
-   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
-     memory.
-   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
-   in such memory, or .parties is not above 0, or .value above its limit.
+   - If waiters of a condition were killed, a notify may wake more waiters than
+     it should, at most one more for each waiter that was killed. The condition
+     and its lock must both be shared, or both not (-EINVAL).
+   - At most 16 processes can read an rwlock at one time, each in any number of
+     tasks; further processes wait.
+   - The value of a semaphore is at most 2**30 - 1.
+   - If one of the first 16 processes at a barrier dies while it waits there,
+     the barrier breaks: the waiter that notices gets -EOWNERDEAD, the others
+     -EPIPE. The last party to come does not look: by then all have come. An
+     .action is a pointer, so it can be used only if all the processes were
+     forked from one.
+   - If more than 1,024 processes use the memory at one time, the calls of the
+     latest ones fail with -EAGAIN, except those of events and semaphores.
+   A forked child does not hold the shared objects that its parent holds.
 
    >>limits
 
-   - Names in addresses are resolved by getaddrinfo() on a thread of its own,
-     which cannot be cancelled: a timeout is kept, the thread ends later.
-   - CONC_FORK and the end of a forked child flush all of stdio, which waits
+   - Names of hosts are resolved by getaddrinfo() on a thread of its own, which
+     cannot be cancelled. The call keeps its timeout; the thread ends later.
+   - CONC_FORK, and the end of a forked child, flush all of stdio. That waits
      for a thread that is reading from a FILE.
-   - A cancelled wait on a descriptor in a thread that conc_thread_start did
-     not start is noticed when the descriptor is ready or the time is out.
-   - The network protocol authenticates both sides by a shared key, and
-     encrypts nothing; a man in the middle can relay the handshake. It is for
-     a trusted network, as Python's is.
-   - A pool's workers that are processes are forked, never spawned: with many
-     threads, or much memory, start the pool first.
-   - A pipe takes SOCK_SEQPACKET, which Linux and the BSDs have and macOS has
-     not: there it is -EPROTONOSUPPORT.
-   - What processes share must be made so (..._init_shared, .shared), serves
-     1,024 processes at one time, and cannot hold pointers. Deadlocks through
-     it are not found; a named queue is looked at every 2 ms by who waits.
-   - Of the rwlocks that a task reads at one time four are known: of the others
-     see conc_rwlock.
-   - What a thread that stayed behind in a fork had just been given is not in
-     the child: a permit of a semaphore, a notify of a condition.
-   - With CONC_PORTABLE a client that pipelines requests and then dies while
-     one of them blocks is noticed only when that request ends.
+   - In a foreign thread, a wait for a descriptor that is cancelled returns
+     only when the descriptor is ready or the timeout has passed.
+   - The network protocol authenticates both sides by a key that they share,
+     and encrypts nothing. A man in the middle can relay the handshake. Like
+     Python's, it is for a trusted network.
+   - The workers of a pool of processes are forked, never spawned. In a program
+     with many threads, or with much memory, start the pool first.
+   - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
+     it: there conc_pipe returns -EPROTONOSUPPORT.
+   - Objects between processes must be made shared (..._init_shared, .shared),
+     serve at most 1,024 processes at one time, and cannot hold pointers.
+     Deadlocks that involve shared objects are not detected. A task that waits
+     for a named queue polls it every 2 ms.
+   - At most four rwlocks that a task holds for reading are tracked; see
+     conc_rwlock for what that means.
+   - A semaphore's unit or a condition's notify that had just been handed to
+     another thread when the process forked is lost in the child.
+   - With CONC_PORTABLE, if a client sends several requests at once and dies
+     while one of them waits, the manager notices only when that request ends.
 */
 
 /* The implementation needs POSIX and more of the system headers; in a strict
