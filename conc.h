@@ -493,8 +493,8 @@
      while one of them waits, the manager notices only when that request ends.
 */
 
-/* The implementation needs POSIX and more of the system headers; in a strict
-   mode (-std=c99) only the first of them can be told so. */
+/* The implementation needs POSIX and more from the system's headers. In a
+   strict mode (-std=c99) this must be said before the first of them. */
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC_PORTABLE) && \
     !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
@@ -512,14 +512,20 @@
 #include <sys/types.h>
 
 #ifdef __TINYC__
-#undef __attribute__ /* tcc has them, which glibc's <sys/cdefs.h> denies */
+#undef __attribute__ /* tcc has attributes; glibc's <sys/cdefs.h> hides them */
 #endif
 
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  any
+   Signals    conc_now and conc_strerror; the others no
+   Memory     nothing is allocated
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Of this header, as numbers and as text; see >>version. */
+/* The version of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
 #define CONC_VERSION_MINOR 1
 #define CONC_VERSION_PATCH 0
@@ -537,347 +543,434 @@
 extern "C" {
 #endif
 
-/* Waits without a limit, wherever a timeout is asked for. */
+/* The timeout that sets no limit, for every call that takes one. */
 #define CONC_FOREVER 1e300
 
-/* The version of the implementation that was linked in: CONC_VERSION. */
+/* Returns the version of the implementation that was linked in, in the form of
+   CONC_VERSION. */
 CONC_API const char *conc_version(void);
 
-/* Says an error in words. `error` is what a function of this library returned
-   (negative errno); errno itself (positive) will do. Never NULL, static; of
-   errors that only the system knows it says that. Any thread, coroutine or
-   signal handler; does not change errno. */
+/* Puts an error into words. `error` is what a function of this library
+   returned (a negative errno value), or a value of errno (positive).
+   Returns a static text, never NULL; for an error that the library does not
+   make itself the text only says that it is the system's. Does not change
+   errno. A signal handler may call it. */
 CONC_API const char *conc_strerror(int error);
 
-/* Seconds on the monotonic clock (Python's time.monotonic). A signal handler
-   may call it. */
+/* Returns the time on the monotonic clock in seconds (Python's
+   time.monotonic). A signal handler may call it. */
 CONC_API double conc_now(void);
 
-/* The CPUs that this process may run on, at least 1 (Python's
-   os.process_cpu_count). */
+/* Returns the number of CPUs that this process may run on, at least 1
+   (Python's os.process_cpu_count). */
 CONC_API int conc_cpu_count(void);
 
-/* Frees what the library allocated for the caller: the bytes of
-   conc_pickle_dumps and conc_json_dumps. NULL is a no-op. */
+/* Frees what the library has allocated for the caller: the bytes of
+   conc_pickle_dumps and conc_json_dumps, and the data of a conc_output. NULL
+   is a no-op. */
 CONC_API void conc_free(void *memory);
 
 /* ---------------------------------------------------------------------------
-   >>park: what a wait is. No public name; private fields of public structs.
+   >>park: what a wait is
+
+   There are no public names here, only private fields of public structs.
    ------------------------------------------------------------------------ */
 
-/* A FIFO of waiting actors. Guarded by the library's lock for the object that
-   it stands in. */
+/* A FIFO of the actors that wait for an object; the object contains it. An
+   internal lock of the library guards it. */
 struct conc__waitlist {
   struct conc__waiter *first, *last;
 };
 
 /* ---------------------------------------------------------------------------
-   >>deadlock: who waits for whom
+   >>deadlock: which task waits for which
 
-   Deadlocks of locks, rwlocks, onces and joins are looked for when a wait
-   without a limit has lasted 0.1 s: see conc_lock_acquire.
+   Threads    any number, mixed with coroutines of any loops
+   Processes  one: what is shared takes no part
+   Signals    no
+   Memory     the caller's buffer; the report itself is the library's
+   Blocks     never
+
+   When a wait without a timeout for a lock, an rwlock, a once or the end of a
+   task has lasted 0.1 s, the library looks whether it is part of a deadlock.
+   See conc_lock_acquire for what the tasks of a deadlock get.
    ------------------------------------------------------------------------ */
 
-/* The deadlock that was found last, in words: "Thread-A waits for lock 'b'
-   held by Thread-B, which waits for lock 'a' held by Thread-A". Writes up to
-   `size` bytes to buf, the last of them a NUL, and returns the length of all
-   of it, as snprintf does; 0 if none was found yet. */
+/* Describes the deadlock that was found last: "Thread-A waits for lock 'b'
+   held by Thread-B, which waits for lock 'a' held by Thread-A". If conc_run
+   has found it, the text says what each of its coroutines waited for. Writes
+   up to `size` bytes to `buf`, the last of them a NUL.
+   Returns the length of the whole text without the NUL, as snprintf does; 0 if
+   no deadlock has been found yet. */
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
 
 /* ---------------------------------------------------------------------------
    >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one; any that share its memory once ..._init_shared was called
+   Processes  one; after ..._init_shared all that share its memory
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     acquire and once_run, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
-/* A lock, not recursive (Python's threading.Lock, with an owner). Waiters are
-   served in order once the first has waited 0.5 ms; before that a running
-   thread may take it first, which is faster. May be freed by whoever has
-   released it last, even while other releases are still returning. */
+/* A lock, not recursive (Python's threading.Lock, but with an owner). When it
+   is released, its first waiter gets it if that has waited for 0.5 ms; before
+   that, a task that runs may take the lock first, which is faster. The task
+   whose release was the last may free the lock at once, even if other calls of
+   conc_lock_release have not returned yet. */
 typedef struct conc_lock {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* the owner's actor | 1 if somebody waits; 0 free */
+  uintptr_t word; /* the owner's actor, | 1 if tasks may wait; 0: free */
   struct conc__waitlist waiters;
-  unsigned depth;      /* of a conc_rlock: acquired so often more than once */
-  unsigned char order; /* which of the names it has; see conc_on_lock_order */
+  unsigned depth;      /* of a conc_rlock: its levels, less the first */
+  unsigned char order; /* the number of its name; see conc_on_lock_order */
 } conc_lock;
 
-/* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
-   already, or if it waits without a limit and its owner, directly or through
-   others, waits for the caller without a limit: this is looked for after
-   0.1 s, and told to one of them (conc_deadlock_report tells by names).
-   -EOWNERDEAD: its owner is not in this process, which was forked meanwhile.
-   Then the caller has the lock, and what it protects may be half changed. */
+/* Acquires the lock.
+   Returns 0: the caller holds the lock.
+   Errors:
+   -EDEADLK     the caller holds the lock already; or the wait can never end,
+                because the owner waits for the caller, directly or through a
+                chain of owners, and no wait of the chain has a timeout. The
+                library looks for such a circle once a wait has lasted 0.1 s.
+                One task of the circle gets the error; conc_deadlock_report
+                names them all
+   -ETIMEDOUT   the lock was not free in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  the owner was left behind when this process was forked. The
+                caller now holds the lock, and the data that it protects may
+                be half changed */
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
 
-/* Gives the lock back. 0, or -EPERM if the caller is not its owner. */
+/* Releases the lock.
+   Returns 0.
+   Errors:
+   -EPERM  the caller is not the owner */
 CONC_API int conc_lock_release(conc_lock *lock);
 
-/* Whether anybody holds the lock at this moment. */
+/* Returns whether a task holds the lock at this moment. */
 CONC_API bool conc_lock_locked(const conc_lock *lock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_lock_init_shared(conc_lock *lock);
 
-/* From now on calls report(text, arg) when locks are acquired in an order that
-   may deadlock some day, even if it never has: 'a' by a task that holds 'b',
-   after another, or the same one, has acquired 'b' holding 'a', at once or
-   through others. It is told once for each pair of names, by the task that
-   acquires the second lock, which it then holds. NULL: no calls (default), but
-   orders are noted all the same.
-   Locks and recursive locks take part that have a name, which must not change:
-   those of equal names count as one. So many names as an address has bits,
-   less two, of up to 47 bytes are known. Acquiring with timeout 0 cannot
-   deadlock and is not told of. */
+/* Reports inverted orders of locks. From now on report(text, arg) is called
+   when a task acquires 'a' while it holds 'b', although 'b' was acquired
+   before by a task that held 'a' (the same task or another one; directly, or
+   through other locks). Such an order may deadlock some day, even if it never
+   has. The task that acquires calls report(), and holds both locks then; each
+   pair of names is reported once. If `report` is NULL, the default, nothing is
+   called, but the orders are noted all the same.
+   Only locks and recursive locks that have a name, and are not shared, take
+   part. The name must not change; locks of equal names count as one. Up to 62
+   names (30 on 32-bit machines) of up to 47 bytes are tracked. An acquire with
+   a timeout of 0 cannot deadlock and is not reported. */
 CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
                                  void *arg);
 
 /* --- conc_rlock --- */
 
-/* A lock that its owner may acquire again (Python's threading.RLock), and
-   must release as often. Conditions take its lock, conc_cond_wait(&cond,
-   &rlock.lock, t): the wait gives all levels back, and has them all again on
-   return, as in Python. conc_lock_locked(&rlock.lock) tells if it is held. */
+/* A lock that its owner may acquire again (Python's threading.RLock). Each
+   acquire adds a level and each release takes one off; the lock is free when
+   none is left. A condition takes the .lock in it: conc_cond_wait(&cond,
+   &rlock.lock, t) gives up all levels while it waits, and has them all again
+   when it returns, as in Python. conc_lock_locked(&rlock.lock) says whether a
+   task holds it. */
 typedef struct conc_rlock {
-  conc_lock lock; /* .name is an option */
+  conc_lock lock; /* its .name is yours to set */
 } conc_rlock;
 
-/* Takes the lock, or takes it once more. 0, -ETIMEDOUT, -ECANCELED; and
-   -EDEADLK by others, and -EOWNERDEAD, as conc_lock_acquire. */
+/* Acquires the lock, or adds a level if the caller holds it already.
+   Returns 0: the caller holds the lock.
+   Errors: as conc_lock_acquire; but a caller that holds the lock already does
+   not get -EDEADLK. */
 CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout);
 
-/* Gives back one level. 0, or -EPERM if the caller is not the owner. */
+/* Takes a level off; the last one releases the lock.
+   Returns 0.
+   Errors:
+   -EPERM  the caller is not the owner */
 CONC_API int conc_rlock_release(conc_rlock *rlock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* Private: processes that use an object, and how often. */
+/* Private: the processes that use an object, and by how many tasks each. */
 #define CONC__SHARERS 16
 struct conc__sharers {
   unsigned id[CONC__SHARERS], count[CONC__SHARERS];
 };
 
-/* Private: an rwlock between processes. */
+/* Private: what an rwlock between processes has. */
 struct conc__rwlock_shared {
-  unsigned guard, round, writer, wants; /* a writer that waits */
+  unsigned guard, round, writer, wants; /* the writer that waits */
   uintptr_t writer_actor, wants_actor;
   struct conc__sharers readers;
-  unsigned writers;                /* that have had it */
-  bool readers_wait, readers_turn; /* perhaps */
+  unsigned writers;                /* how many have held it so far */
+  bool readers_wait, readers_turn; /* may be true without need */
 };
 
-/* A lock for one writer or any number of readers. Waiters are served in order
-   as conc_lock's are, readers that wait one behind the other together, and
-   nobody joins the readers while a writer waits: so neither side starves. Not
-   recursive. May be freed by whoever has released it last.
-   The library knows the four locks that a task began to read first, of those
-   that it reads at one time; with more, the errors for readers below are not
-   noticed, nor that a reader stayed behind when the process was forked. */
+/* A lock for one writer or any number of readers. It is not recursive. Waiters
+   are served in order, as with a conc_lock; readers that are neighbours in
+   that order are served together. While a writer waits, no new reader joins
+   the readers that hold the lock: so neither side starves. The task whose
+   release was the last may free the lock.
+   Per task the library tracks the first four rwlocks that the task holds for
+   reading. Of further ones it cannot detect misuse (the readers' -EDEADLK and
+   -EPERM below), nor that a reader was left behind by a fork. */
 typedef struct conc_rwlock {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
-                     | 1 if somebody waits */
+  uintptr_t word; /* the writer's actor, or 4 for each reader, and 2; 0: free;
+                     | 1 if tasks may wait */
   struct conc__waitlist waiters;
   struct conc__rwlock_shared shared;
 } conc_rwlock;
 
-/* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
-   -EDEADLK if the caller holds it already, for reading or for writing; or, as
-   conc_lock_acquire, by others (who waits for a writer, not for readers), and
-   -EOWNERDEAD. */
+/* Acquires the lock for reading, together with other readers.
+   Returns 0: the caller holds the lock.
+   Errors:
+   -EDEADLK     the caller holds the lock already, for reading or for writing;
+                or a circle of waits, as from conc_lock_acquire, in which only
+                waits for writers count, not waits for readers
+   -ETIMEDOUT   the lock was not free in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  a writer was left behind when this process was forked: as from
+                conc_lock_acquire. Readers that were left behind are dropped */
 CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout);
 
-/* Takes the lock alone. Errors as above. */
+/* Acquires the lock for writing, alone.
+   Returns 0: the caller holds the lock.
+   Errors: as conc_rwlock_read_acquire. */
 CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout);
 
-/* Gives back what the caller holds, for reading or for writing. 0, or -EPERM
-   if the caller holds nothing. */
+/* Releases what the caller holds, for reading or for writing.
+   Returns 0.
+   Errors:
+   -EPERM  the caller does not hold the lock */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
 
 /* --- conc_once --- */
 
-/* Something to be done once. */
+/* Something that is to be done once (POSIX's pthread_once). */
 typedef struct conc_once {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
+  uintptr_t word; /* 0: not done, 2: done, else the actor that does it */
   struct conc__waitlist waiters;
 } conc_once;
 
-/* Calls fn(arg) unless a call with this `once` has succeeded before, and
-   waits while another task does it. 0 once it is done. If fn returns less
-   than 0, that is returned to its caller only, nothing counts as done, and
-   the next one, who may wait already, tries. -EDEADLK from within fn;
-   -ETIMEDOUT and -ECANCELED of waiting. */
+/* Calls fn(arg), unless a call with this `once` has succeeded before. While
+   another task runs its fn, the caller waits for the end of that; the timeout
+   is for this wait. If fn fails (returns less than 0), only the task that
+   called it gets that result. The once stays undone, and the next caller,
+   perhaps one that waits already, runs its own fn.
+   Returns 0 once it is done, by this call or by another one.
+   Errors:
+   -EDEADLK    the call comes from within fn; or a circle of waits, as from
+               conc_lock_acquire
+   -ETIMEDOUT  the other task did not finish in time
+   -ECANCELED  the wait was cancelled
+   others      what fn has returned */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the once new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_once_init_shared(conc_once *once);
 
 /* ---------------------------------------------------------------------------
    >>event: conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one; any that share its memory once ..._init_shared was called
+   Processes  one; after ..._init_shared all that share its memory
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     wait and acquire, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
-/* A flag that can be waited for (Python's threading.Event). May be freed by
-   a waiter as soon as its wait has returned 0. */
+/* A flag that tasks can wait for (Python's threading.Event). A waiter may free
+   the event as soon as its wait has returned 0. */
 typedef struct conc_event {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
   struct conc__waitlist waiters;
 } conc_event;
 
-/* Sets the flag and wakes all who wait. Always 0. */
+/* Sets the flag and wakes all waiters. Always returns 0. */
 CONC_API int conc_event_set(conc_event *event);
 
-/* Clears the flag. Always 0. */
+/* Clears the flag. Always returns 0. */
 CONC_API int conc_event_clear(conc_event *event);
 
-/* Whether the flag is set. */
+/* Returns whether the flag is set. */
 CONC_API bool conc_event_is_set(const conc_event *event);
 
-/* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
+/* Waits until the flag is set.
+   Returns 0 when it was set, even if it has been cleared since.
+   Errors:
+   -ETIMEDOUT  the flag was not set in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_event_wait(conc_event *event, double timeout);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the event new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_event_init_shared(conc_event *event);
 
 /* --- conc_cond --- */
 
-/* A condition (Python's threading.Condition), used with one conc_lock or the
-   lock of one conc_rlock. */
+/* A condition (Python's threading.Condition). It is used together with one
+   conc_lock, or with the .lock of one conc_rlock. */
 typedef struct conc_cond {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   struct conc__waitlist waiters;
-  uintptr_t word; /* between processes: the registry; else 0 */
+  uintptr_t word; /* between processes: where the registry is; else 0 */
   unsigned guard, round, waiting, notified;
 } conc_cond;
 
-/* Releases the lock, waits to be notified, and takes the lock again: the
-   caller has it on every return but -EPERM, which is that it did not hold it.
-   No wake-up without a notify. 0, -ETIMEDOUT, -ECANCELED; -EOWNERDEAD as
-   conc_lock_acquire; -EINVAL if only one of the two is shared. */
+/* Releases the lock, waits for a notify, and acquires the lock again: the
+   caller holds it after every return but -EPERM. A wait never returns 0
+   without a notify. The timeout is for the notify only, not for the lock.
+   Returns 0 when a notify has woken the caller.
+   Errors:
+   -EINVAL      the condition is shared and the lock is not, or the reverse
+   -EPERM       the caller does not hold the lock
+   -ETIMEDOUT   no notify came in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  the lock was acquired again with that error, as from
+                conc_lock_acquire */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
-/* Waits, as above, until predicate(arg) is true; it is called with the lock
-   held. 0 if it is true at last, -ETIMEDOUT if it is still false then; else
-   as above. */
+/* Waits with conc_cond_wait until predicate(arg) is true, which is called with
+   the lock held. The timeout is for all the waits together.
+   Returns 0 when the predicate is true.
+   Errors: as conc_cond_wait; -ETIMEDOUT if the predicate is still false when
+   the time is out. */
 CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 bool (*predicate)(void *arg), void *arg,
                                 double timeout);
 
-/* Wakes up to n of those who wait now, longest first. Unlike in Python the
-   caller need not hold the lock. Always 0. */
+/* Wakes up to n of the tasks that wait at this moment, those that have waited
+   longest first. Unlike in Python the caller need not hold the lock. Always
+   returns 0. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
-/* Wakes all who wait now. Always 0. */
+/* Wakes all tasks that wait at this moment. Always returns 0. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the condition new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_cond_init_shared(conc_cond *cond);
 
 /* --- conc_sem --- */
 
-/* A semaphore (Python's threading.Semaphore; with a bound BoundedSemaphore).
-   Served strictly in order. Unlike Python's it is 0 by default. May be freed
-   by whoever has acquired what was released last. */
+/* A semaphore (Python's threading.Semaphore; with a .bound,
+   BoundedSemaphore). Waiters are served strictly in order. Unlike Python's it
+   is 0 by default. A task that has acquired the unit that was released last
+   may free the semaphore. */
 typedef struct conc_sem {
-  size_t value;     /* at first; default 0, at most SIZE_MAX / 2 */
-  size_t bound;     /* that the value may not exceed; default 0: none */
-  const char *name; /* for reports; default none */
+  size_t value;     /* units at first; default 0, at most SIZE_MAX / 2 */
+  size_t bound;     /* what the value may not exceed; default 0: none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   struct conc__waitlist waiters;
   unsigned shared; /* between processes: the value and flags; else 0 */
 } conc_sem;
 
-/* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
-   -ECANCELED. */
+/* Waits until the value is above 0, and takes 1 off it.
+   Returns 0.
+   Errors:
+   -ETIMEDOUT  the caller got no unit in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_sem_acquire(conc_sem *sem, double timeout);
 
-/* Adds n: lets up to n of those go who wait. 0; -EOVERFLOW if the value would
-   exceed the bound (nothing is released then), -EINVAL if n is 0. */
+/* Adds n to the value and wakes up to n waiters.
+   Returns 0.
+   Errors:
+   -EINVAL     n is 0
+   -EOVERFLOW  the value would exceed the bound, or without one SIZE_MAX / 2;
+               nothing has been added */
 CONC_API int conc_sem_release(conc_sem *sem, size_t n);
 
-/* The value at this moment. */
+/* Returns the value at this moment. */
 CONC_API size_t conc_sem_value(const conc_sem *sem);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the semaphore new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* --- conc_barrier --- */
 
-/* Where a number of tasks wait for each other, again and again (Python's
-   threading.Barrier). It breaks when one of them does not wait to the end:
-   then nobody waits there any more until conc_barrier_reset. May be freed by
-   any of the tasks that it has let go, if none will wait there again. */
+/* A place where a number of tasks, its parties, wait for each other, again and
+   again (Python's threading.Barrier). If one of them does not wait to the end,
+   the barrier is broken, and no task can wait there until conc_barrier_reset.
+   Any of the tasks that it has let go may free the barrier, if no task will
+   wait there again. */
 typedef struct conc_barrier {
   int parties;               /* how many tasks; at least 1 */
-  int (*action)(void *arg);  /* called once each time; default none */
-  void *arg;                 /* of action */
-  const char *name;          /* for reports; default none */
+  int (*action)(void *arg);  /* called each time that all have come, by the
+                                last of them; less than 0 is a failure;
+                                default: none */
+  void *arg;                 /* its argument; yours */
+  const char *name;          /* for reports; yours; default: none */
   /* private */
   bool broken;
-  int waiting;         /* counted for this generation */
+  int waiting;         /* how many of this generation have come */
   unsigned generation; /* how often it was passed, broken or reset */
-  uintptr_t word;      /* whose action runs; 0 */
+  uintptr_t word;      /* the actor that runs the action; else 0 */
   struct conc__waitlist waiters;
   unsigned guard, runner, failed; /* between processes */
   uintptr_t runner_actor;
   struct conc__sharers parts;
 } conc_barrier;
 
-/* Waits until all parties have come. The last one calls the action, then all
-   go on. Returns 0 to parties - 1, another number to each (in the order in
-   which they came); -EPIPE if the barrier is or gets broken; -EINVAL without
-   parties; -EDEADLK from the action.
-   Who breaks it gets the reason, the others -EPIPE (in Python all get
-   BrokenBarrierError): -ETIMEDOUT, also at once for a timeout of 0;
-   -ECANCELED; or what the action returned, if that is negative. Once all have
-   come, no timeout and no cancellation counts any more. */
+/* Waits until all parties have come. The last one calls the action, and then
+   all go on. Once all have come, timeouts and cancellations have no effect.
+   The task that breaks the barrier gets the reason, all others get -EPIPE (in
+   Python all get BrokenBarrierError).
+   Returns the number of parties that had come before the caller, from 0 to
+   parties - 1: each party gets a different number.
+   Errors:
+   -EINVAL     .parties is below 1
+   -EDEADLK    the call comes from within the action
+   -EPIPE      the barrier is broken; or it breaks, or is reset, while the
+               caller waits
+   -ETIMEDOUT  not all have come in time; a timeout of 0 breaks the barrier at
+               once, unless the caller is the last to come
+   -ECANCELED  the wait was cancelled
+   others      what the action has returned, if the caller has called it */
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
 
-/* Makes a barrier as new; who waits there gets -EPIPE. Always 0. */
+/* Makes the barrier as new; the tasks that wait there get -EPIPE. Always
+   returns 0. */
 CONC_API int conc_barrier_reset(conc_barrier *barrier);
 
-/* Breaks the barrier; who waits there, or comes, gets -EPIPE. Always 0. */
+/* Breaks the barrier; the tasks that wait there, and those that come, get
+   -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_abort(conc_barrier *barrier);
 
-/* Whether the barrier is broken. */
+/* Returns whether the barrier is broken. */
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier);
 
-/* How many tasks wait at this moment for the others to come. */
+/* Returns how many tasks wait at this moment for the others to come. */
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the barrier new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
 
 /* --- CONC_WITH --- */
 
-/* CONC_WITH(&lock) { ... } holds a conc_lock, conc_rlock or conc_sem while
-   the block runs (Python's with statement), CONC_WITH_READ(&rwlock) and
-   CONC_WITH_WRITE(&rwlock) a conc_rwlock. It is given back on every way out:
-   at the end, by return, goto, a C++ exception, or by break or continue,
-   which leave this block, not a loop around it (but not by longjmp).
+/* CONC_WITH(&lock) { ... } holds a conc_lock, a conc_rlock or a unit of a
+   conc_sem while the block runs (Python's with statement).
+   CONC_WITH_READ(&rwlock) and CONC_WITH_WRITE(&rwlock) do the same with a
+   conc_rwlock. The object is released on every way out of the block: at its
+   end, by return, by goto, by a C++ exception, and by break or continue, which
+   leave this block and not a loop around it. Only longjmp does not release it.
 
      CONC_WITH(&account->lock) {
        if (account->balance < sum) return false;
@@ -885,20 +978,25 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
      } else return false;
      return true;
 
-   The block is skipped if the lock cannot be had: the wait, which has no
-   timeout, was cancelled, or it is a deadlock (EDEADLK), as when the caller
-   holds the lock already; or if its owner stayed behind in a fork (EOWNERDEAD:
-   it is free from now on). What follows an `else` runs then, and errno is the
-   reason. */
+   The acquire has no timeout. If it fails, the block is skipped, what follows
+   an `else` runs, and errno is the reason.
+   Errors:
+   EDEADLK     as from the acquire: the caller holds the lock already, or it
+               would wait for itself
+   ECANCELED   the wait was cancelled
+   EOWNERDEAD  as from the acquire; but the object has been released again, so
+               the next acquire succeeds
+   others      what else the acquire of a shared object fails with */
 #define CONC_WITH(object) CONC__WITH(CONC__WITH_ENTER(object), CONC__WITH_ID)
 #define CONC_WITH_READ(rwlock) \
   CONC__WITH(conc__with_read(rwlock), CONC__WITH_ID)
 #define CONC_WITH_WRITE(rwlock) \
   CONC__WITH(conc__with_write(rwlock), CONC__WITH_ID)
 
-/* Private from here on: a loop of one turn, with a name of its own lest nested
-   ones shadow each other. The newest compilers call __COUNTER__ an extension;
-   there two on one line do. */
+/* Private from here on: CONC_WITH is a loop of one turn. Its variable has a
+   name of its own, so that nested ones do not shadow each other. The newest
+   compilers call __COUNTER__ an extension; there the line makes the name, and
+   only two on one line shadow each other. */
 #if defined(__clang__) ? __clang_major__ >= 22 : __GNUC__ >= 16
 #define CONC__WITH_ID __LINE__
 #else
@@ -934,7 +1032,7 @@ CONC__WITH_FN struct conc__with conc__with_made(void *object, char kind,
   struct conc__with with = {object, kind, rc == 0 || rc == -EOWNERDEAD, false};
   if (rc == 0) return with;
   conc__with_leave(&with);
-  with.over = false; /* the `else` is to run */
+  with.over = false; /* so that the `else` runs */
   errno = -rc;
   return with;
 }
@@ -956,7 +1054,7 @@ CONC__WITH_FN struct conc__with conc__with_write(conc_rwlock *rwlock) {
                          conc_rwlock_write_acquire(rwlock, CONC_FOREVER));
 }
 
-/* Chosen by type; an object of another one does not compile. */
+/* The object's type chooses; an object of another type does not compile. */
 #ifdef __cplusplus
 #define CONC__WITH_ENTER(object) conc__with_enter(object)
 extern "C++" {
@@ -983,128 +1081,168 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* ---------------------------------------------------------------------------
    >>task: conc_task, whatever runs and finishes
 
-   new -> started -> finished, and from there it may be started again.
+   A task is new, then started, then finished; then it may be started again.
+   Start, then join: conc_join reports a start that failed, since it returns
+   -EINVAL for a task that was never started.
 
-   Threads    start once at a time; join and cancel from anywhere
+   Threads    any number may join and cancel a task; only one may start it
    Processes  no
    Signals    no
-   Memory     the caller's, from start until joined (or known finished)
-   Blocks     conc_join, with a timeout
+   Memory     the caller's, from the start until the task was joined, or has
+              been seen to have finished
+   Blocks     conc_join, conc_wait, conc_gather, conc_completed_next and
+              conc_group_leave, with a timeout
    ------------------------------------------------------------------------ */
 
-/* pthread's own type, so that existing functions drop in. */
+/* The type of a target. It is the type that pthread_create takes, so that
+   functions which were written for that can be used as they are. */
 typedef void *conc_fn(void *arg);
 
-/* What runs and finishes. Zero it and say what it is to do; or embed it first
-   in a struct of your own, which target then finds at .arg. */
+/* What runs and finishes. Zero it and set what it is to do. Or make it the
+   first field of a struct of your own, and set .arg to that struct. */
 typedef struct conc_task {
-  conc_fn *target;   /* what to run */
-  void *arg;         /* its argument; yours */
-  const char *name;  /* must outlive the task; default "Thread-1", "Task-1" */
-  size_t size;       /* bytes at arg, for kinds that copy it; default 0 */
+  conc_fn *target;   /* what to run; no default */
+  void *arg;         /* its argument; yours; default NULL */
+  const char *name;  /* yours, must outlive the task; default: see conc_name */
+  size_t size;       /* bytes at arg, of which a spawned process, and a job
+                        that runs in a process, get a copy; default 0 */
   size_t stack_size; /* bytes; default: the system's for a thread,
-                        CONC_STACK_SIZE for a coroutine */
-  bool daemon;       /* a process: it is killed when its parent ends. Of
-                        threads none keeps the program running: the end of
-                        main ends them all, so join yours */
+                        CONC_STACK_SIZE for a coroutine; for a process see
+                        conc_process_start */
+  bool daemon;       /* of a process: it is killed when its parent ends;
+                        default false. A thread never keeps the program
+                        running: the end of main ends all threads, so join
+                        yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
-  /* Called when it has finished, just before it can be joined, in the thread
-     where it ended, or one of the library's. Must not wait long. The status is
-     what conc_join is about to return. Default none. */
+  /* The library calls it when the task has finished, just before the task can
+     be joined, in the thread in which the task ended, or in one of its own. It
+     must not wait long. `status` is what conc_join is about to return.
+     Default: none. */
   void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
-  /* First what every job needs, so that it lies in two lines of the cache. */
+  /* What every job needs comes first, so that it lies in two cache lines. */
   const struct conc__kind *kind; /* NULL: never started */
-  bool was_cancelled;  /* a wait of it returned -ECANCELED */
+  bool was_cancelled;  /* a wait of the task returned -ECANCELED */
   int status;          /* what conc_join returns */
   void *result;
-  struct conc__actor *actor; /* whose it is; valid until done is set */
-  uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of each conc_local */
-  struct conc_group *group;    /* until it has finished */
-  struct conc_task *next, **link; /* among the threads, or its loop's tasks */
+  struct conc__actor *actor; /* that runs the task; valid until done is set */
+  uintptr_t id;              /* the actor's */
+  struct conc__locals *locals; /* the task's values of each conc_local */
+  struct conc_group *group;    /* until the task has finished */
+  struct conc_task *next, **link; /* in the list of threads, or of a loop */
   conc_event done;
-  struct conc_task *sibling;   /* the next in its group */
-  struct conc__pool_data *pool; /* of a job of a process */
-  unsigned number;     /* of its default name */
+  struct conc_task *sibling;   /* the next in the group */
+  struct conc__pool_data *pool; /* of a job that a process runs */
+  unsigned number;     /* in the default name */
   pid_t pid;    /* of a process */
-  int exitcode; /* CONC_NO_EXITCODE until it has ended */
-  int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
-  char label[24]; /* the default name, once somebody asks for it */
+  int exitcode; /* CONC_NO_EXITCODE until the process has ended */
+  int fds[2];   /* the pidfd; the pipe by which a daemon notices the parent's
+                   end; or -1 */
+  char label[24]; /* the default name, once conc_name was asked for it */
 } conc_task;
 
-/* Waits until the task has finished. 0 if it has, or its failure: -ECANCELED
-   if one of its waits was cancelled or it never ran; what it has set by
-   conc_set_status; -ECHILD if it was a process that a signal has killed, or
-   stayed behind in the process that this one was forked from.
-   Of the wait: -ETIMEDOUT; -ECANCELED if the caller itself was cancelled
-   (which conc_is_alive tells apart); -EDEADLK for the caller's own task, or
-   one that waits for the caller (see conc_lock_acquire); -EINVAL for one that
-   was never started. Any number may join, as often as they like. */
+/* Waits until the task has finished (Python's Thread.join). Any number of
+   tasks may join one, as often as they like.
+   Returns the task's status: 0 if it has finished without a failure.
+   Errors:
+   -EINVAL     the task was never started, or is that of a foreign thread
+   -EDEADLK    the task is the caller's own, or waits for the caller (see
+               conc_lock_acquire)
+   -ETIMEDOUT  the task has not finished in time
+   -ECANCELED  if the task is still alive (conc_is_alive), the caller's wait
+               was cancelled; otherwise it is the task's failure: one of its
+               waits was cancelled, or it was cancelled before it began
+   -ECHILD     the task's failure: it was a process that a signal killed, or
+               it stayed in the parent when this process was forked
+   -ENOMEM     the task's failure: there was no memory for the stack of a
+               coroutine
+   others      the task's failure, as it was set by conc_set_status; for those
+               of a job see conc_pool_submit */
 CONC_API int conc_join(conc_task *task, double timeout);
 
-/* What the target returned; NULL before the task has finished, and for a
-   process. */
+/* Returns what the target has returned; NULL before the task has finished, and
+   for a process. */
 CONC_API void *conc_result(const conc_task *task);
 
-/* Started and not finished yet. */
+/* Returns whether the task was started and has not finished yet. */
 CONC_API bool conc_is_alive(const conc_task *task);
 
-/* Asks the task to end: its present wait, or if it does not wait now its next
-   one, returns -ECANCELED, once (Python's Task.cancel). A call that need not
-   wait does not count, one with a timeout of 0 may not. A coroutine that has
-   not begun yet never will. A process gets SIGTERM. 0, -ESRCH if it does not
-   run. */
+/* Asks the task to end (Python's Task.cancel): its present wait, or else its
+   next one, returns -ECANCELED, once. A call that need not wait leaves the
+   cancellation pending; a call with a timeout of 0 may do so, too. A coroutine
+   that has not begun yet never begins. A process gets SIGTERM.
+   Returns 0.
+   Errors:
+   -ESRCH  the task does not run */
 CONC_API int conc_cancel(conc_task *task);
 
-/* Says how the caller's task ends: what conc_join of it returns, 0 or a
-   negative errno, if it is not cancelled later. Without it, a task of which a
-   wait was cancelled has failed, by -ECANCELED: for it usually ends then, and
-   its result would not tell. One that goes on all the same says so by
-   conc_set_status(0) (Python's Task.uncancel). 0, -EINVAL. */
+/* Sets how the caller's task ends: `status`, 0 or a negative errno value, is
+   what conc_join of it will return, unless the task is cancelled later.
+   Without this call a task of which a wait was cancelled has failed with
+   -ECANCELED, because such a task usually ends early and its result does not
+   show that. A task that goes on all the same calls conc_set_status(0)
+   (Python's Task.uncancel).
+   Returns 0.
+   Errors:
+   -EINVAL  `status` is above 0 */
 CONC_API int conc_set_status(int status);
 
-/* The caller's own task; never NULL: a thread that conc_thread_start did not
-   start has one too, until it ends. */
+/* Returns the caller's own task, never NULL: a foreign thread has one, too,
+   until it ends. */
 CONC_API conc_task *conc_current(void);
 
-/* The name of a task, or of the caller if NULL: "MainThread", .name, or
-   "Thread-1", "Task-1" (counted in each loop), "Dummy-1" (foreign threads),
-   "Process-1", as in Python; "Job-0" for a pool's jobs, which only processes
-   of a pool count; "" for a task that was never started. Valid as long as the
-   task is. */
+/* Returns the name of a task; NULL stands for the caller's own. It is .name,
+   or else, as in Python, "MainThread", "Thread-1", "Task-1" (counted in each
+   loop), "Dummy-1" (foreign threads) or "Process-1". A job of a pool is called
+   "Job-0", but inside a process of a pool "Job-1" and so on. A task that was
+   never started is called "". The text is valid as long as the task is. */
 CONC_API const char *conc_name(conc_task *task);
 
-/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0;
-   who is named twice counts twice. -EINVAL if one was never started, -EDEADLK
-   if one is the caller's own, -ENOMEM: then nothing has been waited for.
-   -EDEADLK, too, as from conc_join, if so many of them wait for the caller
-   that the wait cannot end. --- */
+/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0. A
+   task that is listed twice counts twice. conc_wait and conc_gather allocate
+   some 170 bytes a task if there are more than 8, conc_as_completed always.
+   These errors of the three come before anything has been waited for, and
+   nothing is cancelled then:
+   Errors:
+   -EINVAL   one of the tasks was never started, or is that of a foreign thread
+   -EDEADLK  one of the tasks is the caller's own
+   -ENOMEM   there is no memory for the wait
+   The wait itself, like that of conc_join, fails with -EDEADLK if it can never
+   end, because too many of the tasks wait for the caller. --- */
 
 enum {
-  CONC_FIRST,         /* until one has finished */
-  CONC_FIRST_FAILURE, /* or: until one has failed: its conc_join is not 0 */
-  CONC_ALL            /* until all have finished */
+  CONC_FIRST,         /* until one task has finished */
+  CONC_FIRST_FAILURE, /* until one has failed (conc_join of it is not 0), or
+                         all have finished */
+  CONC_ALL            /* until all tasks have finished */
 };
 
-/* Waits for some of n tasks (Python's asyncio.wait). Rearranges the array: in
-   front those that have finished, in the order in which they did (those that
-   had before the call come first, in the order given), then the others, in the
-   order given. Returns the number of those that have finished, also when the
-   time is out: never -ETIMEDOUT; -ECANCELED (the array is rearranged then,
-   too); -EINVAL for another `until`. Nothing is cancelled. */
+/* Waits for some of n tasks (Python's asyncio.wait). `until` is CONC_FIRST,
+   CONC_FIRST_FAILURE or CONC_ALL. Rearranges the array: the tasks that have
+   finished come first, in the order in which they did (those that had finished
+   before the call in the order given), then the others, in the order given.
+   Cancels nothing.
+   Returns the number of tasks that have finished, also when the time is out:
+   never -ETIMEDOUT.
+   Errors: the common ones above, and
+   -EINVAL     `until` is something else
+   -ECANCELED  the wait was cancelled; the array is rearranged then, too */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout);
 
-/* Waits for n tasks; their results, by conc_result, are in the order given.
-   0 if all have finished without failure; else the first failure, -ETIMEDOUT
-   or -ECANCELED: then the others have been cancelled and have ended, too,
-   however long their clean-up took. To keep them, and to have each one's
-   failure (Python's return_exceptions), use conc_wait, and conc_join of
-   each. */
+/* Waits for n tasks (Python's asyncio.gather). Their results, by conc_result,
+   are in the order given. If a task fails, or the wait does, all the others
+   are cancelled, and the call returns when they have ended, however long their
+   clean-up takes. To keep the others, and to have the failure of each
+   (Python's return_exceptions), use conc_wait, and conc_join of each task.
+   Returns 0 if all tasks have finished without a failure.
+   Errors: the common ones above, and
+   -ETIMEDOUT  not all have finished in time
+   -ECANCELED  the wait was cancelled
+   others      the first failure of a task */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
 
-/* Tells tasks one by one as they finish.
+/* Hands out tasks one by one as they finish (Python's asyncio.as_completed).
 
      conc_completed c;
      conc_task *t;
@@ -1112,42 +1250,51 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
      conc_completed_end(&c);
 
-   What is told (each time that it was named) may be freed; the others are
-   awaited until the end, or conc_completed_end, which must come before that
-   of the task. All by one task. */
+   A task that has been handed out, as often as it was listed, may be freed.
+   Before the calling task ends, conc_completed_next must have returned -EPIPE,
+   or conc_completed_end must have been called. All three calls must be made by
+   the same task. */
 typedef struct conc_completed {
   /* private */
   struct conc__multiwait *many;
   double deadline;
 } conc_completed;
 
-/* Begins; the timeout is for all of them. 0, or as above. Allocates about 200
-   bytes for each. The array is not used after the call. */
+/* Begins to wait for n tasks. The timeout is for all of them together, from
+   this call on. The array is not used after the call.
+   Returns 0.
+   Errors: the common ones above. */
 CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
                                size_t n, double timeout);
 
-/* The next task in the order in which they finish, as for conc_wait. 0; -EPIPE
-   after the last; -ETIMEDOUT, -ECANCELED: it may be called again; -EPERM for
-   another task than the one that began. */
+/* Waits for the next task, in the order of conc_wait, and sets *task to it.
+   Returns 0.
+   Errors:
+   -EPERM      another task has begun the iteration
+   -EDEADLK    the wait can never end, see above; the call may be repeated
+   -EPIPE      all tasks have been handed out
+   -ETIMEDOUT  no more tasks have finished in time; the call may be repeated
+   -ECANCELED  the wait was cancelled; the call may be repeated */
 CONC_API int conc_completed_next(conc_completed *completed, conc_task **task);
 
-/* Ends it early; after -EPIPE a no-op. */
+/* Ends the iteration early; after -EPIPE it is a no-op. */
 CONC_API void conc_completed_end(conc_completed *completed);
 
-/* A time limit, or a shield, for all waits of the caller until its end. They
-   nest, and are ended in reverse order. Not across a conc_yield. */
+/* A time limit, or a shield, for all waits of the caller from its beginning to
+   its end. Scopes nest, and must be ended in reverse order. A generator must
+   not keep one open across a conc_yield. */
 typedef struct conc_scope {
   /* private */
   struct conc_scope *outer;
   double deadline;
   bool shield;
-  bool expired; /* and a wait was told */
+  bool expired; /* and a wait has returned it */
 } conc_scope;
 
-/* Begins a time limit (Python's asyncio.timeout). When the time is out, the
-   present wait of the caller, or if it does not wait then its next one,
-   returns -ECANCELED, once; conc_scope_end tells it from a conc_cancel. The
-   task does not count as cancelled.
+/* Begins a time limit, `seconds` from now (Python's asyncio.timeout). When the
+   time is out, the present wait of the caller, or else its next one, returns
+   -ECANCELED, once. conc_scope_end tells this from a conc_cancel. The task
+   does not count as cancelled.
 
      conc_scope s;
      conc_timeout(&s, 5);
@@ -1158,43 +1305,59 @@ CONC_API void conc_timeout(conc_scope *scope, double seconds);
 
 /* Begins a shield: until its end no conc_cancel, and no time limit outside of
    it, ends a wait of the caller. They stay pending. (A conc_join that is
-   cancelled leaves its task alone: so Python's shield around an await needs
-   nothing.) */
+   cancelled does not touch its task. So the shield that Python puts around an
+   await needs nothing here.) */
 CONC_API void conc_shield(conc_scope *scope);
 
-/* Ends the innermost scope of the caller. 0; -ETIMEDOUT if its time was out,
-   and a wait was told so; -EPERM if it is not the innermost. */
+/* Ends the innermost scope of the caller.
+   Returns 0.
+   Errors:
+   -EPERM      the scope is not the innermost
+   -ETIMEDOUT  the time was out, and a wait has returned -ECANCELED for that;
+               the scope has ended */
 CONC_API int conc_scope_end(conc_scope *scope);
 
-/* Tasks of which none outlives the block that started them (Python's
-   TaskGroup).
+/* A group of tasks, none of which outlives the block that started them
+   (Python's TaskGroup).
 
      conc_group g = {0};
      conc_group_start(&g, &a, conc_coro_start);
      conc_group_start(&g, &b, conc_thread_start);
      rc = conc_group_leave(&g, CONC_FOREVER);
 
-   When one fails, other than by -ECANCELED, the rest is cancelled at once.
-   (A process fails, by -ECHILD, of any signal that kills it.) Unlike Python's
-   block, yours goes on: leave the group soon, or wait for nothing that only
-   its tasks bring. */
+   When a task of the group fails, other than with -ECANCELED, the others are
+   cancelled at once. (A process that a signal kills fails with -ECHILD.)
+   Python would cancel the block, too; here it goes on. So leave the group
+   soon, and until then do not wait for what only its tasks can bring. */
 typedef struct conc_group {
   /* private */
-  conc_task *first; /* the latest */
-  int failure;      /* the first */
+  conc_task *first; /* the task that was started last */
+  int failure;      /* the first failure; 0: none yet */
 } conc_group;
 
-/* Starts a task in the group, by the function that starts its kind. The
-   members may start others. 0, or what start() returns; -ECANCELED: the group
-   ends, and the task was not started; -EBUSY if it runs already. */
+/* Starts a task in the group. start(task) is called for that: the function
+   that starts tasks of its kind. The tasks of the group may start others in
+   it.
+   Returns 0.
+   Errors:
+   -EBUSY      the task runs already
+   -ECANCELED  the group has failed and is ending; the task was not started
+   others      what start() has returned */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *));
 
-/* Waits until all tasks of the group have finished; not for one of them to
-   call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or
-   the caller is cancelled, -ECANCELED: then they are cancelled, and have
-   ended, too, however long their clean-up took. So a timeout of 0 cancels all.
-   The group is as new then. */
+/* Waits until all tasks of the group have finished. If the wait fails, the
+   tasks are cancelled, and the call returns when they have ended, however long
+   their clean-up takes. So a timeout of 0 cancels all that still run. The
+   group is as new after the call.
+   Returns 0 if all tasks have finished and none has failed, other than with
+   -ECANCELED.
+   Errors:
+   -EDEADLK    the caller is a task of the group (then nothing has changed); or
+               the wait can never end, as from conc_join
+   -ETIMEDOUT  the tasks have not finished in time
+   -ECANCELED  the wait was cancelled
+   others      the first failure of a task */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
