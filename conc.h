@@ -1,11 +1,11 @@
 /* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
-   MIT-0 or public domain, as you like; the text is at the end of LICENSE.
+   MIT-0 or public domain, as you choose; both texts are in LICENSE.
 
-   Threads, coroutines with an event loop, processes, pools, locks, queues,
-   also between processes, and queues served over the network in the protocol
-   of Python's multiprocessing.managers.
-   One set of verbs: the same conc_put, conc_lock_acquire, conc_join and
-   conc_read work from a thread and from a coroutine, each with a timeout.
+   It has threads, coroutines with an event loop, processes, pools, locks and
+   queues. Locks and queues also work between processes, and queues over the
+   network, in the protocol of Python's multiprocessing.managers.
+   There is one set of verbs: the same conc_put, conc_lock_acquire, conc_join
+   and conc_read work from a thread and from a coroutine, each with a timeout.
 
    Do this in exactly one C or C++ file, before any other include:
 
@@ -93,29 +93,122 @@
 
    >>words
 
-   task       whatever runs and finishes: a thread, a coroutine, a process or
-              a pool's job. A conc_task is the caller's struct; embed it first
-              in a struct of your own and you have a "subclass". Which function
-              starts it says where it runs.
-   actor      what can wait: each thread and each coroutine is one. Private.
-   loop       runs the coroutines of one thread, inside conc_run.
-   park       to wait: a thread sleeps in the kernel, a coroutine gives the
-              CPU to the next one of its loop.
-   queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, to other processes, or to another machine
-              through a manager.
-   pipe       conc_pipe: two descriptors; messages that one end sends the other
-              receives, in the same process or in another.
-   pool       conc_pool: processes or threads, its workers, that run jobs.
-   manager    serves queues by name to clients that know a key, or is such a
-              client.
+   What runs:
+
+   task            A task is whatever runs and finishes: a thread, a coroutine,
+                   a process or a job. The caller describes it in a conc_task.
+                   A struct whose first field is a conc_task is a "subclass".
+   kind            The kind of a task is thread, coroutine, process or job; the
+                   function that starts a task determines its kind.
+   target          The target of a task is the function that it runs.
+   result          The result of a task is the pointer that its target
+                   returned.
+   status          The status of a task is 0, or its failure: what conc_join
+                   returns once the task has finished.
+   foreign thread  A foreign thread is one that conc_thread_start did not
+                   start: the main thread, or one made by pthread_create.
+   coroutine       A coroutine is a task with a stack of its own that shares a
+                   thread with others: it runs until it waits, and then the
+                   next one runs.
+   loop            A loop runs the coroutines of one thread, inside conc_run.
+   generator       A generator is a function that hands out one value at a
+                   time and stands still in between. It is no task: it runs as
+                   a part of the task that asks for the value.
+   child           A child is a process that another one, its parent, has made
+                   by fork() or by conc_process_start.
+   left behind     A fork leaves behind all threads but the one that called
+                   fork(), and the coroutines of those threads: the parent
+                   still has them, the child does not.
+   spawned         A process is spawned if it executes the program again; it is
+                   forked if it begins as a copy of its parent.
+   daemon          A daemon is a child that is killed when its parent ends.
+   program         A program is what conc_popen_start runs: another executable
+                   file, in a process of its own.
+   pool            A pool is a number of processes or threads that run jobs.
+   worker          A worker is one of the processes or threads of a pool.
+   job             A job is a task that a worker of a pool runs.
+   chunk           A chunk is a number of items that a pool hands to a worker
+                   at once.
+   group           A group is a number of tasks that are awaited together and
+                   fail together.
+   callback        A callback is a function of yours that the library calls.
+
+   How a task waits:
+
+   wait            A wait is the time within a call in which a task cannot go
+                   on, because something has not happened yet.
+   waiter          A waiter is a task that waits; the waiters of an object are
+                   those that wait for it.
+   waker           A waker is a task whose call ends the wait of another one,
+                   by a release, a set, a notify or a put.
+   park            To park is to wait: a thread sleeps in the kernel, a
+                   coroutine gives the CPU to the next one of its loop.
+   timeout         A timeout is how long a call may wait, in seconds.
+   cancel          To cancel a task is to make its present or its next wait
+                   fail with -ECANCELED.
+   pending         A cancellation is pending until a wait has returned it.
+   scope           A scope is a stretch of a task's run in which a time limit
+                   or a shield is in force.
+   time limit      A time limit ends the waits of a task at a certain moment.
+   shield          A shield keeps cancellations away from a task's waits.
+   deadlock        A deadlock is a circle of tasks in which each waits for the
+                   next one, so that none can ever go on.
+   actor           An actor is what can wait: each thread is one, and each
+                   coroutine. (Private.)
+
+   What tasks have in common:
+
+   owner           The owner of a lock is the task that holds it.
+   reader, writer  A reader holds an rwlock together with other readers, a
+                   writer holds it alone.
+   level           A level of a conc_rlock is one acquire that has not been
+                   released yet.
+   unit            A unit is what an acquire takes off a semaphore's value.
+   party           A party is one of the tasks for which a barrier waits.
+   broken          A barrier is broken if one of its parties has not waited to
+                   the end; then no task can wait there until it is reset.
+   shared          A lock, a queue or another object is shared if the tasks of
+                   several processes use the same one.
+   named           A named queue or memory is one that any process of the user
+                   can open by its name.
+   queue           A queue, a conc_queue, carries messages between the tasks of
+                   a process, to other processes, or through a manager to
+                   another machine.
+   message         A message is a run of bytes, or a typed value, that arrives
+                   whole or not at all.
+   putter, getter  A putter is a task that puts messages on a queue, a getter
+                   is a task that gets them.
+   pipe            A pipe, made by conc_pipe, is a pair of descriptors, its
+                   ends: messages that one end sends the other receives, in
+                   the same process or in another.
+   descriptor      A descriptor is the system's number for an open file, pipe
+                   or socket.
+   stream          A stream is a descriptor with buffers for what is read and
+                   written.
+   datagram        A datagram is a message of a UDP or unix socket, which may
+                   get lost.
+   manager         A manager serves queues by name to clients that know its
+                   key, or is such a client: both are a conc_manager.
+   server, client  A server is a manager that serves queues, a client is a
+                   manager that uses them.
+   key             A key is a secret that a server and its clients share.
+   proxy           A proxy is a client's conc_queue that stands for a queue of
+                   the server: each call of it is a request, to which the
+                   server sends a reply.
+   value           A value is a tree of typed data, such as a list of numbers;
+                   its root is the whole, and all else are its parts.
+   local           A local is a set of named values of which each thread, or
+                   each task, has its own.
+   attribute       An attribute is one name of a local, looked up beforehand.
+   guard page      A guard page is memory below a stack that may not be
+                   touched, so that an overflow ends the process at once.
 
    >>tour
 
-   Each begins with the three lines with which the program above begins.
+   Each program begins with the same three lines as the program above.
 
-   Threads, and a lock: zero is ready, and it is given back on every way out
-   of the block. Prints 2.
+   Threads and a lock. A zeroed lock is ready for use, and CONC_WITH releases
+   it on every way out of its block. Prints 2.
 
      static conc_lock lock;
      static int count;
@@ -130,8 +223,8 @@
        printf("%d\n", count);
      }
 
-   Coroutines of one thread, which together take a tenth of a second. Prints 0:
-   none has failed.
+   Ten coroutines of one thread, which together take a tenth of a second.
+   Prints 0: none of them has failed.
 
      static void *nap(void *arg) { conc_sleep(0.1); return arg; }
      static void *naps(void *arg) {
@@ -165,7 +258,7 @@
        conc_queue_free(q);
      }
 
-   A pool of processes; .kind = CONC_THREAD makes it one of threads. Prints
+   A pool of processes; .kind = CONC_THREAD makes it a pool of threads. Prints
    1 4 9 16.
 
      static void *square(void *n) { *(int *)n *= *(int *)n; return NULL; }
@@ -180,7 +273,7 @@
        printf("%d %d %d %d\n", n[0], n[1], n[2], n[3]);
      }
 
-   A program, what it reads and what it writes. Prints two lines, a and b.
+   Another program, its input and its output. Prints two lines, a and b.
 
      int main(void) {
        const char *const argv[] = { "sort", NULL };
@@ -193,7 +286,7 @@
        conc_free(out.data);
      }
 
-   A manager and a client of it: either may be another program, on another
+   A manager and its client. Either of them may be another program, on another
    machine, in Python. Prints 42.
 
      int main(void) {
@@ -216,163 +309,192 @@
 
    >>matrix
 
-   Threads and coroutines may use everything, in any mixture, but: a generator
-   is its thread's, and coroutines are their loop's.
+   Threads and coroutines may use everything, in any mixture, with two
+   exceptions: a generator belongs to one thread, and a coroutine to one loop.
+   Between processes an object works if it was made as this table says:
 
                      between processes          when a process dies
-     lock, rlock     ..._init_shared            the next one: -EOWNERDEAD, once
-     rwlock          ..._init_shared            a writer as a lock's owner;
-                                                readers are forgotten
-     sem             ..._init_shared            what it had taken stays taken
-     event, cond     ..._init_shared            others do not notice
-     barrier         ..._init_shared            broken for who waits there
-     once            ..._init_shared            another one runs it
-     pipe            inherited, or passed on    the other end: -EPIPE
+     lock, rlock     ..._init_shared            the next acquire of what it
+                                                held returns -EOWNERDEAD, once
+     rwlock          ..._init_shared            a dead writer is reported like
+                                                a lock's owner; dead readers
+                                                are dropped
+     sem             ..._init_shared            the units that it has acquired
+                                                stay taken
+     event, cond     ..._init_shared            the others do not notice
+     barrier         ..._init_shared            it is broken, if the process
+                                                was waiting there
+     once            ..._init_shared            another process runs it
+     pipe            inherited, or passed on    the other end gets -EPIPE
      queue           .shared; with .name also   each message that was put is
-                     those not of one family    got, once
-     manager's queue any machine                a client's get that waits
-                                                takes no message with it
-     pool            no: its parent's           the job: -ECHILD, or again;
-                                                the worker is replaced
-     conc_task       no: its parent's           conc_join: -ECHILD
+                     for unrelated processes    still got once
+     manager's queue any machine                if a client dies while it waits
+                                                in get, no message is lost
+     pool            no: its own process only   the job fails with -ECHILD, or
+                                                is run again; a new worker
+                                                takes the dead one's place
+     conc_task       no: its own process only   conc_join returns -ECHILD
      value           as bytes, by queue, pipe, pickle or JSON
      local, stream, group, scope, progress: no
 
    >>options
 
-   Only in the file that defines CONC_IMPLEMENTATION:
+   Define these only in the file that defines CONC_IMPLEMENTATION:
 
-     CONC_PORTABLE        POSIX.1-2008 only: no futex, epoll, eventfd, no
-                          assembly. Everything works, some of it slower.
-     CONC_USE_UCONTEXT    coroutines by swapcontext(), not by assembly.
-     CONC_USE_HELGRIND    Valgrind's Helgrind is told what comes before what;
-                          slow without it, too. (DRD is not told.)
-     CONC_MALLOC(size)    the allocator: all three or none.
+     CONC_PORTABLE        Use only what POSIX.1-2008 has: no futex, no epoll,
+                          no eventfd, no assembly. Everything works, some of
+                          it slower.
+     CONC_USE_UCONTEXT    Switch coroutines by swapcontext(), not by assembly.
+     CONC_USE_HELGRIND    Tell Valgrind's Helgrind which step happens before
+                          which (DRD learns nothing). Slower, even without
+                          Valgrind.
+     CONC_MALLOC(size)    The allocator. Define all three or none.
      CONC_REALLOC(p, size)
      CONC_FREE(p)
-     CONC_STACK_SIZE      bytes of a coroutine's stack (default 65536).
-     CONC_SPIN_SECONDS    longest busy wait before sleeping (default 50e-6; 0
-                          never spins).
-     CONC_HAVE_...        each fact of the platform; >>platform, second half.
+     CONC_STACK_SIZE      Bytes of a coroutine's stack; default 65536.
+     CONC_SPIN_SECONDS    How long a wait spins at most before it sleeps;
+                          default 50e-6. With 0 no wait spins.
+     CONC_HAVE_...        One for each fact about the platform; the second half
+                          of >>platform lists them.
 
-   The same in every file that includes conc.h:
+   Define these in the same way in every file that includes conc.h:
 
-     CONC_STATIC          every function is static. Libraries that embed
-                          conc.h want this; so does a one-file program.
-     CONC_API             your own linkage (e.g. a visibility attribute).
+     CONC_STATIC          Makes every function static. Define it in a library
+                          that embeds conc.h and in a program of one file.
+     CONC_API             Your own linkage, for example a visibility attribute.
 
-   No option changes a public struct or signature, and files compiled against
-   different versions of conc.h fail to link.
+   No option changes a public struct or a signature. Files that were compiled
+   against different versions of conc.h fail to link.
 
    >>contract
 
-   Errors   An int or ssize_t result is 0 or more on success, a negative errno
-            value on failure: -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed),
-            -EDEADLK, -ENOMEM and so on; conc_strerror() says it in words. A
-            function that returns a pointer returns NULL and sets errno. After
+   Errors   A function whose result is an int or an ssize_t returns 0 or more
+            on success and a negative errno value on failure, for example
+            -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed), -EDEADLK or
+            -ENOMEM; conc_strerror() puts it into words. A function whose
+            result is a pointer returns NULL on failure and sets errno. After
             an error there is nothing to clean up.
-   Time     Timeouts are seconds (double) from now on the monotonic clock.
-            CONC_FOREVER (or 1e9 and more, or a NaN) waits; 0 or less tries
-            once; not in time is always -ETIMEDOUT.
-   Waiting  Every call with a timeout works from any thread (also one made by
-            pthread_create) and from a coroutine, where only the coroutine
-            waits. Every such wait can be cancelled: conc_cancel makes it
-            return -ECANCELED, once.
-   Memory   Structs are the caller's and valid when zeroed. They must not move
-            while in use. What the library allocates is said at the function.
-            Pointers to what a call works on must not be NULL, unless it says
-            so; results that may be left out are named there.
-   Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers (conc_report_overflow is there
-            to install one), and writes to sockets without raising SIGPIPE.
+   Time     A timeout is a number of seconds (double) from now on the monotonic
+            clock. CONC_FOREVER, any number from 1e9 on and a NaN set no limit.
+            With a timeout of 0 or less a call tries once. A call that is not
+            done in time returns -ETIMEDOUT.
+   Waiting  Every call with a timeout works from any thread, a foreign thread
+            included, and from a coroutine; if a coroutine waits, the others
+            of its thread go on. Every such wait can be cancelled: conc_cancel
+            makes it return -ECANCELED, once.
+   Memory   Structs belong to the caller and are valid when zeroed. A struct
+            must not move while it is in use. What a function allocates is
+            said in its comment. Object pointers must not be NULL unless the
+            function's comment allows it; it also names the output pointers
+            that may be NULL.
+   Signals  No function may be called from a signal handler unless its comment
+            allows it. The library installs no signal handler of its own
+            accord; conc_report_overflow is there to install one. It writes to
+            sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
-            (not from a signal handler, nor by vfork), and the child may use
-            the whole library. It has the thread that forked and, if that runs
-            a loop, all coroutines of it; the tasks of other threads have
-            ended there, with -ECHILD. A lock that one of them held says so
-            once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts, unless asked to.
+            (but not from a signal handler, and not as vfork), and the child
+            may use the whole library. The child has the thread that called
+            fork() and, if that thread runs a loop, all coroutines of the
+            loop. The other threads, with their coroutines, were left behind:
+            their tasks have ended in the child, with -ECHILD. A lock that one
+            of these tasks held reports this once: the next acquire takes the
+            lock and returns -EOWNERDEAD.
+   Output   The library does not print, exit or assert unless the program asks
+            it to.
 
    >>coroutines
 
-   A coroutine has a stack of its own (CONC_STACK_SIZE, or .stack_size of its
-   task) with a guard page below: overflow is a SIGSEGV, not corruption. It
-   belongs to the loop, and so to the thread, that started it, and never moves:
-   thread-local variables are shared by the coroutines of one loop (a
-   conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
-   other coroutine of the same loop runs. Rounding mode and errno are not
-   saved across a switch. A million of them is a sensible number: one that has
-   not run yet costs its conc_task and 32 bytes, one that waits a page (4 KiB)
-   of stack.
-   Stacks are used again. What a burst of coroutines has left over is given
-   back to the system when the loop has slept for a second. conc_stack_used
-   tells how much a stack is used, conc_report_overflow whose overflowed.
-   AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine, and must not
-   leave its target function. The assembly switch keeps no shadow stack: where
-   CET's is enforced, use CONC_USE_UCONTEXT.
+   A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
+   task's .stack_size. A guard page lies below the stack, so that an overflow
+   is a SIGSEGV and corrupts nothing. A coroutine belongs to the loop that
+   started it, and so to one thread, and never moves to another. Therefore the
+   coroutines of a loop share the thread's thread-local variables; the values
+   of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
+   calls of the library no other coroutine of the same loop runs. A switch
+   between coroutines does not save the rounding mode and errno.
+   A program may well have a million coroutines. One that has not run yet costs
+   its conc_task and 32 bytes; one that waits costs one page of stack (4 KiB).
+   The stack of a coroutine that has ended is used again. Stacks that a burst
+   of coroutines has left over go back to the system when the loop has slept
+   for a second. conc_stack_used measures how much of its stack a coroutine
+   uses; conc_report_overflow makes an overflow name its coroutine.
+   AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
+   C++ exceptions may be thrown and caught within one coroutine, but must not
+   leave its target. The switch in assembly does not keep a shadow stack: where
+   the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
 
-   Makes an object as new, and for all processes that share the memory in which
-   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
-   it; what it has for options (.value, .bound, .parties) is set before. From
-   then on all calls above do for tasks of all these processes what they do for
-   those of one, with these differences:
-   - Who dies, however and wherever, harms nobody. What it held says so once:
-     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
-     may be half changed. This is of processes: a thread that ends with a lock
-     leaves it locked. A once is run by another one. Readers that died are
-     forgotten. A semaphore has no owners: what the dead had taken of it stays
-     taken. Of a barrier see below.
-   - Waiters are not served in order. Deadlocks are not looked for, but for the
-     owner itself, and .name is not used: a pointer means nothing elsewhere.
-   - Who waits after a death, or because another one was killed just when he
-     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+   A function whose name ends in _init_shared makes an object new and shared:
+   all processes that share the memory in which it lies can use it. The memory
+   must come from conc_shared_alloc or conc_shared_open. Call the function
+   before any task uses the object, and set the object's options (.value,
+   .bound, .parties, .action, .arg) before the call.
+   Returns 0.
+   Errors:
+   -EINVAL  the object is not in such memory; or .parties is not above 0; or
+            .value is above 2**30 - 1
+
+   From then on the calls of >>lock and >>event do for the tasks of all these
+   processes what they do for the tasks of one, with these differences:
+   - A process may die at any instruction without harm to the others. Each lock
+     that it held reports this once: the next acquire takes the lock and
+     returns -EOWNERDEAD, for the data that the lock protects may be half
+     changed. This is true of processes only: a thread that ends while it holds
+     a lock leaves it locked. If a process dies while it runs the function of a
+     once, another one runs it. Readers that died are dropped. A semaphore
+     knows no owners: the units that a dead process had acquired stay taken.
+     For barriers see below.
+   - Waiters are not served in order. -EDEADLK is returned only to the owner
+     itself: longer circles are not looked for. .name is not used, since a
+     pointer means nothing in another process.
+   - Waiters notice the death of a process, also of one that was just being
+     woken, within about 20 ms. A thread that waits notices conc_cancel within
      that time, too.
-   - After waiters of a condition were killed, a notify may wake as many more
-     than it should. Condition and lock must both be shared, or both not
-     (-EINVAL).
-   - At most 16 processes read an rwlock at one time, each as often as it
-     likes; others wait.
-   - A semaphore's value is at most 2**30 - 1.
-   - A barrier breaks when a process that waits there, one of the first 16,
-     dies, and another one that waits notices: who does gets -EOWNERDEAD, the
-     others -EPIPE. Who comes last does not look: then all have come. The
-     action, a pointer, is only for processes that fork has made of one.
-   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
-     memory.
-   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
-   in such memory, or .parties is not above 0, or .value above its limit.
+   - If waiters of a condition were killed, a notify may wake more waiters than
+     it should, at most one more for each waiter that was killed. The condition
+     and its lock must both be shared, or both not (-EINVAL).
+   - At most 16 processes can read an rwlock at one time, each in any number of
+     tasks; further processes wait.
+   - The value of a semaphore is at most 2**30 - 1.
+   - If one of the first 16 processes at a barrier dies while it waits there,
+     the barrier breaks: the waiter that notices gets -EOWNERDEAD, the others
+     -EPIPE. The last party to come does not look: by then all have come. An
+     .action is a pointer, so it can be used only if all the processes were
+     forked from one.
+   - If more than 1,024 processes use the memory at one time, the calls of the
+     latest ones fail with -EAGAIN, except those of events and semaphores.
+   A forked child does not hold the shared objects that its parent holds.
 
    >>limits
 
-   - Names in addresses are resolved by getaddrinfo() on a thread of its own,
-     which cannot be cancelled: a timeout is kept, the thread ends later.
-   - CONC_FORK and the end of a forked child flush all of stdio, which waits
+   - Names of hosts are resolved by getaddrinfo() on a thread of its own, which
+     cannot be cancelled. The call keeps its timeout; the thread ends later.
+   - CONC_FORK, and the end of a forked child, flush all of stdio. That waits
      for a thread that is reading from a FILE.
-   - A cancelled wait on a descriptor in a thread that conc_thread_start did
-     not start is noticed when the descriptor is ready or the time is out.
-   - The network protocol authenticates both sides by a shared key, and
-     encrypts nothing; a man in the middle can relay the handshake. It is for
-     a trusted network, as Python's is.
-   - A pool's workers that are processes are forked, never spawned: with many
-     threads, or much memory, start the pool first.
-   - A pipe takes SOCK_SEQPACKET, which Linux and the BSDs have and macOS has
-     not: there it is -EPROTONOSUPPORT.
-   - What processes share must be made so (..._init_shared, .shared), serves
-     1,024 processes at one time, and cannot hold pointers. Deadlocks through
-     it are not found; a named queue is looked at every 2 ms by who waits.
-   - Of the rwlocks that a task reads at one time four are known: of the others
-     see conc_rwlock.
-   - What a thread that stayed behind in a fork had just been given is not in
-     the child: a permit of a semaphore, a notify of a condition.
-   - With CONC_PORTABLE a client that pipelines requests and then dies while
-     one of them blocks is noticed only when that request ends.
+   - In a foreign thread, a wait for a descriptor that is cancelled returns
+     only when the descriptor is ready or the timeout has passed.
+   - The network protocol authenticates both sides by a key that they share,
+     and encrypts nothing. A man in the middle can relay the handshake. Like
+     Python's, it is for a trusted network.
+   - The workers of a pool of processes are forked, never spawned. In a program
+     with many threads, or with much memory, start the pool first.
+   - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
+     it: there conc_pipe returns -EPROTONOSUPPORT.
+   - Objects between processes must be made shared (..._init_shared, .shared),
+     serve at most 1,024 processes at one time, and cannot hold pointers.
+     Deadlocks that involve shared objects are not detected. A task that waits
+     for a named queue polls it every 2 ms.
+   - At most four rwlocks that a task holds for reading are tracked; see
+     conc_rwlock for what that means.
+   - A semaphore's unit or a condition's notify that had just been handed to
+     another thread when the process forked is lost in the child.
+   - With CONC_PORTABLE, if a client sends several requests at once and dies
+     while one of them waits, the manager notices only when that request ends.
 */
 
-/* The implementation needs POSIX and more of the system headers; in a strict
-   mode (-std=c99) only the first of them can be told so. */
+/* The implementation needs POSIX and more from the system's headers. In a
+   strict mode (-std=c99) this must be said before the first of them. */
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC_PORTABLE) && \
     !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
@@ -390,14 +512,20 @@
 #include <sys/types.h>
 
 #ifdef __TINYC__
-#undef __attribute__ /* tcc has them, which glibc's <sys/cdefs.h> denies */
+#undef __attribute__ /* tcc has attributes; glibc's <sys/cdefs.h> hides them */
 #endif
 
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  any
+   Signals    conc_now and conc_strerror; the others no
+   Memory     nothing is allocated
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Of this header, as numbers and as text; see >>version. */
+/* The version of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
 #define CONC_VERSION_MINOR 1
 #define CONC_VERSION_PATCH 0
@@ -415,347 +543,434 @@
 extern "C" {
 #endif
 
-/* Waits without a limit, wherever a timeout is asked for. */
+/* The timeout that sets no limit, for every call that takes one. */
 #define CONC_FOREVER 1e300
 
-/* The version of the implementation that was linked in: CONC_VERSION. */
+/* Returns the version of the implementation that was linked in, in the form of
+   CONC_VERSION. */
 CONC_API const char *conc_version(void);
 
-/* Says an error in words. `error` is what a function of this library returned
-   (negative errno); errno itself (positive) will do. Never NULL, static; of
-   errors that only the system knows it says that. Any thread, coroutine or
-   signal handler; does not change errno. */
+/* Puts an error into words. `error` is what a function of this library
+   returned (a negative errno value), or a value of errno (positive).
+   Returns a static text, never NULL; for an error that the library does not
+   make itself the text only says that it is the system's. Does not change
+   errno. A signal handler may call it. */
 CONC_API const char *conc_strerror(int error);
 
-/* Seconds on the monotonic clock (Python's time.monotonic). A signal handler
-   may call it. */
+/* Returns the time on the monotonic clock in seconds (Python's
+   time.monotonic). A signal handler may call it. */
 CONC_API double conc_now(void);
 
-/* The CPUs that this process may run on, at least 1 (Python's
-   os.process_cpu_count). */
+/* Returns the number of CPUs that this process may run on, at least 1
+   (Python's os.process_cpu_count). */
 CONC_API int conc_cpu_count(void);
 
-/* Frees what the library allocated for the caller: the bytes of
-   conc_pickle_dumps and conc_json_dumps. NULL is a no-op. */
+/* Frees what the library has allocated for the caller: the bytes of
+   conc_pickle_dumps and conc_json_dumps, and the data of a conc_output. NULL
+   is a no-op. */
 CONC_API void conc_free(void *memory);
 
 /* ---------------------------------------------------------------------------
-   >>park: what a wait is. No public name; private fields of public structs.
+   >>park: what a wait is
+
+   There are no public names here, only private fields of public structs.
    ------------------------------------------------------------------------ */
 
-/* A FIFO of waiting actors. Guarded by the library's lock for the object that
-   it stands in. */
+/* A FIFO of the actors that wait for an object; the object contains it. An
+   internal lock of the library guards it. */
 struct conc__waitlist {
   struct conc__waiter *first, *last;
 };
 
 /* ---------------------------------------------------------------------------
-   >>deadlock: who waits for whom
+   >>deadlock: which task waits for which
 
-   Deadlocks of locks, rwlocks, onces and joins are looked for when a wait
-   without a limit has lasted 0.1 s: see conc_lock_acquire.
+   Threads    any number, mixed with coroutines of any loops
+   Processes  one: what is shared takes no part
+   Signals    no
+   Memory     the caller's buffer; the report itself is the library's
+   Blocks     never
+
+   When a wait without a timeout for a lock, an rwlock, a once or the end of a
+   task has lasted 0.1 s, the library looks whether it is part of a deadlock.
+   See conc_lock_acquire for what the tasks of a deadlock get.
    ------------------------------------------------------------------------ */
 
-/* The deadlock that was found last, in words: "Thread-A waits for lock 'b'
-   held by Thread-B, which waits for lock 'a' held by Thread-A". Writes up to
-   `size` bytes to buf, the last of them a NUL, and returns the length of all
-   of it, as snprintf does; 0 if none was found yet. */
+/* Describes the deadlock that was found last: "Thread-A waits for lock 'b'
+   held by Thread-B, which waits for lock 'a' held by Thread-A". If conc_run
+   has found it, the text says what each of its coroutines waited for. Writes
+   up to `size` bytes to `buf`, the last of them a NUL.
+   Returns the length of the whole text without the NUL, as snprintf does; 0 if
+   no deadlock has been found yet. */
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
 
 /* ---------------------------------------------------------------------------
    >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one; any that share its memory once ..._init_shared was called
+   Processes  one; after ..._init_shared all that share its memory
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     acquire and once_run, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
-/* A lock, not recursive (Python's threading.Lock, with an owner). Waiters are
-   served in order once the first has waited 0.5 ms; before that a running
-   thread may take it first, which is faster. May be freed by whoever has
-   released it last, even while other releases are still returning. */
+/* A lock, not recursive (Python's threading.Lock, but with an owner). When it
+   is released, its first waiter gets it if that has waited for 0.5 ms; before
+   that, a task that runs may take the lock first, which is faster. The task
+   whose release was the last may free the lock at once, even if other calls of
+   conc_lock_release have not returned yet. */
 typedef struct conc_lock {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* the owner's actor | 1 if somebody waits; 0 free */
+  uintptr_t word; /* the owner's actor, | 1 if tasks may wait; 0: free */
   struct conc__waitlist waiters;
-  unsigned depth;      /* of a conc_rlock: acquired so often more than once */
-  unsigned char order; /* which of the names it has; see conc_on_lock_order */
+  unsigned depth;      /* of a conc_rlock: its levels, less the first */
+  unsigned char order; /* the number of its name; see conc_on_lock_order */
 } conc_lock;
 
-/* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
-   already, or if it waits without a limit and its owner, directly or through
-   others, waits for the caller without a limit: this is looked for after
-   0.1 s, and told to one of them (conc_deadlock_report tells by names).
-   -EOWNERDEAD: its owner is not in this process, which was forked meanwhile.
-   Then the caller has the lock, and what it protects may be half changed. */
+/* Acquires the lock.
+   Returns 0: the caller holds the lock.
+   Errors:
+   -EDEADLK     the caller holds the lock already; or the wait can never end,
+                because the owner waits for the caller, directly or through a
+                chain of owners, and no wait of the chain has a timeout. The
+                library looks for such a circle once a wait has lasted 0.1 s.
+                One task of the circle gets the error; conc_deadlock_report
+                names them all
+   -ETIMEDOUT   the lock was not free in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  the owner was left behind when this process was forked. The
+                caller now holds the lock, and the data that it protects may
+                be half changed */
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
 
-/* Gives the lock back. 0, or -EPERM if the caller is not its owner. */
+/* Releases the lock.
+   Returns 0.
+   Errors:
+   -EPERM  the caller is not the owner */
 CONC_API int conc_lock_release(conc_lock *lock);
 
-/* Whether anybody holds the lock at this moment. */
+/* Returns whether a task holds the lock at this moment. */
 CONC_API bool conc_lock_locked(const conc_lock *lock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_lock_init_shared(conc_lock *lock);
 
-/* From now on calls report(text, arg) when locks are acquired in an order that
-   may deadlock some day, even if it never has: 'a' by a task that holds 'b',
-   after another, or the same one, has acquired 'b' holding 'a', at once or
-   through others. It is told once for each pair of names, by the task that
-   acquires the second lock, which it then holds. NULL: no calls (default), but
-   orders are noted all the same.
-   Locks and recursive locks take part that have a name, which must not change:
-   those of equal names count as one. So many names as an address has bits,
-   less two, of up to 47 bytes are known. Acquiring with timeout 0 cannot
-   deadlock and is not told of. */
+/* Reports inverted orders of locks. From now on report(text, arg) is called
+   when a task acquires 'a' while it holds 'b', although 'b' was acquired
+   before by a task that held 'a' (the same task or another one; directly, or
+   through other locks). Such an order may deadlock some day, even if it never
+   has. The task that acquires calls report(), and holds both locks then; each
+   pair of names is reported once. If `report` is NULL, the default, nothing is
+   called, but the orders are noted all the same.
+   Only locks and recursive locks that have a name, and are not shared, take
+   part. The name must not change; locks of equal names count as one. Up to 62
+   names (30 on 32-bit machines) of up to 47 bytes are tracked. An acquire with
+   a timeout of 0 cannot deadlock and is not reported. */
 CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
                                  void *arg);
 
 /* --- conc_rlock --- */
 
-/* A lock that its owner may acquire again (Python's threading.RLock), and
-   must release as often. Conditions take its lock, conc_cond_wait(&cond,
-   &rlock.lock, t): the wait gives all levels back, and has them all again on
-   return, as in Python. conc_lock_locked(&rlock.lock) tells if it is held. */
+/* A lock that its owner may acquire again (Python's threading.RLock). Each
+   acquire adds a level and each release takes one off; the lock is free when
+   none is left. A condition takes the .lock in it: conc_cond_wait(&cond,
+   &rlock.lock, t) gives up all levels while it waits, and has them all again
+   when it returns, as in Python. conc_lock_locked(&rlock.lock) says whether a
+   task holds it. */
 typedef struct conc_rlock {
-  conc_lock lock; /* .name is an option */
+  conc_lock lock; /* its .name is yours to set */
 } conc_rlock;
 
-/* Takes the lock, or takes it once more. 0, -ETIMEDOUT, -ECANCELED; and
-   -EDEADLK by others, and -EOWNERDEAD, as conc_lock_acquire. */
+/* Acquires the lock, or adds a level if the caller holds it already.
+   Returns 0: the caller holds the lock.
+   Errors: as conc_lock_acquire; but a caller that holds the lock already does
+   not get -EDEADLK. */
 CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout);
 
-/* Gives back one level. 0, or -EPERM if the caller is not the owner. */
+/* Takes a level off; the last one releases the lock.
+   Returns 0.
+   Errors:
+   -EPERM  the caller is not the owner */
 CONC_API int conc_rlock_release(conc_rlock *rlock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* Private: processes that use an object, and how often. */
+/* Private: the processes that use an object, and by how many tasks each. */
 #define CONC__SHARERS 16
 struct conc__sharers {
   unsigned id[CONC__SHARERS], count[CONC__SHARERS];
 };
 
-/* Private: an rwlock between processes. */
+/* Private: what an rwlock between processes has. */
 struct conc__rwlock_shared {
-  unsigned guard, round, writer, wants; /* a writer that waits */
+  unsigned guard, round, writer, wants; /* the writer that waits */
   uintptr_t writer_actor, wants_actor;
   struct conc__sharers readers;
-  unsigned writers;                /* that have had it */
-  bool readers_wait, readers_turn; /* perhaps */
+  unsigned writers;                /* how many have held it so far */
+  bool readers_wait, readers_turn; /* may be true without need */
 };
 
-/* A lock for one writer or any number of readers. Waiters are served in order
-   as conc_lock's are, readers that wait one behind the other together, and
-   nobody joins the readers while a writer waits: so neither side starves. Not
-   recursive. May be freed by whoever has released it last.
-   The library knows the four locks that a task began to read first, of those
-   that it reads at one time; with more, the errors for readers below are not
-   noticed, nor that a reader stayed behind when the process was forked. */
+/* A lock for one writer or any number of readers. It is not recursive. Waiters
+   are served in order, as with a conc_lock; readers that are neighbours in
+   that order are served together. While a writer waits, no new reader joins
+   the readers that hold the lock: so neither side starves. The task whose
+   release was the last may free the lock.
+   Per task the library tracks the first four rwlocks that the task holds for
+   reading. Of further ones it cannot detect misuse (the readers' -EDEADLK and
+   -EPERM below), nor that a reader was left behind by a fork. */
 typedef struct conc_rwlock {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
-                     | 1 if somebody waits */
+  uintptr_t word; /* the writer's actor, or 4 for each reader, and 2; 0: free;
+                     | 1 if tasks may wait */
   struct conc__waitlist waiters;
   struct conc__rwlock_shared shared;
 } conc_rwlock;
 
-/* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
-   -EDEADLK if the caller holds it already, for reading or for writing; or, as
-   conc_lock_acquire, by others (who waits for a writer, not for readers), and
-   -EOWNERDEAD. */
+/* Acquires the lock for reading, together with other readers.
+   Returns 0: the caller holds the lock.
+   Errors:
+   -EDEADLK     the caller holds the lock already, for reading or for writing;
+                or a circle of waits, as from conc_lock_acquire, in which only
+                waits for writers count, not waits for readers
+   -ETIMEDOUT   the lock was not free in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  a writer was left behind when this process was forked: as from
+                conc_lock_acquire. Readers that were left behind are dropped */
 CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout);
 
-/* Takes the lock alone. Errors as above. */
+/* Acquires the lock for writing, alone.
+   Returns 0: the caller holds the lock.
+   Errors: as conc_rwlock_read_acquire. */
 CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout);
 
-/* Gives back what the caller holds, for reading or for writing. 0, or -EPERM
-   if the caller holds nothing. */
+/* Releases what the caller holds, for reading or for writing.
+   Returns 0.
+   Errors:
+   -EPERM  the caller does not hold the lock */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
 
 /* --- conc_once --- */
 
-/* Something to be done once. */
+/* Something that is to be done once (POSIX's pthread_once). */
 typedef struct conc_once {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
+  uintptr_t word; /* 0: not done, 2: done, else the actor that does it */
   struct conc__waitlist waiters;
 } conc_once;
 
-/* Calls fn(arg) unless a call with this `once` has succeeded before, and
-   waits while another task does it. 0 once it is done. If fn returns less
-   than 0, that is returned to its caller only, nothing counts as done, and
-   the next one, who may wait already, tries. -EDEADLK from within fn;
-   -ETIMEDOUT and -ECANCELED of waiting. */
+/* Calls fn(arg), unless a call with this `once` has succeeded before. While
+   another task runs its fn, the caller waits for the end of that; the timeout
+   is for this wait. If fn fails (returns less than 0), only the task that
+   called it gets that result. The once stays undone, and the next caller,
+   perhaps one that waits already, runs its own fn.
+   Returns 0 once it is done, by this call or by another one.
+   Errors:
+   -EDEADLK    the call comes from within fn; or a circle of waits, as from
+               conc_lock_acquire
+   -ETIMEDOUT  the other task did not finish in time
+   -ECANCELED  the wait was cancelled
+   others      what fn has returned */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the once new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_once_init_shared(conc_once *once);
 
 /* ---------------------------------------------------------------------------
    >>event: conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one; any that share its memory once ..._init_shared was called
+   Processes  one; after ..._init_shared all that share its memory
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     wait and acquire, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
-/* A flag that can be waited for (Python's threading.Event). May be freed by
-   a waiter as soon as its wait has returned 0. */
+/* A flag that tasks can wait for (Python's threading.Event). A waiter may free
+   the event as soon as its wait has returned 0. */
 typedef struct conc_event {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
   struct conc__waitlist waiters;
 } conc_event;
 
-/* Sets the flag and wakes all who wait. Always 0. */
+/* Sets the flag and wakes all waiters. Always returns 0. */
 CONC_API int conc_event_set(conc_event *event);
 
-/* Clears the flag. Always 0. */
+/* Clears the flag. Always returns 0. */
 CONC_API int conc_event_clear(conc_event *event);
 
-/* Whether the flag is set. */
+/* Returns whether the flag is set. */
 CONC_API bool conc_event_is_set(const conc_event *event);
 
-/* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
+/* Waits until the flag is set.
+   Returns 0 when it was set, even if it has been cleared since.
+   Errors:
+   -ETIMEDOUT  the flag was not set in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_event_wait(conc_event *event, double timeout);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the event new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_event_init_shared(conc_event *event);
 
 /* --- conc_cond --- */
 
-/* A condition (Python's threading.Condition), used with one conc_lock or the
-   lock of one conc_rlock. */
+/* A condition (Python's threading.Condition). It is used together with one
+   conc_lock, or with the .lock of one conc_rlock. */
 typedef struct conc_cond {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   struct conc__waitlist waiters;
-  uintptr_t word; /* between processes: the registry; else 0 */
+  uintptr_t word; /* between processes: where the registry is; else 0 */
   unsigned guard, round, waiting, notified;
 } conc_cond;
 
-/* Releases the lock, waits to be notified, and takes the lock again: the
-   caller has it on every return but -EPERM, which is that it did not hold it.
-   No wake-up without a notify. 0, -ETIMEDOUT, -ECANCELED; -EOWNERDEAD as
-   conc_lock_acquire; -EINVAL if only one of the two is shared. */
+/* Releases the lock, waits for a notify, and acquires the lock again: the
+   caller holds it after every return but -EPERM. A wait never returns 0
+   without a notify. The timeout is for the notify only, not for the lock.
+   Returns 0 when a notify has woken the caller.
+   Errors:
+   -EINVAL      the condition is shared and the lock is not, or the reverse
+   -EPERM       the caller does not hold the lock
+   -ETIMEDOUT   no notify came in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  the lock was acquired again with that error, as from
+                conc_lock_acquire */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
-/* Waits, as above, until predicate(arg) is true; it is called with the lock
-   held. 0 if it is true at last, -ETIMEDOUT if it is still false then; else
-   as above. */
+/* Waits with conc_cond_wait until predicate(arg) is true, which is called with
+   the lock held. The timeout is for all the waits together.
+   Returns 0 when the predicate is true.
+   Errors: as conc_cond_wait; -ETIMEDOUT if the predicate is still false when
+   the time is out. */
 CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 bool (*predicate)(void *arg), void *arg,
                                 double timeout);
 
-/* Wakes up to n of those who wait now, longest first. Unlike in Python the
-   caller need not hold the lock. Always 0. */
+/* Wakes up to n of the tasks that wait at this moment, those that have waited
+   longest first. Unlike in Python the caller need not hold the lock. Always
+   returns 0. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
-/* Wakes all who wait now. Always 0. */
+/* Wakes all tasks that wait at this moment. Always returns 0. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the condition new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_cond_init_shared(conc_cond *cond);
 
 /* --- conc_sem --- */
 
-/* A semaphore (Python's threading.Semaphore; with a bound BoundedSemaphore).
-   Served strictly in order. Unlike Python's it is 0 by default. May be freed
-   by whoever has acquired what was released last. */
+/* A semaphore (Python's threading.Semaphore; with a .bound,
+   BoundedSemaphore). Waiters are served strictly in order. Unlike Python's it
+   is 0 by default. A task that has acquired the unit that was released last
+   may free the semaphore. */
 typedef struct conc_sem {
-  size_t value;     /* at first; default 0, at most SIZE_MAX / 2 */
-  size_t bound;     /* that the value may not exceed; default 0: none */
-  const char *name; /* for reports; default none */
+  size_t value;     /* units at first; default 0, at most SIZE_MAX / 2 */
+  size_t bound;     /* what the value may not exceed; default 0: none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   struct conc__waitlist waiters;
   unsigned shared; /* between processes: the value and flags; else 0 */
 } conc_sem;
 
-/* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
-   -ECANCELED. */
+/* Waits until the value is above 0, and takes 1 off it.
+   Returns 0.
+   Errors:
+   -ETIMEDOUT  the caller got no unit in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_sem_acquire(conc_sem *sem, double timeout);
 
-/* Adds n: lets up to n of those go who wait. 0; -EOVERFLOW if the value would
-   exceed the bound (nothing is released then), -EINVAL if n is 0. */
+/* Adds n to the value and wakes up to n waiters.
+   Returns 0.
+   Errors:
+   -EINVAL     n is 0
+   -EOVERFLOW  the value would exceed the bound, or without one SIZE_MAX / 2;
+               nothing has been added */
 CONC_API int conc_sem_release(conc_sem *sem, size_t n);
 
-/* The value at this moment. */
+/* Returns the value at this moment. */
 CONC_API size_t conc_sem_value(const conc_sem *sem);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the semaphore new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* --- conc_barrier --- */
 
-/* Where a number of tasks wait for each other, again and again (Python's
-   threading.Barrier). It breaks when one of them does not wait to the end:
-   then nobody waits there any more until conc_barrier_reset. May be freed by
-   any of the tasks that it has let go, if none will wait there again. */
+/* A place where a number of tasks, its parties, wait for each other, again and
+   again (Python's threading.Barrier). If one of them does not wait to the end,
+   the barrier is broken, and no task can wait there until conc_barrier_reset.
+   Any of the tasks that it has let go may free the barrier, if no task will
+   wait there again. */
 typedef struct conc_barrier {
   int parties;               /* how many tasks; at least 1 */
-  int (*action)(void *arg);  /* called once each time; default none */
-  void *arg;                 /* of action */
-  const char *name;          /* for reports; default none */
+  int (*action)(void *arg);  /* called each time that all have come, by the
+                                last of them; less than 0 is a failure;
+                                default: none */
+  void *arg;                 /* its argument; yours */
+  const char *name;          /* for reports; yours; default: none */
   /* private */
   bool broken;
-  int waiting;         /* counted for this generation */
+  int waiting;         /* how many of this generation have come */
   unsigned generation; /* how often it was passed, broken or reset */
-  uintptr_t word;      /* whose action runs; 0 */
+  uintptr_t word;      /* the actor that runs the action; else 0 */
   struct conc__waitlist waiters;
   unsigned guard, runner, failed; /* between processes */
   uintptr_t runner_actor;
   struct conc__sharers parts;
 } conc_barrier;
 
-/* Waits until all parties have come. The last one calls the action, then all
-   go on. Returns 0 to parties - 1, another number to each (in the order in
-   which they came); -EPIPE if the barrier is or gets broken; -EINVAL without
-   parties; -EDEADLK from the action.
-   Who breaks it gets the reason, the others -EPIPE (in Python all get
-   BrokenBarrierError): -ETIMEDOUT, also at once for a timeout of 0;
-   -ECANCELED; or what the action returned, if that is negative. Once all have
-   come, no timeout and no cancellation counts any more. */
+/* Waits until all parties have come. The last one calls the action, and then
+   all go on. Once all have come, timeouts and cancellations have no effect.
+   The task that breaks the barrier gets the reason, all others get -EPIPE (in
+   Python all get BrokenBarrierError).
+   Returns the number of parties that had come before the caller, from 0 to
+   parties - 1: each party gets a different number.
+   Errors:
+   -EINVAL     .parties is below 1
+   -EDEADLK    the call comes from within the action
+   -EPIPE      the barrier is broken; or it breaks, or is reset, while the
+               caller waits
+   -ETIMEDOUT  not all have come in time; a timeout of 0 breaks the barrier at
+               once, unless the caller is the last to come
+   -ECANCELED  the wait was cancelled
+   others      what the action has returned, if the caller has called it */
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
 
-/* Makes a barrier as new; who waits there gets -EPIPE. Always 0. */
+/* Makes the barrier as new; the tasks that wait there get -EPIPE. Always
+   returns 0. */
 CONC_API int conc_barrier_reset(conc_barrier *barrier);
 
-/* Breaks the barrier; who waits there, or comes, gets -EPIPE. Always 0. */
+/* Breaks the barrier; the tasks that wait there, and those that come, get
+   -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_abort(conc_barrier *barrier);
 
-/* Whether the barrier is broken. */
+/* Returns whether the barrier is broken. */
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier);
 
-/* How many tasks wait at this moment for the others to come. */
+/* Returns how many tasks wait at this moment for the others to come. */
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the barrier new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
 
 /* --- CONC_WITH --- */
 
-/* CONC_WITH(&lock) { ... } holds a conc_lock, conc_rlock or conc_sem while
-   the block runs (Python's with statement), CONC_WITH_READ(&rwlock) and
-   CONC_WITH_WRITE(&rwlock) a conc_rwlock. It is given back on every way out:
-   at the end, by return, goto, a C++ exception, or by break or continue,
-   which leave this block, not a loop around it (but not by longjmp).
+/* CONC_WITH(&lock) { ... } holds a conc_lock, a conc_rlock or a unit of a
+   conc_sem while the block runs (Python's with statement).
+   CONC_WITH_READ(&rwlock) and CONC_WITH_WRITE(&rwlock) do the same with a
+   conc_rwlock. The object is released on every way out of the block: at its
+   end, by return, by goto, by a C++ exception, and by break or continue, which
+   leave this block and not a loop around it. Only longjmp does not release it.
 
      CONC_WITH(&account->lock) {
        if (account->balance < sum) return false;
@@ -763,20 +978,25 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
      } else return false;
      return true;
 
-   The block is skipped if the lock cannot be had: the wait, which has no
-   timeout, was cancelled, or it is a deadlock (EDEADLK), as when the caller
-   holds the lock already; or if its owner stayed behind in a fork (EOWNERDEAD:
-   it is free from now on). What follows an `else` runs then, and errno is the
-   reason. */
+   The acquire has no timeout. If it fails, the block is skipped, what follows
+   an `else` runs, and errno is the reason.
+   Errors:
+   EDEADLK     as from the acquire: the caller holds the lock already, or it
+               would wait for itself
+   ECANCELED   the wait was cancelled
+   EOWNERDEAD  as from the acquire; but the object has been released again, so
+               the next acquire succeeds
+   others      what else the acquire of a shared object fails with */
 #define CONC_WITH(object) CONC__WITH(CONC__WITH_ENTER(object), CONC__WITH_ID)
 #define CONC_WITH_READ(rwlock) \
   CONC__WITH(conc__with_read(rwlock), CONC__WITH_ID)
 #define CONC_WITH_WRITE(rwlock) \
   CONC__WITH(conc__with_write(rwlock), CONC__WITH_ID)
 
-/* Private from here on: a loop of one turn, with a name of its own lest nested
-   ones shadow each other. The newest compilers call __COUNTER__ an extension;
-   there two on one line do. */
+/* Private from here on: CONC_WITH is a loop of one turn. Its variable has a
+   name of its own, so that nested ones do not shadow each other. The newest
+   compilers call __COUNTER__ an extension; there the line makes the name, and
+   only two on one line shadow each other. */
 #if defined(__clang__) ? __clang_major__ >= 22 : __GNUC__ >= 16
 #define CONC__WITH_ID __LINE__
 #else
@@ -812,7 +1032,7 @@ CONC__WITH_FN struct conc__with conc__with_made(void *object, char kind,
   struct conc__with with = {object, kind, rc == 0 || rc == -EOWNERDEAD, false};
   if (rc == 0) return with;
   conc__with_leave(&with);
-  with.over = false; /* the `else` is to run */
+  with.over = false; /* so that the `else` runs */
   errno = -rc;
   return with;
 }
@@ -834,7 +1054,7 @@ CONC__WITH_FN struct conc__with conc__with_write(conc_rwlock *rwlock) {
                          conc_rwlock_write_acquire(rwlock, CONC_FOREVER));
 }
 
-/* Chosen by type; an object of another one does not compile. */
+/* The object's type chooses; an object of another type does not compile. */
 #ifdef __cplusplus
 #define CONC__WITH_ENTER(object) conc__with_enter(object)
 extern "C++" {
@@ -861,128 +1081,168 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* ---------------------------------------------------------------------------
    >>task: conc_task, whatever runs and finishes
 
-   new -> started -> finished, and from there it may be started again.
+   A task is new, then started, then finished; then it may be started again.
+   Start, then join: conc_join reports a start that failed, since it returns
+   -EINVAL for a task that was never started.
 
-   Threads    start once at a time; join and cancel from anywhere
+   Threads    any number may join and cancel a task; only one may start it
    Processes  no
    Signals    no
-   Memory     the caller's, from start until joined (or known finished)
-   Blocks     conc_join, with a timeout
+   Memory     the caller's, from the start until the task was joined, or has
+              been seen to have finished
+   Blocks     conc_join, conc_wait, conc_gather, conc_completed_next and
+              conc_group_leave, with a timeout
    ------------------------------------------------------------------------ */
 
-/* pthread's own type, so that existing functions drop in. */
+/* The type of a target. It is the type that pthread_create takes, so that
+   functions which were written for that can be used as they are. */
 typedef void *conc_fn(void *arg);
 
-/* What runs and finishes. Zero it and say what it is to do; or embed it first
-   in a struct of your own, which target then finds at .arg. */
+/* What runs and finishes. Zero it and set what it is to do. Or make it the
+   first field of a struct of your own, and set .arg to that struct. */
 typedef struct conc_task {
-  conc_fn *target;   /* what to run */
-  void *arg;         /* its argument; yours */
-  const char *name;  /* must outlive the task; default "Thread-1", "Task-1" */
-  size_t size;       /* bytes at arg, for kinds that copy it; default 0 */
+  conc_fn *target;   /* what to run; no default */
+  void *arg;         /* its argument; yours; default NULL */
+  const char *name;  /* yours, must outlive the task; default: see conc_name */
+  size_t size;       /* bytes at arg, of which a spawned process, and a job
+                        that runs in a process, get a copy; default 0 */
   size_t stack_size; /* bytes; default: the system's for a thread,
-                        CONC_STACK_SIZE for a coroutine */
-  bool daemon;       /* a process: it is killed when its parent ends. Of
-                        threads none keeps the program running: the end of
-                        main ends them all, so join yours */
+                        CONC_STACK_SIZE for a coroutine; for a process see
+                        conc_process_start */
+  bool daemon;       /* of a process: it is killed when its parent ends;
+                        default false. A thread never keeps the program
+                        running: the end of main ends all threads, so join
+                        yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
-  /* Called when it has finished, just before it can be joined, in the thread
-     where it ended, or one of the library's. Must not wait long. The status is
-     what conc_join is about to return. Default none. */
+  /* The library calls it when the task has finished, just before the task can
+     be joined, in the thread in which the task ended, or in one of its own. It
+     must not wait long. `status` is what conc_join is about to return.
+     Default: none. */
   void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
-  /* First what every job needs, so that it lies in two lines of the cache. */
+  /* What every job needs comes first, so that it lies in two cache lines. */
   const struct conc__kind *kind; /* NULL: never started */
-  bool was_cancelled;  /* a wait of it returned -ECANCELED */
+  bool was_cancelled;  /* a wait of the task returned -ECANCELED */
   int status;          /* what conc_join returns */
   void *result;
-  struct conc__actor *actor; /* whose it is; valid until done is set */
-  uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of each conc_local */
-  struct conc_group *group;    /* until it has finished */
-  struct conc_task *next, **link; /* among the threads, or its loop's tasks */
+  struct conc__actor *actor; /* that runs the task; valid until done is set */
+  uintptr_t id;              /* the actor's */
+  struct conc__locals *locals; /* the task's values of each conc_local */
+  struct conc_group *group;    /* until the task has finished */
+  struct conc_task *next, **link; /* in the list of threads, or of a loop */
   conc_event done;
-  struct conc_task *sibling;   /* the next in its group */
-  struct conc__pool_data *pool; /* of a job of a process */
-  unsigned number;     /* of its default name */
+  struct conc_task *sibling;   /* the next in the group */
+  struct conc__pool_data *pool; /* of a job that a process runs */
+  unsigned number;     /* in the default name */
   pid_t pid;    /* of a process */
-  int exitcode; /* CONC_NO_EXITCODE until it has ended */
-  int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
-  char label[24]; /* the default name, once somebody asks for it */
+  int exitcode; /* CONC_NO_EXITCODE until the process has ended */
+  int fds[2];   /* the pidfd; the pipe by which a daemon notices the parent's
+                   end; or -1 */
+  char label[24]; /* the default name, once conc_name was asked for it */
 } conc_task;
 
-/* Waits until the task has finished. 0 if it has, or its failure: -ECANCELED
-   if one of its waits was cancelled or it never ran; what it has set by
-   conc_set_status; -ECHILD if it was a process that a signal has killed, or
-   stayed behind in the process that this one was forked from.
-   Of the wait: -ETIMEDOUT; -ECANCELED if the caller itself was cancelled
-   (which conc_is_alive tells apart); -EDEADLK for the caller's own task, or
-   one that waits for the caller (see conc_lock_acquire); -EINVAL for one that
-   was never started. Any number may join, as often as they like. */
+/* Waits until the task has finished (Python's Thread.join). Any number of
+   tasks may join one, as often as they like.
+   Returns the task's status: 0 if it has finished without a failure.
+   Errors:
+   -EINVAL     the task was never started, or is that of a foreign thread
+   -EDEADLK    the task is the caller's own, or waits for the caller (see
+               conc_lock_acquire)
+   -ETIMEDOUT  the task has not finished in time
+   -ECANCELED  if the task is still alive (conc_is_alive), the caller's wait
+               was cancelled; otherwise it is the task's failure: one of its
+               waits was cancelled, or it was cancelled before it began
+   -ECHILD     the task's failure: it was a process that a signal killed, or
+               it stayed in the parent when this process was forked
+   -ENOMEM     the task's failure: there was no memory for the stack of a
+               coroutine
+   others      the task's failure, as it was set by conc_set_status; for those
+               of a job see conc_pool_submit */
 CONC_API int conc_join(conc_task *task, double timeout);
 
-/* What the target returned; NULL before the task has finished, and for a
-   process. */
+/* Returns what the target has returned; NULL before the task has finished, and
+   for a process. */
 CONC_API void *conc_result(const conc_task *task);
 
-/* Started and not finished yet. */
+/* Returns whether the task was started and has not finished yet. */
 CONC_API bool conc_is_alive(const conc_task *task);
 
-/* Asks the task to end: its present wait, or if it does not wait now its next
-   one, returns -ECANCELED, once (Python's Task.cancel). A call that need not
-   wait does not count, one with a timeout of 0 may not. A coroutine that has
-   not begun yet never will. A process gets SIGTERM. 0, -ESRCH if it does not
-   run. */
+/* Asks the task to end (Python's Task.cancel): its present wait, or else its
+   next one, returns -ECANCELED, once. A call that need not wait leaves the
+   cancellation pending; a call with a timeout of 0 may do so, too. A coroutine
+   that has not begun yet never begins. A process gets SIGTERM.
+   Returns 0.
+   Errors:
+   -ESRCH  the task does not run */
 CONC_API int conc_cancel(conc_task *task);
 
-/* Says how the caller's task ends: what conc_join of it returns, 0 or a
-   negative errno, if it is not cancelled later. Without it, a task of which a
-   wait was cancelled has failed, by -ECANCELED: for it usually ends then, and
-   its result would not tell. One that goes on all the same says so by
-   conc_set_status(0) (Python's Task.uncancel). 0, -EINVAL. */
+/* Sets how the caller's task ends: `status`, 0 or a negative errno value, is
+   what conc_join of it will return, unless the task is cancelled later.
+   Without this call a task of which a wait was cancelled has failed with
+   -ECANCELED, because such a task usually ends early and its result does not
+   show that. A task that goes on all the same calls conc_set_status(0)
+   (Python's Task.uncancel).
+   Returns 0.
+   Errors:
+   -EINVAL  `status` is above 0 */
 CONC_API int conc_set_status(int status);
 
-/* The caller's own task; never NULL: a thread that conc_thread_start did not
-   start has one too, until it ends. */
+/* Returns the caller's own task, never NULL: a foreign thread has one, too,
+   until it ends. */
 CONC_API conc_task *conc_current(void);
 
-/* The name of a task, or of the caller if NULL: "MainThread", .name, or
-   "Thread-1", "Task-1" (counted in each loop), "Dummy-1" (foreign threads),
-   "Process-1", as in Python; "Job-0" for a pool's jobs, which only processes
-   of a pool count; "" for a task that was never started. Valid as long as the
-   task is. */
+/* Returns the name of a task; NULL stands for the caller's own. It is .name,
+   or else, as in Python, "MainThread", "Thread-1", "Task-1" (counted in each
+   loop), "Dummy-1" (foreign threads) or "Process-1". A job of a pool is called
+   "Job-0", but inside a process of a pool "Job-1" and so on. A task that was
+   never started is called "". The text is valid as long as the task is. */
 CONC_API const char *conc_name(conc_task *task);
 
-/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0;
-   who is named twice counts twice. -EINVAL if one was never started, -EDEADLK
-   if one is the caller's own, -ENOMEM: then nothing has been waited for.
-   -EDEADLK, too, as from conc_join, if so many of them wait for the caller
-   that the wait cannot end. --- */
+/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0. A
+   task that is listed twice counts twice. conc_wait and conc_gather allocate
+   some 170 bytes a task if there are more than 8, conc_as_completed always.
+   These errors of the three come before anything has been waited for, and
+   nothing is cancelled then:
+   Errors:
+   -EINVAL   one of the tasks was never started, or is that of a foreign thread
+   -EDEADLK  one of the tasks is the caller's own
+   -ENOMEM   there is no memory for the wait
+   The wait itself, like that of conc_join, fails with -EDEADLK if it can never
+   end, because too many of the tasks wait for the caller. --- */
 
 enum {
-  CONC_FIRST,         /* until one has finished */
-  CONC_FIRST_FAILURE, /* or: until one has failed: its conc_join is not 0 */
-  CONC_ALL            /* until all have finished */
+  CONC_FIRST,         /* until one task has finished */
+  CONC_FIRST_FAILURE, /* until one has failed (conc_join of it is not 0), or
+                         all have finished */
+  CONC_ALL            /* until all tasks have finished */
 };
 
-/* Waits for some of n tasks (Python's asyncio.wait). Rearranges the array: in
-   front those that have finished, in the order in which they did (those that
-   had before the call come first, in the order given), then the others, in the
-   order given. Returns the number of those that have finished, also when the
-   time is out: never -ETIMEDOUT; -ECANCELED (the array is rearranged then,
-   too); -EINVAL for another `until`. Nothing is cancelled. */
+/* Waits for some of n tasks (Python's asyncio.wait). `until` is CONC_FIRST,
+   CONC_FIRST_FAILURE or CONC_ALL. Rearranges the array: the tasks that have
+   finished come first, in the order in which they did (those that had finished
+   before the call in the order given), then the others, in the order given.
+   Cancels nothing.
+   Returns the number of tasks that have finished, also when the time is out:
+   never -ETIMEDOUT.
+   Errors: the common ones above, and
+   -EINVAL     `until` is something else
+   -ECANCELED  the wait was cancelled; the array is rearranged then, too */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout);
 
-/* Waits for n tasks; their results, by conc_result, are in the order given.
-   0 if all have finished without failure; else the first failure, -ETIMEDOUT
-   or -ECANCELED: then the others have been cancelled and have ended, too,
-   however long their clean-up took. To keep them, and to have each one's
-   failure (Python's return_exceptions), use conc_wait, and conc_join of
-   each. */
+/* Waits for n tasks (Python's asyncio.gather). Their results, by conc_result,
+   are in the order given. If a task fails, or the wait does, all the others
+   are cancelled, and the call returns when they have ended, however long their
+   clean-up takes. To keep the others, and to have the failure of each
+   (Python's return_exceptions), use conc_wait, and conc_join of each task.
+   Returns 0 if all tasks have finished without a failure.
+   Errors: the common ones above, and
+   -ETIMEDOUT  not all have finished in time
+   -ECANCELED  the wait was cancelled
+   others      the first failure of a task */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
 
-/* Tells tasks one by one as they finish.
+/* Hands out tasks one by one as they finish (Python's asyncio.as_completed).
 
      conc_completed c;
      conc_task *t;
@@ -990,42 +1250,51 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
      conc_completed_end(&c);
 
-   What is told (each time that it was named) may be freed; the others are
-   awaited until the end, or conc_completed_end, which must come before that
-   of the task. All by one task. */
+   A task that has been handed out, as often as it was listed, may be freed.
+   Before the calling task ends, conc_completed_next must have returned -EPIPE,
+   or conc_completed_end must have been called. All three calls must be made by
+   the same task. */
 typedef struct conc_completed {
   /* private */
   struct conc__multiwait *many;
   double deadline;
 } conc_completed;
 
-/* Begins; the timeout is for all of them. 0, or as above. Allocates about 200
-   bytes for each. The array is not used after the call. */
+/* Begins to wait for n tasks. The timeout is for all of them together, from
+   this call on. The array is not used after the call.
+   Returns 0.
+   Errors: the common ones above. */
 CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
                                size_t n, double timeout);
 
-/* The next task in the order in which they finish, as for conc_wait. 0; -EPIPE
-   after the last; -ETIMEDOUT, -ECANCELED: it may be called again; -EPERM for
-   another task than the one that began. */
+/* Waits for the next task, in the order of conc_wait, and sets *task to it.
+   Returns 0.
+   Errors:
+   -EPERM      another task has begun the iteration
+   -EDEADLK    the wait can never end, see above; the call may be repeated
+   -EPIPE      all tasks have been handed out
+   -ETIMEDOUT  no more tasks have finished in time; the call may be repeated
+   -ECANCELED  the wait was cancelled; the call may be repeated */
 CONC_API int conc_completed_next(conc_completed *completed, conc_task **task);
 
-/* Ends it early; after -EPIPE a no-op. */
+/* Ends the iteration early; after -EPIPE it is a no-op. */
 CONC_API void conc_completed_end(conc_completed *completed);
 
-/* A time limit, or a shield, for all waits of the caller until its end. They
-   nest, and are ended in reverse order. Not across a conc_yield. */
+/* A time limit, or a shield, for all waits of the caller from its beginning to
+   its end. Scopes nest, and must be ended in reverse order. A generator must
+   not keep one open across a conc_yield. */
 typedef struct conc_scope {
   /* private */
   struct conc_scope *outer;
   double deadline;
   bool shield;
-  bool expired; /* and a wait was told */
+  bool expired; /* and a wait has returned it */
 } conc_scope;
 
-/* Begins a time limit (Python's asyncio.timeout). When the time is out, the
-   present wait of the caller, or if it does not wait then its next one,
-   returns -ECANCELED, once; conc_scope_end tells it from a conc_cancel. The
-   task does not count as cancelled.
+/* Begins a time limit, `seconds` from now (Python's asyncio.timeout). When the
+   time is out, the present wait of the caller, or else its next one, returns
+   -ECANCELED, once. conc_scope_end tells this from a conc_cancel. The task
+   does not count as cancelled.
 
      conc_scope s;
      conc_timeout(&s, 5);
@@ -1036,43 +1305,59 @@ CONC_API void conc_timeout(conc_scope *scope, double seconds);
 
 /* Begins a shield: until its end no conc_cancel, and no time limit outside of
    it, ends a wait of the caller. They stay pending. (A conc_join that is
-   cancelled leaves its task alone: so Python's shield around an await needs
-   nothing.) */
+   cancelled does not touch its task. So the shield that Python puts around an
+   await needs nothing here.) */
 CONC_API void conc_shield(conc_scope *scope);
 
-/* Ends the innermost scope of the caller. 0; -ETIMEDOUT if its time was out,
-   and a wait was told so; -EPERM if it is not the innermost. */
+/* Ends the innermost scope of the caller.
+   Returns 0.
+   Errors:
+   -EPERM      the scope is not the innermost
+   -ETIMEDOUT  the time was out, and a wait has returned -ECANCELED for that;
+               the scope has ended */
 CONC_API int conc_scope_end(conc_scope *scope);
 
-/* Tasks of which none outlives the block that started them (Python's
-   TaskGroup).
+/* A group of tasks, none of which outlives the block that started them
+   (Python's TaskGroup).
 
      conc_group g = {0};
      conc_group_start(&g, &a, conc_coro_start);
      conc_group_start(&g, &b, conc_thread_start);
      rc = conc_group_leave(&g, CONC_FOREVER);
 
-   When one fails, other than by -ECANCELED, the rest is cancelled at once.
-   (A process fails, by -ECHILD, of any signal that kills it.) Unlike Python's
-   block, yours goes on: leave the group soon, or wait for nothing that only
-   its tasks bring. */
+   When a task of the group fails, other than with -ECANCELED, the others are
+   cancelled at once. (A process that a signal kills fails with -ECHILD.)
+   Python would cancel the block, too; here it goes on. So leave the group
+   soon, and until then do not wait for what only its tasks can bring. */
 typedef struct conc_group {
   /* private */
-  conc_task *first; /* the latest */
-  int failure;      /* the first */
+  conc_task *first; /* the task that was started last */
+  int failure;      /* the first failure; 0: none yet */
 } conc_group;
 
-/* Starts a task in the group, by the function that starts its kind. The
-   members may start others. 0, or what start() returns; -ECANCELED: the group
-   ends, and the task was not started; -EBUSY if it runs already. */
+/* Starts a task in the group. start(task) is called for that: the function
+   that starts tasks of its kind. The tasks of the group may start others in
+   it.
+   Returns 0.
+   Errors:
+   -EBUSY      the task runs already
+   -ECANCELED  the group has failed and is ending; the task was not started
+   others      what start() has returned */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *));
 
-/* Waits until all tasks of the group have finished; not for one of them to
-   call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or
-   the caller is cancelled, -ECANCELED: then they are cancelled, and have
-   ended, too, however long their clean-up took. So a timeout of 0 cancels all.
-   The group is as new then. */
+/* Waits until all tasks of the group have finished. If the wait fails, the
+   tasks are cancelled, and the call returns when they have ended, however long
+   their clean-up takes. So a timeout of 0 cancels all that still run. The
+   group is as new after the call.
+   Returns 0 if all tasks have finished and none has failed, other than with
+   -ECANCELED.
+   Errors:
+   -EDEADLK    the caller is a task of the group (then nothing has changed); or
+               the wait can never end, as from conc_join
+   -ETIMEDOUT  the tasks have not finished in time
+   -ECANCELED  the wait was cancelled
+   others      the first failure of a task */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
