@@ -15931,45 +15931,56 @@ typedef struct conc__returned {
 /* What is reserved besides a body: its head and end, and the above. */
 #define CONC__BODY_SPARE (16 + sizeof(void *) + sizeof(conc__returned))
 
+/* What a queue of any distance begins with. */
 struct conc_queue {
   const conc__queue_class *ops;
-  const char *name;
+  const char *name;           /* for reports; or NULL */
   size_t capacity, max_bytes; /* 0: none */
-  /* Local ones. The ring changes under both guards, or under the putters'
-     when it is empty. */
-  unsigned char *ring; /* ring_size is a power of two */
-  size_t ring_size;
-  bool closed; /* changes under the putters' guard */
-  char apart[64];
-  /* Under the putters' guard; what they have last seen of the other side. */
-  size_t put; /* messages ever */
-  size_t put_at;
-  size_t got_seen, got_at_seen;
-  struct conc__waitlist getters;
-  char apart_too[64];
-  /* Under the getters' guard. */
-  size_t got; /* messages ever; less one for each that came back */
-  size_t got_at;
-  size_t put_seen;
-  size_t done; /* reported by conc_task_done */
-  conc__returned *returned; /* come before all in the ring */
-  struct conc__waitlist putters, joiners;
-  char apart_as_well[64];
 };
 
-CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
+/* A ring of bytes; `size` is a power of two, or 0. */
+typedef struct conc__bytering {
+  unsigned char *data;
+  size_t size;
+} conc__bytering;
+
+typedef struct conc__fifo {
+  conc_queue queue; /* first: it is a queue */
+  /* Changes under both guards, or under the putters' guard alone when the
+     queue is empty. */
+  conc__bytering ring;
+  bool closed; /* changes under the putters' guard */
+  CONC__APART(1);
+  /* Under the putters' guard. The last two are what they have last seen of
+     the other side. */
+  size_t put;    /* messages ever */
+  size_t put_at; /* where the next one goes to */
+  size_t got_seen, got_at_seen;
+  struct conc__waitlist getters;
+  CONC__APART(2);
+  /* Under the getters' guard. */
+  size_t got;      /* messages ever; less one for each that came back */
+  size_t got_at;   /* where the first one is */
+  size_t put_seen; /* of the other side */
+  size_t done;     /* reported by conc_task_done */
+  conc__returned *returned; /* come before all in the ring */
+  struct conc__waitlist putters, joiners;
+  CONC__APART(3);
+} conc__fifo;
+
+CONC__INLINE conc__mutex *conc__put_guard(const conc__fifo *q) {
   return conc__mutex_pair(q, 0);
 }
-CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
+CONC__INLINE conc__mutex *conc__get_guard(const conc__fifo *q) {
   return conc__mutex_pair(q, 1);
 }
 
-CONC__PRIVATE void conc__queue_lock(const conc_queue *q) {
+CONC__PRIVATE void conc__queue_lock(const conc__fifo *q) {
   conc__mutex_lock(conc__put_guard(q));
   conc__mutex_lock(conc__get_guard(q));
 }
 
-CONC__PRIVATE void conc__queue_unlock(const conc_queue *q) {
+CONC__PRIVATE void conc__queue_unlock(const conc__fifo *q) {
   conc__mutex_unlock(conc__get_guard(q));
   conc__mutex_unlock(conc__put_guard(q));
 }
@@ -15989,57 +16000,57 @@ typedef struct conc__entry {
   int kind;
 } conc__entry;
 
-CONC__INLINE void conc__bytering_write(conc_queue *q, size_t at,
+CONC__INLINE void conc__bytering_write(conc__bytering *ring, size_t at,
                                        const void *data, size_t size) {
-  size_t start = at & (q->ring_size - 1);
-  size_t first = q->ring_size - start;
+  size_t start = at & (ring->size - 1);
+  size_t first = ring->size - start;
   if (CONC__LIKELY(first >= size)) {
-    if (size > 0) memcpy(q->ring + start, data, size);
+    if (size > 0) memcpy(ring->data + start, data, size);
   } else {
-    memcpy(q->ring + start, data, first);
-    memcpy(q->ring, (const unsigned char *)data + first, size - first);
+    memcpy(ring->data + start, data, first);
+    memcpy(ring->data, (const unsigned char *)data + first, size - first);
   }
 }
 
-CONC__INLINE void conc__bytering_read(const conc_queue *q, size_t at,
+CONC__INLINE void conc__bytering_read(const conc__bytering *ring, size_t at,
                                       void *data, size_t size) {
-  size_t start = at & (q->ring_size - 1);
-  size_t first = q->ring_size - start;
+  size_t start = at & (ring->size - 1);
+  size_t first = ring->size - start;
   if (CONC__LIKELY(first >= size)) {
-    if (size > 0) memcpy(data, q->ring + start, size);
+    if (size > 0) memcpy(data, ring->data + start, size);
   } else {
-    memcpy(data, q->ring + start, first);
-    memcpy((unsigned char *)data + first, q->ring, size - first);
+    memcpy(data, ring->data + start, first);
+    memcpy((unsigned char *)data + first, ring->data, size - first);
   }
 }
 
 /* Makes room for `need` bytes more. Under both guards. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__bytering_grow(conc_queue *q, size_t need) {
+CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
   size_t used = q->put_at - q->got_at;
-  size_t size = q->ring_size == 0 ? 512 : q->ring_size;
+  size_t size = q->ring.size == 0 ? 512 : q->ring.size;
   unsigned char *ring;
   q->got_seen = q->got;
   q->got_at_seen = q->got_at;
   if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
   while (size < used + need) size *= 2;
-  if (size == q->ring_size) return 0;
+  if (size == q->ring.size) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (used > 0) conc__bytering_read(q, q->got_at, ring, used);
-  CONC_FREE(q->ring);
-  q->ring = ring;
-  q->ring_size = size;
+  if (used > 0) conc__bytering_read(&q->ring, q->got_at, ring, used);
+  CONC_FREE(q->ring.data);
+  q->ring.data = ring;
+  q->ring.size = size;
   q->got_at = q->got_at_seen = 0;
   q->put_at = used;
   return 0;
 }
 
 /* The same, under the putters' guard. */
-CONC__PRIVATE int conc__bytering_reserve(conc_queue *q, size_t need) {
+CONC__PRIVATE int conc__bytering_reserve(conc__fifo *q, size_t need) {
   conc__mutex *guard = conc__get_guard(q);
   int rc;
   q->got_at_seen = CONC__LOAD(&q->got_at);
-  if (need <= q->ring_size - (q->put_at - q->got_at_seen)) return 0;
+  if (need <= q->ring.size - (q->put_at - q->got_at_seen)) return 0;
   conc__mutex_lock(guard);
   rc = conc__bytering_grow(q, need);
   conc__mutex_unlock(guard);
@@ -16048,32 +16059,33 @@ CONC__PRIVATE int conc__bytering_reserve(conc_queue *q, size_t need) {
 
 /* A burst is over: its memory goes back. Under the putters' guard, when the
    queue is empty: then no getter looks at the ring. */
-CONC__PRIVATE void conc__bytering_shrink(conc_queue *q) {
-  if (q->ring_size <= 65536) return;
-  CONC_FREE(q->ring);
-  q->ring = NULL;
-  q->ring_size = 0;
+CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
+  if (q->ring.size <= 65536) return;
+  CONC_FREE(q->ring.data);
+  q->ring.data = NULL;
+  q->ring.size = 0;
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__bytering_put(conc_queue *q, size_t at,
+CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
                                      const void *data, size_t size, int kind) {
   size_t head = size << 1 | (size_t)kind;
-  conc__bytering_write(q, at, &head, sizeof head);
-  conc__bytering_write(q, at + sizeof head, data, size);
+  conc__bytering_write(&q->ring, at, &head, sizeof head);
+  conc__bytering_write(&q->ring, at + sizeof head, data, size);
 }
 
 /* Whether there is room for a message, after so many that are not counted yet.
    Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc_queue *q, size_t more) {
+CONC__INLINE bool conc__queue_fits(conc__fifo *q, size_t more) {
   size_t put = q->put + more;
-  if (q->capacity == 0 || put - q->got_seen < q->capacity) return true;
+  if (q->queue.capacity == 0 || put - q->got_seen < q->queue.capacity)
+    return true;
   q->got_seen = CONC__LOAD(&q->got);
-  return put - q->got_seen < q->capacity;
+  return put - q->got_seen < q->queue.capacity;
 }
 
 /* Whether there is a message, behind so many. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
+CONC__INLINE bool conc__queue_has(conc__fifo *q, size_t less) {
   size_t got = q->got + less;
   if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
@@ -16081,9 +16093,9 @@ CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
 }
 
 /* The first message. Under the getters' guard, as what follows. */
-CONC__INLINE void conc__queue_first(const conc_queue *q, conc__entry *slot) {
+CONC__INLINE void conc__queue_first(const conc__fifo *q, conc__entry *slot) {
   size_t head;
-  conc__bytering_read(q, q->got_at, &head, sizeof head);
+  conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
   slot->at = q->got_at + sizeof head;
   slot->size = head >> 1;
   slot->kind = (int)(head & 1);
@@ -16092,13 +16104,14 @@ CONC__INLINE void conc__queue_first(const conc_queue *q, conc__entry *slot) {
 
 /* Narrows a slot to the bytes that it carries: all of a raw message; the
    content of a pickled str or bytes; else -EBADMSG. */
-CONC__PRIVATE int conc__queue_content(const conc_queue *q, conc__entry *slot) {
+CONC__PRIVATE int conc__queue_content(const conc__bytering *ring,
+                                      conc__entry *slot) {
   unsigned char start[16];
   size_t n = slot->size < sizeof start ? slot->size : sizeof start;
   size_t offset;
   int rc;
   if (slot->kind == CONC__RAW) return 0;
-  conc__bytering_read(q, slot->at, start, n);
+  conc__bytering_read(ring, slot->at, start, n);
   rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
   if (rc == 0) slot->at += offset;
   return rc;
@@ -16106,7 +16119,8 @@ CONC__PRIVATE int conc__queue_content(const conc_queue *q, conc__entry *slot) {
 
 /* Copies the first message to the sink: to `data`, which is in its buffer, or
    to its body. The message's size, or negative errno. */
-CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__entry *slot,
+CONC__INLINE ssize_t conc__queue_copy(const conc__bytering *ring,
+                                      conc__entry *slot,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
@@ -16114,14 +16128,14 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__entry *slot,
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
-    conc__bytering_read(q, slot->at, sink->body->data + sink->body->size,
+    conc__bytering_read(ring, slot->at, sink->body->data + sink->body->size,
                         slot->size);
     sink->body->size += slot->size;
   } else {
-    rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
+    rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(ring, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__bytering_read(q, slot->at, data, slot->size);
+    conc__bytering_read(ring, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
@@ -16161,12 +16175,13 @@ CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
 
 /* Under the putters' guard, when the queue is full: waits until it is not, or
    is closed. If it fails, the guard has been released. */
-CONC__NOINLINE int conc__fifo_await_room(conc_queue *q, double deadline) {
+CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   conc__mutex *other = conc__get_guard(q);
   bool front = false;
   conc__waiter w;
-  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  if (deadline > 0)
+    conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
   w.recheck_after_fork = true;
   do {
     size_t seen = q->got_seen;
@@ -16174,7 +16189,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc_queue *q, double deadline) {
     if (deadline <= 0) return -ETIMEDOUT;
     if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
       conc__mutex_lock(other);
-      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
+      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->queue.capacity) {
         int rc =
             conc__waitlist_wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0 && rc != -EAGAIN) return rc;
@@ -16191,7 +16206,7 @@ CONC__NOINLINE int conc__fifo_await_room(conc_queue *q, double deadline) {
 
 /* Puts as many as there is room for of n messages, whose bytes follow each
    other; waits for room for the first. How many, or negative errno. */
-CONC__INLINE ssize_t conc__fifo_put_n(conc_queue *q, const conc__message *m,
+CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__put_guard(q);
   const char *data = (const char *)m->data;
@@ -16206,7 +16221,7 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc_queue *q, const conc__message *m,
   }
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
-    if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
+    if (CONC__UNLIKELY(need > q->ring.size - (q->put_at - q->got_at_seen))) {
       rc = conc__bytering_reserve(q, need);
       if (rc != 0) break;
     }
@@ -16227,20 +16242,22 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc_queue *q, const conc__message *m,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-CONC__PRIVATE int conc__fifo_put(conc_queue *q, const conc__message *m,
+CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   ssize_t n = conc__fifo_put_n(q, m, 1, deadline);
   return n < 0 ? (int)n : 0;
 }
 
 /* Under the getters' guard, when the queue is empty: waits until it is not. If
    it fails, the guard has been released. */
-CONC__NOINLINE int conc__fifo_await_message(conc_queue *q, double deadline) {
+CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   conc__mutex *other = conc__put_guard(q);
   bool front = false;
   conc__waiter w;
-  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  if (deadline > 0)
+    conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
   w.recheck_after_fork = true;
   do {
     size_t seen = q->put_seen;
@@ -16270,15 +16287,15 @@ CONC__NOINLINE int conc__fifo_await_message(conc_queue *q, double deadline) {
 
 /* Copies the first message that came back, as conc__queue_copy does (`exact`:
    if it has as many bytes as the sink), and drops it. */
-CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
+CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
                                           const conc__sink *sink, void *data,
                                           bool exact) {
   conc__returned *r = q->returned;
   conc__entry slot;
   ssize_t size;
-  conc_queue ring; /* in which it lies alone */
-  ring.ring = r->memory;
-  ring.ring_size = SIZE_MAX / 2 + 1;
+  conc__bytering ring; /* in which it lies alone */
+  ring.data = r->memory;
+  ring.size = SIZE_MAX / 2 + 1;
   slot.at = r->at;
   slot.size = r->size;
   slot.kind = CONC__PICKLED;
@@ -16294,7 +16311,7 @@ CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
    message of any size that the sink takes, and its size. */
-CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
+CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
                                       size_t n, double deadline) {
   conc__mutex *guard = conc__get_guard(q);
   char *data = (char *)sink->data;
@@ -16313,7 +16330,7 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
     } else {
       conc__entry slot;
       conc__queue_first(q, &slot);
-      size = conc__queue_copy(q, &slot, sink, data);
+      size = conc__queue_copy(&q->ring, &slot, sink, data);
       if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
       if (size < 0) break;
       CONC__STORE(&q->got_at, slot.next);
@@ -16334,14 +16351,15 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
 
-CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *q, conc__sink *sink,
+CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
                                      double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   return conc__fifo_get_n(q, sink, 0, deadline);
 }
 
 /* Keeps a message in the buffer that it was got into. Under the getters'
    guard. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__returned_keep(conc_queue *q, const conc__message *m,
+CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
                                       conc__buffer *b) {
   const size_t word = sizeof(void *);
   size_t at, behind;
@@ -16362,8 +16380,9 @@ CONC__PRIVATE int conc__returned_keep(conc_queue *q, const conc__message *m,
 
 /* A message comes back whose getter went away before it had it. It was taken,
    so there is room for it, closed or not, whatever the capacity. */
-CONC__PRIVATE int conc__fifo_unget(conc_queue *q, const conc__message *m,
+CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
+  conc__fifo *q = (conc__fifo *)queue;
   size_t need = CONC__SLOT_SIZE(m->size);
   conc__waiter *woken = NULL;
   int rc = -ENOMEM;
@@ -16386,7 +16405,8 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *q, const conc__message *m,
   return rc;
 }
 
-CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *q) {
+CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__mutex *guard = conc__put_guard(q);
   size_t n;
   conc__mutex_lock(guard);
@@ -16395,7 +16415,8 @@ CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *q) {
   return (ssize_t)n;
 }
 
-CONC__PRIVATE int conc__fifo_task_done(conc_queue *q) {
+CONC__PRIVATE int conc__fifo_task_done(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__mutex *guard = conc__get_guard(q);
   conc__waiter *woken = NULL;
   size_t put;
@@ -16411,7 +16432,8 @@ CONC__PRIVATE int conc__fifo_task_done(conc_queue *q) {
   return rc;
 }
 
-CONC__PRIVATE int conc__fifo_join(conc_queue *q, double deadline) {
+CONC__PRIVATE int conc__fifo_join(conc_queue *queue, double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__mutex *guard = conc__get_guard(q);
   conc__waiter w;
   bool done;
@@ -16421,7 +16443,7 @@ CONC__PRIVATE int conc__fifo_join(conc_queue *q, double deadline) {
     conc__mutex_unlock(guard);
     return done ? 0 : -ETIMEDOUT;
   }
-  conc__waiter_init(&w, conc__self(), "the end of queue", q->name);
+  conc__waiter_init(&w, conc__self(), "the end of queue", q->queue.name);
   return conc__waitlist_wait(guard, &q->joiners, &w, false, true, deadline);
 }
 
@@ -16439,54 +16461,59 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
 }
 
 CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
-  while (queue->returned != NULL) {
-    unsigned char *memory = queue->returned->memory;
-    queue->returned = queue->returned->next;
+  conc__fifo *q = (conc__fifo *)queue;
+  while (q->returned != NULL) {
+    unsigned char *memory = q->returned->memory;
+    q->returned = q->returned->next;
     CONC_FREE(memory);
   }
-  CONC_FREE(queue->ring);
+  CONC_FREE(q->ring.data);
   CONC_FREE(queue);
 }
 
 CONC__PRIVATE int conc__fifo_close(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__waiter *getters, *putters;
-  conc__queue_lock(queue);
-  queue->closed = true;
-  getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
-  putters = conc__waitlist_take_n(&queue->putters, SIZE_MAX);
-  conc__queue_unlock(queue);
+  conc__queue_lock(q);
+  q->closed = true;
+  getters = conc__waitlist_take_n(&q->getters, SIZE_MAX);
+  putters = conc__waitlist_take_n(&q->putters, SIZE_MAX);
+  conc__queue_unlock(q);
   conc__wake_all(getters);
   conc__wake_all(putters);
   return 0;
 }
 
 CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__entry slot;
   int rc;
-  conc__queue_lock(queue);
-  if (queue->returned != NULL) {
-    const conc__returned *r = queue->returned;
+  conc__queue_lock(q);
+  if (q->returned != NULL) {
+    const conc__returned *r = q->returned;
     size_t offset;
     rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
                               &slot.size);
-  } else if (conc__queue_has(queue, 0)) {
-    conc__queue_first(queue, &slot);
-    rc = conc__queue_content(queue, &slot);
+  } else if (conc__queue_has(q, 0)) {
+    conc__queue_first(q, &slot);
+    rc = conc__queue_content(&q->ring, &slot);
   } else {
-    rc = queue->closed ? -EPIPE : -ETIMEDOUT;
+    rc = q->closed ? -EPIPE : -ETIMEDOUT;
   }
-  conc__queue_unlock(queue);
+  conc__queue_unlock(q);
   return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
-CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *q,
+CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
                                           const conc__message *m, size_t n,
                                           double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   return conc__fifo_put_n(q, m, n, deadline);
 }
 
-CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *q, conc__sink *sink,
+CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
                                           size_t n, double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   return conc__fifo_get_n(q, sink, n, deadline);
 }
 
@@ -16497,7 +16524,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put_many,  conc__fifo_get_many};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof *q);
+  conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -17088,7 +17115,7 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   size_t done = 0;
   ssize_t rc = 0;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    rc = conc__fifo_get_n(s->stash, sink, n, 0);
+    rc = conc__fifo_get_many(s->stash, sink, n, 0);
     if (rc != -ETIMEDOUT) return rc;
   }
   for (; done < n; done++) {
