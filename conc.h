@@ -1077,206 +1077,304 @@ CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>generator: conc_gen
+
+   Threads    a generator belongs to the thread that resumes it first, and to
+              that thread's coroutines; other threads get -EPERM
+   Processes  no; a forked child has the generators of the thread that forked
+   Signals    no
+   Memory     the caller's, valid when zeroed. From its first value to its end
+              a generator has a stack of CONC_STACK_SIZE, or .stack_size; or it
+              uses that much of the stack of the generator that delegates to
+              it. A thread keeps up to 64 stacks for its next generators
+   Blocks     only if the generator itself waits for something
    ------------------------------------------------------------------------ */
 
-/* A generator: target(arg) runs on a stack of its own, as far as its next
-   conc_yield, each time that somebody asks for a value.
+/* A generator, as in Python. target(arg) runs on a stack of its own. Each time
+   that a task asks for a value, target runs on to its next conc_yield.
 
-     static void *count(void *to) {
-       for (intptr_t i = 0; i < (intptr_t)to; i++)
-         if (conc_yield((void *)i, NULL) != 0) break;
+     static void *count(void *arg) {
+       int n = (int)(intptr_t)arg;
+       for (int i = 0; i < n; i++)
+         if (conc_yield((void *)(intptr_t)i, NULL) != 0) break;
        return NULL;
      }
 
-     conc_gen g = { .target = count, .arg = (void *)3 };
+     conc_gen g = { .target = count, .arg = (void *)(intptr_t)3 };
      void *value;
-     while (conc_gen_next(&g, &value) == 0) use(value);
+     while (conc_gen_next(&g, &value) == 0) use((int)(intptr_t)value);
 
-   It needs no loop, and is no task: it runs as a part of whoever resumes it.
-   So it may do what its resumer may, sleep, lock and read, and then it is the
-   resumer's task that waits, can be cancelled, and is conc_current(). Close
-   it unless it has come to its end, or its stack stays. It runs once: for
-   another time make the struct anew.
+   A number can travel in the place of a pointer, as here: (void *)(intptr_t)n
+   makes a pointer of the number n, and (int)(intptr_t)p a number of the
+   pointer p. The same goes for .arg of a task and for what a target returns.
 
-   Threads    that which resumes it first, and its coroutines; -EPERM in others
-   Processes  no; a fork has those of the thread that forked
-   Signals    no
-   Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end; or so much of that
-              of the generator that delegated to it. A thread keeps up to 64
-              stacks for the next generators
-   Blocks     only if the generator waits for something */
+   A generator needs no loop, and it is no task: it runs as a part of the task
+   that resumes it. So it may do what that task may do: sleep, lock and read.
+   Then it is that task which waits, which can be cancelled, and which
+   conc_current() returns.
+   A generator keeps its stack until it comes to its end: close one that is not
+   wanted any more. A generator runs once. To run it again, zero the struct and
+   fill it in again. */
 typedef struct conc_gen {
-  conc_fn *target;   /* what to run */
-  void *arg;         /* its argument; yours */
-  size_t stack_size; /* bytes; default CONC_STACK_SIZE */
+  conc_fn *target;   /* what to run; required */
+  void *arg;         /* its argument; yours; default NULL */
+  size_t stack_size; /* of its own stack; bytes; default CONC_STACK_SIZE */
   /* private */
-  uintptr_t word;           /* its conc__thread and a CONC__GEN_...; 0: new */
-  struct conc_gen *next;    /* see the implementation */
-  struct conc__coro *stack;
-  void *value;              /* of a root; at last the result */
+  uintptr_t word;           /* its thread and a CONC__GEN_...; 0: new */
+  struct conc_gen *next;    /* in a ring; see the implementation */
+  struct conc__coro *stack; /* of a root: the stack on which its leaf runs */
+  void *value;              /* of a root: the value; at last the result */
   int status;               /* what its conc_yield is to return */
 } conc_gen;
 
-/* The next value. 0; -EPIPE if there is none: it has returned or been closed;
-   -EBUSY if it runs already, or another generator delegates to it; -EPERM in a
-   thread that is not its own; -EINVAL without a target; -ENOMEM. `value` may
-   be NULL. */
+/* Resumes a generator until it yields a value (Python's next). *value is that
+   value; `value` may be NULL.
+   Returns 0.
+   Errors:
+   -EINVAL  the generator has no target
+   -EBUSY   it runs already, or another generator delegates to it
+   -EPERM   it belongs to another thread
+   -EPIPE   there is no value any more: its target has returned, or it was
+            closed
+   -ENOMEM  there is no memory for its stack */
 CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
-/* As conc_gen_next, and the conc_yield where it stands returns `sent`. -EINVAL
-   if it stands at none, for it has not begun (send NULL, or use
-   conc_gen_next). */
+/* Does what conc_gen_next does; and the conc_yield at which the generator
+   stands gives `sent` to the generator (Python's send).
+   Returns 0.
+   Errors: as conc_gen_next, and
+   -EINVAL  `sent` is not NULL, and the generator has not begun: it stands at
+            no conc_yield yet */
 CONC_API int conc_gen_send(conc_gen *gen, void *sent, void **value);
 
-/* Inside a generator: hands a value to who resumed it, and waits to be resumed
-   again. 0 and what was sent, NULL by conc_gen_next; -ECANCELED: it is being
-   closed, and should clean up and return; -EPERM outside. `sent` may be
-   NULL. */
+/* Called by a generator: hands `value` to the task that has resumed it, and
+   waits to be resumed again. *sent is what conc_gen_send was given, or NULL if
+   it was resumed by conc_gen_next; `sent` may be NULL.
+   Returns 0.
+   Errors:
+   -EPERM      the caller is not inside a generator
+   -ECANCELED  the generator is being closed: it should clean up and return */
 CONC_API int conc_yield(void *value, void **sent);
 
-/* Inside a generator: yields all values of another one, which may have begun
-   already; what is sent goes there, directly. No other thread may begin it at
-   the same moment. 0 and what it returned; -ECANCELED if both were closed;
-   else as conc_gen_next. `result` may be NULL. */
+/* Called by a generator: yields all values of another one, `inner`, which may
+   have begun already (Python's yield from). What is sent goes directly to
+   `inner`. *result is what the target of `inner` has returned; `result` may be
+   NULL. No other thread may begin `inner` at the same moment.
+   Returns 0 when `inner` has ended, or if it had ended before.
+   Errors: as conc_gen_next of `inner`, without -EPIPE, and
+   -EPERM      the caller is not inside a generator
+   -ECANCELED  both generators were closed */
 CONC_API int conc_yield_from(conc_gen *inner, void **result);
 
-/* Ends a generator where it stands: its conc_yield returns -ECANCELED, and it
-   runs to its end (and so do those that it delegates to, innermost first). 0
-   if it has ended, now or before; -EAGAIN if it yielded once more instead (the
-   value is lost); else as conc_gen_next. */
+/* Ends a generator where it stands (Python's close): its conc_yield returns
+   -ECANCELED, and the generator runs to its end. Generators that it delegates
+   to are ended in the same way, the innermost one first. The target of a
+   generator that has not begun is never called.
+   Returns 0 if the generator has ended, now or before.
+   Errors: as conc_gen_next, without -EPIPE and -ENOMEM, and
+   -EAGAIN  the generator has yielded once more instead; that value is lost */
 CONC_API int conc_gen_close(conc_gen *gen);
 
-/* What the target returned (Python's StopIteration.value); NULL before. */
+/* Returns what the target has returned (Python's StopIteration.value); NULL
+   before the generator has ended. */
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
    >>local: conc_local
-   ------------------------------------------------------------------------ */
-
-/* Whose a value of a conc_local is. */
-enum {
-  CONC_SCOPE_THREAD, /* the thread's: its coroutines share it */
-  CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
-};
-
-/* Named values of which every thread, or every task, has its own: Python's
-   threading.local, or with CONC_SCOPE_TASK its contextvars.
-
-     static conc_local local_school;
-     conc_local_set(&local_school, "student", name);
-     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
-
-   The destructor is called, never for NULL, with a value that is replaced by
-   another, deleted, or left when its task ends, before it can be joined. It
-   may use the library. What it sets at the end of a task is destroyed in the
-   next of four rounds, and after these let go as it is. At exit() none is
-   called: not for the main thread, nor for what else still runs.
-
-   With CONC_SCOPE_TASK a coroutine begins with the values of the task that
-   called conc_coro_start or conc_run: with copy(value), its own, if there is
-   a copy; else with the same value if there is no destructor; else without,
-   for it would have two owners. Threads begin with none.
 
    Threads    any number, mixed with coroutines of any loops
    Processes  no
    Signals    no
    Memory     the caller's, valid when zeroed, until conc_local_free. A name
-              costs some 100 bytes, a thread or task 16 for each name
-   Blocks     never */
+              costs some 100 bytes, and in each thread or task another 16
+   Blocks     never
+   ------------------------------------------------------------------------ */
+
+/* Which values of a conc_local the caller sees. */
+enum {
+  CONC_SCOPE_THREAD, /* the thread's: its coroutines share them */
+  CONC_SCOPE_TASK    /* the coroutine's or the pool's job's; the thread's if
+                        the caller is neither */
+};
+
+/* Named values, of which each thread has its own (Python's threading.local),
+   or with CONC_SCOPE_TASK each task (Python's contextvars).
+
+     static conc_local local_school;
+     conc_local_set(&local_school, "student", name);
+     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
+
+   The destructor is called with a value when another one replaces it, when it
+   is deleted, and when its task ends: then before the task can be joined. It
+   is never called with NULL. It may use the library. Values that destructors
+   set at a task's end are destroyed in another round; after four rounds the
+   rest is dropped without being destroyed. At exit() no destructor is called:
+   not for the values of the main thread, nor for those of tasks that still
+   run.
+
+   With CONC_SCOPE_TASK a coroutine inherits the values of the task that called
+   conc_coro_start or conc_run. Each value is inherited as copy(value) if .copy
+   is set; otherwise as the same pointer if there is no .destructor; otherwise
+   not at all, since two owners would destroy it twice. All other tasks begin
+   with no values. */
 typedef struct conc_local {
-  int scope;                       /* default CONC_SCOPE_THREAD */
-  void (*destructor)(void *value); /* default none */
-  void *(*copy)(void *value);      /* default none; NULL if it fails */
+  int scope;                       /* CONC_SCOPE_...; default ..._THREAD */
+  void (*destructor)(void *value); /* destroys a value; default none */
+  void *(*copy)(void *value);      /* makes the copy that a coroutine inherits;
+                                      never called with NULL; returns NULL if
+                                      it fails; default none */
   /* private */
-  struct conc_attribute *root; /* all names */
+  struct conc_attribute *root;     /* all names, as a tree */
   struct conc_attribute *first[8]; /* the first of them, to be found fast */
 } conc_local;
 
-/* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
-   NULL name or a bad scope, -ENOMEM: then nothing has changed. */
+/* Sets the caller's value under a name. The name is copied.
+   Returns 0. After an error nothing has changed.
+   Errors:
+   -EINVAL  the name is NULL, or .scope is not a CONC_SCOPE_...
+   -ENOMEM  there is no memory for the name or the value */
 CONC_API int conc_local_set(conc_local *local, const char *name, void *value);
 
-/* The caller's value; NULL if it has none. */
+/* Returns the caller's value under a name; NULL if it has none. */
 CONC_API void *conc_local_get(conc_local *local, const char *name);
 
-/* Whether the caller has a value, which may be NULL. */
+/* Returns whether the caller has a value under a name. It may be NULL. */
 CONC_API bool conc_local_has(conc_local *local, const char *name);
 
-/* Deletes the caller's value. 0, -ENOENT if it has none. */
+/* Deletes the caller's value under a name, and destroys it.
+   Returns 0.
+   Errors:
+   -EINVAL  the name is NULL
+   -ENOENT  the caller has no value under that name */
 CONC_API int conc_local_delete(conc_local *local, const char *name);
 
-/* Destroys all values of all threads and tasks, and forgets all names; the
-   struct is as new. Nobody may use it meanwhile, nor start coroutines that
-   would inherit from it; but threads and tasks may end, each value being
-   destroyed once, by them (perhaps a little later) or here. */
+/* Destroys all values of all threads and tasks, and forgets all names. The
+   struct is as new then. Meanwhile no task may use it, nor start coroutines
+   that would inherit from it. But threads and tasks may end: each value is
+   destroyed once, either by the task that ends (perhaps a little later) or
+   here. */
 CONC_API void conc_local_free(conc_local *local);
 
-/* One name of one local, found beforehand: faster. */
+/* One name of one conc_local, looked up beforehand: this is faster. */
 typedef struct conc_attribute conc_attribute;
 
-/* The attribute of that name, valid until conc_local_free. NULL and errno:
-   EINVAL, ENOMEM. */
+/* Looks up a name, which may be new. The attribute is valid until
+   conc_local_free.
+   Returns the attribute; or NULL, and errno.
+   Errors:
+   EINVAL  the name is NULL, or .scope is not a CONC_SCOPE_...
+   ENOMEM  there is no memory for the name */
 CONC_API conc_attribute *conc_local_attribute(conc_local *local,
                                               const char *name);
 
-/* As conc_local_get and conc_local_set. */
+/* Do what conc_local_get and conc_local_set do. conc_attribute_set fails only
+   by -ENOMEM. */
 CONC_API void *conc_attribute_get(const conc_attribute *attribute);
 CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* ---------------------------------------------------------------------------
    >>thread: conc_thread_start
+
+   Threads    start a task once at a time
+   Processes  no
+   Signals    no
+   Memory     the task is the caller's, from start until joined (or known
+              finished)
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Runs task->target(task->arg) in a new thread. The system is told the name,
-   too. It is detached: nobody need join it. 0, -EBUSY if the task runs
-   already, -EINVAL without a target, -EAGAIN or -ENOMEM. */
+/* Runs task->target(task->arg) in a new thread (Python's Thread.start). The
+   thread is detached: it need not be joined. The system is told the task's
+   name. .stack_size is rounded up to whole pages, and to the least that the
+   system allows. A number is passed as .arg = (void *)(intptr_t)n: see
+   conc_gen.
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target
+   -EBUSY   the task runs already
+   -EAGAIN  the system has no room for another thread
+   -ENOMEM  there is no memory for it
+   others   what pthread_create() fails with */
 CONC_API int conc_thread_start(conc_task *task);
 
 /* ---------------------------------------------------------------------------
    >>loop: conc_run, conc_coro_start, conc_sleep
+
+   Threads    a thread runs one loop at a time, and its coroutines; conc_sleep
+              and conc_yield_now work everywhere
+   Processes  a forked child has the loop of the thread that forked, with all
+              its coroutines
+   Signals    no
+   Memory     the tasks are the caller's, from start until joined (or known
+              finished); the library allocates stacks
+   Blocks     conc_run, until all coroutines of the loop have ended;
+              conc_sleep; the others never
    ------------------------------------------------------------------------ */
 
-/* Runs the task as a coroutine on a loop of the calling thread, and returns
-   when it has finished and everything that it started has: coroutines that
-   are left over are cancelled and awaited (Python's asyncio.run), so their
-   structs must not lie on the stack of one that has ended. Returns as
-   conc_join does; -EDEADLK if it came to all of them waiting, in a process
-   without other threads, for what none of them can do any more: then they were
-   cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
-   inside another conc_run of this thread, or if the task runs already, -EINVAL
-   without a target, -ENOMEM, -EMFILE. */
+/* Runs the task as a coroutine on a loop of the calling thread, until it and
+   all coroutines that were started on this loop have finished (Python's
+   asyncio.run). When the task has finished, coroutines that are left over are
+   cancelled and awaited. So their structs must not lie on the stack of a
+   coroutine that has ended.
+   Returns what conc_join returns for the task: 0, or its failure.
+   Errors: the failure of the task, and
+   -EINVAL   the task has no target
+   -EBUSY    this thread is inside another conc_run, or the task runs already
+   -EDEADLK  all coroutines waited for what none of them could do any more, in
+             a process without other threads. They were cancelled, and
+             conc_deadlock_report tells what they waited for
+   -ENOMEM   there is no memory for the loop
+   -EMFILE   the process has too many descriptors */
 CONC_API int conc_run(conc_task *task);
 
-/* Starts a coroutine on the loop of the calling thread; it runs when the
-   caller next waits, and gets its stack then. 0, -EPERM if no loop runs in
-   this thread, -EBUSY if the task runs already, -EINVAL without a target,
-   -ENOMEM. If there is no memory for its stack, it fails, by -ENOMEM. */
+/* Starts a coroutine on the loop of the calling thread (Python's
+   asyncio.create_task). The coroutine runs when the caller next waits, and
+   gets its stack then. If there is no memory for the stack, the coroutine
+   fails, by -ENOMEM.
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target
+   -EBUSY   the task runs already
+   -EPERM   no loop runs in this thread
+   -ENOMEM  there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
-/* How many bytes of its stack a coroutine has used at most so far; NULL is the
-   caller. That tells what .stack_size it needs: twice as much is safe. A stack
-   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
-   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
-   has not begun; -ESRCH for a task that does not run, or is no coroutine;
-   -EPERM in a thread that is not its own. */
+/* Tells how many bytes of its stack a coroutine has used at most so far; of
+   the caller, if `task` is NULL. That shows what .stack_size it needs: twice
+   as much is safe. Stacks of up to CONC_STACK_SIZE are reused, so the result
+   may include earlier tasks; larger ones are not. Scans the whole stack: meant
+   for tests.
+   Returns the number of bytes; 0 if the coroutine has not begun.
+   Errors:
+   -EPERM  the coroutine is of another thread's loop
+   -ESRCH  the task does not run, or it is no coroutine */
 CONC_API ssize_t conc_stack_used(conc_task *task);
 
-/* From now on a coroutine or a generator that overflows its stack is told of
-   by name, in a line to the standard error, before the process dies of SIGSEGV
-   as it would have:
+/* From now on reports each coroutine or generator that overflows its stack.
+   Its name is written in a line to the standard error:
      conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
-   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
-   one that was there before; and, for the caller and for threads that make
-   coroutines from now on, an alternate signal stack, unless they have one.
-   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+   Then the process dies of SIGSEGV, as it would have done without the report.
+   This call installs a handler for SIGSEGV and SIGBUS. After the report, and
+   for every other fault, it passes the signal on to the handler that was there
+   before. The caller, and each thread that makes a coroutine or a generator
+   from now on, gets an alternate signal stack, unless it has one. Call it in
+   main; a second time is a no-op.
+   Returns 0.
+   Errors:
+   -ENOMEM  there is no memory for the signal stack */
 CONC_API int conc_report_overflow(void);
 
-/* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
+/* Waits for a number of seconds (Python's sleep). 0 or less does what
+   conc_yield_now does; CONC_FOREVER waits for conc_cancel.
+   Returns 0.
+   Errors:
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_sleep(double seconds);
 
 /* Lets the other ready coroutines of the loop run first; in a thread, other
-   threads. 0 or -ECANCELED. */
+   threads.
+   Returns 0.
+   Errors:
+   -ECANCELED  the caller was cancelled */
 CONC_API int conc_yield_now(void);
 
 /* ---------------------------------------------------------------------------
