@@ -1382,107 +1382,168 @@ CONC_API int conc_yield_now(void);
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
-   Signals    no; SIGPIPE is not raised by sockets (it is by pipes)
-   Memory     nothing is kept after the call
-   Blocks     a thread blocks, a coroutine parks; always with a timeout
+   Signals    no; sockets do not raise SIGPIPE, but pipes do
+   Memory     nothing is kept after the call; but see conc_stream
+   Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
+              and conc_datagram_open have none: they wait only to look up a
+              name
 
-   The descriptor may be blocking or not. Blocking ones that are not sockets
-   (a terminal, a pipe) are first waited for, then read: if another thread or
-   process was faster, that blocks. Regular files never wait. Close a
-   descriptor that coroutines wait for by conc_close.
+   A descriptor may be blocking or not. One that is blocking and no socket (a
+   terminal, a pipe) is first waited for, then read: if another thread or
+   process was faster, that read blocks. Regular files never wait. If
+   coroutines wait for a descriptor, close it by conc_close.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
-/* Waits until the descriptor can be read or written, `events` being CONC_READ,
-   CONC_WRITE or both. Returns the events that are ready (end of file and
-   errors count as ready), -ETIMEDOUT, -ECANCELED, -EBADF, -EINVAL. To
-   conc_cancel it is a wait even if the descriptor is ready; so are reads and
-   writes of blocking ones that are not sockets. */
+/* Waits until a descriptor can be read or written: `events` is CONC_READ,
+   CONC_WRITE or both. The end of file and errors count as ready.
+   A pending conc_cancel is delivered even if the descriptor is ready; likewise
+   in conc_read and conc_write of blocking descriptors that are not sockets.
+   Returns the events that are ready.
+   Errors:
+   -EINVAL     `events` is 0 or has other bits
+   -EBADF      the descriptor is not open, or conc_close has closed it
+   -ETIMEDOUT  the descriptor was not ready in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_wait_fd(int fd, int events, double timeout);
 
-/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end, -ETIMEDOUT, -ECANCELED or what read() fails with. A pipe that it
-   finds half full gets room for 1 MiB, where the system allows that. */
+/* Reads the bytes that are there, up to `size`. It waits only for the first
+   one. A pipe that it finds half full gets room for 1 MiB, where the system
+   allows that.
+   Returns the number of bytes; 0 at the end of file.
+   Errors:
+   -ETIMEDOUT  no byte came in time
+   -ECANCELED  the wait was cancelled
+   others      what read() fails with */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 
-/* Writes all size bytes. Returns size, or an error, after which an unknown
-   part has been written, the first bytes and not all: -EPIPE, -ETIMEDOUT,
-   -ECANCELED, ... (conc_stream keeps the rest). */
+/* Writes all `size` bytes. After an error some first part of the data, but not
+   all, may have been written (a conc_stream keeps the rest).
+   Returns `size`.
+   Errors:
+   -EPIPE      the other side is closed
+   -ETIMEDOUT  the bytes could not all be written in time
+   -ECANCELED  the wait was cancelled
+   others      what write() fails with */
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
 
-/* Reads until it has size bytes. Bytes read: size, or fewer if the end came
-   before; or an error, after which an unknown part has been read, into the
-   front of buf (conc_stream keeps it). */
+/* Reads until it has `size` bytes. After an error an unknown number of bytes
+   has been read, into the front of buf (a conc_stream keeps them).
+   Returns `size`; or a smaller number, if the end of file came before.
+   Errors: as conc_read. */
 CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
                                    double timeout);
 
-/* Closes a descriptor; coroutines of the calling thread's loop that wait for
-   it get -EBADF. 0 or what close() fails with. */
+/* Closes a descriptor. Coroutines of the calling thread's loop that wait for
+   it get -EBADF.
+   Returns 0.
+   Errors: what close() fails with. */
 CONC_API int conc_close(int fd);
 
-/* Listens. `address` is "host:port", "[v6]:port", ":port" or "*:port" for all
-   interfaces (of IPv4), "port" for loopback, NULL or "" for loopback and port
-   0. A port is a number; 0 is one of the system's choice. What has a '/' is
-   the path of a unix socket; a file there that nobody listens on any more is
-   replaced. Returns a descriptor; -EINVAL for what is no address,
-   -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host), -EAGAIN (nobody answers
-   who would know it), and what else socket(), bind() and listen() fail with.
-   Waits only if the host is a name, as long as it takes to look that up; of
-   several addresses it takes the first. */
+/* Makes a socket that listens at an address:
+
+     "host:port"         a name, or an address of IPv4
+     "[v6]:port"         an address of IPv6
+     ":port", "*:port"   all interfaces, of IPv4
+     "port"              loopback
+     NULL, ""            loopback, and a port that the system chooses
+     "/path"             a unix socket: every address that has a '/'
+
+   A port is a number; with 0 the system chooses one. A file at the path of a
+   unix socket is replaced if no process listens there any more.
+   The call waits only if the host is a name, for as long as the look-up takes.
+   Of several addresses it uses the first.
+   Returns a descriptor, non-blocking.
+   Errors:
+   -EINVAL         this is not an address
+   -EADDRINUSE     another socket has this address
+   -EADDRNOTAVAIL  this machine does not have the address
+   -ENOENT         there is no such host
+   -ECANCELED      the look-up was cancelled
+   -EAGAIN         no server answers that could know the name
+   others          what socket(), bind() and listen() fail with */
 CONC_API int conc_listen(const char *address);
 
-/* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
-   -EMFILE, or what else accept() fails with. The socket that listens is made
-   non-blocking, for another one may be faster. */
+/* Accepts a connection. The socket that listens is made non-blocking, because
+   another task may be faster.
+   Returns the connection's descriptor, non-blocking.
+   Errors:
+   -ETIMEDOUT  no connection came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has too many descriptors
+   others      what accept() fails with */
 CONC_API int conc_accept(int fd, double timeout);
 
-/* Connects to an address as above, where an empty host is loopback, and there
-   must be a port (-EINVAL). If a name has several addresses, the first four
-   are tried in turn. Returns a descriptor, non-blocking; -ECONNREFUSED,
-   -ETIMEDOUT, -ECANCELED, -ENOENT, -EAGAIN, and what else connect() fails
-   with, at the last of them. */
+/* Connects to an address as conc_listen takes it, with two differences: an
+   empty host is loopback, and there must be a port. If a name has several
+   addresses, the first four are tried in turn.
+   Returns the connection's descriptor, non-blocking.
+   Errors:
+   -EINVAL        this is not an address, or it has no port
+   -ENOENT        there is no such host, or no such unix socket
+   -ECONNREFUSED  no process listens at this address
+   -ETIMEDOUT     there was no connection in time
+   -ECANCELED     the wait was cancelled
+   -EAGAIN        no server answers that could know the name
+   others         what connect() fails with, at the last address */
 CONC_API int conc_connect(const char *address, double timeout);
 
-/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
-   the port that the system chose; "" for a unix socket without a name. Writes
-   up to `size` bytes to buf, the last of them a NUL, and returns the length of
-   all of it, as snprintf does; or what getsockname() fails with. */
+/* Writes the address of a socket to buf, in the form that conc_connect takes:
+   "127.0.0.1:40123", with the port that the system has chosen; "" for a unix
+   socket without a name. As in snprintf, at most `size` bytes are written, the
+   last of them a NUL.
+   Returns the length of the whole address, without the NUL.
+   Errors: what getsockname() fails with. */
 CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
 
-/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
-   takes it (":0": all interfaces, and a port of the system's choice). Returns
-   a descriptor, non-blocking; errors as conc_listen. */
+/* Makes a socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it. ":0" is all interfaces, and a port that the system chooses.
+   Returns a descriptor, non-blocking.
+   Errors: as conc_listen. */
 CONC_API int conc_datagram_open(const char *address);
 
-/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
-   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
-   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+/* Sends a datagram to an address as conc_connect takes it.
+   Returns 0.
+   Errors:
+   -EINVAL        this is not an address, or it has no port
+   -EMSGSIZE      the datagram is too long for the network
+   -ENOENT        there is no such host, or no such unix socket
+   -ECONNREFUSED  no process receives there (of unix sockets only)
+   -ETIMEDOUT     the datagram could not be sent in time
+   -ECANCELED     the wait was cancelled
+   -EAGAIN        no server answers that could know the name
+   others         what sendto() fails with */
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout);
 
-/* Receives a datagram, and in `from`, of from_size bytes, the address that it
-   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
-   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
-   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
-   with. */
+/* Receives a datagram. `from`, of from_size bytes, gets the address that it
+   came from, as conc_datagram_send takes it; "" if that does not fit. If
+   from_size is 0, the address is not wanted.
+   Returns the size of the datagram, which may be 0.
+   Errors:
+   -EMSGSIZE   the datagram was longer than `size`: the rest of it is lost
+   -ETIMEDOUT  no datagram came in time
+   -ECANCELED  the wait was cancelled
+   others      what recvmsg() fails with */
 CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
                                        char *from, size_t from_size,
                                        double timeout);
 
 /* --- buffered streams --- */
 
-/* Bytes first to end of a buffer. */
+/* Private: a buffer of `size` bytes, of which those from `first` to `end` are
+   in use. */
 struct conc__bytes {
   unsigned char *data;
   size_t first, end, size;
 };
 
-/* A descriptor, and buffers for what is read from it and written to it
-   (asyncio's StreamReader and StreamWriter).
+/* A descriptor, with a buffer for what is read from it and one for what is
+   written to it (asyncio's StreamReader and StreamWriter).
 
      conc_stream s = { .fd = conc_connect("example.org:80", 5) };
      conc_stream_write(&s, "GET / HTTP/1.0\r\n\r\n", 18, 5);
@@ -1490,145 +1551,201 @@ struct conc__bytes {
      while ((n = conc_stream_read_line(&s, line, sizeof line, 5)) > 0) ...
      conc_stream_close(&s, 5);
 
-   Any number of tasks may read and write, one at a time each: what one call
-   reads or writes is whole. A call that fails has read nothing and written
-   nothing: what came meanwhile stays in the buffer. In a forked child the
-   first call fails by -EOWNERDEAD if another thread of the parent was in one.
-   Memory: 4 KiB for reading, more if what is asked for is larger; and what is
-   written and not sent. */
+   Any number of tasks may use a stream. One of them at a time reads, and one
+   at a time writes: so what one call reads or writes is in one piece. A call
+   that fails has read nothing, and has added nothing to what is to be written:
+   what came meanwhile stays in the buffer.
+   In a forked child the first call fails by -EOWNERDEAD if another thread of
+   the parent was inside such a call.
+   Memory: 4 KiB for reading, more if a call asks for more; and the bytes that
+   are written and not sent yet. */
 typedef struct conc_stream {
-  int fd;            /* the stream's, until conc_stream_close */
-  size_t high_water; /* bytes; writers wait when so many are not sent yet;
-                        default 65536 */
+  int fd;            /* the descriptor; conc_stream_close closes it */
+  size_t high_water; /* bytes; a write that finds this number of them unsent
+                        sends them first; default 65536 */
   /* private */
-  struct conc__bytes in, out;
-  conc_lock reading, writing;
-  int error; /* of writing: from now on all writes fail */
+  struct conc__bytes in, out; /* what was read; what is to be written */
+  conc_lock reading, writing; /* held by the call that does so */
+  int error; /* of writing: from now on all writes fail by it; or 0 */
 } conc_stream;
 
-/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end; else as conc_read, and -ENOMEM. */
+/* Reads the bytes that are there, up to `size`. It waits only for the first
+   one.
+   Returns the number of bytes; 0 at the end.
+   Errors: as conc_read, and
+   -EOWNERDEAD  this process was forked while another thread of the parent was
+                reading; the next call reads
+   -ENOMEM      there is no memory for the buffer */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
                                   double timeout);
 
-/* Reads size bytes; fewer only if the end came before (in Python that is
-   IncompleteReadError, and these its .partial). Errors as above. */
+/* Reads until it has `size` bytes.
+   Returns `size`; or a smaller number, if the end came before (in Python that
+   is IncompleteReadError, and these bytes are its .partial).
+   Errors: as conc_stream_read. */
 CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
                                           size_t size, double timeout);
 
-/* Reads up to and including a separator of n bytes, which is looked for in the
-   first `size` bytes. Bytes read; without it if the end came before, so 0 at
-   the end; -EMSGSIZE if so many have come without it, even if they are the
-   last: all stays where it is; -EINVAL for n = 0; else as above. */
+/* Reads up to a separator of n bytes, and the separator too. It is looked for
+   in the first `size` bytes.
+   Returns the number of bytes. If the end came before a separator, that is all
+   that was left: 0 at the end.
+   Errors: as conc_stream_read, and
+   -EINVAL    n is 0
+   -EMSGSIZE  the first `size` bytes contain no separator (also if they are the
+              last ones); nothing is consumed */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout);
 
-/* Reads a line with its '\n', which only the last one may lack, and a NUL
-   behind it: up to size - 1 bytes. Their number, else as above, and `buf` is
-   ""; -EINVAL for size 0. */
+/* Reads a line with its '\n', which only the last line may lack, and puts a
+   NUL behind it. The line has at most size - 1 bytes. After an error buf is
+   "".
+   Returns the number of bytes, without the NUL; 0 at the end.
+   Errors: as conc_stream_read, and
+   -EINVAL    `size` is 0
+   -EMSGSIZE  the line is longer; nothing is consumed */
 CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
                                        size_t size, double timeout);
 
-/* Writes size bytes to the buffer; first, if .high_water bytes are in it
-   already, all of these to the descriptor, waiting as long as that takes.
-   Nothing is sent before that, or before the next flush. 0; -EPIPE, and what
-   else conc_write fails with: then all later writes do; -ETIMEDOUT,
-   -ECANCELED, -ENOMEM. */
+/* Writes `size` bytes to the buffer. If the buffer has .high_water bytes or
+   more already, all of these are first written to the descriptor, however long
+   that takes. Nothing is sent before that, or before the next flush.
+   Returns 0.
+   Errors:
+   -EPIPE       the other side is closed
+   -ETIMEDOUT   the buffer could not be sent in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  this process was forked while another thread of the parent was
+                writing; the next call writes
+   -ENOMEM      there is no memory for the bytes
+   others       what conc_write fails with; by this error, or by -EPIPE, all
+                later writes fail, too */
 CONC_API int conc_stream_write(conc_stream *stream, const void *data,
                                size_t size, double timeout);
 
-/* Waits until all that was written is sent (Python's drain). 0, or as above;
-   after -ETIMEDOUT or -ECANCELED the rest may be flushed later. */
+/* Waits until all that was written is sent (Python's drain). After -ETIMEDOUT
+   or -ECANCELED the rest may be flushed later.
+   Returns 0.
+   Errors: as conc_stream_write, without -ENOMEM. */
 CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
 
-/* Flushes, closes the descriptor and frees the buffers, whatever is returned:
-   0, or what flush and close fail with; what was not flushed is lost. Nobody
-   may use it meanwhile. */
+/* Flushes the stream, closes the descriptor and frees the buffers. It does all
+   of that whatever it returns: what could not be flushed is lost. No other
+   task may use the stream meanwhile.
+   Returns 0.
+   Errors: as conc_stream_flush, and what close() fails with. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
 /* --- signals --- */
 
-/* Blocks n signals in the calling thread and in all threads and processes that
-   it starts from now on, not programs: they stay pending until somebody waits
-   for them. First thing in main: a signal that one thread does not block may
-   come there, and kill the process. 0, -EINVAL. */
+/* Blocks n signals in the calling thread, and in all threads and processes
+   that it starts from now on; but not in programs. A blocked signal stays
+   pending until a task waits for it. Make this the first call in main: a
+   signal that one thread does not block may be delivered there, and kill the
+   process.
+   Returns 0.
+   Errors:
+   -EINVAL  n is 0, or one of the numbers is no signal */
 CONC_API int conc_block_signals(const int *signals, size_t n);
 
 /* Waits for one of n signals, which the calling thread blocks (Python's
-   signal.sigwait).
+   signal.sigwait). No handler and no mask is changed.
 
      int signals[] = {SIGINT, SIGTERM};
      conc_block_signals(signals, 2);
      ...
      conc_wait_signal(signals, 2, CONC_FOREVER);
 
-   Returns its number; one that comes is told to one of those who wait for it.
-   -ETIMEDOUT, -ECANCELED, -EMFILE; -EINVAL for none, no signal, or one that
-   is not blocked. Neither a handler nor a mask is changed. Where there
-   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+   Each signal is delivered to one waiter. Where there is no CONC_HAVE_SIGNALFD
+   the signals are looked for every 10 ms.
+   Returns the signal's number.
+   Errors:
+   -EINVAL     n is 0, one of the numbers is no signal, or one of the signals
+               is not blocked
+   -ETIMEDOUT  no signal came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has too many descriptors */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  a process and those that it forks (conc_process_start, too) after
-              the memory was made; by name, any of the same user; up to 1,024
-              at one time
+   Processes  a process, and those that it forks after the memory was made
+              (conc_process_start, too); memory with a name: all processes of
+              the same user. Up to 1,024 at one time
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
    Blocks     conc_shared_open, while another process runs init
 
-   No pointers in there: they mean nothing elsewhere. Objects of the library
-   work between processes only if they were made so by ..._init_shared.
+   The memory must contain no pointers: in another process they mean nothing.
+   Objects of the library that lie in it work between processes only if
+   ..._init_shared has made them so.
    ------------------------------------------------------------------------ */
 
-/* Zeroed memory that forked children share with the caller. NULL and errno:
-   EINVAL for size 0, ENOMEM, EMFILE. */
+/* Makes zeroed memory that forked children share with the caller.
+   Returns the memory, for conc_shared_free; or NULL, and errno.
+   Errors:
+   EINVAL  `size` is 0
+   ENOMEM  the system has no memory left
+   EMFILE  the process has too many descriptors */
 CONC_API void *conc_shared_alloc(size_t size);
 
-/* The memory of that name, for all processes of the user that ask for it. The
-   first of them makes it, zeroed, and calls init(memory, arg), to make what is
-   in it shared, before any other process gets it; if init returns less than 0,
-   nothing was made, and -errno of that is errno. A name that the process has
-   already is the same memory again, to be freed as often.
-   When the last process has freed it or has ended, however that was, it goes
-   away, soon: a process of the library's waits for that, forked by the first
-   one for each name.
-   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same for
-   all, `init` may be NULL. NULL and errno: EINVAL, also for another size;
-   EACCES: there is a file of another user, or that others may use, in its
-   place; EDEADLK within init; EAGAIN: too many processes; ECANCELED, ENOMEM,
-   EMFILE, ... */
+/* Opens the memory of that name, for all processes of the same user that ask
+   for it. The first of them makes it, zeroed, and calls init(memory, arg); no
+   other process gets the memory before init has returned. So init is the place
+   to make what is in the memory shared. If init returns a negative errno
+   value, no memory is made, the result is NULL and errno is set to that error.
+   Opening a name again in the same process returns the same memory; free it as
+   often as it was opened.
+   The memory is removed soon after its last user has freed it or died. For
+   each name a small process of the library, forked by the first opener, waits
+   for that.
+   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
+   all processes; `init` may be NULL.
+   Returns the memory, for conc_shared_free; or NULL, and errno.
+   Errors:
+   EINVAL     the name has other characters, or another length; `size` is 0, or
+              not the size that the memory has
+   EDEADLK    this is a call from within init
+   EACCES     in the place of its file there is one that belongs to another
+              user, or that other users may open
+   ECANCELED  the wait was cancelled
+   EAGAIN     more than 1,024 processes share the memory
+   ENOMEM     the system has no memory left
+   EMFILE     the process has too many descriptors
+   others     what init has returned; what open() and fork() fail with */
 CONC_API void *conc_shared_open(const char *name, size_t size,
                                 int (*init)(void *memory, void *arg),
                                 void *arg);
 
-/* Lets the caller's process have it no longer; others still do. What the
-   process holds in it (a lock) must have been given back. NULL is a no-op. */
+/* Gives memory back: the caller's process has it no longer, other processes
+   still do. What the process holds in it (a lock) must have been released
+   before. NULL is a no-op. */
 CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start
 
-   Threads    start once at a time; the rest from anywhere
-   Processes  a process knows its own children only: the tasks of others have
-              ended in a forked child, with -ECHILD
-   Signals    no, and no handler is installed. Children of yours are left to
-              you; but leave ours to the library: no wait() for any child, and
-              SIGCHLD not ignored (SIG_IGN)
-   Memory     the caller's, from start until joined
-   Blocks     start: the calling thread, for as long as fork() takes; the
-              others as conc_join
+   Threads    start a task once at a time; the rest from anywhere
+   Processes  a process knows its own children only: in a forked child the
+              tasks of the parent's children have ended, with -ECHILD
+   Signals    no. The library installs no handler, and leaves children alone
+              that it has not started. The program must leave the library's
+              children alone: it must not wait() for any child, nor ignore
+              SIGCHLD (SIG_IGN)
+   Memory     the task is the caller's, from start until joined
+   Blocks     start: the calling thread, for as long as fork() takes; to wait
+              for the end, see conc_join
 
-   While children run, a thread of the library's waits for their ends, and
-   takes their exit codes at once (so there are no zombies). It ends soon after
-   the last of them.
-   Every descriptor of the library's is close-on-exec; what you open without
-   O_CLOEXEC, programs that are started inherit.
+   While children run, a thread of the library waits for their ends, and takes
+   their exit codes at once: so there are no zombies. The thread ends soon
+   after the last child.
+   Every descriptor of the library is close-on-exec. A descriptor that you open
+   without O_CLOEXEC is inherited by programs that are started.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -1636,45 +1753,64 @@ enum {
   CONC_SPAWN /* the program is executed again: see conc_main */
 };
 
-/* The exit code of a process that runs still, or that somebody else has waited
-   for. */
+/* The exit code of a process that still runs; or that another part of the
+   program has waited for. */
 #define CONC_NO_EXITCODE (-1000)
 
-/* Runs task->target(task->arg) in a new process, Python's Process. There the
-   task is conc_current(); its target runs as a plain thread without a loop,
-   wherever this was called, on a stack of .stack_size (default 8 MiB) if that
-   was in a coroutine or a generator. When the target returns, the process ends
-   with the lowest eight bits of the result as its exit code (so NULL is 0)
-   after stdio has been flushed; forked, it leaves out functions of atexit().
-   CONC_FORK  flushes stdio first, which waits for a thread that reads from a
-              FILE. What belonged to tasks of the parent, the caller too,
-              has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of a conc_local.
-   CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
-              target gets NULL. The target must be a CONC_PROCESS_TARGET.
-   What the target changes stays there: nothing comes back but the exit code.
-   0, -EBUSY if the task runs already, -EINVAL without a target, for one that
-   is not registered, or for a bad .start_method, -EPERM without conc_main,
-   -EAGAIN, -ENOMEM, -EMFILE. */
+/* Runs task->target(task->arg) in a new process (Python's Process.start).
+   There the task is conc_current(). The target runs in the child's main
+   thread, outside any loop. When it returns, stdio is flushed, and the process
+   ends; the exit code is the lowest eight bits of the result, so NULL is 0.
+   What the target changes stays in the child: only the exit code comes back.
+   .start_method says how the child is made:
+
+     CONC_FORK   The child is a copy of the caller's process. Before the fork
+                 stdio is flushed; that waits for a thread that is reading from
+                 a FILE. In the child all tasks of the parent, the caller too,
+                 have ended with -ECHILD, and their locks report -EOWNERDEAD.
+                 There are no values of a conc_local. If the caller is a
+                 coroutine or a generator, the target gets a stack of 8 MiB; or
+                 of .stack_size, if that is above CONC_STACK_SIZE. At the end
+                 no functions of atexit() are called.
+     CONC_SPAWN  The child executes the program again, and gets a copy of the
+                 .size bytes at .arg; with .size 0 the target gets NULL. The
+                 target must be a CONC_PROCESS_TARGET.
+
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target, or a bad .start_method; or CONC_SPAWN: the
+            target is not registered
+   -EBUSY   the task runs already
+   -EPERM   CONC_SPAWN: main has not called conc_main
+   -EAGAIN  the system has no room for another process
+   -ENOMEM  there is no memory for it
+   -EMFILE  the process has too many descriptors
+   others   what fork() or execve() fails with */
 CONC_API int conc_process_start(conc_task *task);
 
-/* Its number; that of the last one after its end; 0 before the start. */
+/* Returns the process's number (pid), also after its end; 0 before the
+   start. */
 CONC_API pid_t conc_pid(const conc_task *task);
 
-/* How a process ended: the exit code 0 to 255, or the negative number of the
-   signal that killed it, as in Python; or CONC_NO_EXITCODE. */
+/* Returns how a process has ended, as in Python: the exit code 0 to 255, or
+   the negative number of the signal that has killed it; or
+   CONC_NO_EXITCODE. */
 CONC_API int conc_exitcode(const conc_task *task);
 
-/* Sends SIGTERM, or SIGKILL. 0, -ESRCH if it does not run. */
+/* Send a signal to a process: SIGTERM (conc_terminate) or SIGKILL (conc_kill).
+   Return 0.
+   Errors:
+   -ESRCH  the process does not run
+   others  what kill() fails with */
 CONC_API int conc_terminate(conc_task *task);
 CONC_API int conc_kill(conc_task *task);
 
-/* First thing in main() of a program that uses CONC_SPAWN. In a process that
-   was spawned it runs the target, and exit()s; so it does not return. */
+/* Makes CONC_SPAWN possible. It must be the first call in main(). In a process
+   that was spawned it runs the target, calls exit() and does not return. */
 CONC_API void conc_main(int argc, char **argv);
 
-/* At file scope, after the function: lets it be the target of a spawned
-   process.
+/* Lets a function be the target of a spawned process. It stands at file scope,
+   after the function.
      static void *run_proc(void *arg) { ... }
      CONC_PROCESS_TARGET(run_proc) */
 #define CONC_PROCESS_TARGET(fn)                                        \
@@ -1683,89 +1819,132 @@ CONC_API void conc_main(int argc, char **argv);
     conc_process_register(&target);                                    \
   }
 
+/* Private: a function that can be spawned, in the list of all. */
 struct conc__target {
   const char *name;
   conc_fn *fn;
   struct conc__target *next;
 };
 
-/* What CONC_PROCESS_TARGET calls before main. The target must stay. */
+/* Registers a function that can be spawned: CONC_PROCESS_TARGET calls this
+   before main. The target must stay. */
 CONC_API void conc_process_register(struct conc__target *target);
 
 /* ---------------------------------------------------------------------------
    >>popen: conc_popen: other programs
 
-   As >>process.
+   Threads    one task at a time starts, communicates and closes; the rest from
+              anywhere
+   Processes  a process knows its own children only
+   Signals    no, and see >>process for SIGCHLD. conc_communicate does not
+              raise SIGPIPE
+   Memory     the struct is the caller's, from start until joined; strings and
+              arrays, until start returns; the output is the library's, until
+              conc_free
+   Blocks     start: the calling thread, until the program is executed; wait,
+              communicate, call and check_output: with a timeout
    ------------------------------------------------------------------------ */
 
-/* What std_in, std_out and std_err can be besides 0, the caller's own, and
-   a descriptor, which stays the caller's. */
+/* What std_in, std_out and std_err can be besides 0, which is the caller's
+   own, and a descriptor, which stays the caller's. */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
-#define CONC_STDOUT (-3)  /* std_err: where std_out goes */
+#define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
 
-/* Another program that runs, Python's subprocess.Popen: a conc_task, so
+/* Another program that runs (Python's subprocess.Popen). It is a conc_task: so
    conc_join(&p.task, ...), conc_kill(&p.task) and so on take it. */
 typedef struct conc_popen {
-  conc_task task;            /* .name is an option; default argv[0]; .daemon
+  conc_task task;            /* .name is an option, default argv[0]; .daemon
                                 is not */
-  const char *const *argv;   /* ends with NULL; argv[0] is sought in PATH */
-  const char *const *env;    /* "NAME=value", ..., NULL; default: ours */
-  const char *cwd;           /* where it runs; default: here */
-  int std_in, std_out, std_err;
-  const char *in_file, *out_file, *err_file; /* or the names of files: read,
-                                                or made anew and written */
-  bool new_group;            /* it leads a new process group */
-  bool kill_on_timeout;      /* conc_popen_wait or conc_communicate that is
+  const char *const *argv;   /* the program and its arguments; the last is
+                                NULL; argv[0] is looked up in PATH */
+  const char *const *env;    /* its environment: "NAME=value", ..., NULL;
+                                default: the caller's */
+  const char *cwd;           /* the directory that it runs in; default: the
+                                caller's */
+  int std_in, std_out, std_err; /* its standard descriptors, see above; default
+                                   0: the caller's own */
+  const char *in_file, *out_file, *err_file; /* or the names of files: one to
+                                                be read, two to be written,
+                                                which are emptied first;
+                                                default none */
+  bool new_group;            /* it leads a new process group; default false */
+  bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
-                                new_group the group) and waits for its end */
+                                new_group the group) and waits for its end;
+                                default false */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
-                       -1. Yours; conc_communicate closes them */
+                       -1. They are yours; conc_communicate closes them */
   /* private */
-  size_t sent;
+  size_t sent; /* bytes of the input that were written */
 } conc_popen;
 
-/* What a program has written; data is followed by a NUL. For conc_free. */
+/* What a program has written. */
 typedef struct conc_output {
-  char *data;
+  char *data;  /* the bytes, and a NUL; to be freed by conc_free */
   size_t size; /* bytes, without the NUL */
 } conc_output;
 
-/* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
-   there or is not to be executed, -EBUSY if it runs already, -EINVAL without
-   argv[0], -EAGAIN, -ENOMEM, -EMFILE, and what else execve() fails with. Of
-   the caller's blocked signals none is blocked in it. Costs the same however
-   large the caller is, where there is CONC_HAVE_SPAWN. */
+/* Starts the program. None of the signals that the caller blocks is blocked in
+   it. Where there is CONC_HAVE_SPAWN, the start takes no longer if the
+   caller's process is large.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no argv[0], or a bad std_in, std_out or std_err
+   -EBUSY   the program runs already
+   -EACCES  the program may not be executed, cwd not entered, or a file not
+            opened
+   -ENOENT  there is no such program, cwd or file
+   -EAGAIN  the system has no room for another process
+   -ENOMEM  there is no memory for it
+   -EMFILE  the process has too many descriptors
+   others   what execve() fails with */
 CONC_API int conc_popen_start(conc_popen *popen);
 
-/* Waits for its end. The exit code, -ECHILD if a signal killed it
-   (conc_exitcode tells which), -ETIMEDOUT, -ECANCELED; -EINVAL if it was never
-   started. What it writes to pipes must be read meanwhile, or it may never
-   end. */
+/* Waits for the end of the program. What it writes to pipes must be read
+   meanwhile, or it may never end.
+   Returns the exit code.
+   Errors:
+   -EINVAL     the program was never started
+   -ETIMEDOUT  the program has not ended in time
+   -ECANCELED  the wait was cancelled
+   -ECHILD     a signal has killed the program: conc_exitcode tells which */
 CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
 
-/* The same without waiting: -ETIMEDOUT while it runs. Never kills it. */
+/* Does what conc_popen_wait does, without waiting: -ETIMEDOUT means that the
+   program still runs. It never kills the program. */
 CONC_API int conc_popen_poll(conc_popen *popen);
 
-/* Writes n bytes of input to its pipe, closes that, reads the other pipes to
-   their ends, all at a time, and waits for its end. Returns as
-   conc_popen_wait; -ENOMEM. Whatever is returned, out and err (either may be
-   NULL: not wanted) have what was read, {NULL, 0} if there was no pipe. After
-   -ETIMEDOUT or -ECANCELED it may be called again with the same input, and
-   goes on from there. */
+/* Writes n bytes of input to the program's pipe and closes it, reads the other
+   pipes to their ends, all at the same time, and waits for the end of the
+   program (Python's communicate). Whatever is returned, *out and *err are what
+   was read; {NULL, 0} if there was no pipe. `out` or `err` may be NULL: that
+   output is not wanted. After -ETIMEDOUT or -ECANCELED it may be called again
+   with the same input, and goes on from there; then *out and *err are what
+   that call has read.
+   Returns the exit code.
+   Errors: as conc_popen_wait, and
+   -ENOMEM  there is no memory for the output
+   others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               conc_output *out, conc_output *err,
                               double timeout);
 
-/* Closes the pipes that are still open here. Does not wait. */
+/* Closes the pipes that are still open here. It does not wait for the
+   program. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
-/* Runs a program to its end: its exit code; an error of conc_popen_start or
-   conc_popen_wait. Not in time, or if cancelled, it is killed. */
+/* Runs a program to its end (Python's subprocess.call). If it has not ended in
+   time, or the caller is cancelled, it is killed.
+   Returns the exit code.
+   Errors: as conc_popen_start and conc_popen_wait. */
 CONC_API int conc_call(const char *const *argv, double timeout);
 
-/* The same, and what it wrote to its standard output is in *out, whatever is
-   returned: out->data is to be freed by conc_free. */
+/* Does what conc_call does, and reads what the program writes to its standard
+   output (Python's subprocess.check_output). Whatever is returned, *out is
+   what was read; out->data is to be freed by conc_free.
+   Returns the exit code.
+   Errors: as conc_call, and as conc_communicate. */
 CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
