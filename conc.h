@@ -1953,20 +1953,22 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
-   one allocation: made whole by conc_build, conc_pickle_loads or
-   conc_get_value, never changed, read by the functions below, freed at its
-   root. Every part and every string that a function hands out points into
-   the root's allocation and lives as long.
+   one allocation. conc_build, conc_pickle_loads, conc_json_loads or
+   conc_get_value makes it whole; it is never changed; the functions below read
+   it; it is freed at its root. Every part and every string that a function
+   hands out points into the root's allocation, and lives as long.
 
-   Where Python lets one object appear at several places, the places share
-   memory here too; that cannot be noticed, for nothing can be changed.
-   Dicts keep the order in which Python had them. Sets have none in Python;
+   Where in Python one object appears at several places, these places share
+   memory here, too. That cannot be noticed, because nothing can be changed.
+   Dicts keep the order that they had in Python. Sets have no order in Python;
    here their items are sorted, so that equal sets look equal.
 
-   No value is nested deeper than 100 or has more than a million parts,
-   wherever it comes from: so nobody's data can exhaust a stack or a CPU.
+   A value has limits, wherever it comes from: it is nested at most 100 deep;
+   it has at most a million parts; an int has at most 4,096 bytes; and written
+   out, its strings have at most 64 MiB more than the data that it was made
+   from. So no peer's data can exhaust a stack or a CPU.
 
-   Threads    reading: any number at once, for a value does not change
+   Threads    any number may read a value at once: it does not change
    Processes  as bytes: conc_pickle_dumps
    Signals    no
    Memory     the library's, until conc_value_free(root)
@@ -1977,8 +1979,8 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
-  CONC_INT,    /* fits int64_t; always, if it does */
-  CONC_BIGINT, /* does not fit: kept whole, as bytes */
+  CONC_INT,    /* an int that fits int64_t; each one that does */
+  CONC_BIGINT, /* an int that does not fit: kept whole, as bytes */
   CONC_FLOAT,
   CONC_STR, /* UTF-8; lone surrogates as Python's "surrogatepass" */
   CONC_BYTES,
@@ -1995,78 +1997,116 @@ typedef enum conc_type {
 /* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
-/* Frees a value with all its parts: only the root. NULL is a no-op. */
+/* Frees a value with all its parts. `value` must be a root; NULL is a
+   no-op. */
 CONC_API void conc_value_free(conc_value *value);
 
-/* NULL is CONC_NONE here, and for all functions that read a value one without
-   content: so a chain of look-ups needs one check, at its end. To write or to
-   send it is -EINVAL. */
+/* Returns what a value is. For NULL that is CONC_NONE. All functions that read
+   a value take NULL for a value without content: so a chain of look-ups needs
+   one check, at its end. To write or to send NULL is -EINVAL. */
 CONC_API conc_type conc_value_type(const conc_value *value);
 
-/* 0 and the number; -EINVAL for another type, -ERANGE for a CONC_BIGINT. */
+/* Reads an int.
+   Returns 0, and the number in *out.
+   Errors:
+   -EINVAL  the value has another type
+   -ERANGE  it is a CONC_BIGINT */
 CONC_API int conc_value_int(const conc_value *value, int64_t *out);
 
-/* A float, or an int as the nearest float. 0, -EINVAL for another type,
-   -ERANGE for an int beyond all floats. */
+/* Reads a float; or an int, as the nearest float.
+   Returns 0, and the number in *out.
+   Errors:
+   -EINVAL  the value has another type
+   -ERANGE  it is an int beyond all floats */
 CONC_API int conc_value_float(const conc_value *value, double *out);
 
-/* 0 or -EINVAL: only a bool is a bool. */
+/* Reads a bool. Only a bool is one: an int is not.
+   Returns 0, and the truth in *out.
+   Errors:
+   -EINVAL  the value has another type */
 CONC_API int conc_value_bool(const conc_value *value, bool *out);
 
-/* The text of a str, with a NUL behind it. There may be other NULs inside,
-   which *size counts (if size is not NULL). NULL for another type. */
+/* Returns the text of a str, with a NUL behind it; NULL for another type. The
+   text may contain other NULs: *size counts them, but not the last one. `size`
+   may be NULL. */
 CONC_API const char *conc_value_str(const conc_value *value, size_t *size);
 
-/* The bytes of a bytes or bytearray, with a NUL behind them; of a CONC_BIGINT
-   its little-endian two's complement, as short as can be. NULL for another
-   type. */
+/* Returns the bytes of a bytes or bytearray, with a NUL behind them; NULL for
+   another type. Of a CONC_BIGINT they are its two's complement, little-endian,
+   as short as can be. *size is their number; `size` may be NULL. */
 CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size);
 
-/* The items of a list, tuple or set, the pairs of a dict, the bytes of a str,
-   bytes, bytearray or CONC_BIGINT; else 0. */
+/* Returns how many items a list, tuple or set has, how many pairs a dict, how
+   many bytes a str, bytes, bytearray or CONC_BIGINT; for other types 0. */
 CONC_API size_t conc_value_size(const conc_value *value);
 
-/* Item i, from 0; of a dict, the value of pair i. NULL if there is none. */
+/* Returns item i, counted from 0; of a dict, the value of pair i. NULL if
+   there is none. */
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i);
 
-/* The key of pair i of a dict. NULL if there is none. */
+/* Returns the key of pair i of a dict, counted from 0. NULL if there is
+   none. */
 CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 
-/* What a dict has under a str; NULL if nothing. Bisects: O(log pairs). */
+/* Returns what a dict has under a str; NULL if there is nothing. The look-up
+   bisects: O(log pairs). */
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
-/* Whether two values have the same types and content. Dicts in any order;
-   0.0 equals -0.0, and a NaN equals a NaN. */
+/* Returns whether two values have the same types and the same content. The
+   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
 
 /* ---------------------------------------------------------------------------
    >>pickle: conc_pickle_dumps, conc_pickle_loads
+
+   Threads    any number
+   Processes  a pickle is bytes: any process, any machine, may read it
+   Signals    no
+   Memory     the results are the caller's: conc_free, conc_value_free
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
-   or 0 for 4. *out, of *size bytes, is to be freed by conc_free. 0, -EINVAL
-   for another protocol or a NULL value, -ENOMEM, -EACCES for a CONC_OBJECT: it
-   would come to life in the reader. After an error *out is NULL. */
+/* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
+   Python 2 can read too, to 5, or 0 for 4. *out, of *size bytes, is to be
+   freed by conc_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL  there is no such protocol, or the value is NULL
+   -EACCES  there is a CONC_OBJECT in it: it would come to life in the reader
+   -ENOMEM  there is no memory for the pickle */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
-   imported, made or called, whoever wrote the pickle. A Python 2 str comes as
-   a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
-   -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
-   than 100, contains itself or is larger than a value may be, -ENOMEM. After
-   an error *out is NULL. */
+/* Makes a value of a pickle of protocol 0 to 5 (Python's pickle.loads), if it
+   has nothing but data: nothing is imported, made or called, whatever the
+   pickle asks for. A str of Python 2 becomes a CONC_STR if it is UTF-8, else
+   CONC_BYTES. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EBADMSG   this is not a pickle
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
+              itself
+   -EACCES    it asks for more than data
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
 /* ---------------------------------------------------------------------------
    >>format: conc_value_text, conc_build, conc_parse
+
+   Threads    any number
+   Processes  no
+   Signals    no
+   Memory     a value that conc_build makes is the caller's, for
+              conc_value_free; the others allocate nothing
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Writes what Python's str() gives: of a str its text, of others their repr.
-   As snprintf: at most `size` bytes, the NUL included, and returns the length
-   of the whole. Takes no memory and cannot fail. */
+/* Writes what Python's str() gives: of a str its text, of other types their
+   repr(). As in snprintf, at most `size` bytes are written to buf, the last of
+   them a NUL. It allocates nothing and cannot fail.
+   Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
 
@@ -2089,13 +2129,18 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
 
    Blanks, commas and colons are skipped. One item is that item, several are a
    tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
-   0; -EINVAL for a bad format, text that is not UTF-8, a key that Python
-   cannot hash; -EMSGSIZE for more parts or depth than a value may have;
-   -ENOMEM. After an error *out is NULL. */
+   *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL, or a key is
+              one that Python cannot hash
+   -EMSGSIZE  the value would go beyond its limits (see >>value)
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_build(conc_value **out, const char *format, ...);
 
 /* Takes a value apart by a format, in the manner of PyArg_ParseTuple. The
-   format describes the value itself: "i" an int, "(is)" a pair.
+   format describes the value itself: "i" is an int, "(is)" a pair. Several
+   items without brackets are a tuple, too.
 
      format      arguments                       takes
      N           none                            None, and nothing else
@@ -2108,40 +2153,57 @@ CONC_API int conc_build(conc_value **out, const char *format, ...);
      y           const char **                   bytes without NULs
      y#          const void **, size_t *         bytes or bytearray
      O           const conc_value **             anything
-     (...)       those of the items              tuple of so many items
-     [...]                                       list of so many items
+     (...)       those of the items              tuple of that many items
+     [...]                                       list of that many items
      {s:...}     const char *key, item's         dict that has these keys
 
-   What s, y and O give points into the value: nothing to free, nothing to
-   keep beyond it. 0; -EINVAL if the value has another shape or the format is
-   bad, -ERANGE if a number does not fit. After an error nothing has been
-   written to any argument. */
+   What s, y and O give points into the value: it need not be freed, and must
+   not be used after the value was.
+   Returns 0. After an error nothing has been written to any argument.
+   Errors:
+   -EINVAL  the value has another shape, or the format is bad
+   -ERANGE  a number does not fit its C type */
 CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 
 /* ---------------------------------------------------------------------------
    >>json: conc_json_dumps, conc_json_loads
+
+   Threads    any number
+   Processes  JSON is text: any process, any machine, may read it
+   Signals    no
+   Memory     the results are the caller's: conc_free, conc_value_free
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
-   ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
-   on a line of its own, so many blanks deeper than what it is in. A tuple is
-   written as a list; a lone surrogate as an escape; a float with the fewest
-   digits that are read as the same; an int with all of its digits. *out has a
-   NUL behind its *size bytes (`size` may be NULL) and is to be freed by
-   conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
-   keys other than str; for a NULL value or a bad indent; -ENOMEM. After an
-   error *out is NULL. */
+/* Writes a value as JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
+   ensure_ascii=False) does. `indent` 0 writes all on one line; with 1 to 100
+   each item is on a line of its own, that many blanks deeper than what it is
+   in. A tuple is written as a list; a lone surrogate as an escape; a float
+   with the fewest digits that are read as the same float; an int with all of
+   its digits. *out has a NUL behind its *size bytes, and is to be freed by
+   conc_free; `size` may be NULL.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL  the value is NULL, the indent is bad, or JSON does not have such a
+            value: bytes, bytearrays, sets, objects, a NaN, infinities, keys
+            other than str
+   -ENOMEM  there is no memory for the text */
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size);
 
-/* Reads JSON: all of `size` bytes must be one text of RFC 8259, in UTF-8
-   without a byte order mark. Numbers without point and exponent become ints
-   and lose no digit, others the nearest float. Of equal keys the last counts.
-   \u escapes of half a surrogate pair come as lone surrogates. 0; -EBADMSG
-   malformed; -ERANGE a float beyond all floats; -EMSGSIZE nested deeper than
-   100, an int of more than 9,800 digits, or larger than a value may be;
-   -ENOMEM. After an error *out is NULL and *where (not if `where` is NULL)
-   how many bytes were read before what is wrong. */
+/* Makes a value of JSON. All of the `size` bytes must be one text of RFC 8259,
+   in UTF-8 without a byte order mark. Numbers without a point and an exponent
+   become ints, and lose no digit; others become the nearest float. Of equal
+   keys the last one counts. An escape (\u) of half a surrogate pair becomes a
+   lone surrogate. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL, and *where is how many bytes were
+   read before what is wrong; `where` may be NULL.
+   Errors:
+   -EBADMSG   this is not JSON
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value): an int may
+              have some 9,800 digits
+   -ERANGE    a float is beyond all floats
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where);
 
@@ -2149,64 +2211,98 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    >>pipe: conc_pipe
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  that is what it is for: a forked child has the ends, too
+   Processes  that is what a pipe is for: a forked child has the ends, too
    Signals    no; SIGPIPE is not raised
-   Memory     the system's; close both descriptors. A message of more than
-              32 KiB is in a file without a name until it is received (in
-              memory, where there is CONC_HAVE_MEMFD)
+   Memory     the system's, until both descriptors are closed. A message of
+              more than 32 KiB is in a file without a name until it is received
+              (in memory, where there is CONC_HAVE_MEMFD)
    Blocks     send while the pipe is full, recv and poll while it is empty;
               with a timeout
 
-   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
-   once or not at all: any number of tasks and processes may send at one end,
-   and be killed at any moment, and whoever receives gets whole messages, each
-   once, in the order in which they were sent. For several that receive at one
-   end the same is true as long as all of their buffers are large enough.
+   Messages keep their bounds. They have from 0 to SSIZE_MAX bytes, and each is
+   sent as a whole or not at all. So any number of tasks and processes may send
+   at one end, and be killed at any moment: a receiver gets whole messages,
+   each of them once, in the order in which they were sent. If several receive
+   at one end, the same is true as long as all of their buffers are large
+   enough.
    An end is a descriptor; conc_wait_fd tells when it can be read.
    ------------------------------------------------------------------------ */
 
-/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
-   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
-   SOCK_SEQPACKET. */
+/* Makes a pipe: what one of its ends sends the other receives (Python's
+   Pipe()). *a and *b are the descriptors, close-on-exec.
+   Returns 0. After an error both are -1.
+   Errors:
+   -EMFILE           the process has too many descriptors
+   -ENFILE           the system has too many
+   -EPROTONOSUPPORT  the system has no SOCK_SEQPACKET */
 CONC_API int conc_pipe(int *a, int *b);
 
-/* The same for one direction (Python's Pipe(False)): sending at the reader's
-   end, or receiving at the writer's, is -EPIPE. */
+/* Makes a pipe for one direction (Python's Pipe(False)): to send at the
+   reader's end, or to receive at the writer's, is -EPIPE.
+   Returns 0. After an error both are -1.
+   Errors: as conc_pipe. */
 CONC_API int conc_pipe_one_way(int *reader, int *writer);
 
-/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
-   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
-   -ENOSPC, -EMFILE. */
+/* Sends a message of `size` bytes (Python's Connection.send_bytes).
+   Returns 0.
+   Errors:
+   -EPIPE      no process has the other end open any more
+   -EMSGSIZE   `size` is above SSIZE_MAX
+   -ETIMEDOUT  the pipe was full until then
+   -ECANCELED  the wait was cancelled
+   -ENOMEM     there is no memory for a long message
+   -EMFILE     the process has no descriptor left for a long message
+   -ENOSPC     there is no space left for a long message
+   others      what sendmsg() fails with */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout);
 
-/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
-   and nobody has the other end open (so close yours in a process that does not
-   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
-   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
-   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+/* Receives the oldest message, into the `size` bytes of buf (Python's
+   Connection.recv_bytes). After -EBADMSG, -EMSGSIZE or -EMFILE the message is
+   still there.
+   Returns the size of the message.
+   Errors:
+   -EPIPE      nothing is left, and no process has the other end open; so close
+               that end in each process that does not use it
+   -EBADMSG    the message is a descriptor: see conc_recv_fd
+   -EMSGSIZE   the message has more than `size` bytes
+   -EPROTO     there was something that this library has not sent; it is gone
+   -ETIMEDOUT  no message came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has no descriptor left for a long message
+   others      what recvmsg() fails with */
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
 
-/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
-   errors as above. */
+/* Waits for a message, and leaves it there (Python's Connection.poll).
+   Returns the size of the message; 0 for a descriptor.
+   Errors: as conc_recv, without -EBADMSG, -EMSGSIZE and -EMFILE. */
 CONC_API ssize_t conc_poll(int pipe, double timeout);
 
-/* Sends an open descriptor, as a message; it stays open here, too. Errors as
-   conc_send, and -EBADF. */
+/* Sends an open descriptor, as a message. It stays open here, too.
+   Returns 0.
+   Errors: as conc_send, and
+   -EBADF  `fd` is not open */
 CONC_API int conc_send_fd(int pipe, int fd, double timeout);
 
-/* Receives a descriptor: a new one, close-on-exec, of the same open file.
-   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+/* Receives a descriptor.
+   Returns a new descriptor, close-on-exec, of the file that was sent.
+   Errors: as conc_recv, without -EMSGSIZE, and
+   -EBADMSG  the oldest message is no descriptor; it is still there
+   -EMFILE   the process has too many descriptors; the message is still
+             there */
 CONC_API int conc_recv_fd(int pipe, double timeout);
 
-/* Sends a typed value (Python's Connection.send). Errors as conc_send, and as
-   conc_pickle_dumps. */
+/* Sends a typed value (Python's Connection.send).
+   Returns 0.
+   Errors: as conc_send and conc_pickle_dumps. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout);
 
-/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
-   conc_pickle_loads: then the message is gone. After an error *out is
-   NULL. */
+/* Receives a typed value (Python's Connection.recv). *out is to be freed by
+   conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_recv, without -EMSGSIZE; and as conc_pickle_loads: after
+   these the message is gone, after -ENOMEM perhaps. */
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout);
 
