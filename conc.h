@@ -2313,137 +2313,195 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    Processes  those that inherit a queue made with .shared; through a manager,
               any machine
    Signals    no
-   Memory     the library's, until conc_queue_free; put copies, get copies out
-   Blocks     put while full, get while empty, join: with a timeout
+   Memory     the library's, until conc_queue_free; put copies a message, get
+              copies it out
+   Blocks     put while the queue is full, get while it is empty, and join:
+              with a timeout. Of a manager's queue also conc_qsize and
+              conc_task_done, until the manager answers
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
-/* What conc_queue_new is told. */
+/* The options of conc_queue_new; all defaults when zeroed. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
-  size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
-  const char *name; /* for reports; must outlive the queue; default none; of a
-                       shared one: by which other processes find it */
+  size_t max_bytes; /* of one message; default 0: no bound; if shared,
+                       65,536 */
+  const char *name; /* for reports; must outlive the queue; default none. If
+                       shared: by this name other processes find the queue */
   bool shared;      /* between processes, see below; default false */
-  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
-                       the system has */
+  int backend;      /* of a shared queue: CONC_QUEUE_...; default 0: the first
+                       that the system has */
 } conc_queue_opts;
 
-/* How one waits for a shared queue: on a word of its memory (where there are
-   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
-   is woken by. Coroutines always wait for the pipe. A queue with a name has
-   none: where it would be waited for, one looks every 2 ms. */
+/* How a thread waits for a shared queue: on a word of its memory (_RING, where
+   there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
+   eventfd, if there is that). Coroutines always wait for the pipe. Named
+   queues have no pipe; waiters poll every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
-/* A shared queue is used by the process that made it and by those that it
-   forks afterwards (conc_process_start, too), each of which frees it for
-   itself; one with a name also by all that make one of the same name, capacity
-   and max_bytes (see conc_shared_open). What is in it is lost with the last of
-   them.
+/* A shared queue is used by the process that made it, and by those that it
+   forks afterwards (conc_process_start, too). Each of them frees it for
+   itself. A shared queue with a name is also used by every process that makes
+   one of the same name, .capacity and .max_bytes (see conc_shared_open). The
+   messages in it are lost with the last of these processes.
    A process may be killed in any call. A message that it was putting is there
-   if it was complete, or is not; one that it was getting has been got if only
-   the return from the call was missing, or goes to another getter, perhaps
-   behind messages that were put later. Nothing else is lost, nothing is got
-   twice, and nobody waits for the dead for longer than some 20 ms.
+   if it was complete, or is not there. A message that it was getting either
+   counts as received (if the call was about to return) or goes to another
+   getter, possibly after later messages. Nothing else is lost, and no message
+   is received twice. No waiter waits for a dead process for longer than some
+   20 ms.
    Messages of one putter reach each getter in the order in which they were
-   put. The memory is laid out for capacity * max_bytes, but what is never
-   needed of it is never allocated. */
+   put. The memory is laid out for .capacity * .max_bytes, but a part of it
+   that is never needed is never allocated. */
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more, no such backend),
-   EMFILE, ENFILE, and what conc_shared_open fails with. */
+/* Makes a queue. `options` may be NULL: all defaults.
+   Returns the queue, for conc_queue_free; or NULL, and errno.
+   Errors:
+   EINVAL  of a shared queue: .capacity or .max_bytes is 2 Gi or more, there is
+           no such .backend, or the name belongs to something else
+   ENOMEM  there is no memory for it
+   EMFILE  of a shared queue: the process has too many descriptors
+   ENFILE  of a shared queue: the system has too many
+   others  of a shared queue with a name: what conc_shared_open fails with */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more (of a shared one: nobody in this
-   process), with the messages in it. NULL is a no-op. A queue of
-   conc_manager_get belongs to its manager. */
+/* Frees a queue, with the messages in it. No task may use it any more; of a
+   shared queue, no task of this process. NULL is a no-op; so is a client's
+   queue of conc_manager_get, which belongs to the manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
-/* No more puts: they return -EPIPE; gets drain what is there, then return
-   -EPIPE. 0, also the second time; -ENOTSUP for a manager's queue. */
+/* Ends the puts of a queue (Python's Queue.shutdown). From now on they return
+   -EPIPE; gets take the messages that are left, then return -EPIPE. To close
+   it a second time is a no-op.
+   Returns 0.
+   Errors:
+   -ENOTSUP  this is a client's queue of conc_manager_get */
 CONC_API int conc_queue_close(conc_queue *queue);
 
-/* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
-   -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
+/* Appends a message: a copy of the `size` bytes at `data`; 0 bytes are a
+   message, too (Python's Queue.put).
+   Returns 0.
+   Errors:
+   -EPIPE      the queue is closed
+   -EMSGSIZE   the message has more than .max_bytes
+   -ETIMEDOUT  the queue was full until then
+   -ECANCELED  the wait was cancelled
+   -ENOMEM     there is no memory for the message
+   -ENOSPC     more than 1,024 processes use a shared queue
+   others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
-/* Takes the oldest message, copies it to `buf` and returns its size.
-   -ETIMEDOUT while empty, -EPIPE closed and drained, -ECANCELED, -ENOSPC as
-   conc_put; and, the message staying where it is, -EMSGSIZE if it has more
-   than `size` bytes and -EBADMSG if it is a typed value other than bytes or
-   str (conc_get_value takes any). */
+/* Takes the oldest message and copies it to the `size` bytes of buf (Python's
+   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there.
+   Returns the size of the message.
+   Errors:
+   -EPIPE      the queue is closed, and no message is left
+   -EBADMSG    the message is a typed value other than bytes or str:
+               conc_get_value takes it
+   -EMSGSIZE   the message has more than `size` bytes
+   -ETIMEDOUT  the queue was empty until then
+   -ECANCELED  the wait was cancelled
+   -ENOSPC     more than 1,024 processes use a shared queue
+   others      of a manager's queue: see conc_manager_get */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
-/* Appends up to `n` messages of `size` bytes each, which lie one behind the
-   other at `items`: waits as conc_put does until there is room for one, then
-   puts as many at once as there is room for. How many; or conc_put's errors,
-   with none put. */
+/* Appends up to n messages of `size` bytes each, which lie one behind the
+   other at `items`. It waits as conc_put does until there is room for one
+   message; then it puts as many of them as there is room for, at once.
+   Returns how many were put. After an error none was.
+   Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
 
-/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
-   does until there is one, then takes as many at once as there are. How many;
-   or conc_get's errors, with none taken. A message of another size stays:
-   -EMSGSIZE if it is the first. */
+/* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
+   does until there is one message; then it takes as many as there are, at
+   once. A message of another size stays there, with all that are behind it.
+   Returns how many were taken. After an error none was.
+   Errors: as conc_get, and
+   -EMSGSIZE  the first message has another size */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout);
 
-/* The size of the message that conc_get would return now; -ETIMEDOUT if there
-   is none, -EPIPE if there will be none, -EBADMSG as above, -ENOTSUP for a
-   manager's queue. */
+/* Returns the size of the message that conc_get would return now. It never
+   waits.
+   Errors:
+   -EPIPE      the queue is closed, and no message is left
+   -EBADMSG    the message is a typed value other than bytes or str
+   -ETIMEDOUT  the queue is empty
+   -ENOTSUP    this is a client's queue of conc_manager_get */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; of a shared queue, those included that are being put
-   or got at this moment. A remote queue's errors as conc_get's. */
+/* Returns the number of messages (Python's Queue.qsize); of a shared queue
+   including those that are being put or got at this moment.
+   Errors: none; of a manager's queue: see conc_manager_get. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
-/* Says that one message got earlier has been dealt with, for conc_queue_join.
-   0, -EINVAL if called more often than messages were put. */
+/* Says that one message that was got earlier has been dealt with: for
+   conc_queue_join (Python's Queue.task_done).
+   Returns 0.
+   Errors:
+   -EINVAL  it was called more often than messages were put
+   others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
-/* Waits until every message ever put has been reported by conc_task_done. 0,
-   -ETIMEDOUT, -ECANCELED. */
+/* Waits until conc_task_done was called for every message that was ever put
+   (Python's Queue.join).
+   Returns 0.
+   Errors:
+   -ETIMEDOUT  not all messages were done in time
+   -ECANCELED  the wait was cancelled
+   others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 
-/* Appends a typed value, a copy, as conc_put does. A value of bytes is the
-   same message as conc_put of these bytes. Errors as conc_put's, and as
-   conc_pickle_dumps'. */
+/* Appends a copy of a typed value, as conc_put does. A value of bytes is the
+   same message as conc_put of these bytes.
+   Returns 0.
+   Errors: as conc_put and conc_pickle_dumps. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout);
 
-/* Takes the oldest message as a value, to be freed by conc_value_free; one of
-   conc_put comes as CONC_BYTES. Errors as conc_get's, and -ENOMEM. */
+/* Takes the oldest message as a typed value. A message of conc_put comes as
+   CONC_BYTES. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_get, without -EBADMSG and -EMSGSIZE, and
+   -ENOMEM  there is no memory for the value; the message is still there */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
-/* conc_build and conc_put_value in one, and the errors of both:
-   conc_put_build(q, 1.0, "(is)", 7, "seven"). */
+/* Does conc_build and conc_put_value in one: conc_put_build(q, 1.0, "(is)", 7,
+   "seven").
+   Returns 0.
+   Errors: as conc_build and conc_put_value. */
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
                             const char *format, ...);
 
-/* conc_get_value and conc_parse in one, for formats of numbers:
-   conc_get_parse(q, 1.0, "i", &n). A message of another shape is consumed and
-   -EINVAL (or -ERANGE) returned; a format that would point into the value
-   (s, y, O) is -EINVAL and consumes nothing. */
+/* Does conc_get_value and conc_parse in one, for formats of numbers:
+   conc_get_parse(q, 1.0, "i", &n).
+   Returns 0.
+   Errors: as conc_get_value, and
+   -EINVAL  the message has another shape, and is consumed; or the format is
+            one that would point into the value (s, y, O): then nothing is
+            consumed
+   -ERANGE  a number does not fit its C type; the message is consumed */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
 
-   A job is a conc_task, which one of the pool's workers runs: conc_join,
+   A job is a conc_task that one of the pool's workers runs: conc_join,
    conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
-   points at .size bytes that are its input and its output: workers that are
-   processes get a copy, which is copied back when the job ends; threads get
-   the pointer. So the caller's code is the same. With .size 0 .arg is passed
-   as it is, to processes too: a number in its place, or what was there when
-   the pool started.
+   points to .size bytes that are its input and its output. Workers that are
+   processes get a copy of them, which is copied back when the job ends;
+   threads get the pointer. So the caller's code is the same for both. If .size
+   is 0, .arg is passed as it is, to processes too: it is a number in the place
+   of a pointer (see conc_gen), or points to what was there when the pool
+   started.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -2452,209 +2510,304 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
      conc_pool_close(&p);
      conc_pool_join(&p, CONC_FOREVER);
 
-   Jobs of one submitter begin in the order of submission, nearly. A job of a
-   thread may submit others, even after conc_pool_close, and wait for them:
-   while a job waits for tasks by conc_join, conc_wait, conc_gather or
-   conc_as_completed, its thread runs other jobs, on the same stack; so it
-   should not hold a lock meanwhile that they want. (Not so coroutines and
-   generators inside of a job, nor does a time limit end the other job.)
+   Jobs of one submitter begin in the order in which they were submitted, or
+   nearly so. A job of a thread may submit other jobs, even after
+   conc_pool_close, and wait for them. While a job waits for tasks by
+   conc_join, conc_wait, conc_gather or conc_as_completed, its thread runs
+   other jobs, on the same stack; so the job should not hold a lock that these
+   want. A time limit of the job does not end the other jobs. Coroutines and
+   generators inside a job wait without running other jobs.
 
-   Threads    from anywhere; but start when nobody else uses it yet, and join
-              when no other call for it is under way
-   Processes  a child of the process that started a pool finds it ended, and
-              its jobs with -ECHILD. So jobs of processes cannot submit to it
+   Threads    from anywhere; but start while no other task uses the pool, and
+              join while no other call for it is under way
+   Processes  no: in a child of the process that started it, a pool has ended,
+              and its jobs with -ECHILD. So jobs of processes cannot submit to
+              their pool
    Signals    no
    Memory     the struct is the caller's, zeroed first, until conc_pool_join
-              has returned 0; so are the jobs until joined
-   Blocks     apply, map, join; imap's next; the others never. (Starting a
-              process flushes stdio: see conc_process_start.)
+              has returned 0; the jobs are the caller's, until joined
+   Blocks     apply, join and the next of an imap, with a timeout; map and the
+              end of an imap, until the jobs have ended; conc_offload; the
+              others never. (To start a process flushes stdio: see
+              conc_process_start)
    ------------------------------------------------------------------------ */
 
 enum {
   CONC_PROCESS, /* Python's multiprocessing.Pool */
-  CONC_THREAD   /* and its ThreadPool */
+  CONC_THREAD   /* Python's multiprocessing.pool.ThreadPool */
 };
 
 /* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
-  size_t workers;       /* default 0: conc_cpu_count(); of processes at most
-                           4,096 */
-  conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg; /* its argument; yours */
-  size_t stack_size;    /* of a thread; bytes; default the system's */
-  size_t chunk;         /* how many items map hands out at a time; default 0:
-                           so many that each worker gets four chunks */
+  size_t workers;       /* how many; default 0: conc_cpu_count(); of processes
+                           at most 4,096 */
+  conc_fn *initializer; /* each worker calls it first; default none */
+  void *initializer_arg; /* its argument; yours; default NULL */
+  size_t stack_size;    /* of a worker that is a thread; bytes; default 0: the
+                           system's */
+  size_t chunk;         /* how many items conc_pool_map hands out at a time, to
+                           processes at most 1 MiB; default 0: each worker
+                           gets four chunks */
   /* The following are for processes. */
-  size_t max_tasks_per_worker; /* then it is replaced; default 0: never */
-  double timeout;       /* seconds that a job may run, or its worker is killed
-                           and the job has failed, by -ETIMEDOUT; default 0:
-                           no limit */
-  unsigned retries;     /* how often a job is run again whose worker died;
-                           default 0: then it has failed, by -ECHILD */
+  size_t max_tasks_per_worker; /* after this number of jobs a worker is
+                                  replaced; default 0: never */
+  double timeout;       /* seconds that a job may run; after them its worker is
+                           killed, and the job has failed, by -ETIMEDOUT;
+                           default 0: no limit */
+  unsigned retries;     /* how often a job is run again if its worker died;
+                           after that it has failed, by -ECHILD; default 0 */
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
-                           run, allocated as used; default 256 MiB */
+                           run, allocated as it is used; default 0: 256 MiB */
   /* private */
-  struct conc__pool_data *state;
+  struct conc__pool_data *state; /* NULL: not started */
 } conc_pool;
 
-/* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
-   kind or too many workers, -EAGAIN, -ENOMEM, -EMFILE. */
+/* Starts the workers.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no such .kind, or there are too many .workers
+   -EBUSY   the pool has been started
+   -EAGAIN  the system has no room for another process or thread
+   -ENOMEM  there is no memory for the pool
+   -EMFILE  the process has too many descriptors */
 CONC_API int conc_pool_start(conc_pool *pool);
 
-/* Hands in a job. It runs once (but see .retries), when a worker is free. What
-   conc_join of it returns: 0; -ECANCELED if it was cancelled; what it has set
-   by conc_set_status; -ECHILD if its worker died (conc_exitcode tells how),
-   -ETIMEDOUT if its time was out: then nothing has been copied back.
-   conc_cancel   of a job that has not begun: it never runs; of one that runs
-                 in a thread: as of any task; in a process: kills the worker
-   conc_result   what the target returned; of a process an address that means
-                 something there only, or a number
-   0, -EPIPE if the pool has been closed (a job of its own may still submit),
-   -EBUSY if the job runs already, -EINVAL without a target or if the pool has
-   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
-   belongs to another process, or its workers die before they begin;
-   -ENOMEM. */
+/* Hands in a job (Python's apply_async). It runs once (but see .retries), when
+   a worker is free. What other calls mean for it:
+
+     conc_join     returns 0; -ECANCELED if the job was cancelled; what it has
+                   set by conc_set_status; -ECHILD if its worker died
+                   (conc_exitcode tells how); -ETIMEDOUT if it ran for longer
+                   than .timeout. If a worker died or was killed, nothing has
+                   been copied back
+     conc_cancel   if the job has not begun, it never runs; if it runs in a
+                   thread, it is cancelled as any task is; if it runs in a
+                   process, its worker is killed
+     conc_result   what the target has returned; if that was in a process: a
+                   number, or an address that means something only there
+
+   Returns 0.
+   Errors:
+   -EINVAL    the job has no target, or the pool has not been started
+   -EBUSY     the job runs already
+   -EPIPE     the pool has been closed (its own jobs may still submit)
+   -EMSGSIZE  the job's .size is above .max_bytes
+   -ECHILD    the pool belongs to another process; or its workers die before
+              they begin
+   -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
-/* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
-   that is for want of time, or the caller was cancelled, the job runs on. */
+/* Submits a job and waits for its end (Python's apply). If it has not ended in
+   time, or the caller is cancelled, the job runs on.
+   Returns what conc_join returns for the job.
+   Errors: as conc_pool_submit and conc_join. */
 CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
 
-/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
-   the first failure, when all have ended: items of a chunk whose worker died
-   are as they were; -ECANCELED if the caller was cancelled: then those that
-   had not begun are left out; -EINVAL for size 0; else as conc_pool_submit.
-   Allocates some 250 bytes a chunk. */
+/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks
+   (Python's map). Waits until all have ended. Allocates some 250 bytes for
+   each chunk.
+   Returns 0; or the first failure.
+   Errors: as conc_pool_submit, and
+   -EINVAL     `size` is 0, or fn is NULL
+   -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
+   -ECANCELED  the caller was cancelled, or the pool was terminated; then the
+               items that had not begun are left out
+   -ECHILD     a worker died: the items of its chunk are as they were */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n);
 
-/* Tells the items of an array one by one as they are done.
+/* Returns the items of an array one by one, as they are done. All calls are
+   made by the same task.
 
      conc_imap it;
      void *item;
      conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
      while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
      conc_imap_end(&it);
-
-   All by one task. */
+*/
 typedef struct conc_imap {
   /* private */
-  struct conc_task *jobs;
-  size_t n, told;
-  conc_completed completed;
+  struct conc_task *jobs;   /* n of them, one for each item; NULL: ended */
+  size_t n, told;           /* how many; how many were returned */
+  conc_completed completed; /* if unordered: which of them end */
   bool unordered;
 } conc_imap;
 
-/* Begins fn(item) for each of n items of `size` bytes, in place; they are told
-   in their order, or, unordered, in the order in which they end. 0 or as
-   conc_pool_submit: then none has begun. Allocates some 250 bytes an item,
-   unordered 400. */
+/* Begin fn(item) for each of n items of `size` bytes, in place (Python's imap
+   and imap_unordered). conc_imap_next returns the items in their order; or,
+   unordered, in the order in which they end. conc_pool_imap allocates some 250
+   bytes for each item, conc_pool_imap_unordered 400.
+   Return 0. After an error there is nothing to end: jobs that had been
+   submitted were cancelled and have ended.
+   Errors: as conc_pool_submit, and
+   -EINVAL  fn is NULL */
 CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
                             void *items, size_t size, size_t n);
 CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
                                       conc_fn *fn, void *items, size_t size,
                                       size_t n);
 
-/* The next item: 0, or the failure of its job, after which there may be
-   others; -EPIPE after the last, and *item is NULL; -ETIMEDOUT, -ECANCELED:
-   *item is NULL, and it may be called again. */
+/* Waits for the next item. *item is that item, also if its job has failed; if
+   the wait fails, it is NULL.
+   Returns 0; or the failure of the item's job: there may be more items then.
+   Errors:
+   -EPIPE      there are no more items
+   -ETIMEDOUT  no item was done in time; it may be called again
+   -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
 
-/* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
+/* Ends it early: cancels the jobs that are left, and waits for their ends.
+   After -EPIPE it is a no-op. */
 CONC_API void conc_imap_end(conc_imap *imap);
 
-/* No more jobs: submit returns -EPIPE. The workers end when all are done. 0,
-   -EINVAL if it has not been started. */
+/* Closes the pool: conc_pool_submit returns -EPIPE from now on. The workers
+   end when all jobs are done.
+   Returns 0.
+   Errors:
+   -EINVAL  the pool has not been started */
 CONC_API int conc_pool_close(conc_pool *pool);
 
-/* The same at once: jobs that have not begun end with -ECANCELED; those that
-   run are cancelled, as by conc_cancel. */
+/* Closes the pool and ends its jobs at once. Jobs that have not begun end with
+   -ECANCELED; jobs that run are cancelled, as by conc_cancel.
+   Returns 0.
+   Errors: as conc_pool_close. */
 CONC_API int conc_pool_terminate(conc_pool *pool);
 
-/* Waits until the workers have ended, after close or terminate, and frees what
-   the pool has; it may be started anew. 0; -EINVAL if it runs, -EDEADLK for a
-   job of its own, -ETIMEDOUT, -ECANCELED: it may be called again. */
+/* Waits until the workers have ended, after conc_pool_close or
+   conc_pool_terminate, and frees the memory of the pool. It may be started
+   again then.
+   Returns 0.
+   Errors:
+   -EINVAL     the pool has not been started, or not been closed
+   -EDEADLK    the caller is one of its jobs
+   -ETIMEDOUT  the workers have not ended in time; it may be called again
+   -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_pool_join(conc_pool *pool, double timeout);
 
-/* Runs fn(arg) in a thread while the calling coroutine waits: for what blocks
-   and knows nothing of coroutines. Returns what fn does. Outside of coroutines
-   it is called right here; so it is if there is no memory for a thread. A
-   conc_cancel of the caller reaches fn, as if it was called here; the call
-   does not end before fn. The threads are up to 32 (at most 4 more than CPUs),
-   shared by all, made when needed; they stay. */
+/* Runs fn(arg) in a thread while the calling coroutine waits: for functions
+   that block and know nothing of coroutines (Python's asyncio.to_thread).
+   Outside of coroutines fn is called right here; also if there is no memory
+   for a thread. A conc_cancel of the caller reaches fn, as if fn was called
+   here; the call does not end before fn has returned. The threads are shared
+   by all callers, made when they are needed, and stay: up to 32, but at most 4
+   more than there are CPUs.
+   Returns what fn returns. */
 CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
 /* ---------------------------------------------------------------------------
    >>manager: queues over the network
 
-   A manager serves queues by name to whoever knows the key, or is the client
-   of one. Both sides speak the protocol of Python's multiprocessing.managers,
-   so that either may be Python (2.7, 3.6 and later).
+   A manager serves queues by name to every client that knows its key; or it is
+   such a client. Both sides speak the protocol of Python's
+   multiprocessing.managers, so either may be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  that is what it is for
+   Processes  that is what a manager is for
    Signals    no
    Memory     the struct is the caller's, zeroed first, from start or connect
               until shutdown; strings and queues must outlive that
-   Blocks     connect, and the queues' calls, with their timeouts
+   Blocks     connect, and the calls of a queue, with a timeout; get, of a
+              client, for at most .handshake_timeout; shutdown, for about a
+              second (of a client: for each queue); serve_forever
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
-  const char *address;      /* as conc_listen's and conc_connect's; default of
-                               a server: loopback, any port */
+  const char *address;      /* of a server: as conc_listen takes it; default
+                               loopback, any port. Of a client: as conc_connect
+                               takes it; required */
   const void *authkey;      /* the shared key; default empty */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
-  bool require_sha256;      /* refuse MD5, and so Python up to 3.11 */
+  bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
+                               false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB */
-  size_t max_clients;       /* connections; default 0: no bound */
+  size_t max_clients;       /* connections at one time; default 0: no bound */
   double handshake_timeout; /* seconds to authenticate in; default 5 */
   /* private */
-  struct conc__manager_data *state;
+  struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
-/* Serves `queue` under `name`, the name that Python's register() gave it and
-   clients call (get_task_queue). Before start, or any time while it serves.
-   The queue stays the caller's; the name is copied. 0, -EEXIST, -EINVAL for
-   no name or no queue, -ENOMEM. */
+/* Serves a queue under a name: the name that Python's register() has given it
+   and that clients call (get_task_queue). The call may come before the start,
+   or at any time while the manager serves. The queue stays the caller's; the
+   name is copied.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no name, or no queue
+   -EEXIST  a queue is served under that name already
+   -ENOMEM  there is no memory for the name */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
-/* Listens at .address and serves in a thread of its own. 0, -EADDRINUSE and
-   what else conc_listen returns, -EBUSY if started, -EAGAIN, -ENOMEM. */
+/* Listens at .address, and serves in a thread of its own (Python's start).
+   Returns 0.
+   Errors: as conc_listen, and
+   -EBUSY   the manager has been started, or is connected
+   -EAGAIN  the system has no room for another thread
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_start(conc_manager *manager);
 
-/* Listens and serves in the calling thread until conc_manager_shutdown or a
-   client's shutdown request: then 0. Errors as above. */
+/* Listens and serves as conc_manager_start does, and waits until
+   conc_manager_shutdown, or a client's request, ends that (Python's
+   serve_forever).
+   Returns 0.
+   Errors: as conc_manager_start, and
+   -ECANCELED  the caller was cancelled; the manager serves on, until
+               conc_manager_shutdown */
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
-/* Becomes a client of the manager at .address. 0; -EACCES if the keys differ
-   (on either side), -ECONNREFUSED, -ETIMEDOUT, -EPROTO if what answers is no
-   manager, -EBUSY, -ENOMEM, and what else conc_connect returns. */
+/* Becomes a client of the manager at .address (Python's connect).
+   Returns 0.
+   Errors: as conc_connect, and
+   -EBUSY   the manager has been started, or is connected
+   -EACCES  the keys differ (on either side)
+   -EPROTO  what answers there is no manager
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
-/* The queue of that name: a client's proxy for the server's queue, or in the
-   serving process the registered queue itself. Used like any other queue; it
-   is the manager's and lives until shutdown. NULL and errno: ENOENT for an
-   unknown name, EINVAL if the manager neither serves nor is connected, or what
-   connecting fails with.
-   Each call of a proxy is one request; concurrent calls use connections of
-   their own, and a lost connection is made anew by the next call. A call that
-   fails with -EPIPE or -ECONNRESET, or is cancelled, may or may not have been
-   carried out. A message that comes for a get without memory for it, or that
-   has begun to come when a get is cancelled, is the next get's. */
+/* Finds the queue of that name. In a client that is a proxy for the server's
+   queue; it belongs to the manager, and lives until conc_manager_shutdown. In
+   the serving process it is the registered queue itself. Either is used like
+   any other queue.
+   Each call of a proxy is one request to the server. Calls at the same time
+   use several connections; if a connection is lost, the next call makes a new
+   one. If a get runs out of memory, or is cancelled while its reply arrives,
+   the message is kept and returned by the next get. If the server does not
+   answer, a call may last up to 5 s longer than its timeout. A call that is
+   cancelled may or may not have been carried out. Besides the errors of every
+   queue, a call of a proxy may return those of conc_manager_connect, and
+
+     -EPIPE       the connection was lost, or the server's queue is closed; if
+                  it was lost, the call may or may not have been carried out
+     -EMSGSIZE    the reply is larger than .max_message
+     -EPROTO      the server has not understood the request, or the client not
+                  the reply
+     -EACCES      the message is an instance of a Python class; it is lost
+     -ECONNRESET  the connection was lost, as with -EPIPE
+
+   Returns the queue; or NULL, and errno.
+   Errors:
+   EINVAL  the manager neither serves nor is connected; or the name has more
+           than 63 bytes
+   ENOENT  the manager has no queue of that name
+   others  what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
-/* Where a server listens: "127.0.0.1:40123", with the port that the system
-   chose. Valid until shutdown; NULL if it does not serve. */
+/* Returns where a server listens: "127.0.0.1:40123", with the port that the
+   system has chosen. Valid until conc_manager_shutdown. NULL if the manager
+   does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Server: stops listening, lets requests under way answer, cancels blocked
-   ones, ends. Client: drops its connections and its queues. Frees all that
-   the manager owns; the struct may be used anew. 0, -EINVAL if it neither
-   serves nor is connected. */
+/* Ends a server or a client. A server stops listening, answers the requests
+   that are under way, cancels those that wait in a queue, and ends. A client
+   drops its connections and its queues. All that the manager owns is freed,
+   and registered names are forgotten; then the struct may be used again.
+   Returns 0.
+   Errors:
+   -EINVAL  the manager neither serves nor is connected, and no queue is
+            registered */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
@@ -2667,40 +2820,46 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    Blocks     one task at a time, while it writes a line; the others never
    ------------------------------------------------------------------------ */
 
-/* Shows how far something is (Python's tqdm).
+/* Shows how far something has come (Python's tqdm).
 
      conc_progress p = { .total = n, .name = "pages" };
      conc_progress_update(&p, 0);
      while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
      conc_progress_close(&p);
 
-   On a terminal a line that is written over and over, as wide as that:
+   On a terminal it is a line that is written again and again, as wide as the
+   terminal:
      pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
-   what is done, the time since the first update, what is left, and the rate
-   of late. Elsewhere, say in a log, a line now and then. */
+   It shows what is done, the time since the first update, the time that is
+   left, and the latest rate. Elsewhere, for example in a log, a new line is
+   written now and then. */
 typedef struct conc_progress {
-  size_t total;     /* steps; default 0: not known, so no bar */
+  size_t total;     /* steps; default 0: not known, so there is no bar */
   const char *name; /* stands in front; default none */
   const char *unit; /* of a step; default "it" */
-  int fd;           /* where it is written; default 0: standard error */
-  bool off;         /* nothing is written */
+  int fd;           /* the line is written there; default 0: standard error */
+  bool off;         /* nothing is written; default false */
   double interval;  /* seconds from line to line; default 0.1 on a terminal,
                        10 elsewhere */
   size_t width;     /* columns; default: the terminal's */
   /* private */
-  size_t done;
-  unsigned busy; /* somebody looks whether to write, or writes */
-  double start, next;
-  double shown_at, rate; /* of late; 0 not known */
-  size_t shown;
+  size_t done;           /* steps */
+  unsigned busy;         /* a task looks whether to write, or writes */
+  double start, next;    /* when it began; when the next line is due */
+  double shown_at, rate; /* when the last line was written; the latest rate, 0:
+                            not known */
+  size_t shown;          /* steps in the last line */
 } conc_progress;
 
-/* n steps more are done. 0, or what write() fails with. */
+/* Says that n more steps are done, and writes a line if one is due.
+   Returns 0.
+   Errors: what write() fails with. */
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
-/* Writes the last line, with the rate on the whole, and ends it. Nobody may
-   update meanwhile; then the struct is as new. 0, or what write() fails
-   with. */
+/* Writes the last line, with the rate of all steps, and ends it. No other task
+   may update meanwhile. The struct is as new then.
+   Returns 0.
+   Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
 
 /* ---------------------------------------------------------------------------
