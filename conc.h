@@ -1,4 +1,4 @@
-/* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
+/* conc.h - v0.2.0 - everything that runs at the same time, in one C file.
    MIT-0 or public domain, as you like; the text is at the end of LICENSE.
 
    Threads, coroutines with an event loop, processes, pools, locks, queues,
@@ -399,9 +399,9 @@
 
 /* Of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
-#define CONC_VERSION_MINOR 1
+#define CONC_VERSION_MINOR 2
 #define CONC_VERSION_PATCH 0
-#define CONC_VERSION "0.1.0"
+#define CONC_VERSION "0.2.0"
 
 #ifndef CONC_API
 #ifdef CONC_STATIC
@@ -2953,9 +2953,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
 /* ---------------------------------------------------------------------------
    >>version
 
-   PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
-   0, MINOR may too, and says so here.
+   A new PATCH mends. A new MINOR adds, and breaks nothing. A new MAJOR may
+   break programs; while MAJOR is 0, a new MINOR may do so, too, and says so
+   here. The newest version comes first:
 
+   0.2.0  2026-11-29  Breaks: conc_guard_handler is now conc_report_overflow,
+                      conc_next is conc_gen_next, conc_send_value is
+                      conc_gen_send. The manual is written in plainer English,
+                      with a list of errors for each function. The
+                      implementation is laid out anew, in smaller sections:
+                      nothing below the public names is compatible.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -2963,11 +2970,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
    ------------------------------------------------------------------------ */
 
 #ifndef CONC_STATIC
-/* Files compiled against different versions must not be linked: each refers
-   to a symbol that only its own version's implementation defines. */
-extern const int conc__version_0_1_0;
+/* Files that were compiled against different versions of conc.h must not be
+   linked: each refers to a symbol that only the implementation of its own
+   version defines. */
+extern const int conc__version_0_2_0;
 static const int *const conc__version_check __attribute__((used)) =
-    &conc__version_0_1_0;
+    &conc__version_0_2_0;
 #endif
 
 #ifdef __cplusplus
@@ -3338,7 +3346,7 @@ extern "C" {
 #endif
 
 #ifndef CONC_STATIC
-const int conc__version_0_1_0 = 1;
+const int conc__version_0_2_0 = 1;
 #undef CONC_API
 #define CONC_API
 #endif
