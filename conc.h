@@ -1,4 +1,4 @@
-/* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
+/* conc.h - v0.2.0 - everything that runs at the same time, in one C file.
    MIT-0 or public domain, as you choose; both texts are in LICENSE.
 
    It has threads, coroutines with an event loop, processes, pools, locks and
@@ -527,9 +527,9 @@
 
 /* The version of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
-#define CONC_VERSION_MINOR 1
+#define CONC_VERSION_MINOR 2
 #define CONC_VERSION_PATCH 0
-#define CONC_VERSION "0.1.0"
+#define CONC_VERSION "0.2.0"
 
 #ifndef CONC_API
 #ifdef CONC_STATIC
@@ -1362,206 +1362,304 @@ CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>generator: conc_gen
+
+   Threads    a generator belongs to the thread that resumes it first, and to
+              that thread's coroutines; other threads get -EPERM
+   Processes  no; a forked child has the generators of the thread that forked
+   Signals    no
+   Memory     the caller's, valid when zeroed. From its first value to its end
+              a generator has a stack of CONC_STACK_SIZE, or .stack_size; or it
+              uses that much of the stack of the generator that delegates to
+              it. A thread keeps up to 64 stacks for its next generators
+   Blocks     only if the generator itself waits for something
    ------------------------------------------------------------------------ */
 
-/* A generator: target(arg) runs on a stack of its own, as far as its next
-   conc_yield, each time that somebody asks for a value.
+/* A generator, as in Python. target(arg) runs on a stack of its own. Each time
+   that a task asks for a value, target runs on to its next conc_yield.
 
-     static void *count(void *to) {
-       for (intptr_t i = 0; i < (intptr_t)to; i++)
-         if (conc_yield((void *)i, NULL) != 0) break;
+     static void *count(void *arg) {
+       int n = (int)(intptr_t)arg;
+       for (int i = 0; i < n; i++)
+         if (conc_yield((void *)(intptr_t)i, NULL) != 0) break;
        return NULL;
      }
 
-     conc_gen g = { .target = count, .arg = (void *)3 };
+     conc_gen g = { .target = count, .arg = (void *)(intptr_t)3 };
      void *value;
-     while (conc_gen_next(&g, &value) == 0) use(value);
+     while (conc_gen_next(&g, &value) == 0) use((int)(intptr_t)value);
 
-   It needs no loop, and is no task: it runs as a part of whoever resumes it.
-   So it may do what its resumer may, sleep, lock and read, and then it is the
-   resumer's task that waits, can be cancelled, and is conc_current(). Close
-   it unless it has come to its end, or its stack stays. It runs once: for
-   another time make the struct anew.
+   A number can travel in the place of a pointer, as here: (void *)(intptr_t)n
+   makes a pointer of the number n, and (int)(intptr_t)p a number of the
+   pointer p. The same goes for .arg of a task and for what a target returns.
 
-   Threads    that which resumes it first, and its coroutines; -EPERM in others
-   Processes  no; a fork has those of the thread that forked
-   Signals    no
-   Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end; or so much of that
-              of the generator that delegated to it. A thread keeps up to 64
-              stacks for the next generators
-   Blocks     only if the generator waits for something */
+   A generator needs no loop, and it is no task: it runs as a part of the task
+   that resumes it. So it may do what that task may do: sleep, lock and read.
+   Then it is that task which waits, which can be cancelled, and which
+   conc_current() returns.
+   A generator keeps its stack until it comes to its end: close one that is not
+   wanted any more. A generator runs once. To run it again, zero the struct and
+   fill it in again. */
 typedef struct conc_gen {
-  conc_fn *target;   /* what to run */
-  void *arg;         /* its argument; yours */
-  size_t stack_size; /* bytes; default CONC_STACK_SIZE */
+  conc_fn *target;   /* what to run; required */
+  void *arg;         /* its argument; yours; default NULL */
+  size_t stack_size; /* of its own stack; bytes; default CONC_STACK_SIZE */
   /* private */
-  uintptr_t word;           /* its conc__thread and a CONC__GEN_...; 0: new */
-  struct conc_gen *next;    /* see the implementation */
-  struct conc__coro *stack;
-  void *value;              /* of a root; at last the result */
+  uintptr_t word;           /* its thread and a CONC__GEN_...; 0: new */
+  struct conc_gen *next;    /* in a ring; see the implementation */
+  struct conc__coro *stack; /* of a root: the stack on which its leaf runs */
+  void *value;              /* of a root: the value; at last the result */
   int status;               /* what its conc_yield is to return */
 } conc_gen;
 
-/* The next value. 0; -EPIPE if there is none: it has returned or been closed;
-   -EBUSY if it runs already, or another generator delegates to it; -EPERM in a
-   thread that is not its own; -EINVAL without a target; -ENOMEM. `value` may
-   be NULL. */
+/* Resumes a generator until it yields a value (Python's next). *value is that
+   value; `value` may be NULL.
+   Returns 0.
+   Errors:
+   -EINVAL  the generator has no target
+   -EBUSY   it runs already, or another generator delegates to it
+   -EPERM   it belongs to another thread
+   -EPIPE   there is no value any more: its target has returned, or it was
+            closed
+   -ENOMEM  there is no memory for its stack */
 CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
-/* As conc_gen_next, and the conc_yield where it stands returns `sent`. -EINVAL
-   if it stands at none, for it has not begun (send NULL, or use
-   conc_gen_next). */
+/* Does what conc_gen_next does; and the conc_yield at which the generator
+   stands gives `sent` to the generator (Python's send).
+   Returns 0.
+   Errors: as conc_gen_next, and
+   -EINVAL  `sent` is not NULL, and the generator has not begun: it stands at
+            no conc_yield yet */
 CONC_API int conc_gen_send(conc_gen *gen, void *sent, void **value);
 
-/* Inside a generator: hands a value to who resumed it, and waits to be resumed
-   again. 0 and what was sent, NULL by conc_gen_next; -ECANCELED: it is being
-   closed, and should clean up and return; -EPERM outside. `sent` may be
-   NULL. */
+/* Called by a generator: hands `value` to the task that has resumed it, and
+   waits to be resumed again. *sent is what conc_gen_send was given, or NULL if
+   it was resumed by conc_gen_next; `sent` may be NULL.
+   Returns 0.
+   Errors:
+   -EPERM      the caller is not inside a generator
+   -ECANCELED  the generator is being closed: it should clean up and return */
 CONC_API int conc_yield(void *value, void **sent);
 
-/* Inside a generator: yields all values of another one, which may have begun
-   already; what is sent goes there, directly. No other thread may begin it at
-   the same moment. 0 and what it returned; -ECANCELED if both were closed;
-   else as conc_gen_next. `result` may be NULL. */
+/* Called by a generator: yields all values of another one, `inner`, which may
+   have begun already (Python's yield from). What is sent goes directly to
+   `inner`. *result is what the target of `inner` has returned; `result` may be
+   NULL. No other thread may begin `inner` at the same moment.
+   Returns 0 when `inner` has ended, or if it had ended before.
+   Errors: as conc_gen_next of `inner`, without -EPIPE, and
+   -EPERM      the caller is not inside a generator
+   -ECANCELED  both generators were closed */
 CONC_API int conc_yield_from(conc_gen *inner, void **result);
 
-/* Ends a generator where it stands: its conc_yield returns -ECANCELED, and it
-   runs to its end (and so do those that it delegates to, innermost first). 0
-   if it has ended, now or before; -EAGAIN if it yielded once more instead (the
-   value is lost); else as conc_gen_next. */
+/* Ends a generator where it stands (Python's close): its conc_yield returns
+   -ECANCELED, and the generator runs to its end. Generators that it delegates
+   to are ended in the same way, the innermost one first. The target of a
+   generator that has not begun is never called.
+   Returns 0 if the generator has ended, now or before.
+   Errors: as conc_gen_next, without -EPIPE and -ENOMEM, and
+   -EAGAIN  the generator has yielded once more instead; that value is lost */
 CONC_API int conc_gen_close(conc_gen *gen);
 
-/* What the target returned (Python's StopIteration.value); NULL before. */
+/* Returns what the target has returned (Python's StopIteration.value); NULL
+   before the generator has ended. */
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
    >>local: conc_local
-   ------------------------------------------------------------------------ */
-
-/* Whose a value of a conc_local is. */
-enum {
-  CONC_SCOPE_THREAD, /* the thread's: its coroutines share it */
-  CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
-};
-
-/* Named values of which every thread, or every task, has its own: Python's
-   threading.local, or with CONC_SCOPE_TASK its contextvars.
-
-     static conc_local local_school;
-     conc_local_set(&local_school, "student", name);
-     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
-
-   The destructor is called, never for NULL, with a value that is replaced by
-   another, deleted, or left when its task ends, before it can be joined. It
-   may use the library. What it sets at the end of a task is destroyed in the
-   next of four rounds, and after these let go as it is. At exit() none is
-   called: not for the main thread, nor for what else still runs.
-
-   With CONC_SCOPE_TASK a coroutine begins with the values of the task that
-   called conc_coro_start or conc_run: with copy(value), its own, if there is
-   a copy; else with the same value if there is no destructor; else without,
-   for it would have two owners. Threads begin with none.
 
    Threads    any number, mixed with coroutines of any loops
    Processes  no
    Signals    no
    Memory     the caller's, valid when zeroed, until conc_local_free. A name
-              costs some 100 bytes, a thread or task 16 for each name
-   Blocks     never */
+              costs some 100 bytes, and in each thread or task another 16
+   Blocks     never
+   ------------------------------------------------------------------------ */
+
+/* Which values of a conc_local the caller sees. */
+enum {
+  CONC_SCOPE_THREAD, /* the thread's: its coroutines share them */
+  CONC_SCOPE_TASK    /* the coroutine's or the pool's job's; the thread's if
+                        the caller is neither */
+};
+
+/* Named values, of which each thread has its own (Python's threading.local),
+   or with CONC_SCOPE_TASK each task (Python's contextvars).
+
+     static conc_local local_school;
+     conc_local_set(&local_school, "student", name);
+     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
+
+   The destructor is called with a value when another one replaces it, when it
+   is deleted, and when its task ends: then before the task can be joined. It
+   is never called with NULL. It may use the library. Values that destructors
+   set at a task's end are destroyed in another round; after four rounds the
+   rest is dropped without being destroyed. At exit() no destructor is called:
+   not for the values of the main thread, nor for those of tasks that still
+   run.
+
+   With CONC_SCOPE_TASK a coroutine inherits the values of the task that called
+   conc_coro_start or conc_run. Each value is inherited as copy(value) if .copy
+   is set; otherwise as the same pointer if there is no .destructor; otherwise
+   not at all, since two owners would destroy it twice. All other tasks begin
+   with no values. */
 typedef struct conc_local {
-  int scope;                       /* default CONC_SCOPE_THREAD */
-  void (*destructor)(void *value); /* default none */
-  void *(*copy)(void *value);      /* default none; NULL if it fails */
+  int scope;                       /* CONC_SCOPE_...; default ..._THREAD */
+  void (*destructor)(void *value); /* destroys a value; default none */
+  void *(*copy)(void *value);      /* makes the copy that a coroutine inherits;
+                                      never called with NULL; returns NULL if
+                                      it fails; default none */
   /* private */
-  struct conc_attribute *root; /* all names */
+  struct conc_attribute *root;     /* all names, as a tree */
   struct conc_attribute *first[8]; /* the first of them, to be found fast */
 } conc_local;
 
-/* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
-   NULL name or a bad scope, -ENOMEM: then nothing has changed. */
+/* Sets the caller's value under a name. The name is copied.
+   Returns 0. After an error nothing has changed.
+   Errors:
+   -EINVAL  the name is NULL, or .scope is not a CONC_SCOPE_...
+   -ENOMEM  there is no memory for the name or the value */
 CONC_API int conc_local_set(conc_local *local, const char *name, void *value);
 
-/* The caller's value; NULL if it has none. */
+/* Returns the caller's value under a name; NULL if it has none. */
 CONC_API void *conc_local_get(conc_local *local, const char *name);
 
-/* Whether the caller has a value, which may be NULL. */
+/* Returns whether the caller has a value under a name. It may be NULL. */
 CONC_API bool conc_local_has(conc_local *local, const char *name);
 
-/* Deletes the caller's value. 0, -ENOENT if it has none. */
+/* Deletes the caller's value under a name, and destroys it.
+   Returns 0.
+   Errors:
+   -EINVAL  the name is NULL
+   -ENOENT  the caller has no value under that name */
 CONC_API int conc_local_delete(conc_local *local, const char *name);
 
-/* Destroys all values of all threads and tasks, and forgets all names; the
-   struct is as new. Nobody may use it meanwhile, nor start coroutines that
-   would inherit from it; but threads and tasks may end, each value being
-   destroyed once, by them (perhaps a little later) or here. */
+/* Destroys all values of all threads and tasks, and forgets all names. The
+   struct is as new then. Meanwhile no task may use it, nor start coroutines
+   that would inherit from it. But threads and tasks may end: each value is
+   destroyed once, either by the task that ends (perhaps a little later) or
+   here. */
 CONC_API void conc_local_free(conc_local *local);
 
-/* One name of one local, found beforehand: faster. */
+/* One name of one conc_local, looked up beforehand: this is faster. */
 typedef struct conc_attribute conc_attribute;
 
-/* The attribute of that name, valid until conc_local_free. NULL and errno:
-   EINVAL, ENOMEM. */
+/* Looks up a name, which may be new. The attribute is valid until
+   conc_local_free.
+   Returns the attribute; or NULL, and errno.
+   Errors:
+   EINVAL  the name is NULL, or .scope is not a CONC_SCOPE_...
+   ENOMEM  there is no memory for the name */
 CONC_API conc_attribute *conc_local_attribute(conc_local *local,
                                               const char *name);
 
-/* As conc_local_get and conc_local_set. */
+/* Do what conc_local_get and conc_local_set do. conc_attribute_set fails only
+   by -ENOMEM. */
 CONC_API void *conc_attribute_get(const conc_attribute *attribute);
 CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* ---------------------------------------------------------------------------
    >>thread: conc_thread_start
+
+   Threads    start a task once at a time
+   Processes  no
+   Signals    no
+   Memory     the task is the caller's, from start until joined (or known
+              finished)
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Runs task->target(task->arg) in a new thread. The system is told the name,
-   too. It is detached: nobody need join it. 0, -EBUSY if the task runs
-   already, -EINVAL without a target, -EAGAIN or -ENOMEM. */
+/* Runs task->target(task->arg) in a new thread (Python's Thread.start). The
+   thread is detached: it need not be joined. The system is told the task's
+   name. .stack_size is rounded up to whole pages, and to the least that the
+   system allows. A number is passed as .arg = (void *)(intptr_t)n: see
+   conc_gen.
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target
+   -EBUSY   the task runs already
+   -EAGAIN  the system has no room for another thread
+   -ENOMEM  there is no memory for it
+   others   what pthread_create() fails with */
 CONC_API int conc_thread_start(conc_task *task);
 
 /* ---------------------------------------------------------------------------
    >>loop: conc_run, conc_coro_start, conc_sleep
+
+   Threads    a thread runs one loop at a time, and its coroutines; conc_sleep
+              and conc_yield_now work everywhere
+   Processes  a forked child has the loop of the thread that forked, with all
+              its coroutines
+   Signals    no
+   Memory     the tasks are the caller's, from start until joined (or known
+              finished); the library allocates stacks
+   Blocks     conc_run, until all coroutines of the loop have ended;
+              conc_sleep; the others never
    ------------------------------------------------------------------------ */
 
-/* Runs the task as a coroutine on a loop of the calling thread, and returns
-   when it has finished and everything that it started has: coroutines that
-   are left over are cancelled and awaited (Python's asyncio.run), so their
-   structs must not lie on the stack of one that has ended. Returns as
-   conc_join does; -EDEADLK if it came to all of them waiting, in a process
-   without other threads, for what none of them can do any more: then they were
-   cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
-   inside another conc_run of this thread, or if the task runs already, -EINVAL
-   without a target, -ENOMEM, -EMFILE. */
+/* Runs the task as a coroutine on a loop of the calling thread, until it and
+   all coroutines that were started on this loop have finished (Python's
+   asyncio.run). When the task has finished, coroutines that are left over are
+   cancelled and awaited. So their structs must not lie on the stack of a
+   coroutine that has ended.
+   Returns what conc_join returns for the task: 0, or its failure.
+   Errors: the failure of the task, and
+   -EINVAL   the task has no target
+   -EBUSY    this thread is inside another conc_run, or the task runs already
+   -EDEADLK  all coroutines waited for what none of them could do any more, in
+             a process without other threads. They were cancelled, and
+             conc_deadlock_report tells what they waited for
+   -ENOMEM   there is no memory for the loop
+   -EMFILE   the process has too many descriptors */
 CONC_API int conc_run(conc_task *task);
 
-/* Starts a coroutine on the loop of the calling thread; it runs when the
-   caller next waits, and gets its stack then. 0, -EPERM if no loop runs in
-   this thread, -EBUSY if the task runs already, -EINVAL without a target,
-   -ENOMEM. If there is no memory for its stack, it fails, by -ENOMEM. */
+/* Starts a coroutine on the loop of the calling thread (Python's
+   asyncio.create_task). The coroutine runs when the caller next waits, and
+   gets its stack then. If there is no memory for the stack, the coroutine
+   fails, by -ENOMEM.
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target
+   -EBUSY   the task runs already
+   -EPERM   no loop runs in this thread
+   -ENOMEM  there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
-/* How many bytes of its stack a coroutine has used at most so far; NULL is the
-   caller. That tells what .stack_size it needs: twice as much is safe. A stack
-   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
-   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
-   has not begun; -ESRCH for a task that does not run, or is no coroutine;
-   -EPERM in a thread that is not its own. */
+/* Tells how many bytes of its stack a coroutine has used at most so far; of
+   the caller, if `task` is NULL. That shows what .stack_size it needs: twice
+   as much is safe. Stacks of up to CONC_STACK_SIZE are reused, so the result
+   may include earlier tasks; larger ones are not. Scans the whole stack: meant
+   for tests.
+   Returns the number of bytes; 0 if the coroutine has not begun.
+   Errors:
+   -EPERM  the coroutine is of another thread's loop
+   -ESRCH  the task does not run, or it is no coroutine */
 CONC_API ssize_t conc_stack_used(conc_task *task);
 
-/* From now on a coroutine or a generator that overflows its stack is told of
-   by name, in a line to the standard error, before the process dies of SIGSEGV
-   as it would have:
+/* From now on reports each coroutine or generator that overflows its stack.
+   Its name is written in a line to the standard error:
      conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
-   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
-   one that was there before; and, for the caller and for threads that make
-   coroutines from now on, an alternate signal stack, unless they have one.
-   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+   Then the process dies of SIGSEGV, as it would have done without the report.
+   This call installs a handler for SIGSEGV and SIGBUS. After the report, and
+   for every other fault, it passes the signal on to the handler that was there
+   before. The caller, and each thread that makes a coroutine or a generator
+   from now on, gets an alternate signal stack, unless it has one. Call it in
+   main; a second time is a no-op.
+   Returns 0.
+   Errors:
+   -ENOMEM  there is no memory for the signal stack */
 CONC_API int conc_report_overflow(void);
 
-/* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
+/* Waits for a number of seconds (Python's sleep). 0 or less does what
+   conc_yield_now does; CONC_FOREVER waits for conc_cancel.
+   Returns 0.
+   Errors:
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_sleep(double seconds);
 
 /* Lets the other ready coroutines of the loop run first; in a thread, other
-   threads. 0 or -ECANCELED. */
+   threads.
+   Returns 0.
+   Errors:
+   -ECANCELED  the caller was cancelled */
 CONC_API int conc_yield_now(void);
 
 /* ---------------------------------------------------------------------------
@@ -1569,107 +1667,168 @@ CONC_API int conc_yield_now(void);
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
-   Signals    no; SIGPIPE is not raised by sockets (it is by pipes)
-   Memory     nothing is kept after the call
-   Blocks     a thread blocks, a coroutine parks; always with a timeout
+   Signals    no; sockets do not raise SIGPIPE, but pipes do
+   Memory     nothing is kept after the call; but see conc_stream
+   Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
+              and conc_datagram_open have none: they wait only to look up a
+              name
 
-   The descriptor may be blocking or not. Blocking ones that are not sockets
-   (a terminal, a pipe) are first waited for, then read: if another thread or
-   process was faster, that blocks. Regular files never wait. Close a
-   descriptor that coroutines wait for by conc_close.
+   A descriptor may be blocking or not. One that is blocking and no socket (a
+   terminal, a pipe) is first waited for, then read: if another thread or
+   process was faster, that read blocks. Regular files never wait. If
+   coroutines wait for a descriptor, close it by conc_close.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
-/* Waits until the descriptor can be read or written, `events` being CONC_READ,
-   CONC_WRITE or both. Returns the events that are ready (end of file and
-   errors count as ready), -ETIMEDOUT, -ECANCELED, -EBADF, -EINVAL. To
-   conc_cancel it is a wait even if the descriptor is ready; so are reads and
-   writes of blocking ones that are not sockets. */
+/* Waits until a descriptor can be read or written: `events` is CONC_READ,
+   CONC_WRITE or both. The end of file and errors count as ready.
+   A pending conc_cancel is delivered even if the descriptor is ready; likewise
+   in conc_read and conc_write of blocking descriptors that are not sockets.
+   Returns the events that are ready.
+   Errors:
+   -EINVAL     `events` is 0 or has other bits
+   -EBADF      the descriptor is not open, or conc_close has closed it
+   -ETIMEDOUT  the descriptor was not ready in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_wait_fd(int fd, int events, double timeout);
 
-/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end, -ETIMEDOUT, -ECANCELED or what read() fails with. A pipe that it
-   finds half full gets room for 1 MiB, where the system allows that. */
+/* Reads the bytes that are there, up to `size`. It waits only for the first
+   one. A pipe that it finds half full gets room for 1 MiB, where the system
+   allows that.
+   Returns the number of bytes; 0 at the end of file.
+   Errors:
+   -ETIMEDOUT  no byte came in time
+   -ECANCELED  the wait was cancelled
+   others      what read() fails with */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 
-/* Writes all size bytes. Returns size, or an error, after which an unknown
-   part has been written, the first bytes and not all: -EPIPE, -ETIMEDOUT,
-   -ECANCELED, ... (conc_stream keeps the rest). */
+/* Writes all `size` bytes. After an error some first part of the data, but not
+   all, may have been written (a conc_stream keeps the rest).
+   Returns `size`.
+   Errors:
+   -EPIPE      the other side is closed
+   -ETIMEDOUT  the bytes could not all be written in time
+   -ECANCELED  the wait was cancelled
+   others      what write() fails with */
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
 
-/* Reads until it has size bytes. Bytes read: size, or fewer if the end came
-   before; or an error, after which an unknown part has been read, into the
-   front of buf (conc_stream keeps it). */
+/* Reads until it has `size` bytes. After an error an unknown number of bytes
+   has been read, into the front of buf (a conc_stream keeps them).
+   Returns `size`; or a smaller number, if the end of file came before.
+   Errors: as conc_read. */
 CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
                                    double timeout);
 
-/* Closes a descriptor; coroutines of the calling thread's loop that wait for
-   it get -EBADF. 0 or what close() fails with. */
+/* Closes a descriptor. Coroutines of the calling thread's loop that wait for
+   it get -EBADF.
+   Returns 0.
+   Errors: what close() fails with. */
 CONC_API int conc_close(int fd);
 
-/* Listens. `address` is "host:port", "[v6]:port", ":port" or "*:port" for all
-   interfaces (of IPv4), "port" for loopback, NULL or "" for loopback and port
-   0. A port is a number; 0 is one of the system's choice. What has a '/' is
-   the path of a unix socket; a file there that nobody listens on any more is
-   replaced. Returns a descriptor; -EINVAL for what is no address,
-   -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host), -EAGAIN (nobody answers
-   who would know it), and what else socket(), bind() and listen() fail with.
-   Waits only if the host is a name, as long as it takes to look that up; of
-   several addresses it takes the first. */
+/* Makes a socket that listens at an address:
+
+     "host:port"         a name, or an address of IPv4
+     "[v6]:port"         an address of IPv6
+     ":port", "*:port"   all interfaces, of IPv4
+     "port"              loopback
+     NULL, ""            loopback, and a port that the system chooses
+     "/path"             a unix socket: every address that has a '/'
+
+   A port is a number; with 0 the system chooses one. A file at the path of a
+   unix socket is replaced if no process listens there any more.
+   The call waits only if the host is a name, for as long as the look-up takes.
+   Of several addresses it uses the first.
+   Returns a descriptor, non-blocking.
+   Errors:
+   -EINVAL         this is not an address
+   -EADDRINUSE     another socket has this address
+   -EADDRNOTAVAIL  this machine does not have the address
+   -ENOENT         there is no such host
+   -ECANCELED      the look-up was cancelled
+   -EAGAIN         no server answers that could know the name
+   others          what socket(), bind() and listen() fail with */
 CONC_API int conc_listen(const char *address);
 
-/* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
-   -EMFILE, or what else accept() fails with. The socket that listens is made
-   non-blocking, for another one may be faster. */
+/* Accepts a connection. The socket that listens is made non-blocking, because
+   another task may be faster.
+   Returns the connection's descriptor, non-blocking.
+   Errors:
+   -ETIMEDOUT  no connection came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has too many descriptors
+   others      what accept() fails with */
 CONC_API int conc_accept(int fd, double timeout);
 
-/* Connects to an address as above, where an empty host is loopback, and there
-   must be a port (-EINVAL). If a name has several addresses, the first four
-   are tried in turn. Returns a descriptor, non-blocking; -ECONNREFUSED,
-   -ETIMEDOUT, -ECANCELED, -ENOENT, -EAGAIN, and what else connect() fails
-   with, at the last of them. */
+/* Connects to an address as conc_listen takes it, with two differences: an
+   empty host is loopback, and there must be a port. If a name has several
+   addresses, the first four are tried in turn.
+   Returns the connection's descriptor, non-blocking.
+   Errors:
+   -EINVAL        this is not an address, or it has no port
+   -ENOENT        there is no such host, or no such unix socket
+   -ECONNREFUSED  no process listens at this address
+   -ETIMEDOUT     there was no connection in time
+   -ECANCELED     the wait was cancelled
+   -EAGAIN        no server answers that could know the name
+   others         what connect() fails with, at the last address */
 CONC_API int conc_connect(const char *address, double timeout);
 
-/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
-   the port that the system chose; "" for a unix socket without a name. Writes
-   up to `size` bytes to buf, the last of them a NUL, and returns the length of
-   all of it, as snprintf does; or what getsockname() fails with. */
+/* Writes the address of a socket to buf, in the form that conc_connect takes:
+   "127.0.0.1:40123", with the port that the system has chosen; "" for a unix
+   socket without a name. As in snprintf, at most `size` bytes are written, the
+   last of them a NUL.
+   Returns the length of the whole address, without the NUL.
+   Errors: what getsockname() fails with. */
 CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
 
-/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
-   takes it (":0": all interfaces, and a port of the system's choice). Returns
-   a descriptor, non-blocking; errors as conc_listen. */
+/* Makes a socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it. ":0" is all interfaces, and a port that the system chooses.
+   Returns a descriptor, non-blocking.
+   Errors: as conc_listen. */
 CONC_API int conc_datagram_open(const char *address);
 
-/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
-   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
-   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+/* Sends a datagram to an address as conc_connect takes it.
+   Returns 0.
+   Errors:
+   -EINVAL        this is not an address, or it has no port
+   -EMSGSIZE      the datagram is too long for the network
+   -ENOENT        there is no such host, or no such unix socket
+   -ECONNREFUSED  no process receives there (of unix sockets only)
+   -ETIMEDOUT     the datagram could not be sent in time
+   -ECANCELED     the wait was cancelled
+   -EAGAIN        no server answers that could know the name
+   others         what sendto() fails with */
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout);
 
-/* Receives a datagram, and in `from`, of from_size bytes, the address that it
-   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
-   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
-   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
-   with. */
+/* Receives a datagram. `from`, of from_size bytes, gets the address that it
+   came from, as conc_datagram_send takes it; "" if that does not fit. If
+   from_size is 0, the address is not wanted.
+   Returns the size of the datagram, which may be 0.
+   Errors:
+   -EMSGSIZE   the datagram was longer than `size`: the rest of it is lost
+   -ETIMEDOUT  no datagram came in time
+   -ECANCELED  the wait was cancelled
+   others      what recvmsg() fails with */
 CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
                                        char *from, size_t from_size,
                                        double timeout);
 
 /* --- buffered streams --- */
 
-/* Bytes first to end of a buffer. */
+/* Private: a buffer of `size` bytes, of which those from `first` to `end` are
+   in use. */
 struct conc__bytes {
   unsigned char *data;
   size_t first, end, size;
 };
 
-/* A descriptor, and buffers for what is read from it and written to it
-   (asyncio's StreamReader and StreamWriter).
+/* A descriptor, with a buffer for what is read from it and one for what is
+   written to it (asyncio's StreamReader and StreamWriter).
 
      conc_stream s = { .fd = conc_connect("example.org:80", 5) };
      conc_stream_write(&s, "GET / HTTP/1.0\r\n\r\n", 18, 5);
@@ -1677,145 +1836,201 @@ struct conc__bytes {
      while ((n = conc_stream_read_line(&s, line, sizeof line, 5)) > 0) ...
      conc_stream_close(&s, 5);
 
-   Any number of tasks may read and write, one at a time each: what one call
-   reads or writes is whole. A call that fails has read nothing and written
-   nothing: what came meanwhile stays in the buffer. In a forked child the
-   first call fails by -EOWNERDEAD if another thread of the parent was in one.
-   Memory: 4 KiB for reading, more if what is asked for is larger; and what is
-   written and not sent. */
+   Any number of tasks may use a stream. One of them at a time reads, and one
+   at a time writes: so what one call reads or writes is in one piece. A call
+   that fails has read nothing, and has added nothing to what is to be written:
+   what came meanwhile stays in the buffer.
+   In a forked child the first call fails by -EOWNERDEAD if another thread of
+   the parent was inside such a call.
+   Memory: 4 KiB for reading, more if a call asks for more; and the bytes that
+   are written and not sent yet. */
 typedef struct conc_stream {
-  int fd;            /* the stream's, until conc_stream_close */
-  size_t high_water; /* bytes; writers wait when so many are not sent yet;
-                        default 65536 */
+  int fd;            /* the descriptor; conc_stream_close closes it */
+  size_t high_water; /* bytes; a write that finds this number of them unsent
+                        sends them first; default 65536 */
   /* private */
-  struct conc__bytes in, out;
-  conc_lock reading, writing;
-  int error; /* of writing: from now on all writes fail */
+  struct conc__bytes in, out; /* what was read; what is to be written */
+  conc_lock reading, writing; /* held by the call that does so */
+  int error; /* of writing: from now on all writes fail by it; or 0 */
 } conc_stream;
 
-/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end; else as conc_read, and -ENOMEM. */
+/* Reads the bytes that are there, up to `size`. It waits only for the first
+   one.
+   Returns the number of bytes; 0 at the end.
+   Errors: as conc_read, and
+   -EOWNERDEAD  this process was forked while another thread of the parent was
+                reading; the next call reads
+   -ENOMEM      there is no memory for the buffer */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
                                   double timeout);
 
-/* Reads size bytes; fewer only if the end came before (in Python that is
-   IncompleteReadError, and these its .partial). Errors as above. */
+/* Reads until it has `size` bytes.
+   Returns `size`; or a smaller number, if the end came before (in Python that
+   is IncompleteReadError, and these bytes are its .partial).
+   Errors: as conc_stream_read. */
 CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
                                           size_t size, double timeout);
 
-/* Reads up to and including a separator of n bytes, which is looked for in the
-   first `size` bytes. Bytes read; without it if the end came before, so 0 at
-   the end; -EMSGSIZE if so many have come without it, even if they are the
-   last: all stays where it is; -EINVAL for n = 0; else as above. */
+/* Reads up to a separator of n bytes, and the separator too. It is looked for
+   in the first `size` bytes.
+   Returns the number of bytes. If the end came before a separator, that is all
+   that was left: 0 at the end.
+   Errors: as conc_stream_read, and
+   -EINVAL    n is 0
+   -EMSGSIZE  the first `size` bytes contain no separator (also if they are the
+              last ones); nothing is consumed */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout);
 
-/* Reads a line with its '\n', which only the last one may lack, and a NUL
-   behind it: up to size - 1 bytes. Their number, else as above, and `buf` is
-   ""; -EINVAL for size 0. */
+/* Reads a line with its '\n', which only the last line may lack, and puts a
+   NUL behind it. The line has at most size - 1 bytes. After an error buf is
+   "".
+   Returns the number of bytes, without the NUL; 0 at the end.
+   Errors: as conc_stream_read, and
+   -EINVAL    `size` is 0
+   -EMSGSIZE  the line is longer; nothing is consumed */
 CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
                                        size_t size, double timeout);
 
-/* Writes size bytes to the buffer; first, if .high_water bytes are in it
-   already, all of these to the descriptor, waiting as long as that takes.
-   Nothing is sent before that, or before the next flush. 0; -EPIPE, and what
-   else conc_write fails with: then all later writes do; -ETIMEDOUT,
-   -ECANCELED, -ENOMEM. */
+/* Writes `size` bytes to the buffer. If the buffer has .high_water bytes or
+   more already, all of these are first written to the descriptor, however long
+   that takes. Nothing is sent before that, or before the next flush.
+   Returns 0.
+   Errors:
+   -EPIPE       the other side is closed
+   -ETIMEDOUT   the buffer could not be sent in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  this process was forked while another thread of the parent was
+                writing; the next call writes
+   -ENOMEM      there is no memory for the bytes
+   others       what conc_write fails with; by this error, or by -EPIPE, all
+                later writes fail, too */
 CONC_API int conc_stream_write(conc_stream *stream, const void *data,
                                size_t size, double timeout);
 
-/* Waits until all that was written is sent (Python's drain). 0, or as above;
-   after -ETIMEDOUT or -ECANCELED the rest may be flushed later. */
+/* Waits until all that was written is sent (Python's drain). After -ETIMEDOUT
+   or -ECANCELED the rest may be flushed later.
+   Returns 0.
+   Errors: as conc_stream_write, without -ENOMEM. */
 CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
 
-/* Flushes, closes the descriptor and frees the buffers, whatever is returned:
-   0, or what flush and close fail with; what was not flushed is lost. Nobody
-   may use it meanwhile. */
+/* Flushes the stream, closes the descriptor and frees the buffers. It does all
+   of that whatever it returns: what could not be flushed is lost. No other
+   task may use the stream meanwhile.
+   Returns 0.
+   Errors: as conc_stream_flush, and what close() fails with. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
 /* --- signals --- */
 
-/* Blocks n signals in the calling thread and in all threads and processes that
-   it starts from now on, not programs: they stay pending until somebody waits
-   for them. First thing in main: a signal that one thread does not block may
-   come there, and kill the process. 0, -EINVAL. */
+/* Blocks n signals in the calling thread, and in all threads and processes
+   that it starts from now on; but not in programs. A blocked signal stays
+   pending until a task waits for it. Make this the first call in main: a
+   signal that one thread does not block may be delivered there, and kill the
+   process.
+   Returns 0.
+   Errors:
+   -EINVAL  n is 0, or one of the numbers is no signal */
 CONC_API int conc_block_signals(const int *signals, size_t n);
 
 /* Waits for one of n signals, which the calling thread blocks (Python's
-   signal.sigwait).
+   signal.sigwait). No handler and no mask is changed.
 
      int signals[] = {SIGINT, SIGTERM};
      conc_block_signals(signals, 2);
      ...
      conc_wait_signal(signals, 2, CONC_FOREVER);
 
-   Returns its number; one that comes is told to one of those who wait for it.
-   -ETIMEDOUT, -ECANCELED, -EMFILE; -EINVAL for none, no signal, or one that
-   is not blocked. Neither a handler nor a mask is changed. Where there
-   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+   Each signal is delivered to one waiter. Where there is no CONC_HAVE_SIGNALFD
+   the signals are looked for every 10 ms.
+   Returns the signal's number.
+   Errors:
+   -EINVAL     n is 0, one of the numbers is no signal, or one of the signals
+               is not blocked
+   -ETIMEDOUT  no signal came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has too many descriptors */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  a process and those that it forks (conc_process_start, too) after
-              the memory was made; by name, any of the same user; up to 1,024
-              at one time
+   Processes  a process, and those that it forks after the memory was made
+              (conc_process_start, too); memory with a name: all processes of
+              the same user. Up to 1,024 at one time
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
    Blocks     conc_shared_open, while another process runs init
 
-   No pointers in there: they mean nothing elsewhere. Objects of the library
-   work between processes only if they were made so by ..._init_shared.
+   The memory must contain no pointers: in another process they mean nothing.
+   Objects of the library that lie in it work between processes only if
+   ..._init_shared has made them so.
    ------------------------------------------------------------------------ */
 
-/* Zeroed memory that forked children share with the caller. NULL and errno:
-   EINVAL for size 0, ENOMEM, EMFILE. */
+/* Makes zeroed memory that forked children share with the caller.
+   Returns the memory, for conc_shared_free; or NULL, and errno.
+   Errors:
+   EINVAL  `size` is 0
+   ENOMEM  the system has no memory left
+   EMFILE  the process has too many descriptors */
 CONC_API void *conc_shared_alloc(size_t size);
 
-/* The memory of that name, for all processes of the user that ask for it. The
-   first of them makes it, zeroed, and calls init(memory, arg), to make what is
-   in it shared, before any other process gets it; if init returns less than 0,
-   nothing was made, and -errno of that is errno. A name that the process has
-   already is the same memory again, to be freed as often.
-   When the last process has freed it or has ended, however that was, it goes
-   away, soon: a process of the library's waits for that, forked by the first
-   one for each name.
-   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same for
-   all, `init` may be NULL. NULL and errno: EINVAL, also for another size;
-   EACCES: there is a file of another user, or that others may use, in its
-   place; EDEADLK within init; EAGAIN: too many processes; ECANCELED, ENOMEM,
-   EMFILE, ... */
+/* Opens the memory of that name, for all processes of the same user that ask
+   for it. The first of them makes it, zeroed, and calls init(memory, arg); no
+   other process gets the memory before init has returned. So init is the place
+   to make what is in the memory shared. If init returns a negative errno
+   value, no memory is made, the result is NULL and errno is set to that error.
+   Opening a name again in the same process returns the same memory; free it as
+   often as it was opened.
+   The memory is removed soon after its last user has freed it or died. For
+   each name a small process of the library, forked by the first opener, waits
+   for that.
+   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
+   all processes; `init` may be NULL.
+   Returns the memory, for conc_shared_free; or NULL, and errno.
+   Errors:
+   EINVAL     the name has other characters, or another length; `size` is 0, or
+              not the size that the memory has
+   EDEADLK    this is a call from within init
+   EACCES     in the place of its file there is one that belongs to another
+              user, or that other users may open
+   ECANCELED  the wait was cancelled
+   EAGAIN     more than 1,024 processes share the memory
+   ENOMEM     the system has no memory left
+   EMFILE     the process has too many descriptors
+   others     what init has returned; what open() and fork() fail with */
 CONC_API void *conc_shared_open(const char *name, size_t size,
                                 int (*init)(void *memory, void *arg),
                                 void *arg);
 
-/* Lets the caller's process have it no longer; others still do. What the
-   process holds in it (a lock) must have been given back. NULL is a no-op. */
+/* Gives memory back: the caller's process has it no longer, other processes
+   still do. What the process holds in it (a lock) must have been released
+   before. NULL is a no-op. */
 CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start
 
-   Threads    start once at a time; the rest from anywhere
-   Processes  a process knows its own children only: the tasks of others have
-              ended in a forked child, with -ECHILD
-   Signals    no, and no handler is installed. Children of yours are left to
-              you; but leave ours to the library: no wait() for any child, and
-              SIGCHLD not ignored (SIG_IGN)
-   Memory     the caller's, from start until joined
-   Blocks     start: the calling thread, for as long as fork() takes; the
-              others as conc_join
+   Threads    start a task once at a time; the rest from anywhere
+   Processes  a process knows its own children only: in a forked child the
+              tasks of the parent's children have ended, with -ECHILD
+   Signals    no. The library installs no handler, and leaves children alone
+              that it has not started. The program must leave the library's
+              children alone: it must not wait() for any child, nor ignore
+              SIGCHLD (SIG_IGN)
+   Memory     the task is the caller's, from start until joined
+   Blocks     start: the calling thread, for as long as fork() takes; to wait
+              for the end, see conc_join
 
-   While children run, a thread of the library's waits for their ends, and
-   takes their exit codes at once (so there are no zombies). It ends soon after
-   the last of them.
-   Every descriptor of the library's is close-on-exec; what you open without
-   O_CLOEXEC, programs that are started inherit.
+   While children run, a thread of the library waits for their ends, and takes
+   their exit codes at once: so there are no zombies. The thread ends soon
+   after the last child.
+   Every descriptor of the library is close-on-exec. A descriptor that you open
+   without O_CLOEXEC is inherited by programs that are started.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -1823,45 +2038,64 @@ enum {
   CONC_SPAWN /* the program is executed again: see conc_main */
 };
 
-/* The exit code of a process that runs still, or that somebody else has waited
-   for. */
+/* The exit code of a process that still runs; or that another part of the
+   program has waited for. */
 #define CONC_NO_EXITCODE (-1000)
 
-/* Runs task->target(task->arg) in a new process, Python's Process. There the
-   task is conc_current(); its target runs as a plain thread without a loop,
-   wherever this was called, on a stack of .stack_size (default 8 MiB) if that
-   was in a coroutine or a generator. When the target returns, the process ends
-   with the lowest eight bits of the result as its exit code (so NULL is 0)
-   after stdio has been flushed; forked, it leaves out functions of atexit().
-   CONC_FORK  flushes stdio first, which waits for a thread that reads from a
-              FILE. What belonged to tasks of the parent, the caller too,
-              has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of a conc_local.
-   CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
-              target gets NULL. The target must be a CONC_PROCESS_TARGET.
-   What the target changes stays there: nothing comes back but the exit code.
-   0, -EBUSY if the task runs already, -EINVAL without a target, for one that
-   is not registered, or for a bad .start_method, -EPERM without conc_main,
-   -EAGAIN, -ENOMEM, -EMFILE. */
+/* Runs task->target(task->arg) in a new process (Python's Process.start).
+   There the task is conc_current(). The target runs in the child's main
+   thread, outside any loop. When it returns, stdio is flushed, and the process
+   ends; the exit code is the lowest eight bits of the result, so NULL is 0.
+   What the target changes stays in the child: only the exit code comes back.
+   .start_method says how the child is made:
+
+     CONC_FORK   The child is a copy of the caller's process. Before the fork
+                 stdio is flushed; that waits for a thread that is reading from
+                 a FILE. In the child all tasks of the parent, the caller too,
+                 have ended with -ECHILD, and their locks report -EOWNERDEAD.
+                 There are no values of a conc_local. If the caller is a
+                 coroutine or a generator, the target gets a stack of 8 MiB; or
+                 of .stack_size, if that is above CONC_STACK_SIZE. At the end
+                 no functions of atexit() are called.
+     CONC_SPAWN  The child executes the program again, and gets a copy of the
+                 .size bytes at .arg; with .size 0 the target gets NULL. The
+                 target must be a CONC_PROCESS_TARGET.
+
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target, or a bad .start_method; or CONC_SPAWN: the
+            target is not registered
+   -EBUSY   the task runs already
+   -EPERM   CONC_SPAWN: main has not called conc_main
+   -EAGAIN  the system has no room for another process
+   -ENOMEM  there is no memory for it
+   -EMFILE  the process has too many descriptors
+   others   what fork() or execve() fails with */
 CONC_API int conc_process_start(conc_task *task);
 
-/* Its number; that of the last one after its end; 0 before the start. */
+/* Returns the process's number (pid), also after its end; 0 before the
+   start. */
 CONC_API pid_t conc_pid(const conc_task *task);
 
-/* How a process ended: the exit code 0 to 255, or the negative number of the
-   signal that killed it, as in Python; or CONC_NO_EXITCODE. */
+/* Returns how a process has ended, as in Python: the exit code 0 to 255, or
+   the negative number of the signal that has killed it; or
+   CONC_NO_EXITCODE. */
 CONC_API int conc_exitcode(const conc_task *task);
 
-/* Sends SIGTERM, or SIGKILL. 0, -ESRCH if it does not run. */
+/* Send a signal to a process: SIGTERM (conc_terminate) or SIGKILL (conc_kill).
+   Return 0.
+   Errors:
+   -ESRCH  the process does not run
+   others  what kill() fails with */
 CONC_API int conc_terminate(conc_task *task);
 CONC_API int conc_kill(conc_task *task);
 
-/* First thing in main() of a program that uses CONC_SPAWN. In a process that
-   was spawned it runs the target, and exit()s; so it does not return. */
+/* Makes CONC_SPAWN possible. It must be the first call in main(). In a process
+   that was spawned it runs the target, calls exit() and does not return. */
 CONC_API void conc_main(int argc, char **argv);
 
-/* At file scope, after the function: lets it be the target of a spawned
-   process.
+/* Lets a function be the target of a spawned process. It stands at file scope,
+   after the function.
      static void *run_proc(void *arg) { ... }
      CONC_PROCESS_TARGET(run_proc) */
 #define CONC_PROCESS_TARGET(fn)                                        \
@@ -1870,89 +2104,132 @@ CONC_API void conc_main(int argc, char **argv);
     conc_process_register(&target);                                    \
   }
 
+/* Private: a function that can be spawned, in the list of all. */
 struct conc__target {
   const char *name;
   conc_fn *fn;
   struct conc__target *next;
 };
 
-/* What CONC_PROCESS_TARGET calls before main. The target must stay. */
+/* Registers a function that can be spawned: CONC_PROCESS_TARGET calls this
+   before main. The target must stay. */
 CONC_API void conc_process_register(struct conc__target *target);
 
 /* ---------------------------------------------------------------------------
    >>popen: conc_popen: other programs
 
-   As >>process.
+   Threads    one task at a time starts, communicates and closes; the rest from
+              anywhere
+   Processes  a process knows its own children only
+   Signals    no, and see >>process for SIGCHLD. conc_communicate does not
+              raise SIGPIPE
+   Memory     the struct is the caller's, from start until joined; strings and
+              arrays, until start returns; the output is the library's, until
+              conc_free
+   Blocks     start: the calling thread, until the program is executed; wait,
+              communicate, call and check_output: with a timeout
    ------------------------------------------------------------------------ */
 
-/* What std_in, std_out and std_err can be besides 0, the caller's own, and
-   a descriptor, which stays the caller's. */
+/* What std_in, std_out and std_err can be besides 0, which is the caller's
+   own, and a descriptor, which stays the caller's. */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
-#define CONC_STDOUT (-3)  /* std_err: where std_out goes */
+#define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
 
-/* Another program that runs, Python's subprocess.Popen: a conc_task, so
+/* Another program that runs (Python's subprocess.Popen). It is a conc_task: so
    conc_join(&p.task, ...), conc_kill(&p.task) and so on take it. */
 typedef struct conc_popen {
-  conc_task task;            /* .name is an option; default argv[0]; .daemon
+  conc_task task;            /* .name is an option, default argv[0]; .daemon
                                 is not */
-  const char *const *argv;   /* ends with NULL; argv[0] is sought in PATH */
-  const char *const *env;    /* "NAME=value", ..., NULL; default: ours */
-  const char *cwd;           /* where it runs; default: here */
-  int std_in, std_out, std_err;
-  const char *in_file, *out_file, *err_file; /* or the names of files: read,
-                                                or made anew and written */
-  bool new_group;            /* it leads a new process group */
-  bool kill_on_timeout;      /* conc_popen_wait or conc_communicate that is
+  const char *const *argv;   /* the program and its arguments; the last is
+                                NULL; argv[0] is looked up in PATH */
+  const char *const *env;    /* its environment: "NAME=value", ..., NULL;
+                                default: the caller's */
+  const char *cwd;           /* the directory that it runs in; default: the
+                                caller's */
+  int std_in, std_out, std_err; /* its standard descriptors, see above; default
+                                   0: the caller's own */
+  const char *in_file, *out_file, *err_file; /* or the names of files: one to
+                                                be read, two to be written,
+                                                which are emptied first;
+                                                default none */
+  bool new_group;            /* it leads a new process group; default false */
+  bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
-                                new_group the group) and waits for its end */
+                                new_group the group) and waits for its end;
+                                default false */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
-                       -1. Yours; conc_communicate closes them */
+                       -1. They are yours; conc_communicate closes them */
   /* private */
-  size_t sent;
+  size_t sent; /* bytes of the input that were written */
 } conc_popen;
 
-/* What a program has written; data is followed by a NUL. For conc_free. */
+/* What a program has written. */
 typedef struct conc_output {
-  char *data;
+  char *data;  /* the bytes, and a NUL; to be freed by conc_free */
   size_t size; /* bytes, without the NUL */
 } conc_output;
 
-/* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
-   there or is not to be executed, -EBUSY if it runs already, -EINVAL without
-   argv[0], -EAGAIN, -ENOMEM, -EMFILE, and what else execve() fails with. Of
-   the caller's blocked signals none is blocked in it. Costs the same however
-   large the caller is, where there is CONC_HAVE_SPAWN. */
+/* Starts the program. None of the signals that the caller blocks is blocked in
+   it. Where there is CONC_HAVE_SPAWN, the start takes no longer if the
+   caller's process is large.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no argv[0], or a bad std_in, std_out or std_err
+   -EBUSY   the program runs already
+   -EACCES  the program may not be executed, cwd not entered, or a file not
+            opened
+   -ENOENT  there is no such program, cwd or file
+   -EAGAIN  the system has no room for another process
+   -ENOMEM  there is no memory for it
+   -EMFILE  the process has too many descriptors
+   others   what execve() fails with */
 CONC_API int conc_popen_start(conc_popen *popen);
 
-/* Waits for its end. The exit code, -ECHILD if a signal killed it
-   (conc_exitcode tells which), -ETIMEDOUT, -ECANCELED; -EINVAL if it was never
-   started. What it writes to pipes must be read meanwhile, or it may never
-   end. */
+/* Waits for the end of the program. What it writes to pipes must be read
+   meanwhile, or it may never end.
+   Returns the exit code.
+   Errors:
+   -EINVAL     the program was never started
+   -ETIMEDOUT  the program has not ended in time
+   -ECANCELED  the wait was cancelled
+   -ECHILD     a signal has killed the program: conc_exitcode tells which */
 CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
 
-/* The same without waiting: -ETIMEDOUT while it runs. Never kills it. */
+/* Does what conc_popen_wait does, without waiting: -ETIMEDOUT means that the
+   program still runs. It never kills the program. */
 CONC_API int conc_popen_poll(conc_popen *popen);
 
-/* Writes n bytes of input to its pipe, closes that, reads the other pipes to
-   their ends, all at a time, and waits for its end. Returns as
-   conc_popen_wait; -ENOMEM. Whatever is returned, out and err (either may be
-   NULL: not wanted) have what was read, {NULL, 0} if there was no pipe. After
-   -ETIMEDOUT or -ECANCELED it may be called again with the same input, and
-   goes on from there. */
+/* Writes n bytes of input to the program's pipe and closes it, reads the other
+   pipes to their ends, all at the same time, and waits for the end of the
+   program (Python's communicate). Whatever is returned, *out and *err are what
+   was read; {NULL, 0} if there was no pipe. `out` or `err` may be NULL: that
+   output is not wanted. After -ETIMEDOUT or -ECANCELED it may be called again
+   with the same input, and goes on from there; then *out and *err are what
+   that call has read.
+   Returns the exit code.
+   Errors: as conc_popen_wait, and
+   -ENOMEM  there is no memory for the output
+   others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               conc_output *out, conc_output *err,
                               double timeout);
 
-/* Closes the pipes that are still open here. Does not wait. */
+/* Closes the pipes that are still open here. It does not wait for the
+   program. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
-/* Runs a program to its end: its exit code; an error of conc_popen_start or
-   conc_popen_wait. Not in time, or if cancelled, it is killed. */
+/* Runs a program to its end (Python's subprocess.call). If it has not ended in
+   time, or the caller is cancelled, it is killed.
+   Returns the exit code.
+   Errors: as conc_popen_start and conc_popen_wait. */
 CONC_API int conc_call(const char *const *argv, double timeout);
 
-/* The same, and what it wrote to its standard output is in *out, whatever is
-   returned: out->data is to be freed by conc_free. */
+/* Does what conc_call does, and reads what the program writes to its standard
+   output (Python's subprocess.check_output). Whatever is returned, *out is
+   what was read; out->data is to be freed by conc_free.
+   Returns the exit code.
+   Errors: as conc_call, and as conc_communicate. */
 CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
@@ -1961,20 +2238,22 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
-   one allocation: made whole by conc_build, conc_pickle_loads or
-   conc_get_value, never changed, read by the functions below, freed at its
-   root. Every part and every string that a function hands out points into
-   the root's allocation and lives as long.
+   one allocation. conc_build, conc_pickle_loads, conc_json_loads or
+   conc_get_value makes it whole; it is never changed; the functions below read
+   it; it is freed at its root. Every part and every string that a function
+   hands out points into the root's allocation, and lives as long.
 
-   Where Python lets one object appear at several places, the places share
-   memory here too; that cannot be noticed, for nothing can be changed.
-   Dicts keep the order in which Python had them. Sets have none in Python;
+   Where in Python one object appears at several places, these places share
+   memory here, too. That cannot be noticed, because nothing can be changed.
+   Dicts keep the order that they had in Python. Sets have no order in Python;
    here their items are sorted, so that equal sets look equal.
 
-   No value is nested deeper than 100 or has more than a million parts,
-   wherever it comes from: so nobody's data can exhaust a stack or a CPU.
+   A value has limits, wherever it comes from: it is nested at most 100 deep;
+   it has at most a million parts; an int has at most 4,096 bytes; and written
+   out, its strings have at most 64 MiB more than the data that it was made
+   from. So no peer's data can exhaust a stack or a CPU.
 
-   Threads    reading: any number at once, for a value does not change
+   Threads    any number may read a value at once: it does not change
    Processes  as bytes: conc_pickle_dumps
    Signals    no
    Memory     the library's, until conc_value_free(root)
@@ -1985,8 +2264,8 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
-  CONC_INT,    /* fits int64_t; always, if it does */
-  CONC_BIGINT, /* does not fit: kept whole, as bytes */
+  CONC_INT,    /* an int that fits int64_t; each one that does */
+  CONC_BIGINT, /* an int that does not fit: kept whole, as bytes */
   CONC_FLOAT,
   CONC_STR, /* UTF-8; lone surrogates as Python's "surrogatepass" */
   CONC_BYTES,
@@ -2003,78 +2282,116 @@ typedef enum conc_type {
 /* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
-/* Frees a value with all its parts: only the root. NULL is a no-op. */
+/* Frees a value with all its parts. `value` must be a root; NULL is a
+   no-op. */
 CONC_API void conc_value_free(conc_value *value);
 
-/* NULL is CONC_NONE here, and for all functions that read a value one without
-   content: so a chain of look-ups needs one check, at its end. To write or to
-   send it is -EINVAL. */
+/* Returns what a value is. For NULL that is CONC_NONE. All functions that read
+   a value take NULL for a value without content: so a chain of look-ups needs
+   one check, at its end. To write or to send NULL is -EINVAL. */
 CONC_API conc_type conc_value_type(const conc_value *value);
 
-/* 0 and the number; -EINVAL for another type, -ERANGE for a CONC_BIGINT. */
+/* Reads an int.
+   Returns 0, and the number in *out.
+   Errors:
+   -EINVAL  the value has another type
+   -ERANGE  it is a CONC_BIGINT */
 CONC_API int conc_value_int(const conc_value *value, int64_t *out);
 
-/* A float, or an int as the nearest float. 0, -EINVAL for another type,
-   -ERANGE for an int beyond all floats. */
+/* Reads a float; or an int, as the nearest float.
+   Returns 0, and the number in *out.
+   Errors:
+   -EINVAL  the value has another type
+   -ERANGE  it is an int beyond all floats */
 CONC_API int conc_value_float(const conc_value *value, double *out);
 
-/* 0 or -EINVAL: only a bool is a bool. */
+/* Reads a bool. Only a bool is one: an int is not.
+   Returns 0, and the truth in *out.
+   Errors:
+   -EINVAL  the value has another type */
 CONC_API int conc_value_bool(const conc_value *value, bool *out);
 
-/* The text of a str, with a NUL behind it. There may be other NULs inside,
-   which *size counts (if size is not NULL). NULL for another type. */
+/* Returns the text of a str, with a NUL behind it; NULL for another type. The
+   text may contain other NULs: *size counts them, but not the last one. `size`
+   may be NULL. */
 CONC_API const char *conc_value_str(const conc_value *value, size_t *size);
 
-/* The bytes of a bytes or bytearray, with a NUL behind them; of a CONC_BIGINT
-   its little-endian two's complement, as short as can be. NULL for another
-   type. */
+/* Returns the bytes of a bytes or bytearray, with a NUL behind them; NULL for
+   another type. Of a CONC_BIGINT they are its two's complement, little-endian,
+   as short as can be. *size is their number; `size` may be NULL. */
 CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size);
 
-/* The items of a list, tuple or set, the pairs of a dict, the bytes of a str,
-   bytes, bytearray or CONC_BIGINT; else 0. */
+/* Returns how many items a list, tuple or set has, how many pairs a dict, how
+   many bytes a str, bytes, bytearray or CONC_BIGINT; for other types 0. */
 CONC_API size_t conc_value_size(const conc_value *value);
 
-/* Item i, from 0; of a dict, the value of pair i. NULL if there is none. */
+/* Returns item i, counted from 0; of a dict, the value of pair i. NULL if
+   there is none. */
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i);
 
-/* The key of pair i of a dict. NULL if there is none. */
+/* Returns the key of pair i of a dict, counted from 0. NULL if there is
+   none. */
 CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 
-/* What a dict has under a str; NULL if nothing. Bisects: O(log pairs). */
+/* Returns what a dict has under a str; NULL if there is nothing. The look-up
+   bisects: O(log pairs). */
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
-/* Whether two values have the same types and content. Dicts in any order;
-   0.0 equals -0.0, and a NaN equals a NaN. */
+/* Returns whether two values have the same types and the same content. The
+   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
 
 /* ---------------------------------------------------------------------------
    >>pickle: conc_pickle_dumps, conc_pickle_loads
+
+   Threads    any number
+   Processes  a pickle is bytes: any process, any machine, may read it
+   Signals    no
+   Memory     the results are the caller's: conc_free, conc_value_free
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
-   or 0 for 4. *out, of *size bytes, is to be freed by conc_free. 0, -EINVAL
-   for another protocol or a NULL value, -ENOMEM, -EACCES for a CONC_OBJECT: it
-   would come to life in the reader. After an error *out is NULL. */
+/* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
+   Python 2 can read too, to 5, or 0 for 4. *out, of *size bytes, is to be
+   freed by conc_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL  there is no such protocol, or the value is NULL
+   -EACCES  there is a CONC_OBJECT in it: it would come to life in the reader
+   -ENOMEM  there is no memory for the pickle */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
-   imported, made or called, whoever wrote the pickle. A Python 2 str comes as
-   a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
-   -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
-   than 100, contains itself or is larger than a value may be, -ENOMEM. After
-   an error *out is NULL. */
+/* Makes a value of a pickle of protocol 0 to 5 (Python's pickle.loads), if it
+   has nothing but data: nothing is imported, made or called, whatever the
+   pickle asks for. A str of Python 2 becomes a CONC_STR if it is UTF-8, else
+   CONC_BYTES. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EBADMSG   this is not a pickle
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
+              itself
+   -EACCES    it asks for more than data
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
 /* ---------------------------------------------------------------------------
    >>format: conc_value_text, conc_build, conc_parse
+
+   Threads    any number
+   Processes  no
+   Signals    no
+   Memory     a value that conc_build makes is the caller's, for
+              conc_value_free; the others allocate nothing
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Writes what Python's str() gives: of a str its text, of others their repr.
-   As snprintf: at most `size` bytes, the NUL included, and returns the length
-   of the whole. Takes no memory and cannot fail. */
+/* Writes what Python's str() gives: of a str its text, of other types their
+   repr(). As in snprintf, at most `size` bytes are written to buf, the last of
+   them a NUL. It allocates nothing and cannot fail.
+   Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
 
@@ -2097,13 +2414,18 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
 
    Blanks, commas and colons are skipped. One item is that item, several are a
    tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
-   0; -EINVAL for a bad format, text that is not UTF-8, a key that Python
-   cannot hash; -EMSGSIZE for more parts or depth than a value may have;
-   -ENOMEM. After an error *out is NULL. */
+   *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL, or a key is
+              one that Python cannot hash
+   -EMSGSIZE  the value would go beyond its limits (see >>value)
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_build(conc_value **out, const char *format, ...);
 
 /* Takes a value apart by a format, in the manner of PyArg_ParseTuple. The
-   format describes the value itself: "i" an int, "(is)" a pair.
+   format describes the value itself: "i" is an int, "(is)" a pair. Several
+   items without brackets are a tuple, too.
 
      format      arguments                       takes
      N           none                            None, and nothing else
@@ -2116,40 +2438,57 @@ CONC_API int conc_build(conc_value **out, const char *format, ...);
      y           const char **                   bytes without NULs
      y#          const void **, size_t *         bytes or bytearray
      O           const conc_value **             anything
-     (...)       those of the items              tuple of so many items
-     [...]                                       list of so many items
+     (...)       those of the items              tuple of that many items
+     [...]                                       list of that many items
      {s:...}     const char *key, item's         dict that has these keys
 
-   What s, y and O give points into the value: nothing to free, nothing to
-   keep beyond it. 0; -EINVAL if the value has another shape or the format is
-   bad, -ERANGE if a number does not fit. After an error nothing has been
-   written to any argument. */
+   What s, y and O give points into the value: it need not be freed, and must
+   not be used after the value was.
+   Returns 0. After an error nothing has been written to any argument.
+   Errors:
+   -EINVAL  the value has another shape, or the format is bad
+   -ERANGE  a number does not fit its C type */
 CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 
 /* ---------------------------------------------------------------------------
    >>json: conc_json_dumps, conc_json_loads
+
+   Threads    any number
+   Processes  JSON is text: any process, any machine, may read it
+   Signals    no
+   Memory     the results are the caller's: conc_free, conc_value_free
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
-   ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
-   on a line of its own, so many blanks deeper than what it is in. A tuple is
-   written as a list; a lone surrogate as an escape; a float with the fewest
-   digits that are read as the same; an int with all of its digits. *out has a
-   NUL behind its *size bytes (`size` may be NULL) and is to be freed by
-   conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
-   keys other than str; for a NULL value or a bad indent; -ENOMEM. After an
-   error *out is NULL. */
+/* Writes a value as JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
+   ensure_ascii=False) does. `indent` 0 writes all on one line; with 1 to 100
+   each item is on a line of its own, that many blanks deeper than what it is
+   in. A tuple is written as a list; a lone surrogate as an escape; a float
+   with the fewest digits that are read as the same float; an int with all of
+   its digits. *out has a NUL behind its *size bytes, and is to be freed by
+   conc_free; `size` may be NULL.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL  the value is NULL, the indent is bad, or JSON does not have such a
+            value: bytes, bytearrays, sets, objects, a NaN, infinities, keys
+            other than str
+   -ENOMEM  there is no memory for the text */
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size);
 
-/* Reads JSON: all of `size` bytes must be one text of RFC 8259, in UTF-8
-   without a byte order mark. Numbers without point and exponent become ints
-   and lose no digit, others the nearest float. Of equal keys the last counts.
-   \u escapes of half a surrogate pair come as lone surrogates. 0; -EBADMSG
-   malformed; -ERANGE a float beyond all floats; -EMSGSIZE nested deeper than
-   100, an int of more than 9,800 digits, or larger than a value may be;
-   -ENOMEM. After an error *out is NULL and *where (not if `where` is NULL)
-   how many bytes were read before what is wrong. */
+/* Makes a value of JSON. All of the `size` bytes must be one text of RFC 8259,
+   in UTF-8 without a byte order mark. Numbers without a point and an exponent
+   become ints, and lose no digit; others become the nearest float. Of equal
+   keys the last one counts. An escape (\u) of half a surrogate pair becomes a
+   lone surrogate. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL, and *where is how many bytes were
+   read before what is wrong; `where` may be NULL.
+   Errors:
+   -EBADMSG   this is not JSON
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value): an int may
+              have some 9,800 digits
+   -ERANGE    a float is beyond all floats
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where);
 
@@ -2157,64 +2496,98 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    >>pipe: conc_pipe
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  that is what it is for: a forked child has the ends, too
+   Processes  that is what a pipe is for: a forked child has the ends, too
    Signals    no; SIGPIPE is not raised
-   Memory     the system's; close both descriptors. A message of more than
-              32 KiB is in a file without a name until it is received (in
-              memory, where there is CONC_HAVE_MEMFD)
+   Memory     the system's, until both descriptors are closed. A message of
+              more than 32 KiB is in a file without a name until it is received
+              (in memory, where there is CONC_HAVE_MEMFD)
    Blocks     send while the pipe is full, recv and poll while it is empty;
               with a timeout
 
-   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
-   once or not at all: any number of tasks and processes may send at one end,
-   and be killed at any moment, and whoever receives gets whole messages, each
-   once, in the order in which they were sent. For several that receive at one
-   end the same is true as long as all of their buffers are large enough.
+   Messages keep their bounds. They have from 0 to SSIZE_MAX bytes, and each is
+   sent as a whole or not at all. So any number of tasks and processes may send
+   at one end, and be killed at any moment: a receiver gets whole messages,
+   each of them once, in the order in which they were sent. If several receive
+   at one end, the same is true as long as all of their buffers are large
+   enough.
    An end is a descriptor; conc_wait_fd tells when it can be read.
    ------------------------------------------------------------------------ */
 
-/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
-   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
-   SOCK_SEQPACKET. */
+/* Makes a pipe: what one of its ends sends the other receives (Python's
+   Pipe()). *a and *b are the descriptors, close-on-exec.
+   Returns 0. After an error both are -1.
+   Errors:
+   -EMFILE           the process has too many descriptors
+   -ENFILE           the system has too many
+   -EPROTONOSUPPORT  the system has no SOCK_SEQPACKET */
 CONC_API int conc_pipe(int *a, int *b);
 
-/* The same for one direction (Python's Pipe(False)): sending at the reader's
-   end, or receiving at the writer's, is -EPIPE. */
+/* Makes a pipe for one direction (Python's Pipe(False)): to send at the
+   reader's end, or to receive at the writer's, is -EPIPE.
+   Returns 0. After an error both are -1.
+   Errors: as conc_pipe. */
 CONC_API int conc_pipe_one_way(int *reader, int *writer);
 
-/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
-   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
-   -ENOSPC, -EMFILE. */
+/* Sends a message of `size` bytes (Python's Connection.send_bytes).
+   Returns 0.
+   Errors:
+   -EPIPE      no process has the other end open any more
+   -EMSGSIZE   `size` is above SSIZE_MAX
+   -ETIMEDOUT  the pipe was full until then
+   -ECANCELED  the wait was cancelled
+   -ENOMEM     there is no memory for a long message
+   -EMFILE     the process has no descriptor left for a long message
+   -ENOSPC     there is no space left for a long message
+   others      what sendmsg() fails with */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout);
 
-/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
-   and nobody has the other end open (so close yours in a process that does not
-   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
-   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
-   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+/* Receives the oldest message, into the `size` bytes of buf (Python's
+   Connection.recv_bytes). After -EBADMSG, -EMSGSIZE or -EMFILE the message is
+   still there.
+   Returns the size of the message.
+   Errors:
+   -EPIPE      nothing is left, and no process has the other end open; so close
+               that end in each process that does not use it
+   -EBADMSG    the message is a descriptor: see conc_recv_fd
+   -EMSGSIZE   the message has more than `size` bytes
+   -EPROTO     there was something that this library has not sent; it is gone
+   -ETIMEDOUT  no message came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has no descriptor left for a long message
+   others      what recvmsg() fails with */
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
 
-/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
-   errors as above. */
+/* Waits for a message, and leaves it there (Python's Connection.poll).
+   Returns the size of the message; 0 for a descriptor.
+   Errors: as conc_recv, without -EBADMSG, -EMSGSIZE and -EMFILE. */
 CONC_API ssize_t conc_poll(int pipe, double timeout);
 
-/* Sends an open descriptor, as a message; it stays open here, too. Errors as
-   conc_send, and -EBADF. */
+/* Sends an open descriptor, as a message. It stays open here, too.
+   Returns 0.
+   Errors: as conc_send, and
+   -EBADF  `fd` is not open */
 CONC_API int conc_send_fd(int pipe, int fd, double timeout);
 
-/* Receives a descriptor: a new one, close-on-exec, of the same open file.
-   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+/* Receives a descriptor.
+   Returns a new descriptor, close-on-exec, of the file that was sent.
+   Errors: as conc_recv, without -EMSGSIZE, and
+   -EBADMSG  the oldest message is no descriptor; it is still there
+   -EMFILE   the process has too many descriptors; the message is still
+             there */
 CONC_API int conc_recv_fd(int pipe, double timeout);
 
-/* Sends a typed value (Python's Connection.send). Errors as conc_send, and as
-   conc_pickle_dumps. */
+/* Sends a typed value (Python's Connection.send).
+   Returns 0.
+   Errors: as conc_send and conc_pickle_dumps. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout);
 
-/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
-   conc_pickle_loads: then the message is gone. After an error *out is
-   NULL. */
+/* Receives a typed value (Python's Connection.recv). *out is to be freed by
+   conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_recv, without -EMSGSIZE; and as conc_pickle_loads: after
+   these the message is gone, after -ENOMEM perhaps. */
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout);
 
@@ -2225,137 +2598,195 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    Processes  those that inherit a queue made with .shared; through a manager,
               any machine
    Signals    no
-   Memory     the library's, until conc_queue_free; put copies, get copies out
-   Blocks     put while full, get while empty, join: with a timeout
+   Memory     the library's, until conc_queue_free; put copies a message, get
+              copies it out
+   Blocks     put while the queue is full, get while it is empty, and join:
+              with a timeout. Of a manager's queue also conc_qsize and
+              conc_task_done, until the manager answers
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
-/* What conc_queue_new is told. */
+/* The options of conc_queue_new; all defaults when zeroed. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
-  size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
-  const char *name; /* for reports; must outlive the queue; default none; of a
-                       shared one: by which other processes find it */
+  size_t max_bytes; /* of one message; default 0: no bound; if shared,
+                       65,536 */
+  const char *name; /* for reports; must outlive the queue; default none. If
+                       shared: by this name other processes find the queue */
   bool shared;      /* between processes, see below; default false */
-  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
-                       the system has */
+  int backend;      /* of a shared queue: CONC_QUEUE_...; default 0: the first
+                       that the system has */
 } conc_queue_opts;
 
-/* How one waits for a shared queue: on a word of its memory (where there are
-   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
-   is woken by. Coroutines always wait for the pipe. A queue with a name has
-   none: where it would be waited for, one looks every 2 ms. */
+/* How a thread waits for a shared queue: on a word of its memory (_RING, where
+   there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
+   eventfd, if there is that). Coroutines always wait for the pipe. Named
+   queues have no pipe; waiters poll every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
-/* A shared queue is used by the process that made it and by those that it
-   forks afterwards (conc_process_start, too), each of which frees it for
-   itself; one with a name also by all that make one of the same name, capacity
-   and max_bytes (see conc_shared_open). What is in it is lost with the last of
-   them.
+/* A shared queue is used by the process that made it, and by those that it
+   forks afterwards (conc_process_start, too). Each of them frees it for
+   itself. A shared queue with a name is also used by every process that makes
+   one of the same name, .capacity and .max_bytes (see conc_shared_open). The
+   messages in it are lost with the last of these processes.
    A process may be killed in any call. A message that it was putting is there
-   if it was complete, or is not; one that it was getting has been got if only
-   the return from the call was missing, or goes to another getter, perhaps
-   behind messages that were put later. Nothing else is lost, nothing is got
-   twice, and nobody waits for the dead for longer than some 20 ms.
+   if it was complete, or is not there. A message that it was getting either
+   counts as received (if the call was about to return) or goes to another
+   getter, possibly after later messages. Nothing else is lost, and no message
+   is received twice. No waiter waits for a dead process for longer than some
+   20 ms.
    Messages of one putter reach each getter in the order in which they were
-   put. The memory is laid out for capacity * max_bytes, but what is never
-   needed of it is never allocated. */
+   put. The memory is laid out for .capacity * .max_bytes, but a part of it
+   that is never needed is never allocated. */
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more, no such backend),
-   EMFILE, ENFILE, and what conc_shared_open fails with. */
+/* Makes a queue. `options` may be NULL: all defaults.
+   Returns the queue, for conc_queue_free; or NULL, and errno.
+   Errors:
+   EINVAL  of a shared queue: .capacity or .max_bytes is 2 Gi or more, there is
+           no such .backend, or the name belongs to something else
+   ENOMEM  there is no memory for it
+   EMFILE  of a shared queue: the process has too many descriptors
+   ENFILE  of a shared queue: the system has too many
+   others  of a shared queue with a name: what conc_shared_open fails with */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more (of a shared one: nobody in this
-   process), with the messages in it. NULL is a no-op. A queue of
-   conc_manager_get belongs to its manager. */
+/* Frees a queue, with the messages in it. No task may use it any more; of a
+   shared queue, no task of this process. NULL is a no-op; so is a client's
+   queue of conc_manager_get, which belongs to the manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
-/* No more puts: they return -EPIPE; gets drain what is there, then return
-   -EPIPE. 0, also the second time; -ENOTSUP for a manager's queue. */
+/* Ends the puts of a queue (Python's Queue.shutdown). From now on they return
+   -EPIPE; gets take the messages that are left, then return -EPIPE. To close
+   it a second time is a no-op.
+   Returns 0.
+   Errors:
+   -ENOTSUP  this is a client's queue of conc_manager_get */
 CONC_API int conc_queue_close(conc_queue *queue);
 
-/* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
-   -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
+/* Appends a message: a copy of the `size` bytes at `data`; 0 bytes are a
+   message, too (Python's Queue.put).
+   Returns 0.
+   Errors:
+   -EPIPE      the queue is closed
+   -EMSGSIZE   the message has more than .max_bytes
+   -ETIMEDOUT  the queue was full until then
+   -ECANCELED  the wait was cancelled
+   -ENOMEM     there is no memory for the message
+   -ENOSPC     more than 1,024 processes use a shared queue
+   others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
-/* Takes the oldest message, copies it to `buf` and returns its size.
-   -ETIMEDOUT while empty, -EPIPE closed and drained, -ECANCELED, -ENOSPC as
-   conc_put; and, the message staying where it is, -EMSGSIZE if it has more
-   than `size` bytes and -EBADMSG if it is a typed value other than bytes or
-   str (conc_get_value takes any). */
+/* Takes the oldest message and copies it to the `size` bytes of buf (Python's
+   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there.
+   Returns the size of the message.
+   Errors:
+   -EPIPE      the queue is closed, and no message is left
+   -EBADMSG    the message is a typed value other than bytes or str:
+               conc_get_value takes it
+   -EMSGSIZE   the message has more than `size` bytes
+   -ETIMEDOUT  the queue was empty until then
+   -ECANCELED  the wait was cancelled
+   -ENOSPC     more than 1,024 processes use a shared queue
+   others      of a manager's queue: see conc_manager_get */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
-/* Appends up to `n` messages of `size` bytes each, which lie one behind the
-   other at `items`: waits as conc_put does until there is room for one, then
-   puts as many at once as there is room for. How many; or conc_put's errors,
-   with none put. */
+/* Appends up to n messages of `size` bytes each, which lie one behind the
+   other at `items`. It waits as conc_put does until there is room for one
+   message; then it puts as many of them as there is room for, at once.
+   Returns how many were put. After an error none was.
+   Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
 
-/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
-   does until there is one, then takes as many at once as there are. How many;
-   or conc_get's errors, with none taken. A message of another size stays:
-   -EMSGSIZE if it is the first. */
+/* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
+   does until there is one message; then it takes as many as there are, at
+   once. A message of another size stays there, with all that are behind it.
+   Returns how many were taken. After an error none was.
+   Errors: as conc_get, and
+   -EMSGSIZE  the first message has another size */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout);
 
-/* The size of the message that conc_get would return now; -ETIMEDOUT if there
-   is none, -EPIPE if there will be none, -EBADMSG as above, -ENOTSUP for a
-   manager's queue. */
+/* Returns the size of the message that conc_get would return now. It never
+   waits.
+   Errors:
+   -EPIPE      the queue is closed, and no message is left
+   -EBADMSG    the message is a typed value other than bytes or str
+   -ETIMEDOUT  the queue is empty
+   -ENOTSUP    this is a client's queue of conc_manager_get */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; of a shared queue, those included that are being put
-   or got at this moment. A remote queue's errors as conc_get's. */
+/* Returns the number of messages (Python's Queue.qsize); of a shared queue
+   including those that are being put or got at this moment.
+   Errors: none; of a manager's queue: see conc_manager_get. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
-/* Says that one message got earlier has been dealt with, for conc_queue_join.
-   0, -EINVAL if called more often than messages were put. */
+/* Says that one message that was got earlier has been dealt with: for
+   conc_queue_join (Python's Queue.task_done).
+   Returns 0.
+   Errors:
+   -EINVAL  it was called more often than messages were put
+   others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
-/* Waits until every message ever put has been reported by conc_task_done. 0,
-   -ETIMEDOUT, -ECANCELED. */
+/* Waits until conc_task_done was called for every message that was ever put
+   (Python's Queue.join).
+   Returns 0.
+   Errors:
+   -ETIMEDOUT  not all messages were done in time
+   -ECANCELED  the wait was cancelled
+   others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 
-/* Appends a typed value, a copy, as conc_put does. A value of bytes is the
-   same message as conc_put of these bytes. Errors as conc_put's, and as
-   conc_pickle_dumps'. */
+/* Appends a copy of a typed value, as conc_put does. A value of bytes is the
+   same message as conc_put of these bytes.
+   Returns 0.
+   Errors: as conc_put and conc_pickle_dumps. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout);
 
-/* Takes the oldest message as a value, to be freed by conc_value_free; one of
-   conc_put comes as CONC_BYTES. Errors as conc_get's, and -ENOMEM. */
+/* Takes the oldest message as a typed value. A message of conc_put comes as
+   CONC_BYTES. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_get, without -EBADMSG and -EMSGSIZE, and
+   -ENOMEM  there is no memory for the value; the message is still there */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
-/* conc_build and conc_put_value in one, and the errors of both:
-   conc_put_build(q, 1.0, "(is)", 7, "seven"). */
+/* Does conc_build and conc_put_value in one: conc_put_build(q, 1.0, "(is)", 7,
+   "seven").
+   Returns 0.
+   Errors: as conc_build and conc_put_value. */
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
                             const char *format, ...);
 
-/* conc_get_value and conc_parse in one, for formats of numbers:
-   conc_get_parse(q, 1.0, "i", &n). A message of another shape is consumed and
-   -EINVAL (or -ERANGE) returned; a format that would point into the value
-   (s, y, O) is -EINVAL and consumes nothing. */
+/* Does conc_get_value and conc_parse in one, for formats of numbers:
+   conc_get_parse(q, 1.0, "i", &n).
+   Returns 0.
+   Errors: as conc_get_value, and
+   -EINVAL  the message has another shape, and is consumed; or the format is
+            one that would point into the value (s, y, O): then nothing is
+            consumed
+   -ERANGE  a number does not fit its C type; the message is consumed */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
 
-   A job is a conc_task, which one of the pool's workers runs: conc_join,
+   A job is a conc_task that one of the pool's workers runs: conc_join,
    conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
-   points at .size bytes that are its input and its output: workers that are
-   processes get a copy, which is copied back when the job ends; threads get
-   the pointer. So the caller's code is the same. With .size 0 .arg is passed
-   as it is, to processes too: a number in its place, or what was there when
-   the pool started.
+   points to .size bytes that are its input and its output. Workers that are
+   processes get a copy of them, which is copied back when the job ends;
+   threads get the pointer. So the caller's code is the same for both. If .size
+   is 0, .arg is passed as it is, to processes too: it is a number in the place
+   of a pointer (see conc_gen), or points to what was there when the pool
+   started.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -2364,209 +2795,304 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
      conc_pool_close(&p);
      conc_pool_join(&p, CONC_FOREVER);
 
-   Jobs of one submitter begin in the order of submission, nearly. A job of a
-   thread may submit others, even after conc_pool_close, and wait for them:
-   while a job waits for tasks by conc_join, conc_wait, conc_gather or
-   conc_as_completed, its thread runs other jobs, on the same stack; so it
-   should not hold a lock meanwhile that they want. (Not so coroutines and
-   generators inside of a job, nor does a time limit end the other job.)
+   Jobs of one submitter begin in the order in which they were submitted, or
+   nearly so. A job of a thread may submit other jobs, even after
+   conc_pool_close, and wait for them. While a job waits for tasks by
+   conc_join, conc_wait, conc_gather or conc_as_completed, its thread runs
+   other jobs, on the same stack; so the job should not hold a lock that these
+   want. A time limit of the job does not end the other jobs. Coroutines and
+   generators inside a job wait without running other jobs.
 
-   Threads    from anywhere; but start when nobody else uses it yet, and join
-              when no other call for it is under way
-   Processes  a child of the process that started a pool finds it ended, and
-              its jobs with -ECHILD. So jobs of processes cannot submit to it
+   Threads    from anywhere; but start while no other task uses the pool, and
+              join while no other call for it is under way
+   Processes  no: in a child of the process that started it, a pool has ended,
+              and its jobs with -ECHILD. So jobs of processes cannot submit to
+              their pool
    Signals    no
    Memory     the struct is the caller's, zeroed first, until conc_pool_join
-              has returned 0; so are the jobs until joined
-   Blocks     apply, map, join; imap's next; the others never. (Starting a
-              process flushes stdio: see conc_process_start.)
+              has returned 0; the jobs are the caller's, until joined
+   Blocks     apply, join and the next of an imap, with a timeout; map and the
+              end of an imap, until the jobs have ended; conc_offload; the
+              others never. (To start a process flushes stdio: see
+              conc_process_start)
    ------------------------------------------------------------------------ */
 
 enum {
   CONC_PROCESS, /* Python's multiprocessing.Pool */
-  CONC_THREAD   /* and its ThreadPool */
+  CONC_THREAD   /* Python's multiprocessing.pool.ThreadPool */
 };
 
 /* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
-  size_t workers;       /* default 0: conc_cpu_count(); of processes at most
-                           4,096 */
-  conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg; /* its argument; yours */
-  size_t stack_size;    /* of a thread; bytes; default the system's */
-  size_t chunk;         /* how many items map hands out at a time; default 0:
-                           so many that each worker gets four chunks */
+  size_t workers;       /* how many; default 0: conc_cpu_count(); of processes
+                           at most 4,096 */
+  conc_fn *initializer; /* each worker calls it first; default none */
+  void *initializer_arg; /* its argument; yours; default NULL */
+  size_t stack_size;    /* of a worker that is a thread; bytes; default 0: the
+                           system's */
+  size_t chunk;         /* how many items conc_pool_map hands out at a time, to
+                           processes at most 1 MiB; default 0: each worker
+                           gets four chunks */
   /* The following are for processes. */
-  size_t max_tasks_per_worker; /* then it is replaced; default 0: never */
-  double timeout;       /* seconds that a job may run, or its worker is killed
-                           and the job has failed, by -ETIMEDOUT; default 0:
-                           no limit */
-  unsigned retries;     /* how often a job is run again whose worker died;
-                           default 0: then it has failed, by -ECHILD */
+  size_t max_tasks_per_worker; /* after this number of jobs a worker is
+                                  replaced; default 0: never */
+  double timeout;       /* seconds that a job may run; after them its worker is
+                           killed, and the job has failed, by -ETIMEDOUT;
+                           default 0: no limit */
+  unsigned retries;     /* how often a job is run again if its worker died;
+                           after that it has failed, by -ECHILD; default 0 */
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
-                           run, allocated as used; default 256 MiB */
+                           run, allocated as it is used; default 0: 256 MiB */
   /* private */
-  struct conc__pool_data *state;
+  struct conc__pool_data *state; /* NULL: not started */
 } conc_pool;
 
-/* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
-   kind or too many workers, -EAGAIN, -ENOMEM, -EMFILE. */
+/* Starts the workers.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no such .kind, or there are too many .workers
+   -EBUSY   the pool has been started
+   -EAGAIN  the system has no room for another process or thread
+   -ENOMEM  there is no memory for the pool
+   -EMFILE  the process has too many descriptors */
 CONC_API int conc_pool_start(conc_pool *pool);
 
-/* Hands in a job. It runs once (but see .retries), when a worker is free. What
-   conc_join of it returns: 0; -ECANCELED if it was cancelled; what it has set
-   by conc_set_status; -ECHILD if its worker died (conc_exitcode tells how),
-   -ETIMEDOUT if its time was out: then nothing has been copied back.
-   conc_cancel   of a job that has not begun: it never runs; of one that runs
-                 in a thread: as of any task; in a process: kills the worker
-   conc_result   what the target returned; of a process an address that means
-                 something there only, or a number
-   0, -EPIPE if the pool has been closed (a job of its own may still submit),
-   -EBUSY if the job runs already, -EINVAL without a target or if the pool has
-   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
-   belongs to another process, or its workers die before they begin;
-   -ENOMEM. */
+/* Hands in a job (Python's apply_async). It runs once (but see .retries), when
+   a worker is free. What other calls mean for it:
+
+     conc_join     returns 0; -ECANCELED if the job was cancelled; what it has
+                   set by conc_set_status; -ECHILD if its worker died
+                   (conc_exitcode tells how); -ETIMEDOUT if it ran for longer
+                   than .timeout. If a worker died or was killed, nothing has
+                   been copied back
+     conc_cancel   if the job has not begun, it never runs; if it runs in a
+                   thread, it is cancelled as any task is; if it runs in a
+                   process, its worker is killed
+     conc_result   what the target has returned; if that was in a process: a
+                   number, or an address that means something only there
+
+   Returns 0.
+   Errors:
+   -EINVAL    the job has no target, or the pool has not been started
+   -EBUSY     the job runs already
+   -EPIPE     the pool has been closed (its own jobs may still submit)
+   -EMSGSIZE  the job's .size is above .max_bytes
+   -ECHILD    the pool belongs to another process; or its workers die before
+              they begin
+   -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
-/* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
-   that is for want of time, or the caller was cancelled, the job runs on. */
+/* Submits a job and waits for its end (Python's apply). If it has not ended in
+   time, or the caller is cancelled, the job runs on.
+   Returns what conc_join returns for the job.
+   Errors: as conc_pool_submit and conc_join. */
 CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
 
-/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
-   the first failure, when all have ended: items of a chunk whose worker died
-   are as they were; -ECANCELED if the caller was cancelled: then those that
-   had not begun are left out; -EINVAL for size 0; else as conc_pool_submit.
-   Allocates some 250 bytes a chunk. */
+/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks
+   (Python's map). Waits until all have ended. Allocates some 250 bytes for
+   each chunk.
+   Returns 0; or the first failure.
+   Errors: as conc_pool_submit, and
+   -EINVAL     `size` is 0, or fn is NULL
+   -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
+   -ECANCELED  the caller was cancelled, or the pool was terminated; then the
+               items that had not begun are left out
+   -ECHILD     a worker died: the items of its chunk are as they were */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n);
 
-/* Tells the items of an array one by one as they are done.
+/* Returns the items of an array one by one, as they are done. All calls are
+   made by the same task.
 
      conc_imap it;
      void *item;
      conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
      while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
      conc_imap_end(&it);
-
-   All by one task. */
+*/
 typedef struct conc_imap {
   /* private */
-  struct conc_task *jobs;
-  size_t n, told;
-  conc_completed completed;
+  struct conc_task *jobs;   /* n of them, one for each item; NULL: ended */
+  size_t n, told;           /* how many; how many were returned */
+  conc_completed completed; /* if unordered: which of them end */
   bool unordered;
 } conc_imap;
 
-/* Begins fn(item) for each of n items of `size` bytes, in place; they are told
-   in their order, or, unordered, in the order in which they end. 0 or as
-   conc_pool_submit: then none has begun. Allocates some 250 bytes an item,
-   unordered 400. */
+/* Begin fn(item) for each of n items of `size` bytes, in place (Python's imap
+   and imap_unordered). conc_imap_next returns the items in their order; or,
+   unordered, in the order in which they end. conc_pool_imap allocates some 250
+   bytes for each item, conc_pool_imap_unordered 400.
+   Return 0. After an error there is nothing to end: jobs that had been
+   submitted were cancelled and have ended.
+   Errors: as conc_pool_submit, and
+   -EINVAL  fn is NULL */
 CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
                             void *items, size_t size, size_t n);
 CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
                                       conc_fn *fn, void *items, size_t size,
                                       size_t n);
 
-/* The next item: 0, or the failure of its job, after which there may be
-   others; -EPIPE after the last, and *item is NULL; -ETIMEDOUT, -ECANCELED:
-   *item is NULL, and it may be called again. */
+/* Waits for the next item. *item is that item, also if its job has failed; if
+   the wait fails, it is NULL.
+   Returns 0; or the failure of the item's job: there may be more items then.
+   Errors:
+   -EPIPE      there are no more items
+   -ETIMEDOUT  no item was done in time; it may be called again
+   -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
 
-/* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
+/* Ends it early: cancels the jobs that are left, and waits for their ends.
+   After -EPIPE it is a no-op. */
 CONC_API void conc_imap_end(conc_imap *imap);
 
-/* No more jobs: submit returns -EPIPE. The workers end when all are done. 0,
-   -EINVAL if it has not been started. */
+/* Closes the pool: conc_pool_submit returns -EPIPE from now on. The workers
+   end when all jobs are done.
+   Returns 0.
+   Errors:
+   -EINVAL  the pool has not been started */
 CONC_API int conc_pool_close(conc_pool *pool);
 
-/* The same at once: jobs that have not begun end with -ECANCELED; those that
-   run are cancelled, as by conc_cancel. */
+/* Closes the pool and ends its jobs at once. Jobs that have not begun end with
+   -ECANCELED; jobs that run are cancelled, as by conc_cancel.
+   Returns 0.
+   Errors: as conc_pool_close. */
 CONC_API int conc_pool_terminate(conc_pool *pool);
 
-/* Waits until the workers have ended, after close or terminate, and frees what
-   the pool has; it may be started anew. 0; -EINVAL if it runs, -EDEADLK for a
-   job of its own, -ETIMEDOUT, -ECANCELED: it may be called again. */
+/* Waits until the workers have ended, after conc_pool_close or
+   conc_pool_terminate, and frees the memory of the pool. It may be started
+   again then.
+   Returns 0.
+   Errors:
+   -EINVAL     the pool has not been started, or not been closed
+   -EDEADLK    the caller is one of its jobs
+   -ETIMEDOUT  the workers have not ended in time; it may be called again
+   -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_pool_join(conc_pool *pool, double timeout);
 
-/* Runs fn(arg) in a thread while the calling coroutine waits: for what blocks
-   and knows nothing of coroutines. Returns what fn does. Outside of coroutines
-   it is called right here; so it is if there is no memory for a thread. A
-   conc_cancel of the caller reaches fn, as if it was called here; the call
-   does not end before fn. The threads are up to 32 (at most 4 more than CPUs),
-   shared by all, made when needed; they stay. */
+/* Runs fn(arg) in a thread while the calling coroutine waits: for functions
+   that block and know nothing of coroutines (Python's asyncio.to_thread).
+   Outside of coroutines fn is called right here; also if there is no memory
+   for a thread. A conc_cancel of the caller reaches fn, as if fn was called
+   here; the call does not end before fn has returned. The threads are shared
+   by all callers, made when they are needed, and stay: up to 32, but at most 4
+   more than there are CPUs.
+   Returns what fn returns. */
 CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
 /* ---------------------------------------------------------------------------
    >>manager: queues over the network
 
-   A manager serves queues by name to whoever knows the key, or is the client
-   of one. Both sides speak the protocol of Python's multiprocessing.managers,
-   so that either may be Python (2.7, 3.6 and later).
+   A manager serves queues by name to every client that knows its key; or it is
+   such a client. Both sides speak the protocol of Python's
+   multiprocessing.managers, so either may be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  that is what it is for
+   Processes  that is what a manager is for
    Signals    no
    Memory     the struct is the caller's, zeroed first, from start or connect
               until shutdown; strings and queues must outlive that
-   Blocks     connect, and the queues' calls, with their timeouts
+   Blocks     connect, and the calls of a queue, with a timeout; get, of a
+              client, for at most .handshake_timeout; shutdown, for about a
+              second (of a client: for each queue); serve_forever
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
-  const char *address;      /* as conc_listen's and conc_connect's; default of
-                               a server: loopback, any port */
+  const char *address;      /* of a server: as conc_listen takes it; default
+                               loopback, any port. Of a client: as conc_connect
+                               takes it; required */
   const void *authkey;      /* the shared key; default empty */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
-  bool require_sha256;      /* refuse MD5, and so Python up to 3.11 */
+  bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
+                               false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB */
-  size_t max_clients;       /* connections; default 0: no bound */
+  size_t max_clients;       /* connections at one time; default 0: no bound */
   double handshake_timeout; /* seconds to authenticate in; default 5 */
   /* private */
-  struct conc__manager_data *state;
+  struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
-/* Serves `queue` under `name`, the name that Python's register() gave it and
-   clients call (get_task_queue). Before start, or any time while it serves.
-   The queue stays the caller's; the name is copied. 0, -EEXIST, -EINVAL for
-   no name or no queue, -ENOMEM. */
+/* Serves a queue under a name: the name that Python's register() has given it
+   and that clients call (get_task_queue). The call may come before the start,
+   or at any time while the manager serves. The queue stays the caller's; the
+   name is copied.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no name, or no queue
+   -EEXIST  a queue is served under that name already
+   -ENOMEM  there is no memory for the name */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
-/* Listens at .address and serves in a thread of its own. 0, -EADDRINUSE and
-   what else conc_listen returns, -EBUSY if started, -EAGAIN, -ENOMEM. */
+/* Listens at .address, and serves in a thread of its own (Python's start).
+   Returns 0.
+   Errors: as conc_listen, and
+   -EBUSY   the manager has been started, or is connected
+   -EAGAIN  the system has no room for another thread
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_start(conc_manager *manager);
 
-/* Listens and serves in the calling thread until conc_manager_shutdown or a
-   client's shutdown request: then 0. Errors as above. */
+/* Listens and serves as conc_manager_start does, and waits until
+   conc_manager_shutdown, or a client's request, ends that (Python's
+   serve_forever).
+   Returns 0.
+   Errors: as conc_manager_start, and
+   -ECANCELED  the caller was cancelled; the manager serves on, until
+               conc_manager_shutdown */
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
-/* Becomes a client of the manager at .address. 0; -EACCES if the keys differ
-   (on either side), -ECONNREFUSED, -ETIMEDOUT, -EPROTO if what answers is no
-   manager, -EBUSY, -ENOMEM, and what else conc_connect returns. */
+/* Becomes a client of the manager at .address (Python's connect).
+   Returns 0.
+   Errors: as conc_connect, and
+   -EBUSY   the manager has been started, or is connected
+   -EACCES  the keys differ (on either side)
+   -EPROTO  what answers there is no manager
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
-/* The queue of that name: a client's proxy for the server's queue, or in the
-   serving process the registered queue itself. Used like any other queue; it
-   is the manager's and lives until shutdown. NULL and errno: ENOENT for an
-   unknown name, EINVAL if the manager neither serves nor is connected, or what
-   connecting fails with.
-   Each call of a proxy is one request; concurrent calls use connections of
-   their own, and a lost connection is made anew by the next call. A call that
-   fails with -EPIPE or -ECONNRESET, or is cancelled, may or may not have been
-   carried out. A message that comes for a get without memory for it, or that
-   has begun to come when a get is cancelled, is the next get's. */
+/* Finds the queue of that name. In a client that is a proxy for the server's
+   queue; it belongs to the manager, and lives until conc_manager_shutdown. In
+   the serving process it is the registered queue itself. Either is used like
+   any other queue.
+   Each call of a proxy is one request to the server. Calls at the same time
+   use several connections; if a connection is lost, the next call makes a new
+   one. If a get runs out of memory, or is cancelled while its reply arrives,
+   the message is kept and returned by the next get. If the server does not
+   answer, a call may last up to 5 s longer than its timeout. A call that is
+   cancelled may or may not have been carried out. Besides the errors of every
+   queue, a call of a proxy may return those of conc_manager_connect, and
+
+     -EPIPE       the connection was lost, or the server's queue is closed; if
+                  it was lost, the call may or may not have been carried out
+     -EMSGSIZE    the reply is larger than .max_message
+     -EPROTO      the server has not understood the request, or the client not
+                  the reply
+     -EACCES      the message is an instance of a Python class; it is lost
+     -ECONNRESET  the connection was lost, as with -EPIPE
+
+   Returns the queue; or NULL, and errno.
+   Errors:
+   EINVAL  the manager neither serves nor is connected; or the name has more
+           than 63 bytes
+   ENOENT  the manager has no queue of that name
+   others  what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
-/* Where a server listens: "127.0.0.1:40123", with the port that the system
-   chose. Valid until shutdown; NULL if it does not serve. */
+/* Returns where a server listens: "127.0.0.1:40123", with the port that the
+   system has chosen. Valid until conc_manager_shutdown. NULL if the manager
+   does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Server: stops listening, lets requests under way answer, cancels blocked
-   ones, ends. Client: drops its connections and its queues. Frees all that
-   the manager owns; the struct may be used anew. 0, -EINVAL if it neither
-   serves nor is connected. */
+/* Ends a server or a client. A server stops listening, answers the requests
+   that are under way, cancels those that wait in a queue, and ends. A client
+   drops its connections and its queues. All that the manager owns is freed,
+   and registered names are forgotten; then the struct may be used again.
+   Returns 0.
+   Errors:
+   -EINVAL  the manager neither serves nor is connected, and no queue is
+            registered */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
@@ -2579,40 +3105,46 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    Blocks     one task at a time, while it writes a line; the others never
    ------------------------------------------------------------------------ */
 
-/* Shows how far something is (Python's tqdm).
+/* Shows how far something has come (Python's tqdm).
 
      conc_progress p = { .total = n, .name = "pages" };
      conc_progress_update(&p, 0);
      while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
      conc_progress_close(&p);
 
-   On a terminal a line that is written over and over, as wide as that:
+   On a terminal it is a line that is written again and again, as wide as the
+   terminal:
      pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
-   what is done, the time since the first update, what is left, and the rate
-   of late. Elsewhere, say in a log, a line now and then. */
+   It shows what is done, the time since the first update, the time that is
+   left, and the latest rate. Elsewhere, for example in a log, a new line is
+   written now and then. */
 typedef struct conc_progress {
-  size_t total;     /* steps; default 0: not known, so no bar */
+  size_t total;     /* steps; default 0: not known, so there is no bar */
   const char *name; /* stands in front; default none */
   const char *unit; /* of a step; default "it" */
-  int fd;           /* where it is written; default 0: standard error */
-  bool off;         /* nothing is written */
+  int fd;           /* the line is written there; default 0: standard error */
+  bool off;         /* nothing is written; default false */
   double interval;  /* seconds from line to line; default 0.1 on a terminal,
                        10 elsewhere */
   size_t width;     /* columns; default: the terminal's */
   /* private */
-  size_t done;
-  unsigned busy; /* somebody looks whether to write, or writes */
-  double start, next;
-  double shown_at, rate; /* of late; 0 not known */
-  size_t shown;
+  size_t done;           /* steps */
+  unsigned busy;         /* a task looks whether to write, or writes */
+  double start, next;    /* when it began; when the next line is due */
+  double shown_at, rate; /* when the last line was written; the latest rate, 0:
+                            not known */
+  size_t shown;          /* steps in the last line */
 } conc_progress;
 
-/* n steps more are done. 0, or what write() fails with. */
+/* Says that n more steps are done, and writes a line if one is due.
+   Returns 0.
+   Errors: what write() fails with. */
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
-/* Writes the last line, with the rate on the whole, and ends it. Nobody may
-   update meanwhile; then the struct is as new. 0, or what write() fails
-   with. */
+/* Writes the last line, with the rate of all steps, and ends it. No other task
+   may update meanwhile. The struct is as new then.
+   Returns 0.
+   Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
 
 /* ---------------------------------------------------------------------------
@@ -2706,9 +3238,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
 /* ---------------------------------------------------------------------------
    >>version
 
-   PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
-   0, MINOR may too, and says so here.
+   A new PATCH mends. A new MINOR adds, and breaks nothing. A new MAJOR may
+   break programs; while MAJOR is 0, a new MINOR may do so, too, and says so
+   here. The newest version comes first:
 
+   0.2.0  2026-11-29  Breaks: conc_guard_handler is now conc_report_overflow,
+                      conc_next is conc_gen_next, conc_send_value is
+                      conc_gen_send. The manual is written in plainer English,
+                      with a list of errors for each function. The
+                      implementation is laid out anew, in smaller sections:
+                      nothing below the public names is compatible.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -2716,11 +3255,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
    ------------------------------------------------------------------------ */
 
 #ifndef CONC_STATIC
-/* Files compiled against different versions must not be linked: each refers
-   to a symbol that only its own version's implementation defines. */
-extern const int conc__version_0_1_0;
+/* Files that were compiled against different versions of conc.h must not be
+   linked: each refers to a symbol that only the implementation of its own
+   version defines. */
+extern const int conc__version_0_2_0;
 static const int *const conc__version_check __attribute__((used)) =
-    &conc__version_0_1_0;
+    &conc__version_0_2_0;
 #endif
 
 #ifdef __cplusplus
@@ -3112,7 +3652,7 @@ extern "C" {
 #endif
 
 #ifndef CONC_STATIC
-const int conc__version_0_1_0 = 1;
+const int conc__version_0_2_0 = 1;
 #undef CONC_API
 #define CONC_API
 #endif
