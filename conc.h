@@ -16403,46 +16403,55 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
 /* ---------------------------------------------------------------------------
    >>fifo: what every queue is, and the queue of one process
 
-   Four functions stand behind each distance: put, get, size, done. The local
-   ones are here; a manager's proxies bring their own.
+   A queue is a class, a row of functions, and what that class needs behind the
+   common beginning, struct conc_queue. The public calls are in >>queue; they
+   know the class only. So a new distance is one row and one section: this one
+   has the queue of one process, >>cells the queue between processes, >>proxy
+   the queue of a manager.
 
-   A message is raw bytes, or a value as the body of a pickle (without its
-   first and last opcode).
+   A message is raw bytes, or a value as the body of a pickle (without the
+   pickle's first and last opcode).
 
-   A local queue is one ring of bytes, each message with its size and kind
-   before it: nothing is allocated for a message. Putters and getters have a
-   guard each, and meet only in two counters: of the messages put, which a put
-   advances when its message is complete, and of those got, which a get
-   advances when it has copied one out. Whoever finds the queue empty or full
-   asks again under the *other* side's guard, and waits on a list that belongs
-   to that: so a put sees whether a getter waits without a step more, and no
-   wake-up is lost.
-   A message got may let its getter free the queue, while the put has not
-   returned yet: so advancing the counter is the last that a put does to a
-   queue, and a get likewise.
+   A queue of one process is one ring of bytes. Each message lies in it behind
+   its size and kind, so nothing is allocated for a message. Putters and
+   getters have a guard each, and meet only in two counters: `put` counts
+   messages ever put, and a put advances it when its message is complete; `got`
+   counts those ever got, and a get advances it when it has copied one out. A
+   getter that finds the queue empty asks again under the *putters'* guard, and
+   waits on a list that belongs to that guard; a putter that finds it full does
+   the same with the getters' guard. So a put, which holds its own guard
+   anyway, sees without a further step whether a getter waits, and no wake-up
+   is lost. The getter of a message may free the queue while the put of that
+   message has not returned yet. Therefore the advance of the counter is the
+   last thing that a put does to the queue, besides its guard, which is not
+   part of it; a get likewise.
    ------------------------------------------------------------------------ */
 
 enum { CONC__RAW = 0, CONC__PICKLED = 1 };
 
 typedef struct conc__message {
-  const void *data;
+  const void *data; /* the sender's */
   size_t size;
-  int kind;
+  int kind; /* CONC__RAW or CONC__PICKLED */
 } conc__message;
 
-/* Where a message goes to: a caller's buffer, as the bytes that it carries;
-   or, if `body` is set, that buffer's end, as the body of a pickle. */
+/* Where a message goes to. Without `body`: to `data`, as the bytes that the
+   message carries, which must not be more than `size`. With it: to the end of
+   that buffer, as the body of a pickle, whatever the message's kind. */
 typedef struct conc__sink {
   void *data;
   size_t size;
   conc__buffer *body;
 } conc__sink;
 
+/* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
+  /* The message's size. A message that the sink cannot take stays. */
   ssize_t (*get)(conc_queue *q, conc__sink *sink, double deadline);
-  /* `b`: the buffer that the message was got into, which the queue may keep
-     (then it is empty), so that this needs no memory; or NULL. */
+  /* A message comes back to the front, since its getter could not hand it
+     over. `b` is the buffer that it was got into, or NULL: the queue may keep
+     that buffer (then it leaves `b` empty), so that this needs no memory. */
   int (*unget)(conc_queue *q, const conc__message *m, conc__buffer *b);
   ssize_t (*size)(conc_queue *q);
   int (*task_done)(conc_queue *q);
@@ -16464,11 +16473,12 @@ typedef struct conc__queue_class {
    stays in the buffer that it was got into, with this behind it. */
 typedef struct conc__returned {
   struct conc__returned *next;
-  unsigned char *memory; /* the buffer's */
-  size_t at, size;
+  unsigned char *memory; /* the buffer's, which this owns now */
+  size_t at, size;       /* where in it the message lies */
 } conc__returned;
 
-/* What is reserved besides a body: its head and end, and the above. */
+/* What is reserved besides a body: the head and the end of the pickle, and
+   room for a conc__returned, aligned. */
 #define CONC__BODY_SPARE (16 + sizeof(void *) + sizeof(conc__returned))
 
 /* What a queue of any distance begins with. */
@@ -16508,31 +16518,36 @@ typedef struct conc__fifo {
   CONC__APART(3);
 } conc__fifo;
 
-CONC__INLINE conc__mutex *conc__put_guard(const conc__fifo *q) {
+/* The putters' guard protects what putters change and the getters' list; the
+   getters' guard the other half. */
+CONC__INLINE conc__mutex *conc__fifo_put_guard(const conc__fifo *q) {
   return conc__mutex_pair(q, 0);
 }
-CONC__INLINE conc__mutex *conc__get_guard(const conc__fifo *q) {
+CONC__INLINE conc__mutex *conc__fifo_get_guard(const conc__fifo *q) {
   return conc__mutex_pair(q, 1);
 }
 
-CONC__PRIVATE void conc__queue_lock(const conc__fifo *q) {
-  conc__mutex_lock(conc__put_guard(q));
-  conc__mutex_lock(conc__get_guard(q));
+/* Both guards, always in this order: see conc__mutex_pair. */
+CONC__PRIVATE void conc__fifo_lock(const conc__fifo *q) {
+  conc__mutex_lock(conc__fifo_put_guard(q));
+  conc__mutex_lock(conc__fifo_get_guard(q));
 }
 
-CONC__PRIVATE void conc__queue_unlock(const conc__fifo *q) {
-  conc__mutex_unlock(conc__get_guard(q));
-  conc__mutex_unlock(conc__put_guard(q));
+CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
+  conc__mutex_unlock(conc__fifo_get_guard(q));
+  conc__mutex_unlock(conc__fifo_put_guard(q));
 }
 
 /* --- the ring of bytes --- */
 
 /* A message lies in the ring behind a word that has its size, and its kind in
    the lowest bit; the next one begins at the next whole word. Places are
-   counted from the beginning of time. */
-#define CONC__SLOT_HEAD sizeof(size_t)
-#define CONC__SLOT_SIZE(size) \
-  ((CONC__SLOT_HEAD * 2 - 1 + (size)) & ~(CONC__SLOT_HEAD - 1))
+   counted on from 0 and never start again: the place in the ring is the rest
+   by its size, and put_at - got_at is what is in use, also when both counters
+   have wrapped around. */
+#define CONC__ENTRY_HEAD sizeof(size_t)
+#define CONC__ENTRY_SIZE(size)                                                \
+  ((CONC__ENTRY_HEAD * 2 - 1 + (size)) & ~(CONC__ENTRY_HEAD - 1))
 
 typedef struct conc__entry {
   size_t at, size; /* of its bytes */
@@ -16540,6 +16555,8 @@ typedef struct conc__entry {
   int kind;
 } conc__entry;
 
+/* Copies bytes to a place, around the end of the ring if need be. The caller
+   knows that there is room. */
 CONC__INLINE void conc__bytering_write(conc__bytering *ring, size_t at,
                                        const void *data, size_t size) {
   size_t start = at & (ring->size - 1);
@@ -16552,6 +16569,7 @@ CONC__INLINE void conc__bytering_write(conc__bytering *ring, size_t at,
   }
 }
 
+/* The other way round. */
 CONC__INLINE void conc__bytering_read(const conc__bytering *ring, size_t at,
                                       void *data, size_t size) {
   size_t start = at & (ring->size - 1);
@@ -16564,11 +16582,17 @@ CONC__INLINE void conc__bytering_read(const conc__bytering *ring, size_t at,
   }
 }
 
-/* Makes room for `need` bytes more. Under both guards. 0 or -ENOMEM. */
+/* Makes room for `need` bytes more, in a ring that is twice as large or more.
+   Under both guards, for the getters read in the old one. What is in use moves
+   to the front, so places are counted from 0 again: what each side remembers
+   of the other is set to that, too. 0 or -ENOMEM: nothing has changed. */
 CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
   size_t used = q->put_at - q->got_at;
   size_t size = q->ring.size == 0 ? 512 : q->ring.size;
   unsigned char *ring;
+  CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)) &&
+              conc__mutex_is_held(conc__fifo_get_guard(q)));
+  CONC__CHECK(used <= q->ring.size);
   q->got_seen = q->got;
   q->got_at_seen = q->got_at;
   if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
@@ -16585,10 +16609,13 @@ CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
   return 0;
 }
 
-/* The same, under the putters' guard. */
+/* Sees to it that there are `need` free bytes. Under the putters' guard. Most
+   times the getters have made room meanwhile; only if they have not, their
+   guard is taken, too. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__bytering_reserve(conc__fifo *q, size_t need) {
-  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *guard = conc__fifo_get_guard(q);
   int rc;
+  CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
   q->got_at_seen = CONC__LOAD(&q->got_at);
   if (need <= q->ring.size - (q->put_at - q->got_at_seen)) return 0;
   conc__mutex_lock(guard);
@@ -16600,6 +16627,8 @@ CONC__PRIVATE int conc__bytering_reserve(conc__fifo *q, size_t need) {
 /* A burst is over: its memory goes back. Under the putters' guard, when the
    queue is empty: then no getter looks at the ring. */
 CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
+  CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
+  CONC__CHECK(q->put == CONC__LOAD_RELAXED(&q->got));
   if (q->ring.size <= 65536) return;
   CONC_FREE(q->ring.data);
   q->ring.data = NULL;
@@ -16607,6 +16636,7 @@ CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
   q->got_at_seen = q->put_at;
 }
 
+/* Writes a whole entry at a place. */
 CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
                                      const void *data, size_t size, int kind) {
   size_t head = size << 1 | (size_t)kind;
@@ -16614,9 +16644,10 @@ CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
   conc__bytering_write(&q->ring, at + sizeof head, data, size);
 }
 
-/* Whether there is room for a message, after so many that are not counted yet.
-   Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc__fifo *q, size_t more) {
+/* Whether there is room for a message behind `more` others that `put` does not
+   count yet. Under the putters' guard. The getters' counter is in their line
+   of the cache: it is read only if the value seen last does not do. */
+CONC__INLINE bool conc__fifo_fits(conc__fifo *q, size_t more) {
   size_t put = q->put + more;
   if (q->queue.capacity == 0 || put - q->got_seen < q->queue.capacity)
     return true;
@@ -16624,27 +16655,30 @@ CONC__INLINE bool conc__queue_fits(conc__fifo *q, size_t more) {
   return put - q->got_seen < q->queue.capacity;
 }
 
-/* Whether there is a message, behind so many. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc__fifo *q, size_t less) {
+/* Whether there is a message behind the first `less`. Under the getters'
+   guard; it reads the putters' counter as conc__fifo_fits reads the getters'.
+   The acquire is the one that makes the message's bytes visible. */
+CONC__INLINE bool conc__fifo_has(conc__fifo *q, size_t less) {
   size_t got = q->got + less;
   if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
   return q->put_seen != got;
 }
 
-/* The first message. Under the getters' guard, as what follows. */
-CONC__INLINE void conc__queue_first(const conc__fifo *q, conc__entry *slot) {
+/* Finds the first message; there is one. Under the getters' guard. */
+CONC__INLINE void conc__fifo_first(const conc__fifo *q, conc__entry *slot) {
   size_t head;
   conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
   slot->at = q->got_at + sizeof head;
   slot->size = head >> 1;
   slot->kind = (int)(head & 1);
-  slot->next = q->got_at + CONC__SLOT_SIZE(slot->size);
+  slot->next = q->got_at + CONC__ENTRY_SIZE(slot->size);
 }
 
-/* Narrows a slot to the bytes that it carries: all of a raw message; the
-   content of a pickled str or bytes; else -EBADMSG. */
-CONC__PRIVATE int conc__queue_content(const conc__bytering *ring,
+/* Narrows an entry to the bytes that it carries: all of a raw message, or the
+   content of a pickled str or bytes. -EBADMSG for a pickle of anything else.
+   Under the getters' guard, or of a ring of the caller's own. */
+CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
                                       conc__entry *slot) {
   unsigned char start[16];
   size_t n = slot->size < sizeof start ? slot->size : sizeof start;
@@ -16657,9 +16691,10 @@ CONC__PRIVATE int conc__queue_content(const conc__bytering *ring,
   return rc;
 }
 
-/* Copies the first message to the sink: to `data`, which is in its buffer, or
-   to its body. The message's size, or negative errno. */
-CONC__INLINE ssize_t conc__queue_copy(const conc__bytering *ring,
+/* Copies a message to the sink: to `data`, a place in its buffer, or to its
+   body. Nothing has been copied if it fails. Under the getters' guard, or of a
+   ring of the caller's own. The message's size, or negative errno. */
+CONC__INLINE ssize_t conc__entry_copy(const conc__bytering *ring,
                                       conc__entry *slot,
                                       const conc__sink *sink, void *data) {
   int rc;
@@ -16672,7 +16707,7 @@ CONC__INLINE ssize_t conc__queue_copy(const conc__bytering *ring,
                         slot->size);
     sink->body->size += slot->size;
   } else {
-    rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(ring, slot);
+    rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(ring, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
     conc__bytering_read(ring, slot->at, data, slot->size);
@@ -16680,15 +16715,17 @@ CONC__INLINE ssize_t conc__queue_copy(const conc__bytering *ring,
   return (ssize_t)slot->size;
 }
 
-/* --- local queues --- */
+/* --- putting and getting ---
 
-/* A waiter that was woken looks again, and goes back to the front of the list
-   if somebody was faster. So each message wakes one, and one that leaves for
-   another reason after it was woken passes the wake-up on. */
+   A waiter that was woken looks again, and goes back to the front of the list
+   if another task was faster. So each message wakes one getter, and each
+   message that is taken one putter. A waiter that leaves for another reason
+   after it was woken passes the wake-up on: or a message would lie there while
+   a getter sleeps. */
 
-/* Takes the first waiter off and wakes it. */
-CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
-                                    struct conc__waitlist *list) {
+/* Takes the first waiter off a list and wakes it. */
+CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
+                                   struct conc__waitlist *list) {
   conc__waiter *woken;
   conc__mutex_lock(guard);
   woken = conc__waitlist_take(list);
@@ -16698,8 +16735,8 @@ CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
 
 /* Waits until the other side's counter is no longer as it was, as long as that
    is likely to be soon. A coroutine's CPU is better given to the next one. */
-CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                    size_t seen, double deadline) {
+CONC__PRIVATE bool conc__fifo_spin(conc__actor *self, const size_t *counter,
+                                   size_t seen, double deadline) {
   /* When it was last seen that a thread that lets others run does not come
      back soon: those others are not the ones that it waits for, but some with
      work of their own. A thread that sleeps instead is better served. */
@@ -16713,11 +16750,13 @@ CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
   return false;
 }
 
-/* Under the putters' guard, when the queue is full: waits until it is not, or
-   is closed. If it fails, the guard has been released. */
+/* Called with the putters' guard held, when the queue is full: waits until it
+   is not, or is closed, and returns with the guard held again. If it fails,
+   the guard has been released. The guard is not held while it looks under the
+   getters' guard: a waiter is told from a get by that one alone. */
 CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
-  conc__mutex *guard = conc__put_guard(q);
-  conc__mutex *other = conc__get_guard(q);
+  conc__mutex *guard = conc__fifo_put_guard(q);
+  conc__mutex *other = conc__fifo_get_guard(q);
   bool front = false;
   conc__waiter w;
   if (deadline > 0)
@@ -16727,7 +16766,9 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
+    if (!conc__fifo_spin(w.actor, &q->got, seen, deadline)) {
+      /* Under this guard no get advances `got`: so either it is not full, or
+         the next get finds this waiter in the list. */
       conc__mutex_lock(other);
       if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->queue.capacity) {
         int rc =
@@ -16740,22 +16781,24 @@ CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
       }
     }
     conc__mutex_lock(guard);
-  } while (!q->closed && !conc__queue_fits(q, 0));
+  } while (!q->closed && !conc__fifo_fits(q, 0));
   return 0;
 }
 
 /* Puts as many as there is room for of n messages, whose bytes follow each
-   other; waits for room for the first. How many, or negative errno. */
+   other; waits for room for the first. How many, or negative errno. Entries
+   are written first and counted at once at the end: a getter sees all of them
+   or none, and is woken when they are there. */
 CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
                                       size_t n, double deadline) {
-  conc__mutex *guard = conc__put_guard(q);
+  conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
-  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  size_t need = CONC__ENTRY_SIZE(m->size), done = 0;
   conc__waiter *woken = NULL;
   int rc = 0;
   if (m->size > SIZE_MAX / 4) return -ENOMEM;
   conc__mutex_lock(guard);
-  if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
+  if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0))) {
     rc = conc__fifo_await_room(q, deadline);
     if (rc != 0) return rc;
   }
@@ -16767,9 +16810,12 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
     }
     conc__bytering_put(q, q->put_at, data, m->size, m->kind);
     q->put_at += need;
-    if (++done == n || !conc__queue_fits(q, done)) break;
+    if (++done == n || !conc__fifo_fits(q, done)) break;
     if (m->size > 0) data += m->size;
   }
+  /* The waiters are taken off before the counter is stored: after that the
+     queue may be gone, and only the guard, which is not part of it, is left.
+   */
   if (done > 0) {
     if (q->getters.first != NULL)
       woken = conc__waitlist_take_n(&q->getters, done);
@@ -16777,8 +16823,9 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
+  /* This putter may have been woken for the room that it has not used. */
   if (CONC__UNLIKELY(rc == -ENOMEM))
-    conc__queue_pass(conc__get_guard(q), &q->putters);
+    conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
   return done > 0 ? (ssize_t)done : rc;
 }
 
@@ -16789,11 +16836,12 @@ CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
   return n < 0 ? (int)n : 0;
 }
 
-/* Under the getters' guard, when the queue is empty: waits until it is not. If
-   it fails, the guard has been released. */
+/* Called with the getters' guard held, when the queue is empty: waits until it
+   is not, and returns with the guard held again. If it fails, the guard has
+   been released. A closed queue that is empty is -EPIPE. */
 CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
-  conc__mutex *guard = conc__get_guard(q);
-  conc__mutex *other = conc__put_guard(q);
+  conc__mutex *guard = conc__fifo_get_guard(q);
+  conc__mutex *other = conc__fifo_put_guard(q);
   bool front = false;
   conc__waiter w;
   if (deadline > 0)
@@ -16802,12 +16850,11 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (deadline <= 0 ||
-        !conc__queue_spin(w.actor, &q->put, seen, deadline)) {
+    if (deadline <= 0 || !conc__fifo_spin(w.actor, &q->put, seen, deadline)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-        conc__bytering_shrink(q);
+        conc__bytering_shrink(q); /* its getters have nothing better to do */
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -16821,12 +16868,13 @@ CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
       }
     }
     conc__mutex_lock(guard);
-  } while (!conc__queue_has(q, 0));
+  } while (!conc__fifo_has(q, 0));
   return 0;
 }
 
-/* Copies the first message that came back, as conc__queue_copy does (`exact`:
-   if it has as many bytes as the sink), and drops it. */
+/* Copies the first message that came back, as conc__entry_copy does, and drops
+   it. With `exact` only if it has as many bytes as the sink: else -EMSGSIZE.
+   Under the getters' guard. */
 CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
                                           const conc__sink *sink, void *data,
                                           bool exact) {
@@ -16839,7 +16887,7 @@ CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
   slot.at = r->at;
   slot.size = r->size;
   slot.kind = CONC__PICKLED;
-  size = conc__queue_copy(&ring, &slot, sink, data);
+  size = conc__entry_copy(&ring, &slot, sink, data);
   if (exact && size >= 0 && (size_t)size != sink->size) return -EMSGSIZE;
   if (size >= 0) {
     q->returned = r->next;
@@ -16850,16 +16898,19 @@ CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
 
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
-   message of any size that the sink takes, and its size. */
+   message of any size that the sink takes, and its size.
+   `got_at` is stored as soon as a message has been copied, for a putter that
+   needs the bytes; `got` is stored once, at the end, for it is what lets
+   putters go, and what says that this get is done with the queue. */
 CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
                                       size_t n, double deadline) {
-  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
   size_t done = 0;
   ssize_t size;
   conc__mutex_lock(guard);
-  if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
+  if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
   }
@@ -16869,13 +16920,13 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
       if (size < 0) break;
     } else {
       conc__entry slot;
-      conc__queue_first(q, &slot);
-      size = conc__queue_copy(&q->ring, &slot, sink, data);
+      conc__fifo_first(q, &slot);
+      size = conc__entry_copy(&q->ring, &slot, sink, data);
       if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
       if (size < 0) break;
       CONC__STORE(&q->got_at, slot.next);
     }
-    if (++done >= n || !conc__queue_has(q, done)) break;
+    if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
   }
   if (done > 0) {
@@ -16887,7 +16938,7 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
   if (woken != NULL) conc__wake_all(woken);
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
-    conc__queue_pass(conc__put_guard(q), &q->getters);
+    conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
 
@@ -16897,8 +16948,9 @@ CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
   return conc__fifo_get_n(q, sink, 0, deadline);
 }
 
-/* Keeps a message in the buffer that it was got into. Under the getters'
-   guard. 0 or -ENOMEM. */
+/* Keeps a message that comes back in the buffer that it was got into, which
+   has been made large enough for that (CONC__BODY_SPARE). Under both guards.
+   0, or -ENOMEM if there is no such buffer. */
 CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
                                       conc__buffer *b) {
   const size_t word = sizeof(void *);
@@ -16918,15 +16970,18 @@ CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
   return 0;
 }
 
-/* A message comes back whose getter went away before it had it. It was taken,
-   so there is room for it, closed or not, whatever the capacity. */
+/* A message comes back, because its getter went away before it had it. It was
+   taken, so there is room for it, whether the queue is closed or not and
+   whatever its capacity. It goes to the front, where it was. Once a message
+   has been kept outside of the ring, all that come back must be, or their
+   order would be lost: `returned` is older than the ring. */
 CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
   conc__fifo *q = (conc__fifo *)queue;
-  size_t need = CONC__SLOT_SIZE(m->size);
+  size_t need = CONC__ENTRY_SIZE(m->size);
   conc__waiter *woken = NULL;
   int rc = -ENOMEM;
-  conc__queue_lock(q);
+  conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
   if (rc != 0 && m->size <= SIZE_MAX / 4 &&
       (rc = conc__bytering_grow(q, need)) == 0) {
@@ -16940,14 +16995,15 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
     q->got_at_seen = q->got_at;
     q->got_seen = q->got;
   }
-  conc__queue_unlock(q);
+  conc__fifo_unlock(q);
   conc__wake_all(woken);
   return rc;
 }
 
+/* Under the putters' guard, so that `put` stands; a get may come meanwhile. */
 CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
-  conc__mutex *guard = conc__put_guard(q);
+  conc__mutex *guard = conc__fifo_put_guard(q);
   size_t n;
   conc__mutex_lock(guard);
   n = q->put - CONC__LOAD(&q->got);
@@ -16955,9 +17011,11 @@ CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *queue) {
   return (ssize_t)n;
 }
 
+/* `done` may come up to `put`, but not past it. Under the getters' guard; a
+   put that is under way meanwhile only adds to what is to be done. */
 CONC__PRIVATE int conc__fifo_task_done(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
-  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *guard = conc__fifo_get_guard(q);
   conc__waiter *woken = NULL;
   size_t put;
   int rc = 0;
@@ -16974,7 +17032,7 @@ CONC__PRIVATE int conc__fifo_task_done(conc_queue *queue) {
 
 CONC__PRIVATE int conc__fifo_join(conc_queue *queue, double deadline) {
   conc__fifo *q = (conc__fifo *)queue;
-  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *guard = conc__fifo_get_guard(q);
   conc__waiter w;
   bool done;
   conc__mutex_lock(guard);
@@ -17000,6 +17058,8 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
+/* --- the class --- */
+
 CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
   while (q->returned != NULL) {
@@ -17011,36 +17071,40 @@ CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   CONC_FREE(queue);
 }
 
+/* Both guards: a putter looks at `closed` under its own, and a getter that
+   finds the queue empty looks under the putters'. All waiters are woken and
+   see it. */
 CONC__PRIVATE int conc__fifo_close(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
   conc__waiter *getters, *putters;
-  conc__queue_lock(q);
+  conc__fifo_lock(q);
   q->closed = true;
   getters = conc__waitlist_take_n(&q->getters, SIZE_MAX);
   putters = conc__waitlist_take_n(&q->putters, SIZE_MAX);
-  conc__queue_unlock(q);
+  conc__fifo_unlock(q);
   conc__wake_all(getters);
   conc__wake_all(putters);
   return 0;
 }
 
+/* Both guards, so that the first message stays the first. */
 CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
   conc__entry slot;
   int rc;
-  conc__queue_lock(q);
+  conc__fifo_lock(q);
   if (q->returned != NULL) {
     const conc__returned *r = q->returned;
     size_t offset;
     rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
                               &slot.size);
-  } else if (conc__queue_has(q, 0)) {
-    conc__queue_first(q, &slot);
-    rc = conc__queue_content(&q->ring, &slot);
+  } else if (conc__fifo_has(q, 0)) {
+    conc__fifo_first(q, &slot);
+    rc = conc__entry_content(&q->ring, &slot);
   } else {
     rc = q->closed ? -EPIPE : -ETIMEDOUT;
   }
-  conc__queue_unlock(q);
+  conc__fifo_unlock(q);
   return rc != 0 ? rc : (ssize_t)slot.size;
 }
 

@@ -416,8 +416,8 @@ static conc__waiter *first_waiter(behind *b) {
 }
 
 static conc__mutex *waiters_guard(behind *b) {
-  return b->kind == A_MESSAGE ? conc__put_guard(AS_FIFO(b->queue))
-         : b->kind == ROOM    ? conc__get_guard(AS_FIFO(b->queue))
+  return b->kind == A_MESSAGE ? conc__fifo_put_guard(AS_FIFO(b->queue))
+         : b->kind == ROOM    ? conc__fifo_get_guard(AS_FIFO(b->queue))
          : b->kind == A_LOCK  ? conc__mutex_of(&b->lock)
                               : conc__mutex_of(&b->rwlock);
 }

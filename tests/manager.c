@@ -165,9 +165,9 @@ static void *get_one(void *queue) {
 
 static bool somebody_waits(conc_queue *q) {
   bool yes;
-  conc__mutex_lock(conc__put_guard(AS_FIFO(q)));
+  conc__mutex_lock(conc__fifo_put_guard(AS_FIFO(q)));
   yes = AS_FIFO(q)->getters.first != NULL;
-  conc__mutex_unlock(conc__put_guard(AS_FIFO(q)));
+  conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
   return yes;
 }
 
@@ -433,7 +433,7 @@ TEST(a_getter_whose_client_has_just_gone_takes_no_item) {
   join_as_client(&s, &m);
   for (int i = 0; i < 50; i++) {
     int fd = raw_connection(&m);
-    conc__mutex *guard = conc__put_guard(AS_FIFO(s.queue));
+    conc__mutex *guard = conc__fifo_put_guard(AS_FIFO(s.queue));
     conc__waiter *w;
     CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
     while (!somebody_waits(s.queue)) sched_yield();

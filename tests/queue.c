@@ -26,9 +26,9 @@ static void until_waiting(conc_queue *q, const struct conc__waitlist *list,
   do {
     sched_yield();
     found = 0;
-    conc__queue_lock(AS_FIFO(q));
+    conc__fifo_lock(AS_FIFO(q));
     for (conc__waiter *w = list->first; w != NULL; w = w->next) found++;
-    conc__queue_unlock(AS_FIFO(q));
+    conc__fifo_unlock(AS_FIFO(q));
   } while (found < n);
 }
 
@@ -63,7 +63,7 @@ TEST(sizes_from_nothing_to_the_limit_are_kept) {
 TEST(messages_wrap_around_the_ring_at_every_offset) {
   conc_queue *q = conc_queue_new(NULL);
   static unsigned char in[200], out[200];
-  enum { PLACES = 512 / CONC__SLOT_HEAD };
+  enum { PLACES = 512 / CONC__ENTRY_HEAD };
   static bool seen[PLACES];
   unsigned first = 0, last = 0, offsets = 0;
   for (int i = 0; i < 200000 && offsets < PLACES; i++) {
@@ -86,7 +86,7 @@ TEST(messages_wrap_around_the_ring_at_every_offset) {
     CHECK(memcmp(in, out, size) == 0);
     CHECK_EQ(conc_qsize(q), 1);
     CHECK(AS_FIFO(q)->ring.size <= 1024);
-    at = (AS_FIFO(q)->got_at & 511) / CONC__SLOT_HEAD;
+    at = (AS_FIFO(q)->got_at & 511) / CONC__ENTRY_HEAD;
     if (!seen[at]) seen[at] = true, offsets++;
   }
   CHECK_EQ(offsets, PLACES);
@@ -252,7 +252,7 @@ TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
   CHECK_EQ(conc_put(q, "x", 1, 0), 0);
   w[0].size = w[1].size = 1;
   employ(w, 2, q, work_put, &AS_FIFO(q)->putters);
-  conc__queue_lock(AS_FIFO(q));
+  conc__fifo_lock(AS_FIFO(q));
   CONC_FREE(
       AS_FIFO(q)->ring.data); /* as after a burst: the next put needs memory */
   AS_FIFO(q)->ring.data = NULL;
@@ -260,8 +260,8 @@ TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
   AS_FIFO(q)->got = AS_FIFO(q)->put;
   AS_FIFO(q)->got_at = AS_FIFO(q)->got_at_seen = AS_FIFO(q)->put_at;
   __atomic_store_n(&test_fail_at, 1, __ATOMIC_RELAXED);
-  conc__queue_unlock(AS_FIFO(q));
-  conc__queue_pass(conc__get_guard(AS_FIFO(q)), &AS_FIFO(q)->putters);
+  conc__fifo_unlock(AS_FIFO(q));
+  conc__fifo_pass(conc__fifo_get_guard(AS_FIFO(q)), &AS_FIFO(q)->putters);
   dismiss(w, 2);
   CHECK_EQ(w[0].result, -ENOMEM);
   CHECK_EQ(w[1].result, 0);
