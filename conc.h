@@ -17146,26 +17146,42 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
      FREE(lap) -> BUSY(lap, putter) -> FULL(lap)
                -> READING(lap, getter) -> FREE(lap + 1)
 
-   BUSY and READING are entered by a compare-and-swap, which so claims the
-   cell and names the owner in one step; they are left by one store, and this
+   A process enters BUSY and READING by a compare-and-swap, which claims the
+   cell and names the owner in one step. It leaves them by one store, and this
    store is what puts or gets the message. Whatever instruction a process is
-   killed at, there is either no claim, or one that names a dead process: then
-   a message that was being put is skipped, and one that was being got is FULL
-   again, for another getter. That is looked into only by who is held up.
+   killed at, there is either no claim, or a claim that names a dead process.
+   In the latter case a message that was being put is skipped, and a message
+   that was being got is FULL again, for another getter. Only a process that is
+   held up by the claim looks into that.
 
-   `tail` and `head` are hints: everybody who finds that the cell there is
-   past that position goes on, and helps them on. So it does no harm if they
-   lag, or are even set back by a slow process's store. But head is never past
-   a message that has not been got: getters pass over cells that are BUSY or
-   READING, head does not.
+   `tail` and `head` are hints: a process that finds that the cell there is
+   past that position goes on, and helps the hint on. So it does no harm if a
+   hint lags, or if a slow process's store even sets it back. But head is never
+   past a message that has not been got: getters pass over cells that are BUSY
+   or READING, head does not.
 
-   Who finds nothing sets the bit AWAITED in the word of the cell that must
-   change first, and sleeps. Whoever claims that cell sees the bit in the word
-   that it replaces, and wakes one sleeper when the cell is done. That one,
-   when it leaves, passes the wake-up on as long as there may be sleepers: so
-   the fast side pays nothing at all for those who sleep. A sleeper that is
-   killed leaves their count too high: a system call more now and then.
+   A process that finds nothing to do sets the bit AWAITED in the word of the
+   cell that must change first, and sleeps. The process that claims that cell
+   sees the bit in the word that it replaces, and wakes one sleeper when the
+   cell is done. That sleeper, when it leaves, passes the wake-up on as long as
+   there may be other sleepers: so the fast side pays nothing at all for them.
+   A sleeper that is killed leaves the count of sleepers too high: that costs a
+   system call more now and then.
+
+   What a killed process can leave behind, and what makes it good:
+     a claim BUSY         conc__cells_recover_dead skips the cell
+     a claim READING      conc__cells_recover_dead makes it FULL again
+     AWAITED set, asleep  the wake-up goes to a word that counts, not to it
+     woken, not yet gone  others look every CONC__SHARED_LOOK seconds
    ------------------------------------------------------------------------ */
+
+/* A cell's word: two bits of state, AWAITED, 30 bits of owner, 31 of lap.
+   The lap    is the one that the state is of. It grows when a getter is done.
+   The owner  is the id of the process that has claimed the cell. It must be 0
+              in FREE and FULL, and must not be 0 in BUSY and READING.
+   AWAITED    may be set in FREE or FULL by a process that is about to sleep
+              until this cell changes. A claim clears it, and its owner must
+              wake one sleeper of the other side then. */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u
@@ -17178,13 +17194,13 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 #define CONC__CELL(lap, owner, state) \
   ((uint64_t)(lap) << 33 | (uint64_t)(owner) << 3 | (state))
 
-/* Positions: the lap above, the index below. */
+/* A position: the lap above, the index of the cell below. */
 #define CONC__AT(lap, index) \
   ((uint64_t)((lap) & 0x7fffffffu) << 32 | (uint64_t)(index))
 #define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
 #define CONC__AT_INDEX(at) ((uint32_t)(at))
 
-#define CONC__CELLS_MAGIC 0x51434e43u
+#define CONC__CELLS_MAGIC 0x51434e43u /* changes with this layout */
 /* If no message may have more bytes than this, all lie in the cells; else
    those of more than CONC__CELL_APART in blocks, of which the pages that are
    never needed cost nothing. */
@@ -17194,11 +17210,12 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
 
 typedef struct conc__cell {
-  uint64_t word;
+  uint64_t word;  /* see above */
   uint64_t skips; /* messages skipped here; above them the lap of the last */
-  uint32_t size;  /* of the message, */
-  uint32_t form;  /* and where its content is: CONC__FORM... */
-} conc__cell;     /* followed by small messages */
+  /* The owner of a BUSY cell writes these; they stand while it is FULL. */
+  uint32_t size; /* of the message, in bytes */
+  uint32_t form; /* where its content is: CONC__FORM_... */
+} conc__cell;    /* a small message follows */
 
 #define CONC__FORM_PICKLED 1u /* as the body of a pickle */
 #define CONC__FORM_OTHER 2u   /* and not of bytes or str */
@@ -17206,19 +17223,23 @@ typedef struct conc__cell {
 #define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
 #define CONC__FORM_AFTER(form) ((form) >> 16)
 
-/* Getters, putters or joiners. */
+/* Getters, putters or joiners. A waker adds to `word` first and reads the
+   counts then; a sleeper adds itself to a count first and reads the word then.
+   All of this is SEQ_CST: so the waker sees the sleeper, or the sleeper sees
+   that the word has changed. */
 struct conc__cells_side {
-  unsigned word;     /* counts wake-ups */
-  unsigned sleepers; /* on the word */
-  unsigned pollers;  /* on the waker */
+  unsigned word;     /* counts wake-ups; threads sleep on it */
+  unsigned sleepers; /* threads there; too high after deaths */
+  unsigned pollers;  /* tasks that wait for the waker's descriptor; likewise */
 };
 
 /* What lies in the shared memory, before the cells. */
 typedef struct conc__cells {
-  uint32_t magic, count;
+  uint32_t magic, count; /* to recognise another queue of the same name */
   uint64_t max_bytes;
-  unsigned closed;
+  unsigned closed;  /* set once */
   unsigned skipped; /* changes with the cells' skips */
+  /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
   uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
@@ -17226,16 +17247,21 @@ typedef struct conc__cells {
   struct conc__cells_side sides[3];
 } conc__cells; /* followed by the cells, and the blocks */
 
-/* A process's handle. */
+/* A process's handle. What it has read from shared memory is checked once,
+   when it opens the queue; the layout is then taken from here alone. */
 typedef struct conc__cells_queue {
   conc_queue queue; /* first: it is a queue */
   conc__cells *cells;
-  struct conc__registry *registry;
-  size_t count, stride, small, block_size, blocks_at;
+  struct conc__registry *registry; /* of the memory */
+  size_t count;                    /* of cells */
+  size_t stride;                   /* bytes from one cell to the next */
+  size_t small;      /* bytes of a message that a cell holds itself */
+  size_t block_size; /* of a larger message; 0: there are none */
+  size_t blocks_at;  /* the first block, counted from `cells` */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
   bool polls;       /* threads wait at them, too */
-  conc_queue *stash; /* a local one: got, but could not be handed over */
+  conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
@@ -17243,8 +17269,9 @@ typedef struct conc__cells_queue {
 /* A place in the ring where something can be done, or is waited for. */
 typedef struct conc__cells_position {
   conc__cell *cell; /* NULL: none in particular */
-  uint64_t at, word;
-  bool busy;    /* somebody has claimed it, and will change it soon */
+  uint64_t at;      /* its position */
+  uint64_t word;    /* as it was seen, for the compare-and-swap */
+  bool busy;        /* a process has claimed it, and will change it soon */
   bool suspect; /* there are cells whose owner may be dead */
 } conc__cells_position;
 
@@ -17254,6 +17281,7 @@ CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                 CONC__AT_INDEX(at) * s->stride);
 }
 
+/* Where the bytes of a message of that size lie. */
 CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
                                    size_t size) {
   if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
@@ -17265,7 +17293,8 @@ CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
                                            : CONC__AT(CONC__AT_LAP(at) + 1, 0);
 }
 
-/* By how many laps a cell is ahead of a position. */
+/* By how many laps a cell is ahead of a position; below 0: behind. Laps have
+   31 bits: the shift makes the difference wrap as a signed number does. */
 CONC__INLINE int conc__cell_ahead(uint64_t word, uint64_t at) {
   return (int)((CONC__CELL_LAP(word) - CONC__AT_LAP(at)) << 1) / 2;
 }
@@ -17279,13 +17308,17 @@ CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
   return conc__at_next(s, at);
 }
 
+/* Moves a hint on. Not a compare-and-swap: if another process has moved it
+   meanwhile, it is set back, and the next one helps it on again. */
 CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
                                    uint64_t to) {
   if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
 }
 
-/* Puts were passed over that had not ended. Those that have now, may have
-   before later ones of the same putter did: goes back to the first of them. */
+/* The search has passed over puts that had not ended, and has found a message
+   behind them. If one of those puts has ended meanwhile, it may be an earlier
+   message of the same putter, which must come first: goes back to it. False if
+   none has ended. */
 CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
                                        conc__cells_position *spot,
                                        uint64_t *at) {
@@ -17302,8 +17335,8 @@ CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
   return false;
 }
 
-/* Finds the oldest message that nobody has claimed. False if there is none:
-   then the spot is what would change first. */
+/* Finds the oldest message that no process has claimed. False if there is
+   none: then the spot is the cell that would change first. */
 CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
@@ -17315,6 +17348,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
     uint64_t word = CONC__LOAD(&cell->word), next;
     int ahead = conc__cell_ahead(word, at);
     unsigned state = CONC__CELL_STATE(word);
+    /* The first cell that is BUSY is the one to wait for, if no message is
+       found behind it. */
     if (!spot->busy) {
       spot->cell = cell;
       spot->at = at;
@@ -17333,6 +17368,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
       return true;
     }
     if (ahead == 0 && state == CONC__CELL_FREE) break;
+    /* Only cells that have been got are left behind by head: at the first one
+       that is claimed it stays, in case that its owner is dead. */
     next = conc__cells_past(s, word, at, ahead);
     if (ahead == 0) {
       spot->suspect = true;
@@ -17346,7 +17383,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
   return false;
 }
 
-/* Finds the cell for the next message. False if the queue is full. */
+/* Finds the cell for the next message. False if the queue is full: then the
+   spot is the cell that must be got first. */
 CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
@@ -17371,12 +17409,15 @@ CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
   }
 }
 
+/* What a side looks for. */
 CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
                                    conc__cells_position *spot) {
   return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
                                : conc__cells_find_free(s, spot);
 }
 
+/* Wakes n threads of a side, and the loops that poll. In any process; a loop
+   drains the descriptor and looks again, so too many wake-ups do no harm. */
 CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   struct conc__cells_side *it = &s->cells->sides[side];
   CONC__POINT();
@@ -17390,8 +17431,12 @@ CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
 
 /* --- what the dead leave behind --- */
 
-/* Gives up the caller's claim to put: there is no message, which is counted in
-   such a way that who does it again for one killed in here counts it once. */
+/* Gives up the caller's claim to put: there is no message. The skip is
+   counted, so that conc_queue_join does not wait for it. The lap beside the
+   count says which claim it was for: a process that does this again, for one
+   that was killed in here, sees that it has been counted. `skipped` changes
+   after the count and before the cell goes on: a process that has seen the
+   cell go on sums anew. */
 CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
                                    uint32_t lap) {
   uint64_t skips = CONC__LOAD(&cell->skips);
@@ -17401,13 +17446,18 @@ CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
   CONC__POINT();
   __atomic_add_fetch(&s->cells->skipped, 1u, __ATOMIC_ACQ_REL);
   CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
-  conc__cells_wake(s, CONC__GETTERS, INT_MAX); /* one may nap for it */
+  /* Getters nap for a BUSY cell, each for itself; a putter can have the cell;
+     for joiners it may have been the last message. */
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
   conc__cells_wake(s, CONC__PUTTERS, 1);
   conc__cells_wake(s, CONC__JOINERS, INT_MAX);
 }
 
-/* Looks at the owners of all cells that are claimed, and takes those of the
-   dead from them. Whether there were such. */
+/* Looks at the owners of all cells that are claimed, and takes the cells of
+   dead owners from them. Returns whether there were such. To ask whether a
+   process is dead is a system call: the one that was found alive last is not
+   asked for again. A cell that has changed meanwhile is no concern of this
+   one: the compare-and-swap fails, and its owner was alive. */
 CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
   uint64_t at = CONC__LOAD(&s->cells->head);
   unsigned self = conc__registry_self(s->registry);
@@ -17432,6 +17482,7 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
       }
     } else if (CONC__CAS(&cell->word, &word,
                          CONC__CELL(lap, self, CONC__CELL_BUSY))) {
+      /* This process's claim now: if it dies here, the next one does it. */
       conc__cell_skip(s, cell, lap);
       mended = true;
     }
@@ -17443,16 +17494,17 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
 /* One call's waits. */
 typedef struct conc__cells_wait {
   double deadline;
-  unsigned round, naps;
-  bool late;  /* time is out: the last attempt */
-  bool slept; /* perhaps woken in place of another */
+  unsigned round; /* see conc__shared_wait */
+  unsigned naps;  /* for a claim that may be a dead process's; up to 7 */
+  bool late;      /* time is out: the last attempt */
+  bool slept;     /* it may have been woken in place of another one */
 } conc__cells_wait;
 
-/* Who follows right behind the other side takes each cell's cache line away
-   while that works on it, and both wait for the line more than they do. So
-   after a spin that was worth it, it stays behind for about a microsecond; as
-   long as this lets more than one cell get ready, or else tries it again now
-   and then. */
+/* A task that follows right behind the other side takes each cell's cache line
+   away while the other side works on it, and then both wait for the line more
+   than they work. So after a spin that has paid, the task stays behind for
+   about a microsecond, as long as this lets more than one cell get ready. If
+   it does not, this is tried again now and then (conc__spin_learn). */
 #define CONC__CELLS_LINGER 40
 
 CONC__PRIVATE void
@@ -17472,6 +17524,7 @@ conc__cells_pause_for_batch(conc__cells_queue *s, int side,
   CONC__STORE_RELAXED(&s->lone[side], lone);
 }
 
+/* Waits busily until the cell's word changes. */
 CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
                                     const conc__cells_position *spot,
                                     double deadline) {
@@ -17487,9 +17540,12 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   return paid;
 }
 
-/* Sleeps until there is a wake-up after the one that the cell tells of, if
-   that has not changed. A loop must not block, so a coroutine waits for a
-   descriptor: what is written there by a waker stays until it is drained. */
+/* Sleeps until a wake-up comes, unless the cell has changed. A loop must not
+   block, so a coroutine waits for a descriptor: what a waker writes there
+   stays until it is drained. The order is what loses no wake-up: the sleeper
+   counts itself, then reads the word that counts wake-ups, then marks the
+   cell. A process that claims the cell after the mark wakes it, and so changes
+   the word; one that claimed it before makes the mark fail. */
 CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
@@ -17521,8 +17577,9 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
   return rc;
 }
 
-/* After an attempt in vain: waits until another one may be worth it. 0,
-   -ETIMEDOUT, -ECANCELED. */
+/* After an attempt in vain: waits until another one may be worth it. A
+   deadline that has passed allows one attempt more (`late`): what came just in
+   time is not left lying there. 0, -ETIMEDOUT, -ECANCELED. */
 CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
@@ -17532,7 +17589,8 @@ CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
     return spot->suspect && conc__cells_recover_dead(s) ? 0 : -ETIMEDOUT;
   if (conc__cells_spin(s, side, spot, w->deadline)) return 0;
   if (spot->busy) {
-    /* It is a matter of microseconds, unless its owner has no CPU, or died. */
+    /* It is a matter of microseconds, unless its owner has no CPU, or died: so
+       this naps, longer each time, and only then asks. */
     double until = conc_now() + 20e-6 * (double)(1u << w->naps);
     if (w->naps < 7)
       w->naps++;
@@ -17542,6 +17600,8 @@ CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
                            &w->round);
     if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
   } else {
+    /* What is claimed here does not hold this side up; but the wake-up may
+       have been a dead process's to give. */
     rc = conc__cells_sleep(s, side, w, spot);
     if (spot->suspect) conc__cells_recover_dead(s);
   }
@@ -17550,8 +17610,9 @@ CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
   return 0;
 }
 
-/* Who has slept leaves: if others sleep, they are to be woken by who changes
-   the next cell, or now, if there is something for them already. */
+/* A task that has slept leaves. If others sleep, the next cell is marked for
+   them, so that its change wakes one; or they are woken now, if there is
+   something for them already. */
 CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
   conc__cells_position spot;
   if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
@@ -17567,6 +17628,8 @@ CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
 
 /* --- put and get --- */
 
+/* Where the content of a pickled message is, so that a getter that wants bytes
+   knows it without a look at the pickle. */
 CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
   size_t before, size;
   int rc = conc__pickle_content((const unsigned char *)m->data,
@@ -17577,7 +17640,9 @@ CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
          (uint32_t)(m->size - before - size) << 16;
 }
 
-/* 0, -EAGAIN, -EPIPE, -ENOSPC */
+/* Puts a message if there is room. A process that is killed before the last
+   store has put nothing; after it, the message is there. 0, -EAGAIN, -EPIPE;
+   -ENOSPC: too many processes share the memory. */
 CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      const conc__message *m,
                                      conc__cells_position *spot) {
@@ -17594,7 +17659,9 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
       CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
       __ATOMIC_RELAXED));
   cell = spot->cell;
+  CONC__CHECK(conc__cell_at(s, spot->at) == cell);
   CONC__POINT();
+  /* The cell is this process's: other putters may go on to the next one. */
   conc__cells_help(&s->cells->tail, spot->at, conc__at_next(s, spot->at));
   /* In one order with the claim: a getter that has seen the queue closed, and
      then this cell free, may rely on it that nothing is put any more. */
@@ -17607,6 +17674,7 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   CONC__STORE_RELAXED(&cell->form, form);
   if (m->size > 0)
     memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
     conc__cells_wake(s, CONC__GETTERS, 1);
@@ -17614,8 +17682,9 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
 }
 
 /* What a getter may know of a cell without having claimed it: the size of the
-   message, or of its content if there is no sink for a body; or -EBADMSG. It
-   holds if the cell's word has not changed meanwhile. */
+   message, or of its content unless the sink takes a body; or -EBADMSG. It
+   holds if the cell's word has not changed meanwhile. That is how a message
+   that the getter cannot take stays for others. */
 CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
                                      uint32_t *form) {
   ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
@@ -17625,8 +17694,12 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
   return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
 }
 
-/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. `exact`: it must be the sink's, too. */
+/* Gets the oldest message, if there is one that the sink can take. With
+   `exact` it must have as many bytes as the sink. Whatever can fail does so
+   before the claim: with the claim the message is this process's, and the last
+   store makes the cell free. A process that is killed between the two has not
+   got it. The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
+   -ENOMEM. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                                          conc__sink *sink, bool exact,
                                          conc__cells_position *spot) {
@@ -17638,6 +17711,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   for (;;) {
     if (!conc__cells_find_full(s, spot)) {
+      /* Closed, and after that nothing found: then nothing will come, for a
+         put looks whether the queue is closed after its claim. */
       if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
         return -EAGAIN;
       if (!conc__cells_find_full(s, spot)) {
@@ -17655,7 +17730,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                           (exact && (size_t)n < sink->size))) {
       n = -EMSGSIZE;
     }
-    if (CONC__UNLIKELY(n < 0)) {
+    if (CONC__UNLIKELY(n < 0)) { /* true only of the cell as it was seen */
       if (CONC__LOAD(&cell->word) == spot->word) return n;
       continue;
     }
@@ -17673,6 +17748,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
   } else if (n > 0) {
     memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
   }
+  /* All has been read: the next lap may write here. */
   CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
   conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
@@ -17680,7 +17756,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
   return n;
 }
 
-/* What is left to do after a first attempt that failed with -EAGAIN. */
+/* What is left to do after a first attempt that failed with -EAGAIN. With `m`
+   it puts, else it gets. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink, bool exact,
@@ -17711,7 +17788,8 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                deadline);
 }
 
-/* How many messages; or negative errno. */
+/* The class's get_n: how many messages, or negative errno. What came back to
+   this process is taken first. */
 CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
                                         size_t n, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
@@ -17733,6 +17811,8 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* `stashed` is cleared before the look and set again if there was something: a
+   message that comes back meanwhile sets it, too, and so is not overlooked. */
 CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                                       double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
@@ -17752,7 +17832,8 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                           deadline);
 }
 
-/* It was got, and is this process's, whoever of it gets it next. */
+/* The message was got, so it is this process's: any task of this process may
+   get it next, but no other process. */
 CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
@@ -17761,6 +17842,8 @@ CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
   return rc;
 }
 
+/* What is true of a moment: that in which the cell's word was still the same.
+ */
 CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
@@ -17788,6 +17871,9 @@ CONC__PRIVATE ssize_t conc__cells_between(const conc__cells_queue *s,
          (ssize_t)CONC__AT_INDEX(from);
 }
 
+/* From the first message that is not got to the first free cell: so messages
+   that are being put or got at this moment count. The searches move the hints,
+   and a dead process's claim is taken away, before they are read. */
 CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
@@ -17802,6 +17888,9 @@ CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
 
 /* --- what is not done yet --- */
 
+/* How many puts were skipped, modulo 2^32. The sum over all cells is kept with
+   the value of `skipped` that it belongs to, in one word, so that any thread
+   may read or write it at any time. */
 CONC__PRIVATE uint32_t conc__cells_skips(conc__cells_queue *s) {
   uint32_t now = CONC__LOAD(&s->cells->skipped);
   uint64_t known = CONC__LOAD(&s->skips);
@@ -17817,7 +17906,9 @@ CONC__PRIVATE uint32_t conc__cells_skips(conc__cells_queue *s) {
 }
 
 /* How many messages were put, those under way included, and are not reported
-   done, if so many are. Modulo all positions that there are. */
+   done, if `done` of them are. The position of the next put is how many were
+   put ever, modulo all positions that there are; so is the result, and one of
+   more than half of these means that it is below 0. */
 CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
                                               uint64_t done) {
   uint64_t all = (uint64_t)s->count << 31;
@@ -17829,6 +17920,7 @@ CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
   return left < all / 2 ? left : 0;
 }
 
+/* -EINVAL rather than a count above the puts. */
 CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   uint64_t done = CONC__LOAD(&s->cells->done), left;
@@ -17837,7 +17929,8 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
     if (left == 0) return -EINVAL;
   } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
                                         __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
-  /* In one order with the joiner's count of itself and its look at `done`. */
+  /* In one order with the joiner, which counts itself and then looks at
+     `done`: either it sees that all is done, or it is seen here. */
   if (left == 1) {
     CONC__POINT();
     __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
@@ -17848,6 +17941,9 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   return 0;
 }
 
+/* Waits until all is done, or was at some moment since the call (`ends`): puts
+   that come meanwhile need not be waited for. A dead process's claim counts as
+   a put under way, so it is looked for before each sleep. */
 CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
@@ -17871,6 +17967,7 @@ CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   return rc;
 }
 
+/* Wakes all, of all processes: they see it, or their cells as they are. */
 CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   CONC__POINT();
@@ -17880,6 +17977,7 @@ CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   return 0;
 }
 
+/* This process's part of it. Also of a handle that is half made. */
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
@@ -17892,12 +17990,16 @@ CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   CONC_FREE(s);
 }
 
+/* put_n is left out: each put is a claim of its own. */
 static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
     NULL,             conc__cells_get_n};
 
+/* --- opening --- */
+
+/* For memory that is new, before any other process has it. */
 CONC__PRIVATE int conc__cells_init(void *memory, void *queue) {
   const conc__cells_queue *s = (const conc__cells_queue *)queue;
   conc__cells *cells = (conc__cells *)memory;
@@ -17925,6 +18027,10 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   return s->blocks_at + s->count * s->block_size;
 }
 
+/* Makes or finds the memory, and this process's wakers. The wakers of a queue
+   without a name are inherited by forked children, which is how all processes
+   of the family have the same ones; processes that come by a name have none.
+   0 or negative errno; then conc__cells_free undoes what has been done. */
 CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
                                    const conc_queue_opts *o) {
   size_t size = conc__cells_plan(s);
@@ -17938,6 +18044,7 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
                : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
+  /* By a name conc_shared_open has called it, for the first process only. */
   if (o->name == NULL) conc__cells_init(memory, s);
   if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
       s->cells->max_bytes != s->queue.max_bytes)
@@ -17951,6 +18058,8 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   return rc;
 }
 
+/* A queue for conc_queue_new; NULL and errno. Positions have 31 bits of lap
+   and messages 31 bits of size, hence the limits. */
 CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
   conc__cells_queue *s;
   int rc = -EINVAL;
@@ -17972,8 +18081,13 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue: one interface to every distance
+
+   Every call goes through the queue's class, see >>fifo. What is common to all
+   distances is here: the limit of bytes, the many-calls for classes that have
+   none of their own, and values, which travel as the body of a pickle.
    ------------------------------------------------------------------------ */
 
+/* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   conc__init();
   return options != NULL && options->shared ? conc__cells_new(options)
@@ -17988,6 +18102,8 @@ CONC_API int conc_queue_close(conc_queue *queue) {
   return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
 }
 
+/* The limit is looked at before the class is asked: what no getter may receive
+   is refused, whatever the distance. */
 CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
                                   int kind, double timeout) {
   conc__message m;
@@ -18024,7 +18140,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   m.kind = CONC__RAW;
   if (n > 0 && queue->ops->put_n != NULL)
     return queue->ops->put_n(queue, &m, n, deadline);
-  for (; done < n; done++) {
+  for (; done < n; done++) { /* waits for the first only */
     rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
     if (rc != 0) break;
     m.data = (const char *)m.data + size;
@@ -18032,6 +18148,9 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* A class without get_n gets whole bodies, one after the other: a message of
+   another size is known only when it has been got, and goes back to the front
+   then. */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -18054,7 +18173,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
     rc = conc__pickle_content(body.data, body.size, body.size, &offset,
                               &found);
     if (rc == 0 && found != size) rc = -EMSGSIZE;
-    if (rc != 0) {
+    if (rc != 0) { /* nothing is lost: it is the next get's */
       m.data = body.data;
       m.size = body.size;
       m.kind = CONC__PICKLED;
@@ -18087,6 +18206,7 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
 
 /* --- typed values --- */
 
+/* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout) {
   conc__buffer b = {NULL, 0, 0};
@@ -18103,6 +18223,8 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   return rc;
 }
 
+/* Gets the body of a pickle between the two opcodes that it lacks, and reads
+   it. The message is lost only if it is malformed. */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout) {
   static const unsigned char proto[] = {0x80, 4};
@@ -18143,6 +18265,7 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
   return rc;
 }
 
+/* The value is freed before the return: so a format may not point into it. */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...) {
   conc_value *v;
