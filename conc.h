@@ -1377,10 +1377,11 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 
 /* --- buffered streams --- */
 
-/* Bytes first to end of a buffer. */
-struct conc__bytes {
+/* Private: bytes `first` to `size` of `data` are in use; there is room for
+   `capacity`. */
+struct conc__buffer {
   unsigned char *data;
-  size_t first, end, size;
+  size_t size, capacity, first;
 };
 
 /* A descriptor, and buffers for what is read from it and written to it
@@ -1403,7 +1404,7 @@ typedef struct conc_stream {
   size_t high_water; /* bytes; writers wait when so many are not sent yet;
                         default 65536 */
   /* private */
-  struct conc__bytes in, out;
+  struct conc__buffer in, out; /* what was read; what is to be written */
   conc_lock reading, writing;
   int error; /* of writing: from now on all writes fail */
 } conc_stream;
@@ -3365,24 +3366,61 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
 
 /* --- buffers --- */
 
-/* Zeroed is empty. data is what CONC_FREE takes; size <= capacity. */
-typedef struct conc__buffer {
-  unsigned char *data;
-  size_t size, capacity;
-} conc__buffer;
+/* Gives an array room for `need` elements of `unit` bytes. Returns the array,
+   which may have moved, and sets *capacity, in elements; NULL for want of
+   memory, and then the old array stays as it was. Capacities double, so an
+   array that grows by one element at a time is copied O(1) times for each. */
+CONC__PRIVATE void *conc__grow(void *data, size_t *capacity, size_t need,
+                               size_t unit) {
+  size_t n = *capacity > 0 ? *capacity : 64 / unit + (unit > 64);
+  if (need > SIZE_MAX / 4 / unit) return NULL; /* so nothing below overflows */
+  while (n < need) n *= 2;
+  data = CONC_REALLOC(data, n * unit);
+  if (data != NULL) *capacity = n;
+  return data;
+}
 
-/* Makes room for `more` bytes behind the last: so many appends cannot fail
-   then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
+/* Bytes that are appended at the end, and may be taken from the front: the
+   buffers of streams and connections, and what encoders write, which take
+   nothing and so have first = 0. Zeroed is empty. `data` is NULL, or what
+   CONC_FREE takes; bytes `first` to `size` are there, those before have been
+   taken, those from `size` to `capacity` are room. No guard: a buffer belongs
+   to one task at a time. */
+typedef struct conc__buffer conc__buffer;
+
+/* An emptied buffer of more bytes than these gives its memory back. */
+#define CONC__BUFFER_KEPT 65536
+
+/* How many bytes may be taken. */
+CONC__INLINE size_t conc__buffer_count(const conc__buffer *b) {
+  CONC__CHECK(b->first <= b->size && b->size <= b->capacity);
+  return b->size - b->first;
+}
+
+/* Moves the bytes to the beginning of the memory: pointers to them go bad. */
+CONC__PRIVATE void conc__buffer_shift(conc__buffer *b) {
+  size_t count = conc__buffer_count(b);
+  if (b->first == 0) return;
+  memmove(b->data, b->data + b->first, count);
+  b->first = 0;
+  b->size = count;
+}
+
+/* Makes room for `more` bytes behind the last, so that appending up to that
+   number cannot fail. 0, or -ENOMEM and the bytes are as they were; they may
+   have moved. */
 CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
-  size_t capacity = b->capacity < 64 ? 64 : b->capacity;
+  size_t count = conc__buffer_count(b);
   void *data;
   if (more <= b->capacity - b->size) return 0;
-  if (more > SIZE_MAX / 4 || b->size > SIZE_MAX / 4) return -ENOMEM;
-  while (capacity - b->size < more) capacity *= 2;
-  data = CONC_REALLOC(b->data, capacity);
+  /* Bytes move forward only by at least their own number: then each byte is
+     moved once on the average, however small the pieces are that are taken. */
+  if (b->first >= count) conc__buffer_shift(b);
+  if (more <= b->capacity - b->size) return 0;
+  if (more > SIZE_MAX - b->size) return -ENOMEM;
+  data = conc__grow(b->data, &b->capacity, b->size + more, 1);
   if (data == NULL) return -ENOMEM;
   b->data = (unsigned char *)data;
-  b->capacity = capacity;
   return 0;
 }
 
@@ -3401,7 +3439,17 @@ CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
 CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
   CONC_FREE(b->data);
   b->data = NULL;
-  b->size = b->capacity = 0;
+  b->size = b->capacity = b->first = 0;
+}
+
+/* Takes n bytes off the front, into `out` unless that is NULL. */
+CONC__PRIVATE void conc__buffer_take(conc__buffer *b, void *out, size_t n) {
+  CONC__CHECK(n <= conc__buffer_count(b));
+  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
+  b->first += n;
+  if (b->first < b->size) return;
+  b->first = b->size = 0;
+  if (b->capacity > CONC__BUFFER_KEPT) conc__buffer_free(b);
 }
 
 /* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
@@ -10599,61 +10647,24 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 #define CONC__STREAM_CHUNK 4096
 #define CONC__STREAM_HIGH_WATER 65536
 
-CONC__PRIVATE size_t conc__bytes_count(const struct conc__bytes *b) {
-  return b->end - b->first;
-}
-
-/* Makes room for n bytes at the end. */
-CONC__PRIVATE int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
-  size_t count = conc__bytes_count(b);
-  size_t size = b->size * 2;
-  unsigned char *data;
-  if (n <= b->size - b->end) return 0;
-  if (n > SIZE_MAX / 2 - count) return -ENOMEM;
-  /* Moved only by as much as was taken off before: so each byte is moved
-     once on the average. */
-  if (b->first >= count && n <= b->size - count) {
-    memmove(b->data, b->data + b->first, count);
-    b->first = 0;
-    b->end = count;
-    return 0;
-  }
-  if (size < CONC__STREAM_CHUNK) size = CONC__STREAM_CHUNK;
-  if (size < b->end + n) size = b->end + n;
-  data = (unsigned char *)CONC_REALLOC(b->data, size);
-  if (data == NULL) return -ENOMEM;
-  b->data = data;
-  b->size = size;
-  return 0;
-}
-
-CONC__PRIVATE void conc__bytes_free(struct conc__bytes *b) {
-  CONC_FREE(b->data);
-  memset(b, 0, sizeof *b);
-}
-
-/* Takes n bytes off the front, into `out` unless that is NULL. */
-CONC__PRIVATE void conc__bytes_take(struct conc__bytes *b, void *out,
-                                    size_t n) {
-  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
-  b->first += n;
-  if (b->first < b->end) return;
-  b->first = b->end = 0;
-  if (b->size > CONC__STREAM_HIGH_WATER) conc__bytes_free(b);
+/* Makes room for n bytes; at first for a chunk at least. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__stream_reserve(conc__buffer *b, size_t n) {
+  if (b->capacity == 0 && n < CONC__STREAM_CHUNK) n = CONC__STREAM_CHUNK;
+  return conc__buffer_reserve(b, n);
 }
 
 /* Reads more, to have `need` bytes some time. As conc_read. */
 CONC__PRIVATE ssize_t conc__stream_fill(conc_stream *s, size_t need,
                                         double deadline) {
-  size_t count = conc__bytes_count(&s->in);
+  size_t count = conc__buffer_count(&s->in);
   size_t room = need > count ? need - count : 0;
   ssize_t n;
   if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
-  n = conc__bytes_reserve(&s->in, room);
+  n = conc__stream_reserve(&s->in, room);
   if (n != 0) return n;
-  n = conc_read(s->fd, s->in.data + s->in.end, s->in.size - s->in.end,
+  n = conc_read(s->fd, s->in.data + s->in.size, s->in.capacity - s->in.size,
                 conc__remaining(deadline));
-  if (n > 0) s->in.end += (size_t)n;
+  if (n > 0) s->in.size += (size_t)n;
   return n;
 }
 
@@ -10670,15 +10681,15 @@ CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
   double deadline = conc__deadline(timeout);
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
-  if (conc__bytes_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
+  if (conc__buffer_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
     n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
   } else {
-    if (conc__bytes_count(&stream->in) == 0 && size > 0)
+    if (conc__buffer_count(&stream->in) == 0 && size > 0)
       n = conc__stream_fill(stream, 1, deadline);
     if (n >= 0) {
-      size_t count = conc__bytes_count(&stream->in);
+      size_t count = conc__buffer_count(&stream->in);
       if (size > count) size = count;
-      conc__bytes_take(&stream->in, buf, size);
+      conc__buffer_take(&stream->in, buf, size);
       n = (ssize_t)size;
     }
   }
@@ -10692,11 +10703,11 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
   n = 1;
-  while (n > 0 && conc__bytes_count(&stream->in) < size)
+  while (n > 0 && conc__buffer_count(&stream->in) < size)
     n = conc__stream_fill(stream, size, deadline);
   if (n >= 0) {
-    if (n == 0) size = conc__bytes_count(&stream->in);
-    conc__bytes_take(&stream->in, buf, size);
+    if (n == 0) size = conc__buffer_count(&stream->in);
+    conc__buffer_take(&stream->in, buf, size);
     n = (ssize_t)size;
   }
   conc_lock_release(&stream->reading);
@@ -10705,7 +10716,7 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
 
 /* How many of the bytes go to the end of the first separator, looked for from
    `from` on; 0: there is none. */
-CONC__PRIVATE size_t conc__bytes_find(const unsigned char *p, size_t count,
+CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
                                       const unsigned char *separator, size_t n,
                                       size_t from) {
   while (count - from >= n) {
@@ -10723,16 +10734,16 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         void *buf, size_t size,
                                         double timeout) {
   double deadline = conc__deadline(timeout);
-  struct conc__bytes *in = &stream->in;
+  conc__buffer *in = &stream->in;
   size_t from = 0; /* no separator begins before that */
   ssize_t rc;
   if (n == 0) return -EINVAL;
   rc = conc__stream_enter(&stream->reading, timeout);
   if (rc != 0) return rc;
   for (;;) {
-    size_t count = conc__bytes_count(in);
+    size_t count = conc__buffer_count(in);
     size_t length = count < n ? 0
-                              : conc__bytes_find(in->data + in->first, count,
+                              : conc__separator_find(in->data + in->first, count,
                                                  (const unsigned char *)
                                                      separator,
                                                  n, from);
@@ -10747,7 +10758,7 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
       if (rc < 0) break;
       length = count; /* the end */
     }
-    conc__bytes_take(in, buf, length);
+    conc__buffer_take(in, buf, length);
     rc = (ssize_t)length;
     break;
   }
@@ -10767,15 +10778,15 @@ CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
 /* Sends all. The caller has the lock. */
 CONC__PRIVATE int conc__stream_drain(conc_stream *s, double deadline) {
   int kind = CONC__FD_SOCKET;
-  while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
+  while (s->error == 0 && conc__buffer_count(&s->out) > 0) {
     ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
-                                 conc__bytes_count(&s->out), &kind, deadline);
+                                 conc__buffer_count(&s->out), &kind, deadline);
     if (n == -ETIMEDOUT || n == -ECANCELED) return (int)n;
     if (n < 0) {
       s->error = (int)n;
-      conc__bytes_free(&s->out);
+      conc__buffer_free(&s->out);
     } else {
-      conc__bytes_take(&s->out, NULL, (size_t)n);
+      conc__buffer_take(&s->out, NULL, (size_t)n);
     }
   }
   return s->error;
@@ -10789,13 +10800,10 @@ CONC_API int conc_stream_write(conc_stream *stream, const void *data,
   int rc = conc__stream_enter(&stream->writing, timeout);
   if (rc != 0) return rc;
   rc = stream->error;
-  if (rc == 0 && conc__bytes_count(&stream->out) >= high)
+  if (rc == 0 && conc__buffer_count(&stream->out) >= high)
     rc = conc__stream_drain(stream, deadline);
-  if (rc == 0 && size > 0) rc = conc__bytes_reserve(&stream->out, size);
-  if (rc == 0 && size > 0) {
-    memcpy(stream->out.data + stream->out.end, data, size);
-    stream->out.end += size;
-  }
+  if (rc == 0 && size > 0) rc = conc__stream_reserve(&stream->out, size);
+  if (rc == 0) conc__buffer_append(&stream->out, data, size);
   conc_lock_release(&stream->writing);
   return rc;
 }
@@ -10812,8 +10820,8 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
 CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   int rc = conc_stream_flush(stream, timeout);
   int closed = conc_close(stream->fd);
-  conc__bytes_free(&stream->in);
-  conc__bytes_free(&stream->out);
+  conc__buffer_free(&stream->in);
+  conc__buffer_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
 }
@@ -12126,11 +12134,9 @@ CONC__PRIVATE int conc__popen_read_some(int *fd, conc_output *o, size_t *room,
                                         bool wanted) {
   ssize_t n;
   if (*room - o->size < 4096) {
-    size_t more = *room < 4096 ? 65536 : *room * 2;
-    char *data = (char *)CONC_REALLOC(o->data, more);
+    void *data = conc__grow(o->data, room, o->size + 65536, 1);
     if (data == NULL) return -ENOMEM;
-    o->data = data;
-    *room = more;
+    o->data = (char *)data;
   }
   n = read(*fd, o->data + o->size, *room - o->size - 1);
   conc__pipe_widen(*fd, n);
@@ -12844,7 +12850,7 @@ CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
   m->input = input;
   m->input_size = size;
   m->extra.data = NULL;
-  m->extra.size = m->extra.capacity = 0;
+  m->extra.size = m->extra.capacity = m->extra.first = 0;
 }
 
 CONC__PRIVATE void conc__maker_free(conc__maker *m) {
@@ -14238,7 +14244,7 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
 
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   *out = NULL;
   *size = 0;
@@ -14259,7 +14265,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
    Python 2 peer. After an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
-  conc__buffer old = {NULL, 0, 0};
+  conc__buffer old = {NULL, 0, 0, 0};
   conc_value *v = NULL;
   int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
   if (rc != 0) return rc;
@@ -15254,7 +15260,7 @@ CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
 
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc__writer s;
   conc__walk w;
   int step, rc;
@@ -15486,19 +15492,6 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   return n - (ssize_t)sizeof *head;
 }
 
-/* Reads the rest of a message from its file. */
-CONC__PRIVATE int conc__packet_rest(int fd, void *buf, size_t size) {
-  size_t done = 0;
-  while (done < size) {
-    ssize_t n =
-        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? -errno : -EPROTO;
-    done += (size_t)n;
-  }
-  return 0;
-}
-
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -15514,8 +15507,8 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
     if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
     if (n >= 0 && (size_t)n < head.size) {
       rc = fd < 0 ? -EPROTO
-                  : conc__packet_rest(fd, (unsigned char *)buf + n,
-                                      (size_t)head.size - (size_t)n);
+                  : conc__file_get(fd, (unsigned char *)buf + n,
+                                   (size_t)head.size - (size_t)n, 0);
       n = rc < 0 ? rc : (ssize_t)head.size;
     }
     if (fd >= 0) close(fd);
@@ -17119,7 +17112,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__buffer body = {NULL, 0, 0};
+  conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
   conc__message m;
   size_t done = 0;
@@ -17173,7 +17166,7 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
 
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   if (conc_value_type(value) == CONC_BYTES) {
     size_t size = 0;
@@ -17190,7 +17183,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout) {
   static const unsigned char proto[] = {0x80, 4};
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
   ssize_t n;
   int rc = conc__buffer_append(&b, proto, sizeof proto);
@@ -19341,7 +19334,6 @@ typedef struct conc__channel {
   bool eager;        /* in a handshake: small messages in both directions */
   bool waited;       /* slept since the last read */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
-  size_t in_first;   /* of `in`: what is before it has been dealt with */
   size_t in_frame;   /* bytes of the last frame there */
   conc__buffer in, out;
 } conc__channel;
@@ -19359,7 +19351,6 @@ CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
 CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
-  ch->in_first = 0;
 }
 
 /* Python writes without TCP_NODELAY: a small message after another one waits
@@ -19439,8 +19430,8 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
 CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
-  size_t have = ch->in.size - ch->in_first;
-  const unsigned char *p = have > 0 ? ch->in.data + ch->in_first : NULL;
+  size_t have = conc__buffer_count(&ch->in);
+  const unsigned char *p = have > 0 ? ch->in.data + ch->in.first : NULL;
   size_t start = 0;
   ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
@@ -19450,39 +19441,33 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   }
   *payload = p + start;
   *size = (size_t)n - start;
-  ch->in_first += (size_t)n;
+  ch->in.first += (size_t)n;
   ch->in_frame = (size_t)n;
   return 1;
 }
 
 /* The frame just received is to be received again; nothing was read since. */
 CONC__PRIVATE void conc__channel_unread(conc__channel *ch) {
-  ch->in_first -= ch->in_frame;
+  ch->in.first -= ch->in_frame;
   ch->in_frame = 0;
 }
 
 /* Whether there is something of the next frame. */
 CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
   unsigned char byte;
-  return ch->in.size > ch->in_first ||
+  return conc__buffer_count(&ch->in) > 0 ||
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 /* Makes room to read into: what has been dealt with goes; and memory grows
    with what has arrived, not with what a header claims. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
-  size_t have = ch->in.size - ch->in_first;
+  size_t have = conc__buffer_count(&ch->in);
   if (missing > have + 65536) missing = have + 65536;
-  if (have == 0) {
-    ch->in.size = ch->in_first = 0;
-  } else if (ch->in_first > 0 &&
-             (ch->in.capacity - ch->in.size < missing ||
-              ch->in_first >= ch->in.capacity / 2)) {
-    memmove(ch->in.data, ch->in.data + ch->in_first, have);
-    ch->in.size = have;
-    ch->in_first = 0;
-  }
-  if (ch->in.capacity - ch->in.size >= missing) return 0;
+  /* What a read may bring is more than what is missing: half of the room is
+     had again before it is needed. */
+  if (have == 0 || ch->in.first >= ch->in.capacity / 2)
+    conc__buffer_shift(&ch->in);
   return conc__buffer_reserve(&ch->in, missing);
 }
 
@@ -19514,7 +19499,8 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
     n = conc__channel_read(ch, *size);
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
-      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      if (ch->eager || conc__buffer_count(&ch->in) > 0)
+        conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
@@ -19868,7 +19854,7 @@ CONC__PRIVATE void conc__buffer_lend(conc__manager_data *m, conc__buffer *b) {
     *b = m->spare[--m->spare_count];
   else
     conc__buffer_reserve(b, CONC__IO_BUFFER); /* or later, as needed */
-  b->size = 0;
+  b->size = b->first = 0;
 }
 
 CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
@@ -19892,18 +19878,16 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
    just as much as it needs. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
-  size_t rest = ch->in.size - ch->in_first;
-  conc__buffer small = {NULL, 0, 0};
+  size_t rest = conc__buffer_count(&ch->in);
+  conc__buffer small = {NULL, 0, 0, 0};
   if (rest == 0) {
     conc__buffer_return(s->manager, &ch->in);
   } else if (ch->in.capacity > 2 * rest &&
-             conc__buffer_append(&small, ch->in.data + ch->in_first, rest) ==
+             conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
                  0) {
     conc__buffer_return(s->manager, &ch->in);
     ch->in = small;
-    ch->in_first = 0;
   }
-  if (rest == 0) ch->in_first = 0;
   conc__buffer_return(s->manager, &ch->out);
   conc__buffer_return(s->manager, &s->taken);
 }
@@ -19921,7 +19905,7 @@ CONC__PRIVATE void conc__give_back(conc_queue *q, const void *body,
 CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
                                              const unsigned char *body,
                                              size_t size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
   if (rc == 0) rc = conc__put_op(&b, '.');
@@ -20192,7 +20176,7 @@ CONC__PRIVATE void conc__session_unblock(conc__session *s) {
    peer sent is never passed on, another Python would execute it. */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   const void *data;
   size_t size = 0;
   int kind = CONC__PICKLED;
@@ -20679,7 +20663,8 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     }
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
-      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      if (ch->eager || conc__buffer_count(&ch->in) > 0)
+        conc__channel_quickack(ch);
       return 0;
     }
     if (n < 0) return (int)n;
@@ -21212,7 +21197,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
    get if the sink of this one will not have it. */
 CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc = conc__pickle_encode(&b, v, 4);
   m.data = b.data;
   m.size = b.size;
@@ -21273,7 +21258,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           const conc__sink *sink, bool *told,
                                           double deadline) {
   conc__channel *ch = &c->peer->channel;
-  size_t had = ch->in.size - ch->in_first;
+  size_t had = conc__buffer_count(&ch->in);
   ssize_t n = conc__exchange_ask(c, proxy, deadline);
   bool keep = false;
   *told = !c->broken && n < 0;
@@ -21290,7 +21275,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
     keep = n == -ENOMEM ||
            (n == -ECANCELED && conc__channel_has_begun(ch)) ||
            /* As long as it goes on; the other side may be dead. */
-           (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
+           (n == -ETIMEDOUT && conc__buffer_count(&ch->in) > had);
   }
   if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
   else conc__exchange_leave(c, proxy);
@@ -21480,15 +21465,12 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   if (conc__export_find(m, name) != 0) {
     rc = -EEXIST;
   } else if (m->exports_count == m->exports_size) {
-    size_t size = m->exports_size == 0 ? 8 : m->exports_size * 2;
-    conc__export *e =
-        (conc__export *)CONC_REALLOC(m->exports, size * sizeof *e);
-    if (e == NULL) {
+    void *e = conc__grow(m->exports, &m->exports_size, m->exports_count + 1,
+                         sizeof *m->exports);
+    if (e != NULL)
+      m->exports = (conc__export *)e;
+    else
       rc = -ENOMEM;
-    } else {
-      m->exports = e;
-      m->exports_size = size;
-    }
   }
   if (rc == 0) {
     m->exports[m->exports_count].name = copy;

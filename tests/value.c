@@ -213,7 +213,7 @@ TEST(values_are_built_and_read) {
 
 TEST(a_dict_of_many_keys_is_fast_and_the_last_of_equal_keys_counts) {
   static const char hexdigit[] = "0123456789abcdef";
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc_value *v;
   int i, bad = 0;
   conc__buffer_append(&b, "\x80\x04}(", 4);
@@ -537,7 +537,7 @@ TEST(what_is_written_reads_back) {
   void *out;
   size_t size = 0, offset, n;
   int p;
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc_build(&v, "(sy#i{si})", "h\xc3\xa9", "\xff\0z", (size_t)3, 300, "k", -1);
   for (p = 2; p <= 5; p++) {
     CHECK(conc_pickle_dumps(v, p, &out, &size) == 0);
@@ -608,7 +608,7 @@ TEST(without_memory_nothing_is_lost) {
   size_t n = 0, i;
   long k;
   conc_value *v, *w, *keep;
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   void *out;
   size_t size = 0;
   int rc = -ENOMEM;
