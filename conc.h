@@ -3362,9 +3362,15 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
 
 /* ---------------------------------------------------------------------------
    >>bytes: buffers that grow, and hashes
+
+   What needs nothing of the system but memory. Buffers: one mechanism for
+   streams (io), connections (net) and everything that is encoded (pickle,
+   json, pipe, queue). Hashes: what the handshake of net proves a key by.
+   Nothing here has a guard or waits: each object belongs to the task that
+   works with it.
    ------------------------------------------------------------------------ */
 
-/* --- buffers --- */
+/* --- memory that grows --- */
 
 /* Gives an array room for `need` elements of `unit` bytes. Returns the array,
    which may have moved, and sets *capacity, in elements; NULL for want of
@@ -3380,12 +3386,13 @@ CONC__PRIVATE void *conc__grow(void *data, size_t *capacity, size_t need,
   return data;
 }
 
-/* Bytes that are appended at the end, and may be taken from the front: the
-   buffers of streams and connections, and what encoders write, which take
-   nothing and so have first = 0. Zeroed is empty. `data` is NULL, or what
-   CONC_FREE takes; bytes `first` to `size` are there, those before have been
-   taken, those from `size` to `capacity` are room. No guard: a buffer belongs
-   to one task at a time. */
+/* --- buffers --- */
+
+/* Bytes that are appended at the end, and may be taken from the front, as
+   streams and connections do. Encoders take nothing, so their `first` is 0 and
+   `size` is the length of what they wrote. A zeroed buffer is empty. `data` is
+   NULL, or memory for CONC_FREE. first <= size <= capacity: bytes before
+   `first` have been taken, bytes from `size` on are room. */
 typedef struct conc__buffer conc__buffer;
 
 /* An emptied buffer of more bytes than these gives its memory back. */
@@ -3424,6 +3431,8 @@ CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
   return 0;
 }
 
+/* Copies bytes behind the last: inlined, since encoders append a few bytes
+   millions of times. 0, or -ENOMEM and nothing was appended. */
 CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
                                      size_t size) {
   if (CONC__UNLIKELY(size > b->capacity - b->size)) {
@@ -3436,13 +3445,16 @@ CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
   return 0;
 }
 
+/* The buffer is empty afterwards and may be used again. */
 CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
   CONC_FREE(b->data);
   b->data = NULL;
   b->size = b->capacity = b->first = 0;
 }
 
-/* Takes n bytes off the front, into `out` unless that is NULL. */
+/* Takes n bytes off the front, into `out` unless that is NULL. A long message
+   must not hold its memory for the life of a quiet stream: see
+   CONC__BUFFER_KEPT. */
 CONC__PRIVATE void conc__buffer_take(conc__buffer *b, void *out, size_t n) {
   CONC__CHECK(n <= conc__buffer_count(b));
   if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
@@ -3456,22 +3468,29 @@ CONC__PRIVATE void conc__buffer_take(conc__buffer *b, void *out, size_t n) {
 
    MD5 is no hash to trust any more, but as an HMAC it is what Python up to
    3.11 authenticates with. Both work on blocks of 64 bytes and pad alike; they
-   differ in the order of bytes within a word and in the compression. */
+   differ in the order of bytes within a word and in the compression. The two
+   compressions stand side by side, each as its standard has it, so that either
+   can be compared with its text; what is alike is written once, below them. */
 
 enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
 #define CONC__HASH_MAX 32 /* bytes of the longer digest */
 
+/* A hash that is being computed; conc__hash_begin makes it as new. */
 typedef struct conc__hash {
-  int kind;
-  uint32_t state[8];
-  uint64_t size; /* bytes so far; the rest of 64 of them wait in block */
-  unsigned char block[64];
+  int kind;          /* CONC__MD5 or CONC__SHA256 */
+  uint32_t state[8]; /* of all whole blocks so far; MD5 has four of them */
+  uint64_t size;     /* bytes so far */
+  unsigned char block[64]; /* its first size % 64 bytes wait for the others */
 } conc__hash;
 
+/* Turns x left by n bits, 1 to 31; compilers make one instruction of it. */
 CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
   return x << n | x >> (32 - n);
 }
 
+/* MD5's compression (RFC 1321, 3.4): adds 64 bytes at p to the four words of
+   `state`. Four rounds of 16 steps: a round has its own function of b, c, d,
+   its own order of the words and its own four shifts. */
 CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
   /* floor(2^32 * |sin(i + 1)|) */
   static const uint32_t sine[64] = {
@@ -3490,13 +3509,14 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
                                           4, 11, 16, 23, 6, 10, 15, 21};
   uint32_t a = state[0], b = state[1], c = state[2], d = state[3], w[16];
   unsigned i;
+  /* by shifts, for p may lie anywhere and the CPU may be big-endian */
   for (i = 0; i < 16; i++, p += 4)
     w[i] = (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 |
            (uint32_t)p[0];
   for (i = 0; i < 64; i++) {
     uint32_t f, next;
     unsigned word;
-    if (i < 16) {
+    if (i < 16) { /* RFC: (b & c) | (~b & d), with one operation fewer */
       f = d ^ (b & (c ^ d));
       word = i;
     } else if (i < 32) {
@@ -3509,6 +3529,7 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
       f = c ^ (b | ~d);
       word = 7 * i;
     }
+    /* Instead of sixteen lines with rotated names, the names rotate. */
     next = b + conc__rol(a + f + sine[i] + w[word % 16],
                          shift[i / 16 * 4 + i % 4]);
     a = d;
@@ -3516,12 +3537,15 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
     c = b;
     b = next;
   }
+  /* Added to what was before: otherwise a block could be undone. */
   state[0] += a;
   state[1] += b;
   state[2] += c;
   state[3] += d;
 }
 
+/* SHA-256's compression (FIPS 180-4, 6.2.2): adds 64 bytes at p to the eight
+   words of `state`. */
 CONC__PRIVATE void conc__sha256_block(uint32_t *state,
                                       const unsigned char *p) {
   /* fractions of the cube roots of the first 64 primes */
@@ -3550,7 +3574,7 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
       w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
              (uint32_t)p[2] << 8 | (uint32_t)p[3];
       p += 4;
-    } else {
+    } else { /* the schedule looks back by 16 words at most: w is a ring */
       uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
       w[i & 15] += (conc__rol(x, 25) ^ conc__rol(x, 14) ^ x >> 3) +
                    (conc__rol(y, 15) ^ conc__rol(y, 13) ^ y >> 10) +
@@ -3565,6 +3589,7 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
   for (i = 0; i < 8; i++) state[i] += s[i];
 }
 
+/* The words that either standard begins with. */
 CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
                                   0x10325476, 0,          0,
@@ -3578,6 +3603,8 @@ CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
 }
 
+/* Adds bytes. All pass through the block, which costs a copy and spares a
+   second loop for whole blocks: what is hashed here is short. */
 CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
                                   size_t size) {
   const unsigned char *p = (const unsigned char *)data;
@@ -3596,7 +3623,9 @@ CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
   }
 }
 
-/* Writes the digest (16 or 32 bytes) and returns its size. */
+/* Writes the digest (16 or 32 bytes) and returns its size. The message is
+   padded by a bit, by zeros up to 8 bytes before the end of a block, and by
+   its own length in bits. The hash is spent then. */
 CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   static const unsigned char padding[64] = {0x80};
   const bool little = h->kind == CONC__MD5;
@@ -3606,29 +3635,18 @@ CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   size_t i;
   for (i = 0; i < 8; i++)
     length[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
+  /* `bits` was taken before, for the padding is counted, too; 119 = 55 + 64
+     keeps the difference from being negative */
   conc__hash_add(h, padding, 1 + (size_t)((119 - h->size % 64) % 64));
   conc__hash_add(h, length, 8);
+  CONC__CHECK(h->size % 64 == 0);
   for (i = 0; i < size; i++)
     out[i] =
         (unsigned char)(h->state[i / 4] >> 8 * (little ? i % 4 : 3 - i % 4));
   return size;
 }
 
-CONC__PRIVATE void conc__md5(const void *data, size_t size,
-                             unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__MD5);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
-
-CONC__PRIVATE void conc__sha256(const void *data, size_t size,
-                                unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__SHA256);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
+/* --- secrets --- */
 
 /* Overwrites a secret. A plain memset before the end of a variable's life is
    removed by compilers; what goes through volatile is not. */
@@ -3637,8 +3655,9 @@ CONC__PRIVATE void conc__wipe(void *secret, size_t size) {
   while (size-- > 0) *p++ = 0;
 }
 
-/* Whether two secrets are the same: takes as long wherever the first
-   difference is, so that nobody can guess a digest byte by byte. */
+/* Whether two secrets are the same. It takes the same time wherever the first
+   difference is: otherwise a peer could guess a digest byte by byte, by the
+   time that each refusal takes. */
 CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
                                       size_t size) {
   const volatile unsigned char *p = (const volatile unsigned char *)a;
@@ -3648,8 +3667,11 @@ CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
   return difference == 0;
 }
 
-/* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
-   key may have any length, 0 too. */
+/* HMAC (RFC 2104): hash(key ^ 5c.. + hash(key ^ 36.. + message)). Two hashes,
+   because a MAC of one could be continued by bytes that the peer chooses.
+   Writes the MAC (16 or 32 bytes) to `out`, which may overlap the message, for
+   that has been read by then. The key may have any length, 0 too; one that is
+   longer than a block is replaced by its hash. */
 CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
                               const void *message, size_t size,
                               unsigned char *out) {
@@ -3669,7 +3691,7 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
   conc__hash_add(&h, pad, sizeof pad);
   conc__hash_add(&h, message, size);
   n = conc__hash_end(&h, digest);
-  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c; /* 36.. to 5c.. */
   conc__hash_begin(&h, kind);
   conc__hash_add(&h, pad, sizeof pad);
   conc__hash_add(&h, digest, n);
@@ -10743,10 +10765,9 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
   for (;;) {
     size_t count = conc__buffer_count(in);
     size_t length = count < n ? 0
-                              : conc__separator_find(in->data + in->first, count,
-                                                 (const unsigned char *)
-                                                     separator,
-                                                 n, from);
+                              : conc__separator_find(
+                                    in->data + in->first, count,
+                                    (const unsigned char *)separator, n, from);
     if (length > size || (length == 0 && count >= size)) {
       rc = -EMSGSIZE;
       break;
