@@ -3589,6 +3589,8 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
   for (i = 0; i < 8; i++) state[i] += s[i];
 }
 
+/* --- hashes: what is alike --- */
+
 /* The words that either standard begins with. */
 CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
@@ -10074,10 +10076,31 @@ __attribute__((constructor)) CONC__PRIVATE void conc__fork_install(void) {
 
 /* ---------------------------------------------------------------------------
    >>io: descriptors, addresses, datagrams, streams, signals
+
+   Every call here has one shape: try the system call without blocking; if it
+   would block, wait for the descriptor by conc__fd_wait, which parks a
+   coroutine and blocks a thread; then try again. "Ready" is a hint and never a
+   promise: another task or process may have been faster, so every wait stands
+   in a loop. Three kinds of descriptors need three ways not to block:
+   - a socket: MSG_DONTWAIT, whatever its mode
+   - another descriptor in non-blocking mode: plain read() and write()
+   - another one in blocking mode (a terminal, a pipe): it is waited for first
+     and then read once, or written by PIPE_BUF bytes at most
+   The mode of a descriptor is never changed, for it may be shared with other
+   processes; conc_accept's listener is the one exception, as documented.
+
+   Uses the loops' table of descriptors (schedule, poller, coroutine) only for
+   what it knows of the caller's own loop, so without a guard; and threads, to
+   look names up. ipc, process, popen, pipe, net and server stand on this.
    ------------------------------------------------------------------------ */
 
-/* --- descriptors --- */
+/* --- waiting for descriptors --- */
 
+/* The wait of every call in this section. `events`: CONC_READ, CONC_WRITE, and
+   CONC__TRIED if the caller has just tried in vain. Returns the events that
+   are ready, -ETIMEDOUT, -ECANCELED or negative errno. If a time limit around
+   the caller (conc_timeout) ends before the call's own deadline, that is a
+   cancellation, and it is delivered here. */
 CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
@@ -10093,8 +10116,11 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
   return conc__fd_wait(fd, events, conc__deadline(timeout));
 }
 
-/* Waits until a call would not block. Of several coroutines that were woken by
-   one event the first has what came: the others see that it is gone. */
+/* Waits until one read() or write() of a blocking descriptor would not block.
+   A thread waits once: if another thread or process is faster, then only this
+   thread blocks. A coroutine must not block its loop: it looks first without
+   waiting (deadline 0), and once more after each wait, for of several
+   coroutines that one event wakes the first takes what came. */
 CONC__PRIVATE int conc__wait_blocking(int fd, int events, double deadline) {
   bool alone = !conc__is_coro(conc__self());
   int rc = alone ? -ETIMEDOUT : conc__fd_wait(fd, events, 0);
@@ -10118,10 +10144,11 @@ CONC__PRIVATE int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
-/* n bytes at once have gone through what may be a pipe: if that was (half)
-   full, it gets more room, and its ends take turns less often. No pipe has it
-   from the start, for all of a user's together may have little (on Linux 64
-   of these): beyond that, and without privileges, it stays as it is. */
+/* Gives a pipe more room if n bytes at once have gone through it and that was
+   at least half of what it holds: then its two ends take turns less often. No
+   pipe has that room from the start, since the system allows all pipes of a
+   user together only a little (on Linux 64 such pipes). Beyond that, and
+   without privileges, the pipe stays as it is; and so does what is no pipe. */
 CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #if CONC_HAVE_PIPE_SIZE
   int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
@@ -10133,17 +10160,24 @@ CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #endif
 }
 
-/* What the caller's loop knows of a descriptor, or NULL. */
+/* What the caller's loop knows of a descriptor, or NULL. Valid until the
+   caller waits: a wait may let the table grow, and move. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
   if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
   return &loop->fds[fd];
 }
 
+/* --- reading --- */
+
+/* Takes the descriptor for a socket until recv() says that it is none: most
+   are, and then it costs one system call to read what is there. */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  /* The last read took all, and no edge has come since: a try would be in
+     vain. A timeout of 0 asks the system all the same. */
   if (entry != NULL && entry->drained && deadline > 0) {
     int rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
@@ -10155,6 +10189,8 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       n = recv(fd, buf, size, MSG_DONTWAIT);
       if (n < 0 && errno == ENOTSOCK) {
         is_socket = false;
+        /* Asked each time, not remembered: a number may mean another file by
+           now, and another process may have changed the mode. */
         rc = conc__is_nonblocking(fd);
         if (rc == 0) rc = conc__wait_blocking(fd, CONC_READ, deadline);
         if (rc < 0) return rc;
@@ -10165,8 +10201,10 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
-      entry = conc__fd_known(fd);
-      /* What comes from now on comes with an edge. */
+      entry = conc__fd_known(fd); /* again, for it may have waited */
+      /* Fewer bytes than there was room for: it is empty now, and what comes
+         later comes with an edge, if the poller reports edges of it. Not so at
+         the end (n == 0), which the next read is to find again. */
       if (n > 0 && (size_t)n < size && entry != NULL)
         entry->drained = (entry->edges & CONC_READ) != 0;
       return n;
@@ -10192,10 +10230,14 @@ CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
   return (ssize_t)done;
 }
 
+/* --- writing, closing --- */
+
 /* How to write to a descriptor, as the first try shows. */
 enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
 
-/* Writes a part, when it can be written. Bytes, or negative errno. */
+/* Writes some of the bytes, as soon as any can be written. *kind is
+   CONC__FD_SOCKET before the first call for a descriptor, and is for the next
+   calls what was found out. Returns bytes, or negative errno. */
 CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
                                        int *kind, double deadline) {
   for (;;) {
@@ -10215,9 +10257,10 @@ CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
         rc = conc__wait_blocking(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
-      /* A blocking pipe that polls writable takes so much without waiting. */
+      /* A blocking pipe that is ready takes PIPE_BUF bytes without waiting;
+         with more, write() waits for a reader. */
       n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
-      if (n < (ssize_t)size) conc__pipe_widen(fd, n);
+      if (n < (ssize_t)size) conc__pipe_widen(fd, n); /* it is full now */
     }
     if (n >= 0) return n;
     if (errno == EINTR) continue;
@@ -10246,6 +10289,8 @@ CONC_API int conc_close(int fd) {
   conc__loop *loop = conc__this.loop;
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
+    /* Both before close(): afterwards the number may be another file's, of
+       another thread, which must not be taken out of the poller. */
     conc__poller_remove(loop, fd);
     for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
       conc__fd_wake(loop, w, -EBADF);
@@ -10253,11 +10298,15 @@ CONC_API int conc_close(int fd) {
   return close(fd) == 0 ? 0 : -errno;
 }
 
+/* Closes a descriptor unless it is -1, which it is afterwards. */
 CONC__PRIVATE void conc__fd_close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
   *fd = -1;
 }
 
+/* A pipe to or from a child: blocking, close-on-exec, and above the numbers
+   that dup2() is to replace in the child. 0; or negative errno, and both are
+   -1. */
 CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   int i;
 #if CONC_HAVE_CLOEXEC
@@ -10279,28 +10328,37 @@ CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   return rc;
 }
 
-/* --- addresses --- */
+/* --- addresses: looking up --- */
 
-#define CONC__ADDRESSES 4 /* of a name, at most */
+/* How many addresses of a name are tried, at most. */
+#define CONC__ADDRESSES 4
 
+/* An address as the system has it. */
 typedef struct conc__place {
   struct sockaddr_storage address;
-  socklen_t size;
+  socklen_t size; /* bytes of it */
 } conc__place;
 
-/* What conc_listen and conc_connect understand. Names are resolved by a
-   thread, so that only the caller waits. */
+/* A host and a port that are looked up: by the caller if the host is a number,
+   by a thread if it is a name, since getaddrinfo() can be neither stopped nor
+   given a timeout. The thread may outlive the call, so all that it uses is
+   here and on the heap. Before the thread starts, and after it was joined, all
+   of this is the caller's; in between it is the thread's, but for `left`. */
 typedef struct conc__resolve {
-  conc_task task; /* first: it is a task */
+  conc_task task; /* of the thread; first, so that it is a task */
   char host[256], port[32];
-  bool passive;
-  int family; /* AF_UNSPEC: any */
-  int rc;
-  unsigned left; /* the first of caller and thread has: the other frees it */
-  conc__place places[CONC__ADDRESSES];
+  bool passive; /* for conc_listen */
+  int family;   /* AF_UNSPEC: any */
+  int rc;       /* the thread's result */
+  unsigned left; /* 0: caller and thread both use this. Each sets 1 when it
+                    leaves; the second to do so must free it */
+  conc__place places[CONC__ADDRESSES]; /* the first `count` are found */
   int count;
 } conc__resolve;
 
+/* Looks a host and a port up, for as long as it takes. `flags`: AI_NUMERICHOST
+   for numbers only, which does not wait. 0; -ENOENT for no such host (or for
+   a host that is no number), -EAGAIN, -ENOMEM. */
 CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
   struct addrinfo hints;
   struct addrinfo *info = NULL;
@@ -10327,8 +10385,9 @@ CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
 
 CONC__PRIVATE void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
 
-/* For what a thread frees: its destructors run when it has done with its
-   task. */
+/* A thread cannot free its conc__resolve itself, for its task is in there and
+   is used by the library after the target has returned. So it hangs it on this
+   key, whose destructor runs when the thread has done with its task. */
 static pthread_key_t conc__resolve_key;
 static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
 static int conc__resolve_error;
@@ -10338,10 +10397,14 @@ CONC__PRIVATE void conc__resolve_make_key(void) {
       -pthread_key_create(&conc__resolve_key, conc__resolve_free);
 }
 
+/* The caller or the thread uses it no longer. True: the other one has left
+   before, so it must be freed here. Acquire and release, for the second one
+   frees what the first one wrote. */
 CONC__PRIVATE bool conc__resolve_leave(conc__resolve *r) {
   return __atomic_exchange_n(&r->left, 1u, __ATOMIC_ACQ_REL) != 0;
 }
 
+/* What the thread runs. `rc` is written before the thread leaves. */
 CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   conc__resolve *r = (conc__resolve *)arg;
   r->rc = conc__resolve_now(r, 0);
@@ -10349,7 +10412,40 @@ CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   return NULL;
 }
 
-/* Splits "host:port", "[v6]:port", ":port", "*:port", "port". */
+/* Looks a name up in a thread, so that only the caller waits, and only until
+   the deadline. 0 or negative errno; *resolve is NULL if the thread is still
+   at it and has become its owner. */
+CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
+                                      double deadline) {
+  conc__resolve *r = *resolve;
+  int rc;
+  pthread_once(&conc__resolve_once, conc__resolve_make_key);
+  r->task.target = conc__resolve_thread;
+  r->task.arg = r;
+  r->task.name = "conc-resolve";
+  rc = conc__resolve_error;
+  if (rc == 0) rc = conc_thread_start(&r->task);
+  if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
+  if (rc == 0) rc = r->rc;
+  if (!conc_is_alive(&r->task)) return rc; /* joined, or never started */
+  /* Timed out or cancelled. If the caller leaves first, the thread frees it
+     some time; *resolve must not be looked at from here on. */
+  if (!conc__resolve_leave(r)) {
+    *resolve = NULL;
+    return rc;
+  }
+  /* The thread left first, and so does not free it; but until its end it uses
+     its task. That is near, so this wait needs no limit, and a cancellation
+     of it changes nothing. */
+  while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+  return rc;
+}
+
+/* --- addresses: what callers write --- */
+
+/* Splits "host:port", "[v6]:port", ":port", "*:port", "port" into r->host and
+   r->port. What is no address is refused here, before anything is asked or
+   waited for: 0 or -EINVAL. */
 CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
                                       bool listening) {
   const char *colon = strrchr(address, ':');
@@ -10358,6 +10454,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   const char *host = address;
   unsigned long number = 0;
   const char *p;
+  /* The last colon ends the host, so "::1:80" is host "::1"; brackets only
+     make that readable. */
   if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
     host++;
     n -= 2;
@@ -10366,6 +10464,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   }
   if (n >= sizeof r->host || strlen(port) >= sizeof r->port || *port == 0)
     return -EINVAL;
+  /* A name of a service ("http") would be looked up, and a number over 65535
+     would be cut: both are refused. */
   for (p = port; *p != 0; p++) {
     if (*p < '0' || *p > '9') return -EINVAL;
     number = number * 10 + (unsigned long)(*p - '0');
@@ -10383,18 +10483,22 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   return 0;
 }
 
-/* Makes socket addresses, up to n. Their number, or negative errno. */
+/* Makes socket addresses of what conc_listen (`listening`) and conc_connect
+   take, up to n of them, in `out`. Their number, or negative errno; -ETIMEDOUT
+   and -ECANCELED only if the host is a name. */
 CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
                                       int family, double deadline,
                                       conc__place *out, int n) {
   struct sockaddr_un *un = (struct sockaddr_un *)&out->address;
   conc__resolve *r;
   int rc;
+  /* The system gets a unix address whole, whatever the path's length. */
   memset(out, 0, sizeof *out);
   if (address == NULL || *address == 0) {
     if (!listening) return -EINVAL;
     address = "127.0.0.1:0";
   }
+  /* A path before anything else: it may hold colons, and a host no '/'. */
   if (strchr(address, '/') != NULL) {
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
@@ -10407,25 +10511,11 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
   memset(r, 0, sizeof *r);
   r->family = family;
   rc = conc__address_split(r, address, listening);
-  if (rc == 0) {
-    rc = conc__resolve_now(r, AI_NUMERICHOST);
-    if (rc == -ENOENT) {
-      pthread_once(&conc__resolve_once, conc__resolve_make_key);
-      r->task.target = conc__resolve_thread;
-      r->task.arg = r;
-      r->task.name = "conc-resolve";
-      rc = conc__resolve_error;
-      if (rc == 0) rc = conc_thread_start(&r->task);
-      if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
-      if (rc == 0) rc = r->rc;
-      /* Nothing stops getaddrinfo: what it still uses must stay behind. */
-      if (conc_is_alive(&r->task)) {
-        if (!conc__resolve_leave(r)) return rc;
-        while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
-      }
-    }
-  }
-  if (rc == 0) {
+  /* Numbers first, in this thread: that takes microseconds and no thread.
+     -ENOENT says that the host is no number, so perhaps a name. */
+  if (rc == 0) rc = conc__resolve_now(r, AI_NUMERICHOST);
+  if (rc == -ENOENT) rc = conc__resolve_await(&r, deadline);
+  if (rc == 0) { /* then r is still ours */
     rc = r->count < n ? r->count : n;
     memcpy(out, r->places, (size_t)rc * sizeof *out);
   }
@@ -10433,9 +10523,14 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
   return rc;
 }
 
-/* A socket file remains when its owner has died: then it may be replaced.
-   Asked by a socket for datagrams: if there is one for a stream, it says only
-   that it is none (EPROTOTYPE), and its owner sees nothing of it. */
+/* --- sockets: listening --- */
+
+/* Removes a socket file whose owner has died, since the file remains then.
+   Whether it has is asked by a socket for datagrams: a socket for streams that
+   lives refuses that by EPROTOTYPE, and its owner sees no connection. True: it
+   was stale and is removed. If another process replaces the same stale file
+   between our connect() and our unlink(), it loses its file: POSIX has no call
+   that would do both at once. */
 CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
@@ -10450,7 +10545,8 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* A socket that is bound to an address; or negative errno. */
+/* A socket of that type that is bound to an address; or negative errno. Waits
+   without a limit if the host is a name. */
 CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   conc__place a;
   const struct sockaddr *addr = (const struct sockaddr *)&a.address;
@@ -10462,6 +10558,9 @@ CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   is_unix = a.address.ss_family == AF_UNIX;
   fd = conc__socket(a.address.ss_family, type);
   if (fd < 0) return fd;
+  /* Else a server that is started again fails for a minute, while connections
+     of the old one are in TIME_WAIT. For datagrams it would let two sockets
+     have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
@@ -10481,18 +10580,22 @@ CONC_API int conc_listen(const char *address) {
   return rc;
 }
 
+/* Lets small messages out at once, as requests and replies must be. */
 CONC__PRIVATE void conc__set_nodelay(int fd) {
-  int one = 1; /* fails on unix sockets, which need none */
+  int one = 1; /* this fails on unix sockets, which need it not */
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
-/* A number that was used before, and perhaps closed by close(). */
+/* The system has just given this number to a new file. Its former file may
+   have been closed by plain close(), of which the loop has not heard: what the
+   loop knows is forgotten, so that no edge of the old file is waited for. */
 CONC__PRIVATE void conc__fd_is_new(int fd) {
   conc__fd *entry = conc__fd_known(fd);
   if (entry != NULL) conc__fd_renew(entry);
 }
 
-/* Whether a socket listens, as far as the system tells: macOS does not. */
+/* Whether a socket listens. True also where the system cannot say so, as on
+   macOS. */
 CONC__PRIVATE bool conc__may_listen(int fd) {
   int listens = 0;
   socklen_t length = (socklen_t)sizeof listens;
@@ -10501,6 +10604,10 @@ CONC__PRIVATE bool conc__may_listen(int fd) {
   return listens != 0;
 }
 
+/* accept() knows no MSG_DONTWAIT: a listener that was ready would block if the
+   client went away, or another process was faster, just before the call. So it
+   is made non-blocking, but only if it is a listener: for others accept()
+   fails, and their mode must stay. */
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
@@ -10522,6 +10629,7 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__fd_is_new(client);
       return client;
     }
+    /* A client that has gone before it was accepted is no failure. */
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
     rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
@@ -10529,6 +10637,9 @@ CONC_API int conc_accept(int fd, double timeout) {
   }
 }
 
+/* --- sockets: connecting --- */
+
+/* Connects to one address. A descriptor, or negative errno. */
 CONC__PRIVATE int conc__socket_connect(const conc__place *place,
                                        double deadline) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
@@ -10537,6 +10648,9 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
   if (fd < 0) return fd;
   while (connect(fd, addr, place->size) < 0) {
     rc = -errno;
+    /* It goes on in the system, also after a signal: connect() is not called
+       again, which would say EALREADY. When the socket can be written to, its
+       pending error is the result. */
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
       rc = conc__fd_wait(fd, CONC_WRITE, deadline);
       if (rc > 0) {
@@ -10548,7 +10662,8 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
       break;
     }
     if (rc != -EAGAIN) break;
-    /* A unix socket whose backlog is full cannot be waited for. */
+    /* A unix socket whose backlog is full: nothing can be waited for, so it
+       is tried again. */
     rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc != 0) break;
   }
@@ -10556,7 +10671,7 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
     conc__set_nodelay(fd);
     return fd;
   }
-  conc_close(fd);
+  conc_close(fd); /* the loop may know it by now */
   return rc;
 }
 
@@ -10567,13 +10682,16 @@ CONC_API int conc_connect(const char *address, double timeout) {
   int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
                               CONC__ADDRESSES);
   if (n < 0) return n;
+  /* All in one time limit: an address that does not answer takes all of it. A
+     cancelled caller wants no other one. */
   do fd = conc__socket_connect(&places[i], deadline);
   while (fd < 0 && ++i < n && fd != -ECANCELED &&
          conc__remaining(deadline) > 0);
   return fd;
 }
 
-/* Says an address in words, as snprintf does. */
+/* Writes an address as conc_connect takes it, and returns its length, as
+   snprintf does. "" for what has none. */
 CONC__PRIVATE ssize_t conc__address_text(const struct sockaddr_storage *a,
                                          socklen_t length, char *buf,
                                          size_t size) {
@@ -10607,6 +10725,8 @@ CONC_API int conc_datagram_open(const char *address) {
   return conc__socket_at(address, SOCK_DGRAM);
 }
 
+/* The address is looked up in the family of the socket: one of IPv4 cannot
+   send to "::1". */
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -10615,6 +10735,7 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
   int family, rc;
   a.size = (socklen_t)sizeof a.address;
   if (getsockname(fd, addr, &a.size) < 0) return -errno;
+  /* AF_UNIX is said by the '/' in a path, and not by getaddrinfo(). */
   family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
   rc = conc__address_parse(address, false, family, deadline, &a, 1);
   while (rc >= 0) {
@@ -10625,12 +10746,14 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
     if (!conc__would_block(errno)) return -errno;
     if (addr->sa_family != AF_UNIX)
       rc = conc__fd_wait(fd, CONC_WRITE, deadline);
-    else /* it can be written to, but the receiver's queue is full */
+    else /* it polls writable; what is full is the receiver's queue */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
   }
   return rc;
 }
 
+/* By recvmsg(), for only its flags tell that a datagram was longer than the
+   buffer. */
 CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
                                        char *from, size_t from_size,
                                        double timeout) {
@@ -10642,7 +10765,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   if (from_size > 0) from[0] = 0;
   do {
     ssize_t n;
-    memset(&m, 0, sizeof m);
+    memset(&m, 0, sizeof m); /* in each turn, for the call writes to it */
     part.iov_base = buf;
     part.iov_len = size;
     m.msg_iov = &part;
@@ -10651,6 +10774,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
     m.msg_namelen = (socklen_t)sizeof a;
     n = recvmsg(fd, &m, MSG_DONTWAIT);
     if (n >= 0) {
+      /* An address that does not fit would be another one: then "". */
       if (from_size > 0 && m.msg_namelen > 0 &&
           conc__address_text(&a, m.msg_namelen, from, from_size) >=
               (ssize_t)from_size)
@@ -10664,10 +10788,15 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   return rc;
 }
 
-/* --- buffered streams --- */
+/* --- streams: reading ---
 
-#define CONC__STREAM_CHUNK 4096
-#define CONC__STREAM_HIGH_WATER 65536
+   Two locks, one to read and one to write, make each call whole: it holds its
+   lock from beginning to end, also while it waits for the descriptor. Bytes
+   leave `in` only when a call succeeds: one that is cancelled or times out has
+   read nothing, and what came for it is the next call's. */
+
+#define CONC__STREAM_CHUNK 4096       /* bytes of the first room */
+#define CONC__STREAM_HIGH_WATER 65536 /* default of .high_water */
 
 /* Makes room for n bytes; at first for a chunk at least. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__stream_reserve(conc__buffer *b, size_t n) {
@@ -10675,12 +10804,15 @@ CONC__PRIVATE int conc__stream_reserve(conc__buffer *b, size_t n) {
   return conc__buffer_reserve(b, n);
 }
 
-/* Reads more, to have `need` bytes some time. As conc_read. */
+/* Reads more, so as to have `need` bytes some time: there is room for all of
+   them, so that a large read takes few system calls. Returns what conc_read
+   does, or -ENOMEM. The caller has the lock for reading. */
 CONC__PRIVATE ssize_t conc__stream_fill(conc_stream *s, size_t need,
                                         double deadline) {
   size_t count = conc__buffer_count(&s->in);
   size_t room = need > count ? need - count : 0;
   ssize_t n;
+  CONC__CHECK(conc__lock_is_mine(&s->reading, conc__self()->id));
   if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
   n = conc__stream_reserve(&s->in, room);
   if (n != 0) return n;
@@ -10690,19 +10822,24 @@ CONC__PRIVATE ssize_t conc__stream_fill(conc_stream *s, size_t need,
   return n;
 }
 
-/* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
-   not taken. */
+/* Acquires one of a stream's locks. After a fork its owner may be a thread
+   that only the parent has: -EOWNERDEAD, as from conc_lock_acquire, but the
+   lock is given back at once, so that a failed call holds nothing. Later calls
+   find it free: whether the stream is of any use then, the caller knows. */
 CONC__PRIVATE int conc__stream_enter(conc_lock *lock, double timeout) {
   int rc = conc_lock_acquire(lock, timeout);
   if (rc == -EOWNERDEAD) conc_lock_release(lock);
   return rc;
 }
 
+/* What is in the buffer comes first, without a system call; only if there is
+   nothing does it read. */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
                                   double timeout) {
   double deadline = conc__deadline(timeout);
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
+  /* Large reads of an empty buffer go past it: one copy less. */
   if (conc__buffer_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
     n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
   } else {
@@ -10736,11 +10873,15 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
   return n;
 }
 
-/* How many of the bytes go to the end of the first separator, looked for from
-   `from` on; 0: there is none. */
+/* --- streams: separators --- */
+
+/* How many of the `count` bytes at p there are up to the end of the first
+   separator of n bytes, which is looked for from byte `from` on; 0: there is
+   none. count >= n. */
 CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
                                       const unsigned char *separator, size_t n,
                                       size_t from) {
+  CONC__CHECK(from <= count);
   while (count - from >= n) {
     const void *at = memchr(p + from, separator[0], count - from - n + 1);
     if (at == NULL) return 0;
@@ -10751,13 +10892,16 @@ CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
   return 0;
 }
 
+/* Each turn looks only at what has come since the last one, so that a long
+   line costs time in proportion to its length. `from`: no separator begins
+   before that byte. */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout) {
   double deadline = conc__deadline(timeout);
   conc__buffer *in = &stream->in;
-  size_t from = 0; /* no separator begins before that */
+  size_t from = 0;
   ssize_t rc;
   if (n == 0) return -EINVAL;
   rc = conc__stream_enter(&stream->reading, timeout);
@@ -10768,16 +10912,19 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                               : conc__separator_find(
                                     in->data + in->first, count,
                                     (const unsigned char *)separator, n, from);
+    /* Also if all has come, and even if more of it would bring a separator:
+       what is returned does not depend on how the bytes arrive. */
     if (length > size || (length == 0 && count >= size)) {
       rc = -EMSGSIZE;
       break;
     }
     if (length == 0) {
+      /* The last n - 1 bytes may be the beginning of one. */
       if (count >= n) from = count - n + 1;
       rc = conc__stream_fill(stream, 0, deadline);
       if (rc > 0) continue;
       if (rc < 0) break;
-      length = count; /* the end */
+      length = count; /* the end: what there is, without a separator */
     }
     conc__buffer_take(in, buf, length);
     rc = (ssize_t)length;
@@ -10796,9 +10943,15 @@ CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
   return n;
 }
 
-/* Sends all. The caller has the lock. */
+/* --- streams: writing --- */
+
+/* Sends all that is in `out`. The caller has the lock for writing. A timeout
+   or a cancellation leaves the rest there, to be sent later. After any other
+   error nothing can be sent in order any more: the rest is dropped, and the
+   error is that of all later writes. 0 or negative errno. */
 CONC__PRIVATE int conc__stream_drain(conc_stream *s, double deadline) {
   int kind = CONC__FD_SOCKET;
+  CONC__CHECK(conc__lock_is_mine(&s->writing, conc__self()->id));
   while (s->error == 0 && conc__buffer_count(&s->out) > 0) {
     ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
                                  conc__buffer_count(&s->out), &kind, deadline);
@@ -10821,10 +10974,13 @@ CONC_API int conc_stream_write(conc_stream *stream, const void *data,
   int rc = conc__stream_enter(&stream->writing, timeout);
   if (rc != 0) return rc;
   rc = stream->error;
+  /* Before the new bytes are added, so that a call that fails has added none.
+     Memory is reserved last: it may not be had, and then nothing is written
+     either. */
   if (rc == 0 && conc__buffer_count(&stream->out) >= high)
     rc = conc__stream_drain(stream, deadline);
   if (rc == 0 && size > 0) rc = conc__stream_reserve(&stream->out, size);
-  if (rc == 0) conc__buffer_append(&stream->out, data, size);
+  if (rc == 0) conc__buffer_append(&stream->out, data, size); /* has room */
   conc_lock_release(&stream->writing);
   return rc;
 }
@@ -10838,6 +10994,7 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
   return rc;
 }
 
+/* Without the locks: no other task may use the stream by now. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   int rc = conc_stream_flush(stream, timeout);
   int closed = conc_close(stream->fd);
@@ -10849,6 +11006,7 @@ CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
 
 /* --- signals --- */
 
+/* 0, or -EINVAL for none, or for a number that is no signal. */
 CONC__PRIVATE int conc__signal_set(sigset_t *set, const int *signals,
                                    size_t n) {
   size_t i;
@@ -10864,41 +11022,53 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
   return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
 }
 
+/* Takes a signal of the set, which this thread blocks: so it stays pending,
+   for the thread or for the process, until some waiter takes it. The number of
+   the signal, or negative errno. */
+#if CONC_HAVE_SIGNALFD
+CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+  struct signalfd_siginfo info;
+  int fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  int rc;
+  if (fd < 0) return -errno;
+  do {
+    rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+             ? (int)info.ssi_signo
+             : -errno;
+    if (rc != -EAGAIN && rc != -EINTR) break;
+    rc = conc__fd_wait(fd, CONC_READ, deadline);
+  } while (rc > 0); /* it was pending; another waiter may have taken it */
+  conc_close(fd); /* the loop knows it */
+  return rc;
+}
+#else
+CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    int rc = sigtimedwait(set, NULL, &none);
+    if (rc > 0) return rc;
+    /* A coroutine must not block in sigwait(), and a thread must see that it
+       is cancelled: both look now and then. */
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) return rc;
+  }
+}
+#endif
+
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   sigset_t set, blocked;
   size_t i;
   int rc = conc__signal_set(&set, signals, n);
   if (rc != 0) return rc;
+  /* A signal that is not blocked does what its disposition says, perhaps kill
+     the process, and would never be waited for. */
   pthread_sigmask(SIG_BLOCK, NULL, &blocked);
   for (i = 0; i < n; i++)
     if (!sigismember(&blocked, signals[i])) return -EINVAL;
-#if CONC_HAVE_SIGNALFD
-  {
-    struct signalfd_siginfo info;
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0) return -errno;
-    do {
-      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
-               ? (int)info.ssi_signo
-               : -errno;
-      if (rc != -EAGAIN && rc != -EINTR) break;
-      rc = conc__fd_wait(fd, CONC_READ, deadline);
-    } while (rc > 0); /* else another one may have been faster */
-    conc_close(fd);
-  }
-#else
-  for (;;) {
-    struct timespec none = {0, 0};
-    double left;
-    rc = sigtimedwait(&set, NULL, &none);
-    if (rc > 0) break;
-    left = conc__remaining(deadline);
-    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
-    if (rc != 0) break;
-  }
-#endif
-  return rc;
+  return conc__signal_await(&set, deadline);
 }
 
 /* ---------------------------------------------------------------------------
