@@ -11073,32 +11073,30 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 
 /* ---------------------------------------------------------------------------
    >>ipc: conc_shared_alloc, and memory by name
+
+   Maps memory that processes share, and knows which of it this process has:
+   the list conc__regions, of which registry keeps the guard and the means to
+   ask who lives. Memory without a name is inherited by fork() and shares the
+   family's registry; memory by name is a file that begins with a registry of
+   its own. The rule for both: whatever process is killed, at any step, the
+   system gives back what it mapped, and its record locks say that it is gone.
    ------------------------------------------------------------------------ */
 
 /* --- memory without a name --- */
 
-CONC_API void *conc_shared_alloc(size_t size) {
-  conc__region *g;
-  int rc, fd = -1;
-  conc__shared_init();
-  if (size == 0 || size > SIZE_MAX / 2) {
-    errno = size == 0 ? EINVAL : ENOMEM;
-    return NULL;
-  }
-  g = (conc__region *)CONC_MALLOC(sizeof *g);
-  if (g == NULL) {
-    errno = ENOMEM;
-    return NULL;
-  }
-  g->size = (size + conc__page - 1) / conc__page * conc__page;
-  conc__mutex_lock(&conc__shared_guard);
-  rc = conc__family_open();
+/* Maps g->size bytes of memory without a name, and puts g on the list. The
+   guard is held throughout: fork() takes it, too, so that a child has either
+   all of this or nothing. 0; or negative errno, and all is as before. */
+CONC__PRIVATE int conc__region_make(conc__region *g) {
+  int fd;
+  int rc = conc__family_open();
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (rc == 0) rc = fd = conc__shared_file(g->size);
   if (rc >= 0) {
     g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
                              fd, 0);
     rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
-    close(fd);
+    close(fd); /* the mapping keeps the file; no record lock is on this one */
   }
   if (rc == 0) {
     g->name = NULL;
@@ -11109,9 +11107,32 @@ CONC_API void *conc_shared_alloc(size_t size) {
     conc__regions = g;
   } else if (conc__family != NULL &&
              conc__registry_local(conc__family)->users == 0) {
+    /* The registry was made just for this region. */
     conc__registry_unmap(conc__family, sizeof *conc__family);
     conc__family = NULL;
   }
+  return rc;
+}
+
+/* Like malloc() it tells its error by errno: a pointer has no room for one.
+   The file that is mapped has no name, so it goes with its last process. */
+CONC_API void *conc_shared_alloc(size_t size) {
+  conc__region *g;
+  int rc;
+  conc__shared_init();
+  if (size == 0 || size > SIZE_MAX / 2) {
+    errno = size == 0 ? EINVAL : ENOMEM;
+    return NULL;
+  }
+  /* First, so that a failure has nothing to undo. */
+  g = (conc__region *)CONC_MALLOC(sizeof *g);
+  if (g == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  conc__mutex_lock(&conc__shared_guard);
+  rc = conc__region_make(g);
   conc__mutex_unlock(&conc__shared_guard);
   if (rc == 0) return g->memory;
   CONC_FREE(g);
@@ -11119,21 +11140,26 @@ CONC_API void *conc_shared_alloc(size_t size) {
   return NULL;
 }
 
-/* The bytes that are mapped from its registry on. */
+/* How many bytes are mapped from its registry on: for memory without a name
+   those of the family's registry alone, for memory by name all of the file. */
 CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
   if (g->name == NULL) return sizeof *g->registry;
   return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
 }
 
-/* The process has it no longer. */
+/* One user of this process has it no longer. With the last user it is unmapped
+   and freed; with the last region of a registry also the registry, whose
+   descriptor is closed: by that this process is dead for all others that use
+   it, so nothing in the memory may still be held. */
 CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
   conc__mutex_lock(&conc__shared_guard);
   while (*p != g) p = &(*p)->next;
+  CONC__CHECK(g->users > 0 && conc__registry_local(r)->users > 0);
   if (--g->users > 0) {
-    g = NULL;
+    g = NULL; /* which is freed below, as nothing */
   } else {
     *p = g->next;
     if (g->name == NULL) munmap(g->memory, g->size);
@@ -11146,7 +11172,8 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   CONC_FREE(g);
 }
 
-/* By its address; or by its name, and then it has one user more. */
+/* The region that begins at `memory`; or that has `name`, if that is not NULL,
+   and then it has one user more. NULL: there is none. */
 CONC__PRIVATE conc__region *conc__region_find(const void *memory,
                                               const char *name) {
   conc__region *g;
@@ -11167,14 +11194,25 @@ CONC_API void conc_shared_free(void *memory) {
 
 /* --- memory by name ---
 
-   A file, with the registry first. Besides the bytes of its entries it has
-   three that are locked: who makes the memory, or begins to use it, has the
-   first to himself; the second is held by a lock that belongs to the
-   descriptor, and so to children that have not got an id yet, where there are
-   such locks; the third is the tracker's. That is a process that waits until
-   it has the locks of all entries, and of the first two: nobody uses it then,
-   nobody has begun to. It removes the file; who has opened it meanwhile sees,
-   once he has the first byte, that it has lost its name, and tries again. */
+   A file in /dev/shm (or /tmp), with the registry first. Behind the bytes of
+   the registry's entries there are three more that are locked, whatever lies
+   there:
+   - OPENS, for writing, by the process that makes the memory or begins to use
+     it, until it is ready: so one process at a time does that
+   - USES, for reading, by a lock that belongs to the open descriptor, and so
+     also to forked children, which have no entry of their own before they
+     first use the memory; where there are such locks (F_OFD_SETLK)
+   - TRACKS, for writing, by the tracker
+   The tracker is a process that waits until it has the locks of all entries,
+   of OPENS and of USES: then no process uses the memory, and none has begun
+   to. It removes the file. A process that has opened the file meanwhile sees,
+   as soon as it has OPENS, that the file has lost its name, and tries again.
+
+   What a killed process leaves: killed before OPENS, an empty file, which the
+   next opener makes; killed with OPENS, in init, say, a file that is not
+   marked as ready, which the next opener makes anew; killed later, a file that
+   the tracker removes. If the tracker is killed, the next opener starts
+   another one, and a file that no process uses is made anew by its opener. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
@@ -11182,7 +11220,9 @@ enum {
   CONC__BYTE_TRACKS
 };
 
-static conc_lock conc__shared_opening; /* one at a time in a process */
+/* Held by the task that opens memory by name, init() included: one task at a
+   time in a process. */
+static conc_lock conc__shared_opening;
 
 /* Closes all descriptors but 0, however many there are. */
 CONC__PRIVATE void conc__close_others(void) {
@@ -11195,35 +11235,52 @@ CONC__PRIVATE void conc__close_others(void) {
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
 
-/* The tracker of the file that is open as fd. */
+/* --- memory by name: the tracker --- */
+
+/* What the tracker of the file that is open as `fd` does until its end. It is
+   a fork of a process that may have had threads: so it makes system calls
+   only, and no allocation. */
 CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct stat is, was;
   const conc__region *g;
   sigset_t all;
   short type = F_WRLCK;
+  /* Signals to a group of processes, from a terminal, say, are not for it. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, NULL);
   if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
+     with the process that opened the file. */
   close(0);
   if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
-  /* Nothing of what is inherited is in use here: no descriptor, no memory. */
+  /* Nothing that was inherited is in use here. Descriptors would keep pipes
+     and sockets of others open, and the lock on USES held, for which this
+     process would then wait for ever; mappings would keep memory. */
   conc__close_others();
   for (g = conc__regions; g != NULL; g = g->next)
     munmap((char *)(void *)g->registry - conc__page,
            conc__page + conc__region_mapped(g));
+  /* The name may belong to a later file by now, which has its own tracker. */
   if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  /* Two openers may have started a tracker each: one of them is enough. */
   if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
   type = F_WRLCK;
+  /* Returns when no process uses the file. It has OPENS from here on: no one
+     can begin to use the file before this process has removed it and ended. */
   if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
     return;
   if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
 }
 
-/* Sees to it that there is a tracker. It is nobody's child, and of a session
-   of its own, lest it be killed with us. 0 or negative errno. */
+/* Sees to it that there is a tracker; the caller has OPENS. It must outlive
+   this process: so it is in a session of its own, and forked twice, which
+   makes it no child of ours that we would have to wait for. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   short type = F_WRLCK;
   pid_t pid;
+  /* A tracker that is there has not got OPENS, for we have it: so it will not
+     remove the file before we use it. */
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
       type != F_UNLCK)
     return 0;
@@ -11239,15 +11296,20 @@ CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   return 0;
 }
 
-/* Opens the file, and has its first byte. A descriptor, or negative errno;
-   *size is that of the file. */
+/* --- memory by name: opening it --- */
+
+/* Opens the file, and locks OPENS. A descriptor, or negative errno; *size is
+   the file's. The file is made here if there is none, so two processes that do
+   the same at this moment open the same file, and one of them has OPENS. */
 CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   for (;;) {
     struct stat st;
     int rc = 0;
     int fd = conc__fd_lift(
         open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (fd < 0) return fd == -ELOOP ? -EACCES : fd;
+    if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link, of whomever */
+    /* /dev/shm and /tmp are open to all users: a file that another user made,
+       or may change, is no place for memory. */
     if (fstat(fd, &st) != 0)
       rc = -errno;
     else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
@@ -11257,8 +11319,13 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
       short type = F_WRLCK;
       if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) == 0)
         break;
+      /* Not F_SETLKW: another process's init() may take long, and this may be
+         a coroutine, or be cancelled. */
       rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
     }
+    /* Looked at with the lock held. Without a name it was removed between our
+       open() and our lock: by the tracker, or by an opener whose init()
+       failed. Then there is another file of that name, or none. */
     if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
     if (rc == 0 && st.st_nlink > 0) {
       *size = st.st_size;
@@ -11269,8 +11336,9 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   }
 }
 
-/* From now on the file is in use, as long as the descriptor is open, in
-   children, too. */
+/* From now on the file is in use as long as the descriptor is open in any
+   process, so also in forked children that have no entry yet. Where there are
+   no such locks, a child gets its entry at once: conc__shared_fork_child. */
 CONC__PRIVATE void conc__named_use(int fd) {
 #ifdef F_OFD_SETLK
   short type = F_RDLCK;
@@ -11280,7 +11348,35 @@ CONC__PRIVATE void conc__named_use(int fd) {
 #endif
 }
 
-/* The memory of an open file whose first byte we have. */
+/* --- memory by name: making it --- */
+
+/* Whether the file of this size, whose OPENS we have, holds memory that is
+   ready and in use: 1 and it is mapped as it is; 0 and it is made anew;
+   -EINVAL if it is of another size than `want` (in whole pages with the
+   registry: `all`) or of another version of this library; negative errno. */
+CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
+                                      off_t all) {
+  struct conc__registry old;
+  short type = F_WRLCK;
+  memset(&old, 0, sizeof old);
+  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  /* Not marked as ready: it is new, or its maker died in init(), which may
+     have left anything. */
+  if (old.made == 0) return 0;
+  /* No process has an entry, or the file open: it is left from a time without
+     a tracker. Our own lock on OPENS does not count as another one's. */
+  if (conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) != 0 ||
+      type == F_UNLCK)
+    return 0;
+  return old.made == CONC__REGISTRY_READY && old.size == want && size == all
+             ? 1
+             : -EINVAL;
+}
+
+/* Maps the memory of an open file whose OPENS we have, and makes it if it has
+   not been made. g->size is what the caller asked for, and is in whole pages
+   afterwards. 0 or negative errno; then g->registry says whether g is on the
+   list, and is the owner of `fd`. */
 CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
                                    off_t size, int (*init)(void *, void *),
                                    void *arg) {
@@ -11288,21 +11384,11 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
   size_t head = (sizeof *g->registry + page - 1) / page * page;
   size_t pages = (g->size + page - 1) / page * page;
   struct conc__registry *r;
-  struct conc__registry old;
   uint64_t want = g->size;
-  short type = F_WRLCK;
-  bool made;
   int rc = 0;
-  memset(&old, 0, sizeof old);
-  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
-  /* What nobody uses any more is left from a time without a tracker; and who
-     died in init may have left anything. */
-  made = old.made != 0 &&
-         conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) == 0 &&
-         type != F_UNLCK;
-  if (made && (old.made != CONC__REGISTRY_READY || old.size != want ||
-               size != (off_t)(head + pages)))
-    return -EINVAL;
+  int made = conc__named_is_made(fd, size, want, (off_t)(head + pages));
+  if (made < 0) return made;
+  /* To nothing first: whatever was in there becomes zeros. */
   if (!made && (ftruncate(fd, 0) != 0 ||
                 ftruncate(fd, (off_t)(head + pages)) != 0))
     return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
@@ -11312,49 +11398,59 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
   g->users = conc__registry_local(r)->users = 1;
   g->registry = r;
   g->memory = (char *)(void *)r + head;
+  /* On the list before init(), whose ..._init_shared look their registry up
+     there; and before the entry, which a fork must find, to take it from the
+     child. */
   conc__mutex_lock(&conc__shared_guard);
   g->next = conc__regions;
   conc__regions = g;
   conc__mutex_unlock(&conc__shared_guard);
+  /* Both before there is a tracker, and OPENS is given back after all: at no
+     moment does the file look as if no process used it. */
   if (conc__registry_self(r) == 0) rc = -EAGAIN;
   conc__named_use(fd);
   if (rc == 0) rc = conc__tracker_start(path, fd);
   if (rc == 0 && !made) {
     r->size = want;
     if (init != NULL) rc = init(g->memory, arg);
+    /* The mark comes last: a process that is killed before it, in init(), say,
+       leaves a file that the next opener makes anew. */
     if (rc >= 0) CONC__STORE(&r->made, CONC__REGISTRY_READY);
   }
   if (rc >= 0) return 0;
+  /* Others that have opened it see so as soon as they have OPENS. */
   if (!made) unlink(path);
   return rc;
 }
 
-CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
-                                     int (*init)(void *, void *), void *arg) {
+/* --- conc_shared_open --- */
+
+/* Whether memory may have that name and that size: 0, -EINVAL, -ENOMEM. A name
+   becomes part of a path, so what it may hold is listed, and '/' is not. */
+CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
   static const char allowed[] =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   size_t length = strlen(name);
-  conc__region *g;
+  if (length == 0 || length > 200 || strspn(name, allowed) != length)
+    return -EINVAL;
+  if (size == 0) return -EINVAL;
+  return size > SIZE_MAX / 4 ? -ENOMEM : 0;
+}
+
+/* Maps memory by a name that this process does not have yet. The caller has
+   conc__shared_opening, and with it the promise that no other thread opens the
+   file: record locks belong to the process, so two threads would not exclude
+   each other, and the one to close its descriptor would drop all locks. */
+CONC__PRIVATE int conc__named_map(const char *name, size_t size,
+                                  int (*init)(void *, void *), void *arg,
+                                  void **out) {
+  size_t length = strlen(name);
+  conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
   char path[256];
   off_t was = 0;
   short type = F_UNLCK;
   int fd, rc;
-  if (length == 0 || length > 200 || strspn(name, allowed) != length)
-    rc = -EINVAL;
-  else if (size == 0 || size > SIZE_MAX / 4)
-    rc = size == 0 ? -EINVAL : -ENOMEM;
-  else
-    rc = 0;
-  if (rc == 0 && (g = conc__region_find(NULL, name)) != NULL) {
-    if (g->registry->size == size) return g->memory;
-    conc__region_drop(g);
-    rc = -EINVAL;
-  }
-  g = rc == 0 ? (conc__region *)CONC_MALLOC(sizeof *g + length + 1) : NULL;
-  if (g == NULL) {
-    errno = rc != 0 ? -rc : ENOMEM;
-    return NULL;
-  }
+  if (g == NULL) return -ENOMEM;
   memset(g, 0, sizeof *g);
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
@@ -11363,17 +11459,39 @@ CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
   rc = fd = conc__named_file(path, &was);
   if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
   if (rc >= 0) {
+    /* Last: only now may the next process see the memory, or the tracker ask
+       if it is in use, which it is by the entry that we hold. */
     conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type);
-    return g->memory;
+    *out = g->memory;
+    return 0;
   }
+  /* Either way the descriptor is closed, and the first byte free by that. */
   if (g->registry != NULL) {
     conc__region_drop(g);
   } else {
     if (fd >= 0) close(fd);
     CONC_FREE(g);
   }
-  errno = -rc;
-  return NULL;
+  return rc;
+}
+
+/* The memory of a name, in *out: 0, or negative errno. The caller has
+   conc__shared_opening, so no name is looked for while it is being made. */
+CONC__PRIVATE int conc__named_open(const char *name, size_t size,
+                                   int (*init)(void *, void *), void *arg,
+                                   void **out) {
+  conc__region *g;
+  int rc = conc__named_check(name, size);
+  CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
+  if (rc != 0) return rc;
+  g = conc__region_find(NULL, name); /* which counts as one user more */
+  if (g == NULL) return conc__named_map(name, size, init, arg, out);
+  if (g->registry->size != size) {
+    conc__region_drop(g);
+    return -EINVAL;
+  }
+  *out = g->memory;
+  return 0;
 }
 
 CONC_API void *conc_shared_open(const char *name, size_t size,
@@ -11383,9 +11501,10 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
   int rc;
   conc__shared_init();
   rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  /* -EOWNERDEAD: a thread of our parent was opening memory when we were
+     forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    memory = conc__named_open(name, size, init, arg);
-    rc = -errno;
+    rc = conc__named_open(name, size, init, arg, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
