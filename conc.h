@@ -11088,7 +11088,7 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
    guard is held throughout: fork() takes it, too, so that a child has either
    all of this or nothing. 0; or negative errno, and all is as before. */
 CONC__PRIVATE int conc__region_make(conc__region *g) {
-  int fd;
+  int fd = -1;
   int rc = conc__family_open();
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (rc == 0) rc = fd = conc__shared_file(g->size);
@@ -15608,27 +15608,40 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
    >>pipe: messages over a pair of sockets that keep their bounds
 
    A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
-   more is in a file, whose descriptor travels with it. So the system sends it
-   as a whole, whatever its length. That long ones bring so many bytes along
-   all the same lets only some of them be under way at a time.
+   more is in a file, whose descriptor travels with it. So the system sends the
+   message as a whole, whatever its length, and a process that is killed at any
+   step has sent all of it or nothing: there is no half of a message that a
+   receiver would have to put together or throw away. A long message brings
+   32 KiB along all the same, so that a pipe is full after some of them.
+
+   Nothing here has a guard: the system's socket buffer is the queue. Several
+   tasks and processes may receive at one end: what one of them has seen by a
+   peek, another one may take, so a receiver looks at what it has taken as if
+   it had not seen it. Uses io to wait, os for files, pickle for values.
    ------------------------------------------------------------------------ */
 
-#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_DATA 32768 /* bytes beside the head, at most */
 #define CONC__PACKET_MAGIC 0x636f6e63u
 
 enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
 
+/* The head, in the byte order of this machine: a pipe does not leave it. */
 typedef struct conc__packet {
-  uint64_t size; /* of the message */
-  uint32_t kind;
-  uint32_t magic;
+  uint64_t size;  /* bytes of the message; 0 for a descriptor */
+  uint32_t kind;  /* CONC__PACKET_MESSAGE or CONC__PACKET_DESCRIPTOR */
+  uint32_t magic; /* CONC__PACKET_MAGIC: not from a stranger's send() */
 } conc__packet;
 
+/* Room for the one descriptor that travels with a packet, aligned as the
+   system wants it. */
 typedef union conc__control {
   struct cmsghdr head;
   unsigned char space[64];
 } conc__control;
 
+/* --- making; packets --- */
+
+/* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET;
   int fds[2];
@@ -15650,17 +15663,22 @@ CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
 
 CONC_API int conc_pipe_one_way(int *reader, int *writer) {
   int rc = conc__pipe_open(reader, writer);
+  /* For the socket, not for this descriptor: so in all processes, and the
+     writer's end reads nothing but the end. */
   if (rc == 0) shutdown(*reader, SHUT_WR);
   return rc;
 }
 
-/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor, of
+   which the packet has a copy of its own. 0; negative errno, and nothing was
+   sent: -EMSGSIZE if the system allows smaller packets only. */
 CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
                                     const void *data, size_t n, int fd,
                                     double deadline) {
   struct msghdr m;
   struct iovec parts[2];
   conc__control control;
+  CONC__CHECK(n <= CONC__PACKET_DATA);
   memset(&m, 0, sizeof m);
   parts[0].iov_base = head;
   parts[0].iov_len = sizeof *head;
@@ -15681,17 +15699,24 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
     int rc = 0;
     if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
     if (errno == EINTR) continue;
+    /* ECONNRESET: the other end was closed with messages unread. */
     if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_WRITE, deadline);
     else if (errno != ETOOMANYREFS)
       return -errno;
-    else /* too many descriptors under way in the whole system */
+    else /* too many descriptors of this user under way: nothing says when
+            that is over */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc < 0) return rc;
   }
 }
 
+/* --- sending --- */
+
+/* The file is written before the packet is sent, so the receiver finds all of
+   it; a sender that is killed before that leaves a file without a name, which
+   goes with it. */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout) {
   double deadline = conc__deadline(timeout);
@@ -15713,7 +15738,7 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
     }
     if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
     if (fd >= 0) close(fd);
-    /* The system may allow for smaller packets only. */
+    /* The system may allow smaller packets only: then all is in the file. */
     if (rc != -EMSGSIZE || n == 0) return rc;
     n = 0;
   }
@@ -15728,7 +15753,11 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
   return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
 }
 
-/* Waits for a packet, and tells what it is. 0 or negative errno. */
+/* --- receiving --- */
+
+/* Waits for a packet, and says what it is, while it stays where it is. 0 or
+   negative errno: -EPIPE at the end, -EPROTO for what is none of ours, which
+   is removed, since no receiver could take it. */
 CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
                                     double deadline) {
   for (;;) {
@@ -15738,22 +15767,26 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
     if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
         head->size <= (size_t)-1 / 2)
       return 0;
-    if (n > 0) { /* nothing of ours: out with it */
+    if (n > 0) {
       recv(pipe, head, sizeof *head, MSG_DONTWAIT);
       return -EPROTO;
     }
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_READ, deadline);
-    /* The peer closed without having received all: that is told once, before
-       what is still there. */
+    /* ECONNRESET: the peer closed without having received all. The system says
+       so once, before what is still there for us. */
     else if (errno != EINTR && errno != ECONNRESET)
       rc = errno == ENOTCONN ? -EPIPE : -errno;
     if (rc < 0) return rc;
   }
 }
 
-/* Takes the packet that has been seen: the number of its bytes of data, and
-   its descriptor or -1. -EAGAIN: it is gone. */
+/* Takes a packet, after a peek: up to `size` bytes of data into buf; *head is
+   that of the packet which was taken, maybe another one than the peek saw;
+   *fd is its descriptor, for the caller to close, or -1. Returns the number of
+   its bytes of data; -EAGAIN: another receiver was faster, and there is none
+   now. After any other error the packet is gone, but for what the system fails
+   with before it takes one (-EMFILE). */
 CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
@@ -15765,7 +15798,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
       head->size > CONC__PACKET_DATA) {
-    /* Without a place for its descriptor it would be lost. */
+    /* The system would take the packet and drop its descriptor if the process
+       has no number free for it. So one is asked for before: if there is none,
+       the packet stays. Another thread may take the number in between: then
+       the packet is lost, and that is told (MSG_CTRUNC, below). */
     int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
     if (spare < 0) return -errno;
     close(spare);
@@ -15773,7 +15809,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
 #if CONC_HAVE_CLOEXEC
   flags |= MSG_CMSG_CLOEXEC;
 #endif
+  /* From here on, if this process is killed, the packet is gone with it when
+     recvmsg() has taken it, and is there for others when it has not. */
   do {
+    CONC__POINT();
     memset(&m, 0, sizeof m);
     parts[0].iov_base = head;
     parts[0].iov_len = sizeof *head;
@@ -15786,7 +15825,9 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     n = recvmsg(pipe, &m, flags);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
-  if (n == 0) return -EAGAIN;
+  if (n == 0) return -EAGAIN; /* the end: the next peek says so */
+  /* The descriptor before anything is refused: it is in this process now, and
+     must not be lost from sight. */
   c = CMSG_FIRSTHDR(&m);
   if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
       c->cmsg_len == CMSG_LEN(sizeof *fd)) {
@@ -15797,11 +15838,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   }
   if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
     return -EPROTO;
+  /* Longer than what was seen, so another one than that. */
   if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
   if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
   return n - (ssize_t)sizeof *head;
 }
 
+/* What does not fit, or is no message, is refused after the peek, and stays;
+   the same questions after the take are for a packet that came in its place:
+   see the manual on several that receive at one end. */
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -15832,6 +15877,9 @@ CONC_API ssize_t conc_poll(int pipe, double timeout) {
   return rc < 0 ? rc : (ssize_t)head.size;
 }
 
+/* Asks for the kind twice, as conc_recv does. A descriptor that came with an
+   error is closed here: the caller is never given one that it does not know
+   of. */
 CONC_API int conc_recv_fd(int pipe, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -15849,6 +15897,9 @@ CONC_API int conc_recv_fd(int pipe, double timeout) {
   return n < 0 ? (int)n : fd;
 }
 
+/* --- typed values --- */
+
+/* By pickle's protocol 2, which Python 2 and every Python 3 read. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout) {
   void *data = NULL;
@@ -15859,22 +15910,48 @@ CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
   return rc;
 }
 
+/* Receives a message of whatever size into an empty buffer. Two receivers may
+   have seen the same packet, and each takes one: so there is room for any
+   packet, not only for the one that was seen, and memory for the rest of a
+   message is had when its packet is there. 0 or negative errno. */
+CONC__PRIVATE int conc__message_receive(int pipe, conc__buffer *b,
+                                        double deadline) {
+  conc__packet head;
+  ssize_t n;
+  int fd, rc;
+  do {
+    rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    /* Before the take: without memory the message that was seen stays. */
+    rc = conc__buffer_reserve(b, head.size > CONC__PACKET_DATA
+                                     ? (size_t)head.size
+                                     : CONC__PACKET_DATA);
+    if (rc != 0) return rc;
+    n = conc__packet_take(pipe, &head, b->data, CONC__PACKET_DATA, &fd);
+    if (n < 0)
+      rc = (int)n;
+    else if (head.kind != CONC__PACKET_MESSAGE)
+      rc = -EBADMSG;
+    else if ((size_t)n < head.size && fd < 0)
+      rc = -EPROTO;
+    else /* done already, unless it is not the one that was seen */
+      rc = conc__buffer_reserve(b, (size_t)head.size);
+    if (rc == 0 && (size_t)n < head.size)
+      rc = conc__file_get(fd, b->data + n, (size_t)head.size - (size_t)n, 0);
+    if (rc == 0) b->size = (size_t)head.size;
+    if (fd >= 0) close(fd);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout) {
-  double deadline = conc__deadline(timeout);
-  ssize_t n;
-  void *data;
-  int rc;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__message_receive(pipe, &b, conc__deadline(timeout));
   *out = NULL;
-  do { /* if somebody else receives what was looked at, once more */
-    n = conc_poll(pipe, conc__remaining(deadline));
-    if (n < 0) return (int)n;
-    data = CONC_MALLOC((size_t)n + 1);
-    if (data == NULL) return -ENOMEM;
-    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
-    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
-    CONC_FREE(data);
-  } while (n == -EMSGSIZE);
+  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
+  conc__buffer_free(&b);
   return rc;
 }
 
@@ -19623,31 +19700,51 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    >>net: frames and authentication
 
    The connection of Python's multiprocessing: a message is its length (four
-   bytes, big-endian; or -1 and eight bytes) and its payload. Then, on every
-   connection, each side proves that it knows the key: it answers a random
-   challenge of the other with HMAC(key, challenge). Python up to 3.11 does so
-   with MD5, later ones with the hash that the challenge names; we send
-   {sha256} and understand both.
+   bytes, big-endian; or -1 and eight bytes) and its payload. When a connection
+   begins, each side proves that it knows the key: it answers a random
+   challenge of the other side with HMAC(key, challenge). Python up to 3.11
+   does so with MD5, later versions with the hash that the challenge names; we
+   send {sha256} and understand both. The server challenges first:
+
+     server  #CHALLENGE#{sha256}<40 random bytes>
+     client  {sha256}<HMAC of what follows #CHALLENGE#>
+     server  #WELCOME#, or #FAILURE# and the end
+     client  #CHALLENGE#...   and so on, with the parts exchanged
+
+   Until then the peer may be anybody: so it can make us read and keep no more
+   than CONC__HANDSHAKE_BYTES, and learns nothing from the time that a refusal
+   takes. Nothing here is asserted of what a peer sends.
+
+   A channel belongs to one task at a time and has no guard. Uses bytes, os and
+   io; server and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
 #define CONC__WELCOME "#WELCOME#"
 #define CONC__FAILURE "#FAILURE#"
 #define CONC__SHA256_PREFIX "{sha256}"
-#define CONC__HANDSHAKE_MESSAGE 256 /* the protocol's limit of one */
-#define CONC__HANDSHAKE_BYTES 1024  /* read at most before it is through */
+/* The protocol's limit for one message of the handshake, in bytes. */
+#define CONC__HANDSHAKE_MESSAGE 256
+/* How many bytes are read at most before the handshake is through. */
+#define CONC__HANDSHAKE_BYTES 1024
 
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;
-  bool tcp;
+  int fd;            /* the owner's to close; this struct never does */
+  bool tcp;          /* else a unix socket */
   bool eager;        /* in a handshake: small messages in both directions */
-  bool waited;       /* slept since the last read */
+  bool waited;       /* set by a flush that had to wait, and by the server,
+                        which clears it: edges may have gone unseen */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
-  size_t in_frame;   /* bytes of the last frame there */
-  conc__buffer in, out;
+  size_t in_frame;   /* bytes of the frame that was received last, its header
+                        counted. They stand right before in.first until more
+                        is read. 0: none, or received again */
+  conc__buffer in;   /* what was read; frames are taken from its front */
+  conc__buffer out;  /* frames to be sent, whole but for the last */
 } conc__channel;
 
+/* Makes a channel of a connected, non-blocking socket. Cannot fail: memory is
+   had when there is something to keep. */
 CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
   struct sockaddr_storage a;
   socklen_t size = (socklen_t)sizeof a;
@@ -19663,11 +19760,12 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->out);
 }
 
-/* Python writes without TCP_NODELAY: a small message after another one waits
-   at its side until the first has been acknowledged, and Linux delays the
-   acknowledgement by 40 ms unless told. It needs telling each time, and only
-   where two messages follow each other: in the handshake, and between the
-   length and the payload of a long one. */
+/* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
+   small message after another one waits at its side until the first has been
+   acknowledged, and Linux delays the acknowledgement by 40 ms unless it is
+   asked not to. It must be asked each time. That is done only where two
+   messages follow each other: in the handshake, and between the length and the
+   payload of a long message. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 #ifdef TCP_QUICKACK
   int one = 1;
@@ -19680,16 +19778,20 @@ CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 
 /* --- frames --- */
 
-/* Begins a frame at the end of a buffer; returns where, for frame_end. */
+/* Begins a frame at the end of a buffer: what is appended next is its payload.
+   *at says where it begins, for conc__frame_end. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   *at = b->size;
   return conc__buffer_append(b, "\0\0\0\0", 4);
 }
 
+/* Ends the frame that begins at `at`: its length is known now. 0 or -ENOMEM,
+   which only a frame of more than 2 GiB can meet. */
 CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   uint64_t n = b->size - at - 4;
   size_t width = 4;
   size_t i;
+  CONC__CHECK(b->size >= at + 4);
   if (n > 0x7fffffff) { /* the long form: make room for eight bytes more */
     int rc = conc__buffer_reserve(b, 8);
     if (rc != 0) return rc;
@@ -19703,6 +19805,8 @@ CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   return 0;
 }
 
+/* Appends a whole frame. 0 or -ENOMEM, and then a part of it may be there: the
+   connection must not go on. */
 CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
                                      size_t size) {
   size_t at;
@@ -19711,9 +19815,10 @@ CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
   return rc != 0 ? rc : conc__frame_end(b, at);
 }
 
-/* Finds the frame at the beginning of `size` bytes. Returns the bytes that it
-   takes, header and all (maybe more than there are; 0: not known yet), or
-   -EPROTO, or -EMSGSIZE over `limit`. *payload is where its payload begins. */
+/* Finds the frame at the beginning of `size` bytes. Returns how many bytes it
+   has, its header counted, which may be more than there are; 0 if that is not
+   known yet; -EPROTO for a length that is none, -EMSGSIZE if its payload is
+   longer than `limit`. *payload is where its payload begins. */
 CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
                                         size_t limit, size_t *payload) {
   uint64_t n = 0;
@@ -19729,6 +19834,8 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
   } else if (n > 0x7fffffff) {
     return -EPROTO;
   }
+  /* The second bound keeps the sum below from overflowing, also where size_t
+     has 32 bits and the caller has no limit. */
   if (n > limit || n > SIZE_MAX / 4) return -EMSGSIZE;
   return (ssize_t)((size_t)n + *payload);
 }
@@ -19736,7 +19843,8 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
 /* --- reading and writing --- */
 
 /* The next frame, if all of it is there: 1 and its payload, which stays valid
-   until the next read; 0 and what is missing at least; or negative errno. */
+   until the next read from the channel; 0 and in *size how many bytes are
+   missing at least; negative errno, as conc__frame_parse. */
 CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
@@ -19756,21 +19864,26 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   return 1;
 }
 
-/* The frame just received is to be received again; nothing was read since. */
+/* The frame that was received last is to be received again. Nothing was read
+   from the channel since, so it is still in the buffer. */
 CONC__PRIVATE void conc__channel_unread(conc__channel *ch) {
+  CONC__CHECK(ch->in_frame <= ch->in.first);
   ch->in.first -= ch->in_frame;
   ch->in_frame = 0;
 }
 
-/* Whether there is something of the next frame. */
+/* Whether anything of the next frame has come, to this process or to the
+   system: then a peer that lives is sending it. */
 CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
   unsigned char byte;
   return conc__buffer_count(&ch->in) > 0 ||
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-/* Makes room to read into: what has been dealt with goes; and memory grows
-   with what has arrived, not with what a header claims. */
+/* Makes room for what is missing of a frame, or for a part of that: memory
+   grows with what has arrived and not with what a header claims, so a peer
+   that announces a gigabyte gets 64 KiB until it has sent as much. 0 or
+   -ENOMEM. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
   if (missing > have + 65536) missing = have + 65536;
@@ -19781,8 +19894,9 @@ CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   return conc__buffer_reserve(&ch->in, missing);
 }
 
-/* Reads what is there, without waiting. Bytes, 0 at the end, or negative
-   errno (-EAGAIN). */
+/* Reads what is there, without waiting, and not only what is missing: the next
+   frames may be there, too. Bytes, 0 at the end, or negative errno: -EAGAIN if
+   there is nothing, -EMSGSIZE if a handshake has used up its limit. */
 CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   ssize_t n = conc__channel_make_room(ch, missing);
   size_t room;
@@ -19809,6 +19923,7 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
     n = conc__channel_read(ch, *size);
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
+      /* What keeps the peer from going on may be our acknowledgement. */
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
@@ -19819,11 +19934,14 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
   }
 }
 
-/* Sends all that is in `out`. 0 or negative errno; *sent bytes went out. */
+/* Sends all that is in `out`, which is empty afterwards, also after an error:
+   then a frame may be cut in two, and the connection must not go on; *sent is
+   how many bytes went out. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
                                       double deadline) {
   int rc = 0;
   *sent = 0;
+  CONC__CHECK(ch->out.first == 0);
   while (rc == 0 && *sent < ch->out.size) {
     ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
                      MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -19841,6 +19959,7 @@ CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
   return rc;
 }
 
+/* Sends one frame, behind what is in `out` already. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
                                      size_t size, double deadline) {
   size_t sent;
@@ -19850,16 +19969,20 @@ CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
 
 /* --- authentication --- */
 
+/* The secret of a manager; the bytes are its caller's. */
 typedef struct conc__key {
   const void *data;
   size_t size;
-  bool require_sha256;
+  bool require_sha256; /* a peer that knows only MD5 is refused */
 } conc__key;
 
+/* Bytes of the longest answer: "{sha256}" and a digest. */
 #define CONC__DIGEST_MAX (8 + 32)
 
-/* The answer to a challenge: its size, or -EPROTO for one that nobody who
-   speaks the protocol sends. Which hash is decided as Python does. */
+/* Writes the answer to a challenge, and returns its size; -EPROTO for what is
+   no challenge of the protocol. The hash is chosen as Python does: a challenge
+   of 20 bytes is from a Python up to 3.11, and means MD5; a longer one names
+   its hash. */
 CONC__PRIVATE int conc__auth_answer(const conc__key *key,
                                     const unsigned char *challenge,
                                     size_t size,
@@ -19878,8 +20001,9 @@ CONC__PRIVATE int conc__auth_answer(const conc__key *key,
 }
 
 /* Whether `answer` is the answer to our challenge: with SHA-256, or with MD5
-   from a Python up to 3.11. Takes the same time for every wrong answer of a
-   length. */
+   from a Python up to 3.11, told apart by their lengths. It takes the same
+   time for every wrong answer of a length; the right one is wiped, since it
+   would pass. */
 CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
                                      const unsigned char *challenge,
                                      size_t size, const unsigned char *answer,
@@ -19901,9 +20025,9 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
   return same;
 }
 
-/* Challenges the peer: 0 and it has been sent WELCOME (by `welcome` true; if
-   not, the caller sends it with what comes next), -EACCES and it has been
-   sent FAILURE. */
+/* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
+   `welcome`; otherwise the caller sends it together with what comes next.
+   -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
 CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
                                        bool welcome, double deadline) {
   unsigned char message[11 + 8 + 40];
@@ -19911,6 +20035,8 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
   size_t size;
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
+  /* Random for each connection: an answer that was listened to must not do for
+     another one. */
   rc = conc__random(message + 19, 40);
   if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
@@ -19924,8 +20050,9 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
   return welcome ? conc__channel_send(ch, CONC__WELCOME, 9, deadline) : 0;
 }
 
-/* Answers the peer's challenge. 0, -EACCES if it does not like the answer,
-   -EPROTO. Whatever follows a refusal is not read. */
+/* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
+   and what follows is not read; -EPROTO if it is no such peer; or negative
+   errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
@@ -19947,7 +20074,9 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
 }
 
-/* The server's half of the handshake: it speaks first. */
+/* The server's half of the handshake: it speaks first. A client that does not
+   know the key is refused before we have answered anything of its choice.
+   0 or negative errno. */
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
   int rc;
@@ -19959,8 +20088,8 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
   return rc;
 }
 
-/* The client's half. The last WELCOME stays in `out`, to go with the first
-   request in one segment. */
+/* The client's half of the handshake. Its last message, WELCOME, stays in
+   `out`, to go with the first request in one segment. 0 or negative errno. */
 CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   int rc;
@@ -21889,9 +22018,20 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
+
+   A bar for any number of tasks that never makes one of them wait: steps are
+   counted by an atomic addition, and of the tasks that find a line due, the
+   one that sets `busy` writes it, while the others go on. `busy` may be set by
+   any task that finds it 0; must be set while `start`, `next`, `rate`, `shown`
+   and `shown_at` are read or written, which it guards; is cleared by the task
+   that set it. Only conc_progress_close works without it, since no other task
+   may use the bar by then. Uses nothing but the clock.
    ------------------------------------------------------------------------ */
 
-/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+/* --- a line --- */
+
+/* Writes "MM:SS" or "H:MM:SS"; "?" for a time that is not known (negative) or
+   longer than thirty years. */
 CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
   bool known = seconds >= 0 && seconds < 1e9;
   unsigned long n = known ? (unsigned long)seconds : 0;
@@ -21903,10 +22043,13 @@ CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
     snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
 }
 
+/* Bytes of a line, at most. What goes into it is cut: a name to 100 bytes, a
+   unit to 20, the bar to 100 columns. */
 #define CONC__PROGRESS_LINE 512
 
-/* The line, as tqdm writes it: its length, at most `width` and less than
-   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+/* Writes a line as tqdm does, for `done` steps at `now`, and returns its
+   length, at most `width` and less than CONC__PROGRESS_LINE. A width of 0 is
+   any, with a bar of ten columns. A rate of 0 or less is not known. */
 CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
                                          double now, double rate, size_t width,
                                          char *line) {
@@ -21922,6 +22065,8 @@ CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
     snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
   snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
            p->name != NULL ? ": " : "");
+  /* Without a total, or with one that was wrong, there is no bar, no per cent
+     and no time that is left. */
   if (p->total == 0 || done > p->total) {
     n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
                          head, done, unit, elapsed, speed);
@@ -21932,18 +22077,25 @@ CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
            left, speed);
   n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
                        (double)done * 100 / (double)p->total);
+  /* The bar has what the two ends leave of the width; if they leave nothing,
+     the line is cut at the end. */
   columns = width == 0                    ? 10
             : width > n + strlen(tail) ? width - n - strlen(tail)
                                        : 0;
   if (columns > 100) columns = 100;
+  /* As tqdm's bar in ASCII: full columns, then one digit for tenths. */
   tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
   for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
     line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
   n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  CONC__CHECK(n < CONC__PROGRESS_LINE);
   return width > 0 && n > width ? width : n;
 }
 
-/* The columns of a terminal; 0: it is none. */
+/* --- where and when it is written --- */
+
+/* The columns of a terminal, 80 where the system does not tell; 0: it is
+   none. */
 CONC__PRIVATE size_t conc__terminal_width(int fd) {
 #if CONC_HAVE_WINSIZE
   struct winsize size;
@@ -21953,33 +22105,12 @@ CONC__PRIVATE size_t conc__terminal_width(int fd) {
   return isatty(fd) ? 80 : 0;
 }
 
-/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
-CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
-                                      bool last) {
-  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
-  int fd = p->fd != 0 ? p->fd : 2;
-  size_t columns = conc__terminal_width(fd);
-  size_t done = CONC__LOAD_RELAXED(&p->done);
-  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
-  size_t n = 0, at = 0;
-  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
-  double rate = 0;
-  if (now > p->shown_at)
-    rate = (double)(done - p->shown) / (now - p->shown_at);
-  /* As tqdm smoothes it: what is new counts three tenths. */
-  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
-  p->shown = done;
-  p->shown_at = now;
-  rate = p->rate;
-  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
-  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
-  if (columns > 0) line[n++] = '\r';
-  n += conc__progress_line(p, done, now, rate, width, line + n);
-  /* A shorter line must cover the one before. */
-  while (columns > 0 && n <= width) line[n++] = ' ';
-  if (last || columns == 0) line[n++] = '\n';
-  p->next = now + interval;
+/* Sends all of a line, whatever the descriptor is, and blocks meanwhile, as
+   long as a terminal does. 0 or negative errno. */
+CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
+  size_t at = 0;
   while (at < n) {
+    /* First as to a socket, which is the only way to be spared SIGPIPE. */
     ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
     if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
     if (rc < 0 && errno != EINTR) return -errno;
@@ -21988,12 +22119,46 @@ CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
   return 0;
 }
 
+/* Writes the line for now, and says when the next one is due. `last`: ends it,
+   with the rate since the beginning. Called by the task that has set `busy`,
+   or by conc_progress_close. 0 or negative errno. */
+CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
+                                      bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: the newest rate counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A line that is shorter than the one before must cover it. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval; /* also if this cannot be written */
+  return conc__progress_send(fd, line, n);
+}
+
 CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   unsigned busy = 0;
   double now;
   int rc = 0;
+  /* Relaxed, for it orders nothing: a line may be some steps behind, and the
+     last one is written when all tasks have been waited for. */
   __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
   if (progress->off) return 0;
+  /* Acquires what the last writer left, as the store below releases it. */
   if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
   now = conc_now();
   if (progress->start <= 0) progress->start = progress->shown_at = now;
@@ -22003,6 +22168,7 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   return rc;
 }
 
+/* Zeroes what is private, but for `busy`, which is 0: the struct is as new. */
 CONC_API int conc_progress_close(conc_progress *progress) {
   double now = conc_now();
   int rc = 0;
