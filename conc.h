@@ -10119,8 +10119,8 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
 /* Waits until one read() or write() of a blocking descriptor would not block.
    A thread waits once: if another thread or process is faster, then only this
    thread blocks. A coroutine must not block its loop: it looks first without
-   waiting (deadline 0), and once more after each wait, for of several
-   coroutines that one event wakes the first takes what came. */
+   waiting (deadline 0), and once more after each wait: if one event wakes
+   several coroutines, the first of them takes what came. */
 CONC__PRIVATE int conc__wait_blocking(int fd, int events, double deadline) {
   bool alone = !conc__is_coro(conc__self());
   int rc = alone ? -ETIMEDOUT : conc__fd_wait(fd, events, 0);
@@ -10347,9 +10347,9 @@ typedef struct conc__place {
 typedef struct conc__resolve {
   conc_task task; /* of the thread; first, so that it is a task */
   char host[256], port[32];
-  bool passive; /* for conc_listen */
-  int family;   /* AF_UNSPEC: any */
-  int rc;       /* the thread's result */
+  bool passive;  /* for conc_listen */
+  int family;    /* AF_UNSPEC: any */
+  int rc;        /* the thread's result */
   unsigned left; /* 0: caller and thread both use this. Each sets 1 when it
                     leaves; the second to do so must free it */
   conc__place places[CONC__ADDRESSES]; /* the first `count` are found */
@@ -10879,8 +10879,8 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
    separator of n bytes, which is looked for from byte `from` on; 0: there is
    none. count >= n. */
 CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
-                                      const unsigned char *separator, size_t n,
-                                      size_t from) {
+                                          const unsigned char *separator,
+                                          size_t n, size_t from) {
   CONC__CHECK(from <= count);
   while (count - from >= n) {
     const void *at = memchr(p + from, separator[0], count - from - n + 1);
@@ -10908,10 +10908,11 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
   if (rc != 0) return rc;
   for (;;) {
     size_t count = conc__buffer_count(in);
-    size_t length = count < n ? 0
-                              : conc__separator_find(
-                                    in->data + in->first, count,
-                                    (const unsigned char *)separator, n, from);
+    size_t length =
+        count < n
+            ? 0
+            : conc__separator_find(in->data + in->first, count,
+                                   (const unsigned char *)separator, n, from);
     /* Also if all has come, and even if more of it would bring a separator:
        what is returned does not depend on how the bytes arrive. */
     if (length > size || (length == 0 && count >= size)) {
@@ -10947,8 +10948,8 @@ CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
 
 /* Sends all that is in `out`. The caller has the lock for writing. A timeout
    or a cancellation leaves the rest there, to be sent later. After any other
-   error nothing can be sent in order any more: the rest is dropped, and the
-   error is that of all later writes. 0 or negative errno. */
+   error nothing can be sent in order any more: the rest is dropped, and all
+   later writes fail by the same error. 0 or negative errno. */
 CONC__PRIVATE int conc__stream_drain(conc_stream *s, double deadline) {
   int kind = CONC__FD_SOCKET;
   CONC__CHECK(conc__lock_is_mine(&s->writing, conc__self()->id));
@@ -11038,7 +11039,7 @@ CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
     if (rc != -EAGAIN && rc != -EINTR) break;
     rc = conc__fd_wait(fd, CONC_READ, deadline);
   } while (rc > 0); /* it was pending; another waiter may have taken it */
-  conc_close(fd); /* the loop knows it */
+  conc_close(fd);   /* the loop knows it */
   return rc;
 }
 #else
@@ -15781,9 +15782,9 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
   }
 }
 
-/* Takes a packet, after a peek: up to `size` bytes of data into buf; *head is
-   that of the packet which was taken, maybe another one than the peek saw;
-   *fd is its descriptor, for the caller to close, or -1. Returns the number of
+/* Takes a packet, after a peek: up to `size` bytes of data into buf. The
+   packet may be another one than the peek saw: `head` gets its head, `fd` its
+   descriptor, which the caller must close, or -1. Returns the number of
    its bytes of data; -EAGAIN: another receiver was faster, and there is none
    now. After any other error the packet is gone, but for what the system fails
    with before it takes one (-EMFILE). */
@@ -15801,7 +15802,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     /* The system would take the packet and drop its descriptor if the process
        has no number free for it. So one is asked for before: if there is none,
        the packet stays. Another thread may take the number in between: then
-       the packet is lost, and that is told (MSG_CTRUNC, below). */
+       the packet is lost, and the error says so (MSG_CTRUNC, below). */
     int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
     if (spare < 0) return -errno;
     close(spare);
@@ -15929,12 +15930,9 @@ CONC__PRIVATE int conc__message_receive(int pipe, conc__buffer *b,
                                      : CONC__PACKET_DATA);
     if (rc != 0) return rc;
     n = conc__packet_take(pipe, &head, b->data, CONC__PACKET_DATA, &fd);
-    if (n < 0)
-      rc = (int)n;
-    else if (head.kind != CONC__PACKET_MESSAGE)
-      rc = -EBADMSG;
-    else if ((size_t)n < head.size && fd < 0)
-      rc = -EPROTO;
+    if (n < 0) rc = (int)n;
+    else if (head.kind != CONC__PACKET_MESSAGE) rc = -EBADMSG;
+    else if ((size_t)n < head.size && fd < 0) rc = -EPROTO;
     else /* done already, unless it is not the one that was seen */
       rc = conc__buffer_reserve(b, (size_t)head.size);
     if (rc == 0 && (size_t)n < head.size)
@@ -19711,9 +19709,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
      server  #WELCOME#, or #FAILURE# and the end
      client  #CHALLENGE#...   and so on, with the parts exchanged
 
-   Until then the peer may be anybody: so it can make us read and keep no more
-   than CONC__HANDSHAKE_BYTES, and learns nothing from the time that a refusal
-   takes. Nothing here is asserted of what a peer sends.
+   Until then the peer may be any program: so it can make us read and keep
+   CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
+   refusal takes. Nothing here is asserted of what a peer sends.
 
    A channel belongs to one task at a time and has no guard. Uses bytes, os and
    io; server and proxy stand on it.
@@ -19779,7 +19777,7 @@ CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 /* --- frames --- */
 
 /* Begins a frame at the end of a buffer: what is appended next is its payload.
-   *at says where it begins, for conc__frame_end. 0 or -ENOMEM. */
+   Its place goes to *at, for conc__frame_end. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   *at = b->size;
   return conc__buffer_append(b, "\0\0\0\0", 4);
@@ -21906,10 +21904,8 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   } else if (m->exports_count == m->exports_size) {
     void *e = conc__grow(m->exports, &m->exports_size, m->exports_count + 1,
                          sizeof *m->exports);
-    if (e != NULL)
-      m->exports = (conc__export *)e;
-    else
-      rc = -ENOMEM;
+    if (e != NULL) m->exports = (conc__export *)e;
+    else rc = -ENOMEM;
   }
   if (rc == 0) {
     m->exports[m->exports_count].name = copy;
