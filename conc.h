@@ -11211,8 +11211,8 @@ CONC_API void conc_shared_free(void *memory) {
 
    What a killed process leaves: killed before OPENS, an empty file, which the
    next opener makes; killed with OPENS, in init, say, a file that is not
-   marked as ready, which the next opener makes anew; killed later, a file that
-   the tracker removes. If the tracker is killed, the next opener starts
+   marked as ready, which the tracker removes or the next opener makes anew;
+   killed later, a file that the tracker removes. If the tracker is killed, the next opener starts
    another one, and a file that no process uses is made anew by its opener. */
 
 enum {
@@ -11254,9 +11254,10 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
      with the process that opened the file. */
   close(0);
   if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
-  /* Nothing that was inherited is in use here. Descriptors would keep pipes
-     and sockets of others open, and the lock on USES held, for which this
-     process would then wait for ever; mappings would keep memory. */
+  /* Nothing that was inherited is in use here. Descriptors would keep other
+     programs' pipes and sockets open. And the inherited descriptors of named
+     files, as well as their mappings, which hold the open file, too, would
+     keep the lock on USES, for which this process would wait for ever. */
   conc__close_others();
   for (g = conc__regions; g != NULL; g = g->next)
     munmap((char *)(void *)g->registry - conc__page,
@@ -11266,10 +11267,12 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   /* Two openers may have started a tracker each: one of them is enough. */
   if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
   type = F_WRLCK;
-  /* Returns when no process uses the file. It has OPENS from here on: no one
-     can begin to use the file before this process has removed it and ended. */
+  /* Returns when no process uses the file. This one has OPENS from here on:
+     no other can begin to use the file before it is removed. */
   if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
     return;
+  /* Without a name the path is another file's: an opener whose init() failed
+     has removed this one. */
   if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
 }
 
@@ -11308,7 +11311,7 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
     int rc = 0;
     int fd = conc__fd_lift(
         open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link, of whomever */
+    if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
     /* /dev/shm and /tmp are open to all users: a file that another user made,
        or may change, is no place for memory. */
     if (fstat(fd, &st) != 0)
@@ -11485,7 +11488,7 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
   int rc = conc__named_check(name, size);
   CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
   if (rc != 0) return rc;
-  g = conc__region_find(NULL, name); /* which counts as one user more */
+  g = conc__region_find(NULL, name); /* has one user more now */
   if (g == NULL) return conc__named_map(name, size, init, arg, out);
   if (g->registry->size != size) {
     conc__region_drop(g);
@@ -22156,6 +22159,7 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   if (progress->off) return 0;
   /* Acquires what the last writer left, as the store below releases it. */
   if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  CONC__CHECK(busy == 0);
   now = conc_now();
   if (progress->start <= 0) progress->start = progress->shown_at = now;
   if (now >= progress->next)
