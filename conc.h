@@ -11212,8 +11212,9 @@ CONC_API void conc_shared_free(void *memory) {
    What a killed process leaves: killed before OPENS, an empty file, which the
    next opener makes; killed with OPENS, in init, say, a file that is not
    marked as ready, which the tracker removes or the next opener makes anew;
-   killed later, a file that the tracker removes. If the tracker is killed, the next opener starts
-   another one, and a file that no process uses is made anew by its opener. */
+   killed later, a file that the tracker removes. If the tracker is killed, the
+   next opener starts another one, and a file that no process uses is made anew
+   by its opener. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
