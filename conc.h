@@ -1820,11 +1820,11 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 
 /* --- buffered streams --- */
 
-/* Private: a buffer of `size` bytes, of which those from `first` to `end` are
-   in use. */
-struct conc__bytes {
+/* Private: bytes `first` to `size` of `data` are in use; there is room for
+   `capacity`. */
+struct conc__buffer {
   unsigned char *data;
-  size_t first, end, size;
+  size_t size, capacity, first;
 };
 
 /* A descriptor, with a buffer for what is read from it and one for what is
@@ -1849,7 +1849,7 @@ typedef struct conc_stream {
   size_t high_water; /* bytes; a write that finds this number of them unsent
                         sends them first; default 65536 */
   /* private */
-  struct conc__bytes in, out; /* what was read; what is to be written */
+  struct conc__buffer in, out; /* what was read; what is to be written */
   conc_lock reading, writing; /* held by the call that does so */
   int error; /* of writing: from now on all writes fail by it; or 0 */
 } conc_stream;
@@ -4186,31 +4186,77 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
 
 /* ---------------------------------------------------------------------------
    >>bytes: buffers that grow, and hashes
+
+   What needs nothing of the system but memory. Buffers: one mechanism for
+   streams (io), connections (net) and everything that is encoded (pickle,
+   json, pipe, queue). Hashes: what the handshake of net proves a key by.
+   Nothing here has a guard or waits: each object belongs to the task that
+   works with it.
    ------------------------------------------------------------------------ */
+
+/* --- memory that grows --- */
+
+/* Gives an array room for `need` elements of `unit` bytes. Returns the array,
+   which may have moved, and sets *capacity, in elements; NULL for want of
+   memory, and then the old array stays as it was. Capacities double, so an
+   array that grows by one element at a time is copied O(1) times for each. */
+CONC__PRIVATE void *conc__grow(void *data, size_t *capacity, size_t need,
+                               size_t unit) {
+  size_t n = *capacity > 0 ? *capacity : 64 / unit + (unit > 64);
+  if (need > SIZE_MAX / 4 / unit) return NULL; /* so nothing below overflows */
+  while (n < need) n *= 2;
+  data = CONC_REALLOC(data, n * unit);
+  if (data != NULL) *capacity = n;
+  return data;
+}
 
 /* --- buffers --- */
 
-/* Zeroed is empty. data is what CONC_FREE takes; size <= capacity. */
-typedef struct conc__buffer {
-  unsigned char *data;
-  size_t size, capacity;
-} conc__buffer;
+/* Bytes that are appended at the end, and may be taken from the front, as
+   streams and connections do. Encoders take nothing, so their `first` is 0 and
+   `size` is the length of what they wrote. A zeroed buffer is empty. `data` is
+   NULL, or memory for CONC_FREE. first <= size <= capacity: bytes before
+   `first` have been taken, bytes from `size` on are room. */
+typedef struct conc__buffer conc__buffer;
 
-/* Makes room for `more` bytes behind the last: so many appends cannot fail
-   then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
+/* An emptied buffer of more bytes than these gives its memory back. */
+#define CONC__BUFFER_KEPT 65536
+
+/* How many bytes may be taken. */
+CONC__INLINE size_t conc__buffer_count(const conc__buffer *b) {
+  CONC__CHECK(b->first <= b->size && b->size <= b->capacity);
+  return b->size - b->first;
+}
+
+/* Moves the bytes to the beginning of the memory: pointers to them go bad. */
+CONC__PRIVATE void conc__buffer_shift(conc__buffer *b) {
+  size_t count = conc__buffer_count(b);
+  if (b->first == 0) return;
+  memmove(b->data, b->data + b->first, count);
+  b->first = 0;
+  b->size = count;
+}
+
+/* Makes room for `more` bytes behind the last, so that appending up to that
+   number cannot fail. 0, or -ENOMEM and the bytes are as they were; they may
+   have moved. */
 CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
-  size_t capacity = b->capacity < 64 ? 64 : b->capacity;
+  size_t count = conc__buffer_count(b);
   void *data;
   if (more <= b->capacity - b->size) return 0;
-  if (more > SIZE_MAX / 4 || b->size > SIZE_MAX / 4) return -ENOMEM;
-  while (capacity - b->size < more) capacity *= 2;
-  data = CONC_REALLOC(b->data, capacity);
+  /* Bytes move forward only by at least their own number: then each byte is
+     moved once on the average, however small the pieces are that are taken. */
+  if (b->first >= count) conc__buffer_shift(b);
+  if (more <= b->capacity - b->size) return 0;
+  if (more > SIZE_MAX - b->size) return -ENOMEM;
+  data = conc__grow(b->data, &b->capacity, b->size + more, 1);
   if (data == NULL) return -ENOMEM;
   b->data = (unsigned char *)data;
-  b->capacity = capacity;
   return 0;
 }
 
+/* Copies bytes behind the last: inlined, since encoders append a few bytes
+   millions of times. 0, or -ENOMEM and nothing was appended. */
 CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
                                      size_t size) {
   if (CONC__UNLIKELY(size > b->capacity - b->size)) {
@@ -4223,32 +4269,52 @@ CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
   return 0;
 }
 
+/* The buffer is empty afterwards and may be used again. */
 CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
   CONC_FREE(b->data);
   b->data = NULL;
-  b->size = b->capacity = 0;
+  b->size = b->capacity = b->first = 0;
+}
+
+/* Takes n bytes off the front, into `out` unless that is NULL. A long message
+   must not hold its memory for the life of a quiet stream: see
+   CONC__BUFFER_KEPT. */
+CONC__PRIVATE void conc__buffer_take(conc__buffer *b, void *out, size_t n) {
+  CONC__CHECK(n <= conc__buffer_count(b));
+  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
+  b->first += n;
+  if (b->first < b->size) return;
+  b->first = b->size = 0;
+  if (b->capacity > CONC__BUFFER_KEPT) conc__buffer_free(b);
 }
 
 /* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
 
    MD5 is no hash to trust any more, but as an HMAC it is what Python up to
    3.11 authenticates with. Both work on blocks of 64 bytes and pad alike; they
-   differ in the order of bytes within a word and in the compression. */
+   differ in the order of bytes within a word and in the compression. The two
+   compressions stand side by side, each as its standard has it, so that either
+   can be compared with its text; what is alike is written once, below them. */
 
 enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
 #define CONC__HASH_MAX 32 /* bytes of the longer digest */
 
+/* A hash that is being computed; conc__hash_begin makes it as new. */
 typedef struct conc__hash {
-  int kind;
-  uint32_t state[8];
-  uint64_t size; /* bytes so far; the rest of 64 of them wait in block */
-  unsigned char block[64];
+  int kind;          /* CONC__MD5 or CONC__SHA256 */
+  uint32_t state[8]; /* of all whole blocks so far; MD5 has four of them */
+  uint64_t size;     /* bytes so far */
+  unsigned char block[64]; /* its first size % 64 bytes wait for the others */
 } conc__hash;
 
+/* Turns x left by n bits, 1 to 31; compilers make one instruction of it. */
 CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
   return x << n | x >> (32 - n);
 }
 
+/* MD5's compression (RFC 1321, 3.4): adds 64 bytes at p to the four words of
+   `state`. Four rounds of 16 steps: a round has its own function of b, c, d,
+   its own order of the words and its own four shifts. */
 CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
   /* floor(2^32 * |sin(i + 1)|) */
   static const uint32_t sine[64] = {
@@ -4267,13 +4333,14 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
                                           4, 11, 16, 23, 6, 10, 15, 21};
   uint32_t a = state[0], b = state[1], c = state[2], d = state[3], w[16];
   unsigned i;
+  /* by shifts, for p may lie anywhere and the CPU may be big-endian */
   for (i = 0; i < 16; i++, p += 4)
     w[i] = (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 |
            (uint32_t)p[0];
   for (i = 0; i < 64; i++) {
     uint32_t f, next;
     unsigned word;
-    if (i < 16) {
+    if (i < 16) { /* RFC: (b & c) | (~b & d), with one operation fewer */
       f = d ^ (b & (c ^ d));
       word = i;
     } else if (i < 32) {
@@ -4286,6 +4353,7 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
       f = c ^ (b | ~d);
       word = 7 * i;
     }
+    /* Instead of sixteen lines with rotated names, the names rotate. */
     next = b + conc__rol(a + f + sine[i] + w[word % 16],
                          shift[i / 16 * 4 + i % 4]);
     a = d;
@@ -4293,12 +4361,15 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
     c = b;
     b = next;
   }
+  /* Added to what was before: otherwise a block could be undone. */
   state[0] += a;
   state[1] += b;
   state[2] += c;
   state[3] += d;
 }
 
+/* SHA-256's compression (FIPS 180-4, 6.2.2): adds 64 bytes at p to the eight
+   words of `state`. */
 CONC__PRIVATE void conc__sha256_block(uint32_t *state,
                                       const unsigned char *p) {
   /* fractions of the cube roots of the first 64 primes */
@@ -4327,7 +4398,7 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
       w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
              (uint32_t)p[2] << 8 | (uint32_t)p[3];
       p += 4;
-    } else {
+    } else { /* the schedule looks back by 16 words at most: w is a ring */
       uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
       w[i & 15] += (conc__rol(x, 25) ^ conc__rol(x, 14) ^ x >> 3) +
                    (conc__rol(y, 15) ^ conc__rol(y, 13) ^ y >> 10) +
@@ -4342,6 +4413,9 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
   for (i = 0; i < 8; i++) state[i] += s[i];
 }
 
+/* --- hashes: what is alike --- */
+
+/* The words that either standard begins with. */
 CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
                                   0x10325476, 0,          0,
@@ -4355,6 +4429,8 @@ CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
 }
 
+/* Adds bytes. All pass through the block, which costs a copy and spares a
+   second loop for whole blocks: what is hashed here is short. */
 CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
                                   size_t size) {
   const unsigned char *p = (const unsigned char *)data;
@@ -4373,7 +4449,9 @@ CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
   }
 }
 
-/* Writes the digest (16 or 32 bytes) and returns its size. */
+/* Writes the digest (16 or 32 bytes) and returns its size. The message is
+   padded by a bit, by zeros up to 8 bytes before the end of a block, and by
+   its own length in bits. The hash is spent then. */
 CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   static const unsigned char padding[64] = {0x80};
   const bool little = h->kind == CONC__MD5;
@@ -4383,29 +4461,18 @@ CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   size_t i;
   for (i = 0; i < 8; i++)
     length[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
+  /* `bits` was taken before, for the padding is counted, too; 119 = 55 + 64
+     keeps the difference from being negative */
   conc__hash_add(h, padding, 1 + (size_t)((119 - h->size % 64) % 64));
   conc__hash_add(h, length, 8);
+  CONC__CHECK(h->size % 64 == 0);
   for (i = 0; i < size; i++)
     out[i] =
         (unsigned char)(h->state[i / 4] >> 8 * (little ? i % 4 : 3 - i % 4));
   return size;
 }
 
-CONC__PRIVATE void conc__md5(const void *data, size_t size,
-                             unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__MD5);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
-
-CONC__PRIVATE void conc__sha256(const void *data, size_t size,
-                                unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__SHA256);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
+/* --- secrets --- */
 
 /* Overwrites a secret. A plain memset before the end of a variable's life is
    removed by compilers; what goes through volatile is not. */
@@ -4414,8 +4481,9 @@ CONC__PRIVATE void conc__wipe(void *secret, size_t size) {
   while (size-- > 0) *p++ = 0;
 }
 
-/* Whether two secrets are the same: takes as long wherever the first
-   difference is, so that nobody can guess a digest byte by byte. */
+/* Whether two secrets are the same. It takes the same time wherever the first
+   difference is: otherwise a peer could guess a digest byte by byte, by the
+   time that each refusal takes. */
 CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
                                       size_t size) {
   const volatile unsigned char *p = (const volatile unsigned char *)a;
@@ -4425,8 +4493,11 @@ CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
   return difference == 0;
 }
 
-/* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
-   key may have any length, 0 too. */
+/* HMAC (RFC 2104): hash(key ^ 5c.. + hash(key ^ 36.. + message)). Two hashes,
+   because a MAC of one could be continued by bytes that the peer chooses.
+   Writes the MAC (16 or 32 bytes) to `out`, which may overlap the message, for
+   that has been read by then. The key may have any length, 0 too; one that is
+   longer than a block is replaced by its hash. */
 CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
                               const void *message, size_t size,
                               unsigned char *out) {
@@ -4446,7 +4517,7 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
   conc__hash_add(&h, pad, sizeof pad);
   conc__hash_add(&h, message, size);
   n = conc__hash_end(&h, digest);
-  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c; /* 36.. to 5c.. */
   conc__hash_begin(&h, kind);
   conc__hash_add(&h, pad, sizeof pad);
   conc__hash_add(&h, digest, n);
@@ -10829,10 +10900,31 @@ __attribute__((constructor)) CONC__PRIVATE void conc__fork_install(void) {
 
 /* ---------------------------------------------------------------------------
    >>io: descriptors, addresses, datagrams, streams, signals
+
+   Every call here has one shape: try the system call without blocking; if it
+   would block, wait for the descriptor by conc__fd_wait, which parks a
+   coroutine and blocks a thread; then try again. "Ready" is a hint and never a
+   promise: another task or process may have been faster, so every wait stands
+   in a loop. Three kinds of descriptors need three ways not to block:
+   - a socket: MSG_DONTWAIT, whatever its mode
+   - another descriptor in non-blocking mode: plain read() and write()
+   - another one in blocking mode (a terminal, a pipe): it is waited for first
+     and then read once, or written by PIPE_BUF bytes at most
+   The mode of a descriptor is never changed, for it may be shared with other
+   processes; conc_accept's listener is the one exception, as documented.
+
+   Uses the loops' table of descriptors (schedule, poller, coroutine) only for
+   what it knows of the caller's own loop, so without a guard; and threads, to
+   look names up. ipc, process, popen, pipe, net and server stand on this.
    ------------------------------------------------------------------------ */
 
-/* --- descriptors --- */
+/* --- waiting for descriptors --- */
 
+/* The wait of every call in this section. `events`: CONC_READ, CONC_WRITE, and
+   CONC__TRIED if the caller has just tried in vain. Returns the events that
+   are ready, -ETIMEDOUT, -ECANCELED or negative errno. If a time limit around
+   the caller (conc_timeout) ends before the call's own deadline, that is a
+   cancellation, and it is delivered here. */
 CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
@@ -10848,8 +10940,11 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
   return conc__fd_wait(fd, events, conc__deadline(timeout));
 }
 
-/* Waits until a call would not block. Of several coroutines that were woken by
-   one event the first has what came: the others see that it is gone. */
+/* Waits until one read() or write() of a blocking descriptor would not block.
+   A thread waits once: if another thread or process is faster, then only this
+   thread blocks. A coroutine must not block its loop: it looks first without
+   waiting (deadline 0), and once more after each wait: if one event wakes
+   several coroutines, the first of them takes what came. */
 CONC__PRIVATE int conc__wait_blocking(int fd, int events, double deadline) {
   bool alone = !conc__is_coro(conc__self());
   int rc = alone ? -ETIMEDOUT : conc__fd_wait(fd, events, 0);
@@ -10873,10 +10968,11 @@ CONC__PRIVATE int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
-/* n bytes at once have gone through what may be a pipe: if that was (half)
-   full, it gets more room, and its ends take turns less often. No pipe has it
-   from the start, for all of a user's together may have little (on Linux 64
-   of these): beyond that, and without privileges, it stays as it is. */
+/* Gives a pipe more room if n bytes at once have gone through it and that was
+   at least half of what it holds: then its two ends take turns less often. No
+   pipe has that room from the start, since the system allows all pipes of a
+   user together only a little (on Linux 64 such pipes). Beyond that, and
+   without privileges, the pipe stays as it is; and so does what is no pipe. */
 CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #if CONC_HAVE_PIPE_SIZE
   int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
@@ -10888,17 +10984,24 @@ CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #endif
 }
 
-/* What the caller's loop knows of a descriptor, or NULL. */
+/* What the caller's loop knows of a descriptor, or NULL. Valid until the
+   caller waits: a wait may let the table grow, and move. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
   if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
   return &loop->fds[fd];
 }
 
+/* --- reading --- */
+
+/* Takes the descriptor for a socket until recv() says that it is none: most
+   are, and then it costs one system call to read what is there. */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  /* The last read took all, and no edge has come since: a try would be in
+     vain. A timeout of 0 asks the system all the same. */
   if (entry != NULL && entry->drained && deadline > 0) {
     int rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
@@ -10910,6 +11013,8 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       n = recv(fd, buf, size, MSG_DONTWAIT);
       if (n < 0 && errno == ENOTSOCK) {
         is_socket = false;
+        /* Asked each time, not remembered: a number may mean another file by
+           now, and another process may have changed the mode. */
         rc = conc__is_nonblocking(fd);
         if (rc == 0) rc = conc__wait_blocking(fd, CONC_READ, deadline);
         if (rc < 0) return rc;
@@ -10920,8 +11025,10 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
-      entry = conc__fd_known(fd);
-      /* What comes from now on comes with an edge. */
+      entry = conc__fd_known(fd); /* again, for it may have waited */
+      /* Fewer bytes than there was room for: it is empty now, and what comes
+         later comes with an edge, if the poller reports edges of it. Not so at
+         the end (n == 0), which the next read is to find again. */
       if (n > 0 && (size_t)n < size && entry != NULL)
         entry->drained = (entry->edges & CONC_READ) != 0;
       return n;
@@ -10947,10 +11054,14 @@ CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
   return (ssize_t)done;
 }
 
+/* --- writing, closing --- */
+
 /* How to write to a descriptor, as the first try shows. */
 enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
 
-/* Writes a part, when it can be written. Bytes, or negative errno. */
+/* Writes some of the bytes, as soon as any can be written. *kind is
+   CONC__FD_SOCKET before the first call for a descriptor, and is for the next
+   calls what was found out. Returns bytes, or negative errno. */
 CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
                                        int *kind, double deadline) {
   for (;;) {
@@ -10970,9 +11081,10 @@ CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
         rc = conc__wait_blocking(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
-      /* A blocking pipe that polls writable takes so much without waiting. */
+      /* A blocking pipe that is ready takes PIPE_BUF bytes without waiting;
+         with more, write() waits for a reader. */
       n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
-      if (n < (ssize_t)size) conc__pipe_widen(fd, n);
+      if (n < (ssize_t)size) conc__pipe_widen(fd, n); /* it is full now */
     }
     if (n >= 0) return n;
     if (errno == EINTR) continue;
@@ -11001,6 +11113,8 @@ CONC_API int conc_close(int fd) {
   conc__loop *loop = conc__this.loop;
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
+    /* Both before close(): afterwards the number may be another file's, of
+       another thread, which must not be taken out of the poller. */
     conc__poller_remove(loop, fd);
     for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
       conc__fd_wake(loop, w, -EBADF);
@@ -11008,11 +11122,15 @@ CONC_API int conc_close(int fd) {
   return close(fd) == 0 ? 0 : -errno;
 }
 
+/* Closes a descriptor unless it is -1, which it is afterwards. */
 CONC__PRIVATE void conc__fd_close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
   *fd = -1;
 }
 
+/* A pipe to or from a child: blocking, close-on-exec, and above the numbers
+   that dup2() is to replace in the child. 0; or negative errno, and both are
+   -1. */
 CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   int i;
 #if CONC_HAVE_CLOEXEC
@@ -11034,28 +11152,37 @@ CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   return rc;
 }
 
-/* --- addresses --- */
+/* --- addresses: looking up --- */
 
-#define CONC__ADDRESSES 4 /* of a name, at most */
+/* How many addresses of a name are tried, at most. */
+#define CONC__ADDRESSES 4
 
+/* An address as the system has it. */
 typedef struct conc__place {
   struct sockaddr_storage address;
-  socklen_t size;
+  socklen_t size; /* bytes of it */
 } conc__place;
 
-/* What conc_listen and conc_connect understand. Names are resolved by a
-   thread, so that only the caller waits. */
+/* A host and a port that are looked up: by the caller if the host is a number,
+   by a thread if it is a name, since getaddrinfo() can be neither stopped nor
+   given a timeout. The thread may outlive the call, so all that it uses is
+   here and on the heap. Before the thread starts, and after it was joined, all
+   of this is the caller's; in between it is the thread's, but for `left`. */
 typedef struct conc__resolve {
-  conc_task task; /* first: it is a task */
+  conc_task task; /* of the thread; first, so that it is a task */
   char host[256], port[32];
-  bool passive;
-  int family; /* AF_UNSPEC: any */
-  int rc;
-  unsigned left; /* the first of caller and thread has: the other frees it */
-  conc__place places[CONC__ADDRESSES];
+  bool passive;  /* for conc_listen */
+  int family;    /* AF_UNSPEC: any */
+  int rc;        /* the thread's result */
+  unsigned left; /* 0: caller and thread both use this. Each sets 1 when it
+                    leaves; the second to do so must free it */
+  conc__place places[CONC__ADDRESSES]; /* the first `count` are found */
   int count;
 } conc__resolve;
 
+/* Looks a host and a port up, for as long as it takes. `flags`: AI_NUMERICHOST
+   for numbers only, which does not wait. 0; -ENOENT for no such host (or for
+   a host that is no number), -EAGAIN, -ENOMEM. */
 CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
   struct addrinfo hints;
   struct addrinfo *info = NULL;
@@ -11082,8 +11209,9 @@ CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
 
 CONC__PRIVATE void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
 
-/* For what a thread frees: its destructors run when it has done with its
-   task. */
+/* A thread cannot free its conc__resolve itself, for its task is in there and
+   is used by the library after the target has returned. So it hangs it on this
+   key, whose destructor runs when the thread has done with its task. */
 static pthread_key_t conc__resolve_key;
 static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
 static int conc__resolve_error;
@@ -11093,10 +11221,14 @@ CONC__PRIVATE void conc__resolve_make_key(void) {
       -pthread_key_create(&conc__resolve_key, conc__resolve_free);
 }
 
+/* The caller or the thread uses it no longer. True: the other one has left
+   before, so it must be freed here. Acquire and release, for the second one
+   frees what the first one wrote. */
 CONC__PRIVATE bool conc__resolve_leave(conc__resolve *r) {
   return __atomic_exchange_n(&r->left, 1u, __ATOMIC_ACQ_REL) != 0;
 }
 
+/* What the thread runs. `rc` is written before the thread leaves. */
 CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   conc__resolve *r = (conc__resolve *)arg;
   r->rc = conc__resolve_now(r, 0);
@@ -11104,7 +11236,40 @@ CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   return NULL;
 }
 
-/* Splits "host:port", "[v6]:port", ":port", "*:port", "port". */
+/* Looks a name up in a thread, so that only the caller waits, and only until
+   the deadline. 0 or negative errno; *resolve is NULL if the thread is still
+   at it and has become its owner. */
+CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
+                                      double deadline) {
+  conc__resolve *r = *resolve;
+  int rc;
+  pthread_once(&conc__resolve_once, conc__resolve_make_key);
+  r->task.target = conc__resolve_thread;
+  r->task.arg = r;
+  r->task.name = "conc-resolve";
+  rc = conc__resolve_error;
+  if (rc == 0) rc = conc_thread_start(&r->task);
+  if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
+  if (rc == 0) rc = r->rc;
+  if (!conc_is_alive(&r->task)) return rc; /* joined, or never started */
+  /* Timed out or cancelled. If the caller leaves first, the thread frees it
+     some time; *resolve must not be looked at from here on. */
+  if (!conc__resolve_leave(r)) {
+    *resolve = NULL;
+    return rc;
+  }
+  /* The thread left first, and so does not free it; but until its end it uses
+     its task. That is near, so this wait needs no limit, and a cancellation
+     of it changes nothing. */
+  while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+  return rc;
+}
+
+/* --- addresses: what callers write --- */
+
+/* Splits "host:port", "[v6]:port", ":port", "*:port", "port" into r->host and
+   r->port. What is no address is refused here, before anything is asked or
+   waited for: 0 or -EINVAL. */
 CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
                                       bool listening) {
   const char *colon = strrchr(address, ':');
@@ -11113,6 +11278,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   const char *host = address;
   unsigned long number = 0;
   const char *p;
+  /* The last colon ends the host, so "::1:80" is host "::1"; brackets only
+     make that readable. */
   if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
     host++;
     n -= 2;
@@ -11121,6 +11288,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   }
   if (n >= sizeof r->host || strlen(port) >= sizeof r->port || *port == 0)
     return -EINVAL;
+  /* A name of a service ("http") would be looked up, and a number over 65535
+     would be cut: both are refused. */
   for (p = port; *p != 0; p++) {
     if (*p < '0' || *p > '9') return -EINVAL;
     number = number * 10 + (unsigned long)(*p - '0');
@@ -11138,18 +11307,22 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   return 0;
 }
 
-/* Makes socket addresses, up to n. Their number, or negative errno. */
+/* Makes socket addresses of what conc_listen (`listening`) and conc_connect
+   take, up to n of them, in `out`. Their number, or negative errno; -ETIMEDOUT
+   and -ECANCELED only if the host is a name. */
 CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
                                       int family, double deadline,
                                       conc__place *out, int n) {
   struct sockaddr_un *un = (struct sockaddr_un *)&out->address;
   conc__resolve *r;
   int rc;
+  /* The system gets a unix address whole, whatever the path's length. */
   memset(out, 0, sizeof *out);
   if (address == NULL || *address == 0) {
     if (!listening) return -EINVAL;
     address = "127.0.0.1:0";
   }
+  /* A path before anything else: it may hold colons, and a host no '/'. */
   if (strchr(address, '/') != NULL) {
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
@@ -11162,25 +11335,11 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
   memset(r, 0, sizeof *r);
   r->family = family;
   rc = conc__address_split(r, address, listening);
-  if (rc == 0) {
-    rc = conc__resolve_now(r, AI_NUMERICHOST);
-    if (rc == -ENOENT) {
-      pthread_once(&conc__resolve_once, conc__resolve_make_key);
-      r->task.target = conc__resolve_thread;
-      r->task.arg = r;
-      r->task.name = "conc-resolve";
-      rc = conc__resolve_error;
-      if (rc == 0) rc = conc_thread_start(&r->task);
-      if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
-      if (rc == 0) rc = r->rc;
-      /* Nothing stops getaddrinfo: what it still uses must stay behind. */
-      if (conc_is_alive(&r->task)) {
-        if (!conc__resolve_leave(r)) return rc;
-        while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
-      }
-    }
-  }
-  if (rc == 0) {
+  /* Numbers first, in this thread: that takes microseconds and no thread.
+     -ENOENT says that the host is no number, so perhaps a name. */
+  if (rc == 0) rc = conc__resolve_now(r, AI_NUMERICHOST);
+  if (rc == -ENOENT) rc = conc__resolve_await(&r, deadline);
+  if (rc == 0) { /* then r is still ours */
     rc = r->count < n ? r->count : n;
     memcpy(out, r->places, (size_t)rc * sizeof *out);
   }
@@ -11188,9 +11347,14 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
   return rc;
 }
 
-/* A socket file remains when its owner has died: then it may be replaced.
-   Asked by a socket for datagrams: if there is one for a stream, it says only
-   that it is none (EPROTOTYPE), and its owner sees nothing of it. */
+/* --- sockets: listening --- */
+
+/* Removes a socket file whose owner has died, since the file remains then.
+   Whether it has is asked by a socket for datagrams: a socket for streams that
+   lives refuses that by EPROTOTYPE, and its owner sees no connection. True: it
+   was stale and is removed. If another process replaces the same stale file
+   between our connect() and our unlink(), it loses its file: POSIX has no call
+   that would do both at once. */
 CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
@@ -11205,7 +11369,8 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* A socket that is bound to an address; or negative errno. */
+/* A socket of that type that is bound to an address; or negative errno. Waits
+   without a limit if the host is a name. */
 CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   conc__place a;
   const struct sockaddr *addr = (const struct sockaddr *)&a.address;
@@ -11217,6 +11382,9 @@ CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   is_unix = a.address.ss_family == AF_UNIX;
   fd = conc__socket(a.address.ss_family, type);
   if (fd < 0) return fd;
+  /* Else a server that is started again fails for a minute, while connections
+     of the old one are in TIME_WAIT. For datagrams it would let two sockets
+     have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
@@ -11236,18 +11404,22 @@ CONC_API int conc_listen(const char *address) {
   return rc;
 }
 
+/* Lets small messages out at once, as requests and replies must be. */
 CONC__PRIVATE void conc__set_nodelay(int fd) {
-  int one = 1; /* fails on unix sockets, which need none */
+  int one = 1; /* this fails on unix sockets, which need it not */
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
-/* A number that was used before, and perhaps closed by close(). */
+/* The system has just given this number to a new file. Its former file may
+   have been closed by plain close(), of which the loop has not heard: what the
+   loop knows is forgotten, so that no edge of the old file is waited for. */
 CONC__PRIVATE void conc__fd_is_new(int fd) {
   conc__fd *entry = conc__fd_known(fd);
   if (entry != NULL) conc__fd_renew(entry);
 }
 
-/* Whether a socket listens, as far as the system tells: macOS does not. */
+/* Whether a socket listens. True also where the system cannot say so, as on
+   macOS. */
 CONC__PRIVATE bool conc__may_listen(int fd) {
   int listens = 0;
   socklen_t length = (socklen_t)sizeof listens;
@@ -11256,6 +11428,10 @@ CONC__PRIVATE bool conc__may_listen(int fd) {
   return listens != 0;
 }
 
+/* accept() knows no MSG_DONTWAIT: a listener that was ready would block if the
+   client went away, or another process was faster, just before the call. So it
+   is made non-blocking, but only if it is a listener: for others accept()
+   fails, and their mode must stay. */
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
@@ -11277,6 +11453,7 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__fd_is_new(client);
       return client;
     }
+    /* A client that has gone before it was accepted is no failure. */
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
     rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
@@ -11284,6 +11461,9 @@ CONC_API int conc_accept(int fd, double timeout) {
   }
 }
 
+/* --- sockets: connecting --- */
+
+/* Connects to one address. A descriptor, or negative errno. */
 CONC__PRIVATE int conc__socket_connect(const conc__place *place,
                                        double deadline) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
@@ -11292,6 +11472,9 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
   if (fd < 0) return fd;
   while (connect(fd, addr, place->size) < 0) {
     rc = -errno;
+    /* It goes on in the system, also after a signal: connect() is not called
+       again, which would say EALREADY. When the socket can be written to, its
+       pending error is the result. */
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
       rc = conc__fd_wait(fd, CONC_WRITE, deadline);
       if (rc > 0) {
@@ -11303,7 +11486,8 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
       break;
     }
     if (rc != -EAGAIN) break;
-    /* A unix socket whose backlog is full cannot be waited for. */
+    /* A unix socket whose backlog is full: nothing can be waited for, so it
+       is tried again. */
     rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc != 0) break;
   }
@@ -11311,7 +11495,7 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
     conc__set_nodelay(fd);
     return fd;
   }
-  conc_close(fd);
+  conc_close(fd); /* the loop may know it by now */
   return rc;
 }
 
@@ -11322,13 +11506,16 @@ CONC_API int conc_connect(const char *address, double timeout) {
   int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
                               CONC__ADDRESSES);
   if (n < 0) return n;
+  /* All in one time limit: an address that does not answer takes all of it. A
+     cancelled caller wants no other one. */
   do fd = conc__socket_connect(&places[i], deadline);
   while (fd < 0 && ++i < n && fd != -ECANCELED &&
          conc__remaining(deadline) > 0);
   return fd;
 }
 
-/* Says an address in words, as snprintf does. */
+/* Writes an address as conc_connect takes it, and returns its length, as
+   snprintf does. "" for what has none. */
 CONC__PRIVATE ssize_t conc__address_text(const struct sockaddr_storage *a,
                                          socklen_t length, char *buf,
                                          size_t size) {
@@ -11362,6 +11549,8 @@ CONC_API int conc_datagram_open(const char *address) {
   return conc__socket_at(address, SOCK_DGRAM);
 }
 
+/* The address is looked up in the family of the socket: one of IPv4 cannot
+   send to "::1". */
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -11370,6 +11559,7 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
   int family, rc;
   a.size = (socklen_t)sizeof a.address;
   if (getsockname(fd, addr, &a.size) < 0) return -errno;
+  /* AF_UNIX is said by the '/' in a path, and not by getaddrinfo(). */
   family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
   rc = conc__address_parse(address, false, family, deadline, &a, 1);
   while (rc >= 0) {
@@ -11380,12 +11570,14 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
     if (!conc__would_block(errno)) return -errno;
     if (addr->sa_family != AF_UNIX)
       rc = conc__fd_wait(fd, CONC_WRITE, deadline);
-    else /* it can be written to, but the receiver's queue is full */
+    else /* it polls writable; what is full is the receiver's queue */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
   }
   return rc;
 }
 
+/* By recvmsg(), for only its flags tell that a datagram was longer than the
+   buffer. */
 CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
                                        char *from, size_t from_size,
                                        double timeout) {
@@ -11397,7 +11589,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   if (from_size > 0) from[0] = 0;
   do {
     ssize_t n;
-    memset(&m, 0, sizeof m);
+    memset(&m, 0, sizeof m); /* in each turn, for the call writes to it */
     part.iov_base = buf;
     part.iov_len = size;
     m.msg_iov = &part;
@@ -11406,6 +11598,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
     m.msg_namelen = (socklen_t)sizeof a;
     n = recvmsg(fd, &m, MSG_DONTWAIT);
     if (n >= 0) {
+      /* An address that does not fit would be another one: then "". */
       if (from_size > 0 && m.msg_namelen > 0 &&
           conc__address_text(&a, m.msg_namelen, from, from_size) >=
               (ssize_t)from_size)
@@ -11419,91 +11612,67 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   return rc;
 }
 
-/* --- buffered streams --- */
+/* --- streams: reading ---
 
-#define CONC__STREAM_CHUNK 4096
-#define CONC__STREAM_HIGH_WATER 65536
+   Two locks, one to read and one to write, make each call whole: it holds its
+   lock from beginning to end, also while it waits for the descriptor. Bytes
+   leave `in` only when a call succeeds: one that is cancelled or times out has
+   read nothing, and what came for it is the next call's. */
 
-CONC__PRIVATE size_t conc__bytes_count(const struct conc__bytes *b) {
-  return b->end - b->first;
+#define CONC__STREAM_CHUNK 4096       /* bytes of the first room */
+#define CONC__STREAM_HIGH_WATER 65536 /* default of .high_water */
+
+/* Makes room for n bytes; at first for a chunk at least. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__stream_reserve(conc__buffer *b, size_t n) {
+  if (b->capacity == 0 && n < CONC__STREAM_CHUNK) n = CONC__STREAM_CHUNK;
+  return conc__buffer_reserve(b, n);
 }
 
-/* Makes room for n bytes at the end. */
-CONC__PRIVATE int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
-  size_t count = conc__bytes_count(b);
-  size_t size = b->size * 2;
-  unsigned char *data;
-  if (n <= b->size - b->end) return 0;
-  if (n > SIZE_MAX / 2 - count) return -ENOMEM;
-  /* Moved only by as much as was taken off before: so each byte is moved
-     once on the average. */
-  if (b->first >= count && n <= b->size - count) {
-    memmove(b->data, b->data + b->first, count);
-    b->first = 0;
-    b->end = count;
-    return 0;
-  }
-  if (size < CONC__STREAM_CHUNK) size = CONC__STREAM_CHUNK;
-  if (size < b->end + n) size = b->end + n;
-  data = (unsigned char *)CONC_REALLOC(b->data, size);
-  if (data == NULL) return -ENOMEM;
-  b->data = data;
-  b->size = size;
-  return 0;
-}
-
-CONC__PRIVATE void conc__bytes_free(struct conc__bytes *b) {
-  CONC_FREE(b->data);
-  memset(b, 0, sizeof *b);
-}
-
-/* Takes n bytes off the front, into `out` unless that is NULL. */
-CONC__PRIVATE void conc__bytes_take(struct conc__bytes *b, void *out,
-                                    size_t n) {
-  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
-  b->first += n;
-  if (b->first < b->end) return;
-  b->first = b->end = 0;
-  if (b->size > CONC__STREAM_HIGH_WATER) conc__bytes_free(b);
-}
-
-/* Reads more, to have `need` bytes some time. As conc_read. */
+/* Reads more, so as to have `need` bytes some time: there is room for all of
+   them, so that a large read takes few system calls. Returns what conc_read
+   does, or -ENOMEM. The caller has the lock for reading. */
 CONC__PRIVATE ssize_t conc__stream_fill(conc_stream *s, size_t need,
                                         double deadline) {
-  size_t count = conc__bytes_count(&s->in);
+  size_t count = conc__buffer_count(&s->in);
   size_t room = need > count ? need - count : 0;
   ssize_t n;
+  CONC__CHECK(conc__lock_is_mine(&s->reading, conc__self()->id));
   if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
-  n = conc__bytes_reserve(&s->in, room);
+  n = conc__stream_reserve(&s->in, room);
   if (n != 0) return n;
-  n = conc_read(s->fd, s->in.data + s->in.end, s->in.size - s->in.end,
+  n = conc_read(s->fd, s->in.data + s->in.size, s->in.capacity - s->in.size,
                 conc__remaining(deadline));
-  if (n > 0) s->in.end += (size_t)n;
+  if (n > 0) s->in.size += (size_t)n;
   return n;
 }
 
-/* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
-   not taken. */
+/* Acquires one of a stream's locks. After a fork its owner may be a thread
+   that only the parent has: -EOWNERDEAD, as from conc_lock_acquire, but the
+   lock is given back at once, so that a failed call holds nothing. Later calls
+   find it free: whether the stream is of any use then, the caller knows. */
 CONC__PRIVATE int conc__stream_enter(conc_lock *lock, double timeout) {
   int rc = conc_lock_acquire(lock, timeout);
   if (rc == -EOWNERDEAD) conc_lock_release(lock);
   return rc;
 }
 
+/* What is in the buffer comes first, without a system call; only if there is
+   nothing does it read. */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
                                   double timeout) {
   double deadline = conc__deadline(timeout);
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
-  if (conc__bytes_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
+  /* Large reads of an empty buffer go past it: one copy less. */
+  if (conc__buffer_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
     n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
   } else {
-    if (conc__bytes_count(&stream->in) == 0 && size > 0)
+    if (conc__buffer_count(&stream->in) == 0 && size > 0)
       n = conc__stream_fill(stream, 1, deadline);
     if (n >= 0) {
-      size_t count = conc__bytes_count(&stream->in);
+      size_t count = conc__buffer_count(&stream->in);
       if (size > count) size = count;
-      conc__bytes_take(&stream->in, buf, size);
+      conc__buffer_take(&stream->in, buf, size);
       n = (ssize_t)size;
     }
   }
@@ -11517,22 +11686,26 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
   n = 1;
-  while (n > 0 && conc__bytes_count(&stream->in) < size)
+  while (n > 0 && conc__buffer_count(&stream->in) < size)
     n = conc__stream_fill(stream, size, deadline);
   if (n >= 0) {
-    if (n == 0) size = conc__bytes_count(&stream->in);
-    conc__bytes_take(&stream->in, buf, size);
+    if (n == 0) size = conc__buffer_count(&stream->in);
+    conc__buffer_take(&stream->in, buf, size);
     n = (ssize_t)size;
   }
   conc_lock_release(&stream->reading);
   return n;
 }
 
-/* How many of the bytes go to the end of the first separator, looked for from
-   `from` on; 0: there is none. */
-CONC__PRIVATE size_t conc__bytes_find(const unsigned char *p, size_t count,
-                                      const unsigned char *separator, size_t n,
-                                      size_t from) {
+/* --- streams: separators --- */
+
+/* How many of the `count` bytes at p there are up to the end of the first
+   separator of n bytes, which is looked for from byte `from` on; 0: there is
+   none. count >= n. */
+CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
+                                          const unsigned char *separator,
+                                          size_t n, size_t from) {
+  CONC__CHECK(from <= count);
   while (count - from >= n) {
     const void *at = memchr(p + from, separator[0], count - from - n + 1);
     if (at == NULL) return 0;
@@ -11543,36 +11716,42 @@ CONC__PRIVATE size_t conc__bytes_find(const unsigned char *p, size_t count,
   return 0;
 }
 
+/* Each turn looks only at what has come since the last one, so that a long
+   line costs time in proportion to its length. `from`: no separator begins
+   before that byte. */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout) {
   double deadline = conc__deadline(timeout);
-  struct conc__bytes *in = &stream->in;
-  size_t from = 0; /* no separator begins before that */
+  conc__buffer *in = &stream->in;
+  size_t from = 0;
   ssize_t rc;
   if (n == 0) return -EINVAL;
   rc = conc__stream_enter(&stream->reading, timeout);
   if (rc != 0) return rc;
   for (;;) {
-    size_t count = conc__bytes_count(in);
-    size_t length = count < n ? 0
-                              : conc__bytes_find(in->data + in->first, count,
-                                                 (const unsigned char *)
-                                                     separator,
-                                                 n, from);
+    size_t count = conc__buffer_count(in);
+    size_t length =
+        count < n
+            ? 0
+            : conc__separator_find(in->data + in->first, count,
+                                   (const unsigned char *)separator, n, from);
+    /* Also if all has come, and even if more of it would bring a separator:
+       what is returned does not depend on how the bytes arrive. */
     if (length > size || (length == 0 && count >= size)) {
       rc = -EMSGSIZE;
       break;
     }
     if (length == 0) {
+      /* The last n - 1 bytes may be the beginning of one. */
       if (count >= n) from = count - n + 1;
       rc = conc__stream_fill(stream, 0, deadline);
       if (rc > 0) continue;
       if (rc < 0) break;
-      length = count; /* the end */
+      length = count; /* the end: what there is, without a separator */
     }
-    conc__bytes_take(in, buf, length);
+    conc__buffer_take(in, buf, length);
     rc = (ssize_t)length;
     break;
   }
@@ -11589,18 +11768,24 @@ CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
   return n;
 }
 
-/* Sends all. The caller has the lock. */
+/* --- streams: writing --- */
+
+/* Sends all that is in `out`. The caller has the lock for writing. A timeout
+   or a cancellation leaves the rest there, to be sent later. After any other
+   error nothing can be sent in order any more: the rest is dropped, and all
+   later writes fail by the same error. 0 or negative errno. */
 CONC__PRIVATE int conc__stream_drain(conc_stream *s, double deadline) {
   int kind = CONC__FD_SOCKET;
-  while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
+  CONC__CHECK(conc__lock_is_mine(&s->writing, conc__self()->id));
+  while (s->error == 0 && conc__buffer_count(&s->out) > 0) {
     ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
-                                 conc__bytes_count(&s->out), &kind, deadline);
+                                 conc__buffer_count(&s->out), &kind, deadline);
     if (n == -ETIMEDOUT || n == -ECANCELED) return (int)n;
     if (n < 0) {
       s->error = (int)n;
-      conc__bytes_free(&s->out);
+      conc__buffer_free(&s->out);
     } else {
-      conc__bytes_take(&s->out, NULL, (size_t)n);
+      conc__buffer_take(&s->out, NULL, (size_t)n);
     }
   }
   return s->error;
@@ -11614,13 +11799,13 @@ CONC_API int conc_stream_write(conc_stream *stream, const void *data,
   int rc = conc__stream_enter(&stream->writing, timeout);
   if (rc != 0) return rc;
   rc = stream->error;
-  if (rc == 0 && conc__bytes_count(&stream->out) >= high)
+  /* Before the new bytes are added, so that a call that fails has added none.
+     Memory is reserved last: it may not be had, and then nothing is written
+     either. */
+  if (rc == 0 && conc__buffer_count(&stream->out) >= high)
     rc = conc__stream_drain(stream, deadline);
-  if (rc == 0 && size > 0) rc = conc__bytes_reserve(&stream->out, size);
-  if (rc == 0 && size > 0) {
-    memcpy(stream->out.data + stream->out.end, data, size);
-    stream->out.end += size;
-  }
+  if (rc == 0 && size > 0) rc = conc__stream_reserve(&stream->out, size);
+  if (rc == 0) conc__buffer_append(&stream->out, data, size); /* has room */
   conc_lock_release(&stream->writing);
   return rc;
 }
@@ -11634,17 +11819,19 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
   return rc;
 }
 
+/* Without the locks: no other task may use the stream by now. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   int rc = conc_stream_flush(stream, timeout);
   int closed = conc_close(stream->fd);
-  conc__bytes_free(&stream->in);
-  conc__bytes_free(&stream->out);
+  conc__buffer_free(&stream->in);
+  conc__buffer_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
 }
 
 /* --- signals --- */
 
+/* 0, or -EINVAL for none, or for a number that is no signal. */
 CONC__PRIVATE int conc__signal_set(sigset_t *set, const int *signals,
                                    size_t n) {
   size_t i;
@@ -11660,71 +11847,81 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
   return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
 }
 
+/* Takes a signal of the set, which this thread blocks: so it stays pending,
+   for the thread or for the process, until some waiter takes it. The number of
+   the signal, or negative errno. */
+#if CONC_HAVE_SIGNALFD
+CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+  struct signalfd_siginfo info;
+  int fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  int rc;
+  if (fd < 0) return -errno;
+  do {
+    rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+             ? (int)info.ssi_signo
+             : -errno;
+    if (rc != -EAGAIN && rc != -EINTR) break;
+    rc = conc__fd_wait(fd, CONC_READ, deadline);
+  } while (rc > 0); /* it was pending; another waiter may have taken it */
+  conc_close(fd);   /* the loop knows it */
+  return rc;
+}
+#else
+CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    int rc = sigtimedwait(set, NULL, &none);
+    if (rc > 0) return rc;
+    /* A coroutine must not block in sigwait(), and a thread must see that it
+       is cancelled: both look now and then. */
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) return rc;
+  }
+}
+#endif
+
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   sigset_t set, blocked;
   size_t i;
   int rc = conc__signal_set(&set, signals, n);
   if (rc != 0) return rc;
+  /* A signal that is not blocked does what its disposition says, perhaps kill
+     the process, and would never be waited for. */
   pthread_sigmask(SIG_BLOCK, NULL, &blocked);
   for (i = 0; i < n; i++)
     if (!sigismember(&blocked, signals[i])) return -EINVAL;
-#if CONC_HAVE_SIGNALFD
-  {
-    struct signalfd_siginfo info;
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0) return -errno;
-    do {
-      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
-               ? (int)info.ssi_signo
-               : -errno;
-      if (rc != -EAGAIN && rc != -EINTR) break;
-      rc = conc__fd_wait(fd, CONC_READ, deadline);
-    } while (rc > 0); /* else another one may have been faster */
-    conc_close(fd);
-  }
-#else
-  for (;;) {
-    struct timespec none = {0, 0};
-    double left;
-    rc = sigtimedwait(&set, NULL, &none);
-    if (rc > 0) break;
-    left = conc__remaining(deadline);
-    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
-    if (rc != 0) break;
-  }
-#endif
-  return rc;
+  return conc__signal_await(&set, deadline);
 }
 
 /* ---------------------------------------------------------------------------
    >>ipc: conc_shared_alloc, and memory by name
+
+   Maps memory that processes share, and knows which of it this process has:
+   the list conc__regions, of which registry keeps the guard and the means to
+   ask who lives. Memory without a name is inherited by fork() and shares the
+   family's registry; memory by name is a file that begins with a registry of
+   its own. The rule for both: whatever process is killed, at any step, the
+   system gives back what it mapped, and its record locks say that it is gone.
    ------------------------------------------------------------------------ */
 
 /* --- memory without a name --- */
 
-CONC_API void *conc_shared_alloc(size_t size) {
-  conc__region *g;
-  int rc, fd = -1;
-  conc__shared_init();
-  if (size == 0 || size > SIZE_MAX / 2) {
-    errno = size == 0 ? EINVAL : ENOMEM;
-    return NULL;
-  }
-  g = (conc__region *)CONC_MALLOC(sizeof *g);
-  if (g == NULL) {
-    errno = ENOMEM;
-    return NULL;
-  }
-  g->size = (size + conc__page - 1) / conc__page * conc__page;
-  conc__mutex_lock(&conc__shared_guard);
-  rc = conc__family_open();
+/* Maps g->size bytes of memory without a name, and puts g on the list. The
+   guard is held throughout: fork() takes it, too, so that a child has either
+   all of this or nothing. 0; or negative errno, and all is as before. */
+CONC__PRIVATE int conc__region_make(conc__region *g) {
+  int fd = -1;
+  int rc = conc__family_open();
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (rc == 0) rc = fd = conc__shared_file(g->size);
   if (rc >= 0) {
     g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
                              fd, 0);
     rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
-    close(fd);
+    close(fd); /* the mapping keeps the file; no record lock is on this one */
   }
   if (rc == 0) {
     g->name = NULL;
@@ -11735,9 +11932,32 @@ CONC_API void *conc_shared_alloc(size_t size) {
     conc__regions = g;
   } else if (conc__family != NULL &&
              conc__registry_local(conc__family)->users == 0) {
+    /* The registry was made just for this region. */
     conc__registry_unmap(conc__family, sizeof *conc__family);
     conc__family = NULL;
   }
+  return rc;
+}
+
+/* Like malloc() it tells its error by errno: a pointer has no room for one.
+   The file that is mapped has no name, so it goes with its last process. */
+CONC_API void *conc_shared_alloc(size_t size) {
+  conc__region *g;
+  int rc;
+  conc__shared_init();
+  if (size == 0 || size > SIZE_MAX / 2) {
+    errno = size == 0 ? EINVAL : ENOMEM;
+    return NULL;
+  }
+  /* First, so that a failure has nothing to undo. */
+  g = (conc__region *)CONC_MALLOC(sizeof *g);
+  if (g == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  conc__mutex_lock(&conc__shared_guard);
+  rc = conc__region_make(g);
   conc__mutex_unlock(&conc__shared_guard);
   if (rc == 0) return g->memory;
   CONC_FREE(g);
@@ -11745,21 +11965,26 @@ CONC_API void *conc_shared_alloc(size_t size) {
   return NULL;
 }
 
-/* The bytes that are mapped from its registry on. */
+/* How many bytes are mapped from its registry on: for memory without a name
+   those of the family's registry alone, for memory by name all of the file. */
 CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
   if (g->name == NULL) return sizeof *g->registry;
   return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
 }
 
-/* The process has it no longer. */
+/* One user of this process has it no longer. With the last user it is unmapped
+   and freed; with the last region of a registry also the registry, whose
+   descriptor is closed: by that this process is dead for all others that use
+   it, so nothing in the memory may still be held. */
 CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
   conc__mutex_lock(&conc__shared_guard);
   while (*p != g) p = &(*p)->next;
+  CONC__CHECK(g->users > 0 && conc__registry_local(r)->users > 0);
   if (--g->users > 0) {
-    g = NULL;
+    g = NULL; /* which is freed below, as nothing */
   } else {
     *p = g->next;
     if (g->name == NULL) munmap(g->memory, g->size);
@@ -11772,7 +11997,8 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   CONC_FREE(g);
 }
 
-/* By its address; or by its name, and then it has one user more. */
+/* The region that begins at `memory`; or that has `name`, if that is not NULL,
+   and then it has one user more. NULL: there is none. */
 CONC__PRIVATE conc__region *conc__region_find(const void *memory,
                                               const char *name) {
   conc__region *g;
@@ -11793,14 +12019,26 @@ CONC_API void conc_shared_free(void *memory) {
 
 /* --- memory by name ---
 
-   A file, with the registry first. Besides the bytes of its entries it has
-   three that are locked: who makes the memory, or begins to use it, has the
-   first to himself; the second is held by a lock that belongs to the
-   descriptor, and so to children that have not got an id yet, where there are
-   such locks; the third is the tracker's. That is a process that waits until
-   it has the locks of all entries, and of the first two: nobody uses it then,
-   nobody has begun to. It removes the file; who has opened it meanwhile sees,
-   once he has the first byte, that it has lost its name, and tries again. */
+   A file in /dev/shm (or /tmp), with the registry first. Behind the bytes of
+   the registry's entries there are three more that are locked, whatever lies
+   there:
+   - OPENS, for writing, by the process that makes the memory or begins to use
+     it, until it is ready: so one process at a time does that
+   - USES, for reading, by a lock that belongs to the open descriptor, and so
+     also to forked children, which have no entry of their own before they
+     first use the memory; where there are such locks (F_OFD_SETLK)
+   - TRACKS, for writing, by the tracker
+   The tracker is a process that waits until it has the locks of all entries,
+   of OPENS and of USES: then no process uses the memory, and none has begun
+   to. It removes the file. A process that has opened the file meanwhile sees,
+   as soon as it has OPENS, that the file has lost its name, and tries again.
+
+   What a killed process leaves: killed before OPENS, an empty file, which the
+   next opener makes; killed with OPENS, in init, say, a file that is not
+   marked as ready, which the tracker removes or the next opener makes anew;
+   killed later, a file that the tracker removes. If the tracker is killed, the
+   next opener starts another one, and a file that no process uses is made anew
+   by its opener. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
@@ -11808,7 +12046,9 @@ enum {
   CONC__BYTE_TRACKS
 };
 
-static conc_lock conc__shared_opening; /* one at a time in a process */
+/* Held by the task that opens memory by name, init() included: one task at a
+   time in a process. */
+static conc_lock conc__shared_opening;
 
 /* Closes all descriptors but 0, however many there are. */
 CONC__PRIVATE void conc__close_others(void) {
@@ -11821,35 +12061,55 @@ CONC__PRIVATE void conc__close_others(void) {
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
 
-/* The tracker of the file that is open as fd. */
+/* --- memory by name: the tracker --- */
+
+/* What the tracker of the file that is open as `fd` does until its end. It is
+   a fork of a process that may have had threads: so it makes system calls
+   only, and no allocation. */
 CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct stat is, was;
   const conc__region *g;
   sigset_t all;
   short type = F_WRLCK;
+  /* Signals to a group of processes, from a terminal, say, are not for it. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, NULL);
   if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
+     with the process that opened the file. */
   close(0);
   if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
-  /* Nothing of what is inherited is in use here: no descriptor, no memory. */
+  /* Nothing that was inherited is in use here. Descriptors would keep other
+     programs' pipes and sockets open. And the inherited descriptors of named
+     files, as well as their mappings, which hold the open file, too, would
+     keep the lock on USES, for which this process would wait for ever. */
   conc__close_others();
   for (g = conc__regions; g != NULL; g = g->next)
     munmap((char *)(void *)g->registry - conc__page,
            conc__page + conc__region_mapped(g));
+  /* The name may belong to a later file by now, which has its own tracker. */
   if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  /* Two openers may have started a tracker each: one of them is enough. */
   if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
   type = F_WRLCK;
+  /* Returns when no process uses the file. This one has OPENS from here on:
+     no other can begin to use the file before it is removed. */
   if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
     return;
+  /* Without a name the path is another file's: an opener whose init() failed
+     has removed this one. */
   if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
 }
 
-/* Sees to it that there is a tracker. It is nobody's child, and of a session
-   of its own, lest it be killed with us. 0 or negative errno. */
+/* Sees to it that there is a tracker; the caller has OPENS. It must outlive
+   this process: so it is in a session of its own, and forked twice, which
+   makes it no child of ours that we would have to wait for. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   short type = F_WRLCK;
   pid_t pid;
+  /* A tracker that is there has not got OPENS, for we have it: so it will not
+     remove the file before we use it. */
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
       type != F_UNLCK)
     return 0;
@@ -11865,15 +12125,20 @@ CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   return 0;
 }
 
-/* Opens the file, and has its first byte. A descriptor, or negative errno;
-   *size is that of the file. */
+/* --- memory by name: opening it --- */
+
+/* Opens the file, and locks OPENS. A descriptor, or negative errno; *size is
+   the file's. The file is made here if there is none, so two processes that do
+   the same at this moment open the same file, and one of them has OPENS. */
 CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   for (;;) {
     struct stat st;
     int rc = 0;
     int fd = conc__fd_lift(
         open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (fd < 0) return fd == -ELOOP ? -EACCES : fd;
+    if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
+    /* /dev/shm and /tmp are open to all users: a file that another user made,
+       or may change, is no place for memory. */
     if (fstat(fd, &st) != 0)
       rc = -errno;
     else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
@@ -11883,8 +12148,13 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
       short type = F_WRLCK;
       if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) == 0)
         break;
+      /* Not F_SETLKW: another process's init() may take long, and this may be
+         a coroutine, or be cancelled. */
       rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
     }
+    /* Looked at with the lock held. Without a name it was removed between our
+       open() and our lock: by the tracker, or by an opener whose init()
+       failed. Then there is another file of that name, or none. */
     if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
     if (rc == 0 && st.st_nlink > 0) {
       *size = st.st_size;
@@ -11895,8 +12165,9 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   }
 }
 
-/* From now on the file is in use, as long as the descriptor is open, in
-   children, too. */
+/* From now on the file is in use as long as the descriptor is open in any
+   process, so also in forked children that have no entry yet. Where there are
+   no such locks, a child gets its entry at once: conc__shared_fork_child. */
 CONC__PRIVATE void conc__named_use(int fd) {
 #ifdef F_OFD_SETLK
   short type = F_RDLCK;
@@ -11906,7 +12177,35 @@ CONC__PRIVATE void conc__named_use(int fd) {
 #endif
 }
 
-/* The memory of an open file whose first byte we have. */
+/* --- memory by name: making it --- */
+
+/* Whether the file of this size, whose OPENS we have, holds memory that is
+   ready and in use: 1 and it is mapped as it is; 0 and it is made anew;
+   -EINVAL if it is of another size than `want` (in whole pages with the
+   registry: `all`) or of another version of this library; negative errno. */
+CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
+                                      off_t all) {
+  struct conc__registry old;
+  short type = F_WRLCK;
+  memset(&old, 0, sizeof old);
+  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  /* Not marked as ready: it is new, or its maker died in init(), which may
+     have left anything. */
+  if (old.made == 0) return 0;
+  /* No process has an entry, or the file open: it is left from a time without
+     a tracker. Our own lock on OPENS does not count as another one's. */
+  if (conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) != 0 ||
+      type == F_UNLCK)
+    return 0;
+  return old.made == CONC__REGISTRY_READY && old.size == want && size == all
+             ? 1
+             : -EINVAL;
+}
+
+/* Maps the memory of an open file whose OPENS we have, and makes it if it has
+   not been made. g->size is what the caller asked for, and is in whole pages
+   afterwards. 0 or negative errno; then g->registry says whether g is on the
+   list, and is the owner of `fd`. */
 CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
                                    off_t size, int (*init)(void *, void *),
                                    void *arg) {
@@ -11914,21 +12213,11 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
   size_t head = (sizeof *g->registry + page - 1) / page * page;
   size_t pages = (g->size + page - 1) / page * page;
   struct conc__registry *r;
-  struct conc__registry old;
   uint64_t want = g->size;
-  short type = F_WRLCK;
-  bool made;
   int rc = 0;
-  memset(&old, 0, sizeof old);
-  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
-  /* What nobody uses any more is left from a time without a tracker; and who
-     died in init may have left anything. */
-  made = old.made != 0 &&
-         conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) == 0 &&
-         type != F_UNLCK;
-  if (made && (old.made != CONC__REGISTRY_READY || old.size != want ||
-               size != (off_t)(head + pages)))
-    return -EINVAL;
+  int made = conc__named_is_made(fd, size, want, (off_t)(head + pages));
+  if (made < 0) return made;
+  /* To nothing first: whatever was in there becomes zeros. */
   if (!made && (ftruncate(fd, 0) != 0 ||
                 ftruncate(fd, (off_t)(head + pages)) != 0))
     return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
@@ -11938,49 +12227,59 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
   g->users = conc__registry_local(r)->users = 1;
   g->registry = r;
   g->memory = (char *)(void *)r + head;
+  /* On the list before init(), whose ..._init_shared look their registry up
+     there; and before the entry, which a fork must find, to take it from the
+     child. */
   conc__mutex_lock(&conc__shared_guard);
   g->next = conc__regions;
   conc__regions = g;
   conc__mutex_unlock(&conc__shared_guard);
+  /* Both before there is a tracker, and OPENS is given back after all: at no
+     moment does the file look as if no process used it. */
   if (conc__registry_self(r) == 0) rc = -EAGAIN;
   conc__named_use(fd);
   if (rc == 0) rc = conc__tracker_start(path, fd);
   if (rc == 0 && !made) {
     r->size = want;
     if (init != NULL) rc = init(g->memory, arg);
+    /* The mark comes last: a process that is killed before it, in init(), say,
+       leaves a file that the next opener makes anew. */
     if (rc >= 0) CONC__STORE(&r->made, CONC__REGISTRY_READY);
   }
   if (rc >= 0) return 0;
+  /* Others that have opened it see so as soon as they have OPENS. */
   if (!made) unlink(path);
   return rc;
 }
 
-CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
-                                     int (*init)(void *, void *), void *arg) {
+/* --- conc_shared_open --- */
+
+/* Whether memory may have that name and that size: 0, -EINVAL, -ENOMEM. A name
+   becomes part of a path, so what it may hold is listed, and '/' is not. */
+CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
   static const char allowed[] =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   size_t length = strlen(name);
-  conc__region *g;
+  if (length == 0 || length > 200 || strspn(name, allowed) != length)
+    return -EINVAL;
+  if (size == 0) return -EINVAL;
+  return size > SIZE_MAX / 4 ? -ENOMEM : 0;
+}
+
+/* Maps memory by a name that this process does not have yet. The caller has
+   conc__shared_opening, and with it the promise that no other thread opens the
+   file: record locks belong to the process, so two threads would not exclude
+   each other, and the one to close its descriptor would drop all locks. */
+CONC__PRIVATE int conc__named_map(const char *name, size_t size,
+                                  int (*init)(void *, void *), void *arg,
+                                  void **out) {
+  size_t length = strlen(name);
+  conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
   char path[256];
   off_t was = 0;
   short type = F_UNLCK;
   int fd, rc;
-  if (length == 0 || length > 200 || strspn(name, allowed) != length)
-    rc = -EINVAL;
-  else if (size == 0 || size > SIZE_MAX / 4)
-    rc = size == 0 ? -EINVAL : -ENOMEM;
-  else
-    rc = 0;
-  if (rc == 0 && (g = conc__region_find(NULL, name)) != NULL) {
-    if (g->registry->size == size) return g->memory;
-    conc__region_drop(g);
-    rc = -EINVAL;
-  }
-  g = rc == 0 ? (conc__region *)CONC_MALLOC(sizeof *g + length + 1) : NULL;
-  if (g == NULL) {
-    errno = rc != 0 ? -rc : ENOMEM;
-    return NULL;
-  }
+  if (g == NULL) return -ENOMEM;
   memset(g, 0, sizeof *g);
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
@@ -11989,17 +12288,39 @@ CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
   rc = fd = conc__named_file(path, &was);
   if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
   if (rc >= 0) {
+    /* Last: only now may the next process see the memory, or the tracker ask
+       if it is in use, which it is by the entry that we hold. */
     conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type);
-    return g->memory;
+    *out = g->memory;
+    return 0;
   }
+  /* Either way the descriptor is closed, and the first byte free by that. */
   if (g->registry != NULL) {
     conc__region_drop(g);
   } else {
     if (fd >= 0) close(fd);
     CONC_FREE(g);
   }
-  errno = -rc;
-  return NULL;
+  return rc;
+}
+
+/* The memory of a name, in *out: 0, or negative errno. The caller has
+   conc__shared_opening, so no name is looked for while it is being made. */
+CONC__PRIVATE int conc__named_open(const char *name, size_t size,
+                                   int (*init)(void *, void *), void *arg,
+                                   void **out) {
+  conc__region *g;
+  int rc = conc__named_check(name, size);
+  CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
+  if (rc != 0) return rc;
+  g = conc__region_find(NULL, name); /* has one user more now */
+  if (g == NULL) return conc__named_map(name, size, init, arg, out);
+  if (g->registry->size != size) {
+    conc__region_drop(g);
+    return -EINVAL;
+  }
+  *out = g->memory;
+  return 0;
 }
 
 CONC_API void *conc_shared_open(const char *name, size_t size,
@@ -12009,9 +12330,10 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
   int rc;
   conc__shared_init();
   rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  /* -EOWNERDEAD: a thread of our parent was opening memory when we were
+     forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    memory = conc__named_open(name, size, init, arg);
-    rc = -errno;
+    rc = conc__named_open(name, size, init, arg, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
@@ -12951,11 +13273,9 @@ CONC__PRIVATE int conc__popen_read_some(int *fd, conc_output *o, size_t *room,
                                         bool wanted) {
   ssize_t n;
   if (*room - o->size < 4096) {
-    size_t more = *room < 4096 ? 65536 : *room * 2;
-    char *data = (char *)CONC_REALLOC(o->data, more);
+    void *data = conc__grow(o->data, room, o->size + 65536, 1);
     if (data == NULL) return -ENOMEM;
-    o->data = data;
-    *room = more;
+    o->data = (char *)data;
   }
   n = read(*fd, o->data + o->size, *room - o->size - 1);
   conc__pipe_widen(*fd, n);
@@ -13669,7 +13989,7 @@ CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
   m->input = input;
   m->input_size = size;
   m->extra.data = NULL;
-  m->extra.size = m->extra.capacity = 0;
+  m->extra.size = m->extra.capacity = m->extra.first = 0;
 }
 
 CONC__PRIVATE void conc__maker_free(conc__maker *m) {
@@ -15063,7 +15383,7 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
 
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   *out = NULL;
   *size = 0;
@@ -15084,7 +15404,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
    Python 2 peer. After an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
-  conc__buffer old = {NULL, 0, 0};
+  conc__buffer old = {NULL, 0, 0, 0};
   conc_value *v = NULL;
   int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
   if (rc != 0) return rc;
@@ -16079,7 +16399,7 @@ CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
 
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc__writer s;
   conc__walk w;
   int step, rc;
@@ -16117,27 +16437,40 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
    >>pipe: messages over a pair of sockets that keep their bounds
 
    A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
-   more is in a file, whose descriptor travels with it. So the system sends it
-   as a whole, whatever its length. That long ones bring so many bytes along
-   all the same lets only some of them be under way at a time.
+   more is in a file, whose descriptor travels with it. So the system sends the
+   message as a whole, whatever its length, and a process that is killed at any
+   step has sent all of it or nothing: there is no half of a message that a
+   receiver would have to put together or throw away. A long message brings
+   32 KiB along all the same, so that a pipe is full after some of them.
+
+   Nothing here has a guard: the system's socket buffer is the queue. Several
+   tasks and processes may receive at one end: what one of them has seen by a
+   peek, another one may take, so a receiver looks at what it has taken as if
+   it had not seen it. Uses io to wait, os for files, pickle for values.
    ------------------------------------------------------------------------ */
 
-#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_DATA 32768 /* bytes beside the head, at most */
 #define CONC__PACKET_MAGIC 0x636f6e63u
 
 enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
 
+/* The head, in the byte order of this machine: a pipe does not leave it. */
 typedef struct conc__packet {
-  uint64_t size; /* of the message */
-  uint32_t kind;
-  uint32_t magic;
+  uint64_t size;  /* bytes of the message; 0 for a descriptor */
+  uint32_t kind;  /* CONC__PACKET_MESSAGE or CONC__PACKET_DESCRIPTOR */
+  uint32_t magic; /* CONC__PACKET_MAGIC: not from a stranger's send() */
 } conc__packet;
 
+/* Room for the one descriptor that travels with a packet, aligned as the
+   system wants it. */
 typedef union conc__control {
   struct cmsghdr head;
   unsigned char space[64];
 } conc__control;
 
+/* --- making; packets --- */
+
+/* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET;
   int fds[2];
@@ -16159,17 +16492,22 @@ CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
 
 CONC_API int conc_pipe_one_way(int *reader, int *writer) {
   int rc = conc__pipe_open(reader, writer);
+  /* For the socket, not for this descriptor: so in all processes, and the
+     writer's end reads nothing but the end. */
   if (rc == 0) shutdown(*reader, SHUT_WR);
   return rc;
 }
 
-/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor, of
+   which the packet has a copy of its own. 0; negative errno, and nothing was
+   sent: -EMSGSIZE if the system allows smaller packets only. */
 CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
                                     const void *data, size_t n, int fd,
                                     double deadline) {
   struct msghdr m;
   struct iovec parts[2];
   conc__control control;
+  CONC__CHECK(n <= CONC__PACKET_DATA);
   memset(&m, 0, sizeof m);
   parts[0].iov_base = head;
   parts[0].iov_len = sizeof *head;
@@ -16190,17 +16528,24 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
     int rc = 0;
     if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
     if (errno == EINTR) continue;
+    /* ECONNRESET: the other end was closed with messages unread. */
     if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_WRITE, deadline);
     else if (errno != ETOOMANYREFS)
       return -errno;
-    else /* too many descriptors under way in the whole system */
+    else /* too many descriptors of this user under way: nothing says when
+            that is over */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc < 0) return rc;
   }
 }
 
+/* --- sending --- */
+
+/* The file is written before the packet is sent, so the receiver finds all of
+   it; a sender that is killed before that leaves a file without a name, which
+   goes with it. */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout) {
   double deadline = conc__deadline(timeout);
@@ -16222,7 +16567,7 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
     }
     if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
     if (fd >= 0) close(fd);
-    /* The system may allow for smaller packets only. */
+    /* The system may allow smaller packets only: then all is in the file. */
     if (rc != -EMSGSIZE || n == 0) return rc;
     n = 0;
   }
@@ -16237,7 +16582,11 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
   return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
 }
 
-/* Waits for a packet, and tells what it is. 0 or negative errno. */
+/* --- receiving --- */
+
+/* Waits for a packet, and says what it is, while it stays where it is. 0 or
+   negative errno: -EPIPE at the end, -EPROTO for what is none of ours, which
+   is removed, since no receiver could take it. */
 CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
                                     double deadline) {
   for (;;) {
@@ -16247,22 +16596,26 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
     if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
         head->size <= (size_t)-1 / 2)
       return 0;
-    if (n > 0) { /* nothing of ours: out with it */
+    if (n > 0) {
       recv(pipe, head, sizeof *head, MSG_DONTWAIT);
       return -EPROTO;
     }
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_READ, deadline);
-    /* The peer closed without having received all: that is told once, before
-       what is still there. */
+    /* ECONNRESET: the peer closed without having received all. The system says
+       so once, before what is still there for us. */
     else if (errno != EINTR && errno != ECONNRESET)
       rc = errno == ENOTCONN ? -EPIPE : -errno;
     if (rc < 0) return rc;
   }
 }
 
-/* Takes the packet that has been seen: the number of its bytes of data, and
-   its descriptor or -1. -EAGAIN: it is gone. */
+/* Takes a packet, after a peek: up to `size` bytes of data into buf. The
+   packet may be another one than the peek saw: `head` gets its head, `fd` its
+   descriptor, which the caller must close, or -1. Returns the number of
+   its bytes of data; -EAGAIN: another receiver was faster, and there is none
+   now. After any other error the packet is gone, but for what the system fails
+   with before it takes one (-EMFILE). */
 CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
@@ -16274,7 +16627,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
       head->size > CONC__PACKET_DATA) {
-    /* Without a place for its descriptor it would be lost. */
+    /* The system would take the packet and drop its descriptor if the process
+       has no number free for it. So one is asked for before: if there is none,
+       the packet stays. Another thread may take the number in between: then
+       the packet is lost, and the error says so (MSG_CTRUNC, below). */
     int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
     if (spare < 0) return -errno;
     close(spare);
@@ -16282,7 +16638,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
 #if CONC_HAVE_CLOEXEC
   flags |= MSG_CMSG_CLOEXEC;
 #endif
+  /* From here on, if this process is killed, the packet is gone with it when
+     recvmsg() has taken it, and is there for others when it has not. */
   do {
+    CONC__POINT();
     memset(&m, 0, sizeof m);
     parts[0].iov_base = head;
     parts[0].iov_len = sizeof *head;
@@ -16295,7 +16654,9 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     n = recvmsg(pipe, &m, flags);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
-  if (n == 0) return -EAGAIN;
+  if (n == 0) return -EAGAIN; /* the end: the next peek says so */
+  /* The descriptor before anything is refused: it is in this process now, and
+     must not be lost from sight. */
   c = CMSG_FIRSTHDR(&m);
   if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
       c->cmsg_len == CMSG_LEN(sizeof *fd)) {
@@ -16306,24 +16667,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   }
   if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
     return -EPROTO;
+  /* Longer than what was seen, so another one than that. */
   if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
   if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
   return n - (ssize_t)sizeof *head;
 }
 
-/* Reads the rest of a message from its file. */
-CONC__PRIVATE int conc__packet_rest(int fd, void *buf, size_t size) {
-  size_t done = 0;
-  while (done < size) {
-    ssize_t n =
-        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? -errno : -EPROTO;
-    done += (size_t)n;
-  }
-  return 0;
-}
-
+/* What does not fit, or is no message, is refused after the peek, and stays;
+   the same questions after the take are for a packet that came in its place:
+   see the manual on several that receive at one end. */
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -16339,8 +16691,8 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
     if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
     if (n >= 0 && (size_t)n < head.size) {
       rc = fd < 0 ? -EPROTO
-                  : conc__packet_rest(fd, (unsigned char *)buf + n,
-                                      (size_t)head.size - (size_t)n);
+                  : conc__file_get(fd, (unsigned char *)buf + n,
+                                   (size_t)head.size - (size_t)n, 0);
       n = rc < 0 ? rc : (ssize_t)head.size;
     }
     if (fd >= 0) close(fd);
@@ -16354,6 +16706,9 @@ CONC_API ssize_t conc_poll(int pipe, double timeout) {
   return rc < 0 ? rc : (ssize_t)head.size;
 }
 
+/* Asks for the kind twice, as conc_recv does. A descriptor that came with an
+   error is closed here: the caller is never given one that it does not know
+   of. */
 CONC_API int conc_recv_fd(int pipe, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -16371,6 +16726,9 @@ CONC_API int conc_recv_fd(int pipe, double timeout) {
   return n < 0 ? (int)n : fd;
 }
 
+/* --- typed values --- */
+
+/* By pickle's protocol 2, which Python 2 and every Python 3 read. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout) {
   void *data = NULL;
@@ -16381,22 +16739,45 @@ CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
   return rc;
 }
 
+/* Receives a message of whatever size into an empty buffer. Two receivers may
+   have seen the same packet, and each takes one: so there is room for any
+   packet, not only for the one that was seen, and memory for the rest of a
+   message is had when its packet is there. 0 or negative errno. */
+CONC__PRIVATE int conc__message_receive(int pipe, conc__buffer *b,
+                                        double deadline) {
+  conc__packet head;
+  ssize_t n;
+  int fd, rc;
+  do {
+    rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    /* Before the take: without memory the message that was seen stays. */
+    rc = conc__buffer_reserve(b, head.size > CONC__PACKET_DATA
+                                     ? (size_t)head.size
+                                     : CONC__PACKET_DATA);
+    if (rc != 0) return rc;
+    n = conc__packet_take(pipe, &head, b->data, CONC__PACKET_DATA, &fd);
+    if (n < 0) rc = (int)n;
+    else if (head.kind != CONC__PACKET_MESSAGE) rc = -EBADMSG;
+    else if ((size_t)n < head.size && fd < 0) rc = -EPROTO;
+    else /* done already, unless it is not the one that was seen */
+      rc = conc__buffer_reserve(b, (size_t)head.size);
+    if (rc == 0 && (size_t)n < head.size)
+      rc = conc__file_get(fd, b->data + n, (size_t)head.size - (size_t)n, 0);
+    if (rc == 0) b->size = (size_t)head.size;
+    if (fd >= 0) close(fd);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout) {
-  double deadline = conc__deadline(timeout);
-  ssize_t n;
-  void *data;
-  int rc;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__message_receive(pipe, &b, conc__deadline(timeout));
   *out = NULL;
-  do { /* if somebody else receives what was looked at, once more */
-    n = conc_poll(pipe, conc__remaining(deadline));
-    if (n < 0) return (int)n;
-    data = CONC_MALLOC((size_t)n + 1);
-    if (data == NULL) return -ENOMEM;
-    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
-    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
-    CONC_FREE(data);
-  } while (n == -EMSGSIZE);
+  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
+  conc__buffer_free(&b);
   return rc;
 }
 
@@ -18154,7 +18535,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__buffer body = {NULL, 0, 0};
+  conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
   conc__message m;
   size_t done = 0;
@@ -18209,7 +18590,7 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
 /* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   if (conc_value_type(value) == CONC_BYTES) {
     size_t size = 0;
@@ -18228,7 +18609,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout) {
   static const unsigned char proto[] = {0x80, 4};
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
   ssize_t n;
   int rc = conc__buffer_append(&b, proto, sizeof proto);
@@ -20359,32 +20740,51 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    >>net: frames and authentication
 
    The connection of Python's multiprocessing: a message is its length (four
-   bytes, big-endian; or -1 and eight bytes) and its payload. Then, on every
-   connection, each side proves that it knows the key: it answers a random
-   challenge of the other with HMAC(key, challenge). Python up to 3.11 does so
-   with MD5, later ones with the hash that the challenge names; we send
-   {sha256} and understand both.
+   bytes, big-endian; or -1 and eight bytes) and its payload. When a connection
+   begins, each side proves that it knows the key: it answers a random
+   challenge of the other side with HMAC(key, challenge). Python up to 3.11
+   does so with MD5, later versions with the hash that the challenge names; we
+   send {sha256} and understand both. The server challenges first:
+
+     server  #CHALLENGE#{sha256}<40 random bytes>
+     client  {sha256}<HMAC of what follows #CHALLENGE#>
+     server  #WELCOME#, or #FAILURE# and the end
+     client  #CHALLENGE#...   and so on, with the parts exchanged
+
+   Until then the peer may be any program: so it can make us read and keep
+   CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
+   refusal takes. Nothing here is asserted of what a peer sends.
+
+   A channel belongs to one task at a time and has no guard. Uses bytes, os and
+   io; server and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
 #define CONC__WELCOME "#WELCOME#"
 #define CONC__FAILURE "#FAILURE#"
 #define CONC__SHA256_PREFIX "{sha256}"
-#define CONC__HANDSHAKE_MESSAGE 256 /* the protocol's limit of one */
-#define CONC__HANDSHAKE_BYTES 1024  /* read at most before it is through */
+/* The protocol's limit for one message of the handshake, in bytes. */
+#define CONC__HANDSHAKE_MESSAGE 256
+/* How many bytes are read at most before the handshake is through. */
+#define CONC__HANDSHAKE_BYTES 1024
 
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;
-  bool tcp;
+  int fd;            /* the owner's to close; this struct never does */
+  bool tcp;          /* else a unix socket */
   bool eager;        /* in a handshake: small messages in both directions */
-  bool waited;       /* slept since the last read */
+  bool waited;       /* set by a flush that had to wait, and by the server,
+                        which clears it: edges may have gone unseen */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
-  size_t in_first;   /* of `in`: what is before it has been dealt with */
-  size_t in_frame;   /* bytes of the last frame there */
-  conc__buffer in, out;
+  size_t in_frame;   /* bytes of the frame that was received last, its header
+                        counted. They stand right before in.first until more
+                        is read. 0: none, or received again */
+  conc__buffer in;   /* what was read; frames are taken from its front */
+  conc__buffer out;  /* frames to be sent, whole but for the last */
 } conc__channel;
 
+/* Makes a channel of a connected, non-blocking socket. Cannot fail: memory is
+   had when there is something to keep. */
 CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
   struct sockaddr_storage a;
   socklen_t size = (socklen_t)sizeof a;
@@ -20398,14 +20798,14 @@ CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
 CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
-  ch->in_first = 0;
 }
 
-/* Python writes without TCP_NODELAY: a small message after another one waits
-   at its side until the first has been acknowledged, and Linux delays the
-   acknowledgement by 40 ms unless told. It needs telling each time, and only
-   where two messages follow each other: in the handshake, and between the
-   length and the payload of a long one. */
+/* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
+   small message after another one waits at its side until the first has been
+   acknowledged, and Linux delays the acknowledgement by 40 ms unless it is
+   asked not to. It must be asked each time. That is done only where two
+   messages follow each other: in the handshake, and between the length and the
+   payload of a long message. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 #ifdef TCP_QUICKACK
   int one = 1;
@@ -20418,16 +20818,20 @@ CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 
 /* --- frames --- */
 
-/* Begins a frame at the end of a buffer; returns where, for frame_end. */
+/* Begins a frame at the end of a buffer: what is appended next is its payload.
+   Its place goes to *at, for conc__frame_end. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   *at = b->size;
   return conc__buffer_append(b, "\0\0\0\0", 4);
 }
 
+/* Ends the frame that begins at `at`: its length is known now. 0 or -ENOMEM,
+   which only a frame of more than 2 GiB can meet. */
 CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   uint64_t n = b->size - at - 4;
   size_t width = 4;
   size_t i;
+  CONC__CHECK(b->size >= at + 4);
   if (n > 0x7fffffff) { /* the long form: make room for eight bytes more */
     int rc = conc__buffer_reserve(b, 8);
     if (rc != 0) return rc;
@@ -20441,6 +20845,8 @@ CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   return 0;
 }
 
+/* Appends a whole frame. 0 or -ENOMEM, and then a part of it may be there: the
+   connection must not go on. */
 CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
                                      size_t size) {
   size_t at;
@@ -20449,9 +20855,10 @@ CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
   return rc != 0 ? rc : conc__frame_end(b, at);
 }
 
-/* Finds the frame at the beginning of `size` bytes. Returns the bytes that it
-   takes, header and all (maybe more than there are; 0: not known yet), or
-   -EPROTO, or -EMSGSIZE over `limit`. *payload is where its payload begins. */
+/* Finds the frame at the beginning of `size` bytes. Returns how many bytes it
+   has, its header counted, which may be more than there are; 0 if that is not
+   known yet; -EPROTO for a length that is none, -EMSGSIZE if its payload is
+   longer than `limit`. *payload is where its payload begins. */
 CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
                                         size_t limit, size_t *payload) {
   uint64_t n = 0;
@@ -20467,6 +20874,8 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
   } else if (n > 0x7fffffff) {
     return -EPROTO;
   }
+  /* The second bound keeps the sum below from overflowing, also where size_t
+     has 32 bits and the caller has no limit. */
   if (n > limit || n > SIZE_MAX / 4) return -EMSGSIZE;
   return (ssize_t)((size_t)n + *payload);
 }
@@ -20474,12 +20883,13 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
 /* --- reading and writing --- */
 
 /* The next frame, if all of it is there: 1 and its payload, which stays valid
-   until the next read; 0 and what is missing at least; or negative errno. */
+   until the next read from the channel; 0 and in *size how many bytes are
+   missing at least; negative errno, as conc__frame_parse. */
 CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
-  size_t have = ch->in.size - ch->in_first;
-  const unsigned char *p = have > 0 ? ch->in.data + ch->in_first : NULL;
+  size_t have = conc__buffer_count(&ch->in);
+  const unsigned char *p = have > 0 ? ch->in.data + ch->in.first : NULL;
   size_t start = 0;
   ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
@@ -20489,44 +20899,44 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   }
   *payload = p + start;
   *size = (size_t)n - start;
-  ch->in_first += (size_t)n;
+  ch->in.first += (size_t)n;
   ch->in_frame = (size_t)n;
   return 1;
 }
 
-/* The frame just received is to be received again; nothing was read since. */
+/* The frame that was received last is to be received again. Nothing was read
+   from the channel since, so it is still in the buffer. */
 CONC__PRIVATE void conc__channel_unread(conc__channel *ch) {
-  ch->in_first -= ch->in_frame;
+  CONC__CHECK(ch->in_frame <= ch->in.first);
+  ch->in.first -= ch->in_frame;
   ch->in_frame = 0;
 }
 
-/* Whether there is something of the next frame. */
+/* Whether anything of the next frame has come, to this process or to the
+   system: then a peer that lives is sending it. */
 CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
   unsigned char byte;
-  return ch->in.size > ch->in_first ||
+  return conc__buffer_count(&ch->in) > 0 ||
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-/* Makes room to read into: what has been dealt with goes; and memory grows
-   with what has arrived, not with what a header claims. */
+/* Makes room for what is missing of a frame, or for a part of that: memory
+   grows with what has arrived and not with what a header claims, so a peer
+   that announces a gigabyte gets 64 KiB until it has sent as much. 0 or
+   -ENOMEM. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
-  size_t have = ch->in.size - ch->in_first;
+  size_t have = conc__buffer_count(&ch->in);
   if (missing > have + 65536) missing = have + 65536;
-  if (have == 0) {
-    ch->in.size = ch->in_first = 0;
-  } else if (ch->in_first > 0 &&
-             (ch->in.capacity - ch->in.size < missing ||
-              ch->in_first >= ch->in.capacity / 2)) {
-    memmove(ch->in.data, ch->in.data + ch->in_first, have);
-    ch->in.size = have;
-    ch->in_first = 0;
-  }
-  if (ch->in.capacity - ch->in.size >= missing) return 0;
+  /* What a read may bring is more than what is missing: half of the room is
+     had again before it is needed. */
+  if (have == 0 || ch->in.first >= ch->in.capacity / 2)
+    conc__buffer_shift(&ch->in);
   return conc__buffer_reserve(&ch->in, missing);
 }
 
-/* Reads what is there, without waiting. Bytes, 0 at the end, or negative
-   errno (-EAGAIN). */
+/* Reads what is there, without waiting, and not only what is missing: the next
+   frames may be there, too. Bytes, 0 at the end, or negative errno: -EAGAIN if
+   there is nothing, -EMSGSIZE if a handshake has used up its limit. */
 CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   ssize_t n = conc__channel_make_room(ch, missing);
   size_t room;
@@ -20553,7 +20963,9 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
     n = conc__channel_read(ch, *size);
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
-      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      /* What keeps the peer from going on may be our acknowledgement. */
+      if (ch->eager || conc__buffer_count(&ch->in) > 0)
+        conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
@@ -20562,11 +20974,14 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
   }
 }
 
-/* Sends all that is in `out`. 0 or negative errno; *sent bytes went out. */
+/* Sends all that is in `out`, which is empty afterwards, also after an error:
+   then a frame may be cut in two, and the connection must not go on; *sent is
+   how many bytes went out. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
                                       double deadline) {
   int rc = 0;
   *sent = 0;
+  CONC__CHECK(ch->out.first == 0);
   while (rc == 0 && *sent < ch->out.size) {
     ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
                      MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -20584,6 +20999,7 @@ CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
   return rc;
 }
 
+/* Sends one frame, behind what is in `out` already. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
                                      size_t size, double deadline) {
   size_t sent;
@@ -20593,16 +21009,20 @@ CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
 
 /* --- authentication --- */
 
+/* The secret of a manager; the bytes are its caller's. */
 typedef struct conc__key {
   const void *data;
   size_t size;
-  bool require_sha256;
+  bool require_sha256; /* a peer that knows only MD5 is refused */
 } conc__key;
 
+/* Bytes of the longest answer: "{sha256}" and a digest. */
 #define CONC__DIGEST_MAX (8 + 32)
 
-/* The answer to a challenge: its size, or -EPROTO for one that nobody who
-   speaks the protocol sends. Which hash is decided as Python does. */
+/* Writes the answer to a challenge, and returns its size; -EPROTO for what is
+   no challenge of the protocol. The hash is chosen as Python does: a challenge
+   of 20 bytes is from a Python up to 3.11, and means MD5; a longer one names
+   its hash. */
 CONC__PRIVATE int conc__auth_answer(const conc__key *key,
                                     const unsigned char *challenge,
                                     size_t size,
@@ -20621,8 +21041,9 @@ CONC__PRIVATE int conc__auth_answer(const conc__key *key,
 }
 
 /* Whether `answer` is the answer to our challenge: with SHA-256, or with MD5
-   from a Python up to 3.11. Takes the same time for every wrong answer of a
-   length. */
+   from a Python up to 3.11, told apart by their lengths. It takes the same
+   time for every wrong answer of a length; the right one is wiped, since it
+   would pass. */
 CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
                                      const unsigned char *challenge,
                                      size_t size, const unsigned char *answer,
@@ -20644,9 +21065,9 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
   return same;
 }
 
-/* Challenges the peer: 0 and it has been sent WELCOME (by `welcome` true; if
-   not, the caller sends it with what comes next), -EACCES and it has been
-   sent FAILURE. */
+/* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
+   `welcome`; otherwise the caller sends it together with what comes next.
+   -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
 CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
                                        bool welcome, double deadline) {
   unsigned char message[11 + 8 + 40];
@@ -20654,6 +21075,8 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
   size_t size;
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
+  /* Random for each connection: an answer that was listened to must not do for
+     another one. */
   rc = conc__random(message + 19, 40);
   if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
@@ -20667,8 +21090,9 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
   return welcome ? conc__channel_send(ch, CONC__WELCOME, 9, deadline) : 0;
 }
 
-/* Answers the peer's challenge. 0, -EACCES if it does not like the answer,
-   -EPROTO. Whatever follows a refusal is not read. */
+/* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
+   and what follows is not read; -EPROTO if it is no such peer; or negative
+   errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
@@ -20690,7 +21114,9 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
 }
 
-/* The server's half of the handshake: it speaks first. */
+/* The server's half of the handshake: it speaks first. A client that does not
+   know the key is refused before we have answered anything of its choice.
+   0 or negative errno. */
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
   int rc;
@@ -20702,8 +21128,8 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
   return rc;
 }
 
-/* The client's half. The last WELCOME stays in `out`, to go with the first
-   request in one segment. */
+/* The client's half of the handshake. Its last message, WELCOME, stays in
+   `out`, to go with the first request in one segment. 0 or negative errno. */
 CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   int rc;
@@ -20907,7 +21333,7 @@ CONC__PRIVATE void conc__buffer_lend(conc__manager_data *m, conc__buffer *b) {
     *b = m->spare[--m->spare_count];
   else
     conc__buffer_reserve(b, CONC__IO_BUFFER); /* or later, as needed */
-  b->size = 0;
+  b->size = b->first = 0;
 }
 
 CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
@@ -20931,18 +21357,16 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
    just as much as it needs. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
-  size_t rest = ch->in.size - ch->in_first;
-  conc__buffer small = {NULL, 0, 0};
+  size_t rest = conc__buffer_count(&ch->in);
+  conc__buffer small = {NULL, 0, 0, 0};
   if (rest == 0) {
     conc__buffer_return(s->manager, &ch->in);
   } else if (ch->in.capacity > 2 * rest &&
-             conc__buffer_append(&small, ch->in.data + ch->in_first, rest) ==
+             conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
                  0) {
     conc__buffer_return(s->manager, &ch->in);
     ch->in = small;
-    ch->in_first = 0;
   }
-  if (rest == 0) ch->in_first = 0;
   conc__buffer_return(s->manager, &ch->out);
   conc__buffer_return(s->manager, &s->taken);
 }
@@ -20960,7 +21384,7 @@ CONC__PRIVATE void conc__give_back(conc_queue *q, const void *body,
 CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
                                              const unsigned char *body,
                                              size_t size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
   if (rc == 0) rc = conc__put_op(&b, '.');
@@ -21231,7 +21655,7 @@ CONC__PRIVATE void conc__session_unblock(conc__session *s) {
    peer sent is never passed on, another Python would execute it. */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   const void *data;
   size_t size = 0;
   int kind = CONC__PICKLED;
@@ -21718,7 +22142,8 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     }
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
-      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      if (ch->eager || conc__buffer_count(&ch->in) > 0)
+        conc__channel_quickack(ch);
       return 0;
     }
     if (n < 0) return (int)n;
@@ -22251,7 +22676,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
    get if the sink of this one will not have it. */
 CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc = conc__pickle_encode(&b, v, 4);
   m.data = b.data;
   m.size = b.size;
@@ -22312,7 +22737,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           const conc__sink *sink, bool *told,
                                           double deadline) {
   conc__channel *ch = &c->peer->channel;
-  size_t had = ch->in.size - ch->in_first;
+  size_t had = conc__buffer_count(&ch->in);
   ssize_t n = conc__exchange_ask(c, proxy, deadline);
   bool keep = false;
   *told = !c->broken && n < 0;
@@ -22329,7 +22754,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
     keep = n == -ENOMEM ||
            (n == -ECANCELED && conc__channel_has_begun(ch)) ||
            /* As long as it goes on; the other side may be dead. */
-           (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
+           (n == -ETIMEDOUT && conc__buffer_count(&ch->in) > had);
   }
   if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
   else conc__exchange_leave(c, proxy);
@@ -22519,15 +22944,10 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   if (conc__export_find(m, name) != 0) {
     rc = -EEXIST;
   } else if (m->exports_count == m->exports_size) {
-    size_t size = m->exports_size == 0 ? 8 : m->exports_size * 2;
-    conc__export *e =
-        (conc__export *)CONC_REALLOC(m->exports, size * sizeof *e);
-    if (e == NULL) {
-      rc = -ENOMEM;
-    } else {
-      m->exports = e;
-      m->exports_size = size;
-    }
+    void *e = conc__grow(m->exports, &m->exports_size, m->exports_count + 1,
+                         sizeof *m->exports);
+    if (e != NULL) m->exports = (conc__export *)e;
+    else rc = -ENOMEM;
   }
   if (rc == 0) {
     m->exports[m->exports_count].name = copy;
@@ -22636,9 +23056,20 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
+
+   A bar for any number of tasks that never makes one of them wait: steps are
+   counted by an atomic addition, and of the tasks that find a line due, the
+   one that sets `busy` writes it, while the others go on. `busy` may be set by
+   any task that finds it 0; must be set while `start`, `next`, `rate`, `shown`
+   and `shown_at` are read or written, which it guards; is cleared by the task
+   that set it. Only conc_progress_close works without it, since no other task
+   may use the bar by then. Uses nothing but the clock.
    ------------------------------------------------------------------------ */
 
-/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+/* --- a line --- */
+
+/* Writes "MM:SS" or "H:MM:SS"; "?" for a time that is not known (negative) or
+   longer than thirty years. */
 CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
   bool known = seconds >= 0 && seconds < 1e9;
   unsigned long n = known ? (unsigned long)seconds : 0;
@@ -22650,10 +23081,13 @@ CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
     snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
 }
 
+/* Bytes of a line, at most. What goes into it is cut: a name to 100 bytes, a
+   unit to 20, the bar to 100 columns. */
 #define CONC__PROGRESS_LINE 512
 
-/* The line, as tqdm writes it: its length, at most `width` and less than
-   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+/* Writes a line as tqdm does, for `done` steps at `now`, and returns its
+   length, at most `width` and less than CONC__PROGRESS_LINE. A width of 0 is
+   any, with a bar of ten columns. A rate of 0 or less is not known. */
 CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
                                          double now, double rate, size_t width,
                                          char *line) {
@@ -22669,6 +23103,8 @@ CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
     snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
   snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
            p->name != NULL ? ": " : "");
+  /* Without a total, or with one that was wrong, there is no bar, no per cent
+     and no time that is left. */
   if (p->total == 0 || done > p->total) {
     n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
                          head, done, unit, elapsed, speed);
@@ -22679,18 +23115,25 @@ CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
            left, speed);
   n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
                        (double)done * 100 / (double)p->total);
+  /* The bar has what the two ends leave of the width; if they leave nothing,
+     the line is cut at the end. */
   columns = width == 0                    ? 10
             : width > n + strlen(tail) ? width - n - strlen(tail)
                                        : 0;
   if (columns > 100) columns = 100;
+  /* As tqdm's bar in ASCII: full columns, then one digit for tenths. */
   tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
   for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
     line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
   n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  CONC__CHECK(n < CONC__PROGRESS_LINE);
   return width > 0 && n > width ? width : n;
 }
 
-/* The columns of a terminal; 0: it is none. */
+/* --- where and when it is written --- */
+
+/* The columns of a terminal, 80 where the system does not tell; 0: it is
+   none. */
 CONC__PRIVATE size_t conc__terminal_width(int fd) {
 #if CONC_HAVE_WINSIZE
   struct winsize size;
@@ -22700,33 +23143,12 @@ CONC__PRIVATE size_t conc__terminal_width(int fd) {
   return isatty(fd) ? 80 : 0;
 }
 
-/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
-CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
-                                      bool last) {
-  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
-  int fd = p->fd != 0 ? p->fd : 2;
-  size_t columns = conc__terminal_width(fd);
-  size_t done = CONC__LOAD_RELAXED(&p->done);
-  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
-  size_t n = 0, at = 0;
-  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
-  double rate = 0;
-  if (now > p->shown_at)
-    rate = (double)(done - p->shown) / (now - p->shown_at);
-  /* As tqdm smoothes it: what is new counts three tenths. */
-  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
-  p->shown = done;
-  p->shown_at = now;
-  rate = p->rate;
-  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
-  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
-  if (columns > 0) line[n++] = '\r';
-  n += conc__progress_line(p, done, now, rate, width, line + n);
-  /* A shorter line must cover the one before. */
-  while (columns > 0 && n <= width) line[n++] = ' ';
-  if (last || columns == 0) line[n++] = '\n';
-  p->next = now + interval;
+/* Sends all of a line, whatever the descriptor is, and blocks meanwhile, as
+   long as a terminal does. 0 or negative errno. */
+CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
+  size_t at = 0;
   while (at < n) {
+    /* First as to a socket, which is the only way to be spared SIGPIPE. */
     ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
     if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
     if (rc < 0 && errno != EINTR) return -errno;
@@ -22735,13 +23157,48 @@ CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
   return 0;
 }
 
+/* Writes the line for now, and says when the next one is due. `last`: ends it,
+   with the rate since the beginning. Called by the task that has set `busy`,
+   or by conc_progress_close. 0 or negative errno. */
+CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
+                                      bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: the newest rate counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A line that is shorter than the one before must cover it. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval; /* also if this cannot be written */
+  return conc__progress_send(fd, line, n);
+}
+
 CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   unsigned busy = 0;
   double now;
   int rc = 0;
+  /* Relaxed, for it orders nothing: a line may be some steps behind, and the
+     last one is written when all tasks have been waited for. */
   __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
   if (progress->off) return 0;
+  /* Acquires what the last writer left, as the store below releases it. */
   if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  CONC__CHECK(busy == 0);
   now = conc_now();
   if (progress->start <= 0) progress->start = progress->shown_at = now;
   if (now >= progress->next)
@@ -22750,6 +23207,7 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   return rc;
 }
 
+/* Zeroes what is private, but for `busy`, which is 0: the struct is as new. */
 CONC_API int conc_progress_close(conc_progress *progress) {
   double now = conc_now();
   int rc = 0;
