@@ -900,15 +900,27 @@ typedef struct conc_task {
   uintptr_t id;              /* of the actor */
   struct conc__locals *locals; /* its values of each conc_local */
   struct conc_group *group;    /* until it has finished */
-  struct conc_task *next, **link; /* among the threads, or its loop's tasks */
+  struct conc_task *next, **link; /* on the one list that it is on: threads,
+                                     a loop's tasks, processes, waiting jobs */
   conc_event done;
-  struct conc_task *sibling;   /* the next in its group */
-  struct conc__pool_data *pool; /* of a job of a process */
-  unsigned number;     /* of its default name */
-  pid_t pid;    /* of a process */
-  int exitcode; /* CONC_NO_EXITCODE until it has ended */
-  int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
-  char label[24]; /* the default name, once somebody asks for it */
+  struct conc_task *sibling; /* the next in its group */
+  unsigned number;           /* of its default name */
+  pid_t pid;     /* of a process; of the process that has run a job */
+  int exitcode;  /* of that process; CONC_NO_EXITCODE until it has ended */
+  union {        /* by .kind */
+    struct {     /* a process, as its parent sees it */
+      int pidfd; /* readable when it has ended; -1: none */
+      int life;  /* of a daemon: it lives while this is open; else -1 */
+      bool own_reaper; /* the task's starter reaps it, not the reaper */
+    } process;
+    struct { /* a job of a pool of processes; under the pool's guard */
+      struct conc__pool_data *pool;
+      unsigned retries; /* how often it may be run again */
+      short slot;       /* where it runs, or CONC__JOB_WAITS, CONC__JOB_OVER */
+      bool is_chunk;    /* of conc_pool_map: the task of a conc__chunk */
+    } job;
+  } as;
+  char label[24]; /* the default name, once it is asked for; else "" */
 } conc_task;
 
 /* Waits until the task has finished. 0 if it has, or its failure: -ECANCELED
@@ -11212,7 +11224,6 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 static conc__mutex conc__processes_guard;
 static conc_task *conc__processes;
 static unsigned conc__process_numbers, conc__popen_numbers;
-#define CONC__OWN_REAPER (-2) /* fds[1] of a task: who started it reaps it */
 static int conc__reaper = -1;        /* the poller */
 static size_t conc__reaper_children; /* how many it polls for */
 static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
@@ -11287,6 +11298,11 @@ CONC__PRIVATE void conc__reaper_close(void) {
   conc__reaper = -1;
 }
 
+CONC__PRIVATE void conc__process_close(conc_task *t) {
+  if (t->as.process.pidfd >= 0) close(t->as.process.pidfd);
+  if (t->as.process.life >= 0) close(t->as.process.life);
+}
+
 /* The process has ended: takes its exit code, and tells who joins it. */
 CONC__PRIVATE void conc__process_reap(conc_task *t) {
   int status = 0;
@@ -11304,17 +11320,16 @@ CONC__PRIVATE void conc__process_reap(conc_task *t) {
   conc__task_unlink(t);
   t->link = NULL;
 #if CONC_HAVE_PIDFD
-  if (t->fds[0] >= 0 && t->fds[1] != CONC__OWN_REAPER) {
+  if (t->as.process.pidfd >= 0 && !t->as.process.own_reaper) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
     conc__reaper_children--;
     conc__reaper_close();
     /* A child that has just been forked may have a duplicate. */
     if (conc__reaper >= 0)
-      epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
+      epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->as.process.pidfd, &e);
   }
 #endif
-  if (t->fds[0] >= 0) close(t->fds[0]);
-  if (t->fds[1] >= 0) close(t->fds[1]);
+  conc__process_close(t);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
   conc__task_finish(t, NULL, code < 0 ? -ECHILD : 0);
@@ -11389,7 +11404,7 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
     if (fd >= 0) close(fd);
   }
   if (!missing) {
-    if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) return 0;
+    if (conc__reaper >= 0 || t->as.process.own_reaper) return 0;
     conc__reaper = epoll_create1(EPOLL_CLOEXEC);
     if (conc__reaper < 0) return -errno;
     if (conc__reaper_lives) return 0;
@@ -11399,7 +11414,7 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  t->fds[1] = -1; /* it has a thread */
+  t->as.process.own_reaper = false; /* it has a thread */
   return 0;
 }
 
@@ -11408,15 +11423,16 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
   int rc = 0;
   t->pid = pid;
 #if CONC_HAVE_PIDFD
-  if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) {
-    bool own = t->fds[1] == CONC__OWN_REAPER;
+  if (conc__reaper >= 0 || t->as.process.own_reaper) {
+    bool own = t->as.process.own_reaper;
     struct epoll_event e;
     memset(&e, 0, sizeof e);
     e.events = EPOLLIN;
     e.data.ptr = t;
-    t->fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (t->fds[0] < 0 ||
-        (!own && epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0))
+    t->as.process.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (t->as.process.pidfd < 0 ||
+        (!own &&
+         epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->as.process.pidfd, &e) < 0))
       rc = -errno;
     else if (!own)
       conc__reaper_children++;
@@ -11427,7 +11443,7 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
     }
-    conc__fd_close(&t->fds[0]);
+    conc__fd_close(&t->as.process.pidfd);
     return rc;
   }
   conc__task_link(&conc__processes, t);
@@ -11484,8 +11500,7 @@ CONC__PRIVATE void conc__process_fork_child(void) {
   for (; t != NULL; t = next) {
     next = t->next;
     t->link = NULL;
-    if (t->fds[0] >= 0) close(t->fds[0]);
-    if (t->fds[1] >= 0) close(t->fds[1]);
+    conc__process_close(t);
     conc__task_end_stayed_in_parent(t);
   }
 }
@@ -11512,7 +11527,8 @@ CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
   t->number = first + __atomic_add_fetch(numbers, 1u, __ATOMIC_RELAXED);
   t->pid = 0;
   t->exitcode = CONC_NO_EXITCODE;
-  t->fds[0] = t->fds[1] = -1;
+  t->as.process.pidfd = t->as.process.life = -1;
+  t->as.process.own_reaper = false;
   t->link = NULL;
   return 0;
 }
@@ -11640,9 +11656,9 @@ CONC__PRIVATE int conc__life_open(const conc_task *t, int life[2]) {
 CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
                                      int life[2]) {
   conc__fd_close(&life[0]);
-  t->fds[1] = life[1];
+  t->as.process.life = life[1];
   if (rc == 0) rc = conc__process_add(t, pid);
-  if (rc != 0) conc__fd_close(&t->fds[1]);
+  if (rc != 0) conc__fd_close(&t->as.process.life);
   conc__reaper_close(); /* others' last child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
 #if CONC_HAVE_PIDFD
@@ -12017,9 +12033,8 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
     x.making.fds[x.making.count++] = ours[i];
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
   }
-  if (own) t->fds[1] = CONC__OWN_REAPER;
+  t->as.process.own_reaper = own;
   if (rc == 0) rc = conc__reaper_open(t);
-  life[1] = t->fds[1];
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
     if (made[i]) conc__fd_close(&x.stdio[i]);
@@ -12039,10 +12054,10 @@ CONC_API int conc_popen_start(conc_popen *p) {
 CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
   conc_task *t = &p->task;
   double deadline;
-  if (t->fds[1] != CONC__OWN_REAPER) return conc_join(t, timeout);
+  if (!t->as.process.own_reaper) return conc_join(t, timeout);
   deadline = conc__deadline(timeout);
   while (conc_is_alive(t)) {
-    int rc = conc__fd_wait(t->fds[0], CONC_READ, deadline);
+    int rc = conc__fd_wait(t->as.process.pidfd, CONC_READ, deadline);
     if (rc < 0) return rc;
     conc__process_reap(t);
   }
@@ -17321,21 +17336,21 @@ typedef struct conc__deque_array {
 typedef struct conc__deque {
   size_t top;
   unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
-  char pad1[64 - sizeof(size_t) - sizeof(unsigned)];
+  CONC__APART(1);
   size_t bottom;
-  conc__deque_array *ring;
+  conc__deque_array *array;
   size_t full; /* where bottom may have reached top from behind */
   size_t calm_top;
   unsigned calm; /* pops since a thief moved top */
-  char pad2[64 - 4 * sizeof(size_t) - sizeof(unsigned)];
+  CONC__APART(2);
 } conc__deque;
 
-CONC__INLINE conc_task **conc__bytering_at(conc__deque_array *r, size_t i) {
+CONC__INLINE conc_task **conc__deque_at(conc__deque_array *r, size_t i) {
   return (conc_task **)(void *)(r + 1) + (i & r->mask);
 }
 
-CONC__PRIVATE conc__deque_array *conc__ring_new(size_t size,
-                                                conc__deque_array *older) {
+CONC__PRIVATE conc__deque_array *
+conc__deque_array_new(size_t size, conc__deque_array *older) {
   conc__deque_array *r =
       (conc__deque_array *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
   if (r == NULL) return NULL;
@@ -17347,17 +17362,17 @@ CONC__PRIVATE conc__deque_array *conc__ring_new(size_t size,
 /* At `full`: makes room for one more. */
 CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
   size_t top = CONC__LOAD(&d->top);
-  conc__deque_array *old = d->ring;
+  conc__deque_array *old = d->array;
   if (old == NULL || d->bottom - top > old->mask) {
     conc__deque_array *r =
-        conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
+        conc__deque_array_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
     size_t i;
     if (r == NULL) return -ENOMEM;
     for (i = top; i != d->bottom; i++)
-      *conc__bytering_at(r, i) = CONC__LOAD_RELAXED(conc__bytering_at(old, i));
-    CONC__STORE(&d->ring, r);
+      *conc__deque_at(r, i) = CONC__LOAD_RELAXED(conc__deque_at(old, i));
+    CONC__STORE(&d->array, r);
   }
-  d->full = top + d->ring->mask + 1;
+  d->full = top + d->array->mask + 1;
   return 0;
 }
 
@@ -17367,7 +17382,7 @@ CONC__INLINE bool conc__deque_is_full(const conc__deque *d) {
 
 CONC__INLINE void conc__deque_push(conc__deque *d, conc_task *t) {
   size_t b = d->bottom;
-  CONC__STORE_RELAXED(conc__bytering_at(d->ring, b), t);
+  CONC__STORE_RELAXED(conc__deque_at(d->array, b), t);
   CONC__STORE(&d->bottom, b + 1);
 }
 
@@ -17395,7 +17410,7 @@ CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
   conc_task *t;
   if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
   b--;
-  t = CONC__LOAD_RELAXED(conc__bytering_at(d->ring, b));
+  t = CONC__LOAD_RELAXED(conc__deque_at(d->array, b));
   if (only != NULL && t != only) return NULL;
   CONC__POINT();
   CONC__STORE_RELAXED(&d->bottom, b);
@@ -17426,17 +17441,17 @@ CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
 CONC__PRIVATE conc_task *conc__deque_take(conc__deque *d) {
   for (;;) {
     size_t top, b;
-    conc__deque_array *ring;
+    conc__deque_array *array;
     conc_task *t;
     CONC__POINT();
     top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
     CONC__POINT();
     b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
     if ((ptrdiff_t)(b - top) <= 0) return NULL;
-    ring = CONC__LOAD(&d->ring);
-    t = CONC__LOAD_RELAXED(conc__bytering_at(ring, top));
+    array = CONC__LOAD(&d->array);
+    t = CONC__LOAD_RELAXED(conc__deque_at(array, top));
     /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__bytering_at(ring, top + 2)));
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__deque_at(array, top + 2)));
     CONC__POINT();
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -17460,10 +17475,10 @@ CONC__PRIVATE conc_task *conc__deque_steal(conc__deque *d) {
 }
 
 CONC__PRIVATE void conc__deque_free(conc__deque *d) {
-  while (d->ring != NULL) {
-    conc__deque_array *older = d->ring->older;
-    CONC_FREE(d->ring);
-    d->ring = older;
+  while (d->array != NULL) {
+    conc__deque_array *older = d->array->older;
+    CONC_FREE(d->array);
+    d->array = older;
   }
 }
 
@@ -17485,12 +17500,12 @@ CONC__PRIVATE void conc__deque_free(conc__deque *d) {
 enum { CONC__BATCH = 64 };
 
 typedef struct conc__worker {
-  conc__deque own;
+  conc__deque own __attribute__((aligned(CONC__CACHE_LINE)));
   conc__deque batch;
   struct {
-    conc__deque_array ring;
+    conc__deque_array array;
     conc_task *items[CONC__BATCH];
-  } batch_ring;
+  } batch_array;
   conc__pool_data *pool;
   size_t index;
   unsigned spin_failed;
@@ -17498,29 +17513,56 @@ typedef struct conc__worker {
   char name[32];
 } conc__worker;
 
+typedef struct conc__backlog {
+  conc_task *first, **end;
+  size_t count; /* of a pool of threads */
+} conc__backlog;
+
+typedef struct conc__idle_set {
+  unsigned searching;
+  unsigned resting; /* workers that may be in `bits`, or started when lazy */
+  unsigned active;  /* workers that are not at rest */
+  unsigned *bits;
+} conc__idle_set;
+
 struct conc__pool_data {
   uintptr_t id;  /* as an actor's: it tells the generation */
   conc_pool options;
   size_t n;      /* how many workers */
   size_t memory; /* what to free, if it was mapped; else 0 */
   void *block;
-  char pad0[64];
+  conc__worker *workers;
+  struct conc__procpool *procs; /* of processes */
+  CONC__APART(1);
   uintptr_t inbox; /* a conc_task | CONC__CLOSED */
-  char pad1[64 - sizeof(uintptr_t)];
+  CONC__APART(2);
   conc__mutex guard; /* of the backlog, and of starting */
-  conc_task *backlog, **backlog_end;
-  size_t backlog_count;
-  char pad2[64];
-  unsigned searching;
-  unsigned resting; /* workers that may be in `idle`, or started when lazy */
-  unsigned active; /* workers that are not at rest */
+  conc__backlog backlog;
+  CONC__APART(3);
+  conc__idle_set idle;
   unsigned started;
   bool lazy;       /* workers are started when there is work */
   bool over, terminated;
-  struct conc__procpool *far; /* of processes */
-  unsigned *idle;
-  conc__worker *workers;
 };
+
+CONC__INLINE void conc__backlog_append(conc__backlog *b, conc_task *first,
+                                       conc_task **end) {
+  *b->end = first;
+  b->end = end;
+}
+
+CONC__PRIVATE conc_task *conc__backlog_take(conc__backlog *b) {
+  conc_task *t = b->first;
+  b->first = t->next;
+  if (b->first == NULL) b->end = &b->first;
+  return t;
+}
+
+CONC__PRIVATE void conc__backlog_put_back(conc__backlog *b, conc_task *t) {
+  t->next = b->first;
+  if (b->first == NULL) b->end = &t->next;
+  b->first = t;
+}
 
 static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
 
@@ -17546,7 +17588,7 @@ CONC__INLINE conc__worker *conc__worker_of(const conc__pool_data *p) {
 CONC__PRIVATE bool conc__pool_has_work(conc__pool_data *p) {
   size_t i;
   if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
-      __atomic_load_n(&p->backlog_count, __ATOMIC_SEQ_CST) != 0)
+      __atomic_load_n(&p->backlog.count, __ATOMIC_SEQ_CST) != 0)
     return true;
   for (i = 0; i < p->n; i++)
     if (!conc__deque_is_empty(&p->workers[i].own) ||
@@ -17562,11 +17604,11 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   uintptr_t seen;
   size_t n = 0, count = 1;
   if ((CONC__LOAD(&p->inbox) & ~CONC__CLOSED) == 0 &&
-      CONC__LOAD(&p->backlog_count) == 0)
+      CONC__LOAD(&p->backlog.count) == 0)
     return NULL;
   conc__mutex_lock(&p->guard);
   /* While they are between inbox and backlog nobody shall find no work. */
-  __atomic_store_n(&p->backlog_count, p->backlog_count + 1, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&p->backlog.count, p->backlog.count + 1, __ATOMIC_SEQ_CST);
   seen = CONC__LOAD(&p->inbox);
   while ((seen & ~CONC__CLOSED) != 0 &&
          !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
@@ -17581,11 +17623,10 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
       t = next;
       n++;
     }
-    *p->backlog_end = chain;
-    p->backlog_end = end;
+    conc__backlog_append(&p->backlog, chain, end);
   }
-  n += p->backlog_count - 1;
-  first = p->backlog;
+  n += p->backlog.count - 1;
+  first = p->backlog.first;
   t = first;
   if (t != NULL) {
     size_t most = w != NULL ? n / (2 * p->n) + 1 : 1;
@@ -17595,10 +17636,10 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
       conc__deque_push(&w->batch, t); /* which is empty, and has room */
       t = next;
     }
-    p->backlog = t;
-    if (t == NULL) p->backlog_end = &p->backlog;
+    p->backlog.first = t;
+    if (t == NULL) p->backlog.end = &p->backlog.first;
   }
-  __atomic_store_n(&p->backlog_count, first != NULL ? n - count : 0,
+  __atomic_store_n(&p->backlog.count, first != NULL ? n - count : 0,
                    __ATOMIC_SEQ_CST);
   conc__mutex_unlock(&p->guard);
   return first;
@@ -17623,15 +17664,15 @@ CONC__PRIVATE conc_task *conc__worker_take(conc__worker *w) {
 CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
   size_t i;
   for (i = 0; i * 32 < p->n; i++) {
-    unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
+    unsigned seen = __atomic_load_n(&p->idle.bits[i], __ATOMIC_SEQ_CST);
     while (seen != 0) {
       unsigned bit = conc__lowest_bit(seen);
       CONC__POINT();
-      if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
-                                      false, __ATOMIC_SEQ_CST,
-                                      __ATOMIC_SEQ_CST)) {
+      if (__atomic_compare_exchange_n(&p->idle.bits[i], &seen,
+                                      seen & ~(1u << bit), false,
+                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
         conc_task *t = &p->workers[i * 32 + bit].task;
-        __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+        __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
         conc__unpark(t->actor, CONC__NUDGED);
         return true;
       }
@@ -17640,18 +17681,18 @@ CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
   return false;
 }
 
-CONC__PRIVATE int conc__pool_grow(conc__pool_data *p);
+CONC__PRIVATE int conc__pool_start_worker(conc__pool_data *p);
 
 CONC__NOINLINE int conc__pool_wake_one(conc__pool_data *p) {
-  if (!conc__pool_nudge(p) && p->lazy) conc__pool_grow(p);
+  if (!conc__pool_nudge(p) && p->lazy) conc__pool_start_worker(p);
   return 0;
 }
 
 /* There is a job more. Returns 0: as the last call of a submit, which so has
    no register to save, it costs less. */
 CONC__INLINE int conc__pool_wake(conc__pool_data *p) {
-  if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
-      __atomic_load_n(&p->resting, __ATOMIC_SEQ_CST) != 0)
+  if (__atomic_load_n(&p->idle.searching, __ATOMIC_SEQ_CST) == 0 &&
+      __atomic_load_n(&p->idle.resting, __ATOMIC_SEQ_CST) != 0)
     return conc__pool_wake_one(p);
   return 0;
 }
@@ -17659,14 +17700,14 @@ CONC__INLINE int conc__pool_wake(conc__pool_data *p) {
 /* No longer searching. */
 CONC__PRIVATE void conc__worker_found(conc__worker *w) {
   conc__pool_data *p = w->pool;
-  if (__atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
+  if (__atomic_sub_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
       conc__pool_has_work(p))
     conc__pool_wake(p);
 }
 
 CONC__PRIVATE void conc__worker_rest(conc__worker *w) {
-  __atomic_add_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
-  __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
+  __atomic_add_fetch(&w->pool->idle.resting, 1u, __ATOMIC_SEQ_CST);
+  __atomic_fetch_or(&w->pool->idle.bits[w->index / 32], 1u << w->index % 32,
                     __ATOMIC_SEQ_CST);
   conc__fence_heavy();
 }
@@ -17675,10 +17716,11 @@ CONC__PRIVATE void conc__worker_rest(conc__worker *w) {
 CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
   conc__actor *self = &conc__this.actor;
   unsigned bit = 1u << w->index % 32;
-  __atomic_sub_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
+  __atomic_sub_fetch(&w->pool->idle.resting, 1u, __ATOMIC_SEQ_CST);
   CONC__POINT();
-  if (__atomic_fetch_and(&w->pool->idle[w->index / 32], ~bit,
-                         __ATOMIC_SEQ_CST) & bit)
+  if (__atomic_fetch_and(&w->pool->idle.bits[w->index / 32], ~bit,
+                         __ATOMIC_SEQ_CST) &
+      bit)
     return true;
   while (!(CONC__LOAD(&self->word) & CONC__NUDGED))
     conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
@@ -17700,7 +17742,7 @@ CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
 CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
   conc__pool_data *p = w->pool;
   conc__actor *self = &conc__this.actor;
-  __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+  __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
   for (;;) {
     conc_task *t = conc__worker_spin(w);
     bool mine;
@@ -17708,11 +17750,11 @@ CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
       conc__worker_found(w);
       return t;
     }
-    __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    __atomic_sub_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
     conc__worker_rest(w);
     /* The last to rest ends the pool if it is closed: jobs come from outside
        no more, nor from inside, for no job runs. */
-    if (__atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST) == 0 &&
+    if (__atomic_sub_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST) == 0 &&
         (CONC__LOAD(&p->inbox) & CONC__CLOSED) && !conc__pool_has_work(p)) {
       CONC__STORE(&p->over, true);
       while (conc__pool_nudge(p)) continue;
@@ -17720,10 +17762,10 @@ CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
     if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
       conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
     mine = conc__worker_leave_idle(w);
-    if (mine) __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
-    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    if (mine) __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
     if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
-      __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+      __atomic_sub_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
       return NULL;
     }
   }
@@ -17977,36 +18019,40 @@ CONC__PRIVATE void conc__pool_free(conc__pool_data *p) {
     CONC_FREE(p->block);
 }
 
+/* The next line of the cache that begins at or after p. */
+CONC__PRIVATE void *conc__line_up(void *p) {
+  return (void *)(((uintptr_t)p + CONC__CACHE_LINE - 1) &
+                  ~(uintptr_t)(CONC__CACHE_LINE - 1));
+}
+
 /* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
 CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
                                               size_t n, bool mapped) {
   size_t words = (n + 31) / 32;
-  size_t size = 64 + sizeof(conc__pool_data) + n * sizeof(conc__worker) +
-                words * sizeof(unsigned);
+  size_t size = 2 * CONC__CACHE_LINE + sizeof(conc__pool_data) +
+                n * sizeof(conc__worker) + words * sizeof(unsigned);
   void *block;
   conc__pool_data *p;
   size_t i;
   if (n > SIZE_MAX / 2 / sizeof(conc__worker)) return NULL;
-  size += (n + 1) * 64;
   block = mapped ? conc__pages_map(size) : CONC_MALLOC(size);
   if (block == NULL) return NULL;
   memset(block, 0, size);
-  p = (conc__pool_data *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
+  p = (conc__pool_data *)conc__line_up(block);
   p->block = block;
   p->memory = mapped ? size : 0;
   p->id = (uintptr_t)p | conc__generation << 2;
   p->options = *options;
   p->n = n;
-  p->backlog_end = &p->backlog;
-  p->workers =
-      (conc__worker *)(((uintptr_t)(p + 1) + 63) & ~(uintptr_t)63);
-  p->idle = (unsigned *)(void *)(p->workers + n);
+  p->backlog.end = &p->backlog.first;
+  p->workers = (conc__worker *)conc__line_up(p + 1);
+  p->idle.bits = (unsigned *)(void *)(p->workers + n);
   for (i = 0; i < n; i++) {
     conc__worker *w = &p->workers[i];
     w->pool = p;
     w->index = i;
-    w->batch_ring.ring.mask = CONC__BATCH - 1;
-    w->batch.ring = &w->batch_ring.ring;
+    w->batch_array.array.mask = CONC__BATCH - 1;
+    w->batch.array = &w->batch_array.array;
     if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
@@ -18018,17 +18064,16 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
 }
 
 /* Starts one worker more. */
-CONC__PRIVATE int conc__pool_grow(conc__pool_data *p) {
+CONC__PRIVATE int conc__pool_start_worker(conc__pool_data *p) {
   int rc = 0;
   if (CONC__LOAD(&p->started) == p->n) return 0;
   conc__mutex_lock(&p->guard);
   if (p->started < p->n) {
-    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
     rc = conc_thread_start(&p->workers[p->started].task);
     if (rc == 0)
       CONC__STORE(&p->started, p->started + 1);
-    else
-      __atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    else __atomic_sub_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
   }
   conc__mutex_unlock(&p->guard);
   return rc;
@@ -18068,20 +18113,23 @@ CONC__PRIVATE void conc__pool_stop(conc__pool_data *p) {
   conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
 }
 
+/* Joins, whatever becomes of the caller meanwhile. */
+CONC__PRIVATE void conc__task_join_anyway(conc_task *t) {
+  while (conc_join(t, CONC_FOREVER) == -ECANCELED) continue;
+}
+
 CONC__PRIVATE int conc__pool_start_threads(conc_pool *pool, size_t n) {
   conc__pool_data *p = conc__pool_new(pool, n, false);
   int rc = 0;
   size_t i;
   if (p == NULL) return -ENOMEM;
-  while (rc == 0 && p->started < n) rc = conc__pool_grow(p);
+  while (rc == 0 && p->started < n) rc = conc__pool_start_worker(p);
   if (rc == 0) {
     CONC__STORE(&pool->state, p);
     return 0;
   }
   conc__pool_shut(p);
-  for (i = 0; i < p->started; i++)
-    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED)
-      continue;
+  for (i = 0; i < p->started; i++) conc__task_join_anyway(&p->workers[i].task);
   conc__pool_free(p);
   return rc;
 }
@@ -18157,9 +18205,18 @@ enum {
   CONC__JOB_SLOTS = 256,
   CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
   CONC__JOB_SLOT_RING = 2 * CONC__JOB_SLOTS,
-  CONC__PROCPOOL_WORKERS = 4096,
-  CONC__PROCPOOL_CHUNK = -1 /* start_method of a job of map: many items */
+  CONC__PROCPOOL_WORKERS = 4096
 };
+enum {                       /* .slot of a job, if it is none of 0 to 255 */
+       CONC__JOB_WAITS = -1, /* in the backlog */
+       CONC__JOB_OVER = -2   /* ends now, or has ended */
+};
+
+/* Many items of conc_pool_map: one job for a worker that is a process. */
+typedef struct conc__chunk {
+  conc_task task; /* first: from it comes the chunk */
+  size_t item;    /* bytes of one */
+} conc__chunk;
 
 typedef struct conc__procpool_slot {
   uint64_t state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
@@ -18167,7 +18224,7 @@ typedef struct conc__procpool_slot {
   void *result;
   size_t offset; /* of the argument in the shared memory */
   size_t size;
-  size_t item;  /* of map: bytes of one; else 0 */
+  size_t item;    /* of a chunk: bytes of one; else 0 */
   uint64_t began; /* by the clock, in nanoseconds; 0: not known */
   int status;
   pid_t pid;
@@ -18177,19 +18234,19 @@ typedef struct conc__procpool_slot {
 typedef struct conc__procpool_worker { /* in shared memory */
   unsigned bell;
   bool ready;  /* has begun, and called the initializer */
-  char pad[59];
+  CONC__APART(1);
 } conc__procpool_worker;
 
 typedef struct conc__procpool_shared {
   uint64_t tail;
-  char pad1[56];
+  CONC__APART(1);
   uint64_t head;
-  char pad2[56];
+  CONC__APART(2);
   unsigned bell, awake; /* the parent's; how many of it look at `done` */
-  char pad3[56];
+  CONC__APART(3);
   uint64_t done[CONC__JOB_SLOTS / 64];
   unsigned stop;
-  char pad4[64];
+  CONC__APART(4);
   uint64_t asleep[CONC__PROCPOOL_WORKERS / 64];
   unsigned ring[CONC__JOB_SLOT_RING];
   conc__procpool_slot slots[CONC__JOB_SLOTS];
@@ -18222,20 +18279,20 @@ typedef struct conc__procpool {
   unsigned free, blocks; /* first slots, or CONC__JOB_SLOTS */
   size_t unfinished; /* under the guard */
   unsigned users;    /* who are here for the sake of a job that may end */
-  unsigned stillborn; /* workers that ended before they began, in a row */
+  unsigned early_deaths; /* workers that ended before they began, in a row */
   int broken;
   unsigned spin_failed;
   conc_task keeper;
   double retry_at; /* when to start what could not be started */
 } conc__procpool;
 
-#define CONC__STATE(position, worker, state) \
+#define CONC__JOB_SLOT_WORD(position, worker, state)                          \
   ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
 
-CONC__INLINE unsigned conc__state_of(uint64_t state) {
+CONC__INLINE unsigned conc__job_slot_state(uint64_t state) {
   return (unsigned)(state & 255);
 }
-CONC__INLINE size_t conc__state_worker(uint64_t state) {
+CONC__INLINE size_t conc__job_slot_worker(uint64_t state) {
   return (size_t)(state >> 8 & 0xffff);
 }
 
@@ -18257,13 +18314,13 @@ CONC__PRIVATE unsigned conc__procpool_claim(conc__procpool_shared *s,
   for (;;) {
     uint64_t h = CONC__LOAD(&s->head);
     uint64_t next = h;
-    uint64_t seen = CONC__STATE(h, 0, CONC__JOB_SLOT_READY);
+    uint64_t seen = CONC__JOB_SLOT_WORD(h, 0, CONC__JOB_SLOT_READY);
     unsigned i;
     bool mine;
     if (h == CONC__LOAD(&s->tail)) return CONC__JOB_SLOTS;
     i = CONC__LOAD(&s->ring[h % CONC__JOB_SLOT_RING]) % CONC__JOB_SLOTS;
     mine = CONC__CAS(&s->slots[i].state, &seen,
-                     CONC__STATE(h, worker, CONC__JOB_SLOT_CLAIMED));
+                     CONC__JOB_SLOT_WORD(h, worker, CONC__JOB_SLOT_CLAIMED));
     /* Claimed, by whomever, or taken back: on to the next. */
     CONC__CAS(&s->head, &next, h + 1);
     if (mine) return i;
@@ -18292,12 +18349,24 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
   __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
 }
 
+/* Where a slot's argument is: in the slot itself if it is small. */
+CONC__INLINE char *conc__procpool_argument(conc__procpool_slot *slot,
+                                           char *memory) {
+  return slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
+                                            : memory + slot->offset;
+}
+
+typedef struct conc__chunk_here {
+  const conc__procpool_slot *slot;
+  char *items;
+} conc__chunk_here;
+
 /* The items of a chunk. */
-CONC__PRIVATE void *conc__procpool_chunk(void *slot) {
-  conc__procpool_slot *s = (conc__procpool_slot *)slot;
-  char *p = (char *)s->result; /* where the items are */
+CONC__PRIVATE void *conc__chunk_run(void *arg) {
+  const conc__chunk_here *chunk = (const conc__chunk_here *)arg;
+  const conc__procpool_slot *s = chunk->slot;
   size_t i;
-  for (i = 0; i < s->size; i += s->item) s->target(p + i);
+  for (i = 0; i < s->size; i += s->item) s->target(chunk->items + i);
   return NULL;
 }
 
@@ -18308,23 +18377,25 @@ CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
     conc__shared_wake(&s->bell, 1);
 }
 
-CONC__PRIVATE void conc__procpool_run(conc__procpool_shared *s, char *memory,
-                                      unsigned i, size_t worker) {
+CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
+                                           char *memory, unsigned i,
+                                           size_t worker) {
   unsigned generation = conc__generation;
   conc__procpool_slot *slot = &s->slots[i];
   uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
+  conc__chunk_here chunk;
   conc_task job;
   memset(&job, 0, sizeof job);
   job.number = (unsigned)(seen >> 24) + 1;
   job.size = slot->size;
-  job.arg = slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
-                                               : memory + slot->offset;
+  job.arg = conc__procpool_argument(slot, memory);
   if (slot->size == 0) memcpy(&job.arg, slot->bytes, sizeof job.arg);
   job.target = slot->target;
   if (slot->item > 0) {
-    slot->result = job.arg;
-    job.target = conc__procpool_chunk;
-    job.arg = slot;
+    chunk.slot = slot;
+    chunk.items = (char *)job.arg;
+    job.target = conc__chunk_run;
+    job.arg = &chunk;
   }
   conc__task_begin(&job, &conc__job_kind);
   conc__job_run(&job, false);
@@ -18332,7 +18403,7 @@ CONC__PRIVATE void conc__procpool_run(conc__procpool_shared *s, char *memory,
   slot->result = job.result;
   slot->status = job.status;
   if (!CONC__CAS(&slot->state, &seen,
-                 CONC__STATE(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
+                 CONC__JOB_SLOT_WORD(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
     for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
@@ -18343,9 +18414,9 @@ CONC__PRIVATE void conc__procpool_run(conc__procpool_shared *s, char *memory,
 CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   conc__procpool_process *process = (conc__procpool_process *)arg;
   const conc_pool *options = &process->pool->options;
-  conc__procpool *far = process->pool->far;
-  conc__procpool_shared *s = far->shared;
-  conc__procpool_worker *w = &far->workers[process->index];
+  conc__procpool *procs = process->pool->procs;
+  conc__procpool_shared *s = procs->shared;
+  conc__procpool_worker *w = &procs->workers[process->index];
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
@@ -18363,7 +18434,7 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
     s->slots[i].pid = pid;
     if (options->timeout > 0)
       CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
-    conc__procpool_run(s, far->memory, i, process->index);
+    conc__procpool_slot_run(s, procs->memory, i, process->index);
     n++;
   }
   return NULL;
@@ -18373,113 +18444,124 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
 
 /* A place for the larger argument of slot i: the first gap between others.
    False if there is none now. */
-CONC__PRIVATE bool conc__procpool_block(conc__procpool *far, unsigned i,
-                                        size_t size) {
-  unsigned *p = &far->blocks;
+CONC__PRIVATE bool conc__procpool_block_alloc(conc__pool_data *p, unsigned i,
+                                              size_t size) {
+  conc__procpool *procs = p->procs;
+  unsigned *link = &procs->blocks;
   size_t at = 0;
   size = (size + 63) & ~(size_t)63;
-  for (; *p != CONC__JOB_SLOTS; p = &far->jobs[*p].next) {
-    if (far->jobs[*p].offset - at >= size) break;
-    at = far->jobs[*p].offset + far->jobs[*p].size;
+  for (; *link != CONC__JOB_SLOTS; link = &procs->jobs[*link].next) {
+    if (procs->jobs[*link].offset - at >= size) break;
+    at = procs->jobs[*link].offset + procs->jobs[*link].size;
   }
-  if (*p == CONC__JOB_SLOTS && far->memory_size - at < size) return false;
-  far->jobs[i].offset = at;
-  far->jobs[i].size = size;
-  far->jobs[i].next = *p;
-  *p = i;
+  if (*link == CONC__JOB_SLOTS && procs->memory_size - at < size) return false;
+  procs->jobs[i].offset = at;
+  procs->jobs[i].size = size;
+  procs->jobs[i].next = *link;
+  *link = i;
   return true;
 }
 
-CONC__PRIVATE void conc__procpool_release(conc__procpool *far, unsigned i) {
-  conc__procpool_job *j = &far->jobs[i];
+CONC__PRIVATE void conc__procpool_slot_free(conc__pool_data *p, unsigned i) {
+  conc__procpool *procs = p->procs;
+  conc__procpool_job *j = &procs->jobs[i];
   if (j->size > 0) {
-    unsigned *p = &far->blocks;
-    while (*p != i) p = &far->jobs[*p].next;
-    *p = j->next;
+    unsigned *link = &procs->blocks;
+    while (*link != i) link = &procs->jobs[*link].next;
+    *link = j->next;
     j->size = 0;
   }
-  j->task->fds[0] = -2;
+  j->task->as.job.slot = CONC__JOB_OVER;
   j->task = NULL;
-  j->next = far->free;
-  far->free = i;
+  j->next = procs->free;
+  procs->free = i;
 }
 
 /* Claims a worker that sleeps. */
-CONC__PRIVATE bool conc__procpool_wake(conc__procpool *far, size_t n) {
-  conc__procpool_shared *s = far->shared;
+CONC__PRIVATE bool conc__procpool_wake_worker(conc__procpool *procs,
+                                              size_t n) {
+  conc__procpool_shared *s = procs->shared;
   size_t k;
   for (k = 0; k * 64 < n; k++) {
     uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
     while (seen != 0) {
       size_t w = k * 64 + conc__lowest_bit(seen);
       if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
-      CONC__STORE(&far->workers[w].bell, 1u);
-      conc__shared_wake(&far->workers[w].bell, 1);
+      CONC__STORE(&procs->workers[w].bell, 1u);
+      conc__shared_wake(&procs->workers[w].bell, 1);
       return true;
     }
   }
   return false;
 }
 
+/* Puts a job that never ran on the list of those that are to be ended without
+   the guard. */
+CONC__PRIVATE void conc__procpool_drop(conc_task *t, int status,
+                                       conc_task **ended) {
+  t->as.job.slot = CONC__JOB_OVER;
+  t->status = status;
+  t->next = *ended;
+  *ended = t;
+}
+
+/* Hands a job to the workers, in slot i. */
+CONC__PRIVATE void conc__procpool_slot_fill(conc__procpool *procs, unsigned i,
+                                            conc_task *t) {
+  conc__procpool_shared *s = procs->shared;
+  conc__procpool_slot *slot = &s->slots[i];
+  uint64_t tail = s->tail;
+  char *bytes;
+  procs->jobs[i].task = t;
+  procs->jobs[i].reason = 0;
+  t->as.job.slot = (short)i;
+  slot->target = t->target;
+  slot->size = t->size;
+  slot->item =
+      t->as.job.is_chunk ? ((const conc__chunk *)(const void *)t)->item : 0;
+  slot->offset = procs->jobs[i].offset;
+  slot->began = 0;
+  slot->pid = 0;
+  bytes = conc__procpool_argument(slot, procs->memory);
+  if (t->size > 0) memcpy(bytes, t->arg, t->size);
+  else memcpy(bytes, &t->arg, sizeof t->arg);
+  CONC__STORE(&slot->state,
+              CONC__JOB_SLOT_WORD(tail, 0, CONC__JOB_SLOT_READY));
+  CONC__STORE(&s->ring[tail % CONC__JOB_SLOT_RING], i);
+  /* In one order with what a worker does who goes to sleep. */
+  __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
+}
+
 /* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
    be ended without the guard. */
 CONC__PRIVATE void conc__procpool_pump(conc__pool_data *p, conc_task **ended) {
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   conc_task *t;
-  while ((t = p->backlog) != NULL) {
-    uint64_t tail = s->tail;
-    unsigned i = far->free;
+  while ((t = p->backlog.first) != NULL) {
+    unsigned i = procs->free;
     unsigned next;
-    conc__procpool_slot *slot;
-    char *bytes;
     if (t->actor != NULL) { /* cancelled */
-      p->backlog = t->next;
-      if (p->backlog == NULL) p->backlog_end = &p->backlog;
-      t->fds[0] = -2;
-      t->status = -ECANCELED;
-      t->next = *ended;
-      *ended = t;
+      conc__procpool_drop(conc__backlog_take(&p->backlog), -ECANCELED, ended);
       continue;
     }
     if (i == CONC__JOB_SLOTS ||
-        tail - CONC__LOAD(&s->head) >= CONC__JOB_SLOT_RING)
+        s->tail - CONC__LOAD(&s->head) >= CONC__JOB_SLOT_RING)
       return;
-    next = far->jobs[i].next;
+    next = procs->jobs[i].next;
     if (t->size > CONC__JOB_SLOT_BYTES &&
-        !conc__procpool_block(far, i, t->size))
+        !conc__procpool_block_alloc(p, i, t->size))
       return;
-    far->free = next;
-    p->backlog = t->next;
-    if (p->backlog == NULL) p->backlog_end = &p->backlog;
-    slot = &s->slots[i];
-    far->jobs[i].task = t;
-    far->jobs[i].reason = 0;
-    t->fds[0] = (int)i;
-    slot->target = t->target;
-    slot->size = t->size;
-    slot->item = t->start_method == CONC__PROCPOOL_CHUNK ? t->stack_size : 0;
-    slot->offset = far->jobs[i].offset;
-    slot->began = 0;
-    slot->pid = 0;
-    bytes = t->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
-                                            : far->memory + slot->offset;
-    if (t->size > 0)
-      memcpy(bytes, t->arg, t->size);
-    else
-      memcpy(bytes, &t->arg, sizeof t->arg);
-    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__JOB_SLOT_READY));
-    CONC__STORE(&s->ring[tail % CONC__JOB_SLOT_RING], i);
-    /* In one order with what a worker does who goes to sleep. */
-    __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
-    conc__procpool_wake(far, p->n);
+    procs->free = next;
+    conc__procpool_slot_fill(procs, i, conc__backlog_take(&p->backlog));
+    conc__procpool_wake_worker(procs, p->n);
   }
 }
 
 /* Rings for the keeper. */
-CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *far) {
-  __atomic_store_n(&far->shared->bell, 1u, __ATOMIC_SEQ_CST);
-  conc__shared_wake(&far->shared->bell, 1);
+CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
+  __atomic_store_n(&procs->shared->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&procs->shared->bell, 1);
 }
 
 /* --- in the parent: how jobs end --- */
@@ -18488,8 +18570,8 @@ CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
   conc__task_finish(t, result, status);
   conc__mutex_lock(&p->guard);
-  if (--p->far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
-    conc__procpool_wake_keeper(p->far);
+  if (--p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__procpool_wake_keeper(p->procs);
   conc__mutex_unlock(&p->guard);
 }
 
@@ -18504,36 +18586,32 @@ CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
 
 /* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
    run once more. False if somebody else was faster. */
-CONC__PRIVATE bool conc__procpool_end(conc__pool_data *p, unsigned i,
-                                      uint64_t seen, int status, int exitcode,
-                                      bool again) {
-  conc__procpool *far = p->far;
-  conc__procpool_slot *slot = &far->shared->slots[i];
+CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
+                                           uint64_t seen, int status,
+                                           int exitcode, bool again) {
+  conc__procpool *procs = p->procs;
+  conc__procpool_slot *slot = &procs->shared->slots[i];
   conc_task *ended = NULL;
   void *result = NULL;
   conc_task *t;
-  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__JOB_SLOT_FREE)))
+  if (!CONC__CAS(&slot->state, &seen,
+                 CONC__JOB_SLOT_WORD(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
-  t = far->jobs[i].task;
-  if (conc__state_of(seen) == CONC__JOB_SLOT_DONE) {
+  t = procs->jobs[i].task;
+  if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE) {
     if (t->size > 0)
-      memcpy(t->arg,
-             slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
-                                                : far->memory + slot->offset,
-             t->size);
+      memcpy(t->arg, conc__procpool_argument(slot, procs->memory), t->size);
     result = slot->result;
     status = slot->status;
   }
   t->pid = slot->pid;
   t->exitcode = exitcode;
   conc__mutex_lock(&p->guard);
-  conc__procpool_release(far, i);
+  conc__procpool_slot_free(p, i);
   if (again) {
-    t->fds[0] = -1;
-    t->fds[1]--;
-    t->next = p->backlog;
-    if (p->backlog == NULL) p->backlog_end = &t->next;
-    p->backlog = t;
+    t->as.job.slot = CONC__JOB_WAITS;
+    t->as.job.retries--;
+    conc__backlog_put_back(&p->backlog, t);
   }
   conc__procpool_pump(p, &ended);
   conc__mutex_unlock(&p->guard);
@@ -18544,8 +18622,8 @@ CONC__PRIVATE bool conc__procpool_end(conc__pool_data *p, unsigned i,
 
 /* Takes what is done. Not the keeper: leaves those with callbacks to it. */
 CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++) {
     uint64_t bits = 0;
@@ -18555,20 +18633,20 @@ CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
       unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
-      if (conc__state_of(seen) != CONC__JOB_SLOT_DONE) continue;
+      if (conc__job_slot_state(seen) != CONC__JOB_SLOT_DONE) continue;
       if (!keeper) {
         conc__mutex_lock(&p->guard);
-        leave = far->jobs[i].task != NULL &&
-                (far->jobs[i].task->callback != NULL ||
-                 far->jobs[i].task->group != NULL);
+        leave = procs->jobs[i].task != NULL &&
+                (procs->jobs[i].task->callback != NULL ||
+                 procs->jobs[i].task->group != NULL);
         conc__mutex_unlock(&p->guard);
       }
       if (leave) {
         __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
                           __ATOMIC_SEQ_CST);
-        conc__procpool_wake_keeper(far);
+        conc__procpool_wake_keeper(procs);
       } else {
-        conc__procpool_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+        conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
       }
     }
   }
@@ -18589,15 +18667,15 @@ CONC__PRIVATE conc__pool_data *conc__procpool_enter(conc_task *t) {
   conc__pool_data *p = NULL;
   conc__mutex_lock(guard);
   if (conc__event_await(&t->done)) {
-    p = t->pool;
-    __atomic_add_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+    p = t->as.job.pool;
+    __atomic_add_fetch(&p->procs->users, 1u, __ATOMIC_SEQ_CST);
   }
   conc__mutex_unlock(guard);
   return p;
 }
 
 CONC__PRIVATE void conc__procpool_leave(conc__pool_data *p) {
-  __atomic_sub_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+  __atomic_sub_fetch(&p->procs->users, 1u, __ATOMIC_SEQ_CST);
 }
 
 /* A thread that is about to wait for a job looks itself for a while. */
@@ -18606,19 +18684,20 @@ CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__pool_data *p;
   conc__spin spin;
   bool paid = false;
-  if (!self->ops->blocks || conc__pool_is_gone(task->pool)) return;
+  if (!self->ops->blocks || conc__pool_is_gone(task->as.job.pool)) return;
   conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
   if (spin.end <= 0) return; /* the wait that follows learns from that */
   p = conc__procpool_enter(task);
   if (p == NULL) return;
-  __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
+  __atomic_add_fetch(&p->procs->shared->awake, 1u, __ATOMIC_SEQ_CST);
   while (!paid && conc__spin_again(&spin, 1)) {
     conc__procpool_collect(p, false);
     paid = conc_event_is_set(&task->done);
   }
-  if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
-      conc__procpool_is_done(p->far->shared))
-    conc__procpool_wake_keeper(p->far);
+  if (__atomic_sub_fetch(&p->procs->shared->awake, 1u, __ATOMIC_SEQ_CST) ==
+          0 &&
+      conc__procpool_is_done(p->procs->shared))
+    conc__procpool_wake_keeper(p->procs);
   conc__procpool_leave(p);
   conc__spin_end(&spin, paid);
 }
@@ -18626,13 +18705,13 @@ CONC__PRIVATE void conc__procpool_help(conc_task *task) {
 /* Kills the worker that runs slot i, if it still does. */
 CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
                                           uint64_t seen, int reason) {
-  size_t w = conc__state_worker(seen);
-  if (conc__state_of(seen) != CONC__JOB_SLOT_CLAIMED) return false;
-  p->far->jobs[i].reason = reason;
-  if (!CONC__CAS(&p->far->shared->slots[i].state, &seen,
-                 CONC__STATE(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
+  size_t w = conc__job_slot_worker(seen);
+  if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) return false;
+  p->procs->jobs[i].reason = reason;
+  if (!CONC__CAS(&p->procs->shared->slots[i].state, &seen,
+                 CONC__JOB_SLOT_WORD(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
     return false;
-  conc_kill(&p->far->processes[w].task);
+  conc_kill(&p->procs->processes[w].task);
   return true;
 }
 
@@ -18643,24 +18722,24 @@ CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   int i;
   if (p == NULL) return -ESRCH;
   conc__mutex_lock(&p->guard);
-  i = t->fds[0];
-  if (i == -1) t->actor = CONC__NEVER_BEGIN; /* the pump will see it */
-  if (i >= 0) seen = CONC__LOAD(&p->far->shared->slots[i].state);
+  i = t->as.job.slot;
+  if (i == CONC__JOB_WAITS) t->actor = CONC__NEVER_BEGIN;
+  if (i >= 0) seen = CONC__LOAD(&p->procs->shared->slots[i].state);
   conc__mutex_unlock(&p->guard);
   if (i >= 0 &&
-      (conc__state_of(seen) != CONC__JOB_SLOT_READY ||
-       !conc__procpool_end(p, (unsigned)i, seen, -ECANCELED, CONC_NO_EXITCODE,
-                           false)) &&
+      (conc__job_slot_state(seen) != CONC__JOB_SLOT_READY ||
+       !conc__procpool_slot_end(p, (unsigned)i, seen, -ECANCELED,
+                                CONC_NO_EXITCODE, false)) &&
       kill) {
     conc__mutex_lock(&p->guard);
-    if (t->fds[0] == i)
+    if (t->as.job.slot == i)
       conc__procpool_condemn(p, (unsigned)i,
-                             CONC__LOAD(&p->far->shared->slots[i].state),
+                             CONC__LOAD(&p->procs->shared->slots[i].state),
                              -ECANCELED);
     conc__mutex_unlock(&p->guard);
   }
   conc__procpool_leave(p);
-  return i == -2 ? -ESRCH : 0;
+  return i == CONC__JOB_OVER ? -ESRCH : 0;
 }
 
 CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
@@ -18681,14 +18760,14 @@ CONC__PRIVATE void conc__procpool_process_ended(conc_task *t, int status,
   (void)status, (void)result;
   if (conc__pool_is_gone(process->pool)) return;
   CONC__STORE(&process->ended, true);
-  conc__procpool_wake_keeper(process->pool->far);
+  conc__procpool_wake_keeper(process->pool->procs);
 }
 
 CONC__PRIVATE int
 conc__procpool_process_start(conc__procpool_process *process) {
-  conc__procpool *far = process->pool->far;
+  conc__procpool *procs = process->pool->procs;
   int rc;
-  CONC__STORE(&far->workers[process->index].ready, false);
+  CONC__STORE(&procs->workers[process->index].ready, false);
   process->ended = false;
   rc = conc_process_start(&process->task);
   process->runs = rc == 0;
@@ -18696,107 +18775,103 @@ conc__procpool_process_start(conc__procpool_process *process) {
 }
 
 /* A worker has ended: what it had, and who comes in its place. */
+CONC__PRIVATE bool conc__procpool_slot_bury(conc__pool_data *p, unsigned i,
+                                            size_t worker, int exitcode,
+                                            bool terminated) {
+  conc__procpool_job *j = &p->procs->jobs[i];
+  uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+  unsigned state = conc__job_slot_state(seen);
+  if (state < CONC__JOB_SLOT_CLAIMED || conc__job_slot_worker(seen) != worker)
+    return true;
+  if (state == CONC__JOB_SLOT_CLAIMED)
+    return conc__procpool_slot_end(p, i, seen,
+                                   terminated ? -ECANCELED : -ECHILD, exitcode,
+                                   !terminated && j->task->as.job.retries > 0);
+  if (state == CONC__JOB_SLOT_CONDEMNED)
+    conc__procpool_slot_end(p, i, seen, j->reason, exitcode, false);
+  else conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+  return true;
+}
+
 CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
   conc__pool_data *p = process->pool;
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   bool terminated;
   int exitcode;
   unsigned i;
-  while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  conc__task_join_anyway(&process->task);
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
   terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
-  for (i = 0; i < CONC__JOB_SLOTS;) {
-    uint64_t seen = CONC__LOAD(&s->slots[i].state);
-    unsigned state = conc__state_of(seen);
-    bool over = true;
-    if (state < CONC__JOB_SLOT_CLAIMED ||
-        conc__state_worker(seen) != process->index)
-      over = true;
-    else if (state == CONC__JOB_SLOT_DONE)
-      conc__procpool_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
-    else if (state == CONC__JOB_SLOT_CONDEMNED)
-      conc__procpool_end(p, i, seen, far->jobs[i].reason, exitcode, false);
-    else /* unless it is being condemned at this moment */
-      over = conc__procpool_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
-                                exitcode,
-                                !terminated && far->jobs[i].task->fds[1] > 0);
-    i += over;
-  }
+  for (i = 0; i < CONC__JOB_SLOTS; i++)
+    while (
+        !conc__procpool_slot_bury(p, i, process->index, exitcode, terminated))
+      continue;
   __atomic_fetch_and(&s->asleep[process->index / 64],
                      ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
-  if (CONC__LOAD(&far->workers[process->index].ready))
-    far->stillborn = 0;
-  else if (exitcode != -SIGKILL && exitcode != -SIGTERM)
-    far->stillborn++;
+  if (CONC__LOAD(&procs->workers[process->index].ready))
+    procs->early_deaths = 0;
+  else if (exitcode != -SIGKILL && exitcode != -SIGTERM) procs->early_deaths++;
   /* It may have been woken for a job, and not have taken it. */
   if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail))
-    conc__procpool_wake(far, p->n);
+    conc__procpool_wake_worker(procs, p->n);
 }
 
 /* Ends all that has not begun, with this status. */
-CONC__PRIVATE void conc__procpool_drop(conc__pool_data *p, int status) {
-  conc__procpool *far = p->far;
+CONC__PRIVATE void conc__procpool_drop_all(conc__pool_data *p, int status) {
   conc_task *ended = NULL;
-  conc_task *t;
   unsigned i;
   conc__mutex_lock(&p->guard);
-  while ((t = p->backlog) != NULL) {
-    p->backlog = t->next;
-    t->fds[0] = -2;
-    t->status = status;
-    t->next = ended;
-    ended = t;
-  }
-  p->backlog_end = &p->backlog;
+  while (p->backlog.first != NULL)
+    conc__procpool_drop(conc__backlog_take(&p->backlog), status, &ended);
   conc__mutex_unlock(&p->guard);
   conc__procpool_finish_jobs(p, ended);
   for (i = 0; i < CONC__JOB_SLOTS; i++) {
-    uint64_t seen = CONC__LOAD(&far->shared->slots[i].state);
-    if (conc__state_of(seen) == CONC__JOB_SLOT_READY)
-      conc__procpool_end(p, i, seen, status, CONC_NO_EXITCODE, false);
+    uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+    if (conc__job_slot_state(seen) == CONC__JOB_SLOT_READY)
+      conc__procpool_slot_end(p, i, seen, status, CONC_NO_EXITCODE, false);
   }
 }
 
 CONC__PRIVATE void conc__procpool_stop(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+  conc__procpool *procs = p->procs;
   size_t k;
-  __atomic_store_n(&far->shared->stop, 1u, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&procs->shared->stop, 1u, __ATOMIC_SEQ_CST);
   for (k = 0; k < p->n; k++) {
-    CONC__STORE(&far->workers[k].bell, 1u);
-    conc__shared_wake(&far->workers[k].bell, 1);
+    CONC__STORE(&procs->workers[k].bell, 1u);
+    conc__shared_wake(&procs->workers[k].bell, 1);
   }
 }
 
 /* Condemns what runs, and kills all workers. */
 CONC__PRIVATE void conc__procpool_kill(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+  conc__procpool *procs = p->procs;
   unsigned i;
   size_t k;
   conc__mutex_lock(&p->guard);
   for (i = 0; i < CONC__JOB_SLOTS; i++)
-    conc__procpool_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
+    conc__procpool_condemn(p, i, CONC__LOAD(&procs->shared->slots[i].state),
                            -ECANCELED);
   conc__mutex_unlock(&p->guard);
-  for (k = 0; k < p->n; k++) conc_kill(&far->processes[k].task);
+  for (k = 0; k < p->n; k++) conc_kill(&procs->processes[k].task);
 }
 
 /* Kills workers whose jobs have had their time; when to look again. */
-CONC__PRIVATE double conc__procpool_timeouts(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
+  conc__procpool *procs = p->procs;
   double limit = p->options.timeout;
   double now = limit > 0 ? conc_now() : 0;
   double next = now + limit;
   unsigned i;
   if (limit <= 0) return CONC__NEVER;
   conc__mutex_lock(&p->guard);
-  if (far->unfinished == 0) next = CONC__NEVER;
+  if (procs->unfinished == 0) next = CONC__NEVER;
   for (i = 0; i < CONC__JOB_SLOTS; i++) {
-    conc__procpool_slot *slot = &far->shared->slots[i];
+    conc__procpool_slot *slot = &procs->shared->slots[i];
     uint64_t seen = CONC__LOAD(&slot->state);
     double began;
-    if (conc__state_of(seen) != CONC__JOB_SLOT_CLAIMED) continue;
+    if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) continue;
     began = 1e-9 * (double)CONC__LOAD(&slot->began);
     if (began <= 0) { /* just now, or stopped in between */
       CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
@@ -18812,42 +18887,60 @@ CONC__PRIVATE double conc__procpool_timeouts(conc__pool_data *p) {
 
 /* Buries and replaces. Returns how many workers there are. */
 CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+  conc__procpool *procs = p->procs;
   size_t k, count = 0;
   bool failed = false;
-  far->retry_at = CONC__NEVER;
+  procs->retry_at = CONC__NEVER;
   for (k = 0; k < p->n; k++) {
-    conc__procpool_process *process = &far->processes[k];
+    conc__procpool_process *process = &procs->processes[k];
     if (process->runs && CONC__LOAD(&process->ended))
       conc__procpool_bury(process);
-    if (!process->runs && CONC__LOAD(&far->shared->stop) == 0 &&
-        !far->broken && !failed)
+    if (!process->runs && CONC__LOAD(&procs->shared->stop) == 0 &&
+        !procs->broken && !failed)
       failed = conc__procpool_process_start(process) != 0;
     count += process->runs;
   }
   if (failed) {
-    far->retry_at = conc_now() + 0.01;
-    far->stillborn += count == 0;
+    procs->retry_at = conc_now() + 0.01;
+    procs->early_deaths += count == 0;
   }
-  if (far->stillborn > 16 + 2 * p->n && !far->broken) {
+  if (procs->early_deaths > 16 + 2 * p->n && !procs->broken) {
     conc__mutex_lock(&p->guard);
-    far->broken = -ECHILD;
+    procs->broken = -ECHILD;
     conc__mutex_unlock(&p->guard);
   }
   return count;
 }
 
+CONC__PRIVATE void conc__procpool_keeper_rest(conc__procpool *procs,
+                                              double deadline,
+                                              unsigned *round) {
+  conc__procpool_shared *s = procs->shared;
+  bool paid = false;
+  conc__spin spin;
+  conc__spin_begin(&spin, &procs->spin_failed, CONC__NEVER);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
+  conc__spin_end(&spin, paid);
+  if (paid) return;
+  __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
+      !conc__procpool_is_done(s))
+    conc__procpool_sleep(&s->bell, 0, deadline, (*round)++);
+  else *round = 0;
+  __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+}
+
 CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   conc__pool_data *p = (conc__pool_data *)arg;
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   bool killed = false;
   unsigned round = 0;
   for (;;) { /* is counted in `awake` */
-    conc__spin spin;
     double deadline;
     size_t count;
-    bool idle, paid;
+    bool idle;
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
     conc__procpool_collect(p, true);
     if (CONC__LOAD(&p->terminated) && !killed) {
@@ -18856,32 +18949,21 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       killed = true;
     }
     count = conc__procpool_replace_dead(p);
-    if (killed || far->broken)
-      conc__procpool_drop(p, killed ? -ECANCELED : -ECHILD);
+    if (killed || procs->broken)
+      conc__procpool_drop_all(p, killed ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
-    idle = far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
+    idle = procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
     conc__mutex_unlock(&p->guard);
     if (idle) {
       if (CONC__LOAD(&s->stop) == 0) conc__procpool_stop(p);
       if (count == 0) break;
     }
-    deadline = conc__procpool_timeouts(p);
-    if (far->retry_at < deadline) deadline = far->retry_at;
-    paid = false;
-    conc__spin_begin(&spin, &far->spin_failed, CONC__NEVER);
-    while (!paid && conc__spin_again(&spin, 1))
-      paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
-    conc__spin_end(&spin, paid);
-    if (paid) continue;
-    __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
-        !conc__procpool_is_done(s))
-      conc__procpool_sleep(&s->bell, 0, deadline, round++);
-    else
-      round = 0;
-    __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+    deadline = conc__procpool_kill_late(p);
+    if (procs->retry_at < deadline) deadline = procs->retry_at;
+    conc__procpool_keeper_rest(procs, deadline, &round);
   }
-  while (CONC__LOAD(&far->users) != 0) sched_yield(); /* a few instructions */
+  while (CONC__LOAD(&procs->users) != 0)
+    sched_yield(); /* a few instructions */
   return NULL;
 }
 
@@ -18889,56 +18971,60 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
 
 /* Frees a pool of either kind. */
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
-  conc__procpool *far = p->far;
-  if (far != NULL) {
-    if (far->shared != NULL) conc_shared_free(far->shared);
-    CONC_FREE(far->processes);
-    CONC_FREE(far);
+  conc__procpool *procs = p->procs;
+  if (procs != NULL) {
+    if (procs->shared != NULL) conc_shared_free(procs->shared);
+    CONC_FREE(procs->processes);
+    CONC_FREE(procs);
   }
   conc__pool_free(p);
 }
 
+CONC__PRIVATE void conc__procpool_process_init(conc__procpool_process *process,
+                                               conc__pool_data *p,
+                                               size_t index) {
+  process->pool = p;
+  process->index = index;
+  snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
+           (unsigned long)(index + 1));
+  process->task.name = process->name;
+  process->task.target = conc__procpool_worker_main;
+  process->task.arg = process;
+  process->task.daemon = true;
+  process->task.callback = conc__procpool_process_ended;
+}
+
 CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
-  conc__procpool *far = (conc__procpool *)CONC_MALLOC(sizeof *far);
+  conc__procpool *procs = (conc__procpool *)CONC_MALLOC(sizeof *procs);
   size_t n = p->n;
   size_t size =
       sizeof(conc__procpool_shared) + n * sizeof(conc__procpool_worker);
   size_t k;
-  if (far == NULL) return -ENOMEM;
-  memset(far, 0, sizeof *far);
-  p->far = far;
+  if (procs == NULL) return -ENOMEM;
+  memset(procs, 0, sizeof *procs);
+  p->procs = procs;
   if (p->options.max_bytes == 0) p->options.max_bytes = (size_t)256 << 20;
-  far->memory_size = p->options.max_bytes;
+  procs->memory_size = p->options.max_bytes;
   size = (size + 63) & ~(size_t)63;
-  if (far->memory_size > SIZE_MAX / 4) return -ENOMEM;
-  far->memory_size = (far->memory_size + 63) & ~(size_t)63;
-  far->shared =
-      (conc__procpool_shared *)conc_shared_alloc(size + far->memory_size);
-  if (far->shared == NULL) return -errno;
-  far->workers = (conc__procpool_worker *)(void *)(far->shared + 1);
-  far->memory = (char *)far->shared + size;
-  far->processes =
-      (conc__procpool_process *)CONC_MALLOC(n * sizeof *far->processes);
-  if (far->processes == NULL) return -ENOMEM;
-  memset(far->processes, 0, n * sizeof *far->processes);
-  for (k = 0; k < n; k++) {
-    conc__procpool_process *process = &far->processes[k];
-    process->pool = p;
-    process->index = k;
-    snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
-             (unsigned long)(k + 1));
-    process->task.name = process->name;
-    process->task.target = conc__procpool_worker_main;
-    process->task.arg = process;
-    process->task.daemon = true;
-    process->task.callback = conc__procpool_process_ended;
-  }
-  for (k = 0; k < CONC__JOB_SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
-  far->blocks = CONC__JOB_SLOTS;
-  far->shared->awake = 1; /* the keeper */
-  far->keeper.target = conc__procpool_keeper_main;
-  far->keeper.arg = p;
-  far->keeper.name = "PoolKeeper";
+  if (procs->memory_size > SIZE_MAX / 4) return -ENOMEM;
+  procs->memory_size = (procs->memory_size + 63) & ~(size_t)63;
+  procs->shared =
+      (conc__procpool_shared *)conc_shared_alloc(size + procs->memory_size);
+  if (procs->shared == NULL) return -errno;
+  procs->workers = (conc__procpool_worker *)(void *)(procs->shared + 1);
+  procs->memory = (char *)procs->shared + size;
+  procs->processes =
+      (conc__procpool_process *)CONC_MALLOC(n * sizeof *procs->processes);
+  if (procs->processes == NULL) return -ENOMEM;
+  memset(procs->processes, 0, n * sizeof *procs->processes);
+  for (k = 0; k < n; k++)
+    conc__procpool_process_init(&procs->processes[k], p, k);
+  for (k = 0; k < CONC__JOB_SLOTS; k++) procs->jobs[k].next = (unsigned)k + 1;
+  procs->blocks = CONC__JOB_SLOTS;
+  procs->shared->awake = 1; /* the keeper */
+  procs->keeper.target = conc__procpool_keeper_main;
+  procs->keeper.arg = p;
+  procs->keeper.name = "PoolKeeper";
   return 0;
 }
 
@@ -18954,51 +19040,47 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   rc = conc__procpool_new(p);
   CONC__STORE(&pool->state, p); /* now, that workers find it is not theirs */
   for (k = 0; k < n && rc == 0; k++)
-    rc = conc__procpool_process_start(&p->far->processes[k]);
-  if (rc == 0) rc = conc_thread_start(&p->far->keeper);
+    rc = conc__procpool_process_start(&p->procs->processes[k]);
+  if (rc == 0) rc = conc_thread_start(&p->procs->keeper);
   if (rc == 0) return 0;
   CONC__STORE(&pool->state, (conc__pool_data *)NULL);
-  for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
-    conc__procpool_process *process = &p->far->processes[k];
+  for (k = 0; p->procs != NULL && p->procs->processes != NULL && k < n; k++) {
+    conc__procpool_process *process = &p->procs->processes[k];
     if (!process->runs) continue;
     conc_kill(&process->task);
-    while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+    conc__task_join_anyway(&process->task);
   }
   conc__procpool_free(p);
   return rc;
 }
 
 CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
-                                        size_t item) {
-  conc__procpool *far = p->far;
+                                        bool is_chunk) {
+  conc__procpool *procs = p->procs;
   conc_task *ended = NULL;
   bool first = false;
   int rc = conc__task_begin(job, &conc__remote_job_kind);
   if (rc != 0) return rc;
   if (job->size > p->options.max_bytes) rc = -EMSGSIZE;
   CONC__STORE_RELAXED(&job->id, p->id);
-  job->pool = p;
   job->pid = 0;
   job->exitcode = CONC_NO_EXITCODE;
-  job->fds[0] = -1;
-  job->fds[1] = (int)p->options.retries;
+  job->as.job.pool = p;
+  job->as.job.slot = CONC__JOB_WAITS;
+  job->as.job.retries = p->options.retries;
+  job->as.job.is_chunk = is_chunk;
   job->next = NULL;
-  if (item > 0) {
-    job->start_method = CONC__PROCPOOL_CHUNK;
-    job->stack_size = item;
-  }
   conc__mutex_lock(&p->guard);
   if (CONC__LOAD(&p->inbox) & CONC__CLOSED) rc = -EPIPE;
-  if (rc == 0) rc = far->broken;
+  if (rc == 0) rc = procs->broken;
   if (rc == 0) {
-    *p->backlog_end = job;
-    p->backlog_end = &job->next;
-    first = far->unfinished++ == 0;
+    conc__backlog_append(&p->backlog, job, &job->next);
+    first = procs->unfinished++ == 0;
     conc__procpool_pump(p, &ended);
   }
   conc__mutex_unlock(&p->guard);
   if (rc != 0) conc__task_start_failed(job);
-  if (first && p->options.timeout > 0) conc__procpool_wake_keeper(far);
+  if (first && p->options.timeout > 0) conc__procpool_wake_keeper(procs);
   conc__procpool_finish_jobs(p, ended);
   return rc;
 }
@@ -19008,11 +19090,11 @@ CONC__PRIVATE void conc__procpool_shut(conc__pool_data *p, bool now) {
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
   if (now) CONC__STORE(&p->terminated, true);
   conc__mutex_unlock(&p->guard);
-  conc__procpool_wake_keeper(p->far);
+  conc__procpool_wake_keeper(p->procs);
 }
 
 CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
-  return conc__task_await(&p->far->keeper, false, timeout);
+  return conc__task_await(&p->procs->keeper, false, timeout);
 }
 
 /* ---------------------------------------------------------------------------
@@ -19037,7 +19119,7 @@ CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
   if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
   if (conc__worker_of(p) == NULL) {
     if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
-    if (p->far != NULL) return conc__procpool_submit(p, job, 0);
+    if (p->procs != NULL) return conc__procpool_submit(p, job, false);
   }
   return conc__pool_submit_thread(p, job);
 }
@@ -19051,7 +19133,7 @@ CONC_API int conc_pool_close(conc_pool *pool) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
   if (conc__pool_is_gone(p)) return 0;
-  if (p->far != NULL) conc__procpool_shut(p, false);
+  if (p->procs != NULL) conc__procpool_shut(p, false);
   else
     conc__pool_shut(p);
   return 0;
@@ -19061,7 +19143,7 @@ CONC_API int conc_pool_terminate(conc_pool *pool) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
   if (conc__pool_is_gone(p)) return 0;
-  if (p->far != NULL) conc__procpool_shut(p, true);
+  if (p->procs != NULL) conc__procpool_shut(p, true);
   else
     conc__pool_stop(p);
   return 0;
@@ -19076,7 +19158,8 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   if (!conc__pool_is_gone(p)) {
     if (conc__worker_of(p) != NULL) return -EDEADLK;
     if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
-    if (p->far != NULL) rc = conc__procpool_join(p, conc__remaining(deadline));
+    if (p->procs != NULL)
+      rc = conc__procpool_join(p, conc__remaining(deadline));
     for (i = 0; i < p->started && rc == 0; i++)
       rc = conc__task_await(&p->workers[i].task, false,
                             conc__remaining(deadline));
@@ -19094,9 +19177,9 @@ typedef struct conc__map {
   conc_fn *fn;
   char *items;
   size_t size, n, chunk;
-  char pad1[64];
+  CONC__APART(1);
   size_t next; /* item that nobody has taken */
-  char pad2[64];
+  CONC__APART(2);
 } conc__map;
 
 /* A thread's share: as many chunks as it comes to. */
@@ -19117,16 +19200,66 @@ CONC__PRIVATE void *conc__map_main(void *arg) {
 
 enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
 
+/* How many items make a chunk, and how many jobs there are. */
+CONC__PRIVATE size_t conc__map_plan(conc__map *m, size_t chunk) {
+  conc__pool_data *p = m->pool;
+  size_t count;
+  m->chunk = chunk > 0 ? chunk : (m->n - 1) / (4 * p->n) + 1;
+  if (p->procs != NULL && m->chunk > CONC__MAP_BYTES / m->size)
+    m->chunk = CONC__MAP_BYTES > m->size ? CONC__MAP_BYTES / m->size : 1;
+  count = (m->n - 1) / m->chunk + 1;
+  return p->procs == NULL && count > p->n ? p->n : count;
+}
+
+/* Hands in job i. */
+CONC__PRIVATE int conc__map_submit(conc__map *m, conc__chunk *job, size_t i) {
+  conc_task *t = &job->task;
+  size_t from = i * m->chunk;
+  if (m->pool->procs == NULL) {
+    t->target = conc__map_main;
+    t->arg = m;
+    return conc__pool_submit_thread(m->pool, t);
+  }
+  t->target = m->fn;
+  t->arg = m->items + from * m->size;
+  t->size = (m->n - from > m->chunk ? m->chunk : m->n - from) * m->size;
+  job->item = m->size;
+  return conc__procpool_submit(m->pool, t, true);
+}
+
+/* Waits for all jobs: 0 or the first failure. */
+CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
+                                  size_t count) {
+  conc_scope shield;
+  bool cancelled = false;
+  int rc = 0;
+  size_t i, j;
+  for (i = 0; i < count; i++) {
+    conc_task *t = &jobs[i].task;
+    int failure = conc__task_await(t, false, CONC_FOREVER);
+    if (failure != 0 && !cancelled) {
+      cancelled = true;
+      CONC__STORE(&m->next, m->n);
+      for (j = i; j < count && m->pool->procs != NULL; j++)
+        conc__procpool_cancel(&jobs[j].task, false);
+      conc_shield(&shield);
+      conc__task_await(t, true, CONC_FOREVER);
+    }
+    if (failure == 0) failure = t->status;
+    if (rc == 0) rc = failure;
+  }
+  if (cancelled) conc_scope_end(&shield);
+  return rc;
+}
+
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
-  conc_task few[CONC__MAP_FEW];
-  conc_task *jobs = few;
-  conc_scope shield;
+  conc__chunk few[CONC__MAP_FEW];
+  conc__chunk *jobs = few;
   conc__map m;
-  size_t i, count;
-  int rc = 0, submitted = 0;
-  bool cancelled = false;
+  size_t count, i;
+  int rc, submitted = 0;
   if (p == NULL || fn == NULL || size == 0) return -EINVAL;
   if (conc__pool_is_gone(p)) return -ECHILD;
   if (n == 0) return 0;
@@ -19136,49 +19269,19 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
   m.size = size;
   m.n = n;
   m.next = 0;
-  m.chunk = pool->chunk > 0 ? pool->chunk : (n - 1) / (4 * p->n) + 1;
-  if (p->far != NULL && size > 0 && m.chunk > CONC__MAP_BYTES / size)
-    m.chunk = CONC__MAP_BYTES > size ? CONC__MAP_BYTES / size : 1;
-  count = (n - 1) / m.chunk + 1;
-  if (p->far == NULL && count > p->n) count = p->n;
+  count = conc__map_plan(&m, pool->chunk);
   if (count > CONC__MAP_FEW)
-    jobs = (conc_task *)CONC_MALLOC(count * sizeof *jobs);
+    jobs = (conc__chunk *)CONC_MALLOC(count * sizeof *jobs);
   if (jobs == NULL) return -ENOMEM;
   memset(jobs, 0, count * sizeof *jobs);
-  for (i = 0; i < count && submitted == 0; i++) {
-    conc_task *t = &jobs[i];
-    if (p->far == NULL) {
-      t->target = conc__map_main;
-      t->arg = &m;
-      submitted = conc__pool_submit_thread(p, t);
-    } else {
-      size_t from = i * m.chunk;
-      t->target = fn;
-      t->arg = m.items + from * size;
-      t->size = (n - from > m.chunk ? m.chunk : n - from) * size;
-      submitted = conc__procpool_submit(p, t, size);
-    }
-  }
-  if (submitted != 0) i--;
-  count = i;
   for (i = 0; i < count; i++) {
-    int failure = conc__task_await(&jobs[i], false, CONC_FOREVER);
-    if (failure != 0 && !cancelled) {
-      size_t j;
-      cancelled = true;
-      CONC__STORE(&m.next, n);
-      for (j = i; j < count && p->far != NULL; j++)
-        conc__procpool_cancel(&jobs[j], false);
-      conc_shield(&shield);
-      conc__task_await(&jobs[i], true, CONC_FOREVER);
-    }
-    if (failure == 0) failure = jobs[i].status;
-    if (rc == 0) rc = failure;
+    submitted = conc__map_submit(&m, &jobs[i], i);
+    if (submitted != 0) break;
   }
-  if (cancelled) conc_scope_end(&shield);
+  rc = conc__map_await(&m, jobs, i);
   if (jobs != few) CONC_FREE(jobs);
   /* Threads that did come have done all of it. */
-  if (submitted != 0 && (p->far != NULL || count == 0)) rc = submitted;
+  if (submitted != 0 && (p->procs != NULL || i == 0)) rc = submitted;
   return rc;
 }
 
@@ -19286,7 +19389,7 @@ CONC__PRIVATE conc__pool_data *conc__offload_open(void) {
   made = conc__pool_new(&options, n < 32 ? n : 32, true);
   if (made == NULL) return NULL;
   made->lazy = true;
-  made->resting = 1;
+  made->idle.resting = 1;
   if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
   conc__pool_free(made); /* another thread was faster */
   return p;
@@ -19303,7 +19406,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   job.target = fn;
   job.arg = arg;
   if (p == NULL ||
-      (CONC__LOAD(&p->started) == 0 && conc__pool_grow(p) != 0) ||
+      (CONC__LOAD(&p->started) == 0 && conc__pool_start_worker(p) != 0) ||
       conc__pool_submit_thread(p, &job) != 0)
     return fn(arg);
   rc = conc__task_await(&job, false, CONC_FOREVER);

@@ -1142,8 +1142,8 @@ static void *kill_now_and_then(void *arg) {
   killer *k = (killer *)arg;
   unsigned n = 0;
   while (!__atomic_load_n(&k->stop, __ATOMIC_ACQUIRE)) {
-    conc__procpool *far = k->pool->state->far;
-    if (conc_kill(&far->processes[n++ % k->pool->state->n].task) == 0)
+    conc__procpool *procs = k->pool->state->procs;
+    if (conc_kill(&procs->processes[n++ % k->pool->state->n].task) == 0)
       k->kills++;
     usleep(5000);
   }
