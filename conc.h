@@ -11208,28 +11208,55 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 /* ---------------------------------------------------------------------------
    >>process: children and their ends
 
-   Who starts a process holds conc__processes_guard, which a fork of anybody's
-   takes, too: so no child inherits what is meant for another one. A child is
-   on the list, and its number its own, until conc__process_reap, which alone
-   waits for it, under the guard: so a signal never meets a stranger. Then its
-   task is finished like any other's, and so needs no wait of its own.
+   Holds: starting a process by fork() or by executing the program again, what
+   a forked child does before its target runs, noticing a child's end, signals.
+   Uses: tasks, stacks (for a child of a coroutine), the registry's init.
+   Used by: >>popen, which executes other programs, and >>procpool.
 
-   The reaper is a thread that polls the children's pidfds; it stays a little
-   when there are no more, without a poller, for those that are started next.
-   Where there are no pidfds, each child has a thread that sleeps in waitid().
-   A program that nobody knows but a thread in conc_call or conc_check_output,
-   this thread polls for and reaps itself: one wake-up instead of two.
+   Starting. The starter holds conc__processes_guard from before it opens the
+   first descriptor for a child until the child is on the list. Every fork() in
+   the process takes this guard, too (conc__process_fork_prepare): so no other
+   child inherits descriptors that are meant for this one.
+
+   Ending. A child is on the list conc__processes until conc__process_reap has
+   waited for it. Nothing else waits for it, signals are sent to children on
+   the list only, and both happen under the guard. The kernel keeps a process's
+   number until the process has been waited for: so a signal never meets a
+   stranger that was given the number meanwhile. Then the task is finished like
+   any other task: hence joining a process needs no wait of its own.
+
+   Noticing. The reaper is a thread that polls the children's pidfds. It stays
+   for a while without children, and without a poller, for the children that
+   are started next. Where there are no pidfds, each child has a thread that
+   sleeps in waitid(). A program that is known only to a thread in conc_call or
+   conc_check_output is polled for and reaped by that thread itself (own_reaper
+   of the task): that is one wake-up instead of two.
+
+   The order of locks, of this room and of the rooms of pools. A thread may
+   take a lock that stands below those that it holds:
+
+     the guard of a pool (conc__pool_data)      >>jobs, >>procpool
+     conc__processes_guard
+     conc__shared_guard                         >>registry
+     the guards of objects, one at a time       >>park
+
+   A fork takes them in this order as well, but for the guards of pools: a
+   child never takes those, since its pools are gone (conc__pool_is_gone).
+   Tasks are finished, and callbacks called, with none of them held.
    ------------------------------------------------------------------------ */
 
+/* Held while a process is started, reaped or sent a signal, and by each fork.
+   The variables of the reaper, and the lists, change under it. */
 static conc__mutex conc__processes_guard;
-static conc_task *conc__processes;
-static unsigned conc__process_numbers, conc__popen_numbers;
-static int conc__reaper = -1;        /* the poller */
-static size_t conc__reaper_children; /* how many it polls for */
-static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
+static conc_task *conc__processes; /* children that have not been reaped */
+static unsigned conc__process_numbers, conc__popen_numbers; /* atomic */
+static int conc__reaper_poller = -1; /* its epoll descriptor; -1: none now */
+static size_t conc__reaper_children; /* how many pidfds are in the poller */
+static int conc__parent_fd = -1; /* in a daemon: at its end of file the parent
+                                    has ended; -1: this is no daemon */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
-static struct conc__target *conc__targets;
-static const char *conc__program; /* argv[0] */
+static struct conc__target *conc__targets; /* made before main() begins */
+static const char *conc__program; /* argv[0]; NULL: conc_main was not called */
 
 #ifdef __cplusplus
 extern "C" {
@@ -11239,25 +11266,28 @@ extern char **environ;
 }
 #endif
 
-/* The descriptors of a child in the making: another one that is forked at this
-   moment closes them. */
+/* The descriptors of a child in the making. They are on the list while the
+   starter is in fork() and the guard is not its own: another child that is
+   forked at this moment closes them. */
 typedef struct conc__child_fds {
-  int *fds[8]; /* those that are not -1 */
-  int count;
+  int *fds[8]; /* where they are kept; a value of -1 is none */
+  int count;   /* of fds */
   struct conc__child_fds *next;
 } conc__child_fds;
 
 static conc__child_fds *conc__makings;
 
-/* A thread of the library's own, in which no signal is handled. It has begun
-   when this returns: a fork should not meet one that is half made, because
-   AddressSanitizer's locks are not for that. */
+/* --- threads of the library's own --- */
+
+/* What a new helper thread finds on the stack of the thread that starts it. */
 typedef struct conc__helper {
   void *(*fn)(void *);
   uintptr_t arg;
-  unsigned begun;
+  unsigned begun; /* 1: the helper no longer needs this struct */
 } conc__helper;
 
+/* Copies what it is to do, and tells the starter, whose stack is not touched
+   after that. */
 CONC__PRIVATE void *conc__helper_main(void *arg) {
   conc__helper *h = (conc__helper *)arg;
   void *(*fn)(void *) = h->fn;
@@ -11267,6 +11297,10 @@ CONC__PRIVATE void *conc__helper_main(void *arg) {
   return fn((void *)of);
 }
 
+/* Starts a detached thread of the library's own, in which no signal is
+   handled: signals are for the program's threads. The thread has begun when
+   this returns, since a fork should not meet a thread that is half made: the
+   locks of AddressSanitizer are not for that. 0 or negative errno. */
 CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_attr_t attr;
   pthread_t id;
@@ -11278,6 +11312,8 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   h.arg = arg;
   h.begun = 0;
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  /* The new thread inherits the mask: so it is set before, and there is no
+     moment at which the thread could handle a signal. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   rc = -pthread_create(&id, &attr, conc__helper_main, &h);
@@ -11290,20 +11326,30 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
 
 /* --- the end of a child --- */
 
-/* Without children there is no poller. */
+/* Closes the poller if there is no child that needs it, and none in the
+   making: a starter that is in fork() counts on the poller that it has opened.
+   The guard is held. */
 CONC__PRIVATE void conc__reaper_close(void) {
-  if (conc__reaper < 0 || conc__reaper_children > 0 || conc__makings != NULL)
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  if (conc__reaper_poller < 0 || conc__reaper_children > 0 ||
+      conc__makings != NULL)
     return;
-  close(conc__reaper);
-  conc__reaper = -1;
+  close(conc__reaper_poller);
+  conc__reaper_poller = -1;
 }
 
-CONC__PRIVATE void conc__process_close(conc_task *t) {
+/* Closes what the parent has of a child. Not by conc_close: no loop knows
+   these descriptors, and a forked child calls this before its own loop
+   works. */
+CONC__PRIVATE void conc__process_fds_close(conc_task *t) {
   if (t->as.process.pidfd >= 0) close(t->as.process.pidfd);
   if (t->as.process.life >= 0) close(t->as.process.life);
 }
 
-/* The process has ended: takes its exit code, and tells who joins it. */
+/* Takes the exit code of a child that has ended, removes what the parent has
+   of it, and finishes its task. Called by the reaper, by the child's own
+   thread, or by the starter with own_reaper; each child has one of these. May
+   be called too early: then nothing happens. */
 CONC__PRIVATE void conc__process_reap(conc_task *t) {
   int status = 0;
   int code = CONC_NO_EXITCODE;
@@ -11311,32 +11357,43 @@ CONC__PRIVATE void conc__process_reap(conc_task *t) {
   conc__mutex_lock(&conc__processes_guard);
   do pid = waitpid(t->pid, &status, WNOHANG);
   while (pid < 0 && errno == EINTR);
-  if (pid == 0) { /* not yet, after all */
+  if (pid == 0) { /* it runs still: the poller told of it for no reason */
     conc__mutex_unlock(&conc__processes_guard);
     return;
   }
+  /* A negative pid: the program has waited for the child itself, against what
+     the manual says. The code is lost then, and the task ends all the same. */
   if (pid > 0)
     code = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+  /* From here the number may belong to another process: conc__process_signal,
+     which looks at the link under this guard, sends no more signals. */
+  CONC__CHECK(t->link != NULL);
   conc__task_unlink(t);
   t->link = NULL;
 #if CONC_HAVE_PIDFD
   if (t->as.process.pidfd >= 0 && !t->as.process.own_reaper) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
+    /* Taken out explicitly: a child that has just been forked may have a
+       duplicate of the pidfd, so closing ours would not take it out. */
+    CONC__CHECK(conc__reaper_children > 0);
     conc__reaper_children--;
     conc__reaper_close();
-    /* A child that has just been forked may have a duplicate. */
-    if (conc__reaper >= 0)
-      epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->as.process.pidfd, &e);
+    if (conc__reaper_poller >= 0)
+      epoll_ctl(conc__reaper_poller, EPOLL_CTL_DEL, t->as.process.pidfd, &e);
   }
 #endif
-  conc__process_close(t);
+  conc__process_fds_close(t);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
+  /* Without the guard: the callback may start another process. After this the
+     task may be freed. */
   conc__task_finish(t, NULL, code < 0 ? -ECHILD : 0);
 }
 
-/* The one that was given this number, whoever owns it. */
-CONC__PRIVATE void *conc__process_watch(void *arg) {
+/* The thread of one child, where there are no pidfds: sleeps until the child
+   has ended. The child is named by its task's number, not by the task's
+   address: so this touches no task that is not on the list. */
+CONC__PRIVATE void *conc__process_await_main(void *arg) {
   siginfo_t info;
   conc_task *t;
   pid_t pid = 0;
@@ -11346,6 +11403,9 @@ CONC__PRIVATE void *conc__process_watch(void *arg) {
   if (t != NULL) pid = t->pid;
   conc__mutex_unlock(&conc__processes_guard);
   if (t == NULL) return NULL; /* it could not be started after all */
+  /* WNOWAIT leaves the process as it is, so that conc__process_reap can wait
+     for it under the guard. Until then the number stays taken: so it is safe
+     to use it here without the guard. */
   while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) < 0 &&
          errno == EINTR) {
   }
@@ -11353,25 +11413,38 @@ CONC__PRIVATE void *conc__process_watch(void *arg) {
   return NULL;
 }
 
+/* --- the reaper --- */
+
 #if CONC_HAVE_PIDFD
 
-#define CONC__REAPER_STAYS 0.1 /* seconds */
+/* Seconds that the reaper stays without children: starting a thread costs as
+   much as a fork, and programs start children one after another. */
+#define CONC__REAPER_STAYS 0.1
 
-static unsigned conc__reaper_sleeps; /* 1: for want of children */
-static bool conc__reaper_lives;
+/* A futex. 1: the reaper sleeps, or is about to, since there is no child.
+   Written by the reaper under the guard; the starter that wakes it clears it,
+   so that the sleep does not begin if it has not yet. */
+static unsigned conc__reaper_sleeps;
+static bool conc__reaper_lives; /* the thread exists, and takes the guard once
+                                   more before it ends */
 
+/* The reaper's thread. It is in one of two waits: for the ends of children in
+   the poller, or, if there are none, on conc__reaper_sleeps until a child is
+   started or CONC__REAPER_STAYS is over. Which one it is to be, and whether to
+   end, is decided under the guard: so a starter, who holds it, either finds a
+   reaper that will look again, or starts a new one. */
 CONC__PRIVATE void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
   double until = 0;
   int poller, i, n;
   for (;;) {
     conc__mutex_lock(&conc__processes_guard);
-    /* Not before there is a child: if it cannot be made after all, nothing
-       would end the wait. */
-    poller = conc__reaper_children > 0 ? conc__reaper : -1;
+    /* An open poller is not waited in before it holds a child: if the child
+       cannot be made after all, nothing would end the wait. */
+    poller = conc__reaper_children > 0 ? conc__reaper_poller : -1;
     CONC__STORE(&conc__reaper_sleeps, poller < 0 ? 1u : 0u);
-    if (conc__reaper >= 0)
-      until = 0; /* who makes a child counts on this thread */
+    if (conc__reaper_poller >= 0)
+      until = 0; /* a starter has opened it, and counts on this thread */
     else if (until > 0 && conc_now() >= until)
       break;
     conc__mutex_unlock(&conc__processes_guard);
@@ -11380,6 +11453,8 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
       conc__futex_wait(&conc__reaper_sleeps, 1, until, false);
       continue;
     }
+    /* The poller holds children, which only this thread reaps, and it is not
+       closed before they are: so the descriptor stays good meanwhile. */
     n = epoll_wait(poller, e, 64, -1);
     for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
   }
@@ -11390,23 +11465,28 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
 
 #endif
 
-/* Sees to it that the next child will be noticed; before it is made, for this
-   can fail. The guard is held, for these and those below. */
+/* Sees to it that the end of the next child will be noticed. Called before the
+   child is made, because this can fail. The guard is held. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 #if CONC_HAVE_PIDFD
   static bool known, missing; /* older kernels have no pidfds */
   int rc;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   if (!known) {
     int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    /* EPERM is what a sandbox answers that does not know the call. Other
+       errors (there may be no descriptors left now) say nothing about the
+       kernel: the question stays open. */
     if (fd < 0 && errno != ENOSYS && errno != EPERM) return -errno;
     missing = fd < 0;
     known = true;
     if (fd >= 0) close(fd);
   }
   if (!missing) {
-    if (conc__reaper >= 0 || t->as.process.own_reaper) return 0;
-    conc__reaper = epoll_create1(EPOLL_CLOEXEC);
-    if (conc__reaper < 0) return -errno;
+    if (conc__reaper_poller >= 0 || t->as.process.own_reaper) return 0;
+    conc__reaper_poller = epoll_create1(EPOLL_CLOEXEC);
+    if (conc__reaper_poller < 0) return -errno;
     if (conc__reaper_lives) return 0;
     rc = conc__helper_start(conc__reaper_main, 0);
     conc__reaper_lives = rc == 0;
@@ -11414,16 +11494,21 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  t->as.process.own_reaper = false; /* it has a thread */
+  t->as.process.own_reaper = false; /* conc__process_add starts its thread */
   return 0;
 }
 
-/* The child is there. */
+/* Enters a child that has just been made: from now on its end is noticed, and
+   signals reach it. If that fails, for want of descriptors or threads, the
+   child is killed and waited for here: its target has hardly begun. The guard
+   is held. 0 or negative errno. */
 CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
   int rc = 0;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  CONC__CHECK(t->link == NULL);
   t->pid = pid;
 #if CONC_HAVE_PIDFD
-  if (conc__reaper >= 0 || t->as.process.own_reaper) {
+  if (conc__reaper_poller >= 0 || t->as.process.own_reaper) {
     bool own = t->as.process.own_reaper;
     struct epoll_event e;
     memset(&e, 0, sizeof e);
@@ -11431,15 +11516,15 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
     e.data.ptr = t;
     t->as.process.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (t->as.process.pidfd < 0 ||
-        (!own &&
-         epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->as.process.pidfd, &e) < 0))
+        (!own && epoll_ctl(conc__reaper_poller, EPOLL_CTL_ADD,
+                           t->as.process.pidfd, &e) < 0))
       rc = -errno;
     else if (!own)
       conc__reaper_children++;
   } else
 #endif
-    rc = conc__helper_start(conc__process_watch, t->number);
-  if (rc != 0) { /* it has hardly begun */
+    rc = conc__helper_start(conc__process_await_main, t->number);
+  if (rc != 0) {
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
     }
@@ -11452,59 +11537,82 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
-/* Who starts a process calls fork() with the guard held, and has it again
-   afterwards, but not on the way: another conc.h in this process, a static one
-   of a shared library, has such a guard, too, and fork() takes them all in one
-   order. */
+/* fork() by a starter, who holds the guard before and after it, in the parent.
+   Not in between: another conc.h in this process, a static one of a shared
+   library, has such a guard, too, and fork() takes all of them in one order.
+   So the guard is given up here, and taken again by fork() itself, through
+   conc__process_fork_prepare; conc__process_fork_parent then leaves it to the
+   starter. Returns what fork() does, or negative errno. */
 CONC__PRIVATE pid_t conc__process_do_fork(conc__child_fds *making) {
   conc__child_fds **m = &conc__makings;
   pid_t pid;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  CONC__CHECK(making->count <=
+              (int)(sizeof making->fds / sizeof *making->fds));
   making->next = conc__makings;
   conc__makings = conc__this.making = making;
+  /* Between here and the fork another thread's fork may come first: its child
+     finds our descriptors on the list, and closes them. */
   conc__mutex_unlock(&conc__processes_guard);
   pid = fork();
   if (pid < 0) pid = -errno;
   conc__this.making = NULL;
+  /* The child has left the list to conc__process_fork_child. */
   if (pid == 0) return pid;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   while (*m != making) m = &(*m)->next;
   *m = making->next;
   return pid;
 }
 
+/* Before a fork, of whatever thread: waits until no start of a process and no
+   reap is half done. */
 CONC__PRIVATE void conc__process_fork_prepare(void) {
   conc__mutex_lock(&conc__processes_guard);
 }
 
+/* After a fork, in the parent: gives the guard back, but for the fork of a
+   starter, which goes on under it. */
 CONC__PRIVATE void conc__process_fork_parent(void) {
   if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
-/* The parent's children are none of ours. */
+/* In a forked child. The parent's children are none of its own: it cannot wait
+   for them, so their tasks end here with -ECHILD. What the parent has open to
+   notice their ends, and for children in the making, is closed. */
 CONC__PRIVATE void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
   int i;
   conc__processes_guard.word = 0;
   conc__processes = NULL;
+  /* A child of conc__process_do_fork keeps what is in its own making: that is
+     meant for it. */
   for (; conc__makings != NULL; conc__makings = conc__makings->next)
     for (i = 0; i < conc__makings->count; i++)
       if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
         close(*conc__makings->fds[i]);
-  if (conc__reaper >= 0) close(conc__reaper);
+  /* The poller is shared with the parent: a change here would be one there.
+     The reaper's thread is not here. */
+  if (conc__reaper_poller >= 0) close(conc__reaper_poller);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
-  conc__reaper = conc__parent_fd = -1;
+  conc__reaper_poller = conc__parent_fd = -1;
   conc__reaper_children = 0;
 #if CONC_HAVE_PIDFD
   conc__reaper_lives = false;
 #endif
+  /* The list is gone before the tasks end: one that is joined here may be
+     freed or started anew at once. */
   for (; t != NULL; t = next) {
     next = t->next;
     t->link = NULL;
-    conc__process_close(t);
+    conc__process_fds_close(t);
     conc__task_end_stayed_in_parent(t);
   }
 }
 
+/* The registry's row of the table of forks comes first: see
+   conc__shared_init. */
 CONC__PRIVATE void conc__process_init_once(void) {
   static const conc__fork_row row = {conc__process_fork_prepare,
                                      conc__process_fork_parent,
@@ -11513,10 +11621,15 @@ CONC__PRIVATE void conc__process_init_once(void) {
   conc__fork_enter(CONC__FORK_PROCESS, &row);
 }
 
-/* A process as its parent sees it. */
+/* --- a process as its parent sees it --- */
+
 static const conc__kind conc__process_kind = {
     "Process", true, false, false, conc_terminate, NULL, NULL, NULL, NULL};
 
+/* Readies a task to be started as a process, by the counter that its default
+   name comes from. `first` keeps the numbers of programs apart from the
+   numbers of processes, since conc__process_await_main looks for a child by
+   its number. 0 or what conc__task_begin returns. */
 CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
                                       unsigned first) {
   int rc;
@@ -11533,8 +11646,13 @@ CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
   return 0;
 }
 
-/* A forked child, in which nothing of the parent's goes on: ends the tasks
-   that conc__fork_child took for surviving, as the child's own. */
+/* --- what a forked child leaves behind --- */
+
+/* In a forked child of conc_process_start. conc__fork_child took the thread
+   that forked, and the coroutines of its loop, for the child's own, as after
+   any fork(). But here none of them goes on: the target runs in their place.
+   So they end as what stayed behind does, with -ECHILD, and what they held for
+   reading is recounted. */
 CONC__PRIVATE void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
@@ -11543,23 +11661,33 @@ CONC__PRIVATE void conc__process_abandon(void) {
   conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
   int i;
+  /* The caller's own read locks are remembered, then taken from it: a recount
+     must not count the caller as a reader any more. */
   memcpy(reads, self->reads, sizeof self->reads);
   reads[CONC__READS] = self->changing;
   memset(self->reads, 0, sizeof self->reads);
   self->changing = NULL;
   self->more_reads = 0;
   self->waiting = NULL;
+  /* From here on this is a thread without a loop, without a worker, and
+     without a generator or a job. The survivors are forgotten, so that locks
+     which they hold say -EOWNERDEAD. */
   conc__this.loop = NULL;
   conc__this.base = NULL;
   conc__this.worker = NULL;
   conc__survivors_count = 0;
   memset(conc__stuck, 0, sizeof conc__stuck);
+  /* First all coroutines are taken off the lists that they wait on, then read
+     locks are recounted, then the tasks end: a recount, and the end of a task,
+     wake waiters, among which there must be none that has been left behind. */
   for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
   for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
   for (t = tasks; t != NULL; t = next) {
     next = t->next;
     conc__fork_end(t);
   }
+  /* The loop itself is left as it is: its memory is not freed, since this may
+     be running on one of its stacks. */
   if (loop != NULL) {
     conc__poller_close(loop);
     conc__waker_close(loop->waker);
@@ -11568,6 +11696,10 @@ CONC__PRIVATE void conc__process_abandon(void) {
   if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
 }
 
+/* --- a daemon ends with its parent --- */
+
+/* The thread of a daemon, where there is no signal for it: sleeps until the
+   end of file, when the last copy of the other end of the pipe is closed. */
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
@@ -11577,13 +11709,16 @@ CONC__PRIVATE void *conc__parent_watch(void *arg) {
   return arg;
 }
 
-/* A daemon is to end with its parent, which alone has the other end of this
-   pipe. 0 or negative errno. */
+/* Lets this process, a daemon, end with its parent. The parent alone has the
+   other end of the pipe `fd`, and the kernel closes it however the parent
+   ends. The end is by SIGKILL, which no handler of the program can hold up. 0
+   or negative errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
       fcntl(fd, F_SETSIG, SIGKILL) == 0 && fcntl(fd, F_SETFL, O_ASYNC) == 0) {
-    /* From now on; it may have ended already. */
+    /* The signal comes for changes from now on: the parent may have ended
+       already. */
     if (conc_wait_fd(fd, CONC_READ, 0) > 0) kill(getpid(), SIGKILL);
     return 0;
   }
@@ -11591,17 +11726,24 @@ CONC__PRIVATE int conc__parent_watch_start(int fd) {
   return conc__helper_start(conc__parent_watch, (uintptr_t)fd);
 }
 
-/* A process as it sees itself: the task that its parent has started. */
+/* --- the life of a child --- */
+
+/* A process as it sees itself: the task that its parent has started. The
+   child does not join, cancel or signal it. */
 static const conc__kind conc__own_process_kind = {
     "Process", true, false, false, NULL, NULL, NULL, NULL, NULL};
 
-/* Runs the target as this process's own task: its exit code. */
+/* Runs the target as this process's own task, in its main thread. Returns the
+   exit code; 255 if a daemon cannot be bound to its parent, since it must not
+   outlive it. */
 CONC__PRIVATE int conc__process_main(conc_task *t) {
   conc__actor *self;
   void *result;
   t->kind = &conc__own_process_kind;
   t->pid = getpid();
   t->exitcode = CONC_NO_EXITCODE;
+  /* conc_current() and the lists of threads must know the task before the
+     target, or a destructor of a conc_local, can ask. */
   self = conc__thread_enter(t);
   conc__threads_enter(t);
   if (conc__parent_fd >= 0 && conc__parent_watch_start(conc__parent_fd) != 0)
@@ -11611,28 +11753,39 @@ CONC__PRIVATE int conc__process_main(conc_task *t) {
   return (int)((uintptr_t)result & 255);
 }
 
-static conc_task *conc__process_mine;
+/* In a forked child: what conc__process_child is to run, which takes no
+   argument because a fiber's entry has none. */
+static conc_task *conc__process_own_task;
 
+/* All of a forked child. It leaves by _exit: functions of atexit() are the
+   parent's, so stdio is flushed by hand. */
 CONC__PRIVATE void conc__process_child(void) {
   int code;
   conc__process_abandon();
-  code = conc__process_main(conc__process_mine);
+  code = conc__process_main(conc__process_own_task);
   fflush(NULL);
   _exit(code);
 }
 
+/* conc__process_child, as the entry of a fiber: for the child of a coroutine
+   or a generator. */
 CONC__PRIVATE void conc__process_child_fiber(void) {
   conc__fiber_entered(&conc__this.current->fiber);
   conc__process_child();
 }
 
-/* In the child. The stack of a coroutine, or of a generator, is too small for
-   a process. */
+/* In the child, right after the fork; does not return. The target is to run
+   as a plain thread. The stack of a coroutine, or of a generator, is too
+   small for that: then a new one is mapped, of .stack_size or 8 MiB, and
+   switched to. If there is no memory for it, the target runs where the fork
+   was called. */
 CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__actor *self = conc__self();
   conc__coro *co = NULL;
-  conc__process_mine = t;
+  conc__process_own_task = t;
   conc__parent_fd = life[0];
+  /* The writing end is the parent's alone: with a copy here the daemon would
+     keep itself alive. */
   if (life[1] >= 0) close(life[1]);
   if (conc__is_coro(self) || self->generator != NULL)
     co = conc__stack_map(t->stack_size > CONC_STACK_SIZE ? t->stack_size
@@ -11646,23 +11799,32 @@ CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__process_child();
 }
 
-/* The pipe by which a daemon notices its parent's end. */
-CONC__PRIVATE int conc__life_open(const conc_task *t, int life[2]) {
+/* --- a start, in the parent --- */
+
+/* Opens the pipe by which a daemon notices its parent's end: the child keeps
+   life[0], the parent life[1]. Both are -1 for a task that is no daemon. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__life_pipe_open(const conc_task *t, int life[2]) {
   life[0] = life[1] = -1;
   return t->daemon ? conc__fd_pipe(life) : 0;
 }
 
-/* The child is there, or not. Gives the guard back. */
-CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
-                                     int life[2]) {
+/* The last step of every start, after a success (rc is 0, the child is there)
+   and after a failure (rc is negative, there is no child): enters the child,
+   or closes what was opened for it. Gives the guard back, with which it is
+   called. Returns 0 or negative errno. */
+CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
+                                             int life[2]) {
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   conc__fd_close(&life[0]);
   t->as.process.life = life[1];
   if (rc == 0) rc = conc__process_add(t, pid);
   if (rc != 0) conc__fd_close(&t->as.process.life);
-  conc__reaper_close(); /* others' last child may have ended meanwhile */
+  conc__reaper_close(); /* the last other child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
 #if CONC_HAVE_PIDFD
-  /* Not earlier: the guard would only have stopped it again. */
+  /* The reaper is woken without the guard, which would only stop it again. It
+     finds the child: it takes the guard before it looks. */
   if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
     CONC__STORE(&conc__reaper_sleeps, 0u);
     conc__futex_wake(&conc__reaper_sleeps, 1, false);
@@ -11671,14 +11833,21 @@ CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
   return rc;
 }
 
+/* Starts a process by fork(). In the child it does not return. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__process_fork(conc_task *t) {
   conc__child_fds making;
   int life[2];
   pid_t pid = 0;
   int rc;
+  /* The child would write what is buffered a second time. Not under the guard:
+     a FILE may be locked by a thread that reads from it, for as long as that
+     takes. */
   fflush(NULL);
   conc__mutex_lock(&conc__processes_guard);
-  rc = conc__life_open(t, life);
+  /* All that can fail comes before the fork; after it there is only the entry
+     of the child. */
+  rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
     making.fds[0] = &life[0];
@@ -11688,24 +11857,32 @@ CONC__PRIVATE int conc__process_fork(conc_task *t) {
     if (pid == 0) conc__process_child_begin(t, life);
     if (pid < 0) rc = pid;
   }
-  return conc__process_born(t, pid, rc, life);
+  return conc__process_start_finish(t, pid, rc, life);
 }
 
 /* --- executing a program --- */
 
+/* How a program is to be executed. */
 typedef struct conc__exec {
-  const char *path; /* to be sought if it has no '/' */
+  const char *path; /* sought in PATH if it has no '/' */
   const char *const *argv;
-  const char *const *env; /* or NULL */
-  const char *cwd;        /* or NULL */
-  int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
+  const char *const *env; /* NULL: ours */
+  const char *cwd;        /* NULL: ours */
+  int stdio[3];           /* what becomes 0, 1, 2; -1: ours */
   int keep[2];            /* what it inherits besides; -1: nothing */
-  bool err_to_out, new_group, unblock;
-  conc__child_fds making;
+  bool err_to_out;        /* 2 becomes what 1 has become */
+  bool new_group;         /* it leads a new process group */
+  bool unblock;           /* no signal is blocked in it */
+  conc__child_fds making; /* what was opened for it */
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
+/* Executes a program, by posix_spawn: that does not copy the caller's page
+   tables, however large the caller is. Handlers of forks do not run, and need
+   not: the library opens all descriptors close-on-exec. The guard is held: no
+   fork of another thread meets what is open for this child. 0 and *pid, or
+   negative errno, also of the execution itself. */
 CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
@@ -11717,10 +11894,11 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   for (i = 0; i < 3 && rc == 0; i++)
     if (x->stdio[i] >= 0)
       rc = -posix_spawn_file_actions_adddup2(&actions, x->stdio[i], i);
+  /* After 1 has become what it is to be: actions are done in this order. */
   if (x->err_to_out && rc == 0)
     rc = -posix_spawn_file_actions_adddup2(&actions, 1, 2);
   for (i = 0; i < 2 && rc == 0; i++)
-    if (x->keep[i] >= 0) /* onto itself: not close-on-exec any more */
+    if (x->keep[i] >= 0) /* onto itself: that clears close-on-exec */
       rc = -posix_spawn_file_actions_adddup2(&actions, x->keep[i],
                                              x->keep[i]);
   if (x->cwd != NULL && rc == 0)
@@ -11743,7 +11921,8 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
 
 #else
 
-/* In the child; returns only if it fails. */
+/* In the forked child: becomes the program. Returns only if a step has failed,
+   with errno. */
 CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   sigset_t none;
   int i;
@@ -11760,7 +11939,10 @@ CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
 }
 
-/* The child tells by a pipe that closes when it executes why it did not. */
+/* Executes a program by fork() and execvp(), where there is no posix_spawn
+   that knows all we need. The child reports by a pipe: an errno if a step has
+   failed; if the program has begun, the pipe closes without a word, since it
+   is close-on-exec. The guard is held. 0 and *pid, or negative errno. */
 CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
@@ -11769,6 +11951,7 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   if (rc != 0) return rc;
   x->making.fds[x->making.count++] = &report[0];
   x->making.fds[x->making.count++] = &report[1];
+  /* Another child must not keep the pipe open: it would hold up the read. */
   *pid = conc__process_do_fork(&x->making);
   if (*pid == 0) {
     conc__exec_child(x);
@@ -11777,11 +11960,14 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
   if (*pid < 0) rc = *pid;
+  /* Or the read below would wait for our own copy. */
   conc__fd_close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
     while (n < 0 && errno == EINTR);
     if (n == (ssize_t)sizeof error) {
+      /* Nothing else knows this child: it is waited for here, and is about to
+         exit. */
       rc = -error;
       while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
       }
@@ -11800,14 +11986,22 @@ CONC_API void conc_process_register(struct conc__target *target) {
   conc__targets = target;
 }
 
-/* What a spawned process reads: this, the bytes at .arg, and two names. */
+/* A spawned process is told what to do by a file without a name, which it
+   inherits: this head, the bytes at .arg, the target's name, the task's name.
+   Its arguments are: argv[0], CONC__SPAWNED, the file's descriptor, and the
+   life pipe's or -1. */
 typedef struct conc__spawn_message {
-  uint64_t magic, size, target_size, name_size;
+  uint64_t magic;                  /* CONC__SPAWN_MAGIC */
+  uint64_t size;                   /* bytes of .arg */
+  uint64_t target_size, name_size; /* bytes of the names, each with its NUL */
 } conc__spawn_message;
 
-#define CONC__PARCEL 0x636f6e632e683031u /* also: of which version */
+/* Changes with the form of the message: a program that was replaced on the
+   disk by one with another conc.h meanwhile does not misread it. */
+#define CONC__SPAWN_MAGIC 0x636f6e632e683031u
 #define CONC__SPAWNED "--conc-process"
 
+/* Writes all of it, to a file in memory. 0 or negative errno. */
 CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   const char *p = (const char *)data;
   while (size > 0) {
@@ -11820,21 +12014,26 @@ CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   return 0;
 }
 
-CONC__PRIVATE int conc__parcel_write(int fd, const conc_task *t,
-                                     const char *target, const char *name) {
-  conc__spawn_message parcel;
+/* Writes the message for a task. 0 or negative errno. */
+CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
+                                            const char *target,
+                                            const char *name) {
+  conc__spawn_message message;
   int rc;
-  parcel.magic = CONC__PARCEL;
-  parcel.size = t->size;
-  parcel.target_size = strlen(target) + 1;
-  parcel.name_size = strlen(name) + 1;
-  rc = conc__file_put(fd, &parcel, sizeof parcel);
+  message.magic = CONC__SPAWN_MAGIC;
+  message.size = t->size;
+  message.target_size = strlen(target) + 1;
+  message.name_size = strlen(name) + 1;
+  rc = conc__file_put(fd, &message, sizeof message);
   if (rc == 0) rc = conc__file_put(fd, t->arg, t->size);
-  if (rc == 0) rc = conc__file_put(fd, target, parcel.target_size);
-  if (rc == 0) rc = conc__file_put(fd, name, parcel.name_size);
+  if (rc == 0) rc = conc__file_put(fd, target, message.target_size);
+  if (rc == 0) rc = conc__file_put(fd, name, message.name_size);
   return rc;
 }
 
+/* Starts a process by executing the program again, whose conc_main runs the
+   target. 0; -EPERM if conc_main was not called, -EINVAL for a target that was
+   not registered, or another negative errno. */
 CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   const struct conc__target *target = conc__targets;
   const char *argv[5];
@@ -11847,19 +12046,26 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   while (target != NULL && target->fn != t->target) target = target->next;
   if (target == NULL) return -EINVAL;
   conc__mutex_lock(&conc__processes_guard);
+  /* Descriptors are opened from here on: under the guard, so that no other
+     child inherits them. All that can fail comes before the execution. */
   fd = conc__file_open();
-  rc = fd < 0 ? fd : conc__parcel_write(fd, t, target->name, conc_name(t));
+  rc = fd < 0 ? fd
+              : conc__spawn_message_write(fd, t, target->name, conc_name(t));
   life[0] = life[1] = -1;
-  if (rc == 0) rc = conc__life_open(t, life);
+  if (rc == 0) rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
     memset(&x, 0, sizeof x);
+    /* The file that runs now, even if the name leads elsewhere by now: it must
+       be the program that registered the target. */
     x.path = conc__program;
     if (CONC__LINUX && access("/proc/self/exe", X_OK) == 0)
       x.path = "/proc/self/exe";
     x.argv = argv;
     argv[0] = conc__program;
     argv[1] = CONC__SPAWNED;
+    /* What the child inherits has the same number there: it reads it in its
+       arguments. */
     x.keep[0] = fd;
     x.keep[1] = life[0];
     x.making.fds[x.making.count++] = &fd;
@@ -11873,37 +12079,44 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
     argv[4] = NULL;
     rc = conc__exec_start(&x, &pid);
   }
+  /* The child has the file: it reads by offset, so that the position, which is
+     shared, does not matter. */
   conc__fd_close(&fd);
-  return conc__process_born(t, pid, rc, life);
+  return conc__process_start_finish(t, pid, rc, life);
 }
 
-/* Runs what is in the parcel: the exit code. */
-CONC__PRIVATE int conc__parcel_run(int fd) {
-  static conc_task t; /* what joins it may outlive this function */
+/* In a spawned process: runs what the message says. The message comes from
+   another execution of this program, but it is looked at like any file: sizes
+   must add up before anything is allocated. Returns the exit code; 127 if the
+   message is not good or the target is not registered. */
+CONC__PRIVATE int conc__spawn_message_run(int fd) {
+  static conc_task t; /* threads may ask for it after this has returned */
   const struct conc__target *target = conc__targets;
-  conc__spawn_message parcel;
+  conc__spawn_message message;
   struct stat st;
   char *bytes = NULL;
   int code = 127;
   size_t size;
   if (fstat(fd, &st) < 0) return code;
-  if (conc__file_get(fd, &parcel, sizeof parcel, 0) != 0) return code;
-  size = (size_t)st.st_size - sizeof parcel;
-  if (parcel.magic != CONC__PARCEL ||
-      parcel.size + parcel.target_size + parcel.name_size != size)
+  if (conc__file_get(fd, &message, sizeof message, 0) != 0) return code;
+  size = (size_t)st.st_size - sizeof message;
+  if (message.magic != CONC__SPAWN_MAGIC ||
+      message.size + message.target_size + message.name_size != size)
     return code;
   bytes = (char *)CONC_MALLOC(size);
-  if (bytes != NULL && conc__file_get(fd, bytes, size, sizeof parcel) == 0) {
-    const char *name = bytes + parcel.size;
+  if (bytes != NULL && conc__file_get(fd, bytes, size, sizeof message) == 0) {
+    const char *name = bytes + message.size;
+    /* Before the target runs: it should not find descriptors that it did not
+       open. */
     close(fd);
     while (target != NULL && strcmp(target->name, name) != 0)
       target = target->next;
     if (target != NULL) {
       pthread_once(&conc__process_once, conc__process_init_once);
       t.target = target->fn;
-      t.size = (size_t)parcel.size;
+      t.size = (size_t)message.size;
       t.arg = t.size > 0 ? bytes : NULL;
-      t.name = name + parcel.target_size;
+      t.name = name + message.target_size;
       code = conc__process_main(&t);
     }
   }
@@ -11916,7 +12129,7 @@ CONC_API void conc_main(int argc, char **argv) {
   if (argc != 4 || strcmp(argv[1], CONC__SPAWNED) != 0) return;
   conc__parent_fd = atoi(argv[3]);
   if (conc__parent_fd >= 0) conc__set_cloexec(conc__parent_fd);
-  exit(conc__parcel_run(atoi(argv[2])));
+  exit(conc__spawn_message_run(atoi(argv[2])));
 }
 
 /* --- what is public of processes --- */
@@ -11924,7 +12137,7 @@ CONC_API void conc_main(int argc, char **argv) {
 CONC_API int conc_process_start(conc_task *task) {
   int rc = conc__process_begin(task, &conc__process_numbers, 0);
   if (rc != 0) return rc;
-  conc_name(task); /* now, that the child has it as well */
+  conc_name(task); /* puts it into words now: so the child has it as well */
   rc = task->start_method == CONC_FORK    ? conc__process_fork(task)
        : task->start_method == CONC_SPAWN ? conc__process_spawn(task)
                                           : -EINVAL;
@@ -11941,6 +12154,8 @@ CONC_API int conc_exitcode(const conc_task *task) {
   return task->exitcode;
 }
 
+/* Sends a signal to a child that has not been reaped. The guard keeps it from
+   being reaped in between: so the number is the child's own. 0, -ESRCH. */
 CONC__PRIVATE int conc__process_signal(conc_task *t, int number) {
   int rc = -ESRCH;
   if (t->kind != &conc__process_kind) return rc;
@@ -11960,10 +12175,24 @@ CONC_API int conc_kill(conc_task *task) {
 
 /* ---------------------------------------------------------------------------
    >>popen: conc_popen: other programs
+
+   Holds: what becomes 0, 1 and 2 of a program, its start, its end, the talk
+   with it. A program is a child like any other: its task is the first member
+   of conc_popen, and all but the start and the pipes is in >>process, under
+   conc__processes_guard. The pipes belong to the caller; nothing here is
+   shared between threads but the task.
+
+   Uses: >>process, and the polling of threads and coroutines.
+   Used by: nothing in the library.
    ------------------------------------------------------------------------ */
 
-/* What becomes descriptor `i` of the program: *theirs, which is for us to
-   close if *made. *ours is the other end of a pipe. */
+/* --- the start --- */
+
+/* Opens what is to become descriptor `i` (0, 1, 2) of the program, as .std_in
+   and its like (`what`) or a file's name say. *theirs is what becomes it, -1:
+   the program has ours; *made: it was opened here, and the caller closes it.
+   *ours is our end of a pipe, or -1. The guard of processes is held. 0 or
+   negative errno; also after an error what is not -1 is open. */
 CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
                                        int *theirs, bool *made, int *ours) {
   int fds[2];
@@ -11981,30 +12210,39 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
     if (rc != 0) return rc;
     *theirs = fds[i != 0];
     *ours = fds[i == 0];
+    /* Our end only: the flag is one of the end of the pipe, not of a
+       descriptor, and the program does not expect it. */
     conc__set_nonblocking(*ours);
   } else if (what == CONC_STDOUT && i == 2) {
+    /* conc__exec.err_to_out does it, when 1 is what it is to be. */
     return 0;
   } else if (what < 0) {
     return -EINVAL;
   } else if (what > 0 && what != i) {
-    *made = what < 3; /* of those that are about to be replaced: a copy */
+    /* One of 0, 1, 2 is about to be replaced itself: so a copy is used. */
+    *made = what < 3;
     *theirs = what < 3 ? fcntl(what, F_DUPFD_CLOEXEC, 3) : what;
     if (*theirs < 0) return -errno;
   }
+  /* conc__fd_lift returns negative errno in place of a descriptor. */
   if (*theirs < -1) rc = *theirs;
   return rc;
 }
 
+/* A program has no target that this process could call. This stands in its
+   place, since a task without a target is not started. */
 CONC__PRIVATE void *conc__popen_target(void *arg) { return arg; }
 
-/* `own`: nobody else will know the task, and the caller, who is no coroutine,
-   awaits its end by conc__popen_join. */
+/* Starts the program. `own`: only the caller will know the task, it is no
+   coroutine, and it awaits the end by conc__popen_join: then the library's
+   reaper is not needed. 0 or negative errno; after an error nothing is
+   open. */
 CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   conc_task *t = &p->task;
   const int what[3] = {p->std_in, p->std_out, p->std_err};
   const char *const file[3] = {p->in_file, p->out_file, p->err_file};
   int *const ours[3] = {&p->in, &p->out, &p->err};
-  int life[2] = {-1, -1};
+  int life[2] = {-1, -1}; /* .daemon is no option of a program */
   bool made[3] = {false, false, false};
   conc__exec x;
   pid_t pid = 0;
@@ -12025,20 +12263,27 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   x.new_group = p->new_group;
   x.unblock = true;
   x.making.count = 0;
+  /* From here on descriptors are open that no other child may inherit. */
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
   for (i = 0; i < 3; i++) {
+    /* Also our ends: a child of another thread that kept one would hold up the
+       end of file. */
     x.making.fds[x.making.count++] = ours[i];
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
   }
   t->as.process.own_reaper = own;
+  CONC__CHECK(x.making.count <= 6);
+  /* Before the execution: what can fail comes before the program runs. */
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
+    /* Before anything is read: while we have the program's end of a pipe open,
+       there is no end of file. */
     if (made[i]) conc__fd_close(&x.stdio[i]);
-  rc = conc__process_born(t, pid, rc, life);
+  rc = conc__process_start_finish(t, pid, rc, life);
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__fd_close(ours[i]);
     conc__task_start_failed(t);
@@ -12050,7 +12295,10 @@ CONC_API int conc_popen_start(conc_popen *p) {
   return conc__popen_begin(p, false);
 }
 
-/* conc_join. */
+/* --- the end --- */
+
+/* As conc_join; a program that the caller reaps itself is polled for. A
+   wake-up without an end does no harm: conc__process_reap looks again. */
 CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
   conc_task *t = &p->task;
   double deadline;
@@ -12071,11 +12319,15 @@ CONC_API void conc_popen_close(conc_popen *p) {
   conc__fd_close(&p->err);
 }
 
-/* Kills it, and awaits its end, which is near: so a cancellation must wait. */
+/* Kills the program, with .new_group its group, and awaits the end. This is
+   near: so the wait is not cut short by a cancellation of the caller, which is
+   set anew afterwards. */
 CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
   conc__mutex_lock(&conc__processes_guard);
-  /* If it has ended, who is left of its group keeps the number taken. */
+  /* The number of a group stays taken while a process is left in it: so the
+     group may be killed when its leader has ended. The number of a process is
+     good only until the process has been reaped. */
   if (p->new_group)
     kill(-p->task.pid, SIGKILL);
   else if (p->task.link != NULL)
@@ -12086,7 +12338,8 @@ CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   if (cancelled) conc_cancel(conc_current());
 }
 
-/* The result of a wait. */
+/* What a wait of the program returns, whose own result is rc: the exit code,
+   or rc, after the program has been killed for it if that is wanted. */
 CONC__PRIVATE int conc__popen_result(conc_popen *p, int rc) {
   if (rc == 0) return p->task.exitcode;
   if ((rc == -ETIMEDOUT || rc == -ECANCELED) && p->kill_on_timeout)
@@ -12103,8 +12356,13 @@ CONC_API int conc_popen_poll(conc_popen *p) {
   return rc == 0 ? p->task.exitcode : rc;
 }
 
-/* write() to a pipe that may have no reader, without SIGPIPE: it comes to the
-   thread that writes, which takes it back unless it had one already. */
+/* --- the talk --- */
+
+/* write() to a pipe that may have no reader, without SIGPIPE and without a
+   change of its handler, which is the program's. The signal comes to the
+   thread that writes: so it is blocked in this thread, and taken back when it
+   has come. If one was pending before, two are one: that one is left. Returns
+   the bytes, or negative errno. */
 CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   sigset_t pipe_only, old, pending;
   ssize_t n;
@@ -12116,14 +12374,18 @@ CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   n = write(fd, data, size);
   if (n < 0) n = -errno;
   if (n == -EPIPE && !sigismember(&pending, SIGPIPE)) {
-    sigpending(&pending); /* none if it is ignored */
+    /* Only if it is there: sigwait() for an ignored signal would not
+       return. */
+    sigpending(&pending);
     if (sigismember(&pending, SIGPIPE)) sigwait(&pipe_only, &number);
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   return n;
 }
 
-/* Writes some of the input; closes the pipe at its end, or if nobody reads. */
+/* Writes some of the input, which p->sent counts, since conc_communicate may
+   be called again after a timeout. Closes the pipe at the end of the input, or
+   if the program reads no more, which is no error. 0 or negative errno. */
 CONC__PRIVATE int conc__popen_write_some(conc_popen *p, const char *input,
                                          size_t size) {
   ssize_t n = 0;
@@ -12136,82 +12398,109 @@ CONC__PRIVATE int conc__popen_write_some(conc_popen *p, const char *input,
   return n < 0 && n != -EPIPE ? (int)n : 0;
 }
 
-/* Reads some of the output, and closes the pipe at its end. */
-CONC__PRIVATE int conc__popen_read_some(int *fd, conc_output *o, size_t *room,
-                                        bool wanted) {
+/* One of the program's outputs, as far as it has been read. */
+typedef struct conc__popen_reader {
+  conc_output output;
+  size_t room; /* bytes at output.data, one of which is left for the NUL */
+  bool wanted; /* false: what is read is thrown away. It is read all the same,
+                  or the program would wait for room in the pipe */
+} conc__popen_reader;
+
+/* Reads some of the output, and closes the pipe at its end. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__popen_read_some(int *fd, conc__popen_reader *r) {
+  conc_output *o = &r->output;
   ssize_t n;
-  if (*room - o->size < 4096) {
-    size_t more = *room < 4096 ? 65536 : *room * 2;
+  if (r->room - o->size < 4096) {
+    size_t more = r->room < 4096 ? 65536 : r->room * 2;
     char *data = (char *)CONC_REALLOC(o->data, more);
     if (data == NULL) return -ENOMEM;
     o->data = data;
-    *room = more;
+    r->room = more;
   }
-  n = read(*fd, o->data + o->size, *room - o->size - 1);
+  CONC__CHECK(o->size < r->room);
+  n = read(*fd, o->data + o->size, r->room - o->size - 1);
   conc__pipe_widen(*fd, n);
   if (n == 0) conc__fd_close(fd);
-  if (n > 0 && wanted) o->size += (size_t)n;
+  if (n > 0 && r->wanted) o->size += (size_t)n;
   if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
   o->data[o->size] = 0;
   return 0;
+}
+
+/* Waits until one of the program's pipes is ready, or all are closed, and
+   moves some bytes. 1: some pipe may have more; 0: all are closed; negative
+   errno, -ETIMEDOUT and -ECANCELED among them. */
+CONC__PRIVATE int conc__popen_exchange(conc_popen *p, const char *input,
+                                       size_t n, conc__popen_reader *out,
+                                       double deadline) {
+  conc__actor *self = conc__self();
+  int *const fds[3] = {&p->in, &p->out, &p->err};
+  struct pollfd poll_fds[CONC__WAIT_FDS + 1]; /* one more: for the waker */
+  int which[3];
+  int i, rc, count = 0;
+  for (i = 0; i < 3; i++) {
+    if (*fds[i] < 0) continue;
+    which[count] = i;
+    poll_fds[count].fd = *fds[i];
+    poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
+  }
+  if (count == 0) return 0;
+  rc = self->ops->blocks ? conc__thread_poll(self, poll_fds, count, deadline)
+                         : conc__coro_poll(self, poll_fds, count, deadline);
+  /* All that are ready take their turn: a program that writes while its input
+     is full must not wait for us, while we wait for it. */
+  for (i = 0; i < count && rc >= 0; i++) {
+    if (poll_fds[i].revents == 0) continue;
+    rc = which[i] == 0
+             ? conc__popen_write_some(p, input, n)
+             : conc__popen_read_some(fds[which[i]], &out[which[i] - 1]);
+  }
+  return rc < 0 ? rc : 1;
 }
 
 CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
                               conc_output *out, conc_output *err,
                               double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__actor *self = conc__self();
-  conc_output got[2] = {{NULL, 0}, {NULL, 0}};
   conc_output *const wanted[2] = {out, err};
-  size_t room[2] = {0, 0};
-  int *const fds[3] = {&p->in, &p->out, &p->err};
-  struct pollfd poll_fds[CONC__WAIT_FDS + 1];
-  int rc = conc__task_was_started(&p->task) ? 0 : -EINVAL;
-  int i, count;
-  if (rc == 0 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
-  while (rc == 0) {
-    int which[3];
-    for (i = count = 0; i < 3; i++) {
-      if (*fds[i] < 0) continue;
-      which[count] = i;
-      poll_fds[count].fd = *fds[i];
-      poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
-    }
-    if (count == 0) break;
-    rc = !self->ops->blocks
-             ? conc__coro_poll(self, poll_fds, count, deadline)
-             : conc__thread_poll(self, poll_fds, count, deadline);
-    for (i = 0; i < count && rc >= 0; i++) {
-      int at = which[i] - 1;
-      if (poll_fds[i].revents == 0) continue;
-      rc = at < 0 ? conc__popen_write_some(p, (const char *)input, n)
-                  : conc__popen_read_some(fds[at + 1], &got[at], &room[at],
-                                          wanted[at] != NULL);
-    }
-    if (rc > 0) rc = 0;
-  }
+  conc__popen_reader got[2];
+  int rc = conc__task_was_started(&p->task) ? 1 : -EINVAL;
+  int i;
+  memset(got, 0, sizeof got);
+  for (i = 0; i < 2; i++) got[i].wanted = wanted[i] != NULL;
+  /* Without input, or if an earlier call has written all of it, the program
+     must see the end at once. */
+  if (rc == 1 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
+  while (rc == 1)
+    rc = conc__popen_exchange(p, (const char *)input, n, got, deadline);
+  /* The wait comes after the last end of file: while there is output that is
+     not read, the program may never end. */
   rc = rc != 0 ? conc__popen_result(p, rc)
                : conc_popen_wait(p, conc__remaining(deadline));
   for (i = 0; i < 2; i++) {
-    if (wanted[i] != NULL)
-      *wanted[i] = got[i];
-    else
-      CONC_FREE(got[i].data);
+    if (wanted[i] != NULL) *wanted[i] = got[i].output;
+    else CONC_FREE(got[i].output.data);
   }
+  /* If the call may be repeated, what is open stays open for it. */
   if ((rc != -ETIMEDOUT && rc != -ECANCELED) || p->kill_on_timeout)
     conc_popen_close(p);
   return rc;
 }
 
-/* Runs a program that nobody else knows: it does not outlive the call. */
+/* Runs a program that is known only to this call, and does not outlive it.
+   Returns its exit code or negative errno. */
 CONC__PRIVATE int conc__popen_run(conc_popen *p, conc_output *out,
                                   double timeout) {
-  bool own = conc__self()->ops->blocks &&
-             conc__this.worker == NULL; /* who has jobs to run meanwhile */
+  /* A thread that would only sleep until the end may reap the program itself.
+     A worker of a pool runs other jobs meanwhile, a coroutine's thread runs
+     other coroutines. */
+  bool own = conc__self()->ops->blocks && conc__this.worker == NULL;
   int rc = conc__popen_begin(p, own);
   if (rc != 0) return rc;
   p->kill_on_timeout = true;
   rc = conc_communicate(p, NULL, 0, out, NULL, timeout);
+  /* After an error that is no timeout, for want of memory say. */
   if (conc_is_alive(&p->task)) conc__popen_kill(p);
   conc_popen_close(p);
   return rc;
