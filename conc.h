@@ -12196,7 +12196,6 @@ CONC_API int conc_kill(conc_task *task) {
 CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
                                        int *theirs, bool *made, int *ours) {
   int fds[2];
-  int rc = 0;
   *theirs = *ours = -1;
   *made = file != NULL || what < 0;
   if (file != NULL) {
@@ -12206,7 +12205,7 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
   } else if (what == CONC_DEVNULL) {
     *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
   } else if (what == CONC_PIPE) {
-    rc = conc__fd_pipe(fds);
+    int rc = conc__fd_pipe(fds);
     if (rc != 0) return rc;
     *theirs = fds[i != 0];
     *ours = fds[i == 0];
@@ -12224,9 +12223,8 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
     *theirs = what < 3 ? fcntl(what, F_DUPFD_CLOEXEC, 3) : what;
     if (*theirs < 0) return -errno;
   }
-  /* conc__fd_lift returns negative errno in place of a descriptor. */
-  if (*theirs < -1) rc = *theirs;
-  return rc;
+  /* What could not be opened is negative errno, and -EPERM is -1. */
+  return *made && *theirs < 0 ? *theirs : 0;
 }
 
 /* A program has no target that this process could call. This stands in its
@@ -12459,6 +12457,9 @@ CONC__PRIVATE int conc__popen_exchange(conc_popen *p, const char *input,
   return rc < 0 ? rc : 1;
 }
 
+/* Reads into memory of its own, also what is not wanted, until both outputs
+   have ended; then waits. What was read is the caller's whatever is
+   returned. */
 CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
                               conc_output *out, conc_output *err,
                               double timeout) {
