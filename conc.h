@@ -17550,18 +17550,42 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
 /* ---------------------------------------------------------------------------
    >>jobs: deques, threads that run jobs, waiting for jobs
 
-   A job that runs in a thread is the task of that thread's actor until it
-   ends. It tells so (task->actor) only when it first waits: jobs that never
-   do need no compare-and-swap for it. Until then conc_cancel leaves
-   CONC__NEVER_BEGIN there, which the first wait finds.
+   Holds: the deques in which jobs lie, the pool of threads that run them, how
+   a job runs inside of a thread, and how a task waits for a job: a worker that
+   waits runs other jobs meanwhile.
+   Uses: tasks, threads, >>wait; of a fork's table one row.
+   Used by: >>procpool (its state, running a job, waiting for one) and >>pool.
+   A pool's guard is the first in the order of locks, see >>process.
+
+   A job that runs in a thread is the task of that thread's actor until the job
+   ends. Jobs may be nested: a job that waits has others run on its stack. The
+   job's own field .actor says what conc_cancel is to do:
+
+     NULL               the job has not begun, or it runs and has not waited
+                        yet. conc_cancel puts CONC__NEVER_BEGIN there.
+     CONC__NEVER_BEGIN  the job was cancelled: it does not begin, or its first
+                        wait finds this and fails.
+     the actor          set by the job's first wait: conc_cancel pokes the
+                        actor. Taken back before the job runs another one.
+
+   So a job that never waits needs no compare-and-swap to announce its actor.
    ------------------------------------------------------------------------ */
 
 typedef struct conc__pool_data conc__pool_data;
 
-/* --- a fence of which one side, that is seldom taken, pays for both --- */
+/* --- a fence for two sides, of which the rare one pays --- */
 
+/* Two threads that each write a word and then read the other's word need a
+   full fence in between, or both may read what was there before. Where one
+   side comes often and the other one seldom, the seldom one takes the heavy
+   fence: the kernel makes all threads of the process pass a fence (membarrier,
+   Linux 4.14). Then the often one needs the light fence only, which merely
+   keeps the compiler from reordering. If the kernel does not help, both are
+   full fences. Set before there is any pool. */
 static bool conc__fence_is_heavy; /* the kernel does not help */
 
+/* A fence of the calling thread. ThreadSanitizer knows no fences: there a
+   read-modify-write of one word stands in, which all of them order. */
 CONC__PRIVATE void conc__fence_full(void) {
 #if CONC_HAVE_TSAN /* which knows no fences */
   static unsigned none;
@@ -17571,6 +17595,8 @@ CONC__PRIVATE void conc__fence_full(void) {
 #endif
 }
 
+/* Asks the kernel, once, whether it helps. That also registers the process,
+   without which conc__fence_heavy's call would fail. */
 CONC__PRIVATE void conc__fence_init(void) {
 #if CONC_HAVE_MEMBARRIER
   conc__fence_is_heavy =
@@ -17580,7 +17606,8 @@ CONC__PRIVATE void conc__fence_init(void) {
 #endif
 }
 
-/* All threads of the process pass a fence before this returns. */
+/* The seldom side: all threads of the process pass a fence before this
+   returns. */
 CONC__PRIVATE void conc__fence_heavy(void) {
   conc__fence_full();
 #if CONC_HAVE_MEMBARRIER
@@ -17589,6 +17616,7 @@ CONC__PRIVATE void conc__fence_heavy(void) {
 #endif
 }
 
+/* The often side: keeps the order of the caller's own steps only. */
 CONC__INLINE void conc__fence_light(void) {
   CONC__POINT();
   if (CONC__UNLIKELY(conc__fence_is_heavy))
@@ -17597,48 +17625,65 @@ CONC__INLINE void conc__fence_light(void) {
     __asm__ __volatile__("" ::: "memory");
 }
 
-/* --- deques of jobs --- */
+/* --- deques: the owner's end --- */
 
-/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
-   and pops at the bottom, everybody steals at the top. That pop and steal
-   cannot both have the last one: pop lowers bottom, then reads top; steal
-   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
-   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
-   decide by compare-and-swap on top. An item is written before bottom is
-   raised (release) and read after it (acquire); it may be overwritten only
-   when top has passed it, and then the swap fails.
+/* The jobs of a worker thread, after Chase and Lev: the owner pushes and pops
+   at the bottom, thieves steal at the top. Items lie from top (included) to
+   bottom (excluded); positions only grow, and an item's place is its position
+   modulo the array's size.
 
-   The fence that this takes between pop's two steps is left out as long as
-   nobody steals. Thieves count themselves in `guests` first; the owner, once
-   he has lowered bottom, looks there, and passes the fence if it is not 0.
-   The first thief has all threads pass one: a pop that has not seen him is
-   then one of which he sees bottom. He leaves CONC__FENCED there, by which
-   later thieves know that it was done. It is the owner who takes that back,
-   when there have been no thefts for a while, and there is no guest. */
+   The last item is not had twice. A pop lowers bottom, then reads top; a theft
+   reads top, then bottom. These four are in one order (SEQ_CST, as in Le, Pop,
+   Cohen, Zappa Nardelli 2013): so one of the two sees the other, and then they
+   decide by compare-and-swap on top.
+
+   The items. An item is written before bottom is raised (release), and read
+   after bottom has been read (acquire). Its place may be overwritten only when
+   top has passed it: a thief that has read it late then fails in its swap.
+
+   The fence. The order between a pop's two steps costs a full fence, which is
+   left out while there is no thief. Thieves count themselves in `guests`
+   before they begin. The owner looks there once it has lowered bottom, and
+   passes the fence if the word is not 0. The first thief has all threads pass
+   a fence (conc__fence_heavy): a pop that has read `guests` before that has
+   lowered bottom before that, too, and the thief sees it; a pop that reads
+   `guests` later finds the thief there. The first thief leaves CONC__FENCED,
+   by which later thieves know that every pop passes the fence now. */
 typedef struct conc__deque_array {
-  struct conc__deque_array *older; /* thieves may be reading it still */
-  size_t mask;
+  struct conc__deque_array *older; /* half as large: a thief may still read it,
+                                      so it is freed with the deque. NULL */
+  size_t mask;                     /* the size, a power of two, less 1 */
   /* the items follow */
 } conc__deque_array;
 
+/* In `guests`. May be set by a thief that has passed the heavy fence since it
+   counted itself. Must be set from the start if the kernel does not help, and
+   is never cleared then. Else it is cleared by the owner, while no thief is
+   counted, when there was no theft for a while: the next thief then passes the
+   heavy fence again. */
 #define CONC__FENCED 1u
 
 typedef struct conc__deque {
-  size_t top;
+  size_t top;      /* raised by whoever takes the item there; SEQ_CST */
   unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
   CONC__APART(1);
+  /* The owner's: thieves read bottom and array, and write nothing here. */
   size_t bottom;
-  conc__deque_array *array;
-  size_t full; /* where bottom may have reached top from behind */
-  size_t calm_top;
-  unsigned calm; /* pops since a thief moved top */
+  conc__deque_array *array; /* NULL until the first job */
+  size_t full; /* bottom must not pass it: top, as it was when last looked
+                  at, and the array's size. See conc__deque_grow */
+  size_t
+      calm_top;  /* where top is if no thief has moved it since `calm` was 0 */
+  unsigned calm; /* pops with a fence since a thief has moved top */
   CONC__APART(2);
 } conc__deque;
 
+/* Where the item of a position lies. */
 CONC__INLINE conc_task **conc__deque_at(conc__deque_array *r, size_t i) {
   return (conc_task **)(void *)(r + 1) + (i & r->mask);
 }
 
+/* NULL without memory. */
 CONC__PRIVATE conc__deque_array *
 conc__deque_array_new(size_t size, conc__deque_array *older) {
   conc__deque_array *r =
@@ -17649,10 +17694,13 @@ conc__deque_array_new(size_t size, conc__deque_array *older) {
   return r;
 }
 
-/* At `full`: makes room for one more. */
+/* Makes room for one more, when bottom is at `full`. Only the owner's. A thief
+   that reads the old array meanwhile finds the same items there: they stay,
+   and new ones go to the new array. 0, -ENOMEM. */
 CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
   size_t top = CONC__LOAD(&d->top);
   conc__deque_array *old = d->array;
+  CONC__CHECK(old == NULL || d->bottom - top <= old->mask + 1);
   if (old == NULL || d->bottom - top > old->mask) {
     conc__deque_array *r =
         conc__deque_array_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
@@ -17660,25 +17708,33 @@ CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
     if (r == NULL) return -ENOMEM;
     for (i = top; i != d->bottom; i++)
       *conc__deque_at(r, i) = CONC__LOAD_RELAXED(conc__deque_at(old, i));
+    /* Release: a thief that finds the array finds the items. */
     CONC__STORE(&d->array, r);
   }
   d->full = top + d->array->mask + 1;
   return 0;
 }
 
+/* For the owner: whether conc__deque_grow must come before a push. */
 CONC__INLINE bool conc__deque_is_full(const conc__deque *d) {
   return d->bottom == d->full;
 }
 
+/* Only the owner's, with room for it. To be followed by a look for workers
+   that rest, see conc__pool_wake. */
 CONC__INLINE void conc__deque_push(conc__deque *d, conc_task *t) {
   size_t b = d->bottom;
+  CONC__CHECK(b - CONC__LOAD_RELAXED(&d->top) <= d->array->mask);
   CONC__STORE_RELAXED(conc__deque_at(d->array, b), t);
   CONC__STORE(&d->bottom, b + 1);
 }
 
-enum { CONC__CALM = 1024 }; /* pops: as long as the heavy fence takes */
+/* Pops with a fence and without a theft, until fences end: together they take
+   about as long as the heavy fence that the next thief then has to pass. */
+enum { CONC__CALM = 1024 };
 
-/* A pop's fence while there are thieves. */
+/* A pop's fence, once a thief has come, and the place where the owner notices
+   that they come no more. */
 CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
   size_t top = CONC__LOAD_RELAXED(&d->top);
   unsigned nobody = CONC__FENCED;
@@ -17686,23 +17742,32 @@ CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
     d->calm_top = top;
     d->calm = 0;
   } else if (++d->calm % CONC__CALM == 0 && !conc__fence_is_heavy) {
+    /* Fails if a thief is counted. This pop passes the fence all the same: a
+       thief that comes now reads `guests` after this, and passes the heavy
+       one. */
     __atomic_compare_exchange_n(&d->guests, &nobody, 0u, false,
                                 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
   }
   conc__fence_full();
 }
 
-/* The last that was pushed; if `only`, none but that one. */
+/* The item that was pushed last, or NULL; if `only` is not NULL, that item or
+   NULL. Only the owner's. */
 CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
                                         const conc_task *only) {
   size_t b = d->bottom;
   size_t top;
   conc_task *t;
+  /* Top never passes bottom here: equal is empty, whatever thieves do. */
   if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
   b--;
   t = CONC__LOAD_RELAXED(conc__deque_at(d->array, b));
+  /* A mere look: a thief may have taken the item meanwhile. If it is the right
+     one, the steps below find that out. */
   if (only != NULL && t != only) return NULL;
   CONC__POINT();
+  /* From here on no thief that reads bottom takes item b. The order of this
+     store and of the two loads below is what the essay above is about. */
   CONC__STORE_RELAXED(&d->bottom, b);
   CONC__POINT();
   __asm__ __volatile__("" ::: "memory");
@@ -17710,49 +17775,65 @@ CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
     conc__deque_fence(d);
   CONC__POINT();
   top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  /* Items are left before this one: a thief would take those first, and then
+     find bottom lowered. */
   if (CONC__LIKELY((ptrdiff_t)(b - top) > 0)) return t;
   CONC__POINT();
-  if (b != top || /* or it is the last one */
+  /* A thief has it already, or it is the last one, and the swap decides. */
+  if (b != top ||
       !__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
     t = NULL;
-  else
-    d->calm_top++; /* that was no theft */
+  else d->calm_top++; /* this move of top was no theft */
+  /* The deque is empty now, and top is at b + 1. */
   CONC__STORE(&d->bottom, b + 1);
   return t;
 }
 
+/* --- deques: the thieves' end --- */
+
+/* For any thread. In the one order of SEQ_CST operations, for
+   conc__pool_has_work. */
 CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
   size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
   return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
 }
 
-/* As a guest, or where nobody pops. */
+/* The item at the top, or NULL if there is none. For a thread that is counted
+   in `guests`, or for a deque that has no pops (a batch). */
 CONC__PRIVATE conc_task *conc__deque_take(conc__deque *d) {
   for (;;) {
     size_t top, b;
     conc__deque_array *array;
     conc_task *t;
     CONC__POINT();
+    /* Top is read before bottom: see the essay. */
     top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
     CONC__POINT();
     b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
     if ((ptrdiff_t)(b - top) <= 0) return NULL;
     array = CONC__LOAD(&d->array);
     t = CONC__LOAD_RELAXED(conc__deque_at(array, top));
-    /* Where one of the next may be, of whom another core has written. */
+    /* A job that may soon be taken was written by another core: its memory is
+       fetched while this one runs. */
     __builtin_prefetch(CONC__LOAD_RELAXED(conc__deque_at(array, top + 2)));
     CONC__POINT();
+    /* If top has not moved, no other thread has taken the item, and its place
+       has not been used again: so what was read is the item. */
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
       return t;
   }
 }
 
+/* Takes from another worker's own deque, as a guest. */
 CONC__PRIVATE conc_task *conc__deque_steal(conc__deque *d) {
   conc_task *t;
+  /* The usual case, without a write to the line of the cache. */
   if (conc__deque_is_empty(d)) return NULL;
   CONC__POINT();
+  /* Counted first: the owner does not take CONC__FENCED back from here on, and
+     a pop that comes after the heavy fence sees this. */
   if (!(__atomic_fetch_add(&d->guests, 2u, __ATOMIC_SEQ_CST) &
         CONC__FENCED)) {
     conc__fence_heavy();
@@ -17764,6 +17845,7 @@ CONC__PRIVATE conc_task *conc__deque_steal(conc__deque *d) {
   return t;
 }
 
+/* Frees all arrays. No thief may be there. */
 CONC__PRIVATE void conc__deque_free(conc__deque *d) {
   while (d->array != NULL) {
     conc__deque_array *older = d->array->older;
@@ -17772,82 +17854,114 @@ CONC__PRIVATE void conc__deque_free(conc__deque *d) {
   }
 }
 
-/* --- the pool of threads ---
+/* --- the pool of threads: what it has ---
 
-   Jobs from outside come through the inbox, latest first, which whoever has
-   the guard turns round into the backlog, and takes some of it to a batch of
-   his own, from which everybody may steal in order. Jobs of workers go to
-   their own deques.
+   Jobs from outside come through the inbox, latest first. Workers that look
+   for jobs take the guard: the one that has it turns the inbox round into the
+   backlog, and takes some of that to a batch of its own, from which all
+   workers may steal in order. Jobs of workers go to their own deques.
 
-   A worker that finds nothing searches for a while, then rests: sets its bit
-   in `idle`, and looks once more. Who hands in a job looks at `idle`
-   afterwards, unless somebody searches; clears a bit, which is to claim that
-   worker, counts it as searching, and nudges it. A searcher that finds a job,
-   and is the last, wakes another if there is more. So workers are woken one by
-   one, and no job is overlooked. */
+   A worker that finds nothing searches for a while, then rests: it sets its
+   bit in the idle set, and looks for jobs once more. A thread that hands in a
+   job looks at the idle set afterwards, unless some worker searches: it clears
+   a bit, by which it claims that worker, counts the worker as searching, and
+   nudges it. A searcher that finds a job, and is the last one, wakes another
+   worker if there is more. So workers are woken one by one.
 
-#define CONC__CLOSED ((uintptr_t)1) /* in the inbox */
-enum { CONC__BATCH = 64 };
+   No job is overlooked: the submitter writes the job, then reads `searching`
+   and `resting`; the worker writes its bit or its count, then reads the places
+   where jobs are. All of these are SEQ_CST, or have the fences of above in
+   between (the worker's heavy, the submitter's light): so one of the two sees
+   the other. */
+
+/* In the inbox. May be set at any time, by conc_pool_close and by
+   conc_pool_terminate; must be set before `over` is. Never cleared. While it
+   is set, jobs come from workers only. */
+#define CONC__CLOSED ((uintptr_t)1)
+
+enum { CONC__BATCH = 64 }; /* jobs that a worker takes at a time, at most */
 
 typedef struct conc__worker {
+  /* The jobs that its jobs hand in. At the beginning of a line of the cache,
+     so that what the owner changes lies in one line. */
   conc__deque own __attribute__((aligned(CONC__CACHE_LINE)));
-  conc__deque batch;
+  conc__deque batch; /* of jobs from outside. Filled by the worker under the
+                        guard when it is empty; never popped */
   struct {
     conc__deque_array array;
     conc_task *items[CONC__BATCH];
-  } batch_array;
+  } batch_array; /* of the batch, which never grows */
   conc__pool_data *pool;
-  size_t index;
-  unsigned spin_failed;
-  conc_task task;
+  size_t index;         /* in pool->workers, and its bit in the idle set */
+  unsigned spin_failed; /* see conc__spin; the worker's own */
+  conc_task task;       /* its thread */
   char name[32];
 } conc__worker;
 
+/* Jobs that wait, first come first, under the guard of the pool. */
 typedef struct conc__backlog {
-  conc_task *first, **end;
-  size_t count; /* of a pool of threads */
+  conc_task *first, **end; /* end: the last one's next, or &first */
+  size_t count;            /* in a pool of threads: how many, or one more while
+                              jobs move. Read without the guard, SEQ_CST */
 } conc__backlog;
 
+/* Which workers rest, and how many do what. All of it SEQ_CST. */
 typedef struct conc__idle_set {
-  unsigned searching;
-  unsigned resting; /* workers that may be in `bits`, or started when lazy */
-  unsigned active;  /* workers that are not at rest */
-  unsigned *bits;
+  unsigned searching; /* workers that look for jobs, or were claimed to */
+  unsigned resting;   /* workers that may have a bit, which is set after this
+                         is raised; one more in a pool that is lazy */
+  unsigned active;    /* workers that are not at rest, those that are being
+                         started among them. If it is 0, CONC__CLOSED is set
+                         and there is no job, the pool is over */
+  unsigned *bits;     /* bit i % 32 of word i / 32 is of worker i. Set by the
+                         worker; cleared by the worker, or by a thread that so
+                         claims it, counts it as searching, and nudges it */
 } conc__idle_set;
 
+/* What a conc_pool has, of either kind. Parts that change often are apart. */
 struct conc__pool_data {
-  uintptr_t id;  /* as an actor's: it tells the generation */
-  conc_pool options;
-  size_t n;      /* how many workers */
-  size_t memory; /* what to free, if it was mapped; else 0 */
-  void *block;
-  conc__worker *workers;
-  struct conc__procpool *procs; /* of processes */
+  uintptr_t id;      /* as an actor's: it tells the generation of processes */
+  conc_pool options; /* as they were at the start */
+  size_t n;          /* how many workers, at most */
+  size_t memory;     /* bytes to unmap at `block`; 0: it is for CONC_FREE */
+  void *block;       /* the memory in which this lies */
+  conc__worker *workers;        /* n of them; NULL in a pool of processes */
+  struct conc__procpool *procs; /* NULL in a pool of threads */
   CONC__APART(1);
-  uintptr_t inbox; /* a conc_task | CONC__CLOSED */
+  uintptr_t inbox; /* the latest conc_task from outside | CONC__CLOSED. A pool
+                      of processes uses the bit alone */
   CONC__APART(2);
-  conc__mutex guard; /* of the backlog, and of starting */
+  conc__mutex guard; /* of the backlog, of starting a worker, and of the slots
+                        of a pool of processes */
   conc__backlog backlog;
   CONC__APART(3);
   conc__idle_set idle;
-  unsigned started;
-  bool lazy;       /* workers are started when there is work */
-  bool over, terminated;
+  unsigned started; /* workers 0 to started - 1 have threads; raised under the
+                       guard, read without */
+  bool lazy;        /* workers are started when there is work */
+  bool over;        /* the workers end; set by the last one to rest */
+  bool terminated;  /* jobs that have not begun never do; set once */
 };
 
+/* Appends a chain of jobs, of which `end` is the next of the last one, which
+   is NULL. The guard is held. */
 CONC__INLINE void conc__backlog_append(conc__backlog *b, conc_task *first,
                                        conc_task **end) {
+  CONC__CHECK(*b->end == NULL && *end == NULL);
   *b->end = first;
   b->end = end;
 }
 
+/* Takes the first job. There is one; the guard is held. */
 CONC__PRIVATE conc_task *conc__backlog_take(conc__backlog *b) {
   conc_task *t = b->first;
+  CONC__CHECK(t != NULL);
   b->first = t->next;
   if (b->first == NULL) b->end = &b->first;
   return t;
 }
 
+/* Puts a job in front: it has run before. The guard is held. */
 CONC__PRIVATE void conc__backlog_put_back(conc__backlog *b, conc_task *t) {
   t->next = b->first;
   if (b->first == NULL) b->end = &t->next;
@@ -17856,11 +17970,15 @@ CONC__PRIVATE void conc__backlog_put_back(conc__backlog *b, conc_task *t) {
 
 static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
 
+/* Whether the pool has stayed behind in the process that this one was forked
+   from: then its workers and its guard must not be touched. */
 CONC__INLINE bool conc__pool_is_gone(const conc__pool_data *p) {
   return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
 }
 
-/* The caller's worker, if it is one that may run jobs here and now. */
+/* The caller's worker, or NULL if the caller is none that may run jobs here
+   and now: a coroutine or a generator inside of a job may not, for its stack
+   is too small. */
 CONC__INLINE conc__worker *conc__worker_here(void) {
   if (conc__this.current != &conc__this.actor ||
       conc__this.actor.generator != NULL)
@@ -17874,7 +17992,10 @@ CONC__INLINE conc__worker *conc__worker_of(const conc__pool_data *p) {
   return w != NULL && w->pool == p ? w : NULL;
 }
 
-/* Whether there may be a job. In the order of all SEQ_CST operations. */
+/* --- finding a job --- */
+
+/* Whether there may be a job anywhere. SEQ_CST throughout: see the head of the
+   pool of threads. */
 CONC__PRIVATE bool conc__pool_has_work(conc__pool_data *p) {
   size_t i;
   if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
@@ -17887,7 +18008,10 @@ CONC__PRIVATE bool conc__pool_has_work(conc__pool_data *p) {
   return false;
 }
 
-/* Takes some of the jobs that came from outside: the first is returned. */
+/* Takes some of the jobs that came from outside: returns the first one, and
+   puts a fair share of what follows into the worker's batch, which is empty.
+   w is the caller, or NULL: then one job is taken only. NULL if there is
+   none. */
 CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   conc_task *first, *t;
   conc_task *chain = NULL;
@@ -17897,7 +18021,9 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
       CONC__LOAD(&p->backlog.count) == 0)
     return NULL;
   conc__mutex_lock(&p->guard);
-  /* While they are between inbox and backlog nobody shall find no work. */
+  /* While jobs are between inbox and backlog they are in neither. The count
+     shows one more meanwhile, so that no worker finds that there is no work,
+     and ends the pool. */
   __atomic_store_n(&p->backlog.count, p->backlog.count + 1, __ATOMIC_SEQ_CST);
   seen = CONC__LOAD(&p->inbox);
   while ((seen & ~CONC__CLOSED) != 0 &&
@@ -17906,6 +18032,7 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   t = (conc_task *)(seen & ~CONC__CLOSED);
   if (t != NULL) {
     conc_task **end = &t->next; /* of the last */
+    /* The inbox has the latest first: turned round here. */
     while (t != NULL) {
       conc_task *next = t->next;
       t->next = chain;
@@ -17916,14 +18043,17 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
     conc__backlog_append(&p->backlog, chain, end);
   }
   n += p->backlog.count - 1;
+  CONC__CHECK(w == NULL || conc__deque_is_empty(&w->batch));
   first = p->backlog.first;
   t = first;
   if (t != NULL) {
+    /* A share of what there is: half of an equal part for each worker, so that
+       the last jobs are spread evenly. */
     size_t most = w != NULL ? n / (2 * p->n) + 1 : 1;
     if (most > CONC__BATCH) most = CONC__BATCH;
     for (t = t->next; count < most && t != NULL; count++) {
       conc_task *next = t->next;
-      conc__deque_push(&w->batch, t); /* which is empty, and has room */
+      conc__deque_push(&w->batch, t);
       t = next;
     }
     p->backlog.first = t;
@@ -17931,11 +18061,14 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   }
   __atomic_store_n(&p->backlog.count, first != NULL ? n - count : 0,
                    __ATOMIC_SEQ_CST);
+  CONC__CHECK((p->backlog.first != NULL) == (p->backlog.count != 0));
   conc__mutex_unlock(&p->guard);
   return first;
 }
 
-/* A job for the worker, or NULL. */
+/* A job for the worker, or NULL: first its own latest, whose data are in the
+   cache still; then its batch, what came from outside, and what other workers
+   have. */
 CONC__PRIVATE conc_task *conc__worker_take(conc__worker *w) {
   conc__pool_data *p = w->pool;
   conc_task *t = conc__deque_pop(&w->own, NULL);
@@ -17950,7 +18083,10 @@ CONC__PRIVATE conc_task *conc__worker_take(conc__worker *w) {
   return t;
 }
 
-/* Claims a worker that rests. */
+/* --- waking a worker --- */
+
+/* Claims a worker that rests, and has it look for jobs. False if there is
+   none. */
 CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
   size_t i;
   for (i = 0; i * 32 < p->n; i++) {
@@ -17961,6 +18097,10 @@ CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
       if (__atomic_compare_exchange_n(&p->idle.bits[i], &seen,
                                       seen & ~(1u << bit), false,
                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+        /* The worker counts as searching from its claim on, not from its
+           waking: so the next submitter does not wake a second one for the
+           same job. The bit is cleared: the worker waits for the nudge, so its
+           actor is there. */
         conc_task *t = &p->workers[i * 32 + bit].task;
         __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
         conc__unpark(t->actor, CONC__NUDGED);
@@ -17973,13 +18113,17 @@ CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
 
 CONC__PRIVATE int conc__pool_start_worker(conc__pool_data *p);
 
+/* Wakes a worker; a lazy pool starts one if none rests. Returns 0, see
+   conc__pool_wake. */
 CONC__NOINLINE int conc__pool_wake_one(conc__pool_data *p) {
   if (!conc__pool_nudge(p) && p->lazy) conc__pool_start_worker(p);
   return 0;
 }
 
-/* There is a job more. Returns 0: as the last call of a submit, which so has
-   no register to save, it costs less. */
+/* Called after a job was put where workers look. A worker that searches will
+   find it. Otherwise one that rests is woken, if there may be one. Returns 0:
+   as the last call of a submit, which so has no register to save, it costs
+   less. */
 CONC__INLINE int conc__pool_wake(conc__pool_data *p) {
   if (__atomic_load_n(&p->idle.searching, __ATOMIC_SEQ_CST) == 0 &&
       __atomic_load_n(&p->idle.resting, __ATOMIC_SEQ_CST) != 0)
@@ -17987,26 +18131,44 @@ CONC__INLINE int conc__pool_wake(conc__pool_data *p) {
   return 0;
 }
 
-/* No longer searching. */
-CONC__PRIVATE void conc__worker_found(conc__worker *w) {
+/* Lowers one of the counters, and returns what is left. */
+CONC__INLINE unsigned conc__count_down(unsigned *count) {
+  unsigned left = __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  CONC__CHECK(left != ~0u);
+  return left;
+}
+
+/* The worker, or what it waits for, has found something. While it searched,
+   submitters woke no worker: so the last searcher looks for them if there is
+   more. */
+CONC__PRIVATE void conc__worker_stop_searching(conc__worker *w) {
   conc__pool_data *p = w->pool;
-  if (__atomic_sub_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
-      conc__pool_has_work(p))
+  if (conc__count_down(&p->idle.searching) == 0 && conc__pool_has_work(p))
     conc__pool_wake(p);
 }
 
+/* --- resting and searching --- */
+
+/* Enters the idle set. The caller must look for jobs afterwards, before it
+   sleeps: a submitter that came before the fence has not seen the bit.
+   `resting` is raised first, since a submitter looks at the bits only if that
+   is not 0. */
 CONC__PRIVATE void conc__worker_rest(conc__worker *w) {
+  CONC__CHECK(!(CONC__LOAD_RELAXED(&w->pool->idle.bits[w->index / 32]) &
+                1u << w->index % 32));
   __atomic_add_fetch(&w->pool->idle.resting, 1u, __ATOMIC_SEQ_CST);
   __atomic_fetch_or(&w->pool->idle.bits[w->index / 32], 1u << w->index % 32,
                     __ATOMIC_SEQ_CST);
   conc__fence_heavy();
 }
 
-/* Rests no more. False: it was claimed, is nudged, and counts as searching. */
+/* Leaves the idle set. True: by itself. False: a thread has claimed the
+   worker, which now counts as searching. Then the nudge is awaited here, if it
+   is still on its way: it must not meet a later wait. */
 CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
   conc__actor *self = &conc__this.actor;
   unsigned bit = 1u << w->index % 32;
-  __atomic_sub_fetch(&w->pool->idle.resting, 1u, __ATOMIC_SEQ_CST);
+  conc__count_down(&w->pool->idle.resting);
   CONC__POINT();
   if (__atomic_fetch_and(&w->pool->idle.bits[w->index / 32], ~bit,
                          __ATOMIC_SEQ_CST) &
@@ -18018,7 +18180,8 @@ CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
   return false;
 }
 
-/* Spins until there is a job or the time is out. */
+/* Looks for a job again and again while that pays, as conc__spin learns it.
+   NULL if the time is out. */
 CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
   conc_task *t = conc__worker_take(w);
   conc__spin spin;
@@ -18028,34 +18191,37 @@ CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
   return t;
 }
 
-/* Waits for a job; NULL: there will be none. */
+/* Waits for a job, in turns of spinning and resting. NULL: the pool is over,
+   there will be none. */
 CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
   conc__pool_data *p = w->pool;
   conc__actor *self = &conc__this.actor;
   __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
-  for (;;) {
+  for (;;) { /* is counted in `searching` and in `active` */
     conc_task *t = conc__worker_spin(w);
-    bool mine;
     if (t != NULL) {
-      conc__worker_found(w);
+      conc__worker_stop_searching(w);
       return t;
     }
-    __atomic_sub_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
+    /* In this order: from the first step on submitters look at the idle set,
+       and after the second they find this worker there. A job that was handed
+       in between is seen by the look for work below. */
+    conc__count_down(&p->idle.searching);
     conc__worker_rest(w);
     /* The last to rest ends the pool if it is closed: jobs come from outside
        no more, nor from inside, for no job runs. */
-    if (__atomic_sub_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST) == 0 &&
+    if (conc__count_down(&p->idle.active) == 0 &&
         (CONC__LOAD(&p->inbox) & CONC__CLOSED) && !conc__pool_has_work(p)) {
       CONC__STORE(&p->over, true);
       while (conc__pool_nudge(p)) continue;
     }
     if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
       conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
-    mine = conc__worker_leave_idle(w);
-    if (mine) __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
+    if (conc__worker_leave_idle(w))
+      __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
     if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
-      __atomic_sub_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
+      conc__count_down(&p->idle.searching);
       return NULL;
     }
   }
@@ -18063,7 +18229,9 @@ CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
 
 /* --- running a job --- */
 
-/* A job that stayed behind is found to have ended when somebody asks. */
+/* The look of a job's kind (see conc__kind): a job whose pool has stayed
+   behind in the parent is found to have ended when a task asks for it. Two
+   tasks may ask at once: the one that swaps the id ends it. */
 CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
   uintptr_t id;
   if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
@@ -18073,12 +18241,14 @@ CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
     conc__task_end_stayed_in_parent(task);
 }
 
-/* Called at a wait of a job: whether it is to fail. From then on conc_cancel
-   pokes the actor. */
+/* Called at a wait of a job, by its thread: whether the wait is to fail. From
+   then on conc_cancel pokes the actor. A pool that is terminated cancels every
+   job, once. */
 CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
   conc_task *t = self->task;
   conc__actor *none = NULL;
   bool cancelled = false;
+  /* The swap fails if conc_cancel was here before: that is then delivered. */
   if (CONC__LOAD_RELAXED(&t->actor) != self &&
       !CONC__CAS(&t->actor, &none, self)) {
     CONC__STORE(&t->actor, self);
@@ -18091,28 +18261,36 @@ CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
 }
 
 CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
-                                   double timeout);
+                                   double timeout); /* in the row */
 
 /* A job of a thread of a pool, or one that a process of a pool runs. */
 static const conc__kind conc__job_kind = {
     "Job", true, true, true, NULL, conc__job_take_cancel,
     conc__pool_await, conc__job_end_if_owner_gone, NULL};
 
-/* A job that has waited is about to run another: what pokes the actor now is
-   for that. */
+/* A job that has waited, and so has announced its actor, is about to run
+   another job on the same actor: a poke from now on would be for that one. One
+   that has come already is kept as CONC__NEVER_BEGIN, which the outer job's
+   next wait finds. Under the guard that conc_cancel holds while it pokes: so
+   no poke is on its way. */
 CONC__PRIVATE void conc__job_withdraw(conc_task *t, conc__actor *self) {
   conc__mutex *guard = conc__mutex_of(&t->done);
   conc__mutex_lock(guard);
+  CONC__CHECK(t->actor == self);
   t->actor = CONC__AND(&self->word, ~CONC__POKED) & CONC__POKED
                  ? CONC__NEVER_BEGIN
                  : NULL;
   conc__mutex_unlock(guard);
 }
 
-/* There is always one: so a first wait looks for conc_cancel. */
+/* The scope of every job while it begins. It limits nothing: it is there since
+   conc__may_be_cancelled looks for a scope, and so a job's first wait looks
+   for what conc_cancel has left in .actor. */
 static conc_scope conc__job_scope = {NULL, CONC__NEVER, false, false};
 
-/* Runs a job to its end, perhaps inside of another one. */
+/* Runs a job to its end in the calling thread, perhaps inside of another job,
+   whose place and scopes it gives back. `terminated`: the job does not begin.
+   The job may be freed when this returns. */
 CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   conc__actor *self = &conc__this.actor;
   conc_task *outer = self->task;
@@ -18120,21 +18298,27 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   void *result = NULL;
   int status = -ECANCELED;
   bool announced = false;
+  CONC__CHECK(t->kind == &conc__job_kind && !conc_event_is_set(&t->done));
   if (CONC__UNLIKELY(outer->actor == self && outer->kind == &conc__job_kind))
     conc__job_withdraw(outer, self);
   self->scope = &conc__job_scope;
   self->task = t;
+  /* Until now the pool's id stood there: now a task that waits for the job
+     waits for this actor, which a deadlock report follows. */
   CONC__STORE_RELAXED(&t->id, self->id);
   if (CONC__LOAD(&t->actor) == NULL && !terminated) {
     result = t->target(t->arg);
     status = t->was_cancelled ? -ECANCELED : t->status;
     if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
+    /* Read before the end, after which the task is not ours. */
     announced = CONC__LOAD_RELAXED(&t->actor) == self;
   }
   self->task = outer;
   self->scope = outer_scope;
   conc__task_finish(t, result, status);
-  /* Who cancelled it late has been awaited by that. */
+  /* A late conc_cancel of this job holds the guard of `done` while it pokes,
+     and conc__task_finish has waited for that guard: so its poke is here by
+     now, and is removed, since it is not for the outer job. */
   if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
 }
 
@@ -18142,6 +18326,8 @@ CONC__PRIVATE void conc__worker_run(conc__worker *w, conc_task *t) {
   conc__job_run(t, CONC__LOAD(&w->pool->terminated));
 }
 
+/* A worker's thread. The thread's own task is w->task; while a job runs, the
+   actor's task is the job, and conc__this.base remembers the thread's. */
 CONC__PRIVATE void *conc__worker_main(void *arg) {
   conc__worker *w = (conc__worker *)arg;
   conc__pool_data *p = w->pool;
@@ -18164,30 +18350,35 @@ CONC__PRIVATE void *conc__worker_main(void *arg) {
 
 /* --- waiting for jobs --- */
 
+/* What a task waits for: the end of one task, or of `want` of many. */
 typedef struct conc__pool_wait {
-  conc_task *task;  /* whose end it waits for */
-  conc__multiwait *many; /* or of how many tasks */
+  conc_task *task;       /* NULL: it waits for many */
+  conc__multiwait *many; /* NULL: it waits for one */
   size_t want;
-  bool uncancellable;
+  bool uncancellable; /* a conc_cancel of the waiting task stays pending */
 } conc__pool_wait;
 
-/* Waits, as a thread that runs no jobs. */
-CONC__PRIVATE int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
-                                   double deadline) {
+/* Waits as a thread that runs no jobs does. The bits end the wait, too: a
+   worker may be nudged. 0, -ETIMEDOUT (also for such a bit), -ECANCELED,
+   -EDEADLK. */
+CONC__PRIVATE int conc__pool_sleep(const conc__pool_wait *what,
+                                   unsigned extra_bits, double deadline) {
   conc__waiter w;
   if (what->many != NULL)
     return conc__multiwait_park(what->many, what->want, what->uncancellable,
-                                also, deadline);
+                                extra_bits, deadline);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.relation = "of";
   w.owner = &what->task->id;
   w.uncancellable = what->uncancellable;
   w.recheck_after_fork = what->task->kind->look != NULL;
-  w.extra_bits = also;
+  w.extra_bits = extra_bits;
   return conc__event_park(&what->task->done, &w, conc__remaining(deadline));
 }
 
-/* Runs jobs, or rests, once. */
+/* One turn of a worker that waits: runs a job, or rests until there is one or
+   the wait is over. -EAGAIN: look again whether what is awaited has happened;
+   else as conc__pool_sleep. */
 CONC__PRIVATE int conc__worker_wait(conc__worker *w,
                                     const conc__pool_wait *what,
                                     double deadline) {
@@ -18199,21 +18390,31 @@ CONC__PRIVATE int conc__worker_wait(conc__worker *w,
     return -EAGAIN;
   }
   conc__worker_rest(w);
+  /* After it has entered the idle set: see conc__worker_rest. */
   if (conc__pool_has_work(w->pool))
     rc = -EAGAIN;
   else
     rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
+  /* A worker that was claimed counts as searching. It searches in its next
+     turn, but what it awaits may have come as well: so another worker is woken
+     if there is more. */
   mine = conc__worker_leave_idle(w);
-  if (!mine) conc__worker_found(w);
+  if (!mine) conc__worker_stop_searching(w);
+  /* What ended the sleep may have been the nudge. */
   if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
   return rc;
 }
 
-/* Waits for a job of its own, running those that came after it. */
+/* A worker waits for a job that it has submitted itself: it runs the jobs that
+   it pushed after that one first, latest first. This is what a recursion does
+   that splits its work. When its deque is empty the job was stolen, and it is
+   awaited as by any task. */
 CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
                                      double timeout) {
   while (CONC__LOAD(&task->done.flag) != CONC__SET) {
     conc_task *t = NULL;
+    /* In each turn: a job that has forked left the worker behind in the child;
+       and a task that waits for itself is an error that the join tells. */
     if (conc__this.worker != NULL && task != conc__this.actor.task)
       t = conc__deque_pop(&w->own, NULL);
     if (t == NULL) return conc__task_join(task, timeout);
@@ -18222,17 +18423,21 @@ CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
   return task->status;
 }
 
-/* The most usual is that it came last. */
+/* conc_join by a worker. The most usual case is a job that the worker has
+   pushed last: it is popped, and run as a call. */
 CONC__PRIVATE int conc__worker_join(conc_task *task, double timeout) {
   conc__worker *w = conc__worker_here();
   if (w == NULL || task->kind != &conc__job_kind || timeout <= 0)
     return conc__task_join(task, timeout);
+  CONC__CHECK(w == conc__this.worker);
   if (conc__deque_pop(&w->own, task) == NULL)
     return conc__worker_help(w, task, timeout);
   conc__job_run(task, CONC__LOAD(&w->pool->terminated));
   return task->status;
 }
 
+/* Waits for the end of a job, by any task; or, by a worker, for the end of any
+   task. 0, -ETIMEDOUT, -ECANCELED, -EDEADLK. */
 CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   const conc__pool_wait what = {task, NULL, 0, uncancellable};
@@ -18244,8 +18449,12 @@ CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
   if (timeout < 1e9) deadline = conc__deadline(timeout);
   if (task->kind != NULL && task->kind->help != NULL) task->kind->help(task);
   do {
+    /* In each turn: a job that the worker has run meanwhile may have forked,
+       and the child has no worker. */
     w = conc__worker_here();
     if (conc_event_is_set(&task->done)) return 0;
+    /* Then the awaited job has stayed behind, too: only a look finds it out.
+     */
     conc__task_look(task);
     rc = w != NULL ? conc__worker_wait(w, &what, deadline)
                    : conc__pool_sleep(&what, 0, deadline);
@@ -18253,6 +18462,7 @@ CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
   return rc;
 }
 
+/* conc__pool_await for `want` of many tasks. */
 CONC__PRIVATE int conc__pool_many_wait(conc__multiwait *m, size_t want,
                                        bool uncancellable, double deadline) {
   const conc__pool_wait what = {NULL, m, want, uncancellable};
@@ -18268,7 +18478,8 @@ CONC__PRIVATE int conc__pool_many_wait(conc__multiwait *m, size_t want,
 
 /* --- fork --- */
 
-/* Jobs that stayed behind, and that somebody here waits for, have ended. */
+/* Of the tasks that this actor waits for, those that are jobs which have
+   stayed behind have ended. */
 CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
   const conc__multiwait *m;
   size_t i;
@@ -18279,6 +18490,9 @@ CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
         conc__task_look(m->nodes[i].task);
 }
 
+/* In a forked child: wakes those that wait for jobs of the parent's, this
+   thread and the coroutines of its loop. Its guards are not touched: see
+   conc__pool_is_gone. */
 CONC__PRIVATE void conc__pool_fork_child(void) {
   conc__loop *loop = conc__this.loop;
   conc_task *t = loop != NULL ? loop->tasks : NULL;
@@ -18287,6 +18501,7 @@ CONC__PRIVATE void conc__pool_fork_child(void) {
   for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
 }
 
+/* Before there is any pool. */
 CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__job_class jobs = {conc__pool_await, conc__pool_many_wait,
                                        conc__worker_join};
@@ -18299,6 +18514,8 @@ CONC__PRIVATE void conc__pool_init_once(void) {
 
 /* --- the life of a pool --- */
 
+/* Frees a pool whose workers have ended, or that has stayed behind in the
+   parent. */
 CONC__PRIVATE void conc__pool_free(conc__pool_data *p) {
   size_t i;
   for (i = 0; i < p->n && p->workers != NULL; i++)
@@ -18315,7 +18532,9 @@ CONC__PRIVATE void *conc__line_up(void *p) {
                   ~(uintptr_t)(CONC__CACHE_LINE - 1));
 }
 
-/* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
+/* A pool without running workers, of n at most, in one block of memory: the
+   pool, its workers, the bits of the idle set. `mapped`: not by CONC_MALLOC,
+   so that a pool that is never freed is no leak. NULL without memory. */
 CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
                                               size_t n, bool mapped) {
   size_t words = (n + 31) / 32;
@@ -18336,6 +18555,7 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
   p->n = n;
   p->backlog.end = &p->backlog.first;
   p->workers = (conc__worker *)conc__line_up(p + 1);
+  CONC__CHECK((uintptr_t)p->workers % CONC__CACHE_LINE == 0);
   p->idle.bits = (unsigned *)(void *)(p->workers + n);
   for (i = 0; i < n; i++) {
     conc__worker *w = &p->workers[i];
@@ -18343,6 +18563,8 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
     w->index = i;
     w->batch_array.array.mask = CONC__BATCH - 1;
     w->batch.array = &w->batch_array.array;
+    /* For good: each pop passes the fence, since no thief could have it pass
+       one. */
     if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
@@ -18353,30 +18575,37 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
   return p;
 }
 
-/* Starts one worker more. */
+/* Starts one worker more, unless all have been. Under the guard, so that two
+   that call it start two different ones. 0 or negative errno. */
 CONC__PRIVATE int conc__pool_start_worker(conc__pool_data *p) {
   int rc = 0;
   if (CONC__LOAD(&p->started) == p->n) return 0;
   conc__mutex_lock(&p->guard);
+  CONC__CHECK(p->started <= p->n);
   if (p->started < p->n) {
+    /* Active before it runs: otherwise the other workers could all rest and
+       end the pool before this one has begun. */
     __atomic_add_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
     rc = conc_thread_start(&p->workers[p->started].task);
     if (rc == 0)
       CONC__STORE(&p->started, p->started + 1);
-    else __atomic_sub_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
+    else conc__count_down(&p->idle.active);
   }
   conc__mutex_unlock(&p->guard);
   return rc;
 }
 
-/* Closes the inbox, and lets the workers look. */
+/* Closes the inbox, and lets one worker look: if all rest already, this one
+   ends the pool when it rests again. */
 CONC__PRIVATE void conc__pool_shut(conc__pool_data *p) {
   CONC__POINT();
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
   conc__pool_nudge(p);
 }
 
-/* As conc_cancel, but a thread that has not begun yet shall. */
+/* Pokes what the worker runs, as conc_cancel does; but conc_cancel would keep
+   a thread from running at all that has not begun yet, and this one must: it
+   is needed to end the pool. */
 CONC__PRIVATE void conc__worker_poke(conc__worker *w) {
   conc__mutex *guard = conc__mutex_of(&w->task.done);
   conc__mutex_lock(guard);
@@ -18385,7 +18614,9 @@ CONC__PRIVATE void conc__worker_poke(conc__worker *w) {
   conc__mutex_unlock(guard);
 }
 
-/* Ends the jobs that have not begun, and pokes the others. */
+/* Ends the jobs that have not begun, and pokes those that run. `terminated` is
+   set first: a job that is taken by a worker at the same moment does not begin
+   either, and jobs that jobs hand in now end like these. */
 CONC__PRIVATE void conc__pool_stop(conc__pool_data *p) {
   size_t i;
   conc_task *t;
@@ -18400,14 +18631,19 @@ CONC__PRIVATE void conc__pool_stop(conc__pool_data *p) {
       conc__task_finish(t, NULL, -ECANCELED);
     conc__worker_poke(w);
   }
-  conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
+  /* A worker that was the last to rest may have seen a job that is gone now,
+     and have gone to sleep without ending the pool: one looks again. */
+  conc__pool_nudge(p);
 }
 
-/* Joins, whatever becomes of the caller meanwhile. */
+/* Joins a task of the library's own, which ends soon: a cancellation of the
+   caller must not cut this short. */
 CONC__PRIVATE void conc__task_join_anyway(conc_task *t) {
   while (conc_join(t, CONC_FOREVER) == -ECANCELED) continue;
 }
 
+/* Starts a pool of n threads. The pool is public only when all of them run: so
+   after an error there is nothing but them to end. 0 or negative errno. */
 CONC__PRIVATE int conc__pool_start_threads(conc_pool *pool, size_t n) {
   conc__pool_data *p = conc__pool_new(pool, n, false);
   int rc = 0;
@@ -18424,10 +18660,15 @@ CONC__PRIVATE int conc__pool_start_threads(conc_pool *pool, size_t n) {
   return rc;
 }
 
-/* From outside. */
+/* --- handing in a job --- */
+
+/* Hands in a job from outside of the pool: pushes it on the inbox. SEQ_CST:
+   conc__pool_wake looks for workers after it. 0, -EPIPE. */
 CONC__NOINLINE int conc__pool_post(conc__pool_data *p, conc_task *job) {
   uintptr_t seen = CONC__LOAD(&p->inbox);
   do {
+    /* The bit and the list are one word: so no job comes in after the
+       closing. */
     if (seen & CONC__CLOSED) {
       conc__task_start_failed(job);
       return -EPIPE;
@@ -18440,13 +18681,15 @@ CONC__NOINLINE int conc__pool_post(conc__pool_data *p, conc_task *job) {
   return conc__pool_wake(p);
 }
 
-/* From a job. */
+/* Hands in a job from a job of the same pool. The fence is the light one: the
+   worker that rests has the heavy one. 0. */
 CONC__INLINE int conc__worker_push(conc__worker *w, conc_task *job) {
   conc__deque_push(&w->own, job);
   conc__fence_light();
   return conc__pool_wake(w->pool);
 }
 
+/* conc__worker_push, when the deque is full. 0, -ENOMEM. */
 CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
   int rc = conc__deque_grow(&w->own);
   if (rc == 0) return conc__worker_push(w, job);
@@ -18454,10 +18697,14 @@ CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
   return rc;
 }
 
+/* Hands in a job to a pool of threads, from anywhere. A job of the pool's own
+   may do so after the closing, too. 0, or an error, after which the job is as
+   if new. */
 CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
   conc__worker *w = conc__worker_of(p);
   int rc = conc__task_begin(job, &conc__job_kind);
   if (CONC__UNLIKELY(rc != 0)) return rc;
+  /* Until it runs: by this a forked child knows that it has stayed behind. */
   CONC__STORE_RELAXED(&job->id, p->id);
   if (w == NULL) return conc__pool_post(p, job);
   return CONC__UNLIKELY(conc__deque_is_full(&w->own))
@@ -18468,33 +18715,57 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
 /* ---------------------------------------------------------------------------
    >>procpool: jobs for processes
 
-   The parent writes jobs into slots of shared memory, where they stay until it
-   has taken the results: workers run them in place. Slots are handed out
-   through a ring of their numbers. A worker claims a slot by compare-and-swap
-   on the slot's state, which names him, and the position in the ring, so that
-   it fails if he comes too late; the ring's head is only helped forward, by
-   anyone. So at any instruction where a worker is killed the parent, who
-   learns of it from the reaper, finds what he had. All else is the parent's
-   own: nothing that a worker holds need be repaired.
+   Holds: slots of shared memory in which jobs travel, what a worker process
+   does, how jobs end, the keeper (a thread that replaces workers), and the
+   life of such a pool.
+   Uses: >>process, >>ipc's memory, of >>jobs the pool's state and job_run.
+   Used by: >>pool.
+   The order of locks: see >>process. The pool's guard stands first.
+
+   The parent writes jobs into slots, where they stay until the parent has
+   taken the results: workers run them in place. Slots are handed out through a
+   ring of their numbers. A worker claims a slot by a compare-and-swap on the
+   slot's word, which then names the worker. The word also has the position in
+   the ring: so the swap fails if the worker comes too late. The ring's head is
+   only helped forward, by any worker. So at any instruction at which a worker
+   is killed, the parent, which learns of it from the reaper, finds in the
+   words what the worker had. All else is the parent's own: nothing that a
+   worker holds needs a repair. A slot's word goes
+
+     FREE -> READY       the parent, under the guard
+     READY -> CLAIMED    a worker
+     READY -> FREE       the parent takes the job back: it never runs
+     CLAIMED -> DONE     the worker, when the job has ended
+     CLAIMED -> CONDEMNED  the parent is about to kill the worker for this job
+     CLAIMED -> FREE     the parent, after the worker's death
+     CONDEMNED -> FREE   the same, and the job ends with the reason of it
+     DONE -> FREE        a thread of the parent, which so takes the result
+
+   Of two that change a word at the same time one fails, and looks again.
 
    Finished slots are noted in `done`, from which any thread of the parent may
-   take them: one that waits for a job spins there for a moment; otherwise it
-   is the pool's own thread, which also replaces workers, and sleeps on `bell`.
-   Who rings looks whether somebody is awake after having noted what he did;
-   who goes to sleep looks for notes after having said so (SEQ_CST).
+   take them. A thread that waits for a job spins there for a moment, counted
+   in `awake`; otherwise it is the keeper, which sleeps on `bell`. A worker
+   that has noted a slot looks at `awake`, and rings if it is 0. A thread that
+   goes to sleep lowers `awake`, and then looks for notes (all SEQ_CST): so one
+   of the two sees the other.
    ------------------------------------------------------------------------ */
 
+/* --- what is shared, and what the parent knows --- */
+
+/* The order matters: from CLAIMED on the word names a worker. */
 enum {
-  CONC__JOB_SLOT_FREE, /* the parent's, as all but CLAIMED */
-  CONC__JOB_SLOT_READY,
-  CONC__JOB_SLOT_CLAIMED,
-  CONC__JOB_SLOT_CONDEMNED, /* of a worker that is being killed for it */
-  CONC__JOB_SLOT_DONE
+  CONC__JOB_SLOT_FREE,
+  CONC__JOB_SLOT_READY,     /* a worker may claim it */
+  CONC__JOB_SLOT_CLAIMED,   /* the worker runs the job, in place */
+  CONC__JOB_SLOT_CONDEMNED, /* the worker is being killed for it */
+  CONC__JOB_SLOT_DONE       /* the result is there */
 };
 enum {
   CONC__JOB_SLOTS = 256,
   CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
-  CONC__JOB_SLOT_RING = 2 * CONC__JOB_SLOTS,
+  CONC__JOB_SLOT_RING = 2 * CONC__JOB_SLOTS, /* numbers of jobs that were taken
+                                                back stay in it for a while */
   CONC__PROCPOOL_WORKERS = 4096
 };
 enum {                       /* .slot of a job, if it is none of 0 to 255 */
@@ -18508,74 +18779,102 @@ typedef struct conc__chunk {
   size_t item;    /* bytes of one */
 } conc__chunk;
 
+/* A job on its way. The parent writes all of it before it is READY; the worker
+   that has claimed it writes the result, its pid and when it began. */
 typedef struct conc__procpool_slot {
   uint64_t state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
   conc_fn *target;
   void *result;
-  size_t offset; /* of the argument in the shared memory */
-  size_t size;
-  size_t item;    /* of a chunk: bytes of one; else 0 */
-  uint64_t began; /* by the clock, in nanoseconds; 0: not known */
-  int status;
-  pid_t pid;
+  size_t offset; /* of an argument that does not fit in `bytes`, in `memory` */
+  size_t size;   /* of the argument; 0: `bytes` has the pointer itself */
+  size_t item;   /* of a chunk: bytes of one item; else 0 */
+  uint64_t began; /* by the clock, in nanoseconds; 0: the worker has not said.
+                     Only in a pool with a timeout; see procpool_kill_late */
+  int status;     /* what conc_join of the job is to return */
+  pid_t pid;      /* of the worker; 0: none yet */
   uint64_t bytes[CONC__JOB_SLOT_BYTES / 8];
 } conc__procpool_slot;
 
-typedef struct conc__procpool_worker { /* in shared memory */
-  unsigned bell;
-  bool ready;  /* has begun, and called the initializer */
+/* A worker, in shared memory. */
+typedef struct conc__procpool_worker {
+  unsigned bell; /* a futex on which it sleeps; 1: it is to look. Cleared by
+                    the worker before it enters `asleep` */
+  bool ready;    /* it has begun, and called the initializer; cleared by the
+                    parent before it starts the process anew */
   CONC__APART(1);
 } conc__procpool_worker;
 
+/* All that the processes share. Positions in the ring only grow; a position's
+   place is the position modulo the ring's size. */
 typedef struct conc__procpool_shared {
-  uint64_t tail;
+  uint64_t tail; /* the parent's, under the guard: the next position to fill */
   CONC__APART(1);
-  uint64_t head;
+  uint64_t head; /* the next position to claim; helped forward by workers */
   CONC__APART(2);
-  unsigned bell, awake; /* the parent's; how many of it look at `done` */
+  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set by whoever
+                     has something for the keeper; cleared by the keeper */
+  unsigned awake; /* threads of the parent that look at `done` without being
+                     rung for: the keeper, and threads in procpool_help */
   CONC__APART(3);
-  uint64_t done[CONC__JOB_SLOTS / 64];
-  unsigned stop;
+  uint64_t done[CONC__JOB_SLOTS / 64]; /* a bit for each slot that is DONE. Set
+                                          by the worker after the word; cleared
+                                          by the thread that takes the slot. A
+                                          bit may be missing if the worker was
+                                          killed: then the keeper buries it */
+  unsigned stop; /* 1: workers end when there is no job left. Never cleared */
   CONC__APART(4);
-  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64];
-  unsigned ring[CONC__JOB_SLOT_RING];
+  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64]; /* a bit for each worker that
+                                                   rests. Set by the worker;
+                                                   cleared by it, by the thread
+                                                   that rings for it, or at its
+                                                   burial */
+  unsigned ring[CONC__JOB_SLOT_RING];           /* numbers of slots */
   conc__procpool_slot slots[CONC__JOB_SLOTS];
   /* the workers, and the larger arguments follow */
 } conc__procpool_shared;
 
-typedef struct conc__procpool_job { /* what the parent knows of a slot */
-  conc_task *task;
-  int reason;          /* for which it is condemned */
-  unsigned next;       /* among the free; or of those with blocks */
-  size_t offset, size; /* its block */
+/* What the parent knows of a slot. Under the guard. */
+typedef struct conc__procpool_job {
+  conc_task *task;     /* NULL: the slot is free */
+  int reason;          /* what its job ends with if it is condemned */
+  unsigned next;       /* of a free slot: the next free one; of one with a
+                          block: the next block in memory. Or CONC__JOB_SLOTS */
+  size_t offset, size; /* its block of `memory`; size 0: it has none */
 } conc__procpool_job;
 
+/* A worker, as the parent knows it: the keeper's own, but for `ended`. */
 typedef struct conc__procpool_process {
   conc_task task; /* first: from it comes the process */
   conc__pool_data *pool;
-  size_t index;
-  bool runs;  /* was started */
-  bool ended; /* the reaper says so */
+  size_t index; /* in `processes` and in `workers` */
+  bool runs;    /* was started, and has not been joined */
+  bool ended;   /* set by the reaper: it can be joined */
   char name[32];
 } conc__procpool_process;
 
 typedef struct conc__procpool {
   conc__procpool_shared *shared;
-  conc__procpool_worker *workers;
-  conc__procpool_process *processes;
-  char *memory; /* of the larger arguments */
-  size_t memory_size;
+  conc__procpool_worker *workers;    /* p->n of them */
+  conc__procpool_process *processes; /* p->n of them */
+  char *memory;                      /* of the larger arguments; shared */
+  size_t memory_size;                /* bytes */
   conc__procpool_job jobs[CONC__JOB_SLOTS];
-  unsigned free, blocks; /* first slots, or CONC__JOB_SLOTS */
-  size_t unfinished; /* under the guard */
-  unsigned users;    /* who are here for the sake of a job that may end */
-  unsigned early_deaths; /* workers that ended before they began, in a row */
-  int broken;
-  unsigned spin_failed;
-  conc_task keeper;
-  double retry_at; /* when to start what could not be started */
+  unsigned free, blocks; /* first slots of the two lists, or CONC__JOB_SLOTS */
+  size_t unfinished; /* jobs that were handed in and have not ended; under the
+                        guard */
+  unsigned users;    /* threads that use the pool for the sake of a job which
+                        may end meanwhile: the keeper waits for them */
+  unsigned early_deaths; /* workers in a row that ended, by themselves, before
+                            they were ready; the keeper's */
+  int broken;            /* -ECHILD: workers do not come up, so no jobs are
+                            taken; set once, under the guard. 0 */
+  unsigned spin_failed;  /* the keeper's */
+  conc_task keeper;      /* its thread */
+  double retry_at;       /* when the keeper is to start again what could not be
+                            started; CONC__NEVER */
 } conc__procpool;
 
+/* The word of a slot, and its parts. */
 #define CONC__JOB_SLOT_WORD(position, worker, state)                          \
   ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
 
@@ -18586,6 +18885,9 @@ CONC__INLINE size_t conc__job_slot_worker(uint64_t state) {
   return (size_t)(state >> 8 & 0xffff);
 }
 
+/* Sleeps while *word == value, until woken or the deadline has passed; may
+   return for no reason. The waker may be another process. Where no process can
+   wake another it pauses, longer with each round. */
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
 #if CONC_HAVE_FUTEX
@@ -18598,7 +18900,9 @@ CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
 
 /* --- in a worker --- */
 
-/* Claims the next job; CONC__JOB_SLOTS if there is none. */
+/* Claims the next job: its slot, or CONC__JOB_SLOTS if there is none. A worker
+   that is killed in here has claimed the slot in the one step of the swap, or
+   has not: head is helped forward by the next worker. */
 CONC__PRIVATE unsigned conc__procpool_claim(conc__procpool_shared *s,
                                             size_t worker) {
   for (;;) {
@@ -18608,16 +18912,20 @@ CONC__PRIVATE unsigned conc__procpool_claim(conc__procpool_shared *s,
     unsigned i;
     bool mine;
     if (h == CONC__LOAD(&s->tail)) return CONC__JOB_SLOTS;
+    /* The place may have been filled for a later position by now: then the
+       slot's word has that position, and the swap fails. */
     i = CONC__LOAD(&s->ring[h % CONC__JOB_SLOT_RING]) % CONC__JOB_SLOTS;
     mine = CONC__CAS(&s->slots[i].state, &seen,
                      CONC__JOB_SLOT_WORD(h, worker, CONC__JOB_SLOT_CLAIMED));
-    /* Claimed, by whomever, or taken back: on to the next. */
+    /* This position is done with, claimed by this worker or by another one, or
+       its job was taken back: on to the next. */
     CONC__CAS(&s->head, &next, h + 1);
     if (mine) return i;
   }
 }
 
-/* Waits until there may be a job, or it is to stop. */
+/* Waits until there may be a job, or the workers are to stop. Spins first, as
+   long as that pays. */
 CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
                                        conc__procpool_worker *w, size_t index,
                                        unsigned *failed) {
@@ -18630,6 +18938,9 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
     paid = CONC__LOAD(&s->head) != CONC__LOAD(&s->tail);
   conc__spin_end(&spin, paid);
   if (paid) return;
+  /* First the bell is cleared, then the bit is set, by which the parent may
+     ring, then it looks for jobs: the parent raises tail before it looks for
+     bits (SEQ_CST), so one of the two sees the other. */
   CONC__STORE_RELAXED(&w->bell, 0u);
   __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
   while (CONC__LOAD(&w->bell) == 0 &&
@@ -18646,12 +18957,14 @@ CONC__INLINE char *conc__procpool_argument(conc__procpool_slot *slot,
                                             : memory + slot->offset;
 }
 
+/* A chunk, as the worker runs it. */
 typedef struct conc__chunk_here {
   const conc__procpool_slot *slot;
   char *items;
 } conc__chunk_here;
 
-/* The items of a chunk. */
+/* The target of a job that is a chunk: calls the slot's target for each
+   item. */
 CONC__PRIVATE void *conc__chunk_run(void *arg) {
   const conc__chunk_here *chunk = (const conc__chunk_here *)arg;
   const conc__procpool_slot *s = chunk->slot;
@@ -18660,6 +18973,8 @@ CONC__PRIVATE void *conc__chunk_run(void *arg) {
   return NULL;
 }
 
+/* After a slot was noted in `done`: rings for the keeper, unless a thread of
+   the parent looks there anyway, or the bell rings already. */
 CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
   CONC__POINT();
   if (__atomic_load_n(&s->awake, __ATOMIC_SEQ_CST) == 0 &&
@@ -18667,6 +18982,9 @@ CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
     conc__shared_wake(&s->bell, 1);
 }
 
+/* Runs the job in a slot that this worker has claimed. The job is a task of
+   its own here, with the same target; its argument is in shared memory, where
+   the parent finds what the job makes of it. */
 CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
                                            char *memory, unsigned i,
                                            size_t worker) {
@@ -18679,6 +18997,8 @@ CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
   job.number = (unsigned)(seen >> 24) + 1;
   job.size = slot->size;
   job.arg = conc__procpool_argument(slot, memory);
+  /* Without a size .arg is a number, or a pointer that is good in both
+     processes: it was sent itself. */
   if (slot->size == 0) memcpy(&job.arg, slot->bytes, sizeof job.arg);
   job.target = slot->target;
   if (slot->item > 0) {
@@ -18689,18 +19009,25 @@ CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
   }
   conc__task_begin(&job, &conc__job_kind);
   conc__job_run(&job, false);
-  if (generation != conc__generation) _exit(0); /* the job's own fork */
+  if (generation != conc__generation)
+    _exit(0); /* a child that the job has forked, and that came back */
+  /* The result comes before the word, which releases it; the note in `done`
+     comes after the word. If the worker is killed in between, the keeper finds
+     the slot DONE at its burial, and loses nothing. */
   slot->result = job.result;
   slot->status = job.status;
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
-    for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
+    for (;;) pause(); /* condemned: until the SIGKILL comes */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
                     __ATOMIC_SEQ_CST);
   conc__procpool_wake_parent(s);
 }
 
+/* The target of a worker's process: runs jobs until it is to stop, or has run
+   max_tasks_per_worker. Jobs that are left in the ring are run before it
+   stops. */
 CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   conc__procpool_process *process = (conc__procpool_process *)arg;
   const conc_pool *options = &process->pool->options;
@@ -18712,6 +19039,8 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   size_t n = 0;
   if (options->initializer != NULL)
     options->initializer(options->initializer_arg);
+  /* A worker that dies before this counts as an early death: an initializer
+     that crashes would have workers replaced for ever. */
   CONC__STORE(&w->ready, true);
   while (options->max_tasks_per_worker == 0 ||
          n < options->max_tasks_per_worker) {
@@ -18721,7 +19050,7 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
       conc__procpool_rest(s, w, process->index, &failed);
       continue;
     }
-    s->slots[i].pid = pid;
+    s->slots[i].pid = pid; /* for conc_pid of the job */
     if (options->timeout > 0)
       CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
     conc__procpool_slot_run(s, procs->memory, i, process->index);
@@ -18730,15 +19059,19 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   return NULL;
 }
 
-/* --- in the parent: slots; the guard is held --- */
+/* --- in the parent: slots --- */
 
-/* A place for the larger argument of slot i: the first gap between others.
-   False if there is none now. */
+/* Finds a place for the larger argument of slot i: the first gap between the
+   blocks of others, which are listed in the order of their places. False if
+   there is none now. The guard is held. */
 CONC__PRIVATE bool conc__procpool_block_alloc(conc__pool_data *p, unsigned i,
                                               size_t size) {
   conc__procpool *procs = p->procs;
   unsigned *link = &procs->blocks;
   size_t at = 0;
+  CONC__CHECK(conc__mutex_is_held(&p->guard) && procs->jobs[i].size == 0);
+  /* Whole lines of the cache: arguments of different workers do not share
+     one. */
   size = (size + 63) & ~(size_t)63;
   for (; *link != CONC__JOB_SLOTS; link = &procs->jobs[*link].next) {
     if (procs->jobs[*link].offset - at >= size) break;
@@ -18752,9 +19085,13 @@ CONC__PRIVATE bool conc__procpool_block_alloc(conc__pool_data *p, unsigned i,
   return true;
 }
 
+/* Gives back slot i and its block: the job is no longer in it. The guard is
+   held. */
 CONC__PRIVATE void conc__procpool_slot_free(conc__pool_data *p, unsigned i) {
   conc__procpool *procs = p->procs;
   conc__procpool_job *j = &procs->jobs[i];
+  CONC__CHECK(conc__mutex_is_held(&p->guard));
+  CONC__CHECK(j->task != NULL && j->task->as.job.slot == (int)i);
   if (j->size > 0) {
     unsigned *link = &procs->blocks;
     while (*link != i) link = &procs->jobs[*link].next;
@@ -18767,7 +19104,8 @@ CONC__PRIVATE void conc__procpool_slot_free(conc__pool_data *p, unsigned i) {
   procs->free = i;
 }
 
-/* Claims a worker that sleeps. */
+/* Rings for one worker that rests, and takes its bit, so that the next call
+   rings for another one. False if there is none. */
 CONC__PRIVATE bool conc__procpool_wake_worker(conc__procpool *procs,
                                               size_t n) {
   conc__procpool_shared *s = procs->shared;
@@ -18785,23 +19123,27 @@ CONC__PRIVATE bool conc__procpool_wake_worker(conc__procpool *procs,
   return false;
 }
 
-/* Puts a job that never ran on the list of those that are to be ended without
-   the guard. */
+/* Puts a job that never ran, and that is in no slot, on the list of those that
+   are to be ended without the guard, which is held. See
+   conc__procpool_finish_jobs. */
 CONC__PRIVATE void conc__procpool_drop(conc_task *t, int status,
                                        conc_task **ended) {
+  CONC__CHECK(t->as.job.slot == CONC__JOB_WAITS);
   t->as.job.slot = CONC__JOB_OVER;
   t->status = status;
   t->next = *ended;
   *ended = t;
 }
 
-/* Hands a job to the workers, in slot i. */
+/* Hands a job to the workers, in slot i, which was free. The guard is held. */
 CONC__PRIVATE void conc__procpool_slot_fill(conc__procpool *procs, unsigned i,
                                             conc_task *t) {
   conc__procpool_shared *s = procs->shared;
   conc__procpool_slot *slot = &s->slots[i];
   uint64_t tail = s->tail;
   char *bytes;
+  CONC__CHECK(i < CONC__JOB_SLOTS && procs->jobs[i].task == NULL);
+  CONC__CHECK(t->as.job.slot == CONC__JOB_WAITS);
   procs->jobs[i].task = t;
   procs->jobs[i].reason = 0;
   t->as.job.slot = (short)i;
@@ -18815,19 +19157,24 @@ CONC__PRIVATE void conc__procpool_slot_fill(conc__procpool *procs, unsigned i,
   bytes = conc__procpool_argument(slot, procs->memory);
   if (t->size > 0) memcpy(bytes, t->arg, t->size);
   else memcpy(bytes, &t->arg, sizeof t->arg);
+  /* The word releases the slot, then the ring names it, then tail shows the
+     place. */
   CONC__STORE(&slot->state,
               CONC__JOB_SLOT_WORD(tail, 0, CONC__JOB_SLOT_READY));
   CONC__STORE(&s->ring[tail % CONC__JOB_SLOT_RING], i);
-  /* In one order with what a worker does who goes to sleep. */
+  /* In one order with what a worker does that goes to rest. */
   __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
 }
 
-/* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
-   be ended without the guard. */
+/* Moves jobs from the backlog into slots, as far as there are slots, places in
+   the ring and memory. Called whenever one of these may have come free. The
+   guard is held. Jobs that were cancelled while they waited are put on the
+   list `ended` instead. */
 CONC__PRIVATE void conc__procpool_pump(conc__pool_data *p, conc_task **ended) {
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
   conc_task *t;
+  CONC__CHECK(conc__mutex_is_held(&p->guard));
   while ((t = p->backlog.first) != NULL) {
     unsigned i = procs->free;
     unsigned next;
@@ -18835,6 +19182,8 @@ CONC__PRIVATE void conc__procpool_pump(conc__pool_data *p, conc_task **ended) {
       conc__procpool_drop(conc__backlog_take(&p->backlog), -ECANCELED, ended);
       continue;
     }
+    /* The job waits, and so do those behind it, in their order: what it waits
+       for comes free when another job ends. */
     if (i == CONC__JOB_SLOTS ||
         s->tail - CONC__LOAD(&s->head) >= CONC__JOB_SLOT_RING)
       return;
@@ -18856,15 +19205,20 @@ CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
 
 /* --- in the parent: how jobs end --- */
 
+/* Ends a job, without the guard, since callbacks may submit others. The job
+   may be freed from then on; the pool may not, since it counts the job until
+   the end of this. */
 CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
   conc__task_finish(t, result, status);
   conc__mutex_lock(&p->guard);
+  CONC__CHECK(p->procs->unfinished > 0);
   if (--p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
     conc__procpool_wake_keeper(p->procs);
   conc__mutex_unlock(&p->guard);
 }
 
+/* Ends the jobs on a list of conc__procpool_drop. Without the guard. */
 CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
                                               conc_task *ended) {
   while (ended != NULL) {
@@ -18874,8 +19228,11 @@ CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
   }
 }
 
-/* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
-   run once more. False if somebody else was faster. */
+/* Slot i, whose word was `seen`, is over: takes it, copies back what a DONE
+   one has, and ends its job, with `status` if it is not DONE; or, if `again`,
+   puts the job back, to be run once more. False if the word has changed
+   meanwhile: another thread, or the worker, was faster, and nothing has
+   happened. Without the guard. */
 CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
                                            uint64_t seen, int status,
                                            int exitcode, bool again) {
@@ -18884,6 +19241,8 @@ CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
   conc_task *ended = NULL;
   void *result = NULL;
   conc_task *t;
+  /* The swap decides which thread ends the job. FREE here does not yet mean
+     that the slot may be used: it is on the list of free ones only below. */
   if (!CONC__CAS(&slot->state, &seen,
                  CONC__JOB_SLOT_WORD(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
@@ -18897,6 +19256,7 @@ CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
   t->pid = slot->pid;
   t->exitcode = exitcode;
   conc__mutex_lock(&p->guard);
+  /* After the argument was copied out of the block. */
   conc__procpool_slot_free(p, i);
   if (again) {
     t->as.job.slot = CONC__JOB_WAITS;
@@ -18910,7 +19270,10 @@ CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
   return true;
 }
 
-/* Takes what is done. Not the keeper: leaves those with callbacks to it. */
+/* Takes all slots that are noted as done. A thread that is not the keeper
+   leaves those to it whose end runs code of the program (a callback, or what a
+   group does): that is not for a thread that merely waits for a job of its
+   own. */
 CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
@@ -18923,7 +19286,10 @@ CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
       unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
+      /* Another thread has taken it already, or the keeper at a burial. */
       if (conc__job_slot_state(seen) != CONC__JOB_SLOT_DONE) continue;
+      /* The task may be looked at only under the guard, by which it is still
+         in the slot. */
       if (!keeper) {
         conc__mutex_lock(&p->guard);
         leave = procs->jobs[i].task != NULL &&
@@ -18942,6 +19308,7 @@ CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
   }
 }
 
+/* Whether there is a note. SEQ_CST: see the head of this room. */
 CONC__PRIVATE bool conc__procpool_is_done(conc__procpool_shared *s) {
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++)
@@ -18949,9 +19316,11 @@ CONC__PRIVATE bool conc__procpool_is_done(conc__procpool_shared *s) {
   return false;
 }
 
-/* The pool of a job, or NULL if that has ended. Until conc__procpool_leave the
-   pool is not freed: for to end the job, which the pool awaits, takes the
-   guard. */
+/* --- in the parent: helping, and cancelling --- */
+
+/* The pool of a job, or NULL if the job has ended. Until conc__procpool_leave
+   the pool is not freed: it awaits the end of the job, which takes the guard
+   that is held here, and then the keeper awaits that there are no users. */
 CONC__PRIVATE conc__pool_data *conc__procpool_enter(conc_task *t) {
   conc__mutex *guard = conc__mutex_of(&t->done);
   conc__pool_data *p = NULL;
@@ -18964,11 +19333,15 @@ CONC__PRIVATE conc__pool_data *conc__procpool_enter(conc_task *t) {
   return p;
 }
 
+/* The last touch of the pool. */
 CONC__PRIVATE void conc__procpool_leave(conc__pool_data *p) {
   __atomic_sub_fetch(&p->procs->users, 1u, __ATOMIC_SEQ_CST);
 }
 
-/* A thread that is about to wait for a job looks itself for a while. */
+/* The help of a job's kind (see conc__kind): a thread that is about to wait
+   for a job spins for a moment, and takes finished slots itself. That saves
+   the wake-up of the keeper and then of this thread. Coroutines do not
+   spin. */
 CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__actor *self = conc__self();
   conc__pool_data *p;
@@ -18976,7 +19349,7 @@ CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   bool paid = false;
   if (!self->ops->blocks || conc__pool_is_gone(task->as.job.pool)) return;
   conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
-  if (spin.end <= 0) return; /* the wait that follows learns from that */
+  if (spin.end <= 0) return; /* the wait that follows does the learning */
   p = conc__procpool_enter(task);
   if (p == NULL) return;
   __atomic_add_fetch(&p->procs->shared->awake, 1u, __ATOMIC_SEQ_CST);
@@ -18984,6 +19357,8 @@ CONC__PRIVATE void conc__procpool_help(conc_task *task) {
     conc__procpool_collect(p, false);
     paid = conc_event_is_set(&task->done);
   }
+  /* A worker that has seen this thread awake did not ring: so the last one
+     that goes looks for notes after it has lowered the count. */
   if (__atomic_sub_fetch(&p->procs->shared->awake, 1u, __ATOMIC_SEQ_CST) ==
           0 &&
       conc__procpool_is_done(p->procs->shared))
@@ -18992,20 +19367,28 @@ CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__spin_end(&spin, paid);
 }
 
-/* Kills the worker that runs slot i, if it still does. */
+/* Kills the worker that runs slot i, whose word was `seen`, if it still does:
+   its job then ends with `reason`. The guard is held, under which the reason
+   is read. */
 CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
                                           uint64_t seen, int reason) {
   size_t w = conc__job_slot_worker(seen);
+  CONC__CHECK(conc__mutex_is_held(&p->guard));
   if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) return false;
+  /* The reason comes before the word: the keeper reads it when it finds the
+     word. */
   p->procs->jobs[i].reason = reason;
   if (!CONC__CAS(&p->procs->shared->slots[i].state, &seen,
                  CONC__JOB_SLOT_WORD(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
     return false;
+  /* From the swap on the worker cannot finish the job, nor take another one:
+     it waits for this signal. So the signal meets no other job. */
   conc_kill(&p->procs->processes[w].task);
   return true;
 }
 
-/* Takes back a job that has not begun; one that has, if `kill`. */
+/* Cancels a job: takes it back if it has not begun; if it has, and `kill`,
+   kills its worker. 0, -ESRCH if the job has ended, or is about to. */
 CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   conc__pool_data *p = conc__procpool_enter(t);
   uint64_t seen = 0;
@@ -19013,15 +19396,19 @@ CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   if (p == NULL) return -ESRCH;
   conc__mutex_lock(&p->guard);
   i = t->as.job.slot;
+  /* In the backlog: the pump finds this mark, and ends the job when it comes
+     to it. */
   if (i == CONC__JOB_WAITS) t->actor = CONC__NEVER_BEGIN;
   if (i >= 0) seen = CONC__LOAD(&p->procs->shared->slots[i].state);
   conc__mutex_unlock(&p->guard);
+  /* In a slot: if a worker claims it at this moment, taking it back fails. */
   if (i >= 0 &&
       (conc__job_slot_state(seen) != CONC__JOB_SLOT_READY ||
        !conc__procpool_slot_end(p, (unsigned)i, seen, -ECANCELED,
                                 CONC_NO_EXITCODE, false)) &&
       kill) {
     conc__mutex_lock(&p->guard);
+    /* The slot may have another job by now, after this one has ended. */
     if (t->as.job.slot == i)
       conc__procpool_condemn(p, (unsigned)i,
                              CONC__LOAD(&p->procs->shared->slots[i].state),
@@ -19032,6 +19419,7 @@ CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   return i == CONC__JOB_OVER ? -ESRCH : 0;
 }
 
+/* conc_cancel of a job of a pool of processes. */
 CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
   return conc__procpool_cancel(t, true);
 }
@@ -19041,9 +19429,11 @@ static const conc__kind conc__remote_job_kind = {
     "Job", true, false, false, conc__remote_job_cancel, NULL,
     conc__pool_await, conc__job_end_if_owner_gone, conc__procpool_help};
 
-/* --- in the parent: the keeper --- */
+/* --- in the parent: replacing workers --- */
 
-/* Called by the reaper. */
+/* The callback of a worker's process, called by the reaper, which must not be
+   held up: leaves the burial to the keeper. In a forked child the process
+   ends, too, but the pool is gone there. */
 CONC__PRIVATE void conc__procpool_process_ended(conc_task *t, int status,
                                                 void *result) {
   conc__procpool_process *process = (conc__procpool_process *)(void *)t;
@@ -19053,10 +19443,13 @@ CONC__PRIVATE void conc__procpool_process_ended(conc_task *t, int status,
   conc__procpool_wake_keeper(process->pool->procs);
 }
 
+/* Starts, or replaces, a worker. 0 or negative errno. */
 CONC__PRIVATE int
 conc__procpool_process_start(conc__procpool_process *process) {
   conc__procpool *procs = process->pool->procs;
   int rc;
+  /* Before the start: afterwards they are the new process's, and the
+     reaper's. */
   CONC__STORE(&procs->workers[process->index].ready, false);
   process->ended = false;
   rc = conc_process_start(&process->task);
@@ -19064,7 +19457,10 @@ conc__procpool_process_start(conc__procpool_process *process) {
   return rc;
 }
 
-/* A worker has ended: what it had, and who comes in its place. */
+/* What a worker that has ended left in slot i: nothing, or a job that is done,
+   condemned, or cut short. This last one is run again if it may be, unless the
+   pool is terminated. False: the word has changed meanwhile, since the job was
+   condemned just now; look again. */
 CONC__PRIVATE bool conc__procpool_slot_bury(conc__pool_data *p, unsigned i,
                                             size_t worker, int exitcode,
                                             bool terminated) {
@@ -19083,6 +19479,9 @@ CONC__PRIVATE bool conc__procpool_slot_bury(conc__pool_data *p, unsigned i,
   return true;
 }
 
+/* A worker has ended: joins its process, and ends what it had. It had one slot
+   claimed or condemned at most. Slots that it left DONE may not have been
+   taken yet, the last one because the worker could not note it. */
 CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
   conc__pool_data *p = process->pool;
   conc__procpool *procs = p->procs;
@@ -19093,22 +19492,27 @@ CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
   conc__task_join_anyway(&process->task);
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
-  terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
+  /* conc__procpool_kill may have come just before the worker claimed a job,
+     and so have condemned none: it ends here as if it had been. */
+  terminated = CONC__LOAD(&p->terminated);
   for (i = 0; i < CONC__JOB_SLOTS; i++)
     while (
         !conc__procpool_slot_bury(p, i, process->index, exitcode, terminated))
       continue;
   __atomic_fetch_and(&s->asleep[process->index / 64],
                      ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
+  /* A worker that a signal has ended from outside says nothing about the
+     initializer. */
   if (CONC__LOAD(&procs->workers[process->index].ready))
     procs->early_deaths = 0;
   else if (exitcode != -SIGKILL && exitcode != -SIGTERM) procs->early_deaths++;
-  /* It may have been woken for a job, and not have taken it. */
+  /* The dead worker may have been woken for a job, and not have taken it: that
+     wake-up is passed on. */
   if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail))
     conc__procpool_wake_worker(procs, p->n);
 }
 
-/* Ends all that has not begun, with this status. */
+/* Ends all jobs that have not begun, with this status. Without the guard. */
 CONC__PRIVATE void conc__procpool_drop_all(conc__pool_data *p, int status) {
   conc_task *ended = NULL;
   unsigned i;
@@ -19124,6 +19528,8 @@ CONC__PRIVATE void conc__procpool_drop_all(conc__pool_data *p, int status) {
   }
 }
 
+/* Has the workers end when there is no job left. Each is rung for: those that
+   sleep must look. */
 CONC__PRIVATE void conc__procpool_stop(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   size_t k;
@@ -19134,7 +19540,8 @@ CONC__PRIVATE void conc__procpool_stop(conc__pool_data *p) {
   }
 }
 
-/* Condemns what runs, and kills all workers. */
+/* Condemns what runs, so that those jobs end with -ECANCELED and not with
+   -ECHILD, and kills all workers. */
 CONC__PRIVATE void conc__procpool_kill(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   unsigned i;
@@ -19147,7 +19554,8 @@ CONC__PRIVATE void conc__procpool_kill(conc__pool_data *p) {
   for (k = 0; k < p->n; k++) conc_kill(&procs->processes[k].task);
 }
 
-/* Kills workers whose jobs have had their time; when to look again. */
+/* Kills workers whose jobs have had their time. Returns when to look again, at
+   the latest; CONC__NEVER without a timeout, or if there is no job. */
 CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   double limit = p->options.timeout;
@@ -19163,7 +19571,8 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
     double began;
     if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) continue;
     began = 1e-9 * (double)CONC__LOAD(&slot->began);
-    if (began <= 0) { /* just now, or stopped in between */
+    if (began <= 0) { /* the worker has just claimed it, or was stopped before
+                         it could say so: it counts from now */
       CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
       began = now;
     }
@@ -19175,7 +19584,10 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
   return next;
 }
 
-/* Buries and replaces. Returns how many workers there are. */
+/* Buries workers that have ended, and starts those that do not run, unless the
+   pool stops. Returns how many run. If one cannot be started, it is tried
+   again after a pause. If workers die again and again before they are ready,
+   the pool is broken. */
 CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   size_t k, count = 0;
@@ -19190,6 +19602,8 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
       failed = conc__procpool_process_start(process) != 0;
     count += process->runs;
   }
+  /* A failed start while no worker runs counts as a death, or jobs would wait
+     for ever in a system that has no room for processes. */
   if (failed) {
     procs->retry_at = conc_now() + 0.01;
     procs->early_deaths += count == 0;
@@ -19202,6 +19616,11 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
   return count;
 }
 
+/* --- in the parent: the keeper --- */
+
+/* Waits until there is something to do, or the deadline. Spins first, as long
+   as that pays. Is counted in `awake` but for the sleep: it is lowered first,
+   then the bell and the notes are looked at. */
 CONC__PRIVATE void conc__procpool_keeper_rest(conc__procpool *procs,
                                               double deadline,
                                               unsigned *round) {
@@ -19221,16 +19640,22 @@ CONC__PRIVATE void conc__procpool_keeper_rest(conc__procpool *procs,
   __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
 }
 
+/* The keeper's thread: in each turn it takes results, replaces workers, looks
+   at timeouts, and sleeps until one of these is due. It ends when the pool is
+   closed, no job is left, and all workers have ended: the pool may be freed
+   then. */
 CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   conc__pool_data *p = (conc__pool_data *)arg;
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
   bool killed = false;
   unsigned round = 0;
-  for (;;) { /* is counted in `awake` */
+  for (;;) {
     double deadline;
     size_t count;
     bool idle;
+    /* Cleared before all that is looked at below: what rings from here on is
+       seen in the next turn. */
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
     conc__procpool_collect(p, true);
     if (CONC__LOAD(&p->terminated) && !killed) {
@@ -19238,13 +19663,19 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       conc__procpool_kill(p);
       killed = true;
     }
+    /* After the collecting: what a dead worker has noted is taken, and what it
+       has not, its burial finds. */
     count = conc__procpool_replace_dead(p);
     if (killed || procs->broken)
       conc__procpool_drop_all(p, killed ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
+    /* Under the guard: a submit adds its job under it, unless the inbox is
+       closed. So once this is true it stays true. */
     idle = procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
     conc__mutex_unlock(&p->guard);
     if (idle) {
+      /* Workers are stopped only now: a job that is put back, for a retry,
+         needs one. */
       if (CONC__LOAD(&s->stop) == 0) conc__procpool_stop(p);
       if (count == 0) break;
     }
@@ -19252,14 +19683,16 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
     if (procs->retry_at < deadline) deadline = procs->retry_at;
     conc__procpool_keeper_rest(procs, deadline, &round);
   }
-  while (CONC__LOAD(&procs->users) != 0)
-    sched_yield(); /* a few instructions */
+  /* Threads that came for a job that has ended meanwhile: they have a few
+     instructions to go. */
+  while (CONC__LOAD(&procs->users) != 0) sched_yield();
   return NULL;
 }
 
 /* --- in the parent: the life of the pool --- */
 
-/* Frees a pool of either kind. */
+/* Frees a pool of either kind; also as much of one of processes as could be
+   made. */
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   if (procs != NULL) {
@@ -19270,6 +19703,8 @@ CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__pool_free(p);
 }
 
+/* Fills in a worker's process. It is a daemon, so that workers do not outlive
+   the parent. */
 CONC__PRIVATE void conc__procpool_process_init(conc__procpool_process *process,
                                                conc__pool_data *p,
                                                size_t index) {
@@ -19284,6 +19719,8 @@ CONC__PRIVATE void conc__procpool_process_init(conc__procpool_process *process,
   process->task.callback = conc__procpool_process_ended;
 }
 
+/* Makes all that a pool of processes needs, and starts nothing. 0 or negative
+   errno, after which conc__procpool_free frees what there is. */
 CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   conc__procpool *procs = (conc__procpool *)CONC_MALLOC(sizeof *procs);
   size_t n = p->n;
@@ -19292,10 +19729,13 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   size_t k;
   if (procs == NULL) return -ENOMEM;
   memset(procs, 0, sizeof *procs);
+  /* From here on conc__procpool_free finds what has been made. */
   p->procs = procs;
   if (p->options.max_bytes == 0) p->options.max_bytes = (size_t)256 << 20;
   procs->memory_size = p->options.max_bytes;
   size = (size + 63) & ~(size_t)63;
+  /* The memory is shared, and used page by page as arguments need it: a large
+     limit costs nothing at first. */
   if (procs->memory_size > SIZE_MAX / 4) return -ENOMEM;
   procs->memory_size = (procs->memory_size + 63) & ~(size_t)63;
   procs->shared =
@@ -19309,6 +19749,8 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   memset(procs->processes, 0, n * sizeof *procs->processes);
   for (k = 0; k < n; k++)
     conc__procpool_process_init(&procs->processes[k], p, k);
+  /* All slots are free: a list that ends with CONC__JOB_SLOTS. There is no
+     block. */
   for (k = 0; k < CONC__JOB_SLOTS; k++) procs->jobs[k].next = (unsigned)k + 1;
   procs->blocks = CONC__JOB_SLOTS;
   procs->shared->awake = 1; /* the keeper */
@@ -19318,6 +19760,9 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   return 0;
 }
 
+/* Starts a pool of n processes. Workers are forked before the keeper begins,
+   from the caller's thread. 0 or negative errno, after which nothing is
+   left. */
 CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   conc__pool_data *p;
   size_t k;
@@ -19328,7 +19773,9 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   p->n = n;
   p->workers = NULL;
   rc = conc__procpool_new(p);
-  CONC__STORE(&pool->state, p); /* now, that workers find it is not theirs */
+  /* Before the workers are forked: in them a job that submits to its own pool
+     finds that it is not theirs (-ECHILD), and not that it has not begun. */
+  CONC__STORE(&pool->state, p);
   for (k = 0; k < n && rc == 0; k++)
     rc = conc__procpool_process_start(&p->procs->processes[k]);
   if (rc == 0) rc = conc_thread_start(&p->procs->keeper);
@@ -19344,6 +19791,8 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   return rc;
 }
 
+/* Hands in a job; `is_chunk`: it is the task of a conc__chunk. 0, or an error,
+   after which the job is as if new. */
 CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
                                         bool is_chunk) {
   conc__procpool *procs = p->procs;
@@ -19360,6 +19809,8 @@ CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
   job->as.job.retries = p->options.retries;
   job->as.job.is_chunk = is_chunk;
   job->next = NULL;
+  /* The closing is under the guard, too: the keeper, which sees it, sees the
+     job. */
   conc__mutex_lock(&p->guard);
   if (CONC__LOAD(&p->inbox) & CONC__CLOSED) rc = -EPIPE;
   if (rc == 0) rc = procs->broken;
@@ -19370,11 +19821,14 @@ CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
   }
   conc__mutex_unlock(&p->guard);
   if (rc != 0) conc__task_start_failed(job);
+  /* The keeper slept without a deadline while there was no job. */
   if (first && p->options.timeout > 0) conc__procpool_wake_keeper(procs);
   conc__procpool_finish_jobs(p, ended);
   return rc;
 }
 
+/* Closes the pool for jobs; `now`: and terminates it. The keeper does what
+   follows from that. */
 CONC__PRIVATE void conc__procpool_shut(conc__pool_data *p, bool now) {
   conc__mutex_lock(&p->guard);
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
@@ -19383,20 +19837,34 @@ CONC__PRIVATE void conc__procpool_shut(conc__pool_data *p, bool now) {
   conc__procpool_wake_keeper(p->procs);
 }
 
+/* Waits until the keeper has ended: then the workers have. 0, -ETIMEDOUT,
+   -ECANCELED. */
 CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
   return conc__task_await(&p->procs->keeper, false, timeout);
 }
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool, map and imap, conc_offload
+
+   Holds: the public calls of pools, which choose between threads and processes
+   (.procs of the state), and what is built of many jobs.
+   Uses: >>jobs and >>procpool.
+   Used by: >>io, whose look-up of names is offloaded.
+   Each call looks first whether the pool is of another process: a child finds
+   it ended, and touches nothing of it.
    ------------------------------------------------------------------------ */
 
+/* --- the calls of a pool --- */
+
+/* The state is set by what starts each kind, which knows when workers may find
+   it. */
 CONC_API int conc_pool_start(conc_pool *pool) {
   conc__pool_data *old = pool->state;
   size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
   if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
+  /* It has stayed behind in the parent: this is our copy of its memory. */
   if (old != NULL) conc__procpool_free(old);
   pool->state = NULL;
   if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
@@ -19407,6 +19875,8 @@ CONC_API int conc_pool_start(conc_pool *pool) {
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
+  /* The caller is not a job of a thread of this pool, which would be proof
+     that the pool is here and has threads. */
   if (conc__worker_of(p) == NULL) {
     if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
     if (p->procs != NULL) return conc__procpool_submit(p, job, false);
@@ -19419,6 +19889,7 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
   return rc != 0 ? rc : conc_join(job, timeout);
 }
 
+/* In a forked child the pool has ended: there is nothing to close. */
 CONC_API int conc_pool_close(conc_pool *pool) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
@@ -19429,6 +19900,8 @@ CONC_API int conc_pool_close(conc_pool *pool) {
   return 0;
 }
 
+/* Processes are left to the keeper; threads are poked, and waiting jobs ended,
+   by the caller. */
 CONC_API int conc_pool_terminate(conc_pool *pool) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
@@ -19439,17 +19912,24 @@ CONC_API int conc_pool_terminate(conc_pool *pool) {
   return 0;
 }
 
+/* Waits for the keeper, which ends after its workers, or for each worker
+   thread. Called again after a timeout, it finds those that have ended
+   meanwhile at once. A worker of the pool would wait for itself. The state is
+   withdrawn, then freed: the manual forbids other calls meanwhile. */
 CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   double deadline = conc__deadline(timeout);
   size_t i;
   int rc = 0;
   if (p == NULL) return -EINVAL;
+  /* A pool that has stayed behind needs no wait: there is only our copy of its
+     memory to be freed. */
   if (!conc__pool_is_gone(p)) {
     if (conc__worker_of(p) != NULL) return -EDEADLK;
     if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
     if (p->procs != NULL)
       rc = conc__procpool_join(p, conc__remaining(deadline));
+    CONC__CHECK(p->procs == NULL || p->started == 0);
     for (i = 0; i < p->started && rc == 0; i++)
       rc = conc__task_await(&p->workers[i].task, false,
                             conc__remaining(deadline));
@@ -19462,23 +19942,32 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
 
 /* --- map and imap --- */
 
+/* A call of conc_pool_map, on its caller's stack. Processes get one job for
+   each chunk. Threads get one job for each worker, of which each takes chunks
+   until there are none. */
 typedef struct conc__map {
   conc__pool_data *pool;
   conc_fn *fn;
   char *items;
-  size_t size, n, chunk;
+  size_t size;  /* bytes of an item */
+  size_t n;     /* items */
+  size_t chunk; /* items that are taken at a time */
   CONC__APART(1);
-  size_t next; /* item that nobody has taken */
+  size_t next; /* the first item that no thread has taken; n or more: none.
+                  Raised by threads; set to n to stop them */
   CONC__APART(2);
 } conc__map;
 
-/* A thread's share: as many chunks as it comes to. */
+/* The job of a thread: takes chunks until there are none. Relaxed: what the
+   items are was written before the jobs were handed in. */
 CONC__PRIVATE void *conc__map_main(void *arg) {
   conc__map *m = (conc__map *)arg;
   size_t i, end;
   while ((i = __atomic_fetch_add(&m->next, m->chunk, __ATOMIC_RELAXED)) <
          m->n) {
     end = m->n - i > m->chunk ? i + m->chunk : m->n;
+    /* conc_pool_terminate: what has not begun does not begin, and the job says
+       so. */
     if (CONC__LOAD_RELAXED(&m->pool->terminated)) {
       conc_set_status(-ECANCELED);
       break;
@@ -19488,20 +19977,26 @@ CONC__PRIVATE void *conc__map_main(void *arg) {
   return NULL;
 }
 
-enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
+enum {
+  CONC__MAP_FEW = 8,        /* jobs of which the tasks are on the stack */
+  CONC__MAP_BYTES = 1 << 20 /* of a chunk for a process, at most: it is copied
+                               as one, and others wait for its place */
+};
 
-/* How many items make a chunk, and how many jobs there are. */
+/* The plan: sets the size of a chunk, by `chunk` of the pool or so that each
+   worker gets four. Returns how many jobs that makes. */
 CONC__PRIVATE size_t conc__map_plan(conc__map *m, size_t chunk) {
   conc__pool_data *p = m->pool;
   size_t count;
   m->chunk = chunk > 0 ? chunk : (m->n - 1) / (4 * p->n) + 1;
+  /* Threads copy nothing: their chunks may be as large as they like. */
   if (p->procs != NULL && m->chunk > CONC__MAP_BYTES / m->size)
     m->chunk = CONC__MAP_BYTES > m->size ? CONC__MAP_BYTES / m->size : 1;
   count = (m->n - 1) / m->chunk + 1;
   return p->procs == NULL && count > p->n ? p->n : count;
 }
 
-/* Hands in job i. */
+/* Hands in job i of the plan. 0 or what a submit returns. */
 CONC__PRIVATE int conc__map_submit(conc__map *m, conc__chunk *job, size_t i) {
   conc_task *t = &job->task;
   size_t from = i * m->chunk;
@@ -19517,7 +20012,10 @@ CONC__PRIVATE int conc__map_submit(conc__map *m, conc__chunk *job, size_t i) {
   return conc__procpool_submit(m->pool, t, true);
 }
 
-/* Waits for all jobs: 0 or the first failure. */
+/* Waits until the first `count` jobs have ended. 0 or the first failure. After
+   a failed wait, by which the caller was cancelled, items that have not begun
+   are left out; but those that have must end, since the jobs use the caller's
+   memory: so the rest of the waiting is shielded. */
 CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
                                   size_t count) {
   conc_scope shield;
@@ -19529,12 +20027,15 @@ CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
     int failure = conc__task_await(t, false, CONC_FOREVER);
     if (failure != 0 && !cancelled) {
       cancelled = true;
+      /* Threads find no more chunks; processes lose the jobs that have not
+         begun. */
       CONC__STORE(&m->next, m->n);
       for (j = i; j < count && m->pool->procs != NULL; j++)
         conc__procpool_cancel(&jobs[j].task, false);
       conc_shield(&shield);
       conc__task_await(t, true, CONC_FOREVER);
     }
+    /* The wait's failure comes first: it is why jobs have been left out. */
     if (failure == 0) failure = t->status;
     if (rc == 0) rc = failure;
   }
@@ -19542,6 +20043,7 @@ CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
   return rc;
 }
 
+/* Plans, submits, awaits. */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
@@ -19560,6 +20062,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
   m.n = n;
   m.next = 0;
   count = conc__map_plan(&m, pool->chunk);
+  CONC__CHECK(count > 0 && m.chunk > 0);
   if (count > CONC__MAP_FEW)
     jobs = (conc__chunk *)CONC_MALLOC(count * sizeof *jobs);
   if (jobs == NULL) return -ENOMEM;
@@ -19568,13 +20071,20 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
     submitted = conc__map_submit(&m, &jobs[i], i);
     if (submitted != 0) break;
   }
+  /* Also after a failed submit: those that were handed in use our memory. */
   rc = conc__map_await(&m, jobs, i);
   if (jobs != few) CONC_FREE(jobs);
-  /* Threads that did come have done all of it. */
+  /* Of threads each one that was handed in does all that is left: so without
+     the others nothing is missing. */
   if (submitted != 0 && (p->procs != NULL || i == 0)) rc = submitted;
   return rc;
 }
 
+/* --- imap --- */
+
+/* Cancels what is left, unless all items have been told, and awaits all,
+   shielded: the jobs are in memory that is freed here, and use the
+   caller's. */
 CONC_API void conc_imap_end(conc_imap *imap) {
   conc_scope shield;
   size_t i;
@@ -19590,6 +20100,9 @@ CONC_API void conc_imap_end(conc_imap *imap) {
   imap->jobs = NULL;
 }
 
+/* Begins for both kinds of imap: one job for each item. 0 or an error; then
+   the jobs that were handed in already have been cancelled, and have ended.
+   (Some may have run.) */
 CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
                                    conc_fn *fn, void *items, size_t size,
                                    size_t n, bool unordered) {
@@ -19602,6 +20115,7 @@ CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
   imap->jobs = (conc_task *)CONC_MALLOC(n * sizeof *imap->jobs);
   if (imap->jobs == NULL) return -ENOMEM;
   memset(imap->jobs, 0, n * sizeof *imap->jobs);
+  /* Only for the time of this call: conc_as_completed wants pointers. */
   if (unordered) {
     tasks = (conc_task **)CONC_MALLOC(n * sizeof *tasks);
     if (tasks == NULL) rc = -ENOMEM;
@@ -19615,15 +20129,15 @@ CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
     if (rc != 0) break;
     if (unordered) tasks[i] = t;
   }
-  imap->n = i;
+  imap->n = i; /* that were handed in: conc_imap_end looks at no others */
   if (rc == 0 && unordered) {
+    /* After all have been handed in: it needs tasks that were started. It
+       copies the array. */
     rc = conc_as_completed(&imap->completed, tasks, n, CONC_FOREVER);
     imap->unordered = rc == 0;
   }
   CONC_FREE(tasks);
   if (rc != 0) {
-    imap->n = i;
-    imap->told = 0;
     conc_imap_end(imap);
     imap->n = 0;
   }
@@ -19641,6 +20155,9 @@ CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
   return conc__imap_begin(imap, pool, fn, items, size, n, true);
 }
 
+/* In the order of the items each job is awaited by itself; unordered by
+   conc_completed_next, which has the time limit of this call, not of the
+   beginning. */
 CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
   conc_task *t;
   int rc;
@@ -19664,10 +20181,13 @@ CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
 
 /* --- conc_offload --- */
 
+/* Made by the first that needs it, and published by a swap; another one takes
+   its place in a forked child. NULL at first. */
 static conc__pool_data *conc__offload_pool;
 
-/* The shared pool, made when it is first needed; NULL: it cannot be. It is
-   never freed, and so not of CONC_MALLOC. */
+/* The pool of conc_offload: threads that are started one by one when none
+   rests, up to 32. It is never freed, and so not made by CONC_MALLOC, whose
+   users may count. NULL: it cannot be made. */
 CONC__PRIVATE conc__pool_data *conc__offload_open(void) {
   conc__pool_data *p = CONC__LOAD(&conc__offload_pool);
   conc__pool_data *made;
@@ -19679,22 +20199,29 @@ CONC__PRIVATE conc__pool_data *conc__offload_open(void) {
   made = conc__pool_new(&options, n < 32 ? n : 32, true);
   if (made == NULL) return NULL;
   made->lazy = true;
-  made->idle.resting = 1;
+  made->idle.resting = 1; /* so conc__pool_wake calls conc__pool_wake_one,
+                             which starts a worker if none rests */
   if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
   conc__pool_free(made); /* another thread was faster */
   return p;
 }
 
+/* A coroutine waits for the job, and only then returns: fn may use its stack.
+   So the wait after a cancellation is shielded, and the cancellation is passed
+   on to the job. */
 CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   conc__pool_data *p;
   conc_task job;
   conc_scope shield;
   int rc;
+  /* A thread may block: the call is made here. */
   if (conc__self()->ops->blocks) return fn(arg);
   p = conc__offload_open();
   memset(&job, 0, sizeof job);
   job.target = fn;
   job.arg = arg;
+  /* The first worker is started before the job is handed in: if there can be
+     no thread, the job must not lie there. */
   if (p == NULL ||
       (CONC__LOAD(&p->started) == 0 && conc__pool_start_worker(p) != 0) ||
       conc__pool_submit_thread(p, &job) != 0)
