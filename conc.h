@@ -11431,8 +11431,8 @@ static bool conc__reaper_lives; /* the thread exists, and takes the guard once
 /* The reaper's thread. It is in one of two waits: for the ends of children in
    the poller, or, if there are none, on conc__reaper_sleeps until a child is
    started or CONC__REAPER_STAYS is over. Which one it is to be, and whether to
-   end, is decided under the guard: so a starter, who holds it, either finds a
-   reaper that will look again, or starts a new one. */
+   end, is decided under the guard: so a starter, which holds it, either finds
+   a reaper that will look again, or starts a new one. */
 CONC__PRIVATE void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
   double until = 0;
@@ -11537,12 +11537,12 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
-/* fork() by a starter, who holds the guard before and after it, in the parent.
-   Not in between: another conc.h in this process, a static one of a shared
-   library, has such a guard, too, and fork() takes all of them in one order.
-   So the guard is given up here, and taken again by fork() itself, through
-   conc__process_fork_prepare; conc__process_fork_parent then leaves it to the
-   starter. Returns what fork() does, or negative errno. */
+/* fork() by a starter, which holds the guard before and after it, in the
+   parent. Not in between: another conc.h in this process, a static one of a
+   shared library, has such a guard, too, and fork() takes all of them in one
+   order. So the guard is given up here, and taken again by fork() itself,
+   through conc__process_fork_prepare; conc__process_fork_parent then leaves it
+   to the starter. Returns what fork() does, or negative errno. */
 CONC__PRIVATE pid_t conc__process_do_fork(conc__child_fds *making) {
   conc__child_fds **m = &conc__makings;
   pid_t pid;
@@ -17737,7 +17737,7 @@ enum { CONC__CALM = 1024 };
    that they come no more. */
 CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
   size_t top = CONC__LOAD_RELAXED(&d->top);
-  unsigned nobody = CONC__FENCED;
+  unsigned no_guest = CONC__FENCED;
   if (top != d->calm_top) {
     d->calm_top = top;
     d->calm = 0;
@@ -17745,7 +17745,7 @@ CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
     /* Fails if a thief is counted. This pop passes the fence all the same: a
        thief that comes now reads `guests` after this, and passes the heavy
        one. */
-    __atomic_compare_exchange_n(&d->guests, &nobody, 0u, false,
+    __atomic_compare_exchange_n(&d->guests, &no_guest, 0u, false,
                                 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
   }
   conc__fence_full();
@@ -18732,14 +18732,15 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    words what the worker had. All else is the parent's own: nothing that a
    worker holds needs a repair. A slot's word goes
 
-     FREE -> READY       the parent, under the guard
-     READY -> CLAIMED    a worker
-     READY -> FREE       the parent takes the job back: it never runs
-     CLAIMED -> DONE     the worker, when the job has ended
+     FREE -> READY         the parent, under the guard
+     READY -> CLAIMED      a worker
+     READY -> FREE         the parent takes the job back: it never runs
+     CLAIMED -> DONE       the worker, when the job has ended
      CLAIMED -> CONDEMNED  the parent is about to kill the worker for this job
-     CLAIMED -> FREE     the parent, after the worker's death
-     CONDEMNED -> FREE   the same, and the job ends with the reason of it
-     DONE -> FREE        a thread of the parent, which so takes the result
+     CLAIMED -> FREE       the keeper, after the worker's death
+     CONDEMNED -> FREE     the keeper, after the worker's death: the job ends
+                           with the reason for which it was condemned
+     DONE -> FREE          a thread of the parent, which so takes the result
 
    Of two that change a word at the same time one fails, and looks again.
 
@@ -18768,9 +18769,10 @@ enum {
                                                 back stay in it for a while */
   CONC__PROCPOOL_WORKERS = 4096
 };
-enum {                       /* .slot of a job, if it is none of 0 to 255 */
-       CONC__JOB_WAITS = -1, /* in the backlog */
-       CONC__JOB_OVER = -2   /* ends now, or has ended */
+/* .slot of a job that is in none: */
+enum {
+  CONC__JOB_WAITS = -1, /* in the backlog */
+  CONC__JOB_OVER = -2   /* ends now, or has ended */
 };
 
 /* Many items of conc_pool_map: one job for a worker that is a process. */
@@ -18820,7 +18822,7 @@ typedef struct conc__procpool_shared {
                                           by the worker after the word; cleared
                                           by the thread that takes the slot. A
                                           bit may be missing if the worker was
-                                          killed: then the keeper buries it */
+                                          killed: its burial finds the slot */
   unsigned stop; /* 1: workers end when there is no job left. Never cleared */
   CONC__APART(4);
   uint64_t asleep[CONC__PROCPOOL_WORKERS / 64]; /* a bit for each worker that
@@ -19368,8 +19370,8 @@ CONC__PRIVATE void conc__procpool_help(conc_task *task) {
 }
 
 /* Kills the worker that runs slot i, whose word was `seen`, if it still does:
-   its job then ends with `reason`. The guard is held, under which the reason
-   is read. */
+   its job then ends with `reason`. The guard is held: without it two that
+   condemn one slot could mix up their reasons. */
 CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
                                           uint64_t seen, int reason) {
   size_t w = conc__job_slot_worker(seen);
@@ -19849,7 +19851,7 @@ CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
    Holds: the public calls of pools, which choose between threads and processes
    (.procs of the state), and what is built of many jobs.
    Uses: >>jobs and >>procpool.
-   Used by: >>io, whose look-up of names is offloaded.
+   Used by: nothing in the library.
    Each call looks first whether the pool is of another process: a child finds
    it ended, and touches nothing of it.
    ------------------------------------------------------------------------ */
