@@ -12085,10 +12085,12 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   return conc__process_start_finish(t, pid, rc, life);
 }
 
-/* In a spawned process: runs what the message says. The message comes from
-   another execution of this program, but it is looked at like any file: sizes
-   must add up before anything is allocated. Returns the exit code; 127 if the
-   message is not good or the target is not registered. */
+/* --- in a spawned process --- */
+
+/* Runs what the message says. The message comes from another execution of this
+   program, but it is looked at like any file: sizes must add up before
+   anything is allocated. Returns the exit code; 127 if the message is not good
+   or the target is not registered. */
 CONC__PRIVATE int conc__spawn_message_run(int fd) {
   static conc_task t; /* threads may ask for it after this has returned */
   const struct conc__target *target = conc__targets;
@@ -12488,6 +12490,8 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
     conc_popen_close(p);
   return rc;
 }
+
+/* --- a program that runs to its end within a call --- */
 
 /* Runs a program that is known only to this call, and does not outlive it.
    Returns its exit code or negative errno. */
@@ -17625,7 +17629,7 @@ CONC__INLINE void conc__fence_light(void) {
     __asm__ __volatile__("" ::: "memory");
 }
 
-/* --- deques: the owner's end --- */
+/* --- deques: what they have --- */
 
 /* The jobs of a worker thread, after Chase and Lev: the owner pushes and pops
    at the bottom, thieves steal at the top. Items lie from top (included) to
@@ -17677,6 +17681,8 @@ typedef struct conc__deque {
   unsigned calm; /* pops with a fence since a thief has moved top */
   CONC__APART(2);
 } conc__deque;
+
+/* --- deques: the owner's end --- */
 
 /* Where the item of a position lies. */
 CONC__INLINE conc_task **conc__deque_at(conc__deque_array *r, size_t i) {
@@ -18900,7 +18906,7 @@ CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
 #endif
 }
 
-/* --- in a worker --- */
+/* --- in a worker: finding a job --- */
 
 /* Claims the next job: its slot, or CONC__JOB_SLOTS if there is none. A worker
    that is killed in here has claimed the slot in the one step of the swap, or
@@ -18951,6 +18957,8 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
     conc__procpool_sleep(&w->bell, 0, CONC__NEVER, round++);
   __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
 }
+
+/* --- in a worker: running a job --- */
 
 /* Where a slot's argument is: in the slot itself if it is small. */
 CONC__INLINE char *conc__procpool_argument(conc__procpool_slot *slot,
@@ -19514,6 +19522,40 @@ CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
     conc__procpool_wake_worker(procs, p->n);
 }
 
+/* Buries workers that have ended, and starts those that do not run, unless the
+   pool stops. Returns how many run. If one cannot be started, it is tried
+   again after a pause. If workers die again and again before they are ready,
+   the pool is broken. */
+CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
+  conc__procpool *procs = p->procs;
+  size_t k, count = 0;
+  bool failed = false;
+  procs->retry_at = CONC__NEVER;
+  for (k = 0; k < p->n; k++) {
+    conc__procpool_process *process = &procs->processes[k];
+    if (process->runs && CONC__LOAD(&process->ended))
+      conc__procpool_bury(process);
+    if (!process->runs && CONC__LOAD(&procs->shared->stop) == 0 &&
+        !procs->broken && !failed)
+      failed = conc__procpool_process_start(process) != 0;
+    count += process->runs;
+  }
+  /* A failed start while no worker runs counts as a death, or jobs would wait
+     for ever in a system that has no room for processes. */
+  if (failed) {
+    procs->retry_at = conc_now() + 0.01;
+    procs->early_deaths += count == 0;
+  }
+  if (procs->early_deaths > 16 + 2 * p->n && !procs->broken) {
+    conc__mutex_lock(&p->guard);
+    procs->broken = -ECHILD;
+    conc__mutex_unlock(&p->guard);
+  }
+  return count;
+}
+
+/* --- in the parent: stopping and killing --- */
+
 /* Ends all jobs that have not begun, with this status. Without the guard. */
 CONC__PRIVATE void conc__procpool_drop_all(conc__pool_data *p, int status) {
   conc_task *ended = NULL;
@@ -19584,38 +19626,6 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
   }
   conc__mutex_unlock(&p->guard);
   return next;
-}
-
-/* Buries workers that have ended, and starts those that do not run, unless the
-   pool stops. Returns how many run. If one cannot be started, it is tried
-   again after a pause. If workers die again and again before they are ready,
-   the pool is broken. */
-CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
-  conc__procpool *procs = p->procs;
-  size_t k, count = 0;
-  bool failed = false;
-  procs->retry_at = CONC__NEVER;
-  for (k = 0; k < p->n; k++) {
-    conc__procpool_process *process = &procs->processes[k];
-    if (process->runs && CONC__LOAD(&process->ended))
-      conc__procpool_bury(process);
-    if (!process->runs && CONC__LOAD(&procs->shared->stop) == 0 &&
-        !procs->broken && !failed)
-      failed = conc__procpool_process_start(process) != 0;
-    count += process->runs;
-  }
-  /* A failed start while no worker runs counts as a death, or jobs would wait
-     for ever in a system that has no room for processes. */
-  if (failed) {
-    procs->retry_at = conc_now() + 0.01;
-    procs->early_deaths += count == 0;
-  }
-  if (procs->early_deaths > 16 + 2 * p->n && !procs->broken) {
-    conc__mutex_lock(&p->guard);
-    procs->broken = -ECHILD;
-    conc__mutex_unlock(&p->guard);
-  }
-  return count;
 }
 
 /* --- in the parent: the keeper --- */
@@ -19793,6 +19803,8 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   return rc;
 }
 
+/* --- in the parent: handing in a job, and closing --- */
+
 /* Hands in a job; `is_chunk`: it is the task of a conc__chunk. 0, or an error,
    after which the job is as if new. */
 CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
@@ -19942,7 +19954,7 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   return 0;
 }
 
-/* --- map and imap --- */
+/* --- map --- */
 
 /* A call of conc_pool_map, on its caller's stack. Processes get one job for
    each chunk. Threads get one job for each worker, of which each takes chunks
