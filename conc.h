@@ -7337,11 +7337,18 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    >>stack: the switch, and the memory of stacks
 
    A fiber is a place to switch to: the stack of a coroutine or a generator, or
-   the thread's own.
+   the thread's own. Its type stands in >>park, with the reason.
    The assembly is inline and lists everything as clobbered, so that the
    compiler saves just what is live at each switch; it goes on by an indirect
    jump, which is predicted, where a return would not be.
+
+   A stack belongs to one thread at a time, which makes, uses and frees it: so
+   there are no locks here. It cannot be given back from itself before the last
+   switch away from it: the functions say which of them may be called there.
+   This room is used by >>generator and >>coroutine; it knows nothing of loops.
    ------------------------------------------------------------------------ */
+
+/* --- the switch --- */
 
 #if CONC_HAVE_ASAN
 void __sanitizer_start_switch_fiber(void **, const void *, size_t);
@@ -7423,10 +7430,12 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 
 #endif
 
-/* Goes on at `to`; returns when somebody switches back to `from`. `last`: the
-   stack of `from` is not needed any more. */
+/* Goes on at `to`; returns when a switch comes back to `from`. `last`: the
+   stack of `from` is not needed any more, and no switch will come. The
+   sanitizers are told before, and ASan again after it has come back. */
 CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
                                      bool last) {
+  CONC__CHECK(from != to);
 #if CONC_HAVE_ASAN
   __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
                                  to->asan_bottom, to->asan_size);
@@ -7446,6 +7455,8 @@ CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
 #endif
 }
 
+/* --- fibers --- */
+
 /* The calling thread's own stack as a fiber. ASan learns its bounds when it
    is first left; see conc__fiber_entered. */
 CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
@@ -7455,8 +7466,9 @@ CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
 #endif
 }
 
-/* First thing on a new stack; `main_fiber` is told its bounds, when it is
-   where we came from. */
+/* The first call on a new stack. ASan now says where the switch came from: if
+   that is the thread's stack, left for the first time, `main_fiber` is given
+   its bounds, without which nothing could switch back to it. */
 CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
 #if CONC_HAVE_ASAN
   const void *bottom;
@@ -7478,6 +7490,7 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
 #if CONC_HAVE_SWITCH_ASM
   /* As after a call: the return address (none) on an aligned stack. */
   uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
+  CONC__CHECK(size >= 1024);
 #if defined(__x86_64__)
   top -= 8;
   *(void **)top = NULL;
@@ -7493,7 +7506,7 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   makecontext(&f->context, entry, 0);
 #endif
 #if CONC_HAVE_ASAN
-  /* Whoever used the stack last left by a jump, and its frames poisoned. */
+  /* The last user of the stack left it by a jump, and its frames poisoned. */
   __asan_unpoison_memory_region(stack, size);
   f->asan_fake = NULL;
   f->asan_bottom = stack;
@@ -7503,6 +7516,8 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
 #endif
 }
+
+/* --- control blocks and slabs --- */
 
 /* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
    the stack. */
@@ -7518,41 +7533,50 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
    same place in every page they would evict each other. */
 typedef struct conc__coro {
   conc__actor actor; /* first: an actor that is a coroutine is its coroutine */
-  struct conc__loop *loop;
-  struct conc__coro *next; /* in the inbox, or among the free or the dead */
+  struct conc__loop *loop; /* the loop that runs it; a generator's: unset */
+  struct conc__coro *next; /* in the inbox, among the free or the dead of its
+                              loop, or among a thread's spare stacks */
   uint32_t timer;          /* its place among the loop's timers; 0: none */
   unsigned char *map;      /* where its mapping begins: the guard page */
-  size_t map_size;
-  size_t valgrind;
+  size_t map_size;         /* bytes, with the guard page and this block */
+  size_t valgrind;         /* the number that Valgrind has given the stack */
   struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
-  bool queued;             /* for conc__fork_child */
+  bool queued;             /* for conc__fork_revive alone */
 } conc__coro;
 
 /* Stacks of CONC_STACK_SIZE come from slabs, each twice as large as the one
-   before, and are reused last in, first out: the warmest first. Per loop, so
-   without locks. */
+   before, and are reused last in, first out: the warmest first. Each loop has
+   its own, so there are no locks. */
 typedef struct conc__slab {
   struct conc__slab *next;
-  unsigned char *map;
-  size_t slots, used; /* slots from `used` on were never touched */
-  size_t busy;        /* slots that a task has */
-  bool leaves;        /* for conc__stacks_trim */
+  unsigned char *map; /* of all its slots */
+  size_t slots;
+  size_t used;        /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has; the others below `used` are in
+                         the pool's list */
+  bool leaves;        /* for conc__stacks_trim alone */
 } conc__slab;
 
 typedef struct conc__stacks {
-  conc__coro *free;
-  conc__slab *slabs;
-  size_t idle; /* slabs of which no slot is busy */
+  conc__coro *free;  /* slots that are used and not busy, the latest first */
+  conc__slab *slabs; /* the latest first: only this one may have slots that
+                        were never touched */
+  size_t idle;       /* slabs of which no slot is busy */
+  double trim_at;    /* when some are given back; 0: no time is set */
 } conc__stacks;
+
+#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* --- where a handler runs when a stack has overflowed --- */
 
+/* Whether conc_report_overflow was called. Set once; a thread that does not
+   see it yet makes its first stacks without an alternate one. */
 static bool conc__overflow_report;
 
 #define CONC__ALTERNATE_SIZE 65536
 
-/* Gives the thread an alternate signal stack; on its own the handler could
-   not run when that has overflowed. */
+/* Gives the thread an alternate signal stack, unless it has one; on its own
+   the handler could not run when that has overflowed. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__alternate_open(void) {
   stack_t stack;
   if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
@@ -7567,6 +7591,7 @@ CONC__PRIVATE int conc__alternate_open(void) {
   return 0;
 }
 
+/* The thread ends. A stack that the program has set is left to it. */
 CONC__PRIVATE void conc__alternate_close(void) {
   stack_t none;
   if (conc__this.alternate == NULL) return;
@@ -7577,15 +7602,18 @@ CONC__PRIVATE void conc__alternate_close(void) {
   conc__this.alternate = NULL;
 }
 
-/* --- their memory --- */
+/* --- the memory of stacks --- */
 
+/* A size in whole pages. */
 CONC__PRIVATE size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
 }
 
-/* Of the n-th stack: by how many bytes its control block is shifted. */
-CONC__INLINE size_t conc__colour(size_t n) { return n % 15 * 64; }
+/* By how many bytes the control block of the n-th stack is shifted: less than
+   1024. */
+CONC__INLINE size_t conc__stack_colour(size_t n) { return n % 15 * 64; }
 
+/* Of a slab: the guard page, and CONC_STACK_SIZE with the control block. */
 CONC__PRIVATE size_t conc__stack_slot_size(void) {
   return conc__page + conc__stack_round(CONC_STACK_SIZE);
 }
@@ -7606,48 +7634,71 @@ CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
   return co;
 }
 
+/* Adds a slab of which nothing was touched yet: mapped, so it costs memory
+   only as it is used. NULL: no memory. */
+CONC__PRIVATE conc__slab *conc__slab_add(conc__stacks *pool) {
+  size_t slots = pool->slabs == NULL ? 16 : pool->slabs->slots * 2;
+  conc__slab *slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
+  if (slab == NULL) return NULL;
+  if (slots > 4096) slots = 4096;
+  slab->map = (unsigned char *)conc__pages_map(slots *
+                                               conc__stack_slot_size());
+  if (slab->map == NULL) {
+    CONC_FREE(slab);
+    return NULL;
+  }
+  slab->slots = slots;
+  slab->used = slab->busy = 0;
+  slab->next = pool->slabs;
+  pool->slabs = slab;
+  pool->idle++;
+  return slab;
+}
+
+/* A task gets a slot, which is in the pool's list no more. If no other slot of
+   the slab is busy, the slab has been idle until now. */
+CONC__INLINE void conc__slab_take_slot(conc__stacks *pool, conc__slab *slab) {
+  CONC__CHECK(slab->busy < slab->used);
+  CONC__CHECK(slab->busy > 0 || pool->idle > 0);
+  pool->idle -= slab->busy++ == 0;
+}
+
+/* A stack of the usual size: the one that was given back last; else the next
+   slot of the latest slab; else the first one of a new slab. NULL: no memory,
+   or no guard page. */
 CONC__PRIVATE conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   conc__coro *co = pool->free;
   conc__slab *slab = pool->slabs;
-  size_t slot = conc__stack_slot_size();
+  size_t slot;
   if (co != NULL) {
     pool->free = co->next;
-    pool->idle -= co->slab->busy++ == 0;
+    conc__slab_take_slot(pool, co->slab);
     return co;
   }
-  if (slab == NULL || slab->used == slab->slots) {
-    size_t slots = slab == NULL ? 16 : slab->slots * 2;
-    if (slots > 4096) slots = 4096;
-    slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
-    if (slab == NULL) return NULL;
-    slab->map = (unsigned char *)conc__pages_map(slots * slot);
-    if (slab->map == NULL) {
-      CONC_FREE(slab);
-      return NULL;
-    }
-    slab->slots = slots;
-    slab->used = slab->busy = 0;
-    slab->next = pool->slabs;
-    pool->slabs = slab;
-    pool->idle++;
-  }
+  if (slab == NULL || slab->used == slab->slots) slab = conc__slab_add(pool);
+  if (slab == NULL) return NULL;
+  slot = conc__stack_slot_size();
   co = conc__stack_make(slab->map + slab->used * slot, slot,
-                        conc__colour(slab->used));
-  if (co == NULL) return NULL;
+                        conc__stack_colour(slab->used));
+  if (co == NULL) return NULL; /* the slot counts as never touched */
   slab->used++;
   co->slab = slab;
-  pool->idle -= slab->busy++ == 0;
+  conc__slab_take_slot(pool, slab);
   return co;
 }
 
-/* Gives one back, from the stack itself: it is used until the next switch. */
+/* Gives back a stack of conc__stack_get_pooled. May be called from the stack
+   itself, which is used until the next switch: this thread alone takes stacks
+   from the pool, and does not before that. */
 CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  CONC__CHECK(co->slab->busy > 0);
   co->next = pool->free;
   pool->free = co;
   pool->idle += --co->slab->busy == 0;
 }
 
-/* A control block with a stack that has a mapping of its own. NULL: no
+/* A control block with a stack of at least `size` bytes that has a mapping of
+   its own; 1024 more are for the colour, and for rounding down. NULL: no
    memory. */
 CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
@@ -7656,7 +7707,8 @@ CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
   map = (unsigned char *)conc__pages_map(size);
   if (map == NULL) return NULL;
-  co = conc__stack_make(map, size, conc__colour((uintptr_t)map / conc__page));
+  co = conc__stack_make(map, size,
+                        conc__stack_colour((uintptr_t)map / conc__page));
   if (co == NULL) munmap(map, size);
   return co;
 }
@@ -7679,21 +7731,25 @@ CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
   conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
 }
 
+/* Frees a stack of conc__stack_map. Not from the stack itself. */
 CONC__PRIVATE void conc__stack_unmap(conc__coro *co) {
   unsigned char *map = co->map;
   size_t size = co->map_size;
-  conc__stack_unmake(co);
+  CONC__CHECK(co->slab == NULL);
+  conc__stack_unmake(co); /* the last look at the control block */
   munmap(map, size);
 }
 
-/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+/* Gives back the slabs of which no slot is busy, but one of them if `one`.
+   Their slots, all of which are in the list of free ones, are taken off it
+   first. Not from a stack of the pool. */
 CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   conc__slab **s = &pool->slabs;
   conc__coro **p = &pool->free;
   conc__slab *slab;
   for (slab = pool->slabs; slab != NULL; slab = slab->next)
     slab->leaves = slab->busy == 0;
-  /* The oldest, which is the smallest, stays. */
+  /* The oldest, which is the smallest, stays, if it is idle. */
   if (one)
     for (slab = pool->slabs; slab != NULL; slab = slab->next)
       if (slab->leaves && slab->next == NULL) slab->leaves = false;
@@ -7709,6 +7765,7 @@ CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   while (*s != NULL) {
     slab = *s;
     if (slab->leaves) {
+      CONC__CHECK(slab->busy == 0 && pool->idle > 0);
       *s = slab->next;
       pool->idle--;
       munmap(slab->map, slab->slots * conc__stack_slot_size());
@@ -7719,33 +7776,88 @@ CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   }
 }
 
+/* Called when the pool's loop is about to sleep until `until`: gives back the
+   slabs that a burst has left, once that is CONC__TRIM_AFTER seconds ago.
+   Returns until when the loop may sleep, so as not to miss that. */
+CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
+  double now;
+  if (pool->idle <= 1) {
+    pool->trim_at = 0; /* they are in use again */
+    return until;
+  }
+  now = conc_now();
+  if (pool->trim_at <= 0) pool->trim_at = now + CONC__TRIM_AFTER;
+  if (now < pool->trim_at)
+    return until < pool->trim_at ? until : pool->trim_at;
+  conc__stacks_trim(pool, true);
+  pool->trim_at = 0;
+  return until;
+}
+
 /* ---------------------------------------------------------------------------
    >>generator: conc_gen
 
    A generator has a stack and no actor: its code runs as the actor that has
-   resumed it. If that parks meanwhile, the registers that are saved for it are
-   the generator's; so nothing need be known of generators there, only the
-   sanitizers want to be told on which stack an actor is.
+   resumed it. If the actor parks meanwhile, the registers that are saved for
+   it are the generator's; so a park needs to know nothing of generators, and
+   only the sanitizers must be told on which stack an actor is.
    If generators delegate to each other, the root is the one that is resumed.
-   They are a ring: the root's `next` is the leaf, which goes on then, and each
-   other's is the one that goes on at its end. The root's `stack` is that which
-   the leaf runs on; one that was begun and then delegated to has there what
-   the root had before. One that has not begun when another delegates to it
-   is just called by that, on the same stack, as long as there is as much room
-   as it would have on its own: that is why stacks of generators are twice as
-   large as they were asked for.
+   They are a ring: the root's `next` is the leaf, which goes on then, and the
+   `next` of any other is the one that goes on at its end. The root's `stack`
+   is the one that the leaf runs on; a generator that was begun and then
+   delegated to has in its own `stack` what the root had before. A generator
+   that has not begun when another delegates to it is just called by that, on
+   the same stack, as long as there is as much room as it would have on its
+   own: that is why stacks of generators are twice as large as they were asked
+   for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else.
+
+   Uses >>park and >>stack; needs no loop.
    ------------------------------------------------------------------------ */
 
+/* --- the word of a generator ---
+
+   Zero before it is resumed for the first time; then the address of its
+   conc__thread, in whose lower bits there is room, and a state. The first
+   resume (or close) sets the thread, by a compare-and-swap, for ever. From
+   then on only that thread writes the word, without any order: other threads
+   may read it at any time, but they use the address alone, to return -EPERM.
+
+   NEW         must be set from the first resume until it has a stack; may stay
+               if there was no memory for one.
+   SUSPENDED   must be set while it stands at a conc_yield, or is about to
+               begin: it may be resumed.
+   RUNNING     must be set in a root from its resume until that returns: its
+               leaf runs.
+   DELEGATED   must be set in any other of a ring: another one waits for its
+               end. It does not tell whether it is the leaf.
+   ENDED       set at its end, or by a close of a NEW one; never cleared.
+
+   From SUSPENDED to RUNNING and back is by far the most frequent change, so
+   SUSPENDED is the zero: one comparison of the word tells that it is ours and
+   may be resumed. */
 #define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
 #define CONC__GEN_SUSPENDED ((uintptr_t)0)
-#define CONC__GEN_NEW ((uintptr_t)1) /* and has a thread */
+#define CONC__GEN_NEW ((uintptr_t)1)
 #define CONC__GEN_RUNNING ((uintptr_t)2)
-#define CONC__GEN_DELEGATED ((uintptr_t)3) /* another waits for its end */
+#define CONC__GEN_DELEGATED ((uintptr_t)3)
 #define CONC__GEN_ENDED ((uintptr_t)4)
 
-CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
+/* Only its thread changes the word; others look whose it is. */
+CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
+  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
+}
+
+CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
+  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
+}
+
+/* --- stacks that a thread keeps for the next generators --- */
+
+/* Gives back a stack that was asked for with this size: to be kept, up to 64
+   of the usual size, or unmapped. Not from the stack itself. */
+CONC__PRIVATE void conc__gen_stack_put(conc__coro *co, size_t size) {
   conc__thread *thread = &conc__this;
   if (size > CONC_STACK_SIZE || thread->spares == 64) {
     conc__stack_unmap(co);
@@ -7756,25 +7868,33 @@ CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
   thread->spares++;
 }
 
-CONC__PRIVATE conc__coro *conc__spare_get(size_t size) {
+/* A stack of twice that size. NULL: no memory. */
+CONC__PRIVATE conc__coro *conc__gen_stack_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
   if (size > SIZE_MAX / 4) return NULL;
   if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
   if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
+  CONC__CHECK(thread->spares > 0);
   thread->spare = co->next;
   thread->spares--;
   return co;
 }
 
-/* The thread ends. */
-CONC__PRIVATE void conc__spares_free(void) {
+/* The thread ends: unmaps what it keeps, and its alternate signal stack. */
+CONC__PRIVATE void conc__gen_stacks_free(void) {
   while (conc__this.spare != NULL)
-    conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+    conc__stack_unmap(conc__gen_stack_get(CONC_STACK_SIZE));
+  CONC__CHECK(conc__this.spares == 0);
   conc__alternate_close();
 }
 
-/* As conc__fiber_switch: `self` goes on at `to`. */
+/* --- switching --- */
+
+/* conc__fiber_switch for generators: `self`, the actor that runs, goes on at
+   `to`. The sanitizers know a coroutine by its own fiber: which gets the
+   bounds of the stack that it is going to run on. A thread needs none of
+   that, for its fiber is not switched to. */
 CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
                                    conc__fiber *to, bool last) {
 #if CONC_HAVE_ASAN || CONC_HAVE_TSAN
@@ -7793,11 +7913,12 @@ CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
   conc__fiber_switch(from, to, last);
 }
 
-/* The generator whose code runs. */
+/* The generator whose code runs: there must be one. */
 CONC__INLINE conc_gen *conc__gen_leaf(void) {
   return conc__this.current->generator->next;
 }
 
+/* What the conc_yield that goes on now is to return; once. */
 CONC__INLINE int conc__gen_take_status(conc_gen *g) {
   int status = g->status;
   if (CONC__UNLIKELY(status != 0)) g->status = 0;
@@ -7805,8 +7926,9 @@ CONC__INLINE int conc__gen_take_status(conc_gen *g) {
 }
 
 /* Leaves a stack for another one of the same root or for their caller.
-   Returns when it goes on, with what the leaf is told; then who it was may be
-   another actor, with another root. */
+   Returns when it goes on, with the status of the leaf. By then another actor
+   may have resumed it, with another root: so nothing of `self` is used after
+   the switch. */
 CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
                                  conc__fiber *to) {
   conc__gen_switch(self, &stack->actor.fiber, to, false);
@@ -7821,28 +7943,27 @@ CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
 }
 
 /* Puts the ring of `inner` into that of the root, before its leaf; or takes it
-   out again: then its leaf is `inner`. */
+   out again: then its leaf is `inner`. (Swapping the `next` of two elements
+   joins two rings, and parts one.) */
 CONC__INLINE void conc__gen_splice(conc_gen *root, conc_gen *inner) {
   conc_gen *next = root->next;
   root->next = inner->next;
   inner->next = next;
 }
 
+/* At the beginning and at the end of a delegation by a switch: the root has
+   the stack that the leaf runs on. */
 CONC__INLINE void conc__gen_swap_stacks(conc_gen *root, conc_gen *inner) {
   conc__coro *stack = root->stack;
   root->stack = inner->stack;
   inner->stack = stack;
 }
 
-/* Only its thread changes the word; others look whose it is. */
-CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
-  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
-}
+/* --- its beginning and its end --- */
 
-CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
-  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
-}
-
+/* The first function on the stack of a generator. All that it knows at its end
+   it asks anew: its stack may have been resumed by one actor when it began,
+   and by another one, in another ring, since. */
 CONC__PRIVATE void conc__gen_main(void) {
   conc_gen *g = conc__gen_leaf();
   conc__actor *self;
@@ -7850,14 +7971,17 @@ CONC__PRIVATE void conc__gen_main(void) {
   conc__fiber *from, *to;
   conc__fiber_entered(conc__this.current->caller);
   g->value = g->target(g->arg);
+  CONC__CHECK(conc__gen_leaf() == g);
+  CONC__CHECK(conc__gen_state(g) == CONC__GEN_RUNNING ||
+              conc__gen_state(g) == CONC__GEN_DELEGATED);
   conc__gen_set(g, CONC__GEN_ENDED);
-  self = conc__this.current; /* who has resumed it last */
+  self = conc__this.current; /* which has resumed it last */
   root = self->generator;
   from = &root->stack->actor.fiber;
-  if (g == root) {
+  if (g == root) { /* back to the resume, which frees this stack */
     to = self->caller;
     self->generator = NULL;
-  } else {
+  } else { /* to the one that delegated, which frees it */
     conc__gen_splice(root, g);
     conc__gen_swap_stacks(root, g);
     to = &root->stack->actor.fiber;
@@ -7867,11 +7991,13 @@ CONC__PRIVATE void conc__gen_main(void) {
 
 /* Its stack is not needed any more. Not from the stack itself. */
 CONC__PRIVATE void conc__gen_free(conc_gen *g) {
-  conc__spare_put(g->stack, g->stack_size);
+  CONC__CHECK(g->stack != NULL && conc__gen_state(g) == CONC__GEN_ENDED);
+  conc__gen_stack_put(g->stack, g->stack_size);
   g->stack = NULL;
 }
 
-/* Whether it can be resumed, by the caller: 0, or why not. */
+/* Whether it can be resumed, by the caller: 0, or why not. A new one becomes
+   the caller's by that. */
 CONC__PRIVATE int conc__gen_check(conc_gen *g) {
   const uintptr_t mine = (uintptr_t)&conc__this;
   uintptr_t word = 0;
@@ -7883,12 +8009,14 @@ CONC__PRIVATE int conc__gen_check(conc_gen *g) {
   return word == CONC__GEN_RUNNING || word == CONC__GEN_DELEGATED ? -EBUSY : 0;
 }
 
-/* And makes it so if it has not begun yet. */
+/* Makes it one that can be resumed, if it has not begun yet: gives it a stack,
+   on which conc__gen_main is to begin, and makes it a ring of itself. 0, or
+   why it cannot be resumed. */
 CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   int rc = conc__gen_check(g);
   if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
   if (sent != NULL) return -EINVAL;
-  g->stack = conc__spare_get(g->stack_size);
+  g->stack = conc__gen_stack_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
   conc__fiber_init(&g->stack->actor.fiber, g->stack->map + conc__page,
                    (size_t)((unsigned char *)g->stack - g->stack->map) -
@@ -7899,6 +8027,12 @@ CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   return 0;
 }
 
+/* --- conc_gen_next, conc_gen_send, conc_yield --- */
+
+/* Resumes a root. What it was resumed in itself, a generator of the same
+   actor, is put aside in local variables, and is the actor's again at the end:
+   which is then the actor that runs here, not `self`, if another one resumed
+   the outer generator meanwhile. */
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
@@ -7936,6 +8070,7 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
     conc__gen_free(gen);
     return -EPIPE;
   }
+  CONC__CHECK((word & CONC__GEN_STATE) == CONC__GEN_RUNNING);
   CONC__STORE_RELAXED(&gen->word, word & ~CONC__GEN_STATE);
   if (value != NULL) *value = gen->value;
   return 0;
@@ -7962,17 +8097,22 @@ CONC_API_HOT int conc_gen_next(conc_gen *gen, void **value) {
   return conc__gen_resume(gen, NULL, value);
 }
 
+/* The leaf yields, and the root's caller goes on: whatever delegates between
+   them is not passed through. */
 CONC_API_HOT int conc_yield(void *value, void **sent) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
   int rc;
   if (CONC__UNLIKELY(root == NULL)) return -EPERM;
+  CONC__CHECK(conc__gen_state(root) == CONC__GEN_RUNNING);
   root->value = value;
   self->generator = NULL;
   rc = conc__gen_leave(self, root->stack, self->caller);
   if (sent != NULL) *sent = conc__this.current->sent;
   return rc;
 }
+
+/* --- conc_yield_from --- */
 
 /* Whether a generator that has not begun has room on the stack of the caller,
    another one. */
@@ -7983,7 +8123,10 @@ CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
   return here - (uintptr_t)root->stack->map - conc__page >= size;
 }
 
-/* conc_yield_from by a switch. */
+/* conc_yield_from by a switch: for an inner generator that has a stack of its
+   own already, or needs one. This one goes on when conc__gen_main of the inner
+   one switches back: then the ring and the stacks are as before, and the inner
+   one's stack may be freed. */
 CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
                                          void **result) {
   conc_gen *root = self->generator;
@@ -7996,7 +8139,7 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
     self->sent = NULL;
     rc = conc__gen_leave(self, stack, &root->stack->actor.fiber);
     conc__gen_free(inner);
-  } else if (rc == -EPIPE) {
+  } else if (rc == -EPIPE) { /* it has ended: its result is all there is */
     rc = 0;
   } else {
     return rc;
@@ -8005,6 +8148,9 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
   return rc;
 }
 
+/* Calls the inner generator's target on this stack if it has not begun and
+   there is room: it is the leaf of the ring meanwhile, and a conc_yield in it
+   leaves this stack. */
 CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
@@ -8017,28 +8163,34 @@ CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
   g = inner->next = root->next;
   root->next = inner;
   inner->value = inner->target(inner->arg);
+  CONC__CHECK(conc__gen_leaf() == inner);
   conc__gen_set(inner, CONC__GEN_ENDED);
-  conc__this.current->generator->next = g;
+  conc__this.current->generator->next = g; /* perhaps another root by now */
   if (result != NULL) *result = inner->value;
   return conc__gen_take_status(g);
 }
 
-/* What those of a root are to be told: its leaf, and all that wait for it. */
-CONC__PRIVATE void conc__gen_tell(conc_gen *root, int status) {
+/* --- conc_gen_close --- */
+
+/* Sets what the next conc_yield of each of a ring returns: of its leaf at
+   once, and of all that wait for it when they go on. */
+CONC__PRIVATE void conc__gen_set_status(conc_gen *root, int status) {
   conc_gen *g = root;
   do g->status = status;
   while ((g = g->next) != root);
 }
 
+/* If it yields once more, what the rest of the ring was to return is taken
+   back: they have not been cancelled. */
 CONC_API int conc_gen_close(conc_gen *gen) {
   int rc = conc__gen_check(gen);
   if (rc == 0 && conc__gen_state(gen) == CONC__GEN_NEW) {
     conc__gen_set(gen, CONC__GEN_ENDED);
   } else if (rc == 0) {
-    conc__gen_tell(gen, -ECANCELED);
+    conc__gen_set_status(gen, -ECANCELED);
     rc = conc_gen_next(gen, NULL);
     if (rc == 0) {
-      conc__gen_tell(gen, 0);
+      conc__gen_set_status(gen, 0);
       return -EAGAIN;
     }
   }
@@ -8054,17 +8206,28 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
 
    An attribute, which is one name of one local, has an index, the lowest that
    is free; and a task has an array of values, to be read at that index. Only
-   the task itself uses its array, and so without a lock, but for these, which
-   hold conc__locals_guard: replacing the array, since conc_local_free looks
-   into all of them; and reading what conc_local_free may be clearing.
+   the task itself uses its array, and so without a lock, except where
+   conc_local_free, which looks into all arrays, could interfere. These hold
+   conc__locals_guard: replacing the array; and reading what conc_local_free
+   may be clearing.
+   No destructor, and no copy(), is called under the guard: they may use all of
+   the library, this room included. So whatever calls one reads the task's
+   array anew afterwards.
+
+   Uses >>park alone. >>thread and >>coroutine call conc__locals_end at the end
+   of a task, >>loop calls conc__locals_inherit at the start of one.
    ------------------------------------------------------------------------ */
+
+/* --- attributes and arrays --- */
 
 struct conc_attribute {
   conc_local *local;
-  const char *address;             /* where the name stood that made it */
-  size_t index;
+  const char *address;             /* where the name stood that made it; it may
+                                      be gone: only to be compared */
+  size_t index;                    /* in each task's array; no other attribute
+                                      of any local has it */
   bool of_task;                    /* CONC_SCOPE_TASK */
-  struct conc_attribute *next;     /* of all there are, by index */
+  struct conc_attribute *next;     /* of all there are, by index; guarded */
   struct conc_attribute *child[4]; /* by two bits of the name's hash */
   /* the name follows */
 };
@@ -8074,15 +8237,16 @@ typedef struct conc__local_value {
   void *value;
 } conc__local_value;
 
+/* The array of a task, which alone has a pointer to it, besides the list. */
 typedef struct conc__locals {
-  struct conc__locals *next, **link; /* of all there are */
-  size_t size;
+  struct conc__locals *next, **link; /* of all there are; guarded */
+  size_t size; /* values: a power of two, at least 4 */
   /* the values follow */
 } conc__locals;
 
-static conc__mutex conc__locals_guard;
+static conc__mutex conc__locals_guard; /* taken last: no other inside it */
 static conc__locals *conc__locals_all;
-static conc_attribute *conc__attributes_all;
+static conc_attribute *conc__attributes_all; /* their indices ascend */
 
 CONC__INLINE conc__local_value *conc__locals_values(conc__locals *l) {
   return (conc__local_value *)(l + 1);
@@ -8093,9 +8257,14 @@ CONC__INLINE bool conc__attribute_is(const conc_attribute *a,
   return strcmp((const char *)(a + 1), name) == 0;
 }
 
+/* --- names --- */
+
 /* Where the attribute of a name is, or would be: a tree that branches by the
-   name's hash. Attributes are added under the guard and stay: so it is read
-   without. */
+   name's hash. Attributes are added under the guard and stay, until
+   conc_local_free, during which the local may not be used: so the tree is read
+   without the guard. An attribute is complete before the store (release) that
+   links it, which the load here (acquire) meets. When the hash is used up, its
+   bits are zero: then the tree is a list. */
 CONC__PRIVATE conc_attribute **conc__attribute_place(conc_local *local,
                                                      const char *name) {
   conc_attribute **place = &local->root;
@@ -8111,8 +8280,9 @@ CONC__PRIVATE conc_attribute **conc__attribute_place(conc_local *local,
   }
 }
 
-/* NULL: nobody has used that name yet. The usual name is a literal: its
-   address says where to look, no more, for another text may stand there. */
+/* The attribute of a name; NULL: no task has used that name yet. The usual
+   name is a literal: its address says where to look, no more, for another text
+   may stand there. */
 CONC__INLINE conc_attribute *conc__attribute_find(conc_local *local,
                                                   const char *name) {
   conc_attribute *a;
@@ -8123,39 +8293,55 @@ CONC__INLINE conc_attribute *conc__attribute_find(conc_local *local,
   return CONC__LOAD(conc__attribute_place(local, name));
 }
 
-/* As above, but makes it. 0, -EINVAL, -ENOMEM. */
-CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
-                                       conc_attribute **out) {
-  conc_attribute *a = *out = conc__attribute_find(local, name);
-  conc_attribute **p, **q;
-  size_t size;
-  int i;
-  if (a != NULL) return 0;
-  if (name == NULL || (unsigned)local->scope > CONC_SCOPE_TASK) return -EINVAL;
-  conc__init();
-  size = strlen(name) + 1;
-  a = (conc_attribute *)CONC_MALLOC(sizeof *a + size);
-  if (a == NULL) return -ENOMEM;
+/* An attribute that no list knows yet. NULL: no memory. */
+CONC__PRIVATE conc_attribute *conc__attribute_new(conc_local *local,
+                                                  const char *name) {
+  size_t size = strlen(name) + 1;
+  conc_attribute *a = (conc_attribute *)CONC_MALLOC(sizeof *a + size);
+  if (a == NULL) return NULL;
   memset(a, 0, sizeof *a);
   memcpy(a + 1, name, size);
   a->local = local;
   a->address = name;
   a->of_task = local->scope == CONC_SCOPE_TASK;
-  conc__mutex_lock(&conc__locals_guard);
-  p = conc__attribute_place(local, name);
-  if (*p == NULL) {
-    q = &conc__attributes_all;
-    for (; *q != NULL && (*q)->index == a->index; q = &(*q)->next) a->index++;
-    a->next = *q;
-    *q = a;
-    CONC__STORE(p, a);
-    for (i = 0; i < 8 && local->first[i] != NULL; i++) {
-    }
-    if (i < 8) CONC__STORE(&local->first[i], a);
-  } else {
-    CONC_FREE(a); /* another thread was faster */
+  return a;
+}
+
+/* Gives a new attribute the lowest free index, and makes it known, at that
+   place in the tree. Under the guard. */
+CONC__PRIVATE void conc__attribute_link(conc_attribute *a,
+                                        conc_attribute **place) {
+  conc_local *local = a->local;
+  conc_attribute **q = &conc__attributes_all;
+  int i;
+  CONC__CHECK(conc__mutex_is_held(&conc__locals_guard) && *place == NULL);
+  for (; *q != NULL && (*q)->index == a->index; q = &(*q)->next) a->index++;
+  a->next = *q;
+  *q = a;
+  CONC__STORE(place, a);
+  for (i = 0; i < 8 && local->first[i] != NULL; i++) {
   }
-  *out = *p;
+  if (i < 8) CONC__STORE(&local->first[i], a);
+}
+
+/* The attribute of a name, made if there is none. 0, -EINVAL, -ENOMEM. */
+CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
+                                       conc_attribute **out) {
+  conc_attribute *a = *out = conc__attribute_find(local, name);
+  conc_attribute **place;
+  if (a != NULL) return 0;
+  if (name == NULL || (unsigned)local->scope > CONC_SCOPE_TASK) return -EINVAL;
+  conc__init();
+  a = conc__attribute_new(local, name);
+  if (a == NULL) return -ENOMEM;
+  conc__mutex_lock(&conc__locals_guard);
+  /* Once more, for now no other thread can add it. */
+  place = conc__attribute_place(local, name);
+  if (*place == NULL)
+    conc__attribute_link(a, place);
+  else
+    CONC_FREE(a); /* another thread was faster */
+  *out = *place;
   conc__mutex_unlock(&conc__locals_guard);
   return 0;
 }
@@ -8168,19 +8354,34 @@ CONC_API conc_attribute *conc_local_attribute(conc_local *local,
   return a;
 }
 
-/* Replaces a task's array by one of at least so many, or (0) by none. 0 or
-   -ENOMEM. */
+/* --- values --- */
+
+/* An array of at least `count` values, none of them set, which the list does
+   not know yet. NULL: no memory. */
+CONC__PRIVATE conc__locals *conc__locals_new(size_t count) {
+  size_t size = 4;
+  conc__locals *l;
+  while (size < count) size *= 2;
+  l = (conc__locals *)CONC_MALLOC(sizeof *l +
+                                  size * sizeof(conc__local_value));
+  if (l == NULL) return NULL;
+  memset(l, 0, sizeof *l + size * sizeof(conc__local_value));
+  l->size = size;
+  return l;
+}
+
+/* Replaces the caller's task's array, or that of a task which has not begun,
+   by one of at least `count` values, or (0) by none. The values that are set
+   move to the new one; with none they are lost. 0 or -ENOMEM: then nothing has
+   changed.
+   The copy and the exchange in the list are one step for conc_local_free: so
+   it finds each value once. */
 CONC__PRIVATE int conc__locals_resize(conc_task *task, size_t count) {
   conc__locals *old = task->locals;
   conc__locals *l = NULL;
   if (count > 0) {
-    size_t size = 4;
-    while (size < count) size *= 2;
-    l = (conc__locals *)CONC_MALLOC(sizeof *l +
-                                    size * sizeof(conc__local_value));
+    l = conc__locals_new(count);
     if (l == NULL) return -ENOMEM;
-    memset(l, 0, sizeof *l + size * sizeof(conc__local_value));
-    l->size = size;
   }
   conc__mutex_lock(&conc__locals_guard);
   if (old != NULL) {
@@ -8202,14 +8403,17 @@ CONC__PRIVATE int conc__locals_resize(conc_task *task, size_t count) {
   return 0;
 }
 
-/* The task whose values the caller sees. */
+/* The task whose values the caller sees: its own, or that of its thread. A
+   worker's thread has a task of its own in `base`, the actor's being that of
+   the job. */
 CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
   conc__actor *self = conc__self();
   if (a->of_task) return self->task;
   return conc__this.base != NULL ? conc__this.base : conc__this.actor.task;
 }
 
-/* NULL if it is not set, or (NULL) there is no such attribute. */
+/* The caller's value of an attribute; NULL if it is not set, or if (NULL)
+   there is no such attribute. */
 CONC__INLINE conc__local_value *conc__local_value_of(const conc_attribute *a) {
   conc__locals *l;
   conc__local_value *v;
@@ -8225,6 +8429,8 @@ CONC_API void *conc_attribute_get(const conc_attribute *attribute) {
   return v != NULL ? v->value : NULL;
 }
 
+/* Sets a value of the caller's task. The destructor of the old one comes last:
+   it may replace the array. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__local_store(conc_task *task, const conc_attribute *a,
                                     void *value) {
   conc__local_value *v;
@@ -8261,7 +8467,8 @@ CONC_API bool conc_local_has(conc_local *local, const char *name) {
   return conc__local_value_of(conc__attribute_find(local, name)) != NULL;
 }
 
-/* Takes a value out and destroys it. False if it was not set. */
+/* Takes a value out and destroys it. False if it was not set. The guard
+   decides between this and conc_local_free which of them destroys it. */
 CONC__PRIVATE bool conc__local_drop(conc__local_value *v) {
   void (*destructor)(void *) = NULL;
   void *value = NULL;
@@ -8285,8 +8492,11 @@ CONC_API int conc_local_delete(conc_local *local, const char *name) {
   return v != NULL && conc__local_drop(v) ? 0 : -ENOENT;
 }
 
-/* The task ends. Whatever is called, here and below, may replace the array or
-   (conc_local_free) take it away. */
+/* --- the end of a task, and its start --- */
+
+/* The task ends, as its own actor: destroys its values, in up to four rounds,
+   for a destructor may set new ones. What is called here may replace the array
+   or (conc_local_free) take it away: so it is looked up at each step. */
 CONC__PRIVATE void conc__locals_end(conc_task *task) {
   bool found = true;
   int round;
@@ -8302,7 +8512,10 @@ CONC__PRIVATE void conc__locals_end(conc_task *task) {
 }
 
 /* Gives a task that is about to start what it inherits. 0; or -ENOMEM, with
-   a part of it. */
+   a part of it, which the caller takes back by conc__locals_end.
+   What is to be done is read under the guard, since conc_local_free of another
+   local may be freeing attributes; then it is done without: copy() may do
+   anything, also replace the parent's array. */
 CONC__PRIVATE int conc__locals_inherit(conc_task *task, conc_task *parent) {
   size_t i;
   int rc = 0;
@@ -8330,12 +8543,16 @@ CONC__PRIVATE int conc__locals_inherit(conc_task *task, conc_task *parent) {
   return rc;
 }
 
-/* Takes up to `room` values of a local from all tasks. Under the guard. */
+/* --- conc_local_free --- */
+
+/* Takes up to `room` values of a local from all tasks: how many. Under the
+   guard. */
 CONC__PRIVATE size_t conc__local_take(conc_local *local, void **values,
                                       size_t room) {
   const conc_attribute *a;
   conc__locals *l;
   size_t n = 0;
+  CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
   for (a = conc__attributes_all; a != NULL; a = a->next)
     for (l = conc__locals_all; a->local == local && l != NULL; l = l->next)
       if (n < room && a->index < l->size) {
@@ -8356,23 +8573,33 @@ CONC__PRIVATE void conc__locals_trim(conc_task *task) {
   conc__locals_resize(task, 0);
 }
 
-CONC_API void conc_local_free(conc_local *local) {
-  void *values[64]; /* to be destroyed without the guard */
+/* Frees the attributes of a local, of which no value is set any more: their
+   indices are free again. Under the guard. */
+CONC__PRIVATE void conc__attributes_forget(const conc_local *local) {
   conc_attribute **p = &conc__attributes_all;
+  CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
+  while (*p != NULL) {
+    conc_attribute *a = *p;
+    if (a->local == local) {
+      *p = a->next;
+      CONC_FREE(a);
+    } else {
+      p = &a->next;
+    }
+  }
+}
+
+/* Takes values out, 64 at a time, and destroys them without the guard. The
+   names are forgotten under the same guard under which no value was left: or
+   a task that ends meanwhile could find a value of a name that is gone. */
+CONC_API void conc_local_free(conc_local *local) {
+  void *values[64];
   size_t n, i;
   conc__self(); /* foreign threads, too, have a task from here on */
   do {
     conc__mutex_lock(&conc__locals_guard);
     n = conc__local_take(local, values, 64);
-    while (n < 64 && *p != NULL) { /* that was all: forget the names */
-      conc_attribute *a = *p;
-      if (a->local == local) {
-        *p = a->next;
-        CONC_FREE(a);
-      } else {
-        p = &a->next;
-      }
-    }
+    if (n < 64) conc__attributes_forget(local);
     conc__mutex_unlock(&conc__locals_guard);
     for (i = 0; i < n; i++)
       if (local->destructor != NULL && values[i] != NULL)
@@ -8386,10 +8613,19 @@ CONC_API void conc_local_free(conc_local *local) {
 
 /* ---------------------------------------------------------------------------
    >>thread: conc_thread_start
+
+   How a thread of the library begins and ends, and how one ends that the
+   library did not start. What a thread is as an actor is in >>park.
+
+   Both ends have the same order: the values of its locals first, for their
+   destructors may still use the library and wait; then what the thread keeps
+   for itself; then its task leaves the list of threads, on which a fork must
+   find only threads that are there; and at last the task is finished, after
+   which it may be gone.
    ------------------------------------------------------------------------ */
 
-/* The kernel shows 15 bytes of a thread's name. */
-CONC__PRIVATE void conc__thread_name(const char *name) {
+/* Tells the kernel the caller's name, of which it shows 15 bytes. */
+CONC__PRIVATE void conc__thread_set_name(const char *name) {
 #if CONC__LINUX
   prctl(PR_SET_NAME, name, 0, 0, 0);
 #else
@@ -8397,11 +8633,12 @@ CONC__PRIVATE void conc__thread_name(const char *name) {
 #endif
 }
 
-/* A foreign thread ends. Its task may be asked to cancel until now. */
+/* A foreign thread ends: the destructor of conc__thread_key. Its task may be
+   asked to cancel until now. */
 CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
   conc__locals_end(&self->own);
-  conc__spares_free();
+  conc__gen_stacks_free();
   conc__threads_leave(&self->own);
   conc__task_finish(&self->own, NULL, 0);
   self->current = NULL; /* a later destructor may begin anew */
@@ -8410,21 +8647,25 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
 static const conc__kind conc__thread_kind = {
     "Thread", true, false, false, NULL, NULL, NULL, NULL, NULL};
 
+/* Before main: the thread that runs constructors is the main thread. */
 __attribute__((constructor)) CONC__PRIVATE void conc__thread_install(void) {
   conc__main_thread = pthread_self();
   conc__thread_ended = conc__thread_exit;
 }
 
+/* A thread of the library, from its beginning to its end. */
 CONC__PRIVATE void *conc__thread_main(void *arg) {
   conc_task *task = (conc_task *)arg;
   conc__actor *self = conc__thread_enter(task);
   void *result;
   int status;
-  conc__thread_name(conc_name(task));
+  conc__thread_set_name(conc_name(task));
   status = conc__task_run(task, self, &result);
   conc__locals_end(task);
-  conc__spares_free();
-  /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
+  conc__gen_stacks_free();
+  /* This thread polls no more, and only while it does would another one write
+     to its waker. Before the task is finished: a test that joins the thread
+     finds its descriptors closed. */
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
   conc__threads_leave(task);
@@ -8434,7 +8675,9 @@ CONC__PRIVATE void *conc__thread_main(void *arg) {
 }
 
 /* Threads are detached: the end of a task is its event, not pthread_join, so
-   that coroutines can wait for threads and nothing need be joined. */
+   that coroutines can wait for threads and nothing need be joined. The task is
+   in the list of threads before there is a thread, which may end at once, and
+   is then off the list before this returns. */
 CONC_API int conc_thread_start(conc_task *task) {
   pthread_attr_t attr;
   pthread_t id;
