@@ -3703,7 +3703,10 @@ typedef struct conc__actor_class {
                   its CPU: a thread, not a coroutine */
 } conc__actor_class;
 
-/* A place to switch to; see >>coroutine. */
+/* A place to switch to; see >>stack. The type stands here since an actor holds
+   one by value: a switch needs it together with the actor's word, and both are
+   in one cache line. (After the actor, in a conc__coro, it would be in another
+   one, and before it the actor would not be aligned as its id wants it.) */
 typedef struct conc__fiber {
 #if CONC_HAVE_SWITCH_ASM
   void *registers[4]; /* stack, program counter, frame, one more */
@@ -8710,31 +8713,89 @@ CONC_API int conc_thread_start(conc_task *task) {
    >>schedule: a loop's state, what is ready, timers
 
    A loop belongs to one thread, which runs everything in it without locks;
-   only the inbox is open to others. A coroutine that parks switches straight
-   to the next ready one; every CONC__LOOP_BATCH switches, and when nobody is
-   ready, the loop's own fiber (the thread's stack, in conc_run) looks at the
-   inbox, the timers and the poller.
+   only the inbox is open to other threads. A coroutine that parks switches
+   straight to the next ready one. The loop's own fiber (the thread's stack,
+   in conc_run) has its turn after CONC__LOOP_BATCH switches, or when no
+   coroutine is ready: it looks at the inbox, the timers and the poller.
 
    A coroutine is in one state at a time: ready (in the ring), running,
-   parked (CONC__PARKED set in its word, perhaps with a timer), or posted (in
-   the inbox). It has a place reserved in the ring and among the timers from
-   its start on, so that nothing can fail later.
+   parked (CONC__PARKED is set in its word, and it may have a timer), or posted
+   (in the inbox). From its start on it has a place reserved in the ring and
+   among the timers, so that nothing can fail later: neither a park nor a
+   wake-up needs memory.
+
+   Uses >>park and >>stack. A loop is changed by the three rooms below alone,
+   namely >>poller, >>coroutine and >>loop; by >>fork; and its entries of
+   descriptors by >>io, which sees what is read and closed.
    ------------------------------------------------------------------------ */
 
+/* --- what a loop consists of --- */
+
+/* Switches between two turns of the loop's own fiber: a turn may cost a system
+   call, the look at the poller. */
 #define CONC__LOOP_BATCH 256
-#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
 typedef uintptr_t conc__ready;
 
+/* What is to run, in a ring: `count` items from `first` on, the oldest first.
+   Invariant: size >= the tasks that are alive, so a push always finds room. */
+typedef struct conc__ready_ring {
+  conc__ready *items;
+  size_t size; /* places at items: a power of two; 0 before the first task */
+  size_t first, count;
+} conc__ready_ring;
+
+/* Timers are in slots by their time, in levels of 64 slots. A level has one
+   digit of the time to the base 64, of 2^-30 s at the lowest: a timer is in
+   the level of the highest digit in which its time differs from the loop's
+   time, and in the slot of that digit. So the first timer is in the first slot
+   of the lowest level that has any. Once the loop's time has come to a slot,
+   the timers of that slot belong some levels lower. The last level would be
+   full after 34 years. (This is the hashed hierarchical wheel of Varghese and
+   Lauck, without ticks: the loop's time jumps to the next slot in use.) */
+#define CONC__TIMER_LEVELS 10
+#define CONC__TIMER_SLOTS (CONC__TIMER_LEVELS * 64)
+#define CONC__TIMER_UNIT 1073741824.0 /* 2^30 of them are a second */
+
+/* One place in an array; the slots are its first places. Places stand apart
+   from the coroutines, so that they are close to each other. The links stand
+   apart from the times, since they are all that a timer's cancellation needs,
+   of itself and of its two neighbours. */
+typedef struct conc__timer {
+  uint64_t time;    /* of a slot: where it begins; unset while it is empty */
+  conc__coro *coro; /* whose wait ends then; unset in a slot */
+} conc__timer;
+
+/* The same place in a second array. The timers of a slot and the slot itself,
+   their head, form a ring. */
+typedef struct conc__timer_link {
+  uint32_t next, previous;
+} conc__timer_link;
+
+/* Invariants: no timer's time is before `time`; a bit of `slots` is set
+   exactly while a timer is in that slot; a place is in one slot's ring, or in
+   the list of free ones, or was never used. */
+typedef struct conc__timers {
+  conc__timer *places; /* first the slots */
+  conc__timer_link *links;
+  uint64_t time;       /* the loop's time: the last that has expired */
+  uint32_t used;       /* places that were ever used, without the slots */
+  uint32_t free;       /* the first that is free again, linked by next; 0 */
+  size_t count;        /* timers that are set */
+  size_t size;         /* places without the slots: >= the tasks alive */
+  uint64_t slots[CONC__TIMER_LEVELS]; /* a bit for each slot in use */
+} conc__timers;
+
 /* A coroutine that waits for a descriptor; on its stack. */
 typedef struct conc__fd_waiter {
   struct conc__fd_waiter *next;
   conc__actor *actor;
-  int events; /* what for */
-  int ready;  /* what came, or a negative errno; 0 nothing yet */
-  bool tried;
+  int events; /* what it waits for: CONC_READ, CONC_WRITE or both */
+  int ready;  /* what came, or a negative errno; 0: nothing yet */
+  bool tried; /* the caller has tried in vain, and will try again: see
+                 CONC__TRIED */
 } conc__fd_waiter;
 
 #define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
@@ -8746,95 +8807,107 @@ typedef struct conc__fd_waiter {
    descriptor, reads it empty, then arms the watch again. */
 typedef struct conc__watch {
   void (*ready)(struct conc__watch *watch, int events);
-  bool armed;
+  bool armed; /* its owner waits, so the loop may sleep for it. ready() is
+                 called all the same if it is not */
 } conc__watch;
 
 /* What the loop knows of one descriptor. */
 typedef struct conc__fd {
-  conc__fd_waiter *waiters;
-  conc__watch *watch;
-  unsigned generation; /* so often given to the poller; its events say which */
-  int next_doubted;    /* + 1 */
-  bool known;          /* to the poller */
-  bool doubted;        /* see conc__fds_verify */
-  bool drained;        /* nothing to read since the last edge */
-  unsigned char edges; /* events of which the poller tells each edge */
+  conc__fd_waiter *waiters; /* the latest first */
+  conc__watch *watch;       /* NULL: none */
+  unsigned generation; /* how often it was added to the poller: the poller's
+                          events name it, see conc__poller_update */
+  int next_doubted;    /* the next descriptor in doubt + 1; 0: none */
+  bool known;          /* the poller has it */
+  bool doubted;        /* it is in the list of conc__fds_verify */
+  bool drained;        /* there was nothing to read since the last edge */
+  unsigned char edges; /* events of which the poller reports each edge */
 } conc__fd;
 
-/* Timers are in slots by their time, in levels of 64 slots. A level has one
-   digit of the time to the base 64, of 2^-30 s at the lowest: that in which
-   the timer's time first differs from the loop's; and the digit is the slot.
-   So the first timer is in the first slot of the lowest level that has any.
-   Once the loop's time has come to a slot, what is in it belongs some levels
-   lower. The last level would be full after 34 years. */
-#define CONC__TIMER_LEVELS 10
-#define CONC__TIMER_SLOTS (CONC__TIMER_LEVELS * 64)
-#define CONC__TIMER_UNIT 1073741824.0 /* 2^30 of them are a second */
+typedef struct conc__fds {
+  conc__fd *entries; /* by descriptor */
+  size_t size;
+  size_t waited; /* waits for descriptors, and armed watches */
+  int doubted;   /* the first descriptor in doubt + 1; 0: none */
+} conc__fds;
 
-/* One place in an array, whose beginning are the slots. They stand apart from
-   the coroutines to be close to each other; and so do the links, which are
-   all that a timer's cancellation needs, of it and of two others. */
-typedef struct conc__timer {
-  uint64_t time; /* a slot's: where it begins */
-  conc__coro *coro;
-} conc__timer;
+/* What the kernel keeps for a loop. */
+typedef struct conc__poller {
+  int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
+  int waker[2]; /* which other threads write to: the poller watches [0] */
+} conc__poller;
 
-/* The same place in a second array. Each slot is the head of a ring. */
-typedef struct conc__timer_link {
-  uint32_t next, previous;
-} conc__timer_link;
+/* What other threads have woken. A poster and the loop agree by the guard:
+   either the poster sees `sleeping` and wakes the poller, or the loop sees the
+   coroutine before it sleeps. */
+typedef struct conc__inbox {
+  conc__mutex guard;
+  conc__coro *first; /* last in, first out. Written under the guard; the loop
+                        reads without it whether there is anything */
+  bool sleeping;     /* the loop is in its poller, or about to be, and no
+                        poster has woken it. Under the guard */
+} conc__inbox;
 
+/* The loop's look-out for a deadlock: see conc__loop_look_out. */
+typedef struct conc__lookout {
+  double patience; /* seconds of the last sleep that only another thread could
+                      have ended; 0: the last sleep was none of these */
+  bool deadlocked; /* conc__loop_give_up has cancelled all tasks */
+} conc__lookout;
+
+/* One for each conc_run. All but the inbox is its thread's alone. */
 typedef struct conc__loop {
-  conc__fiber fiber; /* of conc_run */
-  conc__actor *thread_actor;
-  int batch;        /* switches left until the loop's own turn */
-  size_t alive;     /* tasks started and not finished */
-  conc_task *tasks; /* all of them */
-  unsigned numbers; /* of default names */
+  /* First what each switch uses, and the start and the end of a task: 64
+     bytes on 64-bit machines. */
+  conc__ready_ring ready;
+  conc__actor *thread_actor; /* which runs while the loop's own fiber does */
+  int batch;         /* switches left until the loop's own turn */
+  unsigned numbers;  /* of default names: Task-1 is the first */
+  size_t alive;      /* tasks started and not finished */
+  conc_task *tasks;  /* all of them, the latest first */
+  conc__fiber fiber; /* of conc_run: the loop's own */
   conc__stacks stacks;
-  conc__coro *dead; /* unpooled stacks, to be unmapped by the loop's fiber */
-  conc_task *failed; /* for want of a stack; to be finished by it */
-  conc__ready *ring; /* ring_size is a power of two */
-  size_t ring_size, ring_first, ring_count;
-  conc__timer *timers; /* first the slots: unset while they are empty */
-  conc__timer_link *timers_links;
-  size_t timers_size, timers_count; /* without those */
-  uint32_t timers_used, timers_free; /* ever; now, but were, linked by next */
-  uint64_t timers_time;
-  uint64_t timers_slots[CONC__TIMER_LEVELS]; /* a bit for each not empty */
-  conc__fd *fds; /* by descriptor */
-  size_t fds_size;
-  size_t fds_waited; /* descriptors with a waiter or an armed watch */
-  int doubted;       /* the first of those + 1 */
-  unsigned turns;
-  int poller;        /* epoll's or kqueue's descriptor */
-  unsigned spin_failed;
-  int waker[2];
-  double patience;   /* seconds until it looks whether all is over */
-  double trim;       /* when it gives stacks back; 0: there are none */
-  bool deadlocked;
-  conc__mutex inbox_guard;
-  conc__coro *inbox; /* last in, first out; under inbox_guard to write */
-  bool sleeping;     /* in the poller; under inbox_guard */
+  conc__coro *dead;  /* unpooled stacks, to be unmapped by the loop's fiber */
+  conc_task *failed; /* for want of a stack; to be finished by that fiber */
+  conc__timers timers;
+  conc__fds fds;
+  conc__poller poller;
+  unsigned turns;       /* of the loop's fiber: see conc__loop_run */
+  unsigned spin_failed; /* what its spins have taught it: see conc__spin */
+  conc__lookout lookout;
+  CONC__APART(0); /* below, other threads write */
+  conc__inbox inbox;
 } conc__loop;
 
 /* --- ready --- */
 
-CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
-  size_t at = (loop->ring_first + loop->ring_count++) & (loop->ring_size - 1);
-  loop->ring[at] = item;
+/* Appends what is to run. There is room: see conc__loop_reserve. */
+CONC__INLINE void conc__ready_push(conc__ready_ring *ring, conc__ready item) {
+  size_t at = (ring->first + ring->count++) & (ring->size - 1);
+  CONC__CHECK(ring->count <= ring->size && item > 1);
+  ring->items[at] = item;
+}
+
+/* The same at the other end: it runs next. */
+CONC__INLINE void conc__ready_push_first(conc__ready_ring *ring,
+                                         conc__ready item) {
+  CONC__CHECK(ring->count < ring->size && item > 1);
+  ring->first = (ring->first - 1) & (ring->size - 1);
+  ring->items[ring->first] = item;
+  ring->count++;
 }
 
 /* With many coroutines the misses on their control blocks and stacks are the
-   cost of a switch: asks for those that come soon. */
-CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
-  size_t mask = loop->ring_size - 1;
-  const conc__ready *ring = loop->ring;
-  if (loop->ring_count > 16) {
-    conc__ready far = ring[(loop->ring_first + 16) & mask];
+   cost of a switch: asks for those that come soon. The control block is asked
+   for first, 16 switches ahead, since the stack's address stands in it; the
+   stack 8 switches ahead. */
+CONC__INLINE void conc__ready_prefetch(const conc__ready_ring *ring) {
+  size_t mask = ring->size - 1;
+  if (ring->count > 16) {
+    conc__ready far = ring->items[(ring->first + 16) & mask];
     __builtin_prefetch((void *)far);
 #if CONC_HAVE_SWITCH_ASM
-    far = ring[(loop->ring_first + 8) & mask];
+    far = ring->items[(ring->first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
       const conc__coro *co = (const conc__coro *)far;
       const char *stack = (const char *)co->actor.fiber.registers[0];
@@ -8845,71 +8918,95 @@ CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
   }
 }
 
-CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
-  size_t mask = loop->ring_size - 1;
-  conc__ready item = loop->ring[loop->ring_first];
-  conc__ready_soon(loop);
-  loop->ring_first = (loop->ring_first + 1) & mask;
-  loop->ring_count--;
+/* Takes the oldest; the ring must not be empty. */
+CONC__INLINE conc__ready conc__ready_pop(conc__ready_ring *ring) {
+  size_t mask = ring->size - 1;
+  conc__ready item = ring->items[ring->first];
+  CONC__CHECK(ring->count > 0);
+  conc__ready_prefetch(ring);
+  ring->first = (ring->first + 1) & mask;
+  ring->count--;
   return item;
 }
 
-/* Room for one more task in the ring and among the timers. */
-CONC__PRIVATE int conc__loop_reserve(conc__loop *loop) {
-  size_t need = loop->alive + 1;
-  if (need > loop->ring_size) {
-    size_t size = loop->ring_size == 0 ? 16 : loop->ring_size * 2;
-    size_t i;
-    conc__ready *ring = (conc__ready *)CONC_MALLOC(size * sizeof *ring);
-    if (ring == NULL) return -ENOMEM;
-    memset(ring, 0, size * sizeof *ring);
-    for (i = 0; i < loop->ring_count; i++)
-      ring[i] =
-          loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
-    CONC_FREE(loop->ring);
-    loop->ring = ring;
-    loop->ring_size = size;
-    loop->ring_first = 0;
-  }
-  if (need > loop->timers_size) {
-    size_t size = loop->timers_size == 0 ? 16 : loop->timers_size * 2;
-    size_t places = CONC__TIMER_SLOTS + size;
-    conc__timer_link *links;
-    conc__timer *timers = (conc__timer *)CONC_REALLOC(
-        loop->timers, places * sizeof *timers);
-    if (timers == NULL) return -ENOMEM;
-    loop->timers = timers;
-    links = (conc__timer_link *)CONC_REALLOC(
-        loop->timers_links, places * sizeof *links);
-    if (links == NULL) return -ENOMEM;
-    loop->timers_links = links;
-    conc__pages_large(timers, places * sizeof *timers);
-    conc__pages_large(links, places * sizeof *links);
-    loop->timers_size = size;
-  }
+/* Doubles the ring. The items are put in order from the first place on, for
+   the mask that wraps them changes. 0 or -ENOMEM: then the ring is as it
+   was. */
+CONC__PRIVATE int conc__ready_grow(conc__ready_ring *ring) {
+  size_t size = ring->size == 0 ? 16 : ring->size * 2;
+  size_t i;
+  conc__ready *items = (conc__ready *)CONC_MALLOC(size * sizeof *items);
+  if (items == NULL) return -ENOMEM;
+  memset(items, 0, size * sizeof *items);
+  for (i = 0; i < ring->count; i++)
+    items[i] = ring->items[(ring->first + i) & (ring->size - 1)];
+  CONC_FREE(ring->items);
+  ring->items = items;
+  ring->size = size;
+  ring->first = 0;
   return 0;
 }
 
 /* --- timers --- */
 
-/* Rounded down: to be compared with what is rounded up. */
+/* Doubles the places. 0 or -ENOMEM: then one of the arrays may be larger than
+   `size` says, which does no harm. */
+CONC__PRIVATE int conc__timers_grow(conc__timers *timers) {
+  size_t size = timers->size == 0 ? 16 : timers->size * 2;
+  size_t count = CONC__TIMER_SLOTS + size;
+  conc__timer_link *links;
+  conc__timer *places =
+      (conc__timer *)CONC_REALLOC(timers->places, count * sizeof *places);
+  if (places == NULL) return -ENOMEM;
+  timers->places = places;
+  links = (conc__timer_link *)CONC_REALLOC(timers->links,
+                                           count * sizeof *links);
+  if (links == NULL) return -ENOMEM;
+  timers->links = links;
+  /* Timers are cancelled in any order: with a million of them, each would be
+     in another small page. */
+  conc__pages_large(places, count * sizeof *places);
+  conc__pages_large(links, count * sizeof *links);
+  timers->size = size;
+  return 0;
+}
+
+/* Room for one more task in the ring and among the timers. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__loop_reserve(conc__loop *loop) {
+  size_t need = loop->alive + 1;
+  int rc = 0;
+  if (need > loop->ready.size) rc = conc__ready_grow(&loop->ready);
+  if (rc == 0 && need > loop->timers.size)
+    rc = conc__timers_grow(&loop->timers);
+  return rc;
+}
+
+/* Seconds as a timer's time. Rounded down: the loop's time is, while a
+   deadline is rounded up (see conc__timers_add), so no timer is early. The
+   limit, which is some 31 years of the monotonic clock, keeps the time within
+   the levels. */
 CONC__INLINE uint64_t conc__timer_time(double seconds) {
   if (!(seconds > 0)) return 0;
   if (seconds > 1e9) seconds = 1e9;
   return (uint64_t)(seconds * CONC__TIMER_UNIT);
 }
 
-/* Puts timer i, whose time is set, into its slot. */
-CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
-  conc__timer *all = loop->timers;
-  conc__timer_link *links = loop->timers_links;
+/* Puts timer i, whose time is set and not before the loop's, into its slot, at
+   the end. `| 1` gives a timer of the loop's own time a highest bit: it is in
+   the lowest level. */
+CONC__INLINE void conc__timers_place(conc__timers *timers, uint32_t i) {
+  conc__timer *all = timers->places;
+  conc__timer_link *links = timers->links;
   uint64_t time = all[i].time;
-  unsigned level = conc__highest_bit((time ^ loop->timers_time) | 1) / 6;
+  unsigned level = conc__highest_bit((time ^ timers->time) | 1) / 6;
   unsigned digit = (unsigned)(time >> level * 6 & 63);
   uint32_t slot = level * 64 + digit;
-  if (!(loop->timers_slots[level] >> digit & 1)) {
-    loop->timers_slots[level] |= (uint64_t)1 << digit;
+  CONC__CHECK(i >= CONC__TIMER_SLOTS && time >= timers->time);
+  CONC__CHECK(level < CONC__TIMER_LEVELS);
+  if (!(timers->slots[level] >> digit & 1)) {
+    timers->slots[level] |= (uint64_t)1 << digit;
     all[slot].time = time >> level * 6 << level * 6;
+    /* Its next is set below, through the links of its previous: itself. */
     links[slot].previous = slot;
   }
   links[i].next = slot;
@@ -8918,52 +9015,70 @@ CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
   links[slot].previous = i;
 }
 
-CONC__PRIVATE void conc__timer_add(conc__loop *loop, conc__coro *co,
-                                   double deadline) {
+/* Sets a timer for a coroutine that has none. It cannot fail: the place was
+   reserved when the coroutine was started. */
+CONC__PRIVATE void conc__timers_add(conc__timers *timers, conc__coro *co,
+                                    double deadline) {
   uint64_t time = conc__timer_time(deadline) + 1;
-  uint32_t i = loop->timers_free;
+  uint32_t i = timers->free;
+  CONC__CHECK(co->timer == 0 && timers->count < timers->size);
   if (i != 0)
-    loop->timers_free = loop->timers_links[i].next;
+    timers->free = timers->links[i].next;
   else
-    i = CONC__TIMER_SLOTS + loop->timers_used++;
-  if (time < loop->timers_time) time = loop->timers_time;
-  loop->timers[i].time = time;
-  loop->timers[i].coro = co;
-  loop->timers_count++;
+    i = CONC__TIMER_SLOTS + timers->used++;
+  if (time < timers->time) time = timers->time;
+  timers->places[i].time = time;
+  timers->places[i].coro = co;
+  timers->count++;
   co->timer = i;
-  conc__timer_place(loop, i);
+  conc__timers_place(timers, i);
 }
 
-CONC__INLINE void conc__timer_free(conc__loop *loop, uint32_t i) {
-  conc__timer_link *links = loop->timers_links;
+/* Takes timer i out of its slot, and makes its place free. It reads no times:
+   that the slot is now empty shows in the links, both neighbours being the
+   same, which is then the slot. */
+CONC__INLINE void conc__timers_take(conc__timers *timers, uint32_t i) {
+  conc__timer_link *links = timers->links;
   uint32_t next = links[i].next;
   uint32_t previous = links[i].previous;
+  CONC__CHECK(timers->count > 0 && i >= CONC__TIMER_SLOTS);
+  CONC__CHECK(links[next].previous == i && links[previous].next == i);
   links[next].previous = previous;
   links[previous].next = next;
-  if (next == previous) /* the slot */
-    loop->timers_slots[next / 64] &= ~((uint64_t)1 << next % 64);
-  links[i].next = loop->timers_free;
-  loop->timers_free = i;
-  loop->timers_count--;
+  if (next == previous) { /* the slot */
+    CONC__CHECK(next < CONC__TIMER_SLOTS);
+    timers->slots[next / 64] &= ~((uint64_t)1 << next % 64);
+  }
+  links[i].next = timers->free;
+  timers->free = i;
+  timers->count--;
 }
 
-CONC__PRIVATE void conc__timer_remove(conc__loop *loop, conc__coro *co) {
-  conc__timer_free(loop, co->timer);
+/* Cancels the timer of a coroutine that has one. */
+CONC__PRIVATE void conc__timers_remove(conc__timers *timers, conc__coro *co) {
+  CONC__CHECK(co->timer != 0 && timers->places[co->timer].coro == co);
+  conc__timers_take(timers, co->timer);
   co->timer = 0;
 }
 
-/* The first of the timers, of which there are some; or its slot, if others
-   are in it, too many to look at. */
-CONC__PRIVATE const conc__timer *conc__timers_first(const conc__loop *loop) {
-  const conc__timer *all = loop->timers;
-  const conc__timer_link *links = loop->timers_links;
-  unsigned level = 0;
+/* The first of the timers, of which there are some. If its slot has eight
+   others or more, too many to look at, the slot itself: it begins no later
+   than any of them ends. */
+CONC__PRIVATE const conc__timer *
+conc__timers_first(const conc__timers *timers) {
+  const conc__timer *all = timers->places;
+  const conc__timer_link *links = timers->links;
+  uint64_t used = timers->slots[0];
+  size_t level = 0;
   uint32_t slot, first, i;
   int n = 0;
-  while (loop->timers_slots[level] == 0) level++;
-  slot = level * 64 + conc__lowest_bit(loop->timers_slots[level]);
+  CONC__CHECK(timers->count > 0); /* so a level has a bit */
+  if (used != 0) /* all timers of such a slot have one time */
+    return &all[links[conc__lowest_bit(used)].next];
+  do used = timers->slots[++level];
+  while (used == 0);
+  slot = (uint32_t)level * 64 + conc__lowest_bit(used);
   first = links[slot].next;
-  if (level == 0) return &all[first]; /* the others are of the same time */
   for (i = links[first].next; i != slot; i = links[i].next) {
     if (++n == 8) return &all[slot];
     if (all[i].time < all[first].time) first = i;
@@ -8971,49 +9086,55 @@ CONC__PRIVATE const conc__timer *conc__timers_first(const conc__loop *loop) {
   return &all[first];
 }
 
-/* The loop's time is where the slot begins. Asks for the timers from the end
-   on, too: each link may miss the cache, and so two are under way. */
-CONC__PRIVATE void conc__timers_spread(conc__loop *loop, uint32_t slot) {
-  const conc__timer *all = loop->timers;
-  const conc__timer_link *links = loop->timers_links;
+/* The loop's time comes to where a slot begins: its timers go some levels
+   lower. The prefetch walks the ring from its end, against the walk of the
+   loop: each link may miss the cache, and so two are under way. */
+CONC__PRIVATE void conc__timers_spread(conc__timers *timers, uint32_t slot) {
+  const conc__timer *all = timers->places;
+  const conc__timer_link *links = timers->links;
   uint32_t i, next;
   uint32_t far = links[slot].previous;
-  loop->timers_time = all[slot].time;
-  loop->timers_slots[slot / 64] &= ~((uint64_t)1 << slot % 64);
+  CONC__CHECK(all[slot].time > timers->time);
+  timers->time = all[slot].time;
+  timers->slots[slot / 64] &= ~((uint64_t)1 << slot % 64);
   for (i = links[slot].next; i != slot; i = next) {
-    next = links[i].next;
+    next = links[i].next; /* placing changes the link */
     far = links[far].previous;
     __builtin_prefetch(&all[far]);
-    conc__timer_place(loop, i);
+    conc__timers_place(timers, i);
   }
 }
 
 /* Makes those ready whose time has come. They go before the others, or
    a burst of new tasks would all begin, each with a stack, before the first
    timer of theirs is heard; but no more than half a batch of them, so that
-   the others have their turn. A coroutine that somebody else is waking at
-   this moment is left to him. */
+   the others have their turn. A coroutine that another thread is waking at
+   this moment is left to that thread.
+   They are collected first and made ready afterwards, the last one first, so
+   that the first is in front; and meanwhile the prefetches arrive. */
 CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
   conc__coro *due[CONC__LOOP_BATCH / 2];
+  conc__timers *timers = &loop->timers;
   uint64_t time = conc__timer_time(now);
   int n = 0;
-  while (n < CONC__LOOP_BATCH / 2 && loop->timers_count > 0) {
-    const conc__timer *first = conc__timers_first(loop);
-    uint32_t i = (uint32_t)(first - loop->timers);
+  while (n < CONC__LOOP_BATCH / 2 && timers->count > 0) {
+    const conc__timer *first = conc__timers_first(timers);
+    uint32_t i = (uint32_t)(first - timers->places);
     if (first->time > time) {
-      /* Later ones need fewer steps then, and the places stay right. */
-      if (i < CONC__TIMER_SLOTS) loop->timers_time = time;
+      /* If it is a slot, none begins by now, and the loop's time may be now:
+         later timers need fewer steps then, and the places stay right. */
+      if (i < CONC__TIMER_SLOTS) timers->time = time;
       break;
     }
     if (i < CONC__TIMER_SLOTS) {
-      conc__timers_spread(loop, i);
+      conc__timers_spread(timers, i);
       continue;
     }
     due[n] = first->coro;
     __builtin_prefetch(due[n]);
     __builtin_prefetch(&due[n]->timer);
     n++;
-    conc__timer_free(loop, i);
+    conc__timers_take(timers, i);
   }
   while (n > 0) {
     conc__coro *co = due[--n];
@@ -9021,38 +9142,52 @@ CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
     __builtin_prefetch(&co->actor.task->kind); /* perhaps it will end */
     __builtin_prefetch(&co->actor.task->done);
     if (!conc__park_retract(&co->actor)) continue;
-    loop->ring_first = (loop->ring_first - 1) & (loop->ring_size - 1);
-    loop->ring[loop->ring_first] = (conc__ready)co;
-    loop->ring_count++;
+    conc__ready_push_first(&loop->ready, (conc__ready)co);
   }
 }
 
 /* ---------------------------------------------------------------------------
    >>poller: epoll, kqueue or poll()
+
+   One of three backends asks the kernel which descriptors are ready. Each has
+   the same five functions: conc__poller_open, _close, _update (tells the
+   kernel what is waited for), _remove, and _wait, which calls conc__fd_ready
+   for each event. What a loop knows of a descriptor is its conc__fd; an entry
+   is made at the first wait, and never goes away before the loop ends.
+
+   Only the loop's thread calls these; other threads reach the poller by its
+   waker alone. In a forked child see conc__fork_reopen.
    ------------------------------------------------------------------------ */
 
-/* The entry of a descriptor; NULL: no memory. */
+/* --- entries --- */
+
+/* The entry of a descriptor, made if there is none; NULL: no memory. It moves
+   when the table grows: do not keep it across a wait. */
 CONC__PRIVATE conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
+  conc__fds *fds = &loop->fds;
   size_t need = (size_t)fd + 1;
-  if (need > loop->fds_size) {
-    size_t size = loop->fds_size == 0 ? 64 : loop->fds_size;
-    conc__fd *fds;
+  if (need > fds->size) {
+    size_t size = fds->size == 0 ? 64 : fds->size;
+    conc__fd *entries;
     while (size < need) size *= 2;
-    fds = (conc__fd *)CONC_REALLOC(loop->fds, size * sizeof *fds);
-    if (fds == NULL) return NULL;
-    memset(fds + loop->fds_size, 0, (size - loop->fds_size) * sizeof *fds);
-    loop->fds = fds;
-    loop->fds_size = size;
+    entries =
+        (conc__fd *)CONC_REALLOC(fds->entries, size * sizeof *entries);
+    if (entries == NULL) return NULL;
+    memset(entries + fds->size, 0, (size - fds->size) * sizeof *entries);
+    fds->entries = entries;
+    fds->size = size;
   }
-  return &loop->fds[fd];
+  return &fds->entries[fd];
 }
 
-/* The poller does not know it. */
+/* The poller does not have the descriptor, or no longer. */
 CONC__PRIVATE void conc__fd_renew(conc__fd *entry) {
   entry->known = entry->drained = false;
   entry->edges = 0;
 }
 
+/* What is waited for at this moment: waiters that have their event already
+   count no more. */
 CONC__PRIVATE int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
@@ -9061,24 +9196,25 @@ CONC__PRIVATE int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
-/* Lets one go on that waits for a descriptor: `ready` is what came, or a
-   negative errno. */
+/* Lets a coroutine go on that waits for a descriptor: `ready` is what came, or
+   a negative errno. */
 CONC__PRIVATE void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w,
                                  int ready) {
   w->ready = ready;
   /* Unless it is being cancelled at this moment: then it is in the inbox,
      and finds that it is ready all the same. */
   if (conc__park_retract(w->actor))
-    conc__ready_push(loop, (conc__ready)w->actor);
+    conc__ready_push(&loop->ready, (conc__ready)w->actor);
 }
 
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
 
 /* The poller says that a descriptor is ready for `events`. */
 CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
+  CONC__CHECK(fd >= 0 && (size_t)fd < loop->fds.size);
   if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
     if (w->ready < 0 || !(w->events & events)) continue;
@@ -9089,75 +9225,95 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
     conc__fd_wake(loop, w, w->events & events);
     news = true;
   }
-  if (!news && (entry->edges & events)) { /* nobody wants to hear of them */
+  /* An edge that is news to no coroutine: the poller is asked for no more of
+     them, until the next wait. */
+  if (!news && (entry->edges & events)) {
     entry->edges &= (unsigned char)~events;
     conc__poller_update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
-    if (entry->watch->armed) loop->fds_waited--;
+    if (entry->watch->armed) loop->fds.waited--;
     entry->watch->armed = false;
-    /* Told even if nobody listens now: an edge does not repeat itself. */
+    /* Even if its owner does not wait now: an edge does not repeat itself. */
     entry->watch->ready(entry->watch, events);
   }
 }
 
 #if CONC_HAVE_EPOLL
 
+/* --- epoll --- */
+
+/* 0, or negative errno: then it is not open. The waker stays in the poller as
+   long as that is open, level-triggered: it is drained at each event. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
-  loop->poller = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->poller < 0) return -errno;
+  loop->poller.fd = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->poller.fd < 0) return -errno;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
-  e.data.u64 = (uint64_t)loop->waker[0];
-  rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
+  e.data.u64 = (uint64_t)loop->poller.waker[0];
+  rc = epoll_ctl(loop->poller.fd, EPOLL_CTL_ADD, loop->poller.waker[0], &e);
   if (rc == 0) return 0;
   rc = -errno;
-  close(loop->poller);
+  close(loop->poller.fd);
   return rc;
 }
 
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
-  close(loop->poller);
+  close(loop->poller.fd);
 }
 
-/* Tells the poller what is waited for. A watched descriptor is told once,
-   edge-triggered: its owner reads it empty before it waits again. So is one of
-   which every waiter has tried first, see conc__fds_verify. Others are told
-   for each wait anew, one-shot: their owner may have closed and reopened them
-   meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
-   which are always ready. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
-  conc__fd *entry = &loop->fds[fd];
+/* How the kernel is to watch a descriptor; notes in the entry of which events
+   it will report edges.
+   A watched descriptor is edge-triggered for good: its owner reads it empty
+   before it waits again. So is a descriptor that every waiter has tried
+   before it began to wait, see conc__fds_verify: the events of earlier waits
+   stay, to spare a call when their direction is waited for again. Any other
+   is one-shot, and given to the kernel again at each wait: its owner may have
+   closed and reopened it meanwhile, which shows as ENOENT. */
+CONC__PRIVATE uint32_t conc__epoll_interest(conc__fd *entry) {
   const conc__fd_waiter *w = entry->waiters;
-  struct epoll_event e;
   int events = conc__fd_events(entry);
-  int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-  if (entry->watch != NULL && entry->known) return 0;
-  memset(&e, 0, sizeof e);
+  uint32_t flags = (uint32_t)EPOLLET;
   while (w != NULL && w->tried) w = w->next;
   if (entry->watch != NULL) {
     entry->edges = 0;
     events = CONC_READ | CONC_WRITE;
-    e.events = (uint32_t)EPOLLET;
   } else if (w == NULL) {
     events |= entry->edges;
     entry->edges = (unsigned char)events;
-    e.events = (uint32_t)EPOLLET;
   } else {
     entry->edges = 0;
-    e.events = EPOLLONESHOT;
+    flags = EPOLLONESHOT;
   }
+  /* Without edges the next byte would come unseen: conc_read may not conclude
+     from the last short read that there is nothing. */
   if (!(entry->edges & CONC_READ)) entry->drained = false;
-  if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
-  if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  if (events & CONC_READ) flags |= EPOLLIN | EPOLLRDHUP;
+  if (events & CONC_WRITE) flags |= EPOLLOUT;
+  return flags;
+}
+
+/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files,
+   which are always ready. */
+CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds.entries[fd];
+  struct epoll_event e;
+  int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (entry->watch != NULL && entry->known) return 0;
+  memset(&e, 0, sizeof e);
+  e.events = conc__epoll_interest(entry);
   for (;;) {
-    /* What is closed here may live on in a duplicate, and be heard of: that
-       belongs to an earlier generation. */
+    /* What is closed here may live on in a duplicate, and then the kernel goes
+       on to report it under this number. Such an event is known by its
+       generation, an earlier one. */
     if (op == EPOLL_CTL_ADD) entry->generation++;
     e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
-    if (epoll_ctl(loop->poller, op, fd, &e) == 0) break;
+    if (epoll_ctl(loop->poller.fd, op, fd, &e) == 0) break;
+    /* `known` was wrong: the descriptor was closed and reopened without
+       conc_close; or it was renewed, and its old file is there all the same.
+       The other call is the right one. */
     if (errno == ENOENT && op == EPOLL_CTL_MOD) {
       op = EPOLL_CTL_ADD;
     } else if (errno == EEXIST && op == EPOLL_CTL_ADD) {
@@ -9172,13 +9328,17 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return 0;
 }
 
+/* Takes a descriptor out of the poller, if it is there and still open. */
 CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
+  conc__fd *entry = &loop->fds.entries[fd];
   memset(&e, 0, sizeof e);
-  if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
-  conc__fd_renew(&loop->fds[fd]);
+  if (entry->known) epoll_ctl(loop->poller.fd, EPOLL_CTL_DEL, fd, &e);
+  conc__fd_renew(entry);
 }
 
+/* epoll_wait until a deadline, as exactly as the kernel can: its plain call
+   has milliseconds, which would make short sleeps up to 1 ms longer. */
 CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
                                    double deadline) {
 #ifdef SYS_epoll_pwait2 /* Linux 5.11: nanoseconds */
@@ -9194,21 +9354,24 @@ CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
   return epoll_wait(poller, e, n, conc__milliseconds(deadline));
 }
 
-/* One look at the poller, at most until the deadline. Whether anything
-   came. */
+/* One look at the poller, at most until the deadline. Returns whether anything
+   came, be it only the waker. What does not fit into the array is reported by
+   the next look: the kernel goes round. */
 CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
-  int n = conc__epoll_wait(loop->poller, e, 128, deadline);
+  int n = conc__epoll_wait(loop->poller.fd, e, 128, deadline);
   int i;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
     int fd = (int)(uint32_t)e[i].data.u64;
     int events = 0;
-    if (fd == loop->waker[0]) {
-      conc__waker_drain(loop->waker);
+    if (fd == loop->poller.waker[0]) {
+      conc__waker_drain(loop->poller.waker);
       continue;
     }
-    if (e[i].data.u64 >> 32 != loop->fds[fd].generation) continue;
+    /* An event of an earlier generation: see conc__poller_update. */
+    if (e[i].data.u64 >> 32 != loop->fds.entries[fd].generation) continue;
+    /* The end and an error are what a read and a write will report. */
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
       events |= CONC_READ;
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
@@ -9220,34 +9383,40 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #elif CONC_HAVE_KQUEUE
 
+/* --- kqueue --- */
+
 /* One change of what is waited for. 0 or negative errno. */
 CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
                                       unsigned short flags) {
   struct kevent e;
   EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
-  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+  return kevent(loop->poller.fd, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
+/* 0, or negative errno: then it is not open. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   int rc;
-  loop->poller = kqueue();
-  if (loop->poller < 0) return -errno;
-  conc__set_cloexec(loop->poller);
-  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
-  if (rc != 0) close(loop->poller);
+  loop->poller.fd = kqueue();
+  if (loop->poller.fd < 0) return -errno;
+  conc__set_cloexec(loop->poller.fd);
+  rc = conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller.fd);
   return rc;
 }
 
 /* (In a forked child it is not open: BSD does not inherit it.) */
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
-  close(loop->poller);
+  close(loop->poller.fd);
 }
 
-/* As for epoll, with two differences: reading and writing are told apart, each
-   one-shot; and files, which kqueue holds for not ready at their end, are left
-   out here. */
+/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files.
+   There are two differences to epoll. Reading and writing are separate
+   filters, each of them one-shot, so there may be two events for one waiter.
+   And files are left out here, since kqueue holds them for not ready at their
+   end. Closing a descriptor removes its filters, whatever duplicates there
+   are: so there is no need for generations, nor to ask whether it is known. */
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   int events = conc__fd_events(entry);
   unsigned short flags = EV_ADD | EV_ONESHOT;
   struct stat st;
@@ -9267,25 +9436,28 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return rc;
 }
 
+/* Takes a descriptor out of the poller, if it is there and still open. */
 CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
-  if (loop->fds[fd].known) { /* those that are not there do no harm */
+  if (loop->fds.entries[fd].known) { /* those that are not there do no harm */
     conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
     conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
   }
-  loop->fds[fd].known = false;
+  loop->fds.entries[fd].known = false;
 }
 
+/* One look at the poller, at most until the deadline. Returns whether anything
+   came, be it only the waker. */
 CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct kevent e[128];
   struct timespec t = {0, 0};
   int n, i;
   if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
-  n = kevent(loop->poller, NULL, 0, e, 128,
+  n = kevent(loop->poller.fd, NULL, 0, e, 128,
              deadline < CONC__NEVER ? &t : NULL);
   for (i = 0; i < n; i++) {
     int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
-    if ((int)e[i].ident == loop->waker[0]) {
-      conc__waker_drain(loop->waker);
+    if ((int)e[i].ident == loop->poller.waker[0]) {
+      conc__waker_drain(loop->poller.waker);
       continue;
     }
     if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
@@ -9296,14 +9468,18 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #else
 
+/* --- poll() --- */
+
+/* The kernel keeps nothing between two calls of poll(): so there is nothing to
+   open, to close or to remove. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   (void)loop;
   return 0;
 }
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
 
-/* poll() is told everything at each call. It reports what is not open by
-   POLLNVAL, and files as ready. */
+/* Nor to update: each call of poll() gets all there is. But a descriptor that
+   is not open is an error at the start of a wait, as with the others. */
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   (void)loop;
   return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
@@ -9313,33 +9489,47 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   (void)loop, (void)fd;
 }
 
+/* Writes what is waited for to p[1] and on, which has room for `room`; returns
+   how many entries of p are used. p[0] is the waker. */
+CONC__PRIVATE size_t conc__poll_fill(const conc__loop *loop, struct pollfd *p,
+                                     size_t room) {
+  size_t count = 1, i;
+  p[0].fd = loop->poller.waker[0];
+  p[0].events = POLLIN;
+  p[0].revents = 0;
+  for (i = 0; i < loop->fds.size && count < room; i++) {
+    const conc__fd *entry = &loop->fds.entries[i];
+    int events;
+    if (entry->waiters == NULL && entry->watch == NULL) continue;
+    events = conc__fd_events(entry);
+    if (events == 0) continue;
+    p[count].fd = (int)i;
+    p[count].events = conc__poll_events(events);
+    p[count++].revents = 0;
+  }
+  return count;
+}
+
+/* One look at the descriptors, at most until the deadline. Returns whether
+   anything came, be it only the waker. poll() reports what is not open by
+   POLLNVAL, and files as ready. */
 CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct pollfd few[64];
   struct pollfd *p = few;
-  size_t count = 1, i;
+  size_t room = 64, count, i;
   int n;
-  if (loop->fds_waited + 1 > 64) {
-    p = (struct pollfd *)CONC_MALLOC((loop->fds_waited + 1) * sizeof *p);
+  if (loop->fds.waited + 1 > room) {
+    p = (struct pollfd *)CONC_MALLOC((loop->fds.waited + 1) * sizeof *p);
     if (p == NULL) { /* the first ones, then; and never for long */
       p = few;
       if (deadline > 0) deadline = conc_now() + 0.01;
+    } else {
+      room = loop->fds.waited + 1;
     }
   }
-  p[0].fd = loop->waker[0];
-  p[0].events = POLLIN;
-  p[0].revents = 0;
-  for (i = 0; i < loop->fds_size; i++) {
-    int events;
-    if (loop->fds[i].waiters == NULL && loop->fds[i].watch == NULL) continue;
-    events = conc__fd_events(&loop->fds[i]);
-    if (events == 0 || (p == few && count == 64)) continue;
-    p[count].fd = (int)i;
-    p[count].events = (short)((events & CONC_READ ? POLLIN : 0) |
-                              (events & CONC_WRITE ? POLLOUT : 0));
-    p[count++].revents = 0;
-  }
+  count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && p[0].revents) conc__waker_drain(loop->waker);
+  if (n > 0 && p[0].revents) conc__waker_drain(loop->poller.waker);
   for (i = 1; n > 0 && i < count; i++) {
     short got = p[i].revents;
     int events = 0;
@@ -9355,8 +9545,37 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #endif
 
+/* --- what every backend has beside it --- */
+
+/* Opens the waker and the poller, which watches it. 0, or negative errno: then
+   neither is open. */
+CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
+  int rc = conc__waker_open(loop->poller.waker);
+  if (rc != 0) return rc;
+  rc = conc__poller_open(loop);
+  if (rc != 0) conc__waker_close(loop->poller.waker);
+  return rc;
+}
+
+/* Closes both. In a forked child: the child's copies alone. */
+CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
+  conc__poller_close(loop);
+  conc__waker_close(loop->poller.waker);
+}
+
 /* ---------------------------------------------------------------------------
    >>coroutine: switching, coroutines as actors, waiting for descriptors
+
+   A coroutine is an actor with a stack, which its loop's thread runs. Here is
+   how it gets the stack, leaves it for the next one that is ready, parks, is
+   woken from its own thread or another one, and waits for descriptors.
+
+   A task has no stack before it runs for the first time. Then it takes over
+   that of a task which has just ended, if there is one, without a switch: see
+   conc__coro_main. So a burst of tasks that do not wait needs one stack.
+
+   Uses >>stack, >>schedule and >>poller; >>loop runs it all. Only >>server
+   has watches.
    ------------------------------------------------------------------------ */
 
 /* --- switching --- */
@@ -9371,25 +9590,33 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
 static const conc__actor_class conc__coro_class = {
     conc__coro_park, conc__coro_wait_fd, conc__coro_wake, false};
 
-/* The loop knows the task no longer. */
+/* The loop knows the task no longer. Comes before conc__task_finish, after
+   which the task may be gone. */
 CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
+  CONC__CHECK(loop->alive > 0);
   loop->alive--;
   conc__task_unlink(t);
 }
 
-/* Gives a task its stack. NULL if there is none: then the task has failed,
-   and the loop's fiber will say so, which may call destructors. */
+/* The control block becomes the actor of a task that has not begun. */
+CONC__INLINE void conc__coro_init(conc__coro *co, conc_task *t) {
+  co->actor.word = 0;
+  conc__actor_init(&co->actor, &conc__coro_class, t);
+}
+
+/* Gives a task its stack. NULL if there is none: then the task has failed, and
+   its end is left to the loop's fiber, for that may call destructors, which
+   must not run on the stack of the coroutine that is just leaving. */
 CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
   if (co == NULL) {
     conc__loop_forget(loop, t);
     t->next = loop->failed;
     loop->failed = t;
-    loop->batch = 0;
+    loop->batch = 0; /* the fiber's turn is next */
     return NULL;
   }
-  co->actor.word = 0;
-  conc__actor_init(&co->actor, &conc__coro_class, t);
+  conc__coro_init(co, t);
   co->loop = loop;
   co->timer = 0;
   conc__fiber_init(&co->actor.fiber, co->map + conc__page,
@@ -9398,10 +9625,11 @@ CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   return co;
 }
 
-/* The next to run: NULL is the loop's own fiber. */
+/* The next to run: NULL is the loop's own fiber, whose turn it is if nothing
+   is ready, or at the end of the batch. */
 CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
-  while (loop->ring_count > 0 && --loop->batch > 0) {
-    conc__ready item = conc__ready_pop(loop);
+  while (loop->ready.count > 0 && --loop->batch > 0) {
+    conc__ready item = conc__ready_pop(&loop->ready);
     conc__coro *co = (conc__coro *)item;
     if (CONC__UNLIKELY(item & 1))
       co = conc__coro_bind(loop, (conc_task *)(item - 1));
@@ -9410,11 +9638,14 @@ CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
   return NULL;
 }
 
-/* Leaves the fiber `from` for the next one. Returns when `from` goes on. */
+/* Leaves the fiber `from` for the next one. Returns when `from` goes on: at
+   once if it is the next itself. `current` is set before the switch, for a
+   fiber that begins asks who it is. `last`: see conc__fiber_switch. */
 CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
                                     bool last) {
   conc__coro *next = conc__loop_next(loop);
   if (next != NULL) {
+    CONC__CHECK(next->loop == loop);
     conc__this.current = &next->actor;
     if (&next->actor.fiber != from)
       conc__fiber_switch(from, &next->actor.fiber, last);
@@ -9425,27 +9656,39 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
   }
 }
 
+/* If the next that is ready has no stack yet, and may have this one, which is
+   of the usual size: takes it off the ring for `co`. False: it is not so, or
+   the batch is over. */
+CONC__INLINE bool conc__coro_take_next(conc__loop *loop, conc__coro *co) {
+  conc__ready_ring *ready = &loop->ready;
+  conc_task *t;
+  if (co->slab == NULL || ready->count == 0) return false;
+  if (!(ready->items[ready->first] & 1)) return false;
+  t = (conc_task *)(ready->items[ready->first] - 1);
+  if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) return false;
+  conc__ready_pop(ready);
+  conc__coro_init(co, t);
+  return true;
+}
+
 /* Runs tasks on this stack, one after the other as long as the next that is
-   ready has none yet, then leaves it for ever. */
+   ready has none yet, then leaves it for ever. It goes on to be used until the
+   switch at the end: that is why a pooled one, which the next task may get, is
+   given back only when nothing but the switch is left, and why one with a
+   mapping of its own is unmapped by the loop's fiber. */
 CONC__PRIVATE void conc__coro_main(void) {
   conc__loop *loop = conc__this.loop;
   conc__coro *co = (conc__coro *)conc__this.current;
   conc__fiber_entered(&loop->fiber);
-  for (;;) {
+  do {
     conc_task *t = co->actor.task;
     void *result;
     int status = conc__task_run(t, &co->actor, &result);
     conc__locals_end(t); /* its destructors may still wait */
+    CONC__CHECK(co->timer == 0 && conc__this.current == &co->actor);
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (co->slab == NULL || loop->ring_count == 0) break;
-    if (!(loop->ring[loop->ring_first] & 1)) break;
-    t = (conc_task *)(loop->ring[loop->ring_first] - 1);
-    if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
-    conc__ready_pop(loop);
-    co->actor.word = 0;
-    conc__actor_init(&co->actor, &conc__coro_class, t);
-  }
+  } while (conc__coro_take_next(loop, co));
   if (co->slab != NULL) {
     conc__stack_put_pooled(&loop->stacks, co);
   } else {
@@ -9458,43 +9701,57 @@ CONC__PRIVATE void conc__coro_main(void) {
 
 /* --- coroutines as actors --- */
 
+/* conc__actor_class.park. CONC__PARKED is set before the timer: if it cannot
+   be set, a wake-up has come and there is nothing to undo. From then on other
+   threads may post the coroutine, but only this thread takes the inbox out: so
+   it is not run before it has left its stack. */
 CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
                                    double deadline) {
   conc__coro *co = (conc__coro *)self;
   conc__loop *loop = co->loop;
+  CONC__CHECK(loop == conc__this.loop && conc__this.current == self);
   if (!conc__park_announce(self, bits, CONC__PARKED)) return;
-  if (deadline < CONC__NEVER) conc__timer_add(loop, co, deadline);
+  if (deadline < CONC__NEVER) conc__timers_add(&loop->timers, co, deadline);
   conc__loop_switch(loop, &co->actor.fiber, false);
-  if (co->timer != 0) conc__timer_remove(loop, co);
+  CONC__CHECK(!(CONC__LOAD_RELAXED(&self->word) & CONC__PARKED));
+  if (co->timer != 0) conc__timers_remove(&loop->timers, co);
 }
 
+/* conc__actor_class.wake: by the thread that has cleared CONC__PARKED, so once
+   for each park. It cannot fail: the ring has room, and the inbox is a list
+   through the coroutines. */
 CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
   conc__coro *co = (conc__coro *)actor;
   conc__loop *loop = co->loop;
   (void)seen;
   if (loop == conc__this.loop) {
-    conc__ready_push(loop, (conc__ready)co);
+    conc__ready_push(&loop->ready, (conc__ready)co);
     return;
   }
   /* The coroutine cannot go on, so the loop cannot end, before it has taken
-     this from the inbox; and that takes the lock which we hold to the end. */
-  conc__mutex_lock(&loop->inbox_guard);
-  co->next = loop->inbox;
-  CONC__STORE(&loop->inbox, co);
-  if (loop->sleeping) {
-    loop->sleeping = false;
-    conc__waker_wake(loop->waker);
+     this from the inbox; and that takes the guard, which this thread holds to
+     the end: so the loop is still there when the guard is released, and
+     conc__loop_close waits for that. */
+  conc__mutex_lock(&loop->inbox.guard);
+  co->next = loop->inbox.first;
+  CONC__STORE(&loop->inbox.first, co);
+  if (loop->inbox.sleeping) { /* the first poster alone wakes it */
+    loop->inbox.sleeping = false;
+    conc__waker_wake(loop->poller.waker);
   }
-  conc__mutex_unlock(&loop->inbox_guard);
+  conc__mutex_unlock(&loop->inbox.guard);
 }
 
+/* Makes ready what other threads have woken, in the order in which it was
+   posted. The look without the guard may miss what is being posted: then the
+   poster finds `sleeping`, or the next turn finds the coroutine. */
 CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
   conc__coro *co, *first = NULL;
-  if (CONC__LOAD(&loop->inbox) == NULL) return;
-  conc__mutex_lock(&loop->inbox_guard);
-  co = loop->inbox;
-  CONC__STORE(&loop->inbox, (conc__coro *)NULL);
-  conc__mutex_unlock(&loop->inbox_guard);
+  if (CONC__LOAD(&loop->inbox.first) == NULL) return;
+  conc__mutex_lock(&loop->inbox.guard);
+  co = loop->inbox.first;
+  CONC__STORE(&loop->inbox.first, (conc__coro *)NULL);
+  conc__mutex_unlock(&loop->inbox.guard);
   while (co != NULL) { /* oldest first */
     conc__coro *next = co->next;
     co->next = first;
@@ -9502,24 +9759,26 @@ CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
     co = next;
   }
   for (; first != NULL; first = first->next)
-    conc__ready_push(loop, (conc__ready)first);
+    conc__ready_push(&loop->ready, (conc__ready)first);
 }
 
 /* --- waiting for descriptors --- */
 
+/* Takes a waiter off its descriptor's list, which it is on. */
 CONC__PRIVATE void conc__fd_unwait(conc__loop *loop, int fd,
                                    conc__fd_waiter *w) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   conc__fd_waiter **p = &entry->waiters;
   while (*p != w) p = &(*p)->next;
   *p = w->next;
-  loop->fds_waited--;
+  CONC__CHECK(loop->fds.waited > 0);
+  loop->fds.waited--;
 }
 
 /* Ends a wait for a descriptor. What came, a negative errno, or 0. */
 CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
                                     conc__fd_waiter *w) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   conc__fd_unwait(loop, fd, w);
   /* One-shot: an event that was meant for another waiter, too, has disarmed
      the descriptor. Without an event it is still armed: if it is closed and a
@@ -9532,14 +9791,24 @@ CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
   return w->ready;
 }
 
-/* Begins one. 0; or it has ended already, and this is what came. */
+/* A wait for edges that the poller reports anyway has begun: the descriptor is
+   in doubt until conc__fds_verify has looked at it. */
+CONC__INLINE void conc__fds_doubt(conc__fds *fds, conc__fd *entry, int fd) {
+  if (entry->doubted) return;
+  entry->doubted = true;
+  entry->next_doubted = fds->doubted;
+  fds->doubted = fd + 1;
+}
+
+/* Begins a wait for a descriptor. 0; or it has ended already, and this is what
+   came, or a negative errno. If 0, conc__fd_wait_end must follow. */
 CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
                                 int events, conc__fd_waiter *w) {
   conc__fd *entry;
   int rc;
   if (fd < 0) return -EBADF;
   /* A wild number must not make the table grow to it. */
-  if ((size_t)fd >= loop->fds_size && fcntl(fd, F_GETFD) < 0) return -EBADF;
+  if ((size_t)fd >= loop->fds.size && fcntl(fd, F_GETFD) < 0) return -EBADF;
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w->actor = actor;
@@ -9548,34 +9817,35 @@ CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
   w->tried = (events & CONC__TRIED) != 0;
   w->next = entry->waiters;
   entry->waiters = w;
-  loop->fds_waited++;
+  loop->fds.waited++;
   if (w->tried && (w->events & ~entry->edges) == 0) {
-    if (!entry->doubted) {
-      entry->doubted = true;
-      entry->next_doubted = loop->doubted;
-      loop->doubted = fd + 1;
-    }
+    conc__fds_doubt(&loop->fds, entry, fd);
     return 0;
   }
   rc = conc__poller_update(loop, fd);
   if (rc == 0) return 0;
+  /* -EPERM: a file, which is always ready. */
   w->ready = rc == -EPERM ? w->events : rc;
   return conc__fd_wait_end(loop, fd, w);
 }
 
-/* Of a descriptor that was tried before each wait, the poller tells edges for
-   good: so under load it takes no system call to wait for it. But it may have
-   been closed and reopened since, or not be as empty as it seemed. So before
-   the loop sleeps, and every now and then, the poller is told of each
-   descriptor for which a wait has begun in that way, which shows all that. */
+/* Of a descriptor that was tried before each wait, the poller reports edges
+   for good: so under load it takes no system call to wait for it. But it may
+   have been closed and reopened since, or not be as empty as it seemed. So
+   before the loop sleeps, and every now and then, the poller is asked again
+   about each descriptor for which a wait has begun in that way: it then
+   reports what is ready by a new edge, or fails if the descriptor is not the
+   one it knew. */
 CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   int fd;
-  while ((fd = loop->doubted - 1) >= 0) {
-    conc__fd *entry = &loop->fds[fd];
+  while ((fd = loop->fds.doubted - 1) >= 0) {
+    conc__fd *entry = &loop->fds.entries[fd];
     conc__fd_waiter *w = entry->waiters;
     int rc;
-    loop->doubted = entry->next_doubted;
+    CONC__CHECK((size_t)fd < loop->fds.size && entry->doubted);
+    loop->fds.doubted = entry->next_doubted;
     entry->doubted = false;
+    /* The wait may have ended meanwhile. */
     if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
     rc = conc__poller_update(loop, fd);
     for (; rc < 0 && w != NULL; w = w->next)
@@ -9585,7 +9855,11 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
 
 #define CONC__WAIT_FDS 3
 
-/* As conc__thread_poll, for a coroutine; n <= CONC__WAIT_FDS. */
+/* Waits for n <= CONC__WAIT_FDS descriptors, as conc__thread_poll does, for a
+   coroutine: returns how many are ready, -ETIMEDOUT or -ECANCELED, and sets
+   each `revents`. A descriptor that cannot be waited for counts as ready, with
+   POLLNVAL. The waiters are on this stack: all of them are taken off again
+   before it returns, whatever came. */
 CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
                                   double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
@@ -9612,10 +9886,15 @@ CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
     p[i].revents = got[i] < 0 ? (short)POLLNVAL : conc__poll_events(got[i]);
     ready += got[i] != 0;
   }
+  /* What is ready comes first: a cancellation is kept for the next wait. */
   if (ready > 0) return ready;
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
 }
 
+/* conc__actor_class.wait_fd: returns what came, -ETIMEDOUT, -ECANCELED or
+   another negative errno. A park may return for no reason, so it is repeated
+   until there is one. With a deadline of 0 there is nothing to wait for: one
+   look by poll(), as a thread's. */
 CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
                                      double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
@@ -9636,6 +9915,8 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
 }
 
+/* --- watches --- */
+
 /* Watches a descriptor, which the caller owns and must unwatch before it
    closes it. 0 or negative errno. */
 CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
@@ -9648,39 +9929,49 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   watch->armed = true;
   rc = conc__poller_update(loop, fd);
   if (rc == 0) {
-    loop->fds_waited++;
+    loop->fds.waited++;
   } else {
     entry->watch = NULL;
   }
   return rc;
 }
 
-/* Whether the poller tells of what is ready once more when the watch is armed
-   again, though it has told of it before: all do but epoll, whose edges do not
-   repeat themselves. */
+/* Whether the poller reports what is ready once more when the watch is armed
+   again, though it has reported it before: all do but epoll, whose edges do
+   not repeat themselves. */
 CONC__INLINE bool conc__watch_repeats(void) { return !CONC_HAVE_EPOLL; }
 
+/* Waits for the next event. Costs no system call. */
 CONC__PRIVATE void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
-  if (!watch->armed) loop->fds_waited++;
+  if (!watch->armed) loop->fds.waited++;
   watch->armed = true;
 }
 
+/* Undoes conc__watch_start; the descriptor is still open. */
 CONC__PRIVATE void conc__watch_stop(conc__loop *loop, int fd) {
-  conc__fd *entry = &loop->fds[fd];
-  if (entry->watch->armed) loop->fds_waited--;
+  conc__fd *entry = &loop->fds.entries[fd];
+  CONC__CHECK((size_t)fd < loop->fds.size && entry->watch != NULL);
+  CONC__CHECK(!entry->watch->armed || loop->fds.waited > 0);
+  if (entry->watch->armed) loop->fds.waited--;
   conc__poller_remove(loop, fd);
   entry->watch = NULL;
 }
 
+/* Whether an actor is a coroutine, so that it may be cast to a conc__coro. */
 CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
   return actor->ops == &conc__coro_class;
 }
 
 /* ---------------------------------------------------------------------------
    >>loop: conc_run, conc_coro_start, conc_sleep; overflows
+
+   The loop's own fiber, which runs in conc_run on the thread's stack: one turn
+   after the other, as conc__loop_run lists their steps. Between its turns the
+   coroutines switch to each other, see >>coroutine. Here are also the public
+   calls that need a loop, and the report of an overflowed stack.
    ------------------------------------------------------------------------ */
 
-/* --- the loop's own turn --- */
+/* --- the sleep of a loop --- */
 
 /* Whether the process has one thread. If it cannot be found out: no. */
 CONC__PRIVATE bool conc__thread_is_only(void) {
@@ -9699,7 +9990,8 @@ CONC__PRIVATE bool conc__thread_is_only(void) {
 }
 
 /* All coroutines wait, and nothing is left that could wake one: says so, and
-   cancels them. One that sleeps for ever may mean to. */
+   cancels them. Not if one of them waits on no list: it sleeps for ever, and
+   may mean to. */
 CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   conc_task *t;
   for (t = loop->tasks; t != NULL; t = t->next)
@@ -9712,124 +10004,180 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
     if (t->next != NULL) conc__report(", ");
   }
   conc__mutex_unlock(&conc__stuck_guard);
-  loop->deadlocked = true;
+  loop->lookout.deadlocked = true;
   for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
 }
 
-/* Nobody is ready: sleeps until something comes. Spins first, as a waiting
-   thread does and for the same reason, unless the next timer is what it
-   waits for. */
-CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
-  double until = CONC__NEVER;
+/* A busy wait before the sleep, as a waiting thread has it and for the same
+   reason: see conc__spin_budget. Not past the next timer, if that is what the
+   loop waits for. Returns whether something has come. */
+CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin spin;
   bool paid = false;
-  /* No timer and no descriptor will wake it: only another thread could. */
-  bool lonely = loop->timers_count == 0 && loop->fds_waited == 0;
-  bool empty;
-  if (loop->timers_count > 0)
-    until = (double)conc__timers_first(loop)->time / CONC__TIMER_UNIT;
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
-    paid = CONC__LOAD(&loop->inbox) != NULL ||
-           (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
+    paid = CONC__LOAD(&loop->inbox.first) != NULL ||
+           (loop->fds.waited > 0 && conc__poller_wait(loop, 0));
   conc__spin_end(&spin, paid);
-  if (paid) return;
-  if (loop->doubted > 0) {
-    if (conc__poller_wait(loop, 0)) return;
-    conc__fds_verify(loop);
-    if (loop->ring_count > 0) return;
-  }
-  conc__mutex_lock(&loop->inbox_guard);
-  empty = loop->inbox == NULL;
-  loop->sleeping = empty;
-  conc__mutex_unlock(&loop->inbox_guard);
-  if (!empty) return;
+  return paid;
+}
+
+/* Looks at the descriptors in doubt, of which the poller might never report
+   anything. First at what it has to report: then most doubts are unfounded,
+   and a look costs one call, a verification one for each. Returns whether
+   something is ready. */
+CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
+  if (loop->fds.doubted == 0) return false;
+  if (conc__poller_wait(loop, 0)) return true;
+  conc__fds_verify(loop);
+  return loop->ready.count > 0;
+}
+
+/* Announces that the loop is about to sleep: from now on a poster wakes the
+   poller. False if something was posted before: then it must not sleep. */
+CONC__PRIVATE bool conc__inbox_begin_sleep(conc__inbox *inbox) {
+  bool empty;
+  conc__mutex_lock(&inbox->guard);
+  CONC__CHECK(!inbox->sleeping);
+  empty = inbox->first == NULL;
+  inbox->sleeping = empty;
+  conc__mutex_unlock(&inbox->guard);
+  return empty;
+}
+
+/* The loop is awake, whatever has woken it: posters need not do so. Returns
+   whether nothing was posted. */
+CONC__PRIVATE bool conc__inbox_end_sleep(conc__inbox *inbox) {
+  bool empty;
+  conc__mutex_lock(&inbox->guard);
+  empty = inbox->first == NULL;
+  inbox->sleeping = false;
+  conc__mutex_unlock(&inbox->guard);
+  return empty;
+}
+
+/* When a loop that only another thread could wake looks again whether there is
+   another thread: after 0.1 s, then after twice as long each time, for the
+   look reads a file. */
+CONC__PRIVATE double conc__loop_look_out(conc__loop *loop) {
+  conc__lookout *l = &loop->lookout;
+  l->patience = l->patience > 0 ? l->patience * 2 : CONC__STUCK_AFTER;
+  return conc_now() + l->patience;
+}
+
+/* No coroutine is ready: sleeps until something comes. */
+CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
+  double until = CONC__NEVER;
+  /* No timer and no descriptor will wake it: only another thread could. */
+  bool lonely = loop->timers.count == 0 && loop->fds.waited == 0;
+  if (loop->timers.count > 0)
+    until = (double)conc__timers_first(&loop->timers)->time / CONC__TIMER_UNIT;
+  if (conc__loop_spin(loop, until)) return;
+  /* Before the announcement: this may make coroutines ready, and a loop that
+     has announced its sleep sleeps. */
+  if (conc__loop_end_doubts(loop)) return;
+  if (!conc__inbox_begin_sleep(&loop->inbox)) return;
   CONC__POINT();
-  if (lonely) {
-    loop->patience = loop->patience > 0 ? loop->patience * 2
-                                        : CONC__STUCK_AFTER;
-    until = conc_now() + loop->patience;
-  }
-  if (loop->stacks.idle <= 1) {
-    loop->trim = 0;
-  } else {
-    double now = conc_now();
-    if (loop->trim <= 0) loop->trim = now + CONC__TRIM_AFTER;
-    if (now >= loop->trim) {
-      conc__stacks_trim(&loop->stacks, true);
-      loop->trim = 0;
-    } else if (until > loop->trim) {
-      until = loop->trim;
-    }
-  }
+  if (lonely) until = conc__loop_look_out(loop);
+  /* Last of all, for it takes time: the loop has nothing else to do now. */
+  until = conc__stacks_tend(&loop->stacks, until);
   lonely = !conc__poller_wait(loop, until) && lonely;
-  conc__mutex_lock(&loop->inbox_guard);
-  lonely = lonely && loop->inbox == NULL;
-  loop->sleeping = false;
-  conc__mutex_unlock(&loop->inbox_guard);
+  /* Nothing has come if the inbox is empty, too: a poster writes to the waker
+     only after it has posted, maybe after the poller's time was out. */
+  lonely = conc__inbox_end_sleep(&loop->inbox) && lonely;
   if (!lonely)
-    loop->patience = 0;
+    loop->lookout.patience = 0;
   else if (conc__thread_is_only())
     conc__loop_give_up(loop);
 }
 
-/* Runs until `until` has finished (NULL: until all tasks have). */
-CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
-  while (loop->alive > 0 &&
-         (until == NULL || !conc_event_is_set(&until->done))) {
-    conc__inbox_take(loop);
-    if (loop->timers_count > 0) conc__timers_expire(loop, conc_now());
-    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
-    if (loop->ring_count > 0) {
-      if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
-    } else {
-      conc__loop_sleep(loop);
-      continue;
-    }
-    loop->batch = CONC__LOOP_BATCH;
-    conc__loop_switch(loop, &loop->fiber, false);
-    while (loop->dead != NULL) {
-      conc__coro *co = loop->dead;
-      loop->dead = co->next;
-      conc__stack_unmap(co);
-    }
-    while (loop->failed != NULL) {
-      conc_task *t = loop->failed;
-      loop->failed = t->next;
-      conc__locals_end(t);
-      conc__task_finish(t, NULL, -ENOMEM);
-    }
+/* --- a turn of the loop --- */
+
+/* Whether there is more to run: `until` has not finished (NULL: some task has
+   not). */
+CONC__INLINE bool conc__loop_goes_on(const conc__loop *loop,
+                                     const conc_task *until) {
+  return loop->alive > 0 &&
+         (until == NULL || !conc_event_is_set(&until->done));
+}
+
+/* Unmaps the stacks that ended coroutines have left. Only here is it certain
+   that none of them is the stack in use. */
+CONC__PRIVATE void conc__loop_bury(conc__loop *loop) {
+  while (loop->dead != NULL) {
+    conc__coro *co = loop->dead;
+    loop->dead = co->next;
+    conc__stack_unmap(co);
   }
 }
 
+/* Ends the tasks for which there was no stack: see conc__coro_bind. */
+CONC__PRIVATE void conc__loop_fail(conc__loop *loop) {
+  while (loop->failed != NULL) {
+    conc_task *t = loop->failed;
+    loop->failed = t->next;
+    conc__locals_end(t);
+    conc__task_finish(t, NULL, -ENOMEM);
+  }
+}
+
+/* Runs until `until` has finished (NULL: until all tasks have), in turns.
+   First come those that could starve: what other threads have woken, whose
+   time has come, whose descriptors are ready. These are appended, or put in
+   front, see conc__timers_expire; then a batch of what is ready has its
+   turn. */
+CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
+  while (conc__loop_goes_on(loop, until)) {
+    conc__inbox_take(loop);
+    if (loop->timers.count > 0) conc__timers_expire(loop, conc_now());
+    /* A loop that never sleeps, too, ends its doubts. */
+    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
+    if (loop->ready.count == 0) {
+      conc__loop_sleep(loop);
+      continue; /* with the inbox and the timers, which may have woken it */
+    }
+    if (loop->fds.waited > 0) conc__poller_wait(loop, 0);
+    loop->batch = CONC__LOOP_BATCH;
+    conc__loop_switch(loop, &loop->fiber, false);
+    conc__loop_bury(loop);
+    conc__loop_fail(loop);
+  }
+}
+
+/* --- conc_run, conc_coro_start --- */
+
+/* Makes a loop for the calling thread. 0, or negative errno: then there is
+   nothing to close. */
 CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
-  int rc;
   memset(loop, 0, sizeof *loop);
   loop->thread_actor = conc__self();
   conc__fiber_init_thread(&loop->fiber);
-  rc = conc__waker_open(loop->waker);
-  if (rc != 0) return rc;
-  rc = conc__poller_open(loop);
-  if (rc != 0) conc__waker_close(loop->waker);
-  return rc;
+  return conc__poller_start(loop);
 }
 
+/* All tasks have ended. */
 CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
-  /* Once this lock is ours, the last of those who posted is gone. */
-  conc__mutex_lock(&loop->inbox_guard);
-  conc__mutex_unlock(&loop->inbox_guard);
-  conc__poller_close(loop);
-  conc__waker_close(loop->waker);
+  CONC__CHECK(loop->alive == 0 && loop->tasks == NULL);
+  CONC__CHECK(loop->ready.count == 0 && loop->timers.count == 0);
+  /* Once this guard is ours, the last thread that posted is gone. */
+  conc__mutex_lock(&loop->inbox.guard);
+  CONC__CHECK(loop->inbox.first == NULL && !loop->inbox.sleeping);
+  conc__mutex_unlock(&loop->inbox.guard);
+  conc__poller_stop(loop);
   conc__stacks_trim(&loop->stacks, false); /* all of them */
-  CONC_FREE(loop->ring);
-  CONC_FREE(loop->timers);
-  CONC_FREE(loop->timers_links);
-  CONC_FREE(loop->fds);
+  CONC__CHECK(loop->stacks.slabs == NULL && loop->stacks.free == NULL);
+  CONC_FREE(loop->ready.items);
+  CONC_FREE(loop->timers.places);
+  CONC_FREE(loop->timers.links);
+  CONC_FREE(loop->fds.entries);
 }
 
 static const conc__kind conc__coro_kind = {
     "Task", true, false, false, NULL, NULL, NULL, NULL, NULL};
 
+/* All that can fail is done here: what the task inherits, and its places in
+   the ring and among the timers. Only the stack, which it gets when it first
+   runs, may fail later: see conc__coro_bind. */
 CONC_API int conc_coro_start(conc_task *task) {
   conc__loop *loop = conc__this.loop;
   conc_task *parent;
@@ -9850,12 +10198,41 @@ CONC_API int conc_coro_start(conc_task *task) {
   task->number = ++loop->numbers;
   loop->alive++;
   conc__task_link(&loop->tasks, task);
-  conc__ready_push(loop, (conc__ready)task | 1);
+  conc__ready_push(&loop->ready, (conc__ready)task | 1);
   return 0;
 }
 
-/* Where the first byte of a stack is that was ever changed. It looks at what
-   no variable lives in, which no tool likes. */
+/* Runs the loop twice: until the task has finished, and then, with all that is
+   left cancelled, until the rest has. */
+CONC_API int conc_run(conc_task *task) {
+  conc__loop *loop;
+  conc_task *t;
+  int rc;
+  conc__init();
+  if (conc__this.loop != NULL) return -EBUSY;
+  loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
+  if (loop == NULL) return -ENOMEM;
+  rc = conc__loop_open(loop);
+  if (rc == 0) {
+    conc__this.loop = loop;
+    rc = conc_coro_start(task);
+    if (rc == 0) {
+      conc__loop_run(loop, task);
+      for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
+      conc__loop_run(loop, NULL);
+      rc = loop->lookout.deadlocked ? -EDEADLK : task->status;
+    }
+    conc__this.loop = NULL;
+    conc__loop_close(loop);
+  }
+  CONC_FREE(loop);
+  return rc;
+}
+
+/* --- conc_stack_used --- */
+
+/* Where the first byte of a stack is that was ever changed: a new stack is
+   zeroed. It looks at what no variable lives in, which no tool likes. */
 #if CONC_HAVE_ASAN
 __attribute__((no_sanitize_address))
 #elif CONC_HAVE_TSAN
@@ -9881,61 +10258,42 @@ CONC_API ssize_t conc_stack_used(conc_task *task) {
   return (const unsigned char *)co - conc__stack_edge(co);
 }
 
-CONC_API int conc_run(conc_task *task) {
-  conc__loop *loop;
-  conc_task *t;
-  int rc;
-  conc__init();
-  if (conc__this.loop != NULL) return -EBUSY;
-  loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
-  if (loop == NULL) return -ENOMEM;
-  rc = conc__loop_open(loop);
-  if (rc == 0) {
-    conc__this.loop = loop;
-    rc = conc_coro_start(task);
-    if (rc == 0) {
-      conc__loop_run(loop, task);
-      for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
-      conc__loop_run(loop, NULL);
-      rc = loop->deadlocked ? -EDEADLK : task->status;
-    }
-    conc__this.loop = NULL;
-    conc__loop_close(loop);
-  }
-  CONC_FREE(loop);
-  return rc;
-}
+/* --- conc_yield_now, conc_sleep --- */
 
+/* conc_yield_now for every other case: a thread, a cancellation, a ring that
+   is empty, the end of a batch, a next task without a stack. */
 CONC__NOINLINE int conc__yield_slow(conc__actor *self) {
   conc__loop *loop = conc__this.loop;
   if (conc__take_cancel(self)) return -ECANCELED;
   if (!conc__is_coro(self)) {
     sched_yield();
   } else {
-    conc__ready_push(loop, (conc__ready)self);
+    conc__ready_push(&loop->ready, (conc__ready)self);
     conc__loop_switch(loop, &self->fiber, false);
   }
   return 0;
 }
 
-/* The same, for a coroutine that nobody cancels, if the next has a stack: it
-   just takes the other's place. */
+/* What conc__yield_slow does with a push, a pop and a switch, in one step for
+   the usual case: a coroutine without a cancellation just takes the next one's
+   place in the ring, if that has a stack. It needs no free place for that. */
 CONC_API_HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
   conc__actor *next;
   size_t first, mask;
   if (CONC__UNLIKELY(!conc__is_coro(self) || conc__may_be_cancelled(self) ||
-                     loop->ring_count == 0 || loop->batch <= 1))
+                     loop->ready.count == 0 || loop->batch <= 1))
     return conc__yield_slow(self);
-  first = loop->ring_first;
-  mask = loop->ring_size - 1;
-  next = (conc__actor *)loop->ring[first];
+  first = loop->ready.first;
+  mask = loop->ready.size - 1;
+  next = (conc__actor *)loop->ready.items[first];
   if (CONC__UNLIKELY((conc__ready)next & 1)) return conc__yield_slow(self);
-  conc__ready_soon(loop);
+  CONC__CHECK(next != self && ((conc__coro *)next)->loop == loop);
+  conc__ready_prefetch(&loop->ready);
   loop->batch--;
-  loop->ring[(first + loop->ring_count) & mask] = (conc__ready)self;
-  loop->ring_first = (first + 1) & mask;
+  loop->ready.items[(first + loop->ready.count) & mask] = (conc__ready)self;
+  loop->ready.first = (first + 1) & mask;
   conc__this.current = next;
   conc__fiber_switch(&self->fiber, &next->fiber, false);
   return 0;
@@ -9955,47 +10313,62 @@ CONC_API int conc_sleep(double seconds) {
   }
 }
 
-/* --- telling of overflows --- */
+/* --- the report of an overflow --- */
 
 static struct sigaction conc__overflow_before[2]; /* SIGSEGV, SIGBUS */
 
+/* Whether an address is in the guard page of a stack. */
 CONC__PRIVATE bool conc__overflow_hit(const conc__coro *co, const void *at) {
   const unsigned char *p = (const unsigned char *)at;
   return p >= co->map && p < co->map + conc__page;
 }
 
-/* On its way to death: so it may do what a handler must not, as long as that
-   does not wait: snprintf of words and numbers. */
+/* The stack of the caller that an access at this address has overflowed: of
+   its generator, which it is on, or its own; NULL: neither. */
+CONC__PRIVATE const conc__coro *conc__overflow_find(const conc__actor *self,
+                                                    const void *at) {
+  if (self == NULL) return NULL;
+  if (self->generator != NULL &&
+      conc__overflow_hit(self->generator->stack, at))
+    return self->generator->stack;
+  if (conc__is_coro(self) && conc__overflow_hit((const conc__coro *)self, at))
+    return (const conc__coro *)self;
+  return NULL;
+}
+
+/* The handler of SIGSEGV and SIGBUS. The process is on its way to death: so
+   the handler may do what it otherwise must not, as long as that does not
+   wait: snprintf of words and numbers. Then the handler goes on that was there
+   before, or the default one: any report of ours only adds to it. */
 CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
                                          void *context) {
   struct sigaction *before = &conc__overflow_before[number != SIGSEGV];
   const conc__actor *self = conc__this.current;
-  const conc__coro *co = NULL;
+  const conc__coro *co = conc__overflow_find(self, info->si_addr);
   char text[256];
-  if (self != NULL && self->generator != NULL &&
-      conc__overflow_hit(self->generator->stack, info->si_addr))
-    co = self->generator->stack;
-  else if (self != NULL && conc__is_coro(self) &&
-           conc__overflow_hit((const conc__coro *)self, info->si_addr))
-    co = (const conc__coro *)self;
   if (co != NULL) {
     const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
     int n = snprintf(text, sizeof text,
                      "conc: %s%.100s has overflowed its stack of %zu bytes "
                      "(.stack_size)\n",
                      what, conc_name(self->task), co->map_size - conc__page);
-    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* it is not heard */
   }
   if (before->sa_flags & SA_SIGINFO) {
     before->sa_sigaction(number, info, context);
   } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
     before->sa_handler(number);
-  } else { /* the same instruction again, or the same signal */
+  } else {
+    /* The instruction is repeated, and kills now; but a signal that was sent
+       (si_code <= 0) does not come again by itself. */
     sigaction(number, before, NULL);
     if (info->si_code <= 0) raise(number);
   }
 }
 
+/* The thread gets its alternate stack here, later ones with their first stack
+   of a coroutine: see conc__stack_make. The old handlers are saved before ours
+   can be called; and once only, or ours would be saved as the old one. */
 CONC_API int conc_report_overflow(void) {
   static conc__mutex guard;
   struct sigaction action;
@@ -10036,12 +10409,12 @@ CONC__PRIVATE void conc__fork_prepare(void) {
   conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
   conc__mutex_lock(&conc__locals_guard);
   conc__mutex_lock(&conc__lock_order_guard);
-  if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox_guard);
+  if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox.guard);
 }
 
 CONC__PRIVATE void conc__fork_parent(void) {
   if (conc__this.loop != NULL)
-    conc__mutex_unlock(&conc__this.loop->inbox_guard);
+    conc__mutex_unlock(&conc__this.loop->inbox.guard);
   conc__mutex_unlock(&conc__lock_order_guard);
   conc__mutex_unlock(&conc__locals_guard);
   conc__mutex_unlock(&conc__threads_guard);
@@ -10121,11 +10494,11 @@ CONC__PRIVATE void conc__fork_revive(conc__loop *loop) {
       ((conc__coro *)t->actor)->queued = false;
       t->actor->notified = NULL; /* they are woken below, or not here */
     }
-  for (i = 0; i < loop->ring_count; i++) {
-    conc__ready r = loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
+  for (i = 0; i < loop->ready.count; i++) {
+    conc__ready r = loop->ready.items[(loop->ready.first + i) & (loop->ready.size - 1)];
     if (!(r & 1)) ((conc__coro *)r)->queued = true;
   }
-  for (co = loop->inbox; co != NULL; co = co->next) co->queued = true;
+  for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
   if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
   for (t = loop->tasks; t != NULL; t = t->next) {
     conc__waiter *w;
@@ -10139,7 +10512,7 @@ CONC__PRIVATE void conc__fork_revive(conc__loop *loop) {
       w->failure = -EAGAIN;
     }
     if (!co->queued && !(co->actor.word & CONC__PARKED))
-      conc__ready_push(loop, (conc__ready)co);
+      conc__ready_push(&loop->ready, (conc__ready)co);
     if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
       conc__unpark(&co->actor, CONC__WOKEN);
   }
@@ -10149,13 +10522,13 @@ CONC__PRIVATE void conc__fork_revive(conc__loop *loop) {
 CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   size_t i;
   conc__poller_close(loop);
-  conc__waker_close(loop->waker);
+  conc__waker_close(loop->poller.waker);
   /* Out of descriptors: it gets those that have just been closed. */
-  if (conc__waker_open(loop->waker) != 0) return;
+  if (conc__waker_open(loop->poller.waker) != 0) return;
   if (conc__poller_open(loop) != 0) return;
-  for (i = 0; i < loop->fds_size; i++) {
-    conc__fd_renew(&loop->fds[i]);
-    if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd_renew(&loop->fds.entries[i]);
+    if (loop->fds.entries[i].waiters != NULL || loop->fds.entries[i].watch != NULL)
       conc__poller_update(loop, (int)i);
   }
 }
@@ -10191,7 +10564,7 @@ CONC__PRIVATE void conc__fork_child(void) {
   conc__mutexes_reset();
   conc__stuck_guard.word = conc__threads_guard.word = 0;
   conc__locals_guard.word = conc__lock_order_guard.word = 0;
-  if (loop != NULL) loop->inbox_guard.word = 0;
+  if (loop != NULL) loop->inbox.guard.word = 0;
   conc__futex_init();
   conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
   conc__fork_count(loop);
@@ -10309,8 +10682,8 @@ CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 /* What the caller's loop knows of a descriptor, or NULL. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
-  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
-  return &loop->fds[fd];
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds.size) return NULL;
+  return &loop->fds.entries[fd];
 }
 
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
@@ -10417,10 +10790,10 @@ CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
 
 CONC_API int conc_close(int fd) {
   conc__loop *loop = conc__this.loop;
-  if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
+  if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds.size) {
     conc__fd_waiter *w;
     conc__poller_remove(loop, fd);
-    for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
+    for (w = loop->fds.entries[fd].waiters; w != NULL; w = w->next)
       conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
@@ -11789,7 +12162,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
   }
   if (loop != NULL) {
     conc__poller_close(loop);
-    conc__waker_close(loop->waker);
+    conc__waker_close(loop->poller.waker);
   }
   conc__task_unlink(mine);
   if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
