@@ -4211,12 +4211,6 @@ CONC__PRIVATE void conc__mutexes_unlock(void) {
   for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
 }
 
-/* In a forked child: the threads that might unlock them are not there. */
-CONC__PRIVATE void conc__mutexes_reset(void) {
-  size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutexes[i].word = 0;
-}
-
 /* --- what a fork calls ---
 
    There is one pthread_atfork in the library. What has to do with a fork has a
@@ -10396,31 +10390,75 @@ CONC_API int conc_report_overflow(void) {
    >>fork: what a forked child makes of what it finds
 
    The child has the memory as it was, and one thread: whatever the others were
-   about to do stays undone. So the fork waits until nobody is inside a guard;
-   then the lists are whole, and the child takes off them who is not there,
-   ends the tasks that nobody runs any more, and wakes whom a missing thread
-   had let go, but not woken yet. Locks name their owners: those are looked at
-   when somebody wants the lock (conc__owner_is_gone).
+   about to do stays undone. So the fork waits until no thread is inside a
+   guard; then the lists are whole, and the child takes off them the waiters
+   that are not there, ends the tasks that no thread runs any more, and wakes
+   the tasks that a missing thread had let go, but not woken yet. Locks name
+   their owners: those are looked at when a task wants the lock
+   (conc__owner_is_gone).
+
+   This is the first row of conc__fork_table (see >>park), for what every
+   program has: guards, wait lists, threads and the caller's loop. The rows of
+   other rooms are independent of each other, and rest on this one: it is the
+   last to prepare, and the first in the child.
    ------------------------------------------------------------------------ */
 
+/* --- the guards, before and after --- */
+
+/* All mutexes that this row holds across a fork, in the order of locks: a
+   thread that holds one of them takes only those below it. That is what the
+   order is for: a fork that waits for one cannot be waited for. */
+static const struct conc__guard_row {
+  conc__mutex *first;
+  size_t count;
+} conc__fork_guards[] = {
+    {&conc__stuck_guard, 1},          /* >>deadlock: a search takes all of the
+                                         next row while it holds this */
+    {conc__mutexes, CONC__MUTEXES},   /* >>park: the objects', in the order of
+                                         conc__mutexes_lock */
+    {&conc__threads_guard, 1},        /* >>park: conc__threads. It may be taken
+                                         inside an object's guard */
+    {&conc__locals_guard, 1},         /* >>local: all arrays of values */
+    {&conc__lock_order_guard, 1},     /* >>lock: the names, and their order */
+};
+
+/* Calls act(guard) for each of them; at last for the inbox of the caller's
+   loop, which a wake-up takes inside an object's guard. The inboxes of other
+   loops need not be whole in the child: their loops end there. */
+CONC__PRIVATE void conc__fork_each_guard(void (*act)(conc__mutex *)) {
+  size_t row, i;
+  for (row = 0; row < sizeof conc__fork_guards / sizeof *conc__fork_guards;
+       row++)
+    for (i = 0; i < conc__fork_guards[row].count; i++)
+      act(&conc__fork_guards[row].first[i]);
+  if (conc__this.loop != NULL) act(&conc__this.loop->inbox.guard);
+}
+
+CONC__PRIVATE void conc__fork_take_guard(conc__mutex *guard) {
+  conc__mutex_lock(guard);
+}
+
+CONC__PRIVATE void conc__fork_release_guard(conc__mutex *guard) {
+  CONC__CHECK(conc__mutex_is_held(guard));
+  conc__mutex_unlock(guard);
+}
+
+/* In the child: free, and without the threads that may be entered as waiting
+   for it, which are not there to be woken. */
+CONC__PRIVATE void conc__fork_reset_guard(conc__mutex *guard) {
+  CONC__CHECK(conc__mutex_is_held(guard));
+  guard->word = 0;
+}
+
 CONC__PRIVATE void conc__fork_prepare(void) {
-  conc__mutex_lock(&conc__stuck_guard);
-  conc__mutexes_lock();
-  conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
-  conc__mutex_lock(&conc__locals_guard);
-  conc__mutex_lock(&conc__lock_order_guard);
-  if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox.guard);
+  conc__fork_each_guard(conc__fork_take_guard);
 }
 
 CONC__PRIVATE void conc__fork_parent(void) {
-  if (conc__this.loop != NULL)
-    conc__mutex_unlock(&conc__this.loop->inbox.guard);
-  conc__mutex_unlock(&conc__lock_order_guard);
-  conc__mutex_unlock(&conc__locals_guard);
-  conc__mutex_unlock(&conc__threads_guard);
-  conc__mutexes_unlock();
-  conc__mutex_unlock(&conc__stuck_guard);
+  conc__fork_each_guard(conc__fork_release_guard);
 }
+
+/* --- what tells which tasks are here --- */
 
 /* The actor of a task that runs, or NULL. */
 CONC__PRIVATE conc__actor *conc__fork_actor(const conc_task *t) {
@@ -10428,25 +10466,60 @@ CONC__PRIVATE conc__actor *conc__fork_actor(const conc_task *t) {
   return t->actor;
 }
 
-/* The loop that a task's thread runs, or NULL. */
-CONC__PRIVATE conc__loop *conc__fork_loop(const conc_task *t) {
-  conc__actor *actor = conc__fork_actor(t);
+/* The tasks of a thread's loop, or NULL: it has none. Only `next` of such a
+   list may be read if it is that of another thread, which changed it without a
+   guard, and was perhaps just doing so: see conc__task_link. */
+CONC__PRIVATE conc_task *conc__fork_tasks_of(const conc_task *thread) {
+  conc__actor *actor = conc__fork_actor(thread);
+  conc__loop *loop;
   if (actor == NULL) return NULL;
-  return ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
-      ->loop;
+  loop = ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
+             ->loop;
+  return loop != NULL ? loop->tasks : NULL;
 }
 
-/* The task stayed in the parent: takes it off the lists that it waits on. */
+/* The tasks of the caller's loop, which have come along into the child. */
+CONC__PRIVATE conc_task *conc__fork_own_tasks(void) {
+  return conc__this.loop != NULL ? conc__this.loop->tasks : NULL;
+}
+
+/* A new generation begins, and what is here of the old ones is listed: the
+   thread that forked, and the coroutines of its loop. */
+CONC__PRIVATE void conc__fork_count_survivors(void) {
+  const conc__loop *loop = conc__this.loop;
+  size_t room = 1 + (loop != NULL ? loop->alive : 0);
+  size_t n = 0;
+  const conc_task *t;
+  uintptr_t *ids =
+      (uintptr_t *)CONC_REALLOC(conc__survivors, room * sizeof *ids);
+  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
+  if (ids == NULL) return; /* those that were here before are again */
+  conc__survivors = ids;
+  ids[n++] = conc__this.actor.id;
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
+    if (conc__fork_actor(t)) ids[n++] = t->actor->id;
+  CONC__CHECK(n <= room);
+  conc__survivors_count = n;
+}
+
+/* --- tasks that stayed behind --- */
+
+/* Takes tasks that stayed in the parent off the lists that they wait on. Their
+   stacks, on which the waiters are, are still in the child's memory as they
+   were: no thread has been started in it that could have got them. */
 CONC__PRIVATE void conc__fork_bury(const conc_task *t) {
-  conc__actor *actor = conc__fork_actor(t);
-  const conc__multiwait *m = actor != NULL ? actor->many : NULL;
-  size_t i;
-  if (actor != NULL && actor->waiting != NULL && actor->waiting->list != NULL)
-    conc__waitlist_remove(actor->waiting);
-  for (; m != NULL; m = m->next)
-    for (i = 0; i < m->n; i++)
-      if (m->nodes[i].waiter.list != NULL)
-        conc__waitlist_remove(&m->nodes[i].waiter);
+  for (; t != NULL; t = t->next) {
+    conc__actor *actor = conc__fork_actor(t);
+    const conc__multiwait *m = actor != NULL ? actor->many : NULL;
+    size_t i;
+    if (actor != NULL && actor->waiting != NULL &&
+        actor->waiting->list != NULL)
+      conc__waitlist_remove(actor->waiting);
+    for (; m != NULL; m = m->next)
+      for (i = 0; i < m->n; i++)
+        if (m->nodes[i].waiter.list != NULL)
+          conc__waitlist_remove(&m->nodes[i].waiter);
+  }
 }
 
 /* How often an actor reads a lock: 0 or 1. */
@@ -10455,134 +10528,62 @@ CONC__PRIVATE uintptr_t conc__fork_reads(conc__actor *actor,
   return actor != NULL && conc__reads_find(actor, rwlock) != NULL;
 }
 
-/* A reader of this lock may have stayed behind: counts those who are here. */
+/* A reader of this lock (NULL: of none) may have stayed behind: counts those
+   that are here, and lets waiters in for whom there is room now. A lock that
+   is shared by processes is not the child's to correct: its readers go on. */
 CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
-  uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
+  uintptr_t n = 0;
   const conc_task *t;
   if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
   if (!(rwlock->word & CONC__READ_FLAG)) return;
-  if (conc__this.loop != NULL)
-    for (t = conc__this.loop->tasks; t != NULL; t = t->next)
-      n += conc__fork_reads(conc__fork_actor(t), rwlock);
+  n += conc__fork_reads(&conc__this.actor, rwlock);
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
+    n += conc__fork_reads(conc__fork_actor(t), rwlock);
   rwlock->word &= CONC__LOCK_WAITERS;
   if (n > 0) rwlock->word |= n * CONC__READ_ONE | CONC__READ_FLAG;
   conc__rwlock_settle(rwlock, false);
 }
 
-/* And ends it, for those who join it here. */
+/* Ends tasks that stayed in the parent, for the tasks that join them here:
+   -ECHILD. `next` is read before: a task may be freed as soon as it has
+   ended. */
 CONC__PRIVATE void conc__fork_end(conc_task *t) {
-  conc__actor *actor = conc__fork_actor(t);
-  int i;
-  if (actor != NULL) {
-    for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
-    conc__fork_recount(actor->changing);
-  }
-  conc__task_end_stayed_in_parent(t);
-}
-
-/* Who waits here and can go on, because somebody has taken it off its list
-   and then did not wake it, or did not make it ready, or because the owner of
-   what it waits for is not here, or nobody is: then who was woken for it may
-   have stayed behind. The latest first, for they go in front again. */
-CONC__PRIVATE void conc__fork_revive(conc__loop *loop) {
-  conc__actor *self = conc__this.current;
-  size_t i;
-  conc_task *t;
-  conc__coro *co;
-  for (t = loop->tasks; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) {
-      ((conc__coro *)t->actor)->queued = false;
-      t->actor->notified = NULL; /* they are woken below, or not here */
+  conc_task *next;
+  for (; t != NULL; t = next) {
+    conc__actor *actor = conc__fork_actor(t);
+    int i;
+    next = t->next;
+    if (actor != NULL) {
+      for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
+      conc__fork_recount(actor->changing);
     }
-  for (i = 0; i < loop->ready.count; i++) {
-    conc__ready r = loop->ready.items[(loop->ready.first + i) & (loop->ready.size - 1)];
-    if (!(r & 1)) ((conc__coro *)r)->queued = true;
-  }
-  for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
-  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
-  for (t = loop->tasks; t != NULL; t = t->next) {
-    conc__waiter *w;
-    co = (conc__coro *)conc__fork_actor(t);
-    if (co == NULL || &co->actor == self) continue;
-    w = co->actor.waiting;
-    if (w != NULL && w->list != NULL && w->recheck_after_fork &&
-        (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
-         conc__owner_is_gone(*w->owner))) {
-      conc__waitlist_remove(w);
-      w->failure = -EAGAIN;
-    }
-    if (!co->queued && !(co->actor.word & CONC__PARKED))
-      conc__ready_push(&loop->ready, (conc__ready)co);
-    if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
-      conc__unpark(&co->actor, CONC__WOKEN);
+    conc__task_end_stayed_in_parent(t);
   }
 }
 
-/* What the kernel shares with the parent, this loop must have for itself. */
-CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
-  size_t i;
-  conc__poller_close(loop);
-  conc__waker_close(loop->poller.waker);
-  /* Out of descriptors: it gets those that have just been closed. */
-  if (conc__waker_open(loop->poller.waker) != 0) return;
-  if (conc__poller_open(loop) != 0) return;
-  for (i = 0; i < loop->fds.size; i++) {
-    conc__fd_renew(&loop->fds.entries[i]);
-    if (loop->fds.entries[i].waiters != NULL || loop->fds.entries[i].watch != NULL)
-      conc__poller_update(loop, (int)i);
-  }
-}
+/* --- what is here goes on --- */
 
-/* What it reads together with other processes, the parent does. */
+/* What an actor reads together with other processes, the parent reads, and
+   will release: the child must not. */
 CONC__PRIVATE void conc__fork_unshare(conc__actor *actor) {
   int i;
   for (i = 0; i < CONC__READS; i++)
     if ((uintptr_t)actor->reads[i] & 1) actor->reads[i] = NULL;
 }
 
-/* Who is here: the thread that forked, and the coroutines of its loop. */
-CONC__PRIVATE void conc__fork_count(conc__loop *loop) {
-  size_t n = 1;
-  conc_task *t;
-  uintptr_t *ids =
-      (uintptr_t *)CONC_REALLOC(conc__survivors,
-                                ((loop != NULL ? loop->alive : 0) + 1) *
-                                    sizeof *ids);
-  if (ids == NULL) return; /* those that were here before are again */
-  conc__survivors = ids;
-  ids[0] = conc__this.actor.id;
-  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) ids[n++] = t->actor->id;
-  conc__survivors_count = n;
+CONC__PRIVATE void conc__fork_unshare_all(void) {
+  const conc_task *t;
+  conc__fork_unshare(&conc__this.actor);
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
+    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
 }
 
-CONC__PRIVATE void conc__fork_child(void) {
-  conc__loop *loop = conc__this.loop;
-  conc_task *mine = NULL;
-  conc_task *others = conc__threads;
-  conc_task *t, *u, *next, *next_u;
-  conc__mutexes_reset();
-  conc__stuck_guard.word = conc__threads_guard.word = 0;
-  conc__locals_guard.word = conc__lock_order_guard.word = 0;
-  if (loop != NULL) loop->inbox.guard.word = 0;
-  conc__futex_init();
-  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
-  conc__fork_count(loop);
-  for (t = others; t != NULL; t = t->next) {
-    conc__loop *l = conc__fork_loop(t);
-    if (t->actor == &conc__this.actor) {
-      mine = t;
-      continue;
-    }
-    conc__fork_bury(t);
-    for (u = l != NULL ? l->tasks : NULL; u != NULL; u = u->next)
-      conc__fork_bury(u);
-  }
-  conc__fork_unshare(&conc__this.actor);
-  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
+/* Of the stuck only those remain that are here. The table is made from nothing
+   since its chains lead through waiters of missing threads. */
+CONC__PRIVATE void conc__fork_find_stuck(void) {
+  const conc_task *t;
   memset(conc__stuck, 0, sizeof conc__stuck);
-  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next) {
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next) {
     conc__actor *actor = conc__fork_actor(t);
     conc__waiter **bucket;
     if (actor == NULL || !actor->waiting || !actor->waiting->stuck) continue;
@@ -10590,22 +10591,123 @@ CONC__PRIVATE void conc__fork_child(void) {
     actor->waiting->next_stuck = *bucket;
     *bucket = actor->waiting;
   }
+}
+
+/* What the kernel shares with the parent, this thread must have for itself: a
+   byte or an event would be lost to the process for which it is not. */
+CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
+  size_t i;
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
-  conc__this.has_waker = false;
-  conc__this.actor.notified = NULL;
-  if (loop != NULL) {
-    conc__fork_reopen(loop);
-    conc__fork_revive(loop);
+  conc__this.has_waker = false; /* it is opened when it is next needed */
+  if (loop == NULL) return;
+  /* Out of descriptors: it gets those that have just been closed. */
+  conc__poller_stop(loop);
+  if (conc__poller_start(loop) != 0) return;
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd *entry = &loop->fds.entries[i];
+    conc__fd_renew(entry);
+    if (entry->waiters != NULL || entry->watch != NULL)
+      conc__poller_update(loop, (int)i);
   }
-  conc__threads = NULL;
-  for (t = others; t != NULL; t = next) {
-    conc__loop *l = conc__fork_loop(t);
-    next = t->next;
-    if (t == mine) continue;
-    for (u = l != NULL ? l->tasks : NULL; u != NULL; u = next_u) {
-      next_u = u->next;
-      conc__fork_end(u);
+}
+
+/* Sets `queued` of each coroutine that is going to run anyway: it runs now, or
+   it is in the ring or the inbox. Forgets wake-ups that were put off: whom
+   they are for is revived, or is not here. */
+CONC__PRIVATE void conc__fork_mark_queued(conc__loop *loop) {
+  conc__ready_ring *ready = &loop->ready;
+  conc__actor *self = conc__this.current;
+  const conc_task *t;
+  conc__coro *co;
+  size_t i;
+  for (t = loop->tasks; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) {
+      ((conc__coro *)t->actor)->queued = false;
+      t->actor->notified = NULL;
     }
+  for (i = 0; i < ready->count; i++) {
+    conc__ready item = ready->items[(ready->first + i) & (ready->size - 1)];
+    if (!(item & 1)) ((conc__coro *)item)->queued = true;
+  }
+  for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
+  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
+}
+
+/* Lets a coroutine go on that waits, if a missing thread had to do with its
+   wait. There are three cases. */
+CONC__PRIVATE void conc__fork_revive(conc__loop *loop, conc__coro *co) {
+  conc__waiter *w = co->actor.waiting;
+  /* It waits for an owner that is not here; or there is no owner, and the task
+     that was woken for it may have stayed behind: it looks again. */
+  if (w != NULL && w->list != NULL && w->recheck_after_fork &&
+      (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
+       conc__owner_is_gone(*w->owner))) {
+    conc__waitlist_remove(w);
+    w->failure = -EAGAIN;
+  }
+  /* A missing thread has cleared CONC__PARKED, and did not come to make it
+     ready. Before the next case, which would push it a second time. */
+  if (!co->queued && !(co->actor.word & CONC__PARKED))
+    conc__ready_push(&loop->ready, (conc__ready)co);
+  /* It is off its list, and was not woken: by a missing thread, or above. */
+  if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
+    conc__unpark(&co->actor, CONC__WOKEN);
+}
+
+/* The latest first, which is the order of the list: those that look again go
+   in front of their wait lists, so the oldest is in front at last. */
+CONC__PRIVATE void conc__fork_revive_all(conc__loop *loop) {
+  const conc_task *t;
+  conc__fork_mark_queued(loop);
+  for (t = loop->tasks; t != NULL; t = t->next) {
+    conc__actor *actor = conc__fork_actor(t);
+    if (actor != NULL && actor != conc__this.current)
+      conc__fork_revive(loop, (conc__coro *)actor);
+  }
+}
+
+/* --- the child --- */
+
+/* Takes the list of threads apart: the caller's task, or NULL if this thread
+   has never used the library, is returned; the others are *others. */
+CONC__PRIVATE conc_task *conc__fork_split(conc_task **others) {
+  conc_task *mine = conc__threads;
+  while (mine != NULL && mine->actor != &conc__this.actor) mine = mine->next;
+  if (mine != NULL) conc__task_unlink(mine);
+  *others = conc__threads;
+  conc__threads = NULL;
+  return mine;
+}
+
+/* The steps, each of which rests on those before it. */
+CONC__PRIVATE void conc__fork_child(void) {
+  conc_task *others, *mine, *t, *next;
+  /* The tools first: everything below may take a guard, or wake. The stand-in
+     for futexes has mutexes of its own, which other threads may have held. */
+  conc__fork_each_guard(conc__fork_reset_guard);
+  conc__futex_init();
+  /* Before anything asks whether an owner is gone. */
+  conc__fork_count_survivors();
+  mine = conc__fork_split(&others);
+  /* Before anything is let go to the first of a wait list: it must be a waiter
+     that is here. */
+  for (t = others; t != NULL; t = t->next)
+    conc__fork_bury(conc__fork_tasks_of(t));
+  conc__fork_bury(others);
+  conc__fork_unshare_all();
+  conc__fork_find_stuck();
+  conc__this.actor.notified = NULL; /* see conc__fork_mark_queued */
+  conc__fork_reopen(conc__this.loop);
+  /* With the new poller: what is revived may run as soon as the fork returns.
+     And before the ends below, which call the program: they must find a loop
+     of which no coroutine is forgotten. */
+  if (conc__this.loop != NULL) conc__fork_revive_all(conc__this.loop);
+  /* Last, for it calls the program's callbacks, which may use all of the
+     library. A thread's loop is found by its task: so the loop's first. */
+  for (t = others; t != NULL; t = next) {
+    next = t->next;
+    conc__fork_end(conc__fork_tasks_of(t));
+    t->next = NULL; /* this one alone */
     conc__fork_end(t);
   }
   if (mine != NULL) conc__task_link(&conc__threads, mine);
@@ -12140,7 +12242,6 @@ CONC__PRIVATE void conc__process_abandon(void) {
   conc__actor *self = &conc__this.actor;
   conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
   conc_task *tasks = loop != NULL ? loop->tasks : NULL;
-  conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
   int i;
   memcpy(reads, self->reads, sizeof self->reads);
@@ -12154,16 +12255,10 @@ CONC__PRIVATE void conc__process_abandon(void) {
   conc__this.worker = NULL;
   conc__survivors_count = 0;
   memset(conc__stuck, 0, sizeof conc__stuck);
-  for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
+  conc__fork_bury(tasks);
   for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
-  for (t = tasks; t != NULL; t = next) {
-    next = t->next;
-    conc__fork_end(t);
-  }
-  if (loop != NULL) {
-    conc__poller_close(loop);
-    conc__waker_close(loop->poller.waker);
-  }
+  conc__fork_end(tasks);
+  if (loop != NULL) conc__poller_stop(loop);
   conc__task_unlink(mine);
   if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
 }
