@@ -9650,21 +9650,6 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
   }
 }
 
-/* If the next that is ready has no stack yet, and may have this one, which is
-   of the usual size: takes it off the ring for `co`. False: it is not so, or
-   the batch is over. */
-CONC__INLINE bool conc__coro_take_next(conc__loop *loop, conc__coro *co) {
-  conc__ready_ring *ready = &loop->ready;
-  conc_task *t;
-  if (co->slab == NULL || ready->count == 0) return false;
-  if (!(ready->items[ready->first] & 1)) return false;
-  t = (conc_task *)(ready->items[ready->first] - 1);
-  if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) return false;
-  conc__ready_pop(ready);
-  conc__coro_init(co, t);
-  return true;
-}
-
 /* Runs tasks on this stack, one after the other as long as the next that is
    ready has none yet, then leaves it for ever. It goes on to be used until the
    switch at the end: that is why a pooled one, which the next task may get, is
@@ -9674,7 +9659,7 @@ CONC__PRIVATE void conc__coro_main(void) {
   conc__loop *loop = conc__this.loop;
   conc__coro *co = (conc__coro *)conc__this.current;
   conc__fiber_entered(&loop->fiber);
-  do {
+  for (;;) {
     conc_task *t = co->actor.task;
     void *result;
     int status = conc__task_run(t, &co->actor, &result);
@@ -9682,7 +9667,16 @@ CONC__PRIVATE void conc__coro_main(void) {
     CONC__CHECK(co->timer == 0 && conc__this.current == &co->actor);
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-  } while (conc__coro_take_next(loop, co));
+    /* Goes on if the next has no stack yet and may have this one, which is of
+       the usual size. (A function of its own, this costs a jump for each
+       task.) */
+    if (co->slab == NULL || loop->ready.count == 0) break;
+    if (!(loop->ready.items[loop->ready.first] & 1)) break;
+    t = (conc_task *)(loop->ready.items[loop->ready.first] - 1);
+    if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
+    conc__ready_pop(&loop->ready);
+    conc__coro_init(co, t);
+  }
   if (co->slab != NULL) {
     conc__stack_put_pooled(&loop->stacks, co);
   } else {
