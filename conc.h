@@ -7737,6 +7737,8 @@ CONC__PRIVATE void conc__stack_unmap(conc__coro *co) {
   munmap(map, size);
 }
 
+/* --- what a burst leaves --- */
+
 /* Gives back the slabs of which no slot is busy, but one of them if `one`.
    Their slots, all of which are in the list of free ones, are taken off it
    first. Not from a stack of the pool. */
@@ -7841,7 +7843,7 @@ CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
 #define CONC__GEN_DELEGATED ((uintptr_t)3)
 #define CONC__GEN_ENDED ((uintptr_t)4)
 
-/* Only its thread changes the word; others look whose it is. */
+/* Sets the state; by the generator's thread alone, which the word names. */
 CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
   CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
 }
@@ -8400,9 +8402,8 @@ CONC__PRIVATE int conc__locals_resize(conc_task *task, size_t count) {
   return 0;
 }
 
-/* The task whose values the caller sees: its own, or that of its thread. A
-   worker's thread has a task of its own in `base`, the actor's being that of
-   the job. */
+/* The task of which the caller sees the values: its own, or the thread's. In a
+   pool's worker the actor's task is the job, and the thread's is in `base`. */
 CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
   conc__actor *self = conc__self();
   if (a->of_task) return self->task;
@@ -8723,7 +8724,7 @@ CONC_API int conc_thread_start(conc_task *task) {
    descriptors by >>io, which sees what is read and closed.
    ------------------------------------------------------------------------ */
 
-/* --- what a loop consists of --- */
+/* --- what is ready, and when: the types --- */
 
 /* Switches between two turns of the loop's own fiber: a turn may cost a system
    call, the look at the poller. */
@@ -8759,7 +8760,7 @@ typedef struct conc__ready_ring {
    of itself and of its two neighbours. */
 typedef struct conc__timer {
   uint64_t time;    /* of a slot: where it begins; unset while it is empty */
-  conc__coro *coro; /* whose wait ends then; unset in a slot */
+  conc__coro *coro; /* its wait ends then; unset in a slot */
 } conc__timer;
 
 /* The same place in a second array. The timers of a slot and the slot itself,
@@ -8781,6 +8782,8 @@ typedef struct conc__timers {
   size_t size;         /* places without the slots: >= the tasks alive */
   uint64_t slots[CONC__TIMER_LEVELS]; /* a bit for each slot in use */
 } conc__timers;
+
+/* --- descriptors and other threads: the types --- */
 
 /* A coroutine that waits for a descriptor; on its stack. */
 typedef struct conc__fd_waiter {
@@ -8849,7 +8852,9 @@ typedef struct conc__lookout {
   bool deadlocked; /* conc__loop_give_up has cancelled all tasks */
 } conc__lookout;
 
-/* One for each conc_run. All but the inbox is its thread's alone. */
+/* --- the loop --- */
+
+/* There is one for each conc_run. All but the inbox is its thread's alone. */
 typedef struct conc__loop {
   /* First what each switch uses, and the start and the end of a task: 64
      bytes on 64-bit machines. */
@@ -8882,7 +8887,7 @@ CONC__INLINE void conc__ready_push(conc__ready_ring *ring, conc__ready item) {
   ring->items[at] = item;
 }
 
-/* The same at the other end: it runs next. */
+/* Puts what is to run before all others. There is room for it, too. */
 CONC__INLINE void conc__ready_push_first(conc__ready_ring *ring,
                                          conc__ready item) {
   CONC__CHECK(ring->count < ring->size && item > 1);
@@ -9054,6 +9059,8 @@ CONC__PRIVATE void conc__timers_remove(conc__timers *timers, conc__coro *co) {
   conc__timers_take(timers, co->timer);
   co->timer = 0;
 }
+
+/* --- timers that are due --- */
 
 /* The first of the timers, of which there are some. If its slot has eight
    others or more, too many to look at, the slot itself: it begins no later
@@ -9472,8 +9479,9 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
 }
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
 
-/* Nor to update: each call of poll() gets all there is. But a descriptor that
-   is not open is an error at the start of a wait, as with the others. */
+/* There is nothing to update either: each call of poll() gets all descriptors.
+   But one that is not open is an error at the start of a wait, as with epoll
+   and kqueue. */
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   (void)loop;
   return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
@@ -9539,7 +9547,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #endif
 
-/* --- what every backend has beside it --- */
+/* --- the poller and its waker --- */
 
 /* Opens the waker and the poller, which watches it. 0, or negative errno: then
    neither is open. */
@@ -9551,7 +9559,8 @@ CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
   return rc;
 }
 
-/* Closes both. In a forked child: the child's copies alone. */
+/* Closes the poller and the waker. In a forked child these are the child's
+   copies: the parent keeps its own. */
 CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
   conc__poller_close(loop);
   conc__waker_close(loop->poller.waker);
@@ -9584,8 +9593,8 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
 static const conc__actor_class conc__coro_class = {
     conc__coro_park, conc__coro_wait_fd, conc__coro_wake, false};
 
-/* The loop knows the task no longer. Comes before conc__task_finish, after
-   which the task may be gone. */
+/* The loop knows the task no longer. This comes before conc__task_finish,
+   after which the task may be gone. */
 CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
   CONC__CHECK(loop->alive > 0);
   loop->alive--;
@@ -9619,8 +9628,8 @@ CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   return co;
 }
 
-/* The next to run: NULL is the loop's own fiber, whose turn it is if nothing
-   is ready, or at the end of the batch. */
+/* The next to run; NULL: the loop's own fiber. That has its turn if nothing is
+   ready, and at the end of the batch. */
 CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
   while (loop->ready.count > 0 && --loop->batch > 0) {
     conc__ready item = conc__ready_pop(&loop->ready);
@@ -9841,6 +9850,8 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   }
 }
 
+/* --- conc__actor_class.wait_fd, and several at once --- */
+
 #define CONC__WAIT_FDS 3
 
 /* Waits for n <= CONC__WAIT_FDS descriptors, as conc__thread_poll does, for a
@@ -9929,7 +9940,8 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
    not repeat themselves. */
 CONC__INLINE bool conc__watch_repeats(void) { return !CONC_HAVE_EPOLL; }
 
-/* Waits for the next event. Costs no system call. */
+/* The owner of the watch waits for the next event. This costs no system
+   call. */
 CONC__PRIVATE void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
   if (!watch->armed) loop->fds.waited++;
   watch->armed = true;
@@ -10110,10 +10122,9 @@ CONC__PRIVATE void conc__loop_fail(conc__loop *loop) {
 }
 
 /* Runs until `until` has finished (NULL: until all tasks have), in turns.
-   First come those that could starve: what other threads have woken, whose
-   time has come, whose descriptors are ready. These are appended, or put in
-   front, see conc__timers_expire; then a batch of what is ready has its
-   turn. */
+   A turn begins with the coroutines that could starve: those that other
+   threads have woken, those that a timer wakes, those with a descriptor that
+   is ready. They join the ring; then a batch of what is in the ring runs. */
 CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
   while (conc__loop_goes_on(loop, until)) {
     conc__inbox_take(loop);
@@ -10523,7 +10534,7 @@ CONC__PRIVATE uintptr_t conc__fork_reads(conc__actor *actor,
 }
 
 /* A reader of this lock (NULL: of none) may have stayed behind: counts those
-   that are here, and lets waiters in for whom there is room now. A lock that
+   that are here, and lets waiters in that may enter now. A lock that
    is shared by processes is not the child's to correct: its readers go on. */
 CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = 0;
@@ -10606,8 +10617,8 @@ CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
 }
 
 /* Sets `queued` of each coroutine that is going to run anyway: it runs now, or
-   it is in the ring or the inbox. Forgets wake-ups that were put off: whom
-   they are for is revived, or is not here. */
+   it is in the ring or the inbox. Forgets wake-ups that were put off: their
+   waiters are revived, or are not here. */
 CONC__PRIVATE void conc__fork_mark_queued(conc__loop *loop) {
   conc__ready_ring *ready = &loop->ready;
   conc__actor *self = conc__this.current;
