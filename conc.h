@@ -4610,7 +4610,10 @@ typedef struct conc__actor_class {
                   its CPU: a thread, not a coroutine */
 } conc__actor_class;
 
-/* A place to switch to; see >>coroutine. */
+/* A place to switch to; see >>stack. The type stands here since an actor holds
+   one by value: a switch needs it together with the actor's word, and both are
+   in one cache line. (After the actor, in a conc__coro, it would be in another
+   one, and before it the actor would not be aligned as its id wants it.) */
 typedef struct conc__fiber {
 #if CONC_HAVE_SWITCH_ASM
   void *registers[4]; /* stack, program counter, frame, one more */
@@ -5113,12 +5116,6 @@ CONC__PRIVATE void conc__mutexes_lock(void) {
 CONC__PRIVATE void conc__mutexes_unlock(void) {
   size_t i;
   for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
-}
-
-/* In a forked child: the threads that might unlock them are not there. */
-CONC__PRIVATE void conc__mutexes_reset(void) {
-  size_t i;
-  for (i = 0; i < CONC__MUTEXES; i++) conc__mutexes[i].word = 0;
 }
 
 /* --- what a fork calls ---
@@ -8244,11 +8241,18 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    >>stack: the switch, and the memory of stacks
 
    A fiber is a place to switch to: the stack of a coroutine or a generator, or
-   the thread's own.
+   the thread's own. Its type stands in >>park, with the reason.
    The assembly is inline and lists everything as clobbered, so that the
    compiler saves just what is live at each switch; it goes on by an indirect
    jump, which is predicted, where a return would not be.
+
+   A stack belongs to one thread at a time, which makes, uses and frees it: so
+   there are no locks here. It cannot be given back from itself before the last
+   switch away from it: the functions say which of them may be called there.
+   This room is used by >>generator and >>coroutine; it knows nothing of loops.
    ------------------------------------------------------------------------ */
+
+/* --- the switch --- */
 
 #if CONC_HAVE_ASAN
 void __sanitizer_start_switch_fiber(void **, const void *, size_t);
@@ -8330,10 +8334,12 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 
 #endif
 
-/* Goes on at `to`; returns when somebody switches back to `from`. `last`: the
-   stack of `from` is not needed any more. */
+/* Goes on at `to`; returns when a switch comes back to `from`. `last`: the
+   stack of `from` is not needed any more, and no switch will come. The
+   sanitizers are told before, and ASan again after it has come back. */
 CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
                                      bool last) {
+  CONC__CHECK(from != to);
 #if CONC_HAVE_ASAN
   __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
                                  to->asan_bottom, to->asan_size);
@@ -8353,6 +8359,8 @@ CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
 #endif
 }
 
+/* --- fibers --- */
+
 /* The calling thread's own stack as a fiber. ASan learns its bounds when it
    is first left; see conc__fiber_entered. */
 CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
@@ -8362,8 +8370,9 @@ CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
 #endif
 }
 
-/* First thing on a new stack; `main_fiber` is told its bounds, when it is
-   where we came from. */
+/* The first call on a new stack. ASan now says where the switch came from: if
+   that is the thread's stack, left for the first time, `main_fiber` is given
+   its bounds, without which nothing could switch back to it. */
 CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
 #if CONC_HAVE_ASAN
   const void *bottom;
@@ -8385,6 +8394,7 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
 #if CONC_HAVE_SWITCH_ASM
   /* As after a call: the return address (none) on an aligned stack. */
   uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
+  CONC__CHECK(size >= 1024);
 #if defined(__x86_64__)
   top -= 8;
   *(void **)top = NULL;
@@ -8400,7 +8410,7 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   makecontext(&f->context, entry, 0);
 #endif
 #if CONC_HAVE_ASAN
-  /* Whoever used the stack last left by a jump, and its frames poisoned. */
+  /* The last user of the stack left it by a jump, and its frames poisoned. */
   __asan_unpoison_memory_region(stack, size);
   f->asan_fake = NULL;
   f->asan_bottom = stack;
@@ -8410,6 +8420,8 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
 #endif
 }
+
+/* --- control blocks and slabs --- */
 
 /* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
    the stack. */
@@ -8425,41 +8437,50 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
    same place in every page they would evict each other. */
 typedef struct conc__coro {
   conc__actor actor; /* first: an actor that is a coroutine is its coroutine */
-  struct conc__loop *loop;
-  struct conc__coro *next; /* in the inbox, or among the free or the dead */
+  struct conc__loop *loop; /* the loop that runs it; a generator's: unset */
+  struct conc__coro *next; /* in the inbox, among the free or the dead of its
+                              loop, or among a thread's spare stacks */
   uint32_t timer;          /* its place among the loop's timers; 0: none */
   unsigned char *map;      /* where its mapping begins: the guard page */
-  size_t map_size;
-  size_t valgrind;
+  size_t map_size;         /* bytes, with the guard page and this block */
+  size_t valgrind;         /* the number that Valgrind has given the stack */
   struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
-  bool queued;             /* for conc__fork_child */
+  bool queued;             /* for conc__fork_revive alone */
 } conc__coro;
 
 /* Stacks of CONC_STACK_SIZE come from slabs, each twice as large as the one
-   before, and are reused last in, first out: the warmest first. Per loop, so
-   without locks. */
+   before, and are reused last in, first out: the warmest first. Each loop has
+   its own, so there are no locks. */
 typedef struct conc__slab {
   struct conc__slab *next;
-  unsigned char *map;
-  size_t slots, used; /* slots from `used` on were never touched */
-  size_t busy;        /* slots that a task has */
-  bool leaves;        /* for conc__stacks_trim */
+  unsigned char *map; /* of all its slots */
+  size_t slots;
+  size_t used;        /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has; the others below `used` are in
+                         the pool's list */
+  bool leaves;        /* for conc__stacks_trim alone */
 } conc__slab;
 
 typedef struct conc__stacks {
-  conc__coro *free;
-  conc__slab *slabs;
-  size_t idle; /* slabs of which no slot is busy */
+  conc__coro *free;  /* slots that are used and not busy, the latest first */
+  conc__slab *slabs; /* the latest first: only this one may have slots that
+                        were never touched */
+  size_t idle;       /* slabs of which no slot is busy */
+  double trim_at;    /* when some are given back; 0: no time is set */
 } conc__stacks;
+
+#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* --- where a handler runs when a stack has overflowed --- */
 
+/* Whether conc_report_overflow was called. Set once; a thread that does not
+   see it yet makes its first stacks without an alternate one. */
 static bool conc__overflow_report;
 
 #define CONC__ALTERNATE_SIZE 65536
 
-/* Gives the thread an alternate signal stack; on its own the handler could
-   not run when that has overflowed. */
+/* Gives the thread an alternate signal stack, unless it has one; on its own
+   the handler could not run when that has overflowed. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__alternate_open(void) {
   stack_t stack;
   if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
@@ -8474,6 +8495,7 @@ CONC__PRIVATE int conc__alternate_open(void) {
   return 0;
 }
 
+/* The thread ends. A stack that the program has set is left to it. */
 CONC__PRIVATE void conc__alternate_close(void) {
   stack_t none;
   if (conc__this.alternate == NULL) return;
@@ -8484,15 +8506,18 @@ CONC__PRIVATE void conc__alternate_close(void) {
   conc__this.alternate = NULL;
 }
 
-/* --- their memory --- */
+/* --- the memory of stacks --- */
 
+/* A size in whole pages. */
 CONC__PRIVATE size_t conc__stack_round(size_t size) {
   return (size + conc__page - 1) / conc__page * conc__page;
 }
 
-/* Of the n-th stack: by how many bytes its control block is shifted. */
-CONC__INLINE size_t conc__colour(size_t n) { return n % 15 * 64; }
+/* By how many bytes the control block of the n-th stack is shifted: less than
+   1024. */
+CONC__INLINE size_t conc__stack_colour(size_t n) { return n % 15 * 64; }
 
+/* Of a slab: the guard page, and CONC_STACK_SIZE with the control block. */
 CONC__PRIVATE size_t conc__stack_slot_size(void) {
   return conc__page + conc__stack_round(CONC_STACK_SIZE);
 }
@@ -8513,48 +8538,71 @@ CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
   return co;
 }
 
+/* Adds a slab of which nothing was touched yet: mapped, so it costs memory
+   only as it is used. NULL: no memory. */
+CONC__PRIVATE conc__slab *conc__slab_add(conc__stacks *pool) {
+  size_t slots = pool->slabs == NULL ? 16 : pool->slabs->slots * 2;
+  conc__slab *slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
+  if (slab == NULL) return NULL;
+  if (slots > 4096) slots = 4096;
+  slab->map = (unsigned char *)conc__pages_map(slots *
+                                               conc__stack_slot_size());
+  if (slab->map == NULL) {
+    CONC_FREE(slab);
+    return NULL;
+  }
+  slab->slots = slots;
+  slab->used = slab->busy = 0;
+  slab->next = pool->slabs;
+  pool->slabs = slab;
+  pool->idle++;
+  return slab;
+}
+
+/* A task gets a slot, which is in the pool's list no more. If no other slot of
+   the slab is busy, the slab has been idle until now. */
+CONC__INLINE void conc__slab_take_slot(conc__stacks *pool, conc__slab *slab) {
+  CONC__CHECK(slab->busy < slab->used);
+  CONC__CHECK(slab->busy > 0 || pool->idle > 0);
+  pool->idle -= slab->busy++ == 0;
+}
+
+/* A stack of the usual size: the one that was given back last; else the next
+   slot of the latest slab; else the first one of a new slab. NULL: no memory,
+   or no guard page. */
 CONC__PRIVATE conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   conc__coro *co = pool->free;
   conc__slab *slab = pool->slabs;
-  size_t slot = conc__stack_slot_size();
+  size_t slot;
   if (co != NULL) {
     pool->free = co->next;
-    pool->idle -= co->slab->busy++ == 0;
+    conc__slab_take_slot(pool, co->slab);
     return co;
   }
-  if (slab == NULL || slab->used == slab->slots) {
-    size_t slots = slab == NULL ? 16 : slab->slots * 2;
-    if (slots > 4096) slots = 4096;
-    slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
-    if (slab == NULL) return NULL;
-    slab->map = (unsigned char *)conc__pages_map(slots * slot);
-    if (slab->map == NULL) {
-      CONC_FREE(slab);
-      return NULL;
-    }
-    slab->slots = slots;
-    slab->used = slab->busy = 0;
-    slab->next = pool->slabs;
-    pool->slabs = slab;
-    pool->idle++;
-  }
+  if (slab == NULL || slab->used == slab->slots) slab = conc__slab_add(pool);
+  if (slab == NULL) return NULL;
+  slot = conc__stack_slot_size();
   co = conc__stack_make(slab->map + slab->used * slot, slot,
-                        conc__colour(slab->used));
-  if (co == NULL) return NULL;
+                        conc__stack_colour(slab->used));
+  if (co == NULL) return NULL; /* the slot counts as never touched */
   slab->used++;
   co->slab = slab;
-  pool->idle -= slab->busy++ == 0;
+  conc__slab_take_slot(pool, slab);
   return co;
 }
 
-/* Gives one back, from the stack itself: it is used until the next switch. */
+/* Gives back a stack of conc__stack_get_pooled. May be called from the stack
+   itself, which is used until the next switch: this thread alone takes stacks
+   from the pool, and does not before that. */
 CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  CONC__CHECK(co->slab->busy > 0);
   co->next = pool->free;
   pool->free = co;
   pool->idle += --co->slab->busy == 0;
 }
 
-/* A control block with a stack that has a mapping of its own. NULL: no
+/* A control block with a stack of at least `size` bytes that has a mapping of
+   its own; 1024 more are for the colour, and for rounding down. NULL: no
    memory. */
 CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
@@ -8563,7 +8611,8 @@ CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
   map = (unsigned char *)conc__pages_map(size);
   if (map == NULL) return NULL;
-  co = conc__stack_make(map, size, conc__colour((uintptr_t)map / conc__page));
+  co = conc__stack_make(map, size,
+                        conc__stack_colour((uintptr_t)map / conc__page));
   if (co == NULL) munmap(map, size);
   return co;
 }
@@ -8586,21 +8635,27 @@ CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
   conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
 }
 
+/* Frees a stack of conc__stack_map. Not from the stack itself. */
 CONC__PRIVATE void conc__stack_unmap(conc__coro *co) {
   unsigned char *map = co->map;
   size_t size = co->map_size;
-  conc__stack_unmake(co);
+  CONC__CHECK(co->slab == NULL);
+  conc__stack_unmake(co); /* the last look at the control block */
   munmap(map, size);
 }
 
-/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+/* --- what a burst leaves --- */
+
+/* Gives back the slabs of which no slot is busy, but one of them if `one`.
+   Their slots, all of which are in the list of free ones, are taken off it
+   first. Not from a stack of the pool. */
 CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   conc__slab **s = &pool->slabs;
   conc__coro **p = &pool->free;
   conc__slab *slab;
   for (slab = pool->slabs; slab != NULL; slab = slab->next)
     slab->leaves = slab->busy == 0;
-  /* The oldest, which is the smallest, stays. */
+  /* The oldest, which is the smallest, stays, if it is idle. */
   if (one)
     for (slab = pool->slabs; slab != NULL; slab = slab->next)
       if (slab->leaves && slab->next == NULL) slab->leaves = false;
@@ -8616,6 +8671,7 @@ CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   while (*s != NULL) {
     slab = *s;
     if (slab->leaves) {
+      CONC__CHECK(slab->busy == 0 && pool->idle > 0);
       *s = slab->next;
       pool->idle--;
       munmap(slab->map, slab->slots * conc__stack_slot_size());
@@ -8626,33 +8682,88 @@ CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
   }
 }
 
+/* Called when the pool's loop is about to sleep until `until`: gives back the
+   slabs that a burst has left, once that is CONC__TRIM_AFTER seconds ago.
+   Returns until when the loop may sleep, so as not to miss that. */
+CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
+  double now;
+  if (pool->idle <= 1) {
+    pool->trim_at = 0; /* they are in use again */
+    return until;
+  }
+  now = conc_now();
+  if (pool->trim_at <= 0) pool->trim_at = now + CONC__TRIM_AFTER;
+  if (now < pool->trim_at)
+    return until < pool->trim_at ? until : pool->trim_at;
+  conc__stacks_trim(pool, true);
+  pool->trim_at = 0;
+  return until;
+}
+
 /* ---------------------------------------------------------------------------
    >>generator: conc_gen
 
    A generator has a stack and no actor: its code runs as the actor that has
-   resumed it. If that parks meanwhile, the registers that are saved for it are
-   the generator's; so nothing need be known of generators there, only the
-   sanitizers want to be told on which stack an actor is.
+   resumed it. If the actor parks meanwhile, the registers that are saved for
+   it are the generator's; so a park needs to know nothing of generators, and
+   only the sanitizers must be told on which stack an actor is.
    If generators delegate to each other, the root is the one that is resumed.
-   They are a ring: the root's `next` is the leaf, which goes on then, and each
-   other's is the one that goes on at its end. The root's `stack` is that which
-   the leaf runs on; one that was begun and then delegated to has there what
-   the root had before. One that has not begun when another delegates to it
-   is just called by that, on the same stack, as long as there is as much room
-   as it would have on its own: that is why stacks of generators are twice as
-   large as they were asked for.
+   They are a ring: the root's `next` is the leaf, which goes on then, and the
+   `next` of any other is the one that goes on at its end. The root's `stack`
+   is the one that the leaf runs on; a generator that was begun and then
+   delegated to has in its own `stack` what the root had before. A generator
+   that has not begun when another delegates to it is just called by that, on
+   the same stack, as long as there is as much room as it would have on its
+   own: that is why stacks of generators are twice as large as they were asked
+   for.
    Each stack is a mapping of its own: a generator that is left suspended at
    the end of its thread, or of a loop, keeps nothing else.
+
+   Uses >>park and >>stack; needs no loop.
    ------------------------------------------------------------------------ */
 
+/* --- the word of a generator ---
+
+   Zero before it is resumed for the first time; then the address of its
+   conc__thread, in whose lower bits there is room, and a state. The first
+   resume (or close) sets the thread, by a compare-and-swap, for ever. From
+   then on only that thread writes the word, without any order: other threads
+   may read it at any time, but they use the address alone, to return -EPERM.
+
+   NEW         must be set from the first resume until it has a stack; may stay
+               if there was no memory for one.
+   SUSPENDED   must be set while it stands at a conc_yield, or is about to
+               begin: it may be resumed.
+   RUNNING     must be set in a root from its resume until that returns: its
+               leaf runs.
+   DELEGATED   must be set in any other of a ring: another one waits for its
+               end. It does not tell whether it is the leaf.
+   ENDED       set at its end, or by a close of a NEW one; never cleared.
+
+   From SUSPENDED to RUNNING and back is by far the most frequent change, so
+   SUSPENDED is the zero: one comparison of the word tells that it is ours and
+   may be resumed. */
 #define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
 #define CONC__GEN_SUSPENDED ((uintptr_t)0)
-#define CONC__GEN_NEW ((uintptr_t)1) /* and has a thread */
+#define CONC__GEN_NEW ((uintptr_t)1)
 #define CONC__GEN_RUNNING ((uintptr_t)2)
-#define CONC__GEN_DELEGATED ((uintptr_t)3) /* another waits for its end */
+#define CONC__GEN_DELEGATED ((uintptr_t)3)
 #define CONC__GEN_ENDED ((uintptr_t)4)
 
-CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
+/* Sets the state; by the generator's thread alone, which the word names. */
+CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
+  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
+}
+
+CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
+  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
+}
+
+/* --- stacks that a thread keeps for the next generators --- */
+
+/* Gives back a stack that was asked for with this size: to be kept, up to 64
+   of the usual size, or unmapped. Not from the stack itself. */
+CONC__PRIVATE void conc__gen_stack_put(conc__coro *co, size_t size) {
   conc__thread *thread = &conc__this;
   if (size > CONC_STACK_SIZE || thread->spares == 64) {
     conc__stack_unmap(co);
@@ -8663,25 +8774,33 @@ CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
   thread->spares++;
 }
 
-CONC__PRIVATE conc__coro *conc__spare_get(size_t size) {
+/* A stack of twice that size. NULL: no memory. */
+CONC__PRIVATE conc__coro *conc__gen_stack_get(size_t size) {
   conc__thread *thread = &conc__this;
   conc__coro *co = thread->spare;
   if (size > SIZE_MAX / 4) return NULL;
   if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
   if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
+  CONC__CHECK(thread->spares > 0);
   thread->spare = co->next;
   thread->spares--;
   return co;
 }
 
-/* The thread ends. */
-CONC__PRIVATE void conc__spares_free(void) {
+/* The thread ends: unmaps what it keeps, and its alternate signal stack. */
+CONC__PRIVATE void conc__gen_stacks_free(void) {
   while (conc__this.spare != NULL)
-    conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+    conc__stack_unmap(conc__gen_stack_get(CONC_STACK_SIZE));
+  CONC__CHECK(conc__this.spares == 0);
   conc__alternate_close();
 }
 
-/* As conc__fiber_switch: `self` goes on at `to`. */
+/* --- switching --- */
+
+/* conc__fiber_switch for generators: `self`, the actor that runs, goes on at
+   `to`. The sanitizers know a coroutine by its own fiber: which gets the
+   bounds of the stack that it is going to run on. A thread needs none of
+   that, for its fiber is not switched to. */
 CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
                                    conc__fiber *to, bool last) {
 #if CONC_HAVE_ASAN || CONC_HAVE_TSAN
@@ -8700,11 +8819,12 @@ CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
   conc__fiber_switch(from, to, last);
 }
 
-/* The generator whose code runs. */
+/* The generator whose code runs: there must be one. */
 CONC__INLINE conc_gen *conc__gen_leaf(void) {
   return conc__this.current->generator->next;
 }
 
+/* What the conc_yield that goes on now is to return; once. */
 CONC__INLINE int conc__gen_take_status(conc_gen *g) {
   int status = g->status;
   if (CONC__UNLIKELY(status != 0)) g->status = 0;
@@ -8712,8 +8832,9 @@ CONC__INLINE int conc__gen_take_status(conc_gen *g) {
 }
 
 /* Leaves a stack for another one of the same root or for their caller.
-   Returns when it goes on, with what the leaf is told; then who it was may be
-   another actor, with another root. */
+   Returns when it goes on, with the status of the leaf. By then another actor
+   may have resumed it, with another root: so nothing of `self` is used after
+   the switch. */
 CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
                                  conc__fiber *to) {
   conc__gen_switch(self, &stack->actor.fiber, to, false);
@@ -8728,28 +8849,27 @@ CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
 }
 
 /* Puts the ring of `inner` into that of the root, before its leaf; or takes it
-   out again: then its leaf is `inner`. */
+   out again: then its leaf is `inner`. (Swapping the `next` of two elements
+   joins two rings, and parts one.) */
 CONC__INLINE void conc__gen_splice(conc_gen *root, conc_gen *inner) {
   conc_gen *next = root->next;
   root->next = inner->next;
   inner->next = next;
 }
 
+/* At the beginning and at the end of a delegation by a switch: the root has
+   the stack that the leaf runs on. */
 CONC__INLINE void conc__gen_swap_stacks(conc_gen *root, conc_gen *inner) {
   conc__coro *stack = root->stack;
   root->stack = inner->stack;
   inner->stack = stack;
 }
 
-/* Only its thread changes the word; others look whose it is. */
-CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
-  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
-}
+/* --- its beginning and its end --- */
 
-CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
-  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
-}
-
+/* The first function on the stack of a generator. All that it knows at its end
+   it asks anew: its stack may have been resumed by one actor when it began,
+   and by another one, in another ring, since. */
 CONC__PRIVATE void conc__gen_main(void) {
   conc_gen *g = conc__gen_leaf();
   conc__actor *self;
@@ -8757,14 +8877,17 @@ CONC__PRIVATE void conc__gen_main(void) {
   conc__fiber *from, *to;
   conc__fiber_entered(conc__this.current->caller);
   g->value = g->target(g->arg);
+  CONC__CHECK(conc__gen_leaf() == g);
+  CONC__CHECK(conc__gen_state(g) == CONC__GEN_RUNNING ||
+              conc__gen_state(g) == CONC__GEN_DELEGATED);
   conc__gen_set(g, CONC__GEN_ENDED);
-  self = conc__this.current; /* who has resumed it last */
+  self = conc__this.current; /* which has resumed it last */
   root = self->generator;
   from = &root->stack->actor.fiber;
-  if (g == root) {
+  if (g == root) { /* back to the resume, which frees this stack */
     to = self->caller;
     self->generator = NULL;
-  } else {
+  } else { /* to the one that delegated, which frees it */
     conc__gen_splice(root, g);
     conc__gen_swap_stacks(root, g);
     to = &root->stack->actor.fiber;
@@ -8774,11 +8897,13 @@ CONC__PRIVATE void conc__gen_main(void) {
 
 /* Its stack is not needed any more. Not from the stack itself. */
 CONC__PRIVATE void conc__gen_free(conc_gen *g) {
-  conc__spare_put(g->stack, g->stack_size);
+  CONC__CHECK(g->stack != NULL && conc__gen_state(g) == CONC__GEN_ENDED);
+  conc__gen_stack_put(g->stack, g->stack_size);
   g->stack = NULL;
 }
 
-/* Whether it can be resumed, by the caller: 0, or why not. */
+/* Whether it can be resumed, by the caller: 0, or why not. A new one becomes
+   the caller's by that. */
 CONC__PRIVATE int conc__gen_check(conc_gen *g) {
   const uintptr_t mine = (uintptr_t)&conc__this;
   uintptr_t word = 0;
@@ -8790,12 +8915,14 @@ CONC__PRIVATE int conc__gen_check(conc_gen *g) {
   return word == CONC__GEN_RUNNING || word == CONC__GEN_DELEGATED ? -EBUSY : 0;
 }
 
-/* And makes it so if it has not begun yet. */
+/* Makes it one that can be resumed, if it has not begun yet: gives it a stack,
+   on which conc__gen_main is to begin, and makes it a ring of itself. 0, or
+   why it cannot be resumed. */
 CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   int rc = conc__gen_check(g);
   if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
   if (sent != NULL) return -EINVAL;
-  g->stack = conc__spare_get(g->stack_size);
+  g->stack = conc__gen_stack_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
   conc__fiber_init(&g->stack->actor.fiber, g->stack->map + conc__page,
                    (size_t)((unsigned char *)g->stack - g->stack->map) -
@@ -8806,6 +8933,12 @@ CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   return 0;
 }
 
+/* --- conc_gen_next, conc_gen_send, conc_yield --- */
+
+/* Resumes a root. What it was resumed in itself, a generator of the same
+   actor, is put aside in local variables, and is the actor's again at the end:
+   which is then the actor that runs here, not `self`, if another one resumed
+   the outer generator meanwhile. */
 CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__actor *self = conc__self();
   conc_gen *before = self->generator;
@@ -8843,6 +8976,7 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
     conc__gen_free(gen);
     return -EPIPE;
   }
+  CONC__CHECK((word & CONC__GEN_STATE) == CONC__GEN_RUNNING);
   CONC__STORE_RELAXED(&gen->word, word & ~CONC__GEN_STATE);
   if (value != NULL) *value = gen->value;
   return 0;
@@ -8869,17 +9003,22 @@ CONC_API_HOT int conc_gen_next(conc_gen *gen, void **value) {
   return conc__gen_resume(gen, NULL, value);
 }
 
+/* The leaf yields, and the root's caller goes on: whatever delegates between
+   them is not passed through. */
 CONC_API_HOT int conc_yield(void *value, void **sent) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
   int rc;
   if (CONC__UNLIKELY(root == NULL)) return -EPERM;
+  CONC__CHECK(conc__gen_state(root) == CONC__GEN_RUNNING);
   root->value = value;
   self->generator = NULL;
   rc = conc__gen_leave(self, root->stack, self->caller);
   if (sent != NULL) *sent = conc__this.current->sent;
   return rc;
 }
+
+/* --- conc_yield_from --- */
 
 /* Whether a generator that has not begun has room on the stack of the caller,
    another one. */
@@ -8890,7 +9029,10 @@ CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
   return here - (uintptr_t)root->stack->map - conc__page >= size;
 }
 
-/* conc_yield_from by a switch. */
+/* conc_yield_from by a switch: for an inner generator that has a stack of its
+   own already, or needs one. This one goes on when conc__gen_main of the inner
+   one switches back: then the ring and the stacks are as before, and the inner
+   one's stack may be freed. */
 CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
                                          void **result) {
   conc_gen *root = self->generator;
@@ -8903,7 +9045,7 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
     self->sent = NULL;
     rc = conc__gen_leave(self, stack, &root->stack->actor.fiber);
     conc__gen_free(inner);
-  } else if (rc == -EPIPE) {
+  } else if (rc == -EPIPE) { /* it has ended: its result is all there is */
     rc = 0;
   } else {
     return rc;
@@ -8912,6 +9054,9 @@ CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
   return rc;
 }
 
+/* Calls the inner generator's target on this stack if it has not begun and
+   there is room: it is the leaf of the ring meanwhile, and a conc_yield in it
+   leaves this stack. */
 CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
   conc__actor *self = conc__self();
   conc_gen *root = self->generator;
@@ -8924,28 +9069,34 @@ CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
   g = inner->next = root->next;
   root->next = inner;
   inner->value = inner->target(inner->arg);
+  CONC__CHECK(conc__gen_leaf() == inner);
   conc__gen_set(inner, CONC__GEN_ENDED);
-  conc__this.current->generator->next = g;
+  conc__this.current->generator->next = g; /* perhaps another root by now */
   if (result != NULL) *result = inner->value;
   return conc__gen_take_status(g);
 }
 
-/* What those of a root are to be told: its leaf, and all that wait for it. */
-CONC__PRIVATE void conc__gen_tell(conc_gen *root, int status) {
+/* --- conc_gen_close --- */
+
+/* Sets what the next conc_yield of each of a ring returns: of its leaf at
+   once, and of all that wait for it when they go on. */
+CONC__PRIVATE void conc__gen_set_status(conc_gen *root, int status) {
   conc_gen *g = root;
   do g->status = status;
   while ((g = g->next) != root);
 }
 
+/* If it yields once more, what the rest of the ring was to return is taken
+   back: they have not been cancelled. */
 CONC_API int conc_gen_close(conc_gen *gen) {
   int rc = conc__gen_check(gen);
   if (rc == 0 && conc__gen_state(gen) == CONC__GEN_NEW) {
     conc__gen_set(gen, CONC__GEN_ENDED);
   } else if (rc == 0) {
-    conc__gen_tell(gen, -ECANCELED);
+    conc__gen_set_status(gen, -ECANCELED);
     rc = conc_gen_next(gen, NULL);
     if (rc == 0) {
-      conc__gen_tell(gen, 0);
+      conc__gen_set_status(gen, 0);
       return -EAGAIN;
     }
   }
@@ -8961,17 +9112,28 @@ CONC_API void *conc_gen_result(const conc_gen *gen) {
 
    An attribute, which is one name of one local, has an index, the lowest that
    is free; and a task has an array of values, to be read at that index. Only
-   the task itself uses its array, and so without a lock, but for these, which
-   hold conc__locals_guard: replacing the array, since conc_local_free looks
-   into all of them; and reading what conc_local_free may be clearing.
+   the task itself uses its array, and so without a lock, except where
+   conc_local_free, which looks into all arrays, could interfere. These hold
+   conc__locals_guard: replacing the array; and reading what conc_local_free
+   may be clearing.
+   No destructor, and no copy(), is called under the guard: they may use all of
+   the library, this room included. So whatever calls one reads the task's
+   array anew afterwards.
+
+   Uses >>park alone. >>thread and >>coroutine call conc__locals_end at the end
+   of a task, >>loop calls conc__locals_inherit at the start of one.
    ------------------------------------------------------------------------ */
+
+/* --- attributes and arrays --- */
 
 struct conc_attribute {
   conc_local *local;
-  const char *address;             /* where the name stood that made it */
-  size_t index;
+  const char *address;             /* where the name stood that made it; it may
+                                      be gone: only to be compared */
+  size_t index;                    /* in each task's array; no other attribute
+                                      of any local has it */
   bool of_task;                    /* CONC_SCOPE_TASK */
-  struct conc_attribute *next;     /* of all there are, by index */
+  struct conc_attribute *next;     /* of all there are, by index; guarded */
   struct conc_attribute *child[4]; /* by two bits of the name's hash */
   /* the name follows */
 };
@@ -8981,15 +9143,16 @@ typedef struct conc__local_value {
   void *value;
 } conc__local_value;
 
+/* The array of a task, which alone has a pointer to it, besides the list. */
 typedef struct conc__locals {
-  struct conc__locals *next, **link; /* of all there are */
-  size_t size;
+  struct conc__locals *next, **link; /* of all there are; guarded */
+  size_t size; /* values: a power of two, at least 4 */
   /* the values follow */
 } conc__locals;
 
-static conc__mutex conc__locals_guard;
+static conc__mutex conc__locals_guard; /* taken last: no other inside it */
 static conc__locals *conc__locals_all;
-static conc_attribute *conc__attributes_all;
+static conc_attribute *conc__attributes_all; /* their indices ascend */
 
 CONC__INLINE conc__local_value *conc__locals_values(conc__locals *l) {
   return (conc__local_value *)(l + 1);
@@ -9000,9 +9163,14 @@ CONC__INLINE bool conc__attribute_is(const conc_attribute *a,
   return strcmp((const char *)(a + 1), name) == 0;
 }
 
+/* --- names --- */
+
 /* Where the attribute of a name is, or would be: a tree that branches by the
-   name's hash. Attributes are added under the guard and stay: so it is read
-   without. */
+   name's hash. Attributes are added under the guard and stay, until
+   conc_local_free, during which the local may not be used: so the tree is read
+   without the guard. An attribute is complete before the store (release) that
+   links it, which the load here (acquire) meets. When the hash is used up, its
+   bits are zero: then the tree is a list. */
 CONC__PRIVATE conc_attribute **conc__attribute_place(conc_local *local,
                                                      const char *name) {
   conc_attribute **place = &local->root;
@@ -9018,8 +9186,9 @@ CONC__PRIVATE conc_attribute **conc__attribute_place(conc_local *local,
   }
 }
 
-/* NULL: nobody has used that name yet. The usual name is a literal: its
-   address says where to look, no more, for another text may stand there. */
+/* The attribute of a name; NULL: no task has used that name yet. The usual
+   name is a literal: its address says where to look, no more, for another text
+   may stand there. */
 CONC__INLINE conc_attribute *conc__attribute_find(conc_local *local,
                                                   const char *name) {
   conc_attribute *a;
@@ -9030,39 +9199,55 @@ CONC__INLINE conc_attribute *conc__attribute_find(conc_local *local,
   return CONC__LOAD(conc__attribute_place(local, name));
 }
 
-/* As above, but makes it. 0, -EINVAL, -ENOMEM. */
-CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
-                                       conc_attribute **out) {
-  conc_attribute *a = *out = conc__attribute_find(local, name);
-  conc_attribute **p, **q;
-  size_t size;
-  int i;
-  if (a != NULL) return 0;
-  if (name == NULL || (unsigned)local->scope > CONC_SCOPE_TASK) return -EINVAL;
-  conc__init();
-  size = strlen(name) + 1;
-  a = (conc_attribute *)CONC_MALLOC(sizeof *a + size);
-  if (a == NULL) return -ENOMEM;
+/* An attribute that no list knows yet. NULL: no memory. */
+CONC__PRIVATE conc_attribute *conc__attribute_new(conc_local *local,
+                                                  const char *name) {
+  size_t size = strlen(name) + 1;
+  conc_attribute *a = (conc_attribute *)CONC_MALLOC(sizeof *a + size);
+  if (a == NULL) return NULL;
   memset(a, 0, sizeof *a);
   memcpy(a + 1, name, size);
   a->local = local;
   a->address = name;
   a->of_task = local->scope == CONC_SCOPE_TASK;
-  conc__mutex_lock(&conc__locals_guard);
-  p = conc__attribute_place(local, name);
-  if (*p == NULL) {
-    q = &conc__attributes_all;
-    for (; *q != NULL && (*q)->index == a->index; q = &(*q)->next) a->index++;
-    a->next = *q;
-    *q = a;
-    CONC__STORE(p, a);
-    for (i = 0; i < 8 && local->first[i] != NULL; i++) {
-    }
-    if (i < 8) CONC__STORE(&local->first[i], a);
-  } else {
-    CONC_FREE(a); /* another thread was faster */
+  return a;
+}
+
+/* Gives a new attribute the lowest free index, and makes it known, at that
+   place in the tree. Under the guard. */
+CONC__PRIVATE void conc__attribute_link(conc_attribute *a,
+                                        conc_attribute **place) {
+  conc_local *local = a->local;
+  conc_attribute **q = &conc__attributes_all;
+  int i;
+  CONC__CHECK(conc__mutex_is_held(&conc__locals_guard) && *place == NULL);
+  for (; *q != NULL && (*q)->index == a->index; q = &(*q)->next) a->index++;
+  a->next = *q;
+  *q = a;
+  CONC__STORE(place, a);
+  for (i = 0; i < 8 && local->first[i] != NULL; i++) {
   }
-  *out = *p;
+  if (i < 8) CONC__STORE(&local->first[i], a);
+}
+
+/* The attribute of a name, made if there is none. 0, -EINVAL, -ENOMEM. */
+CONC__PRIVATE int conc__attribute_make(conc_local *local, const char *name,
+                                       conc_attribute **out) {
+  conc_attribute *a = *out = conc__attribute_find(local, name);
+  conc_attribute **place;
+  if (a != NULL) return 0;
+  if (name == NULL || (unsigned)local->scope > CONC_SCOPE_TASK) return -EINVAL;
+  conc__init();
+  a = conc__attribute_new(local, name);
+  if (a == NULL) return -ENOMEM;
+  conc__mutex_lock(&conc__locals_guard);
+  /* Once more, for now no other thread can add it. */
+  place = conc__attribute_place(local, name);
+  if (*place == NULL)
+    conc__attribute_link(a, place);
+  else
+    CONC_FREE(a); /* another thread was faster */
+  *out = *place;
   conc__mutex_unlock(&conc__locals_guard);
   return 0;
 }
@@ -9075,19 +9260,34 @@ CONC_API conc_attribute *conc_local_attribute(conc_local *local,
   return a;
 }
 
-/* Replaces a task's array by one of at least so many, or (0) by none. 0 or
-   -ENOMEM. */
+/* --- values --- */
+
+/* An array of at least `count` values, none of them set, which the list does
+   not know yet. NULL: no memory. */
+CONC__PRIVATE conc__locals *conc__locals_new(size_t count) {
+  size_t size = 4;
+  conc__locals *l;
+  while (size < count) size *= 2;
+  l = (conc__locals *)CONC_MALLOC(sizeof *l +
+                                  size * sizeof(conc__local_value));
+  if (l == NULL) return NULL;
+  memset(l, 0, sizeof *l + size * sizeof(conc__local_value));
+  l->size = size;
+  return l;
+}
+
+/* Replaces the caller's task's array, or that of a task which has not begun,
+   by one of at least `count` values, or (0) by none. The values that are set
+   move to the new one; with none they are lost. 0 or -ENOMEM: then nothing has
+   changed.
+   The copy and the exchange in the list are one step for conc_local_free: so
+   it finds each value once. */
 CONC__PRIVATE int conc__locals_resize(conc_task *task, size_t count) {
   conc__locals *old = task->locals;
   conc__locals *l = NULL;
   if (count > 0) {
-    size_t size = 4;
-    while (size < count) size *= 2;
-    l = (conc__locals *)CONC_MALLOC(sizeof *l +
-                                    size * sizeof(conc__local_value));
+    l = conc__locals_new(count);
     if (l == NULL) return -ENOMEM;
-    memset(l, 0, sizeof *l + size * sizeof(conc__local_value));
-    l->size = size;
   }
   conc__mutex_lock(&conc__locals_guard);
   if (old != NULL) {
@@ -9109,14 +9309,16 @@ CONC__PRIVATE int conc__locals_resize(conc_task *task, size_t count) {
   return 0;
 }
 
-/* The task whose values the caller sees. */
+/* The task of which the caller sees the values: its own, or the thread's. In a
+   pool's worker the actor's task is the job, and the thread's is in `base`. */
 CONC__INLINE conc_task *conc__local_task(const conc_attribute *a) {
   conc__actor *self = conc__self();
   if (a->of_task) return self->task;
   return conc__this.base != NULL ? conc__this.base : conc__this.actor.task;
 }
 
-/* NULL if it is not set, or (NULL) there is no such attribute. */
+/* The caller's value of an attribute; NULL if it is not set, or if (NULL)
+   there is no such attribute. */
 CONC__INLINE conc__local_value *conc__local_value_of(const conc_attribute *a) {
   conc__locals *l;
   conc__local_value *v;
@@ -9132,6 +9334,8 @@ CONC_API void *conc_attribute_get(const conc_attribute *attribute) {
   return v != NULL ? v->value : NULL;
 }
 
+/* Sets a value of the caller's task. The destructor of the old one comes last:
+   it may replace the array. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__local_store(conc_task *task, const conc_attribute *a,
                                     void *value) {
   conc__local_value *v;
@@ -9168,7 +9372,8 @@ CONC_API bool conc_local_has(conc_local *local, const char *name) {
   return conc__local_value_of(conc__attribute_find(local, name)) != NULL;
 }
 
-/* Takes a value out and destroys it. False if it was not set. */
+/* Takes a value out and destroys it. False if it was not set. The guard
+   decides between this and conc_local_free which of them destroys it. */
 CONC__PRIVATE bool conc__local_drop(conc__local_value *v) {
   void (*destructor)(void *) = NULL;
   void *value = NULL;
@@ -9192,8 +9397,11 @@ CONC_API int conc_local_delete(conc_local *local, const char *name) {
   return v != NULL && conc__local_drop(v) ? 0 : -ENOENT;
 }
 
-/* The task ends. Whatever is called, here and below, may replace the array or
-   (conc_local_free) take it away. */
+/* --- the end of a task, and its start --- */
+
+/* The task ends, as its own actor: destroys its values, in up to four rounds,
+   for a destructor may set new ones. What is called here may replace the array
+   or (conc_local_free) take it away: so it is looked up at each step. */
 CONC__PRIVATE void conc__locals_end(conc_task *task) {
   bool found = true;
   int round;
@@ -9209,7 +9417,10 @@ CONC__PRIVATE void conc__locals_end(conc_task *task) {
 }
 
 /* Gives a task that is about to start what it inherits. 0; or -ENOMEM, with
-   a part of it. */
+   a part of it, which the caller takes back by conc__locals_end.
+   What is to be done is read under the guard, since conc_local_free of another
+   local may be freeing attributes; then it is done without: copy() may do
+   anything, also replace the parent's array. */
 CONC__PRIVATE int conc__locals_inherit(conc_task *task, conc_task *parent) {
   size_t i;
   int rc = 0;
@@ -9237,12 +9448,16 @@ CONC__PRIVATE int conc__locals_inherit(conc_task *task, conc_task *parent) {
   return rc;
 }
 
-/* Takes up to `room` values of a local from all tasks. Under the guard. */
+/* --- conc_local_free --- */
+
+/* Takes up to `room` values of a local from all tasks: how many. Under the
+   guard. */
 CONC__PRIVATE size_t conc__local_take(conc_local *local, void **values,
                                       size_t room) {
   const conc_attribute *a;
   conc__locals *l;
   size_t n = 0;
+  CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
   for (a = conc__attributes_all; a != NULL; a = a->next)
     for (l = conc__locals_all; a->local == local && l != NULL; l = l->next)
       if (n < room && a->index < l->size) {
@@ -9263,23 +9478,33 @@ CONC__PRIVATE void conc__locals_trim(conc_task *task) {
   conc__locals_resize(task, 0);
 }
 
-CONC_API void conc_local_free(conc_local *local) {
-  void *values[64]; /* to be destroyed without the guard */
+/* Frees the attributes of a local, of which no value is set any more: their
+   indices are free again. Under the guard. */
+CONC__PRIVATE void conc__attributes_forget(const conc_local *local) {
   conc_attribute **p = &conc__attributes_all;
+  CONC__CHECK(conc__mutex_is_held(&conc__locals_guard));
+  while (*p != NULL) {
+    conc_attribute *a = *p;
+    if (a->local == local) {
+      *p = a->next;
+      CONC_FREE(a);
+    } else {
+      p = &a->next;
+    }
+  }
+}
+
+/* Takes values out, 64 at a time, and destroys them without the guard. The
+   names are forgotten under the same guard under which no value was left: or
+   a task that ends meanwhile could find a value of a name that is gone. */
+CONC_API void conc_local_free(conc_local *local) {
+  void *values[64];
   size_t n, i;
   conc__self(); /* foreign threads, too, have a task from here on */
   do {
     conc__mutex_lock(&conc__locals_guard);
     n = conc__local_take(local, values, 64);
-    while (n < 64 && *p != NULL) { /* that was all: forget the names */
-      conc_attribute *a = *p;
-      if (a->local == local) {
-        *p = a->next;
-        CONC_FREE(a);
-      } else {
-        p = &a->next;
-      }
-    }
+    if (n < 64) conc__attributes_forget(local);
     conc__mutex_unlock(&conc__locals_guard);
     for (i = 0; i < n; i++)
       if (local->destructor != NULL && values[i] != NULL)
@@ -9293,10 +9518,19 @@ CONC_API void conc_local_free(conc_local *local) {
 
 /* ---------------------------------------------------------------------------
    >>thread: conc_thread_start
+
+   How a thread of the library begins and ends, and how one ends that the
+   library did not start. What a thread is as an actor is in >>park.
+
+   Both ends have the same order: the values of its locals first, for their
+   destructors may still use the library and wait; then what the thread keeps
+   for itself; then its task leaves the list of threads, on which a fork must
+   find only threads that are there; and at last the task is finished, after
+   which it may be gone.
    ------------------------------------------------------------------------ */
 
-/* The kernel shows 15 bytes of a thread's name. */
-CONC__PRIVATE void conc__thread_name(const char *name) {
+/* Tells the kernel the caller's name, of which it shows 15 bytes. */
+CONC__PRIVATE void conc__thread_set_name(const char *name) {
 #if CONC__LINUX
   prctl(PR_SET_NAME, name, 0, 0, 0);
 #else
@@ -9304,11 +9538,12 @@ CONC__PRIVATE void conc__thread_name(const char *name) {
 #endif
 }
 
-/* A foreign thread ends. Its task may be asked to cancel until now. */
+/* A foreign thread ends: the destructor of conc__thread_key. Its task may be
+   asked to cancel until now. */
 CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
   conc__locals_end(&self->own);
-  conc__spares_free();
+  conc__gen_stacks_free();
   conc__threads_leave(&self->own);
   conc__task_finish(&self->own, NULL, 0);
   self->current = NULL; /* a later destructor may begin anew */
@@ -9317,21 +9552,25 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
 static const conc__kind conc__thread_kind = {
     "Thread", true, false, false, NULL, NULL, NULL, NULL, NULL};
 
+/* Before main: the thread that runs constructors is the main thread. */
 __attribute__((constructor)) CONC__PRIVATE void conc__thread_install(void) {
   conc__main_thread = pthread_self();
   conc__thread_ended = conc__thread_exit;
 }
 
+/* A thread of the library, from its beginning to its end. */
 CONC__PRIVATE void *conc__thread_main(void *arg) {
   conc_task *task = (conc_task *)arg;
   conc__actor *self = conc__thread_enter(task);
   void *result;
   int status;
-  conc__thread_name(conc_name(task));
+  conc__thread_set_name(conc_name(task));
   status = conc__task_run(task, self, &result);
   conc__locals_end(task);
-  conc__spares_free();
-  /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
+  conc__gen_stacks_free();
+  /* This thread polls no more, and only while it does would another one write
+     to its waker. Before the task is finished: a test that joins the thread
+     finds its descriptors closed. */
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false;
   conc__threads_leave(task);
@@ -9341,7 +9580,9 @@ CONC__PRIVATE void *conc__thread_main(void *arg) {
 }
 
 /* Threads are detached: the end of a task is its event, not pthread_join, so
-   that coroutines can wait for threads and nothing need be joined. */
+   that coroutines can wait for threads and nothing need be joined. The task is
+   in the list of threads before there is a thread, which may end at once, and
+   is then off the list before this returns. */
 CONC_API int conc_thread_start(conc_task *task) {
   pthread_attr_t attr;
   pthread_t id;
@@ -9374,31 +9615,91 @@ CONC_API int conc_thread_start(conc_task *task) {
    >>schedule: a loop's state, what is ready, timers
 
    A loop belongs to one thread, which runs everything in it without locks;
-   only the inbox is open to others. A coroutine that parks switches straight
-   to the next ready one; every CONC__LOOP_BATCH switches, and when nobody is
-   ready, the loop's own fiber (the thread's stack, in conc_run) looks at the
-   inbox, the timers and the poller.
+   only the inbox is open to other threads. A coroutine that parks switches
+   straight to the next ready one. The loop's own fiber (the thread's stack,
+   in conc_run) has its turn after CONC__LOOP_BATCH switches, or when no
+   coroutine is ready: it looks at the inbox, the timers and the poller.
 
    A coroutine is in one state at a time: ready (in the ring), running,
-   parked (CONC__PARKED set in its word, perhaps with a timer), or posted (in
-   the inbox). It has a place reserved in the ring and among the timers from
-   its start on, so that nothing can fail later.
+   parked (CONC__PARKED is set in its word, and it may have a timer), or posted
+   (in the inbox). From its start on it has a place reserved in the ring and
+   among the timers, so that nothing can fail later: neither a park nor a
+   wake-up needs memory.
+
+   Uses >>park and >>stack. A loop is changed by the three rooms below alone,
+   namely >>poller, >>coroutine and >>loop; by >>fork; and its entries of
+   descriptors by >>io, which sees what is read and closed.
    ------------------------------------------------------------------------ */
 
+/* --- what is ready, and when: the types --- */
+
+/* Switches between two turns of the loop's own fiber: a turn may cost a system
+   call, the look at the poller. */
 #define CONC__LOOP_BATCH 256
-#define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
 typedef uintptr_t conc__ready;
 
+/* What is to run, in a ring: `count` items from `first` on, the oldest first.
+   Invariant: size >= the tasks that are alive, so a push always finds room. */
+typedef struct conc__ready_ring {
+  conc__ready *items;
+  size_t size; /* places at items: a power of two; 0 before the first task */
+  size_t first, count;
+} conc__ready_ring;
+
+/* Timers are in slots by their time, in levels of 64 slots. A level has one
+   digit of the time to the base 64, of 2^-30 s at the lowest: a timer is in
+   the level of the highest digit in which its time differs from the loop's
+   time, and in the slot of that digit. So the first timer is in the first slot
+   of the lowest level that has any. Once the loop's time has come to a slot,
+   the timers of that slot belong some levels lower. The last level would be
+   full after 34 years. (This is the hashed hierarchical wheel of Varghese and
+   Lauck, without ticks: the loop's time jumps to the next slot in use.) */
+#define CONC__TIMER_LEVELS 10
+#define CONC__TIMER_SLOTS (CONC__TIMER_LEVELS * 64)
+#define CONC__TIMER_UNIT 1073741824.0 /* 2^30 of them are a second */
+
+/* One place in an array; the slots are its first places. Places stand apart
+   from the coroutines, so that they are close to each other. The links stand
+   apart from the times, since they are all that a timer's cancellation needs,
+   of itself and of its two neighbours. */
+typedef struct conc__timer {
+  uint64_t time;    /* of a slot: where it begins; unset while it is empty */
+  conc__coro *coro; /* its wait ends then; unset in a slot */
+} conc__timer;
+
+/* The same place in a second array. The timers of a slot and the slot itself,
+   their head, form a ring. */
+typedef struct conc__timer_link {
+  uint32_t next, previous;
+} conc__timer_link;
+
+/* Invariants: no timer's time is before `time`; a bit of `slots` is set
+   exactly while a timer is in that slot; a place is in one slot's ring, or in
+   the list of free ones, or was never used. */
+typedef struct conc__timers {
+  conc__timer *places; /* first the slots */
+  conc__timer_link *links;
+  uint64_t time;       /* the loop's time: the last that has expired */
+  uint32_t used;       /* places that were ever used, without the slots */
+  uint32_t free;       /* the first that is free again, linked by next; 0 */
+  size_t count;        /* timers that are set */
+  size_t size;         /* places without the slots: >= the tasks alive */
+  uint64_t slots[CONC__TIMER_LEVELS]; /* a bit for each slot in use */
+} conc__timers;
+
+/* --- descriptors and other threads: the types --- */
+
 /* A coroutine that waits for a descriptor; on its stack. */
 typedef struct conc__fd_waiter {
   struct conc__fd_waiter *next;
   conc__actor *actor;
-  int events; /* what for */
-  int ready;  /* what came, or a negative errno; 0 nothing yet */
-  bool tried;
+  int events; /* what it waits for: CONC_READ, CONC_WRITE or both */
+  int ready;  /* what came, or a negative errno; 0: nothing yet */
+  bool tried; /* the caller has tried in vain, and will try again: see
+                 CONC__TRIED */
 } conc__fd_waiter;
 
 #define CONC__HANGUP 4 /* the peer closed its side: with CONC_READ */
@@ -9410,95 +9711,109 @@ typedef struct conc__fd_waiter {
    descriptor, reads it empty, then arms the watch again. */
 typedef struct conc__watch {
   void (*ready)(struct conc__watch *watch, int events);
-  bool armed;
+  bool armed; /* its owner waits, so the loop may sleep for it. ready() is
+                 called all the same if it is not */
 } conc__watch;
 
 /* What the loop knows of one descriptor. */
 typedef struct conc__fd {
-  conc__fd_waiter *waiters;
-  conc__watch *watch;
-  unsigned generation; /* so often given to the poller; its events say which */
-  int next_doubted;    /* + 1 */
-  bool known;          /* to the poller */
-  bool doubted;        /* see conc__fds_verify */
-  bool drained;        /* nothing to read since the last edge */
-  unsigned char edges; /* events of which the poller tells each edge */
+  conc__fd_waiter *waiters; /* the latest first */
+  conc__watch *watch;       /* NULL: none */
+  unsigned generation; /* how often it was added to the poller: the poller's
+                          events name it, see conc__poller_update */
+  int next_doubted;    /* the next descriptor in doubt + 1; 0: none */
+  bool known;          /* the poller has it */
+  bool doubted;        /* it is in the list of conc__fds_verify */
+  bool drained;        /* there was nothing to read since the last edge */
+  unsigned char edges; /* events of which the poller reports each edge */
 } conc__fd;
 
-/* Timers are in slots by their time, in levels of 64 slots. A level has one
-   digit of the time to the base 64, of 2^-30 s at the lowest: that in which
-   the timer's time first differs from the loop's; and the digit is the slot.
-   So the first timer is in the first slot of the lowest level that has any.
-   Once the loop's time has come to a slot, what is in it belongs some levels
-   lower. The last level would be full after 34 years. */
-#define CONC__TIMER_LEVELS 10
-#define CONC__TIMER_SLOTS (CONC__TIMER_LEVELS * 64)
-#define CONC__TIMER_UNIT 1073741824.0 /* 2^30 of them are a second */
+typedef struct conc__fds {
+  conc__fd *entries; /* by descriptor */
+  size_t size;
+  size_t waited; /* waits for descriptors, and armed watches */
+  int doubted;   /* the first descriptor in doubt + 1; 0: none */
+} conc__fds;
 
-/* One place in an array, whose beginning are the slots. They stand apart from
-   the coroutines to be close to each other; and so do the links, which are
-   all that a timer's cancellation needs, of it and of two others. */
-typedef struct conc__timer {
-  uint64_t time; /* a slot's: where it begins */
-  conc__coro *coro;
-} conc__timer;
+/* What the kernel keeps for a loop. */
+typedef struct conc__poller {
+  int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
+  int waker[2]; /* which other threads write to: the poller watches [0] */
+} conc__poller;
 
-/* The same place in a second array. Each slot is the head of a ring. */
-typedef struct conc__timer_link {
-  uint32_t next, previous;
-} conc__timer_link;
+/* What other threads have woken. A poster and the loop agree by the guard:
+   either the poster sees `sleeping` and wakes the poller, or the loop sees the
+   coroutine before it sleeps. */
+typedef struct conc__inbox {
+  conc__mutex guard;
+  conc__coro *first; /* last in, first out. Written under the guard; the loop
+                        reads without it whether there is anything */
+  bool sleeping;     /* the loop is in its poller, or about to be, and no
+                        poster has woken it. Under the guard */
+} conc__inbox;
 
+/* The loop's look-out for a deadlock: see conc__loop_look_out. */
+typedef struct conc__lookout {
+  double patience; /* seconds of the last sleep that only another thread could
+                      have ended; 0: the last sleep was none of these */
+  bool deadlocked; /* conc__loop_give_up has cancelled all tasks */
+} conc__lookout;
+
+/* --- the loop --- */
+
+/* There is one for each conc_run. All but the inbox is its thread's alone. */
 typedef struct conc__loop {
-  conc__fiber fiber; /* of conc_run */
-  conc__actor *thread_actor;
-  int batch;        /* switches left until the loop's own turn */
-  size_t alive;     /* tasks started and not finished */
-  conc_task *tasks; /* all of them */
-  unsigned numbers; /* of default names */
+  /* First what each switch uses, and the start and the end of a task: 64
+     bytes on 64-bit machines. */
+  conc__ready_ring ready;
+  conc__actor *thread_actor; /* which runs while the loop's own fiber does */
+  int batch;         /* switches left until the loop's own turn */
+  unsigned numbers;  /* of default names: Task-1 is the first */
+  size_t alive;      /* tasks started and not finished */
+  conc_task *tasks;  /* all of them, the latest first */
+  conc__fiber fiber; /* of conc_run: the loop's own */
   conc__stacks stacks;
-  conc__coro *dead; /* unpooled stacks, to be unmapped by the loop's fiber */
-  conc_task *failed; /* for want of a stack; to be finished by it */
-  conc__ready *ring; /* ring_size is a power of two */
-  size_t ring_size, ring_first, ring_count;
-  conc__timer *timers; /* first the slots: unset while they are empty */
-  conc__timer_link *timers_links;
-  size_t timers_size, timers_count; /* without those */
-  uint32_t timers_used, timers_free; /* ever; now, but were, linked by next */
-  uint64_t timers_time;
-  uint64_t timers_slots[CONC__TIMER_LEVELS]; /* a bit for each not empty */
-  conc__fd *fds; /* by descriptor */
-  size_t fds_size;
-  size_t fds_waited; /* descriptors with a waiter or an armed watch */
-  int doubted;       /* the first of those + 1 */
-  unsigned turns;
-  int poller;        /* epoll's or kqueue's descriptor */
-  unsigned spin_failed;
-  int waker[2];
-  double patience;   /* seconds until it looks whether all is over */
-  double trim;       /* when it gives stacks back; 0: there are none */
-  bool deadlocked;
-  conc__mutex inbox_guard;
-  conc__coro *inbox; /* last in, first out; under inbox_guard to write */
-  bool sleeping;     /* in the poller; under inbox_guard */
+  conc__coro *dead;  /* unpooled stacks, to be unmapped by the loop's fiber */
+  conc_task *failed; /* for want of a stack; to be finished by that fiber */
+  conc__timers timers;
+  conc__fds fds;
+  conc__poller poller;
+  unsigned turns;       /* of the loop's fiber: see conc__loop_run */
+  unsigned spin_failed; /* what its spins have taught it: see conc__spin */
+  conc__lookout lookout;
+  CONC__APART(0); /* below, other threads write */
+  conc__inbox inbox;
 } conc__loop;
 
 /* --- ready --- */
 
-CONC__INLINE void conc__ready_push(conc__loop *loop, conc__ready item) {
-  size_t at = (loop->ring_first + loop->ring_count++) & (loop->ring_size - 1);
-  loop->ring[at] = item;
+/* Appends what is to run. There is room: see conc__loop_reserve. */
+CONC__INLINE void conc__ready_push(conc__ready_ring *ring, conc__ready item) {
+  size_t at = (ring->first + ring->count++) & (ring->size - 1);
+  CONC__CHECK(ring->count <= ring->size && item > 1);
+  ring->items[at] = item;
+}
+
+/* Puts what is to run before all others. There is room for it, too. */
+CONC__INLINE void conc__ready_push_first(conc__ready_ring *ring,
+                                         conc__ready item) {
+  CONC__CHECK(ring->count < ring->size && item > 1);
+  ring->first = (ring->first - 1) & (ring->size - 1);
+  ring->items[ring->first] = item;
+  ring->count++;
 }
 
 /* With many coroutines the misses on their control blocks and stacks are the
-   cost of a switch: asks for those that come soon. */
-CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
-  size_t mask = loop->ring_size - 1;
-  const conc__ready *ring = loop->ring;
-  if (loop->ring_count > 16) {
-    conc__ready far = ring[(loop->ring_first + 16) & mask];
+   cost of a switch: asks for those that come soon. The control block is asked
+   for first, 16 switches ahead, since the stack's address stands in it; the
+   stack 8 switches ahead. */
+CONC__INLINE void conc__ready_prefetch(const conc__ready_ring *ring) {
+  size_t mask = ring->size - 1;
+  if (ring->count > 16) {
+    conc__ready far = ring->items[(ring->first + 16) & mask];
     __builtin_prefetch((void *)far);
 #if CONC_HAVE_SWITCH_ASM
-    far = ring[(loop->ring_first + 8) & mask];
+    far = ring->items[(ring->first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
       const conc__coro *co = (const conc__coro *)far;
       const char *stack = (const char *)co->actor.fiber.registers[0];
@@ -9509,71 +9824,95 @@ CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
   }
 }
 
-CONC__INLINE conc__ready conc__ready_pop(conc__loop *loop) {
-  size_t mask = loop->ring_size - 1;
-  conc__ready item = loop->ring[loop->ring_first];
-  conc__ready_soon(loop);
-  loop->ring_first = (loop->ring_first + 1) & mask;
-  loop->ring_count--;
+/* Takes the oldest; the ring must not be empty. */
+CONC__INLINE conc__ready conc__ready_pop(conc__ready_ring *ring) {
+  size_t mask = ring->size - 1;
+  conc__ready item = ring->items[ring->first];
+  CONC__CHECK(ring->count > 0);
+  conc__ready_prefetch(ring);
+  ring->first = (ring->first + 1) & mask;
+  ring->count--;
   return item;
 }
 
-/* Room for one more task in the ring and among the timers. */
-CONC__PRIVATE int conc__loop_reserve(conc__loop *loop) {
-  size_t need = loop->alive + 1;
-  if (need > loop->ring_size) {
-    size_t size = loop->ring_size == 0 ? 16 : loop->ring_size * 2;
-    size_t i;
-    conc__ready *ring = (conc__ready *)CONC_MALLOC(size * sizeof *ring);
-    if (ring == NULL) return -ENOMEM;
-    memset(ring, 0, size * sizeof *ring);
-    for (i = 0; i < loop->ring_count; i++)
-      ring[i] =
-          loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
-    CONC_FREE(loop->ring);
-    loop->ring = ring;
-    loop->ring_size = size;
-    loop->ring_first = 0;
-  }
-  if (need > loop->timers_size) {
-    size_t size = loop->timers_size == 0 ? 16 : loop->timers_size * 2;
-    size_t places = CONC__TIMER_SLOTS + size;
-    conc__timer_link *links;
-    conc__timer *timers = (conc__timer *)CONC_REALLOC(
-        loop->timers, places * sizeof *timers);
-    if (timers == NULL) return -ENOMEM;
-    loop->timers = timers;
-    links = (conc__timer_link *)CONC_REALLOC(
-        loop->timers_links, places * sizeof *links);
-    if (links == NULL) return -ENOMEM;
-    loop->timers_links = links;
-    conc__pages_large(timers, places * sizeof *timers);
-    conc__pages_large(links, places * sizeof *links);
-    loop->timers_size = size;
-  }
+/* Doubles the ring. The items are put in order from the first place on, for
+   the mask that wraps them changes. 0 or -ENOMEM: then the ring is as it
+   was. */
+CONC__PRIVATE int conc__ready_grow(conc__ready_ring *ring) {
+  size_t size = ring->size == 0 ? 16 : ring->size * 2;
+  size_t i;
+  conc__ready *items = (conc__ready *)CONC_MALLOC(size * sizeof *items);
+  if (items == NULL) return -ENOMEM;
+  memset(items, 0, size * sizeof *items);
+  for (i = 0; i < ring->count; i++)
+    items[i] = ring->items[(ring->first + i) & (ring->size - 1)];
+  CONC_FREE(ring->items);
+  ring->items = items;
+  ring->size = size;
+  ring->first = 0;
   return 0;
 }
 
 /* --- timers --- */
 
-/* Rounded down: to be compared with what is rounded up. */
+/* Doubles the places. 0 or -ENOMEM: then one of the arrays may be larger than
+   `size` says, which does no harm. */
+CONC__PRIVATE int conc__timers_grow(conc__timers *timers) {
+  size_t size = timers->size == 0 ? 16 : timers->size * 2;
+  size_t count = CONC__TIMER_SLOTS + size;
+  conc__timer_link *links;
+  conc__timer *places =
+      (conc__timer *)CONC_REALLOC(timers->places, count * sizeof *places);
+  if (places == NULL) return -ENOMEM;
+  timers->places = places;
+  links = (conc__timer_link *)CONC_REALLOC(timers->links,
+                                           count * sizeof *links);
+  if (links == NULL) return -ENOMEM;
+  timers->links = links;
+  /* Timers are cancelled in any order: with a million of them, each would be
+     in another small page. */
+  conc__pages_large(places, count * sizeof *places);
+  conc__pages_large(links, count * sizeof *links);
+  timers->size = size;
+  return 0;
+}
+
+/* Room for one more task in the ring and among the timers. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__loop_reserve(conc__loop *loop) {
+  size_t need = loop->alive + 1;
+  int rc = 0;
+  if (need > loop->ready.size) rc = conc__ready_grow(&loop->ready);
+  if (rc == 0 && need > loop->timers.size)
+    rc = conc__timers_grow(&loop->timers);
+  return rc;
+}
+
+/* Seconds as a timer's time. Rounded down: the loop's time is, while a
+   deadline is rounded up (see conc__timers_add), so no timer is early. The
+   limit, which is some 31 years of the monotonic clock, keeps the time within
+   the levels. */
 CONC__INLINE uint64_t conc__timer_time(double seconds) {
   if (!(seconds > 0)) return 0;
   if (seconds > 1e9) seconds = 1e9;
   return (uint64_t)(seconds * CONC__TIMER_UNIT);
 }
 
-/* Puts timer i, whose time is set, into its slot. */
-CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
-  conc__timer *all = loop->timers;
-  conc__timer_link *links = loop->timers_links;
+/* Puts timer i, whose time is set and not before the loop's, into its slot, at
+   the end. `| 1` gives a timer of the loop's own time a highest bit: it is in
+   the lowest level. */
+CONC__INLINE void conc__timers_place(conc__timers *timers, uint32_t i) {
+  conc__timer *all = timers->places;
+  conc__timer_link *links = timers->links;
   uint64_t time = all[i].time;
-  unsigned level = conc__highest_bit((time ^ loop->timers_time) | 1) / 6;
+  unsigned level = conc__highest_bit((time ^ timers->time) | 1) / 6;
   unsigned digit = (unsigned)(time >> level * 6 & 63);
   uint32_t slot = level * 64 + digit;
-  if (!(loop->timers_slots[level] >> digit & 1)) {
-    loop->timers_slots[level] |= (uint64_t)1 << digit;
+  CONC__CHECK(i >= CONC__TIMER_SLOTS && time >= timers->time);
+  CONC__CHECK(level < CONC__TIMER_LEVELS);
+  if (!(timers->slots[level] >> digit & 1)) {
+    timers->slots[level] |= (uint64_t)1 << digit;
     all[slot].time = time >> level * 6 << level * 6;
+    /* Its next is set below, through the links of its previous: itself. */
     links[slot].previous = slot;
   }
   links[i].next = slot;
@@ -9582,52 +9921,72 @@ CONC__INLINE void conc__timer_place(conc__loop *loop, uint32_t i) {
   links[slot].previous = i;
 }
 
-CONC__PRIVATE void conc__timer_add(conc__loop *loop, conc__coro *co,
-                                   double deadline) {
+/* Sets a timer for a coroutine that has none. It cannot fail: the place was
+   reserved when the coroutine was started. */
+CONC__PRIVATE void conc__timers_add(conc__timers *timers, conc__coro *co,
+                                    double deadline) {
   uint64_t time = conc__timer_time(deadline) + 1;
-  uint32_t i = loop->timers_free;
+  uint32_t i = timers->free;
+  CONC__CHECK(co->timer == 0 && timers->count < timers->size);
   if (i != 0)
-    loop->timers_free = loop->timers_links[i].next;
+    timers->free = timers->links[i].next;
   else
-    i = CONC__TIMER_SLOTS + loop->timers_used++;
-  if (time < loop->timers_time) time = loop->timers_time;
-  loop->timers[i].time = time;
-  loop->timers[i].coro = co;
-  loop->timers_count++;
+    i = CONC__TIMER_SLOTS + timers->used++;
+  if (time < timers->time) time = timers->time;
+  timers->places[i].time = time;
+  timers->places[i].coro = co;
+  timers->count++;
   co->timer = i;
-  conc__timer_place(loop, i);
+  conc__timers_place(timers, i);
 }
 
-CONC__INLINE void conc__timer_free(conc__loop *loop, uint32_t i) {
-  conc__timer_link *links = loop->timers_links;
+/* Takes timer i out of its slot, and makes its place free. It reads no times:
+   that the slot is now empty shows in the links, both neighbours being the
+   same, which is then the slot. */
+CONC__INLINE void conc__timers_take(conc__timers *timers, uint32_t i) {
+  conc__timer_link *links = timers->links;
   uint32_t next = links[i].next;
   uint32_t previous = links[i].previous;
+  CONC__CHECK(timers->count > 0 && i >= CONC__TIMER_SLOTS);
+  CONC__CHECK(links[next].previous == i && links[previous].next == i);
   links[next].previous = previous;
   links[previous].next = next;
-  if (next == previous) /* the slot */
-    loop->timers_slots[next / 64] &= ~((uint64_t)1 << next % 64);
-  links[i].next = loop->timers_free;
-  loop->timers_free = i;
-  loop->timers_count--;
+  if (next == previous) { /* the slot */
+    CONC__CHECK(next < CONC__TIMER_SLOTS);
+    timers->slots[next / 64] &= ~((uint64_t)1 << next % 64);
+  }
+  links[i].next = timers->free;
+  timers->free = i;
+  timers->count--;
 }
 
-CONC__PRIVATE void conc__timer_remove(conc__loop *loop, conc__coro *co) {
-  conc__timer_free(loop, co->timer);
+/* Cancels the timer of a coroutine that has one. */
+CONC__PRIVATE void conc__timers_remove(conc__timers *timers, conc__coro *co) {
+  CONC__CHECK(co->timer != 0 && timers->places[co->timer].coro == co);
+  conc__timers_take(timers, co->timer);
   co->timer = 0;
 }
 
-/* The first of the timers, of which there are some; or its slot, if others
-   are in it, too many to look at. */
-CONC__PRIVATE const conc__timer *conc__timers_first(const conc__loop *loop) {
-  const conc__timer *all = loop->timers;
-  const conc__timer_link *links = loop->timers_links;
-  unsigned level = 0;
+/* --- timers that are due --- */
+
+/* The first of the timers, of which there are some. If its slot has eight
+   others or more, too many to look at, the slot itself: it begins no later
+   than any of them ends. */
+CONC__PRIVATE const conc__timer *
+conc__timers_first(const conc__timers *timers) {
+  const conc__timer *all = timers->places;
+  const conc__timer_link *links = timers->links;
+  uint64_t used = timers->slots[0];
+  size_t level = 0;
   uint32_t slot, first, i;
   int n = 0;
-  while (loop->timers_slots[level] == 0) level++;
-  slot = level * 64 + conc__lowest_bit(loop->timers_slots[level]);
+  CONC__CHECK(timers->count > 0); /* so a level has a bit */
+  if (used != 0) /* all timers of such a slot have one time */
+    return &all[links[conc__lowest_bit(used)].next];
+  do used = timers->slots[++level];
+  while (used == 0);
+  slot = (uint32_t)level * 64 + conc__lowest_bit(used);
   first = links[slot].next;
-  if (level == 0) return &all[first]; /* the others are of the same time */
   for (i = links[first].next; i != slot; i = links[i].next) {
     if (++n == 8) return &all[slot];
     if (all[i].time < all[first].time) first = i;
@@ -9635,49 +9994,55 @@ CONC__PRIVATE const conc__timer *conc__timers_first(const conc__loop *loop) {
   return &all[first];
 }
 
-/* The loop's time is where the slot begins. Asks for the timers from the end
-   on, too: each link may miss the cache, and so two are under way. */
-CONC__PRIVATE void conc__timers_spread(conc__loop *loop, uint32_t slot) {
-  const conc__timer *all = loop->timers;
-  const conc__timer_link *links = loop->timers_links;
+/* The loop's time comes to where a slot begins: its timers go some levels
+   lower. The prefetch walks the ring from its end, against the walk of the
+   loop: each link may miss the cache, and so two are under way. */
+CONC__PRIVATE void conc__timers_spread(conc__timers *timers, uint32_t slot) {
+  const conc__timer *all = timers->places;
+  const conc__timer_link *links = timers->links;
   uint32_t i, next;
   uint32_t far = links[slot].previous;
-  loop->timers_time = all[slot].time;
-  loop->timers_slots[slot / 64] &= ~((uint64_t)1 << slot % 64);
+  CONC__CHECK(all[slot].time > timers->time);
+  timers->time = all[slot].time;
+  timers->slots[slot / 64] &= ~((uint64_t)1 << slot % 64);
   for (i = links[slot].next; i != slot; i = next) {
-    next = links[i].next;
+    next = links[i].next; /* placing changes the link */
     far = links[far].previous;
     __builtin_prefetch(&all[far]);
-    conc__timer_place(loop, i);
+    conc__timers_place(timers, i);
   }
 }
 
 /* Makes those ready whose time has come. They go before the others, or
    a burst of new tasks would all begin, each with a stack, before the first
    timer of theirs is heard; but no more than half a batch of them, so that
-   the others have their turn. A coroutine that somebody else is waking at
-   this moment is left to him. */
+   the others have their turn. A coroutine that another thread is waking at
+   this moment is left to that thread.
+   They are collected first and made ready afterwards, the last one first, so
+   that the first is in front; and meanwhile the prefetches arrive. */
 CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
   conc__coro *due[CONC__LOOP_BATCH / 2];
+  conc__timers *timers = &loop->timers;
   uint64_t time = conc__timer_time(now);
   int n = 0;
-  while (n < CONC__LOOP_BATCH / 2 && loop->timers_count > 0) {
-    const conc__timer *first = conc__timers_first(loop);
-    uint32_t i = (uint32_t)(first - loop->timers);
+  while (n < CONC__LOOP_BATCH / 2 && timers->count > 0) {
+    const conc__timer *first = conc__timers_first(timers);
+    uint32_t i = (uint32_t)(first - timers->places);
     if (first->time > time) {
-      /* Later ones need fewer steps then, and the places stay right. */
-      if (i < CONC__TIMER_SLOTS) loop->timers_time = time;
+      /* If it is a slot, none begins by now, and the loop's time may be now:
+         later timers need fewer steps then, and the places stay right. */
+      if (i < CONC__TIMER_SLOTS) timers->time = time;
       break;
     }
     if (i < CONC__TIMER_SLOTS) {
-      conc__timers_spread(loop, i);
+      conc__timers_spread(timers, i);
       continue;
     }
     due[n] = first->coro;
     __builtin_prefetch(due[n]);
     __builtin_prefetch(&due[n]->timer);
     n++;
-    conc__timer_free(loop, i);
+    conc__timers_take(timers, i);
   }
   while (n > 0) {
     conc__coro *co = due[--n];
@@ -9685,38 +10050,52 @@ CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
     __builtin_prefetch(&co->actor.task->kind); /* perhaps it will end */
     __builtin_prefetch(&co->actor.task->done);
     if (!conc__park_retract(&co->actor)) continue;
-    loop->ring_first = (loop->ring_first - 1) & (loop->ring_size - 1);
-    loop->ring[loop->ring_first] = (conc__ready)co;
-    loop->ring_count++;
+    conc__ready_push_first(&loop->ready, (conc__ready)co);
   }
 }
 
 /* ---------------------------------------------------------------------------
    >>poller: epoll, kqueue or poll()
+
+   One of three backends asks the kernel which descriptors are ready. Each has
+   the same five functions: conc__poller_open, _close, _update (tells the
+   kernel what is waited for), _remove, and _wait, which calls conc__fd_ready
+   for each event. What a loop knows of a descriptor is its conc__fd; an entry
+   is made at the first wait, and never goes away before the loop ends.
+
+   Only the loop's thread calls these; other threads reach the poller by its
+   waker alone. In a forked child see conc__fork_reopen.
    ------------------------------------------------------------------------ */
 
-/* The entry of a descriptor; NULL: no memory. */
+/* --- entries --- */
+
+/* The entry of a descriptor, made if there is none; NULL: no memory. It moves
+   when the table grows: do not keep it across a wait. */
 CONC__PRIVATE conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
+  conc__fds *fds = &loop->fds;
   size_t need = (size_t)fd + 1;
-  if (need > loop->fds_size) {
-    size_t size = loop->fds_size == 0 ? 64 : loop->fds_size;
-    conc__fd *fds;
+  if (need > fds->size) {
+    size_t size = fds->size == 0 ? 64 : fds->size;
+    conc__fd *entries;
     while (size < need) size *= 2;
-    fds = (conc__fd *)CONC_REALLOC(loop->fds, size * sizeof *fds);
-    if (fds == NULL) return NULL;
-    memset(fds + loop->fds_size, 0, (size - loop->fds_size) * sizeof *fds);
-    loop->fds = fds;
-    loop->fds_size = size;
+    entries =
+        (conc__fd *)CONC_REALLOC(fds->entries, size * sizeof *entries);
+    if (entries == NULL) return NULL;
+    memset(entries + fds->size, 0, (size - fds->size) * sizeof *entries);
+    fds->entries = entries;
+    fds->size = size;
   }
-  return &loop->fds[fd];
+  return &fds->entries[fd];
 }
 
-/* The poller does not know it. */
+/* The poller does not have the descriptor, or no longer. */
 CONC__PRIVATE void conc__fd_renew(conc__fd *entry) {
   entry->known = entry->drained = false;
   entry->edges = 0;
 }
 
+/* What is waited for at this moment: waiters that have their event already
+   count no more. */
 CONC__PRIVATE int conc__fd_events(const conc__fd *entry) {
   const conc__fd_waiter *w;
   int events = entry->watch != NULL && entry->watch->armed ? CONC_READ : 0;
@@ -9725,24 +10104,25 @@ CONC__PRIVATE int conc__fd_events(const conc__fd *entry) {
   return events;
 }
 
-/* Lets one go on that waits for a descriptor: `ready` is what came, or a
-   negative errno. */
+/* Lets a coroutine go on that waits for a descriptor: `ready` is what came, or
+   a negative errno. */
 CONC__PRIVATE void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w,
                                  int ready) {
   w->ready = ready;
   /* Unless it is being cancelled at this moment: then it is in the inbox,
      and finds that it is ready all the same. */
   if (conc__park_retract(w->actor))
-    conc__ready_push(loop, (conc__ready)w->actor);
+    conc__ready_push(&loop->ready, (conc__ready)w->actor);
 }
 
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
 
 /* The poller says that a descriptor is ready for `events`. */
 CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   bool news = entry->drained && (events & CONC_READ);
   conc__fd_waiter *w;
+  CONC__CHECK(fd >= 0 && (size_t)fd < loop->fds.size);
   if (news) entry->drained = false;
   for (w = entry->waiters; w != NULL; w = w->next) {
     if (w->ready < 0 || !(w->events & events)) continue;
@@ -9753,75 +10133,95 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
     conc__fd_wake(loop, w, w->events & events);
     news = true;
   }
-  if (!news && (entry->edges & events)) { /* nobody wants to hear of them */
+  /* An edge that is news to no coroutine: the poller is asked for no more of
+     them, until the next wait. */
+  if (!news && (entry->edges & events)) {
     entry->edges &= (unsigned char)~events;
     conc__poller_update(loop, fd);
   }
   if (entry->watch != NULL && (events & CONC_READ)) {
-    if (entry->watch->armed) loop->fds_waited--;
+    if (entry->watch->armed) loop->fds.waited--;
     entry->watch->armed = false;
-    /* Told even if nobody listens now: an edge does not repeat itself. */
+    /* Even if its owner does not wait now: an edge does not repeat itself. */
     entry->watch->ready(entry->watch, events);
   }
 }
 
 #if CONC_HAVE_EPOLL
 
+/* --- epoll --- */
+
+/* 0, or negative errno: then it is not open. The waker stays in the poller as
+   long as that is open, level-triggered: it is drained at each event. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
-  loop->poller = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->poller < 0) return -errno;
+  loop->poller.fd = epoll_create1(EPOLL_CLOEXEC);
+  if (loop->poller.fd < 0) return -errno;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
-  e.data.u64 = (uint64_t)loop->waker[0];
-  rc = epoll_ctl(loop->poller, EPOLL_CTL_ADD, loop->waker[0], &e);
+  e.data.u64 = (uint64_t)loop->poller.waker[0];
+  rc = epoll_ctl(loop->poller.fd, EPOLL_CTL_ADD, loop->poller.waker[0], &e);
   if (rc == 0) return 0;
   rc = -errno;
-  close(loop->poller);
+  close(loop->poller.fd);
   return rc;
 }
 
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
-  close(loop->poller);
+  close(loop->poller.fd);
 }
 
-/* Tells the poller what is waited for. A watched descriptor is told once,
-   edge-triggered: its owner reads it empty before it waits again. So is one of
-   which every waiter has tried first, see conc__fds_verify. Others are told
-   for each wait anew, one-shot: their owner may have closed and reopened them
-   meanwhile, which shows as ENOENT. 0, or negative errno: -EPERM for files,
-   which are always ready. */
-CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
-  conc__fd *entry = &loop->fds[fd];
+/* How the kernel is to watch a descriptor; notes in the entry of which events
+   it will report edges.
+   A watched descriptor is edge-triggered for good: its owner reads it empty
+   before it waits again. So is a descriptor that every waiter has tried
+   before it began to wait, see conc__fds_verify: the events of earlier waits
+   stay, to spare a call when their direction is waited for again. Any other
+   is one-shot, and given to the kernel again at each wait: its owner may have
+   closed and reopened it meanwhile, which shows as ENOENT. */
+CONC__PRIVATE uint32_t conc__epoll_interest(conc__fd *entry) {
   const conc__fd_waiter *w = entry->waiters;
-  struct epoll_event e;
   int events = conc__fd_events(entry);
-  int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-  if (entry->watch != NULL && entry->known) return 0;
-  memset(&e, 0, sizeof e);
+  uint32_t flags = (uint32_t)EPOLLET;
   while (w != NULL && w->tried) w = w->next;
   if (entry->watch != NULL) {
     entry->edges = 0;
     events = CONC_READ | CONC_WRITE;
-    e.events = (uint32_t)EPOLLET;
   } else if (w == NULL) {
     events |= entry->edges;
     entry->edges = (unsigned char)events;
-    e.events = (uint32_t)EPOLLET;
   } else {
     entry->edges = 0;
-    e.events = EPOLLONESHOT;
+    flags = EPOLLONESHOT;
   }
+  /* Without edges the next byte would come unseen: conc_read may not conclude
+     from the last short read that there is nothing. */
   if (!(entry->edges & CONC_READ)) entry->drained = false;
-  if (events & CONC_READ) e.events |= EPOLLIN | EPOLLRDHUP;
-  if (events & CONC_WRITE) e.events |= EPOLLOUT;
+  if (events & CONC_READ) flags |= EPOLLIN | EPOLLRDHUP;
+  if (events & CONC_WRITE) flags |= EPOLLOUT;
+  return flags;
+}
+
+/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files,
+   which are always ready. */
+CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
+  conc__fd *entry = &loop->fds.entries[fd];
+  struct epoll_event e;
+  int op = entry->known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (entry->watch != NULL && entry->known) return 0;
+  memset(&e, 0, sizeof e);
+  e.events = conc__epoll_interest(entry);
   for (;;) {
-    /* What is closed here may live on in a duplicate, and be heard of: that
-       belongs to an earlier generation. */
+    /* What is closed here may live on in a duplicate, and then the kernel goes
+       on to report it under this number. Such an event is known by its
+       generation, an earlier one. */
     if (op == EPOLL_CTL_ADD) entry->generation++;
     e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
-    if (epoll_ctl(loop->poller, op, fd, &e) == 0) break;
+    if (epoll_ctl(loop->poller.fd, op, fd, &e) == 0) break;
+    /* `known` was wrong: the descriptor was closed and reopened without
+       conc_close; or it was renewed, and its old file is there all the same.
+       The other call is the right one. */
     if (errno == ENOENT && op == EPOLL_CTL_MOD) {
       op = EPOLL_CTL_ADD;
     } else if (errno == EEXIST && op == EPOLL_CTL_ADD) {
@@ -9836,13 +10236,17 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return 0;
 }
 
+/* Takes a descriptor out of the poller, if it is there and still open. */
 CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   struct epoll_event e; /* only kernels before 2.6.9 look at it */
+  conc__fd *entry = &loop->fds.entries[fd];
   memset(&e, 0, sizeof e);
-  if (loop->fds[fd].known) epoll_ctl(loop->poller, EPOLL_CTL_DEL, fd, &e);
-  conc__fd_renew(&loop->fds[fd]);
+  if (entry->known) epoll_ctl(loop->poller.fd, EPOLL_CTL_DEL, fd, &e);
+  conc__fd_renew(entry);
 }
 
+/* epoll_wait until a deadline, as exactly as the kernel can: its plain call
+   has milliseconds, which would make short sleeps up to 1 ms longer. */
 CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
                                    double deadline) {
 #ifdef SYS_epoll_pwait2 /* Linux 5.11: nanoseconds */
@@ -9858,21 +10262,24 @@ CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
   return epoll_wait(poller, e, n, conc__milliseconds(deadline));
 }
 
-/* One look at the poller, at most until the deadline. Whether anything
-   came. */
+/* One look at the poller, at most until the deadline. Returns whether anything
+   came, be it only the waker. What does not fit into the array is reported by
+   the next look: the kernel goes round. */
 CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
-  int n = conc__epoll_wait(loop->poller, e, 128, deadline);
+  int n = conc__epoll_wait(loop->poller.fd, e, 128, deadline);
   int i;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
     int fd = (int)(uint32_t)e[i].data.u64;
     int events = 0;
-    if (fd == loop->waker[0]) {
-      conc__waker_drain(loop->waker);
+    if (fd == loop->poller.waker[0]) {
+      conc__waker_drain(loop->poller.waker);
       continue;
     }
-    if (e[i].data.u64 >> 32 != loop->fds[fd].generation) continue;
+    /* An event of an earlier generation: see conc__poller_update. */
+    if (e[i].data.u64 >> 32 != loop->fds.entries[fd].generation) continue;
+    /* The end and an error are what a read and a write will report. */
     if (got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
       events |= CONC_READ;
     if (got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) events |= CONC_WRITE;
@@ -9884,34 +10291,40 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #elif CONC_HAVE_KQUEUE
 
+/* --- kqueue --- */
+
 /* One change of what is waited for. 0 or negative errno. */
 CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
                                       unsigned short flags) {
   struct kevent e;
   EV_SET(&e, (uintptr_t)fd, filter, flags, 0, 0, 0);
-  return kevent(loop->poller, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
+  return kevent(loop->poller.fd, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
+/* 0, or negative errno: then it is not open. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   int rc;
-  loop->poller = kqueue();
-  if (loop->poller < 0) return -errno;
-  conc__set_cloexec(loop->poller);
-  rc = conc__kqueue_change(loop, loop->waker[0], EVFILT_READ, EV_ADD);
-  if (rc != 0) close(loop->poller);
+  loop->poller.fd = kqueue();
+  if (loop->poller.fd < 0) return -errno;
+  conc__set_cloexec(loop->poller.fd);
+  rc = conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ, EV_ADD);
+  if (rc != 0) close(loop->poller.fd);
   return rc;
 }
 
 /* (In a forked child it is not open: BSD does not inherit it.) */
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
-  close(loop->poller);
+  close(loop->poller.fd);
 }
 
-/* As for epoll, with two differences: reading and writing are told apart, each
-   one-shot; and files, which kqueue holds for not ready at their end, are left
-   out here. */
+/* Tells the poller what is waited for. 0, or negative errno: -EPERM for files.
+   There are two differences to epoll. Reading and writing are separate
+   filters, each of them one-shot, so there may be two events for one waiter.
+   And files are left out here, since kqueue holds them for not ready at their
+   end. Closing a descriptor removes its filters, whatever duplicates there
+   are: so there is no need for generations, nor to ask whether it is known. */
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   int events = conc__fd_events(entry);
   unsigned short flags = EV_ADD | EV_ONESHOT;
   struct stat st;
@@ -9931,25 +10344,28 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   return rc;
 }
 
+/* Takes a descriptor out of the poller, if it is there and still open. */
 CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
-  if (loop->fds[fd].known) { /* those that are not there do no harm */
+  if (loop->fds.entries[fd].known) { /* those that are not there do no harm */
     conc__kqueue_change(loop, fd, EVFILT_READ, EV_DELETE);
     conc__kqueue_change(loop, fd, EVFILT_WRITE, EV_DELETE);
   }
-  loop->fds[fd].known = false;
+  loop->fds.entries[fd].known = false;
 }
 
+/* One look at the poller, at most until the deadline. Returns whether anything
+   came, be it only the waker. */
 CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct kevent e[128];
   struct timespec t = {0, 0};
   int n, i;
   if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
-  n = kevent(loop->poller, NULL, 0, e, 128,
+  n = kevent(loop->poller.fd, NULL, 0, e, 128,
              deadline < CONC__NEVER ? &t : NULL);
   for (i = 0; i < n; i++) {
     int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
-    if ((int)e[i].ident == loop->waker[0]) {
-      conc__waker_drain(loop->waker);
+    if ((int)e[i].ident == loop->poller.waker[0]) {
+      conc__waker_drain(loop->poller.waker);
       continue;
     }
     if (e[i].flags & (EV_EOF | EV_ERROR)) events |= CONC__HANGUP;
@@ -9960,14 +10376,19 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #else
 
+/* --- poll() --- */
+
+/* The kernel keeps nothing between two calls of poll(): so there is nothing to
+   open, to close or to remove. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   (void)loop;
   return 0;
 }
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
 
-/* poll() is told everything at each call. It reports what is not open by
-   POLLNVAL, and files as ready. */
+/* There is nothing to update either: each call of poll() gets all descriptors.
+   But one that is not open is an error at the start of a wait, as with epoll
+   and kqueue. */
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
   (void)loop;
   return fcntl(fd, F_GETFD) < 0 ? -errno : 0;
@@ -9977,33 +10398,47 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
   (void)loop, (void)fd;
 }
 
+/* Writes what is waited for to p[1] and on, which has room for `room`; returns
+   how many entries of p are used. p[0] is the waker. */
+CONC__PRIVATE size_t conc__poll_fill(const conc__loop *loop, struct pollfd *p,
+                                     size_t room) {
+  size_t count = 1, i;
+  p[0].fd = loop->poller.waker[0];
+  p[0].events = POLLIN;
+  p[0].revents = 0;
+  for (i = 0; i < loop->fds.size && count < room; i++) {
+    const conc__fd *entry = &loop->fds.entries[i];
+    int events;
+    if (entry->waiters == NULL && entry->watch == NULL) continue;
+    events = conc__fd_events(entry);
+    if (events == 0) continue;
+    p[count].fd = (int)i;
+    p[count].events = conc__poll_events(events);
+    p[count++].revents = 0;
+  }
+  return count;
+}
+
+/* One look at the descriptors, at most until the deadline. Returns whether
+   anything came, be it only the waker. poll() reports what is not open by
+   POLLNVAL, and files as ready. */
 CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct pollfd few[64];
   struct pollfd *p = few;
-  size_t count = 1, i;
+  size_t room = 64, count, i;
   int n;
-  if (loop->fds_waited + 1 > 64) {
-    p = (struct pollfd *)CONC_MALLOC((loop->fds_waited + 1) * sizeof *p);
+  if (loop->fds.waited + 1 > room) {
+    p = (struct pollfd *)CONC_MALLOC((loop->fds.waited + 1) * sizeof *p);
     if (p == NULL) { /* the first ones, then; and never for long */
       p = few;
       if (deadline > 0) deadline = conc_now() + 0.01;
+    } else {
+      room = loop->fds.waited + 1;
     }
   }
-  p[0].fd = loop->waker[0];
-  p[0].events = POLLIN;
-  p[0].revents = 0;
-  for (i = 0; i < loop->fds_size; i++) {
-    int events;
-    if (loop->fds[i].waiters == NULL && loop->fds[i].watch == NULL) continue;
-    events = conc__fd_events(&loop->fds[i]);
-    if (events == 0 || (p == few && count == 64)) continue;
-    p[count].fd = (int)i;
-    p[count].events = (short)((events & CONC_READ ? POLLIN : 0) |
-                              (events & CONC_WRITE ? POLLOUT : 0));
-    p[count++].revents = 0;
-  }
+  count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && p[0].revents) conc__waker_drain(loop->waker);
+  if (n > 0 && p[0].revents) conc__waker_drain(loop->poller.waker);
   for (i = 1; n > 0 && i < count; i++) {
     short got = p[i].revents;
     int events = 0;
@@ -10019,8 +10454,38 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #endif
 
+/* --- the poller and its waker --- */
+
+/* Opens the waker and the poller, which watches it. 0, or negative errno: then
+   neither is open. */
+CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
+  int rc = conc__waker_open(loop->poller.waker);
+  if (rc != 0) return rc;
+  rc = conc__poller_open(loop);
+  if (rc != 0) conc__waker_close(loop->poller.waker);
+  return rc;
+}
+
+/* Closes the poller and the waker. In a forked child these are the child's
+   copies: the parent keeps its own. */
+CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
+  conc__poller_close(loop);
+  conc__waker_close(loop->poller.waker);
+}
+
 /* ---------------------------------------------------------------------------
    >>coroutine: switching, coroutines as actors, waiting for descriptors
+
+   A coroutine is an actor with a stack, which its loop's thread runs. Here is
+   how it gets the stack, leaves it for the next one that is ready, parks, is
+   woken from its own thread or another one, and waits for descriptors.
+
+   A task has no stack before it runs for the first time. Then it takes over
+   that of a task which has just ended, if there is one, without a switch: see
+   conc__coro_main. So a burst of tasks that do not wait needs one stack.
+
+   Uses >>stack, >>schedule and >>poller; >>loop runs it all. Only >>server
+   has watches.
    ------------------------------------------------------------------------ */
 
 /* --- switching --- */
@@ -10035,25 +10500,33 @@ CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
 static const conc__actor_class conc__coro_class = {
     conc__coro_park, conc__coro_wait_fd, conc__coro_wake, false};
 
-/* The loop knows the task no longer. */
+/* The loop knows the task no longer. This comes before conc__task_finish,
+   after which the task may be gone. */
 CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
+  CONC__CHECK(loop->alive > 0);
   loop->alive--;
   conc__task_unlink(t);
 }
 
-/* Gives a task its stack. NULL if there is none: then the task has failed,
-   and the loop's fiber will say so, which may call destructors. */
+/* The control block becomes the actor of a task that has not begun. */
+CONC__INLINE void conc__coro_init(conc__coro *co, conc_task *t) {
+  co->actor.word = 0;
+  conc__actor_init(&co->actor, &conc__coro_class, t);
+}
+
+/* Gives a task its stack. NULL if there is none: then the task has failed, and
+   its end is left to the loop's fiber, for that may call destructors, which
+   must not run on the stack of the coroutine that is just leaving. */
 CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
   if (co == NULL) {
     conc__loop_forget(loop, t);
     t->next = loop->failed;
     loop->failed = t;
-    loop->batch = 0;
+    loop->batch = 0; /* the fiber's turn is next */
     return NULL;
   }
-  co->actor.word = 0;
-  conc__actor_init(&co->actor, &conc__coro_class, t);
+  conc__coro_init(co, t);
   co->loop = loop;
   co->timer = 0;
   conc__fiber_init(&co->actor.fiber, co->map + conc__page,
@@ -10062,10 +10535,11 @@ CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   return co;
 }
 
-/* The next to run: NULL is the loop's own fiber. */
+/* The next to run; NULL: the loop's own fiber. That has its turn if nothing is
+   ready, and at the end of the batch. */
 CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
-  while (loop->ring_count > 0 && --loop->batch > 0) {
-    conc__ready item = conc__ready_pop(loop);
+  while (loop->ready.count > 0 && --loop->batch > 0) {
+    conc__ready item = conc__ready_pop(&loop->ready);
     conc__coro *co = (conc__coro *)item;
     if (CONC__UNLIKELY(item & 1))
       co = conc__coro_bind(loop, (conc_task *)(item - 1));
@@ -10074,11 +10548,14 @@ CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
   return NULL;
 }
 
-/* Leaves the fiber `from` for the next one. Returns when `from` goes on. */
+/* Leaves the fiber `from` for the next one. Returns when `from` goes on: at
+   once if it is the next itself. `current` is set before the switch, for a
+   fiber that begins asks who it is. `last`: see conc__fiber_switch. */
 CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
                                     bool last) {
   conc__coro *next = conc__loop_next(loop);
   if (next != NULL) {
+    CONC__CHECK(next->loop == loop);
     conc__this.current = &next->actor;
     if (&next->actor.fiber != from)
       conc__fiber_switch(from, &next->actor.fiber, last);
@@ -10090,7 +10567,10 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
 }
 
 /* Runs tasks on this stack, one after the other as long as the next that is
-   ready has none yet, then leaves it for ever. */
+   ready has none yet, then leaves it for ever. It goes on to be used until the
+   switch at the end: that is why a pooled one, which the next task may get, is
+   given back only when nothing but the switch is left, and why one with a
+   mapping of its own is unmapped by the loop's fiber. */
 CONC__PRIVATE void conc__coro_main(void) {
   conc__loop *loop = conc__this.loop;
   conc__coro *co = (conc__coro *)conc__this.current;
@@ -10100,15 +10580,18 @@ CONC__PRIVATE void conc__coro_main(void) {
     void *result;
     int status = conc__task_run(t, &co->actor, &result);
     conc__locals_end(t); /* its destructors may still wait */
+    CONC__CHECK(co->timer == 0 && conc__this.current == &co->actor);
     conc__loop_forget(loop, t);
     conc__task_finish(t, result, status);
-    if (co->slab == NULL || loop->ring_count == 0) break;
-    if (!(loop->ring[loop->ring_first] & 1)) break;
-    t = (conc_task *)(loop->ring[loop->ring_first] - 1);
+    /* Goes on if the next has no stack yet and may have this one, which is of
+       the usual size. (A function of its own, this costs a jump for each
+       task.) */
+    if (co->slab == NULL || loop->ready.count == 0) break;
+    if (!(loop->ready.items[loop->ready.first] & 1)) break;
+    t = (conc_task *)(loop->ready.items[loop->ready.first] - 1);
     if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
-    conc__ready_pop(loop);
-    co->actor.word = 0;
-    conc__actor_init(&co->actor, &conc__coro_class, t);
+    conc__ready_pop(&loop->ready);
+    conc__coro_init(co, t);
   }
   if (co->slab != NULL) {
     conc__stack_put_pooled(&loop->stacks, co);
@@ -10122,43 +10605,57 @@ CONC__PRIVATE void conc__coro_main(void) {
 
 /* --- coroutines as actors --- */
 
+/* conc__actor_class.park. CONC__PARKED is set before the timer: if it cannot
+   be set, a wake-up has come and there is nothing to undo. From then on other
+   threads may post the coroutine, but only this thread takes the inbox out: so
+   it is not run before it has left its stack. */
 CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
                                    double deadline) {
   conc__coro *co = (conc__coro *)self;
   conc__loop *loop = co->loop;
+  CONC__CHECK(loop == conc__this.loop && conc__this.current == self);
   if (!conc__park_announce(self, bits, CONC__PARKED)) return;
-  if (deadline < CONC__NEVER) conc__timer_add(loop, co, deadline);
+  if (deadline < CONC__NEVER) conc__timers_add(&loop->timers, co, deadline);
   conc__loop_switch(loop, &co->actor.fiber, false);
-  if (co->timer != 0) conc__timer_remove(loop, co);
+  CONC__CHECK(!(CONC__LOAD_RELAXED(&self->word) & CONC__PARKED));
+  if (co->timer != 0) conc__timers_remove(&loop->timers, co);
 }
 
+/* conc__actor_class.wake: by the thread that has cleared CONC__PARKED, so once
+   for each park. It cannot fail: the ring has room, and the inbox is a list
+   through the coroutines. */
 CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
   conc__coro *co = (conc__coro *)actor;
   conc__loop *loop = co->loop;
   (void)seen;
   if (loop == conc__this.loop) {
-    conc__ready_push(loop, (conc__ready)co);
+    conc__ready_push(&loop->ready, (conc__ready)co);
     return;
   }
   /* The coroutine cannot go on, so the loop cannot end, before it has taken
-     this from the inbox; and that takes the lock which we hold to the end. */
-  conc__mutex_lock(&loop->inbox_guard);
-  co->next = loop->inbox;
-  CONC__STORE(&loop->inbox, co);
-  if (loop->sleeping) {
-    loop->sleeping = false;
-    conc__waker_wake(loop->waker);
+     this from the inbox; and that takes the guard, which this thread holds to
+     the end: so the loop is still there when the guard is released, and
+     conc__loop_close waits for that. */
+  conc__mutex_lock(&loop->inbox.guard);
+  co->next = loop->inbox.first;
+  CONC__STORE(&loop->inbox.first, co);
+  if (loop->inbox.sleeping) { /* the first poster alone wakes it */
+    loop->inbox.sleeping = false;
+    conc__waker_wake(loop->poller.waker);
   }
-  conc__mutex_unlock(&loop->inbox_guard);
+  conc__mutex_unlock(&loop->inbox.guard);
 }
 
+/* Makes ready what other threads have woken, in the order in which it was
+   posted. The look without the guard may miss what is being posted: then the
+   poster finds `sleeping`, or the next turn finds the coroutine. */
 CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
   conc__coro *co, *first = NULL;
-  if (CONC__LOAD(&loop->inbox) == NULL) return;
-  conc__mutex_lock(&loop->inbox_guard);
-  co = loop->inbox;
-  CONC__STORE(&loop->inbox, (conc__coro *)NULL);
-  conc__mutex_unlock(&loop->inbox_guard);
+  if (CONC__LOAD(&loop->inbox.first) == NULL) return;
+  conc__mutex_lock(&loop->inbox.guard);
+  co = loop->inbox.first;
+  CONC__STORE(&loop->inbox.first, (conc__coro *)NULL);
+  conc__mutex_unlock(&loop->inbox.guard);
   while (co != NULL) { /* oldest first */
     conc__coro *next = co->next;
     co->next = first;
@@ -10166,24 +10663,26 @@ CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
     co = next;
   }
   for (; first != NULL; first = first->next)
-    conc__ready_push(loop, (conc__ready)first);
+    conc__ready_push(&loop->ready, (conc__ready)first);
 }
 
 /* --- waiting for descriptors --- */
 
+/* Takes a waiter off its descriptor's list, which it is on. */
 CONC__PRIVATE void conc__fd_unwait(conc__loop *loop, int fd,
                                    conc__fd_waiter *w) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   conc__fd_waiter **p = &entry->waiters;
   while (*p != w) p = &(*p)->next;
   *p = w->next;
-  loop->fds_waited--;
+  CONC__CHECK(loop->fds.waited > 0);
+  loop->fds.waited--;
 }
 
 /* Ends a wait for a descriptor. What came, a negative errno, or 0. */
 CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
                                     conc__fd_waiter *w) {
-  conc__fd *entry = &loop->fds[fd];
+  conc__fd *entry = &loop->fds.entries[fd];
   conc__fd_unwait(loop, fd, w);
   /* One-shot: an event that was meant for another waiter, too, has disarmed
      the descriptor. Without an event it is still armed: if it is closed and a
@@ -10196,14 +10695,24 @@ CONC__PRIVATE int conc__fd_wait_end(conc__loop *loop, int fd,
   return w->ready;
 }
 
-/* Begins one. 0; or it has ended already, and this is what came. */
+/* A wait for edges that the poller reports anyway has begun: the descriptor is
+   in doubt until conc__fds_verify has looked at it. */
+CONC__INLINE void conc__fds_doubt(conc__fds *fds, conc__fd *entry, int fd) {
+  if (entry->doubted) return;
+  entry->doubted = true;
+  entry->next_doubted = fds->doubted;
+  fds->doubted = fd + 1;
+}
+
+/* Begins a wait for a descriptor. 0; or it has ended already, and this is what
+   came, or a negative errno. If 0, conc__fd_wait_end must follow. */
 CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
                                 int events, conc__fd_waiter *w) {
   conc__fd *entry;
   int rc;
   if (fd < 0) return -EBADF;
   /* A wild number must not make the table grow to it. */
-  if ((size_t)fd >= loop->fds_size && fcntl(fd, F_GETFD) < 0) return -EBADF;
+  if ((size_t)fd >= loop->fds.size && fcntl(fd, F_GETFD) < 0) return -EBADF;
   entry = conc__fd_entry(loop, fd);
   if (entry == NULL) return -ENOMEM;
   w->actor = actor;
@@ -10212,34 +10721,35 @@ CONC__PRIVATE int conc__fd_park(conc__loop *loop, conc__actor *actor, int fd,
   w->tried = (events & CONC__TRIED) != 0;
   w->next = entry->waiters;
   entry->waiters = w;
-  loop->fds_waited++;
+  loop->fds.waited++;
   if (w->tried && (w->events & ~entry->edges) == 0) {
-    if (!entry->doubted) {
-      entry->doubted = true;
-      entry->next_doubted = loop->doubted;
-      loop->doubted = fd + 1;
-    }
+    conc__fds_doubt(&loop->fds, entry, fd);
     return 0;
   }
   rc = conc__poller_update(loop, fd);
   if (rc == 0) return 0;
+  /* -EPERM: a file, which is always ready. */
   w->ready = rc == -EPERM ? w->events : rc;
   return conc__fd_wait_end(loop, fd, w);
 }
 
-/* Of a descriptor that was tried before each wait, the poller tells edges for
-   good: so under load it takes no system call to wait for it. But it may have
-   been closed and reopened since, or not be as empty as it seemed. So before
-   the loop sleeps, and every now and then, the poller is told of each
-   descriptor for which a wait has begun in that way, which shows all that. */
+/* Of a descriptor that was tried before each wait, the poller reports edges
+   for good: so under load it takes no system call to wait for it. But it may
+   have been closed and reopened since, or not be as empty as it seemed. So
+   before the loop sleeps, and every now and then, the poller is asked again
+   about each descriptor for which a wait has begun in that way: it then
+   reports what is ready by a new edge, or fails if the descriptor is not the
+   one it knew. */
 CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   int fd;
-  while ((fd = loop->doubted - 1) >= 0) {
-    conc__fd *entry = &loop->fds[fd];
+  while ((fd = loop->fds.doubted - 1) >= 0) {
+    conc__fd *entry = &loop->fds.entries[fd];
     conc__fd_waiter *w = entry->waiters;
     int rc;
-    loop->doubted = entry->next_doubted;
+    CONC__CHECK((size_t)fd < loop->fds.size && entry->doubted);
+    loop->fds.doubted = entry->next_doubted;
     entry->doubted = false;
+    /* The wait may have ended meanwhile. */
     if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
     rc = conc__poller_update(loop, fd);
     for (; rc < 0 && w != NULL; w = w->next)
@@ -10247,9 +10757,15 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   }
 }
 
+/* --- conc__actor_class.wait_fd, and several at once --- */
+
 #define CONC__WAIT_FDS 3
 
-/* As conc__thread_poll, for a coroutine; n <= CONC__WAIT_FDS. */
+/* Waits for n <= CONC__WAIT_FDS descriptors, as conc__thread_poll does, for a
+   coroutine: returns how many are ready, -ETIMEDOUT or -ECANCELED, and sets
+   each `revents`. A descriptor that cannot be waited for counts as ready, with
+   POLLNVAL. The waiters are on this stack: all of them are taken off again
+   before it returns, whatever came. */
 CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
                                   double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
@@ -10276,10 +10792,15 @@ CONC__PRIVATE int conc__coro_poll(conc__actor *self, struct pollfd *p, int n,
     p[i].revents = got[i] < 0 ? (short)POLLNVAL : conc__poll_events(got[i]);
     ready += got[i] != 0;
   }
+  /* What is ready comes first: a cancellation is kept for the next wait. */
   if (ready > 0) return ready;
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
 }
 
+/* conc__actor_class.wait_fd: returns what came, -ETIMEDOUT, -ECANCELED or
+   another negative errno. A park may return for no reason, so it is repeated
+   until there is one. With a deadline of 0 there is nothing to wait for: one
+   look by poll(), as a thread's. */
 CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
                                      double deadline) {
   conc__loop *loop = ((conc__coro *)self)->loop;
@@ -10300,6 +10821,8 @@ CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
   return conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
 }
 
+/* --- watches --- */
+
 /* Watches a descriptor, which the caller owns and must unwatch before it
    closes it. 0 or negative errno. */
 CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
@@ -10312,39 +10835,50 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   watch->armed = true;
   rc = conc__poller_update(loop, fd);
   if (rc == 0) {
-    loop->fds_waited++;
+    loop->fds.waited++;
   } else {
     entry->watch = NULL;
   }
   return rc;
 }
 
-/* Whether the poller tells of what is ready once more when the watch is armed
-   again, though it has told of it before: all do but epoll, whose edges do not
-   repeat themselves. */
+/* Whether the poller reports what is ready once more when the watch is armed
+   again, though it has reported it before: all do but epoll, whose edges do
+   not repeat themselves. */
 CONC__INLINE bool conc__watch_repeats(void) { return !CONC_HAVE_EPOLL; }
 
+/* The owner of the watch waits for the next event. This costs no system
+   call. */
 CONC__PRIVATE void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
-  if (!watch->armed) loop->fds_waited++;
+  if (!watch->armed) loop->fds.waited++;
   watch->armed = true;
 }
 
+/* Undoes conc__watch_start; the descriptor is still open. */
 CONC__PRIVATE void conc__watch_stop(conc__loop *loop, int fd) {
-  conc__fd *entry = &loop->fds[fd];
-  if (entry->watch->armed) loop->fds_waited--;
+  conc__fd *entry = &loop->fds.entries[fd];
+  CONC__CHECK((size_t)fd < loop->fds.size && entry->watch != NULL);
+  CONC__CHECK(!entry->watch->armed || loop->fds.waited > 0);
+  if (entry->watch->armed) loop->fds.waited--;
   conc__poller_remove(loop, fd);
   entry->watch = NULL;
 }
 
+/* Whether an actor is a coroutine, so that it may be cast to a conc__coro. */
 CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
   return actor->ops == &conc__coro_class;
 }
 
 /* ---------------------------------------------------------------------------
    >>loop: conc_run, conc_coro_start, conc_sleep; overflows
+
+   The loop's own fiber, which runs in conc_run on the thread's stack: one turn
+   after the other, as conc__loop_run lists their steps. Between its turns the
+   coroutines switch to each other, see >>coroutine. Here are also the public
+   calls that need a loop, and the report of an overflowed stack.
    ------------------------------------------------------------------------ */
 
-/* --- the loop's own turn --- */
+/* --- the sleep of a loop --- */
 
 /* Whether the process has one thread. If it cannot be found out: no. */
 CONC__PRIVATE bool conc__thread_is_only(void) {
@@ -10363,7 +10897,8 @@ CONC__PRIVATE bool conc__thread_is_only(void) {
 }
 
 /* All coroutines wait, and nothing is left that could wake one: says so, and
-   cancels them. One that sleeps for ever may mean to. */
+   cancels them. Not if one of them waits on no list: it sleeps for ever, and
+   may mean to. */
 CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   conc_task *t;
   for (t = loop->tasks; t != NULL; t = t->next)
@@ -10376,124 +10911,179 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
     if (t->next != NULL) conc__report(", ");
   }
   conc__mutex_unlock(&conc__stuck_guard);
-  loop->deadlocked = true;
+  loop->lookout.deadlocked = true;
   for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
 }
 
-/* Nobody is ready: sleeps until something comes. Spins first, as a waiting
-   thread does and for the same reason, unless the next timer is what it
-   waits for. */
-CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
-  double until = CONC__NEVER;
+/* A busy wait before the sleep, as a waiting thread has it and for the same
+   reason: see conc__spin_budget. Not past the next timer, if that is what the
+   loop waits for. Returns whether something has come. */
+CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin spin;
   bool paid = false;
-  /* No timer and no descriptor will wake it: only another thread could. */
-  bool lonely = loop->timers_count == 0 && loop->fds_waited == 0;
-  bool empty;
-  if (loop->timers_count > 0)
-    until = (double)conc__timers_first(loop)->time / CONC__TIMER_UNIT;
   conc__spin_begin(&spin, &loop->spin_failed, until);
   while (!paid && conc__spin_again(&spin, 1))
-    paid = CONC__LOAD(&loop->inbox) != NULL ||
-           (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
+    paid = CONC__LOAD(&loop->inbox.first) != NULL ||
+           (loop->fds.waited > 0 && conc__poller_wait(loop, 0));
   conc__spin_end(&spin, paid);
-  if (paid) return;
-  if (loop->doubted > 0) {
-    if (conc__poller_wait(loop, 0)) return;
-    conc__fds_verify(loop);
-    if (loop->ring_count > 0) return;
-  }
-  conc__mutex_lock(&loop->inbox_guard);
-  empty = loop->inbox == NULL;
-  loop->sleeping = empty;
-  conc__mutex_unlock(&loop->inbox_guard);
-  if (!empty) return;
+  return paid;
+}
+
+/* Looks at the descriptors in doubt, of which the poller might never report
+   anything. First at what it has to report: then most doubts are unfounded,
+   and a look costs one call, a verification one for each. Returns whether
+   something is ready. */
+CONC__PRIVATE bool conc__loop_end_doubts(conc__loop *loop) {
+  if (loop->fds.doubted == 0) return false;
+  if (conc__poller_wait(loop, 0)) return true;
+  conc__fds_verify(loop);
+  return loop->ready.count > 0;
+}
+
+/* Announces that the loop is about to sleep: from now on a poster wakes the
+   poller. False if something was posted before: then it must not sleep. */
+CONC__PRIVATE bool conc__inbox_begin_sleep(conc__inbox *inbox) {
+  bool empty;
+  conc__mutex_lock(&inbox->guard);
+  CONC__CHECK(!inbox->sleeping);
+  empty = inbox->first == NULL;
+  inbox->sleeping = empty;
+  conc__mutex_unlock(&inbox->guard);
+  return empty;
+}
+
+/* The loop is awake, whatever has woken it: posters need not do so. Returns
+   whether nothing was posted. */
+CONC__PRIVATE bool conc__inbox_end_sleep(conc__inbox *inbox) {
+  bool empty;
+  conc__mutex_lock(&inbox->guard);
+  empty = inbox->first == NULL;
+  inbox->sleeping = false;
+  conc__mutex_unlock(&inbox->guard);
+  return empty;
+}
+
+/* When a loop that only another thread could wake looks again whether there is
+   another thread: after 0.1 s, then after twice as long each time, for the
+   look reads a file. */
+CONC__PRIVATE double conc__loop_look_out(conc__loop *loop) {
+  conc__lookout *l = &loop->lookout;
+  l->patience = l->patience > 0 ? l->patience * 2 : CONC__STUCK_AFTER;
+  return conc_now() + l->patience;
+}
+
+/* No coroutine is ready: sleeps until something comes. */
+CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
+  double until = CONC__NEVER;
+  /* No timer and no descriptor will wake it: only another thread could. */
+  bool lonely = loop->timers.count == 0 && loop->fds.waited == 0;
+  if (loop->timers.count > 0)
+    until = (double)conc__timers_first(&loop->timers)->time / CONC__TIMER_UNIT;
+  if (conc__loop_spin(loop, until)) return;
+  /* Before the announcement: this may make coroutines ready, and a loop that
+     has announced its sleep sleeps. */
+  if (conc__loop_end_doubts(loop)) return;
+  if (!conc__inbox_begin_sleep(&loop->inbox)) return;
   CONC__POINT();
-  if (lonely) {
-    loop->patience = loop->patience > 0 ? loop->patience * 2
-                                        : CONC__STUCK_AFTER;
-    until = conc_now() + loop->patience;
-  }
-  if (loop->stacks.idle <= 1) {
-    loop->trim = 0;
-  } else {
-    double now = conc_now();
-    if (loop->trim <= 0) loop->trim = now + CONC__TRIM_AFTER;
-    if (now >= loop->trim) {
-      conc__stacks_trim(&loop->stacks, true);
-      loop->trim = 0;
-    } else if (until > loop->trim) {
-      until = loop->trim;
-    }
-  }
+  if (lonely) until = conc__loop_look_out(loop);
+  /* Last of all, for it takes time: the loop has nothing else to do now. */
+  until = conc__stacks_tend(&loop->stacks, until);
   lonely = !conc__poller_wait(loop, until) && lonely;
-  conc__mutex_lock(&loop->inbox_guard);
-  lonely = lonely && loop->inbox == NULL;
-  loop->sleeping = false;
-  conc__mutex_unlock(&loop->inbox_guard);
+  /* Nothing has come if the inbox is empty, too: a poster writes to the waker
+     only after it has posted, maybe after the poller's time was out. */
+  lonely = conc__inbox_end_sleep(&loop->inbox) && lonely;
   if (!lonely)
-    loop->patience = 0;
+    loop->lookout.patience = 0;
   else if (conc__thread_is_only())
     conc__loop_give_up(loop);
 }
 
-/* Runs until `until` has finished (NULL: until all tasks have). */
-CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
-  while (loop->alive > 0 &&
-         (until == NULL || !conc_event_is_set(&until->done))) {
-    conc__inbox_take(loop);
-    if (loop->timers_count > 0) conc__timers_expire(loop, conc_now());
-    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
-    if (loop->ring_count > 0) {
-      if (loop->fds_waited > 0) conc__poller_wait(loop, 0);
-    } else {
-      conc__loop_sleep(loop);
-      continue;
-    }
-    loop->batch = CONC__LOOP_BATCH;
-    conc__loop_switch(loop, &loop->fiber, false);
-    while (loop->dead != NULL) {
-      conc__coro *co = loop->dead;
-      loop->dead = co->next;
-      conc__stack_unmap(co);
-    }
-    while (loop->failed != NULL) {
-      conc_task *t = loop->failed;
-      loop->failed = t->next;
-      conc__locals_end(t);
-      conc__task_finish(t, NULL, -ENOMEM);
-    }
+/* --- a turn of the loop --- */
+
+/* Whether there is more to run: `until` has not finished (NULL: some task has
+   not). */
+CONC__INLINE bool conc__loop_goes_on(const conc__loop *loop,
+                                     const conc_task *until) {
+  return loop->alive > 0 &&
+         (until == NULL || !conc_event_is_set(&until->done));
+}
+
+/* Unmaps the stacks that ended coroutines have left. Only here is it certain
+   that none of them is the stack in use. */
+CONC__PRIVATE void conc__loop_bury(conc__loop *loop) {
+  while (loop->dead != NULL) {
+    conc__coro *co = loop->dead;
+    loop->dead = co->next;
+    conc__stack_unmap(co);
   }
 }
 
+/* Ends the tasks for which there was no stack: see conc__coro_bind. */
+CONC__PRIVATE void conc__loop_fail(conc__loop *loop) {
+  while (loop->failed != NULL) {
+    conc_task *t = loop->failed;
+    loop->failed = t->next;
+    conc__locals_end(t);
+    conc__task_finish(t, NULL, -ENOMEM);
+  }
+}
+
+/* Runs until `until` has finished (NULL: until all tasks have), in turns.
+   A turn begins with the coroutines that could starve: those that other
+   threads have woken, those that a timer wakes, those with a descriptor that
+   is ready. They join the ring; then a batch of what is in the ring runs. */
+CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
+  while (conc__loop_goes_on(loop, until)) {
+    conc__inbox_take(loop);
+    if (loop->timers.count > 0) conc__timers_expire(loop, conc_now());
+    /* A loop that never sleeps, too, ends its doubts. */
+    if (++loop->turns % 32 == 0) conc__fds_verify(loop);
+    if (loop->ready.count == 0) {
+      conc__loop_sleep(loop);
+      continue; /* with the inbox and the timers, which may have woken it */
+    }
+    if (loop->fds.waited > 0) conc__poller_wait(loop, 0);
+    loop->batch = CONC__LOOP_BATCH;
+    conc__loop_switch(loop, &loop->fiber, false);
+    conc__loop_bury(loop);
+    conc__loop_fail(loop);
+  }
+}
+
+/* --- conc_run, conc_coro_start --- */
+
+/* Makes a loop for the calling thread. 0, or negative errno: then there is
+   nothing to close. */
 CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
-  int rc;
   memset(loop, 0, sizeof *loop);
   loop->thread_actor = conc__self();
   conc__fiber_init_thread(&loop->fiber);
-  rc = conc__waker_open(loop->waker);
-  if (rc != 0) return rc;
-  rc = conc__poller_open(loop);
-  if (rc != 0) conc__waker_close(loop->waker);
-  return rc;
+  return conc__poller_start(loop);
 }
 
+/* All tasks have ended. */
 CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
-  /* Once this lock is ours, the last of those who posted is gone. */
-  conc__mutex_lock(&loop->inbox_guard);
-  conc__mutex_unlock(&loop->inbox_guard);
-  conc__poller_close(loop);
-  conc__waker_close(loop->waker);
+  CONC__CHECK(loop->alive == 0 && loop->tasks == NULL);
+  CONC__CHECK(loop->ready.count == 0 && loop->timers.count == 0);
+  /* Once this guard is ours, the last thread that posted is gone. */
+  conc__mutex_lock(&loop->inbox.guard);
+  CONC__CHECK(loop->inbox.first == NULL && !loop->inbox.sleeping);
+  conc__mutex_unlock(&loop->inbox.guard);
+  conc__poller_stop(loop);
   conc__stacks_trim(&loop->stacks, false); /* all of them */
-  CONC_FREE(loop->ring);
-  CONC_FREE(loop->timers);
-  CONC_FREE(loop->timers_links);
-  CONC_FREE(loop->fds);
+  CONC__CHECK(loop->stacks.slabs == NULL && loop->stacks.free == NULL);
+  CONC_FREE(loop->ready.items);
+  CONC_FREE(loop->timers.places);
+  CONC_FREE(loop->timers.links);
+  CONC_FREE(loop->fds.entries);
 }
 
 static const conc__kind conc__coro_kind = {
     "Task", true, false, false, NULL, NULL, NULL, NULL, NULL};
 
+/* All that can fail is done here: what the task inherits, and its places in
+   the ring and among the timers. Only the stack, which it gets when it first
+   runs, may fail later: see conc__coro_bind. */
 CONC_API int conc_coro_start(conc_task *task) {
   conc__loop *loop = conc__this.loop;
   conc_task *parent;
@@ -10514,12 +11104,41 @@ CONC_API int conc_coro_start(conc_task *task) {
   task->number = ++loop->numbers;
   loop->alive++;
   conc__task_link(&loop->tasks, task);
-  conc__ready_push(loop, (conc__ready)task | 1);
+  conc__ready_push(&loop->ready, (conc__ready)task | 1);
   return 0;
 }
 
-/* Where the first byte of a stack is that was ever changed. It looks at what
-   no variable lives in, which no tool likes. */
+/* Runs the loop twice: until the task has finished, and then, with all that is
+   left cancelled, until the rest has. */
+CONC_API int conc_run(conc_task *task) {
+  conc__loop *loop;
+  conc_task *t;
+  int rc;
+  conc__init();
+  if (conc__this.loop != NULL) return -EBUSY;
+  loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
+  if (loop == NULL) return -ENOMEM;
+  rc = conc__loop_open(loop);
+  if (rc == 0) {
+    conc__this.loop = loop;
+    rc = conc_coro_start(task);
+    if (rc == 0) {
+      conc__loop_run(loop, task);
+      for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
+      conc__loop_run(loop, NULL);
+      rc = loop->lookout.deadlocked ? -EDEADLK : task->status;
+    }
+    conc__this.loop = NULL;
+    conc__loop_close(loop);
+  }
+  CONC_FREE(loop);
+  return rc;
+}
+
+/* --- conc_stack_used --- */
+
+/* Where the first byte of a stack is that was ever changed: a new stack is
+   zeroed. It looks at what no variable lives in, which no tool likes. */
 #if CONC_HAVE_ASAN
 __attribute__((no_sanitize_address))
 #elif CONC_HAVE_TSAN
@@ -10545,61 +11164,42 @@ CONC_API ssize_t conc_stack_used(conc_task *task) {
   return (const unsigned char *)co - conc__stack_edge(co);
 }
 
-CONC_API int conc_run(conc_task *task) {
-  conc__loop *loop;
-  conc_task *t;
-  int rc;
-  conc__init();
-  if (conc__this.loop != NULL) return -EBUSY;
-  loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
-  if (loop == NULL) return -ENOMEM;
-  rc = conc__loop_open(loop);
-  if (rc == 0) {
-    conc__this.loop = loop;
-    rc = conc_coro_start(task);
-    if (rc == 0) {
-      conc__loop_run(loop, task);
-      for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
-      conc__loop_run(loop, NULL);
-      rc = loop->deadlocked ? -EDEADLK : task->status;
-    }
-    conc__this.loop = NULL;
-    conc__loop_close(loop);
-  }
-  CONC_FREE(loop);
-  return rc;
-}
+/* --- conc_yield_now, conc_sleep --- */
 
+/* conc_yield_now for every other case: a thread, a cancellation, a ring that
+   is empty, the end of a batch, a next task without a stack. */
 CONC__NOINLINE int conc__yield_slow(conc__actor *self) {
   conc__loop *loop = conc__this.loop;
   if (conc__take_cancel(self)) return -ECANCELED;
   if (!conc__is_coro(self)) {
     sched_yield();
   } else {
-    conc__ready_push(loop, (conc__ready)self);
+    conc__ready_push(&loop->ready, (conc__ready)self);
     conc__loop_switch(loop, &self->fiber, false);
   }
   return 0;
 }
 
-/* The same, for a coroutine that nobody cancels, if the next has a stack: it
-   just takes the other's place. */
+/* What conc__yield_slow does with a push, a pop and a switch, in one step for
+   the usual case: a coroutine without a cancellation just takes the next one's
+   place in the ring, if that has a stack. It needs no free place for that. */
 CONC_API_HOT int conc_yield_now(void) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
   conc__actor *next;
   size_t first, mask;
   if (CONC__UNLIKELY(!conc__is_coro(self) || conc__may_be_cancelled(self) ||
-                     loop->ring_count == 0 || loop->batch <= 1))
+                     loop->ready.count == 0 || loop->batch <= 1))
     return conc__yield_slow(self);
-  first = loop->ring_first;
-  mask = loop->ring_size - 1;
-  next = (conc__actor *)loop->ring[first];
+  first = loop->ready.first;
+  mask = loop->ready.size - 1;
+  next = (conc__actor *)loop->ready.items[first];
   if (CONC__UNLIKELY((conc__ready)next & 1)) return conc__yield_slow(self);
-  conc__ready_soon(loop);
+  CONC__CHECK(next != self && ((conc__coro *)next)->loop == loop);
+  conc__ready_prefetch(&loop->ready);
   loop->batch--;
-  loop->ring[(first + loop->ring_count) & mask] = (conc__ready)self;
-  loop->ring_first = (first + 1) & mask;
+  loop->ready.items[(first + loop->ready.count) & mask] = (conc__ready)self;
+  loop->ready.first = (first + 1) & mask;
   conc__this.current = next;
   conc__fiber_switch(&self->fiber, &next->fiber, false);
   return 0;
@@ -10619,47 +11219,62 @@ CONC_API int conc_sleep(double seconds) {
   }
 }
 
-/* --- telling of overflows --- */
+/* --- the report of an overflow --- */
 
 static struct sigaction conc__overflow_before[2]; /* SIGSEGV, SIGBUS */
 
+/* Whether an address is in the guard page of a stack. */
 CONC__PRIVATE bool conc__overflow_hit(const conc__coro *co, const void *at) {
   const unsigned char *p = (const unsigned char *)at;
   return p >= co->map && p < co->map + conc__page;
 }
 
-/* On its way to death: so it may do what a handler must not, as long as that
-   does not wait: snprintf of words and numbers. */
+/* The stack of the caller that an access at this address has overflowed: of
+   its generator, which it is on, or its own; NULL: neither. */
+CONC__PRIVATE const conc__coro *conc__overflow_find(const conc__actor *self,
+                                                    const void *at) {
+  if (self == NULL) return NULL;
+  if (self->generator != NULL &&
+      conc__overflow_hit(self->generator->stack, at))
+    return self->generator->stack;
+  if (conc__is_coro(self) && conc__overflow_hit((const conc__coro *)self, at))
+    return (const conc__coro *)self;
+  return NULL;
+}
+
+/* The handler of SIGSEGV and SIGBUS. The process is on its way to death: so
+   the handler may do what it otherwise must not, as long as that does not
+   wait: snprintf of words and numbers. Then the handler goes on that was there
+   before, or the default one: any report of ours only adds to it. */
 CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
                                          void *context) {
   struct sigaction *before = &conc__overflow_before[number != SIGSEGV];
   const conc__actor *self = conc__this.current;
-  const conc__coro *co = NULL;
+  const conc__coro *co = conc__overflow_find(self, info->si_addr);
   char text[256];
-  if (self != NULL && self->generator != NULL &&
-      conc__overflow_hit(self->generator->stack, info->si_addr))
-    co = self->generator->stack;
-  else if (self != NULL && conc__is_coro(self) &&
-           conc__overflow_hit((const conc__coro *)self, info->si_addr))
-    co = (const conc__coro *)self;
   if (co != NULL) {
     const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
     int n = snprintf(text, sizeof text,
                      "conc: %s%.100s has overflowed its stack of %zu bytes "
                      "(.stack_size)\n",
                      what, conc_name(self->task), co->map_size - conc__page);
-    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* it is not heard */
   }
   if (before->sa_flags & SA_SIGINFO) {
     before->sa_sigaction(number, info, context);
   } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
     before->sa_handler(number);
-  } else { /* the same instruction again, or the same signal */
+  } else {
+    /* The instruction is repeated, and kills now; but a signal that was sent
+       (si_code <= 0) does not come again by itself. */
     sigaction(number, before, NULL);
     if (info->si_code <= 0) raise(number);
   }
 }
 
+/* The thread gets its alternate stack here, later ones with their first stack
+   of a coroutine: see conc__stack_make. The old handlers are saved before ours
+   can be called; and once only, or ours would be saved as the old one. */
 CONC_API int conc_report_overflow(void) {
   static conc__mutex guard;
   struct sigaction action;
@@ -10687,31 +11302,75 @@ CONC_API int conc_report_overflow(void) {
    >>fork: what a forked child makes of what it finds
 
    The child has the memory as it was, and one thread: whatever the others were
-   about to do stays undone. So the fork waits until nobody is inside a guard;
-   then the lists are whole, and the child takes off them who is not there,
-   ends the tasks that nobody runs any more, and wakes whom a missing thread
-   had let go, but not woken yet. Locks name their owners: those are looked at
-   when somebody wants the lock (conc__owner_is_gone).
+   about to do stays undone. So the fork waits until no thread is inside a
+   guard; then the lists are whole, and the child takes off them the waiters
+   that are not there, ends the tasks that no thread runs any more, and wakes
+   the tasks that a missing thread had let go, but not woken yet. Locks name
+   their owners: those are looked at when a task wants the lock
+   (conc__owner_is_gone).
+
+   This is the first row of conc__fork_table (see >>park), for what every
+   program has: guards, wait lists, threads and the caller's loop. The rows of
+   other rooms are independent of each other, and rest on this one: it is the
+   last to prepare, and the first in the child.
    ------------------------------------------------------------------------ */
 
+/* --- the guards, before and after --- */
+
+/* All mutexes that this row holds across a fork, in the order of locks: a
+   thread that holds one of them takes only those below it. That is what the
+   order is for: a fork that waits for one cannot be waited for. */
+static const struct conc__guard_row {
+  conc__mutex *first;
+  size_t count;
+} conc__fork_guards[] = {
+    {&conc__stuck_guard, 1},          /* >>deadlock: a search takes all of the
+                                         next row while it holds this */
+    {conc__mutexes, CONC__MUTEXES},   /* >>park: the objects', in the order of
+                                         conc__mutexes_lock */
+    {&conc__threads_guard, 1},        /* >>park: conc__threads. It may be taken
+                                         inside an object's guard */
+    {&conc__locals_guard, 1},         /* >>local: all arrays of values */
+    {&conc__lock_order_guard, 1},     /* >>lock: the names, and their order */
+};
+
+/* Calls act(guard) for each of them; at last for the inbox of the caller's
+   loop, which a wake-up takes inside an object's guard. The inboxes of other
+   loops need not be whole in the child: their loops end there. */
+CONC__PRIVATE void conc__fork_each_guard(void (*act)(conc__mutex *)) {
+  size_t row, i;
+  for (row = 0; row < sizeof conc__fork_guards / sizeof *conc__fork_guards;
+       row++)
+    for (i = 0; i < conc__fork_guards[row].count; i++)
+      act(&conc__fork_guards[row].first[i]);
+  if (conc__this.loop != NULL) act(&conc__this.loop->inbox.guard);
+}
+
+CONC__PRIVATE void conc__fork_take_guard(conc__mutex *guard) {
+  conc__mutex_lock(guard);
+}
+
+CONC__PRIVATE void conc__fork_release_guard(conc__mutex *guard) {
+  CONC__CHECK(conc__mutex_is_held(guard));
+  conc__mutex_unlock(guard);
+}
+
+/* In the child: free, and without the threads that may be entered as waiting
+   for it, which are not there to be woken. */
+CONC__PRIVATE void conc__fork_reset_guard(conc__mutex *guard) {
+  CONC__CHECK(conc__mutex_is_held(guard));
+  guard->word = 0;
+}
+
 CONC__PRIVATE void conc__fork_prepare(void) {
-  conc__mutex_lock(&conc__stuck_guard);
-  conc__mutexes_lock();
-  conc__mutex_lock(&conc__threads_guard); /* may be wanted inside a guard */
-  conc__mutex_lock(&conc__locals_guard);
-  conc__mutex_lock(&conc__lock_order_guard);
-  if (conc__this.loop != NULL) conc__mutex_lock(&conc__this.loop->inbox_guard);
+  conc__fork_each_guard(conc__fork_take_guard);
 }
 
 CONC__PRIVATE void conc__fork_parent(void) {
-  if (conc__this.loop != NULL)
-    conc__mutex_unlock(&conc__this.loop->inbox_guard);
-  conc__mutex_unlock(&conc__lock_order_guard);
-  conc__mutex_unlock(&conc__locals_guard);
-  conc__mutex_unlock(&conc__threads_guard);
-  conc__mutexes_unlock();
-  conc__mutex_unlock(&conc__stuck_guard);
+  conc__fork_each_guard(conc__fork_release_guard);
 }
+
+/* --- what tells which tasks are here --- */
 
 /* The actor of a task that runs, or NULL. */
 CONC__PRIVATE conc__actor *conc__fork_actor(const conc_task *t) {
@@ -10719,25 +11378,60 @@ CONC__PRIVATE conc__actor *conc__fork_actor(const conc_task *t) {
   return t->actor;
 }
 
-/* The loop that a task's thread runs, or NULL. */
-CONC__PRIVATE conc__loop *conc__fork_loop(const conc_task *t) {
-  conc__actor *actor = conc__fork_actor(t);
+/* The tasks of a thread's loop, or NULL: it has none. Only `next` of such a
+   list may be read if it is that of another thread, which changed it without a
+   guard, and was perhaps just doing so: see conc__task_link. */
+CONC__PRIVATE conc_task *conc__fork_tasks_of(const conc_task *thread) {
+  conc__actor *actor = conc__fork_actor(thread);
+  conc__loop *loop;
   if (actor == NULL) return NULL;
-  return ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
-      ->loop;
+  loop = ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
+             ->loop;
+  return loop != NULL ? loop->tasks : NULL;
 }
 
-/* The task stayed in the parent: takes it off the lists that it waits on. */
+/* The tasks of the caller's loop, which have come along into the child. */
+CONC__PRIVATE conc_task *conc__fork_own_tasks(void) {
+  return conc__this.loop != NULL ? conc__this.loop->tasks : NULL;
+}
+
+/* A new generation begins, and what is here of the old ones is listed: the
+   thread that forked, and the coroutines of its loop. */
+CONC__PRIVATE void conc__fork_count_survivors(void) {
+  const conc__loop *loop = conc__this.loop;
+  size_t room = 1 + (loop != NULL ? loop->alive : 0);
+  size_t n = 0;
+  const conc_task *t;
+  uintptr_t *ids =
+      (uintptr_t *)CONC_REALLOC(conc__survivors, room * sizeof *ids);
+  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
+  if (ids == NULL) return; /* those that were here before are again */
+  conc__survivors = ids;
+  ids[n++] = conc__this.actor.id;
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
+    if (conc__fork_actor(t)) ids[n++] = t->actor->id;
+  CONC__CHECK(n <= room);
+  conc__survivors_count = n;
+}
+
+/* --- tasks that stayed behind --- */
+
+/* Takes tasks that stayed in the parent off the lists that they wait on. Their
+   stacks, on which the waiters are, are still in the child's memory as they
+   were: no thread has been started in it that could have got them. */
 CONC__PRIVATE void conc__fork_bury(const conc_task *t) {
-  conc__actor *actor = conc__fork_actor(t);
-  const conc__multiwait *m = actor != NULL ? actor->many : NULL;
-  size_t i;
-  if (actor != NULL && actor->waiting != NULL && actor->waiting->list != NULL)
-    conc__waitlist_remove(actor->waiting);
-  for (; m != NULL; m = m->next)
-    for (i = 0; i < m->n; i++)
-      if (m->nodes[i].waiter.list != NULL)
-        conc__waitlist_remove(&m->nodes[i].waiter);
+  for (; t != NULL; t = t->next) {
+    conc__actor *actor = conc__fork_actor(t);
+    const conc__multiwait *m = actor != NULL ? actor->many : NULL;
+    size_t i;
+    if (actor != NULL && actor->waiting != NULL &&
+        actor->waiting->list != NULL)
+      conc__waitlist_remove(actor->waiting);
+    for (; m != NULL; m = m->next)
+      for (i = 0; i < m->n; i++)
+        if (m->nodes[i].waiter.list != NULL)
+          conc__waitlist_remove(&m->nodes[i].waiter);
+  }
 }
 
 /* How often an actor reads a lock: 0 or 1. */
@@ -10746,134 +11440,62 @@ CONC__PRIVATE uintptr_t conc__fork_reads(conc__actor *actor,
   return actor != NULL && conc__reads_find(actor, rwlock) != NULL;
 }
 
-/* A reader of this lock may have stayed behind: counts those who are here. */
+/* A reader of this lock (NULL: of none) may have stayed behind: counts those
+   that are here, and lets waiters in that may enter now. A lock that
+   is shared by processes is not the child's to correct: its readers go on. */
 CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
-  uintptr_t n = conc__fork_reads(&conc__this.actor, rwlock);
+  uintptr_t n = 0;
   const conc_task *t;
   if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
   if (!(rwlock->word & CONC__READ_FLAG)) return;
-  if (conc__this.loop != NULL)
-    for (t = conc__this.loop->tasks; t != NULL; t = t->next)
-      n += conc__fork_reads(conc__fork_actor(t), rwlock);
+  n += conc__fork_reads(&conc__this.actor, rwlock);
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
+    n += conc__fork_reads(conc__fork_actor(t), rwlock);
   rwlock->word &= CONC__LOCK_WAITERS;
   if (n > 0) rwlock->word |= n * CONC__READ_ONE | CONC__READ_FLAG;
   conc__rwlock_settle(rwlock, false);
 }
 
-/* And ends it, for those who join it here. */
+/* Ends tasks that stayed in the parent, for the tasks that join them here:
+   -ECHILD. `next` is read before: a task may be freed as soon as it has
+   ended. */
 CONC__PRIVATE void conc__fork_end(conc_task *t) {
-  conc__actor *actor = conc__fork_actor(t);
-  int i;
-  if (actor != NULL) {
-    for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
-    conc__fork_recount(actor->changing);
-  }
-  conc__task_end_stayed_in_parent(t);
-}
-
-/* Who waits here and can go on, because somebody has taken it off its list
-   and then did not wake it, or did not make it ready, or because the owner of
-   what it waits for is not here, or nobody is: then who was woken for it may
-   have stayed behind. The latest first, for they go in front again. */
-CONC__PRIVATE void conc__fork_revive(conc__loop *loop) {
-  conc__actor *self = conc__this.current;
-  size_t i;
-  conc_task *t;
-  conc__coro *co;
-  for (t = loop->tasks; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) {
-      ((conc__coro *)t->actor)->queued = false;
-      t->actor->notified = NULL; /* they are woken below, or not here */
+  conc_task *next;
+  for (; t != NULL; t = next) {
+    conc__actor *actor = conc__fork_actor(t);
+    int i;
+    next = t->next;
+    if (actor != NULL) {
+      for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
+      conc__fork_recount(actor->changing);
     }
-  for (i = 0; i < loop->ring_count; i++) {
-    conc__ready r = loop->ring[(loop->ring_first + i) & (loop->ring_size - 1)];
-    if (!(r & 1)) ((conc__coro *)r)->queued = true;
-  }
-  for (co = loop->inbox; co != NULL; co = co->next) co->queued = true;
-  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
-  for (t = loop->tasks; t != NULL; t = t->next) {
-    conc__waiter *w;
-    co = (conc__coro *)conc__fork_actor(t);
-    if (co == NULL || &co->actor == self) continue;
-    w = co->actor.waiting;
-    if (w != NULL && w->list != NULL && w->recheck_after_fork &&
-        (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
-         conc__owner_is_gone(*w->owner))) {
-      conc__waitlist_remove(w);
-      w->failure = -EAGAIN;
-    }
-    if (!co->queued && !(co->actor.word & CONC__PARKED))
-      conc__ready_push(loop, (conc__ready)co);
-    if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
-      conc__unpark(&co->actor, CONC__WOKEN);
+    conc__task_end_stayed_in_parent(t);
   }
 }
 
-/* What the kernel shares with the parent, this loop must have for itself. */
-CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
-  size_t i;
-  conc__poller_close(loop);
-  conc__waker_close(loop->waker);
-  /* Out of descriptors: it gets those that have just been closed. */
-  if (conc__waker_open(loop->waker) != 0) return;
-  if (conc__poller_open(loop) != 0) return;
-  for (i = 0; i < loop->fds_size; i++) {
-    conc__fd_renew(&loop->fds[i]);
-    if (loop->fds[i].waiters != NULL || loop->fds[i].watch != NULL)
-      conc__poller_update(loop, (int)i);
-  }
-}
+/* --- what is here goes on --- */
 
-/* What it reads together with other processes, the parent does. */
+/* What an actor reads together with other processes, the parent reads, and
+   will release: the child must not. */
 CONC__PRIVATE void conc__fork_unshare(conc__actor *actor) {
   int i;
   for (i = 0; i < CONC__READS; i++)
     if ((uintptr_t)actor->reads[i] & 1) actor->reads[i] = NULL;
 }
 
-/* Who is here: the thread that forked, and the coroutines of its loop. */
-CONC__PRIVATE void conc__fork_count(conc__loop *loop) {
-  size_t n = 1;
-  conc_task *t;
-  uintptr_t *ids =
-      (uintptr_t *)CONC_REALLOC(conc__survivors,
-                                ((loop != NULL ? loop->alive : 0) + 1) *
-                                    sizeof *ids);
-  if (ids == NULL) return; /* those that were here before are again */
-  conc__survivors = ids;
-  ids[0] = conc__this.actor.id;
-  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) ids[n++] = t->actor->id;
-  conc__survivors_count = n;
+CONC__PRIVATE void conc__fork_unshare_all(void) {
+  const conc_task *t;
+  conc__fork_unshare(&conc__this.actor);
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
+    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
 }
 
-CONC__PRIVATE void conc__fork_child(void) {
-  conc__loop *loop = conc__this.loop;
-  conc_task *mine = NULL;
-  conc_task *others = conc__threads;
-  conc_task *t, *u, *next, *next_u;
-  conc__mutexes_reset();
-  conc__stuck_guard.word = conc__threads_guard.word = 0;
-  conc__locals_guard.word = conc__lock_order_guard.word = 0;
-  if (loop != NULL) loop->inbox_guard.word = 0;
-  conc__futex_init();
-  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
-  conc__fork_count(loop);
-  for (t = others; t != NULL; t = t->next) {
-    conc__loop *l = conc__fork_loop(t);
-    if (t->actor == &conc__this.actor) {
-      mine = t;
-      continue;
-    }
-    conc__fork_bury(t);
-    for (u = l != NULL ? l->tasks : NULL; u != NULL; u = u->next)
-      conc__fork_bury(u);
-  }
-  conc__fork_unshare(&conc__this.actor);
-  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next)
-    if (conc__fork_actor(t)) conc__fork_unshare(t->actor);
+/* Of the stuck only those remain that are here. The table is made from nothing
+   since its chains lead through waiters of missing threads. */
+CONC__PRIVATE void conc__fork_find_stuck(void) {
+  const conc_task *t;
   memset(conc__stuck, 0, sizeof conc__stuck);
-  for (t = loop != NULL ? loop->tasks : NULL; t != NULL; t = t->next) {
+  for (t = conc__fork_own_tasks(); t != NULL; t = t->next) {
     conc__actor *actor = conc__fork_actor(t);
     conc__waiter **bucket;
     if (actor == NULL || !actor->waiting || !actor->waiting->stuck) continue;
@@ -10881,22 +11503,123 @@ CONC__PRIVATE void conc__fork_child(void) {
     actor->waiting->next_stuck = *bucket;
     *bucket = actor->waiting;
   }
+}
+
+/* What the kernel shares with the parent, this thread must have for itself: a
+   byte or an event would be lost to the process for which it is not. */
+CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
+  size_t i;
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
-  conc__this.has_waker = false;
-  conc__this.actor.notified = NULL;
-  if (loop != NULL) {
-    conc__fork_reopen(loop);
-    conc__fork_revive(loop);
+  conc__this.has_waker = false; /* it is opened when it is next needed */
+  if (loop == NULL) return;
+  /* Out of descriptors: it gets those that have just been closed. */
+  conc__poller_stop(loop);
+  if (conc__poller_start(loop) != 0) return;
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd *entry = &loop->fds.entries[i];
+    conc__fd_renew(entry);
+    if (entry->waiters != NULL || entry->watch != NULL)
+      conc__poller_update(loop, (int)i);
   }
-  conc__threads = NULL;
-  for (t = others; t != NULL; t = next) {
-    conc__loop *l = conc__fork_loop(t);
-    next = t->next;
-    if (t == mine) continue;
-    for (u = l != NULL ? l->tasks : NULL; u != NULL; u = next_u) {
-      next_u = u->next;
-      conc__fork_end(u);
+}
+
+/* Sets `queued` of each coroutine that is going to run anyway: it runs now, or
+   it is in the ring or the inbox. Forgets wake-ups that were put off: their
+   waiters are revived, or are not here. */
+CONC__PRIVATE void conc__fork_mark_queued(conc__loop *loop) {
+  conc__ready_ring *ready = &loop->ready;
+  conc__actor *self = conc__this.current;
+  const conc_task *t;
+  conc__coro *co;
+  size_t i;
+  for (t = loop->tasks; t != NULL; t = t->next)
+    if (conc__fork_actor(t)) {
+      ((conc__coro *)t->actor)->queued = false;
+      t->actor->notified = NULL;
     }
+  for (i = 0; i < ready->count; i++) {
+    conc__ready item = ready->items[(ready->first + i) & (ready->size - 1)];
+    if (!(item & 1)) ((conc__coro *)item)->queued = true;
+  }
+  for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
+  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
+}
+
+/* Lets a coroutine go on that waits, if a missing thread had to do with its
+   wait. There are three cases. */
+CONC__PRIVATE void conc__fork_revive(conc__loop *loop, conc__coro *co) {
+  conc__waiter *w = co->actor.waiting;
+  /* It waits for an owner that is not here; or there is no owner, and the task
+     that was woken for it may have stayed behind: it looks again. */
+  if (w != NULL && w->list != NULL && w->recheck_after_fork &&
+      (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
+       conc__owner_is_gone(*w->owner))) {
+    conc__waitlist_remove(w);
+    w->failure = -EAGAIN;
+  }
+  /* A missing thread has cleared CONC__PARKED, and did not come to make it
+     ready. Before the next case, which would push it a second time. */
+  if (!co->queued && !(co->actor.word & CONC__PARKED))
+    conc__ready_push(&loop->ready, (conc__ready)co);
+  /* It is off its list, and was not woken: by a missing thread, or above. */
+  if (w != NULL && w->list == NULL && !(co->actor.word & CONC__WOKEN))
+    conc__unpark(&co->actor, CONC__WOKEN);
+}
+
+/* The latest first, which is the order of the list: those that look again go
+   in front of their wait lists, so the oldest is in front at last. */
+CONC__PRIVATE void conc__fork_revive_all(conc__loop *loop) {
+  const conc_task *t;
+  conc__fork_mark_queued(loop);
+  for (t = loop->tasks; t != NULL; t = t->next) {
+    conc__actor *actor = conc__fork_actor(t);
+    if (actor != NULL && actor != conc__this.current)
+      conc__fork_revive(loop, (conc__coro *)actor);
+  }
+}
+
+/* --- the child --- */
+
+/* Takes the list of threads apart: the caller's task, or NULL if this thread
+   has never used the library, is returned; the others are *others. */
+CONC__PRIVATE conc_task *conc__fork_split(conc_task **others) {
+  conc_task *mine = conc__threads;
+  while (mine != NULL && mine->actor != &conc__this.actor) mine = mine->next;
+  if (mine != NULL) conc__task_unlink(mine);
+  *others = conc__threads;
+  conc__threads = NULL;
+  return mine;
+}
+
+/* The steps, each of which rests on those before it. */
+CONC__PRIVATE void conc__fork_child(void) {
+  conc_task *others, *mine, *t, *next;
+  /* The tools first: everything below may take a guard, or wake. The stand-in
+     for futexes has mutexes of its own, which other threads may have held. */
+  conc__fork_each_guard(conc__fork_reset_guard);
+  conc__futex_init();
+  /* Before anything asks whether an owner is gone. */
+  conc__fork_count_survivors();
+  mine = conc__fork_split(&others);
+  /* Before anything is let go to the first of a wait list: it must be a waiter
+     that is here. */
+  for (t = others; t != NULL; t = t->next)
+    conc__fork_bury(conc__fork_tasks_of(t));
+  conc__fork_bury(others);
+  conc__fork_unshare_all();
+  conc__fork_find_stuck();
+  conc__this.actor.notified = NULL; /* see conc__fork_mark_queued */
+  conc__fork_reopen(conc__this.loop);
+  /* With the new poller: what is revived may run as soon as the fork returns.
+     And before the ends below, which call the program: they must find a loop
+     of which no coroutine is forgotten. */
+  if (conc__this.loop != NULL) conc__fork_revive_all(conc__this.loop);
+  /* Last, for it calls the program's callbacks, which may use all of the
+     library. A thread's loop is found by its task: so the loop's first. */
+  for (t = others; t != NULL; t = next) {
+    next = t->next;
+    conc__fork_end(conc__fork_tasks_of(t));
+    t->next = NULL; /* this one alone */
     conc__fork_end(t);
   }
   if (mine != NULL) conc__task_link(&conc__threads, mine);
@@ -10999,8 +11722,8 @@ CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
    caller waits: a wait may let the table grow, and move. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
-  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
-  return &loop->fds[fd];
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds.size) return NULL;
+  return &loop->fds.entries[fd];
 }
 
 /* --- reading --- */
@@ -11122,12 +11845,12 @@ CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
 
 CONC_API int conc_close(int fd) {
   conc__loop *loop = conc__this.loop;
-  if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
+  if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds.size) {
     conc__fd_waiter *w;
     /* Both before close(): afterwards the number may be another file's, of
        another thread, which must not be taken out of the poller. */
     conc__poller_remove(loop, fd);
-    for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
+    for (w = loop->fds.entries[fd].waiters; w != NULL; w = w->next)
       conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
@@ -12804,7 +13527,6 @@ CONC__PRIVATE void conc__process_abandon(void) {
   conc__actor *self = &conc__this.actor;
   conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
   conc_task *tasks = loop != NULL ? loop->tasks : NULL;
-  conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
   int i;
   /* The caller's own read locks are remembered, then taken from it: a recount
@@ -12826,18 +13548,12 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* First all coroutines are taken off the lists that they wait on, then read
      locks are recounted, then the tasks end: a recount, and the end of a task,
      wake waiters, among which there must be none that has been left behind. */
-  for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
+  conc__fork_bury(tasks);
   for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
-  for (t = tasks; t != NULL; t = next) {
-    next = t->next;
-    conc__fork_end(t);
-  }
+  conc__fork_end(tasks);
   /* The loop itself is left as it is: its memory is not freed, since this may
      be running on one of its stacks. */
-  if (loop != NULL) {
-    conc__poller_close(loop);
-    conc__waker_close(loop->waker);
-  }
+  if (loop != NULL) conc__poller_stop(loop);
   conc__task_unlink(mine);
   if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
 }
