@@ -19677,22 +19677,22 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 }
 
 /* ---------------------------------------------------------------------------
-   >>server: what serves queues to clients
+   >>session: what answers the requests of one client
 
-   The server is one loop, in a thread of its own. A connection without
-   traffic is a descriptor with a watch; it holds neither a stack nor buffers.
-   When bytes arrive, the loop starts a coroutine for the connection. The
-   coroutine reads, answers in order, and ends when there is nothing more to
-   read. A request that must wait (a get from an empty queue) is the plain
-   conc_get in that coroutine, which parks there. If the client closes its
-   side meanwhile, the loop cancels the coroutine: so a dead client takes no
+   A manager serves queues to clients. The protocol is that of Python's
+   multiprocessing.managers: requests are pickles, (object, method, args,
+   keywords). The first request of a connection has the object None and names a
+   function of the server. After accept_connection the requests name the
+   methods of a queue.
+
+   A session is a coroutine that has been started because bytes arrived on a
+   connection. It reads, answers in order, and ends when there is nothing more
+   to read. A request that must wait (a get from an empty queue) is the plain
+   conc_get in that coroutine, which parks there. If the client closes its side
+   meanwhile, the loop cancels the coroutine: so a dead client takes no
    message.
 
-   Requests are pickles: (object, method, args, keywords). The first request
-   of a connection has the object None and names a function of the server.
-   After accept_connection the requests name the methods of a queue.
-
-   The life of a request. All of it runs in the thread of the loop:
+   The life of a request. All of it runs in the thread of the server's loop:
 
      conc__client_ready     bytes have arrived, and the client was idle
             |
@@ -19717,8 +19717,8 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
                      a fork has a copy, which it can only free: the loop
                      stayed in its parent
      per connection  conc__client, from accept until either side closes
-     per run of its  conc__session, on the coroutine's stack; its buffers are
-     coroutine       lent, so that an idle client costs a few hundred bytes
+     per session     conc__session, on the coroutine's stack; its buffers are
+                     lent, so that an idle client costs a few hundred bytes
      per request     conc__request, while it is carried out; conc__taken, from
                      the queue's get until the reply has been sent
 
@@ -19726,9 +19726,9 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    the last byte of its reply is the kernel's. Every way out of a session
    passes through conc__session_give_back, which puts the others back.
 
-   This section uses frames and the handshake of >>net, >>pickle, the classes
-   of queues, and watches. Its users are >>manager, which starts and stops it,
-   and >>proxy, the other end of the connections.
+   This section uses frames of >>net, >>pickle, the classes of queues, and
+   watches. Its user is >>server, whose loop runs the sessions. What a manager
+   keeps is defined here for >>proxy and >>manager, too.
    ------------------------------------------------------------------------ */
 
 /* --- what a manager keeps --- */
@@ -20436,6 +20436,8 @@ CONC__PRIVATE int conc__serve_join(conc__session *s, conc_queue *q) {
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
+/* --- calls that do not wait --- */
+
 /* task_done(). */
 CONC__PRIVATE int conc__serve_task_done(conc__session *s, conc_queue *q) {
   int rc = conc_task_done(q);
@@ -20764,7 +20766,7 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   return true;
 }
 
-/* --- a run of a client's coroutine --- */
+/* --- one request, and a session of them --- */
 
 /* One request. 0: its reply is in `out`. Negative errno: the connection is to
    be closed. What is well formed but not allowed has a reply, for its
@@ -20800,36 +20802,6 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   }
   conc_value_free(v);
   return rc;
-}
-
-/* Closes a connection. The client's own coroutine may do this in its last
-   lines, which still run in memory of the client: so the client is freed
-   later, by conc__clients_reap. The descriptor is unwatched before it is
-   closed, for its number may be another one's at once. */
-CONC__PRIVATE void conc__client_close(conc__client *c) {
-  conc__server_side *server = &c->manager->server;
-  CONC__CHECK(!c->serving && !c->blocked);
-  CONC__CHECK(*c->link == c && server->clients_count > 0);
-  conc__watch_stop(conc__this.loop, c->channel.fd);
-  close(c->channel.fd);
-  conc__channel_free(&c->channel);
-  *c->link = c->next;
-  if (c->next != NULL) c->next->link = c->link;
-  server->clients_count--;
-  c->next = server->dead;
-  server->dead = c;
-  conc_event_set(&server->changed);
-}
-
-/* Frees the dead. A coroutine that has closed its client runs to its end
-   without a wait. So when root or the loop itself runs, which call this, no
-   coroutine of a dead client is left. */
-CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
-  while (m->server.dead != NULL) {
-    conc__client *c = m->server.dead;
-    m->server.dead = c->next;
-    CONC_FREE(c);
-  }
 }
 
 /* Reads and answers until there is nothing more to read now: then 0. Negative
@@ -20884,6 +20856,70 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
   return rc;
 }
 
+/* ---------------------------------------------------------------------------
+   >>server: the loop that serves clients: connections, its thread
+
+   The server is one loop, in a thread of its own. Its first coroutine, root,
+   accepts connections until it is cancelled. A connection without traffic is a
+   descriptor with a watch; it holds neither a stack nor buffers. When bytes
+   arrive, the loop starts a coroutine for the connection. The coroutine is a
+   session: see >>session. It ends when there is nothing more to read.
+
+     conc__server_start      the caller's thread: listens, starts the thread,
+            |                and waits until root runs
+     conc__server_thread     conc_run of root
+            |
+     conc__server_main       root: accepts, starts the handshake of each client
+            |                ... conc_cancel(root): by conc_manager_shutdown,
+            |                or by a client's request
+     conc__server_stop       closes the idle, cancels those that wait, and lets
+            |                the others answer what they are at
+     conc__server_close      frees what is left, without the loop
+
+   Invariant: a client is in `clients` from conc__client_new to
+   conc__client_close, and then in `dead` until conc__clients_reap. It is idle
+   whenever no coroutine of it exists.
+
+   Everything but conc__server_start, _shutdown and, after the loop, _close
+   runs in the thread of the loop, and needs no guard.
+
+   This section uses >>session, conc_run, watches and sockets. It is used by
+   the functions of >>manager. The other end of its connections is >>proxy, or
+   Python.
+   ------------------------------------------------------------------------ */
+
+/* --- clients --- */
+
+/* Closes a connection. The client's own coroutine may do this in its last
+   lines, which still run in memory of the client: so the client is freed
+   later, by conc__clients_reap. The descriptor is unwatched before it is
+   closed, for its number may be another one's at once. */
+CONC__PRIVATE void conc__client_close(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  CONC__CHECK(!c->serving && !c->blocked);
+  CONC__CHECK(*c->link == c && server->clients_count > 0);
+  conc__watch_stop(conc__this.loop, c->channel.fd);
+  close(c->channel.fd);
+  conc__channel_free(&c->channel);
+  *c->link = c->next;
+  if (c->next != NULL) c->next->link = c->link;
+  server->clients_count--;
+  c->next = server->dead;
+  server->dead = c;
+  conc_event_set(&server->changed);
+}
+
+/* Frees the dead. A coroutine that has closed its client runs to its end
+   without a wait. So when root or the loop itself runs, which call this, no
+   coroutine of a dead client is left. */
+CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
+  while (m->server.dead != NULL) {
+    conc__client *c = m->server.dead;
+    m->server.dead = c->next;
+    CONC_FREE(c);
+  }
+}
+
 /* The coroutine of a client, from the first bytes to the last that are there
    now. Its stack may be the pool's, and small: what is large is lent. */
 CONC__PRIVATE void *conc__client_main(void *arg) {
@@ -20933,8 +20969,6 @@ CONC__PRIVATE void conc__client_start(conc__client *c) {
   c->serving = false;
   conc__client_close(c);
 }
-
-/* --- connections --- */
 
 /* Called by the loop, between coroutines: something came from a client. */
 CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
@@ -21204,8 +21238,8 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
    The lists are under the guard of conc__manager_data. A peer that is in no
    list belongs to the call that took it out.
 
-   This section uses conc__manager_data of >>server, frames and the handshake
-   of >>net, >>pickle, and queues of this process. >>manager uses it.
+   This section uses conc__manager_data of >>session, frames and the handshake
+   of >>net, >>pickle, and queues of this process. Its user is >>manager.
    ------------------------------------------------------------------------ */
 
 /* A connection to the server. It is in `idle`, is some proxy's `late`, or
