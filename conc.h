@@ -19733,10 +19733,10 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 
 /* --- what a manager keeps --- */
 
-#define CONC__MAX_MESSAGE ((size_t)64 << 20) /* bytes; .max_message is 0 */
-#define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; .handshake_timeout is 0 */
-#define CONC__IO_BUFFER 65536       /* bytes; lent while a client is served */
-#define CONC__SPARE_BUFFERS 64      /* not lent now, and kept; at most */
+#define CONC__MAX_MESSAGE ((size_t)64 << 20) /* bytes; default */
+#define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; default */
+#define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
+#define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
 
 /* A name and its queue. Its id, by which clients call it, is its place in the
    array, counted from 1. Exports are only added: so an id stays valid, and is
@@ -19786,8 +19786,8 @@ typedef struct conc__server_side {
   conc__client *dead;
   size_t clients_count; /* length of `clients` */
   conc_event changed;   /* a client was closed; or, when stopping, is idle */
-  conc__buffer spare[CONC__SPARE_BUFFERS];
-  size_t spare_count; /* of these are there, from the first on */
+  conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
+  size_t spare_count;                      /* how many of them */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -19805,25 +19805,25 @@ enum {
   CONC__MANAGER_CONNECTED
 };
 
-/* The state of a conc_manager in this process. The guard that is spoken of is
-   conc__mutex_of(state). What has no guard is written by start or connect,
-   before another task has a queue of it, and does not change until
-   shutdown. */
+/* The state of a conc_manager in this process. "The guard" is
+   conc__mutex_of(state). A field without a guard is written by start or
+   connect, before another task has a queue of the manager; it does not change
+   until shutdown. */
 typedef struct conc__manager_data {
   const conc_manager *options; /* the caller's struct */
-  int role;                 /* CONC__MANAGER_... */
-  conc__key key;            /* points to the caller's key */
-  size_t max_message;       /* bytes of a request or a reply */
-  double handshake_timeout; /* seconds */
-  conc__export *exports;    /* under the guard, as the two sizes */
+  int role;                    /* CONC__MANAGER_... */
+  conc__key key;               /* points to the caller's key */
+  size_t max_message;          /* bytes of a request or a reply */
+  double handshake_timeout;    /* seconds */
+  conc__export *exports;       /* under the guard, as the two sizes */
   size_t exports_count, exports_size;
   conc__server_side server; /* if it serves */
   conc__client_side client; /* if it is connected, or is connecting */
 } conc__manager_data;
 
-/* The state of a manager, made if there is none yet: by the first of register,
-   start and connect, which the caller does not mix with each other. NULL: no
-   memory. */
+/* Makes the state of a manager, if there is none yet. The caller of register,
+   start or connect does so, and no two of them run at the same time before the
+   manager has a role. NULL: there is no memory. */
 CONC__PRIVATE conc__manager_data *conc__manager_make_state(conc_manager *m) {
   conc__manager_data *state = m->state;
   if (state != NULL) return state;
@@ -20094,6 +20094,7 @@ CONC__PRIVATE int conc__reply_begin(conc__session *s, const char *kind,
   return 0;
 }
 
+/* Ends the reply that conc__reply_begin began, behind its value. */
 CONC__PRIVATE int conc__reply_end(conc__session *s) {
   conc__buffer *out = &s->client->channel.out;
   int rc = conc__buffer_append(out, "\x86.", 2); /* TUPLE2 STOP */
@@ -20190,8 +20191,8 @@ CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
    method has them, are its last two parameters. */
 typedef struct conc__parameters {
   const char *names[3];
-  size_t count;    /* of these */
-  size_t required; /* the first so many have no default */
+  size_t count;    /* of these names */
+  size_t required; /* of them have no default: the first ones */
 } conc__parameters;
 
 /* Checks the arguments against a method's parameters. Writes Python's own
@@ -20302,8 +20303,8 @@ CONC__PRIVATE int conc__session_block(conc__session *s) {
      is not told again. */
   if (c->hangup) return -EPIPE;
   c->blocked = true;
-  /* What has come meanwhile may have been told, too: the socket must be read
-     once more before the session ends. */
+  /* The same may be true of bytes: the socket must be read once more before
+     the session ends. */
   s->client->channel.waited = true;
   conc__watch_arm(conc__this.loop, &c->watch);
   return 0;
