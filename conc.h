@@ -21005,6 +21005,7 @@ CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   conc__server_side *server = &m->server;
   int one = 1;
   int rc;
+  CONC__CHECK(!server->stopping);
   if (c == NULL) return -ENOMEM;
   memset(c, 0, sizeof *c);
   conc__channel_init(&c->channel, fd);
@@ -21036,7 +21037,7 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   double end = conc_now() + 1;
   conc__client *c, *next;
-  CONC__CHECK(!server->stopping);
+  CONC__CHECK(!server->stopping && server->listener < 0);
   server->stopping = true;
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
@@ -21189,6 +21190,7 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
    next. In the child of a fork there is neither of them. */
 CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
   conc__server_side *server = &m->server;
+  CONC__CHECK(m->role == CONC__MANAGER_SERVES);
   /* In short turns: if the caller is cancelled, that ends a join, not the
      server. */
   while (conc_is_alive(&server->thread)) {
@@ -21474,8 +21476,8 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
   }
 }
 
-/* A connection for methods: an idle one, or a new one. It is the caller's, who
-   puts it back or closes it. 0 or negative errno. */
+/* A connection for methods: an idle one, or a new one. The caller puts it back
+   or closes it. 0 or negative errno. */
 CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
                                  double deadline) {
   conc_value *reply;
@@ -21718,6 +21720,8 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
            /* As long as it goes on; the other side may be dead. */
            (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
   }
+  /* Kept is either a reply that is due still, or one that is read again. */
+  CONC__CHECK(!keep || c->peer->asked || n == -ENOMEM);
   if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
   else conc__exchange_leave(c, proxy);
   return n;
@@ -21891,6 +21895,7 @@ CONC__PRIVATE void conc__proxy_link(conc__manager_data *m, conc__proxy *p) {
    the server has gone already. The child of a fork counted no references. */
 CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
   conc__client_side *client = &m->client;
+  CONC__CHECK(m->role == CONC__MANAGER_CONNECTED);
   while (client->proxies != NULL) {
     conc__proxy *p = client->proxies;
     conc__peer *peer;
@@ -21925,8 +21930,9 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
      UNUSED --- start, serve_forever ---> SERVES ------ shutdown ---> (freed)
         |------ connect ----------------> CONNECTED --- shutdown ---> (freed)
 
-   The caller has seen to it that of register before a role, start, connect and
-   shutdown only one runs at a time. Everything else may run from any task.
+   Only one of start, connect and shutdown runs at a time, and no register that
+   comes before them at the same time. That is the caller's affair. All other
+   calls may come from any task, at any time while there is a role.
    ------------------------------------------------------------------------ */
 
 /* The name is copied before the guard is taken: under it nothing is allocated
