@@ -22791,97 +22791,154 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 }
 
 /* ---------------------------------------------------------------------------
-   >>server: what serves queues to clients
+   >>session: what answers the requests of one client
 
-   The server is one loop. A connection that nobody uses is a descriptor with
-   a watch and holds neither stack nor buffers; when something arrives, a
-   coroutine is started to read, answer in order, and end when there is no
-   more. A request that must wait (a get from an empty queue) is the plain
-   conc_get in that coroutine: it parks, and if the peer goes away meanwhile
-   it is cancelled, so that a dead client takes no message.
+   A manager serves queues to clients. The protocol is that of Python's
+   multiprocessing.managers: requests are pickles, (object, method, args,
+   keywords). The first request of a connection has the object None and names a
+   function of the server. After accept_connection the requests name the
+   methods of a queue.
 
-   Requests are pickles: (object, method, args, keywords). The first on a
-   connection has object None and names a function of the server; after
-   accept_connection they name the methods of a queue.
+   A session is a coroutine that has been started because bytes arrived on a
+   connection. It reads, answers in order, and ends when there is nothing more
+   to read. A request that must wait (a get from an empty queue) is the plain
+   conc_get in that coroutine, which parks there. If the client closes its side
+   meanwhile, the loop cancels the coroutine: so a dead client takes no
+   message.
+
+   The life of a request. All of it runs in the thread of the server's loop:
+
+     conc__client_ready     bytes have arrived, and the client was idle
+            |
+     conc__client_main      buffers are lent; once for each connection: the
+            |               handshake
+     conc__session_run      reads until `in` holds a whole frame <--------.
+            |                                                             |
+     conc__serve_request    finds the function, or the queue and method   |
+            |                                                             |
+     conc__serve_get ...    if it must wait: conc__session_block (sends   |
+            |               all replies before it), then the queue's call |
+     conc__reply_...        appends the reply to `out` -------------------'
+            |
+     conc__session_flush    `in` is empty: sends `out`. A message whose
+            |               reply was not sent goes back to its queue
+     conc__client_main      nothing to read: buffers are returned, the watch
+                            is armed, the coroutine ends
+
+   What is kept, and for how long:
+
+     per process     conc__manager_data, from start to shutdown. The child of
+                     a fork has a copy, which it can only free: the loop
+                     stayed in its parent
+     per connection  conc__client, from accept until either side closes
+     per session     conc__session, on the coroutine's stack; its buffers are
+                     lent, so that an idle client costs a few hundred bytes
+     per request     conc__request, while it is carried out; conc__taken, from
+                     the queue's get until the reply has been sent
+
+   Invariant: a message that a get took from its queue is in `taken` until
+   the last byte of its reply is the kernel's. Every way out of a session
+   passes through conc__session_give_back, which puts the others back.
+
+   This section uses frames of >>net, >>pickle, the classes of queues, and
+   watches. Its user is >>server, whose loop runs the sessions. What a manager
+   keeps is defined here for >>proxy and >>manager, too.
    ------------------------------------------------------------------------ */
 
-#define CONC__MAX_MESSAGE ((size_t)64 << 20)
-#define CONC__HANDSHAKE_TIMEOUT 5.0
-#define CONC__IO_BUFFER 65536 /* of a connection while it is served */
-#define CONC__SPARE_BUFFERS 64
+/* --- what a manager keeps --- */
 
-/* A name and its queue. Its id, which clients call it by, is its place in
-   the array, from 1; never reused. */
+#define CONC__MAX_MESSAGE ((size_t)64 << 20) /* bytes; default */
+#define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; default */
+#define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
+#define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
+
+/* A name and its queue. Its id, by which clients call it, is its place in the
+   array, counted from 1. Exports are only added: so an id stays valid, and is
+   never used again for another queue. */
 typedef struct conc__export {
-  char *name;
-  conc_queue *queue;
+  char *name;        /* a copy of ours */
+  conc_queue *queue; /* the caller's */
 } conc__export;
 
-/* A client's connection, at the server. */
+/* A client's connection, at the server. All of it belongs to the thread of the
+   loop. It is in one of four states:
+
+     idle      `serving` is false. The watch is armed, and no coroutine exists.
+               `in` has what has come of a request so far, or no memory
+     serving   the coroutine reads, answers, or waits for anything but a queue
+     blocked   `serving`, too; the coroutine waits in a queue. The watch is
+               armed, to hear of the client's end; buffers are not lent
+     dead      closed; in the list of the dead until it can be freed */
 typedef struct conc__client {
-  conc__watch watch; /* first: what is watched is a client */
-  conc_task task;    /* serves it while there is something to do */
+  conc__watch watch; /* first: conc__client_ready makes a client of it */
+  conc_task task;    /* the coroutine, while `serving` */
   conc__channel channel;
   struct conc__manager_data *manager;
-  struct conc__client *next, **link; /* all, or those to be freed */
-  bool authenticated;
-  bool methods; /* accept_connection: more than one request */
-  bool serving; /* the task runs */
-  bool blocked; /* it waits in a queue */
-  bool hangup;  /* the peer has closed its side */
+  struct conc__client *next, **link; /* in `clients`; the dead have no link */
+  bool authenticated; /* the handshake is over */
+  bool methods;       /* after accept_connection: requests name methods */
+  bool serving;
+  bool blocked;
+  bool hangup; /* the client has closed its side: it gets no more messages */
 } conc__client;
 
-/* A connection to the server, at the client; idle ones are kept. */
-typedef struct conc__peer {
-  struct conc__peer *next;
-  conc__channel channel;
-  double last;         /* used */
-  unsigned generation; /* a fork's child must not use its parent's */
-  bool asked;          /* a request is out, and its reply not understood yet */
-} conc__peer;
+/* What a manager has as a server. The starter fills it in before the server's
+   thread begins; from then on it is that thread's. Other threads may use what
+   is marked `any`. */
+typedef struct conc__server_side {
+  conc_task thread; /* any: runs the loop, and is joined at the end */
+  conc_task root;   /* any: accepts; the server ends when it is cancelled */
+  conc_event ready; /* any: set when root runs, and if it never will */
+  bool running;     /* root has run; read after `ready`, as `error` */
+  int error;        /* negative errno: why root does not run */
+  bool forever;     /* a conc_manager_serve_forever joins the thread */
+  conc_event left;  /* any: set when that call does not use this any more */
+  bool stopping;    /* root was cancelled: sessions end after their replies */
+  int listener;     /* -1: none */
+  char address[128]; /* any: the listener's; does not change while it serves */
+  conc__client *clients; /* idle, serving and blocked */
+  conc__client *dead;
+  size_t clients_count; /* length of `clients` */
+  conc_event changed;   /* a client was closed; or, when stopping, is idle */
+  conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
+  size_t spare_count;                      /* how many of them */
+} conc__server_side;
 
-/* A proxy: a queue whose messages are elsewhere. */
-typedef struct conc__proxy {
-  conc_queue queue; /* first: a proxy is a queue */
-  struct conc__manager_data *manager;
-  struct conc__proxy *next;
-  conc_queue *stash; /* messages that came, and could not be handed over */
-  conc__peer *late;  /* gets that failed while their reply came, or after */
-  size_t late_count; /* how many */
-  char name[64];
-  char id[64];
-} conc__proxy;
+/* What a manager has as a client; see >>proxy. */
+typedef struct conc__client_side {
+  int protocol; /* of the server's pickles: 2 is a Python 2, else 4; 0 before
+                   the first reply. Atomic: any thread that gets a reply */
+  struct conc__proxy *proxies; /* under the guard; none goes before shutdown */
+  struct conc__peer *idle; /* under the guard; the one used last is first */
+  unsigned generation; /* conc__generation of the process that connected */
+} conc__client_side;
 
+enum {
+  CONC__MANAGER_UNUSED = 0, /* queues may have been registered */
+  CONC__MANAGER_SERVES,
+  CONC__MANAGER_CONNECTED
+};
+
+/* The state of a conc_manager in this process. "The guard" is
+   conc__mutex_of(state). A field without a guard is written by start or
+   connect, before another task has a queue of the manager; it does not change
+   until shutdown. */
 typedef struct conc__manager_data {
-  const conc_manager *options;
-  conc__key key;
-  size_t max_message;
-  double handshake_timeout;
-  int protocol; /* of the server's pickles: 2 is Python 2, else 4 */
-  /* both; under the guard of this struct */
-  conc__export *exports;
+  const conc_manager *options; /* the caller's struct */
+  int role;                    /* CONC__MANAGER_... */
+  conc__key key;               /* points to the caller's key */
+  size_t max_message;          /* bytes of a request or a reply */
+  double handshake_timeout;    /* seconds */
+  conc__export *exports;       /* under the guard, as the two sizes */
   size_t exports_count, exports_size;
-  conc__proxy *proxies;
-  conc__peer *idle;
-  /* the server; its loop's alone, but for the tasks */
-  bool server, running, stopping;
-  int listener;
-  char address[128];
-  conc_task thread, root;
-  conc_event ready; /* root runs, or never will: then `error` says why */
-  bool forever;     /* conc_manager_serve_forever joins the thread */
-  conc_event left;  /* and has done so */
-  int error;
-  conc__client *clients, *dead;
-  size_t clients_count;
-  conc_event changed; /* a client has gone, or is not serving any more */
-  conc__buffer spare[CONC__SPARE_BUFFERS];
-  size_t spare_count;
-  bool client;
-  unsigned generation; /* of the process that connected */
+  conc__server_side server; /* if it serves */
+  conc__client_side client; /* if it is connected, or is connecting */
 } conc__manager_data;
 
-CONC__PRIVATE conc__manager_data *conc__manager_state(conc_manager *m) {
+/* Makes the state of a manager, if there is none yet. The caller of register,
+   start or connect does so, and no two of them run at the same time before the
+   manager has a role. NULL: there is no memory. */
+CONC__PRIVATE conc__manager_data *conc__manager_make_state(conc_manager *m) {
   conc__manager_data *state = m->state;
   if (state != NULL) return state;
   conc__init();
@@ -22889,16 +22946,17 @@ CONC__PRIVATE conc__manager_data *conc__manager_state(conc_manager *m) {
   if (state == NULL) return NULL;
   memset(state, 0, sizeof *state);
   state->options = m;
-  state->listener = -1;
+  state->server.listener = -1;
   m->state = state;
   return state;
 }
 
-/* Applies the defaults of the options, when it is started or connected. */
-CONC__PRIVATE int conc__manager_options(conc_manager *m) {
-  conc__manager_data *state = conc__manager_state(m);
+/* Applies the defaults of the options, for start and connect. 0, -ENOMEM, or
+   -EBUSY if the manager has a role already. */
+CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
+  conc__manager_data *state = conc__manager_make_state(m);
   if (state == NULL) return -ENOMEM;
-  if (state->server || state->client) return -EBUSY;
+  if (state->role != CONC__MANAGER_UNUSED) return -EBUSY;
   state->key.data = m->authkey != NULL ? m->authkey : "";
   state->key.size = m->authkey_size > 0
                         ? m->authkey_size
@@ -22911,8 +22969,9 @@ CONC__PRIVATE int conc__manager_options(conc_manager *m) {
   return 0;
 }
 
-/* It did not start: nothing stays behind, but what was registered. */
-CONC__PRIVATE void conc__manager_unwind(conc_manager *m) {
+/* Start or connect has failed: then nothing stays behind. Only registered
+   queues do, for the next try. */
+CONC__PRIVATE void conc__manager_undo_state(conc_manager *m) {
   if (m->state == NULL || m->state->exports_count > 0) return;
   CONC_FREE(m->state->exports);
   CONC_FREE(m->state);
@@ -22925,11 +22984,15 @@ CONC__PRIVATE void conc__manager_unwind(conc_manager *m) {
 CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
                                        const char *name) {
   size_t i;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(m)));
+  CONC__CHECK(m->exports_count <= m->exports_size);
   for (i = 0; i < m->exports_count; i++)
     if (strcmp(m->exports[i].name, name) == 0) return i + 1;
   return 0;
 }
 
+/* The queue of a name, and its id in *id; NULL and 0: unknown. Clients are
+   served while queues are still being registered: hence the guard. */
 CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
                                                const char *name, size_t *id) {
   conc__mutex *guard = conc__mutex_of(m);
@@ -22941,6 +23004,8 @@ CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
   return q;
 }
 
+/* The queue of an id as a client writes it: decimal digits and nothing else.
+   NULL: there is none. The bound on n keeps a long text from overflowing. */
 CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
                                              const char *id) {
   conc__mutex *guard = conc__mutex_of(m);
@@ -22955,55 +23020,67 @@ CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
   return q;
 }
 
-/* --- a session: one coroutine that serves one client --- */
+/* --- a session: one run of a client's coroutine --- */
 
-/* A message that was got and whose reply has not been sent yet: if it cannot
-   be, the message goes back. */
+/* A message that was got, and whose reply has not been sent yet. If the reply
+   cannot be sent, the message goes back to its queue: so the reply's bytes in
+   `out` are the message's only copy, and are described here. */
 typedef struct conc__taken {
   conc_queue *queue;
-  size_t offset, size; /* of its body, in `out` */
-  size_t end;          /* of its frame */
-  bool old;            /* the body is one for Python 2 */
+  size_t offset, size; /* of its body in `out` */
+  size_t end;          /* of its frame: when that is sent, it is gone */
+  bool old;            /* the body was made one for Python 2 */
 } conc__taken;
 
 typedef struct conc__session {
   conc__client *client;
   conc__manager_data *manager;
-  int protocol;  /* of the peer's pickles: Python 2 has older names */
-  bool leave;    /* close when the replies are out */
-  size_t reply;  /* where the present reply's frame begins */
-  conc__buffer taken; /* of conc__taken; lent, as a stack is to be small */
+  int protocol;       /* of the last request: 2 is Python 2 with older names */
+  bool leave;         /* the connection is closed when the replies are out */
+  size_t reply;       /* where the frame of this request's reply is in `out` */
+  conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
+                         that is lent, for a stack is small */
 } conc__session;
 
-/* Buffers are lent to whoever is being served. */
+/* Lends a buffer while a client is served. Without memory the buffer stays
+   empty: that is no error yet, but one of the call that appends to it. */
 CONC__PRIVATE void conc__buffer_lend(conc__manager_data *m, conc__buffer *b) {
+  CONC__CHECK(m->server.spare_count <= CONC__SPARE_BUFFERS);
   if (b->data != NULL) return;
-  if (m->spare_count > 0)
-    *b = m->spare[--m->spare_count];
+  if (m->server.spare_count > 0)
+    *b = m->server.spare[--m->server.spare_count];
   else
     conc__buffer_reserve(b, CONC__IO_BUFFER); /* or later, as needed */
   b->size = b->first = 0;
 }
 
+/* Takes a buffer back, whatever is in it. A small one would have to grow for
+   its next user, and one that has grown by a large message is not kept for
+   small ones: such buffers are freed. */
 CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
                                        conc__buffer *b) {
+  conc__server_side *server = &m->server;
+  CONC__CHECK(server->spare_count <= CONC__SPARE_BUFFERS);
   if (b->capacity >= CONC__IO_BUFFER && b->capacity < 4 * CONC__IO_BUFFER &&
-      m->spare_count < CONC__SPARE_BUFFERS) {
-    m->spare[m->spare_count++] = *b;
+      server->spare_count < CONC__SPARE_BUFFERS) {
+    server->spare[server->spare_count++] = *b;
     memset(b, 0, sizeof *b);
   } else {
     conc__buffer_free(b);
   }
 }
 
+/* Before a session works. `in` may have memory of its own, with a request that
+   has not come completely: it keeps that. */
 CONC__PRIVATE void conc__session_lend(conc__session *s) {
   conc__buffer_lend(s->manager, &s->taken);
   conc__buffer_lend(s->manager, &s->client->channel.in);
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
 
-/* Nothing is held while nothing is done; an unfinished request is kept in
-   just as much as it needs. */
+/* Before a session waits, or ends: a client that does nothing holds no lent
+   buffer. What has come of an unfinished request moves into memory of its
+   size; without memory for that, `in` stays with the client. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t rest = conc__buffer_count(&ch->in);
@@ -23017,11 +23094,16 @@ CONC__PRIVATE void conc__session_return(conc__session *s) {
     ch->in = small;
   }
   conc__buffer_return(s->manager, &ch->out);
+  CONC__CHECK(s->taken.size == 0);
   conc__buffer_return(s->manager, &s->taken);
 }
 
-CONC__PRIVATE void conc__give_back(conc_queue *q, const void *body,
-                                   size_t size, conc__buffer *b) {
+/* --- messages that were taken --- */
+
+/* Puts a body back where a get took it. `b`, if it is not NULL, is the buffer
+   that the body lies in: the queue may keep it, and then needs no memory. */
+CONC__PRIVATE void conc__unget_body(conc_queue *q, const void *body,
+                                    size_t size, conc__buffer *b) {
   conc__message m;
   m.data = body;
   m.size = size;
@@ -23029,7 +23111,8 @@ CONC__PRIVATE void conc__give_back(conc_queue *q, const void *body,
   q->ops->unget(q, &m, b);
 }
 
-/* As protocol 4 again. False without memory for that. */
+/* Puts a body back that was encoded for Python 2: queues keep protocol 4.
+   False if there is no memory for that; then nothing has been done. */
 CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
                                              const unsigned char *body,
                                              size_t size) {
@@ -23041,31 +23124,39 @@ CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
   b.size = 0;
   if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
   if (rc == 0) rc = conc__buffer_reserve(&b, CONC__BODY_SPARE);
-  if (rc == 0) conc__give_back(q, b.data, b.size, &b);
+  if (rc == 0) conc__unget_body(q, b.data, b.size, &b);
   conc__buffer_free(&b);
   conc_value_free(v);
   return rc == 0;
 }
 
 /* Gives the messages back whose replies are not among the first `sent` bytes
-   of `out`; the youngest first, so that the order is as it was. The oldest,
-   of most clients the only one, needs no memory. */
+   of `out`. The youngest is first, so that the queue's order is as it was. The
+   oldest one, which of most clients is the only one, takes `out` itself along:
+   it comes back even without memory. */
 CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
   conc__buffer *out = &s->client->channel.out;
+  CONC__CHECK(s->taken.size % sizeof(conc__taken) == 0);
   while (s->taken.size > 0) {
     conc__taken t;
     s->taken.size -= sizeof t;
     memcpy(&t, s->taken.data + s->taken.size, sizeof t);
+    /* Not `size`: what was flushed has 0, though its bytes are still there. */
+    CONC__CHECK(t.offset + t.size <= t.end && t.end <= out->capacity);
     if (sent >= t.end) continue;
+    /* Without memory a body for Python 2 goes back as it is, in protocol 2:
+       as a value it can still be read. */
     if (t.old &&
         conc__unget_as_protocol_4(t.queue, out->data + t.offset, t.size))
       continue;
-    conc__give_back(t.queue, out->data + t.offset, t.size,
-                    s->taken.size == 0 ? out : NULL);
+    conc__unget_body(t.queue, out->data + t.offset, t.size,
+                     s->taken.size == 0 ? out : NULL);
   }
 }
 
-/* Sends the replies; but no message to who has closed his side already. */
+/* Sends the replies. If messages are among them and the client has closed its
+   side, nothing is sent: it would not read them, and they would be lost. 0, or
+   negative errno: the connection is to be closed. */
 CONC__PRIVATE int conc__session_flush(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t sent = 0;
@@ -23076,16 +23167,22 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   return rc;
 }
 
-/* Finds out whether the peer has closed its side and nothing is to be read
-   before that. Else -1 if nothing is to be read. */
-CONC__PRIVATE ssize_t conc__client_look(conc__client *c) {
+/* Looks whether the client has closed its side, without reading: `hangup` is
+   set if its end comes next. Returns as recv: above 0 if there are bytes,
+   below 0 if there is nothing. */
+CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
   unsigned char byte;
   ssize_t n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   if (n == 0 || (n < 0 && !conc__would_block(errno))) c->hangup = true;
   return n;
 }
 
-/* --- replies --- */
+/* --- replies ---
+
+   A reply is the frame of a pickled pair: ('#RETURN', value), ('#ERROR',
+   exception) or ('#TRACEBACK', text). It is written straight into `out`, where
+   other replies may wait before it. All conc__reply_... return 0 or -ENOMEM;
+   then the connection is closed, with part of a reply behind the others. */
 
 /* Begins a reply of a kind: its frame, and a pickle of ('#KIND', ...). */
 #define CONC__REPLY_BEGIN(s, kind) \
@@ -23109,6 +23206,7 @@ CONC__PRIVATE int conc__reply_begin(conc__session *s, const char *kind,
   return 0;
 }
 
+/* Ends the reply that conc__reply_begin began, behind its value. */
 CONC__PRIVATE int conc__reply_end(conc__session *s) {
   conc__buffer *out = &s->client->channel.out;
   int rc = conc__buffer_append(out, "\x86.", 2); /* TUPLE2 STOP */
@@ -23163,12 +23261,15 @@ CONC__PRIVATE int conc__reply_raise(conc__session *s, const char *module3,
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* ('#ERROR', name(text)) with one of Python's own exceptions, whose module has
+   another name in Python 2. */
 CONC__PRIVATE int conc__reply_builtin(conc__session *s, const char *name,
                                       const char *text) {
   return conc__reply_raise(s, "builtins", "exceptions", name, text);
 }
 
-/* The exception for an error of a queue's call. */
+/* The exception that queue.Queue raises for an error of a queue's call, where
+   it has one. `get` tells the two meanings of -ETIMEDOUT apart. */
 CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   if (rc == -ETIMEDOUT)
     return conc__reply_raise(s, "queue", "Queue", get ? "Empty" : "Full", "");
@@ -23180,42 +23281,52 @@ CONC__PRIVATE int conc__reply_error(conc__session *s, int rc, bool get) {
   return conc__reply_builtin(s, "RuntimeError", conc_strerror(rc));
 }
 
-/* --- requests --- */
+/* --- the arguments of a request --- */
 
-/* A decoded request. */
+/* A decoded request. It points into the value that was decoded. */
 typedef struct conc__request {
-  const conc_value *args, *kwds;
-  const char *ident, *method; /* ident NULL: none */
+  const conc_value *args; /* a tuple */
+  const conc_value *kwds; /* a dict */
+  const char *ident;      /* the queue's id; NULL: a function of the server */
+  const char *method;
 } conc__request;
 
 /* Finds parameter `i` by place or by name; NULL if it is not given. */
-CONC__PRIVATE const conc_value *conc__argument(const conc__request *r,
-                                               size_t i, const char *name) {
+CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
+                                                       size_t i,
+                                                       const char *name) {
   if (i < conc_value_size(r->args)) return conc_value_item(r->args, i);
   return conc_value_get(r->kwds, name);
 }
 
-/* Checks the arguments against the names of a method's parameters, of which
-   the first `required` have no default. Writes Python's complaint and returns
-   false if they do not fit. */
-CONC__PRIVATE bool conc__arguments_fit(const conc__request *r,
-                                       const char *const *names, size_t count,
-                                       size_t required, char *text,
-                                       size_t size) {
+/* What the methods put and get of queue.Queue take. Block and timeout, if a
+   method has them, are its last two parameters. */
+typedef struct conc__parameters {
+  const char *names[3];
+  size_t count;    /* of these names */
+  size_t required; /* of them have no default: the first ones */
+} conc__parameters;
+
+/* Checks the arguments against a method's parameters. Writes Python's own
+   complaint, which its programmer knows, and returns false if they do not
+   fit. */
+CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
+                                               const conc__parameters *p,
+                                               char *text, size_t size) {
   size_t given = conc_value_size(r->args);
   size_t keywords = conc_value_size(r->kwds);
   size_t i, j;
-  if (given > count) {
+  if (given > p->count) {
     snprintf(text, size,
              "%s() takes %u positional arguments but %u were given", r->method,
-             (unsigned)count + 1, (unsigned)given + 1);
+             (unsigned)p->count + 1, (unsigned)given + 1); /* and self */
     return false;
   }
   for (i = 0; i < keywords; i++) {
     const char *key = conc_value_str(conc_value_key(r->kwds, i), NULL);
-    for (j = 0; key != NULL && j < count; j++)
-      if (strcmp(key, names[j]) == 0) break;
-    if (key == NULL || j == count) {
+    for (j = 0; key != NULL && j < p->count; j++)
+      if (strcmp(key, p->names[j]) == 0) break;
+    if (key == NULL || j == p->count) {
       snprintf(text, size, "%s() got an unexpected keyword argument '%.80s'",
                r->method, key != NULL ? key : "?");
       return false;
@@ -23226,17 +23337,17 @@ CONC__PRIVATE bool conc__arguments_fit(const conc__request *r,
       return false;
     }
   }
-  for (i = given; i < required; i++)
-    if (conc_value_get(r->kwds, names[i]) == NULL) {
+  for (i = given; i < p->required; i++)
+    if (conc_value_get(r->kwds, p->names[i]) == NULL) {
       snprintf(text, size,
                "%s() missing 1 required positional argument: '%s'", r->method,
-               names[i]);
+               p->names[i]);
       return false;
     }
   return true;
 }
 
-/* Python's truth. */
+/* Whether Python's bool(v) is True: a client may send any value as `block`. */
 CONC__PRIVATE bool conc__value_is_true(const conc_value *v) {
   bool b;
   int64_t n;
@@ -23252,8 +23363,9 @@ CONC__PRIVATE bool conc__value_is_true(const conc_value *v) {
   }
 }
 
-/* block and timeout, as queue.Queue takes them. NULL and *timeout, or the
-   text of a ValueError or (with *type) a TypeError. */
+/* Reads block and timeout as queue.Queue does; NULL is an argument that was
+   not given. Returns NULL and sets *out to seconds (0: do not wait). Or
+   returns the text of a ValueError; of a TypeError, if *type is set. */
 CONC__PRIVATE const char *conc__parse_block_timeout(const conc_value *block,
                                                     const conc_value *timeout,
                                                     double *out, bool *type) {
@@ -23276,32 +23388,49 @@ CONC__PRIVATE const char *conc__parse_block_timeout(const conc_value *block,
     *type = true;
     return "'timeout' must be a number";
   }
+  /* Written so that it refuses a NaN, too. */
   if (!(f >= 0)) return "'timeout' must be a non-negative number";
   *out = f;
   return NULL;
 }
 
-/* Before a call that waits: what there is to say is said, buffers are given
-   back, and the peer's end is listened for. */
+/* --- calls that may wait ---
+
+   Each tries its call without waiting. Only if that does not do, the session
+   prepares to wait: so the usual request pays nothing for the other case.
+   conc__serve_... return 0 when the reply is in `out`, and otherwise negative
+   errno: the connection is to be closed. */
+
+/* Before a call that waits. The order matters: the replies go out first, for
+   the client may be waiting for one of them. Then the buffers are empty and
+   can be returned. The watch is armed last, when `blocked` tells
+   conc__client_ready what news of this client mean. */
 CONC__PRIVATE int conc__session_block(conc__session *s) {
   conc__client *c = s->client;
   int rc = conc__session_flush(s);
+  CONC__CHECK(c->serving && !c->blocked);
   if (rc != 0) return rc;
   conc__session_return(s);
+  /* While the replies went out, the end may have been heard of: an edge, which
+     is not told again. */
   if (c->hangup) return -EPIPE;
   c->blocked = true;
+  /* The same may be true of bytes: the socket must be read once more before
+     the session ends. */
   s->client->channel.waited = true;
   conc__watch_arm(conc__this.loop, &c->watch);
   return 0;
 }
 
+/* After a call that waited. */
 CONC__PRIVATE void conc__session_unblock(conc__session *s) {
+  CONC__CHECK(s->client->blocked);
   s->client->blocked = false;
   conc__session_lend(s);
 }
 
 /* put(item, block=True, timeout=None). The item is encoded anew: what the
-   peer sent is never passed on, another Python would execute it. */
+   client sent is never passed on, for another Python would execute it. */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
   conc__buffer b = {NULL, 0, 0, 0};
@@ -23328,11 +23457,50 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
     conc__session_unblock(s);
   }
   conc__buffer_free(&b);
+  /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
-/* get(block=True, timeout=None). */
+/* The second try of a get, which waits. While it waits no buffer is lent: the
+   message comes into one that the queue makes for it, and is moved behind the
+   head of a reply then. Returns as the queue's get; *offset is where the body
+   begins in `out`. If *rc is not 0, the connection is to be closed. */
+CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
+                                              double timeout, size_t *offset,
+                                              int *rc) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer got;
+  conc__sink sink;
+  ssize_t n;
+  sink.data = NULL;
+  sink.size = 0;
+  sink.body = out;
+  *rc = conc__session_block(s);
+  if (*rc != 0) return *rc;
+  n = q->ops->get(q, &sink, conc__deadline(timeout));
+  if (n < 0) {
+    conc__session_unblock(s);
+    return n;
+  }
+  got = *out; /* taken out of the way of the buffer that is lent */
+  memset(out, 0, sizeof *out);
+  conc__session_unblock(s);
+  /* The client may have gone after this was woken with a message, when it was
+     too late to cancel it. If so, conc__session_flush gives it back. */
+  conc__client_peek(s->client);
+  *rc = conc__buffer_reserve(&s->taken, sizeof(conc__taken));
+  if (*rc == 0) *rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  *offset = out->size;
+  if (*rc == 0) *rc = conc__buffer_append(out, got.data, got.size);
+  if (*rc != 0) conc__unget_body(q, got.data, got.size, &got);
+  conc__buffer_free(&got);
+  return n;
+}
+
+/* get(block=True, timeout=None). The message goes straight from the queue into
+   the reply. From then on `taken` must know of it; so the memory to note it is
+   there before the queue is asked. */
 CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
                                   double timeout) {
   conc__buffer *out = &s->client->channel.out;
@@ -23347,27 +23515,11 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   sink.size = 0;
   sink.body = out;
   n = q->ops->get(q, &sink, 0);
+  /* An error has another reply; and before a wait none is half written. */
   if (n < 0) out->size = s->reply;
   if (n == -ETIMEDOUT && timeout > 0) {
-    rc = conc__session_block(s);
+    n = conc__serve_get_waiting(s, q, timeout, &t.offset, &rc);
     if (rc != 0) return rc;
-    /* Into a buffer that is made when there is something to put into it. */
-    n = q->ops->get(q, &sink, conc__deadline(timeout));
-    if (n >= 0) { /* the body is in `out`, and its head is not */
-      conc__buffer got = *out;
-      memset(out, 0, sizeof *out);
-      conc__session_unblock(s);
-      conc__client_look(s->client);
-      rc = conc__buffer_reserve(&s->taken, sizeof t);
-      if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
-      t.offset = out->size;
-      if (rc == 0) rc = conc__buffer_append(out, got.data, got.size);
-      if (rc != 0) conc__give_back(q, got.data, got.size, &got);
-      conc__buffer_free(&got);
-      if (rc != 0) return rc;
-    } else {
-      conc__session_unblock(s);
-    }
   }
   if (n == -ECANCELED) return (int)n;
   if (n < 0) return conc__reply_error(s, (int)n, true);
@@ -23377,10 +23529,14 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   t.size = out->size - t.offset;
   if (rc == 0) rc = conc__reply_end(s);
   t.end = out->size;
+  /* Also after an error: then the connection is closed, and the message goes
+     back. */
+  CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
   conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
 }
 
+/* join(). */
 CONC__PRIVATE int conc__serve_join(conc__session *s, conc_queue *q) {
   int rc = conc_queue_join(q, 0);
   if (rc == -ETIMEDOUT) {
@@ -23393,6 +23549,9 @@ CONC__PRIVATE int conc__serve_join(conc__session *s, conc_queue *q) {
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
+/* --- calls that do not wait --- */
+
+/* task_done(). */
 CONC__PRIVATE int conc__serve_task_done(conc__session *s, conc_queue *q) {
   int rc = conc_task_done(q);
   if (rc == -EINVAL)
@@ -23401,6 +23560,8 @@ CONC__PRIVATE int conc__serve_task_done(conc__session *s, conc_queue *q) {
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, true);
 }
 
+/* qsize(), empty() and full(): by the first letter of the method. A queue
+   whose capacity has no bound is never full. */
 CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
                                    const char *method) {
   ssize_t n = conc_qsize(q);
@@ -23411,68 +23572,86 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   return conc__reply_body(s, yes ? "\x88" : "\x89", 1);
 }
 
+/* --- the methods of a queue, and the functions of the server --- */
+
+/* The methods that a client may call. It executes these names, if it is
+   Python: so they are these words and nothing else, ever. */
 static const char *const conc__methods[] = {
     "empty", "full",       "get",   "get_nowait", "join",
     "put",   "put_nowait", "qsize", "task_done"};
 #define CONC__METHODS (sizeof conc__methods / sizeof *conc__methods)
 
-/* A method of a queue. */
+CONC__PRIVATE bool conc__method_is_exposed(const char *method) {
+  size_t i;
+  for (i = 0; i < CONC__METHODS; i++)
+    if (strcmp(method, conc__methods[i]) == 0) return true;
+  return false;
+}
+
+/* A method that is not among these. Python asks for a text when a program
+   prints a proxy. */
+CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
+  char text[160];
+  if (strcmp(method, "__str__") == 0 || strcmp(method, "__repr__") == 0) {
+    int rc = CONC__REPLY_BEGIN(s, "#RETURN");
+    if (rc == 0)
+      rc = conc__pickle_put_str(&s->client->channel.out,
+                                "<conc_queue object>", 19);
+    return rc != 0 ? rc : conc__reply_end(s);
+  }
+  snprintf(text, sizeof text,
+           "AttributeError: method '%.60s' of a queue is not exposed", method);
+  return conc__reply_refuse(s, text);
+}
+
+/* A method of a queue. What is wrong with a request is told in the order in
+   which Python's server finds it: the object, the method, the arguments, their
+   values. Such a request has a reply as any other; the connection stays. */
 CONC__PRIVATE int conc__serve_method(conc__session *s,
                                      const conc__request *r) {
-  static const char *const put_names[] = {"item", "block", "timeout"};
-  static const char *const get_names[] = {"block", "timeout"};
+  static const conc__parameters none = {{NULL, NULL, NULL}, 0, 0};
+  static const conc__parameters get_all = {{"block", "timeout", NULL}, 2, 0};
+  static const conc__parameters put_item = {{"item", NULL, NULL}, 1, 1};
+  static const conc__parameters put_all = {{"item", "block", "timeout"}, 3, 1};
   conc_queue *q = conc__export_by_id(s->manager, r->ident);
   const char *method = r->method;
   bool put = strncmp(method, "put", 3) == 0;
   bool get = strncmp(method, "get", 3) == 0;
-  bool nowait = (put || get) && strcmp(method + 3, "_nowait") == 0;
-  size_t count = put ? (nowait ? 1 : 3) : get && !nowait ? 2 : 0;
-  const char *complaint;
+  bool waits = (put || get) && method[3] == 0; /* else: ..._nowait */
+  const conc__parameters *p =
+      put ? (waits ? &put_all : &put_item) : (waits ? &get_all : &none);
   double timeout = 0;
   char text[160];
-  size_t i;
-  bool type;
+  /* The id is of another server that was here before, or made up. */
   if (q == NULL) {
     snprintf(text, sizeof text, "KeyError: no object with id '%.40s'",
              r->ident);
     return conc__reply_refuse(s, text);
   }
-  for (i = 0; i < CONC__METHODS; i++)
-    if (strcmp(method, conc__methods[i]) == 0) break;
-  if (i == CONC__METHODS) {
-    if (strcmp(method, "__str__") == 0 || strcmp(method, "__repr__") == 0) {
-      int rc = CONC__REPLY_BEGIN(s, "#RETURN");
-      if (rc == 0)
-        rc = conc__pickle_put_str(&s->client->channel.out,
-                                  "<conc_queue object>", 19);
-      return rc != 0 ? rc : conc__reply_end(s);
-    }
-    snprintf(text, sizeof text,
-             "AttributeError: method '%.60s' of a queue is not exposed",
-             method);
-    return conc__reply_refuse(s, text);
-  }
-  if (!conc__arguments_fit(r, put ? put_names : get_names, count, put, text,
-                           sizeof text))
+  if (!conc__method_is_exposed(method))
+    return conc__serve_unexposed(s, method);
+  if (!conc__request_arguments_fit(r, p, text, sizeof text))
     return conc__reply_builtin(s, "TypeError", text);
-  if (count > 1) {
-    complaint = conc__parse_block_timeout(
-        conc__argument(r, count - 2, "block"),
-        conc__argument(r, count - 1, "timeout"), &timeout, &type);
+  if (waits) {
+    bool type;
+    const char *complaint = conc__parse_block_timeout(
+        conc__request_argument(r, p->count - 2, "block"),
+        conc__request_argument(r, p->count - 1, "timeout"), &timeout, &type);
     if (complaint != NULL)
       return conc__reply_builtin(s, type ? "TypeError" : "ValueError",
                                  complaint);
   }
+  /* From here on the queue is touched; only the first letters still matter. */
   if (put)
-    return conc__serve_put(s, q, conc__argument(r, 0, "item"), timeout);
+    return conc__serve_put(s, q, conc__request_argument(r, 0, "item"),
+                           timeout);
   if (get) return conc__serve_get(s, q, timeout);
   if (*method == 'j') return conc__serve_join(s, q);
   if (*method == 't') return conc__serve_task_done(s, q);
   return conc__serve_size(s, q, method);
 }
 
-/* create(name): the id of a queue and its methods' names. Those are fixed
-   identifiers: a Python client executes them. */
+/* create(name): a pair, the id of a queue and the names of its methods. */
 CONC__PRIVATE int conc__serve_create(conc__session *s,
                                      const conc__request *r) {
   conc__buffer *out = &s->client->channel.out;
@@ -23499,6 +23678,7 @@ CONC__PRIVATE int conc__serve_create(conc__session *s,
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* get_methods(): their names alone. */
 CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
   conc__buffer *out = &s->client->channel.out;
   size_t i;
@@ -23510,8 +23690,9 @@ CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-/* A function of the server: the only request of its connection, but for
-   accept_connection. References are not counted: queues are the program's. */
+/* A function of the server. It is the only request of its connection; only
+   accept_connection lets others follow. References, which incref and decref
+   are about, are not counted: queues are the program's. */
 CONC__PRIVATE int conc__serve_function(conc__session *s,
                                        const conc__request *r) {
   const char *f = r->method;
@@ -23532,7 +23713,9 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
     return conc__reply_int(s, (int64_t)s->manager->exports_count);
   if (strcmp(f, "debug_info") == 0) return conc__reply_body(s, "X\0\0\0\0", 5);
   if (strcmp(f, "shutdown") == 0) {
-    conc_cancel(&s->manager->root);
+    /* Root goes on in a later turn of this loop. It lets this session, which
+       is being served, send its reply first. */
+    conc_cancel(&s->manager->server.root);
     return conc__reply_none(s);
   }
   snprintf(text, sizeof text, "AssertionError: '%.60s' unrecognized", f);
@@ -23696,7 +23879,11 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   return true;
 }
 
-/* One request. 0, or negative errno: the connection is to be closed. */
+/* --- one request, and a session of them --- */
+
+/* One request. 0: its reply is in `out`. Negative errno: the connection is to
+   be closed. What is well formed but not allowed has a reply, for its
+   programmer to read; what is no request at all has none. */
 CONC__PRIVATE int conc__serve_request(conc__session *s,
                                       const unsigned char *data, size_t size) {
   conc__request r;
@@ -23730,32 +23917,10 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   return rc;
 }
 
-/* --- the server --- */
-
-/* The client is gone. Its coroutine may still run its last lines, so it is
-   freed later. */
-CONC__PRIVATE void conc__client_close(conc__client *c) {
-  conc__manager_data *m = c->manager;
-  conc__watch_stop(conc__this.loop, c->channel.fd);
-  close(c->channel.fd);
-  conc__channel_free(&c->channel);
-  *c->link = c->next;
-  if (c->next != NULL) c->next->link = c->link;
-  m->clients_count--;
-  c->next = m->dead;
-  m->dead = c;
-  conc_event_set(&m->changed);
-}
-
-CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
-  while (m->dead != NULL) {
-    conc__client *c = m->dead;
-    m->dead = c->next;
-    CONC_FREE(c);
-  }
-}
-
-/* Reads and answers until there is nothing more to read now. */
+/* Reads and answers until there is nothing more to read now: then 0. Negative
+   errno: the connection is to be closed. The replies to all frames that are in
+   `in` go out together; so a client that sends many requests at once costs few
+   system calls. */
 CONC__PRIVATE int conc__session_run(conc__session *s) {
   conc__client *c = s->client;
   conc__channel *ch = &c->channel;
@@ -23770,6 +23935,8 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (have < 0) return have;
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
+      /* Memory for replies is bounded: a client that sends requests and reads
+         no replies waits here for itself. */
       if (rc == 0 && ch->out.size >= CONC__IO_BUFFER)
         rc = conc__session_flush(s);
       if (rc == 0 && s->leave) {
@@ -23778,18 +23945,21 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
       }
       continue;
     }
+    /* Before the read: it may find the client's end, and then replies that are
+       still here are not sent. */
     rc = conc__session_flush(s);
-    if (rc != 0 || s->manager->stopping) return rc != 0 ? rc : -EPIPE;
-    /* A short read has left the socket empty, and what comes later is told
-       by the edge: no need to hear it from the socket. Unless time has passed
-       since, or the peer's end was told along with the last bytes. */
+    if (rc != 0 || s->manager->server.stopping) return rc != 0 ? rc : -EPIPE;
+    /* A short read has left the socket empty, and the poller tells of what
+       comes later: so this saves the read that would say so. It is needed
+       after all if this coroutine has slept since (then the edge may be past),
+       or if the client's end was told along with the last bytes. */
     n = -EAGAIN;
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__channel_read(ch, size);
       empty = n > 0 && ch->in.size < ch->in.capacity;
     }
-    if (n == 0) return -EPIPE;
+    if (n == 0) return -EPIPE; /* the client has closed its side */
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
@@ -23800,6 +23970,72 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
   return rc;
 }
 
+/* ---------------------------------------------------------------------------
+   >>server: the loop that serves clients: connections, its thread
+
+   The server is one loop, in a thread of its own. Its first coroutine, root,
+   accepts connections until it is cancelled. A connection without traffic is a
+   descriptor with a watch; it holds neither a stack nor buffers. When bytes
+   arrive, the loop starts a coroutine for the connection. The coroutine is a
+   session: see >>session. It ends when there is nothing more to read.
+
+     conc__server_start      the caller's thread: listens, starts the thread,
+            |                and waits until root runs
+     conc__server_thread     conc_run of root
+            |
+     conc__server_main       root: accepts, starts the handshake of each client
+            |                ... conc_cancel(root): by conc_manager_shutdown,
+            |                or by a client's request
+     conc__server_stop       closes the idle, cancels those that wait, and lets
+            |                the others answer what they are at
+     conc__server_close      frees what is left, without the loop
+
+   Invariant: a client is in `clients` from conc__client_new to
+   conc__client_close, and then in `dead` until conc__clients_reap. It is idle
+   whenever no coroutine of it exists.
+
+   Everything but conc__server_start, _shutdown and, after the loop, _close
+   runs in the thread of the loop, and needs no guard.
+
+   This section uses >>session, conc_run, watches and sockets. It is used by
+   the functions of >>manager. The other end of its connections is >>proxy, or
+   Python.
+   ------------------------------------------------------------------------ */
+
+/* --- clients --- */
+
+/* Closes a connection. The client's own coroutine may do this in its last
+   lines, which still run in memory of the client: so the client is freed
+   later, by conc__clients_reap. The descriptor is unwatched before it is
+   closed, for its number may be another one's at once. */
+CONC__PRIVATE void conc__client_close(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  CONC__CHECK(!c->serving && !c->blocked);
+  CONC__CHECK(*c->link == c && server->clients_count > 0);
+  conc__watch_stop(conc__this.loop, c->channel.fd);
+  close(c->channel.fd);
+  conc__channel_free(&c->channel);
+  *c->link = c->next;
+  if (c->next != NULL) c->next->link = c->link;
+  server->clients_count--;
+  c->next = server->dead;
+  server->dead = c;
+  conc_event_set(&server->changed);
+}
+
+/* Frees the dead. A coroutine that has closed its client runs to its end
+   without a wait. So when root or the loop itself runs, which call this, no
+   coroutine of a dead client is left. */
+CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
+  while (m->server.dead != NULL) {
+    conc__client *c = m->server.dead;
+    m->server.dead = c->next;
+    CONC_FREE(c);
+  }
+}
+
+/* The coroutine of a client, from the first bytes to the last that are there
+   now. Its stack may be the pool's, and small: what is large is lent. */
 CONC__PRIVATE void *conc__client_main(void *arg) {
   conc__client *c = (conc__client *)arg;
   conc__session s;
@@ -23816,6 +24052,8 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
     c->authenticated = rc == 0;
   }
   if (rc == 0) rc = conc__session_run(&s);
+  /* Closed in the middle of something: no reply that waits in `out` is
+     sent. */
   if (rc != 0) conc__session_give_back(&s, 0);
   c->serving = false;
   if (rc != 0) {
@@ -23824,12 +24062,19 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
     return NULL;
   }
   conc__session_return(&s);
+  /* Last: from here on news start another coroutine. None were missed: with
+     epoll the watch tells of edges while it is not armed, too (then `waited`
+     made conc__session_run read again), elsewhere it tells of what is
+     there. */
   conc__watch_arm(conc__this.loop, &c->watch);
-  if (s.manager->stopping) conc_event_set(&s.manager->changed);
+  if (s.manager->server.stopping) conc_event_set(&s.manager->server.changed);
   return NULL;
 }
 
+/* Starts the coroutine of an idle client. Without memory for it the connection
+   is closed: the client would wait for a reply in vain. */
 CONC__PRIVATE void conc__client_start(conc__client *c) {
+  CONC__CHECK(!c->serving && !c->blocked);
   c->task.target = conc__client_main;
   c->task.arg = c;
   c->task.name = "conc-client";
@@ -23839,32 +24084,45 @@ CONC__PRIVATE void conc__client_start(conc__client *c) {
   conc__client_close(c);
 }
 
-/* Something came from a client. While its coroutine waits in a queue that can
-   only be its end, or a request sent ahead. */
+/* Called by the loop, between coroutines: something came from a client. */
 CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   conc__client *c = (conc__client *)watch;
+  CONC__CHECK(c->serving || !c->blocked);
   if (events & CONC__HANGUP) c->hangup = true;
   if (!c->serving) {
     conc__clients_reap(c->manager);
     conc__client_start(c);
   } else if (c->blocked) {
-    ssize_t n = conc__client_look(c);
+    /* It is the client's end, or a request that was sent ahead. The request
+       stays in the socket until the session reads again. */
+    ssize_t n = conc__client_peek(c);
     if (c->hangup)
       conc_cancel(&c->task);
-    else if (n < 0 || !conc__watch_repeats()) /* an edge does not repeat itself */
+    /* A poller that repeats itself would tell of that request over and over:
+       then the client's end is not heard of until the wait is over. An edge
+       does not repeat itself. */
+    else if (n < 0 || !conc__watch_repeats())
       conc__watch_arm(conc__this.loop, watch);
-  } else { /* it waits for another machine, say */
+  } else {
+    /* The session waits for something else, say for another machine whose
+       queue it serves. This news will not come again: it must read once more
+       before it ends. */
     c->channel.waited = true;
   }
 }
 
+/* A connection was accepted: it becomes a client, whose coroutine begins with
+   the handshake. 0; or negative errno, and `fd` is still the caller's. */
 CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
+  conc__server_side *server = &m->server;
   int one = 1;
   int rc;
+  CONC__CHECK(!server->stopping);
   if (c == NULL) return -ENOMEM;
   memset(c, 0, sizeof *c);
   conc__channel_init(&c->channel, fd);
+  /* Of a machine that was switched off nothing is heard otherwise. */
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
   c->manager = m;
   c->watch.ready = conc__client_ready;
@@ -23873,147 +24131,257 @@ CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
     CONC_FREE(c);
     return rc;
   }
-  c->link = &m->clients;
-  c->next = m->clients;
+  c->link = &server->clients;
+  c->next = server->clients;
   if (c->next != NULL) c->next->link = &c->next;
-  m->clients = c;
-  m->clients_count++;
+  server->clients = c;
+  server->clients_count++;
   conc__client_start(c);
   return 0;
 }
 
-/* Lets those who are being served finish what they answer now; who waits for
-   a queue is cancelled, and who is idle closed. */
+/* --- the server's thread --- */
+
+/* Root was cancelled. Idle clients are closed. Waits in queues, and
+   handshakes, are cancelled. All other sessions may finish what they answer
+   now: then they see `stopping`, and end. What is not done after a second is
+   cancelled by conc_run, when root returns. */
 CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
   double end = conc_now() + 1;
   conc__client *c, *next;
-  m->stopping = true;
-  for (c = m->clients; c != NULL; c = next) {
+  CONC__CHECK(!server->stopping && server->listener < 0);
+  server->stopping = true;
+  for (c = server->clients; c != NULL; c = next) {
     next = c->next;
     if (!c->serving)
       conc__client_close(c);
     else if (c->blocked || !c->authenticated)
       conc_cancel(&c->task);
   }
-  while (m->clients != NULL && conc_now() < end) {
-    conc_event_clear(&m->changed);
-    conc_event_wait(&m->changed, end - conc_now());
-    for (c = m->clients; c != NULL; c = next) {
+  while (server->clients != NULL && conc_now() < end) {
+    /* No session has run since the last look at them: so no change is lost. */
+    conc_event_clear(&server->changed);
+    conc_event_wait(&server->changed, end - conc_now());
+    for (c = server->clients; c != NULL; c = next) {
       next = c->next;
       if (!c->serving) conc__client_close(c);
     }
   }
 }
 
-/* Accepts until it is cancelled. */
+/* The first coroutine of the loop: accepts until it is cancelled. */
 CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
+  conc__server_side *server = &m->server;
   size_t max = m->options->max_clients;
-  m->running = true;
-  conc_event_set(&m->ready); /* from now on it can be cancelled */
+  server->running = true;
+  conc_event_set(&server->ready); /* from now on it can be cancelled */
   for (;;) {
     int rc;
-    conc_event_clear(&m->changed);
-    if (max > 0 && m->clients_count >= max) {
-      rc = conc_event_wait(&m->changed, CONC_FOREVER);
+    conc_event_clear(&server->changed);
+    if (max > 0 && server->clients_count >= max) {
+      /* Further clients wait in the listener's line, not accepted. */
+      rc = conc_event_wait(&server->changed, CONC_FOREVER);
     } else {
-      rc = conc_accept(m->listener, CONC_FOREVER);
+      rc = conc_accept(server->listener, CONC_FOREVER);
       if (rc >= 0) {
         conc__clients_reap(m);
         if (conc__client_new(m, rc) != 0) close(rc);
       } else if (rc != -ECANCELED) {
-        /* Out of descriptors or memory: until somebody leaves, or a while. */
-        rc = conc_event_wait(&m->changed, 0.1);
+        /* Descriptors or memory are used up: it waits until a client has gone,
+           or a while, for others in the process may have had them. */
+        rc = conc_event_wait(&server->changed, 0.1);
       }
     }
     if (rc == -ECANCELED) break;
   }
-  conc_close(m->listener);
-  m->listener = -1;
+  /* First the listener: a client that connects now is refused at once. */
+  conc_close(server->listener);
+  server->listener = -1;
   conc__server_stop(m);
   return NULL;
 }
 
-/* Gives back what is left when the loop does not run any more. */
+/* Frees what is left when the loop does not run any more, in this process: it
+   has ended, it has never begun, or it stayed behind in the parent of a fork.
+   In that parent the connections go on: so they are closed here, but not shut
+   down; and a socket of the file system is unlinked by the parent, for
+   `address` is empty then. */
 CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
-  if (m->listener >= 0) close(m->listener); /* no loop: it never ran */
-  m->listener = -1;
-  while (m->clients != NULL) { /* cut off in the middle of something */
-    conc__client *c = m->clients;
-    m->clients = c->next;
+  conc__server_side *server = &m->server;
+  if (server->listener >= 0) close(server->listener); /* it never ran */
+  server->listener = -1;
+  while (server->clients != NULL) { /* cut off in the middle of something */
+    conc__client *c = server->clients;
+    server->clients = c->next;
     close(c->channel.fd);
     conc__channel_free(&c->channel);
     CONC_FREE(c);
   }
-  m->clients_count = 0;
+  server->clients_count = 0;
   conc__clients_reap(m);
-  while (m->spare_count > 0) conc__buffer_free(&m->spare[--m->spare_count]);
-  if (strchr(m->address, '/') != NULL) unlink(m->address);
+  CONC__CHECK(server->spare_count <= CONC__SPARE_BUFFERS);
+  while (server->spare_count > 0)
+    conc__buffer_free(&server->spare[--server->spare_count]);
+  if (strchr(server->address, '/') != NULL) unlink(server->address);
 }
 
-/* The thread of a server. */
+/* The thread of a server. If root never ran, `ready` says so, behind `error`:
+   conc__server_start waits for that. A second time it is without effect. */
 CONC__PRIVATE void *conc__server_thread(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
-  m->root.target = conc__server_main;
-  m->root.arg = m;
-  m->root.name = "conc-manager";
-  m->error = conc_run(&m->root);
-  conc_event_set(&m->ready);
+  conc__server_side *server = &m->server;
+  server->root.target = conc__server_main;
+  server->root.arg = m;
+  server->root.name = "conc-manager";
+  server->error = conc_run(&server->root);
+  conc_event_set(&server->ready);
   conc__server_close(m);
   return NULL;
 }
 
+/* --- starting and ending it --- */
+
+/* Listens: what can go wrong with an address is told before there is a
+   thread. 0, or negative errno and the manager is as before. */
 CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   conc__manager_data *m;
-  int rc = conc__manager_options(manager);
+  int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
   rc = conc_listen(manager->address);
   if (rc < 0) {
-    conc__manager_unwind(manager);
+    conc__manager_undo_state(manager);
     return rc;
   }
-  m->listener = rc;
-  m->stopping = false;
-  m->server = true;
-  conc_address(rc, m->address, sizeof m->address);
+  m->server.listener = rc;
+  m->server.stopping = false;
+  m->role = CONC__MANAGER_SERVES;
+  conc_address(rc, m->server.address, sizeof m->server.address);
   return 0;
 }
 
+/* Starts the server, and returns when it accepts: then 0, and a client that
+   connects is served. Negative errno: the manager is as before. */
 CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
-  conc__manager_data *m;
+  conc__server_side *server;
   int rc = conc__server_open(manager);
   if (rc != 0) return rc;
-  m = manager->state;
-  m->forever = forever;
-  conc_event_clear(&m->left);
-  m->thread.target = conc__server_thread;
-  m->thread.arg = m;
-  m->thread.name = "conc-manager";
-  m->running = false;
-  conc_event_clear(&m->ready);
-  rc = conc_thread_start(&m->thread);
+  server = &manager->state->server;
+  /* All that the thread and its joiners look at stands before it begins: an
+     earlier start may have failed, and have left traces. */
+  server->forever = forever;
+  conc_event_clear(&server->left);
+  server->thread.target = conc__server_thread;
+  server->thread.arg = manager->state;
+  server->thread.name = "conc-manager";
+  server->running = false;
+  conc_event_clear(&server->ready);
+  rc = conc_thread_start(&server->thread);
   if (rc == 0) {
     /* Until there is something to cancel; this wait itself cannot be. */
-    while (conc_event_wait(&m->ready, CONC_FOREVER) != 0) {
+    while (conc_event_wait(&server->ready, CONC_FOREVER) != 0) {
     }
-    if (m->running) return 0;
-    while (conc_join(&m->thread, CONC_FOREVER) == -ECANCELED &&
-           conc_is_alive(&m->thread)) {
+    if (server->running) return 0;
+    /* The thread ends by itself, but uses the state until then. */
+    while (conc_join(&server->thread, CONC_FOREVER) == -ECANCELED &&
+           conc_is_alive(&server->thread)) {
     }
-    rc = m->error;
+    rc = server->error;
   } else {
-    close(m->listener);
+    close(server->listener);
   }
-  m->listener = -1;
-  m->server = false;
-  conc__manager_unwind(manager);
+  server->listener = -1;
+  manager->state->role = CONC__MANAGER_UNUSED;
+  conc__manager_undo_state(manager);
   return rc;
+}
+
+/* Ends the server and waits until its thread, and a call of serve_forever, do
+   not use the state any more. That cannot be cancelled: the state is freed
+   next. In the child of a fork there is neither of them. */
+CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
+  CONC__CHECK(m->role == CONC__MANAGER_SERVES);
+  /* In short turns: if the caller is cancelled, that ends a join, not the
+     server. */
+  while (conc_is_alive(&server->thread)) {
+    conc_cancel(&server->root);
+    conc_join(&server->thread, 0.01);
+  }
+  while (server->forever && server->thread.status != -ECHILD &&
+         conc_event_wait(&server->left, CONC_FOREVER) != 0) {
+  }
+  if (server->thread.status == -ECHILD) { /* the parent goes on serving */
+    server->address[0] = 0;
+    conc__server_close(m);
+  }
 }
 
 /* ---------------------------------------------------------------------------
    >>proxy: a client, and its queues
+
+   A proxy is a queue whose messages are at a server. Each call of it is one
+   exchange, a request and its reply, on a connection that no other call uses
+   meanwhile. Connections that no call uses are kept in `idle`; so there are as
+   many as there were calls at one time.
+
+     conc__peer_get         an idle connection; or a new one: the handshake,
+            |               then accept_connection
+     conc__exchange_begin   the request's head goes into `out`
+            |
+     conc__proxy_put ...    its arguments
+            |
+     conc__peer_call        sends `out`, waits for the reply, decodes it
+            |
+     conc__exchange_leave   the connection is idle again. Or it is closed, if
+                            it is not known what the server will send next
+
+   A get that fails must not lose the message that is its reply. If the reply
+   has begun to come, the connection is `late`: the next get begins with it,
+   and reads the reply to its end before it asks for anything. A message that
+   came, but did not suit the caller, is in `stash`: a get begins with these.
+
+   What is kept, and for how long:
+
+     per process      conc__client_side; a forked child uses no connection of
+                      its parent's, for both would read the same replies
+     per connection   conc__peer, until an error, the server's end or shutdown
+     per queue        conc__proxy, until shutdown; its late replies, its stash
+     per call         conc__exchange, on the caller's stack
+
+   The lists are under the guard of conc__manager_data. A peer that is in no
+   list belongs to the call that took it out.
+
+   This section uses conc__manager_data of >>session, frames and the handshake
+   of >>net, >>pickle, and queues of this process. Its user is >>manager.
    ------------------------------------------------------------------------ */
+
+/* A connection to the server. It is in `idle`, is some proxy's `late`, or
+   belongs to a call. */
+typedef struct conc__peer {
+  struct conc__peer *next; /* in that list */
+  conc__channel channel;
+  double last;         /* when it was used, by conc_now(); for idle ones */
+  unsigned generation; /* conc__generation of the process that opened it */
+  bool asked; /* a request is out whose reply has not been understood: what
+                 comes next is that reply, or its rest */
+} conc__peer;
+
+/* A proxy. What has no guard does not change, until shutdown. */
+typedef struct conc__proxy {
+  conc_queue queue; /* first: a proxy is a queue */
+  struct conc__manager_data *manager;
+  struct conc__proxy *next; /* under the guard, as the next two */
+  conc__peer *late;  /* their replies were for gets that have failed since */
+  size_t late_count; /* length of `late`; atomic, for qsize */
+  conc_queue *stash; /* messages that came, and could not be handed over */
+  char name[64];
+  char id[64]; /* by which the server knows the queue */
+} conc__proxy;
+
+/* --- requests and replies --- */
 
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   conc_close(p->channel.fd);
@@ -24021,7 +24389,9 @@ CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   CONC_FREE(p);
 }
 
-/* Begins a request in `out`: everything up to the arguments. */
+/* Begins a request at the end of `out`: everything up to the tuple of
+   arguments, which the caller appends. *at is for conc__request_end. `ident`
+   is the id of a queue, or NULL for a function of the server. */
 CONC__PRIVATE int conc__request_begin(conc__buffer *out, size_t *at,
                                       int protocol, const char *ident,
                                       const char *method) {
@@ -24034,14 +24404,16 @@ CONC__PRIVATE int conc__request_begin(conc__buffer *out, size_t *at,
   return rc != 0 ? rc : conc__pickle_put_str(out, method, strlen(method));
 }
 
-/* And ends it, after the tuple of arguments: no keywords. */
+/* Ends a request behind its tuple of arguments. There are no keywords. */
 CONC__PRIVATE int conc__request_end(conc__buffer *out, size_t at) {
   int rc = conc__buffer_append(out, "}t.", 3); /* {} TUPLE STOP */
   return rc != 0 ? rc : conc__frame_end(out, at);
 }
 
-/* A request to the server, whose only argument is a str (NULL: none). In a
-   protocol that every Python reads; the reply tells which one it speaks. */
+/* A whole request for a function of the server. Its only argument is a str, or
+   there is none (NULL). It is in protocol 2, which every Python reads: it is
+   the first that the server gets, and which one it speaks itself is not known
+   before its reply. */
 CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
                                     const char *argument) {
   size_t at;
@@ -24055,7 +24427,7 @@ CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
   return rc != 0 ? rc : conc__request_end(out, at);
 }
 
-/* What a remote exception is here. */
+/* The error that stands for an exception of the server. -EPROTO: none does. */
 CONC__PRIVATE int conc__exception_code(const conc_value *v) {
   static const struct {
     const char *name;
@@ -24072,49 +24444,66 @@ CONC__PRIVATE int conc__exception_code(const conc_value *v) {
   return -EPROTO;
 }
 
-/* Sends what is in `out` and reads the reply: its value in *out (to be freed,
-   with *result inside), or the error that it tells. *broken: the connection
-   is in an unknown state, and must be closed. */
+/* Reads what a reply says: 0 and *result, or the error that it tells.
+   -EREMOTEIO is an error in words: Python sends such a text for an unknown
+   name, and ours does for what it refuses. -EBADMSG is no reply at all. */
+CONC__PRIVATE int conc__reply_read(const conc_value *reply,
+                                   const conc_value **result) {
+  const char *kind = NULL;
+  if (conc_value_type(reply) == CONC_TUPLE && conc_value_size(reply) == 2)
+    kind = conc_value_str(conc_value_item(reply, 0), NULL);
+  if (kind == NULL) return -EBADMSG;
+  *result = conc_value_item(reply, 1);
+  if (strcmp(kind, "#RETURN") == 0) return 0;
+  if (strcmp(kind, "#ERROR") == 0) return conc__exception_code(*result);
+  if (strcmp(kind, "#TRACEBACK") == 0) return -EREMOTEIO;
+  return -EPROTO;
+}
+
+/* Sends what is in `out` and waits for the reply. 0: its value is in *reply
+   (to be freed by the caller), with *result inside. Else the error that it
+   tells, or that came in the way; *reply is NULL. *broken: it is not known
+   what comes next on this connection, so that it must be closed, unless
+   `asked` says that it is the reply. With `asked` from an earlier call and
+   nothing in `out`, it waits for that reply. */
 CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
                                   conc_value **reply,
                                   const conc_value **result, bool *broken,
                                   double deadline) {
   const unsigned char *payload;
-  const char *kind;
   size_t size, sent;
   int protocol;
-  int rc = conc__channel_flush(&p->channel, &sent, deadline);
+  int rc;
+  CONC__CHECK(!p->asked || p->channel.out.size == 0);
+  rc = conc__channel_flush(&p->channel, &sent, deadline);
   *reply = NULL;
   *broken = true;
+  /* Part of the request may be out: another one cannot follow it. But the
+     server has not carried it out, so there is no reply to save. */
   if (rc != 0) return rc;
+  /* From here on the reply may be a message, taken from its queue for us. */
   p->asked = true;
   rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
                              deadline);
   if (rc != 0) return rc;
   rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits, reply,
                            &protocol);
+  /* Whole, but there is no memory for its value: it is read once more by the
+     next call, which is why `asked` stays. */
   if (rc == -ENOMEM) {
     conc__channel_unread(&p->channel);
     return rc;
   }
+  /* The reply has been used up, whatever it says. */
   p->asked = false;
   if (rc == -EBADMSG) rc = -EPROTO;
   if (rc != 0) return rc;
-  CONC__STORE_RELAXED(&m->protocol, protocol == 2 ? 2 : 4);
-  rc = -EPROTO;
-  kind = NULL;
-  if (conc_value_type(*reply) == CONC_TUPLE && conc_value_size(*reply) == 2)
-    kind = conc_value_str(conc_value_item(*reply, 0), NULL);
-  if (kind != NULL) {
-    *broken = false;
-    *result = conc_value_item(*reply, 1);
-    if (strcmp(kind, "#RETURN") == 0)
-      rc = 0;
-    else if (strcmp(kind, "#ERROR") == 0)
-      rc = conc__exception_code(*result);
-    else if (strcmp(kind, "#TRACEBACK") == 0)
-      rc = -EREMOTEIO;
-  }
+  /* Relaxed: every reply says the same, until another server takes the place
+     of this one; and nothing else is published by it. */
+  CONC__STORE_RELAXED(&m->client.protocol, protocol == 2 ? 2 : 4);
+  rc = conc__reply_read(*reply, result);
+  *broken = rc == -EBADMSG;
+  if (*broken) rc = -EPROTO;
   if (rc != 0) {
     conc_value_free(*reply);
     *reply = NULL;
@@ -24122,7 +24511,10 @@ CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
   return rc;
 }
 
-/* A new connection, authenticated, its first request not yet sent. */
+/* --- connections --- */
+
+/* A new connection, authenticated. Its first request is not sent yet: `out`
+   has the end of the handshake, to go with it in one segment. */
 CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
                                   double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
@@ -24146,7 +24538,10 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
   return rc == -EMSGSIZE ? -EPROTO : rc;
 }
 
-/* One function of the server, on a connection of its own. */
+/* Calls one function of the server, on a connection of its own: the server
+   closes it afterwards, except for accept_connection. That one is kept, in
+   *keep, which is NULL for the others. *reply and *result as
+   conc__peer_call. */
 CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
                                       const char *function,
                                       const char *argument, conc_value **reply,
@@ -24167,39 +24562,42 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
   return rc;
 }
 
-/* A connection for methods: an idle one, or a new one. */
-CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
-                                 double deadline) {
+/* Takes an idle connection that the server still serves. NULL: there is
+   none. */
+CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
   conc__mutex *guard = conc__mutex_of(m);
-  conc_value *reply;
-  const conc_value *result;
-  int rc;
   for (;;) {
     conc__peer *p;
     unsigned char byte;
     ssize_t n;
     conc__mutex_lock(guard);
-    p = m->idle;
-    if (p != NULL) m->idle = p->next;
+    p = m->client.idle;
+    if (p != NULL) m->client.idle = p->next;
     conc__mutex_unlock(guard);
-    if (p == NULL) break;
-    if (p->generation != conc__generation) {
-      conc__peer_close(p);
-      continue;
-    }
-    if (conc_now() - p->last < 0.1) {
-      *out = p;
-      return 0;
-    }
-    /* It has been idle for a while: the server may have gone, or started
-       anew. Then there is something to read: the end. */
-    n = recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n < 0 && conc__would_block(errno)) {
-      *out = p;
-      return 0;
+    if (p == NULL) return NULL;
+    CONC__CHECK(!p->asked);
+    if (p->generation == conc__generation) {
+      /* Just used: this saves a system call for each request of a busy client.
+         If it is broken all the same, the call fails with -EPIPE. */
+      if (conc_now() - p->last < 0.1) return p;
+      /* It has been idle for a while: the server may have gone, or started
+         anew. Then there is something to read: the end. */
+      n = recv(p->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+      if (n < 0 && conc__would_block(errno)) return p;
     }
     conc__peer_close(p);
   }
+}
+
+/* A connection for methods: an idle one, or a new one. The caller puts it back
+   or closes it. 0 or negative errno. */
+CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
+                                 double deadline) {
+  conc_value *reply;
+  const conc_value *result;
+  int rc;
+  *out = conc__peer_take_idle(m);
+  if (*out != NULL) return 0;
   rc = conc__peer_function(m, "accept_connection", conc_name(NULL), &reply,
                            &result, out, deadline);
   conc_value_free(reply);
@@ -24207,33 +24605,47 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   return rc;
 }
 
+/* Puts a connection back that no reply is due on. */
 CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex *guard = conc__mutex_of(m);
+  CONC__CHECK(!p->asked && p->channel.out.size == 0);
   if (p->channel.in.capacity > CONC__IO_BUFFER ||
       p->channel.out.capacity > CONC__IO_BUFFER)
     conc__channel_free(&p->channel); /* after a large message */
   p->last = conc_now();
   conc__mutex_lock(guard);
-  p->next = m->idle;
-  m->idle = p;
+  /* In front: the one that was used last is the least likely to have been
+     closed, and the others may stay unused. */
+  p->next = m->client.idle;
+  m->client.idle = p;
   conc__mutex_unlock(guard);
 }
 
-/* --- proxies --- */
+/* --- exchanges: a request and its reply --- */
 
-/* How long an answer may be late beyond the timeout that the server was told:
-   then the connection is given up. */
+/* Seconds that a reply may come later than the timeout in its request: the
+   server waits as long as that, and the way takes time. After them the
+   connection is given up. */
 #define CONC__REPLY_SLACK 5.0
 #define CONC__JOIN_LEAST 0.1 /* seconds that an answer to join has, at least */
 
 typedef struct conc__exchange {
   conc__peer *peer;
-  bool broken;
-  size_t at;
-  conc_value *reply;
-  const conc_value *result;
+  bool broken;              /* as conc__peer_call says it */
+  size_t at;                /* where the request begins in `out` */
+  conc_value *reply;        /* to be freed if the exchange went well */
+  const conc_value *result; /* in the reply */
 } conc__exchange;
 
+/* The protocol for requests: what the server's last reply was in. Relaxed: see
+   conc__peer_call. */
+CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy) {
+  return CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
+}
+
+/* Takes a connection and begins a request for a method on it. Negative errno:
+   then there is nothing to leave. A deadline that is past (a timeout of 0) is
+   the server's affair, and does not keep this from connecting. */
 CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
                                        const char *method, double deadline) {
   int rc = conc__peer_get(proxy->manager, &c->peer,
@@ -24242,13 +24654,13 @@ CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
   if (rc != 0) return rc;
   c->reply = NULL;
   rc = conc__request_begin(&c->peer->channel.out, &c->at,
-                           CONC__LOAD_RELAXED(&proxy->manager->protocol),
-                           proxy->id, method);
+                           conc__proxy_protocol(proxy), proxy->id, method);
   if (rc != 0) conc__peer_close(c->peer);
   return rc;
 }
 
-/* Sends what is in `out` and awaits the reply. */
+/* Sends what is in `out` and waits for the reply, for a while longer than the
+   server has been asked to. */
 CONC__PRIVATE int conc__exchange_ask(conc__exchange *c, conc__proxy *proxy,
                                      double deadline) {
   int rc;
@@ -24259,7 +24671,7 @@ CONC__PRIVATE int conc__exchange_ask(conc__exchange *c, conc__proxy *proxy,
   return rc == -EREMOTEIO ? -EPROTO : rc;
 }
 
-/* Gives the connection back. */
+/* Ends an exchange whose reply is not due any more. */
 CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
                                         conc__proxy *proxy) {
   if (c->broken)
@@ -24268,8 +24680,9 @@ CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
     conc__peer_put(proxy->manager, c->peer);
 }
 
-/* Sends the request, to which the arguments have been added (`rc`: whether
-   that went well), and gives the connection back. */
+/* Ends and sends the request, waits for the reply, and leaves. `rc` is how it
+   went to append the arguments: if not well, nothing is sent, and half a
+   request is dropped with its connection. */
 CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
                                      int rc, double deadline) {
   c->broken = true;
@@ -24279,7 +24692,7 @@ CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
   return rc;
 }
 
-/* Appends block and timeout, of which the server waits. */
+/* Appends block and timeout, by which the server waits. */
 CONC__PRIVATE int conc__exchange_waiting(conc__buffer *out, double deadline) {
   int rc;
   if (deadline <= 0) return conc__buffer_append(out, "\x89", 1); /* False */
@@ -24288,8 +24701,8 @@ CONC__PRIVATE int conc__exchange_waiting(conc__buffer *out, double deadline) {
                  : conc__pickle_put_float(out, conc__remaining(deadline));
 }
 
-/* A message as an argument. Stored bodies are in protocol 4: for Python 2
-   they are encoded anew. */
+/* Appends a message as an argument. Bodies as queues store them are in
+   protocol 4; for a server that is a Python 2 they are put into protocol 2. */
 CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
                                     int protocol) {
   size_t at = out->size;
@@ -24300,6 +24713,8 @@ CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
   return rc == 0 && protocol == 2 ? conc__pickle_downgrade(out, at) : rc;
 }
 
+/* The put of a queue. Without a limit of time it has one argument, (item,):
+   then the server's defaults, which are to wait for ever, hold. */
 CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
                                   double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
@@ -24309,7 +24724,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
   if (deadline < CONC__NEVER) rc = conc__buffer_append(out, "(", 1);
-  if (rc == 0) rc = conc__put_message(out, m, proxy->manager->protocol);
+  if (rc == 0) rc = conc__put_message(out, m, conc__proxy_protocol(proxy));
   if (deadline < CONC__NEVER) {
     if (rc == 0) rc = conc__exchange_waiting(out, deadline);
     if (rc == 0) rc = conc__buffer_append(out, "t", 1);
@@ -24321,8 +24736,9 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
   return rc;
 }
 
-/* Encodes what came and puts it into the stash: there it waits for the next
-   get if the sink of this one will not have it. */
+/* Encodes what came and puts it into the stash, from where a get takes it as
+   from any queue of this process. It waits there for the next get if the sink
+   of this one will not have it. */
 CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
   conc__buffer b = {NULL, 0, 0, 0};
@@ -24335,18 +24751,19 @@ CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   return rc;
 }
 
-/* A get that fails must not lose the message that is the reply to it: what has
-   come of it stays in the connection, which the next get begins with. */
+/* --- late replies --- */
 
-/* The connection of a get that failed; NULL: none. The child of a fork must
-   not read what its parent will. */
-CONC__PRIVATE conc__peer *conc__proxy_owing(conc__proxy *proxy) {
+/* Takes the connection of a get that failed, with the reply or its beginning;
+   NULL: there is none. It is the caller's then. The child of a fork closes
+   those of its parent, which reads them itself. */
+CONC__PRIVATE conc__peer *conc__proxy_take_late_reply(conc__proxy *proxy) {
   conc__mutex *guard = conc__mutex_of(proxy->manager);
   conc__peer *p;
   for (;;) {
     conc__mutex_lock(guard);
     p = proxy->late;
     if (p != NULL) {
+      CONC__CHECK(proxy->late_count > 0);
       proxy->late = p->next;
       CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count - 1);
     }
@@ -24356,9 +24773,12 @@ CONC__PRIVATE conc__peer *conc__proxy_owing(conc__proxy *proxy) {
   }
 }
 
+/* Keeps a connection for the next get. It stays counted by conc_qsize: the
+   message on it is not at the server any more. */
 CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
                                                conc__peer *p) {
   conc__mutex *guard = conc__mutex_of(proxy->manager);
+  CONC__CHECK(p->channel.out.size == 0);
   conc__mutex_lock(guard);
   p->next = proxy->late;
   proxy->late = p;
@@ -24366,8 +24786,11 @@ CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
   conc__mutex_unlock(guard);
 }
 
-/* The common case: bytes, which need no encoding. Else -EAGAIN. */
-CONC__PRIVATE ssize_t conc__proxy_copy(const conc_value *v,
+/* --- getting --- */
+
+/* Hands bytes that came over, which need no encoding: the common case. Their
+   size; -EAGAIN if it is another case, which the stash takes care of. */
+CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
                                        const conc__sink *sink) {
   size_t size = 0;
   const void *data = conc_value_bytes(v, &size);
@@ -24378,9 +24801,10 @@ CONC__PRIVATE ssize_t conc__proxy_copy(const conc_value *v,
   return (ssize_t)size;
 }
 
-/* Sends the request, if that is not done yet, and awaits the reply. The
-   message's size; -EAGAIN if it is in the stash; an error, and *told: the
-   server said so. */
+/* Sends the request, if that is not done yet, waits for the reply, and leaves
+   the exchange. The message's size; -EAGAIN if it is in the stash; or an
+   error, with *told if the server said so. After each error it is decided
+   whether the reply is, or is about to be, a message that would be lost. */
 CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           conc__exchange *c,
                                           const conc__sink *sink, bool *told,
@@ -24391,26 +24815,33 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
   bool keep = false;
   *told = !c->broken && n < 0;
   if (n == 0) {
-    n = conc__proxy_copy(c->result, sink);
+    n = conc__proxy_copy_bytes(c->result, sink);
     if (n == -EAGAIN) {
       int rc = conc__proxy_stash(proxy, c->result);
       if (rc != 0) n = rc;
     }
     conc_value_free(c->reply);
+    /* The value cannot be kept, but its bytes are still in the channel. */
     keep = n == -ENOMEM;
     if (keep) conc__channel_unread(ch);
   } else if (c->peer->asked) {
+    /* Cancelled before the first byte: the connection is closed, and the
+       server notices that before it has a message, or gives it back. After
+       that byte the message is on its way, and out of the server's hands. */
     keep = n == -ENOMEM ||
            (n == -ECANCELED && conc__channel_has_begun(ch)) ||
            /* As long as it goes on; the other side may be dead. */
            (n == -ETIMEDOUT && conc__buffer_count(&ch->in) > had);
   }
+  /* Kept is either a reply that is due still, or one that is read again. */
+  CONC__CHECK(!keep || c->peer->asked || n == -ENOMEM);
   if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
   else conc__exchange_leave(c, proxy);
   return n;
 }
 
-/* Begins a call of get. */
+/* Takes a connection and writes a call of get on it, which is not sent yet. A
+   get without a limit of time has no arguments: waiting is the default. */
 CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, conc__exchange *c,
                                   double deadline) {
   conc__buffer *out;
@@ -24429,6 +24860,8 @@ CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, conc__exchange *c,
   return rc;
 }
 
+/* The get of a queue. What has come before is first, in this order: the stash,
+   then a late reply, then the server's queue. */
 CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
                                       double deadline) {
   conc__proxy *proxy = (conc__proxy *)q;
@@ -24437,18 +24870,22 @@ CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
     bool late, told;
     ssize_t n = conc__fifo_get(proxy->stash, sink, 0);
     if (n != -ETIMEDOUT) return n;
-    c.peer = conc__proxy_owing(proxy);
+    c.peer = conc__proxy_take_late_reply(proxy);
     late = c.peer != NULL;
     n = late ? 0 : conc__proxy_ask(proxy, &c, deadline);
     if (n != 0) return n;
     n = conc__proxy_receive(proxy, &c, sink, &told, deadline);
-    /* That the queue was empty then is no answer to this get. */
+    /* -EAGAIN: it is in the stash, for the next turn. And that the queue was
+       empty when an earlier get asked is no answer to this one. */
     if (n != -EAGAIN && !(late && told)) return n;
   }
 }
 
-/* A method without arguments, whose result is a number (or none); which is
-   awaited until `end`, and a while. */
+/* --- the other calls of a queue --- */
+
+/* Calls a method without arguments whose result is a number, or None, which is
+   0 here. `deadline` is for connecting; the reply may come until `end`, and
+   for CONC__REPLY_SLACK longer. */
 CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
                                          double deadline, double end) {
   conc__proxy *proxy = (conc__proxy *)q;
@@ -24465,11 +24902,15 @@ CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
   return rc != 0 ? rc : (ssize_t)n;
 }
 
+/* What a get of this process gives back stays in this process: it is the next
+   that a get of this proxy finds. */
 CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   return conc__fifo_unget(((conc__proxy *)q)->stash, m, b);
 }
 
+/* Messages at the server, in the stash, and on their way in late replies. The
+   sum is of three moments: as any size of a queue, it is old at once. */
 CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
   ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER, CONC__NEVER);
   conc__proxy *proxy = (conc__proxy *)q;
@@ -24482,9 +24923,11 @@ CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
   return (int)conc__proxy_simple(q, "task_done", CONC__NEVER, CONC__NEVER);
 }
 
-/* The protocol's join has no timeout: when ours is out, the connection is
-   given up, and the server drops the call. Some time for an answer there must
-   be. */
+/* The join of a queue. In the protocol it has no timeout: when ours is over,
+   the connection is given up, and with it the server drops the call. A timeout
+   of 0 means "is it done?" and needs some time for the answer. The slack,
+   which conc__exchange_ask adds, is taken off here; at or below 0 `end` would
+   mean "now", so it stays above. */
 CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
   double end = deadline;
   if (deadline < CONC__NEVER) {
@@ -24501,19 +24944,24 @@ static const conc__queue_class conc__proxy_class = {
     NULL,             NULL,                  NULL,
     NULL,             NULL};
 
+/* --- making and freeing proxies --- */
+
+/* The proxy of a name that is there already, or NULL. It is safe to use
+   outside of the guard, for proxies live until shutdown. */
 CONC__PRIVATE conc_queue *conc__proxy_find(conc__manager_data *m,
                                            const char *name) {
   conc__mutex *guard = conc__mutex_of(m);
   conc__proxy *p;
   conc__mutex_lock(guard);
-  for (p = m->proxies; p != NULL; p = p->next)
+  for (p = m->client.proxies; p != NULL; p = p->next)
     if (strcmp(p->name, name) == 0) break;
   conc__mutex_unlock(guard);
   return p != NULL ? &p->queue : NULL;
 }
 
-/* Asks the server for a queue's id; `create` also counts a reference, which
-   is kept until shutdown. */
+/* Makes a proxy, which is in no list yet. It asks the server for the queue's
+   id. A Python server counts a reference by that, which is given back at
+   shutdown. `name` has been found to fit. 0 or negative errno. */
 CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
                                   conc__proxy **out) {
   conc_value *reply;
@@ -24546,15 +24994,28 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   return rc;
 }
 
-/* Gives the references back; that the server has gone already is normal. */
-CONC__PRIVATE void conc__client_shutdown(conc__manager_data *m) {
-  while (m->proxies != NULL) {
-    conc__proxy *p = m->proxies;
+/* Adds a proxy to those of its manager. */
+CONC__PRIVATE void conc__proxy_link(conc__manager_data *m, conc__proxy *p) {
+  conc__mutex *guard = conc__mutex_of(m);
+  conc__mutex_lock(guard);
+  p->next = m->client.proxies;
+  m->client.proxies = p;
+  conc__mutex_unlock(guard);
+}
+
+/* Frees all proxies and connections; no call of them is under way. It gives
+   the references back to the server, each within a second: it is normal that
+   the server has gone already. The child of a fork counted no references. */
+CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
+  conc__client_side *client = &m->client;
+  CONC__CHECK(m->role == CONC__MANAGER_CONNECTED);
+  while (client->proxies != NULL) {
+    conc__proxy *p = client->proxies;
     conc__peer *peer;
     conc_value *reply;
     const conc_value *result;
-    m->proxies = p->next;
-    if (m->generation == conc__generation) { /* a child has none of its own */
+    client->proxies = p->next;
+    if (client->generation == conc__generation) {
       conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
                           conc_now() + 1);
       conc_value_free(reply);
@@ -24566,17 +25027,30 @@ CONC__PRIVATE void conc__client_shutdown(conc__manager_data *m) {
     conc_queue_free(p->stash);
     CONC_FREE(p);
   }
-  while (m->idle != NULL) {
-    conc__peer *p = m->idle;
-    m->idle = p->next;
+  while (client->idle != NULL) {
+    conc__peer *p = client->idle;
+    client->idle = p->next;
     conc__peer_close(p);
   }
 }
 
 /* ---------------------------------------------------------------------------
    >>manager: conc_manager
+
+   The public functions. They choose between >>server and >>proxy by the role
+   of a manager, which start or connect gives it and shutdown takes away:
+
+     UNUSED --- start, serve_forever ---> SERVES ------ shutdown ---> (freed)
+        |------ connect ----------------> CONNECTED --- shutdown ---> (freed)
+
+   Only one of start, connect and shutdown runs at a time, and no register that
+   comes before them at the same time. That is the caller's affair. All other
+   calls may come from any task, at any time while there is a role.
    ------------------------------------------------------------------------ */
 
+/* The name is copied before the guard is taken: under it nothing is allocated
+   that may as well be allocated outside. Serving begins with the next lookup
+   of a client. */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue) {
   conc__manager_data *m;
@@ -24584,7 +25058,7 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   char *copy;
   int rc = 0;
   if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
-  m = conc__manager_state(manager);
+  m = conc__manager_make_state(manager);
   copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
   if (copy == NULL) return -ENOMEM;
   memcpy(copy, name, strlen(name) + 1);
@@ -24611,49 +25085,57 @@ CONC_API int conc_manager_start(conc_manager *manager) {
   return conc__server_start(manager, false);
 }
 
+/* The server's thread, and a join of it. So the caller may be a thread or a
+   coroutine, whose loop goes on. If the caller is cancelled, it returns that,
+   and the server goes on as after a start. */
 CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  conc__manager_data *m;
+  conc__server_side *server;
   int rc = conc__server_start(manager, true);
   if (rc != 0) return rc;
-  m = manager->state;
-  rc = conc_join(&m->thread, CONC_FOREVER);
-  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
-  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  server = &manager->state->server;
+  rc = conc_join(&server->thread, CONC_FOREVER);
+  /* How the thread ends when it is asked to, is how this ends: well. */
+  if (rc == -ECANCELED && !conc_is_alive(&server->thread)) rc = 0;
+  conc_event_set(&server->left); /* from now on a shutdown may free it */
   return rc;
 }
 
+/* The first connection is made now, for its errors to be told here: a wrong
+   key, no server. Then it is idle, for the first call of a queue. */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__manager_data *m;
   conc__peer *p;
-  int rc = conc__manager_options(manager);
+  int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
   rc = conc__peer_get(m, &p, deadline);
   if (rc != 0) {
-    conc__manager_unwind(manager);
+    conc__manager_undo_state(manager);
     return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
   }
-  m->client = true;
-  m->generation = conc__generation;
+  m->role = CONC__MANAGER_CONNECTED;
+  m->client.generation = conc__generation;
   conc__peer_put(m, p);
   return 0;
 }
 
+/* A server's program gets the queue itself, without the way over the network.
+   A client asks the server once for each name; the guard is not held
+   meanwhile. */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
   conc__manager_data *m = manager->state;
   conc_queue *q = NULL;
   conc__proxy *p;
-  conc__mutex *guard;
   size_t id;
   int rc = 0;
-  if (m == NULL || (!m->server && !m->client) || name == NULL ||
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
       strlen(name) >= sizeof p->name) {
     errno = EINVAL;
     return NULL;
   }
-  if (m->server) {
+  if (m->role == CONC__MANAGER_SERVES) {
     q = conc__export_by_name(m, name, &id);
     if (q == NULL) errno = ENOENT;
     return q;
@@ -24665,37 +25147,26 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     errno = -rc;
     return NULL;
   }
-  guard = conc__mutex_of(m);
-  conc__mutex_lock(guard);
-  p->next = m->proxies;
-  m->proxies = p;
-  conc__mutex_unlock(guard);
+  /* Another task may have made one for this name meanwhile. Then there are
+     two: either is the queue of that name, with a stash of its own. */
+  conc__proxy_link(m, p);
   return &p->queue;
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
   const conc__manager_data *m = manager->state;
-  return m != NULL && m->server ? m->address : NULL;
+  return m != NULL && m->role == CONC__MANAGER_SERVES ? m->server.address
+                                                      : NULL;
 }
 
+/* The state is freed last: the server's thread uses it until it has ended, and
+   so do proxies. Without a role there are only registered names to free. */
 CONC_API int conc_manager_shutdown(conc_manager *manager) {
   conc__manager_data *m = manager->state;
   size_t i;
   if (m == NULL) return -EINVAL;
-  if (m->server) {
-    while (conc_is_alive(&m->thread)) {
-      conc_cancel(&m->root);
-      conc_join(&m->thread, 0.01);
-    }
-    while (m->forever && m->thread.status != -ECHILD &&
-           conc_event_wait(&m->left, CONC_FOREVER) != 0) {
-    }
-    if (m->thread.status == -ECHILD) { /* the parent goes on serving */
-      m->address[0] = 0;
-      conc__server_close(m);
-    }
-  }
-  if (m->client) conc__client_shutdown(m);
+  if (m->role == CONC__MANAGER_SERVES) conc__server_shutdown(m);
+  if (m->role == CONC__MANAGER_CONNECTED) conc__proxies_shutdown(m);
   for (i = 0; i < m->exports_count; i++) CONC_FREE(m->exports[i].name);
   CONC_FREE(m->exports);
   CONC_FREE(m);
