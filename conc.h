@@ -12504,8 +12504,8 @@ CONC__PRIVATE int conc__compare_heads(const conc_value *a, const conc_value *b,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
-CONC__PRIVATE int conc__compare(const conc_value *a, const conc_value *b,
-                                bool strict) {
+CONC__PRIVATE int conc__compare_values(const conc_value *a,
+                                       const conc_value *b, bool strict) {
   struct {
     const conc_value *a, *b;
     size_t i, n;
@@ -12532,7 +12532,7 @@ CONC__PRIVATE int conc__compare(const conc_value *a, const conc_value *b,
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
   if (a == NULL || b == NULL)
     return conc_value_type(a) == CONC_NONE && conc_value_type(b) == CONC_NONE;
-  return conc__compare(a, b, true) == 0;
+  return conc__compare_values(a, b, true) == 0;
 }
 
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
@@ -12568,9 +12568,10 @@ CONC__PRIVATE int conc__sort_order(const conc__sorting *s, size_t i,
                                    size_t j) {
   const uint32_t *x = s->index;
   int c;
-  if (x == NULL) return conc__compare(s->items + i, s->items + j, false);
-  c = conc__compare(s->items + (size_t)x[i] * 2, s->items + (size_t)x[j] * 2,
-                    false);
+  if (x == NULL)
+    return conc__compare_values(s->items + i, s->items + j, false);
+  c = conc__compare_values(s->items + (size_t)x[i] * 2,
+                           s->items + (size_t)x[j] * 2, false);
   return c != 0 ? c : conc__sign(x[i] > x[j], x[i] < x[j]);
 }
 
@@ -12672,8 +12673,8 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
 /* Reads one character, lone surrogates allowed. Its length, 0 if there is no
    valid one. Overlong forms are refused: two spellings of one key would be
    two keys here and one in Python. */
-CONC__PRIVATE size_t conc__utf8(const unsigned char *p, size_t n,
-                                uint32_t *out) {
+CONC__PRIVATE size_t conc__utf8_get(const unsigned char *p, size_t n,
+                                    uint32_t *out) {
   static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
   uint32_t c;
   size_t length, i;
@@ -12701,7 +12702,7 @@ CONC__PRIVATE size_t conc__utf8_put(unsigned char *p, uint32_t c) {
 }
 
 /* How many bytes at the start are ASCII, at least all but the last 7. */
-CONC__PRIVATE size_t conc__ascii(const unsigned char *p, size_t n) {
+CONC__PRIVATE size_t conc__ascii_prefix(const unsigned char *p, size_t n) {
   size_t i = 0;
   while (n - i >= 8) {
     uint64_t word;
@@ -12717,10 +12718,10 @@ CONC__PRIVATE bool conc__utf8_valid(const unsigned char *p, size_t n) {
   size_t i = 0, length;
   uint32_t c;
   for (;;) {
-    i += conc__ascii(p + i, n - i);
+    i += conc__ascii_prefix(p + i, n - i);
     if (i == n) return true;
     do {
-      length = conc__utf8(p + i, n - i, &c);
+      length = conc__utf8_get(p + i, n - i, &c);
       if (length == 0) return false;
       i += length;
     } while (i < n && p[i] >= 0x80);
@@ -12738,10 +12739,10 @@ CONC__PRIVATE bool conc__utf8_valid(const unsigned char *p, size_t n) {
 
    Items leave the stack for `pool`, where those of one container lie in runs;
    a list that is filled at once, as most are, has one run. At the end
-   conc__measure visits what the root reaches and orders it, inner objects
-   first; then there is one allocation and conc__lay_out copies the runs there.
-   The arrays start inside the struct: a request of a manager's client needs
-   no allocation but the result.
+   conc__maker_measure visits what the root reaches and orders it, inner
+   objects first; then there is one allocation and conc__container_lay_out
+   copies the runs there. The arrays start inside the struct: a request of a
+   manager's client needs no allocation but the result.
 
    Time and memory are O(input): each opcode pushes at most one node, and what
    copies runs (a set made of a list) pays for it from the budget of nodes. */
@@ -12756,7 +12757,7 @@ typedef struct conc__stretch {
   uint32_t start, count, next; /* next: index + 1 */
 } conc__stretch;
 
-typedef struct conc__object {
+typedef struct conc__container {
   conc_type type;
   unsigned char state;    /* CONC__FRESH, _OPEN or _DONE: see measuring */
   unsigned char height;   /* containers inside one another, itself too */
@@ -12769,7 +12770,7 @@ typedef struct conc__object {
   size_t bytes;           /* text in all of it, written out */
   size_t size;            /* once laid out, as in the node */
   const conc_value *items;
-} conc__object;
+} conc__container;
 
 /* An array that starts as CONC__INLINE_ITEMS elements in the maker. */
 typedef struct conc__array {
@@ -12779,13 +12780,13 @@ typedef struct conc__array {
 
 typedef struct conc__maker {
   conc__array stack, pool, memo; /* of conc_value */
-  conc__array objects, runs, marks;
+  conc__array containers, runs, marks;
   const unsigned char *input;
   size_t input_size;
   conc__buffer extra; /* text that does not lie in the input */
   conc_value few_stack[CONC__INLINE_ITEMS], few_pool[CONC__INLINE_ITEMS],
       few_memo[CONC__INLINE_ITEMS];
-  conc__object few_objects[CONC__INLINE_ITEMS];
+  conc__container few_containers[CONC__INLINE_ITEMS];
   conc__stretch few_runs[CONC__INLINE_ITEMS];
   uint32_t few_marks[CONC__INLINE_ITEMS];
 } conc__maker;
@@ -12793,7 +12794,7 @@ typedef struct conc__maker {
 #define CONC__STACK(m) ((conc_value *)(m)->stack.data)
 #define CONC__POOL(m) ((conc_value *)(m)->pool.data)
 #define CONC__MEMO(m) ((conc_value *)(m)->memo.data)
-#define CONC__OBJECTS(m) ((conc__object *)(m)->objects.data)
+#define CONC__CONTAINERS(m) ((conc__container *)(m)->containers.data)
 #define CONC__RUNS(m) ((conc__stretch *)(m)->runs.data)
 #define CONC__MARKS(m) ((uint32_t *)(m)->marks.data)
 
@@ -12838,7 +12839,7 @@ CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
   conc__array_init(&m->stack, m->few_stack);
   conc__array_init(&m->pool, m->few_pool);
   conc__array_init(&m->memo, m->few_memo);
-  conc__array_init(&m->objects, m->few_objects);
+  conc__array_init(&m->containers, m->few_containers);
   conc__array_init(&m->runs, m->few_runs);
   conc__array_init(&m->marks, m->few_marks);
   m->input = input;
@@ -12851,15 +12852,15 @@ CONC__PRIVATE void conc__maker_free(conc__maker *m) {
   conc__array_free(&m->stack);
   conc__array_free(&m->pool);
   conc__array_free(&m->memo);
-  conc__array_free(&m->objects);
+  conc__array_free(&m->containers);
   conc__array_free(&m->runs);
   conc__array_free(&m->marks);
   if (m->extra.data != NULL) conc__buffer_free(&m->extra);
 }
 
 /* Where a text that is being made lies; until more extra text is added. */
-CONC__INLINE const unsigned char *conc__made_text(const conc__maker *m,
-                                                  const conc_value *v) {
+CONC__INLINE const unsigned char *conc__maker_text(const conc__maker *m,
+                                                   const conc_value *v) {
   if (v->as.at >= m->input_size) {
     /* an empty text may stand at the very end of the input */
     if (m->extra.data == NULL) return (const unsigned char *)"";
@@ -12868,8 +12869,8 @@ CONC__INLINE const unsigned char *conc__made_text(const conc__maker *m,
   return m->input + v->as.at;
 }
 
-CONC__INLINE int conc__push(conc__maker *m, conc_type type, size_t size,
-                            size_t at) {
+CONC__INLINE int conc__maker_push(conc__maker *m, conc_type type, size_t size,
+                                  size_t at) {
   conc_value *v;
   int rc = conc__array_reserve(&m->stack, 1, sizeof *v);
   if (CONC__UNLIKELY(rc != 0)) return rc;
@@ -12880,7 +12881,8 @@ CONC__INLINE int conc__push(conc__maker *m, conc_type type, size_t size,
   return 0;
 }
 
-CONC__INLINE int conc__push_node(conc__maker *m, const conc_value *from) {
+CONC__INLINE int conc__maker_push_node(conc__maker *m,
+                                       const conc_value *from) {
   const conc_value v = *from; /* it may lie in the array that moves */
   int rc = conc__array_reserve(&m->stack, 1, sizeof v);
   if (CONC__UNLIKELY(rc != 0)) return rc;
@@ -12888,72 +12890,73 @@ CONC__INLINE int conc__push_node(conc__maker *m, const conc_value *from) {
   return 0;
 }
 
-CONC__INLINE int conc__push_int(conc__maker *m, int64_t n) {
-  int rc = conc__push(m, CONC_INT, 0, 0);
+CONC__INLINE int conc__maker_push_int(conc__maker *m, int64_t n) {
+  int rc = conc__maker_push(m, CONC_INT, 0, 0);
   if (rc == 0) CONC__STACK(m)[m->stack.count - 1].as.integer = n;
   return rc;
 }
 
-CONC__INLINE int conc__push_bool(conc__maker *m, bool b) {
-  int rc = conc__push(m, CONC_BOOL, 0, 0);
+CONC__INLINE int conc__maker_push_bool(conc__maker *m, bool b) {
+  int rc = conc__maker_push(m, CONC_BOOL, 0, 0);
   if (rc == 0) CONC__STACK(m)[m->stack.count - 1].as.boolean = b;
   return rc;
 }
 
-CONC__INLINE int conc__push_float(conc__maker *m, double f) {
-  int rc = conc__push(m, CONC_FLOAT, 0, 0);
+CONC__INLINE int conc__maker_push_float(conc__maker *m, double f) {
+  int rc = conc__maker_push(m, CONC_FLOAT, 0, 0);
   if (rc == 0) CONC__STACK(m)[m->stack.count - 1].as.real = f;
   return rc;
 }
 
 /* A text of the caller's, which is copied. */
-CONC__PRIVATE int conc__push_text(conc__maker *m, conc_type type,
-                                  const void *data, size_t size) {
+CONC__PRIVATE int conc__maker_push_text(conc__maker *m, conc_type type,
+                                        const void *data, size_t size) {
   const size_t at = m->input_size + m->extra.size;
   int rc = size > SIZE_MAX - 1 ? -ENOMEM
                                : conc__buffer_reserve(&m->extra, size + 1);
-  if (rc == 0) rc = conc__push(m, type, size, at);
+  if (rc == 0) rc = conc__maker_push(m, type, size, at);
   if (rc != 0) return rc;
   conc__buffer_append(&m->extra, data, size);
   return conc__buffer_append(&m->extra, "", 1);
 }
 
 /* An int of any size, from its two's complement. */
-CONC__PRIVATE int conc__push_long(conc__maker *m, const unsigned char *p,
-                                  size_t n, size_t at) {
+CONC__PRIVATE int conc__maker_push_long(conc__maker *m, const unsigned char *p,
+                                        size_t n, size_t at) {
   uint64_t bits = 0;
   size_t i;
-  if (n == 0) return conc__push_int(m, 0);
+  if (n == 0) return conc__maker_push_int(m, 0);
   n = conc__bigint_size(p, n);
   if (n > CONC__BIGINT_MAX) return -EMSGSIZE;
-  if (n > 8) return conc__push(m, CONC_BIGINT, n, at);
+  if (n > 8) return conc__maker_push(m, CONC_BIGINT, n, at);
   if (p[n - 1] >= 0x80) bits = ~bits;
   for (i = n; i-- > 0;) bits = bits << 8 | p[i];
-  return conc__push_int(m, (int64_t)bits);
+  return conc__maker_push_int(m, (int64_t)bits);
 }
 
 /* Room for n bytes of text and a NUL, which the caller writes at once: *p. */
-CONC__PRIVATE int conc__extra_reserve(conc__maker *m, size_t n,
-                                      unsigned char **p) {
+CONC__PRIVATE int conc__maker_reserve_text(conc__maker *m, size_t n,
+                                           unsigned char **p) {
   int rc = n > SIZE_MAX - 1 ? -ENOMEM : conc__buffer_reserve(&m->extra, n + 1);
   if (rc == 0) *p = m->extra.data + m->extra.size;
   return rc;
 }
 
 /* Pushes what was written there: so many bytes. */
-CONC__PRIVATE int conc__push_extra(conc__maker *m, conc_type type, size_t n) {
+CONC__PRIVATE int conc__maker_push_reserved(conc__maker *m, conc_type type,
+                                            size_t n) {
   const size_t at = m->extra.size;
   m->extra.data[at + n] = 0;
   m->extra.size += n + 1;
   if (type == CONC_BIGINT)
-    return conc__push_long(m, m->extra.data + at, n, m->input_size + at);
-  return conc__push(m, type, n, m->input_size + at);
+    return conc__maker_push_long(m, m->extra.data + at, n, m->input_size + at);
+  return conc__maker_push(m, type, n, m->input_size + at);
 }
 
 /* An int of any size, from -?[0-9]+. Nine digits at a time: quadratic, which
    CONC__BIGINT_MAX keeps to less than a millisecond. */
-CONC__PRIVATE int conc__push_decimal(conc__maker *m, const unsigned char *p,
-                                     size_t n) {
+CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
+                                           const unsigned char *p, size_t n) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 2];
   const bool minus = *p == '-';
   unsigned carry = minus;
@@ -12978,7 +12981,7 @@ CONC__PRIVATE int conc__push_decimal(conc__maker *m, const unsigned char *p,
     if (words == sizeof word / sizeof *word) return -EMSGSIZE;
     word[words++] = (uint32_t)sum;
   }
-  rc = conc__extra_reserve(m, words * 4 + 1, &bytes);
+  rc = conc__maker_reserve_text(m, words * 4 + 1, &bytes);
   if (rc != 0) return rc;
   for (i = 0; i <= words * 4; i++) {
     const unsigned byte = i < words * 4 ? word[i / 4] >> 8 * (i % 4) & 255 : 0;
@@ -12986,13 +12989,13 @@ CONC__PRIVATE int conc__push_decimal(conc__maker *m, const unsigned char *p,
     bytes[i] = (unsigned char)carry;
     carry >>= 8;
   }
-  return conc__push_extra(m, CONC_BIGINT, words * 4 + 1);
+  return conc__maker_push_reserved(m, CONC_BIGINT, words * 4 + 1);
 }
 
 /* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
    ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends where
    it could not. */
-CONC__PRIVATE const unsigned char *conc__scan_number(const unsigned char *p,
+CONC__PRIVATE const unsigned char *conc__decimal_end(const unsigned char *p,
                                                      const unsigned char *end,
                                                      bool *real, bool *wrong) {
   int part;
@@ -13022,7 +13025,7 @@ CONC__PRIVATE const unsigned char *conc__scan_number(const unsigned char *p,
 /* The double nearest to such a number. strtod() sees no decimal point, whose
    look depends on the locale, but an integer and an exponent. No tie between
    two doubles has more than 767 digits: behind them any other will do. */
-CONC__PRIVATE double conc__decimal(const unsigned char *p, size_t n) {
+CONC__PRIVATE double conc__decimal_double(const unsigned char *p, size_t n) {
   char text[820];
   int64_t exponent = 0, e = 0;
   size_t used = 0, first, i;
@@ -13060,12 +13063,12 @@ CONC__PRIVATE double conc__decimal(const unsigned char *p, size_t n) {
 }
 
 /* Pushes an empty container. */
-CONC__PRIVATE int conc__push_object(conc__maker *m, conc_type type) {
-  conc__object *o;
-  int rc = conc__array_reserve(&m->objects, 1, sizeof *o);
-  if (rc == 0) rc = conc__push(m, type, 0, m->objects.count);
+CONC__PRIVATE int conc__maker_push_empty(conc__maker *m, conc_type type) {
+  conc__container *o;
+  int rc = conc__array_reserve(&m->containers, 1, sizeof *o);
+  if (rc == 0) rc = conc__maker_push(m, type, 0, m->containers.count);
   if (rc != 0) return rc;
-  o = CONC__OBJECTS(m) + m->objects.count++;
+  o = CONC__CONTAINERS(m) + m->containers.count++;
   memset(o, 0, sizeof *o);
   o->type = type;
   return 0;
@@ -13073,9 +13076,9 @@ CONC__PRIVATE int conc__push_object(conc__maker *m, conc_type type) {
 
 /* Room for n more items of an object, at the end of the pool: *out, to be
    filled at once. */
-CONC__PRIVATE int conc__object_extend(conc__maker *m, size_t object,
-                                      uint32_t n, conc_value **out) {
-  conc__object *o = CONC__OBJECTS(m) + object;
+CONC__PRIVATE int conc__maker_extend(conc__maker *m, size_t object, uint32_t n,
+                                     conc_value **out) {
+  conc__container *o = CONC__CONTAINERS(m) + object;
   const uint32_t start = m->pool.count;
   conc__stretch *last;
   int rc = conc__array_reserve(&m->pool, n, sizeof **out);
@@ -13099,12 +13102,12 @@ CONC__PRIVATE int conc__object_extend(conc__maker *m, size_t object,
 }
 
 /* Moves the top n nodes of the stack into an object. */
-CONC__PRIVATE int conc__object_fill(conc__maker *m, size_t object,
-                                    uint32_t n) {
+CONC__PRIVATE int conc__maker_move_top(conc__maker *m, size_t object,
+                                       uint32_t n) {
   conc_value *items;
   int rc;
   if (n == 0) return 0;
-  rc = conc__object_extend(m, object, n, &items);
+  rc = conc__maker_extend(m, object, n, &items);
   if (rc != 0) return rc;
   m->stack.count -= n;
   memcpy(items, CONC__STACK(m) + m->stack.count, n * sizeof *items);
@@ -13112,28 +13115,29 @@ CONC__PRIVATE int conc__object_fill(conc__maker *m, size_t object,
 }
 
 /* Makes a new object of the top n nodes, in their place. */
-CONC__PRIVATE int conc__collect(conc__maker *m, conc_type type, uint32_t n) {
-  const size_t object = m->objects.count;
-  int rc = conc__push_object(m, type);
+CONC__PRIVATE int conc__maker_collect_top(conc__maker *m, conc_type type,
+                                          uint32_t n) {
+  const size_t object = m->containers.count;
+  int rc = conc__maker_push_empty(m, type);
   if (rc != 0) return rc;
   m->stack.count--; /* aside, while its items go */
-  rc = conc__object_fill(m, object, n);
-  return rc != 0 ? rc : conc__push(m, type, 0, object);
+  rc = conc__maker_move_top(m, object, n);
+  return rc != 0 ? rc : conc__maker_push(m, type, 0, object);
 }
 
 /* Pushes a new object with the items of another one. */
-CONC__PRIVATE int conc__push_copy(conc__maker *m, conc_type type,
-                                  size_t from) {
-  const size_t object = m->objects.count;
-  const uint32_t n = CONC__OBJECTS(m)[from].count;
+CONC__PRIVATE int conc__maker_push_copy(conc__maker *m, conc_type type,
+                                        size_t from) {
+  const size_t object = m->containers.count;
+  const uint32_t n = CONC__CONTAINERS(m)[from].count;
   uint32_t done = 0;
   conc__stretch run;
   conc_value *items;
-  int rc = conc__push_object(m, type);
+  int rc = conc__maker_push_empty(m, type);
   if (rc != 0 || n == 0) return rc;
-  rc = conc__object_extend(m, object, n, &items);
+  rc = conc__maker_extend(m, object, n, &items);
   if (rc != 0) return rc;
-  for (run = CONC__OBJECTS(m)[from].run;;
+  for (run = CONC__CONTAINERS(m)[from].run;;
        run = CONC__RUNS(m)[run.next - 1]) {
     memcpy(items + done, CONC__POOL(m) + run.start,
            run.count * sizeof *items);
@@ -13158,15 +13162,15 @@ typedef struct conc__measured {
 } conc__measured;
 
 /* How many nodes the index of a dict takes. */
-CONC__INLINE size_t conc__index_slots(size_t pairs) {
+CONC__INLINE size_t conc__dict_index_slots(size_t pairs) {
   if (pairs < 2) return 0;
   return (pairs * sizeof(uint32_t) + sizeof(conc_value) - 1) /
          sizeof(conc_value);
 }
 
 /* Adds an item, done, to the object that it is in: item number i. */
-CONC__PRIVATE int conc__measure_item(const conc__maker *m, conc__object *o,
-                                     const conc_value *v, uint32_t i) {
+CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
+                                      const conc_value *v, uint32_t i) {
   bool hashable = true;
   o->nodes++;
   if (conc__is_text(v->type)) {
@@ -13175,7 +13179,7 @@ CONC__PRIVATE int conc__measure_item(const conc__maker *m, conc__object *o,
   } else if (v->type >= CONC__TYPE_CALLABLE) {
     return v->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
   } else if (conc__is_container(v->type)) {
-    const conc__object *part = CONC__OBJECTS(m) + v->as.at;
+    const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
     hashable = part->hashable;
     o->nodes += part->nodes;
     o->bytes += part->bytes;
@@ -13194,8 +13198,8 @@ CONC__PRIVATE int conc__measure_item(const conc__maker *m, conc__object *o,
              : 0;
 }
 
-CONC__PRIVATE int conc__measure(const conc__maker *m, size_t root,
-                                conc__measured *sum) {
+CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
+                                      conc__measured *sum) {
   struct conc__visit {
     uint32_t object, item; /* item: how many are done */
     conc__stretch run;
@@ -13203,11 +13207,11 @@ CONC__PRIVATE int conc__measure(const conc__maker *m, size_t root,
   unsigned depth = 0;
   size_t enter = root;
   for (;;) {
-    conc__object *o;
+    conc__container *o;
     const conc_value *v = NULL;
     if (enter != SIZE_MAX) {
       if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
-      o = CONC__OBJECTS(m) + enter;
+      o = CONC__CONTAINERS(m) + enter;
       o->state = CONC__OPEN;
       o->height = 1;
       o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET;
@@ -13217,18 +13221,18 @@ CONC__PRIVATE int conc__measure(const conc__maker *m, size_t root,
       in->run = o->run;
       enter = SIZE_MAX;
     }
-    o = CONC__OBJECTS(m) + in->object;
+    o = CONC__CONTAINERS(m) + in->object;
     for (; in->item < o->count; in->item++) {
       int rc;
       if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
       v = CONC__POOL(m) + in->run.start;
       if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
-        const conc__object *part = CONC__OBJECTS(m) + v->as.at;
+        const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
         if (part->state == CONC__OPEN) return -EMSGSIZE; /* endless */
         if (part->state == CONC__FRESH) break; /* first, then v again */
       }
       sum->text |= conc__is_text(v->type);
-      rc = conc__measure_item(m, o, v, in->item);
+      rc = conc__container_add(m, o, v, in->item);
       if (rc != 0) return rc;
       in->run.start++;
       in->run.count--;
@@ -13239,11 +13243,11 @@ CONC__PRIVATE int conc__measure(const conc__maker *m, size_t root,
     }
     o->state = CONC__DONE;
     sum->slots += o->count;
-    if (o->type == CONC_DICT) sum->slots += conc__index_slots(o->count / 2);
+    if (o->type == CONC_DICT)
+      sum->slots += conc__dict_index_slots(o->count / 2);
     if (sum->first == 0)
       sum->first = in->object + 1;
-    else
-      CONC__OBJECTS(m)[sum->last - 1].then = in->object + 1;
+    else CONC__CONTAINERS(m)[sum->last - 1].then = in->object + 1;
     sum->last = in->object + 1;
     if (--depth == 0) return 0;
     in = &level[depth - 1];
@@ -13257,7 +13261,7 @@ CONC__PRIVATE int conc__measure(const conc__maker *m, size_t root,
 CONC__PRIVATE void conc__node_finish(const conc__maker *m, conc_value *v,
                                      unsigned char *text) {
   if (conc__is_container(v->type)) {
-    const conc__object *o = CONC__OBJECTS(m) + v->as.at;
+    const conc__container *o = CONC__CONTAINERS(m) + v->as.at;
     v->size = o->size;
     v->as.items = o->items;
   } else if (conc__is_text(v->type)) {
@@ -13281,7 +13285,7 @@ CONC__PRIVATE bool conc__has_nan(const conc_value *v) {
 }
 
 /* Sorts the items of a set and drops what is there twice. */
-CONC__PRIVATE size_t conc__settle_set(conc_value *items, size_t n) {
+CONC__PRIVATE size_t conc__set_finish(conc_value *items, size_t n) {
   conc__sorting s;
   size_t i, kept = 1;
   if (n < 2) return n;
@@ -13296,7 +13300,7 @@ CONC__PRIVATE size_t conc__settle_set(conc_value *items, size_t n) {
 
 /* Makes the index of a dict behind its pairs. Of equal keys the first stays,
    with the value of the last: as if they had been set one by one. */
-CONC__PRIVATE size_t conc__settle_dict(conc_value *items, size_t pairs) {
+CONC__PRIVATE size_t conc__dict_finish(conc_value *items, size_t pairs) {
   conc__sorting s;
   size_t i, kept, group = 0;
   bool twice = false;
@@ -13310,7 +13314,8 @@ CONC__PRIVATE size_t conc__settle_dict(conc_value *items, size_t pairs) {
     for (i = 1; i < pairs; i++) {
       conc_value *first = items + (size_t)s.index[group] * 2;
       conc_value *pair = items + (size_t)s.index[i] * 2;
-      if (conc__compare(first, pair, false) != 0 || conc__has_nan(pair)) {
+      if (conc__compare_values(first, pair, false) != 0 ||
+          conc__has_nan(pair)) {
         group = i;
       } else {
         first[1] = pair[1];
@@ -13331,8 +13336,10 @@ CONC__PRIVATE size_t conc__settle_dict(conc_value *items, size_t pairs) {
 }
 
 /* Copies the items of an object, which are done, to `items`. */
-CONC__PRIVATE void conc__lay_out(const conc__maker *m, conc__object *o,
-                                 conc_value *items, unsigned char *text) {
+CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
+                                           conc__container *o,
+                                           conc_value *items,
+                                           unsigned char *text) {
   conc__stretch run = o->run;
   uint32_t done = 0, i;
   o->items = items;
@@ -13344,10 +13351,9 @@ CONC__PRIVATE void conc__lay_out(const conc__maker *m, conc__object *o,
     if (done < o->count) run = CONC__RUNS(m)[run.next - 1];
   }
   for (i = 0; i < done; i++) conc__node_finish(m, items + i, text);
-  if (o->type == CONC_DICT)
-    o->size = conc__settle_dict(items, o->count / 2);
+  if (o->type == CONC_DICT) o->size = conc__dict_finish(items, o->count / 2);
   else if (o->type == CONC_SET || o->type == CONC_FROZENSET)
-    o->size = conc__settle_set(items, o->count);
+    o->size = conc__set_finish(items, o->count);
 }
 
 /* Makes the value of the one node on the stack. */
@@ -13364,7 +13370,7 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   if (root->type >= CONC__TYPE_CALLABLE)
     return root->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
   if (conc__is_container(root->type)) {
-    int rc = conc__measure(m, root->as.at, &sum);
+    int rc = conc__maker_measure(m, root->as.at, &sum);
     if (rc != 0) return rc;
   }
   if (m->input_size > SIZE_MAX / 4 || m->extra.size > SIZE_MAX / 4)
@@ -13383,10 +13389,10 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   }
   slots = 1;
   for (i = sum.first; i != 0;) {
-    conc__object *o = CONC__OBJECTS(m) + i - 1;
-    conc__lay_out(m, o, v + slots, text);
+    conc__container *o = CONC__CONTAINERS(m) + i - 1;
+    conc__container_lay_out(m, o, v + slots, text);
     slots += o->count;
-    if (o->type == CONC_DICT) slots += conc__index_slots(o->count / 2);
+    if (o->type == CONC_DICT) slots += conc__dict_index_slots(o->count / 2);
     i = o->then;
   }
   *v = *root;
@@ -13431,12 +13437,12 @@ enum {
   CONC__CALL_OBJECT /* as.at: an object of two items, module and class */
 };
 
-typedef struct conc__reader {
+typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end;
   bool objects;
   int protocol;
   conc__maker m;
-} conc__reader;
+} conc__pickle_reader;
 
 CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
   uint64_t value = 0;
@@ -13445,8 +13451,8 @@ CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
 }
 
 /* Reads a number of `width` bytes, as the rest of an opcode. */
-CONC__INLINE int conc__read_number(conc__reader *r, size_t width,
-                                   uint64_t *out) {
+CONC__INLINE int conc__pickle_read_number(conc__pickle_reader *r, size_t width,
+                                          uint64_t *out) {
   if ((size_t)(r->end - r->p) < width) return -EBADMSG;
   *out = conc__little_endian(r->p, width);
   r->p += width;
@@ -13454,10 +13460,11 @@ CONC__INLINE int conc__read_number(conc__reader *r, size_t width,
 }
 
 /* Reads a length of `width` bytes and steps over that many: *at, *size. */
-CONC__INLINE int conc__read_counted(conc__reader *r, size_t width, size_t *at,
-                                    size_t *size) {
+CONC__INLINE int conc__pickle_read_counted(conc__pickle_reader *r,
+                                           size_t width, size_t *at,
+                                           size_t *size) {
   uint64_t n = 0;
-  int rc = conc__read_number(r, width, &n);
+  int rc = conc__pickle_read_number(r, width, &n);
   if (rc != 0 || n > (size_t)(r->end - r->p)) return -EBADMSG;
   *at = (size_t)(r->p - r->begin);
   *size = (size_t)n;
@@ -13466,30 +13473,32 @@ CONC__INLINE int conc__read_counted(conc__reader *r, size_t width, size_t *at,
 }
 
 /* How many nodes stand above the top mark. */
-CONC__INLINE uint32_t conc__above_mark(const conc__maker *m) {
+CONC__INLINE uint32_t conc__maker_above_mark(const conc__maker *m) {
   return m->stack.count -
          (m->marks.count > 0 ? CONC__MARKS(m)[m->marks.count - 1] : 0);
 }
 
-CONC__INLINE int conc__read_text(conc__reader *r, conc_type type,
-                                 size_t width) {
+CONC__INLINE int conc__pickle_read_text(conc__pickle_reader *r, conc_type type,
+                                        size_t width) {
   size_t at = 0, size = 0;
-  int rc = conc__read_counted(r, width, &at, &size);
+  int rc = conc__pickle_read_counted(r, width, &at, &size);
   if (rc != 0) return rc;
   if (type == CONC_STR && !conc__utf8_valid(r->begin + at, size))
     return -EBADMSG;
-  return conc__push(&r->m, type, size, at);
+  return conc__maker_push(&r->m, type, size, at);
 }
 
-CONC__PRIVATE int conc__read_long(conc__reader *r, size_t width) {
+CONC__PRIVATE int conc__pickle_read_long(conc__pickle_reader *r,
+                                         size_t width) {
   size_t at = 0, size = 0;
-  int rc = conc__read_counted(r, width, &at, &size);
-  return rc != 0 ? rc : conc__push_long(&r->m, r->begin + at, size, at);
+  int rc = conc__pickle_read_counted(r, width, &at, &size);
+  return rc != 0 ? rc : conc__maker_push_long(&r->m, r->begin + at, size, at);
 }
 
 /* The rest of a line, as protocol 0 writes what follows an opcode. */
-CONC__PRIVATE int conc__read_line(conc__reader *r, const unsigned char **line,
-                                  size_t *size) {
+CONC__PRIVATE int conc__pickle_read_line(conc__pickle_reader *r,
+                                         const unsigned char **line,
+                                         size_t *size) {
   const size_t left = (size_t)(r->end - r->p);
   const unsigned char *end =
       left == 0 ? NULL : (const unsigned char *)memchr(r->p, '\n', left);
@@ -13503,43 +13512,45 @@ CONC__PRIVATE int conc__read_line(conc__reader *r, const unsigned char **line,
 /* INT, LONG: a line of decimal digits, of LONG with an L. Python 2 writes ints
    so that do not fit in 32 bits, at every protocol; I00 and I01 are False and
    True of old. */
-CONC__PRIVATE int conc__read_int_line(conc__reader *r, bool is_long) {
+CONC__PRIVATE int conc__pickle_read_int_line(conc__pickle_reader *r,
+                                             bool is_long) {
   const unsigned char *p = NULL;
   size_t n = 0, i;
-  int rc = conc__read_line(r, &p, &n);
+  int rc = conc__pickle_read_line(r, &p, &n);
   if (rc != 0) return rc;
   if (!is_long && n == 2 && p[0] == '0' && (p[1] == '0' || p[1] == '1'))
-    return conc__push_bool(&r->m, p[1] == '1');
+    return conc__maker_push_bool(&r->m, p[1] == '1');
   if (is_long && n > 0 && p[n - 1] == 'L') n--;
   i = n > 0 && *p == '-';
   if (i == n) return -EBADMSG;
   for (; i < n; i++)
     if (p[i] < '0' || p[i] > '9') return -EBADMSG;
-  return conc__push_decimal(&r->m, p, n);
+  return conc__maker_push_decimal(&r->m, p, n);
 }
 
 /* FLOAT: what repr() made of it. */
-CONC__PRIVATE int conc__read_float_line(conc__reader *r) {
+CONC__PRIVATE int conc__pickle_read_float_line(conc__pickle_reader *r) {
   const unsigned char *p = NULL;
   bool real, wrong = false, minus;
   size_t n = 0;
-  int rc = conc__read_line(r, &p, &n);
+  int rc = conc__pickle_read_line(r, &p, &n);
   if (rc != 0) return rc;
   minus = n > 0 && *p == '-';
   if (n == 3u + minus && (memcmp(p + minus, "inf", 3) == 0 ||
                           memcmp(p + minus, "nan", 3) == 0)) {
     char text[5] = {0};
     memcpy(text, p, n);
-    return conc__push_float(&r->m, strtod(text, NULL));
+    return conc__maker_push_float(&r->m, strtod(text, NULL));
   }
-  if (conc__scan_number(p, p + n, &real, &wrong) != p + n || wrong)
+  if (conc__decimal_end(p, p + n, &real, &wrong) != p + n || wrong)
     return -EBADMSG;
-  return conc__push_float(&r->m, conc__decimal(p, n));
+  return conc__maker_push_float(&r->m, conc__decimal_double(p, n));
 }
 
 /* Reads so many hexadecimal digits. */
-CONC__PRIVATE bool conc__hex(const unsigned char *p, const unsigned char *end,
-                             size_t digits, uint32_t *out) {
+CONC__PRIVATE bool conc__hex_digits(const unsigned char *p,
+                                    const unsigned char *end, size_t digits,
+                                    uint32_t *out) {
   uint32_t c = 0;
   if ((size_t)(end - p) < digits) return false;
   for (; digits > 0; digits--, p++) {
@@ -13557,13 +13568,13 @@ CONC__PRIVATE bool conc__hex(const unsigned char *p, const unsigned char *end,
 
 /* UNICODE: each byte is a character but for \uXXXX and \UXXXXXXXX. A
    backslash before anything else stands for both. */
-CONC__PRIVATE int conc__read_unicode_line(conc__reader *r) {
+CONC__PRIVATE int conc__pickle_read_unicode_line(conc__pickle_reader *r) {
   const unsigned char *p = NULL, *end;
   unsigned char *out = NULL;
   size_t n = 0, size = 0;
-  int rc = conc__read_line(r, &p, &n);
+  int rc = conc__pickle_read_line(r, &p, &n);
   if (rc == 0) rc = n > SIZE_MAX / 4 ? -ENOMEM : 0;
-  if (rc == 0) rc = conc__extra_reserve(&r->m, n * 2, &out);
+  if (rc == 0) rc = conc__maker_reserve_text(&r->m, n * 2, &out);
   if (rc != 0) return rc;
   for (end = p + n; p < end;) {
     uint32_t c = *p++;
@@ -13572,38 +13583,41 @@ CONC__PRIVATE int conc__read_unicode_line(conc__reader *r) {
       if (digits == 0) out[size++] = '\\';
       c = *p++;
       if (digits > 0) {
-        if (!conc__hex(p, end, digits, &c) || c > 0x10ffff) return -EBADMSG;
+        if (!conc__hex_digits(p, end, digits, &c) || c > 0x10ffff)
+          return -EBADMSG;
         p += digits;
       }
     }
     size += conc__utf8_put(out + size, c);
   }
-  return conc__push_extra(&r->m, CONC_STR, size);
+  return conc__maker_push_reserved(&r->m, CONC_STR, size);
 }
 
 /* Makes the bytes on top a str if they are UTF-8: a Python 2 str, which may
    have been meant as either. */
-CONC__PRIVATE void conc__bytes_to_str_if_utf8(conc__reader *r) {
+CONC__PRIVATE void conc__bytes_to_str_if_utf8(conc__pickle_reader *r) {
   conc_value *v = CONC__STACK(&r->m) + r->m.stack.count - 1;
-  if (conc__utf8_valid(conc__made_text(&r->m, v), v->size)) v->type = CONC_STR;
+  if (conc__utf8_valid(conc__maker_text(&r->m, v), v->size))
+    v->type = CONC_STR;
 }
 
-CONC__PRIVATE int conc__read_old_text(conc__reader *r, size_t width) {
-  int rc = conc__read_text(r, CONC_BYTES, width);
+CONC__PRIVATE int conc__pickle_read_old_text(conc__pickle_reader *r,
+                                             size_t width) {
+  int rc = conc__pickle_read_text(r, CONC_BYTES, width);
   if (rc == 0) conc__bytes_to_str_if_utf8(r);
   return rc;
 }
 
 /* STRING: what Python 2's repr() made of it, in quotes. */
-CONC__PRIVATE int conc__read_string_line(conc__reader *r) {
+CONC__PRIVATE int conc__pickle_read_string_line(conc__pickle_reader *r) {
   static const char known[] = "\\\\''\"\"n\nr\rt\t";
   const unsigned char *p = NULL, *end;
   unsigned char *out = NULL;
   size_t n = 0, size = 0;
-  int rc = conc__read_line(r, &p, &n);
+  int rc = conc__pickle_read_line(r, &p, &n);
   if (rc == 0 && (n < 2 || (*p != '\'' && *p != '"') || p[n - 1] != *p))
     rc = -EBADMSG;
-  if (rc == 0) rc = conc__extra_reserve(&r->m, n, &out);
+  if (rc == 0) rc = conc__maker_reserve_text(&r->m, n, &out);
   if (rc != 0) return rc;
   for (end = p + n - 1, p++; p < end;) {
     uint32_t c = *p++;
@@ -13611,7 +13625,7 @@ CONC__PRIVATE int conc__read_string_line(conc__reader *r) {
       size_t i = 0;
       if (p == end) return -EBADMSG;
       if (*p == 'x') {
-        if (!conc__hex(p + 1, end, 2, &c)) return -EBADMSG;
+        if (!conc__hex_digits(p + 1, end, 2, &c)) return -EBADMSG;
         p += 3;
       } else {
         while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
@@ -13622,16 +13636,17 @@ CONC__PRIVATE int conc__read_string_line(conc__reader *r) {
     }
     out[size++] = (unsigned char)c;
   }
-  rc = conc__push_extra(&r->m, CONC_BYTES, size);
+  rc = conc__maker_push_reserved(&r->m, CONC_BYTES, size);
   if (rc == 0) conc__bytes_to_str_if_utf8(r);
   return rc;
 }
 
 /* The index of PUT and GET. */
-CONC__PRIVATE int conc__read_index_line(conc__reader *r, uint64_t *index) {
+CONC__PRIVATE int conc__pickle_read_index_line(conc__pickle_reader *r,
+                                               uint64_t *index) {
   const unsigned char *p = NULL;
   size_t n = 0;
-  int rc = conc__read_line(r, &p, &n);
+  int rc = conc__pickle_read_line(r, &p, &n);
   if (rc != 0 || n == 0 || n > 10) return -EBADMSG;
   for (*index = 0; n > 0; n--, p++) {
     if (*p < '0' || *p > '9') return -EBADMSG;
@@ -13640,65 +13655,66 @@ CONC__PRIVATE int conc__read_index_line(conc__reader *r, uint64_t *index) {
   return 0;
 }
 
-CONC__PRIVATE int conc__read_float(conc__reader *r) {
+CONC__PRIVATE int conc__pickle_read_float(conc__pickle_reader *r) {
   uint64_t bits = 0;
   double f;
   int i;
   if (r->end - r->p < 8) return -EBADMSG;
   for (i = 0; i < 8; i++) bits = bits << 8 | *r->p++;
   memcpy(&f, &bits, sizeof f);
-  return conc__push_float(&r->m, f);
+  return conc__maker_push_float(&r->m, f);
 }
 
-CONC__PRIVATE int conc__read_mark(conc__maker *m) {
+CONC__PRIVATE int conc__maker_mark(conc__maker *m) {
   int rc = conc__array_reserve(&m->marks, 1, sizeof(uint32_t));
   if (rc == 0) CONC__MARKS(m)[m->marks.count++] = m->stack.count;
   return rc;
 }
 
 /* Takes the top mark away and tells what stood above it. */
-CONC__INLINE int conc__read_to_mark(conc__maker *m, uint32_t *n) {
+CONC__INLINE int conc__maker_take_mark(conc__maker *m, uint32_t *n) {
   if (m->marks.count == 0) return -EBADMSG;
-  *n = conc__above_mark(m);
+  *n = conc__maker_above_mark(m);
   m->marks.count--;
   return 0;
 }
 
 /* Puts the top n nodes into the container below them. */
-CONC__PRIVATE int conc__read_fill(conc__maker *m, conc_type type, uint32_t n) {
+CONC__PRIVATE int conc__maker_fill(conc__maker *m, conc_type type,
+                                   uint32_t n) {
   const conc_value *target;
-  if (conc__above_mark(m) <= n) return -EBADMSG;
+  if (conc__maker_above_mark(m) <= n) return -EBADMSG;
   target = CONC__STACK(m) + m->stack.count - n - 1;
   if (target->type != type || (type == CONC_DICT && n % 2 != 0))
     return -EBADMSG;
-  return conc__object_fill(m, target->as.at, n);
+  return conc__maker_move_top(m, target->as.at, n);
 }
 
-CONC__PRIVATE int conc__read_fill_marked(conc__maker *m, conc_type type) {
+CONC__PRIVATE int conc__maker_fill_marked(conc__maker *m, conc_type type) {
   uint32_t n = 0;
-  int rc = conc__read_to_mark(m, &n);
-  return rc != 0 ? rc : conc__read_fill(m, type, n);
+  int rc = conc__maker_take_mark(m, &n);
+  return rc != 0 ? rc : conc__maker_fill(m, type, n);
 }
 
-CONC__PRIVATE int conc__read_collect(conc__maker *m, conc_type type,
-                                     uint32_t n) {
-  if (conc__above_mark(m) < n || (type == CONC_DICT && n % 2 != 0))
+CONC__PRIVATE int conc__maker_collect(conc__maker *m, conc_type type,
+                                      uint32_t n) {
+  if (conc__maker_above_mark(m) < n || (type == CONC_DICT && n % 2 != 0))
     return -EBADMSG;
-  return conc__collect(m, type, n);
+  return conc__maker_collect_top(m, type, n);
 }
 
-CONC__PRIVATE int conc__read_collect_marked(conc__maker *m, conc_type type) {
+CONC__PRIVATE int conc__maker_collect_marked(conc__maker *m, conc_type type) {
   uint32_t n = 0;
-  int rc = conc__read_to_mark(m, &n);
-  return rc != 0 ? rc : conc__read_collect(m, type, n);
+  int rc = conc__maker_take_mark(m, &n);
+  return rc != 0 ? rc : conc__maker_collect(m, type, n);
 }
 
 /* The memo is dense: an index may be at most the next one, or leave out one
    (Python 2's cPickle counts from 1). So no index makes it large. */
-CONC__PRIVATE int conc__read_put(conc__maker *m, uint64_t index) {
+CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
   conc_value v;
   int rc;
-  if (conc__above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
+  if (conc__maker_above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
     return -EBADMSG;
   rc = conc__array_reserve(&m->memo, 2, sizeof v);
   if (rc != 0) return rc;
@@ -13710,21 +13726,21 @@ CONC__PRIVATE int conc__read_put(conc__maker *m, uint64_t index) {
   return 0;
 }
 
-CONC__PRIVATE int conc__read_get(conc__maker *m, uint64_t index) {
+CONC__PRIVATE int conc__pickle_recall(conc__maker *m, uint64_t index) {
   if (index >= m->memo.count || CONC__MEMO(m)[index].type == CONC__TYPE_GAP)
     return -EBADMSG;
-  return conc__push_node(m, CONC__MEMO(m) + index);
+  return conc__maker_push_node(m, CONC__MEMO(m) + index);
 }
 
-CONC__PRIVATE bool conc__text_is(const conc__maker *m, const conc_value *v,
-                                 const char *text) {
+CONC__PRIVATE bool conc__maker_text_is(const conc__maker *m,
+                                       const conc_value *v, const char *text) {
   const size_t n = strlen(text);
   return v->type == CONC_STR && v->size == n &&
-         memcmp(conc__made_text(m, v), text, n) == 0;
+         memcmp(conc__maker_text(m, v), text, n) == 0;
 }
 
 /* Replaces module and class, the top two nodes, by a name. */
-CONC__PRIVATE int conc__read_name(conc__reader *r) {
+CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   static const struct {
     const char *module, *name;
     size_t call;
@@ -13744,18 +13760,18 @@ CONC__PRIVATE int conc__read_name(conc__reader *r) {
   const conc_value *top;
   size_t i;
   int rc;
-  if (conc__above_mark(m) < 2) return -EBADMSG;
+  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   top = CONC__STACK(m) + m->stack.count - 2;
   if (top[0].type != CONC_STR || top[1].type != CONC_STR) return -EBADMSG;
   for (i = 0; i < sizeof table / sizeof *table; i++) {
-    if (!conc__text_is(m, top, table[i].module)) continue;
-    if (!conc__text_is(m, top + 1, table[i].name)) continue;
+    if (!conc__maker_text_is(m, top, table[i].module)) continue;
+    if (!conc__maker_text_is(m, top + 1, table[i].name)) continue;
     if (table[i].call == CONC__CALL_OBJECT) break;
     m->stack.count -= 2;
-    return conc__push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
+    return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
   if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
-  rc = conc__collect(m, CONC_OBJECT, 2);
+  rc = conc__maker_collect_top(m, CONC_OBJECT, 2);
   if (rc != 0) return rc;
   CONC__STACK(m)[m->stack.count - 1].type = CONC__TYPE_CALLABLE;
   CONC__STACK(m)[m->stack.count - 1].size = CONC__CALL_OBJECT;
@@ -13763,52 +13779,53 @@ CONC__PRIVATE int conc__read_name(conc__reader *r) {
 }
 
 /* GLOBAL: module and class are lines of text. */
-CONC__PRIVATE int conc__read_global(conc__reader *r) {
+CONC__PRIVATE int conc__pickle_read_global(conc__pickle_reader *r) {
   int i;
   for (i = 0; i < 2; i++) {
     const unsigned char *line = NULL;
     size_t n = 0;
-    int rc = conc__read_line(r, &line, &n);
+    int rc = conc__pickle_read_line(r, &line, &n);
     if (rc != 0 || !conc__utf8_valid(line, n)) return -EBADMSG;
-    rc = conc__push(&r->m, CONC_STR, n, (size_t)(line - r->begin));
+    rc = conc__maker_push(&r->m, CONC_STR, n, (size_t)(line - r->begin));
     if (rc != 0) return rc;
   }
-  return conc__read_name(r);
+  return conc__pickle_read_name(r);
 }
 
 /* Pushes the bytes of which a str shows each as a character: how protocols
    before 3 write bytes. They need memory of their own if they are not ASCII,
    but together not more than a small multiple of the input, as every such str
    is used once (and took twice its size there, if it was a line). */
-CONC__PRIVATE int conc__push_latin1(conc__maker *m, conc_type type,
-                                    const conc_value *str) {
+CONC__PRIVATE int conc__maker_push_latin1(conc__maker *m, conc_type type,
+                                          const conc_value *str) {
   const conc_value v = *str;
-  const unsigned char *p = conc__made_text(m, &v);
+  const unsigned char *p = conc__maker_text(m, &v);
   const size_t at = m->input_size + m->extra.size;
   size_t i = 0, n = 0;
   int rc;
-  if (conc__ascii(p, v.size) == v.size)
-    return conc__push(m, type, v.size, v.as.at);
+  if (conc__ascii_prefix(p, v.size) == v.size)
+    return conc__maker_push(m, type, v.size, v.as.at);
   if ((m->extra.size + v.size) / 4 > m->input_size) return -EMSGSIZE;
   rc = conc__buffer_reserve(&m->extra, v.size + 1);
   if (rc != 0) return rc;
-  p = conc__made_text(m, &v);
+  p = conc__maker_text(m, &v);
   while (i < v.size) {
     uint32_t c = 0;
-    i += conc__utf8(p + i, v.size - i, &c);
+    i += conc__utf8_get(p + i, v.size - i, &c);
     if (c > 0xff) return -EBADMSG;
     m->extra.data[m->extra.size + n++] = (unsigned char)c;
   }
   m->extra.data[m->extra.size + n] = 0;
   m->extra.size += n + 1;
-  return conc__push(m, type, n, at);
+  return conc__maker_push(m, type, n, at);
 }
 
 /* Calls a name with arguments: pushes what it makes. */
-CONC__PRIVATE int conc__read_made(conc__reader *r, const conc_value *name,
-                                  const conc_value *args) {
+CONC__PRIVATE int conc__pickle_read_result(conc__pickle_reader *r,
+                                           const conc_value *name,
+                                           const conc_value *args) {
   conc__maker *m = &r->m;
-  const conc__object *o = CONC__OBJECTS(m) + args->as.at;
+  const conc__container *o = CONC__CONTAINERS(m) + args->as.at;
   const conc_value *arg = CONC__POOL(m) + o->run.start; /* a tuple: one run */
   const uint32_t n = o->count;
   conc_type type = CONC_BYTES;
@@ -13819,68 +13836,69 @@ CONC__PRIVATE int conc__read_made(conc__reader *r, const conc_value *name,
   case CONC__CALL_SET:
   case CONC__CALL_FROZENSET:
     type = name->size == CONC__CALL_SET ? CONC_SET : CONC_FROZENSET;
-    if (n == 0) return conc__push_object(m, type);
+    if (n == 0) return conc__maker_push_empty(m, type);
     if (n != 1 || arg->type < CONC_LIST || arg->type > CONC_FROZENSET ||
         arg->type == CONC_DICT)
       return -EBADMSG;
-    return conc__push_copy(m, type, arg->as.at);
+    return conc__maker_push_copy(m, type, arg->as.at);
   case CONC__CALL_BYTEARRAY: type = CONC_BYTEARRAY; /* fall through */
   case CONC__CALL_BYTES:
     /* an empty text may lie anywhere that has a byte for its NUL */
-    if (n == 0) return conc__push(m, type, 0, (size_t)(r->p - r->begin) - 1);
+    if (n == 0)
+      return conc__maker_push(m, type, 0, (size_t)(r->p - r->begin) - 1);
     if (n == 1 && (arg->type == CONC_BYTES || arg->type == CONC_BYTEARRAY))
-      return conc__push(m, type, arg->size, arg->as.at);
+      return conc__maker_push(m, type, arg->size, arg->as.at);
     if (n == 1) return -EBADMSG;
     /* fall through */
   case CONC__CALL_ENCODE:
     if (n != 2 || arg[0].type != CONC_STR || arg[1].type != CONC_STR)
       return -EBADMSG;
-    if (!conc__text_is(m, arg + 1, "latin1") &&
-        !conc__text_is(m, arg + 1, "latin-1"))
+    if (!conc__maker_text_is(m, arg + 1, "latin1") &&
+        !conc__maker_text_is(m, arg + 1, "latin-1"))
       return -EACCES;
-    return conc__push_latin1(m, type, arg);
+    return conc__maker_push_latin1(m, type, arg);
   default: break;
   }
-  arg = CONC__POOL(m) + CONC__OBJECTS(m)[name->as.at].run.start;
+  arg = CONC__POOL(m) + CONC__CONTAINERS(m)[name->as.at].run.start;
   parts[0] = arg[0];
   parts[1] = arg[1];
   parts[2] = *args;
   parts[3].type = CONC_NONE;
   parts[3].size = 0;
   parts[3].as.at = 0;
-  for (i = 0; rc == 0 && i < 4; i++) rc = conc__push_node(m, parts + i);
-  return rc != 0 ? rc : conc__collect(m, CONC_OBJECT, 4);
+  for (i = 0; rc == 0 && i < 4; i++) rc = conc__maker_push_node(m, parts + i);
+  return rc != 0 ? rc : conc__maker_collect_top(m, CONC_OBJECT, 4);
 }
 
 /* REDUCE, and NEWOBJ, which only classes are for. */
-CONC__PRIVATE int conc__read_call(conc__reader *r, bool is_class) {
+CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
+                                         bool is_class) {
   conc__maker *m = &r->m;
   conc_value name, args;
-  if (conc__above_mark(m) < 2) return -EBADMSG;
+  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   name = CONC__STACK(m)[m->stack.count - 2];
   args = CONC__STACK(m)[m->stack.count - 1];
   if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
     return -EBADMSG;
   if (is_class && name.size != CONC__CALL_OBJECT) return -EBADMSG;
   m->stack.count -= 2;
-  return conc__read_made(r, &name, &args);
+  return conc__pickle_read_result(r, &name, &args);
 }
 
 /* BUILD: gives a CONC_OBJECT its state, the last of its items. */
-CONC__PRIVATE int conc__read_build(conc__maker *m) {
+CONC__PRIVATE int conc__pickle_read_build(conc__maker *m) {
   const conc_value *object;
-  if (conc__above_mark(m) < 2) return -EBADMSG;
+  if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   object = CONC__STACK(m) + m->stack.count - 2;
   if (object->type != CONC_OBJECT) return -EBADMSG;
-  CONC__POOL(m)[CONC__OBJECTS(m)[object->as.at].run.start + 3] = object[1];
+  CONC__POOL(m)[CONC__CONTAINERS(m)[object->as.at].run.start + 3] = object[1];
   m->stack.count--;
   return 0;
 }
 
 /* POP takes the mark if that is on top, as Python's machine does. */
-CONC__PRIVATE int conc__read_pop(conc__maker *m) {
-  if (conc__above_mark(m) > 0)
-    m->stack.count--;
+CONC__PRIVATE int conc__pickle_read_pop(conc__maker *m) {
+  if (conc__maker_above_mark(m) > 0) m->stack.count--;
   else if (m->marks.count > 0)
     m->marks.count--;
   else
@@ -13888,98 +13906,143 @@ CONC__PRIVATE int conc__read_pop(conc__maker *m) {
   return 0;
 }
 
-CONC__PRIVATE int conc__read_opcode(conc__reader *r, unsigned char op) {
+CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
+                                           unsigned char op) {
   conc__maker *m = &r->m;
   uint64_t u = 0;
   uint32_t n = 0;
   int rc;
   switch (op) {
   case 0x80: /* PROTO */
-    rc = conc__read_number(r, 1, &u);
+    rc = conc__pickle_read_number(r, 1, &u);
     if (rc != 0 || u > 5) return -EBADMSG;
     r->protocol = (int)u;
     return 0;
   case 0x95: /* FRAME: a hint for readers of files; frames may not lie */
-    rc = conc__read_number(r, 8, &u);
+    rc = conc__pickle_read_number(r, 8, &u);
     return rc != 0 || u > (size_t)(r->end - r->p) ? -EBADMSG : 0;
-  case 'N': return conc__push(m, CONC_NONE, 0, 0);
-  case 0x88: return conc__push_bool(m, true);
-  case 0x89: return conc__push_bool(m, false);
+  case 'N':
+    return conc__maker_push(m, CONC_NONE, 0, 0);
+  case 0x88:
+    return conc__maker_push_bool(m, true);
+  case 0x89:
+    return conc__maker_push_bool(m, false);
   case 'K': /* BININT1, BININT2, BININT */
-    rc = conc__read_number(r, 1, &u);
-    return rc != 0 ? rc : conc__push_int(m, (int64_t)u);
+    rc = conc__pickle_read_number(r, 1, &u);
+    return rc != 0 ? rc : conc__maker_push_int(m, (int64_t)u);
   case 'M':
-    rc = conc__read_number(r, 2, &u);
-    return rc != 0 ? rc : conc__push_int(m, (int64_t)u);
+    rc = conc__pickle_read_number(r, 2, &u);
+    return rc != 0 ? rc : conc__maker_push_int(m, (int64_t)u);
   case 'J':
-    rc = conc__read_number(r, 4, &u);
-    return rc != 0 ? rc : conc__push_int(m, (int32_t)(uint32_t)u);
-  case 'I': return conc__read_int_line(r, false);
-  case 'L': return conc__read_int_line(r, true);
-  case 'F': return conc__read_float_line(r);
-  case 'S': return conc__read_string_line(r);
-  case 'V': return conc__read_unicode_line(r);
-  case 0x8a: return conc__read_long(r, 1);
-  case 0x8b: return conc__read_long(r, 4); /* < 0 is more than is left */
-  case 'G': return conc__read_float(r);
-  case 0x8c: return conc__read_text(r, CONC_STR, 1);
-  case 'X': return conc__read_text(r, CONC_STR, 4);
-  case 0x8d: return conc__read_text(r, CONC_STR, 8);
-  case 'C': return conc__read_text(r, CONC_BYTES, 1);
-  case 'B': return conc__read_text(r, CONC_BYTES, 4);
-  case 0x8e: return conc__read_text(r, CONC_BYTES, 8);
-  case 0x96: return conc__read_text(r, CONC_BYTEARRAY, 8);
-  case 'U': return conc__read_old_text(r, 1);
-  case 'T': return conc__read_old_text(r, 4);
-  case '(': return conc__read_mark(m);
-  case ')': return conc__read_collect(m, CONC_TUPLE, 0);
-  case 0x85: return conc__read_collect(m, CONC_TUPLE, 1);
-  case 0x86: return conc__read_collect(m, CONC_TUPLE, 2);
-  case 0x87: return conc__read_collect(m, CONC_TUPLE, 3);
-  case 't': return conc__read_collect_marked(m, CONC_TUPLE);
-  case 'l': return conc__read_collect_marked(m, CONC_LIST);
-  case 'd': return conc__read_collect_marked(m, CONC_DICT);
-  case 0x91: return conc__read_collect_marked(m, CONC_FROZENSET);
-  case ']': return conc__push_object(m, CONC_LIST);
-  case '}': return conc__push_object(m, CONC_DICT);
-  case 0x8f: return conc__push_object(m, CONC_SET);
-  case 'a': return conc__read_fill(m, CONC_LIST, 1);
-  case 's': return conc__read_fill(m, CONC_DICT, 2);
-  case 'e': return conc__read_fill_marked(m, CONC_LIST);
-  case 'u': return conc__read_fill_marked(m, CONC_DICT);
-  case 0x90: return conc__read_fill_marked(m, CONC_SET);
+    rc = conc__pickle_read_number(r, 4, &u);
+    return rc != 0 ? rc : conc__maker_push_int(m, (int32_t)(uint32_t)u);
+  case 'I':
+    return conc__pickle_read_int_line(r, false);
+  case 'L':
+    return conc__pickle_read_int_line(r, true);
+  case 'F':
+    return conc__pickle_read_float_line(r);
+  case 'S':
+    return conc__pickle_read_string_line(r);
+  case 'V':
+    return conc__pickle_read_unicode_line(r);
+  case 0x8a:
+    return conc__pickle_read_long(r, 1);
+  case 0x8b:
+    return conc__pickle_read_long(r, 4); /* < 0 is more than is left */
+  case 'G':
+    return conc__pickle_read_float(r);
+  case 0x8c:
+    return conc__pickle_read_text(r, CONC_STR, 1);
+  case 'X':
+    return conc__pickle_read_text(r, CONC_STR, 4);
+  case 0x8d:
+    return conc__pickle_read_text(r, CONC_STR, 8);
+  case 'C':
+    return conc__pickle_read_text(r, CONC_BYTES, 1);
+  case 'B':
+    return conc__pickle_read_text(r, CONC_BYTES, 4);
+  case 0x8e:
+    return conc__pickle_read_text(r, CONC_BYTES, 8);
+  case 0x96:
+    return conc__pickle_read_text(r, CONC_BYTEARRAY, 8);
+  case 'U':
+    return conc__pickle_read_old_text(r, 1);
+  case 'T':
+    return conc__pickle_read_old_text(r, 4);
+  case '(':
+    return conc__maker_mark(m);
+  case ')':
+    return conc__maker_collect(m, CONC_TUPLE, 0);
+  case 0x85:
+    return conc__maker_collect(m, CONC_TUPLE, 1);
+  case 0x86:
+    return conc__maker_collect(m, CONC_TUPLE, 2);
+  case 0x87:
+    return conc__maker_collect(m, CONC_TUPLE, 3);
+  case 't':
+    return conc__maker_collect_marked(m, CONC_TUPLE);
+  case 'l':
+    return conc__maker_collect_marked(m, CONC_LIST);
+  case 'd':
+    return conc__maker_collect_marked(m, CONC_DICT);
+  case 0x91:
+    return conc__maker_collect_marked(m, CONC_FROZENSET);
+  case ']':
+    return conc__maker_push_empty(m, CONC_LIST);
+  case '}':
+    return conc__maker_push_empty(m, CONC_DICT);
+  case 0x8f:
+    return conc__maker_push_empty(m, CONC_SET);
+  case 'a':
+    return conc__maker_fill(m, CONC_LIST, 1);
+  case 's':
+    return conc__maker_fill(m, CONC_DICT, 2);
+  case 'e':
+    return conc__maker_fill_marked(m, CONC_LIST);
+  case 'u':
+    return conc__maker_fill_marked(m, CONC_DICT);
+  case 0x90:
+    return conc__maker_fill_marked(m, CONC_SET);
   case 'p': /* PUT, BINPUT, LONG_BINPUT, MEMOIZE */
-    rc = conc__read_index_line(r, &u);
-    return rc != 0 ? rc : conc__read_put(m, u);
+    rc = conc__pickle_read_index_line(r, &u);
+    return rc != 0 ? rc : conc__pickle_memoize(m, u);
   case 'q':
-    rc = conc__read_number(r, 1, &u);
-    return rc != 0 ? rc : conc__read_put(m, u);
+    rc = conc__pickle_read_number(r, 1, &u);
+    return rc != 0 ? rc : conc__pickle_memoize(m, u);
   case 'r':
-    rc = conc__read_number(r, 4, &u);
-    return rc != 0 ? rc : conc__read_put(m, u);
-  case 0x94: return conc__read_put(m, m->memo.count);
+    rc = conc__pickle_read_number(r, 4, &u);
+    return rc != 0 ? rc : conc__pickle_memoize(m, u);
+  case 0x94:
+    return conc__pickle_memoize(m, m->memo.count);
   case 'g': /* GET, BINGET, LONG_BINGET */
-    rc = conc__read_index_line(r, &u);
-    return rc != 0 ? rc : conc__read_get(m, u);
+    rc = conc__pickle_read_index_line(r, &u);
+    return rc != 0 ? rc : conc__pickle_recall(m, u);
   case 'h':
-    rc = conc__read_number(r, 1, &u);
-    return rc != 0 ? rc : conc__read_get(m, u);
+    rc = conc__pickle_read_number(r, 1, &u);
+    return rc != 0 ? rc : conc__pickle_recall(m, u);
   case 'j':
-    rc = conc__read_number(r, 4, &u);
-    return rc != 0 ? rc : conc__read_get(m, u);
-  case 'c': return conc__read_global(r);
-  case 0x93: return conc__read_name(r); /* STACK_GLOBAL */
-  case 'R': return conc__read_call(r, false);
-  case 0x81: return conc__read_call(r, true); /* NEWOBJ */
-  case 'b': return conc__read_build(m);
-  case '0': return conc__read_pop(m);
+    rc = conc__pickle_read_number(r, 4, &u);
+    return rc != 0 ? rc : conc__pickle_recall(m, u);
+  case 'c':
+    return conc__pickle_read_global(r);
+  case 0x93:
+    return conc__pickle_read_name(r); /* STACK_GLOBAL */
+  case 'R':
+    return conc__pickle_read_call(r, false);
+  case 0x81:
+    return conc__pickle_read_call(r, true); /* NEWOBJ */
+  case 'b':
+    return conc__pickle_read_build(m);
+  case '0':
+    return conc__pickle_read_pop(m);
   case '1': /* POP_MARK */
-    rc = conc__read_to_mark(m, &n);
+    rc = conc__maker_take_mark(m, &n);
     m->stack.count -= n;
     return rc;
   case '2': /* DUP */
-    if (conc__above_mark(m) == 0) return -EBADMSG;
-    return conc__push_node(m, CONC__STACK(m) + m->stack.count - 1);
+    if (conc__maker_above_mark(m) == 0) return -EBADMSG;
+    return conc__maker_push_node(m, CONC__STACK(m) + m->stack.count - 1);
   case 'i':
   case 'o':
   case 'P':
@@ -14004,7 +14067,7 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
                                       const conc__pickle_limits *limits,
                                       conc_value **out, int *protocol) {
   uint32_t opcodes = CONC__PICKLE_OPCODES;
-  conc__reader r;
+  conc__pickle_reader r;
   int rc = 0;
   r.begin = r.p = (const unsigned char *)data;
   r.end = size > 0 ? r.p + size : r.p;
@@ -14024,7 +14087,7 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
     }
     op = *r.p++;
     if (op != '.') {
-      rc = conc__read_opcode(&r, op);
+      rc = conc__pickle_read_opcode(&r, op);
       continue;
     }
     /* STOP: bytes behind it could be a second message to a laxer reader */
@@ -14059,17 +14122,17 @@ CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
    Python 2.3 and later, with 3 by 3.0, with 4 and 5 (which differ only in
    opcodes that are not used here) by 3.4. */
 
-CONC__INLINE int conc__put_op(conc__buffer *b, unsigned char op) {
+CONC__INLINE int conc__pickle_put_op(conc__buffer *b, unsigned char op) {
   return conc__buffer_append(b, &op, 1);
 }
 
-CONC__PRIVATE int conc__put_text(conc__buffer *b, const char *text) {
+CONC__PRIVATE int conc__pickle_put_text(conc__buffer *b, const char *text) {
   return conc__buffer_append(b, text, strlen(text));
 }
 
 /* An opcode and a number of `width` bytes. */
-CONC__INLINE int conc__put_number(conc__buffer *b, unsigned char op,
-                                  uint64_t n, size_t width) {
+CONC__INLINE int conc__pickle_put_number(conc__buffer *b, unsigned char op,
+                                         uint64_t n, size_t width) {
   unsigned char bytes[9];
   size_t i;
   bytes[0] = op;
@@ -14082,9 +14145,10 @@ CONC__PRIVATE int conc__pickle_put_int(conc__buffer *b, int64_t n) {
   const uint64_t u = (uint64_t)n;
   unsigned char bytes[10];
   size_t size;
-  if (u <= 0xff) return conc__put_number(b, 'K', u, 1);
-  if (u <= 0xffff) return conc__put_number(b, 'M', u, 2);
-  if (n >= INT32_MIN && n <= INT32_MAX) return conc__put_number(b, 'J', u, 4);
+  if (u <= 0xff) return conc__pickle_put_number(b, 'K', u, 1);
+  if (u <= 0xffff) return conc__pickle_put_number(b, 'M', u, 2);
+  if (n >= INT32_MIN && n <= INT32_MAX)
+    return conc__pickle_put_number(b, 'J', u, 4);
   for (size = 0; size < 8; size++)
     bytes[2 + size] = (unsigned char)(u >> 8 * size);
   size = conc__bigint_size(bytes + 2, 8);
@@ -14105,41 +14169,42 @@ CONC__PRIVATE int conc__pickle_put_float(conc__buffer *b, double f) {
 
 /* The head of a text: the opcodes for lengths of 1, 4 and 8 bytes, 0 if there
    is none. Makes room for the text too, so that it is copied once. */
-CONC__PRIVATE int conc__put_head(conc__buffer *b, unsigned char op1,
-                                 unsigned char op4, unsigned char op8,
-                                 size_t size) {
+CONC__PRIVATE int conc__pickle_put_head(conc__buffer *b, unsigned char op1,
+                                        unsigned char op4, unsigned char op8,
+                                        size_t size) {
   int rc = size > SIZE_MAX - 9 ? -ENOMEM : conc__buffer_reserve(b, size + 9);
   if (rc != 0) return rc;
-  if (op1 != 0 && size <= 0xff) return conc__put_number(b, op1, size, 1);
-  if (size <= 0xffffffffu) return conc__put_number(b, op4, size, 4);
-  return op8 != 0 ? conc__put_number(b, op8, size, 8) : -EMSGSIZE;
+  if (op1 != 0 && size <= 0xff)
+    return conc__pickle_put_number(b, op1, size, 1);
+  if (size <= 0xffffffffu) return conc__pickle_put_number(b, op4, size, 4);
+  return op8 != 0 ? conc__pickle_put_number(b, op8, size, 8) : -EMSGSIZE;
 }
 
 /* The caller's text must be UTF-8. */
 CONC__PRIVATE int conc__pickle_put_str(conc__buffer *b, const char *s,
                                        size_t size) {
-  int rc = conc__put_head(b, 0, 'X', 0x8d, size);
+  int rc = conc__pickle_put_head(b, 0, 'X', 0x8d, size);
   return rc != 0 ? rc : conc__buffer_append(b, s, size);
 }
 
 /* For protocols from 3: the caller appends the `size` bytes. */
 CONC__PRIVATE int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
-  return conc__put_head(b, 'C', 'B', 0x8e, size);
+  return conc__pickle_put_head(b, 'C', 'B', 0x8e, size);
 }
 
 /* Before protocol 3 bytes are written as the call _codecs.encode(str,
    'latin1'), which every Python makes bytes of (2: str). */
-CONC__PRIVATE int conc__put_bytes_latin1(conc__buffer *b,
-                                         const unsigned char *p, size_t size) {
+CONC__PRIVATE int
+conc__pickle_put_latin1(conc__buffer *b, const unsigned char *p, size_t size) {
   size_t i, high = 0;
   int rc;
-  if (size == 0) return conc__put_text(b, "c__builtin__\nbytes\n)R");
+  if (size == 0) return conc__pickle_put_text(b, "c__builtin__\nbytes\n)R");
   for (i = 0; i < size; i++) high += p[i] >> 7;
   if (size > SIZE_MAX - high) return -ENOMEM;
-  rc = conc__put_text(b, "c_codecs\nencode\n");
-  if (rc == 0) rc = conc__put_head(b, 0, 'X', 0, size + high);
+  rc = conc__pickle_put_text(b, "c_codecs\nencode\n");
+  if (rc == 0) rc = conc__pickle_put_head(b, 0, 'X', 0, size + high);
   if (rc != 0) return rc;
-  for (i = 0; i < size; i++) { /* conc__put_head has made room */
+  for (i = 0; i < size; i++) { /* conc__pickle_put_head has made room */
     if (p[i] >= 0x80) b->data[b->size++] = (unsigned char)(0xc0 | p[i] >> 6);
     b->data[b->size++] = p[i] >= 0x80 ? (p[i] & 0xbf) : p[i];
   }
@@ -14150,17 +14215,19 @@ CONC__PRIVATE int conc__pickle_put_bytes(conc__buffer *b, const void *data,
                                          size_t size, int protocol) {
   int rc;
   if (protocol < 3)
-    return conc__put_bytes_latin1(b, (const unsigned char *)data, size);
+    return conc__pickle_put_latin1(b, (const unsigned char *)data, size);
   rc = conc__pickle_put_bytes_head(b, size);
   return rc != 0 ? rc : conc__buffer_append(b, data, size);
 }
 
-CONC__PRIVATE int conc__put_leaf(conc__buffer *b, const conc_value *v,
-                                 int protocol) {
+CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
+                                        int protocol) {
   int rc;
   switch (v->type) {
-  case CONC_NONE: return conc__put_op(b, 'N');
-  case CONC_BOOL: return conc__put_op(b, v->as.boolean ? 0x88 : 0x89);
+  case CONC_NONE:
+    return conc__pickle_put_op(b, 'N');
+  case CONC_BOOL:
+    return conc__pickle_put_op(b, v->as.boolean ? 0x88 : 0x89);
   case CONC_INT: return conc__pickle_put_int(b, v->as.integer);
   case CONC_FLOAT: return conc__pickle_put_float(b, v->as.real);
   case CONC_STR:
@@ -14168,47 +14235,54 @@ CONC__PRIVATE int conc__put_leaf(conc__buffer *b, const conc_value *v,
   case CONC_BYTES:
     return conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
   case CONC_BIGINT:
-    rc = conc__put_head(b, 0x8a, 0x8b, 0, v->size);
+    rc = conc__pickle_put_head(b, 0x8a, 0x8b, 0, v->size);
     return rc != 0 ? rc : conc__buffer_append(b, v->as.bytes, v->size);
   case CONC_BYTEARRAY:
-    rc = conc__put_text(b, protocol < 3 ? "c__builtin__\nbytearray\n"
-                                        : "cbuiltins\nbytearray\n");
+    rc = conc__pickle_put_text(b, protocol < 3 ? "c__builtin__\nbytearray\n"
+                                               : "cbuiltins\nbytearray\n");
     if (rc == 0)
       rc = conc__pickle_put_bytes(b, v->as.bytes, v->size, protocol);
-    return rc != 0 ? rc : conc__put_text(b, "\x85R"); /* TUPLE1 REDUCE */
+    return rc != 0 ? rc
+                   : conc__pickle_put_text(b, "\x85R"); /* TUPLE1 REDUCE */
   default: return -EACCES;
   }
 }
 
-CONC__PRIVATE int conc__put_open(conc__buffer *b, const conc_value *v,
-                                 int protocol) {
+CONC__PRIVATE int conc__pickle_put_open(conc__buffer *b, const conc_value *v,
+                                        int protocol) {
   const bool frozen = v->type == CONC_FROZENSET;
   switch (v->type) {
-  case CONC_TUPLE: return v->size > 3 ? conc__put_op(b, '(') : 0;
-  case CONC_LIST: return conc__put_text(b, v->size > 0 ? "](" : "]");
-  case CONC_DICT: return conc__put_text(b, v->size > 0 ? "}(" : "}");
+  case CONC_TUPLE:
+    return v->size > 3 ? conc__pickle_put_op(b, '(') : 0;
+  case CONC_LIST:
+    return conc__pickle_put_text(b, v->size > 0 ? "](" : "]");
+  case CONC_DICT:
+    return conc__pickle_put_text(b, v->size > 0 ? "}(" : "}");
   case CONC_SET:
   case CONC_FROZENSET:
-    if (protocol >= 4) return conc__put_text(b, frozen ? "(" : "\x8f(");
+    if (protocol >= 4) return conc__pickle_put_text(b, frozen ? "(" : "\x8f(");
     if (protocol == 3)
-      return conc__put_text(b, frozen ? "cbuiltins\nfrozenset\n]("
-                                      : "cbuiltins\nset\n](");
-    return conc__put_text(b, frozen ? "c__builtin__\nfrozenset\n]("
-                                    : "c__builtin__\nset\n](");
+      return conc__pickle_put_text(b, frozen ? "cbuiltins\nfrozenset\n]("
+                                             : "cbuiltins\nset\n](");
+    return conc__pickle_put_text(b, frozen ? "c__builtin__\nfrozenset\n]("
+                                           : "c__builtin__\nset\n](");
   default: return -EACCES;
   }
 }
 
-CONC__PRIVATE int conc__put_close(conc__buffer *b, const conc_value *v,
-                                  int protocol) {
+CONC__PRIVATE int conc__pickle_put_close(conc__buffer *b, const conc_value *v,
+                                         int protocol) {
   static const unsigned char tuple[4] = {')', 0x85, 0x86, 0x87};
   switch (v->type) {
-  case CONC_TUPLE: return conc__put_op(b, v->size > 3 ? 't' : tuple[v->size]);
-  case CONC_LIST: return v->size > 0 ? conc__put_op(b, 'e') : 0;
-  case CONC_DICT: return v->size > 0 ? conc__put_op(b, 'u') : 0;
+  case CONC_TUPLE:
+    return conc__pickle_put_op(b, v->size > 3 ? 't' : tuple[v->size]);
+  case CONC_LIST:
+    return v->size > 0 ? conc__pickle_put_op(b, 'e') : 0;
+  case CONC_DICT:
+    return v->size > 0 ? conc__pickle_put_op(b, 'u') : 0;
   default:
-    if (protocol < 4) return conc__put_text(b, "e\x85R");
-    return conc__put_op(b, v->type == CONC_SET ? 0x90 : 0x91);
+    if (protocol < 4) return conc__pickle_put_text(b, "e\x85R");
+    return conc__pickle_put_op(b, v->type == CONC_SET ? 0x90 : 0x91);
   }
 }
 
@@ -14221,15 +14295,17 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
   int rc = 0;
   if (v == NULL) return -EINVAL;
   if (!conc__is_container(v->type)) {
-    rc = conc__put_leaf(b, v, protocol);
+    rc = conc__pickle_put_leaf(b, v, protocol);
   } else {
     conc__walk_begin(&w, v);
     while (rc == 0) {
       const int step = conc__walk_step(&w);
       if (step == CONC__WALK_END) break;
-      rc = step == CONC__WALK_LEAF   ? conc__put_leaf(b, w.value, protocol)
-           : step == CONC__WALK_OPEN ? conc__put_open(b, w.value, protocol)
-                                     : conc__put_close(b, w.value, protocol);
+      rc = step == CONC__WALK_LEAF
+               ? conc__pickle_put_leaf(b, w.value, protocol)
+           : step == CONC__WALK_OPEN
+               ? conc__pickle_put_open(b, w.value, protocol)
+               : conc__pickle_put_close(b, w.value, protocol);
     }
   }
   if (rc != 0) b->size = before;
@@ -14244,9 +14320,9 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
   *size = 0;
   if (protocol == 0) protocol = 4;
   if (protocol < 2 || protocol > 5) return -EINVAL;
-  rc = conc__put_number(&b, 0x80, (uint64_t)protocol, 1);
+  rc = conc__pickle_put_number(&b, 0x80, (uint64_t)protocol, 1);
   if (rc == 0) rc = conc__pickle_encode(&b, value, protocol);
-  if (rc == 0) rc = conc__put_op(&b, '.');
+  if (rc == 0) rc = conc__pickle_put_op(&b, '.');
   if (rc != 0) {
     conc__buffer_free(&b);
     return rc;
@@ -14261,7 +14337,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc__buffer old = {NULL, 0, 0};
   conc_value *v = NULL;
-  int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
+  int rc = conc__pickle_put_op(b, '.'); /* a pickle needs no PROTO */
   if (rc != 0) return rc;
   rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
   b->size--;
@@ -14353,7 +14429,7 @@ CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
   return n;
 }
 
-CONC__PRIVATE void conc__text_float(conc__writer *s, double f) {
+CONC__PRIVATE void conc__writer_float(conc__writer *s, double f) {
   static const char zeros[] = "0000000000000000";
   char digits[24], tail[16];
   uint64_t bits;
@@ -14398,8 +14474,8 @@ CONC__PRIVATE void conc__text_float(conc__writer *s, double f) {
 
 /* In decimal, nine digits at a time: quadratic, which CONC__BIGINT_MAX keeps
    to a millisecond. */
-CONC__PRIVATE void conc__text_bigint(conc__writer *s, const unsigned char *p,
-                                     size_t size) {
+CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
+                                       size_t size) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 1];
   uint32_t group[CONC__BIGINT_MAX / 3]; /* 9 digits are 29.9 bits */
   const bool negative = p[size - 1] >= 0x80;
@@ -14459,7 +14535,7 @@ CONC__PRIVATE bool conc__is_printable(uint32_t c) {
 }
 
 /* Text in quotes, as Python's repr: single ones, unless that saves escapes. */
-CONC__PRIVATE void conc__text_quoted(conc__writer *s, const conc_value *v) {
+CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
   const unsigned char *p = v->as.bytes;
   const size_t n = v->size;
   const bool utf8 = v->type == CONC_STR;
@@ -14474,7 +14550,7 @@ CONC__PRIVATE void conc__text_quoted(conc__writer *s, const conc_value *v) {
     uint32_t c = p[i];
     size_t length = 1;
     if (utf8 && c >= 0x80) {
-      length = conc__utf8(p + i, n - i, &c);
+      length = conc__utf8_get(p + i, n - i, &c);
       if (length == 0) break; /* no str holds such text */
     }
     special = c < 0x80 && c != 0 ? strchr("\tt\nn\rr", (int)c) : NULL;
@@ -14503,7 +14579,7 @@ CONC__PRIVATE void conc__text_quoted(conc__writer *s, const conc_value *v) {
   conc__writer_put(s, &quote, 1);
 }
 
-CONC__PRIVATE void conc__text_leaf(conc__writer *s, const conc_value *v) {
+CONC__PRIVATE void conc__writer_leaf(conc__writer *s, const conc_value *v) {
   char number[24];
   switch (v->type) {
   case CONC_NONE: conc__writer_text(s, "None"); break;
@@ -14514,16 +14590,22 @@ CONC__PRIVATE void conc__text_leaf(conc__writer *s, const conc_value *v) {
     snprintf(number, sizeof number, "%lld", (long long)v->as.integer);
     conc__writer_text(s, number);
     break;
-  case CONC_FLOAT: conc__text_float(s, v->as.real); break;
-  case CONC_BIGINT: conc__text_bigint(s, v->as.bytes, v->size); break;
-  case CONC_STR: conc__text_quoted(s, v); break;
+  case CONC_FLOAT:
+    conc__writer_float(s, v->as.real);
+    break;
+  case CONC_BIGINT:
+    conc__writer_bigint(s, v->as.bytes, v->size);
+    break;
+  case CONC_STR:
+    conc__writer_quoted(s, v);
+    break;
   case CONC_BYTES:
     conc__writer_put(s, "b", 1);
-    conc__text_quoted(s, v);
+    conc__writer_quoted(s, v);
     break;
   default:
     conc__writer_text(s, "bytearray(b");
-    conc__text_quoted(s, v);
+    conc__writer_quoted(s, v);
     conc__writer_put(s, ")", 1);
     break;
   }
@@ -14531,8 +14613,8 @@ CONC__PRIVATE void conc__text_leaf(conc__writer *s, const conc_value *v) {
 
 /* What stands before the first item and behind the last one. An object looks
    as the call that makes it: KeyError('k'). */
-CONC__PRIVATE void conc__text_bracket(conc__writer *s, const conc_value *v,
-                                      bool open, bool arguments) {
+CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
+                                        bool open, bool arguments) {
   switch (v->type) {
   case CONC_LIST: conc__writer_put(s, open ? "[" : "]", 1); break;
   case CONC_DICT: conc__writer_put(s, open ? "{" : "}", 1); break;
@@ -14570,7 +14652,7 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   } else if (value->type == CONC_STR) {
     conc__writer_put(&s, value->as.bytes, value->size);
   } else if (!conc__is_container(value->type)) {
-    conc__text_leaf(&s, value);
+    conc__writer_leaf(&s, value);
   } else {
     conc__walk_begin(&w, value);
     while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
@@ -14586,11 +14668,10 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                                                    : ", ");
         }
       }
-      if (step == CONC__WALK_LEAF)
-        conc__text_leaf(&s, w.value);
+      if (step == CONC__WALK_LEAF) conc__writer_leaf(&s, w.value);
       else
-        conc__text_bracket(&s, w.value, step == CONC__WALK_OPEN,
-                           in != NULL && in->type == CONC_OBJECT);
+        conc__writer_bracket(&s, w.value, step == CONC__WALK_OPEN,
+                             in != NULL && in->type == CONC_OBJECT);
     }
   }
   if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
@@ -14604,39 +14685,41 @@ CONC__INLINE bool conc__format_blank(char c) {
 }
 
 /* Pushes a copy of a value. */
-CONC__PRIVATE int conc__push_value(conc__maker *m, const conc_value *v) {
+CONC__PRIVATE int conc__maker_push_value(conc__maker *m, const conc_value *v) {
   conc__walk w;
   int step, rc = 0;
   conc__walk_begin(&w, v);
   while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
     if (step == CONC__WALK_CLOSE)
-      rc = conc__collect(m, w.value->type,
-                         (uint32_t)conc__item_count(w.value));
+      rc = conc__maker_collect_top(m, w.value->type,
+                                   (uint32_t)conc__item_count(w.value));
     else if (step == CONC__WALK_LEAF)
       rc = conc__is_text(w.value->type)
-               ? conc__push_text(m, w.value->type, w.value->as.bytes,
-                                 w.value->size)
-               : conc__push_node(m, w.value);
+               ? conc__maker_push_text(m, w.value->type, w.value->as.bytes,
+                                       w.value->size)
+               : conc__maker_push_node(m, w.value);
   }
   return rc;
 }
 
-CONC__PRIVATE int conc__push_string(conc__maker *m, conc_type type,
-                                    const char *s, size_t size) {
+CONC__PRIVATE int conc__maker_push_string(conc__maker *m, conc_type type,
+                                          const char *s, size_t size) {
   if (s == NULL && size == 0) s = "";
   if (s == NULL) return -EINVAL;
   if (type == CONC_STR && !conc__utf8_valid((const unsigned char *)s, size))
     return -EINVAL;
-  return conc__push_text(m, type, s, size);
+  return conc__maker_push_text(m, type, s, size);
 }
 
-CONC__PRIVATE int conc__push_unsigned(conc__maker *m, unsigned long long n) {
+CONC__PRIVATE int conc__maker_push_unsigned(conc__maker *m,
+                                            unsigned long long n) {
   unsigned char bytes[9];
   size_t i;
-  if (n <= (unsigned long long)INT64_MAX) return conc__push_int(m, (int64_t)n);
+  if (n <= (unsigned long long)INT64_MAX)
+    return conc__maker_push_int(m, (int64_t)n);
   for (i = 0; i < 8; i++) bytes[i] = (unsigned char)(n >> 8 * i);
   bytes[8] = 0; /* the sign */
-  return conc__push_text(m, CONC_BIGINT, bytes, sizeof bytes);
+  return conc__maker_push_text(m, CONC_BIGINT, bytes, sizeof bytes);
 }
 
 /* The open brackets of a format: deeper ones could not become a value. */
@@ -14652,20 +14735,20 @@ CONC__PRIVATE int conc__build_bracket(conc__maker *m, conc__brackets *b,
   if (c == '(' || c == '[' || c == '{') {
     if (b->count == CONC__VALUE_DEPTH) return -EMSGSIZE;
     b->open[b->count++] = c;
-    return conc__read_mark(m);
+    return conc__maker_mark(m);
   }
   if (b->count == 0) return -EINVAL;
   switch (b->open[--b->count]) {
   case '(':
     if (c != ')') return -EINVAL;
-    return conc__read_collect_marked(m, CONC_TUPLE);
+    return conc__maker_collect_marked(m, CONC_TUPLE);
   case '[':
     if (c != ']') return -EINVAL;
-    return conc__read_collect_marked(m, CONC_LIST);
+    return conc__maker_collect_marked(m, CONC_LIST);
   default:
-    rc = conc__read_to_mark(m, &n);
+    rc = conc__maker_take_mark(m, &n);
     if (c != '}' || n % 2 != 0) return -EINVAL;
-    return rc != 0 ? rc : conc__collect(m, CONC_DICT, n);
+    return rc != 0 ? rc : conc__maker_collect_top(m, CONC_DICT, n);
   }
 }
 
@@ -14684,35 +14767,53 @@ CONC__PRIVATE int conc__build_va(conc_value **out, const char *format,
     const char c = *format;
     if (conc__format_blank(c)) continue;
     switch (c) {
-    case 'N': rc = conc__push(&m, CONC_NONE, 0, 0); break;
-    case 'p': rc = conc__push_bool(&m, va_arg(ap, int) != 0); break;
-    case 'i': rc = conc__push_int(&m, va_arg(ap, int)); break;
-    case 'l': rc = conc__push_int(&m, va_arg(ap, long)); break;
-    case 'L': rc = conc__push_int(&m, va_arg(ap, long long)); break;
-    case 'n': rc = conc__push_int(&m, va_arg(ap, ssize_t)); break;
-    case 'I': rc = conc__push_unsigned(&m, va_arg(ap, unsigned)); break;
-    case 'k': rc = conc__push_unsigned(&m, va_arg(ap, unsigned long)); break;
+    case 'N':
+      rc = conc__maker_push(&m, CONC_NONE, 0, 0);
+      break;
+    case 'p':
+      rc = conc__maker_push_bool(&m, va_arg(ap, int) != 0);
+      break;
+    case 'i':
+      rc = conc__maker_push_int(&m, va_arg(ap, int));
+      break;
+    case 'l':
+      rc = conc__maker_push_int(&m, va_arg(ap, long));
+      break;
+    case 'L':
+      rc = conc__maker_push_int(&m, va_arg(ap, long long));
+      break;
+    case 'n':
+      rc = conc__maker_push_int(&m, va_arg(ap, ssize_t));
+      break;
+    case 'I':
+      rc = conc__maker_push_unsigned(&m, va_arg(ap, unsigned));
+      break;
+    case 'k':
+      rc = conc__maker_push_unsigned(&m, va_arg(ap, unsigned long));
+      break;
     case 'K':
-      rc = conc__push_unsigned(&m, va_arg(ap, unsigned long long));
+      rc = conc__maker_push_unsigned(&m, va_arg(ap, unsigned long long));
       break;
     case 'f':
-    case 'd': rc = conc__push_float(&m, va_arg(ap, double)); break;
+    case 'd':
+      rc = conc__maker_push_float(&m, va_arg(ap, double));
+      break;
     case 's':
     case 'y': {
       const char *s = va_arg(ap, const char *);
       const conc_type type = c == 's' ? CONC_STR : CONC_BYTES;
       if (format[1] == '#') {
         format++;
-        rc = conc__push_string(&m, type, s, va_arg(ap, size_t));
+        rc = conc__maker_push_string(&m, type, s, va_arg(ap, size_t));
       } else {
-        rc = s == NULL ? conc__push(&m, CONC_NONE, 0, 0)
-                       : conc__push_string(&m, type, s, strlen(s));
+        rc = s == NULL ? conc__maker_push(&m, CONC_NONE, 0, 0)
+                       : conc__maker_push_string(&m, type, s, strlen(s));
       }
       break;
     }
     case 'O': {
       const conc_value *v = va_arg(ap, const conc_value *);
-      rc = v == NULL ? -EINVAL : conc__push_value(&m, v);
+      rc = v == NULL ? -EINVAL : conc__maker_push_value(&m, v);
       break;
     }
     case '(':
@@ -14725,9 +14826,10 @@ CONC__PRIVATE int conc__build_va(conc_value **out, const char *format,
     }
   }
   if (rc == 0 && brackets.count > 0) rc = -EINVAL;
-  if (rc == 0 && m.stack.count == 0) rc = conc__push(&m, CONC_NONE, 0, 0);
+  if (rc == 0 && m.stack.count == 0)
+    rc = conc__maker_push(&m, CONC_NONE, 0, 0);
   if (rc == 0 && m.stack.count > 1)
-    rc = conc__collect(&m, CONC_TUPLE, m.stack.count);
+    rc = conc__maker_collect_top(&m, CONC_TUPLE, m.stack.count);
   if (rc == 0) rc = conc__maker_finish(&m, out);
   conc__maker_free(&m);
   return rc == -EBADMSG ? -EINVAL : rc; /* an unhashable key */
@@ -15033,18 +15135,18 @@ CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
   uint32_t low = 0;
   size_t i = 0;
   if (*p != '\\') {
-    i = conc__utf8(p, (size_t)(j->end - p), c);
+    i = conc__utf8_get(p, (size_t)(j->end - p), c);
     if (i == 0 || *c < 0x20 || (*c >= 0xd800 && *c < 0xe000)) return -EBADMSG;
     j->p += i;
     return 0;
   }
   if (++p == j->end) return -EBADMSG;
   if (*p == 'u') {
-    if (!conc__hex(p + 1, j->end, 4, c)) return -EBADMSG;
+    if (!conc__hex_digits(p + 1, j->end, 4, c)) return -EBADMSG;
     p += 5;
     if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
-        p[1] == 'u' && conc__hex(p + 2, j->end, 4, &low) && low >= 0xdc00 &&
-        low < 0xe000) {
+        p[1] == 'u' && conc__hex_digits(p + 2, j->end, 4, &low) &&
+        low >= 0xdc00 && low < 0xe000) {
       *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
       p += 6;
     }
@@ -15073,16 +15175,16 @@ CONC__PRIVATE int conc__json_string(conc__json *j) {
   end = j->p;
   if (end == j->end) return -EBADMSG;
   if (escaped) { /* no escape is shorter than what it stands for */
-    rc = conc__extra_reserve(&j->m, (size_t)(end - begin), &out);
+    rc = conc__maker_reserve_text(&j->m, (size_t)(end - begin), &out);
     if (rc != 0) return rc;
     for (j->p = begin; j->p < end;) {
       conc__json_character(j, &c);
       size += conc__utf8_put(out + size, c);
     }
-    rc = conc__push_extra(&j->m, CONC_STR, size);
+    rc = conc__maker_push_reserved(&j->m, CONC_STR, size);
   } else {
-    rc = conc__push(&j->m, CONC_STR, (size_t)(end - begin),
-                    (size_t)(begin - j->m.input));
+    rc = conc__maker_push(&j->m, CONC_STR, (size_t)(end - begin),
+                          (size_t)(begin - j->m.input));
   }
   j->p = end + 1;
   return rc;
@@ -15091,7 +15193,7 @@ CONC__PRIVATE int conc__json_string(conc__json *j) {
 CONC__PRIVATE int conc__json_number(conc__json *j) {
   bool real = false, wrong = false;
   const unsigned char *p = j->p,
-                      *end = conc__scan_number(p, j->end, &real, &wrong);
+                      *end = conc__decimal_end(p, j->end, &real, &wrong);
   double f;
   int rc;
   if (wrong) {
@@ -15099,10 +15201,10 @@ CONC__PRIVATE int conc__json_number(conc__json *j) {
     return -EBADMSG;
   }
   if (real) {
-    f = conc__decimal(p, (size_t)(end - p));
-    rc = f - f != 0 ? -ERANGE : conc__push_float(&j->m, f);
+    f = conc__decimal_double(p, (size_t)(end - p));
+    rc = f - f != 0 ? -ERANGE : conc__maker_push_float(&j->m, f);
   } else {
-    rc = conc__push_decimal(&j->m, p, (size_t)(end - p));
+    rc = conc__maker_push_decimal(&j->m, p, (size_t)(end - p));
   }
   if (rc == 0) j->p = end;
   return rc;
@@ -15119,8 +15221,8 @@ CONC__PRIVATE int conc__json_leaf(conc__json *j, unsigned char c) {
     n = strlen(word[i]);
     if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[i], n) != 0) continue;
     j->p += n;
-    return i == 0 ? conc__push(&j->m, CONC_NONE, 0, 0)
-                  : conc__push_bool(&j->m, i == 2);
+    return i == 0 ? conc__maker_push(&j->m, CONC_NONE, 0, 0)
+                  : conc__maker_push_bool(&j->m, i == 2);
   }
   return -EBADMSG;
 }
@@ -15142,7 +15244,7 @@ CONC__PRIVATE int conc__json_read(conc__json *j) {
     if (opened) {
       if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
       closing[depth++] = c == '[' ? ']' : '}';
-      rc = conc__read_mark(&j->m);
+      rc = conc__maker_mark(&j->m);
       if (rc == 0) j->p++;
     } else {
       rc = conc__json_leaf(j, c);
@@ -15155,8 +15257,8 @@ CONC__PRIVATE int conc__json_read(conc__json *j) {
       if (c == closing[depth - 1]) {
         j->p++;
         depth--;
-        rc = conc__read_collect_marked(&j->m,
-                                       c == ']' ? CONC_LIST : CONC_DICT);
+        rc = conc__maker_collect_marked(&j->m,
+                                        c == ']' ? CONC_LIST : CONC_DICT);
         if (rc != 0) return rc;
         continue;
       }
@@ -15201,7 +15303,7 @@ CONC__PRIVATE void conc__json_put_string(conc__writer *s,
     conc__writer_put(s, plain, (size_t)(p - plain));
     if (p == end) break;
     plain = p;
-    p += conc__utf8(p, (size_t)(end - p), &c);
+    p += conc__utf8_get(p, (size_t)(end - p), &c);
     while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
     if (known[i] != 0)
       snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
@@ -15248,8 +15350,7 @@ CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
     conc__writer_text(s, "null");
   else if (v->type == CONC_BOOL)
     conc__writer_text(s, v->as.boolean ? "true" : "false");
-  else
-    conc__text_leaf(s, v);
+  else conc__writer_leaf(s, v);
 }
 
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
@@ -19924,7 +20025,7 @@ CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
   conc__buffer b = {NULL, 0, 0};
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
-  if (rc == 0) rc = conc__put_op(&b, '.');
+  if (rc == 0) rc = conc__pickle_put_op(&b, '.');
   if (rc == 0) rc = conc__pickle_decode(b.data, b.size, NULL, &v, NULL);
   b.size = 0;
   if (rc == 0) rc = conc__pickle_encode(&b, v, 4);
@@ -20913,8 +21014,8 @@ CONC__PRIVATE int conc__request_begin(conc__buffer *out, size_t *at,
                                       int protocol, const char *ident,
                                       const char *method) {
   int rc = conc__frame_begin(out, at);
-  if (rc == 0) rc = conc__put_number(out, 0x80, (uint64_t)protocol, 1);
-  if (rc == 0) rc = conc__put_op(out, '('); /* MARK */
+  if (rc == 0) rc = conc__pickle_put_number(out, 0x80, (uint64_t)protocol, 1);
+  if (rc == 0) rc = conc__pickle_put_op(out, '('); /* MARK */
   if (rc == 0)
     rc = ident != NULL ? conc__pickle_put_str(out, ident, strlen(ident))
                        : conc__buffer_append(out, "N", 1);
