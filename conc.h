@@ -13114,17 +13114,6 @@ CONC__PRIVATE int conc__maker_move_top(conc__maker *m, size_t object,
   return 0;
 }
 
-/* Makes a new object of the top n nodes, in their place. */
-CONC__PRIVATE int conc__maker_collect_top(conc__maker *m, conc_type type,
-                                          uint32_t n) {
-  const size_t object = m->containers.count;
-  int rc = conc__maker_push_empty(m, type);
-  if (rc != 0) return rc;
-  m->stack.count--; /* aside, while its items go */
-  rc = conc__maker_move_top(m, object, n);
-  return rc != 0 ? rc : conc__maker_push(m, type, 0, object);
-}
-
 /* Pushes a new object with the items of another one. */
 CONC__PRIVATE int conc__maker_push_copy(conc__maker *m, conc_type type,
                                         size_t from) {
@@ -13146,6 +13135,72 @@ CONC__PRIVATE int conc__maker_push_copy(conc__maker *m, conc_type type,
   }
 }
 
+/* --- marks: containers from what lies on the stack ---
+
+   A mark is the height of the stack when a bracket was opened. What is made
+   or filled takes only nodes above the top mark, so that no input reaches
+   into a container that is still open. All of this answers -EBADMSG to a
+   program that does not fit: a pickle is a peer's, and conc_build turns it
+   into -EINVAL. */
+
+/* How many nodes stand above the top mark. */
+CONC__INLINE uint32_t conc__maker_above_mark(const conc__maker *m) {
+  return m->stack.count -
+         (m->marks.count > 0 ? CONC__MARKS(m)[m->marks.count - 1] : 0);
+}
+
+CONC__PRIVATE int conc__maker_mark(conc__maker *m) {
+  int rc = conc__array_reserve(&m->marks, 1, sizeof(uint32_t));
+  if (rc == 0) CONC__MARKS(m)[m->marks.count++] = m->stack.count;
+  return rc;
+}
+
+/* Takes the top mark away; *n is how many nodes stood above it. */
+CONC__INLINE int conc__maker_take_mark(conc__maker *m, uint32_t *n) {
+  if (m->marks.count == 0) return -EBADMSG;
+  *n = conc__maker_above_mark(m);
+  m->marks.count--;
+  return 0;
+}
+
+/* Moves the top n nodes into the container of that type below them. */
+CONC__PRIVATE int conc__maker_fill(conc__maker *m, conc_type type,
+                                   uint32_t n) {
+  const conc_value *target;
+  if (conc__maker_above_mark(m) <= n) return -EBADMSG;
+  target = CONC__STACK(m) + m->stack.count - n - 1;
+  if (target->type != type || (type == CONC_DICT && n % 2 != 0))
+    return -EBADMSG;
+  return conc__maker_move_top(m, target->as.at, n);
+}
+
+CONC__PRIVATE int conc__maker_fill_marked(conc__maker *m, conc_type type) {
+  uint32_t n = 0;
+  int rc = conc__maker_take_mark(m, &n);
+  return rc != 0 ? rc : conc__maker_fill(m, type, n);
+}
+
+/* Replaces the top n nodes by a new container that holds them. */
+CONC__PRIVATE int conc__maker_collect(conc__maker *m, conc_type type,
+                                      uint32_t n) {
+  const size_t container = m->containers.count;
+  int rc;
+  if (conc__maker_above_mark(m) < n || (type == CONC_DICT && n % 2 != 0))
+    return -EBADMSG;
+  rc = conc__maker_push_empty(m, type);
+  if (rc != 0) return rc;
+  /* The new node stands above its own items: it steps aside until they are
+     gone, and then there is room for it without a question. */
+  m->stack.count--;
+  rc = conc__maker_move_top(m, container, n);
+  return rc != 0 ? rc : conc__maker_push(m, type, 0, container);
+}
+
+CONC__PRIVATE int conc__maker_collect_marked(conc__maker *m, conc_type type) {
+  uint32_t n = 0;
+  int rc = conc__maker_take_mark(m, &n);
+  return rc != 0 ? rc : conc__maker_collect(m, type, n);
+}
 /* --- measuring ---
 
    A depth-first walk over what the root reaches, each object once: fresh,
@@ -13472,12 +13527,6 @@ CONC__INLINE int conc__pickle_read_counted(conc__pickle_reader *r,
   return 0;
 }
 
-/* How many nodes stand above the top mark. */
-CONC__INLINE uint32_t conc__maker_above_mark(const conc__maker *m) {
-  return m->stack.count -
-         (m->marks.count > 0 ? CONC__MARKS(m)[m->marks.count - 1] : 0);
-}
-
 CONC__INLINE int conc__pickle_read_text(conc__pickle_reader *r, conc_type type,
                                         size_t width) {
   size_t at = 0, size = 0;
@@ -13665,50 +13714,6 @@ CONC__PRIVATE int conc__pickle_read_float(conc__pickle_reader *r) {
   return conc__maker_push_float(&r->m, f);
 }
 
-CONC__PRIVATE int conc__maker_mark(conc__maker *m) {
-  int rc = conc__array_reserve(&m->marks, 1, sizeof(uint32_t));
-  if (rc == 0) CONC__MARKS(m)[m->marks.count++] = m->stack.count;
-  return rc;
-}
-
-/* Takes the top mark away and tells what stood above it. */
-CONC__INLINE int conc__maker_take_mark(conc__maker *m, uint32_t *n) {
-  if (m->marks.count == 0) return -EBADMSG;
-  *n = conc__maker_above_mark(m);
-  m->marks.count--;
-  return 0;
-}
-
-/* Puts the top n nodes into the container below them. */
-CONC__PRIVATE int conc__maker_fill(conc__maker *m, conc_type type,
-                                   uint32_t n) {
-  const conc_value *target;
-  if (conc__maker_above_mark(m) <= n) return -EBADMSG;
-  target = CONC__STACK(m) + m->stack.count - n - 1;
-  if (target->type != type || (type == CONC_DICT && n % 2 != 0))
-    return -EBADMSG;
-  return conc__maker_move_top(m, target->as.at, n);
-}
-
-CONC__PRIVATE int conc__maker_fill_marked(conc__maker *m, conc_type type) {
-  uint32_t n = 0;
-  int rc = conc__maker_take_mark(m, &n);
-  return rc != 0 ? rc : conc__maker_fill(m, type, n);
-}
-
-CONC__PRIVATE int conc__maker_collect(conc__maker *m, conc_type type,
-                                      uint32_t n) {
-  if (conc__maker_above_mark(m) < n || (type == CONC_DICT && n % 2 != 0))
-    return -EBADMSG;
-  return conc__maker_collect_top(m, type, n);
-}
-
-CONC__PRIVATE int conc__maker_collect_marked(conc__maker *m, conc_type type) {
-  uint32_t n = 0;
-  int rc = conc__maker_take_mark(m, &n);
-  return rc != 0 ? rc : conc__maker_collect(m, type, n);
-}
-
 /* The memo is dense: an index may be at most the next one, or leave out one
    (Python 2's cPickle counts from 1). So no index makes it large. */
 CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
@@ -13771,7 +13776,7 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
     return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
   if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
-  rc = conc__maker_collect_top(m, CONC_OBJECT, 2);
+  rc = conc__maker_collect(m, CONC_OBJECT, 2);
   if (rc != 0) return rc;
   CONC__STACK(m)[m->stack.count - 1].type = CONC__TYPE_CALLABLE;
   CONC__STACK(m)[m->stack.count - 1].size = CONC__CALL_OBJECT;
@@ -13867,7 +13872,7 @@ CONC__PRIVATE int conc__pickle_read_result(conc__pickle_reader *r,
   parts[3].size = 0;
   parts[3].as.at = 0;
   for (i = 0; rc == 0 && i < 4; i++) rc = conc__maker_push_node(m, parts + i);
-  return rc != 0 ? rc : conc__maker_collect_top(m, CONC_OBJECT, 4);
+  return rc != 0 ? rc : conc__maker_collect(m, CONC_OBJECT, 4);
 }
 
 /* REDUCE, and NEWOBJ, which only classes are for. */
@@ -14691,8 +14696,8 @@ CONC__PRIVATE int conc__maker_push_value(conc__maker *m, const conc_value *v) {
   conc__walk_begin(&w, v);
   while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
     if (step == CONC__WALK_CLOSE)
-      rc = conc__maker_collect_top(m, w.value->type,
-                                   (uint32_t)conc__item_count(w.value));
+      rc = conc__maker_collect(m, w.value->type,
+                               (uint32_t)conc__item_count(w.value));
     else if (step == CONC__WALK_LEAF)
       rc = conc__is_text(w.value->type)
                ? conc__maker_push_text(m, w.value->type, w.value->as.bytes,
@@ -14730,8 +14735,6 @@ typedef struct conc__brackets {
 
 CONC__PRIVATE int conc__build_bracket(conc__maker *m, conc__brackets *b,
                                       char c) {
-  uint32_t n = 0;
-  int rc;
   if (c == '(' || c == '[' || c == '{') {
     if (b->count == CONC__VALUE_DEPTH) return -EMSGSIZE;
     b->open[b->count++] = c;
@@ -14746,9 +14749,8 @@ CONC__PRIVATE int conc__build_bracket(conc__maker *m, conc__brackets *b,
     if (c != ']') return -EINVAL;
     return conc__maker_collect_marked(m, CONC_LIST);
   default:
-    rc = conc__maker_take_mark(m, &n);
-    if (c != '}' || n % 2 != 0) return -EINVAL;
-    return rc != 0 ? rc : conc__maker_collect_top(m, CONC_DICT, n);
+    if (c != '}') return -EINVAL;
+    return conc__maker_collect_marked(m, CONC_DICT);
   }
 }
 
@@ -14829,7 +14831,7 @@ CONC__PRIVATE int conc__build_va(conc_value **out, const char *format,
   if (rc == 0 && m.stack.count == 0)
     rc = conc__maker_push(&m, CONC_NONE, 0, 0);
   if (rc == 0 && m.stack.count > 1)
-    rc = conc__maker_collect_top(&m, CONC_TUPLE, m.stack.count);
+    rc = conc__maker_collect(&m, CONC_TUPLE, m.stack.count);
   if (rc == 0) rc = conc__maker_finish(&m, out);
   conc__maker_free(&m);
   return rc == -EBADMSG ? -EINVAL : rc; /* an unhashable key */
