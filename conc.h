@@ -15067,13 +15067,55 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   return (ssize_t)s.length;
 }
 
-/* --- build and parse --- */
+/* --- build and parse: what both know ---
+
+   A format is read once from left to right, a letter at a time; each letter
+   takes its arguments. What a letter means stands in the public half. */
 
 CONC__INLINE bool conc__format_blank(char c) {
   return c == ' ' || c == ',' || c == ':';
 }
 
-/* Pushes a copy of a value. */
+/* Where the next argument comes from. A va_list may be an array type; then a
+   parameter of that type is a pointer, and its address is not that of a
+   va_list. Inside a struct it can be handed down, and moves on for all. */
+typedef struct conc__arguments {
+  va_list list;
+} conc__arguments;
+
+/* The letters of C's whole numbers: X(letter, type, least, greatest), and
+   from zero X(letter, type, greatest). Each is a case of conc__build_letter
+   and one of conc__parse_number. */
+#define CONC__SIGNED_LETTERS(X)                                               \
+  X('i', int, INT_MIN, INT_MAX)                                               \
+  X('l', long, LONG_MIN, LONG_MAX)                                            \
+  X('L', long long, INT64_MIN, INT64_MAX)                                     \
+  X('n', ssize_t, -(int64_t)(SIZE_MAX / 2) - 1, (int64_t)(SIZE_MAX / 2))
+#define CONC__UNSIGNED_LETTERS(X)                                             \
+  X('I', unsigned, UINT_MAX)                                                  \
+  X('k', unsigned long, ULONG_MAX)                                            \
+  X('K', unsigned long long, UINT64_MAX)
+
+/* How many items a format has outside of all brackets: of more than one the
+   value is a tuple, of none it is None. Brackets that do not fit together are
+   found later. */
+CONC__PRIVATE size_t conc__format_items(const char *format) {
+  size_t n = 0, depth = 0;
+  for (; *format != 0; format++) {
+    if (conc__format_blank(*format) || *format == '#') continue;
+    if (*format == ')' || *format == ']' || *format == '}') {
+      if (depth > 0) depth--;
+      continue;
+    }
+    n += depth == 0;
+    if (*format == '(' || *format == '[' || *format == '{') depth++;
+  }
+  return n;
+}
+
+/* --- build --- */
+
+/* Pushes a copy of a value: the same nodes, and a copy of each text. */
 CONC__PRIVATE int conc__maker_push_value(conc__maker *m, const conc_value *v) {
   conc__walk w;
   int step, rc = 0;
@@ -15091,6 +15133,7 @@ CONC__PRIVATE int conc__maker_push_value(conc__maker *m, const conc_value *v) {
   return rc;
 }
 
+/* A text of the caller's. NULL is right for one of no bytes only. */
 CONC__PRIVATE int conc__maker_push_string(conc__maker *m, conc_type type,
                                           const char *s, size_t size) {
   if (s == NULL && size == 0) s = "";
@@ -15111,114 +15154,110 @@ CONC__PRIVATE int conc__maker_push_unsigned(conc__maker *m,
   return conc__maker_push_text(m, CONC_BIGINT, bytes, sizeof bytes);
 }
 
-/* The open brackets of a format: deeper ones could not become a value. */
-typedef struct conc__brackets {
-  char open[CONC__VALUE_DEPTH];
-  unsigned count;
-} conc__brackets;
+typedef struct conc__builder {
+  const char *format; /* at the letter that is looked at */
+  conc__arguments arguments;
+  char open[CONC__VALUE_DEPTH]; /* the open brackets, the outermost first */
+  unsigned depth;               /* how many; each has a mark of the maker */
+  conc__maker m;
+} conc__builder;
 
-CONC__PRIVATE int conc__build_bracket(conc__maker *m, conc__brackets *b,
-                                      char c) {
+/* An opening bracket is a mark, a closing one collects what stands above. */
+CONC__PRIVATE int conc__build_bracket(conc__builder *b, char c) {
+  CONC__CHECK(b->depth == b->m.marks.count);
   if (c == '(' || c == '[' || c == '{') {
-    if (b->count == CONC__VALUE_DEPTH) return -EMSGSIZE;
-    b->open[b->count++] = c;
-    return conc__maker_mark(m);
+    if (b->depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+    b->open[b->depth++] = c;
+    return conc__maker_mark(&b->m);
   }
-  if (b->count == 0) return -EINVAL;
-  switch (b->open[--b->count]) {
+  if (b->depth == 0) return -EINVAL;
+  switch (b->open[--b->depth]) {
   case '(':
     if (c != ')') return -EINVAL;
-    return conc__maker_collect_marked(m, CONC_TUPLE);
+    return conc__maker_collect_marked(&b->m, CONC_TUPLE);
   case '[':
     if (c != ']') return -EINVAL;
-    return conc__maker_collect_marked(m, CONC_LIST);
+    return conc__maker_collect_marked(&b->m, CONC_LIST);
   default:
     if (c != '}') return -EINVAL;
-    return conc__maker_collect_marked(m, CONC_DICT);
+    return conc__maker_collect_marked(&b->m, CONC_DICT);
   }
 }
 
-/* All va_arg stand in this one function: a va_list cannot portably be handed
-   down by address, and by value it would not move on. */
+/* 's' and 'y'. With a '#' behind it, which is stepped over, the size is an
+   argument; without, the text ends at its NUL, and NULL gives None. */
+CONC__PRIVATE int conc__build_text(conc__builder *b, conc_type type) {
+  const char *s = va_arg(b->arguments.list, const char *);
+  if (b->format[1] == '#') {
+    b->format++;
+    return conc__maker_push_string(&b->m, type, s,
+                                   va_arg(b->arguments.list, size_t));
+  }
+  if (s == NULL) return conc__maker_push(&b->m, CONC_NONE, 0, 0);
+  return conc__maker_push_string(&b->m, type, s, strlen(s));
+}
+
+/* Makes what one letter of the format says. */
+CONC__PRIVATE int conc__build_letter(conc__builder *b) {
+  const char c = *b->format;
+  conc__maker *m = &b->m;
+  const conc_value *v;
+  switch (c) {
+  case 'N': return conc__maker_push(m, CONC_NONE, 0, 0);
+  case 'p':
+    return conc__maker_push_bool(m, va_arg(b->arguments.list, int) != 0);
+#define CONC__BUILD_SIGNED(letter, type, least, greatest)                     \
+  case letter:                                                                \
+    return conc__maker_push_int(m, va_arg(b->arguments.list, type));
+#define CONC__BUILD_UNSIGNED(letter, type, greatest)                          \
+  case letter:                                                                \
+    return conc__maker_push_unsigned(m, va_arg(b->arguments.list, type));
+    CONC__SIGNED_LETTERS(CONC__BUILD_SIGNED)
+    CONC__UNSIGNED_LETTERS(CONC__BUILD_UNSIGNED)
+#undef CONC__BUILD_SIGNED
+#undef CONC__BUILD_UNSIGNED
+  case 'f': /* a float argument comes as a double */
+  case 'd':
+    return conc__maker_push_float(m, va_arg(b->arguments.list, double));
+  case 's': return conc__build_text(b, CONC_STR);
+  case 'y': return conc__build_text(b, CONC_BYTES);
+  case 'O':
+    v = va_arg(b->arguments.list, const conc_value *);
+    return v == NULL ? -EINVAL : conc__maker_push_value(m, v);
+  case '(':
+  case '[':
+  case '{':
+  case ')':
+  case ']':
+  case '}': return conc__build_bracket(b, c);
+  default: return -EINVAL;
+  }
+}
+
+/* conc_build, and what conc_put_value makes of its arguments. */
 CONC__PRIVATE int conc__build_va(conc_value **out, const char *format,
                                  va_list ap) {
-  conc__brackets brackets;
-  conc__maker m;
+  conc__builder b;
   int rc = 0;
   *out = NULL;
   if (format == NULL) return -EINVAL;
-  brackets.count = 0;
-  conc__maker_init(&m, NULL, 0);
-  for (; rc == 0 && *format != 0; format++) {
-    const char c = *format;
-    if (conc__format_blank(c)) continue;
-    switch (c) {
-    case 'N':
-      rc = conc__maker_push(&m, CONC_NONE, 0, 0);
-      break;
-    case 'p':
-      rc = conc__maker_push_bool(&m, va_arg(ap, int) != 0);
-      break;
-    case 'i':
-      rc = conc__maker_push_int(&m, va_arg(ap, int));
-      break;
-    case 'l':
-      rc = conc__maker_push_int(&m, va_arg(ap, long));
-      break;
-    case 'L':
-      rc = conc__maker_push_int(&m, va_arg(ap, long long));
-      break;
-    case 'n':
-      rc = conc__maker_push_int(&m, va_arg(ap, ssize_t));
-      break;
-    case 'I':
-      rc = conc__maker_push_unsigned(&m, va_arg(ap, unsigned));
-      break;
-    case 'k':
-      rc = conc__maker_push_unsigned(&m, va_arg(ap, unsigned long));
-      break;
-    case 'K':
-      rc = conc__maker_push_unsigned(&m, va_arg(ap, unsigned long long));
-      break;
-    case 'f':
-    case 'd':
-      rc = conc__maker_push_float(&m, va_arg(ap, double));
-      break;
-    case 's':
-    case 'y': {
-      const char *s = va_arg(ap, const char *);
-      const conc_type type = c == 's' ? CONC_STR : CONC_BYTES;
-      if (format[1] == '#') {
-        format++;
-        rc = conc__maker_push_string(&m, type, s, va_arg(ap, size_t));
-      } else {
-        rc = s == NULL ? conc__maker_push(&m, CONC_NONE, 0, 0)
-                       : conc__maker_push_string(&m, type, s, strlen(s));
-      }
-      break;
-    }
-    case 'O': {
-      const conc_value *v = va_arg(ap, const conc_value *);
-      rc = v == NULL ? -EINVAL : conc__maker_push_value(&m, v);
-      break;
-    }
-    case '(':
-    case '[':
-    case '{':
-    case ')':
-    case ']':
-    case '}': rc = conc__build_bracket(&m, &brackets, c); break;
-    default: rc = -EINVAL; break;
-    }
-  }
-  if (rc == 0 && brackets.count > 0) rc = -EINVAL;
-  if (rc == 0 && m.stack.count == 0)
-    rc = conc__maker_push(&m, CONC_NONE, 0, 0);
-  if (rc == 0 && m.stack.count > 1)
-    rc = conc__maker_collect(&m, CONC_TUPLE, m.stack.count);
-  if (rc == 0) rc = conc__maker_finish(&m, out);
-  conc__maker_free(&m);
-  return rc == -EBADMSG ? -EINVAL : rc; /* an unhashable key */
+  b.format = format;
+  b.depth = 0;
+  va_copy(b.arguments.list, ap);
+  conc__maker_init(&b.m, NULL, 0);
+  for (; rc == 0 && *b.format != 0; b.format++)
+    if (!conc__format_blank(*b.format)) rc = conc__build_letter(&b);
+  va_end(b.arguments.list);
+  if (rc == 0 && b.depth > 0) rc = -EINVAL;
+  if (rc == 0 && b.m.stack.count == 0)
+    rc = conc__maker_push(&b.m, CONC_NONE, 0, 0);
+  if (rc == 0 && b.m.stack.count > 1)
+    rc = conc__maker_collect(&b.m, CONC_TUPLE, b.m.stack.count);
+  if (rc == 0) rc = conc__maker_finish(&b.m, out);
+  conc__maker_free(&b.m);
+  /* A dict of an odd number of parts, or a key that Python cannot hash: to a
+     caller that is a bad argument, not a bad message. */
+  return rc == -EBADMSG ? -EINVAL : rc;
 }
 
 CONC_API int conc_build(conc_value **out, const char *format, ...) {
@@ -15230,35 +15269,28 @@ CONC_API int conc_build(conc_value **out, const char *format, ...) {
   return rc;
 }
 
-/* How many items a format has outside of all brackets. */
-CONC__PRIVATE size_t conc__format_items(const char *format) {
-  size_t n = 0, depth = 0;
-  for (; *format != 0; format++) {
-    if (conc__format_blank(*format) || *format == '#') continue;
-    if (*format == ')' || *format == ']' || *format == '}') {
-      if (depth > 0) depth--;
-      continue;
-    }
-    n += depth == 0;
-    if (*format == '(' || *format == '[' || *format == '{') depth++;
-  }
-  return n;
-}
+/* --- parse --- */
 
-/* A container that is being taken apart. Of a dict, `next` is what stands
-   under the key that was just read; else i counts its items. */
+/* A container that is being taken apart. */
 typedef struct conc__opened {
-  const conc_value *value, *next;
-  size_t i;
+  const conc_value *value;
+  const conc_value *next; /* of a dict: what stands under the key that was
+                             just read; NULL while a key is to come */
+  size_t i;               /* of others: how many items have been taken */
 } conc__opened;
 
 typedef struct conc__parser {
-  const conc_value *next; /* the root, until it is taken */
+  const char *format; /* at the letter that is looked at */
+  conc__arguments arguments;
+  bool store;             /* second pass: outputs are written */
+  const conc_value *next; /* the root; NULL once it is taken */
+  unsigned root_depth;    /* 1 if the root is a tuple without brackets */
+  unsigned depth;         /* of `level`; from root_depth up */
   conc__opened level[CONC__VALUE_DEPTH];
-  unsigned depth;
 } conc__parser;
 
-/* The value that the next part of the format is for. */
+/* Takes the value that the next letter of the format is for; NULL if there is
+   none: then every function below says -EINVAL. */
 CONC__PRIVATE const conc_value *conc__parse_next(conc__parser *p) {
   conc__opened *in = p->depth > 0 ? &p->level[p->depth - 1] : NULL;
   const conc_value *v;
@@ -15286,198 +15318,201 @@ CONC__PRIVATE int conc__parse_open(conc__parser *p, conc_type type) {
 /* Of a tuple or list nothing may be left over; of a dict anything. */
 CONC__PRIVATE int conc__parse_close(conc__parser *p, conc_type type) {
   const conc__opened *in = &p->level[p->depth - 1];
+  CONC__CHECK(p->depth > 0);
   if (in->value->type != type || in->next != NULL) return -EINVAL;
   if (type != CONC_DICT && in->i != in->value->size) return -EINVAL;
   p->depth--;
   return 0;
 }
 
-CONC__PRIVATE int conc__parse_int(conc__parser *p, int64_t low, int64_t high,
-                                  int64_t *n) {
-  int rc = conc_value_int(conc__parse_next(p), n);
-  if (rc != 0) return rc;
-  return *n < low || *n > high ? -ERANGE : 0;
+CONC__PRIVATE bool conc__parse_wants_key(const conc__parser *p) {
+  const conc__opened *in;
+  if (p->depth == 0) return false;
+  in = &p->level[p->depth - 1];
+  return in->value->type == CONC_DICT && in->next == NULL;
 }
 
-CONC__PRIVATE int conc__parse_unsigned(conc__parser *p, uint64_t high,
+/* Inside a dict: looks up the key that is the next argument. */
+CONC__PRIVATE int conc__parse_key(conc__parser *p) {
+  conc__opened *in = &p->level[p->depth - 1];
+  if (*p->format != 's' || p->format[1] == '#') return -EINVAL;
+  in->next =
+      conc_value_get(in->value, va_arg(p->arguments.list, const char *));
+  return in->next == NULL ? -EINVAL : 0;
+}
+
+/* A whole number from least to greatest. */
+CONC__PRIVATE int conc__parse_int(conc__parser *p, int64_t least,
+                                  int64_t greatest, int64_t *n) {
+  int rc = conc_value_int(conc__parse_next(p), n);
+  if (rc != 0) return rc;
+  return *n < least || *n > greatest ? -ERANGE : 0;
+}
+
+CONC__PRIVATE int conc__parse_unsigned(conc__parser *p, uint64_t greatest,
                                        uint64_t *n) {
   const conc_value *v = conc__parse_next(p);
   int64_t i = 0;
   int rc = conc_value_int(v, &i);
   *n = (uint64_t)i;
-  if (rc == 0) return i < 0 || *n > high ? -ERANGE : 0;
+  if (rc == 0) return i < 0 || *n > greatest ? -ERANGE : 0;
   /* from 2^63 to 2^64 - 1 it is eight bytes and a zero */
   if (rc != -ERANGE || v->size != 9 || v->as.bytes[8] != 0) return rc;
   *n = conc__little_endian(v->as.bytes, 8);
-  return *n > high ? -ERANGE : 0;
+  return *n > greatest ? -ERANGE : 0;
 }
 
-/* A str ('s') or bytes ('y'); without '#' its end is where C sees it. */
-CONC__PRIVATE int conc__parse_text(conc__parser *p, char c, bool counted,
-                                   const char **s, size_t *size) {
-  const conc_value *v = conc__parse_next(p);
+/* A number into a C type that holds it. */
+CONC__PRIVATE int conc__parse_number(conc__parser *p, char c) {
+  int64_t n = 0;
+  uint64_t u = 0;
+  int rc;
+  switch (c) {
+#define CONC__PARSE_SIGNED(letter, type, least, greatest)                     \
+  case letter: {                                                              \
+    type *out = va_arg(p->arguments.list, type *);                            \
+    rc = conc__parse_int(p, least, greatest, &n);                             \
+    if (rc == 0 && p->store) *out = (type)n;                                  \
+    return rc;                                                                \
+  }
+#define CONC__PARSE_UNSIGNED(letter, type, greatest)                          \
+  case letter: {                                                              \
+    type *out = va_arg(p->arguments.list, type *);                            \
+    rc = conc__parse_unsigned(p, greatest, &u);                               \
+    if (rc == 0 && p->store) *out = (type)u;                                  \
+    return rc;                                                                \
+  }
+    CONC__SIGNED_LETTERS(CONC__PARSE_SIGNED)
+    CONC__UNSIGNED_LETTERS(CONC__PARSE_UNSIGNED)
+#undef CONC__PARSE_SIGNED
+#undef CONC__PARSE_UNSIGNED
+  default: return -EINVAL;
+  }
+}
+
+CONC__PRIVATE int conc__parse_bool(conc__parser *p) {
+  int *out = va_arg(p->arguments.list, int *);
+  bool b = false;
+  int rc = conc_value_bool(conc__parse_next(p), &b);
+  if (rc == 0 && p->store) *out = b;
+  return rc;
+}
+
+CONC__PRIVATE int conc__parse_double(conc__parser *p) {
+  double *out = va_arg(p->arguments.list, double *);
+  double f = 0;
+  int rc = conc_value_float(conc__parse_next(p), &f);
+  if (rc == 0 && p->store) *out = f;
+  return rc;
+}
+
+/* A double that is finite must be so as a float. The bound is halfway between
+   the greatest float and what would be the next: from there it rounds up. */
+CONC__PRIVATE int conc__parse_float(conc__parser *p) {
+  float *out = va_arg(p->arguments.list, float *);
+  double f = 0;
+  int rc = conc_value_float(conc__parse_next(p), &f);
+  if (rc == 0 && f - f == 0 &&
+      (f > 3.4028235677973362e38 || f < -3.4028235677973362e38))
+    rc = -ERANGE;
+  if (rc == 0 && p->store) *out = (float)f;
+  return rc;
+}
+
+/* A str ('s') or bytes ('y'). With a '#' behind it, which is stepped over, its
+   size is stored too; without, it must end where C sees its end, and may not
+   be a bytearray. */
+CONC__PRIVATE int conc__parse_text(conc__parser *p, char c) {
+  const char **out = va_arg(p->arguments.list, const char **);
+  const bool counted = p->format[1] == '#';
+  size_t *size = NULL;
+  const conc_value *v;
+  const char *s;
+  if (counted) {
+    size = va_arg(p->arguments.list, size_t *);
+    p->format++;
+  }
+  v = conc__parse_next(p);
   if (v == NULL || !conc__is_text(v->type) || v->type == CONC_BIGINT)
     return -EINVAL;
   if ((c == 's') != (v->type == CONC_STR)) return -EINVAL;
-  *s = (const char *)v->as.bytes;
-  *size = v->size;
-  if (!counted && (v->type == CONC_BYTEARRAY || strlen(*s) != v->size))
+  s = (const char *)v->as.bytes;
+  if (!counted && (v->type == CONC_BYTEARRAY || strlen(s) != v->size))
     return -EINVAL;
+  if (!p->store) return 0;
+  *out = s;
+  if (counted) *size = v->size;
   return 0;
+}
+
+CONC__PRIVATE int conc__parse_value(conc__parser *p) {
+  const conc_value **out = va_arg(p->arguments.list, const conc_value **);
+  const conc_value *v = conc__parse_next(p);
+  if (v == NULL) return -EINVAL;
+  if (p->store) *out = v;
+  return 0;
+}
+
+CONC__PRIVATE int conc__parse_none(conc__parser *p) {
+  const conc_value *v = conc__parse_next(p);
+  return v == NULL || v->type != CONC_NONE ? -EINVAL : 0;
+}
+
+/* Takes what one letter of the format is for. */
+CONC__PRIVATE int conc__parse_letter(conc__parser *p) {
+  const char c = *p->format;
+  if (c == ')' || c == ']' || c == '}') {
+    /* the tuple of a format of several items has no bracket to close */
+    if (p->depth <= p->root_depth) return -EINVAL;
+    return conc__parse_close(p, c == ')'   ? CONC_TUPLE
+                                : c == ']' ? CONC_LIST
+                                           : CONC_DICT);
+  }
+  if (conc__parse_wants_key(p)) return conc__parse_key(p);
+  switch (c) {
+  case '(': return conc__parse_open(p, CONC_TUPLE);
+  case '[': return conc__parse_open(p, CONC_LIST);
+  case '{': return conc__parse_open(p, CONC_DICT);
+  case 'N': return conc__parse_none(p);
+  case 'p': return conc__parse_bool(p);
+  case 'f': return conc__parse_float(p);
+  case 'd': return conc__parse_double(p);
+  case 's':
+  case 'y': return conc__parse_text(p, c);
+  case 'O': return conc__parse_value(p);
+  default: return conc__parse_number(p, c);
+  }
 }
 
 /* One pass over a format. Run twice, first without `store`: so an error that
    is found late leaves all outputs as they were. */
 CONC__PRIVATE int conc__parse_pass(const conc_value *value, const char *format,
                                    va_list ap, bool store) {
-  const bool several = conc__format_items(format) > 1;
   conc__parser p;
   int rc = 0;
+  p.format = format;
+  p.store = store;
   p.next = value;
+  p.root_depth = conc__format_items(format) > 1;
   p.depth = 0;
-  if (several) rc = conc__parse_open(&p, CONC_TUPLE);
-  for (; rc == 0 && *format != 0; format++) {
-    const char c = *format;
-    int64_t n = 0;
-    uint64_t u = 0;
-    if (conc__format_blank(c)) continue;
-    if (c == ')' || c == ']' || c == '}') {
-      if (p.depth <= (several ? 1u : 0u)) return -EINVAL;
-      rc = conc__parse_close(&p, c == ')'   ? CONC_TUPLE
-                                 : c == ']' ? CONC_LIST
-                                            : CONC_DICT);
-      continue;
-    }
-    if (p.depth > 0 && p.level[p.depth - 1].value->type == CONC_DICT &&
-        p.level[p.depth - 1].next == NULL) {
-      const char *key;
-      if (c != 's' || format[1] == '#') return -EINVAL;
-      key = va_arg(ap, const char *);
-      p.level[p.depth - 1].next =
-          conc_value_get(p.level[p.depth - 1].value, key);
-      if (p.level[p.depth - 1].next == NULL) return -EINVAL;
-      continue;
-    }
-    switch (c) {
-    case '(': rc = conc__parse_open(&p, CONC_TUPLE); break;
-    case '[': rc = conc__parse_open(&p, CONC_LIST); break;
-    case '{': rc = conc__parse_open(&p, CONC_DICT); break;
-    case 'N': {
-      const conc_value *v = conc__parse_next(&p);
-      rc = v == NULL || v->type != CONC_NONE ? -EINVAL : 0;
-      break;
-    }
-    case 'p': {
-      int *out = va_arg(ap, int *);
-      bool b = false;
-      rc = conc_value_bool(conc__parse_next(&p), &b);
-      if (rc == 0 && store) *out = b;
-      break;
-    }
-    case 'i': {
-      int *out = va_arg(ap, int *);
-      rc = conc__parse_int(&p, INT_MIN, INT_MAX, &n);
-      if (rc == 0 && store) *out = (int)n;
-      break;
-    }
-    case 'l': {
-      long *out = va_arg(ap, long *);
-      rc = conc__parse_int(&p, LONG_MIN, LONG_MAX, &n);
-      if (rc == 0 && store) *out = (long)n;
-      break;
-    }
-    case 'L': {
-      long long *out = va_arg(ap, long long *);
-      rc = conc__parse_int(&p, INT64_MIN, INT64_MAX, &n);
-      if (rc == 0 && store) *out = n;
-      break;
-    }
-    case 'n': {
-      ssize_t *out = va_arg(ap, ssize_t *);
-      rc = conc__parse_int(&p, -(int64_t)(SIZE_MAX / 2) - 1,
-                           (int64_t)(SIZE_MAX / 2), &n);
-      if (rc == 0 && store) *out = (ssize_t)n;
-      break;
-    }
-    case 'I': {
-      unsigned *out = va_arg(ap, unsigned *);
-      rc = conc__parse_unsigned(&p, UINT_MAX, &u);
-      if (rc == 0 && store) *out = (unsigned)u;
-      break;
-    }
-    case 'k': {
-      unsigned long *out = va_arg(ap, unsigned long *);
-      rc = conc__parse_unsigned(&p, ULONG_MAX, &u);
-      if (rc == 0 && store) *out = (unsigned long)u;
-      break;
-    }
-    case 'K': {
-      unsigned long long *out = va_arg(ap, unsigned long long *);
-      rc = conc__parse_unsigned(&p, UINT64_MAX, &u);
-      if (rc == 0 && store) *out = u;
-      break;
-    }
-    case 'f': {
-      float *out = va_arg(ap, float *);
-      double f = 0;
-      rc = conc_value_float(conc__parse_next(&p), &f);
-      if (rc == 0 && f - f == 0 && /* finite, but not as a float */
-          (f > 3.4028235677973362e38 || f < -3.4028235677973362e38))
-        rc = -ERANGE;
-      if (rc == 0 && store) *out = (float)f;
-      break;
-    }
-    case 'd': {
-      double *out = va_arg(ap, double *);
-      double f = 0;
-      rc = conc_value_float(conc__parse_next(&p), &f);
-      if (rc == 0 && store) *out = f;
-      break;
-    }
-    case 's':
-    case 'y': {
-      const char **out = va_arg(ap, const char **);
-      const bool counted = format[1] == '#';
-      size_t *size_out = NULL, size = 0;
-      const char *s = NULL;
-      if (counted) {
-        size_out = va_arg(ap, size_t *);
-        format++;
-      }
-      rc = conc__parse_text(&p, c, counted, &s, &size);
-      if (rc == 0 && store) {
-        *out = s;
-        if (counted) *size_out = size;
-      }
-      break;
-    }
-    case 'O': {
-      const conc_value **out = va_arg(ap, const conc_value **);
-      const conc_value *v = conc__parse_next(&p);
-      if (v == NULL)
-        rc = -EINVAL;
-      else if (store)
-        *out = v;
-      break;
-    }
-    default: rc = -EINVAL; break;
-    }
-  }
-  if (rc == 0 && several) rc = conc__parse_close(&p, CONC_TUPLE);
+  va_copy(p.arguments.list, ap); /* each pass begins at the first argument */
+  if (p.root_depth > 0) rc = conc__parse_open(&p, CONC_TUPLE);
+  for (; rc == 0 && *p.format != 0; p.format++)
+    if (!conc__format_blank(*p.format)) rc = conc__parse_letter(&p);
+  va_end(p.arguments.list);
+  if (rc == 0 && p.root_depth > 0) rc = conc__parse_close(&p, CONC_TUPLE);
   return rc == 0 && p.depth > 0 ? -EINVAL : rc;
 }
 
+/* conc_parse, and what conc_get_value does with a message. */
 CONC__PRIVATE int conc__parse_va(const conc_value *value, const char *format,
                                  va_list ap) {
-  va_list twice;
   int rc;
   if (value == NULL || format == NULL) return -EINVAL;
   /* nothing asked for is None, as conc_build makes it */
   if (conc__format_items(format) == 0 && value->type != CONC_NONE)
     return -EINVAL;
-  va_copy(twice, ap);
-  rc = conc__parse_pass(value, format, twice, false);
-  va_end(twice);
+  rc = conc__parse_pass(value, format, ap, false);
   return rc != 0 ? rc : conc__parse_pass(value, format, ap, true);
 }
 
