@@ -12220,17 +12220,19 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>value: buffers, hashes, typed values, pickle, JSON
+   >>value: typed values: what one is, reading it, comparing two
 
-   For the layers above:
-     conc__buffer, _reserve, _append, _free      bytes that grow
-     conc__md5, conc__sha256, conc__hmac         hashes in one call
-     conc__wipe, conc__equal_secret              care with secrets
-     conc__pickle_decode, conc__object_name      reading what a peer sent
-     conc__pickle_encode, conc__pickle_put_*     writing, without a tree too
-     conc__pickle_content, conc__pickle_downgrade
-                                                 what is stored, looked at
-                                                 and translated for Python 2
+   A value never changes once it is made, so nothing here needs a guard. The
+   rooms from >>maker to >>json make values, read texts of them and write
+   them; the queues and the manager carry them. This room uses >>platform
+   alone.
+
+   Invariants, which every loop over a value relies on and none checks again:
+   no value is nested deeper than CONC__VALUE_DEPTH, has more than
+   CONC__VALUE_NODES nodes, or contains itself; every text has a NUL behind
+   it; a str is valid UTF-8; an int that fits in 64 bits is no bigint, and a
+   bigint has no byte that its sign does not need; sets are sorted and have no
+   item twice; keys of dicts are hashable in Python, and none is there twice.
    ------------------------------------------------------------------------ */
 
 /* --- values ---
@@ -12248,28 +12250,34 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
 struct conc_value {
   conc_type type;
-  size_t size; /* as conc_value_size tells it */
+  size_t size; /* what conc_value_size returns; of a scalar 0 */
   union {
     bool boolean;
     int64_t integer;
     double real;
-    const unsigned char *bytes; /* a NUL behind */
-    const conc_value *items;
-    size_t at; /* while it is being made: see conc__maker */
+    const unsigned char *bytes; /* a NUL stands behind the last */
+    const conc_value *items;    /* undefined if there are none */
+    size_t at;                  /* while it is made: see conc__maker */
   } as;
 };
 
-/* Everything below walks values with arrays of this length, not checked
-   again: nothing deeper is ever made. */
+/* Everything that walks a value does so with an array of this length on its
+   stack: nothing deeper is ever made. */
 #define CONC__VALUE_DEPTH 100
-#define CONC__VALUE_NODES 1000000u /* every sharer counted anew */
-#define CONC__VALUE_BYTES ((size_t)64 << 20) /* likewise, beyond the input's */
+/* How many nodes, and how many bytes of text beyond those of its input, a
+   value may have when it is written out: what two places share counts twice,
+   because whoever walks the value meets it twice. */
+#define CONC__VALUE_NODES 1000000u
+#define CONC__VALUE_BYTES ((size_t)64 << 20)
 #define CONC__BIGINT_MAX 4096 /* bytes; printing one is quadratic */
 
+/* Whether as.bytes is what counts: a node's content is a text of the value's
+   allocation. A bigint's is its two's complement, from the lowest byte up. */
 CONC__INLINE bool conc__is_text(conc_type t) {
   return t == CONC_BIGINT || (t >= CONC_STR && t <= CONC_BYTEARRAY);
 }
 
+/* The types stand in the order that makes this one comparison. */
 CONC__INLINE bool conc__is_container(conc_type t) { return t >= CONC_LIST; }
 
 /* How many nodes stand at as.items, the index not counted. */
@@ -12278,12 +12286,15 @@ CONC__INLINE size_t conc__item_count(const conc_value *v) {
   return v->type == CONC_DICT ? v->size * 2 : v->size;
 }
 
-/* The index of a dict of two pairs or more. */
+/* The index of a dict of two pairs or more: the numbers of its pairs in the
+   order of their keys. */
 CONC__INLINE const uint32_t *conc__dict_index(const conc_value *v) {
+  CONC__CHECK(v->type == CONC_DICT && v->size > 1);
   return (const uint32_t *)(const void *)(v->as.items + v->size * 2);
 }
 
-/* Item i as it comes in order: the same for equal values. */
+/* Item i, counted in an order that is the same for equal values: a list as it
+   is, a set as it is sorted, a dict (key, value, key, value) by its index. */
 CONC__INLINE const conc_value *conc__item_ordered(const conc_value *v,
                                                   size_t i) {
   if (v->type == CONC_DICT && v->size > 1)
@@ -12305,7 +12316,9 @@ CONC_API int conc_value_int(const conc_value *value, int64_t *out) {
   return 0;
 }
 
-/* The nearest double, ties to even, as Python's float(n) rounds. */
+/* The nearest double to a bigint, ties to even, as Python's float(n) rounds.
+   -ERANGE if there is none: then all 53 bits would round beyond the largest
+   exponent. */
 CONC__PRIVATE int conc__bigint_float(const conc_value *v, double *out) {
   const unsigned char *p = v->as.bytes;
   const bool negative = p[v->size - 1] >= 0x80;
@@ -12329,11 +12342,13 @@ CONC__PRIVATE int conc__bigint_float(const conc_value *v, double *out) {
     }
   }
   while (top >> 63 == 0) {
-    /* at most 7 times: the rounding bit, the 11th, is never made up */
+    /* At most 7 times, as the highest byte is not zero: the zeros that come
+       in stay below bit 10, which decides about rounding, and `sticky` knows
+       whether what they stand for was zero. */
     top <<= 1;
     exponent--;
   }
-  bits = top >> 11;
+  bits = top >> 11; /* 53 bits, the highest of which is 1 */
   if ((top & 0x400) != 0 && ((top & 0x3ff) != 0 || sticky || (bits & 1)))
     bits++; /* may carry into the exponent: that is right */
   exponent += 11 + 52 + 1023; /* of 1.xxx * 2^e, biased */
@@ -12400,12 +12415,13 @@ CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i) {
    `strict` tells types apart. Sorting keeps hostile keys at O(n log n) where a
    hash table would need a secret to be safe from collisions. */
 
+/* 1, 0 or -1, as all comparisons here return it. */
 CONC__INLINE int conc__sign(bool above, bool below) {
   return (int)above - (int)below;
 }
 
-/* Two's complements of the shortest form: the longer one is the farther from
-   zero; of equal length and sign, bytes decide from the top. */
+/* Compares two's complements of the shortest form. The longer one is farther
+   from zero; of equal length and sign, bytes decide from the top. */
 CONC__PRIVATE int conc__compare_bigints(const unsigned char *p, size_t n,
                                         const unsigned char *q, size_t m) {
   const bool minus = p[n - 1] >= 0x80;
@@ -12424,17 +12440,18 @@ CONC__PRIVATE size_t conc__bigint_size(const unsigned char *p, size_t n) {
   return n;
 }
 
-/* A bigint against a float: exactly, so by turning the float into bytes. */
+/* Compares a bigint with a float, exactly: a bigint may have more digits than
+   any float, so it is the float that is turned into bytes. */
 CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
   const bool minus = v->as.bytes[v->size - 1] >= 0x80;
   unsigned char bytes[144];
   uint64_t bits, mantissa;
   unsigned shift, i;
-  if (f != f) return -1;
+  if (f != f) return -1; /* a NaN stands above all numbers */
   if (f > -9.2e18 && f < 9.2e18) return minus ? -1 : 1;
   memcpy(&bits, &f, sizeof bits);
   shift = (unsigned)(bits >> 52 & 2047);
-  if (shift == 2047) return f > 0 ? -1 : 1;
+  if (shift == 2047) return f > 0 ? -1 : 1; /* infinite */
   shift -= 1075; /* 10 to 971, as f is beyond 9.2e18 */
   mantissa = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1 << 52;
   memset(bytes, 0, sizeof bytes);
@@ -12453,7 +12470,8 @@ CONC__PRIVATE int conc__compare_bigint_float(const conc_value *v, double f) {
                                conc__bigint_size(bytes, sizeof bytes));
 }
 
-/* A NaN stands above all other numbers, beside other NaNs. */
+/* Compares bools, ints, bigints and floats by what they are worth. A NaN
+   stands above all other numbers, beside other NaNs. */
 CONC__PRIVATE int conc__compare_numbers(const conc_value *a,
                                         const conc_value *b) {
   const bool float_a = a->type == CONC_FLOAT, float_b = b->type == CONC_FLOAT;
@@ -12487,7 +12505,7 @@ CONC__PRIVATE int conc__compare_numbers(const conc_value *a,
   }
 }
 
-/* Order of two values but for their items. */
+/* Compares two values, but not their items: containers by type and size. */
 CONC__PRIVATE int conc__compare_heads(const conc_value *a, const conc_value *b,
                                       bool strict) {
   const bool number = a->type >= CONC_BOOL && a->type <= CONC_FLOAT;
@@ -12504,6 +12522,10 @@ CONC__PRIVATE int conc__compare_heads(const conc_value *a, const conc_value *b,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
+/* Compares two whole values. Two nodes that show the same items are equal
+   without a look at them: hence the sharing of a pickle costs no time here.
+   Containers that differ in size are told apart by their heads, so both sides
+   of a level always have the same number of items. */
 CONC__PRIVATE int conc__compare_values(const conc_value *a,
                                        const conc_value *b, bool strict) {
   struct {
@@ -12515,6 +12537,7 @@ CONC__PRIVATE int conc__compare_values(const conc_value *a,
     int c = conc__compare_heads(a, b, strict);
     if (c != 0) return c;
     if (conc__is_container(a->type) && a->as.items != b->as.items) {
+      CONC__CHECK(depth < CONC__VALUE_DEPTH && a->size == b->size);
       level[depth].a = a;
       level[depth].b = b;
       level[depth].i = 0;
@@ -12535,6 +12558,8 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
   return conc__compare_values(a, b, true) == 0;
 }
 
+/* A str on the stack is compared with the keys: its as.bytes needs no NUL. In
+   the index, where keys of other types stand too, the strs are in one run. */
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key) {
   size_t low = 0, high;
@@ -12557,13 +12582,15 @@ CONC_API const conc_value *conc_value_get(const conc_value *dict,
   return NULL;
 }
 
-/* What is being sorted: the index of a dict, or with no index the items. */
+/* What is sorted: the index of a dict, whose pairs stay where they are, or
+   with no index (NULL) the items themselves. */
 typedef struct conc__sorting {
   conc_value *items;
   uint32_t *index;
 } conc__sorting;
 
-/* Equal keys stay in the order in which they came: the last one wins. */
+/* Of equal keys of a dict, the pair that came first stands first: then the
+   last of a group is the one that counts, as in Python. */
 CONC__PRIVATE int conc__sort_order(const conc__sorting *s, size_t i,
                                    size_t j) {
   const uint32_t *x = s->index;
@@ -12589,7 +12616,8 @@ CONC__PRIVATE void conc__sort_swap(const conc__sorting *s, size_t i,
 }
 
 /* Heapsort: in place, and no input makes it slow. Most input is sorted
-   already or tiny, which the first loop notices or half sorts. */
+   already or tiny: the first loop notices that, or sorts by insertion as long
+   as it has seen no more than 16 items. */
 CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
   size_t i, root, child, build;
   for (i = 1; i < n; i++) {
@@ -12599,8 +12627,8 @@ CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
       conc__sort_swap(s, root - 1, root);
   }
   if (i >= n) return;
-  /* Until build is 0, the items from build - 1 on are made a heap; then the
-     largest goes to the end, n shrinks, and the new first item sinks. */
+  /* While build is above 0, the items from build - 1 on are made a heap; then
+     the largest goes to the end, n shrinks, and the new first item sinks. */
   for (build = n / 2; n > 1;) {
     if (build > 0)
       build--;
@@ -12616,6 +12644,19 @@ CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
 
 /* ---------------------------------------------------------------------------
    >>maker: how a value is made: parts first, then one allocation
+
+   Readers (of pickles, of JSON) and conc_build push nodes on the maker's
+   stack and collect them into containers; conc__maker_finish then makes the
+   value of the one node that is left. Here are also the walk over a finished
+   value, and the text and numbers that all of these formats share.
+
+   Invariants: a maker is used by one task, on its stack, from
+   conc__maker_init to conc__maker_free, which comes after every error too;
+   marks ascend and none is above the stack; runs of one container do not
+   overlap; an array holds CONC__VALUE_NODES elements at most, so 32 bits
+   count everything. After any error a maker is only good to be freed.
+
+   Uses >>value and the buffers of >>bytes.
    ------------------------------------------------------------------------ */
 
 /* --- walking a value ---
@@ -12628,14 +12669,14 @@ enum { CONC__WALK_END, CONC__WALK_LEAF, CONC__WALK_OPEN, CONC__WALK_CLOSE };
 
 typedef struct conc__walk {
   const conc_value *value;  /* what is visited */
-  const conc_value *parent; /* its container; NULL at the root */
-  size_t index;             /* its place in there */
+  const conc_value *parent; /* the container it is in; NULL at the root */
+  size_t index;             /* its place in there; in a dict, keys are even */
   struct {
     const conc_value *value;
     size_t i, n;
   } level[CONC__VALUE_DEPTH];
-  unsigned depth;
-  bool begun;
+  unsigned depth; /* how many containers are open */
+  bool begun;     /* the root has been visited */
 } conc__walk;
 
 CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
@@ -12646,8 +12687,12 @@ CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
   w->begun = false;
 }
 
+/* Goes to the next node, and returns what it is: a LEAF, an OPEN container
+   before its items, the same one as CLOSE behind them, or the END. After END
+   it may not be called again. */
 CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   if (w->begun) {
+    CONC__CHECK(w->depth <= CONC__VALUE_DEPTH);
     if (w->depth == 0) return CONC__WALK_END;
     if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
       w->value = w->level[--w->depth].value;
@@ -12661,6 +12706,7 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   }
   w->begun = true;
   if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
+  CONC__CHECK(w->depth < CONC__VALUE_DEPTH);
   w->level[w->depth].value = w->value;
   w->level[w->depth].i = 0;
   w->level[w->depth].n = conc__item_count(w->value);
@@ -12668,11 +12714,11 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   return CONC__WALK_OPEN;
 }
 
-/* --- UTF-8 --- */
+/* --- text: UTF-8, and digits in it --- */
 
-/* Reads one character, lone surrogates allowed. Its length, 0 if there is no
-   valid one. Overlong forms are refused: two spellings of one key would be
-   two keys here and one in Python. */
+/* Reads one character, lone surrogates allowed, as Python's "surrogatepass".
+   Returns its length, 0 if there is no valid one. Overlong forms are refused:
+   two spellings of one key would be two keys here and one in Python. */
 CONC__PRIVATE size_t conc__utf8_get(const unsigned char *p, size_t n,
                                     uint32_t *out) {
   static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
@@ -12682,7 +12728,7 @@ CONC__PRIVATE size_t conc__utf8_get(const unsigned char *p, size_t n,
   c = p[0];
   length = c < 0x80 ? 1 : c < 0xc0 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
   if (length == 0 || length > n || c >= 0xf8) return 0;
-  if (length > 1) c &= 0x7fu >> length;
+  if (length > 1) c &= 0x7fu >> length; /* without the bits of the length */
   for (i = 1; i < length; i++) {
     if ((p[i] & 0xc0) != 0x80) return 0;
     c = c << 6 | (p[i] & 0x3fu);
@@ -12701,7 +12747,9 @@ CONC__PRIVATE size_t conc__utf8_put(unsigned char *p, uint32_t c) {
   return length;
 }
 
-/* How many bytes at the start are ASCII, at least all but the last 7. */
+/* How many bytes at the start are ASCII: exactly, but eight at a time as long
+   as it goes. Most text is nothing else, and this decides how fast it is
+   read. */
 CONC__PRIVATE size_t conc__ascii_prefix(const unsigned char *p, size_t n) {
   size_t i = 0;
   while (n - i >= 8) {
@@ -12714,6 +12762,7 @@ CONC__PRIVATE size_t conc__ascii_prefix(const unsigned char *p, size_t n) {
   return i;
 }
 
+/* From ASCII to ASCII in long steps, in between by characters. */
 CONC__PRIVATE bool conc__utf8_valid(const unsigned char *p, size_t n) {
   size_t i = 0, length;
   uint32_t c;
@@ -12744,68 +12793,81 @@ CONC__PRIVATE bool conc__hex_digits(const unsigned char *p,
   return true;
 }
 
+/* A number of n bytes, at most 8, its lowest byte first; on any CPU. */
 CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
   uint64_t value = 0;
   while (n-- > 0) value = value << 8 | p[n];
   return value;
 }
 
-/* --- making a value ---
+/* --- the maker and its arrays ---
 
-   What the pickle reader and conc_build share: a stack of nodes on which
-   containers are made of what lies on top, as pickle's own machine does it.
-   While a value is made, nodes do not point but count: as.at of a text is its
-   offset (in the input or, from input_size on, in `extra`), of a container
-   its number among `objects`. So arrays can move, and two nodes with one
+   What all readers and conc_build share: a stack of nodes on which containers
+   are made of what lies on top, as pickle's own machine does it. While a
+   value is made, nodes do not point but count: as.at of a text is its offset
+   (in the input or, from input_size on, in `extra`), of a container its
+   number among `containers`. So arrays can move, and two nodes with one
    number are one Python object: a list may be memoized before it is filled.
 
    Items leave the stack for `pool`, where those of one container lie in runs;
    a list that is filled at once, as most are, has one run. At the end
    conc__maker_measure visits what the root reaches and orders it, inner
-   objects first; then there is one allocation and conc__container_lay_out
-   copies the runs there. The arrays start inside the struct: a request of a
-   manager's client needs no allocation but the result.
+   containers first; then there is one allocation, and
+   conc__container_lay_out copies the runs there. The arrays start inside the
+   struct: a request of a manager's client needs no allocation but the result.
 
    Time and memory are O(input): each opcode pushes at most one node, and what
    copies runs (a set made of a list) pays for it from the budget of nodes. */
 
-#define CONC__INLINE_ITEMS 24
-#define CONC__TYPE_CALLABLE                                                   \
-  ((conc_type)(CONC_OBJECT + 1))                      /* something callable */
-#define CONC__TYPE_GAP ((conc_type)(CONC_OBJECT + 2)) /* nothing: a gap */
+#define CONC__INLINE_ITEMS 24 /* of each array; more are allocated */
 
-/* Items of an object: pool[start] and so many behind it. */
+/* Types that only nodes of a maker have: something callable, which pickles
+   name, and nothing, where a memo or a dict has a gap. Both stand above all
+   types of values: one comparison finds them. */
+#define CONC__TYPE_CALLABLE ((conc_type)(CONC_OBJECT + 1))
+#define CONC__TYPE_GAP ((conc_type)(CONC_OBJECT + 2))
+
+/* Some items of a container: `count` of them, from pool[start] on. */
 typedef struct conc__stretch {
-  uint32_t start, count, next; /* next: index + 1 */
+  uint32_t start, count;
+  uint32_t next; /* index + 1 in `runs` of the next one; 0: the last */
 } conc__stretch;
 
+/* A container that is being made. Above the line is what making it writes,
+   below what measuring and laying out add; `nodes` and `bytes` count shared
+   parts at each place, as CONC__VALUE_NODES does. */
 typedef struct conc__container {
   conc_type type;
-  unsigned char state;    /* CONC__FRESH, _OPEN or _DONE: see measuring */
-  unsigned char height;   /* containers inside one another, itself too */
-  bool hashable;
-  uint32_t count;         /* items; those of a dict alternate */
-  conc__stretch run;      /* the first */
-  uint32_t last;          /* index + 1 of the last; 0 if that is `run` */
-  uint32_t nodes;         /* what all of it is, written out */
-  uint32_t then;          /* index + 1 of the object laid out next */
-  size_t bytes;           /* text in all of it, written out */
-  size_t size;            /* once laid out, as in the node */
-  const conc_value *items;
+  unsigned char state;  /* CONC__VISIT_FRESH, _OPEN or _DONE */
+  unsigned char height; /* containers inside one another, itself too */
+  bool hashable;        /* it can be a key: so far only such items */
+  uint32_t count;       /* items; of a dict, keys and values */
+  conc__stretch run;    /* the first */
+  uint32_t last;        /* index + 1 of the last; 0 if that is `run` */
+  /* --- */
+  uint32_t nodes;          /* below it */
+  uint32_t then;           /* index + 1 of the one laid out next; 0: none */
+  size_t bytes;            /* of text below it */
+  size_t size;             /* as conc_value_size */
+  const conc_value *items; /* where it was laid out */
 } conc__container;
 
 /* An array that starts as CONC__INLINE_ITEMS elements in the maker. */
 typedef struct conc__array {
   void *data;
-  uint32_t count, capacity;
+  uint32_t count, capacity; /* in elements; count <= capacity */
 } conc__array;
 
 typedef struct conc__maker {
-  conc__array stack, pool, memo; /* of conc_value */
-  conc__array containers, runs, marks;
-  const unsigned char *input;
+  conc__array stack; /* of conc_value: what has no container yet */
+  conc__array pool;  /* of conc_value: items of containers, in runs */
+  conc__array memo;  /* of conc_value: what a pickle can fetch again */
+  conc__array containers;
+  conc__array runs;  /* of conc__stretch: all but each container's first */
+  conc__array marks; /* of uint32_t: heights of the stack, ascending */
+  const unsigned char *input; /* the caller's, as long as there is a maker */
   size_t input_size;
-  conc__buffer extra; /* text that does not lie in the input */
+  conc__buffer extra; /* text that does not lie in the input, with NULs */
   conc_value few_stack[CONC__INLINE_ITEMS], few_pool[CONC__INLINE_ITEMS],
       few_memo[CONC__INLINE_ITEMS];
   conc__container few_containers[CONC__INLINE_ITEMS];
@@ -12830,6 +12892,8 @@ CONC__PRIVATE void conc__array_free(conc__array *a) {
   if (a->capacity > CONC__INLINE_ITEMS) CONC_FREE(a->data);
 }
 
+/* The slow half of conc__array_reserve. The first growth moves the elements
+   out of the maker: so the address of a maker must not change. */
 CONC__PRIVATE int conc__array_grow(conc__array *a, uint32_t more,
                                    size_t unit) {
   uint32_t capacity = a->capacity;
@@ -12846,16 +12910,20 @@ CONC__PRIVATE int conc__array_grow(conc__array *a, uint32_t more,
   if (data == NULL) return -ENOMEM;
   a->data = data;
   a->capacity = capacity;
+  CONC__CHECK(a->capacity - a->count >= more);
   return 0;
 }
 
-/* Room for `more` elements; an array holds CONC__VALUE_NODES at most. */
+/* Makes room for `more` elements. 0, -ENOMEM, or -EMSGSIZE beyond
+   CONC__VALUE_NODES. Pointers into the array are void afterwards. */
 CONC__INLINE int conc__array_reserve(conc__array *a, uint32_t more,
                                      size_t unit) {
   if (CONC__LIKELY(a->capacity - a->count >= more)) return 0;
   return conc__array_grow(a, more, unit);
 }
 
+/* `input` must stay where it is until the maker is freed; it is copied only
+   when the value is made. */
 CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
                                     size_t size) {
   conc__array_init(&m->stack, m->few_stack);
@@ -12880,7 +12948,8 @@ CONC__PRIVATE void conc__maker_free(conc__maker *m) {
   if (m->extra.data != NULL) conc__buffer_free(&m->extra);
 }
 
-/* Where a text that is being made lies; until more extra text is added. */
+/* Where a text that is being made lies: until more text is added, which may
+   move what is in `extra`. */
 CONC__INLINE const unsigned char *conc__maker_text(const conc__maker *m,
                                                    const conc_value *v) {
   if (v->as.at >= m->input_size) {
@@ -12898,6 +12967,9 @@ CONC__PRIVATE bool conc__maker_text_is(const conc__maker *m,
          memcmp(conc__maker_text(m, v), text, n) == 0;
 }
 
+/* --- pushing nodes that have no items --- */
+
+/* Pushes a node: all that pushes ends here or in conc__maker_push_node. */
 CONC__INLINE int conc__maker_push(conc__maker *m, conc_type type, size_t size,
                                   size_t at) {
   conc_value *v;
@@ -12910,6 +12982,7 @@ CONC__INLINE int conc__maker_push(conc__maker *m, conc_type type, size_t size,
   return 0;
 }
 
+/* Pushes a copy of a node: of a container, it shows the same items. */
 CONC__INLINE int conc__maker_push_node(conc__maker *m,
                                        const conc_value *from) {
   const conc_value v = *from; /* it may lie in the array that moves */
@@ -12937,7 +13010,8 @@ CONC__INLINE int conc__maker_push_float(conc__maker *m, double f) {
   return rc;
 }
 
-/* A text of the caller's, which is copied. */
+/* Pushes a text of the caller's, which is copied. The room is made before the
+   node is pushed: there is no node without its text. */
 CONC__PRIVATE int conc__maker_push_text(conc__maker *m, conc_type type,
                                         const void *data, size_t size) {
   const size_t at = m->input_size + m->extra.size;
@@ -12949,7 +13023,8 @@ CONC__PRIVATE int conc__maker_push_text(conc__maker *m, conc_type type,
   return conc__buffer_append(&m->extra, "", 1);
 }
 
-/* An int of any size, from its two's complement. */
+/* Pushes an int of any size from the n bytes of its two's complement, which
+   lie at p and, to the maker, at `at`. */
 CONC__PRIVATE int conc__maker_push_long(conc__maker *m, const unsigned char *p,
                                         size_t n, size_t at) {
   uint64_t bits = 0;
@@ -12958,12 +13033,13 @@ CONC__PRIVATE int conc__maker_push_long(conc__maker *m, const unsigned char *p,
   n = conc__bigint_size(p, n);
   if (n > CONC__BIGINT_MAX) return -EMSGSIZE;
   if (n > 8) return conc__maker_push(m, CONC_BIGINT, n, at);
-  if (p[n - 1] >= 0x80) bits = ~bits;
+  if (p[n - 1] >= 0x80) bits = ~bits; /* the sign, where no byte stands */
   for (i = n; i-- > 0;) bits = bits << 8 | p[i];
   return conc__maker_push_int(m, (int64_t)bits);
 }
 
-/* Room for n bytes of text and a NUL, which the caller writes at once: *p. */
+/* Makes room for n bytes of text and a NUL: *p, where the caller writes at
+   once, and then calls conc__maker_push_reserved. */
 CONC__PRIVATE int conc__maker_reserve_text(conc__maker *m, size_t n,
                                            unsigned char **p) {
   int rc = n > SIZE_MAX - 1 ? -ENOMEM : conc__buffer_reserve(&m->extra, n + 1);
@@ -12971,10 +13047,12 @@ CONC__PRIVATE int conc__maker_reserve_text(conc__maker *m, size_t n,
   return rc;
 }
 
-/* Pushes what was written there: so many bytes. */
+/* Pushes the n bytes that were written there; for CONC_BIGINT, the int that
+   they are, of any size. */
 CONC__PRIVATE int conc__maker_push_reserved(conc__maker *m, conc_type type,
                                             size_t n) {
   const size_t at = m->extra.size;
+  CONC__CHECK(n < m->extra.capacity - at);
   m->extra.data[at + n] = 0;
   m->extra.size += n + 1;
   if (type == CONC_BIGINT)
@@ -13012,8 +13090,10 @@ CONC__PRIVATE int conc__maker_push_latin1(conc__maker *m, conc_type type,
   return conc__maker_push(m, type, n, at);
 }
 
-/* An int of any size, from -?[0-9]+. Nine digits at a time: quadratic, which
-   CONC__BIGINT_MAX keeps to less than a millisecond. */
+/* --- numbers in decimal, as JSON and protocol 0 write them --- */
+
+/* Pushes an int of any size, from -?[0-9]+. Nine digits at a time: quadratic,
+   which CONC__BIGINT_MAX keeps to less than a millisecond. */
 CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
                                            const unsigned char *p, size_t n) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 2];
@@ -13024,6 +13104,7 @@ CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
   int rc;
   if (minus) p++, n--;
   while (n > 1 && *p == '0') p++, n--;
+  /* No number of more digits (2.4 to a byte) fits in CONC__BIGINT_MAX. */
   if (n > CONC__BIGINT_MAX / 5 * 12 + 40) return -EMSGSIZE;
   while (n > 0) {
     uint32_t scale = 1;
@@ -13032,6 +13113,7 @@ CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
       sum = sum * 10 + (uint64_t)(*p++ - '0');
       scale *= 10;
     } while (--n > 0 && scale < 1000000000);
+    /* What is there is multiplied by 10 for each digit, and these added. */
     for (i = 0; i < words; i++, sum >>= 32) {
       sum += (uint64_t)word[i] * scale;
       word[i] = (uint32_t)sum;
@@ -13042,6 +13124,7 @@ CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
   }
   rc = conc__maker_reserve_text(m, words * 4 + 1, &bytes);
   if (rc != 0) return rc;
+  /* One byte more than the words have, for the sign. */
   for (i = 0; i <= words * 4; i++) {
     const unsigned byte = i < words * 4 ? word[i / 4] >> 8 * (i % 4) & 255 : 0;
     carry += minus ? byte ^ 255 : byte;
@@ -13052,8 +13135,8 @@ CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
 }
 
 /* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
-   ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends where
-   it could not. */
+   ([eE][+-]?[0-9]+)?. *real: it has one of the last two. *wrong: it ends
+   where it could not, so it is no number. */
 CONC__PRIVATE const unsigned char *conc__decimal_end(const unsigned char *p,
                                                      const unsigned char *end,
                                                      bool *real, bool *wrong) {
@@ -13083,7 +13166,8 @@ CONC__PRIVATE const unsigned char *conc__decimal_end(const unsigned char *p,
 
 /* The double nearest to such a number. strtod() sees no decimal point, whose
    look depends on the locale, but an integer and an exponent. No tie between
-   two doubles has more than 767 digits: behind them any other will do. */
+   two doubles has more than 767 digits: behind them any other will do, so the
+   rest is one digit that says whether it is zero. */
 CONC__PRIVATE double conc__decimal_double(const unsigned char *p, size_t n) {
   char text[820];
   int64_t exponent = 0, e = 0;
@@ -13095,7 +13179,7 @@ CONC__PRIVATE double conc__decimal_double(const unsigned char *p, size_t n) {
     if (p[i] == '.') {
       point = true;
     } else if (used == first && p[i] == '0') {
-      exponent -= point;
+      exponent -= point; /* a zero in front is worth its place alone */
     } else if (used < 790) {
       text[used++] = (char)p[i];
       exponent -= point;
@@ -13121,6 +13205,8 @@ CONC__PRIVATE double conc__decimal_double(const unsigned char *p, size_t n) {
   return strtod(text, NULL);
 }
 
+/* --- containers --- */
+
 /* Pushes an empty container. */
 CONC__PRIVATE int conc__maker_push_empty(conc__maker *m, conc_type type) {
   conc__container *o;
@@ -13133,17 +13219,19 @@ CONC__PRIVATE int conc__maker_push_empty(conc__maker *m, conc_type type) {
   return 0;
 }
 
-/* Room for n more items of an object, at the end of the pool: *out, to be
-   filled at once. */
-CONC__PRIVATE int conc__maker_extend(conc__maker *m, size_t object, uint32_t n,
-                                     conc_value **out) {
-  conc__container *o = CONC__CONTAINERS(m) + object;
+/* Makes room for n more items of a container, at the end of the pool: *out,
+   which the caller fills before anything else is done. They lengthen its last
+   run if that ends there too, else they begin a new one. */
+CONC__PRIVATE int conc__maker_extend(conc__maker *m, size_t container,
+                                     uint32_t n, conc_value **out) {
+  conc__container *o = CONC__CONTAINERS(m) + container;
   const uint32_t start = m->pool.count;
   conc__stretch *last;
   int rc = conc__array_reserve(&m->pool, n, sizeof **out);
   if (rc == 0) rc = conc__array_reserve(&m->runs, 1, sizeof *last);
   if (rc != 0) return rc;
   last = o->last == 0 ? &o->run : CONC__RUNS(m) + o->last - 1;
+  CONC__CHECK(last->next == 0);
   if (o->count == 0) last->start = start;
   if (last->start + last->count == start) {
     last->count += n;
@@ -13160,36 +13248,39 @@ CONC__PRIVATE int conc__maker_extend(conc__maker *m, size_t object, uint32_t n,
   return 0;
 }
 
-/* Moves the top n nodes of the stack into an object. */
-CONC__PRIVATE int conc__maker_move_top(conc__maker *m, size_t object,
+/* Moves the top n nodes of the stack into a container. */
+CONC__PRIVATE int conc__maker_move_top(conc__maker *m, size_t container,
                                        uint32_t n) {
   conc_value *items;
   int rc;
   if (n == 0) return 0;
-  rc = conc__maker_extend(m, object, n, &items);
+  rc = conc__maker_extend(m, container, n, &items);
   if (rc != 0) return rc;
+  CONC__CHECK(n <= m->stack.count);
   m->stack.count -= n;
   memcpy(items, CONC__STACK(m) + m->stack.count, n * sizeof *items);
   return 0;
 }
 
-/* Pushes a new object with the items of another one. */
+/* Pushes a new container with the items of another one: set(list). It may not
+   share the runs, for the other one can still grow. */
 CONC__PRIVATE int conc__maker_push_copy(conc__maker *m, conc_type type,
                                         size_t from) {
-  const size_t object = m->containers.count;
+  const size_t container = m->containers.count;
   const uint32_t n = CONC__CONTAINERS(m)[from].count;
   uint32_t done = 0;
   conc__stretch run;
   conc_value *items;
   int rc = conc__maker_push_empty(m, type);
   if (rc != 0 || n == 0) return rc;
-  rc = conc__maker_extend(m, object, n, &items);
+  rc = conc__maker_extend(m, container, n, &items);
   if (rc != 0) return rc;
   for (run = CONC__CONTAINERS(m)[from].run;;
        run = CONC__RUNS(m)[run.next - 1]) {
     memcpy(items + done, CONC__POOL(m) + run.start,
            run.count * sizeof *items);
     done += run.count;
+    CONC__CHECK(done <= n);
     if (run.next == 0) return 0;
   }
 }
@@ -13204,6 +13295,8 @@ CONC__PRIVATE int conc__maker_push_copy(conc__maker *m, conc_type type,
 
 /* How many nodes stand above the top mark. */
 CONC__INLINE uint32_t conc__maker_above_mark(const conc__maker *m) {
+  CONC__CHECK(m->marks.count == 0 ||
+              CONC__MARKS(m)[m->marks.count - 1] <= m->stack.count);
   return m->stack.count -
          (m->marks.count > 0 ? CONC__MARKS(m)[m->marks.count - 1] : 0);
 }
@@ -13262,30 +13355,44 @@ CONC__PRIVATE int conc__maker_collect_marked(conc__maker *m, conc_type type) {
 }
 /* --- measuring ---
 
-   A depth-first walk over what the root reaches, each object once: fresh,
-   open while its items are visited, done. An open object met again contains
-   itself. Sizes saturate by refusal: an object that would be too large ends
-   the walk before its container is added up. */
+   A depth-first walk over what the root reaches, each container once: fresh,
+   open while its items are visited, done. An open container met again
+   contains itself, so the value would have no end. Sizes cannot overflow: a
+   container that would be too large ends the walk before it is added to the
+   one that it is in. */
 
-enum { CONC__FRESH, CONC__OPEN, CONC__DONE };
+enum { CONC__VISIT_FRESH, CONC__VISIT_OPEN, CONC__VISIT_DONE };
 
 typedef struct conc__measured {
-  size_t slots;        /* nodes that all objects take, indexes too */
-  bool text;           /* any text at all */
-  uint32_t first, last; /* objects in the order of laying out, index + 1 */
+  size_t slots;         /* nodes that all containers take, and their indexes */
+  bool text;            /* there is any text at all */
+  uint32_t first, last; /* containers in the order of laying out, index + 1 */
 } conc__measured;
 
-/* How many nodes the index of a dict takes. */
+/* A container whose items are being visited. */
+typedef struct conc__visit {
+  uint32_t container;
+  uint32_t item;     /* how many are done */
+  conc__stretch run; /* what is left of the run that is visited */
+} conc__visit;
+
+/* How many nodes the index of a dict takes. Of fewer than two pairs there is
+   none: see conc__item_ordered. */
 CONC__INLINE size_t conc__dict_index_slots(size_t pairs) {
   if (pairs < 2) return 0;
   return (pairs * sizeof(uint32_t) + sizeof(conc_value) - 1) /
          sizeof(conc_value);
 }
 
-/* Adds an item, done, to the object that it is in: item number i. */
+/* Adds an item, which is done itself, to the container that it is in: item
+   number i. Here is decided what a value may not hold: -EACCES for a name
+   that was not called, -EBADMSG for a key that Python could not hash,
+   -EMSGSIZE for what is too large. */
 CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
                                       const conc_value *v, uint32_t i) {
   bool hashable = true;
+  /* A shared part is added at each place where it stands: the walk does not
+     visit it again, but the sizes are those of what a reader walks over. */
   o->nodes++;
   if (conc__is_text(v->type)) {
     o->bytes += v->size; /* both below 2^63: no overflow before the check */
@@ -13312,66 +13419,92 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
              : 0;
 }
 
-CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
-                                      conc__measured *sum) {
-  struct conc__visit {
-    uint32_t object, item; /* item: how many are done */
-    conc__stretch run;
-  } level[CONC__VALUE_DEPTH], *in = level;
-  unsigned depth = 0;
-  size_t enter = root;
-  for (;;) {
-    conc__container *o;
-    const conc_value *v = NULL;
-    if (enter != SIZE_MAX) {
-      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
-      o = CONC__CONTAINERS(m) + enter;
-      o->state = CONC__OPEN;
-      o->height = 1;
-      o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET;
-      in = &level[depth++];
-      in->object = (uint32_t)enter;
-      in->item = 0;
-      in->run = o->run;
-      enter = SIZE_MAX;
-    }
-    o = CONC__CONTAINERS(m) + in->object;
-    for (; in->item < o->count; in->item++) {
-      int rc;
-      if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
-      v = CONC__POOL(m) + in->run.start;
-      if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
-        const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
-        if (part->state == CONC__OPEN) return -EMSGSIZE; /* endless */
-        if (part->state == CONC__FRESH) break; /* first, then v again */
-      }
-      sum->text |= conc__is_text(v->type);
-      rc = conc__container_add(m, o, v, in->item);
-      if (rc != 0) return rc;
-      in->run.start++;
-      in->run.count--;
-    }
-    if (in->item < o->count) {
-      enter = v->as.at;
-      continue;
-    }
-    o->state = CONC__DONE;
-    sum->slots += o->count;
-    if (o->type == CONC_DICT)
-      sum->slots += conc__dict_index_slots(o->count / 2);
-    if (sum->first == 0)
-      sum->first = in->object + 1;
-    else CONC__CONTAINERS(m)[sum->last - 1].then = in->object + 1;
-    sum->last = in->object + 1;
-    if (--depth == 0) return 0;
-    in = &level[depth - 1];
-  }
+/* Begins to visit a container. */
+CONC__PRIVATE void conc__visit_open(const conc__maker *m, conc__visit *in,
+                                    size_t container) {
+  conc__container *o = CONC__CONTAINERS(m) + container;
+  CONC__CHECK(o->state == CONC__VISIT_FRESH);
+  o->state = CONC__VISIT_OPEN;
+  o->height = 1;
+  o->hashable = o->type == CONC_TUPLE || o->type == CONC_FROZENSET;
+  in->container = (uint32_t)container;
+  in->item = 0;
+  in->run = o->run;
 }
 
-/* --- laying out --- */
+/* Adds up the items that are no containers, or are done. Stops before one
+   that must be visited first, with *fresh its number; else that is SIZE_MAX
+   and all items are done. */
+CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
+                                    conc__measured *sum, size_t *fresh) {
+  conc__container *o = CONC__CONTAINERS(m) + in->container;
+  CONC__CHECK(o->state == CONC__VISIT_OPEN);
+  for (*fresh = SIZE_MAX; in->item < o->count; in->item++) {
+    const conc_value *v;
+    int rc;
+    if (in->run.count == 0) in->run = CONC__RUNS(m)[in->run.next - 1];
+    v = CONC__POOL(m) + in->run.start;
+    if (conc__is_container(v->type) && v->type < CONC__TYPE_CALLABLE) {
+      const conc__container *part = CONC__CONTAINERS(m) + v->as.at;
+      if (part->state == CONC__VISIT_OPEN) return -EMSGSIZE; /* endless */
+      if (part->state == CONC__VISIT_FRESH) {
+        *fresh = v->as.at;
+        return 0;
+      }
+    }
+    sum->text |= conc__is_text(v->type);
+    rc = conc__container_add(m, o, v, in->item);
+    if (rc != 0) return rc;
+    in->run.start++;
+    in->run.count--;
+  }
+  return 0;
+}
 
-/* Makes a node of the maker one of the value. The NUL behind a text replaces
-   what stood there in the input: the next opcode, or the end of a line. */
+/* All items of a container are done: it is laid out behind those that were
+   done before, so behind all that it shows. */
+CONC__PRIVATE void conc__visit_close(const conc__maker *m,
+                                     const conc__visit *in,
+                                     conc__measured *sum) {
+  conc__container *o = CONC__CONTAINERS(m) + in->container;
+  CONC__CHECK(in->item == o->count);
+  o->state = CONC__VISIT_DONE;
+  sum->slots += o->count;
+  if (o->type == CONC_DICT) sum->slots += conc__dict_index_slots(o->count / 2);
+  if (sum->first == 0) sum->first = in->container + 1;
+  else CONC__CONTAINERS(m)[sum->last - 1].then = in->container + 1;
+  sum->last = in->container + 1;
+}
+
+/* Visits what container `root` reaches, and adds it up. */
+CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
+                                      conc__measured *sum) {
+  conc__visit level[CONC__VALUE_DEPTH];
+  unsigned depth = 1;
+  size_t fresh;
+  conc__visit_open(m, &level[0], root);
+  while (depth > 0) {
+    int rc = conc__visit_items(m, &level[depth - 1], sum, &fresh);
+    if (rc != 0) return rc;
+    if (fresh == SIZE_MAX) {
+      conc__visit_close(m, &level[--depth], sum);
+    } else {
+      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      conc__visit_open(m, &level[depth++], fresh);
+    }
+  }
+  return 0;
+}
+
+/* --- laying out ---
+
+   Containers are copied in the order in which measuring was done with them,
+   so that the items of each are final before it is looked at: keys can be
+   compared, and a set sorted. */
+
+/* Makes a node of the maker one of the value, in place. The NUL behind a text
+   replaces what stood there in the copy of the input: the next opcode, or the
+   end of a line. */
 CONC__PRIVATE void conc__node_finish(const conc__maker *m, conc_value *v,
                                      unsigned char *text) {
   if (conc__is_container(v->type)) {
@@ -13398,7 +13531,8 @@ CONC__PRIVATE bool conc__has_nan(const conc_value *v) {
   return false;
 }
 
-/* Sorts the items of a set and drops what is there twice. */
+/* Sorts the items of a set and drops what is there twice. How many are left:
+   memory for the others stays unused. */
 CONC__PRIVATE size_t conc__set_finish(conc_value *items, size_t n) {
   conc__sorting s;
   size_t i, kept = 1;
@@ -13412,14 +13546,17 @@ CONC__PRIVATE size_t conc__set_finish(conc_value *items, size_t n) {
   return kept;
 }
 
-/* Makes the index of a dict behind its pairs. Of equal keys the first stays,
-   with the value of the last: as if they had been set one by one. */
+/* Makes the index of a dict behind its pairs, and returns how many pairs are
+   left. Of equal keys the first stays, with the value of the last: as if they
+   had been set one by one. Then pairs are missing in between, and the index
+   has another place: so it is sorted anew, which happens once. */
 CONC__PRIVATE size_t conc__dict_finish(conc_value *items, size_t pairs) {
   conc__sorting s;
   size_t i, kept, group = 0;
   bool twice = false;
   if (pairs < 2) return pairs;
   s.items = items;
+  /* At most two turns, the second only if keys were equal. */
   for (;;) {
     s.index = (uint32_t *)(void *)(items + pairs * 2);
     for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
@@ -13428,6 +13565,8 @@ CONC__PRIVATE size_t conc__dict_finish(conc_value *items, size_t pairs) {
     for (i = 1; i < pairs; i++) {
       conc_value *first = items + (size_t)s.index[group] * 2;
       conc_value *pair = items + (size_t)s.index[i] * 2;
+      /* Neighbours in the index are equal or not: a group of equal keys is
+         one run, its first the pair that came first. */
       if (conc__compare_values(first, pair, false) != 0 ||
           conc__has_nan(pair)) {
         group = i;
@@ -13449,7 +13588,8 @@ CONC__PRIVATE size_t conc__dict_finish(conc_value *items, size_t pairs) {
   }
 }
 
-/* Copies the items of an object, which are done, to `items`. */
+/* Copies the items of a container, all of which are done, to `items`, where
+   there is room for its index too; `text` is where all text begins. */
 CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
                                            conc__container *o,
                                            conc_value *items,
@@ -13470,38 +13610,47 @@ CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
     o->size = conc__set_finish(items, o->count);
 }
 
-/* Makes the value of the one node on the stack. */
+/* Checks and measures what the root reaches. */
+CONC__PRIVATE int conc__maker_check(const conc__maker *m,
+                                    const conc_value *root,
+                                    conc__measured *sum) {
+  sum->slots = 0;
+  sum->text = conc__is_text(root->type);
+  sum->first = sum->last = 0;
+  if (root->type >= CONC__TYPE_CALLABLE)
+    return root->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
+  /* So the sum of all sizes below does not overflow. */
+  if (m->input_size > SIZE_MAX / 4 || m->extra.size > SIZE_MAX / 4)
+    return -ENOMEM;
+  if (!conc__is_container(root->type)) return 0;
+  return conc__maker_measure(m, root->as.at, sum);
+}
+
+/* Makes the value of the one node on the stack, in one allocation: the root,
+   the items of all containers with their indexes, all text. 0, -ENOMEM, or
+   what measuring says. The maker is only good to be freed afterwards. */
 CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   const conc_value *root = CONC__STACK(m);
   conc__measured sum;
-  size_t bytes = 0, slots;
+  size_t bytes = 0, slots = 1;
   unsigned char *text;
   conc_value *v;
   uint32_t i;
-  sum.slots = 0;
-  sum.text = conc__is_text(root->type);
-  sum.first = sum.last = 0;
-  if (root->type >= CONC__TYPE_CALLABLE)
-    return root->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
-  if (conc__is_container(root->type)) {
-    int rc = conc__maker_measure(m, root->as.at, &sum);
-    if (rc != 0) return rc;
-  }
-  if (m->input_size > SIZE_MAX / 4 || m->extra.size > SIZE_MAX / 4)
-    return -ENOMEM;
+  int rc;
+  CONC__CHECK(m->stack.count == 1 && m->marks.count == 0);
+  rc = conc__maker_check(m, root, &sum);
+  if (rc != 0) return rc;
   /* All of the input is copied as the text: an opcode or two between texts
      costs less than moving and sharing each of them. */
   if (sum.text) bytes = m->input_size + m->extra.size + 1;
-  slots = sum.slots + 1;
-  v = (conc_value *)CONC_MALLOC(slots * sizeof *v + bytes);
+  v = (conc_value *)CONC_MALLOC((1 + sum.slots) * sizeof *v + bytes);
   if (v == NULL) return -ENOMEM;
-  text = (unsigned char *)(v + slots);
+  text = (unsigned char *)(v + 1 + sum.slots);
   if (sum.text) {
     if (m->input_size > 0) memcpy(text, m->input, m->input_size);
     if (m->extra.size > 0)
       memcpy(text + m->input_size, m->extra.data, m->extra.size);
   }
-  slots = 1;
   for (i = sum.first; i != 0;) {
     conc__container *o = CONC__CONTAINERS(m) + i - 1;
     conc__container_lay_out(m, o, v + slots, text);
@@ -13509,6 +13658,8 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
     if (o->type == CONC_DICT) slots += conc__dict_index_slots(o->count / 2);
     i = o->then;
   }
+  CONC__CHECK(slots == 1 + sum.slots);
+  /* The root comes last: it shows what has just been laid out. */
   *v = *root;
   conc__node_finish(m, v, text);
   *out = v;
@@ -13537,16 +13688,19 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    also where their meaning is written down.
    ------------------------------------------------------------------------ */
 
-/* --- opcodes --- */
+/* --- opcodes ---
+
+   What stands behind an opcode in the pickle is its argument; all else it
+   takes from the stack. Numbers are binary, their lowest byte first, but for
+   BINFLOAT; lines end with a newline. */
 
 enum {
   /* Around all others. */
   CONC__OP_PROTO = 0x80, /* one byte: the protocol; stands first, if at all */
-  CONC__OP_FRAME = 0x95, /* 8 bytes: how many belong together in a file */
+  CONC__OP_FRAME = 0x95, /* 8 bytes: the length of the part that follows */
   CONC__OP_STOP = '.',   /* the one node on the stack is the value */
 
-  /* Push a constant or a number. What stands behind the opcode is binary and
-     little-endian, but for BINFLOAT. */
+  /* Push a constant or a number. */
   CONC__OP_NONE = 'N',
   CONC__OP_NEWTRUE = 0x88,
   CONC__OP_NEWFALSE = 0x89,
@@ -13643,6 +13797,8 @@ typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
 } conc__pickle_limits;
 
+/* For what a server answers: see above. Requests and messages are read with
+   no limits but those of conc_pickle_loads. */
 static const conc__pickle_limits conc__pickle_reply_limits
     __attribute__((unused)) = {true};
 
@@ -13701,6 +13857,7 @@ CONC__INLINE int conc__pickle_read_text(conc__pickle_reader *r, conc_type type,
   return conc__maker_push(&r->m, type, size, at);
 }
 
+/* The widths of a text's length are 1, 4 and 8 bytes, for each type. */
 CONC__INLINE int conc__pickle_read_str(conc__pickle_reader *r, size_t width) {
   return conc__pickle_read_text(r, CONC_STR, width);
 }
@@ -13728,6 +13885,7 @@ CONC__PRIVATE int conc__pickle_read_long(conc__pickle_reader *r,
   return rc != 0 ? rc : conc__maker_push_long(&r->m, r->begin + at, size, at);
 }
 
+/* BINFLOAT: the one number whose highest byte stands first. */
 CONC__PRIVATE int conc__pickle_read_float(conc__pickle_reader *r) {
   uint64_t bits = 0;
   double f;
@@ -13747,6 +13905,7 @@ CONC__PRIVATE void conc__bytes_to_str_if_utf8(conc__pickle_reader *r) {
     v->type = CONC_STR;
 }
 
+/* SHORT_BINSTRING and BINSTRING: a str of Python 2. */
 CONC__PRIVATE int conc__pickle_read_old_text(conc__pickle_reader *r,
                                              size_t width) {
   int rc = conc__pickle_read_text(r, CONC_BYTES, width);
@@ -13878,6 +14037,8 @@ CONC__PRIVATE int conc__pickle_read_string_line(conc__pickle_reader *r) {
     rc = -EBADMSG;
   if (rc == 0) rc = conc__maker_reserve_text(&r->m, n, &out);
   if (rc != 0) return rc;
+  /* Between the quotes. No escape is shorter than the byte it stands for, so
+     the room for the line is enough. */
   for (end = p + n - 1, p++; p < end;) {
     uint32_t c = *p++;
     if (c == '\\') {
@@ -13916,7 +14077,7 @@ CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
   int rc;
   if (conc__maker_above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
     return -EBADMSG;
-  rc = conc__array_reserve(&m->memo, 2, sizeof v);
+  rc = conc__array_reserve(&m->memo, 2, sizeof v); /* and one for a gap */
   if (rc != 0) return rc;
   v = CONC__STACK(m)[m->stack.count - 1];
   /* The index that was left out is a gap, which no GET may fetch. */
@@ -13947,16 +14108,14 @@ CONC__INLINE int conc__pickle_read_get(conc__pickle_reader *r, size_t width) {
   return rc != 0 ? rc : conc__pickle_recall(&r->m, index);
 }
 
-CONC__PRIVATE int conc__pickle_read_put_line(conc__pickle_reader *r) {
+/* PUT or GET, with the index on a line. */
+CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
+                                              bool put) {
   uint64_t index = 0;
   int rc = conc__pickle_read_index_line(r, &index);
-  return rc != 0 ? rc : conc__pickle_memoize(&r->m, index);
-}
-
-CONC__PRIVATE int conc__pickle_read_get_line(conc__pickle_reader *r) {
-  uint64_t index = 0;
-  int rc = conc__pickle_read_index_line(r, &index);
-  return rc != 0 ? rc : conc__pickle_recall(&r->m, index);
+  if (rc != 0) return rc;
+  return put ? conc__pickle_memoize(&r->m, index)
+             : conc__pickle_recall(&r->m, index);
 }
 
 /* --- reading: names and calls ---
@@ -13966,7 +14125,9 @@ CONC__PRIVATE int conc__pickle_read_get_line(conc__pickle_reader *r) {
    type CONC__TYPE_CALLABLE, which no value may hold in the end: whoever
    leaves it uncalled gets -EACCES from measuring. */
 
-/* Replaces module and class, the top two nodes, by a name. */
+/* Replaces module and class, the top two nodes, by a name. The table holds
+   what Python's own pickles of data name, under the names of both Pythons:
+   this is the list of what may be called at all. -EACCES for any other. */
 CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   static const struct {
     const char *module, *name;
@@ -14010,6 +14171,7 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
 /* GLOBAL: module and class are lines of text. */
 CONC__PRIVATE int conc__pickle_read_global(conc__pickle_reader *r) {
   int i;
+  /* Both are pushed as if STACK_GLOBAL had found them there. */
   for (i = 0; i < 2; i++) {
     const unsigned char *line = NULL;
     size_t n = 0;
@@ -14054,8 +14216,9 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
   return conc__maker_push_latin1(m, type, arg);
 }
 
-/* Any other class: an inert CONC_OBJECT of module, class, arguments, and a
-   state that a BUILD behind it may set. */
+/* Calls any other class: makes an inert CONC_OBJECT of module, class,
+   arguments, and a state that a BUILD behind it may set. Nothing of what such
+   a class would do happens; whoever reads the value sees what was asked. */
 CONC__PRIVATE int conc__pickle_call_class(conc__maker *m,
                                           const conc_value *name,
                                           const conc_value *args) {
@@ -14088,6 +14251,8 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
     return -EBADMSG;
   if (is_class && name.size != CONC__CALL_OBJECT) return -EBADMSG;
+  /* Name and arguments leave the stack first: what is made takes their place,
+     and both are copies, which no growing array moves. */
   m->stack.count -= 2;
   tuple = CONC__CONTAINERS(m) + args.as.at;
   arg = CONC__POOL(m) + tuple->run.start;
@@ -14122,7 +14287,8 @@ CONC__PRIVATE int conc__pickle_read_build(conc__maker *m) {
    second for those of protocols 0 and 1, a third for what is more than data.
    In this order, so that the usual opcodes are found by one jump. */
 
-/* POP takes the mark if that is on top, as Python's machine does. */
+/* POP takes the mark away if nothing stands above it, as Python's machine
+   does. -EBADMSG if there is neither a node nor a mark. */
 CONC__PRIVATE int conc__pickle_read_pop(conc__maker *m) {
   if (conc__maker_above_mark(m) > 0) m->stack.count--;
   else if (m->marks.count > 0)
@@ -14132,6 +14298,7 @@ CONC__PRIVATE int conc__pickle_read_pop(conc__maker *m) {
   return 0;
 }
 
+/* Everything above the top mark goes, and the mark. */
 CONC__PRIVATE int conc__pickle_read_pop_mark(conc__maker *m) {
   uint32_t n = 0;
   int rc = conc__maker_take_mark(m, &n);
@@ -14177,8 +14344,8 @@ CONC__PRIVATE int conc__pickle_read_old_opcode(conc__pickle_reader *r,
   case CONC__OP_BINSTRING: return conc__pickle_read_old_text(r, 4);
   case CONC__OP_LIST: return conc__maker_collect_marked(m, CONC_LIST);
   case CONC__OP_DICT: return conc__maker_collect_marked(m, CONC_DICT);
-  case CONC__OP_PUT: return conc__pickle_read_put_line(r);
-  case CONC__OP_GET: return conc__pickle_read_get_line(r);
+  case CONC__OP_PUT: return conc__pickle_read_memo_line(r, true);
+  case CONC__OP_GET: return conc__pickle_read_memo_line(r, false);
   case CONC__OP_POP: return conc__pickle_read_pop(m);
   case CONC__OP_POP_MARK: return conc__pickle_read_pop_mark(m);
   case CONC__OP_DUP:
@@ -14267,6 +14434,8 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
       rc = -EMSGSIZE;
       break;
     }
+    /* An opcode is one byte, and its argument stands behind it: r.p is beyond
+       both when it has been read. */
     op = *r.p++;
     if (op != CONC__OP_STOP) {
       rc = conc__pickle_read_opcode(&r, op);
@@ -14284,6 +14453,7 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   return rc;
 }
 
+/* No limits but those of a value, and no class but the few of data. */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size) {
   return conc__pickle_decode(data, size, NULL, out, NULL);
@@ -14342,6 +14512,8 @@ CONC__PRIVATE const unsigned char *conc__usual_scalar(const unsigned char *p,
   size_t width = 0; /* of the length that stands before the data */
   size_t size = 0;
   if (p == NULL || p == end) return NULL;
+  /* The size of the data is known by the opcode, or stands before the data:
+     then `width` is how many bytes it takes. */
   switch (out->op = *p++) {
   case CONC__OP_NONE:
   case CONC__OP_NEWTRUE:
@@ -14367,6 +14539,7 @@ CONC__PRIVATE const unsigned char *conc__usual_scalar(const unsigned char *p,
   return conc__usual_skip_memoize(p + size, end);
 }
 
+/* Whether it is a str; to be UTF-8 is for the caller to check. */
 CONC__INLINE bool conc__scalar_is_str(const conc__scalar *v) {
   return v->op == CONC__OP_SHORT_BINUNICODE || v->op == CONC__OP_BINUNICODE;
 }
@@ -14425,7 +14598,9 @@ CONC__PRIVATE bool conc__usual_read(const unsigned char *p, size_t size,
   if (size < 16 || p[0] != CONC__OP_PROTO || p[1] < 3 || p[1] > 5)
     return false;
   u->protocol = p[1];
-  p += p[2] == CONC__OP_FRAME ? 11 : 2; /* its length says nothing new */
+  /* What the frame says of its length is not compared: the request ends where
+     the message does, as is checked below. */
+  p += p[2] == CONC__OP_FRAME ? 11 : 2;
   if (*p != CONC__OP_MARK) return false;
   p = conc__usual_scalar(p + 1, end, &u->ident);
   p = conc__usual_scalar(p, end, &u->method);
@@ -14452,6 +14627,7 @@ CONC__INLINE int conc__pickle_put_op(conc__buffer *b, unsigned op) {
   return conc__buffer_append(b, &byte, 1);
 }
 
+/* Two opcodes that stand side by side, like TUPLE1 and REDUCE. */
 CONC__INLINE int conc__pickle_put_ops(conc__buffer *b, unsigned first,
                                       unsigned second) {
   unsigned char ops[2];
@@ -14471,7 +14647,9 @@ CONC__INLINE int conc__pickle_put_number(conc__buffer *b, unsigned op,
   return conc__buffer_append(b, bytes, width + 1);
 }
 
-/* What Python writes for the same number, to the byte. */
+/* What Python writes for the same number, to the byte: the shortest opcode
+   that holds it. So a number that the short cut passed on unread is the same
+   as one that was written here. */
 CONC__PRIVATE int conc__pickle_put_int(conc__buffer *b, int64_t n) {
   const uint64_t u = (uint64_t)n;
   unsigned char bytes[10];
@@ -14482,6 +14660,7 @@ CONC__PRIVATE int conc__pickle_put_int(conc__buffer *b, int64_t n) {
     return conc__pickle_put_number(b, CONC__OP_BININT, u, 4);
   for (size = 0; size < 8; size++)
     bytes[2 + size] = (unsigned char)(u >> 8 * size);
+  /* LONG1 takes no more bytes than the number and its sign need. */
   size = conc__bigint_size(bytes + 2, 8);
   bytes[0] = CONC__OP_LONG1;
   bytes[1] = (unsigned char)size;
@@ -14528,7 +14707,8 @@ CONC__PRIVATE int conc__pickle_put_bytes_head(conc__buffer *b, size_t size) {
                                CONC__OP_BINBYTES8, size);
 }
 
-/* GLOBAL, in the form that all protocols have. */
+/* GLOBAL, in the form that all protocols have: STACK_GLOBAL is shorter only if
+   the memo is used, and this writer has none. */
 CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
                                           const char *name) {
   const size_t n = strlen(module), m = strlen(name);
@@ -14541,7 +14721,8 @@ CONC__PRIVATE int conc__pickle_put_global(conc__buffer *b, const char *module,
   return conc__buffer_append(b, "\n", 1);
 }
 
-/* A name of the module that Python 3 has called differently. */
+/* A name of the module that is called "builtins" since Python 3. Protocol 2 is
+   what Python 2 reads; later Pythons know the old name, too. */
 CONC__PRIVATE int conc__pickle_put_builtin(conc__buffer *b, const char *name,
                                            int protocol) {
   return conc__pickle_put_global(b, protocol < 3 ? "__builtin__" : "builtins",
@@ -14575,6 +14756,7 @@ conc__pickle_put_latin1(conc__buffer *b, const unsigned char *p, size_t size) {
   return conc__pickle_put_ops(b, CONC__OP_TUPLE2, CONC__OP_REDUCE);
 }
 
+/* The bytes of a bytes, in the form that the protocol has for them. */
 CONC__PRIVATE int conc__pickle_put_bytes(conc__buffer *b, const void *data,
                                          size_t size, int protocol) {
   int rc;
@@ -14680,7 +14862,7 @@ CONC__PRIVATE int conc__pickle_put_close(conc__buffer *b, const conc_value *v,
    for a CONC_OBJECT in it; after an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                       int protocol) {
-  const size_t before = b->size;
+  const size_t before = b->size; /* what is half written is cut off again */
   conc__walk w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
@@ -14702,6 +14884,7 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
   return rc;
 }
 
+/* PROTO, the body, STOP. The buffer's memory is the caller's afterwards. */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
   conc__buffer b = {NULL, 0, 0};
@@ -14722,12 +14905,17 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
   return 0;
 }
 
+/* --- stored bodies --- */
+
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
-   Python 2 peer. After an error the buffer is as it was. */
+   Python 2 peer. The body is read and written anew, as its opcodes may be
+   newer. After an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc__buffer old = {NULL, 0, 0};
   conc_value *v = NULL;
-  int rc = conc__pickle_put_op(b, CONC__OP_STOP); /* it needs no PROTO */
+  /* STOP makes a pickle of the body, in place and for a moment: a reader needs
+     no PROTO. */
+  int rc = conc__pickle_put_op(b, CONC__OP_STOP);
   if (rc != 0) return rc;
   rc = conc__pickle_decode(b->data + at, b->size - at, NULL, &v, NULL);
   b->size--;
@@ -14743,7 +14931,8 @@ CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
 }
 
 /* Where the content of a stored str or bytes lies in its body, of whose
-   `total` bytes the first n are given. -EBADMSG if it is something else. */
+   `total` bytes the first n, perhaps no more than its head, are given. So a
+   getter of raw bytes needs no value. -EBADMSG if it is something else. */
 CONC__PRIVATE int conc__pickle_content(const unsigned char *p, size_t n,
                                        size_t total, size_t *offset,
                                        size_t *size) {
@@ -14758,6 +14947,7 @@ CONC__PRIVATE int conc__pickle_content(const unsigned char *p, size_t n,
   default: width = 0; break;
   }
   if (width == 0 || n < 1 + width || total < 1 + width) return -EBADMSG;
+  /* More behind the text than its length says: not one str or bytes. */
   if (conc__little_endian(p + 1, width) != total - 1 - width) return -EBADMSG;
   *offset = 1 + width;
   *size = total - 1 - width;
@@ -14766,16 +14956,29 @@ CONC__PRIVATE int conc__pickle_content(const unsigned char *p, size_t n,
 
 /* ---------------------------------------------------------------------------
    >>format: conc_value_text, conc_build, conc_parse
+
+   A value as text for people, and a value to and from variables of C. JSON
+   writes its numbers with the writer here; typed messages of a queue are built
+   and parsed as conc_build and conc_parse do it. Uses the walk and the rest
+   of >>maker.
+
+   Invariants: the writer never fails, and counts on when its memory is full;
+   no result depends on the locale, though snprintf and strtod do; no data
+   decides how deep the C stack goes; conc_parse writes to all of its arguments
+   or to none.
    ------------------------------------------------------------------------ */
 
-/* --- text --- */
+/* --- text: numbers --- */
 
-/* Where conc_value_text writes: what does not fit is only counted. */
+/* Where text is written to: what does not fit is only counted, as snprintf
+   does it. No NUL is written. */
 typedef struct conc__writer {
   char *buf;
-  size_t size, length;
+  size_t size;   /* of buf */
+  size_t length; /* of all that was written, even beyond size */
 } conc__writer;
 
+/* Writes n bytes, as many of them as there is room for. */
 CONC__INLINE void conc__writer_put(conc__writer *s, const void *data,
                                    size_t n) {
   if (s->length < s->size && n > 0) {
@@ -14790,12 +14993,13 @@ CONC__PRIVATE void conc__writer_text(conc__writer *s, const char *text) {
 }
 
 /* The digits of a positive, finite double, as Python shows it: the fewest that
-   are read as the same double. Returns how many; *point is where the decimal
-   point stands (0: before the first).
+   are read as the same double. Returns how many, at most 17; *point is where
+   the decimal point stands (0: before the first).
 
    15 digits come back as they are through every normal double, so a shorter
-   form shows as zeros at the end of those. snprintf and strtod speak of one
-   locale, whose decimal point is not looked at here. */
+   form shows as zeros at the end of those. Subnormal doubles hold fewer, so
+   there all lengths are tried. snprintf and strtod speak of one locale, whose
+   decimal point is not looked at here. */
 CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
   char text[40];
   int precision = f < 2.2250738585072014e-308 ? 1 : 15;
@@ -14804,10 +15008,11 @@ CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
   int n = 0;
   char *p;
   memcpy(&bits, &f, sizeof bits);
-  power = bits << 12 == 0;
+  power = bits << 12 == 0; /* its mantissa is 1.0 */
   for (;; precision++) {
     char *last;
     snprintf(text, sizeof text, "%.*e", precision - 1, f);
+    /* 17 digits are always enough. */
     if (precision == 17 || strtod(text, NULL) == f) break;
     /* At a power of two the doubles below lie closer than those above, so the
        nearest text may miss where the next one up would hit. */
@@ -14817,6 +15022,7 @@ CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
       if (strtod(text, NULL) == f) break;
     }
   }
+  /* What is no digit is the decimal point, of one byte or of several. */
   for (p = text; *p != 'e'; p++)
     if (*p >= '0' && *p <= '9') digits[n++] = *p;
   *point = (int)strtol(p + 1, NULL, 10) + 1;
@@ -14824,9 +15030,38 @@ CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
   return n;
 }
 
-CONC__PRIVATE void conc__writer_float(conc__writer *s, double f) {
+/* The digits of a double, and where its point goes: Python's repr() writes an
+   exponent below 0.0001 and from 1e16 on. */
+CONC__PRIVATE void conc__writer_digits(conc__writer *s, const char *digits,
+                                       int n, int point) {
   static const char zeros[] = "0000000000000000";
-  char digits[24], tail[16];
+  char tail[16];
+  if (point < -3 || point > 16) { /* 1.5e-07 */
+    conc__writer_put(s, digits, 1);
+    if (n > 1) conc__writer_put(s, ".", 1);
+    conc__writer_put(s, digits + 1, (size_t)n - 1);
+    snprintf(tail, sizeof tail, "e%c%02d", point > 0 ? '+' : '-',
+             point > 0 ? point - 1 : 1 - point);
+    conc__writer_text(s, tail);
+  } else if (point <= 0) { /* 0.00015; -point is 3 at most */
+    conc__writer_text(s, "0.");
+    conc__writer_put(s, zeros, (size_t)-point);
+    conc__writer_put(s, digits, (size_t)n);
+  } else if (n <= point) { /* 1500.0 */
+    CONC__CHECK((size_t)(point - n) < sizeof zeros);
+    conc__writer_put(s, digits, (size_t)n);
+    conc__writer_put(s, zeros, (size_t)(point - n));
+    conc__writer_text(s, ".0");
+  } else { /* 1.5 */
+    conc__writer_put(s, digits, (size_t)point);
+    conc__writer_put(s, ".", 1);
+    conc__writer_put(s, digits + point, (size_t)(n - point));
+  }
+}
+
+/* Python's repr() of a float. The sign is read from the bits: -0.0 has one. */
+CONC__PRIVATE void conc__writer_float(conc__writer *s, double f) {
+  char digits[24];
   uint64_t bits;
   int n, point;
   memcpy(&bits, &f, sizeof bits);
@@ -14838,37 +15073,17 @@ CONC__PRIVATE void conc__writer_float(conc__writer *s, double f) {
   if (f < 0) f = -f;
   if ((bits >> 52 & 2047) == 2047) {
     conc__writer_text(s, "inf");
-    return;
-  }
-  if (f == 0) {
+  } else if (f == 0) {
     conc__writer_text(s, "0.0");
-    return;
-  }
-  n = conc__float_digits(f, digits, &point);
-  if (point < -3 || point > 16) { /* 1.5e-07 */
-    conc__writer_put(s, digits, 1);
-    if (n > 1) conc__writer_put(s, ".", 1);
-    conc__writer_put(s, digits + 1, (size_t)n - 1);
-    snprintf(tail, sizeof tail, "e%c%02d", point > 0 ? '+' : '-',
-             point > 0 ? point - 1 : 1 - point);
-    conc__writer_text(s, tail);
-  } else if (point <= 0) { /* 0.00015 */
-    conc__writer_text(s, "0.");
-    conc__writer_put(s, zeros, (size_t)-point);
-    conc__writer_put(s, digits, (size_t)n);
-  } else if (n <= point) { /* 1500.0 */
-    conc__writer_put(s, digits, (size_t)n);
-    conc__writer_put(s, zeros, (size_t)(point - n));
-    conc__writer_text(s, ".0");
-  } else { /* 1.5 */
-    conc__writer_put(s, digits, (size_t)point);
-    conc__writer_put(s, ".", 1);
-    conc__writer_put(s, digits + point, (size_t)(n - point));
+  } else {
+    n = conc__float_digits(f, digits, &point);
+    CONC__CHECK(n >= 1 && n <= 17);
+    conc__writer_digits(s, digits, n, point);
   }
 }
 
-/* In decimal, nine digits at a time: quadratic, which CONC__BIGINT_MAX keeps
-   to a millisecond. */
+/* A bigint in decimal, nine digits at a time: quadratic, which
+   CONC__BIGINT_MAX keeps to a millisecond. */
 CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
                                        size_t size) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 1];
@@ -14878,12 +15093,15 @@ CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
   unsigned carry = negative;
   size_t words = (size + 3) / 4, groups = 0, i;
   char digits[16];
+  /* The magnitude in words of 32 bits: of a negative number, the complement
+     plus one. */
   memset(word, 0, words * sizeof *word);
   for (i = 0; i < size; i++) {
     carry += p[i] ^ flip;
     word[i / 4] |= (uint32_t)(carry & 255) << 8 * (i % 4);
     carry >>= 8;
   }
+  /* What is left when it is divided by 10^9 is the next group, from below. */
   while (words > 0) {
     uint64_t rest = 0;
     for (i = words; i-- > 0;) {
@@ -14891,6 +15109,7 @@ CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
       word[i] = (uint32_t)(rest / 1000000000);
       rest %= 1000000000;
     }
+    CONC__CHECK(groups < sizeof group / sizeof *group);
     group[groups++] = (uint32_t)rest;
     while (words > 0 && word[words - 1] == 0) words--;
   }
@@ -14902,10 +15121,12 @@ CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
   }
 }
 
-/* What Python's repr does not show as it is, above ASCII: controls, formats,
-   blanks, surrogates, private use. Of code points that no Unicode has given
-   out yet only the blocks among these are known here: which those are differs
-   between Pythons. */
+/* --- text: strings and whole values --- */
+
+/* Whether Python's repr() shows a character above ASCII as it is. It does not
+   show controls, formats, blanks, surrogates, private use; nor code points
+   that no Unicode has given out yet, of which only the blocks among these are
+   known here: which ones they are differs between Pythons. */
 CONC__PRIVATE bool conc__is_printable(uint32_t c) {
   static const uint32_t hidden[][2] = {
       {0x80, 0xa0}, {0xad, 0xad}, {0x600, 0x605}, {0x61c, 0x61c},
@@ -14916,6 +15137,7 @@ CONC__PRIVATE bool conc__is_printable(uint32_t c) {
       {0x110bd, 0x110bd}, {0x110cd, 0x110cd}, {0x13430, 0x1343f},
       {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a}, {0x1fffe, 0x1ffff},
       {0x2fffe, 0x2ffff}, {0x3fffe, 0xe007f}, {0xefffe, 0x10ffff}};
+  /* The ranges ascend and do not overlap: so they can be bisected. */
   size_t low = 0, high = sizeof hidden / sizeof *hidden;
   while (low < high) {
     const size_t middle = low + (high - low) / 2;
@@ -14929,7 +15151,8 @@ CONC__PRIVATE bool conc__is_printable(uint32_t c) {
   return true;
 }
 
-/* Text in quotes, as Python's repr: single ones, unless that saves escapes. */
+/* Text in quotes, as Python's repr(): in single ones, unless double ones save
+   escapes. */
 CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
   const unsigned char *p = v->as.bytes;
   const size_t n = v->size;
@@ -14948,6 +15171,8 @@ CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
       length = conc__utf8_get(p + i, n - i, &c);
       if (length == 0) break; /* no str holds such text */
     }
+    /* '\t' has a short escape, 't' itself is in the list too: hence the second
+       question, whether c is a control. */
     special = c < 0x80 && c != 0 ? strchr("\tt\nn\rr", (int)c) : NULL;
     escape[0] = '\\';
     if (special != NULL && c < ' ') {
@@ -14962,6 +15187,8 @@ CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
                (utf8 && c >= 0x80 && conc__is_printable(c))) {
       conc__writer_put(s, p + i, length);
     } else {
+      /* A character above ASCII that is hidden, or a byte that is no ASCII:
+         the shortest of Python's three forms. */
       snprintf(escape, sizeof escape,
                c < 0x100     ? "\\x%02lx"
                : c < 0x10000 ? "\\u%04lx"
@@ -14974,6 +15201,7 @@ CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
   conc__writer_put(s, &quote, 1);
 }
 
+/* Python's repr() of a value that has no items. */
 CONC__PRIVATE void conc__writer_leaf(conc__writer *s, const conc_value *v) {
   char number[24];
   switch (v->type) {
@@ -15000,8 +15228,9 @@ CONC__PRIVATE void conc__writer_leaf(conc__writer *s, const conc_value *v) {
   }
 }
 
-/* What stands before the first item and behind the last one. An object looks
-   as the call that makes it: KeyError('k'). */
+/* What stands before the first item of a container, or behind the last one.
+   An object looks as the call that makes it, KeyError('k'): its brackets are
+   those of the tuple of its `arguments`, which has no comma behind one. */
 CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
                                         bool open, bool arguments) {
   switch (v->type) {
@@ -15028,50 +15257,64 @@ CONC__PRIVATE void conc__writer_bracket(conc__writer *s, const conc_value *v,
   }
 }
 
+/* What stands before an item, by what it is in. Returns whether the item
+   itself is to be written: of an object's module, class, arguments and state,
+   the class is written here, and of the others only containers are. */
+CONC__PRIVATE bool conc__writer_before(conc__writer *s, const conc__walk *w,
+                                       int step) {
+  const conc_value *in = w->parent;
+  if (in == NULL) return true;
+  if (in->type == CONC_OBJECT) {
+    if (w->index == 1) conc__writer_put(s, w->value->as.bytes, w->value->size);
+    if (step == CONC__WALK_LEAF) return false;
+    if (w->index == 3) conc__writer_put(s, " ", 1);
+  } else if (w->index > 0) {
+    conc__writer_text(s, in->type == CONC_DICT && w->index % 2 ? ": " : ", ");
+  }
+  return true;
+}
+
+/* Python's repr() of a container, with all that is in it. */
+CONC__PRIVATE void conc__writer_container(conc__writer *s,
+                                          const conc_value *value) {
+  conc__walk w;
+  int step;
+  conc__walk_begin(&w, value);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (step != CONC__WALK_CLOSE && !conc__writer_before(s, &w, step))
+      continue;
+    if (step == CONC__WALK_LEAF) conc__writer_leaf(s, w.value);
+    else
+      conc__writer_bracket(s, w.value, step == CONC__WALK_OPEN,
+                           w.parent != NULL && w.parent->type == CONC_OBJECT);
+  }
+}
+
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size) {
   conc__writer s;
-  conc__walk w;
-  int step;
   s.buf = buf;
   s.size = size;
   s.length = 0;
-  if (value == NULL) {
-    conc__writer_text(&s, "None");
-  } else if (value->type == CONC_STR) {
+  if (value == NULL) conc__writer_text(&s, "None");
+  else if (value->type == CONC_STR) /* itself: only in others it is quoted */
     conc__writer_put(&s, value->as.bytes, value->size);
-  } else if (!conc__is_container(value->type)) {
-    conc__writer_leaf(&s, value);
-  } else {
-    conc__walk_begin(&w, value);
-    while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
-      const conc_value *in = w.parent;
-      if (in != NULL && step != CONC__WALK_CLOSE) {
-        if (in->type == CONC_OBJECT) { /* module, class, arguments, state */
-          if (w.index == 1)
-            conc__writer_put(&s, w.value->as.bytes, w.value->size);
-          if (step == CONC__WALK_LEAF) continue;
-          if (w.index == 3) conc__writer_put(&s, " ", 1);
-        } else if (w.index > 0) {
-          conc__writer_text(&s, in->type == CONC_DICT && w.index % 2 ? ": "
-                                                                   : ", ");
-        }
-      }
-      if (step == CONC__WALK_LEAF) conc__writer_leaf(&s, w.value);
-      else
-        conc__writer_bracket(&s, w.value, step == CONC__WALK_OPEN,
-                             in != NULL && in->type == CONC_OBJECT);
-    }
-  }
+  else if (!conc__is_container(value->type)) conc__writer_leaf(&s, value);
+  else conc__writer_container(&s, value);
   if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
   return (ssize_t)s.length;
 }
 
 /* --- build and parse: what both know ---
 
-   A format is read once from left to right, a letter at a time; each letter
-   takes its arguments. What a letter means stands in the public half. */
+   A format is read from left to right, a letter at a time, and each letter
+   takes its arguments as it is read. What the letters mean stands in the
+   public half. Both functions have the same shape: a struct holds the format,
+   the arguments and what is open; a function of one letter
+   (conc__build_letter, conc__parse_letter) does one step; a loop calls it to
+   the end. */
 
+/* These make a format readable, "{s: i, s: [dd]}", and mean nothing. */
 CONC__INLINE bool conc__format_blank(char c) {
   return c == ' ' || c == ',' || c == ':';
 }
@@ -15097,8 +15340,9 @@ typedef struct conc__arguments {
   X('K', unsigned long long, UINT64_MAX)
 
 /* How many items a format has outside of all brackets: of more than one the
-   value is a tuple, of none it is None. Brackets that do not fit together are
-   found later. */
+   value is a tuple, of none it is None. A '#' belongs to the letter before it.
+   Brackets that do not fit together count somehow, and are found when they
+   are read. */
 CONC__PRIVATE size_t conc__format_items(const char *format) {
   size_t n = 0, depth = 0;
   for (; *format != 0; format++) {
@@ -15133,7 +15377,9 @@ CONC__PRIVATE int conc__maker_push_value(conc__maker *m, const conc_value *v) {
   return rc;
 }
 
-/* A text of the caller's. NULL is right for one of no bytes only. */
+/* A text of the caller's, as its bytes are; -EINVAL for a str that is not
+   UTF-8. NULL is right for one of no bytes only: then it may be what an empty
+   buffer of the caller's has. */
 CONC__PRIVATE int conc__maker_push_string(conc__maker *m, conc_type type,
                                           const char *s, size_t size) {
   if (s == NULL && size == 0) s = "";
@@ -15143,6 +15389,7 @@ CONC__PRIVATE int conc__maker_push_string(conc__maker *m, conc_type type,
   return conc__maker_push_text(m, type, s, size);
 }
 
+/* From 2^63 on an int does not fit in 64 bits with a sign: it is a bigint. */
 CONC__PRIVATE int conc__maker_push_unsigned(conc__maker *m,
                                             unsigned long long n) {
   unsigned char bytes[9];
@@ -15157,12 +15404,16 @@ CONC__PRIVATE int conc__maker_push_unsigned(conc__maker *m,
 typedef struct conc__builder {
   const char *format; /* at the letter that is looked at */
   conc__arguments arguments;
-  char open[CONC__VALUE_DEPTH]; /* the open brackets, the outermost first */
-  unsigned depth;               /* how many; each has a mark of the maker */
+  /* The open brackets, the outermost first. The maker's marks know how high
+     the stack was, but not which bracket it was. */
+  char open[CONC__VALUE_DEPTH];
+  unsigned depth; /* how many; each has a mark of the maker */
   conc__maker m;
 } conc__builder;
 
-/* An opening bracket is a mark, a closing one collects what stands above. */
+/* An opening bracket is a mark, a closing one collects what stands above it.
+   -EINVAL if they do not fit together; -EMSGSIZE at a depth that no value may
+   have, which keeps the array of brackets within its bounds. */
 CONC__PRIVATE int conc__build_bracket(conc__builder *b, char c) {
   CONC__CHECK(b->depth == b->m.marks.count);
   if (c == '(' || c == '[' || c == '{') {
@@ -15197,7 +15448,9 @@ CONC__PRIVATE int conc__build_text(conc__builder *b, conc_type type) {
   return conc__maker_push_string(&b->m, type, s, strlen(s));
 }
 
-/* Makes what one letter of the format says. */
+/* Makes what one letter of the format says. The types of the arguments are
+   those that C gives to what is passed where a function has "...": hence an
+   int for 'p', and one case for 'f' and 'd'. */
 CONC__PRIVATE int conc__build_letter(conc__builder *b) {
   const char c = *b->format;
   conc__maker *m = &b->m;
@@ -15216,7 +15469,7 @@ CONC__PRIVATE int conc__build_letter(conc__builder *b) {
     CONC__UNSIGNED_LETTERS(CONC__BUILD_UNSIGNED)
 #undef CONC__BUILD_SIGNED
 #undef CONC__BUILD_UNSIGNED
-  case 'f': /* a float argument comes as a double */
+  case 'f':
   case 'd':
     return conc__maker_push_float(m, va_arg(b->arguments.list, double));
   case 's': return conc__build_text(b, CONC_STR);
@@ -15248,6 +15501,7 @@ CONC__PRIVATE int conc__build_va(conc_value **out, const char *format,
   for (; rc == 0 && *b.format != 0; b.format++)
     if (!conc__format_blank(*b.format)) rc = conc__build_letter(&b);
   va_end(b.arguments.list);
+  /* One node is the value, several are a tuple, none is None. */
   if (rc == 0 && b.depth > 0) rc = -EINVAL;
   if (rc == 0 && b.m.stack.count == 0)
     rc = conc__maker_push(&b.m, CONC_NONE, 0, 0);
@@ -15269,9 +15523,15 @@ CONC_API int conc_build(conc_value **out, const char *format, ...) {
   return rc;
 }
 
-/* --- parse --- */
+/* --- parse ---
 
-/* A container that is being taken apart. */
+   The walk over the value is led by the format. A stack of open containers
+   says where it is; its lowest one may be the tuple of a format of several
+   items, which has no brackets. Inside a dict the walk has two states: a key
+   is to come, or what stands under the key that came is to be taken. */
+
+/* A container that is being taken apart. Its type is that of the bracket in
+   the format: conc__parse_open has compared them. */
 typedef struct conc__opened {
   const conc_value *value;
   const conc_value *next; /* of a dict: what stands under the key that was
@@ -15304,6 +15564,7 @@ CONC__PRIVATE const conc_value *conc__parse_next(conc__parser *p) {
   return v;
 }
 
+/* Goes into a container, which must be of that type. */
 CONC__PRIVATE int conc__parse_open(conc__parser *p, conc_type type) {
   const conc_value *v = conc__parse_next(p);
   if (v == NULL || v->type != type || p->depth == CONC__VALUE_DEPTH)
@@ -15325,6 +15586,7 @@ CONC__PRIVATE int conc__parse_close(conc__parser *p, conc_type type) {
   return 0;
 }
 
+/* Whether a key is to come: inside a dict, no value is ready to be taken. */
 CONC__PRIVATE bool conc__parse_wants_key(const conc__parser *p) {
   const conc__opened *in;
   if (p->depth == 0) return false;
@@ -15332,7 +15594,8 @@ CONC__PRIVATE bool conc__parse_wants_key(const conc__parser *p) {
   return in->value->type == CONC_DICT && in->next == NULL;
 }
 
-/* Inside a dict: looks up the key that is the next argument. */
+/* Inside a dict: looks up the key that is the next argument. The format has
+   an 's' there, and nothing is written to that argument. */
 CONC__PRIVATE int conc__parse_key(conc__parser *p) {
   conc__opened *in = &p->level[p->depth - 1];
   if (*p->format != 's' || p->format[1] == '#') return -EINVAL;
@@ -15341,7 +15604,8 @@ CONC__PRIVATE int conc__parse_key(conc__parser *p) {
   return in->next == NULL ? -EINVAL : 0;
 }
 
-/* A whole number from least to greatest. */
+/* A whole number from least to greatest. -EINVAL if the value is another one,
+   -ERANGE if the number does not fit: so for a bigint. */
 CONC__PRIVATE int conc__parse_int(conc__parser *p, int64_t least,
                                   int64_t greatest, int64_t *n) {
   int rc = conc_value_int(conc__parse_next(p), n);
@@ -15349,6 +15613,7 @@ CONC__PRIVATE int conc__parse_int(conc__parser *p, int64_t least,
   return *n < least || *n > greatest ? -ERANGE : 0;
 }
 
+/* A whole number from 0 to greatest, of up to 64 bits. */
 CONC__PRIVATE int conc__parse_unsigned(conc__parser *p, uint64_t greatest,
                                        uint64_t *n) {
   const conc_value *v = conc__parse_next(p);
@@ -15362,7 +15627,8 @@ CONC__PRIVATE int conc__parse_unsigned(conc__parser *p, uint64_t greatest,
   return *n > greatest ? -ERANGE : 0;
 }
 
-/* A number into a C type that holds it. */
+/* A number into a C type, if that holds it. The pointer is taken off the
+   arguments in any case, so that both passes see the same ones. */
 CONC__PRIVATE int conc__parse_number(conc__parser *p, char c) {
   int64_t n = 0;
   uint64_t u = 0;
@@ -15390,6 +15656,7 @@ CONC__PRIVATE int conc__parse_number(conc__parser *p, char c) {
   }
 }
 
+/* An int in C, as conc_build takes one. */
 CONC__PRIVATE int conc__parse_bool(conc__parser *p) {
   int *out = va_arg(p->arguments.list, int *);
   bool b = false;
@@ -15398,6 +15665,7 @@ CONC__PRIVATE int conc__parse_bool(conc__parser *p) {
   return rc;
 }
 
+/* A float, or an int as the nearest double. */
 CONC__PRIVATE int conc__parse_double(conc__parser *p) {
   double *out = va_arg(p->arguments.list, double *);
   double f = 0;
@@ -15420,8 +15688,7 @@ CONC__PRIVATE int conc__parse_float(conc__parser *p) {
 }
 
 /* A str ('s') or bytes ('y'). With a '#' behind it, which is stepped over, its
-   size is stored too; without, it must end where C sees its end, and may not
-   be a bytearray. */
+   size is stored too; without, it must end where C sees its end. */
 CONC__PRIVATE int conc__parse_text(conc__parser *p, char c) {
   const char **out = va_arg(p->arguments.list, const char **);
   const bool counted = p->format[1] == '#';
@@ -15432,6 +15699,8 @@ CONC__PRIVATE int conc__parse_text(conc__parser *p, char c) {
     size = va_arg(p->arguments.list, size_t *);
     p->format++;
   }
+  /* A bytearray only with a size: who asks for bytes without one may take them
+     for a C string, and a bytearray is a buffer. */
   v = conc__parse_next(p);
   if (v == NULL || !conc__is_text(v->type) || v->type == CONC_BIGINT)
     return -EINVAL;
@@ -15445,6 +15714,7 @@ CONC__PRIVATE int conc__parse_text(conc__parser *p, char c) {
   return 0;
 }
 
+/* Any value, as it is: a pointer into the one that is taken apart. */
 CONC__PRIVATE int conc__parse_value(conc__parser *p) {
   const conc_value **out = va_arg(p->arguments.list, const conc_value **);
   const conc_value *v = conc__parse_next(p);
@@ -15453,12 +15723,15 @@ CONC__PRIVATE int conc__parse_value(conc__parser *p) {
   return 0;
 }
 
+/* Takes None, and checks that it is: there is no argument. */
 CONC__PRIVATE int conc__parse_none(conc__parser *p) {
   const conc_value *v = conc__parse_next(p);
   return v == NULL || v->type != CONC_NONE ? -EINVAL : 0;
 }
 
-/* Takes what one letter of the format is for. */
+/* Takes what one letter of the format is for. Brackets close before anything
+   else is asked: behind the last pair of a dict a key could come, but need
+   not. */
 CONC__PRIVATE int conc__parse_letter(conc__parser *p) {
   const char c = *p->format;
   if (c == ')' || c == ']' || c == '}') {
@@ -15485,7 +15758,8 @@ CONC__PRIVATE int conc__parse_letter(conc__parser *p) {
 }
 
 /* One pass over a format. Run twice, first without `store`: so an error that
-   is found late leaves all outputs as they were. */
+   is found late leaves all outputs as they were. The value cannot change in
+   between, so the second pass does not fail. */
 CONC__PRIVATE int conc__parse_pass(const conc_value *value, const char *format,
                                    va_list ap, bool store) {
   conc__parser p;
@@ -15516,6 +15790,7 @@ CONC__PRIVATE int conc__parse_va(const conc_value *value, const char *format,
   return rc != 0 ? rc : conc__parse_pass(value, format, ap, true);
 }
 
+/* `ap` is copied for each pass: a va_list that was read has no way back. */
 CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
   va_list ap;
   int rc;
@@ -15527,20 +15802,31 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
 
 /* ---------------------------------------------------------------------------
    >>json: RFC 8259
+
+   JSON is read on the maker's stack, like a pickle: open brackets are marks,
+   and how many there can be is known, so no input decides how deep the C stack
+   goes. Text without escapes is not copied, but for the one copy of all the
+   input that the maker makes. What is written is what Python's json.dumps
+   writes.
+
+   Invariants: conc__json.p only grows, by what has been understood: so after
+   an error it is where the error is. What is read is valid UTF-8 without a
+   second pass over it.
+
+   Uses >>maker to read, and the writer of >>format to write. Nothing in this
+   file uses it.
    ------------------------------------------------------------------------ */
 
-/* --- JSON (RFC 8259) ---
+/* --- reading JSON: strings and numbers --- */
 
-   Read on the maker's stack, like a pickle: brackets open are marks, and how
-   many there can be is known. Text without escapes is not copied but by the
-   one copy of all the input; written is what Python's json.dumps writes. */
-
+/* A reader. It points to the whole input by way of the maker's `input`. */
 typedef struct conc__json {
-  const unsigned char *p, *end; /* after an error, p is where it is */
+  const unsigned char *p, *end; /* what is left; p <= end */
   conc__maker m;
 } conc__json;
 
-/* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
+/* Steps over blanks. Returns the byte that is next; 0 at the end, which no
+   JSON has outside of its strings: so no caller asks twice. */
 CONC__PRIVATE unsigned char conc__json_peek(conc__json *j) {
   while (j->p < j->end &&
          (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
@@ -15548,8 +15834,9 @@ CONC__PRIVATE unsigned char conc__json_peek(conc__json *j) {
   return j->p < j->end ? *j->p : 0;
 }
 
-/* Reads a character of a string, plain or escaped. A surrogate without its
-   other half cannot stand there plain, for it is no UTF-8. */
+/* Reads a character of a string, plain or escaped; p is below end. A
+   surrogate without its other half cannot stand there plain, for it is no
+   UTF-8; escaped it can. After an error p has not moved. */
 CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
   static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
   const unsigned char *p = j->p;
@@ -15565,6 +15852,7 @@ CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
   if (*p == 'u') {
     if (!conc__hex_digits(p + 1, j->end, 4, c)) return -EBADMSG;
     p += 5;
+    /* Two halves of a pair, both escaped, are one character above 0xffff. */
     if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
         p[1] == 'u' && conc__hex_digits(p + 2, j->end, 4, &low) &&
         low >= 0xdc00 && low < 0xe000) {
@@ -15581,6 +15869,8 @@ CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
   return 0;
 }
 
+/* Reads a string, at whose quote p is, and pushes it. The first pass checks it
+   and finds its end; only one that has escapes is written anew. */
 CONC__PRIVATE int conc__json_string(conc__json *j) {
   const unsigned char *begin = j->p + 1, *end;
   unsigned char *out = NULL;
@@ -15599,9 +15889,10 @@ CONC__PRIVATE int conc__json_string(conc__json *j) {
     rc = conc__maker_reserve_text(&j->m, (size_t)(end - begin), &out);
     if (rc != 0) return rc;
     for (j->p = begin; j->p < end;) {
-      conc__json_character(j, &c);
+      conc__json_character(j, &c); /* the first pass has seen them all */
       size += conc__utf8_put(out + size, c);
     }
+    CONC__CHECK(size <= (size_t)(end - begin));
     rc = conc__maker_push_reserved(&j->m, CONC_STR, size);
   } else {
     rc = conc__maker_push(&j->m, CONC_STR, (size_t)(end - begin),
@@ -15611,6 +15902,8 @@ CONC__PRIVATE int conc__json_string(conc__json *j) {
   return rc;
 }
 
+/* Reads a number, and pushes a float if it has a point or an exponent, else an
+   int. */
 CONC__PRIVATE int conc__json_number(conc__json *j) {
   bool real = false, wrong = false;
   const unsigned char *p = j->p,
@@ -15623,6 +15916,7 @@ CONC__PRIVATE int conc__json_number(conc__json *j) {
   }
   if (real) {
     f = conc__decimal_double(p, (size_t)(end - p));
+    /* infinite: JSON has no word for that, so it would not come back */
     rc = f - f != 0 ? -ERANGE : conc__maker_push_float(&j->m, f);
   } else {
     rc = conc__maker_push_decimal(&j->m, p, (size_t)(end - p));
@@ -15631,7 +15925,9 @@ CONC__PRIVATE int conc__json_number(conc__json *j) {
   return rc;
 }
 
-/* What has no items, and begins with c. */
+/* Reads what has no items, and begins with c: that is the byte at p, or 0 if
+   there is none. The three words are the only ones that JSON has; what stands
+   behind one is the caller's to refuse. */
 CONC__PRIVATE int conc__json_leaf(conc__json *j, unsigned char c) {
   static const char *const word[3] = {"null", "false", "true"};
   size_t n;
@@ -15648,6 +15944,9 @@ CONC__PRIVATE int conc__json_leaf(conc__json *j, unsigned char c) {
   return -EBADMSG;
 }
 
+/* --- reading JSON: structure --- */
+
+/* Reads a key and the colon behind it. */
 CONC__PRIVATE int conc__json_key(conc__json *j) {
   int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
   if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
@@ -15655,6 +15954,9 @@ CONC__PRIVATE int conc__json_key(conc__json *j) {
   return rc;
 }
 
+/* Reads one value, and blanks around it, to the end of the input. Each turn of
+   the outer loop begins where a value must stand, and ends where the next one
+   must. */
 CONC__PRIVATE int conc__json_read(conc__json *j) {
   unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
   unsigned depth = 0;
@@ -15671,7 +15973,11 @@ CONC__PRIVATE int conc__json_read(conc__json *j) {
       rc = conc__json_leaf(j, c);
     }
     if (rc != 0) return rc;
-    /* Behind a value, or a bracket: what comes until the next value. */
+    CONC__CHECK(depth == j->m.marks.count);
+    /* Behind a value, or an opening bracket: what comes until the next value.
+       That is all closing brackets, then a comma, unless the bracket has just
+       been opened; and in a dict the key. So "[1,]" is refused by the outer
+       loop, which finds no value, and "[,1]" by this one. */
     for (;; opened = false) {
       c = conc__json_peek(j);
       if (depth == 0) return j->p == j->end ? 0 : -EBADMSG;
@@ -15694,6 +16000,8 @@ CONC__PRIVATE int conc__json_read(conc__json *j) {
   }
 }
 
+/* *where is told for errors of the maker as well. -EMSGSIZE may come from it
+   at the very end: then all has been read, and *where is the size. */
 CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where) {
   conc__json j;
@@ -15709,6 +16017,11 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
   return rc;
 }
 
+/* --- writing JSON --- */
+
+/* Writes a str in quotes. Escaped is what JSON asks for, as json.dumps does
+   it, and lone surrogates, which have no UTF-8; what is plain is copied in
+   stretches. */
 CONC__PRIVATE void conc__json_put_string(conc__writer *s,
                                          const conc_value *v) {
   static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
@@ -15738,14 +16051,16 @@ CONC__PRIVATE void conc__json_put_string(conc__writer *s,
   conc__writer_put(s, "\"", 1);
 }
 
-/* Whether JSON has such a value. */
+/* Whether JSON has such a value, its items not looked at: they come later. */
 CONC__PRIVATE bool conc__json_knows(const conc_value *v) {
   if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
   return v->type <= CONC_STR || v->type == CONC_LIST ||
          v->type == CONC_TUPLE || v->type == CONC_DICT;
 }
 
-/* Writes what a step of a walk finds, and what stands before it. */
+/* Writes what a step of a walk finds, and what stands before it: a colon, a
+   comma, with `indent` a new line and as many blanks as its depth has. A
+   closing bracket has a line of its own unless the container is empty. */
 CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
                                   int step, int indent) {
   const conc_value *v = w->value, *in = w->parent;
@@ -15774,6 +16089,8 @@ CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
   else conc__writer_leaf(s, v);
 }
 
+/* Each step is written into the memory that is there; if that was too little,
+   the writer has counted how much it takes, and the step is done again. */
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size) {
   conc__buffer b = {NULL, 0, 0};
@@ -15785,6 +16102,8 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
   rc = conc__buffer_reserve(&b, 1);
   conc__walk_begin(&w, value);
   while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    /* Python writes keys of some other types as strings, and reads strings
+       when they come back. Here only a str is a key. */
     if (!conc__json_knows(w.value) ||
         (w.parent != NULL && w.parent->type == CONC_DICT && w.index % 2 == 0 &&
          w.value->type != CONC_STR)) {
