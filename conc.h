@@ -12266,7 +12266,7 @@ struct conc_value {
 #define CONC__VALUE_DEPTH 100
 /* How many nodes, and how many bytes of text beyond those of its input, a
    value may have when it is written out: what two places share counts twice,
-   because whoever walks the value meets it twice. */
+   because every walk over the value meets it twice. */
 #define CONC__VALUE_NODES 1000000u
 #define CONC__VALUE_BYTES ((size_t)64 << 20)
 #define CONC__BIGINT_MAX 4096 /* bytes; printing one is quadratic */
@@ -12301,6 +12301,8 @@ CONC__INLINE const conc_value *conc__item_ordered(const conc_value *v,
     i = (size_t)conc__dict_index(v)[i / 2] * 2 + i % 2;
   return v->as.items + i;
 }
+
+/* --- reading a value --- */
 
 CONC_API void conc_value_free(conc_value *value) { CONC_FREE(value); }
 
@@ -12551,6 +12553,8 @@ CONC__PRIVATE int conc__compare_values(const conc_value *a,
     level[depth - 1].i++;
   }
 }
+
+/* --- equal, look up, sort --- */
 
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b) {
   if (a == NULL || b == NULL)
@@ -12833,23 +12837,25 @@ typedef struct conc__stretch {
   uint32_t next; /* index + 1 in `runs` of the next one; 0: the last */
 } conc__stretch;
 
-/* A container that is being made. Above the line is what making it writes,
-   below what measuring and laying out add; `nodes` and `bytes` count shared
-   parts at each place, as CONC__VALUE_NODES does. */
+/* A container that is being made. The first group is written while it gets
+   its items, the second when it is measured, once all are there, the last when
+   it is laid out. `nodes` and `bytes` count a shared part at each place where
+   it stands, as CONC__VALUE_NODES does. */
 typedef struct conc__container {
   conc_type type;
+  uint32_t count;    /* items; of a dict, keys and values */
+  conc__stretch run; /* the first */
+  uint32_t last;     /* index + 1 of the last run; 0 if that is `run` */
+
   unsigned char state;  /* CONC__VISIT_FRESH, _OPEN or _DONE */
   unsigned char height; /* containers inside one another, itself too */
   bool hashable;        /* it can be a key: so far only such items */
-  uint32_t count;       /* items; of a dict, keys and values */
-  conc__stretch run;    /* the first */
-  uint32_t last;        /* index + 1 of the last; 0 if that is `run` */
-  /* --- */
-  uint32_t nodes;          /* below it */
-  uint32_t then;           /* index + 1 of the one laid out next; 0: none */
-  size_t bytes;            /* of text below it */
+  uint32_t nodes;       /* below it */
+  size_t bytes;         /* of text below it */
+  uint32_t then;        /* index + 1 of the one laid out next; 0: none */
+
   size_t size;             /* as conc_value_size */
-  const conc_value *items; /* where it was laid out */
+  const conc_value *items; /* where they are */
 } conc__container;
 
 /* An array that starts as CONC__INLINE_ITEMS elements in the maker. */
@@ -12858,6 +12864,8 @@ typedef struct conc__array {
   uint32_t count, capacity; /* in elements; count <= capacity */
 } conc__array;
 
+/* The arrays point into the struct until they grow: a maker must stay where it
+   is. */
 typedef struct conc__maker {
   conc__array stack; /* of conc_value: what has no container yet */
   conc__array pool;  /* of conc_value: items of containers, in runs */
@@ -12892,8 +12900,8 @@ CONC__PRIVATE void conc__array_free(conc__array *a) {
   if (a->capacity > CONC__INLINE_ITEMS) CONC_FREE(a->data);
 }
 
-/* The slow half of conc__array_reserve. The first growth moves the elements
-   out of the maker: so the address of a maker must not change. */
+/* The slow half of conc__array_reserve. The first growth copies the elements
+   out of the maker, later ones reallocate. After an error nothing changed. */
 CONC__PRIVATE int conc__array_grow(conc__array *a, uint32_t more,
                                    size_t unit) {
   uint32_t capacity = a->capacity;
@@ -13549,7 +13557,7 @@ CONC__PRIVATE size_t conc__set_finish(conc_value *items, size_t n) {
 /* Makes the index of a dict behind its pairs, and returns how many pairs are
    left. Of equal keys the first stays, with the value of the last: as if they
    had been set one by one. Then pairs are missing in between, and the index
-   has another place: so it is sorted anew, which happens once. */
+   has another place: so it is sorted again, which happens once. */
 CONC__PRIVATE size_t conc__dict_finish(conc_value *items, size_t pairs) {
   conc__sorting s;
   size_t i, kept, group = 0;
@@ -13609,6 +13617,8 @@ CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
   else if (o->type == CONC_SET || o->type == CONC_FROZENSET)
     o->size = conc__set_finish(items, o->count);
 }
+
+/* --- the value --- */
 
 /* Checks and measures what the root reaches. */
 CONC__PRIVATE int conc__maker_check(const conc__maker *m,
@@ -13676,13 +13686,13 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    Invariants: nothing goes below the mark that is on top; every length is
    compared with what is left of the input before it is used; each opcode
    pushes one node or less, and there are at most CONC__PICKLE_OPCODES of
-   them; so time and memory are O(input), whoever wrote the pickle. What is
+   them; so time and memory are O(input), for a hostile pickle too. What is
    written never depends on where it stands, so the body of a pickle can be
    spliced into another one.
 
    Uses the maker. The queues between processes keep values as bodies of
    pickles, and the manager's two ends speak in pickles. JSON, build and parse
-   use nothing of it but conc__little_endian.
+   use nothing of it.
 
    The opcodes and their names are those of Python's pickletools, which is
    also where their meaning is written down.
@@ -13691,15 +13701,14 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 /* --- opcodes ---
 
    What stands behind an opcode in the pickle is its argument; all else it
-   takes from the stack. Numbers are binary, their lowest byte first, but for
-   BINFLOAT; lines end with a newline. */
+   takes from the stack. Numbers are binary, their lowest byte first, except
+   that of BINFLOAT; lines end with a newline. */
 
 enum {
   /* Around all others. */
   CONC__OP_PROTO = 0x80, /* one byte: the protocol; stands first, if at all */
   CONC__OP_FRAME = 0x95, /* 8 bytes: the length of the part that follows */
   CONC__OP_STOP = '.',   /* the one node on the stack is the value */
-
   /* Push a constant or a number. */
   CONC__OP_NONE = 'N',
   CONC__OP_NEWTRUE = 0x88,
@@ -13710,7 +13719,6 @@ enum {
   CONC__OP_LONG1 = 0x8a,   /* two's complement; its length is 1 byte */
   CONC__OP_LONG4 = 0x8b,   /* two's complement; its length is 4 bytes */
   CONC__OP_BINFLOAT = 'G', /* an IEEE double, its first byte the highest */
-
   /* Push a text behind its length of 1, 4 or 8 bytes: a str in UTF-8, bytes,
      a bytearray; or a str of Python 2, which is bytes or text. */
   CONC__OP_SHORT_BINUNICODE = 0x8c,
@@ -13722,7 +13730,6 @@ enum {
   CONC__OP_BYTEARRAY8 = 0x96,
   CONC__OP_SHORT_BINSTRING = 'U',
   CONC__OP_BINSTRING = 'T',
-
   /* Make containers of what is on the stack; "all" is what stands above the
      top mark, which goes too. */
   CONC__OP_MARK = '(',
@@ -13742,7 +13749,6 @@ enum {
   CONC__OP_SETITEM = 's',   /* the top key and value, into the dict */
   CONC__OP_SETITEMS = 'u',  /* all, into the dict below the mark */
   CONC__OP_ADDITEMS = 0x90, /* all, into the set below the mark */
-
   /* The memo: PUT stores the top node under an index and leaves it, GET
      pushes it again. The index is a line, 1 byte or 4 bytes. */
   CONC__OP_PUT = 'p',
@@ -13752,26 +13758,22 @@ enum {
   CONC__OP_GET = 'g',
   CONC__OP_BINGET = 'h',
   CONC__OP_LONG_BINGET = 'j',
-
   /* The stack itself. */
   CONC__OP_POP = '0',
   CONC__OP_POP_MARK = '1', /* all */
   CONC__OP_DUP = '2',
-
   /* Lines of text, as protocol 0 writes. */
   CONC__OP_INT = 'I',
   CONC__OP_LONG = 'L',
   CONC__OP_FLOAT = 'F',
   CONC__OP_STRING = 'S',  /* in quotes, as Python 2's repr() */
   CONC__OP_UNICODE = 'V', /* with escapes \uXXXX */
-
   /* Names, and what is made with them. */
   CONC__OP_GLOBAL = 'c',        /* two lines: module and class or function */
   CONC__OP_STACK_GLOBAL = 0x93, /* the same, from the top two nodes */
   CONC__OP_REDUCE = 'R',        /* calls a name with a tuple of arguments */
   CONC__OP_NEWOBJ = 0x81,       /* the same, by a class's __new__ */
   CONC__OP_BUILD = 'b',         /* gives the object below a state */
-
   /* Make or fetch what is not in the pickle: always refused. */
   CONC__OP_INST = 'i',      /* GLOBAL and REDUCE in one, of Python 1 */
   CONC__OP_OBJ = 'o',       /* the same, its class from the stack */
@@ -13797,8 +13799,8 @@ typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
 } conc__pickle_limits;
 
-/* For what a server answers: see above. Requests and messages are read with
-   no limits but those of conc_pickle_loads. */
+/* For what a server answers. Requests and messages are read as data alone, as
+   conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
     __attribute__((unused)) = {true};
 
@@ -13946,7 +13948,7 @@ CONC__PRIVATE int conc__pickle_read_line(conc__pickle_reader *r,
 }
 
 /* INT, LONG: a line of decimal digits, of LONG with an L at its end. Python 2
-   writes ints so that do not fit in 32 bits, at every protocol. The lines 00
+   writes ints like this if they do not fit in 32 bits, at every protocol; 00
    and 01 of INT are False and True, from before NEWFALSE and NEWTRUE. */
 CONC__PRIVATE int conc__pickle_read_int_line(conc__pickle_reader *r,
                                              bool is_long) {
@@ -14118,12 +14120,12 @@ CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
              : conc__pickle_recall(&r->m, index);
 }
 
-/* --- reading: names and calls ---
+/* --- reading: names ---
 
    Python writes some data as the call of a name: bytearrays and sets of old
    protocols, bytes before protocol 3, and exceptions. A name is a node of
-   type CONC__TYPE_CALLABLE, which no value may hold in the end: whoever
-   leaves it uncalled gets -EACCES from measuring. */
+   type CONC__TYPE_CALLABLE, which no value may hold in the end: of a pickle
+   that leaves it uncalled, measuring says -EACCES. */
 
 /* Replaces module and class, the top two nodes, by a name. The table holds
    what Python's own pickles of data name, under the names of both Pythons:
@@ -14183,6 +14185,8 @@ CONC__PRIVATE int conc__pickle_read_global(conc__pickle_reader *r) {
   return conc__pickle_read_name(r);
 }
 
+/* --- reading: calls --- */
+
 /* set(x) and frozenset(x), of n arguments. */
 CONC__PRIVATE int conc__pickle_call_set(conc__maker *m, conc_type type,
                                         const conc_value *arg, uint32_t n) {
@@ -14218,7 +14222,7 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
 
 /* Calls any other class: makes an inert CONC_OBJECT of module, class,
    arguments, and a state that a BUILD behind it may set. Nothing of what such
-   a class would do happens; whoever reads the value sees what was asked. */
+   a class would do happens; a reader of the value sees what was asked for. */
 CONC__PRIVATE int conc__pickle_call_class(conc__maker *m,
                                           const conc_value *name,
                                           const conc_value *args) {
@@ -14407,6 +14411,8 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
   default: return conc__pickle_read_old_opcode(r, op);
   }
 }
+
+/* --- reading: whole pickles --- */
 
 /* Reads one pickle that ends where the data ends. `limits` may be NULL: data
    alone. *protocol (not if NULL) is what the pickle says of itself, 0 if
@@ -14613,7 +14619,7 @@ CONC__PRIVATE bool conc__usual_read(const unsigned char *p, size_t size,
   return conc__scalar_is_str(&u->ident) && conc__scalar_is_str(&u->method);
 }
 
-/* --- writing ---
+/* --- writing: numbers and texts ---
 
    The plainest form: no frames, no memo, no place that depends on where it
    stands. So the body of a pickle (all but PROTO in front and STOP at its end)
@@ -14776,6 +14782,8 @@ CONC__PRIVATE int conc__pickle_put_bytearray(conc__buffer *b,
   return conc__pickle_put_ops(b, CONC__OP_TUPLE1, CONC__OP_REDUCE);
 }
 
+/* --- writing: values --- */
+
 /* Writes a value that has no items; -EACCES for a CONC_OBJECT, which is not
    sent on. */
 CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
@@ -14801,7 +14809,7 @@ CONC__PRIVATE int conc__pickle_put_leaf(conc__buffer *b, const conc_value *v,
 }
 
 /* Before the items of a set. Protocol 4 has opcodes; older ones call the type
-   with a list. */
+   with a list, which is collected first. */
 CONC__PRIVATE int conc__pickle_put_open_set(conc__buffer *b, bool frozen,
                                             int protocol) {
   int rc;
@@ -14908,8 +14916,8 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 /* --- stored bodies --- */
 
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
-   Python 2 peer. The body is read and written anew, as its opcodes may be
-   newer. After an error the buffer is as it was. */
+   Python 2 peer. The body is read and written again, because its opcodes may
+   be newer. After an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
   conc__buffer old = {NULL, 0, 0};
   conc_value *v = NULL;
@@ -14978,7 +14986,8 @@ typedef struct conc__writer {
   size_t length; /* of all that was written, even beyond size */
 } conc__writer;
 
-/* Writes n bytes, as many of them as there is room for. */
+/* Writes n bytes, as many of them as there is room for. Once memory is full,
+   length goes on, and the caller knows how much it would have taken. */
 CONC__INLINE void conc__writer_put(conc__writer *s, const void *data,
                                    size_t n) {
   if (s->length < s->size && n > 0) {
@@ -14988,6 +14997,7 @@ CONC__INLINE void conc__writer_put(conc__writer *s, const void *data,
   s->length += n;
 }
 
+/* Writes a text of this file's own: a word, a bracket, what snprintf made. */
 CONC__PRIVATE void conc__writer_text(conc__writer *s, const char *text) {
   conc__writer_put(s, text, strlen(text));
 }
@@ -15030,8 +15040,9 @@ CONC__PRIVATE int conc__float_digits(double f, char *digits, int *point) {
   return n;
 }
 
-/* The digits of a double, and where its point goes: Python's repr() writes an
-   exponent below 0.0001 and from 1e16 on. */
+/* Writes n digits, whose point stands at `point`, as Python's repr() does it:
+   with an exponent below 0.0001 and from 1e16 on, else in full, and never
+   without a point or an exponent, by which a float is told from an int. */
 CONC__PRIVATE void conc__writer_digits(conc__writer *s, const char *digits,
                                        int n, int point) {
   static const char zeros[] = "0000000000000000";
@@ -15121,7 +15132,7 @@ CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
   }
 }
 
-/* --- text: strings and whole values --- */
+/* --- text: strings --- */
 
 /* Whether Python's repr() shows a character above ASCII as it is. It does not
    show controls, formats, blanks, surrogates, private use; nor code points
@@ -15200,6 +15211,8 @@ CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
   }
   conc__writer_put(s, &quote, 1);
 }
+
+/* --- text: whole values --- */
 
 /* Python's repr() of a value that has no items. */
 CONC__PRIVATE void conc__writer_leaf(conc__writer *s, const conc_value *v) {
@@ -15290,6 +15303,8 @@ CONC__PRIVATE void conc__writer_container(conc__writer *s,
   }
 }
 
+/* Neither makes memory nor fails, whatever the value: so it can be used where
+   an error is reported. NULL reads like None, as everywhere. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size) {
   conc__writer s;
@@ -15477,6 +15492,7 @@ CONC__PRIVATE int conc__build_letter(conc__builder *b) {
   case 'O':
     v = va_arg(b->arguments.list, const conc_value *);
     return v == NULL ? -EINVAL : conc__maker_push_value(m, v);
+  /* brackets have no argument */
   case '(':
   case '[':
   case '{':
@@ -15604,6 +15620,8 @@ CONC__PRIVATE int conc__parse_key(conc__parser *p) {
   return in->next == NULL ? -EINVAL : 0;
 }
 
+/* --- parse: one value --- */
+
 /* A whole number from least to greatest. -EINVAL if the value is another one,
    -ERANGE if the number does not fit: so for a bigint. */
 CONC__PRIVATE int conc__parse_int(conc__parser *p, int64_t least,
@@ -15699,8 +15717,8 @@ CONC__PRIVATE int conc__parse_text(conc__parser *p, char c) {
     size = va_arg(p->arguments.list, size_t *);
     p->format++;
   }
-  /* A bytearray only with a size: who asks for bytes without one may take them
-     for a C string, and a bytearray is a buffer. */
+  /* A bytearray only with a size: a caller that asks for bytes without one may
+     take them for a C string, and a bytearray is a buffer. */
   v = conc__parse_next(p);
   if (v == NULL || !conc__is_text(v->type) || v->type == CONC_BIGINT)
     return -EINVAL;
@@ -15722,6 +15740,8 @@ CONC__PRIVATE int conc__parse_value(conc__parser *p) {
   if (p->store) *out = v;
   return 0;
 }
+
+/* --- parse: the format --- */
 
 /* Takes None, and checks that it is: there is no argument. */
 CONC__PRIVATE int conc__parse_none(conc__parser *p) {
@@ -15805,8 +15825,8 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
 
    JSON is read on the maker's stack, like a pickle: open brackets are marks,
    and how many there can be is known, so no input decides how deep the C stack
-   goes. Text without escapes is not copied, but for the one copy of all the
-   input that the maker makes. What is written is what Python's json.dumps
+   goes. Text without escapes is copied only once, with all of the input, when
+   the maker makes the value. What is written is what Python's json.dumps
    writes.
 
    Invariants: conc__json.p only grows, by what has been understood: so after
@@ -16000,7 +16020,7 @@ CONC__PRIVATE int conc__json_read(conc__json *j) {
   }
 }
 
-/* *where is told for errors of the maker as well. -EMSGSIZE may come from it
+/* *where is set for errors of the maker as well. -EMSGSIZE may come from it
    at the very end: then all has been read, and *where is the size. */
 CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where) {
