@@ -15303,7 +15303,7 @@ CONC__PRIVATE void conc__writer_container(conc__writer *s,
   }
 }
 
-/* Neither makes memory nor fails, whatever the value: so it can be used where
+/* Takes no memory and cannot fail, whatever the value: so it can be used where
    an error is reported. NULL reads like None, as everywhere. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size) {
