@@ -2446,6 +2446,67 @@ static const int *const conc__version_check __attribute__((used)) =
 
 /* ===========================================================================
    The implementation
+
+   What is in its parts, in this order:
+
+     >>platform   what this compiler and system have, decided once
+     >>os         sleeping on a word; what is found out once; descriptors,
+                  random bytes
+     >>bytes      buffers; hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC
+                  (RFC 2104)
+     >>park       spinning; threads as actors; guards; what a fork calls; what
+                  is made once; how a thread becomes an actor; wait lists;
+                  waiting for many
+     >>deadlock   who waits for whom
+     >>wait       a waiter on a list parks: the one wait
+     >>registry   the registry; waiting
+     >>lock       what is shared between processes; what tools are told; the
+                  order of locks; conc_lock and conc_rlock between processes;
+                  conc_lock; conc_rlock; what an actor reads; conc_rwlock
+                  between processes; conc_rwlock; conc_once between processes;
+                  conc_once
+     >>event      conc_event; conc_event between processes; conc_cond between
+                  processes; conc_cond; conc_sem; conc_sem between processes;
+                  conc_barrier between processes; conc_barrier
+     >>task       several at once; scopes; groups
+     >>stack      where a handler runs when a stack has overflowed; their
+                  memory
+     >>generator  conc_gen
+     >>local      conc_local
+     >>thread     conc_thread_start
+     >>schedule   ready; timers
+     >>poller     epoll, kqueue or poll()
+     >>coroutine  switching; coroutines as actors; waiting for descriptors
+     >>loop       the loop's own turn; telling of overflows
+     >>fork       what a forked child makes of what it finds
+     >>io         descriptors; addresses; datagrams; buffered streams; signals
+     >>ipc        memory without a name; memory by name
+     >>process    the end of a child; fork; executing a program; spawn; what is
+                  public of processes
+     >>popen      conc_popen: other programs
+     >>value      values; order
+     >>maker      walking a value; UTF-8; making a value; measuring; laying out
+     >>pickle     pickle: reading; pickle: writing
+     >>format     text; build and parse
+     >>json       JSON (RFC 8259)
+     >>pipe       messages over a pair of sockets that keep their bounds
+     >>fifo       the ring of bytes; local queues
+     >>cells      what the dead leave behind; waiting; put and get; what is not
+                  done yet
+     >>queue      typed values
+     >>jobs       a fence of which one side, that is seldom taken, pays for
+                  both; deques of jobs; the pool of threads; running a job;
+                  waiting for jobs; fork; the life of a pool
+     >>procpool   in a worker; in the parent: slots; the guard is held; in the
+                  parent: how jobs end; in the parent: the keeper; in the
+                  parent: the life of the pool
+     >>pool       map and imap; conc_offload
+     >>net        frames; reading and writing; authentication
+     >>server     names; a session: one coroutine that serves one client;
+                  replies; requests; the usual requests; the server
+     >>proxy      proxies
+     >>manager    conc_manager
+     >>extras     conc_progress
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
