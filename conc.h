@@ -2515,8 +2515,16 @@ static const int *const conc__version_check __attribute__((used)) =
 /* ---------------------------------------------------------------------------
    >>platform: what this compiler and system have, decided once
 
-   Each CONC_HAVE_... is 0 or 1 and may be defined beforehand to force either
-   way; below this section nothing asks for a platform by name.
+   Holds the facts of the compiler, the CPU and the system, as macros; what is
+   built on them and needs nothing else (atomic access, time, texts of errors);
+   and what tools such as sanitizers must learn. Every room below uses it; it
+   uses nothing.
+
+   Each CONC_HAVE_... is 0 or 1. A program may define it beforehand, to force
+   either way: that is how every fallback is tested on one machine. CONC__...
+   facts follow from those, and are not for users. Below this section a room
+   asks for a fact, never for a platform by its name, and by an `if` where both
+   branches compile: then both are compiled everywhere.
    ------------------------------------------------------------------------ */
 
 #include <errno.h>
@@ -2542,21 +2550,59 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <time.h>
 #include <unistd.h>
 
+/* --- the compiler and the CPU --- */
+
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
 #define CONC__HAS_FEATURE(x) 0
 #endif
 
-/* tcc 0.9.27 has no atomics and no thread-local variables. It is told here how
-   to do without, which costs speed. */
+/* tcc 0.9.27 has no atomics and no thread-local variables. What stands in for
+   them, below and in >>park, costs speed. */
 #if defined(__TINYC__) && !defined(__ATOMIC_RELAXED)
 #define CONC__TCC 1
 #else
 #define CONC__TCC 0
 #endif
 
-/* Linux and not asked to do without it (tcc has read its structs wrongly). */
+/* CPUs whose registers and instructions this file knows. */
+#if defined(__x86_64__)
+#define CONC__X86_64 1
+#else
+#define CONC__X86_64 0
+#endif
+#if defined(__aarch64__)
+#define CONC__ARM64 1
+#else
+#define CONC__ARM64 0
+#endif
+
+/* What is private is static. Which of it a program uses depends on the
+   configuration, so none of it may be warned of as unused. */
+#define CONC__PRIVATE static __attribute__((unused))
+#define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__NOINLINE static __attribute__((noinline, unused))
+#define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
+#define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Linkage of the public functions that are called in the hottest loops: a
+   plain `inline` definition lets the implementation file inline its own calls,
+   and still gives other files a symbol, since the function has been declared
+   without `inline` before. In C++ it would not. */
+#ifdef __cplusplus
+#define CONC_API_HOT CONC_API
+#else
+#define CONC_API_HOT CONC_API inline
+#endif
+#ifdef __clang__ /* it takes those for inline definitions, which they are not */
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wstatic-in-inline"
+#endif
+
+/* --- the system --- */
+
+/* Linux, and not asked to do without it. (tcc has read its structs wrongly.) */
 #if defined(__linux__) && !defined(CONC_PORTABLE) && !CONC__TCC
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -2564,9 +2610,21 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <sys/random.h>
 #include <sys/syscall.h>
 #define CONC__LINUX 1
+/* Shows a thread's name in ps and top, cut to 15 bytes. */
+#define CONC__NAME_THREAD(name) prctl(PR_SET_NAME, (name), 0, 0, 0)
+/* Advice about pages: 0, or -1 from a kernel that does not know it. */
+#define CONC__MADVISE(p, size, advice) madvise((p), (size), (advice))
 #else
 #define CONC__LINUX 0
+#define CONC__NAME_THREAD(name) ((void)(name))
+#define CONC__MADVISE(p, size, advice) ((void)(p), (void)(size), -1)
 #endif
+#define CONC__MADV_HUGE 14    /* MADV_HUGEPAGE: Linux 2.6.38 */
+#define CONC__MADV_NOHUGE 15  /* MADV_NOHUGEPAGE */
+#define CONC__MADV_GUARD 102  /* MADV_GUARD_INSTALL: Linux 6.13 */
+
+/* Whether /proc/self/exe is the program that runs. */
+#define CONC__PROC_SELF_EXE CONC__LINUX
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
     (CONC__LINUX && !defined(F_SETSIG))
@@ -2598,6 +2656,14 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/event.h>
 #endif
 
+/* epoll_wait() whose timeout is in nanoseconds: Linux 5.11, asked for at run
+   time: ENOSYS where there is none. Otherwise it is in milliseconds. */
+#ifdef SYS_epoll_pwait2
+#define CONC__SYS_EPOLL_PWAIT2 SYS_epoll_pwait2
+#else
+#define CONC__SYS_EPOLL_PWAIT2 (-1)
+#endif
+
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
    pipe. */
 #ifndef CONC_HAVE_EVENTFD
@@ -2610,10 +2676,42 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #ifndef CONC_HAVE_CLOEXEC
 #define CONC_HAVE_CLOEXEC CONC__LINUX
 #endif
+#if CONC_HAVE_CLOEXEC
+#define CONC__SOCK_CLOEXEC SOCK_CLOEXEC
+#define CONC__SOCK_NONBLOCK SOCK_NONBLOCK
+#define CONC__MSG_CLOEXEC MSG_CMSG_CLOEXEC
+#else
+#define CONC__SOCK_CLOEXEC 0
+#define CONC__SOCK_NONBLOCK 0
+#define CONC__MSG_CLOEXEC 0
+#endif
 
 /* getrandom(): Linux 3.17, glibc 2.25. Otherwise /dev/urandom. */
 #ifndef CONC_HAVE_GETRANDOM
 #define CONC_HAVE_GETRANDOM CONC__LINUX
+#endif
+#if CONC_HAVE_GETRANDOM
+#define CONC__GETRANDOM(p, size) getrandom((p), (size), 0)
+#else
+#define CONC__GETRANDOM(p, size) ((ssize_t)-1)
+#endif
+
+/* Anonymous memory is in POSIX since 2024; /dev/zero is older. The other two
+   are hints. */
+#ifdef MAP_ANONYMOUS
+#define CONC__MAP_ANONYMOUS MAP_ANONYMOUS
+#else
+#define CONC__MAP_ANONYMOUS 0
+#endif
+#ifdef MAP_NORESERVE
+#define CONC__MAP_NORESERVE MAP_NORESERVE
+#else
+#define CONC__MAP_NORESERVE 0
+#endif
+#ifdef MAP_STACK
+#define CONC__MAP_STACK MAP_STACK
+#else
+#define CONC__MAP_STACK 0
 #endif
 
 /* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13, asked for
@@ -2643,9 +2741,33 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #endif
 
+/* Closes many descriptors at once; -1 where there is none, as from a kernel
+   before Linux 5.9. */
+#ifdef SYS_close_range
+#define CONC__CLOSE_RANGE(from, to) \
+  syscall(SYS_close_range, (unsigned)(from), (unsigned)(to), 0u)
+#else
+#define CONC__CLOSE_RANGE(from, to) (-1)
+#endif
+
+/* Record locks of an open file (POSIX 2024), which forked children share, and
+   not of a process: fcntl()'s command, or -1, which it refuses. */
+#ifdef F_OFD_SETLK
+#define CONC__OFD_SETLK F_OFD_SETLK
+#else
+#define CONC__OFD_SETLK (-1)
+#endif
+
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
 #ifndef CONC_HAVE_PIPE_SIZE
 #define CONC_HAVE_PIPE_SIZE CONC__LINUX
+#endif
+#if CONC_HAVE_PIPE_SIZE
+#define CONC__GETPIPE_SZ F_GETPIPE_SZ
+#define CONC__SETPIPE_SZ F_SETPIPE_SZ
+#else
+#define CONC__GETPIPE_SZ (-1)
+#define CONC__SETPIPE_SZ (-1)
 #endif
 #define CONC__PIPE_SIZE 65536     /* bytes that they hold at first */
 #define CONC__PIPE_WIDE (1 << 20) /* and without privileges at most */
@@ -2656,14 +2778,14 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_SETSIG CONC__LINUX
 #endif
 
-/* Thread-local variables of the compiler (__thread). Otherwise POSIX's, and
-   there is no way on for a thread that gets no memory for them. */
+/* Thread-local variables of the compiler (__thread). Otherwise POSIX's: then
+   a thread that gets no memory for them ends the program. */
 #ifndef CONC_HAVE_THREAD_LOCAL
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
 #endif
 
-/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
-   then. */
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise a look every
+   10 ms. */
 #ifndef CONC_HAVE_SIGNALFD
 #define CONC_HAVE_SIGNALFD CONC__LINUX
 #endif
@@ -2698,16 +2820,29 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_MEMBARRIER 0
 #endif
 #endif
-#define CONC__MEMBARRIER_EXPEDITED 8 /* private */
-#define CONC__MEMBARRIER_REGISTER 16
+#if CONC_HAVE_MEMBARRIER
+#define CONC__MEMBARRIER(command) syscall(SYS_membarrier, (command), 0, 0)
+#else
+#define CONC__MEMBARRIER(command) (-1)
+#endif
+#define CONC__MEMBARRIER_EXPEDITED 8 /* PRIVATE_EXPEDITED: of this process */
+#define CONC__MEMBARRIER_REGISTER 16 /* comes first, once in a process */
 
-/* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
+/* Acknowledging what came over TCP at once: the option's number, or -1. */
+#ifdef TCP_QUICKACK
+#define CONC__TCP_QUICKACK TCP_QUICKACK
+#else
+#define CONC__TCP_QUICKACK (-1)
+#endif
+
+/* --- the coroutine switch, and tools that must know of it --- */
+
+/* The switch in assembly, for CPUs that this file knows. Otherwise
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
 #if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__) && \
-    !CONC__TCC
-#define CONC_HAVE_SWITCH_ASM 1
+    !defined(__ILP32__)
+#define CONC_HAVE_SWITCH_ASM ((CONC__X86_64 || CONC__ARM64) && !CONC__TCC)
 #else
 #define CONC_HAVE_SWITCH_ASM 0
 #endif
@@ -2716,7 +2851,23 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <ucontext.h>
 #endif
 
-/* Tools that must be told when the stack is switched. */
+/* Registers that the switch clobbers only on some machines: a compiler refuses
+   the names of those that the machine has not, and x18 where it belongs to the
+   system. */
+#ifdef __AVX512F__
+#define CONC__AVX512_REGISTERS                                          \
+  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",        \
+      "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",    \
+      "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define CONC__AVX512_REGISTERS
+#endif
+#ifdef __APPLE__
+#define CONC__X18_REGISTER
+#else
+#define CONC__X18_REGISTER "x18",
+#endif
+
 #ifndef CONC_HAVE_ASAN
 #if defined(__SANITIZE_ADDRESS__) || CONC__HAS_FEATURE(address_sanitizer)
 #define CONC_HAVE_ASAN 1
@@ -2731,14 +2882,14 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_TSAN 0
 #endif
 #endif
+/* Always, where its instructions are known: a program may be started in it. */
 #ifndef CONC_HAVE_VALGRIND
-#if CONC__LINUX && (defined(__x86_64__) || defined(__aarch64__)) && \
-    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
-#define CONC_HAVE_VALGRIND 1
-#else
-#define CONC_HAVE_VALGRIND 0
+#define CONC_HAVE_VALGRIND                                      \
+  (CONC__LINUX && (CONC__X86_64 || CONC__ARM64) && !CONC_HAVE_ASAN && \
+   !CONC_HAVE_TSAN)
 #endif
-#endif
+
+/* --- what the user may replace --- */
 
 #if defined(CONC_MALLOC) && defined(CONC_REALLOC) && defined(CONC_FREE)
 #elif defined(CONC_MALLOC) || defined(CONC_REALLOC) || defined(CONC_FREE)
@@ -2756,18 +2907,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_SPIN_SECONDS 50e-6
 #endif
 
-/* What is private is static, and used or not as the configuration has it. */
-#define CONC__PRIVATE static __attribute__((unused))
-#define CONC__INLINE static inline __attribute__((always_inline, unused))
-#define CONC__NOINLINE static __attribute__((noinline, unused))
-#define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
-#define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* --- atomics for tcc --- */
 
 #if CONC__TCC
 /* What gcc and clang build in. tcc compiles each statement by itself: memory
    is read and written as the program says, and x86 keeps loads in order, and
    stores. So a plain load acquires; a store is an exchange, in full order. */
-#ifndef __x86_64__
+#if !CONC__X86_64
 #error "conc.h: this tcc has no atomics for this CPU; use gcc or clang"
 #endif
 #define __ATOMIC_RELAXED 0
@@ -2775,6 +2921,9 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define __ATOMIC_RELEASE 3
 #define __ATOMIC_ACQ_REL 4
 #define __ATOMIC_SEQ_CST 5
+/* Compare and swap of 1, 4 or 8 bytes: as gcc's, 1 if it has stored the new
+   value, else 0 and *expected is what was there. The values go through memcpy,
+   since tcc's macros cannot cast a pointer to `expected` by its size. */
 static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
                          size_t size) {
   uint64_t old = 0, found;
@@ -2799,7 +2948,8 @@ static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
   memcpy(expected, &found, size);
   return 0;
 }
-/* Does what C does by `operation`, and returns what was there before. */
+/* Does what C does by `operation` ('=' stores v), and returns what was there
+   before. */
 static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                  size_t size) {
   uint64_t old = 0, next;
@@ -2834,18 +2984,13 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
 #define __builtin_prefetch(...) ((void)0)
-static int conc__tcc_ctz(uint64_t x) {
-  int n = 0;
-  for (; (x & 1) == 0; x >>= 1) n++;
-  return n;
-}
-#define __builtin_ctz(x) conc__tcc_ctz(x)
-#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
-/* What must be true here, whatever a caller, a peer or a file does: an error
-   in this file if not. Tests define CONC_CHECKED; without it nothing is looked
-   at. */
+/* --- checks, cache lines, atomic access --- */
+
+/* What must be true here, whatever a caller, a peer or a file does: if it is
+   not, the error is in this file. Tests define CONC_CHECKED; without it the
+   expression is not even evaluated. */
 #ifdef CONC_CHECKED
 #define CONC__CHECK(expr)                                                     \
   ((expr) ? (void)0 : conc__check_failed(#expr, __FILE__, __LINE__))
@@ -2865,11 +3010,16 @@ conc__check_failed(const char *expr, const char *file, int line) {
 #define CONC__APART(n) char apart##n[CONC__CACHE_LINE]
 
 /* Stands before each step that another thread may meet: so a test can stop a
-   thread at any of them, and show that the others do not mind. */
+   thread at any of them, and show that the others go on. */
 #ifndef CONC__POINT
 #define CONC__POINT() ((void)0)
 #endif
 
+/* Acquire and release are the usual orders: what the writer did before its
+   store is seen by a thread whose load has seen the store. A place that needs
+   more, one order of several words for all threads, says SEQ_CST and why. A
+   relaxed access is enough where a guard orders the rest, or where a stale
+   value costs time only. */
 #define CONC__LOAD(p) (CONC__POINT(), __atomic_load_n((p), __ATOMIC_ACQUIRE))
 #define CONC__LOAD_RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define CONC__STORE(p, v) \
@@ -2883,13 +3033,18 @@ conc__check_failed(const char *expr, const char *file, int line) {
 #define CONC__AND(p, v) \
   (CONC__POINT(), __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL))
 
+/* From here to the end of the file. */
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+extern char **environ; /* POSIX leaves it to the program to declare it */
+
+/* --- versions and errors --- */
+
 #ifndef CONC_STATIC
 const int conc__version_0_1_0 = 1;
-#undef CONC_API
+#undef CONC_API /* it was `extern`: the definitions need none */
 #define CONC_API
 #endif
 
@@ -2897,58 +3052,66 @@ CONC_API const char *conc_version(void) { return CONC_VERSION; }
 
 CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 
-/* Those that this library returns of its own accord; the rest is the
+/* The errors that this library returns of its own accord; all others are the
    system's to word. strerror() may not be thread-safe, and the two variants
    of strerror_r differ by feature macro, hence a table. */
+static const struct conc__error_text {
+  int code;
+  const char *text;
+} conc__error_texts[] = {
+    {0, "success"},
+    {EACCES, "permission denied, or wrong key, or refused data"},
+    {EADDRINUSE, "address already in use"},
+    {EADDRNOTAVAIL, "address not available on this machine"},
+    {EAGAIN, "resource temporarily unavailable"},
+    {EBADF, "bad file descriptor"},
+    {EBADMSG, "malformed, or not of the kind asked for"},
+    {EBUSY, "busy: already started, or in use"},
+    {ECANCELED, "cancelled"},
+    {ECHILD, "the process that ran it died"},
+    {ECONNABORTED, "connection aborted"},
+    {ECONNREFUSED, "connection refused"},
+    {ECONNRESET, "connection reset by peer"},
+    {EDEADLK, "deadlock: would wait for itself"},
+    {EEXIST, "already exists"},
+    {EHOSTUNREACH, "no route to host"},
+    {EINTR, "interrupted by a signal"},
+    {EINVAL, "invalid argument"},
+    {EIO, "input/output error"},
+    {EMFILE, "too many open files in this process"},
+    {EMSGSIZE, "message too long"},
+    {ENETUNREACH, "network is unreachable"},
+    {ENFILE, "too many open files in the system"},
+    {ENOENT, "no such name, file or host"},
+    {ENOMEM, "out of memory"},
+    {ENOSPC, "no space left"},
+    {ENOSYS, "not available on this system"},
+    {ENOTSUP, "not supported by this object"},
+    {EOVERFLOW, "value too large, or released too often"},
+    {EOWNERDEAD, "the owner died"},
+    {EPERM, "not permitted (not the owner, no loop here, no conc_main)"},
+    {EPIPE, "closed"},
+    {EPROTO, "protocol error: the peer is not what it should be"},
+    {EPROTONOSUPPORT, "not available on this system"},
+    {ERANGE, "number out of range"},
+    {ESRCH, "no such task is running"},
+    {ETIMEDOUT, "timed out"},
+};
+
 CONC_API const char *conc_strerror(int error) {
-  static const struct {
-    int code;
-    const char *text;
-  } table[] = {
-      {0, "success"},
-      {EACCES, "permission denied, or wrong key, or refused data"},
-      {EADDRINUSE, "address already in use"},
-      {EADDRNOTAVAIL, "address not available on this machine"},
-      {EAGAIN, "resource temporarily unavailable"},
-      {EBADF, "bad file descriptor"},
-      {EBADMSG, "malformed, or not of the kind asked for"},
-      {EBUSY, "busy: already started, or in use"},
-      {ECANCELED, "cancelled"},
-      {ECHILD, "the process that ran it died"},
-      {ECONNABORTED, "connection aborted"},
-      {ECONNREFUSED, "connection refused"},
-      {ECONNRESET, "connection reset by peer"},
-      {EDEADLK, "deadlock: would wait for itself"},
-      {EEXIST, "already exists"},
-      {EHOSTUNREACH, "no route to host"},
-      {EINTR, "interrupted by a signal"},
-      {EINVAL, "invalid argument"},
-      {EIO, "input/output error"},
-      {EMFILE, "too many open files in this process"},
-      {EMSGSIZE, "message too long"},
-      {ENETUNREACH, "network is unreachable"},
-      {ENFILE, "too many open files in the system"},
-      {ENOENT, "no such name, file or host"},
-      {ENOMEM, "out of memory"},
-      {ENOSPC, "no space left"},
-      {ENOSYS, "not available on this system"},
-      {ENOTSUP, "not supported by this object"},
-      {EOVERFLOW, "value too large, or released too often"},
-      {EOWNERDEAD, "the owner died"},
-      {EPERM, "not permitted (not the owner, no loop here, no conc_main)"},
-      {EPIPE, "closed"},
-      {EPROTO, "protocol error: the peer is not what it should be"},
-      {EPROTONOSUPPORT, "not available on this system"},
-      {ERANGE, "number out of range"},
-      {ESRCH, "no such task is running"},
-      {ETIMEDOUT, "timed out"},
-  };
   size_t i;
   if (error < 0) error = -error;
-  for (i = 0; i < sizeof table / sizeof *table; i++)
-    if (table[i].code == error) return table[i].text;
+  for (i = 0; i < sizeof conc__error_texts / sizeof *conc__error_texts; i++)
+    if (conc__error_texts[i].code == error) return conc__error_texts[i].text;
   return "system error; see errno(3)";
 }
+
+/* --- time ---
+
+   Public timeouts are seconds from now. Inside, a deadline is a time of the
+   monotonic clock, worked out once where a call begins, so that a call that
+   waits several times does not wait longer. 0 or less has passed long ago: the
+   call tries once. CONC__NEVER and more never comes. */
 
 CONC__INLINE double conc__clock(clockid_t which) {
   struct timespec t;
@@ -2958,7 +3121,8 @@ CONC__INLINE double conc__clock(clockid_t which) {
 
 CONC_API double conc_now(void) { return conc__clock(CLOCK_MONOTONIC); }
 
-/* When the clock last ticked, some milliseconds ago: does not take as long. */
+/* When the clock last ticked, some milliseconds ago: a cheaper look, for times
+   that need not be exact. */
 CONC__PRIVATE double conc__now_about(void) {
 #ifdef CLOCK_MONOTONIC_COARSE
   return conc__clock(CLOCK_MONOTONIC_COARSE);
@@ -2967,16 +3131,16 @@ CONC__PRIVATE double conc__now_about(void) {
 #endif
 }
 
-/* Deadlines are absolute inside; >= this one means never. */
 #define CONC__NEVER 1e200
 
-/* A NaN is no time that ever comes, as in Python: it waits. */
+/* A NaN is no time that ever comes, as in Python: it waits for ever, hence the
+   comparison that is false for it. */
 CONC__PRIVATE double conc__deadline(double timeout) {
   if (!(timeout < 1e9)) return CONC__NEVER;
   return timeout <= 0 ? 0 : conc_now() + timeout;
 }
 
-/* What is left of it; for calls that want a timeout again. */
+/* What is left of a deadline, in seconds: for calls that want a timeout. */
 CONC__PRIVATE double conc__remaining(double deadline) {
   double left;
   if (deadline >= CONC__NEVER) return CONC_FOREVER;
@@ -2993,48 +3157,56 @@ CONC__PRIVATE struct timespec conc__timespec(double seconds) {
   return t;
 }
 
-/* Milliseconds for poll(), rounded up so that nobody wakes too early and
-   then spins to its deadline. -1 is forever. */
+/* What is left of a deadline, in milliseconds for poll(), which takes -1 for
+   ever. Rounded up: a caller that woke too early would spin to its deadline. */
 CONC__PRIVATE int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
 }
 
-/* The number of the lowest bit that is set; one is. */
+/* --- bits, and a pause --- */
+
+/* The number of the lowest and of the highest bit that is set; one must be. */
+#ifdef __TINYC__ /* no tcc has the builtins */
 CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
-#ifdef __TINYC__
   unsigned n = 0;
   while (!(bits >> n & 1)) n++;
   return n;
-#else
-  return (unsigned)__builtin_ctzll(bits);
-#endif
 }
-
-/* And of the highest one. */
 CONC__INLINE unsigned conc__highest_bit(uint64_t bits) {
-#ifdef __TINYC__
   unsigned n = 0;
   while ((bits >>= 1) != 0) n++;
   return n;
-#else
-  return 63 - (unsigned)__builtin_clzll(bits);
-#endif
 }
+#else
+CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
+  CONC__CHECK(bits != 0);
+  return (unsigned)__builtin_ctzll(bits);
+}
+CONC__INLINE unsigned conc__highest_bit(uint64_t bits) {
+  CONC__CHECK(bits != 0);
+  return 63 - (unsigned)__builtin_clzll(bits);
+}
+#endif
 
-/* Tells the CPU that this is a busy wait. */
+/* Says to the CPU that this is a busy wait: it saves power, gives the core's
+   other thread more of it, and does not speculate on the word's old value. */
 CONC__INLINE void conc__pause(void) {
-#if defined(__x86_64__) || defined(__i386__)
+#if CONC__X86_64 || defined(__i386__)
   __builtin_ia32_pause();
-#elif defined(__aarch64__)
+#elif CONC__ARM64
   __asm__ __volatile__("yield" ::: "memory");
 #else
   __asm__ __volatile__("" ::: "memory");
 #endif
 }
 
-/* Tells Valgrind something. Outside of it the instructions do nothing. */
+/* --- Valgrind and Helgrind --- */
+
+/* A client request of Valgrind: instructions that change nothing, by which a
+   program in Valgrind is known to speak to it. Elsewhere it returns 0. Both
+   sequences are Valgrind's own, from its valgrind.h. */
 CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
                                     const void *b) {
   size_t result = 0;
@@ -3044,7 +3216,7 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
   args[1] = (size_t)a;
   args[2] = (size_t)b;
   args[3] = args[4] = args[5] = 0;
-#if defined(__x86_64__)
+#if CONC__X86_64
   __asm__ __volatile__(
       "rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
       "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
@@ -3053,7 +3225,7 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
       : "a"(args), "0"(result)
       : "cc", "memory");
 #else
-  {
+  { /* the registers are part of the request: only named variables pin them */
     register size_t *x4 __asm__("x4") = args;
     register size_t x3 __asm__("x3") = result;
     __asm__ __volatile__(
@@ -3075,10 +3247,10 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
 #define CONC__VALGRIND_MAKE_DEFINED 0x4d430002 /* Memcheck's */
 
 #ifdef CONC_USE_HELGRIND
-/* Helgrind knows no atomic accesses. So it is told of each, all there are in
-   this file, that it is none of its business, and that it comes after earlier
-   ones of the same address and before later ones. That is more than is true of
-   some: no race is reported that is none. */
+/* Helgrind knows no atomic accesses. So each of them in this file says to it
+   that it is none of its business, and that it comes after earlier ones of the
+   same address and before later ones. That is more than is true of some: no
+   race is reported that is none. */
 #define CONC__HELGRIND(n) ((size_t)'H' << 24 | (size_t)'G' << 16 | (256 + (n)))
 
 CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
@@ -3088,6 +3260,8 @@ CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
   conc__valgrind(CONC__HELGRIND(34), at, NULL);         /* USERSO_RECV_POST */
 }
 
+/* The macros below have the names of what they wrap: the preprocessor expands
+   none inside itself. They end with the file. */
 #define CONC__TOLD(p, access)                \
   __extension__({                            \
     __typeof__(access) conc__told;           \
@@ -3111,12 +3285,164 @@ CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
 #define __atomic_fetch_or(p, v, o) CONC__TOLD(p, __atomic_fetch_or(p, v, o))
 #endif
 
+/* --- a fiber, and what the sanitizers learn of it --- */
+
+/* A place to switch to: a stack, and where on it the code goes on. >>stack
+   makes and switches them; the fields of the sanitizers change in this part
+   alone. An actor and a generator have one each. */
+typedef struct conc__fiber {
+#if CONC_HAVE_SWITCH_ASM
+  void *registers[4]; /* stack, program counter, frame, one more */
+#else
+  ucontext_t context;
+#endif
+#if CONC_HAVE_ASAN
+  void *asan_fake; /* its fake stack while it is switched away */
+  const void *asan_bottom; /* its stack: lowest byte; NULL: not known yet */
+  size_t asan_size;
+  const void *asan_from; /* the stack from which it was switched back to */
+  size_t asan_from_size;
+#endif
+#if CONC_HAVE_TSAN
+  void *tsan; /* TSan's name for it; NULL: it has none yet */
+#endif
+} conc__fiber;
+
+/* AddressSanitizer knows each stack by its bounds, and must hear of a switch
+   before and after it. The bounds of a thread's own stack are known only to
+   it: it gives them away on the other side of the first switch away. */
+#if CONC_HAVE_ASAN
+void __sanitizer_start_switch_fiber(void **, const void *, size_t);
+void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
+void __asan_unpoison_memory_region(void const volatile *, size_t);
+#define CONC__ASAN_IGNORES __attribute__((no_sanitize_address))
+
+/* Before a switch. `last`: the stack of `from` is not needed any more. */
+CONC__INLINE void conc__asan_leave(conc__fiber *from, const conc__fiber *to,
+                                   bool last) {
+  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
+                                 to->asan_bottom, to->asan_size);
+}
+/* After it, back on the stack of `fiber`. */
+CONC__INLINE void conc__asan_return(conc__fiber *fiber) {
+  __sanitizer_finish_switch_fiber(fiber->asan_fake, &fiber->asan_from,
+                                  &fiber->asan_from_size);
+}
+/* After it, on a new stack, to which `from` has switched. */
+CONC__INLINE void conc__asan_begin(conc__fiber *from) {
+  const void *bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
+  if (from->asan_bottom == NULL) {
+    from->asan_bottom = bottom;
+    from->asan_size = size;
+  }
+}
+/* A code path that left the stack by a jump has left its frames poisoned. */
+CONC__INLINE void conc__asan_unpoison(void *stack, size_t size) {
+  __asan_unpoison_memory_region(stack, size);
+}
+CONC__INLINE void conc__asan_bounds(conc__fiber *f, const void *stack,
+                                    size_t size) {
+  f->asan_fake = NULL;
+  f->asan_bottom = stack;
+  f->asan_size = size;
+}
+/* The stack of `f` is that of `other`. */
+CONC__INLINE void conc__asan_share(conc__fiber *f, const conc__fiber *other) {
+  f->asan_bottom = other->asan_bottom;
+  f->asan_size = other->asan_size;
+}
+/* `f` was just switched back to: `caller` is where it came from. */
+CONC__INLINE void conc__asan_learn(conc__fiber *caller, const conc__fiber *f) {
+  if (caller->asan_bottom != NULL) return;
+  caller->asan_bottom = f->asan_from;
+  caller->asan_size = f->asan_from_size;
+}
+#else
+#define CONC__ASAN_IGNORES
+#define conc__asan_leave(from, to, last) ((void)(last))
+#define conc__asan_return(fiber) ((void)0)
+#define conc__asan_begin(from) ((void)(from))
+#define conc__asan_unpoison(stack, size) ((void)0)
+#define conc__asan_bounds(f, stack, size) ((void)0)
+#define conc__asan_share(f, other) ((void)0)
+#define conc__asan_learn(caller, f) ((void)0)
+#endif
+
+/* ThreadSanitizer knows each fiber by a name of its own. Of locks it sees the
+   words anyway, and with them what happens before what; it is told of them to
+   know which locks a race was under, and to find deadlocks of its own. */
+#if CONC_HAVE_TSAN
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned);
+void __tsan_destroy_fiber(void *);
+void __tsan_switch_to_fiber(void *, unsigned);
+void __tsan_mutex_pre_lock(void *, unsigned);
+void __tsan_mutex_post_lock(void *, unsigned, int);
+int __tsan_mutex_pre_unlock(void *, unsigned);
+void __tsan_mutex_post_unlock(void *, unsigned);
+#define CONC__TSAN_TRY 16u
+#define CONC__TSAN_READ 8u
+#define CONC__TSAN_IGNORES __attribute__((no_sanitize_thread))
+
+/* Right before the switch: from then on all is the other fiber's doing. */
+CONC__INLINE void conc__tsan_switch(const conc__fiber *to) {
+  __tsan_switch_to_fiber(to->tsan, 0);
+}
+/* `f` is what runs now. */
+CONC__INLINE void conc__tsan_here(conc__fiber *f) {
+  f->tsan = __tsan_get_current_fiber();
+}
+CONC__INLINE void conc__tsan_make(conc__fiber *f) {
+  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
+}
+CONC__INLINE void conc__tsan_share(conc__fiber *f, const conc__fiber *other) {
+  f->tsan = other->tsan;
+}
+CONC__INLINE void conc__tsan_end(conc__fiber *f) {
+  if (f->tsan != NULL) __tsan_destroy_fiber(f->tsan);
+}
+/* After a lock was acquired: for reading? by a call that never waits? */
+CONC__INLINE void conc__tell_acquired(void *lock, bool read, bool tries) {
+  unsigned flags = (read ? CONC__TSAN_READ : 0) | (tries ? CONC__TSAN_TRY : 0);
+  __tsan_mutex_pre_lock(lock, flags);
+  __tsan_mutex_post_lock(lock, flags, 0);
+}
+/* Before it is released. */
+CONC__INLINE void conc__tell_released(void *lock, bool read) {
+  __tsan_mutex_pre_unlock(lock, read ? CONC__TSAN_READ : 0);
+  __tsan_mutex_post_unlock(lock, read ? CONC__TSAN_READ : 0);
+}
+/* TSan knows no fences: an update that all fences share stands for one. */
+CONC__PRIVATE void conc__fence_full(void) {
+  static unsigned none;
+  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
+}
+#else
+#define CONC__TSAN_IGNORES
+#define conc__tsan_switch(to) ((void)0)
+#define conc__tsan_here(f) ((void)0)
+#define conc__tsan_make(f) ((void)0)
+#define conc__tsan_share(f, other) ((void)0)
+#define conc__tsan_end(f) ((void)0)
+#define conc__tell_acquired(lock, read, tries) ((void)(tries))
+#define conc__tell_released(lock, read) ((void)0)
+CONC__PRIVATE void conc__fence_full(void) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+#endif
+
+/* --- CPUs --- */
+
+/* How many the process may run on: what taskset or a container leaves it.
+   At least 1. */
 CONC__PRIVATE int conc__count_cpus(void) {
   long n;
 #if CONC__LINUX
   unsigned long mask[1024 / (8 * sizeof(unsigned long))];
   long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
-  if (size > 0) {
+  if (size > 0) { /* it fails if there are more than 1024 */
     int count = 0;
     size_t i;
     for (i = 0; i < (size_t)size / sizeof *mask; i++)
@@ -3136,9 +3462,19 @@ CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
 
 /* ---------------------------------------------------------------------------
    >>os: what the library asks of the system, in one place each
+
+   Holds sleeping on a word, and what has to be done in two ways: with a fact
+   of >>platform and without it. Nothing here waits but conc__futex_wait; a
+   failure is a negative errno value. It uses >>platform alone.
    ------------------------------------------------------------------------ */
 
-/* --- sleeping on a word --- */
+/* --- sleeping on a word ---
+
+   A word of memory on which threads sleep as long as it has a value. The
+   sleeper compares and falls asleep in one step, as seen by wakers: so a waker
+   that changes the word first, and wakes then, wakes each thread that sleeps
+   for the old value. A sleep may end early for no reason: each caller looks
+   again. */
 
 #if CONC_HAVE_FUTEX
 
@@ -3162,7 +3498,8 @@ CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
 }
 
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
-   at the address, and an extra wake-up is allowed for. Valgrind would not. */
+   at the address, and an extra wake-up is allowed for. Valgrind would not
+   allow it, hence its reports are off meanwhile. */
 CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   int operation = CONC__FUTEX_WAKE | (shared ? 0 : CONC__FUTEX_PRIVATE);
   CONC__POINT();
@@ -3175,20 +3512,25 @@ CONC__PRIVATE void conc__futex_init(void) {}
 
 #else
 
-/* The stand-in, which is for one process: nothing is woken by another one.
-   Buckets are static, so that a waker may still touch one when
-   the word that it woke is gone. */
+/* The stand-in is for one process: another one wakes nothing here. Buckets are
+   static, so that a waker may still touch one when the word that it woke is
+   gone. */
+enum { CONC__FUTEX_BUCKETS = 64 };
 static struct conc__futex_bucket {
   pthread_mutex_t mutex;
   pthread_cond_t cond;
-} conc__futex_table[64];
+} conc__futex_table[CONC__FUTEX_BUCKETS];
 
 CONC__PRIVATE struct conc__futex_bucket *
 conc__futex_bucket_of(unsigned *word) {
   uintptr_t h = (uintptr_t)word;
-  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) % 64];
+  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) %
+                            CONC__FUTEX_BUCKETS];
 }
 
+/* The word is compared under the bucket's mutex, which the waker takes after
+   its change: either the comparison sees the change, or the waker finds this
+   thread in pthread_cond_wait. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
@@ -3215,12 +3557,13 @@ CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   pthread_mutex_unlock(&b->mutex);
 }
 
+/* By code, since a static initializer cannot choose the clock. */
 CONC__PRIVATE void conc__futex_init(void) {
   pthread_condattr_t attr;
   size_t i;
   pthread_condattr_init(&attr);
   pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-  for (i = 0; i < 64; i++) {
+  for (i = 0; i < CONC__FUTEX_BUCKETS; i++) {
     pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
     pthread_cond_init(&conc__futex_table[i].cond, &attr);
   }
@@ -3231,17 +3574,22 @@ CONC__PRIVATE void conc__futex_init(void) {
 
 /* --- what is found out once --- */
 
-static int conc__cpus = 1;
-static size_t conc__page = 4096;
+static int conc__cpus = 1;         /* where a busy wait can pay: see >>park */
+static size_t conc__page = 4096;   /* bytes; a power of two */
 
+/* Called by conc__init, before there is a second thread that looks. */
 CONC__PRIVATE void conc__os_init(void) {
   long page = sysconf(_SC_PAGESIZE);
   if (page > 0) conc__page = (size_t)page;
+  CONC__CHECK((conc__page & (conc__page - 1)) == 0);
   conc__cpus = conc__count_cpus();
   conc__futex_init();
 }
 
-/* --- descriptors, random bytes --- */
+/* --- descriptors ---
+
+   All that the library opens are close-on-exec, from birth if the system can:
+   a program that another thread starts meanwhile does not inherit them. */
 
 CONC__PRIVATE void conc__set_cloexec(int fd) {
   int flags = fcntl(fd, F_GETFD);
@@ -3253,33 +3601,68 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
-/* A non-blocking socket, close-on-exec; or negative errno. */
+/* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
-#if CONC_HAVE_CLOEXEC
-  int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  return fd < 0 ? -errno : fd;
-#else
-  int fd = socket(family, type, 0);
+  int fd =
+      socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
-  conc__set_cloexec(fd);
-  conc__set_nonblocking(fd);
+  if (!CONC_HAVE_CLOEXEC) {
+    conc__set_cloexec(fd);
+    conc__set_nonblocking(fd);
+  }
   return fd;
-#endif
 }
 
-/* Something readable once written to, to wake a poller: fds[0] is read,
-   fds[1] written (the same one for an eventfd). 0 or negative errno. */
+/* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
+   socket does not. */
+#if CONC_HAVE_CLOEXEC
+CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
+CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
+  return (int)syscall(SYS_accept4, fd, NULL, NULL,
+                      SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+#else
+CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
+  int rc = pipe(fds);
+  if (rc < 0) return rc;
+  conc__set_cloexec(fds[0]);
+  conc__set_cloexec(fds[1]);
+  return 0;
+}
+CONC__PRIVATE int conc__accept_raw(int fd) {
+  int client = accept(fd, NULL, NULL);
+  if (client < 0) return client;
+  conc__set_cloexec(client);
+  conc__set_nonblocking(client);
+  return client;
+}
+#endif
+
+/* Moves a descriptor above the three of stdio, which dup2() is to replace in a
+   child. Takes a negative one, of a call that has just failed, as it is: then,
+   or if it cannot be moved, the result is negative errno and fd is closed. */
+CONC__PRIVATE int conc__fd_lift(int fd) {
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (high < 0) high = -errno;
+  close(fd);
+  return high;
+}
+
+/* --- wakers ---
+
+   What a thread or a loop that sleeps in a poller is woken by: fds[0] is read,
+   fds[1] written; for an eventfd both are the same. */
+
 CONC__PRIVATE int conc__waker_open(int fds[2]) {
 #if CONC_HAVE_EVENTFD
   fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   return fds[0] < 0 ? -errno : 0;
 #else
-  int i;
-  if (pipe(fds) < 0) return -errno;
-  for (i = 0; i < 2; i++) {
-    conc__set_cloexec(fds[i]);
-    conc__set_nonblocking(fds[i]);
-  }
+  if (conc__pipe_raw(fds) < 0) return -errno;
+  conc__set_nonblocking(fds[0]);
+  conc__set_nonblocking(fds[1]);
   return 0;
 #endif
 }
@@ -3290,7 +3673,8 @@ CONC__PRIVATE void conc__waker_close(int fds[2]) {
   fds[0] = fds[1] = -1;
 }
 
-/* A full pipe is as good as one more byte: the reader wakes either way. */
+/* 8 bytes, since that is what an eventfd takes. That a pipe is full is no
+   error: the reader wakes either way. */
 CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   uint64_t one = 1;
   ssize_t n;
@@ -3299,6 +3683,7 @@ CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   while (n < 0 && errno == EINTR);
 }
 
+/* A pipe may hold many bytes, an eventfd holds 8: a full buffer means more. */
 CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   unsigned char bytes[64];
   ssize_t n;
@@ -3306,21 +3691,20 @@ CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
 }
 
-/* Bytes that nobody can guess; 0 or negative errno, never anything less. */
+/* --- random bytes, files, pages --- */
+
+/* Bytes that cannot be guessed, for keys: all of them, or negative errno. */
 CONC__PRIVATE int conc__random(void *out, size_t size) {
   unsigned char *p = (unsigned char *)out;
   int fd = -1;
   int rc = 0;
-#if !CONC_HAVE_GETRANDOM
-  fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -errno;
-#endif
+  if (!CONC_HAVE_GETRANDOM) {
+    fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+  }
   while (size > 0) {
-#if CONC_HAVE_GETRANDOM
-    ssize_t n = getrandom(p, size, 0);
-#else
-    ssize_t n = read(fd, p, size);
-#endif
+    ssize_t n =
+        CONC_HAVE_GETRANDOM ? CONC__GETRANDOM(p, size) : read(fd, p, size);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       rc = n < 0 ? -errno : -EIO;
@@ -3333,67 +3717,8 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
   return rc;
 }
 
-/* Anonymous memory in whole pages, zeroed, not reserved beforehand. */
-CONC__PRIVATE void *conc__pages_map(size_t size) {
-  int flags = MAP_PRIVATE;
-  int fd = -1;
-  void *p;
-#ifdef MAP_NORESERVE
-  flags |= MAP_NORESERVE;
-#endif
-#ifdef MAP_STACK
-  flags |= MAP_STACK; /* on Linux 6.7 also: no huge pages */
-#endif
-#ifdef MAP_ANONYMOUS
-  flags |= MAP_ANONYMOUS;
-#else
-  fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
-  if (fd < 0) return NULL;
-#endif
-  p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (fd >= 0) close(fd);
-  if (p == MAP_FAILED) return NULL;
-#if CONC__LINUX && defined(MADV_NOHUGEPAGE)
-  madvise(p, size, MADV_NOHUGEPAGE); /* a stack must cost one small page */
-#endif
-  return p;
-}
-
-/* For memory that is touched all over, once it is large: it costs less to
-   fault in, and to find, in the system's large pages. */
-CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
-#if CONC__LINUX && defined(MADV_HUGEPAGE)
-  uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
-  uintptr_t from = ((uintptr_t)p + mask) & ~mask;
-  uintptr_t to = ((uintptr_t)p + size) & ~mask;
-  if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
-#endif
-  (void)p, (void)size;
-}
-
-/* Makes a page inaccessible. 0 or negative errno. */
-CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
-#if CONC_HAVE_GUARD_INSTALL
-  static int missing; /* an older kernel: not asked twice */
-  if (!CONC__LOAD_RELAXED(&missing)) {
-    if (madvise(page, size, 102 /* MADV_GUARD_INSTALL */) == 0) return 0;
-    CONC__STORE_RELAXED(&missing, 1);
-  }
-#endif
-  return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
-}
-
-/* Moves a descriptor above the three of stdio, which dup2() is to replace. */
-CONC__PRIVATE int conc__fd_lift(int fd) {
-  int high;
-  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (high < 0) high = -errno;
-  close(fd);
-  return high;
-}
-
-/* A file without a name. */
+/* A file without a name, which is gone when its last descriptor is closed. A
+   descriptor, or negative errno. */
 CONC__PRIVATE int conc__file_open(void) {
 #if CONC_HAVE_MEMFD
   return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
@@ -3407,6 +3732,9 @@ CONC__PRIVATE int conc__file_open(void) {
 #endif
 }
 
+/* Reads all of `size` bytes from the offset `at`, which leaves the file's own
+   offset alone: other processes may read it, too. -EPROTO: the file is too
+   short. */
 CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   char *p = (char *)data;
   while (size > 0) {
@@ -3418,6 +3746,45 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
     size -= (size_t)n;
   }
   return 0;
+}
+
+/* Anonymous memory for stacks, in whole pages, zeroed, of which the system
+   sets nothing aside before it is touched. NULL: there is none. */
+CONC__PRIVATE void *conc__pages_map(size_t size) {
+  int flags = MAP_PRIVATE | CONC__MAP_ANONYMOUS | CONC__MAP_NORESERVE |
+              CONC__MAP_STACK; /* on Linux 6.7 also: no huge pages */
+  int fd = -1;
+  void *p;
+  if (CONC__MAP_ANONYMOUS == 0) {
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    if (fd < 0) return NULL;
+  }
+  p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (fd >= 0) close(fd);
+  if (p == MAP_FAILED) return NULL;
+  /* A stack that has been touched must cost one small page. */
+  (void)CONC__MADVISE(p, size, CONC__MADV_NOHUGE);
+  return p;
+}
+
+/* For memory that is touched all over, once it is large: it costs less to
+   fault in, and to find, in the system's large pages. */
+CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
+  uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
+  uintptr_t from = ((uintptr_t)p + mask) & ~mask;
+  uintptr_t to = ((uintptr_t)p + size) & ~mask;
+  if (to > from)
+    (void)CONC__MADVISE((void *)from, to - from, CONC__MADV_HUGE);
+}
+
+/* Makes a page inaccessible. 0 or negative errno. */
+CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
+  static int missing; /* an older kernel: not asked twice */
+  if (CONC_HAVE_GUARD_INSTALL && !CONC__LOAD_RELAXED(&missing)) {
+    if (CONC__MADVISE(page, size, CONC__MADV_GUARD) == 0) return 0;
+    CONC__STORE_RELAXED(&missing, 1);
+  }
+  return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
 }
 
 /* ---------------------------------------------------------------------------
@@ -3763,25 +4130,6 @@ typedef struct conc__actor_class {
   bool blocks; /* it may sleep in the kernel, and spin, for nobody else needs
                   its CPU: a thread, not a coroutine */
 } conc__actor_class;
-
-/* A place to switch to; see >>coroutine. */
-typedef struct conc__fiber {
-#if CONC_HAVE_SWITCH_ASM
-  void *registers[4]; /* stack, program counter, frame, one more */
-#else
-  ucontext_t context;
-#endif
-#if CONC_HAVE_ASAN
-  void *asan_fake; /* its fake stack while it is switched away */
-  const void *asan_bottom;
-  size_t asan_size;
-  const void *asan_from; /* the stack from which it was switched back to */
-  size_t asan_from_size;
-#endif
-#if CONC_HAVE_TSAN
-  void *tsan;
-#endif
-} conc__fiber;
 
 struct conc__actor {
   unsigned word;
@@ -5006,9 +5354,8 @@ CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__shared_guard.word = 0;
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
-#ifndef F_OFD_SETLK
-    if (g->name != NULL) conc__registry_enter(g->registry);
-#endif
+    if (CONC__OFD_SETLK < 0 && g->name != NULL)
+      conc__registry_enter(g->registry);
   }
 }
 
@@ -5188,13 +5535,11 @@ CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
                                       unsigned value, double deadline,
                                       unsigned round, bool cancellable) {
   double until = conc_now();
-#if CONC_HAVE_FUTEX
-  if (self->ops->blocks) {
+  if (CONC_HAVE_FUTEX && self->ops->blocks) {
     until += CONC__SHARED_LOOK;
     conc__futex_wait(word, value, until < deadline ? until : deadline, true);
     return;
   }
-#endif
   if (CONC__LOAD(word) != value) return;
   until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
   self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
@@ -5219,11 +5564,7 @@ CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
 
 /* Wakes up to n threads of any process. The memory may be gone by now. */
 CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
-#if CONC_HAVE_FUTEX
-  conc__futex_wake(word, n, true);
-#else
-  (void)word, (void)n;
-#endif
+  if (CONC_HAVE_FUTEX) conc__futex_wake(word, n, true);
 }
 
 /* ---------------------------------------------------------------------------
@@ -5442,40 +5783,6 @@ CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
   return any;
 }
 
-/* --- what tools are told ---
-
-   ThreadSanitizer sees the words anyway, and with them what happens before
-   what; so it also knows which locks a race was under, and finds deadlocks of
-   its own. Told after the lock was acquired, and before it is released. */
-
-#if CONC_HAVE_TSAN
-void __tsan_mutex_pre_lock(void *, unsigned);
-void __tsan_mutex_post_lock(void *, unsigned, int);
-int __tsan_mutex_pre_unlock(void *, unsigned);
-void __tsan_mutex_post_unlock(void *, unsigned);
-#define CONC__TSAN_TRY 16u
-#define CONC__TSAN_READ 8u
-#endif
-
-CONC__INLINE void conc__tell_acquired(void *lock, bool read, bool tries) {
-#if CONC_HAVE_TSAN
-  unsigned flags = (read ? CONC__TSAN_READ : 0) | (tries ? CONC__TSAN_TRY : 0);
-  __tsan_mutex_pre_lock(lock, flags);
-  __tsan_mutex_post_lock(lock, flags, 0);
-#else
-  (void)lock, (void)read, (void)tries;
-#endif
-}
-
-CONC__INLINE void conc__tell_released(void *lock, bool read) {
-#if CONC_HAVE_TSAN
-  __tsan_mutex_pre_unlock(lock, read ? CONC__TSAN_READ : 0);
-  __tsan_mutex_post_unlock(lock, read ? CONC__TSAN_READ : 0);
-#else
-  (void)lock, (void)read;
-#endif
-}
-
 /* --- the order of locks ---
 
    A name is a bit. For each name there is the set of those that have been held
@@ -5632,10 +5939,10 @@ CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
 
 CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
                                             conc__actor *self) {
-#if CONC_HAVE_TSAN
-  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  conc__tell_released(lock, false);
-#endif
+  if (CONC_HAVE_TSAN) { /* which must hear of it first */
+    if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+    conc__tell_released(lock, false);
+  }
   return conc__claim_release(
       conc__lock_claim(lock),
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
@@ -5753,9 +6060,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   int rc = 0;
   if (CONC__UNLIKELY(order == CONC__ORDER_SHARED))
     return conc__shared_lock_release(lock, self);
-#if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
-#endif
+  if (CONC_HAVE_TSAN && !conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
     rc = conc__lock_release_slow(lock, self);
@@ -7404,19 +7709,7 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
    jump, which is predicted, where a return would not be.
    ------------------------------------------------------------------------ */
 
-#if CONC_HAVE_ASAN
-void __sanitizer_start_switch_fiber(void **, const void *, size_t);
-void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
-void __asan_unpoison_memory_region(void const volatile *, size_t);
-#endif
-#if CONC_HAVE_TSAN
-void *__tsan_get_current_fiber(void);
-void *__tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void *);
-void __tsan_switch_to_fiber(void *, unsigned);
-#endif
-
-#if CONC_HAVE_SWITCH_ASM && defined(__x86_64__)
+#if CONC_HAVE_SWITCH_ASM && CONC__X86_64
 
 /* rbx and rbp are saved by hand: compilers refuse them as clobbers (rbx in
    position-independent code, rbp as the frame pointer). The endbr64 is where
@@ -7442,15 +7735,10 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
         "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
         "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
         "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
-#ifdef __AVX512F__
-        "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
-        "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",
-        "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#endif
-        "cc", "memory");
+        CONC__AVX512_REGISTERS "cc", "memory");
 }
 
-#elif CONC_HAVE_SWITCH_ASM && defined(__aarch64__)
+#elif CONC_HAVE_SWITCH_ASM && CONC__ARM64
 
 /* x29 is the frame pointer, x19 the base pointer of frames with alloca: both
    saved by hand. br x16 may land on any bti; x18 is the platform's on some. */
@@ -7471,10 +7759,7 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
       : "+r"(x0), "+r"(x1)
       :
       : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
-        "x13", "x14", "x15", "x16", "x17",
-#ifndef __APPLE__
-        "x18",
-#endif
+        "x13", "x14", "x15", "x16", "x17", CONC__X18_REGISTER
         "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
         "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
         "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
@@ -7488,48 +7773,27 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
    stack of `from` is not needed any more. */
 CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
                                      bool last) {
-#if CONC_HAVE_ASAN
-  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
-                                 to->asan_bottom, to->asan_size);
-#endif
-#if CONC_HAVE_TSAN
-  __tsan_switch_to_fiber(to->tsan, 0);
-#endif
-  (void)last;
+  conc__asan_leave(from, to, last);
+  conc__tsan_switch(to);
 #if CONC_HAVE_SWITCH_ASM
   conc__switch_registers(from->registers, to->registers);
 #else
   swapcontext(&from->context, &to->context);
 #endif
-#if CONC_HAVE_ASAN
-  __sanitizer_finish_switch_fiber(from->asan_fake, &from->asan_from,
-                                  &from->asan_from_size);
-#endif
+  conc__asan_return(from);
 }
 
 /* The calling thread's own stack as a fiber. ASan learns its bounds when it
    is first left; see conc__fiber_entered. */
 CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
   memset(f, 0, sizeof *f);
-#if CONC_HAVE_TSAN
-  f->tsan = __tsan_get_current_fiber();
-#endif
+  conc__tsan_here(f);
 }
 
 /* First thing on a new stack; `main_fiber` is told its bounds, when it is
    where we came from. */
 CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
-#if CONC_HAVE_ASAN
-  const void *bottom;
-  size_t size;
-  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
-  if (main_fiber->asan_bottom == NULL) { /* the first switch of the loop */
-    main_fiber->asan_bottom = bottom;
-    main_fiber->asan_size = size;
-  }
-#else
-  (void)main_fiber;
-#endif
+  conc__asan_begin(main_fiber);
 }
 
 /* Makes a fiber that begins with entry() on the given stack; entry never
@@ -7539,10 +7803,10 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
 #if CONC_HAVE_SWITCH_ASM
   /* As after a call: the return address (none) on an aligned stack. */
   uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
-#if defined(__x86_64__)
-  top -= 8;
-  *(void **)top = NULL;
-#endif
+  if (CONC__X86_64) {
+    top -= 8;
+    *(void **)top = NULL;
+  }
   f->registers[0] = (void *)top;
   memcpy(&f->registers[1], &entry, sizeof entry);
   f->registers[2] = f->registers[3] = NULL;
@@ -7553,16 +7817,9 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   f->context.uc_link = NULL;
   makecontext(&f->context, entry, 0);
 #endif
-#if CONC_HAVE_ASAN
-  /* Whoever used the stack last left by a jump, and its frames poisoned. */
-  __asan_unpoison_memory_region(stack, size);
-  f->asan_fake = NULL;
-  f->asan_bottom = stack;
-  f->asan_size = size;
-#endif
-#if CONC_HAVE_TSAN
-  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
-#endif
+  conc__asan_unpoison(stack, size); /* what used it last left by a jump */
+  conc__asan_bounds(f, stack, size);
+  conc__tsan_make(f);
 }
 
 /* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
@@ -7731,12 +7988,8 @@ CONC__PRIVATE conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
 
 /* Undoes conc__stack_make. Not from the stack itself. */
 CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
-#if CONC_HAVE_TSAN
-  if (co->actor.fiber.tsan != NULL) __tsan_destroy_fiber(co->actor.fiber.tsan);
-#endif
-#if CONC_HAVE_ASAN
-  __asan_unpoison_memory_region(co->map, co->map_size);
-#endif
+  conc__tsan_end(&co->actor.fiber);
+  conc__asan_unpoison(co->map, co->map_size);
   conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
 }
 
@@ -7838,19 +8091,11 @@ CONC__PRIVATE void conc__spares_free(void) {
 /* As conc__fiber_switch: `self` goes on at `to`. */
 CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
                                    conc__fiber *to, bool last) {
-#if CONC_HAVE_ASAN || CONC_HAVE_TSAN
-  if (self != &conc__this.actor) { /* a coroutine */
-    conc__fiber *own = &self->fiber;
-#if CONC_HAVE_ASAN
-    own->asan_bottom = to->asan_bottom;
-    own->asan_size = to->asan_size;
-#endif
-#if CONC_HAVE_TSAN
-    own->tsan = to->tsan;
-#endif
+  if ((CONC_HAVE_ASAN || CONC_HAVE_TSAN) &&
+      self != &conc__this.actor) { /* a coroutine */
+    conc__asan_share(&self->fiber, to);
+    conc__tsan_share(&self->fiber, to);
   }
-#endif
-  (void)self;
   conc__fiber_switch(from, to, last);
 }
 
@@ -7871,13 +8116,7 @@ CONC__INLINE int conc__gen_take_status(conc_gen *g) {
 CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
                                  conc__fiber *to) {
   conc__gen_switch(self, &stack->actor.fiber, to, false);
-#if CONC_HAVE_ASAN
-  self = conc__this.current;
-  if (self->caller->asan_bottom == NULL) { /* it comes from there */
-    self->caller->asan_bottom = stack->actor.fiber.asan_from;
-    self->caller->asan_size = stack->actor.fiber.asan_from_size;
-  }
-#endif
+  conc__asan_learn(conc__this.current->caller, &stack->actor.fiber);
   return conc__gen_take_status(conc__gen_leaf());
 }
 
@@ -7971,13 +8210,8 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
     int rc = conc__gen_begin(gen, sent);
     if (rc != 0) return rc;
   }
-#if CONC_HAVE_ASAN
-  caller.asan_bottom = NULL; /* the generator will know */
-  caller.asan_size = 0;
-#endif
-#if CONC_HAVE_TSAN
-  caller.tsan = __tsan_get_current_fiber();
-#endif
+  conc__asan_bounds(&caller, NULL, 0); /* the generator will know */
+  conc__tsan_here(&caller);
   if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
   conc__gen_set(gen, CONC__GEN_RUNNING);
   self->generator = gen;
@@ -8005,15 +8239,6 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 /* Returns are predicted to go where the last call came from: wrongly after a
    switch. It is three times as fast if these are compiled into the functions
    that use them. */
-#if defined(__cplusplus) /* then other files would lack them */
-#define CONC_API_HOT CONC_API
-#else
-#define CONC_API_HOT CONC_API inline
-#endif
-#if defined(__clang__) /* no inline definitions: they were declared before */
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wstatic-in-inline"
-#endif
 
 CONC_API_HOT int conc_gen_send(conc_gen *gen, void *sent, void **value) {
   return conc__gen_resume(gen, sent, value);
@@ -8449,15 +8674,6 @@ CONC_API void conc_local_free(conc_local *local) {
    >>thread: conc_thread_start
    ------------------------------------------------------------------------ */
 
-/* The kernel shows 15 bytes of a thread's name. */
-CONC__PRIVATE void conc__thread_name(const char *name) {
-#if CONC__LINUX
-  prctl(PR_SET_NAME, name, 0, 0, 0);
-#else
-  (void)name;
-#endif
-}
-
 /* A foreign thread ends. Its task may be asked to cancel until now. */
 CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
@@ -8481,7 +8697,7 @@ CONC__PRIVATE void *conc__thread_main(void *arg) {
   conc__actor *self = conc__thread_enter(task);
   void *result;
   int status;
-  conc__thread_name(conc_name(task));
+  CONC__NAME_THREAD(conc_name(task));
   status = conc__task_run(task, self, &result);
   conc__locals_end(task);
   conc__spares_free();
@@ -8651,7 +8867,7 @@ CONC__INLINE void conc__ready_soon(const conc__loop *loop) {
   if (loop->ring_count > 16) {
     conc__ready far = ring[(loop->ring_first + 16) & mask];
     __builtin_prefetch((void *)far);
-#if CONC_HAVE_SWITCH_ASM
+#if CONC_HAVE_SWITCH_ASM /* else it is not known where its stack is */
     far = ring[(loop->ring_first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
       const conc__coro *co = (const conc__coro *)far;
@@ -8999,16 +9215,14 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
 
 CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
                                    double deadline) {
-#ifdef SYS_epoll_pwait2 /* Linux 5.11: nanoseconds */
-  static int missing;
+  static int missing = CONC__SYS_EPOLL_PWAIT2 < 0;
   if (deadline > 0 && deadline < CONC__NEVER &&
       !CONC__LOAD_RELAXED(&missing)) {
     struct timespec t = conc__timespec(conc__remaining(deadline));
-    long rc = syscall(SYS_epoll_pwait2, poller, e, n, &t, NULL, 0);
+    long rc = syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, &t, NULL, 0);
     if (rc >= 0 || errno != ENOSYS) return (int)rc;
     CONC__STORE_RELAXED(&missing, 1);
   }
-#endif
   return epoll_wait(poller, e, n, conc__milliseconds(deadline));
 }
 
@@ -9674,11 +9888,7 @@ CONC_API int conc_coro_start(conc_task *task) {
 
 /* Where the first byte of a stack is that was ever changed. It looks at what
    no variable lives in, which no tool likes. */
-#if CONC_HAVE_ASAN
-__attribute__((no_sanitize_address))
-#elif CONC_HAVE_TSAN
-__attribute__((no_sanitize_thread))
-#endif
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES
 CONC__PRIVATE const unsigned char *
 conc__stack_edge(const conc__coro *co) {
   const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
@@ -10114,14 +10324,11 @@ CONC__PRIVATE int conc__is_nonblocking(int fd) {
    from the start, for all of a user's together may have little (on Linux 64
    of these): beyond that, and without privileges, it stays as it is. */
 CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
-#if CONC_HAVE_PIPE_SIZE
-  int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
+  int size = !CONC_HAVE_PIPE_SIZE || n < CONC__PIPE_SIZE / 2
+                 ? 0
+                 : fcntl(fd, CONC__GETPIPE_SZ);
   if (size > 0 && size <= 2 * n && size < CONC__PIPE_WIDE)
-    fcntl(fd, F_SETPIPE_SZ, CONC__PIPE_WIDE);
-#else
-  (void)fd;
-  (void)n;
-#endif
+    fcntl(fd, CONC__SETPIPE_SZ, CONC__PIPE_WIDE);
 }
 
 /* What the caller's loop knows of a descriptor, or NULL. */
@@ -10251,17 +10458,12 @@ CONC__PRIVATE void conc__fd_close(int *fd) {
 
 CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   int i;
-#if CONC_HAVE_CLOEXEC
-  int rc = pipe2(fds, O_CLOEXEC);
-#else
-  int rc = pipe(fds);
-#endif
+  int rc = conc__pipe_raw(fds);
   if (rc < 0) {
     fds[0] = fds[1] = -1;
     return -errno;
   }
   for (i = 0; i < 2; i++) {
-    conc__set_cloexec(fds[i]);
     fds[i] = conc__fd_lift(fds[i]);
     if (fds[i] < 0) rc = fds[i];
   }
@@ -10497,18 +10699,9 @@ CONC_API int conc_accept(int fd, double timeout) {
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
-    int client, rc;
-#if CONC_HAVE_CLOEXEC
-    client = (int)syscall(SYS_accept4, fd, NULL, NULL,
-                          SOCK_CLOEXEC | SOCK_NONBLOCK);
-#else
-    client = accept(fd, NULL, NULL);
-#endif
+    int client = conc__accept_raw(fd);
+    int rc;
     if (client >= 0) {
-#if !CONC_HAVE_CLOEXEC
-      conc__set_cloexec(client);
-      conc__set_nonblocking(client);
-#endif
       conc__set_nodelay(client);
       conc__fd_is_new(client);
       return client;
@@ -11050,9 +11243,7 @@ static conc_lock conc__shared_opening; /* one at a time in a process */
 CONC__PRIVATE void conc__close_others(void) {
   long n = sysconf(_SC_OPEN_MAX);
   int fd;
-#ifdef SYS_close_range /* Linux 5.9 */
-  if (syscall(SYS_close_range, 1u, ~0u, 0u) == 0) return;
-#endif
+  if (CONC__CLOSE_RANGE(1, ~0u) == 0) return;
   if (n < 0 || n > 1 << 20) n = 1 << 20;
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
@@ -11134,12 +11325,8 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
 /* From now on the file is in use, as long as the descriptor is open, in
    children, too. */
 CONC__PRIVATE void conc__named_use(int fd) {
-#ifdef F_OFD_SETLK
   short type = F_RDLCK;
-  conc__record_lock(fd, F_OFD_SETLK, CONC__BYTE_USES, 1, &type);
-#else
-  (void)fd;
-#endif
+  conc__record_lock(fd, CONC__OFD_SETLK, CONC__BYTE_USES, 1, &type);
 }
 
 /* The memory of an open file whose first byte we have. */
@@ -11281,14 +11468,6 @@ static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets;
 static const char *conc__program; /* argv[0] */
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-extern char **environ;
-#ifdef __cplusplus
-}
-#endif
-
 /* The descriptors of a child in the making: another one that is forked at this
    moment closes them. */
 typedef struct conc__child_fds {
@@ -11399,12 +11578,12 @@ CONC__PRIVATE void *conc__process_watch(void *arg) {
   return NULL;
 }
 
+static unsigned conc__reaper_sleeps; /* 1: for want of children */
+static bool conc__reaper_lives;
+
 #if CONC_HAVE_PIDFD
 
 #define CONC__REAPER_STAYS 0.1 /* seconds */
-
-static unsigned conc__reaper_sleeps; /* 1: for want of children */
-static bool conc__reaper_lives;
 
 CONC__PRIVATE void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
@@ -11539,9 +11718,7 @@ CONC__PRIVATE void conc__process_fork_child(void) {
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper = conc__parent_fd = -1;
   conc__reaper_children = 0;
-#if CONC_HAVE_PIDFD
   conc__reaper_lives = false;
-#endif
   for (; t != NULL; t = next) {
     next = t->next;
     t->link = NULL;
@@ -11706,13 +11883,11 @@ CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
   if (rc != 0) conc__fd_close(&t->fds[1]);
   conc__reaper_close(); /* others' last child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
-#if CONC_HAVE_PIDFD
   /* Not earlier: the guard would only have stopped it again. */
-  if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
+  if (CONC_HAVE_PIDFD && CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
     CONC__STORE(&conc__reaper_sleeps, 0u);
     conc__futex_wake(&conc__reaper_sleeps, 1, false);
   }
-#endif
   return rc;
 }
 
@@ -11900,7 +12075,7 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   if (rc == 0) {
     memset(&x, 0, sizeof x);
     x.path = conc__program;
-    if (CONC__LINUX && access("/proc/self/exe", X_OK) == 0)
+    if (CONC__PROC_SELF_EXE && access("/proc/self/exe", X_OK) == 0)
       x.path = "/proc/self/exe";
     x.argv = argv;
     argv[0] = conc__program;
@@ -15375,17 +15550,14 @@ typedef union conc__control {
 } conc__control;
 
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
-  int type = SOCK_SEQPACKET;
+  int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
   int fds[2];
-#if CONC_HAVE_CLOEXEC
-  type |= SOCK_CLOEXEC;
-#endif
   *a = *b = -1;
   if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
-#if !CONC_HAVE_CLOEXEC
-  conc__set_cloexec(fds[0]);
-  conc__set_cloexec(fds[1]);
-#endif
+  if (!CONC_HAVE_CLOEXEC) {
+    conc__set_cloexec(fds[0]);
+    conc__set_cloexec(fds[1]);
+  }
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -15515,9 +15687,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     if (spare < 0) return -errno;
     close(spare);
   }
-#if CONC_HAVE_CLOEXEC
-  flags |= MSG_CMSG_CLOEXEC;
-#endif
+  flags |= CONC__MSG_CLOEXEC;
   do {
     memset(&m, 0, sizeof m);
     parts[0].iov_base = head;
@@ -15536,9 +15706,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
       c->cmsg_len == CMSG_LEN(sizeof *fd)) {
     memcpy(fd, CMSG_DATA(c), sizeof *fd);
-#if !CONC_HAVE_CLOEXEC
-    conc__set_cloexec(*fd);
-#endif
+    if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(*fd);
   }
   if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
     return -EPROTO;
@@ -17318,31 +17486,15 @@ typedef struct conc__pool_data conc__pool_data;
 
 static bool conc__fence_is_heavy; /* the kernel does not help */
 
-CONC__PRIVATE void conc__fence_full(void) {
-#if CONC_HAVE_TSAN /* which knows no fences */
-  static unsigned none;
-  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
-#else
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-#endif
-}
-
 CONC__PRIVATE void conc__fence_init(void) {
-#if CONC_HAVE_MEMBARRIER
-  conc__fence_is_heavy =
-      syscall(SYS_membarrier, CONC__MEMBARRIER_REGISTER, 0, 0) != 0;
-#else
-  conc__fence_is_heavy = true;
-#endif
+  conc__fence_is_heavy = CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0;
 }
 
 /* All threads of the process pass a fence before this returns. */
 CONC__PRIVATE void conc__fence_heavy(void) {
   conc__fence_full();
-#if CONC_HAVE_MEMBARRIER
   if (!conc__fence_is_heavy)
-    syscall(SYS_membarrier, CONC__MEMBARRIER_EXPEDITED, 0, 0);
-#endif
+    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
 }
 
 CONC__INLINE void conc__fence_light(void) {
@@ -18302,12 +18454,10 @@ CONC__INLINE size_t conc__state_worker(uint64_t state) {
 
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
-#if CONC_HAVE_FUTEX
-  (void)round;
-  conc__futex_wait(word, value, deadline, true);
-#else
-  conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
-#endif
+  if (CONC_HAVE_FUTEX)
+    conc__futex_wait(word, value, deadline, true);
+  else
+    conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 }
 
 /* --- in a worker --- */
@@ -19429,13 +19579,9 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
    where two messages follow each other: in the handshake, and between the
    length and the payload of a long one. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
-#ifdef TCP_QUICKACK
   int one = 1;
-  if (ch->tcp)
-    setsockopt(ch->fd, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof one);
-#else
-  (void)ch;
-#endif
+  if (ch->tcp && CONC__TCP_QUICKACK >= 0)
+    setsockopt(ch->fd, IPPROTO_TCP, CONC__TCP_QUICKACK, &one, sizeof one);
 }
 
 /* --- frames --- */
