@@ -2449,21 +2449,27 @@ static const int *const conc__version_check __attribute__((used)) =
 
    What is in its parts, in this order:
 
-     >>platform   what this compiler and system have, decided once
-     >>os         sleeping on a word; what is found out once; descriptors,
-                  random bytes
+     >>platform   the compiler and the CPU; the system: waiting, descriptors;
+                  the system: memory, processes, pipes, signals; the coroutine
+                  switch, and tools that must know of it; what the user may
+                  replace; atomics for tcc; checks, cache lines, atomic access;
+                  versions and errors; time; bits, and a pause; Valgrind and
+                  Helgrind; a fiber, and what the sanitizers learn of it; CPUs
+     >>os         sleeping on a word; what is found out once; descriptors;
+                  wakers; random bytes, files, pages
      >>bytes      buffers; hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC
                   (RFC 2104)
-     >>park       spinning; threads as actors; guards; what a fork calls; what
-                  is made once; how a thread becomes an actor; wait lists;
-                  waiting for many
-     >>deadlock   who waits for whom
+     >>park       actors; what belongs to a thread; parking and waking;
+                  cancellation and time limits; spinning; threads as actors;
+                  guards; what a fork calls; what is made once; how a thread
+                  becomes an actor; wait lists; waiting for many
+     >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
-     >>registry   the registry; waiting
-     >>lock       what is shared between processes; what tools are told; the
-                  order of locks; conc_lock and conc_rlock between processes;
-                  conc_lock; conc_rlock; what an actor reads; conc_rwlock
-                  between processes; conc_rwlock; conc_once between processes;
+     >>registry   a fork; ids; their memory; waiting on a word
+     >>lock       what is shared between processes; the order of locks;
+                  conc_lock and conc_rlock between processes; conc_lock;
+                  conc_rlock; what an actor reads; conc_rwlock between
+                  processes; conc_rwlock; conc_once between processes;
                   conc_once
      >>event      conc_event; conc_event between processes; conc_cond between
                   processes; conc_cond; conc_sem; conc_sem between processes;
@@ -2552,6 +2558,7 @@ static const int *const conc__version_check __attribute__((used)) =
 
 /* --- the compiler and the CPU --- */
 
+/* clang's question; gcc says by macros of its own what it has. */
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
@@ -2595,14 +2602,14 @@ static const int *const conc__version_check __attribute__((used)) =
 #else
 #define CONC_API_HOT CONC_API inline
 #endif
-#ifdef __clang__ /* it takes those for inline definitions, which they are not */
+#ifdef __clang__ /* it warns as if no declaration had come before */
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wstatic-in-inline"
 #endif
 
-/* --- the system --- */
+/* --- the system: waiting, descriptors --- */
 
-/* Linux, and not asked to do without it. (tcc has read its structs wrongly.) */
+/* Linux, and not asked to do without. (tcc has read its structs wrongly.) */
 #if defined(__linux__) && !defined(CONC_PORTABLE) && !CONC__TCC
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -2619,9 +2626,9 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__NAME_THREAD(name) ((void)(name))
 #define CONC__MADVISE(p, size, advice) ((void)(p), (void)(size), -1)
 #endif
-#define CONC__MADV_HUGE 14    /* MADV_HUGEPAGE: Linux 2.6.38 */
-#define CONC__MADV_NOHUGE 15  /* MADV_NOHUGEPAGE */
-#define CONC__MADV_GUARD 102  /* MADV_GUARD_INSTALL: Linux 6.13 */
+#define CONC__MADV_HUGE 14   /* MADV_HUGEPAGE: Linux 2.6.38 */
+#define CONC__MADV_NOHUGE 15 /* MADV_NOHUGEPAGE */
+#define CONC__MADV_GUARD 102 /* MADV_GUARD_INSTALL: Linux 6.13 */
 
 /* Whether /proc/self/exe is the program that runs. */
 #define CONC__PROC_SELF_EXE CONC__LINUX
@@ -2696,6 +2703,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__GETRANDOM(p, size) ((ssize_t)-1)
 #endif
 
+/* --- the system: memory, processes, pipes, signals --- */
+
 /* Anonymous memory is in POSIX since 2024; /dev/zero is older. The other two
    are hints. */
 #ifdef MAP_ANONYMOUS
@@ -2744,7 +2753,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* Closes many descriptors at once; -1 where there is none, as from a kernel
    before Linux 5.9. */
 #ifdef SYS_close_range
-#define CONC__CLOSE_RANGE(from, to) \
+#define CONC__CLOSE_RANGE(from, to)                                           \
   syscall(SYS_close_range, (unsigned)(from), (unsigned)(to), 0u)
 #else
 #define CONC__CLOSE_RANGE(from, to) (-1)
@@ -2840,7 +2849,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* The switch in assembly, for CPUs that this file knows. Otherwise
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
-#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
+#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) &&                 \
     !defined(__ILP32__)
 #define CONC_HAVE_SWITCH_ASM ((CONC__X86_64 || CONC__ARM64) && !CONC__TCC)
 #else
@@ -2855,10 +2864,10 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    the names of those that the machine has not, and x18 where it belongs to the
    system. */
 #ifdef __AVX512F__
-#define CONC__AVX512_REGISTERS                                          \
-  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",        \
-      "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",    \
-      "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#define CONC__AVX512_REGISTERS                                                \
+  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
+      "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
+      "k1", "k2", "k3", "k4", "k5", "k6", "k7",
 #else
 #define CONC__AVX512_REGISTERS
 #endif
@@ -2868,6 +2877,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__X18_REGISTER "x18",
 #endif
 
+/* Tools that are compiled in, and must hear when the stack is switched: see
+   conc__asan_leave, conc__tsan_switch. */
 #ifndef CONC_HAVE_ASAN
 #if defined(__SANITIZE_ADDRESS__) || CONC__HAS_FEATURE(address_sanitizer)
 #define CONC_HAVE_ASAN 1
@@ -2884,8 +2895,8 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 /* Always, where its instructions are known: a program may be started in it. */
 #ifndef CONC_HAVE_VALGRIND
-#define CONC_HAVE_VALGRIND                                      \
-  (CONC__LINUX && (CONC__X86_64 || CONC__ARM64) && !CONC_HAVE_ASAN && \
+#define CONC_HAVE_VALGRIND                                                    \
+  (CONC__LINUX && (CONC__X86_64 || CONC__ARM64) && !CONC_HAVE_ASAN &&         \
    !CONC_HAVE_TSAN)
 #endif
 
@@ -3042,6 +3053,8 @@ extern char **environ; /* POSIX leaves it to the program to declare it */
 
 /* --- versions and errors --- */
 
+/* Files that were compiled against this version refer to it, so that the
+   linker tells if the implementation is of another one. */
 #ifndef CONC_STATIC
 const int conc__version_0_1_0 = 1;
 #undef CONC_API /* it was `extern`: the definitions need none */
@@ -3113,6 +3126,7 @@ CONC_API const char *conc_strerror(int error) {
    waits several times does not wait longer. 0 or less has passed long ago: the
    call tries once. CONC__NEVER and more never comes. */
 
+/* In seconds: a double tells a microsecond from the next one for 200 years. */
 CONC__INLINE double conc__clock(clockid_t which) {
   struct timespec t;
   clock_gettime(which, &t);
@@ -3149,6 +3163,7 @@ CONC__PRIVATE double conc__remaining(double deadline) {
   return left > 0 ? left : 0;
 }
 
+/* An interval, or a time of the monotonic clock. */
 CONC__PRIVATE struct timespec conc__timespec(double seconds) {
   struct timespec t;
   if (seconds < 0) seconds = 0;
@@ -3157,8 +3172,8 @@ CONC__PRIVATE struct timespec conc__timespec(double seconds) {
   return t;
 }
 
-/* What is left of a deadline, in milliseconds for poll(), which takes -1 for
-   ever. Rounded up: a caller that woke too early would spin to its deadline. */
+/* What is left of a deadline, in milliseconds for poll(), to which -1 is for
+   ever. Rounded up: a caller that woke too early would spin for the rest. */
 CONC__PRIVATE int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
@@ -3297,7 +3312,7 @@ typedef struct conc__fiber {
   ucontext_t context;
 #endif
 #if CONC_HAVE_ASAN
-  void *asan_fake; /* its fake stack while it is switched away */
+  void *asan_fake;         /* its fake stack while it is switched away */
   const void *asan_bottom; /* its stack: lowest byte; NULL: not known yet */
   size_t asan_size;
   const void *asan_from; /* the stack from which it was switched back to */
@@ -3574,8 +3589,8 @@ CONC__PRIVATE void conc__futex_init(void) {
 
 /* --- what is found out once --- */
 
-static int conc__cpus = 1;         /* where a busy wait can pay: see >>park */
-static size_t conc__page = 4096;   /* bytes; a power of two */
+static int conc__cpus = 1;       /* where a busy wait can pay: see >>park */
+static size_t conc__page = 4096; /* bytes; a power of two */
 
 /* Called by conc__init, before there is a second thread that looks. */
 CONC__PRIVATE void conc__os_init(void) {
@@ -3603,8 +3618,7 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
 
 /* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
-  int fd =
-      socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0);
+  int fd = socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
   if (!CONC_HAVE_CLOEXEC) {
     conc__set_cloexec(fd);
@@ -3773,8 +3787,7 @@ CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
   uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
   uintptr_t from = ((uintptr_t)p + mask) & ~mask;
   uintptr_t to = ((uintptr_t)p + size) & ~mask;
-  if (to > from)
-    (void)CONC__MADVISE((void *)from, to - from, CONC__MADV_HUGE);
+  if (to > from) (void)CONC__MADVISE((void *)from, to - from, CONC__MADV_HUGE);
 }
 
 /* Makes a page inaccessible. 0 or negative errno. */
@@ -4064,24 +4077,37 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
    >>park: actors, guards, wait lists
 
    An actor is what can wait: a thread or a coroutine. Its word is where
-   wake-ups arrive:
+   wake-ups arrive. Each bit has this meaning:
 
-     CONC__WOKEN   somebody took it off a wait list. Set once for each time
-                   that it is taken off, and awaited by it: so when a wait
-                   returns, nobody will touch this actor or its waiter again.
-     CONC__POKED   conc_cancel; stays until a wait delivers it.
-     CONC__POLLING with CONC__PARKED: a thread that sleeps in poll().
-     CONC__NUDGED  a pool's worker: there may be a job for it.
-     CONC__PARKED  it sleeps. Whoever clears this bit must wake it: so exactly
-                   one of waker, canceller and timer makes it run.
+     CONC__WOKEN   its wait has ended: must be set, once, by the task that took
+                   its waiter off a list; may be set once too often in a forked
+                   child, to an actor that waits for many. Cleared by the wait
+                   itself. A wait whose waiter was taken off awaits this bit:
+                   so when it returns, no other task will touch this actor or
+                   its waiter again.
+     CONC__POKED   conc_cancel asks it to end: set at any time; stays until a
+                   wait delivers it, or until a pool's job has ended.
+     CONC__PARKED  it sleeps, or is about to: set by the actor itself, only
+                   while no bit is there that would end the sleep. The one that
+                   clears it (a waker, the canceller, the actor's own timer)
+                   must make the actor run: so exactly one of them does.
+     CONC__POLLING it sleeps in poll(): may be set together with CONC__PARKED,
+                   by a thread that has a waker, and must be cleared with it.
+     CONC__NUDGED  there may be a job for this worker of a pool: set by a task
+                   that has submitted one, cleared by the worker.
 
    What is waited for (a lock's waiters, a queue's getters) is a list in the
-   object, under a guard: a short internal lock chosen by the object's address
+   object, under a guard: a short internal lock, chosen by the object's address
    from a static table. The condition is checked and the waiter appended under
-   the guard, and the condition is changed and waiters taken off under it:
+   the guard; the condition is changed and waiters are taken off under it:
    hence no wake-up is lost. And the last touch of an object is under a guard
-   that is not part of it: hence an object may be freed by whoever it let go.
+   that is not part of it: hence a task that was let go may free the object.
+
+   Uses >>os. >>deadlock and >>wait add the wait itself; all rooms below wait
+   by it.
    ------------------------------------------------------------------------ */
+
+/* --- actors --- */
 
 #define CONC__WOKEN 1u
 #define CONC__POKED 2u
@@ -4089,7 +4115,7 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
 #define CONC__POLLING 8u
 #define CONC__NUDGED 16u
 
-/* An actor remembers so many locks that it reads. */
+/* How many of the locks that it reads an actor remembers. */
 #define CONC__READS 4
 
 typedef struct conc__actor conc__actor;
@@ -4098,14 +4124,15 @@ typedef struct conc__actor conc__actor;
    in its own section; a task that was never started has none. */
 typedef struct conc__kind {
   const char *label; /* begins a default name: "Thread" makes Thread-1 */
-  bool joinable;     /* false: nobody has started it, so nobody joins it */
+  bool joinable;     /* false: it was started by no task, so none joins it */
   bool renamed;      /* its default name is put into words each time: its start
                         does not touch the old one */
-  bool no_exitcode;  /* whatever stands in its place */
+  bool no_exitcode;  /* conc_exitcode has none to tell, whatever the task's
+                        field holds */
   /* conc_cancel; NULL: sets CONC__POKED. */
   int (*cancel)(conc_task *task);
-  /* At a wait of the task itself: whether it is to fail now, though nobody has
-     set CONC__POKED. NULL: never. */
+  /* At a wait of the task itself: whether it is to fail now, though no
+     conc_cancel has set CONC__POKED. NULL: never. */
   bool (*take_cancel)(struct conc__actor *self);
   /* Waits for the end; NULL: it is waited for by its event alone. */
   int (*await)(conc_task *task, bool uncancellable, double timeout);
@@ -4117,54 +4144,74 @@ typedef struct conc__kind {
   void (*help)(conc_task *task);
 } conc__kind;
 
-/* The two kinds of actor differ in these. */
+/* The two kinds of actor, threads (below) and coroutines (>>coroutine), differ
+   in these. */
 typedef struct conc__actor_class {
   /* Sleeps until the word has a bit of `bits`, or until the deadline. May
-     return for no reason. */
+     return for no reason. Called by the actor itself, without a guard. */
   void (*park)(conc__actor *self, unsigned bits, double deadline);
   /* Waits for a descriptor: as conc_wait_fd. */
   int (*wait_fd)(conc__actor *self, int fd, int events, double deadline);
-  /* Makes one run that slept; called by whoever cleared CONC__PARKED, with
-     the word as it was before. */
+  /* Makes an actor run that slept; called by the task that has cleared
+     CONC__PARKED, with the word as it was before. */
   void (*wake)(conc__actor *actor, unsigned seen);
-  bool blocks; /* it may sleep in the kernel, and spin, for nobody else needs
-                  its CPU: a thread, not a coroutine */
+  bool blocks; /* it may sleep in the kernel, and spin, since no other task
+                  needs its CPU: a thread, not a coroutine */
 } conc__actor_class;
 
+/* Each field belongs to the room that is named at it. Only the actor itself
+   changes it, on its own thread, unless the comment says more; a forked child
+   also reads and mends the actors that it has brought along or lost (>>fork),
+   when there is but one thread. */
 struct conc__actor {
-  unsigned word;
-  unsigned spin_failed; /* threads: see conc__spin */
-  const conc__actor_class *ops;
-  conc_scope *scope;     /* the innermost */
-  conc__fiber fiber;     /* a coroutine: where it goes on */
-  conc_task *task;       /* whose it is; never NULL */
+  unsigned word; /* >>park: bits, see above; changed by all, atomically */
+  unsigned spin_failed;         /* >>park: a thread's busy waits in vain; see
+                                   conc__spin_budget */
+  const conc__actor_class *ops; /* >>park: constant */
+  conc_scope *scope; /* >>task: the innermost; NULL: none. >>jobs puts one of
+                        its own there while a job runs on this thread */
+  conc__fiber fiber; /* >>stack: where it goes on; a coroutine's, and while its
+                        thread runs another fiber a thread's */
+  conc_task *task;   /* >>park: whose actor it is; never NULL. >>jobs puts a
+                        job there while it runs on this thread */
   /* So far one cache line, with all that a switch needs. */
-  conc_gen *generator;   /* that it has resumed; NULL: none */
-  void *sent;            /* to that */
-  conc__fiber *caller;   /* who has resumed it */
-  uintptr_t id;          /* see CONC__OWNER */
-  struct conc__waiter *waiting; /* while it is, or was, on a list */
-  conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
-                                      so together with other processes */
-  size_t more_reads;               /* and how many more */
-  conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
-  uintptr_t held;        /* the orders of the named locks that it holds */
-  struct conc__multiwait *many;  /* where it is told that tasks finish */
-  struct conc__waiter *notified; /* see conc_cond_notify */
+  conc_gen *generator; /* >>generator: the one that it has resumed, and in
+                          which it is now; NULL: none */
+  void *sent;          /* >>generator: what it has sent to that one */
+  conc__fiber *caller; /* >>generator: where it has resumed that one from */
+  uintptr_t id;        /* >>park: see CONC__OWNER; constant until a fork */
+  struct conc__waiter *waiting;    /* >>park: while its waiter is on a list, or
+                                      was and it has not returned; NULL: none.
+                                      Set under the list's guard */
+  conc_rwlock *reads[CONC__READS]; /* >>lock: what it holds for reading; | 1 if
+                                      together with other processes. While it
+                                      waits for one of them also by the task
+                                      that hands it over, under its guard */
+  size_t more_reads;     /* >>lock: how many more those are; as `reads` */
+  conc_rwlock *changing; /* >>lock: the one whose word and `reads` do not agree
+                            at this moment; NULL: none. For a fork */
+  uintptr_t held; /* >>lock: the orders of the named locks that it holds */
+  struct conc__multiwait *many;  /* >>task: its waits for many tasks, linked by
+                                    `next`; for a fork */
+  struct conc__waiter *notified; /* >>event: taken off, not woken yet; see
+                                    conc_cond_notify */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
-   the lower bits, the generation of processes that it was made in, which a
-   fork makes one more: so that who did not come along into a child is told
-   from who has been made at the same address since. (After 16 nested forks
-   generations begin anew.) The two lowest bits are for the use of the word. */
-#define CONC__OWNER_FLAG ((uintptr_t)1)
+   the lower bits, the generation of processes that it was made in. A fork adds
+   1 to the generation: so an actor that did not come along into a child is
+   known from one that has been made at the same address since. (After 16
+   nested forks generations begin again.) The two lowest bits are for the use
+   of the word. */
+#define CONC__OWNER_FLAG ((uintptr_t)1) /* the word's own */
 #define CONC__OWNER_NONE ((uintptr_t)2) /* the word does not name an owner */
 #define CONC__OWNER(word) \
   ((word) & CONC__OWNER_NONE ? 0 : (word) & ~CONC__OWNER_FLAG)
 #define CONC__GENERATIONS 16u
+/* Of an actor: as many lower bits of its address must be zero. */
+#define CONC__ACTOR_ALIGN (4 * CONC__GENERATIONS)
 
-static unsigned conc__generation;
+static unsigned conc__generation; /* only a fork changes it, in the child */
 
 /* The ids of earlier generations that are here all the same: of the thread
    that forked, and of its coroutines. Only a fork changes these. */
@@ -4182,9 +4229,13 @@ CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   return true;
 }
 
+/* All but the word, the fiber and what must be zero beforehand (or, of a
+   coroutine whose stack is used again, is what an earlier one has left). */
 CONC__PRIVATE void conc__actor_init(conc__actor *actor,
                                     const conc__actor_class *ops,
                                     conc_task *task) {
+  CONC__CHECK((uintptr_t)actor % CONC__ACTOR_ALIGN == 0);
+  CONC__CHECK(conc__generation < CONC__GENERATIONS);
   actor->ops = ops;
   actor->task = task;
   actor->generator = NULL;
@@ -4194,22 +4245,30 @@ CONC__PRIVATE void conc__actor_init(conc__actor *actor,
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
+/* --- what belongs to a thread --- */
+
 /* All there is of a thread, for this library: thread-local, so without
-   allocation, for foreign threads too. */
+   allocation, for foreign threads too. Only the thread itself touches it, but
+   for its actor (see there), and `loop` and `own`, which a forked child reads
+   of the threads that it has lost. */
 typedef struct conc__thread {
-  conc__actor *current; /* the thread's or its running coroutine's actor */
-  struct conc__loop *loop;
-  conc__actor actor __attribute__((aligned(64))); /* as CONC__OWNER wants */
-  conc_task own;   /* the task of a foreign thread */
-  bool has_waker;
-  int waker[2]; /* what it polls besides; for threads of ours only */
-  void *alternate; /* its alternate signal stack, if it is ours */
-  struct conc__coro *spare; /* stacks for generators */
-  unsigned spares;
-  struct conc__child_fds *making; /* it starts a process: see there */
-  struct conc__worker *worker; /* of a pool: what it is */
-  conc_task *base; /* its own task, the actor's being that of a job; or NULL */
-  unsigned fork_rows; /* of conc__fork_table, that its fork has prepared */
+  conc__actor *current;    /* >>coroutine: the thread's actor, or that of its
+                              running coroutine; NULL: not entered yet */
+  struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
+  conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
+  conc_task own;   /* >>park: the task of a foreign thread */
+  bool has_waker;  /* >>park: `waker` is open, until the thread ends */
+  int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
+                      end poll(); only a thread of ours has one */
+  void *alternate; /* >>stack: its alternate signal stack, if it is ours */
+  struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
+  unsigned spares;          /* >>generator: how many */
+  struct conc__child_fds *making; /* >>process: of what it starts just now */
+  struct conc__worker *worker; /* >>jobs: of a pool, it is this; NULL: none */
+  conc_task *base; /* >>jobs: its own task while the actor's is a job's; NULL:
+                      the actor's is */
+  unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
+                         its fork has prepared */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -4220,7 +4279,8 @@ static pthread_once_t conc__this_once = PTHREAD_ONCE_INIT;
 #define conc__this (*conc__this_get())
 
 /* Destructors run in any order: this one waits until conc__thread_exit, which
-   uses what it frees, has run. */
+   uses what it frees, has run. A value that is set again has it called
+   again. */
 CONC__PRIVATE void conc__this_free(void *memory) {
   conc__thread *thread = (conc__thread *)memory;
   if (thread->current != NULL)
@@ -4233,12 +4293,14 @@ CONC__PRIVATE void conc__this_make_key(void) {
   if (pthread_key_create(&conc__this_key, conc__this_free) != 0) abort();
 }
 
+/* Ends the program without memory: no caller could go on. */
 CONC__PRIVATE conc__thread *conc__this_get(void) {
   void *thread;
   pthread_once(&conc__this_once, conc__this_make_key);
   thread = pthread_getspecific(conc__this_key);
   if (thread == NULL) {
-    if (posix_memalign(&thread, 64, sizeof(conc__thread)) != 0 ||
+    if (posix_memalign(&thread, CONC__ACTOR_ALIGN, sizeof(conc__thread)) !=
+            0 ||
         pthread_setspecific(conc__this_key, thread) != 0)
       abort();
     memset(thread, 0, sizeof(conc__thread));
@@ -4249,17 +4311,24 @@ CONC__PRIVATE conc__thread *conc__this_get(void) {
 
 CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 
-/* The caller. */
+/* The actor of the caller; a foreign thread becomes one by its first call. */
 CONC__INLINE conc__actor *conc__self(void) {
   conc__actor *self = conc__this.current;
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
 }
 
+/* --- parking and waking --- */
+
+/* Sets a bit, and makes the actor run if it slept. Without a guard, or under
+   one that keeps the actor alive until then. */
 CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
   /* Read before the exchange: after it, unless it was parked, the actor may
      be gone. */
   const conc__actor_class *ops = actor->ops;
   unsigned seen = CONC__LOAD_RELAXED(&actor->word);
+  CONC__CHECK(bit == CONC__WOKEN || bit == CONC__POKED || bit == CONC__NUDGED);
+  /* The exchange releases what the waker has written (a message, a result) to
+     the actor, which acquires it when it sees the bit. */
   while (!CONC__CAS(&actor->word, &seen,
                    (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
@@ -4267,24 +4336,38 @@ CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
 }
 
 /* Announces that the caller is about to sleep: `how` is CONC__PARKED, and
-   CONC__POLLING perhaps. False if a bit is there already. */
+   CONC__POLLING perhaps. False if a bit is there already. One exchange looks
+   and sets: a waker either comes before it, and its bit is seen, or after it,
+   and finds CONC__PARKED. */
 CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
                                        unsigned how) {
   unsigned seen = CONC__LOAD(&self->word);
+  CONC__CHECK(how & CONC__PARKED);
   do {
+    CONC__CHECK(!(seen & (CONC__PARKED | CONC__POLLING)));
     if (seen & bits) return false;
   } while (!CONC__CAS(&self->word, &seen, seen | how));
   return true;
 }
 
-/* The sleeper's own wake-up (time is out). False if another one cleared
-   CONC__PARKED first, and so has woken it or is about to. */
+/* The sleeper's own wake-up (time is out). False if a waker or the canceller
+   cleared CONC__PARKED first, and so has woken it or is about to. */
 CONC__PRIVATE bool conc__park_retract(conc__actor *self) {
   unsigned how = CONC__PARKED | CONC__POLLING;
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
+/* --- cancellation and time limits ---
+
+   A wait ends by -ECANCELED if conc_cancel has asked its task for it, or if
+   the time of one of its scopes is out. Scopes nest; a shield hides those that
+   are outside it, and conc_cancel. */
+
+/* conc_cancel comes first. Of several time limits that are out the earliest
+   counts, and of equal ones the outermost: it is why the inner ones end, too.
+   A limit is delivered once, which `expired` says. */
 CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
+  const conc__kind *kind = self->task->kind;
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
   double now = s != NULL ? conc_now() : 0;
@@ -4292,8 +4375,7 @@ CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
     if (!s->expired && s->deadline <= now &&
         (due == NULL || s->deadline <= due->deadline))
       due = s;
-  const conc__kind *kind = self->task->kind;
-  if (s == NULL &&
+  if (s == NULL && /* no shield hides it */
       ((kind->take_cancel != NULL && kind->take_cancel(self)) ||
        (CONC__LOAD(&self->word) & CONC__POKED))) {
     CONC__AND(&self->word, ~CONC__POKED);
@@ -4304,13 +4386,14 @@ CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
   return due != NULL;
 }
 
-/* If not, there is nothing to take. */
+/* False: there is surely nothing to take. */
 CONC__INLINE bool conc__may_be_cancelled(const conc__actor *self) {
   return self->scope != NULL || (CONC__LOAD(&self->word) & CONC__POKED);
 }
 
-/* Takes a pending cancellation, if there is one: it is now delivered. A time
-   limit is one, too, if its time is out; of several the one that was first. */
+/* Takes a pending cancellation, if there is one: it is now delivered, so the
+   caller must fail by it. By the actor itself, at the begin and the end of
+   each wait. */
 CONC__INLINE bool conc__take_cancel(conc__actor *self) {
   return CONC__UNLIKELY(conc__may_be_cancelled(self)) &&
          conc__take_cancel_slow(self);
@@ -4332,13 +4415,17 @@ CONC__INLINE double conc__scope_limit(const conc__actor *self,
   return deadline;
 }
 
-/* --- spinning --- */
+/* --- spinning ---
 
-/* Waking a sleeping thread takes tens of microseconds; a waker that comes
+   Waking a sleeping thread takes tens of microseconds; a waker that comes
    within that time is better awaited awake. Whether it does is learnt from
    the last waits: each spin in vain halves the next; after five there is none
    for 32 waits, then it is tried again. On one CPU the waker cannot run while
-   we spin. `failed` starts at zero. */
+   we spin. */
+
+/* Seconds to spin; 0: not at all. `failed` is what conc__spin_learn has made
+   of it; it starts at zero: in vain so often, up to 5; beyond that it counts
+   the waits without a spin. */
 CONC__PRIVATE double conc__spin_budget(unsigned failed) {
   if (conc__cpus < 2 || failed >= 5) return 0;
   return CONC_SPIN_SECONDS / (double)(1u << failed);
@@ -4360,7 +4447,7 @@ CONC__PRIVATE void conc__spin_learn(unsigned *failed, bool paid) {
    It always ends by conc__spin_end, which learns, even if there was no turn:
    that is what counts the waits until the next attempt. */
 typedef struct conc__spin {
-  double end;       /* 0: there is no turn */
+  double end;       /* a time, as of conc_now; 0: there is no turn */
   unsigned *failed; /* what has been learnt, and is to be */
   unsigned paused;  /* pauses since the last look at the clock */
 } conc__spin;
@@ -4374,9 +4461,9 @@ CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
   spin->paused = 0;
 }
 
-/* Pauses so many times, of which one takes some 40 ns: fewer for a look that
+/* Pauses `pauses` times, of which one takes some 40 ns: fewer for a look that
    is cheap, more for one that disturbs others. False: it has not paid. The
-   clock costs as much as a pause, so it is asked for each eighth one only. */
+   clock costs as much as a pause, so it is asked only after each eighth. */
 CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
   unsigned i;
   if (spin->end <= 0) return false;
@@ -4392,22 +4479,24 @@ CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
 }
 
 /* A busy wait for what takes a running thread a few instructions: some pauses,
-   as one that spins as well answers, then it lets others run a few times, for
-   with more threads than CPUs the one that is awaited may not run. Not if that
-   takes long: on a busy machine the thread that yields is served last, and the
-   one that sleeps first. Zeroed first. */
+   which another thread that spins answers; then it lets others run a few
+   times, since with more threads than CPUs the awaited one may not run. It
+   ends if that takes long: on a busy machine the thread that yields is served
+   last, and the one that sleeps first. Zero at first. */
 typedef struct conc__short_spin {
-  int round;
-  double end;
+  int round;  /* 0 to 2: pauses, 1, 2 and 4 of them; 3 to 9: yields */
+  double end; /* from round 3 on: when the yields have taken their time */
 } conc__short_spin;
 
+/* It wraps around, after 13 years: only differences count. */
 CONC__INLINE unsigned conc__tenth_of_second(double now) {
   return (unsigned)(uint64_t)(now * 10);
 }
 
 /* False: give up. `limit`: seconds that the yields may take together.
    `slow_at`: where it is remembered that a yield has taken a millisecond, so
-   that for a while there is none; or NULL. */
+   that for a while there is none; or NULL. It is shared by all threads, and
+   relaxed: an old value costs one yield. */
 CONC__PRIVATE bool conc__short_spin_again(conc__short_spin *spin, double limit,
                                           unsigned *slow_at) {
   double now, began;
@@ -4436,6 +4525,7 @@ CONC__PRIVATE bool conc__short_spin_again(conc__short_spin *spin, double limit,
 
 /* --- threads as actors --- */
 
+/* Whether one of `bits` has come while it was worth spinning for. */
 CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
                                      double deadline) {
   conc__spin spin;
@@ -4447,45 +4537,63 @@ CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
   return paid;
 }
 
+/* The actor class's park. */
 CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
                                      double deadline) {
+  CONC__CHECK(self == &conc__this.actor);
   if (CONC__LOAD(&self->word) & bits) return;
   /* A sleep, which only conc_cancel can end, is not worth spinning for. */
   if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
   while (conc__park_announce(self, bits, CONC__PARKED)) {
+    /* It sleeps only while the word is as seen here, with CONC__PARKED: a
+       waker that comes now changes it, and wakes what sleeps already. */
     unsigned seen = CONC__LOAD(&self->word);
     if (seen & CONC__PARKED)
       conc__futex_wait(&self->word, seen, deadline, false);
+    /* Whether a waker was faster does not matter: the next turn looks. */
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
   }
 }
 
+/* Sets up the last of the descriptors that a thread polls, by which
+   conc_cancel can end the poll(): a thread of ours has a waker from its first
+   such wait on. A foreign thread has none; it finds a cancellation when poll()
+   has returned for another reason. Returns what is to be announced. */
+CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
+                                               struct pollfd *waker,
+                                               double deadline) {
+  if (deadline > 0 && !thread->has_waker && thread->actor.task != &thread->own)
+    thread->has_waker = conc__waker_open(thread->waker) == 0;
+  waker->fd = thread->has_waker ? thread->waker[0] : -1;
+  waker->events = POLLIN;
+  return CONC__PARKED | (thread->has_waker ? CONC__POLLING : 0);
+}
+
 /* Waits for n descriptors in poll(), until one is ready: p[n] is free, for
-   use here. Only conc_cancel can meet a thread in here; to be woken by it
-   a thread of ours also polls a waker. How many are ready, -ETIMEDOUT,
+   use here. Only conc_cancel can meet a thread in here. A coroutine may call
+   it with a deadline of 0, for a look. Returns how many are ready, -ETIMEDOUT,
    -ECANCELED or what poll() fails with. */
 CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
                                     double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
-  unsigned how = CONC__PARKED;
+  unsigned how;
   bool slept = false;
   conc__spin spin;
+  CONC__CHECK(self == &thread->actor || deadline <= 0);
   conc__spin_begin(&spin, &self->spin_failed, deadline);
-  if (deadline > 0 && !thread->has_waker &&
-      thread->actor.task != &thread->own)
-    thread->has_waker = conc__waker_open(thread->waker) == 0;
-  waker->fd = thread->has_waker ? thread->waker[0] : -1;
-  if (thread->has_waker) how |= CONC__POLLING;
-  waker->events = POLLIN;
+  how = conc__thread_poll_waker(thread, waker, deadline);
   for (;;) {
     bool busy = !slept && conc__spin_again(&spin, 1);
     int ms = busy ? 0 : conc__milliseconds(deadline);
+    bool sleeps = !busy && ms != 0;
     int ready, error;
     waker->revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
-    if (!busy && ms != 0) {
+    /* A look needs no announcement: the cancellation is seen in the next turn.
+       A bit that has come already ends the sleep before it begins. */
+    if (sleeps) {
       if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
       slept = true;
     }
@@ -4493,9 +4601,9 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     ready = poll(p, (nfds_t)n + 1, ms);
     error = errno;
     if (ready < 0) waker->revents = 0;
-    /* Somebody is about to write to the waker: not before he has may this
-       thread end and close it. */
-    if (!busy && ms != 0 && !conc__park_retract(self) && thread->has_waker)
+    /* The canceller was faster, and is about to write to the waker: not before
+       that may this thread end and close it. */
+    if (sleeps && !conc__park_retract(self) && thread->has_waker)
       while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
     if (waker->revents) {
       conc__waker_drain(thread->waker);
@@ -4518,6 +4626,8 @@ CONC__PRIVATE short conc__poll_events(int events) {
                  (events & CONC_WRITE ? POLLOUT : 0));
 }
 
+/* The actor class's wait_fd. An error or a hang-up is ready for both: the
+   call that follows tells it. */
 CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
                                        double deadline) {
   struct pollfd p[2];
@@ -4533,9 +4643,9 @@ CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
   return ready & events ? ready & events : events;
 }
 
-/* A thread that parks for a waiter may be gone by now: nothing but the
-   address of its word is used. One that polls is still there: only
-   conc_cancel wakes it, and holds the guard of its task meanwhile. */
+/* The actor class's wake. A thread that parks for a waiter may be gone by now:
+   nothing but the address of its word is used. One that polls is still there:
+   only conc_cancel wakes it, and holds the guard of its task meanwhile. */
 CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
   if (seen & CONC__POLLING)
     conc__waker_wake(
@@ -4549,14 +4659,19 @@ static const conc__actor_class conc__thread_class = {
 
 /* --- guards --- */
 
-/* The internal lock: 0 free, 1 held, 2 held and somebody may sleep. Never
-   held across a park; a thread that finds it held sleeps as a thread, even
-   inside a coroutine, which is at most some dozen instructions long. */
+/* The internal lock. It is never held across a park; a thread that finds it
+   held sleeps as a thread, even inside a coroutine: it is held for some dozen
+   instructions at most. A cache line each. */
 typedef struct conc__mutex {
-  unsigned word;
-  char pad[60]; /* a cache line each */
+  unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
+                    be set when none does (any longer), must be set when one
+                    does. All of it is cleared by the release */
+  char rest[CONC__CACHE_LINE - sizeof(unsigned)];
 } conc__mutex;
 
+/* A thread that has once slept takes the lock by 2, as if another slept: it
+   cannot know. The last release of a crowd wakes in vain, which costs less
+   than to count. */
 CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
   int i;
   for (i = 0; i < 40 && conc__cpus > 1; i++) {
@@ -4575,15 +4690,16 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
     conc__mutex_lock_slow(m);
 }
 
-CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
-  CONC__POINT();
-  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
-    conc__futex_wake(&m->word, 1, false);
-}
-
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
 CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
   return CONC__LOAD_RELAXED(&m->word) != 0;
+}
+
+CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+  CONC__CHECK(conc__mutex_is_held(m));
+  CONC__POINT();
+  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
+    conc__futex_wake(&m->word, 1, false);
 }
 
 /* A power of two; the lower half and the upper half are used in pairs, see
@@ -4591,7 +4707,8 @@ CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
 enum { CONC__MUTEXES = 256 };
 static conc__mutex conc__mutexes[CONC__MUTEXES];
 
-/* The guard of an object. Two objects may share one: so never hold two. */
+/* The guard of an object. Two objects may share one: so a thread must never
+   hold two of them, but for those that conc__mutex_pair says. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
   uintptr_t h = (uintptr_t)object >> 4;
   return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
@@ -4617,7 +4734,16 @@ CONC__PRIVATE void conc__mutexes_unlock(void) {
   for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
 }
 
-/* In a forked child: the threads that might unlock them are not there. */
+/* For CONC__CHECK: all are held, if not for sure by the caller. */
+CONC__PRIVATE bool conc__mutexes_are_held(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++)
+    if (!conc__mutex_is_held(&conc__mutexes[i])) return false;
+  return true;
+}
+
+/* In a forked child, whose thread holds them all: no thread is there that
+   might sleep for one, so none is woken. */
 CONC__PRIVATE void conc__mutexes_reset(void) {
   size_t i;
   for (i = 0; i < CONC__MUTEXES; i++) conc__mutexes[i].word = 0;
@@ -4628,8 +4754,8 @@ CONC__PRIVATE void conc__mutexes_reset(void) {
    There is one pthread_atfork in the library. What has to do with a fork has a
    row in this table, which it fills in when it is first used, so that a
    program has only those rows that it needs. The rows are in the order of
-   locks, innermost first: before a fork the last row comes first, so that
-   nobody waits for a guard while it holds one that is taken earlier; in the
+   locks, innermost first: before a fork the last row comes first, so that no
+   thread waits for a guard while it holds one that is taken earlier; in the
    child the first row comes first, since what the others do rests on it. */
 
 enum {
@@ -4644,10 +4770,11 @@ typedef struct conc__fork_row {
   void (*prepare)(void), (*parent)(void), (*child)(void); /* or NULL */
 } conc__fork_row;
 
+/* A row is NULL until its part is used; then it stays as it is. */
 static const conc__fork_row *conc__fork_table[CONC__FORK_ROWS];
 
 /* Held to change the table, and while a fork is under way: a row whose second
-   half ran without the first would give back what nobody has taken, and a part
+   half ran without the first would release what was never taken, and a part
    that began meanwhile would be half made in the child. It is the innermost of
    all guards, since the fork of conc_process_start holds the processes' guard
    already. */
@@ -4655,12 +4782,14 @@ static conc__mutex conc__fork_guard;
 
 CONC__PRIVATE void conc__fork_enter(unsigned row,
                                     const conc__fork_row *handlers) {
+  CONC__CHECK(row < CONC__FORK_ROWS);
   conc__mutex_lock(&conc__fork_guard);
+  CONC__CHECK(conc__fork_table[row] == NULL);
   CONC__STORE(&conc__fork_table[row], handlers);
   conc__mutex_unlock(&conc__fork_guard);
 }
 
-/* Lets go what conc__atfork_prepare has taken, by the rows of `which`. */
+/* Releases what conc__atfork_prepare has taken, by the rows of `which`. */
 CONC__PRIVATE void conc__fork_undo(unsigned which) {
   unsigned row;
   for (row = 0; row < CONC__FORK_ROWS; row++)
@@ -4668,6 +4797,9 @@ CONC__PRIVATE void conc__fork_undo(unsigned which) {
       conc__fork_table[row]->parent();
 }
 
+/* The rows' guards come before the table's own, which is the innermost. So a
+   row may be filled in while the others prepare: then all is undone, and done
+   again with the new row in its place. */
 CONC__PRIVATE void conc__atfork_prepare(void) {
   for (;;) {
     unsigned prepared = 0, present = 0, row;
@@ -4682,7 +4814,6 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
       if (conc__fork_table[row] != NULL) present |= 1u << row;
     conc__this.fork_rows = prepared;
     if (prepared == present) return;
-    /* One has come meanwhile: once more, with it in its place. */
     conc__mutex_unlock(&conc__fork_guard);
     conc__fork_undo(prepared);
   }
@@ -4695,7 +4826,8 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
-  conc__fork_guard.word = 0; /* who waits for it is not here */
+  CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   for (row = 0; row < CONC__FORK_ROWS; row++)
     if ((conc__this.fork_rows & 1u << row) &&
         conc__fork_table[row]->child != NULL)
@@ -4719,6 +4851,7 @@ CONC__PRIVATE void conc__init_once(void) {
                  conc__atfork_child);
 }
 
+/* Called by each way into the library that may be the first one. */
 CONC__PRIVATE void conc__init(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, conc__init_once);
@@ -4726,8 +4859,10 @@ CONC__PRIVATE void conc__init(void) {
 
 /* --- how a thread becomes an actor --- */
 
-/* Lists of tasks: the threads, and the coroutines of each loop. One that reads
-   `next` alone finds it whole at any moment: see conc__fork_child. */
+/* Lists of tasks: the threads, and the coroutines of each loop. The list's own
+   guard is held, or its loop's thread is the caller. The stores are such that
+   a reader of `next` alone finds the list whole at any moment: a fork may stop
+   the thread between any two of them, and the child reads it (>>fork). */
 CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
   t->link = list;
   t->next = *list;
@@ -4736,6 +4871,7 @@ CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
 }
 
 CONC__INLINE void conc__task_unlink(conc_task *t) {
+  CONC__CHECK(*t->link == t);
   CONC__STORE(t->link, t->next);
   if (t->next != NULL) t->next->link = t->link;
 }
@@ -4747,7 +4883,7 @@ static unsigned conc__foreign_numbers; /* of default names */
 
 /* The tasks of all threads that use the library: a fork needs to know. */
 static conc_task *conc__threads;
-static conc__mutex conc__threads_guard;
+static conc__mutex conc__threads_guard; /* may be taken inside other guards */
 
 CONC__PRIVATE void conc__threads_enter(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
@@ -4761,7 +4897,7 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_unlock(&conc__threads_guard);
 }
 
-/* The main thread is the one that runs constructors. */
+/* The main thread is the one that runs constructors; see >>thread. */
 static pthread_t conc__main_thread;
 
 /* Makes the calling thread an actor: with the task that it was started for,
@@ -4778,7 +4914,7 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
       task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
                                         __ATOMIC_RELAXED);
     task->actor = &thread->actor;
-    task->id = 0; /* nobody joins it */
+    task->id = 0; /* no task joins it: it is no owner in a deadlock */
     memset(&task->done, 0, sizeof task->done);
     conc__threads_enter(task);
     pthread_setspecific(conc__thread_key, thread);
@@ -4791,36 +4927,44 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
 
 /* --- wait lists --- */
 
-/* One wait of one actor, on its stack. */
+/* One wait of one actor, on its stack. The actor sets it up before it is on a
+   list; from then on the fields of the first group change under the guard of
+   what is waited for, or, once the waiter is taken off, by the task that did
+   so, until that sets CONC__WOKEN. */
 typedef struct conc__waiter {
-  struct conc__waitlist *list; /* NULL once taken off; under the guard */
+  struct conc__waitlist *list; /* that it is on; NULL: none, or taken off */
   conc__actor *actor;
-  double since;     /* when it began to wait; 0: not known */
+  double since; /* when it began to wait; 0: not known */
   /* For reports: what it waits for, and its relation to its owner. And the
-     word that names the owner: whom it waits for. NULL: anybody might end this
-     wait. */
+     word that names the owner: whom it waits for. NULL: any task might end
+     this wait. */
   const char *what, *name, *relation;
   const uintptr_t *owner;
-  struct conc__multiwait *many; /* that it is part of, or all of */
-  conc_lock *lock;         /* that it will want then: conditions */
-  bool stuck;
-  bool found;    /* see conc__stuck_look */
-  bool free;     /* its wait may end */
-  bool uncancellable; /* this wait must not fail */
-  bool
-      recheck_after_fork; /* returns -EAGAIN, to look again, if a fork has left
-                 behind the owner, or maybe somebody who was woken before it */
-  unsigned extra_bits; /* bits that end the wait, too: then it is -ETIMEDOUT */
-  int failure;   /* what it returns instead of 0 */
+  struct conc__multiwait *many; /* that it is part of, or all of; NULL: none */
+  conc_lock *lock;              /* conditions: that it will want then */
+  bool stuck; /* it is in conc__stuck; set and cleared by the actor itself */
+  bool found; /* >>deadlock: conc__stuck_look has come to it */
+  bool free;  /* >>deadlock: its wait may end */
+  bool uncancellable; /* must not fail: no deadlock is solved by its end */
+  bool recheck_after_fork; /* it returns -EAGAIN, to look again, if a fork has
+                              left behind the owner, or maybe a task that was
+                              woken before it */
+  unsigned extra_bits;     /* that end the wait, too: then it is -ETIMEDOUT */
+  int failure;             /* what it returns instead of 0 */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
-  /* So far zero at first; the rest is set by whoever links it. */
-  struct conc__waiter *next, *prev;
-  struct conc__waiter *next_stuck; /* see conc__stuck */
+  /* So far zero at first; the rest is set by the code that links it. */
+  struct conc__waiter *next, *prev; /* on its list; once taken off `next` is
+                                       what else was */
+  /* The rest is >>deadlock's, under its guard. */
+  struct conc__waiter *next_stuck; /* of the same bucket */
   struct conc__waiter *found_before, *found_after, *next_in_circle;
 } conc__waiter;
 
+/* The guard is held, here and below. */
 CONC__PRIVATE void conc__waitlist_insert(struct conc__waitlist *list,
                                          conc__waiter *w, bool front) {
+  CONC__CHECK(w->list == NULL);
+  CONC__CHECK((list->first == NULL) == (list->last == NULL));
   w->actor->waiting = w;
   w->list = list;
   w->prev = front ? NULL : list->last;
@@ -4835,7 +4979,12 @@ CONC__PRIVATE void conc__waitlist_insert(struct conc__waitlist *list,
     list->last = w;
 }
 
+/* Whether it is taken off by its own actor, or by a waker that will set
+   CONC__WOKEN, is the caller's affair. */
 CONC__PRIVATE void conc__waitlist_remove(conc__waiter *w) {
+  CONC__CHECK(w->list != NULL);
+  CONC__CHECK(w->prev != NULL ? w->prev->next == w : w->list->first == w);
+  CONC__CHECK(w->next != NULL ? w->next->prev == w : w->list->last == w);
   if (w->prev != NULL)
     w->prev->next = w->next;
   else
@@ -4857,6 +5006,7 @@ CONC__INLINE conc__waiter *conc__waitlist_take(struct conc__waitlist *list) {
   return w;
 }
 
+/* Up to n of them, the longest first; SIZE_MAX: all. */
 CONC__PRIVATE conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
                                                   size_t n) {
   conc__waiter *chain = NULL;
@@ -4871,12 +5021,14 @@ CONC__PRIVATE conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
 CONC__PRIVATE void conc__wake_all(conc__waiter *chain) {
   while (chain != NULL) {
     conc__waiter *next = chain->next; /* read before it is let go */
+    CONC__CHECK(chain->list == NULL);
     conc__unpark(chain->actor, CONC__WOKEN);
     chain = next;
   }
 }
 
-/* Wakes those whose wake-up the caller has put off. */
+/* Wakes the waiters whose wake-up the caller has put off: they wait for a lock
+   that it held, see conc_cond_notify. */
 CONC__PRIVATE void conc__wake_notified(conc__actor *self) {
   conc__waiter *chain = self->notified;
   self->notified = NULL;
@@ -4886,16 +5038,19 @@ CONC__PRIVATE void conc__wake_notified(conc__actor *self) {
 /* --- waiting for many ---
 
    A waiter on each of many lists, which may be taken off at any time, also
-   while their actor is busy elsewhere: then it is only entered into a list of
-   those that were, latest first. Who does it holds the guard of the object all
-   the while: so whoever has had that guard once afterwards has the waiter for
-   himself again, and finds the object as it is to be. */
+   while their actor is busy elsewhere: then the waiter is only entered into a
+   list of those that were, latest first. The task that does it holds the guard
+   of the object all the while: so once the actor has had that guard afterwards
+   the waiter is its own again, and it finds the object as it is to be. */
 typedef struct conc__multiwait {
   struct conc__multiwait *next; /* of the same actor: for conc__fork_bury */
   conc__actor *actor;
-  size_t want;         /* it waits until count is so much; 0: it does not */
-  size_t count;        /* how many were taken off */
-  conc__waiter *taken; /* those that the actor has not seen yet */
+  size_t want;  /* the actor waits until `count` is at least this; 0: it does
+                   not wait. Set by the actor, set to 0 by the one that ends
+                   the wait, which then must set CONC__WOKEN */
+  size_t count; /* how many waiters were taken off; only grows */
+  conc__waiter *taken; /* those that the actor has not seen yet, by `next` */
+  /* The actor's own: */
   struct conc__multiwait_node *nodes;
   size_t n;            /* of those the first, that were on lists */
   struct conc__multiwait_node *ready; /* seen, and not told yet */
@@ -4905,18 +5060,20 @@ typedef struct conc__multiwait {
 typedef struct conc__multiwait_node {
   conc__waiter waiter; /* first: a waiter that is part of many is its node */
   conc_task *task;
-  size_t place;        /* in the order in which they finished, from 1 */
+  size_t place; /* in the order in which they finished, from 1; 0: it has not
+                   been told yet */
   struct conc__multiwait_node *next; /* among the ready */
 } conc__multiwait_node;
 
-/* What is taken off a list: enters those of a wait for many, and returns the
-   others, which are to be woken. Under the guard. */
+/* Enters, of what was taken off a list, the waiters that are part of a wait
+   for many, and returns the others, which are to be woken. Under the guard. */
 CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
   conc__waiter **p = &chain;
   while (*p != NULL) {
     conc__waiter *w = *p;
     conc__multiwait *m = w->many;
     size_t count, want;
+    CONC__CHECK(w->list == NULL);
     if (m == NULL) {
       p = &w->next;
       continue;
@@ -4925,8 +5082,9 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
     w->next = CONC__LOAD(&m->taken);
     while (!CONC__CAS(&m->taken, &w->next, w)) {
     }
-    /* All in one order with conc__multiwait_wait, which writes `want` and then
-       reads `count`: one of the two sees the other. */
+    /* All in one order with conc__multiwait_park, which writes `want` and then
+       reads `count`: one of the two sees the other. Of several that see it the
+       one that changes `want` wakes. */
     count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
     want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
     if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
@@ -4938,33 +5096,44 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
 /* ---------------------------------------------------------------------------
    >>deadlock: who waits for whom
 
-   Who waits without a limit for something that has an owner, or for tasks, and
-   has waited for a while, enters itself among the stuck and looks whether the
-   owners form a circle: owner of what it waits for, owner of what that one
-   waits for... In a circle each got hold of what it owns before it began to
-   wait, so the last to begin finds the others stuck, or they find it. A wait
-   for several tasks has several owners, and is part of a deadlock only if too
-   few of them are not: what a gather waits for is the next to end, for it may
-   fail.
-   It looks with all guards held. Then nobody can be taken off a list or put on
-   one, and a word does not change its owner while somebody is on the list of
-   what it stands for: what is seen is true of one moment, and a circle never
-   dissolves by itself. Nor is an owner's actor touched that is not stuck, for
-   it might be gone.
+   Holds the waits that have no limit and have lasted a while, and finds those
+   that can never end. >>wait calls it; it uses >>park.
+
+   A task that waits without a limit for something that has an owner, or for
+   tasks, and has waited for a while, enters itself among the stuck and looks
+   whether the owners form a circle: owner of what it waits for, owner of what
+   that one waits for... In a circle each task got hold of what it owns before
+   it began to wait, so the last to begin finds the others stuck, or they find
+   it. A wait for several tasks has several owners, and is part of a deadlock
+   only if too few of them are not: what a gather waits for is the next to end,
+   since that one may fail.
+   It looks with all guards held. Then no waiter can be taken off a list or put
+   on one, and a word does not change its owner while a waiter is on the list
+   of what it stands for: what is seen is true of one moment, and a circle
+   never dissolves by itself. An owner's actor is not touched if it is not
+   stuck, for it might be gone.
    ------------------------------------------------------------------------ */
 
-#define CONC__STUCK_AFTER 0.1
+#define CONC__STUCK_AFTER 0.1 /* seconds until a wait looks */
 
 #define CONC__STUCK_BUCKETS 256
-static conc__waiter *conc__stuck[CONC__STUCK_BUCKETS]; /* by actor */
+static conc__waiter *conc__stuck[CONC__STUCK_BUCKETS]; /* by actor's id */
 static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
-static char conc__stuck_report[2048];
+static char conc__stuck_report[2048];  /* the last deadlock; "": none yet */
 
 CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
   return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % CONC__STUCK_BUCKETS];
 }
 
-/* Nobody has ended the wait. All guards are held, here and below. */
+/* --- what is looked at --- */
+
+/* For CONC__CHECK: what this part changes and reads stays as it is. */
+CONC__PRIVATE bool conc__stuck_all_held(void) {
+  return conc__mutex_is_held(&conc__stuck_guard) && conc__mutexes_are_held();
+}
+
+/* Whether its wait has not been ended by another task. All guards are held,
+   for this function and those that follow, up to conc__stuck_look. */
 CONC__PRIVATE bool conc__stuck_waits(const conc__waiter *w) {
   size_t want;
   if (w->many == NULL) return w->list != NULL;
@@ -4977,13 +5146,15 @@ CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
   return w->many != NULL ? w->many->n : 1;
 }
 
-/* The wait of one of them; NULL: it does not wait, or not for ever. */
+/* The wait of owner number i; NULL: it does not wait, or not for ever, or what
+   it owned is free. */
 CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   const conc__multiwait_node *node =
       w->many != NULL ? &w->many->nodes[i] : NULL;
   const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
   uintptr_t id;
+  CONC__CHECK(i < conc__stuck_owners(w));
   if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
   id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
@@ -4993,8 +5164,8 @@ CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   return v;
 }
 
-/* Whether the wait may end: enough of them may. The last first, for they have
-   begun to wait last. */
+/* Whether the wait may end: enough of the owners may go on, as far as is known
+   by now. The last owner first: it has most likely begun to wait last. */
 CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
   size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
   size_t i = conc__stuck_owners(w);
@@ -5005,10 +5176,15 @@ CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
   return want == 0;
 }
 
-/* Appends to the report, as much as fits. */
+/* --- the report --- */
+
+/* Appends to the report, as much as fits. Under its guard, as are those that
+   follow. */
 CONC__PRIVATE void conc__report(const char *format, ...) {
   size_t at = strlen(conc__stuck_report);
   va_list args;
+  CONC__CHECK(conc__mutex_is_held(&conc__stuck_guard));
+  CONC__CHECK(at < sizeof conc__stuck_report);
   va_start(args, format);
   vsnprintf(conc__stuck_report + at, sizeof conc__stuck_report - at, format,
             args);
@@ -5032,7 +5208,92 @@ CONC__PRIVATE void conc__report_wait(const conc__waiter *w) {
   if (w->name != NULL) conc__report(" '%s'", w->name);
 }
 
-/* Ends a wait by an error. False if it has ended by itself. */
+/* Tells of the circle that `w` is in, from `w` on. Returns the first wait of
+   it that may fail; NULL: none may. */
+CONC__PRIVATE conc__waiter *conc__report_circle(conc__waiter *w) {
+  conc__waiter *victim = NULL;
+  conc__waiter *v = w;
+  conc__stuck_report[0] = 0;
+  conc__report_task(w->actor->task);
+  do {
+    if (victim == NULL && !v->uncancellable) victim = v;
+    conc__report_wait(v);
+    conc__report(" %s ", v->relation);
+    v = v->next_in_circle;
+    conc__report_task(v->actor->task);
+    if (v != w) conc__report(", which");
+  } while (v != w);
+  return victim;
+}
+
+/* --- the search ---
+
+   From one waiter, in three passes over what it leads to: collect it, spread
+   what is free from the end, and follow what is not back to the beginning.
+   Each pass but the first goes from the last found to the first, since those
+   found last are at the far end. */
+
+/* Links the waits that `w` leads to, by found_before and found_after, and
+   returns the last. Behind a wait that may end it does not look: no circle
+   leads through it. */
+CONC__PRIVATE conc__waiter *conc__stuck_collect(conc__waiter *w) {
+  conc__waiter *last = w;
+  conc__waiter *v;
+  w->found_before = w->found_after = NULL;
+  w->found = true;
+  for (v = w; v != NULL; v = v->found_after) {
+    size_t i;
+    v->next_in_circle = NULL;
+    v->free = conc__stuck_may_end(v);
+    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
+      conc__waiter *u = conc__stuck_next(v, i);
+      if (u == NULL || u->found) continue;
+      u->found = true;
+      u->free = false;
+      u->found_before = last;
+      u->found_after = NULL;
+      last = last->found_after = u;
+    }
+  }
+  return last;
+}
+
+/* A wait for what is free is free, and so on until nothing changes, or `w` is
+   known to be. */
+CONC__PRIVATE void conc__stuck_spread(conc__waiter *w, conc__waiter *last) {
+  bool again = true;
+  while (again && !w->free) {
+    conc__waiter *v;
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
+  }
+}
+
+/* Sets next_in_circle of each wait from which a way of waits that cannot end
+   leads back to `w`, until that of `w` itself is set: then it is in a circle.
+   If not, there is none. */
+CONC__PRIVATE bool conc__stuck_close(conc__waiter *w, conc__waiter *last) {
+  bool again = !w->free;
+  while (again && w->next_in_circle == NULL) {
+    conc__waiter *v;
+    again = false;
+    for (v = last; v != NULL; v = v->found_before) {
+      size_t i;
+      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
+        conc__waiter *u = conc__stuck_next(v, i);
+        if (u == NULL || u->free || v->free) continue;
+        if (u != w && u->next_in_circle == NULL) continue;
+        v->next_in_circle = u;
+        again = true;
+      }
+    }
+  }
+  return w->next_in_circle != NULL;
+}
+
+/* Ends a wait by an error. False if it has ended by itself: a wait for many
+   that is cancelled takes no guard for that. */
 CONC__PRIVATE bool conc__stuck_fail(conc__waiter *w) {
   w->failure = -EDEADLK;
   if (w->many != NULL)
@@ -5042,65 +5303,30 @@ CONC__PRIVATE bool conc__stuck_fail(conc__waiter *w) {
   return true;
 }
 
-/* Looks for a circle that `w` is part of; returns whose wait it has ended, to
-   be woken, or NULL. */
+/* Looks for a circle that `w` is part of; returns the waiter whose wait it has
+   ended, to be woken, or NULL. */
 CONC__PRIVATE conc__waiter *conc__stuck_look(conc__waiter *w) {
-  conc__waiter *victim = NULL, *last = w;
-  conc__waiter *v, *u;
-  bool again = true;
-  size_t i;
-  w->found_before = w->found_after = NULL;
-  w->found = true;
-  /* Whom it leads to, while nobody is known to be free. */
-  for (v = w; v != NULL; v = v->found_after) {
-    v->next_in_circle = NULL;
-    v->free = conc__stuck_may_end(v);
-    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
-      u = conc__stuck_next(v, i);
-      if (u == NULL || u->found) continue;
-      u->found = true;
-      u->free = false;
-      u->found_before = last;
-      u->found_after = NULL;
-      last = last->found_after = u;
-    }
-  }
-  while (again && !w->free) { /* who waits for the free is free */
-    again = false;
-    for (v = last; v != NULL; v = v->found_before)
-      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
-  }
-  again = !w->free;
-  while (again && w->next_in_circle == NULL) { /* the way back to w */
-    again = false;
-    for (v = last; v != NULL; v = v->found_before)
-      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
-        u = conc__stuck_next(v, i);
-        if (u == NULL || u->free || v->free) continue;
-        if (u != w && u->next_in_circle == NULL) continue;
-        v->next_in_circle = u;
-        again = true;
-      }
-  }
+  conc__waiter *victim, *last, *v;
+  bool circle;
+  CONC__CHECK(conc__stuck_all_held());
+  last = conc__stuck_collect(w);
+  conc__stuck_spread(w, last);
+  circle = conc__stuck_close(w, last);
   for (v = last; v != NULL; v = v->found_before) v->found = false;
-  if (w->next_in_circle == NULL) return NULL;
-  conc__stuck_report[0] = 0;
-  conc__report_task(w->actor->task);
-  v = w;
-  do {
-    if (victim == NULL && !v->uncancellable) victim = v;
-    conc__report_wait(v);
-    conc__report(" %s ", v->relation);
-    v = v->next_in_circle;
-    conc__report_task(v->actor->task);
-    if (v != w) conc__report(", which");
-  } while (v != w);
+  if (!circle) return NULL;
+  victim = conc__report_circle(w);
   return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
-CONC__PRIVATE void conc__stuck_enter(conc__waiter *w) {
+/* --- what a wait calls --- */
+
+/* The caller's wait has lasted: it is among the stuck from now on, and if it
+   is part of a deadlock, one wait of that is ended. Of each deadlock one: it
+   may be part of several. Without a guard. */
+CONC__NOINLINE void conc__stuck_enter(conc__waiter *w) {
   conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
   conc__waiter *victims = NULL, *victim;
+  CONC__CHECK(!w->stuck && !w->found);
   conc__wake_notified(w->actor); /* they may be part of the circle */
   conc__mutex_lock(&conc__stuck_guard);
   w->stuck = true;
@@ -5113,9 +5339,10 @@ CONC__PRIVATE void conc__stuck_enter(conc__waiter *w) {
   }
   conc__mutexes_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
-  conc__wake_all(victims);
+  conc__wake_all(victims); /* it needs no guard: so none is held longer */
 }
 
+/* Must come before the waiter goes, that is, before its wait returns. */
 CONC__PRIVATE void conc__stuck_leave(conc__waiter *w) {
   conc__waiter **p = conc__stuck_bucket(w->actor->id);
   conc__mutex_lock(&conc__stuck_guard);
@@ -5140,70 +5367,15 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
 
 /* ---------------------------------------------------------------------------
    >>wait: a waiter on a list parks: the one wait
+
+   Holds the loop in which each wait of the library ends: for one object, by a
+   waiter on its list, or for many tasks, by a count. Whatever ends the wait
+   (a waker, a deadlock, a cancellation, the time) is settled by one step that
+   all of them compete for: the waiter is taken off its list under the guard,
+   or `want` of the many becomes 0. The one that does it wins; if that was not
+   the waiter itself, CONC__WOKEN is on its way and is awaited. It uses >>park
+   and >>deadlock; every primitive uses it.
    ------------------------------------------------------------------------ */
-
-/* Parks a waiter that is on a list. 0: taken off and woken; -ETIMEDOUT or
-   -ECANCELED: it took itself off; -EDEADLK: it was taken off for that.
-   `cancellable` false: it cannot fail, and a cancellation stays pending. */
-CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
-                                     bool cancellable, double deadline) {
-  conc__actor *self = w->actor;
-  unsigned bits =
-      CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
-  double look = CONC__NEVER; /* for a deadlock */
-  int rc;
-  if (!cancellable) w->uncancellable = true;
-  if (cancellable) deadline = conc__scope_limit(self, deadline);
-  if (w->owner != NULL && deadline >= CONC__NEVER)
-    look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
-  for (;;) {
-    unsigned seen;
-    bool mine;
-    self->ops->park(self, bits, look < deadline ? look : deadline);
-    seen = CONC__LOAD(&self->word);
-    if (seen & CONC__WOKEN) {
-      CONC__AND(&self->word, ~CONC__WOKEN);
-      rc = w->failure;
-      break;
-    }
-    if (!(seen & bits) && (deadline >= CONC__NEVER || conc_now() < deadline)) {
-      if (look < CONC__NEVER && conc_now() >= look) {
-        look = CONC__NEVER;
-        if (!w->stuck) conc__stuck_enter(w);
-      }
-      continue;
-    }
-    conc__mutex_lock(guard);
-    mine = w->list != NULL;
-    if (mine) conc__waitlist_remove(w);
-    conc__mutex_unlock(guard);
-    if (mine) {
-      rc = cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
-      break;
-    }
-    bits = CONC__WOKEN; /* taken off: the wake-up is on its way */
-    deadline = look = CONC__NEVER;
-  }
-  if (w->stuck) conc__stuck_leave(w);
-  self->waiting = NULL;
-  return rc;
-}
-
-/* The one wait. Called with the guard held, which it releases. Appends the
-   waiter (or puts it in front, for one that was woken in vain) and parks;
-   returns as above. */
-CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
-                                      struct conc__waitlist *list,
-                                      conc__waiter *w, bool front,
-                                      bool cancellable, double deadline) {
-  if (cancellable && conc__take_cancel(w->actor)) {
-    conc__mutex_unlock(guard);
-    return -ECANCELED;
-  }
-  conc__waitlist_insert(list, w, front);
-  conc__mutex_unlock(guard);
-  return conc__wait_on_list(guard, w, cancellable, deadline);
-}
 
 CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
                                      const char *what, const char *name) {
@@ -5213,15 +5385,116 @@ CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->name = name;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT (if a bit of `also` has
-   come, too), -ECANCELED, -EDEADLK; unless it is uncancellable. */
+/* Parks until the waiter's wake-up comes: true, and the bit is still there. Or
+   until another one of `bits` has come, or the deadline: false. `owned`: what
+   it waits for has an owner; then, once it has waited for a while without a
+   limit, it looks for a deadlock, which may end it by `failure`. It is compiled
+   into both its callers, since each wait that is not ready goes through it. */
+CONC__INLINE bool conc__waiter_park(conc__waiter *w, unsigned bits, bool owned,
+                                    double deadline) {
+  conc__actor *self = w->actor;
+  double look = CONC__NEVER;
+  CONC__CHECK(self == conc__this.current && (bits & CONC__WOKEN));
+  if (owned && deadline >= CONC__NEVER)
+    look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
+  for (;;) {
+    unsigned seen;
+    self->ops->park(self, bits, look < deadline ? look : deadline);
+    seen = CONC__LOAD(&self->word);
+    if (seen & CONC__WOKEN) return true; /* before all else: it has come */
+    if ((seen & bits) || (deadline < CONC__NEVER && conc_now() >= deadline))
+      return false;
+    if (look < CONC__NEVER && conc_now() >= look) {
+      look = CONC__NEVER;
+      if (!w->stuck) conc__stuck_enter(w);
+    }
+  }
+}
+
+/* Takes a waiter off its list, for its own actor. False: a waker has. */
+CONC__PRIVATE bool conc__waitlist_leave(conc__mutex *guard, conc__waiter *w) {
+  bool mine;
+  conc__mutex_lock(guard);
+  mine = w->list != NULL;
+  if (mine) conc__waitlist_remove(w);
+  conc__mutex_unlock(guard);
+  return mine;
+}
+
+/* Waits for the wake-up of a waiter that was taken off: it is on its way. */
+CONC__PRIVATE void conc__waiter_await_wakeup(const conc__waiter *w) {
+  conc__actor *self = w->actor;
+  while (!(CONC__LOAD(&self->word) & CONC__WOKEN))
+    self->ops->park(self, CONC__WOKEN, CONC__NEVER);
+}
+
+/* Takes in the wake-up, which has come. Afterwards no other task touches the
+   waiter or the actor. Returns how the wait has ended. */
+CONC__INLINE int conc__waiter_take_wakeup(conc__waiter *w) {
+  CONC__CHECK(CONC__LOAD_RELAXED(&w->actor->word) & CONC__WOKEN);
+  CONC__AND(&w->actor->word, ~CONC__WOKEN);
+  return w->failure;
+}
+
+/* The last of each wait, before the waiter goes. */
+CONC__INLINE void conc__waiter_end(conc__waiter *w) {
+  CONC__CHECK(w->list == NULL);
+  if (w->stuck) conc__stuck_leave(w);
+  w->actor->waiting = NULL;
+}
+
+/* Parks a waiter that was put on a list; `guard` is the list's, and is not
+   held. 0: taken off and woken; -ETIMEDOUT or -ECANCELED: it took itself off;
+   -EDEADLK: it was taken off for that; or what else w->failure says.
+   `cancellable` false: it cannot fail, and a cancellation stays pending. */
+CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
+                                     bool cancellable, double deadline) {
+  conc__actor *self = w->actor;
+  unsigned bits =
+      CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
+  int rc;
+  if (!cancellable) w->uncancellable = true;
+  if (cancellable) deadline = conc__scope_limit(self, deadline);
+  if (conc__waiter_park(w, bits, w->owner != NULL, deadline)) {
+    rc = conc__waiter_take_wakeup(w);
+  } else if (conc__waitlist_leave(guard, w)) {
+    rc = cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  } else {
+    /* A waker was faster, and has given the waiter something: so the wait must
+       not fail. A cancellation stays pending. */
+    conc__waiter_await_wakeup(w);
+    rc = conc__waiter_take_wakeup(w);
+  }
+  conc__waiter_end(w);
+  return rc;
+}
+
+/* The one wait. Called with the guard held, which it releases. Appends the
+   waiter (or puts it in front, for one that was woken in vain) and parks.
+   Returns what conc__wait_on_list does; -ECANCELED also at once. */
+CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
+                                      struct conc__waitlist *list,
+                                      conc__waiter *w, bool front,
+                                      bool cancellable, double deadline) {
+  CONC__CHECK(conc__mutex_is_held(guard));
+  if (cancellable && conc__take_cancel(w->actor)) {
+    conc__mutex_unlock(guard);
+    return -ECANCELED;
+  }
+  conc__waitlist_insert(list, w, front);
+  conc__mutex_unlock(guard);
+  return conc__wait_on_list(guard, w, cancellable, deadline);
+}
+
+/* Waits until `want` waiters of a wait for many were taken off. 0; -ETIMEDOUT,
+   also if a bit of `also` has come; -ECANCELED; -EDEADLK, unless it is
+   `uncancellable`. */
 CONC__PRIVATE int conc__multiwait_park(conc__multiwait *m, size_t want,
                                        bool uncancellable, unsigned also,
                                        double deadline) {
   conc__actor *self = m->actor;
   unsigned bits = CONC__WOKEN | also | conc__cancel_bit(self);
   conc__waiter all; /* on no list */
-  double look = CONC__NEVER;
   int rc = 0;
   if (CONC__LOAD(&m->count) >= want) return 0;
   if (deadline <= 0) return -ETIMEDOUT;
@@ -5231,37 +5504,28 @@ CONC__PRIVATE int conc__multiwait_park(conc__multiwait *m, size_t want,
   all.relation = "such as";
   all.many = m;
   all.uncancellable = uncancellable;
-  if (deadline >= CONC__NEVER) look = conc__now_about() + CONC__STUCK_AFTER;
   self->waiting = &all;
+  /* First `want`, then `count`, in one order with conc__multiwait_enter, which
+     writes and reads them the other way round: so a waiter that is entered
+     meanwhile is either counted here or wakes this actor. */
   __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
   while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
-    self->ops->park(self, bits, look < deadline ? look : deadline);
-    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
-      if (CONC__LOAD(&m->want) == 0) break;
-      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
-    } else if ((CONC__LOAD(&self->word) & bits) ||
-               (deadline < CONC__NEVER && conc_now() >= deadline)) {
-      break;
-    } else if (look < CONC__NEVER && conc_now() >= look) {
-      look = CONC__NEVER;
-      conc__stuck_enter(&all);
-    }
+    if (!conc__waiter_park(&all, bits, true, deadline)) break;
+    if (CONC__LOAD(&m->want) == 0) break;
+    CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
   }
   if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
-    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
-      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
-    CONC__AND(&self->word, ~CONC__WOKEN);
-    rc = all.failure;
+    conc__waiter_await_wakeup(&all); /* it is there, or on its way */
+    rc = conc__waiter_take_wakeup(&all);
   } else if (CONC__LOAD(&m->count) < want) {
     rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
   }
-  if (all.stuck) conc__stuck_leave(&all);
-  self->waiting = NULL;
+  conc__waiter_end(&all);
   return rc;
 }
 
 /* How one waits for a job of a pool, and how a pool's worker waits: it runs
-   other jobs meanwhile. Set by >>pool before there is any of either. */
+   other jobs meanwhile. >>jobs sets it before there is any of either. */
 typedef struct conc__job_class {
   int (*await)(conc_task *job, bool uncancellable, double timeout);
   int (*many_wait)(conc__multiwait *m, size_t want, bool uncancellable,
@@ -5281,13 +5545,18 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
 /* ---------------------------------------------------------------------------
    >>registry: who is alive, and waiting, between processes
 
+   Holds the ids of processes, and a wait on a word that another process
+   changes. Locks, events and queues between processes, pools of processes and
+   named memory use it; it uses >>park and >>os.
+
    Whatever is claimed in shared memory is claimed by one atomic store that
-   names the claimant, so that who is stuck behind it can ask if that process
-   is dead. A name is an id: the index of an entry in a registry, and how often
-   that entry has been used; ids of earlier uses are dead. A process that lives
-   holds a record lock on the byte of its entry: the kernel drops it at the
-   process's end, before it is a zombie, and a forked child does not inherit
-   it. So nothing has to be told by those who die, and to ask is one fcntl().
+   names the claimant, so that a process that is stuck behind it can ask if the
+   claimant is dead. A name is an id: the index of an entry in a registry, and
+   how often that entry has been used; ids of earlier uses are dead. A process
+   that lives holds a record lock on the byte of its entry: the kernel drops it
+   at the process's end, before it is a zombie, and a forked child does not
+   inherit it. So a process that dies has nothing to do for it, and to ask is
+   one fcntl().
 
    Closing any descriptor of a file drops the process's locks on it: a registry
    has one descriptor in a process, which stays open as long as the memory is
@@ -5296,46 +5565,54 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
    ------------------------------------------------------------------------ */
 
 #define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
-#define CONC__PROCESS_ID 0x3fffffffu
+#define CONC__PROCESS_ID 0x3fffffffu /* an id has these bits; 0 is none */
 
+/* Lies in shared memory: a file has it at its begin, any process may change
+   it, and a spoiled one must do no more harm than wrong answers. */
 struct conc__registry {
-  unsigned next; /* the entry to try first */
-  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
-  unsigned
-      made; /* of named memory: CONC__REGISTRY_READY once init has returned */
-  uint64_t size; /* and its size */
+  unsigned next;                  /* the entry to try first; it only grows */
+  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of the last id of each
+                                     entry; 0: never used. Changed by the
+                                     process that holds the entry's lock */
+  unsigned made; /* of named memory: CONC__REGISTRY_READY once init has
+                    returned */
+  uint64_t size; /* and its size in bytes */
 };
 
-#define CONC__REGISTRY_READY                                                  \
-  0x636f6e02u /* changes with what lies in shared memory */
+/* Changes with the layout of what lies in shared memory: programs of different
+   versions must not meet there. */
+#define CONC__REGISTRY_READY 0x636f6e02u
 
 /* What a process knows of a registry for itself: the end of the private page
-   that is mapped right before it. */
+   that is mapped right before it. A forked child has a copy. */
 struct conc__registry_mine {
-  size_t users; /* regions */
-  int fd;
-  unsigned self; /* our id; 0: none yet in this process */
+  size_t users;  /* regions of this process; under conc__shared_guard */
+  int fd;        /* the one descriptor of its file; its locks hang on it */
+  unsigned self; /* our id; 0: none yet in this process. Set under
+                    conc__shared_guard, read without */
 };
 
-/* A piece of shared memory. */
+/* A piece of shared memory that this process has. */
 typedef struct conc__region {
   struct conc__region *next;
   struct conc__registry *registry;
   char *memory;
-  size_t size;
-  size_t users; /* of a name */
+  size_t size;      /* bytes */
+  size_t users;     /* of a name: how often this process has opened it */
   const char *name; /* NULL: none; else the registry is its own */
 } conc__region;
 
 static conc__mutex conc__shared_guard; /* of all this; before other guards */
 static conc__region *conc__regions;
-static struct conc__registry *conc__family;
+static struct conc__registry *conc__family; /* NULL: no anonymous memory yet */
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
 
 CONC__INLINE struct conc__registry_mine *
 conc__registry_local(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
 }
+
+/* --- a fork --- */
 
 CONC__PRIVATE void conc__shared_fork_prepare(void) {
   conc__mutex_lock(&conc__shared_guard);
@@ -5347,10 +5624,12 @@ CONC__PRIVATE void conc__shared_fork_parent(void) {
 
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
 
-/* The child is another process: it has no id yet. Where descriptors cannot
-   tell that it is there (see conc__named_use), it does so by getting one. */
+/* The child is another process: it has no id yet, and none of the parent's
+   locks. Where descriptors cannot tell that it is there (see conc__named_use),
+   it does so by getting one. */
 CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   conc__shared_guard.word = 0;
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
@@ -5367,15 +5646,15 @@ CONC__PRIVATE void conc__shared_init_once(void) {
   conc__fork_enter(CONC__FORK_REGISTRY, &row);
 }
 
-/* Before conc__process_init_once registers its handlers, since who starts a
-   process holds that guard first. */
+/* Called by each way to shared memory. */
 CONC__PRIVATE void conc__shared_init(void) {
   pthread_once(&conc__shared_once, conc__shared_init_once);
 }
 
-/* --- the registry --- */
+/* --- ids --- */
 
-/* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
+/* fcntl() on some bytes of a file: 0, or -1 and errno; *type goes in, and
+   comes out as what was found. */
 CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
                                     unsigned n, short *type) {
   struct flock lock;
@@ -5391,15 +5670,17 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   return rc;
 }
 
-/* On the byte of one entry. */
+/* Locks the byte of one entry (F_SETLK), or looks who has (F_GETLK). */
 CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
                                       unsigned index, short *type) {
+  CONC__CHECK(index < CONC__PROCESSES);
   *type = F_WRLCK;
   return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
                            type);
 }
 
-/* An entry whose lock we have is ours; from then on its old id is dead. */
+/* Gives this process an id; 0: there is no entry left. Under the guard, so
+   that two threads do not get one each. */
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
   struct conc__registry_mine *mine = conc__registry_local(r);
   unsigned id, i;
@@ -5411,24 +5692,29 @@ CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
     unsigned uses;
     short type;
     if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
+    /* An entry whose lock we have is ours: the process that had it is dead.
+       Its id is, too, from the store on; until then conc__registry_is_dead
+       may take our lock for that of the earlier one, and ask again later. */
     uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
     if (uses == 0) uses = 1;
     CONC__STORE(&r->uses[index], uses);
     id = uses << 10 | index;
+    CONC__CHECK((id & CONC__PROCESS_ID) == id);
   }
   CONC__STORE_RELAXED(&mine->self, id);
   conc__mutex_unlock(&conc__shared_guard);
   return id;
 }
 
-/* The caller's process. 0: there are too many. */
+/* The id of the caller's process. 0: there are too many. */
 CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
   unsigned id = CONC__LOAD_RELAXED(&conc__registry_local(r)->self);
   return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
 }
 
 /* Whether that process has ended, or has given up its memory. Exact: once it
-   is true, nothing of it runs any more. A system call. */
+   is true, nothing of it runs any more. A system call. The id may come from
+   spoiled memory: then any answer will do. */
 CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
                                           unsigned id) {
   unsigned index = id % CONC__PROCESSES;
@@ -5436,10 +5722,15 @@ CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
   if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
   if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
   if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  /* Locked by a process that has taken the entry since: see `uses` again. */
   return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
 }
 
-/* Maps a file, and a private page before it. NULL and errno. */
+/* --- their memory --- */
+
+/* Maps a file, and a private page before it; the descriptor belongs to the
+   mapping from then on. NULL and errno: it is still the caller's. The first
+   call maps both as one private piece, so that the second finds its place. */
 CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
@@ -5460,6 +5751,7 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   return p + page;
 }
 
+/* Closes the descriptor as well, and so gives up the process's id. */
 CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
   int fd = conc__registry_local(r)->fd;
@@ -5467,7 +5759,8 @@ CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
   close(fd);
 }
 
-/* A file in memory, without a name. A descriptor, or negative errno. */
+/* A file in memory, without a name, of zeros. A descriptor, or negative errno:
+   -ENOMEM, too, for what a file system says if there is no room. */
 CONC__PRIVATE int conc__shared_file(size_t size) {
   int fd = conc__file_open();
   if (fd < 0) return fd;
@@ -5479,9 +5772,10 @@ CONC__PRIVATE int conc__shared_file(size_t size) {
   return fd;
 }
 
-/* The family's registry; the guard is held. 0 or negative errno. */
+/* Makes the family's registry, if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__family_open(void) {
   int fd;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (conc__family != NULL) return 0;
   fd = conc__shared_file(sizeof *conc__family);
   if (fd < 0) return fd;
@@ -5496,7 +5790,7 @@ CONC__PRIVATE int conc__family_open(void) {
 }
 
 /* The registry that goes with the shared memory at p. NULL and errno EINVAL:
-   it is none. */
+   no shared memory is there. */
 CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
   struct conc__registry *r = NULL;
   const conc__region *g;
@@ -5508,15 +5802,17 @@ CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
   return r;
 }
 
-/* --- waiting --- */
+/* --- waiting on a word --- */
 
-/* Who waits between processes looks around after so long: for owners that have
-   died, and because a wake-up may have died with whom it woke. */
+/* Seconds after which a task that waits between processes looks around: for
+   owners that have died, and because a wake-up may have died with the process
+   that it woke. */
 #define CONC__SHARED_LOOK 20e-3
-/* Where there is nothing to be woken by, it looks after pauses up to this. */
+/* Where nothing wakes it, it looks after pauses up to this. */
 #define CONC__SHARED_PAUSE 2e-3
 
-/* As conc__thread_spin, for a word that another process changes. */
+/* Whether a word that another process changes has done so while it was worth
+   spinning for. A coroutine does not spin: its loop has others to run. */
 CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
                                      unsigned value) {
   conc__spin spin;
@@ -5528,9 +5824,10 @@ CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
   return paid;
 }
 
-/* Sleeps while *word == value, until woken or for as long as that goes without
-   a look. A coroutine sleeps in its loop, which must not block: it is not
-   woken, but pauses, longer and longer. */
+/* Sleeps while *word == value, until woken, or until it is time for a look. A
+   coroutine sleeps in its loop, which must not block: it is not woken, but
+   pauses, longer and longer with each `round`; so does a thread where there is
+   no futex. `cancellable`: conc_cancel ends the pause, too. */
 CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
                                       unsigned value, double deadline,
                                       unsigned round, bool cancellable) {
@@ -5546,14 +5843,14 @@ CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
                   until < deadline ? until : deadline);
 }
 
-/* Waits while *word == value. 0: look again, if only because it is time to;
-   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
+/* Waits while *word == value, once. 0: look again, if only because it is time
+   to; -ETIMEDOUT, -ECANCELED. *round is 0 at first, and grows by each call. */
 CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
                                     double deadline, unsigned *round) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  if (*round == 0) /* and look before the first sleep */
+  if (*round == 0) /* and the caller looks before the first sleep */
     conc__shared_spin(self, word, value);
   else
     conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
@@ -9888,8 +10185,7 @@ CONC_API int conc_coro_start(conc_task *task) {
 
 /* Where the first byte of a stack is that was ever changed. It looks at what
    no variable lives in, which no tool likes. */
-CONC__ASAN_IGNORES CONC__TSAN_IGNORES
-CONC__PRIVATE const unsigned char *
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE const unsigned char *
 conc__stack_edge(const conc__coro *co) {
   const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
@@ -18454,8 +18750,7 @@ CONC__INLINE size_t conc__state_worker(uint64_t state) {
 
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
-  if (CONC_HAVE_FUTEX)
-    conc__futex_wait(word, value, deadline, true);
+  if (CONC_HAVE_FUTEX) conc__futex_wait(word, value, deadline, true);
   else
     conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 }
