@@ -7,7 +7,8 @@
 #   make bench    the benchmarks
 #   make check    the wide matrix of compilers, standards and sanitizers
 #   make docs     the manual, build/conc.html, from the comments of conc.h
-#   make index    the index of names in conc.h, when there are new ones
+#   make index    the index of names in conc.h and the contents of its
+#                 implementation, when there are new ones
 #   make install  conc.h and conc.pc into PREFIX=/usr/local, below DESTDIR=
 #   make clean
 #

@@ -3283,6 +3283,73 @@ static const int *const conc__version_check __attribute__((used)) =
 
 /* ===========================================================================
    The implementation
+
+   What is in its parts, in this order:
+
+     >>platform   the compiler and the CPU; the system: waiting, descriptors;
+                  the system: memory, processes, pipes, signals; the coroutine
+                  switch, and tools that must know of it; what the user may
+                  replace; atomics for tcc; checks, cache lines, atomic access;
+                  versions and errors; time; bits, and a pause; Valgrind and
+                  Helgrind; a fiber, and what the sanitizers learn of it; CPUs
+     >>os         sleeping on a word; what is found out once; descriptors;
+                  wakers; random bytes, files, pages
+     >>bytes      buffers; hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC
+                  (RFC 2104)
+     >>park       actors; what belongs to a thread; parking and waking;
+                  cancellation and time limits; spinning; threads as actors;
+                  guards; what a fork calls; what is made once; how a thread
+                  becomes an actor; wait lists; waiting for many
+     >>deadlock   what is looked at; the report; the search; what a wait calls
+     >>wait       a waiter on a list parks: the one wait
+     >>registry   a fork; ids; their memory; waiting on a word
+     >>lock       what is shared between processes; the order of locks;
+                  conc_lock and conc_rlock between processes; conc_lock;
+                  conc_rlock; what an actor reads; conc_rwlock between
+                  processes; conc_rwlock; conc_once between processes;
+                  conc_once
+     >>event      conc_event; conc_event between processes; conc_cond between
+                  processes; conc_cond; conc_sem; conc_sem between processes;
+                  conc_barrier between processes; conc_barrier
+     >>task       several at once; scopes; groups
+     >>stack      where a handler runs when a stack has overflowed; their
+                  memory
+     >>generator  conc_gen
+     >>local      conc_local
+     >>thread     conc_thread_start
+     >>schedule   ready; timers
+     >>poller     epoll, kqueue or poll()
+     >>coroutine  switching; coroutines as actors; waiting for descriptors
+     >>loop       the loop's own turn; telling of overflows
+     >>fork       what a forked child makes of what it finds
+     >>io         descriptors; addresses; datagrams; buffered streams; signals
+     >>ipc        memory without a name; memory by name
+     >>process    the end of a child; fork; executing a program; spawn; what is
+                  public of processes
+     >>popen      conc_popen: other programs
+     >>value      values; order
+     >>maker      walking a value; UTF-8; making a value; measuring; laying out
+     >>pickle     pickle: reading; pickle: writing
+     >>format     text; build and parse
+     >>json       JSON (RFC 8259)
+     >>pipe       messages over a pair of sockets that keep their bounds
+     >>fifo       the ring of bytes; local queues
+     >>cells      what the dead leave behind; waiting; put and get; what is not
+                  done yet
+     >>queue      typed values
+     >>jobs       a fence of which one side, that is seldom taken, pays for
+                  both; deques of jobs; the pool of threads; running a job;
+                  waiting for jobs; fork; the life of a pool
+     >>procpool   in a worker; in the parent: slots; the guard is held; in the
+                  parent: how jobs end; in the parent: the keeper; in the
+                  parent: the life of the pool
+     >>pool       map and imap; conc_offload
+     >>net        frames; reading and writing; authentication
+     >>server     names; a session: one coroutine that serves one client;
+                  replies; requests; the usual requests; the server
+     >>proxy      proxies
+     >>manager    conc_manager
+     >>extras     conc_progress
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
@@ -3291,8 +3358,16 @@ static const int *const conc__version_check __attribute__((used)) =
 /* ---------------------------------------------------------------------------
    >>platform: what this compiler and system have, decided once
 
-   Each CONC_HAVE_... is 0 or 1 and may be defined beforehand to force either
-   way; below this section nothing asks for a platform by name.
+   Holds the facts of the compiler, the CPU and the system, as macros; what is
+   built on them and needs nothing else (atomic access, time, texts of errors);
+   and what tools such as sanitizers must learn. Every room below uses it; it
+   uses nothing.
+
+   Each CONC_HAVE_... is 0 or 1. A program may define it beforehand, to force
+   either way: that is how every fallback is tested on one machine. CONC__...
+   facts follow from those, and are not for users. Below this section a room
+   asks for a fact, never for a platform by its name, and by an `if` where both
+   branches compile: then both are compiled everywhere.
    ------------------------------------------------------------------------ */
 
 #include <errno.h>
@@ -3318,21 +3393,60 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <time.h>
 #include <unistd.h>
 
+/* --- the compiler and the CPU --- */
+
+/* clang's question; gcc says by macros of its own what it has. */
 #if defined(__has_feature)
 #define CONC__HAS_FEATURE(x) __has_feature(x)
 #else
 #define CONC__HAS_FEATURE(x) 0
 #endif
 
-/* tcc 0.9.27 has no atomics and no thread-local variables. It is told here how
-   to do without, which costs speed. */
+/* tcc 0.9.27 has no atomics and no thread-local variables. What stands in for
+   them, below and in >>park, costs speed. */
 #if defined(__TINYC__) && !defined(__ATOMIC_RELAXED)
 #define CONC__TCC 1
 #else
 #define CONC__TCC 0
 #endif
 
-/* Linux and not asked to do without it (tcc has read its structs wrongly). */
+/* CPUs whose registers and instructions this file knows. */
+#if defined(__x86_64__)
+#define CONC__X86_64 1
+#else
+#define CONC__X86_64 0
+#endif
+#if defined(__aarch64__)
+#define CONC__ARM64 1
+#else
+#define CONC__ARM64 0
+#endif
+
+/* What is private is static. Which of it a program uses depends on the
+   configuration, so none of it may be warned of as unused. */
+#define CONC__PRIVATE static __attribute__((unused))
+#define CONC__INLINE static inline __attribute__((always_inline, unused))
+#define CONC__NOINLINE static __attribute__((noinline, unused))
+#define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
+#define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Linkage of the public functions that are called in the hottest loops: a
+   plain `inline` definition lets the implementation file inline its own calls,
+   and still gives other files a symbol, since the function has been declared
+   without `inline` before. In C++ it would not. */
+#ifdef __cplusplus
+#define CONC_API_HOT CONC_API
+#else
+#define CONC_API_HOT CONC_API inline
+#endif
+#ifdef __clang__ /* it warns as if no declaration had come before */
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wstatic-in-inline"
+#endif
+
+/* --- the system: waiting, descriptors --- */
+
+/* Linux, and not asked to do without. (tcc has read its structs wrongly.) */
 #if defined(__linux__) && !defined(CONC_PORTABLE) && !CONC__TCC
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -3340,9 +3454,21 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <sys/random.h>
 #include <sys/syscall.h>
 #define CONC__LINUX 1
+/* Shows a thread's name in ps and top, cut to 15 bytes. */
+#define CONC__NAME_THREAD(name) prctl(PR_SET_NAME, (name), 0, 0, 0)
+/* Advice about pages: 0, or -1 from a kernel that does not know it. */
+#define CONC__MADVISE(p, size, advice) madvise((p), (size), (advice))
 #else
 #define CONC__LINUX 0
+#define CONC__NAME_THREAD(name) ((void)(name))
+#define CONC__MADVISE(p, size, advice) ((void)(p), (void)(size), -1)
 #endif
+#define CONC__MADV_HUGE 14   /* MADV_HUGEPAGE: Linux 2.6.38 */
+#define CONC__MADV_NOHUGE 15 /* MADV_NOHUGEPAGE */
+#define CONC__MADV_GUARD 102 /* MADV_GUARD_INSTALL: Linux 6.13 */
+
+/* Whether /proc/self/exe is the program that runs. */
+#define CONC__PROC_SELF_EXE CONC__LINUX
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
     (CONC__LINUX && !defined(F_SETSIG))
@@ -3374,6 +3500,14 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <sys/event.h>
 #endif
 
+/* epoll_wait() whose timeout is in nanoseconds: Linux 5.11, asked for at run
+   time: ENOSYS where there is none. Otherwise it is in milliseconds. */
+#ifdef SYS_epoll_pwait2
+#define CONC__SYS_EPOLL_PWAIT2 SYS_epoll_pwait2
+#else
+#define CONC__SYS_EPOLL_PWAIT2 (-1)
+#endif
+
 /* A counter as a descriptor, to wake a poller: Linux 2.6.27. Otherwise a
    pipe. */
 #ifndef CONC_HAVE_EVENTFD
@@ -3386,10 +3520,44 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #ifndef CONC_HAVE_CLOEXEC
 #define CONC_HAVE_CLOEXEC CONC__LINUX
 #endif
+#if CONC_HAVE_CLOEXEC
+#define CONC__SOCK_CLOEXEC SOCK_CLOEXEC
+#define CONC__SOCK_NONBLOCK SOCK_NONBLOCK
+#define CONC__MSG_CLOEXEC MSG_CMSG_CLOEXEC
+#else
+#define CONC__SOCK_CLOEXEC 0
+#define CONC__SOCK_NONBLOCK 0
+#define CONC__MSG_CLOEXEC 0
+#endif
 
 /* getrandom(): Linux 3.17, glibc 2.25. Otherwise /dev/urandom. */
 #ifndef CONC_HAVE_GETRANDOM
 #define CONC_HAVE_GETRANDOM CONC__LINUX
+#endif
+#if CONC_HAVE_GETRANDOM
+#define CONC__GETRANDOM(p, size) getrandom((p), (size), 0)
+#else
+#define CONC__GETRANDOM(p, size) ((ssize_t)-1)
+#endif
+
+/* --- the system: memory, processes, pipes, signals --- */
+
+/* Anonymous memory is in POSIX since 2024; /dev/zero is older. The other two
+   are hints. */
+#ifdef MAP_ANONYMOUS
+#define CONC__MAP_ANONYMOUS MAP_ANONYMOUS
+#else
+#define CONC__MAP_ANONYMOUS 0
+#endif
+#ifdef MAP_NORESERVE
+#define CONC__MAP_NORESERVE MAP_NORESERVE
+#else
+#define CONC__MAP_NORESERVE 0
+#endif
+#ifdef MAP_STACK
+#define CONC__MAP_STACK MAP_STACK
+#else
+#define CONC__MAP_STACK 0
 #endif
 
 /* Guard pages inside one mapping (MADV_GUARD_INSTALL): Linux 6.13, asked for
@@ -3419,9 +3587,33 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 #endif
 
+/* Closes many descriptors at once; -1 where there is none, as from a kernel
+   before Linux 5.9. */
+#ifdef SYS_close_range
+#define CONC__CLOSE_RANGE(from, to)                                           \
+  syscall(SYS_close_range, (unsigned)(from), (unsigned)(to), 0u)
+#else
+#define CONC__CLOSE_RANGE(from, to) (-1)
+#endif
+
+/* Record locks of an open file (POSIX 2024), which forked children share, and
+   not of a process: fcntl()'s command, or -1, which it refuses. */
+#ifdef F_OFD_SETLK
+#define CONC__OFD_SETLK F_OFD_SETLK
+#else
+#define CONC__OFD_SETLK (-1)
+#endif
+
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
 #ifndef CONC_HAVE_PIPE_SIZE
 #define CONC_HAVE_PIPE_SIZE CONC__LINUX
+#endif
+#if CONC_HAVE_PIPE_SIZE
+#define CONC__GETPIPE_SZ F_GETPIPE_SZ
+#define CONC__SETPIPE_SZ F_SETPIPE_SZ
+#else
+#define CONC__GETPIPE_SZ (-1)
+#define CONC__SETPIPE_SZ (-1)
 #endif
 #define CONC__PIPE_SIZE 65536     /* bytes that they hold at first */
 #define CONC__PIPE_WIDE (1 << 20) /* and without privileges at most */
@@ -3432,14 +3624,14 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_SETSIG CONC__LINUX
 #endif
 
-/* Thread-local variables of the compiler (__thread). Otherwise POSIX's, and
-   there is no way on for a thread that gets no memory for them. */
+/* Thread-local variables of the compiler (__thread). Otherwise POSIX's: then
+   a thread that gets no memory for them ends the program. */
 #ifndef CONC_HAVE_THREAD_LOCAL
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
 #endif
 
-/* Pending signals as a descriptor: Linux 2.6.27. Otherwise looked for now and
-   then. */
+/* Pending signals as a descriptor: Linux 2.6.27. Otherwise a look every
+   10 ms. */
 #ifndef CONC_HAVE_SIGNALFD
 #define CONC_HAVE_SIGNALFD CONC__LINUX
 #endif
@@ -3474,16 +3666,29 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_MEMBARRIER 0
 #endif
 #endif
-#define CONC__MEMBARRIER_EXPEDITED 8 /* private */
-#define CONC__MEMBARRIER_REGISTER 16
+#if CONC_HAVE_MEMBARRIER
+#define CONC__MEMBARRIER(command) syscall(SYS_membarrier, (command), 0, 0)
+#else
+#define CONC__MEMBARRIER(command) (-1)
+#endif
+#define CONC__MEMBARRIER_EXPEDITED 8 /* PRIVATE_EXPEDITED: of this process */
+#define CONC__MEMBARRIER_REGISTER 16 /* comes first, once in a process */
 
-/* The coroutine switch in assembly, for CPUs that this file knows. Otherwise
+/* Acknowledging what came over TCP at once: the option's number, or -1. */
+#ifdef TCP_QUICKACK
+#define CONC__TCP_QUICKACK TCP_QUICKACK
+#else
+#define CONC__TCP_QUICKACK (-1)
+#endif
+
+/* --- the coroutine switch, and tools that must know of it --- */
+
+/* The switch in assembly, for CPUs that this file knows. Otherwise
    ucontext. */
 #ifndef CONC_HAVE_SWITCH_ASM
-#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) && \
-    (defined(__x86_64__) || defined(__aarch64__)) && !defined(__ILP32__) && \
-    !CONC__TCC
-#define CONC_HAVE_SWITCH_ASM 1
+#if !defined(CONC_PORTABLE) && !defined(CONC_USE_UCONTEXT) &&                 \
+    !defined(__ILP32__)
+#define CONC_HAVE_SWITCH_ASM ((CONC__X86_64 || CONC__ARM64) && !CONC__TCC)
 #else
 #define CONC_HAVE_SWITCH_ASM 0
 #endif
@@ -3492,7 +3697,25 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #include <ucontext.h>
 #endif
 
-/* Tools that must be told when the stack is switched. */
+/* Registers that the switch clobbers only on some machines: a compiler refuses
+   the names of those that the machine has not, and x18 where it belongs to the
+   system. */
+#ifdef __AVX512F__
+#define CONC__AVX512_REGISTERS                                                \
+  "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",     \
+      "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", \
+      "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define CONC__AVX512_REGISTERS
+#endif
+#ifdef __APPLE__
+#define CONC__X18_REGISTER
+#else
+#define CONC__X18_REGISTER "x18",
+#endif
+
+/* Tools that are compiled in, and must hear when the stack is switched: see
+   conc__asan_leave, conc__tsan_switch. */
 #ifndef CONC_HAVE_ASAN
 #if defined(__SANITIZE_ADDRESS__) || CONC__HAS_FEATURE(address_sanitizer)
 #define CONC_HAVE_ASAN 1
@@ -3507,14 +3730,14 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_TSAN 0
 #endif
 #endif
+/* Always, where its instructions are known: a program may be started in it. */
 #ifndef CONC_HAVE_VALGRIND
-#if CONC__LINUX && (defined(__x86_64__) || defined(__aarch64__)) && \
-    !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
-#define CONC_HAVE_VALGRIND 1
-#else
-#define CONC_HAVE_VALGRIND 0
+#define CONC_HAVE_VALGRIND                                                    \
+  (CONC__LINUX && (CONC__X86_64 || CONC__ARM64) && !CONC_HAVE_ASAN &&         \
+   !CONC_HAVE_TSAN)
 #endif
-#endif
+
+/* --- what the user may replace --- */
 
 #if defined(CONC_MALLOC) && defined(CONC_REALLOC) && defined(CONC_FREE)
 #elif defined(CONC_MALLOC) || defined(CONC_REALLOC) || defined(CONC_FREE)
@@ -3532,18 +3755,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_SPIN_SECONDS 50e-6
 #endif
 
-/* What is private is static, and used or not as the configuration has it. */
-#define CONC__PRIVATE static __attribute__((unused))
-#define CONC__INLINE static inline __attribute__((always_inline, unused))
-#define CONC__NOINLINE static __attribute__((noinline, unused))
-#define CONC__LIKELY(x) __builtin_expect(!!(x), 1)
-#define CONC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* --- atomics for tcc --- */
 
 #if CONC__TCC
 /* What gcc and clang build in. tcc compiles each statement by itself: memory
    is read and written as the program says, and x86 keeps loads in order, and
    stores. So a plain load acquires; a store is an exchange, in full order. */
-#ifndef __x86_64__
+#if !CONC__X86_64
 #error "conc.h: this tcc has no atomics for this CPU; use gcc or clang"
 #endif
 #define __ATOMIC_RELAXED 0
@@ -3551,6 +3769,9 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define __ATOMIC_RELEASE 3
 #define __ATOMIC_ACQ_REL 4
 #define __ATOMIC_SEQ_CST 5
+/* Compare and swap of 1, 4 or 8 bytes: as gcc's, 1 if it has stored the new
+   value, else 0 and *expected is what was there. The values go through memcpy,
+   since tcc's macros cannot cast a pointer to `expected` by its size. */
 static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
                          size_t size) {
   uint64_t old = 0, found;
@@ -3575,7 +3796,8 @@ static int conc__tcc_cas(void *p, void *expected, uint64_t new_value,
   memcpy(expected, &found, size);
   return 0;
 }
-/* Does what C does by `operation`, and returns what was there before. */
+/* Does what C does by `operation` ('=' stores v), and returns what was there
+   before. */
 static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
                                  size_t size) {
   uint64_t old = 0, next;
@@ -3610,18 +3832,13 @@ static uint64_t conc__tcc_update(void *p, char operation, uint64_t v,
   __asm__ __volatile__("mfence" ::: "memory")
 #define __builtin_ia32_pause() __asm__ __volatile__("rep; nop" ::: "memory")
 #define __builtin_prefetch(...) ((void)0)
-static int conc__tcc_ctz(uint64_t x) {
-  int n = 0;
-  for (; (x & 1) == 0; x >>= 1) n++;
-  return n;
-}
-#define __builtin_ctz(x) conc__tcc_ctz(x)
-#define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
-/* What must be true here, whatever a caller, a peer or a file does: an error
-   in this file if not. Tests define CONC_CHECKED; without it nothing is looked
-   at. */
+/* --- checks, cache lines, atomic access --- */
+
+/* What must be true here, whatever a caller, a peer or a file does: if it is
+   not, the error is in this file. Tests define CONC_CHECKED; without it the
+   expression is not even evaluated. */
 #ifdef CONC_CHECKED
 #define CONC__CHECK(expr)                                                     \
   ((expr) ? (void)0 : conc__check_failed(#expr, __FILE__, __LINE__))
@@ -3641,11 +3858,16 @@ conc__check_failed(const char *expr, const char *file, int line) {
 #define CONC__APART(n) char apart##n[CONC__CACHE_LINE]
 
 /* Stands before each step that another thread may meet: so a test can stop a
-   thread at any of them, and show that the others do not mind. */
+   thread at any of them, and show that the others go on. */
 #ifndef CONC__POINT
 #define CONC__POINT() ((void)0)
 #endif
 
+/* Acquire and release are the usual orders: what the writer did before its
+   store is seen by a thread whose load has seen the store. A place that needs
+   more, one order of several words for all threads, says SEQ_CST and why. A
+   relaxed access is enough where a guard orders the rest, or where a stale
+   value costs time only. */
 #define CONC__LOAD(p) (CONC__POINT(), __atomic_load_n((p), __ATOMIC_ACQUIRE))
 #define CONC__LOAD_RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define CONC__STORE(p, v) \
@@ -3659,13 +3881,20 @@ conc__check_failed(const char *expr, const char *file, int line) {
 #define CONC__AND(p, v) \
   (CONC__POINT(), __atomic_fetch_and((p), (v), __ATOMIC_ACQ_REL))
 
+/* From here to the end of the file. */
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+extern char **environ; /* POSIX leaves it to the program to declare it */
+
+/* --- versions and errors --- */
+
+/* Files that were compiled against this version refer to it, so that the
+   linker tells if the implementation is of another one. */
 #ifndef CONC_STATIC
 const int conc__version_0_2_0 = 1;
-#undef CONC_API
+#undef CONC_API /* it was `extern`: the definitions need none */
 #define CONC_API
 #endif
 
@@ -3673,59 +3902,68 @@ CONC_API const char *conc_version(void) { return CONC_VERSION; }
 
 CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 
-/* Those that this library returns of its own accord; the rest is the
+/* The errors that this library returns of its own accord; all others are the
    system's to word. strerror() may not be thread-safe, and the two variants
    of strerror_r differ by feature macro, hence a table. */
+static const struct conc__error_text {
+  int code;
+  const char *text;
+} conc__error_texts[] = {
+    {0, "success"},
+    {EACCES, "permission denied, or wrong key, or refused data"},
+    {EADDRINUSE, "address already in use"},
+    {EADDRNOTAVAIL, "address not available on this machine"},
+    {EAGAIN, "resource temporarily unavailable"},
+    {EBADF, "bad file descriptor"},
+    {EBADMSG, "malformed, or not of the kind asked for"},
+    {EBUSY, "busy: already started, or in use"},
+    {ECANCELED, "cancelled"},
+    {ECHILD, "the process that ran it died"},
+    {ECONNABORTED, "connection aborted"},
+    {ECONNREFUSED, "connection refused"},
+    {ECONNRESET, "connection reset by peer"},
+    {EDEADLK, "deadlock: would wait for itself"},
+    {EEXIST, "already exists"},
+    {EHOSTUNREACH, "no route to host"},
+    {EINTR, "interrupted by a signal"},
+    {EINVAL, "invalid argument"},
+    {EIO, "input/output error"},
+    {EMFILE, "too many open files in this process"},
+    {EMSGSIZE, "message too long"},
+    {ENETUNREACH, "network is unreachable"},
+    {ENFILE, "too many open files in the system"},
+    {ENOENT, "no such name, file or host"},
+    {ENOMEM, "out of memory"},
+    {ENOSPC, "no space left"},
+    {ENOSYS, "not available on this system"},
+    {ENOTSUP, "not supported by this object"},
+    {EOVERFLOW, "value too large, or released too often"},
+    {EOWNERDEAD, "the owner died"},
+    {EPERM, "not permitted (not the owner, no loop here, no conc_main)"},
+    {EPIPE, "closed"},
+    {EPROTO, "protocol error: the peer is not what it should be"},
+    {EPROTONOSUPPORT, "not available on this system"},
+    {ERANGE, "number out of range"},
+    {ESRCH, "no such task is running"},
+    {ETIMEDOUT, "timed out"},
+};
+
 CONC_API const char *conc_strerror(int error) {
-  static const struct {
-    int code;
-    const char *text;
-  } table[] = {
-      {0, "success"},
-      {EACCES, "permission denied, or wrong key, or refused data"},
-      {EADDRINUSE, "address already in use"},
-      {EADDRNOTAVAIL, "address not available on this machine"},
-      {EAGAIN, "resource temporarily unavailable"},
-      {EBADF, "bad file descriptor"},
-      {EBADMSG, "malformed, or not of the kind asked for"},
-      {EBUSY, "busy: already started, or in use"},
-      {ECANCELED, "cancelled"},
-      {ECHILD, "the process that ran it died"},
-      {ECONNABORTED, "connection aborted"},
-      {ECONNREFUSED, "connection refused"},
-      {ECONNRESET, "connection reset by peer"},
-      {EDEADLK, "deadlock: would wait for itself"},
-      {EEXIST, "already exists"},
-      {EHOSTUNREACH, "no route to host"},
-      {EINTR, "interrupted by a signal"},
-      {EINVAL, "invalid argument"},
-      {EIO, "input/output error"},
-      {EMFILE, "too many open files in this process"},
-      {EMSGSIZE, "message too long"},
-      {ENETUNREACH, "network is unreachable"},
-      {ENFILE, "too many open files in the system"},
-      {ENOENT, "no such name, file or host"},
-      {ENOMEM, "out of memory"},
-      {ENOSPC, "no space left"},
-      {ENOSYS, "not available on this system"},
-      {ENOTSUP, "not supported by this object"},
-      {EOVERFLOW, "value too large, or released too often"},
-      {EOWNERDEAD, "the owner died"},
-      {EPERM, "not permitted (not the owner, no loop here, no conc_main)"},
-      {EPIPE, "closed"},
-      {EPROTO, "protocol error: the peer is not what it should be"},
-      {EPROTONOSUPPORT, "not available on this system"},
-      {ERANGE, "number out of range"},
-      {ESRCH, "no such task is running"},
-      {ETIMEDOUT, "timed out"},
-  };
   size_t i;
   if (error < 0) error = -error;
-  for (i = 0; i < sizeof table / sizeof *table; i++)
-    if (table[i].code == error) return table[i].text;
+  for (i = 0; i < sizeof conc__error_texts / sizeof *conc__error_texts; i++)
+    if (conc__error_texts[i].code == error) return conc__error_texts[i].text;
   return "system error; see errno(3)";
 }
 
+/* --- time ---
+
+   Public timeouts are seconds from now. Inside, a deadline is a time of the
+   monotonic clock, worked out once where a call begins, so that a call that
+   waits several times does not wait longer. 0 or less has passed long ago: the
+   call tries once. CONC__NEVER and more never comes. */
+
+/* In seconds: a double tells a microsecond from the next one for 200 years. */
 CONC__INLINE double conc__clock(clockid_t which) {
   struct timespec t;
   clock_gettime(which, &t);
@@ -3734,7 +3972,8 @@ CONC__INLINE double conc__clock(clockid_t which) {
 
 CONC_API double conc_now(void) { return conc__clock(CLOCK_MONOTONIC); }
 
-/* When the clock last ticked, some milliseconds ago: does not take as long. */
+/* When the clock last ticked, some milliseconds ago: a cheaper look, for times
+   that need not be exact. */
 CONC__PRIVATE double conc__now_about(void) {
 #ifdef CLOCK_MONOTONIC_COARSE
   return conc__clock(CLOCK_MONOTONIC_COARSE);
@@ -3743,16 +3982,16 @@ CONC__PRIVATE double conc__now_about(void) {
 #endif
 }
 
-/* Deadlines are absolute inside; >= this one means never. */
 #define CONC__NEVER 1e200
 
-/* A NaN is no time that ever comes, as in Python: it waits. */
+/* A NaN is no time that ever comes, as in Python: it waits for ever, hence the
+   comparison that is false for it. */
 CONC__PRIVATE double conc__deadline(double timeout) {
   if (!(timeout < 1e9)) return CONC__NEVER;
   return timeout <= 0 ? 0 : conc_now() + timeout;
 }
 
-/* What is left of it; for calls that want a timeout again. */
+/* What is left of a deadline, in seconds: for calls that want a timeout. */
 CONC__PRIVATE double conc__remaining(double deadline) {
   double left;
   if (deadline >= CONC__NEVER) return CONC_FOREVER;
@@ -3761,6 +4000,7 @@ CONC__PRIVATE double conc__remaining(double deadline) {
   return left > 0 ? left : 0;
 }
 
+/* An interval, or a time of the monotonic clock. */
 CONC__PRIVATE struct timespec conc__timespec(double seconds) {
   struct timespec t;
   if (seconds < 0) seconds = 0;
@@ -3769,48 +4009,56 @@ CONC__PRIVATE struct timespec conc__timespec(double seconds) {
   return t;
 }
 
-/* Milliseconds for poll(), rounded up so that nobody wakes too early and
-   then spins to its deadline. -1 is forever. */
+/* What is left of a deadline, in milliseconds for poll(), to which -1 is for
+   ever. Rounded up: a caller that woke too early would spin for the rest. */
 CONC__PRIVATE int conc__milliseconds(double deadline) {
   double left = conc__remaining(deadline) * 1000;
   if (left > 2e9) return deadline >= CONC__NEVER ? -1 : 2000000000;
   return (int)left + ((double)(int)left < left);
 }
 
-/* The number of the lowest bit that is set; one is. */
+/* --- bits, and a pause --- */
+
+/* The number of the lowest and of the highest bit that is set; one must be. */
+#ifdef __TINYC__ /* no tcc has the builtins */
 CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
-#ifdef __TINYC__
   unsigned n = 0;
   while (!(bits >> n & 1)) n++;
   return n;
-#else
-  return (unsigned)__builtin_ctzll(bits);
-#endif
 }
-
-/* And of the highest one. */
 CONC__INLINE unsigned conc__highest_bit(uint64_t bits) {
-#ifdef __TINYC__
   unsigned n = 0;
   while ((bits >>= 1) != 0) n++;
   return n;
-#else
-  return 63 - (unsigned)__builtin_clzll(bits);
-#endif
 }
+#else
+CONC__INLINE unsigned conc__lowest_bit(uint64_t bits) {
+  CONC__CHECK(bits != 0);
+  return (unsigned)__builtin_ctzll(bits);
+}
+CONC__INLINE unsigned conc__highest_bit(uint64_t bits) {
+  CONC__CHECK(bits != 0);
+  return 63 - (unsigned)__builtin_clzll(bits);
+}
+#endif
 
-/* Tells the CPU that this is a busy wait. */
+/* Says to the CPU that this is a busy wait: it saves power, gives the core's
+   other thread more of it, and does not speculate on the word's old value. */
 CONC__INLINE void conc__pause(void) {
-#if defined(__x86_64__) || defined(__i386__)
+#if CONC__X86_64 || defined(__i386__)
   __builtin_ia32_pause();
-#elif defined(__aarch64__)
+#elif CONC__ARM64
   __asm__ __volatile__("yield" ::: "memory");
 #else
   __asm__ __volatile__("" ::: "memory");
 #endif
 }
 
-/* Tells Valgrind something. Outside of it the instructions do nothing. */
+/* --- Valgrind and Helgrind --- */
+
+/* A client request of Valgrind: instructions that change nothing, by which a
+   program in Valgrind is known to speak to it. Elsewhere it returns 0. Both
+   sequences are Valgrind's own, from its valgrind.h. */
 CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
                                     const void *b) {
   size_t result = 0;
@@ -3820,7 +4068,7 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
   args[1] = (size_t)a;
   args[2] = (size_t)b;
   args[3] = args[4] = args[5] = 0;
-#if defined(__x86_64__)
+#if CONC__X86_64
   __asm__ __volatile__(
       "rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
       "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
@@ -3829,7 +4077,7 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
       : "a"(args), "0"(result)
       : "cc", "memory");
 #else
-  {
+  { /* the registers are part of the request: only named variables pin them */
     register size_t *x4 __asm__("x4") = args;
     register size_t x3 __asm__("x3") = result;
     __asm__ __volatile__(
@@ -3851,10 +4099,10 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
 #define CONC__VALGRIND_MAKE_DEFINED 0x4d430002 /* Memcheck's */
 
 #ifdef CONC_USE_HELGRIND
-/* Helgrind knows no atomic accesses. So it is told of each, all there are in
-   this file, that it is none of its business, and that it comes after earlier
-   ones of the same address and before later ones. That is more than is true of
-   some: no race is reported that is none. */
+/* Helgrind knows no atomic accesses. So each of them in this file says to it
+   that it is none of its business, and that it comes after earlier ones of the
+   same address and before later ones. That is more than is true of some: no
+   race is reported that is none. */
 #define CONC__HELGRIND(n) ((size_t)'H' << 24 | (size_t)'G' << 16 | (256 + (n)))
 
 CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
@@ -3864,6 +4112,8 @@ CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
   conc__valgrind(CONC__HELGRIND(34), at, NULL);         /* USERSO_RECV_POST */
 }
 
+/* The macros below have the names of what they wrap: the preprocessor expands
+   none inside itself. They end with the file. */
 #define CONC__TOLD(p, access)                \
   __extension__({                            \
     __typeof__(access) conc__told;           \
@@ -3887,12 +4137,164 @@ CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
 #define __atomic_fetch_or(p, v, o) CONC__TOLD(p, __atomic_fetch_or(p, v, o))
 #endif
 
+/* --- a fiber, and what the sanitizers learn of it --- */
+
+/* A place to switch to: a stack, and where on it the code goes on. >>stack
+   makes and switches them; the fields of the sanitizers change in this part
+   alone. An actor and a generator have one each. */
+typedef struct conc__fiber {
+#if CONC_HAVE_SWITCH_ASM
+  void *registers[4]; /* stack, program counter, frame, one more */
+#else
+  ucontext_t context;
+#endif
+#if CONC_HAVE_ASAN
+  void *asan_fake;         /* its fake stack while it is switched away */
+  const void *asan_bottom; /* its stack: lowest byte; NULL: not known yet */
+  size_t asan_size;
+  const void *asan_from; /* the stack from which it was switched back to */
+  size_t asan_from_size;
+#endif
+#if CONC_HAVE_TSAN
+  void *tsan; /* TSan's name for it; NULL: it has none yet */
+#endif
+} conc__fiber;
+
+/* AddressSanitizer knows each stack by its bounds, and must hear of a switch
+   before and after it. The bounds of a thread's own stack are known only to
+   it: it gives them away on the other side of the first switch away. */
+#if CONC_HAVE_ASAN
+void __sanitizer_start_switch_fiber(void **, const void *, size_t);
+void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
+void __asan_unpoison_memory_region(void const volatile *, size_t);
+#define CONC__ASAN_IGNORES __attribute__((no_sanitize_address))
+
+/* Before a switch. `last`: the stack of `from` is not needed any more. */
+CONC__INLINE void conc__asan_leave(conc__fiber *from, const conc__fiber *to,
+                                   bool last) {
+  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
+                                 to->asan_bottom, to->asan_size);
+}
+/* After it, back on the stack of `fiber`. */
+CONC__INLINE void conc__asan_return(conc__fiber *fiber) {
+  __sanitizer_finish_switch_fiber(fiber->asan_fake, &fiber->asan_from,
+                                  &fiber->asan_from_size);
+}
+/* After it, on a new stack, to which `from` has switched. */
+CONC__INLINE void conc__asan_begin(conc__fiber *from) {
+  const void *bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
+  if (from->asan_bottom == NULL) {
+    from->asan_bottom = bottom;
+    from->asan_size = size;
+  }
+}
+/* A code path that left the stack by a jump has left its frames poisoned. */
+CONC__INLINE void conc__asan_unpoison(void *stack, size_t size) {
+  __asan_unpoison_memory_region(stack, size);
+}
+CONC__INLINE void conc__asan_bounds(conc__fiber *f, const void *stack,
+                                    size_t size) {
+  f->asan_fake = NULL;
+  f->asan_bottom = stack;
+  f->asan_size = size;
+}
+/* The stack of `f` is that of `other`. */
+CONC__INLINE void conc__asan_share(conc__fiber *f, const conc__fiber *other) {
+  f->asan_bottom = other->asan_bottom;
+  f->asan_size = other->asan_size;
+}
+/* `f` was just switched back to: `caller` is where it came from. */
+CONC__INLINE void conc__asan_learn(conc__fiber *caller, const conc__fiber *f) {
+  if (caller->asan_bottom != NULL) return;
+  caller->asan_bottom = f->asan_from;
+  caller->asan_size = f->asan_from_size;
+}
+#else
+#define CONC__ASAN_IGNORES
+#define conc__asan_leave(from, to, last) ((void)(last))
+#define conc__asan_return(fiber) ((void)0)
+#define conc__asan_begin(from) ((void)(from))
+#define conc__asan_unpoison(stack, size) ((void)0)
+#define conc__asan_bounds(f, stack, size) ((void)0)
+#define conc__asan_share(f, other) ((void)0)
+#define conc__asan_learn(caller, f) ((void)0)
+#endif
+
+/* ThreadSanitizer knows each fiber by a name of its own. Of locks it sees the
+   words anyway, and with them what happens before what; it is told of them to
+   know which locks a race was under, and to find deadlocks of its own. */
+#if CONC_HAVE_TSAN
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned);
+void __tsan_destroy_fiber(void *);
+void __tsan_switch_to_fiber(void *, unsigned);
+void __tsan_mutex_pre_lock(void *, unsigned);
+void __tsan_mutex_post_lock(void *, unsigned, int);
+int __tsan_mutex_pre_unlock(void *, unsigned);
+void __tsan_mutex_post_unlock(void *, unsigned);
+#define CONC__TSAN_TRY 16u
+#define CONC__TSAN_READ 8u
+#define CONC__TSAN_IGNORES __attribute__((no_sanitize_thread))
+
+/* Right before the switch: from then on all is the other fiber's doing. */
+CONC__INLINE void conc__tsan_switch(const conc__fiber *to) {
+  __tsan_switch_to_fiber(to->tsan, 0);
+}
+/* `f` is what runs now. */
+CONC__INLINE void conc__tsan_here(conc__fiber *f) {
+  f->tsan = __tsan_get_current_fiber();
+}
+CONC__INLINE void conc__tsan_make(conc__fiber *f) {
+  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
+}
+CONC__INLINE void conc__tsan_share(conc__fiber *f, const conc__fiber *other) {
+  f->tsan = other->tsan;
+}
+CONC__INLINE void conc__tsan_end(conc__fiber *f) {
+  if (f->tsan != NULL) __tsan_destroy_fiber(f->tsan);
+}
+/* After a lock was acquired: for reading? by a call that never waits? */
+CONC__INLINE void conc__tell_acquired(void *lock, bool read, bool tries) {
+  unsigned flags = (read ? CONC__TSAN_READ : 0) | (tries ? CONC__TSAN_TRY : 0);
+  __tsan_mutex_pre_lock(lock, flags);
+  __tsan_mutex_post_lock(lock, flags, 0);
+}
+/* Before it is released. */
+CONC__INLINE void conc__tell_released(void *lock, bool read) {
+  __tsan_mutex_pre_unlock(lock, read ? CONC__TSAN_READ : 0);
+  __tsan_mutex_post_unlock(lock, read ? CONC__TSAN_READ : 0);
+}
+/* TSan knows no fences: an update that all fences share stands for one. */
+CONC__PRIVATE void conc__fence_full(void) {
+  static unsigned none;
+  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
+}
+#else
+#define CONC__TSAN_IGNORES
+#define conc__tsan_switch(to) ((void)0)
+#define conc__tsan_here(f) ((void)0)
+#define conc__tsan_make(f) ((void)0)
+#define conc__tsan_share(f, other) ((void)0)
+#define conc__tsan_end(f) ((void)0)
+#define conc__tell_acquired(lock, read, tries) ((void)(tries))
+#define conc__tell_released(lock, read) ((void)0)
+CONC__PRIVATE void conc__fence_full(void) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+#endif
+
+/* --- CPUs --- */
+
+/* How many the process may run on: what taskset or a container leaves it.
+   At least 1. */
 CONC__PRIVATE int conc__count_cpus(void) {
   long n;
 #if CONC__LINUX
   unsigned long mask[1024 / (8 * sizeof(unsigned long))];
   long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
-  if (size > 0) {
+  if (size > 0) { /* it fails if there are more than 1024 */
     int count = 0;
     size_t i;
     for (i = 0; i < (size_t)size / sizeof *mask; i++)
@@ -3912,9 +4314,19 @@ CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
 
 /* ---------------------------------------------------------------------------
    >>os: what the library asks of the system, in one place each
+
+   Holds sleeping on a word, and what has to be done in two ways: with a fact
+   of >>platform and without it. Nothing here waits but conc__futex_wait; a
+   failure is a negative errno value. It uses >>platform alone.
    ------------------------------------------------------------------------ */
 
-/* --- sleeping on a word --- */
+/* --- sleeping on a word ---
+
+   A word of memory on which threads sleep as long as it has a value. The
+   sleeper compares and falls asleep in one step, as seen by wakers: so a waker
+   that changes the word first, and wakes then, wakes each thread that sleeps
+   for the old value. A sleep may end early for no reason: each caller looks
+   again. */
 
 #if CONC_HAVE_FUTEX
 
@@ -3938,7 +4350,8 @@ CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
 }
 
 /* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
-   at the address, and an extra wake-up is allowed for. Valgrind would not. */
+   at the address, and an extra wake-up is allowed for. Valgrind would not
+   allow it, hence its reports are off meanwhile. */
 CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   int operation = CONC__FUTEX_WAKE | (shared ? 0 : CONC__FUTEX_PRIVATE);
   CONC__POINT();
@@ -3951,20 +4364,25 @@ CONC__PRIVATE void conc__futex_init(void) {}
 
 #else
 
-/* The stand-in, which is for one process: nothing is woken by another one.
-   Buckets are static, so that a waker may still touch one when
-   the word that it woke is gone. */
+/* The stand-in is for one process: another one wakes nothing here. Buckets are
+   static, so that a waker may still touch one when the word that it woke is
+   gone. */
+enum { CONC__FUTEX_BUCKETS = 64 };
 static struct conc__futex_bucket {
   pthread_mutex_t mutex;
   pthread_cond_t cond;
-} conc__futex_table[64];
+} conc__futex_table[CONC__FUTEX_BUCKETS];
 
 CONC__PRIVATE struct conc__futex_bucket *
 conc__futex_bucket_of(unsigned *word) {
   uintptr_t h = (uintptr_t)word;
-  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) % 64];
+  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) %
+                            CONC__FUTEX_BUCKETS];
 }
 
+/* The word is compared under the bucket's mutex, which the waker takes after
+   its change: either the comparison sees the change, or the waker finds this
+   thread in pthread_cond_wait. */
 CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
@@ -3991,12 +4409,13 @@ CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
   pthread_mutex_unlock(&b->mutex);
 }
 
+/* By code, since a static initializer cannot choose the clock. */
 CONC__PRIVATE void conc__futex_init(void) {
   pthread_condattr_t attr;
   size_t i;
   pthread_condattr_init(&attr);
   pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-  for (i = 0; i < 64; i++) {
+  for (i = 0; i < CONC__FUTEX_BUCKETS; i++) {
     pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
     pthread_cond_init(&conc__futex_table[i].cond, &attr);
   }
@@ -4007,17 +4426,22 @@ CONC__PRIVATE void conc__futex_init(void) {
 
 /* --- what is found out once --- */
 
-static int conc__cpus = 1;
-static size_t conc__page = 4096;
+static int conc__cpus = 1;       /* where a busy wait can pay: see >>park */
+static size_t conc__page = 4096; /* bytes; a power of two */
 
+/* Called by conc__init, before there is a second thread that looks. */
 CONC__PRIVATE void conc__os_init(void) {
   long page = sysconf(_SC_PAGESIZE);
   if (page > 0) conc__page = (size_t)page;
+  CONC__CHECK((conc__page & (conc__page - 1)) == 0);
   conc__cpus = conc__count_cpus();
   conc__futex_init();
 }
 
-/* --- descriptors, random bytes --- */
+/* --- descriptors ---
+
+   All that the library opens are close-on-exec, from birth if the system can:
+   a program that another thread starts meanwhile does not inherit them. */
 
 CONC__PRIVATE void conc__set_cloexec(int fd) {
   int flags = fcntl(fd, F_GETFD);
@@ -4029,33 +4453,67 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
-/* A non-blocking socket, close-on-exec; or negative errno. */
+/* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
-#if CONC_HAVE_CLOEXEC
-  int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  return fd < 0 ? -errno : fd;
-#else
-  int fd = socket(family, type, 0);
+  int fd = socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
-  conc__set_cloexec(fd);
-  conc__set_nonblocking(fd);
+  if (!CONC_HAVE_CLOEXEC) {
+    conc__set_cloexec(fd);
+    conc__set_nonblocking(fd);
+  }
   return fd;
-#endif
 }
 
-/* Something readable once written to, to wake a poller: fds[0] is read,
-   fds[1] written (the same one for an eventfd). 0 or negative errno. */
+/* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
+   socket does not. */
+#if CONC_HAVE_CLOEXEC
+CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
+CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
+  return (int)syscall(SYS_accept4, fd, NULL, NULL,
+                      SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+#else
+CONC__PRIVATE int conc__pipe_raw(int fds[2]) {
+  int rc = pipe(fds);
+  if (rc < 0) return rc;
+  conc__set_cloexec(fds[0]);
+  conc__set_cloexec(fds[1]);
+  return 0;
+}
+CONC__PRIVATE int conc__accept_raw(int fd) {
+  int client = accept(fd, NULL, NULL);
+  if (client < 0) return client;
+  conc__set_cloexec(client);
+  conc__set_nonblocking(client);
+  return client;
+}
+#endif
+
+/* Moves a descriptor above the three of stdio, which dup2() is to replace in a
+   child. Takes a negative one, of a call that has just failed, as it is: then,
+   or if it cannot be moved, the result is negative errno and fd is closed. */
+CONC__PRIVATE int conc__fd_lift(int fd) {
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (high < 0) high = -errno;
+  close(fd);
+  return high;
+}
+
+/* --- wakers ---
+
+   What a thread or a loop that sleeps in a poller is woken by: fds[0] is read,
+   fds[1] written; for an eventfd both are the same. */
+
 CONC__PRIVATE int conc__waker_open(int fds[2]) {
 #if CONC_HAVE_EVENTFD
   fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   return fds[0] < 0 ? -errno : 0;
 #else
-  int i;
-  if (pipe(fds) < 0) return -errno;
-  for (i = 0; i < 2; i++) {
-    conc__set_cloexec(fds[i]);
-    conc__set_nonblocking(fds[i]);
-  }
+  if (conc__pipe_raw(fds) < 0) return -errno;
+  conc__set_nonblocking(fds[0]);
+  conc__set_nonblocking(fds[1]);
   return 0;
 #endif
 }
@@ -4066,7 +4524,8 @@ CONC__PRIVATE void conc__waker_close(int fds[2]) {
   fds[0] = fds[1] = -1;
 }
 
-/* A full pipe is as good as one more byte: the reader wakes either way. */
+/* 8 bytes, since that is what an eventfd takes. That a pipe is full is no
+   error: the reader wakes either way. */
 CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   uint64_t one = 1;
   ssize_t n;
@@ -4075,6 +4534,7 @@ CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   while (n < 0 && errno == EINTR);
 }
 
+/* A pipe may hold many bytes, an eventfd holds 8: a full buffer means more. */
 CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   unsigned char bytes[64];
   ssize_t n;
@@ -4082,21 +4542,20 @@ CONC__PRIVATE void conc__waker_drain(const int fds[2]) {
   while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
 }
 
-/* Bytes that nobody can guess; 0 or negative errno, never anything less. */
+/* --- random bytes, files, pages --- */
+
+/* Bytes that cannot be guessed, for keys: all of them, or negative errno. */
 CONC__PRIVATE int conc__random(void *out, size_t size) {
   unsigned char *p = (unsigned char *)out;
   int fd = -1;
   int rc = 0;
-#if !CONC_HAVE_GETRANDOM
-  fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -errno;
-#endif
+  if (!CONC_HAVE_GETRANDOM) {
+    fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+  }
   while (size > 0) {
-#if CONC_HAVE_GETRANDOM
-    ssize_t n = getrandom(p, size, 0);
-#else
-    ssize_t n = read(fd, p, size);
-#endif
+    ssize_t n =
+        CONC_HAVE_GETRANDOM ? CONC__GETRANDOM(p, size) : read(fd, p, size);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       rc = n < 0 ? -errno : -EIO;
@@ -4109,67 +4568,8 @@ CONC__PRIVATE int conc__random(void *out, size_t size) {
   return rc;
 }
 
-/* Anonymous memory in whole pages, zeroed, not reserved beforehand. */
-CONC__PRIVATE void *conc__pages_map(size_t size) {
-  int flags = MAP_PRIVATE;
-  int fd = -1;
-  void *p;
-#ifdef MAP_NORESERVE
-  flags |= MAP_NORESERVE;
-#endif
-#ifdef MAP_STACK
-  flags |= MAP_STACK; /* on Linux 6.7 also: no huge pages */
-#endif
-#ifdef MAP_ANONYMOUS
-  flags |= MAP_ANONYMOUS;
-#else
-  fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
-  if (fd < 0) return NULL;
-#endif
-  p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (fd >= 0) close(fd);
-  if (p == MAP_FAILED) return NULL;
-#if CONC__LINUX && defined(MADV_NOHUGEPAGE)
-  madvise(p, size, MADV_NOHUGEPAGE); /* a stack must cost one small page */
-#endif
-  return p;
-}
-
-/* For memory that is touched all over, once it is large: it costs less to
-   fault in, and to find, in the system's large pages. */
-CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
-#if CONC__LINUX && defined(MADV_HUGEPAGE)
-  uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
-  uintptr_t from = ((uintptr_t)p + mask) & ~mask;
-  uintptr_t to = ((uintptr_t)p + size) & ~mask;
-  if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
-#endif
-  (void)p, (void)size;
-}
-
-/* Makes a page inaccessible. 0 or negative errno. */
-CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
-#if CONC_HAVE_GUARD_INSTALL
-  static int missing; /* an older kernel: not asked twice */
-  if (!CONC__LOAD_RELAXED(&missing)) {
-    if (madvise(page, size, 102 /* MADV_GUARD_INSTALL */) == 0) return 0;
-    CONC__STORE_RELAXED(&missing, 1);
-  }
-#endif
-  return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
-}
-
-/* Moves a descriptor above the three of stdio, which dup2() is to replace. */
-CONC__PRIVATE int conc__fd_lift(int fd) {
-  int high;
-  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (high < 0) high = -errno;
-  close(fd);
-  return high;
-}
-
-/* A file without a name. */
+/* A file without a name, which is gone when its last descriptor is closed. A
+   descriptor, or negative errno. */
 CONC__PRIVATE int conc__file_open(void) {
 #if CONC_HAVE_MEMFD
   return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
@@ -4183,6 +4583,9 @@ CONC__PRIVATE int conc__file_open(void) {
 #endif
 }
 
+/* Reads all of `size` bytes from the offset `at`, which leaves the file's own
+   offset alone: other processes may read it, too. -EPROTO: the file is too
+   short. */
 CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   char *p = (char *)data;
   while (size > 0) {
@@ -4194,6 +4597,44 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
     size -= (size_t)n;
   }
   return 0;
+}
+
+/* Anonymous memory for stacks, in whole pages, zeroed, of which the system
+   sets nothing aside before it is touched. NULL: there is none. */
+CONC__PRIVATE void *conc__pages_map(size_t size) {
+  int flags = MAP_PRIVATE | CONC__MAP_ANONYMOUS | CONC__MAP_NORESERVE |
+              CONC__MAP_STACK; /* on Linux 6.7 also: no huge pages */
+  int fd = -1;
+  void *p;
+  if (CONC__MAP_ANONYMOUS == 0) {
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    if (fd < 0) return NULL;
+  }
+  p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (fd >= 0) close(fd);
+  if (p == MAP_FAILED) return NULL;
+  /* A stack that has been touched must cost one small page. */
+  (void)CONC__MADVISE(p, size, CONC__MADV_NOHUGE);
+  return p;
+}
+
+/* For memory that is touched all over, once it is large: it costs less to
+   fault in, and to find, in the system's large pages. */
+CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
+  uintptr_t mask = ((uintptr_t)1 << 21) - 1; /* they have 2 MB, mostly */
+  uintptr_t from = ((uintptr_t)p + mask) & ~mask;
+  uintptr_t to = ((uintptr_t)p + size) & ~mask;
+  if (to > from) (void)CONC__MADVISE((void *)from, to - from, CONC__MADV_HUGE);
+}
+
+/* Makes a page inaccessible. 0 or negative errno. */
+CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
+  static int missing; /* an older kernel: not asked twice */
+  if (CONC_HAVE_GUARD_INSTALL && !CONC__LOAD_RELAXED(&missing)) {
+    if (CONC__MADVISE(page, size, CONC__MADV_GUARD) == 0) return 0;
+    CONC__STORE_RELAXED(&missing, 1);
+  }
+  return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
 }
 
 /* ---------------------------------------------------------------------------
@@ -4544,24 +4985,37 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
    >>park: actors, guards, wait lists
 
    An actor is what can wait: a thread or a coroutine. Its word is where
-   wake-ups arrive:
+   wake-ups arrive. Each bit has this meaning:
 
-     CONC__WOKEN   somebody took it off a wait list. Set once for each time
-                   that it is taken off, and awaited by it: so when a wait
-                   returns, nobody will touch this actor or its waiter again.
-     CONC__POKED   conc_cancel; stays until a wait delivers it.
-     CONC__POLLING with CONC__PARKED: a thread that sleeps in poll().
-     CONC__NUDGED  a pool's worker: there may be a job for it.
-     CONC__PARKED  it sleeps. Whoever clears this bit must wake it: so exactly
-                   one of waker, canceller and timer makes it run.
+     CONC__WOKEN   its wait has ended: must be set, once, by the task that took
+                   its waiter off a list; may be set once too often in a forked
+                   child, to an actor that waits for many. Cleared by the wait
+                   itself. A wait whose waiter was taken off awaits this bit:
+                   so when it returns, no other task will touch this actor or
+                   its waiter again.
+     CONC__POKED   conc_cancel asks it to end: set at any time; stays until a
+                   wait delivers it, or until a pool's job has ended.
+     CONC__PARKED  it sleeps, or is about to: set by the actor itself, only
+                   while no bit is there that would end the sleep. The one that
+                   clears it (a waker, the canceller, the actor's own timer)
+                   must make the actor run: so exactly one of them does.
+     CONC__POLLING it sleeps in poll(): may be set together with CONC__PARKED,
+                   by a thread that has a waker, and must be cleared with it.
+     CONC__NUDGED  there may be a job for this worker of a pool: set by a task
+                   that has submitted one, cleared by the worker.
 
    What is waited for (a lock's waiters, a queue's getters) is a list in the
-   object, under a guard: a short internal lock chosen by the object's address
+   object, under a guard: a short internal lock, chosen by the object's address
    from a static table. The condition is checked and the waiter appended under
-   the guard, and the condition is changed and waiters taken off under it:
+   the guard; the condition is changed and waiters are taken off under it:
    hence no wake-up is lost. And the last touch of an object is under a guard
-   that is not part of it: hence an object may be freed by whoever it let go.
+   that is not part of it: hence a task that was let go may free the object.
+
+   Uses >>os. >>deadlock and >>wait add the wait itself; all rooms below wait
+   by it.
    ------------------------------------------------------------------------ */
+
+/* --- actors --- */
 
 #define CONC__WOKEN 1u
 #define CONC__POKED 2u
@@ -4569,7 +5023,7 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
 #define CONC__POLLING 8u
 #define CONC__NUDGED 16u
 
-/* An actor remembers so many locks that it reads. */
+/* How many of the locks that it reads an actor remembers. */
 #define CONC__READS 4
 
 typedef struct conc__actor conc__actor;
@@ -4578,14 +5032,15 @@ typedef struct conc__actor conc__actor;
    in its own section; a task that was never started has none. */
 typedef struct conc__kind {
   const char *label; /* begins a default name: "Thread" makes Thread-1 */
-  bool joinable;     /* false: nobody has started it, so nobody joins it */
+  bool joinable;     /* false: it was started by no task, so none joins it */
   bool renamed;      /* its default name is put into words each time: its start
                         does not touch the old one */
-  bool no_exitcode;  /* whatever stands in its place */
+  bool no_exitcode;  /* conc_exitcode has none to tell, whatever the task's
+                        field holds */
   /* conc_cancel; NULL: sets CONC__POKED. */
   int (*cancel)(conc_task *task);
-  /* At a wait of the task itself: whether it is to fail now, though nobody has
-     set CONC__POKED. NULL: never. */
+  /* At a wait of the task itself: whether it is to fail now, though no
+     conc_cancel has set CONC__POKED. NULL: never. */
   bool (*take_cancel)(struct conc__actor *self);
   /* Waits for the end; NULL: it is waited for by its event alone. */
   int (*await)(conc_task *task, bool uncancellable, double timeout);
@@ -4597,76 +5052,74 @@ typedef struct conc__kind {
   void (*help)(conc_task *task);
 } conc__kind;
 
-/* The two kinds of actor differ in these. */
+/* The two kinds of actor, threads (below) and coroutines (>>coroutine), differ
+   in these. */
 typedef struct conc__actor_class {
   /* Sleeps until the word has a bit of `bits`, or until the deadline. May
-     return for no reason. */
+     return for no reason. Called by the actor itself, without a guard. */
   void (*park)(conc__actor *self, unsigned bits, double deadline);
   /* Waits for a descriptor: as conc_wait_fd. */
   int (*wait_fd)(conc__actor *self, int fd, int events, double deadline);
-  /* Makes one run that slept; called by whoever cleared CONC__PARKED, with
-     the word as it was before. */
+  /* Makes an actor run that slept; called by the task that has cleared
+     CONC__PARKED, with the word as it was before. */
   void (*wake)(conc__actor *actor, unsigned seen);
-  bool blocks; /* it may sleep in the kernel, and spin, for nobody else needs
-                  its CPU: a thread, not a coroutine */
+  bool blocks; /* it may sleep in the kernel, and spin, since no other task
+                  needs its CPU: a thread, not a coroutine */
 } conc__actor_class;
 
-/* A place to switch to; see >>stack. The type stands here since an actor holds
-   one by value: a switch needs it together with the actor's word, and both are
-   in one cache line. (After the actor, in a conc__coro, it would be in another
-   one, and before it the actor would not be aligned as its id wants it.) */
-typedef struct conc__fiber {
-#if CONC_HAVE_SWITCH_ASM
-  void *registers[4]; /* stack, program counter, frame, one more */
-#else
-  ucontext_t context;
-#endif
-#if CONC_HAVE_ASAN
-  void *asan_fake; /* its fake stack while it is switched away */
-  const void *asan_bottom;
-  size_t asan_size;
-  const void *asan_from; /* the stack from which it was switched back to */
-  size_t asan_from_size;
-#endif
-#if CONC_HAVE_TSAN
-  void *tsan;
-#endif
-} conc__fiber;
-
+/* Each field belongs to the room that is named at it. Only the actor itself
+   changes it, on its own thread, unless the comment says more; a forked child
+   also reads and mends the actors that it has brought along or lost (>>fork),
+   when there is but one thread. */
 struct conc__actor {
-  unsigned word;
-  unsigned spin_failed; /* threads: see conc__spin */
-  const conc__actor_class *ops;
-  conc_scope *scope;     /* the innermost */
-  conc__fiber fiber;     /* a coroutine: where it goes on */
-  conc_task *task;       /* whose it is; never NULL */
+  unsigned word; /* >>park: bits, see above; changed by all, atomically */
+  unsigned spin_failed;         /* >>park: a thread's busy waits in vain; see
+                                   conc__spin_budget */
+  const conc__actor_class *ops; /* >>park: constant */
+  conc_scope *scope; /* >>task: the innermost; NULL: none. >>jobs puts one of
+                        its own there while a job runs on this thread */
+  conc__fiber fiber; /* >>stack: where it goes on; a coroutine's, and while its
+                        thread runs another fiber a thread's */
+  conc_task *task;   /* >>park: whose actor it is; never NULL. >>jobs puts a
+                        job there while it runs on this thread */
   /* So far one cache line, with all that a switch needs. */
-  conc_gen *generator;   /* that it has resumed; NULL: none */
-  void *sent;            /* to that */
-  conc__fiber *caller;   /* who has resumed it */
-  uintptr_t id;          /* see CONC__OWNER */
-  struct conc__waiter *waiting; /* while it is, or was, on a list */
-  conc_rwlock *reads[CONC__READS]; /* what it holds for reading; | 1 if it does
-                                      so together with other processes */
-  size_t more_reads;               /* and how many more */
-  conc_rwlock *changing; /* `reads` and its word do not agree at this moment */
-  uintptr_t held;        /* the orders of the named locks that it holds */
-  struct conc__multiwait *many;  /* where it is told that tasks finish */
-  struct conc__waiter *notified; /* see conc_cond_notify */
+  conc_gen *generator; /* >>generator: the one that it has resumed, and in
+                          which it is now; NULL: none */
+  void *sent;          /* >>generator: what it has sent to that one */
+  conc__fiber *caller; /* >>generator: where it has resumed that one from */
+  uintptr_t id;        /* >>park: see CONC__OWNER; constant until a fork */
+  struct conc__waiter *waiting;    /* >>park: while its waiter is on a list, or
+                                      was and it has not returned; NULL: none.
+                                      Set under the list's guard */
+  conc_rwlock *reads[CONC__READS]; /* >>lock: what it holds for reading; | 1 if
+                                      together with other processes. While it
+                                      waits for one of them also by the task
+                                      that hands it over, under its guard */
+  size_t more_reads;     /* >>lock: how many more those are; as `reads` */
+  conc_rwlock *changing; /* >>lock: the one whose word and `reads` do not agree
+                            at this moment; NULL: none. For a fork */
+  uintptr_t held; /* >>lock: the orders of the named locks that it holds */
+  struct conc__multiwait *many;  /* >>task: its waits for many tasks, linked by
+                                    `next`; for a fork */
+  struct conc__waiter *notified; /* >>event: taken off, not woken yet; see
+                                    conc_cond_notify */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
-   the lower bits, the generation of processes that it was made in, which a
-   fork makes one more: so that who did not come along into a child is told
-   from who has been made at the same address since. (After 16 nested forks
-   generations begin anew.) The two lowest bits are for the use of the word. */
-#define CONC__OWNER_FLAG ((uintptr_t)1)
+   the lower bits, the generation of processes that it was made in. A fork adds
+   1 to the generation: so an actor that did not come along into a child is
+   known from one that has been made at the same address since. (After 16
+   nested forks generations begin again.) The two lowest bits are for the use
+   of the word. */
+#define CONC__OWNER_FLAG ((uintptr_t)1) /* the word's own */
 #define CONC__OWNER_NONE ((uintptr_t)2) /* the word does not name an owner */
 #define CONC__OWNER(word) \
   ((word) & CONC__OWNER_NONE ? 0 : (word) & ~CONC__OWNER_FLAG)
 #define CONC__GENERATIONS 16u
+/* Of an actor: as many lower bits of its address must be zero. */
+#define CONC__ACTOR_ALIGN (4 * CONC__GENERATIONS)
 
-static unsigned conc__generation;
+static unsigned conc__generation; /* only a fork changes it, in the child */
 
 /* The ids of earlier generations that are here all the same: of the thread
    that forked, and of its coroutines. Only a fork changes these. */
@@ -4684,9 +5137,13 @@ CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   return true;
 }
 
+/* All but the word, the fiber and what must be zero beforehand (or, of a
+   coroutine whose stack is used again, is what an earlier one has left). */
 CONC__PRIVATE void conc__actor_init(conc__actor *actor,
                                     const conc__actor_class *ops,
                                     conc_task *task) {
+  CONC__CHECK((uintptr_t)actor % CONC__ACTOR_ALIGN == 0);
+  CONC__CHECK(conc__generation < CONC__GENERATIONS);
   actor->ops = ops;
   actor->task = task;
   actor->generator = NULL;
@@ -4696,22 +5153,30 @@ CONC__PRIVATE void conc__actor_init(conc__actor *actor,
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
+/* --- what belongs to a thread --- */
+
 /* All there is of a thread, for this library: thread-local, so without
-   allocation, for foreign threads too. */
+   allocation, for foreign threads too. Only the thread itself touches it, but
+   for its actor (see there), and `loop` and `own`, which a forked child reads
+   of the threads that it has lost. */
 typedef struct conc__thread {
-  conc__actor *current; /* the thread's or its running coroutine's actor */
-  struct conc__loop *loop;
-  conc__actor actor __attribute__((aligned(64))); /* as CONC__OWNER wants */
-  conc_task own;   /* the task of a foreign thread */
-  bool has_waker;
-  int waker[2]; /* what it polls besides; for threads of ours only */
-  void *alternate; /* its alternate signal stack, if it is ours */
-  struct conc__coro *spare; /* stacks for generators */
-  unsigned spares;
-  struct conc__child_fds *making; /* it starts a process: see there */
-  struct conc__worker *worker; /* of a pool: what it is */
-  conc_task *base; /* its own task, the actor's being that of a job; or NULL */
-  unsigned fork_rows; /* of conc__fork_table, that its fork has prepared */
+  conc__actor *current;    /* >>coroutine: the thread's actor, or that of its
+                              running coroutine; NULL: not entered yet */
+  struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
+  conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
+  conc_task own;   /* >>park: the task of a foreign thread */
+  bool has_waker;  /* >>park: `waker` is open, until the thread ends */
+  int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
+                      end poll(); only a thread of ours has one */
+  void *alternate; /* >>stack: its alternate signal stack, if it is ours */
+  struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
+  unsigned spares;          /* >>generator: how many */
+  struct conc__child_fds *making; /* >>process: of what it starts just now */
+  struct conc__worker *worker; /* >>jobs: of a pool, it is this; NULL: none */
+  conc_task *base; /* >>jobs: its own task while the actor's is a job's; NULL:
+                      the actor's is */
+  unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
+                         its fork has prepared */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -4722,7 +5187,8 @@ static pthread_once_t conc__this_once = PTHREAD_ONCE_INIT;
 #define conc__this (*conc__this_get())
 
 /* Destructors run in any order: this one waits until conc__thread_exit, which
-   uses what it frees, has run. */
+   uses what it frees, has run. A value that is set again has it called
+   again. */
 CONC__PRIVATE void conc__this_free(void *memory) {
   conc__thread *thread = (conc__thread *)memory;
   if (thread->current != NULL)
@@ -4735,12 +5201,14 @@ CONC__PRIVATE void conc__this_make_key(void) {
   if (pthread_key_create(&conc__this_key, conc__this_free) != 0) abort();
 }
 
+/* Ends the program without memory: no caller could go on. */
 CONC__PRIVATE conc__thread *conc__this_get(void) {
   void *thread;
   pthread_once(&conc__this_once, conc__this_make_key);
   thread = pthread_getspecific(conc__this_key);
   if (thread == NULL) {
-    if (posix_memalign(&thread, 64, sizeof(conc__thread)) != 0 ||
+    if (posix_memalign(&thread, CONC__ACTOR_ALIGN, sizeof(conc__thread)) !=
+            0 ||
         pthread_setspecific(conc__this_key, thread) != 0)
       abort();
     memset(thread, 0, sizeof(conc__thread));
@@ -4751,17 +5219,24 @@ CONC__PRIVATE conc__thread *conc__this_get(void) {
 
 CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 
-/* The caller. */
+/* The actor of the caller; a foreign thread becomes one by its first call. */
 CONC__INLINE conc__actor *conc__self(void) {
   conc__actor *self = conc__this.current;
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
 }
 
+/* --- parking and waking --- */
+
+/* Sets a bit, and makes the actor run if it slept. Without a guard, or under
+   one that keeps the actor alive until then. */
 CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
   /* Read before the exchange: after it, unless it was parked, the actor may
      be gone. */
   const conc__actor_class *ops = actor->ops;
   unsigned seen = CONC__LOAD_RELAXED(&actor->word);
+  CONC__CHECK(bit == CONC__WOKEN || bit == CONC__POKED || bit == CONC__NUDGED);
+  /* The exchange releases what the waker has written (a message, a result) to
+     the actor, which acquires it when it sees the bit. */
   while (!CONC__CAS(&actor->word, &seen,
                    (seen | bit) & ~(CONC__PARKED | CONC__POLLING))) {
   }
@@ -4769,24 +5244,38 @@ CONC__PRIVATE void conc__unpark(conc__actor *actor, unsigned bit) {
 }
 
 /* Announces that the caller is about to sleep: `how` is CONC__PARKED, and
-   CONC__POLLING perhaps. False if a bit is there already. */
+   CONC__POLLING perhaps. False if a bit is there already. One exchange looks
+   and sets: a waker either comes before it, and its bit is seen, or after it,
+   and finds CONC__PARKED. */
 CONC__PRIVATE bool conc__park_announce(conc__actor *self, unsigned bits,
                                        unsigned how) {
   unsigned seen = CONC__LOAD(&self->word);
+  CONC__CHECK(how & CONC__PARKED);
   do {
+    CONC__CHECK(!(seen & (CONC__PARKED | CONC__POLLING)));
     if (seen & bits) return false;
   } while (!CONC__CAS(&self->word, &seen, seen | how));
   return true;
 }
 
-/* The sleeper's own wake-up (time is out). False if another one cleared
-   CONC__PARKED first, and so has woken it or is about to. */
+/* The sleeper's own wake-up (time is out). False if a waker or the canceller
+   cleared CONC__PARKED first, and so has woken it or is about to. */
 CONC__PRIVATE bool conc__park_retract(conc__actor *self) {
   unsigned how = CONC__PARKED | CONC__POLLING;
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
+/* --- cancellation and time limits ---
+
+   A wait ends by -ECANCELED if conc_cancel has asked its task for it, or if
+   the time of one of its scopes is out. Scopes nest; a shield hides those that
+   are outside it, and conc_cancel. */
+
+/* conc_cancel comes first. Of several time limits that are out the earliest
+   counts, and of equal ones the outermost: it is why the inner ones end, too.
+   A limit is delivered once, which `expired` says. */
 CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
+  const conc__kind *kind = self->task->kind;
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
   double now = s != NULL ? conc_now() : 0;
@@ -4794,8 +5283,7 @@ CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
     if (!s->expired && s->deadline <= now &&
         (due == NULL || s->deadline <= due->deadline))
       due = s;
-  const conc__kind *kind = self->task->kind;
-  if (s == NULL &&
+  if (s == NULL && /* no shield hides it */
       ((kind->take_cancel != NULL && kind->take_cancel(self)) ||
        (CONC__LOAD(&self->word) & CONC__POKED))) {
     CONC__AND(&self->word, ~CONC__POKED);
@@ -4806,13 +5294,14 @@ CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
   return due != NULL;
 }
 
-/* If not, there is nothing to take. */
+/* False: there is surely nothing to take. */
 CONC__INLINE bool conc__may_be_cancelled(const conc__actor *self) {
   return self->scope != NULL || (CONC__LOAD(&self->word) & CONC__POKED);
 }
 
-/* Takes a pending cancellation, if there is one: it is now delivered. A time
-   limit is one, too, if its time is out; of several the one that was first. */
+/* Takes a pending cancellation, if there is one: it is now delivered, so the
+   caller must fail by it. By the actor itself, at the begin and the end of
+   each wait. */
 CONC__INLINE bool conc__take_cancel(conc__actor *self) {
   return CONC__UNLIKELY(conc__may_be_cancelled(self)) &&
          conc__take_cancel_slow(self);
@@ -4834,13 +5323,17 @@ CONC__INLINE double conc__scope_limit(const conc__actor *self,
   return deadline;
 }
 
-/* --- spinning --- */
+/* --- spinning ---
 
-/* Waking a sleeping thread takes tens of microseconds; a waker that comes
+   Waking a sleeping thread takes tens of microseconds; a waker that comes
    within that time is better awaited awake. Whether it does is learnt from
    the last waits: each spin in vain halves the next; after five there is none
    for 32 waits, then it is tried again. On one CPU the waker cannot run while
-   we spin. `failed` starts at zero. */
+   we spin. */
+
+/* Seconds to spin; 0: not at all. `failed` is what conc__spin_learn has made
+   of it; it starts at zero: in vain so often, up to 5; beyond that it counts
+   the waits without a spin. */
 CONC__PRIVATE double conc__spin_budget(unsigned failed) {
   if (conc__cpus < 2 || failed >= 5) return 0;
   return CONC_SPIN_SECONDS / (double)(1u << failed);
@@ -4862,7 +5355,7 @@ CONC__PRIVATE void conc__spin_learn(unsigned *failed, bool paid) {
    It always ends by conc__spin_end, which learns, even if there was no turn:
    that is what counts the waits until the next attempt. */
 typedef struct conc__spin {
-  double end;       /* 0: there is no turn */
+  double end;       /* a time, as of conc_now; 0: there is no turn */
   unsigned *failed; /* what has been learnt, and is to be */
   unsigned paused;  /* pauses since the last look at the clock */
 } conc__spin;
@@ -4876,9 +5369,9 @@ CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
   spin->paused = 0;
 }
 
-/* Pauses so many times, of which one takes some 40 ns: fewer for a look that
+/* Pauses `pauses` times, of which one takes some 40 ns: fewer for a look that
    is cheap, more for one that disturbs others. False: it has not paid. The
-   clock costs as much as a pause, so it is asked for each eighth one only. */
+   clock costs as much as a pause, so it is asked only after each eighth. */
 CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
   unsigned i;
   if (spin->end <= 0) return false;
@@ -4894,22 +5387,24 @@ CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
 }
 
 /* A busy wait for what takes a running thread a few instructions: some pauses,
-   as one that spins as well answers, then it lets others run a few times, for
-   with more threads than CPUs the one that is awaited may not run. Not if that
-   takes long: on a busy machine the thread that yields is served last, and the
-   one that sleeps first. Zeroed first. */
+   which another thread that spins answers; then it lets others run a few
+   times, since with more threads than CPUs the awaited one may not run. It
+   ends if that takes long: on a busy machine the thread that yields is served
+   last, and the one that sleeps first. Zero at first. */
 typedef struct conc__short_spin {
-  int round;
-  double end;
+  int round;  /* 0 to 2: pauses, 1, 2 and 4 of them; 3 to 9: yields */
+  double end; /* from round 3 on: when the yields have taken their time */
 } conc__short_spin;
 
+/* It wraps around, after 13 years: only differences count. */
 CONC__INLINE unsigned conc__tenth_of_second(double now) {
   return (unsigned)(uint64_t)(now * 10);
 }
 
 /* False: give up. `limit`: seconds that the yields may take together.
    `slow_at`: where it is remembered that a yield has taken a millisecond, so
-   that for a while there is none; or NULL. */
+   that for a while there is none; or NULL. It is shared by all threads, and
+   relaxed: an old value costs one yield. */
 CONC__PRIVATE bool conc__short_spin_again(conc__short_spin *spin, double limit,
                                           unsigned *slow_at) {
   double now, began;
@@ -4938,6 +5433,7 @@ CONC__PRIVATE bool conc__short_spin_again(conc__short_spin *spin, double limit,
 
 /* --- threads as actors --- */
 
+/* Whether one of `bits` has come while it was worth spinning for. */
 CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
                                      double deadline) {
   conc__spin spin;
@@ -4949,45 +5445,63 @@ CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
   return paid;
 }
 
+/* The actor class's park. */
 CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
                                      double deadline) {
+  CONC__CHECK(self == &conc__this.actor);
   if (CONC__LOAD(&self->word) & bits) return;
   /* A sleep, which only conc_cancel can end, is not worth spinning for. */
   if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
   while (conc__park_announce(self, bits, CONC__PARKED)) {
+    /* It sleeps only while the word is as seen here, with CONC__PARKED: a
+       waker that comes now changes it, and wakes what sleeps already. */
     unsigned seen = CONC__LOAD(&self->word);
     if (seen & CONC__PARKED)
       conc__futex_wait(&self->word, seen, deadline, false);
+    /* Whether a waker was faster does not matter: the next turn looks. */
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
   }
 }
 
+/* Sets up the last of the descriptors that a thread polls, by which
+   conc_cancel can end the poll(): a thread of ours has a waker from its first
+   such wait on. A foreign thread has none; it finds a cancellation when poll()
+   has returned for another reason. Returns what is to be announced. */
+CONC__PRIVATE unsigned conc__thread_poll_waker(conc__thread *thread,
+                                               struct pollfd *waker,
+                                               double deadline) {
+  if (deadline > 0 && !thread->has_waker && thread->actor.task != &thread->own)
+    thread->has_waker = conc__waker_open(thread->waker) == 0;
+  waker->fd = thread->has_waker ? thread->waker[0] : -1;
+  waker->events = POLLIN;
+  return CONC__PARKED | (thread->has_waker ? CONC__POLLING : 0);
+}
+
 /* Waits for n descriptors in poll(), until one is ready: p[n] is free, for
-   use here. Only conc_cancel can meet a thread in here; to be woken by it
-   a thread of ours also polls a waker. How many are ready, -ETIMEDOUT,
+   use here. Only conc_cancel can meet a thread in here. A coroutine may call
+   it with a deadline of 0, for a look. Returns how many are ready, -ETIMEDOUT,
    -ECANCELED or what poll() fails with. */
 CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
                                     double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
-  unsigned how = CONC__PARKED;
+  unsigned how;
   bool slept = false;
   conc__spin spin;
+  CONC__CHECK(self == &thread->actor || deadline <= 0);
   conc__spin_begin(&spin, &self->spin_failed, deadline);
-  if (deadline > 0 && !thread->has_waker &&
-      thread->actor.task != &thread->own)
-    thread->has_waker = conc__waker_open(thread->waker) == 0;
-  waker->fd = thread->has_waker ? thread->waker[0] : -1;
-  if (thread->has_waker) how |= CONC__POLLING;
-  waker->events = POLLIN;
+  how = conc__thread_poll_waker(thread, waker, deadline);
   for (;;) {
     bool busy = !slept && conc__spin_again(&spin, 1);
     int ms = busy ? 0 : conc__milliseconds(deadline);
+    bool sleeps = !busy && ms != 0;
     int ready, error;
     waker->revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
-    if (!busy && ms != 0) {
+    /* A look needs no announcement: the cancellation is seen in the next turn.
+       A bit that has come already ends the sleep before it begins. */
+    if (sleeps) {
       if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
       slept = true;
     }
@@ -4995,9 +5509,9 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     ready = poll(p, (nfds_t)n + 1, ms);
     error = errno;
     if (ready < 0) waker->revents = 0;
-    /* Somebody is about to write to the waker: not before he has may this
-       thread end and close it. */
-    if (!busy && ms != 0 && !conc__park_retract(self) && thread->has_waker)
+    /* The canceller was faster, and is about to write to the waker: not before
+       that may this thread end and close it. */
+    if (sleeps && !conc__park_retract(self) && thread->has_waker)
       while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
     if (waker->revents) {
       conc__waker_drain(thread->waker);
@@ -5020,6 +5534,8 @@ CONC__PRIVATE short conc__poll_events(int events) {
                  (events & CONC_WRITE ? POLLOUT : 0));
 }
 
+/* The actor class's wait_fd. An error or a hang-up is ready for both: the
+   call that follows tells it. */
 CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
                                        double deadline) {
   struct pollfd p[2];
@@ -5035,9 +5551,9 @@ CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
   return ready & events ? ready & events : events;
 }
 
-/* A thread that parks for a waiter may be gone by now: nothing but the
-   address of its word is used. One that polls is still there: only
-   conc_cancel wakes it, and holds the guard of its task meanwhile. */
+/* The actor class's wake. A thread that parks for a waiter may be gone by now:
+   nothing but the address of its word is used. One that polls is still there:
+   only conc_cancel wakes it, and holds the guard of its task meanwhile. */
 CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
   if (seen & CONC__POLLING)
     conc__waker_wake(
@@ -5051,14 +5567,19 @@ static const conc__actor_class conc__thread_class = {
 
 /* --- guards --- */
 
-/* The internal lock: 0 free, 1 held, 2 held and somebody may sleep. Never
-   held across a park; a thread that finds it held sleeps as a thread, even
-   inside a coroutine, which is at most some dozen instructions long. */
+/* The internal lock. It is never held across a park; a thread that finds it
+   held sleeps as a thread, even inside a coroutine: it is held for some dozen
+   instructions at most. A cache line each. */
 typedef struct conc__mutex {
-  unsigned word;
-  char pad[60]; /* a cache line each */
+  unsigned word; /* 0 free; 1 held; 2 held, and a thread may sleep for it: may
+                    be set when none does (any longer), must be set when one
+                    does. All of it is cleared by the release */
+  char rest[CONC__CACHE_LINE - sizeof(unsigned)];
 } conc__mutex;
 
+/* A thread that has once slept takes the lock by 2, as if another slept: it
+   cannot know. The last release of a crowd wakes in vain, which costs less
+   than to count. */
 CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
   int i;
   for (i = 0; i < 40 && conc__cpus > 1; i++) {
@@ -5077,15 +5598,16 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
     conc__mutex_lock_slow(m);
 }
 
-CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
-  CONC__POINT();
-  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
-    conc__futex_wake(&m->word, 1, false);
-}
-
 /* For CONC__CHECK: it is held, if not for sure by the caller. */
 CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
   return CONC__LOAD_RELAXED(&m->word) != 0;
+}
+
+CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
+  CONC__CHECK(conc__mutex_is_held(m));
+  CONC__POINT();
+  if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
+    conc__futex_wake(&m->word, 1, false);
 }
 
 /* A power of two; the lower half and the upper half are used in pairs, see
@@ -5093,7 +5615,8 @@ CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
 enum { CONC__MUTEXES = 256 };
 static conc__mutex conc__mutexes[CONC__MUTEXES];
 
-/* The guard of an object. Two objects may share one: so never hold two. */
+/* The guard of an object. Two objects may share one: so a thread must never
+   hold two of them, but for those that conc__mutex_pair says. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
   uintptr_t h = (uintptr_t)object >> 4;
   return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
@@ -5119,13 +5642,21 @@ CONC__PRIVATE void conc__mutexes_unlock(void) {
   for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
 }
 
+/* For CONC__CHECK: all are held, if not for sure by the caller. */
+CONC__PRIVATE bool conc__mutexes_are_held(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++)
+    if (!conc__mutex_is_held(&conc__mutexes[i])) return false;
+  return true;
+}
+
 /* --- what a fork calls ---
 
    There is one pthread_atfork in the library. What has to do with a fork has a
    row in this table, which it fills in when it is first used, so that a
    program has only those rows that it needs. The rows are in the order of
-   locks, innermost first: before a fork the last row comes first, so that
-   nobody waits for a guard while it holds one that is taken earlier; in the
+   locks, innermost first: before a fork the last row comes first, so that no
+   thread waits for a guard while it holds one that is taken earlier; in the
    child the first row comes first, since what the others do rests on it. */
 
 enum {
@@ -5140,10 +5671,11 @@ typedef struct conc__fork_row {
   void (*prepare)(void), (*parent)(void), (*child)(void); /* or NULL */
 } conc__fork_row;
 
+/* A row is NULL until its part is used; then it stays as it is. */
 static const conc__fork_row *conc__fork_table[CONC__FORK_ROWS];
 
 /* Held to change the table, and while a fork is under way: a row whose second
-   half ran without the first would give back what nobody has taken, and a part
+   half ran without the first would release what was never taken, and a part
    that began meanwhile would be half made in the child. It is the innermost of
    all guards, since the fork of conc_process_start holds the processes' guard
    already. */
@@ -5151,12 +5683,14 @@ static conc__mutex conc__fork_guard;
 
 CONC__PRIVATE void conc__fork_enter(unsigned row,
                                     const conc__fork_row *handlers) {
+  CONC__CHECK(row < CONC__FORK_ROWS);
   conc__mutex_lock(&conc__fork_guard);
+  CONC__CHECK(conc__fork_table[row] == NULL);
   CONC__STORE(&conc__fork_table[row], handlers);
   conc__mutex_unlock(&conc__fork_guard);
 }
 
-/* Lets go what conc__atfork_prepare has taken, by the rows of `which`. */
+/* Releases what conc__atfork_prepare has taken, by the rows of `which`. */
 CONC__PRIVATE void conc__fork_undo(unsigned which) {
   unsigned row;
   for (row = 0; row < CONC__FORK_ROWS; row++)
@@ -5164,6 +5698,9 @@ CONC__PRIVATE void conc__fork_undo(unsigned which) {
       conc__fork_table[row]->parent();
 }
 
+/* The rows' guards come before the table's own, which is the innermost. So a
+   row may be filled in while the others prepare: then all is undone, and done
+   again with the new row in its place. */
 CONC__PRIVATE void conc__atfork_prepare(void) {
   for (;;) {
     unsigned prepared = 0, present = 0, row;
@@ -5178,7 +5715,6 @@ CONC__PRIVATE void conc__atfork_prepare(void) {
       if (conc__fork_table[row] != NULL) present |= 1u << row;
     conc__this.fork_rows = prepared;
     if (prepared == present) return;
-    /* One has come meanwhile: once more, with it in its place. */
     conc__mutex_unlock(&conc__fork_guard);
     conc__fork_undo(prepared);
   }
@@ -5191,7 +5727,8 @@ CONC__PRIVATE void conc__atfork_parent(void) {
 
 CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
-  conc__fork_guard.word = 0; /* who waits for it is not here */
+  CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
+  conc__fork_guard.word = 0; /* a thread that waits for it is not here */
   for (row = 0; row < CONC__FORK_ROWS; row++)
     if ((conc__this.fork_rows & 1u << row) &&
         conc__fork_table[row]->child != NULL)
@@ -5215,6 +5752,7 @@ CONC__PRIVATE void conc__init_once(void) {
                  conc__atfork_child);
 }
 
+/* Called by each way into the library that may be the first one. */
 CONC__PRIVATE void conc__init(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, conc__init_once);
@@ -5222,8 +5760,10 @@ CONC__PRIVATE void conc__init(void) {
 
 /* --- how a thread becomes an actor --- */
 
-/* Lists of tasks: the threads, and the coroutines of each loop. One that reads
-   `next` alone finds it whole at any moment: see conc__fork_child. */
+/* Lists of tasks: the threads, and the coroutines of each loop. The list's own
+   guard is held, or its loop's thread is the caller. The stores are such that
+   a reader of `next` alone finds the list whole at any moment: a fork may stop
+   the thread between any two of them, and the child reads it (>>fork). */
 CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
   t->link = list;
   t->next = *list;
@@ -5232,6 +5772,7 @@ CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
 }
 
 CONC__INLINE void conc__task_unlink(conc_task *t) {
+  CONC__CHECK(*t->link == t);
   CONC__STORE(t->link, t->next);
   if (t->next != NULL) t->next->link = t->link;
 }
@@ -5243,7 +5784,7 @@ static unsigned conc__foreign_numbers; /* of default names */
 
 /* The tasks of all threads that use the library: a fork needs to know. */
 static conc_task *conc__threads;
-static conc__mutex conc__threads_guard;
+static conc__mutex conc__threads_guard; /* may be taken inside other guards */
 
 CONC__PRIVATE void conc__threads_enter(conc_task *task) {
   conc__mutex_lock(&conc__threads_guard);
@@ -5257,7 +5798,7 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
   conc__mutex_unlock(&conc__threads_guard);
 }
 
-/* The main thread is the one that runs constructors. */
+/* The main thread is the one that runs constructors; see >>thread. */
 static pthread_t conc__main_thread;
 
 /* Makes the calling thread an actor: with the task that it was started for,
@@ -5274,7 +5815,7 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
       task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
                                         __ATOMIC_RELAXED);
     task->actor = &thread->actor;
-    task->id = 0; /* nobody joins it */
+    task->id = 0; /* no task joins it: it is no owner in a deadlock */
     memset(&task->done, 0, sizeof task->done);
     conc__threads_enter(task);
     pthread_setspecific(conc__thread_key, thread);
@@ -5287,36 +5828,44 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
 
 /* --- wait lists --- */
 
-/* One wait of one actor, on its stack. */
+/* One wait of one actor, on its stack. The actor sets it up before it is on a
+   list; from then on the fields of the first group change under the guard of
+   what is waited for, or, once the waiter is taken off, by the task that did
+   so, until that sets CONC__WOKEN. */
 typedef struct conc__waiter {
-  struct conc__waitlist *list; /* NULL once taken off; under the guard */
+  struct conc__waitlist *list; /* that it is on; NULL: none, or taken off */
   conc__actor *actor;
-  double since;     /* when it began to wait; 0: not known */
+  double since; /* when it began to wait; 0: not known */
   /* For reports: what it waits for, and its relation to its owner. And the
-     word that names the owner: whom it waits for. NULL: anybody might end this
-     wait. */
+     word that names the owner: whom it waits for. NULL: any task might end
+     this wait. */
   const char *what, *name, *relation;
   const uintptr_t *owner;
-  struct conc__multiwait *many; /* that it is part of, or all of */
-  conc_lock *lock;         /* that it will want then: conditions */
-  bool stuck;
-  bool found;    /* see conc__stuck_look */
-  bool free;     /* its wait may end */
-  bool uncancellable; /* this wait must not fail */
-  bool
-      recheck_after_fork; /* returns -EAGAIN, to look again, if a fork has left
-                 behind the owner, or maybe somebody who was woken before it */
-  unsigned extra_bits; /* bits that end the wait, too: then it is -ETIMEDOUT */
-  int failure;   /* what it returns instead of 0 */
+  struct conc__multiwait *many; /* that it is part of, or all of; NULL: none */
+  conc_lock *lock;              /* conditions: that it will want then */
+  bool stuck; /* it is in conc__stuck; set and cleared by the actor itself */
+  bool found; /* >>deadlock: conc__stuck_look has come to it */
+  bool free;  /* >>deadlock: its wait may end */
+  bool uncancellable; /* must not fail: no deadlock is solved by its end */
+  bool recheck_after_fork; /* it returns -EAGAIN, to look again, if a fork has
+                              left behind the owner, or maybe a task that was
+                              woken before it */
+  unsigned extra_bits;     /* that end the wait, too: then it is -ETIMEDOUT */
+  int failure;             /* what it returns instead of 0 */
   int tag; /* rwlocks: what it wants; barriers: what the wait returns */
-  /* So far zero at first; the rest is set by whoever links it. */
-  struct conc__waiter *next, *prev;
-  struct conc__waiter *next_stuck; /* see conc__stuck */
+  /* So far zero at first; the rest is set by the code that links it. */
+  struct conc__waiter *next, *prev; /* on its list; once taken off `next` is
+                                       what else was */
+  /* The rest is >>deadlock's, under its guard. */
+  struct conc__waiter *next_stuck; /* of the same bucket */
   struct conc__waiter *found_before, *found_after, *next_in_circle;
 } conc__waiter;
 
+/* The guard is held, here and below. */
 CONC__PRIVATE void conc__waitlist_insert(struct conc__waitlist *list,
                                          conc__waiter *w, bool front) {
+  CONC__CHECK(w->list == NULL);
+  CONC__CHECK((list->first == NULL) == (list->last == NULL));
   w->actor->waiting = w;
   w->list = list;
   w->prev = front ? NULL : list->last;
@@ -5331,7 +5880,12 @@ CONC__PRIVATE void conc__waitlist_insert(struct conc__waitlist *list,
     list->last = w;
 }
 
+/* Whether it is taken off by its own actor, or by a waker that will set
+   CONC__WOKEN, is the caller's affair. */
 CONC__PRIVATE void conc__waitlist_remove(conc__waiter *w) {
+  CONC__CHECK(w->list != NULL);
+  CONC__CHECK(w->prev != NULL ? w->prev->next == w : w->list->first == w);
+  CONC__CHECK(w->next != NULL ? w->next->prev == w : w->list->last == w);
   if (w->prev != NULL)
     w->prev->next = w->next;
   else
@@ -5353,6 +5907,7 @@ CONC__INLINE conc__waiter *conc__waitlist_take(struct conc__waitlist *list) {
   return w;
 }
 
+/* Up to n of them, the longest first; SIZE_MAX: all. */
 CONC__PRIVATE conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
                                                   size_t n) {
   conc__waiter *chain = NULL;
@@ -5367,12 +5922,14 @@ CONC__PRIVATE conc__waiter *conc__waitlist_take_n(struct conc__waitlist *list,
 CONC__PRIVATE void conc__wake_all(conc__waiter *chain) {
   while (chain != NULL) {
     conc__waiter *next = chain->next; /* read before it is let go */
+    CONC__CHECK(chain->list == NULL);
     conc__unpark(chain->actor, CONC__WOKEN);
     chain = next;
   }
 }
 
-/* Wakes those whose wake-up the caller has put off. */
+/* Wakes the waiters whose wake-up the caller has put off: they wait for a lock
+   that it held, see conc_cond_notify. */
 CONC__PRIVATE void conc__wake_notified(conc__actor *self) {
   conc__waiter *chain = self->notified;
   self->notified = NULL;
@@ -5382,16 +5939,19 @@ CONC__PRIVATE void conc__wake_notified(conc__actor *self) {
 /* --- waiting for many ---
 
    A waiter on each of many lists, which may be taken off at any time, also
-   while their actor is busy elsewhere: then it is only entered into a list of
-   those that were, latest first. Who does it holds the guard of the object all
-   the while: so whoever has had that guard once afterwards has the waiter for
-   himself again, and finds the object as it is to be. */
+   while their actor is busy elsewhere: then the waiter is only entered into a
+   list of those that were, latest first. The task that does it holds the guard
+   of the object all the while: so once the actor has had that guard afterwards
+   the waiter is its own again, and it finds the object as it is to be. */
 typedef struct conc__multiwait {
   struct conc__multiwait *next; /* of the same actor: for conc__fork_bury */
   conc__actor *actor;
-  size_t want;         /* it waits until count is so much; 0: it does not */
-  size_t count;        /* how many were taken off */
-  conc__waiter *taken; /* those that the actor has not seen yet */
+  size_t want;  /* the actor waits until `count` is at least this; 0: it does
+                   not wait. Set by the actor, set to 0 by the one that ends
+                   the wait, which then must set CONC__WOKEN */
+  size_t count; /* how many waiters were taken off; only grows */
+  conc__waiter *taken; /* those that the actor has not seen yet, by `next` */
+  /* The actor's own: */
   struct conc__multiwait_node *nodes;
   size_t n;            /* of those the first, that were on lists */
   struct conc__multiwait_node *ready; /* seen, and not told yet */
@@ -5401,18 +5961,20 @@ typedef struct conc__multiwait {
 typedef struct conc__multiwait_node {
   conc__waiter waiter; /* first: a waiter that is part of many is its node */
   conc_task *task;
-  size_t place;        /* in the order in which they finished, from 1 */
+  size_t place; /* in the order in which they finished, from 1; 0: it has not
+                   been told yet */
   struct conc__multiwait_node *next; /* among the ready */
 } conc__multiwait_node;
 
-/* What is taken off a list: enters those of a wait for many, and returns the
-   others, which are to be woken. Under the guard. */
+/* Enters, of what was taken off a list, the waiters that are part of a wait
+   for many, and returns the others, which are to be woken. Under the guard. */
 CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
   conc__waiter **p = &chain;
   while (*p != NULL) {
     conc__waiter *w = *p;
     conc__multiwait *m = w->many;
     size_t count, want;
+    CONC__CHECK(w->list == NULL);
     if (m == NULL) {
       p = &w->next;
       continue;
@@ -5421,8 +5983,9 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
     w->next = CONC__LOAD(&m->taken);
     while (!CONC__CAS(&m->taken, &w->next, w)) {
     }
-    /* All in one order with conc__multiwait_wait, which writes `want` and then
-       reads `count`: one of the two sees the other. */
+    /* All in one order with conc__multiwait_park, which writes `want` and then
+       reads `count`: one of the two sees the other. Of several that see it the
+       one that changes `want` wakes. */
     count = __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_SEQ_CST);
     want = __atomic_load_n(&m->want, __ATOMIC_SEQ_CST);
     if (want != 0 && count >= want && CONC__CAS(&m->want, &want, (size_t)0))
@@ -5434,33 +5997,44 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
 /* ---------------------------------------------------------------------------
    >>deadlock: who waits for whom
 
-   Who waits without a limit for something that has an owner, or for tasks, and
-   has waited for a while, enters itself among the stuck and looks whether the
-   owners form a circle: owner of what it waits for, owner of what that one
-   waits for... In a circle each got hold of what it owns before it began to
-   wait, so the last to begin finds the others stuck, or they find it. A wait
-   for several tasks has several owners, and is part of a deadlock only if too
-   few of them are not: what a gather waits for is the next to end, for it may
-   fail.
-   It looks with all guards held. Then nobody can be taken off a list or put on
-   one, and a word does not change its owner while somebody is on the list of
-   what it stands for: what is seen is true of one moment, and a circle never
-   dissolves by itself. Nor is an owner's actor touched that is not stuck, for
-   it might be gone.
+   Holds the waits that have no limit and have lasted a while, and finds those
+   that can never end. >>wait calls it; it uses >>park.
+
+   A task that waits without a limit for something that has an owner, or for
+   tasks, and has waited for a while, enters itself among the stuck and looks
+   whether the owners form a circle: owner of what it waits for, owner of what
+   that one waits for... In a circle each task got hold of what it owns before
+   it began to wait, so the last to begin finds the others stuck, or they find
+   it. A wait for several tasks has several owners, and is part of a deadlock
+   only if too few of them are not: what a gather waits for is the next to end,
+   since that one may fail.
+   It looks with all guards held. Then no waiter can be taken off a list or put
+   on one, and a word does not change its owner while a waiter is on the list
+   of what it stands for: what is seen is true of one moment, and a circle
+   never dissolves by itself. An owner's actor is not touched if it is not
+   stuck, for it might be gone.
    ------------------------------------------------------------------------ */
 
-#define CONC__STUCK_AFTER 0.1
+#define CONC__STUCK_AFTER 0.1 /* seconds until a wait looks */
 
 #define CONC__STUCK_BUCKETS 256
-static conc__waiter *conc__stuck[CONC__STUCK_BUCKETS]; /* by actor */
+static conc__waiter *conc__stuck[CONC__STUCK_BUCKETS]; /* by actor's id */
 static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
-static char conc__stuck_report[2048];
+static char conc__stuck_report[2048];  /* the last deadlock; "": none yet */
 
 CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
   return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % CONC__STUCK_BUCKETS];
 }
 
-/* Nobody has ended the wait. All guards are held, here and below. */
+/* --- what is looked at --- */
+
+/* For CONC__CHECK: what this part changes and reads stays as it is. */
+CONC__PRIVATE bool conc__stuck_all_held(void) {
+  return conc__mutex_is_held(&conc__stuck_guard) && conc__mutexes_are_held();
+}
+
+/* Whether its wait has not been ended by another task. All guards are held,
+   for this function and those that follow, up to conc__stuck_look. */
 CONC__PRIVATE bool conc__stuck_waits(const conc__waiter *w) {
   size_t want;
   if (w->many == NULL) return w->list != NULL;
@@ -5473,13 +6047,15 @@ CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
   return w->many != NULL ? w->many->n : 1;
 }
 
-/* The wait of one of them; NULL: it does not wait, or not for ever. */
+/* The wait of owner number i; NULL: it does not wait, or not for ever, or what
+   it owned is free. */
 CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   const conc__multiwait_node *node =
       w->many != NULL ? &w->many->nodes[i] : NULL;
   const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
   uintptr_t id;
+  CONC__CHECK(i < conc__stuck_owners(w));
   if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
   id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
@@ -5489,8 +6065,8 @@ CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   return v;
 }
 
-/* Whether the wait may end: enough of them may. The last first, for they have
-   begun to wait last. */
+/* Whether the wait may end: enough of the owners may go on, as far as is known
+   by now. The last owner first: it has most likely begun to wait last. */
 CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
   size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
   size_t i = conc__stuck_owners(w);
@@ -5501,10 +6077,15 @@ CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
   return want == 0;
 }
 
-/* Appends to the report, as much as fits. */
+/* --- the report --- */
+
+/* Appends to the report, as much as fits. Under its guard, as are those that
+   follow. */
 CONC__PRIVATE void conc__report(const char *format, ...) {
   size_t at = strlen(conc__stuck_report);
   va_list args;
+  CONC__CHECK(conc__mutex_is_held(&conc__stuck_guard));
+  CONC__CHECK(at < sizeof conc__stuck_report);
   va_start(args, format);
   vsnprintf(conc__stuck_report + at, sizeof conc__stuck_report - at, format,
             args);
@@ -5528,7 +6109,92 @@ CONC__PRIVATE void conc__report_wait(const conc__waiter *w) {
   if (w->name != NULL) conc__report(" '%s'", w->name);
 }
 
-/* Ends a wait by an error. False if it has ended by itself. */
+/* Tells of the circle that `w` is in, from `w` on. Returns the first wait of
+   it that may fail; NULL: none may. */
+CONC__PRIVATE conc__waiter *conc__report_circle(conc__waiter *w) {
+  conc__waiter *victim = NULL;
+  conc__waiter *v = w;
+  conc__stuck_report[0] = 0;
+  conc__report_task(w->actor->task);
+  do {
+    if (victim == NULL && !v->uncancellable) victim = v;
+    conc__report_wait(v);
+    conc__report(" %s ", v->relation);
+    v = v->next_in_circle;
+    conc__report_task(v->actor->task);
+    if (v != w) conc__report(", which");
+  } while (v != w);
+  return victim;
+}
+
+/* --- the search ---
+
+   From one waiter, in three passes over what it leads to: collect it, spread
+   what is free from the end, and follow what is not back to the beginning.
+   Each pass but the first goes from the last found to the first, since those
+   found last are at the far end. */
+
+/* Links the waits that `w` leads to, by found_before and found_after, and
+   returns the last. Behind a wait that may end it does not look: no circle
+   leads through it. */
+CONC__PRIVATE conc__waiter *conc__stuck_collect(conc__waiter *w) {
+  conc__waiter *last = w;
+  conc__waiter *v;
+  w->found_before = w->found_after = NULL;
+  w->found = true;
+  for (v = w; v != NULL; v = v->found_after) {
+    size_t i;
+    v->next_in_circle = NULL;
+    v->free = conc__stuck_may_end(v);
+    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
+      conc__waiter *u = conc__stuck_next(v, i);
+      if (u == NULL || u->found) continue;
+      u->found = true;
+      u->free = false;
+      u->found_before = last;
+      u->found_after = NULL;
+      last = last->found_after = u;
+    }
+  }
+  return last;
+}
+
+/* A wait for what is free is free, and so on until nothing changes, or `w` is
+   known to be. */
+CONC__PRIVATE void conc__stuck_spread(conc__waiter *w, conc__waiter *last) {
+  bool again = true;
+  while (again && !w->free) {
+    conc__waiter *v;
+    again = false;
+    for (v = last; v != NULL; v = v->found_before)
+      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
+  }
+}
+
+/* Sets next_in_circle of each wait from which a way of waits that cannot end
+   leads back to `w`, until that of `w` itself is set: then it is in a circle.
+   If not, there is none. */
+CONC__PRIVATE bool conc__stuck_close(conc__waiter *w, conc__waiter *last) {
+  bool again = !w->free;
+  while (again && w->next_in_circle == NULL) {
+    conc__waiter *v;
+    again = false;
+    for (v = last; v != NULL; v = v->found_before) {
+      size_t i;
+      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
+        conc__waiter *u = conc__stuck_next(v, i);
+        if (u == NULL || u->free || v->free) continue;
+        if (u != w && u->next_in_circle == NULL) continue;
+        v->next_in_circle = u;
+        again = true;
+      }
+    }
+  }
+  return w->next_in_circle != NULL;
+}
+
+/* Ends a wait by an error. False if it has ended by itself: a wait for many
+   that is cancelled takes no guard for that. */
 CONC__PRIVATE bool conc__stuck_fail(conc__waiter *w) {
   w->failure = -EDEADLK;
   if (w->many != NULL)
@@ -5538,65 +6204,30 @@ CONC__PRIVATE bool conc__stuck_fail(conc__waiter *w) {
   return true;
 }
 
-/* Looks for a circle that `w` is part of; returns whose wait it has ended, to
-   be woken, or NULL. */
+/* Looks for a circle that `w` is part of; returns the waiter whose wait it has
+   ended, to be woken, or NULL. */
 CONC__PRIVATE conc__waiter *conc__stuck_look(conc__waiter *w) {
-  conc__waiter *victim = NULL, *last = w;
-  conc__waiter *v, *u;
-  bool again = true;
-  size_t i;
-  w->found_before = w->found_after = NULL;
-  w->found = true;
-  /* Whom it leads to, while nobody is known to be free. */
-  for (v = w; v != NULL; v = v->found_after) {
-    v->next_in_circle = NULL;
-    v->free = conc__stuck_may_end(v);
-    for (i = v->free ? 0 : conc__stuck_owners(v); i-- > 0;) {
-      u = conc__stuck_next(v, i);
-      if (u == NULL || u->found) continue;
-      u->found = true;
-      u->free = false;
-      u->found_before = last;
-      u->found_after = NULL;
-      last = last->found_after = u;
-    }
-  }
-  while (again && !w->free) { /* who waits for the free is free */
-    again = false;
-    for (v = last; v != NULL; v = v->found_before)
-      if (!v->free && conc__stuck_may_end(v)) v->free = again = true;
-  }
-  again = !w->free;
-  while (again && w->next_in_circle == NULL) { /* the way back to w */
-    again = false;
-    for (v = last; v != NULL; v = v->found_before)
-      for (i = conc__stuck_owners(v); i-- > 0 && !v->next_in_circle;) {
-        u = conc__stuck_next(v, i);
-        if (u == NULL || u->free || v->free) continue;
-        if (u != w && u->next_in_circle == NULL) continue;
-        v->next_in_circle = u;
-        again = true;
-      }
-  }
+  conc__waiter *victim, *last, *v;
+  bool circle;
+  CONC__CHECK(conc__stuck_all_held());
+  last = conc__stuck_collect(w);
+  conc__stuck_spread(w, last);
+  circle = conc__stuck_close(w, last);
   for (v = last; v != NULL; v = v->found_before) v->found = false;
-  if (w->next_in_circle == NULL) return NULL;
-  conc__stuck_report[0] = 0;
-  conc__report_task(w->actor->task);
-  v = w;
-  do {
-    if (victim == NULL && !v->uncancellable) victim = v;
-    conc__report_wait(v);
-    conc__report(" %s ", v->relation);
-    v = v->next_in_circle;
-    conc__report_task(v->actor->task);
-    if (v != w) conc__report(", which");
-  } while (v != w);
+  if (!circle) return NULL;
+  victim = conc__report_circle(w);
   return victim != NULL && conc__stuck_fail(victim) ? victim : NULL;
 }
 
-CONC__PRIVATE void conc__stuck_enter(conc__waiter *w) {
+/* --- what a wait calls --- */
+
+/* The caller's wait has lasted: it is among the stuck from now on, and if it
+   is part of a deadlock, one wait of that is ended. Of each deadlock one: it
+   may be part of several. Without a guard. */
+CONC__NOINLINE void conc__stuck_enter(conc__waiter *w) {
   conc__waiter **bucket = conc__stuck_bucket(w->actor->id);
   conc__waiter *victims = NULL, *victim;
+  CONC__CHECK(!w->stuck && !w->found);
   conc__wake_notified(w->actor); /* they may be part of the circle */
   conc__mutex_lock(&conc__stuck_guard);
   w->stuck = true;
@@ -5609,9 +6240,10 @@ CONC__PRIVATE void conc__stuck_enter(conc__waiter *w) {
   }
   conc__mutexes_unlock();
   conc__mutex_unlock(&conc__stuck_guard);
-  conc__wake_all(victims);
+  conc__wake_all(victims); /* it needs no guard: so none is held longer */
 }
 
+/* Must come before the waiter goes, that is, before its wait returns. */
 CONC__PRIVATE void conc__stuck_leave(conc__waiter *w) {
   conc__waiter **p = conc__stuck_bucket(w->actor->id);
   conc__mutex_lock(&conc__stuck_guard);
@@ -5636,70 +6268,15 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
 
 /* ---------------------------------------------------------------------------
    >>wait: a waiter on a list parks: the one wait
+
+   Holds the loop in which each wait of the library ends: for one object, by a
+   waiter on its list, or for many tasks, by a count. Whatever ends the wait
+   (a waker, a deadlock, a cancellation, the time) is settled by one step that
+   all of them compete for: the waiter is taken off its list under the guard,
+   or `want` of the many becomes 0. The one that does it wins; if that was not
+   the waiter itself, CONC__WOKEN is on its way and is awaited. It uses >>park
+   and >>deadlock; every primitive uses it.
    ------------------------------------------------------------------------ */
-
-/* Parks a waiter that is on a list. 0: taken off and woken; -ETIMEDOUT or
-   -ECANCELED: it took itself off; -EDEADLK: it was taken off for that.
-   `cancellable` false: it cannot fail, and a cancellation stays pending. */
-CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
-                                     bool cancellable, double deadline) {
-  conc__actor *self = w->actor;
-  unsigned bits =
-      CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
-  double look = CONC__NEVER; /* for a deadlock */
-  int rc;
-  if (!cancellable) w->uncancellable = true;
-  if (cancellable) deadline = conc__scope_limit(self, deadline);
-  if (w->owner != NULL && deadline >= CONC__NEVER)
-    look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
-  for (;;) {
-    unsigned seen;
-    bool mine;
-    self->ops->park(self, bits, look < deadline ? look : deadline);
-    seen = CONC__LOAD(&self->word);
-    if (seen & CONC__WOKEN) {
-      CONC__AND(&self->word, ~CONC__WOKEN);
-      rc = w->failure;
-      break;
-    }
-    if (!(seen & bits) && (deadline >= CONC__NEVER || conc_now() < deadline)) {
-      if (look < CONC__NEVER && conc_now() >= look) {
-        look = CONC__NEVER;
-        if (!w->stuck) conc__stuck_enter(w);
-      }
-      continue;
-    }
-    conc__mutex_lock(guard);
-    mine = w->list != NULL;
-    if (mine) conc__waitlist_remove(w);
-    conc__mutex_unlock(guard);
-    if (mine) {
-      rc = cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
-      break;
-    }
-    bits = CONC__WOKEN; /* taken off: the wake-up is on its way */
-    deadline = look = CONC__NEVER;
-  }
-  if (w->stuck) conc__stuck_leave(w);
-  self->waiting = NULL;
-  return rc;
-}
-
-/* The one wait. Called with the guard held, which it releases. Appends the
-   waiter (or puts it in front, for one that was woken in vain) and parks;
-   returns as above. */
-CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
-                                      struct conc__waitlist *list,
-                                      conc__waiter *w, bool front,
-                                      bool cancellable, double deadline) {
-  if (cancellable && conc__take_cancel(w->actor)) {
-    conc__mutex_unlock(guard);
-    return -ECANCELED;
-  }
-  conc__waitlist_insert(list, w, front);
-  conc__mutex_unlock(guard);
-  return conc__wait_on_list(guard, w, cancellable, deadline);
-}
 
 CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
                                      const char *what, const char *name) {
@@ -5709,15 +6286,116 @@ CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
   w->name = name;
 }
 
-/* Waits until so many were taken off. 0, -ETIMEDOUT (if a bit of `also` has
-   come, too), -ECANCELED, -EDEADLK; unless it is uncancellable. */
+/* Parks until the waiter's wake-up comes: true, and the bit is still there. Or
+   until another one of `bits` has come, or the deadline: false. `owned`: what
+   it waits for has an owner; then, once it has waited for a while without a
+   limit, it looks for a deadlock, which may end it by `failure`. It is compiled
+   into both its callers, since each wait that is not ready goes through it. */
+CONC__INLINE bool conc__waiter_park(conc__waiter *w, unsigned bits, bool owned,
+                                    double deadline) {
+  conc__actor *self = w->actor;
+  double look = CONC__NEVER;
+  CONC__CHECK(self == conc__this.current && (bits & CONC__WOKEN));
+  if (owned && deadline >= CONC__NEVER)
+    look = (w->since > 0 ? w->since : conc__now_about()) + CONC__STUCK_AFTER;
+  for (;;) {
+    unsigned seen;
+    self->ops->park(self, bits, look < deadline ? look : deadline);
+    seen = CONC__LOAD(&self->word);
+    if (seen & CONC__WOKEN) return true; /* before all else: it has come */
+    if ((seen & bits) || (deadline < CONC__NEVER && conc_now() >= deadline))
+      return false;
+    if (look < CONC__NEVER && conc_now() >= look) {
+      look = CONC__NEVER;
+      if (!w->stuck) conc__stuck_enter(w);
+    }
+  }
+}
+
+/* Takes a waiter off its list, for its own actor. False: a waker has. */
+CONC__PRIVATE bool conc__waitlist_leave(conc__mutex *guard, conc__waiter *w) {
+  bool mine;
+  conc__mutex_lock(guard);
+  mine = w->list != NULL;
+  if (mine) conc__waitlist_remove(w);
+  conc__mutex_unlock(guard);
+  return mine;
+}
+
+/* Waits for the wake-up of a waiter that was taken off: it is on its way. */
+CONC__PRIVATE void conc__waiter_await_wakeup(const conc__waiter *w) {
+  conc__actor *self = w->actor;
+  while (!(CONC__LOAD(&self->word) & CONC__WOKEN))
+    self->ops->park(self, CONC__WOKEN, CONC__NEVER);
+}
+
+/* Takes in the wake-up, which has come. Afterwards no other task touches the
+   waiter or the actor. Returns how the wait has ended. */
+CONC__INLINE int conc__waiter_take_wakeup(conc__waiter *w) {
+  CONC__CHECK(CONC__LOAD_RELAXED(&w->actor->word) & CONC__WOKEN);
+  CONC__AND(&w->actor->word, ~CONC__WOKEN);
+  return w->failure;
+}
+
+/* The last of each wait, before the waiter goes. */
+CONC__INLINE void conc__waiter_end(conc__waiter *w) {
+  CONC__CHECK(w->list == NULL);
+  if (w->stuck) conc__stuck_leave(w);
+  w->actor->waiting = NULL;
+}
+
+/* Parks a waiter that was put on a list; `guard` is the list's, and is not
+   held. 0: taken off and woken; -ETIMEDOUT or -ECANCELED: it took itself off;
+   -EDEADLK: it was taken off for that; or what else w->failure says.
+   `cancellable` false: it cannot fail, and a cancellation stays pending. */
+CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
+                                     bool cancellable, double deadline) {
+  conc__actor *self = w->actor;
+  unsigned bits =
+      CONC__WOKEN | w->extra_bits | (cancellable ? conc__cancel_bit(self) : 0);
+  int rc;
+  if (!cancellable) w->uncancellable = true;
+  if (cancellable) deadline = conc__scope_limit(self, deadline);
+  if (conc__waiter_park(w, bits, w->owner != NULL, deadline)) {
+    rc = conc__waiter_take_wakeup(w);
+  } else if (conc__waitlist_leave(guard, w)) {
+    rc = cancellable && conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
+  } else {
+    /* A waker was faster, and has given the waiter something: so the wait must
+       not fail. A cancellation stays pending. */
+    conc__waiter_await_wakeup(w);
+    rc = conc__waiter_take_wakeup(w);
+  }
+  conc__waiter_end(w);
+  return rc;
+}
+
+/* The one wait. Called with the guard held, which it releases. Appends the
+   waiter (or puts it in front, for one that was woken in vain) and parks.
+   Returns what conc__wait_on_list does; -ECANCELED also at once. */
+CONC__PRIVATE int conc__waitlist_wait(conc__mutex *guard,
+                                      struct conc__waitlist *list,
+                                      conc__waiter *w, bool front,
+                                      bool cancellable, double deadline) {
+  CONC__CHECK(conc__mutex_is_held(guard));
+  if (cancellable && conc__take_cancel(w->actor)) {
+    conc__mutex_unlock(guard);
+    return -ECANCELED;
+  }
+  conc__waitlist_insert(list, w, front);
+  conc__mutex_unlock(guard);
+  return conc__wait_on_list(guard, w, cancellable, deadline);
+}
+
+/* Waits until `want` waiters of a wait for many were taken off. 0; -ETIMEDOUT,
+   also if a bit of `also` has come; -ECANCELED; -EDEADLK, unless it is
+   `uncancellable`. */
 CONC__PRIVATE int conc__multiwait_park(conc__multiwait *m, size_t want,
                                        bool uncancellable, unsigned also,
                                        double deadline) {
   conc__actor *self = m->actor;
   unsigned bits = CONC__WOKEN | also | conc__cancel_bit(self);
   conc__waiter all; /* on no list */
-  double look = CONC__NEVER;
   int rc = 0;
   if (CONC__LOAD(&m->count) >= want) return 0;
   if (deadline <= 0) return -ETIMEDOUT;
@@ -5727,37 +6405,28 @@ CONC__PRIVATE int conc__multiwait_park(conc__multiwait *m, size_t want,
   all.relation = "such as";
   all.many = m;
   all.uncancellable = uncancellable;
-  if (deadline >= CONC__NEVER) look = conc__now_about() + CONC__STUCK_AFTER;
   self->waiting = &all;
+  /* First `want`, then `count`, in one order with conc__multiwait_enter, which
+     writes and reads them the other way round: so a waiter that is entered
+     meanwhile is either counted here or wakes this actor. */
   __atomic_store_n(&m->want, want, __ATOMIC_SEQ_CST);
   while (__atomic_load_n(&m->count, __ATOMIC_SEQ_CST) < want) {
-    self->ops->park(self, bits, look < deadline ? look : deadline);
-    if (CONC__LOAD(&self->word) & CONC__WOKEN) {
-      if (CONC__LOAD(&m->want) == 0) break;
-      CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
-    } else if ((CONC__LOAD(&self->word) & bits) ||
-               (deadline < CONC__NEVER && conc_now() >= deadline)) {
-      break;
-    } else if (look < CONC__NEVER && conc_now() >= look) {
-      look = CONC__NEVER;
-      conc__stuck_enter(&all);
-    }
+    if (!conc__waiter_park(&all, bits, true, deadline)) break;
+    if (CONC__LOAD(&m->want) == 0) break;
+    CONC__AND(&self->word, ~CONC__WOKEN); /* by a fork, to be sure */
   }
   if (__atomic_exchange_n(&m->want, (size_t)0, __ATOMIC_SEQ_CST) == 0) {
-    while (!(CONC__LOAD(&self->word) & CONC__WOKEN)) /* it is on its way */
-      self->ops->park(self, CONC__WOKEN, CONC__NEVER);
-    CONC__AND(&self->word, ~CONC__WOKEN);
-    rc = all.failure;
+    conc__waiter_await_wakeup(&all); /* it is there, or on its way */
+    rc = conc__waiter_take_wakeup(&all);
   } else if (CONC__LOAD(&m->count) < want) {
     rc = conc__take_cancel(self) ? -ECANCELED : -ETIMEDOUT;
   }
-  if (all.stuck) conc__stuck_leave(&all);
-  self->waiting = NULL;
+  conc__waiter_end(&all);
   return rc;
 }
 
 /* How one waits for a job of a pool, and how a pool's worker waits: it runs
-   other jobs meanwhile. Set by >>pool before there is any of either. */
+   other jobs meanwhile. >>jobs sets it before there is any of either. */
 typedef struct conc__job_class {
   int (*await)(conc_task *job, bool uncancellable, double timeout);
   int (*many_wait)(conc__multiwait *m, size_t want, bool uncancellable,
@@ -5777,13 +6446,18 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
 /* ---------------------------------------------------------------------------
    >>registry: who is alive, and waiting, between processes
 
+   Holds the ids of processes, and a wait on a word that another process
+   changes. Locks, events and queues between processes, pools of processes and
+   named memory use it; it uses >>park and >>os.
+
    Whatever is claimed in shared memory is claimed by one atomic store that
-   names the claimant, so that who is stuck behind it can ask if that process
-   is dead. A name is an id: the index of an entry in a registry, and how often
-   that entry has been used; ids of earlier uses are dead. A process that lives
-   holds a record lock on the byte of its entry: the kernel drops it at the
-   process's end, before it is a zombie, and a forked child does not inherit
-   it. So nothing has to be told by those who die, and to ask is one fcntl().
+   names the claimant, so that a process that is stuck behind it can ask if the
+   claimant is dead. A name is an id: the index of an entry in a registry, and
+   how often that entry has been used; ids of earlier uses are dead. A process
+   that lives holds a record lock on the byte of its entry: the kernel drops it
+   at the process's end, before it is a zombie, and a forked child does not
+   inherit it. So a process that dies has nothing to do for it, and to ask is
+   one fcntl().
 
    Closing any descriptor of a file drops the process's locks on it: a registry
    has one descriptor in a process, which stays open as long as the memory is
@@ -5792,46 +6466,54 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
    ------------------------------------------------------------------------ */
 
 #define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
-#define CONC__PROCESS_ID 0x3fffffffu
+#define CONC__PROCESS_ID 0x3fffffffu /* an id has these bits; 0 is none */
 
+/* Lies in shared memory: a file has it at its begin, any process may change
+   it, and a spoiled one must do no more harm than wrong answers. */
 struct conc__registry {
-  unsigned next; /* the entry to try first */
-  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
-  unsigned
-      made; /* of named memory: CONC__REGISTRY_READY once init has returned */
-  uint64_t size; /* and its size */
+  unsigned next;                  /* the entry to try first; it only grows */
+  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of the last id of each
+                                     entry; 0: never used. Changed by the
+                                     process that holds the entry's lock */
+  unsigned made; /* of named memory: CONC__REGISTRY_READY once init has
+                    returned */
+  uint64_t size; /* and its size in bytes */
 };
 
-#define CONC__REGISTRY_READY                                                  \
-  0x636f6e02u /* changes with what lies in shared memory */
+/* Changes with the layout of what lies in shared memory: programs of different
+   versions must not meet there. */
+#define CONC__REGISTRY_READY 0x636f6e02u
 
 /* What a process knows of a registry for itself: the end of the private page
-   that is mapped right before it. */
+   that is mapped right before it. A forked child has a copy. */
 struct conc__registry_mine {
-  size_t users; /* regions */
-  int fd;
-  unsigned self; /* our id; 0: none yet in this process */
+  size_t users;  /* regions of this process; under conc__shared_guard */
+  int fd;        /* the one descriptor of its file; its locks hang on it */
+  unsigned self; /* our id; 0: none yet in this process. Set under
+                    conc__shared_guard, read without */
 };
 
-/* A piece of shared memory. */
+/* A piece of shared memory that this process has. */
 typedef struct conc__region {
   struct conc__region *next;
   struct conc__registry *registry;
   char *memory;
-  size_t size;
-  size_t users; /* of a name */
+  size_t size;      /* bytes */
+  size_t users;     /* of a name: how often this process has opened it */
   const char *name; /* NULL: none; else the registry is its own */
 } conc__region;
 
 static conc__mutex conc__shared_guard; /* of all this; before other guards */
 static conc__region *conc__regions;
-static struct conc__registry *conc__family;
+static struct conc__registry *conc__family; /* NULL: no anonymous memory yet */
 static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
 
 CONC__INLINE struct conc__registry_mine *
 conc__registry_local(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
 }
+
+/* --- a fork --- */
 
 CONC__PRIVATE void conc__shared_fork_prepare(void) {
   conc__mutex_lock(&conc__shared_guard);
@@ -5843,16 +6525,17 @@ CONC__PRIVATE void conc__shared_fork_parent(void) {
 
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
 
-/* The child is another process: it has no id yet. Where descriptors cannot
-   tell that it is there (see conc__named_use), it does so by getting one. */
+/* The child is another process: it has no id yet, and none of the parent's
+   locks. Where descriptors cannot tell that it is there (see conc__named_use),
+   it does so by getting one. */
 CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   conc__shared_guard.word = 0;
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
-#ifndef F_OFD_SETLK
-    if (g->name != NULL) conc__registry_enter(g->registry);
-#endif
+    if (CONC__OFD_SETLK < 0 && g->name != NULL)
+      conc__registry_enter(g->registry);
   }
 }
 
@@ -5864,15 +6547,15 @@ CONC__PRIVATE void conc__shared_init_once(void) {
   conc__fork_enter(CONC__FORK_REGISTRY, &row);
 }
 
-/* Before conc__process_init_once registers its handlers, since who starts a
-   process holds that guard first. */
+/* Called by each way to shared memory. */
 CONC__PRIVATE void conc__shared_init(void) {
   pthread_once(&conc__shared_once, conc__shared_init_once);
 }
 
-/* --- the registry --- */
+/* --- ids --- */
 
-/* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
+/* fcntl() on some bytes of a file: 0, or -1 and errno; *type goes in, and
+   comes out as what was found. */
 CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
                                     unsigned n, short *type) {
   struct flock lock;
@@ -5888,15 +6571,17 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   return rc;
 }
 
-/* On the byte of one entry. */
+/* Locks the byte of one entry (F_SETLK), or looks who has (F_GETLK). */
 CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
                                       unsigned index, short *type) {
+  CONC__CHECK(index < CONC__PROCESSES);
   *type = F_WRLCK;
   return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
                            type);
 }
 
-/* An entry whose lock we have is ours; from then on its old id is dead. */
+/* Gives this process an id; 0: there is no entry left. Under the guard, so
+   that two threads do not get one each. */
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
   struct conc__registry_mine *mine = conc__registry_local(r);
   unsigned id, i;
@@ -5908,24 +6593,29 @@ CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
     unsigned uses;
     short type;
     if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
+    /* An entry whose lock we have is ours: the process that had it is dead.
+       Its id is, too, from the store on; until then conc__registry_is_dead
+       may take our lock for that of the earlier one, and ask again later. */
     uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
     if (uses == 0) uses = 1;
     CONC__STORE(&r->uses[index], uses);
     id = uses << 10 | index;
+    CONC__CHECK((id & CONC__PROCESS_ID) == id);
   }
   CONC__STORE_RELAXED(&mine->self, id);
   conc__mutex_unlock(&conc__shared_guard);
   return id;
 }
 
-/* The caller's process. 0: there are too many. */
+/* The id of the caller's process. 0: there are too many. */
 CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
   unsigned id = CONC__LOAD_RELAXED(&conc__registry_local(r)->self);
   return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
 }
 
 /* Whether that process has ended, or has given up its memory. Exact: once it
-   is true, nothing of it runs any more. A system call. */
+   is true, nothing of it runs any more. A system call. The id may come from
+   spoiled memory: then any answer will do. */
 CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
                                           unsigned id) {
   unsigned index = id % CONC__PROCESSES;
@@ -5933,10 +6623,15 @@ CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
   if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
   if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
   if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  /* Locked by a process that has taken the entry since: see `uses` again. */
   return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
 }
 
-/* Maps a file, and a private page before it. NULL and errno. */
+/* --- their memory --- */
+
+/* Maps a file, and a private page before it; the descriptor belongs to the
+   mapping from then on. NULL and errno: it is still the caller's. The first
+   call maps both as one private piece, so that the second finds its place. */
 CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
@@ -5957,6 +6652,7 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   return p + page;
 }
 
+/* Closes the descriptor as well, and so gives up the process's id. */
 CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
   int fd = conc__registry_local(r)->fd;
@@ -5964,7 +6660,8 @@ CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
   close(fd);
 }
 
-/* A file in memory, without a name. A descriptor, or negative errno. */
+/* A file in memory, without a name, of zeros. A descriptor, or negative errno:
+   -ENOMEM, too, for what a file system says if there is no room. */
 CONC__PRIVATE int conc__shared_file(size_t size) {
   int fd = conc__file_open();
   if (fd < 0) return fd;
@@ -5976,9 +6673,10 @@ CONC__PRIVATE int conc__shared_file(size_t size) {
   return fd;
 }
 
-/* The family's registry; the guard is held. 0 or negative errno. */
+/* Makes the family's registry, if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__family_open(void) {
   int fd;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (conc__family != NULL) return 0;
   fd = conc__shared_file(sizeof *conc__family);
   if (fd < 0) return fd;
@@ -5993,7 +6691,7 @@ CONC__PRIVATE int conc__family_open(void) {
 }
 
 /* The registry that goes with the shared memory at p. NULL and errno EINVAL:
-   it is none. */
+   no shared memory is there. */
 CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
   struct conc__registry *r = NULL;
   const conc__region *g;
@@ -6005,15 +6703,17 @@ CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
   return r;
 }
 
-/* --- waiting --- */
+/* --- waiting on a word --- */
 
-/* Who waits between processes looks around after so long: for owners that have
-   died, and because a wake-up may have died with whom it woke. */
+/* Seconds after which a task that waits between processes looks around: for
+   owners that have died, and because a wake-up may have died with the process
+   that it woke. */
 #define CONC__SHARED_LOOK 20e-3
-/* Where there is nothing to be woken by, it looks after pauses up to this. */
+/* Where nothing wakes it, it looks after pauses up to this. */
 #define CONC__SHARED_PAUSE 2e-3
 
-/* As conc__thread_spin, for a word that another process changes. */
+/* Whether a word that another process changes has done so while it was worth
+   spinning for. A coroutine does not spin: its loop has others to run. */
 CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
                                      unsigned value) {
   conc__spin spin;
@@ -6025,34 +6725,33 @@ CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
   return paid;
 }
 
-/* Sleeps while *word == value, until woken or for as long as that goes without
-   a look. A coroutine sleeps in its loop, which must not block: it is not
-   woken, but pauses, longer and longer. */
+/* Sleeps while *word == value, until woken, or until it is time for a look. A
+   coroutine sleeps in its loop, which must not block: it is not woken, but
+   pauses, longer and longer with each `round`; so does a thread where there is
+   no futex. `cancellable`: conc_cancel ends the pause, too. */
 CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
                                       unsigned value, double deadline,
                                       unsigned round, bool cancellable) {
   double until = conc_now();
-#if CONC_HAVE_FUTEX
-  if (self->ops->blocks) {
+  if (CONC_HAVE_FUTEX && self->ops->blocks) {
     until += CONC__SHARED_LOOK;
     conc__futex_wait(word, value, until < deadline ? until : deadline, true);
     return;
   }
-#endif
   if (CONC__LOAD(word) != value) return;
   until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
   self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
                   until < deadline ? until : deadline);
 }
 
-/* Waits while *word == value. 0: look again, if only because it is time to;
-   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
+/* Waits while *word == value, once. 0: look again, if only because it is time
+   to; -ETIMEDOUT, -ECANCELED. *round is 0 at first, and grows by each call. */
 CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
                                     double deadline, unsigned *round) {
   conc__actor *self = conc__self();
   if (conc__take_cancel(self)) return -ECANCELED;
   if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  if (*round == 0) /* and look before the first sleep */
+  if (*round == 0) /* and the caller looks before the first sleep */
     conc__shared_spin(self, word, value);
   else
     conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
@@ -6063,11 +6762,7 @@ CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
 
 /* Wakes up to n threads of any process. The memory may be gone by now. */
 CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
-#if CONC_HAVE_FUTEX
-  conc__futex_wake(word, n, true);
-#else
-  (void)word, (void)n;
-#endif
+  if (CONC_HAVE_FUTEX) conc__futex_wake(word, n, true);
 }
 
 /* ---------------------------------------------------------------------------
@@ -6286,40 +6981,6 @@ CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
   return any;
 }
 
-/* --- what tools are told ---
-
-   ThreadSanitizer sees the words anyway, and with them what happens before
-   what; so it also knows which locks a race was under, and finds deadlocks of
-   its own. Told after the lock was acquired, and before it is released. */
-
-#if CONC_HAVE_TSAN
-void __tsan_mutex_pre_lock(void *, unsigned);
-void __tsan_mutex_post_lock(void *, unsigned, int);
-int __tsan_mutex_pre_unlock(void *, unsigned);
-void __tsan_mutex_post_unlock(void *, unsigned);
-#define CONC__TSAN_TRY 16u
-#define CONC__TSAN_READ 8u
-#endif
-
-CONC__INLINE void conc__tell_acquired(void *lock, bool read, bool tries) {
-#if CONC_HAVE_TSAN
-  unsigned flags = (read ? CONC__TSAN_READ : 0) | (tries ? CONC__TSAN_TRY : 0);
-  __tsan_mutex_pre_lock(lock, flags);
-  __tsan_mutex_post_lock(lock, flags, 0);
-#else
-  (void)lock, (void)read, (void)tries;
-#endif
-}
-
-CONC__INLINE void conc__tell_released(void *lock, bool read) {
-#if CONC_HAVE_TSAN
-  __tsan_mutex_pre_unlock(lock, read ? CONC__TSAN_READ : 0);
-  __tsan_mutex_post_unlock(lock, read ? CONC__TSAN_READ : 0);
-#else
-  (void)lock, (void)read;
-#endif
-}
-
 /* --- the order of locks ---
 
    A name is a bit. For each name there is the set of those that have been held
@@ -6476,10 +7137,10 @@ CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
 
 CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
                                             conc__actor *self) {
-#if CONC_HAVE_TSAN
-  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  conc__tell_released(lock, false);
-#endif
+  if (CONC_HAVE_TSAN) { /* which must hear of it first */
+    if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+    conc__tell_released(lock, false);
+  }
   return conc__claim_release(
       conc__lock_claim(lock),
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
@@ -6597,9 +7258,7 @@ CONC_API int conc_lock_release(conc_lock *lock) {
   int rc = 0;
   if (CONC__UNLIKELY(order == CONC__ORDER_SHARED))
     return conc__shared_lock_release(lock, self);
-#if CONC_HAVE_TSAN
-  if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
-#endif
+  if (CONC_HAVE_TSAN && !conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__tell_released(lock, false);
   if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
     rc = conc__lock_release_slow(lock, self);
@@ -8255,19 +8914,7 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
 
 /* --- the switch --- */
 
-#if CONC_HAVE_ASAN
-void __sanitizer_start_switch_fiber(void **, const void *, size_t);
-void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
-void __asan_unpoison_memory_region(void const volatile *, size_t);
-#endif
-#if CONC_HAVE_TSAN
-void *__tsan_get_current_fiber(void);
-void *__tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void *);
-void __tsan_switch_to_fiber(void *, unsigned);
-#endif
-
-#if CONC_HAVE_SWITCH_ASM && defined(__x86_64__)
+#if CONC_HAVE_SWITCH_ASM && CONC__X86_64
 
 /* rbx and rbp are saved by hand: compilers refuse them as clobbers (rbx in
    position-independent code, rbp as the frame pointer). The endbr64 is where
@@ -8293,15 +8940,10 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
         "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
         "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
         "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
-#ifdef __AVX512F__
-        "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
-        "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",
-        "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#endif
-        "cc", "memory");
+        CONC__AVX512_REGISTERS "cc", "memory");
 }
 
-#elif CONC_HAVE_SWITCH_ASM && defined(__aarch64__)
+#elif CONC_HAVE_SWITCH_ASM && CONC__ARM64
 
 /* x29 is the frame pointer, x19 the base pointer of frames with alloca: both
    saved by hand. br x16 may land on any bti; x18 is the platform's on some. */
@@ -8322,10 +8964,7 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
       : "+r"(x0), "+r"(x1)
       :
       : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
-        "x13", "x14", "x15", "x16", "x17",
-#ifndef __APPLE__
-        "x18",
-#endif
+        "x13", "x14", "x15", "x16", "x17", CONC__X18_REGISTER
         "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
         "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
         "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
@@ -8341,23 +8980,14 @@ CONC__INLINE void conc__switch_registers(void **from, void **to) {
 CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
                                      bool last) {
   CONC__CHECK(from != to);
-#if CONC_HAVE_ASAN
-  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
-                                 to->asan_bottom, to->asan_size);
-#endif
-#if CONC_HAVE_TSAN
-  __tsan_switch_to_fiber(to->tsan, 0);
-#endif
-  (void)last;
+  conc__asan_leave(from, to, last);
+  conc__tsan_switch(to);
 #if CONC_HAVE_SWITCH_ASM
   conc__switch_registers(from->registers, to->registers);
 #else
   swapcontext(&from->context, &to->context);
 #endif
-#if CONC_HAVE_ASAN
-  __sanitizer_finish_switch_fiber(from->asan_fake, &from->asan_from,
-                                  &from->asan_from_size);
-#endif
+  conc__asan_return(from);
 }
 
 /* --- fibers --- */
@@ -8366,26 +8996,14 @@ CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
    is first left; see conc__fiber_entered. */
 CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
   memset(f, 0, sizeof *f);
-#if CONC_HAVE_TSAN
-  f->tsan = __tsan_get_current_fiber();
-#endif
+  conc__tsan_here(f);
 }
 
 /* The first call on a new stack. ASan now says where the switch came from: if
    that is the thread's stack, left for the first time, `main_fiber` is given
    its bounds, without which nothing could switch back to it. */
 CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
-#if CONC_HAVE_ASAN
-  const void *bottom;
-  size_t size;
-  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
-  if (main_fiber->asan_bottom == NULL) { /* the first switch of the loop */
-    main_fiber->asan_bottom = bottom;
-    main_fiber->asan_size = size;
-  }
-#else
-  (void)main_fiber;
-#endif
+  conc__asan_begin(main_fiber);
 }
 
 /* Makes a fiber that begins with entry() on the given stack; entry never
@@ -8396,10 +9014,10 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   /* As after a call: the return address (none) on an aligned stack. */
   uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
   CONC__CHECK(size >= 1024);
-#if defined(__x86_64__)
-  top -= 8;
-  *(void **)top = NULL;
-#endif
+  if (CONC__X86_64) {
+    top -= 8;
+    *(void **)top = NULL;
+  }
   f->registers[0] = (void *)top;
   memcpy(&f->registers[1], &entry, sizeof entry);
   f->registers[2] = f->registers[3] = NULL;
@@ -8410,16 +9028,9 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
   f->context.uc_link = NULL;
   makecontext(&f->context, entry, 0);
 #endif
-#if CONC_HAVE_ASAN
-  /* The last user of the stack left it by a jump, and its frames poisoned. */
-  __asan_unpoison_memory_region(stack, size);
-  f->asan_fake = NULL;
-  f->asan_bottom = stack;
-  f->asan_size = size;
-#endif
-#if CONC_HAVE_TSAN
-  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
-#endif
+  conc__asan_unpoison(stack, size); /* what used it last left by a jump */
+  conc__asan_bounds(f, stack, size);
+  conc__tsan_make(f);
 }
 
 /* --- control blocks and slabs --- */
@@ -8627,12 +9238,8 @@ CONC__PRIVATE conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
 
 /* Undoes conc__stack_make. Not from the stack itself. */
 CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
-#if CONC_HAVE_TSAN
-  if (co->actor.fiber.tsan != NULL) __tsan_destroy_fiber(co->actor.fiber.tsan);
-#endif
-#if CONC_HAVE_ASAN
-  __asan_unpoison_memory_region(co->map, co->map_size);
-#endif
+  conc__tsan_end(&co->actor.fiber);
+  conc__asan_unpoison(co->map, co->map_size);
   conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
 }
 
@@ -8804,19 +9411,11 @@ CONC__PRIVATE void conc__gen_stacks_free(void) {
    that, for its fiber is not switched to. */
 CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
                                    conc__fiber *to, bool last) {
-#if CONC_HAVE_ASAN || CONC_HAVE_TSAN
-  if (self != &conc__this.actor) { /* a coroutine */
-    conc__fiber *own = &self->fiber;
-#if CONC_HAVE_ASAN
-    own->asan_bottom = to->asan_bottom;
-    own->asan_size = to->asan_size;
-#endif
-#if CONC_HAVE_TSAN
-    own->tsan = to->tsan;
-#endif
+  if ((CONC_HAVE_ASAN || CONC_HAVE_TSAN) &&
+      self != &conc__this.actor) { /* a coroutine */
+    conc__asan_share(&self->fiber, to);
+    conc__tsan_share(&self->fiber, to);
   }
-#endif
-  (void)self;
   conc__fiber_switch(from, to, last);
 }
 
@@ -8839,13 +9438,7 @@ CONC__INLINE int conc__gen_take_status(conc_gen *g) {
 CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
                                  conc__fiber *to) {
   conc__gen_switch(self, &stack->actor.fiber, to, false);
-#if CONC_HAVE_ASAN
-  self = conc__this.current;
-  if (self->caller->asan_bottom == NULL) { /* it comes from there */
-    self->caller->asan_bottom = stack->actor.fiber.asan_from;
-    self->caller->asan_size = stack->actor.fiber.asan_from_size;
-  }
-#endif
+  conc__asan_learn(conc__this.current->caller, &stack->actor.fiber);
   return conc__gen_take_status(conc__gen_leaf());
 }
 
@@ -8951,13 +9544,8 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
     int rc = conc__gen_begin(gen, sent);
     if (rc != 0) return rc;
   }
-#if CONC_HAVE_ASAN
-  caller.asan_bottom = NULL; /* the generator will know */
-  caller.asan_size = 0;
-#endif
-#if CONC_HAVE_TSAN
-  caller.tsan = __tsan_get_current_fiber();
-#endif
+  conc__asan_bounds(&caller, NULL, 0); /* the generator will know */
+  conc__tsan_here(&caller);
   if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
   conc__gen_set(gen, CONC__GEN_RUNNING);
   self->generator = gen;
@@ -8986,15 +9574,6 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
 /* Returns are predicted to go where the last call came from: wrongly after a
    switch. It is three times as fast if these are compiled into the functions
    that use them. */
-#if defined(__cplusplus) /* then other files would lack them */
-#define CONC_API_HOT CONC_API
-#else
-#define CONC_API_HOT CONC_API inline
-#endif
-#if defined(__clang__) /* no inline definitions: they were declared before */
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wstatic-in-inline"
-#endif
 
 CONC_API_HOT int conc_gen_send(conc_gen *gen, void *sent, void **value) {
   return conc__gen_resume(gen, sent, value);
@@ -9530,15 +10109,6 @@ CONC_API void conc_local_free(conc_local *local) {
    which it may be gone.
    ------------------------------------------------------------------------ */
 
-/* Tells the kernel the caller's name, of which it shows 15 bytes. */
-CONC__PRIVATE void conc__thread_set_name(const char *name) {
-#if CONC__LINUX
-  prctl(PR_SET_NAME, name, 0, 0, 0);
-#else
-  (void)name;
-#endif
-}
-
 /* A foreign thread ends: the destructor of conc__thread_key. Its task may be
    asked to cancel until now. */
 CONC__PRIVATE void conc__thread_exit(void *thread) {
@@ -9565,7 +10135,7 @@ CONC__PRIVATE void *conc__thread_main(void *arg) {
   conc__actor *self = conc__thread_enter(task);
   void *result;
   int status;
-  conc__thread_set_name(conc_name(task));
+  CONC__NAME_THREAD(conc_name(task));
   status = conc__task_run(task, self, &result);
   conc__locals_end(task);
   conc__gen_stacks_free();
@@ -9813,7 +10383,7 @@ CONC__INLINE void conc__ready_prefetch(const conc__ready_ring *ring) {
   if (ring->count > 16) {
     conc__ready far = ring->items[(ring->first + 16) & mask];
     __builtin_prefetch((void *)far);
-#if CONC_HAVE_SWITCH_ASM
+#if CONC_HAVE_SWITCH_ASM /* else it is not known where its stack is */
     far = ring->items[(ring->first + 8) & mask];
     if (CONC__LIKELY(!(far & 1))) {
       const conc__coro *co = (const conc__coro *)far;
@@ -10250,16 +10820,14 @@ CONC__PRIVATE void conc__poller_remove(conc__loop *loop, int fd) {
    has milliseconds, which would make short sleeps up to 1 ms longer. */
 CONC__PRIVATE int conc__epoll_wait(int poller, struct epoll_event *e, int n,
                                    double deadline) {
-#ifdef SYS_epoll_pwait2 /* Linux 5.11: nanoseconds */
-  static int missing;
+  static int missing = CONC__SYS_EPOLL_PWAIT2 < 0;
   if (deadline > 0 && deadline < CONC__NEVER &&
       !CONC__LOAD_RELAXED(&missing)) {
     struct timespec t = conc__timespec(conc__remaining(deadline));
-    long rc = syscall(SYS_epoll_pwait2, poller, e, n, &t, NULL, 0);
+    long rc = syscall(CONC__SYS_EPOLL_PWAIT2, poller, e, n, &t, NULL, 0);
     if (rc >= 0 || errno != ENOSYS) return (int)rc;
     CONC__STORE_RELAXED(&missing, 1);
   }
-#endif
   return epoll_wait(poller, e, n, conc__milliseconds(deadline));
 }
 
@@ -11140,12 +11708,7 @@ CONC_API int conc_run(conc_task *task) {
 
 /* Where the first byte of a stack is that was ever changed: a new stack is
    zeroed. It looks at what no variable lives in, which no tool likes. */
-#if CONC_HAVE_ASAN
-__attribute__((no_sanitize_address))
-#elif CONC_HAVE_TSAN
-__attribute__((no_sanitize_thread))
-#endif
-CONC__PRIVATE const unsigned char *
+CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE const unsigned char *
 conc__stack_edge(const conc__coro *co) {
   const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
@@ -11709,14 +12272,11 @@ CONC__PRIVATE int conc__is_nonblocking(int fd) {
    user together only a little (on Linux 64 such pipes). Beyond that, and
    without privileges, the pipe stays as it is; and so does what is no pipe. */
 CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
-#if CONC_HAVE_PIPE_SIZE
-  int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
+  int size = !CONC_HAVE_PIPE_SIZE || n < CONC__PIPE_SIZE / 2
+                 ? 0
+                 : fcntl(fd, CONC__GETPIPE_SZ);
   if (size > 0 && size <= 2 * n && size < CONC__PIPE_WIDE)
-    fcntl(fd, F_SETPIPE_SZ, CONC__PIPE_WIDE);
-#else
-  (void)fd;
-  (void)n;
-#endif
+    fcntl(fd, CONC__SETPIPE_SZ, CONC__PIPE_WIDE);
 }
 
 /* What the caller's loop knows of a descriptor, or NULL. Valid until the
@@ -11868,17 +12428,12 @@ CONC__PRIVATE void conc__fd_close(int *fd) {
    -1. */
 CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   int i;
-#if CONC_HAVE_CLOEXEC
-  int rc = pipe2(fds, O_CLOEXEC);
-#else
-  int rc = pipe(fds);
-#endif
+  int rc = conc__pipe_raw(fds);
   if (rc < 0) {
     fds[0] = fds[1] = -1;
     return -errno;
   }
   for (i = 0; i < 2; i++) {
-    conc__set_cloexec(fds[i]);
     fds[i] = conc__fd_lift(fds[i]);
     if (fds[i] < 0) rc = fds[i];
   }
@@ -12172,18 +12727,9 @@ CONC_API int conc_accept(int fd, double timeout) {
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
-    int client, rc;
-#if CONC_HAVE_CLOEXEC
-    client = (int)syscall(SYS_accept4, fd, NULL, NULL,
-                          SOCK_CLOEXEC | SOCK_NONBLOCK);
-#else
-    client = accept(fd, NULL, NULL);
-#endif
+    int client = conc__accept_raw(fd);
+    int rc;
     if (client >= 0) {
-#if !CONC_HAVE_CLOEXEC
-      conc__set_cloexec(client);
-      conc__set_nonblocking(client);
-#endif
       conc__set_nodelay(client);
       conc__fd_is_new(client);
       return client;
@@ -12789,9 +13335,7 @@ static conc_lock conc__shared_opening;
 CONC__PRIVATE void conc__close_others(void) {
   long n = sysconf(_SC_OPEN_MAX);
   int fd;
-#ifdef SYS_close_range /* Linux 5.9 */
-  if (syscall(SYS_close_range, 1u, ~0u, 0u) == 0) return;
-#endif
+  if (CONC__CLOSE_RANGE(1, ~0u) == 0) return;
   if (n < 0 || n > 1 << 20) n = 1 << 20;
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
@@ -12904,12 +13448,8 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
    process, so also in forked children that have no entry yet. Where there are
    no such locks, a child gets its entry at once: conc__shared_fork_child. */
 CONC__PRIVATE void conc__named_use(int fd) {
-#ifdef F_OFD_SETLK
   short type = F_RDLCK;
-  conc__record_lock(fd, F_OFD_SETLK, CONC__BYTE_USES, 1, &type);
-#else
-  (void)fd;
-#endif
+  conc__record_lock(fd, CONC__OFD_SETLK, CONC__BYTE_USES, 1, &type);
 }
 
 /* --- memory by name: making it --- */
@@ -13128,14 +13668,6 @@ static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets; /* made before main() begins */
 static const char *conc__program; /* argv[0]; NULL: conc_main was not called */
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-extern char **environ;
-#ifdef __cplusplus
-}
-#endif
-
 /* The descriptors of a child in the making. They are on the list while the
    starter is in fork() and the guard is not its own: another child that is
    forked at this moment closes them. */
@@ -13285,18 +13817,18 @@ CONC__PRIVATE void *conc__process_await_main(void *arg) {
 
 /* --- the reaper --- */
 
-#if CONC_HAVE_PIDFD
-
-/* Seconds that the reaper stays without children: starting a thread costs as
-   much as a fork, and programs start children one after another. */
-#define CONC__REAPER_STAYS 0.1
-
 /* A futex. 1: the reaper sleeps, or is about to, since there is no child.
    Written by the reaper under the guard; the starter that wakes it clears it,
    so that the sleep does not begin if it has not yet. */
 static unsigned conc__reaper_sleeps;
 static bool conc__reaper_lives; /* the thread exists, and takes the guard once
                                    more before it ends */
+
+#if CONC_HAVE_PIDFD
+
+/* Seconds that the reaper stays without children: starting a thread costs as
+   much as a fork, and programs start children one after another. */
+#define CONC__REAPER_STAYS 0.1
 
 /* The reaper's thread. It is in one of two waits: for the ends of children in
    the poller, or, if there are none, on conc__reaper_sleeps until a child is
@@ -13468,9 +14000,7 @@ CONC__PRIVATE void conc__process_fork_child(void) {
   if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper_poller = conc__parent_fd = -1;
   conc__reaper_children = 0;
-#if CONC_HAVE_PIDFD
   conc__reaper_lives = false;
-#endif
   /* The list is gone before the tasks end: one that is joined here may be
      freed or started anew at once. */
   for (; t != NULL; t = next) {
@@ -13685,14 +14215,12 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
   if (rc != 0) conc__fd_close(&t->as.process.life);
   conc__reaper_close(); /* the last other child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
-#if CONC_HAVE_PIDFD
   /* The reaper is woken without the guard, which would only stop it again. It
      finds the child: it takes the guard before it looks. */
-  if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
+  if (CONC_HAVE_PIDFD && CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
     CONC__STORE(&conc__reaper_sleeps, 0u);
     conc__futex_wake(&conc__reaper_sleeps, 1, false);
   }
-#endif
   return rc;
 }
 
@@ -13922,7 +14450,7 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
     /* The file that runs now, even if the name leads elsewhere by now: it must
        be the program that registered the target. */
     x.path = conc__program;
-    if (CONC__LINUX && access("/proc/self/exe", X_OK) == 0)
+    if (CONC__PROC_SELF_EXE && access("/proc/self/exe", X_OK) == 0)
       x.path = "/proc/self/exe";
     x.argv = argv;
     argv[0] = conc__program;
@@ -18358,17 +18886,14 @@ typedef union conc__control {
 
 /* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
-  int type = SOCK_SEQPACKET;
+  int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
   int fds[2];
-#if CONC_HAVE_CLOEXEC
-  type |= SOCK_CLOEXEC;
-#endif
   *a = *b = -1;
   if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
-#if !CONC_HAVE_CLOEXEC
-  conc__set_cloexec(fds[0]);
-  conc__set_cloexec(fds[1]);
-#endif
+  if (!CONC_HAVE_CLOEXEC) {
+    conc__set_cloexec(fds[0]);
+    conc__set_cloexec(fds[1]);
+  }
   *a = fds[0];
   *b = fds[1];
   return 0;
@@ -18521,9 +19046,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     if (spare < 0) return -errno;
     close(spare);
   }
-#if CONC_HAVE_CLOEXEC
-  flags |= MSG_CMSG_CLOEXEC;
-#endif
+  flags |= CONC__MSG_CLOEXEC;
   /* From here on, if this process is killed, the packet is gone with it when
      recvmsg() has taken it, and is there for others when it has not. */
   do {
@@ -18547,9 +19070,7 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
       c->cmsg_len == CMSG_LEN(sizeof *fd)) {
     memcpy(fd, CMSG_DATA(c), sizeof *fd);
-#if !CONC_HAVE_CLOEXEC
-    conc__set_cloexec(*fd);
-#endif
+    if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(*fd);
   }
   if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
     return -EPROTO;
@@ -20585,36 +21106,18 @@ typedef struct conc__pool_data conc__pool_data;
    full fences. Set before there is any pool. */
 static bool conc__fence_is_heavy; /* the kernel does not help */
 
-/* A fence of the calling thread. ThreadSanitizer knows no fences: there a
-   read-modify-write of one word stands in, which all of them order. */
-CONC__PRIVATE void conc__fence_full(void) {
-#if CONC_HAVE_TSAN /* which knows no fences */
-  static unsigned none;
-  __atomic_fetch_add(&none, 0u, __ATOMIC_SEQ_CST);
-#else
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-#endif
-}
-
 /* Asks the kernel, once, whether it helps. That also registers the process,
    without which conc__fence_heavy's call would fail. */
 CONC__PRIVATE void conc__fence_init(void) {
-#if CONC_HAVE_MEMBARRIER
-  conc__fence_is_heavy =
-      syscall(SYS_membarrier, CONC__MEMBARRIER_REGISTER, 0, 0) != 0;
-#else
-  conc__fence_is_heavy = true;
-#endif
+  conc__fence_is_heavy = CONC__MEMBARRIER(CONC__MEMBARRIER_REGISTER) != 0;
 }
 
 /* The seldom side: all threads of the process pass a fence before this
    returns. */
 CONC__PRIVATE void conc__fence_heavy(void) {
   conc__fence_full();
-#if CONC_HAVE_MEMBARRIER
   if (!conc__fence_is_heavy)
-    syscall(SYS_membarrier, CONC__MEMBARRIER_EXPEDITED, 0, 0);
-#endif
+    (void)CONC__MEMBARRIER(CONC__MEMBARRIER_EXPEDITED);
 }
 
 /* The often side: keeps the order of the caller's own steps only. */
@@ -21895,12 +22398,9 @@ CONC__INLINE size_t conc__job_slot_worker(uint64_t state) {
    wake another it pauses, longer with each round. */
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
-#if CONC_HAVE_FUTEX
-  (void)round;
-  conc__futex_wait(word, value, deadline, true);
-#else
-  conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
-#endif
+  if (CONC_HAVE_FUTEX) conc__futex_wait(word, value, deadline, true);
+  else
+    conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 }
 
 /* --- in a worker: finding a job --- */
@@ -23318,13 +23818,9 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
    messages follow each other: in the handshake, and between the length and the
    payload of a long message. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
-#ifdef TCP_QUICKACK
   int one = 1;
-  if (ch->tcp)
-    setsockopt(ch->fd, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof one);
-#else
-  (void)ch;
-#endif
+  if (ch->tcp && CONC__TCP_QUICKACK >= 0)
+    setsockopt(ch->fd, IPPROTO_TCP, CONC__TCP_QUICKACK, &one, sizeof one);
 }
 
 /* --- frames --- */

@@ -2,7 +2,9 @@
 #   awk -f manual.awk conc.h                the manual as a page of HTML
 #   awk -v mode=names -f manual.awk conc.h  a line for each public name: kind,
 #                                           name, section, whether documented
-#   awk -v mode=index -f manual.awk conc.h  conc.h with its index made anew
+#   awk -v mode=index -f manual.awk conc.h  conc.h with its index, and the
+#                                           contents of its implementation,
+#                                           made anew
 #   awk -v mode=words -f manual.awk conc.h  the names that comments speak of
 # POSIX awk is enough. One pass fills the arrays name[] and out[]; how conc.h
 # is written is all that it knows of C. In a comment
@@ -237,6 +239,8 @@ BEGIN {
   }
 }
 /^#endif \/\* CONC_H \*\// { ended = 1 }
+/^   The implementation$/ { implementation = 1 }
+implementation { implementation_line($0) }
 ended { next }
 
 /^#define CONC_[A-Z]/ {
@@ -331,6 +335,35 @@ inside {
 
 # --- what comes of it ---
 
+# The implementation's parts: tags, and the words of their sub-banners, or else
+# of their headings.
+function implementation_line(l) {
+  if (l ~ /^   >>[a-z]+/) {
+    part_tag[++parts] = l
+    sub(/^ *>>/, "", part_tag[parts]); sub(/[^a-z].*/, "", part_tag[parts])
+    sub(/^ *>>[a-z]+[: ]*/, "", l)
+    part_title[parts] = l
+  } else if (l ~ /^\/\* --- .* ---/) {
+    sub(/^\/\* --- /, "", l); sub(/ ---.*/, "", l)
+    part_words[parts] = part_words[parts] \
+      (part_words[parts] == "" ? "" : "; ") l
+  }
+}
+function implementation_text(   i, n, k, word, line, s) {
+  for (i = 1; i <= parts; i++) {
+    line = sprintf("     >>%-11s", part_tag[i])
+    n = split(part_words[i] != "" ? part_words[i] : part_title[i], word, " ")
+    for (k = 1; k <= n; k++) {
+      if (length(line) + 1 + length(word[k]) > 79) {
+        s = s line "\n"
+        line = "                  "
+      }
+      line = line (line ~ / $/ ? "" : " ") word[k]
+    }
+    s = s line "\n"
+  }
+  return s
+}
 function index_text(   i, s, line, n, word, list) {
   s = ""
   for (i = 1; i <= names; i++) {
@@ -365,6 +398,10 @@ function print_index(   i) {
     if (whole[i] ~ /^   >>index/) {
       printf "\n%s", index_text()
       while (whole[i + 1] !~ /^   -------/) i++
+    } else if (whole[i] == "   The implementation") {
+      printf "\n%s\n%s", "   What is in its parts, in this order:", \
+        "\n" implementation_text()
+      while (whole[i + 1] !~ /^   =======/) i++
     }
   }
 }

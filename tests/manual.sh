@@ -1,6 +1,7 @@
 #!/bin/sh
 # The manual in conc.h: complete, true, and a page. Part of make test.
-#   manual.sh index   makes the index in conc.h anew (make index)
+#   manual.sh index   makes the index in conc.h and the contents of its
+#                     implementation anew (make index)
 : "${CC:=cc}" "${BUILD:=build/default}"
 tmp=$BUILD/manual
 rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
@@ -40,6 +41,14 @@ declared() {
 try 'and none is forgotten' declared
 same_index() { manual index | diff conc.h - | head -30; }
 try 'the index has them all (or else: make index)' same_index
+# Were the contents of the implementation lost, they would be none the same.
+parts() {
+  sed -n '/^   The implementation$/,/^   ====/p' conc.h |
+    grep -c '^     >>' >"$tmp/parts"
+  sed -n '/^   The implementation$/,$p' conc.h |
+    grep -c '^   >>' | diff - "$tmp/parts"
+}
+try 'the implementation begins with its contents, of all parts' parts
 
 # What is spoken of exists: a public name, an option, a fact.
 spoken() {
