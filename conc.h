@@ -3294,8 +3294,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   Helgrind; a fiber, and what the sanitizers learn of it; CPUs
      >>os         sleeping on a word; what is found out once; descriptors;
                   wakers; random bytes, files, pages
-     >>bytes      buffers; hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC
-                  (RFC 2104)
+     >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
+                  (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
                   guards; what a fork calls; what is made once; how a thread
@@ -3312,44 +3312,88 @@ static const int *const conc__version_check __attribute__((used)) =
                   processes; conc_cond; conc_sem; conc_sem between processes;
                   conc_barrier between processes; conc_barrier
      >>task       several at once; scopes; groups
-     >>stack      where a handler runs when a stack has overflowed; their
-                  memory
-     >>generator  conc_gen
-     >>local      conc_local
+     >>stack      the switch; fibers; control blocks and slabs; where a handler
+                  runs when a stack has overflowed; the memory of stacks; what
+                  a burst leaves
+     >>generator  the word of a generator; stacks that a thread keeps for the
+                  next generators; switching; its beginning and its end;
+                  conc_gen_next, conc_gen_send, conc_yield; conc_yield_from;
+                  conc_gen_close
+     >>local      attributes and arrays; names; values; the end of a task, and
+                  its start; conc_local_free
      >>thread     conc_thread_start
-     >>schedule   ready; timers
-     >>poller     epoll, kqueue or poll()
-     >>coroutine  switching; coroutines as actors; waiting for descriptors
-     >>loop       the loop's own turn; telling of overflows
-     >>fork       what a forked child makes of what it finds
-     >>io         descriptors; addresses; datagrams; buffered streams; signals
-     >>ipc        memory without a name; memory by name
-     >>process    the end of a child; fork; executing a program; spawn; what is
-                  public of processes
-     >>popen      conc_popen: other programs
-     >>value      values; order
-     >>maker      walking a value; UTF-8; making a value; measuring; laying out
-     >>pickle     pickle: reading; pickle: writing
-     >>format     text; build and parse
-     >>json       JSON (RFC 8259)
-     >>pipe       messages over a pair of sockets that keep their bounds
-     >>fifo       the ring of bytes; local queues
+     >>schedule   what is ready, and when: the types; descriptors and other
+                  threads: the types; the loop; ready; timers; timers that are
+                  due
+     >>poller     entries; epoll; kqueue; poll(); the poller and its waker
+     >>coroutine  switching; coroutines as actors; waiting for descriptors;
+                  conc__actor_class.wait_fd, and several at once; watches
+     >>loop       the sleep of a loop; a turn of the loop; conc_run,
+                  conc_coro_start; conc_stack_used; conc_yield_now, conc_sleep;
+                  the report of an overflow
+     >>fork       the guards, before and after; what tells which tasks are
+                  here; tasks that stayed behind; what is here goes on; the
+                  child
+     >>io         waiting for descriptors; reading; writing, closing;
+                  addresses: looking up; addresses: what callers write;
+                  sockets: listening; sockets: connecting; datagrams; streams:
+                  reading; streams: separators; streams: writing; signals
+     >>ipc        memory without a name; memory by name; memory by name: the
+                  tracker; memory by name: opening it; memory by name: making
+                  it; conc_shared_open
+     >>process    threads of the library's own; the end of a child; the reaper;
+                  fork; a process as its parent sees it; what a forked child
+                  leaves behind; a daemon ends with its parent; the life of a
+                  child; a start, in the parent; executing a program; spawn; in
+                  a spawned process; what is public of processes
+     >>popen      the start; the end; the talk; a program that runs to its end
+                  within a call
+     >>value      values; reading a value; order; equal, look up, sort
+     >>maker      walking a value; text: UTF-8, and digits in it; the maker and
+                  its arrays; pushing nodes that have no items; numbers in
+                  decimal, as JSON and protocol 0 write them; containers;
+                  marks: containers from what lies on the stack; measuring;
+                  laying out; the value
+     >>pickle     opcodes; reading: numbers and texts; reading: lines, as
+                  protocols 0 and 1 write; reading: the memo; reading: names;
+                  reading: calls; reading: the machine; reading: whole pickles;
+                  the short cut; writing: numbers and texts; writing: values;
+                  stored bodies
+     >>format     text: numbers; text: strings; text: whole values; build and
+                  parse: what both know; build; parse; parse: one value; parse:
+                  the format
+     >>json       reading JSON: strings and numbers; reading JSON: structure;
+                  writing JSON
+     >>pipe       making; packets; sending; receiving; typed values
+     >>fifo       the ring of bytes; putting and getting; the class
      >>cells      what the dead leave behind; waiting; put and get; what is not
-                  done yet
+                  done yet; opening
      >>queue      typed values
-     >>jobs       a fence of which one side, that is seldom taken, pays for
-                  both; deques of jobs; the pool of threads; running a job;
-                  waiting for jobs; fork; the life of a pool
-     >>procpool   in a worker; in the parent: slots; the guard is held; in the
-                  parent: how jobs end; in the parent: the keeper; in the
-                  parent: the life of the pool
-     >>pool       map and imap; conc_offload
+     >>jobs       a fence for two sides, of which the rare one pays; deques:
+                  what they have; deques: the owner's end; deques: the thieves'
+                  end; the pool of threads: what it has; finding a job; waking
+                  a worker; resting and searching; running a job; waiting for
+                  jobs; fork; the life of a pool; handing in a job
+     >>procpool   what is shared, and what the parent knows; in a worker:
+                  finding a job; in a worker: running a job; in the parent:
+                  slots; in the parent: how jobs end; in the parent: helping,
+                  and cancelling; in the parent: replacing workers; in the
+                  parent: stopping and killing; in the parent: the keeper; in
+                  the parent: the life of the pool; in the parent: handing in a
+                  job, and closing
+     >>pool       the calls of a pool; map; imap; conc_offload
      >>net        frames; reading and writing; authentication
-     >>server     names; a session: one coroutine that serves one client;
-                  replies; requests; the usual requests; the server
-     >>proxy      proxies
+     >>session    what a manager keeps; names; a session: one run of a client's
+                  coroutine; messages that were taken; replies; the arguments
+                  of a request; calls that may wait; calls that do not wait;
+                  the methods of a queue, and the functions of the server; the
+                  usual requests; one request, and a session of them
+     >>server     clients; the server's thread; starting and ending it
+     >>proxy      requests and replies; connections; exchanges: a request and
+                  its reply; late replies; getting; the other calls of a queue;
+                  making and freeing proxies
      >>manager    conc_manager
-     >>extras     conc_progress
+     >>extras     a line; where and when it is written
    ======================================================================== */
 
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC__IMPLEMENTED)
