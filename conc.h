@@ -7351,10 +7351,22 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
 /* ---------------------------------------------------------------------------
    >>task: what is common to all kinds
 
+   How a task begins, ends, is waited for and cancelled, alone or together with
+   others. What is special to a kind is in its conc__kind (>>park), a row that
+   stands in the room of the kind; the rooms that start tasks use the first
+   part of this one. A wait for a task is a wait for its event `done`.
+
    A task that is neither joined nor cancelled begins and ends with one
-   compare-and-swap each. conc_cancel, which touches the actor, first marks
-   task->done as awaited, under its guard: then the end of the task needs the
-   guard, too, and cannot take the actor away meanwhile.
+   compare-and-swap each: of its `actor`, and of the word of `done`. The fields
+   in between are written by the task's own actor alone, and `done` releases
+   them.
+
+     kind    NULL: never started, or its start has failed.
+     actor   NULL: it has not begun. CONC__NEVER_BEGIN: it was cancelled before
+             it could. Else its actor, valid until `done` is set.
+     done    CONC__AWAITED from when a task waits for it, or cancels it: then
+             its end needs the guard of `done`, and so cannot take the actor
+             away from conc_cancel, which touches it under that guard.
    ------------------------------------------------------------------------ */
 
 /* In place of the actor: the task was cancelled before it had one. */
@@ -7367,7 +7379,10 @@ CONC__INLINE bool conc__task_was_started(const conc_task *t) {
   return t->kind != NULL;
 }
 
-/* Readies a task to be started as one of that kind. */
+/* --- how a task begins and ends --- */
+
+/* Readies a task to be started as one of that kind. 0, -EINVAL (there is no
+   target), -EBUSY (it has not ended). */
 CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   if (t->target == NULL) return -EINVAL;
   if (t->kind != NULL && !conc_event_is_set(&t->done)) return -EBUSY;
@@ -7378,23 +7393,27 @@ CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   t->actor = NULL;
   t->id = 0;
   if (!kind->renamed) t->label[0] = 0; /* see conc_name */
-  CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR); /* nobody waits now */
+  /* Relaxed: no task waits for this one now, and what starts it releases. */
+  CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR);
   return 0;
 }
 
 /* The task could not be started after all: it is as if new. */
 CONC__PRIVATE void conc__task_start_failed(conc_task *t) { t->kind = NULL; }
 
-/* The task now runs as this actor. False if it was cancelled before. */
+/* The task now runs as this actor. False if it was cancelled before: then it
+   must end without running its target. */
 CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   conc__actor *none = NULL;
+  /* First: a deadlock's search follows the id of a task that runs. */
   CONC__STORE_RELAXED(&t->id, actor->id);
   return CONC__CAS(&t->actor, &none, actor);
 }
 
 CONC__PRIVATE void conc__group_ended(conc_task *t);
 
-/* The task has ended. Whoever joins it may free it as soon as it is set. */
+/* The task has ended; called once for each start. It may be freed by a task
+   that joins it as soon as `done` is set, so that is the last touch. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   uintptr_t clear = CONC__CLEAR;
   t->result = result;
@@ -7405,7 +7424,8 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
     conc_event_set(&t->done);
 }
 
-/* Runs the target to its end, which is to be told by conc__task_finish. */
+/* Runs the target to its end, and returns the status, which the caller passes
+   on to conc__task_finish: what is between the two is the kind's. */
 CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
                                 void **result) {
   *result = NULL;
@@ -7415,8 +7435,8 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
 }
 
 /* Ends a task that stayed behind in the process that this one was forked from.
-   So may have those of its group that could be cancelled: who is here is left
-   to end. */
+   Its group fails, but is not cancelled here: the members that could be have
+   stayed behind as well, and those that are here end by themselves. */
 CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
   int none = 0;
   if (t->group != NULL) CONC__CAS(&t->group->failure, &none, -ECHILD);
@@ -7424,19 +7444,28 @@ CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
   conc__task_finish(t, NULL, -ECHILD);
 }
 
-/* Ends a task that has stayed behind, if it is of a kind for which that is
-   only found out when somebody asks. */
+/* Ends a task that has stayed behind, if it is of a kind for which a fork does
+   not do it: it is found out when a task asks. So each call that asks for the
+   state of a task passes here first. */
 CONC__INLINE void conc__task_look(conc_task *task) {
   if (task->kind != NULL && task->kind->look != NULL) task->kind->look(task);
 }
 
-/* Whether the caller can wait for its end: 0, or why not. */
+/* --- one task: join, cancel, name --- */
+
+/* Whether the caller can wait for the task's end: 0, -EINVAL (it was not
+   started), -EDEADLK (it is the caller's own). */
 CONC__PRIVATE int conc__task_check(conc_task *task) {
   if (task->kind == NULL || !task->kind->joinable) return -EINVAL;
   conc__task_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
+/* Waits for the end of a task that can be waited for. 0, -ETIMEDOUT,
+   -ECANCELED, -EDEADLK; `uncancellable`: the wait must not fail, by a deadlock
+   neither (the caller has shielded it from cancellations). Three ways: a kind
+   may have its own; a worker of a pool runs other jobs meanwhile; all else
+   waits for the event, and names the task as the owner that is waited for. */
 CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   conc__waiter w;
@@ -7451,6 +7480,7 @@ CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
   return conc__event_park(&task->done, &w, timeout);
 }
 
+/* conc_join, but for what a pool's worker does first. */
 CONC__PRIVATE int conc__task_join(conc_task *task, double timeout) {
   if (!conc_event_is_set(&task->done)) {
     int rc = conc__task_check(task);
@@ -7482,6 +7512,9 @@ CONC_API void *conc_result(const conc_task *task) {
   return conc_event_is_set(&task->done) ? task->result : NULL;
 }
 
+/* See the head of the room: with `done` awaited, the task cannot end while the
+   guard is held, so its actor stays. Whichever is first of this and
+   conc__task_enter writes `actor`, by a compare-and-swap. */
 CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__mutex_of(&task->done);
   conc__actor *actor = NULL;
@@ -7502,8 +7535,9 @@ CONC_API int conc_cancel(conc_task *task) {
 
 CONC_API conc_task *conc_current(void) { return conc__self()->task; }
 
-/* Default names are put into words when first asked for: a million
-   coroutines that nobody asks cost nothing. */
+/* Default names are put into words when they are first asked for: a million
+   coroutines whose names no one wants cost nothing. Under a guard, since any
+   task may ask. */
 CONC_API const char *conc_name(conc_task *task) {
   conc__mutex *guard;
   if (task == NULL) task = conc_current();
@@ -7517,9 +7551,15 @@ CONC_API const char *conc_name(conc_task *task) {
   return task->label;
 }
 
-/* --- several at once --- */
+/* --- several tasks: one waiter on the list of each ---
 
-/* Begins to wait for the ends of tasks. */
+   conc__multiwait and its rules are in >>park; here tasks are what is waited
+   for. A task moves from `on its list` to `taken` (it has ended, entered by
+   its end), to `ready` (the caller has seen that), to told (`place` is then
+   its number, from 1). All but the first step is the caller's alone. */
+
+/* Begins to wait for the ends of tasks. 0, or what conc__task_check says of
+   one of them: then nothing has begun. `nodes` has room for n. */
 CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
                                         size_t n,
                                         conc__multiwait_node *nodes) {
@@ -7533,6 +7573,8 @@ CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
   }
   m->actor = self;
   m->nodes = nodes;
+  /* A fork in another thread takes the waiters off all lists in the child: it
+     finds them here, as many as `n` says, which grows under their guards. */
   m->next = self->many;
   CONC__STORE(&self->many, m);
   for (i = 0; i < n; i++) {
@@ -7551,15 +7593,19 @@ CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
       conc__waitlist_insert(&tasks[i]->done.waiters, &node->waiter, false);
     conc__mutex_unlock(guard);
     if (awaits) continue;
-    *end = node; /* it had ended before */
+    *end = node; /* it had ended before: ready in the order given */
     end = &node->next;
     __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_RELAXED);
   }
+  /* The lists have set it to one of the waiters; but the actor does not wait
+     yet, and when it does, then for all of them. */
   self->waiting = NULL;
   return 0;
 }
 
-/* Takes a waiter off, or lets whoever is doing so come to an end. */
+/* Takes a waiter off its list. If the end of the task is just doing that, this
+   waits until it is done with the waiter and with the task: it holds the guard
+   all the while. */
 CONC__PRIVATE void conc__multiwait_settle(conc__multiwait_node *node) {
   conc__mutex *guard = conc__mutex_of(&node->task->done);
   conc__mutex_lock(guard);
@@ -7567,13 +7613,14 @@ CONC__PRIVATE void conc__multiwait_settle(conc__multiwait_node *node) {
   conc__mutex_unlock(guard);
 }
 
-/* The next that has finished, or NULL. It may be freed then. */
-CONC__PRIVATE conc__multiwait_node *conc__multiwait_tell(conc__multiwait *m) {
+/* Tells the next task that has finished, or NULL; it may be freed then. */
+CONC__PRIVATE conc__multiwait_node *conc__multiwait_next(conc__multiwait *m) {
   conc__multiwait_node *node;
   if (m->ready == NULL) {
+    /* Acquires what the ends of the tasks have written. */
     conc__waiter *w =
         __atomic_exchange_n(&m->taken, (conc__waiter *)NULL, __ATOMIC_ACQUIRE);
-    for (; w != NULL; w = w->next) { /* latest first */
+    for (; w != NULL; w = w->next) { /* latest first: turned round here */
       node = (conc__multiwait_node *)w;
       node->next = m->ready;
       m->ready = node;
@@ -7581,13 +7628,15 @@ CONC__PRIVATE conc__multiwait_node *conc__multiwait_tell(conc__multiwait *m) {
   }
   node = m->ready;
   if (node == NULL) return NULL;
+  CONC__CHECK(node->place == 0 && m->told_count < m->n);
   m->ready = node->next;
   node->place = ++m->told_count;
   conc__multiwait_settle(node);
   return node;
 }
 
-/* Waits for no more. */
+/* Waits for no more: from here on no end of a task touches the nodes. Those
+   that have ended meanwhile can still be told. */
 CONC__PRIVATE void conc__multiwait_end(conc__multiwait *m) {
   conc__multiwait **p = &m->actor->many;
   size_t i;
@@ -7597,14 +7646,17 @@ CONC__PRIVATE void conc__multiwait_end(conc__multiwait *m) {
   CONC__STORE(p, m->next);
 }
 
-/* Waits as conc_wait does. 0, -ETIMEDOUT, -ECANCELED; the first failure. */
+/* Waits as conc_wait does. 0, -ETIMEDOUT, -ECANCELED, -EDEADLK. *failure, 0 at
+   first, is the status of the first task that has failed. */
 CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
                                         double deadline, int *failure) {
   size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
   for (;;) {
     conc__multiwait_node *node;
-    int rc = conc__multiwait_wait(m, want, false, deadline);
-    while (*failure == 0 && (node = conc__multiwait_tell(m)) != NULL)
+    int rc;
+    CONC__CHECK(want <= m->n);
+    rc = conc__multiwait_wait(m, want, false, deadline);
+    while (*failure == 0 && (node = conc__multiwait_next(m)) != NULL)
       *failure = node->task->status;
     if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
         m->told_count == m->n)
@@ -7613,8 +7665,12 @@ CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
   }
 }
 
-enum { CONC__MANY_FEW = 8 }; /* have their nodes on the stack */
+/* --- several tasks: conc_wait, conc_gather, conc_as_completed --- */
 
+/* Up to so many tasks have their nodes on the stack. */
+enum { CONC__MANY_FEW = 8 };
+
+/* A wait that fails, but for want of time, has rearranged the array, too. */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout) {
   double deadline = conc__deadline(timeout);
@@ -7632,7 +7688,8 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
     int failure = 0;
     rc = conc__multiwait_until(&m, until, deadline, &failure);
     conc__multiwait_end(&m);
-    while (conc__multiwait_tell(&m) != NULL) continue;
+    /* All that have ended by now get their places, the rest follows. */
+    while (conc__multiwait_next(&m) != NULL) continue;
     for (i = 0, rest = m.told_count; i < n; i++)
       tasks[nodes[i].place > 0 ? nodes[i].place - 1 : rest++] = nodes[i].task;
     if (rc == -ETIMEDOUT) rc = 0;
@@ -7641,6 +7698,8 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
   return rc != 0 ? rc : (ssize_t)m.told_count;
 }
 
+/* If it fails, all tasks have ended when it returns: so what they use may be
+   the caller's. That wait is shielded, for there is nothing else to do. */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__multiwait m;
@@ -7671,6 +7730,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
 
 CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
                                size_t n, double timeout) {
+  /* One allocation: the nodes stand behind it. */
   conc__multiwait *m = (conc__multiwait *)CONC_MALLOC(
       sizeof *m + n * sizeof(conc__multiwait_node));
   int rc;
@@ -7696,7 +7756,7 @@ CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
     return -EPIPE;
   }
   rc = conc__multiwait_wait(m, m->told_count + 1, false, completed->deadline);
-  if (rc == 0) *task = conc__multiwait_tell(m)->task;
+  if (rc == 0) *task = conc__multiwait_next(m)->task;
   return rc;
 }
 
@@ -7707,7 +7767,11 @@ CONC_API void conc_completed_end(conc_completed *completed) {
   completed->many = NULL;
 }
 
-/* --- scopes --- */
+/* --- scopes ---
+
+   A stack, in the caller's memory, of which the actor knows the innermost:
+   each wait asks it (conc__scope_limit, conc__cancel_bit in >>park). Only the
+   actor itself touches it. */
 
 CONC__PRIVATE void conc__scope_begin(conc_scope *scope, double deadline,
                                      bool shield) {
@@ -7736,12 +7800,14 @@ CONC_API int conc_scope_end(conc_scope *scope) {
 
 /* --- groups ---
 
-   Without a lock, that a fork could leave locked: tasks are only added, until
-   all have ended. Who adds one looks afterwards whether the group has failed,
-   and who lets it fail looks afterwards who is in it: so the newest is
-   cancelled by one of them, at least. */
+   Without a lock, that a fork could leave locked: tasks are only added, in
+   front, until all have ended. A starter adds its task and then looks whether
+   the group has failed; a task that fails says so and then looks which tasks
+   are in the group. All four steps are in one order (SEQ_CST): so a task that
+   is added while the group fails is cancelled by one of the two, at least. */
 
-/* The group has failed, unless it has before: cancels all tasks of it. */
+/* The group has failed, unless it has before: cancels all tasks of it, but for
+   the caller's own. */
 CONC__PRIVATE void conc__group_fail(conc_group *g, int failure) {
   int none = 0;
   conc_task *t;
@@ -7753,7 +7819,8 @@ CONC__PRIVATE void conc__group_fail(conc_group *g, int failure) {
     if (t != conc__self()->task) conc_cancel(t);
 }
 
-/* A task of a group is about to end: it still holds up the group. */
+/* A task of a group is about to end. Its `done` is not set yet, so the group
+   cannot be left, and is there. */
 CONC__PRIVATE void conc__group_ended(conc_task *t) {
   conc_group *g = t->group;
   t->group = NULL;
@@ -7767,7 +7834,7 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
   int rc;
   if (CONC__LOAD(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
-  task->group = group;
+  task->group = group; /* before it can end */
   rc = start(task);
   if (rc != 0) {
     task->group = NULL;
@@ -7781,6 +7848,9 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
   return 0;
 }
 
+/* Waits for one member after the other. Once the caller's time is out, or it
+   is cancelled, the group fails by that, and the rest of the waiting can no
+   more be ended. */
 CONC_API int conc_group_leave(conc_group *group, double timeout) {
   double deadline = conc__deadline(timeout);
   conc_task *seen = NULL;
@@ -7790,6 +7860,8 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
   int rc;
   for (t = CONC__LOAD(&group->first); t != NULL; t = t->sibling)
     if (t == conc__self()->task) return -EDEADLK;
+  /* Members may start others, in front: until none has come while the last
+     ones were awaited. */
   while ((first = CONC__LOAD(&group->first)) != seen) {
     for (t = first; t != seen; t = t->sibling) {
       rc = conc__task_await(t, shielded, conc__remaining(deadline));
