@@ -5253,7 +5253,7 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
 #define CONC__LOCK_WAITERS CONC__OWNER_FLAG
 
 /* A flag of the words of shared objects that processes sleep on. May be set
-   when no one sleeps any more; must be set, in the very value that a sleeper
+   when all sleepers are gone; must be set, in the very value that a sleeper
    gives the kernel, before it sleeps. Cleared by the change that wakes. */
 #define CONC__SHARED_WAITERS 0x80000000u
 
@@ -5291,7 +5291,7 @@ CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
    One compare-and-swap on the word claims, so at each instant the word alone
    says which process has to be asked about. `actor`, written afterwards, is
    read by tasks of the owner's process only, to tell which of them it is. It
-   is 0 while the claim is free, so it names no one until it is written; but
+   is 0 while the claim is free, so it names no actor until it is written; but
    not after a death. Then it might look like one of the new owner's process,
    for a fork has the same addresses: hence CONC__CLAIM_CHANGING. A process
    that dies with this flag set is found dead like any other owner. */
@@ -5383,9 +5383,10 @@ CONC__INLINE int conc__claim_release(struct conc__claim *c,
   /* Before the word, which releases it: a claim that is free has no actor. */
   CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
   if (!CONC__CAS(&c->word, &seen, 0u)) {
-    /* Only CONC__SHARED_WAITERS can have come: no one else writes the word of
-       a claim whose owner lives. If this process is killed before the wake-up,
-       or the one that it wakes is, the others look after a while. */
+    /* Only CONC__SHARED_WAITERS can have come: of a claim whose owner lives,
+       the word is written by the owner, and by waiters that set this flag. If
+       this process is killed before the wake-up, or the one that it wakes is,
+       the others look after a while. */
     CONC__STORE(&c->word, 0u);
     conc__shared_wake(&c->word, 1);
   }
@@ -5415,7 +5416,7 @@ CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
     seen = CONC__LOAD(guard);
     owner = seen & CONC__PROCESS_ID;
     if (owner == 0) {
-      /* One that may have slept leaves the flag for others that sleep. */
+      /* A process that may have slept leaves the flag for other sleepers. */
       if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__SHARED_WAITERS : id))
         return 0;
     } else if (i < 10) { /* the holder runs, most likely */
@@ -5426,8 +5427,8 @@ CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
       if (CONC__CAS(guard, &seen, id | CONC__SHARED_WAITERS)) return 1;
     } else if ((seen & CONC__SHARED_WAITERS) ||
                CONC__CAS(guard, &seen, seen | CONC__SHARED_WAITERS)) {
-      /* As a thread, even in a coroutine: as with conc__mutex_lock, what is
-         waited for takes less time than a switch. */
+      /* The thread sleeps, even in a coroutine: what it waits for takes less
+         time than a switch, as with conc__mutex_lock. */
       conc__shared_sleep(&conc__this.actor, guard, seen | CONC__SHARED_WAITERS,
                          CONC__NEVER, 0, false);
     }
@@ -5688,8 +5689,8 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
   return conc_lock_init_shared(&rlock->lock);
 }
 
-/* The caller knows that the lock is shared. As conc_lock_acquire, but for
-   conc__lock_acquired. */
+/* The caller knows that the lock is shared, and calls conc__lock_acquired if
+   it gets it. Results as of conc__claim_acquire. */
 CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
                                             bool cancellable, double timeout) {
   return conc__claim_acquire(
@@ -5807,8 +5808,10 @@ CONC__NOINLINE int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
   }
 }
 
-/* The word was not 0, or is that of a shared lock. Apart from the fast path,
-   so that this one keeps few registers. */
+/* --- conc_lock: the calls --- */
+
+/* The word was not 0, or says that the lock is shared. Apart from the fast
+   path, so that this one keeps few registers. */
 CONC__NOINLINE int conc__lock_acquire_held(conc_lock *lock, conc__actor *self,
                                            double timeout) {
   int rc =
@@ -5917,7 +5920,7 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
    forked child, which readers have stayed behind. Only the actor itself writes
    this, but for the task that hands it the lock while it waits. */
 
-/* One that is read together with other processes; a forked child has none. */
+/* In `reads`, a lock between processes: of these a forked child has none. */
 #define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
 
 /* Where an actor remembers a lock that it reads, or NULL; with NULL for the
@@ -5971,7 +5974,7 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
    The fields of struct conc__rwlock_shared, all under its guard:
 
      writer        the process that has it for writing, and writer_actor which
-                   of its actors; 0: no one.
+                   of its actors; 0: none.
      wants         a writer that waits, and wants_actor; 0: none. While it is
                    set, newcomers do not join the readers. Only one of several
                    writers is named: the others come to look when it is done.
@@ -5983,11 +5986,11 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
      writers       how many writers have given it back: a reader compares it
                    with what it was when it came.
      round         what all of them sleep on, also read without the guard. The
-                   lowest bit: may be set when no one sleeps; must be set
+                   lowest bit: may be set when none sleeps; must be set
                    before one does. Cleared, by adding 1, by what wakes.
 
-   A turn that no one takes (it was killed) ends by itself: one that is late
-   may have what is free. */
+   A turn that is not taken, since the task was killed, ends by itself: a task
+   that is late may have what is free. */
 
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   struct conc__registry *r = conc__registry_of(rwlock);
@@ -6280,8 +6283,8 @@ CONC__PRIVATE int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
     int rc;
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&rwlock->word);
-    /* Takes it, or announces a waiter, by one compare-and-swap. One that was
-       the first in the list may join the readers: none is before it. */
+    /* Takes it, or announces a waiter, by one compare-and-swap. A task that
+       was the first in the list may join the readers: none is before it. */
     for (;;) {
       bool gone = conc__owner_is_gone(seen);
       uintptr_t held = gone ? 0 : seen & ~CONC__LOCK_WAITERS;
@@ -6527,8 +6530,8 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
    Between processes the same states are the lowest two bits of `shared`, which
    is all the state there is. The bits above count the sets that have ended
    waits, from CONC__EVENT_ROUND on: so a waiter sees that there was one,
-   whatever has come since. CONC__AWAITED there: may be set when no one sleeps;
-   must be set before a waiter does. */
+   whatever has come since. CONC__AWAITED there: may be set when no task
+   sleeps; must be set before a waiter does. */
 
 enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
 #define CONC__EVENT_STATE 3u
@@ -6645,7 +6648,7 @@ CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
     conc__mutex_unlock(guard);
     return 0;
   }
-  /* One that is woken was woken by a set, whatever a clear has done since. */
+  /* A waiter that is woken was woken by a set: a later clear is no matter. */
   return conc__waitlist_wait(guard, &event->waiters, w, false, true,
                              conc__deadline(timeout));
 }
@@ -6766,7 +6769,7 @@ CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
 
 /* --- conc_cond in one process ---
 
-   A list and no state: so a notify that no one waits for is forgotten. The
+   A list and no state: so a notify is forgotten if no task waits. The
    word is 0, but for a shared one. */
 
 /* The wait has two parts, with the release of the lock between them: on the
@@ -6849,7 +6852,7 @@ CONC_API int conc_cond_notify_all(conc_cond *cond) {
 /* --- conc_sem between processes ---
 
    All in one word, `shared`: the value, and CONC__SHARED_WAITERS: may be set
-   when no one sleeps; must be set before a waiter does. Cleared by a release,
+   when no task sleeps; must be set before a waiter does. Cleared by a release,
    which wakes as many as it has units for; a waiter that has slept and then
    takes a unit sets it again, for others may be asleep still. So the flag may
    be set beside a value above 0: a unit is free to all that come. */
@@ -7049,8 +7052,8 @@ CONC__PRIVATE int conc__shared_barrier_enter(conc_barrier *barrier,
   return -EOWNERDEAD;
 }
 
-/* As conc__barrier_end. If one died with the guard, the barrier has been
-   broken by entering it, and a reset is still to be done. */
+/* What conc__barrier_end does. If a process died with the guard, entering it
+   has broken the barrier, and a reset is still to be done. */
 CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken,
                                            const unsigned *generation) {
   struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
@@ -7066,8 +7069,10 @@ CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken,
   return 0;
 }
 
-/* The last one has come; the guard is held, and left. Returns as
-   conc_barrier_wait. */
+/* --- conc_barrier between processes: wait --- */
+
+/* The caller is the last of all parties; the guard is held, and left. Returns
+   what conc_barrier_wait returns. */
 CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
                                             struct conc__registry *r,
                                             unsigned id, conc__actor *self) {
@@ -7236,7 +7241,8 @@ CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
   return 0;
 }
 
-/* The last one has come; the guard is held, and left. */
+/* The caller is the last of all parties; the guard is held, and left. Returns
+   what conc_barrier_wait returns. */
 CONC__PRIVATE int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
                                      conc__actor *self) {
   conc__waiter *others, *come_again = NULL, *w;
@@ -7250,8 +7256,8 @@ CONC__PRIVATE int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   CONC__CHECK(missing >= 0);
   barrier->waiting = 0;
   barrier->generation++;
-  /* One that is counted and not on the list has ceased to wait, and is about
-     to say so: it breaks the barrier. */
+  /* A task that is counted and not on the list has ceased to wait, and is
+     about to say so: it breaks the barrier. */
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
@@ -7536,7 +7542,7 @@ CONC_API int conc_cancel(conc_task *task) {
 CONC_API conc_task *conc_current(void) { return conc__self()->task; }
 
 /* Default names are put into words when they are first asked for: a million
-   coroutines whose names no one wants cost nothing. Under a guard, since any
+   coroutines whose names are not wanted cost nothing. Under a guard, since any
    task may ask. */
 CONC_API const char *conc_name(conc_task *task) {
   conc__mutex *guard;
@@ -7667,7 +7673,7 @@ CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
 
 /* --- several tasks: conc_wait, conc_gather, conc_as_completed --- */
 
-/* Up to so many tasks have their nodes on the stack. */
+/* Calls for up to this number of tasks have the nodes on the stack. */
 enum { CONC__MANY_FEW = 8 };
 
 /* A wait that fails, but for want of time, has rearranged the array, too. */
