@@ -615,6 +615,12 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
    Blocks     acquire and once_run, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
+/* Private: what one task of several processes holds. */
+struct conc__claim {
+  unsigned word;   /* the id of its process, and flags; 0: free */
+  uintptr_t actor; /* the task's, in its process */
+};
+
 /* A lock, not recursive (Python's threading.Lock, but with an owner). When it
    is released, its first waiter gets it if that has waited for 0.5 ms; before
    that, a task that runs may take the lock first, which is faster. The task
@@ -624,7 +630,10 @@ typedef struct conc_lock {
   const char *name; /* for reports; yours; default: none */
   /* private */
   uintptr_t word; /* the owner's actor, | 1 if tasks may wait; 0: free */
-  struct conc__waitlist waiters;
+  __extension__ union {
+    struct conc__waitlist waiters;
+    struct conc__claim claim; /* between processes: see conc__is_shared */
+  };
   unsigned depth;      /* of a conc_rlock: its levels, less the first */
   unsigned char order; /* the number of its name; see conc_on_lock_order */
 } conc_lock;
@@ -728,8 +737,10 @@ typedef struct conc_rwlock {
   /* private */
   uintptr_t word; /* the writer's actor, or 4 for each reader, and 2; 0: free;
                      | 1 if tasks may wait */
-  struct conc__waitlist waiters;
-  struct conc__rwlock_shared shared;
+  __extension__ union {
+    struct conc__waitlist waiters;
+    struct conc__rwlock_shared shared; /* between processes */
+  };
 } conc_rwlock;
 
 /* Acquires the lock for reading, together with other readers.
@@ -765,7 +776,10 @@ typedef struct conc_once {
   const char *name; /* for reports; yours; default: none */
   /* private */
   uintptr_t word; /* 0: not done, 2: done, else the actor that does it */
-  struct conc__waitlist waiters;
+  __extension__ union {
+    struct conc__waitlist waiters;
+    struct conc__claim claim; /* between processes */
+  };
 } conc_once;
 
 /* Calls fn(arg), unless a call with this `once` has succeeded before. While
@@ -801,8 +815,11 @@ CONC_API int conc_once_init_shared(conc_once *once);
 typedef struct conc_event {
   const char *name; /* for reports; yours; default: none */
   /* private */
-  int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
-  struct conc__waitlist waiters;
+  uintptr_t word; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
+  __extension__ union {
+    struct conc__waitlist waiters;
+    unsigned shared; /* between processes: the state, and rounds */
+  };
 } conc_event;
 
 /* Sets the flag and wakes all waiters. Always returns 0. */
@@ -826,14 +843,21 @@ CONC_API int conc_event_init_shared(conc_event *event);
 
 /* --- conc_cond --- */
 
+/* Private: a condition between processes. */
+struct conc__cond_shared {
+  unsigned guard, round, waiting, notified;
+};
+
 /* A condition (Python's threading.Condition). It is used together with one
    conc_lock, or with the .lock of one conc_rlock. */
 typedef struct conc_cond {
   const char *name; /* for reports; yours; default: none */
   /* private */
-  struct conc__waitlist waiters;
-  uintptr_t word; /* between processes: where the registry is; else 0 */
-  unsigned guard, round, waiting, notified;
+  uintptr_t word; /* 0 in one process */
+  __extension__ union {
+    struct conc__waitlist waiters;
+    struct conc__cond_shared shared; /* between processes */
+  };
 } conc_cond;
 
 /* Releases the lock, waits for a notify, and acquires the lock again: the
@@ -880,8 +904,10 @@ typedef struct conc_sem {
   size_t bound;     /* what the value may not exceed; default 0: none */
   const char *name; /* for reports; yours; default: none */
   /* private */
-  struct conc__waitlist waiters;
-  unsigned shared; /* between processes: the value and flags; else 0 */
+  __extension__ union {
+    struct conc__waitlist waiters;
+    unsigned shared; /* between processes: the value, and a flag */
+  };
 } conc_sem;
 
 /* Waits until the value is above 0, and takes 1 off it.
@@ -907,6 +933,13 @@ CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* --- conc_barrier --- */
 
+/* Private: a barrier between processes. */
+struct conc__barrier_shared {
+  unsigned guard, runner, failed;
+  uintptr_t runner_actor;
+  struct conc__sharers parts;
+};
+
 /* A place where a number of tasks, its parties, wait for each other, again and
    again (Python's threading.Barrier). If one of them does not wait to the end,
    the barrier is broken, and no task can wait there until conc_barrier_reset.
@@ -924,10 +957,10 @@ typedef struct conc_barrier {
   int waiting;         /* how many of this generation have come */
   unsigned generation; /* how often it was passed, broken or reset */
   uintptr_t word;      /* the actor that runs the action; else 0 */
-  struct conc__waitlist waiters;
-  unsigned guard, runner, failed; /* between processes */
-  uintptr_t runner_actor;
-  struct conc__sharers parts;
+  __extension__ union {
+    struct conc__waitlist waiters;
+    struct conc__barrier_shared shared; /* between processes */
+  };
 } conc_barrier;
 
 /* Waits until all parties have come. The last one calls the action, and then
@@ -3303,15 +3336,24 @@ static const int *const conc__version_check __attribute__((used)) =
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
      >>registry   a fork; ids; their memory; waiting on a word
-     >>lock       what is shared between processes; the order of locks;
+     >>lock       the word of a shared object; claims: what one actor of one
+                  process holds; guards in shared memory; sharers: the
+                  processes that have a part in an object; the order of locks;
                   conc_lock and conc_rlock between processes; conc_lock;
-                  conc_rlock; what an actor reads; conc_rwlock between
-                  processes; conc_rwlock; conc_once between processes;
-                  conc_once
-     >>event      conc_event; conc_event between processes; conc_cond between
-                  processes; conc_cond; conc_sem; conc_sem between processes;
-                  conc_barrier between processes; conc_barrier
-     >>task       several at once; scopes; groups
+                  conc_lock: the calls; conc_rlock; what an actor reads;
+                  conc_rwlock: what its two forms promise; conc_rwlock between
+                  processes; conc_rwlock between processes: acquire and
+                  release; conc_rwlock in one process; conc_rwlock in one
+                  process: acquire and release; conc_once between processes;
+                  conc_once in one process
+     >>event      conc_event; conc_cond between processes; conc_cond in one
+                  process; conc_sem between processes; conc_sem in one process;
+                  conc_barrier between processes; conc_barrier between
+                  processes: wait; conc_barrier in one process; what a barrier
+                  tells
+     >>task       how a task begins and ends; one task: join, cancel, name;
+                  several tasks: one waiter on the list of each; several tasks:
+                  conc_wait, conc_gather, conc_as_completed; scopes; groups
      >>stack      the switch; fibers; control blocks and slabs; where a handler
                   runs when a stack has overflowed; the memory of stacks; what
                   a burst leaves
@@ -4300,13 +4342,13 @@ CONC__INLINE void conc__tsan_end(conc__fiber *f) {
   if (f->tsan != NULL) __tsan_destroy_fiber(f->tsan);
 }
 /* After a lock was acquired: for reading? by a call that never waits? */
-CONC__INLINE void conc__tell_acquired(void *lock, bool read, bool tries) {
+CONC__INLINE void conc__tsan_acquired(void *lock, bool read, bool tries) {
   unsigned flags = (read ? CONC__TSAN_READ : 0) | (tries ? CONC__TSAN_TRY : 0);
   __tsan_mutex_pre_lock(lock, flags);
   __tsan_mutex_post_lock(lock, flags, 0);
 }
 /* Before it is released. */
-CONC__INLINE void conc__tell_released(void *lock, bool read) {
+CONC__INLINE void conc__tsan_released(void *lock, bool read) {
   __tsan_mutex_pre_unlock(lock, read ? CONC__TSAN_READ : 0);
   __tsan_mutex_post_unlock(lock, read ? CONC__TSAN_READ : 0);
 }
@@ -4322,8 +4364,8 @@ CONC__PRIVATE void conc__fence_full(void) {
 #define conc__tsan_make(f) ((void)0)
 #define conc__tsan_share(f, other) ((void)0)
 #define conc__tsan_end(f) ((void)0)
-#define conc__tell_acquired(lock, read, tries) ((void)(tries))
-#define conc__tell_released(lock, read) ((void)0)
+#define conc__tsan_acquired(lock, read, tries) ((void)(tries))
+#define conc__tsan_released(lock, read) ((void)0)
 CONC__PRIVATE void conc__fence_full(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
@@ -6526,7 +6568,7 @@ struct conc__registry {
 
 /* Changes with the layout of what lies in shared memory: programs of different
    versions must not meet there. */
-#define CONC__REGISTRY_READY 0x636f6e02u
+#define CONC__REGISTRY_READY 0x636f6e03u
 
 /* What a process knows of a registry for itself: the end of the private page
    that is mapped right before it. A forked child has a copy. */
@@ -6811,14 +6853,45 @@ CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
 
 /* ---------------------------------------------------------------------------
    >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
+
+   What has an owner, or many readers; and first what all primitives of this
+   room and of >>event have in common between processes.
+
+   Each primitive is written twice. Between the threads and coroutines of one
+   process it is a word and a list of waiters (>>park, >>wait): what a running
+   thread can do at once is one compare-and-swap on the word, and all else
+   happens under the guard of the object (conc__mutex_of). Between processes
+   there is neither a guard of this process nor a list: what holds or waits is
+   named by the id of its process (>>registry), so that the others can ask if
+   that process is dead. A union in the public struct holds the list of the one
+   form and the state of the other, and the word says which of the two it is.
+
+   Invariants, of the form for one process:
+   - A word with an owner or with readers is changed by these, or by a waiter
+     that takes the object over from an owner that a fork left behind.
+   - While the list is not empty the word says so (CONC__LOCK_WAITERS), hence
+     what gives the object back takes the guard and finds the waiters.
+   - The last touch of an object by the task that gives it back is the change
+     of its word, hence a task that then has it may free it.
+
+   Uses park, wait, deadlock (by the waiter's `owner`) and registry. >>event
+   uses the first three parts; >>fork knows the bits of conc_rwlock's word.
    ------------------------------------------------------------------------ */
 
-/* --- what is shared between processes ---
+/* --- the word of a shared object ---
 
-   The word of an object that was made shared is never what the calls for one
-   process look for first; the next thing they look for is this. (A lock also
-   says so where the order of locks is, which they look at anyway.) The rest of
-   the word says how far it is from the object to the registry. */
+   One form of the word is kept for objects that ..._init_shared has made: its
+   highest bit and CONC__OWNER_NONE are set. No owner's id has the second, no
+   count and no state has the first together with the second. Such a word is
+   never what the calls for one process look for, so they are not slowed down
+   by it: their fast path fails, and the slow path asks conc__is_shared before
+   anything else. This goes for all eight primitives; the word of a semaphore
+   is its value.
+
+   The bits between say how many pages it is from the object to its registry:
+   that is the same wherever a process has mapped the memory. And the flag
+   CONC__LOCK_WAITERS is set, which keeps readers of an rwlock from counting
+   themselves in the word. */
 
 #define CONC__SHARED (~(UINTPTR_MAX >> 1) | CONC__OWNER_NONE)
 
@@ -6826,52 +6899,71 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
   return (word & CONC__SHARED) == CONC__SHARED;
 }
 
-/* The flag of an owner's word, in locks: the list of waiters may have somebody
-   in it. */
+/* A flag of an owner's word. May be set when the list of waiters is empty (the
+   last one has given up, or conc_cond_notify has set it to send the owner's
+   release through the guard); must be set when the list is not empty. Set, and
+   cleared, under the guard, but for conc_cond_notify. */
 #define CONC__LOCK_WAITERS CONC__OWNER_FLAG
 
-/* In words that name a process: somebody waits for it to change; and: who has
-   taken it from the dead is about to write the actor beside it. */
-#define CONC__AWAITS 0x80000000u
-#define CONC__OWNER_CHANGING 0x40000000u
+/* A flag of the words of shared objects that processes sleep on. May be set
+   when all sleepers are gone; must be set, in the very value that a sleeper
+   gives the kernel, before it sleeps. Cleared by the change that wakes. */
+#define CONC__SHARED_WAITERS 0x80000000u
 
-/* The word of an object that lies so and so far from its registry. */
 CONC__PRIVATE uintptr_t conc__shared_word(const void *object,
                                           struct conc__registry *r) {
   uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
   return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
 }
 
+/* The inverse: the two flags of the word fall off by the shifts. */
 CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
                                                           uintptr_t word) {
   uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
   return (struct conc__registry *)(page << 12);
 }
 
-/* Whether it is time to ask if an owner is dead: before the first sleep. */
+/* Whether to ask if an owner is dead. That is a system call: so not before the
+   spin of the first round, unless the call must not wait and has no other. */
 CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
   return round > 0 || deadline <= 0;
 }
 
-/* A claim is held by an actor of a process; it stands where locks between
-   threads have their list of waiters. The word alone says whose process has
-   it. The actor is written afterwards, and so is never another one's: it is 0
-   before, but after the death of an owner, when CONC__OWNER_CHANGING tells. */
-typedef struct conc__claim {
-  unsigned word;
-  uintptr_t actor;
-} conc__claim;
+/* --- claims: what one actor of one process holds ---
 
-CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
+   The word of a claim is 0 (free) or the id of the owner's process, and:
+
+     CONC__SHARED_WAITERS   see there. A release clears it and wakes one, so a
+                            waiter that has slept and then takes the claim sets
+                            it again: others may be asleep still.
+     CONC__CLAIM_CHANGING   must be set while `actor` is that of a dead owner:
+                            from when a waiter has taken the claim over until
+                            it has written its own actor. Cleared by it.
+
+   One compare-and-swap on the word claims, so at each instant the word alone
+   says which process has to be asked about. `actor`, written afterwards, is
+   read by tasks of the owner's process only, to tell which of them it is. It
+   is 0 while the claim is free, so it names no actor until it is written; but
+   not after a death. Then it might look like one of the new owner's process,
+   for a fork has the same addresses: hence CONC__CLAIM_CHANGING. A process
+   that dies with this flag set is found dead like any other owner. */
+
+#define CONC__CLAIM_CHANGING 0x40000000u
+
+/* With CONC__CLAIM_CHANGING in the word it is not: see above. `actor` needs no
+   order: it equals `me` only if this very actor has written it. */
+CONC__INLINE bool conc__claim_is_mine(const struct conc__claim *c, unsigned id,
                                       uintptr_t me) {
-  return (CONC__LOAD(&c->word) & ~CONC__AWAITS) == id &&
+  return (CONC__LOAD(&c->word) & ~CONC__SHARED_WAITERS) == id &&
          CONC__LOAD_RELAXED(&c->actor) == me;
 }
 
-CONC__PRIVATE int conc__claim_wait(conc__claim *c, struct conc__registry *r,
-                                   conc__actor *self, bool cancellable,
-                                   double deadline) {
-  unsigned awaits = 0; /* perhaps others do, too, once we have */
+/* The slow path of conc__claim_acquire, with the same results. If it is not
+   cancellable, a conc_cancel stays pending. */
+CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
+                                   struct conc__registry *r, conc__actor *self,
+                                   bool cancellable, double deadline) {
+  unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
   unsigned round = 0;
   for (;;) {
     unsigned seen = CONC__LOAD(&c->word);
@@ -6879,42 +6971,49 @@ CONC__PRIVATE int conc__claim_wait(conc__claim *c, struct conc__registry *r,
     unsigned id = conc__registry_self(r); /* another one after a fork */
     if (id == 0) return -EAGAIN;
     if (owner == 0) {
-      if (!CONC__CAS(&c->word, &seen, id | awaits)) continue;
+      if (!CONC__CAS(&c->word, &seen, id | waiters)) continue;
       CONC__STORE_RELAXED(&c->actor, self->id);
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
     if (conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, owner)) {
+      /* Only one succeeds here: the word names the dead no more. It keeps
+         CONC__SHARED_WAITERS, since no release will wake those that sleep. */
       if (!CONC__CAS(&c->word, &seen,
-                     id | CONC__AWAITS | CONC__OWNER_CHANGING))
+                     id | CONC__SHARED_WAITERS | CONC__CLAIM_CHANGING))
         continue;
       CONC__STORE_RELAXED(&c->actor, self->id);
-      CONC__AND(&c->word, ~CONC__OWNER_CHANGING);
+      /* Releases the store before it: the flag goes after the actor is new. */
+      CONC__AND(&c->word, ~CONC__CLAIM_CHANGING);
       return -EOWNERDEAD;
     }
     if (deadline <= 0) return -ETIMEDOUT;
-    if (round == 0) { /* unannounced, so that nobody need be woken */
+    if (round == 0) { /* unannounced: so the release need not wake */
       conc__shared_spin(self, &c->word, seen);
       round++;
       continue;
     }
-    if (!(seen & CONC__AWAITS) &&
-        !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
+    /* The kernel compares the word with what it is given: a release between
+       this announcement and the sleep changes it, and there is no sleep. */
+    if (!(seen & CONC__SHARED_WAITERS) &&
+        !CONC__CAS(&c->word, &seen, seen | CONC__SHARED_WAITERS))
       continue;
-    awaits = CONC__AWAITS;
+    waiters = CONC__SHARED_WAITERS;
     if (cancellable) {
-      int rc = conc__shared_wait(&c->word, seen | awaits, deadline, &round);
+      int rc = conc__shared_wait(&c->word, seen | waiters, deadline, &round);
       if (rc != 0) return rc;
     } else {
-      conc__shared_sleep(self, &c->word, seen | awaits, CONC__NEVER, round++,
+      conc__shared_sleep(self, &c->word, seen | waiters, CONC__NEVER, round++,
                          false);
     }
   }
 }
 
-/* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
-CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
+/* 0 and -EOWNERDEAD (the owner has died): the caller has the claim. -EDEADLK
+   (it has it already), -ETIMEDOUT, -ECANCELED, -EAGAIN (no id is left). */
+CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
+                                     struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
                                      double timeout) {
   unsigned id = conc__registry_self(r);
@@ -6926,23 +7025,37 @@ CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
   return 0;
 }
 
-CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
+/* 0, or -EPERM: the caller does not have it. */
+CONC__INLINE int conc__claim_release(struct conc__claim *c,
+                                     struct conc__registry *r,
                                      conc__actor *self) {
   unsigned id = conc__registry_self(r);
   unsigned seen = id;
   if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
+  /* Before the word, which releases it: a claim that is free has no actor. */
   CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
   if (!CONC__CAS(&c->word, &seen, 0u)) {
+    /* Only CONC__SHARED_WAITERS can have come: of a claim whose owner lives,
+       the word is written by the owner, and by waiters that set this flag. If
+       this process is killed before the wake-up, or the one that it wakes is,
+       the others look after a while. */
     CONC__STORE(&c->word, 0u);
     conc__shared_wake(&c->word, 1);
   }
   return 0;
 }
 
-/* What is more than a word is under a guard of its own, held by a process for
-   some dozen instructions. Each step of a change leaves it in a state that is
-   as good as one in which the process had died earlier. 0; 1 if it was held by
-   one who died; -EAGAIN. */
+/* --- guards in shared memory ---
+
+   State that is more than one word is changed under a guard of its own, a word
+   that is 0 or the id of the process that holds it, with CONC__SHARED_WAITERS
+   as in a claim. It is held for some dozen instructions, and never across a
+   wait of the caller. A process may be killed in there: so each step of a
+   change leaves the state as good as if that process had died earlier, or the
+   one that takes the guard from the dead (result 1) repairs it. */
+
+/* 0; 1 if the guard was taken from a process that died with it; -EAGAIN: not
+   held, since this process gets no id. */
 CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
                                      unsigned *guard) {
   unsigned id = conc__registry_self(r);
@@ -6955,16 +7068,20 @@ CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
     seen = CONC__LOAD(guard);
     owner = seen & CONC__PROCESS_ID;
     if (owner == 0) {
-      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__AWAITS : id)) return 0;
-    } else if (i < 10) {
+      /* A process that may have slept leaves the flag for other sleepers. */
+      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__SHARED_WAITERS : id))
+        return 0;
+    } else if (i < 10) { /* the holder runs, most likely */
       conc__pause();
-    } else if (i < 20) {
+    } else if (i < 20) { /* it waits for a CPU */
       sched_yield();
     } else if (conc__registry_is_dead(r, owner)) {
-      if (CONC__CAS(guard, &seen, id | CONC__AWAITS)) return 1;
-    } else if ((seen & CONC__AWAITS) ||
-               CONC__CAS(guard, &seen, seen | CONC__AWAITS)) {
-      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__AWAITS,
+      if (CONC__CAS(guard, &seen, id | CONC__SHARED_WAITERS)) return 1;
+    } else if ((seen & CONC__SHARED_WAITERS) ||
+               CONC__CAS(guard, &seen, seen | CONC__SHARED_WAITERS)) {
+      /* The thread sleeps, even in a coroutine: what it waits for takes less
+         time than a switch, as with conc__mutex_lock. */
+      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__SHARED_WAITERS,
                          CONC__NEVER, 0, false);
     }
   }
@@ -6972,12 +7089,18 @@ CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
 
 CONC__PRIVATE void conc__shared_leave(unsigned *guard) {
   CONC__POINT();
-  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
+  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__SHARED_WAITERS)
     conc__shared_wake(guard, 1);
 }
 
-/* The processes that have a part in something. Each only writes its own place,
-   which counts from when the id is there. */
+/* --- sharers: the processes that have a part in an object ---
+
+   A place belongs to the process whose id is in it (0: free); `count` says how
+   often it has its part. All under the object's shared guard. The id is
+   written last when a place is taken or given back: a process that is killed
+   in between has no part, or one that is found to be a dead one's. */
+
+/* The count of a process, or NULL; with id 0, that of a free place. */
 CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
                                            unsigned id) {
   size_t i;
@@ -6986,9 +7109,10 @@ CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
   return NULL;
 }
 
-/* False: there are too many others. */
+/* False: CONC__SHARERS other processes have all the places. */
 CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
   unsigned *count = conc__sharers_find(s, id);
+  CONC__CHECK(id != 0);
   if (count != NULL) {
     ++*count;
     return true;
@@ -7000,6 +7124,7 @@ CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
   return true;
 }
 
+/* The process has a part: the caller has looked. */
 CONC__PRIVATE void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
   unsigned *count = conc__sharers_find(s, id);
   if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
@@ -7012,9 +7137,9 @@ CONC__PRIVATE bool conc__sharers_any(const struct conc__sharers *s) {
   return false;
 }
 
-/* Drops the dead; whether there were any. */
-CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
-                                      struct conc__registry *r) {
+/* Takes out the dead; whether there were any. A system call for each place. */
+CONC__PRIVATE bool conc__sharers_drop_dead(struct conc__sharers *s,
+                                           struct conc__registry *r) {
   bool any = false;
   size_t i;
   for (i = 0; i < CONC__SHARERS; i++)
@@ -7027,21 +7152,34 @@ CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
 
 /* --- the order of locks ---
 
-   A name is a bit. For each name there is the set of those that have been held
-   when it was acquired, and of those that were held when these were, and so
+   A name is a bit, and its number, the "order", is remembered in each lock
+   that has the name. For each name there is the set of the names that were
+   held when it was acquired, of those that were held when these were, and so
    on. So an acquisition that says nothing new, which is nearly every one, is
-   one look at that set. */
+   one look at that set. The sets only grow.
 
-enum { CONC__ORDER_UNKNOWN = 0, CONC__ORDER_NONE = 1 };
-#define CONC__ORDER_SHARED 255 /* none: names are not known to all processes */
+   conc_lock.order is CONC__ORDER_UNKNOWN until the lock is acquired for the
+   first time, and CONC__ORDER_NONE if it takes no part: it has no name, or one
+   too many. It is written once, to the same value by whichever task does it:
+   hence relaxed. CONC__ORDER_SHARED takes no part, since names are not known
+   to all processes; and it is a hint for the fast path of a lock, which looks
+   at `order` anyway. The word tells the same, but a failed compare-and-swap
+   takes 12 ns, and a load of the word 3 ns just after one that wrote it. */
+
+enum { CONC__ORDER_UNKNOWN = 0, CONC__ORDER_NONE = 1, CONC__ORDER_FIRST = 2 };
+#define CONC__ORDER_SHARED 255
 #define CONC__LOCK_ORDERS (8 * sizeof(uintptr_t))
 #define CONC__LOCK_ORDER_BIT(order) ((uintptr_t)1 << (order))
 
-static conc__mutex conc__lock_order_guard; /* of all this */
+static conc__mutex conc__lock_order_guard; /* of all this; taken last */
 static char conc__lock_order_names[CONC__LOCK_ORDERS][48];
-static size_t conc__lock_orders = 2;
+static size_t conc__lock_orders = CONC__ORDER_FIRST; /* the next one */
+/* By order: which names were held, at once or through others, when a lock of
+   this name was acquired. */
 static uintptr_t conc__lock_order_before[CONC__LOCK_ORDERS];
-/* `before`, and what has been reported; also read without the guard. */
+/* What need not be looked at again: `before`, what has been reported, and the
+   name itself. Written under the guard, and read without it: a reader that
+   misses the newest bit takes the guard, and finds it there. */
 static uintptr_t conc__lock_order_known[CONC__LOCK_ORDERS];
 static void (*conc__lock_order_report)(const char *text, void *arg);
 static void *conc__lock_order_arg;
@@ -7054,12 +7192,14 @@ CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
   conc__mutex_unlock(&conc__lock_order_guard);
 }
 
-/* The order of a name. The guard is held. */
+/* The order of a name, a new one if it is new. CONC__ORDER_NONE: there is no
+   name, it is too long, or there are too many. The guard is held. */
 CONC__PRIVATE unsigned char conc__lock_order_of(const char *name) {
   size_t i;
+  CONC__CHECK(conc__mutex_is_held(&conc__lock_order_guard));
   if (name == NULL || strlen(name) >= sizeof conc__lock_order_names[0])
     return CONC__ORDER_NONE;
-  for (i = 2; i < conc__lock_orders; i++)
+  for (i = CONC__ORDER_FIRST; i < conc__lock_orders; i++)
     if (strcmp(conc__lock_order_names[i], name) == 0) return (unsigned char)i;
   if (i == CONC__LOCK_ORDERS) return CONC__ORDER_NONE;
   memcpy(conc__lock_order_names[i], name, strlen(name) + 1);
@@ -7067,47 +7207,59 @@ CONC__PRIVATE unsigned char conc__lock_order_of(const char *name) {
   return (unsigned char)i;
 }
 
-/* `c` is acquired while `h` is held, which is new. The guard is held. Whether
-   it is to be reported. */
-CONC__PRIVATE bool conc__lock_order_add(size_t h, size_t c) {
+CONC__PRIVATE void conc__lock_order_know(size_t order, uintptr_t bits) {
+  CONC__STORE_RELAXED(&conc__lock_order_known[order],
+                      conc__lock_order_known[order] | bits);
+}
+
+/* Enters that `wanted` is acquired while `held` is held, which was not known.
+   Returns true, and enters nothing, if that is inverted: some task has
+   acquired `held` while it held `wanted`. The guard is held. */
+CONC__PRIVATE bool conc__lock_order_add(size_t held, size_t wanted) {
   size_t i;
-  if (conc__lock_order_before[h] & CONC__LOCK_ORDER_BIT(c)) return true;
-  conc__lock_order_before[c] |=
-      CONC__LOCK_ORDER_BIT(h) | conc__lock_order_before[h];
-  for (i = 2; i < conc__lock_orders; i++) {
-    if (conc__lock_order_before[i] & CONC__LOCK_ORDER_BIT(c))
-      conc__lock_order_before[i] |= conc__lock_order_before[c];
-    CONC__STORE_RELAXED(&conc__lock_order_known[i],
-                        conc__lock_order_known[i] |
-                            conc__lock_order_before[i]);
+  CONC__CHECK(conc__mutex_is_held(&conc__lock_order_guard));
+  CONC__CHECK(held != wanted && held < conc__lock_orders &&
+              wanted < conc__lock_orders);
+  if (conc__lock_order_before[held] & CONC__LOCK_ORDER_BIT(wanted))
+    return true;
+  conc__lock_order_before[wanted] |=
+      CONC__LOCK_ORDER_BIT(held) | conc__lock_order_before[held];
+  /* What comes before `wanted` comes before all that `wanted` comes before. */
+  for (i = CONC__ORDER_FIRST; i < conc__lock_orders; i++) {
+    if (conc__lock_order_before[i] & CONC__LOCK_ORDER_BIT(wanted))
+      conc__lock_order_before[i] |= conc__lock_order_before[wanted];
+    conc__lock_order_know(i, conc__lock_order_before[i]);
   }
   return false;
 }
 
-/* The caller has acquired the lock, for the first time or in a new order. */
+/* The caller has acquired the lock, for the first time or while it holds names
+   that are not known to come before this one. The report is made after the
+   guard has been left, for it may acquire locks. */
 CONC__PRIVATE void conc__lock_order_note(conc_lock *lock, conc__actor *self,
                                          bool tries) {
   void (*report)(const char *, void *) = NULL;
   void *arg = NULL;
   char text[256], label[24];
   const conc_task *task = self->task;
-  uintptr_t missing;
-  size_t c, h;
+  uintptr_t missing = 0;
+  size_t order, h;
   if (task->name == NULL) conc__task_label(task, label, sizeof label);
   conc__mutex_lock(&conc__lock_order_guard);
-  c = lock->order;
-  if (c == CONC__ORDER_UNKNOWN) {
-    c = conc__lock_order_of(lock->name);
-    CONC__STORE_RELAXED(&lock->order, (unsigned char)c);
+  order = lock->order;
+  if (order == CONC__ORDER_UNKNOWN) {
+    order = conc__lock_order_of(lock->name);
+    CONC__STORE_RELAXED(&lock->order, (unsigned char)order);
   }
-  missing = 0;
-  if (!tries && c != CONC__ORDER_NONE)
-    missing = self->held & ~conc__lock_order_known[c];
-  for (h = 2; missing != 0 && h < conc__lock_orders; h++) {
-    if (h == c || !(missing & CONC__LOCK_ORDER_BIT(h))) continue;
-    if (!conc__lock_order_add(h, c)) continue;
-    CONC__STORE_RELAXED(&conc__lock_order_known[c],
-                        conc__lock_order_known[c] | CONC__LOCK_ORDER_BIT(h));
+  /* An acquisition that could not wait says nothing about an order. */
+  if (!tries && order != CONC__ORDER_NONE)
+    missing = self->held & ~conc__lock_order_known[order];
+  for (h = CONC__ORDER_FIRST; missing != 0 && h < conc__lock_orders; h++) {
+    /* Locks of one name may be nested in any order. */
+    if (h == order || !(missing & CONC__LOCK_ORDER_BIT(h))) continue;
+    if (!conc__lock_order_add(h, order)) continue;
+    /* Inverted. From now on it is known, so each pair is reported once. */
+    conc__lock_order_know(order, CONC__LOCK_ORDER_BIT(h));
     if (report != NULL) continue; /* one at a time is enough to look at */
     report = conc__lock_order_report;
     arg = conc__lock_order_arg;
@@ -7115,22 +7267,23 @@ CONC__PRIVATE void conc__lock_order_note(conc_lock *lock, conc__actor *self,
              "%s acquires '%s' and holds '%s', which was acquired before by "
              "one who held '%s'",
              task->name != NULL ? task->name : label,
-             conc__lock_order_names[c], conc__lock_order_names[h],
-             conc__lock_order_names[c]);
+             conc__lock_order_names[order], conc__lock_order_names[h],
+             conc__lock_order_names[order]);
   }
-  if (c != CONC__ORDER_NONE) {
-    CONC__STORE_RELAXED(&conc__lock_order_known[c],
-                        conc__lock_order_known[c] | CONC__LOCK_ORDER_BIT(c));
-    self->held |= CONC__LOCK_ORDER_BIT(c);
+  if (order != CONC__ORDER_NONE) {
+    /* Itself, too: so another lock of this name is nothing new. */
+    conc__lock_order_know(order, CONC__LOCK_ORDER_BIT(order));
+    self->held |= CONC__LOCK_ORDER_BIT(order);
   }
   conc__mutex_unlock(&conc__lock_order_guard);
   if (report != NULL) report(text, arg);
 }
 
+/* Each lock of this process that is acquired passes here. */
 CONC__INLINE void conc__lock_acquired(conc_lock *lock, conc__actor *self,
                                       bool tries) {
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
-  conc__tell_acquired(lock, false, tries);
+  conc__tsan_acquired(lock, false, tries);
   if (CONC__LIKELY(order == CONC__ORDER_NONE)) return;
   if (order == CONC__ORDER_UNKNOWN ||
       (self->held & ~CONC__LOAD_RELAXED(&conc__lock_order_known[order])))
@@ -7138,16 +7291,14 @@ CONC__INLINE void conc__lock_acquired(conc_lock *lock, conc__actor *self,
   else self->held |= CONC__LOCK_ORDER_BIT(order);
 }
 
-/* --- conc_lock and conc_rlock between processes --- */
+/* --- conc_lock and conc_rlock between processes ---
 
-CONC__INLINE conc__claim *conc__lock_claim(const conc_lock *lock) {
-  return (conc__claim *)(uintptr_t)&lock->waiters;
-}
+   A claim. `depth` belongs to the owner, as between threads. */
 
 CONC_API int conc_lock_init_shared(conc_lock *lock) {
   struct conc__registry *r = conc__registry_of(lock);
   if (r == NULL) return -EINVAL;
-  memset(&lock->waiters, 0, sizeof lock->waiters);
+  memset(&lock->claim, 0, sizeof lock->claim);
   lock->depth = 0;
   lock->order = CONC__ORDER_SHARED;
   CONC__STORE(&lock->word, conc__shared_word(lock, r));
@@ -7158,63 +7309,69 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
   return conc_lock_init_shared(&rlock->lock);
 }
 
+/* The caller knows that the lock is shared. */
 CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
                                             bool cancellable, double timeout) {
   int rc = conc__claim_acquire(
-      conc__lock_claim(lock),
+      &lock->claim,
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
       cancellable, timeout);
   if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
-    conc__tell_acquired(lock, false, timeout <= 0);
+    conc__tsan_acquired(lock, false, timeout <= 0);
   return rc;
 }
 
+/* False also for a lock that is not shared. */
 CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
                                              conc__actor *self) {
   uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
   unsigned id;
   if (!conc__is_shared(word)) return false;
   id = conc__registry_self(conc__shared_registry(lock, word));
-  return id != 0 &&
-         conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
+  return id != 0 && conc__claim_is_mine(&lock->claim, id, self->id);
 }
 
-CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
-                                            conc__actor *self) {
+CONC__NOINLINE int conc__shared_lock_release(conc_lock *lock,
+                                             conc__actor *self) {
   if (CONC_HAVE_TSAN) { /* which must hear of it first */
     if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-    conc__tell_released(lock, false);
+    conc__tsan_released(lock, false);
   }
   return conc__claim_release(
-      conc__lock_claim(lock),
+      &lock->claim,
       conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
-}
-
-CONC__PRIVATE bool conc__shared_lock_locked(const conc_lock *lock) {
-  return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
 }
 
 /* --- conc_lock ---
 
-   The word is 0, or its owner's actor, or'ed with 1 if the list of waiters
-   may have somebody in it. It changes to "free" without the guard only from
-   a word without the 1, so that whoever must wake somebody holds the guard. */
+   The word is 0 (free) or the id of its owner, or'ed with CONC__LOCK_WAITERS.
+   It changes to "free" without the guard only from a word without that flag:
+   so a release that must wake a waiter holds the guard.
 
-/* A waiter that has waited so long is handed the lock: no barging then. */
+   A release wakes the first waiter, which tries again; meanwhile any running
+   thread may take the lock ("barging"). This is much faster than to hand the
+   lock over, which costs a switch for each acquisition once a waiter sleeps.
+   But it starves the waiter if the others are busy: hence one that has waited
+   for CONC__LOCK_PATIENCE, which is long against a switch, is handed it. */
+
 #define CONC__LOCK_PATIENCE 0.5e-3
 
+/* Takes a lock that is free, whether or not others wait for it. */
 CONC__PRIVATE bool conc__lock_try(conc_lock *lock, uintptr_t me) {
   uintptr_t seen = CONC__LOAD_RELAXED(&lock->word);
   return (seen & ~CONC__LOCK_WAITERS) == 0 &&
          CONC__CAS(&lock->word, &seen, seen | me);
 }
 
+/* Relaxed: only the caller writes its own id there, or one that hands it the
+   lock; and that has been waited for. */
 CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
   return (CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me;
 }
 
-/* Spins as long as the owner is likely to be done at once. A coroutine's CPU
-   is better given to the next coroutine. */
+/* Spins as long as the owner is likely to be done at once: a small part of the
+   time for which a waiter must be patient anyway. A coroutine's CPU is better
+   given to the next coroutine. */
 CONC__PRIVATE bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
   conc__short_spin spin = {0, 0};
   if (conc__cpus < 2 || !self->ops->blocks) return false;
@@ -7223,29 +7380,36 @@ CONC__PRIVATE bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
   return false;
 }
 
-CONC__PRIVATE int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
-                                          bool cancellable, double deadline) {
+/* The lock is not shared, and was not free. Results as of conc_lock_acquire;
+   on 0 and -EOWNERDEAD the caller has the lock. */
+CONC__NOINLINE int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
+                                           bool cancellable, double deadline) {
   conc__mutex *guard = conc__mutex_of(lock);
   uintptr_t me = self->id;
   bool front = false;
   conc__waiter w;
   if (conc__lock_is_mine(lock, me)) return -EDEADLK;
   if (conc__lock_try(lock, me)) return 0;
+  /* A lock whose owner is not in this process is taken below, in no time. */
   if (!conc__owner_is_gone(CONC__LOAD_RELAXED(&lock->word))) {
     if (deadline <= 0) return -ETIMEDOUT;
     if (conc__lock_spin(lock, self)) return 0;
   }
   conc__waiter_init(&w, self, "lock", lock->name);
-  w.since = conc_now();
+  w.since = conc_now(); /* of the whole wait: kept over all rounds */
   w.relation = "held by";
   w.owner = &lock->word;
+  /* A waiter that was woken to try may have stayed behind in a fork: then no
+     release would come. */
   w.recheck_after_fork = true;
   for (;;) {
     uintptr_t seen;
     int rc;
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&lock->word);
-    for (;;) { /* take it, or say that somebody waits */
+    /* Takes it, or announces a waiter: by one compare-and-swap, since releases
+       without waiters do not take the guard. */
+    for (;;) {
       bool gone = conc__owner_is_gone(seen);
       bool free = CONC__OWNER(seen) == 0 || gone;
       uintptr_t want = seen | CONC__LOCK_WAITERS;
@@ -7257,35 +7421,56 @@ CONC__PRIVATE int conc__lock_acquire_slow(conc_lock *lock, conc__actor *self,
     }
     rc = conc__waitlist_wait(guard, &lock->waiters, &w, front, cancellable,
                              deadline);
+    CONC__CHECK(w.list == NULL);
     if (rc != 0 && rc != -EAGAIN) return rc;
-    w.failure = 0;
+    w.failure = 0; /* -EAGAIN of a fork; the waiter is used again */
+    /* Handed over? Acquires what the release wrote. */
     if ((CONC__LOAD(&lock->word) & ~CONC__LOCK_WAITERS) == me) return 0;
-    front = true; /* somebody was faster: wait on where we were */
+    front = true; /* another one was faster: wait on in the same place */
   }
 }
 
-CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
-  conc__actor *self = conc__self();
-  uintptr_t free = 0;
-  int rc = 0;
-  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED))
+/* --- conc_lock: the calls --- */
+
+/* The word was not 0, or says that the lock is shared. Apart from the fast
+   path, so that this one keeps few registers. */
+CONC__NOINLINE int conc__lock_acquire_held(conc_lock *lock, conc__actor *self,
+                                           double timeout) {
+  int rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
     return conc__shared_lock_acquire(lock, self, true, timeout);
-  if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &free, self->id)))
-    rc = conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
-  if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
+  rc = conc__lock_acquire_slow(lock, self, true, conc__deadline(timeout));
+  if (rc == 0 || rc == -EOWNERDEAD)
     conc__lock_acquired(lock, self, timeout <= 0);
   return rc;
 }
 
-CONC__PRIVATE int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
+CONC_API int conc_lock_acquire(conc_lock *lock, double timeout) {
+  conc__actor *self = conc__self();
+  uintptr_t seen = 0;
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&lock->order) == CONC__ORDER_SHARED ||
+                     !CONC__CAS(&lock->word, &seen, self->id)))
+    return conc__lock_acquire_held(lock, self, timeout);
+  conc__lock_acquired(lock, self, timeout <= 0);
+  return 0;
+}
+
+/* The word was not the caller's id alone: others wait, or the lock is not its.
+   Hands the lock over or wakes a waiter; and wakes the waiters of a condition
+   that the caller has put off (conc_cond_notify). */
+CONC__NOINLINE int conc__lock_release_slow(conc_lock *lock,
+                                           conc__actor *self) {
   conc__mutex *guard = conc__mutex_of(lock);
   uintptr_t next = 0;
   conc__waiter *w;
   if (!conc__lock_is_mine(lock, self->id)) return -EPERM;
   conc__mutex_lock(guard);
   w = conc__waitlist_take(&lock->waiters);
+  /* It is off the list: so it will find the lock its own, even if its time is
+     out by then. */
   if (w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE)
     next = w->actor->id;
+  CONC__CHECK(next != self->id);
   if (lock->waiters.first != NULL) next |= CONC__LOCK_WAITERS;
   CONC__STORE(&lock->word, next); /* the last touch of the lock */
   conc__mutex_unlock(guard);
@@ -7297,15 +7482,17 @@ CONC__PRIVATE int conc__lock_release_slow(conc_lock *lock, conc__actor *self) {
 CONC_API int conc_lock_release(conc_lock *lock) {
   conc__actor *self = conc__self();
   uintptr_t seen = self->id;
-  /* The lock may be gone once it has been released. */
+  /* Read now: the lock may be gone once it has been released. */
   unsigned char order = CONC__LOAD_RELAXED(&lock->order);
   int rc = 0;
-  if (CONC__UNLIKELY(order == CONC__ORDER_SHARED))
-    return conc__shared_lock_release(lock, self);
-  if (CONC_HAVE_TSAN && !conc__lock_is_mine(lock, self->id)) return -EPERM;
-  conc__tell_released(lock, false);
-  if (CONC__UNLIKELY(!CONC__CAS(&lock->word, &seen, (uintptr_t)0)))
+  if (CONC_HAVE_TSAN && conc__lock_is_mine(lock, self->id))
+    conc__tsan_released(lock, false);
+  if (CONC__UNLIKELY(order == CONC__ORDER_SHARED ||
+                     !CONC__CAS(&lock->word, &seen, (uintptr_t)0))) {
+    if (conc__is_shared(CONC__LOAD_RELAXED(&lock->word)))
+      return conc__shared_lock_release(lock, self);
     rc = conc__lock_release_slow(lock, self);
+  }
   if (CONC__UNLIKELY(order > CONC__ORDER_NONE) && rc == 0)
     self->held &= ~CONC__LOCK_ORDER_BIT(order);
   return rc;
@@ -7313,11 +7500,14 @@ CONC_API int conc_lock_release(conc_lock *lock) {
 
 CONC_API bool conc_lock_locked(const conc_lock *lock) {
   uintptr_t word = CONC__LOAD(&lock->word);
-  if (conc__is_shared(word)) return conc__shared_lock_locked(lock);
+  if (conc__is_shared(word)) return CONC__LOAD(&lock->claim.word) != 0;
   return (word & ~CONC__LOCK_WAITERS) != 0;
 }
 
-/* --- conc_rlock --- */
+/* --- conc_rlock ---
+
+   A conc_lock, and `depth`, which only the owner touches: how often it has
+   acquired the lock beyond the first time. */
 
 CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
   int rc;
@@ -7326,12 +7516,14 @@ CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
     return 0;
   }
   rc = conc_lock_acquire(&rlock->lock, timeout);
-  if (rc == 0 || rc == -EOWNERDEAD)
-    rlock->lock.depth = 0; /* whatever was released wrongly, or not at all */
+  /* A new owner starts at the first level, whatever the last one left: a dead
+     one, or one that used conc_lock_release. */
+  if (rc == 0 || rc == -EOWNERDEAD) rlock->lock.depth = 0;
+  /* A shared lock tells only now that it is the caller's. */
   if (rc != -EDEADLK ||
       !conc__is_shared(CONC__LOAD_RELAXED(&rlock->lock.word)))
     return rc;
-  rlock->lock.depth++; /* it is the caller's */
+  rlock->lock.depth++;
   return 0;
 }
 
@@ -7344,9 +7536,19 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
   return 0;
 }
 
-/* --- what an actor reads --- */
+/* --- what an actor reads ---
 
-/* Where an actor remembers a lock that it reads; NULL for a free place. */
+   An rwlock's word counts readers and does not name them. So each actor
+   remembers up to CONC__READS rwlocks that it holds for reading, and how many
+   more there are: that tells a wrong release, a second acquire, and, in a
+   forked child, which readers have stayed behind. Only the actor itself writes
+   this, but for the task that hands it the lock while it waits. */
+
+/* In `reads`, a lock between processes: of these a forked child has none. */
+#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
+
+/* Where an actor remembers a lock that it reads, or NULL; with NULL for the
+   lock, a free place. */
 CONC__INLINE conc_rwlock **conc__reads_find(conc__actor *self,
                                             const conc_rwlock *rwlock) {
   int i;
@@ -7355,7 +7557,6 @@ CONC__INLINE conc_rwlock **conc__reads_find(conc__actor *self,
   return NULL;
 }
 
-/* The actor holds it for reading from now on. */
 CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
   conc_rwlock **place = conc__reads_find(actor, NULL);
   if (place != NULL)
@@ -7364,15 +7565,52 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
     actor->more_reads++;
 }
 
+/* --- conc_rwlock: what its two forms promise ---
+
+   In one process the lock can be handed to a waiter in the list. Between
+   processes no list would survive a kill: all that wait are woken to look.
+
+                          in one process            between processes
+     waiters              first come, first served  in no order
+     readers that wait    go in together if one is  all that come to look
+                          behind the other          while it is their turn
+     a new reader, while  waits                     waits; not if a writer has
+     a writer waits                                 had the lock since it came
+     a writer gives back  the next in the list,     readers, if some waited;
+                          whatever it wants         else whichever comes first
+     a free lock          any may take it, until    any may take it whose turn
+                          the first in the list     it is; and any that is
+                          has waited for 0.5 ms;    late: that has looked
+                          to that one it is handed  twice, or will not wait
+     writers starve       no: they are handed it    no: new readers wait
+     readers starve       no: they are handed it    no: after each writer it is
+                                                    their turn
+     an owner is gone     -EOWNERDEAD, after a      -EOWNERDEAD, after the
+                          fork, of a writer;        death of a writer; dead
+                          readers are recounted     readers are dropped */
+
 /* --- conc_rwlock between processes ---
 
-   A writer that waits names itself in `wants`, and then no newcomer joins the
-   readers. Those who began to wait before a writer had it may; and once one
-   has given it back, it is the turn of readers, if some wait. Neither holds
-   for ever: what is free, any may have who is late. `round` is what all of
-   them wait on; its lowest bit: somebody does. */
+   The fields of struct conc__rwlock_shared, all under its guard:
 
-#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
+     writer        the process that has it for writing, and writer_actor which
+                   of its actors; 0: none.
+     wants         a writer that waits, and wants_actor; 0: none. While it is
+                   set, newcomers do not join the readers. Only one of several
+                   writers is named: the others come to look when it is done.
+     readers       the processes that read.
+     readers_wait  may be set when none waits any more; must be set while a
+                   reader sleeps. Cleared when a writer gives the lock back.
+     readers_turn  set then, if readers waited: writers let them in first.
+                   Cleared by the first that goes in, and when a writer dies.
+     writers       how many writers have given it back: a reader compares it
+                   with what it was when it came.
+     round         what all of them sleep on, also read without the guard. The
+                   lowest bit: may be set when none sleeps; must be set
+                   before one does. Cleared, by adding 1, by what wakes.
+
+   A turn that is not taken, since the task was killed, ends by itself: a task
+   that is late may have what is free. */
 
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   struct conc__registry *r = conc__registry_of(rwlock);
@@ -7382,87 +7620,144 @@ CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   return 0;
 }
 
-/* Something has changed for those who wait; the guard is left. */
-CONC__PRIVATE void conc__rwlock_tell(struct conc__rwlock_shared *s) {
+/* Leaves the guard, and wakes all that wait: something has changed for them.
+   The round changes before the guard is left, so that one that looks after it
+   either sees the change or does not sleep. */
+CONC__PRIVATE void conc__shared_rwlock_leave(struct conc__rwlock_shared *s) {
   unsigned seen = s->round;
   if (seen & 1) CONC__STORE(&s->round, seen + 1);
   conc__shared_leave(&s->guard);
   if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
 }
 
-CONC__PRIVATE bool conc__rwlock_may(const struct conc__rwlock_shared *s,
-                                    bool write, bool late, unsigned writers) {
-  bool read = conc__sharers_any(&s->readers);
-  if (s->writer != 0) return false;
-  if (write) return !read && (late || !s->readers_turn);
-  return s->wants == 0 || s->writers != writers || (late && !read);
+/* --- conc_rwlock between processes: acquire and release --- */
+
+/* One acquisition, from its first look to its end. */
+struct conc__rwlock_call {
+  struct conc__rwlock_shared *s;
+  struct conc__registry *r;
+  conc_rwlock *rwlock;
+  conc__actor *self;
+  bool write;
+  double deadline;
+  unsigned id;      /* of this process, new at each look: a fork changes it */
+  unsigned round;   /* how often it has waited */
+  unsigned writers; /* s->writers at the first look */
+  bool died;        /* the writer is found dead, and still named */
+};
+
+/* Looks what has become of those that have the lock, and of the caller: 0, or
+   -EDEADLK if it has the lock itself. The guard is held. */
+CONC__PRIVATE int conc__shared_rwlock_look(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  conc_rwlock **place =
+      conc__reads_find(c->self, CONC__READS_SHARED(c->rwlock));
+  if (place != NULL && conc__sharers_find(&s->readers, c->id) == NULL) {
+    *place = NULL; /* of another lock, never released, at this address */
+    place = NULL;
+  }
+  if (place != NULL || (s->writer == c->id && s->writer_actor == c->self->id))
+    return -EDEADLK;
+  if (c->round == 0) c->writers = s->writers;
+  c->died = false;
+  if (!conc__shared_doubts(c->round, c->deadline)) return 0;
+  /* A dead writer stays named until one has taken the lock: that one, and no
+     other, is to say -EOWNERDEAD. */
+  c->died = s->writer != 0 && conc__registry_is_dead(c->r, s->writer);
+  if (s->wants != 0 && conc__registry_is_dead(c->r, s->wants)) s->wants = 0;
+  conc__sharers_drop_dead(&s->readers, c->r);
+  return 0;
 }
 
+/* Whether it is the caller's turn, by the table above. The guard is held. */
+CONC__PRIVATE bool conc__shared_rwlock_may(const struct conc__rwlock_call *c) {
+  const struct conc__rwlock_shared *s = c->s;
+  bool late = c->round > 1 || c->deadline <= 0;
+  bool read = conc__sharers_any(&s->readers);
+  if (s->writer != 0 && !c->died) return false;
+  if (c->write) return !read && (late || c->died || !s->readers_turn);
+  return s->wants == 0 || s->writers != c->writers || (late && !read);
+}
+
+/* Takes the lock if it is the caller's turn. The guard is held. Killed at any
+   instruction, the caller leaves a lock that it has, or has not: `writer` and
+   the reader's id are what counts, and are written last. */
+CONC__PRIVATE bool conc__shared_rwlock_take(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  if (!conc__shared_rwlock_may(c)) return false;
+  if (c->write) {
+    if (c->died) s->readers_turn = false;
+    s->writer_actor = c->self->id;
+    CONC__STORE(&s->writer, c->id);
+    return true;
+  }
+  if (!conc__sharers_add(&s->readers, c->id)) return false;
+  s->readers_turn = false;
+  if (c->died) CONC__STORE(&s->writer, 0u);
+  conc__reads_add(c->self, CONC__READS_SHARED(c->rwlock));
+  return true;
+}
+
+/* The caller waits no more, for it has the lock or gives up; leaves the guard.
+   If it was named in `wants`, it has kept others out, which may come now. */
+CONC__PRIVATE void conc__shared_rwlock_done(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  if (s->wants != c->id || s->wants_actor != c->self->id) {
+    conc__shared_leave(&s->guard);
+    return;
+  }
+  s->wants = 0;
+  conc__shared_rwlock_leave(s);
+}
+
+/* Says what the caller waits for, leaves the guard, and waits for a change. 0:
+   look again; -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE int conc__shared_rwlock_wait(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  unsigned seen;
+  if (!c->write) {
+    s->readers_wait = true;
+  } else if (s->wants == 0) {
+    s->wants_actor = c->self->id;
+    CONC__STORE(&s->wants, c->id);
+  }
+  seen = s->round | 1;
+  CONC__STORE_RELAXED(&s->round, seen); /* leaving the guard releases it */
+  conc__shared_leave(&s->guard);
+  return conc__shared_wait(&s->round, seen, c->deadline, &c->round);
+}
+
+/* The caller knows that the lock is shared. After a failed wait, too, it
+   enters the guard again: to take its name out of `wants`. */
 CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
                                               conc__actor *self,
                                               double timeout) {
-  struct conc__rwlock_shared *s = &rwlock->shared;
-  struct conc__registry *r =
-      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
-  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
-  double deadline = conc__deadline(timeout);
-  unsigned round = 0, writers = 0;
-  bool died = false;
+  struct conc__rwlock_call c;
   int rc = 0;
+  c.s = &rwlock->shared;
+  c.r = conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  c.rwlock = rwlock;
+  c.self = self;
+  c.write = write;
+  c.deadline = conc__deadline(timeout);
+  c.round = 0; /* the rest is set by the first look */
   for (;;) {
-    bool late = round > 1 || deadline <= 0;
-    bool mine, taken;
-    unsigned id, seen;
-    if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
-    id = conc__registry_self(r); /* another one after a fork */
-    mine = s->wants == id && s->wants_actor == self->id;
-    if (place != NULL && conc__sharers_find(&s->readers, id) == NULL) {
-      *place = NULL; /* of another lock, never released, at this address */
-      place = NULL;
-    }
-    if (place != NULL || (s->writer == id && s->writer_actor == self->id))
-      rc = -EDEADLK;
-    if (rc == 0 && conc__shared_doubts(round, deadline)) {
-      if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
-        s->writer = 0;
-        s->readers_turn = false;
-        died = true;
-      }
-      if (s->wants != 0 && conc__registry_is_dead(r, s->wants)) s->wants = 0;
-      conc__sharers_bury(&s->readers, r);
-    }
-    if (round == 0) writers = s->writers;
-    taken = rc == 0 && conc__rwlock_may(s, write, late, writers);
-    if (taken && write) {
-      s->writer_actor = self->id;
-      CONC__STORE(&s->writer, id);
-    } else if (taken) {
-      taken = conc__sharers_add(&s->readers, id);
-      if (taken) s->readers_turn = false;
-    }
-    if (rc == 0 && !taken && deadline <= 0) rc = -ETIMEDOUT;
+    bool taken;
+    if (conc__shared_enter(c.r, &c.s->guard) < 0) return -EAGAIN;
+    c.id = conc__registry_self(c.r);
+    if (rc == 0) rc = conc__shared_rwlock_look(&c);
+    taken = rc == 0 && conc__shared_rwlock_take(&c);
+    if (rc == 0 && !taken && c.deadline <= 0) rc = -ETIMEDOUT;
     if (taken || rc != 0) {
-      if (mine) s->wants = 0;
-      if (taken && !write) conc__reads_add(self, CONC__READS_SHARED(rwlock));
-      if (mine)
-        conc__rwlock_tell(s);
-      else
-        conc__shared_leave(&s->guard);
-      return rc == 0 && died ? -EOWNERDEAD : rc;
+      conc__shared_rwlock_done(&c);
+      return taken && c.died ? -EOWNERDEAD : rc;
     }
-    if (!write) {
-      s->readers_wait = true;
-    } else if (s->wants == 0) {
-      s->wants_actor = self->id;
-      CONC__STORE(&s->wants, id);
-    }
-    seen = s->round | 1;
-    CONC__STORE_RELAXED(&s->round, seen);
-    conc__shared_leave(&s->guard);
-    rc = conc__shared_wait(&s->round, seen, deadline, &round);
+    rc = conc__shared_rwlock_wait(&c);
   }
 }
 
+/* 0, -EPERM, -EAGAIN. A reader beyond the CONC__READS that its actor remembers
+   is taken at its word if its process reads the lock. */
 CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
                                               conc__actor *self) {
   struct conc__rwlock_shared *s = &rwlock->shared;
@@ -7479,11 +7774,13 @@ CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
     conc__shared_leave(&s->guard);
     return -EPERM;
   }
-  conc__tell_released(rwlock, read);
+  conc__tsan_released(rwlock, read);
   if (write) {
     s->writers++;
     s->readers_turn = s->readers_wait;
     s->readers_wait = false;
+    /* Before `writer`, which releases it: killed between the two, the process
+       is found dead as a writer, which is true. */
     s->writer_actor = 0;
     CONC__STORE(&s->writer, 0u);
   } else {
@@ -7493,44 +7790,55 @@ CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
       self->more_reads--;
     conc__sharers_remove(&s->readers, id);
   }
-  conc__rwlock_tell(s);
+  conc__shared_rwlock_leave(s);
   return 0;
 }
 
-/* --- conc_rwlock ---
+/* --- conc_rwlock in one process ---
 
-   The word names the writer, as a lock's does its owner, or counts the
-   readers; and it says if somebody may be in the list. Then no newcomer joins
-   the readers, but one may take what is free, as with a lock, until the first
-   in the list has waited CONC__LOCK_PATIENCE: to that one it is handed, and
-   to the readers that follow if it is a reader. Whoever gives it back last,
-   or ceases to wait, settles under the guard who is next. */
+   The word is 0 (free), or the id of the writer as in a conc_lock, or counts
+   the readers: CONC__READ_FLAG, and CONC__READ_ONE for each of them. Besides:
+
+     CONC__LOCK_WAITERS  as in a conc_lock. While it is set, no newcomer joins
+                         the readers.
+
+   A newcomer may take what is free, as with a lock, until the first in the
+   list has waited for CONC__LOCK_PATIENCE: then the lock is handed to that one
+   and, if it reads, to the readers right behind it. The task that gives the
+   lock back last, or that ceases to wait, settles under the guard which
+   waiters are next. */
 
 #define CONC__READ_FLAG CONC__OWNER_NONE
 #define CONC__READ_ONE ((uintptr_t)4)
 
-/* What a waiter wants, in its tag; CONC__HANDED: it has it. */
+/* The tag of a waiter: what it wants; or CONC__HANDED: it has it. Under the
+   guard while it is on the list. */
 enum { CONC__TO_READ, CONC__TO_WRITE, CONC__HANDED };
 
-/* Whether one more may have it, given who holds it. */
+/* Whether one more may have it. `held` is the word without the flag of the
+   waiters; `join`: it may join those that read. */
 CONC__INLINE bool conc__rwlock_open(uintptr_t held, bool write, bool join) {
   return held == 0 || (!write && join && (held & CONC__READ_FLAG) != 0);
 }
 
+/* The word when the actor has it, too. */
 CONC__INLINE uintptr_t conc__rwlock_with(uintptr_t held, bool write,
                                          conc__actor *actor) {
+  CONC__CHECK(conc__rwlock_open(held, write, true));
   return write ? actor->id : (held | CONC__READ_FLAG) + CONC__READ_ONE;
 }
 
-/* What is left when one of those who hold it has given it back. */
+/* The word when one of those that hold it has given it back; keeps the flag of
+   the waiters only if readers are left. */
 CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t held) {
   return (held & CONC__READ_FLAG) && held >= 2 * CONC__READ_ONE
              ? held - CONC__READ_ONE
              : 0;
 }
 
-/* Gives it back, or not, then hands it to those whose turn it is or wakes
-   them to try again. */
+/* Gives the lock back (`release`), or not (a waiter has left, or a fork has
+   left readers behind), then hands it to the waiters whose turn it is, or
+   wakes them to try again. */
 CONC__PRIVATE void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
   conc__mutex *guard = conc__mutex_of(rwlock);
   uintptr_t seen, word;
@@ -7541,10 +7849,13 @@ CONC__PRIVATE void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
   seen = CONC__LOAD_RELAXED(&rwlock->word);
   w = rwlock->waiters.first;
   hand = w != NULL && conc_now() - w->since > CONC__LOCK_PATIENCE;
+  /* The word changes without the guard, too: newcomers take a free lock, and
+     readers give back. The list does not. */
   do {
     uintptr_t held = seen & ~CONC__LOCK_WAITERS;
     if (release) held = conc__rwlock_without(held);
     word = held;
+    /* The first n waiters may have it together; w is the one behind them. */
     n = 0;
     for (w = rwlock->waiters.first; w != NULL; w = w->next) {
       bool write = w->tag == CONC__TO_WRITE;
@@ -7555,8 +7866,12 @@ CONC__PRIVATE void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
     if (hand) word = held;
     if (w != NULL) word |= CONC__LOCK_WAITERS;
   } while (!CONC__CAS(&rwlock->word, &seen, word));
+  /* If it was released, this was the last touch of the lock but for its list,
+     which keeps it in use as long as it is not empty. */
   chain = conc__waitlist_take_n(&rwlock->waiters, n);
   for (w = chain; hand && w != NULL; w = w->next) {
+    /* On behalf of the reader, while it cannot run. A fork between the word
+       and this waits for the guard. */
     if (w->tag == CONC__TO_READ) conc__reads_add(w->actor, rwlock);
     w->tag = CONC__HANDED;
   }
@@ -7564,6 +7879,9 @@ CONC__PRIVATE void conc__rwlock_settle(conc_rwlock *rwlock, bool release) {
   conc__wake_all(chain);
 }
 
+/* --- conc_rwlock in one process: acquire and release --- */
+
+/* The fast path has failed. Results as of conc_rwlock_read_acquire. */
 CONC__PRIVATE int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
                                             conc__actor *self,
                                             double timeout) {
@@ -7578,14 +7896,16 @@ CONC__PRIVATE int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
   conc__waiter_init(&w, self, "rwlock", rwlock->name);
   w.since = conc_now();
   w.relation = "held by";
-  w.owner = &rwlock->word;
+  w.owner = &rwlock->word; /* names a writer only: readers are not followed */
   w.recheck_after_fork = true;
   for (;;) {
     uintptr_t seen;
     int rc;
     conc__mutex_lock(guard);
     seen = CONC__LOAD_RELAXED(&rwlock->word);
-    for (;;) { /* take it, or say that somebody waits */
+    /* Takes it, or announces a waiter, by one compare-and-swap. A task that
+       was the first in the list may join the readers: none is before it. */
+    for (;;) {
       bool gone = conc__owner_is_gone(seen);
       uintptr_t held = gone ? 0 : seen & ~CONC__LOCK_WAITERS;
       bool queue = rwlock->waiters.first != NULL;
@@ -7594,6 +7914,7 @@ CONC__PRIVATE int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
       if (queue || !open) word |= CONC__LOCK_WAITERS;
       if (!CONC__CAS(&rwlock->word, &seen, word)) continue;
       if (!open) break;
+      /* Under the guard: no fork sees the word without it. */
       if (!write) conc__reads_add(self, rwlock);
       conc__mutex_unlock(guard);
       return gone ? -EOWNERDEAD : 0;
@@ -7601,14 +7922,19 @@ CONC__PRIVATE int conc__rwlock_acquire_slow(conc_rwlock *rwlock, bool write,
     w.tag = write ? CONC__TO_WRITE : CONC__TO_READ;
     rc = conc__waitlist_wait(guard, &rwlock->waiters, &w, front, true,
                              deadline);
+    CONC__CHECK(w.list == NULL);
     w.failure = 0;
-    /* Those behind may have waited for this one only. */
+    /* Readers behind a writer that gives up may have waited for it only. */
     if (rc != 0 && rc != -EAGAIN) conc__rwlock_settle(rwlock, false);
     if ((rc != 0 && rc != -EAGAIN) || w.tag == CONC__HANDED) return rc;
-    front = true; /* somebody was faster: wait on where we were */
+    front = true; /* another one was faster: wait on in the same place */
   }
 }
 
+/* Both acquires; each is a copy of its own. `changing` tells a fork in another
+   thread that the word may already, or not yet, count this reader. It is set
+   before the compare-and-swap, which releases it, and cleared by a store that
+   releases the entry in `reads`: so the child sees at least one of the two. */
 CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
                                       double timeout) {
   conc__actor *self = conc__self();
@@ -7634,7 +7960,7 @@ CONC__INLINE int conc__rwlock_acquire(conc_rwlock *rwlock, bool write,
   }
   if (!done) rc = conc__rwlock_acquire_slow(rwlock, write, self, timeout);
   if (rc == 0 || rc == -EOWNERDEAD)
-    conc__tell_acquired(rwlock, !write, timeout <= 0);
+    conc__tsan_acquired(rwlock, !write, timeout <= 0);
   return rc;
 }
 
@@ -7646,6 +7972,8 @@ CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout) {
   return conc__rwlock_acquire(rwlock, true, timeout);
 }
 
+/* For a reader in the order of conc__rwlock_acquire, backwards: out of `reads`
+   while `changing` is set, then the word. */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   conc__actor *self = conc__self();
   uintptr_t seen = CONC__LOAD_RELAXED(&rwlock->word);
@@ -7662,9 +7990,10 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
     else
       self->more_reads--;
   }
-  conc__tell_released(rwlock, (seen & CONC__READ_FLAG) != 0);
+  conc__tsan_released(rwlock, (seen & CONC__READ_FLAG) != 0);
   for (;;) {
     uintptr_t word = conc__rwlock_without(seen);
+    /* The last one, and others may wait: they are found under the guard. */
     if (word == 0 && (seen & CONC__LOCK_WAITERS)) {
       conc__rwlock_settle(rwlock, true);
       break;
@@ -7675,42 +8004,50 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   return 0;
 }
 
-#define CONC__ONCE_DONE CONC__OWNER_NONE
+/* --- conc_once between processes ---
 
-/* --- conc_once between processes --- */
+   A claim, held while the function runs: if the process dies in there, the
+   next one runs it again. The word tells that it is shared until the function
+   has succeeded; then it is CONC__ONCE_DONE, as for threads, and for good. */
+
+#define CONC__ONCE_DONE CONC__OWNER_NONE
 
 CONC_API int conc_once_init_shared(conc_once *once) {
   struct conc__registry *r = conc__registry_of(once);
   if (r == NULL) return -EINVAL;
-  memset(&once->waiters, 0, sizeof once->waiters);
+  memset(&once->claim, 0, sizeof once->claim);
   CONC__STORE(&once->word, conc__shared_word(once, r));
   return 0;
 }
 
 CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
                                         void *arg, double timeout) {
-  conc__claim *claim = (conc__claim *)(void *)&once->waiters;
   uintptr_t word = CONC__LOAD(&once->word);
   struct conc__registry *r = conc__shared_registry(once, word);
   conc__actor *self = conc__self();
   int rc;
+  /* It may have been done since the caller looked: then the word no longer
+     says where the registry is. */
   if (word == CONC__ONCE_DONE) return 0;
-  rc = conc__claim_acquire(claim, r, self, true, timeout);
+  rc = conc__claim_acquire(&once->claim, r, self, true, timeout);
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
   rc = 0;
   if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
     rc = fn(arg);
     if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
   }
-  conc__claim_release(claim, r, self);
+  conc__claim_release(&once->claim, r, self);
   return rc < 0 ? rc : 0;
 }
 
-/* --- conc_once ---
+/* --- conc_once in one process ---
 
-   A lock that, once done, is never taken again. If fn fails, it is handed to
-   the first who waits. */
+   A lock that, once done, is never taken again. The word is 0 (not done), the
+   id of the actor that runs the function, or CONC__ONCE_DONE. It changes under
+   the guard; without it is only read if it is the last. If the function fails,
+   the once is handed to the first that waits. */
 
+/* The caller has run the function, with the result rc. */
 CONC__PRIVATE int conc__once_finish(conc_once *once, int rc) {
   conc__mutex *guard = conc__mutex_of(once);
   uintptr_t word = rc < 0 ? 0 : CONC__ONCE_DONE;
@@ -7718,14 +8055,17 @@ CONC__PRIVATE int conc__once_finish(conc_once *once, int rc) {
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&once->waiters, rc < 0 ? 1 : SIZE_MAX);
   if (rc < 0 && chain != NULL) word = chain->actor->id;
+  /* Releases what the function did, to all that see it done. */
   CONC__STORE(&once->word, word);
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
   return rc < 0 ? rc : 0;
 }
 
-CONC__PRIVATE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
-                                      void *arg, double timeout) {
+/* The once was not done. Runs the function if no other task does; else waits,
+   and runs it if that one fails. */
+CONC__NOINLINE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
+                                       void *arg, double timeout) {
   conc__mutex *guard = conc__mutex_of(once);
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
@@ -7745,6 +8085,8 @@ CONC__PRIVATE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
       conc__mutex_unlock(guard);
       return seen == CONC__ONCE_DONE ? 0 : -EDEADLK;
     }
+    /* In a forked child: what the parent's thread had half done is done again
+       from the start. */
     if (seen == 0 || conc__owner_is_gone(seen)) {
       CONC__STORE_RELAXED(&once->word, self->id);
       conc__mutex_unlock(guard);
@@ -7755,9 +8097,12 @@ CONC__PRIVATE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
       return -ETIMEDOUT;
     }
     rc = conc__waitlist_wait(guard, &once->waiters, &w, false, true, deadline);
+    CONC__CHECK(w.list == NULL);
     w.failure = 0;
     if (rc != 0 && rc != -EAGAIN) return rc;
     if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) return 0;
+    /* Woken, and not done: it was handed over. */
+    CONC__CHECK(rc == -EAGAIN || CONC__LOAD_RELAXED(&once->word) == self->id);
   } while (rc == -EAGAIN);
   return conc__once_finish(once, fn(arg));
 }
@@ -7770,36 +8115,58 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
 
 /* ---------------------------------------------------------------------------
    >>event: conc_event, conc_cond, conc_sem, conc_barrier
+
+   What is waited for and has no owner: a flag, a notice, a number, the others.
+   (A barrier has one for the time of its action.) Each stands here twice, for
+   the tasks of one process and between processes: see the head of >>lock, from
+   which this room takes the word of shared objects, the guards in shared
+   memory and the sharers; conc_cond also takes its locks.
+
+   Invariants, of the form for one process:
+   - What ends a wait is changed under the guard if there are waiters, and the
+     word says that there may be some: so no wake-up is lost.
+   - A waiter that is taken off the list is let go for good: a clear, a later
+     notify or a reset does not make it wait again.
+   - The last touch of an object by the task that lets others go is the change
+     of its word or the guard, which is not part of it: so one of those that
+     were let go may free it.
+
+   The end of each task is a conc_event (>>task), and what waits for several
+   objects is entered by conc_event_set alone (conc__multiwait_enter).
    ------------------------------------------------------------------------ */
 
 /* --- conc_event ---
 
-   The flag is clear, set, or clear with somebody who must find a set waiting
-   under the guard: so a set that nobody waits for is one compare-and-swap. */
+   The word is one of three states:
+
+     CONC__CLEAR    and the list is empty: a set is one compare-and-swap.
+     CONC__SET      the list is empty, for no wait begins.
+     CONC__AWAITED  clear, and a set must go through the guard. May be so when
+                    the list is empty (waiters have given up, or conc_cancel
+                    looks at the task whose end this is); must be so before a
+                    waiter is put on the list. Entered, and left by a set,
+                    under the guard.
+
+   Between processes the same states are the lowest two bits of `shared`, which
+   is all the state there is. The bits above count the sets that have ended
+   waits, from CONC__EVENT_ROUND on: so a waiter sees that there was one,
+   whatever has come since. CONC__AWAITED there: may be set when no task
+   sleeps; must be set before a waiter does. */
 
 enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
-#define CONC__EVENT_SHARED 4 /* always, between processes */
-
-/* --- conc_event between processes ---
-
-   All in one word: besides what it is for threads, how often a set has ended
-   waits. So who waits knows that there was one, whatever has come since. */
-
-#define CONC__EVENT_ROUND 8u
 #define CONC__EVENT_STATE 3u
-
-CONC__INLINE unsigned *conc__event_word(conc_event *event) {
-  return (unsigned *)(void *)&event->flag;
-}
+#define CONC__EVENT_ROUND 4u
 
 CONC_API int conc_event_init_shared(conc_event *event) {
-  if (conc__registry_of(event) == NULL) return -EINVAL;
-  CONC__STORE(&event->flag, CONC__EVENT_SHARED);
+  struct conc__registry *r = conc__registry_of(event);
+  if (r == NULL) return -EINVAL;
+  event->shared = CONC__CLEAR;
+  CONC__STORE(&event->word, conc__shared_word(event, r));
   return 0;
 }
 
 CONC__PRIVATE int conc__shared_event_set(conc_event *event) {
-  unsigned *word = conc__event_word(event);
+  unsigned *word = &event->shared;
   unsigned seen = CONC__LOAD(word);
   for (;;) {
     unsigned want = (seen & ~CONC__EVENT_STATE) | CONC__SET;
@@ -7807,12 +8174,14 @@ CONC__PRIVATE int conc__shared_event_set(conc_event *event) {
     if (seen & CONC__AWAITED) want += CONC__EVENT_ROUND;
     if (CONC__CAS(word, &seen, want)) break;
   }
+  /* The address alone is used from here on: a waiter that has seen the set may
+     have freed the event. */
   if (seen & CONC__AWAITED) conc__shared_wake(word, INT_MAX);
   return 0;
 }
 
 CONC__PRIVATE int conc__shared_event_clear(conc_event *event) {
-  unsigned *word = conc__event_word(event);
+  unsigned *word = &event->shared;
   unsigned seen = CONC__LOAD(word);
   while ((seen & CONC__SET) &&
          !CONC__CAS(word, &seen, seen & ~CONC__EVENT_STATE)) {
@@ -7820,8 +8189,10 @@ CONC__PRIVATE int conc__shared_event_clear(conc_event *event) {
   return 0;
 }
 
+/* Waits until the flag is set, or was: then the rounds differ. It would have
+   to sleep through 2**30 such sets to miss them. */
 CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
-  unsigned *word = conc__event_word(event);
+  unsigned *word = &event->shared;
   double deadline = conc__deadline(timeout);
   unsigned seen = CONC__LOAD(word);
   unsigned before = seen | CONC__EVENT_STATE;
@@ -7838,51 +8209,58 @@ CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
   return 0;
 }
 
-
-CONC_API int conc_event_set(conc_event *event) {
-  int clear = CONC__CLEAR;
-  conc__mutex *guard;
+/* An event of this process that is awaited: the slow path of a set. */
+CONC__NOINLINE int conc__event_set_awaited(conc_event *event) {
+  conc__mutex *guard = conc__mutex_of(event);
   conc__waiter *chain;
-  /* Either way the flag is the last touch of the event. */
-  if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
-    return 0;
-  if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
-  guard = conc__mutex_of(event);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
+  /* Under the guard: see conc__multiwait_settle. */
   if (chain != NULL) chain = conc__multiwait_enter(chain);
-  CONC__STORE(&event->flag, CONC__SET);
+  CONC__STORE(&event->word, CONC__SET); /* the last touch of the event */
   conc__mutex_unlock(guard);
   conc__wake_all(chain);
   return 0;
 }
 
+CONC_API int conc_event_set(conc_event *event) {
+  uintptr_t seen = CONC__CLEAR;
+  /* Either way the word is the last touch of the event. */
+  if (CONC__CAS(&event->word, &seen, CONC__SET) || seen == CONC__SET) return 0;
+  if (conc__is_shared(seen)) return conc__shared_event_set(event);
+  return conc__event_set_awaited(event);
+}
+
 CONC_API int conc_event_clear(conc_event *event) {
-  int set = CONC__SET;
-  if (!CONC__CAS(&event->flag, &set, CONC__CLEAR) &&
-      (set & CONC__EVENT_SHARED))
+  uintptr_t seen = CONC__SET;
+  if (!CONC__CAS(&event->word, &seen, CONC__CLEAR) && conc__is_shared(seen))
     return conc__shared_event_clear(event);
   return 0;
 }
 
 CONC_API bool conc_event_is_set(const conc_event *event) {
-  return (CONC__LOAD(&event->flag) & CONC__SET) != 0;
+  uintptr_t word = CONC__LOAD(&event->word);
+  return word == CONC__SET ||
+         (conc__is_shared(word) && (CONC__LOAD(&event->shared) & CONC__SET));
 }
 
-/* From here on a set goes through the guard, which is held. False if it is
-   set already. */
+/* From here on a set goes through the guard, which is held. False if the event
+   is set already. */
 CONC__PRIVATE bool conc__event_await(conc_event *event) {
-  int seen = CONC__CLEAR;
-  return CONC__CAS(&event->flag, &seen, CONC__AWAITED) ||
+  uintptr_t seen = CONC__CLEAR;
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(event)));
+  return CONC__CAS(&event->word, &seen, CONC__AWAITED) ||
          seen == CONC__AWAITED;
 }
 
+/* Waits with a waiter that the caller has made ready: so a join can name the
+   owner, which is looked at for deadlocks. */
 CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
                                    double timeout) {
   conc__mutex *guard;
   if (conc_event_is_set(event)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
-  if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
+  if (conc__is_shared(CONC__LOAD_RELAXED(&event->word)))
     return conc__shared_event_wait(event, timeout);
   guard = conc__mutex_of(event);
   conc__mutex_lock(guard);
@@ -7890,7 +8268,7 @@ CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
     conc__mutex_unlock(guard);
     return 0;
   }
-  /* Who was woken was woken by a set, whatever a clear has done since. */
+  /* A waiter that is woken was woken by a set: a later clear is no matter. */
   return conc__waitlist_wait(guard, &event->waiters, w, false, true,
                              conc__deadline(timeout));
 }
@@ -7903,87 +8281,117 @@ CONC_API int conc_event_wait(conc_event *event, double timeout) {
 
 /* --- conc_cond between processes ---
 
-   A notify lets so many go, `notified` of those `waiting`, and begins a new
-   round: of those who have come in an earlier one, the first to look go. */
+   The fields of struct conc__cond_shared, all under its guard:
+
+     waiting    how many tasks wait. One that is killed stays counted: so later
+                notifies may let go as many more than they should.
+     notified   how many of them may go; never more than `waiting`.
+     round      how many notifies there were: what all of them sleep on, also
+                read without the guard.
+
+   A notify lets some go, and begins a new round. Any of those that came in an
+   earlier round may be one of them: the first to look go. One that came later
+   finds its own round, and waits for the next. */
 
 CONC_API int conc_cond_init_shared(conc_cond *cond) {
   struct conc__registry *r = conc__registry_of(cond);
   if (r == NULL) return -EINVAL;
-  cond->guard = cond->round = cond->waiting = cond->notified = 0;
+  memset(&cond->shared, 0, sizeof cond->shared);
   CONC__STORE(&cond->word, conc__shared_word(cond, r));
   return 0;
 }
 
-CONC__PRIVATE int conc__cond_enter(conc_cond *cond) {
+/* Enters the guard. 0, or -EAGAIN: then it is not held. */
+CONC__PRIVATE int conc__shared_cond_enter(conc_cond *cond) {
+  struct conc__cond_shared *s = &cond->shared;
   struct conc__registry *r = conc__shared_registry(cond, cond->word);
-  int rc = conc__shared_enter(r, &cond->guard);
+  int rc = conc__shared_enter(r, &s->guard);
   if (rc <= 0) return rc;
-  /* A notify may have been under way: to be sure, they look. */
-  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
-  CONC__STORE(&cond->round, cond->round + 1);
-  conc__shared_wake(&cond->round, INT_MAX);
+  /* One died in there. It may have counted a notify and not told of it: so all
+     that wait are woken to look. */
+  if (s->notified > s->waiting) s->notified = s->waiting;
+  CONC__STORE(&s->round, s->round + 1);
+  conc__shared_wake(&s->round, INT_MAX);
   return 0;
 }
 
-/* One who waits, so far with the result rc, looks whether it may go. */
-CONC__PRIVATE bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
+/* A waiter that came in the round `before` looks whether it may go: true. If
+   not, rc says why it ends its wait (it is counted no more), or 0: it goes on.
+   A cancelled one takes no notify, but leaves it to another; one whose time is
+   out takes it if there is one. */
+CONC__PRIVATE bool conc__shared_cond_look(conc_cond *cond, unsigned before,
+                                          int rc) {
+  struct conc__cond_shared *s = &cond->shared;
   bool goes = false;
-  while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
-  if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
-    cond->notified--;
+  /* -EAGAIN can only pass: this process had an id when it began to wait. */
+  while (conc__shared_cond_enter(cond) != 0) sched_yield();
+  if (rc != -ECANCELED && s->notified > 0 && s->round != before) {
+    s->notified--;
     goes = true;
   }
-  if ((goes || rc != 0) && cond->waiting > 0) cond->waiting--;
-  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
-  conc__shared_leave(&cond->guard);
+  if ((goes || rc != 0) && s->waiting > 0) s->waiting--;
+  if (s->notified > s->waiting) s->notified = s->waiting;
+  conc__shared_leave(&s->guard);
   return goes;
 }
 
+/* The caller does not hold the lock as one of this process. Results as of
+   conc_cond_wait, and -EAGAIN. */
 CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
                                          double timeout) {
+  struct conc__cond_shared *s = &cond->shared;
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
   unsigned before, depth, round = 0;
   int rc, again;
   if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  if (cond->word == 0) return -EINVAL;
-  rc = conc__cond_enter(cond);
+  if (!conc__is_shared(cond->word)) return -EINVAL;
+  rc = conc__shared_cond_enter(cond);
   if (rc != 0) return rc;
-  before = cond->round;
-  cond->waiting++;
-  conc__shared_leave(&cond->guard);
+  /* Counted before the lock is released: so a task that takes the lock then,
+     and notifies, means this one, too. */
+  before = s->round;
+  s->waiting++;
+  conc__shared_leave(&s->guard);
   depth = lock->depth;
   lock->depth = 0;
   conc_lock_release(lock);
   for (;;) {
-    unsigned seen = CONC__LOAD(&cond->round);
+    unsigned seen = CONC__LOAD(&s->round);
     rc = 0;
-    if (seen != before && conc__cond_look(cond, before, 0)) break;
-    rc = conc__shared_wait(&cond->round, seen, deadline, &round);
+    if (seen != before && conc__shared_cond_look(cond, before, 0)) break;
+    rc = conc__shared_wait(&s->round, seen, deadline, &round);
     if (rc == 0) continue;
-    if (conc__cond_look(cond, before, rc)) rc = 0;
+    if (conc__shared_cond_look(cond, before, rc)) rc = 0;
     break;
   }
+  /* However the wait ended, the caller has the lock again. */
   again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
   lock->depth = depth;
   return again != 0 ? again : rc;
 }
 
 CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
-  int rc = conc__cond_enter(cond);
+  struct conc__cond_shared *s = &cond->shared;
+  int rc = conc__shared_cond_enter(cond);
   if (rc != 0) return rc;
-  if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
+  if (n > s->waiting - s->notified) n = s->waiting - s->notified;
   if (n > 0) {
-    cond->notified += (unsigned)n;
-    CONC__STORE(&cond->round, cond->round + 1);
+    s->notified += (unsigned)n;
+    CONC__STORE(&s->round, s->round + 1);
   }
-  conc__shared_leave(&cond->guard);
-  if (n > 0) conc__shared_wake(&cond->round, n > INT_MAX ? INT_MAX : (int)n);
+  conc__shared_leave(&s->guard);
+  if (n > 0) conc__shared_wake(&s->round, n > INT_MAX ? INT_MAX : (int)n);
   return 0;
 }
 
-/* --- conc_cond --- */
+/* --- conc_cond in one process ---
 
+   A list and no state: so a notify is forgotten if no task waits. The
+   word is 0, but for a shared one. */
+
+/* The wait has two parts, with the release of the lock between them: on the
+   list, and to sleep. */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   conc__mutex *guard = conc__mutex_of(cond);
   conc__actor *self = conc__self();
@@ -7993,12 +8401,12 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   int rc;
   if (!conc__lock_is_mine(lock, self->id))
     return conc__shared_cond_wait(cond, lock, timeout);
-  if (cond->word != 0) return -EINVAL;
+  if (conc__is_shared(cond->word)) return -EINVAL;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
   w.lock = lock;
-  /* On the list before the lock is released, so that whoever then takes the
-     lock and notifies finds it there; a guard cannot be held across the
+  /* On the list before the lock is released: so a task that takes the lock
+     then, and notifies, finds it there. A guard cannot be held across the
      release, hence not conc__waitlist_wait alone. */
   conc__mutex_lock(guard);
   conc__waitlist_insert(&cond->waiters, &w, false);
@@ -8006,6 +8414,8 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   lock->depth = 0;
   conc_lock_release(lock);
   rc = conc__wait_on_list(guard, &w, true, deadline);
+  /* However the wait ended, the caller has the lock again. This wait cannot be
+     cancelled and has no limit, but for an owner that is not here any more. */
   if (!conc__lock_try(lock, self->id) &&
       conc__lock_acquire_slow(lock, self, false, CONC__NEVER) == -EOWNERDEAD)
     rc = -EOWNERDEAD;
@@ -8026,19 +8436,24 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
   return 0;
 }
 
-/* Who holds the lock wakes the waiters when he releases it, which takes the
-   slow way for that: they would only wait for it. */
+/* If the caller holds the lock, those that it notifies could not go on anyway:
+   it keeps them in `notified`, and its release wakes them. The flag in the
+   lock's word sends that release through conc__lock_release_slow. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__mutex_of(cond);
-  conc__actor *self = conc__self();
+  conc__actor *self;
   conc__waiter *chain;
-  if (cond->word != 0) return conc__shared_cond_notify(cond, n);
+  if (conc__is_shared(cond->word)) return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
   if (chain == NULL) return 0;
-  conc__wake_notified(self); /* those of a notify before; else none */
+  self = conc__self();
+  /* There is room for one chain: those of an earlier notify go now. */
+  conc__wake_notified(self);
   if (conc__lock_is_mine(chain->lock, self->id)) {
+    /* Relaxed: the flag is for this task alone. It need not be under the
+       guard, since only the owner makes the lock free. */
     __atomic_fetch_or(&chain->lock->word, CONC__LOCK_WAITERS,
                       __ATOMIC_RELAXED);
     self->notified = chain;
@@ -8052,43 +8467,42 @@ CONC_API int conc_cond_notify_all(conc_cond *cond) {
   return conc_cond_notify(cond, SIZE_MAX);
 }
 
-/* --- conc_sem ---
+/* --- conc_sem between processes ---
 
-   The value, or CONC__SEM_WAITERS: it is 0 and somebody may be in the list.
-   Then it changes only under the guard, and what is released goes to those
-   who wait first. */
+   All in one word, `shared`: the value, and CONC__SHARED_WAITERS: may be set
+   when no task sleeps; must be set before a waiter does. Cleared by a release,
+   which wakes as many as it has units for; a waiter that has slept and then
+   takes a unit sets it again, for others may be asleep still. So the flag may
+   be set beside a value above 0: a unit is free to all that come. */
 
-#define CONC__SEM_WAITERS (SIZE_MAX / 2 + 1)
-
-/* --- conc_sem between processes --- */
-
-#define CONC__SEM_SHARED 0x40000000u /* always; CONC__AWAITS; the value */
-#define CONC__SEM_MAX 0x3fffffffu
+#define CONC__SEM_MAX 0x3fffffffu /* the bits of the value */
 
 CONC_API int conc_sem_init_shared(conc_sem *sem) {
-  if (conc__registry_of(sem) == NULL || sem->value > CONC__SEM_MAX)
-    return -EINVAL;
-  CONC__STORE(&sem->shared, CONC__SEM_SHARED | (unsigned)sem->value);
-  CONC__STORE(&sem->value, CONC__SEM_WAITERS);
+  struct conc__registry *r = conc__registry_of(sem);
+  if (r == NULL || sem->value > CONC__SEM_MAX) return -EINVAL;
+  sem->shared = (unsigned)sem->value;
+  CONC__STORE(&sem->value, (size_t)conc__shared_word(sem, r));
   return 0;
 }
 
+/* 0, -ETIMEDOUT, -ECANCELED. The deadline is only worked out, which costs a
+   look at the clock, when there is nothing to take. */
 CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   unsigned seen = CONC__LOAD(&sem->shared);
-  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
   unsigned round = 0;
   double deadline = CONC__NEVER;
   for (;;) {
     if (seen & CONC__SEM_MAX) {
-      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | awaits)) return 0;
+      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | waiters)) return 0;
     } else if (timeout <= 0) {
       return -ETIMEDOUT;
-    } else if ((seen & CONC__AWAITS) ||
-               CONC__CAS(&sem->shared, &seen, seen | CONC__AWAITS)) {
+    } else if ((seen & CONC__SHARED_WAITERS) ||
+               CONC__CAS(&sem->shared, &seen, seen | CONC__SHARED_WAITERS)) {
       int rc;
-      if (awaits == 0) deadline = conc__deadline(timeout);
-      awaits = CONC__AWAITS;
-      rc = conc__shared_wait(&sem->shared, seen | awaits, deadline, &round);
+      if (waiters == 0) deadline = conc__deadline(timeout);
+      waiters = CONC__SHARED_WAITERS;
+      rc = conc__shared_wait(&sem->shared, seen | waiters, deadline, &round);
       if (rc != 0) return rc;
       seen = CONC__LOAD(&sem->shared);
     }
@@ -8102,31 +8516,34 @@ CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
   for (;;) {
     unsigned value = seen & CONC__SEM_MAX;
     if (value > bound || n > bound - value) return -EOVERFLOW;
-    if (CONC__CAS(&sem->shared, &seen,
-                  (seen & ~CONC__AWAITS) + (unsigned)n))
-      break;
+    if (CONC__CAS(&sem->shared, &seen, value + (unsigned)n)) break;
   }
-  if (seen & CONC__AWAITS) conc__shared_wake(&sem->shared, (int)n);
+  if (seen & CONC__SHARED_WAITERS) conc__shared_wake(&sem->shared, (int)n);
   return 0;
 }
 
-CONC__PRIVATE size_t conc__shared_sem_value(const conc_sem *sem) {
-  return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
-}
+/* --- conc_sem in one process ---
 
-CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
-  size_t seen = CONC__LOAD_RELAXED(&sem->value);
-  conc__mutex *guard;
+   The public field `value` is the word: the value, at most SIZE_MAX / 2; or
+   CONC__SEM_WAITERS, which is that it is 0 and the list may have waiters. The
+   latter may be so when the list is empty (the last waiter has given up); must
+   be so when it is not. It is entered and left under the guard only, and what
+   is released goes to the waiters first: so they are served in order, and no
+   newcomer takes a unit before them. Words above it are of shared ones. */
+
+#define CONC__SEM_WAITERS (SIZE_MAX / 2 + 1)
+
+/* There was nothing to take: the semaphore is of this process. */
+CONC__NOINLINE int conc__sem_acquire_slow(conc_sem *sem, double timeout) {
+  conc__mutex *guard = conc__mutex_of(sem);
+  size_t seen;
   conc__waiter w;
-  while (seen != 0 && seen != CONC__SEM_WAITERS)
-    if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
-  if (CONC__LOAD_RELAXED(&sem->shared) != 0)
-    return conc__shared_sem_acquire(sem, timeout);
   if (timeout <= 0) return -ETIMEDOUT;
-  guard = conc__mutex_of(sem);
   conc__mutex_lock(guard);
   seen = CONC__LOAD_RELAXED(&sem->value);
-  while (seen != CONC__SEM_WAITERS) { /* take one, or say that we wait */
+  /* Takes one, or says that it waits: a release may come without the guard
+     until the word says so. */
+  while (seen != CONC__SEM_WAITERS) {
     size_t left = seen == 0 ? CONC__SEM_WAITERS : seen - 1;
     if (!CONC__CAS(&sem->value, &seen, left)) continue;
     if (seen == 0) break;
@@ -8138,28 +8555,28 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
                              conc__deadline(timeout));
 }
 
-CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
-  size_t bound = sem->bound == 0 ? CONC__SEM_WAITERS - 1 : sem->bound;
-  conc__mutex *guard = conc__mutex_of(sem);
+CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   size_t seen = CONC__LOAD_RELAXED(&sem->value);
+  /* By one comparison: not 0, not CONC__SEM_WAITERS, not a shared one's. */
+  while (seen - 1 < CONC__SEM_WAITERS - 1)
+    if (CONC__CAS(&sem->value, &seen, seen - 1)) return 0;
+  if (conc__is_shared(seen)) return conc__shared_sem_acquire(sem, timeout);
+  return conc__sem_acquire_slow(sem, timeout);
+}
+
+/* Waiters may be there: lets up to n of them go, and adds what is left. */
+CONC__NOINLINE int conc__sem_release_slow(conc_sem *sem, size_t n) {
+  conc__mutex *guard = conc__mutex_of(sem);
   conc__waiter *chain, *w;
-  if (n == 0) return -EINVAL;
-  for (;;) {
-    size_t value = seen == CONC__SEM_WAITERS ? 0 : seen;
-    if (value > bound || n > bound - value) return -EOVERFLOW;
-    if (seen != CONC__SEM_WAITERS) {
-      if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
-      continue;
-    }
-    if (CONC__LOAD_RELAXED(&sem->shared) != 0)
-      return conc__shared_sem_release(sem, n);
-    conc__mutex_lock(guard);
-    seen = CONC__LOAD_RELAXED(&sem->value);
-    if (seen == CONC__SEM_WAITERS) break;
+  conc__mutex_lock(guard);
+  if (CONC__LOAD_RELAXED(&sem->value) != CONC__SEM_WAITERS) {
+    /* Another release has let the last one go meanwhile. */
     conc__mutex_unlock(guard);
+    return conc_sem_release(sem, n);
   }
   chain = conc__waitlist_take_n(&sem->waiters, n);
   for (w = chain; w != NULL; w = w->next) n--;
+  CONC__CHECK(n == 0 || sem->waiters.first == NULL);
   CONC__STORE(&sem->value,
               sem->waiters.first != NULL ? CONC__SEM_WAITERS : n);
   conc__mutex_unlock(guard); /* nothing of the semaphore from here on */
@@ -8167,15 +8584,42 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
   return 0;
 }
 
+CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
+  size_t bound = sem->bound == 0 ? CONC__SEM_WAITERS - 1 : sem->bound;
+  size_t seen = CONC__LOAD_RELAXED(&sem->value);
+  if (n == 0) return -EINVAL;
+  while (seen < CONC__SEM_WAITERS) {
+    if (seen > bound || n > bound - seen) return -EOVERFLOW;
+    if (CONC__CAS(&sem->value, &seen, seen + n)) return 0;
+  }
+  if (conc__is_shared(seen)) return conc__shared_sem_release(sem, n);
+  if (n > bound) return -EOVERFLOW;
+  return conc__sem_release_slow(sem, n);
+}
+
 CONC_API size_t conc_sem_value(const conc_sem *sem) {
   size_t value = CONC__LOAD(&sem->value);
-  return value != CONC__SEM_WAITERS ? value : conc__shared_sem_value(sem);
+  if (conc__is_shared(value)) return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
+  return value != CONC__SEM_WAITERS ? value : 0;
 }
 
 /* --- conc_barrier between processes ---
 
-   Who waits for the end of a generation finds how it ended in `failed`, whose
-   lowest bit is that of the last one. The runner is whose action runs. */
+   `broken`, `waiting` and `generation` are as in one process, but written
+   under the guard in `shared`, and read without it by calls that only ask. The
+   fields of struct conc__barrier_shared:
+
+     runner   the process whose action runs, and runner_actor which of its
+              actors; 0: none. While it is set the generation is complete, but
+              has not ended: no timeout and no cancellation counts any more,
+              and those that come for the next one sleep on this word.
+     failed   how the last 32 generations ended, the latest in the lowest bit:
+              set if it was broken or reset. A waiter finds its own there, by
+              how many have ended since; older ones count as passed.
+     parts    the processes of those that wait in this generation, as far as
+              there is room, to notice their deaths.
+
+   Waiters sleep on `generation`. */
 
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
   struct conc__registry *r = conc__registry_of(barrier);
@@ -8183,128 +8627,161 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
   barrier->broken = false;
   barrier->waiting = 0;
   barrier->generation = 0;
-  barrier->guard = barrier->runner = barrier->failed = 0;
-  memset(&barrier->parts, 0, sizeof barrier->parts);
+  memset(&barrier->shared, 0, sizeof barrier->shared);
   CONC__STORE(&barrier->word, conc__shared_word(barrier, r));
   return 0;
 }
 
-/* Ends a generation; the guard is held. */
-CONC__PRIVATE void conc__barrier_turn(conc_barrier *barrier, bool failed) {
-  barrier->failed = barrier->failed << 1 | failed;
+/* Ends a generation; the guard is held. `generation` is written last: a waiter
+   that sees the new one finds in `failed` how its own ended. */
+CONC__PRIVATE void conc__shared_barrier_advance(conc_barrier *barrier,
+                                                bool failed) {
+  struct conc__barrier_shared *s = &barrier->shared;
+  s->failed = s->failed << 1 | failed;
   CONC__STORE_RELAXED(&barrier->waiting, 0);
-  memset(&barrier->parts, 0, sizeof barrier->parts);
+  memset(&s->parts, 0, sizeof s->parts);
   CONC__STORE(&barrier->generation, barrier->generation + 1);
 }
 
-CONC__PRIVATE void conc__barrier_break(conc_barrier *barrier) {
-  CONC__STORE_RELAXED(&barrier->broken, true);
-  CONC__STORE(&barrier->runner, 0u);
-  conc__barrier_turn(barrier, true);
-}
-
 /* Leaves the guard and wakes all, to look. */
-CONC__PRIVATE void conc__barrier_tell(conc_barrier *barrier) {
-  conc__shared_leave(&barrier->guard);
+CONC__PRIVATE void conc__shared_barrier_leave(conc_barrier *barrier) {
+  conc__shared_leave(&barrier->shared.guard);
   conc__shared_wake(&barrier->generation, INT_MAX);
-  conc__shared_wake(&barrier->runner, INT_MAX);
+  conc__shared_wake(&barrier->shared.runner, INT_MAX);
 }
 
-/* If one died with the guard, nobody knows how far it came: then the barrier
-   is broken now, the guard not held, and this is -EOWNERDEAD. */
-CONC__PRIVATE int conc__barrier_enter(conc_barrier *barrier,
-                                      struct conc__registry *r) {
-  int rc = conc__shared_enter(r, &barrier->guard);
+/* The guard is held, and left. An action that runs is awaited no more: its
+   runner is dead, or the state is not to be trusted. */
+CONC__PRIVATE void conc__shared_barrier_break(conc_barrier *barrier) {
+  CONC__STORE_RELAXED(&barrier->broken, true);
+  CONC__STORE(&barrier->shared.runner, 0u);
+  conc__shared_barrier_advance(barrier, true);
+  conc__shared_barrier_leave(barrier);
+}
+
+/* Enters the guard: 0. -EAGAIN, or -EOWNERDEAD: it is not held. In the latter
+   case one died with it, and how far it came is not known: so the barrier is
+   broken now. */
+CONC__PRIVATE int conc__shared_barrier_enter(conc_barrier *barrier,
+                                             struct conc__registry *r) {
+  int rc = conc__shared_enter(r, &barrier->shared.guard);
   if (rc <= 0) return rc;
-  conc__barrier_break(barrier);
-  conc__barrier_tell(barrier);
+  conc__shared_barrier_break(barrier);
   return -EOWNERDEAD;
 }
 
-CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
-                                           bool broken) {
+/* What conc__barrier_end does. If a process died with the guard, entering it
+   has broken the barrier, and a reset is still to be done. */
+CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken,
+                                           const unsigned *generation) {
   struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
   int rc;
-  do rc = conc__barrier_enter(barrier, r);
+  do rc = conc__shared_barrier_enter(barrier, r);
   while (rc == -EOWNERDEAD);
   if (rc != 0) return rc;
-  CONC__STORE_RELAXED(&barrier->broken, broken);
-  conc__barrier_turn(barrier, true);
-  conc__barrier_tell(barrier);
+  if (generation == NULL || *generation == barrier->generation) {
+    CONC__STORE_RELAXED(&barrier->broken, broken);
+    conc__shared_barrier_advance(barrier, true);
+  }
+  conc__shared_barrier_leave(barrier);
   return 0;
 }
 
-/* The last one has come; the guard is held. */
+/* --- conc_barrier between processes: wait --- */
+
+/* The caller is the last of all parties; the guard is held, and left. Returns
+   what conc_barrier_wait returns. */
 CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
                                             struct conc__registry *r,
                                             unsigned id, conc__actor *self) {
+  struct conc__barrier_shared *s = &barrier->shared;
   unsigned generation = barrier->generation;
   int index = barrier->waiting;
   int rc = 0;
   if (barrier->action != NULL) {
-    barrier->runner_actor = self->id;
-    CONC__STORE(&barrier->runner, id);
-    conc__shared_leave(&barrier->guard);
+    /* `runner` is written last: if it is this process, the actor is right. */
+    s->runner_actor = self->id;
+    CONC__STORE(&s->runner, id);
+    conc__shared_leave(&s->guard);
     rc = barrier->action(barrier->arg);
-    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
-    CONC__STORE(&barrier->runner, 0u);
+    while (conc__shared_barrier_enter(barrier, r) != 0) sched_yield();
+    CONC__STORE(&s->runner, 0u);
   }
   if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
-  if (generation == barrier->generation) conc__barrier_turn(barrier, rc < 0);
-  conc__barrier_tell(barrier);
+  /* A reset or an abort may have ended the generation during the action. */
+  if (generation == barrier->generation)
+    conc__shared_barrier_advance(barrier, rc < 0);
+  conc__shared_barrier_leave(barrier);
   return rc < 0 ? rc : index;
 }
 
-/* Waits for the end of a generation, in which it has been counted. */
+/* Why a waiter must break the generation, in the given round of its wait: 0,
+   -EOWNERDEAD, -ECANCELED, -ETIMEDOUT. The guard is held. */
+CONC__PRIVATE int conc__shared_barrier_failure(conc_barrier *barrier,
+                                               struct conc__registry *r,
+                                               conc__actor *self,
+                                               unsigned round,
+                                               double deadline) {
+  struct conc__barrier_shared *s = &barrier->shared;
+  bool doubts = round > 0; /* the dead are looked for before each sleep */
+  /* All have come: only the runner's death matters. */
+  if (s->runner != 0)
+    return doubts && conc__registry_is_dead(r, s->runner) ? -EOWNERDEAD : 0;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  return doubts && conc__sharers_drop_dead(&s->parts, r) ? -EOWNERDEAD : 0;
+}
+
+/* Waits for the end of a generation, in which the caller has been counted as
+   number `index`. Returns as conc_barrier_wait. */
 CONC__PRIVATE int conc__shared_barrier_await(conc_barrier *barrier,
                                              struct conc__registry *r,
                                              conc__actor *self, int index,
                                              unsigned generation,
                                              double deadline) {
+  struct conc__barrier_shared *s = &barrier->shared;
   unsigned round;
   for (round = 0;; round++) {
-    bool all_are_here;
+    bool complete;
     unsigned age;
     int rc;
-    while ((rc = conc__barrier_enter(barrier, r)) != 0) {
+    /* -EAGAIN can only pass: this process had an id when it was counted. */
+    while ((rc = conc__shared_barrier_enter(barrier, r)) != 0) {
       if (rc == -EOWNERDEAD) return rc;
       sched_yield();
     }
-    age = barrier->generation - generation;
+    age = barrier->generation - generation; /* how many have ended since */
     if (age > 0) {
-      bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
-      conc__shared_leave(&barrier->guard);
+      bool failed = age <= 32 && (s->failed >> (age - 1) & 1);
+      conc__shared_leave(&s->guard);
       return failed ? -EPIPE : index;
     }
-    all_are_here = barrier->runner != 0;
-    if (all_are_here) {
-      if (round > 0 && conc__registry_is_dead(r, barrier->runner))
-        rc = -EOWNERDEAD;
-    } else if (conc__take_cancel(self)) {
-      rc = -ECANCELED;
-    } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
-      rc = -ETIMEDOUT;
-    } else if (round > 0 && conc__sharers_bury(&barrier->parts, r)) {
-      rc = -EOWNERDEAD;
-    }
+    rc = conc__shared_barrier_failure(barrier, r, self, round, deadline);
     if (rc != 0) {
-      conc__barrier_break(barrier);
-      conc__barrier_tell(barrier);
+      conc__shared_barrier_break(barrier);
       return rc;
     }
-    conc__shared_leave(&barrier->guard);
+    complete = s->runner != 0;
+    conc__shared_leave(&s->guard);
+    /* Without the guard: if the generation ends now, the word differs from
+       what is given here, and there is no sleep. While the action runs there
+       is no limit, for none counts. */
     if (round == 0)
       conc__shared_spin(self, &barrier->generation, generation);
     else
-      conc__shared_sleep(
-          self, &barrier->generation, generation,
-          all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline),
-          round, !all_are_here);
+      conc__shared_sleep(self, &barrier->generation, generation,
+                         complete ? CONC__NEVER
+                                  : conc__scope_limit(self, deadline),
+                         round, !complete);
   }
 }
 
+/* The caller knows that the barrier is shared. Returns as conc_barrier_wait,
+   and -EAGAIN. One that comes while the action of a generation runs belongs to
+   the next one, and waits uncounted until the action has ended. */
 CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
                                             double timeout) {
+  struct conc__barrier_shared *s = &barrier->shared;
   struct conc__registry *r =
       conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
   conc__actor *self = conc__self();
@@ -8312,63 +8789,63 @@ CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
   unsigned round = 0;
   for (;;) {
     unsigned id, runner, generation;
-    int index, rc = conc__barrier_enter(barrier, r);
+    int index, rc = conc__shared_barrier_enter(barrier, r);
     if (rc != 0) return rc;
     id = conc__registry_self(r);
-    runner = barrier->runner;
+    runner = s->runner;
     if (runner != 0 && conc__shared_doubts(round, deadline) &&
         conc__registry_is_dead(r, runner)) {
-      conc__barrier_break(barrier);
-      conc__barrier_tell(barrier);
+      conc__shared_barrier_break(barrier);
       return -EOWNERDEAD;
     }
     if (barrier->broken)
       rc = -EPIPE;
-    else if (runner == id && barrier->runner_actor == self->id)
-      rc = -EDEADLK;
+    else if (runner == id && s->runner_actor == self->id) rc = -EDEADLK;
     generation = barrier->generation;
     if (rc == 0 && runner == 0) {
       index = barrier->waiting;
       if (index + 1 >= barrier->parties)
         return conc__shared_barrier_pass(barrier, r, id, self);
       CONC__STORE_RELAXED(&barrier->waiting, index + 1);
-      conc__sharers_add(&barrier->parts, id); /* or its end is not noticed */
-      conc__shared_leave(&barrier->guard);
+      /* Without room its death is not noticed. */
+      conc__sharers_add(&s->parts, id);
+      conc__shared_leave(&s->guard);
       return conc__shared_barrier_await(barrier, r, self, index, generation,
                                         deadline);
     }
-    conc__shared_leave(&barrier->guard);
-    if (rc == 0) /* it comes again, when the action has run */
-      rc = conc__shared_wait(&barrier->runner, runner, deadline, &round);
-    else
-      return rc;
-    if (rc != 0) {
-      while (conc__barrier_enter(barrier, r) != 0) sched_yield();
-      if (generation == barrier->generation) {
-        CONC__STORE_RELAXED(&barrier->broken, true);
-        conc__barrier_turn(barrier, true);
-      }
-      conc__barrier_tell(barrier);
+    conc__shared_leave(&s->guard);
+    if (rc != 0) return rc;
+    rc = conc__shared_wait(&s->runner, runner, deadline, &round);
+    if (rc != 0) { /* it was to be one of the next: that one is broken */
+      conc__shared_barrier_end(barrier, true, &generation);
       return rc;
     }
   }
 }
 
-/* --- conc_barrier ---
+/* --- conc_barrier in one process ---
 
-   Everything is under the guard, but for the action: then the word names the
-   one who runs it, and who comes for the next generation waits uncounted,
-   with the tag CONC__COME_AGAIN. Those of this one are off the list. */
+   All is under the guard, but for the action: then the word names the actor
+   that runs it, and otherwise it is 0. One that comes meanwhile belongs to the
+   next generation: it waits uncounted, with the tag CONC__COME_AGAIN, and
+   tries again when the action has ended. Those of the generation that is being
+   passed are off the list already.
+
+   The tag of a waiter is what its wait returns: the number that it has got, or
+   -EPIPE, which the one that breaks the barrier writes there before it lets it
+   go. */
 
 enum { CONC__COME_AGAIN = -EAGAIN };
 
-/* Ends a generation before its time. */
+/* Ends a generation before its time, and leaves the barrier broken or as new.
+   With `generation`: only if it is still that one; else it has ended without
+   the caller. Always 0, but -EAGAIN for a shared one. */
 CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
                                     const unsigned *generation) {
   conc__mutex *guard = conc__mutex_of(barrier);
   conc__waiter *chain = NULL, *w;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return conc__shared_barrier_end(barrier, broken);
+    return conc__shared_barrier_end(barrier, broken, generation);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
     barrier->broken = broken;
@@ -8382,22 +8859,27 @@ CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
   return 0;
 }
 
-/* The last one has come; the guard is held. */
+/* The caller is the last of all parties; the guard is held, and left. Returns
+   what conc_barrier_wait returns. */
 CONC__PRIVATE int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
                                      conc__actor *self) {
   conc__waiter *others, *come_again = NULL, *w;
   int index = barrier->waiting;
   int missing = index;
   int rc = 0;
+  CONC__CHECK(conc__mutex_is_held(guard));
+  CONC__CHECK(barrier->word == 0);
   others = conc__waitlist_take_n(&barrier->waiters, SIZE_MAX);
   for (w = others; w != NULL; w = w->next) missing--;
+  CONC__CHECK(missing >= 0);
   barrier->waiting = 0;
   barrier->generation++;
-  /* One who has ceased to wait, and is about to say so, breaks it. */
+  /* A task that is counted and not on the list has ceased to wait, and is
+     about to say so: it breaks the barrier. */
   if (missing > 0) {
     rc = -EPIPE;
   } else if (barrier->action != NULL) {
-    /* Also read without the guard, to tell a shared barrier. */
+    /* Atomic: also read without the guard, to tell a shared barrier. */
     CONC__STORE_RELAXED(&barrier->word, self->id);
     conc__mutex_unlock(guard);
     rc = barrier->action(barrier->arg);
@@ -8415,6 +8897,8 @@ CONC__PRIVATE int conc__barrier_pass(conc_barrier *barrier, conc__mutex *guard,
   return rc < 0 ? rc : index;
 }
 
+/* Until its generation ends the caller is counted, and from then on its tag
+   says how it ended: so the barrier is not touched again, and may be gone. */
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
   conc__mutex *guard = conc__mutex_of(barrier);
   conc__actor *self = conc__self();
@@ -8427,6 +8911,7 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
     unsigned generation;
     int rc = 0;
     conc__mutex_lock(guard);
+    /* The thread that ran the action is not in this process. */
     if (conc__owner_is_gone(barrier->word)) barrier->broken = true;
     if (barrier->broken)
       rc = -EPIPE;
@@ -8443,6 +8928,7 @@ CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout) {
     generation = barrier->generation;
     rc = conc__waitlist_wait(guard, &barrier->waiters, &w, false, true,
                              deadline);
+    CONC__CHECK(w.list == NULL);
     if (rc != 0) {
       conc__barrier_end(barrier, true, &generation);
       return rc;
@@ -8458,6 +8944,11 @@ CONC_API int conc_barrier_reset(conc_barrier *barrier) {
 CONC_API int conc_barrier_abort(conc_barrier *barrier) {
   return conc__barrier_end(barrier, true, NULL);
 }
+
+/* --- what a barrier tells ---
+
+   Under the guard, since `broken` and `waiting` are plain in one process; a
+   shared barrier's are atomic. */
 
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
@@ -8484,10 +8975,22 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
 /* ---------------------------------------------------------------------------
    >>task: what is common to all kinds
 
+   How a task begins, ends, is waited for and cancelled, alone or together with
+   others. What is special to a kind is in its conc__kind (>>park), a row that
+   stands in the room of the kind; the rooms that start tasks use the first
+   part of this one. A wait for a task is a wait for its event `done`.
+
    A task that is neither joined nor cancelled begins and ends with one
-   compare-and-swap each. conc_cancel, which touches the actor, first marks
-   task->done as awaited, under its guard: then the end of the task needs the
-   guard, too, and cannot take the actor away meanwhile.
+   compare-and-swap each: of its `actor`, and of the word of `done`. The fields
+   in between are written by the task's own actor alone, and `done` releases
+   them.
+
+     kind    NULL: never started, or its start has failed.
+     actor   NULL: it has not begun. CONC__NEVER_BEGIN: it was cancelled before
+             it could. Else its actor, valid until `done` is set.
+     done    CONC__AWAITED from when a task waits for it, or cancels it: then
+             its end needs the guard of `done`, and so cannot take the actor
+             away from conc_cancel, which touches it under that guard.
    ------------------------------------------------------------------------ */
 
 /* In place of the actor: the task was cancelled before it had one. */
@@ -8500,7 +9003,10 @@ CONC__INLINE bool conc__task_was_started(const conc_task *t) {
   return t->kind != NULL;
 }
 
-/* Readies a task to be started as one of that kind. */
+/* --- how a task begins and ends --- */
+
+/* Readies a task to be started as one of that kind. 0, -EINVAL (there is no
+   target), -EBUSY (it has not ended). */
 CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   if (t->target == NULL) return -EINVAL;
   if (t->kind != NULL && !conc_event_is_set(&t->done)) return -EBUSY;
@@ -8511,34 +9017,39 @@ CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   t->actor = NULL;
   t->id = 0;
   if (!kind->renamed) t->label[0] = 0; /* see conc_name */
-  CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
+  /* Relaxed: no task waits for this one now, and what starts it releases. */
+  CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR);
   return 0;
 }
 
 /* The task could not be started after all: it is as if new. */
 CONC__PRIVATE void conc__task_start_failed(conc_task *t) { t->kind = NULL; }
 
-/* The task now runs as this actor. False if it was cancelled before. */
+/* The task now runs as this actor. False if it was cancelled before: then it
+   must end without running its target. */
 CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   conc__actor *none = NULL;
+  /* First: a deadlock's search follows the id of a task that runs. */
   CONC__STORE_RELAXED(&t->id, actor->id);
   return CONC__CAS(&t->actor, &none, actor);
 }
 
 CONC__PRIVATE void conc__group_ended(conc_task *t);
 
-/* The task has ended. Whoever joins it may free it as soon as it is set. */
+/* The task has ended; called once for each start. It may be freed by a task
+   that joins it as soon as `done` is set, so that is the last touch. */
 CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
-  int clear = CONC__CLEAR;
+  uintptr_t clear = CONC__CLEAR;
   t->result = result;
   t->status = status;
   if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
   if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
-  if (CONC__UNLIKELY(!CONC__CAS(&t->done.flag, &clear, CONC__SET)))
+  if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
 }
 
-/* Runs the target to its end, which is to be told by conc__task_finish. */
+/* Runs the target to its end, and returns the status, which the caller passes
+   on to conc__task_finish: what is between the two is the kind's. */
 CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
                                 void **result) {
   *result = NULL;
@@ -8548,8 +9059,8 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
 }
 
 /* Ends a task that stayed behind in the process that this one was forked from.
-   So may have those of its group that could be cancelled: who is here is left
-   to end. */
+   Its group fails, but is not cancelled here: the members that could be have
+   stayed behind as well, and those that are here end by themselves. */
 CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
   int none = 0;
   if (t->group != NULL) CONC__CAS(&t->group->failure, &none, -ECHILD);
@@ -8557,19 +9068,28 @@ CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
   conc__task_finish(t, NULL, -ECHILD);
 }
 
-/* Ends a task that has stayed behind, if it is of a kind for which that is
-   only found out when somebody asks. */
+/* Ends a task that has stayed behind, if it is of a kind for which a fork does
+   not do it: it is found out when a task asks. So each call that asks for the
+   state of a task passes here first. */
 CONC__INLINE void conc__task_look(conc_task *task) {
   if (task->kind != NULL && task->kind->look != NULL) task->kind->look(task);
 }
 
-/* Whether the caller can wait for its end: 0, or why not. */
+/* --- one task: join, cancel, name --- */
+
+/* Whether the caller can wait for the task's end: 0, -EINVAL (it was not
+   started), -EDEADLK (it is the caller's own). */
 CONC__PRIVATE int conc__task_check(conc_task *task) {
   if (task->kind == NULL || !task->kind->joinable) return -EINVAL;
   conc__task_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
+/* Waits for the end of a task that can be waited for. 0, -ETIMEDOUT,
+   -ECANCELED, -EDEADLK; `uncancellable`: the wait must not fail, by a deadlock
+   neither (the caller has shielded it from cancellations). Three ways: a kind
+   may have its own; a worker of a pool runs other jobs meanwhile; all else
+   waits for the event, and names the task as the owner that is waited for. */
 CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   conc__waiter w;
@@ -8584,6 +9104,7 @@ CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
   return conc__event_park(&task->done, &w, timeout);
 }
 
+/* conc_join, but for what a pool's worker does first. */
 CONC__PRIVATE int conc__task_join(conc_task *task, double timeout) {
   if (!conc_event_is_set(&task->done)) {
     int rc = conc__task_check(task);
@@ -8615,6 +9136,9 @@ CONC_API void *conc_result(const conc_task *task) {
   return conc_event_is_set(&task->done) ? task->result : NULL;
 }
 
+/* See the head of the room: with `done` awaited, the task cannot end while the
+   guard is held, so its actor stays. Whichever is first of this and
+   conc__task_enter writes `actor`, by a compare-and-swap. */
 CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__mutex_of(&task->done);
   conc__actor *actor = NULL;
@@ -8635,8 +9159,9 @@ CONC_API int conc_cancel(conc_task *task) {
 
 CONC_API conc_task *conc_current(void) { return conc__self()->task; }
 
-/* Default names are put into words when first asked for: a million
-   coroutines that nobody asks cost nothing. */
+/* Default names are put into words when they are first asked for: a million
+   coroutines whose names are not wanted cost nothing. Under a guard, since any
+   task may ask. */
 CONC_API const char *conc_name(conc_task *task) {
   conc__mutex *guard;
   if (task == NULL) task = conc_current();
@@ -8650,9 +9175,15 @@ CONC_API const char *conc_name(conc_task *task) {
   return task->label;
 }
 
-/* --- several at once --- */
+/* --- several tasks: one waiter on the list of each ---
 
-/* Begins to wait for the ends of tasks. */
+   conc__multiwait and its rules are in >>park; here tasks are what is waited
+   for. A task moves from `on its list` to `taken` (it has ended, entered by
+   its end), to `ready` (the caller has seen that), to told (`place` is then
+   its number, from 1). All but the first step is the caller's alone. */
+
+/* Begins to wait for the ends of tasks. 0, or what conc__task_check says of
+   one of them: then nothing has begun. `nodes` has room for n. */
 CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
                                         size_t n,
                                         conc__multiwait_node *nodes) {
@@ -8666,6 +9197,8 @@ CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
   }
   m->actor = self;
   m->nodes = nodes;
+  /* A fork in another thread takes the waiters off all lists in the child: it
+     finds them here, as many as `n` says, which grows under their guards. */
   m->next = self->many;
   CONC__STORE(&self->many, m);
   for (i = 0; i < n; i++) {
@@ -8684,15 +9217,19 @@ CONC__PRIVATE int conc__multiwait_begin(conc__multiwait *m, conc_task **tasks,
       conc__waitlist_insert(&tasks[i]->done.waiters, &node->waiter, false);
     conc__mutex_unlock(guard);
     if (awaits) continue;
-    *end = node; /* it had ended before */
+    *end = node; /* it had ended before: ready in the order given */
     end = &node->next;
     __atomic_add_fetch(&m->count, (size_t)1, __ATOMIC_RELAXED);
   }
+  /* The lists have set it to one of the waiters; but the actor does not wait
+     yet, and when it does, then for all of them. */
   self->waiting = NULL;
   return 0;
 }
 
-/* Takes a waiter off, or lets whoever is doing so come to an end. */
+/* Takes a waiter off its list. If the end of the task is just doing that, this
+   waits until it is done with the waiter and with the task: it holds the guard
+   all the while. */
 CONC__PRIVATE void conc__multiwait_settle(conc__multiwait_node *node) {
   conc__mutex *guard = conc__mutex_of(&node->task->done);
   conc__mutex_lock(guard);
@@ -8700,13 +9237,14 @@ CONC__PRIVATE void conc__multiwait_settle(conc__multiwait_node *node) {
   conc__mutex_unlock(guard);
 }
 
-/* The next that has finished, or NULL. It may be freed then. */
-CONC__PRIVATE conc__multiwait_node *conc__multiwait_tell(conc__multiwait *m) {
+/* Tells the next task that has finished, or NULL; it may be freed then. */
+CONC__PRIVATE conc__multiwait_node *conc__multiwait_next(conc__multiwait *m) {
   conc__multiwait_node *node;
   if (m->ready == NULL) {
+    /* Acquires what the ends of the tasks have written. */
     conc__waiter *w =
         __atomic_exchange_n(&m->taken, (conc__waiter *)NULL, __ATOMIC_ACQUIRE);
-    for (; w != NULL; w = w->next) { /* latest first */
+    for (; w != NULL; w = w->next) { /* latest first: turned round here */
       node = (conc__multiwait_node *)w;
       node->next = m->ready;
       m->ready = node;
@@ -8714,13 +9252,15 @@ CONC__PRIVATE conc__multiwait_node *conc__multiwait_tell(conc__multiwait *m) {
   }
   node = m->ready;
   if (node == NULL) return NULL;
+  CONC__CHECK(node->place == 0 && m->told_count < m->n);
   m->ready = node->next;
   node->place = ++m->told_count;
   conc__multiwait_settle(node);
   return node;
 }
 
-/* Waits for no more. */
+/* Waits for no more: from here on no end of a task touches the nodes. Those
+   that have ended meanwhile can still be told. */
 CONC__PRIVATE void conc__multiwait_end(conc__multiwait *m) {
   conc__multiwait **p = &m->actor->many;
   size_t i;
@@ -8730,14 +9270,17 @@ CONC__PRIVATE void conc__multiwait_end(conc__multiwait *m) {
   CONC__STORE(p, m->next);
 }
 
-/* Waits as conc_wait does. 0, -ETIMEDOUT, -ECANCELED; the first failure. */
+/* Waits as conc_wait does. 0, -ETIMEDOUT, -ECANCELED, -EDEADLK. *failure, 0 at
+   first, is the status of the first task that has failed. */
 CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
                                         double deadline, int *failure) {
   size_t want = until == CONC_ALL || m->n == 0 ? m->n : 1;
   for (;;) {
     conc__multiwait_node *node;
-    int rc = conc__multiwait_wait(m, want, false, deadline);
-    while (*failure == 0 && (node = conc__multiwait_tell(m)) != NULL)
+    int rc;
+    CONC__CHECK(want <= m->n);
+    rc = conc__multiwait_wait(m, want, false, deadline);
+    while (*failure == 0 && (node = conc__multiwait_next(m)) != NULL)
       *failure = node->task->status;
     if (rc != 0 || until != CONC_FIRST_FAILURE || *failure != 0 ||
         m->told_count == m->n)
@@ -8746,8 +9289,12 @@ CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
   }
 }
 
-enum { CONC__MANY_FEW = 8 }; /* have their nodes on the stack */
+/* --- several tasks: conc_wait, conc_gather, conc_as_completed --- */
 
+/* Calls for up to this number of tasks have the nodes on the stack. */
+enum { CONC__MANY_FEW = 8 };
+
+/* A wait that fails, but for want of time, has rearranged the array, too. */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout) {
   double deadline = conc__deadline(timeout);
@@ -8765,7 +9312,8 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
     int failure = 0;
     rc = conc__multiwait_until(&m, until, deadline, &failure);
     conc__multiwait_end(&m);
-    while (conc__multiwait_tell(&m) != NULL) continue;
+    /* All that have ended by now get their places, the rest follows. */
+    while (conc__multiwait_next(&m) != NULL) continue;
     for (i = 0, rest = m.told_count; i < n; i++)
       tasks[nodes[i].place > 0 ? nodes[i].place - 1 : rest++] = nodes[i].task;
     if (rc == -ETIMEDOUT) rc = 0;
@@ -8774,6 +9322,8 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
   return rc != 0 ? rc : (ssize_t)m.told_count;
 }
 
+/* If it fails, all tasks have ended when it returns: so what they use may be
+   the caller's. That wait is shielded, for there is nothing else to do. */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__multiwait m;
@@ -8804,6 +9354,7 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
 
 CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
                                size_t n, double timeout) {
+  /* One allocation: the nodes stand behind it. */
   conc__multiwait *m = (conc__multiwait *)CONC_MALLOC(
       sizeof *m + n * sizeof(conc__multiwait_node));
   int rc;
@@ -8829,7 +9380,7 @@ CONC_API int conc_completed_next(conc_completed *completed, conc_task **task) {
     return -EPIPE;
   }
   rc = conc__multiwait_wait(m, m->told_count + 1, false, completed->deadline);
-  if (rc == 0) *task = conc__multiwait_tell(m)->task;
+  if (rc == 0) *task = conc__multiwait_next(m)->task;
   return rc;
 }
 
@@ -8840,7 +9391,11 @@ CONC_API void conc_completed_end(conc_completed *completed) {
   completed->many = NULL;
 }
 
-/* --- scopes --- */
+/* --- scopes ---
+
+   A stack, in the caller's memory, of which the actor knows the innermost:
+   each wait asks it (conc__scope_limit, conc__cancel_bit in >>park). Only the
+   actor itself touches it. */
 
 CONC__PRIVATE void conc__scope_begin(conc_scope *scope, double deadline,
                                      bool shield) {
@@ -8869,12 +9424,14 @@ CONC_API int conc_scope_end(conc_scope *scope) {
 
 /* --- groups ---
 
-   Without a lock, that a fork could leave locked: tasks are only added, until
-   all have ended. Who adds one looks afterwards whether the group has failed,
-   and who lets it fail looks afterwards who is in it: so the newest is
-   cancelled by one of them, at least. */
+   Without a lock, that a fork could leave locked: tasks are only added, in
+   front, until all have ended. A starter adds its task and then looks whether
+   the group has failed; a task that fails says so and then looks which tasks
+   are in the group. All four steps are in one order (SEQ_CST): so a task that
+   is added while the group fails is cancelled by one of the two, at least. */
 
-/* The group has failed, unless it has before: cancels all tasks of it. */
+/* The group has failed, unless it has before: cancels all tasks of it, but for
+   the caller's own. */
 CONC__PRIVATE void conc__group_fail(conc_group *g, int failure) {
   int none = 0;
   conc_task *t;
@@ -8886,7 +9443,8 @@ CONC__PRIVATE void conc__group_fail(conc_group *g, int failure) {
     if (t != conc__self()->task) conc_cancel(t);
 }
 
-/* A task of a group is about to end: it still holds up the group. */
+/* A task of a group is about to end. Its `done` is not set yet, so the group
+   cannot be left, and is there. */
 CONC__PRIVATE void conc__group_ended(conc_task *t) {
   conc_group *g = t->group;
   t->group = NULL;
@@ -8900,7 +9458,7 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
   int rc;
   if (CONC__LOAD(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
-  task->group = group;
+  task->group = group; /* before it can end */
   rc = start(task);
   if (rc != 0) {
     task->group = NULL;
@@ -8914,6 +9472,9 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
   return 0;
 }
 
+/* Waits for one member after the other. Once the caller's time is out, or it
+   is cancelled, the group fails by that, and the rest of the waiting can no
+   more be ended. */
 CONC_API int conc_group_leave(conc_group *group, double timeout) {
   double deadline = conc__deadline(timeout);
   conc_task *seen = NULL;
@@ -8923,6 +9484,8 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
   int rc;
   for (t = CONC__LOAD(&group->first); t != NULL; t = t->sibling)
     if (t == conc__self()->task) return -EDEADLK;
+  /* Members may start others, in front: until none has come while the last
+     ones were awaited. */
   while ((first = CONC__LOAD(&group->first)) != seen) {
     for (t = first; t != seen; t = t->sibling) {
       rc = conc__task_await(t, shielded, conc__remaining(deadline));
@@ -21784,7 +22347,7 @@ CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
    tasks may ask at once: the one that swaps the id ends it. */
 CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
   uintptr_t id;
-  if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
+  if (CONC__LOAD(&task->done.word) == CONC__SET) return;
   id = CONC__LOAD(&task->id);
   if (!conc__owner_is_gone(id)) return;
   if (CONC__CAS(&task->id, &id, (uintptr_t)0))
@@ -21961,7 +22524,7 @@ CONC__PRIVATE int conc__worker_wait(conc__worker *w,
    awaited as by any task. */
 CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
                                      double timeout) {
-  while (CONC__LOAD(&task->done.flag) != CONC__SET) {
+  while (CONC__LOAD(&task->done.word) != CONC__SET) {
     conc_task *t = NULL;
     /* In each turn: a job that has forked left the worker behind in the child;
        and a task that waits for itself is an error that the join tells. */

@@ -759,6 +759,42 @@ TEST(dead_readers_are_forgotten) {
   }
 }
 
+static void *write_on(void *arg) {
+  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  stay();
+  return arg;
+}
+static void *write_after_a_death(void *arg) {
+  int rc;
+  add(&its->ready);
+  rc = conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER);
+  MUST(rc == 0 || rc == -EOWNERDEAD);
+  its->counter = rc;
+  its->done = 1;
+  MUST(conc_rwlock_release(&its->rwlock) == 0);
+  return arg;
+}
+
+/* A reader that comes behind a sleeping writer finds the owner dead, but it is
+   the writer's turn: which has the lock first, and must be told. */
+TEST(the_next_that_has_the_lock_is_told_of_the_death_that_another_one_found) {
+  for (int round = 0; round < 6; round++) {
+    pid_t owner, waiter;
+    int rc;
+    lay();
+    owner = begin_doing(write_on, false);
+    waiter = begin_doing(write_after_a_death, round == 5);
+    usleep(2000);
+    end(owner);
+    rc = conc_rwlock_read_acquire(&its->rwlock, 10);
+    CHECK_EQ(rc, its->done ? 0 : -EOWNERDEAD);
+    CHECK_EQ(conc_rwlock_release(&its->rwlock), 0);
+    reap(waiter, 0);
+    CHECK_EQ(its->counter, rc == 0 ? -EOWNERDEAD : 0);
+    conc_shared_free(its);
+  }
+}
+
 static void *want_to_write(void *arg) {
   add(&its->ready);
   MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
@@ -928,7 +964,7 @@ TEST(a_notify_lets_as_many_processes_go_as_it_says) {
   CHECK_EQ(conc_cond_notify_all(&its->cond), 0);
   CHECK_EQ(conc_lock_release(&its->lock), 0);
   for (int i = 0; i < 6; i++) reap(pids[i], 0);
-  CHECK_EQ(its->cond.waiting, 0);
+  CHECK_EQ(its->cond.shared.waiting, 0);
   conc_shared_free(its);
 }
 
@@ -1160,7 +1196,7 @@ static void *cancel_waits(void *arg) {
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
   }
   CHECK(conc_barrier_broken(&its->barrier));
-  CHECK_EQ(its->cond.waiting, 0);
+  CHECK_EQ(its->cond.shared.waiting, 0);
   CHECK_EQ(its->rwlock.shared.wants, 0);
   conc_barrier_reset(&its->barrier);
   return arg;

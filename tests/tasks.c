@@ -601,7 +601,7 @@ EVERYWHERE(what_has_completed_may_be_freed) {
     conc_completed c;
     for (int i = 0; i < 5; i++) {
       job *j = (job *)calloc(1, sizeof *j);
-      j->go.flag = CONC__SET;
+      j->go.word = CONC__SET;
       begin(&j->task, job_main, j);
       tasks[i] = &j->task;
     }
