@@ -113,8 +113,8 @@
                    next one runs.
    loop            A loop runs the coroutines of one thread, inside conc_run.
    generator       A generator is a function that hands out one value at a
-                   time and stands still in between. It is no task: it runs as
-                   a part of the task that asks for the value.
+                   time; between two values it does not run. It is no task: it
+                   runs as a part of the task that asks for the value.
    child           A child is a process that another one, its parent, has made
                    by fork() or by conc_process_start.
    left behind     A fork leaves behind all threads but the one that called
@@ -130,8 +130,9 @@
    job             A job is a task that a worker of a pool runs.
    chunk           A chunk is a number of items that a pool hands to a worker
                    at once.
-   group           A group is a number of tasks that are awaited together and
-                   fail together.
+   group           A group is a number of tasks that end together: one call
+                   waits for all of them, and when one fails, the others are
+                   cancelled.
    callback        A callback is a function of yours that the library calls.
 
    How a task waits:
@@ -288,7 +289,9 @@
      }
 
    A manager and its client. Either of them may be another program, on another
-   machine, in Python. Prints 42.
+   machine, in Python. The client uses the text of conc_manager_address, which
+   is valid until the server's shutdown: so the client is shut down first.
+   Prints 42.
 
      int main(void) {
        conc_manager m = { .address = "127.0.0.1:0", .authkey = "abc" };
@@ -330,7 +333,8 @@
      queue           .shared; with .name also   each message that was put is
                      for unrelated processes    still got once
      manager's queue any machine                if a client dies while it waits
-                                                in get, no message is lost
+                                                in get, no message is lost; one
+                                                that it has kept is (conc_get)
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -374,11 +378,14 @@
             -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed), -EDEADLK or
             -ENOMEM; conc_strerror() puts it into words. A function whose
             result is a pointer returns NULL on failure and sets errno. After
-            an error there is nothing to clean up.
+            an error there is nothing to clean up, unless the function's
+            comment says otherwise: after -EOWNERDEAD, for example, the caller
+            holds the lock.
    Time     A timeout is a number of seconds (double) from now on the monotonic
             clock. CONC_FOREVER, any number from 1e9 on and a NaN set no limit.
-            With a timeout of 0 or less a call tries once. A call that is not
-            done in time returns -ETIMEDOUT.
+            A call that is not done in time returns -ETIMEDOUT. With a timeout
+            of 0 or less a call tries once: conc_get(q, buf, size, 0) takes a
+            message that is there, or else returns -ETIMEDOUT at once.
    Waiting  Every call with a timeout works from any thread, a foreign thread
             included, and from a coroutine; if a coroutine waits, the others
             of its thread go on. Every such wait can be cancelled: conc_cancel
@@ -397,9 +404,11 @@
             may use the whole library. The child has the thread that called
             fork() and, if that thread runs a loop, all coroutines of the
             loop. The other threads, with their coroutines, were left behind:
-            their tasks have ended in the child, with -ECHILD. A lock that one
-            of these tasks held reports this once: the next acquire takes the
-            lock and returns -EOWNERDEAD.
+            their tasks have ended in the child, with -ECHILD. A lock that is
+            not shared and that one of these tasks held reports this once: the
+            next acquire takes the lock and returns -EOWNERDEAD. A shared lock
+            stays with its owner in the parent, and the child waits for it as
+            any other process does.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -443,9 +452,9 @@
      returns -EOWNERDEAD, for the data that the lock protects may be half
      changed. This is true of processes only: a thread that ends while it holds
      a lock leaves it locked. If a process dies while it runs the function of a
-     once, another one runs it. Readers that died are dropped. A semaphore
+     once, another process runs it. Readers that died are dropped. A semaphore
      knows no owners: the units that a dead process had acquired stay taken.
-     For barriers see below.
+     Barriers are described below.
    - Waiters are not served in order. -EDEADLK is returned only to the owner
      itself: longer circles are not looked for. .name is not used, since a
      pointer means nothing in another process.
@@ -464,7 +473,7 @@
      .action is a pointer, so it can be used only if all the processes were
      forked from one.
    - If more than 1,024 processes use the memory at one time, the calls of the
-     latest ones fail with -EAGAIN, except those of events and semaphores.
+     latest ones fail with -EAGAIN, except the calls of events and semaphores.
    A forked child does not hold the shared objects that its parent holds.
 
    >>limits
@@ -587,7 +596,7 @@ struct conc__waitlist {
    >>deadlock: which task waits for which
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one: what is shared takes no part
+   Processes  one: shared objects take no part
    Signals    no
    Memory     the caller's buffer; the report itself is the library's
    Blocks     never
@@ -641,17 +650,17 @@ typedef struct conc_lock {
 /* Acquires the lock.
    Returns 0: the caller holds the lock.
    Errors:
-   -EDEADLK     the caller holds the lock already; or the wait can never end,
-                because the owner waits for the caller, directly or through a
-                chain of owners, and no wait of the chain has a timeout. The
-                library looks for such a circle once a wait has lasted 0.1 s.
-                One task of the circle gets the error; conc_deadlock_report
-                names them all
+   -EDEADLK     the caller holds the lock already (whatever the timeout). Or:
+                the owner waits, directly or through others, for the caller,
+                and none of these waits has a timeout. The library finds such
+                a circle after 0.1 s. One task of the circle gets the error;
+                conc_deadlock_report names them all
    -ETIMEDOUT   the lock was not free in time
    -ECANCELED   the wait was cancelled
-   -EOWNERDEAD  the owner was left behind when this process was forked. The
-                caller now holds the lock, and the data that it protects may
-                be half changed */
+   -EOWNERDEAD  the owner was left behind when this process was forked; or, of
+                a shared lock, its process died. The caller now holds the lock,
+                and the data that it protects may be half changed
+   -EAGAIN      of a shared lock: too many processes (see >>shared) */
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
 
 /* Releases the lock.
@@ -746,13 +755,17 @@ typedef struct conc_rwlock {
 /* Acquires the lock for reading, together with other readers.
    Returns 0: the caller holds the lock.
    Errors:
-   -EDEADLK     the caller holds the lock already, for reading or for writing;
-                or a circle of waits, as from conc_lock_acquire, in which only
-                waits for writers count, not waits for readers
+   -EDEADLK     the caller holds the lock already, for reading or for writing
+                (whatever the timeout). Or: a writer that holds the lock waits,
+                directly or through others, for the caller, and none of these
+                waits has a timeout. Waits for readers do not count
    -ETIMEDOUT   the lock was not free in time
    -ECANCELED   the wait was cancelled
-   -EOWNERDEAD  a writer was left behind when this process was forked: as from
-                conc_lock_acquire. Readers that were left behind are dropped */
+   -EOWNERDEAD  a writer was left behind when this process was forked; or, of a
+                shared lock, its process died. The caller now holds the lock,
+                and the data that it protects may be half changed. Readers that
+                were left behind, or died, are dropped without an error
+   -EAGAIN      of a shared lock: too many processes (see >>shared) */
 CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout);
 
 /* Acquires the lock for writing, alone.
@@ -783,17 +796,20 @@ typedef struct conc_once {
 } conc_once;
 
 /* Calls fn(arg), unless a call with this `once` has succeeded before. While
-   another task runs its fn, the caller waits for the end of that; the timeout
-   is for this wait. If fn fails (returns less than 0), only the task that
-   called it gets that result. The once stays undone, and the next caller,
-   perhaps one that waits already, runs its own fn.
+   another task runs its fn, the caller waits for its end. The timeout is only
+   for this wait; it does not stop the caller's own fn. If fn fails (returns
+   less than 0), only the task that called it gets that result. The once stays
+   undone, and the next caller, perhaps one that waits already, runs its own
+   fn. A result of 0 or more counts as success.
    Returns 0 once it is done, by this call or by another one.
    Errors:
-   -EDEADLK    the call comes from within fn; or a circle of waits, as from
-               conc_lock_acquire
+   -EDEADLK    the call comes from within fn. Or: the task that runs its fn
+               waits, directly or through others, for the caller, and none of
+               these waits has a timeout
    -ETIMEDOUT  the other task did not finish in time
    -ECANCELED  the wait was cancelled
-   others      what fn has returned */
+   -EAGAIN     of a shared once: too many processes (see >>shared)
+   others      what the caller's fn has returned */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
 
@@ -866,11 +882,14 @@ typedef struct conc_cond {
    Returns 0 when a notify has woken the caller.
    Errors:
    -EINVAL      the condition is shared and the lock is not, or the reverse
-   -EPERM       the caller does not hold the lock
+   -EPERM       the caller does not hold the lock; this is looked for first
    -ETIMEDOUT   no notify came in time
    -ECANCELED   the wait was cancelled
-   -EOWNERDEAD  the lock was acquired again with that error, as from
-                conc_lock_acquire */
+   -EOWNERDEAD  an owner of the lock was left behind by a fork during the wait;
+                or, of a shared lock, its process died. The data may be half
+                changed. This error wins over 0, -ETIMEDOUT and -ECANCELED.
+                Whether a notify came is then not known, so look at the data
+   -EAGAIN      of a shared condition: too many processes (see >>shared) */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
 /* Waits with conc_cond_wait until predicate(arg) is true, which is called with
@@ -883,11 +902,15 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 double timeout);
 
 /* Wakes up to n of the tasks that wait at this moment, those that have waited
-   longest first. Unlike in Python the caller need not hold the lock. Always
-   returns 0. */
+   longest first. Unlike in Python the caller need not hold the lock.
+   Returns 0.
+   Errors:
+   -EAGAIN  of a shared condition: too many processes (see >>shared) */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
-/* Wakes all tasks that wait at this moment. Always returns 0. */
+/* Wakes all tasks that wait at this moment.
+   Returns 0.
+   Errors: as conc_cond_notify. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
 
 /* Makes the condition new and shared, or fails with -EINVAL: see >>shared. */
@@ -901,7 +924,9 @@ CONC_API int conc_cond_init_shared(conc_cond *cond);
    may free the semaphore. */
 typedef struct conc_sem {
   size_t value;     /* units at first; default 0, at most SIZE_MAX / 2 */
-  size_t bound;     /* what the value may not exceed; default 0: none */
+  size_t bound;     /* what the value may not exceed; default 0: none. A first
+                       value above it is not noticed: release then returns
+                       -EOVERFLOW */
   const char *name; /* for reports; yours; default: none */
   /* private */
   __extension__ union {
@@ -921,7 +946,8 @@ CONC_API int conc_sem_acquire(conc_sem *sem, double timeout);
    Returns 0.
    Errors:
    -EINVAL     n is 0
-   -EOVERFLOW  the value would exceed the bound, or without one SIZE_MAX / 2;
+   -EOVERFLOW  the value would exceed the bound, or without one SIZE_MAX / 2
+               (also if tasks are waiting that would take the units at once);
                nothing has been added */
 CONC_API int conc_sem_release(conc_sem *sem, size_t n);
 
@@ -948,8 +974,8 @@ struct conc__barrier_shared {
 typedef struct conc_barrier {
   int parties;               /* how many tasks; at least 1 */
   int (*action)(void *arg);  /* called each time that all have come, by the
-                                last of them; less than 0 is a failure;
-                                default: none */
+                                last of them; less than 0 is a failure, which
+                                breaks the barrier; default: none */
   void *arg;                 /* its argument; yours */
   const char *name;          /* for reports; yours; default: none */
   /* private */
@@ -966,26 +992,36 @@ typedef struct conc_barrier {
 /* Waits until all parties have come. The last one calls the action, and then
    all go on. Once all have come, timeouts and cancellations have no effect.
    The task that breaks the barrier gets the reason, all others get -EPIPE (in
-   Python all get BrokenBarrierError).
+   Python all get BrokenBarrierError). If the action returns less than 0, the
+   barrier is broken: the caller of the action gets that value, all others
+   -EPIPE. Any other result of the action is ignored.
    Returns the number of parties that had come before the caller, from 0 to
    parties - 1: each party gets a different number.
    Errors:
-   -EINVAL     .parties is below 1
-   -EDEADLK    the call comes from within the action
-   -EPIPE      the barrier is broken; or it breaks, or is reset, while the
-               caller waits
-   -ETIMEDOUT  not all have come in time; a timeout of 0 breaks the barrier at
-               once, unless the caller is the last to come
-   -ECANCELED  the wait was cancelled
-   others      what the action has returned, if the caller has called it */
+   -EINVAL      .parties is below 1
+   -EDEADLK     the call comes from within the action
+   -EPIPE       the barrier is broken; or it breaks, or is reset, while the
+                caller waits
+   -ETIMEDOUT   not all have come in time; a timeout of 0 breaks the barrier at
+                once, unless the caller is the last to come
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  of a shared barrier: the process of a party died, and the
+                caller was the first to notice (see >>shared)
+   -EAGAIN      of a shared barrier: too many processes (see >>shared)
+   others       the failure of the action, which the caller has called */
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
 
-/* Makes the barrier as new; the tasks that wait there get -EPIPE. Always
-   returns 0. */
+/* Resets the barrier: it is not broken any more, and no party has come. The
+   tasks that wait there get -EPIPE.
+   Returns 0.
+   Errors:
+   -EAGAIN  of a shared barrier: too many processes (see >>shared) */
 CONC_API int conc_barrier_reset(conc_barrier *barrier);
 
 /* Breaks the barrier; the tasks that wait there, and those that come, get
-   -EPIPE. Always returns 0. */
+   -EPIPE.
+   Returns 0.
+   Errors: as conc_barrier_reset. */
 CONC_API int conc_barrier_abort(conc_barrier *barrier);
 
 /* Returns whether the barrier is broken. */
@@ -1015,12 +1051,11 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
    The acquire has no timeout. If it fails, the block is skipped, what follows
    an `else` runs, and errno is the reason.
    Errors:
-   EDEADLK     as from the acquire: the caller holds the lock already, or it
-               would wait for itself
+   EDEADLK     the caller holds the lock already, or is part of a deadlock
    ECANCELED   the wait was cancelled
-   EOWNERDEAD  as from the acquire; but the object has been released again, so
-               the next acquire succeeds
-   others      what else the acquire of a shared object fails with */
+   EOWNERDEAD  the owner was left behind by a fork, or died. The object has
+               been released again, so the next acquire succeeds
+   EAGAIN      of a shared object: too many processes (see >>shared) */
 #define CONC_WITH(object) CONC__WITH(CONC__WITH_ENTER(object), CONC__WITH_ID)
 #define CONC_WITH_READ(rwlock) \
   CONC__WITH(conc__with_read(rwlock), CONC__WITH_ID)
@@ -1116,8 +1151,9 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
    >>task: conc_task, whatever runs and finishes
 
    A task is new, then started, then finished; then it may be started again.
-   Start, then join: conc_join reports a start that failed, since it returns
-   -EINVAL for a task that was never started.
+   For a task that has never run, conc_join reports a start that failed: it
+   returns -EINVAL. When you start a finished task again, check what the start
+   returns.
 
    Threads    any number may join and cancel a task; only one may start it
    Processes  no
@@ -1188,21 +1224,28 @@ typedef struct conc_task {
 
 /* Waits until the task has finished (Python's Thread.join). Any number of
    tasks may join one, as often as they like.
-   Returns the task's status: 0 if it has finished without a failure.
+   Returns the task's status: 0 if it has finished without a failure. A process
+   or program that has ended by itself has status 0, whatever its exit code:
+   ask conc_exitcode. So conc_gather, CONC_FIRST_FAILURE and groups do not see
+   exit codes.
    Errors:
-   -EINVAL     the task was never started, or is that of a foreign thread
+   -EINVAL     the task was never started, or belongs to a foreign thread, even
+               the caller's own
    -EDEADLK    the task is the caller's own, or waits for the caller (see
                conc_lock_acquire)
-   -ETIMEDOUT  the task has not finished in time
-   -ECANCELED  if the task is still alive (conc_is_alive), the caller's wait
-               was cancelled; otherwise it is the task's failure: one of its
-               waits was cancelled, or it was cancelled before it began
-   -ECHILD     the task's failure: it was a process that a signal killed, or
-               it stayed in the parent when this process was forked
+   -ETIMEDOUT  the task has not finished in time, and is still alive
+               (conc_is_alive). Or it is the failure of a finished task: a job
+               that ran longer than its pool's .timeout
+   -ECANCELED  the caller's wait was cancelled, and the task is still alive. Or
+               it is the failure of a finished task: one of its waits was
+               cancelled, or it was cancelled before it began
+   -ECHILD     the task's failure: it was a process that a signal killed (or
+               for which the program has waited itself), or the task stayed in
+               the parent when this process was forked
    -ENOMEM     the task's failure: there was no memory for the stack of a
                coroutine
-   others      the task's failure, as it was set by conc_set_status; for those
-               of a job see conc_pool_submit */
+   others      the task's failure, as it was set by conc_set_status; for the
+               failures of a job see conc_pool_submit */
 CONC_API int conc_join(conc_task *task, double timeout);
 
 /* Returns what the target has returned; NULL before the task has finished, and
@@ -1215,7 +1258,8 @@ CONC_API bool conc_is_alive(const conc_task *task);
 /* Asks the task to end (Python's Task.cancel): its present wait, or else its
    next one, returns -ECANCELED, once. A call that need not wait leaves the
    cancellation pending; a call with a timeout of 0 may do so, too. A coroutine
-   that has not begun yet never begins. A process gets SIGTERM.
+   that has not begun yet never begins. A process gets SIGTERM: conc_join then
+   usually returns -ECHILD, not -ECANCELED.
    Returns 0.
    Errors:
    -ESRCH  the task does not run */
@@ -1226,7 +1270,8 @@ CONC_API int conc_cancel(conc_task *task);
    Without this call a task of which a wait was cancelled has failed with
    -ECANCELED, because such a task usually ends early and its result does not
    show that. A task that goes on all the same calls conc_set_status(0)
-   (Python's Task.uncancel).
+   (Python's Task.uncancel). In a process of conc_process_start it has no
+   effect on the parent's conc_join: only the exit code comes back.
    Returns 0.
    Errors:
    -EINVAL  `status` is above 0 */
@@ -1249,11 +1294,12 @@ CONC_API const char *conc_name(conc_task *task);
    These errors of the three come before anything has been waited for, and
    nothing is cancelled then:
    Errors:
-   -EINVAL   one of the tasks was never started, or is that of a foreign thread
+   -EINVAL   one of the tasks was never started, or belongs to a foreign
+             thread, even the caller's own
    -EDEADLK  one of the tasks is the caller's own
    -ENOMEM   there is no memory for the wait
-   The wait itself, like that of conc_join, fails with -EDEADLK if it can never
-   end, because too many of the tasks wait for the caller. --- */
+   The wait itself, like conc_join, fails with -EDEADLK if it can never end,
+   because too many of the tasks wait for the caller. --- */
 
 enum {
   CONC_FIRST,         /* until one task has finished */
@@ -1266,7 +1312,7 @@ enum {
    CONC_FIRST_FAILURE or CONC_ALL. Rearranges the array: the tasks that have
    finished come first, in the order in which they did (those that had finished
    before the call in the order given), then the others, in the order given.
-   Cancels nothing.
+   Cancels nothing. With n = 0 it returns 0 at once.
    Returns the number of tasks that have finished, also when the time is out:
    never -ETIMEDOUT.
    Errors: the common ones above, and
@@ -1278,11 +1324,14 @@ CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
 /* Waits for n tasks (Python's asyncio.gather). Their results, by conc_result,
    are in the order given. If a task fails, or the wait does, all the others
    are cancelled, and the call returns when they have ended, however long their
-   clean-up takes. To keep the others, and to have the failure of each
-   (Python's return_exceptions), use conc_wait, and conc_join of each task.
+   clean-up takes. If a task had failed before the wait did, its failure is
+   returned; failures after that, during the clean-up, do not count. To keep
+   the others, and to have the failure of each (Python's return_exceptions),
+   use conc_wait, and conc_join of each task.
    Returns 0 if all tasks have finished without a failure.
    Errors: the common ones above, and
-   -ETIMEDOUT  not all have finished in time
+   -ETIMEDOUT  not all have finished in time, even if the tasks then finish
+               without a failure
    -ECANCELED  the wait was cancelled
    others      the first failure of a task */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
@@ -1295,7 +1344,8 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
      conc_completed_end(&c);
 
-   A task that has been handed out, as often as it was listed, may be freed.
+   A task that has been handed out may be freed; if it was listed several
+   times, each of them must have been handed out.
    Before the calling task ends, conc_completed_next must have returned -EPIPE,
    or conc_completed_end must have been called. All three calls must be made by
    the same task. */
@@ -1316,7 +1366,8 @@ CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
    Returns 0.
    Errors:
    -EPERM      another task has begun the iteration
-   -EDEADLK    the wait can never end, see above; the call may be repeated
+   -EDEADLK    the wait can never end, because all tasks that are left wait
+               for the caller; the call may be repeated
    -EPIPE      all tasks have been handed out
    -ETIMEDOUT  no more tasks have finished in time; the call may be repeated
    -ECANCELED  the wait was cancelled; the call may be repeated */
@@ -1393,14 +1444,17 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
 
 /* Waits until all tasks of the group have finished. If the wait fails, the
    tasks are cancelled, and the call returns when they have ended, however long
-   their clean-up takes. So a timeout of 0 cancels all that still run. The
-   group is as new after the call.
+   their clean-up takes. So a timeout of 0 cancels all that still run. If a
+   task had failed before the wait did, its failure is returned; failures after
+   that, during the clean-up, do not count. After the call the group is empty,
+   and may be used again.
    Returns 0 if all tasks have finished and none has failed, other than with
    -ECANCELED.
    Errors:
-   -EDEADLK    the caller is a task of the group (then nothing has changed); or
-               the wait can never end, as from conc_join
-   -ETIMEDOUT  the tasks have not finished in time
+   -EDEADLK    the caller is a task of the group (then nothing has changed).
+               Or: a task waits for the caller, so that the wait can never end
+   -ETIMEDOUT  the tasks have not finished in time, even if they then finish
+               without a failure
    -ECANCELED  the wait was cancelled
    others      the first failure of a task */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
@@ -1458,7 +1512,7 @@ typedef struct conc_gen {
 
 /* Resumes a generator until it yields a value (Python's next). *value is that
    value; `value` may be NULL.
-   Returns 0.
+   Returns 0. After an error *value is unchanged (unlike in conc_imap_next).
    Errors:
    -EINVAL  the generator has no target
    -EBUSY   it runs already, or another generator delegates to it
@@ -1470,10 +1524,10 @@ CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
 /* Does what conc_gen_next does; and the conc_yield at which the generator
    stands gives `sent` to the generator (Python's send).
-   Returns 0.
+   Returns 0. After an error *value is unchanged.
    Errors: as conc_gen_next, and
    -EINVAL  `sent` is not NULL, and the generator has not begun: it stands at
-            no conc_yield yet */
+            no conc_yield yet. If it was closed before it began, -EPIPE wins */
 CONC_API int conc_gen_send(conc_gen *gen, void *sent, void **value);
 
 /* Called by a generator: hands `value` to the task that has resumed it, and
@@ -1538,14 +1592,14 @@ enum {
    is never called with NULL. It may use the library. Values that destructors
    set at a task's end are destroyed in another round; after four rounds the
    rest is dropped without being destroyed. At exit() no destructor is called:
-   not for the values of the main thread, nor for those of tasks that still
-   run.
+   the values of the main thread, and of tasks that still run, are not
+   destroyed.
 
    With CONC_SCOPE_TASK a coroutine inherits the values of the task that called
-   conc_coro_start or conc_run. Each value is inherited as copy(value) if .copy
-   is set; otherwise as the same pointer if there is no .destructor; otherwise
-   not at all, since two owners would destroy it twice. All other tasks begin
-   with no values. */
+   conc_coro_start or conc_run. With a .copy it gets copy(value) of each value.
+   Without a .copy it gets the same pointers. Only if there is no .copy but a
+   .destructor, it gets nothing, since two owners would destroy a value twice.
+   All other tasks begin with no values. */
 typedef struct conc_local {
   int scope;                       /* CONC_SCOPE_...; default ..._THREAD */
   void (*destructor)(void *value); /* destroys a value; default none */
@@ -1577,11 +1631,11 @@ CONC_API bool conc_local_has(conc_local *local, const char *name);
    -ENOENT  the caller has no value under that name */
 CONC_API int conc_local_delete(conc_local *local, const char *name);
 
-/* Destroys all values of all threads and tasks, and forgets all names. The
-   struct is as new then. Meanwhile no task may use it, nor start coroutines
-   that would inherit from it. But threads and tasks may end: each value is
-   destroyed once, either by the task that ends (perhaps a little later) or
-   here. */
+/* Destroys all values of all threads and tasks, and forgets all names. Then
+   the struct may be used again. During the call no task may use it, nor start
+   coroutines that would inherit from it. But threads and tasks may end: each
+   value is destroyed once, either by the task that ends (perhaps a little
+   later) or here. */
 CONC_API void conc_local_free(conc_local *local);
 
 /* One name of one conc_local, looked up beforehand: this is faster. */
@@ -1607,16 +1661,16 @@ CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
    Threads    start a task once at a time
    Processes  no
    Signals    no
-   Memory     the task is the caller's, from start until joined (or known
-              finished)
+   Memory     the task is the caller's, from the start until it was joined, or
+              has been seen to have finished
    Blocks     never
    ------------------------------------------------------------------------ */
 
 /* Runs task->target(task->arg) in a new thread (Python's Thread.start). The
-   thread is detached: it need not be joined. The system is told the task's
-   name. .stack_size is rounded up to whole pages, and to the least that the
-   system allows. A number is passed as .arg = (void *)(intptr_t)n: see
-   conc_gen.
+   thread is detached: it need not be joined. Where the system can, the thread
+   carries the task's name. .stack_size is rounded up to whole pages, and to
+   the least that the system allows. A number is passed as
+   .arg = (void *)(intptr_t)n: see conc_gen.
    Returns 0.
    Errors:
    -EINVAL  the task has no target
@@ -1634,17 +1688,18 @@ CONC_API int conc_thread_start(conc_task *task);
    Processes  a forked child has the loop of the thread that forked, with all
               its coroutines
    Signals    no
-   Memory     the tasks are the caller's, from start until joined (or known
-              finished); the library allocates stacks
+   Memory     the tasks are the caller's, from the start until they were
+              joined, or have been seen to have finished; the library allocates
+              stacks
    Blocks     conc_run, until all coroutines of the loop have ended;
               conc_sleep; the others never
    ------------------------------------------------------------------------ */
 
 /* Runs the task as a coroutine on a loop of the calling thread, until it and
    all coroutines that were started on this loop have finished (Python's
-   asyncio.run). When the task has finished, coroutines that are left over are
-   cancelled and awaited. So their structs must not lie on the stack of a
-   coroutine that has ended.
+   asyncio.run). When the task has finished, the call cancels the coroutines
+   that are left over, and waits until they have ended. So their structs must
+   not lie on the stack of a coroutine that has ended.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
    -EINVAL   the task has no target
@@ -1668,11 +1723,11 @@ CONC_API int conc_run(conc_task *task);
    -ENOMEM  there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
-/* Tells how many bytes of its stack a coroutine has used at most so far; of
-   the caller, if `task` is NULL. That shows what .stack_size it needs: twice
-   as much is safe. Stacks of up to CONC_STACK_SIZE are reused, so the result
-   may include earlier tasks; larger ones are not. Scans the whole stack: meant
-   for tests.
+/* Tells how many bytes of its stack a coroutine has used at most so far. NULL
+   stands for the caller's own task. That shows what .stack_size it needs:
+   twice as much is safe. Stacks of up to CONC_STACK_SIZE are reused, so the
+   result may include earlier tasks; larger ones are not. Scans the whole
+   stack: meant for tests.
    Returns the number of bytes; 0 if the coroutine has not begun.
    Errors:
    -EPERM  the coroutine is of another thread's loop
@@ -1741,8 +1796,9 @@ CONC_API int conc_yield_now(void);
 CONC_API int conc_wait_fd(int fd, int events, double timeout);
 
 /* Reads the bytes that are there, up to `size`. It waits only for the first
-   one. A pipe that it finds half full gets room for 1 MiB, where the system
-   allows that.
+   one. Unlike read(), with `size` 0 it waits, too, until there is a byte or
+   the end of file; but of a non-blocking pipe it returns 0 at once. A pipe
+   that it finds half full gets room for 1 MiB, where the system allows that.
    Returns the number of bytes; 0 at the end of file.
    Errors:
    -ETIMEDOUT  no byte came in time
@@ -1750,8 +1806,10 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout);
    others      what read() fails with */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 
-/* Writes all `size` bytes. After an error some first part of the data, but not
-   all, may have been written (a conc_stream keeps the rest).
+/* Writes all `size` bytes. After an error, part of the data (from its
+   beginning) may have been written. How much cannot be learned, so do not
+   simply repeat the call; use a conc_stream if you must go on. This is true of
+   a timeout of 0, too.
    Returns `size`.
    Errors:
    -EPIPE      the other side is closed
@@ -2097,11 +2155,12 @@ enum {
      CONC_FORK   The child is a copy of the caller's process. Before the fork
                  stdio is flushed; that waits for a thread that is reading from
                  a FILE. In the child all tasks of the parent, the caller too,
-                 have ended with -ECHILD, and their locks report -EOWNERDEAD.
-                 There are no values of a conc_local. If the caller is a
-                 coroutine or a generator, the target gets a stack of 8 MiB; or
-                 of .stack_size, if that is above CONC_STACK_SIZE. At the end
-                 no functions of atexit() are called.
+                 have ended with -ECHILD, and their locks, except shared ones,
+                 report -EOWNERDEAD. There are no values of a conc_local. If
+                 the caller is a coroutine or a generator, the target gets a
+                 stack of 8 MiB, or of .stack_size if that is above
+                 CONC_STACK_SIZE. At the end no functions of atexit() are
+                 called.
      CONC_SPAWN  The child executes the program again, and gets a copy of the
                  .size bytes at .arg; with .size 0 the target gets NULL. The
                  target must be a CONC_PROCESS_TARGET.
@@ -2222,6 +2281,7 @@ typedef struct conc_output {
    Errors:
    -EINVAL  there is no argv[0], or a bad std_in, std_out or std_err
    -EBUSY   the program runs already
+   -EPERM   open() of a file, or execve(), fails with it
    -EACCES  the program may not be executed, cwd not entered, or a file not
             opened
    -ENOENT  there is no such program, cwd or file
@@ -2249,9 +2309,12 @@ CONC_API int conc_popen_poll(conc_popen *popen);
    pipes to their ends, all at the same time, and waits for the end of the
    program (Python's communicate). Whatever is returned, *out and *err are what
    was read; {NULL, 0} if there was no pipe. `out` or `err` may be NULL: that
-   output is not wanted. After -ETIMEDOUT or -ECANCELED it may be called again
-   with the same input, and goes on from there; then *out and *err are what
-   that call has read.
+   output is not wanted.
+   After -ETIMEDOUT or -ECANCELED it may be called again with the same input
+   and the same n: the bytes that are already written are skipped, and *out and
+   *err are what that call has read. With .kill_on_timeout the program is dead
+   then, and another call returns -ECHILD. After the end of the program,
+   further calls return the exit code and {NULL, 0}.
    Returns the exit code.
    Errors: as conc_popen_wait, and
    -ENOMEM  there is no memory for the output
@@ -2453,7 +2516,7 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
      y           const char *                    bytes; NULL gives None
      y#          const void *, size_t            bytes
      O           const conc_value *              a copy of it
-     (...)       those of the items              tuple
+     (...)       the arguments of the items      tuple
      [...]                                       list
      {...}       key, value, key, value          dict; the last of a key wins
 
@@ -2483,7 +2546,7 @@ CONC_API int conc_build(conc_value **out, const char *format, ...);
      y           const char **                   bytes without NULs
      y#          const void **, size_t *         bytes or bytearray
      O           const conc_value **             anything
-     (...)       those of the items              tuple of that many items
+     (...)       the arguments of the items      tuple of that many items
      [...]                                       list of that many items
      {s:...}     const char *key, item's         dict that has these keys
 
@@ -2552,9 +2615,9 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    Messages keep their bounds. They have from 0 to SSIZE_MAX bytes, and each is
    sent as a whole or not at all. So any number of tasks and processes may send
    at one end, and be killed at any moment: a receiver gets whole messages,
-   each of them once, in the order in which they were sent. If several receive
-   at one end, the same is true as long as all of their buffers are large
-   enough.
+   each of them once, in the order in which they were sent. Several tasks may
+   receive at one end, with the same result, as long as all of their buffers
+   are large enough.
    An end is a descriptor; conc_wait_fd tells when it can be read.
    ------------------------------------------------------------------------ */
 
@@ -2578,7 +2641,7 @@ CONC_API int conc_pipe_one_way(int *reader, int *writer);
    Errors:
    -EPIPE      no process has the other end open any more
    -EMSGSIZE   `size` is above SSIZE_MAX
-   -ETIMEDOUT  the pipe was full until then
+   -ETIMEDOUT  the pipe stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOMEM     there is no memory for a long message
    -EMFILE     the process has no descriptor left for a long message
@@ -2657,7 +2720,8 @@ typedef struct conc_queue conc_queue;
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
   size_t max_bytes; /* of one message; default 0: no bound; if shared,
-                       65,536 */
+                       65,536. Of a typed value other than bytes, its encoded
+                       form counts, which is some bytes longer than the text */
   const char *name; /* for reports; must outlive the queue; default none. If
                        shared: by this name other processes find the queue */
   bool shared;      /* between processes, see below; default false */
@@ -2678,9 +2742,9 @@ typedef struct conc_queue_opts {
    one of the same name, .capacity and .max_bytes (see conc_shared_open). The
    messages in it are lost with the last of these processes.
    A process may be killed in any call. A message that it was putting is there
-   if it was complete, or is not there. A message that it was getting either
-   counts as received (if the call was about to return) or goes to another
-   getter, possibly after later messages. Nothing else is lost, and no message
+   as a whole, or not at all. A message that it was getting goes to another
+   getter, possibly after later messages; only if the call was about to return,
+   it counts as received. Nothing else is lost, and no message
    is received twice. No waiter waits for a dead process for longer than some
    20 ms.
    Messages of one putter reach each getter in the order in which they were
@@ -2704,8 +2768,8 @@ CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 CONC_API void conc_queue_free(conc_queue *queue);
 
 /* Ends the puts of a queue (Python's Queue.shutdown). From now on they return
-   -EPIPE; gets take the messages that are left, then return -EPIPE. To close
-   it a second time is a no-op.
+   -EPIPE; puts that wait return -EPIPE, too. Gets take the messages that are
+   left, then return -EPIPE. To close it a second time is a no-op.
    Returns 0.
    Errors:
    -ENOTSUP  this is a client's queue of conc_manager_get */
@@ -2716,8 +2780,9 @@ CONC_API int conc_queue_close(conc_queue *queue);
    Returns 0.
    Errors:
    -EPIPE      the queue is closed
-   -EMSGSIZE   the message has more than .max_bytes
-   -ETIMEDOUT  the queue was full until then
+   -EMSGSIZE   the message has more than .max_bytes; this comes first, also of
+               a full or closed queue
+   -ETIMEDOUT  the queue stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOMEM     there is no memory for the message
    -ENOSPC     more than 1,024 processes use a shared queue
@@ -2726,22 +2791,25 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
 /* Takes the oldest message and copies it to the `size` bytes of buf (Python's
-   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there.
+   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there. A
+   message of a manager's queue then waits in this client: the next get of this
+   client returns it, other clients do not see it, and it is lost at
+   conc_manager_shutdown.
    Returns the size of the message.
    Errors:
    -EPIPE      the queue is closed, and no message is left
    -EBADMSG    the message is a typed value other than bytes or str:
                conc_get_value takes it
    -EMSGSIZE   the message has more than `size` bytes
-   -ETIMEDOUT  the queue was empty until then
+   -ETIMEDOUT  the queue stayed empty for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOSPC     more than 1,024 processes use a shared queue
    others      of a manager's queue: see conc_manager_get */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
-/* Appends up to n messages of `size` bytes each, which lie one behind the
-   other at `items`. It waits as conc_put does until there is room for one
+/* Appends up to n messages of `size` bytes each, which are stored one after
+   another at `items`. It waits as conc_put does until there is room for one
    message; then it puts as many of them as there is room for, at once.
    Returns how many were put. After an error none was.
    Errors: as conc_put. */
@@ -2906,14 +2974,14 @@ CONC_API int conc_pool_start(conc_pool *pool);
 /* Hands in a job (Python's apply_async). It runs once (but see .retries), when
    a worker is free. What other calls mean for it:
 
-     conc_join     returns 0; -ECANCELED if the job was cancelled; what it has
-                   set by conc_set_status; -ECHILD if its worker died
-                   (conc_exitcode tells how); -ETIMEDOUT if it ran for longer
-                   than .timeout. If a worker died or was killed, nothing has
-                   been copied back
-     conc_cancel   if the job has not begun, it never runs; if it runs in a
-                   thread, it is cancelled as any task is; if it runs in a
-                   process, its worker is killed
+     conc_join     returns 0, or the job's failure: what it has set by
+                   conc_set_status, -ECANCELED (it was cancelled), -ECHILD (its
+                   worker died; conc_exitcode tells how) or -ETIMEDOUT (it ran
+                   for longer than .timeout). If a worker died or was killed,
+                   nothing has been copied back
+     conc_cancel   A job that has not begun never runs. A job that runs in a
+                   thread is cancelled as any task is. Of a job that runs in a
+                   process, the worker is killed
      conc_result   what the target has returned; if that was in a process: a
                    number, or an address that means something only there
 
@@ -2921,7 +2989,8 @@ CONC_API int conc_pool_start(conc_pool *pool);
    Errors:
    -EINVAL    the job has no target, or the pool has not been started
    -EBUSY     the job runs already
-   -EPIPE     the pool has been closed (its own jobs may still submit)
+   -EPIPE     the pool has been closed (jobs of its own threads may still
+              submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
    -ECHILD    the pool belongs to another process; or its workers die before
               they begin
@@ -2968,8 +3037,9 @@ typedef struct conc_imap {
    and imap_unordered). conc_imap_next returns the items in their order; or,
    unordered, in the order in which they end. conc_pool_imap allocates some 250
    bytes for each item, conc_pool_imap_unordered 400.
-   Return 0. After an error there is nothing to end: jobs that had been
-   submitted were cancelled and have ended.
+   Return 0. After an error there is nothing to end. Jobs that were submitted
+   before the error may have run; they have been cancelled, and the call has
+   waited for their ends.
    Errors: as conc_pool_submit, and
    -EINVAL  fn is NULL */
 CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
@@ -2978,8 +3048,8 @@ CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
                                       conc_fn *fn, void *items, size_t size,
                                       size_t n);
 
-/* Waits for the next item. *item is that item, also if its job has failed; if
-   the wait fails, it is NULL.
+/* Waits for the next item. *item is that item, also of a job that has failed;
+   if the wait fails, it is NULL.
    Returns 0; or the failure of the item's job: there may be more items then.
    Errors:
    -EPIPE      there are no more items
@@ -2999,7 +3069,8 @@ CONC_API void conc_imap_end(conc_imap *imap);
 CONC_API int conc_pool_close(conc_pool *pool);
 
 /* Closes the pool and ends its jobs at once. Jobs that have not begun end with
-   -ECANCELED; jobs that run are cancelled, as by conc_cancel.
+   -ECANCELED; jobs that run are cancelled, as by conc_cancel. A job that a
+   running job submits after that ends with -ECANCELED.
    Returns 0.
    Errors: as conc_pool_close. */
 CONC_API int conc_pool_terminate(conc_pool *pool);
@@ -3046,14 +3117,18 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
 typedef struct conc_manager {
   const char *address;      /* of a server: as conc_listen takes it; default
                                loopback, any port. Of a client: as conc_connect
-                               takes it; required */
+                               takes it; required. A text that comes from
+                               conc_manager_address: copy it if the client
+                               outlives the server */
   const void *authkey;      /* the shared key; default empty */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB */
   size_t max_clients;       /* connections at one time; default 0: no bound */
-  double handshake_timeout; /* seconds to authenticate in; default 5 */
+  double handshake_timeout; /* seconds; default 5. Of a server: a client must
+                               authenticate in this time. Of a client: the
+                               limit of conc_manager_get */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -3087,8 +3162,9 @@ CONC_API int conc_manager_start(conc_manager *manager);
                conc_manager_shutdown */
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
-/* Becomes a client of the manager at .address (Python's connect).
-   Returns 0.
+/* Becomes a client of the manager at .address (Python's connect). Only
+   `timeout` limits the call: .handshake_timeout does not count here.
+   Returns 0. After an error the struct is as before: the call may be repeated.
    Errors: as conc_connect, and
    -EBUSY   the manager has been started, or is connected
    -EACCES  the keys differ (on either side)
@@ -3096,17 +3172,17 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
    -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
-/* Finds the queue of that name. In a client that is a proxy for the server's
-   queue; it belongs to the manager, and lives until conc_manager_shutdown. In
-   the serving process it is the registered queue itself. Either is used like
-   any other queue.
+/* Finds the queue of that name. A client gets a proxy for the server's queue,
+   which belongs to the manager, and lives until conc_manager_shutdown. The
+   serving process gets the registered queue itself. Both are used like any
+   other queue.
    Each call of a proxy is one request to the server. Calls at the same time
    use several connections; if a connection is lost, the next call makes a new
    one. If a get runs out of memory, or is cancelled while its reply arrives,
    the message is kept and returned by the next get. If the server does not
    answer, a call may last up to 5 s longer than its timeout. A call that is
    cancelled may or may not have been carried out. Besides the errors of every
-   queue, a call of a proxy may return those of conc_manager_connect, and
+   queue, a call of a proxy may return the errors of conc_manager_connect, and
 
      -EPIPE       the connection was lost, or the server's queue is closed; if
                   it was lost, the call may or may not have been carried out
@@ -3114,7 +3190,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -EACCES      the message is an instance of a Python class; it is lost
-     -ECONNRESET  the connection was lost, as with -EPIPE
+     -ECONNRESET  the connection was lost; the call may or may not have been
+                  carried out
 
    Returns the queue; or NULL, and errno.
    Errors:
@@ -3187,7 +3264,7 @@ typedef struct conc_progress {
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
 /* Writes the last line, with the rate of all steps, and ends it. No other task
-   may update meanwhile. The struct is as new then.
+   may update meanwhile. Then the struct may be used again.
    Returns 0.
    Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
@@ -3283,15 +3360,15 @@ CONC_API int conc_progress_close(conc_progress *progress);
 /* ---------------------------------------------------------------------------
    >>version
 
-   A new PATCH mends. A new MINOR adds, and breaks nothing. A new MAJOR may
-   break programs; while MAJOR is 0, a new MINOR may do so, too, and says so
-   here. The newest version comes first:
+   A new PATCH fixes bugs. A new MINOR adds, and breaks nothing. A new MAJOR
+   may break programs; while MAJOR is 0, a new MINOR may do so, too, and says
+   so here. The newest version comes first:
 
    0.2.0  2026-11-29  Breaks: conc_guard_handler is now conc_report_overflow,
                       conc_next is conc_gen_next, conc_send_value is
                       conc_gen_send. The manual is written in plainer English,
                       with a list of errors for each function. The
-                      implementation is laid out anew, in smaller sections:
+                      implementation has a new order, in smaller sections:
                       nothing below the public names is compatible.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
