@@ -7977,7 +7977,7 @@ CONC__PRIVATE const unsigned char *
 conc__stack_edge(const conc__coro *co) {
   const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
-  while ((const void *)p < (const void *)co && *p == 0) p++;
+  while ((uintptr_t)p < (uintptr_t)co && *p == 0) p++;
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
   conc__valgrind(CONC__VALGRIND_MAKE_DEFINED, &p, (void *)sizeof p);
   return (const unsigned char *)(uintptr_t)p;

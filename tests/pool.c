@@ -465,12 +465,12 @@ TEST(apply_on_processes) { NO_FORK; apply(CONC_PROCESS); }
 
 /* test_async_timeout, and submitting to a pool that is closed. */
 /* .size 0: what .arg is, a number or what stood there at the start. */
-static const char already_there[] = "there";
+static char already_there[] = "there";
 static void *pass_on(void *arg) { return arg; }
 static void as_it_is(int kind) {
   conc_pool p = pool_of(kind, 2);
   conc_task number = job_of(pass_on, (void *)(uintptr_t)1234567, 0);
-  conc_task pointer = job_of(pass_on, (void *)already_there, 0);
+  conc_task pointer = job_of(pass_on, already_there, 0);
   CHECK_EQ(conc_pool_start(&p), 0);
   CHECK_EQ(conc_pool_apply(&p, &number, CONC_FOREVER), 0);
   CHECK((uintptr_t)conc_result(&number) == 1234567);
