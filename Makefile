@@ -79,14 +79,13 @@ endif
 COMPILE_IMPL = $(if $(IMPL),$(CXX) -x c++ -std=$(IMPL) $(WARN) $(BASE),\
                  $(COMPILE))
 
-# Programs. Files that define CONC_IMPLEMENTATION themselves (examples, and
-# tests that look inside) must not be linked with the shared conc.o.
+# Programs. Files that hold the implementation themselves (examples, and tests
+# that look inside) must not be linked with the shared conc.o.
 test_c    := $(filter-out tests/conc.c,$(wildcard tests/*.c))
-part_c    := $(test_c) $(wildcard tests/interop/*.c tests/helpers/*.c \
-               tests/fuzz/*.c)
+part_c    := $(test_c) $(wildcard tests/interop/*.c)
 example_c := $(wildcard examples/*.c)
-whole_c   := $(if $(part_c),$(shell grep -l \
-               '^ *\# *define  *CONC_IMPLEMENTATION' $(part_c)))
+whole_c   := $(shell grep -l -e '^\# *define  *CONC_IMPLEMENTATION' \
+               -e '^\# *include "inside.h"' $(part_c))
 linked_c  := $(filter-out $(whole_c),$(part_c))
 
 test_bin    := $(test_c:tests/%.c=$(B)/%)

@@ -715,9 +715,8 @@ static long operations;
 static void *work(void *arg) {
   unsigned long long seed = (uintptr_t)arg * 7919 + 1;
   for (long i = 0; i < operations; i++) {
-    seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
-    unsigned a = (unsigned)(seed >> 33) % CHAIN;
-    unsigned b = a + 1 + (unsigned)(seed >> 40) % CHAIN;
+    unsigned r = test_random_of(&seed);
+    unsigned a = r % CHAIN, b = a + 1 + (r >> 8) % CHAIN;
     CHECK_EQ(conc_lock_acquire(&chain[a], CONC_FOREVER), 0);
     if (b < CHAIN) CHECK_EQ(conc_lock_acquire(&chain[b], CONC_FOREVER), 0);
     if (i % (operations / 3 + 1) == 17) conc_sleep(0.12);

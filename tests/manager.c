@@ -1,13 +1,6 @@
 /* The manager against itself and against peers that do not keep to the
    protocol: before and after the handshake. From inside, for the handshake. */
-#include "test.h"
-
-#define CONC_STATIC
-#define CONC_MALLOC test_malloc /* every test must free all */
-#define CONC_REALLOC test_realloc
-#define CONC_FREE test_free
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <sys/ioctl.h>
 

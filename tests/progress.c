@@ -3,12 +3,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 static void line_is(const conc_progress *p, size_t done, double seconds,
                     double rate, size_t width, const char *expected) {

@@ -1,20 +1,7 @@
 /* Stacks: how much of one is used, who overflowed it, and that their memory
    is given back after a burst. */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
+#include "inside.h"
+#include "tasks.h"
 
 /* Uses about 100 bytes of stack, and more, for each level. */
 __attribute__((noinline)) static size_t dig(size_t levels) {
