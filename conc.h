@@ -36,9 +36,9 @@
    cc main.c -pthread && ./a.out prints three lines. With conc_run(&t) instead
    of conc_thread_start, loop is a coroutine.
 
-   Contents. The tag of a part, from >>platform on, stands once in the public
-   half and once in the implementation, in this order; a part uses only parts
-   above it.
+   Contents. The tag of a part, from >>platform on, stands in the public half,
+   in the implementation, or in both, in this order; a part uses only parts
+   above it. The implementation begins with a list of what is in its parts.
 
      >>words       what the nouns mean
      >>tour        six little programs
@@ -46,21 +46,46 @@
      >>options     compile-time options
      >>contract    errors, time, memory, signals, fork: true of every call
      >>coroutines  stacks, thread-locals, sanitizers
+     >>shared      locks and their like between processes
      >>limits      known holes
      >>platform    versions, errors, clock, memory
-     >>park        what a wait is; cancellation
-     >>sync        locks, event, condition, semaphore, barrier, once
+     >>os          what is asked of the system (private)
+     >>bytes       buffers and hashes (private)
+     >>park        what a wait is; cancellation; threads; forks
+     >>deadlock    conc_deadlock_report: who waits for whom
+     >>wait        a waiter on a list parks (private)
+     >>registry    which processes are alive (private)
+     >>lock        conc_lock, conc_rlock, conc_rwlock, conc_once
+     >>event       conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
      >>task        conc_task: join, result, cancel, wait, gather, groups
-     >>thread      conc_thread_start, conc_local
-     >>coroutine   conc_coro_start, conc_run, conc_sleep; generators: conc_gen
-     >>loop        conc_read, conc_write, sockets, streams, signals
+     >>stack       the switch, and the memory of stacks (private)
+     >>generator   conc_gen
+     >>local       conc_local: values of each thread or task
+     >>thread      conc_thread_start
+     >>schedule    a loop's state: what is ready, timers (private)
+     >>poller      epoll, kqueue or poll() (private)
+     >>coroutine   switching; coroutines as actors (private)
+     >>loop        conc_run, conc_coro_start, conc_sleep
+     >>fork        what a forked child makes of what it finds (private)
+     >>io          conc_read, conc_write, sockets, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
-     >>process     conc_process_start, conc_popen: processes and programs
-     >>value       typed values, build/parse, pickle, JSON
+     >>process     conc_process_start
+     >>popen       conc_popen: other programs
+     >>value       conc_value: typed values
+     >>maker       how a value is made (private)
+     >>pickle      conc_pickle_dumps, conc_pickle_loads
+     >>format      conc_value_text, conc_build, conc_parse
+     >>json        conc_json_dumps, conc_json_loads
      >>pipe        conc_pipe: send, recv, poll: messages between processes
+     >>fifo        the queue of one process (private)
+     >>cells       the queue between processes (private)
      >>queue       conc_queue: put, get, one or many, close, join
+     >>jobs        threads that run jobs (private)
+     >>procpool    processes that run jobs (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
-     >>net         frames and authentication (implementation only)
+     >>net         frames and authentication (private)
+     >>server      what serves queues to clients (private)
+     >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
      >>extras      conc_progress: a bar that grows
      >>index       every public name
@@ -287,6 +312,39 @@
    leave its target function. The assembly switch keeps no shadow stack: where
    CET's is enforced, use CONC_USE_UCONTEXT.
 
+   >>shared
+
+   Makes an object as new, and for all processes that share the memory in which
+   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
+   it; what it has for options (.value, .bound, .parties) is set before. From
+   then on all calls above do for tasks of all these processes what they do for
+   those of one, with these differences:
+   - Who dies, however and wherever, harms nobody. What it held says so once:
+     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
+     may be half changed. This is of processes: a thread that ends with a lock
+     leaves it locked. A once is run by another one. Readers that died are
+     forgotten. A semaphore has no owners: what the dead had taken of it stays
+     taken. Of a barrier see below.
+   - Waiters are not served in order. Deadlocks are not looked for, but for the
+     owner itself, and .name is not used: a pointer means nothing elsewhere.
+   - Who waits after a death, or because another one was killed just when he
+     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+     that time, too.
+   - After waiters of a condition were killed, a notify may wake as many more
+     than it should. Condition and lock must both be shared, or both not
+     (-EINVAL).
+   - At most 16 processes read an rwlock at one time, each as often as it
+     likes; others wait.
+   - A semaphore's value is at most 2**30 - 1.
+   - A barrier breaks when a process that waits there, one of the first 16,
+     dies, and another one that waits notices: who does gets -EOWNERDEAD, the
+     others -EPIPE. Who comes last does not look: then all have come. The
+     action, a pointer, is only for processes that fork has made of one.
+   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
+     memory.
+   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
+   in such memory, or .parties is not above 0, or .value above its limit.
+
    >>limits
 
    - Names in addresses are resolved by getaddrinfo() on a thread of its own,
@@ -392,13 +450,26 @@ struct conc__waitlist {
 };
 
 /* ---------------------------------------------------------------------------
-   >>sync: locks, event, condition, semaphore, barrier, once
+   >>deadlock: who waits for whom
+
+   Deadlocks of locks, rwlocks, onces and joins are looked for when a wait
+   without a limit has lasted 0.1 s: see conc_lock_acquire.
+   ------------------------------------------------------------------------ */
+
+/* The deadlock that was found last, in words: "Thread-A waits for lock 'b'
+   held by Thread-B, which waits for lock 'a' held by Thread-A". Writes up to
+   `size` bytes to buf, the last of them a NUL, and returns the length of all
+   of it, as snprintf does; 0 if none was found yet. */
+CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
+
+/* ---------------------------------------------------------------------------
+   >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
 
    Threads    any number, mixed with coroutines of any loops
    Processes  one; any that share its memory once ..._init_shared was called
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
-   Blocks     acquire, wait, once_run, with a timeout; the others never
+   Blocks     acquire and once_run, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
 /* A lock, not recursive (Python's threading.Lock, with an owner). Waiters are
@@ -428,11 +499,8 @@ CONC_API int conc_lock_release(conc_lock *lock);
 /* Whether anybody holds the lock at this moment. */
 CONC_API bool conc_lock_locked(const conc_lock *lock);
 
-/* The deadlock that was found last, in words: "Thread-A waits for lock 'b'
-   held by Thread-B, which waits for lock 'a' held by Thread-A". Writes up to
-   `size` bytes to buf, the last of them a NUL, and returns the length of all
-   of it, as snprintf does; 0 if none was found yet. */
-CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_lock_init_shared(conc_lock *lock);
 
 /* From now on calls report(text, arg) when locks are acquired in an order that
    may deadlock some day, even if it never has: 'a' by a task that holds 'b',
@@ -446,57 +514,6 @@ CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
    deadlock and is not told of. */
 CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
                                  void *arg);
-
-/* A flag that can be waited for (Python's threading.Event). May be freed by
-   a waiter as soon as its wait has returned 0. */
-typedef struct conc_event {
-  const char *name; /* for reports; default none */
-  /* private */
-  int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
-  struct conc__waitlist waiters;
-} conc_event;
-
-/* Sets the flag and wakes all who wait. Always 0. */
-CONC_API int conc_event_set(conc_event *event);
-
-/* Clears the flag. Always 0. */
-CONC_API int conc_event_clear(conc_event *event);
-
-/* Whether the flag is set. */
-CONC_API bool conc_event_is_set(const conc_event *event);
-
-/* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
-CONC_API int conc_event_wait(conc_event *event, double timeout);
-
-/* A condition (Python's threading.Condition), used with one conc_lock or the
-   lock of one conc_rlock. */
-typedef struct conc_cond {
-  const char *name; /* for reports; default none */
-  /* private */
-  struct conc__waitlist waiters;
-  uintptr_t word; /* between processes: the registry; else 0 */
-  unsigned guard, round, waiting, notified;
-} conc_cond;
-
-/* Releases the lock, waits to be notified, and takes the lock again: the
-   caller has it on every return but -EPERM, which is that it did not hold it.
-   No wake-up without a notify. 0, -ETIMEDOUT, -ECANCELED; -EOWNERDEAD as
-   conc_lock_acquire; -EINVAL if only one of the two is shared. */
-CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
-
-/* Waits, as above, until predicate(arg) is true; it is called with the lock
-   held. 0 if it is true at last, -ETIMEDOUT if it is still false then; else
-   as above. */
-CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
-                                bool (*predicate)(void *arg), void *arg,
-                                double timeout);
-
-/* Wakes up to n of those who wait now, longest first. Unlike in Python the
-   caller need not hold the lock. Always 0. */
-CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
-
-/* Wakes all who wait now. Always 0. */
-CONC_API int conc_cond_notify_all(conc_cond *cond);
 
 /* --- conc_rlock --- */
 
@@ -514,6 +531,9 @@ CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout);
 
 /* Gives back one level. 0, or -EPERM if the caller is not the owner. */
 CONC_API int conc_rlock_release(conc_rlock *rlock);
+
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
@@ -561,6 +581,99 @@ CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout);
    if the caller holds nothing. */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock);
 
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
+
+/* --- conc_once --- */
+
+/* Something to be done once. */
+typedef struct conc_once {
+  const char *name; /* for reports; default none */
+  /* private */
+  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
+  struct conc__waitlist waiters;
+} conc_once;
+
+/* Calls fn(arg) unless a call with this `once` has succeeded before, and
+   waits while another task does it. 0 once it is done. If fn returns less
+   than 0, that is returned to its caller only, nothing counts as done, and
+   the next one, who may wait already, tries. -EDEADLK from within fn;
+   -ETIMEDOUT and -ECANCELED of waiting. */
+CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
+                           double timeout);
+
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_once_init_shared(conc_once *once);
+
+/* ---------------------------------------------------------------------------
+   >>event: conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  one; any that share its memory once ..._init_shared was called
+   Signals    no
+   Memory     the caller's, valid when zeroed; nothing is allocated
+   Blocks     wait and acquire, with a timeout; the others never
+   ------------------------------------------------------------------------ */
+
+/* A flag that can be waited for (Python's threading.Event). May be freed by
+   a waiter as soon as its wait has returned 0. */
+typedef struct conc_event {
+  const char *name; /* for reports; default none */
+  /* private */
+  int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
+  struct conc__waitlist waiters;
+} conc_event;
+
+/* Sets the flag and wakes all who wait. Always 0. */
+CONC_API int conc_event_set(conc_event *event);
+
+/* Clears the flag. Always 0. */
+CONC_API int conc_event_clear(conc_event *event);
+
+/* Whether the flag is set. */
+CONC_API bool conc_event_is_set(const conc_event *event);
+
+/* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
+CONC_API int conc_event_wait(conc_event *event, double timeout);
+
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_event_init_shared(conc_event *event);
+
+/* --- conc_cond --- */
+
+/* A condition (Python's threading.Condition), used with one conc_lock or the
+   lock of one conc_rlock. */
+typedef struct conc_cond {
+  const char *name; /* for reports; default none */
+  /* private */
+  struct conc__waitlist waiters;
+  uintptr_t word; /* between processes: the registry; else 0 */
+  unsigned guard, round, waiting, notified;
+} conc_cond;
+
+/* Releases the lock, waits to be notified, and takes the lock again: the
+   caller has it on every return but -EPERM, which is that it did not hold it.
+   No wake-up without a notify. 0, -ETIMEDOUT, -ECANCELED; -EOWNERDEAD as
+   conc_lock_acquire; -EINVAL if only one of the two is shared. */
+CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
+
+/* Waits, as above, until predicate(arg) is true; it is called with the lock
+   held. 0 if it is true at last, -ETIMEDOUT if it is still false then; else
+   as above. */
+CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
+                                bool (*predicate)(void *arg), void *arg,
+                                double timeout);
+
+/* Wakes up to n of those who wait now, longest first. Unlike in Python the
+   caller need not hold the lock. Always 0. */
+CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
+
+/* Wakes all who wait now. Always 0. */
+CONC_API int conc_cond_notify_all(conc_cond *cond);
+
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_cond_init_shared(conc_cond *cond);
+
 /* --- conc_sem --- */
 
 /* A semaphore (Python's threading.Semaphore; with a bound BoundedSemaphore).
@@ -585,6 +698,9 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n);
 
 /* The value at this moment. */
 CONC_API size_t conc_sem_value(const conc_sem *sem);
+
+/* Makes it as new, for all processes that share its memory: see >>shared. */
+CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* --- conc_barrier --- */
 
@@ -630,64 +746,8 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier);
 /* How many tasks wait at this moment for the others to come. */
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
 
-/* --- conc_once --- */
-
-/* Something to be done once. */
-typedef struct conc_once {
-  const char *name; /* for reports; default none */
-  /* private */
-  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
-  struct conc__waitlist waiters;
-} conc_once;
-
-/* Calls fn(arg) unless a call with this `once` has succeeded before, and
-   waits while another task does it. 0 once it is done. If fn returns less
-   than 0, that is returned to its caller only, nothing counts as done, and
-   the next one, who may wait already, tries. -EDEADLK from within fn;
-   -ETIMEDOUT and -ECANCELED of waiting. */
-CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
-                           double timeout);
-
-/* --- between processes --- */
-
-/* Makes an object as new, and for all processes that share the memory in which
-   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
-   it; what it has for options (.value, .bound, .parties) is set before. From
-   then on all calls above do for tasks of all these processes what they do for
-   those of one, with these differences:
-   - Who dies, however and wherever, harms nobody. What it held says so once:
-     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
-     may be half changed. This is of processes: a thread that ends with a lock
-     leaves it locked. A once is run by another one. Readers that died are
-     forgotten. A semaphore has no owners: what the dead had taken of it stays
-     taken. Of a barrier see below.
-   - Waiters are not served in order. Deadlocks are not looked for, but for the
-     owner itself, and .name is not used: a pointer means nothing elsewhere.
-   - Who waits after a death, or because another one was killed just when he
-     was woken, goes on within some 20 ms. A thread notices conc_cancel within
-     that time, too.
-   - After waiters of a condition were killed, a notify may wake as many more
-     than it should. Condition and lock must both be shared, or both not
-     (-EINVAL).
-   - At most 16 processes read an rwlock at one time, each as often as it
-     likes; others wait.
-   - A semaphore's value is at most 2**30 - 1.
-   - A barrier breaks when a process that waits there, one of the first 16,
-     dies, and another one that waits notices: who does gets -EOWNERDEAD, the
-     others -EPIPE. Who comes last does not look: then all have come. The
-     action, a pointer, is only for processes that fork has made of one.
-   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
-     memory.
-   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
-   in such memory, or .parties is not above 0, or .value above its limit. */
-CONC_API int conc_lock_init_shared(conc_lock *lock);
-CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
-CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
-CONC_API int conc_sem_init_shared(conc_sem *sem);
-CONC_API int conc_cond_init_shared(conc_cond *cond);
-CONC_API int conc_event_init_shared(conc_event *event);
+/* Makes it as new, for all processes that share its memory: see >>shared. */
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
-CONC_API int conc_once_init_shared(conc_once *once);
 
 /* --- CONC_WITH --- */
 
@@ -832,7 +892,7 @@ typedef struct conc_task {
   void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
   /* First what every job needs, so that it lies in two lines of the cache. */
-  unsigned char kind;  /* CONC__TASK_...; 0 never started */
+  const struct conc__kind *kind; /* NULL: never started */
   bool was_cancelled;  /* a wait of it returned -ECANCELED */
   int status;          /* what conc_join returns */
   void *result;
@@ -1016,129 +1076,8 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
-   >>thread: conc_thread_start, conc_local
+   >>generator: conc_gen
    ------------------------------------------------------------------------ */
-
-/* Runs task->target(task->arg) in a new thread. The system is told the name,
-   too. It is detached: nobody need join it. 0, -EBUSY if the task runs
-   already, -EINVAL without a target, -EAGAIN or -ENOMEM. */
-CONC_API int conc_thread_start(conc_task *task);
-
-/* Whose a value of a conc_local is. */
-enum {
-  CONC_SCOPE_THREAD, /* the thread's: its coroutines share it */
-  CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
-};
-
-/* Named values of which every thread, or every task, has its own: Python's
-   threading.local, or with CONC_SCOPE_TASK its contextvars.
-
-     static conc_local local_school;
-     conc_local_set(&local_school, "student", name);
-     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
-
-   The destructor is called, never for NULL, with a value that is replaced by
-   another, deleted, or left when its task ends, before it can be joined. It
-   may use the library. What it sets at the end of a task is destroyed in the
-   next of four rounds, and after these let go as it is. At exit() none is
-   called: not for the main thread, nor for what else still runs.
-
-   With CONC_SCOPE_TASK a coroutine begins with the values of the task that
-   called conc_coro_start or conc_run: with copy(value), its own, if there is
-   a copy; else with the same value if there is no destructor; else without,
-   for it would have two owners. Threads begin with none.
-
-   Threads    any number, mixed with coroutines of any loops
-   Processes  no
-   Signals    no
-   Memory     the caller's, valid when zeroed, until conc_local_free. A name
-              costs some 100 bytes, a thread or task 16 for each name
-   Blocks     never */
-typedef struct conc_local {
-  int scope;                       /* default CONC_SCOPE_THREAD */
-  void (*destructor)(void *value); /* default none */
-  void *(*copy)(void *value);      /* default none; NULL if it fails */
-  /* private */
-  struct conc_attribute *root; /* all names */
-  struct conc_attribute *first[8]; /* the first of them, to be found fast */
-} conc_local;
-
-/* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
-   NULL name or a bad scope, -ENOMEM: then nothing has changed. */
-CONC_API int conc_local_set(conc_local *local, const char *name, void *value);
-
-/* The caller's value; NULL if it has none. */
-CONC_API void *conc_local_get(conc_local *local, const char *name);
-
-/* Whether the caller has a value, which may be NULL. */
-CONC_API bool conc_local_has(conc_local *local, const char *name);
-
-/* Deletes the caller's value. 0, -ENOENT if it has none. */
-CONC_API int conc_local_delete(conc_local *local, const char *name);
-
-/* Destroys all values of all threads and tasks, and forgets all names; the
-   struct is as new. Nobody may use it meanwhile, nor start coroutines that
-   would inherit from it; but threads and tasks may end, each value being
-   destroyed once, by them (perhaps a little later) or here. */
-CONC_API void conc_local_free(conc_local *local);
-
-/* One name of one local, found beforehand: faster. */
-typedef struct conc_attribute conc_attribute;
-
-/* The attribute of that name, valid until conc_local_free. NULL and errno:
-   EINVAL, ENOMEM. */
-CONC_API conc_attribute *conc_local_attribute(conc_local *local,
-                                              const char *name);
-
-/* As conc_local_get and conc_local_set. */
-CONC_API void *conc_attribute_get(const conc_attribute *attribute);
-CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
-
-/* ---------------------------------------------------------------------------
-   >>coroutine: conc_run, conc_coro_start, conc_sleep; generators: conc_gen
-   ------------------------------------------------------------------------ */
-
-/* Runs the task as a coroutine on a loop of the calling thread, and returns
-   when it has finished and everything that it started has: coroutines that
-   are left over are cancelled and awaited (Python's asyncio.run), so their
-   structs must not lie on the stack of one that has ended. Returns as
-   conc_join does; -EDEADLK if it came to all of them waiting, in a process
-   without other threads, for what none of them can do any more: then they were
-   cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
-   inside another conc_run of this thread, or if the task runs already, -EINVAL
-   without a target, -ENOMEM, -EMFILE. */
-CONC_API int conc_run(conc_task *task);
-
-/* Starts a coroutine on the loop of the calling thread; it runs when the
-   caller next waits, and gets its stack then. 0, -EPERM if no loop runs in
-   this thread, -EBUSY if the task runs already, -EINVAL without a target,
-   -ENOMEM. If there is no memory for its stack, it fails, by -ENOMEM. */
-CONC_API int conc_coro_start(conc_task *task);
-
-/* How many bytes of its stack a coroutine has used at most so far; NULL is the
-   caller. That tells what .stack_size it needs: twice as much is safe. A stack
-   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
-   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
-   has not begun; -ESRCH for a task that does not run, or is no coroutine;
-   -EPERM in a thread that is not its own. */
-CONC_API ssize_t conc_stack_used(conc_task *task);
-
-/* From now on a coroutine or a generator that overflows its stack is told of
-   by name, in a line to the standard error, before the process dies of SIGSEGV
-   as it would have:
-     conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
-   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
-   one that was there before; and, for the caller and for threads that make
-   coroutines from now on, an alternate signal stack, unless they have one.
-   Call it in main; a second time is a no-op. 0, -ENOMEM. */
-CONC_API int conc_report_overflow(void);
-
-/* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
-CONC_API int conc_sleep(double seconds);
-
-/* Lets the other ready coroutines of the loop run first; in a thread, other
-   threads. 0 or -ECANCELED. */
-CONC_API int conc_yield_now(void);
 
 /* A generator: target(arg) runs on a stack of its own, as far as its next
    conc_yield, each time that somebody asks for a value.
@@ -1212,7 +1151,136 @@ CONC_API int conc_gen_close(conc_gen *gen);
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
-   >>loop: descriptors, sockets, buffered streams
+   >>local: conc_local
+   ------------------------------------------------------------------------ */
+
+/* Whose a value of a conc_local is. */
+enum {
+  CONC_SCOPE_THREAD, /* the thread's: its coroutines share it */
+  CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
+};
+
+/* Named values of which every thread, or every task, has its own: Python's
+   threading.local, or with CONC_SCOPE_TASK its contextvars.
+
+     static conc_local local_school;
+     conc_local_set(&local_school, "student", name);
+     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
+
+   The destructor is called, never for NULL, with a value that is replaced by
+   another, deleted, or left when its task ends, before it can be joined. It
+   may use the library. What it sets at the end of a task is destroyed in the
+   next of four rounds, and after these let go as it is. At exit() none is
+   called: not for the main thread, nor for what else still runs.
+
+   With CONC_SCOPE_TASK a coroutine begins with the values of the task that
+   called conc_coro_start or conc_run: with copy(value), its own, if there is
+   a copy; else with the same value if there is no destructor; else without,
+   for it would have two owners. Threads begin with none.
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  no
+   Signals    no
+   Memory     the caller's, valid when zeroed, until conc_local_free. A name
+              costs some 100 bytes, a thread or task 16 for each name
+   Blocks     never */
+typedef struct conc_local {
+  int scope;                       /* default CONC_SCOPE_THREAD */
+  void (*destructor)(void *value); /* default none */
+  void *(*copy)(void *value);      /* default none; NULL if it fails */
+  /* private */
+  struct conc_attribute *root; /* all names */
+  struct conc_attribute *first[8]; /* the first of them, to be found fast */
+} conc_local;
+
+/* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
+   NULL name or a bad scope, -ENOMEM: then nothing has changed. */
+CONC_API int conc_local_set(conc_local *local, const char *name, void *value);
+
+/* The caller's value; NULL if it has none. */
+CONC_API void *conc_local_get(conc_local *local, const char *name);
+
+/* Whether the caller has a value, which may be NULL. */
+CONC_API bool conc_local_has(conc_local *local, const char *name);
+
+/* Deletes the caller's value. 0, -ENOENT if it has none. */
+CONC_API int conc_local_delete(conc_local *local, const char *name);
+
+/* Destroys all values of all threads and tasks, and forgets all names; the
+   struct is as new. Nobody may use it meanwhile, nor start coroutines that
+   would inherit from it; but threads and tasks may end, each value being
+   destroyed once, by them (perhaps a little later) or here. */
+CONC_API void conc_local_free(conc_local *local);
+
+/* One name of one local, found beforehand: faster. */
+typedef struct conc_attribute conc_attribute;
+
+/* The attribute of that name, valid until conc_local_free. NULL and errno:
+   EINVAL, ENOMEM. */
+CONC_API conc_attribute *conc_local_attribute(conc_local *local,
+                                              const char *name);
+
+/* As conc_local_get and conc_local_set. */
+CONC_API void *conc_attribute_get(const conc_attribute *attribute);
+CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
+
+/* ---------------------------------------------------------------------------
+   >>thread: conc_thread_start
+   ------------------------------------------------------------------------ */
+
+/* Runs task->target(task->arg) in a new thread. The system is told the name,
+   too. It is detached: nobody need join it. 0, -EBUSY if the task runs
+   already, -EINVAL without a target, -EAGAIN or -ENOMEM. */
+CONC_API int conc_thread_start(conc_task *task);
+
+/* ---------------------------------------------------------------------------
+   >>loop: conc_run, conc_coro_start, conc_sleep
+   ------------------------------------------------------------------------ */
+
+/* Runs the task as a coroutine on a loop of the calling thread, and returns
+   when it has finished and everything that it started has: coroutines that
+   are left over are cancelled and awaited (Python's asyncio.run), so their
+   structs must not lie on the stack of one that has ended. Returns as
+   conc_join does; -EDEADLK if it came to all of them waiting, in a process
+   without other threads, for what none of them can do any more: then they were
+   cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
+   inside another conc_run of this thread, or if the task runs already, -EINVAL
+   without a target, -ENOMEM, -EMFILE. */
+CONC_API int conc_run(conc_task *task);
+
+/* Starts a coroutine on the loop of the calling thread; it runs when the
+   caller next waits, and gets its stack then. 0, -EPERM if no loop runs in
+   this thread, -EBUSY if the task runs already, -EINVAL without a target,
+   -ENOMEM. If there is no memory for its stack, it fails, by -ENOMEM. */
+CONC_API int conc_coro_start(conc_task *task);
+
+/* How many bytes of its stack a coroutine has used at most so far; NULL is the
+   caller. That tells what .stack_size it needs: twice as much is safe. A stack
+   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
+   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
+   has not begun; -ESRCH for a task that does not run, or is no coroutine;
+   -EPERM in a thread that is not its own. */
+CONC_API ssize_t conc_stack_used(conc_task *task);
+
+/* From now on a coroutine or a generator that overflows its stack is told of
+   by name, in a line to the standard error, before the process dies of SIGSEGV
+   as it would have:
+     conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
+   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
+   one that was there before; and, for the caller and for threads that make
+   coroutines from now on, an alternate signal stack, unless they have one.
+   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+CONC_API int conc_report_overflow(void);
+
+/* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
+CONC_API int conc_sleep(double seconds);
+
+/* Lets the other ready coroutines of the loop run first; in a thread, other
+   threads. 0 or -ECANCELED. */
+CONC_API int conc_yield_now(void);
+
+/* ---------------------------------------------------------------------------
+   >>io: descriptors, sockets, buffered streams, signals
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
@@ -1446,7 +1514,7 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
-   >>process: conc_process_start, conc_popen
+   >>process: conc_process_start
 
    Threads    start once at a time; the rest from anywhere
    Processes  a process knows its own children only: the tasks of others have
@@ -1526,7 +1594,11 @@ struct conc__target {
 /* What CONC_PROCESS_TARGET calls before main. The target must stay. */
 CONC_API void conc_process_register(struct conc__target *target);
 
-/* --- conc_popen --- */
+/* ---------------------------------------------------------------------------
+   >>popen: conc_popen: other programs
+
+   As >>process.
+   ------------------------------------------------------------------------ */
 
 /* What std_in, std_out and std_err can be besides 0, the caller's own, and
    a descriptor, which stays the caller's. */
@@ -1558,7 +1630,7 @@ typedef struct conc_popen {
 /* What a program has written; data is followed by a NUL. For conc_free. */
 typedef struct conc_output {
   char *data;
-  size_t size;
+  size_t size; /* bytes, without the NUL */
 } conc_output;
 
 /* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
@@ -1600,7 +1672,7 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
 /* ---------------------------------------------------------------------------
-   >>value: typed values, build/parse, pickle, JSON
+   >>value: typed values
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
@@ -1691,6 +1763,30 @@ CONC_API const conc_value *conc_value_get(const conc_value *dict,
    0.0 equals -0.0, and a NaN equals a NaN. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
 
+/* ---------------------------------------------------------------------------
+   >>pickle: conc_pickle_dumps, conc_pickle_loads
+   ------------------------------------------------------------------------ */
+
+/* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
+   or 0 for 4. *out, of *size bytes, is to be freed by conc_free. 0, -EINVAL
+   for another protocol or a NULL value, -ENOMEM, -EACCES for a CONC_OBJECT: it
+   would come to life in the reader. After an error *out is NULL. */
+CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
+                               void **out, size_t *size);
+
+/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
+   imported, made or called, whoever wrote the pickle. A Python 2 str comes as
+   a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
+   -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
+   than 100, contains itself or is larger than a value may be, -ENOMEM. After
+   an error *out is NULL. */
+CONC_API int conc_pickle_loads(conc_value **out, const void *data,
+                               size_t size);
+
+/* ---------------------------------------------------------------------------
+   >>format: conc_value_text, conc_build, conc_parse
+   ------------------------------------------------------------------------ */
+
 /* Writes what Python's str() gives: of a str its text, of others their repr.
    As snprintf: at most `size` bytes, the NUL included, and returns the length
    of the whole. Takes no memory and cannot fail. */
@@ -1745,21 +1841,9 @@ CONC_API int conc_build(conc_value **out, const char *format, ...);
    written to any argument. */
 CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 
-/* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
-   or 0 for 4. *out, of *size bytes, is to be freed by conc_free. 0, -EINVAL
-   for another protocol or a NULL value, -ENOMEM, -EACCES for a CONC_OBJECT: it
-   would come to life in the reader. After an error *out is NULL. */
-CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
-                               void **out, size_t *size);
-
-/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
-   imported, made or called, whoever wrote the pickle. A Python 2 str comes as
-   a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
-   -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
-   than 100, contains itself or is larger than a value may be, -ENOMEM. After
-   an error *out is NULL. */
-CONC_API int conc_pickle_loads(conc_value **out, const void *data,
-                               size_t size);
+/* ---------------------------------------------------------------------------
+   >>json: conc_json_dumps, conc_json_loads
+   ------------------------------------------------------------------------ */
 
 /* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
    ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
@@ -2252,22 +2336,23 @@ CONC_API int conc_progress_close(conc_progress *progress);
    platform   CONC_VERSION_MAJOR CONC_VERSION_MINOR CONC_VERSION_PATCH
              CONC_VERSION CONC_FOREVER conc_version conc_strerror conc_now
              conc_cpu_count conc_free
-   sync       conc_lock (.name) conc_lock_acquire conc_lock_release
-             conc_lock_locked conc_deadlock_report conc_on_lock_order
-             conc_event (.name) conc_event_set conc_event_clear
-             conc_event_is_set conc_event_wait conc_cond (.name) conc_cond_wait
-             conc_cond_wait_for conc_cond_notify conc_cond_notify_all
+   deadlock   conc_deadlock_report
+   lock       conc_lock (.name) conc_lock_acquire conc_lock_release
+             conc_lock_locked conc_lock_init_shared conc_on_lock_order
              conc_rlock (.lock) conc_rlock_acquire conc_rlock_release
-             conc_rwlock (.name) conc_rwlock_read_acquire
-             conc_rwlock_write_acquire conc_rwlock_release conc_sem (.value
-             .bound .name) conc_sem_acquire conc_sem_release conc_sem_value
-             conc_barrier (.parties .action .arg .name) conc_barrier_wait
-             conc_barrier_reset conc_barrier_abort conc_barrier_broken
-             conc_barrier_n_waiting conc_once (.name) conc_once_run
-             conc_lock_init_shared conc_rlock_init_shared
-             conc_rwlock_init_shared conc_sem_init_shared conc_cond_init_shared
-             conc_event_init_shared conc_barrier_init_shared
-             conc_once_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
+             conc_rlock_init_shared conc_rwlock (.name)
+             conc_rwlock_read_acquire conc_rwlock_write_acquire
+             conc_rwlock_release conc_rwlock_init_shared conc_once (.name)
+             conc_once_run conc_once_init_shared
+   event      conc_event (.name) conc_event_set conc_event_clear
+             conc_event_is_set conc_event_wait conc_event_init_shared conc_cond
+             (.name) conc_cond_wait conc_cond_wait_for conc_cond_notify
+             conc_cond_notify_all conc_cond_init_shared conc_sem (.value .bound
+             .name) conc_sem_acquire conc_sem_release conc_sem_value
+             conc_sem_init_shared conc_barrier (.parties .action .arg .name)
+             conc_barrier_wait conc_barrier_reset conc_barrier_abort
+             conc_barrier_broken conc_barrier_n_waiting
+             conc_barrier_init_shared CONC_WITH CONC_WITH_READ CONC_WITH_WRITE
    task       conc_fn conc_task (.target .arg .name .size .stack_size .daemon
              .start_method .callback) conc_join conc_result conc_is_alive
              conc_cancel conc_set_status conc_current conc_name CONC_FIRST
@@ -2275,15 +2360,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_as_completed conc_completed_next conc_completed_end
              conc_scope conc_timeout conc_shield conc_scope_end conc_group
              conc_group_start conc_group_leave
-   thread     conc_thread_start CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local
-             (.scope .destructor .copy) conc_local_set conc_local_get
-             conc_local_has conc_local_delete conc_local_free conc_attribute
+   generator  conc_gen (.target .arg .stack_size) conc_gen_next conc_gen_send
+             conc_yield conc_yield_from conc_gen_close conc_gen_result
+   local      CONC_SCOPE_THREAD CONC_SCOPE_TASK conc_local (.scope .destructor
+             .copy) conc_local_set conc_local_get conc_local_has
+             conc_local_delete conc_local_free conc_attribute
              conc_local_attribute conc_attribute_get conc_attribute_set
-   coroutine  conc_run conc_coro_start conc_stack_used conc_report_overflow
-             conc_sleep conc_yield_now conc_gen (.target .arg .stack_size)
-             conc_gen_next conc_gen_send conc_yield conc_yield_from
-             conc_gen_close conc_gen_result
-   loop       CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
+   thread     conc_thread_start
+   loop       conc_run conc_coro_start conc_stack_used conc_report_overflow
+             conc_sleep conc_yield_now
+   io         CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
              conc_read_exactly conc_close conc_listen conc_accept conc_connect
              conc_address conc_datagram_open conc_datagram_send
              conc_datagram_receive conc_stream (.fd .high_water)
@@ -2293,20 +2379,21 @@ CONC_API int conc_progress_close(conc_progress *progress);
    ipc        conc_shared_alloc conc_shared_open conc_shared_free
    process    CONC_FORK CONC_SPAWN CONC_NO_EXITCODE conc_process_start conc_pid
              conc_exitcode conc_terminate conc_kill conc_main
-             CONC_PROCESS_TARGET conc_process_register CONC_PIPE CONC_DEVNULL
-             CONC_STDOUT conc_popen (.task .argv .env .cwd .std_in .std_out
-             .std_err .in_file .out_file .err_file .new_group .kill_on_timeout
-             .in .out .err) conc_output (.data .size) conc_popen_start
-             conc_popen_wait conc_popen_poll conc_communicate conc_popen_close
-             conc_call conc_check_output
+             CONC_PROCESS_TARGET conc_process_register
+   popen      CONC_PIPE CONC_DEVNULL CONC_STDOUT conc_popen (.task .argv .env
+             .cwd .std_in .std_out .std_err .in_file .out_file .err_file
+             .new_group .kill_on_timeout .in .out .err) conc_output (.data
+             .size) conc_popen_start conc_popen_wait conc_popen_poll
+             conc_communicate conc_popen_close conc_call conc_check_output
    value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
              CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
              CONC_SET CONC_FROZENSET CONC_OBJECT conc_value conc_value_free
              conc_value_type conc_value_int conc_value_float conc_value_bool
              conc_value_str conc_value_bytes conc_value_size conc_value_item
-             conc_value_key conc_value_get conc_value_equal conc_value_text
-             conc_build conc_parse conc_pickle_dumps conc_pickle_loads
-             conc_json_dumps conc_json_loads
+             conc_value_key conc_value_get conc_value_equal
+   pickle     conc_pickle_dumps conc_pickle_loads
+   format     conc_value_text conc_build conc_parse
+   json       conc_json_dumps conc_json_loads
    pipe       conc_pipe conc_pipe_one_way conc_send conc_recv conc_poll
              conc_send_fd conc_recv_fd conc_pipe_send_value
              conc_pipe_recv_value
@@ -2695,6 +2782,27 @@ static int conc__tcc_ctz(uint64_t x) {
 #define __builtin_ctzll(x) conc__tcc_ctz(x)
 #endif
 
+/* What must be true here, whatever a caller, a peer or a file does: an error
+   in this file if not. Tests define CONC_CHECKED; without it nothing is looked
+   at. */
+#ifdef CONC_CHECKED
+#define CONC__CHECK(expr)                                                     \
+  ((expr) ? (void)0 : conc__check_failed(#expr, __FILE__, __LINE__))
+__attribute__((noreturn, unused)) static void
+conc__check_failed(const char *expr, const char *file, int line) {
+  fprintf(stderr, "%s:%d: conc.h: not true: %s\n", file, line, expr);
+  abort();
+}
+#else
+#define CONC__CHECK(expr) ((void)0)
+#endif
+
+/* What different CPUs write at the same time lies in different lines of the
+   cache. CONC__APART(n) keeps apart what stands before and after it, wherever
+   the struct begins. */
+#define CONC__CACHE_LINE 64
+#define CONC__APART(n) char apart##n[CONC__CACHE_LINE]
+
 /* Stands before each step that another thread may meet: so a test can stop a
    thread at any of them, and show that the others do not mind. */
 #ifndef CONC__POINT
@@ -2942,104 +3050,6 @@ CONC__PRIVATE void conc__helgrind(const volatile void *p, size_t size) {
 #define __atomic_fetch_or(p, v, o) CONC__TOLD(p, __atomic_fetch_or(p, v, o))
 #endif
 
-/* --- sleeping on a word --- */
-
-#if CONC_HAVE_FUTEX
-
-#define CONC__FUTEX_WAIT_PRIVATE (9 | 128) /* FUTEX_WAIT_BITSET, private */
-#define CONC__FUTEX_WAKE_PRIVATE (1 | 128)
-
-/* Sleeps while *word == value, until woken or the deadline has passed. May
-   return early for no reason. */
-CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
-                                    double deadline) {
-  struct timespec t;
-  struct timespec *until = NULL;
-  if (deadline < CONC__NEVER) {
-    t = conc__timespec(deadline); /* the bitset variant takes absolute time */
-    until = &t;
-  }
-  CONC__POINT();
-  syscall(SYS_futex, word, CONC__FUTEX_WAIT_PRIVATE, value, until, NULL,
-          0xffffffffu);
-}
-
-/* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
-   at the address, and an extra wake-up is allowed for. Valgrind would not. */
-CONC__PRIVATE void conc__futex_wake(unsigned *word, int n) {
-  CONC__POINT();
-  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
-  syscall(SYS_futex, word, CONC__FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
-  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
-}
-
-CONC__PRIVATE void conc__futex_init(void) {}
-
-#else
-
-/* The stand-in. Buckets are static, so that a waker may still touch one when
-   the word that it woke is gone. */
-static struct conc__futex_bucket {
-  pthread_mutex_t mutex;
-  pthread_cond_t cond;
-} conc__futex_table[64];
-
-CONC__PRIVATE struct conc__futex_bucket *
-conc__futex_bucket_of(unsigned *word) {
-  uintptr_t h = (uintptr_t)word;
-  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) % 64];
-}
-
-CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
-                                    double deadline) {
-  struct conc__futex_bucket *b = conc__futex_bucket_of(word);
-  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
-  CONC__POINT();
-  pthread_mutex_lock(&b->mutex);
-  if (CONC__LOAD(word) == value) {
-    if (deadline < CONC__NEVER)
-      pthread_cond_timedwait(&b->cond, &b->mutex, &t);
-    else
-      pthread_cond_wait(&b->cond, &b->mutex);
-  }
-  pthread_mutex_unlock(&b->mutex);
-}
-
-/* The bucket's other words share the condition, so all of it is woken. */
-CONC__PRIVATE void conc__futex_wake(unsigned *word, int n) {
-  struct conc__futex_bucket *b = conc__futex_bucket_of(word);
-  (void)n;
-  CONC__POINT();
-  pthread_mutex_lock(&b->mutex);
-  pthread_cond_broadcast(&b->cond);
-  pthread_mutex_unlock(&b->mutex);
-}
-
-CONC__PRIVATE void conc__futex_init(void) {
-  pthread_condattr_t attr;
-  size_t i;
-  pthread_condattr_init(&attr);
-  pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-  for (i = 0; i < 64; i++) {
-    pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
-    pthread_cond_init(&conc__futex_table[i].cond, &attr);
-  }
-  pthread_condattr_destroy(&attr);
-}
-
-#endif
-
-/* --- what is made once --- */
-
-static int conc__cpus = 1;
-static size_t conc__page = 4096;
-static pthread_key_t conc__thread_key; /* runs conc__thread_exit */
-static pthread_once_t conc__library_once = PTHREAD_ONCE_INIT;
-CONC__PRIVATE void conc__thread_exit(void *thread);
-CONC__PRIVATE void conc__fork_prepare(void);
-CONC__PRIVATE void conc__fork_parent(void);
-CONC__PRIVATE void conc__fork_child(void);
-
 CONC__PRIVATE int conc__count_cpus(void) {
   long n;
 #if CONC__LINUX
@@ -3061,20 +3071,114 @@ CONC__PRIVATE int conc__count_cpus(void) {
   return n > 0 ? (int)n : 1;
 }
 
-CONC__PRIVATE void conc__init_once(void) {
+CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
+
+/* ---------------------------------------------------------------------------
+   >>os: what the library asks of the system, in one place each
+   ------------------------------------------------------------------------ */
+
+/* --- sleeping on a word --- */
+
+#if CONC_HAVE_FUTEX
+
+#define CONC__FUTEX_WAIT 9 /* FUTEX_WAIT_BITSET */
+#define CONC__FUTEX_WAKE 1
+#define CONC__FUTEX_PRIVATE 128 /* the word is of this process alone */
+
+/* Sleeps while *word == value, until woken or the deadline has passed. May
+   return early for no reason. `shared`: the waker may be another process. */
+CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
+                                    double deadline, bool shared) {
+  int operation = CONC__FUTEX_WAIT | (shared ? 0 : CONC__FUTEX_PRIVATE);
+  struct timespec t;
+  struct timespec *until = NULL;
+  if (deadline < CONC__NEVER) {
+    t = conc__timespec(deadline); /* the bitset variant takes absolute time */
+    until = &t;
+  }
+  CONC__POINT();
+  syscall(SYS_futex, word, operation, value, until, NULL, 0xffffffffu);
+}
+
+/* Wakes up to n sleepers. The word may be gone by now: the kernel only looks
+   at the address, and an extra wake-up is allowed for. Valgrind would not. */
+CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
+  int operation = CONC__FUTEX_WAKE | (shared ? 0 : CONC__FUTEX_PRIVATE);
+  CONC__POINT();
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
+  syscall(SYS_futex, word, operation, n, NULL, NULL, 0);
+  conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
+}
+
+CONC__PRIVATE void conc__futex_init(void) {}
+
+#else
+
+/* The stand-in, which is for one process: nothing is woken by another one.
+   Buckets are static, so that a waker may still touch one when
+   the word that it woke is gone. */
+static struct conc__futex_bucket {
+  pthread_mutex_t mutex;
+  pthread_cond_t cond;
+} conc__futex_table[64];
+
+CONC__PRIVATE struct conc__futex_bucket *
+conc__futex_bucket_of(unsigned *word) {
+  uintptr_t h = (uintptr_t)word;
+  return &conc__futex_table[(h >> 4 ^ h >> 10 ^ h >> 16) % 64];
+}
+
+CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
+                                    double deadline, bool shared) {
+  struct conc__futex_bucket *b = conc__futex_bucket_of(word);
+  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  (void)shared;
+  CONC__POINT();
+  pthread_mutex_lock(&b->mutex);
+  if (CONC__LOAD(word) == value) {
+    if (deadline < CONC__NEVER)
+      pthread_cond_timedwait(&b->cond, &b->mutex, &t);
+    else
+      pthread_cond_wait(&b->cond, &b->mutex);
+  }
+  pthread_mutex_unlock(&b->mutex);
+}
+
+/* The bucket's other words share the condition, so all of it is woken. */
+CONC__PRIVATE void conc__futex_wake(unsigned *word, int n, bool shared) {
+  struct conc__futex_bucket *b = conc__futex_bucket_of(word);
+  (void)n, (void)shared;
+  CONC__POINT();
+  pthread_mutex_lock(&b->mutex);
+  pthread_cond_broadcast(&b->cond);
+  pthread_mutex_unlock(&b->mutex);
+}
+
+CONC__PRIVATE void conc__futex_init(void) {
+  pthread_condattr_t attr;
+  size_t i;
+  pthread_condattr_init(&attr);
+  pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+  for (i = 0; i < 64; i++) {
+    pthread_mutex_init(&conc__futex_table[i].mutex, NULL);
+    pthread_cond_init(&conc__futex_table[i].cond, &attr);
+  }
+  pthread_condattr_destroy(&attr);
+}
+
+#endif
+
+/* --- what is found out once --- */
+
+static int conc__cpus = 1;
+static size_t conc__page = 4096;
+
+CONC__PRIVATE void conc__os_init(void) {
   long page = sysconf(_SC_PAGESIZE);
   if (page > 0) conc__page = (size_t)page;
   conc__cpus = conc__count_cpus();
   conc__futex_init();
-  pthread_key_create(&conc__thread_key, conc__thread_exit);
-  pthread_atfork(conc__fork_prepare, conc__fork_parent, conc__fork_child);
 }
-
-CONC__PRIVATE void conc__init(void) {
-  pthread_once(&conc__library_once, conc__init_once);
-}
-
-CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
 
 /* --- descriptors, random bytes --- */
 
@@ -3218,6 +3322,316 @@ CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
   return mprotect(page, size, PROT_NONE) == 0 ? 0 : -errno;
 }
 
+/* Moves a descriptor above the three of stdio, which dup2() is to replace. */
+CONC__PRIVATE int conc__fd_lift(int fd) {
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (high < 0) high = -errno;
+  close(fd);
+  return high;
+}
+
+/* A file without a name. */
+CONC__PRIVATE int conc__file_open(void) {
+#if CONC_HAVE_MEMFD
+  return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
+#else
+  char name[] = "/tmp/conc-XXXXXX";
+  int fd = conc__fd_lift(mkstemp(name));
+  if (fd < 0) return fd;
+  conc__set_cloexec(fd);
+  unlink(name);
+  return fd;
+#endif
+}
+
+CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
+  char *p = (char *)data;
+  while (size > 0) {
+    ssize_t n = pread(fd, p, size, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? -errno : -EPROTO;
+    p += n;
+    at += (size_t)n;
+    size -= (size_t)n;
+  }
+  return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>bytes: buffers that grow, and hashes
+   ------------------------------------------------------------------------ */
+
+/* --- buffers --- */
+
+/* Zeroed is empty. data is what CONC_FREE takes; size <= capacity. */
+typedef struct conc__buffer {
+  unsigned char *data;
+  size_t size, capacity;
+} conc__buffer;
+
+/* Makes room for `more` bytes behind the last: so many appends cannot fail
+   then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
+CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
+  size_t capacity = b->capacity < 64 ? 64 : b->capacity;
+  void *data;
+  if (more <= b->capacity - b->size) return 0;
+  if (more > SIZE_MAX / 4 || b->size > SIZE_MAX / 4) return -ENOMEM;
+  while (capacity - b->size < more) capacity *= 2;
+  data = CONC_REALLOC(b->data, capacity);
+  if (data == NULL) return -ENOMEM;
+  b->data = (unsigned char *)data;
+  b->capacity = capacity;
+  return 0;
+}
+
+CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
+                                     size_t size) {
+  if (CONC__UNLIKELY(size > b->capacity - b->size)) {
+    int rc = conc__buffer_reserve(b, size);
+    if (rc != 0) return rc;
+  }
+  /* memcpy of nothing from NULL is undefined, hence the question */
+  if (size > 0) memcpy(b->data + b->size, data, size);
+  b->size += size;
+  return 0;
+}
+
+CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
+  CONC_FREE(b->data);
+  b->data = NULL;
+  b->size = b->capacity = 0;
+}
+
+/* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
+
+   MD5 is no hash to trust any more, but as an HMAC it is what Python up to
+   3.11 authenticates with. Both work on blocks of 64 bytes and pad alike; they
+   differ in the order of bytes within a word and in the compression. */
+
+enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
+#define CONC__HASH_MAX 32 /* bytes of the longer digest */
+
+typedef struct conc__hash {
+  int kind;
+  uint32_t state[8];
+  uint64_t size; /* bytes so far; the rest of 64 of them wait in block */
+  unsigned char block[64];
+} conc__hash;
+
+CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
+  return x << n | x >> (32 - n);
+}
+
+CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
+  /* floor(2^32 * |sin(i + 1)|) */
+  static const uint32_t sine[64] = {
+    0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a,
+    0xa8304613, 0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be,
+    0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340,
+    0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
+    0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8,
+    0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c,
+    0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
+    0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
+    0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92,
+    0xffeff47d, 0x85845dd1, 0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1,
+    0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391};
+  static const unsigned char shift[16] = {7, 12, 17, 22, 5, 9,  14, 20,
+                                          4, 11, 16, 23, 6, 10, 15, 21};
+  uint32_t a = state[0], b = state[1], c = state[2], d = state[3], w[16];
+  unsigned i;
+  for (i = 0; i < 16; i++, p += 4)
+    w[i] = (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 |
+           (uint32_t)p[0];
+  for (i = 0; i < 64; i++) {
+    uint32_t f, next;
+    unsigned word;
+    if (i < 16) {
+      f = d ^ (b & (c ^ d));
+      word = i;
+    } else if (i < 32) {
+      f = c ^ (d & (b ^ c));
+      word = 5 * i + 1;
+    } else if (i < 48) {
+      f = b ^ c ^ d;
+      word = 3 * i + 5;
+    } else {
+      f = c ^ (b | ~d);
+      word = 7 * i;
+    }
+    next = b + conc__rol(a + f + sine[i] + w[word % 16],
+                         shift[i / 16 * 4 + i % 4]);
+    a = d;
+    d = c;
+    c = b;
+    b = next;
+  }
+  state[0] += a;
+  state[1] += b;
+  state[2] += c;
+  state[3] += d;
+}
+
+CONC__PRIVATE void conc__sha256_block(uint32_t *state,
+                                      const unsigned char *p) {
+  /* fractions of the cube roots of the first 64 primes */
+  static const uint32_t root[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
+    0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
+    0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
+    0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
+    0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
+    0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+    0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
+    0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
+    0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+  /* s[(k - i) & 7] is the standard's k-th working variable in round i: the
+     index turns instead of eight variables moving along */
+  uint32_t w[16], s[8];
+  unsigned i;
+  memcpy(s, state, sizeof s);
+  for (i = 0; i < 64; i++) {
+    uint32_t *h = &s[(7 - i) & 7], *d = &s[(3 - i) & 7];
+    uint32_t a = s[(0 - i) & 7], b = s[(1 - i) & 7], c = s[(2 - i) & 7];
+    uint32_t e = s[(4 - i) & 7], f = s[(5 - i) & 7], g = s[(6 - i) & 7];
+    if (i < 16) {
+      w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
+             (uint32_t)p[2] << 8 | (uint32_t)p[3];
+      p += 4;
+    } else {
+      uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
+      w[i & 15] += (conc__rol(x, 25) ^ conc__rol(x, 14) ^ x >> 3) +
+                   (conc__rol(y, 15) ^ conc__rol(y, 13) ^ y >> 10) +
+                   w[(i + 9) & 15];
+    }
+    *h += (conc__rol(e, 26) ^ conc__rol(e, 21) ^ conc__rol(e, 7)) +
+          (g ^ (e & (f ^ g))) + root[i] + w[i & 15];
+    *d += *h;
+    *h += (conc__rol(a, 30) ^ conc__rol(a, 19) ^ conc__rol(a, 10)) +
+          ((a & b) | (c & (a | b)));
+  }
+  for (i = 0; i < 8; i++) state[i] += s[i];
+}
+
+CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
+  static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
+                                  0x10325476, 0,          0,
+                                  0,          0};
+  /* fractions of the square roots of the first 8 primes */
+  static const uint32_t sha256[8] = {
+    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
+    0x1f83d9ab, 0x5be0cd19};
+  h->kind = kind;
+  h->size = 0;
+  memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
+}
+
+CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
+                                  size_t size) {
+  const unsigned char *p = (const unsigned char *)data;
+  while (size > 0) {
+    size_t have = (size_t)(h->size % 64), n = 64 - have;
+    if (n > size) n = size;
+    memcpy(h->block + have, p, n);
+    h->size += n;
+    p += n;
+    size -= n;
+    if (have + n < 64) return;
+    if (h->kind == CONC__MD5)
+      conc__md5_block(h->state, h->block);
+    else
+      conc__sha256_block(h->state, h->block);
+  }
+}
+
+/* Writes the digest (16 or 32 bytes) and returns its size. */
+CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
+  static const unsigned char padding[64] = {0x80};
+  const bool little = h->kind == CONC__MD5;
+  const uint64_t bits = h->size * 8;
+  const size_t size = little ? 16 : 32;
+  unsigned char length[8];
+  size_t i;
+  for (i = 0; i < 8; i++)
+    length[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
+  conc__hash_add(h, padding, 1 + (size_t)((119 - h->size % 64) % 64));
+  conc__hash_add(h, length, 8);
+  for (i = 0; i < size; i++)
+    out[i] =
+        (unsigned char)(h->state[i / 4] >> 8 * (little ? i % 4 : 3 - i % 4));
+  return size;
+}
+
+CONC__PRIVATE void conc__md5(const void *data, size_t size,
+                             unsigned char *out) {
+  conc__hash h;
+  conc__hash_begin(&h, CONC__MD5);
+  conc__hash_add(&h, data, size);
+  conc__hash_end(&h, out);
+}
+
+CONC__PRIVATE void conc__sha256(const void *data, size_t size,
+                                unsigned char *out) {
+  conc__hash h;
+  conc__hash_begin(&h, CONC__SHA256);
+  conc__hash_add(&h, data, size);
+  conc__hash_end(&h, out);
+}
+
+/* Overwrites a secret. A plain memset before the end of a variable's life is
+   removed by compilers; what goes through volatile is not. */
+CONC__PRIVATE void conc__wipe(void *secret, size_t size) {
+  volatile unsigned char *p = (volatile unsigned char *)secret;
+  while (size-- > 0) *p++ = 0;
+}
+
+/* Whether two secrets are the same: takes as long wherever the first
+   difference is, so that nobody can guess a digest byte by byte. */
+CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
+                                      size_t size) {
+  const volatile unsigned char *p = (const volatile unsigned char *)a;
+  const volatile unsigned char *q = (const volatile unsigned char *)b;
+  unsigned char difference = 0;
+  while (size-- > 0) difference |= (unsigned char)(*p++ ^ *q++);
+  return difference == 0;
+}
+
+/* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
+   key may have any length, 0 too. */
+CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
+                              const void *message, size_t size,
+                              unsigned char *out) {
+  unsigned char pad[64], digest[CONC__HASH_MAX];
+  conc__hash h;
+  size_t n = key_size, i;
+  memset(pad, 0, sizeof pad);
+  if (key_size > sizeof pad) {
+    conc__hash_begin(&h, kind);
+    conc__hash_add(&h, key, key_size);
+    n = conc__hash_end(&h, pad);
+  } else if (n > 0) {
+    memcpy(pad, key, n);
+  }
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36;
+  conc__hash_begin(&h, kind);
+  conc__hash_add(&h, pad, sizeof pad);
+  conc__hash_add(&h, message, size);
+  n = conc__hash_end(&h, digest);
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
+  conc__hash_begin(&h, kind);
+  conc__hash_add(&h, pad, sizeof pad);
+  conc__hash_add(&h, digest, n);
+  conc__hash_end(&h, out);
+  /* each of these is as good as the key to a forger */
+  conc__wipe(pad, sizeof pad);
+  conc__wipe(digest, sizeof digest);
+  conc__wipe(&h, sizeof h);
+}
+
 /* ---------------------------------------------------------------------------
    >>park: actors, guards, wait lists
 
@@ -3252,6 +3666,29 @@ CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
 
 typedef struct conc__actor conc__actor;
 
+/* What differs between the kinds of tasks. Each kind has a row, which stands
+   in its own section; a task that was never started has none. */
+typedef struct conc__kind {
+  const char *label; /* begins a default name: "Thread" makes Thread-1 */
+  bool joinable;     /* false: nobody has started it, so nobody joins it */
+  bool renamed;      /* its default name is put into words each time: its start
+                        does not touch the old one */
+  bool no_exitcode;  /* whatever stands in its place */
+  /* conc_cancel; NULL: sets CONC__POKED. */
+  int (*cancel)(conc_task *task);
+  /* At a wait of the task itself: whether it is to fail now, though nobody has
+     set CONC__POKED. NULL: never. */
+  bool (*take_cancel)(struct conc__actor *self);
+  /* Waits for the end; NULL: it is waited for by its event alone. */
+  int (*await)(conc_task *task, bool uncancellable, double timeout);
+  /* Finds out whether the task has stayed behind in another process, and ends
+     it then. NULL: a fork does that for all at once. */
+  void (*look)(conc_task *task);
+  /* What a thread that is about to wait for it may do to have it end sooner;
+     NULL: nothing. */
+  void (*help)(conc_task *task);
+} conc__kind;
+
 /* The two kinds of actor differ in these. */
 typedef struct conc__actor_class {
   /* Sleeps until the word has a bit of `bits`, or until the deadline. May
@@ -3262,6 +3699,8 @@ typedef struct conc__actor_class {
   /* Makes one run that slept; called by whoever cleared CONC__PARKED, with
      the word as it was before. */
   void (*wake)(conc__actor *actor, unsigned seen);
+  bool blocks; /* it may sleep in the kernel, and spin, for nobody else needs
+                  its CPU: a thread, not a coroutine */
 } conc__actor_class;
 
 /* A place to switch to; see >>coroutine. */
@@ -3285,7 +3724,7 @@ typedef struct conc__fiber {
 
 struct conc__actor {
   unsigned word;
-  unsigned spin_failed; /* threads: see conc__spin_budget */
+  unsigned spin_failed; /* threads: see conc__spin */
   const conc__actor_class *ops;
   conc_scope *scope;     /* the innermost */
   conc__fiber fiber;     /* a coroutine: where it goes on */
@@ -3361,6 +3800,7 @@ typedef struct conc__thread {
   struct conc__child_fds *making; /* it starts a process: see there */
   struct conc__worker *worker; /* of a pool: what it is */
   conc_task *base; /* its own task, the actor's being that of a job; or NULL */
+  unsigned fork_rows; /* of conc__fork_table, that its fork has prepared */
 } conc__thread;
 
 #if CONC_HAVE_THREAD_LOCAL
@@ -3435,8 +3875,6 @@ CONC__PRIVATE bool conc__park_retract(conc__actor *self) {
   return (CONC__AND(&self->word, ~how) & CONC__PARKED) != 0;
 }
 
-CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self);
-
 CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
   conc_scope *s = self->scope;
   conc_scope *due = NULL;
@@ -3445,8 +3883,10 @@ CONC__PRIVATE bool conc__take_cancel_slow(conc__actor *self) {
     if (!s->expired && s->deadline <= now &&
         (due == NULL || s->deadline <= due->deadline))
       due = s;
-  if (s == NULL && (conc__job_take_cancel(self) ||
-                    (CONC__LOAD(&self->word) & CONC__POKED))) {
+  const conc__kind *kind = self->task->kind;
+  if (s == NULL &&
+      ((kind->take_cancel != NULL && kind->take_cancel(self)) ||
+       (CONC__LOAD(&self->word) & CONC__POKED))) {
     CONC__AND(&self->word, ~CONC__POKED);
     self->task->was_cancelled = true;
     return true;
@@ -3502,24 +3942,99 @@ CONC__PRIVATE void conc__spin_learn(unsigned *failed, bool paid) {
     *failed = *failed < 5 + 32 ? *failed + 1 : 3;
 }
 
+/* One busy wait, to be used like this:
+
+     conc__spin_begin(&spin, &self->spin_failed, deadline);
+     while (!paid && conc__spin_again(&spin, 1)) paid = what_is_awaited();
+     conc__spin_end(&spin, paid);
+
+   It always ends by conc__spin_end, which learns, even if there was no turn:
+   that is what counts the waits until the next attempt. */
+typedef struct conc__spin {
+  double end;       /* 0: there is no turn */
+  unsigned *failed; /* what has been learnt, and is to be */
+  unsigned paused;  /* pauses since the last look at the clock */
+} conc__spin;
+
+CONC__INLINE void conc__spin_begin(conc__spin *spin, unsigned *failed,
+                                   double deadline) {
+  double budget = conc__spin_budget(*failed);
+  spin->end = budget > 0 && deadline > 0 ? conc_now() + budget : 0;
+  if (spin->end > deadline) spin->end = deadline;
+  spin->failed = failed;
+  spin->paused = 0;
+}
+
+/* Pauses so many times, of which one takes some 40 ns: fewer for a look that
+   is cheap, more for one that disturbs others. False: it has not paid. The
+   clock costs as much as a pause, so it is asked for each eighth one only. */
+CONC__INLINE bool conc__spin_again(conc__spin *spin, unsigned pauses) {
+  unsigned i;
+  if (spin->end <= 0) return false;
+  for (i = 0; i < pauses; i++) conc__pause();
+  spin->paused += pauses;
+  if (spin->paused < 8) return true;
+  spin->paused = 0;
+  return conc_now() < spin->end;
+}
+
+CONC__INLINE void conc__spin_end(conc__spin *spin, bool paid) {
+  conc__spin_learn(spin->failed, paid);
+}
+
+/* A busy wait for what takes a running thread a few instructions: some pauses,
+   as one that spins as well answers, then it lets others run a few times, for
+   with more threads than CPUs the one that is awaited may not run. Not if that
+   takes long: on a busy machine the thread that yields is served last, and the
+   one that sleeps first. Zeroed first. */
+typedef struct conc__short_spin {
+  int round;
+  double end;
+} conc__short_spin;
+
+CONC__INLINE unsigned conc__tenth_of_second(double now) {
+  return (unsigned)(uint64_t)(now * 10);
+}
+
+/* False: give up. `limit`: seconds that the yields may take together.
+   `slow_at`: where it is remembered that a yield has taken a millisecond, so
+   that for a while there is none; or NULL. */
+CONC__PRIVATE bool conc__short_spin_again(conc__short_spin *spin, double limit,
+                                          unsigned *slow_at) {
+  double now, began;
+  int i;
+  if (spin->round < 3) {
+    for (i = 0; i < 1 << spin->round; i++) conc__pause();
+    spin->round++;
+    return true;
+  }
+  now = conc_now();
+  if (spin->round == 3) spin->end = now + limit;
+  if (spin->round >= 10 || now > spin->end) return false;
+  if (slow_at != NULL &&
+      conc__tenth_of_second(now) - CONC__LOAD_RELAXED(slow_at) < 2)
+    return false;
+  began = now;
+  sched_yield();
+  if (slow_at != NULL) {
+    now = conc_now();
+    if (now - began > 1e-3)
+      CONC__STORE_RELAXED(slow_at, conc__tenth_of_second(now));
+  }
+  spin->round++;
+  return true;
+}
+
 /* --- threads as actors --- */
 
 CONC__PRIVATE bool conc__thread_spin(conc__actor *self, unsigned bits,
                                      double deadline) {
-  double budget = conc__spin_budget(self->spin_failed);
+  conc__spin spin;
   bool paid = false;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    int i;
-    if (end > deadline) end = deadline;
-    do {
-      for (i = 0; i < 8 && !paid; i++) {
-        conc__pause();
-        paid = (CONC__LOAD(&self->word) & bits) != 0;
-      }
-    } while (!paid && conc_now() < end);
-  }
-  conc__spin_learn(&self->spin_failed, paid);
+  conc__spin_begin(&spin, &self->spin_failed, deadline);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = (CONC__LOAD(&self->word) & bits) != 0;
+  conc__spin_end(&spin, paid);
   return paid;
 }
 
@@ -3530,7 +4045,8 @@ CONC__PRIVATE void conc__thread_park(conc__actor *self, unsigned bits,
   if ((bits & CONC__WOKEN) && conc__thread_spin(self, bits, deadline)) return;
   while (conc__park_announce(self, bits, CONC__PARKED)) {
     unsigned seen = CONC__LOAD(&self->word);
-    if (seen & CONC__PARKED) conc__futex_wait(&self->word, seen, deadline);
+    if (seen & CONC__PARKED)
+      conc__futex_wait(&self->word, seen, deadline, false);
     conc__park_retract(self);
     if (deadline < CONC__NEVER && conc_now() >= deadline) return;
   }
@@ -3544,11 +4060,10 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
                                     double deadline) {
   conc__thread *thread = &conc__this;
   struct pollfd *waker = &p[n];
-  double spin_end = 0;
-  double budget = deadline > 0 ? conc__spin_budget(self->spin_failed) : 0;
   unsigned how = CONC__PARKED;
   bool slept = false;
-  if (budget > 0) spin_end = conc_now() + budget;
+  conc__spin spin;
+  conc__spin_begin(&spin, &self->spin_failed, deadline);
   if (deadline > 0 && !thread->has_waker &&
       thread->actor.task != &thread->own)
     thread->has_waker = conc__waker_open(thread->waker) == 0;
@@ -3556,12 +4071,12 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
   if (thread->has_waker) how |= CONC__POLLING;
   waker->events = POLLIN;
   for (;;) {
-    bool spin = spin_end > 0 && conc_now() < spin_end;
-    int ms = spin ? 0 : conc__milliseconds(deadline);
+    bool busy = !slept && conc__spin_again(&spin, 1);
+    int ms = busy ? 0 : conc__milliseconds(deadline);
     int ready, error;
     waker->revents = 0;
     if (conc__take_cancel(self)) return -ECANCELED;
-    if (!spin && ms != 0) {
+    if (!busy && ms != 0) {
       if (!conc__park_announce(self, conc__cancel_bit(self), how)) continue;
       slept = true;
     }
@@ -3571,7 +4086,7 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     if (ready < 0) waker->revents = 0;
     /* Somebody is about to write to the waker: not before he has may this
        thread end and close it. */
-    if (!spin && ms != 0 && !conc__park_retract(self) && thread->has_waker)
+    if (!busy && ms != 0 && !conc__park_retract(self) && thread->has_waker)
       while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
     if (waker->revents) {
       conc__waker_drain(thread->waker);
@@ -3579,12 +4094,11 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     }
     if (ready < 0 && error != EINTR) return -error;
     if (ready > 0) {
-      if (deadline > 0)
-        conc__spin_learn(&self->spin_failed, budget > 0 && !slept);
+      if (deadline > 0) conc__spin_end(&spin, spin.end > 0 && !slept);
       return ready;
     }
-    if (!spin && deadline < CONC__NEVER && conc_now() >= deadline) {
-      if (deadline > 0) conc__spin_learn(&self->spin_failed, false);
+    if (!busy && deadline < CONC__NEVER && conc_now() >= deadline) {
+      if (deadline > 0) conc__spin_end(&spin, false);
       return -ETIMEDOUT;
     }
   }
@@ -3618,12 +4132,11 @@ CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
     conc__waker_wake(
         ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
             ->waker);
-  else
-    conc__futex_wake(&actor->word, 1);
+  else conc__futex_wake(&actor->word, 1, false);
 }
 
 static const conc__actor_class conc__thread_class = {
-    conc__thread_park, conc__thread_wait_fd, conc__thread_wake};
+    conc__thread_park, conc__thread_wait_fd, conc__thread_wake, true};
 
 /* --- guards --- */
 
@@ -3644,7 +4157,7 @@ CONC__PRIVATE void conc__mutex_lock_slow(conc__mutex *m) {
     conc__pause();
   }
   while (__atomic_exchange_n(&m->word, 2u, __ATOMIC_ACQUIRE) != 0)
-    conc__futex_wait(&m->word, 2, CONC__NEVER);
+    conc__futex_wait(&m->word, 2, CONC__NEVER, false);
 }
 
 CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
@@ -3656,15 +4169,215 @@ CONC__INLINE void conc__mutex_lock(conc__mutex *m) {
 CONC__INLINE void conc__mutex_unlock(conc__mutex *m) {
   CONC__POINT();
   if (CONC__UNLIKELY(__atomic_exchange_n(&m->word, 0u, __ATOMIC_RELEASE) == 2))
-    conc__futex_wake(&m->word, 1);
+    conc__futex_wake(&m->word, 1, false);
 }
 
-static conc__mutex conc__mutexes[256];
+/* For CONC__CHECK: it is held, if not for sure by the caller. */
+CONC__INLINE bool conc__mutex_is_held(const conc__mutex *m) {
+  return CONC__LOAD_RELAXED(&m->word) != 0;
+}
+
+/* A power of two; the lower half and the upper half are used in pairs, see
+   conc__mutex_pair. */
+enum { CONC__MUTEXES = 256 };
+static conc__mutex conc__mutexes[CONC__MUTEXES];
 
 /* The guard of an object. Two objects may share one: so never hold two. */
 CONC__INLINE conc__mutex *conc__mutex_of(const void *object) {
   uintptr_t h = (uintptr_t)object >> 4;
-  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % 256];
+  return &conc__mutexes[(h ^ h >> 8 ^ h >> 16) % CONC__MUTEXES];
+}
+
+/* Two guards for an object whose sides rarely meet. The first is always before
+   the second one in the table: what needs both takes them in this order, as
+   conc__mutexes_lock does. */
+CONC__INLINE conc__mutex *conc__mutex_pair(const void *object, int which) {
+  size_t first = (size_t)(conc__mutex_of(object) - conc__mutexes);
+  return &conc__mutexes[first % (CONC__MUTEXES / 2) +
+                        (which != 0 ? CONC__MUTEXES / 2 : 0)];
+}
+
+/* All of them: then nothing that a guard protects changes. */
+CONC__PRIVATE void conc__mutexes_lock(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_lock(&conc__mutexes[i]);
+}
+
+CONC__PRIVATE void conc__mutexes_unlock(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) conc__mutex_unlock(&conc__mutexes[i]);
+}
+
+/* In a forked child: the threads that might unlock them are not there. */
+CONC__PRIVATE void conc__mutexes_reset(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) conc__mutexes[i].word = 0;
+}
+
+/* --- what a fork calls ---
+
+   There is one pthread_atfork in the library. What has to do with a fork has a
+   row in this table, which it fills in when it is first used, so that a
+   program has only those rows that it needs. The rows are in the order of
+   locks, innermost first: before a fork the last row comes first, so that
+   nobody waits for a guard while it holds one that is taken earlier; in the
+   child the first row comes first, since what the others do rests on it. */
+
+enum {
+  CONC__FORK_CORE,     /* guards, wait lists, threads, loops: see >>fork */
+  CONC__FORK_REGISTRY, /* ids of processes */
+  CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
+  CONC__FORK_POOL,     /* jobs that have stayed behind */
+  CONC__FORK_ROWS
+};
+
+typedef struct conc__fork_row {
+  void (*prepare)(void), (*parent)(void), (*child)(void); /* or NULL */
+} conc__fork_row;
+
+static const conc__fork_row *conc__fork_table[CONC__FORK_ROWS];
+
+/* Held to change the table, and while a fork is under way: a row whose second
+   half ran without the first would give back what nobody has taken, and a part
+   that began meanwhile would be half made in the child. It is the innermost of
+   all guards, since the fork of conc_process_start holds the processes' guard
+   already. */
+static conc__mutex conc__fork_guard;
+
+CONC__PRIVATE void conc__fork_enter(unsigned row,
+                                    const conc__fork_row *handlers) {
+  conc__mutex_lock(&conc__fork_guard);
+  CONC__STORE(&conc__fork_table[row], handlers);
+  conc__mutex_unlock(&conc__fork_guard);
+}
+
+/* Lets go what conc__atfork_prepare has taken, by the rows of `which`. */
+CONC__PRIVATE void conc__fork_undo(unsigned which) {
+  unsigned row;
+  for (row = 0; row < CONC__FORK_ROWS; row++)
+    if ((which & 1u << row) && conc__fork_table[row]->parent != NULL)
+      conc__fork_table[row]->parent();
+}
+
+CONC__PRIVATE void conc__atfork_prepare(void) {
+  for (;;) {
+    unsigned prepared = 0, present = 0, row;
+    for (row = CONC__FORK_ROWS; row-- > 0;) {
+      const conc__fork_row *handlers = CONC__LOAD(&conc__fork_table[row]);
+      if (handlers == NULL) continue;
+      prepared |= 1u << row;
+      if (handlers->prepare != NULL) handlers->prepare();
+    }
+    conc__mutex_lock(&conc__fork_guard);
+    for (row = 0; row < CONC__FORK_ROWS; row++)
+      if (conc__fork_table[row] != NULL) present |= 1u << row;
+    conc__this.fork_rows = prepared;
+    if (prepared == present) return;
+    /* One has come meanwhile: once more, with it in its place. */
+    conc__mutex_unlock(&conc__fork_guard);
+    conc__fork_undo(prepared);
+  }
+}
+
+CONC__PRIVATE void conc__atfork_parent(void) {
+  conc__mutex_unlock(&conc__fork_guard);
+  conc__fork_undo(conc__this.fork_rows);
+}
+
+CONC__PRIVATE void conc__atfork_child(void) {
+  unsigned row;
+  conc__fork_guard.word = 0; /* who waits for it is not here */
+  for (row = 0; row < CONC__FORK_ROWS; row++)
+    if ((conc__this.fork_rows & 1u << row) &&
+        conc__fork_table[row]->child != NULL)
+      conc__fork_table[row]->child();
+}
+
+/* --- what is made once --- */
+
+static pthread_key_t conc__thread_key; /* of a conc__thread: its destructor is
+                                          how a foreign thread's end is seen */
+static void (*conc__thread_ended)(void *thread); /* set by >>thread */
+
+CONC__PRIVATE void conc__thread_key_ended(void *thread) {
+  if (conc__thread_ended != NULL) conc__thread_ended(thread);
+}
+
+CONC__PRIVATE void conc__init_once(void) {
+  conc__os_init();
+  pthread_key_create(&conc__thread_key, conc__thread_key_ended);
+  pthread_atfork(conc__atfork_prepare, conc__atfork_parent,
+                 conc__atfork_child);
+}
+
+CONC__PRIVATE void conc__init(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, conc__init_once);
+}
+
+/* --- how a thread becomes an actor --- */
+
+/* Lists of tasks: the threads, and the coroutines of each loop. One that reads
+   `next` alone finds it whole at any moment: see conc__fork_child. */
+CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
+  t->link = list;
+  t->next = *list;
+  if (t->next != NULL) t->next->link = &t->next;
+  CONC__STORE(list, t);
+}
+
+CONC__INLINE void conc__task_unlink(conc_task *t) {
+  CONC__STORE(t->link, t->next);
+  if (t->next != NULL) t->next->link = t->link;
+}
+
+/* A thread that the library did not start. */
+static const conc__kind conc__foreign_kind = {
+    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL};
+static unsigned conc__foreign_numbers; /* of default names */
+
+/* The tasks of all threads that use the library: a fork needs to know. */
+static conc_task *conc__threads;
+static conc__mutex conc__threads_guard;
+
+CONC__PRIVATE void conc__threads_enter(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__task_link(&conc__threads, task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+CONC__PRIVATE void conc__threads_leave(conc_task *task) {
+  conc__mutex_lock(&conc__threads_guard);
+  conc__task_unlink(task);
+  conc__mutex_unlock(&conc__threads_guard);
+}
+
+/* The main thread is the one that runs constructors. */
+static pthread_t conc__main_thread;
+
+/* Makes the calling thread an actor: with the task that it was started for,
+   or (a foreign thread, the main thread) with one of its own. */
+CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
+  conc__thread *thread = &conc__this;
+  conc__init();
+  if (task == NULL) {
+    task = &thread->own;
+    task->kind = &conc__foreign_kind;
+    if (pthread_equal(pthread_self(), conc__main_thread))
+      task->name = "MainThread";
+    else
+      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
+                                        __ATOMIC_RELAXED);
+    task->actor = &thread->actor;
+    task->id = 0; /* nobody joins it */
+    memset(&task->done, 0, sizeof task->done);
+    conc__threads_enter(task);
+    pthread_setspecific(conc__thread_key, thread);
+  }
+  thread->actor.word = 0; /* what the thread was before may be cancelled */
+  conc__actor_init(&thread->actor, &conc__thread_class, task);
+  thread->current = &thread->actor;
+  return thread->current;
 }
 
 /* --- wait lists --- */
@@ -3813,7 +4526,8 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
   return chain;
 }
 
-/* --- deadlocks ---
+/* ---------------------------------------------------------------------------
+   >>deadlock: who waits for whom
 
    Who waits without a limit for something that has an owner, or for tasks, and
    has waited for a while, enters itself among the stuck and looks whether the
@@ -3827,26 +4541,18 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
    one, and a word does not change its owner while somebody is on the list of
    what it stands for: what is seen is true of one moment, and a circle never
    dissolves by itself. Nor is an owner's actor touched that is not stuck, for
-   it might be gone. */
+   it might be gone.
+   ------------------------------------------------------------------------ */
 
 #define CONC__STUCK_AFTER 0.1
 
-static conc__waiter *conc__stuck[256]; /* by actor */
+#define CONC__STUCK_BUCKETS 256
+static conc__waiter *conc__stuck[CONC__STUCK_BUCKETS]; /* by actor */
 static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
 static char conc__stuck_report[2048];
 
-CONC__PRIVATE void conc__mutexes_lock(void) {
-  size_t i;
-  for (i = 0; i < 256; i++) conc__mutex_lock(&conc__mutexes[i]);
-}
-
-CONC__PRIVATE void conc__mutexes_unlock(void) {
-  size_t i;
-  for (i = 0; i < 256; i++) conc__mutex_unlock(&conc__mutexes[i]);
-}
-
 CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
-  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % 256];
+  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % CONC__STUCK_BUCKETS];
 }
 
 /* Nobody has ended the wait. All guards are held, here and below. */
@@ -3900,12 +4606,10 @@ CONC__PRIVATE void conc__report(const char *format, ...) {
   va_end(args);
 }
 
-/* The default names of tasks, by kind. */
+/* The default name of a task. */
 CONC__PRIVATE void conc__task_label(const conc_task *task, char *out,
                                     size_t size) {
-  static const char *const kinds[] = {"",        "Thread",  "Task", "Dummy",
-                                      "Process", "Process", "Job",  "Job"};
-  snprintf(out, size, "%s-%u", kinds[task->kind], task->number);
+  snprintf(out, size, "%s-%u", task->kind->label, task->number);
 }
 
 CONC__PRIVATE void conc__report_task(const conc_task *task) {
@@ -4012,7 +4716,22 @@ CONC__PRIVATE void conc__stuck_leave(conc__waiter *w) {
   w->stuck = false;
 }
 
-/* --- waiting --- */
+CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
+  size_t n, fits;
+  conc__mutex_lock(&conc__stuck_guard);
+  n = strlen(conc__stuck_report);
+  fits = n < size ? n : size - 1;
+  if (size > 0) {
+    memcpy(buf, conc__stuck_report, fits);
+    buf[fits] = 0;
+  }
+  conc__mutex_unlock(&conc__stuck_guard);
+  return (ssize_t)n;
+}
+
+/* ---------------------------------------------------------------------------
+   >>wait: a waiter on a list parks: the one wait
+   ------------------------------------------------------------------------ */
 
 /* Parks a waiter that is on a list. 0: taken off and woken; -ETIMEDOUT or
    -ECANCELED: it took itself off; -EDEADLK: it was taken off for that.
@@ -4139,7 +4858,6 @@ typedef struct conc__job_class {
   int (*many_wait)(conc__multiwait *m, size_t want, bool uncancellable,
                    double deadline);
   int (*join)(conc_task *task, double timeout); /* by a worker */
-  int (*cancel)(conc_task *job);
 } conc__job_class;
 
 static const conc__job_class *conc__jobs;
@@ -4152,10 +4870,306 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
 }
 
 /* ---------------------------------------------------------------------------
-   >>sync: locks, event, condition, semaphore, barrier, once
+   >>registry: who is alive, and waiting, between processes
+
+   Whatever is claimed in shared memory is claimed by one atomic store that
+   names the claimant, so that who is stuck behind it can ask if that process
+   is dead. A name is an id: the index of an entry in a registry, and how often
+   that entry has been used; ids of earlier uses are dead. A process that lives
+   holds a record lock on the byte of its entry: the kernel drops it at the
+   process's end, before it is a zombie, and a forked child does not inherit
+   it. So nothing has to be told by those who die, and to ask is one fcntl().
+
+   Closing any descriptor of a file drops the process's locks on it: a registry
+   has one descriptor in a process, which stays open as long as the memory is
+   there that is used with it. All the anonymous memory of a process has one
+   registry, which its children inherit: the family's.
    ------------------------------------------------------------------------ */
 
-/* --- between processes: see >>ipc ---
+#define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
+#define CONC__PROCESS_ID 0x3fffffffu
+
+struct conc__registry {
+  unsigned next; /* the entry to try first */
+  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
+  unsigned
+      made; /* of named memory: CONC__REGISTRY_READY once init has returned */
+  uint64_t size; /* and its size */
+};
+
+#define CONC__REGISTRY_READY                                                  \
+  0x636f6e02u /* changes with what lies in shared memory */
+
+/* What a process knows of a registry for itself: the end of the private page
+   that is mapped right before it. */
+struct conc__registry_mine {
+  size_t users; /* regions */
+  int fd;
+  unsigned self; /* our id; 0: none yet in this process */
+};
+
+/* A piece of shared memory. */
+typedef struct conc__region {
+  struct conc__region *next;
+  struct conc__registry *registry;
+  char *memory;
+  size_t size;
+  size_t users; /* of a name */
+  const char *name; /* NULL: none; else the registry is its own */
+} conc__region;
+
+static conc__mutex conc__shared_guard; /* of all this; before other guards */
+static conc__region *conc__regions;
+static struct conc__registry *conc__family;
+static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
+
+CONC__INLINE struct conc__registry_mine *
+conc__registry_local(struct conc__registry *r) {
+  return (struct conc__registry_mine *)(void *)r - 1;
+}
+
+CONC__PRIVATE void conc__shared_fork_prepare(void) {
+  conc__mutex_lock(&conc__shared_guard);
+}
+
+CONC__PRIVATE void conc__shared_fork_parent(void) {
+  conc__mutex_unlock(&conc__shared_guard);
+}
+
+CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
+
+/* The child is another process: it has no id yet. Where descriptors cannot
+   tell that it is there (see conc__named_use), it does so by getting one. */
+CONC__PRIVATE void conc__shared_fork_child(void) {
+  conc__region *g;
+  conc__shared_guard.word = 0;
+  for (g = conc__regions; g != NULL; g = g->next) {
+    conc__registry_local(g->registry)->self = 0;
+#ifndef F_OFD_SETLK
+    if (g->name != NULL) conc__registry_enter(g->registry);
+#endif
+  }
+}
+
+CONC__PRIVATE void conc__shared_init_once(void) {
+  static const conc__fork_row row = {conc__shared_fork_prepare,
+                                     conc__shared_fork_parent,
+                                     conc__shared_fork_child};
+  conc__init();
+  conc__fork_enter(CONC__FORK_REGISTRY, &row);
+}
+
+/* Before conc__process_init_once registers its handlers, since who starts a
+   process holds that guard first. */
+CONC__PRIVATE void conc__shared_init(void) {
+  pthread_once(&conc__shared_once, conc__shared_init_once);
+}
+
+/* --- the registry --- */
+
+/* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
+CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
+                                    unsigned n, short *type) {
+  struct flock lock;
+  int rc;
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = *type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = (off_t)first;
+  lock.l_len = (off_t)n;
+  do rc = fcntl(fd, command, &lock);
+  while (rc < 0 && errno == EINTR);
+  *type = lock.l_type;
+  return rc;
+}
+
+/* On the byte of one entry. */
+CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
+                                      unsigned index, short *type) {
+  *type = F_WRLCK;
+  return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
+                           type);
+}
+
+/* An entry whose lock we have is ours; from then on its old id is dead. */
+CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__registry_local(r);
+  unsigned id, i;
+  conc__mutex_lock(&conc__shared_guard);
+  id = mine->self;
+  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
+    unsigned index =
+        __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
+    unsigned uses;
+    short type;
+    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
+    uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
+    if (uses == 0) uses = 1;
+    CONC__STORE(&r->uses[index], uses);
+    id = uses << 10 | index;
+  }
+  CONC__STORE_RELAXED(&mine->self, id);
+  conc__mutex_unlock(&conc__shared_guard);
+  return id;
+}
+
+/* The caller's process. 0: there are too many. */
+CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
+  unsigned id = CONC__LOAD_RELAXED(&conc__registry_local(r)->self);
+  return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
+}
+
+/* Whether that process has ended, or has given up its memory. Exact: once it
+   is true, nothing of it runs any more. A system call. */
+CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
+                                          unsigned id) {
+  unsigned index = id % CONC__PROCESSES;
+  short type;
+  if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
+  if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
+  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
+}
+
+/* Maps a file, and a private page before it. NULL and errno. */
+CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
+  size_t page = conc__page;
+  struct conc__registry_mine *mine;
+  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE, fd, 0);
+  if (p == (char *)MAP_FAILED) return NULL;
+  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+           0) == MAP_FAILED) {
+    int error = errno;
+    munmap(p, page + size);
+    errno = error;
+    return NULL;
+  }
+  mine = conc__registry_local((struct conc__registry *)(void *)(p + page));
+  mine->users = 0;
+  mine->fd = fd;
+  mine->self = 0;
+  return p + page;
+}
+
+CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
+                                        size_t size) {
+  int fd = conc__registry_local(r)->fd;
+  munmap((char *)(void *)r - conc__page, conc__page + size);
+  close(fd);
+}
+
+/* A file in memory, without a name. A descriptor, or negative errno. */
+CONC__PRIVATE int conc__shared_file(size_t size) {
+  int fd = conc__file_open();
+  if (fd < 0) return fd;
+  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
+    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
+    close(fd);
+    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
+  }
+  return fd;
+}
+
+/* The family's registry; the guard is held. 0 or negative errno. */
+CONC__PRIVATE int conc__family_open(void) {
+  int fd;
+  if (conc__family != NULL) return 0;
+  fd = conc__shared_file(sizeof *conc__family);
+  if (fd < 0) return fd;
+  conc__family = (struct conc__registry *)conc__registry_map(
+      fd, sizeof *conc__family);
+  if (conc__family == NULL) {
+    int rc = -errno;
+    close(fd);
+    return rc;
+  }
+  return 0;
+}
+
+/* The registry that goes with the shared memory at p. NULL and errno EINVAL:
+   it is none. */
+CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
+  struct conc__registry *r = NULL;
+  const conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
+    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
+  conc__mutex_unlock(&conc__shared_guard);
+  if (r == NULL) errno = EINVAL;
+  return r;
+}
+
+/* --- waiting --- */
+
+/* Who waits between processes looks around after so long: for owners that have
+   died, and because a wake-up may have died with whom it woke. */
+#define CONC__SHARED_LOOK 20e-3
+/* Where there is nothing to be woken by, it looks after pauses up to this. */
+#define CONC__SHARED_PAUSE 2e-3
+
+/* As conc__thread_spin, for a word that another process changes. */
+CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
+                                     unsigned value) {
+  conc__spin spin;
+  bool paid = false;
+  if (!self->ops->blocks) return false;
+  conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
+  while (!paid && conc__spin_again(&spin, 1)) paid = CONC__LOAD(word) != value;
+  conc__spin_end(&spin, paid);
+  return paid;
+}
+
+/* Sleeps while *word == value, until woken or for as long as that goes without
+   a look. A coroutine sleeps in its loop, which must not block: it is not
+   woken, but pauses, longer and longer. */
+CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
+                                      unsigned value, double deadline,
+                                      unsigned round, bool cancellable) {
+  double until = conc_now();
+#if CONC_HAVE_FUTEX
+  if (self->ops->blocks) {
+    until += CONC__SHARED_LOOK;
+    conc__futex_wait(word, value, until < deadline ? until : deadline, true);
+    return;
+  }
+#endif
+  if (CONC__LOAD(word) != value) return;
+  until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
+  self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
+                  until < deadline ? until : deadline);
+}
+
+/* Waits while *word == value. 0: look again, if only because it is time to;
+   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
+CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
+                                    double deadline, unsigned *round) {
+  conc__actor *self = conc__self();
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  if (*round == 0) /* and look before the first sleep */
+    conc__shared_spin(self, word, value);
+  else
+    conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
+                       *round, true);
+  ++*round;
+  return 0;
+}
+
+/* Wakes up to n threads of any process. The memory may be gone by now. */
+CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
+#if CONC_HAVE_FUTEX
+  conc__futex_wake(word, n, true);
+#else
+  (void)word, (void)n;
+#endif
+}
+
+/* ---------------------------------------------------------------------------
+   >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
+   ------------------------------------------------------------------------ */
+
+/* --- what is shared between processes ---
 
    The word of an object that was made shared is never what the calls for one
    process look for first; the next thing they look for is this. (A lock also
@@ -4168,32 +5182,204 @@ CONC__INLINE bool conc__is_shared(uintptr_t word) {
   return (word & CONC__SHARED) == CONC__SHARED;
 }
 
-CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                            bool cancellable, double timeout);
-CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
-                                            conc__actor *self);
-CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
-                                             conc__actor *self);
-CONC__PRIVATE bool conc__shared_lock_locked(const conc_lock *lock);
-CONC__PRIVATE int conc__shared_event_set(conc_event *event);
-CONC__PRIVATE int conc__shared_event_clear(conc_event *event);
-CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout);
-CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
-                                         double timeout);
-CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n);
-CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
-                                              conc__actor *self,
-                                              double timeout);
-CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
-                                              conc__actor *self);
-CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout);
-CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n);
-CONC__PRIVATE size_t conc__shared_sem_value(const conc_sem *sem);
-CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
-                                            double timeout);
-CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken);
-CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
-                                        void *arg, double timeout);
+/* The flag of an owner's word, in locks: the list of waiters may have somebody
+   in it. */
+#define CONC__LOCK_WAITERS CONC__OWNER_FLAG
+
+/* In words that name a process: somebody waits for it to change; and: who has
+   taken it from the dead is about to write the actor beside it. */
+#define CONC__AWAITS 0x80000000u
+#define CONC__OWNER_CHANGING 0x40000000u
+
+/* The word of an object that lies so and so far from its registry. */
+CONC__PRIVATE uintptr_t conc__shared_word(const void *object,
+                                          struct conc__registry *r) {
+  uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
+  return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
+}
+
+CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
+                                                          uintptr_t word) {
+  uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
+  return (struct conc__registry *)(page << 12);
+}
+
+/* Whether it is time to ask if an owner is dead: before the first sleep. */
+CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
+  return round > 0 || deadline <= 0;
+}
+
+/* A claim is held by an actor of a process; it stands where locks between
+   threads have their list of waiters. The word alone says whose process has
+   it. The actor is written afterwards, and so is never another one's: it is 0
+   before, but after the death of an owner, when CONC__OWNER_CHANGING tells. */
+typedef struct conc__claim {
+  unsigned word;
+  uintptr_t actor;
+} conc__claim;
+
+CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
+                                      uintptr_t me) {
+  return (CONC__LOAD(&c->word) & ~CONC__AWAITS) == id &&
+         CONC__LOAD_RELAXED(&c->actor) == me;
+}
+
+CONC__PRIVATE int conc__claim_wait(conc__claim *c, struct conc__registry *r,
+                                   conc__actor *self, bool cancellable,
+                                   double deadline) {
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  for (;;) {
+    unsigned seen = CONC__LOAD(&c->word);
+    unsigned owner = seen & CONC__PROCESS_ID;
+    unsigned id = conc__registry_self(r); /* another one after a fork */
+    if (id == 0) return -EAGAIN;
+    if (owner == 0) {
+      if (!CONC__CAS(&c->word, &seen, id | awaits)) continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      return 0;
+    }
+    if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
+    if (conc__shared_doubts(round, deadline) &&
+        conc__registry_is_dead(r, owner)) {
+      if (!CONC__CAS(&c->word, &seen,
+                     id | CONC__AWAITS | CONC__OWNER_CHANGING))
+        continue;
+      CONC__STORE_RELAXED(&c->actor, self->id);
+      CONC__AND(&c->word, ~CONC__OWNER_CHANGING);
+      return -EOWNERDEAD;
+    }
+    if (deadline <= 0) return -ETIMEDOUT;
+    if (round == 0) { /* unannounced, so that nobody need be woken */
+      conc__shared_spin(self, &c->word, seen);
+      round++;
+      continue;
+    }
+    if (!(seen & CONC__AWAITS) &&
+        !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
+      continue;
+    awaits = CONC__AWAITS;
+    if (cancellable) {
+      int rc = conc__shared_wait(&c->word, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+    } else {
+      conc__shared_sleep(self, &c->word, seen | awaits, CONC__NEVER, round++,
+                         false);
+    }
+  }
+}
+
+/* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
+CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self, bool cancellable,
+                                     double timeout) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
+  if (!CONC__CAS(&c->word, &seen, id))
+    return conc__claim_wait(c, r, self, cancellable, conc__deadline(timeout));
+  CONC__STORE_RELAXED(&c->actor, self->id);
+  return 0;
+}
+
+CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
+                                     conc__actor *self) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = id;
+  if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
+  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
+  if (!CONC__CAS(&c->word, &seen, 0u)) {
+    CONC__STORE(&c->word, 0u);
+    conc__shared_wake(&c->word, 1);
+  }
+  return 0;
+}
+
+/* What is more than a word is under a guard of its own, held by a process for
+   some dozen instructions. Each step of a change leaves it in a state that is
+   as good as one in which the process had died earlier. 0; 1 if it was held by
+   one who died; -EAGAIN. */
+CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
+                                     unsigned *guard) {
+  unsigned id = conc__registry_self(r);
+  unsigned seen = 0;
+  int i;
+  if (id == 0) return -EAGAIN;
+  if (CONC__CAS(guard, &seen, id)) return 0;
+  for (i = 0;; i++) {
+    unsigned owner;
+    seen = CONC__LOAD(guard);
+    owner = seen & CONC__PROCESS_ID;
+    if (owner == 0) {
+      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__AWAITS : id)) return 0;
+    } else if (i < 10) {
+      conc__pause();
+    } else if (i < 20) {
+      sched_yield();
+    } else if (conc__registry_is_dead(r, owner)) {
+      if (CONC__CAS(guard, &seen, id | CONC__AWAITS)) return 1;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(guard, &seen, seen | CONC__AWAITS)) {
+      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__AWAITS,
+                         CONC__NEVER, 0, false);
+    }
+  }
+}
+
+CONC__PRIVATE void conc__shared_leave(unsigned *guard) {
+  CONC__POINT();
+  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
+    conc__shared_wake(guard, 1);
+}
+
+/* The processes that have a part in something. Each only writes its own place,
+   which counts from when the id is there. */
+CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
+                                           unsigned id) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] == id) return &s->count[i];
+  return NULL;
+}
+
+/* False: there are too many others. */
+CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (count != NULL) {
+    ++*count;
+    return true;
+  }
+  count = conc__sharers_find(s, 0);
+  if (count == NULL) return false;
+  *count = 1;
+  CONC__STORE(&s->id[count - s->count], id);
+  return true;
+}
+
+CONC__PRIVATE void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
+  unsigned *count = conc__sharers_find(s, id);
+  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
+}
+
+CONC__PRIVATE bool conc__sharers_any(const struct conc__sharers *s) {
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0) return true;
+  return false;
+}
+
+/* Drops the dead; whether there were any. */
+CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
+                                      struct conc__registry *r) {
+  bool any = false;
+  size_t i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
+      s->id[i] = 0;
+      any = true;
+    }
+  return any;
+}
 
 /* --- what tools are told ---
 
@@ -4342,13 +5528,67 @@ CONC__INLINE void conc__lock_acquired(conc_lock *lock, conc__actor *self,
   else self->held |= CONC__LOCK_ORDER_BIT(order);
 }
 
+/* --- conc_lock and conc_rlock between processes --- */
+
+CONC__INLINE conc__claim *conc__lock_claim(const conc_lock *lock) {
+  return (conc__claim *)(uintptr_t)&lock->waiters;
+}
+
+CONC_API int conc_lock_init_shared(conc_lock *lock) {
+  struct conc__registry *r = conc__registry_of(lock);
+  if (r == NULL) return -EINVAL;
+  memset(&lock->waiters, 0, sizeof lock->waiters);
+  lock->depth = 0;
+  lock->order = CONC__ORDER_SHARED;
+  CONC__STORE(&lock->word, conc__shared_word(lock, r));
+  return 0;
+}
+
+CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
+  return conc_lock_init_shared(&rlock->lock);
+}
+
+CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
+                                            bool cancellable, double timeout) {
+  int rc = conc__claim_acquire(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
+      cancellable, timeout);
+  if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
+    conc__tell_acquired(lock, false, timeout <= 0);
+  return rc;
+}
+
+CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
+                                             conc__actor *self) {
+  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
+  unsigned id;
+  if (!conc__is_shared(word)) return false;
+  id = conc__registry_self(conc__shared_registry(lock, word));
+  return id != 0 &&
+         conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
+}
+
+CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
+                                            conc__actor *self) {
+#if CONC_HAVE_TSAN
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  conc__tell_released(lock, false);
+#endif
+  return conc__claim_release(
+      conc__lock_claim(lock),
+      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
+}
+
+CONC__PRIVATE bool conc__shared_lock_locked(const conc_lock *lock) {
+  return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
+}
+
 /* --- conc_lock ---
 
    The word is 0, or its owner's actor, or'ed with 1 if the list of waiters
    may have somebody in it. It changes to "free" without the guard only from
    a word without the 1, so that whoever must wake somebody holds the guard. */
-
-#define CONC__LOCK_WAITERS CONC__OWNER_FLAG
 
 /* A waiter that has waited so long is handed the lock: no barging then. */
 #define CONC__LOCK_PATIENCE 0.5e-3
@@ -4363,23 +5603,13 @@ CONC__INLINE bool conc__lock_is_mine(const conc_lock *lock, uintptr_t me) {
   return (CONC__LOAD_RELAXED(&lock->word) & ~CONC__LOCK_WAITERS) == me;
 }
 
-/* Spins as long as the owner is likely to be done at once: a few doubling
-   pauses, then lets others run a few times, unless that takes long: on a busy
-   machine whoever yields is served last, and who sleeps first. A coroutine's
-   CPU is better given to the next coroutine. */
+/* Spins as long as the owner is likely to be done at once. A coroutine's CPU
+   is better given to the next coroutine. */
 CONC__PRIVATE bool conc__lock_spin(conc_lock *lock, conc__actor *self) {
-  double end = 0;
-  int i, j;
-  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10; i++) {
-    if (i < 3)
-      for (j = 0; j < 1 << i; j++) conc__pause();
-    else
-      sched_yield();
+  conc__short_spin spin = {0, 0};
+  if (conc__cpus < 2 || !self->ops->blocks) return false;
+  while (conc__short_spin_again(&spin, CONC__LOCK_PATIENCE / 10, NULL))
     if (conc__lock_try(lock, self->id)) return true;
-    if (i == 2) end = conc_now() + CONC__LOCK_PATIENCE / 10;
-    if (i > 2 && conc_now() > end) return false;
-  }
   return false;
 }
 
@@ -4479,159 +5709,6 @@ CONC_API bool conc_lock_locked(const conc_lock *lock) {
   return (word & ~CONC__LOCK_WAITERS) != 0;
 }
 
-CONC_API ssize_t conc_deadlock_report(char *buf, size_t size) {
-  size_t n, fits;
-  conc__mutex_lock(&conc__stuck_guard);
-  n = strlen(conc__stuck_report);
-  fits = n < size ? n : size - 1;
-  if (size > 0) {
-    memcpy(buf, conc__stuck_report, fits);
-    buf[fits] = 0;
-  }
-  conc__mutex_unlock(&conc__stuck_guard);
-  return (ssize_t)n;
-}
-
-/* --- conc_event ---
-
-   The flag is clear, set, or clear with somebody who must find a set waiting
-   under the guard: so a set that nobody waits for is one compare-and-swap. */
-
-enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
-#define CONC__EVENT_SHARED 4 /* always, between processes */
-
-CONC_API int conc_event_set(conc_event *event) {
-  int clear = CONC__CLEAR;
-  conc__mutex *guard;
-  conc__waiter *chain;
-  /* Either way the flag is the last touch of the event. */
-  if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
-    return 0;
-  if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
-  guard = conc__mutex_of(event);
-  conc__mutex_lock(guard);
-  chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
-  if (chain != NULL) chain = conc__multiwait_enter(chain);
-  CONC__STORE(&event->flag, CONC__SET);
-  conc__mutex_unlock(guard);
-  conc__wake_all(chain);
-  return 0;
-}
-
-CONC_API int conc_event_clear(conc_event *event) {
-  int set = CONC__SET;
-  if (!CONC__CAS(&event->flag, &set, CONC__CLEAR) &&
-      (set & CONC__EVENT_SHARED))
-    return conc__shared_event_clear(event);
-  return 0;
-}
-
-CONC_API bool conc_event_is_set(const conc_event *event) {
-  return (CONC__LOAD(&event->flag) & CONC__SET) != 0;
-}
-
-/* From here on a set goes through the guard, which is held. False if it is
-   set already. */
-CONC__PRIVATE bool conc__event_await(conc_event *event) {
-  int seen = CONC__CLEAR;
-  return CONC__CAS(&event->flag, &seen, CONC__AWAITED) ||
-         seen == CONC__AWAITED;
-}
-
-CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
-                                   double timeout) {
-  conc__mutex *guard;
-  if (conc_event_is_set(event)) return 0;
-  if (timeout <= 0) return -ETIMEDOUT;
-  if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
-    return conc__shared_event_wait(event, timeout);
-  guard = conc__mutex_of(event);
-  conc__mutex_lock(guard);
-  if (!conc__event_await(event)) {
-    conc__mutex_unlock(guard);
-    return 0;
-  }
-  /* Who was woken was woken by a set, whatever a clear has done since. */
-  return conc__waitlist_wait(guard, &event->waiters, w, false, true,
-                             conc__deadline(timeout));
-}
-
-CONC_API int conc_event_wait(conc_event *event, double timeout) {
-  conc__waiter w;
-  conc__waiter_init(&w, conc__self(), "event", event->name);
-  return conc__event_park(event, &w, timeout);
-}
-
-/* --- conc_cond --- */
-
-CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
-  conc__mutex *guard = conc__mutex_of(cond);
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(timeout);
-  unsigned depth;
-  conc__waiter w;
-  int rc;
-  if (!conc__lock_is_mine(lock, self->id))
-    return conc__shared_cond_wait(cond, lock, timeout);
-  if (cond->word != 0) return -EINVAL;
-  depth = lock->depth;
-  conc__waiter_init(&w, self, "condition", cond->name);
-  w.lock = lock;
-  /* On the list before the lock is released, so that whoever then takes the
-     lock and notifies finds it there; a guard cannot be held across the
-     release, hence not conc__waitlist_wait alone. */
-  conc__mutex_lock(guard);
-  conc__waitlist_insert(&cond->waiters, &w, false);
-  conc__mutex_unlock(guard);
-  lock->depth = 0;
-  conc_lock_release(lock);
-  rc = conc__wait_on_list(guard, &w, true, deadline);
-  if (!conc__lock_try(lock, self->id) &&
-      conc__lock_acquire_slow(lock, self, false, CONC__NEVER) == -EOWNERDEAD)
-    rc = -EOWNERDEAD;
-  conc__lock_acquired(lock, self, false);
-  lock->depth = depth;
-  return rc;
-}
-
-CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
-                                bool (*predicate)(void *arg), void *arg,
-                                double timeout) {
-  double deadline = conc__deadline(timeout);
-  while (!predicate(arg)) {
-    int rc = conc_cond_wait(cond, lock, conc__remaining(deadline));
-    if (rc == -ETIMEDOUT) return predicate(arg) ? 0 : rc;
-    if (rc != 0) return rc;
-  }
-  return 0;
-}
-
-/* Who holds the lock wakes the waiters when he releases it, which takes the
-   slow way for that: they would only wait for it. */
-CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
-  conc__mutex *guard = conc__mutex_of(cond);
-  conc__actor *self = conc__self();
-  conc__waiter *chain;
-  if (cond->word != 0) return conc__shared_cond_notify(cond, n);
-  conc__mutex_lock(guard);
-  chain = conc__waitlist_take_n(&cond->waiters, n);
-  conc__mutex_unlock(guard);
-  if (chain == NULL) return 0;
-  conc__wake_notified(self); /* those of a notify before; else none */
-  if (conc__lock_is_mine(chain->lock, self->id)) {
-    __atomic_fetch_or(&chain->lock->word, CONC__LOCK_WAITERS,
-                      __ATOMIC_RELAXED);
-    self->notified = chain;
-  } else {
-    conc__wake_all(chain);
-  }
-  return 0;
-}
-
-CONC_API int conc_cond_notify_all(conc_cond *cond) {
-  return conc_cond_notify(cond, SIZE_MAX);
-}
-
 /* --- conc_rlock --- */
 
 CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout) {
@@ -4656,6 +5733,159 @@ CONC_API int conc_rlock_release(conc_rlock *rlock) {
     return -EPERM;
   if (rlock->lock.depth == 0) return conc_lock_release(&rlock->lock);
   rlock->lock.depth--;
+  return 0;
+}
+
+/* --- what an actor reads --- */
+
+/* Where an actor remembers a lock that it reads; NULL for a free place. */
+CONC__INLINE conc_rwlock **conc__reads_find(conc__actor *self,
+                                            const conc_rwlock *rwlock) {
+  int i;
+  for (i = 0; i < CONC__READS; i++)
+    if (self->reads[i] == rwlock) return &self->reads[i];
+  return NULL;
+}
+
+/* The actor holds it for reading from now on. */
+CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
+  conc_rwlock **place = conc__reads_find(actor, NULL);
+  if (place != NULL)
+    *place = rwlock;
+  else
+    actor->more_reads++;
+}
+
+/* --- conc_rwlock between processes ---
+
+   A writer that waits names itself in `wants`, and then no newcomer joins the
+   readers. Those who began to wait before a writer had it may; and once one
+   has given it back, it is the turn of readers, if some wait. Neither holds
+   for ever: what is free, any may have who is late. `round` is what all of
+   them wait on; its lowest bit: somebody does. */
+
+#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
+
+CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
+  struct conc__registry *r = conc__registry_of(rwlock);
+  if (r == NULL) return -EINVAL;
+  memset(&rwlock->shared, 0, sizeof rwlock->shared);
+  CONC__STORE(&rwlock->word, conc__shared_word(rwlock, r));
+  return 0;
+}
+
+/* Something has changed for those who wait; the guard is left. */
+CONC__PRIVATE void conc__rwlock_tell(struct conc__rwlock_shared *s) {
+  unsigned seen = s->round;
+  if (seen & 1) CONC__STORE(&s->round, seen + 1);
+  conc__shared_leave(&s->guard);
+  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
+}
+
+CONC__PRIVATE bool conc__rwlock_may(const struct conc__rwlock_shared *s,
+                                    bool write, bool late, unsigned writers) {
+  bool read = conc__sharers_any(&s->readers);
+  if (s->writer != 0) return false;
+  if (write) return !read && (late || !s->readers_turn);
+  return s->wants == 0 || s->writers != writers || (late && !read);
+}
+
+CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
+                                              conc__actor *self,
+                                              double timeout) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0, writers = 0;
+  bool died = false;
+  int rc = 0;
+  for (;;) {
+    bool late = round > 1 || deadline <= 0;
+    bool mine, taken;
+    unsigned id, seen;
+    if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+    id = conc__registry_self(r); /* another one after a fork */
+    mine = s->wants == id && s->wants_actor == self->id;
+    if (place != NULL && conc__sharers_find(&s->readers, id) == NULL) {
+      *place = NULL; /* of another lock, never released, at this address */
+      place = NULL;
+    }
+    if (place != NULL || (s->writer == id && s->writer_actor == self->id))
+      rc = -EDEADLK;
+    if (rc == 0 && conc__shared_doubts(round, deadline)) {
+      if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
+        s->writer = 0;
+        s->readers_turn = false;
+        died = true;
+      }
+      if (s->wants != 0 && conc__registry_is_dead(r, s->wants)) s->wants = 0;
+      conc__sharers_bury(&s->readers, r);
+    }
+    if (round == 0) writers = s->writers;
+    taken = rc == 0 && conc__rwlock_may(s, write, late, writers);
+    if (taken && write) {
+      s->writer_actor = self->id;
+      CONC__STORE(&s->writer, id);
+    } else if (taken) {
+      taken = conc__sharers_add(&s->readers, id);
+      if (taken) s->readers_turn = false;
+    }
+    if (rc == 0 && !taken && deadline <= 0) rc = -ETIMEDOUT;
+    if (taken || rc != 0) {
+      if (mine) s->wants = 0;
+      if (taken && !write) conc__reads_add(self, CONC__READS_SHARED(rwlock));
+      if (mine)
+        conc__rwlock_tell(s);
+      else
+        conc__shared_leave(&s->guard);
+      return rc == 0 && died ? -EOWNERDEAD : rc;
+    }
+    if (!write) {
+      s->readers_wait = true;
+    } else if (s->wants == 0) {
+      s->wants_actor = self->id;
+      CONC__STORE(&s->wants, id);
+    }
+    seen = s->round | 1;
+    CONC__STORE_RELAXED(&s->round, seen);
+    conc__shared_leave(&s->guard);
+    rc = conc__shared_wait(&s->round, seen, deadline, &round);
+  }
+}
+
+CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
+                                              conc__actor *self) {
+  struct conc__rwlock_shared *s = &rwlock->shared;
+  struct conc__registry *r =
+      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
+  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
+  unsigned id = conc__registry_self(r);
+  bool write, read;
+  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
+  write = s->writer == id && s->writer_actor == self->id;
+  read = !write && (place != NULL || self->more_reads > 0) &&
+         conc__sharers_find(&s->readers, id) != NULL;
+  if (!write && !read) {
+    conc__shared_leave(&s->guard);
+    return -EPERM;
+  }
+  conc__tell_released(rwlock, read);
+  if (write) {
+    s->writers++;
+    s->readers_turn = s->readers_wait;
+    s->readers_wait = false;
+    s->writer_actor = 0;
+    CONC__STORE(&s->writer, 0u);
+  } else {
+    if (place != NULL)
+      *place = NULL;
+    else
+      self->more_reads--;
+    conc__sharers_remove(&s->readers, id);
+  }
+  conc__rwlock_tell(s);
   return 0;
 }
 
@@ -4689,24 +5919,6 @@ CONC__INLINE uintptr_t conc__rwlock_without(uintptr_t held) {
   return (held & CONC__READ_FLAG) && held >= 2 * CONC__READ_ONE
              ? held - CONC__READ_ONE
              : 0;
-}
-
-/* Where an actor remembers a lock that it reads; NULL for a free place. */
-CONC__INLINE conc_rwlock **conc__reads_find(conc__actor *self,
-                                            const conc_rwlock *rwlock) {
-  int i;
-  for (i = 0; i < CONC__READS; i++)
-    if (self->reads[i] == rwlock) return &self->reads[i];
-  return NULL;
-}
-
-/* The actor holds it for reading from now on. */
-CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
-  conc_rwlock **place = conc__reads_find(actor, NULL);
-  if (place != NULL)
-    *place = rwlock;
-  else
-    actor->more_reads++;
 }
 
 /* Gives it back, or not, then hands it to those whose turn it is or wakes
@@ -4855,6 +6067,383 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
   return 0;
 }
 
+#define CONC__ONCE_DONE CONC__OWNER_NONE
+
+/* --- conc_once between processes --- */
+
+CONC_API int conc_once_init_shared(conc_once *once) {
+  struct conc__registry *r = conc__registry_of(once);
+  if (r == NULL) return -EINVAL;
+  memset(&once->waiters, 0, sizeof once->waiters);
+  CONC__STORE(&once->word, conc__shared_word(once, r));
+  return 0;
+}
+
+CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
+                                        void *arg, double timeout) {
+  conc__claim *claim = (conc__claim *)(void *)&once->waiters;
+  uintptr_t word = CONC__LOAD(&once->word);
+  struct conc__registry *r = conc__shared_registry(once, word);
+  conc__actor *self = conc__self();
+  int rc;
+  if (word == CONC__ONCE_DONE) return 0;
+  rc = conc__claim_acquire(claim, r, self, true, timeout);
+  if (rc != 0 && rc != -EOWNERDEAD) return rc;
+  rc = 0;
+  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
+    rc = fn(arg);
+    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
+  }
+  conc__claim_release(claim, r, self);
+  return rc < 0 ? rc : 0;
+}
+
+/* --- conc_once ---
+
+   A lock that, once done, is never taken again. If fn fails, it is handed to
+   the first who waits. */
+
+CONC__PRIVATE int conc__once_finish(conc_once *once, int rc) {
+  conc__mutex *guard = conc__mutex_of(once);
+  uintptr_t word = rc < 0 ? 0 : CONC__ONCE_DONE;
+  conc__waiter *chain;
+  conc__mutex_lock(guard);
+  chain = conc__waitlist_take_n(&once->waiters, rc < 0 ? 1 : SIZE_MAX);
+  if (rc < 0 && chain != NULL) word = chain->actor->id;
+  CONC__STORE(&once->word, word);
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+  return rc < 0 ? rc : 0;
+}
+
+CONC__PRIVATE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
+                                      void *arg, double timeout) {
+  conc__mutex *guard = conc__mutex_of(once);
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  conc__waiter w;
+  int rc;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&once->word)))
+    return conc__shared_once_run(once, fn, arg, timeout);
+  conc__waiter_init(&w, self, "once", once->name);
+  w.relation = "run by";
+  w.owner = &once->word;
+  w.recheck_after_fork = true;
+  do {
+    uintptr_t seen;
+    conc__mutex_lock(guard);
+    seen = CONC__LOAD(&once->word);
+    if (seen == self->id || seen == CONC__ONCE_DONE) {
+      conc__mutex_unlock(guard);
+      return seen == CONC__ONCE_DONE ? 0 : -EDEADLK;
+    }
+    if (seen == 0 || conc__owner_is_gone(seen)) {
+      CONC__STORE_RELAXED(&once->word, self->id);
+      conc__mutex_unlock(guard);
+      break;
+    }
+    if (deadline <= 0) {
+      conc__mutex_unlock(guard);
+      return -ETIMEDOUT;
+    }
+    rc = conc__waitlist_wait(guard, &once->waiters, &w, false, true, deadline);
+    w.failure = 0;
+    if (rc != 0 && rc != -EAGAIN) return rc;
+    if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) return 0;
+  } while (rc == -EAGAIN);
+  return conc__once_finish(once, fn(arg));
+}
+
+CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
+                           double timeout) {
+  if (CONC__LIKELY(CONC__LOAD(&once->word) == CONC__ONCE_DONE)) return 0;
+  return conc__once_run_slow(once, fn, arg, timeout);
+}
+
+/* ---------------------------------------------------------------------------
+   >>event: conc_event, conc_cond, conc_sem, conc_barrier
+   ------------------------------------------------------------------------ */
+
+/* --- conc_event ---
+
+   The flag is clear, set, or clear with somebody who must find a set waiting
+   under the guard: so a set that nobody waits for is one compare-and-swap. */
+
+enum { CONC__CLEAR = 0, CONC__SET = 1, CONC__AWAITED = 2 };
+#define CONC__EVENT_SHARED 4 /* always, between processes */
+
+/* --- conc_event between processes ---
+
+   All in one word: besides what it is for threads, how often a set has ended
+   waits. So who waits knows that there was one, whatever has come since. */
+
+#define CONC__EVENT_ROUND 8u
+#define CONC__EVENT_STATE 3u
+
+CONC__INLINE unsigned *conc__event_word(conc_event *event) {
+  return (unsigned *)(void *)&event->flag;
+}
+
+CONC_API int conc_event_init_shared(conc_event *event) {
+  if (conc__registry_of(event) == NULL) return -EINVAL;
+  CONC__STORE(&event->flag, CONC__EVENT_SHARED);
+  return 0;
+}
+
+CONC__PRIVATE int conc__shared_event_set(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  for (;;) {
+    unsigned want = (seen & ~CONC__EVENT_STATE) | CONC__SET;
+    if (seen & CONC__SET) return 0;
+    if (seen & CONC__AWAITED) want += CONC__EVENT_ROUND;
+    if (CONC__CAS(word, &seen, want)) break;
+  }
+  if (seen & CONC__AWAITED) conc__shared_wake(word, INT_MAX);
+  return 0;
+}
+
+CONC__PRIVATE int conc__shared_event_clear(conc_event *event) {
+  unsigned *word = conc__event_word(event);
+  unsigned seen = CONC__LOAD(word);
+  while ((seen & CONC__SET) &&
+         !CONC__CAS(word, &seen, seen & ~CONC__EVENT_STATE)) {
+  }
+  return 0;
+}
+
+CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
+  unsigned *word = conc__event_word(event);
+  double deadline = conc__deadline(timeout);
+  unsigned seen = CONC__LOAD(word);
+  unsigned before = seen | CONC__EVENT_STATE;
+  unsigned round = 0;
+  while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
+    int rc;
+    if (!(seen & CONC__AWAITED) &&
+        !CONC__CAS(word, &seen, seen | CONC__AWAITED))
+      continue;
+    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
+    if (rc != 0) return rc;
+    seen = CONC__LOAD(word);
+  }
+  return 0;
+}
+
+
+CONC_API int conc_event_set(conc_event *event) {
+  int clear = CONC__CLEAR;
+  conc__mutex *guard;
+  conc__waiter *chain;
+  /* Either way the flag is the last touch of the event. */
+  if (CONC__CAS(&event->flag, &clear, CONC__SET) || clear == CONC__SET)
+    return 0;
+  if (clear & CONC__EVENT_SHARED) return conc__shared_event_set(event);
+  guard = conc__mutex_of(event);
+  conc__mutex_lock(guard);
+  chain = conc__waitlist_take_n(&event->waiters, SIZE_MAX);
+  if (chain != NULL) chain = conc__multiwait_enter(chain);
+  CONC__STORE(&event->flag, CONC__SET);
+  conc__mutex_unlock(guard);
+  conc__wake_all(chain);
+  return 0;
+}
+
+CONC_API int conc_event_clear(conc_event *event) {
+  int set = CONC__SET;
+  if (!CONC__CAS(&event->flag, &set, CONC__CLEAR) &&
+      (set & CONC__EVENT_SHARED))
+    return conc__shared_event_clear(event);
+  return 0;
+}
+
+CONC_API bool conc_event_is_set(const conc_event *event) {
+  return (CONC__LOAD(&event->flag) & CONC__SET) != 0;
+}
+
+/* From here on a set goes through the guard, which is held. False if it is
+   set already. */
+CONC__PRIVATE bool conc__event_await(conc_event *event) {
+  int seen = CONC__CLEAR;
+  return CONC__CAS(&event->flag, &seen, CONC__AWAITED) ||
+         seen == CONC__AWAITED;
+}
+
+CONC__PRIVATE int conc__event_park(conc_event *event, conc__waiter *w,
+                                   double timeout) {
+  conc__mutex *guard;
+  if (conc_event_is_set(event)) return 0;
+  if (timeout <= 0) return -ETIMEDOUT;
+  if (CONC__LOAD_RELAXED(&event->flag) & CONC__EVENT_SHARED)
+    return conc__shared_event_wait(event, timeout);
+  guard = conc__mutex_of(event);
+  conc__mutex_lock(guard);
+  if (!conc__event_await(event)) {
+    conc__mutex_unlock(guard);
+    return 0;
+  }
+  /* Who was woken was woken by a set, whatever a clear has done since. */
+  return conc__waitlist_wait(guard, &event->waiters, w, false, true,
+                             conc__deadline(timeout));
+}
+
+CONC_API int conc_event_wait(conc_event *event, double timeout) {
+  conc__waiter w;
+  conc__waiter_init(&w, conc__self(), "event", event->name);
+  return conc__event_park(event, &w, timeout);
+}
+
+/* --- conc_cond between processes ---
+
+   A notify lets so many go, `notified` of those `waiting`, and begins a new
+   round: of those who have come in an earlier one, the first to look go. */
+
+CONC_API int conc_cond_init_shared(conc_cond *cond) {
+  struct conc__registry *r = conc__registry_of(cond);
+  if (r == NULL) return -EINVAL;
+  cond->guard = cond->round = cond->waiting = cond->notified = 0;
+  CONC__STORE(&cond->word, conc__shared_word(cond, r));
+  return 0;
+}
+
+CONC__PRIVATE int conc__cond_enter(conc_cond *cond) {
+  struct conc__registry *r = conc__shared_registry(cond, cond->word);
+  int rc = conc__shared_enter(r, &cond->guard);
+  if (rc <= 0) return rc;
+  /* A notify may have been under way: to be sure, they look. */
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  CONC__STORE(&cond->round, cond->round + 1);
+  conc__shared_wake(&cond->round, INT_MAX);
+  return 0;
+}
+
+/* One who waits, so far with the result rc, looks whether it may go. */
+CONC__PRIVATE bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
+  bool goes = false;
+  while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
+  if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
+    cond->notified--;
+    goes = true;
+  }
+  if ((goes || rc != 0) && cond->waiting > 0) cond->waiting--;
+  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
+  conc__shared_leave(&cond->guard);
+  return goes;
+}
+
+CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
+                                         double timeout) {
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned before, depth, round = 0;
+  int rc, again;
+  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
+  if (cond->word == 0) return -EINVAL;
+  rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  before = cond->round;
+  cond->waiting++;
+  conc__shared_leave(&cond->guard);
+  depth = lock->depth;
+  lock->depth = 0;
+  conc_lock_release(lock);
+  for (;;) {
+    unsigned seen = CONC__LOAD(&cond->round);
+    rc = 0;
+    if (seen != before && conc__cond_look(cond, before, 0)) break;
+    rc = conc__shared_wait(&cond->round, seen, deadline, &round);
+    if (rc == 0) continue;
+    if (conc__cond_look(cond, before, rc)) rc = 0;
+    break;
+  }
+  again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
+  lock->depth = depth;
+  return again != 0 ? again : rc;
+}
+
+CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
+  int rc = conc__cond_enter(cond);
+  if (rc != 0) return rc;
+  if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
+  if (n > 0) {
+    cond->notified += (unsigned)n;
+    CONC__STORE(&cond->round, cond->round + 1);
+  }
+  conc__shared_leave(&cond->guard);
+  if (n > 0) conc__shared_wake(&cond->round, n > INT_MAX ? INT_MAX : (int)n);
+  return 0;
+}
+
+/* --- conc_cond --- */
+
+CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
+  conc__mutex *guard = conc__mutex_of(cond);
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned depth;
+  conc__waiter w;
+  int rc;
+  if (!conc__lock_is_mine(lock, self->id))
+    return conc__shared_cond_wait(cond, lock, timeout);
+  if (cond->word != 0) return -EINVAL;
+  depth = lock->depth;
+  conc__waiter_init(&w, self, "condition", cond->name);
+  w.lock = lock;
+  /* On the list before the lock is released, so that whoever then takes the
+     lock and notifies finds it there; a guard cannot be held across the
+     release, hence not conc__waitlist_wait alone. */
+  conc__mutex_lock(guard);
+  conc__waitlist_insert(&cond->waiters, &w, false);
+  conc__mutex_unlock(guard);
+  lock->depth = 0;
+  conc_lock_release(lock);
+  rc = conc__wait_on_list(guard, &w, true, deadline);
+  if (!conc__lock_try(lock, self->id) &&
+      conc__lock_acquire_slow(lock, self, false, CONC__NEVER) == -EOWNERDEAD)
+    rc = -EOWNERDEAD;
+  conc__lock_acquired(lock, self, false);
+  lock->depth = depth;
+  return rc;
+}
+
+CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
+                                bool (*predicate)(void *arg), void *arg,
+                                double timeout) {
+  double deadline = conc__deadline(timeout);
+  while (!predicate(arg)) {
+    int rc = conc_cond_wait(cond, lock, conc__remaining(deadline));
+    if (rc == -ETIMEDOUT) return predicate(arg) ? 0 : rc;
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
+/* Who holds the lock wakes the waiters when he releases it, which takes the
+   slow way for that: they would only wait for it. */
+CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
+  conc__mutex *guard = conc__mutex_of(cond);
+  conc__actor *self = conc__self();
+  conc__waiter *chain;
+  if (cond->word != 0) return conc__shared_cond_notify(cond, n);
+  conc__mutex_lock(guard);
+  chain = conc__waitlist_take_n(&cond->waiters, n);
+  conc__mutex_unlock(guard);
+  if (chain == NULL) return 0;
+  conc__wake_notified(self); /* those of a notify before; else none */
+  if (conc__lock_is_mine(chain->lock, self->id)) {
+    __atomic_fetch_or(&chain->lock->word, CONC__LOCK_WAITERS,
+                      __ATOMIC_RELAXED);
+    self->notified = chain;
+  } else {
+    conc__wake_all(chain);
+  }
+  return 0;
+}
+
+CONC_API int conc_cond_notify_all(conc_cond *cond) {
+  return conc_cond_notify(cond, SIZE_MAX);
+}
+
 /* --- conc_sem ---
 
    The value, or CONC__SEM_WAITERS: it is 0 and somebody may be in the list.
@@ -4862,6 +6451,60 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
    who wait first. */
 
 #define CONC__SEM_WAITERS (SIZE_MAX / 2 + 1)
+
+/* --- conc_sem between processes --- */
+
+#define CONC__SEM_SHARED 0x40000000u /* always; CONC__AWAITS; the value */
+#define CONC__SEM_MAX 0x3fffffffu
+
+CONC_API int conc_sem_init_shared(conc_sem *sem) {
+  if (conc__registry_of(sem) == NULL || sem->value > CONC__SEM_MAX)
+    return -EINVAL;
+  CONC__STORE(&sem->shared, CONC__SEM_SHARED | (unsigned)sem->value);
+  CONC__STORE(&sem->value, CONC__SEM_WAITERS);
+  return 0;
+}
+
+CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  unsigned awaits = 0; /* perhaps others do, too, once we have */
+  unsigned round = 0;
+  double deadline = CONC__NEVER;
+  for (;;) {
+    if (seen & CONC__SEM_MAX) {
+      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | awaits)) return 0;
+    } else if (timeout <= 0) {
+      return -ETIMEDOUT;
+    } else if ((seen & CONC__AWAITS) ||
+               CONC__CAS(&sem->shared, &seen, seen | CONC__AWAITS)) {
+      int rc;
+      if (awaits == 0) deadline = conc__deadline(timeout);
+      awaits = CONC__AWAITS;
+      rc = conc__shared_wait(&sem->shared, seen | awaits, deadline, &round);
+      if (rc != 0) return rc;
+      seen = CONC__LOAD(&sem->shared);
+    }
+  }
+}
+
+CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
+  unsigned seen = CONC__LOAD(&sem->shared);
+  size_t bound = CONC__SEM_MAX;
+  if (sem->bound > 0 && sem->bound < bound) bound = sem->bound;
+  for (;;) {
+    unsigned value = seen & CONC__SEM_MAX;
+    if (value > bound || n > bound - value) return -EOVERFLOW;
+    if (CONC__CAS(&sem->shared, &seen,
+                  (seen & ~CONC__AWAITS) + (unsigned)n))
+      break;
+  }
+  if (seen & CONC__AWAITS) conc__shared_wake(&sem->shared, (int)n);
+  return 0;
+}
+
+CONC__PRIVATE size_t conc__shared_sem_value(const conc_sem *sem) {
+  return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
+}
 
 CONC_API int conc_sem_acquire(conc_sem *sem, double timeout) {
   size_t seen = CONC__LOAD_RELAXED(&sem->value);
@@ -4919,6 +6562,188 @@ CONC_API int conc_sem_release(conc_sem *sem, size_t n) {
 CONC_API size_t conc_sem_value(const conc_sem *sem) {
   size_t value = CONC__LOAD(&sem->value);
   return value != CONC__SEM_WAITERS ? value : conc__shared_sem_value(sem);
+}
+
+/* --- conc_barrier between processes ---
+
+   Who waits for the end of a generation finds how it ended in `failed`, whose
+   lowest bit is that of the last one. The runner is whose action runs. */
+
+CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
+  struct conc__registry *r = conc__registry_of(barrier);
+  if (r == NULL || barrier->parties < 1) return -EINVAL;
+  barrier->broken = false;
+  barrier->waiting = 0;
+  barrier->generation = 0;
+  barrier->guard = barrier->runner = barrier->failed = 0;
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->word, conc__shared_word(barrier, r));
+  return 0;
+}
+
+/* Ends a generation; the guard is held. */
+CONC__PRIVATE void conc__barrier_turn(conc_barrier *barrier, bool failed) {
+  barrier->failed = barrier->failed << 1 | failed;
+  CONC__STORE_RELAXED(&barrier->waiting, 0);
+  memset(&barrier->parts, 0, sizeof barrier->parts);
+  CONC__STORE(&barrier->generation, barrier->generation + 1);
+}
+
+CONC__PRIVATE void conc__barrier_break(conc_barrier *barrier) {
+  CONC__STORE_RELAXED(&barrier->broken, true);
+  CONC__STORE(&barrier->runner, 0u);
+  conc__barrier_turn(barrier, true);
+}
+
+/* Leaves the guard and wakes all, to look. */
+CONC__PRIVATE void conc__barrier_tell(conc_barrier *barrier) {
+  conc__shared_leave(&barrier->guard);
+  conc__shared_wake(&barrier->generation, INT_MAX);
+  conc__shared_wake(&barrier->runner, INT_MAX);
+}
+
+/* If one died with the guard, nobody knows how far it came: then the barrier
+   is broken now, the guard not held, and this is -EOWNERDEAD. */
+CONC__PRIVATE int conc__barrier_enter(conc_barrier *barrier,
+                                      struct conc__registry *r) {
+  int rc = conc__shared_enter(r, &barrier->guard);
+  if (rc <= 0) return rc;
+  conc__barrier_break(barrier);
+  conc__barrier_tell(barrier);
+  return -EOWNERDEAD;
+}
+
+CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
+                                           bool broken) {
+  struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
+  int rc;
+  do rc = conc__barrier_enter(barrier, r);
+  while (rc == -EOWNERDEAD);
+  if (rc != 0) return rc;
+  CONC__STORE_RELAXED(&barrier->broken, broken);
+  conc__barrier_turn(barrier, true);
+  conc__barrier_tell(barrier);
+  return 0;
+}
+
+/* The last one has come; the guard is held. */
+CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
+                                            struct conc__registry *r,
+                                            unsigned id, conc__actor *self) {
+  unsigned generation = barrier->generation;
+  int index = barrier->waiting;
+  int rc = 0;
+  if (barrier->action != NULL) {
+    barrier->runner_actor = self->id;
+    CONC__STORE(&barrier->runner, id);
+    conc__shared_leave(&barrier->guard);
+    rc = barrier->action(barrier->arg);
+    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+    CONC__STORE(&barrier->runner, 0u);
+  }
+  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
+  if (generation == barrier->generation) conc__barrier_turn(barrier, rc < 0);
+  conc__barrier_tell(barrier);
+  return rc < 0 ? rc : index;
+}
+
+/* Waits for the end of a generation, in which it has been counted. */
+CONC__PRIVATE int conc__shared_barrier_await(conc_barrier *barrier,
+                                             struct conc__registry *r,
+                                             conc__actor *self, int index,
+                                             unsigned generation,
+                                             double deadline) {
+  unsigned round;
+  for (round = 0;; round++) {
+    bool all_are_here;
+    unsigned age;
+    int rc;
+    while ((rc = conc__barrier_enter(barrier, r)) != 0) {
+      if (rc == -EOWNERDEAD) return rc;
+      sched_yield();
+    }
+    age = barrier->generation - generation;
+    if (age > 0) {
+      bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
+      conc__shared_leave(&barrier->guard);
+      return failed ? -EPIPE : index;
+    }
+    all_are_here = barrier->runner != 0;
+    if (all_are_here) {
+      if (round > 0 && conc__registry_is_dead(r, barrier->runner))
+        rc = -EOWNERDEAD;
+    } else if (conc__take_cancel(self)) {
+      rc = -ECANCELED;
+    } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
+      rc = -ETIMEDOUT;
+    } else if (round > 0 && conc__sharers_bury(&barrier->parts, r)) {
+      rc = -EOWNERDEAD;
+    }
+    if (rc != 0) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+    conc__shared_leave(&barrier->guard);
+    if (round == 0)
+      conc__shared_spin(self, &barrier->generation, generation);
+    else
+      conc__shared_sleep(
+          self, &barrier->generation, generation,
+          all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline),
+          round, !all_are_here);
+  }
+}
+
+CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
+                                            double timeout) {
+  struct conc__registry *r =
+      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(timeout);
+  unsigned round = 0;
+  for (;;) {
+    unsigned id, runner, generation;
+    int index, rc = conc__barrier_enter(barrier, r);
+    if (rc != 0) return rc;
+    id = conc__registry_self(r);
+    runner = barrier->runner;
+    if (runner != 0 && conc__shared_doubts(round, deadline) &&
+        conc__registry_is_dead(r, runner)) {
+      conc__barrier_break(barrier);
+      conc__barrier_tell(barrier);
+      return -EOWNERDEAD;
+    }
+    if (barrier->broken)
+      rc = -EPIPE;
+    else if (runner == id && barrier->runner_actor == self->id)
+      rc = -EDEADLK;
+    generation = barrier->generation;
+    if (rc == 0 && runner == 0) {
+      index = barrier->waiting;
+      if (index + 1 >= barrier->parties)
+        return conc__shared_barrier_pass(barrier, r, id, self);
+      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
+      conc__sharers_add(&barrier->parts, id); /* or its end is not noticed */
+      conc__shared_leave(&barrier->guard);
+      return conc__shared_barrier_await(barrier, r, self, index, generation,
+                                        deadline);
+    }
+    conc__shared_leave(&barrier->guard);
+    if (rc == 0) /* it comes again, when the action has run */
+      rc = conc__shared_wait(&barrier->runner, runner, deadline, &round);
+    else
+      return rc;
+    if (rc != 0) {
+      while (conc__barrier_enter(barrier, r) != 0) sched_yield();
+      if (generation == barrier->generation) {
+        CONC__STORE_RELAXED(&barrier->broken, true);
+        conc__barrier_turn(barrier, true);
+      }
+      conc__barrier_tell(barrier);
+      return rc;
+    }
+  }
 }
 
 /* --- conc_barrier ---
@@ -5048,70 +6873,6 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   return waiting;
 }
 
-/* --- conc_once ---
-
-   A lock that, once done, is never taken again. If fn fails, it is handed to
-   the first who waits. */
-
-#define CONC__ONCE_DONE CONC__OWNER_NONE
-
-CONC__PRIVATE int conc__once_finish(conc_once *once, int rc) {
-  conc__mutex *guard = conc__mutex_of(once);
-  uintptr_t word = rc < 0 ? 0 : CONC__ONCE_DONE;
-  conc__waiter *chain;
-  conc__mutex_lock(guard);
-  chain = conc__waitlist_take_n(&once->waiters, rc < 0 ? 1 : SIZE_MAX);
-  if (rc < 0 && chain != NULL) word = chain->actor->id;
-  CONC__STORE(&once->word, word);
-  conc__mutex_unlock(guard);
-  conc__wake_all(chain);
-  return rc < 0 ? rc : 0;
-}
-
-CONC__PRIVATE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
-                                      void *arg, double timeout) {
-  conc__mutex *guard = conc__mutex_of(once);
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(timeout);
-  conc__waiter w;
-  int rc;
-  if (conc__is_shared(CONC__LOAD_RELAXED(&once->word)))
-    return conc__shared_once_run(once, fn, arg, timeout);
-  conc__waiter_init(&w, self, "once", once->name);
-  w.relation = "run by";
-  w.owner = &once->word;
-  w.recheck_after_fork = true;
-  do {
-    uintptr_t seen;
-    conc__mutex_lock(guard);
-    seen = CONC__LOAD(&once->word);
-    if (seen == self->id || seen == CONC__ONCE_DONE) {
-      conc__mutex_unlock(guard);
-      return seen == CONC__ONCE_DONE ? 0 : -EDEADLK;
-    }
-    if (seen == 0 || conc__owner_is_gone(seen)) {
-      CONC__STORE_RELAXED(&once->word, self->id);
-      conc__mutex_unlock(guard);
-      break;
-    }
-    if (deadline <= 0) {
-      conc__mutex_unlock(guard);
-      return -ETIMEDOUT;
-    }
-    rc = conc__waitlist_wait(guard, &once->waiters, &w, false, true, deadline);
-    w.failure = 0;
-    if (rc != 0 && rc != -EAGAIN) return rc;
-    if (rc == 0 && CONC__LOAD(&once->word) == CONC__ONCE_DONE) return 0;
-  } while (rc == -EAGAIN);
-  return conc__once_finish(once, fn(arg));
-}
-
-CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
-                           double timeout) {
-  if (CONC__LIKELY(CONC__LOAD(&once->word) == CONC__ONCE_DONE)) return 0;
-  return conc__once_run_slow(once, fn, arg, timeout);
-}
-
 /* ---------------------------------------------------------------------------
    >>task: what is common to all kinds
 
@@ -5121,39 +6882,33 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
    guard, too, and cannot take the actor away meanwhile.
    ------------------------------------------------------------------------ */
 
-enum {
-  CONC__TASK_THREAD = 1,
-  CONC__TASK_CORO,
-  CONC__TASK_FOREIGN,
-  CONC__TASK_PROCESS, /* seen by its parent */
-  CONC__TASK_MYSELF,  /* seen by itself: it is this process's main task */
-  CONC__TASK_JOB,     /* of a thread of a pool, or run by a process of one */
-  CONC__TASK_REMOTE   /* of a process of a pool, seen by its submitter */
-};
-
 /* In place of the actor: the task was cancelled before it had one. */
 #define CONC__NEVER_BEGIN ((conc__actor *)1)
 
 /* Default names count threads from 1, and coroutines in each loop. */
-static unsigned conc__thread_numbers, conc__foreign_numbers;
+static unsigned conc__thread_numbers;
 
-/* Readies a task to be started as `kind`. */
-CONC__INLINE int conc__task_begin(conc_task *t, unsigned char kind) {
+CONC__INLINE bool conc__task_was_started(const conc_task *t) {
+  return t->kind != NULL;
+}
+
+/* Readies a task to be started as one of that kind. */
+CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   if (t->target == NULL) return -EINVAL;
-  if (t->kind != 0 && !conc_event_is_set(&t->done)) return -EBUSY;
+  if (t->kind != NULL && !conc_event_is_set(&t->done)) return -EBUSY;
   t->kind = kind;
   t->was_cancelled = false;
   t->status = 0;
   t->result = NULL;
   t->actor = NULL;
   t->id = 0;
-  if (kind != CONC__TASK_JOB) t->label[0] = 0; /* see conc_name */
+  if (!kind->renamed) t->label[0] = 0; /* see conc_name */
   CONC__STORE_RELAXED(&t->done.flag, CONC__CLEAR); /* nobody waits now */
   return 0;
 }
 
 /* The task could not be started after all: it is as if new. */
-CONC__PRIVATE void conc__task_start_failed(conc_task *t) { t->kind = 0; }
+CONC__PRIVATE void conc__task_start_failed(conc_task *t) { t->kind = NULL; }
 
 /* The task now runs as this actor. False if it was cancelled before. */
 CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
@@ -5175,20 +6930,6 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
     conc_event_set(&t->done);
 }
 
-/* Lists of tasks: the threads, and the coroutines of each loop. One that reads
-   `next` alone finds it whole at any moment: see conc__fork_child. */
-CONC__INLINE void conc__task_link(conc_task **list, conc_task *t) {
-  t->link = list;
-  t->next = *list;
-  if (t->next != NULL) t->next->link = &t->next;
-  CONC__STORE(list, t);
-}
-
-CONC__INLINE void conc__task_unlink(conc_task *t) {
-  CONC__STORE(t->link, t->next);
-  if (t->next != NULL) t->next->link = t->link;
-}
-
 /* Runs the target to its end, which is to be told by conc__task_finish. */
 CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
                                 void **result) {
@@ -5208,31 +6949,25 @@ CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
   conc__task_finish(t, NULL, -ECHILD);
 }
 
-/* A job that stayed behind is found to have ended when somebody asks. */
-CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
-  uintptr_t id;
-  if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
-  id = CONC__LOAD(&task->id);
-  if (!conc__owner_is_gone(id)) return;
-  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
-    conc__task_end_stayed_in_parent(task);
-}
-
-CONC__INLINE bool conc__is_job(const conc_task *task) {
-  return task->kind >= CONC__TASK_JOB;
+/* Ends a task that has stayed behind, if it is of a kind for which that is
+   only found out when somebody asks. */
+CONC__INLINE void conc__task_look(conc_task *task) {
+  if (task->kind != NULL && task->kind->look != NULL) task->kind->look(task);
 }
 
 /* Whether the caller can wait for its end: 0, or why not. */
 CONC__PRIVATE int conc__task_check(conc_task *task) {
-  if (task->kind == 0 || task->kind == CONC__TASK_FOREIGN) return -EINVAL;
-  if (conc__is_job(task)) conc__job_end_if_owner_gone(task);
+  if (task->kind == NULL || !task->kind->joinable) return -EINVAL;
+  conc__task_look(task);
   return task == conc__self()->task ? -EDEADLK : 0;
 }
 
 CONC__PRIVATE int conc__task_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   conc__waiter w;
-  if (conc__is_job(task) || conc__this.worker != NULL)
+  if (task->kind->await != NULL)
+    return task->kind->await(task, uncancellable, timeout);
+  if (conc__this.worker != NULL)
     return conc__jobs->await(task, uncancellable, timeout);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.uncancellable = uncancellable;
@@ -5264,9 +6999,8 @@ CONC_API int conc_set_status(int status) {
 }
 
 CONC_API bool conc_is_alive(const conc_task *task) {
-  if (conc__is_job(task))
-    conc__job_end_if_owner_gone((conc_task *)(uintptr_t)task);
-  return task->kind != 0 && !conc_event_is_set(&task->done);
+  conc__task_look((conc_task *)(uintptr_t)task);
+  return task->kind != NULL && !conc_event_is_set(&task->done);
 }
 
 CONC_API void *conc_result(const conc_task *task) {
@@ -5277,11 +7011,11 @@ CONC_API int conc_cancel(conc_task *task) {
   conc__mutex *guard = conc__mutex_of(&task->done);
   conc__actor *actor = NULL;
   int rc = -ESRCH;
-  if (task->kind == CONC__TASK_PROCESS) return conc_terminate(task);
-  if (conc__is_job(task)) conc__job_end_if_owner_gone(task);
-  if (task->kind == CONC__TASK_REMOTE) return conc__jobs->cancel(task);
+  if (task->kind == NULL) return rc;
+  conc__task_look(task);
+  if (task->kind->cancel != NULL) return task->kind->cancel(task);
   conc__mutex_lock(guard);
-  if (task->kind != 0 && conc__event_await(&task->done)) {
+  if (conc__event_await(&task->done)) {
     rc = 0;
     if (!CONC__CAS(&task->actor, &actor, CONC__NEVER_BEGIN) &&
         actor != CONC__NEVER_BEGIN)
@@ -5299,10 +7033,10 @@ CONC_API const char *conc_name(conc_task *task) {
   conc__mutex *guard;
   if (task == NULL) task = conc_current();
   if (task->name != NULL) return task->name;
-  if (task->kind == 0) return ""; /* never started: it has none yet */
+  if (task->kind == NULL) return ""; /* never started: it has none yet */
   guard = conc__mutex_of(&task->done);
   conc__mutex_lock(guard);
-  if (task->label[0] == 0 || task->kind == CONC__TASK_JOB)
+  if (task->label[0] == 0 || task->kind->renamed)
     conc__task_label(task, task->label, sizeof task->label);
   conc__mutex_unlock(guard);
   return task->label;
@@ -5600,133 +7334,730 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>thread: conc_thread_start, conc_local
+   >>stack: the switch, and the memory of stacks
+
+   A fiber is a place to switch to: the stack of a coroutine or a generator, or
+   the thread's own.
+   The assembly is inline and lists everything as clobbered, so that the
+   compiler saves just what is live at each switch; it goes on by an indirect
+   jump, which is predicted, where a return would not be.
    ------------------------------------------------------------------------ */
 
-CONC__PRIVATE void conc__locals_end(conc_task *task);
-CONC__PRIVATE void conc__spares_free(void);
+#if CONC_HAVE_ASAN
+void __sanitizer_start_switch_fiber(void **, const void *, size_t);
+void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
+void __asan_unpoison_memory_region(void const volatile *, size_t);
+#endif
+#if CONC_HAVE_TSAN
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned);
+void __tsan_destroy_fiber(void *);
+void __tsan_switch_to_fiber(void *, unsigned);
+#endif
 
-/* The kernel shows 15 bytes of a thread's name. */
-CONC__PRIVATE void conc__thread_name(const char *name) {
-#if CONC__LINUX
-  prctl(PR_SET_NAME, name, 0, 0, 0);
+#if CONC_HAVE_SWITCH_ASM && defined(__x86_64__)
+
+/* rbx and rbp are saved by hand: compilers refuse them as clobbers (rbx in
+   position-independent code, rbp as the frame pointer). The endbr64 is where
+   the indirect jump lands, for CET; elsewhere it does nothing. MXCSR and the
+   x87 control word are not saved: they belong to the thread. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  __asm__ __volatile__(
+      "leaq 1f(%%rip), %%rax\n\t"
+      "movq %%rsp, 0(%%rdi)\n\t"
+      "movq %%rax, 8(%%rdi)\n\t"
+      "movq %%rbp, 16(%%rdi)\n\t"
+      "movq %%rbx, 24(%%rdi)\n\t"
+      "movq 0(%%rsi), %%rsp\n\t"
+      "movq 8(%%rsi), %%rax\n\t"
+      "movq 16(%%rsi), %%rbp\n\t"
+      "movq 24(%%rsi), %%rbx\n\t"
+      "jmpq *%%rax\n"
+      "1:\n\t"
+      "endbr64\n\t"
+      : "+D"(from), "+S"(to)
+      :
+      : "rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+        "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
+#ifdef __AVX512F__
+        "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
+        "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",
+        "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#endif
+        "cc", "memory");
+}
+
+#elif CONC_HAVE_SWITCH_ASM && defined(__aarch64__)
+
+/* x29 is the frame pointer, x19 the base pointer of frames with alloca: both
+   saved by hand. br x16 may land on any bti; x18 is the platform's on some. */
+CONC__INLINE void conc__switch_registers(void **from, void **to) {
+  register void **x0 __asm__("x0") = from;
+  register void **x1 __asm__("x1") = to;
+  __asm__ __volatile__(
+      "adr x16, 1f\n\t"
+      "mov x17, sp\n\t"
+      "stp x17, x16, [x0]\n\t"
+      "stp x29, x19, [x0, #16]\n\t"
+      "ldp x17, x16, [x1]\n\t"
+      "ldp x29, x19, [x1, #16]\n\t"
+      "mov sp, x17\n\t"
+      "br x16\n"
+      "1:\n\t"
+      "hint #36\n\t" /* bti j */
+      : "+r"(x0), "+r"(x1)
+      :
+      : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
+        "x13", "x14", "x15", "x16", "x17",
+#ifndef __APPLE__
+        "x18",
+#endif
+        "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
+        "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
+        "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
+        "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",
+        "v31", "cc", "memory");
+}
+
+#endif
+
+/* Goes on at `to`; returns when somebody switches back to `from`. `last`: the
+   stack of `from` is not needed any more. */
+CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
+                                     bool last) {
+#if CONC_HAVE_ASAN
+  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
+                                 to->asan_bottom, to->asan_size);
+#endif
+#if CONC_HAVE_TSAN
+  __tsan_switch_to_fiber(to->tsan, 0);
+#endif
+  (void)last;
+#if CONC_HAVE_SWITCH_ASM
+  conc__switch_registers(from->registers, to->registers);
 #else
-  (void)name;
+  swapcontext(&from->context, &to->context);
+#endif
+#if CONC_HAVE_ASAN
+  __sanitizer_finish_switch_fiber(from->asan_fake, &from->asan_from,
+                                  &from->asan_from_size);
 #endif
 }
 
-/* The tasks of all threads that use the library: a fork needs to know. */
-static conc_task *conc__threads;
-static conc__mutex conc__threads_guard;
-
-CONC__PRIVATE void conc__threads_enter(conc_task *task) {
-  conc__mutex_lock(&conc__threads_guard);
-  conc__task_link(&conc__threads, task);
-  conc__mutex_unlock(&conc__threads_guard);
+/* The calling thread's own stack as a fiber. ASan learns its bounds when it
+   is first left; see conc__fiber_entered. */
+CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
+  memset(f, 0, sizeof *f);
+#if CONC_HAVE_TSAN
+  f->tsan = __tsan_get_current_fiber();
+#endif
 }
 
-CONC__PRIVATE void conc__threads_leave(conc_task *task) {
-  conc__mutex_lock(&conc__threads_guard);
-  conc__task_unlink(task);
-  conc__mutex_unlock(&conc__threads_guard);
-}
-
-/* The main thread is the one that runs constructors. */
-static pthread_t conc__main_thread;
-__attribute__((constructor)) CONC__PRIVATE void conc__main_thread_note(void) {
-  conc__main_thread = pthread_self();
-}
-
-/* Makes the calling thread an actor: with the task that it was started for,
-   or (a foreign thread, the main thread) with one of its own. */
-CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
-  conc__thread *thread = &conc__this;
-  conc__init();
-  if (task == NULL) {
-    task = &thread->own;
-    task->kind = CONC__TASK_FOREIGN;
-    if (pthread_equal(pthread_self(), conc__main_thread))
-      task->name = "MainThread";
-    else
-      task->number = __atomic_add_fetch(&conc__foreign_numbers, 1u,
-                                        __ATOMIC_RELAXED);
-    task->actor = &thread->actor;
-    task->id = 0; /* nobody joins it */
-    CONC__STORE_RELAXED(&task->done.flag, CONC__CLEAR);
-    conc__threads_enter(task);
-    pthread_setspecific(conc__thread_key, thread);
+/* First thing on a new stack; `main_fiber` is told its bounds, when it is
+   where we came from. */
+CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
+#if CONC_HAVE_ASAN
+  const void *bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
+  if (main_fiber->asan_bottom == NULL) { /* the first switch of the loop */
+    main_fiber->asan_bottom = bottom;
+    main_fiber->asan_size = size;
   }
-  thread->actor.word = 0; /* what the thread was before may be cancelled */
-  conc__actor_init(&thread->actor, &conc__thread_class, task);
-  thread->current = &thread->actor;
-  return thread->current;
+#else
+  (void)main_fiber;
+#endif
 }
 
-/* A foreign thread ends. Its task may be asked to cancel until now. */
-CONC__PRIVATE void conc__thread_exit(void *thread) {
-  conc__thread *self = (conc__thread *)thread;
-  conc__locals_end(&self->own);
-  conc__spares_free();
-  conc__threads_leave(&self->own);
-  conc__task_finish(&self->own, NULL, 0);
-  self->current = NULL; /* a later destructor may begin anew */
+/* Makes a fiber that begins with entry() on the given stack; entry never
+   returns. */
+CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
+                                    size_t size, void (*entry)(void)) {
+#if CONC_HAVE_SWITCH_ASM
+  /* As after a call: the return address (none) on an aligned stack. */
+  uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
+#if defined(__x86_64__)
+  top -= 8;
+  *(void **)top = NULL;
+#endif
+  f->registers[0] = (void *)top;
+  memcpy(&f->registers[1], &entry, sizeof entry);
+  f->registers[2] = f->registers[3] = NULL;
+#else
+  getcontext(&f->context);
+  f->context.uc_stack.ss_sp = stack;
+  f->context.uc_stack.ss_size = size;
+  f->context.uc_link = NULL;
+  makecontext(&f->context, entry, 0);
+#endif
+#if CONC_HAVE_ASAN
+  /* Whoever used the stack last left by a jump, and its frames poisoned. */
+  __asan_unpoison_memory_region(stack, size);
+  f->asan_fake = NULL;
+  f->asan_bottom = stack;
+  f->asan_size = size;
+#endif
+#if CONC_HAVE_TSAN
+  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
+#endif
 }
 
-CONC__PRIVATE void *conc__thread_main(void *arg) {
-  conc_task *task = (conc_task *)arg;
-  conc__actor *self = conc__thread_enter(task);
-  void *result;
-  int status;
-  conc__thread_name(conc_name(task));
-  status = conc__task_run(task, self, &result);
-  conc__locals_end(task);
-  conc__spares_free();
-  /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
-  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
-  conc__this.has_waker = false;
-  conc__threads_leave(task);
-  conc__task_finish(task, result, status);
-  conc__this.current = NULL;
-  return NULL;
+/* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
+   the stack. */
+#define CONC__VALGRIND_STACK_REGISTER 0x1501
+#define CONC__VALGRIND_STACK_DEREGISTER 0x1502
+
+/* A coroutine's control block stands at the top of its stack, so that one
+   page holds it and the first frames:
+
+     | guard page | ... stack grows down | conc__coro | colour |
+
+   The colour shifts it by some cache lines from one stack to the next: at the
+   same place in every page they would evict each other. */
+typedef struct conc__coro {
+  conc__actor actor; /* first: an actor that is a coroutine is its coroutine */
+  struct conc__loop *loop;
+  struct conc__coro *next; /* in the inbox, or among the free or the dead */
+  uint32_t timer;          /* its place among the loop's timers; 0: none */
+  unsigned char *map;      /* where its mapping begins: the guard page */
+  size_t map_size;
+  size_t valgrind;
+  struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
+  bool queued;             /* for conc__fork_child */
+} conc__coro;
+
+/* Stacks of CONC_STACK_SIZE come from slabs, each twice as large as the one
+   before, and are reused last in, first out: the warmest first. Per loop, so
+   without locks. */
+typedef struct conc__slab {
+  struct conc__slab *next;
+  unsigned char *map;
+  size_t slots, used; /* slots from `used` on were never touched */
+  size_t busy;        /* slots that a task has */
+  bool leaves;        /* for conc__stacks_trim */
+} conc__slab;
+
+typedef struct conc__stacks {
+  conc__coro *free;
+  conc__slab *slabs;
+  size_t idle; /* slabs of which no slot is busy */
+} conc__stacks;
+
+/* --- where a handler runs when a stack has overflowed --- */
+
+static bool conc__overflow_report;
+
+#define CONC__ALTERNATE_SIZE 65536
+
+/* Gives the thread an alternate signal stack; on its own the handler could
+   not run when that has overflowed. */
+CONC__PRIVATE int conc__alternate_open(void) {
+  stack_t stack;
+  if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
+      !(stack.ss_flags & SS_DISABLE))
+    return 0;
+  memset(&stack, 0, sizeof stack);
+  stack.ss_sp = conc__pages_map(CONC__ALTERNATE_SIZE);
+  stack.ss_size = CONC__ALTERNATE_SIZE;
+  if (stack.ss_sp == NULL) return -ENOMEM;
+  conc__this.alternate = stack.ss_sp;
+  sigaltstack(&stack, NULL);
+  return 0;
 }
 
-/* Threads are detached: the end of a task is its event, not pthread_join, so
-   that coroutines can wait for threads and nothing need be joined. */
-CONC_API int conc_thread_start(conc_task *task) {
-  pthread_attr_t attr;
-  pthread_t id;
-  size_t size = task->stack_size;
-  int rc;
-  conc__init();
-  rc = conc__task_begin(task, CONC__TASK_THREAD);
-  if (rc != 0) return rc;
-  if (task->name == NULL)
-    task->number =
-        __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
-  rc = -pthread_attr_init(&attr);
-  if (rc == 0) {
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    if (size > 0) {
-      if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
-      size = (size + conc__page - 1) / conc__page * conc__page;
-      rc = -pthread_attr_setstacksize(&attr, size);
+CONC__PRIVATE void conc__alternate_close(void) {
+  stack_t none;
+  if (conc__this.alternate == NULL) return;
+  memset(&none, 0, sizeof none);
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, NULL);
+  munmap(conc__this.alternate, CONC__ALTERNATE_SIZE);
+  conc__this.alternate = NULL;
+}
+
+/* --- their memory --- */
+
+CONC__PRIVATE size_t conc__stack_round(size_t size) {
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
+/* Of the n-th stack: by how many bytes its control block is shifted. */
+CONC__INLINE size_t conc__colour(size_t n) { return n % 15 * 64; }
+
+CONC__PRIVATE size_t conc__stack_slot_size(void) {
+  return conc__page + conc__stack_round(CONC_STACK_SIZE);
+}
+
+/* Makes a mapping's control block. NULL if there can be no guard page. */
+CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
+                                           size_t colour) {
+  conc__coro *co = (conc__coro *)(((uintptr_t)map + size - colour -
+                                   sizeof(conc__coro)) &
+                                  ~(uintptr_t)63);
+  if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  if (CONC__LOAD_RELAXED(&conc__overflow_report)) conc__alternate_open();
+  memset(co, 0, sizeof *co);
+  co->map = map;
+  co->map_size = size;
+  co->valgrind =
+      conc__valgrind(CONC__VALGRIND_STACK_REGISTER, map + conc__page, co);
+  return co;
+}
+
+CONC__PRIVATE conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
+  conc__coro *co = pool->free;
+  conc__slab *slab = pool->slabs;
+  size_t slot = conc__stack_slot_size();
+  if (co != NULL) {
+    pool->free = co->next;
+    pool->idle -= co->slab->busy++ == 0;
+    return co;
+  }
+  if (slab == NULL || slab->used == slab->slots) {
+    size_t slots = slab == NULL ? 16 : slab->slots * 2;
+    if (slots > 4096) slots = 4096;
+    slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
+    if (slab == NULL) return NULL;
+    slab->map = (unsigned char *)conc__pages_map(slots * slot);
+    if (slab->map == NULL) {
+      CONC_FREE(slab);
+      return NULL;
     }
-    conc__threads_enter(task);
-    if (rc == 0) rc = -pthread_create(&id, &attr, conc__thread_main, task);
-    if (rc != 0) conc__threads_leave(task);
-    pthread_attr_destroy(&attr);
+    slab->slots = slots;
+    slab->used = slab->busy = 0;
+    slab->next = pool->slabs;
+    pool->slabs = slab;
+    pool->idle++;
   }
-  if (rc != 0) conc__task_start_failed(task);
+  co = conc__stack_make(slab->map + slab->used * slot, slot,
+                        conc__colour(slab->used));
+  if (co == NULL) return NULL;
+  slab->used++;
+  co->slab = slab;
+  pool->idle -= slab->busy++ == 0;
+  return co;
+}
+
+/* Gives one back, from the stack itself: it is used until the next switch. */
+CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
+  co->next = pool->free;
+  pool->free = co;
+  pool->idle += --co->slab->busy == 0;
+}
+
+/* A control block with a stack that has a mapping of its own. NULL: no
+   memory. */
+CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
+  unsigned char *map;
+  conc__coro *co;
+  if (size > SIZE_MAX / 2) return NULL;
+  size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
+  map = (unsigned char *)conc__pages_map(size);
+  if (map == NULL) return NULL;
+  co = conc__stack_make(map, size, conc__colour((uintptr_t)map / conc__page));
+  if (co == NULL) munmap(map, size);
+  return co;
+}
+
+/* A control block with a stack of at least `size` bytes (0: the default).
+   NULL: no memory. */
+CONC__PRIVATE conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
+  if (size <= CONC_STACK_SIZE) return conc__stack_get_pooled(pool);
+  return conc__stack_map(size);
+}
+
+/* Undoes conc__stack_make. Not from the stack itself. */
+CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
+#if CONC_HAVE_TSAN
+  if (co->actor.fiber.tsan != NULL) __tsan_destroy_fiber(co->actor.fiber.tsan);
+#endif
+#if CONC_HAVE_ASAN
+  __asan_unpoison_memory_region(co->map, co->map_size);
+#endif
+  conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
+}
+
+CONC__PRIVATE void conc__stack_unmap(conc__coro *co) {
+  unsigned char *map = co->map;
+  size_t size = co->map_size;
+  conc__stack_unmake(co);
+  munmap(map, size);
+}
+
+/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
+CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
+  conc__slab **s = &pool->slabs;
+  conc__coro **p = &pool->free;
+  conc__slab *slab;
+  for (slab = pool->slabs; slab != NULL; slab = slab->next)
+    slab->leaves = slab->busy == 0;
+  /* The oldest, which is the smallest, stays. */
+  if (one)
+    for (slab = pool->slabs; slab != NULL; slab = slab->next)
+      if (slab->leaves && slab->next == NULL) slab->leaves = false;
+  while (*p != NULL) {
+    conc__coro *co = *p;
+    if (co->slab->leaves) {
+      *p = co->next;
+      conc__stack_unmake(co);
+    } else {
+      p = &co->next;
+    }
+  }
+  while (*s != NULL) {
+    slab = *s;
+    if (slab->leaves) {
+      *s = slab->next;
+      pool->idle--;
+      munmap(slab->map, slab->slots * conc__stack_slot_size());
+      CONC_FREE(slab);
+    } else {
+      s = &slab->next;
+    }
+  }
+}
+
+/* ---------------------------------------------------------------------------
+   >>generator: conc_gen
+
+   A generator has a stack and no actor: its code runs as the actor that has
+   resumed it. If that parks meanwhile, the registers that are saved for it are
+   the generator's; so nothing need be known of generators there, only the
+   sanitizers want to be told on which stack an actor is.
+   If generators delegate to each other, the root is the one that is resumed.
+   They are a ring: the root's `next` is the leaf, which goes on then, and each
+   other's is the one that goes on at its end. The root's `stack` is that which
+   the leaf runs on; one that was begun and then delegated to has there what
+   the root had before. One that has not begun when another delegates to it
+   is just called by that, on the same stack, as long as there is as much room
+   as it would have on its own: that is why stacks of generators are twice as
+   large as they were asked for.
+   Each stack is a mapping of its own: a generator that is left suspended at
+   the end of its thread, or of a loop, keeps nothing else.
+   ------------------------------------------------------------------------ */
+
+#define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
+#define CONC__GEN_SUSPENDED ((uintptr_t)0)
+#define CONC__GEN_NEW ((uintptr_t)1) /* and has a thread */
+#define CONC__GEN_RUNNING ((uintptr_t)2)
+#define CONC__GEN_DELEGATED ((uintptr_t)3) /* another waits for its end */
+#define CONC__GEN_ENDED ((uintptr_t)4)
+
+CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
+  conc__thread *thread = &conc__this;
+  if (size > CONC_STACK_SIZE || thread->spares == 64) {
+    conc__stack_unmap(co);
+    return;
+  }
+  co->next = thread->spare;
+  thread->spare = co;
+  thread->spares++;
+}
+
+CONC__PRIVATE conc__coro *conc__spare_get(size_t size) {
+  conc__thread *thread = &conc__this;
+  conc__coro *co = thread->spare;
+  if (size > SIZE_MAX / 4) return NULL;
+  if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
+  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
+  thread->spare = co->next;
+  thread->spares--;
+  return co;
+}
+
+/* The thread ends. */
+CONC__PRIVATE void conc__spares_free(void) {
+  while (conc__this.spare != NULL)
+    conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
+  conc__alternate_close();
+}
+
+/* As conc__fiber_switch: `self` goes on at `to`. */
+CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
+                                   conc__fiber *to, bool last) {
+#if CONC_HAVE_ASAN || CONC_HAVE_TSAN
+  if (self != &conc__this.actor) { /* a coroutine */
+    conc__fiber *own = &self->fiber;
+#if CONC_HAVE_ASAN
+    own->asan_bottom = to->asan_bottom;
+    own->asan_size = to->asan_size;
+#endif
+#if CONC_HAVE_TSAN
+    own->tsan = to->tsan;
+#endif
+  }
+#endif
+  (void)self;
+  conc__fiber_switch(from, to, last);
+}
+
+/* The generator whose code runs. */
+CONC__INLINE conc_gen *conc__gen_leaf(void) {
+  return conc__this.current->generator->next;
+}
+
+CONC__INLINE int conc__gen_take_status(conc_gen *g) {
+  int status = g->status;
+  if (CONC__UNLIKELY(status != 0)) g->status = 0;
+  return status;
+}
+
+/* Leaves a stack for another one of the same root or for their caller.
+   Returns when it goes on, with what the leaf is told; then who it was may be
+   another actor, with another root. */
+CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
+                                 conc__fiber *to) {
+  conc__gen_switch(self, &stack->actor.fiber, to, false);
+#if CONC_HAVE_ASAN
+  self = conc__this.current;
+  if (self->caller->asan_bottom == NULL) { /* it comes from there */
+    self->caller->asan_bottom = stack->actor.fiber.asan_from;
+    self->caller->asan_size = stack->actor.fiber.asan_from_size;
+  }
+#endif
+  return conc__gen_take_status(conc__gen_leaf());
+}
+
+/* Puts the ring of `inner` into that of the root, before its leaf; or takes it
+   out again: then its leaf is `inner`. */
+CONC__INLINE void conc__gen_splice(conc_gen *root, conc_gen *inner) {
+  conc_gen *next = root->next;
+  root->next = inner->next;
+  inner->next = next;
+}
+
+CONC__INLINE void conc__gen_swap_stacks(conc_gen *root, conc_gen *inner) {
+  conc__coro *stack = root->stack;
+  root->stack = inner->stack;
+  inner->stack = stack;
+}
+
+/* Only its thread changes the word; others look whose it is. */
+CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
+  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
+}
+
+CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
+  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
+}
+
+CONC__PRIVATE void conc__gen_main(void) {
+  conc_gen *g = conc__gen_leaf();
+  conc__actor *self;
+  conc_gen *root;
+  conc__fiber *from, *to;
+  conc__fiber_entered(conc__this.current->caller);
+  g->value = g->target(g->arg);
+  conc__gen_set(g, CONC__GEN_ENDED);
+  self = conc__this.current; /* who has resumed it last */
+  root = self->generator;
+  from = &root->stack->actor.fiber;
+  if (g == root) {
+    to = self->caller;
+    self->generator = NULL;
+  } else {
+    conc__gen_splice(root, g);
+    conc__gen_swap_stacks(root, g);
+    to = &root->stack->actor.fiber;
+  }
+  conc__gen_switch(self, from, to, true);
+}
+
+/* Its stack is not needed any more. Not from the stack itself. */
+CONC__PRIVATE void conc__gen_free(conc_gen *g) {
+  conc__spare_put(g->stack, g->stack_size);
+  g->stack = NULL;
+}
+
+/* Whether it can be resumed, by the caller: 0, or why not. */
+CONC__PRIVATE int conc__gen_check(conc_gen *g) {
+  const uintptr_t mine = (uintptr_t)&conc__this;
+  uintptr_t word = 0;
+  if (g->target == NULL) return -EINVAL;
+  if (CONC__CAS(&g->word, &word, mine | CONC__GEN_NEW)) return 0;
+  if ((word & ~CONC__GEN_STATE) != mine) return -EPERM;
+  word &= CONC__GEN_STATE;
+  if (word == CONC__GEN_ENDED) return -EPIPE;
+  return word == CONC__GEN_RUNNING || word == CONC__GEN_DELEGATED ? -EBUSY : 0;
+}
+
+/* And makes it so if it has not begun yet. */
+CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
+  int rc = conc__gen_check(g);
+  if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
+  if (sent != NULL) return -EINVAL;
+  g->stack = conc__spare_get(g->stack_size);
+  if (g->stack == NULL) return -ENOMEM;
+  conc__fiber_init(&g->stack->actor.fiber, g->stack->map + conc__page,
+                   (size_t)((unsigned char *)g->stack - g->stack->map) -
+                       conc__page,
+                   conc__gen_main);
+  g->next = g;
+  conc__gen_set(g, CONC__GEN_SUSPENDED);
+  return 0;
+}
+
+CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
+  conc__actor *self = conc__self();
+  conc_gen *before = self->generator;
+  conc__fiber *caller_before;
+  conc__fiber caller;
+  uintptr_t word;
+  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->word) !=
+                     ((uintptr_t)&conc__this | CONC__GEN_SUSPENDED))) {
+    int rc = conc__gen_begin(gen, sent);
+    if (rc != 0) return rc;
+  }
+#if CONC_HAVE_ASAN
+  caller.asan_bottom = NULL; /* the generator will know */
+  caller.asan_size = 0;
+#endif
+#if CONC_HAVE_TSAN
+  caller.tsan = __tsan_get_current_fiber();
+#endif
+  if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
+  conc__gen_set(gen, CONC__GEN_RUNNING);
+  self->generator = gen;
+  /* The stores are what a round trip takes its time for. And the address of
+     the caller can be loaded, if it is an old one, before the stack pointer is
+     known that it would be computed from. */
+  if (CONC__UNLIKELY(self->sent != sent)) self->sent = sent;
+  if (CONC__UNLIKELY(self->caller != &caller)) self->caller = &caller;
+  conc__gen_switch(self, &caller, &gen->stack->actor.fiber, false);
+  if (CONC__UNLIKELY(before != NULL)) {
+    self = conc__this.current;
+    self->generator = before;
+    self->caller = caller_before;
+  }
+  word = CONC__LOAD_RELAXED(&gen->word);
+  if (CONC__UNLIKELY((word & CONC__GEN_STATE) == CONC__GEN_ENDED)) {
+    conc__gen_free(gen);
+    return -EPIPE;
+  }
+  CONC__STORE_RELAXED(&gen->word, word & ~CONC__GEN_STATE);
+  if (value != NULL) *value = gen->value;
+  return 0;
+}
+
+/* Returns are predicted to go where the last call came from: wrongly after a
+   switch. It is three times as fast if these are compiled into the functions
+   that use them. */
+#if defined(__cplusplus) /* then other files would lack them */
+#define CONC_API_HOT CONC_API
+#else
+#define CONC_API_HOT CONC_API inline
+#endif
+#if defined(__clang__) /* no inline definitions: they were declared before */
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wstatic-in-inline"
+#endif
+
+CONC_API_HOT int conc_gen_send(conc_gen *gen, void *sent, void **value) {
+  return conc__gen_resume(gen, sent, value);
+}
+
+CONC_API_HOT int conc_gen_next(conc_gen *gen, void **value) {
+  return conc__gen_resume(gen, NULL, value);
+}
+
+CONC_API_HOT int conc_yield(void *value, void **sent) {
+  conc__actor *self = conc__self();
+  conc_gen *root = self->generator;
+  int rc;
+  if (CONC__UNLIKELY(root == NULL)) return -EPERM;
+  root->value = value;
+  self->generator = NULL;
+  rc = conc__gen_leave(self, root->stack, self->caller);
+  if (sent != NULL) *sent = conc__this.current->sent;
   return rc;
 }
 
-/* --- conc_local ---
+/* Whether a generator that has not begun has room on the stack of the caller,
+   another one. */
+CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
+  size_t size = inner->stack_size;
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
+  return here - (uintptr_t)root->stack->map - conc__page >= size;
+}
+
+/* conc_yield_from by a switch. */
+CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
+                                         void **result) {
+  conc_gen *root = self->generator;
+  int rc = conc__gen_begin(inner, NULL);
+  if (rc == 0) {
+    conc__coro *stack = root->stack;
+    conc__gen_set(inner, CONC__GEN_DELEGATED);
+    conc__gen_splice(root, inner);
+    conc__gen_swap_stacks(root, inner);
+    self->sent = NULL;
+    rc = conc__gen_leave(self, stack, &root->stack->actor.fiber);
+    conc__gen_free(inner);
+  } else if (rc == -EPIPE) {
+    rc = 0;
+  } else {
+    return rc;
+  }
+  if (result != NULL) *result = inner->value;
+  return rc;
+}
+
+CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
+  conc__actor *self = conc__self();
+  conc_gen *root = self->generator;
+  conc_gen *g;
+  if (root == NULL) return -EPERM;
+  if (CONC__LOAD_RELAXED(&inner->word) != 0 || inner->target == NULL ||
+      !conc__gen_fits(inner, root))
+    return conc__gen_switch_from(self, inner, result);
+  conc__gen_set(inner, CONC__GEN_DELEGATED);
+  g = inner->next = root->next;
+  root->next = inner;
+  inner->value = inner->target(inner->arg);
+  conc__gen_set(inner, CONC__GEN_ENDED);
+  conc__this.current->generator->next = g;
+  if (result != NULL) *result = inner->value;
+  return conc__gen_take_status(g);
+}
+
+/* What those of a root are to be told: its leaf, and all that wait for it. */
+CONC__PRIVATE void conc__gen_tell(conc_gen *root, int status) {
+  conc_gen *g = root;
+  do g->status = status;
+  while ((g = g->next) != root);
+}
+
+CONC_API int conc_gen_close(conc_gen *gen) {
+  int rc = conc__gen_check(gen);
+  if (rc == 0 && conc__gen_state(gen) == CONC__GEN_NEW) {
+    conc__gen_set(gen, CONC__GEN_ENDED);
+  } else if (rc == 0) {
+    conc__gen_tell(gen, -ECANCELED);
+    rc = conc_gen_next(gen, NULL);
+    if (rc == 0) {
+      conc__gen_tell(gen, 0);
+      return -EAGAIN;
+    }
+  }
+  return rc == -EPIPE ? 0 : rc;
+}
+
+CONC_API void *conc_gen_result(const conc_gen *gen) {
+  return conc__gen_state(gen) == CONC__GEN_ENDED ? gen->value : NULL;
+}
+
+/* ---------------------------------------------------------------------------
+   >>local: conc_local
 
    An attribute, which is one name of one local, has an index, the lowest that
    is free; and a task has an array of values, to be read at that index. Only
    the task itself uses its array, and so without a lock, but for these, which
    hold conc__locals_guard: replacing the array, since conc_local_free looks
-   into all of them; and reading what conc_local_free may be clearing. */
+   into all of them; and reading what conc_local_free may be clearing.
+   ------------------------------------------------------------------------ */
 
 struct conc_attribute {
   conc_local *local;
@@ -6054,784 +8385,86 @@ CONC_API void conc_local_free(conc_local *local) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>coroutine: the switch, and stacks
-
-   A fiber is a place to switch to: the stack of a coroutine or a generator, or
-   the thread's own.
-   The assembly is inline and lists everything as clobbered, so that the
-   compiler saves just what is live at each switch; it goes on by an indirect
-   jump, which is predicted, where a return would not be.
+   >>thread: conc_thread_start
    ------------------------------------------------------------------------ */
 
-#if CONC_HAVE_ASAN
-void __sanitizer_start_switch_fiber(void **, const void *, size_t);
-void __sanitizer_finish_switch_fiber(void *, const void **, size_t *);
-void __asan_unpoison_memory_region(void const volatile *, size_t);
-#endif
-#if CONC_HAVE_TSAN
-void *__tsan_get_current_fiber(void);
-void *__tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void *);
-void __tsan_switch_to_fiber(void *, unsigned);
-#endif
-
-#if CONC_HAVE_SWITCH_ASM && defined(__x86_64__)
-
-/* rbx and rbp are saved by hand: compilers refuse them as clobbers (rbx in
-   position-independent code, rbp as the frame pointer). The endbr64 is where
-   the indirect jump lands, for CET; elsewhere it does nothing. MXCSR and the
-   x87 control word are not saved: they belong to the thread. */
-CONC__INLINE void conc__switch_registers(void **from, void **to) {
-  __asm__ __volatile__(
-      "leaq 1f(%%rip), %%rax\n\t"
-      "movq %%rsp, 0(%%rdi)\n\t"
-      "movq %%rax, 8(%%rdi)\n\t"
-      "movq %%rbp, 16(%%rdi)\n\t"
-      "movq %%rbx, 24(%%rdi)\n\t"
-      "movq 0(%%rsi), %%rsp\n\t"
-      "movq 8(%%rsi), %%rax\n\t"
-      "movq 16(%%rsi), %%rbp\n\t"
-      "movq 24(%%rsi), %%rbx\n\t"
-      "jmpq *%%rax\n"
-      "1:\n\t"
-      "endbr64\n\t"
-      : "+D"(from), "+S"(to)
-      :
-      : "rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-        "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
-        "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)",
-#ifdef __AVX512F__
-        "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
-        "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",
-        "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#endif
-        "cc", "memory");
-}
-
-#elif CONC_HAVE_SWITCH_ASM && defined(__aarch64__)
-
-/* x29 is the frame pointer, x19 the base pointer of frames with alloca: both
-   saved by hand. br x16 may land on any bti; x18 is the platform's on some. */
-CONC__INLINE void conc__switch_registers(void **from, void **to) {
-  register void **x0 __asm__("x0") = from;
-  register void **x1 __asm__("x1") = to;
-  __asm__ __volatile__(
-      "adr x16, 1f\n\t"
-      "mov x17, sp\n\t"
-      "stp x17, x16, [x0]\n\t"
-      "stp x29, x19, [x0, #16]\n\t"
-      "ldp x17, x16, [x1]\n\t"
-      "ldp x29, x19, [x1, #16]\n\t"
-      "mov sp, x17\n\t"
-      "br x16\n"
-      "1:\n\t"
-      "hint #36\n\t" /* bti j */
-      : "+r"(x0), "+r"(x1)
-      :
-      : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12",
-        "x13", "x14", "x15", "x16", "x17",
-#ifndef __APPLE__
-        "x18",
-#endif
-        "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x30",
-        "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10",
-        "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20",
-        "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",
-        "v31", "cc", "memory");
-}
-
-#endif
-
-/* Goes on at `to`; returns when somebody switches back to `from`. `last`: the
-   stack of `from` is not needed any more. */
-CONC__INLINE void conc__fiber_switch(conc__fiber *from, conc__fiber *to,
-                                     bool last) {
-#if CONC_HAVE_ASAN
-  __sanitizer_start_switch_fiber(last ? NULL : &from->asan_fake,
-                                 to->asan_bottom, to->asan_size);
-#endif
-#if CONC_HAVE_TSAN
-  __tsan_switch_to_fiber(to->tsan, 0);
-#endif
-  (void)last;
-#if CONC_HAVE_SWITCH_ASM
-  conc__switch_registers(from->registers, to->registers);
+/* The kernel shows 15 bytes of a thread's name. */
+CONC__PRIVATE void conc__thread_name(const char *name) {
+#if CONC__LINUX
+  prctl(PR_SET_NAME, name, 0, 0, 0);
 #else
-  swapcontext(&from->context, &to->context);
-#endif
-#if CONC_HAVE_ASAN
-  __sanitizer_finish_switch_fiber(from->asan_fake, &from->asan_from,
-                                  &from->asan_from_size);
+  (void)name;
 #endif
 }
 
-/* The calling thread's own stack as a fiber. ASan learns its bounds when it
-   is first left; see conc__fiber_entered. */
-CONC__PRIVATE void conc__fiber_init_thread(conc__fiber *f) {
-  memset(f, 0, sizeof *f);
-#if CONC_HAVE_TSAN
-  f->tsan = __tsan_get_current_fiber();
-#endif
+/* A foreign thread ends. Its task may be asked to cancel until now. */
+CONC__PRIVATE void conc__thread_exit(void *thread) {
+  conc__thread *self = (conc__thread *)thread;
+  conc__locals_end(&self->own);
+  conc__spares_free();
+  conc__threads_leave(&self->own);
+  conc__task_finish(&self->own, NULL, 0);
+  self->current = NULL; /* a later destructor may begin anew */
 }
 
-/* First thing on a new stack; `main_fiber` is told its bounds, when it is
-   where we came from. */
-CONC__PRIVATE void conc__fiber_entered(conc__fiber *main_fiber) {
-#if CONC_HAVE_ASAN
-  const void *bottom;
-  size_t size;
-  __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
-  if (main_fiber->asan_bottom == NULL) { /* the first switch of the loop */
-    main_fiber->asan_bottom = bottom;
-    main_fiber->asan_size = size;
-  }
-#else
-  (void)main_fiber;
-#endif
+static const conc__kind conc__thread_kind = {
+    "Thread", true, false, false, NULL, NULL, NULL, NULL, NULL};
+
+__attribute__((constructor)) CONC__PRIVATE void conc__thread_install(void) {
+  conc__main_thread = pthread_self();
+  conc__thread_ended = conc__thread_exit;
 }
 
-/* Makes a fiber that begins with entry() on the given stack; entry never
-   returns. */
-CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
-                                    size_t size, void (*entry)(void)) {
-#if CONC_HAVE_SWITCH_ASM
-  /* As after a call: the return address (none) on an aligned stack. */
-  uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
-#if defined(__x86_64__)
-  top -= 8;
-  *(void **)top = NULL;
-#endif
-  f->registers[0] = (void *)top;
-  memcpy(&f->registers[1], &entry, sizeof entry);
-  f->registers[2] = f->registers[3] = NULL;
-#else
-  getcontext(&f->context);
-  f->context.uc_stack.ss_sp = stack;
-  f->context.uc_stack.ss_size = size;
-  f->context.uc_link = NULL;
-  makecontext(&f->context, entry, 0);
-#endif
-#if CONC_HAVE_ASAN
-  /* Whoever used the stack last left by a jump, and its frames poisoned. */
-  __asan_unpoison_memory_region(stack, size);
-  f->asan_fake = NULL;
-  f->asan_bottom = stack;
-  f->asan_size = size;
-#endif
-#if CONC_HAVE_TSAN
-  if (f->tsan == NULL) f->tsan = __tsan_create_fiber(0);
-#endif
+CONC__PRIVATE void *conc__thread_main(void *arg) {
+  conc_task *task = (conc_task *)arg;
+  conc__actor *self = conc__thread_enter(task);
+  void *result;
+  int status;
+  conc__thread_name(conc_name(task));
+  status = conc__task_run(task, self, &result);
+  conc__locals_end(task);
+  conc__spares_free();
+  /* Nobody polls any more: so nobody uses it, and who joins finds it gone. */
+  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
+  conc__this.has_waker = false;
+  conc__threads_leave(task);
+  conc__task_finish(task, result, status);
+  conc__this.current = NULL;
+  return NULL;
 }
 
-/* Valgrind takes a jump of the stack pointer for a huge frame unless it knows
-   the stack. */
-#define CONC__VALGRIND_STACK_REGISTER 0x1501
-#define CONC__VALGRIND_STACK_DEREGISTER 0x1502
-
-/* A coroutine's control block stands at the top of its stack, so that one
-   page holds it and the first frames:
-
-     | guard page | ... stack grows down | conc__coro | colour |
-
-   The colour shifts it by some cache lines from one stack to the next: at the
-   same place in every page they would evict each other. */
-typedef struct conc__coro {
-  conc__actor actor; /* first: an actor that is a coroutine is its coroutine */
-  struct conc__loop *loop;
-  struct conc__coro *next; /* in the inbox, or among the free or the dead */
-  uint32_t timer;          /* its place among the loop's timers; 0: none */
-  unsigned char *map;      /* where its mapping begins: the guard page */
-  size_t map_size;
-  size_t valgrind;
-  struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
-  bool queued;             /* for conc__fork_child */
-} conc__coro;
-
-/* Stacks of CONC_STACK_SIZE come from slabs, each twice as large as the one
-   before, and are reused last in, first out: the warmest first. Per loop, so
-   without locks. */
-typedef struct conc__slab {
-  struct conc__slab *next;
-  unsigned char *map;
-  size_t slots, used; /* slots from `used` on were never touched */
-  size_t busy;        /* slots that a task has */
-  bool leaves;        /* for conc__stacks_trim */
-} conc__slab;
-
-typedef struct conc__stacks {
-  conc__coro *free;
-  conc__slab *slabs;
-  size_t idle; /* slabs of which no slot is busy */
-} conc__stacks;
-
-/* --- telling of overflows --- */
-
-static bool conc__overflow_report;
-static struct sigaction conc__overflow_before[2]; /* SIGSEGV, SIGBUS */
-
-#define CONC__ALTERNATE_SIZE 65536
-
-/* Gives the thread an alternate signal stack; on its own the handler could
-   not run when that has overflowed. */
-CONC__PRIVATE int conc__alternate_open(void) {
-  stack_t stack;
-  if (conc__this.alternate != NULL || sigaltstack(NULL, &stack) != 0 ||
-      !(stack.ss_flags & SS_DISABLE))
-    return 0;
-  memset(&stack, 0, sizeof stack);
-  stack.ss_sp = conc__pages_map(CONC__ALTERNATE_SIZE);
-  stack.ss_size = CONC__ALTERNATE_SIZE;
-  if (stack.ss_sp == NULL) return -ENOMEM;
-  conc__this.alternate = stack.ss_sp;
-  sigaltstack(&stack, NULL);
-  return 0;
-}
-
-CONC__PRIVATE void conc__alternate_close(void) {
-  stack_t none;
-  if (conc__this.alternate == NULL) return;
-  memset(&none, 0, sizeof none);
-  none.ss_flags = SS_DISABLE;
-  sigaltstack(&none, NULL);
-  munmap(conc__this.alternate, CONC__ALTERNATE_SIZE);
-  conc__this.alternate = NULL;
-}
-
-CONC__PRIVATE bool conc__overflow_hit(const conc__coro *co, const void *at) {
-  const unsigned char *p = (const unsigned char *)at;
-  return p >= co->map && p < co->map + conc__page;
-}
-
-CONC__PRIVATE bool conc__is_coro(const conc__actor *actor);
-
-/* On its way to death: so it may do what a handler must not, as long as that
-   does not wait: snprintf of words and numbers. */
-CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
-                                         void *context) {
-  struct sigaction *before = &conc__overflow_before[number != SIGSEGV];
-  const conc__actor *self = conc__this.current;
-  const conc__coro *co = NULL;
-  char text[256];
-  if (self != NULL && self->generator != NULL &&
-      conc__overflow_hit(self->generator->stack, info->si_addr))
-    co = self->generator->stack;
-  else if (self != NULL && conc__is_coro(self) &&
-           conc__overflow_hit((const conc__coro *)self, info->si_addr))
-    co = (const conc__coro *)self;
-  if (co != NULL) {
-    const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
-    int n = snprintf(text, sizeof text,
-                     "conc: %s%.100s has overflowed its stack of %zu bytes "
-                     "(.stack_size)\n",
-                     what, conc_name(self->task), co->map_size - conc__page);
-    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
-  }
-  if (before->sa_flags & SA_SIGINFO) {
-    before->sa_sigaction(number, info, context);
-  } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
-    before->sa_handler(number);
-  } else { /* the same instruction again, or the same signal */
-    sigaction(number, before, NULL);
-    if (info->si_code <= 0) raise(number);
-  }
-}
-
-CONC_API int conc_report_overflow(void) {
-  static conc__mutex guard;
-  struct sigaction action;
+/* Threads are detached: the end of a task is its event, not pthread_join, so
+   that coroutines can wait for threads and nothing need be joined. */
+CONC_API int conc_thread_start(conc_task *task) {
+  pthread_attr_t attr;
+  pthread_t id;
+  size_t size = task->stack_size;
   int rc;
-  conc_current(); /* it may be the first call of the library */
-  rc = conc__alternate_open();
+  conc__init();
+  rc = conc__task_begin(task, &conc__thread_kind);
   if (rc != 0) return rc;
-  conc__mutex_lock(&guard);
-  if (!CONC__LOAD_RELAXED(&conc__overflow_report)) {
-    memset(&action, 0, sizeof action);
-    action.sa_sigaction = conc__overflow_caught;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, NULL, &conc__overflow_before[0]);
-    sigaction(SIGBUS, NULL, &conc__overflow_before[1]);
-    sigaction(SIGSEGV, &action, NULL);
-    sigaction(SIGBUS, &action, NULL);
-    CONC__STORE_RELAXED(&conc__overflow_report, true);
-  }
-  conc__mutex_unlock(&guard);
-  return 0;
-}
-
-/* --- their memory --- */
-
-CONC__PRIVATE size_t conc__stack_round(size_t size) {
-  return (size + conc__page - 1) / conc__page * conc__page;
-}
-
-/* Of the n-th stack: by how many bytes its control block is shifted. */
-CONC__INLINE size_t conc__colour(size_t n) { return n % 15 * 64; }
-
-CONC__PRIVATE size_t conc__stack_slot_size(void) {
-  return conc__page + conc__stack_round(CONC_STACK_SIZE);
-}
-
-/* Makes a mapping's control block. NULL if there can be no guard page. */
-CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
-                                           size_t colour) {
-  conc__coro *co = (conc__coro *)(((uintptr_t)map + size - colour -
-                                   sizeof(conc__coro)) &
-                                  ~(uintptr_t)63);
-  if (conc__pages_guard(map, conc__page) != 0) return NULL;
-  if (CONC__LOAD_RELAXED(&conc__overflow_report)) conc__alternate_open();
-  memset(co, 0, sizeof *co);
-  co->map = map;
-  co->map_size = size;
-  co->valgrind =
-      conc__valgrind(CONC__VALGRIND_STACK_REGISTER, map + conc__page, co);
-  return co;
-}
-
-CONC__PRIVATE conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
-  conc__coro *co = pool->free;
-  conc__slab *slab = pool->slabs;
-  size_t slot = conc__stack_slot_size();
-  if (co != NULL) {
-    pool->free = co->next;
-    pool->idle -= co->slab->busy++ == 0;
-    return co;
-  }
-  if (slab == NULL || slab->used == slab->slots) {
-    size_t slots = slab == NULL ? 16 : slab->slots * 2;
-    if (slots > 4096) slots = 4096;
-    slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
-    if (slab == NULL) return NULL;
-    slab->map = (unsigned char *)conc__pages_map(slots * slot);
-    if (slab->map == NULL) {
-      CONC_FREE(slab);
-      return NULL;
-    }
-    slab->slots = slots;
-    slab->used = slab->busy = 0;
-    slab->next = pool->slabs;
-    pool->slabs = slab;
-    pool->idle++;
-  }
-  co = conc__stack_make(slab->map + slab->used * slot, slot,
-                        conc__colour(slab->used));
-  if (co == NULL) return NULL;
-  slab->used++;
-  co->slab = slab;
-  pool->idle -= slab->busy++ == 0;
-  return co;
-}
-
-/* Gives one back, from the stack itself: it is used until the next switch. */
-CONC__INLINE void conc__stack_put_pooled(conc__stacks *pool, conc__coro *co) {
-  co->next = pool->free;
-  pool->free = co;
-  pool->idle += --co->slab->busy == 0;
-}
-
-/* A control block with a stack that has a mapping of its own. NULL: no
-   memory. */
-CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
-  unsigned char *map;
-  conc__coro *co;
-  if (size > SIZE_MAX / 2) return NULL;
-  size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
-  map = (unsigned char *)conc__pages_map(size);
-  if (map == NULL) return NULL;
-  co = conc__stack_make(map, size, conc__colour((uintptr_t)map / conc__page));
-  if (co == NULL) munmap(map, size);
-  return co;
-}
-
-/* A control block with a stack of at least `size` bytes (0: the default).
-   NULL: no memory. */
-CONC__PRIVATE conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
-  if (size <= CONC_STACK_SIZE) return conc__stack_get_pooled(pool);
-  return conc__stack_map(size);
-}
-
-/* Undoes conc__stack_make. Not from the stack itself. */
-CONC__PRIVATE void conc__stack_unmake(conc__coro *co) {
-#if CONC_HAVE_TSAN
-  if (co->actor.fiber.tsan != NULL) __tsan_destroy_fiber(co->actor.fiber.tsan);
-#endif
-#if CONC_HAVE_ASAN
-  __asan_unpoison_memory_region(co->map, co->map_size);
-#endif
-  conc__valgrind(CONC__VALGRIND_STACK_DEREGISTER, (void *)co->valgrind, NULL);
-}
-
-CONC__PRIVATE void conc__stack_unmap(conc__coro *co) {
-  unsigned char *map = co->map;
-  size_t size = co->map_size;
-  conc__stack_unmake(co);
-  munmap(map, size);
-}
-
-/* Gives back the slabs of which no slot is busy, but one of them if `one`. */
-CONC__PRIVATE void conc__stacks_trim(conc__stacks *pool, bool one) {
-  conc__slab **s = &pool->slabs;
-  conc__coro **p = &pool->free;
-  conc__slab *slab;
-  for (slab = pool->slabs; slab != NULL; slab = slab->next)
-    slab->leaves = slab->busy == 0;
-  /* The oldest, which is the smallest, stays. */
-  if (one)
-    for (slab = pool->slabs; slab != NULL; slab = slab->next)
-      if (slab->leaves && slab->next == NULL) slab->leaves = false;
-  while (*p != NULL) {
-    conc__coro *co = *p;
-    if (co->slab->leaves) {
-      *p = co->next;
-      conc__stack_unmake(co);
-    } else {
-      p = &co->next;
-    }
-  }
-  while (*s != NULL) {
-    slab = *s;
-    if (slab->leaves) {
-      *s = slab->next;
-      pool->idle--;
-      munmap(slab->map, slab->slots * conc__stack_slot_size());
-      CONC_FREE(slab);
-    } else {
-      s = &slab->next;
-    }
-  }
-}
-
-/* --- generators ---
-
-   A generator has a stack and no actor: its code runs as the actor that has
-   resumed it. If that parks meanwhile, the registers that are saved for it are
-   the generator's; so nothing need be known of generators there, only the
-   sanitizers want to be told on which stack an actor is.
-   If generators delegate to each other, the root is the one that is resumed.
-   They are a ring: the root's `next` is the leaf, which goes on then, and each
-   other's is the one that goes on at its end. The root's `stack` is that which
-   the leaf runs on; one that was begun and then delegated to has there what
-   the root had before. One that has not begun when another delegates to it
-   is just called by that, on the same stack, as long as there is as much room
-   as it would have on its own: that is why stacks of generators are twice as
-   large as they were asked for.
-   Each stack is a mapping of its own: a generator that is left suspended at
-   the end of its thread, or of a loop, keeps nothing else. */
-
-#define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
-#define CONC__GEN_SUSPENDED ((uintptr_t)0)
-#define CONC__GEN_NEW ((uintptr_t)1) /* and has a thread */
-#define CONC__GEN_RUNNING ((uintptr_t)2)
-#define CONC__GEN_DELEGATED ((uintptr_t)3) /* another waits for its end */
-#define CONC__GEN_ENDED ((uintptr_t)4)
-
-CONC__PRIVATE void conc__spare_put(conc__coro *co, size_t size) {
-  conc__thread *thread = &conc__this;
-  if (size > CONC_STACK_SIZE || thread->spares == 64) {
-    conc__stack_unmap(co);
-    return;
-  }
-  co->next = thread->spare;
-  thread->spare = co;
-  thread->spares++;
-}
-
-CONC__PRIVATE conc__coro *conc__spare_get(size_t size) {
-  conc__thread *thread = &conc__this;
-  conc__coro *co = thread->spare;
-  if (size > SIZE_MAX / 4) return NULL;
-  if (size > CONC_STACK_SIZE) return conc__stack_map(size * 2);
-  if (co == NULL) return conc__stack_map(CONC_STACK_SIZE * 2);
-  thread->spare = co->next;
-  thread->spares--;
-  return co;
-}
-
-/* The thread ends. */
-CONC__PRIVATE void conc__spares_free(void) {
-  while (conc__this.spare != NULL)
-    conc__stack_unmap(conc__spare_get(CONC_STACK_SIZE));
-  conc__alternate_close();
-}
-
-/* As conc__fiber_switch: `self` goes on at `to`. */
-CONC__INLINE void conc__gen_switch(conc__actor *self, conc__fiber *from,
-                                   conc__fiber *to, bool last) {
-#if CONC_HAVE_ASAN || CONC_HAVE_TSAN
-  if (self != &conc__this.actor) { /* a coroutine */
-    conc__fiber *own = &self->fiber;
-#if CONC_HAVE_ASAN
-    own->asan_bottom = to->asan_bottom;
-    own->asan_size = to->asan_size;
-#endif
-#if CONC_HAVE_TSAN
-    own->tsan = to->tsan;
-#endif
-  }
-#endif
-  (void)self;
-  conc__fiber_switch(from, to, last);
-}
-
-/* The generator whose code runs. */
-CONC__INLINE conc_gen *conc__gen_leaf(void) {
-  return conc__this.current->generator->next;
-}
-
-CONC__INLINE int conc__gen_take_status(conc_gen *g) {
-  int status = g->status;
-  if (CONC__UNLIKELY(status != 0)) g->status = 0;
-  return status;
-}
-
-/* Leaves a stack for another one of the same root or for their caller.
-   Returns when it goes on, with what the leaf is told; then who it was may be
-   another actor, with another root. */
-CONC__INLINE int conc__gen_leave(conc__actor *self, conc__coro *stack,
-                                 conc__fiber *to) {
-  conc__gen_switch(self, &stack->actor.fiber, to, false);
-#if CONC_HAVE_ASAN
-  self = conc__this.current;
-  if (self->caller->asan_bottom == NULL) { /* it comes from there */
-    self->caller->asan_bottom = stack->actor.fiber.asan_from;
-    self->caller->asan_size = stack->actor.fiber.asan_from_size;
-  }
-#endif
-  return conc__gen_take_status(conc__gen_leaf());
-}
-
-/* Puts the ring of `inner` into that of the root, before its leaf; or takes it
-   out again: then its leaf is `inner`. */
-CONC__INLINE void conc__gen_splice(conc_gen *root, conc_gen *inner) {
-  conc_gen *next = root->next;
-  root->next = inner->next;
-  inner->next = next;
-}
-
-CONC__INLINE void conc__gen_swap_stacks(conc_gen *root, conc_gen *inner) {
-  conc__coro *stack = root->stack;
-  root->stack = inner->stack;
-  inner->stack = stack;
-}
-
-/* Only its thread changes the word; others look whose it is. */
-CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
-  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
-}
-
-CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
-  return CONC__LOAD_RELAXED(&g->word) & CONC__GEN_STATE;
-}
-
-CONC__PRIVATE void conc__gen_main(void) {
-  conc_gen *g = conc__gen_leaf();
-  conc__actor *self;
-  conc_gen *root;
-  conc__fiber *from, *to;
-  conc__fiber_entered(conc__this.current->caller);
-  g->value = g->target(g->arg);
-  conc__gen_set(g, CONC__GEN_ENDED);
-  self = conc__this.current; /* who has resumed it last */
-  root = self->generator;
-  from = &root->stack->actor.fiber;
-  if (g == root) {
-    to = self->caller;
-    self->generator = NULL;
-  } else {
-    conc__gen_splice(root, g);
-    conc__gen_swap_stacks(root, g);
-    to = &root->stack->actor.fiber;
-  }
-  conc__gen_switch(self, from, to, true);
-}
-
-/* Its stack is not needed any more. Not from the stack itself. */
-CONC__PRIVATE void conc__gen_free(conc_gen *g) {
-  conc__spare_put(g->stack, g->stack_size);
-  g->stack = NULL;
-}
-
-/* Whether it can be resumed, by the caller: 0, or why not. */
-CONC__PRIVATE int conc__gen_check(conc_gen *g) {
-  const uintptr_t mine = (uintptr_t)&conc__this;
-  uintptr_t word = 0;
-  if (g->target == NULL) return -EINVAL;
-  if (CONC__CAS(&g->word, &word, mine | CONC__GEN_NEW)) return 0;
-  if ((word & ~CONC__GEN_STATE) != mine) return -EPERM;
-  word &= CONC__GEN_STATE;
-  if (word == CONC__GEN_ENDED) return -EPIPE;
-  return word == CONC__GEN_RUNNING || word == CONC__GEN_DELEGATED ? -EBUSY : 0;
-}
-
-/* And makes it so if it has not begun yet. */
-CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
-  int rc = conc__gen_check(g);
-  if (rc != 0 || conc__gen_state(g) != CONC__GEN_NEW) return rc;
-  if (sent != NULL) return -EINVAL;
-  g->stack = conc__spare_get(g->stack_size);
-  if (g->stack == NULL) return -ENOMEM;
-  conc__fiber_init(&g->stack->actor.fiber, g->stack->map + conc__page,
-                   (size_t)((unsigned char *)g->stack - g->stack->map) -
-                       conc__page,
-                   conc__gen_main);
-  g->next = g;
-  conc__gen_set(g, CONC__GEN_SUSPENDED);
-  return 0;
-}
-
-CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
-  conc__actor *self = conc__self();
-  conc_gen *before = self->generator;
-  conc__fiber *caller_before;
-  conc__fiber caller;
-  uintptr_t word;
-  if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->word) !=
-                     ((uintptr_t)&conc__this | CONC__GEN_SUSPENDED))) {
-    int rc = conc__gen_begin(gen, sent);
-    if (rc != 0) return rc;
-  }
-#if CONC_HAVE_ASAN
-  caller.asan_bottom = NULL; /* the generator will know */
-  caller.asan_size = 0;
-#endif
-#if CONC_HAVE_TSAN
-  caller.tsan = __tsan_get_current_fiber();
-#endif
-  if (CONC__UNLIKELY(before != NULL)) caller_before = self->caller;
-  conc__gen_set(gen, CONC__GEN_RUNNING);
-  self->generator = gen;
-  /* The stores are what a round trip takes its time for. And the address of
-     the caller can be loaded, if it is an old one, before the stack pointer is
-     known that it would be computed from. */
-  if (CONC__UNLIKELY(self->sent != sent)) self->sent = sent;
-  if (CONC__UNLIKELY(self->caller != &caller)) self->caller = &caller;
-  conc__gen_switch(self, &caller, &gen->stack->actor.fiber, false);
-  if (CONC__UNLIKELY(before != NULL)) {
-    self = conc__this.current;
-    self->generator = before;
-    self->caller = caller_before;
-  }
-  word = CONC__LOAD_RELAXED(&gen->word);
-  if (CONC__UNLIKELY((word & CONC__GEN_STATE) == CONC__GEN_ENDED)) {
-    conc__gen_free(gen);
-    return -EPIPE;
-  }
-  CONC__STORE_RELAXED(&gen->word, word & ~CONC__GEN_STATE);
-  if (value != NULL) *value = gen->value;
-  return 0;
-}
-
-/* Returns are predicted to go where the last call came from: wrongly after a
-   switch. It is three times as fast if these are compiled into the functions
-   that use them. */
-#if defined(__cplusplus) /* then other files would lack them */
-#define CONC_API_HOT CONC_API
-#else
-#define CONC_API_HOT CONC_API inline
-#endif
-#if defined(__clang__) /* no inline definitions: they were declared before */
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wstatic-in-inline"
-#endif
-
-CONC_API_HOT int conc_gen_send(conc_gen *gen, void *sent, void **value) {
-  return conc__gen_resume(gen, sent, value);
-}
-
-CONC_API_HOT int conc_gen_next(conc_gen *gen, void **value) {
-  return conc__gen_resume(gen, NULL, value);
-}
-
-CONC_API_HOT int conc_yield(void *value, void **sent) {
-  conc__actor *self = conc__self();
-  conc_gen *root = self->generator;
-  int rc;
-  if (CONC__UNLIKELY(root == NULL)) return -EPERM;
-  root->value = value;
-  self->generator = NULL;
-  rc = conc__gen_leave(self, root->stack, self->caller);
-  if (sent != NULL) *sent = conc__this.current->sent;
-  return rc;
-}
-
-/* Whether a generator that has not begun has room on the stack of the caller,
-   another one. */
-CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
-  size_t size = inner->stack_size;
-  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-  if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
-  return here - (uintptr_t)root->stack->map - conc__page >= size;
-}
-
-/* conc_yield_from by a switch. */
-CONC__NOINLINE int conc__gen_switch_from(conc__actor *self, conc_gen *inner,
-                                         void **result) {
-  conc_gen *root = self->generator;
-  int rc = conc__gen_begin(inner, NULL);
+  if (task->name == NULL)
+    task->number =
+        __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
+  rc = -pthread_attr_init(&attr);
   if (rc == 0) {
-    conc__coro *stack = root->stack;
-    conc__gen_set(inner, CONC__GEN_DELEGATED);
-    conc__gen_splice(root, inner);
-    conc__gen_swap_stacks(root, inner);
-    self->sent = NULL;
-    rc = conc__gen_leave(self, stack, &root->stack->actor.fiber);
-    conc__gen_free(inner);
-  } else if (rc == -EPIPE) {
-    rc = 0;
-  } else {
-    return rc;
-  }
-  if (result != NULL) *result = inner->value;
-  return rc;
-}
-
-CONC_API_HOT int conc_yield_from(conc_gen *inner, void **result) {
-  conc__actor *self = conc__self();
-  conc_gen *root = self->generator;
-  conc_gen *g;
-  if (root == NULL) return -EPERM;
-  if (CONC__LOAD_RELAXED(&inner->word) != 0 || inner->target == NULL ||
-      !conc__gen_fits(inner, root))
-    return conc__gen_switch_from(self, inner, result);
-  conc__gen_set(inner, CONC__GEN_DELEGATED);
-  g = inner->next = root->next;
-  root->next = inner;
-  inner->value = inner->target(inner->arg);
-  conc__gen_set(inner, CONC__GEN_ENDED);
-  conc__this.current->generator->next = g;
-  if (result != NULL) *result = inner->value;
-  return conc__gen_take_status(g);
-}
-
-/* What those of a root are to be told: its leaf, and all that wait for it. */
-CONC__PRIVATE void conc__gen_tell(conc_gen *root, int status) {
-  conc_gen *g = root;
-  do g->status = status;
-  while ((g = g->next) != root);
-}
-
-CONC_API int conc_gen_close(conc_gen *gen) {
-  int rc = conc__gen_check(gen);
-  if (rc == 0 && conc__gen_state(gen) == CONC__GEN_NEW) {
-    conc__gen_set(gen, CONC__GEN_ENDED);
-  } else if (rc == 0) {
-    conc__gen_tell(gen, -ECANCELED);
-    rc = conc_gen_next(gen, NULL);
-    if (rc == 0) {
-      conc__gen_tell(gen, 0);
-      return -EAGAIN;
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    if (size > 0) {
+      if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
+      size = (size + conc__page - 1) / conc__page * conc__page;
+      rc = -pthread_attr_setstacksize(&attr, size);
     }
+    conc__threads_enter(task);
+    if (rc == 0) rc = -pthread_create(&id, &attr, conc__thread_main, task);
+    if (rc != 0) conc__threads_leave(task);
+    pthread_attr_destroy(&attr);
   }
-  return rc == -EPIPE ? 0 : rc;
-}
-
-CONC_API void *conc_gen_result(const conc_gen *gen) {
-  return conc__gen_state(gen) == CONC__GEN_ENDED ? gen->value : NULL;
+  if (rc != 0) conc__task_start_failed(task);
+  return rc;
 }
 
 /* ---------------------------------------------------------------------------
-   >>loop: scheduling, timers, poller, descriptors
+   >>schedule: a loop's state, what is ready, timers
 
    A loop belongs to one thread, which runs everything in it without locks;
    only the inbox is open to others. A coroutine that parks switches straight
@@ -7151,153 +8784,9 @@ CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
   }
 }
 
-/* --- switching --- */
-
-CONC__PRIVATE void conc__coro_main(void);
-CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
-                                   double deadline);
-CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
-                                     double deadline);
-CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
-
-static const conc__actor_class conc__coro_class = {
-    conc__coro_park, conc__coro_wait_fd, conc__coro_wake};
-
-/* The loop knows the task no longer. */
-CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
-  loop->alive--;
-  conc__task_unlink(t);
-}
-
-/* Gives a task its stack. NULL if there is none: then the task has failed,
-   and the loop's fiber will say so, which may call destructors. */
-CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
-  conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
-  if (co == NULL) {
-    conc__loop_forget(loop, t);
-    t->next = loop->failed;
-    loop->failed = t;
-    loop->batch = 0;
-    return NULL;
-  }
-  co->actor.word = 0;
-  conc__actor_init(&co->actor, &conc__coro_class, t);
-  co->loop = loop;
-  co->timer = 0;
-  conc__fiber_init(&co->actor.fiber, co->map + conc__page,
-                   (size_t)((unsigned char *)co - co->map) - conc__page,
-                   conc__coro_main);
-  return co;
-}
-
-/* The next to run: NULL is the loop's own fiber. */
-CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
-  while (loop->ring_count > 0 && --loop->batch > 0) {
-    conc__ready item = conc__ready_pop(loop);
-    conc__coro *co = (conc__coro *)item;
-    if (CONC__UNLIKELY(item & 1))
-      co = conc__coro_bind(loop, (conc_task *)(item - 1));
-    if (CONC__LIKELY(co != NULL)) return co;
-  }
-  return NULL;
-}
-
-/* Leaves the fiber `from` for the next one. Returns when `from` goes on. */
-CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
-                                    bool last) {
-  conc__coro *next = conc__loop_next(loop);
-  if (next != NULL) {
-    conc__this.current = &next->actor;
-    if (&next->actor.fiber != from)
-      conc__fiber_switch(from, &next->actor.fiber, last);
-  } else {
-    conc__this.current = loop->thread_actor;
-    if (&loop->fiber != from)
-      conc__fiber_switch(from, &loop->fiber, last);
-  }
-}
-
-/* Runs tasks on this stack, one after the other as long as the next that is
-   ready has none yet, then leaves it for ever. */
-CONC__PRIVATE void conc__coro_main(void) {
-  conc__loop *loop = conc__this.loop;
-  conc__coro *co = (conc__coro *)conc__this.current;
-  conc__fiber_entered(&loop->fiber);
-  for (;;) {
-    conc_task *t = co->actor.task;
-    void *result;
-    int status = conc__task_run(t, &co->actor, &result);
-    conc__locals_end(t); /* its destructors may still wait */
-    conc__loop_forget(loop, t);
-    conc__task_finish(t, result, status);
-    if (co->slab == NULL || loop->ring_count == 0) break;
-    if (!(loop->ring[loop->ring_first] & 1)) break;
-    t = (conc_task *)(loop->ring[loop->ring_first] - 1);
-    if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
-    conc__ready_pop(loop);
-    co->actor.word = 0;
-    conc__actor_init(&co->actor, &conc__coro_class, t);
-  }
-  if (co->slab != NULL) {
-    conc__stack_put_pooled(&loop->stacks, co);
-  } else {
-    co->next = loop->dead;
-    loop->dead = co;
-    loop->batch = 0; /* only the loop's fiber may unmap it: its turn */
-  }
-  conc__loop_switch(loop, &co->actor.fiber, true);
-}
-
-/* --- coroutines as actors --- */
-
-CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
-                                   double deadline) {
-  conc__coro *co = (conc__coro *)self;
-  conc__loop *loop = co->loop;
-  if (!conc__park_announce(self, bits, CONC__PARKED)) return;
-  if (deadline < CONC__NEVER) conc__timer_add(loop, co, deadline);
-  conc__loop_switch(loop, &co->actor.fiber, false);
-  if (co->timer != 0) conc__timer_remove(loop, co);
-}
-
-CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
-  conc__coro *co = (conc__coro *)actor;
-  conc__loop *loop = co->loop;
-  (void)seen;
-  if (loop == conc__this.loop) {
-    conc__ready_push(loop, (conc__ready)co);
-    return;
-  }
-  /* The coroutine cannot go on, so the loop cannot end, before it has taken
-     this from the inbox; and that takes the lock which we hold to the end. */
-  conc__mutex_lock(&loop->inbox_guard);
-  co->next = loop->inbox;
-  CONC__STORE(&loop->inbox, co);
-  if (loop->sleeping) {
-    loop->sleeping = false;
-    conc__waker_wake(loop->waker);
-  }
-  conc__mutex_unlock(&loop->inbox_guard);
-}
-
-CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
-  conc__coro *co, *first = NULL;
-  if (CONC__LOAD(&loop->inbox) == NULL) return;
-  conc__mutex_lock(&loop->inbox_guard);
-  co = loop->inbox;
-  CONC__STORE(&loop->inbox, (conc__coro *)NULL);
-  conc__mutex_unlock(&loop->inbox_guard);
-  while (co != NULL) { /* oldest first */
-    conc__coro *next = co->next;
-    co->next = first;
-    first = co;
-    co = next;
-  }
-  for (; first != NULL; first = first->next)
-    conc__ready_push(loop, (conc__ready)first);
-}
-
-/* --- poller --- */
+/* ---------------------------------------------------------------------------
+   >>poller: epoll, kqueue or poll()
+   ------------------------------------------------------------------------ */
 
 /* The entry of a descriptor; NULL: no memory. */
 CONC__PRIVATE conc__fd *conc__fd_entry(conc__loop *loop, int fd) {
@@ -7623,6 +9112,156 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
 
 #endif
 
+/* ---------------------------------------------------------------------------
+   >>coroutine: switching, coroutines as actors, waiting for descriptors
+   ------------------------------------------------------------------------ */
+
+/* --- switching --- */
+
+CONC__PRIVATE void conc__coro_main(void);
+CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
+                                   double deadline);
+CONC__PRIVATE int conc__coro_wait_fd(conc__actor *self, int fd, int events,
+                                     double deadline);
+CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen);
+
+static const conc__actor_class conc__coro_class = {
+    conc__coro_park, conc__coro_wait_fd, conc__coro_wake, false};
+
+/* The loop knows the task no longer. */
+CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
+  loop->alive--;
+  conc__task_unlink(t);
+}
+
+/* Gives a task its stack. NULL if there is none: then the task has failed,
+   and the loop's fiber will say so, which may call destructors. */
+CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
+  conc__coro *co = conc__stack_get(&loop->stacks, t->stack_size);
+  if (co == NULL) {
+    conc__loop_forget(loop, t);
+    t->next = loop->failed;
+    loop->failed = t;
+    loop->batch = 0;
+    return NULL;
+  }
+  co->actor.word = 0;
+  conc__actor_init(&co->actor, &conc__coro_class, t);
+  co->loop = loop;
+  co->timer = 0;
+  conc__fiber_init(&co->actor.fiber, co->map + conc__page,
+                   (size_t)((unsigned char *)co - co->map) - conc__page,
+                   conc__coro_main);
+  return co;
+}
+
+/* The next to run: NULL is the loop's own fiber. */
+CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
+  while (loop->ring_count > 0 && --loop->batch > 0) {
+    conc__ready item = conc__ready_pop(loop);
+    conc__coro *co = (conc__coro *)item;
+    if (CONC__UNLIKELY(item & 1))
+      co = conc__coro_bind(loop, (conc_task *)(item - 1));
+    if (CONC__LIKELY(co != NULL)) return co;
+  }
+  return NULL;
+}
+
+/* Leaves the fiber `from` for the next one. Returns when `from` goes on. */
+CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
+                                    bool last) {
+  conc__coro *next = conc__loop_next(loop);
+  if (next != NULL) {
+    conc__this.current = &next->actor;
+    if (&next->actor.fiber != from)
+      conc__fiber_switch(from, &next->actor.fiber, last);
+  } else {
+    conc__this.current = loop->thread_actor;
+    if (&loop->fiber != from)
+      conc__fiber_switch(from, &loop->fiber, last);
+  }
+}
+
+/* Runs tasks on this stack, one after the other as long as the next that is
+   ready has none yet, then leaves it for ever. */
+CONC__PRIVATE void conc__coro_main(void) {
+  conc__loop *loop = conc__this.loop;
+  conc__coro *co = (conc__coro *)conc__this.current;
+  conc__fiber_entered(&loop->fiber);
+  for (;;) {
+    conc_task *t = co->actor.task;
+    void *result;
+    int status = conc__task_run(t, &co->actor, &result);
+    conc__locals_end(t); /* its destructors may still wait */
+    conc__loop_forget(loop, t);
+    conc__task_finish(t, result, status);
+    if (co->slab == NULL || loop->ring_count == 0) break;
+    if (!(loop->ring[loop->ring_first] & 1)) break;
+    t = (conc_task *)(loop->ring[loop->ring_first] - 1);
+    if (t->stack_size > CONC_STACK_SIZE || --loop->batch <= 0) break;
+    conc__ready_pop(loop);
+    co->actor.word = 0;
+    conc__actor_init(&co->actor, &conc__coro_class, t);
+  }
+  if (co->slab != NULL) {
+    conc__stack_put_pooled(&loop->stacks, co);
+  } else {
+    co->next = loop->dead;
+    loop->dead = co;
+    loop->batch = 0; /* only the loop's fiber may unmap it: its turn */
+  }
+  conc__loop_switch(loop, &co->actor.fiber, true);
+}
+
+/* --- coroutines as actors --- */
+
+CONC__PRIVATE void conc__coro_park(conc__actor *self, unsigned bits,
+                                   double deadline) {
+  conc__coro *co = (conc__coro *)self;
+  conc__loop *loop = co->loop;
+  if (!conc__park_announce(self, bits, CONC__PARKED)) return;
+  if (deadline < CONC__NEVER) conc__timer_add(loop, co, deadline);
+  conc__loop_switch(loop, &co->actor.fiber, false);
+  if (co->timer != 0) conc__timer_remove(loop, co);
+}
+
+CONC__PRIVATE void conc__coro_wake(conc__actor *actor, unsigned seen) {
+  conc__coro *co = (conc__coro *)actor;
+  conc__loop *loop = co->loop;
+  (void)seen;
+  if (loop == conc__this.loop) {
+    conc__ready_push(loop, (conc__ready)co);
+    return;
+  }
+  /* The coroutine cannot go on, so the loop cannot end, before it has taken
+     this from the inbox; and that takes the lock which we hold to the end. */
+  conc__mutex_lock(&loop->inbox_guard);
+  co->next = loop->inbox;
+  CONC__STORE(&loop->inbox, co);
+  if (loop->sleeping) {
+    loop->sleeping = false;
+    conc__waker_wake(loop->waker);
+  }
+  conc__mutex_unlock(&loop->inbox_guard);
+}
+
+CONC__PRIVATE void conc__inbox_take(conc__loop *loop) {
+  conc__coro *co, *first = NULL;
+  if (CONC__LOAD(&loop->inbox) == NULL) return;
+  conc__mutex_lock(&loop->inbox_guard);
+  co = loop->inbox;
+  CONC__STORE(&loop->inbox, (conc__coro *)NULL);
+  conc__mutex_unlock(&loop->inbox_guard);
+  while (co != NULL) { /* oldest first */
+    conc__coro *next = co->next;
+    co->next = first;
+    first = co;
+    co = next;
+  }
+  for (; first != NULL; first = first->next)
+    conc__ready_push(loop, (conc__ready)first);
+}
+
 /* --- waiting for descriptors --- */
 
 CONC__PRIVATE void conc__fd_unwait(conc__loop *loop, int fd,
@@ -7785,6 +9424,14 @@ CONC__PRIVATE void conc__watch_stop(conc__loop *loop, int fd) {
   entry->watch = NULL;
 }
 
+CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
+  return actor->ops == &conc__coro_class;
+}
+
+/* ---------------------------------------------------------------------------
+   >>loop: conc_run, conc_coro_start, conc_sleep; overflows
+   ------------------------------------------------------------------------ */
+
 /* --- the loop's own turn --- */
 
 /* Whether the process has one thread. If it cannot be found out: no. */
@@ -7826,25 +9473,19 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
    waits for. */
 CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
-  double budget = conc__spin_budget(loop->spin_failed);
+  conc__spin spin;
+  bool paid = false;
   /* No timer and no descriptor will wake it: only another thread could. */
   bool lonely = loop->timers_count == 0 && loop->fds_waited == 0;
   bool empty;
   if (loop->timers_count > 0)
     until = (double)conc__timers_first(loop)->time / CONC__TIMER_UNIT;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    bool paid;
-    do {
-      paid = CONC__LOAD(&loop->inbox) != NULL ||
-             (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
-      if (!paid && loop->fds_waited == 0) conc__pause();
-    } while (!paid && conc_now() < end && conc_now() < until);
-    conc__spin_learn(&loop->spin_failed, paid);
-    if (paid) return;
-  } else {
-    conc__spin_learn(&loop->spin_failed, false);
-  }
+  conc__spin_begin(&spin, &loop->spin_failed, until);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&loop->inbox) != NULL ||
+           (loop->fds_waited > 0 && conc__poller_wait(loop, 0));
+  conc__spin_end(&spin, paid);
+  if (paid) return;
   if (loop->doubted > 0) {
     if (conc__poller_wait(loop, 0)) return;
     conc__fds_verify(loop);
@@ -7938,12 +9579,15 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
   CONC_FREE(loop->fds);
 }
 
+static const conc__kind conc__coro_kind = {
+    "Task", true, false, false, NULL, NULL, NULL, NULL, NULL};
+
 CONC_API int conc_coro_start(conc_task *task) {
   conc__loop *loop = conc__this.loop;
   conc_task *parent;
   int rc;
   if (loop == NULL) return -EPERM;
-  rc = conc__task_begin(task, CONC__TASK_CORO);
+  rc = conc__task_begin(task, &conc__coro_kind);
   if (rc != 0) return rc;
   parent = conc__this.current->task;
   if (CONC__UNLIKELY(parent->locals != NULL))
@@ -7960,10 +9604,6 @@ CONC_API int conc_coro_start(conc_task *task) {
   conc__task_link(&loop->tasks, task);
   conc__ready_push(loop, (conc__ready)task | 1);
   return 0;
-}
-
-CONC__PRIVATE bool conc__is_coro(const conc__actor *actor) {
-  return actor->ops == &conc__coro_class;
 }
 
 /* Where the first byte of a stack is that was ever changed. It looks at what
@@ -7986,7 +9626,7 @@ conc__stack_edge(const conc__coro *co) {
 CONC_API ssize_t conc_stack_used(conc_task *task) {
   const conc__coro *co;
   if (task == NULL) task = conc_current();
-  if (task->kind != CONC__TASK_CORO || !conc_is_alive(task)) return -ESRCH;
+  if (task->kind != &conc__coro_kind || !conc_is_alive(task)) return -ESRCH;
   if (task->actor == NULL || task->actor == CONC__NEVER_BEGIN) return 0;
   co = (const conc__coro *)task->actor;
   if (conc__this.loop == NULL || co->loop != conc__this.loop) return -EPERM;
@@ -8018,14 +9658,129 @@ CONC_API int conc_run(conc_task *task) {
   return rc;
 }
 
-/* --- fork ---
+CONC__NOINLINE int conc__yield_slow(conc__actor *self) {
+  conc__loop *loop = conc__this.loop;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (!conc__is_coro(self)) {
+    sched_yield();
+  } else {
+    conc__ready_push(loop, (conc__ready)self);
+    conc__loop_switch(loop, &self->fiber, false);
+  }
+  return 0;
+}
+
+/* The same, for a coroutine that nobody cancels, if the next has a stack: it
+   just takes the other's place. */
+CONC_API_HOT int conc_yield_now(void) {
+  conc__actor *self = conc__self();
+  conc__loop *loop = conc__this.loop;
+  conc__actor *next;
+  size_t first, mask;
+  if (CONC__UNLIKELY(!conc__is_coro(self) || conc__may_be_cancelled(self) ||
+                     loop->ring_count == 0 || loop->batch <= 1))
+    return conc__yield_slow(self);
+  first = loop->ring_first;
+  mask = loop->ring_size - 1;
+  next = (conc__actor *)loop->ring[first];
+  if (CONC__UNLIKELY((conc__ready)next & 1)) return conc__yield_slow(self);
+  conc__ready_soon(loop);
+  loop->batch--;
+  loop->ring[(first + loop->ring_count) & mask] = (conc__ready)self;
+  loop->ring_first = (first + 1) & mask;
+  conc__this.current = next;
+  conc__fiber_switch(&self->fiber, &next->fiber, false);
+  return 0;
+}
+
+CONC_API int conc_sleep(double seconds) {
+  conc__actor *self = conc__self();
+  double deadline = conc__deadline(seconds);
+  /* However short: others of the loop have a turn, as if it was 0. */
+  bool waited = !conc__is_coro(self);
+  if (deadline <= 0) return conc_yield_now();
+  for (;; waited = true) {
+    if (conc__take_cancel(self)) return -ECANCELED;
+    if (waited && deadline < CONC__NEVER && conc_now() >= deadline) return 0;
+    self->ops->park(self, conc__cancel_bit(self),
+                    conc__scope_limit(self, deadline));
+  }
+}
+
+/* --- telling of overflows --- */
+
+static struct sigaction conc__overflow_before[2]; /* SIGSEGV, SIGBUS */
+
+CONC__PRIVATE bool conc__overflow_hit(const conc__coro *co, const void *at) {
+  const unsigned char *p = (const unsigned char *)at;
+  return p >= co->map && p < co->map + conc__page;
+}
+
+/* On its way to death: so it may do what a handler must not, as long as that
+   does not wait: snprintf of words and numbers. */
+CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
+                                         void *context) {
+  struct sigaction *before = &conc__overflow_before[number != SIGSEGV];
+  const conc__actor *self = conc__this.current;
+  const conc__coro *co = NULL;
+  char text[256];
+  if (self != NULL && self->generator != NULL &&
+      conc__overflow_hit(self->generator->stack, info->si_addr))
+    co = self->generator->stack;
+  else if (self != NULL && conc__is_coro(self) &&
+           conc__overflow_hit((const conc__coro *)self, info->si_addr))
+    co = (const conc__coro *)self;
+  if (co != NULL) {
+    const char *what = co == (const conc__coro *)self ? "" : "a generator of ";
+    int n = snprintf(text, sizeof text,
+                     "conc: %s%.100s has overflowed its stack of %zu bytes "
+                     "(.stack_size)\n",
+                     what, conc_name(self->task), co->map_size - conc__page);
+    if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* nobody to tell */
+  }
+  if (before->sa_flags & SA_SIGINFO) {
+    before->sa_sigaction(number, info, context);
+  } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+    before->sa_handler(number);
+  } else { /* the same instruction again, or the same signal */
+    sigaction(number, before, NULL);
+    if (info->si_code <= 0) raise(number);
+  }
+}
+
+CONC_API int conc_report_overflow(void) {
+  static conc__mutex guard;
+  struct sigaction action;
+  int rc;
+  conc_current(); /* it may be the first call of the library */
+  rc = conc__alternate_open();
+  if (rc != 0) return rc;
+  conc__mutex_lock(&guard);
+  if (!CONC__LOAD_RELAXED(&conc__overflow_report)) {
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = conc__overflow_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGSEGV, NULL, &conc__overflow_before[0]);
+    sigaction(SIGBUS, NULL, &conc__overflow_before[1]);
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    CONC__STORE_RELAXED(&conc__overflow_report, true);
+  }
+  conc__mutex_unlock(&guard);
+  return 0;
+}
+
+/* ---------------------------------------------------------------------------
+   >>fork: what a forked child makes of what it finds
 
    The child has the memory as it was, and one thread: whatever the others were
    about to do stays undone. So the fork waits until nobody is inside a guard;
    then the lists are whole, and the child takes off them who is not there,
    ends the tasks that nobody runs any more, and wakes whom a missing thread
    had let go, but not woken yet. Locks name their owners: those are looked at
-   when somebody wants the lock (conc__owner_is_gone). */
+   when somebody wants the lock (conc__owner_is_gone).
+   ------------------------------------------------------------------------ */
 
 CONC__PRIVATE void conc__fork_prepare(void) {
   conc__mutex_lock(&conc__stuck_guard);
@@ -8185,8 +9940,7 @@ CONC__PRIVATE void conc__fork_child(void) {
   conc_task *mine = NULL;
   conc_task *others = conc__threads;
   conc_task *t, *u, *next, *next_u;
-  size_t i;
-  for (i = 0; i < 256; i++) conc__mutexes[i].word = 0;
+  conc__mutexes_reset();
   conc__stuck_guard.word = conc__threads_guard.word = 0;
   conc__locals_guard.word = conc__lock_order_guard.word = 0;
   if (loop != NULL) loop->inbox_guard.word = 0;
@@ -8236,54 +9990,16 @@ CONC__PRIVATE void conc__fork_child(void) {
   if (mine != NULL) conc__task_link(&conc__threads, mine);
 }
 
-CONC__NOINLINE int conc__yield_slow(conc__actor *self) {
-  conc__loop *loop = conc__this.loop;
-  if (conc__take_cancel(self)) return -ECANCELED;
-  if (!conc__is_coro(self)) {
-    sched_yield();
-  } else {
-    conc__ready_push(loop, (conc__ready)self);
-    conc__loop_switch(loop, &self->fiber, false);
-  }
-  return 0;
+/* Before main, since a fork may come before anything else of this file. */
+__attribute__((constructor)) CONC__PRIVATE void conc__fork_install(void) {
+  static const conc__fork_row row = {conc__fork_prepare, conc__fork_parent,
+                                     conc__fork_child};
+  conc__fork_enter(CONC__FORK_CORE, &row);
 }
 
-/* The same, for a coroutine that nobody cancels, if the next has a stack: it
-   just takes the other's place. */
-CONC_API_HOT int conc_yield_now(void) {
-  conc__actor *self = conc__self();
-  conc__loop *loop = conc__this.loop;
-  conc__actor *next;
-  size_t first, mask;
-  if (CONC__UNLIKELY(!conc__is_coro(self) || conc__may_be_cancelled(self) ||
-                     loop->ring_count == 0 || loop->batch <= 1))
-    return conc__yield_slow(self);
-  first = loop->ring_first;
-  mask = loop->ring_size - 1;
-  next = (conc__actor *)loop->ring[first];
-  if (CONC__UNLIKELY((conc__ready)next & 1)) return conc__yield_slow(self);
-  conc__ready_soon(loop);
-  loop->batch--;
-  loop->ring[(first + loop->ring_count) & mask] = (conc__ready)self;
-  loop->ring_first = (first + 1) & mask;
-  conc__this.current = next;
-  conc__fiber_switch(&self->fiber, &next->fiber, false);
-  return 0;
-}
-
-CONC_API int conc_sleep(double seconds) {
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(seconds);
-  /* However short: others of the loop have a turn, as if it was 0. */
-  bool waited = !conc__is_coro(self);
-  if (deadline <= 0) return conc_yield_now();
-  for (;; waited = true) {
-    if (conc__take_cancel(self)) return -ECANCELED;
-    if (waited && deadline < CONC__NEVER && conc_now() >= deadline) return 0;
-    self->ops->park(self, conc__cancel_bit(self),
-                    conc__scope_limit(self, deadline));
-  }
-}
+/* ---------------------------------------------------------------------------
+   >>io: descriptors, addresses, datagrams, streams, signals
+   ------------------------------------------------------------------------ */
 
 /* --- descriptors --- */
 
@@ -8460,6 +10176,32 @@ CONC_API int conc_close(int fd) {
       conc__fd_wake(loop, w, -EBADF);
   }
   return close(fd) == 0 ? 0 : -errno;
+}
+
+CONC__PRIVATE void conc__fd_close(int *fd) {
+  if (*fd >= 0) conc_close(*fd);
+  *fd = -1;
+}
+
+CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
+  int i;
+#if CONC_HAVE_CLOEXEC
+  int rc = pipe2(fds, O_CLOEXEC);
+#else
+  int rc = pipe(fds);
+#endif
+  if (rc < 0) {
+    fds[0] = fds[1] = -1;
+    return -errno;
+  }
+  for (i = 0; i < 2; i++) {
+    conc__set_cloexec(fds[i]);
+    fds[i] = conc__fd_lift(fds[i]);
+    if (fds[i] < 0) rc = fds[i];
+  }
+  if (rc != 0)
+    for (i = 0; i < 2; i++) conc__fd_close(&fds[i]);
+  return rc;
 }
 
 /* --- addresses --- */
@@ -9126,319 +10868,10 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>ipc: who is alive, waiting between processes, memory
-
-   Whatever is claimed in shared memory is claimed by one atomic store that
-   names the claimant, so that who is stuck behind it can ask if that process
-   is dead. A name is an id: the index of an entry in a registry, and how often
-   that entry has been used; ids of earlier uses are dead. A process that lives
-   holds a record lock on the byte of its entry: the kernel drops it at the
-   process's end, before it is a zombie, and a forked child does not inherit
-   it. So nothing has to be told by those who die, and to ask is one fcntl().
-
-   Closing any descriptor of a file drops the process's locks on it: a registry
-   has one descriptor in a process, which stays open as long as the memory is
-   there that is used with it. All the anonymous memory of a process has one
-   registry, which its children inherit: the family's.
+   >>ipc: conc_shared_alloc, and memory by name
    ------------------------------------------------------------------------ */
 
-#define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
-#define CONC__PROCESS_ID 0x3fffffffu
-
-struct conc__registry {
-  unsigned next; /* the entry to try first */
-  unsigned uses[CONC__PROCESSES]; /* the upper 20 bits of its last id */
-  unsigned
-      made; /* of named memory: CONC__REGISTRY_READY once init has returned */
-  uint64_t size; /* and its size */
-};
-
-#define CONC__REGISTRY_READY                                                  \
-  0x636f6e02u /* changes with what lies in shared memory */
-
-/* What a process knows of a registry for itself: the end of the private page
-   that is mapped right before it. */
-struct conc__registry_mine {
-  size_t users; /* regions */
-  int fd;
-  unsigned self; /* our id; 0: none yet in this process */
-};
-
-/* A piece of shared memory. */
-typedef struct conc__region {
-  struct conc__region *next;
-  struct conc__registry *registry;
-  char *memory;
-  size_t size;
-  size_t users; /* of a name */
-  const char *name; /* NULL: none; else the registry is its own */
-} conc__region;
-
-static conc__mutex conc__shared_guard; /* of all this; before other guards */
-static conc__region *conc__regions;
-static struct conc__registry *conc__family;
-static pthread_once_t conc__shared_once = PTHREAD_ONCE_INIT;
-
-CONC__PRIVATE int conc__file_open(void);
-CONC__PRIVATE int conc__fd_lift(int fd);
-
-CONC__INLINE struct conc__registry_mine *
-conc__registry_local(struct conc__registry *r) {
-  return (struct conc__registry_mine *)(void *)r - 1;
-}
-
-CONC__PRIVATE void conc__shared_fork_prepare(void) {
-  conc__mutex_lock(&conc__shared_guard);
-}
-
-CONC__PRIVATE void conc__shared_fork_parent(void) {
-  conc__mutex_unlock(&conc__shared_guard);
-}
-
-CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
-
-/* The child is another process: it has no id yet. Where descriptors cannot
-   tell that it is there (see conc__named_use), it does so by getting one. */
-CONC__PRIVATE void conc__shared_fork_child(void) {
-  conc__region *g;
-  conc__shared_guard.word = 0;
-  for (g = conc__regions; g != NULL; g = g->next) {
-    conc__registry_local(g->registry)->self = 0;
-#ifndef F_OFD_SETLK
-    if (g->name != NULL) conc__registry_enter(g->registry);
-#endif
-  }
-}
-
-CONC__PRIVATE void conc__shared_init_once(void) {
-  conc__init();
-  pthread_atfork(conc__shared_fork_prepare, conc__shared_fork_parent,
-                 conc__shared_fork_child);
-}
-
-/* Before conc__process_init_once registers its handlers, since who starts a
-   process holds that guard first. */
-CONC__PRIVATE void conc__shared_init(void) {
-  pthread_once(&conc__shared_once, conc__shared_init_once);
-}
-
-/* --- the registry --- */
-
-/* fcntl() on some bytes of a file: 0 or -1, and *type is what was found. */
-CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
-                                    unsigned n, short *type) {
-  struct flock lock;
-  int rc;
-  memset(&lock, 0, sizeof lock);
-  lock.l_type = *type;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = (off_t)first;
-  lock.l_len = (off_t)n;
-  do rc = fcntl(fd, command, &lock);
-  while (rc < 0 && errno == EINTR);
-  *type = lock.l_type;
-  return rc;
-}
-
-/* On the byte of one entry. */
-CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
-                                      unsigned index, short *type) {
-  *type = F_WRLCK;
-  return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
-                           type);
-}
-
-/* An entry whose lock we have is ours; from then on its old id is dead. */
-CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
-  struct conc__registry_mine *mine = conc__registry_local(r);
-  unsigned id, i;
-  conc__mutex_lock(&conc__shared_guard);
-  id = mine->self;
-  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
-    unsigned index =
-        __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
-    unsigned uses;
-    short type;
-    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
-    uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
-    if (uses == 0) uses = 1;
-    CONC__STORE(&r->uses[index], uses);
-    id = uses << 10 | index;
-  }
-  CONC__STORE_RELAXED(&mine->self, id);
-  conc__mutex_unlock(&conc__shared_guard);
-  return id;
-}
-
-/* The caller's process. 0: there are too many. */
-CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
-  unsigned id = CONC__LOAD_RELAXED(&conc__registry_local(r)->self);
-  return CONC__LIKELY(id != 0) ? id : conc__registry_enter(r);
-}
-
-/* Whether that process has ended, or has given up its memory. Exact: once it
-   is true, nothing of it runs any more. A system call. */
-CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
-                                          unsigned id) {
-  unsigned index = id % CONC__PROCESSES;
-  short type;
-  if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
-  if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
-  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
-  return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
-}
-
-/* Maps a file, and a private page before it. NULL and errno. */
-CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
-  size_t page = conc__page;
-  struct conc__registry_mine *mine;
-  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE, fd, 0);
-  if (p == (char *)MAP_FAILED) return NULL;
-  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-           0) == MAP_FAILED) {
-    int error = errno;
-    munmap(p, page + size);
-    errno = error;
-    return NULL;
-  }
-  mine = conc__registry_local((struct conc__registry *)(void *)(p + page));
-  mine->users = 0;
-  mine->fd = fd;
-  mine->self = 0;
-  return p + page;
-}
-
-CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
-                                        size_t size) {
-  int fd = conc__registry_local(r)->fd;
-  munmap((char *)(void *)r - conc__page, conc__page + size);
-  close(fd);
-}
-
-/* A file in memory, without a name. A descriptor, or negative errno. */
-CONC__PRIVATE int conc__shared_file(size_t size) {
-  int fd = conc__file_open();
-  if (fd < 0) return fd;
-  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
-    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
-    close(fd);
-    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
-  }
-  return fd;
-}
-
-/* The family's registry; the guard is held. 0 or negative errno. */
-CONC__PRIVATE int conc__family_open(void) {
-  int fd;
-  if (conc__family != NULL) return 0;
-  fd = conc__shared_file(sizeof *conc__family);
-  if (fd < 0) return fd;
-  conc__family = (struct conc__registry *)conc__registry_map(
-      fd, sizeof *conc__family);
-  if (conc__family == NULL) {
-    int rc = -errno;
-    close(fd);
-    return rc;
-  }
-  return 0;
-}
-
-/* The registry that goes with the shared memory at p. NULL and errno EINVAL:
-   it is none. */
-CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
-  struct conc__registry *r = NULL;
-  const conc__region *g;
-  conc__mutex_lock(&conc__shared_guard);
-  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
-    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
-  conc__mutex_unlock(&conc__shared_guard);
-  if (r == NULL) errno = EINVAL;
-  return r;
-}
-
-/* --- waiting --- */
-
-/* Who waits between processes looks around after so long: for owners that have
-   died, and because a wake-up may have died with whom it woke. */
-#define CONC__SHARED_LOOK 20e-3
-/* Where there is nothing to be woken by, it looks after pauses up to this. */
-#define CONC__SHARED_PAUSE 2e-3
-
-#define CONC__FUTEX_WAIT_SHARED 9 /* FUTEX_WAIT_BITSET */
-#define CONC__FUTEX_WAKE_SHARED 1
-
-/* As conc__thread_spin, for a word that another process changes. */
-CONC__PRIVATE bool conc__shared_spin(conc__actor *self, const unsigned *word,
-                                     unsigned value) {
-  double budget = conc__spin_budget(self->spin_failed);
-  bool paid = false;
-  if (self->ops != &conc__thread_class) return false;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    int i;
-    do {
-      for (i = 0; i < 8 && !paid; i++) {
-        conc__pause();
-        paid = CONC__LOAD(word) != value;
-      }
-    } while (!paid && conc_now() < end);
-  }
-  conc__spin_learn(&self->spin_failed, paid);
-  return paid;
-}
-
-/* Sleeps while *word == value, until woken or for as long as that goes without
-   a look. A coroutine sleeps in its loop, which must not block: it is not
-   woken, but pauses, longer and longer. */
-CONC__PRIVATE void conc__shared_sleep(conc__actor *self, unsigned *word,
-                                      unsigned value, double deadline,
-                                      unsigned round, bool cancellable) {
-  double until = conc_now();
-#if CONC_HAVE_FUTEX
-  if (self->ops == &conc__thread_class) {
-    struct timespec t;
-    until += CONC__SHARED_LOOK;
-    t = conc__timespec(until < deadline ? until : deadline);
-    CONC__POINT();
-    syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value, &t, NULL,
-            0xffffffffu);
-    return;
-  }
-#endif
-  if (CONC__LOAD(word) != value) return;
-  until += round < 6 ? CONC__SHARED_PAUSE / (64 >> round) : CONC__SHARED_PAUSE;
-  self->ops->park(self, cancellable ? conc__cancel_bit(self) : 0,
-                  until < deadline ? until : deadline);
-}
-
-/* Waits while *word == value. 0: look again, if only because it is time to;
-   -ETIMEDOUT, -ECANCELED. *round is 0 at first. */
-CONC__PRIVATE int conc__shared_wait(unsigned *word, unsigned value,
-                                    double deadline, unsigned *round) {
-  conc__actor *self = conc__self();
-  if (conc__take_cancel(self)) return -ECANCELED;
-  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  if (*round == 0) /* and look before the first sleep */
-    conc__shared_spin(self, word, value);
-  else
-    conc__shared_sleep(self, word, value, conc__scope_limit(self, deadline),
-                       *round, true);
-  ++*round;
-  return 0;
-}
-
-/* Wakes up to n threads of any process. The memory may be gone by now. */
-CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
-#if CONC_HAVE_FUTEX
-  CONC__POINT();
-  syscall(SYS_futex, word, CONC__FUTEX_WAKE_SHARED, n, NULL, NULL, 0);
-#else
-  (void)word, (void)n;
-#endif
-}
-
-/* --- memory --- */
+/* --- memory without a name --- */
 
 CONC_API void *conc_shared_alloc(size_t size) {
   conc__region *g;
@@ -9755,798 +11188,8 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
   return memory;
 }
 
-/* --- primitives: what they have in common --- */
-
-/* In words that name a process: somebody waits for it to change; and: who has
-   taken it from the dead is about to write the actor beside it. */
-#define CONC__AWAITS 0x80000000u
-#define CONC__OWNER_CHANGING 0x40000000u
-
-/* The word of an object that lies so and so far from its registry. */
-CONC__PRIVATE uintptr_t conc__shared_word(const void *object,
-                                          struct conc__registry *r) {
-  uintptr_t pages = ((uintptr_t)r >> 12) - ((uintptr_t)object >> 12);
-  return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
-}
-
-CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
-                                                          uintptr_t word) {
-  uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
-  return (struct conc__registry *)(page << 12);
-}
-
-/* Whether it is time to ask if an owner is dead: before the first sleep. */
-CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
-  return round > 0 || deadline <= 0;
-}
-
-/* A claim is held by an actor of a process; it stands where locks between
-   threads have their list of waiters. The word alone says whose process has
-   it. The actor is written afterwards, and so is never another one's: it is 0
-   before, but after the death of an owner, when CONC__OWNER_CHANGING tells. */
-typedef struct conc__claim {
-  unsigned word;
-  uintptr_t actor;
-} conc__claim;
-
-CONC__INLINE bool conc__claim_is_mine(const conc__claim *c, unsigned id,
-                                      uintptr_t me) {
-  return (CONC__LOAD(&c->word) & ~CONC__AWAITS) == id &&
-         CONC__LOAD_RELAXED(&c->actor) == me;
-}
-
-CONC__PRIVATE int conc__claim_wait(conc__claim *c, struct conc__registry *r,
-                                   conc__actor *self, bool cancellable,
-                                   double deadline) {
-  unsigned awaits = 0; /* perhaps others do, too, once we have */
-  unsigned round = 0;
-  for (;;) {
-    unsigned seen = CONC__LOAD(&c->word);
-    unsigned owner = seen & CONC__PROCESS_ID;
-    unsigned id = conc__registry_self(r); /* another one after a fork */
-    if (id == 0) return -EAGAIN;
-    if (owner == 0) {
-      if (!CONC__CAS(&c->word, &seen, id | awaits)) continue;
-      CONC__STORE_RELAXED(&c->actor, self->id);
-      return 0;
-    }
-    if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
-    if (conc__shared_doubts(round, deadline) &&
-        conc__registry_is_dead(r, owner)) {
-      if (!CONC__CAS(&c->word, &seen,
-                     id | CONC__AWAITS | CONC__OWNER_CHANGING))
-        continue;
-      CONC__STORE_RELAXED(&c->actor, self->id);
-      CONC__AND(&c->word, ~CONC__OWNER_CHANGING);
-      return -EOWNERDEAD;
-    }
-    if (deadline <= 0) return -ETIMEDOUT;
-    if (round == 0) { /* unannounced, so that nobody need be woken */
-      conc__shared_spin(self, &c->word, seen);
-      round++;
-      continue;
-    }
-    if (!(seen & CONC__AWAITS) &&
-        !CONC__CAS(&c->word, &seen, seen | CONC__AWAITS))
-      continue;
-    awaits = CONC__AWAITS;
-    if (cancellable) {
-      int rc = conc__shared_wait(&c->word, seen | awaits, deadline, &round);
-      if (rc != 0) return rc;
-    } else {
-      conc__shared_sleep(self, &c->word, seen | awaits, CONC__NEVER, round++,
-                         false);
-    }
-  }
-}
-
-/* 0, -EOWNERDEAD, -EDEADLK, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
-CONC__INLINE int conc__claim_acquire(conc__claim *c, struct conc__registry *r,
-                                     conc__actor *self, bool cancellable,
-                                     double timeout) {
-  unsigned id = conc__registry_self(r);
-  unsigned seen = 0;
-  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
-  if (!CONC__CAS(&c->word, &seen, id))
-    return conc__claim_wait(c, r, self, cancellable, conc__deadline(timeout));
-  CONC__STORE_RELAXED(&c->actor, self->id);
-  return 0;
-}
-
-CONC__INLINE int conc__claim_release(conc__claim *c, struct conc__registry *r,
-                                     conc__actor *self) {
-  unsigned id = conc__registry_self(r);
-  unsigned seen = id;
-  if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
-  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
-  if (!CONC__CAS(&c->word, &seen, 0u)) {
-    CONC__STORE(&c->word, 0u);
-    conc__shared_wake(&c->word, 1);
-  }
-  return 0;
-}
-
-/* What is more than a word is under a guard of its own, held by a process for
-   some dozen instructions. Each step of a change leaves it in a state that is
-   as good as one in which the process had died earlier. 0; 1 if it was held by
-   one who died; -EAGAIN. */
-CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
-                                     unsigned *guard) {
-  unsigned id = conc__registry_self(r);
-  unsigned seen = 0;
-  int i;
-  if (id == 0) return -EAGAIN;
-  if (CONC__CAS(guard, &seen, id)) return 0;
-  for (i = 0;; i++) {
-    unsigned owner;
-    seen = CONC__LOAD(guard);
-    owner = seen & CONC__PROCESS_ID;
-    if (owner == 0) {
-      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__AWAITS : id)) return 0;
-    } else if (i < 10) {
-      conc__pause();
-    } else if (i < 20) {
-      sched_yield();
-    } else if (conc__registry_is_dead(r, owner)) {
-      if (CONC__CAS(guard, &seen, id | CONC__AWAITS)) return 1;
-    } else if ((seen & CONC__AWAITS) ||
-               CONC__CAS(guard, &seen, seen | CONC__AWAITS)) {
-      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__AWAITS,
-                         CONC__NEVER, 0, false);
-    }
-  }
-}
-
-CONC__PRIVATE void conc__shared_leave(unsigned *guard) {
-  CONC__POINT();
-  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__AWAITS)
-    conc__shared_wake(guard, 1);
-}
-
-/* The processes that have a part in something. Each only writes its own place,
-   which counts from when the id is there. */
-CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
-                                           unsigned id) {
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] == id) return &s->count[i];
-  return NULL;
-}
-
-/* False: there are too many others. */
-CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
-  unsigned *count = conc__sharers_find(s, id);
-  if (count != NULL) {
-    ++*count;
-    return true;
-  }
-  count = conc__sharers_find(s, 0);
-  if (count == NULL) return false;
-  *count = 1;
-  CONC__STORE(&s->id[count - s->count], id);
-  return true;
-}
-
-CONC__PRIVATE void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
-  unsigned *count = conc__sharers_find(s, id);
-  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
-}
-
-CONC__PRIVATE bool conc__sharers_any(const struct conc__sharers *s) {
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] != 0) return true;
-  return false;
-}
-
-/* Drops the dead; whether there were any. */
-CONC__PRIVATE bool conc__sharers_bury(struct conc__sharers *s,
-                                      struct conc__registry *r) {
-  bool any = false;
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
-      s->id[i] = 0;
-      any = true;
-    }
-  return any;
-}
-
-/* --- conc_lock and conc_rlock between processes --- */
-
-CONC__INLINE conc__claim *conc__lock_claim(const conc_lock *lock) {
-  return (conc__claim *)(uintptr_t)&lock->waiters;
-}
-
-CONC_API int conc_lock_init_shared(conc_lock *lock) {
-  struct conc__registry *r = conc__registry_of(lock);
-  if (r == NULL) return -EINVAL;
-  memset(&lock->waiters, 0, sizeof lock->waiters);
-  lock->depth = 0;
-  lock->order = CONC__ORDER_SHARED;
-  CONC__STORE(&lock->word, conc__shared_word(lock, r));
-  return 0;
-}
-
-CONC_API int conc_rlock_init_shared(conc_rlock *rlock) {
-  return conc_lock_init_shared(&rlock->lock);
-}
-
-CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
-                                            bool cancellable, double timeout) {
-  int rc = conc__claim_acquire(
-      conc__lock_claim(lock),
-      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self,
-      cancellable, timeout);
-  if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
-    conc__tell_acquired(lock, false, timeout <= 0);
-  return rc;
-}
-
-CONC__PRIVATE int conc__shared_lock_release(conc_lock *lock,
-                                            conc__actor *self) {
-#if CONC_HAVE_TSAN
-  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  conc__tell_released(lock, false);
-#endif
-  return conc__claim_release(
-      conc__lock_claim(lock),
-      conc__shared_registry(lock, CONC__LOAD_RELAXED(&lock->word)), self);
-}
-
-CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
-                                             conc__actor *self) {
-  uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
-  unsigned id;
-  if (!conc__is_shared(word)) return false;
-  id = conc__registry_self(conc__shared_registry(lock, word));
-  return id != 0 &&
-         conc__claim_is_mine(conc__lock_claim(lock), id, self->id);
-}
-
-CONC__PRIVATE bool conc__shared_lock_locked(const conc_lock *lock) {
-  return CONC__LOAD(&conc__lock_claim(lock)->word) != 0;
-}
-
-/* --- conc_event between processes ---
-
-   All in one word: besides what it is for threads, how often a set has ended
-   waits. So who waits knows that there was one, whatever has come since. */
-
-#define CONC__EVENT_ROUND 8u
-#define CONC__EVENT_STATE 3u
-
-CONC__INLINE unsigned *conc__event_word(conc_event *event) {
-  return (unsigned *)(void *)&event->flag;
-}
-
-CONC_API int conc_event_init_shared(conc_event *event) {
-  if (conc__registry_of(event) == NULL) return -EINVAL;
-  CONC__STORE(&event->flag, CONC__EVENT_SHARED);
-  return 0;
-}
-
-CONC__PRIVATE int conc__shared_event_set(conc_event *event) {
-  unsigned *word = conc__event_word(event);
-  unsigned seen = CONC__LOAD(word);
-  for (;;) {
-    unsigned want = (seen & ~CONC__EVENT_STATE) | CONC__SET;
-    if (seen & CONC__SET) return 0;
-    if (seen & CONC__AWAITED) want += CONC__EVENT_ROUND;
-    if (CONC__CAS(word, &seen, want)) break;
-  }
-  if (seen & CONC__AWAITED) conc__shared_wake(word, INT_MAX);
-  return 0;
-}
-
-CONC__PRIVATE int conc__shared_event_clear(conc_event *event) {
-  unsigned *word = conc__event_word(event);
-  unsigned seen = CONC__LOAD(word);
-  while ((seen & CONC__SET) &&
-         !CONC__CAS(word, &seen, seen & ~CONC__EVENT_STATE)) {
-  }
-  return 0;
-}
-
-CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
-  unsigned *word = conc__event_word(event);
-  double deadline = conc__deadline(timeout);
-  unsigned seen = CONC__LOAD(word);
-  unsigned before = seen | CONC__EVENT_STATE;
-  unsigned round = 0;
-  while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
-    int rc;
-    if (!(seen & CONC__AWAITED) &&
-        !CONC__CAS(word, &seen, seen | CONC__AWAITED))
-      continue;
-    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
-    if (rc != 0) return rc;
-    seen = CONC__LOAD(word);
-  }
-  return 0;
-}
-
-/* --- conc_cond between processes ---
-
-   A notify lets so many go, `notified` of those `waiting`, and begins a new
-   round: of those who have come in an earlier one, the first to look go. */
-
-CONC_API int conc_cond_init_shared(conc_cond *cond) {
-  struct conc__registry *r = conc__registry_of(cond);
-  if (r == NULL) return -EINVAL;
-  cond->guard = cond->round = cond->waiting = cond->notified = 0;
-  CONC__STORE(&cond->word, conc__shared_word(cond, r));
-  return 0;
-}
-
-CONC__PRIVATE int conc__cond_enter(conc_cond *cond) {
-  struct conc__registry *r = conc__shared_registry(cond, cond->word);
-  int rc = conc__shared_enter(r, &cond->guard);
-  if (rc <= 0) return rc;
-  /* A notify may have been under way: to be sure, they look. */
-  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
-  CONC__STORE(&cond->round, cond->round + 1);
-  conc__shared_wake(&cond->round, INT_MAX);
-  return 0;
-}
-
-/* One who waits, so far with the result rc, looks whether it may go. */
-CONC__PRIVATE bool conc__cond_look(conc_cond *cond, unsigned before, int rc) {
-  bool goes = false;
-  while (conc__cond_enter(cond) != 0) sched_yield(); /* it was there before */
-  if (rc != -ECANCELED && cond->notified > 0 && cond->round != before) {
-    cond->notified--;
-    goes = true;
-  }
-  if ((goes || rc != 0) && cond->waiting > 0) cond->waiting--;
-  if (cond->notified > cond->waiting) cond->notified = cond->waiting;
-  conc__shared_leave(&cond->guard);
-  return goes;
-}
-
-CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
-                                         double timeout) {
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(timeout);
-  unsigned before, depth, round = 0;
-  int rc, again;
-  if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  if (cond->word == 0) return -EINVAL;
-  rc = conc__cond_enter(cond);
-  if (rc != 0) return rc;
-  before = cond->round;
-  cond->waiting++;
-  conc__shared_leave(&cond->guard);
-  depth = lock->depth;
-  lock->depth = 0;
-  conc_lock_release(lock);
-  for (;;) {
-    unsigned seen = CONC__LOAD(&cond->round);
-    rc = 0;
-    if (seen != before && conc__cond_look(cond, before, 0)) break;
-    rc = conc__shared_wait(&cond->round, seen, deadline, &round);
-    if (rc == 0) continue;
-    if (conc__cond_look(cond, before, rc)) rc = 0;
-    break;
-  }
-  again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
-  lock->depth = depth;
-  return again != 0 ? again : rc;
-}
-
-CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
-  int rc = conc__cond_enter(cond);
-  if (rc != 0) return rc;
-  if (n > cond->waiting - cond->notified) n = cond->waiting - cond->notified;
-  if (n > 0) {
-    cond->notified += (unsigned)n;
-    CONC__STORE(&cond->round, cond->round + 1);
-  }
-  conc__shared_leave(&cond->guard);
-  if (n > 0) conc__shared_wake(&cond->round, n > INT_MAX ? INT_MAX : (int)n);
-  return 0;
-}
-
-/* --- conc_rwlock between processes ---
-
-   A writer that waits names itself in `wants`, and then no newcomer joins the
-   readers. Those who began to wait before a writer had it may; and once one
-   has given it back, it is the turn of readers, if some wait. Neither holds
-   for ever: what is free, any may have who is late. `round` is what all of
-   them wait on; its lowest bit: somebody does. */
-
-#define CONC__READS_SHARED(rwlock) ((conc_rwlock *)((uintptr_t)(rwlock) | 1))
-
-CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
-  struct conc__registry *r = conc__registry_of(rwlock);
-  if (r == NULL) return -EINVAL;
-  memset(&rwlock->shared, 0, sizeof rwlock->shared);
-  CONC__STORE(&rwlock->word, conc__shared_word(rwlock, r));
-  return 0;
-}
-
-/* Something has changed for those who wait; the guard is left. */
-CONC__PRIVATE void conc__rwlock_tell(struct conc__rwlock_shared *s) {
-  unsigned seen = s->round;
-  if (seen & 1) CONC__STORE(&s->round, seen + 1);
-  conc__shared_leave(&s->guard);
-  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
-}
-
-CONC__PRIVATE bool conc__rwlock_may(const struct conc__rwlock_shared *s,
-                                    bool write, bool late, unsigned writers) {
-  bool read = conc__sharers_any(&s->readers);
-  if (s->writer != 0) return false;
-  if (write) return !read && (late || !s->readers_turn);
-  return s->wants == 0 || s->writers != writers || (late && !read);
-}
-
-CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
-                                              conc__actor *self,
-                                              double timeout) {
-  struct conc__rwlock_shared *s = &rwlock->shared;
-  struct conc__registry *r =
-      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
-  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
-  double deadline = conc__deadline(timeout);
-  unsigned round = 0, writers = 0;
-  bool died = false;
-  int rc = 0;
-  for (;;) {
-    bool late = round > 1 || deadline <= 0;
-    bool mine, taken;
-    unsigned id, seen;
-    if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
-    id = conc__registry_self(r); /* another one after a fork */
-    mine = s->wants == id && s->wants_actor == self->id;
-    if (place != NULL && conc__sharers_find(&s->readers, id) == NULL) {
-      *place = NULL; /* of another lock, never released, at this address */
-      place = NULL;
-    }
-    if (place != NULL || (s->writer == id && s->writer_actor == self->id))
-      rc = -EDEADLK;
-    if (rc == 0 && conc__shared_doubts(round, deadline)) {
-      if (s->writer != 0 && conc__registry_is_dead(r, s->writer)) {
-        s->writer = 0;
-        s->readers_turn = false;
-        died = true;
-      }
-      if (s->wants != 0 && conc__registry_is_dead(r, s->wants)) s->wants = 0;
-      conc__sharers_bury(&s->readers, r);
-    }
-    if (round == 0) writers = s->writers;
-    taken = rc == 0 && conc__rwlock_may(s, write, late, writers);
-    if (taken && write) {
-      s->writer_actor = self->id;
-      CONC__STORE(&s->writer, id);
-    } else if (taken) {
-      taken = conc__sharers_add(&s->readers, id);
-      if (taken) s->readers_turn = false;
-    }
-    if (rc == 0 && !taken && deadline <= 0) rc = -ETIMEDOUT;
-    if (taken || rc != 0) {
-      if (mine) s->wants = 0;
-      if (taken && !write) conc__reads_add(self, CONC__READS_SHARED(rwlock));
-      if (mine)
-        conc__rwlock_tell(s);
-      else
-        conc__shared_leave(&s->guard);
-      return rc == 0 && died ? -EOWNERDEAD : rc;
-    }
-    if (!write) {
-      s->readers_wait = true;
-    } else if (s->wants == 0) {
-      s->wants_actor = self->id;
-      CONC__STORE(&s->wants, id);
-    }
-    seen = s->round | 1;
-    CONC__STORE_RELAXED(&s->round, seen);
-    conc__shared_leave(&s->guard);
-    rc = conc__shared_wait(&s->round, seen, deadline, &round);
-  }
-}
-
-CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
-                                              conc__actor *self) {
-  struct conc__rwlock_shared *s = &rwlock->shared;
-  struct conc__registry *r =
-      conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
-  conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
-  unsigned id = conc__registry_self(r);
-  bool write, read;
-  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
-  write = s->writer == id && s->writer_actor == self->id;
-  read = !write && (place != NULL || self->more_reads > 0) &&
-         conc__sharers_find(&s->readers, id) != NULL;
-  if (!write && !read) {
-    conc__shared_leave(&s->guard);
-    return -EPERM;
-  }
-  conc__tell_released(rwlock, read);
-  if (write) {
-    s->writers++;
-    s->readers_turn = s->readers_wait;
-    s->readers_wait = false;
-    s->writer_actor = 0;
-    CONC__STORE(&s->writer, 0u);
-  } else {
-    if (place != NULL)
-      *place = NULL;
-    else
-      self->more_reads--;
-    conc__sharers_remove(&s->readers, id);
-  }
-  conc__rwlock_tell(s);
-  return 0;
-}
-
-/* --- conc_sem between processes --- */
-
-#define CONC__SEM_SHARED 0x40000000u /* always; CONC__AWAITS; the value */
-#define CONC__SEM_MAX 0x3fffffffu
-
-CONC_API int conc_sem_init_shared(conc_sem *sem) {
-  if (conc__registry_of(sem) == NULL || sem->value > CONC__SEM_MAX)
-    return -EINVAL;
-  CONC__STORE(&sem->shared, CONC__SEM_SHARED | (unsigned)sem->value);
-  CONC__STORE(&sem->value, CONC__SEM_WAITERS);
-  return 0;
-}
-
-CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
-  unsigned seen = CONC__LOAD(&sem->shared);
-  unsigned awaits = 0; /* perhaps others do, too, once we have */
-  unsigned round = 0;
-  double deadline = CONC__NEVER;
-  for (;;) {
-    if (seen & CONC__SEM_MAX) {
-      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | awaits)) return 0;
-    } else if (timeout <= 0) {
-      return -ETIMEDOUT;
-    } else if ((seen & CONC__AWAITS) ||
-               CONC__CAS(&sem->shared, &seen, seen | CONC__AWAITS)) {
-      int rc;
-      if (awaits == 0) deadline = conc__deadline(timeout);
-      awaits = CONC__AWAITS;
-      rc = conc__shared_wait(&sem->shared, seen | awaits, deadline, &round);
-      if (rc != 0) return rc;
-      seen = CONC__LOAD(&sem->shared);
-    }
-  }
-}
-
-CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
-  unsigned seen = CONC__LOAD(&sem->shared);
-  size_t bound = CONC__SEM_MAX;
-  if (sem->bound > 0 && sem->bound < bound) bound = sem->bound;
-  for (;;) {
-    unsigned value = seen & CONC__SEM_MAX;
-    if (value > bound || n > bound - value) return -EOVERFLOW;
-    if (CONC__CAS(&sem->shared, &seen,
-                  (seen & ~CONC__AWAITS) + (unsigned)n))
-      break;
-  }
-  if (seen & CONC__AWAITS) conc__shared_wake(&sem->shared, (int)n);
-  return 0;
-}
-
-CONC__PRIVATE size_t conc__shared_sem_value(const conc_sem *sem) {
-  return CONC__LOAD(&sem->shared) & CONC__SEM_MAX;
-}
-
-/* --- conc_barrier between processes ---
-
-   Who waits for the end of a generation finds how it ended in `failed`, whose
-   lowest bit is that of the last one. The runner is whose action runs. */
-
-CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
-  struct conc__registry *r = conc__registry_of(barrier);
-  if (r == NULL || barrier->parties < 1) return -EINVAL;
-  barrier->broken = false;
-  barrier->waiting = 0;
-  barrier->generation = 0;
-  barrier->guard = barrier->runner = barrier->failed = 0;
-  memset(&barrier->parts, 0, sizeof barrier->parts);
-  CONC__STORE(&barrier->word, conc__shared_word(barrier, r));
-  return 0;
-}
-
-/* Ends a generation; the guard is held. */
-CONC__PRIVATE void conc__barrier_turn(conc_barrier *barrier, bool failed) {
-  barrier->failed = barrier->failed << 1 | failed;
-  CONC__STORE_RELAXED(&barrier->waiting, 0);
-  memset(&barrier->parts, 0, sizeof barrier->parts);
-  CONC__STORE(&barrier->generation, barrier->generation + 1);
-}
-
-CONC__PRIVATE void conc__barrier_break(conc_barrier *barrier) {
-  CONC__STORE_RELAXED(&barrier->broken, true);
-  CONC__STORE(&barrier->runner, 0u);
-  conc__barrier_turn(barrier, true);
-}
-
-/* Leaves the guard and wakes all, to look. */
-CONC__PRIVATE void conc__barrier_tell(conc_barrier *barrier) {
-  conc__shared_leave(&barrier->guard);
-  conc__shared_wake(&barrier->generation, INT_MAX);
-  conc__shared_wake(&barrier->runner, INT_MAX);
-}
-
-/* If one died with the guard, nobody knows how far it came: then the barrier
-   is broken now, the guard not held, and this is -EOWNERDEAD. */
-CONC__PRIVATE int conc__barrier_enter(conc_barrier *barrier,
-                                      struct conc__registry *r) {
-  int rc = conc__shared_enter(r, &barrier->guard);
-  if (rc <= 0) return rc;
-  conc__barrier_break(barrier);
-  conc__barrier_tell(barrier);
-  return -EOWNERDEAD;
-}
-
-CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
-                                           bool broken) {
-  struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
-  int rc;
-  do rc = conc__barrier_enter(barrier, r);
-  while (rc == -EOWNERDEAD);
-  if (rc != 0) return rc;
-  CONC__STORE_RELAXED(&barrier->broken, broken);
-  conc__barrier_turn(barrier, true);
-  conc__barrier_tell(barrier);
-  return 0;
-}
-
-/* The last one has come; the guard is held. */
-CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
-                                            struct conc__registry *r,
-                                            unsigned id, conc__actor *self) {
-  unsigned generation = barrier->generation;
-  int index = barrier->waiting;
-  int rc = 0;
-  if (barrier->action != NULL) {
-    barrier->runner_actor = self->id;
-    CONC__STORE(&barrier->runner, id);
-    conc__shared_leave(&barrier->guard);
-    rc = barrier->action(barrier->arg);
-    while (conc__barrier_enter(barrier, r) != 0) sched_yield();
-    CONC__STORE(&barrier->runner, 0u);
-  }
-  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
-  if (generation == barrier->generation) conc__barrier_turn(barrier, rc < 0);
-  conc__barrier_tell(barrier);
-  return rc < 0 ? rc : index;
-}
-
-/* Waits for the end of a generation, in which it has been counted. */
-CONC__PRIVATE int conc__shared_barrier_await(conc_barrier *barrier,
-                                             struct conc__registry *r,
-                                             conc__actor *self, int index,
-                                             unsigned generation,
-                                             double deadline) {
-  unsigned round;
-  for (round = 0;; round++) {
-    bool all_are_here;
-    unsigned age;
-    int rc;
-    while ((rc = conc__barrier_enter(barrier, r)) != 0) {
-      if (rc == -EOWNERDEAD) return rc;
-      sched_yield();
-    }
-    age = barrier->generation - generation;
-    if (age > 0) {
-      bool failed = age <= 32 && (barrier->failed >> (age - 1) & 1);
-      conc__shared_leave(&barrier->guard);
-      return failed ? -EPIPE : index;
-    }
-    all_are_here = barrier->runner != 0;
-    if (all_are_here) {
-      if (round > 0 && conc__registry_is_dead(r, barrier->runner))
-        rc = -EOWNERDEAD;
-    } else if (conc__take_cancel(self)) {
-      rc = -ECANCELED;
-    } else if (deadline < CONC__NEVER && conc_now() >= deadline) {
-      rc = -ETIMEDOUT;
-    } else if (round > 0 && conc__sharers_bury(&barrier->parts, r)) {
-      rc = -EOWNERDEAD;
-    }
-    if (rc != 0) {
-      conc__barrier_break(barrier);
-      conc__barrier_tell(barrier);
-      return rc;
-    }
-    conc__shared_leave(&barrier->guard);
-    if (round == 0)
-      conc__shared_spin(self, &barrier->generation, generation);
-    else
-      conc__shared_sleep(
-          self, &barrier->generation, generation,
-          all_are_here ? CONC__NEVER : conc__scope_limit(self, deadline),
-          round, !all_are_here);
-  }
-}
-
-CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
-                                            double timeout) {
-  struct conc__registry *r =
-      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(timeout);
-  unsigned round = 0;
-  for (;;) {
-    unsigned id, runner, generation;
-    int index, rc = conc__barrier_enter(barrier, r);
-    if (rc != 0) return rc;
-    id = conc__registry_self(r);
-    runner = barrier->runner;
-    if (runner != 0 && conc__shared_doubts(round, deadline) &&
-        conc__registry_is_dead(r, runner)) {
-      conc__barrier_break(barrier);
-      conc__barrier_tell(barrier);
-      return -EOWNERDEAD;
-    }
-    if (barrier->broken)
-      rc = -EPIPE;
-    else if (runner == id && barrier->runner_actor == self->id)
-      rc = -EDEADLK;
-    generation = barrier->generation;
-    if (rc == 0 && runner == 0) {
-      index = barrier->waiting;
-      if (index + 1 >= barrier->parties)
-        return conc__shared_barrier_pass(barrier, r, id, self);
-      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
-      conc__sharers_add(&barrier->parts, id); /* or its end is not noticed */
-      conc__shared_leave(&barrier->guard);
-      return conc__shared_barrier_await(barrier, r, self, index, generation,
-                                        deadline);
-    }
-    conc__shared_leave(&barrier->guard);
-    if (rc == 0) /* it comes again, when the action has run */
-      rc = conc__shared_wait(&barrier->runner, runner, deadline, &round);
-    else
-      return rc;
-    if (rc != 0) {
-      while (conc__barrier_enter(barrier, r) != 0) sched_yield();
-      if (generation == barrier->generation) {
-        CONC__STORE_RELAXED(&barrier->broken, true);
-        conc__barrier_turn(barrier, true);
-      }
-      conc__barrier_tell(barrier);
-      return rc;
-    }
-  }
-}
-
-/* --- conc_once between processes --- */
-
-CONC_API int conc_once_init_shared(conc_once *once) {
-  struct conc__registry *r = conc__registry_of(once);
-  if (r == NULL) return -EINVAL;
-  memset(&once->waiters, 0, sizeof once->waiters);
-  CONC__STORE(&once->word, conc__shared_word(once, r));
-  return 0;
-}
-
-CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
-                                        void *arg, double timeout) {
-  conc__claim *claim = (conc__claim *)(void *)&once->waiters;
-  uintptr_t word = CONC__LOAD(&once->word);
-  struct conc__registry *r = conc__shared_registry(once, word);
-  conc__actor *self = conc__self();
-  int rc;
-  if (word == CONC__ONCE_DONE) return 0;
-  rc = conc__claim_acquire(claim, r, self, true, timeout);
-  if (rc != 0 && rc != -EOWNERDEAD) return rc;
-  rc = 0;
-  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
-    rc = fn(arg);
-    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
-  }
-  conc__claim_release(claim, r, self);
-  return rc < 0 ? rc : 0;
-}
-
 /* ---------------------------------------------------------------------------
-   >>process: children, their ends, programs
+   >>process: children and their ends
 
    Who starts a process holds conc__processes_guard, which a fork of anybody's
    takes, too: so no child inherits what is meant for another one. A child is
@@ -10590,42 +11233,6 @@ typedef struct conc__child_fds {
 
 static conc__child_fds *conc__makings;
 
-CONC__PRIVATE void conc__fd_close(int *fd) {
-  if (*fd >= 0) conc_close(*fd);
-  *fd = -1;
-}
-
-/* Moves a descriptor above the three of stdio, which dup2() is to replace. */
-CONC__PRIVATE int conc__fd_lift(int fd) {
-  int high;
-  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (high < 0) high = -errno;
-  close(fd);
-  return high;
-}
-
-CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
-  int i;
-#if CONC_HAVE_CLOEXEC
-  int rc = pipe2(fds, O_CLOEXEC);
-#else
-  int rc = pipe(fds);
-#endif
-  if (rc < 0) {
-    fds[0] = fds[1] = -1;
-    return -errno;
-  }
-  for (i = 0; i < 2; i++) {
-    conc__set_cloexec(fds[i]);
-    fds[i] = conc__fd_lift(fds[i]);
-    if (fds[i] < 0) rc = fds[i];
-  }
-  if (rc != 0)
-    for (i = 0; i < 2; i++) conc__fd_close(&fds[i]);
-  return rc;
-}
-
 /* A thread of the library's own, in which no signal is handled. It has begun
    when this returns: a fork should not meet one that is half made, because
    AddressSanitizer's locks are not for that. */
@@ -10640,7 +11247,7 @@ CONC__PRIVATE void *conc__helper_main(void *arg) {
   void *(*fn)(void *) = h->fn;
   uintptr_t of = h->arg;
   CONC__STORE(&h->begun, 1u);
-  conc__futex_wake(&h->begun, 1);
+  conc__futex_wake(&h->begun, 1, false);
   return fn((void *)of);
 }
 
@@ -10661,7 +11268,7 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   pthread_attr_destroy(&attr);
   while (rc == 0 && CONC__LOAD(&h.begun) == 0)
-    conc__futex_wait(&h.begun, 0, CONC__NEVER);
+    conc__futex_wait(&h.begun, 0, CONC__NEVER, false);
   return rc;
 }
 
@@ -10750,7 +11357,7 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     conc__mutex_unlock(&conc__processes_guard);
     if (poller < 0) {
       if (until <= 0) until = conc_now() + CONC__REAPER_STAYS;
-      conc__futex_wait(&conc__reaper_sleeps, 1, until);
+      conc__futex_wait(&conc__reaper_sleeps, 1, until, false);
       continue;
     }
     n = epoll_wait(poller, e, 64, -1);
@@ -10879,17 +11486,23 @@ CONC__PRIVATE void conc__process_fork_child(void) {
 }
 
 CONC__PRIVATE void conc__process_init_once(void) {
+  static const conc__fork_row row = {conc__process_fork_prepare,
+                                     conc__process_fork_parent,
+                                     conc__process_fork_child};
   conc__shared_init();
-  pthread_atfork(conc__process_fork_prepare, conc__process_fork_parent,
-                 conc__process_fork_child);
+  conc__fork_enter(CONC__FORK_PROCESS, &row);
 }
+
+/* A process as its parent sees it. */
+static const conc__kind conc__process_kind = {
+    "Process", true, false, false, conc_terminate, NULL, NULL, NULL, NULL};
 
 CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
                                       unsigned first) {
   int rc;
   pthread_once(&conc__process_once, conc__process_init_once);
   conc__self();
-  rc = conc__task_begin(t, CONC__TASK_PROCESS);
+  rc = conc__task_begin(t, &conc__process_kind);
   if (rc != 0) return rc;
   t->number = first + __atomic_add_fetch(numbers, 1u, __ATOMIC_RELAXED);
   t->pid = 0;
@@ -10931,7 +11544,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
     conc__waker_close(loop->waker);
   }
   conc__task_unlink(mine);
-  if (mine->kind != CONC__TASK_FOREIGN) conc__task_end_stayed_in_parent(mine);
+  if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
 }
 
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
@@ -10957,11 +11570,15 @@ CONC__PRIVATE int conc__parent_watch_start(int fd) {
   return conc__helper_start(conc__parent_watch, (uintptr_t)fd);
 }
 
+/* A process as it sees itself: the task that its parent has started. */
+static const conc__kind conc__own_process_kind = {
+    "Process", true, false, false, NULL, NULL, NULL, NULL, NULL};
+
 /* Runs the target as this process's own task: its exit code. */
 CONC__PRIVATE int conc__process_main(conc_task *t) {
   conc__actor *self;
   void *result;
-  t->kind = CONC__TASK_MYSELF;
+  t->kind = &conc__own_process_kind;
   t->pid = getpid();
   t->exitcode = CONC_NO_EXITCODE;
   self = conc__thread_enter(t);
@@ -11027,7 +11644,7 @@ CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
   /* Not earlier: the guard would only have stopped it again. */
   if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
     CONC__STORE(&conc__reaper_sleeps, 0u);
-    conc__futex_wake(&conc__reaper_sleeps, 1);
+    conc__futex_wake(&conc__reaper_sleeps, 1, false);
   }
 #endif
   return rc;
@@ -11170,20 +11787,6 @@ typedef struct conc__spawn_message {
 #define CONC__PARCEL 0x636f6e632e683031u /* also: of which version */
 #define CONC__SPAWNED "--conc-process"
 
-/* A file without a name. */
-CONC__PRIVATE int conc__file_open(void) {
-#if CONC_HAVE_MEMFD
-  return conc__fd_lift((int)syscall(SYS_memfd_create, "conc", 1u));
-#else
-  char name[] = "/tmp/conc-XXXXXX";
-  int fd = conc__fd_lift(mkstemp(name));
-  if (fd < 0) return fd;
-  conc__set_cloexec(fd);
-  unlink(name);
-  return fd;
-#endif
-}
-
 CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   const char *p = (const char *)data;
   while (size > 0) {
@@ -11191,19 +11794,6 @@ CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return -errno;
     p += n;
-    size -= (size_t)n;
-  }
-  return 0;
-}
-
-CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
-  char *p = (char *)data;
-  while (size > 0) {
-    ssize_t n = pread(fd, p, size, (off_t)at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? -errno : -EPROTO;
-    p += n;
-    at += (size_t)n;
     size -= (size_t)n;
   }
   return 0;
@@ -11324,14 +11914,15 @@ CONC_API int conc_process_start(conc_task *task) {
 CONC_API pid_t conc_pid(const conc_task *task) { return task->pid; }
 
 CONC_API int conc_exitcode(const conc_task *task) {
-  if (task->kind == CONC__TASK_JOB || !conc_event_is_set(&task->done))
+  if (!conc_event_is_set(&task->done) ||
+      (task->kind != NULL && task->kind->no_exitcode))
     return CONC_NO_EXITCODE;
   return task->exitcode;
 }
 
 CONC__PRIVATE int conc__process_signal(conc_task *t, int number) {
   int rc = -ESRCH;
-  if (t->kind != CONC__TASK_PROCESS) return rc;
+  if (t->kind != &conc__process_kind) return rc;
   conc__mutex_lock(&conc__processes_guard);
   if (t->link != NULL) rc = kill(t->pid, number) < 0 ? -errno : 0;
   conc__mutex_unlock(&conc__processes_guard);
@@ -11346,7 +11937,9 @@ CONC_API int conc_kill(conc_task *task) {
   return conc__process_signal(task, SIGKILL);
 }
 
-/* --- programs --- */
+/* ---------------------------------------------------------------------------
+   >>popen: conc_popen: other programs
+   ------------------------------------------------------------------------ */
 
 /* What becomes descriptor `i` of the program: *theirs, which is for us to
    close if *made. *ours is the other end of a pipe. */
@@ -11452,7 +12045,7 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
 }
 
 CONC_API void conc_popen_close(conc_popen *p) {
-  if (p->task.kind == 0) return;
+  if (!conc__task_was_started(&p->task)) return;
   conc__fd_close(&p->in);
   conc__fd_close(&p->out);
   conc__fd_close(&p->err);
@@ -11553,7 +12146,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
   size_t room[2] = {0, 0};
   int *const fds[3] = {&p->in, &p->out, &p->err};
   struct pollfd poll_fds[CONC__WAIT_FDS + 1];
-  int rc = p->task.kind == 0 ? -EINVAL : 0;
+  int rc = conc__task_was_started(&p->task) ? 0 : -EINVAL;
   int i, count;
   if (rc == 0 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
   while (rc == 0) {
@@ -11565,7 +12158,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
       poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
     }
     if (count == 0) break;
-    rc = self->ops == &conc__coro_class
+    rc = !self->ops->blocks
              ? conc__coro_poll(self, poll_fds, count, deadline)
              : conc__thread_poll(self, poll_fds, count, deadline);
     for (i = 0; i < count && rc >= 0; i++) {
@@ -11593,7 +12186,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
 /* Runs a program that nobody else knows: it does not outlive the call. */
 CONC__PRIVATE int conc__popen_run(conc_popen *p, conc_output *out,
                                   double timeout) {
-  bool own = conc__self()->ops != &conc__coro_class &&
+  bool own = conc__self()->ops->blocks &&
              conc__this.worker == NULL; /* who has jobs to run meanwhile */
   int rc = conc__popen_begin(p, own);
   if (rc != 0) return rc;
@@ -11634,275 +12227,6 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                                  what is stored, looked at
                                                  and translated for Python 2
    ------------------------------------------------------------------------ */
-
-/* --- buffers --- */
-
-/* Zeroed is empty. data is what CONC_FREE takes; size <= capacity. */
-typedef struct conc__buffer {
-  unsigned char *data;
-  size_t size, capacity;
-} conc__buffer;
-
-/* Makes room for `more` bytes behind the last: so many appends cannot fail
-   then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
-CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
-  size_t capacity = b->capacity < 64 ? 64 : b->capacity;
-  void *data;
-  if (more <= b->capacity - b->size) return 0;
-  if (more > SIZE_MAX / 4 || b->size > SIZE_MAX / 4) return -ENOMEM;
-  while (capacity - b->size < more) capacity *= 2;
-  data = CONC_REALLOC(b->data, capacity);
-  if (data == NULL) return -ENOMEM;
-  b->data = (unsigned char *)data;
-  b->capacity = capacity;
-  return 0;
-}
-
-CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
-                                     size_t size) {
-  if (CONC__UNLIKELY(size > b->capacity - b->size)) {
-    int rc = conc__buffer_reserve(b, size);
-    if (rc != 0) return rc;
-  }
-  /* memcpy of nothing from NULL is undefined, hence the question */
-  if (size > 0) memcpy(b->data + b->size, data, size);
-  b->size += size;
-  return 0;
-}
-
-CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
-  CONC_FREE(b->data);
-  b->data = NULL;
-  b->size = b->capacity = 0;
-}
-
-/* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
-
-   MD5 is no hash to trust any more, but as an HMAC it is what Python up to
-   3.11 authenticates with. Both work on blocks of 64 bytes and pad alike; they
-   differ in the order of bytes within a word and in the compression. */
-
-enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
-#define CONC__HASH_MAX 32 /* bytes of the longer digest */
-
-typedef struct conc__hash {
-  int kind;
-  uint32_t state[8];
-  uint64_t size; /* bytes so far; the rest of 64 of them wait in block */
-  unsigned char block[64];
-} conc__hash;
-
-CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
-  return x << n | x >> (32 - n);
-}
-
-CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
-  /* floor(2^32 * |sin(i + 1)|) */
-  static const uint32_t sine[64] = {
-    0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a,
-    0xa8304613, 0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be,
-    0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340,
-    0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
-    0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8,
-    0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c,
-    0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
-    0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
-    0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92,
-    0xffeff47d, 0x85845dd1, 0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1,
-    0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391};
-  static const unsigned char shift[16] = {7, 12, 17, 22, 5, 9,  14, 20,
-                                          4, 11, 16, 23, 6, 10, 15, 21};
-  uint32_t a = state[0], b = state[1], c = state[2], d = state[3], w[16];
-  unsigned i;
-  for (i = 0; i < 16; i++, p += 4)
-    w[i] = (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 |
-           (uint32_t)p[0];
-  for (i = 0; i < 64; i++) {
-    uint32_t f, next;
-    unsigned word;
-    if (i < 16) {
-      f = d ^ (b & (c ^ d));
-      word = i;
-    } else if (i < 32) {
-      f = c ^ (d & (b ^ c));
-      word = 5 * i + 1;
-    } else if (i < 48) {
-      f = b ^ c ^ d;
-      word = 3 * i + 5;
-    } else {
-      f = c ^ (b | ~d);
-      word = 7 * i;
-    }
-    next = b + conc__rol(a + f + sine[i] + w[word % 16],
-                         shift[i / 16 * 4 + i % 4]);
-    a = d;
-    d = c;
-    c = b;
-    b = next;
-  }
-  state[0] += a;
-  state[1] += b;
-  state[2] += c;
-  state[3] += d;
-}
-
-CONC__PRIVATE void conc__sha256_block(uint32_t *state,
-                                      const unsigned char *p) {
-  /* fractions of the cube roots of the first 64 primes */
-  static const uint32_t root[64] = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1,
-    0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3,
-    0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
-    0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
-    0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
-    0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
-    0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
-    0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
-    0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-  /* s[(k - i) & 7] is the standard's k-th working variable in round i: the
-     index turns instead of eight variables moving along */
-  uint32_t w[16], s[8];
-  unsigned i;
-  memcpy(s, state, sizeof s);
-  for (i = 0; i < 64; i++) {
-    uint32_t *h = &s[(7 - i) & 7], *d = &s[(3 - i) & 7];
-    uint32_t a = s[(0 - i) & 7], b = s[(1 - i) & 7], c = s[(2 - i) & 7];
-    uint32_t e = s[(4 - i) & 7], f = s[(5 - i) & 7], g = s[(6 - i) & 7];
-    if (i < 16) {
-      w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
-             (uint32_t)p[2] << 8 | (uint32_t)p[3];
-      p += 4;
-    } else {
-      uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
-      w[i & 15] += (conc__rol(x, 25) ^ conc__rol(x, 14) ^ x >> 3) +
-                   (conc__rol(y, 15) ^ conc__rol(y, 13) ^ y >> 10) +
-                   w[(i + 9) & 15];
-    }
-    *h += (conc__rol(e, 26) ^ conc__rol(e, 21) ^ conc__rol(e, 7)) +
-          (g ^ (e & (f ^ g))) + root[i] + w[i & 15];
-    *d += *h;
-    *h += (conc__rol(a, 30) ^ conc__rol(a, 19) ^ conc__rol(a, 10)) +
-          ((a & b) | (c & (a | b)));
-  }
-  for (i = 0; i < 8; i++) state[i] += s[i];
-}
-
-CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
-  static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
-                                  0x10325476, 0,          0,
-                                  0,          0};
-  /* fractions of the square roots of the first 8 primes */
-  static const uint32_t sha256[8] = {
-    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
-    0x1f83d9ab, 0x5be0cd19};
-  h->kind = kind;
-  h->size = 0;
-  memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
-}
-
-CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
-                                  size_t size) {
-  const unsigned char *p = (const unsigned char *)data;
-  while (size > 0) {
-    size_t have = (size_t)(h->size % 64), n = 64 - have;
-    if (n > size) n = size;
-    memcpy(h->block + have, p, n);
-    h->size += n;
-    p += n;
-    size -= n;
-    if (have + n < 64) return;
-    if (h->kind == CONC__MD5)
-      conc__md5_block(h->state, h->block);
-    else
-      conc__sha256_block(h->state, h->block);
-  }
-}
-
-/* Writes the digest (16 or 32 bytes) and returns its size. */
-CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
-  static const unsigned char padding[64] = {0x80};
-  const bool little = h->kind == CONC__MD5;
-  const uint64_t bits = h->size * 8;
-  const size_t size = little ? 16 : 32;
-  unsigned char length[8];
-  size_t i;
-  for (i = 0; i < 8; i++)
-    length[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
-  conc__hash_add(h, padding, 1 + (size_t)((119 - h->size % 64) % 64));
-  conc__hash_add(h, length, 8);
-  for (i = 0; i < size; i++)
-    out[i] =
-        (unsigned char)(h->state[i / 4] >> 8 * (little ? i % 4 : 3 - i % 4));
-  return size;
-}
-
-CONC__PRIVATE void conc__md5(const void *data, size_t size,
-                             unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__MD5);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
-
-CONC__PRIVATE void conc__sha256(const void *data, size_t size,
-                                unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__SHA256);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
-
-/* Overwrites a secret. A plain memset before the end of a variable's life is
-   removed by compilers; what goes through volatile is not. */
-CONC__PRIVATE void conc__wipe(void *secret, size_t size) {
-  volatile unsigned char *p = (volatile unsigned char *)secret;
-  while (size-- > 0) *p++ = 0;
-}
-
-/* Whether two secrets are the same: takes as long wherever the first
-   difference is, so that nobody can guess a digest byte by byte. */
-CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
-                                      size_t size) {
-  const volatile unsigned char *p = (const volatile unsigned char *)a;
-  const volatile unsigned char *q = (const volatile unsigned char *)b;
-  unsigned char difference = 0;
-  while (size-- > 0) difference |= (unsigned char)(*p++ ^ *q++);
-  return difference == 0;
-}
-
-/* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
-   key may have any length, 0 too. */
-CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
-                              const void *message, size_t size,
-                              unsigned char *out) {
-  unsigned char pad[64], digest[CONC__HASH_MAX];
-  conc__hash h;
-  size_t n = key_size, i;
-  memset(pad, 0, sizeof pad);
-  if (key_size > sizeof pad) {
-    conc__hash_begin(&h, kind);
-    conc__hash_add(&h, key, key_size);
-    n = conc__hash_end(&h, pad);
-  } else if (n > 0) {
-    memcpy(pad, key, n);
-  }
-  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36;
-  conc__hash_begin(&h, kind);
-  conc__hash_add(&h, pad, sizeof pad);
-  conc__hash_add(&h, message, size);
-  n = conc__hash_end(&h, digest);
-  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
-  conc__hash_begin(&h, kind);
-  conc__hash_add(&h, pad, sizeof pad);
-  conc__hash_add(&h, digest, n);
-  conc__hash_end(&h, out);
-  /* each of these is as good as the key to a forger */
-  conc__wipe(pad, sizeof pad);
-  conc__wipe(digest, sizeof digest);
-  conc__wipe(&h, sizeof h);
-}
 
 /* --- values ---
 
@@ -12283,6 +12607,10 @@ CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
     }
   }
 }
+
+/* ---------------------------------------------------------------------------
+   >>maker: how a value is made: parts first, then one allocation
+   ------------------------------------------------------------------------ */
 
 /* --- walking a value ---
 
@@ -13061,6 +13389,10 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   *out = v;
   return 0;
 }
+
+/* ---------------------------------------------------------------------------
+   >>pickle: Python's pickle, read as data
+   ------------------------------------------------------------------------ */
 
 /* --- pickle: reading ---
 
@@ -13956,6 +14288,10 @@ CONC__PRIVATE int conc__pickle_content(const unsigned char *p, size_t n,
   return 0;
 }
 
+/* ---------------------------------------------------------------------------
+   >>format: conc_value_text, conc_build, conc_parse
+   ------------------------------------------------------------------------ */
+
 /* --- text --- */
 
 /* Where conc_value_text writes: what does not fit is only counted. */
@@ -14254,288 +14590,6 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
   }
   if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
   return (ssize_t)s.length;
-}
-
-/* --- JSON (RFC 8259) ---
-
-   Read on the maker's stack, like a pickle: brackets open are marks, and how
-   many there can be is known. Text without escapes is not copied but by the
-   one copy of all the input; written is what Python's json.dumps writes. */
-
-typedef struct conc__json {
-  const unsigned char *p, *end; /* after an error, p is where it is */
-  conc__maker m;
-} conc__json;
-
-/* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
-CONC__PRIVATE unsigned char conc__json_peek(conc__json *j) {
-  while (j->p < j->end &&
-         (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
-    j->p++;
-  return j->p < j->end ? *j->p : 0;
-}
-
-/* Reads a character of a string, plain or escaped. A surrogate without its
-   other half cannot stand there plain, for it is no UTF-8. */
-CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
-  static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
-  const unsigned char *p = j->p;
-  uint32_t low = 0;
-  size_t i = 0;
-  if (*p != '\\') {
-    i = conc__utf8(p, (size_t)(j->end - p), c);
-    if (i == 0 || *c < 0x20 || (*c >= 0xd800 && *c < 0xe000)) return -EBADMSG;
-    j->p += i;
-    return 0;
-  }
-  if (++p == j->end) return -EBADMSG;
-  if (*p == 'u') {
-    if (!conc__hex(p + 1, j->end, 4, c)) return -EBADMSG;
-    p += 5;
-    if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
-        p[1] == 'u' && conc__hex(p + 2, j->end, 4, &low) && low >= 0xdc00 &&
-        low < 0xe000) {
-      *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
-      p += 6;
-    }
-  } else {
-    while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
-    if (known[i] == 0) return -EBADMSG;
-    *c = (unsigned char)known[i + 1];
-    p++;
-  }
-  j->p = p;
-  return 0;
-}
-
-CONC__PRIVATE int conc__json_string(conc__json *j) {
-  const unsigned char *begin = j->p + 1, *end;
-  unsigned char *out = NULL;
-  bool escaped = false;
-  size_t size = 0;
-  uint32_t c;
-  int rc;
-  for (j->p = begin; j->p < j->end && *j->p != '"';) {
-    escaped |= *j->p == '\\';
-    rc = conc__json_character(j, &c);
-    if (rc != 0) return rc;
-  }
-  end = j->p;
-  if (end == j->end) return -EBADMSG;
-  if (escaped) { /* no escape is shorter than what it stands for */
-    rc = conc__extra_reserve(&j->m, (size_t)(end - begin), &out);
-    if (rc != 0) return rc;
-    for (j->p = begin; j->p < end;) {
-      conc__json_character(j, &c);
-      size += conc__utf8_put(out + size, c);
-    }
-    rc = conc__push_extra(&j->m, CONC_STR, size);
-  } else {
-    rc = conc__push(&j->m, CONC_STR, (size_t)(end - begin),
-                    (size_t)(begin - j->m.input));
-  }
-  j->p = end + 1;
-  return rc;
-}
-
-CONC__PRIVATE int conc__json_number(conc__json *j) {
-  bool real = false, wrong = false;
-  const unsigned char *p = j->p,
-                      *end = conc__scan_number(p, j->end, &real, &wrong);
-  double f;
-  int rc;
-  if (wrong) {
-    j->p = end;
-    return -EBADMSG;
-  }
-  if (real) {
-    f = conc__decimal(p, (size_t)(end - p));
-    rc = f - f != 0 ? -ERANGE : conc__push_float(&j->m, f);
-  } else {
-    rc = conc__push_decimal(&j->m, p, (size_t)(end - p));
-  }
-  if (rc == 0) j->p = end;
-  return rc;
-}
-
-/* What has no items, and begins with c. */
-CONC__PRIVATE int conc__json_leaf(conc__json *j, unsigned char c) {
-  static const char *const word[3] = {"null", "false", "true"};
-  size_t n;
-  int i;
-  if (c == '"') return conc__json_string(j);
-  if (c == '-' || (c >= '0' && c <= '9')) return conc__json_number(j);
-  for (i = 0; i < 3; i++) {
-    n = strlen(word[i]);
-    if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[i], n) != 0) continue;
-    j->p += n;
-    return i == 0 ? conc__push(&j->m, CONC_NONE, 0, 0)
-                  : conc__push_bool(&j->m, i == 2);
-  }
-  return -EBADMSG;
-}
-
-CONC__PRIVATE int conc__json_key(conc__json *j) {
-  int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
-  if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
-  if (rc == 0) j->p++;
-  return rc;
-}
-
-CONC__PRIVATE int conc__json_read(conc__json *j) {
-  unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
-  unsigned depth = 0;
-  for (;;) {
-    unsigned char c = conc__json_peek(j);
-    bool opened = c == '[' || c == '{';
-    int rc;
-    if (opened) {
-      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
-      closing[depth++] = c == '[' ? ']' : '}';
-      rc = conc__read_mark(&j->m);
-      if (rc == 0) j->p++;
-    } else {
-      rc = conc__json_leaf(j, c);
-    }
-    if (rc != 0) return rc;
-    /* Behind a value, or a bracket: what comes until the next value. */
-    for (;; opened = false) {
-      c = conc__json_peek(j);
-      if (depth == 0) return j->p == j->end ? 0 : -EBADMSG;
-      if (c == closing[depth - 1]) {
-        j->p++;
-        depth--;
-        rc = conc__read_collect_marked(&j->m,
-                                       c == ']' ? CONC_LIST : CONC_DICT);
-        if (rc != 0) return rc;
-        continue;
-      }
-      if (!opened) {
-        if (c != ',') return -EBADMSG;
-        j->p++;
-      }
-      rc = closing[depth - 1] == '}' ? conc__json_key(j) : 0;
-      if (rc != 0) return rc;
-      break;
-    }
-  }
-}
-
-CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
-                             size_t *where) {
-  conc__json j;
-  int rc;
-  j.p = (const unsigned char *)text;
-  j.end = size > 0 ? j.p + size : j.p;
-  *out = NULL;
-  conc__maker_init(&j.m, j.p, size);
-  rc = conc__json_read(&j);
-  if (rc == 0) rc = conc__maker_finish(&j.m, out);
-  if (rc != 0 && where != NULL) *where = size - (size_t)(j.end - j.p);
-  conc__maker_free(&j.m);
-  return rc;
-}
-
-CONC__PRIVATE void conc__json_put_string(conc__writer *s,
-                                         const conc_value *v) {
-  static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
-  const unsigned char *p = v->as.bytes, *end = p + v->size;
-  conc__writer_put(s, "\"", 1);
-  while (p < end) {
-    const unsigned char *plain = p;
-    uint32_t c = 0;
-    char escape[16];
-    size_t i = 0;
-    /* 0xed: where surrogates begin, and a few characters that are none */
-    while (p < end && *p >= ' ' && *p != '"' && *p != '\\' && *p != 0xed) p++;
-    conc__writer_put(s, plain, (size_t)(p - plain));
-    if (p == end) break;
-    plain = p;
-    p += conc__utf8(p, (size_t)(end - p), &c);
-    while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
-    if (known[i] != 0)
-      snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
-    else
-      snprintf(escape, sizeof escape, "\\u%04lx", (unsigned long)c);
-    if (c < 0x80 || (c >= 0xd800 && c < 0xe000))
-      conc__writer_text(s, escape);
-    else
-      conc__writer_put(s, plain, (size_t)(p - plain));
-  }
-  conc__writer_put(s, "\"", 1);
-}
-
-/* Whether JSON has such a value. */
-CONC__PRIVATE bool conc__json_knows(const conc_value *v) {
-  if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
-  return v->type <= CONC_STR || v->type == CONC_LIST ||
-         v->type == CONC_TUPLE || v->type == CONC_DICT;
-}
-
-/* Writes what a step of a walk finds, and what stands before it. */
-CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
-                                  int step, int indent) {
-  const conc_value *v = w->value, *in = w->parent;
-  const bool close = step == CONC__WALK_CLOSE;
-  const bool comma = !close && in != NULL && w->index > 0;
-  if (!close && in != NULL && in->type == CONC_DICT && w->index % 2 == 1) {
-    conc__writer_text(s, ": ");
-  } else {
-    if (comma) conc__writer_text(s, indent > 0 ? "," : ", ");
-    if (indent > 0 && (close ? v->size > 0 : in != NULL)) {
-      unsigned spaces =
-          (unsigned)indent * (w->depth - (step == CONC__WALK_OPEN));
-      conc__writer_text(s, "\n");
-      while (spaces-- > 0) conc__writer_put(s, " ", 1);
-    }
-  }
-  if (step != CONC__WALK_LEAF)
-    conc__writer_text(s, v->type == CONC_DICT ? (close ? "}" : "{")
-                                              : (close ? "]" : "["));
-  else if (v->type == CONC_STR)
-    conc__json_put_string(s, v);
-  else if (v->type == CONC_NONE)
-    conc__writer_text(s, "null");
-  else if (v->type == CONC_BOOL)
-    conc__writer_text(s, v->as.boolean ? "true" : "false");
-  else
-    conc__text_leaf(s, v);
-}
-
-CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
-                             size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
-  conc__writer s;
-  conc__walk w;
-  int step, rc;
-  *out = NULL;
-  if (value == NULL || indent < 0 || indent > 100) return -EINVAL;
-  rc = conc__buffer_reserve(&b, 1);
-  conc__walk_begin(&w, value);
-  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
-    if (!conc__json_knows(w.value) ||
-        (w.parent != NULL && w.parent->type == CONC_DICT && w.index % 2 == 0 &&
-         w.value->type != CONC_STR)) {
-      rc = -EINVAL;
-      break;
-    }
-    do { /* at most twice: the second time there is room, for a NUL too */
-      s.buf = (char *)b.data + b.size;
-      s.size = b.capacity - b.size;
-      s.length = 0;
-      conc__json_put(&s, &w, step, indent);
-      rc = s.length < s.size ? 0 : conc__buffer_reserve(&b, s.length + 1);
-    } while (rc == 0 && s.length >= s.size);
-    if (rc == 0) b.size += s.length;
-  }
-  if (rc != 0) {
-    conc__buffer_free(&b);
-    return rc;
-  }
-  b.data[b.size] = 0;
-  *out = (char *)b.data;
-  if (size != NULL) *size = b.size;
-  return 0;
 }
 
 /* --- build and parse --- */
@@ -14944,6 +14998,292 @@ CONC_API int conc_parse(const conc_value *value, const char *format, ...) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>json: RFC 8259
+   ------------------------------------------------------------------------ */
+
+/* --- JSON (RFC 8259) ---
+
+   Read on the maker's stack, like a pickle: brackets open are marks, and how
+   many there can be is known. Text without escapes is not copied but by the
+   one copy of all the input; written is what Python's json.dumps writes. */
+
+typedef struct conc__json {
+  const unsigned char *p, *end; /* after an error, p is where it is */
+  conc__maker m;
+} conc__json;
+
+/* The next byte that is not blank; 0 at the end, and where no JSON goes on. */
+CONC__PRIVATE unsigned char conc__json_peek(conc__json *j) {
+  while (j->p < j->end &&
+         (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t'))
+    j->p++;
+  return j->p < j->end ? *j->p : 0;
+}
+
+/* Reads a character of a string, plain or escaped. A surrogate without its
+   other half cannot stand there plain, for it is no UTF-8. */
+CONC__PRIVATE int conc__json_character(conc__json *j, uint32_t *c) {
+  static const char known[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
+  const unsigned char *p = j->p;
+  uint32_t low = 0;
+  size_t i = 0;
+  if (*p != '\\') {
+    i = conc__utf8(p, (size_t)(j->end - p), c);
+    if (i == 0 || *c < 0x20 || (*c >= 0xd800 && *c < 0xe000)) return -EBADMSG;
+    j->p += i;
+    return 0;
+  }
+  if (++p == j->end) return -EBADMSG;
+  if (*p == 'u') {
+    if (!conc__hex(p + 1, j->end, 4, c)) return -EBADMSG;
+    p += 5;
+    if (*c >= 0xd800 && *c < 0xdc00 && j->end - p >= 6 && p[0] == '\\' &&
+        p[1] == 'u' && conc__hex(p + 2, j->end, 4, &low) && low >= 0xdc00 &&
+        low < 0xe000) {
+      *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
+      p += 6;
+    }
+  } else {
+    while (known[i] != 0 && (unsigned char)known[i] != *p) i += 2;
+    if (known[i] == 0) return -EBADMSG;
+    *c = (unsigned char)known[i + 1];
+    p++;
+  }
+  j->p = p;
+  return 0;
+}
+
+CONC__PRIVATE int conc__json_string(conc__json *j) {
+  const unsigned char *begin = j->p + 1, *end;
+  unsigned char *out = NULL;
+  bool escaped = false;
+  size_t size = 0;
+  uint32_t c;
+  int rc;
+  for (j->p = begin; j->p < j->end && *j->p != '"';) {
+    escaped |= *j->p == '\\';
+    rc = conc__json_character(j, &c);
+    if (rc != 0) return rc;
+  }
+  end = j->p;
+  if (end == j->end) return -EBADMSG;
+  if (escaped) { /* no escape is shorter than what it stands for */
+    rc = conc__extra_reserve(&j->m, (size_t)(end - begin), &out);
+    if (rc != 0) return rc;
+    for (j->p = begin; j->p < end;) {
+      conc__json_character(j, &c);
+      size += conc__utf8_put(out + size, c);
+    }
+    rc = conc__push_extra(&j->m, CONC_STR, size);
+  } else {
+    rc = conc__push(&j->m, CONC_STR, (size_t)(end - begin),
+                    (size_t)(begin - j->m.input));
+  }
+  j->p = end + 1;
+  return rc;
+}
+
+CONC__PRIVATE int conc__json_number(conc__json *j) {
+  bool real = false, wrong = false;
+  const unsigned char *p = j->p,
+                      *end = conc__scan_number(p, j->end, &real, &wrong);
+  double f;
+  int rc;
+  if (wrong) {
+    j->p = end;
+    return -EBADMSG;
+  }
+  if (real) {
+    f = conc__decimal(p, (size_t)(end - p));
+    rc = f - f != 0 ? -ERANGE : conc__push_float(&j->m, f);
+  } else {
+    rc = conc__push_decimal(&j->m, p, (size_t)(end - p));
+  }
+  if (rc == 0) j->p = end;
+  return rc;
+}
+
+/* What has no items, and begins with c. */
+CONC__PRIVATE int conc__json_leaf(conc__json *j, unsigned char c) {
+  static const char *const word[3] = {"null", "false", "true"};
+  size_t n;
+  int i;
+  if (c == '"') return conc__json_string(j);
+  if (c == '-' || (c >= '0' && c <= '9')) return conc__json_number(j);
+  for (i = 0; i < 3; i++) {
+    n = strlen(word[i]);
+    if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[i], n) != 0) continue;
+    j->p += n;
+    return i == 0 ? conc__push(&j->m, CONC_NONE, 0, 0)
+                  : conc__push_bool(&j->m, i == 2);
+  }
+  return -EBADMSG;
+}
+
+CONC__PRIVATE int conc__json_key(conc__json *j) {
+  int rc = conc__json_peek(j) != '"' ? -EBADMSG : conc__json_string(j);
+  if (rc == 0 && conc__json_peek(j) != ':') rc = -EBADMSG;
+  if (rc == 0) j->p++;
+  return rc;
+}
+
+CONC__PRIVATE int conc__json_read(conc__json *j) {
+  unsigned char closing[CONC__VALUE_DEPTH]; /* what closes what is open */
+  unsigned depth = 0;
+  for (;;) {
+    unsigned char c = conc__json_peek(j);
+    bool opened = c == '[' || c == '{';
+    int rc;
+    if (opened) {
+      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      closing[depth++] = c == '[' ? ']' : '}';
+      rc = conc__read_mark(&j->m);
+      if (rc == 0) j->p++;
+    } else {
+      rc = conc__json_leaf(j, c);
+    }
+    if (rc != 0) return rc;
+    /* Behind a value, or a bracket: what comes until the next value. */
+    for (;; opened = false) {
+      c = conc__json_peek(j);
+      if (depth == 0) return j->p == j->end ? 0 : -EBADMSG;
+      if (c == closing[depth - 1]) {
+        j->p++;
+        depth--;
+        rc = conc__read_collect_marked(&j->m,
+                                       c == ']' ? CONC_LIST : CONC_DICT);
+        if (rc != 0) return rc;
+        continue;
+      }
+      if (!opened) {
+        if (c != ',') return -EBADMSG;
+        j->p++;
+      }
+      rc = closing[depth - 1] == '}' ? conc__json_key(j) : 0;
+      if (rc != 0) return rc;
+      break;
+    }
+  }
+}
+
+CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
+                             size_t *where) {
+  conc__json j;
+  int rc;
+  j.p = (const unsigned char *)text;
+  j.end = size > 0 ? j.p + size : j.p;
+  *out = NULL;
+  conc__maker_init(&j.m, j.p, size);
+  rc = conc__json_read(&j);
+  if (rc == 0) rc = conc__maker_finish(&j.m, out);
+  if (rc != 0 && where != NULL) *where = size - (size_t)(j.end - j.p);
+  conc__maker_free(&j.m);
+  return rc;
+}
+
+CONC__PRIVATE void conc__json_put_string(conc__writer *s,
+                                         const conc_value *v) {
+  static const char known[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+  const unsigned char *p = v->as.bytes, *end = p + v->size;
+  conc__writer_put(s, "\"", 1);
+  while (p < end) {
+    const unsigned char *plain = p;
+    uint32_t c = 0;
+    char escape[16];
+    size_t i = 0;
+    /* 0xed: where surrogates begin, and a few characters that are none */
+    while (p < end && *p >= ' ' && *p != '"' && *p != '\\' && *p != 0xed) p++;
+    conc__writer_put(s, plain, (size_t)(p - plain));
+    if (p == end) break;
+    plain = p;
+    p += conc__utf8(p, (size_t)(end - p), &c);
+    while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
+    if (known[i] != 0)
+      snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
+    else
+      snprintf(escape, sizeof escape, "\\u%04lx", (unsigned long)c);
+    if (c < 0x80 || (c >= 0xd800 && c < 0xe000))
+      conc__writer_text(s, escape);
+    else
+      conc__writer_put(s, plain, (size_t)(p - plain));
+  }
+  conc__writer_put(s, "\"", 1);
+}
+
+/* Whether JSON has such a value. */
+CONC__PRIVATE bool conc__json_knows(const conc_value *v) {
+  if (v->type == CONC_FLOAT) return v->as.real - v->as.real == 0;
+  return v->type <= CONC_STR || v->type == CONC_LIST ||
+         v->type == CONC_TUPLE || v->type == CONC_DICT;
+}
+
+/* Writes what a step of a walk finds, and what stands before it. */
+CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
+                                  int step, int indent) {
+  const conc_value *v = w->value, *in = w->parent;
+  const bool close = step == CONC__WALK_CLOSE;
+  const bool comma = !close && in != NULL && w->index > 0;
+  if (!close && in != NULL && in->type == CONC_DICT && w->index % 2 == 1) {
+    conc__writer_text(s, ": ");
+  } else {
+    if (comma) conc__writer_text(s, indent > 0 ? "," : ", ");
+    if (indent > 0 && (close ? v->size > 0 : in != NULL)) {
+      unsigned spaces =
+          (unsigned)indent * (w->depth - (step == CONC__WALK_OPEN));
+      conc__writer_text(s, "\n");
+      while (spaces-- > 0) conc__writer_put(s, " ", 1);
+    }
+  }
+  if (step != CONC__WALK_LEAF)
+    conc__writer_text(s, v->type == CONC_DICT ? (close ? "}" : "{")
+                                              : (close ? "]" : "["));
+  else if (v->type == CONC_STR)
+    conc__json_put_string(s, v);
+  else if (v->type == CONC_NONE)
+    conc__writer_text(s, "null");
+  else if (v->type == CONC_BOOL)
+    conc__writer_text(s, v->as.boolean ? "true" : "false");
+  else
+    conc__text_leaf(s, v);
+}
+
+CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
+                             size_t *size) {
+  conc__buffer b = {NULL, 0, 0};
+  conc__writer s;
+  conc__walk w;
+  int step, rc;
+  *out = NULL;
+  if (value == NULL || indent < 0 || indent > 100) return -EINVAL;
+  rc = conc__buffer_reserve(&b, 1);
+  conc__walk_begin(&w, value);
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (!conc__json_knows(w.value) ||
+        (w.parent != NULL && w.parent->type == CONC_DICT && w.index % 2 == 0 &&
+         w.value->type != CONC_STR)) {
+      rc = -EINVAL;
+      break;
+    }
+    do { /* at most twice: the second time there is room, for a NUL too */
+      s.buf = (char *)b.data + b.size;
+      s.size = b.capacity - b.size;
+      s.length = 0;
+      conc__json_put(&s, &w, step, indent);
+      rc = s.length < s.size ? 0 : conc__buffer_reserve(&b, s.length + 1);
+    } while (rc == 0 && s.length >= s.size);
+    if (rc == 0) b.size += s.length;
+  }
+  if (rc != 0) {
+    conc__buffer_free(&b);
+    return rc;
+  }
+  b.data[b.size] = 0;
+  *out = (char *)b.data;
+  if (size != NULL) *size = b.size;
+  return 0;
+}
+
+/* ---------------------------------------------------------------------------
    >>pipe: messages over a pair of sockets that keep their bounds
 
    A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
@@ -15231,7 +15571,7 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
 }
 
 /* ---------------------------------------------------------------------------
-   >>queue: conc_queue
+   >>fifo: what every queue is, and the queue of one process
 
    Four functions stand behind each distance: put, get, size, done. The local
    ones are here; a manager's proxies bring their own.
@@ -15277,6 +15617,17 @@ typedef struct conc__queue_class {
   ssize_t (*size)(conc_queue *q);
   int (*task_done)(conc_queue *q);
   int (*join)(conc_queue *q, double deadline);
+  /* Frees a queue that conc_queue_new has made; NULL: it is its manager's. */
+  void (*free)(conc_queue *q);
+  int (*close)(conc_queue *q);    /* NULL: -ENOTSUP */
+  ssize_t (*peek)(conc_queue *q); /* conc_peek_size; NULL: -ENOTSUP */
+  /* Up to n messages of one size, n above 0, of which the first is waited for:
+     `m` is the first, and the others lie behind it; the sink's data has room
+     for n of its size. NULL: one after the other. */
+  ssize_t (*put_n)(conc_queue *q, const conc__message *m, size_t n,
+                   double deadline);
+  ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
+                   double deadline);
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -15316,13 +15667,11 @@ struct conc_queue {
   char apart_as_well[64];
 };
 
-/* The first is always before the second one in the table: whoever needs both
-   takes them in this order, as conc__mutexes_lock does. */
 CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
-  return &conc__mutexes[(size_t)(conc__mutex_of(q) - conc__mutexes) % 128];
+  return conc__mutex_pair(q, 0);
 }
 CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
-  return conc__put_guard(q) + 128;
+  return conc__mutex_pair(q, 1);
 }
 
 CONC__PRIVATE void conc__queue_lock(const conc_queue *q) {
@@ -15503,42 +15852,20 @@ CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
   conc__wake_all(woken);
 }
 
-/* The tenth of a second in which it was last seen that who lets others run
-   does not come back soon: they are not those that we wait for, but ones with
-   work of their own. A thread that sleeps instead is better served. */
-static unsigned conc__yield_was_slow_at;
-
-CONC__INLINE unsigned conc__tenth_of_second(double now) {
-  return (unsigned)(uint64_t)(now * 10);
-}
-
 /* Waits until the other side's counter is no longer as it was, as long as that
-   is likely to be soon: for a few pauses, as one who spins as well answers,
-   then lets others run a few times: with more threads than CPUs that fills or
-   drains the queue. A coroutine's CPU is better given to the next one. */
+   is likely to be soon. A coroutine's CPU is better given to the next one. */
 CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
                                     size_t seen, double deadline) {
-  double now, began;
-  int i;
-  if (conc__cpus < 2 || self->ops != &conc__thread_class) return false;
-  for (i = 0; i < 10; i++) {
-    conc__pause();
+  /* When it was last seen that a thread that lets others run does not come
+     back soon: those others are not the ones that it waits for, but some with
+     work of their own. A thread that sleeps instead is better served. */
+  static unsigned yield_was_slow_at;
+  conc__short_spin spin = {0, 0};
+  double limit = 10e-3;
+  if (conc__cpus < 2 || !self->ops->blocks) return false;
+  if (deadline < CONC__NEVER && deadline - conc_now() < limit) limit = 0;
+  while (conc__short_spin_again(&spin, limit, &yield_was_slow_at))
     if (CONC__LOAD(counter) != seen) return true;
-  }
-  now = conc_now();
-  for (i = 0; i < 7 && now < deadline; i++) {
-    if (conc__tenth_of_second(now) -
-            CONC__LOAD_RELAXED(&conc__yield_was_slow_at) <
-        2)
-      break;
-    began = now;
-    sched_yield();
-    now = conc_now();
-    if (now - began > 1e-3)
-      CONC__STORE_RELAXED(&conc__yield_was_slow_at,
-                          conc__tenth_of_second(now));
-    if (CONC__LOAD(counter) != seen) return true;
-  }
   return false;
 }
 
@@ -15808,10 +16135,6 @@ CONC__PRIVATE int conc__fifo_join(conc_queue *q, double deadline) {
   return conc__waitlist_wait(guard, &q->joiners, &w, false, true, deadline);
 }
 
-static const conc__queue_class conc__fifo_class = {
-    conc__fifo_put,  conc__fifo_get,       conc__fifo_unget,
-    conc__fifo_size, conc__fifo_task_done, conc__fifo_join};
-
 /* Makes a queue of a class, in a block of `size` bytes that begins with it. */
 CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
                                            size_t size) {
@@ -15825,38 +16148,7 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
-/* Those between processes, below. */
-CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options);
-CONC__PRIVATE void conc__cells_free(conc_queue *q);
-CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
-                                  double deadline);
-CONC__PRIVATE int conc__cells_close(conc_queue *q);
-CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q);
-CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
-                                        size_t n, double deadline);
-
-CONC__INLINE bool conc__queue_is_shared(const conc_queue *q) {
-  return q->ops->put == conc__cells_put;
-}
-
-CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
-  conc_queue *q;
-  conc__init();
-  if (options != NULL && options->shared) return conc__cells_new(options);
-  q = conc__queue_make(&conc__fifo_class, sizeof *q);
-  if (q == NULL || options == NULL) return q;
-  q->name = options->name;
-  q->capacity = options->capacity;
-  q->max_bytes = options->max_bytes;
-  return q;
-}
-
-CONC_API void conc_queue_free(conc_queue *queue) {
-  if (queue == NULL) return;
-  if (conc__queue_is_shared(queue)) {
-    conc__cells_free(queue);
-    return;
-  }
+CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
   while (queue->returned != NULL) {
     unsigned char *memory = queue->returned->memory;
     queue->returned = queue->returned->next;
@@ -15866,10 +16158,8 @@ CONC_API void conc_queue_free(conc_queue *queue) {
   CONC_FREE(queue);
 }
 
-CONC_API int conc_queue_close(conc_queue *queue) {
+CONC__PRIVATE int conc__fifo_close(conc_queue *queue) {
   conc__waiter *getters, *putters;
-  if (conc__queue_is_shared(queue)) return conc__cells_close(queue);
-  if (queue->ops != &conc__fifo_class) return -ENOTSUP;
   conc__queue_lock(queue);
   queue->closed = true;
   getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
@@ -15880,94 +16170,9 @@ CONC_API int conc_queue_close(conc_queue *queue) {
   return 0;
 }
 
-CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
-                                  int kind, double timeout) {
-  conc__message m;
-  if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
-  m.data = data;
-  m.size = size;
-  m.kind = kind;
-  return q->ops->put(q, &m, conc__deadline(timeout));
-}
-
-CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
-                      double timeout) {
-  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
-}
-
-CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
-                          double timeout) {
-  conc__sink sink;
-  sink.data = buf;
-  sink.size = size;
-  sink.body = NULL;
-  return queue->ops->get(queue, &sink, conc__deadline(timeout));
-}
-
-CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
-                               size_t size, size_t n, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__message m;
-  size_t done = 0;
-  int rc = 0;
-  if (queue->max_bytes > 0 && size > queue->max_bytes) return -EMSGSIZE;
-  m.data = items;
-  m.size = size;
-  m.kind = CONC__RAW;
-  if (n > 0 && queue->ops == &conc__fifo_class)
-    return conc__fifo_put_n(queue, &m, n, deadline);
-  for (; done < n; done++) {
-    rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
-    if (rc != 0) break;
-    m.data = (const char *)m.data + size;
-  }
-  return done > 0 ? (ssize_t)done : rc;
-}
-
-CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
-                               size_t n, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__buffer body = {NULL, 0, 0};
-  conc__sink sink;
-  conc__message m;
-  size_t done = 0;
-  int rc = 0;
-  sink.data = items;
-  sink.size = size;
-  sink.body = NULL;
-  if (n > 0 && queue->ops == &conc__fifo_class)
-    return conc__fifo_get_n(queue, &sink, n, deadline);
-  if (n > 0 && conc__queue_is_shared(queue))
-    return conc__cells_get_n(queue, &sink, n, deadline);
-  sink.body = &body;
-  for (; done < n; done++) {
-    size_t offset, found;
-    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
-    rc = got < 0 ? (int)got : 0;
-    if (rc != 0) break;
-    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
-                              &found);
-    if (rc == 0 && found != size) rc = -EMSGSIZE;
-    if (rc != 0) {
-      m.data = body.data;
-      m.size = body.size;
-      m.kind = CONC__PICKLED;
-      queue->ops->unget(queue, &m, &body);
-      break;
-    }
-    if (size > 0)
-      memcpy((char *)items + done * size, body.data + offset, size);
-    body.size = 0;
-  }
-  conc__buffer_free(&body);
-  return done > 0 ? (ssize_t)done : rc;
-}
-
-CONC_API ssize_t conc_peek_size(conc_queue *queue) {
+CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
   conc__entry slot;
   int rc;
-  if (conc__queue_is_shared(queue)) return conc__cells_peek(queue);
-  if (queue->ops != &conc__fifo_class) return -ENOTSUP;
   conc__queue_lock(queue);
   if (queue->returned != NULL) {
     const conc__returned *r = queue->returned;
@@ -15984,92 +16189,34 @@ CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
-CONC_API ssize_t conc_qsize(conc_queue *queue) {
-  return queue->ops->size(queue);
+CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *q,
+                                          const conc__message *m, size_t n,
+                                          double deadline) {
+  return conc__fifo_put_n(q, m, n, deadline);
 }
 
-CONC_API int conc_task_done(conc_queue *queue) {
-  return queue->ops->task_done(queue);
+CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *q, conc__sink *sink,
+                                          size_t n, double deadline) {
+  return conc__fifo_get_n(q, sink, n, deadline);
 }
 
-CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
-  return queue->ops->join(queue, conc__deadline(timeout));
+static const conc__queue_class conc__fifo_class = {
+    conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
+    conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
+    conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
+    conc__fifo_put_many,  conc__fifo_get_many};
+
+CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
+  conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof *q);
+  if (q == NULL || options == NULL) return q;
+  q->name = options->name;
+  q->capacity = options->capacity;
+  q->max_bytes = options->max_bytes;
+  return q;
 }
 
-/* --- typed values --- */
-
-CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
-                            double timeout) {
-  conc__buffer b = {NULL, 0, 0};
-  int rc;
-  if (conc_value_type(value) == CONC_BYTES) {
-    size_t size = 0;
-    const void *data = conc_value_bytes(value, &size);
-    return conc_put(queue, data, size, timeout);
-  }
-  rc = conc__pickle_encode(&b, value, 4);
-  if (rc == 0)
-    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, timeout);
-  conc__buffer_free(&b);
-  return rc;
-}
-
-CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
-                            double timeout) {
-  static const unsigned char proto[] = {0x80, 4};
-  conc__buffer b = {NULL, 0, 0};
-  conc__sink sink;
-  ssize_t n;
-  int rc = conc__buffer_append(&b, proto, sizeof proto);
-  *out = NULL;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = &b;
-  if (rc == 0) rc = conc__buffer_reserve(&b, 64);
-  n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
-  rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
-  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  if (rc == -ENOMEM && n >= 0) { /* the message must not be lost for that */
-    conc__message m;
-    m.data = b.data + sizeof proto;
-    m.size = b.size - sizeof proto - 1;
-    m.kind = CONC__PICKLED;
-    queue->ops->unget(queue, &m, &b);
-  }
-  conc__buffer_free(&b);
-  return rc;
-}
-
-CONC_API int conc_put_build(conc_queue *queue, double timeout,
-                            const char *format, ...) {
-  conc_value *v;
-  va_list ap;
-  int rc;
-  va_start(ap, format);
-  rc = conc__build_va(&v, format, ap);
-  va_end(ap);
-  if (rc != 0) return rc;
-  rc = conc_put_value(queue, v, timeout);
-  conc_value_free(v);
-  return rc;
-}
-
-CONC_API int conc_get_parse(conc_queue *queue, double timeout,
-                            const char *format, ...) {
-  conc_value *v;
-  va_list ap;
-  int rc;
-  if (strpbrk(format, "syO") != NULL) return -EINVAL;
-  rc = conc_get_value(queue, &v, timeout);
-  if (rc != 0) return rc;
-  va_start(ap, format);
-  rc = conc__parse_va(v, format, ap);
-  va_end(ap);
-  conc_value_free(v);
-  return rc;
-}
-
-/* --- between processes ---
+/* ---------------------------------------------------------------------------
+   >>cells: the queue between processes
 
    A ring of cells in shared memory. A position is a lap and a cell's index; a
    cell's word holds the lap that it is in, a state and, in two of the states,
@@ -16096,7 +16243,8 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    that it replaces, and wakes one sleeper when the cell is done. That one,
    when it leaves, passes the wake-up on as long as there may be sleepers: so
    the fast side pays nothing at all for those who sleep. A sleeper that is
-   killed leaves their count too high: a system call more now and then. */
+   killed leaves their count too high: a system call more now and then.
+   ------------------------------------------------------------------------ */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u
@@ -16407,22 +16555,14 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
                                     const conc__cells_position *spot,
                                     double deadline) {
   conc__actor *self = conc__self();
-  double budget = conc__spin_budget(self->spin_failed);
+  conc__spin spin;
   bool paid = false;
-  if (self->ops != &conc__thread_class) return false;
-  if (budget > 0) {
-    double end = conc_now() + budget;
-    int i;
-    if (end > deadline) end = deadline;
-    do {
-      for (i = 0; i < 16 && !paid; i++) {
-        conc__pause();
-        paid = CONC__LOAD(&spot->cell->word) != spot->word;
-      }
-    } while (!paid && conc_now() < end);
-  }
+  if (!self->ops->blocks) return false;
+  conc__spin_begin(&spin, &self->spin_failed, deadline);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&spot->cell->word) != spot->word;
   if (paid) conc__cells_pause_for_batch(s, side, spot);
-  conc__spin_learn(&self->spin_failed, paid);
+  conc__spin_end(&spin, paid);
   return paid;
 }
 
@@ -16433,8 +16573,8 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
-  bool polls = s->wakers[side][0] >= 0 &&
-               (s->polls || conc__self()->ops != &conc__thread_class);
+  bool polls =
+      s->wakers[side][0] >= 0 && (s->polls || !conc__self()->ops->blocks);
   unsigned *count = polls ? &it->pollers : &it->sleepers;
   uint64_t word = spot->word;
   unsigned seen;
@@ -16707,7 +16847,7 @@ CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
   uint32_t form;
   ssize_t n;
   if (CONC__LOAD(&s->stashed)) {
-    n = conc_peek_size(s->stash);
+    n = conc__fifo_peek(s->stash);
     if (n != -ETIMEDOUT) return n;
   }
   do {
@@ -16819,9 +16959,23 @@ CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   return 0;
 }
 
+CONC__PRIVATE void conc__cells_free(conc_queue *q) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  int i;
+  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+    if (s->wakers[i / 2][i % 2] >= 0 &&
+        (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
+      conc_close(s->wakers[i / 2][i % 2]);
+  if (s->stash != NULL) conc__fifo_free(s->stash);
+  conc_shared_free(s->cells);
+  CONC_FREE(s);
+}
+
 static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
-    conc__cells_size, conc__cells_task_done, conc__cells_join};
+    conc__cells_size, conc__cells_task_done, conc__cells_join,
+    conc__cells_free, conc__cells_close,     conc__cells_peek,
+    NULL,             conc__cells_get_n};
 
 CONC__PRIVATE int conc__cells_init(void *memory, void *queue) {
   const conc__cells_queue *s = (const conc__cells_queue *)queue;
@@ -16834,18 +16988,6 @@ CONC__PRIVATE int conc__cells_init(void *memory, void *queue) {
 
 CONC__PRIVATE size_t conc__round_up(size_t n, size_t to) {
   return (n + to - 1) / to * to;
-}
-
-CONC__PRIVATE void conc__cells_free(conc_queue *q) {
-  conc__cells_queue *s = (conc__cells_queue *)q;
-  int i;
-  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
-    if (s->wakers[i / 2][i % 2] >= 0 &&
-        (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
-      conc_close(s->wakers[i / 2][i % 2]);
-  conc_queue_free(s->stash);
-  conc_shared_free(s->cells);
-  CONC_FREE(s);
 }
 
 /* How the memory is laid out; its size, or 0 if there is none of that. */
@@ -16868,7 +17010,7 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   void *memory;
   int rc = 0;
   if (size == 0) return -ENOMEM;
-  s->stash = conc_queue_new(NULL);
+  s->stash = conc__fifo_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
   memory = o->name != NULL
                ? conc_shared_open(o->name, size, conc__cells_init, s)
@@ -16908,7 +17050,195 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>pool: jobs, a pool of threads, a pool of processes
+   >>queue: conc_queue: one interface to every distance
+   ------------------------------------------------------------------------ */
+
+CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
+  conc__init();
+  return options != NULL && options->shared ? conc__cells_new(options)
+                                            : conc__fifo_new(options);
+}
+
+CONC_API void conc_queue_free(conc_queue *queue) {
+  if (queue != NULL && queue->ops->free != NULL) queue->ops->free(queue);
+}
+
+CONC_API int conc_queue_close(conc_queue *queue) {
+  return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
+}
+
+CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
+                                  int kind, double timeout) {
+  conc__message m;
+  if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
+  m.data = data;
+  m.size = size;
+  m.kind = kind;
+  return q->ops->put(q, &m, conc__deadline(timeout));
+}
+
+CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
+                      double timeout) {
+  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+}
+
+CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
+                          double timeout) {
+  conc__sink sink;
+  sink.data = buf;
+  sink.size = size;
+  sink.body = NULL;
+  return queue->ops->get(queue, &sink, conc__deadline(timeout));
+}
+
+CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
+                               size_t size, size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  if (queue->max_bytes > 0 && size > queue->max_bytes) return -EMSGSIZE;
+  m.data = items;
+  m.size = size;
+  m.kind = CONC__RAW;
+  if (n > 0 && queue->ops->put_n != NULL)
+    return queue->ops->put_n(queue, &m, n, deadline);
+  for (; done < n; done++) {
+    rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
+    if (rc != 0) break;
+    m.data = (const char *)m.data + size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
+                               size_t n, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__buffer body = {NULL, 0, 0};
+  conc__sink sink;
+  conc__message m;
+  size_t done = 0;
+  int rc = 0;
+  sink.data = items;
+  sink.size = size;
+  sink.body = NULL;
+  if (n > 0 && queue->ops->get_n != NULL)
+    return queue->ops->get_n(queue, &sink, n, deadline);
+  sink.body = &body;
+  for (; done < n; done++) {
+    size_t offset, found;
+    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
+    rc = got < 0 ? (int)got : 0;
+    if (rc != 0) break;
+    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
+                              &found);
+    if (rc == 0 && found != size) rc = -EMSGSIZE;
+    if (rc != 0) {
+      m.data = body.data;
+      m.size = body.size;
+      m.kind = CONC__PICKLED;
+      queue->ops->unget(queue, &m, &body);
+      break;
+    }
+    if (size > 0)
+      memcpy((char *)items + done * size, body.data + offset, size);
+    body.size = 0;
+  }
+  conc__buffer_free(&body);
+  return done > 0 ? (ssize_t)done : rc;
+}
+
+CONC_API ssize_t conc_peek_size(conc_queue *queue) {
+  return queue->ops->peek != NULL ? queue->ops->peek(queue) : -ENOTSUP;
+}
+
+CONC_API ssize_t conc_qsize(conc_queue *queue) {
+  return queue->ops->size(queue);
+}
+
+CONC_API int conc_task_done(conc_queue *queue) {
+  return queue->ops->task_done(queue);
+}
+
+CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
+  return queue->ops->join(queue, conc__deadline(timeout));
+}
+
+/* --- typed values --- */
+
+CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
+                            double timeout) {
+  conc__buffer b = {NULL, 0, 0};
+  int rc;
+  if (conc_value_type(value) == CONC_BYTES) {
+    size_t size = 0;
+    const void *data = conc_value_bytes(value, &size);
+    return conc_put(queue, data, size, timeout);
+  }
+  rc = conc__pickle_encode(&b, value, 4);
+  if (rc == 0)
+    rc = conc__queue_put(queue, b.data, b.size, CONC__PICKLED, timeout);
+  conc__buffer_free(&b);
+  return rc;
+}
+
+CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
+                            double timeout) {
+  static const unsigned char proto[] = {0x80, 4};
+  conc__buffer b = {NULL, 0, 0};
+  conc__sink sink;
+  ssize_t n;
+  int rc = conc__buffer_append(&b, proto, sizeof proto);
+  *out = NULL;
+  sink.data = NULL;
+  sink.size = 0;
+  sink.body = &b;
+  if (rc == 0) rc = conc__buffer_reserve(&b, 64);
+  n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
+  rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
+  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
+  if (rc == -ENOMEM && n >= 0) { /* the message must not be lost for that */
+    conc__message m;
+    m.data = b.data + sizeof proto;
+    m.size = b.size - sizeof proto - 1;
+    m.kind = CONC__PICKLED;
+    queue->ops->unget(queue, &m, &b);
+  }
+  conc__buffer_free(&b);
+  return rc;
+}
+
+CONC_API int conc_put_build(conc_queue *queue, double timeout,
+                            const char *format, ...) {
+  conc_value *v;
+  va_list ap;
+  int rc;
+  va_start(ap, format);
+  rc = conc__build_va(&v, format, ap);
+  va_end(ap);
+  if (rc != 0) return rc;
+  rc = conc_put_value(queue, v, timeout);
+  conc_value_free(v);
+  return rc;
+}
+
+CONC_API int conc_get_parse(conc_queue *queue, double timeout,
+                            const char *format, ...) {
+  conc_value *v;
+  va_list ap;
+  int rc;
+  if (strpbrk(format, "syO") != NULL) return -EINVAL;
+  rc = conc_get_value(queue, &v, timeout);
+  if (rc != 0) return rc;
+  va_start(ap, format);
+  rc = conc__parse_va(v, format, ap);
+  va_end(ap);
+  conc_value_free(v);
+  return rc;
+}
+
+/* ---------------------------------------------------------------------------
+   >>jobs: deques, threads that run jobs, waiting for jobs
 
    A job that runs in a thread is the task of that thread's actor until it
    ends. It tells so (task->actor) only when it first waits: jobs that never
@@ -17353,15 +17683,11 @@ CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
 
 /* Spins until there is a job or the time is out. */
 CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
-  double budget = conc__spin_budget(w->spin_failed);
-  double end = budget > 0 ? conc_now() + budget : 0;
-  conc_task *t;
-  do {
-    int i;
-    t = conc__worker_take(w);
-    for (i = 0; i < 8 && t == NULL && budget > 0; i++) conc__pause();
-  } while (t == NULL && budget > 0 && conc_now() < end);
-  conc__spin_learn(&w->spin_failed, t != NULL);
+  conc_task *t = conc__worker_take(w);
+  conc__spin spin;
+  conc__spin_begin(&spin, &w->spin_failed, CONC__NEVER);
+  while (t == NULL && conc__spin_again(&spin, 8)) t = conc__worker_take(w);
+  conc__spin_end(&spin, t != NULL);
   return t;
 }
 
@@ -17400,13 +17726,22 @@ CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
 
 /* --- running a job --- */
 
+/* A job that stayed behind is found to have ended when somebody asks. */
+CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
+  uintptr_t id;
+  if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
+  id = CONC__LOAD(&task->id);
+  if (!conc__owner_is_gone(id)) return;
+  if (CONC__CAS(&task->id, &id, (uintptr_t)0))
+    conc__task_end_stayed_in_parent(task);
+}
+
 /* Called at a wait of a job: whether it is to fail. From then on conc_cancel
    pokes the actor. */
 CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
   conc_task *t = self->task;
   conc__actor *none = NULL;
   bool cancelled = false;
-  if (t->kind != CONC__TASK_JOB) return false;
   if (CONC__LOAD_RELAXED(&t->actor) != self &&
       !CONC__CAS(&t->actor, &none, self)) {
     CONC__STORE(&t->actor, self);
@@ -17417,6 +17752,14 @@ CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
     cancelled = true;
   return cancelled;
 }
+
+CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
+                                   double timeout);
+
+/* A job of a thread of a pool, or one that a process of a pool runs. */
+static const conc__kind conc__job_kind = {
+    "Job", true, true, true, NULL, conc__job_take_cancel,
+    conc__pool_await, conc__job_end_if_owner_gone, NULL};
 
 /* A job that has waited is about to run another: what pokes the actor now is
    for that. */
@@ -17440,7 +17783,7 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   void *result = NULL;
   int status = -ECANCELED;
   bool announced = false;
-  if (CONC__UNLIKELY(outer->actor == self && outer->kind == CONC__TASK_JOB))
+  if (CONC__UNLIKELY(outer->actor == self && outer->kind == &conc__job_kind))
     conc__job_withdraw(outer, self);
   self->scope = &conc__job_scope;
   self->task = t;
@@ -17502,7 +17845,7 @@ CONC__PRIVATE int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
   w.relation = "of";
   w.owner = &what->task->id;
   w.uncancellable = what->uncancellable;
-  w.recheck_after_fork = conc__is_job(what->task);
+  w.recheck_after_fork = what->task->kind->look != NULL;
   w.extra_bits = also;
   return conc__event_park(&what->task->done, &w, conc__remaining(deadline));
 }
@@ -17545,15 +17888,13 @@ CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
 /* The most usual is that it came last. */
 CONC__PRIVATE int conc__worker_join(conc_task *task, double timeout) {
   conc__worker *w = conc__worker_here();
-  if (w == NULL || task->kind != CONC__TASK_JOB || timeout <= 0)
+  if (w == NULL || task->kind != &conc__job_kind || timeout <= 0)
     return conc__task_join(task, timeout);
   if (conc__deque_pop(&w->own, task) == NULL)
     return conc__worker_help(w, task, timeout);
   conc__job_run(task, CONC__LOAD(&w->pool->terminated));
   return task->status;
 }
-
-CONC__PRIVATE void conc__procpool_help(conc_task *task);
 
 CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
                                    double timeout) {
@@ -17564,11 +17905,11 @@ CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
   if (conc_event_is_set(&task->done)) return 0;
   if (timeout <= 0) return -ETIMEDOUT;
   if (timeout < 1e9) deadline = conc__deadline(timeout);
-  if (task->kind == CONC__TASK_REMOTE) conc__procpool_help(task);
+  if (task->kind != NULL && task->kind->help != NULL) task->kind->help(task);
   do {
     w = conc__worker_here();
     if (conc_event_is_set(&task->done)) return 0;
-    if (conc__is_job(task)) conc__job_end_if_owner_gone(task);
+    conc__task_look(task);
     rc = w != NULL ? conc__worker_wait(w, &what, deadline)
                    : conc__pool_sleep(&what, 0, deadline);
   } while (rc == -EAGAIN);
@@ -17597,8 +17938,8 @@ CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
   if (actor == NULL) return;
   for (m = actor->many; m != NULL; m = m->next)
     for (i = 0; i < m->n; i++)
-      if (m->nodes[i].waiter.list != NULL && conc__is_job(m->nodes[i].task))
-        conc__job_end_if_owner_gone(m->nodes[i].task);
+      if (m->nodes[i].waiter.list != NULL)
+        conc__task_look(m->nodes[i].task);
 }
 
 CONC__PRIVATE void conc__pool_fork_child(void) {
@@ -17609,26 +17950,22 @@ CONC__PRIVATE void conc__pool_fork_child(void) {
   for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
 }
 
-CONC__PRIVATE int conc__pool_cancel(conc_task *t);
-
 CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__job_class jobs = {conc__pool_await, conc__pool_many_wait,
-                                       conc__worker_join, conc__pool_cancel};
+                                       conc__worker_join};
+  static const conc__fork_row row = {NULL, NULL, conc__pool_fork_child};
   conc__jobs = &jobs;
   conc__init();
   conc__fence_init();
-  pthread_atfork(NULL, NULL, conc__pool_fork_child);
+  conc__fork_enter(CONC__FORK_POOL, &row);
 }
 
 /* --- the life of a pool --- */
-
-CONC__PRIVATE void conc__procpool_free(struct conc__procpool *far);
 
 CONC__PRIVATE void conc__pool_free(conc__pool_data *p) {
   size_t i;
   for (i = 0; i < p->n && p->workers != NULL; i++)
     conc__deque_free(&p->workers[i].own);
-  conc__procpool_free(p->far);
   if (p->memory > 0)
     munmap(p->block, p->memory);
   else
@@ -17776,7 +18113,7 @@ CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
 
 CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
   conc__worker *w = conc__worker_of(p);
-  int rc = conc__task_begin(job, CONC__TASK_JOB);
+  int rc = conc__task_begin(job, &conc__job_kind);
   if (CONC__UNLIKELY(rc != 0)) return rc;
   CONC__STORE_RELAXED(&job->id, p->id);
   if (w == NULL) return conc__pool_post(p, job);
@@ -17785,7 +18122,8 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
              : conc__worker_push(w, job);
 }
 
-/* --- the pool of processes ---
+/* ---------------------------------------------------------------------------
+   >>procpool: jobs for processes
 
    The parent writes jobs into slots of shared memory, where they stay until it
    has taken the results: workers run them in place. Slots are handed out
@@ -17800,7 +18138,8 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    take them: one that waits for a job spins there for a moment; otherwise it
    is the pool's own thread, which also replaces workers, and sleeps on `bell`.
    Who rings looks whether somebody is awake after having noted what he did;
-   who goes to sleep looks for notes after having said so (SEQ_CST). */
+   who goes to sleep looks for notes after having said so (SEQ_CST).
+   ------------------------------------------------------------------------ */
 
 enum {
   CONC__JOB_SLOT_FREE, /* the parent's, as all but CLAIMED */
@@ -17898,11 +18237,8 @@ CONC__INLINE size_t conc__state_worker(uint64_t state) {
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
 #if CONC_HAVE_FUTEX
-  struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
   (void)round;
-  CONC__POINT();
-  syscall(SYS_futex, word, CONC__FUTEX_WAIT_SHARED, value,
-          deadline < CONC__NEVER ? &t : NULL, NULL, 0xffffffffu);
+  conc__futex_wait(word, value, deadline, true);
 #else
   conc__shared_sleep(&conc__this.actor, word, value, deadline, round, false);
 #endif
@@ -17934,20 +18270,14 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
                                        conc__procpool_worker *w, size_t index,
                                        unsigned *failed) {
   uint64_t bit = (uint64_t)1 << index % 64;
-  double budget = conc__spin_budget(*failed);
-  double end = budget > 0 ? conc_now() + budget : 0;
+  bool paid = false;
   unsigned round = 0;
-  while (budget > 0 && conc_now() < end) {
-    int i;
-    for (i = 0; i < 16; i++) {
-      if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail)) {
-        conc__spin_learn(failed, true);
-        return;
-      }
-      conc__pause();
-    }
-  }
-  conc__spin_learn(failed, false);
+  conc__spin spin;
+  conc__spin_begin(&spin, failed, CONC__NEVER);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&s->head) != CONC__LOAD(&s->tail);
+  conc__spin_end(&spin, paid);
+  if (paid) return;
   CONC__STORE_RELAXED(&w->bell, 0u);
   __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
   while (CONC__LOAD(&w->bell) == 0 &&
@@ -17991,7 +18321,7 @@ CONC__PRIVATE void conc__procpool_run(conc__procpool_shared *s, char *memory,
     job.target = conc__procpool_chunk;
     job.arg = slot;
   }
-  conc__task_begin(&job, CONC__TASK_JOB);
+  conc__task_begin(&job, &conc__job_kind);
   conc__job_run(&job, false);
   if (generation != conc__generation) _exit(0); /* the job's own fork */
   slot->result = job.result;
@@ -18269,29 +18599,23 @@ CONC__PRIVATE void conc__procpool_leave(conc__pool_data *p) {
 CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__actor *self = conc__self();
   conc__pool_data *p;
-  double budget = conc__spin_budget(self->spin_failed);
-  double end;
+  conc__spin spin;
   bool paid = false;
-  int i;
-  if (self->ops != &conc__thread_class || budget <= 0 ||
-      conc__pool_is_gone(task->pool))
-    return;
+  if (!self->ops->blocks || conc__pool_is_gone(task->pool)) return;
+  conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
+  if (spin.end <= 0) return; /* the wait that follows learns from that */
   p = conc__procpool_enter(task);
   if (p == NULL) return;
-  end = conc_now() + budget;
   __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
-  do {
-    for (i = 0; i < 8 && !paid; i++) {
-      conc__procpool_collect(p, false);
-      paid = conc_event_is_set(&task->done);
-      if (!paid) conc__pause();
-    }
-  } while (!paid && conc_now() < end);
+  while (!paid && conc__spin_again(&spin, 1)) {
+    conc__procpool_collect(p, false);
+    paid = conc_event_is_set(&task->done);
+  }
   if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
       conc__procpool_is_done(p->far->shared))
     conc__procpool_wake_keeper(p->far);
   conc__procpool_leave(p);
-  conc__spin_learn(&self->spin_failed, paid);
+  conc__spin_end(&spin, paid);
 }
 
 /* Kills the worker that runs slot i, if it still does. */
@@ -18334,9 +18658,14 @@ CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   return i == -2 ? -ESRCH : 0;
 }
 
-CONC__PRIVATE int conc__pool_cancel(conc_task *t) {
+CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
   return conc__procpool_cancel(t, true);
 }
+
+/* A job of a process of a pool, as its submitter sees it. */
+static const conc__kind conc__remote_job_kind = {
+    "Job", true, false, false, conc__remote_job_cancel, NULL,
+    conc__pool_await, conc__job_end_if_owner_gone, conc__procpool_help};
 
 /* --- in the parent: the keeper --- */
 
@@ -18510,9 +18839,10 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   bool killed = false;
   unsigned round = 0;
   for (;;) { /* is counted in `awake` */
-    double deadline, end, budget;
+    conc__spin spin;
+    double deadline;
     size_t count;
-    bool idle;
+    bool idle, paid;
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
     conc__procpool_collect(p, true);
     if (CONC__LOAD(&p->terminated) && !killed) {
@@ -18532,21 +18862,12 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
     }
     deadline = conc__procpool_timeouts(p);
     if (far->retry_at < deadline) deadline = far->retry_at;
-    budget = conc__spin_budget(far->spin_failed);
-    if (budget > 0) {
-      bool paid = false;
-      for (end = conc_now() + budget; !paid && conc_now() < end;) {
-        int i;
-        for (i = 0; i < 8 && !paid; i++) {
-          conc__pause();
-          paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
-        }
-      }
-      conc__spin_learn(&far->spin_failed, paid);
-      if (paid) continue;
-    } else {
-      conc__spin_learn(&far->spin_failed, false);
-    }
+    paid = false;
+    conc__spin_begin(&spin, &far->spin_failed, CONC__NEVER);
+    while (!paid && conc__spin_again(&spin, 1))
+      paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
+    conc__spin_end(&spin, paid);
+    if (paid) continue;
     __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
         !conc__procpool_is_done(s))
@@ -18561,11 +18882,15 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
 
 /* --- in the parent: the life of the pool --- */
 
-CONC__PRIVATE void conc__procpool_free(conc__procpool *far) {
-  if (far == NULL) return;
-  if (far->shared != NULL) conc_shared_free(far->shared);
-  CONC_FREE(far->processes);
-  CONC_FREE(far);
+/* Frees a pool of either kind. */
+CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
+  conc__procpool *far = p->far;
+  if (far != NULL) {
+    if (far->shared != NULL) conc_shared_free(far->shared);
+    CONC_FREE(far->processes);
+    CONC_FREE(far);
+  }
+  conc__pool_free(p);
 }
 
 CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
@@ -18634,7 +18959,7 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
     conc_kill(&process->task);
     while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
   }
-  conc__pool_free(p);
+  conc__procpool_free(p);
   return rc;
 }
 
@@ -18643,7 +18968,7 @@ CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
   conc__procpool *far = p->far;
   conc_task *ended = NULL;
   bool first = false;
-  int rc = conc__task_begin(job, CONC__TASK_REMOTE);
+  int rc = conc__task_begin(job, &conc__remote_job_kind);
   if (rc != 0) return rc;
   if (job->size > p->options.max_bytes) rc = -EMSGSIZE;
   CONC__STORE_RELAXED(&job->id, p->id);
@@ -18685,7 +19010,9 @@ CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
   return conc__task_await(&p->far->keeper, false, timeout);
 }
 
-/* --- what is public of pools --- */
+/* ---------------------------------------------------------------------------
+   >>pool: conc_pool, map and imap, conc_offload
+   ------------------------------------------------------------------------ */
 
 CONC_API int conc_pool_start(conc_pool *pool) {
   conc__pool_data *old = pool->state;
@@ -18693,7 +19020,7 @@ CONC_API int conc_pool_start(conc_pool *pool) {
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
   if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
-  if (old != NULL) conc__pool_free(old);
+  if (old != NULL) conc__procpool_free(old);
   pool->state = NULL;
   if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
   if (pool->kind == CONC_PROCESS) return conc__procpool_start(pool, n);
@@ -18751,7 +19078,7 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
     if (rc != 0) return rc;
   }
   pool->state = NULL;
-  conc__pool_free(p);
+  conc__procpool_free(p);
   return 0;
 }
 
@@ -18965,7 +19292,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   conc_task job;
   conc_scope shield;
   int rc;
-  if (conc__self()->ops != &conc__coro_class) return fn(arg);
+  if (conc__self()->ops->blocks) return fn(arg);
   p = conc__offload_open();
   memset(&job, 0, sizeof job);
   job.target = fn;
@@ -19345,7 +19672,7 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 }
 
 /* ---------------------------------------------------------------------------
-   >>manager: the server, and the client with its proxies
+   >>server: what serves queues to clients
 
    The server is one loop. A connection that nobody uses is a descriptor with
    a watch and holds neither stack nor buffers; when something arrives, a
@@ -19482,41 +19809,6 @@ CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
   for (i = 0; i < m->exports_count; i++)
     if (strcmp(m->exports[i].name, name) == 0) return i + 1;
   return 0;
-}
-
-CONC_API int conc_manager_register_queue(conc_manager *manager,
-                                         const char *name, conc_queue *queue) {
-  conc__manager_data *m;
-  conc__mutex *guard;
-  char *copy;
-  int rc = 0;
-  if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
-  m = conc__manager_state(manager);
-  copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
-  if (copy == NULL) return -ENOMEM;
-  memcpy(copy, name, strlen(name) + 1);
-  guard = conc__mutex_of(m);
-  conc__mutex_lock(guard);
-  if (conc__export_find(m, name) != 0) {
-    rc = -EEXIST;
-  } else if (m->exports_count == m->exports_size) {
-    size_t size = m->exports_size == 0 ? 8 : m->exports_size * 2;
-    conc__export *e =
-        (conc__export *)CONC_REALLOC(m->exports, size * sizeof *e);
-    if (e == NULL) {
-      rc = -ENOMEM;
-    } else {
-      m->exports = e;
-      m->exports_size = size;
-    }
-  }
-  if (rc == 0) {
-    m->exports[m->exports_count].name = copy;
-    m->exports[m->exports_count++].queue = queue;
-  }
-  conc__mutex_unlock(guard);
-  if (rc != 0) CONC_FREE(copy);
-  return rc;
 }
 
 CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
@@ -20601,27 +20893,9 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
   return rc;
 }
 
-CONC_API int conc_manager_start(conc_manager *manager) {
-  return conc__server_start(manager, false);
-}
-
-CONC_API int conc_manager_serve_forever(conc_manager *manager) {
-  conc__manager_data *m;
-  int rc = conc__server_start(manager, true);
-  if (rc != 0) return rc;
-  m = manager->state;
-  rc = conc_join(&m->thread, CONC_FOREVER);
-  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
-  conc_event_set(&m->left); /* from now on a shutdown may free it */
-  return rc;
-}
-
-CONC_API const char *conc_manager_address(const conc_manager *manager) {
-  const conc__manager_data *m = manager->state;
-  return m != NULL && m->server ? m->address : NULL;
-}
-
-/* --- the client --- */
+/* ---------------------------------------------------------------------------
+   >>proxy: a client, and its queues
+   ------------------------------------------------------------------------ */
 
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   conc_close(p->channel.fd);
@@ -21105,25 +21379,9 @@ CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
 
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
-    conc__proxy_size, conc__proxy_task_done, conc__proxy_join};
-
-CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__manager_data *m;
-  conc__peer *p;
-  int rc = conc__manager_options(manager);
-  if (rc != 0) return rc;
-  m = manager->state;
-  rc = conc__peer_get(m, &p, deadline);
-  if (rc != 0) {
-    conc__manager_unwind(manager);
-    return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
-  }
-  m->client = true;
-  m->generation = conc__generation;
-  conc__peer_put(m, p);
-  return 0;
-}
+    conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
+    NULL,             NULL,                  NULL,
+    NULL,             NULL};
 
 CONC__PRIVATE conc_queue *conc__proxy_find(conc__manager_data *m,
                                            const char *name) {
@@ -21170,6 +21428,105 @@ CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
   return rc;
 }
 
+/* Gives the references back; that the server has gone already is normal. */
+CONC__PRIVATE void conc__client_shutdown(conc__manager_data *m) {
+  while (m->proxies != NULL) {
+    conc__proxy *p = m->proxies;
+    conc__peer *peer;
+    conc_value *reply;
+    const conc_value *result;
+    m->proxies = p->next;
+    if (m->generation == conc__generation) { /* a child has none of its own */
+      conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
+                          conc_now() + 1);
+      conc_value_free(reply);
+    }
+    while ((peer = p->late) != NULL) {
+      p->late = peer->next;
+      conc__peer_close(peer);
+    }
+    conc_queue_free(p->stash);
+    CONC_FREE(p);
+  }
+  while (m->idle != NULL) {
+    conc__peer *p = m->idle;
+    m->idle = p->next;
+    conc__peer_close(p);
+  }
+}
+
+/* ---------------------------------------------------------------------------
+   >>manager: conc_manager
+   ------------------------------------------------------------------------ */
+
+CONC_API int conc_manager_register_queue(conc_manager *manager,
+                                         const char *name, conc_queue *queue) {
+  conc__manager_data *m;
+  conc__mutex *guard;
+  char *copy;
+  int rc = 0;
+  if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
+  m = conc__manager_state(manager);
+  copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
+  if (copy == NULL) return -ENOMEM;
+  memcpy(copy, name, strlen(name) + 1);
+  guard = conc__mutex_of(m);
+  conc__mutex_lock(guard);
+  if (conc__export_find(m, name) != 0) {
+    rc = -EEXIST;
+  } else if (m->exports_count == m->exports_size) {
+    size_t size = m->exports_size == 0 ? 8 : m->exports_size * 2;
+    conc__export *e =
+        (conc__export *)CONC_REALLOC(m->exports, size * sizeof *e);
+    if (e == NULL) {
+      rc = -ENOMEM;
+    } else {
+      m->exports = e;
+      m->exports_size = size;
+    }
+  }
+  if (rc == 0) {
+    m->exports[m->exports_count].name = copy;
+    m->exports[m->exports_count++].queue = queue;
+  }
+  conc__mutex_unlock(guard);
+  if (rc != 0) CONC_FREE(copy);
+  return rc;
+}
+
+CONC_API int conc_manager_start(conc_manager *manager) {
+  return conc__server_start(manager, false);
+}
+
+CONC_API int conc_manager_serve_forever(conc_manager *manager) {
+  conc__manager_data *m;
+  int rc = conc__server_start(manager, true);
+  if (rc != 0) return rc;
+  m = manager->state;
+  rc = conc_join(&m->thread, CONC_FOREVER);
+  if (rc == -ECANCELED && !conc_is_alive(&m->thread)) rc = 0;
+  conc_event_set(&m->left); /* from now on a shutdown may free it */
+  return rc;
+}
+
+CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__manager_data *m;
+  conc__peer *p;
+  int rc = conc__manager_options(manager);
+  if (rc != 0) return rc;
+  m = manager->state;
+  rc = conc__peer_get(m, &p, deadline);
+  if (rc != 0) {
+    conc__manager_unwind(manager);
+    return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
+  }
+  m->client = true;
+  m->generation = conc__generation;
+  conc__peer_put(m, p);
+  return 0;
+}
+
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
   conc__manager_data *m = manager->state;
@@ -21203,31 +21560,9 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
   return &p->queue;
 }
 
-/* Gives the references back; that the server has gone already is normal. */
-CONC__PRIVATE void conc__client_shutdown(conc__manager_data *m) {
-  while (m->proxies != NULL) {
-    conc__proxy *p = m->proxies;
-    conc__peer *peer;
-    conc_value *reply;
-    const conc_value *result;
-    m->proxies = p->next;
-    if (m->generation == conc__generation) { /* a child has none of its own */
-      conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
-                          conc_now() + 1);
-      conc_value_free(reply);
-    }
-    while ((peer = p->late) != NULL) {
-      p->late = peer->next;
-      conc__peer_close(peer);
-    }
-    conc_queue_free(p->stash);
-    conc_queue_free(&p->queue);
-  }
-  while (m->idle != NULL) {
-    conc__peer *p = m->idle;
-    m->idle = p->next;
-    conc__peer_close(p);
-  }
+CONC_API const char *conc_manager_address(const conc_manager *manager) {
+  const conc__manager_data *m = manager->state;
+  return m != NULL && m->server ? m->address : NULL;
 }
 
 CONC_API int conc_manager_shutdown(conc_manager *manager) {

@@ -391,7 +391,7 @@ TEST_EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
   for (int i = 0; i < 2; i++) {
     int error = i == 0 ? -EINVAL : -EDEADLK;
     tasks[9] = i == 0 ? &fresh : conc_current();
-    if (conc_current()->kind == CONC__TASK_FOREIGN) error = -EINVAL;
+    if (!conc_current()->kind->joinable) error = -EINVAL;
     CHECK_EQ(conc_wait(tasks, 10, CONC_FIRST, CONC_FOREVER), error);
     CHECK_EQ(conc_gather(tasks, 10, CONC_FOREVER), error);
     CHECK_EQ(conc_as_completed(&c, tasks, 10, CONC_FOREVER), error);
@@ -1360,7 +1360,7 @@ TEST_EVERYWHERE(a_group_is_left_in_a_fork) {
     CHECK_CHILD(conc_group_leave(&g, CONC_FOREVER) == -ECHILD);
     for (int i = 0; i < 4; i++)
       CHECK_CHILD(conc_join(&jobs[i].task, 0) ==
-                  (jobs[i].task.kind == CONC__TASK_CORO ? 0 : -ECHILD));
+                  (jobs[i].task.kind == &conc__coro_kind ? 0 : -ECHILD));
     _exit(0);
   }
   CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);

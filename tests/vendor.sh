@@ -46,7 +46,7 @@ prints() { # LINES COMMAND...
   }
 }
 
-# --- a stranger's path: README's first program ---
+# --- a stranger's path: README's first program, and the change to it ---
 
 project stranger
 awk '/^```c$/ { inside = 1; next } /^```/ && inside { exit } inside' \
@@ -55,6 +55,26 @@ expected=$(awk '/^\$ cc main\.c -pthread/ { inside = 1; next }
   /^```/ && inside { exit } inside' "$here/README.md")
 try 'README.md has a first program, and says what it prints' \
   test -s main.c -a -n "$expected"
+# The first ```diff as a patch: what it has without + must be in the program.
+awk 'FILENAME ~ /README/ {
+    if (/^```diff$/ && !seen) { inside = seen = 1; next }
+    if (/^```/) inside = 0
+    if (!inside) next
+    minus += /^-/; plus += /^[+]/
+    if (!/^[+]/) before = before substr($0, 2) "\n"
+    if (!/^-/) after = after substr($0, 2) "\n"
+    next
+  }
+  { program = program $0 "\n" }
+  END {
+    at = before == "" ? 0 : index(program, before)
+    if (at && minus && plus)
+      printf "%s", substr(program, 1, at - 1) after \
+        substr(program, at + length(before))
+  }' "$here/README.md" main.c >coroutine.c
+try 'README.md has a change to it' test -s coroutine.c
+starts_none() { ! grep thread_start coroutine.c; }
+try '... by which it starts no thread' starts_none
 every=$1
 case $every in
 all) set -- gcc clang tcc 'g++ -x c++' 'clang++ -x c++' ;;
@@ -63,9 +83,11 @@ esac
 for compiler; do
   have "$compiler" || { skip "README's program by $compiler" "$compiler"
     continue; }
-  rm -f a.out
-  try "README's first program by $compiler" $compiler main.c -pthread
-  try '... and it prints what README.md says' prints "$expected" ./a.out
+  for program in main coroutine; do
+    rm -f a.out
+    try "README's $program.c by $compiler" $compiler $program.c -pthread
+    try '... and it prints what README.md says' prints "$expected" ./a.out
+  done
 done
 [ "$every" != all ] || exit 0
 

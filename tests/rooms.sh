@@ -1,0 +1,117 @@
+#!/bin/sh
+# How conc.h is built: what it says of its own order, checked. Part of make
+# test.
+: "${BUILD:=build/default}"
+tmp=$BUILD/rooms
+rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
+awk=${AWK:-awk}
+
+# try TITLE COMMAND...: the command must be silent.
+try() {
+  title=$1
+  shift
+  "$@" >"$tmp/log" 2>&1 || echo "exit status $?" >>"$tmp/log"
+  if [ ! -s "$tmp/log" ]; then
+    echo "ok   rooms: $title"
+  else
+    head -50 "$tmp/log"
+    echo "FAIL rooms: $title"
+  fi
+}
+
+# Each function with its half, its section, its first and its last line:
+#   declared|defined NAME SECTION FROM TO
+functions() {
+  $awk '
+    /^   The implementation$/ { implementation = 1 }
+    /^   >>[a-z]+/ { section = $1; gsub(/>>|:.*/, "", section) }
+    /^(CONC_[A-Z_]+|static|struct) / { head = ""; from = NR }
+    from > 0 {
+      head = head " " $0
+      if (head ~ /;$/ && head !~ /\{/) {
+        if (match(head, /conc_[a-z0-9_]+\(/) && head !~ /=/)
+          print "declared", substr(head, RSTART, RLENGTH - 1), section, from, NR
+        from = 0
+      } else if (head ~ /\{.*\}$/ || $0 == "}") {
+        if (match(head, /conc_[a-z0-9_]+\(/))
+          print "defined", substr(head, RSTART, RLENGTH - 1), section, from, NR
+        from = 0
+      } else if ($0 == "" || /^}/) {
+        from = 0
+      }
+    }' conc.h
+}
+functions >"$tmp/functions"
+
+upward() { $awk -f tests/layers.awk conc.h conc.h; }
+try 'a part uses only parts above it' upward
+
+large() {
+  $awk '
+    /^   >>[a-z]+/ {
+      if (NR - from > 1300 && name != "") print name, NR - from, "lines"
+      name = $1; from = NR
+    }
+    END { if (NR - from > 1300) print name, NR - from, "lines" }' conc.h
+}
+try 'no section is longer than 1,300 lines' large
+
+# Tags stand in the order of the contents, each once in a half.
+contents() { sed -n '/^   Contents\./,/^   >>words/p' conc.h |
+  sed -n 's/^     >>\([a-z]*\) .*/\1/p'; }
+tags() { sed -n "$1"'s/^   >>\([a-z]*\).*/\1/p' conc.h; }
+first=$(grep -n '^   The implementation$' conc.h | cut -d: -f1)
+ordered() {
+  contents >"$tmp/contents"
+  for half in "1,$first" "$first,\$"; do
+    tags "$half" >"$tmp/tags"
+    grep -Fxf "$tmp/tags" "$tmp/contents" | diff - "$tmp/tags"
+  done
+  for tag in $(cat "$tmp/contents"); do
+    grep -q "^   >>$tag\b" conc.h || echo "no section $tag"
+  done
+}
+try 'sections stand in the order of the contents' ordered
+
+# conc__... are private; a public function has its body where it is declared.
+homes() {
+  $awk '$2 ~ /^conc__/ { next }
+    $1 == "declared" && !($2 in home) { home[$2] = $3 }
+    $1 == "defined" {
+      if (!($2 in home)) print $2, "is not declared"
+      else if (home[$2] != $3)
+        print $2, "is declared in", home[$2], "and defined in", $3
+      done[$2] = 1
+    }
+    END { for (f in home) if (!(f in done)) print f, "has no body" }
+  ' "$tmp/functions"
+}
+try 'a body stands in the section of its declaration' homes
+found() {
+  $awk '$1 == "declared" && $2 !~ /^conc__/ { print $2 }' "$tmp/functions" |
+    sort -u | while read -r f; do
+      n=$(grep -c "^CONC_API.*\b$f(" conc.h)
+      [ "$n" -eq 2 ] || echo "$f: $n lines"
+    done
+}
+try 'one grep finds the declaration and the body of each' found
+
+twins() {
+  grep -oE '\bconc_[a-z0-9_]+' conc.h | sort -u | grep -v '^conc__' \
+    >"$tmp/public"
+  grep -oE '\bconc__[a-z0-9_]+' conc.h | sort -u | sed 's/^conc__/conc_/' |
+    grep -Fxf - "$tmp/public"
+  true
+}
+try 'no private name is a public one with an underscore more' twins
+
+code() { # without comments and strings
+  gcc -fpreprocessed -dD -E -P "$1" 2>/dev/null || cat "$1"
+}
+once() {
+  code conc.h >"$tmp/code"
+  [ "$(grep -c '\bpthread_atfork(' "$tmp/code")" -eq 1 ] ||
+    grep -n 'pthread_atfork(' conc.h
+  true
+}
+try 'there is one pthread_atfork' once
