@@ -9412,6 +9412,11 @@ CONC__PRIVATE int conc__watch_start(conc__loop *loop, int fd,
   return rc;
 }
 
+/* Whether the poller tells of what is ready once more when the watch is armed
+   again, though it has told of it before: all do but epoll, whose edges do not
+   repeat themselves. */
+CONC__INLINE bool conc__watch_repeats(void) { return !CONC_HAVE_EPOLL; }
+
 CONC__PRIVATE void conc__watch_arm(conc__loop *loop, conc__watch *watch) {
   if (!watch->armed) loop->fds_waited++;
   watch->armed = true;
@@ -20667,7 +20672,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
        by the edge: no need to hear it from the socket. Unless time has passed
        since, or the peer's end was told along with the last bytes. */
     n = -EAGAIN;
-    if (!CONC_HAVE_EPOLL || !empty || ch->waited || c->hangup) {
+    if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__channel_read(ch, size);
       empty = n > 0 && ch->in.size < ch->in.capacity;
@@ -20733,7 +20738,7 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
     ssize_t n = conc__client_look(c);
     if (c->hangup)
       conc_cancel(&c->task);
-    else if (n < 0 || CONC_HAVE_EPOLL) /* an edge does not repeat itself */
+    else if (n < 0 || !conc__watch_repeats()) /* an edge does not repeat itself */
       conc__watch_arm(conc__this.loop, watch);
   } else { /* it waits for another machine, say */
     c->channel.waited = true;
