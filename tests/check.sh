@@ -34,11 +34,11 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect signals progress shared pool public"
+gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect serve signals progress shared pool public"
 clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few SCRIPTS=
-kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect pipe signals progress generator tasks asyncio stack queue manager process fork"
-c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks generator loop stream queue queue_processes pool process shared pipe value manager"
+kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress generator tasks asyncio stack queue manager process fork"
+c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks generator loop stream serve queue queue_processes pool process shared pipe value manager"
 malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
 ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
@@ -46,7 +46,7 @@ implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public 
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
-valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect signals progress queue value json"
+valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect serve signals progress queue value json"
 compile-all | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few INTEROP_VALUES=400 SCRIPTS=interop

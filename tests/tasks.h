@@ -34,7 +34,7 @@ TEST_FN void run(conc_fn *fn, void *arg) {
 #define UNTIL(condition)                                                      \
   for (int tries_ = 0; !(condition); tries_++) let_others_run(tries_)
 TEST_FN void let_others_run(int tries) {
-  if (tries < 50) conc_yield_now();
-  else usleep(20); /* a machine with other things to do */
+  if (tries >= 50) usleep(20); /* a machine with other things to do */
+  conc_yield_now();
 }
 #endif
