@@ -269,6 +269,11 @@ static void aftermath(void (*turn)(void)) {
   conc_shared_free(its);
 }
 
+/* Children use one object in turn and are killed at any moment. Afterwards the
+   others must still get it, and nothing that the dead held may stay taken. */
+/* Children use one object in turn and are killed at any moment. Afterwards
+   the others must still get it, and nothing that the dead held may stay
+   taken. */
 TEST(killed_at_a_lock) { aftermath(turn_lock); }
 TEST(killed_at_a_recursive_lock) { aftermath(turn_rlock); }
 TEST(killed_at_an_rwlock) { aftermath(turn_rwlock); }

@@ -120,6 +120,12 @@ static void check_expired(conc__loop *loop, double now) {
           least + ROUNDING);
 }
 
+/* Random timers are set, removed and let expire, in the loop's heap and in a
+   plain array. After each step both must agree on what has expired, in which
+   order, and on what comes first. */
+/* Random timers are set, removed and let expire, in the loop's heap and in
+   a plain array. After each step both must agree on what has expired, in
+   which order, and on what comes first. */
 TEST(timers_agree_with_a_list) {
   conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
   double now = test_random() % 1000000 + 0.5;

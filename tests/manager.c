@@ -47,6 +47,10 @@ static conc_queue *join_as_client(const served *s, conc_manager *client) {
   return q;
 }
 
+/* A server and a client in one process, and every call of a queue at the
+   client's end: each must return what it does for a local one. */
+/* A server and a client in one process, and every call of a queue at the
+   client's end: each must return what it does for a local one. */
 TEST(a_proxy_is_a_queue_like_any_other) {
   served s;
   conc_manager m;

@@ -529,6 +529,14 @@ static int cancel_polling(void) {
   return rc == -ESRCH ? 0 : rc;
 }
 
+/* A thread waits for a descriptor; another one that cancels it is stopped
+   before its i-th step, while the first ends of itself. From the decision to
+   wake it to the write, the descriptor for that must stay open: else the write
+   would go to whatever has its number by then. */
+/* A thread waits for a descriptor; another one that cancels it is stopped
+   before its i-th step, while the first ends of itself. From the decision
+   to wake it to the write, the descriptor for that must stay open: else the
+   write would go to whatever has its number by then. */
 TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
   bool stopped = true, decided = false;
   CHECK_EQ(sem_init(&changed, 0, 0), 0);

@@ -60,6 +60,11 @@ static ssize_t read_all(int fd, char *text, size_t size) {
   return n;
 }
 
+/* The bar is written to a pipe, as to a log. It gets the first line and the last
+   one, others only when the interval is over, and never a carriage return. */
+/* The bar is written to a pipe, as to a log. It gets the first line and the
+   last one, others only when the interval is over, and never a carriage
+   return. */
 TEST(a_log_gets_whole_lines_now_and_then) {
   conc_progress p = {0};
   char text[4096];
@@ -123,6 +128,12 @@ TEST(a_socket_that_nobody_reads_is_an_error) {
   close(fds[1]);
 }
 
+/* A pseudo-terminal of 60 columns: each state is a carriage return and 59
+   columns, the shorter last one is filled up, so that nothing of the one before
+   is left. */
+/* A pseudo-terminal of 60 columns: each state is a carriage return and 59
+   columns, the shorter last one is filled up, so that nothing of the one
+   before is left. */
 TEST(a_terminal_has_one_line_of_its_width) {
   conc_progress p = {0};
   struct winsize size;
@@ -172,6 +183,10 @@ static void *steps(void *arg) {
     CHECK_EQ(conc_progress_update(&shared, 1), 0);
   return arg;
 }
+/* Four threads update one bar, which is written to a file. The sum is exact, and
+   the lines are whole and never go back. */
+/* Four threads update one bar, which is written to a file. The sum is
+   exact, and the lines are whole and never go back. */
 TEST(many_threads_count_together) {
   conc_task t[THREADS];
   char name[] = "/tmp/conc-progress-XXXXXX", text[300];

@@ -333,6 +333,10 @@ typedef struct record {
   char text[9]; /* so that a record is no multiple of a word */
 } record;
 
+/* 25 records and room for 10: each call moves what it can and says how many. The
+   round from 1 to 10 begins at every place of the ring. */
+/* 25 records and room for 10: each call moves what it can and says how
+   many. The round from 1 to 10 begins at every place of the ring. */
 TEST(many_are_moved_at_once_as_far_as_there_is_room) {
   conc_queue_opts o = {.capacity = 10, .max_bytes = sizeof(record)};
   conc_queue *q = conc_queue_new(&o);

@@ -173,6 +173,10 @@ TEST_ALL(many_at_once) {
   conc_queue_free(q);
 }
 
+/* Options that cannot be, and then each allocation fails in turn: the queue is
+   not made, errno says why, and nothing is left allocated. */
+/* Options that cannot be, and then each allocation fails in turn: the queue
+   is not made, errno says why, and nothing is left allocated. */
 TEST_SHARED(what_cannot_be_made_says_why) {
   conc_queue_opts o;
   memset(&o, 0, sizeof o);
@@ -280,6 +284,10 @@ static void echo_values(void *arg) {
   CHECK_CHILD(conc_queue_close(q[1]) == 0);
 }
 
+/* A child sends back what it gets: typed values, texts, bytes. What does not
+   fit, or is asked for as another type, stays in the queue. */
+/* A child sends back what it gets: typed values, texts, bytes. What does
+   not fit, or is asked for as another type, stays in the queue. */
 TEST_SHARED(values_travel) {
   conc_queue *q[2];
   conc_value *v;
@@ -546,6 +554,11 @@ static void loop_child(void *arg) {
   t.target = loop_main;
   CHECK_CHILD(conc_run(&t) == 0);
 }
+/* Eight coroutines of a child wait at a queue, beside one that counts ticks. All
+   messages come back once; when all eight sleep, the ticks must go on. */
+/* Eight coroutines of a child wait at a queue, beside one that counts
+   ticks. All messages come back once; when all eight sleep, the ticks must
+   go on. */
 TEST_SHARED(coroutines_wait_and_their_loop_goes_on) {
   int n, count = rounds(2000);
   bool seen[2000] = {false};
@@ -831,6 +844,12 @@ static void claim(conc_queue *q, uint32_t i, unsigned state) {
   reap(pid, -SIGKILL);
 }
 
+/* A process dies between its claim of a cell and its message, at each of the
+   cells, before or after it moves the tail. The others must get all older and
+   newer messages, and have the cell back. */
+/* A process dies between its claim of a cell and its message, at each of
+   the cells, before or after it moves the tail. The others must get all
+   older and newer messages, and have the cell back. */
 TEST_SHARED(a_message_half_put_is_skipped) {
   for (uint32_t at = 0; at < 8; at++)
     for (int hint = 0; hint < 2; hint++) {

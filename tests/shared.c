@@ -1385,6 +1385,11 @@ TEST(what_nobody_uses_is_made_anew) {
   await_gone();
 }
 
+/* A process opens memory by name, forks, and is killed. Its child still uses the
+   memory: who opens the name then must find that, and not a new one. */
+/* A process opens memory by name, forks, and is killed. Its child still
+   uses the memory: a process that opens the name then must find that
+   memory, and not a new one. */
 TEST(a_forked_child_keeps_a_name_alive) {
   int ends[2];
   char byte;

@@ -379,6 +379,12 @@ TEST_EVERYWHERE(wait_is_cancelled) {
   return arg;
 }
 
+/* Nine jobs that wait and one more task, which was never started, or is the
+   caller; then no memory. Each call fails before it has waited for, or
+   cancelled, any of the nine. */
+/* Nine jobs that wait and one more task, which was never started, or is the
+   caller; then no memory. Each call fails before it has waited for, or
+   cancelled, any of the nine. */
 TEST_EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
   conc_task *tasks[10], fresh;
   conc_completed c;
@@ -524,6 +530,11 @@ TEST_EVERYWHERE(gather_runs_out) {
   return arg;
 }
 
+/* The caller of gather is cancelled: all ten jobs are, and have cleaned up when
+   it returns. A second cancellation, during that, is kept for its next wait. */
+/* The caller of gather is cancelled: all ten jobs are, and have cleaned up
+   when it returns. A second cancellation, during that, is kept for its next
+   wait. */
 TEST_EVERYWHERE(gather_is_cancelled) {
   conc_task *tasks[10];
   job *jobs = begin_jobs(10, tasks);
@@ -607,6 +618,11 @@ TEST_EVERYWHERE(what_has_completed_may_be_freed) {
   return arg;
 }
 
+/* Two at the same ten jobs: c has a time limit, d is cancelled in between. Each
+   is told of the jobs in the order of their ends, whatever failed before. */
+/* Two at the same ten jobs: c has a time limit, d is cancelled in between.
+   Each is told of the jobs in the order of their ends, whatever failed
+   before. */
 TEST_EVERYWHERE(completed_runs_out_and_goes_on) {
   conc_task *tasks[10], *t = NULL;
   conc_completed c, d;
@@ -1457,6 +1473,12 @@ static void *other_waits(void *arg) {
   conc_completed_end(&c);
   return NULL;
 }
+/* Of three threads one has finished; the caller waits for all, and so does
+   another thread. In a forked child the other two are gone: its waits must end,
+   with -ECHILD, while those of the parent go on. */
+/* Of three threads one has finished; the caller waits for all, and so does
+   another thread. In a forked child the other two are gone: its waits must
+   end, with -ECHILD, while those of the parent go on. */
 TEST_EVERYWHERE(a_fork_ends_the_waits) {
   conc_task *tasks[3], *t, other;
   conc_completed c;
