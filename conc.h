@@ -1,11 +1,11 @@
-/* conc.h - v0.1.0 - everything that runs at the same time, in one C file.
-   MIT-0 or public domain, as you like; the text is at the end of LICENSE.
+/* conc.h - v0.2.0 - everything that runs at the same time, in one C file.
+   MIT-0 or public domain, as you choose; both texts are in LICENSE.
 
-   Threads, coroutines with an event loop, processes, pools, locks, queues,
-   also between processes, and queues served over the network in the protocol
-   of Python's multiprocessing.managers.
-   One set of verbs: the same conc_put, conc_lock_acquire, conc_join and
-   conc_read work from a thread and from a coroutine, each with a timeout.
+   It has threads, coroutines with an event loop, processes, pools, locks and
+   queues. Locks and queues also work between processes, and queues over the
+   network, in the protocol of Python's multiprocessing.managers.
+   There is one set of verbs: the same conc_put, conc_lock_acquire, conc_join
+   and conc_read work from a thread and from a coroutine, each with a timeout.
 
    Do this in exactly one C or C++ file, before any other include:
 
@@ -93,29 +93,122 @@
 
    >>words
 
-   task       whatever runs and finishes: a thread, a coroutine, a process or
-              a pool's job. A conc_task is the caller's struct; embed it first
-              in a struct of your own and you have a "subclass". Which function
-              starts it says where it runs.
-   actor      what can wait: each thread and each coroutine is one. Private.
-   loop       runs the coroutines of one thread, inside conc_run.
-   park       to wait: a thread sleeps in the kernel, a coroutine gives the
-              CPU to the next one of its loop.
-   queue      conc_queue: carries messages (bytes, or typed values) between
-              tasks of a process, to other processes, or to another machine
-              through a manager.
-   pipe       conc_pipe: two descriptors; messages that one end sends the other
-              receives, in the same process or in another.
-   pool       conc_pool: processes or threads, its workers, that run jobs.
-   manager    serves queues by name to clients that know a key, or is such a
-              client.
+   What runs:
+
+   task            A task is whatever runs and finishes: a thread, a coroutine,
+                   a process or a job. The caller describes it in a conc_task.
+                   A struct whose first field is a conc_task is a "subclass".
+   kind            The kind of a task is thread, coroutine, process or job; the
+                   function that starts a task determines its kind.
+   target          The target of a task is the function that it runs.
+   result          The result of a task is the pointer that its target
+                   returned.
+   status          The status of a task is 0, or its failure: what conc_join
+                   returns once the task has finished.
+   foreign thread  A foreign thread is one that conc_thread_start did not
+                   start: the main thread, or one made by pthread_create.
+   coroutine       A coroutine is a task with a stack of its own that shares a
+                   thread with others: it runs until it waits, and then the
+                   next one runs.
+   loop            A loop runs the coroutines of one thread, inside conc_run.
+   generator       A generator is a function that hands out one value at a
+                   time and stands still in between. It is no task: it runs as
+                   a part of the task that asks for the value.
+   child           A child is a process that another one, its parent, has made
+                   by fork() or by conc_process_start.
+   left behind     A fork leaves behind all threads but the one that called
+                   fork(), and the coroutines of those threads: the parent
+                   still has them, the child does not.
+   spawned         A process is spawned if it executes the program again; it is
+                   forked if it begins as a copy of its parent.
+   daemon          A daemon is a child that is killed when its parent ends.
+   program         A program is what conc_popen_start runs: another executable
+                   file, in a process of its own.
+   pool            A pool is a number of processes or threads that run jobs.
+   worker          A worker is one of the processes or threads of a pool.
+   job             A job is a task that a worker of a pool runs.
+   chunk           A chunk is a number of items that a pool hands to a worker
+                   at once.
+   group           A group is a number of tasks that are awaited together and
+                   fail together.
+   callback        A callback is a function of yours that the library calls.
+
+   How a task waits:
+
+   wait            A wait is the time within a call in which a task cannot go
+                   on, because something has not happened yet.
+   waiter          A waiter is a task that waits; the waiters of an object are
+                   those that wait for it.
+   waker           A waker is a task whose call ends the wait of another one,
+                   by a release, a set, a notify or a put.
+   park            To park is to wait: a thread sleeps in the kernel, a
+                   coroutine gives the CPU to the next one of its loop.
+   timeout         A timeout is how long a call may wait, in seconds.
+   cancel          To cancel a task is to make its present or its next wait
+                   fail with -ECANCELED.
+   pending         A cancellation is pending until a wait has returned it.
+   scope           A scope is a stretch of a task's run in which a time limit
+                   or a shield is in force.
+   time limit      A time limit ends the waits of a task at a certain moment.
+   shield          A shield keeps cancellations away from a task's waits.
+   deadlock        A deadlock is a circle of tasks in which each waits for the
+                   next one, so that none can ever go on.
+   actor           An actor is what can wait: each thread is one, and each
+                   coroutine. (Private.)
+
+   What tasks have in common:
+
+   owner           The owner of a lock is the task that holds it.
+   reader, writer  A reader holds an rwlock together with other readers, a
+                   writer holds it alone.
+   level           A level of a conc_rlock is one acquire that has not been
+                   released yet.
+   unit            A unit is what an acquire takes off a semaphore's value.
+   party           A party is one of the tasks for which a barrier waits.
+   broken          A barrier is broken if one of its parties has not waited to
+                   the end; then no task can wait there until it is reset.
+   shared          A lock, a queue or another object is shared if the tasks of
+                   several processes use the same one.
+   named           A named queue or memory is one that any process of the user
+                   can open by its name.
+   queue           A queue, a conc_queue, carries messages between the tasks of
+                   a process, to other processes, or through a manager to
+                   another machine.
+   message         A message is a run of bytes, or a typed value, that arrives
+                   whole or not at all.
+   putter, getter  A putter is a task that puts messages on a queue, a getter
+                   is a task that gets them.
+   pipe            A pipe, made by conc_pipe, is a pair of descriptors, its
+                   ends: messages that one end sends the other receives, in
+                   the same process or in another.
+   descriptor      A descriptor is the system's number for an open file, pipe
+                   or socket.
+   stream          A stream is a descriptor with buffers for what is read and
+                   written.
+   datagram        A datagram is a message of a UDP or unix socket, which may
+                   get lost.
+   manager         A manager serves queues by name to clients that know its
+                   key, or is such a client: both are a conc_manager.
+   server, client  A server is a manager that serves queues, a client is a
+                   manager that uses them.
+   key             A key is a secret that a server and its clients share.
+   proxy           A proxy is a client's conc_queue that stands for a queue of
+                   the server: each call of it is a request, to which the
+                   server sends a reply.
+   value           A value is a tree of typed data, such as a list of numbers;
+                   its root is the whole, and all else are its parts.
+   local           A local is a set of named values of which each thread, or
+                   each task, has its own.
+   attribute       An attribute is one name of a local, looked up beforehand.
+   guard page      A guard page is memory below a stack that may not be
+                   touched, so that an overflow ends the process at once.
 
    >>tour
 
-   Each begins with the three lines with which the program above begins.
+   Each program begins with the same three lines as the program above.
 
-   Threads, and a lock: zero is ready, and it is given back on every way out
-   of the block. Prints 2.
+   Threads and a lock. A zeroed lock is ready for use, and CONC_WITH releases
+   it on every way out of its block. Prints 2.
 
      static conc_lock lock;
      static int count;
@@ -130,8 +223,8 @@
        printf("%d\n", count);
      }
 
-   Coroutines of one thread, which together take a tenth of a second. Prints 0:
-   none has failed.
+   Ten coroutines of one thread, which together take a tenth of a second.
+   Prints 0: none of them has failed.
 
      static void *nap(void *arg) { conc_sleep(0.1); return arg; }
      static void *naps(void *arg) {
@@ -165,7 +258,7 @@
        conc_queue_free(q);
      }
 
-   A pool of processes; .kind = CONC_THREAD makes it one of threads. Prints
+   A pool of processes; .kind = CONC_THREAD makes it a pool of threads. Prints
    1 4 9 16.
 
      static void *square(void *n) { *(int *)n *= *(int *)n; return NULL; }
@@ -180,7 +273,7 @@
        printf("%d %d %d %d\n", n[0], n[1], n[2], n[3]);
      }
 
-   A program, what it reads and what it writes. Prints two lines, a and b.
+   Another program, its input and its output. Prints two lines, a and b.
 
      int main(void) {
        const char *const argv[] = { "sort", NULL };
@@ -193,7 +286,7 @@
        conc_free(out.data);
      }
 
-   A manager and a client of it: either may be another program, on another
+   A manager and its client. Either of them may be another program, on another
    machine, in Python. Prints 42.
 
      int main(void) {
@@ -216,163 +309,192 @@
 
    >>matrix
 
-   Threads and coroutines may use everything, in any mixture, but: a generator
-   is its thread's, and coroutines are their loop's.
+   Threads and coroutines may use everything, in any mixture, with two
+   exceptions: a generator belongs to one thread, and a coroutine to one loop.
+   Between processes an object works if it was made as this table says:
 
                      between processes          when a process dies
-     lock, rlock     ..._init_shared            the next one: -EOWNERDEAD, once
-     rwlock          ..._init_shared            a writer as a lock's owner;
-                                                readers are forgotten
-     sem             ..._init_shared            what it had taken stays taken
-     event, cond     ..._init_shared            others do not notice
-     barrier         ..._init_shared            broken for who waits there
-     once            ..._init_shared            another one runs it
-     pipe            inherited, or passed on    the other end: -EPIPE
+     lock, rlock     ..._init_shared            the next acquire of what it
+                                                held returns -EOWNERDEAD, once
+     rwlock          ..._init_shared            a dead writer is reported like
+                                                a lock's owner; dead readers
+                                                are dropped
+     sem             ..._init_shared            the units that it has acquired
+                                                stay taken
+     event, cond     ..._init_shared            the others do not notice
+     barrier         ..._init_shared            it is broken, if the process
+                                                was waiting there
+     once            ..._init_shared            another process runs it
+     pipe            inherited, or passed on    the other end gets -EPIPE
      queue           .shared; with .name also   each message that was put is
-                     those not of one family    got, once
-     manager's queue any machine                a client's get that waits
-                                                takes no message with it
-     pool            no: its parent's           the job: -ECHILD, or again;
-                                                the worker is replaced
-     conc_task       no: its parent's           conc_join: -ECHILD
+                     for unrelated processes    still got once
+     manager's queue any machine                if a client dies while it waits
+                                                in get, no message is lost
+     pool            no: its own process only   the job fails with -ECHILD, or
+                                                is run again; a new worker
+                                                takes the dead one's place
+     conc_task       no: its own process only   conc_join returns -ECHILD
      value           as bytes, by queue, pipe, pickle or JSON
      local, stream, group, scope, progress: no
 
    >>options
 
-   Only in the file that defines CONC_IMPLEMENTATION:
+   Define these only in the file that defines CONC_IMPLEMENTATION:
 
-     CONC_PORTABLE        POSIX.1-2008 only: no futex, epoll, eventfd, no
-                          assembly. Everything works, some of it slower.
-     CONC_USE_UCONTEXT    coroutines by swapcontext(), not by assembly.
-     CONC_USE_HELGRIND    Valgrind's Helgrind is told what comes before what;
-                          slow without it, too. (DRD is not told.)
-     CONC_MALLOC(size)    the allocator: all three or none.
+     CONC_PORTABLE        Use only what POSIX.1-2008 has: no futex, no epoll,
+                          no eventfd, no assembly. Everything works, some of
+                          it slower.
+     CONC_USE_UCONTEXT    Switch coroutines by swapcontext(), not by assembly.
+     CONC_USE_HELGRIND    Tell Valgrind's Helgrind which step happens before
+                          which (DRD learns nothing). Slower, even without
+                          Valgrind.
+     CONC_MALLOC(size)    The allocator. Define all three or none.
      CONC_REALLOC(p, size)
      CONC_FREE(p)
-     CONC_STACK_SIZE      bytes of a coroutine's stack (default 65536).
-     CONC_SPIN_SECONDS    longest busy wait before sleeping (default 50e-6; 0
-                          never spins).
-     CONC_HAVE_...        each fact of the platform; >>platform, second half.
+     CONC_STACK_SIZE      Bytes of a coroutine's stack; default 65536.
+     CONC_SPIN_SECONDS    How long a wait spins at most before it sleeps;
+                          default 50e-6. With 0 no wait spins.
+     CONC_HAVE_...        One for each fact about the platform; the second half
+                          of >>platform lists them.
 
-   The same in every file that includes conc.h:
+   Define these in the same way in every file that includes conc.h:
 
-     CONC_STATIC          every function is static. Libraries that embed
-                          conc.h want this; so does a one-file program.
-     CONC_API             your own linkage (e.g. a visibility attribute).
+     CONC_STATIC          Makes every function static. Define it in a library
+                          that embeds conc.h and in a program of one file.
+     CONC_API             Your own linkage, for example a visibility attribute.
 
-   No option changes a public struct or signature, and files compiled against
-   different versions of conc.h fail to link.
+   No option changes a public struct or a signature. Files that were compiled
+   against different versions of conc.h fail to link.
 
    >>contract
 
-   Errors   An int or ssize_t result is 0 or more on success, a negative errno
-            value on failure: -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed),
-            -EDEADLK, -ENOMEM and so on; conc_strerror() says it in words. A
-            function that returns a pointer returns NULL and sets errno. After
+   Errors   A function whose result is an int or an ssize_t returns 0 or more
+            on success and a negative errno value on failure, for example
+            -EINVAL, -ETIMEDOUT, -ECANCELED, -EPIPE (closed), -EDEADLK or
+            -ENOMEM; conc_strerror() puts it into words. A function whose
+            result is a pointer returns NULL on failure and sets errno. After
             an error there is nothing to clean up.
-   Time     Timeouts are seconds (double) from now on the monotonic clock.
-            CONC_FOREVER (or 1e9 and more, or a NaN) waits; 0 or less tries
-            once; not in time is always -ETIMEDOUT.
-   Waiting  Every call with a timeout works from any thread (also one made by
-            pthread_create) and from a coroutine, where only the coroutine
-            waits. Every such wait can be cancelled: conc_cancel makes it
-            return -ECANCELED, once.
-   Memory   Structs are the caller's and valid when zeroed. They must not move
-            while in use. What the library allocates is said at the function.
-            Pointers to what a call works on must not be NULL, unless it says
-            so; results that may be left out are named there.
-   Signals  No function may be called from a signal handler, unless it says
-            so. The library installs no handlers (conc_report_overflow is there
-            to install one), and writes to sockets without raising SIGPIPE.
+   Time     A timeout is a number of seconds (double) from now on the monotonic
+            clock. CONC_FOREVER, any number from 1e9 on and a NaN set no limit.
+            With a timeout of 0 or less a call tries once. A call that is not
+            done in time returns -ETIMEDOUT.
+   Waiting  Every call with a timeout works from any thread, a foreign thread
+            included, and from a coroutine; if a coroutine waits, the others
+            of its thread go on. Every such wait can be cancelled: conc_cancel
+            makes it return -ECANCELED, once.
+   Memory   Structs belong to the caller and are valid when zeroed. A struct
+            must not move while it is in use. What a function allocates is
+            said in its comment. Object pointers must not be NULL unless the
+            function's comment allows it; it also names the output pointers
+            that may be NULL.
+   Signals  No function may be called from a signal handler unless its comment
+            allows it. The library installs no signal handler of its own
+            accord; conc_report_overflow is there to install one. It writes to
+            sockets without raising SIGPIPE.
    Fork     fork() may be called from any thread or coroutine at any moment
-            (not from a signal handler, nor by vfork), and the child may use
-            the whole library. It has the thread that forked and, if that runs
-            a loop, all coroutines of it; the tasks of other threads have
-            ended there, with -ECHILD. A lock that one of them held says so
-            once: acquire takes it and returns -EOWNERDEAD.
-   Output   The library never prints, exits or asserts, unless asked to.
+            (but not from a signal handler, and not as vfork), and the child
+            may use the whole library. The child has the thread that called
+            fork() and, if that thread runs a loop, all coroutines of the
+            loop. The other threads, with their coroutines, were left behind:
+            their tasks have ended in the child, with -ECHILD. A lock that one
+            of these tasks held reports this once: the next acquire takes the
+            lock and returns -EOWNERDEAD.
+   Output   The library does not print, exit or assert unless the program asks
+            it to.
 
    >>coroutines
 
-   A coroutine has a stack of its own (CONC_STACK_SIZE, or .stack_size of its
-   task) with a guard page below: overflow is a SIGSEGV, not corruption. It
-   belongs to the loop, and so to the thread, that started it, and never moves:
-   thread-local variables are shared by the coroutines of one loop (a
-   conc_local of CONC_SCOPE_TASK is not). Between two calls of the library no
-   other coroutine of the same loop runs. Rounding mode and errno are not
-   saved across a switch. A million of them is a sensible number: one that has
-   not run yet costs its conc_task and 32 bytes, one that waits a page (4 KiB)
-   of stack.
-   Stacks are used again. What a burst of coroutines has left over is given
-   back to the system when the loop has slept for a second. conc_stack_used
-   tells how much a stack is used, conc_report_overflow whose overflowed.
-   AddressSanitizer, ThreadSanitizer and Valgrind are told of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine, and must not
-   leave its target function. The assembly switch keeps no shadow stack: where
-   CET's is enforced, use CONC_USE_UCONTEXT.
+   A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
+   task's .stack_size. A guard page lies below the stack, so that an overflow
+   is a SIGSEGV and corrupts nothing. A coroutine belongs to the loop that
+   started it, and so to one thread, and never moves to another. Therefore the
+   coroutines of a loop share the thread's thread-local variables; the values
+   of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
+   calls of the library no other coroutine of the same loop runs. A switch
+   between coroutines does not save the rounding mode and errno.
+   A program may well have a million coroutines. One that has not run yet costs
+   its conc_task and 32 bytes; one that waits costs one page of stack (4 KiB).
+   The stack of a coroutine that has ended is used again. Stacks that a burst
+   of coroutines has left over go back to the system when the loop has slept
+   for a second. conc_stack_used measures how much of its stack a coroutine
+   uses; conc_report_overflow makes an overflow name its coroutine.
+   AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
+   C++ exceptions may be thrown and caught within one coroutine, but must not
+   leave its target. The switch in assembly does not keep a shadow stack: where
+   the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
 
-   Makes an object as new, and for all processes that share the memory in which
-   it lies: that of conc_shared_alloc or conc_shared_open. Before anybody uses
-   it; what it has for options (.value, .bound, .parties) is set before. From
-   then on all calls above do for tasks of all these processes what they do for
-   those of one, with these differences:
-   - Who dies, however and wherever, harms nobody. What it held says so once:
-     acquire then takes the lock and returns -EOWNERDEAD, for what it protects
-     may be half changed. This is of processes: a thread that ends with a lock
-     leaves it locked. A once is run by another one. Readers that died are
-     forgotten. A semaphore has no owners: what the dead had taken of it stays
-     taken. Of a barrier see below.
-   - Waiters are not served in order. Deadlocks are not looked for, but for the
-     owner itself, and .name is not used: a pointer means nothing elsewhere.
-   - Who waits after a death, or because another one was killed just when he
-     was woken, goes on within some 20 ms. A thread notices conc_cancel within
+   A function whose name ends in _init_shared makes an object new and shared:
+   all processes that share the memory in which it lies can use it. The memory
+   must come from conc_shared_alloc or conc_shared_open. Call the function
+   before any task uses the object, and set the object's options (.value,
+   .bound, .parties, .action, .arg) before the call.
+   Returns 0.
+   Errors:
+   -EINVAL  the object is not in such memory; or .parties is not above 0; or
+            .value is above 2**30 - 1
+
+   From then on the calls of >>lock and >>event do for the tasks of all these
+   processes what they do for the tasks of one, with these differences:
+   - A process may die at any instruction without harm to the others. Each lock
+     that it held reports this once: the next acquire takes the lock and
+     returns -EOWNERDEAD, for the data that the lock protects may be half
+     changed. This is true of processes only: a thread that ends while it holds
+     a lock leaves it locked. If a process dies while it runs the function of a
+     once, another one runs it. Readers that died are dropped. A semaphore
+     knows no owners: the units that a dead process had acquired stay taken.
+     For barriers see below.
+   - Waiters are not served in order. -EDEADLK is returned only to the owner
+     itself: longer circles are not looked for. .name is not used, since a
+     pointer means nothing in another process.
+   - Waiters notice the death of a process, also of one that was just being
+     woken, within about 20 ms. A thread that waits notices conc_cancel within
      that time, too.
-   - After waiters of a condition were killed, a notify may wake as many more
-     than it should. Condition and lock must both be shared, or both not
-     (-EINVAL).
-   - At most 16 processes read an rwlock at one time, each as often as it
-     likes; others wait.
-   - A semaphore's value is at most 2**30 - 1.
-   - A barrier breaks when a process that waits there, one of the first 16,
-     dies, and another one that waits notices: who does gets -EOWNERDEAD, the
-     others -EPIPE. Who comes last does not look: then all have come. The
-     action, a pointer, is only for processes that fork has made of one.
-   - Every call may fail with -EAGAIN, if more than 1,024 processes share the
-     memory.
-   A forked child holds nothing of what its parent holds. 0, -EINVAL: it is not
-   in such memory, or .parties is not above 0, or .value above its limit.
+   - If waiters of a condition were killed, a notify may wake more waiters than
+     it should, at most one more for each waiter that was killed. The condition
+     and its lock must both be shared, or both not (-EINVAL).
+   - At most 16 processes can read an rwlock at one time, each in any number of
+     tasks; further processes wait.
+   - The value of a semaphore is at most 2**30 - 1.
+   - If one of the first 16 processes at a barrier dies while it waits there,
+     the barrier breaks: the waiter that notices gets -EOWNERDEAD, the others
+     -EPIPE. The last party to come does not look: by then all have come. An
+     .action is a pointer, so it can be used only if all the processes were
+     forked from one.
+   - If more than 1,024 processes use the memory at one time, the calls of the
+     latest ones fail with -EAGAIN, except those of events and semaphores.
+   A forked child does not hold the shared objects that its parent holds.
 
    >>limits
 
-   - Names in addresses are resolved by getaddrinfo() on a thread of its own,
-     which cannot be cancelled: a timeout is kept, the thread ends later.
-   - CONC_FORK and the end of a forked child flush all of stdio, which waits
+   - Names of hosts are resolved by getaddrinfo() on a thread of its own, which
+     cannot be cancelled. The call keeps its timeout; the thread ends later.
+   - CONC_FORK, and the end of a forked child, flush all of stdio. That waits
      for a thread that is reading from a FILE.
-   - A cancelled wait on a descriptor in a thread that conc_thread_start did
-     not start is noticed when the descriptor is ready or the time is out.
-   - The network protocol authenticates both sides by a shared key, and
-     encrypts nothing; a man in the middle can relay the handshake. It is for
-     a trusted network, as Python's is.
-   - A pool's workers that are processes are forked, never spawned: with many
-     threads, or much memory, start the pool first.
-   - A pipe takes SOCK_SEQPACKET, which Linux and the BSDs have and macOS has
-     not: there it is -EPROTONOSUPPORT.
-   - What processes share must be made so (..._init_shared, .shared), serves
-     1,024 processes at one time, and cannot hold pointers. Deadlocks through
-     it are not found; a named queue is looked at every 2 ms by who waits.
-   - Of the rwlocks that a task reads at one time four are known: of the others
-     see conc_rwlock.
-   - What a thread that stayed behind in a fork had just been given is not in
-     the child: a permit of a semaphore, a notify of a condition.
-   - With CONC_PORTABLE a client that pipelines requests and then dies while
-     one of them blocks is noticed only when that request ends.
+   - In a foreign thread, a wait for a descriptor that is cancelled returns
+     only when the descriptor is ready or the timeout has passed.
+   - The network protocol authenticates both sides by a key that they share,
+     and encrypts nothing. A man in the middle can relay the handshake. Like
+     Python's, it is for a trusted network.
+   - The workers of a pool of processes are forked, never spawned. In a program
+     with many threads, or with much memory, start the pool first.
+   - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
+     it: there conc_pipe returns -EPROTONOSUPPORT.
+   - Objects between processes must be made shared (..._init_shared, .shared),
+     serve at most 1,024 processes at one time, and cannot hold pointers.
+     Deadlocks that involve shared objects are not detected. A task that waits
+     for a named queue polls it every 2 ms.
+   - At most four rwlocks that a task holds for reading are tracked; see
+     conc_rwlock for what that means.
+   - A semaphore's unit or a condition's notify that had just been handed to
+     another thread when the process forked is lost in the child.
+   - With CONC_PORTABLE, if a client sends several requests at once and dies
+     while one of them waits, the manager notices only when that request ends.
 */
 
-/* The implementation needs POSIX and more of the system headers; in a strict
-   mode (-std=c99) only the first of them can be told so. */
+/* The implementation needs POSIX and more from the system's headers. In a
+   strict mode (-std=c99) this must be said before the first of them. */
 #if defined(CONC_IMPLEMENTATION) && !defined(CONC_PORTABLE) && \
     !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
@@ -390,18 +512,24 @@
 #include <sys/types.h>
 
 #ifdef __TINYC__
-#undef __attribute__ /* tcc has them, which glibc's <sys/cdefs.h> denies */
+#undef __attribute__ /* tcc has attributes; glibc's <sys/cdefs.h> hides them */
 #endif
 
 /* ---------------------------------------------------------------------------
    >>platform: versions, errors, clock, memory
+
+   Threads    any number, mixed with coroutines of any loops
+   Processes  any
+   Signals    conc_now and conc_strerror; the others no
+   Memory     nothing is allocated
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Of this header, as numbers and as text; see >>version. */
+/* The version of this header, as numbers and as text; see >>version. */
 #define CONC_VERSION_MAJOR 0
-#define CONC_VERSION_MINOR 1
+#define CONC_VERSION_MINOR 2
 #define CONC_VERSION_PATCH 0
-#define CONC_VERSION "0.1.0"
+#define CONC_VERSION "0.2.0"
 
 #ifndef CONC_API
 #ifdef CONC_STATIC
@@ -415,347 +543,434 @@
 extern "C" {
 #endif
 
-/* Waits without a limit, wherever a timeout is asked for. */
+/* The timeout that sets no limit, for every call that takes one. */
 #define CONC_FOREVER 1e300
 
-/* The version of the implementation that was linked in: CONC_VERSION. */
+/* Returns the version of the implementation that was linked in, in the form of
+   CONC_VERSION. */
 CONC_API const char *conc_version(void);
 
-/* Says an error in words. `error` is what a function of this library returned
-   (negative errno); errno itself (positive) will do. Never NULL, static; of
-   errors that only the system knows it says that. Any thread, coroutine or
-   signal handler; does not change errno. */
+/* Puts an error into words. `error` is what a function of this library
+   returned (a negative errno value), or a value of errno (positive).
+   Returns a static text, never NULL; for an error that the library does not
+   make itself the text only says that it is the system's. Does not change
+   errno. A signal handler may call it. */
 CONC_API const char *conc_strerror(int error);
 
-/* Seconds on the monotonic clock (Python's time.monotonic). A signal handler
-   may call it. */
+/* Returns the time on the monotonic clock in seconds (Python's
+   time.monotonic). A signal handler may call it. */
 CONC_API double conc_now(void);
 
-/* The CPUs that this process may run on, at least 1 (Python's
-   os.process_cpu_count). */
+/* Returns the number of CPUs that this process may run on, at least 1
+   (Python's os.process_cpu_count). */
 CONC_API int conc_cpu_count(void);
 
-/* Frees what the library allocated for the caller: the bytes of
-   conc_pickle_dumps and conc_json_dumps. NULL is a no-op. */
+/* Frees what the library has allocated for the caller: the bytes of
+   conc_pickle_dumps and conc_json_dumps, and the data of a conc_output. NULL
+   is a no-op. */
 CONC_API void conc_free(void *memory);
 
 /* ---------------------------------------------------------------------------
-   >>park: what a wait is. No public name; private fields of public structs.
+   >>park: what a wait is
+
+   There are no public names here, only private fields of public structs.
    ------------------------------------------------------------------------ */
 
-/* A FIFO of waiting actors. Guarded by the library's lock for the object that
-   it stands in. */
+/* A FIFO of the actors that wait for an object; the object contains it. An
+   internal lock of the library guards it. */
 struct conc__waitlist {
   struct conc__waiter *first, *last;
 };
 
 /* ---------------------------------------------------------------------------
-   >>deadlock: who waits for whom
+   >>deadlock: which task waits for which
 
-   Deadlocks of locks, rwlocks, onces and joins are looked for when a wait
-   without a limit has lasted 0.1 s: see conc_lock_acquire.
+   Threads    any number, mixed with coroutines of any loops
+   Processes  one: what is shared takes no part
+   Signals    no
+   Memory     the caller's buffer; the report itself is the library's
+   Blocks     never
+
+   When a wait without a timeout for a lock, an rwlock, a once or the end of a
+   task has lasted 0.1 s, the library looks whether it is part of a deadlock.
+   See conc_lock_acquire for what the tasks of a deadlock get.
    ------------------------------------------------------------------------ */
 
-/* The deadlock that was found last, in words: "Thread-A waits for lock 'b'
-   held by Thread-B, which waits for lock 'a' held by Thread-A". Writes up to
-   `size` bytes to buf, the last of them a NUL, and returns the length of all
-   of it, as snprintf does; 0 if none was found yet. */
+/* Describes the deadlock that was found last: "Thread-A waits for lock 'b'
+   held by Thread-B, which waits for lock 'a' held by Thread-A". If conc_run
+   has found it, the text says what each of its coroutines waited for. Writes
+   up to `size` bytes to `buf`, the last of them a NUL.
+   Returns the length of the whole text without the NUL, as snprintf does; 0 if
+   no deadlock has been found yet. */
 CONC_API ssize_t conc_deadlock_report(char *buf, size_t size);
 
 /* ---------------------------------------------------------------------------
    >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one; any that share its memory once ..._init_shared was called
+   Processes  one; after ..._init_shared all that share its memory
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     acquire and once_run, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
-/* A lock, not recursive (Python's threading.Lock, with an owner). Waiters are
-   served in order once the first has waited 0.5 ms; before that a running
-   thread may take it first, which is faster. May be freed by whoever has
-   released it last, even while other releases are still returning. */
+/* A lock, not recursive (Python's threading.Lock, but with an owner). When it
+   is released, its first waiter gets it if that has waited for 0.5 ms; before
+   that, a task that runs may take the lock first, which is faster. The task
+   whose release was the last may free the lock at once, even if other calls of
+   conc_lock_release have not returned yet. */
 typedef struct conc_lock {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* the owner's actor | 1 if somebody waits; 0 free */
+  uintptr_t word; /* the owner's actor, | 1 if tasks may wait; 0: free */
   struct conc__waitlist waiters;
-  unsigned depth;      /* of a conc_rlock: acquired so often more than once */
-  unsigned char order; /* which of the names it has; see conc_on_lock_order */
+  unsigned depth;      /* of a conc_rlock: its levels, less the first */
+  unsigned char order; /* the number of its name; see conc_on_lock_order */
 } conc_lock;
 
-/* Takes the lock. 0, -ETIMEDOUT, -ECANCELED. -EDEADLK if the caller holds it
-   already, or if it waits without a limit and its owner, directly or through
-   others, waits for the caller without a limit: this is looked for after
-   0.1 s, and told to one of them (conc_deadlock_report tells by names).
-   -EOWNERDEAD: its owner is not in this process, which was forked meanwhile.
-   Then the caller has the lock, and what it protects may be half changed. */
+/* Acquires the lock.
+   Returns 0: the caller holds the lock.
+   Errors:
+   -EDEADLK     the caller holds the lock already; or the wait can never end,
+                because the owner waits for the caller, directly or through a
+                chain of owners, and no wait of the chain has a timeout. The
+                library looks for such a circle once a wait has lasted 0.1 s.
+                One task of the circle gets the error; conc_deadlock_report
+                names them all
+   -ETIMEDOUT   the lock was not free in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  the owner was left behind when this process was forked. The
+                caller now holds the lock, and the data that it protects may
+                be half changed */
 CONC_API int conc_lock_acquire(conc_lock *lock, double timeout);
 
-/* Gives the lock back. 0, or -EPERM if the caller is not its owner. */
+/* Releases the lock.
+   Returns 0.
+   Errors:
+   -EPERM  the caller is not the owner */
 CONC_API int conc_lock_release(conc_lock *lock);
 
-/* Whether anybody holds the lock at this moment. */
+/* Returns whether a task holds the lock at this moment. */
 CONC_API bool conc_lock_locked(const conc_lock *lock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_lock_init_shared(conc_lock *lock);
 
-/* From now on calls report(text, arg) when locks are acquired in an order that
-   may deadlock some day, even if it never has: 'a' by a task that holds 'b',
-   after another, or the same one, has acquired 'b' holding 'a', at once or
-   through others. It is told once for each pair of names, by the task that
-   acquires the second lock, which it then holds. NULL: no calls (default), but
-   orders are noted all the same.
-   Locks and recursive locks take part that have a name, which must not change:
-   those of equal names count as one. So many names as an address has bits,
-   less two, of up to 47 bytes are known. Acquiring with timeout 0 cannot
-   deadlock and is not told of. */
+/* Reports inverted orders of locks. From now on report(text, arg) is called
+   when a task acquires 'a' while it holds 'b', although 'b' was acquired
+   before by a task that held 'a' (the same task or another one; directly, or
+   through other locks). Such an order may deadlock some day, even if it never
+   has. The task that acquires calls report(), and holds both locks then; each
+   pair of names is reported once. If `report` is NULL, the default, nothing is
+   called, but the orders are noted all the same.
+   Only locks and recursive locks that have a name, and are not shared, take
+   part. The name must not change; locks of equal names count as one. Up to 62
+   names (30 on 32-bit machines) of up to 47 bytes are tracked. An acquire with
+   a timeout of 0 cannot deadlock and is not reported. */
 CONC_API void conc_on_lock_order(void (*report)(const char *text, void *arg),
                                  void *arg);
 
 /* --- conc_rlock --- */
 
-/* A lock that its owner may acquire again (Python's threading.RLock), and
-   must release as often. Conditions take its lock, conc_cond_wait(&cond,
-   &rlock.lock, t): the wait gives all levels back, and has them all again on
-   return, as in Python. conc_lock_locked(&rlock.lock) tells if it is held. */
+/* A lock that its owner may acquire again (Python's threading.RLock). Each
+   acquire adds a level and each release takes one off; the lock is free when
+   none is left. A condition takes the .lock in it: conc_cond_wait(&cond,
+   &rlock.lock, t) gives up all levels while it waits, and has them all again
+   when it returns, as in Python. conc_lock_locked(&rlock.lock) says whether a
+   task holds it. */
 typedef struct conc_rlock {
-  conc_lock lock; /* .name is an option */
+  conc_lock lock; /* its .name is yours to set */
 } conc_rlock;
 
-/* Takes the lock, or takes it once more. 0, -ETIMEDOUT, -ECANCELED; and
-   -EDEADLK by others, and -EOWNERDEAD, as conc_lock_acquire. */
+/* Acquires the lock, or adds a level if the caller holds it already.
+   Returns 0: the caller holds the lock.
+   Errors: as conc_lock_acquire; but a caller that holds the lock already does
+   not get -EDEADLK. */
 CONC_API int conc_rlock_acquire(conc_rlock *rlock, double timeout);
 
-/* Gives back one level. 0, or -EPERM if the caller is not the owner. */
+/* Takes a level off; the last one releases the lock.
+   Returns 0.
+   Errors:
+   -EPERM  the caller is not the owner */
 CONC_API int conc_rlock_release(conc_rlock *rlock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* Private: processes that use an object, and how often. */
+/* Private: the processes that use an object, and by how many tasks each. */
 #define CONC__SHARERS 16
 struct conc__sharers {
   unsigned id[CONC__SHARERS], count[CONC__SHARERS];
 };
 
-/* Private: an rwlock between processes. */
+/* Private: what an rwlock between processes has. */
 struct conc__rwlock_shared {
-  unsigned guard, round, writer, wants; /* a writer that waits */
+  unsigned guard, round, writer, wants; /* the writer that waits */
   uintptr_t writer_actor, wants_actor;
   struct conc__sharers readers;
-  unsigned writers;                /* that have had it */
-  bool readers_wait, readers_turn; /* perhaps */
+  unsigned writers;                /* how many have held it so far */
+  bool readers_wait, readers_turn; /* may be true without need */
 };
 
-/* A lock for one writer or any number of readers. Waiters are served in order
-   as conc_lock's are, readers that wait one behind the other together, and
-   nobody joins the readers while a writer waits: so neither side starves. Not
-   recursive. May be freed by whoever has released it last.
-   The library knows the four locks that a task began to read first, of those
-   that it reads at one time; with more, the errors for readers below are not
-   noticed, nor that a reader stayed behind when the process was forked. */
+/* A lock for one writer or any number of readers. It is not recursive. Waiters
+   are served in order, as with a conc_lock; readers that are neighbours in
+   that order are served together. While a writer waits, no new reader joins
+   the readers that hold the lock: so neither side starves. The task whose
+   release was the last may free the lock.
+   Per task the library tracks the first four rwlocks that the task holds for
+   reading. Of further ones it cannot detect misuse (the readers' -EDEADLK and
+   -EPERM below), nor that a reader was left behind by a fork. */
 typedef struct conc_rwlock {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* the writer's actor, or 4 for each reader and 2; 0 free;
-                     | 1 if somebody waits */
+  uintptr_t word; /* the writer's actor, or 4 for each reader, and 2; 0: free;
+                     | 1 if tasks may wait */
   struct conc__waitlist waiters;
   struct conc__rwlock_shared shared;
 } conc_rwlock;
 
-/* Takes the lock together with other readers. 0, -ETIMEDOUT, -ECANCELED, or
-   -EDEADLK if the caller holds it already, for reading or for writing; or, as
-   conc_lock_acquire, by others (who waits for a writer, not for readers), and
-   -EOWNERDEAD. */
+/* Acquires the lock for reading, together with other readers.
+   Returns 0: the caller holds the lock.
+   Errors:
+   -EDEADLK     the caller holds the lock already, for reading or for writing;
+                or a circle of waits, as from conc_lock_acquire, in which only
+                waits for writers count, not waits for readers
+   -ETIMEDOUT   the lock was not free in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  a writer was left behind when this process was forked: as from
+                conc_lock_acquire. Readers that were left behind are dropped */
 CONC_API int conc_rwlock_read_acquire(conc_rwlock *rwlock, double timeout);
 
-/* Takes the lock alone. Errors as above. */
+/* Acquires the lock for writing, alone.
+   Returns 0: the caller holds the lock.
+   Errors: as conc_rwlock_read_acquire. */
 CONC_API int conc_rwlock_write_acquire(conc_rwlock *rwlock, double timeout);
 
-/* Gives back what the caller holds, for reading or for writing. 0, or -EPERM
-   if the caller holds nothing. */
+/* Releases what the caller holds, for reading or for writing.
+   Returns 0.
+   Errors:
+   -EPERM  the caller does not hold the lock */
 CONC_API int conc_rwlock_release(conc_rwlock *rwlock);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the lock new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock);
 
 /* --- conc_once --- */
 
-/* Something to be done once. */
+/* Something that is to be done once (POSIX's pthread_once). */
 typedef struct conc_once {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
-  uintptr_t word; /* 0 not done, 2 done, or the actor that does it */
+  uintptr_t word; /* 0: not done, 2: done, else the actor that does it */
   struct conc__waitlist waiters;
 } conc_once;
 
-/* Calls fn(arg) unless a call with this `once` has succeeded before, and
-   waits while another task does it. 0 once it is done. If fn returns less
-   than 0, that is returned to its caller only, nothing counts as done, and
-   the next one, who may wait already, tries. -EDEADLK from within fn;
-   -ETIMEDOUT and -ECANCELED of waiting. */
+/* Calls fn(arg), unless a call with this `once` has succeeded before. While
+   another task runs its fn, the caller waits for the end of that; the timeout
+   is for this wait. If fn fails (returns less than 0), only the task that
+   called it gets that result. The once stays undone, and the next caller,
+   perhaps one that waits already, runs its own fn.
+   Returns 0 once it is done, by this call or by another one.
+   Errors:
+   -EDEADLK    the call comes from within fn; or a circle of waits, as from
+               conc_lock_acquire
+   -ETIMEDOUT  the other task did not finish in time
+   -ECANCELED  the wait was cancelled
+   others      what fn has returned */
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
                            double timeout);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the once new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_once_init_shared(conc_once *once);
 
 /* ---------------------------------------------------------------------------
    >>event: conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  one; any that share its memory once ..._init_shared was called
+   Processes  one; after ..._init_shared all that share its memory
    Signals    no
    Memory     the caller's, valid when zeroed; nothing is allocated
    Blocks     wait and acquire, with a timeout; the others never
    ------------------------------------------------------------------------ */
 
-/* A flag that can be waited for (Python's threading.Event). May be freed by
-   a waiter as soon as its wait has returned 0. */
+/* A flag that tasks can wait for (Python's threading.Event). A waiter may free
+   the event as soon as its wait has returned 0. */
 typedef struct conc_event {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   int flag; /* CONC__CLEAR, CONC__SET, CONC__AWAITED */
   struct conc__waitlist waiters;
 } conc_event;
 
-/* Sets the flag and wakes all who wait. Always 0. */
+/* Sets the flag and wakes all waiters. Always returns 0. */
 CONC_API int conc_event_set(conc_event *event);
 
-/* Clears the flag. Always 0. */
+/* Clears the flag. Always returns 0. */
 CONC_API int conc_event_clear(conc_event *event);
 
-/* Whether the flag is set. */
+/* Returns whether the flag is set. */
 CONC_API bool conc_event_is_set(const conc_event *event);
 
-/* Waits until the flag is set. 0, -ETIMEDOUT, -ECANCELED. */
+/* Waits until the flag is set.
+   Returns 0 when it was set, even if it has been cleared since.
+   Errors:
+   -ETIMEDOUT  the flag was not set in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_event_wait(conc_event *event, double timeout);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the event new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_event_init_shared(conc_event *event);
 
 /* --- conc_cond --- */
 
-/* A condition (Python's threading.Condition), used with one conc_lock or the
-   lock of one conc_rlock. */
+/* A condition (Python's threading.Condition). It is used together with one
+   conc_lock, or with the .lock of one conc_rlock. */
 typedef struct conc_cond {
-  const char *name; /* for reports; default none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   struct conc__waitlist waiters;
-  uintptr_t word; /* between processes: the registry; else 0 */
+  uintptr_t word; /* between processes: where the registry is; else 0 */
   unsigned guard, round, waiting, notified;
 } conc_cond;
 
-/* Releases the lock, waits to be notified, and takes the lock again: the
-   caller has it on every return but -EPERM, which is that it did not hold it.
-   No wake-up without a notify. 0, -ETIMEDOUT, -ECANCELED; -EOWNERDEAD as
-   conc_lock_acquire; -EINVAL if only one of the two is shared. */
+/* Releases the lock, waits for a notify, and acquires the lock again: the
+   caller holds it after every return but -EPERM. A wait never returns 0
+   without a notify. The timeout is for the notify only, not for the lock.
+   Returns 0 when a notify has woken the caller.
+   Errors:
+   -EINVAL      the condition is shared and the lock is not, or the reverse
+   -EPERM       the caller does not hold the lock
+   -ETIMEDOUT   no notify came in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  the lock was acquired again with that error, as from
+                conc_lock_acquire */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
-/* Waits, as above, until predicate(arg) is true; it is called with the lock
-   held. 0 if it is true at last, -ETIMEDOUT if it is still false then; else
-   as above. */
+/* Waits with conc_cond_wait until predicate(arg) is true, which is called with
+   the lock held. The timeout is for all the waits together.
+   Returns 0 when the predicate is true.
+   Errors: as conc_cond_wait; -ETIMEDOUT if the predicate is still false when
+   the time is out. */
 CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 bool (*predicate)(void *arg), void *arg,
                                 double timeout);
 
-/* Wakes up to n of those who wait now, longest first. Unlike in Python the
-   caller need not hold the lock. Always 0. */
+/* Wakes up to n of the tasks that wait at this moment, those that have waited
+   longest first. Unlike in Python the caller need not hold the lock. Always
+   returns 0. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
-/* Wakes all who wait now. Always 0. */
+/* Wakes all tasks that wait at this moment. Always returns 0. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the condition new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_cond_init_shared(conc_cond *cond);
 
 /* --- conc_sem --- */
 
-/* A semaphore (Python's threading.Semaphore; with a bound BoundedSemaphore).
-   Served strictly in order. Unlike Python's it is 0 by default. May be freed
-   by whoever has acquired what was released last. */
+/* A semaphore (Python's threading.Semaphore; with a .bound,
+   BoundedSemaphore). Waiters are served strictly in order. Unlike Python's it
+   is 0 by default. A task that has acquired the unit that was released last
+   may free the semaphore. */
 typedef struct conc_sem {
-  size_t value;     /* at first; default 0, at most SIZE_MAX / 2 */
-  size_t bound;     /* that the value may not exceed; default 0: none */
-  const char *name; /* for reports; default none */
+  size_t value;     /* units at first; default 0, at most SIZE_MAX / 2 */
+  size_t bound;     /* what the value may not exceed; default 0: none */
+  const char *name; /* for reports; yours; default: none */
   /* private */
   struct conc__waitlist waiters;
   unsigned shared; /* between processes: the value and flags; else 0 */
 } conc_sem;
 
-/* Waits until the value is above 0 and takes one off. 0, -ETIMEDOUT,
-   -ECANCELED. */
+/* Waits until the value is above 0, and takes 1 off it.
+   Returns 0.
+   Errors:
+   -ETIMEDOUT  the caller got no unit in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_sem_acquire(conc_sem *sem, double timeout);
 
-/* Adds n: lets up to n of those go who wait. 0; -EOVERFLOW if the value would
-   exceed the bound (nothing is released then), -EINVAL if n is 0. */
+/* Adds n to the value and wakes up to n waiters.
+   Returns 0.
+   Errors:
+   -EINVAL     n is 0
+   -EOVERFLOW  the value would exceed the bound, or without one SIZE_MAX / 2;
+               nothing has been added */
 CONC_API int conc_sem_release(conc_sem *sem, size_t n);
 
-/* The value at this moment. */
+/* Returns the value at this moment. */
 CONC_API size_t conc_sem_value(const conc_sem *sem);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the semaphore new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* --- conc_barrier --- */
 
-/* Where a number of tasks wait for each other, again and again (Python's
-   threading.Barrier). It breaks when one of them does not wait to the end:
-   then nobody waits there any more until conc_barrier_reset. May be freed by
-   any of the tasks that it has let go, if none will wait there again. */
+/* A place where a number of tasks, its parties, wait for each other, again and
+   again (Python's threading.Barrier). If one of them does not wait to the end,
+   the barrier is broken, and no task can wait there until conc_barrier_reset.
+   Any of the tasks that it has let go may free the barrier, if no task will
+   wait there again. */
 typedef struct conc_barrier {
   int parties;               /* how many tasks; at least 1 */
-  int (*action)(void *arg);  /* called once each time; default none */
-  void *arg;                 /* of action */
-  const char *name;          /* for reports; default none */
+  int (*action)(void *arg);  /* called each time that all have come, by the
+                                last of them; less than 0 is a failure;
+                                default: none */
+  void *arg;                 /* its argument; yours */
+  const char *name;          /* for reports; yours; default: none */
   /* private */
   bool broken;
-  int waiting;         /* counted for this generation */
+  int waiting;         /* how many of this generation have come */
   unsigned generation; /* how often it was passed, broken or reset */
-  uintptr_t word;      /* whose action runs; 0 */
+  uintptr_t word;      /* the actor that runs the action; else 0 */
   struct conc__waitlist waiters;
   unsigned guard, runner, failed; /* between processes */
   uintptr_t runner_actor;
   struct conc__sharers parts;
 } conc_barrier;
 
-/* Waits until all parties have come. The last one calls the action, then all
-   go on. Returns 0 to parties - 1, another number to each (in the order in
-   which they came); -EPIPE if the barrier is or gets broken; -EINVAL without
-   parties; -EDEADLK from the action.
-   Who breaks it gets the reason, the others -EPIPE (in Python all get
-   BrokenBarrierError): -ETIMEDOUT, also at once for a timeout of 0;
-   -ECANCELED; or what the action returned, if that is negative. Once all have
-   come, no timeout and no cancellation counts any more. */
+/* Waits until all parties have come. The last one calls the action, and then
+   all go on. Once all have come, timeouts and cancellations have no effect.
+   The task that breaks the barrier gets the reason, all others get -EPIPE (in
+   Python all get BrokenBarrierError).
+   Returns the number of parties that had come before the caller, from 0 to
+   parties - 1: each party gets a different number.
+   Errors:
+   -EINVAL     .parties is below 1
+   -EDEADLK    the call comes from within the action
+   -EPIPE      the barrier is broken; or it breaks, or is reset, while the
+               caller waits
+   -ETIMEDOUT  not all have come in time; a timeout of 0 breaks the barrier at
+               once, unless the caller is the last to come
+   -ECANCELED  the wait was cancelled
+   others      what the action has returned, if the caller has called it */
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
 
-/* Makes a barrier as new; who waits there gets -EPIPE. Always 0. */
+/* Makes the barrier as new; the tasks that wait there get -EPIPE. Always
+   returns 0. */
 CONC_API int conc_barrier_reset(conc_barrier *barrier);
 
-/* Breaks the barrier; who waits there, or comes, gets -EPIPE. Always 0. */
+/* Breaks the barrier; the tasks that wait there, and those that come, get
+   -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_abort(conc_barrier *barrier);
 
-/* Whether the barrier is broken. */
+/* Returns whether the barrier is broken. */
 CONC_API bool conc_barrier_broken(const conc_barrier *barrier);
 
-/* How many tasks wait at this moment for the others to come. */
+/* Returns how many tasks wait at this moment for the others to come. */
 CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier);
 
-/* Makes it as new, for all processes that share its memory: see >>shared. */
+/* Makes the barrier new and shared, or fails with -EINVAL: see >>shared. */
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
 
 /* --- CONC_WITH --- */
 
-/* CONC_WITH(&lock) { ... } holds a conc_lock, conc_rlock or conc_sem while
-   the block runs (Python's with statement), CONC_WITH_READ(&rwlock) and
-   CONC_WITH_WRITE(&rwlock) a conc_rwlock. It is given back on every way out:
-   at the end, by return, goto, a C++ exception, or by break or continue,
-   which leave this block, not a loop around it (but not by longjmp).
+/* CONC_WITH(&lock) { ... } holds a conc_lock, a conc_rlock or a unit of a
+   conc_sem while the block runs (Python's with statement).
+   CONC_WITH_READ(&rwlock) and CONC_WITH_WRITE(&rwlock) do the same with a
+   conc_rwlock. The object is released on every way out of the block: at its
+   end, by return, by goto, by a C++ exception, and by break or continue, which
+   leave this block and not a loop around it. Only longjmp does not release it.
 
      CONC_WITH(&account->lock) {
        if (account->balance < sum) return false;
@@ -763,20 +978,25 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier);
      } else return false;
      return true;
 
-   The block is skipped if the lock cannot be had: the wait, which has no
-   timeout, was cancelled, or it is a deadlock (EDEADLK), as when the caller
-   holds the lock already; or if its owner stayed behind in a fork (EOWNERDEAD:
-   it is free from now on). What follows an `else` runs then, and errno is the
-   reason. */
+   The acquire has no timeout. If it fails, the block is skipped, what follows
+   an `else` runs, and errno is the reason.
+   Errors:
+   EDEADLK     as from the acquire: the caller holds the lock already, or it
+               would wait for itself
+   ECANCELED   the wait was cancelled
+   EOWNERDEAD  as from the acquire; but the object has been released again, so
+               the next acquire succeeds
+   others      what else the acquire of a shared object fails with */
 #define CONC_WITH(object) CONC__WITH(CONC__WITH_ENTER(object), CONC__WITH_ID)
 #define CONC_WITH_READ(rwlock) \
   CONC__WITH(conc__with_read(rwlock), CONC__WITH_ID)
 #define CONC_WITH_WRITE(rwlock) \
   CONC__WITH(conc__with_write(rwlock), CONC__WITH_ID)
 
-/* Private from here on: a loop of one turn, with a name of its own lest nested
-   ones shadow each other. The newest compilers call __COUNTER__ an extension;
-   there two on one line do. */
+/* Private from here on: CONC_WITH is a loop of one turn. Its variable has a
+   name of its own, so that nested ones do not shadow each other. The newest
+   compilers call __COUNTER__ an extension; there the line makes the name, and
+   only two on one line shadow each other. */
 #if defined(__clang__) ? __clang_major__ >= 22 : __GNUC__ >= 16
 #define CONC__WITH_ID __LINE__
 #else
@@ -812,7 +1032,7 @@ CONC__WITH_FN struct conc__with conc__with_made(void *object, char kind,
   struct conc__with with = {object, kind, rc == 0 || rc == -EOWNERDEAD, false};
   if (rc == 0) return with;
   conc__with_leave(&with);
-  with.over = false; /* the `else` is to run */
+  with.over = false; /* so that the `else` runs */
   errno = -rc;
   return with;
 }
@@ -834,7 +1054,7 @@ CONC__WITH_FN struct conc__with conc__with_write(conc_rwlock *rwlock) {
                          conc_rwlock_write_acquire(rwlock, CONC_FOREVER));
 }
 
-/* Chosen by type; an object of another one does not compile. */
+/* The object's type chooses; an object of another type does not compile. */
 #ifdef __cplusplus
 #define CONC__WITH_ENTER(object) conc__with_enter(object)
 extern "C++" {
@@ -861,128 +1081,168 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
 /* ---------------------------------------------------------------------------
    >>task: conc_task, whatever runs and finishes
 
-   new -> started -> finished, and from there it may be started again.
+   A task is new, then started, then finished; then it may be started again.
+   Start, then join: conc_join reports a start that failed, since it returns
+   -EINVAL for a task that was never started.
 
-   Threads    start once at a time; join and cancel from anywhere
+   Threads    any number may join and cancel a task; only one may start it
    Processes  no
    Signals    no
-   Memory     the caller's, from start until joined (or known finished)
-   Blocks     conc_join, with a timeout
+   Memory     the caller's, from the start until the task was joined, or has
+              been seen to have finished
+   Blocks     conc_join, conc_wait, conc_gather, conc_completed_next and
+              conc_group_leave, with a timeout
    ------------------------------------------------------------------------ */
 
-/* pthread's own type, so that existing functions drop in. */
+/* The type of a target. It is the type that pthread_create takes, so that
+   functions which were written for that can be used as they are. */
 typedef void *conc_fn(void *arg);
 
-/* What runs and finishes. Zero it and say what it is to do; or embed it first
-   in a struct of your own, which target then finds at .arg. */
+/* What runs and finishes. Zero it and set what it is to do. Or make it the
+   first field of a struct of your own, and set .arg to that struct. */
 typedef struct conc_task {
-  conc_fn *target;   /* what to run */
-  void *arg;         /* its argument; yours */
-  const char *name;  /* must outlive the task; default "Thread-1", "Task-1" */
-  size_t size;       /* bytes at arg, for kinds that copy it; default 0 */
+  conc_fn *target;   /* what to run; no default */
+  void *arg;         /* its argument; yours; default NULL */
+  const char *name;  /* yours, must outlive the task; default: see conc_name */
+  size_t size;       /* bytes at arg, of which a spawned process, and a job
+                        that runs in a process, get a copy; default 0 */
   size_t stack_size; /* bytes; default: the system's for a thread,
-                        CONC_STACK_SIZE for a coroutine */
-  bool daemon;       /* a process: it is killed when its parent ends. Of
-                        threads none keeps the program running: the end of
-                        main ends them all, so join yours */
+                        CONC_STACK_SIZE for a coroutine; for a process see
+                        conc_process_start */
+  bool daemon;       /* of a process: it is killed when its parent ends;
+                        default false. A thread never keeps the program
+                        running: the end of main ends all threads, so join
+                        yours */
   int start_method;  /* of a process: CONC_FORK (default) or CONC_SPAWN */
-  /* Called when it has finished, just before it can be joined, in the thread
-     where it ended, or one of the library's. Must not wait long. The status is
-     what conc_join is about to return. Default none. */
+  /* The library calls it when the task has finished, just before the task can
+     be joined, in the thread in which the task ended, or in one of its own. It
+     must not wait long. `status` is what conc_join is about to return.
+     Default: none. */
   void (*callback)(struct conc_task *task, int status, void *result);
   /* private */
-  /* First what every job needs, so that it lies in two lines of the cache. */
+  /* What every job needs comes first, so that it lies in two cache lines. */
   const struct conc__kind *kind; /* NULL: never started */
-  bool was_cancelled;  /* a wait of it returned -ECANCELED */
+  bool was_cancelled;  /* a wait of the task returned -ECANCELED */
   int status;          /* what conc_join returns */
   void *result;
-  struct conc__actor *actor; /* whose it is; valid until done is set */
-  uintptr_t id;              /* of the actor */
-  struct conc__locals *locals; /* its values of each conc_local */
-  struct conc_group *group;    /* until it has finished */
-  struct conc_task *next, **link; /* among the threads, or its loop's tasks */
+  struct conc__actor *actor; /* that runs the task; valid until done is set */
+  uintptr_t id;              /* the actor's */
+  struct conc__locals *locals; /* the task's values of each conc_local */
+  struct conc_group *group;    /* until the task has finished */
+  struct conc_task *next, **link; /* in the list of threads, or of a loop */
   conc_event done;
-  struct conc_task *sibling;   /* the next in its group */
-  struct conc__pool_data *pool; /* of a job of a process */
-  unsigned number;     /* of its default name */
+  struct conc_task *sibling;   /* the next in the group */
+  struct conc__pool_data *pool; /* of a job that a process runs */
+  unsigned number;     /* in the default name */
   pid_t pid;    /* of a process */
-  int exitcode; /* CONC_NO_EXITCODE until it has ended */
-  int fds[2];   /* its pidfd; the pipe that tells it that we live; or -1 */
-  char label[24]; /* the default name, once somebody asks for it */
+  int exitcode; /* CONC_NO_EXITCODE until the process has ended */
+  int fds[2];   /* the pidfd; the pipe by which a daemon notices the parent's
+                   end; or -1 */
+  char label[24]; /* the default name, once conc_name was asked for it */
 } conc_task;
 
-/* Waits until the task has finished. 0 if it has, or its failure: -ECANCELED
-   if one of its waits was cancelled or it never ran; what it has set by
-   conc_set_status; -ECHILD if it was a process that a signal has killed, or
-   stayed behind in the process that this one was forked from.
-   Of the wait: -ETIMEDOUT; -ECANCELED if the caller itself was cancelled
-   (which conc_is_alive tells apart); -EDEADLK for the caller's own task, or
-   one that waits for the caller (see conc_lock_acquire); -EINVAL for one that
-   was never started. Any number may join, as often as they like. */
+/* Waits until the task has finished (Python's Thread.join). Any number of
+   tasks may join one, as often as they like.
+   Returns the task's status: 0 if it has finished without a failure.
+   Errors:
+   -EINVAL     the task was never started, or is that of a foreign thread
+   -EDEADLK    the task is the caller's own, or waits for the caller (see
+               conc_lock_acquire)
+   -ETIMEDOUT  the task has not finished in time
+   -ECANCELED  if the task is still alive (conc_is_alive), the caller's wait
+               was cancelled; otherwise it is the task's failure: one of its
+               waits was cancelled, or it was cancelled before it began
+   -ECHILD     the task's failure: it was a process that a signal killed, or
+               it stayed in the parent when this process was forked
+   -ENOMEM     the task's failure: there was no memory for the stack of a
+               coroutine
+   others      the task's failure, as it was set by conc_set_status; for those
+               of a job see conc_pool_submit */
 CONC_API int conc_join(conc_task *task, double timeout);
 
-/* What the target returned; NULL before the task has finished, and for a
-   process. */
+/* Returns what the target has returned; NULL before the task has finished, and
+   for a process. */
 CONC_API void *conc_result(const conc_task *task);
 
-/* Started and not finished yet. */
+/* Returns whether the task was started and has not finished yet. */
 CONC_API bool conc_is_alive(const conc_task *task);
 
-/* Asks the task to end: its present wait, or if it does not wait now its next
-   one, returns -ECANCELED, once (Python's Task.cancel). A call that need not
-   wait does not count, one with a timeout of 0 may not. A coroutine that has
-   not begun yet never will. A process gets SIGTERM. 0, -ESRCH if it does not
-   run. */
+/* Asks the task to end (Python's Task.cancel): its present wait, or else its
+   next one, returns -ECANCELED, once. A call that need not wait leaves the
+   cancellation pending; a call with a timeout of 0 may do so, too. A coroutine
+   that has not begun yet never begins. A process gets SIGTERM.
+   Returns 0.
+   Errors:
+   -ESRCH  the task does not run */
 CONC_API int conc_cancel(conc_task *task);
 
-/* Says how the caller's task ends: what conc_join of it returns, 0 or a
-   negative errno, if it is not cancelled later. Without it, a task of which a
-   wait was cancelled has failed, by -ECANCELED: for it usually ends then, and
-   its result would not tell. One that goes on all the same says so by
-   conc_set_status(0) (Python's Task.uncancel). 0, -EINVAL. */
+/* Sets how the caller's task ends: `status`, 0 or a negative errno value, is
+   what conc_join of it will return, unless the task is cancelled later.
+   Without this call a task of which a wait was cancelled has failed with
+   -ECANCELED, because such a task usually ends early and its result does not
+   show that. A task that goes on all the same calls conc_set_status(0)
+   (Python's Task.uncancel).
+   Returns 0.
+   Errors:
+   -EINVAL  `status` is above 0 */
 CONC_API int conc_set_status(int status);
 
-/* The caller's own task; never NULL: a thread that conc_thread_start did not
-   start has one too, until it ends. */
+/* Returns the caller's own task, never NULL: a foreign thread has one, too,
+   until it ends. */
 CONC_API conc_task *conc_current(void);
 
-/* The name of a task, or of the caller if NULL: "MainThread", .name, or
-   "Thread-1", "Task-1" (counted in each loop), "Dummy-1" (foreign threads),
-   "Process-1", as in Python; "Job-0" for a pool's jobs, which only processes
-   of a pool count; "" for a task that was never started. Valid as long as the
-   task is. */
+/* Returns the name of a task; NULL stands for the caller's own. It is .name,
+   or else, as in Python, "MainThread", "Thread-1", "Task-1" (counted in each
+   loop), "Dummy-1" (foreign threads) or "Process-1". A job of a pool is called
+   "Job-0", but inside a process of a pool "Job-1" and so on. A task that was
+   never started is called "". The text is valid as long as the task is. */
 CONC_API const char *conc_name(conc_task *task);
 
-/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0;
-   who is named twice counts twice. -EINVAL if one was never started, -EDEADLK
-   if one is the caller's own, -ENOMEM: then nothing has been waited for.
-   -EDEADLK, too, as from conc_join, if so many of them wait for the caller
-   that the wait cannot end. --- */
+/* --- several at once. The tasks may be of any kinds, and mixed; n may be 0. A
+   task that is listed twice counts twice. conc_wait and conc_gather allocate
+   some 170 bytes a task if there are more than 8, conc_as_completed always.
+   These errors of the three come before anything has been waited for, and
+   nothing is cancelled then:
+   Errors:
+   -EINVAL   one of the tasks was never started, or is that of a foreign thread
+   -EDEADLK  one of the tasks is the caller's own
+   -ENOMEM   there is no memory for the wait
+   The wait itself, like that of conc_join, fails with -EDEADLK if it can never
+   end, because too many of the tasks wait for the caller. --- */
 
 enum {
-  CONC_FIRST,         /* until one has finished */
-  CONC_FIRST_FAILURE, /* or: until one has failed: its conc_join is not 0 */
-  CONC_ALL            /* until all have finished */
+  CONC_FIRST,         /* until one task has finished */
+  CONC_FIRST_FAILURE, /* until one has failed (conc_join of it is not 0), or
+                         all have finished */
+  CONC_ALL            /* until all tasks have finished */
 };
 
-/* Waits for some of n tasks (Python's asyncio.wait). Rearranges the array: in
-   front those that have finished, in the order in which they did (those that
-   had before the call come first, in the order given), then the others, in the
-   order given. Returns the number of those that have finished, also when the
-   time is out: never -ETIMEDOUT; -ECANCELED (the array is rearranged then,
-   too); -EINVAL for another `until`. Nothing is cancelled. */
+/* Waits for some of n tasks (Python's asyncio.wait). `until` is CONC_FIRST,
+   CONC_FIRST_FAILURE or CONC_ALL. Rearranges the array: the tasks that have
+   finished come first, in the order in which they did (those that had finished
+   before the call in the order given), then the others, in the order given.
+   Cancels nothing.
+   Returns the number of tasks that have finished, also when the time is out:
+   never -ETIMEDOUT.
+   Errors: the common ones above, and
+   -EINVAL     `until` is something else
+   -ECANCELED  the wait was cancelled; the array is rearranged then, too */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout);
 
-/* Waits for n tasks; their results, by conc_result, are in the order given.
-   0 if all have finished without failure; else the first failure, -ETIMEDOUT
-   or -ECANCELED: then the others have been cancelled and have ended, too,
-   however long their clean-up took. To keep them, and to have each one's
-   failure (Python's return_exceptions), use conc_wait, and conc_join of
-   each. */
+/* Waits for n tasks (Python's asyncio.gather). Their results, by conc_result,
+   are in the order given. If a task fails, or the wait does, all the others
+   are cancelled, and the call returns when they have ended, however long their
+   clean-up takes. To keep the others, and to have the failure of each
+   (Python's return_exceptions), use conc_wait, and conc_join of each task.
+   Returns 0 if all tasks have finished without a failure.
+   Errors: the common ones above, and
+   -ETIMEDOUT  not all have finished in time
+   -ECANCELED  the wait was cancelled
+   others      the first failure of a task */
 CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
 
-/* Tells tasks one by one as they finish.
+/* Hands out tasks one by one as they finish (Python's asyncio.as_completed).
 
      conc_completed c;
      conc_task *t;
@@ -990,42 +1250,51 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout);
      while (conc_completed_next(&c, &t) == 0) use(conc_result(t));
      conc_completed_end(&c);
 
-   What is told (each time that it was named) may be freed; the others are
-   awaited until the end, or conc_completed_end, which must come before that
-   of the task. All by one task. */
+   A task that has been handed out, as often as it was listed, may be freed.
+   Before the calling task ends, conc_completed_next must have returned -EPIPE,
+   or conc_completed_end must have been called. All three calls must be made by
+   the same task. */
 typedef struct conc_completed {
   /* private */
   struct conc__multiwait *many;
   double deadline;
 } conc_completed;
 
-/* Begins; the timeout is for all of them. 0, or as above. Allocates about 200
-   bytes for each. The array is not used after the call. */
+/* Begins to wait for n tasks. The timeout is for all of them together, from
+   this call on. The array is not used after the call.
+   Returns 0.
+   Errors: the common ones above. */
 CONC_API int conc_as_completed(conc_completed *completed, conc_task **tasks,
                                size_t n, double timeout);
 
-/* The next task in the order in which they finish, as for conc_wait. 0; -EPIPE
-   after the last; -ETIMEDOUT, -ECANCELED: it may be called again; -EPERM for
-   another task than the one that began. */
+/* Waits for the next task, in the order of conc_wait, and sets *task to it.
+   Returns 0.
+   Errors:
+   -EPERM      another task has begun the iteration
+   -EDEADLK    the wait can never end, see above; the call may be repeated
+   -EPIPE      all tasks have been handed out
+   -ETIMEDOUT  no more tasks have finished in time; the call may be repeated
+   -ECANCELED  the wait was cancelled; the call may be repeated */
 CONC_API int conc_completed_next(conc_completed *completed, conc_task **task);
 
-/* Ends it early; after -EPIPE a no-op. */
+/* Ends the iteration early; after -EPIPE it is a no-op. */
 CONC_API void conc_completed_end(conc_completed *completed);
 
-/* A time limit, or a shield, for all waits of the caller until its end. They
-   nest, and are ended in reverse order. Not across a conc_yield. */
+/* A time limit, or a shield, for all waits of the caller from its beginning to
+   its end. Scopes nest, and must be ended in reverse order. A generator must
+   not keep one open across a conc_yield. */
 typedef struct conc_scope {
   /* private */
   struct conc_scope *outer;
   double deadline;
   bool shield;
-  bool expired; /* and a wait was told */
+  bool expired; /* and a wait has returned it */
 } conc_scope;
 
-/* Begins a time limit (Python's asyncio.timeout). When the time is out, the
-   present wait of the caller, or if it does not wait then its next one,
-   returns -ECANCELED, once; conc_scope_end tells it from a conc_cancel. The
-   task does not count as cancelled.
+/* Begins a time limit, `seconds` from now (Python's asyncio.timeout). When the
+   time is out, the present wait of the caller, or else its next one, returns
+   -ECANCELED, once. conc_scope_end tells this from a conc_cancel. The task
+   does not count as cancelled.
 
      conc_scope s;
      conc_timeout(&s, 5);
@@ -1036,247 +1305,361 @@ CONC_API void conc_timeout(conc_scope *scope, double seconds);
 
 /* Begins a shield: until its end no conc_cancel, and no time limit outside of
    it, ends a wait of the caller. They stay pending. (A conc_join that is
-   cancelled leaves its task alone: so Python's shield around an await needs
-   nothing.) */
+   cancelled does not touch its task. So the shield that Python puts around an
+   await needs nothing here.) */
 CONC_API void conc_shield(conc_scope *scope);
 
-/* Ends the innermost scope of the caller. 0; -ETIMEDOUT if its time was out,
-   and a wait was told so; -EPERM if it is not the innermost. */
+/* Ends the innermost scope of the caller.
+   Returns 0.
+   Errors:
+   -EPERM      the scope is not the innermost
+   -ETIMEDOUT  the time was out, and a wait has returned -ECANCELED for that;
+               the scope has ended */
 CONC_API int conc_scope_end(conc_scope *scope);
 
-/* Tasks of which none outlives the block that started them (Python's
-   TaskGroup).
+/* A group of tasks, none of which outlives the block that started them
+   (Python's TaskGroup).
 
      conc_group g = {0};
      conc_group_start(&g, &a, conc_coro_start);
      conc_group_start(&g, &b, conc_thread_start);
      rc = conc_group_leave(&g, CONC_FOREVER);
 
-   When one fails, other than by -ECANCELED, the rest is cancelled at once.
-   (A process fails, by -ECHILD, of any signal that kills it.) Unlike Python's
-   block, yours goes on: leave the group soon, or wait for nothing that only
-   its tasks bring. */
+   When a task of the group fails, other than with -ECANCELED, the others are
+   cancelled at once. (A process that a signal kills fails with -ECHILD.)
+   Python would cancel the block, too; here it goes on. So leave the group
+   soon, and until then do not wait for what only its tasks can bring. */
 typedef struct conc_group {
   /* private */
-  conc_task *first; /* the latest */
-  int failure;      /* the first */
+  conc_task *first; /* the task that was started last */
+  int failure;      /* the first failure; 0: none yet */
 } conc_group;
 
-/* Starts a task in the group, by the function that starts its kind. The
-   members may start others. 0, or what start() returns; -ECANCELED: the group
-   ends, and the task was not started; -EBUSY if it runs already. */
+/* Starts a task in the group. start(task) is called for that: the function
+   that starts tasks of its kind. The tasks of the group may start others in
+   it.
+   Returns 0.
+   Errors:
+   -EBUSY      the task runs already
+   -ECANCELED  the group has failed and is ending; the task was not started
+   others      what start() has returned */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *));
 
-/* Waits until all tasks of the group have finished; not for one of them to
-   call (-EDEADLK). 0, or the first failure. If the time is out, -ETIMEDOUT, or
-   the caller is cancelled, -ECANCELED: then they are cancelled, and have
-   ended, too, however long their clean-up took. So a timeout of 0 cancels all.
-   The group is as new then. */
+/* Waits until all tasks of the group have finished. If the wait fails, the
+   tasks are cancelled, and the call returns when they have ended, however long
+   their clean-up takes. So a timeout of 0 cancels all that still run. The
+   group is as new after the call.
+   Returns 0 if all tasks have finished and none has failed, other than with
+   -ECANCELED.
+   Errors:
+   -EDEADLK    the caller is a task of the group (then nothing has changed); or
+               the wait can never end, as from conc_join
+   -ETIMEDOUT  the tasks have not finished in time
+   -ECANCELED  the wait was cancelled
+   others      the first failure of a task */
 CONC_API int conc_group_leave(conc_group *group, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>generator: conc_gen
+
+   Threads    a generator belongs to the thread that resumes it first, and to
+              that thread's coroutines; other threads get -EPERM
+   Processes  no; a forked child has the generators of the thread that forked
+   Signals    no
+   Memory     the caller's, valid when zeroed. From its first value to its end
+              a generator has a stack of CONC_STACK_SIZE, or .stack_size; or it
+              uses that much of the stack of the generator that delegates to
+              it. A thread keeps up to 64 stacks for its next generators
+   Blocks     only if the generator itself waits for something
    ------------------------------------------------------------------------ */
 
-/* A generator: target(arg) runs on a stack of its own, as far as its next
-   conc_yield, each time that somebody asks for a value.
+/* A generator, as in Python. target(arg) runs on a stack of its own. Each time
+   that a task asks for a value, target runs on to its next conc_yield.
 
-     static void *count(void *to) {
-       for (intptr_t i = 0; i < (intptr_t)to; i++)
-         if (conc_yield((void *)i, NULL) != 0) break;
+     static void *count(void *arg) {
+       int n = (int)(intptr_t)arg;
+       for (int i = 0; i < n; i++)
+         if (conc_yield((void *)(intptr_t)i, NULL) != 0) break;
        return NULL;
      }
 
-     conc_gen g = { .target = count, .arg = (void *)3 };
+     conc_gen g = { .target = count, .arg = (void *)(intptr_t)3 };
      void *value;
-     while (conc_gen_next(&g, &value) == 0) use(value);
+     while (conc_gen_next(&g, &value) == 0) use((int)(intptr_t)value);
 
-   It needs no loop, and is no task: it runs as a part of whoever resumes it.
-   So it may do what its resumer may, sleep, lock and read, and then it is the
-   resumer's task that waits, can be cancelled, and is conc_current(). Close
-   it unless it has come to its end, or its stack stays. It runs once: for
-   another time make the struct anew.
+   A number can travel in the place of a pointer, as here: (void *)(intptr_t)n
+   makes a pointer of the number n, and (int)(intptr_t)p a number of the
+   pointer p. The same goes for .arg of a task and for what a target returns.
 
-   Threads    that which resumes it first, and its coroutines; -EPERM in others
-   Processes  no; a fork has those of the thread that forked
-   Signals    no
-   Memory     the caller's, valid when zeroed; a stack of CONC_STACK_SIZE, or
-              .stack_size, from its first value to its end; or so much of that
-              of the generator that delegated to it. A thread keeps up to 64
-              stacks for the next generators
-   Blocks     only if the generator waits for something */
+   A generator needs no loop, and it is no task: it runs as a part of the task
+   that resumes it. So it may do what that task may do: sleep, lock and read.
+   Then it is that task which waits, which can be cancelled, and which
+   conc_current() returns.
+   A generator keeps its stack until it comes to its end: close one that is not
+   wanted any more. A generator runs once. To run it again, zero the struct and
+   fill it in again. */
 typedef struct conc_gen {
-  conc_fn *target;   /* what to run */
-  void *arg;         /* its argument; yours */
-  size_t stack_size; /* bytes; default CONC_STACK_SIZE */
+  conc_fn *target;   /* what to run; required */
+  void *arg;         /* its argument; yours; default NULL */
+  size_t stack_size; /* of its own stack; bytes; default CONC_STACK_SIZE */
   /* private */
-  uintptr_t word;           /* its conc__thread and a CONC__GEN_...; 0: new */
-  struct conc_gen *next;    /* see the implementation */
-  struct conc__coro *stack;
-  void *value;              /* of a root; at last the result */
+  uintptr_t word;           /* its thread and a CONC__GEN_...; 0: new */
+  struct conc_gen *next;    /* in a ring; see the implementation */
+  struct conc__coro *stack; /* of a root: the stack on which its leaf runs */
+  void *value;              /* of a root: the value; at last the result */
   int status;               /* what its conc_yield is to return */
 } conc_gen;
 
-/* The next value. 0; -EPIPE if there is none: it has returned or been closed;
-   -EBUSY if it runs already, or another generator delegates to it; -EPERM in a
-   thread that is not its own; -EINVAL without a target; -ENOMEM. `value` may
-   be NULL. */
+/* Resumes a generator until it yields a value (Python's next). *value is that
+   value; `value` may be NULL.
+   Returns 0.
+   Errors:
+   -EINVAL  the generator has no target
+   -EBUSY   it runs already, or another generator delegates to it
+   -EPERM   it belongs to another thread
+   -EPIPE   there is no value any more: its target has returned, or it was
+            closed
+   -ENOMEM  there is no memory for its stack */
 CONC_API int conc_gen_next(conc_gen *gen, void **value);
 
-/* As conc_gen_next, and the conc_yield where it stands returns `sent`. -EINVAL
-   if it stands at none, for it has not begun (send NULL, or use
-   conc_gen_next). */
+/* Does what conc_gen_next does; and the conc_yield at which the generator
+   stands gives `sent` to the generator (Python's send).
+   Returns 0.
+   Errors: as conc_gen_next, and
+   -EINVAL  `sent` is not NULL, and the generator has not begun: it stands at
+            no conc_yield yet */
 CONC_API int conc_gen_send(conc_gen *gen, void *sent, void **value);
 
-/* Inside a generator: hands a value to who resumed it, and waits to be resumed
-   again. 0 and what was sent, NULL by conc_gen_next; -ECANCELED: it is being
-   closed, and should clean up and return; -EPERM outside. `sent` may be
-   NULL. */
+/* Called by a generator: hands `value` to the task that has resumed it, and
+   waits to be resumed again. *sent is what conc_gen_send was given, or NULL if
+   it was resumed by conc_gen_next; `sent` may be NULL.
+   Returns 0.
+   Errors:
+   -EPERM      the caller is not inside a generator
+   -ECANCELED  the generator is being closed: it should clean up and return */
 CONC_API int conc_yield(void *value, void **sent);
 
-/* Inside a generator: yields all values of another one, which may have begun
-   already; what is sent goes there, directly. No other thread may begin it at
-   the same moment. 0 and what it returned; -ECANCELED if both were closed;
-   else as conc_gen_next. `result` may be NULL. */
+/* Called by a generator: yields all values of another one, `inner`, which may
+   have begun already (Python's yield from). What is sent goes directly to
+   `inner`. *result is what the target of `inner` has returned; `result` may be
+   NULL. No other thread may begin `inner` at the same moment.
+   Returns 0 when `inner` has ended, or if it had ended before.
+   Errors: as conc_gen_next of `inner`, without -EPIPE, and
+   -EPERM      the caller is not inside a generator
+   -ECANCELED  both generators were closed */
 CONC_API int conc_yield_from(conc_gen *inner, void **result);
 
-/* Ends a generator where it stands: its conc_yield returns -ECANCELED, and it
-   runs to its end (and so do those that it delegates to, innermost first). 0
-   if it has ended, now or before; -EAGAIN if it yielded once more instead (the
-   value is lost); else as conc_gen_next. */
+/* Ends a generator where it stands (Python's close): its conc_yield returns
+   -ECANCELED, and the generator runs to its end. Generators that it delegates
+   to are ended in the same way, the innermost one first. The target of a
+   generator that has not begun is never called.
+   Returns 0 if the generator has ended, now or before.
+   Errors: as conc_gen_next, without -EPIPE and -ENOMEM, and
+   -EAGAIN  the generator has yielded once more instead; that value is lost */
 CONC_API int conc_gen_close(conc_gen *gen);
 
-/* What the target returned (Python's StopIteration.value); NULL before. */
+/* Returns what the target has returned (Python's StopIteration.value); NULL
+   before the generator has ended. */
 CONC_API void *conc_gen_result(const conc_gen *gen);
 
 /* ---------------------------------------------------------------------------
    >>local: conc_local
-   ------------------------------------------------------------------------ */
-
-/* Whose a value of a conc_local is. */
-enum {
-  CONC_SCOPE_THREAD, /* the thread's: its coroutines share it */
-  CONC_SCOPE_TASK    /* the coroutine's, or the thread's outside of one */
-};
-
-/* Named values of which every thread, or every task, has its own: Python's
-   threading.local, or with CONC_SCOPE_TASK its contextvars.
-
-     static conc_local local_school;
-     conc_local_set(&local_school, "student", name);
-     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
-
-   The destructor is called, never for NULL, with a value that is replaced by
-   another, deleted, or left when its task ends, before it can be joined. It
-   may use the library. What it sets at the end of a task is destroyed in the
-   next of four rounds, and after these let go as it is. At exit() none is
-   called: not for the main thread, nor for what else still runs.
-
-   With CONC_SCOPE_TASK a coroutine begins with the values of the task that
-   called conc_coro_start or conc_run: with copy(value), its own, if there is
-   a copy; else with the same value if there is no destructor; else without,
-   for it would have two owners. Threads begin with none.
 
    Threads    any number, mixed with coroutines of any loops
    Processes  no
    Signals    no
    Memory     the caller's, valid when zeroed, until conc_local_free. A name
-              costs some 100 bytes, a thread or task 16 for each name
-   Blocks     never */
+              costs some 100 bytes, and in each thread or task another 16
+   Blocks     never
+   ------------------------------------------------------------------------ */
+
+/* Which values of a conc_local the caller sees. */
+enum {
+  CONC_SCOPE_THREAD, /* the thread's: its coroutines share them */
+  CONC_SCOPE_TASK    /* the coroutine's or the pool's job's; the thread's if
+                        the caller is neither */
+};
+
+/* Named values, of which each thread has its own (Python's threading.local),
+   or with CONC_SCOPE_TASK each task (Python's contextvars).
+
+     static conc_local local_school;
+     conc_local_set(&local_school, "student", name);
+     printf("Hello, %s\n", (char *)conc_local_get(&local_school, "student"));
+
+   The destructor is called with a value when another one replaces it, when it
+   is deleted, and when its task ends: then before the task can be joined. It
+   is never called with NULL. It may use the library. Values that destructors
+   set at a task's end are destroyed in another round; after four rounds the
+   rest is dropped without being destroyed. At exit() no destructor is called:
+   not for the values of the main thread, nor for those of tasks that still
+   run.
+
+   With CONC_SCOPE_TASK a coroutine inherits the values of the task that called
+   conc_coro_start or conc_run. Each value is inherited as copy(value) if .copy
+   is set; otherwise as the same pointer if there is no .destructor; otherwise
+   not at all, since two owners would destroy it twice. All other tasks begin
+   with no values. */
 typedef struct conc_local {
-  int scope;                       /* default CONC_SCOPE_THREAD */
-  void (*destructor)(void *value); /* default none */
-  void *(*copy)(void *value);      /* default none; NULL if it fails */
+  int scope;                       /* CONC_SCOPE_...; default ..._THREAD */
+  void (*destructor)(void *value); /* destroys a value; default none */
+  void *(*copy)(void *value);      /* makes the copy that a coroutine inherits;
+                                      never called with NULL; returns NULL if
+                                      it fails; default none */
   /* private */
-  struct conc_attribute *root; /* all names */
+  struct conc_attribute *root;     /* all names, as a tree */
   struct conc_attribute *first[8]; /* the first of them, to be found fast */
 } conc_local;
 
-/* Sets the caller's value under a name, which is copied. 0, -EINVAL for a
-   NULL name or a bad scope, -ENOMEM: then nothing has changed. */
+/* Sets the caller's value under a name. The name is copied.
+   Returns 0. After an error nothing has changed.
+   Errors:
+   -EINVAL  the name is NULL, or .scope is not a CONC_SCOPE_...
+   -ENOMEM  there is no memory for the name or the value */
 CONC_API int conc_local_set(conc_local *local, const char *name, void *value);
 
-/* The caller's value; NULL if it has none. */
+/* Returns the caller's value under a name; NULL if it has none. */
 CONC_API void *conc_local_get(conc_local *local, const char *name);
 
-/* Whether the caller has a value, which may be NULL. */
+/* Returns whether the caller has a value under a name. It may be NULL. */
 CONC_API bool conc_local_has(conc_local *local, const char *name);
 
-/* Deletes the caller's value. 0, -ENOENT if it has none. */
+/* Deletes the caller's value under a name, and destroys it.
+   Returns 0.
+   Errors:
+   -EINVAL  the name is NULL
+   -ENOENT  the caller has no value under that name */
 CONC_API int conc_local_delete(conc_local *local, const char *name);
 
-/* Destroys all values of all threads and tasks, and forgets all names; the
-   struct is as new. Nobody may use it meanwhile, nor start coroutines that
-   would inherit from it; but threads and tasks may end, each value being
-   destroyed once, by them (perhaps a little later) or here. */
+/* Destroys all values of all threads and tasks, and forgets all names. The
+   struct is as new then. Meanwhile no task may use it, nor start coroutines
+   that would inherit from it. But threads and tasks may end: each value is
+   destroyed once, either by the task that ends (perhaps a little later) or
+   here. */
 CONC_API void conc_local_free(conc_local *local);
 
-/* One name of one local, found beforehand: faster. */
+/* One name of one conc_local, looked up beforehand: this is faster. */
 typedef struct conc_attribute conc_attribute;
 
-/* The attribute of that name, valid until conc_local_free. NULL and errno:
-   EINVAL, ENOMEM. */
+/* Looks up a name, which may be new. The attribute is valid until
+   conc_local_free.
+   Returns the attribute; or NULL, and errno.
+   Errors:
+   EINVAL  the name is NULL, or .scope is not a CONC_SCOPE_...
+   ENOMEM  there is no memory for the name */
 CONC_API conc_attribute *conc_local_attribute(conc_local *local,
                                               const char *name);
 
-/* As conc_local_get and conc_local_set. */
+/* Do what conc_local_get and conc_local_set do. conc_attribute_set fails only
+   by -ENOMEM. */
 CONC_API void *conc_attribute_get(const conc_attribute *attribute);
 CONC_API int conc_attribute_set(conc_attribute *attribute, void *value);
 
 /* ---------------------------------------------------------------------------
    >>thread: conc_thread_start
+
+   Threads    start a task once at a time
+   Processes  no
+   Signals    no
+   Memory     the task is the caller's, from start until joined (or known
+              finished)
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Runs task->target(task->arg) in a new thread. The system is told the name,
-   too. It is detached: nobody need join it. 0, -EBUSY if the task runs
-   already, -EINVAL without a target, -EAGAIN or -ENOMEM. */
+/* Runs task->target(task->arg) in a new thread (Python's Thread.start). The
+   thread is detached: it need not be joined. The system is told the task's
+   name. .stack_size is rounded up to whole pages, and to the least that the
+   system allows. A number is passed as .arg = (void *)(intptr_t)n: see
+   conc_gen.
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target
+   -EBUSY   the task runs already
+   -EAGAIN  the system has no room for another thread
+   -ENOMEM  there is no memory for it
+   others   what pthread_create() fails with */
 CONC_API int conc_thread_start(conc_task *task);
 
 /* ---------------------------------------------------------------------------
    >>loop: conc_run, conc_coro_start, conc_sleep
+
+   Threads    a thread runs one loop at a time, and its coroutines; conc_sleep
+              and conc_yield_now work everywhere
+   Processes  a forked child has the loop of the thread that forked, with all
+              its coroutines
+   Signals    no
+   Memory     the tasks are the caller's, from start until joined (or known
+              finished); the library allocates stacks
+   Blocks     conc_run, until all coroutines of the loop have ended;
+              conc_sleep; the others never
    ------------------------------------------------------------------------ */
 
-/* Runs the task as a coroutine on a loop of the calling thread, and returns
-   when it has finished and everything that it started has: coroutines that
-   are left over are cancelled and awaited (Python's asyncio.run), so their
-   structs must not lie on the stack of one that has ended. Returns as
-   conc_join does; -EDEADLK if it came to all of them waiting, in a process
-   without other threads, for what none of them can do any more: then they were
-   cancelled, and conc_deadlock_report tells what they waited for; -EBUSY
-   inside another conc_run of this thread, or if the task runs already, -EINVAL
-   without a target, -ENOMEM, -EMFILE. */
+/* Runs the task as a coroutine on a loop of the calling thread, until it and
+   all coroutines that were started on this loop have finished (Python's
+   asyncio.run). When the task has finished, coroutines that are left over are
+   cancelled and awaited. So their structs must not lie on the stack of a
+   coroutine that has ended.
+   Returns what conc_join returns for the task: 0, or its failure.
+   Errors: the failure of the task, and
+   -EINVAL   the task has no target
+   -EBUSY    this thread is inside another conc_run, or the task runs already
+   -EDEADLK  all coroutines waited for what none of them could do any more, in
+             a process without other threads. They were cancelled, and
+             conc_deadlock_report tells what they waited for
+   -ENOMEM   there is no memory for the loop
+   -EMFILE   the process has too many descriptors */
 CONC_API int conc_run(conc_task *task);
 
-/* Starts a coroutine on the loop of the calling thread; it runs when the
-   caller next waits, and gets its stack then. 0, -EPERM if no loop runs in
-   this thread, -EBUSY if the task runs already, -EINVAL without a target,
-   -ENOMEM. If there is no memory for its stack, it fails, by -ENOMEM. */
+/* Starts a coroutine on the loop of the calling thread (Python's
+   asyncio.create_task). The coroutine runs when the caller next waits, and
+   gets its stack then. If there is no memory for the stack, the coroutine
+   fails, by -ENOMEM.
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target
+   -EBUSY   the task runs already
+   -EPERM   no loop runs in this thread
+   -ENOMEM  there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
-/* How many bytes of its stack a coroutine has used at most so far; NULL is the
-   caller. That tells what .stack_size it needs: twice as much is safe. A stack
-   of CONC_STACK_SIZE or less has served other tasks before, whose use counts,
-   too; a larger one is its own. Looks at all of the stack: for tests. 0 if it
-   has not begun; -ESRCH for a task that does not run, or is no coroutine;
-   -EPERM in a thread that is not its own. */
+/* Tells how many bytes of its stack a coroutine has used at most so far; of
+   the caller, if `task` is NULL. That shows what .stack_size it needs: twice
+   as much is safe. Stacks of up to CONC_STACK_SIZE are reused, so the result
+   may include earlier tasks; larger ones are not. Scans the whole stack: meant
+   for tests.
+   Returns the number of bytes; 0 if the coroutine has not begun.
+   Errors:
+   -EPERM  the coroutine is of another thread's loop
+   -ESRCH  the task does not run, or it is no coroutine */
 CONC_API ssize_t conc_stack_used(conc_task *task);
 
-/* From now on a coroutine or a generator that overflows its stack is told of
-   by name, in a line to the standard error, before the process dies of SIGSEGV
-   as it would have:
+/* From now on reports each coroutine or generator that overflows its stack.
+   Its name is written in a line to the standard error:
      conc: Task-7 has overflowed its stack of 65536 bytes (.stack_size)
-   Installs a handler for SIGSEGV and SIGBUS, which passes on all else to the
-   one that was there before; and, for the caller and for threads that make
-   coroutines from now on, an alternate signal stack, unless they have one.
-   Call it in main; a second time is a no-op. 0, -ENOMEM. */
+   Then the process dies of SIGSEGV, as it would have done without the report.
+   This call installs a handler for SIGSEGV and SIGBUS. After the report, and
+   for every other fault, it passes the signal on to the handler that was there
+   before. The caller, and each thread that makes a coroutine or a generator
+   from now on, gets an alternate signal stack, unless it has one. Call it in
+   main; a second time is a no-op.
+   Returns 0.
+   Errors:
+   -ENOMEM  there is no memory for the signal stack */
 CONC_API int conc_report_overflow(void);
 
-/* Waits so many seconds; 0 or less is conc_yield_now. 0 or -ECANCELED. */
+/* Waits for a number of seconds (Python's sleep). 0 or less does what
+   conc_yield_now does; CONC_FOREVER waits for conc_cancel.
+   Returns 0.
+   Errors:
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_sleep(double seconds);
 
 /* Lets the other ready coroutines of the loop run first; in a thread, other
-   threads. 0 or -ECANCELED. */
+   threads.
+   Returns 0.
+   Errors:
+   -ECANCELED  the caller was cancelled */
 CONC_API int conc_yield_now(void);
 
 /* ---------------------------------------------------------------------------
@@ -1284,68 +1667,106 @@ CONC_API int conc_yield_now(void);
 
    Threads    as the descriptor itself; several tasks may wait for one
    Processes  the descriptors are close-on-exec
-   Signals    no; SIGPIPE is not raised by sockets (it is by pipes)
-   Memory     nothing is kept after the call
-   Blocks     a thread blocks, a coroutine parks; always with a timeout
+   Signals    no; sockets do not raise SIGPIPE, but pipes do
+   Memory     nothing is kept after the call; but see conc_stream
+   Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
+              and conc_datagram_open have none: they wait only to look up a
+              name
 
-   The descriptor may be blocking or not. Blocking ones that are not sockets
-   (a terminal, a pipe) are first waited for, then read: if another thread or
-   process was faster, that blocks. Regular files never wait. Close a
-   descriptor that coroutines wait for by conc_close.
+   A descriptor may be blocking or not. One that is blocking and no socket (a
+   terminal, a pipe) is first waited for, then read: if another thread or
+   process was faster, that read blocks. Regular files never wait. If
+   coroutines wait for a descriptor, close it by conc_close.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
 #define CONC_READ 1
 #define CONC_WRITE 2
 
-/* Waits until the descriptor can be read or written, `events` being CONC_READ,
-   CONC_WRITE or both. Returns the events that are ready (end of file and
-   errors count as ready), -ETIMEDOUT, -ECANCELED, -EBADF, -EINVAL. To
-   conc_cancel it is a wait even if the descriptor is ready; so are reads and
-   writes of blocking ones that are not sockets. */
+/* Waits until a descriptor can be read or written: `events` is CONC_READ,
+   CONC_WRITE or both. The end of file and errors count as ready.
+   A pending conc_cancel is delivered even if the descriptor is ready; likewise
+   in conc_read and conc_write of blocking descriptors that are not sockets.
+   Returns the events that are ready.
+   Errors:
+   -EINVAL     `events` is 0 or has other bits
+   -EBADF      the descriptor is not open, or conc_close has closed it
+   -ETIMEDOUT  the descriptor was not ready in time
+   -ECANCELED  the wait was cancelled */
 CONC_API int conc_wait_fd(int fd, int events, double timeout);
 
-/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end, -ETIMEDOUT, -ECANCELED or what read() fails with. A pipe that it
-   finds half full gets room for 1 MiB, where the system allows that. */
+/* Reads the bytes that are there, up to `size`. It waits only for the first
+   one. A pipe that it finds half full gets room for 1 MiB, where the system
+   allows that.
+   Returns the number of bytes; 0 at the end of file.
+   Errors:
+   -ETIMEDOUT  no byte came in time
+   -ECANCELED  the wait was cancelled
+   others      what read() fails with */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout);
 
-/* Writes all size bytes. Returns size, or an error, after which an unknown
-   part has been written, the first bytes and not all: -EPIPE, -ETIMEDOUT,
-   -ECANCELED, ... (conc_stream keeps the rest). */
+/* Writes all `size` bytes. After an error some first part of the data, but not
+   all, may have been written (a conc_stream keeps the rest).
+   Returns `size`.
+   Errors:
+   -EPIPE      the other side is closed
+   -ETIMEDOUT  the bytes could not all be written in time
+   -ECANCELED  the wait was cancelled
+   others      what write() fails with */
 CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
                             double timeout);
 
-/* Reads until it has size bytes. Bytes read: size, or fewer if the end came
-   before; or an error, after which an unknown part has been read, into the
-   front of buf (conc_stream keeps it). */
+/* Reads until it has `size` bytes. After an error an unknown number of bytes
+   has been read, into the front of buf (a conc_stream keeps them).
+   Returns `size`; or a smaller number, if the end of file came before.
+   Errors: as conc_read. */
 CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
                                    double timeout);
 
-/* Closes a descriptor; coroutines of the calling thread's loop that wait for
-   it get -EBADF. 0 or what close() fails with. */
+/* Closes a descriptor. Coroutines of the calling thread's loop that wait for
+   it get -EBADF.
+   Returns 0.
+   Errors: what close() fails with. */
 CONC_API int conc_close(int fd);
 
-/* Listens. `address` is "host:port", "[v6]:port", ":port" or "*:port" for all
-   interfaces (of IPv4), "port" for loopback, NULL or "" for loopback and port
-   0. A port is a number; 0 is one of the system's choice. What has a '/' is
-   the path of a unix socket; a file there that nobody listens on any more is
-   replaced. Returns a descriptor; -EINVAL for what is no address,
-   -EADDRINUSE, -EADDRNOTAVAIL, -ENOENT (no such host), -EAGAIN (nobody answers
-   who would know it), and what else socket(), bind() and listen() fail with.
-   Waits only if the host is a name, as long as it takes to look that up; of
-   several addresses it takes the first. */
+/* Makes a socket that listens at an address:
+
+     "host:port"         a name, or an address of IPv4
+     "[v6]:port"         an address of IPv6
+     ":port", "*:port"   all interfaces, of IPv4
+     "port"              loopback
+     NULL, ""            loopback, and a port that the system chooses
+     "/path"             a unix socket: every address that has a '/'
+
+   A port is a number; with 0 the system chooses one. A file at the path of a
+   unix socket is replaced if no process listens there any more.
+   The call waits only if the host is a name, for as long as the look-up takes.
+   Of several addresses it uses the first.
+   Returns a descriptor, non-blocking.
+   Errors:
+   -EINVAL         this is not an address
+   -EADDRINUSE     another socket has this address
+   -EADDRNOTAVAIL  this machine does not have the address
+   -ENOENT         there is no such host
+   -ECANCELED      the look-up was cancelled
+   -EAGAIN         no server answers that could know the name
+   others          what socket(), bind() and listen() fail with */
 CONC_API int conc_listen(const char *address);
 
-/* Accepts a connection: a descriptor, non-blocking; -ETIMEDOUT, -ECANCELED,
-   -EMFILE, or what else accept() fails with. The socket that listens is made
-   non-blocking, for another one may be faster. */
+/* Accepts a connection. The socket that listens is made non-blocking, because
+   another task may be faster.
+   Returns the connection's descriptor, non-blocking.
+   Errors:
+   -ETIMEDOUT  no connection came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has too many descriptors
+   others      what accept() fails with */
 CONC_API int conc_accept(int fd, double timeout);
 
-/* Serves connections: accepts them at a descriptor of conc_listen, and calls
-   handler(fd, arg) for each, at the same time: in a coroutine if the caller is
-   one, else in a thread (Python's asyncio.start_server and serve_forever, or
-   its ThreadingTCPServer).
+/* Serves connections: accepts them, and calls handler(fd, arg) for each, all at
+   the same time. A coroutine that calls conc_serve has each handler run in a
+   coroutine of its loop; a thread has each run in a thread (Python's
+   asyncio.start_server, and socketserver's ThreadingTCPServer).
 
      static void echo(int fd, void *arg) {
        char buf[2048];
@@ -1354,74 +1775,99 @@ CONC_API int conc_accept(int fd, double timeout);
        while (n > 0 && conc_write(fd, buf, (size_t)n, 60) == n);
        conc_close(fd);
      }
-     conc_serve(conc_listen(":7007"), echo, NULL, 1000);
 
-   listener   stays the caller's. Any number of loops, threads and processes
-              may serve the same one
-   handler    has to close fd. If it is cancelled before it has begun, it is
-              not called, and the connection is closed
-   arg        is yours, and the same for all
-   limit      how many connections are served at one time; others wait at the
-              listener. 0 is 1,000
+     conc_serve(listener, echo, NULL, 0);
 
-   It returns when it cannot go on, and all handlers have ended:
-   -ECANCELED   The caller was cancelled, or its time is out. Then the handlers
-                are cancelled, too, and it waits for their clean-up.
-   -EBADF       The listener is no descriptor, or a coroutine of the same loop
-                has closed it, by conc_close. Then the handlers go on to their
-                end, and so they do after every other error.
-   -EINVAL      There is no handler, or the socket does not listen.
-   else         What accept() fails with for good: -ENOTSOCK, -EOPNOTSUPP.
-   It goes on after what may pass, such as -EMFILE or a want of memory, when a
-   handler has ended, or after 0.1 s.
-   It needs some 300 bytes for each connection at one time, until it returns.
-   A process that a handler starts does not serve. */
+     listener   a descriptor of conc_listen; it stays the caller's. Several
+                loops, threads and processes may serve the same one
+     handler    it has to close fd. If it is cancelled before it has begun, it
+                is not called, and conc_serve closes the connection
+     arg        yours; the same for all
+     limit      how many handlers run at one time; 0 is 1,000. More connections
+                wait at the listener
+
+   A want of descriptors or memory does not end it: it waits until a handler
+   has ended, for 0.1 s at most, and accepts again. It needs some 300 bytes for
+   each handler that runs at one time, and frees them when it returns. A child
+   process that a handler starts does not serve.
+   It never returns 0, and it returns only after all handlers have ended.
+   Errors:
+   -ECANCELED  the caller was cancelled, or its time is out. Then the handlers
+               are cancelled, too. After each other error it lets them run to
+               their end
+   -EBADF      the listener is not open: a coroutine of the same loop has
+               closed it by conc_close, say
+   -EINVAL     there is no handler, or the socket does not listen
+   others      what accept() fails with for good: -ENOTSOCK, -EOPNOTSUPP */
 CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
                         void *arg, size_t limit);
 
-/* Connects to an address as above, where an empty host is loopback, and there
-   must be a port (-EINVAL). If a name has several addresses, the first four
-   are tried in turn. Returns a descriptor, non-blocking; -ECONNREFUSED,
-   -ETIMEDOUT, -ECANCELED, -ENOENT, -EAGAIN, and what else connect() fails
-   with, at the last of them. */
+/* Connects to an address as conc_listen takes it, with two differences: an
+   empty host is loopback, and there must be a port. If a name has several
+   addresses, the first four are tried in turn.
+   Returns the connection's descriptor, non-blocking.
+   Errors:
+   -EINVAL        this is not an address, or it has no port
+   -ENOENT        there is no such host, or no such unix socket
+   -ECONNREFUSED  no process listens at this address
+   -ETIMEDOUT     there was no connection in time
+   -ECANCELED     the wait was cancelled
+   -EAGAIN        no server answers that could know the name
+   others         what connect() fails with, at the last address */
 CONC_API int conc_connect(const char *address, double timeout);
 
-/* The address of a socket, as conc_connect takes it: "127.0.0.1:40123", with
-   the port that the system chose; "" for a unix socket without a name. Writes
-   up to `size` bytes to buf, the last of them a NUL, and returns the length of
-   all of it, as snprintf does; or what getsockname() fails with. */
+/* Writes the address of a socket to buf, in the form that conc_connect takes:
+   "127.0.0.1:40123", with the port that the system has chosen; "" for a unix
+   socket without a name. As in snprintf, at most `size` bytes are written, the
+   last of them a NUL.
+   Returns the length of the whole address, without the NUL.
+   Errors: what getsockname() fails with. */
 CONC_API ssize_t conc_address(int fd, char *buf, size_t size);
 
-/* A socket for datagrams, UDP or unix ones, at an address as conc_listen
-   takes it (":0": all interfaces, and a port of the system's choice). Returns
-   a descriptor, non-blocking; errors as conc_listen. */
+/* Makes a socket for datagrams, UDP or unix ones, at an address as conc_listen
+   takes it. ":0" is all interfaces, and a port that the system chooses.
+   Returns a descriptor, non-blocking.
+   Errors: as conc_listen. */
 CONC_API int conc_datagram_open(const char *address);
 
-/* Sends a datagram to an address as conc_connect takes it. 0; -EMSGSIZE if it
-   is too long for the network, -ENOENT, -ECONNREFUSED (nobody there: unix
-   only), -ETIMEDOUT, -ECANCELED, or what else sendto() fails with. */
+/* Sends a datagram to an address as conc_connect takes it.
+   Returns 0.
+   Errors:
+   -EINVAL        this is not an address, or it has no port
+   -EMSGSIZE      the datagram is too long for the network
+   -ENOENT        there is no such host, or no such unix socket
+   -ECONNREFUSED  no process receives there (of unix sockets only)
+   -ETIMEDOUT     the datagram could not be sent in time
+   -ECANCELED     the wait was cancelled
+   -EAGAIN        no server answers that could know the name
+   others         what sendto() fails with */
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout);
 
-/* Receives a datagram, and in `from`, of from_size bytes, the address that it
-   came from, as conc_datagram_send takes it (from_size 0: not wanted; "" if
-   it does not fit). Its size, which may be 0; -EMSGSIZE if it was longer than
-   `size`: the rest is lost; -ETIMEDOUT, -ECANCELED, or what recvmsg() fails
-   with. */
+/* Receives a datagram. `from`, of from_size bytes, gets the address that it
+   came from, as conc_datagram_send takes it; "" if that does not fit. If
+   from_size is 0, the address is not wanted.
+   Returns the size of the datagram, which may be 0.
+   Errors:
+   -EMSGSIZE   the datagram was longer than `size`: the rest of it is lost
+   -ETIMEDOUT  no datagram came in time
+   -ECANCELED  the wait was cancelled
+   others      what recvmsg() fails with */
 CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
                                        char *from, size_t from_size,
                                        double timeout);
 
 /* --- buffered streams --- */
 
-/* Bytes first to end of a buffer. */
+/* Private: a buffer of `size` bytes, of which those from `first` to `end` are
+   in use. */
 struct conc__bytes {
   unsigned char *data;
   size_t first, end, size;
 };
 
-/* A descriptor, and buffers for what is read from it and written to it
-   (asyncio's StreamReader and StreamWriter).
+/* A descriptor, with a buffer for what is read from it and one for what is
+   written to it (asyncio's StreamReader and StreamWriter).
 
      conc_stream s = { .fd = conc_connect("example.org:80", 5) };
      conc_stream_write(&s, "GET / HTTP/1.0\r\n\r\n", 18, 5);
@@ -1429,145 +1875,201 @@ struct conc__bytes {
      while ((n = conc_stream_read_line(&s, line, sizeof line, 5)) > 0) ...
      conc_stream_close(&s, 5);
 
-   Any number of tasks may read and write, one at a time each: what one call
-   reads or writes is whole. A call that fails has read nothing and written
-   nothing: what came meanwhile stays in the buffer. In a forked child the
-   first call fails by -EOWNERDEAD if another thread of the parent was in one.
-   Memory: 4 KiB for reading, more if what is asked for is larger; and what is
-   written and not sent. */
+   Any number of tasks may use a stream. One of them at a time reads, and one
+   at a time writes: so what one call reads or writes is in one piece. A call
+   that fails has read nothing, and has added nothing to what is to be written:
+   what came meanwhile stays in the buffer.
+   In a forked child the first call fails by -EOWNERDEAD if another thread of
+   the parent was inside such a call.
+   Memory: 4 KiB for reading, more if a call asks for more; and the bytes that
+   are written and not sent yet. */
 typedef struct conc_stream {
-  int fd;            /* the stream's, until conc_stream_close */
-  size_t high_water; /* bytes; writers wait when so many are not sent yet;
-                        default 65536 */
+  int fd;            /* the descriptor; conc_stream_close closes it */
+  size_t high_water; /* bytes; a write that finds this number of them unsent
+                        sends them first; default 65536 */
   /* private */
-  struct conc__bytes in, out;
-  conc_lock reading, writing;
-  int error; /* of writing: from now on all writes fail */
+  struct conc__bytes in, out; /* what was read; what is to be written */
+  conc_lock reading, writing; /* held by the call that does so */
+  int error; /* of writing: from now on all writes fail by it; or 0 */
 } conc_stream;
 
-/* Reads what is there, up to size bytes, waiting for the first. Bytes read, 0
-   at the end; else as conc_read, and -ENOMEM. */
+/* Reads the bytes that are there, up to `size`. It waits only for the first
+   one.
+   Returns the number of bytes; 0 at the end.
+   Errors: as conc_read, and
+   -EOWNERDEAD  this process was forked while another thread of the parent was
+                reading; the next call reads
+   -ENOMEM      there is no memory for the buffer */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
                                   double timeout);
 
-/* Reads size bytes; fewer only if the end came before (in Python that is
-   IncompleteReadError, and these its .partial). Errors as above. */
+/* Reads until it has `size` bytes.
+   Returns `size`; or a smaller number, if the end came before (in Python that
+   is IncompleteReadError, and these bytes are its .partial).
+   Errors: as conc_stream_read. */
 CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
                                           size_t size, double timeout);
 
-/* Reads up to and including a separator of n bytes, which is looked for in the
-   first `size` bytes. Bytes read; without it if the end came before, so 0 at
-   the end; -EMSGSIZE if so many have come without it, even if they are the
-   last: all stays where it is; -EINVAL for n = 0; else as above. */
+/* Reads up to a separator of n bytes, and the separator too. It is looked for
+   in the first `size` bytes.
+   Returns the number of bytes. If the end came before a separator, that is all
+   that was left: 0 at the end.
+   Errors: as conc_stream_read, and
+   -EINVAL    n is 0
+   -EMSGSIZE  the first `size` bytes contain no separator (also if they are the
+              last ones); nothing is consumed */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout);
 
-/* Reads a line with its '\n', which only the last one may lack, and a NUL
-   behind it: up to size - 1 bytes. Their number, else as above, and `buf` is
-   ""; -EINVAL for size 0. */
+/* Reads a line with its '\n', which only the last line may lack, and puts a
+   NUL behind it. The line has at most size - 1 bytes. After an error buf is
+   "".
+   Returns the number of bytes, without the NUL; 0 at the end.
+   Errors: as conc_stream_read, and
+   -EINVAL    `size` is 0
+   -EMSGSIZE  the line is longer; nothing is consumed */
 CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
                                        size_t size, double timeout);
 
-/* Writes size bytes to the buffer; first, if .high_water bytes are in it
-   already, all of these to the descriptor, waiting as long as that takes.
-   Nothing is sent before that, or before the next flush. 0; -EPIPE, and what
-   else conc_write fails with: then all later writes do; -ETIMEDOUT,
-   -ECANCELED, -ENOMEM. */
+/* Writes `size` bytes to the buffer. If the buffer has .high_water bytes or
+   more already, all of these are first written to the descriptor, however long
+   that takes. Nothing is sent before that, or before the next flush.
+   Returns 0.
+   Errors:
+   -EPIPE       the other side is closed
+   -ETIMEDOUT   the buffer could not be sent in time
+   -ECANCELED   the wait was cancelled
+   -EOWNERDEAD  this process was forked while another thread of the parent was
+                writing; the next call writes
+   -ENOMEM      there is no memory for the bytes
+   others       what conc_write fails with; by this error, or by -EPIPE, all
+                later writes fail, too */
 CONC_API int conc_stream_write(conc_stream *stream, const void *data,
                                size_t size, double timeout);
 
-/* Waits until all that was written is sent (Python's drain). 0, or as above;
-   after -ETIMEDOUT or -ECANCELED the rest may be flushed later. */
+/* Waits until all that was written is sent (Python's drain). After -ETIMEDOUT
+   or -ECANCELED the rest may be flushed later.
+   Returns 0.
+   Errors: as conc_stream_write, without -ENOMEM. */
 CONC_API int conc_stream_flush(conc_stream *stream, double timeout);
 
-/* Flushes, closes the descriptor and frees the buffers, whatever is returned:
-   0, or what flush and close fail with; what was not flushed is lost. Nobody
-   may use it meanwhile. */
+/* Flushes the stream, closes the descriptor and frees the buffers. It does all
+   of that whatever it returns: what could not be flushed is lost. No other
+   task may use the stream meanwhile.
+   Returns 0.
+   Errors: as conc_stream_flush, and what close() fails with. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout);
 
 /* --- signals --- */
 
-/* Blocks n signals in the calling thread and in all threads and processes that
-   it starts from now on, not programs: they stay pending until somebody waits
-   for them. First thing in main: a signal that one thread does not block may
-   come there, and kill the process. 0, -EINVAL. */
+/* Blocks n signals in the calling thread, and in all threads and processes
+   that it starts from now on; but not in programs. A blocked signal stays
+   pending until a task waits for it. Make this the first call in main: a
+   signal that one thread does not block may be delivered there, and kill the
+   process.
+   Returns 0.
+   Errors:
+   -EINVAL  n is 0, or one of the numbers is no signal */
 CONC_API int conc_block_signals(const int *signals, size_t n);
 
 /* Waits for one of n signals, which the calling thread blocks (Python's
-   signal.sigwait).
+   signal.sigwait). No handler and no mask is changed.
 
      int signals[] = {SIGINT, SIGTERM};
      conc_block_signals(signals, 2);
      ...
      conc_wait_signal(signals, 2, CONC_FOREVER);
 
-   Returns its number; one that comes is told to one of those who wait for it.
-   -ETIMEDOUT, -ECANCELED, -EMFILE; -EINVAL for none, no signal, or one that
-   is not blocked. Neither a handler nor a mask is changed. Where there
-   is no CONC_HAVE_SIGNALFD they are looked for every 10 ms. */
+   Each signal is delivered to one waiter. Where there is no CONC_HAVE_SIGNALFD
+   the signals are looked for every 10 ms.
+   Returns the signal's number.
+   Errors:
+   -EINVAL     n is 0, one of the numbers is no signal, or one of the signals
+               is not blocked
+   -ETIMEDOUT  no signal came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has too many descriptors */
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
 
 /* ---------------------------------------------------------------------------
    >>ipc: memory that processes share
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  a process and those that it forks (conc_process_start, too) after
-              the memory was made; by name, any of the same user; up to 1,024
-              at one time
+   Processes  a process, and those that it forks after the memory was made
+              (conc_process_start, too); memory with a name: all processes of
+              the same user. Up to 1,024 at one time
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
    Blocks     conc_shared_open, while another process runs init
 
-   No pointers in there: they mean nothing elsewhere. Objects of the library
-   work between processes only if they were made so by ..._init_shared.
+   The memory must contain no pointers: in another process they mean nothing.
+   Objects of the library that lie in it work between processes only if
+   ..._init_shared has made them so.
    ------------------------------------------------------------------------ */
 
-/* Zeroed memory that forked children share with the caller. NULL and errno:
-   EINVAL for size 0, ENOMEM, EMFILE. */
+/* Makes zeroed memory that forked children share with the caller.
+   Returns the memory, for conc_shared_free; or NULL, and errno.
+   Errors:
+   EINVAL  `size` is 0
+   ENOMEM  the system has no memory left
+   EMFILE  the process has too many descriptors */
 CONC_API void *conc_shared_alloc(size_t size);
 
-/* The memory of that name, for all processes of the user that ask for it. The
-   first of them makes it, zeroed, and calls init(memory, arg), to make what is
-   in it shared, before any other process gets it; if init returns less than 0,
-   nothing was made, and -errno of that is errno. A name that the process has
-   already is the same memory again, to be freed as often.
-   When the last process has freed it or has ended, however that was, it goes
-   away, soon: a process of the library's waits for that, forked by the first
-   one for each name.
-   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same for
-   all, `init` may be NULL. NULL and errno: EINVAL, also for another size;
-   EACCES: there is a file of another user, or that others may use, in its
-   place; EDEADLK within init; EAGAIN: too many processes; ECANCELED, ENOMEM,
-   EMFILE, ... */
+/* Opens the memory of that name, for all processes of the same user that ask
+   for it. The first of them makes it, zeroed, and calls init(memory, arg); no
+   other process gets the memory before init has returned. So init is the place
+   to make what is in the memory shared. If init returns a negative errno
+   value, no memory is made, the result is NULL and errno is set to that error.
+   Opening a name again in the same process returns the same memory; free it as
+   often as it was opened.
+   The memory is removed soon after its last user has freed it or died. For
+   each name a small process of the library, forked by the first opener, waits
+   for that.
+   `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
+   all processes; `init` may be NULL.
+   Returns the memory, for conc_shared_free; or NULL, and errno.
+   Errors:
+   EINVAL     the name has other characters, or another length; `size` is 0, or
+              not the size that the memory has
+   EDEADLK    this is a call from within init
+   EACCES     in the place of its file there is one that belongs to another
+              user, or that other users may open
+   ECANCELED  the wait was cancelled
+   EAGAIN     more than 1,024 processes share the memory
+   ENOMEM     the system has no memory left
+   EMFILE     the process has too many descriptors
+   others     what init has returned; what open() and fork() fail with */
 CONC_API void *conc_shared_open(const char *name, size_t size,
                                 int (*init)(void *memory, void *arg),
                                 void *arg);
 
-/* Lets the caller's process have it no longer; others still do. What the
-   process holds in it (a lock) must have been given back. NULL is a no-op. */
+/* Gives memory back: the caller's process has it no longer, other processes
+   still do. What the process holds in it (a lock) must have been released
+   before. NULL is a no-op. */
 CONC_API void conc_shared_free(void *memory);
 
 /* ---------------------------------------------------------------------------
    >>process: conc_process_start
 
-   Threads    start once at a time; the rest from anywhere
-   Processes  a process knows its own children only: the tasks of others have
-              ended in a forked child, with -ECHILD
-   Signals    no, and no handler is installed. Children of yours are left to
-              you; but leave ours to the library: no wait() for any child, and
-              SIGCHLD not ignored (SIG_IGN)
-   Memory     the caller's, from start until joined
-   Blocks     start: the calling thread, for as long as fork() takes; the
-              others as conc_join
+   Threads    start a task once at a time; the rest from anywhere
+   Processes  a process knows its own children only: in a forked child the
+              tasks of the parent's children have ended, with -ECHILD
+   Signals    no. The library installs no handler, and leaves children alone
+              that it has not started. The program must leave the library's
+              children alone: it must not wait() for any child, nor ignore
+              SIGCHLD (SIG_IGN)
+   Memory     the task is the caller's, from start until joined
+   Blocks     start: the calling thread, for as long as fork() takes; to wait
+              for the end, see conc_join
 
-   While children run, a thread of the library's waits for their ends, and
-   takes their exit codes at once (so there are no zombies). It ends soon after
-   the last of them.
-   Every descriptor of the library's is close-on-exec; what you open without
-   O_CLOEXEC, programs that are started inherit.
+   While children run, a thread of the library waits for their ends, and takes
+   their exit codes at once: so there are no zombies. The thread ends soon
+   after the last child.
+   Every descriptor of the library is close-on-exec. A descriptor that you open
+   without O_CLOEXEC is inherited by programs that are started.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -1575,45 +2077,64 @@ enum {
   CONC_SPAWN /* the program is executed again: see conc_main */
 };
 
-/* The exit code of a process that runs still, or that somebody else has waited
-   for. */
+/* The exit code of a process that still runs; or that another part of the
+   program has waited for. */
 #define CONC_NO_EXITCODE (-1000)
 
-/* Runs task->target(task->arg) in a new process, Python's Process. There the
-   task is conc_current(); its target runs as a plain thread without a loop,
-   wherever this was called, on a stack of .stack_size (default 8 MiB) if that
-   was in a coroutine or a generator. When the target returns, the process ends
-   with the lowest eight bits of the result as its exit code (so NULL is 0)
-   after stdio has been flushed; forked, it leaves out functions of atexit().
-   CONC_FORK  flushes stdio first, which waits for a thread that reads from a
-              FILE. What belonged to tasks of the parent, the caller too,
-              has ended there with -ECHILD, and their locks say -EOWNERDEAD.
-              There are no values of a conc_local.
-   CONC_SPAWN takes along the .size bytes at .arg, in a copy; with .size 0 the
-              target gets NULL. The target must be a CONC_PROCESS_TARGET.
-   What the target changes stays there: nothing comes back but the exit code.
-   0, -EBUSY if the task runs already, -EINVAL without a target, for one that
-   is not registered, or for a bad .start_method, -EPERM without conc_main,
-   -EAGAIN, -ENOMEM, -EMFILE. */
+/* Runs task->target(task->arg) in a new process (Python's Process.start).
+   There the task is conc_current(). The target runs in the child's main
+   thread, outside any loop. When it returns, stdio is flushed, and the process
+   ends; the exit code is the lowest eight bits of the result, so NULL is 0.
+   What the target changes stays in the child: only the exit code comes back.
+   .start_method says how the child is made:
+
+     CONC_FORK   The child is a copy of the caller's process. Before the fork
+                 stdio is flushed; that waits for a thread that is reading from
+                 a FILE. In the child all tasks of the parent, the caller too,
+                 have ended with -ECHILD, and their locks report -EOWNERDEAD.
+                 There are no values of a conc_local. If the caller is a
+                 coroutine or a generator, the target gets a stack of 8 MiB; or
+                 of .stack_size, if that is above CONC_STACK_SIZE. At the end
+                 no functions of atexit() are called.
+     CONC_SPAWN  The child executes the program again, and gets a copy of the
+                 .size bytes at .arg; with .size 0 the target gets NULL. The
+                 target must be a CONC_PROCESS_TARGET.
+
+   Returns 0.
+   Errors:
+   -EINVAL  the task has no target, or a bad .start_method; or CONC_SPAWN: the
+            target is not registered
+   -EBUSY   the task runs already
+   -EPERM   CONC_SPAWN: main has not called conc_main
+   -EAGAIN  the system has no room for another process
+   -ENOMEM  there is no memory for it
+   -EMFILE  the process has too many descriptors
+   others   what fork() or execve() fails with */
 CONC_API int conc_process_start(conc_task *task);
 
-/* Its number; that of the last one after its end; 0 before the start. */
+/* Returns the process's number (pid), also after its end; 0 before the
+   start. */
 CONC_API pid_t conc_pid(const conc_task *task);
 
-/* How a process ended: the exit code 0 to 255, or the negative number of the
-   signal that killed it, as in Python; or CONC_NO_EXITCODE. */
+/* Returns how a process has ended, as in Python: the exit code 0 to 255, or
+   the negative number of the signal that has killed it; or
+   CONC_NO_EXITCODE. */
 CONC_API int conc_exitcode(const conc_task *task);
 
-/* Sends SIGTERM, or SIGKILL. 0, -ESRCH if it does not run. */
+/* Send a signal to a process: SIGTERM (conc_terminate) or SIGKILL (conc_kill).
+   Return 0.
+   Errors:
+   -ESRCH  the process does not run
+   others  what kill() fails with */
 CONC_API int conc_terminate(conc_task *task);
 CONC_API int conc_kill(conc_task *task);
 
-/* First thing in main() of a program that uses CONC_SPAWN. In a process that
-   was spawned it runs the target, and exit()s; so it does not return. */
+/* Makes CONC_SPAWN possible. It must be the first call in main(). In a process
+   that was spawned it runs the target, calls exit() and does not return. */
 CONC_API void conc_main(int argc, char **argv);
 
-/* At file scope, after the function: lets it be the target of a spawned
-   process.
+/* Lets a function be the target of a spawned process. It stands at file scope,
+   after the function.
      static void *run_proc(void *arg) { ... }
      CONC_PROCESS_TARGET(run_proc) */
 #define CONC_PROCESS_TARGET(fn)                                        \
@@ -1622,89 +2143,132 @@ CONC_API void conc_main(int argc, char **argv);
     conc_process_register(&target);                                    \
   }
 
+/* Private: a function that can be spawned, in the list of all. */
 struct conc__target {
   const char *name;
   conc_fn *fn;
   struct conc__target *next;
 };
 
-/* What CONC_PROCESS_TARGET calls before main. The target must stay. */
+/* Registers a function that can be spawned: CONC_PROCESS_TARGET calls this
+   before main. The target must stay. */
 CONC_API void conc_process_register(struct conc__target *target);
 
 /* ---------------------------------------------------------------------------
    >>popen: conc_popen: other programs
 
-   As >>process.
+   Threads    one task at a time starts, communicates and closes; the rest from
+              anywhere
+   Processes  a process knows its own children only
+   Signals    no, and see >>process for SIGCHLD. conc_communicate does not
+              raise SIGPIPE
+   Memory     the struct is the caller's, from start until joined; strings and
+              arrays, until start returns; the output is the library's, until
+              conc_free
+   Blocks     start: the calling thread, until the program is executed; wait,
+              communicate, call and check_output: with a timeout
    ------------------------------------------------------------------------ */
 
-/* What std_in, std_out and std_err can be besides 0, the caller's own, and
-   a descriptor, which stays the caller's. */
+/* What std_in, std_out and std_err can be besides 0, which is the caller's
+   own, and a descriptor, which stays the caller's. */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
-#define CONC_STDOUT (-3)  /* std_err: where std_out goes */
+#define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
 
-/* Another program that runs, Python's subprocess.Popen: a conc_task, so
+/* Another program that runs (Python's subprocess.Popen). It is a conc_task: so
    conc_join(&p.task, ...), conc_kill(&p.task) and so on take it. */
 typedef struct conc_popen {
-  conc_task task;            /* .name is an option; default argv[0]; .daemon
+  conc_task task;            /* .name is an option, default argv[0]; .daemon
                                 is not */
-  const char *const *argv;   /* ends with NULL; argv[0] is sought in PATH */
-  const char *const *env;    /* "NAME=value", ..., NULL; default: ours */
-  const char *cwd;           /* where it runs; default: here */
-  int std_in, std_out, std_err;
-  const char *in_file, *out_file, *err_file; /* or the names of files: read,
-                                                or made anew and written */
-  bool new_group;            /* it leads a new process group */
-  bool kill_on_timeout;      /* conc_popen_wait or conc_communicate that is
+  const char *const *argv;   /* the program and its arguments; the last is
+                                NULL; argv[0] is looked up in PATH */
+  const char *const *env;    /* its environment: "NAME=value", ..., NULL;
+                                default: the caller's */
+  const char *cwd;           /* the directory that it runs in; default: the
+                                caller's */
+  int std_in, std_out, std_err; /* its standard descriptors, see above; default
+                                   0: the caller's own */
+  const char *in_file, *out_file, *err_file; /* or the names of files: one to
+                                                be read, two to be written,
+                                                which are emptied first;
+                                                default none */
+  bool new_group;            /* it leads a new process group; default false */
+  bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
-                                new_group the group) and waits for its end */
+                                new_group the group) and waits for its end;
+                                default false */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
-                       -1. Yours; conc_communicate closes them */
+                       -1. They are yours; conc_communicate closes them */
   /* private */
-  size_t sent;
+  size_t sent; /* bytes of the input that were written */
 } conc_popen;
 
-/* What a program has written; data is followed by a NUL. For conc_free. */
+/* What a program has written. */
 typedef struct conc_output {
-  char *data;
+  char *data;  /* the bytes, and a NUL; to be freed by conc_free */
   size_t size; /* bytes, without the NUL */
 } conc_output;
 
-/* Starts the program. 0, -ENOENT or -EACCES if it (or cwd, or a file) is not
-   there or is not to be executed, -EBUSY if it runs already, -EINVAL without
-   argv[0], -EAGAIN, -ENOMEM, -EMFILE, and what else execve() fails with. Of
-   the caller's blocked signals none is blocked in it. Costs the same however
-   large the caller is, where there is CONC_HAVE_SPAWN. */
+/* Starts the program. None of the signals that the caller blocks is blocked in
+   it. Where there is CONC_HAVE_SPAWN, the start takes no longer if the
+   caller's process is large.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no argv[0], or a bad std_in, std_out or std_err
+   -EBUSY   the program runs already
+   -EACCES  the program may not be executed, cwd not entered, or a file not
+            opened
+   -ENOENT  there is no such program, cwd or file
+   -EAGAIN  the system has no room for another process
+   -ENOMEM  there is no memory for it
+   -EMFILE  the process has too many descriptors
+   others   what execve() fails with */
 CONC_API int conc_popen_start(conc_popen *popen);
 
-/* Waits for its end. The exit code, -ECHILD if a signal killed it
-   (conc_exitcode tells which), -ETIMEDOUT, -ECANCELED; -EINVAL if it was never
-   started. What it writes to pipes must be read meanwhile, or it may never
-   end. */
+/* Waits for the end of the program. What it writes to pipes must be read
+   meanwhile, or it may never end.
+   Returns the exit code.
+   Errors:
+   -EINVAL     the program was never started
+   -ETIMEDOUT  the program has not ended in time
+   -ECANCELED  the wait was cancelled
+   -ECHILD     a signal has killed the program: conc_exitcode tells which */
 CONC_API int conc_popen_wait(conc_popen *popen, double timeout);
 
-/* The same without waiting: -ETIMEDOUT while it runs. Never kills it. */
+/* Does what conc_popen_wait does, without waiting: -ETIMEDOUT means that the
+   program still runs. It never kills the program. */
 CONC_API int conc_popen_poll(conc_popen *popen);
 
-/* Writes n bytes of input to its pipe, closes that, reads the other pipes to
-   their ends, all at a time, and waits for its end. Returns as
-   conc_popen_wait; -ENOMEM. Whatever is returned, out and err (either may be
-   NULL: not wanted) have what was read, {NULL, 0} if there was no pipe. After
-   -ETIMEDOUT or -ECANCELED it may be called again with the same input, and
-   goes on from there. */
+/* Writes n bytes of input to the program's pipe and closes it, reads the other
+   pipes to their ends, all at the same time, and waits for the end of the
+   program (Python's communicate). Whatever is returned, *out and *err are what
+   was read; {NULL, 0} if there was no pipe. `out` or `err` may be NULL: that
+   output is not wanted. After -ETIMEDOUT or -ECANCELED it may be called again
+   with the same input, and goes on from there; then *out and *err are what
+   that call has read.
+   Returns the exit code.
+   Errors: as conc_popen_wait, and
+   -ENOMEM  there is no memory for the output
+   others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               conc_output *out, conc_output *err,
                               double timeout);
 
-/* Closes the pipes that are still open here. Does not wait. */
+/* Closes the pipes that are still open here. It does not wait for the
+   program. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
-/* Runs a program to its end: its exit code; an error of conc_popen_start or
-   conc_popen_wait. Not in time, or if cancelled, it is killed. */
+/* Runs a program to its end (Python's subprocess.call). If it has not ended in
+   time, or the caller is cancelled, it is killed.
+   Returns the exit code.
+   Errors: as conc_popen_start and conc_popen_wait. */
 CONC_API int conc_call(const char *const *argv, double timeout);
 
-/* The same, and what it wrote to its standard output is in *out, whatever is
-   returned: out->data is to be freed by conc_free. */
+/* Does what conc_call does, and reads what the program writes to its standard
+   output (Python's subprocess.check_output). Whatever is returned, *out is
+   what was read; out->data is to be freed by conc_free.
+   Returns the exit code.
+   Errors: as conc_call, and as conc_communicate. */
 CONC_API int conc_check_output(const char *const *argv, conc_output *out,
                                double timeout);
 
@@ -1713,20 +2277,22 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 
    What Python can put on a queue and C can read: None, bool, int, float, str,
    bytes, bytearray, list, tuple, dict, set, frozenset. A value is a tree in
-   one allocation: made whole by conc_build, conc_pickle_loads or
-   conc_get_value, never changed, read by the functions below, freed at its
-   root. Every part and every string that a function hands out points into
-   the root's allocation and lives as long.
+   one allocation. conc_build, conc_pickle_loads, conc_json_loads or
+   conc_get_value makes it whole; it is never changed; the functions below read
+   it; it is freed at its root. Every part and every string that a function
+   hands out points into the root's allocation, and lives as long.
 
-   Where Python lets one object appear at several places, the places share
-   memory here too; that cannot be noticed, for nothing can be changed.
-   Dicts keep the order in which Python had them. Sets have none in Python;
+   Where in Python one object appears at several places, these places share
+   memory here, too. That cannot be noticed, because nothing can be changed.
+   Dicts keep the order that they had in Python. Sets have no order in Python;
    here their items are sorted, so that equal sets look equal.
 
-   No value is nested deeper than 100 or has more than a million parts,
-   wherever it comes from: so nobody's data can exhaust a stack or a CPU.
+   A value has limits, wherever it comes from: it is nested at most 100 deep;
+   it has at most a million parts; an int has at most 4,096 bytes; and written
+   out, its strings have at most 64 MiB more than the data that it was made
+   from. So no peer's data can exhaust a stack or a CPU.
 
-   Threads    reading: any number at once, for a value does not change
+   Threads    any number may read a value at once: it does not change
    Processes  as bytes: conc_pickle_dumps
    Signals    no
    Memory     the library's, until conc_value_free(root)
@@ -1737,8 +2303,8 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
 typedef enum conc_type {
   CONC_NONE,
   CONC_BOOL,
-  CONC_INT,    /* fits int64_t; always, if it does */
-  CONC_BIGINT, /* does not fit: kept whole, as bytes */
+  CONC_INT,    /* an int that fits int64_t; each one that does */
+  CONC_BIGINT, /* an int that does not fit: kept whole, as bytes */
   CONC_FLOAT,
   CONC_STR, /* UTF-8; lone surrogates as Python's "surrogatepass" */
   CONC_BYTES,
@@ -1755,78 +2321,116 @@ typedef enum conc_type {
 /* A value, or a part of one. */
 typedef struct conc_value conc_value;
 
-/* Frees a value with all its parts: only the root. NULL is a no-op. */
+/* Frees a value with all its parts. `value` must be a root; NULL is a
+   no-op. */
 CONC_API void conc_value_free(conc_value *value);
 
-/* NULL is CONC_NONE here, and for all functions that read a value one without
-   content: so a chain of look-ups needs one check, at its end. To write or to
-   send it is -EINVAL. */
+/* Returns what a value is. For NULL that is CONC_NONE. All functions that read
+   a value take NULL for a value without content: so a chain of look-ups needs
+   one check, at its end. To write or to send NULL is -EINVAL. */
 CONC_API conc_type conc_value_type(const conc_value *value);
 
-/* 0 and the number; -EINVAL for another type, -ERANGE for a CONC_BIGINT. */
+/* Reads an int.
+   Returns 0, and the number in *out.
+   Errors:
+   -EINVAL  the value has another type
+   -ERANGE  it is a CONC_BIGINT */
 CONC_API int conc_value_int(const conc_value *value, int64_t *out);
 
-/* A float, or an int as the nearest float. 0, -EINVAL for another type,
-   -ERANGE for an int beyond all floats. */
+/* Reads a float; or an int, as the nearest float.
+   Returns 0, and the number in *out.
+   Errors:
+   -EINVAL  the value has another type
+   -ERANGE  it is an int beyond all floats */
 CONC_API int conc_value_float(const conc_value *value, double *out);
 
-/* 0 or -EINVAL: only a bool is a bool. */
+/* Reads a bool. Only a bool is one: an int is not.
+   Returns 0, and the truth in *out.
+   Errors:
+   -EINVAL  the value has another type */
 CONC_API int conc_value_bool(const conc_value *value, bool *out);
 
-/* The text of a str, with a NUL behind it. There may be other NULs inside,
-   which *size counts (if size is not NULL). NULL for another type. */
+/* Returns the text of a str, with a NUL behind it; NULL for another type. The
+   text may contain other NULs: *size counts them, but not the last one. `size`
+   may be NULL. */
 CONC_API const char *conc_value_str(const conc_value *value, size_t *size);
 
-/* The bytes of a bytes or bytearray, with a NUL behind them; of a CONC_BIGINT
-   its little-endian two's complement, as short as can be. NULL for another
-   type. */
+/* Returns the bytes of a bytes or bytearray, with a NUL behind them; NULL for
+   another type. Of a CONC_BIGINT they are its two's complement, little-endian,
+   as short as can be. *size is their number; `size` may be NULL. */
 CONC_API const void *conc_value_bytes(const conc_value *value, size_t *size);
 
-/* The items of a list, tuple or set, the pairs of a dict, the bytes of a str,
-   bytes, bytearray or CONC_BIGINT; else 0. */
+/* Returns how many items a list, tuple or set has, how many pairs a dict, how
+   many bytes a str, bytes, bytearray or CONC_BIGINT; for other types 0. */
 CONC_API size_t conc_value_size(const conc_value *value);
 
-/* Item i, from 0; of a dict, the value of pair i. NULL if there is none. */
+/* Returns item i, counted from 0; of a dict, the value of pair i. NULL if
+   there is none. */
 CONC_API const conc_value *conc_value_item(const conc_value *value, size_t i);
 
-/* The key of pair i of a dict. NULL if there is none. */
+/* Returns the key of pair i of a dict, counted from 0. NULL if there is
+   none. */
 CONC_API const conc_value *conc_value_key(const conc_value *value, size_t i);
 
-/* What a dict has under a str; NULL if nothing. Bisects: O(log pairs). */
+/* Returns what a dict has under a str; NULL if there is nothing. The look-up
+   bisects: O(log pairs). */
 CONC_API const conc_value *conc_value_get(const conc_value *dict,
                                           const char *key);
 
-/* Whether two values have the same types and content. Dicts in any order;
-   0.0 equals -0.0, and a NaN equals a NaN. */
+/* Returns whether two values have the same types and the same content. The
+   order in a dict does not count; 0.0 equals -0.0, and a NaN equals a NaN. */
 CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
 
 /* ---------------------------------------------------------------------------
    >>pickle: conc_pickle_dumps, conc_pickle_loads
+
+   Threads    any number
+   Processes  a pickle is bytes: any process, any machine, may read it
+   Signals    no
+   Memory     the results are the caller's: conc_free, conc_value_free
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Python's pickle.dumps. `protocol` is 2 (which Python 2 can read too) to 5,
-   or 0 for 4. *out, of *size bytes, is to be freed by conc_free. 0, -EINVAL
-   for another protocol or a NULL value, -ENOMEM, -EACCES for a CONC_OBJECT: it
-   would come to life in the reader. After an error *out is NULL. */
+/* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
+   Python 2 can read too, to 5, or 0 for 4. *out, of *size bytes, is to be
+   freed by conc_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL  there is no such protocol, or the value is NULL
+   -EACCES  there is a CONC_OBJECT in it: it would come to life in the reader
+   -ENOMEM  there is no memory for the pickle */
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size);
 
-/* Python's pickle.loads of protocols 0 to 5, for data alone: nothing is
-   imported, made or called, whoever wrote the pickle. A Python 2 str comes as
-   a CONC_STR if it is UTF-8, else as CONC_BYTES. 0; -EBADMSG malformed,
-   -EACCES if it asks for more than data, -EMSGSIZE if it is nested deeper
-   than 100, contains itself or is larger than a value may be, -ENOMEM. After
-   an error *out is NULL. */
+/* Makes a value of a pickle of protocol 0 to 5 (Python's pickle.loads), if it
+   has nothing but data: nothing is imported, made or called, whatever the
+   pickle asks for. A str of Python 2 becomes a CONC_STR if it is UTF-8, else
+   CONC_BYTES. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EBADMSG   this is not a pickle
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
+              itself
+   -EACCES    it asks for more than data
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
 
 /* ---------------------------------------------------------------------------
    >>format: conc_value_text, conc_build, conc_parse
+
+   Threads    any number
+   Processes  no
+   Signals    no
+   Memory     a value that conc_build makes is the caller's, for
+              conc_value_free; the others allocate nothing
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Writes what Python's str() gives: of a str its text, of others their repr.
-   As snprintf: at most `size` bytes, the NUL included, and returns the length
-   of the whole. Takes no memory and cannot fail. */
+/* Writes what Python's str() gives: of a str its text, of other types their
+   repr(). As in snprintf, at most `size` bytes are written to buf, the last of
+   them a NUL. It allocates nothing and cannot fail.
+   Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
 
@@ -1849,13 +2453,18 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
 
    Blanks, commas and colons are skipped. One item is that item, several are a
    tuple, none is None: conc_build(&v, "{s:i,s:[dd]}", "id", 7, "at", x, y).
-   0; -EINVAL for a bad format, text that is not UTF-8, a key that Python
-   cannot hash; -EMSGSIZE for more parts or depth than a value may have;
-   -ENOMEM. After an error *out is NULL. */
+   *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL    the format is bad, a text is not UTF-8, an O is NULL, or a key is
+              one that Python cannot hash
+   -EMSGSIZE  the value would go beyond its limits (see >>value)
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_build(conc_value **out, const char *format, ...);
 
 /* Takes a value apart by a format, in the manner of PyArg_ParseTuple. The
-   format describes the value itself: "i" an int, "(is)" a pair.
+   format describes the value itself: "i" is an int, "(is)" a pair. Several
+   items without brackets are a tuple, too.
 
      format      arguments                       takes
      N           none                            None, and nothing else
@@ -1868,40 +2477,57 @@ CONC_API int conc_build(conc_value **out, const char *format, ...);
      y           const char **                   bytes without NULs
      y#          const void **, size_t *         bytes or bytearray
      O           const conc_value **             anything
-     (...)       those of the items              tuple of so many items
-     [...]                                       list of so many items
+     (...)       those of the items              tuple of that many items
+     [...]                                       list of that many items
      {s:...}     const char *key, item's         dict that has these keys
 
-   What s, y and O give points into the value: nothing to free, nothing to
-   keep beyond it. 0; -EINVAL if the value has another shape or the format is
-   bad, -ERANGE if a number does not fit. After an error nothing has been
-   written to any argument. */
+   What s, y and O give points into the value: it need not be freed, and must
+   not be used after the value was.
+   Returns 0. After an error nothing has been written to any argument.
+   Errors:
+   -EINVAL  the value has another shape, or the format is bad
+   -ERANGE  a number does not fit its C type */
 CONC_API int conc_parse(const conc_value *value, const char *format, ...);
 
 /* ---------------------------------------------------------------------------
    >>json: conc_json_dumps, conc_json_loads
+
+   Threads    any number
+   Processes  JSON is text: any process, any machine, may read it
+   Signals    no
+   Memory     the results are the caller's: conc_free, conc_value_free
+   Blocks     never
    ------------------------------------------------------------------------ */
 
-/* Writes JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
-   ensure_ascii=False) does: on one line, or with `indent` (1 to 100) each item
-   on a line of its own, so many blanks deeper than what it is in. A tuple is
-   written as a list; a lone surrogate as an escape; a float with the fewest
-   digits that are read as the same; an int with all of its digits. *out has a
-   NUL behind its *size bytes (`size` may be NULL) and is to be freed by
-   conc_free. 0; -EINVAL for what JSON has not: bytes, sets, NaN, infinities,
-   keys other than str; for a NULL value or a bad indent; -ENOMEM. After an
-   error *out is NULL. */
+/* Writes a value as JSON (RFC 8259, UTF-8), as Python's json.dumps(value,
+   ensure_ascii=False) does. `indent` 0 writes all on one line; with 1 to 100
+   each item is on a line of its own, that many blanks deeper than what it is
+   in. A tuple is written as a list; a lone surrogate as an escape; a float
+   with the fewest digits that are read as the same float; an int with all of
+   its digits. *out has a NUL behind its *size bytes, and is to be freed by
+   conc_free; `size` may be NULL.
+   Returns 0. After an error *out is NULL.
+   Errors:
+   -EINVAL  the value is NULL, the indent is bad, or JSON does not have such a
+            value: bytes, bytearrays, sets, objects, a NaN, infinities, keys
+            other than str
+   -ENOMEM  there is no memory for the text */
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size);
 
-/* Reads JSON: all of `size` bytes must be one text of RFC 8259, in UTF-8
-   without a byte order mark. Numbers without point and exponent become ints
-   and lose no digit, others the nearest float. Of equal keys the last counts.
-   \u escapes of half a surrogate pair come as lone surrogates. 0; -EBADMSG
-   malformed; -ERANGE a float beyond all floats; -EMSGSIZE nested deeper than
-   100, an int of more than 9,800 digits, or larger than a value may be;
-   -ENOMEM. After an error *out is NULL and *where (not if `where` is NULL)
-   how many bytes were read before what is wrong. */
+/* Makes a value of JSON. All of the `size` bytes must be one text of RFC 8259,
+   in UTF-8 without a byte order mark. Numbers without a point and an exponent
+   become ints, and lose no digit; others become the nearest float. Of equal
+   keys the last one counts. An escape (\u) of half a surrogate pair becomes a
+   lone surrogate. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL, and *where is how many bytes were
+   read before what is wrong; `where` may be NULL.
+   Errors:
+   -EBADMSG   this is not JSON
+   -EMSGSIZE  it goes beyond the limits of a value (see >>value): an int may
+              have some 9,800 digits
+   -ERANGE    a float is beyond all floats
+   -ENOMEM    there is no memory for the value */
 CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
                              size_t *where);
 
@@ -1909,64 +2535,98 @@ CONC_API int conc_json_loads(conc_value **out, const void *text, size_t size,
    >>pipe: conc_pipe
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  that is what it is for: a forked child has the ends, too
+   Processes  that is what a pipe is for: a forked child has the ends, too
    Signals    no; SIGPIPE is not raised
-   Memory     the system's; close both descriptors. A message of more than
-              32 KiB is in a file without a name until it is received (in
-              memory, where there is CONC_HAVE_MEMFD)
+   Memory     the system's, until both descriptors are closed. A message of
+              more than 32 KiB is in a file without a name until it is received
+              (in memory, where there is CONC_HAVE_MEMFD)
    Blocks     send while the pipe is full, recv and poll while it is empty;
               with a timeout
 
-   Messages keep their bounds, from 0 bytes to SSIZE_MAX, and are sent all at
-   once or not at all: any number of tasks and processes may send at one end,
-   and be killed at any moment, and whoever receives gets whole messages, each
-   once, in the order in which they were sent. For several that receive at one
-   end the same is true as long as all of their buffers are large enough.
+   Messages keep their bounds. They have from 0 to SSIZE_MAX bytes, and each is
+   sent as a whole or not at all. So any number of tasks and processes may send
+   at one end, and be killed at any moment: a receiver gets whole messages,
+   each of them once, in the order in which they were sent. If several receive
+   at one end, the same is true as long as all of their buffers are large
+   enough.
    An end is a descriptor; conc_wait_fd tells when it can be read.
    ------------------------------------------------------------------------ */
 
-/* Makes a pipe; each of its ends sends to the other (Python's Pipe()). 0, or
-   both are -1: -EMFILE, -ENFILE; -EPROTONOSUPPORT on systems without
-   SOCK_SEQPACKET. */
+/* Makes a pipe: what one of its ends sends the other receives (Python's
+   Pipe()). *a and *b are the descriptors, close-on-exec.
+   Returns 0. After an error both are -1.
+   Errors:
+   -EMFILE           the process has too many descriptors
+   -ENFILE           the system has too many
+   -EPROTONOSUPPORT  the system has no SOCK_SEQPACKET */
 CONC_API int conc_pipe(int *a, int *b);
 
-/* The same for one direction (Python's Pipe(False)): sending at the reader's
-   end, or receiving at the writer's, is -EPIPE. */
+/* Makes a pipe for one direction (Python's Pipe(False)): to send at the
+   reader's end, or to receive at the writer's, is -EPIPE.
+   Returns 0. After an error both are -1.
+   Errors: as conc_pipe. */
 CONC_API int conc_pipe_one_way(int *reader, int *writer);
 
-/* Sends a message of `size` bytes. 0; -EPIPE if nobody has the other end open
-   any more, -ETIMEDOUT while full, -ECANCELED; of a long one also -ENOMEM,
-   -ENOSPC, -EMFILE. */
+/* Sends a message of `size` bytes (Python's Connection.send_bytes).
+   Returns 0.
+   Errors:
+   -EPIPE      no process has the other end open any more
+   -EMSGSIZE   `size` is above SSIZE_MAX
+   -ETIMEDOUT  the pipe was full until then
+   -ECANCELED  the wait was cancelled
+   -ENOMEM     there is no memory for a long message
+   -EMFILE     the process has no descriptor left for a long message
+   -ENOSPC     there is no space left for a long message
+   others      what sendmsg() fails with */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout);
 
-/* Receives the oldest message, and returns its size. -EPIPE if nothing is left
-   and nobody has the other end open (so close yours in a process that does not
-   use it), -ETIMEDOUT, -ECANCELED; and, the message staying where it is,
-   -EMSGSIZE if it has more than `size` bytes, -EBADMSG if it is a descriptor,
-   -EMFILE of a long one. -EPROTO: somebody else writes there. */
+/* Receives the oldest message, into the `size` bytes of buf (Python's
+   Connection.recv_bytes). After -EBADMSG, -EMSGSIZE or -EMFILE the message is
+   still there.
+   Returns the size of the message.
+   Errors:
+   -EPIPE      nothing is left, and no process has the other end open; so close
+               that end in each process that does not use it
+   -EBADMSG    the message is a descriptor: see conc_recv_fd
+   -EMSGSIZE   the message has more than `size` bytes
+   -EPROTO     there was something that this library has not sent; it is gone
+   -ETIMEDOUT  no message came in time
+   -ECANCELED  the wait was cancelled
+   -EMFILE     the process has no descriptor left for a long message
+   others      what recvmsg() fails with */
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout);
 
-/* Waits for a message, and leaves it there. Its size, 0 for a descriptor;
-   errors as above. */
+/* Waits for a message, and leaves it there (Python's Connection.poll).
+   Returns the size of the message; 0 for a descriptor.
+   Errors: as conc_recv, without -EBADMSG, -EMSGSIZE and -EMFILE. */
 CONC_API ssize_t conc_poll(int pipe, double timeout);
 
-/* Sends an open descriptor, as a message; it stays open here, too. Errors as
-   conc_send, and -EBADF. */
+/* Sends an open descriptor, as a message. It stays open here, too.
+   Returns 0.
+   Errors: as conc_send, and
+   -EBADF  `fd` is not open */
 CONC_API int conc_send_fd(int pipe, int fd, double timeout);
 
-/* Receives a descriptor: a new one, close-on-exec, of the same open file.
-   Errors as conc_recv; -EBADMSG if the oldest message is none, -EMFILE. */
+/* Receives a descriptor.
+   Returns a new descriptor, close-on-exec, of the file that was sent.
+   Errors: as conc_recv, without -EMSGSIZE, and
+   -EBADMSG  the oldest message is no descriptor; it is still there
+   -EMFILE   the process has too many descriptors; the message is still
+             there */
 CONC_API int conc_recv_fd(int pipe, double timeout);
 
-/* Sends a typed value (Python's Connection.send). Errors as conc_send, and as
-   conc_pickle_dumps. */
+/* Sends a typed value (Python's Connection.send).
+   Returns 0.
+   Errors: as conc_send and conc_pickle_dumps. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout);
 
-/* Receives one, to be freed by conc_value_free. 0; errors as conc_recv, and as
-   conc_pickle_loads: then the message is gone. After an error *out is
-   NULL. */
+/* Receives a typed value (Python's Connection.recv). *out is to be freed by
+   conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_recv, without -EMSGSIZE; and as conc_pickle_loads: after
+   these the message is gone, after -ENOMEM perhaps. */
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout);
 
@@ -1977,137 +2637,195 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
    Processes  those that inherit a queue made with .shared; through a manager,
               any machine
    Signals    no
-   Memory     the library's, until conc_queue_free; put copies, get copies out
-   Blocks     put while full, get while empty, join: with a timeout
+   Memory     the library's, until conc_queue_free; put copies a message, get
+              copies it out
+   Blocks     put while the queue is full, get while it is empty, and join:
+              with a timeout. Of a manager's queue also conc_qsize and
+              conc_task_done, until the manager answers
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
 typedef struct conc_queue conc_queue;
 
-/* What conc_queue_new is told. */
+/* The options of conc_queue_new; all defaults when zeroed. */
 typedef struct conc_queue_opts {
   size_t capacity;  /* messages; default 0: no bound; if shared, 1,024 */
-  size_t max_bytes; /* of one; default 0: no bound; if shared, 65,536 */
-  const char *name; /* for reports; must outlive the queue; default none; of a
-                       shared one: by which other processes find it */
+  size_t max_bytes; /* of one message; default 0: no bound; if shared,
+                       65,536 */
+  const char *name; /* for reports; must outlive the queue; default none. If
+                       shared: by this name other processes find the queue */
   bool shared;      /* between processes, see below; default false */
-  int backend;      /* of a shared one: CONC_QUEUE_...; default the first that
-                       the system has */
+  int backend;      /* of a shared queue: CONC_QUEUE_...; default 0: the first
+                       that the system has */
 } conc_queue_opts;
 
-/* How one waits for a shared queue: on a word of its memory (where there are
-   futexes), or in poll() for a pipe (an eventfd, if there is that), which it
-   is woken by. Coroutines always wait for the pipe. A queue with a name has
-   none: where it would be waited for, one looks every 2 ms. */
+/* How a thread waits for a shared queue: on a word of its memory (_RING, where
+   there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
+   eventfd, if there is that). Coroutines always wait for the pipe. Named
+   queues have no pipe; waiters poll every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
-/* A shared queue is used by the process that made it and by those that it
-   forks afterwards (conc_process_start, too), each of which frees it for
-   itself; one with a name also by all that make one of the same name, capacity
-   and max_bytes (see conc_shared_open). What is in it is lost with the last of
-   them.
+/* A shared queue is used by the process that made it, and by those that it
+   forks afterwards (conc_process_start, too). Each of them frees it for
+   itself. A shared queue with a name is also used by every process that makes
+   one of the same name, .capacity and .max_bytes (see conc_shared_open). The
+   messages in it are lost with the last of these processes.
    A process may be killed in any call. A message that it was putting is there
-   if it was complete, or is not; one that it was getting has been got if only
-   the return from the call was missing, or goes to another getter, perhaps
-   behind messages that were put later. Nothing else is lost, nothing is got
-   twice, and nobody waits for the dead for longer than some 20 ms.
+   if it was complete, or is not there. A message that it was getting either
+   counts as received (if the call was about to return) or goes to another
+   getter, possibly after later messages. Nothing else is lost, and no message
+   is received twice. No waiter waits for a dead process for longer than some
+   20 ms.
    Messages of one putter reach each getter in the order in which they were
-   put. The memory is laid out for capacity * max_bytes, but what is never
-   needed of it is never allocated. */
+   put. The memory is laid out for .capacity * .max_bytes, but a part of it
+   that is never needed is never allocated. */
 
-/* Makes a queue; `options` NULL: all defaults. NULL and errno ENOMEM; if
-   shared, also EINVAL (2 Gi messages or bytes and more, no such backend),
-   EMFILE, ENFILE, and what conc_shared_open fails with. */
+/* Makes a queue. `options` may be NULL: all defaults.
+   Returns the queue, for conc_queue_free; or NULL, and errno.
+   Errors:
+   EINVAL  of a shared queue: .capacity or .max_bytes is 2 Gi or more, there is
+           no such .backend, or the name belongs to something else
+   ENOMEM  there is no memory for it
+   EMFILE  of a shared queue: the process has too many descriptors
+   ENFILE  of a shared queue: the system has too many
+   others  of a shared queue with a name: what conc_shared_open fails with */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
-/* Frees a queue that nobody uses any more (of a shared one: nobody in this
-   process), with the messages in it. NULL is a no-op. A queue of
-   conc_manager_get belongs to its manager. */
+/* Frees a queue, with the messages in it. No task may use it any more; of a
+   shared queue, no task of this process. NULL is a no-op; so is a client's
+   queue of conc_manager_get, which belongs to the manager. */
 CONC_API void conc_queue_free(conc_queue *queue);
 
-/* No more puts: they return -EPIPE; gets drain what is there, then return
-   -EPIPE. 0, also the second time; -ENOTSUP for a manager's queue. */
+/* Ends the puts of a queue (Python's Queue.shutdown). From now on they return
+   -EPIPE; gets take the messages that are left, then return -EPIPE. To close
+   it a second time is a no-op.
+   Returns 0.
+   Errors:
+   -ENOTSUP  this is a client's queue of conc_manager_get */
 CONC_API int conc_queue_close(conc_queue *queue);
 
-/* Appends a message: a copy of `size` bytes at `data` (0 is fine). 0,
-   -ETIMEDOUT while full, -EPIPE closed, -EMSGSIZE over max_bytes, -ENOMEM,
-   -ECANCELED; -ENOSPC if too many processes use a shared queue. */
+/* Appends a message: a copy of the `size` bytes at `data`; 0 bytes are a
+   message, too (Python's Queue.put).
+   Returns 0.
+   Errors:
+   -EPIPE      the queue is closed
+   -EMSGSIZE   the message has more than .max_bytes
+   -ETIMEDOUT  the queue was full until then
+   -ECANCELED  the wait was cancelled
+   -ENOMEM     there is no memory for the message
+   -ENOSPC     more than 1,024 processes use a shared queue
+   others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
-/* Takes the oldest message, copies it to `buf` and returns its size.
-   -ETIMEDOUT while empty, -EPIPE closed and drained, -ECANCELED, -ENOSPC as
-   conc_put; and, the message staying where it is, -EMSGSIZE if it has more
-   than `size` bytes and -EBADMSG if it is a typed value other than bytes or
-   str (conc_get_value takes any). */
+/* Takes the oldest message and copies it to the `size` bytes of buf (Python's
+   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there.
+   Returns the size of the message.
+   Errors:
+   -EPIPE      the queue is closed, and no message is left
+   -EBADMSG    the message is a typed value other than bytes or str:
+               conc_get_value takes it
+   -EMSGSIZE   the message has more than `size` bytes
+   -ETIMEDOUT  the queue was empty until then
+   -ECANCELED  the wait was cancelled
+   -ENOSPC     more than 1,024 processes use a shared queue
+   others      of a manager's queue: see conc_manager_get */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
 
-/* Appends up to `n` messages of `size` bytes each, which lie one behind the
-   other at `items`: waits as conc_put does until there is room for one, then
-   puts as many at once as there is room for. How many; or conc_put's errors,
-   with none put. */
+/* Appends up to n messages of `size` bytes each, which lie one behind the
+   other at `items`. It waits as conc_put does until there is room for one
+   message; then it puts as many of them as there is room for, at once.
+   Returns how many were put. After an error none was.
+   Errors: as conc_put. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout);
 
-/* Takes up to `n` messages of exactly `size` bytes each: waits as conc_get
-   does until there is one, then takes as many at once as there are. How many;
-   or conc_get's errors, with none taken. A message of another size stays:
-   -EMSGSIZE if it is the first. */
+/* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
+   does until there is one message; then it takes as many as there are, at
+   once. A message of another size stays there, with all that are behind it.
+   Returns how many were taken. After an error none was.
+   Errors: as conc_get, and
+   -EMSGSIZE  the first message has another size */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout);
 
-/* The size of the message that conc_get would return now; -ETIMEDOUT if there
-   is none, -EPIPE if there will be none, -EBADMSG as above, -ENOTSUP for a
-   manager's queue. */
+/* Returns the size of the message that conc_get would return now. It never
+   waits.
+   Errors:
+   -EPIPE      the queue is closed, and no message is left
+   -EBADMSG    the message is a typed value other than bytes or str
+   -ETIMEDOUT  the queue is empty
+   -ENOTSUP    this is a client's queue of conc_manager_get */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
-/* The number of messages; of a shared queue, those included that are being put
-   or got at this moment. A remote queue's errors as conc_get's. */
+/* Returns the number of messages (Python's Queue.qsize); of a shared queue
+   including those that are being put or got at this moment.
+   Errors: none; of a manager's queue: see conc_manager_get. */
 CONC_API ssize_t conc_qsize(conc_queue *queue);
 
-/* Says that one message got earlier has been dealt with, for conc_queue_join.
-   0, -EINVAL if called more often than messages were put. */
+/* Says that one message that was got earlier has been dealt with: for
+   conc_queue_join (Python's Queue.task_done).
+   Returns 0.
+   Errors:
+   -EINVAL  it was called more often than messages were put
+   others   of a manager's queue: see conc_manager_get */
 CONC_API int conc_task_done(conc_queue *queue);
 
-/* Waits until every message ever put has been reported by conc_task_done. 0,
-   -ETIMEDOUT, -ECANCELED. */
+/* Waits until conc_task_done was called for every message that was ever put
+   (Python's Queue.join).
+   Returns 0.
+   Errors:
+   -ETIMEDOUT  not all messages were done in time
+   -ECANCELED  the wait was cancelled
+   others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_queue_join(conc_queue *queue, double timeout);
 
-/* Appends a typed value, a copy, as conc_put does. A value of bytes is the
-   same message as conc_put of these bytes. Errors as conc_put's, and as
-   conc_pickle_dumps'. */
+/* Appends a copy of a typed value, as conc_put does. A value of bytes is the
+   same message as conc_put of these bytes.
+   Returns 0.
+   Errors: as conc_put and conc_pickle_dumps. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout);
 
-/* Takes the oldest message as a value, to be freed by conc_value_free; one of
-   conc_put comes as CONC_BYTES. Errors as conc_get's, and -ENOMEM. */
+/* Takes the oldest message as a typed value. A message of conc_put comes as
+   CONC_BYTES. *out is to be freed by conc_value_free.
+   Returns 0. After an error *out is NULL.
+   Errors: as conc_get, without -EBADMSG and -EMSGSIZE, and
+   -ENOMEM  there is no memory for the value; the message is still there */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
-/* conc_build and conc_put_value in one, and the errors of both:
-   conc_put_build(q, 1.0, "(is)", 7, "seven"). */
+/* Does conc_build and conc_put_value in one: conc_put_build(q, 1.0, "(is)", 7,
+   "seven").
+   Returns 0.
+   Errors: as conc_build and conc_put_value. */
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
                             const char *format, ...);
 
-/* conc_get_value and conc_parse in one, for formats of numbers:
-   conc_get_parse(q, 1.0, "i", &n). A message of another shape is consumed and
-   -EINVAL (or -ERANGE) returned; a format that would point into the value
-   (s, y, O) is -EINVAL and consumes nothing. */
+/* Does conc_get_value and conc_parse in one, for formats of numbers:
+   conc_get_parse(q, 1.0, "i", &n).
+   Returns 0.
+   Errors: as conc_get_value, and
+   -EINVAL  the message has another shape, and is consumed; or the format is
+            one that would point into the value (s, y, O): then nothing is
+            consumed
+   -ERANGE  a number does not fit its C type; the message is consumed */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool: jobs for processes or threads; conc_offload
 
-   A job is a conc_task, which one of the pool's workers runs: conc_join,
+   A job is a conc_task that one of the pool's workers runs: conc_join,
    conc_wait, conc_gather, conc_as_completed and conc_cancel take it. Its .arg
-   points at .size bytes that are its input and its output: workers that are
-   processes get a copy, which is copied back when the job ends; threads get
-   the pointer. So the caller's code is the same. With .size 0 .arg is passed
-   as it is, to processes too: a number in its place, or what was there when
-   the pool started.
+   points to .size bytes that are its input and its output. Workers that are
+   processes get a copy of them, which is copied back when the job ends;
+   threads get the pointer. So the caller's code is the same for both. If .size
+   is 0, .arg is passed as it is, to processes too: it is a number in the place
+   of a pointer (see conc_gen), or points to what was there when the pool
+   started.
 
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
@@ -2116,209 +2834,304 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
      conc_pool_close(&p);
      conc_pool_join(&p, CONC_FOREVER);
 
-   Jobs of one submitter begin in the order of submission, nearly. A job of a
-   thread may submit others, even after conc_pool_close, and wait for them:
-   while a job waits for tasks by conc_join, conc_wait, conc_gather or
-   conc_as_completed, its thread runs other jobs, on the same stack; so it
-   should not hold a lock meanwhile that they want. (Not so coroutines and
-   generators inside of a job, nor does a time limit end the other job.)
+   Jobs of one submitter begin in the order in which they were submitted, or
+   nearly so. A job of a thread may submit other jobs, even after
+   conc_pool_close, and wait for them. While a job waits for tasks by
+   conc_join, conc_wait, conc_gather or conc_as_completed, its thread runs
+   other jobs, on the same stack; so the job should not hold a lock that these
+   want. A time limit of the job does not end the other jobs. Coroutines and
+   generators inside a job wait without running other jobs.
 
-   Threads    from anywhere; but start when nobody else uses it yet, and join
-              when no other call for it is under way
-   Processes  a child of the process that started a pool finds it ended, and
-              its jobs with -ECHILD. So jobs of processes cannot submit to it
+   Threads    from anywhere; but start while no other task uses the pool, and
+              join while no other call for it is under way
+   Processes  no: in a child of the process that started it, a pool has ended,
+              and its jobs with -ECHILD. So jobs of processes cannot submit to
+              their pool
    Signals    no
    Memory     the struct is the caller's, zeroed first, until conc_pool_join
-              has returned 0; so are the jobs until joined
-   Blocks     apply, map, join; imap's next; the others never. (Starting a
-              process flushes stdio: see conc_process_start.)
+              has returned 0; the jobs are the caller's, until joined
+   Blocks     apply, join and the next of an imap, with a timeout; map and the
+              end of an imap, until the jobs have ended; conc_offload; the
+              others never. (To start a process flushes stdio: see
+              conc_process_start)
    ------------------------------------------------------------------------ */
 
 enum {
   CONC_PROCESS, /* Python's multiprocessing.Pool */
-  CONC_THREAD   /* and its ThreadPool */
+  CONC_THREAD   /* Python's multiprocessing.pool.ThreadPool */
 };
 
 /* A pool of workers; all defaults when zeroed. */
 typedef struct conc_pool {
   int kind;             /* CONC_PROCESS (default) or CONC_THREAD */
-  size_t workers;       /* default 0: conc_cpu_count(); of processes at most
-                           4,096 */
-  conc_fn *initializer; /* what each worker does first; default nothing */
-  void *initializer_arg; /* its argument; yours */
-  size_t stack_size;    /* of a thread; bytes; default the system's */
-  size_t chunk;         /* how many items map hands out at a time; default 0:
-                           so many that each worker gets four chunks */
+  size_t workers;       /* how many; default 0: conc_cpu_count(); of processes
+                           at most 4,096 */
+  conc_fn *initializer; /* each worker calls it first; default none */
+  void *initializer_arg; /* its argument; yours; default NULL */
+  size_t stack_size;    /* of a worker that is a thread; bytes; default 0: the
+                           system's */
+  size_t chunk;         /* how many items conc_pool_map hands out at a time, to
+                           processes at most 1 MiB; default 0: each worker
+                           gets four chunks */
   /* The following are for processes. */
-  size_t max_tasks_per_worker; /* then it is replaced; default 0: never */
-  double timeout;       /* seconds that a job may run, or its worker is killed
-                           and the job has failed, by -ETIMEDOUT; default 0:
-                           no limit */
-  unsigned retries;     /* how often a job is run again whose worker died;
-                           default 0: then it has failed, by -ECHILD */
+  size_t max_tasks_per_worker; /* after this number of jobs a worker is
+                                  replaced; default 0: never */
+  double timeout;       /* seconds that a job may run; after them its worker is
+                           killed, and the job has failed, by -ETIMEDOUT;
+                           default 0: no limit */
+  unsigned retries;     /* how often a job is run again if its worker died;
+                           after that it has failed, by -ECHILD; default 0 */
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
-                           run, allocated as used; default 256 MiB */
+                           run, allocated as it is used; default 0: 256 MiB */
   /* private */
-  struct conc__pool_data *state;
+  struct conc__pool_data *state; /* NULL: not started */
 } conc_pool;
 
-/* Starts the workers. 0; -EBUSY if it has been started, -EINVAL for a bad
-   kind or too many workers, -EAGAIN, -ENOMEM, -EMFILE. */
+/* Starts the workers.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no such .kind, or there are too many .workers
+   -EBUSY   the pool has been started
+   -EAGAIN  the system has no room for another process or thread
+   -ENOMEM  there is no memory for the pool
+   -EMFILE  the process has too many descriptors */
 CONC_API int conc_pool_start(conc_pool *pool);
 
-/* Hands in a job. It runs once (but see .retries), when a worker is free. What
-   conc_join of it returns: 0; -ECANCELED if it was cancelled; what it has set
-   by conc_set_status; -ECHILD if its worker died (conc_exitcode tells how),
-   -ETIMEDOUT if its time was out: then nothing has been copied back.
-   conc_cancel   of a job that has not begun: it never runs; of one that runs
-                 in a thread: as of any task; in a process: kills the worker
-   conc_result   what the target returned; of a process an address that means
-                 something there only, or a number
-   0, -EPIPE if the pool has been closed (a job of its own may still submit),
-   -EBUSY if the job runs already, -EINVAL without a target or if the pool has
-   not been started, -EMSGSIZE for more than max_bytes, -ECHILD if the pool
-   belongs to another process, or its workers die before they begin;
-   -ENOMEM. */
+/* Hands in a job (Python's apply_async). It runs once (but see .retries), when
+   a worker is free. What other calls mean for it:
+
+     conc_join     returns 0; -ECANCELED if the job was cancelled; what it has
+                   set by conc_set_status; -ECHILD if its worker died
+                   (conc_exitcode tells how); -ETIMEDOUT if it ran for longer
+                   than .timeout. If a worker died or was killed, nothing has
+                   been copied back
+     conc_cancel   if the job has not begun, it never runs; if it runs in a
+                   thread, it is cancelled as any task is; if it runs in a
+                   process, its worker is killed
+     conc_result   what the target has returned; if that was in a process: a
+                   number, or an address that means something only there
+
+   Returns 0.
+   Errors:
+   -EINVAL    the job has no target, or the pool has not been started
+   -EBUSY     the job runs already
+   -EPIPE     the pool has been closed (its own jobs may still submit)
+   -EMSGSIZE  the job's .size is above .max_bytes
+   -ECHILD    the pool belongs to another process; or its workers die before
+              they begin
+   -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
-/* Submits a job and waits for it; returns as conc_pool_submit or conc_join. If
-   that is for want of time, or the caller was cancelled, the job runs on. */
+/* Submits a job and waits for its end (Python's apply). If it has not ended in
+   time, or the caller is cancelled, the job runs on.
+   Returns what conc_join returns for the job.
+   Errors: as conc_pool_submit and conc_join. */
 CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
 
-/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks. 0;
-   the first failure, when all have ended: items of a chunk whose worker died
-   are as they were; -ECANCELED if the caller was cancelled: then those that
-   had not begun are left out; -EINVAL for size 0; else as conc_pool_submit.
-   Allocates some 250 bytes a chunk. */
+/* Runs fn(item) for each of n items of `size` bytes, in place, in chunks
+   (Python's map). Waits until all have ended. Allocates some 250 bytes for
+   each chunk.
+   Returns 0; or the first failure.
+   Errors: as conc_pool_submit, and
+   -EINVAL     `size` is 0, or fn is NULL
+   -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
+   -ECANCELED  the caller was cancelled, or the pool was terminated; then the
+               items that had not begun are left out
+   -ECHILD     a worker died: the items of its chunk are as they were */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n);
 
-/* Tells the items of an array one by one as they are done.
+/* Returns the items of an array one by one, as they are done. All calls are
+   made by the same task.
 
      conc_imap it;
      void *item;
      conc_pool_imap(&it, &p, square, numbers, sizeof *numbers, n);
      while (conc_imap_next(&it, &item, CONC_FOREVER) == 0) use(item);
      conc_imap_end(&it);
-
-   All by one task. */
+*/
 typedef struct conc_imap {
   /* private */
-  struct conc_task *jobs;
-  size_t n, told;
-  conc_completed completed;
+  struct conc_task *jobs;   /* n of them, one for each item; NULL: ended */
+  size_t n, told;           /* how many; how many were returned */
+  conc_completed completed; /* if unordered: which of them end */
   bool unordered;
 } conc_imap;
 
-/* Begins fn(item) for each of n items of `size` bytes, in place; they are told
-   in their order, or, unordered, in the order in which they end. 0 or as
-   conc_pool_submit: then none has begun. Allocates some 250 bytes an item,
-   unordered 400. */
+/* Begin fn(item) for each of n items of `size` bytes, in place (Python's imap
+   and imap_unordered). conc_imap_next returns the items in their order; or,
+   unordered, in the order in which they end. conc_pool_imap allocates some 250
+   bytes for each item, conc_pool_imap_unordered 400.
+   Return 0. After an error there is nothing to end: jobs that had been
+   submitted were cancelled and have ended.
+   Errors: as conc_pool_submit, and
+   -EINVAL  fn is NULL */
 CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
                             void *items, size_t size, size_t n);
 CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
                                       conc_fn *fn, void *items, size_t size,
                                       size_t n);
 
-/* The next item: 0, or the failure of its job, after which there may be
-   others; -EPIPE after the last, and *item is NULL; -ETIMEDOUT, -ECANCELED:
-   *item is NULL, and it may be called again. */
+/* Waits for the next item. *item is that item, also if its job has failed; if
+   the wait fails, it is NULL.
+   Returns 0; or the failure of the item's job: there may be more items then.
+   Errors:
+   -EPIPE      there are no more items
+   -ETIMEDOUT  no item was done in time; it may be called again
+   -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout);
 
-/* Ends it early: cancels and awaits what is left. After -EPIPE a no-op. */
+/* Ends it early: cancels the jobs that are left, and waits for their ends.
+   After -EPIPE it is a no-op. */
 CONC_API void conc_imap_end(conc_imap *imap);
 
-/* No more jobs: submit returns -EPIPE. The workers end when all are done. 0,
-   -EINVAL if it has not been started. */
+/* Closes the pool: conc_pool_submit returns -EPIPE from now on. The workers
+   end when all jobs are done.
+   Returns 0.
+   Errors:
+   -EINVAL  the pool has not been started */
 CONC_API int conc_pool_close(conc_pool *pool);
 
-/* The same at once: jobs that have not begun end with -ECANCELED; those that
-   run are cancelled, as by conc_cancel. */
+/* Closes the pool and ends its jobs at once. Jobs that have not begun end with
+   -ECANCELED; jobs that run are cancelled, as by conc_cancel.
+   Returns 0.
+   Errors: as conc_pool_close. */
 CONC_API int conc_pool_terminate(conc_pool *pool);
 
-/* Waits until the workers have ended, after close or terminate, and frees what
-   the pool has; it may be started anew. 0; -EINVAL if it runs, -EDEADLK for a
-   job of its own, -ETIMEDOUT, -ECANCELED: it may be called again. */
+/* Waits until the workers have ended, after conc_pool_close or
+   conc_pool_terminate, and frees the memory of the pool. It may be started
+   again then.
+   Returns 0.
+   Errors:
+   -EINVAL     the pool has not been started, or not been closed
+   -EDEADLK    the caller is one of its jobs
+   -ETIMEDOUT  the workers have not ended in time; it may be called again
+   -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_pool_join(conc_pool *pool, double timeout);
 
-/* Runs fn(arg) in a thread while the calling coroutine waits: for what blocks
-   and knows nothing of coroutines. Returns what fn does. Outside of coroutines
-   it is called right here; so it is if there is no memory for a thread. A
-   conc_cancel of the caller reaches fn, as if it was called here; the call
-   does not end before fn. The threads are up to 32 (at most 4 more than CPUs),
-   shared by all, made when needed; they stay. */
+/* Runs fn(arg) in a thread while the calling coroutine waits: for functions
+   that block and know nothing of coroutines (Python's asyncio.to_thread).
+   Outside of coroutines fn is called right here; also if there is no memory
+   for a thread. A conc_cancel of the caller reaches fn, as if fn was called
+   here; the call does not end before fn has returned. The threads are shared
+   by all callers, made when they are needed, and stay: up to 32, but at most 4
+   more than there are CPUs.
+   Returns what fn returns. */
 CONC_API void *conc_offload(conc_fn *fn, void *arg);
 
 /* ---------------------------------------------------------------------------
    >>manager: queues over the network
 
-   A manager serves queues by name to whoever knows the key, or is the client
-   of one. Both sides speak the protocol of Python's multiprocessing.managers,
-   so that either may be Python (2.7, 3.6 and later).
+   A manager serves queues by name to every client that knows its key; or it is
+   such a client. Both sides speak the protocol of Python's
+   multiprocessing.managers, so either may be Python (2.7, 3.6 and later).
 
    Threads    any number, mixed with coroutines of any loops
-   Processes  that is what it is for
+   Processes  that is what a manager is for
    Signals    no
    Memory     the struct is the caller's, zeroed first, from start or connect
               until shutdown; strings and queues must outlive that
-   Blocks     connect, and the queues' calls, with their timeouts
+   Blocks     connect, and the calls of a queue, with a timeout; get, of a
+              client, for at most .handshake_timeout; shutdown, for about a
+              second (of a client: for each queue); serve_forever
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
 typedef struct conc_manager {
-  const char *address;      /* as conc_listen's and conc_connect's; default of
-                               a server: loopback, any port */
+  const char *address;      /* of a server: as conc_listen takes it; default
+                               loopback, any port. Of a client: as conc_connect
+                               takes it; required */
   const void *authkey;      /* the shared key; default empty */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
-  bool require_sha256;      /* refuse MD5, and so Python up to 3.11 */
+  bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
+                               false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB */
-  size_t max_clients;       /* connections; default 0: no bound */
+  size_t max_clients;       /* connections at one time; default 0: no bound */
   double handshake_timeout; /* seconds to authenticate in; default 5 */
   /* private */
-  struct conc__manager_data *state;
+  struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
-/* Serves `queue` under `name`, the name that Python's register() gave it and
-   clients call (get_task_queue). Before start, or any time while it serves.
-   The queue stays the caller's; the name is copied. 0, -EEXIST, -EINVAL for
-   no name or no queue, -ENOMEM. */
+/* Serves a queue under a name: the name that Python's register() has given it
+   and that clients call (get_task_queue). The call may come before the start,
+   or at any time while the manager serves. The queue stays the caller's; the
+   name is copied.
+   Returns 0.
+   Errors:
+   -EINVAL  there is no name, or no queue
+   -EEXIST  a queue is served under that name already
+   -ENOMEM  there is no memory for the name */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
-/* Listens at .address and serves in a thread of its own. 0, -EADDRINUSE and
-   what else conc_listen returns, -EBUSY if started, -EAGAIN, -ENOMEM. */
+/* Listens at .address, and serves in a thread of its own (Python's start).
+   Returns 0.
+   Errors: as conc_listen, and
+   -EBUSY   the manager has been started, or is connected
+   -EAGAIN  the system has no room for another thread
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_start(conc_manager *manager);
 
-/* Listens and serves in the calling thread until conc_manager_shutdown or a
-   client's shutdown request: then 0. Errors as above. */
+/* Listens and serves as conc_manager_start does, and waits until
+   conc_manager_shutdown, or a client's request, ends that (Python's
+   serve_forever).
+   Returns 0.
+   Errors: as conc_manager_start, and
+   -ECANCELED  the caller was cancelled; the manager serves on, until
+               conc_manager_shutdown */
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
-/* Becomes a client of the manager at .address. 0; -EACCES if the keys differ
-   (on either side), -ECONNREFUSED, -ETIMEDOUT, -EPROTO if what answers is no
-   manager, -EBUSY, -ENOMEM, and what else conc_connect returns. */
+/* Becomes a client of the manager at .address (Python's connect).
+   Returns 0.
+   Errors: as conc_connect, and
+   -EBUSY   the manager has been started, or is connected
+   -EACCES  the keys differ (on either side)
+   -EPROTO  what answers there is no manager
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
-/* The queue of that name: a client's proxy for the server's queue, or in the
-   serving process the registered queue itself. Used like any other queue; it
-   is the manager's and lives until shutdown. NULL and errno: ENOENT for an
-   unknown name, EINVAL if the manager neither serves nor is connected, or what
-   connecting fails with.
-   Each call of a proxy is one request; concurrent calls use connections of
-   their own, and a lost connection is made anew by the next call. A call that
-   fails with -EPIPE or -ECONNRESET, or is cancelled, may or may not have been
-   carried out. A message that comes for a get without memory for it, or that
-   has begun to come when a get is cancelled, is the next get's. */
+/* Finds the queue of that name. In a client that is a proxy for the server's
+   queue; it belongs to the manager, and lives until conc_manager_shutdown. In
+   the serving process it is the registered queue itself. Either is used like
+   any other queue.
+   Each call of a proxy is one request to the server. Calls at the same time
+   use several connections; if a connection is lost, the next call makes a new
+   one. If a get runs out of memory, or is cancelled while its reply arrives,
+   the message is kept and returned by the next get. If the server does not
+   answer, a call may last up to 5 s longer than its timeout. A call that is
+   cancelled may or may not have been carried out. Besides the errors of every
+   queue, a call of a proxy may return those of conc_manager_connect, and
+
+     -EPIPE       the connection was lost, or the server's queue is closed; if
+                  it was lost, the call may or may not have been carried out
+     -EMSGSIZE    the reply is larger than .max_message
+     -EPROTO      the server has not understood the request, or the client not
+                  the reply
+     -EACCES      the message is an instance of a Python class; it is lost
+     -ECONNRESET  the connection was lost, as with -EPIPE
+
+   Returns the queue; or NULL, and errno.
+   Errors:
+   EINVAL  the manager neither serves nor is connected; or the name has more
+           than 63 bytes
+   ENOENT  the manager has no queue of that name
+   others  what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
-/* Where a server listens: "127.0.0.1:40123", with the port that the system
-   chose. Valid until shutdown; NULL if it does not serve. */
+/* Returns where a server listens: "127.0.0.1:40123", with the port that the
+   system has chosen. Valid until conc_manager_shutdown. NULL if the manager
+   does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Server: stops listening, lets requests under way answer, cancels blocked
-   ones, ends. Client: drops its connections and its queues. Frees all that
-   the manager owns; the struct may be used anew. 0, -EINVAL if it neither
-   serves nor is connected. */
+/* Ends a server or a client. A server stops listening, answers the requests
+   that are under way, cancels those that wait in a queue, and ends. A client
+   drops its connections and its queues. All that the manager owns is freed,
+   and registered names are forgotten; then the struct may be used again.
+   Returns 0.
+   Errors:
+   -EINVAL  the manager neither serves nor is connected, and no queue is
+            registered */
 CONC_API int conc_manager_shutdown(conc_manager *manager);
 
 /* ---------------------------------------------------------------------------
@@ -2331,40 +3144,46 @@ CONC_API int conc_manager_shutdown(conc_manager *manager);
    Blocks     one task at a time, while it writes a line; the others never
    ------------------------------------------------------------------------ */
 
-/* Shows how far something is (Python's tqdm).
+/* Shows how far something has come (Python's tqdm).
 
      conc_progress p = { .total = n, .name = "pages" };
      conc_progress_update(&p, 0);
      while (conc_completed_next(&c, &t) == 0) conc_progress_update(&p, 1);
      conc_progress_close(&p);
 
-   On a terminal a line that is written over and over, as wide as that:
+   On a terminal it is a line that is written again and again, as wide as the
+   terminal:
      pages:  42%|########4           | 42/100 [00:01<00:02, 28.00it/s]
-   what is done, the time since the first update, what is left, and the rate
-   of late. Elsewhere, say in a log, a line now and then. */
+   It shows what is done, the time since the first update, the time that is
+   left, and the latest rate. Elsewhere, for example in a log, a new line is
+   written now and then. */
 typedef struct conc_progress {
-  size_t total;     /* steps; default 0: not known, so no bar */
+  size_t total;     /* steps; default 0: not known, so there is no bar */
   const char *name; /* stands in front; default none */
   const char *unit; /* of a step; default "it" */
-  int fd;           /* where it is written; default 0: standard error */
-  bool off;         /* nothing is written */
+  int fd;           /* the line is written there; default 0: standard error */
+  bool off;         /* nothing is written; default false */
   double interval;  /* seconds from line to line; default 0.1 on a terminal,
                        10 elsewhere */
   size_t width;     /* columns; default: the terminal's */
   /* private */
-  size_t done;
-  unsigned busy; /* somebody looks whether to write, or writes */
-  double start, next;
-  double shown_at, rate; /* of late; 0 not known */
-  size_t shown;
+  size_t done;           /* steps */
+  unsigned busy;         /* a task looks whether to write, or writes */
+  double start, next;    /* when it began; when the next line is due */
+  double shown_at, rate; /* when the last line was written; the latest rate, 0:
+                            not known */
+  size_t shown;          /* steps in the last line */
 } conc_progress;
 
-/* n steps more are done. 0, or what write() fails with. */
+/* Says that n more steps are done, and writes a line if one is due.
+   Returns 0.
+   Errors: what write() fails with. */
 CONC_API int conc_progress_update(conc_progress *progress, size_t n);
 
-/* Writes the last line, with the rate on the whole, and ends it. Nobody may
-   update meanwhile; then the struct is as new. 0, or what write() fails
-   with. */
+/* Writes the last line, with the rate of all steps, and ends it. No other task
+   may update meanwhile. The struct is as new then.
+   Returns 0.
+   Errors: what write() fails with. */
 CONC_API int conc_progress_close(conc_progress *progress);
 
 /* ---------------------------------------------------------------------------
@@ -2458,9 +3277,16 @@ CONC_API int conc_progress_close(conc_progress *progress);
 /* ---------------------------------------------------------------------------
    >>version
 
-   PATCH mends. MINOR adds, and breaks nothing. MAJOR may break; while it is
-   0, MINOR may too, and says so here.
+   A new PATCH mends. A new MINOR adds, and breaks nothing. A new MAJOR may
+   break programs; while MAJOR is 0, a new MINOR may do so, too, and says so
+   here. The newest version comes first:
 
+   0.2.0  2026-11-29  Breaks: conc_guard_handler is now conc_report_overflow,
+                      conc_next is conc_gen_next, conc_send_value is
+                      conc_gen_send. The manual is written in plainer English,
+                      with a list of errors for each function. The
+                      implementation is laid out anew, in smaller sections:
+                      nothing below the public names is compatible.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -2468,11 +3294,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
    ------------------------------------------------------------------------ */
 
 #ifndef CONC_STATIC
-/* Files compiled against different versions must not be linked: each refers
-   to a symbol that only its own version's implementation defines. */
-extern const int conc__version_0_1_0;
+/* Files that were compiled against different versions of conc.h must not be
+   linked: each refers to a symbol that only the implementation of its own
+   version defines. */
+extern const int conc__version_0_2_0;
 static const int *const conc__version_check __attribute__((used)) =
-    &conc__version_0_1_0;
+    &conc__version_0_2_0;
 #endif
 
 #ifdef __cplusplus
@@ -2864,7 +3691,7 @@ extern "C" {
 #endif
 
 #ifndef CONC_STATIC
-const int conc__version_0_1_0 = 1;
+const int conc__version_0_2_0 = 1;
 #undef CONC_API
 #define CONC_API
 #endif
@@ -15765,46 +16592,55 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
 /* ---------------------------------------------------------------------------
    >>fifo: what every queue is, and the queue of one process
 
-   Four functions stand behind each distance: put, get, size, done. The local
-   ones are here; a manager's proxies bring their own.
+   A queue is a class, a row of functions, and what that class needs behind the
+   common beginning, struct conc_queue. The public calls are in >>queue; they
+   know the class only. So a new distance is one row and one section: this one
+   has the queue of one process, >>cells the queue between processes, >>proxy
+   the queue of a manager.
 
-   A message is raw bytes, or a value as the body of a pickle (without its
-   first and last opcode).
+   A message is raw bytes, or a value as the body of a pickle (without the
+   pickle's first and last opcode).
 
-   A local queue is one ring of bytes, each message with its size and kind
-   before it: nothing is allocated for a message. Putters and getters have a
-   guard each, and meet only in two counters: of the messages put, which a put
-   advances when its message is complete, and of those got, which a get
-   advances when it has copied one out. Whoever finds the queue empty or full
-   asks again under the *other* side's guard, and waits on a list that belongs
-   to that: so a put sees whether a getter waits without a step more, and no
-   wake-up is lost.
-   A message got may let its getter free the queue, while the put has not
-   returned yet: so advancing the counter is the last that a put does to a
-   queue, and a get likewise.
+   A queue of one process is one ring of bytes. Each message lies in it behind
+   its size and kind, so nothing is allocated for a message. Putters and
+   getters have a guard each, and meet only in two counters: `put` counts
+   messages ever put, and a put advances it when its message is complete; `got`
+   counts those ever got, and a get advances it when it has copied one out. A
+   getter that finds the queue empty asks again under the *putters'* guard, and
+   waits on a list that belongs to that guard; a putter that finds it full does
+   the same with the getters' guard. So a put, which holds its own guard
+   anyway, sees without a further step whether a getter waits, and no wake-up
+   is lost. The getter of a message may free the queue while the put of that
+   message has not returned yet. Therefore the advance of the counter is the
+   last thing that a put does to the queue, besides its guard, which is not
+   part of it; a get likewise.
    ------------------------------------------------------------------------ */
 
 enum { CONC__RAW = 0, CONC__PICKLED = 1 };
 
 typedef struct conc__message {
-  const void *data;
+  const void *data; /* the sender's */
   size_t size;
-  int kind;
+  int kind; /* CONC__RAW or CONC__PICKLED */
 } conc__message;
 
-/* Where a message goes to: a caller's buffer, as the bytes that it carries;
-   or, if `body` is set, that buffer's end, as the body of a pickle. */
+/* Where a message goes to. Without `body`: to `data`, as the bytes that the
+   message carries, which must not be more than `size`. With it: to the end of
+   that buffer, as the body of a pickle, whatever the message's kind. */
 typedef struct conc__sink {
   void *data;
   size_t size;
   conc__buffer *body;
 } conc__sink;
 
+/* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
   int (*put)(conc_queue *q, const conc__message *m, double deadline);
+  /* The message's size. A message that the sink cannot take stays. */
   ssize_t (*get)(conc_queue *q, conc__sink *sink, double deadline);
-  /* `b`: the buffer that the message was got into, which the queue may keep
-     (then it is empty), so that this needs no memory; or NULL. */
+  /* A message comes back to the front, since its getter could not hand it
+     over. `b` is the buffer that it was got into, or NULL: the queue may keep
+     that buffer (then it leaves `b` empty), so that this needs no memory. */
   int (*unget)(conc_queue *q, const conc__message *m, conc__buffer *b);
   ssize_t (*size)(conc_queue *q);
   int (*task_done)(conc_queue *q);
@@ -15826,64 +16662,81 @@ typedef struct conc__queue_class {
    stays in the buffer that it was got into, with this behind it. */
 typedef struct conc__returned {
   struct conc__returned *next;
-  unsigned char *memory; /* the buffer's */
-  size_t at, size;
+  unsigned char *memory; /* the buffer's, which this owns now */
+  size_t at, size;       /* where in it the message lies */
 } conc__returned;
 
-/* What is reserved besides a body: its head and end, and the above. */
+/* What is reserved besides a body: the head and the end of the pickle, and
+   room for a conc__returned, aligned. */
 #define CONC__BODY_SPARE (16 + sizeof(void *) + sizeof(conc__returned))
 
+/* What a queue of any distance begins with. */
 struct conc_queue {
   const conc__queue_class *ops;
-  const char *name;
+  const char *name;           /* for reports; or NULL */
   size_t capacity, max_bytes; /* 0: none */
-  /* Local ones. The ring changes under both guards, or under the putters'
-     when it is empty. */
-  unsigned char *ring; /* ring_size is a power of two */
-  size_t ring_size;
-  bool closed; /* changes under the putters' guard */
-  char apart[64];
-  /* Under the putters' guard; what they have last seen of the other side. */
-  size_t put; /* messages ever */
-  size_t put_at;
-  size_t got_seen, got_at_seen;
-  struct conc__waitlist getters;
-  char apart_too[64];
-  /* Under the getters' guard. */
-  size_t got; /* messages ever; less one for each that came back */
-  size_t got_at;
-  size_t put_seen;
-  size_t done; /* reported by conc_task_done */
-  conc__returned *returned; /* come before all in the ring */
-  struct conc__waitlist putters, joiners;
-  char apart_as_well[64];
 };
 
-CONC__INLINE conc__mutex *conc__put_guard(const conc_queue *q) {
+/* A ring of bytes; `size` is a power of two, or 0. */
+typedef struct conc__bytering {
+  unsigned char *data;
+  size_t size;
+} conc__bytering;
+
+typedef struct conc__fifo {
+  conc_queue queue; /* first: it is a queue */
+  /* Changes under both guards, or under the putters' guard alone when the
+     queue is empty. */
+  conc__bytering ring;
+  bool closed; /* changes under the putters' guard */
+  CONC__APART(1);
+  /* Under the putters' guard. The last two are what they have last seen of
+     the other side. */
+  size_t put;    /* messages ever */
+  size_t put_at; /* where the next one goes to */
+  size_t got_seen, got_at_seen;
+  struct conc__waitlist getters;
+  CONC__APART(2);
+  /* Under the getters' guard. */
+  size_t got;      /* messages ever; less one for each that came back */
+  size_t got_at;   /* where the first one is */
+  size_t put_seen; /* of the other side */
+  size_t done;     /* reported by conc_task_done */
+  conc__returned *returned; /* come before all in the ring */
+  struct conc__waitlist putters, joiners;
+  CONC__APART(3);
+} conc__fifo;
+
+/* The putters' guard protects what putters change and the getters' list; the
+   getters' guard the other half. */
+CONC__INLINE conc__mutex *conc__fifo_put_guard(const conc__fifo *q) {
   return conc__mutex_pair(q, 0);
 }
-CONC__INLINE conc__mutex *conc__get_guard(const conc_queue *q) {
+CONC__INLINE conc__mutex *conc__fifo_get_guard(const conc__fifo *q) {
   return conc__mutex_pair(q, 1);
 }
 
-CONC__PRIVATE void conc__queue_lock(const conc_queue *q) {
-  conc__mutex_lock(conc__put_guard(q));
-  conc__mutex_lock(conc__get_guard(q));
+/* Both guards, always in this order: see conc__mutex_pair. */
+CONC__PRIVATE void conc__fifo_lock(const conc__fifo *q) {
+  conc__mutex_lock(conc__fifo_put_guard(q));
+  conc__mutex_lock(conc__fifo_get_guard(q));
 }
 
-CONC__PRIVATE void conc__queue_unlock(const conc_queue *q) {
-  conc__mutex_unlock(conc__get_guard(q));
-  conc__mutex_unlock(conc__put_guard(q));
+CONC__PRIVATE void conc__fifo_unlock(const conc__fifo *q) {
+  conc__mutex_unlock(conc__fifo_get_guard(q));
+  conc__mutex_unlock(conc__fifo_put_guard(q));
 }
 
 /* --- the ring of bytes --- */
 
 /* A message lies in the ring behind a word that has its size, and its kind in
    the lowest bit; the next one begins at the next whole word. Places are
-   counted from the beginning of time. */
-#define CONC__SLOT_HEAD sizeof(size_t)
-#define CONC__SLOT_SIZE(size) \
-  ((CONC__SLOT_HEAD * 2 - 1 + (size)) & ~(CONC__SLOT_HEAD - 1))
+   counted on from 0 and never start again: the place in the ring is the rest
+   by its size, and put_at - got_at is what is in use, also when both counters
+   have wrapped around. */
+#define CONC__ENTRY_HEAD sizeof(size_t)
+#define CONC__ENTRY_SIZE(size)                                                \
+  ((CONC__ENTRY_HEAD * 2 - 1 + (size)) & ~(CONC__ENTRY_HEAD - 1))
 
 typedef struct conc__entry {
   size_t at, size; /* of its bytes */
@@ -15891,57 +16744,69 @@ typedef struct conc__entry {
   int kind;
 } conc__entry;
 
-CONC__INLINE void conc__bytering_write(conc_queue *q, size_t at,
+/* Copies bytes to a place, around the end of the ring if need be. The caller
+   knows that there is room. */
+CONC__INLINE void conc__bytering_write(conc__bytering *ring, size_t at,
                                        const void *data, size_t size) {
-  size_t start = at & (q->ring_size - 1);
-  size_t first = q->ring_size - start;
+  size_t start = at & (ring->size - 1);
+  size_t first = ring->size - start;
   if (CONC__LIKELY(first >= size)) {
-    if (size > 0) memcpy(q->ring + start, data, size);
+    if (size > 0) memcpy(ring->data + start, data, size);
   } else {
-    memcpy(q->ring + start, data, first);
-    memcpy(q->ring, (const unsigned char *)data + first, size - first);
+    memcpy(ring->data + start, data, first);
+    memcpy(ring->data, (const unsigned char *)data + first, size - first);
   }
 }
 
-CONC__INLINE void conc__bytering_read(const conc_queue *q, size_t at,
+/* The other way round. */
+CONC__INLINE void conc__bytering_read(const conc__bytering *ring, size_t at,
                                       void *data, size_t size) {
-  size_t start = at & (q->ring_size - 1);
-  size_t first = q->ring_size - start;
+  size_t start = at & (ring->size - 1);
+  size_t first = ring->size - start;
   if (CONC__LIKELY(first >= size)) {
-    if (size > 0) memcpy(data, q->ring + start, size);
+    if (size > 0) memcpy(data, ring->data + start, size);
   } else {
-    memcpy(data, q->ring + start, first);
-    memcpy((unsigned char *)data + first, q->ring, size - first);
+    memcpy(data, ring->data + start, first);
+    memcpy((unsigned char *)data + first, ring->data, size - first);
   }
 }
 
-/* Makes room for `need` bytes more. Under both guards. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__bytering_grow(conc_queue *q, size_t need) {
+/* Makes room for `need` bytes more, in a ring that is twice as large or more.
+   Under both guards, for the getters read in the old one. What is in use moves
+   to the front, so places are counted from 0 again: what each side remembers
+   of the other is set to that, too. 0 or -ENOMEM: nothing has changed. */
+CONC__PRIVATE int conc__bytering_grow(conc__fifo *q, size_t need) {
   size_t used = q->put_at - q->got_at;
-  size_t size = q->ring_size == 0 ? 512 : q->ring_size;
+  size_t size = q->ring.size == 0 ? 512 : q->ring.size;
   unsigned char *ring;
+  CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)) &&
+              conc__mutex_is_held(conc__fifo_get_guard(q)));
+  CONC__CHECK(used <= q->ring.size);
   q->got_seen = q->got;
   q->got_at_seen = q->got_at;
   if (need > SIZE_MAX / 4 || used > SIZE_MAX / 4) return -ENOMEM;
   while (size < used + need) size *= 2;
-  if (size == q->ring_size) return 0;
+  if (size == q->ring.size) return 0;
   ring = (unsigned char *)CONC_MALLOC(size);
   if (ring == NULL) return -ENOMEM;
-  if (used > 0) conc__bytering_read(q, q->got_at, ring, used);
-  CONC_FREE(q->ring);
-  q->ring = ring;
-  q->ring_size = size;
+  if (used > 0) conc__bytering_read(&q->ring, q->got_at, ring, used);
+  CONC_FREE(q->ring.data);
+  q->ring.data = ring;
+  q->ring.size = size;
   q->got_at = q->got_at_seen = 0;
   q->put_at = used;
   return 0;
 }
 
-/* The same, under the putters' guard. */
-CONC__PRIVATE int conc__bytering_reserve(conc_queue *q, size_t need) {
-  conc__mutex *guard = conc__get_guard(q);
+/* Sees to it that there are `need` free bytes. Under the putters' guard. Most
+   times the getters have made room meanwhile; only if they have not, their
+   guard is taken, too. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__bytering_reserve(conc__fifo *q, size_t need) {
+  conc__mutex *guard = conc__fifo_get_guard(q);
   int rc;
+  CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
   q->got_at_seen = CONC__LOAD(&q->got_at);
-  if (need <= q->ring_size - (q->put_at - q->got_at_seen)) return 0;
+  if (need <= q->ring.size - (q->put_at - q->got_at_seen)) return 0;
   conc__mutex_lock(guard);
   rc = conc__bytering_grow(q, need);
   conc__mutex_unlock(guard);
@@ -15950,65 +16815,76 @@ CONC__PRIVATE int conc__bytering_reserve(conc_queue *q, size_t need) {
 
 /* A burst is over: its memory goes back. Under the putters' guard, when the
    queue is empty: then no getter looks at the ring. */
-CONC__PRIVATE void conc__bytering_shrink(conc_queue *q) {
-  if (q->ring_size <= 65536) return;
-  CONC_FREE(q->ring);
-  q->ring = NULL;
-  q->ring_size = 0;
+CONC__PRIVATE void conc__bytering_shrink(conc__fifo *q) {
+  CONC__CHECK(conc__mutex_is_held(conc__fifo_put_guard(q)));
+  CONC__CHECK(q->put == CONC__LOAD_RELAXED(&q->got));
+  if (q->ring.size <= 65536) return;
+  CONC_FREE(q->ring.data);
+  q->ring.data = NULL;
+  q->ring.size = 0;
   q->got_at_seen = q->put_at;
 }
 
-CONC__INLINE void conc__bytering_put(conc_queue *q, size_t at,
+/* Writes a whole entry at a place. */
+CONC__INLINE void conc__bytering_put(conc__fifo *q, size_t at,
                                      const void *data, size_t size, int kind) {
   size_t head = size << 1 | (size_t)kind;
-  conc__bytering_write(q, at, &head, sizeof head);
-  conc__bytering_write(q, at + sizeof head, data, size);
+  conc__bytering_write(&q->ring, at, &head, sizeof head);
+  conc__bytering_write(&q->ring, at + sizeof head, data, size);
 }
 
-/* Whether there is room for a message, after so many that are not counted yet.
-   Under the putters' guard. */
-CONC__INLINE bool conc__queue_fits(conc_queue *q, size_t more) {
+/* Whether there is room for a message behind `more` others that `put` does not
+   count yet. Under the putters' guard. The getters' counter is in their line
+   of the cache: it is read only if the value seen last does not do. */
+CONC__INLINE bool conc__fifo_fits(conc__fifo *q, size_t more) {
   size_t put = q->put + more;
-  if (q->capacity == 0 || put - q->got_seen < q->capacity) return true;
+  if (q->queue.capacity == 0 || put - q->got_seen < q->queue.capacity)
+    return true;
   q->got_seen = CONC__LOAD(&q->got);
-  return put - q->got_seen < q->capacity;
+  return put - q->got_seen < q->queue.capacity;
 }
 
-/* Whether there is a message, behind so many. Under the getters' guard. */
-CONC__INLINE bool conc__queue_has(conc_queue *q, size_t less) {
+/* Whether there is a message behind the first `less`. Under the getters'
+   guard; it reads the putters' counter as conc__fifo_fits reads the getters'.
+   The acquire is the one that makes the message's bytes visible. */
+CONC__INLINE bool conc__fifo_has(conc__fifo *q, size_t less) {
   size_t got = q->got + less;
   if (q->put_seen != got) return true;
   q->put_seen = CONC__LOAD(&q->put);
   return q->put_seen != got;
 }
 
-/* The first message. Under the getters' guard, as what follows. */
-CONC__INLINE void conc__queue_first(const conc_queue *q, conc__entry *slot) {
+/* Finds the first message; there is one. Under the getters' guard. */
+CONC__INLINE void conc__fifo_first(const conc__fifo *q, conc__entry *slot) {
   size_t head;
-  conc__bytering_read(q, q->got_at, &head, sizeof head);
+  conc__bytering_read(&q->ring, q->got_at, &head, sizeof head);
   slot->at = q->got_at + sizeof head;
   slot->size = head >> 1;
   slot->kind = (int)(head & 1);
-  slot->next = q->got_at + CONC__SLOT_SIZE(slot->size);
+  slot->next = q->got_at + CONC__ENTRY_SIZE(slot->size);
 }
 
-/* Narrows a slot to the bytes that it carries: all of a raw message; the
-   content of a pickled str or bytes; else -EBADMSG. */
-CONC__PRIVATE int conc__queue_content(const conc_queue *q, conc__entry *slot) {
+/* Narrows an entry to the bytes that it carries: all of a raw message, or the
+   content of a pickled str or bytes. -EBADMSG for a pickle of anything else.
+   Under the getters' guard, or of a ring of the caller's own. */
+CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
+                                      conc__entry *slot) {
   unsigned char start[16];
   size_t n = slot->size < sizeof start ? slot->size : sizeof start;
   size_t offset;
   int rc;
   if (slot->kind == CONC__RAW) return 0;
-  conc__bytering_read(q, slot->at, start, n);
+  conc__bytering_read(ring, slot->at, start, n);
   rc = conc__pickle_content(start, n, slot->size, &offset, &slot->size);
   if (rc == 0) slot->at += offset;
   return rc;
 }
 
-/* Copies the first message to the sink: to `data`, which is in its buffer, or
-   to its body. The message's size, or negative errno. */
-CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__entry *slot,
+/* Copies a message to the sink: to `data`, a place in its buffer, or to its
+   body. Nothing has been copied if it fails. Under the getters' guard, or of a
+   ring of the caller's own. The message's size, or negative errno. */
+CONC__INLINE ssize_t conc__entry_copy(const conc__bytering *ring,
+                                      conc__entry *slot,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
@@ -16016,27 +16892,29 @@ CONC__INLINE ssize_t conc__queue_copy(const conc_queue *q, conc__entry *slot,
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
-    conc__bytering_read(q, slot->at, sink->body->data + sink->body->size,
+    conc__bytering_read(ring, slot->at, sink->body->data + sink->body->size,
                         slot->size);
     sink->body->size += slot->size;
   } else {
-    rc = slot->kind == CONC__RAW ? 0 : conc__queue_content(q, slot);
+    rc = slot->kind == CONC__RAW ? 0 : conc__entry_content(ring, slot);
     if (rc != 0) return rc;
     if (slot->size > sink->size) return -EMSGSIZE;
-    conc__bytering_read(q, slot->at, data, slot->size);
+    conc__bytering_read(ring, slot->at, data, slot->size);
   }
   return (ssize_t)slot->size;
 }
 
-/* --- local queues --- */
+/* --- putting and getting ---
 
-/* A waiter that was woken looks again, and goes back to the front of the list
-   if somebody was faster. So each message wakes one, and one that leaves for
-   another reason after it was woken passes the wake-up on. */
+   A waiter that was woken looks again, and goes back to the front of the list
+   if another task was faster. So each message wakes one getter, and each
+   message that is taken one putter. A waiter that leaves for another reason
+   after it was woken passes the wake-up on: or a message would lie there while
+   a getter sleeps. */
 
-/* Takes the first waiter off and wakes it. */
-CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
-                                    struct conc__waitlist *list) {
+/* Takes the first waiter off a list and wakes it. */
+CONC__PRIVATE void conc__fifo_pass(conc__mutex *guard,
+                                   struct conc__waitlist *list) {
   conc__waiter *woken;
   conc__mutex_lock(guard);
   woken = conc__waitlist_take(list);
@@ -16046,8 +16924,8 @@ CONC__PRIVATE void conc__queue_pass(conc__mutex *guard,
 
 /* Waits until the other side's counter is no longer as it was, as long as that
    is likely to be soon. A coroutine's CPU is better given to the next one. */
-CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
-                                    size_t seen, double deadline) {
+CONC__PRIVATE bool conc__fifo_spin(conc__actor *self, const size_t *counter,
+                                   size_t seen, double deadline) {
   /* When it was last seen that a thread that lets others run does not come
      back soon: those others are not the ones that it waits for, but some with
      work of their own. A thread that sleeps instead is better served. */
@@ -16061,22 +16939,27 @@ CONC__PRIVATE bool conc__queue_spin(conc__actor *self, const size_t *counter,
   return false;
 }
 
-/* Under the putters' guard, when the queue is full: waits until it is not, or
-   is closed. If it fails, the guard has been released. */
-CONC__NOINLINE int conc__fifo_await_room(conc_queue *q, double deadline) {
-  conc__mutex *guard = conc__put_guard(q);
-  conc__mutex *other = conc__get_guard(q);
+/* Called with the putters' guard held, when the queue is full: waits until it
+   is not, or is closed, and returns with the guard held again. If it fails,
+   the guard has been released. The guard is not held while it looks under the
+   getters' guard: a waiter is told from a get by that one alone. */
+CONC__NOINLINE int conc__fifo_await_room(conc__fifo *q, double deadline) {
+  conc__mutex *guard = conc__fifo_put_guard(q);
+  conc__mutex *other = conc__fifo_get_guard(q);
   bool front = false;
   conc__waiter w;
-  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  if (deadline > 0)
+    conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
   w.recheck_after_fork = true;
   do {
     size_t seen = q->got_seen;
     conc__mutex_unlock(guard);
     if (deadline <= 0) return -ETIMEDOUT;
-    if (!conc__queue_spin(w.actor, &q->got, seen, deadline)) {
+    if (!conc__fifo_spin(w.actor, &q->got, seen, deadline)) {
+      /* Under this guard no get advances `got`: so either it is not full, or
+         the next get finds this waiter in the list. */
       conc__mutex_lock(other);
-      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->capacity) {
+      if (!q->closed && CONC__LOAD(&q->put) - q->got >= q->queue.capacity) {
         int rc =
             conc__waitlist_wait(other, &q->putters, &w, front, true, deadline);
         if (rc != 0 && rc != -EAGAIN) return rc;
@@ -16087,36 +16970,41 @@ CONC__NOINLINE int conc__fifo_await_room(conc_queue *q, double deadline) {
       }
     }
     conc__mutex_lock(guard);
-  } while (!q->closed && !conc__queue_fits(q, 0));
+  } while (!q->closed && !conc__fifo_fits(q, 0));
   return 0;
 }
 
 /* Puts as many as there is room for of n messages, whose bytes follow each
-   other; waits for room for the first. How many, or negative errno. */
-CONC__INLINE ssize_t conc__fifo_put_n(conc_queue *q, const conc__message *m,
+   other; waits for room for the first. How many, or negative errno. Entries
+   are written first and counted at once at the end: a getter sees all of them
+   or none, and is woken when they are there. */
+CONC__INLINE ssize_t conc__fifo_put_n(conc__fifo *q, const conc__message *m,
                                       size_t n, double deadline) {
-  conc__mutex *guard = conc__put_guard(q);
+  conc__mutex *guard = conc__fifo_put_guard(q);
   const char *data = (const char *)m->data;
-  size_t need = CONC__SLOT_SIZE(m->size), done = 0;
+  size_t need = CONC__ENTRY_SIZE(m->size), done = 0;
   conc__waiter *woken = NULL;
   int rc = 0;
   if (m->size > SIZE_MAX / 4) return -ENOMEM;
   conc__mutex_lock(guard);
-  if (CONC__UNLIKELY(!q->closed && !conc__queue_fits(q, 0))) {
+  if (CONC__UNLIKELY(!q->closed && !conc__fifo_fits(q, 0))) {
     rc = conc__fifo_await_room(q, deadline);
     if (rc != 0) return rc;
   }
   if (q->closed) rc = -EPIPE;
   while (rc == 0) {
-    if (CONC__UNLIKELY(need > q->ring_size - (q->put_at - q->got_at_seen))) {
+    if (CONC__UNLIKELY(need > q->ring.size - (q->put_at - q->got_at_seen))) {
       rc = conc__bytering_reserve(q, need);
       if (rc != 0) break;
     }
     conc__bytering_put(q, q->put_at, data, m->size, m->kind);
     q->put_at += need;
-    if (++done == n || !conc__queue_fits(q, done)) break;
+    if (++done == n || !conc__fifo_fits(q, done)) break;
     if (m->size > 0) data += m->size;
   }
+  /* The waiters are taken off before the counter is stored: after that the
+     queue may be gone, and only the guard, which is not part of it, is left.
+   */
   if (done > 0) {
     if (q->getters.first != NULL)
       woken = conc__waitlist_take_n(&q->getters, done);
@@ -16124,35 +17012,38 @@ CONC__INLINE ssize_t conc__fifo_put_n(conc_queue *q, const conc__message *m,
   }
   conc__mutex_unlock(guard);
   if (woken != NULL) conc__wake_all(woken);
+  /* This putter may have been woken for the room that it has not used. */
   if (CONC__UNLIKELY(rc == -ENOMEM))
-    conc__queue_pass(conc__get_guard(q), &q->putters);
+    conc__fifo_pass(conc__fifo_get_guard(q), &q->putters);
   return done > 0 ? (ssize_t)done : rc;
 }
 
-CONC__PRIVATE int conc__fifo_put(conc_queue *q, const conc__message *m,
+CONC__PRIVATE int conc__fifo_put(conc_queue *queue, const conc__message *m,
                                  double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   ssize_t n = conc__fifo_put_n(q, m, 1, deadline);
   return n < 0 ? (int)n : 0;
 }
 
-/* Under the getters' guard, when the queue is empty: waits until it is not. If
-   it fails, the guard has been released. */
-CONC__NOINLINE int conc__fifo_await_message(conc_queue *q, double deadline) {
-  conc__mutex *guard = conc__get_guard(q);
-  conc__mutex *other = conc__put_guard(q);
+/* Called with the getters' guard held, when the queue is empty: waits until it
+   is not, and returns with the guard held again. If it fails, the guard has
+   been released. A closed queue that is empty is -EPIPE. */
+CONC__NOINLINE int conc__fifo_await_message(conc__fifo *q, double deadline) {
+  conc__mutex *guard = conc__fifo_get_guard(q);
+  conc__mutex *other = conc__fifo_put_guard(q);
   bool front = false;
   conc__waiter w;
-  if (deadline > 0) conc__waiter_init(&w, conc__self(), "queue", q->name);
+  if (deadline > 0)
+    conc__waiter_init(&w, conc__self(), "queue", q->queue.name);
   w.recheck_after_fork = true;
   do {
     size_t seen = q->put_seen;
     conc__mutex_unlock(guard);
-    if (deadline <= 0 ||
-        !conc__queue_spin(w.actor, &q->put, seen, deadline)) {
+    if (deadline <= 0 || !conc__fifo_spin(w.actor, &q->put, seen, deadline)) {
       conc__mutex_lock(other);
       if (q->put == CONC__LOAD(&q->got)) {
         int rc = q->closed ? -EPIPE : deadline <= 0 ? -ETIMEDOUT : 0;
-        conc__bytering_shrink(q);
+        conc__bytering_shrink(q); /* its getters have nothing better to do */
         if (rc == 0)
           rc = conc__waitlist_wait(other, &q->getters, &w, front, true,
                                    deadline);
@@ -16166,25 +17057,26 @@ CONC__NOINLINE int conc__fifo_await_message(conc_queue *q, double deadline) {
       }
     }
     conc__mutex_lock(guard);
-  } while (!conc__queue_has(q, 0));
+  } while (!conc__fifo_has(q, 0));
   return 0;
 }
 
-/* Copies the first message that came back, as conc__queue_copy does (`exact`:
-   if it has as many bytes as the sink), and drops it. */
-CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
+/* Copies the first message that came back, as conc__entry_copy does, and drops
+   it. With `exact` only if it has as many bytes as the sink: else -EMSGSIZE.
+   Under the getters' guard. */
+CONC__NOINLINE ssize_t conc__returned_get(conc__fifo *q,
                                           const conc__sink *sink, void *data,
                                           bool exact) {
   conc__returned *r = q->returned;
   conc__entry slot;
   ssize_t size;
-  conc_queue ring; /* in which it lies alone */
-  ring.ring = r->memory;
-  ring.ring_size = SIZE_MAX / 2 + 1;
+  conc__bytering ring; /* in which it lies alone */
+  ring.data = r->memory;
+  ring.size = SIZE_MAX / 2 + 1;
   slot.at = r->at;
   slot.size = r->size;
   slot.kind = CONC__PICKLED;
-  size = conc__queue_copy(&ring, &slot, sink, data);
+  size = conc__entry_copy(&ring, &slot, sink, data);
   if (exact && size >= 0 && (size_t)size != sink->size) return -EMSGSIZE;
   if (size >= 0) {
     q->returned = r->next;
@@ -16195,16 +17087,19 @@ CONC__NOINLINE ssize_t conc__returned_get(conc_queue *q,
 
 /* Gets as many as there are of n messages, each of as many bytes as the sink
    has; waits for the first. How many, or negative errno. If n is 0: one
-   message of any size that the sink takes, and its size. */
-CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
+   message of any size that the sink takes, and its size.
+   `got_at` is stored as soon as a message has been copied, for a putter that
+   needs the bytes; `got` is stored once, at the end, for it is what lets
+   putters go, and what says that this get is done with the queue. */
+CONC__INLINE ssize_t conc__fifo_get_n(conc__fifo *q, const conc__sink *sink,
                                       size_t n, double deadline) {
-  conc__mutex *guard = conc__get_guard(q);
+  conc__mutex *guard = conc__fifo_get_guard(q);
   char *data = (char *)sink->data;
   conc__waiter *woken = NULL;
   size_t done = 0;
   ssize_t size;
   conc__mutex_lock(guard);
-  if (CONC__UNLIKELY(!conc__queue_has(q, 0))) {
+  if (CONC__UNLIKELY(!conc__fifo_has(q, 0))) {
     int rc = conc__fifo_await_message(q, deadline);
     if (rc != 0) return rc;
   }
@@ -16214,13 +17109,13 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
       if (size < 0) break;
     } else {
       conc__entry slot;
-      conc__queue_first(q, &slot);
-      size = conc__queue_copy(q, &slot, sink, data);
+      conc__fifo_first(q, &slot);
+      size = conc__entry_copy(&q->ring, &slot, sink, data);
       if (n > 0 && size >= 0 && (size_t)size != sink->size) size = -EMSGSIZE;
       if (size < 0) break;
       CONC__STORE(&q->got_at, slot.next);
     }
-    if (++done >= n || !conc__queue_has(q, done)) break;
+    if (++done >= n || !conc__fifo_has(q, done)) break;
     if (size > 0) data += size;
   }
   if (done > 0) {
@@ -16232,18 +17127,20 @@ CONC__INLINE ssize_t conc__fifo_get_n(conc_queue *q, const conc__sink *sink,
   if (woken != NULL) conc__wake_all(woken);
   /* A message stayed that another getter may be able to take. */
   if (CONC__UNLIKELY(size < 0))
-    conc__queue_pass(conc__put_guard(q), &q->getters);
+    conc__fifo_pass(conc__fifo_put_guard(q), &q->getters);
   return done > 0 && n > 0 ? (ssize_t)done : size;
 }
 
-CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *q, conc__sink *sink,
+CONC__PRIVATE ssize_t conc__fifo_get(conc_queue *queue, conc__sink *sink,
                                      double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   return conc__fifo_get_n(q, sink, 0, deadline);
 }
 
-/* Keeps a message in the buffer that it was got into. Under the getters'
-   guard. 0 or -ENOMEM. */
-CONC__PRIVATE int conc__returned_keep(conc_queue *q, const conc__message *m,
+/* Keeps a message that comes back in the buffer that it was got into, which
+   has been made large enough for that (CONC__BODY_SPARE). Under both guards.
+   0, or -ENOMEM if there is no such buffer. */
+CONC__PRIVATE int conc__returned_keep(conc__fifo *q, const conc__message *m,
                                       conc__buffer *b) {
   const size_t word = sizeof(void *);
   size_t at, behind;
@@ -16262,14 +17159,18 @@ CONC__PRIVATE int conc__returned_keep(conc_queue *q, const conc__message *m,
   return 0;
 }
 
-/* A message comes back whose getter went away before it had it. It was taken,
-   so there is room for it, closed or not, whatever the capacity. */
-CONC__PRIVATE int conc__fifo_unget(conc_queue *q, const conc__message *m,
+/* A message comes back, because its getter went away before it had it. It was
+   taken, so there is room for it, whether the queue is closed or not and
+   whatever its capacity. It goes to the front, where it was. Once a message
+   has been kept outside of the ring, all that come back must be, or their
+   order would be lost: `returned` is older than the ring. */
+CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
                                    conc__buffer *b) {
-  size_t need = CONC__SLOT_SIZE(m->size);
+  conc__fifo *q = (conc__fifo *)queue;
+  size_t need = CONC__ENTRY_SIZE(m->size);
   conc__waiter *woken = NULL;
   int rc = -ENOMEM;
-  conc__queue_lock(q);
+  conc__fifo_lock(q);
   if (q->returned != NULL) rc = conc__returned_keep(q, m, b);
   if (rc != 0 && m->size <= SIZE_MAX / 4 &&
       (rc = conc__bytering_grow(q, need)) == 0) {
@@ -16283,13 +17184,15 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *q, const conc__message *m,
     q->got_at_seen = q->got_at;
     q->got_seen = q->got;
   }
-  conc__queue_unlock(q);
+  conc__fifo_unlock(q);
   conc__wake_all(woken);
   return rc;
 }
 
-CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *q) {
-  conc__mutex *guard = conc__put_guard(q);
+/* Under the putters' guard, so that `put` stands; a get may come meanwhile. */
+CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex *guard = conc__fifo_put_guard(q);
   size_t n;
   conc__mutex_lock(guard);
   n = q->put - CONC__LOAD(&q->got);
@@ -16297,8 +17200,11 @@ CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *q) {
   return (ssize_t)n;
 }
 
-CONC__PRIVATE int conc__fifo_task_done(conc_queue *q) {
-  conc__mutex *guard = conc__get_guard(q);
+/* `done` may come up to `put`, but not past it. Under the getters' guard; a
+   put that is under way meanwhile only adds to what is to be done. */
+CONC__PRIVATE int conc__fifo_task_done(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex *guard = conc__fifo_get_guard(q);
   conc__waiter *woken = NULL;
   size_t put;
   int rc = 0;
@@ -16313,8 +17219,9 @@ CONC__PRIVATE int conc__fifo_task_done(conc_queue *q) {
   return rc;
 }
 
-CONC__PRIVATE int conc__fifo_join(conc_queue *q, double deadline) {
-  conc__mutex *guard = conc__get_guard(q);
+CONC__PRIVATE int conc__fifo_join(conc_queue *queue, double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
+  conc__mutex *guard = conc__fifo_get_guard(q);
   conc__waiter w;
   bool done;
   conc__mutex_lock(guard);
@@ -16323,7 +17230,7 @@ CONC__PRIVATE int conc__fifo_join(conc_queue *q, double deadline) {
     conc__mutex_unlock(guard);
     return done ? 0 : -ETIMEDOUT;
   }
-  conc__waiter_init(&w, conc__self(), "the end of queue", q->name);
+  conc__waiter_init(&w, conc__self(), "the end of queue", q->queue.name);
   return conc__waitlist_wait(guard, &q->joiners, &w, false, true, deadline);
 }
 
@@ -16340,55 +17247,66 @@ CONC__PRIVATE conc_queue *conc__queue_make(const conc__queue_class *ops,
   return q;
 }
 
+/* --- the class --- */
+
 CONC__PRIVATE void conc__fifo_free(conc_queue *queue) {
-  while (queue->returned != NULL) {
-    unsigned char *memory = queue->returned->memory;
-    queue->returned = queue->returned->next;
+  conc__fifo *q = (conc__fifo *)queue;
+  while (q->returned != NULL) {
+    unsigned char *memory = q->returned->memory;
+    q->returned = q->returned->next;
     CONC_FREE(memory);
   }
-  CONC_FREE(queue->ring);
+  CONC_FREE(q->ring.data);
   CONC_FREE(queue);
 }
 
+/* Both guards: a putter looks at `closed` under its own, and a getter that
+   finds the queue empty looks under the putters'. All waiters are woken and
+   see it. */
 CONC__PRIVATE int conc__fifo_close(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__waiter *getters, *putters;
-  conc__queue_lock(queue);
-  queue->closed = true;
-  getters = conc__waitlist_take_n(&queue->getters, SIZE_MAX);
-  putters = conc__waitlist_take_n(&queue->putters, SIZE_MAX);
-  conc__queue_unlock(queue);
+  conc__fifo_lock(q);
+  q->closed = true;
+  getters = conc__waitlist_take_n(&q->getters, SIZE_MAX);
+  putters = conc__waitlist_take_n(&q->putters, SIZE_MAX);
+  conc__fifo_unlock(q);
   conc__wake_all(getters);
   conc__wake_all(putters);
   return 0;
 }
 
+/* Both guards, so that the first message stays the first. */
 CONC__PRIVATE ssize_t conc__fifo_peek(conc_queue *queue) {
+  conc__fifo *q = (conc__fifo *)queue;
   conc__entry slot;
   int rc;
-  conc__queue_lock(queue);
-  if (queue->returned != NULL) {
-    const conc__returned *r = queue->returned;
+  conc__fifo_lock(q);
+  if (q->returned != NULL) {
+    const conc__returned *r = q->returned;
     size_t offset;
     rc = conc__pickle_content(r->memory + r->at, r->size, r->size, &offset,
                               &slot.size);
-  } else if (conc__queue_has(queue, 0)) {
-    conc__queue_first(queue, &slot);
-    rc = conc__queue_content(queue, &slot);
+  } else if (conc__fifo_has(q, 0)) {
+    conc__fifo_first(q, &slot);
+    rc = conc__entry_content(&q->ring, &slot);
   } else {
-    rc = queue->closed ? -EPIPE : -ETIMEDOUT;
+    rc = q->closed ? -EPIPE : -ETIMEDOUT;
   }
-  conc__queue_unlock(queue);
+  conc__fifo_unlock(q);
   return rc != 0 ? rc : (ssize_t)slot.size;
 }
 
-CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *q,
+CONC__PRIVATE ssize_t conc__fifo_put_many(conc_queue *queue,
                                           const conc__message *m, size_t n,
                                           double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   return conc__fifo_put_n(q, m, n, deadline);
 }
 
-CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *q, conc__sink *sink,
+CONC__PRIVATE ssize_t conc__fifo_get_many(conc_queue *queue, conc__sink *sink,
                                           size_t n, double deadline) {
+  conc__fifo *q = (conc__fifo *)queue;
   return conc__fifo_get_n(q, sink, n, deadline);
 }
 
@@ -16399,7 +17317,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put_many,  conc__fifo_get_many};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
-  conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof *q);
+  conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
   if (q == NULL || options == NULL) return q;
   q->name = options->name;
   q->capacity = options->capacity;
@@ -16417,26 +17335,42 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
      FREE(lap) -> BUSY(lap, putter) -> FULL(lap)
                -> READING(lap, getter) -> FREE(lap + 1)
 
-   BUSY and READING are entered by a compare-and-swap, which so claims the
-   cell and names the owner in one step; they are left by one store, and this
+   A process enters BUSY and READING by a compare-and-swap, which claims the
+   cell and names the owner in one step. It leaves them by one store, and this
    store is what puts or gets the message. Whatever instruction a process is
-   killed at, there is either no claim, or one that names a dead process: then
-   a message that was being put is skipped, and one that was being got is FULL
-   again, for another getter. That is looked into only by who is held up.
+   killed at, there is either no claim, or a claim that names a dead process.
+   In the latter case a message that was being put is skipped, and a message
+   that was being got is FULL again, for another getter. Only a process that is
+   held up by the claim looks into that.
 
-   `tail` and `head` are hints: everybody who finds that the cell there is
-   past that position goes on, and helps them on. So it does no harm if they
-   lag, or are even set back by a slow process's store. But head is never past
-   a message that has not been got: getters pass over cells that are BUSY or
-   READING, head does not.
+   `tail` and `head` are hints: a process that finds that the cell there is
+   past that position goes on, and helps the hint on. So it does no harm if a
+   hint lags, or if a slow process's store even sets it back. But head is never
+   past a message that has not been got: getters pass over cells that are BUSY
+   or READING, head does not.
 
-   Who finds nothing sets the bit AWAITED in the word of the cell that must
-   change first, and sleeps. Whoever claims that cell sees the bit in the word
-   that it replaces, and wakes one sleeper when the cell is done. That one,
-   when it leaves, passes the wake-up on as long as there may be sleepers: so
-   the fast side pays nothing at all for those who sleep. A sleeper that is
-   killed leaves their count too high: a system call more now and then.
+   A process that finds nothing to do sets the bit AWAITED in the word of the
+   cell that must change first, and sleeps. The process that claims that cell
+   sees the bit in the word that it replaces, and wakes one sleeper when the
+   cell is done. That sleeper, when it leaves, passes the wake-up on as long as
+   there may be other sleepers: so the fast side pays nothing at all for them.
+   A sleeper that is killed leaves the count of sleepers too high: that costs a
+   system call more now and then.
+
+   What a killed process can leave behind, and what makes it good:
+     a claim BUSY         conc__cells_recover_dead skips the cell
+     a claim READING      conc__cells_recover_dead makes it FULL again
+     AWAITED set, asleep  the wake-up goes to a word that counts, not to it
+     woken, not yet gone  others look every CONC__SHARED_LOOK seconds
    ------------------------------------------------------------------------ */
+
+/* A cell's word: two bits of state, AWAITED, 30 bits of owner, 31 of lap.
+   The lap    is the one that the state is of. It grows when a getter is done.
+   The owner  is the id of the process that has claimed the cell. It must be 0
+              in FREE and FULL, and must not be 0 in BUSY and READING.
+   AWAITED    may be set in FREE or FULL by a process that is about to sleep
+              until this cell changes. A claim clears it, and its owner must
+              wake one sleeper of the other side then. */
 
 #define CONC__CELL_FREE 0u
 #define CONC__CELL_BUSY 1u
@@ -16449,13 +17383,13 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 #define CONC__CELL(lap, owner, state) \
   ((uint64_t)(lap) << 33 | (uint64_t)(owner) << 3 | (state))
 
-/* Positions: the lap above, the index below. */
+/* A position: the lap above, the index of the cell below. */
 #define CONC__AT(lap, index) \
   ((uint64_t)((lap) & 0x7fffffffu) << 32 | (uint64_t)(index))
 #define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
 #define CONC__AT_INDEX(at) ((uint32_t)(at))
 
-#define CONC__CELLS_MAGIC 0x51434e43u
+#define CONC__CELLS_MAGIC 0x51434e43u /* changes with this layout */
 /* If no message may have more bytes than this, all lie in the cells; else
    those of more than CONC__CELL_APART in blocks, of which the pages that are
    never needed cost nothing. */
@@ -16465,11 +17399,12 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
 
 typedef struct conc__cell {
-  uint64_t word;
+  uint64_t word;  /* see above */
   uint64_t skips; /* messages skipped here; above them the lap of the last */
-  uint32_t size;  /* of the message, */
-  uint32_t form;  /* and where its content is: CONC__FORM... */
-} conc__cell;     /* followed by small messages */
+  /* The owner of a BUSY cell writes these; they stand while it is FULL. */
+  uint32_t size; /* of the message, in bytes */
+  uint32_t form; /* where its content is: CONC__FORM_... */
+} conc__cell;    /* a small message follows */
 
 #define CONC__FORM_PICKLED 1u /* as the body of a pickle */
 #define CONC__FORM_OTHER 2u   /* and not of bytes or str */
@@ -16477,19 +17412,23 @@ typedef struct conc__cell {
 #define CONC__FORM_BEFORE(form) ((form) >> 8 & 255)
 #define CONC__FORM_AFTER(form) ((form) >> 16)
 
-/* Getters, putters or joiners. */
+/* Getters, putters or joiners. A waker adds to `word` first and reads the
+   counts then; a sleeper adds itself to a count first and reads the word then.
+   All of this is SEQ_CST: so the waker sees the sleeper, or the sleeper sees
+   that the word has changed. */
 struct conc__cells_side {
-  unsigned word;     /* counts wake-ups */
-  unsigned sleepers; /* on the word */
-  unsigned pollers;  /* on the waker */
+  unsigned word;     /* counts wake-ups; threads sleep on it */
+  unsigned sleepers; /* threads there; too high after deaths */
+  unsigned pollers;  /* tasks that wait for the waker's descriptor; likewise */
 };
 
 /* What lies in the shared memory, before the cells. */
 typedef struct conc__cells {
-  uint32_t magic, count;
+  uint32_t magic, count; /* to recognise another queue of the same name */
   uint64_t max_bytes;
-  unsigned closed;
+  unsigned closed;  /* set once */
   unsigned skipped; /* changes with the cells' skips */
+  /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
   uint64_t done __attribute__((aligned(128))); /* calls of conc_task_done */
@@ -16497,16 +17436,21 @@ typedef struct conc__cells {
   struct conc__cells_side sides[3];
 } conc__cells; /* followed by the cells, and the blocks */
 
-/* A process's handle. */
+/* A process's handle. What it has read from shared memory is checked once,
+   when it opens the queue; the layout is then taken from here alone. */
 typedef struct conc__cells_queue {
   conc_queue queue; /* first: it is a queue */
   conc__cells *cells;
-  struct conc__registry *registry;
-  size_t count, stride, small, block_size, blocks_at;
+  struct conc__registry *registry; /* of the memory */
+  size_t count;                    /* of cells */
+  size_t stride;                   /* bytes from one cell to the next */
+  size_t small;      /* bytes of a message that a cell holds itself */
+  size_t block_size; /* of a larger message; 0: there are none */
+  size_t blocks_at;  /* the first block, counted from `cells` */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
   bool polls;       /* threads wait at them, too */
-  conc_queue *stash; /* a local one: got, but could not be handed over */
+  conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
@@ -16514,8 +17458,9 @@ typedef struct conc__cells_queue {
 /* A place in the ring where something can be done, or is waited for. */
 typedef struct conc__cells_position {
   conc__cell *cell; /* NULL: none in particular */
-  uint64_t at, word;
-  bool busy;    /* somebody has claimed it, and will change it soon */
+  uint64_t at;      /* its position */
+  uint64_t word;    /* as it was seen, for the compare-and-swap */
+  bool busy;        /* a process has claimed it, and will change it soon */
   bool suspect; /* there are cells whose owner may be dead */
 } conc__cells_position;
 
@@ -16525,6 +17470,7 @@ CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                 CONC__AT_INDEX(at) * s->stride);
 }
 
+/* Where the bytes of a message of that size lie. */
 CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
                                    size_t size) {
   if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
@@ -16536,7 +17482,8 @@ CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
                                            : CONC__AT(CONC__AT_LAP(at) + 1, 0);
 }
 
-/* By how many laps a cell is ahead of a position. */
+/* By how many laps a cell is ahead of a position; below 0: behind. Laps have
+   31 bits: the shift makes the difference wrap as a signed number does. */
 CONC__INLINE int conc__cell_ahead(uint64_t word, uint64_t at) {
   return (int)((CONC__CELL_LAP(word) - CONC__AT_LAP(at)) << 1) / 2;
 }
@@ -16550,13 +17497,17 @@ CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
   return conc__at_next(s, at);
 }
 
+/* Moves a hint on. Not a compare-and-swap: if another process has moved it
+   meanwhile, it is set back, and the next one helps it on again. */
 CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
                                    uint64_t to) {
   if (CONC__LOAD_RELAXED(hint) == from) CONC__STORE_RELAXED(hint, to);
 }
 
-/* Puts were passed over that had not ended. Those that have now, may have
-   before later ones of the same putter did: goes back to the first of them. */
+/* The search has passed over puts that had not ended, and has found a message
+   behind them. If one of those puts has ended meanwhile, it may be an earlier
+   message of the same putter, which must come first: goes back to it. False if
+   none has ended. */
 CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
                                        conc__cells_position *spot,
                                        uint64_t *at) {
@@ -16573,8 +17524,8 @@ CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
   return false;
 }
 
-/* Finds the oldest message that nobody has claimed. False if there is none:
-   then the spot is what would change first. */
+/* Finds the oldest message that no process has claimed. False if there is
+   none: then the spot is the cell that would change first. */
 CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
@@ -16586,6 +17537,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
     uint64_t word = CONC__LOAD(&cell->word), next;
     int ahead = conc__cell_ahead(word, at);
     unsigned state = CONC__CELL_STATE(word);
+    /* The first cell that is BUSY is the one to wait for, if no message is
+       found behind it. */
     if (!spot->busy) {
       spot->cell = cell;
       spot->at = at;
@@ -16604,6 +17557,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
       return true;
     }
     if (ahead == 0 && state == CONC__CELL_FREE) break;
+    /* Only cells that have been got are left behind by head: at the first one
+       that is claimed it stays, in case that its owner is dead. */
     next = conc__cells_past(s, word, at, ahead);
     if (ahead == 0) {
       spot->suspect = true;
@@ -16617,7 +17572,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
   return false;
 }
 
-/* Finds the cell for the next message. False if the queue is full. */
+/* Finds the cell for the next message. False if the queue is full: then the
+   spot is the cell that must be got first. */
 CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
   uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
@@ -16642,12 +17598,15 @@ CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
   }
 }
 
+/* What a side looks for. */
 CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
                                    conc__cells_position *spot) {
   return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
                                : conc__cells_find_free(s, spot);
 }
 
+/* Wakes n threads of a side, and the loops that poll. In any process; a loop
+   drains the descriptor and looks again, so too many wake-ups do no harm. */
 CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   struct conc__cells_side *it = &s->cells->sides[side];
   CONC__POINT();
@@ -16661,8 +17620,12 @@ CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
 
 /* --- what the dead leave behind --- */
 
-/* Gives up the caller's claim to put: there is no message, which is counted in
-   such a way that who does it again for one killed in here counts it once. */
+/* Gives up the caller's claim to put: there is no message. The skip is
+   counted, so that conc_queue_join does not wait for it. The lap beside the
+   count says which claim it was for: a process that does this again, for one
+   that was killed in here, sees that it has been counted. `skipped` changes
+   after the count and before the cell goes on: a process that has seen the
+   cell go on sums anew. */
 CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
                                    uint32_t lap) {
   uint64_t skips = CONC__LOAD(&cell->skips);
@@ -16672,13 +17635,18 @@ CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
   CONC__POINT();
   __atomic_add_fetch(&s->cells->skipped, 1u, __ATOMIC_ACQ_REL);
   CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
-  conc__cells_wake(s, CONC__GETTERS, INT_MAX); /* one may nap for it */
+  /* Getters nap for a BUSY cell, each for itself; a putter can have the cell;
+     for joiners it may have been the last message. */
+  conc__cells_wake(s, CONC__GETTERS, INT_MAX);
   conc__cells_wake(s, CONC__PUTTERS, 1);
   conc__cells_wake(s, CONC__JOINERS, INT_MAX);
 }
 
-/* Looks at the owners of all cells that are claimed, and takes those of the
-   dead from them. Whether there were such. */
+/* Looks at the owners of all cells that are claimed, and takes the cells of
+   dead owners from them. Returns whether there were such. To ask whether a
+   process is dead is a system call: the one that was found alive last is not
+   asked for again. A cell that has changed meanwhile is no concern of this
+   one: the compare-and-swap fails, and its owner was alive. */
 CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
   uint64_t at = CONC__LOAD(&s->cells->head);
   unsigned self = conc__registry_self(s->registry);
@@ -16703,6 +17671,7 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
       }
     } else if (CONC__CAS(&cell->word, &word,
                          CONC__CELL(lap, self, CONC__CELL_BUSY))) {
+      /* This process's claim now: if it dies here, the next one does it. */
       conc__cell_skip(s, cell, lap);
       mended = true;
     }
@@ -16714,16 +17683,17 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
 /* One call's waits. */
 typedef struct conc__cells_wait {
   double deadline;
-  unsigned round, naps;
-  bool late;  /* time is out: the last attempt */
-  bool slept; /* perhaps woken in place of another */
+  unsigned round; /* see conc__shared_wait */
+  unsigned naps;  /* for a claim that may be a dead process's; up to 7 */
+  bool late;      /* time is out: the last attempt */
+  bool slept;     /* it may have been woken in place of another one */
 } conc__cells_wait;
 
-/* Who follows right behind the other side takes each cell's cache line away
-   while that works on it, and both wait for the line more than they do. So
-   after a spin that was worth it, it stays behind for about a microsecond; as
-   long as this lets more than one cell get ready, or else tries it again now
-   and then. */
+/* A task that follows right behind the other side takes each cell's cache line
+   away while the other side works on it, and then both wait for the line more
+   than they work. So after a spin that has paid, the task stays behind for
+   about a microsecond, as long as this lets more than one cell get ready. If
+   it does not, this is tried again now and then (conc__spin_learn). */
 #define CONC__CELLS_LINGER 40
 
 CONC__PRIVATE void
@@ -16743,6 +17713,7 @@ conc__cells_pause_for_batch(conc__cells_queue *s, int side,
   CONC__STORE_RELAXED(&s->lone[side], lone);
 }
 
+/* Waits busily until the cell's word changes. */
 CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
                                     const conc__cells_position *spot,
                                     double deadline) {
@@ -16758,9 +17729,12 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   return paid;
 }
 
-/* Sleeps until there is a wake-up after the one that the cell tells of, if
-   that has not changed. A loop must not block, so a coroutine waits for a
-   descriptor: what is written there by a waker stays until it is drained. */
+/* Sleeps until a wake-up comes, unless the cell has changed. A loop must not
+   block, so a coroutine waits for a descriptor: what a waker writes there
+   stays until it is drained. The order is what loses no wake-up: the sleeper
+   counts itself, then reads the word that counts wake-ups, then marks the
+   cell. A process that claims the cell after the mark wakes it, and so changes
+   the word; one that claimed it before makes the mark fail. */
 CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
@@ -16792,8 +17766,9 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
   return rc;
 }
 
-/* After an attempt in vain: waits until another one may be worth it. 0,
-   -ETIMEDOUT, -ECANCELED. */
+/* After an attempt in vain: waits until another one may be worth it. A
+   deadline that has passed allows one attempt more (`late`): what came just in
+   time is not left lying there. 0, -ETIMEDOUT, -ECANCELED. */
 CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
@@ -16803,7 +17778,8 @@ CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
     return spot->suspect && conc__cells_recover_dead(s) ? 0 : -ETIMEDOUT;
   if (conc__cells_spin(s, side, spot, w->deadline)) return 0;
   if (spot->busy) {
-    /* It is a matter of microseconds, unless its owner has no CPU, or died. */
+    /* It is a matter of microseconds, unless its owner has no CPU, or died: so
+       this naps, longer each time, and only then asks. */
     double until = conc_now() + 20e-6 * (double)(1u << w->naps);
     if (w->naps < 7)
       w->naps++;
@@ -16813,6 +17789,8 @@ CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
                            &w->round);
     if (rc == -ETIMEDOUT && until < w->deadline) rc = 0;
   } else {
+    /* What is claimed here does not hold this side up; but the wake-up may
+       have been a dead process's to give. */
     rc = conc__cells_sleep(s, side, w, spot);
     if (spot->suspect) conc__cells_recover_dead(s);
   }
@@ -16821,8 +17799,9 @@ CONC__PRIVATE int conc__cells_await(conc__cells_queue *s, int side,
   return 0;
 }
 
-/* Who has slept leaves: if others sleep, they are to be woken by who changes
-   the next cell, or now, if there is something for them already. */
+/* A task that has slept leaves. If others sleep, the next cell is marked for
+   them, so that its change wakes one; or they are woken now, if there is
+   something for them already. */
 CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
   conc__cells_position spot;
   if (CONC__LOAD(&s->cells->sides[side].sleepers) == 0 &&
@@ -16838,6 +17817,8 @@ CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
 
 /* --- put and get --- */
 
+/* Where the content of a pickled message is, so that a getter that wants bytes
+   knows it without a look at the pickle. */
 CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
   size_t before, size;
   int rc = conc__pickle_content((const unsigned char *)m->data,
@@ -16848,7 +17829,9 @@ CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
          (uint32_t)(m->size - before - size) << 16;
 }
 
-/* 0, -EAGAIN, -EPIPE, -ENOSPC */
+/* Puts a message if there is room. A process that is killed before the last
+   store has put nothing; after it, the message is there. 0, -EAGAIN, -EPIPE;
+   -ENOSPC: too many processes share the memory. */
 CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      const conc__message *m,
                                      conc__cells_position *spot) {
@@ -16865,7 +17848,9 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
       CONC__CELL(lap, self, CONC__CELL_BUSY), 0, __ATOMIC_SEQ_CST,
       __ATOMIC_RELAXED));
   cell = spot->cell;
+  CONC__CHECK(conc__cell_at(s, spot->at) == cell);
   CONC__POINT();
+  /* The cell is this process's: other putters may go on to the next one. */
   conc__cells_help(&s->cells->tail, spot->at, conc__at_next(s, spot->at));
   /* In one order with the claim: a getter that has seen the queue closed, and
      then this cell free, may rely on it that nothing is put any more. */
@@ -16878,6 +17863,7 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   CONC__STORE_RELAXED(&cell->form, form);
   if (m->size > 0)
     memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
     conc__cells_wake(s, CONC__GETTERS, 1);
@@ -16885,8 +17871,9 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
 }
 
 /* What a getter may know of a cell without having claimed it: the size of the
-   message, or of its content if there is no sink for a body; or -EBADMSG. It
-   holds if the cell's word has not changed meanwhile. */
+   message, or of its content unless the sink takes a body; or -EBADMSG. It
+   holds if the cell's word has not changed meanwhile. That is how a message
+   that the getter cannot take stays for others. */
 CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
                                      uint32_t *form) {
   ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
@@ -16896,8 +17883,12 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
   return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
 }
 
-/* The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. `exact`: it must be the sink's, too. */
+/* Gets the oldest message, if there is one that the sink can take. With
+   `exact` it must have as many bytes as the sink. Whatever can fail does so
+   before the claim: with the claim the message is this process's, and the last
+   store makes the cell free. A process that is killed between the two has not
+   got it. The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
+   -ENOMEM. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                                          conc__sink *sink, bool exact,
                                          conc__cells_position *spot) {
@@ -16909,6 +17900,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   for (;;) {
     if (!conc__cells_find_full(s, spot)) {
+      /* Closed, and after that nothing found: then nothing will come, for a
+         put looks whether the queue is closed after its claim. */
       if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
         return -EAGAIN;
       if (!conc__cells_find_full(s, spot)) {
@@ -16926,7 +17919,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                           (exact && (size_t)n < sink->size))) {
       n = -EMSGSIZE;
     }
-    if (CONC__UNLIKELY(n < 0)) {
+    if (CONC__UNLIKELY(n < 0)) { /* true only of the cell as it was seen */
       if (CONC__LOAD(&cell->word) == spot->word) return n;
       continue;
     }
@@ -16944,6 +17937,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
   } else if (n > 0) {
     memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
   }
+  /* All has been read: the next lap may write here. */
   CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
   conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
@@ -16951,7 +17945,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
   return n;
 }
 
-/* What is left to do after a first attempt that failed with -EAGAIN. */
+/* What is left to do after a first attempt that failed with -EAGAIN. With `m`
+   it puts, else it gets. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink, bool exact,
@@ -16982,7 +17977,8 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
                                deadline);
 }
 
-/* How many messages; or negative errno. */
+/* The class's get_n: how many messages, or negative errno. What came back to
+   this process is taken first. */
 CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
                                         size_t n, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
@@ -16990,7 +17986,7 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   size_t done = 0;
   ssize_t rc = 0;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    rc = conc__fifo_get_n(s->stash, sink, n, 0);
+    rc = conc__fifo_get_many(s->stash, sink, n, 0);
     if (rc != -ETIMEDOUT) return rc;
   }
   for (; done < n; done++) {
@@ -17004,6 +18000,8 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* `stashed` is cleared before the look and set again if there was something: a
+   message that comes back meanwhile sets it, too, and so is not overlooked. */
 CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                                       double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
@@ -17023,7 +18021,8 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                           deadline);
 }
 
-/* It was got, and is this process's, whoever of it gets it next. */
+/* The message was got, so it is this process's: any task of this process may
+   get it next, but no other process. */
 CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
@@ -17032,6 +18031,8 @@ CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
   return rc;
 }
 
+/* What is true of a moment: that in which the cell's word was still the same.
+ */
 CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
@@ -17059,6 +18060,9 @@ CONC__PRIVATE ssize_t conc__cells_between(const conc__cells_queue *s,
          (ssize_t)CONC__AT_INDEX(from);
 }
 
+/* From the first message that is not got to the first free cell: so messages
+   that are being put or got at this moment count. The searches move the hints,
+   and a dead process's claim is taken away, before they are read. */
 CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
@@ -17073,6 +18077,9 @@ CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
 
 /* --- what is not done yet --- */
 
+/* How many puts were skipped, modulo 2^32. The sum over all cells is kept with
+   the value of `skipped` that it belongs to, in one word, so that any thread
+   may read or write it at any time. */
 CONC__PRIVATE uint32_t conc__cells_skips(conc__cells_queue *s) {
   uint32_t now = CONC__LOAD(&s->cells->skipped);
   uint64_t known = CONC__LOAD(&s->skips);
@@ -17088,7 +18095,9 @@ CONC__PRIVATE uint32_t conc__cells_skips(conc__cells_queue *s) {
 }
 
 /* How many messages were put, those under way included, and are not reported
-   done, if so many are. Modulo all positions that there are. */
+   done, if `done` of them are. The position of the next put is how many were
+   put ever, modulo all positions that there are; so is the result, and one of
+   more than half of these means that it is below 0. */
 CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
                                               uint64_t done) {
   uint64_t all = (uint64_t)s->count << 31;
@@ -17100,6 +18109,7 @@ CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
   return left < all / 2 ? left : 0;
 }
 
+/* -EINVAL rather than a count above the puts. */
 CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   uint64_t done = CONC__LOAD(&s->cells->done), left;
@@ -17108,7 +18118,8 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
     if (left == 0) return -EINVAL;
   } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
                                         __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
-  /* In one order with the joiner's count of itself and its look at `done`. */
+  /* In one order with the joiner, which counts itself and then looks at
+     `done`: either it sees that all is done, or it is seen here. */
   if (left == 1) {
     CONC__POINT();
     __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
@@ -17119,6 +18130,9 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   return 0;
 }
 
+/* Waits until all is done, or was at some moment since the call (`ends`): puts
+   that come meanwhile need not be waited for. A dead process's claim counts as
+   a put under way, so it is looked for before each sleep. */
 CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
@@ -17142,6 +18156,7 @@ CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   return rc;
 }
 
+/* Wakes all, of all processes: they see it, or their cells as they are. */
 CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   CONC__POINT();
@@ -17151,6 +18166,7 @@ CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   return 0;
 }
 
+/* This process's part of it. Also of a handle that is half made. */
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
@@ -17163,12 +18179,16 @@ CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   CONC_FREE(s);
 }
 
+/* put_n is left out: each put is a claim of its own. */
 static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
     NULL,             conc__cells_get_n};
 
+/* --- opening --- */
+
+/* For memory that is new, before any other process has it. */
 CONC__PRIVATE int conc__cells_init(void *memory, void *queue) {
   const conc__cells_queue *s = (const conc__cells_queue *)queue;
   conc__cells *cells = (conc__cells *)memory;
@@ -17196,6 +18216,10 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   return s->blocks_at + s->count * s->block_size;
 }
 
+/* Makes or finds the memory, and this process's wakers. The wakers of a queue
+   without a name are inherited by forked children, which is how all processes
+   of the family have the same ones; processes that come by a name have none.
+   0 or negative errno; then conc__cells_free undoes what has been done. */
 CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
                                    const conc_queue_opts *o) {
   size_t size = conc__cells_plan(s);
@@ -17209,6 +18233,7 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
                : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
+  /* By a name conc_shared_open has called it, for the first process only. */
   if (o->name == NULL) conc__cells_init(memory, s);
   if (s->cells->magic != CONC__CELLS_MAGIC || s->cells->count != s->count ||
       s->cells->max_bytes != s->queue.max_bytes)
@@ -17222,6 +18247,8 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   return rc;
 }
 
+/* A queue for conc_queue_new; NULL and errno. Positions have 31 bits of lap
+   and messages 31 bits of size, hence the limits. */
 CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
   conc__cells_queue *s;
   int rc = -EINVAL;
@@ -17243,8 +18270,13 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
 
 /* ---------------------------------------------------------------------------
    >>queue: conc_queue: one interface to every distance
+
+   Every call goes through the queue's class, see >>fifo. What is common to all
+   distances is here: the limit of bytes, the many-calls for classes that have
+   none of their own, and values, which travel as the body of a pickle.
    ------------------------------------------------------------------------ */
 
+/* The one place that names the classes. */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options) {
   conc__init();
   return options != NULL && options->shared ? conc__cells_new(options)
@@ -17259,6 +18291,8 @@ CONC_API int conc_queue_close(conc_queue *queue) {
   return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
 }
 
+/* The limit is looked at before the class is asked: what no getter may receive
+   is refused, whatever the distance. */
 CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
                                   int kind, double timeout) {
   conc__message m;
@@ -17295,7 +18329,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   m.kind = CONC__RAW;
   if (n > 0 && queue->ops->put_n != NULL)
     return queue->ops->put_n(queue, &m, n, deadline);
-  for (; done < n; done++) {
+  for (; done < n; done++) { /* waits for the first only */
     rc = queue->ops->put(queue, &m, done == 0 ? deadline : 0);
     if (rc != 0) break;
     m.data = (const char *)m.data + size;
@@ -17303,6 +18337,9 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   return done > 0 ? (ssize_t)done : rc;
 }
 
+/* A class without get_n gets whole bodies, one after the other: a message of
+   another size is known only when it has been got, and goes back to the front
+   then. */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -17325,7 +18362,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
     rc = conc__pickle_content(body.data, body.size, body.size, &offset,
                               &found);
     if (rc == 0 && found != size) rc = -EMSGSIZE;
-    if (rc != 0) {
+    if (rc != 0) { /* nothing is lost: it is the next get's */
       m.data = body.data;
       m.size = body.size;
       m.kind = CONC__PICKLED;
@@ -17358,6 +18395,7 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
 
 /* --- typed values --- */
 
+/* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout) {
   conc__buffer b = {NULL, 0, 0};
@@ -17374,6 +18412,8 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   return rc;
 }
 
+/* Gets the body of a pickle between the two opcodes that it lacks, and reads
+   it. The message is lost only if it is malformed. */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout) {
   static const unsigned char proto[] = {0x80, 4};
@@ -17414,6 +18454,7 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
   return rc;
 }
 
+/* The value is freed before the return: so a format may not point into it. */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...) {
   conc_value *v;

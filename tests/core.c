@@ -510,9 +510,6 @@ static int bound(const char *path) {
   return fd;
 }
 
-/* What is no address, an address where nobody listens, and the path of a unix
-   socket that is in use, left over, or bound and about to listen: only the one
-   left over may be replaced. */
 /* What is no address, an address where nobody listens, and the path of a
    unix socket that is in use, left over, or bound and about to listen: only
    the one left over may be replaced. */

@@ -269,8 +269,6 @@ static void aftermath(void (*turn)(void)) {
   conc_shared_free(its);
 }
 
-/* Children use one object in turn and are killed at any moment. Afterwards the
-   others must still get it, and nothing that the dead held may stay taken. */
 /* Children use one object in turn and are killed at any moment. Afterwards
    the others must still get it, and nothing that the dead held may stay
    taken. */

@@ -586,9 +586,6 @@ static void take_in_order(conc_lock *first, conc_lock *second) {
   CHECK_EQ(conc_lock_release(second), 0);
 }
 
-/* Locks are taken in one order again and again, of which nothing is told; then
-   c before a, the other way round, by one thread. It is told by the names, once
-   for each pair: the other lock that is named "a" is the same to it. */
 /* Locks are taken in one order again and again, of which nothing is told;
    then c before a, the other way round, by one thread. It is told by the
    names, once for each pair: the other lock that is named "a" is the same

@@ -265,8 +265,8 @@ static void use_what_is_left(void *arg) {
     CHECK_CHILD(conc_lock_release(&b->locks[i]) == 0);
     while (conc_get(b->queues[i], buf, sizeof buf, 0) >= 0) {
     }
-    CHECK_CHILD(b->queues[i]->getters.first == NULL);
-    CHECK_CHILD(b->queues[i]->putters.first == NULL);
+    CHECK_CHILD(AS_FIFO(b->queues[i])->getters.first == NULL);
+    CHECK_CHILD(AS_FIFO(b->queues[i])->putters.first == NULL);
     CHECK_CHILD(conc_put(b->queues[i], "x", 1, 0) == 0);
     CHECK_CHILD(conc_get(b->queues[i], buf, sizeof buf, 0) == 1);
     CHECK_CHILD(b->locks[i].waiters.first == NULL);
@@ -411,15 +411,15 @@ typedef struct behind {
 } behind;
 
 static conc__waiter *first_waiter(behind *b) {
-  return b->kind == A_MESSAGE ? b->queue->getters.first
-         : b->kind == ROOM    ? b->queue->putters.first
+  return b->kind == A_MESSAGE ? AS_FIFO(b->queue)->getters.first
+         : b->kind == ROOM    ? AS_FIFO(b->queue)->putters.first
          : b->kind == A_LOCK  ? b->lock.waiters.first
                               : b->rwlock.waiters.first;
 }
 
 static conc__mutex *waiters_guard(behind *b) {
-  return b->kind == A_MESSAGE ? conc__put_guard(b->queue)
-         : b->kind == ROOM    ? conc__get_guard(b->queue)
+  return b->kind == A_MESSAGE ? conc__fifo_put_guard(AS_FIFO(b->queue))
+         : b->kind == ROOM    ? conc__fifo_get_guard(AS_FIFO(b->queue))
          : b->kind == A_LOCK  ? conc__mutex_of(&b->lock)
                               : conc__mutex_of(&b->rwlock);
 }

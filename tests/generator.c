@@ -330,9 +330,6 @@ static void *try_stubborn(void *arg) {
   CHECK_EQ((intptr_t)conc_gen_result(&g), 6);
   return arg;
 }
-/* A generator yields once more when it is closed, and one that delegates to it
-   yields from another during its clean-up. A close that forgot where either
-   stands would lose a value, or the result. */
 /* A generator yields once more when it is closed, and one that delegates to
    it yields from another during its clean-up. A close that forgot where
    either stands would lose a value, or the result. */

@@ -120,9 +120,6 @@ static void check_expired(conc__loop *loop, double now) {
           least + ROUNDING);
 }
 
-/* Random timers are set, removed and let expire, in the loop's heap and in a
-   plain array. After each step both must agree on what has expired, in which
-   order, and on what comes first. */
 /* Random timers are set, removed and let expire, in the loop's heap and in
    a plain array. After each step both must agree on what has expired, in
    which order, and on what comes first. */

@@ -49,8 +49,6 @@ static conc_queue *join_as_client(const served *s, conc_manager *client) {
 
 /* A server and a client in one process, and every call of a queue at the
    client's end: each must return what it does for a local one. */
-/* A server and a client in one process, and every call of a queue at the
-   client's end: each must return what it does for a local one. */
 TEST(a_proxy_is_a_queue_like_any_other) {
   served s;
   conc_manager m;
@@ -162,9 +160,9 @@ static void *get_one(void *queue) {
 
 static bool somebody_waits(conc_queue *q) {
   bool yes;
-  conc__mutex_lock(conc__put_guard(q));
-  yes = q->getters.first != NULL;
-  conc__mutex_unlock(conc__put_guard(q));
+  conc__mutex_lock(conc__fifo_put_guard(AS_FIFO(q)));
+  yes = AS_FIFO(q)->getters.first != NULL;
+  conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
   return yes;
 }
 
@@ -430,12 +428,12 @@ TEST(a_getter_whose_client_has_just_gone_takes_no_item) {
   join_as_client(&s, &m);
   for (int i = 0; i < 50; i++) {
     int fd = raw_connection(&m);
-    conc__mutex *guard = conc__put_guard(s.queue);
+    conc__mutex *guard = conc__fifo_put_guard(AS_FIFO(s.queue));
     conc__waiter *w;
     CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
     while (!somebody_waits(s.queue)) sched_yield();
     conc__mutex_lock(guard);
-    w = conc__waitlist_take(&s.queue->getters);
+    w = conc__waitlist_take(&AS_FIFO(s.queue)->getters);
     conc__mutex_unlock(guard);
     CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
     close(fd);

@@ -709,6 +709,8 @@ function anchored_fields(l, what,   code, rest, at, f, done) {
 # What stands in comments, without those of fields and enumerators.
 function print_words(   s, l, t) {
   for (s in all) {
+    # The history names what is gone; the section before it has its banner.
+    if (s == "version" || s == "index") continue
     l = all[s]
     while (match(l, /(conc|CONC)_[A-Za-z0-9_]*/)) {
       t = substr(l, RSTART, RLENGTH)

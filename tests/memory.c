@@ -250,7 +250,7 @@ static size_t full_got, filled;
 
 static void fill(void) {
   char data[100];
-  if (full->got == full_got) return; /* it was not got */
+  if (AS_FIFO(full)->got == full_got) return; /* it was not got */
   memset(data, 'x', sizeof data);
   for (; conc_put(full, data, 100, 0) == 0; filled++) {
   }
@@ -261,7 +261,7 @@ static void fill(void) {
 /* Tries to get, with the n-th allocation failing and all later ones. */
 static void get_in_vain(long n) {
   conc_value *v = NULL;
-  full_got = full->got;
+  full_got = AS_FIFO(full)->got;
   at_failure = fill;
   __atomic_store_n(&test_fail_at, n, __ATOMIC_RELAXED);
   conc_get_value(full, &v, 0);

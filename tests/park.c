@@ -270,7 +270,7 @@ static int wait_get(void) {
 static int wake_put(void) { return conc_put(queue, "x", 1, CONC_FOREVER); }
 static void check_get(void) { /* it was got, or is still there */
   CHECK_EQ(conc_qsize(queue), waited == 0 ? 0 : 1);
-  CHECK(queue->getters.first == NULL);
+  CHECK(AS_FIFO(queue)->getters.first == NULL);
 }
 
 static int fill(void) {
@@ -284,13 +284,13 @@ static int wake_get(void) {
 }
 static void check_put(void) {
   CHECK_EQ(conc_qsize(queue), waited == 0 ? 1 : 0);
-  CHECK(queue->putters.first == NULL);
+  CHECK(AS_FIFO(queue)->putters.first == NULL);
 }
 
 static int wait_done(void) { return conc_queue_join(queue, limit); }
 static int wake_done(void) { return conc_task_done(queue); }
 static void check_done(void) {
-  CHECK(queue->joiners.first == NULL);
+  CHECK(AS_FIFO(queue)->joiners.first == NULL);
   CHECK_EQ(conc_task_done(queue), -EINVAL);
   conc_put(queue, "x", 1, 0); /* for the next reset to count */
 }
@@ -529,10 +529,6 @@ static int cancel_polling(void) {
   return rc == -ESRCH ? 0 : rc;
 }
 
-/* A thread waits for a descriptor; another one that cancels it is stopped
-   before its i-th step, while the first ends of itself. From the decision to
-   wake it to the write, the descriptor for that must stay open: else the write
-   would go to whatever has its number by then. */
 /* A thread waits for a descriptor; another one that cancels it is stopped
    before its i-th step, while the first ends of itself. From the decision
    to wake it to the write, the descriptor for that must stay open: else the
@@ -831,7 +827,7 @@ static void *order_get(void *number) {
 }
 TEST(a_queue_serves_its_getters_in_the_order_of_arrival) {
   queue = conc_queue_new(NULL);
-  wait_in_order(order_get, wake_put, &queue->getters);
+  wait_in_order(order_get, wake_put, &AS_FIFO(queue)->getters);
   conc_queue_free(queue);
 }
 
@@ -844,7 +840,7 @@ TEST(a_queue_serves_its_putters_in_the_order_of_arrival) {
   conc_queue_opts one = {.capacity = 1};
   queue = conc_queue_new(&one);
   fill();
-  wait_in_order(order_put, wake_get, &queue->putters);
+  wait_in_order(order_put, wake_get, &AS_FIFO(queue)->putters);
   conc_queue_free(queue);
 }
 

@@ -131,9 +131,6 @@ static void *steal_some(void *arg) {
   return arg;
 }
 
-/* The owner pushes and pops jobs while thieves come and go, so that it changes
-   between its cheap and its careful way. A job that both take, or nobody, is
-   noticed. */
 /* The owner pushes and pops jobs while thieves come and go, so that it
    changes between its cheap and its careful way. A job that both take, or
    nobody, is noticed. */
@@ -546,9 +543,6 @@ static void *reverse(void *arg) {
 }
 
 /* Sixty items, of which only three fit into the memory for arguments at one
-   time, are reversed by map and by single jobs. Each must come back whole; one
-   that can never fit is refused. */
-/* Sixty items, of which only three fit into the memory for arguments at one
    time, are reversed by map and by single jobs. Each must come back whole;
    one that can never fit is refused. */
 TEST(large_arguments_travel_to_processes_and_back) {
@@ -678,8 +672,6 @@ static void callbacks(int kind) {
   CHECK_EQ(told, 100);
   CHECK_EQ(told_failures, 50);
 }
-/* A hundred jobs, every other one of which fails. Each callback has been called,
-   with the right status, before its job can be joined. */
 /* A hundred jobs, every other one of which fails. Each callback has been
    called, with the right status, before its job can be joined. */
 TEST(callbacks_of_threads) { callbacks(CONC_THREAD); }

@@ -533,9 +533,6 @@ __attribute__((constructor)) static void register_is_null(void) {
 
 static void *do_something(void *arg) { return arg; }
 
-/* A child that is a new program: it checks its bytes and that nothing else of
-   its parent is there. A target that is not registered, or a program without
-   conc_main, is refused. */
 /* A child that is a new program: it checks its bytes and that nothing else
    of its parent is there. A target that is not registered, or a program
    without conc_main, is refused. */
@@ -734,9 +731,6 @@ TEST(processes_are_killed_at_any_moment) {
   CHECK(killed > 0);
 }
 
-/* There may be n descriptors more, from 0 on, for each way to start a child. It
-   fails with -EMFILE and leaves no descriptor and no child, until there are
-   enough; then it succeeds. */
 /* There may be n descriptors more, from 0 on, for each way to start a
    child. It fails with -EMFILE and leaves no descriptor and no child, until
    there are enough; then it succeeds. */
@@ -803,8 +797,6 @@ static int run_script(const char *text, conc_popen *p, const char *input) {
   return rc;
 }
 
-/* A shell copies its input and writes to both outputs, which are in turn pipes,
-   each other, nothing, a descriptor and a file. Each must get its own text. */
 /* A shell copies its input and writes to both outputs, which are in turn
    pipes, each other, nothing, a descriptor and a file. Each must get its
    own text. */

@@ -60,8 +60,6 @@ static ssize_t read_all(int fd, char *text, size_t size) {
   return n;
 }
 
-/* The bar is written to a pipe, as to a log. It gets the first line and the last
-   one, others only when the interval is over, and never a carriage return. */
 /* The bar is written to a pipe, as to a log. It gets the first line and the
    last one, others only when the interval is over, and never a carriage
    return. */
@@ -129,9 +127,6 @@ TEST(a_socket_that_nobody_reads_is_an_error) {
 }
 
 /* A pseudo-terminal of 60 columns: each state is a carriage return and 59
-   columns, the shorter last one is filled up, so that nothing of the one before
-   is left. */
-/* A pseudo-terminal of 60 columns: each state is a carriage return and 59
    columns, the shorter last one is filled up, so that nothing of the one
    before is left. */
 TEST(a_terminal_has_one_line_of_its_width) {
@@ -183,8 +178,6 @@ static void *steps(void *arg) {
     CHECK_EQ(conc_progress_update(&shared, 1), 0);
   return arg;
 }
-/* Four threads update one bar, which is written to a file. The sum is exact, and
-   the lines are whole and never go back. */
 /* Four threads update one bar, which is written to a file. The sum is
    exact, and the lines are whole and never go back. */
 TEST(many_threads_count_together) {

@@ -10,9 +10,9 @@ static void until_waiting(conc_queue *q, const struct conc__waitlist *list,
   do {
     sched_yield();
     found = 0;
-    conc__queue_lock(q);
+    conc__fifo_lock(AS_FIFO(q));
     for (conc__waiter *w = list->first; w != NULL; w = w->next) found++;
-    conc__queue_unlock(q);
+    conc__fifo_unlock(AS_FIFO(q));
   } while (found < n);
 }
 
@@ -47,7 +47,7 @@ TEST(sizes_from_nothing_to_the_limit_are_kept) {
 TEST(messages_wrap_around_the_ring_at_every_offset) {
   conc_queue *q = conc_queue_new(NULL);
   static unsigned char in[200], out[200];
-  enum { PLACES = 512 / CONC__SLOT_HEAD };
+  enum { PLACES = 512 / CONC__ENTRY_HEAD };
   static bool seen[PLACES];
   unsigned first = 0, last = 0, offsets = 0;
   for (int i = 0; i < 200000 && offsets < PLACES; i++) {
@@ -69,8 +69,8 @@ TEST(messages_wrap_around_the_ring_at_every_offset) {
     CHECK_EQ(conc_get(q, out, sizeof out, 0), size);
     CHECK(memcmp(in, out, size) == 0);
     CHECK_EQ(conc_qsize(q), 1);
-    CHECK(q->ring_size <= 1024);
-    at = (q->got_at & 511) / CONC__SLOT_HEAD;
+    CHECK(AS_FIFO(q)->ring.size <= 1024);
+    at = (AS_FIFO(q)->got_at & 511) / CONC__ENTRY_HEAD;
     if (!seen[at]) seen[at] = true, offsets++;
   }
   CHECK_EQ(offsets, PLACES);
@@ -87,7 +87,7 @@ TEST(the_ring_grows_wherever_it_begins) {
     CHECK_EQ(conc_get(q, out, sizeof out, 0), lead); /* a hole in front */
     fill(in, 50, 2);
     CHECK_EQ(conc_put(q, in, 50, 0), 0); /* across the end, sometimes */
-    CHECK_EQ(q->ring_size, 512);
+    CHECK_EQ(AS_FIFO(q)->ring.size, 512);
     fill(in, 700, 3);
     CHECK_EQ(conc_put(q, in, 700, 0), 0); /* it grows */
     for (unsigned k = 1; k <= 3; k++) {
@@ -106,11 +106,11 @@ TEST(a_burst_gives_its_memory_back) {
   for (int round = 0; round < 3; round++) {
     for (int i = 0; i < 20; i++)
       CHECK_EQ(conc_put(q, data, sizeof data, 0), 0);
-    CHECK(q->ring_size >= 2000000);
+    CHECK(AS_FIFO(q)->ring.size >= 2000000);
     for (int i = 0; i < 20; i++)
       CHECK_EQ(conc_get(q, data, sizeof data, 0), sizeof data);
     CHECK_EQ(conc_get(q, data, sizeof data, 0), -ETIMEDOUT);
-    CHECK(q->ring_size <= 65536);
+    CHECK(AS_FIFO(q)->ring.size <= 65536);
   }
   conc_queue_free(q);
 }
@@ -180,9 +180,9 @@ TEST(closing_ends_all_who_wait) {
     memset(w, 0, sizeof w);
     if (round % 2) {
       CHECK_EQ(conc_put(q, "x", 1, 0), 0);
-      employ(w, 6, q, work_put, &q->putters);
+      employ(w, 6, q, work_put, &AS_FIFO(q)->putters);
     } else {
-      employ(w, 6, q, work_get, &q->getters);
+      employ(w, 6, q, work_get, &AS_FIFO(q)->getters);
     }
     CHECK_EQ(conc_queue_close(q), 0);
     dismiss(w, 6);
@@ -192,7 +192,8 @@ TEST(closing_ends_all_who_wait) {
     if (round % 2) CHECK_EQ(conc_get(q, &c, 1, 0), 1);
     CHECK_EQ(conc_get(q, &c, 1, 0), -EPIPE);
     CHECK_EQ(conc_peek_size(q), -EPIPE);
-    CHECK(q->getters.first == NULL && q->putters.first == NULL);
+    CHECK(AS_FIFO(q)->getters.first == NULL &&
+          AS_FIFO(q)->putters.first == NULL);
     conc_queue_free(q);
   }
 }
@@ -205,7 +206,7 @@ TEST(a_message_that_one_getter_cannot_take_goes_to_the_next) {
     memset(w, 0, sizeof w);
     w[0].size = w[1].size = w[2].size = 2;
     w[3].size = 3;
-    employ(w, 4, q, work_get, &q->getters);
+    employ(w, 4, q, work_get, &AS_FIFO(q)->getters);
     if (round % 2) {
       CHECK_EQ(conc_put(q, "abc", 3, 0), 0);
       dismiss(w, 4);
@@ -233,16 +234,17 @@ TEST(room_that_one_putter_cannot_use_goes_to_the_next) {
   memset(w, 0, sizeof w);
   CHECK_EQ(conc_put(q, "x", 1, 0), 0);
   w[0].size = w[1].size = 1;
-  employ(w, 2, q, work_put, &q->putters);
-  conc__queue_lock(q);
-  CONC_FREE(q->ring); /* as after a burst: the next put needs memory */
-  q->ring = NULL;
-  q->ring_size = 0;
-  q->got = q->put;
-  q->got_at = q->got_at_seen = q->put_at;
+  employ(w, 2, q, work_put, &AS_FIFO(q)->putters);
+  conc__fifo_lock(AS_FIFO(q));
+  CONC_FREE(
+      AS_FIFO(q)->ring.data); /* as after a burst: the next put needs memory */
+  AS_FIFO(q)->ring.data = NULL;
+  AS_FIFO(q)->ring.size = 0;
+  AS_FIFO(q)->got = AS_FIFO(q)->put;
+  AS_FIFO(q)->got_at = AS_FIFO(q)->got_at_seen = AS_FIFO(q)->put_at;
   __atomic_store_n(&test_fail_at, 1, __ATOMIC_RELAXED);
-  conc__queue_unlock(q);
-  conc__queue_pass(conc__get_guard(q), &q->putters);
+  conc__fifo_unlock(AS_FIFO(q));
+  conc__fifo_pass(conc__fifo_get_guard(AS_FIFO(q)), &AS_FIFO(q)->putters);
   dismiss(w, 2);
   CHECK_EQ(w[0].result, -ENOMEM);
   CHECK_EQ(w[1].result, 0);
@@ -263,10 +265,10 @@ TEST(all_who_join_a_queue_are_told) {
   memset(w, 0, sizeof w);
   CHECK_EQ(conc_queue_join(q, 0), 0);
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_put(q, "x", 1, 0), 0);
-  employ(w, 6, q, join_queue, &q->joiners);
+  employ(w, 6, q, join_queue, &AS_FIFO(q)->joiners);
   for (int i = 0; i < 3; i++) {
     CHECK_EQ(conc_get(q, &c, 1, 0), 1);
-    until_waiting(q, &q->joiners, 6);
+    until_waiting(q, &AS_FIFO(q)->joiners, 6);
     CHECK_EQ(conc_queue_join(q, 0), -ETIMEDOUT);
     CHECK_EQ(conc_task_done(q), 0);
   }
@@ -333,8 +335,6 @@ typedef struct record {
   char text[9]; /* so that a record is no multiple of a word */
 } record;
 
-/* 25 records and room for 10: each call moves what it can and says how many. The
-   round from 1 to 10 begins at every place of the ring. */
 /* 25 records and room for 10: each call moves what it can and says how
    many. The round from 1 to 10 begins at every place of the ring. */
 TEST(many_are_moved_at_once_as_far_as_there_is_room) {
@@ -423,15 +423,15 @@ TEST(many_wake_many) {
     for (int i = 0; i < 6; i++) w[i].size = 1;
     if (round % 2) {
       CHECK_EQ(conc_put_many(q, "abcd", 1, 4, 0), 4);
-      employ(w, 4, q, work_put, &q->putters);
+      employ(w, 4, q, work_put, &AS_FIFO(q)->putters);
       CHECK_EQ(conc_get_many(q, buf, 1, 8, 0), 4);
       dismiss(w, 4);
       CHECK_EQ(conc_get_many(q, buf, 1, 8, 0), 4);
     } else {
-      employ(w, 6, q, work_get, &q->getters);
+      employ(w, 6, q, work_get, &AS_FIFO(q)->getters);
       CHECK_EQ(conc_put_many(q, "abc", 1, 3, 0), 3);
       while (conc_qsize(q) > 0) sched_yield();
-      until_waiting(q, &q->getters, 3);
+      until_waiting(q, &AS_FIFO(q)->getters, 3);
       CHECK_EQ(conc_put_many(q, "abc", 1, 3, 0), 3);
       dismiss(w, 6);
     }

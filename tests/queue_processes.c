@@ -173,8 +173,6 @@ TEST_ALL(many_at_once) {
   conc_queue_free(q);
 }
 
-/* Options that cannot be, and then each allocation fails in turn: the queue is
-   not made, errno says why, and nothing is left allocated. */
 /* Options that cannot be, and then each allocation fails in turn: the queue
    is not made, errno says why, and nothing is left allocated. */
 TEST_SHARED(what_cannot_be_made_says_why) {
@@ -284,8 +282,6 @@ static void echo_values(void *arg) {
   CHECK_CHILD(conc_queue_close(q[1]) == 0);
 }
 
-/* A child sends back what it gets: typed values, texts, bytes. What does not
-   fit, or is asked for as another type, stays in the queue. */
 /* A child sends back what it gets: typed values, texts, bytes. What does
    not fit, or is asked for as another type, stays in the queue. */
 TEST_SHARED(values_travel) {
@@ -554,8 +550,6 @@ static void loop_child(void *arg) {
   t.target = loop_main;
   CHECK_CHILD(conc_run(&t) == 0);
 }
-/* Eight coroutines of a child wait at a queue, beside one that counts ticks. All
-   messages come back once; when all eight sleep, the ticks must go on. */
 /* Eight coroutines of a child wait at a queue, beside one that counts
    ticks. All messages come back once; when all eight sleep, the ticks must
    go on. */
@@ -844,9 +838,6 @@ static void claim(conc_queue *q, uint32_t i, unsigned state) {
   reap(pid, -SIGKILL);
 }
 
-/* A process dies between its claim of a cell and its message, at each of the
-   cells, before or after it moves the tail. The others must get all older and
-   newer messages, and have the cell back. */
 /* A process dies between its claim of a cell and its message, at each of
    the cells, before or after it moves the tail. The others must get all
    older and newer messages, and have the cell back. */

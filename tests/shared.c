@@ -1385,8 +1385,6 @@ TEST(what_nobody_uses_is_made_anew) {
   await_gone();
 }
 
-/* A process opens memory by name, forks, and is killed. Its child still uses the
-   memory: who opens the name then must find that, and not a new one. */
 /* A process opens memory by name, forks, and is killed. Its child still
    uses the memory: a process that opens the name then must find that
    memory, and not a new one. */

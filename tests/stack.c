@@ -134,9 +134,6 @@ static int die(int how, char *text, size_t size) {
   CHECK_EQ(waitpid(pid, &status, 0), pid);
   return status;
 }
-/* Eight ways to overflow a stack, or to crash without that, each in a child: in
-   coroutines, generators, with a handler from before. The report names who it
-   was, and the signal kills as it would have. */
 /* Eight ways to overflow a stack, or to crash without that, each in a
    child: in coroutines, generators, with a handler from before. The report
    names the task, and the signal kills as it would have. */

@@ -412,8 +412,6 @@ static int others_are_refused(any_lock *a) {
 
 /* One owner goes up and down through the levels; at each, another task asks
    whether it is refused. A level too many or too few lets it in. */
-/* One owner goes up and down through the levels; at each, another task asks
-   whether it is refused. A level too many or too few lets it in. */
 TEST(a_recursive_lock_is_released_as_often_as_it_was_acquired) {
   any_lock a;
   conc_rlock *r = &a.u.rlock;
@@ -732,9 +730,6 @@ static void visit(void *arg, member *me) {
   CHECK_EQ(conc_rwlock_release(&l->rwlock), 0);
 }
 
-/* Readers r and writers w come in the order of the plan while we write. They
-   must be let in batch by batch, neighbouring readers together, and nobody
-   before those who came first. */
 /* Readers r and writers w come in the order of the plan while we write.
    They must be let in batch by batch, neighbouring readers together, and
    nobody before one that came earlier. */
@@ -772,9 +767,6 @@ TEST(a_rwlock_serves_in_order_and_readers_together) {
   }
 }
 
-/* We read; a writer, two readers, a writer and a reader wait, in this order. The
-   first writer is cancelled: the two readers must be let in at once, beside us,
-   and the last one not before the second writer has had its turn or gives up. */
 /* We read; a writer, two readers, a writer and a reader wait, in this
    order. The first writer is cancelled: the two readers must be let in at
    once, beside us, and the last one not before the second writer has had
@@ -894,9 +886,6 @@ static void release_wrongly(void *arg, member *me) {
   CHECK_EQ(conc_rwlock_release((conc_rwlock *)arg), -EPERM);
 }
 
-/* Released by nobody, by others, once too often; acquired again by who has it; by
-   one who has more than are remembered. Each is told, and none changes who
-   holds it. */
 /* Released by nobody, by others, once too often; acquired again by the task
    that has it, or by one that has more than are remembered. Each misuse is
    told, and none changes whose it is. */
@@ -1006,8 +995,6 @@ TEST(a_contended_semaphore_counts_in_phases) { /* test_acquire_contended */
   }
 }
 
-/* Three semaphores, from 0, from 2, and from 3 with the bound 3, each up to its
-   edges. A release beyond an edge must change nothing. */
 /* Three semaphores, from 0, from 2, and from 3 with the bound 3, each up to
    its edges. A release beyond an edge must change nothing. */
 TEST(a_semaphore_has_a_value_a_bound_and_limits) {
@@ -1228,9 +1215,6 @@ static void come_once(void *arg, member *me) {
   come((meeting *)arg);
 }
 
-/* Four of five wait; the barrier is broken in one of four ways. All of them are
-   told, once, and only the one that was cancelled is told that. After a reset
-   five pass. */
 /* Four of five wait; the barrier is broken in one of four ways. All of them
    are told, once, and only the one that was cancelled is told that. After a
    reset five pass. */

@@ -382,9 +382,6 @@ TEST_EVERYWHERE(wait_is_cancelled) {
 /* Nine jobs that wait and one more task, which was never started, or is the
    caller; then no memory. Each call fails before it has waited for, or
    cancelled, any of the nine. */
-/* Nine jobs that wait and one more task, which was never started, or is the
-   caller; then no memory. Each call fails before it has waited for, or
-   cancelled, any of the nine. */
 TEST_EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
   conc_task *tasks[10], fresh;
   conc_completed c;
@@ -530,8 +527,6 @@ TEST_EVERYWHERE(gather_runs_out) {
   return arg;
 }
 
-/* The caller of gather is cancelled: all ten jobs are, and have cleaned up when
-   it returns. A second cancellation, during that, is kept for its next wait. */
 /* The caller of gather is cancelled: all ten jobs are, and have cleaned up
    when it returns. A second cancellation, during that, is kept for its next
    wait. */
@@ -618,8 +613,6 @@ TEST_EVERYWHERE(what_has_completed_may_be_freed) {
   return arg;
 }
 
-/* Two at the same ten jobs: c has a time limit, d is cancelled in between. Each
-   is told of the jobs in the order of their ends, whatever failed before. */
 /* Two at the same ten jobs: c has a time limit, d is cancelled in between.
    Each is told of the jobs in the order of their ends, whatever failed
    before. */
@@ -1473,9 +1466,6 @@ static void *other_waits(void *arg) {
   conc_completed_end(&c);
   return NULL;
 }
-/* Of three threads one has finished; the caller waits for all, and so does
-   another thread. In a forked child the other two are gone: its waits must end,
-   with -ECHILD, while those of the parent go on. */
 /* Of three threads one has finished; the caller waits for all, and so does
    another thread. In a forked child the other two are gone: its waits must
    end, with -ECHILD, while those of the parent go on. */

@@ -68,6 +68,9 @@ static unsigned long long test_seed;
 static long test_blocks;  /* allocations alive */
 static long test_fail_at; /* n > 0: the n-th allocation from now fails */
 
+/* A queue of this process, for tests that look inside. */
+#define AS_FIFO(queue) ((conc__fifo *)(queue))
+
 #define TEST(name)                                                            \
   static void test_run_##name(void);                                          \
   static test_case test_case_##name = {#name, __FILE__, test_run_##name, 0};  \

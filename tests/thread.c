@@ -680,8 +680,6 @@ TEST(each_thread_has_its_own_student) {
   conc_local_free(&local_school);
 }
 
-/* Names that are not set, set to NULL, deleted, no names at all; then forty of
-   them: each finds its own value, and a freed local none. */
 /* Names that are not set, set to NULL, deleted, no names at all; then forty
    of them: each finds its own value, and a freed local none. */
 TEST(a_local_tells_what_is_not_set_from_null) {
@@ -886,8 +884,6 @@ TEST(a_destructor_or_copy_may_free_a_local) {
   conc_local_free(&local_school);
 }
 
-/* Each allocation of twenty sets fails in turn. After a failure the name is not
-   set, and all others have the values that they had. */
 /* Each allocation of twenty sets fails in turn. After a failure the name is
    not set, and all others have the values that they had. */
 TEST(a_local_without_memory_changes_nothing) {
@@ -1187,8 +1183,6 @@ static void *leave(void *arg) {
   return NULL; /* now, while the local is being freed */
 }
 
-/* Threads that have values end at the moment when the local is freed, threads of
-   ours and of others. Each value must be destroyed once, by either. */
 /* Threads that have values end at the moment when the local is freed,
    threads of ours and of others. Each value must be destroyed once, by
    either. */

@@ -74,8 +74,6 @@ static bool hmac_is(int kind, const void *k, size_t kn, const void *m,
   return hex_is(out, kind == CONC__MD5 ? 16 : 32, hex);
 }
 
-/* SHA-256, MD5 and HMAC of the published texts (FIPS 180, RFC 1321, 2202, 4231),
-   and of what Python's handshake sends. */
 /* SHA-256, MD5 and HMAC of the published texts (FIPS 180, RFC 1321, 2202,
    4231), and of what Python's handshake sends. */
 TEST(hashes_match_their_published_vectors) {
@@ -136,8 +134,6 @@ TEST(hashes_match_their_published_vectors) {
   (void)out;
 }
 
-/* Every letter of a format, as a value and as text, and every way to read it: of
-   the right type, of another one, of none. */
 /* Every letter of a format, as a value and as text, and every way to read
    it: of the right type, of another one, of none. */
 TEST(values_are_built_and_read) {
@@ -248,8 +244,6 @@ TEST(a_dict_of_many_keys_is_fast_and_the_last_of_equal_keys_counts) {
 
 /* A row is a format that fits the value, or that fails at one place: then
    nothing may have been stored, not even what came before that place. */
-/* A row is a format that fits the value, or that fails at one place: then
-   nothing may have been stored, not even what came before that place. */
 TEST(values_are_taken_apart_by_a_format) {
   conc_value *v;
   int a = 9, c = 9;
@@ -289,8 +283,6 @@ TEST(values_are_taken_apart_by_a_format) {
   conc_value_free(v);
 }
 
-/* A row is a pickle, and the text of what it must become. Those at the end of an
-   opcode's range are what an off-by-one gets wrong. */
 /* A row is a pickle, and the text of what it must become. Those at the end
    of an opcode's range are what an off-by-one gets wrong. */
 TEST(every_opcode_is_read) { /* PYTHON_WIRE 4.1 */
@@ -379,9 +371,6 @@ TEST(every_opcode_is_read) { /* PYTHON_WIRE 4.1 */
   CHECK(DECODE("cos\nsystem\n.") == -EACCES);
 }
 
-/* A row is a pickle that would call, import, or need very much memory or time,
-   and the error for it: -EACCES for what is forbidden, -EBADMSG for what is
-   malformed, others for limits. */
 /* A row is a pickle that would call, import, or need very much memory or
    time, and the error for it: -EACCES for what is forbidden, -EBADMSG for
    what is malformed, others for limits. */
@@ -552,8 +541,6 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
   free(p);
 }
 
-/* One value through each protocol and back; then in the form for an old Python,
-   in which bytes are a call, which must read back as the same. */
 /* One value through each protocol and back; then in the form for an old
    Python, in which bytes are a call, which must read back as the same. */
 TEST(what_is_written_reads_back) {
