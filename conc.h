@@ -1763,9 +1763,9 @@ CONC_API int conc_listen(const char *address);
    others      what accept() fails with */
 CONC_API int conc_accept(int fd, double timeout);
 
-/* Serves connections: accepts them, and calls handler(fd, arg) for each, all at
-   the same time. A coroutine that calls conc_serve has each handler run in a
-   coroutine of its loop; a thread has each run in a thread (Python's
+/* Serves connections: accepts them, and calls handler(fd, arg) for each, all
+   at the same time. If a coroutine calls conc_serve, each handler runs in a
+   coroutine of its loop; if a thread does, each runs in a thread (Python's
    asyncio.start_server, and socketserver's ThreadingTCPServer).
 
      static void echo(int fd, void *arg) {
