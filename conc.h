@@ -1129,15 +1129,26 @@ typedef struct conc_task {
   uintptr_t id;              /* the actor's */
   struct conc__locals *locals; /* the task's values of each conc_local */
   struct conc_group *group;    /* until the task has finished */
-  struct conc_task *next, **link; /* in the list of threads, or of a loop */
+  struct conc_task *next, **link; /* on the one list that has it: threads, a
+                                     loop's tasks, processes, waiting jobs */
   conc_event done;
-  struct conc_task *sibling;   /* the next in the group */
-  struct conc__pool_data *pool; /* of a job that a process runs */
-  unsigned number;     /* in the default name */
-  pid_t pid;    /* of a process */
-  int exitcode; /* CONC_NO_EXITCODE until the process has ended */
-  int fds[2];   /* the pidfd; the pipe by which a daemon notices the parent's
-                   end; or -1 */
+  struct conc_task *sibling; /* the next in the group */
+  unsigned number;           /* in the default name */
+  pid_t pid;     /* of a process; of the process that has run a job */
+  int exitcode;  /* of that process; CONC_NO_EXITCODE until it has ended */
+  union {        /* by .kind */
+    struct {     /* a process, as its parent sees it */
+      int pidfd; /* readable when it has ended; -1: none */
+      int life;  /* of a daemon: it lives while this is open; else -1 */
+      bool own_reaper; /* the task's starter reaps it, not the reaper */
+    } process;
+    struct { /* a job of a pool of processes; under the pool's guard */
+      struct conc__pool_data *pool;
+      unsigned retries; /* how often it may be run again */
+      short slot;       /* where it runs, or CONC__JOB_WAITS, CONC__JOB_OVER */
+      bool is_chunk;    /* of conc_pool_map: the task of a conc__chunk */
+    } job;
+  } as;
   char label[24]; /* the default name, once conc_name was asked for it */
 } conc_task;
 
@@ -1859,11 +1870,11 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
 
 /* --- buffered streams --- */
 
-/* Private: a buffer of `size` bytes, of which those from `first` to `end` are
-   in use. */
-struct conc__bytes {
+/* Private: bytes `first` to `size` of `data` are in use; there is room for
+   `capacity`. */
+struct conc__buffer {
   unsigned char *data;
-  size_t first, end, size;
+  size_t size, capacity, first;
 };
 
 /* A descriptor, with a buffer for what is read from it and one for what is
@@ -1888,7 +1899,7 @@ typedef struct conc_stream {
   size_t high_water; /* bytes; a write that finds this number of them unsent
                         sends them first; default 65536 */
   /* private */
-  struct conc__bytes in, out; /* what was read; what is to be written */
+  struct conc__buffer in, out; /* what was read; what is to be written */
   conc_lock reading, writing; /* held by the call that does so */
   int error; /* of writing: from now on all writes fail by it; or 0 */
 } conc_stream;
@@ -4225,31 +4236,77 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
 
 /* ---------------------------------------------------------------------------
    >>bytes: buffers that grow, and hashes
+
+   What needs nothing of the system but memory. Buffers: one mechanism for
+   streams (io), connections (net) and everything that is encoded (pickle,
+   json, pipe, queue). Hashes: what the handshake of net proves a key by.
+   Nothing here has a guard or waits: each object belongs to the task that
+   works with it.
    ------------------------------------------------------------------------ */
+
+/* --- memory that grows --- */
+
+/* Gives an array room for `need` elements of `unit` bytes. Returns the array,
+   which may have moved, and sets *capacity, in elements; NULL for want of
+   memory, and then the old array stays as it was. Capacities double, so an
+   array that grows by one element at a time is copied O(1) times for each. */
+CONC__PRIVATE void *conc__grow(void *data, size_t *capacity, size_t need,
+                               size_t unit) {
+  size_t n = *capacity > 0 ? *capacity : 64 / unit + (unit > 64);
+  if (need > SIZE_MAX / 4 / unit) return NULL; /* so nothing below overflows */
+  while (n < need) n *= 2;
+  data = CONC_REALLOC(data, n * unit);
+  if (data != NULL) *capacity = n;
+  return data;
+}
 
 /* --- buffers --- */
 
-/* Zeroed is empty. data is what CONC_FREE takes; size <= capacity. */
-typedef struct conc__buffer {
-  unsigned char *data;
-  size_t size, capacity;
-} conc__buffer;
+/* Bytes that are appended at the end, and may be taken from the front, as
+   streams and connections do. Encoders take nothing, so their `first` is 0 and
+   `size` is the length of what they wrote. A zeroed buffer is empty. `data` is
+   NULL, or memory for CONC_FREE. first <= size <= capacity: bytes before
+   `first` have been taken, bytes from `size` on are room. */
+typedef struct conc__buffer conc__buffer;
 
-/* Makes room for `more` bytes behind the last: so many appends cannot fail
-   then. Doubling makes n appends O(n). 0 or -ENOMEM, and nothing changed. */
+/* An emptied buffer of more bytes than these gives its memory back. */
+#define CONC__BUFFER_KEPT 65536
+
+/* How many bytes may be taken. */
+CONC__INLINE size_t conc__buffer_count(const conc__buffer *b) {
+  CONC__CHECK(b->first <= b->size && b->size <= b->capacity);
+  return b->size - b->first;
+}
+
+/* Moves the bytes to the beginning of the memory: pointers to them go bad. */
+CONC__PRIVATE void conc__buffer_shift(conc__buffer *b) {
+  size_t count = conc__buffer_count(b);
+  if (b->first == 0) return;
+  memmove(b->data, b->data + b->first, count);
+  b->first = 0;
+  b->size = count;
+}
+
+/* Makes room for `more` bytes behind the last, so that appending up to that
+   number cannot fail. 0, or -ENOMEM and the bytes are as they were; they may
+   have moved. */
 CONC__PRIVATE int conc__buffer_reserve(conc__buffer *b, size_t more) {
-  size_t capacity = b->capacity < 64 ? 64 : b->capacity;
+  size_t count = conc__buffer_count(b);
   void *data;
   if (more <= b->capacity - b->size) return 0;
-  if (more > SIZE_MAX / 4 || b->size > SIZE_MAX / 4) return -ENOMEM;
-  while (capacity - b->size < more) capacity *= 2;
-  data = CONC_REALLOC(b->data, capacity);
+  /* Bytes move forward only by at least their own number: then each byte is
+     moved once on the average, however small the pieces are that are taken. */
+  if (b->first >= count) conc__buffer_shift(b);
+  if (more <= b->capacity - b->size) return 0;
+  if (more > SIZE_MAX - b->size) return -ENOMEM;
+  data = conc__grow(b->data, &b->capacity, b->size + more, 1);
   if (data == NULL) return -ENOMEM;
   b->data = (unsigned char *)data;
-  b->capacity = capacity;
   return 0;
 }
 
+/* Copies bytes behind the last: inlined, since encoders append a few bytes
+   millions of times. 0, or -ENOMEM and nothing was appended. */
 CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
                                      size_t size) {
   if (CONC__UNLIKELY(size > b->capacity - b->size)) {
@@ -4262,32 +4319,52 @@ CONC__INLINE int conc__buffer_append(conc__buffer *b, const void *data,
   return 0;
 }
 
+/* The buffer is empty afterwards and may be used again. */
 CONC__PRIVATE void conc__buffer_free(conc__buffer *b) {
   CONC_FREE(b->data);
   b->data = NULL;
-  b->size = b->capacity = 0;
+  b->size = b->capacity = b->first = 0;
+}
+
+/* Takes n bytes off the front, into `out` unless that is NULL. A long message
+   must not hold its memory for the life of a quiet stream: see
+   CONC__BUFFER_KEPT. */
+CONC__PRIVATE void conc__buffer_take(conc__buffer *b, void *out, size_t n) {
+  CONC__CHECK(n <= conc__buffer_count(b));
+  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
+  b->first += n;
+  if (b->first < b->size) return;
+  b->first = b->size = 0;
+  if (b->capacity > CONC__BUFFER_KEPT) conc__buffer_free(b);
 }
 
 /* --- hashes: MD5 (RFC 1321), SHA-256 (FIPS 180-4), HMAC (RFC 2104) ---
 
    MD5 is no hash to trust any more, but as an HMAC it is what Python up to
    3.11 authenticates with. Both work on blocks of 64 bytes and pad alike; they
-   differ in the order of bytes within a word and in the compression. */
+   differ in the order of bytes within a word and in the compression. The two
+   compressions stand side by side, each as its standard has it, so that either
+   can be compared with its text; what is alike is written once, below them. */
 
 enum { CONC__MD5 = 0, CONC__SHA256 = 1 };
 #define CONC__HASH_MAX 32 /* bytes of the longer digest */
 
+/* A hash that is being computed; conc__hash_begin makes it as new. */
 typedef struct conc__hash {
-  int kind;
-  uint32_t state[8];
-  uint64_t size; /* bytes so far; the rest of 64 of them wait in block */
-  unsigned char block[64];
+  int kind;          /* CONC__MD5 or CONC__SHA256 */
+  uint32_t state[8]; /* of all whole blocks so far; MD5 has four of them */
+  uint64_t size;     /* bytes so far */
+  unsigned char block[64]; /* its first size % 64 bytes wait for the others */
 } conc__hash;
 
+/* Turns x left by n bits, 1 to 31; compilers make one instruction of it. */
 CONC__INLINE uint32_t conc__rol(uint32_t x, unsigned n) {
   return x << n | x >> (32 - n);
 }
 
+/* MD5's compression (RFC 1321, 3.4): adds 64 bytes at p to the four words of
+   `state`. Four rounds of 16 steps: a round has its own function of b, c, d,
+   its own order of the words and its own four shifts. */
 CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
   /* floor(2^32 * |sin(i + 1)|) */
   static const uint32_t sine[64] = {
@@ -4306,13 +4383,14 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
                                           4, 11, 16, 23, 6, 10, 15, 21};
   uint32_t a = state[0], b = state[1], c = state[2], d = state[3], w[16];
   unsigned i;
+  /* by shifts, for p may lie anywhere and the CPU may be big-endian */
   for (i = 0; i < 16; i++, p += 4)
     w[i] = (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 |
            (uint32_t)p[0];
   for (i = 0; i < 64; i++) {
     uint32_t f, next;
     unsigned word;
-    if (i < 16) {
+    if (i < 16) { /* RFC: (b & c) | (~b & d), with one operation fewer */
       f = d ^ (b & (c ^ d));
       word = i;
     } else if (i < 32) {
@@ -4325,6 +4403,7 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
       f = c ^ (b | ~d);
       word = 7 * i;
     }
+    /* Instead of sixteen lines with rotated names, the names rotate. */
     next = b + conc__rol(a + f + sine[i] + w[word % 16],
                          shift[i / 16 * 4 + i % 4]);
     a = d;
@@ -4332,12 +4411,15 @@ CONC__PRIVATE void conc__md5_block(uint32_t *state, const unsigned char *p) {
     c = b;
     b = next;
   }
+  /* Added to what was before: otherwise a block could be undone. */
   state[0] += a;
   state[1] += b;
   state[2] += c;
   state[3] += d;
 }
 
+/* SHA-256's compression (FIPS 180-4, 6.2.2): adds 64 bytes at p to the eight
+   words of `state`. */
 CONC__PRIVATE void conc__sha256_block(uint32_t *state,
                                       const unsigned char *p) {
   /* fractions of the cube roots of the first 64 primes */
@@ -4366,7 +4448,7 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
       w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
              (uint32_t)p[2] << 8 | (uint32_t)p[3];
       p += 4;
-    } else {
+    } else { /* the schedule looks back by 16 words at most: w is a ring */
       uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
       w[i & 15] += (conc__rol(x, 25) ^ conc__rol(x, 14) ^ x >> 3) +
                    (conc__rol(y, 15) ^ conc__rol(y, 13) ^ y >> 10) +
@@ -4381,6 +4463,9 @@ CONC__PRIVATE void conc__sha256_block(uint32_t *state,
   for (i = 0; i < 8; i++) state[i] += s[i];
 }
 
+/* --- hashes: what is alike --- */
+
+/* The words that either standard begins with. */
 CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   static const uint32_t md5[8] = {0x67452301, 0xefcdab89, 0x98badcfe,
                                   0x10325476, 0,          0,
@@ -4394,6 +4479,8 @@ CONC__PRIVATE void conc__hash_begin(conc__hash *h, int kind) {
   memcpy(h->state, kind == CONC__MD5 ? md5 : sha256, sizeof h->state);
 }
 
+/* Adds bytes. All pass through the block, which costs a copy and spares a
+   second loop for whole blocks: what is hashed here is short. */
 CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
                                   size_t size) {
   const unsigned char *p = (const unsigned char *)data;
@@ -4412,7 +4499,9 @@ CONC__PRIVATE void conc__hash_add(conc__hash *h, const void *data,
   }
 }
 
-/* Writes the digest (16 or 32 bytes) and returns its size. */
+/* Writes the digest (16 or 32 bytes) and returns its size. The message is
+   padded by a bit, by zeros up to 8 bytes before the end of a block, and by
+   its own length in bits. The hash is spent then. */
 CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   static const unsigned char padding[64] = {0x80};
   const bool little = h->kind == CONC__MD5;
@@ -4422,29 +4511,18 @@ CONC__PRIVATE size_t conc__hash_end(conc__hash *h, unsigned char *out) {
   size_t i;
   for (i = 0; i < 8; i++)
     length[i] = (unsigned char)(bits >> 8 * (little ? i : 7 - i));
+  /* `bits` was taken before, for the padding is counted, too; 119 = 55 + 64
+     keeps the difference from being negative */
   conc__hash_add(h, padding, 1 + (size_t)((119 - h->size % 64) % 64));
   conc__hash_add(h, length, 8);
+  CONC__CHECK(h->size % 64 == 0);
   for (i = 0; i < size; i++)
     out[i] =
         (unsigned char)(h->state[i / 4] >> 8 * (little ? i % 4 : 3 - i % 4));
   return size;
 }
 
-CONC__PRIVATE void conc__md5(const void *data, size_t size,
-                             unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__MD5);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
-
-CONC__PRIVATE void conc__sha256(const void *data, size_t size,
-                                unsigned char *out) {
-  conc__hash h;
-  conc__hash_begin(&h, CONC__SHA256);
-  conc__hash_add(&h, data, size);
-  conc__hash_end(&h, out);
-}
+/* --- secrets --- */
 
 /* Overwrites a secret. A plain memset before the end of a variable's life is
    removed by compilers; what goes through volatile is not. */
@@ -4453,8 +4531,9 @@ CONC__PRIVATE void conc__wipe(void *secret, size_t size) {
   while (size-- > 0) *p++ = 0;
 }
 
-/* Whether two secrets are the same: takes as long wherever the first
-   difference is, so that nobody can guess a digest byte by byte. */
+/* Whether two secrets are the same. It takes the same time wherever the first
+   difference is: otherwise a peer could guess a digest byte by byte, by the
+   time that each refusal takes. */
 CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
                                       size_t size) {
   const volatile unsigned char *p = (const volatile unsigned char *)a;
@@ -4464,8 +4543,11 @@ CONC__PRIVATE bool conc__equal_secret(const void *a, const void *b,
   return difference == 0;
 }
 
-/* Writes the MAC (16 or 32 bytes) to out, which may overlap the message. The
-   key may have any length, 0 too. */
+/* HMAC (RFC 2104): hash(key ^ 5c.. + hash(key ^ 36.. + message)). Two hashes,
+   because a MAC of one could be continued by bytes that the peer chooses.
+   Writes the MAC (16 or 32 bytes) to `out`, which may overlap the message, for
+   that has been read by then. The key may have any length, 0 too; one that is
+   longer than a block is replaced by its hash. */
 CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
                               const void *message, size_t size,
                               unsigned char *out) {
@@ -4485,7 +4567,7 @@ CONC__PRIVATE void conc__hmac(int kind, const void *key, size_t key_size,
   conc__hash_add(&h, pad, sizeof pad);
   conc__hash_add(&h, message, size);
   n = conc__hash_end(&h, digest);
-  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
+  for (i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c; /* 36.. to 5c.. */
   conc__hash_begin(&h, kind);
   conc__hash_add(&h, pad, sizeof pad);
   conc__hash_add(&h, digest, n);
@@ -10868,10 +10950,31 @@ __attribute__((constructor)) CONC__PRIVATE void conc__fork_install(void) {
 
 /* ---------------------------------------------------------------------------
    >>io: descriptors, addresses, datagrams, streams, signals
+
+   Every call here has one shape: try the system call without blocking; if it
+   would block, wait for the descriptor by conc__fd_wait, which parks a
+   coroutine and blocks a thread; then try again. "Ready" is a hint and never a
+   promise: another task or process may have been faster, so every wait stands
+   in a loop. Three kinds of descriptors need three ways not to block:
+   - a socket: MSG_DONTWAIT, whatever its mode
+   - another descriptor in non-blocking mode: plain read() and write()
+   - another one in blocking mode (a terminal, a pipe): it is waited for first
+     and then read once, or written by PIPE_BUF bytes at most
+   The mode of a descriptor is never changed, for it may be shared with other
+   processes; conc_accept's listener is the one exception, as documented.
+
+   Uses the loops' table of descriptors (schedule, poller, coroutine) only for
+   what it knows of the caller's own loop, so without a guard; and threads, to
+   look names up. ipc, process, popen, pipe, net and server stand on this.
    ------------------------------------------------------------------------ */
 
-/* --- descriptors --- */
+/* --- waiting for descriptors --- */
 
+/* The wait of every call in this section. `events`: CONC_READ, CONC_WRITE, and
+   CONC__TRIED if the caller has just tried in vain. Returns the events that
+   are ready, -ETIMEDOUT, -ECANCELED or negative errno. If a time limit around
+   the caller (conc_timeout) ends before the call's own deadline, that is a
+   cancellation, and it is delivered here. */
 CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
@@ -10887,8 +10990,11 @@ CONC_API int conc_wait_fd(int fd, int events, double timeout) {
   return conc__fd_wait(fd, events, conc__deadline(timeout));
 }
 
-/* Waits until a call would not block. Of several coroutines that were woken by
-   one event the first has what came: the others see that it is gone. */
+/* Waits until one read() or write() of a blocking descriptor would not block.
+   A thread waits once: if another thread or process is faster, then only this
+   thread blocks. A coroutine must not block its loop: it looks first without
+   waiting (deadline 0), and once more after each wait: if one event wakes
+   several coroutines, the first of them takes what came. */
 CONC__PRIVATE int conc__wait_blocking(int fd, int events, double deadline) {
   bool alone = !conc__is_coro(conc__self());
   int rc = alone ? -ETIMEDOUT : conc__fd_wait(fd, events, 0);
@@ -10912,10 +11018,11 @@ CONC__PRIVATE int conc__is_nonblocking(int fd) {
   return flags < 0 ? -errno : (flags & O_NONBLOCK) != 0;
 }
 
-/* n bytes at once have gone through what may be a pipe: if that was (half)
-   full, it gets more room, and its ends take turns less often. No pipe has it
-   from the start, for all of a user's together may have little (on Linux 64
-   of these): beyond that, and without privileges, it stays as it is. */
+/* Gives a pipe more room if n bytes at once have gone through it and that was
+   at least half of what it holds: then its two ends take turns less often. No
+   pipe has that room from the start, since the system allows all pipes of a
+   user together only a little (on Linux 64 such pipes). Beyond that, and
+   without privileges, the pipe stays as it is; and so does what is no pipe. */
 CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #if CONC_HAVE_PIPE_SIZE
   int size = n < CONC__PIPE_SIZE / 2 ? 0 : fcntl(fd, F_GETPIPE_SZ);
@@ -10927,17 +11034,24 @@ CONC__PRIVATE void conc__pipe_widen(int fd, ssize_t n) {
 #endif
 }
 
-/* What the caller's loop knows of a descriptor, or NULL. */
+/* What the caller's loop knows of a descriptor, or NULL. Valid until the
+   caller waits: a wait may let the table grow, and move. */
 CONC__INLINE conc__fd *conc__fd_known(int fd) {
   conc__loop *loop = conc__this.loop;
   if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds_size) return NULL;
   return &loop->fds[fd];
 }
 
+/* --- reading --- */
+
+/* Takes the descriptor for a socket until recv() says that it is none: most
+   are, and then it costs one system call to read what is there. */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  /* The last read took all, and no edge has come since: a try would be in
+     vain. A timeout of 0 asks the system all the same. */
   if (entry != NULL && entry->drained && deadline > 0) {
     int rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
@@ -10949,6 +11063,8 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       n = recv(fd, buf, size, MSG_DONTWAIT);
       if (n < 0 && errno == ENOTSOCK) {
         is_socket = false;
+        /* Asked each time, not remembered: a number may mean another file by
+           now, and another process may have changed the mode. */
         rc = conc__is_nonblocking(fd);
         if (rc == 0) rc = conc__wait_blocking(fd, CONC_READ, deadline);
         if (rc < 0) return rc;
@@ -10959,8 +11075,10 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
       conc__pipe_widen(fd, n);
     }
     if (n >= 0) {
-      entry = conc__fd_known(fd);
-      /* What comes from now on comes with an edge. */
+      entry = conc__fd_known(fd); /* again, for it may have waited */
+      /* Fewer bytes than there was room for: it is empty now, and what comes
+         later comes with an edge, if the poller reports edges of it. Not so at
+         the end (n == 0), which the next read is to find again. */
       if (n > 0 && (size_t)n < size && entry != NULL)
         entry->drained = (entry->edges & CONC_READ) != 0;
       return n;
@@ -10986,10 +11104,14 @@ CONC_API ssize_t conc_read_exactly(int fd, void *buf, size_t size,
   return (ssize_t)done;
 }
 
+/* --- writing, closing --- */
+
 /* How to write to a descriptor, as the first try shows. */
 enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
 
-/* Writes a part, when it can be written. Bytes, or negative errno. */
+/* Writes some of the bytes, as soon as any can be written. *kind is
+   CONC__FD_SOCKET before the first call for a descriptor, and is for the next
+   calls what was found out. Returns bytes, or negative errno. */
 CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
                                        int *kind, double deadline) {
   for (;;) {
@@ -11009,9 +11131,10 @@ CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
         rc = conc__wait_blocking(fd, CONC_WRITE, deadline);
         if (rc < 0) return rc;
       }
-      /* A blocking pipe that polls writable takes so much without waiting. */
+      /* A blocking pipe that is ready takes PIPE_BUF bytes without waiting;
+         with more, write() waits for a reader. */
       n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
-      if (n < (ssize_t)size) conc__pipe_widen(fd, n);
+      if (n < (ssize_t)size) conc__pipe_widen(fd, n); /* it is full now */
     }
     if (n >= 0) return n;
     if (errno == EINTR) continue;
@@ -11040,6 +11163,8 @@ CONC_API int conc_close(int fd) {
   conc__loop *loop = conc__this.loop;
   if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds_size) {
     conc__fd_waiter *w;
+    /* Both before close(): afterwards the number may be another file's, of
+       another thread, which must not be taken out of the poller. */
     conc__poller_remove(loop, fd);
     for (w = loop->fds[fd].waiters; w != NULL; w = w->next)
       conc__fd_wake(loop, w, -EBADF);
@@ -11047,11 +11172,15 @@ CONC_API int conc_close(int fd) {
   return close(fd) == 0 ? 0 : -errno;
 }
 
+/* Closes a descriptor unless it is -1, which it is afterwards. */
 CONC__PRIVATE void conc__fd_close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
   *fd = -1;
 }
 
+/* A pipe to or from a child: blocking, close-on-exec, and above the numbers
+   that dup2() is to replace in the child. 0; or negative errno, and both are
+   -1. */
 CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   int i;
 #if CONC_HAVE_CLOEXEC
@@ -11073,28 +11202,37 @@ CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
   return rc;
 }
 
-/* --- addresses --- */
+/* --- addresses: looking up --- */
 
-#define CONC__ADDRESSES 4 /* of a name, at most */
+/* How many addresses of a name are tried, at most. */
+#define CONC__ADDRESSES 4
 
+/* An address as the system has it. */
 typedef struct conc__place {
   struct sockaddr_storage address;
-  socklen_t size;
+  socklen_t size; /* bytes of it */
 } conc__place;
 
-/* What conc_listen and conc_connect understand. Names are resolved by a
-   thread, so that only the caller waits. */
+/* A host and a port that are looked up: by the caller if the host is a number,
+   by a thread if it is a name, since getaddrinfo() can be neither stopped nor
+   given a timeout. The thread may outlive the call, so all that it uses is
+   here and on the heap. Before the thread starts, and after it was joined, all
+   of this is the caller's; in between it is the thread's, but for `left`. */
 typedef struct conc__resolve {
-  conc_task task; /* first: it is a task */
+  conc_task task; /* of the thread; first, so that it is a task */
   char host[256], port[32];
-  bool passive;
-  int family; /* AF_UNSPEC: any */
-  int rc;
-  unsigned left; /* the first of caller and thread has: the other frees it */
-  conc__place places[CONC__ADDRESSES];
+  bool passive;  /* for conc_listen */
+  int family;    /* AF_UNSPEC: any */
+  int rc;        /* the thread's result */
+  unsigned left; /* 0: caller and thread both use this. Each sets 1 when it
+                    leaves; the second to do so must free it */
+  conc__place places[CONC__ADDRESSES]; /* the first `count` are found */
   int count;
 } conc__resolve;
 
+/* Looks a host and a port up, for as long as it takes. `flags`: AI_NUMERICHOST
+   for numbers only, which does not wait. 0; -ENOENT for no such host (or for
+   a host that is no number), -EAGAIN, -ENOMEM. */
 CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
   struct addrinfo hints;
   struct addrinfo *info = NULL;
@@ -11121,8 +11259,9 @@ CONC__PRIVATE int conc__resolve_now(conc__resolve *r, int flags) {
 
 CONC__PRIVATE void conc__resolve_free(void *resolve) { CONC_FREE(resolve); }
 
-/* For what a thread frees: its destructors run when it has done with its
-   task. */
+/* A thread cannot free its conc__resolve itself, for its task is in there and
+   is used by the library after the target has returned. So it hangs it on this
+   key, whose destructor runs when the thread has done with its task. */
 static pthread_key_t conc__resolve_key;
 static pthread_once_t conc__resolve_once = PTHREAD_ONCE_INIT;
 static int conc__resolve_error;
@@ -11132,10 +11271,14 @@ CONC__PRIVATE void conc__resolve_make_key(void) {
       -pthread_key_create(&conc__resolve_key, conc__resolve_free);
 }
 
+/* The caller or the thread uses it no longer. True: the other one has left
+   before, so it must be freed here. Acquire and release, for the second one
+   frees what the first one wrote. */
 CONC__PRIVATE bool conc__resolve_leave(conc__resolve *r) {
   return __atomic_exchange_n(&r->left, 1u, __ATOMIC_ACQ_REL) != 0;
 }
 
+/* What the thread runs. `rc` is written before the thread leaves. */
 CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   conc__resolve *r = (conc__resolve *)arg;
   r->rc = conc__resolve_now(r, 0);
@@ -11143,7 +11286,40 @@ CONC__PRIVATE void *conc__resolve_thread(void *arg) {
   return NULL;
 }
 
-/* Splits "host:port", "[v6]:port", ":port", "*:port", "port". */
+/* Looks a name up in a thread, so that only the caller waits, and only until
+   the deadline. 0 or negative errno; *resolve is NULL if the thread is still
+   at it and has become its owner. */
+CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
+                                      double deadline) {
+  conc__resolve *r = *resolve;
+  int rc;
+  pthread_once(&conc__resolve_once, conc__resolve_make_key);
+  r->task.target = conc__resolve_thread;
+  r->task.arg = r;
+  r->task.name = "conc-resolve";
+  rc = conc__resolve_error;
+  if (rc == 0) rc = conc_thread_start(&r->task);
+  if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
+  if (rc == 0) rc = r->rc;
+  if (!conc_is_alive(&r->task)) return rc; /* joined, or never started */
+  /* Timed out or cancelled. If the caller leaves first, the thread frees it
+     some time; *resolve must not be looked at from here on. */
+  if (!conc__resolve_leave(r)) {
+    *resolve = NULL;
+    return rc;
+  }
+  /* The thread left first, and so does not free it; but until its end it uses
+     its task. That is near, so this wait needs no limit, and a cancellation
+     of it changes nothing. */
+  while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+  return rc;
+}
+
+/* --- addresses: what callers write --- */
+
+/* Splits "host:port", "[v6]:port", ":port", "*:port", "port" into r->host and
+   r->port. What is no address is refused here, before anything is asked or
+   waited for: 0 or -EINVAL. */
 CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
                                       bool listening) {
   const char *colon = strrchr(address, ':');
@@ -11152,6 +11328,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   const char *host = address;
   unsigned long number = 0;
   const char *p;
+  /* The last colon ends the host, so "::1:80" is host "::1"; brackets only
+     make that readable. */
   if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
     host++;
     n -= 2;
@@ -11160,6 +11338,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   }
   if (n >= sizeof r->host || strlen(port) >= sizeof r->port || *port == 0)
     return -EINVAL;
+  /* A name of a service ("http") would be looked up, and a number over 65535
+     would be cut: both are refused. */
   for (p = port; *p != 0; p++) {
     if (*p < '0' || *p > '9') return -EINVAL;
     number = number * 10 + (unsigned long)(*p - '0');
@@ -11177,18 +11357,22 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   return 0;
 }
 
-/* Makes socket addresses, up to n. Their number, or negative errno. */
+/* Makes socket addresses of what conc_listen (`listening`) and conc_connect
+   take, up to n of them, in `out`. Their number, or negative errno; -ETIMEDOUT
+   and -ECANCELED only if the host is a name. */
 CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
                                       int family, double deadline,
                                       conc__place *out, int n) {
   struct sockaddr_un *un = (struct sockaddr_un *)&out->address;
   conc__resolve *r;
   int rc;
+  /* The system gets a unix address whole, whatever the path's length. */
   memset(out, 0, sizeof *out);
   if (address == NULL || *address == 0) {
     if (!listening) return -EINVAL;
     address = "127.0.0.1:0";
   }
+  /* A path before anything else: it may hold colons, and a host no '/'. */
   if (strchr(address, '/') != NULL) {
     if (strlen(address) >= sizeof un->sun_path) return -EINVAL;
     un->sun_family = AF_UNIX;
@@ -11201,25 +11385,11 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
   memset(r, 0, sizeof *r);
   r->family = family;
   rc = conc__address_split(r, address, listening);
-  if (rc == 0) {
-    rc = conc__resolve_now(r, AI_NUMERICHOST);
-    if (rc == -ENOENT) {
-      pthread_once(&conc__resolve_once, conc__resolve_make_key);
-      r->task.target = conc__resolve_thread;
-      r->task.arg = r;
-      r->task.name = "conc-resolve";
-      rc = conc__resolve_error;
-      if (rc == 0) rc = conc_thread_start(&r->task);
-      if (rc == 0) rc = conc_join(&r->task, conc__remaining(deadline));
-      if (rc == 0) rc = r->rc;
-      /* Nothing stops getaddrinfo: what it still uses must stay behind. */
-      if (conc_is_alive(&r->task)) {
-        if (!conc__resolve_leave(r)) return rc;
-        while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
-      }
-    }
-  }
-  if (rc == 0) {
+  /* Numbers first, in this thread: that takes microseconds and no thread.
+     -ENOENT says that the host is no number, so perhaps a name. */
+  if (rc == 0) rc = conc__resolve_now(r, AI_NUMERICHOST);
+  if (rc == -ENOENT) rc = conc__resolve_await(&r, deadline);
+  if (rc == 0) { /* then r is still ours */
     rc = r->count < n ? r->count : n;
     memcpy(out, r->places, (size_t)rc * sizeof *out);
   }
@@ -11227,9 +11397,14 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
   return rc;
 }
 
-/* A socket file remains when its owner has died: then it may be replaced.
-   Asked by a socket for datagrams: if there is one for a stream, it says only
-   that it is none (EPROTOTYPE), and its owner sees nothing of it. */
+/* --- sockets: listening --- */
+
+/* Removes a socket file whose owner has died, since the file remains then.
+   Whether it has is asked by a socket for datagrams: a socket for streams that
+   lives refuses that by EPROTOTYPE, and its owner sees no connection. True: it
+   was stale and is removed. If another process replaces the same stale file
+   between our connect() and our unlink(), it loses its file: POSIX has no call
+   that would do both at once. */
 CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
@@ -11244,7 +11419,8 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* A socket that is bound to an address; or negative errno. */
+/* A socket of that type that is bound to an address; or negative errno. Waits
+   without a limit if the host is a name. */
 CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   conc__place a;
   const struct sockaddr *addr = (const struct sockaddr *)&a.address;
@@ -11256,6 +11432,9 @@ CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   is_unix = a.address.ss_family == AF_UNIX;
   fd = conc__socket(a.address.ss_family, type);
   if (fd < 0) return fd;
+  /* Else a server that is started again fails for a minute, while connections
+     of the old one are in TIME_WAIT. For datagrams it would let two sockets
+     have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
@@ -11275,18 +11454,22 @@ CONC_API int conc_listen(const char *address) {
   return rc;
 }
 
+/* Lets small messages out at once, as requests and replies must be. */
 CONC__PRIVATE void conc__set_nodelay(int fd) {
-  int one = 1; /* fails on unix sockets, which need none */
+  int one = 1; /* this fails on unix sockets, which need it not */
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
-/* A number that was used before, and perhaps closed by close(). */
+/* The system has just given this number to a new file. Its former file may
+   have been closed by plain close(), of which the loop has not heard: what the
+   loop knows is forgotten, so that no edge of the old file is waited for. */
 CONC__PRIVATE void conc__fd_is_new(int fd) {
   conc__fd *entry = conc__fd_known(fd);
   if (entry != NULL) conc__fd_renew(entry);
 }
 
-/* Whether a socket listens, as far as the system tells: macOS does not. */
+/* Whether a socket listens. True also where the system cannot say so, as on
+   macOS. */
 CONC__PRIVATE bool conc__may_listen(int fd) {
   int listens = 0;
   socklen_t length = (socklen_t)sizeof listens;
@@ -11295,6 +11478,10 @@ CONC__PRIVATE bool conc__may_listen(int fd) {
   return listens != 0;
 }
 
+/* accept() knows no MSG_DONTWAIT: a listener that was ready would block if the
+   client went away, or another process was faster, just before the call. So it
+   is made non-blocking, but only if it is a listener: for others accept()
+   fails, and their mode must stay. */
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
@@ -11316,6 +11503,7 @@ CONC_API int conc_accept(int fd, double timeout) {
       conc__fd_is_new(client);
       return client;
     }
+    /* A client that has gone before it was accepted is no failure. */
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (!conc__would_block(errno)) return -errno;
     rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
@@ -11323,12 +11511,12 @@ CONC_API int conc_accept(int fd, double timeout) {
   }
 }
 
-/* --- conc_serve ---
+/* --- sockets: conc_serve ---
 
-   Whoever serves accepts, and reuses the structs of handlers that have ended.
-   A handler tells its end by the callback of its task, from its own thread:
-   it puts itself on a list. It may still be at its last step then, for which
-   its task is awaited, before the struct is used again, or freed. */
+   The caller accepts, and uses the structs of handlers that have ended again.
+   A handler tells its end by the callback of its task, in its own thread: it
+   puts its struct on a list. The task may still be at its last step then; so
+   it is awaited before the struct is used again, or freed. */
 
 typedef struct conc__connection {
   conc_task task; /* first: its callback finds the rest */
@@ -11473,6 +11661,9 @@ CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
   return conc__service_end(&s, rc == -ECANCELED) != 0 ? -ECANCELED : rc;
 }
 
+/* --- sockets: connecting --- */
+
+/* Connects to one address. A descriptor, or negative errno. */
 CONC__PRIVATE int conc__socket_connect(const conc__place *place,
                                        double deadline) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
@@ -11481,6 +11672,9 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
   if (fd < 0) return fd;
   while (connect(fd, addr, place->size) < 0) {
     rc = -errno;
+    /* It goes on in the system, also after a signal: connect() is not called
+       again, which would say EALREADY. When the socket can be written to, its
+       pending error is the result. */
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
       rc = conc__fd_wait(fd, CONC_WRITE, deadline);
       if (rc > 0) {
@@ -11492,7 +11686,8 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
       break;
     }
     if (rc != -EAGAIN) break;
-    /* A unix socket whose backlog is full cannot be waited for. */
+    /* A unix socket whose backlog is full: nothing can be waited for, so it
+       is tried again. */
     rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc != 0) break;
   }
@@ -11500,7 +11695,7 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
     conc__set_nodelay(fd);
     return fd;
   }
-  conc_close(fd);
+  conc_close(fd); /* the loop may know it by now */
   return rc;
 }
 
@@ -11511,13 +11706,16 @@ CONC_API int conc_connect(const char *address, double timeout) {
   int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
                               CONC__ADDRESSES);
   if (n < 0) return n;
+  /* All in one time limit: an address that does not answer takes all of it. A
+     cancelled caller wants no other one. */
   do fd = conc__socket_connect(&places[i], deadline);
   while (fd < 0 && ++i < n && fd != -ECANCELED &&
          conc__remaining(deadline) > 0);
   return fd;
 }
 
-/* Says an address in words, as snprintf does. */
+/* Writes an address as conc_connect takes it, and returns its length, as
+   snprintf does. "" for what has none. */
 CONC__PRIVATE ssize_t conc__address_text(const struct sockaddr_storage *a,
                                          socklen_t length, char *buf,
                                          size_t size) {
@@ -11551,6 +11749,8 @@ CONC_API int conc_datagram_open(const char *address) {
   return conc__socket_at(address, SOCK_DGRAM);
 }
 
+/* The address is looked up in the family of the socket: one of IPv4 cannot
+   send to "::1". */
 CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
                                 const char *address, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -11559,6 +11759,7 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
   int family, rc;
   a.size = (socklen_t)sizeof a.address;
   if (getsockname(fd, addr, &a.size) < 0) return -errno;
+  /* AF_UNIX is said by the '/' in a path, and not by getaddrinfo(). */
   family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
   rc = conc__address_parse(address, false, family, deadline, &a, 1);
   while (rc >= 0) {
@@ -11569,12 +11770,14 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
     if (!conc__would_block(errno)) return -errno;
     if (addr->sa_family != AF_UNIX)
       rc = conc__fd_wait(fd, CONC_WRITE, deadline);
-    else /* it can be written to, but the receiver's queue is full */
+    else /* it polls writable; what is full is the receiver's queue */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
   }
   return rc;
 }
 
+/* By recvmsg(), for only its flags tell that a datagram was longer than the
+   buffer. */
 CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
                                        char *from, size_t from_size,
                                        double timeout) {
@@ -11586,7 +11789,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   if (from_size > 0) from[0] = 0;
   do {
     ssize_t n;
-    memset(&m, 0, sizeof m);
+    memset(&m, 0, sizeof m); /* in each turn, for the call writes to it */
     part.iov_base = buf;
     part.iov_len = size;
     m.msg_iov = &part;
@@ -11595,6 +11798,7 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
     m.msg_namelen = (socklen_t)sizeof a;
     n = recvmsg(fd, &m, MSG_DONTWAIT);
     if (n >= 0) {
+      /* An address that does not fit would be another one: then "". */
       if (from_size > 0 && m.msg_namelen > 0 &&
           conc__address_text(&a, m.msg_namelen, from, from_size) >=
               (ssize_t)from_size)
@@ -11608,91 +11812,67 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   return rc;
 }
 
-/* --- buffered streams --- */
+/* --- streams: reading ---
 
-#define CONC__STREAM_CHUNK 4096
-#define CONC__STREAM_HIGH_WATER 65536
+   Two locks, one to read and one to write, make each call whole: it holds its
+   lock from beginning to end, also while it waits for the descriptor. Bytes
+   leave `in` only when a call succeeds: one that is cancelled or times out has
+   read nothing, and what came for it is the next call's. */
 
-CONC__PRIVATE size_t conc__bytes_count(const struct conc__bytes *b) {
-  return b->end - b->first;
+#define CONC__STREAM_CHUNK 4096       /* bytes of the first room */
+#define CONC__STREAM_HIGH_WATER 65536 /* default of .high_water */
+
+/* Makes room for n bytes; at first for a chunk at least. 0 or -ENOMEM. */
+CONC__PRIVATE int conc__stream_reserve(conc__buffer *b, size_t n) {
+  if (b->capacity == 0 && n < CONC__STREAM_CHUNK) n = CONC__STREAM_CHUNK;
+  return conc__buffer_reserve(b, n);
 }
 
-/* Makes room for n bytes at the end. */
-CONC__PRIVATE int conc__bytes_reserve(struct conc__bytes *b, size_t n) {
-  size_t count = conc__bytes_count(b);
-  size_t size = b->size * 2;
-  unsigned char *data;
-  if (n <= b->size - b->end) return 0;
-  if (n > SIZE_MAX / 2 - count) return -ENOMEM;
-  /* Moved only by as much as was taken off before: so each byte is moved
-     once on the average. */
-  if (b->first >= count && n <= b->size - count) {
-    memmove(b->data, b->data + b->first, count);
-    b->first = 0;
-    b->end = count;
-    return 0;
-  }
-  if (size < CONC__STREAM_CHUNK) size = CONC__STREAM_CHUNK;
-  if (size < b->end + n) size = b->end + n;
-  data = (unsigned char *)CONC_REALLOC(b->data, size);
-  if (data == NULL) return -ENOMEM;
-  b->data = data;
-  b->size = size;
-  return 0;
-}
-
-CONC__PRIVATE void conc__bytes_free(struct conc__bytes *b) {
-  CONC_FREE(b->data);
-  memset(b, 0, sizeof *b);
-}
-
-/* Takes n bytes off the front, into `out` unless that is NULL. */
-CONC__PRIVATE void conc__bytes_take(struct conc__bytes *b, void *out,
-                                    size_t n) {
-  if (n > 0 && out != NULL) memcpy(out, b->data + b->first, n);
-  b->first += n;
-  if (b->first < b->end) return;
-  b->first = b->end = 0;
-  if (b->size > CONC__STREAM_HIGH_WATER) conc__bytes_free(b);
-}
-
-/* Reads more, to have `need` bytes some time. As conc_read. */
+/* Reads more, so as to have `need` bytes some time: there is room for all of
+   them, so that a large read takes few system calls. Returns what conc_read
+   does, or -ENOMEM. The caller has the lock for reading. */
 CONC__PRIVATE ssize_t conc__stream_fill(conc_stream *s, size_t need,
                                         double deadline) {
-  size_t count = conc__bytes_count(&s->in);
+  size_t count = conc__buffer_count(&s->in);
   size_t room = need > count ? need - count : 0;
   ssize_t n;
+  CONC__CHECK(conc__lock_is_mine(&s->reading, conc__self()->id));
   if (room < CONC__STREAM_CHUNK / 4) room = CONC__STREAM_CHUNK / 4;
-  n = conc__bytes_reserve(&s->in, room);
+  n = conc__stream_reserve(&s->in, room);
   if (n != 0) return n;
-  n = conc_read(s->fd, s->in.data + s->in.end, s->in.size - s->in.end,
+  n = conc_read(s->fd, s->in.data + s->in.size, s->in.capacity - s->in.size,
                 conc__remaining(deadline));
-  if (n > 0) s->in.end += (size_t)n;
+  if (n > 0) s->in.size += (size_t)n;
   return n;
 }
 
-/* As conc_lock_acquire; but a lock of somebody who stayed behind in a fork is
-   not taken. */
+/* Acquires one of a stream's locks. After a fork its owner may be a thread
+   that only the parent has: -EOWNERDEAD, as from conc_lock_acquire, but the
+   lock is given back at once, so that a failed call holds nothing. Later calls
+   find it free: whether the stream is of any use then, the caller knows. */
 CONC__PRIVATE int conc__stream_enter(conc_lock *lock, double timeout) {
   int rc = conc_lock_acquire(lock, timeout);
   if (rc == -EOWNERDEAD) conc_lock_release(lock);
   return rc;
 }
 
+/* What is in the buffer comes first, without a system call; only if there is
+   nothing does it read. */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
                                   double timeout) {
   double deadline = conc__deadline(timeout);
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
-  if (conc__bytes_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
+  /* Large reads of an empty buffer go past it: one copy less. */
+  if (conc__buffer_count(&stream->in) == 0 && size >= CONC__STREAM_CHUNK) {
     n = conc_read(stream->fd, buf, size, conc__remaining(deadline));
   } else {
-    if (conc__bytes_count(&stream->in) == 0 && size > 0)
+    if (conc__buffer_count(&stream->in) == 0 && size > 0)
       n = conc__stream_fill(stream, 1, deadline);
     if (n >= 0) {
-      size_t count = conc__bytes_count(&stream->in);
+      size_t count = conc__buffer_count(&stream->in);
       if (size > count) size = count;
-      conc__bytes_take(&stream->in, buf, size);
+      conc__buffer_take(&stream->in, buf, size);
       n = (ssize_t)size;
     }
   }
@@ -11706,22 +11886,26 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
   ssize_t n = conc__stream_enter(&stream->reading, timeout);
   if (n != 0) return n;
   n = 1;
-  while (n > 0 && conc__bytes_count(&stream->in) < size)
+  while (n > 0 && conc__buffer_count(&stream->in) < size)
     n = conc__stream_fill(stream, size, deadline);
   if (n >= 0) {
-    if (n == 0) size = conc__bytes_count(&stream->in);
-    conc__bytes_take(&stream->in, buf, size);
+    if (n == 0) size = conc__buffer_count(&stream->in);
+    conc__buffer_take(&stream->in, buf, size);
     n = (ssize_t)size;
   }
   conc_lock_release(&stream->reading);
   return n;
 }
 
-/* How many of the bytes go to the end of the first separator, looked for from
-   `from` on; 0: there is none. */
-CONC__PRIVATE size_t conc__bytes_find(const unsigned char *p, size_t count,
-                                      const unsigned char *separator, size_t n,
-                                      size_t from) {
+/* --- streams: separators --- */
+
+/* How many of the `count` bytes at p there are up to the end of the first
+   separator of n bytes, which is looked for from byte `from` on; 0: there is
+   none. count >= n. */
+CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
+                                          const unsigned char *separator,
+                                          size_t n, size_t from) {
+  CONC__CHECK(from <= count);
   while (count - from >= n) {
     const void *at = memchr(p + from, separator[0], count - from - n + 1);
     if (at == NULL) return 0;
@@ -11732,36 +11916,42 @@ CONC__PRIVATE size_t conc__bytes_find(const unsigned char *p, size_t count,
   return 0;
 }
 
+/* Each turn looks only at what has come since the last one, so that a long
+   line costs time in proportion to its length. `from`: no separator begins
+   before that byte. */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout) {
   double deadline = conc__deadline(timeout);
-  struct conc__bytes *in = &stream->in;
-  size_t from = 0; /* no separator begins before that */
+  conc__buffer *in = &stream->in;
+  size_t from = 0;
   ssize_t rc;
   if (n == 0) return -EINVAL;
   rc = conc__stream_enter(&stream->reading, timeout);
   if (rc != 0) return rc;
   for (;;) {
-    size_t count = conc__bytes_count(in);
-    size_t length = count < n ? 0
-                              : conc__bytes_find(in->data + in->first, count,
-                                                 (const unsigned char *)
-                                                     separator,
-                                                 n, from);
+    size_t count = conc__buffer_count(in);
+    size_t length =
+        count < n
+            ? 0
+            : conc__separator_find(in->data + in->first, count,
+                                   (const unsigned char *)separator, n, from);
+    /* Also if all has come, and even if more of it would bring a separator:
+       what is returned does not depend on how the bytes arrive. */
     if (length > size || (length == 0 && count >= size)) {
       rc = -EMSGSIZE;
       break;
     }
     if (length == 0) {
+      /* The last n - 1 bytes may be the beginning of one. */
       if (count >= n) from = count - n + 1;
       rc = conc__stream_fill(stream, 0, deadline);
       if (rc > 0) continue;
       if (rc < 0) break;
-      length = count; /* the end */
+      length = count; /* the end: what there is, without a separator */
     }
-    conc__bytes_take(in, buf, length);
+    conc__buffer_take(in, buf, length);
     rc = (ssize_t)length;
     break;
   }
@@ -11778,18 +11968,24 @@ CONC_API ssize_t conc_stream_read_line(conc_stream *stream, char *buf,
   return n;
 }
 
-/* Sends all. The caller has the lock. */
+/* --- streams: writing --- */
+
+/* Sends all that is in `out`. The caller has the lock for writing. A timeout
+   or a cancellation leaves the rest there, to be sent later. After any other
+   error nothing can be sent in order any more: the rest is dropped, and all
+   later writes fail by the same error. 0 or negative errno. */
 CONC__PRIVATE int conc__stream_drain(conc_stream *s, double deadline) {
   int kind = CONC__FD_SOCKET;
-  while (s->error == 0 && conc__bytes_count(&s->out) > 0) {
+  CONC__CHECK(conc__lock_is_mine(&s->writing, conc__self()->id));
+  while (s->error == 0 && conc__buffer_count(&s->out) > 0) {
     ssize_t n = conc__write_some(s->fd, s->out.data + s->out.first,
-                                 conc__bytes_count(&s->out), &kind, deadline);
+                                 conc__buffer_count(&s->out), &kind, deadline);
     if (n == -ETIMEDOUT || n == -ECANCELED) return (int)n;
     if (n < 0) {
       s->error = (int)n;
-      conc__bytes_free(&s->out);
+      conc__buffer_free(&s->out);
     } else {
-      conc__bytes_take(&s->out, NULL, (size_t)n);
+      conc__buffer_take(&s->out, NULL, (size_t)n);
     }
   }
   return s->error;
@@ -11803,13 +11999,13 @@ CONC_API int conc_stream_write(conc_stream *stream, const void *data,
   int rc = conc__stream_enter(&stream->writing, timeout);
   if (rc != 0) return rc;
   rc = stream->error;
-  if (rc == 0 && conc__bytes_count(&stream->out) >= high)
+  /* Before the new bytes are added, so that a call that fails has added none.
+     Memory is reserved last: it may not be had, and then nothing is written
+     either. */
+  if (rc == 0 && conc__buffer_count(&stream->out) >= high)
     rc = conc__stream_drain(stream, deadline);
-  if (rc == 0 && size > 0) rc = conc__bytes_reserve(&stream->out, size);
-  if (rc == 0 && size > 0) {
-    memcpy(stream->out.data + stream->out.end, data, size);
-    stream->out.end += size;
-  }
+  if (rc == 0 && size > 0) rc = conc__stream_reserve(&stream->out, size);
+  if (rc == 0) conc__buffer_append(&stream->out, data, size); /* has room */
   conc_lock_release(&stream->writing);
   return rc;
 }
@@ -11823,17 +12019,19 @@ CONC_API int conc_stream_flush(conc_stream *stream, double timeout) {
   return rc;
 }
 
+/* Without the locks: no other task may use the stream by now. */
 CONC_API int conc_stream_close(conc_stream *stream, double timeout) {
   int rc = conc_stream_flush(stream, timeout);
   int closed = conc_close(stream->fd);
-  conc__bytes_free(&stream->in);
-  conc__bytes_free(&stream->out);
+  conc__buffer_free(&stream->in);
+  conc__buffer_free(&stream->out);
   stream->fd = -1;
   return rc != 0 ? rc : closed;
 }
 
 /* --- signals --- */
 
+/* 0, or -EINVAL for none, or for a number that is no signal. */
 CONC__PRIVATE int conc__signal_set(sigset_t *set, const int *signals,
                                    size_t n) {
   size_t i;
@@ -11849,71 +12047,81 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
   return rc == 0 ? -pthread_sigmask(SIG_BLOCK, &set, NULL) : rc;
 }
 
+/* Takes a signal of the set, which this thread blocks: so it stays pending,
+   for the thread or for the process, until some waiter takes it. The number of
+   the signal, or negative errno. */
+#if CONC_HAVE_SIGNALFD
+CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+  struct signalfd_siginfo info;
+  int fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  int rc;
+  if (fd < 0) return -errno;
+  do {
+    rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
+             ? (int)info.ssi_signo
+             : -errno;
+    if (rc != -EAGAIN && rc != -EINTR) break;
+    rc = conc__fd_wait(fd, CONC_READ, deadline);
+  } while (rc > 0); /* it was pending; another waiter may have taken it */
+  conc_close(fd);   /* the loop knows it */
+  return rc;
+}
+#else
+CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
+  for (;;) {
+    struct timespec none = {0, 0};
+    double left;
+    int rc = sigtimedwait(set, NULL, &none);
+    if (rc > 0) return rc;
+    /* A coroutine must not block in sigwait(), and a thread must see that it
+       is cancelled: both look now and then. */
+    left = conc__remaining(deadline);
+    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
+    if (rc != 0) return rc;
+  }
+}
+#endif
+
 CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   sigset_t set, blocked;
   size_t i;
   int rc = conc__signal_set(&set, signals, n);
   if (rc != 0) return rc;
+  /* A signal that is not blocked does what its disposition says, perhaps kill
+     the process, and would never be waited for. */
   pthread_sigmask(SIG_BLOCK, NULL, &blocked);
   for (i = 0; i < n; i++)
     if (!sigismember(&blocked, signals[i])) return -EINVAL;
-#if CONC_HAVE_SIGNALFD
-  {
-    struct signalfd_siginfo info;
-    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0) return -errno;
-    do {
-      rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
-               ? (int)info.ssi_signo
-               : -errno;
-      if (rc != -EAGAIN && rc != -EINTR) break;
-      rc = conc__fd_wait(fd, CONC_READ, deadline);
-    } while (rc > 0); /* else another one may have been faster */
-    conc_close(fd);
-  }
-#else
-  for (;;) {
-    struct timespec none = {0, 0};
-    double left;
-    rc = sigtimedwait(&set, NULL, &none);
-    if (rc > 0) break;
-    left = conc__remaining(deadline);
-    rc = left <= 0 ? -ETIMEDOUT : conc_sleep(left < 0.01 ? left : 0.01);
-    if (rc != 0) break;
-  }
-#endif
-  return rc;
+  return conc__signal_await(&set, deadline);
 }
 
 /* ---------------------------------------------------------------------------
    >>ipc: conc_shared_alloc, and memory by name
+
+   Maps memory that processes share, and knows which of it this process has:
+   the list conc__regions, of which registry keeps the guard and the means to
+   ask who lives. Memory without a name is inherited by fork() and shares the
+   family's registry; memory by name is a file that begins with a registry of
+   its own. The rule for both: whatever process is killed, at any step, the
+   system gives back what it mapped, and its record locks say that it is gone.
    ------------------------------------------------------------------------ */
 
 /* --- memory without a name --- */
 
-CONC_API void *conc_shared_alloc(size_t size) {
-  conc__region *g;
-  int rc, fd = -1;
-  conc__shared_init();
-  if (size == 0 || size > SIZE_MAX / 2) {
-    errno = size == 0 ? EINVAL : ENOMEM;
-    return NULL;
-  }
-  g = (conc__region *)CONC_MALLOC(sizeof *g);
-  if (g == NULL) {
-    errno = ENOMEM;
-    return NULL;
-  }
-  g->size = (size + conc__page - 1) / conc__page * conc__page;
-  conc__mutex_lock(&conc__shared_guard);
-  rc = conc__family_open();
+/* Maps g->size bytes of memory without a name, and puts g on the list. The
+   guard is held throughout: fork() takes it, too, so that a child has either
+   all of this or nothing. 0; or negative errno, and all is as before. */
+CONC__PRIVATE int conc__region_make(conc__region *g) {
+  int fd = -1;
+  int rc = conc__family_open();
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (rc == 0) rc = fd = conc__shared_file(g->size);
   if (rc >= 0) {
     g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
                              fd, 0);
     rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
-    close(fd);
+    close(fd); /* the mapping keeps the file; no record lock is on this one */
   }
   if (rc == 0) {
     g->name = NULL;
@@ -11924,9 +12132,32 @@ CONC_API void *conc_shared_alloc(size_t size) {
     conc__regions = g;
   } else if (conc__family != NULL &&
              conc__registry_local(conc__family)->users == 0) {
+    /* The registry was made just for this region. */
     conc__registry_unmap(conc__family, sizeof *conc__family);
     conc__family = NULL;
   }
+  return rc;
+}
+
+/* Like malloc() it tells its error by errno: a pointer has no room for one.
+   The file that is mapped has no name, so it goes with its last process. */
+CONC_API void *conc_shared_alloc(size_t size) {
+  conc__region *g;
+  int rc;
+  conc__shared_init();
+  if (size == 0 || size > SIZE_MAX / 2) {
+    errno = size == 0 ? EINVAL : ENOMEM;
+    return NULL;
+  }
+  /* First, so that a failure has nothing to undo. */
+  g = (conc__region *)CONC_MALLOC(sizeof *g);
+  if (g == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  g->size = (size + conc__page - 1) / conc__page * conc__page;
+  conc__mutex_lock(&conc__shared_guard);
+  rc = conc__region_make(g);
   conc__mutex_unlock(&conc__shared_guard);
   if (rc == 0) return g->memory;
   CONC_FREE(g);
@@ -11934,21 +12165,26 @@ CONC_API void *conc_shared_alloc(size_t size) {
   return NULL;
 }
 
-/* The bytes that are mapped from its registry on. */
+/* How many bytes are mapped from its registry on: for memory without a name
+   those of the family's registry alone, for memory by name all of the file. */
 CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
   if (g->name == NULL) return sizeof *g->registry;
   return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
 }
 
-/* The process has it no longer. */
+/* One user of this process has it no longer. With the last user it is unmapped
+   and freed; with the last region of a registry also the registry, whose
+   descriptor is closed: by that this process is dead for all others that use
+   it, so nothing in the memory may still be held. */
 CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
   conc__mutex_lock(&conc__shared_guard);
   while (*p != g) p = &(*p)->next;
+  CONC__CHECK(g->users > 0 && conc__registry_local(r)->users > 0);
   if (--g->users > 0) {
-    g = NULL;
+    g = NULL; /* which is freed below, as nothing */
   } else {
     *p = g->next;
     if (g->name == NULL) munmap(g->memory, g->size);
@@ -11961,7 +12197,8 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   CONC_FREE(g);
 }
 
-/* By its address; or by its name, and then it has one user more. */
+/* The region that begins at `memory`; or that has `name`, if that is not NULL,
+   and then it has one user more. NULL: there is none. */
 CONC__PRIVATE conc__region *conc__region_find(const void *memory,
                                               const char *name) {
   conc__region *g;
@@ -11982,14 +12219,26 @@ CONC_API void conc_shared_free(void *memory) {
 
 /* --- memory by name ---
 
-   A file, with the registry first. Besides the bytes of its entries it has
-   three that are locked: who makes the memory, or begins to use it, has the
-   first to himself; the second is held by a lock that belongs to the
-   descriptor, and so to children that have not got an id yet, where there are
-   such locks; the third is the tracker's. That is a process that waits until
-   it has the locks of all entries, and of the first two: nobody uses it then,
-   nobody has begun to. It removes the file; who has opened it meanwhile sees,
-   once he has the first byte, that it has lost its name, and tries again. */
+   A file in /dev/shm (or /tmp), with the registry first. Behind the bytes of
+   the registry's entries there are three more that are locked, whatever lies
+   there:
+   - OPENS, for writing, by the process that makes the memory or begins to use
+     it, until it is ready: so one process at a time does that
+   - USES, for reading, by a lock that belongs to the open descriptor, and so
+     also to forked children, which have no entry of their own before they
+     first use the memory; where there are such locks (F_OFD_SETLK)
+   - TRACKS, for writing, by the tracker
+   The tracker is a process that waits until it has the locks of all entries,
+   of OPENS and of USES: then no process uses the memory, and none has begun
+   to. It removes the file. A process that has opened the file meanwhile sees,
+   as soon as it has OPENS, that the file has lost its name, and tries again.
+
+   What a killed process leaves: killed before OPENS, an empty file, which the
+   next opener makes; killed with OPENS, in init, say, a file that is not
+   marked as ready, which the tracker removes or the next opener makes anew;
+   killed later, a file that the tracker removes. If the tracker is killed, the
+   next opener starts another one, and a file that no process uses is made anew
+   by its opener. */
 
 enum {
   CONC__BYTE_OPENS = CONC__PROCESSES,
@@ -11997,7 +12246,9 @@ enum {
   CONC__BYTE_TRACKS
 };
 
-static conc_lock conc__shared_opening; /* one at a time in a process */
+/* Held by the task that opens memory by name, init() included: one task at a
+   time in a process. */
+static conc_lock conc__shared_opening;
 
 /* Closes all descriptors but 0, however many there are. */
 CONC__PRIVATE void conc__close_others(void) {
@@ -12010,35 +12261,55 @@ CONC__PRIVATE void conc__close_others(void) {
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
 
-/* The tracker of the file that is open as fd. */
+/* --- memory by name: the tracker --- */
+
+/* What the tracker of the file that is open as `fd` does until its end. It is
+   a fork of a process that may have had threads: so it makes system calls
+   only, and no allocation. */
 CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct stat is, was;
   const conc__region *g;
   sigset_t all;
   short type = F_WRLCK;
+  /* Signals to a group of processes, from a terminal, say, are not for it. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, NULL);
   if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
+  /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
+     with the process that opened the file. */
   close(0);
   if (open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC) != 0) return;
-  /* Nothing of what is inherited is in use here: no descriptor, no memory. */
+  /* Nothing that was inherited is in use here. Descriptors would keep other
+     programs' pipes and sockets open. And the inherited descriptors of named
+     files, as well as their mappings, which hold the open file, too, would
+     keep the lock on USES, for which this process would wait for ever. */
   conc__close_others();
   for (g = conc__regions; g != NULL; g = g->next)
     munmap((char *)(void *)g->registry - conc__page,
            conc__page + conc__region_mapped(g));
+  /* The name may belong to a later file by now, which has its own tracker. */
   if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  /* Two openers may have started a tracker each: one of them is enough. */
   if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
   type = F_WRLCK;
+  /* Returns when no process uses the file. This one has OPENS from here on:
+     no other can begin to use the file before it is removed. */
   if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
     return;
+  /* Without a name the path is another file's: an opener whose init() failed
+     has removed this one. */
   if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
 }
 
-/* Sees to it that there is a tracker. It is nobody's child, and of a session
-   of its own, lest it be killed with us. 0 or negative errno. */
+/* Sees to it that there is a tracker; the caller has OPENS. It must outlive
+   this process: so it is in a session of its own, and forked twice, which
+   makes it no child of ours that we would have to wait for. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   short type = F_WRLCK;
   pid_t pid;
+  /* A tracker that is there has not got OPENS, for we have it: so it will not
+     remove the file before we use it. */
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
       type != F_UNLCK)
     return 0;
@@ -12054,15 +12325,20 @@ CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
   return 0;
 }
 
-/* Opens the file, and has its first byte. A descriptor, or negative errno;
-   *size is that of the file. */
+/* --- memory by name: opening it --- */
+
+/* Opens the file, and locks OPENS. A descriptor, or negative errno; *size is
+   the file's. The file is made here if there is none, so two processes that do
+   the same at this moment open the same file, and one of them has OPENS. */
 CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   for (;;) {
     struct stat st;
     int rc = 0;
     int fd = conc__fd_lift(
         open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (fd < 0) return fd == -ELOOP ? -EACCES : fd;
+    if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
+    /* /dev/shm and /tmp are open to all users: a file that another user made,
+       or may change, is no place for memory. */
     if (fstat(fd, &st) != 0)
       rc = -errno;
     else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
@@ -12072,8 +12348,13 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
       short type = F_WRLCK;
       if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) == 0)
         break;
+      /* Not F_SETLKW: another process's init() may take long, and this may be
+         a coroutine, or be cancelled. */
       rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
     }
+    /* Looked at with the lock held. Without a name it was removed between our
+       open() and our lock: by the tracker, or by an opener whose init()
+       failed. Then there is another file of that name, or none. */
     if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
     if (rc == 0 && st.st_nlink > 0) {
       *size = st.st_size;
@@ -12084,8 +12365,9 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
   }
 }
 
-/* From now on the file is in use, as long as the descriptor is open, in
-   children, too. */
+/* From now on the file is in use as long as the descriptor is open in any
+   process, so also in forked children that have no entry yet. Where there are
+   no such locks, a child gets its entry at once: conc__shared_fork_child. */
 CONC__PRIVATE void conc__named_use(int fd) {
 #ifdef F_OFD_SETLK
   short type = F_RDLCK;
@@ -12095,7 +12377,35 @@ CONC__PRIVATE void conc__named_use(int fd) {
 #endif
 }
 
-/* The memory of an open file whose first byte we have. */
+/* --- memory by name: making it --- */
+
+/* Whether the file of this size, whose OPENS we have, holds memory that is
+   ready and in use: 1 and it is mapped as it is; 0 and it is made anew;
+   -EINVAL if it is of another size than `want` (in whole pages with the
+   registry: `all`) or of another version of this library; negative errno. */
+CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
+                                      off_t all) {
+  struct conc__registry old;
+  short type = F_WRLCK;
+  memset(&old, 0, sizeof old);
+  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
+  /* Not marked as ready: it is new, or its maker died in init(), which may
+     have left anything. */
+  if (old.made == 0) return 0;
+  /* No process has an entry, or the file open: it is left from a time without
+     a tracker. Our own lock on OPENS does not count as another one's. */
+  if (conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) != 0 ||
+      type == F_UNLCK)
+    return 0;
+  return old.made == CONC__REGISTRY_READY && old.size == want && size == all
+             ? 1
+             : -EINVAL;
+}
+
+/* Maps the memory of an open file whose OPENS we have, and makes it if it has
+   not been made. g->size is what the caller asked for, and is in whole pages
+   afterwards. 0 or negative errno; then g->registry says whether g is on the
+   list, and is the owner of `fd`. */
 CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
                                    off_t size, int (*init)(void *, void *),
                                    void *arg) {
@@ -12103,21 +12413,11 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
   size_t head = (sizeof *g->registry + page - 1) / page * page;
   size_t pages = (g->size + page - 1) / page * page;
   struct conc__registry *r;
-  struct conc__registry old;
   uint64_t want = g->size;
-  short type = F_WRLCK;
-  bool made;
   int rc = 0;
-  memset(&old, 0, sizeof old);
-  if (size > 0 && pread(fd, &old, sizeof old, 0) < 0) return -errno;
-  /* What nobody uses any more is left from a time without a tracker; and who
-     died in init may have left anything. */
-  made = old.made != 0 &&
-         conc__record_lock(fd, F_GETLK, 0, CONC__BYTE_USES + 1, &type) == 0 &&
-         type != F_UNLCK;
-  if (made && (old.made != CONC__REGISTRY_READY || old.size != want ||
-               size != (off_t)(head + pages)))
-    return -EINVAL;
+  int made = conc__named_is_made(fd, size, want, (off_t)(head + pages));
+  if (made < 0) return made;
+  /* To nothing first: whatever was in there becomes zeros. */
   if (!made && (ftruncate(fd, 0) != 0 ||
                 ftruncate(fd, (off_t)(head + pages)) != 0))
     return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
@@ -12127,49 +12427,59 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
   g->users = conc__registry_local(r)->users = 1;
   g->registry = r;
   g->memory = (char *)(void *)r + head;
+  /* On the list before init(), whose ..._init_shared look their registry up
+     there; and before the entry, which a fork must find, to take it from the
+     child. */
   conc__mutex_lock(&conc__shared_guard);
   g->next = conc__regions;
   conc__regions = g;
   conc__mutex_unlock(&conc__shared_guard);
+  /* Both before there is a tracker, and OPENS is given back after all: at no
+     moment does the file look as if no process used it. */
   if (conc__registry_self(r) == 0) rc = -EAGAIN;
   conc__named_use(fd);
   if (rc == 0) rc = conc__tracker_start(path, fd);
   if (rc == 0 && !made) {
     r->size = want;
     if (init != NULL) rc = init(g->memory, arg);
+    /* The mark comes last: a process that is killed before it, in init(), say,
+       leaves a file that the next opener makes anew. */
     if (rc >= 0) CONC__STORE(&r->made, CONC__REGISTRY_READY);
   }
   if (rc >= 0) return 0;
+  /* Others that have opened it see so as soon as they have OPENS. */
   if (!made) unlink(path);
   return rc;
 }
 
-CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
-                                     int (*init)(void *, void *), void *arg) {
+/* --- conc_shared_open --- */
+
+/* Whether memory may have that name and that size: 0, -EINVAL, -ENOMEM. A name
+   becomes part of a path, so what it may hold is listed, and '/' is not. */
+CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
   static const char allowed[] =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   size_t length = strlen(name);
-  conc__region *g;
+  if (length == 0 || length > 200 || strspn(name, allowed) != length)
+    return -EINVAL;
+  if (size == 0) return -EINVAL;
+  return size > SIZE_MAX / 4 ? -ENOMEM : 0;
+}
+
+/* Maps memory by a name that this process does not have yet. The caller has
+   conc__shared_opening, and with it the promise that no other thread opens the
+   file: record locks belong to the process, so two threads would not exclude
+   each other, and the one to close its descriptor would drop all locks. */
+CONC__PRIVATE int conc__named_map(const char *name, size_t size,
+                                  int (*init)(void *, void *), void *arg,
+                                  void **out) {
+  size_t length = strlen(name);
+  conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
   char path[256];
   off_t was = 0;
   short type = F_UNLCK;
   int fd, rc;
-  if (length == 0 || length > 200 || strspn(name, allowed) != length)
-    rc = -EINVAL;
-  else if (size == 0 || size > SIZE_MAX / 4)
-    rc = size == 0 ? -EINVAL : -ENOMEM;
-  else
-    rc = 0;
-  if (rc == 0 && (g = conc__region_find(NULL, name)) != NULL) {
-    if (g->registry->size == size) return g->memory;
-    conc__region_drop(g);
-    rc = -EINVAL;
-  }
-  g = rc == 0 ? (conc__region *)CONC_MALLOC(sizeof *g + length + 1) : NULL;
-  if (g == NULL) {
-    errno = rc != 0 ? -rc : ENOMEM;
-    return NULL;
-  }
+  if (g == NULL) return -ENOMEM;
   memset(g, 0, sizeof *g);
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
@@ -12178,17 +12488,39 @@ CONC__PRIVATE void *conc__named_open(const char *name, size_t size,
   rc = fd = conc__named_file(path, &was);
   if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
   if (rc >= 0) {
+    /* Last: only now may the next process see the memory, or the tracker ask
+       if it is in use, which it is by the entry that we hold. */
     conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type);
-    return g->memory;
+    *out = g->memory;
+    return 0;
   }
+  /* Either way the descriptor is closed, and the first byte free by that. */
   if (g->registry != NULL) {
     conc__region_drop(g);
   } else {
     if (fd >= 0) close(fd);
     CONC_FREE(g);
   }
-  errno = -rc;
-  return NULL;
+  return rc;
+}
+
+/* The memory of a name, in *out: 0, or negative errno. The caller has
+   conc__shared_opening, so no name is looked for while it is being made. */
+CONC__PRIVATE int conc__named_open(const char *name, size_t size,
+                                   int (*init)(void *, void *), void *arg,
+                                   void **out) {
+  conc__region *g;
+  int rc = conc__named_check(name, size);
+  CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
+  if (rc != 0) return rc;
+  g = conc__region_find(NULL, name); /* has one user more now */
+  if (g == NULL) return conc__named_map(name, size, init, arg, out);
+  if (g->registry->size != size) {
+    conc__region_drop(g);
+    return -EINVAL;
+  }
+  *out = g->memory;
+  return 0;
 }
 
 CONC_API void *conc_shared_open(const char *name, size_t size,
@@ -12198,9 +12530,10 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
   int rc;
   conc__shared_init();
   rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  /* -EOWNERDEAD: a thread of our parent was opening memory when we were
+     forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    memory = conc__named_open(name, size, init, arg);
-    rc = -errno;
+    rc = conc__named_open(name, size, init, arg, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
@@ -12210,29 +12543,55 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 /* ---------------------------------------------------------------------------
    >>process: children and their ends
 
-   Who starts a process holds conc__processes_guard, which a fork of anybody's
-   takes, too: so no child inherits what is meant for another one. A child is
-   on the list, and its number its own, until conc__process_reap, which alone
-   waits for it, under the guard: so a signal never meets a stranger. Then its
-   task is finished like any other's, and so needs no wait of its own.
+   Holds: starting a process by fork() or by executing the program again, what
+   a forked child does before its target runs, noticing a child's end, signals.
+   Uses: tasks, stacks (for a child of a coroutine), the registry's init.
+   Used by: >>popen, which executes other programs, and >>procpool.
 
-   The reaper is a thread that polls the children's pidfds; it stays a little
-   when there are no more, without a poller, for those that are started next.
-   Where there are no pidfds, each child has a thread that sleeps in waitid().
-   A program that nobody knows but a thread in conc_call or conc_check_output,
-   this thread polls for and reaps itself: one wake-up instead of two.
+   Starting. The starter holds conc__processes_guard from before it opens the
+   first descriptor for a child until the child is on the list. Every fork() in
+   the process takes this guard, too (conc__process_fork_prepare): so no other
+   child inherits descriptors that are meant for this one.
+
+   Ending. A child is on the list conc__processes until conc__process_reap has
+   waited for it. Nothing else waits for it, signals are sent to children on
+   the list only, and both happen under the guard. The kernel keeps a process's
+   number until the process has been waited for: so a signal never meets a
+   stranger that was given the number meanwhile. Then the task is finished like
+   any other task: hence joining a process needs no wait of its own.
+
+   Noticing. The reaper is a thread that polls the children's pidfds. It stays
+   for a while without children, and without a poller, for the children that
+   are started next. Where there are no pidfds, each child has a thread that
+   sleeps in waitid(). A program that is known only to a thread in conc_call or
+   conc_check_output is polled for and reaped by that thread itself (own_reaper
+   of the task): that is one wake-up instead of two.
+
+   The order of locks, of this room and of the rooms of pools. A thread may
+   take a lock that stands below those that it holds:
+
+     the guard of a pool (conc__pool_data)      >>jobs, >>procpool
+     conc__processes_guard
+     conc__shared_guard                         >>registry
+     the guards of objects, one at a time       >>park
+
+   A fork takes them in this order as well, but for the guards of pools: a
+   child never takes those, since its pools are gone (conc__pool_is_gone).
+   Tasks are finished, and callbacks called, with none of them held.
    ------------------------------------------------------------------------ */
 
+/* Held while a process is started, reaped or sent a signal, and by each fork.
+   The variables of the reaper, and the lists, change under it. */
 static conc__mutex conc__processes_guard;
-static conc_task *conc__processes;
-static unsigned conc__process_numbers, conc__popen_numbers;
-#define CONC__OWN_REAPER (-2) /* fds[1] of a task: who started it reaps it */
-static int conc__reaper = -1;        /* the poller */
-static size_t conc__reaper_children; /* how many it polls for */
-static int conc__parent_fd = -1; /* in a daemon: ends with the parent */
+static conc_task *conc__processes; /* children that have not been reaped */
+static unsigned conc__process_numbers, conc__popen_numbers; /* atomic */
+static int conc__reaper_poller = -1; /* its epoll descriptor; -1: none now */
+static size_t conc__reaper_children; /* how many pidfds are in the poller */
+static int conc__parent_fd = -1; /* in a daemon: at its end of file the parent
+                                    has ended; -1: this is no daemon */
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
-static struct conc__target *conc__targets;
-static const char *conc__program; /* argv[0] */
+static struct conc__target *conc__targets; /* made before main() begins */
+static const char *conc__program; /* argv[0]; NULL: conc_main was not called */
 
 #ifdef __cplusplus
 extern "C" {
@@ -12242,25 +12601,28 @@ extern char **environ;
 }
 #endif
 
-/* The descriptors of a child in the making: another one that is forked at this
-   moment closes them. */
+/* The descriptors of a child in the making. They are on the list while the
+   starter is in fork() and the guard is not its own: another child that is
+   forked at this moment closes them. */
 typedef struct conc__child_fds {
-  int *fds[8]; /* those that are not -1 */
-  int count;
+  int *fds[8]; /* where they are kept; a value of -1 is none */
+  int count;   /* of fds */
   struct conc__child_fds *next;
 } conc__child_fds;
 
 static conc__child_fds *conc__makings;
 
-/* A thread of the library's own, in which no signal is handled. It has begun
-   when this returns: a fork should not meet one that is half made, because
-   AddressSanitizer's locks are not for that. */
+/* --- threads of the library's own --- */
+
+/* What a new helper thread finds on the stack of the thread that starts it. */
 typedef struct conc__helper {
   void *(*fn)(void *);
   uintptr_t arg;
-  unsigned begun;
+  unsigned begun; /* 1: the helper no longer needs this struct */
 } conc__helper;
 
+/* Copies what it is to do, and tells the starter, whose stack is not touched
+   after that. */
 CONC__PRIVATE void *conc__helper_main(void *arg) {
   conc__helper *h = (conc__helper *)arg;
   void *(*fn)(void *) = h->fn;
@@ -12270,6 +12632,10 @@ CONC__PRIVATE void *conc__helper_main(void *arg) {
   return fn((void *)of);
 }
 
+/* Starts a detached thread of the library's own, in which no signal is
+   handled: signals are for the program's threads. The thread has begun when
+   this returns, since a fork should not meet a thread that is half made: the
+   locks of AddressSanitizer are not for that. 0 or negative errno. */
 CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   pthread_attr_t attr;
   pthread_t id;
@@ -12281,6 +12647,8 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   h.arg = arg;
   h.begun = 0;
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  /* The new thread inherits the mask: so it is set before, and there is no
+     moment at which the thread could handle a signal. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   rc = -pthread_create(&id, &attr, conc__helper_main, &h);
@@ -12293,15 +12661,30 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
 
 /* --- the end of a child --- */
 
-/* Without children there is no poller. */
+/* Closes the poller if there is no child that needs it, and none in the
+   making: a starter that is in fork() counts on the poller that it has opened.
+   The guard is held. */
 CONC__PRIVATE void conc__reaper_close(void) {
-  if (conc__reaper < 0 || conc__reaper_children > 0 || conc__makings != NULL)
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  if (conc__reaper_poller < 0 || conc__reaper_children > 0 ||
+      conc__makings != NULL)
     return;
-  close(conc__reaper);
-  conc__reaper = -1;
+  close(conc__reaper_poller);
+  conc__reaper_poller = -1;
 }
 
-/* The process has ended: takes its exit code, and tells who joins it. */
+/* Closes what the parent has of a child. Not by conc_close: no loop knows
+   these descriptors, and a forked child calls this before its own loop
+   works. */
+CONC__PRIVATE void conc__process_fds_close(conc_task *t) {
+  if (t->as.process.pidfd >= 0) close(t->as.process.pidfd);
+  if (t->as.process.life >= 0) close(t->as.process.life);
+}
+
+/* Takes the exit code of a child that has ended, removes what the parent has
+   of it, and finishes its task. Called by the reaper, by the child's own
+   thread, or by the starter with own_reaper; each child has one of these. May
+   be called too early: then nothing happens. */
 CONC__PRIVATE void conc__process_reap(conc_task *t) {
   int status = 0;
   int code = CONC_NO_EXITCODE;
@@ -12309,33 +12692,43 @@ CONC__PRIVATE void conc__process_reap(conc_task *t) {
   conc__mutex_lock(&conc__processes_guard);
   do pid = waitpid(t->pid, &status, WNOHANG);
   while (pid < 0 && errno == EINTR);
-  if (pid == 0) { /* not yet, after all */
+  if (pid == 0) { /* it runs still: the poller told of it for no reason */
     conc__mutex_unlock(&conc__processes_guard);
     return;
   }
+  /* A negative pid: the program has waited for the child itself, against what
+     the manual says. The code is lost then, and the task ends all the same. */
   if (pid > 0)
     code = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+  /* From here the number may belong to another process: conc__process_signal,
+     which looks at the link under this guard, sends no more signals. */
+  CONC__CHECK(t->link != NULL);
   conc__task_unlink(t);
   t->link = NULL;
 #if CONC_HAVE_PIDFD
-  if (t->fds[0] >= 0 && t->fds[1] != CONC__OWN_REAPER) {
+  if (t->as.process.pidfd >= 0 && !t->as.process.own_reaper) {
     struct epoll_event e; /* only kernels before 2.6.9 look at it */
+    /* Taken out explicitly: a child that has just been forked may have a
+       duplicate of the pidfd, so closing ours would not take it out. */
+    CONC__CHECK(conc__reaper_children > 0);
     conc__reaper_children--;
     conc__reaper_close();
-    /* A child that has just been forked may have a duplicate. */
-    if (conc__reaper >= 0)
-      epoll_ctl(conc__reaper, EPOLL_CTL_DEL, t->fds[0], &e);
+    if (conc__reaper_poller >= 0)
+      epoll_ctl(conc__reaper_poller, EPOLL_CTL_DEL, t->as.process.pidfd, &e);
   }
 #endif
-  if (t->fds[0] >= 0) close(t->fds[0]);
-  if (t->fds[1] >= 0) close(t->fds[1]);
+  conc__process_fds_close(t);
   t->exitcode = code;
   conc__mutex_unlock(&conc__processes_guard);
+  /* Without the guard: the callback may start another process. After this the
+     task may be freed. */
   conc__task_finish(t, NULL, code < 0 ? -ECHILD : 0);
 }
 
-/* The one that was given this number, whoever owns it. */
-CONC__PRIVATE void *conc__process_watch(void *arg) {
+/* The thread of one child, where there are no pidfds: sleeps until the child
+   has ended. The child is named by its task's number, not by the task's
+   address: so this touches no task that is not on the list. */
+CONC__PRIVATE void *conc__process_await_main(void *arg) {
   siginfo_t info;
   conc_task *t;
   pid_t pid = 0;
@@ -12345,6 +12738,9 @@ CONC__PRIVATE void *conc__process_watch(void *arg) {
   if (t != NULL) pid = t->pid;
   conc__mutex_unlock(&conc__processes_guard);
   if (t == NULL) return NULL; /* it could not be started after all */
+  /* WNOWAIT leaves the process as it is, so that conc__process_reap can wait
+     for it under the guard. Until then the number stays taken: so it is safe
+     to use it here without the guard. */
   while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) < 0 &&
          errno == EINTR) {
   }
@@ -12352,25 +12748,38 @@ CONC__PRIVATE void *conc__process_watch(void *arg) {
   return NULL;
 }
 
+/* --- the reaper --- */
+
 #if CONC_HAVE_PIDFD
 
-#define CONC__REAPER_STAYS 0.1 /* seconds */
+/* Seconds that the reaper stays without children: starting a thread costs as
+   much as a fork, and programs start children one after another. */
+#define CONC__REAPER_STAYS 0.1
 
-static unsigned conc__reaper_sleeps; /* 1: for want of children */
-static bool conc__reaper_lives;
+/* A futex. 1: the reaper sleeps, or is about to, since there is no child.
+   Written by the reaper under the guard; the starter that wakes it clears it,
+   so that the sleep does not begin if it has not yet. */
+static unsigned conc__reaper_sleeps;
+static bool conc__reaper_lives; /* the thread exists, and takes the guard once
+                                   more before it ends */
 
+/* The reaper's thread. It is in one of two waits: for the ends of children in
+   the poller, or, if there are none, on conc__reaper_sleeps until a child is
+   started or CONC__REAPER_STAYS is over. Which one it is to be, and whether to
+   end, is decided under the guard: so a starter, which holds it, either finds
+   a reaper that will look again, or starts a new one. */
 CONC__PRIVATE void *conc__reaper_main(void *arg) {
   struct epoll_event e[64];
   double until = 0;
   int poller, i, n;
   for (;;) {
     conc__mutex_lock(&conc__processes_guard);
-    /* Not before there is a child: if it cannot be made after all, nothing
-       would end the wait. */
-    poller = conc__reaper_children > 0 ? conc__reaper : -1;
+    /* An open poller is not waited in before it holds a child: if the child
+       cannot be made after all, nothing would end the wait. */
+    poller = conc__reaper_children > 0 ? conc__reaper_poller : -1;
     CONC__STORE(&conc__reaper_sleeps, poller < 0 ? 1u : 0u);
-    if (conc__reaper >= 0)
-      until = 0; /* who makes a child counts on this thread */
+    if (conc__reaper_poller >= 0)
+      until = 0; /* a starter has opened it, and counts on this thread */
     else if (until > 0 && conc_now() >= until)
       break;
     conc__mutex_unlock(&conc__processes_guard);
@@ -12379,6 +12788,8 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
       conc__futex_wait(&conc__reaper_sleeps, 1, until, false);
       continue;
     }
+    /* The poller holds children, which only this thread reaps, and it is not
+       closed before they are: so the descriptor stays good meanwhile. */
     n = epoll_wait(poller, e, 64, -1);
     for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
   }
@@ -12389,23 +12800,28 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
 
 #endif
 
-/* Sees to it that the next child will be noticed; before it is made, for this
-   can fail. The guard is held, for these and those below. */
+/* Sees to it that the end of the next child will be noticed. Called before the
+   child is made, because this can fail. The guard is held. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 #if CONC_HAVE_PIDFD
   static bool known, missing; /* older kernels have no pidfds */
   int rc;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   if (!known) {
     int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    /* EPERM is what a sandbox answers that does not know the call. Other
+       errors (there may be no descriptors left now) say nothing about the
+       kernel: the question stays open. */
     if (fd < 0 && errno != ENOSYS && errno != EPERM) return -errno;
     missing = fd < 0;
     known = true;
     if (fd >= 0) close(fd);
   }
   if (!missing) {
-    if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) return 0;
-    conc__reaper = epoll_create1(EPOLL_CLOEXEC);
-    if (conc__reaper < 0) return -errno;
+    if (conc__reaper_poller >= 0 || t->as.process.own_reaper) return 0;
+    conc__reaper_poller = epoll_create1(EPOLL_CLOEXEC);
+    if (conc__reaper_poller < 0) return -errno;
     if (conc__reaper_lives) return 0;
     rc = conc__helper_start(conc__reaper_main, 0);
     conc__reaper_lives = rc == 0;
@@ -12413,35 +12829,41 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
     return rc;
   }
 #endif
-  t->fds[1] = -1; /* it has a thread */
+  t->as.process.own_reaper = false; /* conc__process_add starts its thread */
   return 0;
 }
 
-/* The child is there. */
+/* Enters a child that has just been made: from now on its end is noticed, and
+   signals reach it. If that fails, for want of descriptors or threads, the
+   child is killed and waited for here: its target has hardly begun. The guard
+   is held. 0 or negative errno. */
 CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
   int rc = 0;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  CONC__CHECK(t->link == NULL);
   t->pid = pid;
 #if CONC_HAVE_PIDFD
-  if (conc__reaper >= 0 || t->fds[1] == CONC__OWN_REAPER) {
-    bool own = t->fds[1] == CONC__OWN_REAPER;
+  if (conc__reaper_poller >= 0 || t->as.process.own_reaper) {
+    bool own = t->as.process.own_reaper;
     struct epoll_event e;
     memset(&e, 0, sizeof e);
     e.events = EPOLLIN;
     e.data.ptr = t;
-    t->fds[0] = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (t->fds[0] < 0 ||
-        (!own && epoll_ctl(conc__reaper, EPOLL_CTL_ADD, t->fds[0], &e) < 0))
+    t->as.process.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (t->as.process.pidfd < 0 ||
+        (!own && epoll_ctl(conc__reaper_poller, EPOLL_CTL_ADD,
+                           t->as.process.pidfd, &e) < 0))
       rc = -errno;
     else if (!own)
       conc__reaper_children++;
   } else
 #endif
-    rc = conc__helper_start(conc__process_watch, t->number);
-  if (rc != 0) { /* it has hardly begun */
+    rc = conc__helper_start(conc__process_await_main, t->number);
+  if (rc != 0) {
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
     }
-    conc__fd_close(&t->fds[0]);
+    conc__fd_close(&t->as.process.pidfd);
     return rc;
   }
   conc__task_link(&conc__processes, t);
@@ -12450,60 +12872,82 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
 
 /* --- fork --- */
 
-/* Who starts a process calls fork() with the guard held, and has it again
-   afterwards, but not on the way: another conc.h in this process, a static one
-   of a shared library, has such a guard, too, and fork() takes them all in one
-   order. */
+/* fork() by a starter, which holds the guard before and after it, in the
+   parent. Not in between: another conc.h in this process, a static one of a
+   shared library, has such a guard, too, and fork() takes all of them in one
+   order. So the guard is given up here, and taken again by fork() itself,
+   through conc__process_fork_prepare; conc__process_fork_parent then leaves it
+   to the starter. Returns what fork() does, or negative errno. */
 CONC__PRIVATE pid_t conc__process_do_fork(conc__child_fds *making) {
   conc__child_fds **m = &conc__makings;
   pid_t pid;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  CONC__CHECK(making->count <=
+              (int)(sizeof making->fds / sizeof *making->fds));
   making->next = conc__makings;
   conc__makings = conc__this.making = making;
+  /* Between here and the fork another thread's fork may come first: its child
+     finds our descriptors on the list, and closes them. */
   conc__mutex_unlock(&conc__processes_guard);
   pid = fork();
   if (pid < 0) pid = -errno;
   conc__this.making = NULL;
+  /* The child has left the list to conc__process_fork_child. */
   if (pid == 0) return pid;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   while (*m != making) m = &(*m)->next;
   *m = making->next;
   return pid;
 }
 
+/* Before a fork, of whatever thread: waits until no start of a process and no
+   reap is half done. */
 CONC__PRIVATE void conc__process_fork_prepare(void) {
   conc__mutex_lock(&conc__processes_guard);
 }
 
+/* After a fork, in the parent: gives the guard back, but for the fork of a
+   starter, which goes on under it. */
 CONC__PRIVATE void conc__process_fork_parent(void) {
   if (conc__this.making == NULL) conc__mutex_unlock(&conc__processes_guard);
 }
 
-/* The parent's children are none of ours. */
+/* In a forked child. The parent's children are none of its own: it cannot wait
+   for them, so their tasks end here with -ECHILD. What the parent has open to
+   notice their ends, and for children in the making, is closed. */
 CONC__PRIVATE void conc__process_fork_child(void) {
   conc_task *t = conc__processes;
   conc_task *next;
   int i;
   conc__processes_guard.word = 0;
   conc__processes = NULL;
+  /* A child of conc__process_do_fork keeps what is in its own making: that is
+     meant for it. */
   for (; conc__makings != NULL; conc__makings = conc__makings->next)
     for (i = 0; i < conc__makings->count; i++)
       if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
         close(*conc__makings->fds[i]);
-  if (conc__reaper >= 0) close(conc__reaper);
+  /* The poller is shared with the parent: a change here would be one there.
+     The reaper's thread is not here. */
+  if (conc__reaper_poller >= 0) close(conc__reaper_poller);
   if (conc__parent_fd >= 0) close(conc__parent_fd);
-  conc__reaper = conc__parent_fd = -1;
+  conc__reaper_poller = conc__parent_fd = -1;
   conc__reaper_children = 0;
 #if CONC_HAVE_PIDFD
   conc__reaper_lives = false;
 #endif
+  /* The list is gone before the tasks end: one that is joined here may be
+     freed or started anew at once. */
   for (; t != NULL; t = next) {
     next = t->next;
     t->link = NULL;
-    if (t->fds[0] >= 0) close(t->fds[0]);
-    if (t->fds[1] >= 0) close(t->fds[1]);
+    conc__process_fds_close(t);
     conc__task_end_stayed_in_parent(t);
   }
 }
 
+/* The registry's row of the table of forks comes first: see
+   conc__shared_init. */
 CONC__PRIVATE void conc__process_init_once(void) {
   static const conc__fork_row row = {conc__process_fork_prepare,
                                      conc__process_fork_parent,
@@ -12512,10 +12956,15 @@ CONC__PRIVATE void conc__process_init_once(void) {
   conc__fork_enter(CONC__FORK_PROCESS, &row);
 }
 
-/* A process as its parent sees it. */
+/* --- a process as its parent sees it --- */
+
 static const conc__kind conc__process_kind = {
     "Process", true, false, false, conc_terminate, NULL, NULL, NULL, NULL};
 
+/* Readies a task to be started as a process, by the counter that its default
+   name comes from. `first` keeps the numbers of programs apart from the
+   numbers of processes, since conc__process_await_main looks for a child by
+   its number. 0 or what conc__task_begin returns. */
 CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
                                       unsigned first) {
   int rc;
@@ -12526,13 +12975,19 @@ CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
   t->number = first + __atomic_add_fetch(numbers, 1u, __ATOMIC_RELAXED);
   t->pid = 0;
   t->exitcode = CONC_NO_EXITCODE;
-  t->fds[0] = t->fds[1] = -1;
+  t->as.process.pidfd = t->as.process.life = -1;
+  t->as.process.own_reaper = false;
   t->link = NULL;
   return 0;
 }
 
-/* A forked child, in which nothing of the parent's goes on: ends the tasks
-   that conc__fork_child took for surviving, as the child's own. */
+/* --- what a forked child leaves behind --- */
+
+/* In a forked child of conc_process_start. conc__fork_child took the thread
+   that forked, and the coroutines of its loop, for the child's own, as after
+   any fork(). But here none of them goes on: the target runs in their place.
+   So they end as what stayed behind does, with -ECHILD, and what they held for
+   reading is recounted. */
 CONC__PRIVATE void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
@@ -12541,23 +12996,33 @@ CONC__PRIVATE void conc__process_abandon(void) {
   conc_task *t, *next;
   conc_rwlock *reads[CONC__READS + 1];
   int i;
+  /* The caller's own read locks are remembered, then taken from it: a recount
+     must not count the caller as a reader any more. */
   memcpy(reads, self->reads, sizeof self->reads);
   reads[CONC__READS] = self->changing;
   memset(self->reads, 0, sizeof self->reads);
   self->changing = NULL;
   self->more_reads = 0;
   self->waiting = NULL;
+  /* From here on this is a thread without a loop, without a worker, and
+     without a generator or a job. The survivors are forgotten, so that locks
+     which they hold say -EOWNERDEAD. */
   conc__this.loop = NULL;
   conc__this.base = NULL;
   conc__this.worker = NULL;
   conc__survivors_count = 0;
   memset(conc__stuck, 0, sizeof conc__stuck);
+  /* First all coroutines are taken off the lists that they wait on, then read
+     locks are recounted, then the tasks end: a recount, and the end of a task,
+     wake waiters, among which there must be none that has been left behind. */
   for (t = tasks; t != NULL; t = t->next) conc__fork_bury(t);
   for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
   for (t = tasks; t != NULL; t = next) {
     next = t->next;
     conc__fork_end(t);
   }
+  /* The loop itself is left as it is: its memory is not freed, since this may
+     be running on one of its stacks. */
   if (loop != NULL) {
     conc__poller_close(loop);
     conc__waker_close(loop->waker);
@@ -12566,6 +13031,10 @@ CONC__PRIVATE void conc__process_abandon(void) {
   if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
 }
 
+/* --- a daemon ends with its parent --- */
+
+/* The thread of a daemon, where there is no signal for it: sleeps until the
+   end of file, when the last copy of the other end of the pipe is closed. */
 CONC__PRIVATE void *conc__parent_watch(void *arg) {
   char byte;
   ssize_t n;
@@ -12575,13 +13044,16 @@ CONC__PRIVATE void *conc__parent_watch(void *arg) {
   return arg;
 }
 
-/* A daemon is to end with its parent, which alone has the other end of this
-   pipe. 0 or negative errno. */
+/* Lets this process, a daemon, end with its parent. The parent alone has the
+   other end of the pipe `fd`, and the kernel closes it however the parent
+   ends. The end is by SIGKILL, which no handler of the program can hold up. 0
+   or negative errno. */
 CONC__PRIVATE int conc__parent_watch_start(int fd) {
 #if CONC_HAVE_SETSIG
   if (fcntl(fd, F_SETOWN, getpid()) == 0 &&
       fcntl(fd, F_SETSIG, SIGKILL) == 0 && fcntl(fd, F_SETFL, O_ASYNC) == 0) {
-    /* From now on; it may have ended already. */
+    /* The signal comes for changes from now on: the parent may have ended
+       already. */
     if (conc_wait_fd(fd, CONC_READ, 0) > 0) kill(getpid(), SIGKILL);
     return 0;
   }
@@ -12589,17 +13061,24 @@ CONC__PRIVATE int conc__parent_watch_start(int fd) {
   return conc__helper_start(conc__parent_watch, (uintptr_t)fd);
 }
 
-/* A process as it sees itself: the task that its parent has started. */
+/* --- the life of a child --- */
+
+/* A process as it sees itself: the task that its parent has started. The
+   child does not join, cancel or signal it. */
 static const conc__kind conc__own_process_kind = {
     "Process", true, false, false, NULL, NULL, NULL, NULL, NULL};
 
-/* Runs the target as this process's own task: its exit code. */
+/* Runs the target as this process's own task, in its main thread. Returns the
+   exit code; 255 if a daemon cannot be bound to its parent, since it must not
+   outlive it. */
 CONC__PRIVATE int conc__process_main(conc_task *t) {
   conc__actor *self;
   void *result;
   t->kind = &conc__own_process_kind;
   t->pid = getpid();
   t->exitcode = CONC_NO_EXITCODE;
+  /* conc_current() and the lists of threads must know the task before the
+     target, or a destructor of a conc_local, can ask. */
   self = conc__thread_enter(t);
   conc__threads_enter(t);
   if (conc__parent_fd >= 0 && conc__parent_watch_start(conc__parent_fd) != 0)
@@ -12609,28 +13088,39 @@ CONC__PRIVATE int conc__process_main(conc_task *t) {
   return (int)((uintptr_t)result & 255);
 }
 
-static conc_task *conc__process_mine;
+/* In a forked child: what conc__process_child is to run, which takes no
+   argument because a fiber's entry has none. */
+static conc_task *conc__process_own_task;
 
+/* All of a forked child. It leaves by _exit: functions of atexit() are the
+   parent's, so stdio is flushed by hand. */
 CONC__PRIVATE void conc__process_child(void) {
   int code;
   conc__process_abandon();
-  code = conc__process_main(conc__process_mine);
+  code = conc__process_main(conc__process_own_task);
   fflush(NULL);
   _exit(code);
 }
 
+/* conc__process_child, as the entry of a fiber: for the child of a coroutine
+   or a generator. */
 CONC__PRIVATE void conc__process_child_fiber(void) {
   conc__fiber_entered(&conc__this.current->fiber);
   conc__process_child();
 }
 
-/* In the child. The stack of a coroutine, or of a generator, is too small for
-   a process. */
+/* In the child, right after the fork; does not return. The target is to run
+   as a plain thread. The stack of a coroutine, or of a generator, is too
+   small for that: then a new one is mapped, of .stack_size or 8 MiB, and
+   switched to. If there is no memory for it, the target runs where the fork
+   was called. */
 CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__actor *self = conc__self();
   conc__coro *co = NULL;
-  conc__process_mine = t;
+  conc__process_own_task = t;
   conc__parent_fd = life[0];
+  /* The writing end is the parent's alone: with a copy here the daemon would
+     keep itself alive. */
   if (life[1] >= 0) close(life[1]);
   if (conc__is_coro(self) || self->generator != NULL)
     co = conc__stack_map(t->stack_size > CONC_STACK_SIZE ? t->stack_size
@@ -12644,23 +13134,32 @@ CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__process_child();
 }
 
-/* The pipe by which a daemon notices its parent's end. */
-CONC__PRIVATE int conc__life_open(const conc_task *t, int life[2]) {
+/* --- a start, in the parent --- */
+
+/* Opens the pipe by which a daemon notices its parent's end: the child keeps
+   life[0], the parent life[1]. Both are -1 for a task that is no daemon. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__life_pipe_open(const conc_task *t, int life[2]) {
   life[0] = life[1] = -1;
   return t->daemon ? conc__fd_pipe(life) : 0;
 }
 
-/* The child is there, or not. Gives the guard back. */
-CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
-                                     int life[2]) {
+/* The last step of every start, after a success (rc is 0, the child is there)
+   and after a failure (rc is negative, there is no child): enters the child,
+   or closes what was opened for it. Gives the guard back, with which it is
+   called. Returns 0 or negative errno. */
+CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
+                                             int life[2]) {
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   conc__fd_close(&life[0]);
-  t->fds[1] = life[1];
+  t->as.process.life = life[1];
   if (rc == 0) rc = conc__process_add(t, pid);
-  if (rc != 0) conc__fd_close(&t->fds[1]);
-  conc__reaper_close(); /* others' last child may have ended meanwhile */
+  if (rc != 0) conc__fd_close(&t->as.process.life);
+  conc__reaper_close(); /* the last other child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
 #if CONC_HAVE_PIDFD
-  /* Not earlier: the guard would only have stopped it again. */
+  /* The reaper is woken without the guard, which would only stop it again. It
+     finds the child: it takes the guard before it looks. */
   if (CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
     CONC__STORE(&conc__reaper_sleeps, 0u);
     conc__futex_wake(&conc__reaper_sleeps, 1, false);
@@ -12669,14 +13168,21 @@ CONC__PRIVATE int conc__process_born(conc_task *t, pid_t pid, int rc,
   return rc;
 }
 
+/* Starts a process by fork(). In the child it does not return. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__process_fork(conc_task *t) {
   conc__child_fds making;
   int life[2];
   pid_t pid = 0;
   int rc;
+  /* The child would write what is buffered a second time. Not under the guard:
+     a FILE may be locked by a thread that reads from it, for as long as that
+     takes. */
   fflush(NULL);
   conc__mutex_lock(&conc__processes_guard);
-  rc = conc__life_open(t, life);
+  /* All that can fail comes before the fork; after it there is only the entry
+     of the child. */
+  rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
     making.fds[0] = &life[0];
@@ -12686,24 +13192,32 @@ CONC__PRIVATE int conc__process_fork(conc_task *t) {
     if (pid == 0) conc__process_child_begin(t, life);
     if (pid < 0) rc = pid;
   }
-  return conc__process_born(t, pid, rc, life);
+  return conc__process_start_finish(t, pid, rc, life);
 }
 
 /* --- executing a program --- */
 
+/* How a program is to be executed. */
 typedef struct conc__exec {
-  const char *path; /* to be sought if it has no '/' */
+  const char *path; /* sought in PATH if it has no '/' */
   const char *const *argv;
-  const char *const *env; /* or NULL */
-  const char *cwd;        /* or NULL */
-  int stdio[3];           /* what becomes 0, 1, 2; -1: stays */
+  const char *const *env; /* NULL: ours */
+  const char *cwd;        /* NULL: ours */
+  int stdio[3];           /* what becomes 0, 1, 2; -1: ours */
   int keep[2];            /* what it inherits besides; -1: nothing */
-  bool err_to_out, new_group, unblock;
-  conc__child_fds making;
+  bool err_to_out;        /* 2 becomes what 1 has become */
+  bool new_group;         /* it leads a new process group */
+  bool unblock;           /* no signal is blocked in it */
+  conc__child_fds making; /* what was opened for it */
 } conc__exec;
 
 #if CONC_HAVE_SPAWN
 
+/* Executes a program, by posix_spawn: that does not copy the caller's page
+   tables, however large the caller is. Handlers of forks do not run, and need
+   not: the library opens all descriptors close-on-exec. The guard is held: no
+   fork of another thread meets what is open for this child. 0 and *pid, or
+   negative errno, also of the execution itself. */
 CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attr;
@@ -12715,10 +13229,11 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   for (i = 0; i < 3 && rc == 0; i++)
     if (x->stdio[i] >= 0)
       rc = -posix_spawn_file_actions_adddup2(&actions, x->stdio[i], i);
+  /* After 1 has become what it is to be: actions are done in this order. */
   if (x->err_to_out && rc == 0)
     rc = -posix_spawn_file_actions_adddup2(&actions, 1, 2);
   for (i = 0; i < 2 && rc == 0; i++)
-    if (x->keep[i] >= 0) /* onto itself: not close-on-exec any more */
+    if (x->keep[i] >= 0) /* onto itself: that clears close-on-exec */
       rc = -posix_spawn_file_actions_adddup2(&actions, x->keep[i],
                                              x->keep[i]);
   if (x->cwd != NULL && rc == 0)
@@ -12741,7 +13256,8 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
 
 #else
 
-/* In the child; returns only if it fails. */
+/* In the forked child: becomes the program. Returns only if a step has failed,
+   with errno. */
 CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   sigset_t none;
   int i;
@@ -12758,7 +13274,10 @@ CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
 }
 
-/* The child tells by a pipe that closes when it executes why it did not. */
+/* Executes a program by fork() and execvp(), where there is no posix_spawn
+   that knows all we need. The child reports by a pipe: an errno if a step has
+   failed; if the program has begun, the pipe closes without a word, since it
+   is close-on-exec. The guard is held. 0 and *pid, or negative errno. */
 CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   int report[2];
   int error = 0;
@@ -12767,6 +13286,7 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   if (rc != 0) return rc;
   x->making.fds[x->making.count++] = &report[0];
   x->making.fds[x->making.count++] = &report[1];
+  /* Another child must not keep the pipe open: it would hold up the read. */
   *pid = conc__process_do_fork(&x->making);
   if (*pid == 0) {
     conc__exec_child(x);
@@ -12775,11 +13295,14 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
   if (*pid < 0) rc = *pid;
+  /* Or the read below would wait for our own copy. */
   conc__fd_close(&report[1]);
   if (rc == 0) {
     do n = read(report[0], &error, sizeof error);
     while (n < 0 && errno == EINTR);
     if (n == (ssize_t)sizeof error) {
+      /* Nothing else knows this child: it is waited for here, and is about to
+         exit. */
       rc = -error;
       while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
       }
@@ -12798,14 +13321,22 @@ CONC_API void conc_process_register(struct conc__target *target) {
   conc__targets = target;
 }
 
-/* What a spawned process reads: this, the bytes at .arg, and two names. */
+/* A spawned process is told what to do by a file without a name, which it
+   inherits: this head, the bytes at .arg, the target's name, the task's name.
+   Its arguments are: argv[0], CONC__SPAWNED, the file's descriptor, and the
+   life pipe's or -1. */
 typedef struct conc__spawn_message {
-  uint64_t magic, size, target_size, name_size;
+  uint64_t magic;                  /* CONC__SPAWN_MAGIC */
+  uint64_t size;                   /* bytes of .arg */
+  uint64_t target_size, name_size; /* bytes of the names, each with its NUL */
 } conc__spawn_message;
 
-#define CONC__PARCEL 0x636f6e632e683031u /* also: of which version */
+/* Changes with the form of the message: a program that was replaced on the
+   disk by one with another conc.h meanwhile does not misread it. */
+#define CONC__SPAWN_MAGIC 0x636f6e632e683031u
 #define CONC__SPAWNED "--conc-process"
 
+/* Writes all of it, to a file in memory. 0 or negative errno. */
 CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   const char *p = (const char *)data;
   while (size > 0) {
@@ -12818,21 +13349,26 @@ CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   return 0;
 }
 
-CONC__PRIVATE int conc__parcel_write(int fd, const conc_task *t,
-                                     const char *target, const char *name) {
-  conc__spawn_message parcel;
+/* Writes the message for a task. 0 or negative errno. */
+CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
+                                            const char *target,
+                                            const char *name) {
+  conc__spawn_message message;
   int rc;
-  parcel.magic = CONC__PARCEL;
-  parcel.size = t->size;
-  parcel.target_size = strlen(target) + 1;
-  parcel.name_size = strlen(name) + 1;
-  rc = conc__file_put(fd, &parcel, sizeof parcel);
+  message.magic = CONC__SPAWN_MAGIC;
+  message.size = t->size;
+  message.target_size = strlen(target) + 1;
+  message.name_size = strlen(name) + 1;
+  rc = conc__file_put(fd, &message, sizeof message);
   if (rc == 0) rc = conc__file_put(fd, t->arg, t->size);
-  if (rc == 0) rc = conc__file_put(fd, target, parcel.target_size);
-  if (rc == 0) rc = conc__file_put(fd, name, parcel.name_size);
+  if (rc == 0) rc = conc__file_put(fd, target, message.target_size);
+  if (rc == 0) rc = conc__file_put(fd, name, message.name_size);
   return rc;
 }
 
+/* Starts a process by executing the program again, whose conc_main runs the
+   target. 0; -EPERM if conc_main was not called, -EINVAL for a target that was
+   not registered, or another negative errno. */
 CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   const struct conc__target *target = conc__targets;
   const char *argv[5];
@@ -12845,19 +13381,26 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   while (target != NULL && target->fn != t->target) target = target->next;
   if (target == NULL) return -EINVAL;
   conc__mutex_lock(&conc__processes_guard);
+  /* Descriptors are opened from here on: under the guard, so that no other
+     child inherits them. All that can fail comes before the execution. */
   fd = conc__file_open();
-  rc = fd < 0 ? fd : conc__parcel_write(fd, t, target->name, conc_name(t));
+  rc = fd < 0 ? fd
+              : conc__spawn_message_write(fd, t, target->name, conc_name(t));
   life[0] = life[1] = -1;
-  if (rc == 0) rc = conc__life_open(t, life);
+  if (rc == 0) rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
     memset(&x, 0, sizeof x);
+    /* The file that runs now, even if the name leads elsewhere by now: it must
+       be the program that registered the target. */
     x.path = conc__program;
     if (CONC__LINUX && access("/proc/self/exe", X_OK) == 0)
       x.path = "/proc/self/exe";
     x.argv = argv;
     argv[0] = conc__program;
     argv[1] = CONC__SPAWNED;
+    /* What the child inherits has the same number there: it reads it in its
+       arguments. */
     x.keep[0] = fd;
     x.keep[1] = life[0];
     x.making.fds[x.making.count++] = &fd;
@@ -12871,37 +13414,46 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
     argv[4] = NULL;
     rc = conc__exec_start(&x, &pid);
   }
+  /* The child has the file: it reads by offset, so that the position, which is
+     shared, does not matter. */
   conc__fd_close(&fd);
-  return conc__process_born(t, pid, rc, life);
+  return conc__process_start_finish(t, pid, rc, life);
 }
 
-/* Runs what is in the parcel: the exit code. */
-CONC__PRIVATE int conc__parcel_run(int fd) {
-  static conc_task t; /* what joins it may outlive this function */
+/* --- in a spawned process --- */
+
+/* Runs what the message says. The message comes from another execution of this
+   program, but it is looked at like any file: sizes must add up before
+   anything is allocated. Returns the exit code; 127 if the message is not good
+   or the target is not registered. */
+CONC__PRIVATE int conc__spawn_message_run(int fd) {
+  static conc_task t; /* threads may ask for it after this has returned */
   const struct conc__target *target = conc__targets;
-  conc__spawn_message parcel;
+  conc__spawn_message message;
   struct stat st;
   char *bytes = NULL;
   int code = 127;
   size_t size;
   if (fstat(fd, &st) < 0) return code;
-  if (conc__file_get(fd, &parcel, sizeof parcel, 0) != 0) return code;
-  size = (size_t)st.st_size - sizeof parcel;
-  if (parcel.magic != CONC__PARCEL ||
-      parcel.size + parcel.target_size + parcel.name_size != size)
+  if (conc__file_get(fd, &message, sizeof message, 0) != 0) return code;
+  size = (size_t)st.st_size - sizeof message;
+  if (message.magic != CONC__SPAWN_MAGIC ||
+      message.size + message.target_size + message.name_size != size)
     return code;
   bytes = (char *)CONC_MALLOC(size);
-  if (bytes != NULL && conc__file_get(fd, bytes, size, sizeof parcel) == 0) {
-    const char *name = bytes + parcel.size;
+  if (bytes != NULL && conc__file_get(fd, bytes, size, sizeof message) == 0) {
+    const char *name = bytes + message.size;
+    /* Before the target runs: it should not find descriptors that it did not
+       open. */
     close(fd);
     while (target != NULL && strcmp(target->name, name) != 0)
       target = target->next;
     if (target != NULL) {
       pthread_once(&conc__process_once, conc__process_init_once);
       t.target = target->fn;
-      t.size = (size_t)parcel.size;
+      t.size = (size_t)message.size;
       t.arg = t.size > 0 ? bytes : NULL;
-      t.name = name + parcel.target_size;
+      t.name = name + message.target_size;
       code = conc__process_main(&t);
     }
   }
@@ -12914,7 +13466,7 @@ CONC_API void conc_main(int argc, char **argv) {
   if (argc != 4 || strcmp(argv[1], CONC__SPAWNED) != 0) return;
   conc__parent_fd = atoi(argv[3]);
   if (conc__parent_fd >= 0) conc__set_cloexec(conc__parent_fd);
-  exit(conc__parcel_run(atoi(argv[2])));
+  exit(conc__spawn_message_run(atoi(argv[2])));
 }
 
 /* --- what is public of processes --- */
@@ -12922,7 +13474,7 @@ CONC_API void conc_main(int argc, char **argv) {
 CONC_API int conc_process_start(conc_task *task) {
   int rc = conc__process_begin(task, &conc__process_numbers, 0);
   if (rc != 0) return rc;
-  conc_name(task); /* now, that the child has it as well */
+  conc_name(task); /* puts it into words now: so the child has it as well */
   rc = task->start_method == CONC_FORK    ? conc__process_fork(task)
        : task->start_method == CONC_SPAWN ? conc__process_spawn(task)
                                           : -EINVAL;
@@ -12939,6 +13491,8 @@ CONC_API int conc_exitcode(const conc_task *task) {
   return task->exitcode;
 }
 
+/* Sends a signal to a child that has not been reaped. The guard keeps it from
+   being reaped in between: so the number is the child's own. 0, -ESRCH. */
 CONC__PRIVATE int conc__process_signal(conc_task *t, int number) {
   int rc = -ESRCH;
   if (t->kind != &conc__process_kind) return rc;
@@ -12958,14 +13512,27 @@ CONC_API int conc_kill(conc_task *task) {
 
 /* ---------------------------------------------------------------------------
    >>popen: conc_popen: other programs
+
+   Holds: what becomes 0, 1 and 2 of a program, its start, its end, the talk
+   with it. A program is a child like any other: its task is the first member
+   of conc_popen, and all but the start and the pipes is in >>process, under
+   conc__processes_guard. The pipes belong to the caller; nothing here is
+   shared between threads but the task.
+
+   Uses: >>process, and the polling of threads and coroutines.
+   Used by: nothing in the library.
    ------------------------------------------------------------------------ */
 
-/* What becomes descriptor `i` of the program: *theirs, which is for us to
-   close if *made. *ours is the other end of a pipe. */
+/* --- the start --- */
+
+/* Opens what is to become descriptor `i` (0, 1, 2) of the program, as .std_in
+   and its like (`what`) or a file's name say. *theirs is what becomes it, -1:
+   the program has ours; *made: it was opened here, and the caller closes it.
+   *ours is our end of a pipe, or -1. The guard of processes is held. 0 or
+   negative errno; also after an error what is not -1 is open. */
 CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
                                        int *theirs, bool *made, int *ours) {
   int fds[2];
-  int rc = 0;
   *theirs = *ours = -1;
   *made = file != NULL || what < 0;
   if (file != NULL) {
@@ -12975,34 +13542,42 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
   } else if (what == CONC_DEVNULL) {
     *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
   } else if (what == CONC_PIPE) {
-    rc = conc__fd_pipe(fds);
+    int rc = conc__fd_pipe(fds);
     if (rc != 0) return rc;
     *theirs = fds[i != 0];
     *ours = fds[i == 0];
+    /* Our end only: the flag is one of the end of the pipe, not of a
+       descriptor, and the program does not expect it. */
     conc__set_nonblocking(*ours);
   } else if (what == CONC_STDOUT && i == 2) {
+    /* conc__exec.err_to_out does it, when 1 is what it is to be. */
     return 0;
   } else if (what < 0) {
     return -EINVAL;
   } else if (what > 0 && what != i) {
-    *made = what < 3; /* of those that are about to be replaced: a copy */
+    /* One of 0, 1, 2 is about to be replaced itself: so a copy is used. */
+    *made = what < 3;
     *theirs = what < 3 ? fcntl(what, F_DUPFD_CLOEXEC, 3) : what;
     if (*theirs < 0) return -errno;
   }
-  if (*theirs < -1) rc = *theirs;
-  return rc;
+  /* What could not be opened is negative errno, and -EPERM is -1. */
+  return *made && *theirs < 0 ? *theirs : 0;
 }
 
+/* A program has no target that this process could call. This stands in its
+   place, since a task without a target is not started. */
 CONC__PRIVATE void *conc__popen_target(void *arg) { return arg; }
 
-/* `own`: nobody else will know the task, and the caller, who is no coroutine,
-   awaits its end by conc__popen_join. */
+/* Starts the program. `own`: only the caller will know the task, it is no
+   coroutine, and it awaits the end by conc__popen_join: then the library's
+   reaper is not needed. 0 or negative errno; after an error nothing is
+   open. */
 CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   conc_task *t = &p->task;
   const int what[3] = {p->std_in, p->std_out, p->std_err};
   const char *const file[3] = {p->in_file, p->out_file, p->err_file};
   int *const ours[3] = {&p->in, &p->out, &p->err};
-  int life[2] = {-1, -1};
+  int life[2] = {-1, -1}; /* .daemon is no option of a program */
   bool made[3] = {false, false, false};
   conc__exec x;
   pid_t pid = 0;
@@ -13023,21 +13598,27 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   x.new_group = p->new_group;
   x.unblock = true;
   x.making.count = 0;
+  /* From here on descriptors are open that no other child may inherit. */
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
   for (i = 0; i < 3; i++) {
+    /* Also our ends: a child of another thread that kept one would hold up the
+       end of file. */
     x.making.fds[x.making.count++] = ours[i];
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
   }
-  if (own) t->fds[1] = CONC__OWN_REAPER;
+  t->as.process.own_reaper = own;
+  CONC__CHECK(x.making.count <= 6);
+  /* Before the execution: what can fail comes before the program runs. */
   if (rc == 0) rc = conc__reaper_open(t);
-  life[1] = t->fds[1];
   if (rc == 0) rc = conc__exec_start(&x, &pid);
   for (i = 0; i < 3; i++)
+    /* Before anything is read: while we have the program's end of a pipe open,
+       there is no end of file. */
     if (made[i]) conc__fd_close(&x.stdio[i]);
-  rc = conc__process_born(t, pid, rc, life);
+  rc = conc__process_start_finish(t, pid, rc, life);
   if (rc != 0) {
     for (i = 0; i < 3; i++) conc__fd_close(ours[i]);
     conc__task_start_failed(t);
@@ -13049,14 +13630,17 @@ CONC_API int conc_popen_start(conc_popen *p) {
   return conc__popen_begin(p, false);
 }
 
-/* conc_join. */
+/* --- the end --- */
+
+/* As conc_join; a program that the caller reaps itself is polled for. A
+   wake-up without an end does no harm: conc__process_reap looks again. */
 CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
   conc_task *t = &p->task;
   double deadline;
-  if (t->fds[1] != CONC__OWN_REAPER) return conc_join(t, timeout);
+  if (!t->as.process.own_reaper) return conc_join(t, timeout);
   deadline = conc__deadline(timeout);
   while (conc_is_alive(t)) {
-    int rc = conc__fd_wait(t->fds[0], CONC_READ, deadline);
+    int rc = conc__fd_wait(t->as.process.pidfd, CONC_READ, deadline);
     if (rc < 0) return rc;
     conc__process_reap(t);
   }
@@ -13070,11 +13654,15 @@ CONC_API void conc_popen_close(conc_popen *p) {
   conc__fd_close(&p->err);
 }
 
-/* Kills it, and awaits its end, which is near: so a cancellation must wait. */
+/* Kills the program, with .new_group its group, and awaits the end. This is
+   near: so the wait is not cut short by a cancellation of the caller, which is
+   set anew afterwards. */
 CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
   conc__mutex_lock(&conc__processes_guard);
-  /* If it has ended, who is left of its group keeps the number taken. */
+  /* The number of a group stays taken while a process is left in it: so the
+     group may be killed when its leader has ended. The number of a process is
+     good only until the process has been reaped. */
   if (p->new_group)
     kill(-p->task.pid, SIGKILL);
   else if (p->task.link != NULL)
@@ -13085,7 +13673,8 @@ CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   if (cancelled) conc_cancel(conc_current());
 }
 
-/* The result of a wait. */
+/* What a wait of the program returns, whose own result is rc: the exit code,
+   or rc, after the program has been killed for it if that is wanted. */
 CONC__PRIVATE int conc__popen_result(conc_popen *p, int rc) {
   if (rc == 0) return p->task.exitcode;
   if ((rc == -ETIMEDOUT || rc == -ECANCELED) && p->kill_on_timeout)
@@ -13102,8 +13691,13 @@ CONC_API int conc_popen_poll(conc_popen *p) {
   return rc == 0 ? p->task.exitcode : rc;
 }
 
-/* write() to a pipe that may have no reader, without SIGPIPE: it comes to the
-   thread that writes, which takes it back unless it had one already. */
+/* --- the talk --- */
+
+/* write() to a pipe that may have no reader, without SIGPIPE and without a
+   change of its handler, which is the program's. The signal comes to the
+   thread that writes: so it is blocked in this thread, and taken back when it
+   has come. If one was pending before, two are one: that one is left. Returns
+   the bytes, or negative errno. */
 CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   sigset_t pipe_only, old, pending;
   ssize_t n;
@@ -13115,14 +13709,18 @@ CONC__PRIVATE ssize_t conc__pipe_write(int fd, const void *data, size_t size) {
   n = write(fd, data, size);
   if (n < 0) n = -errno;
   if (n == -EPIPE && !sigismember(&pending, SIGPIPE)) {
-    sigpending(&pending); /* none if it is ignored */
+    /* Only if it is there: sigwait() for an ignored signal would not
+       return. */
+    sigpending(&pending);
     if (sigismember(&pending, SIGPIPE)) sigwait(&pipe_only, &number);
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   return n;
 }
 
-/* Writes some of the input; closes the pipe at its end, or if nobody reads. */
+/* Writes some of the input, which p->sent counts, since conc_communicate may
+   be called again after a timeout. Closes the pipe at the end of the input, or
+   if the program reads no more, which is no error. 0 or negative errno. */
 CONC__PRIVATE int conc__popen_write_some(conc_popen *p, const char *input,
                                          size_t size) {
   ssize_t n = 0;
@@ -13135,82 +13733,112 @@ CONC__PRIVATE int conc__popen_write_some(conc_popen *p, const char *input,
   return n < 0 && n != -EPIPE ? (int)n : 0;
 }
 
-/* Reads some of the output, and closes the pipe at its end. */
-CONC__PRIVATE int conc__popen_read_some(int *fd, conc_output *o, size_t *room,
-                                        bool wanted) {
+/* One of the program's outputs, as far as it has been read. */
+typedef struct conc__popen_reader {
+  conc_output output;
+  size_t room; /* bytes at output.data, one of which is left for the NUL */
+  bool wanted; /* false: what is read is thrown away. It is read all the same,
+                  or the program would wait for room in the pipe */
+} conc__popen_reader;
+
+/* Reads some of the output, and closes the pipe at its end. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__popen_read_some(int *fd, conc__popen_reader *r) {
+  conc_output *o = &r->output;
   ssize_t n;
-  if (*room - o->size < 4096) {
-    size_t more = *room < 4096 ? 65536 : *room * 2;
-    char *data = (char *)CONC_REALLOC(o->data, more);
+  if (r->room - o->size < 4096) {
+    void *data = conc__grow(o->data, &r->room, o->size + 65536, 1);
     if (data == NULL) return -ENOMEM;
-    o->data = data;
-    *room = more;
+    o->data = (char *)data;
   }
-  n = read(*fd, o->data + o->size, *room - o->size - 1);
+  CONC__CHECK(o->size < r->room);
+  n = read(*fd, o->data + o->size, r->room - o->size - 1);
   conc__pipe_widen(*fd, n);
   if (n == 0) conc__fd_close(fd);
-  if (n > 0 && wanted) o->size += (size_t)n;
+  if (n > 0 && r->wanted) o->size += (size_t)n;
   if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
   o->data[o->size] = 0;
   return 0;
 }
 
+/* Waits until one of the program's pipes is ready, or all are closed, and
+   moves some bytes. 1: some pipe may have more; 0: all are closed; negative
+   errno, -ETIMEDOUT and -ECANCELED among them. */
+CONC__PRIVATE int conc__popen_exchange(conc_popen *p, const char *input,
+                                       size_t n, conc__popen_reader *out,
+                                       double deadline) {
+  conc__actor *self = conc__self();
+  int *const fds[3] = {&p->in, &p->out, &p->err};
+  struct pollfd poll_fds[CONC__WAIT_FDS + 1]; /* one more: for the waker */
+  int which[3];
+  int i, rc, count = 0;
+  for (i = 0; i < 3; i++) {
+    if (*fds[i] < 0) continue;
+    which[count] = i;
+    poll_fds[count].fd = *fds[i];
+    poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
+  }
+  if (count == 0) return 0;
+  rc = self->ops->blocks ? conc__thread_poll(self, poll_fds, count, deadline)
+                         : conc__coro_poll(self, poll_fds, count, deadline);
+  /* All that are ready take their turn: a program that writes while its input
+     is full must not wait for us, while we wait for it. */
+  for (i = 0; i < count && rc >= 0; i++) {
+    if (poll_fds[i].revents == 0) continue;
+    rc = which[i] == 0
+             ? conc__popen_write_some(p, input, n)
+             : conc__popen_read_some(fds[which[i]], &out[which[i] - 1]);
+  }
+  return rc < 0 ? rc : 1;
+}
+
+/* Reads into memory of its own, also what is not wanted, until both outputs
+   have ended; then waits. What was read is the caller's whatever is
+   returned. */
 CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
                               conc_output *out, conc_output *err,
                               double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__actor *self = conc__self();
-  conc_output got[2] = {{NULL, 0}, {NULL, 0}};
   conc_output *const wanted[2] = {out, err};
-  size_t room[2] = {0, 0};
-  int *const fds[3] = {&p->in, &p->out, &p->err};
-  struct pollfd poll_fds[CONC__WAIT_FDS + 1];
-  int rc = conc__task_was_started(&p->task) ? 0 : -EINVAL;
-  int i, count;
-  if (rc == 0 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
-  while (rc == 0) {
-    int which[3];
-    for (i = count = 0; i < 3; i++) {
-      if (*fds[i] < 0) continue;
-      which[count] = i;
-      poll_fds[count].fd = *fds[i];
-      poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
-    }
-    if (count == 0) break;
-    rc = !self->ops->blocks
-             ? conc__coro_poll(self, poll_fds, count, deadline)
-             : conc__thread_poll(self, poll_fds, count, deadline);
-    for (i = 0; i < count && rc >= 0; i++) {
-      int at = which[i] - 1;
-      if (poll_fds[i].revents == 0) continue;
-      rc = at < 0 ? conc__popen_write_some(p, (const char *)input, n)
-                  : conc__popen_read_some(fds[at + 1], &got[at], &room[at],
-                                          wanted[at] != NULL);
-    }
-    if (rc > 0) rc = 0;
-  }
+  conc__popen_reader got[2];
+  int rc = conc__task_was_started(&p->task) ? 1 : -EINVAL;
+  int i;
+  memset(got, 0, sizeof got);
+  for (i = 0; i < 2; i++) got[i].wanted = wanted[i] != NULL;
+  /* Without input, or if an earlier call has written all of it, the program
+     must see the end at once. */
+  if (rc == 1 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
+  while (rc == 1)
+    rc = conc__popen_exchange(p, (const char *)input, n, got, deadline);
+  /* The wait comes after the last end of file: while there is output that is
+     not read, the program may never end. */
   rc = rc != 0 ? conc__popen_result(p, rc)
                : conc_popen_wait(p, conc__remaining(deadline));
   for (i = 0; i < 2; i++) {
-    if (wanted[i] != NULL)
-      *wanted[i] = got[i];
-    else
-      CONC_FREE(got[i].data);
+    if (wanted[i] != NULL) *wanted[i] = got[i].output;
+    else CONC_FREE(got[i].output.data);
   }
+  /* If the call may be repeated, what is open stays open for it. */
   if ((rc != -ETIMEDOUT && rc != -ECANCELED) || p->kill_on_timeout)
     conc_popen_close(p);
   return rc;
 }
 
-/* Runs a program that nobody else knows: it does not outlive the call. */
+/* --- a program that runs to its end within a call --- */
+
+/* Runs a program that is known only to this call, and does not outlive it.
+   Returns its exit code or negative errno. */
 CONC__PRIVATE int conc__popen_run(conc_popen *p, conc_output *out,
                                   double timeout) {
-  bool own = conc__self()->ops->blocks &&
-             conc__this.worker == NULL; /* who has jobs to run meanwhile */
+  /* A thread that would only sleep until the end may reap the program itself.
+     A worker of a pool runs other jobs meanwhile, a coroutine's thread runs
+     other coroutines. */
+  bool own = conc__self()->ops->blocks && conc__this.worker == NULL;
   int rc = conc__popen_begin(p, own);
   if (rc != 0) return rc;
   p->kill_on_timeout = true;
   rc = conc_communicate(p, NULL, 0, out, NULL, timeout);
+  /* After an error that is no timeout, for want of memory say. */
   if (conc_is_alive(&p->task)) conc__popen_kill(p);
   conc_popen_close(p);
   return rc;
@@ -13858,7 +14486,7 @@ CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
   m->input = input;
   m->input_size = size;
   m->extra.data = NULL;
-  m->extra.size = m->extra.capacity = 0;
+  m->extra.size = m->extra.capacity = m->extra.first = 0;
 }
 
 CONC__PRIVATE void conc__maker_free(conc__maker *m) {
@@ -15252,7 +15880,7 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
 
 CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
                                void **out, size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   *out = NULL;
   *size = 0;
@@ -15273,7 +15901,7 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 /* Puts a stored body, the end of a buffer from `at` on, into protocol 2: for a
    Python 2 peer. After an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_downgrade(conc__buffer *b, size_t at) {
-  conc__buffer old = {NULL, 0, 0};
+  conc__buffer old = {NULL, 0, 0, 0};
   conc_value *v = NULL;
   int rc = conc__put_op(b, '.'); /* a pickle needs no PROTO */
   if (rc != 0) return rc;
@@ -16268,7 +16896,7 @@ CONC__PRIVATE void conc__json_put(conc__writer *s, const conc__walk *w,
 
 CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
                              size_t *size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc__writer s;
   conc__walk w;
   int step, rc;
@@ -16306,27 +16934,40 @@ CONC_API int conc_json_dumps(const conc_value *value, int indent, char **out,
    >>pipe: messages over a pair of sockets that keep their bounds
 
    A message is one packet: a head, and up to CONC__PACKET_DATA bytes; what is
-   more is in a file, whose descriptor travels with it. So the system sends it
-   as a whole, whatever its length. That long ones bring so many bytes along
-   all the same lets only some of them be under way at a time.
+   more is in a file, whose descriptor travels with it. So the system sends the
+   message as a whole, whatever its length, and a process that is killed at any
+   step has sent all of it or nothing: there is no half of a message that a
+   receiver would have to put together or throw away. A long message brings
+   32 KiB along all the same, so that a pipe is full after some of them.
+
+   Nothing here has a guard: the system's socket buffer is the queue. Several
+   tasks and processes may receive at one end: what one of them has seen by a
+   peek, another one may take, so a receiver looks at what it has taken as if
+   it had not seen it. Uses io to wait, os for files, pickle for values.
    ------------------------------------------------------------------------ */
 
-#define CONC__PACKET_DATA 32768
+#define CONC__PACKET_DATA 32768 /* bytes beside the head, at most */
 #define CONC__PACKET_MAGIC 0x636f6e63u
 
 enum { CONC__PACKET_MESSAGE, CONC__PACKET_DESCRIPTOR };
 
+/* The head, in the byte order of this machine: a pipe does not leave it. */
 typedef struct conc__packet {
-  uint64_t size; /* of the message */
-  uint32_t kind;
-  uint32_t magic;
+  uint64_t size;  /* bytes of the message; 0 for a descriptor */
+  uint32_t kind;  /* CONC__PACKET_MESSAGE or CONC__PACKET_DESCRIPTOR */
+  uint32_t magic; /* CONC__PACKET_MAGIC: not from a stranger's send() */
 } conc__packet;
 
+/* Room for the one descriptor that travels with a packet, aligned as the
+   system wants it. */
 typedef union conc__control {
   struct cmsghdr head;
   unsigned char space[64];
 } conc__control;
 
+/* --- making; packets --- */
+
+/* 0; or negative errno, and both are -1. */
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET;
   int fds[2];
@@ -16348,17 +16989,22 @@ CONC_API int conc_pipe(int *a, int *b) { return conc__pipe_open(a, b); }
 
 CONC_API int conc_pipe_one_way(int *reader, int *writer) {
   int rc = conc__pipe_open(reader, writer);
+  /* For the socket, not for this descriptor: so in all processes, and the
+     writer's end reads nothing but the end. */
   if (rc == 0) shutdown(*reader, SHUT_WR);
   return rc;
 }
 
-/* Sends a packet with n bytes of data and, unless it is -1, a descriptor. */
+/* Sends a packet with n bytes of data and, unless it is -1, a descriptor, of
+   which the packet has a copy of its own. 0; negative errno, and nothing was
+   sent: -EMSGSIZE if the system allows smaller packets only. */
 CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
                                     const void *data, size_t n, int fd,
                                     double deadline) {
   struct msghdr m;
   struct iovec parts[2];
   conc__control control;
+  CONC__CHECK(n <= CONC__PACKET_DATA);
   memset(&m, 0, sizeof m);
   parts[0].iov_base = head;
   parts[0].iov_len = sizeof *head;
@@ -16379,17 +17025,24 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
     int rc = 0;
     if (sendmsg(pipe, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
     if (errno == EINTR) continue;
+    /* ECONNRESET: the other end was closed with messages unread. */
     if (errno == ECONNRESET || errno == ENOTCONN) return -EPIPE;
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_WRITE, deadline);
     else if (errno != ETOOMANYREFS)
       return -errno;
-    else /* too many descriptors under way in the whole system */
+    else /* too many descriptors of this user under way: nothing says when
+            that is over */
       rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc < 0) return rc;
   }
 }
 
+/* --- sending --- */
+
+/* The file is written before the packet is sent, so the receiver finds all of
+   it; a sender that is killed before that leaves a file without a name, which
+   goes with it. */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout) {
   double deadline = conc__deadline(timeout);
@@ -16411,7 +17064,7 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
     }
     if (rc == 0) rc = conc__packet_send(pipe, &head, data, n, fd, deadline);
     if (fd >= 0) close(fd);
-    /* The system may allow for smaller packets only. */
+    /* The system may allow smaller packets only: then all is in the file. */
     if (rc != -EMSGSIZE || n == 0) return rc;
     n = 0;
   }
@@ -16426,7 +17079,11 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
   return conc__packet_send(pipe, &head, NULL, 0, fd, conc__deadline(timeout));
 }
 
-/* Waits for a packet, and tells what it is. 0 or negative errno. */
+/* --- receiving --- */
+
+/* Waits for a packet, and says what it is, while it stays where it is. 0 or
+   negative errno: -EPIPE at the end, -EPROTO for what is none of ours, which
+   is removed, since no receiver could take it. */
 CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
                                     double deadline) {
   for (;;) {
@@ -16436,22 +17093,26 @@ CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
     if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
         head->size <= (size_t)-1 / 2)
       return 0;
-    if (n > 0) { /* nothing of ours: out with it */
+    if (n > 0) {
       recv(pipe, head, sizeof *head, MSG_DONTWAIT);
       return -EPROTO;
     }
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_READ, deadline);
-    /* The peer closed without having received all: that is told once, before
-       what is still there. */
+    /* ECONNRESET: the peer closed without having received all. The system says
+       so once, before what is still there for us. */
     else if (errno != EINTR && errno != ECONNRESET)
       rc = errno == ENOTCONN ? -EPIPE : -errno;
     if (rc < 0) return rc;
   }
 }
 
-/* Takes the packet that has been seen: the number of its bytes of data, and
-   its descriptor or -1. -EAGAIN: it is gone. */
+/* Takes a packet, after a peek: up to `size` bytes of data into buf. The
+   packet may be another one than the peek saw: `head` gets its head, `fd` its
+   descriptor, which the caller must close, or -1. Returns the number of
+   its bytes of data; -EAGAIN: another receiver was faster, and there is none
+   now. After any other error the packet is gone, but for what the system fails
+   with before it takes one (-EMFILE). */
 CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
@@ -16463,7 +17124,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   *fd = -1;
   if (head->kind == CONC__PACKET_DESCRIPTOR ||
       head->size > CONC__PACKET_DATA) {
-    /* Without a place for its descriptor it would be lost. */
+    /* The system would take the packet and drop its descriptor if the process
+       has no number free for it. So one is asked for before: if there is none,
+       the packet stays. Another thread may take the number in between: then
+       the packet is lost, and the error says so (MSG_CTRUNC, below). */
     int spare = fcntl(pipe, F_DUPFD_CLOEXEC, 0);
     if (spare < 0) return -errno;
     close(spare);
@@ -16471,7 +17135,10 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
 #if CONC_HAVE_CLOEXEC
   flags |= MSG_CMSG_CLOEXEC;
 #endif
+  /* From here on, if this process is killed, the packet is gone with it when
+     recvmsg() has taken it, and is there for others when it has not. */
   do {
+    CONC__POINT();
     memset(&m, 0, sizeof m);
     parts[0].iov_base = head;
     parts[0].iov_len = sizeof *head;
@@ -16484,7 +17151,9 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     n = recvmsg(pipe, &m, flags);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
-  if (n == 0) return -EAGAIN;
+  if (n == 0) return -EAGAIN; /* the end: the next peek says so */
+  /* The descriptor before anything is refused: it is in this process now, and
+     must not be lost from sight. */
   c = CMSG_FIRSTHDR(&m);
   if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
       c->cmsg_len == CMSG_LEN(sizeof *fd)) {
@@ -16495,24 +17164,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
   }
   if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
     return -EPROTO;
+  /* Longer than what was seen, so another one than that. */
   if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
   if (m.msg_flags & MSG_CTRUNC) return -EMFILE;
   return n - (ssize_t)sizeof *head;
 }
 
-/* Reads the rest of a message from its file. */
-CONC__PRIVATE int conc__packet_rest(int fd, void *buf, size_t size) {
-  size_t done = 0;
-  while (done < size) {
-    ssize_t n =
-        pread(fd, (unsigned char *)buf + done, size - done, (off_t)done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? -errno : -EPROTO;
-    done += (size_t)n;
-  }
-  return 0;
-}
-
+/* What does not fit, or is no message, is refused after the peek, and stays;
+   the same questions after the take are for a packet that came in its place:
+   see the manual on several that receive at one end. */
 CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -16528,8 +17188,8 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
     if (n >= 0 && head.kind != CONC__PACKET_MESSAGE) n = -EBADMSG;
     if (n >= 0 && (size_t)n < head.size) {
       rc = fd < 0 ? -EPROTO
-                  : conc__packet_rest(fd, (unsigned char *)buf + n,
-                                      (size_t)head.size - (size_t)n);
+                  : conc__file_get(fd, (unsigned char *)buf + n,
+                                   (size_t)head.size - (size_t)n, 0);
       n = rc < 0 ? rc : (ssize_t)head.size;
     }
     if (fd >= 0) close(fd);
@@ -16543,6 +17203,9 @@ CONC_API ssize_t conc_poll(int pipe, double timeout) {
   return rc < 0 ? rc : (ssize_t)head.size;
 }
 
+/* Asks for the kind twice, as conc_recv does. A descriptor that came with an
+   error is closed here: the caller is never given one that it does not know
+   of. */
 CONC_API int conc_recv_fd(int pipe, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__packet head;
@@ -16560,6 +17223,9 @@ CONC_API int conc_recv_fd(int pipe, double timeout) {
   return n < 0 ? (int)n : fd;
 }
 
+/* --- typed values --- */
+
+/* By pickle's protocol 2, which Python 2 and every Python 3 read. */
 CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
                                   double timeout) {
   void *data = NULL;
@@ -16570,22 +17236,45 @@ CONC_API int conc_pipe_send_value(int pipe, const conc_value *value,
   return rc;
 }
 
+/* Receives a message of whatever size into an empty buffer. Two receivers may
+   have seen the same packet, and each takes one: so there is room for any
+   packet, not only for the one that was seen, and memory for the rest of a
+   message is had when its packet is there. 0 or negative errno. */
+CONC__PRIVATE int conc__message_receive(int pipe, conc__buffer *b,
+                                        double deadline) {
+  conc__packet head;
+  ssize_t n;
+  int fd, rc;
+  do {
+    rc = conc__packet_peek(pipe, &head, deadline);
+    if (rc != 0) return rc;
+    if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
+    /* Before the take: without memory the message that was seen stays. */
+    rc = conc__buffer_reserve(b, head.size > CONC__PACKET_DATA
+                                     ? (size_t)head.size
+                                     : CONC__PACKET_DATA);
+    if (rc != 0) return rc;
+    n = conc__packet_take(pipe, &head, b->data, CONC__PACKET_DATA, &fd);
+    if (n < 0) rc = (int)n;
+    else if (head.kind != CONC__PACKET_MESSAGE) rc = -EBADMSG;
+    else if ((size_t)n < head.size && fd < 0) rc = -EPROTO;
+    else /* done already, unless it is not the one that was seen */
+      rc = conc__buffer_reserve(b, (size_t)head.size);
+    if (rc == 0 && (size_t)n < head.size)
+      rc = conc__file_get(fd, b->data + n, (size_t)head.size - (size_t)n, 0);
+    if (rc == 0) b->size = (size_t)head.size;
+    if (fd >= 0) close(fd);
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
 CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
                                   double timeout) {
-  double deadline = conc__deadline(timeout);
-  ssize_t n;
-  void *data;
-  int rc;
+  conc__buffer b = {NULL, 0, 0, 0};
+  int rc = conc__message_receive(pipe, &b, conc__deadline(timeout));
   *out = NULL;
-  do { /* if somebody else receives what was looked at, once more */
-    n = conc_poll(pipe, conc__remaining(deadline));
-    if (n < 0) return (int)n;
-    data = CONC_MALLOC((size_t)n + 1);
-    if (data == NULL) return -ENOMEM;
-    n = conc_recv(pipe, data, (size_t)n, conc__remaining(deadline));
-    rc = n < 0 ? (int)n : conc_pickle_loads(out, data, (size_t)n);
-    CONC_FREE(data);
-  } while (n == -EMSGSIZE);
+  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
+  conc__buffer_free(&b);
   return rc;
 }
 
@@ -18343,7 +19032,7 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
-  conc__buffer body = {NULL, 0, 0};
+  conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
   conc__message m;
   size_t done = 0;
@@ -18398,7 +19087,7 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
 /* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
                             double timeout) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc;
   if (conc_value_type(value) == CONC_BYTES) {
     size_t size = 0;
@@ -18417,7 +19106,7 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout) {
   static const unsigned char proto[] = {0x80, 4};
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
   ssize_t n;
   int rc = conc__buffer_append(&b, proto, sizeof proto);
@@ -18473,18 +19162,42 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
 /* ---------------------------------------------------------------------------
    >>jobs: deques, threads that run jobs, waiting for jobs
 
-   A job that runs in a thread is the task of that thread's actor until it
-   ends. It tells so (task->actor) only when it first waits: jobs that never
-   do need no compare-and-swap for it. Until then conc_cancel leaves
-   CONC__NEVER_BEGIN there, which the first wait finds.
+   Holds: the deques in which jobs lie, the pool of threads that run them, how
+   a job runs inside of a thread, and how a task waits for a job: a worker that
+   waits runs other jobs meanwhile.
+   Uses: tasks, threads, >>wait; of a fork's table one row.
+   Used by: >>procpool (its state, running a job, waiting for one) and >>pool.
+   A pool's guard is the first in the order of locks, see >>process.
+
+   A job that runs in a thread is the task of that thread's actor until the job
+   ends. Jobs may be nested: a job that waits has others run on its stack. The
+   job's own field .actor says what conc_cancel is to do:
+
+     NULL               the job has not begun, or it runs and has not waited
+                        yet. conc_cancel puts CONC__NEVER_BEGIN there.
+     CONC__NEVER_BEGIN  the job was cancelled: it does not begin, or its first
+                        wait finds this and fails.
+     the actor          set by the job's first wait: conc_cancel pokes the
+                        actor. Taken back before the job runs another one.
+
+   So a job that never waits needs no compare-and-swap to announce its actor.
    ------------------------------------------------------------------------ */
 
 typedef struct conc__pool_data conc__pool_data;
 
-/* --- a fence of which one side, that is seldom taken, pays for both --- */
+/* --- a fence for two sides, of which the rare one pays --- */
 
+/* Two threads that each write a word and then read the other's word need a
+   full fence in between, or both may read what was there before. Where one
+   side comes often and the other one seldom, the seldom one takes the heavy
+   fence: the kernel makes all threads of the process pass a fence (membarrier,
+   Linux 4.14). Then the often one needs the light fence only, which merely
+   keeps the compiler from reordering. If the kernel does not help, both are
+   full fences. Set before there is any pool. */
 static bool conc__fence_is_heavy; /* the kernel does not help */
 
+/* A fence of the calling thread. ThreadSanitizer knows no fences: there a
+   read-modify-write of one word stands in, which all of them order. */
 CONC__PRIVATE void conc__fence_full(void) {
 #if CONC_HAVE_TSAN /* which knows no fences */
   static unsigned none;
@@ -18494,6 +19207,8 @@ CONC__PRIVATE void conc__fence_full(void) {
 #endif
 }
 
+/* Asks the kernel, once, whether it helps. That also registers the process,
+   without which conc__fence_heavy's call would fail. */
 CONC__PRIVATE void conc__fence_init(void) {
 #if CONC_HAVE_MEMBARRIER
   conc__fence_is_heavy =
@@ -18503,7 +19218,8 @@ CONC__PRIVATE void conc__fence_init(void) {
 #endif
 }
 
-/* All threads of the process pass a fence before this returns. */
+/* The seldom side: all threads of the process pass a fence before this
+   returns. */
 CONC__PRIVATE void conc__fence_heavy(void) {
   conc__fence_full();
 #if CONC_HAVE_MEMBARRIER
@@ -18512,6 +19228,7 @@ CONC__PRIVATE void conc__fence_heavy(void) {
 #endif
 }
 
+/* The often side: keeps the order of the caller's own steps only. */
 CONC__INLINE void conc__fence_light(void) {
   CONC__POINT();
   if (CONC__UNLIKELY(conc__fence_is_heavy))
@@ -18520,50 +19237,69 @@ CONC__INLINE void conc__fence_light(void) {
     __asm__ __volatile__("" ::: "memory");
 }
 
-/* --- deques of jobs --- */
+/* --- deques: what they have --- */
 
-/* The ends of a worker thread's deque, after Chase and Lev: the owner pushes
-   and pops at the bottom, everybody steals at the top. That pop and steal
-   cannot both have the last one: pop lowers bottom, then reads top; steal
-   reads top, then bottom; these four in one order (SEQ_CST, as in Le, Pop,
-   Cohen, Zappa Nardelli 2013), so one of the two sees the other, and they
-   decide by compare-and-swap on top. An item is written before bottom is
-   raised (release) and read after it (acquire); it may be overwritten only
-   when top has passed it, and then the swap fails.
+/* The jobs of a worker thread, after Chase and Lev: the owner pushes and pops
+   at the bottom, thieves steal at the top. Items lie from top (included) to
+   bottom (excluded); positions only grow, and an item's place is its position
+   modulo the array's size.
 
-   The fence that this takes between pop's two steps is left out as long as
-   nobody steals. Thieves count themselves in `guests` first; the owner, once
-   he has lowered bottom, looks there, and passes the fence if it is not 0.
-   The first thief has all threads pass one: a pop that has not seen him is
-   then one of which he sees bottom. He leaves CONC__FENCED there, by which
-   later thieves know that it was done. It is the owner who takes that back,
-   when there have been no thefts for a while, and there is no guest. */
+   The last item is not had twice. A pop lowers bottom, then reads top; a theft
+   reads top, then bottom. These four are in one order (SEQ_CST, as in Le, Pop,
+   Cohen, Zappa Nardelli 2013): so one of the two sees the other, and then they
+   decide by compare-and-swap on top.
+
+   The items. An item is written before bottom is raised (release), and read
+   after bottom has been read (acquire). Its place may be overwritten only when
+   top has passed it: a thief that has read it late then fails in its swap.
+
+   The fence. The order between a pop's two steps costs a full fence, which is
+   left out while there is no thief. Thieves count themselves in `guests`
+   before they begin. The owner looks there once it has lowered bottom, and
+   passes the fence if the word is not 0. The first thief has all threads pass
+   a fence (conc__fence_heavy): a pop that has read `guests` before that has
+   lowered bottom before that, too, and the thief sees it; a pop that reads
+   `guests` later finds the thief there. The first thief leaves CONC__FENCED,
+   by which later thieves know that every pop passes the fence now. */
 typedef struct conc__deque_array {
-  struct conc__deque_array *older; /* thieves may be reading it still */
-  size_t mask;
+  struct conc__deque_array *older; /* half as large: a thief may still read it,
+                                      so it is freed with the deque. NULL */
+  size_t mask;                     /* the size, a power of two, less 1 */
   /* the items follow */
 } conc__deque_array;
 
+/* In `guests`. May be set by a thief that has passed the heavy fence since it
+   counted itself. Must be set from the start if the kernel does not help, and
+   is never cleared then. Else it is cleared by the owner, while no thief is
+   counted, when there was no theft for a while: the next thief then passes the
+   heavy fence again. */
 #define CONC__FENCED 1u
 
 typedef struct conc__deque {
-  size_t top;
+  size_t top;      /* raised by whoever takes the item there; SEQ_CST */
   unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
-  char pad1[64 - sizeof(size_t) - sizeof(unsigned)];
+  CONC__APART(1);
+  /* The owner's: thieves read bottom and array, and write nothing here. */
   size_t bottom;
-  conc__deque_array *ring;
-  size_t full; /* where bottom may have reached top from behind */
-  size_t calm_top;
-  unsigned calm; /* pops since a thief moved top */
-  char pad2[64 - 4 * sizeof(size_t) - sizeof(unsigned)];
+  conc__deque_array *array; /* NULL until the first job */
+  size_t full; /* bottom must not pass it: top, as it was when last looked
+                  at, and the array's size. See conc__deque_grow */
+  size_t
+      calm_top;  /* where top is if no thief has moved it since `calm` was 0 */
+  unsigned calm; /* pops with a fence since a thief has moved top */
+  CONC__APART(2);
 } conc__deque;
 
-CONC__INLINE conc_task **conc__bytering_at(conc__deque_array *r, size_t i) {
+/* --- deques: the owner's end --- */
+
+/* Where the item of a position lies. */
+CONC__INLINE conc_task **conc__deque_at(conc__deque_array *r, size_t i) {
   return (conc_task **)(void *)(r + 1) + (i & r->mask);
 }
 
-CONC__PRIVATE conc__deque_array *conc__ring_new(size_t size,
-                                                conc__deque_array *older) {
+/* NULL without memory. */
+CONC__PRIVATE conc__deque_array *
+conc__deque_array_new(size_t size, conc__deque_array *older) {
   conc__deque_array *r =
       (conc__deque_array *)CONC_MALLOC(sizeof *r + size * sizeof(conc_task *));
   if (r == NULL) return NULL;
@@ -18572,60 +19308,80 @@ CONC__PRIVATE conc__deque_array *conc__ring_new(size_t size,
   return r;
 }
 
-/* At `full`: makes room for one more. */
+/* Makes room for one more, when bottom is at `full`. Only the owner's. A thief
+   that reads the old array meanwhile finds the same items there: they stay,
+   and new ones go to the new array. 0, -ENOMEM. */
 CONC__NOINLINE int conc__deque_grow(conc__deque *d) {
   size_t top = CONC__LOAD(&d->top);
-  conc__deque_array *old = d->ring;
+  conc__deque_array *old = d->array;
+  CONC__CHECK(old == NULL || d->bottom - top <= old->mask + 1);
   if (old == NULL || d->bottom - top > old->mask) {
     conc__deque_array *r =
-        conc__ring_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
+        conc__deque_array_new(old != NULL ? 2 * (old->mask + 1) : 64, old);
     size_t i;
     if (r == NULL) return -ENOMEM;
     for (i = top; i != d->bottom; i++)
-      *conc__bytering_at(r, i) = CONC__LOAD_RELAXED(conc__bytering_at(old, i));
-    CONC__STORE(&d->ring, r);
+      *conc__deque_at(r, i) = CONC__LOAD_RELAXED(conc__deque_at(old, i));
+    /* Release: a thief that finds the array finds the items. */
+    CONC__STORE(&d->array, r);
   }
-  d->full = top + d->ring->mask + 1;
+  d->full = top + d->array->mask + 1;
   return 0;
 }
 
+/* For the owner: whether conc__deque_grow must come before a push. */
 CONC__INLINE bool conc__deque_is_full(const conc__deque *d) {
   return d->bottom == d->full;
 }
 
+/* Only the owner's, with room for it. To be followed by a look for workers
+   that rest, see conc__pool_wake. */
 CONC__INLINE void conc__deque_push(conc__deque *d, conc_task *t) {
   size_t b = d->bottom;
-  CONC__STORE_RELAXED(conc__bytering_at(d->ring, b), t);
+  CONC__CHECK(b - CONC__LOAD_RELAXED(&d->top) <= d->array->mask);
+  CONC__STORE_RELAXED(conc__deque_at(d->array, b), t);
   CONC__STORE(&d->bottom, b + 1);
 }
 
-enum { CONC__CALM = 1024 }; /* pops: as long as the heavy fence takes */
+/* Pops with a fence and without a theft, until fences end: together they take
+   about as long as the heavy fence that the next thief then has to pass. */
+enum { CONC__CALM = 1024 };
 
-/* A pop's fence while there are thieves. */
+/* A pop's fence, once a thief has come, and the place where the owner notices
+   that they come no more. */
 CONC__NOINLINE void conc__deque_fence(conc__deque *d) {
   size_t top = CONC__LOAD_RELAXED(&d->top);
-  unsigned nobody = CONC__FENCED;
+  unsigned no_guest = CONC__FENCED;
   if (top != d->calm_top) {
     d->calm_top = top;
     d->calm = 0;
   } else if (++d->calm % CONC__CALM == 0 && !conc__fence_is_heavy) {
-    __atomic_compare_exchange_n(&d->guests, &nobody, 0u, false,
+    /* Fails if a thief is counted. This pop passes the fence all the same: a
+       thief that comes now reads `guests` after this, and passes the heavy
+       one. */
+    __atomic_compare_exchange_n(&d->guests, &no_guest, 0u, false,
                                 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
   }
   conc__fence_full();
 }
 
-/* The last that was pushed; if `only`, none but that one. */
+/* The item that was pushed last, or NULL; if `only` is not NULL, that item or
+   NULL. Only the owner's. */
 CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
                                         const conc_task *only) {
   size_t b = d->bottom;
   size_t top;
   conc_task *t;
+  /* Top never passes bottom here: equal is empty, whatever thieves do. */
   if (b == CONC__LOAD_RELAXED(&d->top)) return NULL;
   b--;
-  t = CONC__LOAD_RELAXED(conc__bytering_at(d->ring, b));
+  t = CONC__LOAD_RELAXED(conc__deque_at(d->array, b));
+  /* A mere look: a thief may have taken the item meanwhile. If it is the right
+     one, the steps below find that out. */
   if (only != NULL && t != only) return NULL;
   CONC__POINT();
+  /* From here on no thief that reads bottom takes item b. The order of this
+     store and of the two loads below is what the essay above is about. */
   CONC__STORE_RELAXED(&d->bottom, b);
   CONC__POINT();
   __asm__ __volatile__("" ::: "memory");
@@ -18633,49 +19389,65 @@ CONC__INLINE conc_task *conc__deque_pop(conc__deque *d,
     conc__deque_fence(d);
   CONC__POINT();
   top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
+  /* Items are left before this one: a thief would take those first, and then
+     find bottom lowered. */
   if (CONC__LIKELY((ptrdiff_t)(b - top) > 0)) return t;
   CONC__POINT();
-  if (b != top || /* or it is the last one */
+  /* A thief has it already, or it is the last one, and the swap decides. */
+  if (b != top ||
       !__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
     t = NULL;
-  else
-    d->calm_top++; /* that was no theft */
+  else d->calm_top++; /* this move of top was no theft */
+  /* The deque is empty now, and top is at b + 1. */
   CONC__STORE(&d->bottom, b + 1);
   return t;
 }
 
+/* --- deques: the thieves' end --- */
+
+/* For any thread. In the one order of SEQ_CST operations, for
+   conc__pool_has_work. */
 CONC__INLINE bool conc__deque_is_empty(const conc__deque *d) {
   size_t top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
   return (ptrdiff_t)(__atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST) - top) <= 0;
 }
 
-/* As a guest, or where nobody pops. */
+/* The item at the top, or NULL if there is none. For a thread that is counted
+   in `guests`, or for a deque that has no pops (a batch). */
 CONC__PRIVATE conc_task *conc__deque_take(conc__deque *d) {
   for (;;) {
     size_t top, b;
-    conc__deque_array *ring;
+    conc__deque_array *array;
     conc_task *t;
     CONC__POINT();
+    /* Top is read before bottom: see the essay. */
     top = __atomic_load_n(&d->top, __ATOMIC_SEQ_CST);
     CONC__POINT();
     b = __atomic_load_n(&d->bottom, __ATOMIC_SEQ_CST);
     if ((ptrdiff_t)(b - top) <= 0) return NULL;
-    ring = CONC__LOAD(&d->ring);
-    t = CONC__LOAD_RELAXED(conc__bytering_at(ring, top));
-    /* Where one of the next may be, of whom another core has written. */
-    __builtin_prefetch(CONC__LOAD_RELAXED(conc__bytering_at(ring, top + 2)));
+    array = CONC__LOAD(&d->array);
+    t = CONC__LOAD_RELAXED(conc__deque_at(array, top));
+    /* A job that may soon be taken was written by another core: its memory is
+       fetched while this one runs. */
+    __builtin_prefetch(CONC__LOAD_RELAXED(conc__deque_at(array, top + 2)));
     CONC__POINT();
+    /* If top has not moved, no other thread has taken the item, and its place
+       has not been used again: so what was read is the item. */
     if (__atomic_compare_exchange_n(&d->top, &top, top + 1, false,
                                     __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
       return t;
   }
 }
 
+/* Takes from another worker's own deque, as a guest. */
 CONC__PRIVATE conc_task *conc__deque_steal(conc__deque *d) {
   conc_task *t;
+  /* The usual case, without a write to the line of the cache. */
   if (conc__deque_is_empty(d)) return NULL;
   CONC__POINT();
+  /* Counted first: the owner does not take CONC__FENCED back from here on, and
+     a pop that comes after the heavy fence sees this. */
   if (!(__atomic_fetch_add(&d->guests, 2u, __ATOMIC_SEQ_CST) &
         CONC__FENCED)) {
     conc__fence_heavy();
@@ -18687,76 +19459,140 @@ CONC__PRIVATE conc_task *conc__deque_steal(conc__deque *d) {
   return t;
 }
 
+/* Frees all arrays. No thief may be there. */
 CONC__PRIVATE void conc__deque_free(conc__deque *d) {
-  while (d->ring != NULL) {
-    conc__deque_array *older = d->ring->older;
-    CONC_FREE(d->ring);
-    d->ring = older;
+  while (d->array != NULL) {
+    conc__deque_array *older = d->array->older;
+    CONC_FREE(d->array);
+    d->array = older;
   }
 }
 
-/* --- the pool of threads ---
+/* --- the pool of threads: what it has ---
 
-   Jobs from outside come through the inbox, latest first, which whoever has
-   the guard turns round into the backlog, and takes some of it to a batch of
-   his own, from which everybody may steal in order. Jobs of workers go to
-   their own deques.
+   Jobs from outside come through the inbox, latest first. Workers that look
+   for jobs take the guard: the one that has it turns the inbox round into the
+   backlog, and takes some of that to a batch of its own, from which all
+   workers may steal in order. Jobs of workers go to their own deques.
 
-   A worker that finds nothing searches for a while, then rests: sets its bit
-   in `idle`, and looks once more. Who hands in a job looks at `idle`
-   afterwards, unless somebody searches; clears a bit, which is to claim that
-   worker, counts it as searching, and nudges it. A searcher that finds a job,
-   and is the last, wakes another if there is more. So workers are woken one by
-   one, and no job is overlooked. */
+   A worker that finds nothing searches for a while, then rests: it sets its
+   bit in the idle set, and looks for jobs once more. A thread that hands in a
+   job looks at the idle set afterwards, unless some worker searches: it clears
+   a bit, by which it claims that worker, counts the worker as searching, and
+   nudges it. A searcher that finds a job, and is the last one, wakes another
+   worker if there is more. So workers are woken one by one.
 
-#define CONC__CLOSED ((uintptr_t)1) /* in the inbox */
-enum { CONC__BATCH = 64 };
+   No job is overlooked: the submitter writes the job, then reads `searching`
+   and `resting`; the worker writes its bit or its count, then reads the places
+   where jobs are. All of these are SEQ_CST, or have the fences of above in
+   between (the worker's heavy, the submitter's light): so one of the two sees
+   the other. */
+
+/* In the inbox. May be set at any time, by conc_pool_close and by
+   conc_pool_terminate; must be set before `over` is. Never cleared. While it
+   is set, jobs come from workers only. */
+#define CONC__CLOSED ((uintptr_t)1)
+
+enum { CONC__BATCH = 64 }; /* jobs that a worker takes at a time, at most */
 
 typedef struct conc__worker {
-  conc__deque own;
-  conc__deque batch;
+  /* The jobs that its jobs hand in. At the beginning of a line of the cache,
+     so that what the owner changes lies in one line. */
+  conc__deque own __attribute__((aligned(CONC__CACHE_LINE)));
+  conc__deque batch; /* of jobs from outside. Filled by the worker under the
+                        guard when it is empty; never popped */
   struct {
-    conc__deque_array ring;
+    conc__deque_array array;
     conc_task *items[CONC__BATCH];
-  } batch_ring;
+  } batch_array; /* of the batch, which never grows */
   conc__pool_data *pool;
-  size_t index;
-  unsigned spin_failed;
-  conc_task task;
+  size_t index;         /* in pool->workers, and its bit in the idle set */
+  unsigned spin_failed; /* see conc__spin; the worker's own */
+  conc_task task;       /* its thread */
   char name[32];
 } conc__worker;
 
+/* Jobs that wait, first come first, under the guard of the pool. */
+typedef struct conc__backlog {
+  conc_task *first, **end; /* end: the last one's next, or &first */
+  size_t count;            /* in a pool of threads: how many, or one more while
+                              jobs move. Read without the guard, SEQ_CST */
+} conc__backlog;
+
+/* Which workers rest, and how many do what. All of it SEQ_CST. */
+typedef struct conc__idle_set {
+  unsigned searching; /* workers that look for jobs, or were claimed to */
+  unsigned resting;   /* workers that may have a bit, which is set after this
+                         is raised; one more in a pool that is lazy */
+  unsigned active;    /* workers that are not at rest, those that are being
+                         started among them. If it is 0, CONC__CLOSED is set
+                         and there is no job, the pool is over */
+  unsigned *bits;     /* bit i % 32 of word i / 32 is of worker i. Set by the
+                         worker; cleared by the worker, or by a thread that so
+                         claims it, counts it as searching, and nudges it */
+} conc__idle_set;
+
+/* What a conc_pool has, of either kind. Parts that change often are apart. */
 struct conc__pool_data {
-  uintptr_t id;  /* as an actor's: it tells the generation */
-  conc_pool options;
-  size_t n;      /* how many workers */
-  size_t memory; /* what to free, if it was mapped; else 0 */
-  void *block;
-  char pad0[64];
-  uintptr_t inbox; /* a conc_task | CONC__CLOSED */
-  char pad1[64 - sizeof(uintptr_t)];
-  conc__mutex guard; /* of the backlog, and of starting */
-  conc_task *backlog, **backlog_end;
-  size_t backlog_count;
-  char pad2[64];
-  unsigned searching;
-  unsigned resting; /* workers that may be in `idle`, or started when lazy */
-  unsigned active; /* workers that are not at rest */
-  unsigned started;
-  bool lazy;       /* workers are started when there is work */
-  bool over, terminated;
-  struct conc__procpool *far; /* of processes */
-  unsigned *idle;
-  conc__worker *workers;
+  uintptr_t id;      /* as an actor's: it tells the generation of processes */
+  conc_pool options; /* as they were at the start */
+  size_t n;          /* how many workers, at most */
+  size_t memory;     /* bytes to unmap at `block`; 0: it is for CONC_FREE */
+  void *block;       /* the memory in which this lies */
+  conc__worker *workers;        /* n of them; NULL in a pool of processes */
+  struct conc__procpool *procs; /* NULL in a pool of threads */
+  CONC__APART(1);
+  uintptr_t inbox; /* the latest conc_task from outside | CONC__CLOSED. A pool
+                      of processes uses the bit alone */
+  CONC__APART(2);
+  conc__mutex guard; /* of the backlog, of starting a worker, and of the slots
+                        of a pool of processes */
+  conc__backlog backlog;
+  CONC__APART(3);
+  conc__idle_set idle;
+  unsigned started; /* workers 0 to started - 1 have threads; raised under the
+                       guard, read without */
+  bool lazy;        /* workers are started when there is work */
+  bool over;        /* the workers end; set by the last one to rest */
+  bool terminated;  /* jobs that have not begun never do; set once */
 };
+
+/* Appends a chain of jobs, of which `end` is the next of the last one, which
+   is NULL. The guard is held. */
+CONC__INLINE void conc__backlog_append(conc__backlog *b, conc_task *first,
+                                       conc_task **end) {
+  CONC__CHECK(*b->end == NULL && *end == NULL);
+  *b->end = first;
+  b->end = end;
+}
+
+/* Takes the first job. There is one; the guard is held. */
+CONC__PRIVATE conc_task *conc__backlog_take(conc__backlog *b) {
+  conc_task *t = b->first;
+  CONC__CHECK(t != NULL);
+  b->first = t->next;
+  if (b->first == NULL) b->end = &b->first;
+  return t;
+}
+
+/* Puts a job in front: it has run before. The guard is held. */
+CONC__PRIVATE void conc__backlog_put_back(conc__backlog *b, conc_task *t) {
+  t->next = b->first;
+  if (b->first == NULL) b->end = &t->next;
+  b->first = t;
+}
 
 static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
 
+/* Whether the pool has stayed behind in the process that this one was forked
+   from: then its workers and its guard must not be touched. */
 CONC__INLINE bool conc__pool_is_gone(const conc__pool_data *p) {
   return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
 }
 
-/* The caller's worker, if it is one that may run jobs here and now. */
+/* The caller's worker, or NULL if the caller is none that may run jobs here
+   and now: a coroutine or a generator inside of a job may not, for its stack
+   is too small. */
 CONC__INLINE conc__worker *conc__worker_here(void) {
   if (conc__this.current != &conc__this.actor ||
       conc__this.actor.generator != NULL)
@@ -18770,11 +19606,14 @@ CONC__INLINE conc__worker *conc__worker_of(const conc__pool_data *p) {
   return w != NULL && w->pool == p ? w : NULL;
 }
 
-/* Whether there may be a job. In the order of all SEQ_CST operations. */
+/* --- finding a job --- */
+
+/* Whether there may be a job anywhere. SEQ_CST throughout: see the head of the
+   pool of threads. */
 CONC__PRIVATE bool conc__pool_has_work(conc__pool_data *p) {
   size_t i;
   if ((__atomic_load_n(&p->inbox, __ATOMIC_SEQ_CST) & ~CONC__CLOSED) != 0 ||
-      __atomic_load_n(&p->backlog_count, __ATOMIC_SEQ_CST) != 0)
+      __atomic_load_n(&p->backlog.count, __ATOMIC_SEQ_CST) != 0)
     return true;
   for (i = 0; i < p->n; i++)
     if (!conc__deque_is_empty(&p->workers[i].own) ||
@@ -18783,18 +19622,23 @@ CONC__PRIVATE bool conc__pool_has_work(conc__pool_data *p) {
   return false;
 }
 
-/* Takes some of the jobs that came from outside: the first is returned. */
+/* Takes some of the jobs that came from outside: returns the first one, and
+   puts a fair share of what follows into the worker's batch, which is empty.
+   w is the caller, or NULL: then one job is taken only. NULL if there is
+   none. */
 CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   conc_task *first, *t;
   conc_task *chain = NULL;
   uintptr_t seen;
   size_t n = 0, count = 1;
   if ((CONC__LOAD(&p->inbox) & ~CONC__CLOSED) == 0 &&
-      CONC__LOAD(&p->backlog_count) == 0)
+      CONC__LOAD(&p->backlog.count) == 0)
     return NULL;
   conc__mutex_lock(&p->guard);
-  /* While they are between inbox and backlog nobody shall find no work. */
-  __atomic_store_n(&p->backlog_count, p->backlog_count + 1, __ATOMIC_SEQ_CST);
+  /* While jobs are between inbox and backlog they are in neither. The count
+     shows one more meanwhile, so that no worker finds that there is no work,
+     and ends the pool. */
+  __atomic_store_n(&p->backlog.count, p->backlog.count + 1, __ATOMIC_SEQ_CST);
   seen = CONC__LOAD(&p->inbox);
   while ((seen & ~CONC__CLOSED) != 0 &&
          !CONC__CAS(&p->inbox, &seen, seen & CONC__CLOSED)) {
@@ -18802,6 +19646,7 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
   t = (conc_task *)(seen & ~CONC__CLOSED);
   if (t != NULL) {
     conc_task **end = &t->next; /* of the last */
+    /* The inbox has the latest first: turned round here. */
     while (t != NULL) {
       conc_task *next = t->next;
       t->next = chain;
@@ -18809,30 +19654,35 @@ CONC__PRIVATE conc_task *conc__pool_take(conc__pool_data *p, conc__worker *w) {
       t = next;
       n++;
     }
-    *p->backlog_end = chain;
-    p->backlog_end = end;
+    conc__backlog_append(&p->backlog, chain, end);
   }
-  n += p->backlog_count - 1;
-  first = p->backlog;
+  n += p->backlog.count - 1;
+  CONC__CHECK(w == NULL || conc__deque_is_empty(&w->batch));
+  first = p->backlog.first;
   t = first;
   if (t != NULL) {
+    /* A share of what there is: half of an equal part for each worker, so that
+       the last jobs are spread evenly. */
     size_t most = w != NULL ? n / (2 * p->n) + 1 : 1;
     if (most > CONC__BATCH) most = CONC__BATCH;
     for (t = t->next; count < most && t != NULL; count++) {
       conc_task *next = t->next;
-      conc__deque_push(&w->batch, t); /* which is empty, and has room */
+      conc__deque_push(&w->batch, t);
       t = next;
     }
-    p->backlog = t;
-    if (t == NULL) p->backlog_end = &p->backlog;
+    p->backlog.first = t;
+    if (t == NULL) p->backlog.end = &p->backlog.first;
   }
-  __atomic_store_n(&p->backlog_count, first != NULL ? n - count : 0,
+  __atomic_store_n(&p->backlog.count, first != NULL ? n - count : 0,
                    __ATOMIC_SEQ_CST);
+  CONC__CHECK((p->backlog.first != NULL) == (p->backlog.count != 0));
   conc__mutex_unlock(&p->guard);
   return first;
 }
 
-/* A job for the worker, or NULL. */
+/* A job for the worker, or NULL: first its own latest, whose data are in the
+   cache still; then its batch, what came from outside, and what other workers
+   have. */
 CONC__PRIVATE conc_task *conc__worker_take(conc__worker *w) {
   conc__pool_data *p = w->pool;
   conc_task *t = conc__deque_pop(&w->own, NULL);
@@ -18847,19 +19697,26 @@ CONC__PRIVATE conc_task *conc__worker_take(conc__worker *w) {
   return t;
 }
 
-/* Claims a worker that rests. */
+/* --- waking a worker --- */
+
+/* Claims a worker that rests, and has it look for jobs. False if there is
+   none. */
 CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
   size_t i;
   for (i = 0; i * 32 < p->n; i++) {
-    unsigned seen = __atomic_load_n(&p->idle[i], __ATOMIC_SEQ_CST);
+    unsigned seen = __atomic_load_n(&p->idle.bits[i], __ATOMIC_SEQ_CST);
     while (seen != 0) {
       unsigned bit = conc__lowest_bit(seen);
       CONC__POINT();
-      if (__atomic_compare_exchange_n(&p->idle[i], &seen, seen & ~(1u << bit),
-                                      false, __ATOMIC_SEQ_CST,
-                                      __ATOMIC_SEQ_CST)) {
+      if (__atomic_compare_exchange_n(&p->idle.bits[i], &seen,
+                                      seen & ~(1u << bit), false,
+                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+        /* The worker counts as searching from its claim on, not from its
+           waking: so the next submitter does not wake a second one for the
+           same job. The bit is cleared: the worker waits for the nudge, so its
+           actor is there. */
         conc_task *t = &p->workers[i * 32 + bit].task;
-        __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+        __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
         conc__unpark(t->actor, CONC__NUDGED);
         return true;
       }
@@ -18868,45 +19725,68 @@ CONC__PRIVATE bool conc__pool_nudge(conc__pool_data *p) {
   return false;
 }
 
-CONC__PRIVATE int conc__pool_grow(conc__pool_data *p);
+CONC__PRIVATE int conc__pool_start_worker(conc__pool_data *p);
 
+/* Wakes a worker; a lazy pool starts one if none rests. Returns 0, see
+   conc__pool_wake. */
 CONC__NOINLINE int conc__pool_wake_one(conc__pool_data *p) {
-  if (!conc__pool_nudge(p) && p->lazy) conc__pool_grow(p);
+  if (!conc__pool_nudge(p) && p->lazy) conc__pool_start_worker(p);
   return 0;
 }
 
-/* There is a job more. Returns 0: as the last call of a submit, which so has
-   no register to save, it costs less. */
+/* Called after a job was put where workers look. A worker that searches will
+   find it. Otherwise one that rests is woken, if there may be one. Returns 0:
+   as the last call of a submit, which so has no register to save, it costs
+   less. */
 CONC__INLINE int conc__pool_wake(conc__pool_data *p) {
-  if (__atomic_load_n(&p->searching, __ATOMIC_SEQ_CST) == 0 &&
-      __atomic_load_n(&p->resting, __ATOMIC_SEQ_CST) != 0)
+  if (__atomic_load_n(&p->idle.searching, __ATOMIC_SEQ_CST) == 0 &&
+      __atomic_load_n(&p->idle.resting, __ATOMIC_SEQ_CST) != 0)
     return conc__pool_wake_one(p);
   return 0;
 }
 
-/* No longer searching. */
-CONC__PRIVATE void conc__worker_found(conc__worker *w) {
+/* Lowers one of the counters, and returns what is left. */
+CONC__INLINE unsigned conc__count_down(unsigned *count) {
+  unsigned left = __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
+  CONC__CHECK(left != ~0u);
+  return left;
+}
+
+/* The worker, or what it waits for, has found something. While it searched,
+   submitters woke no worker: so the last searcher looks for them if there is
+   more. */
+CONC__PRIVATE void conc__worker_stop_searching(conc__worker *w) {
   conc__pool_data *p = w->pool;
-  if (__atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST) == 0 &&
-      conc__pool_has_work(p))
+  if (conc__count_down(&p->idle.searching) == 0 && conc__pool_has_work(p))
     conc__pool_wake(p);
 }
 
+/* --- resting and searching --- */
+
+/* Enters the idle set. The caller must look for jobs afterwards, before it
+   sleeps: a submitter that came before the fence has not seen the bit.
+   `resting` is raised first, since a submitter looks at the bits only if that
+   is not 0. */
 CONC__PRIVATE void conc__worker_rest(conc__worker *w) {
-  __atomic_add_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
-  __atomic_fetch_or(&w->pool->idle[w->index / 32], 1u << w->index % 32,
+  CONC__CHECK(!(CONC__LOAD_RELAXED(&w->pool->idle.bits[w->index / 32]) &
+                1u << w->index % 32));
+  __atomic_add_fetch(&w->pool->idle.resting, 1u, __ATOMIC_SEQ_CST);
+  __atomic_fetch_or(&w->pool->idle.bits[w->index / 32], 1u << w->index % 32,
                     __ATOMIC_SEQ_CST);
   conc__fence_heavy();
 }
 
-/* Rests no more. False: it was claimed, is nudged, and counts as searching. */
+/* Leaves the idle set. True: by itself. False: a thread has claimed the
+   worker, which now counts as searching. Then the nudge is awaited here, if it
+   is still on its way: it must not meet a later wait. */
 CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
   conc__actor *self = &conc__this.actor;
   unsigned bit = 1u << w->index % 32;
-  __atomic_sub_fetch(&w->pool->resting, 1u, __ATOMIC_SEQ_CST);
+  conc__count_down(&w->pool->idle.resting);
   CONC__POINT();
-  if (__atomic_fetch_and(&w->pool->idle[w->index / 32], ~bit,
-                         __ATOMIC_SEQ_CST) & bit)
+  if (__atomic_fetch_and(&w->pool->idle.bits[w->index / 32], ~bit,
+                         __ATOMIC_SEQ_CST) &
+      bit)
     return true;
   while (!(CONC__LOAD(&self->word) & CONC__NUDGED))
     conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
@@ -18914,7 +19794,8 @@ CONC__PRIVATE bool conc__worker_leave_idle(conc__worker *w) {
   return false;
 }
 
-/* Spins until there is a job or the time is out. */
+/* Looks for a job again and again while that pays, as conc__spin learns it.
+   NULL if the time is out. */
 CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
   conc_task *t = conc__worker_take(w);
   conc__spin spin;
@@ -18924,34 +19805,37 @@ CONC__PRIVATE conc_task *conc__worker_spin(conc__worker *w) {
   return t;
 }
 
-/* Waits for a job; NULL: there will be none. */
+/* Waits for a job, in turns of spinning and resting. NULL: the pool is over,
+   there will be none. */
 CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
   conc__pool_data *p = w->pool;
   conc__actor *self = &conc__this.actor;
-  __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
-  for (;;) {
+  __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
+  for (;;) { /* is counted in `searching` and in `active` */
     conc_task *t = conc__worker_spin(w);
-    bool mine;
     if (t != NULL) {
-      conc__worker_found(w);
+      conc__worker_stop_searching(w);
       return t;
     }
-    __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+    /* In this order: from the first step on submitters look at the idle set,
+       and after the second they find this worker there. A job that was handed
+       in between is seen by the look for work below. */
+    conc__count_down(&p->idle.searching);
     conc__worker_rest(w);
     /* The last to rest ends the pool if it is closed: jobs come from outside
        no more, nor from inside, for no job runs. */
-    if (__atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST) == 0 &&
+    if (conc__count_down(&p->idle.active) == 0 &&
         (CONC__LOAD(&p->inbox) & CONC__CLOSED) && !conc__pool_has_work(p)) {
       CONC__STORE(&p->over, true);
       while (conc__pool_nudge(p)) continue;
     }
     if (!CONC__LOAD(&p->over) && !conc__pool_has_work(p))
       conc__thread_park(self, CONC__NUDGED, CONC__NEVER);
-    mine = conc__worker_leave_idle(w);
-    if (mine) __atomic_add_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
-    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    if (conc__worker_leave_idle(w))
+      __atomic_add_fetch(&p->idle.searching, 1u, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
     if (CONC__LOAD(&p->over) && !conc__pool_has_work(p)) {
-      __atomic_sub_fetch(&p->searching, 1u, __ATOMIC_SEQ_CST);
+      conc__count_down(&p->idle.searching);
       return NULL;
     }
   }
@@ -18959,7 +19843,9 @@ CONC__PRIVATE conc_task *conc__worker_search(conc__worker *w) {
 
 /* --- running a job --- */
 
-/* A job that stayed behind is found to have ended when somebody asks. */
+/* The look of a job's kind (see conc__kind): a job whose pool has stayed
+   behind in the parent is found to have ended when a task asks for it. Two
+   tasks may ask at once: the one that swaps the id ends it. */
 CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
   uintptr_t id;
   if (CONC__LOAD(&task->done.flag) == CONC__SET) return;
@@ -18969,12 +19855,14 @@ CONC__PRIVATE void conc__job_end_if_owner_gone(conc_task *task) {
     conc__task_end_stayed_in_parent(task);
 }
 
-/* Called at a wait of a job: whether it is to fail. From then on conc_cancel
-   pokes the actor. */
+/* Called at a wait of a job, by its thread: whether the wait is to fail. From
+   then on conc_cancel pokes the actor. A pool that is terminated cancels every
+   job, once. */
 CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
   conc_task *t = self->task;
   conc__actor *none = NULL;
   bool cancelled = false;
+  /* The swap fails if conc_cancel was here before: that is then delivered. */
   if (CONC__LOAD_RELAXED(&t->actor) != self &&
       !CONC__CAS(&t->actor, &none, self)) {
     CONC__STORE(&t->actor, self);
@@ -18987,28 +19875,36 @@ CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
 }
 
 CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
-                                   double timeout);
+                                   double timeout); /* in the row */
 
 /* A job of a thread of a pool, or one that a process of a pool runs. */
 static const conc__kind conc__job_kind = {
     "Job", true, true, true, NULL, conc__job_take_cancel,
     conc__pool_await, conc__job_end_if_owner_gone, NULL};
 
-/* A job that has waited is about to run another: what pokes the actor now is
-   for that. */
+/* A job that has waited, and so has announced its actor, is about to run
+   another job on the same actor: a poke from now on would be for that one. One
+   that has come already is kept as CONC__NEVER_BEGIN, which the outer job's
+   next wait finds. Under the guard that conc_cancel holds while it pokes: so
+   no poke is on its way. */
 CONC__PRIVATE void conc__job_withdraw(conc_task *t, conc__actor *self) {
   conc__mutex *guard = conc__mutex_of(&t->done);
   conc__mutex_lock(guard);
+  CONC__CHECK(t->actor == self);
   t->actor = CONC__AND(&self->word, ~CONC__POKED) & CONC__POKED
                  ? CONC__NEVER_BEGIN
                  : NULL;
   conc__mutex_unlock(guard);
 }
 
-/* There is always one: so a first wait looks for conc_cancel. */
+/* The scope of every job while it begins. It limits nothing: it is there since
+   conc__may_be_cancelled looks for a scope, and so a job's first wait looks
+   for what conc_cancel has left in .actor. */
 static conc_scope conc__job_scope = {NULL, CONC__NEVER, false, false};
 
-/* Runs a job to its end, perhaps inside of another one. */
+/* Runs a job to its end in the calling thread, perhaps inside of another job,
+   whose place and scopes it gives back. `terminated`: the job does not begin.
+   The job may be freed when this returns. */
 CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   conc__actor *self = &conc__this.actor;
   conc_task *outer = self->task;
@@ -19016,21 +19912,27 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   void *result = NULL;
   int status = -ECANCELED;
   bool announced = false;
+  CONC__CHECK(t->kind == &conc__job_kind && !conc_event_is_set(&t->done));
   if (CONC__UNLIKELY(outer->actor == self && outer->kind == &conc__job_kind))
     conc__job_withdraw(outer, self);
   self->scope = &conc__job_scope;
   self->task = t;
+  /* Until now the pool's id stood there: now a task that waits for the job
+     waits for this actor, which a deadlock report follows. */
   CONC__STORE_RELAXED(&t->id, self->id);
   if (CONC__LOAD(&t->actor) == NULL && !terminated) {
     result = t->target(t->arg);
     status = t->was_cancelled ? -ECANCELED : t->status;
     if (CONC__UNLIKELY(t->locals != NULL)) conc__locals_end(t);
+    /* Read before the end, after which the task is not ours. */
     announced = CONC__LOAD_RELAXED(&t->actor) == self;
   }
   self->task = outer;
   self->scope = outer_scope;
   conc__task_finish(t, result, status);
-  /* Who cancelled it late has been awaited by that. */
+  /* A late conc_cancel of this job holds the guard of `done` while it pokes,
+     and conc__task_finish has waited for that guard: so its poke is here by
+     now, and is removed, since it is not for the outer job. */
   if (CONC__UNLIKELY(announced)) CONC__AND(&self->word, ~CONC__POKED);
 }
 
@@ -19038,6 +19940,8 @@ CONC__PRIVATE void conc__worker_run(conc__worker *w, conc_task *t) {
   conc__job_run(t, CONC__LOAD(&w->pool->terminated));
 }
 
+/* A worker's thread. The thread's own task is w->task; while a job runs, the
+   actor's task is the job, and conc__this.base remembers the thread's. */
 CONC__PRIVATE void *conc__worker_main(void *arg) {
   conc__worker *w = (conc__worker *)arg;
   conc__pool_data *p = w->pool;
@@ -19060,30 +19964,35 @@ CONC__PRIVATE void *conc__worker_main(void *arg) {
 
 /* --- waiting for jobs --- */
 
+/* What a task waits for: the end of one task, or of `want` of many. */
 typedef struct conc__pool_wait {
-  conc_task *task;  /* whose end it waits for */
-  conc__multiwait *many; /* or of how many tasks */
+  conc_task *task;       /* NULL: it waits for many */
+  conc__multiwait *many; /* NULL: it waits for one */
   size_t want;
-  bool uncancellable;
+  bool uncancellable; /* a conc_cancel of the waiting task stays pending */
 } conc__pool_wait;
 
-/* Waits, as a thread that runs no jobs. */
-CONC__PRIVATE int conc__pool_sleep(const conc__pool_wait *what, unsigned also,
-                                   double deadline) {
+/* Waits as a thread that runs no jobs does. The bits end the wait, too: a
+   worker may be nudged. 0, -ETIMEDOUT (also for such a bit), -ECANCELED,
+   -EDEADLK. */
+CONC__PRIVATE int conc__pool_sleep(const conc__pool_wait *what,
+                                   unsigned extra_bits, double deadline) {
   conc__waiter w;
   if (what->many != NULL)
     return conc__multiwait_park(what->many, what->want, what->uncancellable,
-                                also, deadline);
+                                extra_bits, deadline);
   conc__waiter_init(&w, conc__self(), "the end", NULL);
   w.relation = "of";
   w.owner = &what->task->id;
   w.uncancellable = what->uncancellable;
   w.recheck_after_fork = what->task->kind->look != NULL;
-  w.extra_bits = also;
+  w.extra_bits = extra_bits;
   return conc__event_park(&what->task->done, &w, conc__remaining(deadline));
 }
 
-/* Runs jobs, or rests, once. */
+/* One turn of a worker that waits: runs a job, or rests until there is one or
+   the wait is over. -EAGAIN: look again whether what is awaited has happened;
+   else as conc__pool_sleep. */
 CONC__PRIVATE int conc__worker_wait(conc__worker *w,
                                     const conc__pool_wait *what,
                                     double deadline) {
@@ -19095,21 +20004,31 @@ CONC__PRIVATE int conc__worker_wait(conc__worker *w,
     return -EAGAIN;
   }
   conc__worker_rest(w);
+  /* After it has entered the idle set: see conc__worker_rest. */
   if (conc__pool_has_work(w->pool))
     rc = -EAGAIN;
   else
     rc = conc__pool_sleep(what, CONC__NUDGED, deadline);
+  /* A worker that was claimed counts as searching. It searches in its next
+     turn, but what it awaits may have come as well: so another worker is woken
+     if there is more. */
   mine = conc__worker_leave_idle(w);
-  if (!mine) conc__worker_found(w);
+  if (!mine) conc__worker_stop_searching(w);
+  /* What ended the sleep may have been the nudge. */
   if (rc == -ETIMEDOUT && (!mine || conc_now() < deadline)) rc = -EAGAIN;
   return rc;
 }
 
-/* Waits for a job of its own, running those that came after it. */
+/* A worker waits for a job that it has submitted itself: it runs the jobs that
+   it pushed after that one first, latest first. This is what a recursion does
+   that splits its work. When its deque is empty the job was stolen, and it is
+   awaited as by any task. */
 CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
                                      double timeout) {
   while (CONC__LOAD(&task->done.flag) != CONC__SET) {
     conc_task *t = NULL;
+    /* In each turn: a job that has forked left the worker behind in the child;
+       and a task that waits for itself is an error that the join tells. */
     if (conc__this.worker != NULL && task != conc__this.actor.task)
       t = conc__deque_pop(&w->own, NULL);
     if (t == NULL) return conc__task_join(task, timeout);
@@ -19118,17 +20037,21 @@ CONC__NOINLINE int conc__worker_help(conc__worker *w, conc_task *task,
   return task->status;
 }
 
-/* The most usual is that it came last. */
+/* conc_join by a worker. The most usual case is a job that the worker has
+   pushed last: it is popped, and run as a call. */
 CONC__PRIVATE int conc__worker_join(conc_task *task, double timeout) {
   conc__worker *w = conc__worker_here();
   if (w == NULL || task->kind != &conc__job_kind || timeout <= 0)
     return conc__task_join(task, timeout);
+  CONC__CHECK(w == conc__this.worker);
   if (conc__deque_pop(&w->own, task) == NULL)
     return conc__worker_help(w, task, timeout);
   conc__job_run(task, CONC__LOAD(&w->pool->terminated));
   return task->status;
 }
 
+/* Waits for the end of a job, by any task; or, by a worker, for the end of any
+   task. 0, -ETIMEDOUT, -ECANCELED, -EDEADLK. */
 CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
                                    double timeout) {
   const conc__pool_wait what = {task, NULL, 0, uncancellable};
@@ -19140,8 +20063,12 @@ CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
   if (timeout < 1e9) deadline = conc__deadline(timeout);
   if (task->kind != NULL && task->kind->help != NULL) task->kind->help(task);
   do {
+    /* In each turn: a job that the worker has run meanwhile may have forked,
+       and the child has no worker. */
     w = conc__worker_here();
     if (conc_event_is_set(&task->done)) return 0;
+    /* Then the awaited job has stayed behind, too: only a look finds it out.
+     */
     conc__task_look(task);
     rc = w != NULL ? conc__worker_wait(w, &what, deadline)
                    : conc__pool_sleep(&what, 0, deadline);
@@ -19149,6 +20076,7 @@ CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
   return rc;
 }
 
+/* conc__pool_await for `want` of many tasks. */
 CONC__PRIVATE int conc__pool_many_wait(conc__multiwait *m, size_t want,
                                        bool uncancellable, double deadline) {
   const conc__pool_wait what = {NULL, m, want, uncancellable};
@@ -19164,7 +20092,8 @@ CONC__PRIVATE int conc__pool_many_wait(conc__multiwait *m, size_t want,
 
 /* --- fork --- */
 
-/* Jobs that stayed behind, and that somebody here waits for, have ended. */
+/* Of the tasks that this actor waits for, those that are jobs which have
+   stayed behind have ended. */
 CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
   const conc__multiwait *m;
   size_t i;
@@ -19175,6 +20104,9 @@ CONC__PRIVATE void conc__pool_fork_look(const conc__actor *actor) {
         conc__task_look(m->nodes[i].task);
 }
 
+/* In a forked child: wakes those that wait for jobs of the parent's, this
+   thread and the coroutines of its loop. Its guards are not touched: see
+   conc__pool_is_gone. */
 CONC__PRIVATE void conc__pool_fork_child(void) {
   conc__loop *loop = conc__this.loop;
   conc_task *t = loop != NULL ? loop->tasks : NULL;
@@ -19183,6 +20115,7 @@ CONC__PRIVATE void conc__pool_fork_child(void) {
   for (; t != NULL; t = t->next) conc__pool_fork_look(conc__fork_actor(t));
 }
 
+/* Before there is any pool. */
 CONC__PRIVATE void conc__pool_init_once(void) {
   static const conc__job_class jobs = {conc__pool_await, conc__pool_many_wait,
                                        conc__worker_join};
@@ -19195,6 +20128,8 @@ CONC__PRIVATE void conc__pool_init_once(void) {
 
 /* --- the life of a pool --- */
 
+/* Frees a pool whose workers have ended, or that has stayed behind in the
+   parent. */
 CONC__PRIVATE void conc__pool_free(conc__pool_data *p) {
   size_t i;
   for (i = 0; i < p->n && p->workers != NULL; i++)
@@ -19205,36 +20140,45 @@ CONC__PRIVATE void conc__pool_free(conc__pool_data *p) {
     CONC_FREE(p->block);
 }
 
-/* A pool without workers, of n at most; `mapped`: not by CONC_MALLOC. */
+/* The next line of the cache that begins at or after p. */
+CONC__PRIVATE void *conc__line_up(void *p) {
+  return (void *)(((uintptr_t)p + CONC__CACHE_LINE - 1) &
+                  ~(uintptr_t)(CONC__CACHE_LINE - 1));
+}
+
+/* A pool without running workers, of n at most, in one block of memory: the
+   pool, its workers, the bits of the idle set. `mapped`: not by CONC_MALLOC,
+   so that a pool that is never freed is no leak. NULL without memory. */
 CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
                                               size_t n, bool mapped) {
   size_t words = (n + 31) / 32;
-  size_t size = 64 + sizeof(conc__pool_data) + n * sizeof(conc__worker) +
-                words * sizeof(unsigned);
+  size_t size = 2 * CONC__CACHE_LINE + sizeof(conc__pool_data) +
+                n * sizeof(conc__worker) + words * sizeof(unsigned);
   void *block;
   conc__pool_data *p;
   size_t i;
   if (n > SIZE_MAX / 2 / sizeof(conc__worker)) return NULL;
-  size += (n + 1) * 64;
   block = mapped ? conc__pages_map(size) : CONC_MALLOC(size);
   if (block == NULL) return NULL;
   memset(block, 0, size);
-  p = (conc__pool_data *)(((uintptr_t)block + 63) & ~(uintptr_t)63);
+  p = (conc__pool_data *)conc__line_up(block);
   p->block = block;
   p->memory = mapped ? size : 0;
   p->id = (uintptr_t)p | conc__generation << 2;
   p->options = *options;
   p->n = n;
-  p->backlog_end = &p->backlog;
-  p->workers =
-      (conc__worker *)(((uintptr_t)(p + 1) + 63) & ~(uintptr_t)63);
-  p->idle = (unsigned *)(void *)(p->workers + n);
+  p->backlog.end = &p->backlog.first;
+  p->workers = (conc__worker *)conc__line_up(p + 1);
+  CONC__CHECK((uintptr_t)p->workers % CONC__CACHE_LINE == 0);
+  p->idle.bits = (unsigned *)(void *)(p->workers + n);
   for (i = 0; i < n; i++) {
     conc__worker *w = &p->workers[i];
     w->pool = p;
     w->index = i;
-    w->batch_ring.ring.mask = CONC__BATCH - 1;
-    w->batch.ring = &w->batch_ring.ring;
+    w->batch_array.array.mask = CONC__BATCH - 1;
+    w->batch.array = &w->batch_array.array;
+    /* For good: each pop passes the fence, since no thief could have it pass
+       one. */
     if (conc__fence_is_heavy) w->own.guests = CONC__FENCED;
     snprintf(w->name, sizeof w->name, "Worker-%lu", (unsigned long)(i + 1));
     w->task.name = w->name;
@@ -19245,31 +20189,37 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
   return p;
 }
 
-/* Starts one worker more. */
-CONC__PRIVATE int conc__pool_grow(conc__pool_data *p) {
+/* Starts one worker more, unless all have been. Under the guard, so that two
+   that call it start two different ones. 0 or negative errno. */
+CONC__PRIVATE int conc__pool_start_worker(conc__pool_data *p) {
   int rc = 0;
   if (CONC__LOAD(&p->started) == p->n) return 0;
   conc__mutex_lock(&p->guard);
+  CONC__CHECK(p->started <= p->n);
   if (p->started < p->n) {
-    __atomic_add_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    /* Active before it runs: otherwise the other workers could all rest and
+       end the pool before this one has begun. */
+    __atomic_add_fetch(&p->idle.active, 1u, __ATOMIC_SEQ_CST);
     rc = conc_thread_start(&p->workers[p->started].task);
     if (rc == 0)
       CONC__STORE(&p->started, p->started + 1);
-    else
-      __atomic_sub_fetch(&p->active, 1u, __ATOMIC_SEQ_CST);
+    else conc__count_down(&p->idle.active);
   }
   conc__mutex_unlock(&p->guard);
   return rc;
 }
 
-/* Closes the inbox, and lets the workers look. */
+/* Closes the inbox, and lets one worker look: if all rest already, this one
+   ends the pool when it rests again. */
 CONC__PRIVATE void conc__pool_shut(conc__pool_data *p) {
   CONC__POINT();
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
   conc__pool_nudge(p);
 }
 
-/* As conc_cancel, but a thread that has not begun yet shall. */
+/* Pokes what the worker runs, as conc_cancel does; but conc_cancel would keep
+   a thread from running at all that has not begun yet, and this one must: it
+   is needed to end the pool. */
 CONC__PRIVATE void conc__worker_poke(conc__worker *w) {
   conc__mutex *guard = conc__mutex_of(&w->task.done);
   conc__mutex_lock(guard);
@@ -19278,7 +20228,9 @@ CONC__PRIVATE void conc__worker_poke(conc__worker *w) {
   conc__mutex_unlock(guard);
 }
 
-/* Ends the jobs that have not begun, and pokes the others. */
+/* Ends the jobs that have not begun, and pokes those that run. `terminated` is
+   set first: a job that is taken by a worker at the same moment does not begin
+   either, and jobs that jobs hand in now end like these. */
 CONC__PRIVATE void conc__pool_stop(conc__pool_data *p) {
   size_t i;
   conc_task *t;
@@ -19293,31 +20245,44 @@ CONC__PRIVATE void conc__pool_stop(conc__pool_data *p) {
       conc__task_finish(t, NULL, -ECANCELED);
     conc__worker_poke(w);
   }
-  conc__pool_nudge(p); /* who has just looked may have seen what is gone now */
+  /* A worker that was the last to rest may have seen a job that is gone now,
+     and have gone to sleep without ending the pool: one looks again. */
+  conc__pool_nudge(p);
 }
 
+/* Joins a task of the library's own, which ends soon: a cancellation of the
+   caller must not cut this short. */
+CONC__PRIVATE void conc__task_join_anyway(conc_task *t) {
+  while (conc_join(t, CONC_FOREVER) == -ECANCELED) continue;
+}
+
+/* Starts a pool of n threads. The pool is public only when all of them run: so
+   after an error there is nothing but them to end. 0 or negative errno. */
 CONC__PRIVATE int conc__pool_start_threads(conc_pool *pool, size_t n) {
   conc__pool_data *p = conc__pool_new(pool, n, false);
   int rc = 0;
   size_t i;
   if (p == NULL) return -ENOMEM;
-  while (rc == 0 && p->started < n) rc = conc__pool_grow(p);
+  while (rc == 0 && p->started < n) rc = conc__pool_start_worker(p);
   if (rc == 0) {
     CONC__STORE(&pool->state, p);
     return 0;
   }
   conc__pool_shut(p);
-  for (i = 0; i < p->started; i++)
-    while (conc_join(&p->workers[i].task, CONC_FOREVER) == -ECANCELED)
-      continue;
+  for (i = 0; i < p->started; i++) conc__task_join_anyway(&p->workers[i].task);
   conc__pool_free(p);
   return rc;
 }
 
-/* From outside. */
+/* --- handing in a job --- */
+
+/* Hands in a job from outside of the pool: pushes it on the inbox. SEQ_CST:
+   conc__pool_wake looks for workers after it. 0, -EPIPE. */
 CONC__NOINLINE int conc__pool_post(conc__pool_data *p, conc_task *job) {
   uintptr_t seen = CONC__LOAD(&p->inbox);
   do {
+    /* The bit and the list are one word: so no job comes in after the
+       closing. */
     if (seen & CONC__CLOSED) {
       conc__task_start_failed(job);
       return -EPIPE;
@@ -19330,13 +20295,15 @@ CONC__NOINLINE int conc__pool_post(conc__pool_data *p, conc_task *job) {
   return conc__pool_wake(p);
 }
 
-/* From a job. */
+/* Hands in a job from a job of the same pool. The fence is the light one: the
+   worker that rests has the heavy one. 0. */
 CONC__INLINE int conc__worker_push(conc__worker *w, conc_task *job) {
   conc__deque_push(&w->own, job);
   conc__fence_light();
   return conc__pool_wake(w->pool);
 }
 
+/* conc__worker_push, when the deque is full. 0, -ENOMEM. */
 CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
   int rc = conc__deque_grow(&w->own);
   if (rc == 0) return conc__worker_push(w, job);
@@ -19344,10 +20311,14 @@ CONC__NOINLINE int conc__worker_push_more(conc__worker *w, conc_task *job) {
   return rc;
 }
 
+/* Hands in a job to a pool of threads, from anywhere. A job of the pool's own
+   may do so after the closing, too. 0, or an error, after which the job is as
+   if new. */
 CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
   conc__worker *w = conc__worker_of(p);
   int rc = conc__task_begin(job, &conc__job_kind);
   if (CONC__UNLIKELY(rc != 0)) return rc;
+  /* Until it runs: by this a forked child knows that it has stayed behind. */
   CONC__STORE_RELAXED(&job->id, p->id);
   if (w == NULL) return conc__pool_post(p, job);
   return CONC__UNLIKELY(conc__deque_is_full(&w->own))
@@ -19358,115 +20329,182 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
 /* ---------------------------------------------------------------------------
    >>procpool: jobs for processes
 
-   The parent writes jobs into slots of shared memory, where they stay until it
-   has taken the results: workers run them in place. Slots are handed out
-   through a ring of their numbers. A worker claims a slot by compare-and-swap
-   on the slot's state, which names him, and the position in the ring, so that
-   it fails if he comes too late; the ring's head is only helped forward, by
-   anyone. So at any instruction where a worker is killed the parent, who
-   learns of it from the reaper, finds what he had. All else is the parent's
-   own: nothing that a worker holds need be repaired.
+   Holds: slots of shared memory in which jobs travel, what a worker process
+   does, how jobs end, the keeper (a thread that replaces workers), and the
+   life of such a pool.
+   Uses: >>process, >>ipc's memory, of >>jobs the pool's state and job_run.
+   Used by: >>pool.
+   The order of locks: see >>process. The pool's guard stands first.
+
+   The parent writes jobs into slots, where they stay until the parent has
+   taken the results: workers run them in place. Slots are handed out through a
+   ring of their numbers. A worker claims a slot by a compare-and-swap on the
+   slot's word, which then names the worker. The word also has the position in
+   the ring: so the swap fails if the worker comes too late. The ring's head is
+   only helped forward, by any worker. So at any instruction at which a worker
+   is killed, the parent, which learns of it from the reaper, finds in the
+   words what the worker had. All else is the parent's own: nothing that a
+   worker holds needs a repair. A slot's word goes
+
+     FREE -> READY         the parent, under the guard
+     READY -> CLAIMED      a worker
+     READY -> FREE         the parent takes the job back: it never runs
+     CLAIMED -> DONE       the worker, when the job has ended
+     CLAIMED -> CONDEMNED  the parent is about to kill the worker for this job
+     CLAIMED -> FREE       the keeper, after the worker's death
+     CONDEMNED -> FREE     the keeper, after the worker's death: the job ends
+                           with the reason for which it was condemned
+     DONE -> FREE          a thread of the parent, which so takes the result
+
+   Of two that change a word at the same time one fails, and looks again.
 
    Finished slots are noted in `done`, from which any thread of the parent may
-   take them: one that waits for a job spins there for a moment; otherwise it
-   is the pool's own thread, which also replaces workers, and sleeps on `bell`.
-   Who rings looks whether somebody is awake after having noted what he did;
-   who goes to sleep looks for notes after having said so (SEQ_CST).
+   take them. A thread that waits for a job spins there for a moment, counted
+   in `awake`; otherwise it is the keeper, which sleeps on `bell`. A worker
+   that has noted a slot looks at `awake`, and rings if it is 0. A thread that
+   goes to sleep lowers `awake`, and then looks for notes (all SEQ_CST): so one
+   of the two sees the other.
    ------------------------------------------------------------------------ */
 
+/* --- what is shared, and what the parent knows --- */
+
+/* The order matters: from CLAIMED on the word names a worker. */
 enum {
-  CONC__JOB_SLOT_FREE, /* the parent's, as all but CLAIMED */
-  CONC__JOB_SLOT_READY,
-  CONC__JOB_SLOT_CLAIMED,
-  CONC__JOB_SLOT_CONDEMNED, /* of a worker that is being killed for it */
-  CONC__JOB_SLOT_DONE
+  CONC__JOB_SLOT_FREE,
+  CONC__JOB_SLOT_READY,     /* a worker may claim it */
+  CONC__JOB_SLOT_CLAIMED,   /* the worker runs the job, in place */
+  CONC__JOB_SLOT_CONDEMNED, /* the worker is being killed for it */
+  CONC__JOB_SLOT_DONE       /* the result is there */
 };
 enum {
   CONC__JOB_SLOTS = 256,
   CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
-  CONC__JOB_SLOT_RING = 2 * CONC__JOB_SLOTS,
-  CONC__PROCPOOL_WORKERS = 4096,
-  CONC__PROCPOOL_CHUNK = -1 /* start_method of a job of map: many items */
+  CONC__JOB_SLOT_RING = 2 * CONC__JOB_SLOTS, /* numbers of jobs that were taken
+                                                back stay in it for a while */
+  CONC__PROCPOOL_WORKERS = 4096
+};
+/* .slot of a job that is in none: */
+enum {
+  CONC__JOB_WAITS = -1, /* in the backlog */
+  CONC__JOB_OVER = -2   /* ends now, or has ended */
 };
 
+/* Many items of conc_pool_map: one job for a worker that is a process. */
+typedef struct conc__chunk {
+  conc_task task; /* first: from it comes the chunk */
+  size_t item;    /* bytes of one */
+} conc__chunk;
+
+/* A job on its way. The parent writes all of it before it is READY; the worker
+   that has claimed it writes the result, its pid and when it began. */
 typedef struct conc__procpool_slot {
   uint64_t state; /* position << 24 | worker << 8 | CONC__JOB_SLOT_... */
   conc_fn *target;
   void *result;
-  size_t offset; /* of the argument in the shared memory */
-  size_t size;
-  size_t item;  /* of map: bytes of one; else 0 */
-  uint64_t began; /* by the clock, in nanoseconds; 0: not known */
-  int status;
-  pid_t pid;
+  size_t offset; /* of an argument that does not fit in `bytes`, in `memory` */
+  size_t size;   /* of the argument; 0: `bytes` has the pointer itself */
+  size_t item;   /* of a chunk: bytes of one item; else 0 */
+  uint64_t began; /* by the clock, in nanoseconds; 0: the worker has not said.
+                     Only in a pool with a timeout; see procpool_kill_late */
+  int status;     /* what conc_join of the job is to return */
+  pid_t pid;      /* of the worker; 0: none yet */
   uint64_t bytes[CONC__JOB_SLOT_BYTES / 8];
 } conc__procpool_slot;
 
-typedef struct conc__procpool_worker { /* in shared memory */
-  unsigned bell;
-  bool ready;  /* has begun, and called the initializer */
-  char pad[59];
+/* A worker, in shared memory. */
+typedef struct conc__procpool_worker {
+  unsigned bell; /* a futex on which it sleeps; 1: it is to look. Cleared by
+                    the worker before it enters `asleep` */
+  bool ready;    /* it has begun, and called the initializer; cleared by the
+                    parent before it starts the process anew */
+  CONC__APART(1);
 } conc__procpool_worker;
 
+/* All that the processes share. Positions in the ring only grow; a position's
+   place is the position modulo the ring's size. */
 typedef struct conc__procpool_shared {
-  uint64_t tail;
-  char pad1[56];
-  uint64_t head;
-  char pad2[56];
-  unsigned bell, awake; /* the parent's; how many of it look at `done` */
-  char pad3[56];
-  uint64_t done[CONC__JOB_SLOTS / 64];
-  unsigned stop;
-  char pad4[64];
-  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64];
-  unsigned ring[CONC__JOB_SLOT_RING];
+  uint64_t tail; /* the parent's, under the guard: the next position to fill */
+  CONC__APART(1);
+  uint64_t head; /* the next position to claim; helped forward by workers */
+  CONC__APART(2);
+  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set by whoever
+                     has something for the keeper; cleared by the keeper */
+  unsigned awake; /* threads of the parent that look at `done` without being
+                     rung for: the keeper, and threads in procpool_help */
+  CONC__APART(3);
+  uint64_t done[CONC__JOB_SLOTS / 64]; /* a bit for each slot that is DONE. Set
+                                          by the worker after the word; cleared
+                                          by the thread that takes the slot. A
+                                          bit may be missing if the worker was
+                                          killed: its burial finds the slot */
+  unsigned stop; /* 1: workers end when there is no job left. Never cleared */
+  CONC__APART(4);
+  uint64_t asleep[CONC__PROCPOOL_WORKERS / 64]; /* a bit for each worker that
+                                                   rests. Set by the worker;
+                                                   cleared by it, by the thread
+                                                   that rings for it, or at its
+                                                   burial */
+  unsigned ring[CONC__JOB_SLOT_RING];           /* numbers of slots */
   conc__procpool_slot slots[CONC__JOB_SLOTS];
   /* the workers, and the larger arguments follow */
 } conc__procpool_shared;
 
-typedef struct conc__procpool_job { /* what the parent knows of a slot */
-  conc_task *task;
-  int reason;          /* for which it is condemned */
-  unsigned next;       /* among the free; or of those with blocks */
-  size_t offset, size; /* its block */
+/* What the parent knows of a slot. Under the guard. */
+typedef struct conc__procpool_job {
+  conc_task *task;     /* NULL: the slot is free */
+  int reason;          /* what its job ends with if it is condemned */
+  unsigned next;       /* of a free slot: the next free one; of one with a
+                          block: the next block in memory; or
+                          CONC__JOB_SLOTS */
+  size_t offset, size; /* its block of `memory`; size 0: it has none */
 } conc__procpool_job;
 
+/* A worker, as the parent knows it: the keeper's own, but for `ended`. */
 typedef struct conc__procpool_process {
   conc_task task; /* first: from it comes the process */
   conc__pool_data *pool;
-  size_t index;
-  bool runs;  /* was started */
-  bool ended; /* the reaper says so */
+  size_t index; /* in `processes` and in `workers` */
+  bool runs;    /* was started, and has not been joined */
+  bool ended;   /* set by the reaper: it can be joined */
   char name[32];
 } conc__procpool_process;
 
 typedef struct conc__procpool {
   conc__procpool_shared *shared;
-  conc__procpool_worker *workers;
-  conc__procpool_process *processes;
-  char *memory; /* of the larger arguments */
-  size_t memory_size;
+  conc__procpool_worker *workers;    /* p->n of them */
+  conc__procpool_process *processes; /* p->n of them */
+  char *memory;                      /* of the larger arguments; shared */
+  size_t memory_size;                /* bytes */
   conc__procpool_job jobs[CONC__JOB_SLOTS];
-  unsigned free, blocks; /* first slots, or CONC__JOB_SLOTS */
-  size_t unfinished; /* under the guard */
-  unsigned users;    /* who are here for the sake of a job that may end */
-  unsigned stillborn; /* workers that ended before they began, in a row */
-  int broken;
-  unsigned spin_failed;
-  conc_task keeper;
-  double retry_at; /* when to start what could not be started */
+  unsigned free, blocks; /* first slots of the two lists, or CONC__JOB_SLOTS */
+  size_t unfinished; /* jobs that were handed in and have not ended; under the
+                        guard */
+  unsigned users;    /* threads that use the pool for the sake of a job which
+                        may end meanwhile: the keeper waits for them */
+  unsigned early_deaths; /* workers in a row that ended, by themselves, before
+                            they were ready; the keeper's */
+  int broken;            /* -ECHILD: workers do not come up, so no jobs are
+                            taken; set once, under the guard. 0 */
+  unsigned spin_failed;  /* the keeper's */
+  conc_task keeper;      /* its thread */
+  double retry_at;       /* when the keeper is to start again what could not be
+                            started; CONC__NEVER */
 } conc__procpool;
 
-#define CONC__STATE(position, worker, state) \
+/* The word of a slot, and its parts. */
+#define CONC__JOB_SLOT_WORD(position, worker, state)                          \
   ((uint64_t)(position) << 24 | (uint64_t)(worker) << 8 | (uint64_t)(state))
 
-CONC__INLINE unsigned conc__state_of(uint64_t state) {
+CONC__INLINE unsigned conc__job_slot_state(uint64_t state) {
   return (unsigned)(state & 255);
 }
-CONC__INLINE size_t conc__state_worker(uint64_t state) {
+CONC__INLINE size_t conc__job_slot_worker(uint64_t state) {
   return (size_t)(state >> 8 & 0xffff);
 }
 
+/* Sleeps while *word == value, until woken or the deadline has passed; may
+   return for no reason. The waker may be another process. Where no process can
+   wake another it pauses, longer with each round. */
 CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
                                         double deadline, unsigned round) {
 #if CONC_HAVE_FUTEX
@@ -19477,28 +20515,34 @@ CONC__PRIVATE void conc__procpool_sleep(unsigned *word, unsigned value,
 #endif
 }
 
-/* --- in a worker --- */
+/* --- in a worker: finding a job --- */
 
-/* Claims the next job; CONC__JOB_SLOTS if there is none. */
+/* Claims the next job: its slot, or CONC__JOB_SLOTS if there is none. A worker
+   that is killed in here has claimed the slot in the one step of the swap, or
+   has not: head is helped forward by the next worker. */
 CONC__PRIVATE unsigned conc__procpool_claim(conc__procpool_shared *s,
                                             size_t worker) {
   for (;;) {
     uint64_t h = CONC__LOAD(&s->head);
     uint64_t next = h;
-    uint64_t seen = CONC__STATE(h, 0, CONC__JOB_SLOT_READY);
+    uint64_t seen = CONC__JOB_SLOT_WORD(h, 0, CONC__JOB_SLOT_READY);
     unsigned i;
     bool mine;
     if (h == CONC__LOAD(&s->tail)) return CONC__JOB_SLOTS;
+    /* The place may have been filled for a later position by now: then the
+       slot's word has that position, and the swap fails. */
     i = CONC__LOAD(&s->ring[h % CONC__JOB_SLOT_RING]) % CONC__JOB_SLOTS;
     mine = CONC__CAS(&s->slots[i].state, &seen,
-                     CONC__STATE(h, worker, CONC__JOB_SLOT_CLAIMED));
-    /* Claimed, by whomever, or taken back: on to the next. */
+                     CONC__JOB_SLOT_WORD(h, worker, CONC__JOB_SLOT_CLAIMED));
+    /* This position is done with, claimed by this worker or by another one, or
+       its job was taken back: on to the next. */
     CONC__CAS(&s->head, &next, h + 1);
     if (mine) return i;
   }
 }
 
-/* Waits until there may be a job, or it is to stop. */
+/* Waits until there may be a job, or the workers are to stop. Spins first, as
+   long as that pays. */
 CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
                                        conc__procpool_worker *w, size_t index,
                                        unsigned *failed) {
@@ -19511,6 +20555,9 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
     paid = CONC__LOAD(&s->head) != CONC__LOAD(&s->tail);
   conc__spin_end(&spin, paid);
   if (paid) return;
+  /* First the bell is cleared, then the bit is set, by which the parent may
+     ring, then it looks for jobs: the parent raises tail before it looks for
+     bits (SEQ_CST), so one of the two sees the other. */
   CONC__STORE_RELAXED(&w->bell, 0u);
   __atomic_fetch_or(&s->asleep[index / 64], bit, __ATOMIC_SEQ_CST);
   while (CONC__LOAD(&w->bell) == 0 &&
@@ -19520,15 +20567,33 @@ CONC__PRIVATE void conc__procpool_rest(conc__procpool_shared *s,
   __atomic_fetch_and(&s->asleep[index / 64], ~bit, __ATOMIC_SEQ_CST);
 }
 
-/* The items of a chunk. */
-CONC__PRIVATE void *conc__procpool_chunk(void *slot) {
-  conc__procpool_slot *s = (conc__procpool_slot *)slot;
-  char *p = (char *)s->result; /* where the items are */
+/* --- in a worker: running a job --- */
+
+/* Where a slot's argument is: in the slot itself if it is small. */
+CONC__INLINE char *conc__procpool_argument(conc__procpool_slot *slot,
+                                           char *memory) {
+  return slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
+                                            : memory + slot->offset;
+}
+
+/* A chunk, as the worker runs it. */
+typedef struct conc__chunk_here {
+  const conc__procpool_slot *slot;
+  char *items;
+} conc__chunk_here;
+
+/* The target of a job that is a chunk: calls the slot's target for each
+   item. */
+CONC__PRIVATE void *conc__chunk_run(void *arg) {
+  const conc__chunk_here *chunk = (const conc__chunk_here *)arg;
+  const conc__procpool_slot *s = chunk->slot;
   size_t i;
-  for (i = 0; i < s->size; i += s->item) s->target(p + i);
+  for (i = 0; i < s->size; i += s->item) s->target(chunk->items + i);
   return NULL;
 }
 
+/* After a slot was noted in `done`: rings for the keeper, unless a thread of
+   the parent looks there anyway, or the bell rings already. */
 CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
   CONC__POINT();
   if (__atomic_load_n(&s->awake, __ATOMIC_SEQ_CST) == 0 &&
@@ -19536,49 +20601,65 @@ CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
     conc__shared_wake(&s->bell, 1);
 }
 
-CONC__PRIVATE void conc__procpool_run(conc__procpool_shared *s, char *memory,
-                                      unsigned i, size_t worker) {
+/* Runs the job in a slot that this worker has claimed. The job is a task of
+   its own here, with the same target; its argument is in shared memory, where
+   the parent finds what the job makes of it. */
+CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
+                                           char *memory, unsigned i,
+                                           size_t worker) {
   unsigned generation = conc__generation;
   conc__procpool_slot *slot = &s->slots[i];
   uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
+  conc__chunk_here chunk;
   conc_task job;
   memset(&job, 0, sizeof job);
   job.number = (unsigned)(seen >> 24) + 1;
   job.size = slot->size;
-  job.arg = slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
-                                               : memory + slot->offset;
+  job.arg = conc__procpool_argument(slot, memory);
+  /* Without a size .arg is a number, or a pointer that is good in both
+     processes: it was sent itself. */
   if (slot->size == 0) memcpy(&job.arg, slot->bytes, sizeof job.arg);
   job.target = slot->target;
   if (slot->item > 0) {
-    slot->result = job.arg;
-    job.target = conc__procpool_chunk;
-    job.arg = slot;
+    chunk.slot = slot;
+    chunk.items = (char *)job.arg;
+    job.target = conc__chunk_run;
+    job.arg = &chunk;
   }
   conc__task_begin(&job, &conc__job_kind);
   conc__job_run(&job, false);
-  if (generation != conc__generation) _exit(0); /* the job's own fork */
+  if (generation != conc__generation)
+    _exit(0); /* a child that the job has forked, and that came back */
+  /* The result comes before the word, which releases it; the note in `done`
+     comes after the word. If the worker is killed in between, the keeper finds
+     the slot DONE at its burial, and loses nothing. */
   slot->result = job.result;
   slot->status = job.status;
   if (!CONC__CAS(&slot->state, &seen,
-                 CONC__STATE(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
-    for (;;) pause(); /* until the SIGKILL comes that it is condemned to */
+                 CONC__JOB_SLOT_WORD(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
+    for (;;) pause(); /* condemned: until the SIGKILL comes */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
                     __ATOMIC_SEQ_CST);
   conc__procpool_wake_parent(s);
 }
 
+/* The target of a worker's process: runs jobs until it is to stop, or has run
+   max_tasks_per_worker. Jobs that are left in the ring are run before it
+   stops. */
 CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   conc__procpool_process *process = (conc__procpool_process *)arg;
   const conc_pool *options = &process->pool->options;
-  conc__procpool *far = process->pool->far;
-  conc__procpool_shared *s = far->shared;
-  conc__procpool_worker *w = &far->workers[process->index];
+  conc__procpool *procs = process->pool->procs;
+  conc__procpool_shared *s = procs->shared;
+  conc__procpool_worker *w = &procs->workers[process->index];
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
   if (options->initializer != NULL)
     options->initializer(options->initializer_arg);
+  /* A worker that dies before this counts as an early death: an initializer
+     that crashes would have workers replaced for ever. */
   CONC__STORE(&w->ready, true);
   while (options->max_tasks_per_worker == 0 ||
          n < options->max_tasks_per_worker) {
@@ -19588,139 +20669,175 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
       conc__procpool_rest(s, w, process->index, &failed);
       continue;
     }
-    s->slots[i].pid = pid;
+    s->slots[i].pid = pid; /* for conc_pid of the job */
     if (options->timeout > 0)
       CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
-    conc__procpool_run(s, far->memory, i, process->index);
+    conc__procpool_slot_run(s, procs->memory, i, process->index);
     n++;
   }
   return NULL;
 }
 
-/* --- in the parent: slots; the guard is held --- */
+/* --- in the parent: slots --- */
 
-/* A place for the larger argument of slot i: the first gap between others.
-   False if there is none now. */
-CONC__PRIVATE bool conc__procpool_block(conc__procpool *far, unsigned i,
-                                        size_t size) {
-  unsigned *p = &far->blocks;
+/* Finds a place for the larger argument of slot i: the first gap between the
+   blocks of others, which are listed in the order of their places. False if
+   there is none now. The guard is held. */
+CONC__PRIVATE bool conc__procpool_block_alloc(conc__pool_data *p, unsigned i,
+                                              size_t size) {
+  conc__procpool *procs = p->procs;
+  unsigned *link = &procs->blocks;
   size_t at = 0;
+  CONC__CHECK(conc__mutex_is_held(&p->guard) && procs->jobs[i].size == 0);
+  /* Whole lines of the cache: arguments of different workers do not share
+     one. */
   size = (size + 63) & ~(size_t)63;
-  for (; *p != CONC__JOB_SLOTS; p = &far->jobs[*p].next) {
-    if (far->jobs[*p].offset - at >= size) break;
-    at = far->jobs[*p].offset + far->jobs[*p].size;
+  for (; *link != CONC__JOB_SLOTS; link = &procs->jobs[*link].next) {
+    if (procs->jobs[*link].offset - at >= size) break;
+    at = procs->jobs[*link].offset + procs->jobs[*link].size;
   }
-  if (*p == CONC__JOB_SLOTS && far->memory_size - at < size) return false;
-  far->jobs[i].offset = at;
-  far->jobs[i].size = size;
-  far->jobs[i].next = *p;
-  *p = i;
+  if (*link == CONC__JOB_SLOTS && procs->memory_size - at < size) return false;
+  procs->jobs[i].offset = at;
+  procs->jobs[i].size = size;
+  procs->jobs[i].next = *link;
+  *link = i;
   return true;
 }
 
-CONC__PRIVATE void conc__procpool_release(conc__procpool *far, unsigned i) {
-  conc__procpool_job *j = &far->jobs[i];
+/* Gives back slot i and its block: the job is no longer in it. The guard is
+   held. */
+CONC__PRIVATE void conc__procpool_slot_free(conc__pool_data *p, unsigned i) {
+  conc__procpool *procs = p->procs;
+  conc__procpool_job *j = &procs->jobs[i];
+  CONC__CHECK(conc__mutex_is_held(&p->guard));
+  CONC__CHECK(j->task != NULL && j->task->as.job.slot == (int)i);
   if (j->size > 0) {
-    unsigned *p = &far->blocks;
-    while (*p != i) p = &far->jobs[*p].next;
-    *p = j->next;
+    unsigned *link = &procs->blocks;
+    while (*link != i) link = &procs->jobs[*link].next;
+    *link = j->next;
     j->size = 0;
   }
-  j->task->fds[0] = -2;
+  j->task->as.job.slot = CONC__JOB_OVER;
   j->task = NULL;
-  j->next = far->free;
-  far->free = i;
+  j->next = procs->free;
+  procs->free = i;
 }
 
-/* Claims a worker that sleeps. */
-CONC__PRIVATE bool conc__procpool_wake(conc__procpool *far, size_t n) {
-  conc__procpool_shared *s = far->shared;
+/* Rings for one worker that rests, and takes its bit, so that the next call
+   rings for another one. False if there is none. */
+CONC__PRIVATE bool conc__procpool_wake_worker(conc__procpool *procs,
+                                              size_t n) {
+  conc__procpool_shared *s = procs->shared;
   size_t k;
   for (k = 0; k * 64 < n; k++) {
     uint64_t seen = __atomic_load_n(&s->asleep[k], __ATOMIC_SEQ_CST);
     while (seen != 0) {
       size_t w = k * 64 + conc__lowest_bit(seen);
       if (!CONC__CAS(&s->asleep[k], &seen, seen & (seen - 1))) continue;
-      CONC__STORE(&far->workers[w].bell, 1u);
-      conc__shared_wake(&far->workers[w].bell, 1);
+      CONC__STORE(&procs->workers[w].bell, 1u);
+      conc__shared_wake(&procs->workers[w].bell, 1);
       return true;
     }
   }
   return false;
 }
 
-/* Moves jobs from the backlog into slots. Cancelled ones are put on a list, to
-   be ended without the guard. */
+/* Puts a job that never ran, and that is in no slot, on the list of those that
+   are to be ended without the guard, which is held. See
+   conc__procpool_finish_jobs. */
+CONC__PRIVATE void conc__procpool_drop(conc_task *t, int status,
+                                       conc_task **ended) {
+  CONC__CHECK(t->as.job.slot == CONC__JOB_WAITS);
+  t->as.job.slot = CONC__JOB_OVER;
+  t->status = status;
+  t->next = *ended;
+  *ended = t;
+}
+
+/* Hands a job to the workers, in slot i, which was free. The guard is held. */
+CONC__PRIVATE void conc__procpool_slot_fill(conc__procpool *procs, unsigned i,
+                                            conc_task *t) {
+  conc__procpool_shared *s = procs->shared;
+  conc__procpool_slot *slot = &s->slots[i];
+  uint64_t tail = s->tail;
+  char *bytes;
+  CONC__CHECK(i < CONC__JOB_SLOTS && procs->jobs[i].task == NULL);
+  CONC__CHECK(t->as.job.slot == CONC__JOB_WAITS);
+  procs->jobs[i].task = t;
+  procs->jobs[i].reason = 0;
+  t->as.job.slot = (short)i;
+  slot->target = t->target;
+  slot->size = t->size;
+  slot->item =
+      t->as.job.is_chunk ? ((const conc__chunk *)(const void *)t)->item : 0;
+  slot->offset = procs->jobs[i].offset;
+  slot->began = 0;
+  slot->pid = 0;
+  bytes = conc__procpool_argument(slot, procs->memory);
+  if (t->size > 0) memcpy(bytes, t->arg, t->size);
+  else memcpy(bytes, &t->arg, sizeof t->arg);
+  /* The word releases the slot, then the ring names it, then tail shows the
+     place. */
+  CONC__STORE(&slot->state,
+              CONC__JOB_SLOT_WORD(tail, 0, CONC__JOB_SLOT_READY));
+  CONC__STORE(&s->ring[tail % CONC__JOB_SLOT_RING], i);
+  /* In one order with what a worker does that goes to rest. */
+  __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
+}
+
+/* Moves jobs from the backlog into slots, as far as there are slots, places in
+   the ring and memory. Called whenever one of these may have come free. The
+   guard is held. Jobs that were cancelled while they waited are put on the
+   list `ended` instead. */
 CONC__PRIVATE void conc__procpool_pump(conc__pool_data *p, conc_task **ended) {
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   conc_task *t;
-  while ((t = p->backlog) != NULL) {
-    uint64_t tail = s->tail;
-    unsigned i = far->free;
+  CONC__CHECK(conc__mutex_is_held(&p->guard));
+  while ((t = p->backlog.first) != NULL) {
+    unsigned i = procs->free;
     unsigned next;
-    conc__procpool_slot *slot;
-    char *bytes;
     if (t->actor != NULL) { /* cancelled */
-      p->backlog = t->next;
-      if (p->backlog == NULL) p->backlog_end = &p->backlog;
-      t->fds[0] = -2;
-      t->status = -ECANCELED;
-      t->next = *ended;
-      *ended = t;
+      conc__procpool_drop(conc__backlog_take(&p->backlog), -ECANCELED, ended);
       continue;
     }
+    /* The job waits, and so do those behind it, in their order: what it waits
+       for comes free when another job ends. */
     if (i == CONC__JOB_SLOTS ||
-        tail - CONC__LOAD(&s->head) >= CONC__JOB_SLOT_RING)
+        s->tail - CONC__LOAD(&s->head) >= CONC__JOB_SLOT_RING)
       return;
-    next = far->jobs[i].next;
+    next = procs->jobs[i].next;
     if (t->size > CONC__JOB_SLOT_BYTES &&
-        !conc__procpool_block(far, i, t->size))
+        !conc__procpool_block_alloc(p, i, t->size))
       return;
-    far->free = next;
-    p->backlog = t->next;
-    if (p->backlog == NULL) p->backlog_end = &p->backlog;
-    slot = &s->slots[i];
-    far->jobs[i].task = t;
-    far->jobs[i].reason = 0;
-    t->fds[0] = (int)i;
-    slot->target = t->target;
-    slot->size = t->size;
-    slot->item = t->start_method == CONC__PROCPOOL_CHUNK ? t->stack_size : 0;
-    slot->offset = far->jobs[i].offset;
-    slot->began = 0;
-    slot->pid = 0;
-    bytes = t->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
-                                            : far->memory + slot->offset;
-    if (t->size > 0)
-      memcpy(bytes, t->arg, t->size);
-    else
-      memcpy(bytes, &t->arg, sizeof t->arg);
-    CONC__STORE(&slot->state, CONC__STATE(tail, 0, CONC__JOB_SLOT_READY));
-    CONC__STORE(&s->ring[tail % CONC__JOB_SLOT_RING], i);
-    /* In one order with what a worker does who goes to sleep. */
-    __atomic_store_n(&s->tail, tail + 1, __ATOMIC_SEQ_CST);
-    conc__procpool_wake(far, p->n);
+    procs->free = next;
+    conc__procpool_slot_fill(procs, i, conc__backlog_take(&p->backlog));
+    conc__procpool_wake_worker(procs, p->n);
   }
 }
 
 /* Rings for the keeper. */
-CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *far) {
-  __atomic_store_n(&far->shared->bell, 1u, __ATOMIC_SEQ_CST);
-  conc__shared_wake(&far->shared->bell, 1);
+CONC__PRIVATE void conc__procpool_wake_keeper(conc__procpool *procs) {
+  __atomic_store_n(&procs->shared->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&procs->shared->bell, 1);
 }
 
 /* --- in the parent: how jobs end --- */
 
+/* Ends a job, without the guard, since callbacks may submit others. The job
+   may be freed from then on; the pool may not, since it counts the job until
+   the end of this. */
 CONC__PRIVATE void conc__procpool_finish_job(conc__pool_data *p, conc_task *t,
                                              void *result, int status) {
   conc__task_finish(t, result, status);
   conc__mutex_lock(&p->guard);
-  if (--p->far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
-    conc__procpool_wake_keeper(p->far);
+  CONC__CHECK(p->procs->unfinished > 0);
+  if (--p->procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED))
+    conc__procpool_wake_keeper(p->procs);
   conc__mutex_unlock(&p->guard);
 }
 
+/* Ends the jobs on a list of conc__procpool_drop. Without the guard. */
 CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
                                               conc_task *ended) {
   while (ended != NULL) {
@@ -19730,38 +20847,40 @@ CONC__PRIVATE void conc__procpool_finish_jobs(conc__pool_data *p,
   }
 }
 
-/* Slot i, in this state, is over: takes it. `again`: the job goes back, to be
-   run once more. False if somebody else was faster. */
-CONC__PRIVATE bool conc__procpool_end(conc__pool_data *p, unsigned i,
-                                      uint64_t seen, int status, int exitcode,
-                                      bool again) {
-  conc__procpool *far = p->far;
-  conc__procpool_slot *slot = &far->shared->slots[i];
+/* Slot i, whose word was `seen`, is over: takes it, copies back what a DONE
+   one has, and ends its job, with `status` if it is not DONE; or, if `again`,
+   puts the job back, to be run once more. False if the word has changed
+   meanwhile: another thread, or the worker, was faster, and nothing has
+   happened. Without the guard. */
+CONC__PRIVATE bool conc__procpool_slot_end(conc__pool_data *p, unsigned i,
+                                           uint64_t seen, int status,
+                                           int exitcode, bool again) {
+  conc__procpool *procs = p->procs;
+  conc__procpool_slot *slot = &procs->shared->slots[i];
   conc_task *ended = NULL;
   void *result = NULL;
   conc_task *t;
-  if (!CONC__CAS(&slot->state, &seen, CONC__STATE(0, 0, CONC__JOB_SLOT_FREE)))
+  /* The swap decides which thread ends the job. FREE here does not yet mean
+     that the slot may be used: it is on the list of free ones only below. */
+  if (!CONC__CAS(&slot->state, &seen,
+                 CONC__JOB_SLOT_WORD(0, 0, CONC__JOB_SLOT_FREE)))
     return false;
-  t = far->jobs[i].task;
-  if (conc__state_of(seen) == CONC__JOB_SLOT_DONE) {
+  t = procs->jobs[i].task;
+  if (conc__job_slot_state(seen) == CONC__JOB_SLOT_DONE) {
     if (t->size > 0)
-      memcpy(t->arg,
-             slot->size <= CONC__JOB_SLOT_BYTES ? (char *)slot->bytes
-                                                : far->memory + slot->offset,
-             t->size);
+      memcpy(t->arg, conc__procpool_argument(slot, procs->memory), t->size);
     result = slot->result;
     status = slot->status;
   }
   t->pid = slot->pid;
   t->exitcode = exitcode;
   conc__mutex_lock(&p->guard);
-  conc__procpool_release(far, i);
+  /* After the argument was copied out of the block. */
+  conc__procpool_slot_free(p, i);
   if (again) {
-    t->fds[0] = -1;
-    t->fds[1]--;
-    t->next = p->backlog;
-    if (p->backlog == NULL) p->backlog_end = &t->next;
-    p->backlog = t;
+    t->as.job.slot = CONC__JOB_WAITS;
+    t->as.job.retries--;
+    conc__backlog_put_back(&p->backlog, t);
   }
   conc__procpool_pump(p, &ended);
   conc__mutex_unlock(&p->guard);
@@ -19770,10 +20889,13 @@ CONC__PRIVATE bool conc__procpool_end(conc__pool_data *p, unsigned i,
   return true;
 }
 
-/* Takes what is done. Not the keeper: leaves those with callbacks to it. */
+/* Takes all slots that are noted as done. A thread that is not the keeper
+   leaves those to it whose end runs code of the program (a callback, or what a
+   group does): that is not for a thread that merely waits for a job of its
+   own. */
 CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++) {
     uint64_t bits = 0;
@@ -19783,25 +20905,29 @@ CONC__PRIVATE void conc__procpool_collect(conc__pool_data *p, bool keeper) {
       unsigned i = k * 64 + conc__lowest_bit(bits);
       uint64_t seen = CONC__LOAD(&s->slots[i].state);
       bool leave = false;
-      if (conc__state_of(seen) != CONC__JOB_SLOT_DONE) continue;
+      /* Another thread has taken it already, or the keeper at a burial. */
+      if (conc__job_slot_state(seen) != CONC__JOB_SLOT_DONE) continue;
+      /* The task may be looked at only under the guard, by which it is still
+         in the slot. */
       if (!keeper) {
         conc__mutex_lock(&p->guard);
-        leave = far->jobs[i].task != NULL &&
-                (far->jobs[i].task->callback != NULL ||
-                 far->jobs[i].task->group != NULL);
+        leave = procs->jobs[i].task != NULL &&
+                (procs->jobs[i].task->callback != NULL ||
+                 procs->jobs[i].task->group != NULL);
         conc__mutex_unlock(&p->guard);
       }
       if (leave) {
         __atomic_fetch_or(&s->done[k], (uint64_t)1 << i % 64,
                           __ATOMIC_SEQ_CST);
-        conc__procpool_wake_keeper(far);
+        conc__procpool_wake_keeper(procs);
       } else {
-        conc__procpool_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+        conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
       }
     }
   }
 }
 
+/* Whether there is a note. SEQ_CST: see the head of this room. */
 CONC__PRIVATE bool conc__procpool_is_done(conc__procpool_shared *s) {
   unsigned k;
   for (k = 0; k < CONC__JOB_SLOTS / 64; k++)
@@ -19809,88 +20935,110 @@ CONC__PRIVATE bool conc__procpool_is_done(conc__procpool_shared *s) {
   return false;
 }
 
-/* The pool of a job, or NULL if that has ended. Until conc__procpool_leave the
-   pool is not freed: for to end the job, which the pool awaits, takes the
-   guard. */
+/* --- in the parent: helping, and cancelling --- */
+
+/* The pool of a job, or NULL if the job has ended. Until conc__procpool_leave
+   the pool is not freed: it awaits the end of the job, which takes the guard
+   that is held here, and then the keeper awaits that there are no users. */
 CONC__PRIVATE conc__pool_data *conc__procpool_enter(conc_task *t) {
   conc__mutex *guard = conc__mutex_of(&t->done);
   conc__pool_data *p = NULL;
   conc__mutex_lock(guard);
   if (conc__event_await(&t->done)) {
-    p = t->pool;
-    __atomic_add_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+    p = t->as.job.pool;
+    __atomic_add_fetch(&p->procs->users, 1u, __ATOMIC_SEQ_CST);
   }
   conc__mutex_unlock(guard);
   return p;
 }
 
+/* The last touch of the pool. */
 CONC__PRIVATE void conc__procpool_leave(conc__pool_data *p) {
-  __atomic_sub_fetch(&p->far->users, 1u, __ATOMIC_SEQ_CST);
+  __atomic_sub_fetch(&p->procs->users, 1u, __ATOMIC_SEQ_CST);
 }
 
-/* A thread that is about to wait for a job looks itself for a while. */
+/* The help of a job's kind (see conc__kind): a thread that is about to wait
+   for a job spins for a moment, and takes finished slots itself. That saves
+   the wake-up of the keeper and then of this thread. Coroutines do not
+   spin. */
 CONC__PRIVATE void conc__procpool_help(conc_task *task) {
   conc__actor *self = conc__self();
   conc__pool_data *p;
   conc__spin spin;
   bool paid = false;
-  if (!self->ops->blocks || conc__pool_is_gone(task->pool)) return;
+  if (!self->ops->blocks || conc__pool_is_gone(task->as.job.pool)) return;
   conc__spin_begin(&spin, &self->spin_failed, CONC__NEVER);
-  if (spin.end <= 0) return; /* the wait that follows learns from that */
+  if (spin.end <= 0) return; /* the wait that follows does the learning */
   p = conc__procpool_enter(task);
   if (p == NULL) return;
-  __atomic_add_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST);
+  __atomic_add_fetch(&p->procs->shared->awake, 1u, __ATOMIC_SEQ_CST);
   while (!paid && conc__spin_again(&spin, 1)) {
     conc__procpool_collect(p, false);
     paid = conc_event_is_set(&task->done);
   }
-  if (__atomic_sub_fetch(&p->far->shared->awake, 1u, __ATOMIC_SEQ_CST) == 0 &&
-      conc__procpool_is_done(p->far->shared))
-    conc__procpool_wake_keeper(p->far);
+  /* A worker that has seen this thread awake did not ring: so the last one
+     that goes looks for notes after it has lowered the count. */
+  if (__atomic_sub_fetch(&p->procs->shared->awake, 1u, __ATOMIC_SEQ_CST) ==
+          0 &&
+      conc__procpool_is_done(p->procs->shared))
+    conc__procpool_wake_keeper(p->procs);
   conc__procpool_leave(p);
   conc__spin_end(&spin, paid);
 }
 
-/* Kills the worker that runs slot i, if it still does. */
+/* Kills the worker that runs slot i, whose word was `seen`, if it still does:
+   its job then ends with `reason`. The guard is held: without it two that
+   condemn one slot could mix up their reasons. */
 CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
                                           uint64_t seen, int reason) {
-  size_t w = conc__state_worker(seen);
-  if (conc__state_of(seen) != CONC__JOB_SLOT_CLAIMED) return false;
-  p->far->jobs[i].reason = reason;
-  if (!CONC__CAS(&p->far->shared->slots[i].state, &seen,
-                 CONC__STATE(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
+  size_t w = conc__job_slot_worker(seen);
+  CONC__CHECK(conc__mutex_is_held(&p->guard));
+  if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) return false;
+  /* The reason comes before the word: the keeper reads it when it finds the
+     word. */
+  p->procs->jobs[i].reason = reason;
+  if (!CONC__CAS(&p->procs->shared->slots[i].state, &seen,
+                 CONC__JOB_SLOT_WORD(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
     return false;
-  conc_kill(&p->far->processes[w].task);
+  /* From the swap on the worker cannot finish the job, nor take another one:
+     it waits for this signal. So the signal meets no other job. */
+  conc_kill(&p->procs->processes[w].task);
   return true;
 }
 
-/* Takes back a job that has not begun; one that has, if `kill`. */
+/* Cancels a job: takes it back if it has not begun; if it has, and `kill`,
+   kills its worker. 0, -ESRCH if the job has ended, or is about to. */
 CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   conc__pool_data *p = conc__procpool_enter(t);
   uint64_t seen = 0;
   int i;
   if (p == NULL) return -ESRCH;
   conc__mutex_lock(&p->guard);
-  i = t->fds[0];
-  if (i == -1) t->actor = CONC__NEVER_BEGIN; /* the pump will see it */
-  if (i >= 0) seen = CONC__LOAD(&p->far->shared->slots[i].state);
+  i = t->as.job.slot;
+  /* In the backlog: the pump finds this mark, and ends the job when it comes
+     to it. */
+  if (i == CONC__JOB_WAITS) t->actor = CONC__NEVER_BEGIN;
+  if (i >= 0) seen = CONC__LOAD(&p->procs->shared->slots[i].state);
   conc__mutex_unlock(&p->guard);
+  /* In a slot: if a worker claims it at this moment, taking it back fails. */
   if (i >= 0 &&
-      (conc__state_of(seen) != CONC__JOB_SLOT_READY ||
-       !conc__procpool_end(p, (unsigned)i, seen, -ECANCELED, CONC_NO_EXITCODE,
-                           false)) &&
+      (conc__job_slot_state(seen) != CONC__JOB_SLOT_READY ||
+       !conc__procpool_slot_end(p, (unsigned)i, seen, -ECANCELED,
+                                CONC_NO_EXITCODE, false)) &&
       kill) {
     conc__mutex_lock(&p->guard);
-    if (t->fds[0] == i)
+    /* The slot may have another job by now, after this one has ended. */
+    if (t->as.job.slot == i)
       conc__procpool_condemn(p, (unsigned)i,
-                             CONC__LOAD(&p->far->shared->slots[i].state),
+                             CONC__LOAD(&p->procs->shared->slots[i].state),
                              -ECANCELED);
     conc__mutex_unlock(&p->guard);
   }
   conc__procpool_leave(p);
-  return i == -2 ? -ESRCH : 0;
+  return i == CONC__JOB_OVER ? -ESRCH : 0;
 }
 
+/* conc_cancel of a job of a pool of processes. */
 CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
   return conc__procpool_cancel(t, true);
 }
@@ -19900,133 +21048,184 @@ static const conc__kind conc__remote_job_kind = {
     "Job", true, false, false, conc__remote_job_cancel, NULL,
     conc__pool_await, conc__job_end_if_owner_gone, conc__procpool_help};
 
-/* --- in the parent: the keeper --- */
+/* --- in the parent: replacing workers --- */
 
-/* Called by the reaper. */
+/* The callback of a worker's process, called by the reaper, which must not be
+   held up: leaves the burial to the keeper. In a forked child the process
+   ends, too, but the pool is gone there. */
 CONC__PRIVATE void conc__procpool_process_ended(conc_task *t, int status,
                                                 void *result) {
   conc__procpool_process *process = (conc__procpool_process *)(void *)t;
   (void)status, (void)result;
   if (conc__pool_is_gone(process->pool)) return;
   CONC__STORE(&process->ended, true);
-  conc__procpool_wake_keeper(process->pool->far);
+  conc__procpool_wake_keeper(process->pool->procs);
 }
 
+/* Starts, or replaces, a worker. 0 or negative errno. */
 CONC__PRIVATE int
 conc__procpool_process_start(conc__procpool_process *process) {
-  conc__procpool *far = process->pool->far;
+  conc__procpool *procs = process->pool->procs;
   int rc;
-  CONC__STORE(&far->workers[process->index].ready, false);
+  /* Before the start: afterwards they are the new process's, and the
+     reaper's. */
+  CONC__STORE(&procs->workers[process->index].ready, false);
   process->ended = false;
   rc = conc_process_start(&process->task);
   process->runs = rc == 0;
   return rc;
 }
 
-/* A worker has ended: what it had, and who comes in its place. */
+/* What a worker that has ended left in slot i: nothing, or a job that is done,
+   condemned, or cut short. This last one is run again if it may be, unless the
+   pool is terminated. False: the word has changed meanwhile, since the job was
+   condemned just now; look again. */
+CONC__PRIVATE bool conc__procpool_slot_bury(conc__pool_data *p, unsigned i,
+                                            size_t worker, int exitcode,
+                                            bool terminated) {
+  conc__procpool_job *j = &p->procs->jobs[i];
+  uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+  unsigned state = conc__job_slot_state(seen);
+  if (state < CONC__JOB_SLOT_CLAIMED || conc__job_slot_worker(seen) != worker)
+    return true;
+  if (state == CONC__JOB_SLOT_CLAIMED)
+    return conc__procpool_slot_end(p, i, seen,
+                                   terminated ? -ECANCELED : -ECHILD, exitcode,
+                                   !terminated && j->task->as.job.retries > 0);
+  if (state == CONC__JOB_SLOT_CONDEMNED)
+    conc__procpool_slot_end(p, i, seen, j->reason, exitcode, false);
+  else conc__procpool_slot_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
+  return true;
+}
+
+/* A worker has ended: joins its process, and ends what it had. It had one slot
+   claimed or condemned at most. Slots that it left DONE may not have been
+   taken yet, the last one because the worker could not note it. */
 CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
   conc__pool_data *p = process->pool;
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   bool terminated;
   int exitcode;
   unsigned i;
-  while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+  conc__task_join_anyway(&process->task);
   process->runs = false;
   exitcode = conc_exitcode(&process->task);
-  terminated = CONC__LOAD(&p->terminated); /* which may have missed one */
-  for (i = 0; i < CONC__JOB_SLOTS;) {
-    uint64_t seen = CONC__LOAD(&s->slots[i].state);
-    unsigned state = conc__state_of(seen);
-    bool over = true;
-    if (state < CONC__JOB_SLOT_CLAIMED ||
-        conc__state_worker(seen) != process->index)
-      over = true;
-    else if (state == CONC__JOB_SLOT_DONE)
-      conc__procpool_end(p, i, seen, 0, CONC_NO_EXITCODE, false);
-    else if (state == CONC__JOB_SLOT_CONDEMNED)
-      conc__procpool_end(p, i, seen, far->jobs[i].reason, exitcode, false);
-    else /* unless it is being condemned at this moment */
-      over = conc__procpool_end(p, i, seen, terminated ? -ECANCELED : -ECHILD,
-                                exitcode,
-                                !terminated && far->jobs[i].task->fds[1] > 0);
-    i += over;
-  }
+  /* conc__procpool_kill may have come just before the worker claimed a job,
+     and so have condemned none: it ends here as if it had been. */
+  terminated = CONC__LOAD(&p->terminated);
+  for (i = 0; i < CONC__JOB_SLOTS; i++)
+    while (
+        !conc__procpool_slot_bury(p, i, process->index, exitcode, terminated))
+      continue;
   __atomic_fetch_and(&s->asleep[process->index / 64],
                      ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
-  if (CONC__LOAD(&far->workers[process->index].ready))
-    far->stillborn = 0;
-  else if (exitcode != -SIGKILL && exitcode != -SIGTERM)
-    far->stillborn++;
-  /* It may have been woken for a job, and not have taken it. */
+  /* A worker that a signal has ended from outside says nothing about the
+     initializer. */
+  if (CONC__LOAD(&procs->workers[process->index].ready))
+    procs->early_deaths = 0;
+  else if (exitcode != -SIGKILL && exitcode != -SIGTERM) procs->early_deaths++;
+  /* The dead worker may have been woken for a job, and not have taken it: that
+     wake-up is passed on. */
   if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail))
-    conc__procpool_wake(far, p->n);
+    conc__procpool_wake_worker(procs, p->n);
 }
 
-/* Ends all that has not begun, with this status. */
-CONC__PRIVATE void conc__procpool_drop(conc__pool_data *p, int status) {
-  conc__procpool *far = p->far;
+/* Buries workers that have ended, and starts those that do not run, unless the
+   pool stops. Returns how many run. If one cannot be started, it is tried
+   again after a pause. If workers die again and again before they are ready,
+   the pool is broken. */
+CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
+  conc__procpool *procs = p->procs;
+  size_t k, count = 0;
+  bool failed = false;
+  procs->retry_at = CONC__NEVER;
+  for (k = 0; k < p->n; k++) {
+    conc__procpool_process *process = &procs->processes[k];
+    if (process->runs && CONC__LOAD(&process->ended))
+      conc__procpool_bury(process);
+    if (!process->runs && CONC__LOAD(&procs->shared->stop) == 0 &&
+        !procs->broken && !failed)
+      failed = conc__procpool_process_start(process) != 0;
+    count += process->runs;
+  }
+  /* A failed start while no worker runs counts as a death, or jobs would wait
+     for ever in a system that has no room for processes. */
+  if (failed) {
+    procs->retry_at = conc_now() + 0.01;
+    procs->early_deaths += count == 0;
+  }
+  if (procs->early_deaths > 16 + 2 * p->n && !procs->broken) {
+    conc__mutex_lock(&p->guard);
+    procs->broken = -ECHILD;
+    conc__mutex_unlock(&p->guard);
+  }
+  return count;
+}
+
+/* --- in the parent: stopping and killing --- */
+
+/* Ends all jobs that have not begun, with this status. Without the guard. */
+CONC__PRIVATE void conc__procpool_drop_all(conc__pool_data *p, int status) {
   conc_task *ended = NULL;
-  conc_task *t;
   unsigned i;
   conc__mutex_lock(&p->guard);
-  while ((t = p->backlog) != NULL) {
-    p->backlog = t->next;
-    t->fds[0] = -2;
-    t->status = status;
-    t->next = ended;
-    ended = t;
-  }
-  p->backlog_end = &p->backlog;
+  while (p->backlog.first != NULL)
+    conc__procpool_drop(conc__backlog_take(&p->backlog), status, &ended);
   conc__mutex_unlock(&p->guard);
   conc__procpool_finish_jobs(p, ended);
   for (i = 0; i < CONC__JOB_SLOTS; i++) {
-    uint64_t seen = CONC__LOAD(&far->shared->slots[i].state);
-    if (conc__state_of(seen) == CONC__JOB_SLOT_READY)
-      conc__procpool_end(p, i, seen, status, CONC_NO_EXITCODE, false);
+    uint64_t seen = CONC__LOAD(&p->procs->shared->slots[i].state);
+    if (conc__job_slot_state(seen) == CONC__JOB_SLOT_READY)
+      conc__procpool_slot_end(p, i, seen, status, CONC_NO_EXITCODE, false);
   }
 }
 
+/* Has the workers end when there is no job left. Each is rung for: those that
+   sleep must look. */
 CONC__PRIVATE void conc__procpool_stop(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+  conc__procpool *procs = p->procs;
   size_t k;
-  __atomic_store_n(&far->shared->stop, 1u, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&procs->shared->stop, 1u, __ATOMIC_SEQ_CST);
   for (k = 0; k < p->n; k++) {
-    CONC__STORE(&far->workers[k].bell, 1u);
-    conc__shared_wake(&far->workers[k].bell, 1);
+    CONC__STORE(&procs->workers[k].bell, 1u);
+    conc__shared_wake(&procs->workers[k].bell, 1);
   }
 }
 
-/* Condemns what runs, and kills all workers. */
+/* Condemns what runs, so that those jobs end with -ECANCELED and not with
+   -ECHILD, and kills all workers. */
 CONC__PRIVATE void conc__procpool_kill(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+  conc__procpool *procs = p->procs;
   unsigned i;
   size_t k;
   conc__mutex_lock(&p->guard);
   for (i = 0; i < CONC__JOB_SLOTS; i++)
-    conc__procpool_condemn(p, i, CONC__LOAD(&far->shared->slots[i].state),
+    conc__procpool_condemn(p, i, CONC__LOAD(&procs->shared->slots[i].state),
                            -ECANCELED);
   conc__mutex_unlock(&p->guard);
-  for (k = 0; k < p->n; k++) conc_kill(&far->processes[k].task);
+  for (k = 0; k < p->n; k++) conc_kill(&procs->processes[k].task);
 }
 
-/* Kills workers whose jobs have had their time; when to look again. */
-CONC__PRIVATE double conc__procpool_timeouts(conc__pool_data *p) {
-  conc__procpool *far = p->far;
+/* Kills workers whose jobs have had their time. Returns when to look again, at
+   the latest; CONC__NEVER without a timeout, or if there is no job. */
+CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
+  conc__procpool *procs = p->procs;
   double limit = p->options.timeout;
   double now = limit > 0 ? conc_now() : 0;
   double next = now + limit;
   unsigned i;
   if (limit <= 0) return CONC__NEVER;
   conc__mutex_lock(&p->guard);
-  if (far->unfinished == 0) next = CONC__NEVER;
+  if (procs->unfinished == 0) next = CONC__NEVER;
   for (i = 0; i < CONC__JOB_SLOTS; i++) {
-    conc__procpool_slot *slot = &far->shared->slots[i];
+    conc__procpool_slot *slot = &procs->shared->slots[i];
     uint64_t seen = CONC__LOAD(&slot->state);
     double began;
-    if (conc__state_of(seen) != CONC__JOB_SLOT_CLAIMED) continue;
+    if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) continue;
     began = 1e-9 * (double)CONC__LOAD(&slot->began);
-    if (began <= 0) { /* just now, or stopped in between */
+    if (began <= 0) { /* the worker has just claimed it, or was stopped before
+                         it could say so: it counts from now */
       CONC__STORE(&slot->began, (uint64_t)(now * 1e9));
       began = now;
     }
@@ -20038,44 +21237,46 @@ CONC__PRIVATE double conc__procpool_timeouts(conc__pool_data *p) {
   return next;
 }
 
-/* Buries and replaces. Returns how many workers there are. */
-CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
-  conc__procpool *far = p->far;
-  size_t k, count = 0;
-  bool failed = false;
-  far->retry_at = CONC__NEVER;
-  for (k = 0; k < p->n; k++) {
-    conc__procpool_process *process = &far->processes[k];
-    if (process->runs && CONC__LOAD(&process->ended))
-      conc__procpool_bury(process);
-    if (!process->runs && CONC__LOAD(&far->shared->stop) == 0 &&
-        !far->broken && !failed)
-      failed = conc__procpool_process_start(process) != 0;
-    count += process->runs;
-  }
-  if (failed) {
-    far->retry_at = conc_now() + 0.01;
-    far->stillborn += count == 0;
-  }
-  if (far->stillborn > 16 + 2 * p->n && !far->broken) {
-    conc__mutex_lock(&p->guard);
-    far->broken = -ECHILD;
-    conc__mutex_unlock(&p->guard);
-  }
-  return count;
+/* --- in the parent: the keeper --- */
+
+/* Waits until there is something to do, or the deadline. Spins first, as long
+   as that pays. Is counted in `awake` but for the sleep: it is lowered first,
+   then the bell and the notes are looked at. */
+CONC__PRIVATE void conc__procpool_keeper_rest(conc__procpool *procs,
+                                              double deadline,
+                                              unsigned *round) {
+  conc__procpool_shared *s = procs->shared;
+  bool paid = false;
+  conc__spin spin;
+  conc__spin_begin(&spin, &procs->spin_failed, CONC__NEVER);
+  while (!paid && conc__spin_again(&spin, 1))
+    paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
+  conc__spin_end(&spin, paid);
+  if (paid) return;
+  __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
+      !conc__procpool_is_done(s))
+    conc__procpool_sleep(&s->bell, 0, deadline, (*round)++);
+  else *round = 0;
+  __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
 }
 
+/* The keeper's thread: in each turn it takes results, replaces workers, looks
+   at timeouts, and sleeps until one of these is due. It ends when the pool is
+   closed, no job is left, and all workers have ended: the pool may be freed
+   then. */
 CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   conc__pool_data *p = (conc__pool_data *)arg;
-  conc__procpool *far = p->far;
-  conc__procpool_shared *s = far->shared;
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
   bool killed = false;
   unsigned round = 0;
-  for (;;) { /* is counted in `awake` */
-    conc__spin spin;
+  for (;;) {
     double deadline;
     size_t count;
-    bool idle, paid;
+    bool idle;
+    /* Cleared before all that is looked at below: what rings from here on is
+       seen in the next turn. */
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
     conc__procpool_collect(p, true);
     if (CONC__LOAD(&p->terminated) && !killed) {
@@ -20083,93 +21284,106 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       conc__procpool_kill(p);
       killed = true;
     }
+    /* After the collecting: what a dead worker has noted is taken, and what it
+       has not, its burial finds. */
     count = conc__procpool_replace_dead(p);
-    if (killed || far->broken)
-      conc__procpool_drop(p, killed ? -ECANCELED : -ECHILD);
+    if (killed || procs->broken)
+      conc__procpool_drop_all(p, killed ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
-    idle = far->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
+    /* Under the guard: a submit adds its job under it, unless the inbox is
+       closed. So once this is true it stays true. */
+    idle = procs->unfinished == 0 && (CONC__LOAD(&p->inbox) & CONC__CLOSED);
     conc__mutex_unlock(&p->guard);
     if (idle) {
+      /* Workers are stopped only now: a job that is put back, for a retry,
+         needs one. */
       if (CONC__LOAD(&s->stop) == 0) conc__procpool_stop(p);
       if (count == 0) break;
     }
-    deadline = conc__procpool_timeouts(p);
-    if (far->retry_at < deadline) deadline = far->retry_at;
-    paid = false;
-    conc__spin_begin(&spin, &far->spin_failed, CONC__NEVER);
-    while (!paid && conc__spin_again(&spin, 1))
-      paid = CONC__LOAD(&s->bell) != 0 || conc__procpool_is_done(s);
-    conc__spin_end(&spin, paid);
-    if (paid) continue;
-    __atomic_sub_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&s->bell, __ATOMIC_SEQ_CST) == 0 &&
-        !conc__procpool_is_done(s))
-      conc__procpool_sleep(&s->bell, 0, deadline, round++);
-    else
-      round = 0;
-    __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+    deadline = conc__procpool_kill_late(p);
+    if (procs->retry_at < deadline) deadline = procs->retry_at;
+    conc__procpool_keeper_rest(procs, deadline, &round);
   }
-  while (CONC__LOAD(&far->users) != 0) sched_yield(); /* a few instructions */
+  /* Threads that came for a job that has ended meanwhile: they have a few
+     instructions to go. */
+  while (CONC__LOAD(&procs->users) != 0) sched_yield();
   return NULL;
 }
 
 /* --- in the parent: the life of the pool --- */
 
-/* Frees a pool of either kind. */
+/* Frees a pool of either kind; also as much of one of processes as could be
+   made. */
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
-  conc__procpool *far = p->far;
-  if (far != NULL) {
-    if (far->shared != NULL) conc_shared_free(far->shared);
-    CONC_FREE(far->processes);
-    CONC_FREE(far);
+  conc__procpool *procs = p->procs;
+  if (procs != NULL) {
+    if (procs->shared != NULL) conc_shared_free(procs->shared);
+    CONC_FREE(procs->processes);
+    CONC_FREE(procs);
   }
   conc__pool_free(p);
 }
 
+/* Fills in a worker's process. It is a daemon, so that workers do not outlive
+   the parent. */
+CONC__PRIVATE void conc__procpool_process_init(conc__procpool_process *process,
+                                               conc__pool_data *p,
+                                               size_t index) {
+  process->pool = p;
+  process->index = index;
+  snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
+           (unsigned long)(index + 1));
+  process->task.name = process->name;
+  process->task.target = conc__procpool_worker_main;
+  process->task.arg = process;
+  process->task.daemon = true;
+  process->task.callback = conc__procpool_process_ended;
+}
+
+/* Makes all that a pool of processes needs, and starts nothing. 0 or negative
+   errno, after which conc__procpool_free frees what there is. */
 CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
-  conc__procpool *far = (conc__procpool *)CONC_MALLOC(sizeof *far);
+  conc__procpool *procs = (conc__procpool *)CONC_MALLOC(sizeof *procs);
   size_t n = p->n;
   size_t size =
       sizeof(conc__procpool_shared) + n * sizeof(conc__procpool_worker);
   size_t k;
-  if (far == NULL) return -ENOMEM;
-  memset(far, 0, sizeof *far);
-  p->far = far;
+  if (procs == NULL) return -ENOMEM;
+  memset(procs, 0, sizeof *procs);
+  /* From here on conc__procpool_free finds what has been made. */
+  p->procs = procs;
   if (p->options.max_bytes == 0) p->options.max_bytes = (size_t)256 << 20;
-  far->memory_size = p->options.max_bytes;
+  procs->memory_size = p->options.max_bytes;
   size = (size + 63) & ~(size_t)63;
-  if (far->memory_size > SIZE_MAX / 4) return -ENOMEM;
-  far->memory_size = (far->memory_size + 63) & ~(size_t)63;
-  far->shared =
-      (conc__procpool_shared *)conc_shared_alloc(size + far->memory_size);
-  if (far->shared == NULL) return -errno;
-  far->workers = (conc__procpool_worker *)(void *)(far->shared + 1);
-  far->memory = (char *)far->shared + size;
-  far->processes =
-      (conc__procpool_process *)CONC_MALLOC(n * sizeof *far->processes);
-  if (far->processes == NULL) return -ENOMEM;
-  memset(far->processes, 0, n * sizeof *far->processes);
-  for (k = 0; k < n; k++) {
-    conc__procpool_process *process = &far->processes[k];
-    process->pool = p;
-    process->index = k;
-    snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
-             (unsigned long)(k + 1));
-    process->task.name = process->name;
-    process->task.target = conc__procpool_worker_main;
-    process->task.arg = process;
-    process->task.daemon = true;
-    process->task.callback = conc__procpool_process_ended;
-  }
-  for (k = 0; k < CONC__JOB_SLOTS; k++) far->jobs[k].next = (unsigned)k + 1;
-  far->blocks = CONC__JOB_SLOTS;
-  far->shared->awake = 1; /* the keeper */
-  far->keeper.target = conc__procpool_keeper_main;
-  far->keeper.arg = p;
-  far->keeper.name = "PoolKeeper";
+  /* The memory is shared, and used page by page as arguments need it: a large
+     limit costs nothing at first. */
+  if (procs->memory_size > SIZE_MAX / 4) return -ENOMEM;
+  procs->memory_size = (procs->memory_size + 63) & ~(size_t)63;
+  procs->shared =
+      (conc__procpool_shared *)conc_shared_alloc(size + procs->memory_size);
+  if (procs->shared == NULL) return -errno;
+  procs->workers = (conc__procpool_worker *)(void *)(procs->shared + 1);
+  procs->memory = (char *)procs->shared + size;
+  procs->processes =
+      (conc__procpool_process *)CONC_MALLOC(n * sizeof *procs->processes);
+  if (procs->processes == NULL) return -ENOMEM;
+  memset(procs->processes, 0, n * sizeof *procs->processes);
+  for (k = 0; k < n; k++)
+    conc__procpool_process_init(&procs->processes[k], p, k);
+  /* All slots are free: a list that ends with CONC__JOB_SLOTS. There is no
+     block. */
+  for (k = 0; k < CONC__JOB_SLOTS; k++) procs->jobs[k].next = (unsigned)k + 1;
+  procs->blocks = CONC__JOB_SLOTS;
+  procs->shared->awake = 1; /* the keeper */
+  procs->keeper.target = conc__procpool_keeper_main;
+  procs->keeper.arg = p;
+  procs->keeper.name = "PoolKeeper";
   return 0;
 }
 
+/* Starts a pool of n processes. Workers are forked before the keeper begins,
+   from the caller's thread. 0 or negative errno, after which nothing is
+   left. */
 CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   conc__pool_data *p;
   size_t k;
@@ -20180,79 +21394,100 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   p->n = n;
   p->workers = NULL;
   rc = conc__procpool_new(p);
-  CONC__STORE(&pool->state, p); /* now, that workers find it is not theirs */
+  /* Before the workers are forked: in them a job that submits to its own pool
+     finds that it is not theirs (-ECHILD), and not that it has not begun. */
+  CONC__STORE(&pool->state, p);
   for (k = 0; k < n && rc == 0; k++)
-    rc = conc__procpool_process_start(&p->far->processes[k]);
-  if (rc == 0) rc = conc_thread_start(&p->far->keeper);
+    rc = conc__procpool_process_start(&p->procs->processes[k]);
+  if (rc == 0) rc = conc_thread_start(&p->procs->keeper);
   if (rc == 0) return 0;
   CONC__STORE(&pool->state, (conc__pool_data *)NULL);
-  for (k = 0; p->far != NULL && p->far->processes != NULL && k < n; k++) {
-    conc__procpool_process *process = &p->far->processes[k];
+  for (k = 0; p->procs != NULL && p->procs->processes != NULL && k < n; k++) {
+    conc__procpool_process *process = &p->procs->processes[k];
     if (!process->runs) continue;
     conc_kill(&process->task);
-    while (conc_join(&process->task, CONC_FOREVER) == -ECANCELED) continue;
+    conc__task_join_anyway(&process->task);
   }
   conc__procpool_free(p);
   return rc;
 }
 
+/* --- in the parent: handing in a job, and closing --- */
+
+/* Hands in a job; `is_chunk`: it is the task of a conc__chunk. 0, or an error,
+   after which the job is as if new. */
 CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
-                                        size_t item) {
-  conc__procpool *far = p->far;
+                                        bool is_chunk) {
+  conc__procpool *procs = p->procs;
   conc_task *ended = NULL;
   bool first = false;
   int rc = conc__task_begin(job, &conc__remote_job_kind);
   if (rc != 0) return rc;
   if (job->size > p->options.max_bytes) rc = -EMSGSIZE;
   CONC__STORE_RELAXED(&job->id, p->id);
-  job->pool = p;
   job->pid = 0;
   job->exitcode = CONC_NO_EXITCODE;
-  job->fds[0] = -1;
-  job->fds[1] = (int)p->options.retries;
+  job->as.job.pool = p;
+  job->as.job.slot = CONC__JOB_WAITS;
+  job->as.job.retries = p->options.retries;
+  job->as.job.is_chunk = is_chunk;
   job->next = NULL;
-  if (item > 0) {
-    job->start_method = CONC__PROCPOOL_CHUNK;
-    job->stack_size = item;
-  }
+  /* The closing is under the guard, too: the keeper, which sees it, sees the
+     job. */
   conc__mutex_lock(&p->guard);
   if (CONC__LOAD(&p->inbox) & CONC__CLOSED) rc = -EPIPE;
-  if (rc == 0) rc = far->broken;
+  if (rc == 0) rc = procs->broken;
   if (rc == 0) {
-    *p->backlog_end = job;
-    p->backlog_end = &job->next;
-    first = far->unfinished++ == 0;
+    conc__backlog_append(&p->backlog, job, &job->next);
+    first = procs->unfinished++ == 0;
     conc__procpool_pump(p, &ended);
   }
   conc__mutex_unlock(&p->guard);
   if (rc != 0) conc__task_start_failed(job);
-  if (first && p->options.timeout > 0) conc__procpool_wake_keeper(far);
+  /* The keeper slept without a deadline while there was no job. */
+  if (first && p->options.timeout > 0) conc__procpool_wake_keeper(procs);
   conc__procpool_finish_jobs(p, ended);
   return rc;
 }
 
+/* Closes the pool for jobs; `now`: and terminates it. The keeper does what
+   follows from that. */
 CONC__PRIVATE void conc__procpool_shut(conc__pool_data *p, bool now) {
   conc__mutex_lock(&p->guard);
   __atomic_fetch_or(&p->inbox, CONC__CLOSED, __ATOMIC_SEQ_CST);
   if (now) CONC__STORE(&p->terminated, true);
   conc__mutex_unlock(&p->guard);
-  conc__procpool_wake_keeper(p->far);
+  conc__procpool_wake_keeper(p->procs);
 }
 
+/* Waits until the keeper has ended: then the workers have. 0, -ETIMEDOUT,
+   -ECANCELED. */
 CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
-  return conc__task_await(&p->far->keeper, false, timeout);
+  return conc__task_await(&p->procs->keeper, false, timeout);
 }
 
 /* ---------------------------------------------------------------------------
    >>pool: conc_pool, map and imap, conc_offload
+
+   Holds: the public calls of pools, which choose between threads and processes
+   (.procs of the state), and what is built of many jobs.
+   Uses: >>jobs and >>procpool.
+   Used by: nothing in the library.
+   Each call looks first whether the pool is of another process: a child finds
+   it ended, and touches nothing of it.
    ------------------------------------------------------------------------ */
 
+/* --- the calls of a pool --- */
+
+/* The state is set by what starts each kind, which knows when workers may find
+   it. */
 CONC_API int conc_pool_start(conc_pool *pool) {
   conc__pool_data *old = pool->state;
   size_t n = pool->workers > 0 ? pool->workers : (size_t)conc_cpu_count();
   pthread_once(&conc__pool_once, conc__pool_init_once);
   conc__self();
   if (old != NULL && !conc__pool_is_gone(old)) return -EBUSY;
+  /* It has stayed behind in the parent: this is our copy of its memory. */
   if (old != NULL) conc__procpool_free(old);
   pool->state = NULL;
   if (pool->kind == CONC_THREAD) return conc__pool_start_threads(pool, n);
@@ -20263,9 +21498,11 @@ CONC_API int conc_pool_start(conc_pool *pool) {
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (CONC__UNLIKELY(p == NULL)) return -EINVAL;
+  /* The caller is not a job of a thread of this pool, which would be proof
+     that the pool is here and has threads. */
   if (conc__worker_of(p) == NULL) {
     if (CONC__UNLIKELY(conc__pool_is_gone(p))) return -ECHILD;
-    if (p->far != NULL) return conc__procpool_submit(p, job, 0);
+    if (p->procs != NULL) return conc__procpool_submit(p, job, false);
   }
   return conc__pool_submit_thread(p, job);
 }
@@ -20275,36 +21512,47 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout) {
   return rc != 0 ? rc : conc_join(job, timeout);
 }
 
+/* In a forked child the pool has ended: there is nothing to close. */
 CONC_API int conc_pool_close(conc_pool *pool) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
   if (conc__pool_is_gone(p)) return 0;
-  if (p->far != NULL) conc__procpool_shut(p, false);
+  if (p->procs != NULL) conc__procpool_shut(p, false);
   else
     conc__pool_shut(p);
   return 0;
 }
 
+/* Processes are left to the keeper; threads are poked, and waiting jobs ended,
+   by the caller. */
 CONC_API int conc_pool_terminate(conc_pool *pool) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   if (p == NULL) return -EINVAL;
   if (conc__pool_is_gone(p)) return 0;
-  if (p->far != NULL) conc__procpool_shut(p, true);
+  if (p->procs != NULL) conc__procpool_shut(p, true);
   else
     conc__pool_stop(p);
   return 0;
 }
 
+/* Waits for the keeper, which ends after its workers, or for each worker
+   thread. Called again after a timeout, it finds those that have ended
+   meanwhile at once. A worker of the pool would wait for itself. The state is
+   withdrawn, then freed: the manual forbids other calls meanwhile. */
 CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
   double deadline = conc__deadline(timeout);
   size_t i;
   int rc = 0;
   if (p == NULL) return -EINVAL;
+  /* A pool that has stayed behind needs no wait: there is only our copy of its
+     memory to be freed. */
   if (!conc__pool_is_gone(p)) {
     if (conc__worker_of(p) != NULL) return -EDEADLK;
     if (!(CONC__LOAD(&p->inbox) & CONC__CLOSED)) return -EINVAL;
-    if (p->far != NULL) rc = conc__procpool_join(p, conc__remaining(deadline));
+    if (p->procs != NULL)
+      rc = conc__procpool_join(p, conc__remaining(deadline));
+    CONC__CHECK(p->procs == NULL || p->started == 0);
     for (i = 0; i < p->started && rc == 0; i++)
       rc = conc__task_await(&p->workers[i].task, false,
                             conc__remaining(deadline));
@@ -20315,25 +21563,34 @@ CONC_API int conc_pool_join(conc_pool *pool, double timeout) {
   return 0;
 }
 
-/* --- map and imap --- */
+/* --- map --- */
 
+/* A call of conc_pool_map, on its caller's stack. Processes get one job for
+   each chunk. Threads get one job for each worker, of which each takes chunks
+   until there are none. */
 typedef struct conc__map {
   conc__pool_data *pool;
   conc_fn *fn;
   char *items;
-  size_t size, n, chunk;
-  char pad1[64];
-  size_t next; /* item that nobody has taken */
-  char pad2[64];
+  size_t size;  /* bytes of an item */
+  size_t n;     /* items */
+  size_t chunk; /* items that are taken at a time */
+  CONC__APART(1);
+  size_t next; /* the first item that no thread has taken; n or more: none.
+                  Raised by threads; set to n to stop them */
+  CONC__APART(2);
 } conc__map;
 
-/* A thread's share: as many chunks as it comes to. */
+/* The job of a thread: takes chunks until there are none. Relaxed: what the
+   items are was written before the jobs were handed in. */
 CONC__PRIVATE void *conc__map_main(void *arg) {
   conc__map *m = (conc__map *)arg;
   size_t i, end;
   while ((i = __atomic_fetch_add(&m->next, m->chunk, __ATOMIC_RELAXED)) <
          m->n) {
     end = m->n - i > m->chunk ? i + m->chunk : m->n;
+    /* conc_pool_terminate: what has not begun does not begin, and the job says
+       so. */
     if (CONC__LOAD_RELAXED(&m->pool->terminated)) {
       conc_set_status(-ECANCELED);
       break;
@@ -20343,18 +21600,81 @@ CONC__PRIVATE void *conc__map_main(void *arg) {
   return NULL;
 }
 
-enum { CONC__MAP_FEW = 8, CONC__MAP_BYTES = 1 << 20 };
+enum {
+  CONC__MAP_FEW = 8,        /* jobs of which the tasks are on the stack */
+  CONC__MAP_BYTES = 1 << 20 /* of a chunk for a process, at most: it is copied
+                               as one, and others wait for its place */
+};
 
+/* The plan: sets the size of a chunk, by `chunk` of the pool or so that each
+   worker gets four. Returns how many jobs that makes. */
+CONC__PRIVATE size_t conc__map_plan(conc__map *m, size_t chunk) {
+  conc__pool_data *p = m->pool;
+  size_t count;
+  m->chunk = chunk > 0 ? chunk : (m->n - 1) / (4 * p->n) + 1;
+  /* Threads copy nothing: their chunks may be as large as they like. */
+  if (p->procs != NULL && m->chunk > CONC__MAP_BYTES / m->size)
+    m->chunk = CONC__MAP_BYTES > m->size ? CONC__MAP_BYTES / m->size : 1;
+  count = (m->n - 1) / m->chunk + 1;
+  return p->procs == NULL && count > p->n ? p->n : count;
+}
+
+/* Hands in job i of the plan. 0 or what a submit returns. */
+CONC__PRIVATE int conc__map_submit(conc__map *m, conc__chunk *job, size_t i) {
+  conc_task *t = &job->task;
+  size_t from = i * m->chunk;
+  if (m->pool->procs == NULL) {
+    t->target = conc__map_main;
+    t->arg = m;
+    return conc__pool_submit_thread(m->pool, t);
+  }
+  t->target = m->fn;
+  t->arg = m->items + from * m->size;
+  t->size = (m->n - from > m->chunk ? m->chunk : m->n - from) * m->size;
+  job->item = m->size;
+  return conc__procpool_submit(m->pool, t, true);
+}
+
+/* Waits until the first `count` jobs have ended. 0 or the first failure. After
+   a failed wait, by which the caller was cancelled, items that have not begun
+   are left out; but those that have must end, since the jobs use the caller's
+   memory: so the rest of the waiting is shielded. */
+CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
+                                  size_t count) {
+  conc_scope shield;
+  bool cancelled = false;
+  int rc = 0;
+  size_t i, j;
+  for (i = 0; i < count; i++) {
+    conc_task *t = &jobs[i].task;
+    int failure = conc__task_await(t, false, CONC_FOREVER);
+    if (failure != 0 && !cancelled) {
+      cancelled = true;
+      /* Threads find no more chunks; processes lose the jobs that have not
+         begun. */
+      CONC__STORE(&m->next, m->n);
+      for (j = i; j < count && m->pool->procs != NULL; j++)
+        conc__procpool_cancel(&jobs[j].task, false);
+      conc_shield(&shield);
+      conc__task_await(t, true, CONC_FOREVER);
+    }
+    /* The wait's failure comes first: it is why jobs have been left out. */
+    if (failure == 0) failure = t->status;
+    if (rc == 0) rc = failure;
+  }
+  if (cancelled) conc_scope_end(&shield);
+  return rc;
+}
+
+/* Plans, submits, awaits. */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n) {
   conc__pool_data *p = CONC__LOAD(&pool->state);
-  conc_task few[CONC__MAP_FEW];
-  conc_task *jobs = few;
-  conc_scope shield;
+  conc__chunk few[CONC__MAP_FEW];
+  conc__chunk *jobs = few;
   conc__map m;
-  size_t i, count;
-  int rc = 0, submitted = 0;
-  bool cancelled = false;
+  size_t count, i;
+  int rc, submitted = 0;
   if (p == NULL || fn == NULL || size == 0) return -EINVAL;
   if (conc__pool_is_gone(p)) return -ECHILD;
   if (n == 0) return 0;
@@ -20364,52 +21684,30 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
   m.size = size;
   m.n = n;
   m.next = 0;
-  m.chunk = pool->chunk > 0 ? pool->chunk : (n - 1) / (4 * p->n) + 1;
-  if (p->far != NULL && size > 0 && m.chunk > CONC__MAP_BYTES / size)
-    m.chunk = CONC__MAP_BYTES > size ? CONC__MAP_BYTES / size : 1;
-  count = (n - 1) / m.chunk + 1;
-  if (p->far == NULL && count > p->n) count = p->n;
+  count = conc__map_plan(&m, pool->chunk);
+  CONC__CHECK(count > 0 && m.chunk > 0);
   if (count > CONC__MAP_FEW)
-    jobs = (conc_task *)CONC_MALLOC(count * sizeof *jobs);
+    jobs = (conc__chunk *)CONC_MALLOC(count * sizeof *jobs);
   if (jobs == NULL) return -ENOMEM;
   memset(jobs, 0, count * sizeof *jobs);
-  for (i = 0; i < count && submitted == 0; i++) {
-    conc_task *t = &jobs[i];
-    if (p->far == NULL) {
-      t->target = conc__map_main;
-      t->arg = &m;
-      submitted = conc__pool_submit_thread(p, t);
-    } else {
-      size_t from = i * m.chunk;
-      t->target = fn;
-      t->arg = m.items + from * size;
-      t->size = (n - from > m.chunk ? m.chunk : n - from) * size;
-      submitted = conc__procpool_submit(p, t, size);
-    }
-  }
-  if (submitted != 0) i--;
-  count = i;
   for (i = 0; i < count; i++) {
-    int failure = conc__task_await(&jobs[i], false, CONC_FOREVER);
-    if (failure != 0 && !cancelled) {
-      size_t j;
-      cancelled = true;
-      CONC__STORE(&m.next, n);
-      for (j = i; j < count && p->far != NULL; j++)
-        conc__procpool_cancel(&jobs[j], false);
-      conc_shield(&shield);
-      conc__task_await(&jobs[i], true, CONC_FOREVER);
-    }
-    if (failure == 0) failure = jobs[i].status;
-    if (rc == 0) rc = failure;
+    submitted = conc__map_submit(&m, &jobs[i], i);
+    if (submitted != 0) break;
   }
-  if (cancelled) conc_scope_end(&shield);
+  /* Also after a failed submit: those that were handed in use our memory. */
+  rc = conc__map_await(&m, jobs, i);
   if (jobs != few) CONC_FREE(jobs);
-  /* Threads that did come have done all of it. */
-  if (submitted != 0 && (p->far != NULL || count == 0)) rc = submitted;
+  /* Of threads each one that was handed in does all that is left: so without
+     the others nothing is missing. */
+  if (submitted != 0 && (p->procs != NULL || i == 0)) rc = submitted;
   return rc;
 }
 
+/* --- imap --- */
+
+/* Cancels what is left, unless all items have been told, and awaits all,
+   shielded: the jobs are in memory that is freed here, and use the
+   caller's. */
 CONC_API void conc_imap_end(conc_imap *imap) {
   conc_scope shield;
   size_t i;
@@ -20425,6 +21723,9 @@ CONC_API void conc_imap_end(conc_imap *imap) {
   imap->jobs = NULL;
 }
 
+/* Begins for both kinds of imap: one job for each item. 0 or an error; then
+   the jobs that were handed in already have been cancelled, and have ended.
+   (Some may have run.) */
 CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
                                    conc_fn *fn, void *items, size_t size,
                                    size_t n, bool unordered) {
@@ -20437,6 +21738,7 @@ CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
   imap->jobs = (conc_task *)CONC_MALLOC(n * sizeof *imap->jobs);
   if (imap->jobs == NULL) return -ENOMEM;
   memset(imap->jobs, 0, n * sizeof *imap->jobs);
+  /* Only for the time of this call: conc_as_completed wants pointers. */
   if (unordered) {
     tasks = (conc_task **)CONC_MALLOC(n * sizeof *tasks);
     if (tasks == NULL) rc = -ENOMEM;
@@ -20450,15 +21752,15 @@ CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
     if (rc != 0) break;
     if (unordered) tasks[i] = t;
   }
-  imap->n = i;
+  imap->n = i; /* that were handed in: conc_imap_end looks at no others */
   if (rc == 0 && unordered) {
+    /* After all have been handed in: it needs tasks that were started. It
+       copies the array. */
     rc = conc_as_completed(&imap->completed, tasks, n, CONC_FOREVER);
     imap->unordered = rc == 0;
   }
   CONC_FREE(tasks);
   if (rc != 0) {
-    imap->n = i;
-    imap->told = 0;
     conc_imap_end(imap);
     imap->n = 0;
   }
@@ -20476,6 +21778,9 @@ CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
   return conc__imap_begin(imap, pool, fn, items, size, n, true);
 }
 
+/* In the order of the items each job is awaited by itself; unordered by
+   conc_completed_next, which has the time limit of this call, not of the
+   beginning. */
 CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
   conc_task *t;
   int rc;
@@ -20499,10 +21804,13 @@ CONC_API int conc_imap_next(conc_imap *imap, void **item, double timeout) {
 
 /* --- conc_offload --- */
 
+/* Made by the first that needs it, and published by a swap; another one takes
+   its place in a forked child. NULL at first. */
 static conc__pool_data *conc__offload_pool;
 
-/* The shared pool, made when it is first needed; NULL: it cannot be. It is
-   never freed, and so not of CONC_MALLOC. */
+/* The pool of conc_offload: threads that are started one by one when none
+   rests, up to 32. It is never freed, and so not made by CONC_MALLOC, whose
+   users may count. NULL: it cannot be made. */
 CONC__PRIVATE conc__pool_data *conc__offload_open(void) {
   conc__pool_data *p = CONC__LOAD(&conc__offload_pool);
   conc__pool_data *made;
@@ -20514,24 +21822,31 @@ CONC__PRIVATE conc__pool_data *conc__offload_open(void) {
   made = conc__pool_new(&options, n < 32 ? n : 32, true);
   if (made == NULL) return NULL;
   made->lazy = true;
-  made->resting = 1;
+  made->idle.resting = 1; /* so conc__pool_wake calls conc__pool_wake_one,
+                             which starts a worker if none rests */
   if (CONC__CAS(&conc__offload_pool, &p, made)) return made;
   conc__pool_free(made); /* another thread was faster */
   return p;
 }
 
+/* A coroutine waits for the job, and only then returns: fn may use its stack.
+   So the wait after a cancellation is shielded, and the cancellation is passed
+   on to the job. */
 CONC_API void *conc_offload(conc_fn *fn, void *arg) {
   conc__pool_data *p;
   conc_task job;
   conc_scope shield;
   int rc;
+  /* A thread may block: the call is made here. */
   if (conc__self()->ops->blocks) return fn(arg);
   p = conc__offload_open();
   memset(&job, 0, sizeof job);
   job.target = fn;
   job.arg = arg;
+  /* The first worker is started before the job is handed in: if there can be
+     no thread, the job must not lie there. */
   if (p == NULL ||
-      (CONC__LOAD(&p->started) == 0 && conc__pool_grow(p) != 0) ||
+      (CONC__LOAD(&p->started) == 0 && conc__pool_start_worker(p) != 0) ||
       conc__pool_submit_thread(p, &job) != 0)
     return fn(arg);
   rc = conc__task_await(&job, false, CONC_FOREVER);
@@ -20548,32 +21863,51 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    >>net: frames and authentication
 
    The connection of Python's multiprocessing: a message is its length (four
-   bytes, big-endian; or -1 and eight bytes) and its payload. Then, on every
-   connection, each side proves that it knows the key: it answers a random
-   challenge of the other with HMAC(key, challenge). Python up to 3.11 does so
-   with MD5, later ones with the hash that the challenge names; we send
-   {sha256} and understand both.
+   bytes, big-endian; or -1 and eight bytes) and its payload. When a connection
+   begins, each side proves that it knows the key: it answers a random
+   challenge of the other side with HMAC(key, challenge). Python up to 3.11
+   does so with MD5, later versions with the hash that the challenge names; we
+   send {sha256} and understand both. The server challenges first:
+
+     server  #CHALLENGE#{sha256}<40 random bytes>
+     client  {sha256}<HMAC of what follows #CHALLENGE#>
+     server  #WELCOME#, or #FAILURE# and the end
+     client  #CHALLENGE#...   and so on, with the parts exchanged
+
+   Until then the peer may be any program: so it can make us read and keep
+   CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
+   refusal takes. Nothing here is asserted of what a peer sends.
+
+   A channel belongs to one task at a time and has no guard. Uses bytes, os and
+   io; server and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
 #define CONC__WELCOME "#WELCOME#"
 #define CONC__FAILURE "#FAILURE#"
 #define CONC__SHA256_PREFIX "{sha256}"
-#define CONC__HANDSHAKE_MESSAGE 256 /* the protocol's limit of one */
-#define CONC__HANDSHAKE_BYTES 1024  /* read at most before it is through */
+/* The protocol's limit for one message of the handshake, in bytes. */
+#define CONC__HANDSHAKE_MESSAGE 256
+/* How many bytes are read at most before the handshake is through. */
+#define CONC__HANDSHAKE_BYTES 1024
 
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;
-  bool tcp;
+  int fd;            /* the owner's to close; this struct never does */
+  bool tcp;          /* else a unix socket */
   bool eager;        /* in a handshake: small messages in both directions */
-  bool waited;       /* slept since the last read */
+  bool waited;       /* set by a flush that had to wait, and by the server,
+                        which clears it: edges may have gone unseen */
   size_t read_limit; /* bytes that may still be read; SIZE_MAX: any number */
-  size_t in_first;   /* of `in`: what is before it has been dealt with */
-  size_t in_frame;   /* bytes of the last frame there */
-  conc__buffer in, out;
+  size_t in_frame;   /* bytes of the frame that was received last, its header
+                        counted. They stand right before in.first until more
+                        is read. 0: none, or received again */
+  conc__buffer in;   /* what was read; frames are taken from its front */
+  conc__buffer out;  /* frames to be sent, whole but for the last */
 } conc__channel;
 
+/* Makes a channel of a connected, non-blocking socket. Cannot fail: memory is
+   had when there is something to keep. */
 CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
   struct sockaddr_storage a;
   socklen_t size = (socklen_t)sizeof a;
@@ -20587,14 +21921,14 @@ CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
 CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
-  ch->in_first = 0;
 }
 
-/* Python writes without TCP_NODELAY: a small message after another one waits
-   at its side until the first has been acknowledged, and Linux delays the
-   acknowledgement by 40 ms unless told. It needs telling each time, and only
-   where two messages follow each other: in the handshake, and between the
-   length and the payload of a long one. */
+/* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
+   small message after another one waits at its side until the first has been
+   acknowledged, and Linux delays the acknowledgement by 40 ms unless it is
+   asked not to. It must be asked each time. That is done only where two
+   messages follow each other: in the handshake, and between the length and the
+   payload of a long message. */
 CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 #ifdef TCP_QUICKACK
   int one = 1;
@@ -20607,16 +21941,20 @@ CONC__PRIVATE void conc__channel_quickack(conc__channel *ch) {
 
 /* --- frames --- */
 
-/* Begins a frame at the end of a buffer; returns where, for frame_end. */
+/* Begins a frame at the end of a buffer: what is appended next is its payload.
+   Its place goes to *at, for conc__frame_end. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   *at = b->size;
   return conc__buffer_append(b, "\0\0\0\0", 4);
 }
 
+/* Ends the frame that begins at `at`: its length is known now. 0 or -ENOMEM,
+   which only a frame of more than 2 GiB can meet. */
 CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   uint64_t n = b->size - at - 4;
   size_t width = 4;
   size_t i;
+  CONC__CHECK(b->size >= at + 4);
   if (n > 0x7fffffff) { /* the long form: make room for eight bytes more */
     int rc = conc__buffer_reserve(b, 8);
     if (rc != 0) return rc;
@@ -20630,6 +21968,8 @@ CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   return 0;
 }
 
+/* Appends a whole frame. 0 or -ENOMEM, and then a part of it may be there: the
+   connection must not go on. */
 CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
                                      size_t size) {
   size_t at;
@@ -20638,9 +21978,10 @@ CONC__PRIVATE int conc__frame_append(conc__buffer *b, const void *data,
   return rc != 0 ? rc : conc__frame_end(b, at);
 }
 
-/* Finds the frame at the beginning of `size` bytes. Returns the bytes that it
-   takes, header and all (maybe more than there are; 0: not known yet), or
-   -EPROTO, or -EMSGSIZE over `limit`. *payload is where its payload begins. */
+/* Finds the frame at the beginning of `size` bytes. Returns how many bytes it
+   has, its header counted, which may be more than there are; 0 if that is not
+   known yet; -EPROTO for a length that is none, -EMSGSIZE if its payload is
+   longer than `limit`. *payload is where its payload begins. */
 CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
                                         size_t limit, size_t *payload) {
   uint64_t n = 0;
@@ -20656,6 +21997,8 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
   } else if (n > 0x7fffffff) {
     return -EPROTO;
   }
+  /* The second bound keeps the sum below from overflowing, also where size_t
+     has 32 bits and the caller has no limit. */
   if (n > limit || n > SIZE_MAX / 4) return -EMSGSIZE;
   return (ssize_t)((size_t)n + *payload);
 }
@@ -20663,12 +22006,13 @@ CONC__PRIVATE ssize_t conc__frame_parse(const unsigned char *p, size_t size,
 /* --- reading and writing --- */
 
 /* The next frame, if all of it is there: 1 and its payload, which stays valid
-   until the next read; 0 and what is missing at least; or negative errno. */
+   until the next read from the channel; 0 and in *size how many bytes are
+   missing at least; negative errno, as conc__frame_parse. */
 CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
-  size_t have = ch->in.size - ch->in_first;
-  const unsigned char *p = have > 0 ? ch->in.data + ch->in_first : NULL;
+  size_t have = conc__buffer_count(&ch->in);
+  const unsigned char *p = have > 0 ? ch->in.data + ch->in.first : NULL;
   size_t start = 0;
   ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
@@ -20678,44 +22022,44 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   }
   *payload = p + start;
   *size = (size_t)n - start;
-  ch->in_first += (size_t)n;
+  ch->in.first += (size_t)n;
   ch->in_frame = (size_t)n;
   return 1;
 }
 
-/* The frame just received is to be received again; nothing was read since. */
+/* The frame that was received last is to be received again. Nothing was read
+   from the channel since, so it is still in the buffer. */
 CONC__PRIVATE void conc__channel_unread(conc__channel *ch) {
-  ch->in_first -= ch->in_frame;
+  CONC__CHECK(ch->in_frame <= ch->in.first);
+  ch->in.first -= ch->in_frame;
   ch->in_frame = 0;
 }
 
-/* Whether there is something of the next frame. */
+/* Whether anything of the next frame has come, to this process or to the
+   system: then a peer that lives is sending it. */
 CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
   unsigned char byte;
-  return ch->in.size > ch->in_first ||
+  return conc__buffer_count(&ch->in) > 0 ||
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-/* Makes room to read into: what has been dealt with goes; and memory grows
-   with what has arrived, not with what a header claims. */
+/* Makes room for what is missing of a frame, or for a part of that: memory
+   grows with what has arrived and not with what a header claims, so a peer
+   that announces a gigabyte gets 64 KiB until it has sent as much. 0 or
+   -ENOMEM. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
-  size_t have = ch->in.size - ch->in_first;
+  size_t have = conc__buffer_count(&ch->in);
   if (missing > have + 65536) missing = have + 65536;
-  if (have == 0) {
-    ch->in.size = ch->in_first = 0;
-  } else if (ch->in_first > 0 &&
-             (ch->in.capacity - ch->in.size < missing ||
-              ch->in_first >= ch->in.capacity / 2)) {
-    memmove(ch->in.data, ch->in.data + ch->in_first, have);
-    ch->in.size = have;
-    ch->in_first = 0;
-  }
-  if (ch->in.capacity - ch->in.size >= missing) return 0;
+  /* What a read may bring is more than what is missing: half of the room is
+     had again before it is needed. */
+  if (have == 0 || ch->in.first >= ch->in.capacity / 2)
+    conc__buffer_shift(&ch->in);
   return conc__buffer_reserve(&ch->in, missing);
 }
 
-/* Reads what is there, without waiting. Bytes, 0 at the end, or negative
-   errno (-EAGAIN). */
+/* Reads what is there, without waiting, and not only what is missing: the next
+   frames may be there, too. Bytes, 0 at the end, or negative errno: -EAGAIN if
+   there is nothing, -EMSGSIZE if a handshake has used up its limit. */
 CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   ssize_t n = conc__channel_make_room(ch, missing);
   size_t room;
@@ -20742,7 +22086,9 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
     n = conc__channel_read(ch, *size);
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
-      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      /* What keeps the peer from going on may be our acknowledgement. */
+      if (ch->eager || conc__buffer_count(&ch->in) > 0)
+        conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
       if (rc < 0) return rc;
     } else if (n < 0) {
@@ -20751,11 +22097,14 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
   }
 }
 
-/* Sends all that is in `out`. 0 or negative errno; *sent bytes went out. */
+/* Sends all that is in `out`, which is empty afterwards, also after an error:
+   then a frame may be cut in two, and the connection must not go on; *sent is
+   how many bytes went out. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
                                       double deadline) {
   int rc = 0;
   *sent = 0;
+  CONC__CHECK(ch->out.first == 0);
   while (rc == 0 && *sent < ch->out.size) {
     ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
                      MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -20773,6 +22122,7 @@ CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
   return rc;
 }
 
+/* Sends one frame, behind what is in `out` already. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
                                      size_t size, double deadline) {
   size_t sent;
@@ -20782,16 +22132,20 @@ CONC__PRIVATE int conc__channel_send(conc__channel *ch, const void *data,
 
 /* --- authentication --- */
 
+/* The secret of a manager; the bytes are its caller's. */
 typedef struct conc__key {
   const void *data;
   size_t size;
-  bool require_sha256;
+  bool require_sha256; /* a peer that knows only MD5 is refused */
 } conc__key;
 
+/* Bytes of the longest answer: "{sha256}" and a digest. */
 #define CONC__DIGEST_MAX (8 + 32)
 
-/* The answer to a challenge: its size, or -EPROTO for one that nobody who
-   speaks the protocol sends. Which hash is decided as Python does. */
+/* Writes the answer to a challenge, and returns its size; -EPROTO for what is
+   no challenge of the protocol. The hash is chosen as Python does: a challenge
+   of 20 bytes is from a Python up to 3.11, and means MD5; a longer one names
+   its hash. */
 CONC__PRIVATE int conc__auth_answer(const conc__key *key,
                                     const unsigned char *challenge,
                                     size_t size,
@@ -20810,8 +22164,9 @@ CONC__PRIVATE int conc__auth_answer(const conc__key *key,
 }
 
 /* Whether `answer` is the answer to our challenge: with SHA-256, or with MD5
-   from a Python up to 3.11. Takes the same time for every wrong answer of a
-   length. */
+   from a Python up to 3.11, told apart by their lengths. It takes the same
+   time for every wrong answer of a length; the right one is wiped, since it
+   would pass. */
 CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
                                      const unsigned char *challenge,
                                      size_t size, const unsigned char *answer,
@@ -20833,9 +22188,9 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
   return same;
 }
 
-/* Challenges the peer: 0 and it has been sent WELCOME (by `welcome` true; if
-   not, the caller sends it with what comes next), -EACCES and it has been
-   sent FAILURE. */
+/* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
+   `welcome`; otherwise the caller sends it together with what comes next.
+   -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
 CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
                                        bool welcome, double deadline) {
   unsigned char message[11 + 8 + 40];
@@ -20843,6 +22198,8 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
   size_t size;
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
+  /* Random for each connection: an answer that was listened to must not do for
+     another one. */
   rc = conc__random(message + 19, 40);
   if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
@@ -20856,8 +22213,9 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
   return welcome ? conc__channel_send(ch, CONC__WELCOME, 9, deadline) : 0;
 }
 
-/* Answers the peer's challenge. 0, -EACCES if it does not like the answer,
-   -EPROTO. Whatever follows a refusal is not read. */
+/* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
+   and what follows is not read; -EPROTO if it is no such peer; or negative
+   errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   unsigned char answer[CONC__DIGEST_MAX];
@@ -20879,7 +22237,9 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
   return size == 9 && memcmp(p, CONC__WELCOME, 9) == 0 ? 0 : -EACCES;
 }
 
-/* The server's half of the handshake: it speaks first. */
+/* The server's half of the handshake: it speaks first. A client that does not
+   know the key is refused before we have answered anything of its choice.
+   0 or negative errno. */
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
   int rc;
@@ -20891,8 +22251,8 @@ CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
   return rc;
 }
 
-/* The client's half. The last WELCOME stays in `out`, to go with the first
-   request in one segment. */
+/* The client's half of the handshake. Its last message, WELCOME, stays in
+   `out`, to go with the first request in one segment. 0 or negative errno. */
 CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
                                      double deadline) {
   int rc;
@@ -21096,7 +22456,7 @@ CONC__PRIVATE void conc__buffer_lend(conc__manager_data *m, conc__buffer *b) {
     *b = m->spare[--m->spare_count];
   else
     conc__buffer_reserve(b, CONC__IO_BUFFER); /* or later, as needed */
-  b->size = 0;
+  b->size = b->first = 0;
 }
 
 CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
@@ -21120,18 +22480,16 @@ CONC__PRIVATE void conc__session_lend(conc__session *s) {
    just as much as it needs. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
-  size_t rest = ch->in.size - ch->in_first;
-  conc__buffer small = {NULL, 0, 0};
+  size_t rest = conc__buffer_count(&ch->in);
+  conc__buffer small = {NULL, 0, 0, 0};
   if (rest == 0) {
     conc__buffer_return(s->manager, &ch->in);
   } else if (ch->in.capacity > 2 * rest &&
-             conc__buffer_append(&small, ch->in.data + ch->in_first, rest) ==
+             conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
                  0) {
     conc__buffer_return(s->manager, &ch->in);
     ch->in = small;
-    ch->in_first = 0;
   }
-  if (rest == 0) ch->in_first = 0;
   conc__buffer_return(s->manager, &ch->out);
   conc__buffer_return(s->manager, &s->taken);
 }
@@ -21149,7 +22507,7 @@ CONC__PRIVATE void conc__give_back(conc_queue *q, const void *body,
 CONC__PRIVATE bool conc__unget_as_protocol_4(conc_queue *q,
                                              const unsigned char *body,
                                              size_t size) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   conc_value *v = NULL;
   int rc = conc__buffer_append(&b, body, size);
   if (rc == 0) rc = conc__put_op(&b, '.');
@@ -21420,7 +22778,7 @@ CONC__PRIVATE void conc__session_unblock(conc__session *s) {
    peer sent is never passed on, another Python would execute it. */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   const void *data;
   size_t size = 0;
   int kind = CONC__PICKLED;
@@ -21907,7 +23265,8 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     }
     if (n == 0) return -EPIPE;
     if (n == -EAGAIN) {
-      if (ch->eager || ch->in.size > ch->in_first) conc__channel_quickack(ch);
+      if (ch->eager || conc__buffer_count(&ch->in) > 0)
+        conc__channel_quickack(ch);
       return 0;
     }
     if (n < 0) return (int)n;
@@ -21966,7 +23325,7 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
     ssize_t n = conc__client_look(c);
     if (c->hangup)
       conc_cancel(&c->task);
-    else if (n < 0 || !conc__watch_repeats()) /* an edge does not repeat itself */
+    else if (n < 0 || !conc__watch_repeats()) /* an edge comes once */
       conc__watch_arm(conc__this.loop, watch);
   } else { /* it waits for another machine, say */
     c->channel.waited = true;
@@ -22440,7 +23799,7 @@ CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
    get if the sink of this one will not have it. */
 CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   conc__message m;
-  conc__buffer b = {NULL, 0, 0};
+  conc__buffer b = {NULL, 0, 0, 0};
   int rc = conc__pickle_encode(&b, v, 4);
   m.data = b.data;
   m.size = b.size;
@@ -22501,7 +23860,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           const conc__sink *sink, bool *told,
                                           double deadline) {
   conc__channel *ch = &c->peer->channel;
-  size_t had = ch->in.size - ch->in_first;
+  size_t had = conc__buffer_count(&ch->in);
   ssize_t n = conc__exchange_ask(c, proxy, deadline);
   bool keep = false;
   *told = !c->broken && n < 0;
@@ -22518,7 +23877,7 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
     keep = n == -ENOMEM ||
            (n == -ECANCELED && conc__channel_has_begun(ch)) ||
            /* As long as it goes on; the other side may be dead. */
-           (n == -ETIMEDOUT && ch->in.size - ch->in_first > had);
+           (n == -ETIMEDOUT && conc__buffer_count(&ch->in) > had);
   }
   if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
   else conc__exchange_leave(c, proxy);
@@ -22708,15 +24067,10 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   if (conc__export_find(m, name) != 0) {
     rc = -EEXIST;
   } else if (m->exports_count == m->exports_size) {
-    size_t size = m->exports_size == 0 ? 8 : m->exports_size * 2;
-    conc__export *e =
-        (conc__export *)CONC_REALLOC(m->exports, size * sizeof *e);
-    if (e == NULL) {
-      rc = -ENOMEM;
-    } else {
-      m->exports = e;
-      m->exports_size = size;
-    }
+    void *e = conc__grow(m->exports, &m->exports_size, m->exports_count + 1,
+                         sizeof *m->exports);
+    if (e != NULL) m->exports = (conc__export *)e;
+    else rc = -ENOMEM;
   }
   if (rc == 0) {
     m->exports[m->exports_count].name = copy;
@@ -22825,9 +24179,20 @@ CONC_API int conc_manager_shutdown(conc_manager *manager) {
 
 /* ---------------------------------------------------------------------------
    >>extras: conc_progress
+
+   A bar for any number of tasks that never makes one of them wait: steps are
+   counted by an atomic addition, and of the tasks that find a line due, the
+   one that sets `busy` writes it, while the others go on. `busy` may be set by
+   any task that finds it 0; must be set while `start`, `next`, `rate`, `shown`
+   and `shown_at` are read or written, which it guards; is cleared by the task
+   that set it. Only conc_progress_close works without it, since no other task
+   may use the bar by then. Uses nothing but the clock.
    ------------------------------------------------------------------------ */
 
-/* "MM:SS", "H:MM:SS"; "?" if it is not known. */
+/* --- a line --- */
+
+/* Writes "MM:SS" or "H:MM:SS"; "?" for a time that is not known (negative) or
+   longer than thirty years. */
 CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
   bool known = seconds >= 0 && seconds < 1e9;
   unsigned long n = known ? (unsigned long)seconds : 0;
@@ -22839,10 +24204,13 @@ CONC__PRIVATE void conc__progress_time(char buf[32], double seconds) {
     snprintf(buf, 32, "%02lu:%02lu", n / 60, n % 60);
 }
 
+/* Bytes of a line, at most. What goes into it is cut: a name to 100 bytes, a
+   unit to 20, the bar to 100 columns. */
 #define CONC__PROGRESS_LINE 512
 
-/* The line, as tqdm writes it: its length, at most `width` and less than
-   CONC__PROGRESS_LINE. width 0: any, with a bar of ten. */
+/* Writes a line as tqdm does, for `done` steps at `now`, and returns its
+   length, at most `width` and less than CONC__PROGRESS_LINE. A width of 0 is
+   any, with a bar of ten columns. A rate of 0 or less is not known. */
 CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
                                          double now, double rate, size_t width,
                                          char *line) {
@@ -22858,6 +24226,8 @@ CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
     snprintf(speed, sizeof speed, "%5.2f%.20s/s", rate, unit);
   snprintf(head, sizeof head, "%.100s%s", p->name != NULL ? p->name : "",
            p->name != NULL ? ": " : "");
+  /* Without a total, or with one that was wrong, there is no bar, no per cent
+     and no time that is left. */
   if (p->total == 0 || done > p->total) {
     n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%zu%.20s [%s, %s]",
                          head, done, unit, elapsed, speed);
@@ -22868,18 +24238,25 @@ CONC__PRIVATE size_t conc__progress_line(const conc_progress *p, size_t done,
            left, speed);
   n = (size_t)snprintf(line, CONC__PROGRESS_LINE, "%s%3.0f%%|", head,
                        (double)done * 100 / (double)p->total);
+  /* The bar has what the two ends leave of the width; if they leave nothing,
+     the line is cut at the end. */
   columns = width == 0                    ? 10
             : width > n + strlen(tail) ? width - n - strlen(tail)
                                        : 0;
   if (columns > 100) columns = 100;
+  /* As tqdm's bar in ASCII: full columns, then one digit for tenths. */
   tenths = (size_t)((double)done / (double)p->total * (double)columns * 10);
   for (i = 0; i < columns; i++, tenths -= tenths < 10 ? tenths : 10)
     line[n++] = " 123456789#"[tenths < 10 ? tenths : 10];
   n += (size_t)snprintf(line + n, CONC__PROGRESS_LINE - n, "%s", tail);
+  CONC__CHECK(n < CONC__PROGRESS_LINE);
   return width > 0 && n > width ? width : n;
 }
 
-/* The columns of a terminal; 0: it is none. */
+/* --- where and when it is written --- */
+
+/* The columns of a terminal, 80 where the system does not tell; 0: it is
+   none. */
 CONC__PRIVATE size_t conc__terminal_width(int fd) {
 #if CONC_HAVE_WINSIZE
   struct winsize size;
@@ -22889,33 +24266,12 @@ CONC__PRIVATE size_t conc__terminal_width(int fd) {
   return isatty(fd) ? 80 : 0;
 }
 
-/* Writes a line. Only by who has set `busy`, or when nobody else is there. */
-CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
-                                      bool last) {
-  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
-  int fd = p->fd != 0 ? p->fd : 2;
-  size_t columns = conc__terminal_width(fd);
-  size_t done = CONC__LOAD_RELAXED(&p->done);
-  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
-  size_t n = 0, at = 0;
-  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
-  double rate = 0;
-  if (now > p->shown_at)
-    rate = (double)(done - p->shown) / (now - p->shown_at);
-  /* As tqdm smoothes it: what is new counts three tenths. */
-  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
-  p->shown = done;
-  p->shown_at = now;
-  rate = p->rate;
-  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
-  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
-  if (columns > 0) line[n++] = '\r';
-  n += conc__progress_line(p, done, now, rate, width, line + n);
-  /* A shorter line must cover the one before. */
-  while (columns > 0 && n <= width) line[n++] = ' ';
-  if (last || columns == 0) line[n++] = '\n';
-  p->next = now + interval;
+/* Sends all of a line, whatever the descriptor is, and blocks meanwhile, as
+   long as a terminal does. 0 or negative errno. */
+CONC__PRIVATE int conc__progress_send(int fd, const char *line, size_t n) {
+  size_t at = 0;
   while (at < n) {
+    /* First as to a socket, which is the only way to be spared SIGPIPE. */
     ssize_t rc = send(fd, line + at, n - at, MSG_NOSIGNAL);
     if (rc < 0 && errno == ENOTSOCK) rc = write(fd, line + at, n - at);
     if (rc < 0 && errno != EINTR) return -errno;
@@ -22924,13 +24280,48 @@ CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
   return 0;
 }
 
+/* Writes the line for now, and says when the next one is due. `last`: ends it,
+   with the rate since the beginning. Called by the task that has set `busy`,
+   or by conc_progress_close. 0 or negative errno. */
+CONC__PRIVATE int conc__progress_show(conc_progress *p, double now,
+                                      bool last) {
+  char line[CONC__PROGRESS_LINE + CONC__PROGRESS_LINE];
+  int fd = p->fd != 0 ? p->fd : 2;
+  size_t columns = conc__terminal_width(fd);
+  size_t done = CONC__LOAD_RELAXED(&p->done);
+  size_t width = p->width > 0 ? p->width : columns > 0 ? columns - 1 : 0;
+  size_t n = 0;
+  double interval = p->interval > 0 ? p->interval : columns > 0 ? 0.1 : 10;
+  double rate = 0;
+  if (now > p->shown_at)
+    rate = (double)(done - p->shown) / (now - p->shown_at);
+  /* As tqdm smoothes it: the newest rate counts three tenths. */
+  p->rate = p->rate > 0 ? 0.3 * rate + 0.7 * p->rate : rate;
+  p->shown = done;
+  p->shown_at = now;
+  rate = p->rate;
+  if (last) rate = now > p->start ? (double)done / (now - p->start) : 0;
+  if (width >= CONC__PROGRESS_LINE) width = CONC__PROGRESS_LINE - 1;
+  if (columns > 0) line[n++] = '\r';
+  n += conc__progress_line(p, done, now, rate, width, line + n);
+  /* A line that is shorter than the one before must cover it. */
+  while (columns > 0 && n <= width) line[n++] = ' ';
+  if (last || columns == 0) line[n++] = '\n';
+  p->next = now + interval; /* also if this cannot be written */
+  return conc__progress_send(fd, line, n);
+}
+
 CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   unsigned busy = 0;
   double now;
   int rc = 0;
+  /* Relaxed, for it orders nothing: a line may be some steps behind, and the
+     last one is written when all tasks have been waited for. */
   __atomic_fetch_add(&progress->done, n, __ATOMIC_RELAXED);
   if (progress->off) return 0;
+  /* Acquires what the last writer left, as the store below releases it. */
   if (!CONC__CAS(&progress->busy, &busy, 1u)) return 0;
+  CONC__CHECK(busy == 0);
   now = conc_now();
   if (progress->start <= 0) progress->start = progress->shown_at = now;
   if (now >= progress->next)
@@ -22939,6 +24330,7 @@ CONC_API int conc_progress_update(conc_progress *progress, size_t n) {
   return rc;
 }
 
+/* Zeroes what is private, but for `busy`, which is 0: the struct is as new. */
 CONC_API int conc_progress_close(conc_progress *progress) {
   double now = conc_now();
   int rc = 0;

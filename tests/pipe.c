@@ -17,9 +17,16 @@
      test_boundaries          poll_takes_nothing_away
      test_dont_merge          strings_come_one_by_one */
 #include "test.h"
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+/* Where `shaken`, others are let in between any two steps. */
+static int shaken;
+static void point(void) {
+  if (shaken) sched_yield();
+}
+#define CONC__POINT() point()
 #include "inside.h"
 #include "tasks.h"
 
@@ -443,6 +450,44 @@ TEST(many_writers_and_readers_mix_nothing) {
   for (int i = 0; i < 2; i++) CHECK_EQ(conc_exitcode(&p[i]), 0);
   for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&r[i], 25), 0);
   for (int i = 0; i < WRITERS; i++) CHECK_EQ(seen[i], MESSAGES);
+  CHECK_EQ(conc_close(ends[0]), 0);
+}
+
+/* Two threads receive values of very different sizes at one end: a value that
+   comes in place of one that was looked at is larger than that, often. */
+static unsigned values;
+static void *read_values(void *arg) {
+  conc_value *v;
+  int rc;
+  while ((rc = conc_pipe_recv_value(ends[0], &v, 25)) == 0) {
+    size_t size = 0;
+    const char *text = conc_value_str(v, &size);
+    for (size_t i = 1; i < size; i++) CHECK_EQ(text[i], text[0]);
+    conc_value_free(v);
+    __atomic_fetch_add(&values, 1, __ATOMIC_RELAXED);
+  }
+  CHECK_EQ(rc, -EPIPE);
+  return arg;
+}
+TEST(several_receivers_of_values_lose_none) {
+  enum { LONG = 40000 };
+  static char text[LONG];
+  conc_task r[2];
+  CHECK_EQ(conc_pipe_one_way(&ends[0], &ends[1]), 0);
+  memset(text, 'x', sizeof text);
+  shaken = 1;
+  for (int i = 0; i < 2; i++)
+    start(conc_thread_start, &r[i], read_values, NULL);
+  for (unsigned i = 0; i < MESSAGES; i++) {
+    conc_value *v = NULL;
+    size_t size = i % 100 == 99 ? LONG : i % 3 == 2 ? 2000 : 5;
+    CHECK_EQ(conc_build(&v, "s#", text, size), 0);
+    CHECK_EQ(conc_pipe_send_value(ends[1], v, 25), 0);
+    conc_value_free(v);
+  }
+  CHECK_EQ(conc_close(ends[1]), 0);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&r[i], 25), 0);
+  CHECK_EQ(values, MESSAGES);
   CHECK_EQ(conc_close(ends[0]), 0);
 }
 

@@ -103,15 +103,15 @@ TEST(threads_run_each_job_once) {
     threads_run_each_job_once(workers, (size_t)slow(20000));
 }
 
-/* A deque's owner pushes a few and pops them while others steal, who come and
-   go: so his pops pass a fence, or none, and both changes happen under way. */
+/* A deque's owner pushes a few and pops them while thieves come and go: so its
+   pops pass a fence, or none, and both changes happen under way. */
 enum { DEQUE_TASKS = 4, THIEVES = 2 };
 static conc__deque deque;
 static conc_task deque_tasks[DEQUE_TASKS];
 static int deque_taken[DEQUE_TASKS], thieves_come, thieves_end;
 
 /* Lines of the cache that all write to, so that what the owner writes next
-   stays in his store buffer for a while. */
+   stays in its store buffer for a while. */
 static struct { int value; char pad[60]; } far_lines[32];
 static void delay_stores(void) {
   for (int i = 0; i < 32; i++) CONC__STORE_RELAXED(&far_lines[i].value, i);
@@ -148,7 +148,7 @@ TEST(a_job_is_popped_or_stolen_once) {
     arrivals += seen > guests || (conc__fence_is_heavy && round % 500 == 0);
     since = seen == guests ? since + 1 : 0;
     guests = seen;
-    /* They come when he is at ease, for a moment only. */
+    /* They come when the owner is at ease, for a moment only. */
     CONC__STORE(&thieves_come, seen ? since < 50 : since > 50);
     for (int i = 0; i < n; i++) {
       CONC__STORE(&deque_taken[i], 0);
@@ -175,9 +175,10 @@ TEST(a_job_is_popped_or_stolen_once) {
   conc__deque_free(&deque);
 }
 
-/* A thief comes at the very moment of a pop: he must see it, or it must see
-   him, by his fence if he is the first, or else by that of the pop. Without it
-   both have the second job within some thousand rounds. */
+/* A thief comes at the very moment of a pop: the thief must see the pop, or
+   the pop the thief, by the thief's fence if it is the first, or else by the
+   pop's own. Without a fence both have the second job within some thousand
+   rounds. */
 static int deque_round, deque_robbed;
 static void spin_for(const int *flag, int value) {
   for (int n = 1; CONC__LOAD(flag) != value; n++)
@@ -1145,8 +1146,8 @@ static void *kill_now_and_then(void *arg) {
   killer *k = (killer *)arg;
   unsigned n = 0;
   while (!__atomic_load_n(&k->stop, __ATOMIC_ACQUIRE)) {
-    conc__procpool *far = k->pool->state->far;
-    if (conc_kill(&far->processes[n++ % k->pool->state->n].task) == 0)
+    conc__procpool *procs = k->pool->state->procs;
+    if (conc_kill(&procs->processes[n++ % k->pool->state->n].task) == 0)
       k->kills++;
     usleep(5000);
   }

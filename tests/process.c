@@ -853,6 +853,21 @@ TEST(a_program_gets_the_streams_that_it_was_given) {
   CHECK_EQ(conc_communicate(&p, NULL, 0, NULL, NULL, 0), -EINVAL);
 }
 
+#if CONC_HAVE_MEMFD && defined(F_ADD_SEALS)
+/* -EPERM is -1, which is what says that a stream is the caller's own. */
+TEST(a_file_that_must_not_be_opened_is_an_error) {
+  conc_popen p = popen_of(script);
+  char file[64];
+  int fd = (int)syscall(SYS_memfd_create, "sealed", 2u /* may be sealed */);
+  CHECK_EQ(write(fd, "x", 1), 1);
+  CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+  snprintf(file, sizeof file, "/proc/self/fd/%d", fd);
+  p.out_file = file; /* a program's output makes it empty first */
+  CHECK_EQ(conc_popen_start(&p), -EPERM);
+  close(fd);
+}
+#endif
+
 /* Whatever of 0, 1, 2 is closed or swapped here, there it is right. */
 TEST(streams_may_be_swapped_and_closed_in_the_parent) {
   int saved[3], a[2], b[2];

@@ -271,7 +271,7 @@ static void *back_pressure(void *arg) {
     written += sizeof block;
   }
   CHECK_EQ(rc, -ETIMEDOUT);
-  most = conc__bytes_count(&s.out);
+  most = conc__buffer_count(&s.out);
   CHECK(most > 0 && most <= 4000 + sizeof block);
   CHECK_EQ(conc_stream_flush(&s, 0.01), -ETIMEDOUT);
   CHECK(pending(fds[1]) > 0);
@@ -521,7 +521,7 @@ static bool read_once(side *s) {
   conc_stream *in = s->stream;
   unsigned char *buf = heaps[s - sides];
   size_t start = s->at % PERIOD, size = some_size(s);
-  size_t held = conc__bytes_count(&in->in);
+  size_t held = conc__buffer_count(&in->in);
   size_t given = LOAD(s->flow->given), least = size, most = size, came = 0;
   double timeout = some_time(s);
   unsigned call = pick(s, held == 0 ? 7 : 4);
@@ -600,7 +600,7 @@ static void *reads_at_random(void *arg) {
 static bool write_once(side *s) {
   conc_stream *out = s->stream;
   channel *f = s->flow;
-  size_t size = some_size(s), before = conc__bytes_count(&out->out), after;
+  size_t size = some_size(s), before = conc__buffer_count(&out->out), after;
   size_t high = out->high_water ? out->high_water : 65536;
   double timeout = some_time(s);
   unsigned call = pick(s, before == 0 ? 20 : 18);
@@ -625,7 +625,7 @@ static bool write_once(side *s) {
   } else if (call < 15) {
     STORE(f->offered, s->at + size);
     rc = conc_stream_write(out, data, size, timeout);
-    after = conc__bytes_count(&out->out);
+    after = conc__buffer_count(&out->out);
     if (rc == 0) {
       CHECK_EQ(after, before >= high ? size : before + size);
       s->at += size;
@@ -634,10 +634,10 @@ static bool write_once(side *s) {
     }
   } else {
     rc = conc_stream_flush(out, timeout);
-    after = conc__bytes_count(&out->out);
+    after = conc__buffer_count(&out->out);
     CHECK(rc == 0 ? after == 0 : after <= before);
   }
-  after = conc__bytes_count(&out->out);
+  after = conc__buffer_count(&out->out);
   if (rc < 0 && !gave_up(s, rc, timeout, false)) {
     CHECK(f->quits && (rc == -EPIPE || rc == -ECONNRESET));
     CHECK_EQ(after, 0);
@@ -667,7 +667,7 @@ static void *writes_at_random(void *arg) {
   }
   if (!broken) {
     f->most = s->at;
-    f->least = s->at - conc__bytes_count(&out->out);
+    f->least = s->at - conc__buffer_count(&out->out);
   }
   if (s->closes) {
     rc = conc_stream_close(out, timeout);
