@@ -51,7 +51,7 @@ static void *sleep_at_random(void *arg) {
     s[i].deadline = begin + 0.3 * (test_random() % 5000 / 5000.0);
   }
   settle();
-  all_asleep = loop->timers_count == SLEEPERS;
+  all_asleep = loop->timers.count == SLEEPERS;
   for (int i = 0; i < SLEEPERS; i += 1 + (int)(test_random() % 5)) {
     conc_cancel(&s[i].task); /* or it has ended */
     if (i % 7 == 0) settle();
@@ -63,7 +63,7 @@ static void *sleep_at_random(void *arg) {
     cancelled += s[i].cancelled;
   }
   CHECK(cancelled > 0 || !all_asleep);
-  CHECK_EQ(loop->timers_count, 0);
+  CHECK_EQ(loop->timers.count, 0);
   free(s);
   return NULL;
 }
@@ -90,18 +90,18 @@ static void set_timer(conc__loop *loop, int i, double now) {
   deadlines[i] = test_random() % 2 && near >= now ? near + some_span(3) : far;
   timed[i].actor.word = CONC__PARKED;
   timed[i].actor.task = &timed_task;
-  conc__timer_add(loop, &timed[i], deadlines[i]);
+  conc__timers_add(&loop->timers, &timed[i], deadlines[i]);
   CHECK(timed[i].timer != 0);
 }
 
 static void check_expired(conc__loop *loop, double now) {
   double last = 0, least = 1e101;
   size_t expired = 0, pending = 0;
-  for (; loop->ring_count > 0; expired++) {
-    size_t first = loop->ring_first++ & (loop->ring_size - 1);
-    conc__coro *co = (conc__coro *)loop->ring[first]; /* it has no stack */
+  for (; loop->ready.count > 0; expired++) {
+    size_t first = loop->ready.first++ & (loop->ready.size - 1);
+    conc__coro *co = (conc__coro *)loop->ready.items[first]; /* it has no stack */
     double *at = &deadlines[co - timed];
-    loop->ring_count--;
+    loop->ready.count--;
     CHECK_EQ(co->timer, 0);
     CHECK(*at <= now && *at >= last - ROUNDING);
     last = *at;
@@ -112,11 +112,11 @@ static void check_expired(conc__loop *loop, double now) {
       pending++;
       if (deadlines[i] < least) least = deadlines[i];
     }
-  CHECK_EQ(loop->timers_count, pending);
+  CHECK_EQ(loop->timers.count, pending);
   CHECK(least >= last - ROUNDING);
   CHECK(least >= now - ROUNDING || expired == CONC__LOOP_BATCH / 2);
   if (pending > 0)
-    CHECK((double)conc__timers_first(loop)->time / CONC__TIMER_UNIT <=
+    CHECK((double)conc__timers_first(&loop->timers)->time / CONC__TIMER_UNIT <=
           least + ROUNDING);
 }
 
@@ -133,14 +133,14 @@ TEST(timers_agree_with_a_list) {
     if (deadlines[i] <= 0) {
       set_timer(loop, i, now);
     } else if (test_random() % 3 == 0) {
-      conc__timer_remove(loop, &timed[i]);
+      conc__timers_remove(&loop->timers, &timed[i]);
       CHECK_EQ(timed[i].timer, 0);
       deadlines[i] = 0;
     } else if (test_random() % 2) {
       double at = deadlines[i];
       now = at > now && at < 1e9 ? at : now + some_span(7);
-      for (size_t before = TIMERS + 1; loop->timers_count < before;) {
-        before = loop->timers_count;
+      for (size_t before = TIMERS + 1; loop->timers.count < before;) {
+        before = loop->timers.count;
         conc__timers_expire(loop, now);
         check_expired(loop, now);
       }
@@ -150,9 +150,9 @@ TEST(timers_agree_with_a_list) {
       check_expired(loop, now);
     }
   }
-  test_free(loop->ring);
-  test_free(loop->timers);
-  test_free(loop->timers_links);
+  test_free(loop->ready.items);
+  test_free(loop->timers.places);
+  test_free(loop->timers.links);
   free(loop);
 }
 

@@ -312,10 +312,10 @@ static int wake_cancel(void) { return conc_cancel(task_of(&sides[WAITER])); }
 static int none_is_left(void) {
   conc__loop *loop = conc__this.loop;
   if (loop != NULL) {
-    CHECK_EQ(loop->ring_count, 0);
-    CHECK(CONC__LOAD(&loop->inbox) == NULL);
-    CHECK_EQ(loop->timers_count, 0);
-    CHECK_EQ(loop->fds_waited, 0);
+    CHECK_EQ(loop->ready.count, 0);
+    CHECK(CONC__LOAD(&loop->inbox.first) == NULL);
+    CHECK_EQ(loop->timers.count, 0);
+    CHECK_EQ(loop->fds.waited, 0);
   }
   return conc_yield_now();
 }

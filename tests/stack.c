@@ -288,7 +288,7 @@ static void *trim_often(void *arg) {
     if (round % 7 == 0) {
       conc__loop *loop = conc__this.loop;
       size_t idle = 0;
-      loop->trim = 1e-9; /* its time has come */
+      loop->stacks.trim_at = 1e-9; /* its time has come */
       CHECK_EQ(conc_sleep(1e-4), 0);
       for (conc__slab *s = loop->stacks.slabs; s; s = s->next)
         idle += s->busy == 0;

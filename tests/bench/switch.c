@@ -474,7 +474,7 @@ static void conc_timers(timers *t, int run) {
     start = bench_now();
     if (n > 0) conc__timers_expire(loop, base);
     for (int i = n; i < end; i++)
-      conc__timer_add(loop, &all[i], base + 100 + t->at[i]);
+      conc__timers_add(&loop->timers, &all[i], base + 100 + t->at[i]);
     insert += bench_now() - start;
   }
   for (int n = 0; n < TIMERS; n += TIMERS_AT_ONCE) {
@@ -482,23 +482,23 @@ static void conc_timers(timers *t, int run) {
     for (int i = n; i < end; i++) touch(&all[t->order[i]], sizeof *all);
     start = bench_now();
     for (int i = n; i < end; i++)
-      conc__timer_remove(loop, &all[t->order[i]]);
+      conc__timers_remove(&loop->timers, &all[t->order[i]]);
     cancel += bench_now() - start;
   }
   base = bench_now();
   for (int i = 0; i < TIMERS; i++) {
     if (i % 256 == 1) conc__timers_expire(loop, base);
-    conc__timer_add(loop, &all[i], base + t->at[i] * 1e-3);
+    conc__timers_add(&loop->timers, &all[i], base + t->at[i] * 1e-3);
   }
   start = bench_now();
-  while (loop->timers_count > 0) conc__timers_expire(loop, base + 1);
+  while (loop->timers.count > 0) conc__timers_expire(loop, base + 1);
   t->ns[1][EXPIRE][run] = per_timer(bench_now() - start);
   t->ns[1][INSERT][run] = per_timer(insert);
   t->ns[1][CANCEL][run] = per_timer(cancel);
   munmap(all, TIMERS * sizeof *all);
-  free(loop->ring);
-  free(loop->timers);
-  free(loop->timers_links);
+  free(loop->ready.items);
+  free(loop->timers.places);
+  free(loop->timers.links);
   free(loop);
 }
 
