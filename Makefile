@@ -2,7 +2,8 @@
 # benchmarks; a C compiler, make and a POSIX shell are enough.
 #
 #   make          examples into build/examples, test programs beside them
-#   make run      a task master and two task workers that share two queues
+#   make run      a task master and two task workers that share two queues;
+#                 TIME_SCALE=1 as slowly as the documents' programs
 #   make test     every test; TESTS=name only that one, FILTER=words by title
 #   make bench    the benchmarks
 #   make check    the wide matrix of compilers, standards and sanitizers
@@ -13,7 +14,9 @@
 #   make clean
 #
 # A configuration is picked by variables; each has its own folder in build/:
-#   CC=clang  STD=c99  OPT=-O0  SANITIZE=address,undefined
+#   CC=clang  STD=c99  SANITIZE=address,undefined
+#   OPT=-O0        all of it; else -O2 for conc.o and -O1 for the programs that
+#                  hold the implementation themselves, which then compile fast
 #   DEFS="-DCONC_PORTABLE"
 #   STD=c++20      compiles everything as C++ (with CXX)
 #   IMPL=c++17     compiles only the implementation as C++
@@ -23,7 +26,7 @@ ifeq ($(origin CC),default)
 CC := cc
 endif
 STD      ?= c11
-OPT      ?= -O2
+OPT      ?=
 SANITIZE ?=
 DEFS     ?=
 IMPL     ?=
@@ -45,7 +48,7 @@ endif
 # The folder's name lists what differs from the default configuration.
 differs = $(if $(filter-out $(2),$(1)),$(1))
 CONFIG := $(call differs,$(CC),cc) $(call differs,$(STD),c11) \
-          $(call differs,$(OPT),-O2) $(SANITIZE) $(DEFS) \
+          $(OPT) $(SANITIZE) $(DEFS) \
           $(if $(IMPL),impl-$(IMPL)) $(CFLAGS)
 CONFIG := $(shell printf '%s' '$(strip $(CONFIG))' | \
             sed 's/-D//g; s/[^A-Za-z0-9+_]\{1,\}/-/g; s/^-//')
@@ -53,18 +56,22 @@ B      := build/$(if $(CONFIG),$(CONFIG),default)
 # The default configuration's examples have a short, fixed place.
 EX     := $(if $(CONFIG),$(B),build)/examples
 
-WARN  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+# Without the one warning that takes gcc more time than all the others, which
+# tests/compile.sh looks for.
+WARN  := $(shell cat tests/warnings) -Wno-misleading-indentation
 CWARN := $(WARN) -Wstrict-prototypes
 SAN   := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
            -fno-omit-frame-pointer)
 # tcc cannot tell what a program is made of.
 DEPENDS := $(if $(filter tcc,$(CC)),,-MMD -MP)
-BASE   = $(OPT) -g -pthread $(SAN) $(DEFS) $(CFLAGS) $(WERROR) $(DEPENDS)
+LIGHT  = $(or $(OPT),-O1) -g1
+BASE   = $(or $(WHOLE),$(or $(OPT),-O2) -g) -pthread $(SAN) $(DEFS) $(CFLAGS) \
+           $(WERROR) $(DEPENDS)
 
 ifneq ($(filter c++% gnu++%,$(STD)),)
-# {0} is how C makes a ready struct.
+# In C {0} makes a ready struct, and the text of a literal is not const.
 COMPILE = $(CXX) -x c++ -std=$(STD) $(WARN) -Wno-missing-field-initializers \
-            $(BASE)
+            -Wno-cast-qual $(BASE)
 LINK    = $(CXX) -pthread $(SAN) $(LDFLAGS)
 else
 COMPILE = $(CC) -std=$(STD) $(CWARN) $(BASE)
@@ -73,14 +80,13 @@ endif
 COMPILE_IMPL = $(if $(IMPL),$(CXX) -x c++ -std=$(IMPL) $(WARN) $(BASE),\
                  $(COMPILE))
 
-# Programs. Files that define CONC_IMPLEMENTATION themselves (examples, and
-# tests that look inside) must not be linked with the shared conc.o.
+# Programs. Files that hold the implementation themselves (examples, and tests
+# that look inside) must not be linked with the shared conc.o.
 test_c    := $(filter-out tests/conc.c,$(wildcard tests/*.c))
-part_c    := $(test_c) $(wildcard tests/interop/*.c tests/helpers/*.c \
-               tests/fuzz/*.c)
+part_c    := $(test_c) $(wildcard tests/interop/*.c)
 example_c := $(wildcard examples/*.c)
-whole_c   := $(if $(part_c),$(shell grep -l \
-               '^ *\# *define  *CONC_IMPLEMENTATION' $(part_c)))
+whole_c   := $(shell grep -l -e '^\# *define  *CONC_IMPLEMENTATION' \
+               -e '^\# *include "inside.h"' $(part_c))
 linked_c  := $(filter-out $(whole_c),$(part_c))
 
 test_bin    := $(test_c:tests/%.c=$(B)/%)
@@ -90,6 +96,11 @@ example_bin := $(example_c:examples/%.c=$(EX)/%)
 
 # Tests that are scripts: tests/NAME.sh or tests/NAME/NAME.sh.
 SCRIPTS ?= harness examples compile manual rooms vendor races interop
+
+# A program that holds the implementation compiles only what it uses of it, for
+# it is static there. conc.o has all of it, optimised more.
+$(whole_bin:=.o): WHOLE = $(LIGHT)
+$(example_bin:=.o): WHOLE = $(LIGHT) -DCONC_STATIC
 
 all: examples programs
 examples: $(example_bin)
@@ -116,8 +127,9 @@ $(EX)/%.o: examples/%.c conc.h Makefile
 $(example_bin): %: %.o
 	$(LINK) -o $@ $^
 
+# A task is a second's sleep in the documents; here it is a fifth of that.
 run: $(EX)/task_master $(EX)/task_worker
-	@sh tests/run_demo.sh $(EX)
+	@TIME_SCALE="$${TIME_SCALE:-0.2}" sh tests/run_demo.sh $(EX)
 
 test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
       $(if $(filter examples interop,$(TESTS)),examples) \

@@ -67,7 +67,7 @@
      >>coroutine   switching; coroutines as actors (private)
      >>loop        conc_run, conc_coro_start, conc_sleep
      >>fork        what a forked child makes of what it finds (private)
-     >>io          conc_read, conc_write, sockets, streams, signals
+     >>io          conc_read, conc_write, conc_serve, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
      >>process     conc_process_start
      >>popen       conc_popen: other programs
@@ -1866,6 +1866,45 @@ CONC_API int conc_listen(const char *address);
    others      what accept() fails with */
 CONC_API int conc_accept(int fd, double timeout);
 
+/* Serves connections: accepts them, and calls handler(fd, arg) for each, all
+   at the same time. If a coroutine calls conc_serve, each handler runs in a
+   coroutine of its loop; if a thread does, each runs in a thread (Python's
+   asyncio.start_server, and socketserver's ThreadingTCPServer).
+
+     static void echo(int fd, void *arg) {
+       char buf[2048];
+       ssize_t n;
+       do n = conc_read(fd, buf, sizeof buf, 60);
+       while (n > 0 && conc_write(fd, buf, (size_t)n, 60) == n);
+       conc_close(fd);
+     }
+
+     conc_serve(listener, echo, NULL, 0);
+
+     listener   a descriptor of conc_listen; it stays the caller's. Several
+                loops, threads and processes may serve the same one
+     handler    it has to close fd. If it is cancelled before it has begun, it
+                is not called, and conc_serve closes the connection
+     arg        yours; the same for all
+     limit      how many handlers run at one time; 0 is 1,000. More connections
+                wait at the listener
+
+   A want of descriptors or memory does not end it: it waits until a handler
+   has ended, for 0.1 s at most, and accepts again. It needs some 300 bytes for
+   each handler that runs at one time, and frees them when it returns. A child
+   process that a handler starts does not serve.
+   It never returns 0, and it returns only after all handlers have ended.
+   Errors:
+   -ECANCELED  the caller was cancelled, or its time is out. Then the handlers
+               are cancelled, too. After each other error it lets them run to
+               their end
+   -EBADF      the listener is not open: a coroutine of the same loop has
+               closed it by conc_close, say
+   -EINVAL     there is no handler, or the socket does not listen
+   others      what accept() fails with for good: -ENOTSOCK, -EOPNOTSUPP */
+CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
+                        void *arg, size_t limit);
+
 /* Connects to an address as conc_listen takes it, with two differences: an
    empty host is loopback, and there must be a port. If a name has several
    addresses, the first four are tried in turn.
@@ -3309,8 +3348,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
    loop       conc_run conc_coro_start conc_stack_used conc_report_overflow
              conc_sleep conc_yield_now
    io         CONC_READ CONC_WRITE conc_wait_fd conc_read conc_write
-             conc_read_exactly conc_close conc_listen conc_accept conc_connect
-             conc_address conc_datagram_open conc_datagram_send
+             conc_read_exactly conc_close conc_listen conc_accept conc_serve
+             conc_connect conc_address conc_datagram_open conc_datagram_send
              conc_datagram_receive conc_stream (.fd .high_water)
              conc_stream_read conc_stream_read_exactly conc_stream_read_until
              conc_stream_read_line conc_stream_write conc_stream_flush
@@ -13426,6 +13465,156 @@ CONC_API int conc_accept(int fd, double timeout) {
   }
 }
 
+/* --- sockets: conc_serve ---
+
+   The caller accepts, and uses the structs of handlers that have ended again.
+   A handler tells its end by the callback of its task, in its own thread: it
+   puts its struct on a list. The task may still be at its last step then; so
+   it is awaited before the struct is used again, or freed. */
+
+typedef struct conc__connection {
+  conc_task task; /* first: its callback finds the rest */
+  struct conc__service *service;
+  int fd;                           /* -1 once the handler has it */
+  struct conc__connection *next;    /* that has ended, or that is spare */
+  struct conc__connection *sibling; /* of all of the service */
+} conc__connection;
+
+typedef struct conc__service {
+  void (*handler)(int fd, void *arg);
+  void *arg;
+  conc_event changed; /* a handler has ended */
+  size_t serving;     /* so many have not */
+  conc__connection *ended, *spare, *all;
+} conc__service;
+
+CONC__PRIVATE void *conc__connection_run(void *arg) {
+  conc__connection *c = (conc__connection *)arg;
+  int fd = c->fd;
+  c->fd = -1;
+  c->service->handler(fd, c->service->arg);
+  return NULL;
+}
+
+CONC__PRIVATE void conc__connection_ended(conc_task *task, int status,
+                                          void *result) {
+  conc__connection *c = (conc__connection *)task;
+  conc__service *s = c->service;
+  conc__connection *first = CONC__LOAD(&s->ended);
+  (void)status;
+  (void)result;
+  do c->next = first;
+  while (!CONC__CAS(&s->ended, &first, c));
+  __atomic_sub_fetch(&s->serving, (size_t)1, __ATOMIC_SEQ_CST);
+  conc_event_set(&s->changed);
+}
+
+/* Makes those that have ended spare. A connection for which the handler was
+   never called is closed here. */
+CONC__PRIVATE void conc__service_reap(conc__service *s) {
+  conc__connection *c, *next;
+  c = __atomic_exchange_n(&s->ended, (conc__connection *)NULL,
+                          __ATOMIC_ACQUIRE);
+  for (; c != NULL; c = next) {
+    next = c->next;
+    conc__task_await(&c->task, true, CONC_FOREVER);
+    if (c->fd >= 0) conc_close(c->fd);
+    c->next = s->spare;
+    s->spare = c;
+  }
+}
+
+/* Starts the handler for a connection. */
+CONC__PRIVATE int conc__service_start(conc__service *s, int fd) {
+  conc__connection *c = s->spare;
+  int rc;
+  if (c == NULL) {
+    c = (conc__connection *)CONC_MALLOC(sizeof *c);
+    if (c == NULL) return -ENOMEM;
+    memset(c, 0, sizeof *c);
+    c->task.target = conc__connection_run;
+    c->task.arg = c;
+    c->task.callback = conc__connection_ended;
+    c->service = s;
+    c->sibling = s->all;
+    s->all = s->spare = c;
+  }
+  c->fd = fd;
+  __atomic_add_fetch(&s->serving, (size_t)1, __ATOMIC_SEQ_CST);
+  s->spare = c->next; /* before the handler may end and use the link */
+  rc = conc__is_coro(conc__self()) ? conc_coro_start(&c->task)
+                                   : conc_thread_start(&c->task);
+  if (rc == 0) return 0;
+  __atomic_sub_fetch(&s->serving, (size_t)1, __ATOMIC_SEQ_CST);
+  c->next = s->spare;
+  s->spare = c;
+  return rc;
+}
+
+/* Waits for the handlers, which are cancelled first, or as soon as the caller
+   is: then -ECANCELED. */
+CONC__PRIVATE int conc__service_end(conc__service *s, bool cancel) {
+  conc__connection *c, *next;
+  conc_scope shield;
+  int rc = cancel ? -ECANCELED : 0;
+  for (;;) {
+    conc_event_clear(&s->changed);
+    if (rc != 0 || CONC__LOAD(&s->serving) == 0) break;
+    rc = conc_event_wait(&s->changed, CONC_FOREVER);
+  }
+  conc_shield(&shield);
+  if (rc != 0)
+    for (c = s->all; c != NULL; c = c->sibling) conc_cancel(&c->task);
+  for (c = s->all; c != NULL; c = c->sibling)
+    if (conc_is_alive(&c->task))
+      conc__task_await(&c->task, true, CONC_FOREVER);
+  conc__service_reap(s);
+  conc_scope_end(&shield);
+  for (c = s->all; c != NULL; c = next) {
+    next = c->sibling;
+    CONC_FREE(c);
+  }
+  return rc;
+}
+
+/* Whether no more can be accepted, whatever time passes. */
+CONC__PRIVATE bool conc__service_is_over(int rc) {
+  return rc == -ECANCELED || rc == -EBADF || rc == -EINVAL ||
+         rc == -ENOTSOCK || rc == -EOPNOTSUPP;
+}
+
+CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
+                        void *arg, size_t limit) {
+  conc__service s;
+  int fd = -1; /* accepted, but its handler not started yet */
+  int rc = handler != NULL ? 0 : -EINVAL;
+  memset(&s, 0, sizeof s);
+  s.handler = handler;
+  s.arg = arg;
+  if (limit == 0) limit = 1000;
+  while (!conc__service_is_over(rc)) {
+    conc__service_reap(&s);
+    conc_event_clear(&s.changed);
+    if (CONC__LOAD(&s.serving) >= limit) {
+      rc = conc_event_wait(&s.changed, CONC_FOREVER);
+      continue;
+    }
+    rc = 0;
+    if (fd < 0) rc = fd = conc_accept(listener, CONC_FOREVER);
+    if (fd >= 0) rc = conc__service_start(&s, fd);
+    if (fd >= 0 && rc == 0) {
+      fd = -1;
+      /* Clients that come fast must not keep us from our own cancellation,
+         nor coroutines from their turn. */
+      rc = conc_yield_now();
+    } else if (!conc__service_is_over(rc)) {
+      rc = conc_event_wait(&s.changed, 0.1); /* out of something, for now */
+    }
+  }
+  if (fd >= 0) conc_close(fd);
+  return conc__service_end(&s, rc == -ECANCELED) != 0 ? -ECANCELED : rc;
+}
+
 /* --- sockets: connecting --- */
 
 /* Connects to one address. A descriptor, or negative errno. */
@@ -23030,7 +23219,8 @@ typedef struct conc__procpool_job {
   conc_task *task;     /* NULL: the slot is free */
   int reason;          /* what its job ends with if it is condemned */
   unsigned next;       /* of a free slot: the next free one; of one with a
-                          block: the next block in memory. Or CONC__JOB_SLOTS */
+                          block: the next block in memory; or
+                          CONC__JOB_SLOTS */
   size_t offset, size; /* its block of `memory`; size 0: it has none */
 } conc__procpool_job;
 

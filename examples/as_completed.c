@@ -1,5 +1,6 @@
-/* asyncio.as_completed of the documents: each result as soon as it is there,
-   in the order in which the tasks end.
+/* asyncio.as_completed of the Python tutorials (in Chinese) that these
+   examples follow: each result as soon as it is there, in the order in which
+   the tasks end.
      cc as_completed.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -8,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static double second = 1;
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *taskIO_1(void *arg) {
   (void)arg;
@@ -33,7 +34,7 @@ static void *async_main(void *arg) {
   conc_completed completed;
   conc_task *t;
   (void)arg;
-  conc_coro_start(&t2); /* as the documents' output has it */
+  conc_coro_start(&t2); /* Python starts them in a set's order: 2 first */
   conc_coro_start(&t1);
   if (conc_as_completed(&completed, tasks, 2, CONC_FOREVER) != 0) abort();
   while (conc_completed_next(&completed, &t) == 0)
@@ -42,13 +43,12 @@ static void *async_main(void *arg) {
 }
 
 int main(void) {
-  const char *scale = getenv("TIME_SCALE");
   conc_task run = {.target = async_main};
   double start;
   int rc;
 
   setvbuf(stdout, NULL, _IOLBF, 0);
-  if (scale) second = atof(scale);
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   start = conc_now();
   rc = conc_run(&run);
   printf("所有IO任务总耗时%.5f秒\n", (conc_now() - start) / second);

@@ -1,11 +1,13 @@
-/* Two threads change one balance: without a lock it goes wrong, sooner or
-   later; with one it cannot.
+/* Two threads of the Python tutorials (in Chinese) that these examples follow
+   change one balance: without a lock it goes wrong, sooner or later; with one
+   it cannot.
      cc balance.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
 #include "../conc.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 /* 假定这是你的银行存款: */
 static volatile int balance = 0;
@@ -36,8 +38,8 @@ static int run_two(conc_fn *target) {
   balance = 0;
   conc_thread_start(&t1);
   conc_thread_start(&t2);
-  conc_join(&t1, CONC_FOREVER);
-  conc_join(&t2, CONC_FOREVER);
+  if (conc_join(&t1, CONC_FOREVER) != 0) exit(1);
+  if (conc_join(&t2, CONC_FOREVER) != 0) exit(1);
   return balance;
 }
 

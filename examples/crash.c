@@ -1,5 +1,7 @@
-/* "一个子进程崩溃了，不会影响主进程和其他子进程": a worker dies by a wild
-   pointer, the others go on, and the master replaces it. Not so with threads.
+/* What the Python tutorials (in Chinese) that these examples follow say of
+   processes: one that crashes harms neither its parent nor the others. A
+   worker dies by a wild pointer, the others go on, and the master replaces it.
+   Not so with threads.
      cc crash.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -22,15 +24,15 @@ static void *master(void *with_threads) {
                    {.target = work, .name = "Worker-3"}};
   conc_task *first[] = {&w[0], &w[1], &w[2]};
   for (int i = 0; i < 3; i++)
-    if ((with_threads ? conc_thread_start : conc_process_start)(&w[i]) != 0)
-      return (void *)2;
-  conc_wait(first, 3, CONC_FIRST, CONC_FOREVER);
+    (with_threads ? conc_thread_start : conc_process_start)(&w[i]);
+  if (conc_wait(first, 3, CONC_FIRST, CONC_FOREVER) < 0) return (void *)2;
   printf("%s has crashed: %d.\n", first[0]->name, conc_exitcode(first[0]));
   first[0]->arg = NULL;
   first[0]->name = "Its replacement";
-  if (conc_process_start(first[0]) != 0) return (void *)2;
+  conc_process_start(first[0]);
   conc_event_set(crashed);
-  for (int i = 0; i < 3; i++) conc_join(&w[i], CONC_FOREVER);
+  for (int i = 0; i < 3; i++)
+    if (conc_join(&w[i], CONC_FOREVER) != 0) return (void *)2;
   return NULL;
 }
 
@@ -43,8 +45,8 @@ int main(void) {
   /* Threads share their memory, so nothing in it can be trusted any more: the
      signal ends them all, the master too. We see it from another process. */
   conc_event_clear(crashed);
-  if (conc_process_start(&process) != 0) return 1;
-  conc_join(&process, CONC_FOREVER);
+  conc_process_start(&process);
+  conc_join(&process, CONC_FOREVER); /* -ECHILD */
   printf("The process of the threads has crashed: %d.\n",
          conc_exitcode(&process));
   conc_shared_free(crashed);

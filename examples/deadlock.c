@@ -1,5 +1,6 @@
-/* The deadlock that the documents warn of: two threads hold a lock each and
-   want the other's. It is found, named, and one of them told.
+/* The deadlock that the Python tutorials (in Chinese) that these examples
+   follow warn of: two threads hold a lock each and want the other's. It is
+   found and named, and one of the two is told.
      cc deadlock.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -32,7 +33,7 @@ int main(void) {
   conc_task t2 = {.target = take_both, .arg = NULL, .name = "Thread-B"};
   conc_thread_start(&t1);
   conc_thread_start(&t2);
-  conc_join(&t1, CONC_FOREVER);
-  conc_join(&t2, CONC_FOREVER);
+  if (conc_join(&t1, CONC_FOREVER) != 0) return 1;
+  if (conc_join(&t2, CONC_FOREVER) != 0) return 1;
   return 0;
 }

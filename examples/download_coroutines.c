@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static double second = 1; /* TIME_SCALE makes it shorter */
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *download(void *filename) {
   int time_to_download = 5 + rand() % 6;
@@ -25,7 +25,7 @@ static void *async_main(void *arg) {
   conc_task *tasks[] = {&t1, &t2};
   conc_coro_start(&t1);
   conc_coro_start(&t2);
-  conc_gather(tasks, 2, CONC_FOREVER);
+  conc_set_status(conc_gather(tasks, 2, CONC_FOREVER));
   return arg;
 }
 
@@ -34,7 +34,7 @@ int main(void) {
   double start = conc_now();
   if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   srand((unsigned)time(NULL));
-  conc_run(&run);
+  if (conc_run(&run) != 0) return 1;
   printf("总共耗费了%.3f秒\n", (conc_now() - start) / second);
   return 0;
 }

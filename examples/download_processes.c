@@ -1,5 +1,5 @@
-/* Two downloads in two processes: together they take as long as the longer of
-   them. TIME_SCALE=0.01 makes the seconds shorter.
+/* The two downloads of the Python tutorials (in Chinese) that these examples
+   follow, in two processes: together they take as long as the longer of them.
      cc download_processes.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static double second = 1;
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *download_task(void *filename) {
   int time_to_download;
@@ -29,9 +29,10 @@ int main(void) {
                   .arg = (void *)"Python从入门到住院.pdf"};
   conc_task p2 = {.target = download_task, .arg = (void *)"Peking Hot.avi"};
   if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
-  if (conc_process_start(&p1) != 0 || conc_process_start(&p2) != 0) return 1;
-  conc_join(&p1, CONC_FOREVER);
-  conc_join(&p2, CONC_FOREVER);
+  conc_process_start(&p1);
+  conc_process_start(&p2);
+  if (conc_join(&p1, CONC_FOREVER) != 0) return 1;
+  if (conc_join(&p2, CONC_FOREVER) != 0) return 1;
   printf("总共耗费了%.2f秒.\n", (conc_now() - start) / second);
   return 0;
 }

@@ -1,5 +1,6 @@
-/* The same two downloads by a "subclass" of the thread: a struct that begins
-   with a task, and a run() that gets it.
+/* The two downloads of the Python tutorials (in Chinese) that these examples
+   follow, by a "subclass" of the thread: a struct that begins with a task, and
+   a run() that gets it.
      cc download_task.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static double second = 1; /* TIME_SCALE makes it shorter */
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 typedef struct download_task {
   conc_task task;
@@ -33,8 +34,8 @@ int main(void) {
   srand((unsigned)time(NULL));
   conc_thread_start(&t1.task);
   conc_thread_start(&t2.task);
-  conc_join(&t1.task, CONC_FOREVER);
-  conc_join(&t2.task, CONC_FOREVER);
+  if (conc_join(&t1.task, CONC_FOREVER) != 0) return 1;
+  if (conc_join(&t2.task, CONC_FOREVER) != 0) return 1;
   printf("总共耗费了%.2f秒.\n", (conc_now() - start) / second);
   return 0;
 }

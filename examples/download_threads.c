@@ -1,5 +1,5 @@
-/* Two downloads in two threads: together they take as long as the longer of
-   them.
+/* The two downloads of the Python tutorials (in Chinese) that these examples
+   follow, in two threads: together they take as long as the longer of them.
      cc download_threads.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-static double second = 1; /* TIME_SCALE makes it shorter */
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *download(void *filename) {
   int time_to_download = 5 + rand() % 6;
@@ -27,8 +27,8 @@ int main(void) {
   srand((unsigned)time(NULL));
   conc_thread_start(&t1);
   conc_thread_start(&t2);
-  conc_join(&t1, CONC_FOREVER);
-  conc_join(&t2, CONC_FOREVER);
+  if (conc_join(&t1, CONC_FOREVER) != 0) return 1;
+  if (conc_join(&t2, CONC_FOREVER) != 0) return 1;
   printf("总共耗费了%.3f秒\n", (conc_now() - start) / second);
   return 0;
 }

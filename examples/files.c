@@ -1,5 +1,6 @@
-/* The documents' chapter on I/O: files that close themselves, directories,
-   pickle and JSON. Works in a folder of its own, which it removes.
+/* The chapter on I/O of the Python tutorials (in Chinese) that these examples
+   follow: files that close themselves, directories, pickle and JSON. Works in
+   a folder of its own, which it removes.
      cc files.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

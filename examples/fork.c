@@ -1,5 +1,6 @@
-/* os.fork() of the documents. C's own fork() works with conc.h, too; but so
-   the child is a task, with a name, and can be joined.
+/* os.fork() of the Python tutorials (in Chinese) that these examples follow.
+   C's own fork() works with conc.h, too; but a child started like this is a
+   task: it has a name, and can be joined.
      cc fork.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -17,7 +18,7 @@ static void *child(void *arg) {
 int main(void) {
   conc_task t = {.target = child};
   printf("Process (%d) start...\n", (int)getpid());
-  if (conc_process_start(&t) != 0) return 1;
+  conc_process_start(&t);
   printf("I (%d) just created a child process (%d).\n", (int)getpid(),
          (int)conc_pid(&t));
   return conc_join(&t, CONC_FOREVER) != 0;

@@ -1,5 +1,5 @@
-/* asyncio.gather of the documents: the results in the order of the tasks,
-   whichever ended first.
+/* asyncio.gather of the Python tutorials (in Chinese) that these examples
+   follow: the results in the order of the tasks, whichever ended first.
      cc gather.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static double second = 1;
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *taskIO_1(void *arg) {
   (void)arg;
@@ -31,7 +31,7 @@ static void *async_main(void *arg) {
   conc_task t2 = {.target = taskIO_2};
   conc_task *tasks[] = {&t1, &t2};
   (void)arg;
-  conc_coro_start(&t2); /* as the documents' output has it */
+  conc_coro_start(&t2); /* Python starts them in a set's order: 2 first */
   conc_coro_start(&t1);
   if (conc_gather(tasks, 2, CONC_FOREVER) == 0)
     printf("['%s', '%s']\n", (char *)conc_result(&t1),
@@ -40,13 +40,12 @@ static void *async_main(void *arg) {
 }
 
 int main(void) {
-  const char *scale = getenv("TIME_SCALE");
   conc_task run = {.target = async_main};
   double start;
   int rc;
 
   setvbuf(stdout, NULL, _IOLBF, 0);
-  if (scale) second = atof(scale);
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   start = conc_now();
   rc = conc_run(&run);
   printf("所有IO任务总耗时%.5f秒\n", (conc_now() - start) / second);

@@ -1,5 +1,6 @@
-/* generator_1 and generator_2 of the documents: a generator that adds up what
-   it is sent, and one that delegates to it.
+/* generator_1 and generator_2 of the Python tutorials (in Chinese) that these
+   examples follow: a generator that adds up what it is sent, and one that
+   delegates to it.
      cc generator.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

@@ -1,6 +1,7 @@
-/* What the documents do before they come to ThreadLocal: a global dict, whose
-   key is the current thread, spares passing the student to every function.
-   Compare thread_local.c, where the library keeps the dict.
+/* What the Python tutorials (in Chinese) that these examples follow do before
+   they come to ThreadLocal: a global dict, whose key is the current thread,
+   spares passing the student to every function. Compare thread_local.c, where
+   the library keeps the dict.
      cc global_dict.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -64,7 +65,7 @@ int main(void) {
       .target = std_thread, .arg = (void *)"Bob", .name = "Thread-B"};
   conc_thread_start(&t1);
   conc_thread_start(&t2);
-  conc_join(&t1, CONC_FOREVER);
-  conc_join(&t2, CONC_FOREVER);
+  if (conc_join(&t1, CONC_FOREVER) != 0) return 1;
+  if (conc_join(&t2, CONC_FOREVER) != 0) return 1;
   return 0;
 }

@@ -1,5 +1,5 @@
-/* A small HTTP/1.1 server on every CPU, built as echo.c is. Connections are
-   kept, requests may be pipelined.
+/* A small HTTP/1.1 server: a handler for conc_serve. Connections are kept,
+   requests may be pipelined. It uses one CPU; echo.c uses all.
      cc -O2 http.c -pthread && ./a.out :8080
      wrk -c 100 -d 5 http://127.0.0.1:8080/
    Without an address it is its own client, and ends. */
@@ -8,12 +8,10 @@
 #include "../conc.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#define CONNECTIONS 1000
-#define PATIENCE 60.0
+#define PATIENCE 60.0 /* seconds, with a client that says nothing */
 
 static int listener;
 
@@ -62,9 +60,10 @@ static bool answer(int fd, const char *header) {
   return conc_write(fd, reply, (size_t)n, PATIENCE) == n && keep;
 }
 
-static void talk_http(int fd) {
+static void talk_http(int fd, void *arg) {
   conc_stream s = {.fd = fd};
   char header[4096]; /* so long may it be */
+  (void)arg;
   for (;;) {
     ssize_t n = conc_stream_read_until(&s, "\r\n\r\n", 4, header,
                                        sizeof header - 1, PATIENCE);
@@ -79,33 +78,8 @@ static void talk_http(int fd) {
 }
 
 static void *serve(void *arg) {
-  static conc_lock turn;
-  for (;;) {
-    int fd = -1;
-    CONC_WITH(&turn) fd = conc_accept(listener, CONC_FOREVER);
-    else return arg;
-    if (fd < 0) {
-      if (conc_sleep(0.1) != 0) return arg;
-    } else {
-      talk_http(fd);
-    }
-  }
-}
-
-static void *start_all(void *arg) {
-  static conc_task tasks[CONNECTIONS];
-  conc_group group = {0};
-  for (int i = 0; i < CONNECTIONS; i++) {
-    tasks[i].target = serve;
-    conc_group_start(&group, &tasks[i], conc_coro_start);
-  }
-  conc_group_leave(&group, CONC_FOREVER);
+  conc_set_status(conc_serve(listener, talk_http, NULL, 0));
   return arg;
-}
-
-static void *run_loop(void *arg) {
-  conc_task main = {.target = start_all};
-  return conc_run(&main) == 0 ? arg : (void *)1;
 }
 
 /* Sends three requests at once, and prints what comes back. */
@@ -129,25 +103,19 @@ static int ask(void) {
 }
 
 int main(int argc, char **argv) {
-  int n = conc_cpu_count();
-  conc_task *loops = (conc_task *)calloc((size_t)n, sizeof *loops);
-  int rc = 0;
-
+  conc_task server = {.target = serve};
+  int rc;
   listener = conc_listen(argc > 1 ? argv[1] : NULL);
-  if (listener < 0 || loops == NULL) {
+  if (listener < 0) {
     fprintf(stderr, "cannot listen: %s\n", conc_strerror(listener));
     return 1;
   }
-  for (int i = 0; i < n; i++) {
-    loops[i].target = run_loop;
-    loops[i].daemon = true;
-    if (conc_process_start(&loops[i]) != 0) return 1;
-  }
-  if (argc == 1) {
-    rc = ask();
-    for (int i = 0; i < n; i++) conc_terminate(&loops[i]);
-  }
-  for (int i = 0; i < n; i++) conc_join(&loops[i], CONC_FOREVER);
-  free(loops);
-  return rc != 0;
+  if (argc > 1) return conc_run(&server) != 0; /* each client a coroutine */
+
+  conc_thread_start(&server); /* each client a thread */
+  rc = ask();
+  conc_cancel(&server);
+  conc_join(&server, CONC_FOREVER);
+  conc_close(listener);
+  return rc;
 }

@@ -1,6 +1,7 @@
-/* The mail queue that the documents propose ("把计算n*n的代码换成发送邮件"):
-   who has mail puts it on a queue of a manager; workers, here processes, but
-   on any machine, take it and send it: append it to a spool file.
+/* The mail queue that the Python tutorials (in Chinese) that these examples
+   follow propose ("replace n*n by sending a mail"): a program that has mail
+   puts it on a queue of a manager; workers, here processes, but on any
+   machine, take it and send it: append it to a spool file.
      cc mail.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -56,7 +57,7 @@ int main(void) {
   if (conc_manager_start(&m) != 0) return 1;
   for (int i = 0; i < 2; i++) {
     workers[i].arg = (void *)(uintptr_t)conc_manager_address(&m);
-    if (conc_process_start(&workers[i]) != 0) return 1;
+    conc_process_start(&workers[i]);
   }
   for (int i = 0; i < 4; i++) {
     printf("Put mail to %s...\n", people[i]);
@@ -64,7 +65,8 @@ int main(void) {
   }
   for (int i = 0; i < 2; i++) conc_put_build(mails, CONC_FOREVER, "N");
   conc_queue_join(mails, CONC_FOREVER);
-  for (int i = 0; i < 2; i++) conc_join(&workers[i], CONC_FOREVER);
+  for (int i = 0; i < 2; i++)
+    if (conc_join(&workers[i], CONC_FOREVER) != 0) return 1;
   conc_manager_shutdown(&m);
   conc_queue_free(mails);
 

@@ -1,5 +1,6 @@
-/* multiprocessing.Pool of the documents: five tasks for four processes, so the
-   fifth waits until one of the others is done.
+/* multiprocessing.Pool of the Python tutorials (in Chinese) that these
+   examples follow: five tasks for four processes, so the fifth waits until one
+   of the others is done.
      cc pool.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -9,11 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* TIME_SCALE=0.01 sleeps a hundredth as long. */
-static double time_scale(void) {
-  const char *scale = getenv("TIME_SCALE");
-  return scale != NULL ? atof(scale) : 1;
-}
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *long_time_task(void *name) {
   int n = *(int *)name;
@@ -21,7 +18,7 @@ static void *long_time_task(void *name) {
   printf("Run task %d (%d)...\n", n, (int)getpid());
   fflush(stdout); /* before the task is over, not when the worker ends */
   srand((unsigned)(getpid() + n));
-  conc_sleep(3.0 * rand() / RAND_MAX * time_scale());
+  conc_sleep(3.0 * rand() / RAND_MAX * second);
   printf("Task %d runs %.2f seconds.\n", n, conc_now() - start);
   fflush(stdout);
   return NULL;
@@ -31,6 +28,7 @@ int main(void) {
   conc_pool p = {.workers = 4};
   conc_task tasks[5] = {{0}};
   int names[5];
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   printf("Parent process %d.\n", (int)getpid());
   if (conc_pool_start(&p) != 0) return 1;
   for (int i = 0; i < 5; i++) {

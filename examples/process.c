@@ -1,5 +1,5 @@
-/* multiprocessing.Process of the documents: starts a process and waits for
-   its end.
+/* multiprocessing.Process of the Python tutorials (in Chinese) that these
+   examples follow: starts a process and waits for its end.
      cc process.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -18,7 +18,7 @@ int main(void) {
   conc_task p = {.target = run_proc, .arg = (void *)"test"};
   printf("Parent process %d.\n", (int)getpid());
   printf("Child process will start.\n");
-  if (conc_process_start(&p) != 0) return 1;
+  conc_process_start(&p);
   if (conc_join(&p, CONC_FOREVER) != 0) return 1;
   printf("Child process end.\n");
   return conc_exitcode(&p);

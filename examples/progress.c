@@ -1,4 +1,5 @@
-/* wait_with_progress of the documents: asyncio.as_completed with tqdm's bar.
+/* wait_with_progress of the Python tutorials (in Chinese) that these
+   examples follow: asyncio.as_completed with tqdm's bar.
      async def wait_with_progress(coros):
          for f in tqdm.tqdm(asyncio.as_completed(coros), total=len(coros)):
              await f
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 
 enum { PAGES = 40 };
-static double second = 1;
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *download(void *arg) {
   conc_sleep((double)((intptr_t)arg * 7 % PAGES) * 0.1 * second);
@@ -36,7 +37,7 @@ static void *async_main(void *arg) {
   for (intptr_t i = 0; i < PAGES; i++) {
     pages[i].target = download;
     pages[i].arg = (void *)i;
-    if (conc_coro_start(&pages[i]) != 0) abort();
+    conc_coro_start(&pages[i]);
     tasks[i] = &pages[i];
   }
   conc_set_status(wait_with_progress(tasks, PAGES));
@@ -45,8 +46,7 @@ static void *async_main(void *arg) {
 }
 
 int main(void) {
-  const char *scale = getenv("TIME_SCALE");
   conc_task run = {.target = async_main};
-  if (scale) second = atof(scale);
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   return conc_run(&run);
 }

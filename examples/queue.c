@@ -1,6 +1,6 @@
-/* The documents' writer and reader: two processes and a queue. The reader
-   never ends by itself, so it is terminated; TIME_SCALE=0.01 makes the pauses
-   shorter.
+/* The writer and the reader of the Python tutorials (in Chinese) that these
+   examples follow: two processes and a queue. The reader never ends by itself,
+   so it is terminated.
      cc queue.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static double scale = 1;
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *write_all(void *queue) {
   conc_queue *q = (conc_queue *)queue;
@@ -21,7 +21,7 @@ static void *write_all(void *queue) {
     printf("Put %c to queue...\n", value);
     fflush(stdout);
     conc_put(q, &value, 1, CONC_FOREVER);
-    conc_sleep(rand() / (double)RAND_MAX * scale);
+    conc_sleep(rand() / (double)RAND_MAX * second);
   }
   return NULL;
 }
@@ -43,12 +43,14 @@ int main(void) {
   conc_queue *q = conc_queue_new(&between_processes);
   conc_task writer = {.target = write_all, .arg = q};
   conc_task reader = {.target = read_all, .arg = q};
-  if (getenv("TIME_SCALE") != NULL) scale = atof(getenv("TIME_SCALE"));
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   if (q == NULL) return 1;
-  if (conc_process_start(&writer) != 0) return 1;
-  if (conc_process_start(&reader) != 0) return 1;
-  conc_join(&writer, CONC_FOREVER);
-  conc_queue_join(q, CONC_FOREVER); /* all has been read */
+  conc_process_start(&writer);
+  conc_process_start(&reader);
+  if (conc_join(&writer, CONC_FOREVER) != 0) return 1;
+  /* The tutorials terminate the reader at once, and so may lose what it has
+     not read yet. Better: wait until it is done with every item. */
+  conc_queue_join(q, CONC_FOREVER);
   conc_terminate(&reader);
   conc_join(&reader, CONC_FOREVER);
   conc_queue_free(q);

@@ -39,15 +39,15 @@ int main(void) {
   if (shared == NULL || conc_lock_init_shared(&shared->lock) != 0) return 1;
   for (int i = 0; i < 10; i++) shared->arr[i] = i;
 
-  if (conc_process_start(&p) != 0) return 1;
-  conc_join(&p, CONC_FOREVER);
+  conc_process_start(&p);
+  if (conc_join(&p, CONC_FOREVER) != 0) return 1;
   printf("%.7f\n", shared->num);
   for (int i = 0; i < 10; i++)
     printf("%s%d%s", i ? ", " : "[", shared->arr[i], i < 9 ? "" : "]\n");
 
+  for (int i = 0; i < 4; i++) conc_process_start(&counters[i]);
   for (int i = 0; i < 4; i++)
-    if (conc_process_start(&counters[i]) != 0) return 1;
-  for (int i = 0; i < 4; i++) conc_join(&counters[i], CONC_FOREVER);
+    if (conc_join(&counters[i], CONC_FOREVER) != 0) return 1;
   printf("%d\n", shared->counter);
   conc_shared_free(shared);
   return 0;

@@ -1,5 +1,6 @@
-/* subprocess of the documents: runs nslookup, first as it is, then with input
-   of ours. Where there is no nslookup, programs that are everywhere.
+/* subprocess of the Python tutorials (in Chinese) that these examples follow:
+   runs nslookup, first as it is, then with input of ours. Where there is no
+   nslookup, it runs programs that are everywhere.
      cc subprocess.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

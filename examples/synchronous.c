@@ -1,5 +1,6 @@
-/* The synchronous code of the documents: 2 s and 3 s are 5 s. In wait.c the
-   same functions run as coroutines.
+/* The synchronous code of the Python tutorials (in Chinese) that these
+   examples follow: 2 s and 3 s are 5 s. In wait.c the same functions run as
+   coroutines.
      cc synchronous.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -8,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static double second = 1;
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 static void *taskIO_1(void *arg) {
   (void)arg;
@@ -27,11 +28,10 @@ static void *taskIO_2(void *arg) {
 }
 
 int main(void) {
-  const char *scale = getenv("TIME_SCALE");
   double start;
 
   setvbuf(stdout, NULL, _IOLBF, 0);
-  if (scale) second = atof(scale);
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   start = conc_now();
   taskIO_1(NULL);
   taskIO_2(NULL);

@@ -1,5 +1,6 @@
-/* task_master.py of the documents: puts ten tasks on a queue that workers on
-   other machines share, and prints the ten results.
+/* task_master.py of the Python tutorials (in Chinese) that these examples
+   follow: puts ten tasks on a queue that workers on other machines share, and
+   prints the ten results.
      cc task_master.c -pthread && ./a.out [ADDRESS [AUTHKEY]] */
 
 #define CONC_IMPLEMENTATION
@@ -14,7 +15,6 @@ int main(int argc, char **argv) {
   conc_queue *result_queue = conc_queue_new(NULL); /* results come back here */
   conc_manager manager = {.address = argc > 1 ? argv[1] : "127.0.0.1:5000",
                           .authkey = argc > 2 ? argv[2] : "abc"};
-  const char *scale = getenv("TIME_SCALE");
   int rc;
 
   setvbuf(stdout, NULL, _IOLBF, 0);
@@ -42,8 +42,7 @@ int main(int argc, char **argv) {
   printf("Try get results...\n");
   for (int i = 0; i < 10 && rc == 0; i++) {
     char r[100];
-    ssize_t size = conc_get(result, r, sizeof r - 1,
-                            scale ? 10 + 10 * atof(scale) : 10);
+    ssize_t size = conc_get(result, r, sizeof r - 1, 10);
     if (size < 0) {
       fprintf(stderr, "no result: %s\n", conc_strerror((int)size));
       rc = 1;

@@ -1,5 +1,6 @@
-/* task_worker.py of the documents: takes tasks from the queue of a master,
-   which may be task_master.c or Python, and puts the results on another.
+/* task_worker.py of the Python tutorials (in Chinese) that these examples
+   follow: takes tasks from the queue of a master, which may be task_master.c
+   or Python, and puts the results on another.
      cc task_worker.c -pthread && ./a.out [ADDRESS [AUTHKEY]] */
 
 #define CONC_IMPLEMENTATION
@@ -9,15 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
+
 int main(int argc, char **argv) {
   conc_manager m = {.address = argc > 1 ? argv[1] : "127.0.0.1:5000",
                     .authkey = argc > 2 ? argv[2] : "abc"};
-  const char *scale = getenv("TIME_SCALE");
-  const double second = scale ? atof(scale) : 1;
   const char *colon = strrchr(m.address, ':');
   int rc;
 
   setvbuf(stdout, NULL, _IOLBF, 0);
+  if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   printf("Connect to server %.*s...\n",
          (int)(colon ? colon - m.address : (long)strlen(m.address)),
          m.address);

@@ -1,5 +1,5 @@
-/* Threads of the documents: one with a name, beside the main thread, which is
-   called MainThread.
+/* Threads of the Python tutorials (in Chinese) that these examples follow:
+   one with a name, beside the main thread, which is called MainThread.
      cc thread.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static double second = 1; /* TIME_SCALE makes it shorter */
+static double second = 1; /* TIME_SCALE=0.01 makes it shorter */
 
 /* The code of the new thread. */
 static void *loop(void *arg) {
@@ -26,7 +26,7 @@ int main(void) {
   if (getenv("TIME_SCALE")) second = atof(getenv("TIME_SCALE"));
   printf("thread %s is running...\n", conc_name(NULL));
   conc_thread_start(&t);
-  conc_join(&t, CONC_FOREVER);
+  if (conc_join(&t, CONC_FOREVER) != 0) return 1;
   printf("thread %s ended.\n", conc_name(NULL));
   return 0;
 }

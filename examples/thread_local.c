@@ -1,5 +1,5 @@
-/* ThreadLocal of the documents: one global variable whose attributes each
-   thread has for itself.
+/* ThreadLocal of the Python tutorials (in Chinese) that these examples
+   follow: one global variable whose attributes each thread has for itself.
      cc thread_local.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION
@@ -28,8 +28,8 @@ int main(void) {
       .target = process_thread, .arg = (void *)"Bob", .name = "Thread-B"};
   conc_thread_start(&t1);
   conc_thread_start(&t2);
-  conc_join(&t1, CONC_FOREVER);
-  conc_join(&t2, CONC_FOREVER);
+  if (conc_join(&t1, CONC_FOREVER) != 0) return 1;
+  if (conc_join(&t2, CONC_FOREVER) != 0) return 1;
   conc_local_free(&local_school);
   return 0;
 }

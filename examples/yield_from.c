@@ -1,5 +1,5 @@
-/* yield and yield from of the documents: one generator gives away the list,
-   the other one its items.
+/* yield and yield from of the Python tutorials (in Chinese) that these
+   examples follow: one generator gives away the list, the other one its items.
      cc yield_from.c -pthread && ./a.out */
 
 #define CONC_IMPLEMENTATION

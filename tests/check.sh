@@ -34,21 +34,23 @@ few="$few CRASH_SECONDS=0.1 PIPE_KILLS=100 THREAD_ROUNDS=100 PROCESS_STARTS=200"
 few="$few DEADLOCK_ROUNDS=50 DEADLOCK_OPERATIONS=200000 SYNC_STEPS=3000"
 coroutines='core loop generator tasks asyncio stack park'
 cat >"$logs/list" <<EOS
-gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect signals progress shared pool public"
+gcc-tsan | gcc | CC=gcc $lines OPT=-O1 $few $tsan TESTS="core thread sync model deadlock memory park loop generator tasks asyncio stack queue manager stream datagram connect serve signals progress shared pool public"
 clang-asan | clang | CC=clang OPT=-O0 $few $san SCRIPTS=examples
 portable | gcc | CC=gcc OPT=-O0 STD=c99 DEFS="-DCONC_PORTABLE -DCONC_HAVE_THREAD_LOCAL=0" $few SCRIPTS=
-kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect pipe signals progress generator tasks asyncio stack queue manager process fork"
-c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks generator loop stream queue queue_processes pool process shared pipe value manager"
-malformed | gcc | CC=gcc MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
+kqueue | gcc | CC=gcc OPT=-O0 $few DEFS="$kqueue" LDFLAGS=$lkqueue TESTS="core loop stream datagram connect serve pipe signals progress generator tasks asyncio stack queue manager process fork"
+c++20 | g++ | CXX=g++ OPT=-O0 STD=c++20 $few TESTS="examples core thread sync tasks generator loop stream serve queue queue_processes pool process shared pipe value manager"
+malformed | gcc | CC=gcc $lines OPT=-O2 MANAGER_FRAMES=40000 VALUE_INPUTS=300000 TESTS="manager value"
 aarch64 | $cross qemu-aarch64 | $aarch64 OPT=-O1 TESTS="core value park loop queue generator"
 ucontext | gcc | CC=gcc OPT=-O0 $few DEFS="-DCONC_USE_UCONTEXT -DCONC_HAVE_SPAWN=0" TESTS="$coroutines queue fork process"
 implementation-c++17 | g++ | CXX=g++ OPT=-O0 IMPL=c++17 $few TESTS="core public deadlock json asyncio"
 ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
-valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect signals progress queue value json"
+valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect serve signals progress queue value json"
 compile-all | cc |
-long | cc | TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
+vendor-all | cc |
+gcc-O2 | gcc | CC=gcc OPT=-O2 $few INTEROP_VALUES=400 SCRIPTS=interop
+long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
 crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS
 
@@ -58,11 +60,11 @@ configuration() { # NAME TOOLS ARGUMENTS
   done
   log=$logs/$1.log
   start=$(date +%s)
-  if [ "$1" = compile-all ]; then
-    BUILD=build/check timeout -k 10 "$LIMIT" sh tests/compile.sh all
-  else
-    eval "timeout -k 10 $LIMIT make test JOBS=1 $3"
-  fi >"$log" 2>&1 </dev/null
+  case $1 in
+  *-all) # a script that has more to do here than in make test
+    BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
+  *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;
+  esac >"$log" 2>&1 </dev/null
   status=$?
   # Valgrind only warns, but then it is lost.
   ! grep -q 'client switching stacks' "$log" ||

@@ -5,8 +5,6 @@
 #define CONC_MALLOC(n) test_malloc(n)
 #define CONC_REALLOC(p, n) test_realloc(p, n)
 #define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
 #include <netdb.h>
 #include <sys/socket.h>
 static int ask_option(int fd, int level, int option, void *value,
@@ -17,7 +15,8 @@ static void forget(struct addrinfo *info);
 #define getaddrinfo look_up
 #define freeaddrinfo forget
 #define getsockopt ask_option
-#include "../conc.h"
+#include "inside.h"
+#include "tasks.h"
 #undef getaddrinfo
 #undef freeaddrinfo
 #undef getsockopt
@@ -25,18 +24,6 @@ static void forget(struct addrinfo *info);
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/un.h>
-
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
-#define BOTH(name, function)   \
-  TEST(name) {                 \
-    function(NULL);            \
-    run(function, (void *)1);  \
-  }
 
 /* A name server: "two" has two addresses, nobody listens at the first; "slow"
    answers when it is told to. */
@@ -98,7 +85,7 @@ static void *try_two(void *arg) {
   conc_close(listener);
   return arg;
 }
-BOTH(each_address_of_a_name_is_tried_in_turn, try_two)
+TEST_BOTH(each_address_of_a_name_is_tried_in_turn, try_two)
 
 static int connected;
 static void *connect_slowly(void *address) {
@@ -156,7 +143,7 @@ static void *no_addresses(void *arg) {
   }
   return arg;
 }
-BOTH(what_is_no_address_is_refused, no_addresses)
+TEST_BOTH(what_is_no_address_is_refused, no_addresses)
 
 static void *paths(void *arg) {
   enum { LONGEST = sizeof(((struct sockaddr_un *)0)->sun_path) - 1 };
@@ -186,7 +173,7 @@ static void *paths(void *arg) {
   CHECK_EQ(conc_connect("/no/such/folder", 1), -ENOENT);
   return arg;
 }
-BOTH(a_path_may_be_so_long_and_no_longer, paths)
+TEST_BOTH(a_path_may_be_so_long_and_no_longer, paths)
 
 /* A file that is no socket is left alone. */
 static void *other_file(void *arg) {
@@ -200,7 +187,7 @@ static void *other_file(void *arg) {
   unlink(path);
   return arg;
 }
-BOTH(a_file_that_is_no_socket_is_left_alone, other_file)
+TEST_BOTH(a_file_that_is_no_socket_is_left_alone, other_file)
 
 static void *no_descriptors(void *arg) {
   struct rlimit before, few;
@@ -292,6 +279,6 @@ static void *write_nothing(void *arg) {
   close(fds[0]), close(fds[1]);
   return arg;
 }
-BOTH(nothing_needs_no_buffer, write_nothing)
+TEST_BOTH(nothing_needs_no_buffer, write_nothing)
 
 TEST_MAIN

@@ -3,23 +3,11 @@
 #include "test.h"
 
 #include "../conc.h"
+#include "tasks.h"
 
 #include <pthread.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-
-#define START(start, t, fn, argument)                                         \
-  (memset(&(t), 0, sizeof(t)), (t).target = (fn), (t).arg = (argument),       \
-   CHECK_EQ(start(&(t)), 0))
-
-/* Runs `fn` as a coroutine on a loop, with the test as its argument. */
-static void run(conc_fn *fn, void *arg) {
-  conc_task t;
-  memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
 
 /* --- locks ------------------------------------------------------------- */
 
@@ -43,7 +31,7 @@ static void *count(void *arg) {
 
 static void *count_in_a_loop(void *arg) {
   conc_task t[4];
-  for (int i = 0; i < 4; i++) START(conc_coro_start, t[i], count, arg);
+  for (int i = 0; i < 4; i++) start(conc_coro_start, &t[i], count, arg);
   for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   return NULL;
 }
@@ -57,7 +45,7 @@ TEST(a_lock_excludes_threads_and_coroutines_from_each_other) {
   counter c = {{0}, 0, 3000};
   conc_task t[4];
   for (int i = 0; i < 4; i++)
-    START(conc_thread_start, t[i], i < 2 ? count : loop_of_counters, &c);
+    start(conc_thread_start, &t[i], i < 2 ? count : loop_of_counters, &c);
   for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   CHECK_EQ(c.value, 10 * 3000);
   CHECK(!conc_lock_locked(&c.lock));
@@ -77,7 +65,7 @@ TEST(a_lock_has_an_owner_and_timeouts) {
   CHECK_EQ(conc_lock_release(&l), -EPERM);
   CHECK_EQ(conc_lock_acquire(&l, 0), 0);
   CHECK_EQ(conc_lock_acquire(&l, CONC_FOREVER), -EDEADLK);
-  START(conc_thread_start, t, try_lock, &l);
+  start(conc_thread_start, &t, try_lock, &l);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   CHECK_EQ(conc_lock_release(&l), 0);
 }
@@ -100,7 +88,7 @@ static void *hog_lock(void *arg) {
 TEST(a_lock_is_handed_to_a_patient_waiter) {
   hog h = {{0}, 0};
   conc_task t;
-  START(conc_thread_start, t, hog_lock, &h);
+  start(conc_thread_start, &t, hog_lock, &h);
   for (int i = 0; i < 300; i++) {
     CHECK_EQ(conc_lock_acquire(&h.lock, 10), 0);
     CHECK_EQ(conc_lock_release(&h.lock), 0);
@@ -120,7 +108,7 @@ TEST(an_event_wakes_and_may_be_freed_at_once) {
   for (int i = 0; i < 2000; i++) {
     conc_event *e = (conc_event *)calloc(1, sizeof *e);
     conc_task t;
-    START(conc_thread_start, t, set_event, e);
+    start(conc_thread_start, &t, set_event, e);
     CHECK_EQ(conc_event_wait(e, CONC_FOREVER), 0);
     free(e);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -153,7 +141,7 @@ TEST(a_condition_loses_no_notify_between_a_thread_and_a_coroutine) {
   conc_task t;
   memset(&b, 0, sizeof b);
   b.rounds = 5000;
-  START(conc_thread_start, t, baton_0, &b);
+  start(conc_thread_start, &t, baton_0, &b);
   run(baton_1, &b);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
 }
@@ -222,13 +210,13 @@ static void *get_for_ever(void *arg) {
   return NULL;
 }
 
-static void cancel_all(int (*start)(conc_task *), void *fd, void *queue) {
+static void cancel_all(int (*how)(conc_task *), void *fd, void *queue) {
   conc_fn *waits[] = {wait_for_ever, sleep_for_ever, read_for_ever,
                       get_for_ever};
   for (int round = 0; round < 50; round++)
     for (int i = 0; i < 4; i++) {
       conc_task t;
-      START(start, t, waits[i], i == 2 ? fd : queue);
+      start(how, &t, waits[i], i == 2 ? fd : queue);
       if (round % 2) conc_yield_now(); /* so that it has begun, or not */
       CHECK_EQ(conc_cancel(&t), 0);
       CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
@@ -277,14 +265,14 @@ static void *note_later(void *arg) {
 
 static void *ordered(void *arg) {
   conc_task a, b;
-  START(conc_coro_start, a, note, (void *)"a");
-  START(conc_coro_start, b, note, (void *)"b");
+  start(conc_coro_start, &a, note, (void *)"a");
+  start(conc_coro_start, &b, note, (void *)"b");
   CHECK_EQ(conc_coro_start(&a), -EBUSY);
   CHECK_EQ(conc_join(&b, CONC_FOREVER), 0);
   CHECK_EQ(conc_join(&a, CONC_FOREVER), 0);
   CHECK_STR(order, "abab");
-  START(conc_coro_start, a, note_later, (void *)"a");
-  START(conc_coro_start, b, note_later, (void *)"b");
+  start(conc_coro_start, &a, note_later, (void *)"a");
+  start(conc_coro_start, &b, note_later, (void *)"b");
   CHECK_EQ(conc_join(&a, CONC_FOREVER), 0);
   CHECK_EQ(conc_join(&b, CONC_FOREVER), 0);
   CHECK_STR(order, "ababba");
@@ -335,7 +323,7 @@ static void *leaves(void *arg) {
 static void *leave_some(void *arg) {
   static conc_task t[3];
   conc_task nested;
-  for (int i = 0; i < 3; i++) START(conc_coro_start, t[i], leaves, NULL);
+  for (int i = 0; i < 3; i++) start(conc_coro_start, &t[i], leaves, NULL);
   memset(&nested, 0, sizeof nested);
   nested.target = leaves;
   CHECK_EQ(conc_run(&nested), -EBUSY);
@@ -382,7 +370,7 @@ static void *floats(void *arg) {
 static void *compute(void *arg) {
   int n[] = {1, 2, 3};
   conc_task t[3];
-  for (int i = 0; i < 3; i++) START(conc_coro_start, t[i], floats, &n[i]);
+  for (int i = 0; i < 3; i++) start(conc_coro_start, &t[i], floats, &n[i]);
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   return arg;
 }
@@ -434,7 +422,7 @@ static void *ping(void *arg) {
 
 static void *both(void *arg) {
   conc_task e;
-  START(conc_coro_start, e, echo, arg);
+  start(conc_coro_start, &e, echo, arg);
   ping(arg);
   CHECK_EQ(conc_join(&e, CONC_FOREVER), 0);
   return NULL;
@@ -444,7 +432,7 @@ TEST(descriptors_are_read_and_written_from_threads_and_coroutines) {
   int fds[2];
   conc_task e;
   CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
-  START(conc_thread_start, e, echo, fds);
+  start(conc_thread_start, &e, echo, fds);
   run(ping, fds);
   CHECK_EQ(conc_join(&e, CONC_FOREVER), 0);
   close(fds[1]);
@@ -464,7 +452,7 @@ static void *wait_closed(void *arg) {
 static void *close_waited(void *arg) {
   int *fds = (int *)arg;
   conc_task t;
-  START(conc_coro_start, t, wait_closed, &fds[0]);
+  start(conc_coro_start, &t, wait_closed, &fds[0]);
   conc_yield_now();
   CHECK_EQ(conc_close(fds[0]), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -491,7 +479,7 @@ static void *half_close(void *arg) {
   char buf[4096];
   conc_task t;
   size_t n = 0;
-  START(conc_coro_start, t, write_much, fds);
+  start(conc_coro_start, &t, write_much, fds);
   conc_yield_now();
   shutdown(fds[1], SHUT_WR); /* says nothing about the other direction */
   while (n < 1 << 20) {
@@ -522,6 +510,9 @@ static int bound(const char *path) {
   return fd;
 }
 
+/* What is no address, an address where nobody listens, and the path of a
+   unix socket that is in use, left over, or bound and about to listen: only
+   the one left over may be replaced. */
 TEST(addresses_are_checked_and_connections_refused) {
   int fd, client, accepted;
   char path[64];
@@ -658,7 +649,7 @@ static void *consume(void *arg) {
 
 static void *consume_in_a_loop(void *arg) {
   conc_task t[3];
-  for (int i = 0; i < 3; i++) START(conc_coro_start, t[i], consume, arg);
+  for (int i = 0; i < 3; i++) start(conc_coro_start, &t[i], consume, arg);
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   return NULL;
 }
@@ -681,10 +672,10 @@ TEST(many_producers_and_consumers_have_every_item_exactly_once) {
       each->number = i;
       each->seen = seen;
     }
-    START(conc_thread_start, t[i],
-          i < PRODUCERS        ? produce
+    start(conc_thread_start, &t[i],
+          i < PRODUCERS    ? produce
           : i == PRODUCERS ? consume
-                               : loop_of_consumers,
+                           : loop_of_consumers,
           each);
   }
   for (int i = 0; i < PRODUCERS; i++) CHECK_EQ(conc_join(&t[i], 60), 0);

@@ -6,12 +6,7 @@
 
 static double test_spin_seconds(void);
 #define CONC_SPIN_SECONDS test_spin_seconds()
-#define CONC_MALLOC test_malloc
-#define CONC_REALLOC test_realloc
-#define CONC_FREE test_free
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include "trace.h"
 
@@ -68,59 +63,60 @@ static void reap(pid_t pid) {
 /* In the lock: nobody else is, and all is as it was left, unless its owner has
    died. */
 static void change(int rc) {
-  MUST(rc == 0 || rc == -EOWNERDEAD);
+  CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   if (rc == -EOWNERDEAD) {
     its->inside = 0;
-    MUST(its->a == its->b || its->a == its->b + 1);
+    CHECK_CHILD(its->a == its->b || its->a == its->b + 1);
     its->b = its->a;
   }
-  MUST(GET(its->inside) == 0);
-  SET(its->inside, 1);
-  MUST(its->a == its->b);
-  SET(its->a, its->a + 1);
-  SET(its->b, its->b + 1);
-  SET(its->inside, 0);
+  CHECK_CHILD(LOAD(its->inside) == 0);
+  STORE(its->inside, 1);
+  CHECK_CHILD(its->a == its->b);
+  STORE(its->a, its->a + 1);
+  STORE(its->b, its->b + 1);
+  STORE(its->inside, 0);
 }
 
 static void turn_lock(void) {
   change(conc_lock_acquire(&its->lock, CONC_FOREVER));
-  MUST(conc_lock_release(&its->lock) == 0);
+  CHECK_CHILD(conc_lock_release(&its->lock) == 0);
 }
 
 static void turn_rlock(void) {
   int rc = conc_rlock_acquire(&its->rlock, CONC_FOREVER);
-  MUST(conc_rlock_acquire(&its->rlock, 0) == 0);
+  CHECK_CHILD(conc_rlock_acquire(&its->rlock, 0) == 0);
   change(rc);
-  MUST(conc_rlock_release(&its->rlock) == 0);
-  MUST(conc_rlock_release(&its->rlock) == 0);
+  CHECK_CHILD(conc_rlock_release(&its->rlock) == 0);
+  CHECK_CHILD(conc_rlock_release(&its->rlock) == 0);
 }
 
 /* As change(), but a reader may have been told instead. */
 static void turn_write(void) {
   int rc = conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER);
-  MUST(rc == 0 || rc == -EOWNERDEAD);
+  CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   change(-EOWNERDEAD);
-  MUST(conc_rwlock_release(&its->rwlock) == 0);
+  CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
 }
 static void turn_rwlock(void) {
   if ((its->turns[mine] + (unsigned)mine) % 3 == 0)
     turn_write();
   else {
     int rc = conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER);
-    unsigned long a = GET(its->a);
-    MUST(rc == 0 || rc == -EOWNERDEAD);
-    for (int i = 0; i < 20; i++) MUST(GET(its->a) == a); /* nobody writes */
-    MUST(conc_rwlock_release(&its->rwlock) == 0);
+    unsigned long a = LOAD(its->a);
+    CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
+    for (int i = 0; i < 20; i++)
+      CHECK_CHILD(LOAD(its->a) == a); /* nobody writes */
+    CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
   }
 }
 
 static void turn_sem(void) {
-  SET(its->state[mine], BETWEEN);
-  MUST(conc_sem_acquire(&its->sem, CONC_FOREVER) == 0);
-  SET(its->state[mine], HOLDING);
-  SET(its->state[mine], BETWEEN);
-  MUST(conc_sem_release(&its->sem, 1) == 0);
-  SET(its->state[mine], NOTHING);
+  STORE(its->state[mine], BETWEEN);
+  CHECK_CHILD(conc_sem_acquire(&its->sem, CONC_FOREVER) == 0);
+  STORE(its->state[mine], HOLDING);
+  STORE(its->state[mine], BETWEEN);
+  CHECK_CHILD(conc_sem_release(&its->sem, 1) == 0);
+  STORE(its->state[mine], NOTHING);
 }
 
 static bool is_some(void *arg) {
@@ -129,34 +125,34 @@ static bool is_some(void *arg) {
 }
 static void turn_cond(void) {
   int rc = conc_lock_acquire(&its->lock, CONC_FOREVER);
-  MUST(rc == 0 || rc == -EOWNERDEAD);
+  CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   if (mine % 2 == 0) {
     its->produced++;
-    MUST(conc_cond_notify(&its->cond, 1) == 0);
+    CHECK_CHILD(conc_cond_notify(&its->cond, 1) == 0);
   } else {
     rc = conc_cond_wait_for(&its->cond, &its->lock, is_some, NULL,
                             CONC_FOREVER);
     if (rc == 0) its->consumed++;
-    MUST(rc == 0 || rc == -EOWNERDEAD);
+    CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   }
-  MUST(conc_lock_release(&its->lock) == 0);
+  CHECK_CHILD(conc_lock_release(&its->lock) == 0);
 }
 
 static void turn_event(void) {
   if (mine == 0) {
-    MUST(conc_event_set(&its->event) == 0);
-    if (its->turns[mine] % 2) MUST(conc_event_clear(&its->event) == 0);
+    CHECK_CHILD(conc_event_set(&its->event) == 0);
+    if (its->turns[mine] % 2) CHECK_CHILD(conc_event_clear(&its->event) == 0);
   } else {
-    MUST(conc_event_wait(&its->event, CONC_FOREVER) == 0);
-    if (mine == 1) MUST(conc_event_clear(&its->event) == 0);
+    CHECK_CHILD(conc_event_wait(&its->event, CONC_FOREVER) == 0);
+    if (mine == 1) CHECK_CHILD(conc_event_clear(&its->event) == 0);
   }
 }
 
 static void turn_barrier(void) {
   int rc = conc_barrier_wait(&its->barrier, CONC_FOREVER);
-  MUST(rc == -EPIPE || rc == -EOWNERDEAD || (rc >= 0 && rc < 3));
+  CHECK_CHILD(rc == -EPIPE || rc == -EOWNERDEAD || (rc >= 0 && rc < 3));
   if (rc < 0 && conc_barrier_broken(&its->barrier))
-    MUST(conc_barrier_reset(&its->barrier) == 0);
+    CHECK_CHILD(conc_barrier_reset(&its->barrier) == 0);
 }
 
 static int once(void *arg) {
@@ -165,7 +161,7 @@ static int once(void *arg) {
   return -EAGAIN;
 }
 static void turn_once(void) {
-  MUST(conc_once_run(&its->once, once, NULL, CONC_FOREVER) == -EAGAIN);
+  CHECK_CHILD(conc_once_run(&its->once, once, NULL, CONC_FOREVER) == -EAGAIN);
 }
 
 /* --- at random instants --- */
@@ -187,7 +183,7 @@ static void begin_child(int i, void (*turn)(void)) {
 
 static unsigned all_turns(void) {
   unsigned n = 0;
-  for (int i = 0; i < CHILDREN; i++) n += GET(its->turns[i]);
+  for (int i = 0; i < CHILDREN; i++) n += LOAD(its->turns[i]);
   return n;
 }
 
@@ -198,7 +194,7 @@ static void go_on(void) {
   int status;
   memcpy(before, its->turns, sizeof before);
   for (int i = 0; i < CHILDREN; i++)
-    while (GET(its->turns[i]) == before[i]) {
+    while (LOAD(its->turns[i]) == before[i]) {
       if (waitpid(children[i], &status, WNOHANG) == children[i])
         TEST_FAIL("child %d ended: %x", i, status);
       if (test_now() > late)
@@ -220,17 +216,16 @@ static void crash(void (*turn)(void)) {
     while (test_now() < until) sched_yield();
     kill(children[i], SIGKILL);
     reap(children[i]);
-    if (turn == turn_sem && GET(its->state[i]) == HOLDING)
+    if (turn == turn_sem && LOAD(its->state[i]) == HOLDING)
       CHECK_EQ(conc_sem_release(&its->sem, 1), 0);
-    else if (turn == turn_sem && GET(its->state[i]) == BETWEEN)
-      lost++;
+    else if (turn == turn_sem && LOAD(its->state[i]) == BETWEEN) lost++;
     if (lost == UNITS || (k % 16 == 15 && turn == turn_sem)) {
       size_t value;
       for (int j = 0; j < CHILDREN; j++) {
         if (j == i) continue;
         kill(children[j], SIGKILL);
         reap(children[j]);
-        if (GET(its->state[j]) != NOTHING) lost++;
+        if (LOAD(its->state[j]) != NOTHING) lost++;
       }
       value = conc_sem_value(&its->sem);
       CHECK(value <= UNITS && value + lost >= UNITS);
@@ -274,6 +269,9 @@ static void aftermath(void (*turn)(void)) {
   conc_shared_free(its);
 }
 
+/* Children use one object in turn and are killed at any moment. Afterwards
+   the others must still get it, and nothing that the dead held may stay
+   taken. */
 TEST(killed_at_a_lock) { aftermath(turn_lock); }
 TEST(killed_at_a_recursive_lock) { aftermath(turn_rlock); }
 TEST(killed_at_an_rwlock) { aftermath(turn_rwlock); }
@@ -363,8 +361,8 @@ static void take_and_give(int (*take)(void), int (*give)(void)) {
 static int take_lock(void) { return conc_lock_acquire(&its->lock, 10); }
 static int give_lock(void) { return conc_lock_release(&its->lock); }
 static void run_lock(void) {
-  MUST(take_lock() == 0);
-  MUST(give_lock() == 0);
+  CHECK_CHILD(take_lock() == 0);
+  CHECK_CHILD(give_lock() == 0);
 }
 static void hold_lock(void) { CHECK_EQ(take_lock(), 0); }
 static void help_lock(void) { CHECK_EQ(give_lock(), 0); }
@@ -382,8 +380,8 @@ TEST(no_instruction_of_a_wait_for_a_lock_harms) {
 static int take_rlock(void) { return conc_rlock_acquire(&its->rlock, 10); }
 static int give_rlock(void) { return conc_rlock_release(&its->rlock); }
 static void run_rlock(void) {
-  for (int i = 0; i < 2; i++) MUST(take_rlock() == 0);
-  for (int i = 0; i < 2; i++) MUST(give_rlock() == 0);
+  for (int i = 0; i < 2; i++) CHECK_CHILD(take_rlock() == 0);
+  for (int i = 0; i < 2; i++) CHECK_CHILD(give_rlock() == 0);
 }
 static void after_rlock(void) {
   take_and_give(take_rlock, give_rlock);
@@ -403,12 +401,12 @@ static int take_write(void) {
 }
 static int give_rwlock(void) { return conc_rwlock_release(&its->rwlock); }
 static void run_read(void) {
-  MUST(take_read() == 0);
-  MUST(give_rwlock() == 0);
+  CHECK_CHILD(take_read() == 0);
+  CHECK_CHILD(give_rwlock() == 0);
 }
 static void run_write(void) {
-  MUST(take_write() == 0);
-  MUST(give_rwlock() == 0);
+  CHECK_CHILD(take_write() == 0);
+  CHECK_CHILD(give_rwlock() == 0);
 }
 static void hold_write(void) { CHECK_EQ(take_write(), 0); }
 static void hold_read(void) { CHECK_EQ(take_read(), 0); }
@@ -437,8 +435,8 @@ TEST(no_instruction_of_a_writer_that_waits_harms) {
 }
 
 static void run_sem(void) {
-  MUST(conc_sem_acquire(&its->sem, 10) == 0);
-  MUST(conc_sem_release(&its->sem, 1) == 0);
+  CHECK_CHILD(conc_sem_acquire(&its->sem, 10) == 0);
+  CHECK_CHILD(conc_sem_release(&its->sem, 1) == 0);
 }
 static void hold_sem(void) {
   for (int i = 0; i < UNITS; i++) CHECK_EQ(conc_sem_acquire(&its->sem, 0), 0);
@@ -464,10 +462,12 @@ TEST(no_instruction_of_a_wait_for_a_semaphore_harms) {
 
 static void clear_event(void) { CHECK_EQ(conc_event_clear(&its->event), 0); }
 static void set_event(void) { CHECK_EQ(conc_event_set(&its->event), 0); }
-static void run_wait(void) { MUST(conc_event_wait(&its->event, 10) == 0); }
+static void run_wait(void) {
+  CHECK_CHILD(conc_event_wait(&its->event, 10) == 0);
+}
 static void run_set(void) {
-  MUST(conc_event_set(&its->event) == 0);
-  MUST(conc_event_clear(&its->event) == 0);
+  CHECK_CHILD(conc_event_set(&its->event) == 0);
+  CHECK_CHILD(conc_event_clear(&its->event) == 0);
 }
 static void after_event(void) {
   clear_event();
@@ -492,21 +492,21 @@ static void begin_bystander(void) {
   its->ran = 0;
   bystander = fork();
   if (bystander == 0) {
-    MUST(take_lock() == 0);
-    SET(its->ran, 1);
+    CHECK_CHILD(take_lock() == 0);
+    STORE(its->ran, 1);
     for (;;) {
       int rc = conc_cond_wait(&its->cond, &its->lock, CONC_FOREVER);
-      MUST(rc == 0 || rc == -EOWNERDEAD);
-      SET(its->passes, its->passes + 1);
+      CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
+      STORE(its->passes, its->passes + 1);
     }
   }
   CHECK(bystander > 0);
-  while (GET(its->ran) == 0) usleep(50);
+  while (LOAD(its->ran) == 0) usleep(50);
 }
 static void run_cond(void) {
-  MUST(take_lock() == 0);
-  MUST(conc_cond_wait(&its->cond, &its->lock, 10) == 0);
-  MUST(give_lock() == 0);
+  CHECK_CHILD(take_lock() == 0);
+  CHECK_CHILD(conc_cond_wait(&its->cond, &its->lock, 10) == 0);
+  CHECK_CHILD(give_lock() == 0);
 }
 static void notify_all(void) {
   int rc = take_lock();
@@ -516,14 +516,14 @@ static void notify_all(void) {
 }
 static void after_cond(void) {
   double late = test_now() + 10 * test_slow();
-  while (GET(its->passes) == 0) {
+  while (LOAD(its->passes) == 0) {
     usleep(50);
     CHECK(test_now() < late);
   }
   after_lock(); /* which has it wait again */
-  SET(its->passes, 0);
+  STORE(its->passes, 0);
   CHECK_EQ(conc_cond_notify(&its->cond, 1), 0);
-  while (GET(its->passes) == 0) {
+  while (LOAD(its->passes) == 0) {
     usleep(50);
     CHECK(test_now() < late);
   }
@@ -532,9 +532,9 @@ static void after_cond(void) {
   after_lock();
 }
 static void run_notify(void) {
-  MUST(take_lock() == 0);
-  MUST(conc_cond_notify_all(&its->cond) == 0);
-  MUST(give_lock() == 0);
+  CHECK_CHILD(take_lock() == 0);
+  CHECK_CHILD(conc_cond_notify_all(&its->cond) == 0);
+  CHECK_CHILD(give_lock() == 0);
 }
 static void after_notify(void) {
   notify_all();
@@ -552,7 +552,7 @@ TEST(no_instruction_of_a_notify_harms) {
 
 static void run_barrier(void) {
   int rc = conc_barrier_wait(&its->barrier, 10);
-  MUST(rc >= 0);
+  CHECK_CHILD(rc >= 0);
 }
 static void help_barrier(void) {
   int rc = conc_barrier_wait(&its->barrier, 0.005);
@@ -586,7 +586,7 @@ static int count(void *arg) {
 }
 static void new_once(void) { CHECK_EQ(conc_once_init_shared(&its->once), 0); }
 static void run_once(void) {
-  MUST(conc_once_run(&its->once, count, NULL, 10) == 0);
+  CHECK_CHILD(conc_once_run(&its->once, count, NULL, 10) == 0);
 }
 static void after_once(void) {
   unsigned ran;

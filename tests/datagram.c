@@ -1,24 +1,6 @@
 /* Datagrams: UDP and unix, from threads and coroutines; addresses. */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
-#define BOTH(name, function) \
-  TEST(name) {               \
-    function(NULL);          \
-    run(function, NULL);     \
-  }
+#include "inside.h"
+#include "tasks.h"
 
 /* Two sockets, what one sends the other gets, and can answer. */
 static void talk(int a, int b) {
@@ -79,7 +61,7 @@ static void *udp(void *arg) {
   }
   return arg;
 }
-BOTH(udp_datagrams_keep_their_bounds_and_tell_who_sent_them, udp)
+TEST_BOTH(udp_datagrams_keep_their_bounds_and_tell_who_sent_them, udp)
 
 static void *unix_sockets(void *arg) {
   char directory[] = "/tmp/conc-datagram-XXXXXX", one[64], two[64];
@@ -110,7 +92,7 @@ static void *unix_sockets(void *arg) {
   CHECK_EQ(rmdir(directory), 0);
   return arg;
 }
-BOTH(unix_datagrams_wait_for_room, unix_sockets)
+TEST_BOTH(unix_datagrams_wait_for_room, unix_sockets)
 
 /* A server that answers, and clients, all coroutines of one loop. */
 enum { CLIENTS = 20, ROUNDS = 50 };

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every example runs and ends well; sleeps are cut short by TIME_SCALE.
 #
-# Which programs of the documents (five tutorials of Python, in Chinese; their
+# Which programs of the documents (five Python tutorials, in Chinese; their
 # numbers) each mirrors: the same structure, and the lines that they print.
 #
 #   os.fork()                                  0-4      fork
@@ -29,10 +29,16 @@
 #   asyncio.gather                             2        gather
 #   asyncio.as_completed                       2        as_completed
 #   wait_with_progress, tqdm                   2        progress
-#   processes, and coroutines in each (words)  0-2 4    echo, http
+#   processes, and coroutines in each (words)  0-2 4    echo
 #   task_master.py, task_worker.py             0-4      task_master, task_worker
 #   "把计算n*n的代码换成发送邮件" (words)      0-2 4    mail
 #   with open, os.path, listdir, pickle, json  4        files
+#
+# And what of Python they do not show:
+#   Pool.map, Pool.imap                                 pool_map
+#   asyncio.timeout, signal.sigwait                     timeout
+#   asyncio.to_thread                                   offload
+#   asyncio.start_server, socketserver                  http
 : "${EXAMPLES:=build/examples}"
 export TIME_SCALE=0.01
 log=$EXAMPLES/examples.log

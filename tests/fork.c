@@ -5,9 +5,7 @@
 
 static void test_point(void);
 #define CONC__POINT() test_point()
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <signal.h>
 
@@ -39,18 +37,20 @@ static conc_sem sem = {.value = 3, .bound = 3};
 /* What has an owner, held for a moment by whoever comes by. */
 static void use_owned(bool careful) {
   int rc = conc_rlock_acquire(&rlock, 5);
-  if (careful) MUST(rc == 0 || rc == -EOWNERDEAD);
+  if (careful) CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   if (rc == 0 || rc == -EOWNERDEAD) {
-    MUST(conc_rlock_acquire(&rlock, 0) == 0);
-    MUST(conc_rlock_release(&rlock) == 0);
-    MUST(conc_rlock_release(&rlock) == 0);
+    CHECK_CHILD(conc_rlock_acquire(&rlock, 0) == 0);
+    CHECK_CHILD(conc_rlock_release(&rlock) == 0);
+    CHECK_CHILD(conc_rlock_release(&rlock) == 0);
   }
   rc = conc_rwlock_read_acquire(&rwlock, 5);
-  if (careful) MUST(rc == 0 || rc == -EOWNERDEAD);
-  if (rc == 0 || rc == -EOWNERDEAD) MUST(conc_rwlock_release(&rwlock) == 0);
+  if (careful) CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
+  if (rc == 0 || rc == -EOWNERDEAD)
+    CHECK_CHILD(conc_rwlock_release(&rwlock) == 0);
   rc = conc_rwlock_write_acquire(&rwlock, 5);
-  if (careful) MUST(rc == 0 || rc == -EOWNERDEAD);
-  if (rc == 0 || rc == -EOWNERDEAD) MUST(conc_rwlock_release(&rwlock) == 0);
+  if (careful) CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
+  if (rc == 0 || rc == -EOWNERDEAD)
+    CHECK_CHILD(conc_rwlock_release(&rwlock) == 0);
 }
 
 static bool is_full(void *arg) { return ((used *)arg)->turns == 10; }
@@ -59,18 +59,19 @@ static void *use_some(void *arg) {
   used *u = (used *)arg;
   char buf[8];
   for (int i = 0; i < 5; i++) {
-    MUST(conc_lock_acquire(&u->lock, 5) == 0);
+    CHECK_CHILD(conc_lock_acquire(&u->lock, 5) == 0);
     u->turns++;
-    MUST(conc_cond_notify_all(&u->cond) == 0);
-    MUST(conc_lock_release(&u->lock) == 0);
-    MUST(conc_put(u->queue, "child", 5, 5) == 0);
-    MUST(conc_get(u->queue, buf, 8, 5) == 5);
-    MUST(conc_sleep(0.0001) == 0);
+    CHECK_CHILD(conc_cond_notify_all(&u->cond) == 0);
+    CHECK_CHILD(conc_lock_release(&u->lock) == 0);
+    CHECK_CHILD(conc_put(u->queue, "child", 5, 5) == 0);
+    CHECK_CHILD(conc_get(u->queue, buf, 8, 5) == 5);
+    CHECK_CHILD(conc_sleep(0.0001) == 0);
     use_owned(true);
-    MUST(conc_local_set(&local, i % 2 ? "odd" : "even", strdup("x")) == 0);
-    MUST(conc_local_has(&local, "even"));
+    CHECK_CHILD(conc_local_set(&local, i % 2 ? "odd" : "even", strdup("x")) ==
+                0);
+    CHECK_CHILD(conc_local_has(&local, "even"));
   }
-  MUST(conc_local_delete(&local, "odd") == 0);
+  CHECK_CHILD(conc_local_delete(&local, "odd") == 0);
   return arg;
 }
 
@@ -78,11 +79,11 @@ static void *use_loop(void *arg) {
   conc_task t = {.target = use_some, .arg = arg};
   int fds[2];
   char c;
-  MUST(pipe(fds) == 0);
-  MUST(conc_coro_start(&t) == 0);
-  MUST(conc_write(fds[1], "x", 1, 5) == 1);
-  MUST(conc_read(fds[0], &c, 1, 5) == 1);
-  MUST(conc_join(&t, 5) == 0);
+  CHECK_CHILD(pipe(fds) == 0);
+  CHECK_CHILD(conc_coro_start(&t) == 0);
+  CHECK_CHILD(conc_write(fds[1], "x", 1, 5) == 1);
+  CHECK_CHILD(conc_read(fds[0], &c, 1, 5) == 1);
+  CHECK_CHILD(conc_join(&t, 5) == 0);
   return arg;
 }
 
@@ -96,21 +97,21 @@ static void use_everything(void) {
   u.queue = conc_queue_new(NULL);
   t.target = use_some;
   t.arg = &u;
-  MUST(conc_thread_start(&t) == 0);
+  CHECK_CHILD(conc_thread_start(&t) == 0);
   if (conc__this.loop == NULL) {
     root.target = use_loop;
     root.arg = &u;
-    MUST(conc_run(&root) == 0);
+    CHECK_CHILD(conc_run(&root) == 0);
   } else {
     use_loop(&u);
   }
-  MUST(conc_lock_acquire(&u.lock, 5) == 0);
-  MUST(conc_cond_wait_for(&u.cond, &u.lock, is_full, &u, 5) == 0);
-  MUST(conc_lock_release(&u.lock) == 0);
-  MUST(conc_join(&t, 5) == 0);
-  MUST(conc_result(&t) == &u);
+  CHECK_CHILD(conc_lock_acquire(&u.lock, 5) == 0);
+  CHECK_CHILD(conc_cond_wait_for(&u.cond, &u.lock, is_full, &u, 5) == 0);
+  CHECK_CHILD(conc_lock_release(&u.lock) == 0);
+  CHECK_CHILD(conc_join(&t, 5) == 0);
+  CHECK_CHILD(conc_result(&t) == &u);
   conc_event_set(&u.event);
-  MUST(conc_event_wait(&u.event, 5) == 0);
+  CHECK_CHILD(conc_event_wait(&u.event, 5) == 0);
   conc_queue_free(u.queue);
 }
 
@@ -248,6 +249,7 @@ static void rest(busy *b) {
   for (int i = 0; i < BUSY; i++) CHECK_EQ(conc_join(&b->threads[i], 60), 0);
   CHECK_EQ(conc_manager_shutdown(&b->server), 0);
   for (int i = 0; i < 2; i++) conc_queue_free(b->queues[i]);
+  conc_local_free(&local);
 }
 
 /* In the child: its own use of everything, and what the parent's threads left
@@ -257,26 +259,26 @@ static void use_what_is_left(void *arg) {
   char buf[64];
   for (int i = 0; i < 2; i++) {
     int rc = conc_lock_acquire(&b->locks[i], 5);
-    MUST(rc == 0 || rc == -EOWNERDEAD);
-    MUST(conc_lock_release(&b->locks[i]) == 0);
-    MUST(conc_lock_acquire(&b->locks[i], 0) == 0); /* once */
-    MUST(conc_lock_release(&b->locks[i]) == 0);
+    CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
+    CHECK_CHILD(conc_lock_release(&b->locks[i]) == 0);
+    CHECK_CHILD(conc_lock_acquire(&b->locks[i], 0) == 0); /* once */
+    CHECK_CHILD(conc_lock_release(&b->locks[i]) == 0);
     while (conc_get(b->queues[i], buf, sizeof buf, 0) >= 0) {
     }
-    MUST(AS_FIFO(b->queues[i])->getters.first == NULL);
-    MUST(AS_FIFO(b->queues[i])->putters.first == NULL);
-    MUST(conc_put(b->queues[i], "x", 1, 0) == 0);
-    MUST(conc_get(b->queues[i], buf, sizeof buf, 0) == 1);
-    MUST(b->locks[i].waiters.first == NULL);
+    CHECK_CHILD(AS_FIFO(b->queues[i])->getters.first == NULL);
+    CHECK_CHILD(AS_FIFO(b->queues[i])->putters.first == NULL);
+    CHECK_CHILD(conc_put(b->queues[i], "x", 1, 0) == 0);
+    CHECK_CHILD(conc_get(b->queues[i], buf, sizeof buf, 0) == 1);
+    CHECK_CHILD(b->locks[i].waiters.first == NULL);
   }
-  MUST(b->cond.waiters.first == NULL);
-  MUST(b->event.waiters.first == NULL);
+  CHECK_CHILD(b->cond.waiters.first == NULL);
+  CHECK_CHILD(b->event.waiters.first == NULL);
   for (int i = 0; i < BUSY; i++) {
-    MUST(!conc_is_alive(&b->threads[i]));
-    MUST(conc_join(&b->threads[i], 5) == -ECHILD);
+    CHECK_CHILD(!conc_is_alive(&b->threads[i]));
+    CHECK_CHILD(conc_join(&b->threads[i], 5) == -ECHILD);
   }
   use_everything();
-  MUST(conc_manager_shutdown(&b->server) == 0);
+  CHECK_CHILD(conc_manager_shutdown(&b->server) == 0);
 }
 
 /* What cannot do it. */
@@ -317,10 +319,10 @@ static void *wait_for_go(void *arg) {
   shared *s = (shared *)arg;
   int rc = conc_lock_acquire(&s->lock, CONC_FOREVER);
   if (rc == -EOWNERDEAD) s->lost++;
-  MUST(rc == 0 || rc == -EOWNERDEAD);
+  CHECK_CHILD(rc == 0 || rc == -EOWNERDEAD);
   s->woken++;
-  MUST(conc_lock_release(&s->lock) == 0);
-  MUST(conc_event_wait(&s->go, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_lock_release(&s->lock) == 0);
+  CHECK_CHILD(conc_event_wait(&s->go, CONC_FOREVER) == 0);
   s->woken++;
   return NULL;
 }
@@ -328,10 +330,10 @@ static void *wait_for_go(void *arg) {
 /* Holds the lock for ever, or rather until it is told to go. */
 static void *hold(void *arg) {
   shared *s = (shared *)arg;
-  MUST(conc_lock_acquire(&s->lock, CONC_FOREVER) == 0);
-  MUST(conc_put(s->queue, "held", 4, CONC_FOREVER) == 0);
-  MUST(conc_event_wait(&s->go, CONC_FOREVER) == 0);
-  MUST(conc_lock_release(&s->lock) == 0);
+  CHECK_CHILD(conc_lock_acquire(&s->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_put(s->queue, "held", 4, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_event_wait(&s->go, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_lock_release(&s->lock) == 0);
   return NULL;
 }
 
@@ -363,12 +365,12 @@ static void *fork_here(void *arg) {
   pid = (fflush(NULL), fork());
   if (pid == 0) {
     alarm(20);
-    MUST(conc_join(joined, 5) == -ECHILD);
+    CHECK_CHILD(conc_join(joined, 5) == -ECHILD);
     use_everything();
     conc_event_set(&s->go);
-    for (int i = 0; i < 3; i++) MUST(conc_join(&waiters[i], 5) == 0);
-    MUST(s->woken == 6);
-    MUST(s->lost == 1); /* one has heard that the owner is gone */
+    for (int i = 0; i < 3; i++) CHECK_CHILD(conc_join(&waiters[i], 5) == 0);
+    CHECK_CHILD(s->woken == 6);
+    CHECK_CHILD(s->lost == 1); /* one has heard that the owner is gone */
     _exit(0);
   }
   conc_event_set(&s->go);
@@ -439,15 +441,15 @@ static void *wait_behind(void *arg) {
   behind *b = (behind *)arg;
   char buf[8];
   can_be_held_up = conc__self()->ops == &conc__thread_class;
-  if (b->kind == A_MESSAGE) MUST(conc_get(b->queue, buf, 8, 20) == 1);
-  if (b->kind == ROOM) MUST(conc_put(b->queue, "y", 1, 20) == 0);
+  if (b->kind == A_MESSAGE) CHECK_CHILD(conc_get(b->queue, buf, 8, 20) == 1);
+  if (b->kind == ROOM) CHECK_CHILD(conc_put(b->queue, "y", 1, 20) == 0);
   if (b->kind == A_LOCK) {
-    MUST(conc_lock_acquire(&b->lock, 20) == 0);
-    MUST(conc_lock_release(&b->lock) == 0);
+    CHECK_CHILD(conc_lock_acquire(&b->lock, 20) == 0);
+    CHECK_CHILD(conc_lock_release(&b->lock) == 0);
   }
   if (b->kind == READING) {
-    MUST(conc_rwlock_write_acquire(&b->rwlock, 20) == 0);
-    MUST(conc_rwlock_release(&b->rwlock) == 0);
+    CHECK_CHILD(conc_rwlock_write_acquire(&b->rwlock, 20) == 0);
+    CHECK_CHILD(conc_rwlock_release(&b->rwlock) == 0);
   }
   return NULL;
 }
@@ -479,7 +481,7 @@ static void *fork_behind(void *arg) {
   pid = (fflush(NULL), fork());
   if (pid == 0) {
     alarm(20);
-    MUST(conc_join(&coroutine, 5) == 0);
+    CHECK_CHILD(conc_join(&coroutine, 5) == 0);
     _exit(0);
   }
   __atomic_store_n(&held_up, 0, __ATOMIC_RELEASE);
@@ -549,56 +551,58 @@ static void *own_other(void *arg) {
 }
 
 static void *want_other(void *arg) {
-  MUST(conc_lock_acquire(&((owners *)arg)->other, 5) == 0);
+  CHECK_CHILD(conc_lock_acquire(&((owners *)arg)->other, 5) == 0);
   return arg;
 }
 
 /* Of each kind: what another thread owned is free, and says so once. */
 static void look_at_kinds(owners *o) {
   int did = 0;
-  MUST(conc_rlock_acquire(&o->deep, 0) == -EOWNERDEAD);
-  MUST(conc_rlock_release(&o->deep) == 0);
-  MUST(conc_rlock_release(&o->deep) == -EPERM);
-  MUST(conc_rwlock_read_acquire(&o->written, 0) == -EOWNERDEAD);
-  MUST(conc_rwlock_release(&o->written) == 0);
-  MUST(conc_rwlock_write_acquire(&o->written, 0) == 0);
-  MUST(conc_rwlock_release(&o->written) == 0);
-  MUST(conc_rwlock_write_acquire(&o->read, 0) == 0); /* readers do no harm */
-  MUST(conc_rwlock_release(&o->read) == 0);
-  MUST(conc_once_run(&o->once, do_once, &did, 0) == 0);
-  MUST(conc_once_run(&o->once, do_once, &did, 0) == 0);
-  MUST(did == 1);
-  MUST(conc_barrier_wait(&o->barrier, 5) == -EPIPE);
-  MUST(conc_barrier_reset(&o->barrier) == 0);
-  MUST(conc_barrier_wait(&o->barrier, 0) == -ETIMEDOUT);
+  CHECK_CHILD(conc_rlock_acquire(&o->deep, 0) == -EOWNERDEAD);
+  CHECK_CHILD(conc_rlock_release(&o->deep) == 0);
+  CHECK_CHILD(conc_rlock_release(&o->deep) == -EPERM);
+  CHECK_CHILD(conc_rwlock_read_acquire(&o->written, 0) == -EOWNERDEAD);
+  CHECK_CHILD(conc_rwlock_release(&o->written) == 0);
+  CHECK_CHILD(conc_rwlock_write_acquire(&o->written, 0) == 0);
+  CHECK_CHILD(conc_rwlock_release(&o->written) == 0);
+  /* Readers do no harm. */
+  CHECK_CHILD(conc_rwlock_write_acquire(&o->read, 0) == 0);
+  CHECK_CHILD(conc_rwlock_release(&o->read) == 0);
+  CHECK_CHILD(conc_once_run(&o->once, do_once, &did, 0) == 0);
+  CHECK_CHILD(conc_once_run(&o->once, do_once, &did, 0) == 0);
+  CHECK_CHILD(did == 1);
+  CHECK_CHILD(conc_barrier_wait(&o->barrier, 5) == -EPIPE);
+  CHECK_CHILD(conc_barrier_reset(&o->barrier) == 0);
+  CHECK_CHILD(conc_barrier_wait(&o->barrier, 0) == -ETIMEDOUT);
 }
 
 static void look_at_all(void *arg) {
   owners *o = (owners *)arg;
   look_at_kinds(o);
-  CONC_WITH(&o->other) MUST(0 && "a block that must not run");
-  else MUST(errno == EOWNERDEAD);
-  MUST(!conc_lock_locked(&o->other));
+  CONC_WITH(&o->other) CHECK_CHILD(0 && "a block that must not run");
+  else CHECK_CHILD(errno == EOWNERDEAD);
+  CHECK_CHILD(!conc_lock_locked(&o->other));
 }
 
 static void look_at_owners(void *arg) {
   owners *o = (owners *)arg;
   conc_task t = {.target = want_other, .arg = o};
-  MUST(conc_lock_acquire(&o->mine, 0) == -EDEADLK); /* still mine */
-  MUST(conc_lock_release(&o->mine) == 0);
-  MUST(conc_lock_acquire(&o->other, 0) == -EOWNERDEAD); /* and taken */
-  MUST(conc_lock_acquire(&o->other, 0) == -EDEADLK);
-  MUST(conc_lock_release(&o->other) == 0);
-  MUST(conc_thread_start(&t) == 0);
-  MUST(conc_join(&t, 5) == 0);
-  MUST(conc_result(&t) == o);
+  CHECK_CHILD(conc_lock_acquire(&o->mine, 0) == -EDEADLK); /* still mine */
+  CHECK_CHILD(conc_lock_release(&o->mine) == 0);
+  CHECK_CHILD(conc_lock_acquire(&o->other, 0) == -EOWNERDEAD); /* and taken */
+  CHECK_CHILD(conc_lock_acquire(&o->other, 0) == -EDEADLK);
+  CHECK_CHILD(conc_lock_release(&o->other) == 0);
+  CHECK_CHILD(conc_thread_start(&t) == 0);
+  CHECK_CHILD(conc_join(&t, 5) == 0);
+  CHECK_CHILD(conc_result(&t) == o);
 }
 
 static void fork_again(void *arg) {
   owners *o = (owners *)arg;
-  MUST(conc_lock_acquire(&o->other, 0) == -EOWNERDEAD);
-  MUST(in_child(look_at_owners, o) == MUST_FAILED); /* mine, not gone */
-  MUST(conc_lock_release(&o->other) == 0);
+  CHECK_CHILD(conc_lock_acquire(&o->other, 0) == -EOWNERDEAD);
+  /* What it holds is mine, not gone. */
+  CHECK_CHILD(in_child(look_at_owners, o) == CHECK_CHILD_FAILED);
+  CHECK_CHILD(conc_lock_release(&o->other) == 0);
 }
 
 TEST(a_child_owns_what_its_thread_owned_and_nothing_else) {
@@ -639,29 +643,29 @@ typedef struct notice {
 
 static void *await_notice(void *arg) {
   notice *n = (notice *)arg;
-  MUST(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
   conc_event_set(&n->waits);
-  MUST(conc_cond_wait(&n->cond, &n->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_cond_wait(&n->cond, &n->lock, CONC_FOREVER) == 0);
   n->got++;
-  MUST(conc_lock_release(&n->lock) == 0);
+  CHECK_CHILD(conc_lock_release(&n->lock) == 0);
   return NULL;
 }
 
 static void go_on_after_notice(void *arg) {
   notice *n = (notice *)arg;
   conc_task t = {.target = await_notice, .arg = n};
-  MUST(conc_lock_release(&n->lock) == 0);
+  CHECK_CHILD(conc_lock_release(&n->lock) == 0);
   for (int i = 0; n->coroutine && i < 1000 && n->got == 0; i++)
     conc_yield_now();
-  MUST(n->got == n->coroutine); /* a thread has stayed in the parent */
+  CHECK_CHILD(n->got == n->coroutine); /* a thread has stayed in the parent */
   conc_event_clear(&n->waits);
-  MUST(conc_thread_start(&t) == 0);
-  MUST(conc_event_wait(&n->waits, 5) == 0);
-  MUST(conc_lock_acquire(&n->lock, 5) == 0);
-  MUST(conc_cond_notify(&n->cond, 1) == 0);
-  MUST(conc_lock_release(&n->lock) == 0);
-  MUST(conc_join(&t, 5) == 0);
-  MUST(n->got == n->coroutine + 1);
+  CHECK_CHILD(conc_thread_start(&t) == 0);
+  CHECK_CHILD(conc_event_wait(&n->waits, 5) == 0);
+  CHECK_CHILD(conc_lock_acquire(&n->lock, 5) == 0);
+  CHECK_CHILD(conc_cond_notify(&n->cond, 1) == 0);
+  CHECK_CHILD(conc_lock_release(&n->lock) == 0);
+  CHECK_CHILD(conc_join(&t, 5) == 0);
+  CHECK_CHILD(n->got == n->coroutine + 1);
 }
 
 static void *notify_and_fork(void *arg) {

@@ -1,28 +1,8 @@
 /* The loop: timers, descriptors and their reuse, close-on-exec, very many
    coroutines. From inside, for exact deadlines. */
-#include "test.h"
+#include "inside.h"
+#include "tasks.h"
 
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-static void start(conc_task *t, conc_fn *target, void *arg) {
-  memset(t, 0, sizeof *t);
-  t->target = target;
-  t->arg = arg;
-}
-static void coro(conc_task *t, conc_fn *target, void *arg) {
-  start(t, target, arg);
-  CHECK_EQ(conc_coro_start(t), 0);
-}
-static void run(conc_fn *target, void *arg) {
-  conc_task t;
-  start(&t, target, arg);
-  CHECK_EQ(conc_run(&t), 0);
-}
 /* Lets the other coroutines run until each of them waits. */
 static void settle(void) {
   for (int i = 0; i < 4; i++) CHECK_EQ(conc_yield_now(), 0);
@@ -67,7 +47,7 @@ static void *sleep_at_random(void *arg) {
   bool all_asleep;
   (void)arg;
   for (int i = 0; i < SLEEPERS; i++) {
-    coro(&s[i].task, sleep_until, &s[i]);
+    start(conc_coro_start, &s[i].task, sleep_until, &s[i]);
     s[i].deadline = begin + 0.3 * (test_random() % 5000 / 5000.0);
   }
   settle();
@@ -140,6 +120,9 @@ static void check_expired(conc__loop *loop, double now) {
           least + ROUNDING);
 }
 
+/* Random timers are set, removed and let expire, in the loop's heap and in
+   a plain array. After each step both must agree on what has expired, in
+   which order, and on what comes first. */
 TEST(timers_agree_with_a_list) {
   conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
   double now = test_random() % 1000000 + 0.5;
@@ -182,7 +165,8 @@ static void *yield_for_ever(void *arg) {
 static void *sleep_among_busy(void *arg) {
   static conc_task t[50];
   (void)arg;
-  for (int i = 0; i < 50; i++) coro(&t[i], yield_for_ever, NULL);
+  for (int i = 0; i < 50; i++)
+    start(conc_coro_start, &t[i], yield_for_ever, NULL);
   for (int i = 0; i < 20; i++) {
     double before = conc_now();
     int seen = turns;
@@ -202,7 +186,7 @@ static void *sleep_a_moment(void *arg) {
   bool flag = false;
   conc_task t;
   int n;
-  coro(&t, set_flag, &flag);
+  start(conc_coro_start, &t, set_flag, &flag);
   for (n = 0; n < 1000 && !flag; n++) CHECK_EQ(conc_sleep(1e-12), 0);
   CHECK(flag);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -221,7 +205,8 @@ static void *very_many(void *arg) {
   int n = *(int *)arg;
   conc_task *t = (conc_task *)calloc((size_t)n, sizeof *t);
   static conc_event event;
-  for (int i = 0; i < n; i++) coro(&t[i], wait_for_event, &event);
+  for (int i = 0; i < n; i++)
+    start(conc_coro_start, &t[i], wait_for_event, &event);
   settle();
   conc_event_set(&event);
   for (int i = 0; i < n; i++) {
@@ -262,7 +247,7 @@ static void wait_in_background(waiting *w, int fd, int events,
   w->events = events;
   w->timeout = timeout;
   w->rc = 1000;
-  coro(&w->task, wait_for, w);
+  start(conc_coro_start, &w->task, wait_for, w);
   settle();
 }
 static void expect(waiting *w, int rc) {
@@ -408,7 +393,7 @@ static void read_in_background(reading *r, int fd) {
   memset(r, 0, sizeof *r);
   r->fd = fd;
   r->n = 1000;
-  coro(&r->task, read_some, r);
+  start(conc_coro_start, &r->task, read_some, r);
   settle();
 }
 static void expect_read(reading *r, ssize_t n) {
@@ -438,7 +423,7 @@ static void *read_again(void *among_others) {
   reading r;
   waiting w;
   int a[2], b[2], copy;
-  if (among_others != NULL) coro(&busy, keep_busy, &stop);
+  if (among_others != NULL) start(conc_coro_start, &busy, keep_busy, &stop);
   for (int round = 0; round < 100; round++) {
     int type = round % 2 ? SOCK_DGRAM : SOCK_STREAM;
     /* More than it seemed; the end. */
@@ -590,7 +575,7 @@ static void *write_shared(void *arg) {
 }
 static void two_at_once(conc_fn *fn) {
   conc_task t[2];
-  for (int i = 0; i < 2; i++) coro(&t[i], fn, &moved[i]);
+  for (int i = 0; i < 2; i++) start(conc_coro_start, &t[i], fn, &moved[i]);
   settle();
   if (fn == read_shared) {
     CHECK_EQ(write(shared_pipe[1], "x", 1), 1);
@@ -683,12 +668,13 @@ static void *offload_sleep(void *arg) {
 static void *offload_main(void *arg) {
   conc_task some[20], waits, sleeps;
   int slept = 1;
-  coro(&waits, offload_wait, NULL);
-  for (int i = 0; i < 20; i++) coro(&some[i], offload_some, NULL);
+  start(conc_coro_start, &waits, offload_wait, NULL);
+  for (int i = 0; i < 20; i++)
+    start(conc_coro_start, &some[i], offload_some, NULL);
   for (int i = 0; i < 20; i++) CHECK_EQ(conc_join(&some[i], CONC_FOREVER), 0);
   conc_event_set(&go); /* only the one coroutine has waited so long */
   CHECK_EQ(conc_join(&waits, CONC_FOREVER), 0);
-  coro(&sleeps, offload_sleep, &slept);
+  start(conc_coro_start, &sleeps, offload_sleep, &slept);
   CHECK_EQ(conc_event_wait(&begun, CONC_FOREVER), 0);
   CHECK_EQ(conc_cancel(&sleeps), 0);
   CHECK_EQ(conc_join(&sleeps, CONC_FOREVER), -ECANCELED);
@@ -739,8 +725,7 @@ static void *look_at_descriptors(void *arg) {
   CHECK(here >= 0 && there >= 0);
   CHECK_EQ(pipe(fds), 0);
   foreign[fds[0]] = foreign[fds[1]] = 1;
-  start(&thread, poll_for_ever, &fds[0]);
-  CHECK_EQ(conc_thread_start(&thread), 0);
+  start(conc_thread_start, &thread, poll_for_ever, &fds[0]);
   CHECK_EQ(conc_sleep(0.02), 0); /* it has its waker by then, or soon after */
   /* This loop's, the server's loop's, a listener each, both ends of both
      connections, at least. */

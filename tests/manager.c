@@ -1,13 +1,6 @@
 /* The manager against itself and against peers that do not keep to the
    protocol: before and after the handshake. From inside, for the handshake. */
-#include "test.h"
-
-#define CONC_STATIC
-#define CONC_MALLOC test_malloc /* every test must free all */
-#define CONC_REALLOC test_realloc
-#define CONC_FREE test_free
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <sys/ioctl.h>
 
@@ -54,6 +47,8 @@ static conc_queue *join_as_client(const served *s, conc_manager *client) {
   return q;
 }
 
+/* A server and a client in one process, and every call of a queue at the
+   client's end: each must return what it does for a local one. */
 TEST(a_proxy_is_a_queue_like_any_other) {
   served s;
   conc_manager m;

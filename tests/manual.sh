@@ -91,8 +91,8 @@ $awk -v dir="$tmp" '
     }
     block = "" }' conc.h
 runs() {
-  $CC -std=c11 -Wall -Wextra -Werror -Wno-unused -I. -o "$tmp/program" "$1" \
-    -pthread &&
+  $CC -std=c11 -O1 -DCONC_STATIC -Wall -Wextra -Werror -Wno-unused \
+    -Wno-misleading-indentation -I. -o "$tmp/program" "$1" -pthread &&
     "$tmp/program" >"$tmp/out" && [ -s "$tmp/out" ] &&
     cat "$tmp/out" >>"$tmp/outs"
 }

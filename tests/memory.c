@@ -8,13 +8,11 @@ static void *allocate(void *old, size_t size);
 #define CONC_MALLOC(n) allocate(NULL, n)
 #define CONC_REALLOC(p, n) allocate(p, n)
 #define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
 #include <netdb.h>
 static int look_up(const char *host, const char *port,
                    const struct addrinfo *hints, struct addrinfo **info);
 #define getaddrinfo look_up
-#include "../conc.h"
+#include "inside.h"
 #undef getaddrinfo
 
 static void (*at_failure)(void); /* if not NULL: there is no memory from now */

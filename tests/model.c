@@ -6,26 +6,8 @@
    let go may have its lock before or after the first who waits for that.
    Own implementation, to see who waits. SYNC_STEPS is how many steps are made
    (default 10000). */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-#define PUT(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-/* Lets the others run until something has come about; if it never does, the
-   test hangs and fails. */
-#define UNTIL(condition) \
-  for (int tries = 0; !(condition); tries++) let_others_run(tries)
-static void let_others_run(int tries) {
-  if (tries < 50)
-    conc_yield_now();
-  else
-    usleep(20); /* a machine with other things to do */
-}
+#include "inside.h"
+#include "tasks.h"
 
 enum { MOST = 16, NOBODY = -1, ENTERED = 12345 };
 
@@ -141,7 +123,7 @@ static void serve(actor *a, operation until);
 static int inside_once(void *arg) {
   actor *a = (actor *)arg;
   a->rc = ENTERED;
-  PUT(&a->busy, 0);
+  STORE(a->busy, 0);
   serve(a, ONCE_FINISH);
   return a->n;
 }
@@ -182,7 +164,7 @@ static void serve(actor *a, operation until) {
     conc_event_clear(&a->told);
     if (a->op == until) return;
     a->rc = perform(a);
-    PUT(&a->busy, 0);
+    STORE(a->busy, 0);
   }
 }
 
@@ -213,7 +195,7 @@ static void *be_host(void *arg) {
 
 /* --- what is seen of them ------------------------------------------------ */
 
-static bool busy(world *w, int i) { return GET(w->actors[i].busy) != 0; }
+static bool busy(world *w, int i) { return LOAD(w->actors[i].busy) != 0; }
 
 static bool is_on(world *w, int i, const struct conc__waitlist *list) {
   /* A list is under the guard of what it stands in. */
@@ -535,7 +517,7 @@ static void begin(world *w, int i, operation op, int which, int n,
   a->which = which;
   a->n = n;
   a->timeout = timeout;
-  PUT(&a->busy, 1);
+  STORE(a->busy, 1);
   conc_event_set(&a->told);
   expect(w, i);
 }
@@ -543,7 +525,7 @@ static void begin(world *w, int i, operation op, int which, int n,
 /* The objects say what the model says, and nobody has gone on who should not
    have. */
 static void compare(world *w) {
-  uintptr_t word = GET(w->rwlock.word) & ~CONC__LOCK_WAITERS;
+  uintptr_t word = LOAD(w->rwlock.word) & ~CONC__LOCK_WAITERS;
   for (int k = 0; k < 2; k++) {
     CHECK_EQ(conc_lock_locked(the_lock(w, k)), w->m_lock[k].owner != NOBODY);
     CHECK_EQ(conc_sem_value(&w->sem[k]), w->m_sem[k].value);

@@ -14,12 +14,7 @@ static void test_point(void);
 static double test_spin_seconds(void);
 #define CONC__POINT() test_point()
 #define CONC_SPIN_SECONDS test_spin_seconds()
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <semaphore.h>
 #include "trace.h"
@@ -61,8 +56,8 @@ static double test_spin_seconds(void) {
 static void test_point(void) {
   side *s = running;
   int error = errno;
-  if (s == NULL || s->points++ != GET(s->stop_at)) return;
-  SET(s->state, STOPPED);
+  if (s == NULL || s->points++ != LOAD(s->stop_at)) return;
+  STORE(s->state, STOPPED);
   sem_post(&changed);
   while (sem_wait(&s->go) != 0) {
   }
@@ -71,7 +66,7 @@ static void test_point(void) {
 
 static void *side_main(void *arg) {
   side *s = (side *)arg;
-  SET(s->id, (int)syscall(SYS_gettid));
+  STORE(s->id, (int)syscall(SYS_gettid));
   for (;;) {
     while (sem_wait(&s->go) != 0) {
     }
@@ -80,9 +75,9 @@ static void *side_main(void *arg) {
     s->rc = s->next();
     running = NULL;
     /* What woke it has been taken, and no timer is left behind. */
-    CHECK_EQ(GET(conc__self()->word) & ~CONC__POKED, 0);
+    CHECK_EQ(LOAD(conc__self()->word) & ~CONC__POKED, 0);
     CHECK(!s->coroutine || ((conc__coro *)conc__self())->timer == 0);
-    SET(s->state, ENDED);
+    STORE(s->state, ENDED);
     sem_post(&changed);
   }
 }
@@ -108,7 +103,7 @@ static void side_start(side *s, bool coroutine) {
   s->task.target = coroutine ? side_loop : side_main;
   s->task.arg = s;
   CHECK_EQ(conc_thread_start(&s->task), 0);
-  while (GET(s->id) == 0) sched_yield();
+  while (LOAD(s->id) == 0) sched_yield();
 }
 
 static void side_end(side *s) {
@@ -122,7 +117,7 @@ static void side_end(side *s) {
 static int await(side *s) {
   double late = test_now() + 10 * test_slow();
   int sleeps = 0;
-  while (GET(s->state) == RUNNING && sleeps < 2) {
+  while (LOAD(s->state) == RUNNING && sleeps < 2) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     t.tv_nsec += 20000;
@@ -131,12 +126,12 @@ static int await(side *s) {
     sleeps = asleep(s->id) && test_now() > patience ? sleeps + 1 : 0;
     if (test_now() > late) TEST_FAIL("it neither ends nor sleeps");
   }
-  return GET(s->state);
+  return LOAD(s->state);
 }
 
 static int proceed(side *s, int stop_at) {
-  SET(s->stop_at, stop_at);
-  SET(s->state, RUNNING);
+  STORE(s->stop_at, stop_at);
+  STORE(s->state, RUNNING);
   sem_post(&s->go);
   return await(s);
 }
@@ -151,9 +146,9 @@ static void begin(side *s, step *next, int stop_at) {
 static void finish(const char *what, int i, int j) {
   double late = test_now() + 10 * test_slow();
   for (int k = 0; k < SIDES; k++)
-    while (GET(sides[k].state) != ENDED) {
+    while (LOAD(sides[k].state) != ENDED) {
       for (int l = 0; l < SIDES; l++)
-        if (GET(sides[l].state) == STOPPED) proceed(&sides[l], NEVER_STOPS);
+        if (LOAD(sides[l].state) == STOPPED) proceed(&sides[l], NEVER_STOPS);
       await(&sides[k]);
       if (test_now() > late) TEST_FAIL("%s: lost at %d, %d", what, i, j);
     }
@@ -341,7 +336,7 @@ static void round_of(const scenario *s, int first, int i, int second, int j) {
   if (three) begin(&sides[WAITER], s->run[WAITER], NEVER_STOPS);
   begin(&sides[first], s->run[first], i);
   begin(&sides[second], s->run[second], j);
-  if (GET(sides[first].state) == STOPPED) proceed(&sides[first], NEVER_STOPS);
+  if (LOAD(sides[first].state) == STOPPED) proceed(&sides[first], NEVER_STOPS);
   finish(s->name, i, j);
   waited = sides[WAITER].rc;
   for (int k = 0; k < n; k++) sides[k].passed = sides[k].points;
@@ -524,7 +519,7 @@ static int polling_id;
 
 static void *poll_once(void *arg) {
   int rc;
-  SET(polling_id, 1);
+  STORE(polling_id, 1);
   rc = conc_wait_fd(ends[0], CONC_READ, CONC_FOREVER);
   CHECK(rc == CONC_READ || rc == -ECANCELED);
   return arg;
@@ -534,6 +529,10 @@ static int cancel_polling(void) {
   return rc == -ESRCH ? 0 : rc;
 }
 
+/* A thread waits for a descriptor; another one that cancels it is stopped
+   before its i-th step, while the first ends of itself. From the decision
+   to wake it to the write, the descriptor for that must stay open: else the
+   write would go to whatever has its number by then. */
 TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
   bool stopped = true, decided = false;
   CHECK_EQ(sem_init(&changed, 0, 0), 0);
@@ -546,19 +545,19 @@ TEST(a_thread_that_ends_while_it_is_cancelled_keeps_its_waker_open) {
     int fd;
     char c;
     memset(&polling, 0, sizeof polling);
-    SET(polling_id, 0);
+    STORE(polling_id, 0);
     polling.target = poll_once;
     CHECK_EQ(conc_thread_start(&polling), 0);
-    while (GET(polling_id) == 0) sched_yield();
-    actor = GET(polling.actor);
-    while (!(GET(actor->word) & CONC__POLLING)) sched_yield();
+    while (LOAD(polling_id) == 0) sched_yield();
+    actor = LOAD(polling.actor);
+    while (!(LOAD(actor->word) & CONC__POLLING)) sched_yield();
     fd = ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
              ->waker[1];
     __atomic_fetch_or(&actor->word, 0u, __ATOMIC_ACQ_REL); /* was read */
     CHECK(fd >= 0);
     begin(&sides[WAKER], cancel_polling, i);
-    stopped = GET(sides[WAKER].state) == STOPPED;
-    if (stopped && !decided) decided = now = GET(actor->word) & CONC__POKED;
+    stopped = LOAD(sides[WAKER].state) == STOPPED;
+    if (stopped && !decided) decided = now = LOAD(actor->word) & CONC__POKED;
     CHECK_EQ(write(ends[1], "x", 1), 1);
     if (now) { /* the first stop after the decision: before the write */
       for (int k = 0; k < 100; k++, usleep(100))
@@ -590,8 +589,8 @@ static void *traced_main(void *arg) {
   const scenario *s = traced_scenario;
   int k = (int)((side *)arg - sides);
   int id = (int)syscall(SYS_gettid);
-  SET(traced->id[k], id);
-  while (!GET(traced->go)) usleep(100);
+  STORE(traced->id[k], id);
+  while (!LOAD(traced->go)) usleep(100);
   for (;;) {
     if (k == WAKER)
       for (int i = 0; i < 2; i++)
@@ -674,12 +673,12 @@ static void trace(const scenario *s, bool coroutine) {
     for (;;) pause();
   }
   for (int k = 0; k < 2; k++) {
-    while (GET(traced->id[k]) == 0) usleep(100);
+    while (LOAD(traced->id[k]) == 0) usleep(100);
     if (ptrace(PTRACE_SEIZE, traced->id[k], 0, PTRACE_O_EXITKILL) != 0)
       refused = true;
   }
   if (!refused) {
-    SET(traced->go, 1);
+    STORE(traced->go, 1);
     for (int k = 0; k < 2; k++) {
       traced_stops(k, false);
       traced_go(PTRACE_CONT, k);
@@ -784,7 +783,7 @@ static void wait_in_order(conc_fn *wait, step *let_go,
   usleep(1000); /* beyond the patience of a lock's waiter */
   for (int k = 0; k < CROWD; k++) {
     CHECK_EQ(let_go(), 0);
-    while (GET(ordered) <= k) sched_yield();
+    while (LOAD(ordered) <= k) sched_yield();
   }
   for (int k = 0; k < CROWD; k += 2)
     CHECK_EQ(conc_join(&c.tasks[k], CONC_FOREVER), 0);

@@ -21,40 +21,18 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
 /* Where `shaken`, others are let in between any two steps. */
 static int shaken;
 static void point(void) {
   if (shaken) sched_yield();
 }
 #define CONC__POINT() point()
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
+#include "tasks.h"
 
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
-#define BOTH(name, function) \
-  TEST(name) {               \
-    function(NULL);          \
-    run(function, NULL);     \
-  }
 static void close2(int a, int b) {
   CHECK_EQ(conc_close(a), 0);
   CHECK_EQ(conc_close(b), 0);
-}
-static void start(conc_task *t, conc_fn *target, void *arg,
-                  int (*begin)(conc_task *)) {
-  memset(t, 0, sizeof *t);
-  t->target = target;
-  t->arg = arg;
-  CHECK_EQ(begin(t), 0);
 }
 
 static void *sizes(void *arg) {
@@ -82,7 +60,7 @@ static void *sizes(void *arg) {
   free(out), free(in);
   return arg;
 }
-BOTH(messages_of_any_size_keep_their_bounds, sizes)
+TEST_BOTH(messages_of_any_size_keep_their_bounds, sizes)
 
 static void *too_long(void *arg) {
   char buf[8] = "";
@@ -98,7 +76,7 @@ static void *too_long(void *arg) {
   close2(a, b);
   return arg;
 }
-BOTH(a_message_too_long_stays, too_long)
+TEST_BOTH(a_message_too_long_stays, too_long)
 
 static void *poll_it(void *arg) {
   double before;
@@ -126,7 +104,7 @@ static void *poll_it(void *arg) {
   CHECK_EQ(conc_send(-1, "x", 1, 0), -EBADF);
   return arg;
 }
-BOTH(poll_tells_a_message_or_the_end, poll_it)
+TEST_BOTH(poll_tells_a_message_or_the_end, poll_it)
 
 static void *reset(void *arg) {
   char buf[4];
@@ -141,7 +119,7 @@ static void *reset(void *arg) {
   CHECK_EQ(conc_close(a), 0);
   return arg;
 }
-BOTH(what_was_sent_comes_though_the_sender_did_not_receive_all, reset)
+TEST_BOTH(what_was_sent_comes_though_the_sender_did_not_receive_all, reset)
 
 static void *one_way(void *arg) {
   char c;
@@ -162,7 +140,7 @@ static void *one_way(void *arg) {
   CHECK_EQ(conc_close(w), 0);
   return arg;
 }
-BOTH(one_way_goes_one_way, one_way)
+TEST_BOTH(one_way_goes_one_way, one_way)
 
 /* A full pipe: the sender waits, whether the messages are short or long. */
 static void *full(void *arg) {
@@ -183,7 +161,7 @@ static void *full(void *arg) {
   close2(a, b);
   return arg;
 }
-BOTH(a_sender_waits_while_the_pipe_is_full, full)
+TEST_BOTH(a_sender_waits_while_the_pipe_is_full, full)
 
 static void *recv_one(void *arg) {
   char c;
@@ -195,7 +173,7 @@ static void *cancel_it(void *arg) {
   int a, b;
   CHECK_EQ(conc_pipe(&a, &b), 0);
   for (int i = 0; i < 50; i++) {
-    start(&t, recv_one, &b, arg ? conc_coro_start : conc_thread_start);
+    start(arg ? conc_coro_start : conc_thread_start, &t, recv_one, &b);
     for (int j = 0; j < i % 5; j++) conc_yield_now();
     CHECK_EQ(conc_cancel(&t), 0);
     CHECK_EQ(conc_join(&t, 20), -ECANCELED);
@@ -230,7 +208,7 @@ static void *with_child(void *arg) {
   conc_task p;
   char *big = (char *)malloc(1 << 24), *back = (char *)malloc(1 << 24);
   CHECK_EQ(conc_pipe(&ends[0], &ends[1]), 0);
-  start(&p, echo, NULL, conc_process_start);
+  start(conc_process_start, &p, echo, NULL);
   CHECK_EQ(conc_close(ends[1]), 0);
   for (int i = 0; i < 100; i++) {
     CHECK_EQ(conc_send(ends[0], "hello", (size_t)(i % 6), 5), 0);
@@ -249,7 +227,7 @@ static void *with_child(void *arg) {
   free(big), free(back);
   return arg;
 }
-BOTH(a_child_echoes_what_it_is_sent, with_child)
+TEST_BOTH(a_child_echoes_what_it_is_sent, with_child)
 
 static const char *const strings[] = {"hello", "", "a", "b", "", "bye", "",
                                       "lop"};
@@ -263,7 +241,7 @@ static void *receive_strings(void *arg) {
   conc_task p;
   CHECK_EQ(conc_pipe(&ends[0], &ends[1]), 0);
   CHECK_EQ(conc_poll(ends[0], 0.01), -ETIMEDOUT);
-  start(&p, send_strings, NULL, conc_process_start);
+  start(conc_process_start, &p, send_strings, NULL);
   CHECK_EQ(conc_close(ends[1]), 0);
   for (int i = 0; i < 8; i++) {
     char buf[8] = "";
@@ -277,7 +255,7 @@ static void *receive_strings(void *arg) {
   CHECK_EQ(conc_close(ends[0]), 0);
   return arg;
 }
-BOTH(strings_come_one_by_one, receive_strings)
+TEST_BOTH(strings_come_one_by_one, receive_strings)
 
 static void *poll_only(void *arg) {
   CHECK_EQ(conc_poll(ends[0], 20), 5);
@@ -287,7 +265,7 @@ TEST(poll_takes_nothing_away) {
   conc_task p;
   char buf[8] = "";
   CHECK_EQ(conc_pipe_one_way(&ends[0], &ends[1]), 0);
-  start(&p, poll_only, NULL, conc_process_start);
+  start(conc_process_start, &p, poll_only, NULL);
   CHECK_EQ(conc_send(ends[1], "first", 5, 5), 0);
   CHECK_EQ(conc_send(ends[1], "second", 6, 5), 0);
   CHECK_EQ(conc_join(&p, 20), 0);
@@ -332,7 +310,7 @@ static void *pass(void *arg) {
   high = fcntl(fd, F_DUPFD_CLOEXEC, 300);
   CHECK(high >= 300);
   CHECK_EQ(conc_pipe(&ends[0], &ends[1]), 0);
-  start(&p, open_there, NULL, conc_process_start);
+  start(conc_process_start, &p, open_there, NULL);
   CHECK_EQ(conc_send_fd(ends[0], high, 5), 0);
   CHECK_EQ(conc_join(&p, 20), 0);
   CHECK_EQ(conc_exitcode(&p), 0);
@@ -343,7 +321,7 @@ static void *pass(void *arg) {
   close2(ends[0], ends[1]);
   return arg;
 }
-BOTH(descriptors_are_passed, pass)
+TEST_BOTH(descriptors_are_passed, pass)
 
 TEST(a_descriptor_and_a_message_are_told_apart) {
   struct stat one, two;
@@ -443,7 +421,7 @@ static void *write_some(void *arg) {
 }
 static void *write_from_loop(void *arg) {
   conc_task t;
-  start(&t, write_some, arg, conc_coro_start);
+  start(conc_coro_start, &t, write_some, arg);
   write_some((char *)arg + 1);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   return NULL;
@@ -463,9 +441,9 @@ static void *read_some(void *arg) {
 TEST(many_writers_and_readers_mix_nothing) {
   conc_task p[2], r[2];
   CHECK_EQ(conc_pipe_one_way(&ends[0], &ends[1]), 0);
-  start(&p[0], write_some, NULL, conc_process_start);
-  start(&p[1], write_two, (void *)1, conc_process_start);
-  for (int i = 0; i < 2; i++) start(&r[i], read_some, NULL, conc_thread_start);
+  start(conc_process_start, &p[0], write_some, NULL);
+  start(conc_process_start, &p[1], write_two, (void *)1);
+  for (int i = 0; i < 2; i++) start(conc_thread_start, &r[i], read_some, NULL);
   write_some((void *)3);
   CHECK_EQ(conc_close(ends[1]), 0); /* the end comes when all have ended */
   for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&p[i], 25), 0);
@@ -499,7 +477,7 @@ TEST(several_receivers_of_values_lose_none) {
   memset(text, 'x', sizeof text);
   shaken = 1;
   for (int i = 0; i < 2; i++)
-    start(&r[i], read_values, NULL, conc_thread_start);
+    start(conc_thread_start, &r[i], read_values, NULL);
   for (unsigned i = 0; i < MESSAGES; i++) {
     conc_value *v = NULL;
     size_t size = i % 100 == 99 ? LONG : i % 3 == 2 ? 2000 : 5;

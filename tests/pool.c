@@ -40,12 +40,7 @@
 static long die_in;
 static void step(void);
 #define CONC__POINT() step()
-#define CONC_MALLOC test_malloc
-#define CONC_REALLOC test_realloc
-#define CONC_FREE test_free
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 static void step(void) {
   if (die_in > 0 && --die_in == 0) kill(getpid(), SIGKILL);
@@ -136,6 +131,9 @@ static void *steal_some(void *arg) {
   return arg;
 }
 
+/* The owner pushes and pops jobs while thieves come and go, so that it
+   changes between its cheap and its careful way. A job that both take, or
+   nobody, is noticed. */
 TEST(a_job_is_popped_or_stolen_once) {
   conc_task thieves[THIEVES];
   int arrivals = 0, guests = 0, since = 0;
@@ -462,16 +460,16 @@ static void apply(int kind) {
   CHECK_EQ(conc_pool_submit(&p, &job), -EINVAL);
 }
 TEST(apply_on_threads) { apply(CONC_THREAD); }
-TEST(apply_on_processes) { NO_FORK; apply(CONC_PROCESS); }
+TEST(apply_on_processes) { NEEDS_FORK; apply(CONC_PROCESS); }
 
 /* test_async_timeout, and submitting to a pool that is closed. */
 /* .size 0: what .arg is, a number or what stood there at the start. */
-static const char already_there[] = "there";
+static char already_there[] = "there";
 static void *pass_on(void *arg) { return arg; }
 static void as_it_is(int kind) {
   conc_pool p = pool_of(kind, 2);
   conc_task number = job_of(pass_on, (void *)(uintptr_t)1234567, 0);
-  conc_task pointer = job_of(pass_on, (void *)already_there, 0);
+  conc_task pointer = job_of(pass_on, already_there, 0);
   CHECK_EQ(conc_pool_start(&p), 0);
   CHECK_EQ(conc_pool_apply(&p, &number, CONC_FOREVER), 0);
   CHECK((uintptr_t)conc_result(&number) == 1234567);
@@ -483,7 +481,7 @@ TEST(an_argument_without_a_size_is_passed_to_threads) {
   as_it_is(CONC_THREAD);
 }
 TEST(an_argument_without_a_size_is_passed_to_processes) {
-  NO_FORK;
+  NEEDS_FORK;
   as_it_is(CONC_PROCESS);
 }
 
@@ -506,7 +504,7 @@ static void timeouts(int kind) {
   CHECK_EQ(conc_pool_join(&p, 0), -EINVAL);
 }
 TEST(waits_for_threads_time_out) { timeouts(CONC_THREAD); }
-TEST(waits_for_processes_time_out) { NO_FORK; timeouts(CONC_PROCESS); }
+TEST(waits_for_processes_time_out) { NEEDS_FORK; timeouts(CONC_PROCESS); }
 
 /* test_map, test_map_chunksize, test_map_no_failfast, test_empty_iterable,
    test_map_handle_iterable_exception. */
@@ -532,7 +530,7 @@ static void map(int kind) {
   free(items);
 }
 TEST(map_on_threads) { map(CONC_THREAD); }
-TEST(map_on_processes) { NO_FORK; map(CONC_PROCESS); }
+TEST(map_on_processes) { NEEDS_FORK; map(CONC_PROCESS); }
 
 /* Items that are larger than a slot, than a chunk, than what fits at once. */
 static void *reverse(void *arg) {
@@ -545,13 +543,16 @@ static void *reverse(void *arg) {
   return NULL;
 }
 
+/* Sixty items, of which only three fit into the memory for arguments at one
+   time, are reversed by map and by single jobs. Each must come back whole;
+   one that can never fit is refused. */
 TEST(large_arguments_travel_to_processes_and_back) {
   conc_pool p = pool_of(CONC_PROCESS, 2);
   size_t size = 100000, n = 60;
   char *items = (char *)malloc(n * size);
   conc_task jobs[60];
   conc_task big = job_of(reverse, items, 350001);
-  NO_FORK;
+  NEEDS_FORK;
   p.max_bytes = 350000; /* three of them */
   CHECK_EQ(conc_pool_start(&p), 0);
   for (int round = 0; round < 2; round++) {
@@ -617,7 +618,7 @@ static void imap(int kind) {
   CHECK_EQ(conc_pool_imap(&it, &p, square, items, sizeof *items, 2), -EINVAL);
 }
 TEST(imap_on_threads) { imap(CONC_THREAD); }
-TEST(imap_on_processes) { NO_FORK; imap(CONC_PROCESS); }
+TEST(imap_on_processes) { NEEDS_FORK; imap(CONC_PROCESS); }
 
 /* test_terminate: jobs that wait are dropped, those that run are stopped. */
 static void terminate(int kind) {
@@ -643,7 +644,7 @@ static void terminate(int kind) {
   }
 }
 TEST(terminate_on_threads) { terminate(CONC_THREAD); }
-TEST(terminate_on_processes) { NO_FORK; terminate(CONC_PROCESS); }
+TEST(terminate_on_processes) { NEEDS_FORK; terminate(CONC_PROCESS); }
 
 /* Python's callback and error_callback. */
 static int told, told_failures;
@@ -672,8 +673,10 @@ static void callbacks(int kind) {
   CHECK_EQ(told, 100);
   CHECK_EQ(told_failures, 50);
 }
+/* A hundred jobs, every other one of which fails. Each callback has been
+   called, with the right status, before its job can be joined. */
 TEST(callbacks_of_threads) { callbacks(CONC_THREAD); }
-TEST(callbacks_of_processes) { NO_FORK; callbacks(CONC_PROCESS); }
+TEST(callbacks_of_processes) { NEEDS_FORK; callbacks(CONC_PROCESS); }
 
 /* Mixtures: a coroutine waits for jobs of both kinds. */
 static conc_pool near_pool, far_pool;
@@ -706,7 +709,7 @@ static void *gather_both(void *arg) {
 }
 TEST(coroutines_wait_for_jobs_of_both_kinds) {
   conc_task main_task = job_of(gather_both, NULL, 0);
-  NO_FORK;
+  NEEDS_FORK;
   near_pool = pool_of(CONC_THREAD, 2);
   far_pool = pool_of(CONC_PROCESS, 2);
   CHECK_EQ(conc_pool_start(&near_pool), 0);
@@ -755,7 +758,7 @@ static void cancel_race(int kind, int rounds) {
 }
 TEST(cancelling_meets_threads) { cancel_race(CONC_THREAD, slow(1000)); }
 TEST(cancelling_meets_processes) {
-  NO_FORK;
+  NEEDS_FORK;
   cancel_race(CONC_PROCESS, slow(200));
 }
 
@@ -794,19 +797,19 @@ static void *gather_in_child(void *arg) {
   CHECK(pid >= 0);
   if (pid == 0) {
     conc_task more = job_of(sleep_a_bit, &longer, sizeof longer);
-    MUST(conc_wait(tasks, 2, CONC_ALL, CONC_FOREVER) == 2);
+    CHECK_CHILD(conc_wait(tasks, 2, CONC_ALL, CONC_FOREVER) == 2);
     for (int i = 0; i < 4; i++)
-      MUST(conc_join(&jobs[i], CONC_FOREVER) == -ECHILD);
-    MUST(!conc_is_alive(&jobs[3]));
-    MUST(conc_cancel(&jobs[3]) == -ESRCH);
-    MUST(conc_pool_submit(p, &more) == -ECHILD);
-    MUST(conc_pool_map(p, square, NULL, 8, 1) == -ECHILD);
-    MUST(conc_pool_close(p) == 0);
-    MUST(conc_pool_join(p, CONC_FOREVER) == 0);
-    MUST(conc_pool_start(p) == 0); /* one of its own */
-    MUST(conc_pool_apply(p, &more, CONC_FOREVER) == 0);
-    MUST(conc_pool_close(p) == 0);
-    MUST(conc_pool_join(p, CONC_FOREVER) == 0);
+      CHECK_CHILD(conc_join(&jobs[i], CONC_FOREVER) == -ECHILD);
+    CHECK_CHILD(!conc_is_alive(&jobs[3]));
+    CHECK_CHILD(conc_cancel(&jobs[3]) == -ESRCH);
+    CHECK_CHILD(conc_pool_submit(p, &more) == -ECHILD);
+    CHECK_CHILD(conc_pool_map(p, square, NULL, 8, 1) == -ECHILD);
+    CHECK_CHILD(conc_pool_close(p) == 0);
+    CHECK_CHILD(conc_pool_join(p, CONC_FOREVER) == 0);
+    CHECK_CHILD(conc_pool_start(p) == 0); /* one of its own */
+    CHECK_CHILD(conc_pool_apply(p, &more, CONC_FOREVER) == 0);
+    CHECK_CHILD(conc_pool_close(p) == 0);
+    CHECK_CHILD(conc_pool_join(p, CONC_FOREVER) == 0);
     _exit(0);
   }
   for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
@@ -828,8 +831,8 @@ static void *join_across_fork(void *arg) {
   rc = arg != NULL ? conc_join(&job, CONC_FOREVER)
                    : conc_gather(both, 2, CONC_FOREVER);
   if (getpid() != main_pid) {
-    MUST(rc == -ECHILD);
-    MUST(conc_join(&other, CONC_FOREVER) == -ECHILD);
+    CHECK_CHILD(rc == -ECHILD);
+    CHECK_CHILD(conc_join(&other, CONC_FOREVER) == -ECHILD);
     return NULL;
   }
   CHECK_EQ(rc, 0);
@@ -865,11 +868,11 @@ static void in_child(int kind) {
   finish(&p);
 }
 TEST(a_child_finds_its_parents_threads_ended) {
-  NO_FORK;
+  NEEDS_FORK;
   in_child(CONC_THREAD);
 }
 TEST(a_child_finds_its_parents_workers_ended) {
-  NO_FORK;
+  NEEDS_FORK;
   in_child(CONC_PROCESS);
 }
 
@@ -893,8 +896,8 @@ static void forking_job(int kind) {
   CHECK_EQ(status, 0);
   finish(&p);
 }
-TEST(a_job_of_a_thread_may_fork) { NO_FORK; forking_job(CONC_THREAD); }
-TEST(a_job_of_a_process_may_fork) { NO_FORK; forking_job(CONC_PROCESS); }
+TEST(a_job_of_a_thread_may_fork) { NEEDS_FORK; forking_job(CONC_THREAD); }
+TEST(a_job_of_a_process_may_fork) { NEEDS_FORK; forking_job(CONC_PROCESS); }
 
 /* --- how processes die --------------------------------------------------- */
 
@@ -913,7 +916,7 @@ TEST(a_worker_that_dies_fails_only_its_job) {
   conc_fn *const ways[3] = {exit_seven, do_abort, kill_myself};
   const int codes[3] = {7, -SIGABRT, -SIGKILL};
   conc_pool p = pool_of(CONC_PROCESS, 2);
-  NO_FORK;
+  NEEDS_FORK;
   CHECK_EQ(conc_pool_start(&p), 0);
   for (int round = 0; round < 5; round++) {
     long values[6];
@@ -949,7 +952,7 @@ static void *die_twice(void *arg) {
   return NULL;
 }
 TEST(a_job_is_run_again_as_often_as_retries_says) {
-  NO_FORK;
+  NEEDS_FORK;
   snprintf(marker, sizeof marker, "/tmp/conc-pool-%d", (int)getpid());
   for (unsigned retries = 1; retries < 4; retries++) {
     conc_pool p = pool_of(CONC_PROCESS, 2);
@@ -975,7 +978,7 @@ TEST(a_job_that_runs_too_long_is_killed_alone) {
   double longer = 100, shorter = 0.001;
   conc_task slow_job = job_of(sleep_a_bit, &longer, sizeof longer);
   conc_task jobs[30];
-  NO_FORK;
+  NEEDS_FORK;
   p.timeout = 0.2 * test_slow();
   p.retries = 3; /* not for this */
   CHECK_EQ(conc_pool_start(&p), 0);
@@ -999,7 +1002,7 @@ TEST(a_cancelled_job_of_a_process) {
   long values[400];
   conc_task running = job_of(sleep_a_bit, &longer, sizeof longer);
   conc_task jobs[400]; /* in slots, and behind them */
-  NO_FORK;
+  NEEDS_FORK;
   CHECK_EQ(conc_pool_start(&p), 0);
   for (int round = 0; round < 3; round++) {
     CHECK_EQ(conc_pool_submit(&p, &running), 0);
@@ -1027,7 +1030,7 @@ static void *tell_pid(void *arg) {
   return NULL;
 }
 TEST(workers_are_replaced_after_so_many_jobs) {
-  NO_FORK;
+  NEEDS_FORK;
   for (int early = 0; early < 2; early++) {
     conc_pool p = pool_of(CONC_PROCESS, 3);
     long pids[100];
@@ -1064,7 +1067,7 @@ TEST(a_worker_ends_as_a_process_does) {
   conc_task job = job_of(print_something, NULL, 0);
   char text[64] = "";
   int fds[2], out;
-  NO_FORK;
+  NEEDS_FORK;
   CHECK(pipe(fds) == 0);
   fflush(stdout);
   out = dup(1);
@@ -1102,7 +1105,7 @@ static void initializer(int kind) {
   finish(&p);
 }
 TEST(threads_call_the_initializer) { initializer(CONC_THREAD); }
-TEST(processes_call_the_initializer) { NO_FORK; initializer(CONC_PROCESS); }
+TEST(processes_call_the_initializer) { NEEDS_FORK; initializer(CONC_PROCESS); }
 
 static void *submit_there(void *arg) {
   conc_task job = job_of(square, NULL, 0);
@@ -1112,7 +1115,7 @@ static void *submit_there(void *arg) {
 TEST(a_job_of_a_process_cannot_submit_to_its_pool) {
   conc_pool p = pool_of(CONC_PROCESS, 1);
   conc_task job = job_of(submit_there, NULL, 0);
-  NO_FORK;
+  NEEDS_FORK;
   the_pool = &p;
   CHECK_EQ(conc_pool_start(&p), 0);
   CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
@@ -1124,7 +1127,7 @@ TEST(a_pool_whose_workers_never_begin_fails_its_jobs) {
   conc_pool p = pool_of(CONC_PROCESS, 2);
   long n = 3;
   conc_task job = job_of(square, &n, sizeof n);
-  NO_FORK;
+  NEEDS_FORK;
   p.initializer = exit_seven;
   CHECK_EQ(conc_pool_start(&p), 0);
   CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), -ECHILD);
@@ -1199,13 +1202,10 @@ static void crash(unsigned retries, bool with_callbacks) {
     printf("%d jobs, %d kills, %d failed\n", n, k.kills, failed);
 }
 TEST(every_job_ends_once_while_workers_are_killed) {
-  NO_FORK;
+  NEEDS_FORK;
   crash(0, false);
 }
-TEST(and_so_does_every_job_that_is_run_again) {
-  NO_FORK;
-  crash(2, true);
-}
+TEST(and_so_does_every_job_that_is_run_again) { NEEDS_FORK; crash(2, true); }
 
 /* A worker dies before its n-th step after its first job has begun, for every
    n until there are no more: nobody else minds. */
@@ -1241,7 +1241,7 @@ static int die_at_step(long n, size_t workers, unsigned retries) {
 }
 TEST(a_worker_may_be_killed_before_any_step) {
   int failed = 0;
-  NO_FORK;
+  NEEDS_FORK;
   steps = (long *)conc_shared_alloc(sizeof *steps);
   CHECK(steps != NULL);
   for (long n = 1; n <= 40; n++) {

@@ -31,14 +31,8 @@
      test_subclassing            examples/pipe.c
      test_stderr_flush           stdio_is_flushed_before_and_after
      test_sys_exit               a_process_may_exit_by_itself */
-#include "test.h"
-
-#define CONC_MALLOC test_malloc
-#define CONC_REALLOC test_realloc
-#define CONC_FREE test_free
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
+#include "tasks.h"
 
 #include <dirent.h>
 #include <sys/ioctl.h>
@@ -46,18 +40,9 @@
 #include <sys/stat.h>
 
 /* An emulator and Valgrind are not in what they are told to execute. */
-#define NO_SPAWN                                            \
-  if (test_wrapped("qemu") || test_wrapped("valgrind"))     \
+#define NEEDS_SPAWN                                                           \
+  if (test_wrapped("qemu") || test_wrapped("valgrind"))                       \
   SKIP("this tool cannot run the same program in a child")
-
-/* A child has no test of its own: it tells by its exit code. */
-static conc_task task_of(conc_fn *fn, void *arg) {
-  conc_task t;
-  memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
-  return t;
-}
 
 static void *number(size_t n) { return (void *)(uintptr_t)n; }
 
@@ -78,7 +63,7 @@ static char *drain(int fd) {
 static size_t count_fds(void) {
   DIR *dir = opendir("/proc/self/fd");
   size_t n = 0;
-  MUST(dir != NULL);
+  CHECK_CHILD(dir != NULL);
   while (readdir(dir)) n++;
   closedir(dir);
   return n;
@@ -105,22 +90,22 @@ CONC_PROCESS_TARGET(sleep_on)
 
 static void *check_myself(void *arg) {
   conc_task *t = conc_current();
-  MUST(conc_pid(t) == getpid());
-  MUST(getppid() == (pid_t)(uintptr_t)arg);
-  MUST(strcmp(conc_name(NULL), "Process-1") == 0);
-  MUST(conc_name(t) == conc_name(NULL));
-  MUST(conc_join(t, 0) == -EDEADLK);
-  MUST(conc_is_alive(t));
-  MUST(conc_exitcode(t) == CONC_NO_EXITCODE);
-  MUST(conc_terminate(t) == -ESRCH);
-  MUST(conc_process_start(t) == -EBUSY);
-  MUST(conc_cancel(t) == 0);
-  MUST(conc_sleep(9) == -ECANCELED);
+  CHECK_CHILD(conc_pid(t) == getpid());
+  CHECK_CHILD(getppid() == (pid_t)(uintptr_t)arg);
+  CHECK_CHILD(strcmp(conc_name(NULL), "Process-1") == 0);
+  CHECK_CHILD(conc_name(t) == conc_name(NULL));
+  CHECK_CHILD(conc_join(t, 0) == -EDEADLK);
+  CHECK_CHILD(conc_is_alive(t));
+  CHECK_CHILD(conc_exitcode(t) == CONC_NO_EXITCODE);
+  CHECK_CHILD(conc_terminate(t) == -ESRCH);
+  CHECK_CHILD(conc_process_start(t) == -EBUSY);
+  CHECK_CHILD(conc_cancel(t) == 0);
+  CHECK_CHILD(conc_sleep(9) == -ECANCELED);
   return (void *)"dropped";
 }
 
 TEST(a_process_runs_its_target_and_ends_with_its_result) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(check_myself, number((size_t)getpid()));
   CHECK_EQ(conc_pid(&t), 0);
   CHECK_EQ(conc_process_start(&t), 0);
@@ -149,7 +134,7 @@ TEST(a_process_runs_its_target_and_ends_with_its_result) {
 }
 
 TEST(the_exit_code_is_the_results_lowest_byte_or_a_signal) {
-  NO_FORK;
+  NEEDS_FORK;
   static const struct {
     size_t result;
     int code;
@@ -179,7 +164,7 @@ TEST(the_exit_code_is_the_results_lowest_byte_or_a_signal) {
 static void *exit_with(void *arg) { exit((int)(uintptr_t)arg); }
 
 TEST(a_process_may_exit_by_itself) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(exit_with, number(8));
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -189,12 +174,12 @@ TEST(a_process_may_exit_by_itself) {
 static void *leave_a_thread(void *arg) {
   static conc_task stays;
   stays = task_of(sleep_on, NULL);
-  MUST(conc_thread_start(&stays) == 0);
+  CHECK_CHILD(conc_thread_start(&stays) == 0);
   return arg;
 }
 
 TEST(a_process_ends_with_its_target_whatever_its_threads_do) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(leave_a_thread, number(5));
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -206,15 +191,15 @@ static void *grow(void *arg) {
   size_t depth = (size_t)(uintptr_t)arg, sum = 1;
   for (int i = 0; i < 2 && depth > 0; i++) {
     conc_task t = task_of(grow, number(depth - 1));
-    MUST(conc_process_start(&t) == 0);
-    MUST(conc_join(&t, CONC_FOREVER) == 0);
+    CHECK_CHILD(conc_process_start(&t) == 0);
+    CHECK_CHILD(conc_join(&t, CONC_FOREVER) == 0);
     sum += (size_t)conc_exitcode(&t);
   }
   return number(sum);
 }
 
 TEST(a_process_has_processes_of_its_own) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(grow, number(3));
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -222,7 +207,7 @@ TEST(a_process_has_processes_of_its_own) {
 }
 
 TEST(a_hundred_at_a_time_end_or_are_terminated) {
-  NO_FORK;
+  NEEDS_FORK;
   enum { N = 100 };
   static conc_task t[N];
   for (int kill = 0; kill < 2; kill++) {
@@ -246,7 +231,7 @@ static void *break_stdio(void *arg) {
 }
 
 TEST(a_process_may_be_without_stdio) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(break_stdio, number(6));
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -266,7 +251,7 @@ static void *write_b(void *arg) {
 }
 
 TEST(stdio_is_flushed_before_and_after_and_atexit_is_the_parents) {
-  NO_FORK;
+  NEEDS_FORK;
   int fds[2], quiet[2];
   conc_task t = task_of(write_b, NULL);
   pipe_of(fds);
@@ -311,7 +296,7 @@ static void *run_joiners(void *arg) {
 }
 
 TEST(any_number_of_threads_and_coroutines_join_one_process) {
-  NO_FORK;
+  NEEDS_FORK;
   for (int round = 0; round < 30; round++) {
     conc_task t = task_of(sleep_on, NULL), joiner[6];
     CHECK_EQ(conc_process_start(&t), 0);
@@ -329,7 +314,7 @@ TEST(any_number_of_threads_and_coroutines_join_one_process) {
 }
 
 TEST(who_joins_a_process_can_be_cancelled) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(sleep_on, NULL), joiner = task_of(join_it, &t);
   CHECK_EQ(conc_process_start(&t), 0);
   CHECK_EQ(conc_thread_start(&joiner), 0);
@@ -341,7 +326,7 @@ TEST(who_joins_a_process_can_be_cancelled) {
 }
 
 TEST(a_process_that_nobody_joins_leaves_no_zombie) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(do_nothing, NULL);
   CHECK_EQ(conc_process_start(&t), 0);
   while (conc_is_alive(&t)) sched_yield();
@@ -350,7 +335,7 @@ TEST(a_process_that_nobody_joins_leaves_no_zombie) {
 }
 
 TEST(a_child_that_somebody_else_waited_for_has_ended_all_the_same) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(sleep_on, NULL);
   struct sigaction ignore, before;
   memset(&ignore, 0, sizeof ignore);
@@ -383,22 +368,23 @@ static void *run_in_child(void *arg) {
 static void *check_child(void *arg) {
   volatile char large[1 << 20]; /* not a coroutine's stack */
   int n = 0;
-  memset((char *)large, 1, sizeof large);
-  MUST(large[4711] == 1);
-  MUST(conc_coro_start(&other) == -EPERM); /* no loop */
-  MUST(conc_join(&other, 5) == -ECHILD);
-  if (arg != NULL) MUST(conc_join((conc_task *)arg, 5) == -ECHILD);
-  if (parent_task) MUST(conc_join(parent_task, 5) == -ECHILD);
-  MUST(conc_lock_acquire(&lock, 5) == -EOWNERDEAD);
-  MUST(conc_lock_release(&lock) == 0);
-  MUST(conc_lock_acquire(&lock, 5) == 0);
-  MUST(conc_rwlock_write_acquire(&rwlock, 5) == 0); /* its reader is gone */
-  MUST(conc_sleep(0.001) == 0);
+  for (size_t i = 0; i < sizeof large; i++) large[i] = 1;
+  CHECK_CHILD(large[4711] == 1);
+  CHECK_CHILD(conc_coro_start(&other) == -EPERM); /* no loop */
+  CHECK_CHILD(conc_join(&other, 5) == -ECHILD);
+  if (arg != NULL) CHECK_CHILD(conc_join((conc_task *)arg, 5) == -ECHILD);
+  if (parent_task) CHECK_CHILD(conc_join(parent_task, 5) == -ECHILD);
+  CHECK_CHILD(conc_lock_acquire(&lock, 5) == -EOWNERDEAD);
+  CHECK_CHILD(conc_lock_release(&lock) == 0);
+  CHECK_CHILD(conc_lock_acquire(&lock, 5) == 0);
+  /* Its reader is gone. */
+  CHECK_CHILD(conc_rwlock_write_acquire(&rwlock, 5) == 0);
+  CHECK_CHILD(conc_sleep(0.001) == 0);
   conc_task t = task_of(run_in_child, &n);
-  MUST(conc_thread_start(&t) == 0 && conc_join(&t, 5) == 0);
-  MUST(conc_run(&t) == 0 && n == 2);
-  MUST(conc_process_start(&t) == 0 && conc_join(&t, 5) == 0 && n == 2);
-  MUST(conc_exitcode(&t) == (int)((uintptr_t)&n & 255));
+  CHECK_CHILD(conc_thread_start(&t) == 0 && conc_join(&t, 5) == 0);
+  CHECK_CHILD(conc_run(&t) == 0 && n == 2);
+  CHECK_CHILD(conc_process_start(&t) == 0 && conc_join(&t, 5) == 0 && n == 2);
+  CHECK_CHILD(conc_exitcode(&t) == (int)((uintptr_t)&n & 255));
   return NULL;
 }
 
@@ -426,22 +412,22 @@ static void *start_with_all(void *arg) {
 
 TEST(in_a_child_the_tasks_of_the_parent_have_ended_and_all_works) {
   if (test_wrapped("qemu")) SKIP("qemu-user has no threads after a fork");
-  NO_FORK;
+  NEEDS_FORK;
   other = task_of(wait_for_ever, NULL);
   run_in_both(start_with_all);
 }
 
 static void *check_sibling(void *arg) {
   conc_task *sibling = (conc_task *)arg;
-  MUST(!conc_is_alive(sibling));
-  MUST(conc_join(sibling, 5) == -ECHILD);
-  MUST(conc_kill(sibling) == -ESRCH);
-  MUST(conc_exitcode(sibling) == CONC_NO_EXITCODE);
+  CHECK_CHILD(!conc_is_alive(sibling));
+  CHECK_CHILD(conc_join(sibling, 5) == -ECHILD);
+  CHECK_CHILD(conc_kill(sibling) == -ESRCH);
+  CHECK_CHILD(conc_exitcode(sibling) == CONC_NO_EXITCODE);
   return NULL;
 }
 
 TEST(a_childs_siblings_are_none_of_its_own) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task a = task_of(sleep_on, NULL), b = task_of(check_sibling, &a);
   CHECK_EQ(conc_process_start(&a), 0);
   CHECK_EQ(conc_process_start(&b), 0);
@@ -475,7 +461,7 @@ static void *start_from_coroutines(void *arg) {
 }
 
 TEST(coroutines_start_processes_while_others_wait_for_theirs) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(start_from_coroutines, NULL);
   CHECK_EQ(conc_run(&t), 0);
 }
@@ -502,7 +488,7 @@ static void *see_the_other_end(void *arg) {
 }
 
 TEST(a_plain_fork_has_no_children_of_its_parents_either) {
-  NO_FORK;
+  NEEDS_FORK;
   conc_task t = task_of(sleep_on, NULL);
   int status;
   CHECK_EQ(conc_process_start(&t), 0);
@@ -528,12 +514,12 @@ typedef struct parcel {
 
 static void *check_parcel(void *arg) {
   parcel *p = (parcel *)arg;
-  MUST(conc_current()->size == sizeof *p);
+  CHECK_CHILD(conc_current()->size == sizeof *p);
   for (size_t i = 0; i < sizeof p->bytes; i++)
-    MUST(p->bytes[i] == (unsigned char)(i * 7));
-  MUST(p->parent == getppid());
-  MUST(strcmp(conc_name(NULL), "spawned") == 0);
-  MUST(conc_pid(conc_current()) == getpid());
+    CHECK_CHILD(p->bytes[i] == (unsigned char)(i * 7));
+  CHECK_CHILD(p->parent == getppid());
+  CHECK_CHILD(strcmp(conc_name(NULL), "spawned") == 0);
+  CHECK_CHILD(conc_pid(conc_current()) == getpid());
   return number(42);
 }
 CONC_PROCESS_TARGET(check_parcel)
@@ -547,8 +533,11 @@ __attribute__((constructor)) static void register_is_null(void) {
 
 static void *do_something(void *arg) { return arg; }
 
+/* A child that is a new program: it checks its bytes and that nothing else
+   of its parent is there. A target that is not registered, or a program
+   without conc_main, is refused. */
 TEST(a_spawned_process_is_new_and_gets_its_bytes) {
-  NO_SPAWN;
+  NEEDS_SPAWN;
   parcel *p = (parcel *)malloc(sizeof *p);
   conc_task t = task_of(check_parcel, p);
   for (size_t i = 0; i < sizeof p->bytes; i++)
@@ -578,7 +567,7 @@ TEST(a_spawned_process_is_new_and_gets_its_bytes) {
 }
 
 TEST(a_spawned_process_is_killed_like_another) {
-  NO_SPAWN;
+  NEEDS_SPAWN;
   conc_task t = task_of(sleep_on, NULL);
   t.start_method = CONC_SPAWN;
   CHECK_EQ(conc_process_start(&t), 0);
@@ -595,7 +584,7 @@ static conc_task the_daemon;
 
 static void *be_daemon(void *arg) {
   int fd = arg != NULL ? *(int *)arg : start_of_daemon;
-  MUST(write(fd, "d", 1) == 1);
+  CHECK_CHILD(write(fd, "d", 1) == 1);
   return sleep_on(NULL);
 }
 CONC_PROCESS_TARGET(be_daemon)
@@ -605,7 +594,7 @@ static void *start_daemon(void *arg) {
   the_daemon.size = sizeof start_of_daemon;
   the_daemon.daemon = true;
   the_daemon.start_method = method;
-  MUST(conc_process_start(&the_daemon) == 0);
+  CHECK_CHILD(conc_process_start(&the_daemon) == 0);
   return arg;
 }
 
@@ -613,17 +602,17 @@ static void *start_daemon(void *arg) {
    not. Only the daemon writes to the pipe that the test looks at. */
 static void *be_parent(void *arg) {
   conc_task t = task_of(start_daemon, NULL), brother = task_of(sleep_on, NULL);
-  MUST(conc_thread_start(&t) == 0 && conc_join(&t, 5) == 0);
+  CHECK_CHILD(conc_thread_start(&t) == 0 && conc_join(&t, 5) == 0);
   close(start_of_daemon);
-  MUST(conc_process_start(&brother) == 0);
+  CHECK_CHILD(conc_process_start(&brother) == 0);
   char c;
-  MUST(conc_read(leave, &c, 1, CONC_FOREVER) == 1);
+  CHECK_CHILD(conc_read(leave, &c, 1, CONC_FOREVER) == 1);
   return arg;
 }
 
 TEST(a_daemon_lives_as_long_as_its_parent_however_that_ends) {
-  NO_SPAWN;
-  NO_FORK;
+  NEEDS_SPAWN;
+  NEEDS_FORK;
   for (int i = 0; i < 6; i++) {
     int fds[2], leaves[2];
     char c;
@@ -705,12 +694,12 @@ static void by_eight_threads(conc_fn *fn) {
 }
 
 TEST(a_number_of_processes_of_eight_threads_inherit_nothing_of_each_other) {
-  NO_SPAWN;
+  NEEDS_SPAWN;
   by_eight_threads(start_many);
 }
 
 TEST(a_number_of_programs_of_eight_threads_inherit_nothing_of_each_other) {
-  NO_SPAWN;
+  NEEDS_SPAWN;
   by_eight_threads(popen_many);
 }
 
@@ -721,7 +710,7 @@ static void *spin_a_little(void *arg) {
 }
 
 TEST(processes_are_killed_at_any_moment) {
-  NO_FORK;
+  NEEDS_FORK;
   int killed = 0;
   for (int i = 0; i < 500; i++) {
     conc_task t = task_of(spin_a_little, number(test_random() % 1000));
@@ -742,6 +731,9 @@ TEST(processes_are_killed_at_any_moment) {
   CHECK(killed > 0);
 }
 
+/* There may be n descriptors more, from 0 on, for each way to start a
+   child. It fails with -EMFILE and leaves no descriptor and no child, until
+   there are enough; then it succeeds. */
 TEST(a_start_that_fails_for_want_of_descriptors_leaves_nothing) {
   struct rlimit before, few;
   int last = dup(0), done = 0;
@@ -805,6 +797,9 @@ static int run_script(const char *text, conc_popen *p, const char *input) {
   return rc;
 }
 
+/* A shell copies its input and writes to both outputs, which are in turn
+   pipes, each other, nothing, a descriptor and a file. Each must get its
+   own text. */
 TEST(a_program_gets_the_streams_that_it_was_given) {
   conc_popen p = popen_of(NULL);
   char file[] = "/tmp/conc-test-XXXXXX";
@@ -922,7 +917,7 @@ TEST(a_program_gets_its_environment_directory_and_group) {
 }
 
 TEST(a_program_that_is_not_there_or_not_executable_fails_to_start) {
-  NO_SPAWN;
+  NEEDS_SPAWN;
   const char *const missing[] = {"/no/such/program", NULL};
   const char *const nowhere[] = {"no-such-program-in-path", NULL};
   const char *const folder[] = {"/tmp", NULL};
@@ -945,7 +940,7 @@ TEST(a_program_that_is_not_there_or_not_executable_fails_to_start) {
 
 /* Where the reaper has begun to wait for a child that was not made. */
 TEST(a_start_that_fails_does_not_disturb_the_next_one) {
-  NO_SPAWN;
+  NEEDS_SPAWN;
   const char *const missing[] = {"/no/such/program", NULL};
   const char *const argv[] = {"true", NULL};
   for (int i = 0; i < 100; i++) {

@@ -3,12 +3,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 static void line_is(const conc_progress *p, size_t done, double seconds,
                     double rate, size_t width, const char *expected) {
@@ -65,6 +60,9 @@ static ssize_t read_all(int fd, char *text, size_t size) {
   return n;
 }
 
+/* The bar is written to a pipe, as to a log. It gets the first line and the
+   last one, others only when the interval is over, and never a carriage
+   return. */
 TEST(a_log_gets_whole_lines_now_and_then) {
   conc_progress p = {0};
   char text[4096];
@@ -128,6 +126,9 @@ TEST(a_socket_that_nobody_reads_is_an_error) {
   close(fds[1]);
 }
 
+/* A pseudo-terminal of 60 columns: each state is a carriage return and 59
+   columns, the shorter last one is filled up, so that nothing of the one
+   before is left. */
 TEST(a_terminal_has_one_line_of_its_width) {
   conc_progress p = {0};
   struct winsize size;
@@ -177,6 +178,8 @@ static void *steps(void *arg) {
     CHECK_EQ(conc_progress_update(&shared, 1), 0);
   return arg;
 }
+/* Four threads update one bar, which is written to a file. The sum is
+   exact, and the lines are whole and never go back. */
 TEST(many_threads_count_together) {
   conc_task t[THREADS];
   char name[] = "/tmp/conc-progress-XXXXXX", text[300];

@@ -1,23 +1,7 @@
 /* The local queue at its edges: sizes, the ring's wrap-around, closing, and
    those who wait in vain. From inside, for the ring and the lists. */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-static void start(conc_task *t, conc_fn *target, void *arg) {
-  memset(t, 0, sizeof *t);
-  t->target = target;
-  t->arg = arg;
-}
-static void start_thread(conc_task *t, conc_fn *target, void *arg) {
-  start(t, target, arg);
-  CHECK_EQ(conc_thread_start(t), 0);
-}
+#include "inside.h"
+#include "tasks.h"
 
 /* Waits until so many wait. */
 static void until_waiting(conc_queue *q, const struct conc__waitlist *list,
@@ -175,9 +159,8 @@ static void employ(worker *w, int n, conc_queue *q, conc_fn *work,
                    struct conc__waitlist *list) {
   for (int i = 0; i < n; i++) {
     w[i].queue = q;
-    start(&w[i].task, work, &w[i]);
-    if (i % 2)
-      start_thread(&w[i].loop, in_a_loop, &w[i]);
+    w[i].task = task_of(work, &w[i]);
+    if (i % 2) start(conc_thread_start, &w[i].loop, in_a_loop, &w[i]);
     else
       CHECK_EQ(conc_thread_start(&w[i].task), 0);
     until_waiting(q, list, i + 1);
@@ -320,16 +303,13 @@ static void *put_many(void *arg) {
 static void *put_from_coroutines(void *arg) {
   conc_task t[3];
   for (int i = 0; i < 3; i++) {
-    start(&t[i], put_many, arg);
-    CHECK_EQ(conc_coro_start(&t[i]), 0);
+    start(conc_coro_start, &t[i], put_many, arg);
   }
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   return NULL;
 }
 static void *put_from_a_loop(void *arg) {
-  conc_task t;
-  start(&t, put_from_coroutines, arg);
-  CHECK_EQ(conc_run(&t), 0);
+  run(put_from_coroutines, arg);
   return NULL;
 }
 
@@ -337,10 +317,10 @@ TEST(a_queue_never_has_more_than_its_capacity) {
   conc_queue_opts o = {.capacity = CAPACITY};
   conc_queue *q = conc_queue_new(&o);
   conc_task t[4];
-  start_thread(&t[0], watch_size, q);
-  start_thread(&t[1], put_many, q);
-  start_thread(&t[2], put_from_a_loop, q);
-  start_thread(&t[3], put_many, q);
+  start(conc_thread_start, &t[0], watch_size, q);
+  start(conc_thread_start, &t[1], put_many, q);
+  start(conc_thread_start, &t[2], put_from_a_loop, q);
+  start(conc_thread_start, &t[3], put_many, q);
   for (int i = 1; i < 4; i++) CHECK_EQ(conc_join(&t[i], 60), 0);
   CHECK_EQ(conc_queue_close(q), 0);
   CHECK_EQ(conc_join(&t[0], 60), 0);
@@ -355,6 +335,8 @@ typedef struct record {
   char text[9]; /* so that a record is no multiple of a word */
 } record;
 
+/* 25 records and room for 10: each call moves what it can and says how
+   many. The round from 1 to 10 begins at every place of the ring. */
 TEST(many_are_moved_at_once_as_far_as_there_is_room) {
   conc_queue_opts o = {.capacity = 10, .max_bytes = sizeof(record)};
   conc_queue *q = conc_queue_new(&o);
@@ -523,8 +505,9 @@ TEST(nothing_is_lost_or_overtaken_between_many_putters_and_getters) {
       t[i].number = i / 2;
       t[i].many = i / 2 % 2;
       t[i].coroutine = i / 4;
-      start(&tasks[i], i % 2 ? traffic_put : traffic_get, &t[i]);
-      if (t[i].coroutine) start_thread(&loops[i], traffic_loop, &tasks[i]);
+      tasks[i] = task_of(i % 2 ? traffic_put : traffic_get, &t[i]);
+      if (t[i].coroutine)
+        start(conc_thread_start, &loops[i], traffic_loop, &tasks[i]);
       else CHECK_EQ(conc_thread_start(&tasks[i]), 0);
     }
     for (int put = 1; put >= 0; put--) {
@@ -559,7 +542,7 @@ TEST(who_has_the_last_message_may_free_the_queue) {
   conc_queue_opts one = {.capacity = 1};
   reply r = {conc_queue_new(NULL), 20000};
   conc_task t;
-  start_thread(&t, answer, &r);
+  start(conc_thread_start, &t, answer, &r);
   for (int i = 0; i < r.rounds; i++) {
     conc_queue *back = conc_queue_new(&one);
     char text[8];

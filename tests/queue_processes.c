@@ -33,18 +33,9 @@
  *   Python's pages warn that a killed process may leave its queue corrupted:
  *   nothing_is_lost_with_the_killed, no_instruction_of_...
  */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 #include "step.h"
 #include <sys/resource.h>
-
-#define ADD(x, v) __atomic_add_fetch(&(x), (v), __ATOMIC_ACQ_REL)
 
 /* A child has no test of its own: it tells by its exit code. */
 enum { LOCAL, RING = CONC_QUEUE_RING, PIPE = CONC_QUEUE_PIPE };
@@ -104,7 +95,7 @@ static int rounds(int n) { return CONC_HAVE_TSAN ? n / 10 + 1 : n; }
 /* Until so many wait on a side. */
 static void until_waiting(conc_queue *q, int side, unsigned n) {
   struct conc__cells_side *it = &cells(q)->cells->sides[side];
-  while (GET(it->sleepers) + GET(it->pollers) < n) usleep(100);
+  while (LOAD(it->sleepers) + LOAD(it->pollers) < n) usleep(100);
 }
 
 /* --- messages --- */
@@ -182,6 +173,8 @@ TEST_ALL(many_at_once) {
   conc_queue_free(q);
 }
 
+/* Options that cannot be, and then each allocation fails in turn: the queue
+   is not made, errno says why, and nothing is left allocated. */
 TEST_SHARED(what_cannot_be_made_says_why) {
   conc_queue_opts o;
   memset(&o, 0, sizeof o);
@@ -282,13 +275,15 @@ static void echo_values(void *arg) {
   conc_value *v;
   int rc;
   while ((rc = conc_get_value(q[0], &v, 20)) == 0) {
-    MUST(conc_put_value(q[1], v, 20) == 0);
+    CHECK_CHILD(conc_put_value(q[1], v, 20) == 0);
     conc_value_free(v);
   }
-  MUST(rc == -EPIPE);
-  MUST(conc_queue_close(q[1]) == 0);
+  CHECK_CHILD(rc == -EPIPE);
+  CHECK_CHILD(conc_queue_close(q[1]) == 0);
 }
 
+/* A child sends back what it gets: typed values, texts, bytes. What does
+   not fit, or is asked for as another type, stays in the queue. */
 TEST_SHARED(values_travel) {
   conc_queue *q[2];
   conc_value *v;
@@ -351,19 +346,22 @@ TEST_SHARED(a_value_without_memory_is_not_lost) {
 
 static void get_one(void *arg) {
   int n;
-  MUST(conc_get((conc_queue *)arg, &n, sizeof n, 20) == sizeof n && n == 5);
+  CHECK_CHILD(conc_get((conc_queue *)arg, &n, sizeof n, 20) == sizeof n &&
+              n == 5);
 }
 static void put_one(void *arg) {
   int n = 5;
-  MUST(conc_put((conc_queue *)arg, &n, sizeof n, 20) == 0);
+  CHECK_CHILD(conc_put((conc_queue *)arg, &n, sizeof n, 20) == 0);
 }
 static void get_closed(void *arg) {
   int n;
-  MUST(conc_get((conc_queue *)arg, &n, sizeof n, CONC_FOREVER) == -EPIPE);
+  CHECK_CHILD(conc_get((conc_queue *)arg, &n, sizeof n, CONC_FOREVER) ==
+              -EPIPE);
 }
 static void put_closed(void *arg) {
   int n = 5;
-  MUST(conc_put((conc_queue *)arg, &n, sizeof n, CONC_FOREVER) == -EPIPE);
+  CHECK_CHILD(conc_put((conc_queue *)arg, &n, sizeof n, CONC_FOREVER) ==
+              -EPIPE);
 }
 
 /* So often that wake-ups that come 20 ms late would not fit in. */
@@ -442,8 +440,8 @@ static void put_until_closed(void *arg) {
   conc_queue *q = ((conc_queue **)arg)[0];
   long *count = ((long **)arg)[1];
   int n = 0, rc;
-  while ((rc = conc_put(q, &n, sizeof n, 20)) == 0) ADD(*count, 1);
-  MUST(rc == -EPIPE);
+  while ((rc = conc_put(q, &n, sizeof n, 20)) == 0) ADD_FETCH(*count, 1);
+  CHECK_CHILD(rc == -EPIPE);
 }
 TEST_SHARED(nothing_is_put_after_the_end) {
   long *count = (long *)conc_shared_alloc(sizeof *count);
@@ -520,7 +518,7 @@ static bool stop_ticking;
 static void *tick(void *arg) {
   (void)arg;
   while (!stop_ticking) {
-    ADD(*ticks, 1);
+    ADD_FETCH(*ticks, 1);
     conc_sleep(0.001);
   }
   return NULL;
@@ -529,7 +527,7 @@ static void *echo_in_loop(void *arg) {
   int n;
   (void)arg;
   while (conc_get(shared_queue, &n, sizeof n, 20) == 4)
-    MUST(conc_put(shared_back, &n, sizeof n, 20) == 0);
+    CHECK_CHILD(conc_put(shared_back, &n, sizeof n, 20) == 0);
   return NULL;
 }
 static void *loop_main(void *arg) {
@@ -538,11 +536,11 @@ static void *loop_main(void *arg) {
   (void)arg;
   for (int i = 0; i < 9; i++) {
     t[i].target = i == 0 ? tick : echo_in_loop;
-    MUST(conc_coro_start(&t[i]) == 0);
+    CHECK_CHILD(conc_coro_start(&t[i]) == 0);
   }
-  for (int i = 1; i < 9; i++) MUST(conc_join(&t[i], CONC_FOREVER) == 0);
+  for (int i = 1; i < 9; i++) CHECK_CHILD(conc_join(&t[i], CONC_FOREVER) == 0);
   stop_ticking = true;
-  MUST(conc_join(&t[0], 20) == 0);
+  CHECK_CHILD(conc_join(&t[0], 20) == 0);
   return NULL;
 }
 static void loop_child(void *arg) {
@@ -550,8 +548,11 @@ static void loop_child(void *arg) {
   (void)arg;
   memset(&t, 0, sizeof t);
   t.target = loop_main;
-  MUST(conc_run(&t) == 0);
+  CHECK_CHILD(conc_run(&t) == 0);
 }
+/* Eight coroutines of a child wait at a queue, beside one that counts
+   ticks. All messages come back once; when all eight sleep, the ticks must
+   go on. */
 TEST_SHARED(coroutines_wait_and_their_loop_goes_on) {
   int n, count = rounds(2000);
   bool seen[2000] = {false};
@@ -572,8 +573,8 @@ TEST_SHARED(coroutines_wait_and_their_loop_goes_on) {
     got++;
     if (i == got && i % 64 == 0) { /* all sleep, and the loop does not */
       until_waiting(shared_queue, CONC__GETTERS, 8);
-      n = GET(*ticks);
-      while (GET(*ticks) < n + 3) usleep(100);
+      n = LOAD(*ticks);
+      while (LOAD(*ticks) < n + 3) usleep(100);
     }
   }
   CHECK_EQ(conc_queue_close(shared_queue), 0);
@@ -604,10 +605,10 @@ static void *cancel_waits(void *arg) {
     if (side == CONC__PUTTERS)
       CHECK_EQ(conc_put(shared_queue, &n, sizeof n, 0), 0);
     CHECK_EQ(conc_coro_start(&t), 0);
-    while (k % 2 && GET(sides[side].pollers) == 0) conc_sleep(0);
+    while (k % 2 && LOAD(sides[side].pollers) == 0) conc_sleep(0);
     CHECK_EQ(conc_cancel(&t), 0);
     CHECK_EQ(conc_join(&t, 20), -ECANCELED);
-    CHECK_EQ(GET(sides[side].pollers) + GET(sides[side].sleepers), 0);
+    CHECK_EQ(LOAD(sides[side].pollers) + LOAD(sides[side].sleepers), 0);
     if (side == CONC__PUTTERS)
       CHECK_EQ(conc_get(shared_queue, &n, sizeof n, 0), 4);
     CHECK_EQ(conc_qsize(shared_queue), 0);
@@ -635,7 +636,7 @@ static void put_batches(void *arg) {
     if (n > all - next) n = all - next;
     for (size_t i = 0; i < n; i++) items[i] = number | (next + (uint32_t)i);
     put = conc_put_many(shared_queue, items, 4, n, 20);
-    MUST(put > 0 && (size_t)put <= n);
+    CHECK_CHILD(put > 0 && (size_t)put <= n);
     next += (uint32_t)put;
   }
 }
@@ -675,7 +676,7 @@ static void crowd_put(void *arg) {
     head[0] = c->number;
     head[1] = i;
     memcpy(data, head, sizeof head);
-    MUST(conc_put(c->q, data, size, 20) == 0);
+    CHECK_CHILD(conc_put(c->q, data, size, 20) == 0);
   }
 }
 static void crowd_get(void *arg) {
@@ -685,16 +686,16 @@ static void crowd_get(void *arg) {
   ssize_t n;
   while ((n = conc_get(c->q, data, sizeof data, 20)) > 0) {
     memcpy(head, data, sizeof head);
-    MUST(head[0] >= 0 && head[0] < SIDES);
-    MUST(head[1] > last[head[0]] && head[1] < c->messages);
+    CHECK_CHILD(head[0] >= 0 && head[0] < SIDES);
+    CHECK_CHILD(head[1] > last[head[0]] && head[1] < c->messages);
     last[head[0]] = head[1];
-    MUST(n == (ssize_t)sizeof head + head[1] * 7 % 290);
+    CHECK_CHILD(n == (ssize_t)sizeof head + head[1] * 7 % 290);
     fill(want, (size_t)n, (unsigned)head[1]);
-    MUST(memcmp(data + 8, want + 8, (size_t)n - 8) == 0);
-    MUST(ADD(c->seen[head[0] * c->messages + head[1]], 1) == 1);
-    MUST(conc_task_done(c->q) == 0);
+    CHECK_CHILD(memcmp(data + 8, want + 8, (size_t)n - 8) == 0);
+    CHECK_CHILD(ADD_FETCH(c->seen[head[0] * c->messages + head[1]], 1) == 1);
+    CHECK_CHILD(conc_task_done(c->q) == 0);
   }
-  MUST(n == -EPIPE);
+  CHECK_CHILD(n == -EPIPE);
 }
 static void meet(size_t capacity, size_t max_bytes, int messages) {
   crowd c[2 * SIDES];
@@ -733,7 +734,7 @@ static conc_queue *fork_queue;
 static void *put_and_get(void *arg) {
   int n = 1;
   (void)arg;
-  while (!GET(fork_stop)) {
+  while (!LOAD(fork_stop)) {
     CHECK_EQ(conc_put(fork_queue, &n, sizeof n, 20), 0);
     CHECK_EQ(conc_get(fork_queue, &n, sizeof n, 20), 4);
   }
@@ -743,8 +744,8 @@ static void put_and_get_some(void *arg) {
   int n = 2;
   (void)arg;
   for (int i = 0; i < 50; i++) {
-    MUST(conc_put(fork_queue, &n, sizeof n, 20) == 0);
-    MUST(conc_get(fork_queue, &n, sizeof n, 20) == 4);
+    CHECK_CHILD(conc_put(fork_queue, &n, sizeof n, 20) == 0);
+    CHECK_CHILD(conc_get(fork_queue, &n, sizeof n, 20) == 4);
   }
 }
 TEST_SHARED(threads_fork_while_they_use_it) {
@@ -758,14 +759,14 @@ TEST_SHARED(threads_fork_while_they_use_it) {
   }
   for (int i = 0; i < rounds(100); i++)
     reap(start(put_and_get_some, NULL), 0);
-  SET(fork_stop, true);
+  STORE(fork_stop, true);
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
   CHECK_EQ(conc_qsize(fork_queue), 0);
   conc_queue_free(fork_queue);
 }
 
 static void get_nothing(void *arg) {
-  MUST(conc_get((conc_queue *)arg, NULL, 0, 1) == -ETIMEDOUT);
+  CHECK_CHILD(conc_get((conc_queue *)arg, NULL, 0, 1) == -ETIMEDOUT);
 }
 TEST_SHARED(who_waits_uses_no_cpu) {
   conc_queue *q = make(1, 1);
@@ -797,11 +798,11 @@ static void named_echo(void *arg) {
   conc_queue *q = make_named(3);
   int n = 0;
   (void)arg;
-  MUST(q != NULL);
-  MUST(conc_get(q, &n, sizeof n, 20) == 4 && n == 7);
-  MUST(conc_task_done(q) == 0);
+  CHECK_CHILD(q != NULL);
+  CHECK_CHILD(conc_get(q, &n, sizeof n, 20) == 4 && n == 7);
+  CHECK_CHILD(conc_task_done(q) == 0);
   n = 8;
-  MUST(conc_put(q, &n, sizeof n, 20) == 0);
+  CHECK_CHILD(conc_put(q, &n, sizeof n, 20) == 0);
   conc_queue_free(q);
 }
 TEST_SHARED(strangers_meet_by_name) {
@@ -837,6 +838,9 @@ static void claim(conc_queue *q, uint32_t i, unsigned state) {
   reap(pid, -SIGKILL);
 }
 
+/* A process dies between its claim of a cell and its message, at each of
+   the cells, before or after it moves the tail. The others must get all
+   older and newer messages, and have the cell back. */
 TEST_SHARED(a_message_half_put_is_skipped) {
   for (uint32_t at = 0; at < 8; at++)
     for (int hint = 0; hint < 2; hint++) {
@@ -969,22 +973,22 @@ static void killed_child(void *arg) {
       ssize_t n = conc_get(game->q, mine->data, sizeof mine->data,
                            CONC_FOREVER);
       memcpy(head, mine->data, sizeof head);
-      MUST(head[0] < LIVES && head[1] < EACH);
-      MUST(n == (ssize_t)killed_size(head));
+      CHECK_CHILD(head[0] < LIVES && head[1] < EACH);
+      CHECK_CHILD(n == (ssize_t)killed_size(head));
       fill(data, (size_t)n, head[0] ^ head[1]);
-      MUST(memcmp(data + 8, mine->data + 8, (size_t)n - 8) == 0);
-      ADD(game->noted[head[0]][head[1]], 1);
-      ADD(game->got, 1);
+      CHECK_CHILD(memcmp(data + 8, mine->data + 8, (size_t)n - 8) == 0);
+      ADD_FETCH(game->noted[head[0]][head[1]], 1);
+      ADD_FETCH(game->got, 1);
     } else {
       size_t size;
       head[0] = mine->life;
       size = killed_size(head);
       fill(data, size, head[0] ^ head[1]);
       memcpy(data, head, sizeof head);
-      MUST(conc_put(game->q, data, size, CONC_FOREVER) == 0);
-      SET(game->put[mine->life], ++head[1]);
+      CHECK_CHILD(conc_put(game->q, data, size, CONC_FOREVER) == 0);
+      STORE(game->put[mine->life], ++head[1]);
       if (head[1] > EACH / 2) usleep(100);
-      MUST(head[1] < EACH);
+      CHECK_CHILD(head[1] < EACH);
     }
   }
 }
@@ -1015,9 +1019,9 @@ static void kill_some(int kills) {
     his->life = i % 2 ? ++life : 0;
     pids[i] = start(killed_child, his);
     if (k % 8 == 0) { /* they all go on */
-      unsigned got = GET(game->got);
+      unsigned got = LOAD(game->got);
       until = test_now() + 10 * test_slow();
-      while (GET(game->got) < got + 20)
+      while (LOAD(game->got) < got + 20)
         if (test_now() > until) TEST_FAIL("they are stuck");
     }
   }
@@ -1089,19 +1093,19 @@ static int step_put(void *arg) {
   memset(m, 0, sizeof m);
   m[0] = 100;
   rc = conc_put(step->q, m, sizeof m, 0);
-  SET(step->done, 1);
+  STORE(step->done, 1);
   return rc;
 }
 static int step_get(void *arg) {
   (void)arg;
   if (conc_get(step->q, step->data, sizeof step->data, 0) != 8) return -1;
-  SET(step->done, 1);
+  STORE(step->done, 1);
   return 0;
 }
 static int step_task_done(void *arg) {
   int rc = conc_task_done(step->q);
   (void)arg;
-  SET(step->done, 1);
+  STORE(step->done, 1);
   return rc;
 }
 /* The numbers in the queue, in order but for the first of them, which may have
@@ -1162,7 +1166,7 @@ static int step_round_put(long k) {
   if (early >= 0) {
     count = step_drain(numbers);
     CHECK(count == 2 || (count == 3 && numbers[2] == 100));
-    if (GET(step->done) || !early) CHECK_EQ(count, 3);
+    if (LOAD(step->done) || !early) CHECK_EQ(count, 3);
     step_finish(count);
   }
   conc_queue_free(step->q);
@@ -1177,7 +1181,7 @@ static int step_round_get(long k) {
     count = step_drain(numbers);
     CHECK(count == 4 || (count == 3 && numbers[0] == 2));
     if (count == 3) CHECK_EQ(step->data[0], 1);
-    if (GET(step->done) || !early) CHECK_EQ(count, 3);
+    if (LOAD(step->done) || !early) CHECK_EQ(count, 3);
     step_finish(4);
   }
   conc_queue_free(step->q);
@@ -1191,7 +1195,7 @@ static int step_round_task_done(long k) {
   early = step_kill(step_prepare, step_task_done, NULL, k);
   if (early >= 0) {
     int rc = conc_queue_join(step->q, 0);
-    if (GET(step->done) || !early) CHECK_EQ(rc, 0);
+    if (LOAD(step->done) || !early) CHECK_EQ(rc, 0);
     step_finish(rc == 0 ? 0 : 1);
   }
   conc_queue_free(step->q);
@@ -1201,12 +1205,13 @@ static int step_round_task_done(long k) {
 /* While another one sleeps in a get, or in a put. */
 static void sleep_get(void *arg) {
   (void)arg;
-  MUST(conc_get(step->q, step->data, sizeof step->data, CONC_FOREVER) > 0);
+  CHECK_CHILD(conc_get(step->q, step->data, sizeof step->data, CONC_FOREVER) >
+              0);
 }
 static void sleep_put(void *arg) {
   uint64_t m = 200;
   (void)arg;
-  MUST(conc_put(step->q, &m, sizeof m, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_put(step->q, &m, sizeof m, CONC_FOREVER) == 0);
 }
 static int step_round_wake_getter(long k) {
   uint64_t numbers[4], m = 101;
@@ -1220,7 +1225,7 @@ static int step_round_wake_getter(long k) {
   reap(sleeper, 0);
   count = step_drain(numbers);
   if (step->data[0] == 100) CHECK(count == 1 && numbers[0] == 101);
-  else CHECK(count == 0 && step->data[0] == 101 && !GET(step->done));
+  else CHECK(count == 0 && step->data[0] == 101 && !LOAD(step->done));
   step_finish(1 + count);
   conc_queue_free(step->q);
   return early;
@@ -1233,7 +1238,7 @@ static int step_round_wake_putter(long k) {
   sleeper = start(sleep_put, NULL);
   until_waiting(step->q, CONC__PUTTERS, 1);
   early = step_kill(step_prepare, step_get, NULL, k);
-  while (seen != 0x3c + (GET(step->data[0]) ? seen & 2 : 2))
+  while (seen != 0x3c + (LOAD(step->data[0]) ? seen & 2 : 2))
     if (conc_get(step->q, &m, sizeof m, 0) == 8) {
       m = m == 200 ? 5 : m;
       CHECK(m < 6 && !(seen >> m & 1));
@@ -1247,7 +1252,7 @@ static int step_round_wake_putter(long k) {
     CHECK(m == 1 && !(seen & 2));
     seen |= 2;
   }
-  CHECK(!GET(step->done) || !(seen & 2));
+  CHECK(!LOAD(step->done) || !(seen & 2));
   step_finish(5);
   conc_queue_free(step->q);
   return early;

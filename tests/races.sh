@@ -8,6 +8,7 @@ rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
 here=$(pwd)
 
 cat >"$tmp/balance.c" <<EOS
+#define CONC_STATIC
 #define CONC_IMPLEMENTATION
 #include "$here/conc.h"
 

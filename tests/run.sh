@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs test programs and test scripts, two at a time, and sums up what they
+# Runs test programs and test scripts, several at a time, and sums up what they
 # say. Called by make: run.sh NAME..., where NAME is a program in $BUILD or a
 # script tests/NAME.sh or tests/NAME/NAME.sh. Each prints lines that begin
 # with "ok", "FAIL" or "skip"; the last line here is "N passed, N failed".
@@ -63,7 +63,9 @@ lane() {
     mkdir "$logs/$test_name.taken" 2>/dev/null && one "$test_name"
   done
 }
+# One lane more than there are CPUs, as tests also sleep; or a single one.
 lanes=1
+[ "$JOBS" -le 1 ] || lanes=0
 while [ "$lanes" -lt "$JOBS" ]; do
   lane "$@" &
   lanes=$((lanes + 1))

@@ -1,12 +1,5 @@
 /* Memory that processes share, and who of them is alive. */
-#include "test.h"
-
-#define CONC_MALLOC test_malloc
-#define CONC_REALLOC test_realloc
-#define CONC_FREE test_free
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <sys/stat.h>
 
@@ -74,10 +67,10 @@ TEST(a_child_may_free_all_and_begin_anew) {
     int *q, status;
     conc_shared_free(p);
     q = (int *)conc_shared_alloc(sizeof *q);
-    MUST(q != NULL && *q == 0);
+    CHECK_CHILD(q != NULL && *q == 0);
     grandchild = fork();
     if (grandchild == 0) _exit(*q = 5);
-    MUST(waitpid(grandchild, &status, 0) == grandchild && *q == 5);
+    CHECK_CHILD(waitpid(grandchild, &status, 0) == grandchild && *q == 5);
     _exit(0);
   }
   reap(pid, 0);
@@ -87,7 +80,7 @@ TEST(a_child_may_free_all_and_begin_anew) {
 
 static int stop_allocating;
 static void *allocate(void *arg) {
-  while (!GET(stop_allocating)) {
+  while (!LOAD(stop_allocating)) {
     void *p = conc_shared_alloc(1);
     CHECK(p != NULL);
     conc_shared_free(p);
@@ -108,12 +101,12 @@ TEST(a_fork_may_come_while_threads_allocate) {
     pid_t pid = begin_child();
     if (pid == 0) {
       void *p = conc_shared_alloc(1);
-      MUST(p != NULL && conc__registry_self(conc__registry_of(p)) != 0);
+      CHECK_CHILD(p != NULL && conc__registry_self(conc__registry_of(p)) != 0);
       _exit(0);
     }
     reap(pid, 0);
   }
-  SET(stop_allocating, 1);
+  STORE(stop_allocating, 1);
   for (int i = 0; i < 2; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
 }
 
@@ -134,7 +127,7 @@ static void begin(void) {
 }
 
 static unsigned await_id(void) {
-  while (GET(shared->id) == 0) sched_yield();
+  while (LOAD(shared->id) == 0) sched_yield();
   return shared->id;
 }
 
@@ -144,7 +137,7 @@ static pid_t begin_living(void) {
   shared->id = 0;
   pid = begin_child();
   if (pid == 0) {
-    SET(shared->id, conc__registry_self(registry));
+    STORE(shared->id, conc__registry_self(registry));
     for (;;) pause();
   }
   await_id();
@@ -184,7 +177,7 @@ TEST(who_ends_is_dead_to_all_however_it_ended) {
     shared->id = 0;
     pid = begin_child();
     if (pid == 0) {
-      SET(shared->id, conc__registry_self(registry));
+      STORE(shared->id, conc__registry_self(registry));
       if (i == 1) raise(SIGTERM);
       if (i == 2) execl("/bin/sh", "sh", "-c", "exit 0", (char *)NULL);
       _exit(0);
@@ -205,7 +198,7 @@ TEST(a_used_entry_is_another_process) {
   first = shared->id;
   kill(pid, SIGKILL);
   reap(pid, -SIGKILL);
-  SET(registry->next, first % CONC__PROCESSES);
+  STORE(registry->next, first % CONC__PROCESSES);
   pid = begin_living();
   second = shared->id;
   CHECK_EQ(first % CONC__PROCESSES, second % CONC__PROCESSES);
@@ -224,9 +217,9 @@ TEST(a_forked_child_is_somebody_else) {
   pid = begin_child();
   if (pid == 0) {
     unsigned id = conc__registry_self(registry);
-    MUST(id != 0 && id != me);
-    MUST(!conc__registry_is_dead(registry, me));
-    MUST(!conc__registry_is_dead(registry, id));
+    CHECK_CHILD(id != 0 && id != me);
+    CHECK_CHILD(!conc__registry_is_dead(registry, me));
+    CHECK_CHILD(!conc__registry_is_dead(registry, id));
     shared->id = id;
     _exit(0);
   }
@@ -257,8 +250,8 @@ TEST(too_many_processes_are_refused) {
     memset(&all, 0, sizeof all);
     all.l_type = F_WRLCK;
     all.l_len = CONC__PROCESSES;
-    MUST(fcntl(conc__registry_local(registry)->fd, F_SETLK, &all) == 0);
-    SET(shared->id, 1);
+    CHECK_CHILD(fcntl(conc__registry_local(registry)->fd, F_SETLK, &all) == 0);
+    STORE(shared->id, 1);
     for (;;) pause();
   }
   await_id();
@@ -275,7 +268,7 @@ TEST(too_many_processes_are_refused) {
 static int await_word(unsigned *word, unsigned value, double timeout) {
   double deadline = conc__deadline(timeout);
   unsigned round = 0, seen;
-  while ((seen = GET(*word)) != value) {
+  while ((seen = LOAD(*word)) != value) {
     int rc = conc__shared_wait(word, seen, deadline, &round);
     if (rc != 0) return rc;
   }
@@ -295,15 +288,15 @@ enum { ROUNDS = 300 };
 
 static void *answer(void *arg) {
   for (unsigned i = 1; i <= ROUNDS; i++) {
-    MUST(await_word(&shared->word, i, CONC_FOREVER) == 0);
-    SET(shared->answer, i);
+    CHECK_CHILD(await_word(&shared->word, i, CONC_FOREVER) == 0);
+    STORE(shared->answer, i);
     conc__shared_wake(&shared->answer, 1);
   }
   return arg;
 }
 static void *ask(void *arg) {
   for (unsigned i = 1; i <= ROUNDS; i++) {
-    SET(shared->word, i);
+    STORE(shared->word, i);
     conc__shared_wake(&shared->word, 1);
     CHECK_EQ(await_word(&shared->answer, i, CONC_FOREVER), 0);
   }
@@ -341,7 +334,7 @@ TEST(a_wait_between_processes_has_a_timeout) {
 }
 
 static void *wait_for_ever(void *rc) {
-  SET(shared->id, 1);
+  STORE(shared->id, 1);
   *(int *)rc = await_word(&shared->word, 1, CONC_FOREVER);
   return NULL;
 }
@@ -436,12 +429,12 @@ static void lay(void) {
 
 static void add(unsigned *n) { __atomic_add_fetch(n, 1, __ATOMIC_ACQ_REL); }
 static void await_count(unsigned *n, unsigned value) {
-  while (GET(*n) < value) usleep(100);
+  while (LOAD(*n) < value) usleep(100);
 }
 
 /* A child that does this as a thread or as a coroutine, then lives on. */
 static pid_t begin_doing(conc_fn *fn, bool coroutine) {
-  unsigned ready = GET(its->ready);
+  unsigned ready = LOAD(its->ready);
   pid_t pid = begin_child();
   if (pid == 0) {
     (coroutine ? in_loop : in_thread)(fn, NULL);
@@ -503,13 +496,13 @@ static int give(int what) {
 static void *count_up(void *what) {
   for (int i = 0; i < TURNS; i++) {
     long seen;
-    MUST(take((int)(intptr_t)what) == 0);
-    if (i % 8 == 0 && (intptr_t)what == 1) MUST(take(1) == 0);
+    CHECK_CHILD(take((int)(intptr_t)what) == 0);
+    if (i % 8 == 0 && (intptr_t)what == 1) CHECK_CHILD(take(1) == 0);
     seen = its->counter;
     if (i % 16 == 0) conc_yield_now();
     its->counter = seen + 1;
-    if (i % 8 == 0 && (intptr_t)what == 1) MUST(give(1) == 0);
-    MUST(give((int)(intptr_t)what) == 0);
+    if (i % 8 == 0 && (intptr_t)what == 1) CHECK_CHILD(give(1) == 0);
+    CHECK_CHILD(give((int)(intptr_t)what) == 0);
   }
   return NULL;
 }
@@ -520,12 +513,11 @@ static void *count_up_all(void *what) {
   for (int i = 0; i < TASKS; i++) {
     t[i].target = count_up;
     t[i].arg = what;
-    if (conc__this.loop != NULL)
-      MUST(conc_coro_start(&t[i]) == 0);
-    else
-      MUST(conc_thread_start(&t[i]) == 0);
+    if (conc__this.loop != NULL) CHECK_CHILD(conc_coro_start(&t[i]) == 0);
+    else CHECK_CHILD(conc_thread_start(&t[i]) == 0);
   }
-  for (int i = 0; i < TASKS; i++) MUST(conc_join(&t[i], CONC_FOREVER) == 0);
+  for (int i = 0; i < TASKS; i++)
+    CHECK_CHILD(conc_join(&t[i], CONC_FOREVER) == 0);
   return NULL;
 }
 
@@ -629,10 +621,10 @@ TEST(errors_between_processes_are_those_between_threads) {
 }
 
 static void *hold_all(void *arg) {
-  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
-  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
-  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
-  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
   stay();
   return arg;
 }
@@ -686,13 +678,13 @@ TEST(a_forked_child_holds_nothing_of_its_parents) {
   CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
   pid = begin_child();
   if (pid == 0) {
-    for (int i = 0; i < 3; i++) MUST(give(i) == -EPERM);
-    MUST(conc_lock_acquire(&its->lock, 0.01) == -ETIMEDOUT);
-    MUST(conc_rlock_acquire(&its->rlock, 0) == -ETIMEDOUT);
-    MUST(conc_rwlock_read_acquire(&its->rwlock, 0) == 0);
-    MUST(conc_rwlock_release(&its->rwlock) == 0);
-    MUST(conc_rwlock_release(&its->rwlock) == -EPERM);
-    MUST(conc_rwlock_write_acquire(&its->rwlock, 0) == -ETIMEDOUT);
+    for (int i = 0; i < 3; i++) CHECK_CHILD(give(i) == -EPERM);
+    CHECK_CHILD(conc_lock_acquire(&its->lock, 0.01) == -ETIMEDOUT);
+    CHECK_CHILD(conc_rlock_acquire(&its->rlock, 0) == -ETIMEDOUT);
+    CHECK_CHILD(conc_rwlock_read_acquire(&its->rwlock, 0) == 0);
+    CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
+    CHECK_CHILD(conc_rwlock_release(&its->rwlock) == -EPERM);
+    CHECK_CHILD(conc_rwlock_write_acquire(&its->rwlock, 0) == -ETIMEDOUT);
     _exit(0);
   }
   reap(pid, 0);
@@ -709,7 +701,7 @@ static void *be_waiting(void *arg) {
   return arg;
 }
 static void *hold_lock(void *arg) {
-  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
   stay();
   return arg;
 }
@@ -734,7 +726,7 @@ TEST(who_waits_is_told_that_the_owner_died) {
 /* --- rwlock --- */
 
 static void *read_on(void *arg) {
-  MUST(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER) == 0);
   stay();
   return arg;
 }
@@ -797,9 +789,9 @@ TEST(the_next_that_has_the_lock_is_told_of_the_death_that_another_one_found) {
 
 static void *want_to_write(void *arg) {
   add(&its->ready);
-  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
   its->counter = 1;
-  MUST(conc_rwlock_release(&its->rwlock) == 0);
+  CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
   return arg;
 }
 
@@ -808,7 +800,7 @@ TEST(nobody_joins_the_readers_while_a_writer_waits_unless_it_dies) {
   lay();
   CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
   pid = begin_doing(want_to_write, false);
-  while (GET(its->rwlock.shared.wants) == 0) sched_yield();
+  while (LOAD(its->rwlock.shared.wants) == 0) sched_yield();
   {
     conc_rwlock **mine = conc__self()->reads;
     memset(mine, 0, sizeof conc__self()->reads); /* as another task */
@@ -828,21 +820,21 @@ TEST(nobody_joins_the_readers_while_a_writer_waits_unless_it_dies) {
 
 static void *read_much(void *arg) {
   while (!conc_event_is_set(&its->event)) {
-    MUST(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER) == 0);
-    MUST(its->counter % 2 == 0);
+    CHECK_CHILD(conc_rwlock_read_acquire(&its->rwlock, CONC_FOREVER) == 0);
+    CHECK_CHILD(its->counter % 2 == 0);
     add(&its->done);
-    MUST(conc_rwlock_release(&its->rwlock) == 0);
+    CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
   }
   return arg;
 }
 static void *write_much(void *arg) {
   while (!conc_event_is_set(&its->event)) {
-    MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+    CHECK_CHILD(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
     its->counter++;
     if (its->counter % 64 == 1) sched_yield();
     its->counter++;
     add(&its->ran);
-    MUST(conc_rwlock_release(&its->rwlock) == 0);
+    CHECK_CHILD(conc_rwlock_release(&its->rwlock) == 0);
   }
   return arg;
 }
@@ -884,7 +876,7 @@ TEST(more_readers_than_there_are_places_for_wait) {
 
 static void *take_sem(void *arg) {
   add(&its->ready);
-  MUST(conc_sem_acquire(&its->sem, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_sem_acquire(&its->sem, CONC_FOREVER) == 0);
   add(&its->done);
   if (arg == NULL) return arg;
   conc_sleep(CONC_FOREVER);
@@ -902,7 +894,7 @@ TEST(a_semaphore_lets_as_many_go_as_are_released) {
   CHECK_EQ(conc_sem_release(&its->sem, 3), 0);
   await_count(&its->done, 3);
   usleep(30000);
-  CHECK_EQ(GET(its->done), 3);
+  CHECK_EQ(LOAD(its->done), 3);
   CHECK_EQ(conc_sem_release(&its->sem, 2), 0);
   for (int i = 0; i < 4; i++) reap(pids[i], 0);
   CHECK_EQ(conc_sem_value(&its->sem), 1);
@@ -911,7 +903,7 @@ TEST(a_semaphore_lets_as_many_go_as_are_released) {
 
 static void *wait_event(void *arg) {
   add(&its->ready);
-  MUST(conc_event_wait(&its->event, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_event_wait(&its->event, CONC_FOREVER) == 0);
   return arg;
 }
 
@@ -933,11 +925,11 @@ TEST(a_set_lets_all_processes_go_even_if_it_is_cleared_at_once) {
 /* --- condition --- */
 
 static void *wait_cond(void *arg) {
-  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
   add(&its->ready); /* who has the lock after this finds it waiting */
-  MUST(conc_cond_wait(&its->cond, &its->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_cond_wait(&its->cond, &its->lock, CONC_FOREVER) == 0);
   add(&its->done);
-  MUST(conc_lock_release(&its->lock) == 0);
+  CHECK_CHILD(conc_lock_release(&its->lock) == 0);
   return arg;
 }
 
@@ -955,11 +947,11 @@ TEST(a_notify_lets_as_many_processes_go_as_it_says) {
   notify(1);
   await_count(&its->done, 1);
   usleep(50000); /* all have looked meanwhile */
-  CHECK_EQ(GET(its->done), 1);
+  CHECK_EQ(LOAD(its->done), 1);
   notify(2);
   await_count(&its->done, 3);
   usleep(50000);
-  CHECK_EQ(GET(its->done), 3);
+  CHECK_EQ(LOAD(its->done), 3);
   CHECK_EQ(conc_lock_acquire(&its->lock, CONC_FOREVER), 0);
   CHECK_EQ(conc_cond_notify_all(&its->cond), 0);
   CHECK_EQ(conc_lock_release(&its->lock), 0);
@@ -984,14 +976,14 @@ TEST(a_waiter_that_was_killed_takes_no_notify_along) {
 static bool is_done(void *arg) { return its->counter >= *(long *)arg; }
 static void *wait_for_counter(void *arg) {
   long want = 5;
-  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
-  MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
   add(&its->ready);
-  MUST(conc_cond_wait_for(&its->cond, &its->rlock.lock, is_done, &want, 30) ==
-       0);
-  MUST(conc_rlock_release(&its->rlock) == 0);
-  MUST(conc_rlock_release(&its->rlock) == 0);
-  MUST(conc_rlock_release(&its->rlock) == -EPERM);
+  CHECK_CHILD(conc_cond_wait_for(&its->cond, &its->rlock.lock, is_done, &want,
+                                 30) == 0);
+  CHECK_CHILD(conc_rlock_release(&its->rlock) == 0);
+  CHECK_CHILD(conc_rlock_release(&its->rlock) == 0);
+  CHECK_CHILD(conc_rlock_release(&its->rlock) == -EPERM);
   return arg;
 }
 
@@ -1015,14 +1007,14 @@ static void *pass_barrier(void *arg) {
   add(&its->ready);
   for (int i = 0; i < 200; i++) {
     int index = conc_barrier_wait(&its->barrier, CONC_FOREVER);
-    MUST(index >= 0 && index < 3);
+    CHECK_CHILD(index >= 0 && index < 3);
     __atomic_add_fetch(&its->numbers, 1u << 4 * index, __ATOMIC_ACQ_REL);
-    MUST(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
+    CHECK_CHILD(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
     if (index == 0) {
-      MUST(its->numbers == 0x111);
+      CHECK_CHILD(its->numbers == 0x111);
       its->numbers = 0;
     }
-    MUST(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
+    CHECK_CHILD(conc_barrier_wait(&its->barrier, CONC_FOREVER) >= 0);
   }
   return arg;
 }
@@ -1051,7 +1043,7 @@ static void *wait_barrier(void *arg) {
   add(&its->ready);
   rc = conc_barrier_wait(&its->barrier, CONC_FOREVER);
   if (rc == -EOWNERDEAD) add(&its->done);
-  MUST(rc == -EOWNERDEAD || rc == -EPIPE);
+  CHECK_CHILD(rc == -EOWNERDEAD || rc == -EPIPE);
   return arg;
 }
 static void await_waiting(int n) {
@@ -1166,10 +1158,10 @@ static int wait_what(int what) {
   case 5: return conc_barrier_wait(&its->barrier, CONC_FOREVER);
   case 6: return conc_once_run(&its->once, run_once, NULL, CONC_FOREVER);
   default:
-    MUST(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
+    CHECK_CHILD(conc_rlock_acquire(&its->rlock, CONC_FOREVER) == 0);
     {
       int rc = conc_cond_wait(&its->cond, &its->rlock.lock, CONC_FOREVER);
-      MUST(conc_rlock_release(&its->rlock) == 0);
+      CHECK_CHILD(conc_rlock_release(&its->rlock) == 0);
       return rc;
     }
   }
@@ -1191,7 +1183,7 @@ static void *cancel_waits(void *arg) {
       CHECK_EQ(conc_coro_start(&t), 0);
     else
       CHECK_EQ(conc_thread_start(&t), 0);
-    while (GET(its->ready) == ready) conc_sleep(0.001);
+    while (LOAD(its->ready) == ready) conc_sleep(0.001);
     CHECK_EQ(conc_cancel(&t), 0);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
   }
@@ -1203,9 +1195,10 @@ static void *cancel_waits(void *arg) {
 }
 
 static void *hold_everything(void *arg) {
-  MUST(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
-  MUST(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
-  for (int i = 0; i < 2; i++) MUST(conc_sem_acquire(&its->bounded, 0) == 0);
+  CHECK_CHILD(conc_lock_acquire(&its->lock, CONC_FOREVER) == 0);
+  CHECK_CHILD(conc_rwlock_write_acquire(&its->rwlock, CONC_FOREVER) == 0);
+  for (int i = 0; i < 2; i++)
+    CHECK_CHILD(conc_sem_acquire(&its->bounded, 0) == 0);
   run_for_ever(NULL);
   return arg;
 }
@@ -1253,17 +1246,17 @@ static void await_gone(void) {
 static int make_named(void *memory, void *arg) {
   named *n = (named *)memory;
   if (arg != NULL) return -EIO;
-  MUST(n->magic == 0 && n->inits == 0 && n->counter == 0);
+  CHECK_CHILD(n->magic == 0 && n->inits == 0 && n->counter == 0);
   n->inits++;
-  MUST(conc_lock_init_shared(&n->lock) == 0);
+  CHECK_CHILD(conc_lock_init_shared(&n->lock) == 0);
   sched_yield();
   n->magic = 42;
   return 0;
 }
 static named *open_named(void) {
   named *n = (named *)conc_shared_open(name, sizeof *n, make_named, NULL);
-  MUST(n != NULL);
-  MUST(GET(n->magic) == 42 && n->inits == 1);
+  CHECK_CHILD(n != NULL);
+  CHECK_CHILD(LOAD(n->magic) == 42 && n->inits == 1);
   return n;
 }
 
@@ -1281,15 +1274,15 @@ static void play_role(const char *role) {
   n = open_named();
   if (strcmp(role, "count") == 0)
     for (int i = 0; i < 1000; i++) {
-      MUST(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
+      CHECK_CHILD(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
       n->counter++;
-      MUST(conc_lock_release(&n->lock) == 0);
+      CHECK_CHILD(conc_lock_release(&n->lock) == 0);
     }
   if (strcmp(role, "hold") == 0)
-    MUST(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
+    CHECK_CHILD(conc_lock_acquire(&n->lock, CONC_FOREVER) == 0);
   add(&n->opened);
   if (strcmp(role, "count") != 0)
-    while (!GET(n->leave)) usleep(200);
+    while (!LOAD(n->leave)) usleep(200);
 }
 __attribute__((constructor)) static void begin_role(void) {
   const char *role = getenv("SHARED_ROLE");
@@ -1309,13 +1302,13 @@ static pid_t begin_program(const char *role) {
   return pid;
 }
 
-#define NO_EXEC \
+#define NEEDS_EXEC                                                            \
   if (test_wrapped("qemu")) SKIP("it cannot be executed again")
 
 TEST(programs_share_memory_by_name) {
   pid_t pids[4];
   named *n;
-  NO_EXEC;
+  NEEDS_EXEC;
   choose_name();
   n = open_named();
   for (int i = 0; i < 4; i++) pids[i] = begin_program("count");
@@ -1330,7 +1323,7 @@ TEST(programs_share_memory_by_name) {
 TEST(a_name_is_gone_when_all_who_had_it_were_killed) {
   pid_t pids[3];
   named *n;
-  NO_EXEC;
+  NEEDS_EXEC;
   choose_name();
   for (int round = 0; round < 3; round++) {
     for (int i = 0; i < 3; i++) pids[i] = begin_program(i ? "stay" : "hold");
@@ -1342,7 +1335,7 @@ TEST(a_name_is_gone_when_all_who_had_it_were_killed) {
       CHECK_EQ(conc_lock_release(&n->lock), 0);
       reap(pids[0], -SIGKILL);
     }
-    if (round == 2) SET(n->leave, 1);
+    if (round == 2) STORE(n->leave, 1);
     conc_shared_free(n);
     usleep(1000);
     CHECK(exists() || round == 2);
@@ -1357,7 +1350,7 @@ TEST(a_name_is_gone_when_all_who_had_it_were_killed) {
 TEST(who_dies_in_init_leaves_it_to_the_next) {
   pid_t pid;
   named *n;
-  NO_EXEC;
+  NEEDS_EXEC;
   choose_name();
   pid = begin_program("die");
   reap(pid, -SIGKILL);
@@ -1428,6 +1421,9 @@ TEST(what_nobody_uses_is_made_anew) {
   await_gone();
 }
 
+/* A process opens memory by name, forks, and is killed. Its child still
+   uses the memory: a process that opens the name then must find that
+   memory, and not a new one. */
 TEST(a_forked_child_keeps_a_name_alive) {
   int ends[2];
   char byte;
@@ -1441,7 +1437,7 @@ TEST(a_forked_child_keeps_a_name_alive) {
       close(ends[1]);
       if (read(ends[0], &byte, 1) != 1) _exit(1);
       n->counter = 7;
-      while (GET(n->opened) == 0) usleep(200);
+      while (LOAD(n->opened) == 0) usleep(200);
       _exit(0);
     }
     kill(getpid(), SIGKILL);
@@ -1453,7 +1449,7 @@ TEST(a_forked_child_keeps_a_name_alive) {
     named *n = open_named();
     CHECK(write(ends[1], "x", 1) == 1);
     while (__atomic_load_n(&n->counter, __ATOMIC_ACQUIRE) != 7) usleep(200);
-    SET(n->opened, 1);
+    STORE(n->opened, 1);
     conc_shared_free(n);
   }
   await_gone();
@@ -1470,9 +1466,9 @@ TEST(who_opens_while_it_goes_gets_it_whole) {
       for (int k = 0; k < 60; k++) {
         named *n = open_named();
         int rc = conc_lock_acquire(&n->lock, CONC_FOREVER);
-        MUST(rc == 0);
+        CHECK_CHILD(rc == 0);
         n->counter++;
-        MUST(conc_lock_release(&n->lock) == 0);
+        CHECK_CHILD(conc_lock_release(&n->lock) == 0);
         conc_shared_free(n);
       }
       _exit(0);

@@ -1,28 +1,9 @@
 /* conc_wait_signal, from threads and coroutines. */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
+#include "tasks.h"
 
 static const int both[] = {SIGUSR1, SIGUSR2};
 static const int usr2 = SIGUSR2;
-
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
-#define BOTH(name, function)                    \
-  TEST(name) {                                  \
-    CHECK_EQ(conc_block_signals(both, 2), 0);   \
-    function(NULL);                             \
-    run(function, (void *)1);                   \
-  }
 
 TEST(only_blocked_signals_can_be_waited_for) {
   static const int wrong[] = {SIGUSR1, 12345};
@@ -40,6 +21,7 @@ static void *pending(void *arg) {
   struct sigaction handler;
   sigset_t before, after;
   double begin = conc_now();
+  CHECK_EQ(conc_block_signals(both, 2), 0);
   pthread_sigmask(SIG_BLOCK, NULL, &before);
   CHECK_EQ(conc_wait_signal(both, 2, 0), -ETIMEDOUT);
   CHECK_EQ(conc_wait_signal(both, 2, 0.05), -ETIMEDOUT);
@@ -61,21 +43,17 @@ static void *pending(void *arg) {
     CHECK_EQ(sigismember(&before, i), sigismember(&after, i));
   return arg;
 }
-BOTH(a_pending_signal_is_told_and_nothing_is_left_behind, pending)
+TEST_BOTH(a_pending_signal_is_told_and_nothing_is_left_behind, pending)
 
 static void *wait_usr2(void *arg) {
   (void)arg;
   return (void *)(intptr_t)conc_wait_signal(&usr2, 1, 25);
 }
-static void start(conc_task *t, conc_fn *target, bool coro) {
-  memset(t, 0, sizeof *t);
-  t->target = target;
-  CHECK_EQ(coro ? conc_coro_start(t) : conc_thread_start(t), 0);
-}
 static void *wake(void *arg) {
   conc_task t;
+  CHECK_EQ(conc_block_signals(both, 2), 0);
   for (int i = 0; i < 20; i++) {
-    start(&t, wait_usr2, arg != NULL);
+    start(arg ? conc_coro_start : conc_thread_start, &t, wait_usr2, NULL);
     for (int j = 0; j < i % 4 * 10; j++) conc_yield_now();
     if (i % 3 == 0) {
       CHECK_EQ(conc_cancel(&t), 0);
@@ -90,12 +68,15 @@ static void *wake(void *arg) {
   }
   return NULL;
 }
-BOTH(who_waits_is_woken_or_cancelled, wake)
+TEST_BOTH(who_waits_is_woken_or_cancelled, wake)
 
 /* Each signal is told to one of those who wait. */
 static void *many(void *arg) {
   conc_task t[8];
-  for (int i = 0; i < 8; i++) start(&t[i], wait_usr2, arg && i % 2);
+  CHECK_EQ(conc_block_signals(both, 2), 0);
+  for (int i = 0; i < 8; i++)
+    start(arg && i % 2 ? conc_coro_start : conc_thread_start, &t[i], wait_usr2,
+          NULL);
   for (int i = 0; i < 8; i++) {
     sigset_t set;
     CHECK_EQ(kill(getpid(), SIGUSR2), 0);
@@ -111,7 +92,7 @@ static void *many(void *arg) {
   CHECK_EQ(conc_wait_signal(&usr2, 1, 0), -ETIMEDOUT);
   return NULL;
 }
-BOTH(each_of_many_gets_one, many)
+TEST_BOTH(each_of_many_gets_one, many)
 
 /* A child and its parent signal each other in turn. */
 enum { TURNS = 200 };

@@ -1,20 +1,7 @@
 /* Stacks: how much of one is used, who overflowed it, and that their memory
    is given back after a burst. */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
+#include "inside.h"
+#include "tasks.h"
 
 /* Uses about 100 bytes of stack, and more, for each level. */
 __attribute__((noinline)) static size_t dig(size_t levels) {
@@ -147,6 +134,9 @@ static int die(int how, char *text, size_t size) {
   CHECK_EQ(waitpid(pid, &status, 0), pid);
   return status;
 }
+/* Eight ways to overflow a stack, or to crash without that, each in a
+   child: in coroutines, generators, with a handler from before. The report
+   names the task, and the signal kills as it would have. */
 TEST(an_overflow_is_reported_by_name) {
   static const char *const expected[] = {
       "conc: digger has overflowed its stack of 65536 bytes (.stack_size)\n",

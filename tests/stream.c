@@ -11,14 +11,8 @@
      found_sep                                 a_line_that_is_too_long...
      test_exception_cancel                     a_read_that_fails...
      test_drain_raises                         after_the_peer... */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
+#include "tasks.h"
 
 static void pair(int fds[2]) {
   CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
@@ -26,18 +20,6 @@ static void pair(int fds[2]) {
 static void say(int fd, const char *text) {
   CHECK_EQ(conc_write(fd, text, strlen(text), 5), strlen(text));
 }
-static void run(conc_fn *target, void *arg) {
-  conc_task t = {0};
-  t.target = target;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
-/* The same test as a thread and as a coroutine. */
-#define BOTH(name, function) \
-  TEST(name) {               \
-    function(NULL);          \
-    run(function, NULL);     \
-  }
 
 static void *exactly(void *arg) {
   char buf[16];
@@ -62,7 +44,7 @@ static void *exactly(void *arg) {
   CHECK_EQ(conc_read_exactly(-1, buf, 3, 5), -EBADF);
   return arg;
 }
-BOTH(exactly_so_many_bytes_come_from_a_descriptor, exactly)
+TEST_BOTH(exactly_so_many_bytes_come_from_a_descriptor, exactly)
 
 static void *exactly_of_stream(void *arg) {
   conc_stream s = {0};
@@ -84,8 +66,8 @@ static void *exactly_of_stream(void *arg) {
   close(fds[1]);
   return arg;
 }
-BOTH(exactly_so_many_bytes_of_a_stream_and_a_short_read_is_kept,
-     exactly_of_stream)
+TEST_BOTH(exactly_so_many_bytes_of_a_stream_and_a_short_read_is_kept,
+          exactly_of_stream)
 
 static void *read_some(void *arg) {
   static char large[10000];
@@ -110,7 +92,7 @@ static void *read_some(void *arg) {
   CHECK_EQ(conc_stream_close(&s, 5), 0);
   return arg;
 }
-BOTH(reads_what_is_there_and_zero_at_the_end, read_some)
+TEST_BOTH(reads_what_is_there_and_zero_at_the_end, read_some)
 
 static void *lines(void *arg) {
   static const char text[] = "one\n\n\0zero\nlong line\nlast";
@@ -141,7 +123,7 @@ static void *lines(void *arg) {
   CHECK_EQ(conc_stream_close(&s, 5), 0);
   return arg;
 }
-BOTH(lines_come_whole_the_last_without_an_end, lines)
+TEST_BOTH(lines_come_whole_the_last_without_an_end, lines)
 
 static void *too_long(void *arg) {
   conc_stream s = {0};
@@ -160,7 +142,7 @@ static void *too_long(void *arg) {
   CHECK_EQ(conc_stream_close(&s, 5), 0);
   return arg;
 }
-BOTH(a_line_that_is_too_long_stays, too_long)
+TEST_BOTH(a_line_that_is_too_long_stays, too_long)
 
 /* The model: the whole text at once. The text comes in pieces of random
    sizes, its separators overlap, and are cut by the pieces. */
@@ -270,7 +252,7 @@ static void *write_buffered(void *arg) {
   close(fds[1]);
   return arg;
 }
-BOTH(what_is_written_goes_out_at_the_mark_or_by_flush, write_buffered)
+TEST_BOTH(what_is_written_goes_out_at_the_mark_or_by_flush, write_buffered)
 
 /* The peer reads nothing until the writer has told that it must wait. */
 static void *back_pressure(void *arg) {
@@ -311,7 +293,7 @@ static void *back_pressure(void *arg) {
   close(fds[1]);
   return arg;
 }
-BOTH(a_writer_waits_when_the_reader_does_not_read, back_pressure)
+TEST_BOTH(a_writer_waits_when_the_reader_does_not_read, back_pressure)
 
 static void *peer_gone(void *arg) {
   conc_stream s = {0};
@@ -326,7 +308,7 @@ static void *peer_gone(void *arg) {
   CHECK_EQ(fcntl(fds[0], F_GETFD), -1);
   return arg;
 }
-BOTH(after_the_peer_has_gone_writes_fail, peer_gone)
+TEST_BOTH(after_the_peer_has_gone_writes_fail, peer_gone)
 
 static conc_stream shared;
 static void *read_for_ever(void *arg) {
@@ -497,8 +479,7 @@ static void make_known(void) {
   }
 }
 static unsigned pick(side *s, unsigned n) {
-  s->seed = s->seed * 6364136223846793005ULL + 1442695040888963407ULL;
-  return (unsigned)(s->seed >> 33) % n;
+  return test_random_of(&s->seed) % n;
 }
 static size_t some_size(side *s) {
   static const unsigned edges[] = {1, 1024, 4096, 8192, 65536, 131072};
@@ -518,18 +499,18 @@ static double some_time(side *s) {
 static bool gave_up(side *s, ssize_t rc, double timeout, bool need_not_wait) {
   if (rc != -ECANCELED && rc != -ETIMEDOUT) return false;
   if (rc == -ETIMEDOUT) CHECK(timeout < CONC_FOREVER && !need_not_wait);
-  else SET(s->told, s->told + 1);
-  CHECK(s->told <= GET(s->cancels));
+  else STORE(s->told, s->told + 1);
+  CHECK(s->told <= LOAD(s->cancels));
   rc = conc_yield_now();
-  if (rc == -ECANCELED) SET(s->told, s->told + 1);
+  if (rc == -ECANCELED) STORE(s->told, s->told + 1);
   else CHECK_EQ(rc, 0);
   return true;
 }
 /* The last cancel is told, too. */
 static void *settle(side *s) {
-  if (GET(s->cancels) != s->told) {
+  if (LOAD(s->cancels) != s->told) {
     CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
-    SET(s->told, s->told + 1);
+    STORE(s->told, s->told + 1);
   }
   CHECK_EQ(conc_set_status(0), 0);
   return NULL;
@@ -541,7 +522,7 @@ static bool read_once(side *s) {
   unsigned char *buf = heaps[s - sides];
   size_t start = s->at % PERIOD, size = some_size(s);
   size_t held = conc__buffer_count(&in->in);
-  size_t given = GET(s->flow->given), least = size, most = size, came = 0;
+  size_t given = LOAD(s->flow->given), least = size, most = size, came = 0;
   double timeout = some_time(s);
   unsigned call = pick(s, held == 0 ? 7 : 4);
   bool is_raw = call >= 4, too_long = false, ready = false, there;
@@ -587,7 +568,7 @@ static bool read_once(side *s) {
     if (call == 5) /* an unknown part has come: what is it? */
       while (came < size && buf[came] == known[start + came]) came++;
     CHECK(came < size || size == 0);
-    if (rc == -EMSGSIZE) CHECK(GET(s->flow->offered) >= s->at + size);
+    if (rc == -EMSGSIZE) CHECK(LOAD(s->flow->offered) >= s->at + size);
   } else {
     came = (size_t)rc;
     CHECK(came < least || (came <= most && !too_long));
@@ -595,13 +576,13 @@ static bool read_once(side *s) {
   CHECK(memcmp(buf, known + start, came) == 0);
   CHECK(memcmp(buf + came, unknown + start + came, size + 1 - came) == 0);
   s->at += came;
-  CHECK(s->at <= GET(s->flow->offered));
+  CHECK(s->at <= LOAD(s->flow->offered));
   return rc < 0 || came >= least;
 }
 static void *reads_at_random(void *arg) {
   side *s = (side *)arg;
   conc_stream *in = s->stream;
-  SET(s->begun, 1);
+  STORE(s->begun, 1);
   while (read_once(s))
     if (s->flow->quits && pick(s, 30) == 0) break;
   if (!s->flow->quits) { /* it was the end, and stays that */
@@ -627,7 +608,7 @@ static bool write_once(side *s) {
   ssize_t rc;
   if (call >= 18) { /* past the buffer */
     if (size == 0 || call == 19) size = 1;
-    SET(f->offered, s->at + size);
+    STORE(f->offered, s->at + size);
     rc = call == 18 ? CONC_WRITE : conc_wait_fd(out->fd, CONC_WRITE, timeout);
     if (rc != CONC_WRITE) return gave_up(s, rc, timeout, false);
     if (call == 19) timeout = 0;
@@ -642,7 +623,7 @@ static bool write_once(side *s) {
     CHECK_EQ(rc, size);
     s->at += size;
   } else if (call < 15) {
-    SET(f->offered, s->at + size);
+    STORE(f->offered, s->at + size);
     rc = conc_stream_write(out, data, size, timeout);
     after = conc__buffer_count(&out->out);
     if (rc == 0) {
@@ -665,7 +646,7 @@ static bool write_once(side *s) {
     return false;
   }
   if (rc < 0) CHECK(after > 0);
-  SET(f->given, s->at - after);
+  STORE(f->given, s->at - after);
   return true;
 }
 static void *writes_at_random(void *arg) {
@@ -676,7 +657,7 @@ static void *writes_at_random(void *arg) {
   bool broken = false, gives_up = s->closes && pick(s, 2) == 0;
   double timeout = some_time(s);
   int rc = 0;
-  SET(s->begun, 1);
+  STORE(s->begun, 1);
   f->most = (size_t)-1;
   while (steps-- > 0 && !broken) broken = !write_once(s);
   if (!broken && !gives_up) {
@@ -759,9 +740,9 @@ static void exchange(int listener, bool in_loop) {
     for (left = 2 * ways; left > 0; left--)
       if (conc_is_alive(&sides[left - 1].task)) break;
     if (left > 0 && conc_join(&sides[left - 1].task, wait) == -ETIMEDOUT &&
-        test_random() % 2 && GET(s->begun) && GET(s->told) == s->cancels) {
+        test_random() % 2 && LOAD(s->begun) && LOAD(s->told) == s->cancels) {
       int rc;
-      SET(s->cancels, s->cancels + 1);
+      STORE(s->cancels, s->cancels + 1);
       rc = conc_cancel(&s->task);
       CHECK(rc == 0 || rc == -ESRCH);
     }

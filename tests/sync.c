@@ -101,14 +101,8 @@
                                  BarrierTests above
      test_thousand               a_barrier_is_passed_in_lockstep
 */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
+#include "tasks.h"
 
 #include <pthread.h>
 
@@ -121,7 +115,7 @@ typedef struct member {
   unsigned long long seed; /* of its own random numbers */
 } member;
 struct crew {
-  void (*run)(void *arg, member *me);
+  void (*body)(void *arg, member *me);
   void *arg;
   int n, threads, begun, ended;
   conc_task host, task[16];
@@ -129,23 +123,15 @@ struct crew {
   conc_event started;
 };
 
-#define ADD(p, n) __atomic_add_fetch((p), (n), __ATOMIC_ACQ_REL)
-#define PUT(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-/* Lets the others run until something has come about; if it never does, the
-   test hangs and fails. */
-#define UNTIL(condition) \
-  while (!(condition)) conc_yield_now()
-
 static unsigned pick(member *me, unsigned below) {
-  me->seed = me->seed * 6364136223846793005ULL + 1442695040888963407ULL;
-  return (unsigned)(me->seed >> 33) % below;
+  return test_random_of(&me->seed) % below;
 }
 
 static void *crew_member(void *arg) {
   member *me = (member *)arg;
-  ADD(&me->of->begun, 1);
-  me->of->run(me->of->arg, me);
-  ADD(&me->of->ended, 1);
+  ADD_FETCH(me->of->begun, 1);
+  me->of->body(me->of->arg, me);
+  ADD_FETCH(me->of->ended, 1);
   return NULL;
 }
 
@@ -159,18 +145,14 @@ static void *crew_loop(void *arg) {
 }
 
 static void *crew_host(void *arg) {
-  conc_task t;
-  memset(&t, 0, sizeof t);
-  t.target = crew_loop;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
+  run(crew_loop, arg);
   return NULL;
 }
 
-static void crew_start(crew *c, int n, void (*run)(void *, member *),
+static void crew_start(crew *c, int n, void (*body)(void *, member *),
                        void *arg) {
   memset(c, 0, sizeof *c);
-  c->run = run;
+  c->body = body;
   c->arg = arg;
   c->n = n;
   c->threads = (n + 1) / 2;
@@ -187,7 +169,7 @@ static void crew_start(crew *c, int n, void (*run)(void *, member *),
   c->host.arg = c;
   CHECK_EQ(conc_thread_start(&c->host), 0);
   CHECK_EQ(conc_event_wait(&c->started, CONC_FOREVER), 0);
-  UNTIL(GET(c->begun) == n);
+  UNTIL(LOAD(c->begun) == n);
 }
 
 static void crew_join(crew *c) {
@@ -198,9 +180,9 @@ static void crew_join(crew *c) {
   CHECK_EQ(conc_join(&c->host, CONC_FOREVER), 0);
 }
 
-static void crew_run(int n, void (*run)(void *, member *), void *arg) {
+static void crew_run(int n, void (*body)(void *, member *), void *arg) {
   crew c;
-  crew_start(&c, n, run, arg);
+  crew_start(&c, n, body, arg);
   crew_join(&c);
 }
 
@@ -274,7 +256,7 @@ static void refuse(void *arg, member *me) {
   CHECK_EQ(any_acquire(a, 0.02), -ETIMEDOUT);
   CHECK(conc_now() - start >= 0.02);
   CHECK_EQ(any_release(a), -EPERM);
-  ADD(&a->refused, 1);
+  ADD_FETCH(a->refused, 1);
 }
 
 TEST(a_lock_that_is_held_is_refused_in_time_and_has_an_owner) {
@@ -300,10 +282,10 @@ static void take_in_turn(void *arg, member *me) {
   any_lock *a = (any_lock *)arg;
   (void)me;
   CHECK_EQ(any_acquire(a, CONC_FOREVER), 0);
-  CHECK_EQ(ADD(&a->inside, 1), 1);
+  CHECK_EQ(ADD_FETCH(a->inside, 1), 1);
   conc_yield_now();
-  ADD(&a->inside, -1);
-  ADD(&a->got, 1);
+  ADD_FETCH(a->inside, -1);
+  ADD_FETCH(a->got, 1);
   CHECK_EQ(any_release(a), 0);
 }
 
@@ -428,6 +410,8 @@ static int others_are_refused(any_lock *a) {
   return a->refused;
 }
 
+/* One owner goes up and down through the levels; at each, another task asks
+   whether it is refused. A level too many or too few lets it in. */
 TEST(a_recursive_lock_is_released_as_often_as_it_was_acquired) {
   any_lock a;
   conc_rlock *r = &a.u.rlock;
@@ -469,9 +453,9 @@ static void wait_twice(void *arg, member *me) {
   gate *g = (gate *)arg;
   (void)me;
   CHECK_EQ(conc_event_wait(&g->event, CONC_FOREVER), 0);
-  ADD(&g->first, 1);
+  ADD_FETCH(g->first, 1);
   CHECK_EQ(conc_event_wait(&g->event, CONC_FOREVER), 0);
-  ADD(&g->second, 1);
+  ADD_FETCH(g->second, 1);
 }
 
 static void wait_in_time(void *arg, member *me) {
@@ -481,7 +465,7 @@ static void wait_in_time(void *arg, member *me) {
   CHECK_EQ(conc_event_wait(&g->event, 0), -ETIMEDOUT);
   CHECK_EQ(conc_event_wait(&g->event, 0.05), -ETIMEDOUT);
   CHECK(conc_now() - start >= 0.05);
-  ADD(&g->late, 1);
+  ADD_FETCH(g->late, 1);
 }
 
 static void wait_set(void *arg, member *me) {
@@ -489,14 +473,14 @@ static void wait_set(void *arg, member *me) {
   (void)me;
   CHECK_EQ(conc_event_wait(&g->event, 0), 0);
   CHECK_EQ(conc_event_wait(&g->event, 0.05), 0);
-  ADD(&g->first, 1);
+  ADD_FETCH(g->first, 1);
 }
 
 static void wait_once(void *arg, member *me) {
   gate *g = (gate *)arg;
   (void)me;
   CHECK_EQ(conc_event_wait(&g->event, 20), 0);
-  ADD(&g->first, 1);
+  ADD_FETCH(g->first, 1);
 }
 
 TEST(an_event_is_set_and_cleared) {
@@ -582,7 +566,7 @@ static void wait_in_phases(void *arg, member *me) {
     CHECK_EQ(conc_cond_wait(&s->cond, &s->rlock.lock, CONC_FOREVER), 0);
     CHECK_EQ(s->rlock.lock.depth, s->depth - 1);
     ++*(i == 0 ? &s->first[s->phase] : &s->second[s->phase]);
-    ADD(&s->woken, 1);
+    ADD_FETCH(s->woken, 1);
     stage_leave(s);
   }
 }
@@ -593,7 +577,7 @@ static void notify_phase(stage *s, size_t n, int phase, int woken) {
   CHECK_EQ(phase == 2 ? conc_lock_acquire(&s->rlock.lock, CONC_FOREVER)
                       : conc_rlock_acquire(&s->rlock, CONC_FOREVER), 0);
   CHECK_EQ(conc_cond_notify(&s->cond, n), 0);
-  CHECK_EQ(GET(s->woken), woken); /* nobody goes on before the release */
+  CHECK_EQ(LOAD(s->woken), woken); /* nobody goes on before the release */
   s->phase = phase;
   CHECK_EQ(conc_rlock_release(&s->rlock), 0);
 }
@@ -607,10 +591,10 @@ TEST(a_condition_wakes_as_many_as_it_is_told_in_order) {
     crew_start(&c, 5, wait_in_phases, &s);
     UNTIL(WAITING(&s.cond) == 5);
     notify_phase(&s, 3, 1, 0);
-    UNTIL(GET(s.woken) == 3 && WAITING(&s.cond) == 5);
+    UNTIL(LOAD(s.woken) == 3 && WAITING(&s.cond) == 5);
     CHECK_EQ(s.first[1], 3);
     notify_phase(&s, 5, 2, 3); /* two in their first wait, three in the next */
-    UNTIL(GET(s.woken) == 8 && WAITING(&s.cond) == 2);
+    UNTIL(LOAD(s.woken) == 8 && WAITING(&s.cond) == 2);
     CHECK_EQ(s.first[2], 2);
     CHECK_EQ(s.second[2], 3);
     notify_phase(&s, SIZE_MAX, 3, 8);
@@ -737,15 +721,18 @@ static void visit(void *arg, member *me) {
              : conc_rwlock_read_acquire(&l->rwlock, CONC_FOREVER);
   CHECK_EQ(rc, l->expect[me->index]);
   if (rc != 0) return;
-  ADD(write ? &l->writers : &l->readers, 1);
-  CHECK(write ? GET(l->writers) == 1 && GET(l->readers) == 0
-              : GET(l->writers) == 0);
-  l->log[ADD(&l->entered, 1) - 1] = l->plan[me->index];
-  UNTIL(GET(l->may_leave) >= GET(l->entered));
-  ADD(write ? &l->writers : &l->readers, -1);
+  ADD_FETCH(*(write ? &l->writers : &l->readers), 1);
+  CHECK(write ? LOAD(l->writers) == 1 && LOAD(l->readers) == 0
+              : LOAD(l->writers) == 0);
+  l->log[ADD_FETCH(l->entered, 1) - 1] = l->plan[me->index];
+  UNTIL(LOAD(l->may_leave) >= LOAD(l->entered));
+  ADD_FETCH(*(write ? &l->writers : &l->readers), -1);
   CHECK_EQ(conc_rwlock_release(&l->rwlock), 0);
 }
 
+/* Readers r and writers w come in the order of the plan while we write.
+   They must be let in batch by batch, neighbouring readers together, and
+   nobody before one that came earlier. */
 TEST(a_rwlock_serves_in_order_and_readers_together) {
   for (int round = 0; round < 20; round++) {
     library l;
@@ -759,27 +746,31 @@ TEST(a_rwlock_serves_in_order_and_readers_together) {
     CHECK_EQ(l.entered, 0);
     CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
     /* Each batch is in, and all of it, before any of it may leave. */
-    UNTIL(GET(l.entered) == 2);
+    UNTIL(LOAD(l.entered) == 2);
     CHECK_EQ(WAITING(&l.rwlock), 7);
     CHECK_EQ(conc_rwlock_read_acquire(&l.rwlock, 0), -ETIMEDOUT);
-    PUT(&l.may_leave, 2);
-    UNTIL(GET(l.entered) == 3);
+    STORE(l.may_leave, 2);
+    UNTIL(LOAD(l.entered) == 3);
     CHECK_EQ(WAITING(&l.rwlock), 6);
-    PUT(&l.may_leave, 3);
-    UNTIL(GET(l.entered) == 6);
+    STORE(l.may_leave, 3);
+    UNTIL(LOAD(l.entered) == 6);
     CHECK_EQ(WAITING(&l.rwlock), 3);
-    PUT(&l.may_leave, 6);
-    UNTIL(GET(l.entered) == 7);
+    STORE(l.may_leave, 6);
+    UNTIL(LOAD(l.entered) == 7);
     CHECK_EQ(WAITING(&l.rwlock), 2);
-    PUT(&l.may_leave, 7);
-    UNTIL(GET(l.entered) == 8);
-    PUT(&l.may_leave, 9);
+    STORE(l.may_leave, 7);
+    UNTIL(LOAD(l.entered) == 8);
+    STORE(l.may_leave, 9);
     crew_join(&c);
     CHECK_STR(l.log, "rrwrrrwwr");
     CHECK_EQ(l.rwlock.word, 0);
   }
 }
 
+/* We read; a writer, two readers, a writer and a reader wait, in this
+   order. The first writer is cancelled: the two readers must be let in at
+   once, beside us, and the last one not before the second writer has had
+   its turn or gives up. */
 TEST(a_writer_that_gives_up_lets_the_readers_behind_it_in) {
   for (int round = 0; round < 50; round++) {
     library l;
@@ -791,18 +782,18 @@ TEST(a_writer_that_gives_up_lets_the_readers_behind_it_in) {
     crew_start(&c, 5, visit, &l);
     UNTIL(WAITING(&l.rwlock) == 5);
     CHECK_EQ(conc_cancel(&c.task[0]), 0);
-    UNTIL(GET(l.entered) == 2); /* while we still read */
+    UNTIL(LOAD(l.entered) == 2); /* while we still read */
     CHECK_EQ(WAITING(&l.rwlock), 2);
-    PUT(&l.may_leave, 3);
-    UNTIL(GET(l.readers) == 0);
+    STORE(l.may_leave, 3);
+    UNTIL(LOAD(l.readers) == 0);
     CHECK_EQ(WAITING(&l.rwlock), 2);
     if (round % 2) {
       CHECK_EQ(conc_cancel(&c.task[3]), 0);
-      UNTIL(GET(l.entered) == 3);
+      UNTIL(LOAD(l.entered) == 3);
       CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
     } else {
       l.expect[3] = 0;
-      PUT(&l.may_leave, 4);
+      STORE(l.may_leave, 4);
       CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
     }
     crew_join(&c);
@@ -847,7 +838,7 @@ TEST(a_rwlock_is_handed_to_patient_waiters) {
     } else { /* or at once */
       CHECK_EQ(conc_rwlock_write_acquire(&l.rwlock, 0), -ETIMEDOUT);
       CHECK_EQ(l.rwlock.word, CONC__READ_FLAG + 2 * CONC__READ_ONE);
-      PUT(&l.may_leave, 2);
+      STORE(l.may_leave, 2);
       CHECK_EQ(conc_rwlock_write_acquire(&l.rwlock, 10), 0);
     }
     CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
@@ -860,12 +851,12 @@ TEST(a_rwlock_is_handed_to_patient_waiters) {
 static void hog_rwlock(void *arg, member *me) {
   library *l = (library *)arg;
   bool write = l->plan[0] == 'w';
-  while (!GET(l->may_leave)) {
-    int before = GET(l->entered);
+  while (!LOAD(l->may_leave)) {
+    int before = LOAD(l->entered);
     CHECK_EQ(write ? conc_rwlock_write_acquire(&l->rwlock, CONC_FOREVER)
                    : conc_rwlock_read_acquire(&l->rwlock, CONC_FOREVER), 0);
-    ADD(&l->entered, 1);
-    for (int i = 0; i < 20 && !write && GET(l->entered) == before + 1; i++)
+    ADD_FETCH(l->entered, 1);
+    for (int i = 0; i < 20 && !write && LOAD(l->entered) == before + 1; i++)
       conc_yield_now();
     if (pick(me, 4) == 0) conc_yield_now();
     CHECK_EQ(conc_rwlock_release(&l->rwlock), 0);
@@ -884,7 +875,7 @@ TEST(neither_readers_nor_writers_starve) {
                      : conc_rwlock_write_acquire(&l.rwlock, 20), 0);
       CHECK_EQ(conc_rwlock_release(&l.rwlock), 0);
     }
-    PUT(&l.may_leave, 1);
+    STORE(l.may_leave, 1);
     crew_join(&c);
     CHECK_EQ(l.rwlock.word, 0);
   }
@@ -895,6 +886,9 @@ static void release_wrongly(void *arg, member *me) {
   CHECK_EQ(conc_rwlock_release((conc_rwlock *)arg), -EPERM);
 }
 
+/* Released by nobody, by others, once too often; acquired again by the task
+   that has it, or by one that has more than are remembered. Each misuse is
+   told, and none changes whose it is. */
 TEST(a_rwlock_reports_misuse) {
   conc_rwlock l = {0}, more[6];
   memset(more, 0, sizeof more);
@@ -940,8 +934,8 @@ static void park_in_order(void *arg, member *me) {
   parking *p = (parking *)arg;
   UNTIL(WAITING(&p->sem) == me->index);
   CHECK_EQ(conc_sem_acquire(&p->sem, CONC_FOREVER), 0);
-  p->order[ADD(&p->entered, 1) - 1] = me->index;
-  ADD(&p->passed, 1);
+  p->order[ADD_FETCH(p->entered, 1) - 1] = me->index;
+  ADD_FETCH(p->passed, 1);
 }
 
 TEST(a_semaphore_lets_in_as_many_as_are_released_in_order) {
@@ -956,11 +950,11 @@ TEST(a_semaphore_lets_in_as_many_as_are_released_in_order) {
       CHECK_EQ(conc_sem_release(&p.sem, 1), 0);
       /* What is released is theirs, not for whoever comes by. */
       CHECK_EQ(conc_sem_acquire(&p.sem, 0), -ETIMEDOUT);
-      UNTIL(GET(p.passed) == i + 1);
+      UNTIL(LOAD(p.passed) == i + 1);
       CHECK_EQ(p.order[i], i);
     }
     CHECK_EQ(conc_sem_release(&p.sem, 3), 0);
-    UNTIL(GET(p.passed) == 7);
+    UNTIL(LOAD(p.passed) == 7);
     CHECK_EQ(WAITING(&p.sem), 3);
     CHECK_EQ(conc_sem_value(&p.sem), 0);
     CHECK_EQ(conc_sem_release(&p.sem, 5), 0);
@@ -974,7 +968,7 @@ static void acquire_twice(void *arg, member *me) {
   (void)me;
   for (int i = 0; i < 2; i++) {
     CHECK_EQ(conc_sem_acquire(&p->sem, CONC_FOREVER), 0);
-    ADD(&p->passed, 1);
+    ADD_FETCH(p->passed, 1);
   }
 }
 
@@ -986,13 +980,13 @@ TEST(a_contended_semaphore_counts_in_phases) { /* test_acquire_contended */
     p.sem.value = 7;
     CHECK_EQ(conc_sem_acquire(&p.sem, 0), 0);
     crew_start(&c, 10, acquire_twice, &p);
-    UNTIL(GET(p.passed) == 6 && WAITING(&p.sem) > 0);
+    UNTIL(LOAD(p.passed) == 6 && WAITING(&p.sem) > 0);
     for (int i = 0; i < (many ? 1 : 7); i++)
       CHECK_EQ(conc_sem_release(&p.sem, many ? 7 : 1), 0);
-    UNTIL(GET(p.passed) == 13);
+    UNTIL(LOAD(p.passed) == 13);
     for (int i = 0; i < (many ? 1 : 6); i++)
       CHECK_EQ(conc_sem_release(&p.sem, many ? 6 : 1), 0);
-    UNTIL(GET(p.passed) == 19);
+    UNTIL(LOAD(p.passed) == 19);
     CHECK_EQ(conc_sem_acquire(&p.sem, 0), -ETIMEDOUT);
     CHECK_EQ(conc_sem_release(&p.sem, 1), 0);
     crew_join(&c);
@@ -1001,6 +995,8 @@ TEST(a_contended_semaphore_counts_in_phases) { /* test_acquire_contended */
   }
 }
 
+/* Three semaphores, from 0, from 2, and from 3 with the bound 3, each up to
+   its edges. A release beyond an edge must change nothing. */
 TEST(a_semaphore_has_a_value_a_bound_and_limits) {
   conc_sem zero = {0}, two, bounded;
   double start;
@@ -1049,7 +1045,7 @@ TEST(a_semaphore_has_a_value_a_bound_and_limits) {
 static void acquire_when_told(void *arg, member *me) {
   parking *p = (parking *)arg;
   (void)me;
-  UNTIL(GET(p->inside));
+  UNTIL(LOAD(p->inside));
   CHECK_EQ(conc_sem_acquire(&p->sem, CONC_FOREVER), 0);
 }
 
@@ -1063,9 +1059,9 @@ TEST(a_semaphore_is_looked_at_again_under_its_guard) {
   CHECK_EQ(p.sem.value, CONC__SEM_WAITERS); /* nobody waits any more */
   crew_start(&c, 1, acquire_when_told, &p);
   conc__mutex_lock(guard);
-  PUT(&p.inside, 1);
-  UNTIL(GET(guard->word) == 2); /* it has seen that, and wants the guard */
-  PUT(&p.sem.value, (size_t)1);  /* as a release does that came first */
+  STORE(p.inside, 1);
+  UNTIL(LOAD(guard->word) == 2); /* it has seen that, and wants the guard */
+  STORE(p.sem.value, (size_t)1); /* as a release does that came first */
   conc__mutex_unlock(guard);
   crew_join(&c);
   CHECK_EQ(conc_sem_value(&p.sem), 0);
@@ -1075,7 +1071,8 @@ static void try_twice(void *arg, member *me) {
   parking *p = (parking *)arg;
   (void)me;
   for (int i = 0; i < 2; i++)
-    ADD(conc_sem_acquire(&p->sem, 0) == 0 ? &p->passed : &p->refused, 1);
+    ADD_FETCH(*(conc_sem_acquire(&p->sem, 0) == 0 ? &p->passed : &p->refused),
+              1);
 }
 
 TEST(a_semaphore_is_tried_by_many) {
@@ -1094,7 +1091,7 @@ static void give_up(void *arg, member *me) {
   (void)me;
   rc = conc_sem_acquire(&p->sem, CONC_FOREVER);
   CHECK(rc == 0 || rc == -ECANCELED);
-  ADD(rc == 0 ? &p->passed : &p->refused, 1);
+  ADD_FETCH(*(rc == 0 ? &p->passed : &p->refused), 1);
 }
 
 TEST(what_a_cancelled_task_did_not_take_from_a_semaphore_is_not_lost) {
@@ -1149,10 +1146,10 @@ typedef struct meeting {
 static int note_action(void *arg) {
   meeting *m = (meeting *)arg;
   m->actions++; /* before others are told that it runs */
-  CHECK_EQ(ADD(&m->in_action, 1), 1);
+  CHECK_EQ(ADD_FETCH(m->in_action, 1), 1);
   CHECK_EQ(conc_barrier_wait(&m->barrier, CONC_FOREVER), -EDEADLK);
   if (m->go_on.name != NULL) conc_event_wait(&m->go_on, CONC_FOREVER);
-  ADD(&m->in_action, -1);
+  ADD_FETCH(m->in_action, -1);
   return m->action_rc;
 }
 
@@ -1168,13 +1165,13 @@ static void meet(void *arg, member *me) {
   (void)me;
   for (int i = 0; i < m->rounds; i++) {
     int index;
-    ADD(&m->before, 1);
-    CHECK_EQ(GET(m->after), i * m->barrier.parties);
+    ADD_FETCH(m->before, 1);
+    CHECK_EQ(LOAD(m->after), i * m->barrier.parties);
     index = conc_barrier_wait(&m->barrier, CONC_FOREVER);
     CHECK(index >= 0 && index < m->barrier.parties);
-    ADD(&m->index[index], 1);
-    ADD(&m->after, 1);
-    CHECK_EQ(GET(m->before), (i + 1) * m->barrier.parties);
+    ADD_FETCH(m->index[index], 1);
+    ADD_FETCH(m->after, 1);
+    CHECK_EQ(LOAD(m->before), (i + 1) * m->barrier.parties);
     if (m->barrier.action != NULL) CHECK(m->actions > i);
     CHECK(conc_barrier_wait(&m->second, CONC_FOREVER) >= 0);
   }
@@ -1208,12 +1205,9 @@ TEST(a_barrier_needs_parties) {
 /* Waits, and counts what came of it. */
 static int come(meeting *m) {
   int rc = conc_barrier_wait(&m->barrier, m->timeout);
-  if (rc >= 0)
-    ADD(&m->passed, 1);
-  else if (rc == -EPIPE)
-    ADD(&m->broken, 1);
-  else
-    ADD(&m->later, 1);
+  if (rc >= 0) ADD_FETCH(m->passed, 1);
+  else if (rc == -EPIPE) ADD_FETCH(m->broken, 1);
+  else ADD_FETCH(m->later, 1);
   return rc;
 }
 static void come_once(void *arg, member *me) {
@@ -1221,6 +1215,9 @@ static void come_once(void *arg, member *me) {
   come((meeting *)arg);
 }
 
+/* Four of five wait; the barrier is broken in one of four ways. All of them
+   are told, once, and only the one that was cancelled is told that. After a
+   reset five pass. */
 TEST(a_barrier_is_broken_for_all_by_abort_timeout_and_cancellation) {
   for (int round = 0; round < 60; round++) {
     meeting m;
@@ -1290,7 +1287,7 @@ static void abort_or_reset(void *arg, member *me) {
     conc_barrier_reset(&m->barrier);
   CHECK(conc_barrier_wait(&m->second, CONC_FOREVER) >= 0);
   CHECK(conc_barrier_wait(&m->barrier, CONC_FOREVER) >= 0);
-  ADD(&m->after, 1);
+  ADD_FETCH(m->after, 1);
 }
 
 TEST(a_barrier_works_again_after_abort_and_reset) {
@@ -1327,7 +1324,7 @@ TEST(a_failing_action_breaks_the_barrier) {
    them, those who come for the next one wait. */
 static void come_all(void *arg, member *me) {
   meeting *m = (meeting *)arg;
-  if (me->index >= 3) UNTIL(GET(m->in_action) == 1);
+  if (me->index >= 3) UNTIL(LOAD(m->in_action) == 1);
   come(m);
 }
 
@@ -1370,7 +1367,7 @@ TEST(once_all_have_come_to_a_barrier_no_cancellation_counts) {
     m.barrier.action = note_action;
     m.go_on.name = "go on";
     crew_start(&c, 5, come_in_order, &m);
-    UNTIL(GET(m.in_action) == 1);
+    UNTIL(LOAD(m.in_action) == 1);
     for (int i = 0; i < 4; i++) CHECK_EQ(conc_cancel(&c.task[i]), 0);
     conc_event_set(&m.go_on);
     crew_join(&c);
@@ -1399,7 +1396,7 @@ static void come_and_free(void *arg, member *me) {
   int rc = conc_barrier_wait(&m->barrier, CONC_FOREVER);
   CHECK(rc >= 0);
   (void)me;
-  if (ADD(&m->passed, 1) == 4) free(m);
+  if (ADD_FETCH(m->passed, 1) == 4) free(m);
 }
 
 TEST(who_is_let_go_by_a_barrier_may_free_it) {
@@ -1425,8 +1422,8 @@ static int do_once(void *arg) {
   CHECK(!t->done);
   CHECK_EQ(conc_once_run(&t->once, do_once, t, CONC_FOREVER), -EDEADLK);
   CHECK_EQ(conc_once_run(&t->once, do_once, t, 0), -EDEADLK);
-  ADD(&t->calls, 1);
-  while (GET(t->hold)) conc_yield_now();
+  ADD_FETCH(t->calls, 1);
+  while (LOAD(t->hold)) conc_yield_now();
   conc_yield_now();
   t->inside = false;
   if (t->fail-- > 0) return -EIO;
@@ -1440,8 +1437,8 @@ static void do_it(void *arg, member *me) {
   (void)me;
   CHECK(rc == 0 || rc == -EIO || rc == -ECANCELED);
   if (rc == 0) CHECK(t->done);
-  if (rc == -EIO) ADD(&t->failed, 1);
-  if (rc == -ECANCELED) ADD(&t->cancelled, 1);
+  if (rc == -EIO) ADD_FETCH(t->failed, 1);
+  if (rc == -ECANCELED) ADD_FETCH(t->cancelled, 1);
 }
 
 TEST(once_is_once_and_all_wait_for_it) {
@@ -1450,10 +1447,10 @@ TEST(once_is_once_and_all_wait_for_it) {
     crew c;
     memset(&t, 0, sizeof t);
     t.fail = round % 4;
-    PUT(&t.hold, true);
+    STORE(t.hold, true);
     crew_start(&c, 8, do_it, &t);
     if (round % 2) UNTIL(WAITING(&t.once) == 7);
-    PUT(&t.hold, false);
+    STORE(t.hold, false);
     crew_join(&c);
     CHECK_EQ(t.failed, round % 4); /* told to those who ran it only */
     CHECK_EQ(t.calls, round % 4 + 1);
@@ -1478,15 +1475,15 @@ TEST(waiting_for_once_can_time_out_and_be_cancelled) {
     crew c;
     memset(&t, 0, sizeof t);
     t.fail = round % 2;
-    PUT(&t.hold, true);
+    STORE(t.hold, true);
     crew_start(&c, 4, do_it, &t);
     UNTIL(WAITING(&t.once) == 3);
     CHECK_EQ(conc_once_run(&t.once, do_once, &t, 0), -ETIMEDOUT);
     CHECK_EQ(conc_once_run(&t.once, do_once, &t, 0.001), -ETIMEDOUT);
     /* One of them runs it, and will not notice; the others give up. */
     for (int i = 0; i < 4; i++) CHECK_EQ(conc_cancel(&c.task[i]), 0);
-    UNTIL(GET(t.cancelled) == 3);
-    PUT(&t.hold, false);
+    UNTIL(LOAD(t.cancelled) == 3);
+    STORE(t.hold, false);
     crew_join(&c);
     CHECK_EQ(conc_once_run(&t.once, do_once, &t, 0), 0);
     CHECK_EQ(t.calls, 1 + round % 2);
@@ -1655,12 +1652,12 @@ static int steps_to_make(void) {
   return (int)test_asked("SYNC_STEPS", 10000);
 }
 
-static void storm(arena *s, void (*run)(void *, member *)) {
+static void storm(arena *s, void (*body)(void *, member *)) {
   crew c;
   s->n = 2 + (int)(test_random() % 15);
   s->steps = steps_to_make() / s->n + 1;
-  crew_start(&c, s->n, run, s);
-  while (GET(c.ended) < s->n) {
+  crew_start(&c, s->n, body, s);
+  while (LOAD(c.ended) < s->n) {
     conc_cancel(&c.task[test_random() % (unsigned)s->n]);
     for (unsigned i = test_random() % 8; i > 0; i--) conc_yield_now();
   }
@@ -1674,7 +1671,7 @@ static void storm_lock(void *arg, member *me) {
       long seen = s->count;
       some_work(me);
       s->count = seen + 1;
-      ADD(&s->used, 1);
+      ADD_FETCH(s->used, 1);
       CHECK_EQ(conc_lock_acquire(&s->lock, some_time(me)), -EDEADLK);
       CHECK_EQ(conc_lock_release(&s->lock), 0);
     } else {
@@ -1700,20 +1697,20 @@ static void storm_rlock(void *arg, member *me) {
     if (i >= s->steps) what = 3;
     if (what < 3 && (depth > 0 || what == 0)) {
       if (had(conc_rlock_acquire(&s->rlock, some_time(me)))) {
-        if (depth++ == 0) CHECK_EQ(ADD(&s->inside, 1), 1);
+        if (depth++ == 0) CHECK_EQ(ADD_FETCH(s->inside, 1), 1);
       } else {
         CHECK_EQ(depth, 0);
       }
     } else if (what < 6) {
-      if (depth == 1) ADD(&s->inside, -1);
+      if (depth == 1) ADD_FETCH(s->inside, -1);
       CHECK_EQ(conc_rlock_release(&s->rlock), depth > 0 ? 0 : -EPERM);
       if (depth > 0) depth--;
     } else if (what == 6) {
       int rc;
-      if (depth > 0) ADD(&s->inside, -1);
+      if (depth > 0) ADD_FETCH(s->inside, -1);
       rc = conc_cond_wait(&s->full, &s->rlock.lock, 1e-4 * (i % 3));
       if (depth > 0) {
-        CHECK_EQ(ADD(&s->inside, 1), 1);
+        CHECK_EQ(ADD_FETCH(s->inside, 1), 1);
         had(rc);
         CHECK_EQ(s->rlock.lock.depth, depth - 1);
       } else {
@@ -1740,7 +1737,7 @@ static void storm_rwlock(void *arg, member *me) {
   for (int i = 0; i < s->steps; i++)
     if (pick(me, 3) == 0) {
       if (!had(conc_rwlock_write_acquire(&s->rwlock, some_time(me)))) continue;
-      CHECK_EQ(GET(s->inside), 0);
+      CHECK_EQ(LOAD(s->inside), 0);
       s->a++;
       some_work(me);
       s->b++;
@@ -1748,12 +1745,12 @@ static void storm_rwlock(void *arg, member *me) {
       CHECK_EQ(conc_rwlock_release(&s->rwlock), 0);
     } else {
       if (!had(conc_rwlock_read_acquire(&s->rwlock, some_time(me)))) continue;
-      ADD(&s->inside, 1);
+      ADD_FETCH(s->inside, 1);
       CHECK_EQ(s->a, s->b);
       some_work(me);
       CHECK_EQ(s->a, s->b);
       CHECK_EQ(conc_rwlock_write_acquire(&s->rwlock, 1), -EDEADLK);
-      ADD(&s->inside, -1);
+      ADD_FETCH(s->inside, -1);
       CHECK_EQ(conc_rwlock_release(&s->rwlock), 0);
     }
 }
@@ -1771,15 +1768,15 @@ static void storm_sem(void *arg, member *me) {
   for (int i = 0; i < s->steps; i++) {
     size_t n = 1;
     if (!had(conc_sem_acquire(&s->sem, some_time(me)))) continue;
-    CHECK(ADD(&s->inside, 1) <= 4);
+    CHECK(ADD_FETCH(s->inside, 1) <= 4);
     some_work(me);
     if (pick(me, 4) == 0 && conc_sem_acquire(&s->sem, 0) == 0) {
-      CHECK(ADD(&s->inside, 1) <= 4);
+      CHECK(ADD_FETCH(s->inside, 1) <= 4);
       n = 2;
     }
     CHECK(conc_sem_value(&s->sem) <= 4);
     CHECK_EQ(conc_sem_release(&s->sem, 5), -EOVERFLOW);
-    ADD(&s->inside, -(int)n);
+    ADD_FETCH(s->inside, -(int)n);
     CHECK_EQ(conc_sem_release(&s->sem, n), 0);
   }
 }
@@ -1847,9 +1844,9 @@ TEST(random_steps_on_events_lose_no_set) {
 
 static int count_pass(void *arg) {
   arena *s = (arena *)arg;
-  CHECK_EQ(ADD(&s->inside, 1), 1);
+  CHECK_EQ(ADD_FETCH(s->inside, 1), 1);
   s->count++;
-  CHECK_EQ(ADD(&s->inside, -1), 0);
+  CHECK_EQ(ADD_FETCH(s->inside, -1), 0);
   return s->count % 16 == 0 ? -EIO : 0;
 }
 
@@ -1859,9 +1856,9 @@ static void storm_barrier(void *arg, member *me) {
     int rc = conc_barrier_wait(&s->barrier, some_time(me));
     CHECK(rc < s->barrier.parties);
     if (rc >= 0) {
-      ADD(&s->index[rc], 1);
+      ADD_FETCH(s->index[rc], 1);
     } else if (rc == -EIO) {
-      ADD(&s->passes, -1);
+      ADD_FETCH(s->passes, -1);
     } else {
       CHECK(rc == -EPIPE || rc == -ETIMEDOUT || rc == -ECANCELED);
       if (pick(me, 4) == 0) conc_barrier_abort(&s->barrier);

@@ -85,14 +85,7 @@
                                             scopes_end_in_reverse_order
      reschedule                             - (end it, and begin another)
      all others                             - */
-#include "test.h"
-
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -114,7 +107,7 @@ static void begin(conc_task *t, conc_fn *target, void *arg) {
   CHECK_EQ(start_any(t), 0);
 }
 
-/* Every test runs in the main thread, in a coroutine, in a thread. */
+/* Every test runs in the main thread, in coroutines, and in a thread. */
 static void *in_a_task(void *arg) {
   conc_fn *target;
   memcpy(&target, arg, sizeof target);
@@ -137,9 +130,9 @@ static void everywhere(conc_fn *target) {
 /* To begin a thread takes Valgrind 20 ms. */
 static int rounds(int n) { return test_wrapped("valgrind") ? n / 10 : n; }
 
-#define EVERYWHERE(name)                        \
-  static void *name##_body(void *arg);          \
-  TEST(name) { everywhere(name##_body); }       \
+#define TEST_EVERYWHERE(name)                                                 \
+  static void *name##_body(void *arg);                                        \
+  TEST(name) { everywhere(name##_body); }                                     \
   static void *name##_body(void *arg)
 
 /* Waits to be let go, or for a cancellation. */
@@ -250,7 +243,7 @@ static void forgive(assassin *a) {
 
 /* --- wait --- */
 
-EVERYWHERE(wait_tells_the_order_of_finish) {
+TEST_EVERYWHERE(wait_tells_the_order_of_finish) {
   for (int round = 0; round < rounds(30); round++) {
     conc_task *tasks[40];
     director d;
@@ -272,7 +265,7 @@ EVERYWHERE(wait_tells_the_order_of_finish) {
 }
 
 /* The same in steps, so that each ends during the wait: exact order. */
-EVERYWHERE(wait_for_the_first) {
+TEST_EVERYWHERE(wait_for_the_first) {
   for (int round = 0; round < rounds(20); round++) {
     conc_task *tasks[20];
     size_t n = 1 + test_random() % 20, order[20];
@@ -303,7 +296,7 @@ EVERYWHERE(wait_for_the_first) {
 }
 
 /* All at once from as many threads: none is lost, none is told twice. */
-EVERYWHERE(wait_counts_each_once) {
+TEST_EVERYWHERE(wait_counts_each_once) {
   for (int round = 0; round < rounds(100); round++) {
     conc_task *tasks[6];
     job *jobs = begin_jobs(6, tasks);
@@ -328,7 +321,7 @@ EVERYWHERE(wait_counts_each_once) {
   return arg;
 }
 
-EVERYWHERE(wait_for_the_first_failure) {
+TEST_EVERYWHERE(wait_for_the_first_failure) {
   conc_task *tasks[12];
   director d;
   memset(&d, 0, sizeof d);
@@ -351,7 +344,7 @@ EVERYWHERE(wait_for_the_first_failure) {
   return arg;
 }
 
-EVERYWHERE(wait_runs_out) {
+TEST_EVERYWHERE(wait_runs_out) {
   conc_task *tasks[10];
   job *jobs = begin_jobs(10, tasks);
   double start = conc_now();
@@ -368,7 +361,7 @@ EVERYWHERE(wait_runs_out) {
   return arg;
 }
 
-EVERYWHERE(wait_is_cancelled) {
+TEST_EVERYWHERE(wait_is_cancelled) {
   for (int until = CONC_FIRST; until <= CONC_ALL; until++) {
     conc_task *tasks[10];
     job *jobs = begin_jobs(10, tasks);
@@ -386,7 +379,10 @@ EVERYWHERE(wait_is_cancelled) {
   return arg;
 }
 
-EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
+/* Nine jobs that wait and one more task, which was never started, or is the
+   caller; then no memory. Each call fails before it has waited for, or
+   cancelled, any of the nine. */
+TEST_EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
   conc_task *tasks[10], fresh;
   conc_completed c;
   job *jobs = begin_jobs(9, tasks);
@@ -417,7 +413,7 @@ EVERYWHERE(wait_refuses_what_cannot_be_awaited) {
   return arg;
 }
 
-EVERYWHERE(who_is_named_twice_counts_twice) {
+TEST_EVERYWHERE(who_is_named_twice_counts_twice) {
   conc_task *tasks[3], *t;
   conc_completed c;
   job *jobs = begin_jobs(2, tasks);
@@ -439,7 +435,7 @@ EVERYWHERE(who_is_named_twice_counts_twice) {
 }
 
 /* As gather's return_exceptions. */
-EVERYWHERE(failures_stay_in_place) {
+TEST_EVERYWHERE(failures_stay_in_place) {
   static const int ends[] = {0, -EIO, 0, -ENOENT, -ECANCELED};
   conc_task *tasks[5];
   director d;
@@ -463,7 +459,7 @@ EVERYWHERE(failures_stay_in_place) {
 
 /* --- gather --- */
 
-EVERYWHERE(gather_keeps_the_order) {
+TEST_EVERYWHERE(gather_keeps_the_order) {
   for (int round = 0; round < rounds(20); round++) {
     conc_task *tasks[40];
     director d;
@@ -491,7 +487,7 @@ static void check_cancelled(job *jobs, size_t n) {
   }
 }
 
-EVERYWHERE(gather_ends_at_the_first_failure) {
+TEST_EVERYWHERE(gather_ends_at_the_first_failure) {
   for (size_t n = 3; n < 20; n += 8) {
     conc_task *tasks[20];
     director d;
@@ -518,7 +514,7 @@ EVERYWHERE(gather_ends_at_the_first_failure) {
   return arg;
 }
 
-EVERYWHERE(gather_runs_out) {
+TEST_EVERYWHERE(gather_runs_out) {
   conc_task *tasks[10];
   job *jobs = begin_jobs(10, tasks);
   double start = conc_now();
@@ -531,7 +527,10 @@ EVERYWHERE(gather_runs_out) {
   return arg;
 }
 
-EVERYWHERE(gather_is_cancelled) {
+/* The caller of gather is cancelled: all ten jobs are, and have cleaned up
+   when it returns. A second cancellation, during that, is kept for its next
+   wait. */
+TEST_EVERYWHERE(gather_is_cancelled) {
   conc_task *tasks[10];
   job *jobs = begin_jobs(10, tasks);
   assassin a, b;
@@ -568,7 +567,7 @@ EVERYWHERE(gather_is_cancelled) {
 
 /* --- as completed --- */
 
-EVERYWHERE(completed_tells_the_order_of_finish) {
+TEST_EVERYWHERE(completed_tells_the_order_of_finish) {
   for (int round = 0; round < rounds(30); round++) {
     conc_task *tasks[40], *t;
     conc_completed c;
@@ -595,7 +594,7 @@ EVERYWHERE(completed_tells_the_order_of_finish) {
   return arg;
 }
 
-EVERYWHERE(what_has_completed_may_be_freed) {
+TEST_EVERYWHERE(what_has_completed_may_be_freed) {
   for (int round = 0; round < rounds(100); round++) {
     conc_task *tasks[5], *t;
     conc_completed c;
@@ -614,7 +613,10 @@ EVERYWHERE(what_has_completed_may_be_freed) {
   return arg;
 }
 
-EVERYWHERE(completed_runs_out_and_goes_on) {
+/* Two at the same ten jobs: c has a time limit, d is cancelled in between.
+   Each is told of the jobs in the order of their ends, whatever failed
+   before. */
+TEST_EVERYWHERE(completed_runs_out_and_goes_on) {
   conc_task *tasks[10], *t = NULL;
   conc_completed c, d;
   assassin a;
@@ -656,7 +658,7 @@ static void *hold_lock(void *arg) {
   CHECK_EQ(conc_lock_release(&lock), 0);
   return NULL;
 }
-EVERYWHERE(other_waits_are_not_disturbed) {
+TEST_EVERYWHERE(other_waits_are_not_disturbed) {
   for (int round = 0; round < rounds(50); round++) {
     conc_task *tasks[10], *t;
     conc_completed c;
@@ -687,7 +689,7 @@ static void *next_of_another(void *arg) {
   CHECK_EQ(conc_completed_next((conc_completed *)arg, &t), -EPERM);
   return NULL;
 }
-EVERYWHERE(completed_belongs_to_one_task) {
+TEST_EVERYWHERE(completed_belongs_to_one_task) {
   conc_task *tasks[1], t;
   conc_completed c;
   job *jobs = begin_jobs(1, tasks);
@@ -703,7 +705,7 @@ EVERYWHERE(completed_belongs_to_one_task) {
 
 /* --- cancellation --- */
 
-EVERYWHERE(a_cancelled_task_ends_so) {
+TEST_EVERYWHERE(a_cancelled_task_ends_so) {
   job *jobs = begin_jobs(4, NULL);
   jobs[1].clean_up = 1e-3; /* clean-up may wait */
   jobs[2].status = -EIO;   /* the later word counts */
@@ -718,7 +720,7 @@ EVERYWHERE(a_cancelled_task_ends_so) {
   return arg;
 }
 
-EVERYWHERE(a_swallowed_cancel_stays_swallowed) {
+TEST_EVERYWHERE(a_swallowed_cancel_stays_swallowed) {
   job *jobs = begin_jobs(2, NULL);
   for (int i = 0; i < 2; i++) {
     jobs[i].swallow = true;
@@ -736,7 +738,7 @@ static void *sets_status_first(void *arg) {
   conc_event_wait((conc_event *)arg, CONC_FOREVER);
   return NULL;
 }
-EVERYWHERE(a_cancel_after_the_status_counts) {
+TEST_EVERYWHERE(a_cancel_after_the_status_counts) {
   for (int i = 0; i < 4; i++) {
     conc_event event;
     conc_task t;
@@ -750,7 +752,7 @@ EVERYWHERE(a_cancel_after_the_status_counts) {
   return arg;
 }
 
-EVERYWHERE(a_task_may_cancel_itself) {
+TEST_EVERYWHERE(a_task_may_cancel_itself) {
   CHECK_EQ(conc_cancel(conc_current()), 0);
   CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
   CHECK_EQ(conc_sleep(1e-4), 0);
@@ -758,7 +760,7 @@ EVERYWHERE(a_task_may_cancel_itself) {
   return arg;
 }
 
-EVERYWHERE(a_cancelled_join_leaves_its_task) {
+TEST_EVERYWHERE(a_cancelled_join_leaves_its_task) {
   job *jobs = begin_jobs(1, NULL);
   assassin a;
   hire(&a);
@@ -773,7 +775,7 @@ static void *joins_another(void *arg) {
   CHECK_EQ(conc_join((conc_task *)arg, CONC_FOREVER), -ECANCELED);
   return NULL;
 }
-EVERYWHERE(a_join_of_a_cancelled_task_is_no_cancel) {
+TEST_EVERYWHERE(a_join_of_a_cancelled_task_is_no_cancel) {
   for (int both = 0; both < 2; both++) {
     conc_task joiner;
     job *jobs = begin_jobs(1, NULL);
@@ -793,7 +795,7 @@ static void *cancels_itself_last(void *arg) {
   CHECK_EQ(conc_cancel(conc_current()), 0);
   return arg;
 }
-EVERYWHERE(a_cancel_that_comes_too_late_changes_nothing) {
+TEST_EVERYWHERE(a_cancel_that_comes_too_late_changes_nothing) {
   conc_task t;
   begin(&t, cancels_itself_last, &t);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
@@ -810,7 +812,7 @@ static void *cleans_up_in_two_steps(void *arg) {
   CHECK_EQ(conc_sleep(1e-3), 0);                  /* and no more */
   return NULL;
 }
-EVERYWHERE(any_clean_up_may_be_cancelled) {
+TEST_EVERYWHERE(any_clean_up_may_be_cancelled) {
   conc_event event;
   conc_task t;
   memset(&event, 0, sizeof event);
@@ -823,7 +825,7 @@ EVERYWHERE(any_clean_up_may_be_cancelled) {
   return arg;
 }
 
-EVERYWHERE(a_sleep_of_no_number_of_seconds_waits) {
+TEST_EVERYWHERE(a_sleep_of_no_number_of_seconds_waits) {
   volatile double zero = 0;
   conc_scope s;
   conc_timeout(&s, 1e-3);
@@ -858,7 +860,7 @@ static int some_wait(int kind, job *never) {
   }
 }
 
-EVERYWHERE(a_time_limit_ends_a_wait) {
+TEST_EVERYWHERE(a_time_limit_ends_a_wait) {
   job *never = begin_jobs(1, NULL);
   CHECK_EQ(pipe(pipe_ends), 0);
   for (int kind = 0; kind < WAIT_KINDS; kind++)
@@ -883,7 +885,7 @@ EVERYWHERE(a_time_limit_ends_a_wait) {
   return arg;
 }
 
-EVERYWHERE(no_wait_no_limit) {
+TEST_EVERYWHERE(no_wait_no_limit) {
   conc_scope s;
   conc_timeout(&s, 0);
   CHECK_EQ(conc_scope_end(&s), 0);
@@ -897,7 +899,7 @@ EVERYWHERE(no_wait_no_limit) {
   return arg;
 }
 
-EVERYWHERE(time_limits_nest) {
+TEST_EVERYWHERE(time_limits_nest) {
   conc_scope outer, inner;
   for (int i = 0; i < 2; i++) { /* the inner one is the shorter; the outer */
     double start = conc_now();
@@ -920,7 +922,7 @@ EVERYWHERE(time_limits_nest) {
   return arg;
 }
 
-EVERYWHERE(a_cancel_is_not_a_time_limit) {
+TEST_EVERYWHERE(a_cancel_is_not_a_time_limit) {
   conc_scope s;
   assassin a;
   hire(&a);
@@ -939,7 +941,7 @@ EVERYWHERE(a_cancel_is_not_a_time_limit) {
   return arg;
 }
 
-EVERYWHERE(clean_up_may_wait) {
+TEST_EVERYWHERE(clean_up_may_wait) {
   conc_scope s, inner;
   conc_timeout(&s, 1e-3);
   CHECK_EQ(conc_sleep(CONC_FOREVER), -ECANCELED);
@@ -951,7 +953,7 @@ EVERYWHERE(clean_up_may_wait) {
   return arg;
 }
 
-EVERYWHERE(scopes_end_in_reverse_order) {
+TEST_EVERYWHERE(scopes_end_in_reverse_order) {
   conc_scope a, b;
   conc_timeout(&a, 1);
   conc_shield(&b);
@@ -963,7 +965,7 @@ EVERYWHERE(scopes_end_in_reverse_order) {
   return arg;
 }
 
-EVERYWHERE(a_shield_holds_back_a_cancel) {
+TEST_EVERYWHERE(a_shield_holds_back_a_cancel) {
   job *never = begin_jobs(1, NULL);
   conc_scope out, s, in;
   CHECK_EQ(pipe(pipe_ends), 0);
@@ -999,7 +1001,7 @@ static void *cancel_all_the_time(void *arg) {
   conc_event_set(&j->go);
   return NULL;
 }
-EVERYWHERE(a_shield_holds_back_many) {
+TEST_EVERYWHERE(a_shield_holds_back_many) {
   job *jobs = begin_jobs(1, NULL);
   conc_scope s;
   conc_task t;
@@ -1020,7 +1022,7 @@ EVERYWHERE(a_shield_holds_back_many) {
 }
 
 /* What it gathers is not cancelled either. */
-EVERYWHERE(a_shielded_gather_goes_on) {
+TEST_EVERYWHERE(a_shielded_gather_goes_on) {
   conc_task *tasks[3];
   director d;
   conc_scope s;
@@ -1055,7 +1057,7 @@ static job *begin_group(conc_group *g, size_t n) {
   return jobs;
 }
 
-EVERYWHERE(a_group_waits_for_all) {
+TEST_EVERYWHERE(a_group_waits_for_all) {
   conc_group g;
   memset(&g, 0, sizeof g);
   CHECK_EQ(conc_group_leave(&g, 0), 0);
@@ -1076,7 +1078,7 @@ EVERYWHERE(a_group_waits_for_all) {
   return arg;
 }
 
-EVERYWHERE(a_failure_cancels_the_group) {
+TEST_EVERYWHERE(a_failure_cancels_the_group) {
   for (int round = 0; round < rounds(20); round++) {
     conc_group g;
     job *jobs = begin_group(&g, 8);
@@ -1096,7 +1098,7 @@ EVERYWHERE(a_failure_cancels_the_group) {
   return arg;
 }
 
-EVERYWHERE(a_cancelled_leave_cancels_the_group) {
+TEST_EVERYWHERE(a_cancelled_leave_cancels_the_group) {
   conc_group g;
   job *jobs = begin_group(&g, 8);
   assassin a;
@@ -1110,7 +1112,7 @@ EVERYWHERE(a_cancelled_leave_cancels_the_group) {
   return arg;
 }
 
-EVERYWHERE(a_cancelled_member_is_no_failure) {
+TEST_EVERYWHERE(a_cancelled_member_is_no_failure) {
   conc_group g;
   job *jobs = begin_group(&g, 3);
   CHECK_EQ(conc_cancel(&jobs[1].task), 0);
@@ -1123,7 +1125,7 @@ EVERYWHERE(a_cancelled_member_is_no_failure) {
   return arg;
 }
 
-EVERYWHERE(no_time_cancels_the_group) {
+TEST_EVERYWHERE(no_time_cancels_the_group) {
   for (int i = 0; i < 2; i++) {
     conc_group g;
     job *jobs = begin_group(&g, 3);
@@ -1135,7 +1137,7 @@ EVERYWHERE(no_time_cancels_the_group) {
   return arg;
 }
 
-EVERYWHERE(a_cancel_is_not_lost_to_a_failure) {
+TEST_EVERYWHERE(a_cancel_is_not_lost_to_a_failure) {
   conc_group g;
   job *jobs = begin_group(&g, 2);
   jobs[0].status = -EIO;
@@ -1167,7 +1169,7 @@ static void *parent_main(void *arg) {
   f->rc = conc_group_leave(&f->group, CONC_FOREVER);
   return NULL;
 }
-EVERYWHERE(nested_groups_end_together) {
+TEST_EVERYWHERE(nested_groups_end_together) {
   conc_group g;
   family f;
   job *jobs = begin_group(&g, 2);
@@ -1189,7 +1191,7 @@ EVERYWHERE(nested_groups_end_together) {
   return arg;
 }
 
-EVERYWHERE(a_time_limit_ends_a_group) {
+TEST_EVERYWHERE(a_time_limit_ends_a_group) {
   for (int i = 0; i < 2; i++) {
     conc_group g;
     conc_scope s;
@@ -1205,7 +1207,7 @@ EVERYWHERE(a_time_limit_ends_a_group) {
   return arg;
 }
 
-EVERYWHERE(the_first_failure_is_told) {
+TEST_EVERYWHERE(the_first_failure_is_told) {
   for (int round = 0; round < rounds(50); round++) {
     conc_group g;
     job *jobs = begin_group(&g, 3);
@@ -1251,7 +1253,7 @@ static void *member_main(void *arg) {
   else if (m->depth == 0) conc_sleep(CONC_FOREVER);
   return NULL;
 }
-EVERYWHERE(a_group_that_fails_takes_no_more) {
+TEST_EVERYWHERE(a_group_that_fails_takes_no_more) {
   for (int round = 0; round < rounds(60); round++) {
     conc_group g;
     bool fails = round % 4 > 0;
@@ -1273,7 +1275,7 @@ static void *leaves_its_own(void *arg) {
   CHECK_EQ(conc_group_leave((conc_group *)arg, CONC_FOREVER), -EDEADLK);
   return NULL;
 }
-EVERYWHERE(a_member_cannot_leave) {
+TEST_EVERYWHERE(a_member_cannot_leave) {
   conc_group g;
   conc_task t;
   memset(&g, 0, sizeof g);
@@ -1285,7 +1287,7 @@ EVERYWHERE(a_member_cannot_leave) {
   return arg;
 }
 
-EVERYWHERE(a_start_that_fails_leaves_the_group_as_it_was) {
+TEST_EVERYWHERE(a_start_that_fails_leaves_the_group_as_it_was) {
   conc_group g;
   conc_task t;
   memset(&g, 0, sizeof g);
@@ -1310,11 +1312,11 @@ static void *sleep_for_ever(void *arg) {
   conc_sleep(CONC_FOREVER);
   return arg;
 }
-EVERYWHERE(a_process_that_is_killed_cancels_its_group) {
+TEST_EVERYWHERE(a_process_that_is_killed_cancels_its_group) {
   conc_group g;
   conc_task t;
   job *jobs;
-  NO_FORK;
+  NEEDS_FORK;
   jobs = begin_group(&g, 2);
   memset(&t, 0, sizeof t);
   t.target = kill_myself;
@@ -1324,11 +1326,11 @@ EVERYWHERE(a_process_that_is_killed_cancels_its_group) {
   free(jobs);
   return arg;
 }
-EVERYWHERE(the_first_failure_is_told_of_a_group_with_a_process) {
+TEST_EVERYWHERE(the_first_failure_is_told_of_a_group_with_a_process) {
   conc_group g;
   conc_task t;
   job *jobs;
-  NO_FORK;
+  NEEDS_FORK;
   jobs = begin_group(&g, 1);
   jobs[0].status = -EIO;
   memset(&t, 0, sizeof t);
@@ -1341,7 +1343,7 @@ EVERYWHERE(the_first_failure_is_told_of_a_group_with_a_process) {
   return arg;
 }
 /* Say, with what a join of a process has returned. */
-EVERYWHERE(any_failure_cancels_the_group) {
+TEST_EVERYWHERE(any_failure_cancels_the_group) {
   conc_group g;
   job *jobs = begin_group(&g, 2);
   jobs[0].status = -ECHILD;
@@ -1354,20 +1356,20 @@ EVERYWHERE(any_failure_cancels_the_group) {
 
 /* In the child those members that stayed behind have ended, and those that
    are here go on. */
-EVERYWHERE(a_group_is_left_in_a_fork) {
+TEST_EVERYWHERE(a_group_is_left_in_a_fork) {
   conc_group g;
   job *jobs;
   int status;
   pid_t pid;
-  NO_FORK;
+  NEEDS_FORK;
   jobs = begin_group(&g, 4); /* on a loop two are coroutines */
   pid = fork();
   for (int i = 0; i < 4; i++) conc_event_set(&jobs[i].go);
   if (pid == 0) {
-    MUST(conc_group_leave(&g, CONC_FOREVER) == -ECHILD);
+    CHECK_CHILD(conc_group_leave(&g, CONC_FOREVER) == -ECHILD);
     for (int i = 0; i < 4; i++)
-      MUST(conc_join(&jobs[i].task, 0) ==
-           (jobs[i].task.kind == &conc__coro_kind ? 0 : -ECHILD));
+      CHECK_CHILD(conc_join(&jobs[i].task, 0) ==
+                  (jobs[i].task.kind == &conc__coro_kind ? 0 : -ECHILD));
     _exit(0);
   }
   CHECK_EQ(conc_group_leave(&g, CONC_FOREVER), 0);
@@ -1464,7 +1466,10 @@ static void *other_waits(void *arg) {
   conc_completed_end(&c);
   return NULL;
 }
-EVERYWHERE(a_fork_ends_the_waits) {
+/* Of three threads one has finished; the caller waits for all, and so does
+   another thread. In a forked child the other two are gone: its waits must
+   end, with -ECHILD, while those of the parent go on. */
+TEST_EVERYWHERE(a_fork_ends_the_waits) {
   conc_task *tasks[3], *t, other;
   conc_completed c;
   job *jobs = (job *)calloc(3, sizeof *jobs);

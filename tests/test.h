@@ -4,7 +4,13 @@
  * Every test runs in a child process of its own, so that a crash, a hang or a
  * leak is that test's alone. A failed check ends it at once, from whatever
  * thread or coroutine. It passes by returning with no descriptor, no child
- * and (in programs that compile conc.h with test_malloc) no allocation left.
+ * and (in programs that include inside.h) no allocation left.
+ *
+ * Some macros make a test, or several, of one body, so `program --list` tells
+ * the tests, and not grep '^TEST(': TEST_BOTH of tasks.h (a thread, then a
+ * coroutine), TEST_EVERYWHERE of tasks.c (in every kind of task), TEST_SHARED
+ * and TEST_ALL of queue_processes.c (two tests, or three: NAME_ring, NAME_pipe
+ * and NAME_local, each on another kind of queue).
  *   program [--filter WORDS] [--list] [--seed N]
  *   TEST_SLOW=10 multiplies the 30 s that a test may take
  *   TEST_ON_HANG=x runs "x PID" before a hung test is killed */
@@ -78,20 +84,23 @@ static long test_fail_at; /* n > 0: the n-th allocation from now fails */
 #define CHECK_STR(a, b) test_str(__FILE__, __LINE__, #a " == " #b, (a), (b))
 #define TEST_FAIL(...) test_fail(__FILE__, __LINE__, __VA_ARGS__)
 #define SKIP(why) (printf("skip %s: %s\n", test_title, why), exit(77))
-/* In a child process that a test has forked; its test hears of it. */
-#define MUST(condition)                                                       \
+/* A CHECK in a child process that a test has forked, for the child has no test
+   of its own: the test finds its exit code, CHECK_CHILD_FAILED. */
+#define CHECK_CHILD(condition)                                                \
   do {                                                                        \
     if (!(condition)) {                                                       \
       fprintf(stderr, "%s:%d: in the child: %s\n", __FILE__, __LINE__,        \
               #condition);                                                    \
-      _exit(MUST_FAILED);                                                     \
+      _exit(CHECK_CHILD_FAILED);                                              \
     }                                                                         \
   } while (0)
-enum { MUST_FAILED = 99 };
-#define NO_FORK                                                               \
+enum { CHECK_CHILD_FAILED = 99 };
+#define NEEDS_FORK                                                            \
   if (TEST_TSAN) SKIP("ThreadSanitizer knows no threads after a fork")
-#define GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
-#define SET(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
+/* What other threads and processes change, too. */
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
+#define STORE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELEASE)
+#define ADD_FETCH(x, n) __atomic_add_fetch(&(x), (n), __ATOMIC_ACQ_REL)
 #define TEST_MAIN                                                             \
   int main(int argc, char **argv) { return test_main(argc, argv); }
 
@@ -131,9 +140,13 @@ TEST_FN int test_wrapped(const char *tool) {
   const char *by = getenv("WRAPPER"), *loaded = getenv("LD_PRELOAD");
   return (by && strstr(by, tool)) || (loaded && strstr(loaded, tool));
 }
+/* The next random number of a series, for a task that has its own. */
+TEST_FN unsigned test_random_of(unsigned long long *seed) {
+  *seed = *seed * 6364136223846793005ULL + 1442695040888963407ULL;
+  return (unsigned)(*seed >> 32);
+}
 TEST_FN unsigned test_random(void) { /* repeatable by --seed */
-  test_seed = test_seed * 6364136223846793005ULL + 1442695040888963407ULL;
-  return (unsigned)(test_seed >> 32);
+  return test_random_of(&test_seed);
 }
 /* To be CONC_MALLOC, CONC_REALLOC and CONC_FREE: they count and can fail. */
 TEST_FN void *test_realloc(void *old, size_t size) {

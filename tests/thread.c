@@ -1,27 +1,10 @@
 /* Threads: names, stacks, subclasses, cancellation at every wait, threads of
    others; and conc_local. From inside: this program has its own
    implementation, with an allocator that counts and can fail. */
-#include "test.h"
+#include "inside.h"
+#include "tasks.h"
 
-#define CONC_MALLOC(n) test_malloc(n)
-#define CONC_REALLOC(p, n) test_realloc(p, n)
-#define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
-
-#define START(start, t, fn, argument)                                         \
-  (memset(&(t), 0, sizeof(t)), (t).target = (fn), (t).arg = (argument),       \
-   CHECK_EQ(start(&(t)), 0))
 #define COUNT(array) (sizeof(array) / sizeof *(array))
-
-static void run(conc_fn *fn, void *arg) {
-  conc_task t;
-  memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
-  CHECK_EQ(conc_run(&t), 0);
-}
 
 static int load(int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static int add(int *p) { return __atomic_add_fetch(p, 1, __ATOMIC_ACQ_REL); }
@@ -179,13 +162,13 @@ TEST(join_has_a_timeout_and_any_number_may_join) {
   conc_event e;
   conc_task t, joiner[5];
   memset(&e, 0, sizeof e);
-  START(conc_thread_start, t, wait_event, &e);
+  start(conc_thread_start, &t, wait_event, &e);
   CHECK_EQ(conc_thread_start(&t), -EBUSY);
   CHECK_EQ(conc_join(&t, 0), -ETIMEDOUT);
   CHECK_EQ(conc_join(&t, 0.001), -ETIMEDOUT);
   CHECK(conc_is_alive(&t) && conc_result(&t) == NULL);
   for (int i = 0; i < 5; i++)
-    START(conc_thread_start, joiner[i], join_it, &t);
+    start(conc_thread_start, &joiner[i], join_it, &t);
   for (int i = 0; i < 5; i++) wait_parked(&joiner[i]);
   conc_event_set(&e);
   for (int i = 0; i < 5; i++) {
@@ -234,7 +217,7 @@ TEST(destructors_of_others_may_use_the_library_after_the_task) {
   int called = 0;
   conc_name(NULL); /* so that the library's key comes first */
   CHECK_EQ(pthread_key_create(&late_key, late), 0);
-  START(conc_thread_start, t, leave_late, &called);
+  start(conc_thread_start, &t, leave_late, &called);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   wait_for_count(&called, 1);
   CHECK_EQ(pthread_create(&p, NULL, leave_late, &called), 0);
@@ -318,7 +301,7 @@ static void sleep_unblock(fixture *f) { f->nap = 0.001; }
 
 static void join_block(fixture *f) {
   conc_event_clear(&f->event);
-  START(conc_thread_start, f->other, wait_event, &f->event);
+  start(conc_thread_start, &f->other, wait_event, &f->event);
 }
 static ssize_t join_call(fixture *f) {
   return conc_join(&f->other, CONC_FOREVER);
@@ -514,7 +497,7 @@ static void *wait_somewhere(void *arg) {
   return NULL;
 }
 
-static void cancel_at_every_wait(int (*start)(conc_task *)) {
+static void cancel_at_every_wait(int (*how)(conc_task *)) {
   for (size_t i = 0; i < COUNT(wait_kinds); i++) {
     fixture f;
     conc_queue_opts one = {.capacity = 1};
@@ -529,7 +512,7 @@ static void cancel_at_every_wait(int (*start)(conc_task *)) {
     f.expected = -ECANCELED;
     for (int round = 0; round < 6; round++) {
       f.pending = round % 3 == 2;
-      START(start, t, wait_somewhere, &f);
+      start(how, &t, wait_somewhere, &f);
       if (!f.pending) {
         wait_parked(&t);
         CHECK_EQ(conc_cancel(&t), 0);
@@ -540,7 +523,7 @@ static void cancel_at_every_wait(int (*start)(conc_task *)) {
     f.expected = 0;
     f.pending = false;
     if (kind->unblock_first) kind->unblock(&f);
-    START(start, t, wait_somewhere, &f);
+    start(how, &t, wait_somewhere, &f);
     if (!kind->unblock_first) {
       wait_parked(&t);
       kind->unblock(&f);
@@ -608,7 +591,7 @@ static void *stranger(void *arg) {
   CHECK_EQ(conc_event_wait(&s->go, CONC_FOREVER), 0);
   CHECK_EQ(conc_put(s->queue, "x", 1, CONC_FOREVER), 0);
   add_one(s);
-  START(conc_thread_start, t, add_one, s);
+  start(conc_thread_start, &t, add_one, s);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   CHECK_EQ(conc_lock_acquire(&s->lock, CONC_FOREVER), 0);
   CHECK_EQ(conc_cond_wait(&s->cond, &s->lock, 0.00001), -ETIMEDOUT);
@@ -689,14 +672,16 @@ static void *process_thread(void *name) {
 
 TEST(each_thread_has_its_own_student) {
   conc_task t1, t2;
-  START(conc_thread_start, t1, process_thread, (void *)"Alice");
-  START(conc_thread_start, t2, process_thread, (void *)"Bob");
+  start(conc_thread_start, &t1, process_thread, (void *)"Alice");
+  start(conc_thread_start, &t2, process_thread, (void *)"Bob");
   CHECK_EQ(conc_join(&t1, CONC_FOREVER), 0);
   CHECK_EQ(conc_join(&t2, CONC_FOREVER), 0);
   CHECK(!conc_local_has(&local_school, "student"));
   conc_local_free(&local_school);
 }
 
+/* Names that are not set, set to NULL, deleted, no names at all; then forty
+   of them: each finds its own value, and a freed local none. */
 TEST(a_local_tells_what_is_not_set_from_null) {
   conc_local l;
   char name[16];
@@ -791,7 +776,7 @@ TEST(a_value_is_destroyed_once_and_before_the_join) {
       local_school.scope = scope;
       memset(o, 0, sizeof o);
       if (way < 2) {
-        START(conc_thread_start, t, ways[way], o);
+        start(conc_thread_start, &t, ways[way], o);
         CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
       } else {
         CHECK_EQ(pthread_create(&p, NULL, set_some, o), 0);
@@ -818,7 +803,7 @@ static void *set_once(void *arg) {
 TEST(destructors_that_set_values_end) {
   conc_task t;
   local_school.destructor = set_again;
-  START(conc_thread_start, t, set_once, &t);
+  start(conc_thread_start, &t, set_once, &t);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   CHECK(again >= 4 && again <= 8);
   conc_local_free(&local_school);
@@ -840,7 +825,7 @@ static void *set_waiting(void *arg) {
 
 static void *set_waiting_in_many(void *arg) {
   conc_task t[50];
-  for (int i = 0; i < 50; i++) START(conc_coro_start, t[i], set_waiting, arg);
+  for (int i = 0; i < 50; i++) start(conc_coro_start, &t[i], set_waiting, arg);
   for (int i = 0; i < 25; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   CHECK(load((int *)arg) >= 25);
   while (load((int *)arg) < 50) CHECK_EQ(conc_yield_now(), 0);
@@ -882,7 +867,7 @@ static void *set_a_local(void *arg) {
 static void *set_and_start(void *arg) {
   conc_task t;
   set_a_local(NULL);
-  START(conc_coro_start, t, set_a_local, NULL);
+  start(conc_coro_start, &t, set_a_local, NULL);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   return arg;
 }
@@ -890,7 +875,7 @@ static void *set_and_start(void *arg) {
 TEST(a_destructor_or_copy_may_free_a_local) {
   conc_task t;
   local_school.destructor = free_local;
-  START(conc_thread_start, t, set_a_local, NULL);
+  start(conc_thread_start, &t, set_a_local, NULL);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   conc_local_free(&local_school);
   local_school.scope = CONC_SCOPE_TASK;
@@ -899,6 +884,8 @@ TEST(a_destructor_or_copy_may_free_a_local) {
   conc_local_free(&local_school);
 }
 
+/* Each allocation of twenty sets fails in turn. After a failure the name is
+   not set, and all others have the values that they had. */
 TEST(a_local_without_memory_changes_nothing) {
   conc_local l;
   object o[2] = {{0, 0}, {0, 0}};
@@ -982,13 +969,13 @@ static void *inherit(void *arg) {
     CHECK_EQ(conc_local_set(&owned, "x", number(1)), 0);
     CHECK_EQ(conc_local_delete(&copied, "null"), 0);
     CHECK_EQ(conc_local_set(&copied, "null", NULL), 0);
-    START(conc_coro_start, t, inherit, &next);
+    start(conc_coro_start, &t, inherit, &next);
     CHECK_EQ(conc_local_set(&plain, "x", (void *)"other"), 0);
     CHECK_EQ(conc_local_delete(&copied, "x"), 0);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
     CHECK_STR((char *)conc_local_get(&plain, "x"), "other");
     CHECK(!conc_local_has(&copied, "x"));
-    START(conc_thread_start, t, see_empty, NULL);
+    start(conc_thread_start, &t, see_empty, NULL);
     CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   }
   return NULL;
@@ -1037,7 +1024,7 @@ static void *fail_to_start(void *arg) {
     CHECK_EQ(rc == 0, conc_is_alive(&t));
     CHECK(n > 2 || rc != 0);
   }
-  START(conc_coro_start, cancelled, not_reached, NULL);
+  start(conc_coro_start, &cancelled, not_reached, NULL);
   CHECK_EQ(conc_cancel(&cancelled), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), -ENOMEM);
   CHECK_EQ(conc_join(&cancelled, CONC_FOREVER), -ECANCELED);
@@ -1052,7 +1039,7 @@ static void *fail_to_start(void *arg) {
 
 static void *fail_below(void *arg) {
   conc_task t; /* one of its own, so that the copies of this are gone */
-  START(conc_thread_start, t, see_empty, NULL);
+  start(conc_thread_start, &t, see_empty, NULL);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   CHECK_EQ(conc_local_set(&copied, "x", number(5)), 0);
   CHECK_EQ(conc_local_set(&copied, "z", number(5)), 0);
@@ -1087,7 +1074,7 @@ static void *parent_and_orphan(void *arg) {
   memset(&child, 0, sizeof child);
   child.target = orphan;
   child.arg = &parent;
-  START(conc_coro_start, parent, short_parent, &child);
+  start(conc_coro_start, &parent, short_parent, &child);
   CHECK_EQ(conc_join(&parent, CONC_FOREVER), 0);
   CHECK_EQ(conc_join(&child, CONC_FOREVER), 0);
   return arg;
@@ -1117,7 +1104,7 @@ static void *copy_by_coroutines(void *value) {
   if (within) return value;
   within = true;
   for (int i = 0; i < copy_starts; i++)
-    START(conc_coro_start, started[i], count_one, value);
+    start(conc_coro_start, &started[i], count_one, value);
   if (copy_starts % 3 == 1) /* and waits for them; or not */
     for (int i = 0; i < copy_starts; i++)
       CHECK_EQ(conc_join(&started[i], CONC_FOREVER), 0);
@@ -1128,7 +1115,7 @@ static void *copy_by_coroutines(void *value) {
 static void *start_by_copy(void *arg) {
   conc_task t;
   CHECK_EQ(conc_local_set(&copied, "x", arg), 0);
-  START(conc_coro_start, t, count_one, arg);
+  start(conc_coro_start, &t, count_one, arg);
   conc_yield_now(); /* now all of them are ready at once */
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
   for (int i = 0; i < copy_starts; i++)
@@ -1168,7 +1155,7 @@ TEST(threads_make_the_same_names_at_the_same_time) {
   for (int round = 0; round < 200; round++) {
     conc_local *l = (conc_local *)calloc(1, sizeof *l);
     conc_task t[4];
-    for (int i = 0; i < 4; i++) START(conc_thread_start, t[i], use_names, l);
+    for (int i = 0; i < 4; i++) start(conc_thread_start, &t[i], use_names, l);
     for (int i = 0; i < 4; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
     conc_local_free(l);
     free(l);
@@ -1196,6 +1183,9 @@ static void *leave(void *arg) {
   return NULL; /* now, while the local is being freed */
 }
 
+/* Threads that have values end at the moment when the local is freed,
+   threads of ours and of others. Each value must be destroyed once, by
+   either. */
 TEST(a_local_is_freed_while_threads_end) {
   enum { THREADS = 4 };
   for (int round = 0; round < 1000; round++) {
@@ -1212,8 +1202,7 @@ TEST(a_local_is_freed_while_threads_end) {
       l[i].o[0].made = i / 2;
       if (i % 2)
         CHECK_EQ(pthread_create(&p[i], NULL, leave, &l[i]), 0);
-      else
-        START(conc_thread_start, t[i], leave, &l[i]);
+      else start(conc_thread_start, &t[i], leave, &l[i]);
     }
     for (int i = 0; i < THREADS; i++)
       while (!load(&l[i].ready)) sched_yield();
@@ -1247,7 +1236,7 @@ static void *hold_values(void *arg) {
 static void *hold_in_coroutines(void *arg) {
   leaver *l = (leaver *)arg;
   conc_task t[5];
-  for (int i = 0; i < 5; i++) START(conc_coro_start, t[i], hold_values, l);
+  for (int i = 0; i < 5; i++) start(conc_coro_start, &t[i], hold_values, l);
   for (int i = 0; i < 5; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   return NULL;
 }
@@ -1270,8 +1259,8 @@ TEST(freeing_a_local_destroys_the_values_of_all_who_go_on) {
   l.local = &local;
   l.go = &go;
   CHECK_EQ(conc_local_set(&other, "1", &l), 0);
-  START(conc_thread_start, t[0], hold_values, &l);
-  START(conc_thread_start, t[1], loop_of_holders, &l);
+  start(conc_thread_start, &t[0], hold_values, &l);
+  start(conc_thread_start, &t[1], loop_of_holders, &l);
   wait_for_count(&l.ready, 6);
   conc_local_free(&local);
   CHECK_EQ(l.o[0].destroyed, 600);
@@ -1337,7 +1326,7 @@ static void walk_below(walker *w) {
   memcpy(child.own.set[2], w->own.set[2], sizeof w->own.set[2]);
   for (int i = 0; i < WORDS; i++) /* a copy, whose address is not known yet */
     child.own.value[2][i] = w->own.value[2][i] != NULL ? w : NULL;
-  START(conc_coro_start, t, walk, &child);
+  start(conc_coro_start, &t, walk, &child);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
 }
 
@@ -1388,7 +1377,7 @@ typedef struct walk_loop {
 static void *walk_side_by_side(void *arg) {
   walk_loop *l = (walk_loop *)arg;
   conc_task t[3];
-  for (int i = 0; i < 3; i++) START(conc_coro_start, t[i], walk, &l->w[i]);
+  for (int i = 0; i < 3; i++) start(conc_coro_start, &t[i], walk, &l->w[i]);
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   return NULL;
 }
@@ -1423,7 +1412,7 @@ TEST(locals_agree_with_a_model) {
     if (i != 1) model_locals[i].destructor = object_destroy;
   for (int i = 0; i < 3; i++) {
     seed[i] = test_random();
-    START(conc_thread_start, t[i], walk_thread, &seed[i]);
+    start(conc_thread_start, &t[i], walk_thread, &seed[i]);
   }
   for (int i = 0; i < 3; i++) CHECK_EQ(conc_join(&t[i], CONC_FOREVER), 0);
   CHECK_EQ(alive, 0);

@@ -14,9 +14,7 @@ static void *my_realloc(void *old, size_t n) {
 #define CONC_MALLOC(n) my_realloc(NULL, n)
 #define CONC_REALLOC(p, n) my_realloc(p, n)
 #define CONC_FREE(p) test_free(p)
-#define CONC_STATIC
-#define CONC_IMPLEMENTATION
-#include "../conc.h"
+#include "inside.h"
 
 #include <math.h>
 
@@ -48,7 +46,7 @@ static bool loads_as(const void *p, size_t n, const char *want) {
   conc_value_free(v);
   return ok;
 }
-#define ADD(s) (memcpy(p + n, s, sizeof(s) - 1), n += sizeof(s) - 1)
+#define APPEND(s) (memcpy(p + n, s, sizeof(s) - 1), n += sizeof(s) - 1)
 #define AS(s, want) loads_as(s, sizeof(s) - 1, want)
 
 static bool hex_is(const unsigned char *p, size_t n, const char *hex) {
@@ -83,6 +81,8 @@ static bool hmac_is(int kind, const void *k, size_t kn, const void *m,
   return hex_is(out, kind == CONC__MD5 ? 16 : 32, hex);
 }
 
+/* SHA-256, MD5 and HMAC of the published texts (FIPS 180, RFC 1321, 2202,
+   4231), and of what Python's handshake sends. */
 TEST(hashes_match_their_published_vectors) {
   unsigned char out[32], m[64], big[200], aa[131];
   size_t i;
@@ -141,6 +141,8 @@ TEST(hashes_match_their_published_vectors) {
   (void)out;
 }
 
+/* Every letter of a format, as a value and as text, and every way to read
+   it: of the right type, of another one, of none. */
 TEST(values_are_built_and_read) {
   conc_value *v, *w;
   int64_t n;
@@ -247,6 +249,8 @@ TEST(a_dict_of_many_keys_is_fast_and_the_last_of_equal_keys_counts) {
   conc__buffer_free(&b);
 }
 
+/* A row is a format that fits the value, or that fails at one place: then
+   nothing may have been stored, not even what came before that place. */
 TEST(values_are_taken_apart_by_a_format) {
   conc_value *v;
   int a = 9, c = 9;
@@ -286,6 +290,8 @@ TEST(values_are_taken_apart_by_a_format) {
   conc_value_free(v);
 }
 
+/* A row is a pickle, and the text of what it must become. Those at the end
+   of an opcode's range are what an off-by-one gets wrong. */
 TEST(every_opcode_is_read) { /* PYTHON_WIRE 4.1 */
   conc_value *v;
   int64_t n = 0;
@@ -372,6 +378,9 @@ TEST(every_opcode_is_read) { /* PYTHON_WIRE 4.1 */
   CHECK(DECODE("cos\nsystem\n.") == -EACCES);
 }
 
+/* A row is a pickle that would call, import, or need very much memory or
+   time, and the error for it: -EACCES for what is forbidden, -EBADMSG for
+   what is malformed, others for limits. */
 TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
   size_t i;
   unsigned char *p = (unsigned char *)malloc(3000000);
@@ -480,10 +489,10 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
   /* _codecs.encode on one text again and again */
   {
     size_t n = 0;
-    ADD("(c_codecs\nencode\n\x94X\x10\x27\0\0");
+    APPEND("(c_codecs\nencode\n\x94X\x10\x27\0\0");
     for (i = 0; i < 5000; i++) p[n++] = 0xc3, p[n++] = 0xbf;
-    ADD("X\6\0\0\0latin1\x86\x94R");
-    for (i = 0; i < 100000; i++) ADD("h\0h\1R");
+    APPEND("X\6\0\0\0latin1\x86\x94R");
+    for (i = 0; i < 100000; i++) APPEND("h\0h\1R");
     p[n++] = 't', p[n++] = '.';
     asked_for = 0;
     CHECK(loads_rc(p, n) == -EMSGSIZE);
@@ -492,10 +501,10 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
   /* set(list) copies the list: that comes from the budget */
   {
     size_t n = 0;
-    ADD("(cbuiltins\nset\n\x94](");
+    APPEND("(cbuiltins\nset\n\x94](");
     for (i = 0; i < 10000; i++) p[n++] = 'M', p[n++] = (unsigned char)i, p[n++] = (unsigned char)(i >> 8);
-    ADD("e\x85\x94R");
-    for (i = 0; i < 100000; i++) ADD("h\0h\1R");
+    APPEND("e\x85\x94R");
+    for (i = 0; i < 100000; i++) APPEND("h\0h\1R");
     p[n++] = 't', p[n++] = '.';
     CHECK(loads_rc(p, n) == -EMSGSIZE);
   }
@@ -539,6 +548,8 @@ TEST(every_known_attack_is_refused) { /* PYTHON_WIRE 8, row 8 */
   free(p);
 }
 
+/* One value through each protocol and back; then in the form for an old
+   Python, in which bytes are a call, which must read back as the same. */
 TEST(what_is_written_reads_back) {
   conc_value *v, *w;
   void *out;
@@ -620,14 +631,15 @@ TEST(without_memory_nothing_is_lost) {
   size_t size = 0;
   int rc = -ENOMEM;
   /* enough of everything for every array to leave its place in the maker */
-  ADD("(");
-  for (i = 0; i < 100; i++) ADD("](K\1\x8c\2ab\x94K\3e}(K\1K\2K\3K\4u((Ntt");
-  for (i = 0; i < 60; i++) ADD("(");
-  ADD("c_codecs\nencode\nX\2\0\0\0\xc3\xbfX\6\0\0\0latin1\x86R");
-  for (i = 0; i < 60; i++) ADD("t");
-  ADD("]");
-  for (i = 0; i < 60; i++) ADD("]K\1aa");
-  ADD("t.");
+  APPEND("(");
+  for (i = 0; i < 100; i++)
+    APPEND("](K\1\x8c\2ab\x94K\3e}(K\1K\2K\3K\4u((Ntt");
+  for (i = 0; i < 60; i++) APPEND("(");
+  APPEND("c_codecs\nencode\nX\2\0\0\0\xc3\xbfX\6\0\0\0latin1\x86R");
+  for (i = 0; i < 60; i++) APPEND("t");
+  APPEND("]");
+  for (i = 0; i < 60; i++) APPEND("]K\1aa");
+  APPEND("t.");
   for (k = 1; rc != 0; k++) {
     long before = test_blocks;
     test_fail_at = k;
@@ -689,11 +701,8 @@ TEST(without_memory_nothing_is_lost) {
 
 /* Malformed input: truncated, flipped and random. What is accepted must come
    back equal through writing and reading. */
-static uint64_t seed = 1;
-static unsigned rnd(void) {
-  seed = seed * 6364136223846793005u + 1442695040888963407u;
-  return (unsigned)(seed >> 33);
-}
+static unsigned long long seed = 1;
+static unsigned rnd(void) { return test_random_of(&seed); }
 static long accepted, refused[3];
 static void try_one(const unsigned char *p, size_t n) {
   unsigned char *exact = (unsigned char *)malloc(n ? n : 1); /* ASan's edge */

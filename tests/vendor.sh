@@ -1,8 +1,12 @@
 #!/bin/sh
 # conc.h as others take it: dropped into fresh projects that know nothing of
-# this one, by a stranger who has only read README.md. Part of make test.
+# this one, by a stranger who has only read README.md.
+#   vendor.sh      with $CC and $CXX (part of make test)
+#   vendor.sh all  README's program with every compiler there is (make check)
 unset MAKEFLAGS MAKELEVEL MFLAGS # for CMake's make
 : "${CC:=cc}" "${CXX:=c++}" "${BUILD:=build/default}"
+# tests/compile.sh has the one warning that takes gcc so much time.
+warn='-Wall -Wextra -Wno-misleading-indentation'
 here=$(pwd)
 mkdir -p "$BUILD/vendor" || exit 1
 root=$(cd "$BUILD/vendor" && pwd)
@@ -71,8 +75,12 @@ awk 'FILENAME ~ /README/ {
 try 'README.md has a change to it' test -s coroutine.c
 starts_none() { ! grep thread_start coroutine.c; }
 try '... by which it starts no thread' starts_none
-for compiler in "$CC" gcc clang tcc "$CXX -x c++" 'g++ -x c++' \
-  'clang++ -x c++'; do
+every=$1
+case $every in
+all) set -- gcc clang tcc 'g++ -x c++' 'clang++ -x c++' ;;
+*) set -- "$CC" "$CXX -x c++" ;;
+esac
+for compiler; do
   have "$compiler" || { skip "README's program by $compiler" "$compiler"
     continue; }
   for program in main coroutine; do
@@ -81,6 +89,7 @@ for compiler in "$CC" gcc clang tcc "$CXX -x c++" 'g++ -x c++' \
     try '... and it prints what README.md says' prints "$expected" ./a.out
   done
 done
+[ "$every" != all ] || exit 0
 
 # --- a project of two files, in C and in C++ ---
 
@@ -124,14 +133,14 @@ project plain_c
 two_files
 sed 's/= {};/= {0};/' square.c >s.c && mv s.c square.c
 try "a project of two files in C" \
-  $CC -Wall -Wextra -o it main.c square.c -pthread
+  $CC $warn -o it main.c square.c -pthread
 try '... which runs' prints "49 $version" ./it
 
 project plain_cxx
 two_files
 mv main.c main.cpp && mv square.c square.cpp
 try "a project of two files in C++" \
-  $CXX -Wall -Wextra -o it main.cpp square.cpp -pthread
+  $CXX $warn -o it main.cpp square.cpp -pthread
 try '... which runs' prints "49 $version" ./it
 
 # --- CMake ---
@@ -194,7 +203,7 @@ for order in 'conc.h tiny.h' 'tiny.h conc.h'; do
   # What tiny.h includes must know what conc.h will need.
   case $order in tiny*) defs=-D_GNU_SOURCE ;; *) defs= ;; esac
   try "one file made of $order${defs:+, with $defs}" \
-    $CC -Wall -Wextra $defs -o it main.c other.c -pthread
+    $CC $warn $defs -o it main.c other.c -pthread
   try '... which runs' prints '4 MainThread success' ./it
 done
 says_what_to_do() {
@@ -268,12 +277,11 @@ int main(void) {
 }
 EOS
 library() { # NAME
-  $CC -Wall -Wextra -fPIC -shared "-DLIBRARY=$1" -o "lib$1.so" library.c \
-    -pthread
+  $CC -O1 $warn -fPIC -shared "-DLIBRARY=$1" -o "lib$1.so" library.c -pthread
 }
 try 'two shared libraries with a static conc.h each' \
   eval 'library one && library two'
-try '... and a program with its own' $CC -Wall -o it main.c -pthread -ldl
+try '... and a program with its own' $CC $warn -o it main.c -pthread -ldl
 # Each copy's fork runs the others' handlers: what a wrong order of locks would
 # stop, if not the first time.
 often() { for i in 1 2 3 4 5 6 7 8; do "$@" || return; done; }

@@ -14,8 +14,8 @@ cc=${2:-${CC:-cc}}
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 mkdir -p "$build" || exit 1
 
-options="-O2 -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wshadow
-  -Wconversion -Wstrict-prototypes $CFLAGS"
+options="-O2 -std=c11 -D_GNU_SOURCE $(cat "$here/../warnings")
+  -Wstrict-prototypes $CFLAGS"
 
 # links SOURCE LIBRARY: whether a program with it can be made.
 links() {

@@ -25,6 +25,7 @@ BUILD = os.environ.get('BUILD', 'build/default')
 EXAMPLES = os.environ.get('EXAMPLES', 'build/examples')
 FILTER = os.environ.get('FILTER', '')
 SLOW = float(os.environ.get('TEST_SLOW', '1'))
+VALUES_EACH = int(os.environ.get('INTEROP_VALUES', '50'))
 LIMIT = 30 * SLOW
 KEY = 'abc'
 
@@ -428,7 +429,7 @@ def main():
             ('the server of these %s clients ends well' % name,
              semantics, python),
             ('random values come back from C to %s as they were, by pickle '
-             'and JSON' % name, values, python, 200),
+             'and JSON' % name, values, python, VALUES_EACH),
             ('C master, %s worker' % name, c_master_python_worker, python),
             ('%s master, C worker' % name, python_master_c_worker, python),
             ('a %s worker with a wrong key is refused by a C master, which '
