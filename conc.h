@@ -3494,8 +3494,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   child
      >>io         waiting for descriptors; reading; writing, closing;
                   addresses: looking up; addresses: what callers write;
-                  sockets: listening; sockets: connecting; datagrams; streams:
-                  reading; streams: separators; streams: writing; signals
+                  sockets: listening; sockets: conc_serve; sockets: connecting;
+                  datagrams; streams: reading; streams: separators; streams:
+                  writing; signals
      >>ipc        memory without a name; memory by name; memory by name: the
                   tracker; memory by name: opening it; memory by name: making
                   it; conc_shared_open
@@ -5276,7 +5277,7 @@ typedef struct conc__actor_class {
 struct conc__actor {
   unsigned word; /* >>park: bits, see above; changed by all, atomically */
   unsigned spin_failed;         /* >>park: a thread's busy waits in vain; see
-                                   conc__spin_budget */
+                                   conc__spin */
   const conc__actor_class *ops; /* >>park: constant */
   conc_scope *scope; /* >>task: the innermost; NULL: none. >>jobs puts one of
                         its own there while a job runs on this thread */
@@ -6491,8 +6492,9 @@ CONC__PRIVATE void conc__waiter_init(conc__waiter *w, conc__actor *self,
 /* Parks until the waiter's wake-up comes: true, and the bit is still there. Or
    until another one of `bits` has come, or the deadline: false. `owned`: what
    it waits for has an owner; then, once it has waited for a while without a
-   limit, it looks for a deadlock, which may end it by `failure`. It is compiled
-   into both its callers, since each wait that is not ready goes through it. */
+   limit, it looks for a deadlock, which may end it by `failure`. It is
+   compiled into both its callers, since each wait that is not ready goes
+   through it. */
 CONC__INLINE bool conc__waiter_park(conc__waiter *w, unsigned bits, bool owned,
                                     double deadline) {
   conc__actor *self = w->actor;
@@ -12208,7 +12210,7 @@ CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
 }
 
 /* A busy wait before the sleep, as a waiting thread has it and for the same
-   reason: see conc__spin_budget. Not past the next timer, if that is what the
+   reason: see conc__spin. Not past the next timer, if that is what the
    loop waits for. Returns whether something has come. */
 CONC__PRIVATE bool conc__loop_spin(conc__loop *loop, double until) {
   conc__spin spin;
@@ -26148,11 +26150,13 @@ CONC__PRIVATE void conc__client_close(conc__client *c) {
   CONC__CHECK(!c->serving && !c->blocked);
   CONC__CHECK(*c->link == c && server->clients_count > 0);
   conc__watch_stop(conc__this.loop, c->channel.fd);
-  close(c->channel.fd);
-  conc__channel_free(&c->channel);
-  *c->link = c->next;
+  /* It leaves the list first, by one store: a child that is forked now finds
+     only descriptors there that are open. */
+  CONC__STORE(c->link, c->next);
   if (c->next != NULL) c->next->link = c->link;
   server->clients_count--;
+  close(c->channel.fd);
+  conc__channel_free(&c->channel);
   c->next = server->dead;
   server->dead = c;
   conc_event_set(&server->changed);
@@ -26269,7 +26273,7 @@ CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   c->link = &server->clients;
   c->next = server->clients;
   if (c->next != NULL) c->next->link = &c->next;
-  server->clients = c;
+  CONC__STORE(&server->clients, c); /* whole for a child: see above */
   server->clients_count++;
   conc__client_start(c);
   return 0;
@@ -26338,11 +26342,23 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
   return NULL;
 }
 
-/* Frees what is left when the loop does not run any more, in this process: it
-   has ended, it has never begun, or it stayed behind in the parent of a fork.
-   In that parent the connections go on: so they are closed here, but not shut
-   down; and a socket of the file system is unlinked by the parent, for
-   `address` is empty then. */
+/* What a forked child does with the server of its parent. There the
+   connections go on: so they are closed here, but not shut down, and a socket
+   of the file system is the parent's to unlink. Nothing is freed: the loop, which uses its
+   memory without a guard, may have been in the middle of a change at the fork.
+   The list itself is whole at any moment. */
+CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
+  const conc__client *c;
+  if (server->listener >= 0) close(server->listener);
+  server->listener = -1;
+  for (c = server->clients; c != NULL; c = c->next) close(c->channel.fd);
+  server->clients = server->dead = NULL;
+  server->clients_count = server->spare_count = 0;
+}
+
+/* Frees what is left when the loop does not run any more: it has ended, or it
+   has never begun. */
 CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   if (server->listener >= 0) close(server->listener); /* it never ran */
@@ -26448,10 +26464,8 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
   while (server->forever && server->thread.status != -ECHILD &&
          conc_event_wait(&server->left, CONC_FOREVER) != 0) {
   }
-  if (server->thread.status == -ECHILD) { /* the parent goes on serving */
-    server->address[0] = 0;
-    conc__server_close(m);
-  }
+  /* It stayed behind: the parent goes on serving. */
+  if (server->thread.status == -ECHILD) conc__server_abandon(m);
 }
 
 /* ---------------------------------------------------------------------------

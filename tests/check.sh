@@ -47,6 +47,7 @@ ucontext-asan | clang | CC=clang OPT=-O0 $few $ucontext $san TESTS="$coroutines"
 portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core sync park loop queue"
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect serve signals progress queue value json"
+checked | gcc | CC=gcc $lines OPT=-O1 DEFS=-DCONC_CHECKED $few SCRIPTS=
 compile-all | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few INTEROP_VALUES=400 SCRIPTS=interop

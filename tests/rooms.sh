@@ -115,3 +115,63 @@ once() {
   true
 }
 try 'there is one pthread_atfork' once
+
+# What is special to a kind of task, or to a class of actors or queues, stands
+# in one place: its own section.
+kinds() {
+  $awk '
+    /^   >>[a-z]+/ { section = $1; gsub(/>>|:.*/, "", section) }
+    match($0, /^static const conc__kind conc__[a-z_]+/) {
+      home[substr($0, 25, RLENGTH - 24)] = section
+    }
+    match($0, /kind [!=]= &conc__[a-z_]+/) {
+      used[++n] = substr($0, RSTART + 9, RLENGTH - 9)
+      where[n] = section; line[n] = NR
+    }
+    END {
+      for (i = 1; i <= n; i++)
+        if (home[used[i]] != where[i]) print "conc.h:" line[i], used[i]
+    }' conc.h
+  grep -nE 'ops(->[a-z_]+)? [!=]= ' conc.h |
+    grep -v 'NULL\|actor->ops == &conc__coro_class;'
+  true
+}
+try 'kinds and classes are told apart in their own sections only' kinds
+
+spins() { grep -c conc__spin_budget conc.h | grep -vx 2; true; }
+try 'there is one busy wait' spins
+
+# A function of more than 20 lines says above it what it is for.
+bare() {
+  $awk '
+    /^   The implementation$/ { implementation = 1 }
+    /^ *\/\*/ { comment = 1 }
+    { if (comment && /\*\//) { comment = 0; last = NR } }
+    !implementation || comment { next }
+    /^(CONC_[A-Z_]+|static) / && !/;$/ {
+      from = NR; head = ""; commented = last == NR - 1
+    }
+    from > 0 {
+      head = head " " $0
+      if (head !~ /\{/ && /;$/) from = 0
+    }
+    from > 0 && /^}/ {
+      if (match(head, /conc_[a-z0-9_]+\(/) && !commented && NR - from > 20 &&
+          head !~ /^ CONC_API/)
+        print "conc.h:" from, substr(head, RSTART, RLENGTH - 1)
+      from = 0
+    }' conc.h
+}
+try 'a private function of more than 20 lines has a comment' bare
+
+share() {
+  $awk '
+    /^   The implementation$/ { implementation = 1 }
+    !implementation { next }
+    { lines++ }
+    comment { comments++; if (/\*\//) comment = 0; next }
+    /^ *\/\*/ { comments++; if (!/\*\//) comment = 1 }
+    END { if (comments < 0.15 * lines) print 100 * comments / lines, "%" }
+  ' conc.h
+}
+try 'at least 15 lines in 100 of the implementation are comments' share
