@@ -26344,9 +26344,9 @@ CONC__PRIVATE void *conc__server_main(void *arg) {
 
 /* What a forked child does with the server of its parent. There the
    connections go on: so they are closed here, but not shut down, and a socket
-   of the file system is the parent's to unlink. Nothing is freed: the loop, which uses its
-   memory without a guard, may have been in the middle of a change at the fork.
-   The list itself is whole at any moment. */
+   of the file system is the parent's to unlink. Nothing is freed: the loop,
+   which uses its memory without a guard, may have been in the middle of a
+   change at the fork. The list itself is whole at any moment. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
   const conc__client *c;
