@@ -4416,13 +4416,25 @@ CONC__INLINE void conc__asan_learn(conc__fiber *caller, const conc__fiber *f) {
 }
 #else
 #define CONC__ASAN_IGNORES
-#define conc__asan_leave(from, to, last) ((void)(last))
-#define conc__asan_return(fiber) ((void)0)
-#define conc__asan_begin(from) ((void)(from))
-#define conc__asan_unpoison(stack, size) ((void)0)
-#define conc__asan_bounds(f, stack, size) ((void)0)
-#define conc__asan_share(f, other) ((void)0)
-#define conc__asan_learn(caller, f) ((void)0)
+CONC__INLINE void conc__asan_leave(conc__fiber *from, const conc__fiber *to,
+                                   bool last) {
+  (void)from, (void)to, (void)last;
+}
+CONC__INLINE void conc__asan_return(conc__fiber *fiber) { (void)fiber; }
+CONC__INLINE void conc__asan_begin(conc__fiber *from) { (void)from; }
+CONC__INLINE void conc__asan_unpoison(void *stack, size_t size) {
+  (void)stack, (void)size;
+}
+CONC__INLINE void conc__asan_bounds(conc__fiber *f, const void *stack,
+                                    size_t size) {
+  (void)f, (void)stack, (void)size;
+}
+CONC__INLINE void conc__asan_share(conc__fiber *f, const conc__fiber *other) {
+  (void)f, (void)other;
+}
+CONC__INLINE void conc__asan_learn(conc__fiber *caller, const conc__fiber *f) {
+  (void)caller, (void)f;
+}
 #endif
 
 /* ThreadSanitizer knows each fiber by a name of its own. Of locks it sees the
@@ -4476,13 +4488,19 @@ CONC__PRIVATE void conc__fence_full(void) {
 }
 #else
 #define CONC__TSAN_IGNORES
-#define conc__tsan_switch(to) ((void)0)
-#define conc__tsan_here(f) ((void)0)
-#define conc__tsan_make(f) ((void)0)
-#define conc__tsan_share(f, other) ((void)0)
-#define conc__tsan_end(f) ((void)0)
-#define conc__tsan_acquired(lock, read, tries) ((void)(tries))
-#define conc__tsan_released(lock, read) ((void)0)
+CONC__INLINE void conc__tsan_switch(const conc__fiber *to) { (void)to; }
+CONC__INLINE void conc__tsan_here(conc__fiber *f) { (void)f; }
+CONC__INLINE void conc__tsan_make(conc__fiber *f) { (void)f; }
+CONC__INLINE void conc__tsan_share(conc__fiber *f, const conc__fiber *other) {
+  (void)f, (void)other;
+}
+CONC__INLINE void conc__tsan_end(conc__fiber *f) { (void)f; }
+CONC__INLINE void conc__tsan_acquired(void *lock, bool read, bool tries) {
+  (void)lock, (void)read, (void)tries;
+}
+CONC__INLINE void conc__tsan_released(void *lock, bool read) {
+  (void)lock, (void)read;
+}
 CONC__PRIVATE void conc__fence_full(void) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
