@@ -13500,14 +13500,20 @@ typedef struct conc__connection {
   struct conc__connection *sibling; /* of all of the service */
 } conc__connection;
 
+/* What one call of conc_serve has, on its stack. Only `ended`, `serving` and
+   `changed` are changed by handlers; the rest is the caller's alone. */
 typedef struct conc__service {
   void (*handler)(int fd, void *arg);
   void *arg;
   conc_event changed; /* a handler has ended */
-  size_t serving;     /* so many have not */
-  conc__connection *ended, *spare, *all;
+  size_t serving;     /* handlers that were started and have not ended */
+  conc__connection *ended; /* put here by their callbacks, latest first */
+  conc__connection *spare; /* awaited, to be used again */
+  conc__connection *all;   /* linked by `sibling`; freed at the end */
 } conc__service;
 
+/* The target of a handler's task. The descriptor is the handler's from here on;
+   before, for a task that was cancelled first, it is closed by the reaping. */
 CONC__PRIVATE void *conc__connection_run(void *arg) {
   conc__connection *c = (conc__connection *)arg;
   int fd = c->fd;
@@ -13516,6 +13522,9 @@ CONC__PRIVATE void *conc__connection_run(void *arg) {
   return NULL;
 }
 
+/* The callback of a handler's task. The count goes down after the struct is on
+   the list, and the event comes last: a caller that sees the count finds the
+   struct, and one that sleeps looks again. */
 CONC__PRIVATE void conc__connection_ended(conc_task *task, int status,
                                           void *result) {
   conc__connection *c = (conc__connection *)task;
@@ -13544,7 +13553,8 @@ CONC__PRIVATE void conc__service_reap(conc__service *s) {
   }
 }
 
-/* Starts the handler for a connection. */
+/* Starts the handler for a connection, in a struct that is spare or new. If it
+   fails, the descriptor is still the caller's, and the struct is spare. */
 CONC__PRIVATE int conc__service_start(conc__service *s, int fd) {
   conc__connection *c = s->spare;
   int rc;
@@ -13597,12 +13607,16 @@ CONC__PRIVATE int conc__service_end(conc__service *s, bool cancel) {
   return rc;
 }
 
-/* Whether no more can be accepted, whatever time passes. */
+/* Whether no more can be accepted, whatever time passes: all else is a want of
+   descriptors or memory, or a connection that has gone again. */
 CONC__PRIVATE bool conc__service_is_over(int rc) {
   return rc == -ECANCELED || rc == -EBADF || rc == -EINVAL ||
          rc == -ENOTSOCK || rc == -EOPNOTSUPP;
 }
 
+/* A connection that was accepted is kept in `fd` until its handler has begun: so
+   a want of memory for the handler loses no connection. `changed` is cleared
+   before `serving` is read: a handler that ends in between sets it again. */
 CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
                         void *arg, size_t limit) {
   conc__service s;
