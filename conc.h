@@ -42,7 +42,7 @@
 
      >>words       what the nouns mean
      >>tour        six little programs
-     >>matrix      what works between whom
+     >>matrix      what works between which tasks
      >>options     compile-time options
      >>contract    errors, time, memory, signals, fork: true of every call
      >>coroutines  stacks, thread-locals, sanitizers
@@ -52,7 +52,7 @@
      >>os          what is asked of the system (private)
      >>bytes       buffers and hashes (private)
      >>park        what a wait is; cancellation; threads; forks
-     >>deadlock    conc_deadlock_report: who waits for whom
+     >>deadlock    conc_deadlock_report: which task waits for which
      >>wait        a waiter on a list parks (private)
      >>registry    which processes are alive (private)
      >>lock        conc_lock, conc_rlock, conc_rwlock, conc_once
@@ -6058,7 +6058,7 @@ typedef struct conc__waiter {
   conc__actor *actor;
   double since; /* when it began to wait; 0: not known */
   /* For reports: what it waits for, and its relation to its owner. And the
-     word that names the owner: whom it waits for. NULL: any task might end
+     word that names the owner that it waits for. NULL: any task might end
      this wait. */
   const char *what, *name, *relation;
   const uintptr_t *owner;
@@ -6216,7 +6216,7 @@ CONC__PRIVATE conc__waiter *conc__multiwait_enter(conc__waiter *chain) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>deadlock: who waits for whom
+   >>deadlock: which task waits for which
 
    Holds the waits that have no limit and have lasted a while, and finds those
    that can never end. >>wait calls it; it uses >>park.
@@ -6666,7 +6666,7 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
 }
 
 /* ---------------------------------------------------------------------------
-   >>registry: who is alive, and waiting, between processes
+   >>registry: which processes are alive, and waiting between processes
 
    Holds the ids of processes, and a wait on a word that another process
    changes. Locks, events and queues between processes, pools of processes and
@@ -6793,7 +6793,7 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   return rc;
 }
 
-/* Locks the byte of one entry (F_SETLK), or looks who has (F_GETLK). */
+/* Locks the byte of one entry (F_SETLK), or finds its holder (F_GETLK). */
 CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
                                       unsigned index, short *type) {
   CONC__CHECK(index < CONC__PROCESSES);
@@ -7401,7 +7401,7 @@ CONC__PRIVATE void conc__lock_order_note(conc_lock *lock, conc__actor *self,
     arg = conc__lock_order_arg;
     snprintf(text, sizeof text,
              "%s acquires '%s' and holds '%s', which was acquired before by "
-             "one who held '%s'",
+             "a task that held '%s'",
              task->name != NULL ? task->name : label,
              conc__lock_order_names[order], conc__lock_order_names[h],
              conc__lock_order_names[order]);
@@ -11862,7 +11862,7 @@ CONC__INLINE conc__coro *conc__loop_next(conc__loop *loop) {
 
 /* Leaves the fiber `from` for the next one. Returns when `from` goes on: at
    once if it is the next itself. `current` is set before the switch, for a
-   fiber that begins asks who it is. `last`: see conc__fiber_switch. */
+   fiber that begins asks which it is. `last`: see conc__fiber_switch. */
 CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
                                     bool last) {
   conc__coro *next = conc__loop_next(loop);

@@ -613,7 +613,7 @@ TEST(an_order_that_may_deadlock_is_told_once_though_it_has_not) {
     CHECK_EQ(told_count, 1);
   }
   CHECK_STR(told[0], "MainThread acquires 'a' and holds 'c', which was "
-                     "acquired before by one who held 'a'");
+                     "acquired before by a task that held 'a'");
   take_in_order(&b, &a);
   CHECK_EQ(told_count, 2);
   conc_on_lock_order(NULL, NULL);
