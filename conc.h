@@ -13512,8 +13512,9 @@ typedef struct conc__service {
   conc__connection *all;   /* linked by `sibling`; freed at the end */
 } conc__service;
 
-/* The target of a handler's task. The descriptor is the handler's from here on;
-   before, for a task that was cancelled first, it is closed by the reaping. */
+/* The target of a handler's task. From here on the descriptor is the
+   handler's; if the task was cancelled before, conc__service_reap closes
+   it. */
 CONC__PRIVATE void *conc__connection_run(void *arg) {
   conc__connection *c = (conc__connection *)arg;
   int fd = c->fd;
@@ -13614,9 +13615,10 @@ CONC__PRIVATE bool conc__service_is_over(int rc) {
          rc == -ENOTSOCK || rc == -EOPNOTSUPP;
 }
 
-/* A connection that was accepted is kept in `fd` until its handler has begun: so
-   a want of memory for the handler loses no connection. `changed` is cleared
-   before `serving` is read: a handler that ends in between sets it again. */
+/* A connection that was accepted is kept in `fd` until its handler has begun:
+   so a want of memory for the handler loses no connection. `changed` is
+   cleared before `serving` is read: a handler that ends in between sets it
+   again. */
 CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
                         void *arg, size_t limit) {
   conc__service s;
