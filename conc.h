@@ -353,6 +353,10 @@
      CONC_USE_HELGRIND    Tell Valgrind's Helgrind which step happens before
                           which (DRD learns nothing). Slower, even without
                           Valgrind.
+     CONC_CHECKED         Check what the library relies on inside: guards that
+                          must be held, states, bounds. If a check fails, the
+                          library has an error: it writes a line to the
+                          standard error and calls abort().
      CONC_MALLOC(size)    The allocator. Define all three or none.
      CONC_REALLOC(p, size)
      CONC_FREE(p)
@@ -3405,10 +3409,14 @@ CONC_API int conc_progress_close(conc_progress *progress);
 
    0.2.0  2026-11-29  Breaks: conc_guard_handler is now conc_report_overflow,
                       conc_next is conc_gen_next, conc_send_value is
-                      conc_gen_send. The manual is written in plainer English,
-                      with a list of errors for each function. The
-                      implementation has a new order, in smaller sections:
-                      nothing below the public names is compatible.
+                      conc_gen_send. New: conc_serve, CONC_CHECKED. The manual
+                      is written in plainer English, with a list of errors for
+                      each function. The implementation has a new order, in
+                      smaller sections: nothing below the public names is
+                      compatible. Mended: a value that was lost when several
+                      tasks received at one end of a pipe; a file of conc_popen
+                      that could not be opened for EPERM; an rwlock between
+                      processes that did not tell of its dead writer.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
