@@ -12,18 +12,8 @@ if [ "$1" = index ]; then
   exit
 fi
 
-# try TITLE COMMAND...: the command must be silent.
-try() {
-  title=$1
-  shift
-  "$@" >"$tmp/log" 2>&1 || echo "exit status $?" >>"$tmp/log"
-  if [ ! -s "$tmp/log" ]; then
-    echo "ok   manual: $title"
-  else
-    head -50 "$tmp/log"
-    echo "FAIL manual: $title"
-  fi
-}
+suite=manual
+. tests/try.sh
 manual() { $awk -v mode="$1" -f tests/manual.awk conc.h; }
 
 manual names >"$tmp/names"

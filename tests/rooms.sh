@@ -6,18 +6,8 @@ tmp=$BUILD/rooms
 rm -rf "$tmp" && mkdir -p "$tmp" || exit 1
 awk=${AWK:-awk}
 
-# try TITLE COMMAND...: the command must be silent.
-try() {
-  title=$1
-  shift
-  "$@" >"$tmp/log" 2>&1 || echo "exit status $?" >>"$tmp/log"
-  if [ ! -s "$tmp/log" ]; then
-    echo "ok   rooms: $title"
-  else
-    head -50 "$tmp/log"
-    echo "FAIL rooms: $title"
-  fi
-}
+suite=rooms
+. tests/try.sh
 
 # Each function with its half, its section, its first and its last line:
 #   declared|defined NAME SECTION FROM TO
@@ -105,14 +95,9 @@ twins() {
 }
 try 'no private name is a public one with an underscore more' twins
 
-code() { # without comments and strings
-  gcc -fpreprocessed -dD -E -P "$1" 2>/dev/null || cat "$1"
-}
 once() {
-  code conc.h >"$tmp/code"
-  [ "$(grep -c '\bpthread_atfork(' "$tmp/code")" -eq 1 ] ||
-    grep -n 'pthread_atfork(' conc.h
-  true
+  n=$(grep -c 'pthread_atfork(' conc.h)
+  [ "$n" -eq 1 ] || echo "$n lines"
 }
 try 'there is one pthread_atfork' once
 
