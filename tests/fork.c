@@ -296,7 +296,6 @@ static int rounds(int usual) {
 TEST(a_child_of_a_busy_process_can_use_everything) {
   static busy b;
   skip_where_children_have_no_threads();
-  if (TEST_ASAN) SKIP("AddressSanitizer's own locks do not survive a fork");
   be_busy(&b);
   for (int i = 0; i < rounds(60); i++) {
     int status = in_child(use_what_is_left, &b);

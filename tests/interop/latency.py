@@ -5,7 +5,8 @@
 Against Python's own server these calls stall 44 ms and its multiples: Nagle's
 algorithm on one side and delayed acknowledgements on the other. Prints the
 medians against both servers. Only a stall is a failure: the bound is 10 ms,
-which no busy machine reaches and every stall exceeds.
+which every stall exceeds, each time. A busy machine exceeds it too, now and
+then: only what was slow five times in a row counts.
 """
 import os
 import sys
@@ -48,16 +49,17 @@ def medians(address, connections):
 
 
 def main():
-    ours = medians(sys.argv[1], 31)
+    for _ in range(5):
+        ours = medians(sys.argv[1], 31)
+        if max(ours) <= BOUND:
+            break
     pythons = medians(sys.argv[2], 5)
-    slow = False
     for what, a, b in zip(('connect()', 'get_task_queue()',
                            'put of 60,000 bytes'), ours, pythons):
         print('  Python %d.%d client: %-20s %6.2f ms, Python\'s own server '
               '%6.2f ms, %5.1f times faster'
               % (sys.version_info[:2] + (what, a * 1e3, b * 1e3, b / a)))
-        slow = slow or a > BOUND
-    return slow
+    return max(ours) > BOUND
 
 
 sys.exit(main())
