@@ -484,8 +484,6 @@
 
    - Names of hosts are resolved by getaddrinfo() on a thread of its own, which
      cannot be cancelled. The call keeps its timeout; the thread ends later.
-   - CONC_FORK, and the end of a forked child, flush all of stdio. That waits
-     for a thread that is reading from a FILE.
    - In a foreign thread, a wait for a descriptor that is cancelled returns
      only when the descriptor is ready or the timeout has passed.
    - The network protocol authenticates both sides by a key that they share,
@@ -2190,14 +2188,19 @@ enum {
 
 /* Runs task->target(task->arg) in a new process (Python's Process.start).
    There the task is conc_current(). The target runs in the child's main
-   thread, outside any loop. When it returns, stdio is flushed, and the process
-   ends; the exit code is the lowest eight bits of the result, so NULL is 0.
+   thread, outside any loop. When it returns, stdout and stderr are flushed, and
+   the process ends; the exit code is the lowest eight bits of the result, so NULL is 0.
    What the target changes stays in the child: only the exit code comes back.
    .start_method says how the child is made:
 
-     CONC_FORK   The child is a copy of the caller's process. Before the fork
-                 stdio is flushed; that waits for a thread that is reading from
-                 a FILE. In the child all tasks of the parent, the caller too,
+     CONC_FORK   The child is a copy of the caller's process. It writes nothing
+                 that its parent has printed: before the fork stdout and stderr
+                 are flushed (unless another thread uses them just then), and
+                 the child begins with both of them empty. Other streams are
+                 yours, and are not touched: the child has a copy of what lies
+                 in their buffers. If it is to write to one, call fflush()
+                 before the start, and at the end of the target. Nothing is
+                 flushed that is only read. In the child all tasks of the parent, the caller too,
                  have ended with -ECHILD, and their locks, except shared ones,
                  report -EOWNERDEAD. There are no values of a conc_local. If
                  the caller is a coroutine or a generator, the target gets a
@@ -3843,6 +3846,25 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_THREAD_LOCAL !CONC__TCC
 #endif
 
+/* Forgetting what lies in a stream's buffer: __fpurge() of glibc, musl and
+   Solaris, fpurge() of the BSDs and macOS. Otherwise a start of a process
+   keeps the locks of stdout and stderr across its fork. */
+#ifndef CONC_HAVE_FPURGE
+#ifdef CONC_PORTABLE
+#define CONC_HAVE_FPURGE 0
+#else
+#define CONC_HAVE_FPURGE 1
+#endif
+#endif
+#if CONC_HAVE_FPURGE && (CONC__LINUX || defined(__sun))
+#include <stdio_ext.h>
+#define CONC__FPURGE(stream) __fpurge(stream)
+#elif CONC_HAVE_FPURGE
+#define CONC__FPURGE(stream) (void)fpurge(stream)
+#else
+#define CONC__FPURGE(stream) (void)(stream)
+#endif
+
 /* Pending signals as a descriptor: Linux 2.6.27. Otherwise a look every
    10 ms. */
 #ifndef CONC_HAVE_SIGNALFD
@@ -4730,6 +4752,57 @@ CONC__PRIVATE int conc__fd_lift(int fd) {
   if (high < 0) high = -errno;
   close(fd);
   return high;
+}
+
+/* --- stdio in a forked child ---
+
+   A fork copies the buffers of streams. What the parent has printed is the
+   parent's to write, exactly once, so a child must not write what it finds in
+   them. Nor may a start wait for a stream: a thread may hold its lock for as
+   long as a read takes. Here it is about stdout and stderr, which a target
+   uses without a thought. All others are the program's own, and the library
+   never touches them. */
+
+/* In a forked child: bits of the streams in which text of the parent may lie
+   that cannot be taken out. They are not flushed at the end. */
+static unsigned conc__stdio_spoiled;
+
+CONC__PRIVATE FILE *conc__stdio(unsigned i) { return i == 0 ? stdout : stderr; }
+
+/* Before a fork, without any guard. What was printed comes out, so that it
+   stands in front of what the child prints; unless another thread is using the
+   stream just now. Returns bits of streams that stay locked, by which no
+   thread prints until the fork: only where buffers cannot be emptied. */
+CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
+  unsigned locked = 0, i;
+  for (i = 0; i < 2; i++) {
+    FILE *stream = conc__stdio(i);
+    if (ftrylockfile(stream) != 0) continue;
+    fflush(stream);
+    if (CONC_HAVE_FPURGE) funlockfile(stream);
+    else locked |= 1u << i;
+  }
+  return locked;
+}
+
+/* After it, in both processes. */
+CONC__PRIVATE void conc__stdio_after_fork(unsigned locked, bool is_child) {
+  unsigned i;
+  for (i = 0; i < 2; i++) {
+    /* Other threads may have printed since the flush, or have been in the
+       midst of it. */
+    if (is_child && CONC_HAVE_FPURGE) CONC__FPURGE(conc__stdio(i));
+    if (is_child && !CONC_HAVE_FPURGE && !(locked & 1u << i))
+      conc__stdio_spoiled |= 1u << i;
+    if (locked & 1u << i) funlockfile(conc__stdio(i));
+  }
+}
+
+/* At the end of a forked child, which leaves by _exit: what it has printed. */
+CONC__PRIVATE void conc__stdio_end(void) {
+  unsigned i;
+  for (i = 0; i < 2; i++)
+    if (!(conc__stdio_spoiled & 1u << i)) fflush(conc__stdio(i));
 }
 
 /* --- wakers ---
@@ -15163,10 +15236,14 @@ CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
 CONC__PRIVATE void conc__process_abandon(void) {
   conc__loop *loop = conc__this.loop;
   conc__actor *self = &conc__this.actor;
-  conc_task *mine = conc__this.base != NULL ? conc__this.base : self->task;
+  conc_task *mine = conc__threads;
   conc_task *tasks = loop != NULL ? loop->tasks : NULL;
   conc_rwlock *reads[CONC__READS + 1];
   int i;
+  /* The thread's own task is the one on the list of threads. The actor's may
+     be a job, of a thread or of a process of a pool: that ends with its
+     pool. */
+  while (mine->actor != self) mine = mine->next;
   /* The caller's own read locks are remembered, then taken from it: a recount
      must not count the caller as a reader any more. */
   memcpy(reads, self->reads, sizeof self->reads);
@@ -15257,13 +15334,13 @@ CONC__PRIVATE int conc__process_main(conc_task *t) {
    argument because a fiber's entry has none. */
 static conc_task *conc__process_own_task;
 
-/* All of a forked child. It leaves by _exit: functions of atexit() are the
-   parent's, so stdio is flushed by hand. */
+/* All of a forked child. It leaves by _exit: functions of atexit(), and what
+   lies in the buffers of the program's streams, are the parent's. */
 CONC__PRIVATE void conc__process_child(void) {
   int code;
   conc__process_abandon();
   code = conc__process_main(conc__process_own_task);
-  fflush(NULL);
+  conc__stdio_end();
   _exit(code);
 }
 
@@ -15335,13 +15412,12 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
    errno. */
 CONC__PRIVATE int conc__process_fork(conc_task *t) {
   conc__child_fds making;
+  unsigned locked;
   int life[2];
   pid_t pid = 0;
   int rc;
-  /* The child would write what is buffered a second time. Not under the guard:
-     a FILE may be locked by a thread that reads from it, for as long as that
-     takes. */
-  fflush(NULL);
+  /* Not under the guard: what reads our output may be slow. */
+  locked = conc__stdio_before_fork();
   conc__mutex_lock(&conc__processes_guard);
   /* All that can fail comes before the fork; after it there is only the entry
      of the child. */
@@ -15352,9 +15428,13 @@ CONC__PRIVATE int conc__process_fork(conc_task *t) {
     making.fds[1] = &life[1];
     making.count = 2;
     pid = conc__process_do_fork(&making);
-    if (pid == 0) conc__process_child_begin(t, life);
+    if (pid == 0) {
+      conc__stdio_after_fork(locked, true);
+      conc__process_child_begin(t, life);
+    }
     if (pid < 0) rc = pid;
   }
+  conc__stdio_after_fork(locked, false);
   return conc__process_start_finish(t, pid, rc, life);
 }
 
@@ -15624,8 +15704,7 @@ CONC__PRIVATE int conc__spawn_message_run(int fd) {
       code = conc__process_main(&t);
     }
   }
-  fflush(NULL); /* what a destructor has written, too */
-  return code;
+  return code; /* exit() flushes stdio */
 }
 
 CONC_API void conc_main(int argc, char **argv) {

@@ -247,24 +247,41 @@ static void say_goodbye(void) {
 
 static void *write_b(void *arg) {
   fprintf(shared_file, "b");
+  if (arg != NULL) fflush(shared_file);
+  printf("B");
   return arg;
 }
 
-TEST(stdio_is_flushed_before_and_after_and_atexit_is_the_parents) {
+/* stdout and stderr are the library's business, other streams the program's:
+   without a flush of its own the child writes nothing there. */
+TEST(stdout_is_flushed_before_and_after_and_atexit_is_the_parents) {
   NEEDS_FORK;
-  int fds[2], quiet[2];
-  conc_task t = task_of(write_b, NULL);
+  int fds[2], quiet[2], prints[2], out = dup(1);
+  conc_task t = task_of(write_b, &t);
   pipe_of(fds);
   pipe_of(quiet);
+  pipe_of(prints);
+  fflush(stdout);
+  dup2(prints[1], 1);
+  close(prints[1]);
   atexit_fd = quiet[1];
   atexit(say_goodbye);
   shared_file = fdopen(fds[1], "w");
-  fprintf(shared_file, "a");
-  CHECK_EQ(conc_process_start(&t), 0);
-  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
-  fprintf(shared_file, "c");
+  for (int i = 0; i < 2; i++) {
+    printf("A");
+    if (i == 0) fprintf(shared_file, "a"), fflush(shared_file);
+    CHECK_EQ(conc_process_start(&t), 0);
+    CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+    fprintf(shared_file, "c");
+    t.arg = NULL;
+  }
+  printf("C");
   fclose(shared_file);
-  CHECK_STR(drain(fds[0]), "abc");
+  CHECK_STR(drain(fds[0]), "abcc");
+  fflush(stdout);
+  dup2(out, 1);
+  close(out);
+  CHECK_STR(drain(prints[0]), "ABABC");
   close(quiet[1]);
   CHECK_STR(drain(quiet[0]), "");
   atexit_fd = -1;
