@@ -81,6 +81,7 @@
      >>cells       the queue between processes (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>jobs        threads that run jobs (private)
+     >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
@@ -3546,6 +3547,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   end; the pool of threads: what it has; finding a job; waking
                   a worker; resting and searching; running a job; waiting for
                   jobs; fork; the life of a pool; handing in a job
+     >>forkserver the server: its children; the server: its life; the
+                  owner's side
      >>procpool   what is shared, and what the parent knows; in a worker:
                   finding a job; in a worker: running a job; in the parent:
                   slots; in the parent: how jobs end; in the parent: helping,
@@ -23424,12 +23427,404 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
 }
 
 /* ---------------------------------------------------------------------------
+   >>forkserver: a process that forks others
+
+   Holds: a process with one thread, which is forked from the caller when there
+   is little to inherit, and from then on forks children by order and reaps
+   them. So the hundredth child is made of the same as the first: the same
+   memory, stack, descriptors and signals, whatever the owner does meanwhile.
+   Uses: >>process; of >>jobs the joining of a task of the library's own.
+   Used by: >>procpool, whose workers are such children.
+
+   Orders and reports lie in shared memory, a conc__forkserver_child for each
+   child. An order is a number that the owner writes: of the process that is to
+   run, and of the one that is to be killed. Numbers only grow, so an order may
+   be read twice, and a late one hits no other process. The server alone
+   signals its children, and alone reaps them: a pid that it signals is
+   therefore its child's still.
+
+   A pair of sockets joins the two. A byte from the owner tells the server to
+   look for orders. Its end is the owner's end: the server returns. The
+   server's end is inherited by all of its children, but not by theirs: so the
+   owner reads the end of file when the server and all of its children are
+   gone.
+
+   Who ends with whom: the server ends with its owner (as a daemon, or by the
+   end of file), its children end with the server, each by a pipe of its own
+   (see conc__parent_watch_start).
+
+   The server handles no signal of the program's: all are blocked in it, but
+   for SIGCHLD, which has a handler of the library's in this process alone. Its
+   children begin with the caller's mask and handlers.
+   ------------------------------------------------------------------------ */
+
+/* A child, in shared memory. The processes that share it may have spoiled it:
+   numbers are compared only, and no index comes from here. */
+typedef struct conc__forkserver_child {
+  /* The owner's: */
+  unsigned wanted;    /* the number of the process that is to run. It is raised
+                         by 1 when the one before has ended; 0: none yet */
+  unsigned condemned; /* that one is to be killed */
+  /* The server's: */
+  unsigned begun; /* that one was made */
+  unsigned ended; /* that one has ended, or could not be made; written last */
+  int failure;    /* 0; or why it could not be made: negative errno */
+  int exitcode;   /* as conc_exitcode */
+} conc__forkserver_child;
+
+/* What the server alone knows of a child. */
+typedef struct conc__forkserver_own {
+  pid_t pid;       /* 0: no process runs */
+  int life;        /* our end of the pipe by which it ends with us; -1 */
+  unsigned number; /* the latest that was made, or was tried to be */
+} conc__forkserver_own;
+
+/* The owner's, but for `own` and what follows it. The server and its children
+   have copies of it. */
+typedef struct conc__forkserver {
+  conc_task task; /* first: the server */
+  conc__forkserver_child *children; /* n of them, in shared memory */
+  size_t n;
+  unsigned *bell; /* a futex in shared memory: set to 1, and woken, after a
+                     report, or when the server has ended */
+  /* Fills in the target, its argument and the name of child k. Called in the
+     child. */
+  void (*prepare)(conc_task *t, void *of, size_t k);
+  void *of;       /* the first argument of `prepare` that the owner likes */
+  unsigned depth; /* of the owner's process: see conc__fork_depth */
+  bool ended;     /* set by the reaper */
+  int fds[2];     /* the owner's socket, and the server's; -1: closed here */
+  sigset_t mask;  /* of the caller of the start */
+  conc__forkserver_own *own; /* n of them */
+  int waker[2];              /* written by the handler of SIGCHLD */
+  struct sigaction sigchld;  /* the program's */
+} conc__forkserver;
+
+/* --- the server: its children --- */
+
+/* The one of this process; NULL: it is no fork server. For the handler. */
+static const conc__forkserver *conc__forkserver_here;
+
+CONC__PRIVATE void conc__forkserver_sigchld(int number) {
+  int error = errno;
+  (void)number;
+  if (conc__forkserver_here != NULL)
+    conc__waker_wake(conc__forkserver_here->waker);
+  errno = error;
+}
+
+/* A child of the server, right after its fork; does not return. It gives back
+   what is the server's, and goes on as a child of conc_process_start does. */
+CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
+                                                const int life[2]) {
+  conc_task t; /* for ever: this does not return */
+  size_t i;
+  for (i = 0; i < fs->n; i++)
+    if (fs->own[i].life >= 0) close(fs->own[i].life);
+  conc__forkserver_here = NULL;
+  conc__waker_close(fs->waker);
+  /* Its own children are not to have it. Without memory for that they do: then
+     they count as children of the server. */
+  (void)conc__own_fd_add(fs->fds[1]);
+  sigaction(SIGCHLD, &fs->sigchld, NULL);
+  pthread_sigmask(SIG_SETMASK, &fs->mask, NULL);
+  memset(&t, 0, sizeof t);
+  fs->prepare(&t, fs->of, k);
+  conc__process_begin(&t, &conc__process_numbers, 0);
+  conc__process_child_begin(&t, life);
+}
+
+/* fork() of a child, which keeps the server's socket. Returns what fork()
+   does. */
+CONC__PRIVATE pid_t conc__forkserver_fork(conc__forkserver *fs) {
+  pid_t pid;
+  conc__this.fork_keeps = &fs->fds[1];
+  conc__this.fork_keeps_count = 1;
+  pid = fork();
+  conc__this.fork_keeps_count = 0;
+  return pid;
+}
+
+/* Reports that the latest process of child k has ended. What comes before is
+   released by `ended`. */
+CONC__PRIVATE void conc__forkserver_report(conc__forkserver *fs, size_t k,
+                                           int exitcode, int failure) {
+  fs->children[k].exitcode = exitcode;
+  fs->children[k].failure = failure;
+  CONC__STORE(&fs->children[k].ended, fs->own[k].number);
+}
+
+/* Makes the process of that number, and reports. */
+CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
+                                         unsigned number) {
+  conc__forkserver_own *own = &fs->own[k];
+  int life[2];
+  int rc = conc__fd_pipe(life);
+  pid_t pid = 0;
+  own->number = number;
+  if (rc == 0) {
+    pid = conc__forkserver_fork(fs);
+    if (pid == 0) conc__forkserver_child_begin(fs, k, life);
+    if (pid < 0) rc = -errno;
+    conc__fd_close(&life[0]);
+    if (pid < 0) conc__fd_close(&life[1]);
+  }
+  if (rc != 0) {
+    conc__forkserver_report(fs, k, CONC_NO_EXITCODE, rc);
+    return;
+  }
+  own->pid = pid;
+  own->life = life[1];
+  CONC__STORE(&fs->children[k].begun, number);
+}
+
+/* Takes the exit codes of the children that have ended. True if there are
+   any. */
+CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
+  bool any = false;
+  size_t k;
+  for (k = 0; k < fs->n; k++) {
+    conc__forkserver_own *own = &fs->own[k];
+    int status = 0;
+    pid_t pid;
+    if (own->pid == 0) continue;
+    do pid = waitpid(own->pid, &status, WNOHANG);
+    while (pid < 0 && errno == EINTR);
+    if (pid == 0) continue;
+    own->pid = 0;
+    conc__fd_close(&own->life);
+    any = true;
+    conc__forkserver_report(fs, k,
+                            pid < 0 ? CONC_NO_EXITCODE
+                            : WIFSIGNALED(status) ? -WTERMSIG(status)
+                                                  : WEXITSTATUS(status),
+                            0);
+  }
+  return any;
+}
+
+/* Does what the owner wants. True if there was something to do. */
+CONC__PRIVATE bool conc__forkserver_obey(conc__forkserver *fs) {
+  bool any = false;
+  size_t k;
+  for (k = 0; k < fs->n; k++) {
+    conc__forkserver_own *own = &fs->own[k];
+    unsigned wanted = CONC__LOAD(&fs->children[k].wanted);
+    if (own->pid == 0 && wanted != own->number) {
+      conc__forkserver_make(fs, k, wanted);
+      any = true;
+    }
+    /* It has not been reaped: so the pid is its own. */
+    if (own->pid > 0 &&
+        CONC__LOAD(&fs->children[k].condemned) == own->number)
+      kill(own->pid, SIGKILL);
+  }
+  return any;
+}
+
+/* --- the server: its life --- */
+
+CONC__PRIVATE void conc__forkserver_ring(const conc__forkserver *fs) {
+  __atomic_store_n(fs->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(fs->bell, 1);
+}
+
+/* Takes the bytes by which the owner has called. False: the owner is gone. */
+CONC__PRIVATE bool conc__forkserver_drain(int fd) {
+  char bytes[64];
+  ssize_t n;
+  do n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+  while (n > 0 || (n < 0 && errno == EINTR));
+  return n != 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+/* What the server needs, after its fork. All signals are blocked when it
+   begins. 0 or negative errno. */
+CONC__PRIVATE int conc__forkserver_init(conc__forkserver *fs) {
+  struct sigaction action;
+  sigset_t others;
+  int rc = conc__waker_open(fs->waker);
+  if (rc != 0) return rc;
+  conc__forkserver_here = fs;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__forkserver_sigchld;
+  action.sa_flags = SA_NOCLDSTOP;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGCHLD, &action, &fs->sigchld);
+  sigfillset(&others);
+  sigdelset(&others, SIGCHLD);
+  pthread_sigmask(SIG_SETMASK, &others, NULL);
+  return 0;
+}
+
+/* The target of the server: in each turn it reaps, obeys, and sleeps. What
+   comes after the drain of the waker or of the socket ends the sleep. */
+CONC__PRIVATE void *conc__forkserver_main(void *arg) {
+  conc__forkserver *fs = (conc__forkserver *)arg;
+  struct pollfd p[2];
+  int rc = conc__forkserver_init(fs);
+  size_t k;
+  if (rc != 0) {
+    for (k = 0; k < fs->n; k++) {
+      fs->own[k].number = CONC__LOAD(&fs->children[k].wanted);
+      conc__forkserver_report(fs, k, CONC_NO_EXITCODE, rc);
+    }
+    return NULL;
+  }
+  memset(p, 0, sizeof p);
+  p[0].fd = fs->fds[1];
+  p[1].fd = fs->waker[0];
+  p[0].events = p[1].events = POLLIN;
+  for (;;) {
+    bool reaped, made;
+    conc__waker_drain(fs->waker);
+    if (!conc__forkserver_drain(fs->fds[1])) return NULL;
+    reaped = conc__forkserver_reap(fs);
+    made = conc__forkserver_obey(fs);
+    if (reaped || made) conc__forkserver_ring(fs);
+    (void)poll(p, 2, -1);
+  }
+}
+
+/* --- the owner's side --- */
+
+/* The callback of the server's task, called by the reaper; in a forked child,
+   where it has ended, too, there is nobody to be told. */
+CONC__PRIVATE void conc__forkserver_ended(conc_task *t, int status,
+                                          void *result) {
+  conc__forkserver *fs = (conc__forkserver *)(void *)t;
+  (void)status, (void)result;
+  if (fs->depth != conc__fork_depth) return;
+  CONC__STORE(&fs->ended, true);
+  conc__forkserver_ring(fs);
+}
+
+/* Opens the pair of sockets. 0; or negative errno, and both are -1. */
+CONC__PRIVATE int conc__forkserver_open(int fds[2]) {
+  int rc = 0;
+  int i;
+  conc__own_fds_lock();
+  if (socketpair(AF_UNIX, SOCK_STREAM | CONC__SOCK_CLOEXEC, 0, fds) < 0) {
+    rc = -errno;
+    fds[0] = fds[1] = -1;
+  }
+  for (i = 0; i < 2 && fds[i] >= 0; i++) {
+    fds[i] = conc__fd_lift(fds[i]);
+    if (fds[i] < 0) rc = fds[i];
+    if (fds[i] >= 0 && !CONC_HAVE_CLOEXEC) conc__set_cloexec(fds[i]);
+    if (rc == 0) rc = conc__own_fd_enter(fds[i]);
+  }
+  conc__own_fds_unlock();
+  for (i = 0; i < 2 && rc != 0; i++) conc__fd_close_own(&fds[i]);
+  return rc;
+}
+
+/* Starts the server, of which the owner has filled in the fields up to `of`.
+   The children are started by conc__forkserver_want. Signals are blocked while
+   it is forked: none of the program's handlers runs in it. 0; or negative
+   errno, after which there is nothing but conc__forkserver_free to be done. */
+CONC__PRIVATE int conc__forkserver_start(conc__forkserver *fs) {
+  sigset_t all;
+  size_t k;
+  int rc;
+  fs->fds[0] = fs->fds[1] = -1;
+  fs->own = (conc__forkserver_own *)CONC_MALLOC(fs->n * sizeof *fs->own);
+  if (fs->own == NULL) return -ENOMEM;
+  memset(fs->own, 0, fs->n * sizeof *fs->own);
+  for (k = 0; k < fs->n; k++) fs->own[k].life = -1;
+  pthread_once(&conc__process_once, conc__process_init_once);
+  fs->depth = conc__fork_depth;
+  rc = conc__forkserver_open(fs->fds);
+  if (rc != 0) return rc;
+  fs->task.target = conc__forkserver_main;
+  fs->task.arg = fs;
+  fs->task.name = "ForkServer";
+  /* Where that takes no thread in the server; otherwise it sees the end of the
+     socket. */
+  fs->task.daemon = CONC_HAVE_SETSIG;
+  fs->task.callback = conc__forkserver_ended;
+  conc__this.fork_keeps = &fs->fds[1];
+  conc__this.fork_keeps_count = 1;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &fs->mask);
+  rc = conc_process_start(&fs->task);
+  pthread_sigmask(SIG_SETMASK, &fs->mask, NULL);
+  conc__this.fork_keeps_count = 0;
+  conc__fd_close_own(&fs->fds[1]);
+  if (rc != 0) conc__fd_close_own(&fs->fds[0]);
+  return rc;
+}
+
+/* Wakes the server for its orders. A full socket means that it will look. */
+CONC__PRIVATE void conc__forkserver_call(const conc__forkserver *fs) {
+  ssize_t n;
+  do n = send(fs->fds[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
+}
+
+/* Orders a process for child k, of which none runs. To be followed by a
+   call. */
+CONC__PRIVATE void conc__forkserver_want(conc__forkserver *fs, size_t k) {
+  conc__forkserver_child *c = &fs->children[k];
+  CONC__STORE(&c->wanted, c->wanted + 1);
+}
+
+/* Orders the end of the process of child k, if it runs. No process may be
+   ordered for it at the same time. To be followed by a call. */
+CONC__PRIVATE void conc__forkserver_kill(conc__forkserver *fs, size_t k) {
+  conc__forkserver_child *c = &fs->children[k];
+  CONC__STORE(&c->condemned, CONC__LOAD(&c->wanted));
+}
+
+/* Whether the latest process of child k has ended, or could not be made:
+   `exitcode` and `failure` are good then. */
+CONC__PRIVATE bool conc__forkserver_is_over(conc__forkserver *fs, size_t k) {
+  conc__forkserver_child *c = &fs->children[k];
+  return CONC__LOAD(&c->ended) == c->wanted;
+}
+
+/* Whether the server and all of its children are gone, once the server has
+   ended. Then all processes are over, those too of which it made no report. */
+CONC__PRIVATE bool conc__forkserver_is_gone(conc__forkserver *fs) {
+  size_t k;
+  if (conc__forkserver_drain(fs->fds[0])) return false;
+  for (k = 0; k < fs->n; k++)
+    if (!conc__forkserver_is_over(fs, k)) {
+      fs->children[k].exitcode = -SIGKILL;
+      fs->children[k].failure = 0;
+      CONC__STORE(&fs->children[k].ended, fs->children[k].wanted);
+    }
+  return true;
+}
+
+/* Ends the server, and with it the children that run still; returns when they
+   are gone. It has nothing to clean up, so it is killed: that ends it even
+   while it is stopped. */
+CONC__PRIVATE void conc__forkserver_end(conc__forkserver *fs) {
+  struct pollfd p;
+  if (fs->fds[0] < 0) return;
+  conc_kill(&fs->task);
+  conc__task_join_anyway(&fs->task);
+  memset(&p, 0, sizeof p);
+  p.fd = fs->fds[0];
+  p.events = POLLIN;
+  while (!conc__forkserver_is_gone(fs)) (void)poll(&p, 1, -1);
+  conc__fd_close_own(&fs->fds[0]);
+}
+
+/* After the end; also in a forked child, for its copy. */
+CONC__PRIVATE void conc__forkserver_free(conc__forkserver *fs) {
+  CONC_FREE(fs->own);
+}
+
+/* ---------------------------------------------------------------------------
    >>procpool: jobs for processes
 
    Holds: slots of shared memory in which jobs travel, what a worker process
    does, how jobs end, the keeper (a thread that replaces workers), and the
    life of such a pool.
-   Uses: >>process, >>ipc's memory, of >>jobs the pool's state and job_run.
+   Uses: >>forkserver, whose children the workers are, >>ipc's memory, of >>jobs
+   the pool's state and job_run.
    Used by: >>pool.
    The order of locks: see >>process. The pool's guard stands first.
 
@@ -23439,7 +23834,7 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    slot's word, which then names the worker. The word also has the position in
    the ring: so the swap fails if the worker comes too late. The ring's head is
    only helped forward, by any worker. So at any instruction at which a worker
-   is killed, the parent, which learns of it from the reaper, finds in the
+   is killed, the parent, which learns of it from the fork server, finds in the
    words what the worker had. All else is the parent's own: nothing that a
    worker holds needs a repair. A slot's word goes
 
@@ -23473,6 +23868,10 @@ enum {
   CONC__JOB_SLOT_CONDEMNED, /* the worker is being killed for it */
   CONC__JOB_SLOT_DONE       /* the result is there */
 };
+/* Seconds between the starts of processes that do not come up, at most; and for
+   how long signals may end all of them. */
+#define CONC__PROCPOOL_PAUSE 0.05
+#define CONC__PROCPOOL_PATIENCE 3.0
 enum {
   CONC__JOB_SLOTS = 256,
   CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
@@ -23513,7 +23912,7 @@ typedef struct conc__procpool_worker {
   unsigned bell; /* a futex on which it sleeps; 1: it is to look. Cleared by
                     the worker before it enters `asleep` */
   bool ready;    /* it has begun, and called the initializer; cleared by the
-                    parent before it starts the process anew */
+                    parent before it orders the process anew */
   CONC__APART(1);
 } conc__procpool_worker;
 
@@ -23535,6 +23934,7 @@ typedef struct conc__procpool_shared {
                                           bit may be missing if the worker was
                                           killed: its burial finds the slot */
   unsigned stop; /* 1: workers end when there is no job left. Never cleared */
+  unsigned came_up; /* counts workers that have become ready */
   CONC__APART(4);
   uint64_t asleep[CONC__PROCPOOL_WORKERS / 64]; /* a bit for each worker that
                                                    rests. Set by the worker;
@@ -23556,13 +23956,11 @@ typedef struct conc__procpool_job {
   size_t offset, size; /* its block of `memory`; size 0: it has none */
 } conc__procpool_job;
 
-/* A worker, as the parent knows it: the keeper's own, but for `ended`. */
+/* A worker, as the parent knows it: the keeper's own. */
 typedef struct conc__procpool_process {
-  conc_task task; /* first: from it comes the process */
   conc__pool_data *pool;
-  size_t index; /* in `processes` and in `workers` */
-  bool runs;    /* was started, and has not been joined */
-  bool ended;   /* set by the reaper: it can be joined */
+  size_t index; /* in `processes` and in `workers`; the server's child */
+  bool runs;    /* was ordered, and has not been buried */
   char name[32];
 } conc__procpool_process;
 
@@ -23578,14 +23976,22 @@ typedef struct conc__procpool {
                         guard */
   unsigned users;    /* threads that use the pool for the sake of a job which
                         may end meanwhile: the keeper waits for them */
-  unsigned early_deaths; /* workers in a row that ended, by themselves, before
-                            they were ready; the keeper's */
-  int broken;            /* -ECHILD: workers do not come up, so no jobs are
-                            taken; set once, under the guard. 0 */
-  unsigned spin_failed;  /* the keeper's */
+  int broken;        /* -ECHILD: workers do not come up, so no jobs are taken;
+                        set once, under the guard. 0 */
+  bool watched;      /* the keeper looks after jobs that no worker takes, see
+                        procpool_watch. Under the guard, as the next two */
+  uint64_t seen_head, seen_tail; /* of the ring, at the keeper's last look */
+  /* The rest is the keeper's. */
+  conc__forkserver server;
+  unsigned spin_failed;
+  unsigned early_deaths; /* processes in a row that did not become ready; how */
+  unsigned early_kills;  /* many of them SIGKILL or SIGTERM has ended */
+  unsigned seen_ups;     /* shared->came_up, as it was last seen */
+  double hope;           /* when that was */
+  double start_at; /* when the next process may be ordered; CONC__NEVER: none
+                      is missing */
+  double watch_at;       /* when the next look is due, if `watched` */
   conc_task keeper;      /* its thread */
-  double retry_at;       /* when the keeper is to start again what could not be
-                            started; CONC__NEVER */
 } conc__procpool;
 
 /* The word of a slot, and its parts. */
@@ -23755,6 +24161,7 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   /* A worker that dies before this counts as an early death: an initializer
      that crashes would have workers replaced for ever. */
   CONC__STORE(&w->ready, true);
+  __atomic_add_fetch(&s->came_up, 1u, __ATOMIC_RELAXED);
   while (options->max_tasks_per_worker == 0 ||
          n < options->max_tasks_per_worker) {
     i = conc__procpool_claim(s, process->index);
@@ -24087,7 +24494,9 @@ CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
                                           uint64_t seen, int reason) {
   size_t w = conc__job_slot_worker(seen);
   CONC__CHECK(conc__mutex_is_held(&p->guard));
-  if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED) return false;
+  /* The word is written by workers: what it says is not trusted. */
+  if (conc__job_slot_state(seen) != CONC__JOB_SLOT_CLAIMED || w >= p->n)
+    return false;
   /* The reason comes before the word: the keeper reads it when it finds the
      word. */
   p->procs->jobs[i].reason = reason;
@@ -24095,8 +24504,10 @@ CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
                  CONC__JOB_SLOT_WORD(seen >> 24, w, CONC__JOB_SLOT_CONDEMNED)))
     return false;
   /* From the swap on the worker cannot finish the job, nor take another one:
-     it waits for this signal. So the signal meets no other job. */
-  conc_kill(&p->procs->processes[w].task);
+     it waits for the end. If it has died already, the keeper needs the guard
+     before it orders another process. So the order meets no other job. */
+  conc__forkserver_kill(&p->procs->server, w);
+  conc__forkserver_call(&p->procs->server);
   return true;
 }
 
@@ -24144,30 +24555,14 @@ static const conc__kind conc__remote_job_kind = {
 
 /* --- in the parent: replacing workers --- */
 
-/* The callback of a worker's process, called by the reaper, which must not be
-   held up: leaves the burial to the keeper. In a forked child the process
-   ends, too, but the pool is gone there. */
-CONC__PRIVATE void conc__procpool_process_ended(conc_task *t, int status,
-                                                void *result) {
-  conc__procpool_process *process = (conc__procpool_process *)(void *)t;
-  (void)status, (void)result;
-  if (conc__pool_is_gone(process->pool)) return;
-  CONC__STORE(&process->ended, true);
-  conc__procpool_wake_keeper(process->pool->procs);
-}
-
-/* Starts, or replaces, a worker. 0 or negative errno. */
-CONC__PRIVATE int
+/* Orders a worker's process, which does not run. To be followed by a call. */
+CONC__PRIVATE void
 conc__procpool_process_start(conc__procpool_process *process) {
   conc__procpool *procs = process->pool->procs;
-  int rc;
-  /* Before the start: afterwards they are the new process's, and the
-     reaper's. */
+  /* Before the order: afterwards it is the new process's. */
   CONC__STORE(&procs->workers[process->index].ready, false);
-  process->ended = false;
-  rc = conc_process_start(&process->task);
-  process->runs = rc == 0;
-  return rc;
+  conc__forkserver_want(&procs->server, process->index);
+  process->runs = true;
 }
 
 /* What a worker that has ended left in slot i: nothing, or a job that is done,
@@ -24192,19 +24587,34 @@ CONC__PRIVATE bool conc__procpool_slot_bury(conc__pool_data *p, unsigned i,
   return true;
 }
 
-/* A worker has ended: joins its process, and ends what it had. It had one slot
-   claimed or condemned at most. Slots that it left DONE may not have been
-   taken yet, the last one because the worker could not note it. */
-CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
+/* A process that was ordered did not become ready: it could not be made, or has
+   ended early. Puts off the next one: 1 ms, then twice as long each time, once
+   each worker has failed. */
+CONC__PRIVATE void conc__procpool_failed(conc__pool_data *p, int exitcode,
+                                         double now) {
+  conc__procpool *procs = p->procs;
+  double pause = CONC__PROCPOOL_PAUSE;
+  size_t more = 0;
+  procs->early_deaths++;
+  procs->early_kills += exitcode == -SIGKILL || exitcode == -SIGTERM;
+  if (procs->early_deaths > p->n) more = procs->early_deaths - p->n;
+  if (more == 0 && exitcode != CONC_NO_EXITCODE) return;
+  if (more < 6) pause = 1e-3 * (double)(1u << more);
+  procs->start_at = now + pause;
+}
+
+/* A worker has ended: ends what it had. It had one slot claimed or condemned at
+   most. Slots that it left DONE may not have been taken yet, the last one
+   because the worker could not note it. */
+CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process,
+                                       double now) {
   conc__pool_data *p = process->pool;
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
+  int exitcode = procs->server.children[process->index].exitcode;
   bool terminated;
-  int exitcode;
   unsigned i;
-  conc__task_join_anyway(&process->task);
   process->runs = false;
-  exitcode = conc_exitcode(&process->task);
   /* conc__procpool_kill may have come just before the worker claimed a job,
      and so have condemned none: it ends here as if it had been. */
   terminated = CONC__LOAD(&p->terminated);
@@ -24214,47 +24624,80 @@ CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process) {
       continue;
   __atomic_fetch_and(&s->asleep[process->index / 64],
                      ~((uint64_t)1 << process->index % 64), __ATOMIC_SEQ_CST);
-  /* A worker that a signal has ended from outside says nothing about the
-     initializer. */
-  if (CONC__LOAD(&procs->workers[process->index].ready))
-    procs->early_deaths = 0;
-  else if (exitcode != -SIGKILL && exitcode != -SIGTERM) procs->early_deaths++;
+  if (!CONC__LOAD(&procs->workers[process->index].ready))
+    conc__procpool_failed(p, exitcode, now);
   /* The dead worker may have been woken for a job, and not have taken it: that
      wake-up is passed on. */
   if (CONC__LOAD(&s->head) != CONC__LOAD(&s->tail))
     conc__procpool_wake_worker(procs, p->n);
 }
 
-/* Buries workers that have ended, and starts those that do not run, unless the
-   pool stops. Returns how many run. If one cannot be started, it is tried
-   again after a pause. If workers die again and again before they are ready,
-   the pool is broken. */
+/* Whether there is no use in more processes. Those that have ended by
+   themselves, or could not be made, are counted; a signal may have come from
+   outside, and says something only if no worker has come up for long. While
+   there is one, jobs are run. */
+CONC__PRIVATE bool conc__procpool_is_hopeless(conc__pool_data *p, double now) {
+  conc__procpool *procs = p->procs;
+  size_t most = 16 + 2 * p->n, k;
+  if (procs->early_deaths <= most ||
+      (procs->early_deaths - procs->early_kills <= most &&
+       now - procs->hope < CONC__PROCPOOL_PATIENCE))
+    return false;
+  for (k = 0; k < p->n; k++)
+    if (procs->processes[k].runs && CONC__LOAD(&procs->workers[k].ready))
+      return false;
+  return true;
+}
+
+/* No worker will come any more: jobs fail from now on. */
+CONC__PRIVATE void conc__procpool_break(conc__pool_data *p) {
+  conc__mutex_lock(&p->guard);
+  p->procs->broken = -ECHILD;
+  conc__mutex_unlock(&p->guard);
+}
+
+/* Buries workers that have ended, and orders those that do not run, unless the
+   pool stops or breaks, or it is too early. Returns how many run. */
 CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
+  double now = conc_now();
+  unsigned ups = CONC__LOAD(&procs->shared->came_up);
+  bool ordered = false, missing = false, wanted;
   size_t k, count = 0;
-  bool failed = false;
-  procs->retry_at = CONC__NEVER;
+  if (ups != procs->seen_ups) {
+    procs->seen_ups = ups;
+    procs->hope = now;
+    procs->early_deaths = procs->early_kills = 0;
+  }
+  for (k = 0; k < p->n; k++)
+    if (procs->processes[k].runs &&
+        conc__forkserver_is_over(&procs->server, k))
+      conc__procpool_bury(&procs->processes[k], now);
+  if (!procs->broken && conc__procpool_is_hopeless(p, now))
+    conc__procpool_break(p);
+  wanted = CONC__LOAD(&procs->shared->stop) == 0 && !procs->broken;
   for (k = 0; k < p->n; k++) {
     conc__procpool_process *process = &procs->processes[k];
-    if (process->runs && CONC__LOAD(&process->ended))
-      conc__procpool_bury(process);
-    if (!process->runs && CONC__LOAD(&procs->shared->stop) == 0 &&
-        !procs->broken && !failed)
-      failed = conc__procpool_process_start(process) != 0;
+    if (!process->runs && wanted && now >= procs->start_at) {
+      conc__procpool_process_start(process);
+      ordered = true;
+    }
     count += process->runs;
+    missing |= !process->runs && wanted;
   }
-  /* A failed start while no worker runs counts as a death, or jobs would wait
-     for ever in a system that has no room for processes. */
-  if (failed) {
-    procs->retry_at = conc_now() + 0.01;
-    procs->early_deaths += count == 0;
-  }
-  if (procs->early_deaths > 16 + 2 * p->n && !procs->broken) {
-    conc__mutex_lock(&p->guard);
-    procs->broken = -ECHILD;
-    conc__mutex_unlock(&p->guard);
-  }
+  if (ordered) conc__forkserver_call(&procs->server);
+  if (!missing) procs->start_at = 0;
   return count;
+}
+
+/* The server has ended, which only a signal from outside does, and its children
+   end with it. New ones would have to be forked here and now, from a process
+   that is busy: so the pool is broken instead. Returns when to look again, if
+   the children are not gone yet. */
+CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
+  if (!p->procs->broken) conc__procpool_break(p);
+  return conc__forkserver_is_gone(&p->procs->server) ? CONC__NEVER
+                                                     : conc_now() + 5e-3;
 }
 
 /* --- in the parent: stopping and killing --- */
@@ -24298,7 +24741,8 @@ CONC__PRIVATE void conc__procpool_kill(conc__pool_data *p) {
     conc__procpool_condemn(p, i, CONC__LOAD(&procs->shared->slots[i].state),
                            -ECANCELED);
   conc__mutex_unlock(&p->guard);
-  for (k = 0; k < p->n; k++) conc_kill(&procs->processes[k].task);
+  for (k = 0; k < p->n; k++) conc__forkserver_kill(&procs->server, k);
+  conc__forkserver_call(&procs->server);
 }
 
 /* Kills workers whose jobs have had their time. Returns when to look again, at
@@ -24333,6 +24777,40 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
 
 /* --- in the parent: the keeper --- */
 
+/* Seconds after which a job that a worker was rung for should have been taken;
+   and between looks while no worker is asleep, so that none need be rung. */
+#define CONC__PROCPOOL_LOOK 0.02
+#define CONC__PROCPOOL_LOOK_BUSY 0.25
+
+/* A worker that was rung for a job may be stopped, by a signal or a debugger,
+   while others sleep. So while jobs wait the keeper looks now and then: if none
+   was taken since its last look, it rings for all that sleep. Returns when to
+   look again; CONC__NEVER if no job waits, and none has come since the last
+   look; then the next submit wakes the keeper. */
+CONC__PRIVATE double conc__procpool_watch(conc__pool_data *p) {
+  conc__procpool *procs = p->procs;
+  conc__procpool_shared *s = procs->shared;
+  double now = conc_now();
+  bool asleep = false;
+  uint64_t head;
+  size_t k;
+  conc__mutex_lock(&p->guard);
+  if (!procs->watched || now >= procs->watch_at) {
+    head = CONC__LOAD(&s->head);
+    if (head == procs->seen_head && head != procs->seen_tail)
+      while (conc__procpool_wake_worker(procs, p->n)) continue;
+    for (k = 0; k * 64 < p->n; k++) asleep |= CONC__LOAD(&s->asleep[k]) != 0;
+    procs->watched = head != s->tail || procs->seen_tail != s->tail;
+    procs->seen_head = head;
+    procs->seen_tail = s->tail;
+    procs->watch_at =
+        now + (asleep ? CONC__PROCPOOL_LOOK : CONC__PROCPOOL_LOOK_BUSY);
+  }
+  now = procs->watched ? procs->watch_at : CONC__NEVER;
+  conc__mutex_unlock(&p->guard);
+  return now;
+}
+
 /* Waits until there is something to do, or the deadline. Spins first, as long
    as that pays. Is counted in `awake` but for the sleep: it is lowered first,
    then the bell and the notes are looked at. */
@@ -24353,6 +24831,10 @@ CONC__PRIVATE void conc__procpool_keeper_rest(conc__procpool *procs,
     conc__procpool_sleep(&s->bell, 0, deadline, (*round)++);
   else *round = 0;
   __atomic_add_fetch(&s->awake, 1u, __ATOMIC_SEQ_CST);
+}
+
+CONC__PRIVATE void conc__earlier(double *deadline, double other) {
+  if (other < *deadline) *deadline = other;
 }
 
 /* The keeper's thread: in each turn it takes results, replaces workers, looks
@@ -24378,6 +24860,9 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       conc__procpool_kill(p);
       killed = true;
     }
+    deadline = CONC__NEVER;
+    if (CONC__LOAD(&procs->server.ended))
+      deadline = conc__procpool_server_died(p);
     /* After the collecting: what a dead worker has noted is taken, and what it
        has not, its burial finds. */
     count = conc__procpool_replace_dead(p);
@@ -24394,10 +24879,12 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       if (CONC__LOAD(&s->stop) == 0) conc__procpool_stop(p);
       if (count == 0) break;
     }
-    deadline = conc__procpool_kill_late(p);
-    if (procs->retry_at < deadline) deadline = procs->retry_at;
+    conc__earlier(&deadline, conc__procpool_kill_late(p));
+    conc__earlier(&deadline, conc__procpool_watch(p));
+    if (procs->start_at > 0) conc__earlier(&deadline, procs->start_at);
     conc__procpool_keeper_rest(procs, deadline, &round);
   }
+  conc__forkserver_end(&procs->server);
   /* Threads that came for a job that has ended meanwhile: they have a few
      instructions to go. */
   while (CONC__LOAD(&procs->users) != 0) sched_yield();
@@ -24411,6 +24898,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
 CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   if (procs != NULL) {
+    conc__forkserver_free(&procs->server);
     if (procs->shared != NULL) conc_shared_free(procs->shared);
     CONC_FREE(procs->processes);
     CONC_FREE(procs);
@@ -24418,20 +24906,24 @@ CONC__PRIVATE void conc__procpool_free(conc__pool_data *p) {
   conc__pool_free(p);
 }
 
-/* Fills in a worker's process. It is a daemon, so that workers do not outlive
-   the parent. */
-CONC__PRIVATE void conc__procpool_process_init(conc__procpool_process *process,
-                                               conc__pool_data *p,
-                                               size_t index) {
-  process->pool = p;
-  process->index = index;
-  snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
-           (unsigned long)(index + 1));
-  process->task.name = process->name;
-  process->task.target = conc__procpool_worker_main;
-  process->task.arg = process;
-  process->task.daemon = true;
-  process->task.callback = conc__procpool_process_ended;
+/* Fills in the task of worker k, in its process: see conc__forkserver. */
+CONC__PRIVATE void conc__procpool_prepare(conc_task *t, void *of, size_t k) {
+  conc__procpool_process *process = &((conc__procpool *)of)->processes[k];
+  t->target = conc__procpool_worker_main;
+  t->arg = process;
+  t->name = process->name;
+}
+
+/* What the fork server is to know; it is started later. */
+CONC__PRIVATE void conc__procpool_server_init(conc__procpool *procs,
+                                              size_t n) {
+  conc__forkserver *fs = &procs->server;
+  fs->fds[0] = fs->fds[1] = -1;
+  fs->children = (conc__forkserver_child *)(void *)(procs->workers + n);
+  fs->n = n;
+  fs->bell = &procs->shared->bell;
+  fs->prepare = conc__procpool_prepare;
+  fs->of = procs;
 }
 
 /* Makes all that a pool of processes needs, and starts nothing. 0 or negative
@@ -24440,7 +24932,8 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   conc__procpool *procs = (conc__procpool *)CONC_MALLOC(sizeof *procs);
   size_t n = p->n;
   size_t size =
-      sizeof(conc__procpool_shared) + n * sizeof(conc__procpool_worker);
+      sizeof(conc__procpool_shared) +
+      n * (sizeof(conc__procpool_worker) + sizeof(conc__forkserver_child));
   size_t k;
   if (procs == NULL) return -ENOMEM;
   memset(procs, 0, sizeof *procs);
@@ -24462,8 +24955,14 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
       (conc__procpool_process *)CONC_MALLOC(n * sizeof *procs->processes);
   if (procs->processes == NULL) return -ENOMEM;
   memset(procs->processes, 0, n * sizeof *procs->processes);
-  for (k = 0; k < n; k++)
-    conc__procpool_process_init(&procs->processes[k], p, k);
+  for (k = 0; k < n; k++) {
+    conc__procpool_process *process = &procs->processes[k];
+    process->pool = p;
+    process->index = k;
+    snprintf(process->name, sizeof process->name, "PoolWorker-%lu",
+             (unsigned long)(k + 1));
+  }
+  conc__procpool_server_init(procs, n);
   /* All slots are free: a list that ends with CONC__JOB_SLOTS. There is no
      block. */
   for (k = 0; k < CONC__JOB_SLOTS; k++) procs->jobs[k].next = (unsigned)k + 1;
@@ -24475,8 +24974,26 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   return 0;
 }
 
-/* Starts a pool of n processes. Workers are forked before the keeper begins,
-   from the caller's thread. 0 or negative errno, after which nothing is
+/* Waits until the server has made all workers. 0; or why one could not be made,
+   negative errno. */
+CONC__PRIVATE int conc__procpool_await_workers(conc__procpool *procs) {
+  conc__forkserver *fs = &procs->server;
+  unsigned round = 0;
+  size_t k = 0;
+  while (k < fs->n) {
+    const conc__forkserver_child *c = &fs->children[k];
+    __atomic_store_n(fs->bell, 0u, __ATOMIC_SEQ_CST);
+    if (conc__forkserver_is_over(fs, k) && c->failure != 0) return c->failure;
+    if (CONC__LOAD(&fs->ended)) return -ECHILD;
+    if (CONC__LOAD(&c->begun) == c->wanted) k++;
+    else
+      conc__procpool_sleep(fs->bell, 0, CONC__NEVER, round++);
+  }
+  return 0;
+}
+
+/* Starts a pool of n processes: the server, from the caller's thread, by it the
+   workers, and then the keeper. 0 or negative errno, after which nothing is
    left. */
 CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   conc__pool_data *p;
@@ -24488,20 +25005,23 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   p->n = n;
   p->workers = NULL;
   rc = conc__procpool_new(p);
-  /* Before the workers are forked: in them a job that submits to its own pool
-     finds that it is not theirs (-ECHILD), and not that it has not begun. */
+  /* Before the server is forked: in its children a job that submits to its own
+     pool finds that it is not theirs (-ECHILD), and not that it has not
+     begun. */
   CONC__STORE(&pool->state, p);
-  for (k = 0; k < n && rc == 0; k++)
-    rc = conc__procpool_process_start(&p->procs->processes[k]);
-  if (rc == 0) rc = conc_thread_start(&p->procs->keeper);
-  if (rc == 0) return 0;
-  CONC__STORE(&pool->state, (conc__pool_data *)NULL);
-  for (k = 0; p->procs != NULL && p->procs->processes != NULL && k < n; k++) {
-    conc__procpool_process *process = &p->procs->processes[k];
-    if (!process->runs) continue;
-    conc_kill(&process->task);
-    conc__task_join_anyway(&process->task);
+  if (rc == 0) rc = conc__forkserver_start(&p->procs->server);
+  if (rc == 0) {
+    for (k = 0; k < n; k++)
+      conc__procpool_process_start(&p->procs->processes[k]);
+    conc__forkserver_call(&p->procs->server);
+    rc = conc__procpool_await_workers(p->procs);
+    p->procs->hope = conc_now();
+    conc__procpool_wake_keeper(p->procs); /* some may have ended already */
+    if (rc == 0) rc = conc_thread_start(&p->procs->keeper);
+    if (rc == 0) return 0;
+    conc__forkserver_end(&p->procs->server);
   }
+  CONC__STORE(&pool->state, (conc__pool_data *)NULL);
   conc__procpool_free(p);
   return rc;
 }
@@ -24533,13 +25053,15 @@ CONC__PRIVATE int conc__procpool_submit(conc__pool_data *p, conc_task *job,
   if (rc == 0) rc = procs->broken;
   if (rc == 0) {
     conc__backlog_append(&p->backlog, job, &job->next);
-    first = procs->unfinished++ == 0;
+    first = procs->unfinished++ == 0 && p->options.timeout > 0;
     conc__procpool_pump(p, &ended);
+    first |= !procs->watched;
+    procs->watched = true;
   }
   conc__mutex_unlock(&p->guard);
   if (rc != 0) conc__task_start_failed(job);
-  /* The keeper slept without a deadline while there was no job. */
-  if (first && p->options.timeout > 0) conc__procpool_wake_keeper(procs);
+  /* The keeper sleeps without a deadline while there is no job. */
+  if (first) conc__procpool_wake_keeper(procs);
   conc__procpool_finish_jobs(p, ended);
   return rc;
 }

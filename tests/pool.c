@@ -1146,9 +1146,10 @@ static void *kill_now_and_then(void *arg) {
   killer *k = (killer *)arg;
   unsigned n = 0;
   while (!__atomic_load_n(&k->stop, __ATOMIC_ACQUIRE)) {
-    conc__procpool *procs = k->pool->state->procs;
-    if (conc_kill(&procs->processes[n++ % k->pool->state->n].task) == 0)
-      k->kills++;
+    conc__forkserver *fs = &k->pool->state->procs->server;
+    conc__forkserver_kill(fs, n++ % fs->n);
+    conc__forkserver_call(fs);
+    k->kills++;
     usleep(5000);
   }
   return NULL;
