@@ -2950,6 +2950,26 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    of a pointer (see conc_gen), or points to what was there when the pool
    started.
 
+   Workers that are processes are forked by a process of the library's own, the
+   fork server, which conc_pool_start forks. It has one thread, and does
+   nothing else. So all workers are alike, the first ones and those that take
+   the place of others, and what the program does later does not reach them:
+
+     memory        a copy of what was there when the pool was started. Memory
+                   that processes share is there if it was allocated before
+     stack         as the thread has that started the pool; if a coroutine or
+                   a generator started it, 8 MiB
+     descriptors   those that were open when the pool was started, but for the
+                   library's own: pipes of programs, other pools, connections
+     signals       the handlers, and the mask of the thread that started it
+     tasks, locks  as in a child of conc_process_start, by CONC_FORK
+     stdio         likewise: what jobs print comes out when the worker ends
+     parent        the fork server: getppid() is not the program's number
+
+   All of these processes end with the program, however that ends. If the fork
+   server is killed, its workers end, and all jobs fail with -ECHILD; the pool
+   can be joined and started again.
+
      conc_pool p = { .workers = 4 };
      conc_task job = { .target = square, .arg = &x, .size = sizeof x };
      conc_pool_start(&p);
@@ -2969,14 +2989,15 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
               join while no other call for it is under way
    Processes  no: in a child of the process that started it, a pool has ended,
               and its jobs with -ECHILD. So jobs of processes cannot submit to
-              their pool
+              their pool. They may start processes, programs, and pools of
+              their own
    Signals    no
    Memory     the struct is the caller's, zeroed first, until conc_pool_join
               has returned 0; the jobs are the caller's, until joined
    Blocks     apply, join and the next of an imap, with a timeout; map and the
               end of an imap, until the jobs have ended; conc_offload; the
-              others never. (To start a process flushes stdio: see
-              conc_process_start)
+              start of processes, for as long as it takes to fork them; the
+              others never
    ------------------------------------------------------------------------ */
 
 enum {
@@ -3000,8 +3021,8 @@ typedef struct conc_pool {
   size_t max_tasks_per_worker; /* after this number of jobs a worker is
                                   replaced; default 0: never */
   double timeout;       /* seconds that a job may run; after them its worker is
-                           killed, and the job has failed, by -ETIMEDOUT;
-                           default 0: no limit */
+                           killed, even if it is stopped (SIGSTOP), and the job
+                           has failed, by -ETIMEDOUT; default 0: no limit */
   unsigned retries;     /* how often a job is run again if its worker died;
                            after that it has failed, by -ECHILD; default 0 */
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
@@ -3015,6 +3036,7 @@ typedef struct conc_pool {
    Errors:
    -EINVAL  there is no such .kind, or there are too many .workers
    -EBUSY   the pool has been started
+   -ECHILD  the fork server was killed meanwhile
    -EAGAIN  the system has no room for another process or thread
    -ENOMEM  there is no memory for the pool
    -EMFILE  the process has too many descriptors */
@@ -3041,8 +3063,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
    -EPIPE     the pool has been closed (jobs of its own threads may still
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
-   -ECHILD    the pool belongs to another process; or its workers die before
-              they begin
+   -ECHILD    the pool belongs to another process; its fork server was killed;
+              or its workers die before they begin. Such a worker is started
+              anew, 16 times and twice for each worker, after pauses of up to
+              50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds. Then all
+              jobs end with -ECHILD, and the pool takes no more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
@@ -3090,7 +3115,7 @@ typedef struct conc_imap {
    before the error may have run; they have been cancelled, and the call has
    waited for their ends.
    Errors: as conc_pool_submit, and
-   -EINVAL  fn is NULL */
+   -EINVAL  `size` is 0, or fn is NULL */
 CONC_API int conc_pool_imap(conc_imap *imap, conc_pool *pool, conc_fn *fn,
                             void *items, size_t size, size_t n);
 CONC_API int conc_pool_imap_unordered(conc_imap *imap, conc_pool *pool,
@@ -3130,7 +3155,7 @@ CONC_API int conc_pool_terminate(conc_pool *pool);
    Returns 0.
    Errors:
    -EINVAL     the pool has not been started, or not been closed
-   -EDEADLK    the caller is one of its jobs
+   -EDEADLK    the caller is one of its jobs, or the callback of one
    -ETIMEDOUT  the workers have not ended in time; it may be called again
    -ECANCELED  the wait was cancelled; it may be called again */
 CONC_API int conc_pool_join(conc_pool *pool, double timeout);
@@ -23871,7 +23896,9 @@ enum {
 /* Seconds between the starts of processes that do not come up, at most; and for
    how long signals may end all of them. */
 #define CONC__PROCPOOL_PAUSE 0.05
+#ifndef CONC__PROCPOOL_PATIENCE
 #define CONC__PROCPOOL_PATIENCE 3.0
+#endif
 enum {
   CONC__JOB_SLOTS = 256,
   CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
@@ -25077,8 +25104,9 @@ CONC__PRIVATE void conc__procpool_shut(conc__pool_data *p, bool now) {
 }
 
 /* Waits until the keeper has ended: then the workers have. 0, -ETIMEDOUT,
-   -ECANCELED. */
+   -ECANCELED; -EDEADLK: the keeper calls it, in a callback of a job. */
 CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
+  if (conc__self()->task == &p->procs->keeper) return -EDEADLK;
   return conc__task_await(&p->procs->keeper, false, timeout);
 }
 
@@ -25349,7 +25377,8 @@ CONC__PRIVATE int conc__imap_begin(conc_imap *imap, conc_pool *pool,
   size_t i;
   int rc = 0;
   memset(imap, 0, sizeof *imap);
-  if (n == 0) return fn != NULL ? 0 : -EINVAL;
+  if (fn == NULL || size == 0) return -EINVAL;
+  if (n == 0) return 0;
   if (n > SIZE_MAX / sizeof *imap->jobs) return -ENOMEM;
   imap->jobs = (conc_task *)CONC_MALLOC(n * sizeof *imap->jobs);
   if (imap->jobs == NULL) return -ENOMEM;
