@@ -796,6 +796,7 @@ typedef struct conc_once {
     struct conc__waitlist waiters;
     struct conc__claim claim; /* between processes */
   };
+  struct conc_once *outer; /* the one inside of whose fn this one is run */
 } conc_once;
 
 /* Calls fn(arg), unless a call with this `once` has succeeded before. While
@@ -803,7 +804,8 @@ typedef struct conc_once {
    for this wait; it does not stop the caller's own fn. If fn fails (returns
    less than 0), only the task that called it gets that result. The once stays
    undone, and the next caller, perhaps one that waits already, runs its own
-   fn. A result of 0 or more counts as success.
+   fn. A result of 0 or more counts as success. A thread that ends inside of
+   fn, by pthread_exit, counts as a failure.
    Returns 0 once it is done, by this call or by another one.
    Errors:
    -EDEADLK    the call comes from within fn. Or: the task that runs its fn
@@ -1205,7 +1207,8 @@ typedef struct conc_task {
   struct conc_task *next, **link; /* on the one list that has it: threads, a
                                      loop's tasks, processes, waiting jobs */
   conc_event done;
-  struct conc_task *sibling; /* the next in the group */
+  struct conc_task *sibling, **sibling_link; /* on a list of its group; the
+                                                latter is NULL: on none */
   unsigned number;           /* in the default name */
   pid_t pid;     /* of a process; of the process that has run a job */
   int exitcode;  /* of that process; CONC_NO_EXITCODE until it has ended */
@@ -1430,13 +1433,21 @@ CONC_API int conc_scope_end(conc_scope *scope);
    soon, and until then do not wait for what only its tasks can bring. */
 typedef struct conc_group {
   /* private */
-  conc_task *first; /* the task that was started last */
-  int failure;      /* the first failure; 0: none yet */
+  conc_task *first;     /* those that run and were not cancelled; the task that
+                           was started last comes first */
+  conc_task *cancelled; /* those that run and were; both linked by .sibling */
+  size_t count;         /* tasks that were started and have not ended */
+  int failure;          /* the first failure; 0: none yet */
+  conc_task *all;       /* stands for all of them, for the wait of the one that
+                           leaves the group */
+  conc_task *pinned;    /* must not end yet: it is being looked at, by */
+  uintptr_t pinner;     /* this actor */
 } conc_group;
 
 /* Starts a task in the group. start(task) is called for that: the function
    that starts tasks of its kind. The tasks of the group may start others in
-   it.
+   it. A task that has finished belongs to the group no more: it may be freed,
+   or be started again, in this group or elsewhere.
    Returns 0.
    Errors:
    -EBUSY      the task runs already
@@ -1448,9 +1459,10 @@ CONC_API int conc_group_start(conc_group *group, conc_task *task,
 /* Waits until all tasks of the group have finished. If the wait fails, the
    tasks are cancelled, and the call returns when they have ended, however long
    their clean-up takes. So a timeout of 0 cancels all that still run. If a
-   task had failed before the wait did, its failure is returned; failures after
-   that, during the clean-up, do not count. After the call the group is empty,
-   and may be used again.
+   task had failed before the wait did, its failure is returned, and a
+   conc_cancel of the caller stays pending; failures after that, during the
+   clean-up, do not count. After the call the group is empty, and may be used
+   again.
    Returns 0 if all tasks have finished and none has failed, other than with
    -ECANCELED.
    Errors:
@@ -3056,6 +3068,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
      conc_result   what the target has returned; if that was in a process: a
                    number, or an address that means something only there
 
+   A target may call pthread_exit(). The job ends then as if it had returned
+   (in a process: NULL), and a new worker takes the place of this one. A job
+   that was met by pthread_cancel() has failed, by -ECANCELED; and those that
+   waited below such a job, on its thread, by -ECHILD.
+
    Returns 0.
    Errors:
    -EINVAL    the job has no target, or the pool has not been started
@@ -3086,7 +3103,8 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
    -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
    -ECANCELED  the caller was cancelled, or the pool was terminated; then the
                items that had not begun are left out
-   -ECHILD     a worker died: the items of its chunk are as they were */
+   -ECHILD     a worker died: the items of its chunk are as they were; or fn
+               has called pthread_exit: some items may be left out */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
                            size_t size, size_t n);
 
@@ -3893,6 +3911,15 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__FPURGE(stream) (void)(stream)
 #endif
 
+/* pthread_cancel(), which Android does not have. */
+#ifndef CONC_HAVE_PTHREAD_CANCEL
+#ifdef __ANDROID__
+#define CONC_HAVE_PTHREAD_CANCEL 0
+#else
+#define CONC_HAVE_PTHREAD_CANCEL 1
+#endif
+#endif
+
 /* Pending signals as a descriptor: Linux 2.6.27. Otherwise a look every
    10 ms. */
 #ifndef CONC_HAVE_SIGNALFD
@@ -4601,6 +4628,29 @@ CONC_API int conc_cpu_count(void) { return conc__count_cpus(); }
    failure is a negative errno value. It uses >>platform alone.
    ------------------------------------------------------------------------ */
 
+/* --- pthread_cancel ---
+
+   A thread of the program may be met by pthread_cancel() in any system call
+   that is a point of cancellation, and then ends at once. So there is none
+   while the thread holds a guard: calls that may be made under one switch that
+   off. */
+
+CONC__INLINE int conc__pthread_cancel_off(void) {
+  int state = 0;
+#if CONC_HAVE_PTHREAD_CANCEL
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+#endif
+  return state;
+}
+
+CONC__INLINE void conc__pthread_cancel_back(int state) {
+#if CONC_HAVE_PTHREAD_CANCEL
+  pthread_setcancelstate(state, NULL);
+#else
+  (void)state;
+#endif
+}
+
 /* --- sleeping on a word ---
 
    A word of memory on which threads sleep as long as it has a value. The
@@ -4668,6 +4718,7 @@ CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
                                     double deadline, bool shared) {
   struct conc__futex_bucket *b = conc__futex_bucket_of(word);
   struct timespec t = conc__timespec(deadline < CONC__NEVER ? deadline : 0);
+  int state = conc__pthread_cancel_off(); /* as it is for a futex */
   (void)shared;
   CONC__POINT();
   pthread_mutex_lock(&b->mutex);
@@ -4678,6 +4729,7 @@ CONC__PRIVATE void conc__futex_wait(unsigned *word, unsigned value,
       pthread_cond_wait(&b->cond, &b->mutex);
   }
   pthread_mutex_unlock(&b->mutex);
+  conc__pthread_cancel_back(state);
 }
 
 /* The bucket's other words share the condition, so all of it is woken. */
@@ -4861,9 +4913,11 @@ CONC__PRIVATE void conc__waker_close(int fds[2]) {
 CONC__PRIVATE void conc__waker_wake(const int fds[2]) {
   uint64_t one = 1;
   ssize_t n;
+  int state = conc__pthread_cancel_off();
   CONC__POINT();
   do n = write(fds[1], &one, sizeof one);
   while (n < 0 && errno == EINTR);
+  conc__pthread_cancel_back(state);
 }
 
 /* A pipe may hold many bytes, an eventfd holds 8: a full buffer means more. */
@@ -4959,7 +5013,7 @@ CONC__PRIVATE void conc__pages_large(void *p, size_t size) {
   if (to > from) (void)CONC__MADVISE((void *)from, to - from, CONC__MADV_HUGE);
 }
 
-/* Makes a page inaccessible. 0 or negative errno. */
+/* Makes pages inaccessible. 0 or negative errno. */
 CONC__PRIVATE int conc__pages_guard(void *page, size_t size) {
   static int missing; /* an older kernel: not asked twice */
   if (CONC_HAVE_GUARD_INSTALL && !CONC__LOAD_RELAXED(&missing)) {
@@ -5382,6 +5436,10 @@ typedef struct conc__kind {
   /* What a thread that is about to wait for it may do to have it end sooner;
      NULL: nothing. */
   void (*help)(conc_task *task);
+  /* The thread that runs the task ends inside of the target, by pthread_exit()
+     or pthread_cancel(): does what the end of a target would have done. Called
+     by that thread, see conc__thread_exit. NULL: a loop or a pool does it. */
+  void (*quit)(conc_task *task);
 } conc__kind;
 
 /* The two kinds of actor, threads (below) and coroutines (>>coroutine), differ
@@ -5435,6 +5493,8 @@ struct conc__actor {
                                     `next`; for a fork */
   struct conc__waiter *notified; /* >>event: taken off, not woken yet; see
                                     conc_cond_notify */
+  conc_once *once; /* >>lock: whose function it runs, the innermost; the others
+                      by conc_once.outer; NULL: none */
 };
 
 /* What belongs to an actor names it in a word: its id is its address and, in
@@ -5482,6 +5542,7 @@ CONC__PRIVATE void conc__actor_init(conc__actor *actor,
   actor->scope = NULL;
   actor->many = NULL;
   actor->notified = NULL;
+  actor->once = NULL;
   actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
@@ -5495,11 +5556,15 @@ typedef struct conc__thread {
   conc__actor *current;    /* >>coroutine: the thread's actor, or that of its
                               running coroutine; NULL: not entered yet */
   struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
+  int credit; /* >>coroutine: calls that need not wait until one takes a turn;
+                 see conc__take_turn */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
   conc_task own;   /* >>park: the task of a foreign thread */
   bool has_waker;  /* >>park: `waker` is open, until the thread ends */
   int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
                       end poll(); only a thread of ours has one */
+  const int *polled; /* >>loop: the waker of its loop, while that sleeps and the
+                        thread's own task may be cancelled; else NULL */
   void *alternate; /* >>stack: its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
   unsigned spares;          /* >>generator: how many */
@@ -5890,10 +5955,10 @@ CONC__PRIVATE int conc__thread_wait_fd(conc__actor *self, int fd, int events,
    nothing but the address of its word is used. One that polls is still there:
    only conc_cancel wakes it, and holds the guard of its task meanwhile. */
 CONC__PRIVATE void conc__thread_wake(conc__actor *actor, unsigned seen) {
+  const conc__thread *thread =
+      (const conc__thread *)((char *)actor - offsetof(conc__thread, actor));
   if (seen & CONC__POLLING)
-    conc__waker_wake(
-        ((conc__thread *)((char *)actor - offsetof(conc__thread, actor)))
-            ->waker);
+    conc__waker_wake(thread->polled != NULL ? thread->polled : thread->waker);
   else conc__futex_wake(&actor->word, 1, false);
 }
 
@@ -6080,7 +6145,9 @@ CONC__PRIVATE void conc__atfork_child(void) {
 /* --- what is made once --- */
 
 static pthread_key_t conc__thread_key; /* of a conc__thread: its destructor is
-                                          how a foreign thread's end is seen */
+                                          how the end of a foreign thread is
+                                          seen, and of one that ends inside of
+                                          a target */
 static void (*conc__thread_ended)(void *thread); /* set by >>thread */
 
 CONC__PRIVATE void conc__thread_key_ended(void *thread) {
@@ -6281,7 +6348,7 @@ CONC__INLINE void conc__task_unlink(conc_task *t) {
 
 /* A thread that the library did not start. */
 static const conc__kind conc__foreign_kind = {
-    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL};
+    "Dummy", false, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
 static unsigned conc__foreign_numbers; /* of default names */
 
 /* The tasks of all threads that use the library: a fork needs to know. */
@@ -6303,6 +6370,8 @@ CONC__PRIVATE void conc__threads_leave(conc_task *task) {
 /* The main thread is the one that runs constructors; see >>thread. */
 static pthread_t conc__main_thread;
 
+#define CONC__CREDIT 64 /* of a thread: calls between two turns */
+
 /* Makes the calling thread an actor: with the task that it was started for,
    or (a foreign thread, the main thread) with one of its own. */
 CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
@@ -6320,9 +6389,10 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
     task->id = 0; /* no task joins it: it is no owner in a deadlock */
     memset(&task->done, 0, sizeof task->done);
     conc__threads_enter(task);
-    pthread_setspecific(conc__thread_key, thread);
   }
+  pthread_setspecific(conc__thread_key, thread);
   thread->actor.word = 0; /* what the thread was before may be cancelled */
+  thread->credit = CONC__CREDIT;
   conc__actor_init(&thread->actor, &conc__thread_class, task);
   thread->current = &thread->actor;
   return thread->current;
@@ -6344,6 +6414,7 @@ typedef struct conc__waiter {
   const char *what, *name, *relation;
   const uintptr_t *owner;
   struct conc__multiwait *many; /* that it is part of, or all of; NULL: none */
+  const conc_group *group; /* of which it waits for all tasks; NULL: none */
   conc_lock *lock;              /* conditions: that it will want then */
   bool stuck; /* it is in conc__stuck; set and cleared by the actor itself */
   bool found; /* >>deadlock: conc__stuck_look has come to it */
@@ -6554,11 +6625,15 @@ CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
 CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   const conc__multiwait_node *node =
       w->many != NULL ? &w->many->nodes[i] : NULL;
+  const conc_task *member = w->group != NULL ? w->group->first : NULL;
   const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
   uintptr_t id;
   CONC__CHECK(i < conc__stuck_owners(w));
   if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
+  /* Of a group, the task that was started last. It is there: see >>task. */
+  if (w->group != NULL && member == NULL) member = w->group->cancelled;
+  if (member != NULL) owner = &member->id;
   id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
   v = *conc__stuck_bucket(id);
@@ -8437,6 +8512,19 @@ CONC_API int conc_once_init_shared(conc_once *once) {
   return 0;
 }
 
+/* Runs the function of a once. Meanwhile the actor knows the once: if the
+   thread ends in there, the once is handed on as if the function had failed,
+   see conc__once_abandon. */
+CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
+                                  int (*fn)(void *arg), void *arg) {
+  int rc;
+  once->outer = self->once;
+  self->once = once;
+  rc = fn(arg);
+  self->once = once->outer;
+  return rc;
+}
+
 CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
                                         void *arg, double timeout) {
   uintptr_t word = CONC__LOAD(&once->word);
@@ -8450,7 +8538,7 @@ CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
   rc = 0;
   if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
-    rc = fn(arg);
+    rc = conc__once_call(once, self, fn, arg);
     if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
   }
   conc__claim_release(&once->claim, r, self);
@@ -8521,7 +8609,23 @@ CONC__NOINLINE int conc__once_run_slow(conc_once *once, int (*fn)(void *arg),
     /* Woken, and not done: it was handed over. */
     CONC__CHECK(rc == -EAGAIN || CONC__LOAD_RELAXED(&once->word) == self->id);
   } while (rc == -EAGAIN);
-  return conc__once_finish(once, fn(arg));
+  return conc__once_finish(once, conc__once_call(once, self, fn, arg));
+}
+
+/* The actor's thread ends inside of the functions of these onces, if of any:
+   each is to be run by the next that comes, or that waits. */
+CONC__PRIVATE void conc__once_abandon(conc__actor *self) {
+  conc_once *once, *outer;
+  for (once = self->once; once != NULL; once = outer) {
+    uintptr_t word = CONC__LOAD(&once->word);
+    outer = once->outer;
+    if (conc__is_shared(word))
+      conc__claim_release(&once->claim, conc__shared_registry(once, word),
+                          self);
+    else
+      conc__once_finish(once, -ECANCELED);
+  }
+  self->once = NULL;
 }
 
 CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
@@ -9451,18 +9555,26 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   return CONC__CAS(&t->actor, &none, actor);
 }
 
-CONC__PRIVATE void conc__group_ended(conc_task *t);
+CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails);
+CONC__PRIVATE void conc__group_forget(conc_group *g);
 
-/* The task has ended; called once for each start. It may be freed by a task
-   that joins it as soon as `done` is set, so that is the last touch. */
-CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
+/* The last of a task's end, after which it may be freed by a task that joins
+   it. Its group, which it has left before, is there until it is told. */
+CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   uintptr_t clear = CONC__CLEAR;
-  t->result = result;
-  t->status = status;
-  if (CONC__UNLIKELY(t->group != NULL)) conc__group_ended(t);
-  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
   if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
+  if (CONC__UNLIKELY(group != NULL)) conc__group_forget(group);
+}
+
+/* The task has ended; called once for each start. */
+CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
+  conc_group *group = NULL;
+  t->result = result;
+  t->status = status;
+  if (CONC__UNLIKELY(t->group != NULL)) group = conc__group_let_go(t, true);
+  if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
+  conc__task_set_done(t, group);
 }
 
 /* Runs the target to its end, and returns the status, which the caller passes
@@ -9477,12 +9589,19 @@ CONC__INLINE int conc__task_run(conc_task *t, conc__actor *actor,
 
 /* Ends a task that stayed behind in the process that this one was forked from.
    Its group fails, but is not cancelled here: the members that could be have
-   stayed behind as well, and those that are here end by themselves. */
+   stayed behind as well, and those that are here end by themselves.
+   `calls_back` false: its callback is called later. */
+CONC__PRIVATE void conc__task_end_left_behind(conc_task *t, bool calls_back) {
+  conc_group *group = NULL;
+  t->result = NULL;
+  t->status = -ECHILD;
+  if (t->group != NULL) group = conc__group_let_go(t, false);
+  if (calls_back && t->callback != NULL) t->callback(t, -ECHILD, NULL);
+  conc__task_set_done(t, group);
+}
+
 CONC__PRIVATE void conc__task_end_stayed_in_parent(conc_task *t) {
-  int none = 0;
-  if (t->group != NULL) CONC__CAS(&t->group->failure, &none, -ECHILD);
-  t->group = NULL;
-  conc__task_finish(t, NULL, -ECHILD);
+  conc__task_end_left_behind(t, true);
 }
 
 /* Ends a task that has stayed behind, if it is of a kind for which a fork does
@@ -9841,81 +9960,250 @@ CONC_API int conc_scope_end(conc_scope *scope) {
 
 /* --- groups ---
 
-   Without a lock, that a fork could leave locked: tasks are only added, in
-   front, until all have ended. A starter adds its task and then looks whether
-   the group has failed; a task that fails says so and then looks which tasks
-   are in the group. All four steps are in one order (SEQ_CST): so a task that
-   is added while the group fails is cancelled by one of the two, at least. */
+   All under the guard of the group. A task is on one of the two lists while it
+   runs, and leaves it before its `done` is set: so what is on a list is there.
+   `count` goes down after `done` was set, and the group is there until it is
+   0: a task that has ended touches nothing but the group any more, and the one
+   that leaves the group touches no task that has ended.
+   A task is looked at and cancelled without the guard, for that takes guards
+   of its own. It is pinned meanwhile: its end waits until it is not. Such a
+   call may end the task itself: then the pinner is the caller, and the end
+   does not wait, but takes the pin away.
+   In a forked child a pinner may be missing: its pin is void. */
 
-/* The group has failed, unless it has before: cancels all tasks of it, but for
-   the caller's own. */
-CONC__PRIVATE void conc__group_fail(conc_group *g, int failure) {
-  int none = 0;
+CONC__PRIVATE void conc__group_enter(conc_group *g) {
+  conc__mutex_lock(conc__mutex_of(g));
+}
+
+CONC__PRIVATE void conc__group_exit(conc_group *g) {
+  conc__mutex_unlock(conc__mutex_of(g));
+}
+
+/* Puts a task on one of the lists. The guard is held, here and below. */
+CONC__PRIVATE void conc__group_link(conc_task **list, conc_task *t) {
+  t->sibling = *list;
+  t->sibling_link = list;
+  if (t->sibling != NULL) t->sibling->sibling_link = &t->sibling;
+  *list = t;
+}
+
+CONC__PRIVATE void conc__group_unlink(conc_task *t) {
+  CONC__CHECK(*t->sibling_link == t);
+  *t->sibling_link = t->sibling;
+  if (t->sibling != NULL) t->sibling->sibling_link = t->sibling_link;
+  t->sibling_link = NULL;
+}
+
+/* Waits until the group has no pin (on this task; NULL: on any), but for one
+   of the caller's own. A pin lasts as long as one conc_cancel. */
+CONC__PRIVATE void conc__group_await_pin(conc_group *g, const conc_task *t) {
+  while (g->pinned != NULL && (t == NULL || g->pinned == t) &&
+         g->pinner != conc__self()->id && !conc__owner_is_gone(g->pinner)) {
+    conc__group_exit(g);
+    sched_yield();
+    conc__group_enter(g);
+  }
+}
+
+/* Calls act(t), without the guard, for a task that is on a list; the group has
+   no pin. False: the task has ended in there, and may be gone. */
+CONC__PRIVATE bool conc__group_act(conc_group *g, conc_task *t,
+                                   int (*act)(conc_task *)) {
+  CONC__CHECK(t->group == g && t->sibling_link != NULL);
+  g->pinned = t;
+  g->pinner = conc__self()->id;
+  conc__group_exit(g);
+  act(t);
+  conc__group_enter(g);
+  if (g->pinned != t) return false;
+  g->pinned = NULL;
+  return true;
+}
+
+/* The group has failed, unless it has before: cancels all tasks of it, each
+   once. Without the guard. False: it had failed. */
+CONC__PRIVATE bool conc__group_fail(conc_group *g, int failure) {
+  bool first;
   conc_task *t;
-  if (!__atomic_compare_exchange_n(&g->failure, &none, failure, false,
-                                   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-    return;
-  for (t = __atomic_load_n(&g->first, __ATOMIC_SEQ_CST); t != NULL;
-       t = t->sibling)
-    if (t != conc__self()->task) conc_cancel(t);
+  conc__group_enter(g);
+  first = g->failure == 0;
+  if (first) CONC__STORE_RELAXED(&g->failure, failure);
+  while (first) {
+    conc__group_await_pin(g, NULL);
+    t = g->first;
+    if (t == NULL) break;
+    conc__group_unlink(t);
+    conc__group_link(&g->cancelled, t);
+    conc__group_act(g, t, conc_cancel);
+  }
+  conc__group_exit(g);
+  return first;
 }
 
-/* A task of a group is about to end. Its `done` is not set yet, so the group
-   cannot be left, and is there. */
-CONC__PRIVATE void conc__group_ended(conc_task *t) {
+/* A task of a group is about to end: it is of the group no more. `fails`: if
+   it has failed, the others are cancelled; else that is only noted. Returns
+   the group, for conc__group_forget. */
+CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails) {
   conc_group *g = t->group;
+  conc__group_enter(g);
+  conc__group_await_pin(g, t);
+  if (g->pinned == t) g->pinned = NULL;
+  if (t->sibling_link != NULL) conc__group_unlink(t);
   t->group = NULL;
-  if (t->status != 0 && t->status != -ECANCELED)
+  if (!fails && g->failure == 0) CONC__STORE_RELAXED(&g->failure, t->status);
+  conc__group_exit(g);
+  if (fails && t->status != 0 && t->status != -ECANCELED)
     conc__group_fail(g, t->status);
+  return g;
 }
 
+/* A task of the group has ended, and is not touched any more; nor is the group
+   after this. */
+CONC__PRIVATE void conc__group_forget(conc_group *g) {
+  conc_task *all = NULL;
+  conc__group_enter(g);
+  CONC__CHECK(g->count > 0);
+  if (--g->count == 0) all = g->all;
+  conc__group_exit(g);
+  if (all != NULL) conc_event_set(&all->done);
+}
+
+/* The task counts from before its start on, so that the group is there at its
+   end; it is on a list when it has been started, so that it is cancelled then
+   and not before. If the group fails in between, it is cancelled here. */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *)) {
-  conc_task *first = CONC__LOAD(&group->first);
   int rc;
-  if (CONC__LOAD(&group->failure) != 0) return -ECANCELED;
+  if (CONC__LOAD_RELAXED(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
-  task->group = group; /* before it can end */
+  conc__group_enter(group);
+  group->count++;
+  conc__group_exit(group);
+  task->sibling_link = NULL;
+  task->group = group;
   rc = start(task);
   if (rc != 0) {
     task->group = NULL;
+    conc__group_forget(group);
     return rc;
   }
-  do task->sibling = first;
-  while (!__atomic_compare_exchange_n(&group->first, &first, task, false,
-                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-  if (__atomic_load_n(&group->failure, __ATOMIC_SEQ_CST) != 0)
-    conc_cancel(task);
+  conc__group_enter(group);
+  if (task->group == group && group->failure == 0) {
+    conc__group_link(&group->first, task);
+  } else if (task->group == group) {
+    conc__group_link(&group->cancelled, task);
+    conc__group_await_pin(group, NULL);
+    /* It may have ended while the pin was awaited. */
+    if (task->group == group) conc__group_act(group, task, conc_cancel);
+  }
+  conc__group_exit(group);
   return 0;
 }
 
-/* Waits for one member after the other. Once the caller's time is out, or it
-   is cancelled, the group fails by that, and the rest of the waiting can no
-   more be ended. */
-CONC_API int conc_group_leave(conc_group *group, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc_task *seen = NULL;
-  conc_task *first, *t;
-  conc_scope shield;
-  bool shielded = false;
-  int rc;
-  for (t = CONC__LOAD(&group->first); t != NULL; t = t->sibling)
-    if (t == conc__self()->task) return -EDEADLK;
-  /* Members may start others, in front: until none has come while the last
-     ones were awaited. */
-  while ((first = CONC__LOAD(&group->first)) != seen) {
-    for (t = first; t != seen; t = t->sibling) {
-      rc = conc__task_await(t, shielded, conc__remaining(deadline));
-      if (rc == 0) continue;
-      conc__group_fail(group, rc);
-      conc_shield(&shield);
-      shielded = true;
-      deadline = CONC__NEVER;
-      conc__task_await(t, true, CONC_FOREVER);
-    }
-    seen = first;
+/* --- groups: leaving --- */
+
+CONC__PRIVATE int conc__group_look_at(conc_task *t) {
+  conc__task_look(t);
+  return 0;
+}
+
+/* Looks at the tasks of one of the lists. A look may end its task, and another
+   pin may have to be awaited: then it begins anew. */
+CONC__PRIVATE void conc__group_look_list(conc_group *g, conc_task **list) {
+  conc_task *t = *list;
+  while (t != NULL) {
+    bool stays = g->pinned == NULL;
+    if (!stays)
+      conc__group_await_pin(g, NULL);
+    else if (t->kind->look != NULL)
+      stays = conc__group_act(g, t, conc__group_look_at);
+    t = stays ? t->sibling : *list;
   }
-  if (shielded) conc_scope_end(&shield);
+}
+
+/* The look of the task that stands for all: finds out, once in each process,
+   which of the others have stayed behind. */
+CONC__PRIVATE void conc__group_look(conc_task *all) {
+  conc_group *g = all->group;
+  if (all->number == conc__generation) return;
+  all->number = conc__generation;
+  conc__group_enter(g);
+  conc__group_look_list(g, &g->first);
+  conc__group_look_list(g, &g->cancelled);
+  conc__group_exit(g);
+}
+
+/* The wait for the task that stands for all. Its owner is the first task of
+   the group, as conc__stuck_next finds it; the word that is given here names
+   none. -EAGAIN comes from a fork only. */
+CONC__PRIVATE int conc__group_await(conc_task *all, bool uncancellable,
+                                    double timeout) {
+  double deadline = conc__deadline(timeout);
+  conc__waiter w;
+  int rc;
+  if (conc__this.worker != NULL)
+    return conc__jobs->await(all, uncancellable, timeout);
+  do {
+    conc__group_look(all);
+    conc__waiter_init(&w, conc__self(), "the end", NULL);
+    w.uncancellable = uncancellable;
+    w.relation = "of";
+    w.owner = &all->id;
+    w.group = all->group;
+    w.recheck_after_fork = true;
+    rc = conc__event_park(&all->done, &w, conc__remaining(deadline));
+  } while (rc == -EAGAIN);
+  return rc;
+}
+
+static const conc__kind conc__group_kind = {
+    "Group", true, true, true, NULL, NULL, conc__group_await, conc__group_look,
+    NULL, NULL};
+
+/* How many time limits around the caller have ended a wait. */
+CONC__PRIVATE size_t conc__scopes_expired(void) {
+  const conc_scope *s = conc__self()->scope;
+  size_t n = 0;
+  for (; s != NULL; s = s->outer) n += s->expired;
+  return n;
+}
+
+/* Waits for all of a group, which has tasks. Once the caller's time is out, or
+   it is cancelled, the group fails by that, and the rest of the waiting can no
+   more be ended. If the group had failed before, its failure is told, and the
+   cancellation must come again: a time limit is still told by its own end, but
+   conc_cancel sets only a bit, which the wait has taken. */
+CONC__PRIVATE void conc__group_await_all(conc_group *g, conc_task *all,
+                                         double deadline) {
+  conc_task *mine = conc__self()->task;
+  bool was_cancelled = mine->was_cancelled;
+  size_t expired = conc__scopes_expired();
+  int rc = conc__task_await(all, false, conc__remaining(deadline));
+  conc_scope shield;
+  if (rc == 0) return;
+  if (!conc__group_fail(g, rc) && rc == -ECANCELED &&
+      conc__scopes_expired() == expired) {
+    mine->was_cancelled = was_cancelled;
+    __atomic_fetch_or(&conc__self()->word, CONC__POKED, __ATOMIC_RELEASE);
+  }
+  conc_shield(&shield);
+  conc__task_await(all, true, CONC_FOREVER);
+  conc_scope_end(&shield);
+}
+
+CONC_API int conc_group_leave(conc_group *group, double timeout) {
+  conc_task all;
+  int rc;
+  if (conc__self()->task->group == group) return -EDEADLK;
+  memset(&all, 0, sizeof all);
+  all.kind = &conc__group_kind;
+  all.group = group;
+  all.number = conc__generation + 1; /* not looked at in this process */
+  conc__group_enter(group);
+  if (group->count > 0) group->all = &all;
+  conc__group_exit(group);
+  if (group->all != NULL)
+    conc__group_await_all(group, &all, conc__deadline(timeout));
   rc = group->failure;
   memset(group, 0, sizeof *group);
   return rc;
@@ -10067,7 +10355,7 @@ CONC__PRIVATE void conc__fiber_init(conc__fiber *f, unsigned char *stack,
 /* A coroutine's control block stands at the top of its stack, so that one
    page holds it and the first frames:
 
-     | guard page | ... stack grows down | conc__coro | colour |
+     | guard | ... stack grows down | conc__coro | colour |
 
    The colour shifts it by some cache lines from one stack to the next: at the
    same place in every page they would evict each other. */
@@ -10077,8 +10365,8 @@ typedef struct conc__coro {
   struct conc__coro *next; /* in the inbox, among the free or the dead of its
                               loop, or among a thread's spare stacks */
   uint32_t timer;          /* its place among the loop's timers; 0: none */
-  unsigned char *map;      /* where its mapping begins: the guard page */
-  size_t map_size;         /* bytes, with the guard page and this block */
+  unsigned char *map;      /* where its mapping begins: the guard */
+  size_t map_size;         /* bytes, with the guard and this block */
   size_t valgrind;         /* the number that Valgrind has given the stack */
   struct conc__slab *slab; /* of which the mapping is a slot; NULL: none */
   bool queued;             /* for conc__fork_revive alone */
@@ -10105,6 +10393,7 @@ typedef struct conc__stacks {
   double trim_at;    /* when some are given back; 0: no time is set */
 } conc__stacks;
 
+#define CONC__GUARD_SIZE 65536
 #define CONC__TRIM_AFTER 1.0 /* seconds that stacks stay after a burst */
 
 /* --- where a handler runs when a stack has overflowed --- */
@@ -10153,36 +10442,50 @@ CONC__PRIVATE size_t conc__stack_round(size_t size) {
    1024. */
 CONC__INLINE size_t conc__stack_colour(size_t n) { return n % 15 * 64; }
 
-/* Of a slab: the guard page, and CONC_STACK_SIZE with the control block. */
-CONC__PRIVATE size_t conc__stack_slot_size(void) {
-  return conc__page + conc__stack_round(CONC_STACK_SIZE);
+/* Bytes of a guard, in whole pages. A large frame may reach over a small one
+   into the stack below, unless its code touches each page on its way (gcc's
+   -fstack-clash-protection). Memory that is never touched costs nothing. */
+CONC__INLINE size_t conc__stack_guard(void) {
+  return conc__stack_round(CONC__GUARD_SIZE);
 }
 
-/* Makes a mapping's control block. NULL if there can be no guard page. */
+/* Its lowest byte that may be used. */
+CONC__INLINE unsigned char *conc__stack_low(const conc__coro *co) {
+  return co->map + conc__stack_guard();
+}
+
+/* Of a slab: the guard, and CONC_STACK_SIZE with the control block. */
+CONC__PRIVATE size_t conc__stack_slot_size(void) {
+  return conc__stack_guard() + conc__stack_round(CONC_STACK_SIZE);
+}
+
+/* Makes a mapping's control block. NULL if there can be no guard. */
 CONC__PRIVATE conc__coro *conc__stack_make(unsigned char *map, size_t size,
                                            size_t colour) {
   conc__coro *co = (conc__coro *)(((uintptr_t)map + size - colour -
                                    sizeof(conc__coro)) &
                                   ~(uintptr_t)63);
-  if (conc__pages_guard(map, conc__page) != 0) return NULL;
+  if (conc__pages_guard(map, conc__stack_guard()) != 0) return NULL;
   if (CONC__LOAD_RELAXED(&conc__overflow_report)) conc__alternate_open();
   memset(co, 0, sizeof *co);
   co->map = map;
   co->map_size = size;
-  co->valgrind =
-      conc__valgrind(CONC__VALGRIND_STACK_REGISTER, map + conc__page, co);
+  co->valgrind = conc__valgrind(CONC__VALGRIND_STACK_REGISTER,
+                                conc__stack_low(co), co);
   return co;
 }
 
 /* Adds a slab of which nothing was touched yet: mapped, so it costs memory
-   only as it is used. NULL: no memory. */
+   only as it is used; a smaller one where the address space is limited
+   (RLIMIT_AS). NULL: no memory. */
 CONC__PRIVATE conc__slab *conc__slab_add(conc__stacks *pool) {
   size_t slots = pool->slabs == NULL ? 16 : pool->slabs->slots * 2;
   conc__slab *slab = (conc__slab *)CONC_MALLOC(sizeof *slab);
   if (slab == NULL) return NULL;
   if (slots > 4096) slots = 4096;
-  slab->map = (unsigned char *)conc__pages_map(slots *
-                                               conc__stack_slot_size());
+  do slab->map = (unsigned char *)conc__pages_map(slots *
+                                                  conc__stack_slot_size());
+  while (slab->map == NULL && (slots /= 2) > 0);
   if (slab->map == NULL) {
     CONC_FREE(slab);
     return NULL;
@@ -10205,7 +10508,7 @@ CONC__INLINE void conc__slab_take_slot(conc__stacks *pool, conc__slab *slab) {
 
 /* A stack of the usual size: the one that was given back last; else the next
    slot of the latest slab; else the first one of a new slab. NULL: no memory,
-   or no guard page. */
+   or no guard. */
 CONC__PRIVATE conc__coro *conc__stack_get_pooled(conc__stacks *pool) {
   conc__coro *co = pool->free;
   conc__slab *slab = pool->slabs;
@@ -10244,7 +10547,8 @@ CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
   conc__coro *co;
   if (size > SIZE_MAX / 2) return NULL;
-  size = conc__page + conc__stack_round(size + sizeof(conc__coro) + 1024);
+  size =
+      conc__stack_guard() + conc__stack_round(size + sizeof(conc__coro) + 1024);
   map = (unsigned char *)conc__pages_map(size);
   if (map == NULL) return NULL;
   co = conc__stack_make(map, size,
@@ -10258,6 +10562,13 @@ CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
 CONC__PRIVATE conc__coro *conc__stack_get(conc__stacks *pool, size_t size) {
   if (size <= CONC_STACK_SIZE) return conc__stack_get_pooled(pool);
   return conc__stack_map(size);
+}
+
+/* Makes the fiber of a stack, which begins with entry(). */
+CONC__INLINE void conc__stack_begin(conc__coro *co, void (*entry)(void)) {
+  unsigned char *low = conc__stack_low(co);
+  conc__fiber_init(&co->actor.fiber, low,
+                   (size_t)((unsigned char *)co - low), entry);
 }
 
 /* Undoes conc__stack_make. Not from the stack itself. */
@@ -10542,10 +10853,7 @@ CONC__PRIVATE int conc__gen_begin(conc_gen *g, void *sent) {
   if (sent != NULL) return -EINVAL;
   g->stack = conc__gen_stack_get(g->stack_size);
   if (g->stack == NULL) return -ENOMEM;
-  conc__fiber_init(&g->stack->actor.fiber, g->stack->map + conc__page,
-                   (size_t)((unsigned char *)g->stack - g->stack->map) -
-                       conc__page,
-                   conc__gen_main);
+  conc__stack_begin(g->stack, conc__gen_main);
   g->next = g;
   conc__gen_set(g, CONC__GEN_SUSPENDED);
   return 0;
@@ -10630,7 +10938,7 @@ CONC__INLINE bool conc__gen_fits(const conc_gen *inner, const conc_gen *root) {
   size_t size = inner->stack_size;
   uintptr_t here = (uintptr_t)__builtin_frame_address(0);
   if (size < CONC_STACK_SIZE) size = CONC_STACK_SIZE;
-  return here - (uintptr_t)root->stack->map - conc__page >= size;
+  return here - (uintptr_t)conc__stack_low(root->stack) >= size;
 }
 
 /* conc_yield_from by a switch: for an inner generator that has a stack of its
@@ -11133,19 +11441,126 @@ CONC_API void conc_local_free(conc_local *local) {
    which it may be gone.
    ------------------------------------------------------------------------ */
 
-/* A foreign thread ends: the destructor of conc__thread_key. Its task may be
-   asked to cancel until now. */
+/* --- a thread that ends inside of a target ---
+
+   pthread_exit() and pthread_cancel() end a thread without a return of its
+   target: the stack is abandoned as it is, and what is left is the destructor
+   of conc__thread_key, which runs on that thread. It calls the `quit` of what
+   the thread was running. Nothing may be read there that lay on the stack.
+
+   A task of conc_thread_start then has the result that pthread_exit() was
+   given. Only pthread_join() tells it, so another thread calls that, which is
+   started here; it finishes the task when this thread has gone. That is why
+   threads are joinable until they come to their usual end. */
+
+typedef struct conc__quitter {
+  conc_task *task;
+  pthread_t thread;
+} conc__quitter;
+
+/* Waits until a thread has gone that has quit inside of this task's target, and
+   tells what is to become of the task: returns its status, and sets
+   *result. */
+CONC__PRIVATE int conc__thread_outcome(const conc_task *task, pthread_t thread,
+                                       void **result) {
+  *result = NULL;
+  if (pthread_join(thread, result) != 0) return -ECHILD;
+#if CONC_HAVE_PTHREAD_CANCEL
+  if (*result == PTHREAD_CANCELED) {
+    *result = NULL;
+    return -ECANCELED;
+  }
+#endif
+  return task->was_cancelled ? -ECANCELED : task->status;
+}
+
+/* Finishes the task of a thread that has quit. A callback that calls the
+   library makes this thread a foreign one. */
+CONC__PRIVATE void *conc__quitter_main(void *arg) {
+  conc__quitter *q = (conc__quitter *)arg;
+  conc_task *task = q->task;
+  void *result;
+  int status = conc__thread_outcome(task, q->thread, &result);
+  CONC_FREE(q);
+  conc__threads_leave(task);
+  conc__task_finish(task, result, status);
+  return NULL;
+}
+
+/* Has another thread finish the task of this one, with the result that only it
+   can learn. 0 or negative errno: then the task is still to be finished. */
+CONC__PRIVATE int conc__quitter_start(conc_task *task) {
+  conc__quitter *q = (conc__quitter *)CONC_MALLOC(sizeof *q);
+  pthread_attr_t attr;
+  pthread_t id;
+  int rc = -ENOMEM;
+  if (q == NULL) return rc;
+  q->task = task;
+  q->thread = pthread_self();
+  rc = -pthread_attr_init(&attr);
+  if (rc == 0) {
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    rc = -pthread_create(&id, &attr, conc__quitter_main, q);
+    pthread_attr_destroy(&attr);
+  }
+  if (rc != 0) CONC_FREE(q);
+  return rc;
+}
+
+/* What a thread of the library does at its end, before its task is finished.
+   It polls no more, and only while it does would another thread write to its
+   waker. Before the task is finished: a test that joins the thread finds its
+   descriptors closed. */
+CONC__PRIVATE void conc__thread_leave(conc_task *task) {
+  conc__locals_end(task);
+  conc__gen_stacks_free();
+  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
+  conc__this.has_waker = false;
+}
+
+/* The quit of a thread's task. Its actor goes before the task ends: from here
+   on conc_cancel must not find it. */
+CONC__PRIVATE void conc__thread_quit(conc_task *task) {
+  conc__mutex *guard = conc__mutex_of(&task->done);
+  conc__thread_leave(task);
+  conc__mutex_lock(guard);
+  CONC__STORE(&task->actor, CONC__NEVER_BEGIN);
+  conc__mutex_unlock(guard);
+  if (conc__quitter_start(task) == 0) return;
+  pthread_detach(pthread_self());
+  conc__threads_leave(task);
+  conc__task_finish(task, NULL, -ECHILD);
+}
+
+/* The quit of a foreign thread's task, which is how such a thread always ends.
+   The task may be asked to cancel until now. */
+CONC__PRIVATE void conc__foreign_quit(conc_task *task) {
+  conc__locals_end(task);
+  conc__gen_stacks_free();
+  conc__threads_leave(task);
+  conc__task_finish(task, NULL, 0);
+}
+
+/* The destructor of conc__thread_key. What pointed to the stack is forgotten
+   first, for the destructors of locals may still wait. A loop that was left in
+   the middle stays as it is: see conc__loop_exit. */
 CONC__PRIVATE void conc__thread_exit(void *thread) {
   conc__thread *self = (conc__thread *)thread;
-  conc__locals_end(&self->own);
-  conc__gen_stacks_free();
-  conc__threads_leave(&self->own);
-  conc__task_finish(&self->own, NULL, 0);
+  self->current = &self->actor;
+  self->loop = NULL;
+  self->actor.scope = NULL;
+  self->actor.generator = NULL;
+  conc__once_abandon(&self->actor);
+  if (self->actor.task == &self->own)
+    conc__foreign_quit(&self->own);
+  else if (self->actor.task->kind->quit != NULL)
+    self->actor.task->kind->quit(self->actor.task);
   self->current = NULL; /* a later destructor may begin anew */
 }
 
 static const conc__kind conc__thread_kind = {
-    "Thread", true, false, false, NULL, NULL, NULL, NULL, NULL};
+    "Thread", true, false, false, NULL, NULL, NULL, NULL, NULL,
+    conc__thread_quit};
 
 /* Before main: the thread that runs constructors is the main thread. */
 __attribute__((constructor)) CONC__PRIVATE void conc__thread_install(void) {
@@ -11153,7 +11568,18 @@ __attribute__((constructor)) CONC__PRIVATE void conc__thread_install(void) {
   conc__thread_ended = conc__thread_exit;
 }
 
-/* A thread of the library, from its beginning to its end. */
+/* The usual end of a thread of the library: not inside of its target. */
+CONC__PRIVATE void conc__thread_end(conc_task *task, void *result,
+                                    int status) {
+  conc__thread_leave(task);
+  pthread_setspecific(conc__thread_key, NULL);
+  pthread_detach(pthread_self());
+  conc__threads_leave(task);
+  conc__task_finish(task, result, status);
+  conc__this.current = NULL;
+}
+
+/* A thread of the library, from its beginning to its usual end. */
 CONC__PRIVATE void *conc__thread_main(void *arg) {
   conc_task *task = (conc_task *)arg;
   conc__actor *self = conc__thread_enter(task);
@@ -11161,23 +11587,20 @@ CONC__PRIVATE void *conc__thread_main(void *arg) {
   int status;
   CONC__NAME_THREAD(conc_name(task));
   status = conc__task_run(task, self, &result);
-  conc__locals_end(task);
-  conc__gen_stacks_free();
-  /* This thread polls no more, and only while it does would another one write
-     to its waker. Before the task is finished: a test that joins the thread
-     finds its descriptors closed. */
-  if (conc__this.has_waker) conc__waker_close(conc__this.waker);
-  conc__this.has_waker = false;
-  conc__threads_leave(task);
-  conc__task_finish(task, result, status);
-  conc__this.current = NULL;
+  conc__thread_end(task, result, status);
   return NULL;
 }
 
-/* Threads are detached: the end of a task is its event, not pthread_join, so
-   that coroutines can wait for threads and nothing need be joined. The task is
-   in the list of threads before there is a thread, which may end at once, and
-   is then off the list before this returns. */
+/* A size that a thread's stack may have, of at least this. */
+CONC__PRIVATE size_t conc__thread_stack(size_t size) {
+  if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
+/* Threads need not be joined: the end of a task is its event, not
+   pthread_join, so that coroutines can wait for threads; each detaches itself
+   at its end. The task is in the list of threads before there is a thread,
+   which may end at once, and is then off the list before this returns. */
 CONC_API int conc_thread_start(conc_task *task) {
   pthread_attr_t attr;
   pthread_t id;
@@ -11191,12 +11614,8 @@ CONC_API int conc_thread_start(conc_task *task) {
         __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
   rc = -pthread_attr_init(&attr);
   if (rc == 0) {
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    if (size > 0) {
-      if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
-      size = (size + conc__page - 1) / conc__page * conc__page;
-      rc = -pthread_attr_setstacksize(&attr, size);
-    }
+    if (size > 0)
+      rc = -pthread_attr_setstacksize(&attr, conc__thread_stack(size));
     conc__threads_enter(task);
     if (rc == 0) rc = -pthread_create(&id, &attr, conc__thread_main, task);
     if (rc != 0) conc__threads_leave(task);
@@ -11229,8 +11648,11 @@ CONC_API int conc_thread_start(conc_task *task) {
 /* --- what is ready, and when: the types --- */
 
 /* Switches between two turns of the loop's own fiber: a turn may cost a system
-   call, the look at the poller. */
+   call, the look at the poller. Fewer if they take long: a batch is to take
+   CONC__LOOP_TURN seconds at most, for timers and descriptors wait for it. */
 #define CONC__LOOP_BATCH 256
+#define CONC__LOOP_BATCH_MIN 4
+#define CONC__LOOP_TURN 1e-3
 
 /* What is ready: a coroutine; or, marked by the lowest bit, a task that has
    no stack yet. */
@@ -11374,6 +11796,11 @@ typedef struct conc__loop {
   conc__fds fds;
   conc__poller poller;
   unsigned turns;       /* of the loop's fiber: see conc__loop_run */
+  int batch_size;       /* switches of the next batch */
+  double turn_ends;     /* when a task that need not wait lets the loop's fiber
+                           have its turn; 0: not known yet */
+  conc_task *main;      /* that conc_run was called with; NULL: not started */
+  unsigned rounds;      /* how often all tasks were cancelled at the end */
   unsigned spin_failed; /* what its spins have taught it: see conc__spin */
   conc__lookout lookout;
   CONC__APART(0); /* below, other threads write */
@@ -11620,7 +12047,7 @@ CONC__PRIVATE void conc__timers_expire(conc__loop *loop, double now) {
   conc__timers *timers = &loop->timers;
   uint64_t time = conc__timer_time(now);
   int n = 0;
-  while (n < CONC__LOOP_BATCH / 2 && timers->count > 0) {
+  while (n < loop->batch_size / 2 && timers->count > 0) {
     const conc__timer *first = conc__timers_first(timers);
     uint32_t i = (uint32_t)(first - timers->places);
     if (first->time > time) {
@@ -12122,9 +12549,7 @@ CONC__PRIVATE conc__coro *conc__coro_bind(conc__loop *loop, conc_task *t) {
   conc__coro_init(co, t);
   co->loop = loop;
   co->timer = 0;
-  conc__fiber_init(&co->actor.fiber, co->map + conc__page,
-                   (size_t)((unsigned char *)co - co->map) - conc__page,
-                   conc__coro_main);
+  conc__stack_begin(co, conc__coro_main);
   return co;
 }
 
@@ -12158,6 +12583,51 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
       conc__fiber_switch(from, &loop->fiber, last);
   }
 }
+
+/* --- taking turns ---
+
+   A call that finds what it is asked for does not wait: a task that only makes
+   such calls would never let another one run, and notice neither conc_cancel
+   nor a time limit. So each call that asks the system for something takes a
+   turn first, every now and then: before it has done anything, so that it may
+   still fail. A thread has no others to let run, but it looks as well. */
+
+#define CONC__CREDIT_BYTES 13 /* 2^13 bytes count as one call more */
+
+/* The turn: 0 or -ECANCELED. The loop's fiber has its own now if the last was
+   a while ago, whatever is ready. */
+CONC__NOINLINE int conc__take_turn(void) {
+  conc__actor *self = conc__self();
+  conc__loop *loop = conc__this.loop;
+  double now;
+  if (conc__this.credit > 0) return 0; /* a thread's first call */
+  conc__this.credit = CONC__CREDIT;
+  if (conc__take_cancel(self)) return -ECANCELED;
+  if (self->ops->blocks) return 0;
+  now = conc_now();
+  if (loop->turn_ends <= 0)
+    loop->turn_ends = now + CONC__LOOP_TURN;
+  else if (now >= loop->turn_ends)
+    loop->batch = 0;
+  conc__ready_push(&loop->ready, (conc__ready)self);
+  conc__loop_switch(loop, &self->fiber, false);
+  return 0;
+}
+
+/* Before a call that may not wait: 0, or -ECANCELED. The loop's own fiber has
+   no turn to give, nor is it any task's. */
+CONC__INLINE int conc__turn(void) {
+  if (CONC__LIKELY(--conc__this.credit > 0)) return 0;
+  if (conc__this.loop != NULL && conc__self()->ops->blocks) return 0;
+  return conc__take_turn();
+}
+
+/* After it: n bytes were moved. */
+CONC__INLINE void conc__turn_charge(ssize_t n) {
+  if (n > 0) conc__this.credit -= (int)(n >> CONC__CREDIT_BYTES & 0xffffff);
+}
+
+/* --- the life of a coroutine --- */
 
 /* Runs tasks on this stack, one after the other as long as the next that is
    ready has none yet, then leaves it for ever. It goes on to be used until the
@@ -12495,10 +12965,11 @@ CONC__PRIVATE bool conc__thread_is_only(void) {
 CONC__PRIVATE void conc__loop_give_up(conc__loop *loop) {
   conc_task *t;
   for (t = loop->tasks; t != NULL; t = t->next)
-    if (t->actor->waiting == NULL) return;
+    if (t->kind != NULL && t->actor->waiting == NULL) return;
   conc__mutex_lock(&conc__stuck_guard);
   conc__stuck_report[0] = 0;
   for (t = loop->tasks; t != NULL; t = t->next) {
+    if (t->kind == NULL) continue; /* a mark: see conc__loop_end_rest */
     conc__report_task(t);
     conc__report_wait(t->actor->waiting);
     if (t->next != NULL) conc__report(", ");
@@ -12565,6 +13036,42 @@ CONC__PRIVATE double conc__loop_look_out(conc__loop *loop) {
   return conc_now() + l->patience;
 }
 
+/* Whether a cancellation of the thread's own task, which waits in conc_run, is
+   to be passed on. When the main task has finished it stays pending. */
+CONC__INLINE bool conc__loop_heeds(const conc__loop *loop) {
+  return loop->main != NULL && !conc_event_is_set(&loop->main->done);
+}
+
+/* Passes it on: a conc_cancel, or the end of a time limit. */
+CONC__PRIVATE void conc__loop_take_cancel(conc__loop *loop) {
+  if (conc__loop_heeds(loop) && conc__take_cancel(loop->thread_actor))
+    conc_cancel(loop->main);
+}
+
+/* The look at the poller that is a sleep, until then at most. The thread's own
+   task can be cancelled meanwhile: then the waker wakes the loop. A canceller
+   that comes too late may still be about to write to the waker; it holds the
+   guard of the task, so once that guard was taken here, it has. Returns
+   whether anything came. */
+CONC__PRIVATE bool conc__loop_poll(conc__loop *loop, double until) {
+  conc__actor *self = loop->thread_actor;
+  bool heeds = conc__loop_heeds(loop);
+  bool came = true;
+  if (!heeds) return conc__poller_wait(loop, until);
+  conc__this.polled = loop->poller.waker;
+  if (conc__park_announce(self, conc__cancel_bit(self),
+                          CONC__PARKED | CONC__POLLING)) {
+    came = conc__poller_wait(loop, conc__scope_limit(self, until));
+    if (!conc__park_retract(self)) {
+      conc__mutex *guard = conc__mutex_of(&self->task->done);
+      conc__mutex_lock(guard);
+      conc__mutex_unlock(guard);
+    }
+  }
+  conc__this.polled = NULL;
+  return came;
+}
+
 /* No coroutine is ready: sleeps until something comes. */
 CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   double until = CONC__NEVER;
@@ -12581,7 +13088,7 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
   if (lonely) until = conc__loop_look_out(loop);
   /* Last of all, for it takes time: the loop has nothing else to do now. */
   until = conc__stacks_tend(&loop->stacks, until);
-  lonely = !conc__poller_wait(loop, until) && lonely;
+  lonely = !conc__loop_poll(loop, until) && lonely;
   /* Nothing has come if the inbox is empty, too: a poster writes to the waker
      only after it has posted, maybe after the poller's time was out. */
   lonely = conc__inbox_end_sleep(&loop->inbox) && lonely;
@@ -12593,12 +13100,12 @@ CONC__PRIVATE void conc__loop_sleep(conc__loop *loop) {
 
 /* --- a turn of the loop --- */
 
-/* Whether there is more to run: `until` has not finished (NULL: some task has
-   not). */
+/* Whether there is more to run: `until` has not finished; or, if it is a mark
+   (see conc__loop_end_rest), a task before it has not. */
 CONC__INLINE bool conc__loop_goes_on(const conc__loop *loop,
                                      const conc_task *until) {
-  return loop->alive > 0 &&
-         (until == NULL || !conc_event_is_set(&until->done));
+  if (until->kind == NULL) return until->next != NULL;
+  return loop->alive > 0 && !conc_event_is_set(&until->done);
 }
 
 /* Unmaps the stacks that ended coroutines have left. Only here is it certain
@@ -12621,23 +13128,46 @@ CONC__PRIVATE void conc__loop_fail(conc__loop *loop) {
   }
 }
 
-/* Runs until `until` has finished (NULL: until all tasks have), in turns.
-   A turn begins with the coroutines that could starve: those that other
+/* The batch that has just ended took some seconds: the next one is so large
+   that it will take CONC__LOOP_TURN, as far as the last one tells. It grows by
+   steps, and shrinks at once. */
+CONC__PRIVATE void conc__loop_learn(conc__loop *loop, double seconds) {
+  int size = loop->batch_size;
+  if (seconds > CONC__LOOP_TURN)
+    size = (int)(size * (CONC__LOOP_TURN / seconds));
+  else if (seconds < CONC__LOOP_TURN / 2)
+    size *= 2;
+  if (size > CONC__LOOP_BATCH) size = CONC__LOOP_BATCH;
+  if (size < CONC__LOOP_BATCH_MIN) size = CONC__LOOP_BATCH_MIN;
+  loop->batch_size = size;
+}
+
+/* Runs until `until` has finished, or, if it is a mark, all before it, in
+   turns. A turn begins with the coroutines that could starve: those that other
    threads have woken, those that a timer wakes, those with a descriptor that
    is ready. They join the ring; then a batch of what is in the ring runs. */
 CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
+  double now = conc_now();
   while (conc__loop_goes_on(loop, until)) {
+    double began;
+    if (CONC__UNLIKELY(conc__may_be_cancelled(loop->thread_actor)))
+      conc__loop_take_cancel(loop);
     conc__inbox_take(loop);
-    if (loop->timers.count > 0) conc__timers_expire(loop, conc_now());
+    if (loop->timers.count > 0) conc__timers_expire(loop, now);
     /* A loop that never sleeps, too, ends its doubts. */
     if (++loop->turns % 32 == 0) conc__fds_verify(loop);
     if (loop->ready.count == 0) {
       conc__loop_sleep(loop);
+      now = conc_now();
       continue; /* with the inbox and the timers, which may have woken it */
     }
     if (loop->fds.waited > 0) conc__poller_wait(loop, 0);
-    loop->batch = CONC__LOOP_BATCH;
+    began = now;
+    loop->batch = loop->batch_size;
+    loop->turn_ends = 0;
     conc__loop_switch(loop, &loop->fiber, false);
+    now = conc_now();
+    conc__loop_learn(loop, now - began);
     conc__loop_bury(loop);
     conc__loop_fail(loop);
   }
@@ -12649,6 +13179,7 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
    nothing to close. */
 CONC__PRIVATE int conc__loop_open(conc__loop *loop) {
   memset(loop, 0, sizeof *loop);
+  loop->batch_size = CONC__LOOP_BATCH / 8;
   loop->thread_actor = conc__self();
   conc__fiber_init_thread(&loop->fiber);
   return conc__poller_start(loop);
@@ -12672,7 +13203,11 @@ CONC__PRIVATE void conc__loop_close(conc__loop *loop) {
 }
 
 static const conc__kind conc__coro_kind = {
-    "Task", true, false, false, NULL, NULL, NULL, NULL, NULL};
+    "Task", true, false, false, NULL, NULL, NULL, NULL, NULL, NULL};
+
+/* How often all that is left of a loop is cancelled at its end, before no task
+   may start another one. */
+#define CONC__LOOP_ROUNDS 8
 
 /* All that can fail is done here: what the task inherits, and its places in
    the ring and among the timers. Only the stack, which it gets when it first
@@ -12680,10 +13215,12 @@ static const conc__kind conc__coro_kind = {
 CONC_API int conc_coro_start(conc_task *task) {
   conc__loop *loop = conc__this.loop;
   conc_task *parent;
-  int rc;
-  if (loop == NULL) return -EPERM;
-  rc = conc__task_begin(task, &conc__coro_kind);
+  int rc = conc__task_begin(task, &conc__coro_kind);
   if (rc != 0) return rc;
+  if (CONC__UNLIKELY(loop == NULL || loop->rounds > CONC__LOOP_ROUNDS)) {
+    conc__task_start_failed(task);
+    return loop == NULL ? -EPERM : -ECANCELED;
+  }
   parent = conc__this.current->task;
   if (CONC__UNLIKELY(parent->locals != NULL))
     rc = conc__locals_inherit(task, parent);
@@ -12701,29 +13238,115 @@ CONC_API int conc_coro_start(conc_task *task) {
   return 0;
 }
 
-/* Runs the loop twice: until the task has finished, and then, with all that is
-   left cancelled, until the rest has. */
+/* Cancels all that is left and waits for its end, in rounds: what was started
+   during a round, by a clean-up, runs as long as the round does, and is
+   cancelled then. A mark in the list of tasks, behind which are the older
+   ones, tells when the round has ended. */
+CONC__PRIVATE void conc__loop_end_rest(conc__loop *loop) {
+  while (loop->alive > 0) {
+    conc_task *t;
+    conc_task mark;
+    memset(&mark, 0, sizeof mark);
+    for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
+    loop->rounds++;
+    conc__task_link(&loop->tasks, &mark);
+    conc__loop_run(loop, &mark);
+    conc__task_unlink(&mark);
+  }
+}
+
+/* Ends the task of a coroutine of which the stack was left for ever. What
+   pointed to that is forgotten first. False: the caller is on that stack, so
+   it is not given back. */
+CONC__PRIVATE bool conc__coro_abandon(conc__loop *loop, conc__actor *self) {
+  conc__coro *co = (conc__coro *)self;
+  conc_task *t = self->task;
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  bool left = here - (uintptr_t)co->map >= co->map_size;
+  if (left) {
+    conc__asan_leave(&self->fiber, &loop->fiber, true);
+    conc__tsan_switch(&loop->fiber);
+    conc__asan_return(&loop->fiber);
+  }
+  self->scope = NULL;
+  self->generator = NULL;
+  conc__once_abandon(self);
+  conc__locals_end(t);
+  conc__loop_forget(loop, t);
+  conc__task_finish(t, NULL, -ECHILD);
+  if (left && co->slab != NULL) {
+    conc__stack_put_pooled(&loop->stacks, co);
+  } else if (left) {
+    co->next = loop->dead;
+    loop->dead = co;
+    conc__loop_bury(loop);
+  }
+  return left;
+}
+
+/* The thread ends inside of its loop: one of the coroutines, or a step of the
+   loop, has called pthread_exit() or was met by pthread_cancel(). That is how
+   the coroutine has ended; the others are cancelled, and run to their ends,
+   before the thread goes on to its own. This is a handler of
+   pthread_cleanup_push(): most systems call it on the thread's own stack, but
+   some where pthread_exit() was called: then the stacks of the loop stay.
+   (Where the handler is lost, as in C++ on a coroutine's stack, the loop stays
+   as it is: no task of it goes on, and what they wait for stays safe to
+   use.) */
+CONC__PRIVATE void conc__loop_exit(void *arg) {
+  conc__loop *loop = (conc__loop *)arg;
+  conc__actor *self = conc__this.current;
+  bool whole = true;
+  conc__this.current = loop->thread_actor;
+  conc__this.polled = NULL;
+  conc__park_retract(loop->thread_actor);
+  conc__inbox_end_sleep(&loop->inbox);
+  if (conc__is_coro(self)) whole = conc__coro_abandon(loop, self);
+  conc__loop_end_rest(loop);
+  conc__this.loop = NULL;
+  if (whole) {
+    conc__loop_close(loop);
+    CONC_FREE(loop);
+  } else {
+    conc__poller_stop(loop);
+  }
+}
+
+/* Runs the loop twice: until the task has finished, and then until the rest
+   has. */
+CONC__PRIVATE void conc__loop_run_all(conc__loop *loop, const conc_task *t) {
+  pthread_cleanup_push(conc__loop_exit, loop);
+  conc__loop_run(loop, t);
+  conc__loop_end_rest(loop);
+  pthread_cleanup_pop(0);
+}
+
+/* A cancellation of the caller, which was passed on to the task, counts for
+   the caller only if that has failed by it. */
 CONC_API int conc_run(conc_task *task) {
   conc__loop *loop;
-  conc_task *t;
+  conc_task *mine;
+  bool was_cancelled;
   int rc;
   conc__init();
   if (conc__this.loop != NULL) return -EBUSY;
   loop = (conc__loop *)CONC_MALLOC(sizeof *loop);
   if (loop == NULL) return -ENOMEM;
+  mine = conc__self()->task;
+  was_cancelled = mine->was_cancelled;
   rc = conc__loop_open(loop);
   if (rc == 0) {
     conc__this.loop = loop;
     rc = conc_coro_start(task);
     if (rc == 0) {
-      conc__loop_run(loop, task);
-      for (t = loop->tasks; t != NULL; t = t->next) conc_cancel(t);
-      conc__loop_run(loop, NULL);
+      loop->main = task;
+      conc__loop_run_all(loop, task);
       rc = loop->lookout.deadlocked ? -EDEADLK : task->status;
     }
     conc__this.loop = NULL;
     conc__loop_close(loop);
   }
+  if (rc != -ECANCELED) mine->was_cancelled = was_cancelled;
   CONC_FREE(loop);
   return rc;
 }
@@ -12734,7 +13357,7 @@ CONC_API int conc_run(conc_task *task) {
    zeroed. It looks at what no variable lives in, which no tool likes. */
 CONC__ASAN_IGNORES CONC__TSAN_IGNORES CONC__PRIVATE const unsigned char *
 conc__stack_edge(const conc__coro *co) {
-  const volatile uintptr_t *p = (const uintptr_t *)(co->map + conc__page);
+  const volatile uintptr_t *p = (const uintptr_t *)(void *)conc__stack_low(co);
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)1, NULL); /* 1 less */
   while ((uintptr_t)p < (uintptr_t)co && *p == 0) p++;
   conc__valgrind(CONC__VALGRIND_REPORT_ERRORS, (void *)-1, NULL);
@@ -12811,10 +13434,10 @@ CONC_API int conc_sleep(double seconds) {
 
 static struct sigaction conc__overflow_before[2]; /* SIGSEGV, SIGBUS */
 
-/* Whether an address is in the guard page of a stack. */
+/* Whether an address is in the guard of a stack. */
 CONC__PRIVATE bool conc__overflow_hit(const conc__coro *co, const void *at) {
   const unsigned char *p = (const unsigned char *)at;
-  return p >= co->map && p < co->map + conc__page;
+  return p >= co->map && p < conc__stack_low(co);
 }
 
 /* The stack of the caller that an access at this address has overflowed: of
@@ -12845,7 +13468,8 @@ CONC__PRIVATE void conc__overflow_caught(int number, siginfo_t *info,
     int n = snprintf(text, sizeof text,
                      "conc: %s%.100s has overflowed its stack of %zu bytes "
                      "(.stack_size)\n",
-                     what, conc_name(self->task), co->map_size - conc__page);
+                     what, conc_name(self->task),
+                     co->map_size - conc__stack_guard());
     if (n > 0 && write(2, text, (size_t)n) < 0) n = 0; /* it is not heard */
   }
   if (before->sa_flags & SA_SIGINFO) {
@@ -13044,10 +13668,50 @@ CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
   conc__rwlock_settle(rwlock, false);
 }
 
+/* Callbacks of tasks that have stayed behind. They are called at last, when
+   nothing of those tasks is read any more: a callback may start a thread, and
+   that may get the stack of one that is missing, where tasks, groups and
+   waiters lie. */
+typedef struct conc__fork_call {
+  conc_task *task;
+  void (*callback)(conc_task *task, int status, void *result);
+} conc__fork_call;
+
+typedef struct conc__fork_calls {
+  conc__fork_call *items;
+  size_t count, room;
+} conc__fork_calls;
+
+/* Without memory for it, it is called at once. */
+CONC__PRIVATE void conc__fork_note(conc__fork_calls *calls, conc_task *t) {
+  conc__fork_call *items = calls->items;
+  if (calls->count == calls->room) {
+    size_t room = calls->room * 2 + 8;
+    items = (conc__fork_call *)CONC_REALLOC(items, room * sizeof *items);
+    if (items != NULL) {
+      calls->items = items;
+      calls->room = room;
+    }
+  }
+  if (items == NULL) {
+    t->callback(t, -ECHILD, NULL);
+  } else {
+    items[calls->count].task = t;
+    items[calls->count++].callback = t->callback;
+  }
+}
+
+CONC__PRIVATE void conc__fork_call_back(conc__fork_calls *calls) {
+  size_t i;
+  for (i = 0; i < calls->count; i++)
+    calls->items[i].callback(calls->items[i].task, -ECHILD, NULL);
+  CONC_FREE(calls->items);
+}
+
 /* Ends tasks that stayed in the parent, for the tasks that join them here:
    -ECHILD. `next` is read before: a task may be freed as soon as it has
    ended. */
-CONC__PRIVATE void conc__fork_end(conc_task *t) {
+CONC__PRIVATE void conc__fork_end_each(conc_task *t, conc__fork_calls *calls) {
   conc_task *next;
   for (; t != NULL; t = next) {
     conc__actor *actor = conc__fork_actor(t);
@@ -13057,8 +13721,16 @@ CONC__PRIVATE void conc__fork_end(conc_task *t) {
       for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
       conc__fork_recount(actor->changing);
     }
-    conc__task_end_stayed_in_parent(t);
+    conc__task_end_left_behind(t, false);
+    if (t->callback != NULL) conc__fork_note(calls, t);
   }
+}
+
+/* The same, for one list. */
+CONC__PRIVATE void conc__fork_end(conc_task *t) {
+  conc__fork_calls calls = {NULL, 0, 0};
+  conc__fork_end_each(t, &calls);
+  conc__fork_call_back(&calls);
 }
 
 /* --- what is here goes on --- */
@@ -13187,6 +13859,7 @@ CONC__PRIVATE conc_task *conc__fork_split(conc_task **others) {
 /* The steps, each of which rests on those before it. */
 CONC__PRIVATE void conc__fork_child(void) {
   conc_task *others, *mine, *t, *next;
+  conc__fork_calls calls = {NULL, 0, 0};
   /* The tools first: everything below may take a guard, or wake. The stand-in
      for futexes has mutexes of its own, which other threads may have held. */
   conc__fork_each_guard(conc__fork_reset_guard);
@@ -13207,15 +13880,16 @@ CONC__PRIVATE void conc__fork_child(void) {
      And before the ends below, which call the program: they must find a loop
      of which no coroutine is forgotten. */
   if (conc__this.loop != NULL) conc__fork_revive_all(conc__this.loop);
-  /* Last, for it calls the program's callbacks, which may use all of the
-     library. A thread's loop is found by its task: so the loop's first. */
+  /* Last, for the program's callbacks may use all of the library. A thread's
+     loop is found by its task: so the loop's first. */
   for (t = others; t != NULL; t = next) {
     next = t->next;
-    conc__fork_end(conc__fork_tasks_of(t));
+    conc__fork_end_each(conc__fork_tasks_of(t), &calls);
     t->next = NULL; /* this one alone */
-    conc__fork_end(t);
+    conc__fork_end_each(t, &calls);
   }
   if (mine != NULL) conc__task_link(&conc__threads, mine);
+  conc__fork_call_back(&calls);
 }
 
 /* Before main, since a fork may come before anything else of this file. */
@@ -13262,9 +13936,11 @@ CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
 }
 
 CONC_API int conc_wait_fd(int fd, int events, double timeout) {
+  int rc;
   if (fd < 0) return -EBADF;
   if (events == 0 || (events & ~(CONC_READ | CONC_WRITE))) return -EINVAL;
-  return conc__fd_wait(fd, events, conc__deadline(timeout));
+  rc = conc__turn();
+  return rc != 0 ? rc : conc__fd_wait(fd, events, conc__deadline(timeout));
 }
 
 /* Waits until one read() or write() of a blocking descriptor would not block.
@@ -13322,8 +13998,10 @@ CONC__INLINE conc__fd *conc__fd_known(int fd) {
    are, and then it costs one system call to read what is there. */
 CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
   double deadline = conc__deadline(timeout);
+  int turn = conc__turn();
   conc__fd *entry = conc__fd_known(fd);
   bool is_socket = true;
+  if (turn != 0) return turn;
   /* The last read took all, and no edge has come since: a try would be in
      vain. A timeout of 0 asks the system all the same. */
   if (entry != NULL && entry->drained && deadline > 0) {
@@ -13355,6 +14033,7 @@ CONC_API ssize_t conc_read(int fd, void *buf, size_t size, double timeout) {
          the end (n == 0), which the next read is to find again. */
       if (n > 0 && (size_t)n < size && entry != NULL)
         entry->drained = (entry->edges & CONC_READ) != 0;
+      conc__turn_charge(n);
       return n;
     }
     if (errno == EINTR) continue;
@@ -13388,9 +14067,10 @@ enum { CONC__FD_SOCKET, CONC__FD_NONBLOCKING, CONC__FD_BLOCKING };
    calls what was found out. Returns bytes, or negative errno. */
 CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
                                        int *kind, double deadline) {
+  int rc = conc__turn();
+  if (rc != 0) return rc;
   for (;;) {
     ssize_t n;
-    int rc;
     if (*kind == CONC__FD_SOCKET) {
       n = send(fd, buf, size, MSG_DONTWAIT | MSG_NOSIGNAL);
       if (n < 0 && errno == ENOTSOCK) {
@@ -13410,6 +14090,7 @@ CONC__PRIVATE ssize_t conc__write_some(int fd, const void *buf, size_t size,
       n = write(fd, buf, blocking && size > PIPE_BUF ? PIPE_BUF : size);
       if (n < (ssize_t)size) conc__pipe_widen(fd, n); /* it is full now */
     }
+    conc__turn_charge(n);
     if (n >= 0) return n;
     if (errno == EINTR) continue;
     if (!conc__would_block(errno)) return -errno;
@@ -13766,11 +14447,12 @@ CONC__PRIVATE bool conc__may_listen(int fd) {
    fails, and their mode must stay. */
 CONC_API int conc_accept(int fd, double timeout) {
   double deadline = conc__deadline(timeout);
+  int rc = conc__turn();
+  if (rc != 0) return rc;
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
     int client = conc__accept_raw(fd);
-    int rc;
     if (client >= 0) {
       conc__set_nodelay(client);
       conc__fd_is_new(client);
@@ -14051,6 +14733,7 @@ CONC_API int conc_datagram_send(int fd, const void *data, size_t size,
   /* AF_UNIX is said by the '/' in a path, and not by getaddrinfo(). */
   family = addr->sa_family == AF_UNIX ? AF_UNSPEC : addr->sa_family;
   rc = conc__address_parse(address, false, family, deadline, &a, 1);
+  if (rc >= 0) rc = conc__turn();
   while (rc >= 0) {
     ssize_t n = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL, addr,
                        a.size);
@@ -14074,8 +14757,9 @@ CONC_API ssize_t conc_datagram_receive(int fd, void *buf, size_t size,
   struct sockaddr_storage a;
   struct msghdr m;
   struct iovec part;
-  int rc;
+  int rc = conc__turn();
   if (from_size > 0) from[0] = 0;
+  if (rc != 0) return rc;
   do {
     ssize_t n;
     memset(&m, 0, sizeof m); /* in each turn, for the call writes to it */
@@ -15232,7 +15916,8 @@ CONC__PRIVATE void conc__process_init_once(void) {
 /* --- a process as its parent sees it --- */
 
 static const conc__kind conc__process_kind = {
-    "Process", true, false, false, conc_terminate, NULL, NULL, NULL, NULL};
+    "Process", true, false, false, conc_terminate, NULL, NULL, NULL, NULL,
+    NULL};
 
 /* Readies a task to be started as a process, by the counter that its default
    name comes from. `first` keeps the numbers of programs apart from the
@@ -15333,10 +16018,24 @@ CONC__PRIVATE int conc__parent_watch_start(int fd) {
 
 /* --- the life of a child --- */
 
+/* In a forked child: what conc__process_child is to run, which takes no
+   argument because a fiber's entry has none. NULL: this is none. */
+static conc_task *conc__process_own_task;
+
+/* The quit of a process: its target has called pthread_exit(), in the main
+   thread, which ends the process as a return of NULL would. */
+CONC__PRIVATE void conc__process_quit(conc_task *t) {
+  conc__locals_end(t);
+  if (conc__process_own_task == NULL) exit(0); /* it was spawned */
+  conc__stdio_end();
+  _exit(0);
+}
+
 /* A process as it sees itself: the task that its parent has started. The
    child does not join, cancel or signal it. */
 static const conc__kind conc__own_process_kind = {
-    "Process", true, false, false, NULL, NULL, NULL, NULL, NULL};
+    "Process", true, false, false, NULL, NULL, NULL, NULL, NULL,
+    conc__process_quit};
 
 /* Runs the target as this process's own task, in its main thread. Returns the
    exit code; 255 if a daemon cannot be bound to its parent, since it must not
@@ -15357,10 +16056,6 @@ CONC__PRIVATE int conc__process_main(conc_task *t) {
   conc__locals_end(t);
   return (int)((uintptr_t)result & 255);
 }
-
-/* In a forked child: what conc__process_child is to run, which takes no
-   argument because a fiber's entry has none. */
-static conc_task *conc__process_own_task;
 
 /* All of a forked child. It leaves by _exit: functions of atexit(), and what
    lies in the buffers of the program's streams, are the parent's. */
@@ -15396,9 +16091,7 @@ CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
     co = conc__stack_map(t->stack_size > CONC_STACK_SIZE ? t->stack_size
                                                          : (size_t)8 << 20);
   if (co != NULL) {
-    conc__fiber_init(&co->actor.fiber, co->map + conc__page,
-                     (size_t)((unsigned char *)co - co->map) - conc__page,
-                     conc__process_child_fiber);
+    conc__stack_begin(co, conc__process_child_fiber);
     conc__fiber_switch(&self->fiber, &co->actor.fiber, true);
   }
   conc__process_child();
@@ -22634,6 +23327,8 @@ typedef struct conc__worker {
   size_t index;         /* in pool->workers, and its bit in the idle set */
   unsigned spin_failed; /* see conc__spin; the worker's own */
   conc_task task;       /* its thread */
+  conc_task *left; /* that the thread was in when it quit; see worker_quit */
+  pthread_t gone;  /* that thread */
   char name[32];
 } conc__worker;
 
@@ -23002,10 +23697,12 @@ CONC__PRIVATE bool conc__job_take_cancel(conc__actor *self) {
 CONC__PRIVATE int conc__pool_await(conc_task *task, bool uncancellable,
                                    double timeout); /* in the row */
 
+CONC__PRIVATE void conc__job_quit(conc_task *t); /* in the row */
+
 /* A job of a thread of a pool, or one that a process of a pool runs. */
 static const conc__kind conc__job_kind = {
     "Job", true, true, true, NULL, conc__job_take_cancel,
-    conc__pool_await, conc__job_end_if_owner_gone, NULL};
+    conc__pool_await, conc__job_end_if_owner_gone, NULL, conc__job_quit};
 
 /* A job that has waited, and so has announced its actor, is about to run
    another job on the same actor: a poke from now on would be for that one. One
@@ -23042,6 +23739,7 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
     conc__job_withdraw(outer, self);
   self->scope = &conc__job_scope;
   self->task = t;
+  t->next = outer; /* see conc__worker_quit */
   /* Until now the pool's id stood there: now a task that waits for the job
      waits for this actor, which a deadlock report follows. */
   CONC__STORE_RELAXED(&t->id, self->id);
@@ -23085,6 +23783,90 @@ CONC__PRIVATE void *conc__worker_main(void *arg) {
   conc__this.worker = NULL;
   conc__this.base = NULL;
   return NULL;
+}
+
+/* --- a job that ends its thread --- */
+
+/* In a worker that is a process: what its main thread does when a job has ended
+   it. Set before there is such a job. */
+static void (*conc__job_process_quit)(conc_task *t);
+
+/* Ends the jobs that the worker's thread was in when it quit: the innermost
+   with this result, which its target has handed to pthread_exit(). The others
+   have waited below it, on the stack that is gone. */
+CONC__PRIVATE void conc__worker_end_left(conc__worker *w, void *result,
+                                         int status) {
+  conc_task *t = w->left;
+  while (t != &w->task) {
+    conc_task *outer = t->next;
+    CONC__CHECK(t->kind == &conc__job_kind);
+    conc__task_finish(t, result, status);
+    result = NULL;
+    status = -ECHILD;
+    t = outer;
+  }
+}
+
+/* A thread goes on as this worker, whose thread has quit: it is the thread of
+   the worker's task from here on, and for those that wait for this task
+   nothing has happened. */
+CONC__PRIVATE void conc__worker_go_on(conc__worker *w, void *result,
+                                      int status) {
+  conc__actor *self = conc__thread_enter(&w->task);
+  CONC__NAME_THREAD(w->name);
+  (void)conc__task_enter(&w->task, self);
+  conc__this.worker = w; /* for callbacks */
+  conc__this.base = &w->task;
+  conc__worker_end_left(w, result, status);
+  conc__worker_main(w);
+  conc__thread_end(&w->task, NULL, 0);
+}
+
+/* The thread that takes the place of one that has quit. */
+CONC__PRIVATE void *conc__worker_again_main(void *arg) {
+  conc__worker *w = (conc__worker *)arg;
+  void *result;
+  int status = conc__thread_outcome(w->left, w->gone, &result);
+  conc__worker_go_on(w, result, status);
+  return NULL;
+}
+
+/* A worker's thread has quit inside of the job t, perhaps with other jobs below
+   it: `next` leads from each to the one that waits below. Another thread takes
+   its place; if there can be none, this one goes on here, where it ends. No
+   task may find the thread's actor any more: conc_cancel looks under the guard
+   of `done`. */
+CONC__PRIVATE void conc__worker_quit(conc__worker *w, conc_task *t) {
+  pthread_attr_t attr;
+  pthread_t id;
+  bool replaced = false;
+  w->left = t;
+  w->gone = pthread_self();
+  conc__this.worker = NULL;
+  conc__this.base = NULL;
+  for (;; t = t->next) {
+    conc__mutex *guard = conc__mutex_of(&t->done);
+    if (t != &w->task) conc__locals_end(t);
+    conc__mutex_lock(guard);
+    CONC__STORE(&t->actor, t == &w->task ? NULL : CONC__NEVER_BEGIN);
+    conc__mutex_unlock(guard);
+    if (t == &w->task) break;
+  }
+  conc__thread_leave(&w->task);
+  if (pthread_attr_init(&attr) == 0) {
+    if (w->task.stack_size > 0)
+      pthread_attr_setstacksize(&attr, conc__thread_stack(w->task.stack_size));
+    replaced = pthread_create(&id, &attr, conc__worker_again_main, w) == 0;
+    pthread_attr_destroy(&attr);
+  }
+  if (!replaced) conc__worker_go_on(w, NULL, -ECHILD);
+}
+
+/* The quit of a job (see conc__kind). In a forked child the worker is gone. */
+CONC__PRIVATE void conc__job_quit(conc_task *t) {
+  if (conc__this.worker != NULL) conc__worker_quit(conc__this.worker, t);
+  else if (conc__job_process_quit != NULL)
+    conc__job_process_quit(t);
 }
 
 /* --- waiting for jobs --- */
@@ -24128,47 +24910,81 @@ CONC__PRIVATE void conc__procpool_wake_parent(conc__procpool_shared *s) {
     conc__shared_wake(&s->bell, 1);
 }
 
-/* Runs the job in a slot that this worker has claimed. The job is a task of
-   its own here, with the same target; its argument is in shared memory, where
-   the parent finds what the job makes of it. */
-CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
-                                           char *memory, unsigned i,
-                                           size_t worker) {
-  unsigned generation = conc__generation;
-  conc__procpool_slot *slot = &s->slots[i];
-  uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
-  conc__chunk_here chunk;
+/* The job that this worker runs. Not on the stack: if the job ends the thread,
+   that is gone when the thread's last destructors run. */
+static struct conc__procpool_here {
+  conc__procpool_shared *shared;
+  conc__procpool_slot *slot;
+  uint64_t word;       /* the slot's, while it is claimed */
+  unsigned generation; /* of processes: a child that the job has forked is not
+                          the worker */
   conc_task job;
-  memset(&job, 0, sizeof job);
-  job.number = (unsigned)(seen >> 24) + 1;
-  job.size = slot->size;
-  job.arg = conc__procpool_argument(slot, memory);
-  /* Without a size .arg is a number, or a pointer that is good in both
-     processes: it was sent itself. */
-  if (slot->size == 0) memcpy(&job.arg, slot->bytes, sizeof job.arg);
-  job.target = slot->target;
-  if (slot->item > 0) {
-    chunk.slot = slot;
-    chunk.items = (char *)job.arg;
-    job.target = conc__chunk_run;
-    job.arg = &chunk;
-  }
-  conc__task_begin(&job, &conc__job_kind);
-  conc__job_run(&job, false);
-  if (generation != conc__generation)
+} conc__procpool_here;
+
+/* The job has ended. The result comes before the word, which releases it; the
+   note in `done` comes after the word. If the worker is killed in between, the
+   keeper finds the slot DONE at its burial, and loses nothing. */
+CONC__PRIVATE void conc__procpool_slot_done(void *result, int status) {
+  conc__procpool_shared *s = conc__procpool_here.shared;
+  conc__procpool_slot *slot = conc__procpool_here.slot;
+  uint64_t seen = conc__procpool_here.word;
+  size_t i = (size_t)(slot - s->slots);
+  if (conc__procpool_here.generation != conc__generation)
     _exit(0); /* a child that the job has forked, and that came back */
-  /* The result comes before the word, which releases it; the note in `done`
-     comes after the word. If the worker is killed in between, the keeper finds
-     the slot DONE at its burial, and loses nothing. */
-  slot->result = job.result;
-  slot->status = job.status;
+  slot->result = result;
+  slot->status = status;
   if (!CONC__CAS(&slot->state, &seen,
-                 CONC__JOB_SLOT_WORD(seen >> 24, worker, CONC__JOB_SLOT_DONE)))
+                 CONC__JOB_SLOT_WORD(seen >> 24, conc__job_slot_worker(seen),
+                                     CONC__JOB_SLOT_DONE)))
     for (;;) pause(); /* condemned: until the SIGKILL comes */
   CONC__POINT();
   __atomic_fetch_or(&s->done[i / 64], (uint64_t)1 << i % 64,
                     __ATOMIC_SEQ_CST);
   conc__procpool_wake_parent(s);
+}
+
+/* A job has called pthread_exit(), in the worker's main thread: the job is
+   done, and the worker ends. What was handed to pthread_exit() is not known in
+   here. Of a chunk the items after this one have not been run. */
+CONC__PRIVATE void conc__procpool_quit(conc_task *t) {
+  int status = t->was_cancelled ? -ECANCELED : t->status;
+  conc__locals_end(t);
+  if (conc__procpool_here.slot->item > 0) status = -ECHILD;
+  conc__procpool_slot_done(NULL, status);
+  conc__stdio_end();
+  _exit(0);
+}
+
+/* Runs the job in a slot that this worker has claimed. The job is a task of
+   its own here, with the same target; its argument is in shared memory, where
+   the parent finds what the job makes of it. */
+CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
+                                           char *memory, unsigned i) {
+  conc_task *job = &conc__procpool_here.job;
+  conc__procpool_slot *slot = &s->slots[i];
+  uint64_t seen = CONC__LOAD_RELAXED(&slot->state);
+  conc__chunk_here chunk;
+  conc__procpool_here.shared = s;
+  conc__procpool_here.slot = slot;
+  conc__procpool_here.word = seen;
+  conc__procpool_here.generation = conc__generation;
+  memset(job, 0, sizeof *job);
+  job->number = (unsigned)(seen >> 24) + 1;
+  job->size = slot->size;
+  job->arg = conc__procpool_argument(slot, memory);
+  /* Without a size .arg is a number, or a pointer that is good in both
+     processes: it was sent itself. */
+  if (slot->size == 0) memcpy(&job->arg, slot->bytes, sizeof job->arg);
+  job->target = slot->target;
+  if (slot->item > 0) {
+    chunk.slot = slot;
+    chunk.items = (char *)job->arg;
+    job->target = conc__chunk_run;
+    job->arg = &chunk;
+  }
+  conc__task_begin(job, &conc__job_kind);
+  conc__job_run(job, false);
+  conc__procpool_slot_done(job->result, job->status);
 }
 
 /* The target of a worker's process: runs jobs until it is to stop, or has run
@@ -24183,6 +24999,7 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
   pid_t pid = getpid();
   unsigned i, failed = 0;
   size_t n = 0;
+  conc__job_process_quit = conc__procpool_quit;
   if (options->initializer != NULL)
     options->initializer(options->initializer_arg);
   /* A worker that dies before this counts as an early death: an initializer
@@ -24200,7 +25017,7 @@ CONC__PRIVATE void *conc__procpool_worker_main(void *arg) {
     s->slots[i].pid = pid; /* for conc_pid of the job */
     if (options->timeout > 0)
       CONC__STORE(&s->slots[i].began, (uint64_t)(conc_now() * 1e9));
-    conc__procpool_slot_run(s, procs->memory, i, process->index);
+    conc__procpool_slot_run(s, procs->memory, i);
     n++;
   }
   return NULL;
@@ -24578,7 +25395,7 @@ CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
 /* A job of a process of a pool, as its submitter sees it. */
 static const conc__kind conc__remote_job_kind = {
     "Job", true, false, false, conc__remote_job_cancel, NULL,
-    conc__pool_await, conc__job_end_if_owner_gone, conc__procpool_help};
+    conc__pool_await, conc__job_end_if_owner_gone, conc__procpool_help, NULL};
 
 /* --- in the parent: replacing workers --- */
 
@@ -25226,7 +26043,8 @@ typedef struct conc__map {
 } conc__map;
 
 /* The job of a thread: takes chunks until there are none. Relaxed: what the
-   items are was written before the jobs were handed in. */
+   items are was written before the jobs were handed in. The result tells that
+   it came to its end: an item may have ended the thread. */
 CONC__PRIVATE void *conc__map_main(void *arg) {
   conc__map *m = (conc__map *)arg;
   size_t i, end;
@@ -25241,7 +26059,7 @@ CONC__PRIVATE void *conc__map_main(void *arg) {
     }
     for (; i < end; i++) m->fn(m->items + i * m->size);
   }
-  return NULL;
+  return m;
 }
 
 enum {
@@ -25304,6 +26122,8 @@ CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
     }
     /* The wait's failure comes first: it is why jobs have been left out. */
     if (failure == 0) failure = t->status;
+    if (failure == 0 && m->pool->procs == NULL && t->result != m)
+      failure = -ECHILD;
     if (rc == 0) rc = failure;
   }
   if (cancelled) conc_scope_end(&shield);

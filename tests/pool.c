@@ -762,6 +762,112 @@ TEST(cancelling_meets_processes) {
   cancel_race(CONC_PROCESS, slow(200));
 }
 
+/* --- jobs that end their thread ------------------------------------------ */
+
+static void *quit(void *arg) {
+  if (arg != NULL) ++*(long *)arg;
+  pthread_exit((void *)7);
+  return arg;
+}
+static void jobs_quit(int kind) {
+  conc_pool p = pool_of(kind, 2);
+  conc_task jobs[40];
+  long values[40];
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 40; i++) {
+    values[i] = i;
+    jobs[i] = job_of(i % 2 ? quit : square, &values[i], sizeof(long));
+    CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+  }
+  for (int i = 0; i < 40; i++) {
+    CHECK_EQ(conc_join(&jobs[i], CONC_FOREVER), 0);
+    CHECK_EQ(values[i], i % 2 ? i + 1 : i * i);
+    if (i % 2 && kind == CONC_THREAD)
+      CHECK_EQ((long)(intptr_t)conc_result(&jobs[i]), 7);
+  }
+  CHECK_EQ(conc_pool_map(&p, quit, values, sizeof(long), 40), -ECHILD);
+  CHECK_EQ(conc_pool_map(&p, square, values, sizeof(long), 40), 0);
+  finish(&p);
+}
+TEST(jobs_of_threads_may_end_their_thread) { jobs_quit(CONC_THREAD); }
+TEST(jobs_of_processes_may_end_their_thread) {
+  NEEDS_FORK;
+  jobs_quit(CONC_PROCESS);
+}
+
+static conc_pool *pool_of_quitters;
+static void *wait_for_a_quitter(void *arg) {
+  long n = 0;
+  conc_task *upper = (conc_task *)arg;
+  *upper = job_of(quit, NULL, 0);
+  if (conc_pool_submit(pool_of_quitters, upper) == 0)
+    n = conc_join(upper, CONC_FOREVER);
+  return (void *)n;
+}
+/* The upper job runs on the stack of the lower one, since there is but one
+   thread: both are gone, and the thread is replaced. */
+TEST(a_job_that_waited_below_one_that_ends_its_thread_has_failed) {
+  conc_pool p = pool_of(CONC_THREAD, 1);
+  pool_of_quitters = &p;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 20; i++) {
+    conc_task upper, lower = job_of(wait_for_a_quitter, &upper, 0);
+    long n = i;
+    conc_task after = job_of(square, &n, sizeof n);
+    CHECK_EQ(conc_pool_submit(&p, &lower), 0);
+    CHECK_EQ(conc_join(&lower, CONC_FOREVER), -ECHILD);
+    CHECK_EQ(conc_join(&upper, CONC_FOREVER), 0);
+    CHECK_EQ((long)(intptr_t)conc_result(&upper), 7);
+    CHECK_EQ(conc_pool_apply(&p, &after, CONC_FOREVER), 0);
+    CHECK_EQ(n, i * i);
+  }
+  finish(&p);
+}
+
+static pthread_t thread_of_job;
+static int job_is_there;
+static void *wait_to_be_cancelled(void *arg) {
+  thread_of_job = pthread_self();
+  STORE(job_is_there, 1);
+  for (;;) pause();
+  return arg;
+}
+TEST(a_job_may_be_met_by_pthread_cancel) {
+  conc_pool p = pool_of(CONC_THREAD, 2);
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 10; i++) {
+    conc_task job = job_of(wait_to_be_cancelled, NULL, 0);
+    long n = 4;
+    conc_task after = job_of(square, &n, sizeof n);
+    STORE(job_is_there, 0);
+    CHECK_EQ(conc_pool_submit(&p, &job), 0);
+    while (!LOAD(job_is_there)) usleep(100);
+    CHECK_EQ(pthread_cancel(thread_of_job), 0);
+    CHECK_EQ(conc_join(&job, CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(conc_pool_apply(&p, &after, CONC_FOREVER), 0);
+  }
+  finish(&p);
+}
+
+/* The pool is closed, or terminated, while jobs end their threads. */
+TEST(a_pool_ends_while_jobs_end_their_threads) {
+  for (int round = 0; round < slow(100); round++) {
+    conc_pool p = pool_of(CONC_THREAD, 3);
+    conc_task jobs[30];
+    CHECK_EQ(conc_pool_start(&p), 0);
+    for (int i = 0; i < 30; i++) {
+      jobs[i] = job_of(quit, NULL, 0);
+      CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+    }
+    if (round % 2) CHECK_EQ(conc_pool_terminate(&p), 0);
+    finish(&p);
+    for (int i = 0; i < 30; i++) {
+      int rc = conc_join(&jobs[i], 0);
+      CHECK(rc == 0 || (round % 2 && rc == -ECANCELED));
+    }
+  }
+}
+
 /* --- a pool in a child --------------------------------------------------- */
 
 /* Waits until both workers have begun: AddressSanitizer's own locks do not
