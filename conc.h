@@ -83,6 +83,7 @@
      >>jobs        threads that run jobs (private)
      >>forkserver  a process that forks others (private)
      >>procpool    processes that run jobs (private)
+     >>keeper      the life of a pool of processes (private)
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
      >>session     what answers the requests of one client (private)
@@ -3595,10 +3596,9 @@ static const int *const conc__version_check __attribute__((used)) =
      >>procpool   what is shared, and what the parent knows; in a worker:
                   finding a job; in a worker: running a job; in the parent:
                   slots; in the parent: how jobs end; in the parent: helping,
-                  and cancelling; in the parent: replacing workers; in the
-                  parent: stopping and killing; in the parent: the keeper; in
-                  the parent: the life of the pool; in the parent: handing in a
-                  job, and closing
+                  and cancelling
+     >>keeper     replacing workers; stopping and killing; the keeper; the life
+                  of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
      >>net        frames; reading and writing; authentication
      >>session    what a manager keeps; names; a session: one run of a client's
@@ -15537,7 +15537,7 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
    The order of locks, of this room and of the rooms of pools. A thread may
    take a lock that stands below those that it holds:
 
-     the guard of a pool (conc__pool_data)      >>jobs, >>procpool
+     the guard of a pool (conc__pool_data)      >>jobs, >>procpool, >>keeper
      conc__processes_guard
      conc__shared_guard                         >>registry
      the guards of objects, one at a time       >>park
@@ -24628,11 +24628,10 @@ CONC__PRIVATE void conc__forkserver_free(conc__forkserver *fs) {
    >>procpool: jobs for processes
 
    Holds: slots of shared memory in which jobs travel, what a worker process
-   does, how jobs end, the keeper (a thread that replaces workers), and the
-   life of such a pool.
+   does, how jobs end, and how they are cancelled.
    Uses: >>forkserver, whose children the workers are, >>ipc's memory, of >>jobs
    the pool's state and job_run.
-   Used by: >>pool.
+   Used by: >>keeper and >>pool.
    The order of locks: see >>process. The pool's guard stands first.
 
    The parent writes jobs into slots, where they stay until the parent has
@@ -24675,12 +24674,6 @@ enum {
   CONC__JOB_SLOT_CONDEMNED, /* the worker is being killed for it */
   CONC__JOB_SLOT_DONE       /* the result is there */
 };
-/* Seconds between the starts of processes that do not come up, at most; and for
-   how long signals may end all of them. */
-#define CONC__PROCPOOL_PAUSE 0.05
-#ifndef CONC__PROCPOOL_PATIENCE
-#define CONC__PROCPOOL_PATIENCE 3.0
-#endif
 enum {
   CONC__JOB_SLOTS = 256,
   CONC__JOB_SLOT_BYTES = 160, /* of an argument, in the slot itself */
@@ -25397,7 +25390,24 @@ static const conc__kind conc__remote_job_kind = {
     "Job", true, false, false, conc__remote_job_cancel, NULL,
     conc__pool_await, conc__job_end_if_owner_gone, conc__procpool_help, NULL};
 
-/* --- in the parent: replacing workers --- */
+/* ---------------------------------------------------------------------------
+   >>keeper: the life of a pool of processes
+
+   Holds: the keeper, which is a thread of the parent that takes results,
+   replaces workers, kills those that are late, and looks after jobs that none
+   takes; the start and the end of such a pool, and the way in for jobs.
+   Uses: >>procpool and >>forkserver.
+   Used by: >>pool.
+   ------------------------------------------------------------------------ */
+
+/* --- replacing workers --- */
+
+/* Seconds between the starts of processes that do not come up, at most; and for
+   how long signals may end all of them. */
+#define CONC__PROCPOOL_PAUSE 0.05
+#ifndef CONC__PROCPOOL_PATIENCE
+#define CONC__PROCPOOL_PATIENCE 3.0
+#endif
 
 /* Orders a worker's process, which does not run. To be followed by a call. */
 CONC__PRIVATE void
@@ -25544,7 +25554,7 @@ CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
                                                      : conc_now() + 5e-3;
 }
 
-/* --- in the parent: stopping and killing --- */
+/* --- stopping and killing --- */
 
 /* Ends all jobs that have not begun, with this status. Without the guard. */
 CONC__PRIVATE void conc__procpool_drop_all(conc__pool_data *p, int status) {
@@ -25619,7 +25629,7 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
   return next;
 }
 
-/* --- in the parent: the keeper --- */
+/* --- the keeper --- */
 
 /* Seconds after which a job that a worker was rung for should have been taken;
    and between looks while no worker is asleep, so that none need be rung. */
@@ -25735,7 +25745,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   return NULL;
 }
 
-/* --- in the parent: the life of the pool --- */
+/* --- the life of the pool --- */
 
 /* Frees a pool of either kind; also as much of one of processes as could be
    made. */
@@ -25870,7 +25880,7 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   return rc;
 }
 
-/* --- in the parent: handing in a job, and closing --- */
+/* --- handing in a job, and closing --- */
 
 /* Hands in a job; `is_chunk`: it is the task of a conc__chunk. 0, or an error,
    after which the job is as if new. */
@@ -25932,7 +25942,7 @@ CONC__PRIVATE int conc__procpool_join(conc__pool_data *p, double timeout) {
 
    Holds: the public calls of pools, which choose between threads and processes
    (.procs of the state), and what is built of many jobs.
-   Uses: >>jobs and >>procpool.
+   Uses: >>jobs, >>procpool and >>keeper.
    Used by: nothing in the library.
    Each call looks first whether the pool is of another process: a child finds
    it ended, and touches nothing of it.

@@ -461,7 +461,7 @@ static void never_begins(void *killed) {
   CHECK(LOAD(*starts) <= 2 * (20 + 20 * (test_now() - start)) + 2);
   n = LOAD(*starts);
   finish(&p);
-  CHECK_EQ(LOAD(*starts), n);
+  CHECK(LOAD(*starts) <= n + 2); /* those that were on their way */
   conc_shared_free(starts);
 }
 TEST(workers_that_end_before_they_begin_are_not_started_for_ever) {
