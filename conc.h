@@ -25863,11 +25863,12 @@ CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
      pool finds that it is not theirs (-ECHILD), and not that it has not
      begun. */
   CONC__STORE(&pool->state, p);
+  /* Ordered before there is a server: it finds the orders when it begins, or
+     reports each as failed if it cannot begin. */
+  for (k = 0; k < n && rc == 0; k++)
+    conc__procpool_process_start(&p->procs->processes[k]);
   if (rc == 0) rc = conc__forkserver_start(&p->procs->server);
   if (rc == 0) {
-    for (k = 0; k < n; k++)
-      conc__procpool_process_start(&p->procs->processes[k]);
-    conc__forkserver_call(&p->procs->server);
     rc = conc__procpool_await_workers(p->procs);
     p->procs->hope = conc_now();
     conc__procpool_wake_keeper(p->procs); /* some may have ended already */
