@@ -9526,11 +9526,25 @@ CONC__INLINE bool conc__task_was_started(const conc_task *t) {
 
 /* --- how a task begins and ends --- */
 
+CONC__INLINE bool conc__task_may_begin(const conc_task *t) {
+  return t->kind == NULL || conc_event_is_set(&t->done);
+}
+
+/* The task could not be started after all: it is as if new, whatever it was
+   before. */
+CONC__PRIVATE void conc__task_start_failed(conc_task *t) {
+  t->kind = NULL;
+  CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR);
+}
+
 /* Readies a task to be started as one of that kind. 0, -EINVAL (there is no
    target), -EBUSY (it has not ended). */
 CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
-  if (t->target == NULL) return -EINVAL;
-  if (t->kind != NULL && !conc_event_is_set(&t->done)) return -EBUSY;
+  if (CONC__UNLIKELY(t->target == NULL)) {
+    if (conc__task_may_begin(t)) conc__task_start_failed(t);
+    return -EINVAL;
+  }
+  if (!conc__task_may_begin(t)) return -EBUSY;
   t->kind = kind;
   t->was_cancelled = false;
   t->status = 0;
@@ -9542,9 +9556,6 @@ CONC__INLINE int conc__task_begin(conc_task *t, const conc__kind *kind) {
   CONC__STORE_RELAXED(&t->done.word, CONC__CLEAR);
   return 0;
 }
-
-/* The task could not be started after all: it is as if new. */
-CONC__PRIVATE void conc__task_start_failed(conc_task *t) { t->kind = NULL; }
 
 /* The task now runs as this actor. False if it was cancelled before: then it
    must end without running its target. */

@@ -126,6 +126,7 @@ static void check_expired(conc__loop *loop, double now) {
 TEST(timers_agree_with_a_list) {
   conc__loop *loop = (conc__loop *)calloc(1, sizeof *loop);
   double now = test_random() % 1000000 + 0.5;
+  loop->batch_size = CONC__LOOP_BATCH;
   for (; loop->alive < TIMERS; loop->alive++)
     CHECK_EQ(conc__loop_reserve(loop), 0);
   for (int round = 0; round < TIMER_ROUNDS; round++) {
