@@ -69,6 +69,7 @@
      >>fork        what a forked child makes of what it finds (private)
      >>io          conc_read, conc_write, conc_serve, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
+     >>child       children, and how their ends are noticed (private)
      >>process     conc_process_start
      >>popen       conc_popen: other programs
      >>value       conc_value: typed values
@@ -3595,6 +3596,7 @@ static const int *const conc__version_check __attribute__((used)) =
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -14771,12 +14773,13 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 }
 
 /* ---------------------------------------------------------------------------
-   >>process: children and their ends
+   >>child: children and their ends
 
-   Holds: starting a process by fork() or by executing the program again, what
-   a forked child does before its target runs, noticing a child's end, signals.
-   Uses: tasks, stacks (for a child of a coroutine), the registry's init.
-   Used by: >>popen, which executes other programs, and >>procpool.
+   Holds: threads of the library's own, the list of children, noticing a
+   child's end, fork() by a starter, what a forked child makes of its parent's
+   children.
+   Uses: tasks, the registry's init, the descriptors of >>park.
+   Used by: >>process, >>popen and the rooms of pools.
 
    Starting. The starter opens the descriptors for a child under
    conc__processes_guard, and enters them in conc__makings before it gives the
@@ -14828,6 +14831,8 @@ static int conc__parent_fd = -1; /* in a daemon: at its end of file the parent
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets; /* made before main() begins */
 static const char *conc__program; /* argv[0]; NULL: conc_main was not called */
+static int conc__program_args;    /* argc */
+static const void *conc__program_place; /* some address in its code */
 
 /* The descriptors of a child in the making. They are on the list while the
    guard is not the starter's own: another child that is forked meanwhile
@@ -15304,6 +15309,17 @@ CONC__PRIVATE void conc__process_init_once(void) {
   conc__fork_enter(CONC__FORK_PROCESS, &row);
 }
 
+/* ---------------------------------------------------------------------------
+   >>process: conc_process_start: by fork(), or by executing a program
+
+   Holds: starting a process by fork() or by executing the program again, what
+   a forked child does before its target runs, executing any program, signals.
+   A start opens what the child is to have under conc__processes_guard, makes
+   the child without it, and enters the child under it: see >>child.
+   Uses: >>child, stacks (for a child of a coroutine).
+   Used by: >>popen, which executes other programs, and >>procpool.
+   ------------------------------------------------------------------------ */
+
 /* --- a process as its parent sees it --- */
 
 static const conc__kind conc__process_kind = {
@@ -15531,8 +15547,7 @@ CONC__PRIVATE int conc__process_fork(conc_task *t) {
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
     making.fds[0] = &life[0];
-    making.fds[1] = &life[1];
-    making.count = 2;
+    making.count = 1;
     conc__making_enter(&making);
     conc__mutex_unlock(&conc__processes_guard);
     pid = conc__process_do_fork(&making);
@@ -15916,59 +15931,154 @@ CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
   return rc;
 }
 
+/* Reads a file of /proc, which tells no size, with a NUL behind it. For
+   CONC_FREE; or NULL. */
+CONC__PRIVATE char *conc__proc_read(const char *name, size_t *size) {
+  int fd = open(name, O_RDONLY | O_CLOEXEC);
+  char *data = NULL;
+  size_t room = 0;
+  ssize_t n = -1;
+  *size = 0;
+  if (fd < 0) return NULL;
+  do {
+    char *more = (char *)conc__grow(data, &room, *size + 4096, 1);
+    n = -1;
+    if (more == NULL) break;
+    data = more;
+    n = read(fd, data + *size, room - *size - 1);
+    if (n > 0) *size += (size_t)n;
+  } while (n > 0 || (n < 0 && errno == EINTR));
+  close(fd);
+  if (data != NULL && n == 0) data[*size] = 0;
+  if (n == 0) return data;
+  CONC_FREE(data);
+  return NULL;
+}
+
+/* The file that is mapped at an address, a part of the text of
+   /proc/self/maps; or NULL. */
+CONC__PRIVATE char *conc__proc_mapped(char *maps, const void *address) {
+  char *line, *end;
+  for (line = maps; *line != 0; line = end + 1) {
+    uintmax_t from, to;
+    char *at = line;
+    end = strchr(line, '\n');
+    if (end == NULL) return NULL;
+    from = strtoumax(at, &at, 16);
+    to = *at == '-' ? strtoumax(at + 1, &at, 16) : 0;
+    if ((uintptr_t)address < from || (uintptr_t)address >= to) continue;
+    *end = 0;
+    return strchr(at, '/');
+  }
+  return NULL;
+}
+
+/* How a spawned process is executed. */
+typedef struct conc__spawn_command {
+  const char *path;
+  const char **argv;
+  const char *few[5]; /* it, mostly */
+  char number[2][16];
+  char *maps, *cmdline; /* what the strings of argv may lie in */
+} conc__spawn_command;
+
+/* The program may have been started as an argument of the dynamic loader: then
+   the file that runs is the loader, which is to be executed again with all
+   that stood before the program. Only if everything fits, *c is changed: the
+   program is then followed by the same arguments as before. */
+CONC__PRIVATE void conc__spawn_command_load(conc__spawn_command *c) {
+  char exe[4096];
+  ssize_t n = readlink(c->path, exe, sizeof exe - 1);
+  size_t size, before = 0, i;
+  const char *program, *arg;
+  const char **argv;
+  c->maps = conc__proc_read("/proc/self/maps", &size);
+  if (n < 0 || c->maps == NULL) return;
+  exe[n] = 0;
+  program = conc__proc_mapped(c->maps, conc__program_place);
+  if (program == NULL || strcmp(program, exe) == 0) return;
+  c->cmdline = conc__proc_read("/proc/self/cmdline", &size);
+  if (c->cmdline == NULL) return;
+  for (i = 0; i < size; i++) before += c->cmdline[i] == 0;
+  if (before <= (size_t)conc__program_args) return;
+  before -= (size_t)conc__program_args;
+  argv = (const char **)CONC_MALLOC((before + 5) * sizeof *argv);
+  if (argv == NULL) return;
+  arg = c->cmdline;
+  for (i = 0; i < before; i++, arg += strlen(arg) + 1) argv[i] = arg;
+  memcpy(argv + before, c->few, sizeof c->few);
+  argv[before] = program;
+  c->argv = argv;
+}
+
+/* The file that runs now, even if the name leads elsewhere by now: it must be
+   the program that registered the target. What the child inherits has the same
+   number there: it reads it in its arguments. */
+CONC__PRIVATE void conc__spawn_command_make(conc__spawn_command *c,
+                                            const int keep[2]) {
+  int i;
+  c->maps = c->cmdline = NULL;
+  c->argv = c->few;
+  c->few[0] = conc__program;
+  c->few[1] = CONC__SPAWNED;
+  for (i = 0; i < 2; i++) {
+    snprintf(c->number[i], sizeof *c->number, "%d", keep[i]);
+    c->few[2 + i] = c->number[i];
+  }
+  c->few[4] = NULL;
+  c->path = conc__program;
+  if (!CONC__PROC_SELF_EXE || access("/proc/self/exe", X_OK) != 0) return;
+  c->path = "/proc/self/exe";
+  conc__spawn_command_load(c);
+}
+
+CONC__PRIVATE void conc__spawn_command_free(conc__spawn_command *c) {
+  if (c->argv != c->few) CONC_FREE(c->argv);
+  CONC_FREE(c->maps);
+  CONC_FREE(c->cmdline);
+}
+
 /* Starts a process by executing the program again, whose conc_main runs the
    target. 0; -EPERM if conc_main was not called, -EINVAL for a target that was
    not registered, or another negative errno. */
 CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   const struct conc__target *target = conc__targets;
-  const char *argv[5];
-  char number[2][16];
+  conc__spawn_command command;
   int life[2];
   conc__exec x;
   pid_t pid = 0;
-  int i, fd, rc;
+  int fd, rc;
   if (conc__program == NULL) return -EPERM;
   while (target != NULL && target->fn != t->target) target = target->next;
   if (target == NULL) return -EINVAL;
   if (conc__target_is_ambiguous(target)) return -EEXIST;
+  memset(&x, 0, sizeof x);
+  x.stdio[0] = x.stdio[1] = x.stdio[2] = -1;
   conc__mutex_lock(&conc__processes_guard);
-  /* Descriptors are opened from here on: under the guard, so that no other
-     child inherits them. All that can fail comes before the execution. */
+  /* Descriptors are opened from here on. All that can fail comes before the
+     execution. */
   fd = conc__file_open();
-  rc = fd < 0 ? fd
-              : conc__spawn_message_write(fd, t, target->name, conc_name(t));
+  rc = fd < 0 ? fd : 0;
   life[0] = life[1] = -1;
   if (rc == 0) rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
+  x.making.fds[x.making.count++] = &fd;
+  x.making.fds[x.making.count++] = &life[0];
+  conc__making_enter(&x.making);
+  conc__mutex_unlock(&conc__processes_guard);
+  if (rc == 0)
+    rc = conc__spawn_message_write(fd, t, target->name, conc_name(t));
   if (rc == 0) {
-    memset(&x, 0, sizeof x);
-    /* The file that runs now, even if the name leads elsewhere by now: it must
-       be the program that registered the target. */
-    x.path = conc__program;
-    if (CONC__PROC_SELF_EXE && access("/proc/self/exe", X_OK) == 0)
-      x.path = "/proc/self/exe";
-    x.argv = argv;
-    argv[0] = conc__program;
-    argv[1] = CONC__SPAWNED;
-    /* What the child inherits has the same number there: it reads it in its
-       arguments. */
     x.keep[0] = fd;
     x.keep[1] = life[0];
-    x.making.fds[x.making.count++] = &fd;
-    x.making.fds[x.making.count++] = &life[0];
-    x.making.fds[x.making.count++] = &life[1];
-    for (i = 0; i < 3; i++) x.stdio[i] = -1;
-    for (i = 0; i < 2; i++) {
-      snprintf(number[i], sizeof *number, "%d", x.keep[i]);
-      argv[2 + i] = number[i];
-    }
-    argv[4] = NULL;
-    conc__making_enter(&x.making);
-    conc__mutex_unlock(&conc__processes_guard);
+    conc__spawn_command_make(&command, x.keep);
+    x.path = command.path;
+    x.argv = command.argv;
     rc = conc__exec_start(&x, &pid);
-    conc__mutex_lock(&conc__processes_guard);
-    conc__making_leave(&x.making);
+    conc__spawn_command_free(&command);
   }
+  conc__mutex_lock(&conc__processes_guard);
+  conc__making_leave(&x.making);
   /* The child has the file: it reads by offset, so that the position, which is
      shared, does not matter. */
   conc__fd_close(&fd);
@@ -16016,8 +16126,12 @@ CONC__PRIVATE int conc__spawn_message_run(int fd) {
   return code;
 }
 
+/* Not inlined, so that its return address lies in the code of main(). */
+__attribute__((noinline))
 CONC_API void conc_main(int argc, char **argv) {
   conc__program = argc > 0 ? argv[0] : NULL;
+  conc__program_args = argc;
+  conc__program_place = __builtin_return_address(0);
   if (argc != 4 || strcmp(argv[1], CONC__SPAWNED) != 0) return;
   conc__parent_fd = atoi(argv[3]);
   if (conc__parent_fd >= 0) conc__set_cloexec(conc__parent_fd);
