@@ -413,7 +413,8 @@
             not shared and that one of these tasks held reports this once: the
             next acquire takes the lock and returns -EOWNERDEAD. A shared lock
             stays with its owner in the parent, and the child waits for it as
-            any other process does.
+            any other process does. What the library has open for its process
+            alone is closed in the child: see >>process.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -2170,16 +2171,26 @@ CONC_API void conc_shared_free(void *memory);
    Signals    no. The library installs no handler, and leaves children alone
               that it has not started. The program must leave the library's
               children alone: it must not wait() for any child, nor ignore
-              SIGCHLD (SIG_IGN)
+              SIGCHLD (SIG_IGN), or exit codes are lost. If the process was
+              started with SIGCHLD ignored, its first start of a child sets
+              the signal back to its default
    Memory     the task is the caller's, from start until joined
    Blocks     start: the calling thread, for as long as fork() takes; to wait
               for the end, see conc_join
 
    While children run, a thread of the library waits for their ends, and takes
-   their exit codes at once: so there are no zombies. The thread ends soon
-   after the last child.
-   Every descriptor of the library is close-on-exec. A descriptor that you open
-   without O_CLOEXEC is inherited by programs that are started.
+   their exit codes at once: so there are no zombies (but see .new_group of
+   conc_popen). The thread ends soon after the last child.
+   Every descriptor of the library is close-on-exec, and above 2, whether or
+   not 0, 1 and 2 are open. The program may close or replace any of them that
+   it does not know: an end of a child is noticed all the same, within about a
+   second. A descriptor that you open without O_CLOEXEC is inherited by
+   programs that are started.
+   A forked child, of conc_process_start or of fork(), has a copy of every
+   descriptor that the program has opened, and of the ends of its conc_pipes.
+   The pipes of programs (.in, .out, .err of a conc_popen) are closed there at
+   once: otherwise the program would not see the end of its input. To give one
+   to a child, dup() it before.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -2206,10 +2217,13 @@ enum {
                  the caller is a coroutine or a generator, the target gets a
                  stack of 8 MiB, or of .stack_size if that is above
                  CONC_STACK_SIZE. At the end no functions of atexit() are
-                 called.
+                 called. Handlers of signals, and ignored signals, are those of
+                 the parent, blocked signals those of the caller.
      CONC_SPAWN  The child executes the program again, and gets a copy of the
                  .size bytes at .arg; with .size 0 the target gets NULL. The
-                 target must be a CONC_PROCESS_TARGET.
+                 target must be a CONC_PROCESS_TARGET. Signals are those of a
+                 program: see conc_popen_start. If the program was started
+                 through the dynamic loader (ld.so program), the child is, too.
 
    Returns 0.
    Errors:
@@ -2247,7 +2261,8 @@ CONC_API int conc_kill(conc_task *task);
 CONC_API void conc_main(int argc, char **argv);
 
 /* Lets a function be the target of a spawned process. It stands at file scope,
-   after the function.
+   after the function. The child knows the function by its name, file and line:
+   so static functions of several files may have one name.
      static void *run_proc(void *arg) { ... }
      CONC_PROCESS_TARGET(run_proc) */
 #define CONC_PROCESS_TARGET(fn)                                        \
@@ -2282,12 +2297,21 @@ CONC_API void conc_process_register(struct conc__target *target);
    Memory     the struct is the caller's, from start until joined; strings and
               arrays, until start returns; the output is the library's, until
               conc_free
-   Blocks     start: the calling thread, until the program is executed; wait,
-              communicate, call and check_output: with a timeout
+   Blocks     start: the calling thread, until the program is executed; but the
+              caller alone, if a file is a FIFO; wait, communicate, call and
+              check_output: with a timeout
+
+   A program is started as a shell would start it, and as Python's subprocess
+   does, with these differences to the latter: a script that does not say who
+   reads it (#!) is run by /bin/sh; all ignored signals are set back, and none
+   is blocked; there is no close_fds, since what is to stay is close-on-exec.
+   No call of this section fails with -EINTR.
    ------------------------------------------------------------------------ */
 
 /* What std_in, std_out and std_err can be besides 0, which is the caller's
-   own, and a descriptor, which stays the caller's. */
+   own, and a descriptor, which stays the caller's. What is close-on-exec is
+   not passed on as the caller's own; a descriptor that is named is, whatever
+   its flags are (.std_out = 1, too). */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
@@ -2298,18 +2322,24 @@ typedef struct conc_popen {
   conc_task task;            /* .name is an option, default argv[0]; .daemon
                                 is not */
   const char *const *argv;   /* the program and its arguments; the last is
-                                NULL; argv[0] is looked up in PATH */
+                                NULL; argv[0], without a '/', is looked up in
+                                PATH: that of .env, if there is one */
   const char *const *env;    /* its environment: "NAME=value", ..., NULL;
                                 default: the caller's */
-  const char *cwd;           /* the directory that it runs in; default: the
+  const char *cwd;           /* the directory that it runs in, from where also
+                                a relative argv[0] is sought; default: the
                                 caller's */
   int std_in, std_out, std_err; /* its standard descriptors, see above; default
                                    0: the caller's own */
   const char *in_file, *out_file, *err_file; /* or the names of files: one to
                                                 be read, two to be written,
-                                                which are emptied first;
-                                                default none */
-  bool new_group;            /* it leads a new process group; default false */
+                                                which are emptied first and may
+                                                be one; default none */
+  bool new_group;            /* it leads a new process group; default false.
+                                With a pipe .out or .err it is a zombie after
+                                its end until conc_communicate has returned
+                                its exit code, or conc_popen_close: its number
+                                is that of the group, which may live on */
   bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
                                 new_group the group) and waits for its end;
@@ -2330,21 +2360,29 @@ typedef struct conc_output {
   size_t size; /* bytes, without the NUL */
 } conc_output;
 
-/* Starts the program. None of the signals that the caller blocks is blocked in
-   it. Where there is CONC_HAVE_SPAWN, the start takes no longer if the
-   caller's process is large.
+/* Starts the program. No signal is blocked in it, and none is ignored,
+   whatever the caller blocks and ignores (SIGPIPE, say); but SIGHUP, SIGINT
+   and SIGQUIT stay ignored if the caller's process was started like that, by
+   nohup or a shell's `&`. The files are opened by the program's process: of a
+   FIFO that waits for its other end, as in a shell. If the program's file is
+   open for writing, the start is tried again for about 0.1 s, since a child of
+   another thread may have the file for an instant. Where there is
+   CONC_HAVE_SPAWN, the start takes no longer if the caller's process is large,
+   but for a FIFO.
    Returns 0.
    Errors:
-   -EINVAL  there is no argv[0], or a bad std_in, std_out or std_err
-   -EBUSY   the program runs already
-   -EPERM   open() of a file, or execve(), fails with it
-   -EACCES  the program may not be executed, cwd not entered, or a file not
-            opened
-   -ENOENT  there is no such program, cwd or file
-   -EAGAIN  the system has no room for another process
-   -ENOMEM  there is no memory for it
-   -EMFILE  the process has too many descriptors
-   others   what execve() fails with */
+   -EINVAL     there is no argv[0], or a bad std_in, std_out or std_err
+   -EBUSY      the program runs already
+   -EPERM      open() of a file, or execve(), fails with it
+   -EACCES     the program may not be executed, cwd not entered, or a file not
+               opened
+   -ENOENT     there is no such program, cwd or file
+   -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
+   -EAGAIN     the system has no room for another process
+   -ENOMEM     there is no memory for it
+   -EMFILE     the process has too many descriptors
+   -ETXTBSY    the program's file is open for writing
+   others      what execve() fails with */
 CONC_API int conc_popen_start(conc_popen *popen);
 
 /* Waits for the end of the program. What it writes to pipes must be read
@@ -2363,9 +2401,10 @@ CONC_API int conc_popen_poll(conc_popen *popen);
 
 /* Writes n bytes of input to the program's pipe and closes it, reads the other
    pipes to their ends, all at the same time, and waits for the end of the
-   program (Python's communicate). Whatever is returned, *out and *err are what
-   was read; {NULL, 0} if there was no pipe. `out` or `err` may be NULL: that
-   output is not wanted.
+   program (Python's communicate). The end of a pipe comes when all processes
+   that have it have ended or closed it: those that the program has left behind,
+   too. Whatever is returned, *out and *err are what was read; {NULL, 0} if
+   there was no pipe. `out` or `err` may be NULL: that output is not wanted.
    After -ETIMEDOUT or -ECANCELED it may be called again with the same input
    and the same n: the bytes that are already written are skipped, and *out and
    *err are what that call has read. With .kill_on_timeout the program is dead
@@ -2373,6 +2412,7 @@ CONC_API int conc_popen_poll(conc_popen *popen);
    further calls return the exit code and {NULL, 0}.
    Returns the exit code.
    Errors: as conc_popen_wait, and
+   -ECHILD  also: this is a forked child, and the program its parent's
    -ENOMEM  there is no memory for the output
    others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
@@ -2380,7 +2420,8 @@ CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               double timeout);
 
 /* Closes the pipes that are still open here. It does not wait for the
-   program. */
+   program. In a forked child, where its parent's are closed, it only sets them
+   to -1. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
 /* Runs a program to its end (Python's subprocess.call). If it has not ended in
@@ -3429,7 +3470,9 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       compatible. Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
-                      processes that did not tell of its dead writer.
+                      processes that did not tell of its dead writer. Programs:
+                      .executable; signals at their defaults; the PATH of .env;
+                      scripts without #!; children have no pipes of programs.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -4127,9 +4170,9 @@ CONC_API const char *conc_version(void) { return CONC_VERSION; }
 
 CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 
-/* The errors that this library returns of its own accord, and those that the
-   system's calls are known to fail with which it passes on. strerror() may not be thread-safe, and the two variants
-   of strerror_r differ by feature macro, hence a table. */
+/* The errors that this library returns of its own accord, and those of the
+   system that it is known to pass on. strerror() may not be thread-safe, and
+   the two variants of strerror_r differ by feature macro, hence a table. */
 static const struct conc__error_text {
   int code;
   const char *text;
@@ -4727,8 +4770,9 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
 
 /* Moves a descriptor above the three of stdio: a program may be started
    without those, and open them later by dup2(), which would replace what is
-   ours; and a child does so, too. Takes a negative one, of a call that has just failed, as it is: then,
-   or if it cannot be moved, the result is negative errno and fd is closed. */
+   ours; and a child does so, too. Takes a negative one, of a call that has
+   just failed, as it is: then, or if it cannot be moved, the result is
+   negative errno and fd is closed. */
 CONC__PRIVATE int conc__fd_lift(int fd) {
   int high;
   if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
@@ -5469,7 +5513,7 @@ typedef struct conc__thread {
   void *alternate; /* >>stack: its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
   unsigned spares;          /* >>generator: how many */
-  struct conc__child_fds *making; /* >>process: of what it starts just now */
+  struct conc__child_fds *making; /* >>child: of what it starts just now */
   struct conc__worker *worker; /* >>jobs: of a pool, it is this; NULL: none */
   conc_task *base; /* >>jobs: its own task while the actor's is a job's; NULL:
                       the actor's is */
@@ -6091,9 +6135,10 @@ typedef struct conc__own_fd {
 static conc__mutex conc__own_guard;
 static conc__own_fd *conc__own_fds; /* by number */
 static size_t conc__own_room;       /* rows of it */
-static size_t conc__own_count;      /* that are entered; 0: there is no table. Written
-                                       under the guard; read without by those
-                                       who have entered what they ask for */
+static size_t conc__own_count;      /* that are entered; 0: there is no table.
+                                       Written under the guard; read without
+                                       it by a caller that has entered what it
+                                       asks for */
 static pthread_once_t conc__own_once = PTHREAD_ONCE_INIT;
 
 /* Whether the row's file is still there. The guard is held, here and below. */
@@ -14802,9 +14847,10 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
    are started next. The program may close or replace any descriptor: so the
    reaper looks after its children now and then without them, and makes its
    poller anew if that is lost. Where there are no pidfds, or there is no
-   descriptor left for one, a child has a thread that sleeps in waitid(). A program that is known only to a thread in conc_call or
-   conc_check_output is polled for and reaped by that thread itself (own_reaper
-   of the task): that is one wake-up instead of two.
+   descriptor left for one, a child has a thread that sleeps in waitid(). A
+   program that is known only to a thread in conc_call or conc_check_output is
+   polled for and reaped by that thread itself (own_reaper of the task): that
+   is one wake-up instead of two.
 
    The order of locks, of this room and of the rooms of pools. A thread may
    take a lock that stands below those that it holds:
@@ -16184,11 +16230,11 @@ CONC_API int conc_kill(conc_task *task) {
 
    Holds: what becomes 0, 1 and 2 of a program, its start, its end, the talk
    with it. A program is a child like any other: its task is the first member
-   of conc_popen, and all but the start and the pipes is in >>process, under
+   of conc_popen, and all but the start and the pipes is in >>child, under
    conc__processes_guard. The pipes belong to the caller; nothing here is
    shared between threads but the task.
 
-   Uses: >>process, and the polling of threads and coroutines.
+   Uses: >>process, >>child, and the polling of threads and coroutines.
    Used by: nothing in the library.
    ------------------------------------------------------------------------ */
 
