@@ -2187,7 +2187,7 @@ CONC_API void conc_shared_free(void *memory);
    second. A descriptor that you open without O_CLOEXEC is inherited by
    programs that are started.
    A forked child, of conc_process_start or of fork(), has a copy of every
-   descriptor that the program has opened, and of the ends of its conc_pipes.
+   descriptor that the program has opened, and of the ends of each conc_pipe.
    The pipes of programs (.in, .out, .err of a conc_popen) are closed there at
    once: otherwise the program would not see the end of its input. To give one
    to a child, dup() it before.
@@ -2402,7 +2402,7 @@ CONC_API int conc_popen_poll(conc_popen *popen);
 /* Writes n bytes of input to the program's pipe and closes it, reads the other
    pipes to their ends, all at the same time, and waits for the end of the
    program (Python's communicate). The end of a pipe comes when all processes
-   that have it have ended or closed it: those that the program has left behind,
+   that have it have closed it or ended: those that the program left behind,
    too. Whatever is returned, *out and *err are what was read; {NULL, 0} if
    there was no pipe. `out` or `err` may be NULL: that output is not wanted.
    After -ETIMEDOUT or -ECANCELED it may be called again with the same input
