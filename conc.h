@@ -69,6 +69,7 @@
      >>fork        what a forked child makes of what it finds (private)
      >>io          conc_read, conc_write, conc_serve, streams, signals
      >>ipc         conc_shared_alloc: memory that processes share
+     >>child       children, and how their ends are noticed (private)
      >>process     conc_process_start
      >>popen       conc_popen: other programs
      >>value       conc_value: typed values
@@ -414,7 +415,8 @@
             not shared and that one of these tasks held reports this once: the
             next acquire takes the lock and returns -EOWNERDEAD. A shared lock
             stays with its owner in the parent, and the child waits for it as
-            any other process does.
+            any other process does. What the library has open for its process
+            alone is closed in the child: see >>process.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -1218,6 +1220,8 @@ typedef struct conc_task {
       int pidfd; /* readable when it has ended; -1: none */
       int life;  /* of a daemon: it lives while this is open; else -1 */
       bool own_reaper; /* the task's starter reaps it, not the reaper */
+      bool hold; /* its number is to stay taken after its end, for its group */
+      bool held; /* the number is: it is a zombie, see conc__popen_release */
     } process;
     struct { /* a job of a pool of processes; under the pool's guard */
       struct conc__pool_data *pool;
@@ -2179,16 +2183,26 @@ CONC_API void conc_shared_free(void *memory);
    Signals    no. The library installs no handler, and leaves children alone
               that it has not started. The program must leave the library's
               children alone: it must not wait() for any child, nor ignore
-              SIGCHLD (SIG_IGN)
+              SIGCHLD (SIG_IGN), or exit codes are lost. If the process was
+              started with SIGCHLD ignored, its first start of a child sets
+              the signal back to its default
    Memory     the task is the caller's, from start until joined
    Blocks     start: the calling thread, for as long as fork() takes; to wait
               for the end, see conc_join
 
    While children run, a thread of the library waits for their ends, and takes
-   their exit codes at once: so there are no zombies. The thread ends soon
-   after the last child.
-   Every descriptor of the library is close-on-exec. A descriptor that you open
-   without O_CLOEXEC is inherited by programs that are started.
+   their exit codes at once: so there are no zombies (but see .new_group of
+   conc_popen). The thread ends soon after the last child.
+   Every descriptor of the library is close-on-exec, and above 2, whether or
+   not 0, 1 and 2 are open. The program may close or replace any of them that
+   it does not know: an end of a child is noticed all the same, within about a
+   second. A descriptor that you open without O_CLOEXEC is inherited by
+   programs that are started.
+   A forked child, of conc_process_start or of fork(), has a copy of every
+   descriptor that the program has opened, and of the ends of each conc_pipe.
+   The pipes of programs (.in, .out, .err of a conc_popen) are closed there at
+   once: otherwise the program would not see the end of its input. To give one
+   to a child, dup() it before.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -2220,10 +2234,13 @@ enum {
                  the caller is a coroutine or a generator, the target gets a
                  stack of 8 MiB, or of .stack_size if that is above
                  CONC_STACK_SIZE. At the end no functions of atexit() are
-                 called.
+                 called. Handlers of signals, and ignored signals, are those of
+                 the parent, blocked signals those of the caller.
      CONC_SPAWN  The child executes the program again, and gets a copy of the
                  .size bytes at .arg; with .size 0 the target gets NULL. The
-                 target must be a CONC_PROCESS_TARGET.
+                 target must be a CONC_PROCESS_TARGET. Signals are those of a
+                 program: see conc_popen_start. If the program was started
+                 through the dynamic loader (ld.so program), the child is, too.
 
    Returns 0.
    Errors:
@@ -2231,6 +2248,8 @@ enum {
             target is not registered
    -EBUSY   the task runs already
    -EPERM   CONC_SPAWN: main has not called conc_main
+   -EEXIST  CONC_SPAWN: two functions are registered by one name in the same
+            line of one file, as those of a header that two files include
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
@@ -2259,18 +2278,23 @@ CONC_API int conc_kill(conc_task *task);
 CONC_API void conc_main(int argc, char **argv);
 
 /* Lets a function be the target of a spawned process. It stands at file scope,
-   after the function.
+   after the function. The child knows the function by its name, file and line:
+   so static functions of several files may have one name.
      static void *run_proc(void *arg) { ... }
      CONC_PROCESS_TARGET(run_proc) */
 #define CONC_PROCESS_TARGET(fn)                                        \
   __attribute__((constructor)) static void conc__register_##fn(void) { \
-    static struct conc__target target = {#fn, fn, NULL};               \
+    static struct conc__target target = {                              \
+        #fn " " __FILE__ ":" CONC__TARGET_LINE(__LINE__), fn, NULL};   \
     conc_process_register(&target);                                    \
   }
+#define CONC__TARGET_LINE(line) CONC__TARGET_TEXT(line)
+#define CONC__TARGET_TEXT(line) #line
 
 /* Private: a function that can be spawned, in the list of all. */
 struct conc__target {
-  const char *name;
+  const char *name; /* with file and line: other files have names of their own,
+                       and two static functions may have one name */
   conc_fn *fn;
   struct conc__target *next;
 };
@@ -2290,12 +2314,21 @@ CONC_API void conc_process_register(struct conc__target *target);
    Memory     the struct is the caller's, from start until joined; strings and
               arrays, until start returns; the output is the library's, until
               conc_free
-   Blocks     start: the calling thread, until the program is executed; wait,
-              communicate, call and check_output: with a timeout
+   Blocks     start: the calling thread, until the program is executed; but the
+              caller alone, if a file is a FIFO; wait, communicate, call and
+              check_output: with a timeout
+
+   A program is started as a shell would start it, and as Python's subprocess
+   does, with these differences to the latter: a script that does not say who
+   reads it (#!) is run by /bin/sh; all ignored signals are set back, and none
+   is blocked; there is no close_fds, since what is to stay is close-on-exec.
+   No call of this section fails with -EINTR.
    ------------------------------------------------------------------------ */
 
 /* What std_in, std_out and std_err can be besides 0, which is the caller's
-   own, and a descriptor, which stays the caller's. */
+   own, and a descriptor, which stays the caller's. What is close-on-exec is
+   not passed on as the caller's own; a descriptor that is named is, whatever
+   its flags are (.std_out = 1, too). */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
@@ -2306,22 +2339,30 @@ typedef struct conc_popen {
   conc_task task;            /* .name is an option, default argv[0]; .daemon
                                 is not */
   const char *const *argv;   /* the program and its arguments; the last is
-                                NULL; argv[0] is looked up in PATH */
+                                NULL; argv[0], without a '/', is looked up in
+                                PATH: that of .env, if there is one */
   const char *const *env;    /* its environment: "NAME=value", ..., NULL;
                                 default: the caller's */
-  const char *cwd;           /* the directory that it runs in; default: the
+  const char *cwd;           /* the directory that it runs in, from where also
+                                a relative argv[0] is sought; default: the
                                 caller's */
   int std_in, std_out, std_err; /* its standard descriptors, see above; default
                                    0: the caller's own */
   const char *in_file, *out_file, *err_file; /* or the names of files: one to
                                                 be read, two to be written,
-                                                which are emptied first;
-                                                default none */
-  bool new_group;            /* it leads a new process group; default false */
+                                                which are emptied first and may
+                                                be one; default none */
+  bool new_group;            /* it leads a new process group; default false.
+                                With a pipe .out or .err it is a zombie after
+                                its end until conc_communicate has returned
+                                its exit code, or conc_popen_close: its number
+                                is that of the group, which may live on */
   bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
                                 new_group the group) and waits for its end;
                                 default false */
+  const char *executable;    /* the program, if argv[0] is to be another name:
+                                looked up in PATH; default argv[0] */
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
   /* private */
@@ -2336,21 +2377,29 @@ typedef struct conc_output {
   size_t size; /* bytes, without the NUL */
 } conc_output;
 
-/* Starts the program. None of the signals that the caller blocks is blocked in
-   it. Where there is CONC_HAVE_SPAWN, the start takes no longer if the
-   caller's process is large.
+/* Starts the program. No signal is blocked in it, and none is ignored,
+   whatever the caller blocks and ignores (SIGPIPE, say); but SIGHUP, SIGINT
+   and SIGQUIT stay ignored if the caller's process was started like that, by
+   nohup or a shell's `&`. The files are opened by the program's process: of a
+   FIFO that waits for its other end, as in a shell. If the program's file is
+   open for writing, the start is tried again for about 0.1 s, since a child of
+   another thread may have the file for an instant. Where there is
+   CONC_HAVE_SPAWN, the start takes no longer if the caller's process is large,
+   but for a FIFO.
    Returns 0.
    Errors:
-   -EINVAL  there is no argv[0], or a bad std_in, std_out or std_err
-   -EBUSY   the program runs already
-   -EPERM   open() of a file, or execve(), fails with it
-   -EACCES  the program may not be executed, cwd not entered, or a file not
-            opened
-   -ENOENT  there is no such program, cwd or file
-   -EAGAIN  the system has no room for another process
-   -ENOMEM  there is no memory for it
-   -EMFILE  the process has too many descriptors
-   others   what execve() fails with */
+   -EINVAL     there is no argv[0], or a bad std_in, std_out or std_err
+   -EBUSY      the program runs already
+   -EPERM      open() of a file, or execve(), fails with it
+   -EACCES     the program may not be executed, cwd not entered, or a file not
+               opened
+   -ENOENT     there is no such program, cwd or file
+   -ECANCELED  the wait for a FIFO, or for the program's file, was cancelled
+   -EAGAIN     the system has no room for another process
+   -ENOMEM     there is no memory for it
+   -EMFILE     the process has too many descriptors
+   -ETXTBSY    the program's file is open for writing
+   others      what execve() fails with */
 CONC_API int conc_popen_start(conc_popen *popen);
 
 /* Waits for the end of the program. What it writes to pipes must be read
@@ -2369,9 +2418,10 @@ CONC_API int conc_popen_poll(conc_popen *popen);
 
 /* Writes n bytes of input to the program's pipe and closes it, reads the other
    pipes to their ends, all at the same time, and waits for the end of the
-   program (Python's communicate). Whatever is returned, *out and *err are what
-   was read; {NULL, 0} if there was no pipe. `out` or `err` may be NULL: that
-   output is not wanted.
+   program (Python's communicate). The end of a pipe comes when all processes
+   that have it have closed it or ended: those that the program left behind,
+   too. Whatever is returned, *out and *err are what was read; {NULL, 0} if
+   there was no pipe. `out` or `err` may be NULL: that output is not wanted.
    After -ETIMEDOUT or -ECANCELED it may be called again with the same input
    and the same n: the bytes that are already written are skipped, and *out and
    *err are what that call has read. With .kill_on_timeout the program is dead
@@ -2379,6 +2429,7 @@ CONC_API int conc_popen_poll(conc_popen *popen);
    further calls return the exit code and {NULL, 0}.
    Returns the exit code.
    Errors: as conc_popen_wait, and
+   -ECHILD  also: this is a forked child, and the program its parent's
    -ENOMEM  there is no memory for the output
    others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
@@ -2386,7 +2437,8 @@ CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               double timeout);
 
 /* Closes the pipes that are still open here. It does not wait for the
-   program. */
+   program. In a forked child, where its parent's are closed, it only sets them
+   to -1. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
 /* Runs a program to its end (Python's subprocess.call). If it has not ended in
@@ -3466,7 +3518,9 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       compatible. Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
-                      processes that did not tell of its dead writer.
+                      processes that did not tell of its dead writer. Programs:
+                      .executable; signals at their defaults; the PATH of .env;
+                      scripts without #!; children have no pipes of programs.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -3634,6 +3688,7 @@ static const int *const conc__version_check __attribute__((used)) =
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -4192,18 +4247,21 @@ CONC_API const char *conc_version(void) { return CONC_VERSION; }
 
 CONC_API void conc_free(void *memory) { CONC_FREE(memory); }
 
-/* The errors that this library returns of its own accord; all others are the
-   system's to word. strerror() may not be thread-safe, and the two variants
-   of strerror_r differ by feature macro, hence a table. */
+/* The errors that this library returns of its own accord, and those of the
+   system that it is known to pass on. strerror() may not be thread-safe, and
+   the two variants of strerror_r differ by feature macro, hence a table. */
 static const struct conc__error_text {
   int code;
   const char *text;
 } conc__error_texts[] = {
     {0, "success"},
+    {E2BIG, "argument list too long"},
     {EACCES, "permission denied, or wrong key, or refused data"},
     {EADDRINUSE, "address already in use"},
     {EADDRNOTAVAIL, "address not available on this machine"},
+    {EAFNOSUPPORT, "address family not supported by this system"},
     {EAGAIN, "resource temporarily unavailable"},
+    {EALREADY, "already under way"},
     {EBADF, "bad file descriptor"},
     {EBADMSG, "malformed, or not of the kind asked for"},
     {EBUSY, "busy: already started, or in use"},
@@ -4213,29 +4271,55 @@ static const struct conc__error_text {
     {ECONNREFUSED, "connection refused"},
     {ECONNRESET, "connection reset by peer"},
     {EDEADLK, "deadlock: would wait for itself"},
+    {EDQUOT, "disk quota exceeded"},
     {EEXIST, "already exists"},
+    {EFAULT, "bad address"},
+    {EFBIG, "file too large"},
     {EHOSTUNREACH, "no route to host"},
+    {EINPROGRESS, "now under way"},
     {EINTR, "interrupted by a signal"},
     {EINVAL, "invalid argument"},
     {EIO, "input/output error"},
+    {EISCONN, "already connected"},
+    {EISDIR, "is a directory"},
+    {ELOOP, "too many symbolic links"},
     {EMFILE, "too many open files in this process"},
     {EMSGSIZE, "message too long"},
+    {ENAMETOOLONG, "name too long"},
+    {ENETDOWN, "network is down"},
+    {ENETRESET, "connection dropped by the network"},
     {ENETUNREACH, "network is unreachable"},
     {ENFILE, "too many open files in the system"},
+    {ENOBUFS, "no buffer space available"},
+    {ENODEV, "no such device"},
     {ENOENT, "no such name, file or host"},
+    {ENOEXEC, "not a program of this system"},
+    {ENOLCK, "no locks available"},
     {ENOMEM, "out of memory"},
+    {ENOPROTOOPT, "option not supported by the protocol"},
     {ENOSPC, "no space left"},
     {ENOSYS, "not available on this system"},
+    {ENOTCONN, "not connected"},
+    {ENOTDIR, "not a directory"},
+    {ENOTEMPTY, "directory not empty"},
+    {ENOTSOCK, "not a socket"},
     {ENOTSUP, "not supported by this object"},
+    {ENXIO, "no such device or address"},
     {EOVERFLOW, "value too large, or released too often"},
     {EOWNERDEAD, "the owner died"},
     {EPERM, "not permitted (not the owner, no loop here, no conc_main)"},
     {EPIPE, "closed"},
     {EPROTO, "protocol error: the peer is not what it should be"},
     {EPROTONOSUPPORT, "not available on this system"},
+    {EPROTOTYPE, "wrong type of socket"},
     {ERANGE, "number out of range"},
+    {EROFS, "read-only file system"},
+    {ESPIPE, "cannot seek"},
     {ESRCH, "no such task is running"},
+    {ESTALE, "stale file handle"},
     {ETIMEDOUT, "timed out"},
+    {ETXTBSY, "program file is open for writing"},
+    {EXDEV, "on another file system"},
 };
 
 CONC_API const char *conc_strerror(int error) {
@@ -4786,10 +4870,25 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
+/* Moves a descriptor above the three of stdio: a program may be started
+   without those, and open them later by dup2(), which would replace what is
+   ours; and a child does so, too. Takes a negative one, of a call that has
+   just failed, as it is: then, or if it cannot be moved, the result is
+   negative errno and fd is closed. */
+CONC__PRIVATE int conc__fd_lift(int fd) {
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (high < 0) high = -errno;
+  close(fd);
+  return high;
+}
+
 /* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
-  int fd = socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0);
-  if (fd < 0) return -errno;
+  int fd = conc__fd_lift(
+      socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0));
+  if (fd < 0) return fd;
   if (!CONC_HAVE_CLOEXEC) {
     conc__set_cloexec(fd);
     conc__set_nonblocking(fd);
@@ -4822,16 +4921,27 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
 }
 #endif
 
-/* Moves a descriptor above the three of stdio, which dup2() is to replace in a
-   child. Takes a negative one, of a call that has just failed, as it is: then,
-   or if it cannot be moved, the result is negative errno and fd is closed. */
-CONC__PRIVATE int conc__fd_lift(int fd) {
-  int high;
-  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (high < 0) high = -errno;
-  close(fd);
-  return high;
+/* Moves both ends of a pair. 0; or negative errno, and both are closed and
+   -1. */
+CONC__PRIVATE int conc__fds_lift(int fds[2]) {
+  int rc = 0, i;
+  for (i = 0; i < 2; i++) {
+    fds[i] = conc__fd_lift(fds[i]);
+    if (fds[i] < 0) rc = fds[i];
+  }
+  for (i = 0; i < 2 && rc != 0; i++) {
+    if (fds[i] >= 0) close(fds[i]);
+    fds[i] = -1;
+  }
+  return rc;
+}
+
+/* A pipe that blocks, above the numbers of stdio. 0; or negative errno, and
+   both are -1. */
+CONC__PRIVATE int conc__pipe_high(int fds[2]) {
+  if (conc__pipe_raw(fds) == 0) return conc__fds_lift(fds);
+  fds[0] = fds[1] = -1;
+  return -errno;
 }
 
 /* --- stdio in a forked child ---
@@ -4892,10 +5002,11 @@ CONC__PRIVATE void conc__stdio_end(void) {
 
 CONC__PRIVATE int conc__waker_open(int fds[2]) {
 #if CONC_HAVE_EVENTFD
-  fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  return fds[0] < 0 ? -errno : 0;
+  fds[0] = fds[1] = conc__fd_lift(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  return fds[0] < 0 ? fds[0] : 0;
 #else
-  if (conc__pipe_raw(fds) < 0) return -errno;
+  int rc = conc__pipe_high(fds);
+  if (rc != 0) return rc;
   conc__set_nonblocking(fds[0]);
   conc__set_nonblocking(fds[1]);
   return 0;
@@ -5568,7 +5679,7 @@ typedef struct conc__thread {
   void *alternate; /* >>stack: its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
   unsigned spares;          /* >>generator: how many */
-  struct conc__child_fds *making; /* >>process: of what it starts just now */
+  struct conc__child_fds *making; /* >>child: of what it starts just now */
   struct conc__worker *worker; /* >>jobs: of a pool, it is this; NULL: none */
   conc_task *base; /* >>jobs: its own task while the actor's is a job's; NULL:
                       the actor's is */
@@ -6192,9 +6303,10 @@ typedef struct conc__own_fd {
 static conc__mutex conc__own_guard;
 static conc__own_fd *conc__own_fds; /* by number */
 static size_t conc__own_room;       /* rows of it */
-static size_t conc__own_count;      /* that are entered; 0: there is no table. Written
-                                       under the guard; read without by those
-                                       who have entered what they ask for */
+static size_t conc__own_count;      /* that are entered; 0: there is no table.
+                                       Written under the guard; read without
+                                       it by a caller that has entered what it
+                                       asks for */
 static pthread_once_t conc__own_once = PTHREAD_ONCE_INIT;
 
 /* Whether the row's file is still there. The guard is held, here and below. */
@@ -12189,8 +12301,8 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
-  loop->poller.fd = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->poller.fd < 0) return -errno;
+  loop->poller.fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
+  if (loop->poller.fd < 0) return loop->poller.fd;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
   e.data.u64 = (uint64_t)loop->poller.waker[0];
@@ -14157,25 +14269,6 @@ CONC__PRIVATE void conc__fd_close_own(int *fd) {
   *fd = -1;
 }
 
-/* A pipe to or from a child: blocking, close-on-exec, and above the numbers
-   that dup2() is to replace in the child. 0; or negative errno, and both are
-   -1. */
-CONC__PRIVATE int conc__fd_pipe(int fds[2]) {
-  int i;
-  int rc = conc__pipe_raw(fds);
-  if (rc < 0) {
-    fds[0] = fds[1] = -1;
-    return -errno;
-  }
-  for (i = 0; i < 2; i++) {
-    fds[i] = conc__fd_lift(fds[i]);
-    if (fds[i] < 0) rc = fds[i];
-  }
-  if (rc != 0)
-    for (i = 0; i < 2; i++) conc__fd_close(&fds[i]);
-  return rc;
-}
-
 /* --- addresses: looking up --- */
 
 /* How many addresses of a name are tried, at most. */
@@ -14465,6 +14558,8 @@ CONC_API int conc_accept(int fd, double timeout) {
   for (;;) {
     int client = conc__accept_raw(fd);
     if (client >= 0) {
+      client = conc__fd_lift(client);
+      if (client < 0) return client;
       conc__set_nodelay(client);
       conc__fd_is_new(client);
       return client;
@@ -15519,31 +15614,39 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
 }
 
 /* ---------------------------------------------------------------------------
-   >>process: children and their ends
+   >>child: children and their ends
 
-   Holds: starting a process by fork() or by executing the program again, what
-   a forked child does before its target runs, noticing a child's end, signals.
-   Uses: tasks, stacks (for a child of a coroutine), the registry's init.
-   Used by: >>popen, which executes other programs, and >>procpool.
+   Holds: threads of the library's own, the list of children, noticing a
+   child's end, fork() by a starter, what a forked child makes of its parent's
+   children.
+   Uses: tasks, the registry's init, the descriptors of >>park.
+   Used by: >>process, >>popen and the rooms of pools.
 
-   Starting. The starter holds conc__processes_guard from before it opens the
-   first descriptor for a child until the child is on the list. Every fork() in
-   the process takes this guard, too (conc__process_fork_prepare): so no other
-   child inherits descriptors that are meant for this one.
+   Starting. The starter opens the descriptors for a child under
+   conc__processes_guard, and enters them in conc__makings before it gives the
+   guard back. Every fork() in the process takes this guard, too
+   (conc__process_fork_prepare), and its child closes what is entered: so no
+   other child inherits descriptors that are meant for this one. Whatever may
+   wait, above all the execution of a program, is done without the guard.
 
    Ending. A child is on the list conc__processes until conc__process_reap has
    waited for it. Nothing else waits for it, signals are sent to children on
    the list only, and both happen under the guard. The kernel keeps a process's
    number until the process has been waited for: so a signal never meets a
    stranger that was given the number meanwhile. Then the task is finished like
-   any other task: hence joining a process needs no wait of its own.
+   any other task: hence joining a process needs no wait of its own. The leader
+   of a group stays a zombie while its output may be read (`held`): the group
+   may have to be killed by its number.
 
    Noticing. The reaper is a thread that polls the children's pidfds. It stays
    for a while without children, and without a poller, for the children that
-   are started next. Where there are no pidfds, each child has a thread that
-   sleeps in waitid(). A program that is known only to a thread in conc_call or
-   conc_check_output is polled for and reaped by that thread itself (own_reaper
-   of the task): that is one wake-up instead of two.
+   are started next. The program may close or replace any descriptor: so the
+   reaper looks after its children now and then without them, and makes its
+   poller anew if that is lost. Where there are no pidfds, or there is no
+   descriptor left for one, a child has a thread that sleeps in waitid(). A
+   program that is known only to a thread in conc_call or conc_check_output is
+   polled for and reaped by that thread itself (own_reaper of the task): that
+   is one wake-up instead of two.
 
    The order of locks, of this room and of the rooms of pools. A thread may
    take a lock that stands below those that it holds:
@@ -15570,10 +15673,12 @@ static int conc__parent_fd = -1; /* in a daemon: at its end of file the parent
 static pthread_once_t conc__process_once = PTHREAD_ONCE_INIT;
 static struct conc__target *conc__targets; /* made before main() begins */
 static const char *conc__program; /* argv[0]; NULL: conc_main was not called */
+static int conc__program_args;    /* argc */
+static const void *conc__program_place; /* some address in its code */
 
 /* The descriptors of a child in the making. They are on the list while the
-   starter is in fork() and the guard is not its own: another child that is
-   forked at this moment closes them. */
+   guard is not the starter's own: another child that is forked meanwhile
+   closes them. */
 typedef struct conc__child_fds {
   int *fds[8]; /* where they are kept; a value of -1 is none */
   int count;   /* of fds */
@@ -15581,6 +15686,22 @@ typedef struct conc__child_fds {
 } conc__child_fds;
 
 static conc__child_fds *conc__makings;
+
+/* Under the guard, as all that opens or closes what is entered. */
+CONC__PRIVATE void conc__making_enter(conc__child_fds *making) {
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  CONC__CHECK(making->count <=
+              (int)(sizeof making->fds / sizeof *making->fds));
+  making->next = conc__makings;
+  conc__makings = making;
+}
+
+CONC__PRIVATE void conc__making_leave(conc__child_fds *making) {
+  conc__child_fds **m = &conc__makings;
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  while (*m != making) m = &(*m)->next;
+  *m = making->next;
+}
 
 /* --- threads of the library's own --- */
 
@@ -15639,16 +15760,33 @@ CONC__PRIVATE void conc__reaper_close(void) {
   if (conc__reaper_poller < 0 || conc__reaper_children > 0 ||
       conc__makings != NULL)
     return;
-  close(conc__reaper_poller);
+  conc__own_fd_close(conc__reaper_poller);
   conc__reaper_poller = -1;
 }
 
 /* Closes what the parent has of a child. Not by conc_close: no loop knows
-   these descriptors, and a forked child calls this before its own loop
-   works. */
+   these descriptors. */
 CONC__PRIVATE void conc__process_fds_close(conc_task *t) {
-  if (t->as.process.pidfd >= 0) close(t->as.process.pidfd);
-  if (t->as.process.life >= 0) close(t->as.process.life);
+  conc__own_fd_close(t->as.process.pidfd);
+  conc__own_fd_close(t->as.process.life);
+}
+
+/* Asks for the end of a child, under the guard: 1 and *code; 0: it runs
+   still; -1: the program has waited for it, against what the manual says. The
+   code is lost then, and the task ends all the same. `keep`: it stays a
+   zombie. */
+CONC__PRIVATE int conc__process_ask(const conc_task *t, bool keep, int *code) {
+  siginfo_t info;
+  int rc;
+  *code = CONC_NO_EXITCODE;
+  memset(&info, 0, sizeof info);
+  do rc = waitid(P_PID, (id_t)t->pid, &info,
+                 WEXITED | WNOHANG | (keep ? WNOWAIT : 0));
+  while (rc < 0 && errno == EINTR);
+  if (rc < 0) return -1;
+  if (info.si_pid == 0) return 0;
+  *code = info.si_code == CLD_EXITED ? info.si_status & 255 : -info.si_status;
+  return 1;
 }
 
 /* Takes the exit code of a child that has ended, removes what the parent has
@@ -15656,20 +15794,14 @@ CONC__PRIVATE void conc__process_fds_close(conc_task *t) {
    thread, or by the starter with own_reaper; each child has one of these. May
    be called too early: then nothing happens. */
 CONC__PRIVATE void conc__process_reap(conc_task *t) {
-  int status = 0;
-  int code = CONC_NO_EXITCODE;
-  pid_t pid;
+  int code, rc;
   conc__mutex_lock(&conc__processes_guard);
-  do pid = waitpid(t->pid, &status, WNOHANG);
-  while (pid < 0 && errno == EINTR);
-  if (pid == 0) { /* it runs still: the poller told of it for no reason */
+  rc = conc__process_ask(t, t->as.process.hold, &code);
+  if (rc == 0) { /* it runs still: the poller told of it for no reason */
     conc__mutex_unlock(&conc__processes_guard);
     return;
   }
-  /* A negative pid: the program has waited for the child itself, against what
-     the manual says. The code is lost then, and the task ends all the same. */
-  if (pid > 0)
-    code = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+  t->as.process.held = rc > 0 && t->as.process.hold;
   /* From here the number may belong to another process: conc__process_signal,
      which looks at the link under this guard, sends no more signals. */
   CONC__CHECK(t->link != NULL);
@@ -15733,6 +15865,81 @@ static bool conc__reaper_lives; /* the thread exists, and takes the guard once
    much as a fork, and programs start children one after another. */
 #define CONC__REAPER_STAYS 0.1
 
+/* Milliseconds after which it looks after children of which the poller says
+   nothing: their pidfds, or the poller, may be lost. */
+#define CONC__REAPER_LOOKS 1000
+
+/* Opens the poller, and enters it. 0 or negative errno. */
+CONC__PRIVATE int conc__reaper_poller_open(void) {
+  int fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
+  int rc = fd < 0 ? fd : conc__own_fd_add(fd);
+  if (rc != 0 && fd >= 0) close(fd);
+  conc__reaper_poller = rc == 0 ? fd : -1;
+  return rc;
+}
+
+/* Opens a child's pidfd, and gives it to the poller unless the starter reaps
+   the child. 0; or negative errno, and it has none. */
+CONC__PRIVATE int conc__reaper_watch(conc_task *t) {
+  struct epoll_event e;
+  int fd = conc__fd_lift((int)syscall(SYS_pidfd_open, t->pid, 0));
+  int rc = fd < 0 ? fd : conc__own_fd_add(fd);
+  memset(&e, 0, sizeof e);
+  e.events = EPOLLIN;
+  e.data.ptr = t;
+  if (rc == 0 && !t->as.process.own_reaper &&
+      epoll_ctl(conc__reaper_poller, EPOLL_CTL_ADD, fd, &e) < 0)
+    rc = -errno;
+  if (rc != 0 && fd >= 0 && !conc__own_fd_close(fd)) close(fd);
+  t->as.process.pidfd = rc == 0 ? fd : -1;
+  return rc;
+}
+
+/* A child that is the reaper's and has ended, without a look at the poller;
+   NULL: none. Under the guard. */
+CONC__PRIVATE conc_task *conc__reaper_find(void) {
+  conc_task *t = conc__processes;
+  int code;
+  while (t != NULL && (t->as.process.pidfd < 0 || t->as.process.own_reaper ||
+                       conc__process_ask(t, true, &code) == 0))
+    t = t->next;
+  return t;
+}
+
+/* Makes the poller anew, and the pidfds that are not ours any more: the
+   children are not reaped yet, so their numbers are good. What cannot be made
+   is tried again at the next look; a child without a pidfd keeps the number of
+   the old one, by which it is known to be the reaper's. */
+CONC__PRIVATE void conc__reaper_mend(void) {
+  conc_task *t;
+  if (conc__own_fd_is(conc__reaper_poller))
+    conc__own_fd_close(conc__reaper_poller);
+  else conc__own_fd_remove(conc__reaper_poller);
+  if (conc__reaper_poller_open() != 0) conc__reaper_poller = INT_MAX;
+  for (t = conc__processes; t != NULL; t = t->next) {
+    int old = t->as.process.pidfd;
+    if (old < 0 || t->as.process.own_reaper) continue;
+    conc__own_fd_close(old);
+    if (conc__reaper_watch(t) != 0) t->as.process.pidfd = INT_MAX;
+  }
+}
+
+/* What the reaper does when nothing has come from the poller for a while, or
+   the poller is `broken`. */
+CONC__PRIVATE void conc__reaper_look(bool broken) {
+  conc_task *t;
+  conc__mutex_lock(&conc__processes_guard);
+  while ((t = conc__reaper_find()) != NULL) {
+    conc__mutex_unlock(&conc__processes_guard);
+    conc__process_reap(t); /* no other thread does */
+    conc__mutex_lock(&conc__processes_guard);
+  }
+  if (conc__reaper_children > 0 &&
+      (broken || !conc__own_fd_is(conc__reaper_poller)))
+    conc__reaper_mend();
+  conc__mutex_unlock(&conc__processes_guard);
+}
+
 /* The reaper's thread. It is in one of two waits: for the ends of children in
    the poller, or, if there are none, on conc__reaper_sleeps until a child is
    started or CONC__REAPER_STAYS is over. Which one it is to be, and whether to
@@ -15760,8 +15967,14 @@ CONC__PRIVATE void *conc__reaper_main(void *arg) {
     }
     /* The poller holds children, which only this thread reaps, and it is not
        closed before they are: so the descriptor stays good meanwhile. */
-    n = epoll_wait(poller, e, 64, -1);
+    n = epoll_wait(poller, e, 64, CONC__REAPER_LOOKS);
     for (i = 0; i < n; i++) conc__process_reap((conc_task *)e[i].data.ptr);
+    if (n == 0 || (n < 0 && errno != EINTR)) {
+      /* A poller that cannot be waited in must not make this thread spin. */
+      if (n < 0) conc__futex_wait(&conc__reaper_sleeps, 0, conc_now() + 0.05,
+                                  false);
+      conc__reaper_look(n < 0);
+    }
   }
   conc__reaper_lives = false;
   conc__mutex_unlock(&conc__processes_guard);
@@ -15780,19 +15993,19 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   if (!known) {
     int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    /* EPERM is what a sandbox answers that does not know the call. Other
-       errors (there may be no descriptors left now) say nothing about the
-       kernel: the question stays open. */
-    if (fd < 0 && errno != ENOSYS && errno != EPERM) return -errno;
+    /* A sandbox may answer anything, EPERM mostly. But that there are no
+       descriptors left now, or no memory, says nothing about the kernel: the
+       question stays open. */
+    if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+      return -errno;
     missing = fd < 0;
     known = true;
     if (fd >= 0) close(fd);
   }
   if (!missing) {
     if (conc__reaper_poller >= 0 || t->as.process.own_reaper) return 0;
-    conc__reaper_poller = epoll_create1(EPOLL_CLOEXEC);
-    if (conc__reaper_poller < 0) return -errno;
-    if (conc__reaper_lives) return 0;
+    rc = conc__reaper_poller_open();
+    if (rc != 0 || conc__reaper_lives) return rc;
     rc = conc__helper_start(conc__reaper_main, 0);
     conc__reaper_lives = rc == 0;
     if (rc != 0) conc__reaper_close();
@@ -15804,69 +16017,85 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 }
 
 /* Enters a child that has just been made: from now on its end is noticed, and
-   signals reach it. If that fails, for want of descriptors or threads, the
-   child is killed and waited for here: its target has hardly begun. The guard
-   is held. 0 or negative errno. */
+   signals reach it. A thread does what the reaper cannot do for want of
+   descriptors. If there is no thread either, the child is killed and waited
+   for here: its target has hardly begun. The guard is held. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
-  int rc = 0;
+  int rc = -ENOSYS;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   CONC__CHECK(t->link == NULL);
   t->pid = pid;
 #if CONC_HAVE_PIDFD
   if (conc__reaper_poller >= 0 || t->as.process.own_reaper) {
-    bool own = t->as.process.own_reaper;
-    struct epoll_event e;
-    memset(&e, 0, sizeof e);
-    e.events = EPOLLIN;
-    e.data.ptr = t;
-    t->as.process.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (t->as.process.pidfd < 0 ||
-        (!own && epoll_ctl(conc__reaper_poller, EPOLL_CTL_ADD,
-                           t->as.process.pidfd, &e) < 0))
-      rc = -errno;
-    else if (!own)
-      conc__reaper_children++;
-  } else
+    rc = conc__reaper_watch(t);
+    if (rc == 0 && !t->as.process.own_reaper) conc__reaper_children++;
+  }
 #endif
+  if (rc != 0) {
+    t->as.process.own_reaper = false;
     rc = conc__helper_start(conc__process_await_main, t->number);
+  }
   if (rc != 0) {
     kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
     }
-    conc__fd_close(&t->as.process.pidfd);
     return rc;
   }
   conc__task_link(&conc__processes, t);
   return 0;
 }
 
+/* --- signals that this process ignores --- */
+
+/* What this process was started to ignore of these stays ignored in programs
+   that it starts: that is what nohup, and a shell's `&`, are for. */
+static const int conc__signals_passed_on[] = {SIGHUP, SIGINT, SIGQUIT};
+static bool conc__signals_ignored[3]; /* since the start */
+static bool conc__sigchld_inherited;  /* SIGCHLD is ignored, by the parent's
+                                         wish and not by the program's */
+
+CONC__PRIVATE bool conc__signal_is_ignored(int number) {
+  struct sigaction action;
+  return sigaction(number, NULL, &action) == 0 &&
+         action.sa_handler == SIG_IGN;
+}
+
+/* Before main, where the program changes it. */
+__attribute__((constructor)) CONC__PRIVATE void conc__signals_note(void) {
+  int i;
+  for (i = 0; i < 3; i++)
+    conc__signals_ignored[i] =
+        conc__signal_is_ignored(conc__signals_passed_on[i]);
+  conc__sigchld_inherited = conc__signal_is_ignored(SIGCHLD);
+}
+
+/* While SIGCHLD is ignored, the kernel throws the ends of children away, and
+   with them the exit codes. A process that was started like that does not know
+   it: so this is put right before its first child. Not so if the program
+   ignores the signal by itself, against what the manual says. */
+CONC__PRIVATE void conc__signals_mend(void) {
+  if (!CONC__LOAD(&conc__sigchld_inherited)) return;
+  CONC__STORE(&conc__sigchld_inherited, false);
+  if (conc__signal_is_ignored(SIGCHLD)) signal(SIGCHLD, SIG_DFL);
+}
+
 /* --- fork --- */
 
-/* fork() by a starter, which holds the guard before and after it, in the
-   parent. Not in between: another conc.h in this process, a static one of a
-   shared library, has such a guard, too, and fork() takes all of them in one
-   order. So the guard is given up here, and taken again by fork() itself,
+/* fork() by a starter, which does not hold the guard, but holds it afterwards
+   in the parent. The starter does not take it itself: another conc.h in this
+   process, a static one of a shared library, has such a guard, too, and fork()
+   takes all of them in one order. So it is fork() that takes the guard,
    through conc__process_fork_prepare; conc__process_fork_parent then leaves it
-   to the starter. Returns what fork() does, or negative errno. */
+   to the starter. `making` is on the list: it is what the child is to have.
+   Returns what fork() does, or negative errno. */
 CONC__PRIVATE pid_t conc__process_do_fork(conc__child_fds *making) {
-  conc__child_fds **m = &conc__makings;
   pid_t pid;
-  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
-  CONC__CHECK(making->count <=
-              (int)(sizeof making->fds / sizeof *making->fds));
-  making->next = conc__makings;
-  conc__makings = conc__this.making = making;
-  /* Between here and the fork another thread's fork may come first: its child
-     finds our descriptors on the list, and closes them. */
-  conc__mutex_unlock(&conc__processes_guard);
+  conc__this.making = making;
   pid = fork();
   if (pid < 0) pid = -errno;
   conc__this.making = NULL;
-  /* The child has left the list to conc__process_fork_child. */
-  if (pid == 0) return pid;
-  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
-  while (*m != making) m = &(*m)->next;
-  *m = making->next;
+  CONC__CHECK(pid == 0 || conc__mutex_is_held(&conc__processes_guard));
   return pid;
 }
 
@@ -15897,11 +16126,10 @@ CONC__PRIVATE void conc__process_fork_child(void) {
     for (i = 0; i < conc__makings->count; i++)
       if (conc__makings != conc__this.making && *conc__makings->fds[i] >= 0)
         close(*conc__makings->fds[i]);
-  /* The poller is shared with the parent: a change here would be one there.
+  /* The poller, pidfds and the like are closed already: see conc__own_fds.
      The reaper's thread is not here. */
-  if (conc__reaper_poller >= 0) close(conc__reaper_poller);
-  if (conc__parent_fd >= 0) close(conc__parent_fd);
   conc__reaper_poller = conc__parent_fd = -1;
+  conc__sigchld_inherited = conc__signal_is_ignored(SIGCHLD);
   conc__reaper_children = 0;
   conc__reaper_lives = false;
   /* The list is gone before the tasks end: one that is joined here may be
@@ -15909,7 +16137,6 @@ CONC__PRIVATE void conc__process_fork_child(void) {
   for (; t != NULL; t = next) {
     next = t->next;
     t->link = NULL;
-    conc__process_fds_close(t);
     conc__task_end_stayed_in_parent(t);
   }
 }
@@ -15923,6 +16150,17 @@ CONC__PRIVATE void conc__process_init_once(void) {
   conc__shared_init();
   conc__fork_enter(CONC__FORK_PROCESS, &row);
 }
+
+/* ---------------------------------------------------------------------------
+   >>process: conc_process_start: by fork(), or by executing a program
+
+   Holds: starting a process by fork() or by executing the program again, what
+   a forked child does before its target runs, executing any program, signals.
+   A start opens what the child is to have under conc__processes_guard, makes
+   the child without it, and enters the child under it: see >>child.
+   Uses: >>child, stacks (for a child of a coroutine).
+   Used by: >>popen, which executes other programs, and >>procpool.
+   ------------------------------------------------------------------------ */
 
 /* --- a process as its parent sees it --- */
 
@@ -15946,7 +16184,9 @@ CONC__PRIVATE int conc__process_begin(conc_task *t, unsigned *numbers,
   t->exitcode = CONC_NO_EXITCODE;
   t->as.process.pidfd = t->as.process.life = -1;
   t->as.process.own_reaper = false;
+  t->as.process.hold = t->as.process.held = false;
   t->link = NULL;
+  conc__signals_mend();
   return 0;
 }
 
@@ -15993,7 +16233,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* The loop itself is left as it is: its memory is not freed, since this may
      be running on one of its stacks. */
   if (loop != NULL) conc__poller_stop(loop);
-  conc__task_unlink(mine);
+  if (mine->link != NULL) conc__task_unlink(mine); /* a job is on no list */
   if (mine->kind->joinable) conc__task_end_stayed_in_parent(mine);
 }
 
@@ -16061,6 +16301,9 @@ CONC__PRIVATE int conc__process_main(conc_task *t) {
      target, or a destructor of a conc_local, can ask. */
   self = conc__thread_enter(t);
   conc__threads_enter(t);
+  /* The pipe is this process's own. (If there is no memory to enter it, its
+     children have a copy that does no harm.) */
+  if (conc__parent_fd >= 0) (void)conc__own_fd_add(conc__parent_fd);
   if (conc__parent_fd >= 0 && conc__parent_watch_start(conc__parent_fd) != 0)
     return 255;
   conc__task_run(t, self, &result);
@@ -16094,10 +16337,9 @@ CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
   conc__actor *self = conc__self();
   conc__coro *co = NULL;
   conc__process_own_task = t;
+  /* The writing end is the parent's alone, and is closed here by now: with a
+     copy the daemon would keep itself alive. */
   conc__parent_fd = life[0];
-  /* The writing end is the parent's alone: with a copy here the daemon would
-     keep itself alive. */
-  if (life[1] >= 0) close(life[1]);
   if (conc__is_coro(self) || self->generator != NULL)
     co = conc__stack_map(t->stack_size > CONC_STACK_SIZE ? t->stack_size
                                                          : (size_t)8 << 20);
@@ -16114,8 +16356,10 @@ CONC__PRIVATE void conc__process_child_begin(conc_task *t, const int life[2]) {
    life[0], the parent life[1]. Both are -1 for a task that is no daemon. 0 or
    negative errno. */
 CONC__PRIVATE int conc__life_pipe_open(const conc_task *t, int life[2]) {
+  int rc = 0;
   life[0] = life[1] = -1;
-  return t->daemon ? conc__fd_pipe(life) : 0;
+  if (t->daemon) rc = conc__pipe_high(life);
+  return life[1] >= 0 ? conc__own_fd_add(life[1]) : rc;
 }
 
 /* The last step of every start, after a success (rc is 0, the child is there)
@@ -16128,7 +16372,7 @@ CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
   conc__fd_close(&life[0]);
   t->as.process.life = life[1];
   if (rc == 0) rc = conc__process_add(t, pid);
-  if (rc != 0) conc__fd_close(&t->as.process.life);
+  if (rc != 0) conc__fd_close_own(&t->as.process.life);
   conc__reaper_close(); /* the last other child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
   /* The reaper is woken without the guard, which would only stop it again. It
@@ -16157,13 +16401,15 @@ CONC__PRIVATE int conc__process_fork(conc_task *t) {
   if (rc == 0) rc = conc__reaper_open(t);
   if (rc == 0) {
     making.fds[0] = &life[0];
-    making.fds[1] = &life[1];
-    making.count = 2;
+    making.count = 1;
+    conc__making_enter(&making);
+    conc__mutex_unlock(&conc__processes_guard);
     pid = conc__process_do_fork(&making);
     if (pid == 0) {
       conc__stdio_after_fork(locked, true);
       conc__process_child_begin(t, life);
     }
+    conc__making_leave(&making);
     if (pid < 0) rc = pid;
   }
   conc__stdio_after_fork(locked, false);
@@ -16179,125 +16425,323 @@ typedef struct conc__exec {
   const char *const *env; /* NULL: ours */
   const char *cwd;        /* NULL: ours */
   int stdio[3];           /* what becomes 0, 1, 2; -1: ours */
+  const char *file[3];    /* or the file that the child opens for it */
   int keep[2];            /* what it inherits besides; -1: nothing */
   bool err_to_out;        /* 2 becomes what 1 has become */
   bool new_group;         /* it leads a new process group */
-  bool unblock;           /* no signal is blocked in it */
-  conc__child_fds making; /* what was opened for it */
+  bool waits;             /* a file is a FIFO: its opening may take long */
+  conc__child_fds making; /* what was opened for it; on the list */
 } conc__exec;
+
+CONC__PRIVATE int conc__exec_file_flags(int i) {
+  return i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
+}
+
+/* The signals that a program finds at their defaults, whatever this process
+   makes of them: all that can be, but for those above. */
+CONC__PRIVATE void conc__signals_for_programs(sigset_t *set) {
+  int i;
+  sigfillset(set);
+  sigdelset(set, SIGKILL);
+  sigdelset(set, SIGSTOP);
+  for (i = 0; i < 3; i++)
+    if (conc__signals_ignored[i]) sigdelset(set, conc__signals_passed_on[i]);
+}
+
+/* Their numbers are below this. */
+#ifdef NSIG
+#define CONC__SIGNALS NSIG
+#else
+#define CONC__SIGNALS 65
+#endif
 
 #if CONC_HAVE_SPAWN
 
-/* Executes a program, by posix_spawn: that does not copy the caller's page
-   tables, however large the caller is. Handlers of forks do not run, and need
-   not: the library opens all descriptors close-on-exec. The guard is held: no
-   fork of another thread meets what is open for this child. 0 and *pid, or
-   negative errno, also of the execution itself. */
-CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attr;
-  sigset_t none;
-  int rc = -posix_spawn_file_actions_init(&actions);
+/* What posix_spawn is to do in the child. 0 or negative errno. */
+CONC__PRIVATE int conc__spawn_actions(const conc__exec *x,
+                                      posix_spawn_file_actions_t *actions) {
+  int rc = 0;
   int i;
-  if (rc != 0) return rc;
-  rc = -posix_spawnattr_init(&attr);
-  for (i = 0; i < 3 && rc == 0; i++)
-    if (x->stdio[i] >= 0)
-      rc = -posix_spawn_file_actions_adddup2(&actions, x->stdio[i], i);
+  for (i = 0; i < 3 && rc == 0; i++) {
+    if (x->file[i] != NULL)
+      rc = -posix_spawn_file_actions_addopen(actions, i, x->file[i],
+                                             conc__exec_file_flags(i), 0666);
+    else if (x->stdio[i] >= 0)
+      rc = -posix_spawn_file_actions_adddup2(actions, x->stdio[i], i);
+  }
   /* After 1 has become what it is to be: actions are done in this order. */
   if (x->err_to_out && rc == 0)
-    rc = -posix_spawn_file_actions_adddup2(&actions, 1, 2);
+    rc = -posix_spawn_file_actions_adddup2(actions, 1, 2);
   for (i = 0; i < 2 && rc == 0; i++)
     if (x->keep[i] >= 0) /* onto itself: that clears close-on-exec */
-      rc = -posix_spawn_file_actions_adddup2(&actions, x->keep[i],
-                                             x->keep[i]);
+      rc = -posix_spawn_file_actions_adddup2(actions, x->keep[i], x->keep[i]);
   if (x->cwd != NULL && rc == 0)
-    rc = -posix_spawn_file_actions_addchdir_np(&actions, x->cwd);
-  sigemptyset(&none);
-  if (x->unblock && rc == 0) rc = -posix_spawnattr_setsigmask(&attr, &none);
-  if (rc == 0)
-    rc = -posix_spawnattr_setflags(
-        &attr, (short)((x->new_group ? POSIX_SPAWN_SETPGROUP : 0) |
-                       (x->unblock ? POSIX_SPAWN_SETSIGMASK : 0)));
-  if (rc == 0)
-    rc = -posix_spawnp(pid, x->path, &actions, &attr,
-                       (char *const *)(uintptr_t)x->argv,
-                       x->env != NULL ? (char *const *)(uintptr_t)x->env
-                                      : environ);
-  posix_spawnattr_destroy(&attr);
-  posix_spawn_file_actions_destroy(&actions);
+    rc = -posix_spawn_file_actions_addchdir_np(actions, x->cwd);
   return rc;
 }
 
-#else
+/* Which signals, and which group. 0 or negative errno. */
+CONC__PRIVATE int conc__spawn_attributes(const conc__exec *x,
+                                         posix_spawnattr_t *attr) {
+  sigset_t none, defaults;
+  int rc;
+  sigemptyset(&none);
+  conc__signals_for_programs(&defaults);
+  rc = -posix_spawnattr_setsigmask(attr, &none);
+  if (rc == 0) rc = -posix_spawnattr_setsigdefault(attr, &defaults);
+  if (rc == 0)
+    rc = -posix_spawnattr_setflags(
+        attr, (short)((x->new_group ? POSIX_SPAWN_SETPGROUP : 0) |
+                      POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
+  return rc;
+}
 
-/* In the forked child: becomes the program. Returns only if a step has failed,
-   with errno. */
+/* What is the same for each place where the program may be. */
+typedef struct conc__spawning {
+  const conc__exec *x;
+  pid_t *pid;
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attr;
+  char *const *env;
+} conc__spawning;
+
+/* Executes the file, or has it read by the shell if it is a script that does
+   not say by what. 0 or negative errno. */
+CONC__PRIVATE int conc__spawn_file(conc__spawning *s, const char *path) {
+  char *const *argv = (char *const *)(uintptr_t)s->x->argv;
+  const char **shell;
+  size_t n = 0;
+  int rc = -posix_spawn(s->pid, path, &s->actions, &s->attr, argv, s->env);
+  if (rc != -ENOEXEC) return rc;
+  while (argv[n] != NULL) n++;
+  shell = (const char **)CONC_MALLOC((n + 3) * sizeof *shell);
+  if (shell == NULL) return -ENOMEM;
+  shell[0] = "/bin/sh";
+  shell[1] = path;
+  /* From argv[1] on, with the NULL; there may be no argv[0]. */
+  if (n > 0) memcpy(shell + 2, argv + 1, n * sizeof *shell);
+  else shell[2] = NULL;
+  rc = -posix_spawn(s->pid, shell[0], &s->actions, &s->attr,
+                    (char *const *)(uintptr_t)shell, s->env);
+  CONC_FREE(shell);
+  return rc;
+}
+
+/* The value of PATH for the program: of its own environment, if it has one. */
+CONC__PRIVATE const char *conc__exec_search_path(const conc__exec *x) {
+  const char *const *env = x->env;
+  const char *value = NULL;
+  if (env == NULL) value = getenv("PATH");
+  for (; env != NULL && *env != NULL && value == NULL; env++)
+    if (strncmp(*env, "PATH=", 5) == 0) value = *env + 5;
+  return value != NULL ? value : "/bin:/usr/bin";
+}
+
+/* Whether the search goes on after such an error, as that of execvp() does. */
+CONC__PRIVATE bool conc__exec_elsewhere(int rc) {
+  return rc == -ENOENT || rc == -ENOTDIR || rc == -EACCES || rc == -ESTALE ||
+         rc == -ENODEV || rc == -ETIMEDOUT;
+}
+
+/* Executes the program as execvp() does, which posix_spawnp does not: that
+   looks into our own PATH, and knows no scripts without a first line for the
+   system. A relative place is one in .cwd. What is not there is not tried, to
+   spare a process for each place. 0 or negative errno. */
+CONC__PRIVATE int conc__spawn_search(conc__spawning *s) {
+  const char *name = s->x->path;
+  const char *from = conc__exec_search_path(s->x);
+  char place[4096];
+  int found = -ENOENT;
+  if (strchr(name, '/') != NULL) return conc__spawn_file(s, name);
+  if (*name == 0) return -ENOENT;
+  for (;;) {
+    size_t n = strcspn(from, ":");
+    const char *slash = n > 0 && from[n - 1] != '/' ? "/" : "";
+    struct stat st;
+    int rc = 0;
+    if (n + strlen(name) + 2 > sizeof place) {
+      rc = -ENAMETOOLONG;
+    } else {
+      snprintf(place, sizeof place, "%.*s%s%s", (int)n, from, slash, name);
+      if ((*place == '/' || s->x->cwd == NULL) && stat(place, &st) < 0)
+        rc = -errno;
+      if (rc == 0) rc = conc__spawn_file(s, place);
+      if (rc != 0 && !conc__exec_elsewhere(rc)) return rc;
+    }
+    if (rc == 0) return 0;
+    if (rc == -EACCES) found = rc; /* rather than that it is not there */
+    if (from[n] == 0) return found;
+    from += n + 1;
+  }
+}
+
+/* Executes a program by posix_spawn: that does not copy the caller's page
+   tables, however large the caller is. Handlers of forks do not run, and need
+   not: the library opens all descriptors close-on-exec. 0 and *pid, or
+   negative errno, also of the execution itself. */
+CONC__PRIVATE int conc__exec_spawn(conc__exec *x, pid_t *pid) {
+  conc__spawning s;
+  int rc = -posix_spawn_file_actions_init(&s.actions);
+  if (rc != 0) return rc;
+  s.x = x;
+  s.pid = pid;
+  s.env = x->env != NULL ? (char *const *)(uintptr_t)x->env : environ;
+  rc = -posix_spawnattr_init(&s.attr);
+  if (rc == 0) rc = conc__spawn_actions(x, &s.actions);
+  if (rc == 0) rc = conc__spawn_attributes(x, &s.attr);
+  if (rc == 0) rc = conc__spawn_search(&s);
+  posix_spawnattr_destroy(&s.attr);
+  posix_spawn_file_actions_destroy(&s.actions);
+  return rc;
+}
+
+#endif
+
+/* In the forked child, for its descriptor i: false, and errno, if that is not
+   possible. */
+CONC__PRIVATE bool conc__exec_child_stdio(const conc__exec *x, int i) {
+  int fd = x->stdio[i];
+  if (x->file[i] != NULL) {
+    fd = open(x->file[i], conc__exec_file_flags(i), 0666);
+    if (fd < 0) return false;
+    if (fd == i) return true;
+    if (dup2(fd, i) < 0) return false;
+    close(fd);
+    return true;
+  }
+  if (fd == i) return fcntl(i, F_SETFD, 0) == 0;
+  return fd < 0 || dup2(fd, i) == i;
+}
+
+/* In the forked child, in which all signals are blocked: becomes the program.
+   Returns only if a step has failed, with errno. */
 CONC__PRIVATE void conc__exec_child(const conc__exec *x) {
-  sigset_t none;
+  struct sigaction action;
+  sigset_t set;
   int i;
+  /* No handler of the parent's may run here once signals are let in. */
+  memset(&action, 0, sizeof action);
+  action.sa_handler = SIG_DFL;
+  sigemptyset(&action.sa_mask);
+  conc__signals_for_programs(&set);
+  for (i = 1; i < CONC__SIGNALS; i++)
+    if (sigismember(&set, i) == 1) sigaction(i, &action, NULL);
+  if (x->new_group) setpgid(0, 0);
+  pthread_sigmask(SIG_SETMASK, &action.sa_mask, NULL);
   for (i = 0; i < 3; i++)
-    if (x->stdio[i] >= 0 && dup2(x->stdio[i], i) < 0) return;
+    if (!conc__exec_child_stdio(x, i)) return;
   if (x->err_to_out && dup2(1, 2) < 0) return;
   for (i = 0; i < 2; i++)
     if (x->keep[i] >= 0) fcntl(x->keep[i], F_SETFD, 0);
-  if (x->new_group) setpgid(0, 0);
   if (x->cwd != NULL && chdir(x->cwd) < 0) return;
+  /* So its PATH is what execvp() looks into. */
   if (x->env != NULL) environ = (char **)(uintptr_t)x->env;
-  sigemptyset(&none);
-  if (x->unblock) pthread_sigmask(SIG_SETMASK, &none, NULL);
   execvp(x->path, (char *const *)(uintptr_t)x->argv);
 }
 
-/* Executes a program by fork() and execvp(), where there is no posix_spawn
-   that knows all we need. The child reports by a pipe: an errno if a step has
-   failed; if the program has begun, the pipe closes without a word, since it
-   is close-on-exec. The guard is held. 0 and *pid, or negative errno. */
-CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
-  int report[2];
+/* Awaits what the child reports: 0 if the program has begun, or what a step of
+   the child has failed with. A FIFO may take for ever: so that wait can be
+   cancelled, and does not hold up other coroutines. Any other is short, and is
+   not for the caller to notice. */
+CONC__PRIVATE int conc__exec_report(const conc__exec *x, int fd) {
   int error = 0;
+  int rc = x->waits ? conc__fd_wait(fd, CONC_READ, CONC__NEVER) : 1;
+  ssize_t n = 0;
+  if (rc < 0) return rc;
+  do n = read(fd, &error, sizeof error);
+  while (n < 0 && errno == EINTR);
+  return n == (ssize_t)sizeof error ? -error : 0;
+}
+
+/* Executes a program by fork() and execvp(): where there is no posix_spawn
+   that knows all we need, or its system calls are refused; and if the opening
+   of a file may take long, since posix_spawn would hold up the thread for that
+   time. The child reports by a pipe: an errno if a step has failed; if the
+   program has begun, the pipe closes without a word, since it is
+   close-on-exec. 0 and *pid, or negative errno. */
+CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
+  int count = x->making.count;
+  int report[2], error, rc;
+  sigset_t all, old;
   ssize_t n;
-  int rc = conc__fd_pipe(report);
+  conc__mutex_lock(&conc__processes_guard);
+  rc = conc__pipe_high(report);
+  if (rc == 0) {
+    x->making.fds[x->making.count++] = &report[0];
+    x->making.fds[x->making.count++] = &report[1];
+  }
+  conc__mutex_unlock(&conc__processes_guard);
   if (rc != 0) return rc;
-  x->making.fds[x->making.count++] = &report[0];
-  x->making.fds[x->making.count++] = &report[1];
   /* What becomes 0, 1 or 2 may be the pipe of another program. */
   conc__this.fork_keeps = x->stdio;
   conc__this.fork_keeps_count = 3;
-  /* Another child must not keep the pipe open: it would hold up the read. */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
   *pid = conc__process_do_fork(&x->making);
-  conc__this.fork_keeps_count = 0;
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
     n = write(report[1], &error, sizeof error);
     _exit(n == (ssize_t)sizeof error ? 127 : 126);
   }
-  if (*pid < 0) rc = *pid;
-  /* Or the read below would wait for our own copy. */
+  conc__this.fork_keeps_count = 0;
+  /* Or the report would wait for our own copy. */
   conc__fd_close(&report[1]);
-  if (rc == 0) {
-    do n = read(report[0], &error, sizeof error);
-    while (n < 0 && errno == EINTR);
-    if (n == (ssize_t)sizeof error) {
-      /* Nothing else knows this child: it is waited for here, and is about to
-         exit. */
-      rc = -error;
-      while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
-      }
+  conc__mutex_unlock(&conc__processes_guard);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  rc = *pid < 0 ? (int)*pid : conc__exec_report(x, report[0]);
+  if (rc != 0 && *pid > 0) {
+    /* Nothing else knows this child: it is waited for here. It is about to
+       exit, or its start was cancelled. */
+    kill(*pid, SIGKILL);
+    while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR) {
     }
   }
+  conc__mutex_lock(&conc__processes_guard);
   conc__fd_close(&report[0]);
+  x->making.count = count;
+  conc__mutex_unlock(&conc__processes_guard);
   return rc;
 }
 
+/* Seconds that a program's file may go on being open for writing, in all. */
+#define CONC__EXEC_BUSY 0.1
+
+/* Executes a program, without the guard. A file that was just written may
+   still be open in the child of another fork, for an instant: then it is tried
+   again. 0 and *pid, or negative errno. */
+CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
+  double pause = 0.001;
+  for (;;) {
+    int rc = -ENOSYS;
+#if CONC_HAVE_SPAWN
+    if (!x->waits) rc = conc__exec_spawn(x, pid);
 #endif
+    /* Sandboxes refuse clone3() or vfork() by these. The second comes from the
+       execution as well: then it will come again. */
+    if (rc == -ENOSYS || rc == -EPERM) rc = conc__exec_fork(x, pid);
+    if (rc != -ETXTBSY || pause > CONC__EXEC_BUSY) return rc;
+    rc = conc_sleep(pause);
+    if (rc != 0) return rc;
+    pause *= 2;
+  }
+}
 
 /* --- spawn --- */
 
 CONC_API void conc_process_register(struct conc__target *target) {
   target->next = conc__targets;
   conc__targets = target;
+}
+
+/* Whether the spawned process, which knows names alone, could take another
+   function for this one: a static function of a header that two files
+   include. */
+CONC__PRIVATE bool conc__target_is_ambiguous(const struct conc__target *of) {
+  const struct conc__target *t;
+  for (t = conc__targets; t != NULL; t = t->next)
+    if (t->fn != of->fn && strcmp(t->name, of->name) == 0) return true;
+  return false;
 }
 
 /* A spawned process is told what to do by a file without a name, which it
@@ -16345,54 +16789,154 @@ CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
   return rc;
 }
 
+/* Reads a file of /proc, which tells no size, with a NUL behind it. For
+   CONC_FREE; or NULL. */
+CONC__PRIVATE char *conc__proc_read(const char *name, size_t *size) {
+  int fd = open(name, O_RDONLY | O_CLOEXEC);
+  char *data = NULL;
+  size_t room = 0;
+  ssize_t n = -1;
+  *size = 0;
+  if (fd < 0) return NULL;
+  do {
+    char *more = (char *)conc__grow(data, &room, *size + 4096, 1);
+    n = -1;
+    if (more == NULL) break;
+    data = more;
+    n = read(fd, data + *size, room - *size - 1);
+    if (n > 0) *size += (size_t)n;
+  } while (n > 0 || (n < 0 && errno == EINTR));
+  close(fd);
+  if (data != NULL && n == 0) data[*size] = 0;
+  if (n == 0) return data;
+  CONC_FREE(data);
+  return NULL;
+}
+
+/* The file that is mapped at an address, a part of the text of
+   /proc/self/maps; or NULL. */
+CONC__PRIVATE char *conc__proc_mapped(char *maps, const void *address) {
+  char *line, *end;
+  for (line = maps; *line != 0; line = end + 1) {
+    uintmax_t from, to;
+    char *at = line;
+    end = strchr(line, '\n');
+    if (end == NULL) return NULL;
+    from = strtoumax(at, &at, 16);
+    to = *at == '-' ? strtoumax(at + 1, &at, 16) : 0;
+    if ((uintptr_t)address < from || (uintptr_t)address >= to) continue;
+    *end = 0;
+    return strchr(at, '/');
+  }
+  return NULL;
+}
+
+/* How a spawned process is executed. */
+typedef struct conc__spawn_command {
+  const char *path;
+  const char **argv;
+  const char *few[5]; /* it, mostly */
+  char number[2][16];
+  char *maps, *cmdline; /* what the strings of argv may lie in */
+} conc__spawn_command;
+
+/* The program may have been started as an argument of the dynamic loader: then
+   the file that runs is the loader, which is to be executed again with all
+   that stood before the program. Only if everything fits, *c is changed: the
+   program is then followed by the same arguments as before. */
+CONC__PRIVATE void conc__spawn_command_load(conc__spawn_command *c) {
+  char exe[4096];
+  ssize_t n = readlink(c->path, exe, sizeof exe - 1);
+  size_t size, before = 0, i;
+  const char *program, *arg;
+  const char **argv;
+  c->maps = conc__proc_read("/proc/self/maps", &size);
+  if (n < 0 || c->maps == NULL) return;
+  exe[n] = 0;
+  program = conc__proc_mapped(c->maps, conc__program_place);
+  if (program == NULL || strcmp(program, exe) == 0) return;
+  c->cmdline = conc__proc_read("/proc/self/cmdline", &size);
+  if (c->cmdline == NULL) return;
+  for (i = 0; i < size; i++) before += c->cmdline[i] == 0;
+  if (before <= (size_t)conc__program_args) return;
+  before -= (size_t)conc__program_args;
+  argv = (const char **)CONC_MALLOC((before + 5) * sizeof *argv);
+  if (argv == NULL) return;
+  arg = c->cmdline;
+  for (i = 0; i < before; i++, arg += strlen(arg) + 1) argv[i] = arg;
+  memcpy(argv + before, c->few, sizeof c->few);
+  argv[before] = program;
+  c->argv = argv;
+}
+
+/* The file that runs now, even if the name leads elsewhere by now: it must be
+   the program that registered the target. What the child inherits has the same
+   number there: it reads it in its arguments. */
+CONC__PRIVATE void conc__spawn_command_make(conc__spawn_command *c,
+                                            const int keep[2]) {
+  int i;
+  c->maps = c->cmdline = NULL;
+  c->argv = c->few;
+  c->few[0] = conc__program;
+  c->few[1] = CONC__SPAWNED;
+  for (i = 0; i < 2; i++) {
+    snprintf(c->number[i], sizeof *c->number, "%d", keep[i]);
+    c->few[2 + i] = c->number[i];
+  }
+  c->few[4] = NULL;
+  c->path = conc__program;
+  if (!CONC__PROC_SELF_EXE || access("/proc/self/exe", X_OK) != 0) return;
+  c->path = "/proc/self/exe";
+  conc__spawn_command_load(c);
+}
+
+CONC__PRIVATE void conc__spawn_command_free(conc__spawn_command *c) {
+  if (c->argv != c->few) CONC_FREE(c->argv);
+  CONC_FREE(c->maps);
+  CONC_FREE(c->cmdline);
+}
+
 /* Starts a process by executing the program again, whose conc_main runs the
    target. 0; -EPERM if conc_main was not called, -EINVAL for a target that was
    not registered, or another negative errno. */
 CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   const struct conc__target *target = conc__targets;
-  const char *argv[5];
-  char number[2][16];
+  conc__spawn_command command;
   int life[2];
   conc__exec x;
   pid_t pid = 0;
-  int i, fd, rc;
+  int fd, rc;
   if (conc__program == NULL) return -EPERM;
   while (target != NULL && target->fn != t->target) target = target->next;
   if (target == NULL) return -EINVAL;
+  if (conc__target_is_ambiguous(target)) return -EEXIST;
+  memset(&x, 0, sizeof x);
+  x.stdio[0] = x.stdio[1] = x.stdio[2] = -1;
   conc__mutex_lock(&conc__processes_guard);
-  /* Descriptors are opened from here on: under the guard, so that no other
-     child inherits them. All that can fail comes before the execution. */
+  /* Descriptors are opened from here on. All that can fail comes before the
+     execution. */
   fd = conc__file_open();
-  rc = fd < 0 ? fd
-              : conc__spawn_message_write(fd, t, target->name, conc_name(t));
+  rc = fd < 0 ? fd : 0;
   life[0] = life[1] = -1;
   if (rc == 0) rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
+  x.making.fds[x.making.count++] = &fd;
+  x.making.fds[x.making.count++] = &life[0];
+  conc__making_enter(&x.making);
+  conc__mutex_unlock(&conc__processes_guard);
+  if (rc == 0)
+    rc = conc__spawn_message_write(fd, t, target->name, conc_name(t));
   if (rc == 0) {
-    memset(&x, 0, sizeof x);
-    /* The file that runs now, even if the name leads elsewhere by now: it must
-       be the program that registered the target. */
-    x.path = conc__program;
-    if (CONC__PROC_SELF_EXE && access("/proc/self/exe", X_OK) == 0)
-      x.path = "/proc/self/exe";
-    x.argv = argv;
-    argv[0] = conc__program;
-    argv[1] = CONC__SPAWNED;
-    /* What the child inherits has the same number there: it reads it in its
-       arguments. */
     x.keep[0] = fd;
     x.keep[1] = life[0];
-    x.making.fds[x.making.count++] = &fd;
-    x.making.fds[x.making.count++] = &life[0];
-    x.making.fds[x.making.count++] = &life[1];
-    for (i = 0; i < 3; i++) x.stdio[i] = -1;
-    for (i = 0; i < 2; i++) {
-      snprintf(number[i], sizeof *number, "%d", x.keep[i]);
-      argv[2 + i] = number[i];
-    }
-    argv[4] = NULL;
+    conc__spawn_command_make(&command, x.keep);
+    x.path = command.path;
+    x.argv = command.argv;
     rc = conc__exec_start(&x, &pid);
+    conc__spawn_command_free(&command);
   }
+  conc__mutex_lock(&conc__processes_guard);
+  conc__making_leave(&x.making);
   /* The child has the file: it reads by offset, so that the position, which is
      shared, does not matter. */
   conc__fd_close(&fd);
@@ -16439,8 +16983,12 @@ CONC__PRIVATE int conc__spawn_message_run(int fd) {
   return code; /* exit() flushes stdio */
 }
 
+/* Not inlined, so that its return address lies in the code of main(). */
+__attribute__((noinline))
 CONC_API void conc_main(int argc, char **argv) {
   conc__program = argc > 0 ? argv[0] : NULL;
+  conc__program_args = argc;
+  conc__program_place = __builtin_return_address(0);
   if (argc != 4 || strcmp(argv[1], CONC__SPAWNED) != 0) return;
   conc__parent_fd = atoi(argv[3]);
   if (conc__parent_fd >= 0) conc__set_cloexec(conc__parent_fd);
@@ -16493,11 +17041,11 @@ CONC_API int conc_kill(conc_task *task) {
 
    Holds: what becomes 0, 1 and 2 of a program, its start, its end, the talk
    with it. A program is a child like any other: its task is the first member
-   of conc_popen, and all but the start and the pipes is in >>process, under
+   of conc_popen, and all but the start and the pipes is in >>child, under
    conc__processes_guard. The pipes belong to the caller; nothing here is
    shared between threads but the task.
 
-   Uses: >>process, and the polling of threads and coroutines.
+   Uses: >>process, >>child, and the polling of threads and coroutines.
    Used by: nothing in the library.
    ------------------------------------------------------------------------ */
 
@@ -16505,22 +17053,20 @@ CONC_API int conc_kill(conc_task *task) {
 
 /* Opens what is to become descriptor `i` (0, 1, 2) of the program, as .std_in
    and its like (`what`) or a file's name say. *theirs is what becomes it, -1:
-   the program has ours; *made: it was opened here, and the caller closes it.
-   *ours is our end of a pipe, or -1. The guard of processes is held. 0 or
-   negative errno; also after an error what is not -1 is open. */
+   the program has ours, or opens the file; *made: it was opened here, and the
+   caller closes it. *ours is our end of a pipe, or -1. The guard of processes
+   is held, so nothing is opened here that could wait. 0 or negative errno;
+   also after an error what is not -1 is open. */
 CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
                                        int *theirs, bool *made, int *ours) {
   int fds[2];
   *theirs = *ours = -1;
-  *made = file != NULL || what < 0;
-  if (file != NULL) {
-    *theirs = conc__fd_lift(
-        open(file, (i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC) |
-                       O_CLOEXEC, 0666));
-  } else if (what == CONC_DEVNULL) {
+  *made = file == NULL && what < 0;
+  if (file != NULL) return 0;
+  if (what == CONC_DEVNULL) {
     *theirs = conc__fd_lift(open("/dev/null", O_RDWR | O_CLOEXEC));
   } else if (what == CONC_PIPE) {
-    int rc = conc__fd_pipe(fds);
+    int rc = conc__pipe_high(fds);
     if (rc != 0) return rc;
     *theirs = fds[i != 0];
     *ours = fds[i == 0];
@@ -16535,19 +17081,86 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
     return 0;
   } else if (what < 0) {
     return -EINVAL;
-  } else if (what > 0 && what != i) {
-    /* One of 0, 1, 2 is about to be replaced itself: so a copy is used. */
-    *made = what < 3;
-    *theirs = what < 3 ? fcntl(what, F_DUPFD_CLOEXEC, 3) : what;
+  } else if (what > 0) {
+    /* One of 0, 1, 2 is about to be replaced itself: so a copy is used, but of
+       the same one, which only loses its close-on-exec. */
+    *made = what < 3 && what != i;
+    *theirs = *made ? fcntl(what, F_DUPFD_CLOEXEC, 3) : what;
     if (*theirs < 0) return -errno;
   }
   /* What could not be opened is negative errno, and -EPERM is -1. */
   return *made && *theirs < 0 ? *theirs : 0;
 }
 
+/* Whether the names of files, which need not exist, lead to one file. */
+CONC__PRIVATE bool conc__popen_same_file(const char *a, const char *b) {
+  const char *last_a = strrchr(a, '/');
+  const char *last_b = strrchr(b, '/');
+  char place[4096];
+  struct stat of_a, of_b;
+  if (strcmp(a, b) == 0) return true;
+  if (stat(a, &of_a) < 0) {
+    /* Then it is one by its last name, if the directories are one. */
+    if (strcmp(last_a != NULL ? last_a + 1 : a,
+               last_b != NULL ? last_b + 1 : b) != 0)
+      return false;
+    snprintf(place, sizeof place, "%.*s.",
+             last_a != NULL ? (int)(last_a + 1 - a) : 0, a);
+    if (stat(place, &of_a) < 0) return false;
+    snprintf(place, sizeof place, "%.*s.",
+             last_b != NULL ? (int)(last_b + 1 - b) : 0, b);
+    b = place;
+  }
+  return stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+         of_a.st_ino == of_b.st_ino;
+}
+
+/* What the program is, and what it gets of files. */
+CONC__PRIVATE void conc__popen_describe(const conc_popen *p, conc__exec *x) {
+  int i;
+  memset(x, 0, sizeof *x);
+  x->path = p->executable != NULL ? p->executable : p->argv[0];
+  x->argv = p->argv;
+  x->env = p->env;
+  x->cwd = p->cwd;
+  x->file[0] = p->in_file;
+  x->file[1] = p->out_file;
+  x->file[2] = p->err_file;
+  x->err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
+  /* Each would have a position of its own in the file, and overwrite what the
+     other has written. */
+  if (p->out_file != NULL && p->err_file != NULL &&
+      conc__popen_same_file(p->out_file, p->err_file)) {
+    x->file[2] = NULL;
+    x->err_to_out = true;
+  }
+  x->new_group = p->new_group;
+  x->keep[0] = x->keep[1] = -1;
+  for (i = 0; i < 3; i++) {
+    struct stat st;
+    x->stdio[i] = -1;
+    x->waits |= x->file[i] != NULL && stat(x->file[i], &st) == 0 &&
+                S_ISFIFO(st.st_mode);
+  }
+}
+
 /* A program has no target that this process could call. This stands in its
    place, since a task without a target is not started. */
 CONC__PRIVATE void *conc__popen_target(void *arg) { return arg; }
+
+/* Lets the number of a program go that has ended, if it is kept for the group,
+   or will be: see conc__popen_kill. */
+CONC__PRIVATE void conc__popen_release(conc_popen *p) {
+  conc_task *t = &p->task;
+  if (p->depth != conc__fork_depth) return; /* it is the parent's child */
+  conc__mutex_lock(&conc__processes_guard);
+  t->as.process.hold = false;
+  while (t->as.process.held && waitpid(t->pid, NULL, 0) < 0 &&
+         errno == EINTR) {
+  }
+  t->as.process.held = false;
+  conc__mutex_unlock(&conc__processes_guard);
+}
 
 /* Starts the program. `own`: only the caller will know the task, it is no
    coroutine, and it awaits the end by conc__popen_join: then the library's
@@ -16565,37 +17178,31 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   int i, rc;
   if (p->argv == NULL || p->argv[0] == NULL) return -EINVAL;
   t->target = conc__popen_target;
+  if (conc__task_was_started(t)) conc__popen_release(p); /* an earlier one */
   rc = conc__process_begin(t, &conc__popen_numbers, 1u << 31);
   if (rc != 0) return rc;
   snprintf(t->label, sizeof t->label, "%s", p->argv[0]);
   p->sent = 0;
   p->depth = conc__fork_depth;
   p->in = p->out = p->err = -1;
-  x.path = p->argv[0];
-  x.argv = p->argv;
-  x.env = p->env;
-  x.cwd = p->cwd;
-  x.stdio[0] = x.stdio[1] = x.stdio[2] = x.keep[0] = x.keep[1] = -1;
-  x.err_to_out = p->err_file == NULL && p->std_err == CONC_STDOUT;
-  x.new_group = p->new_group;
-  x.unblock = true;
-  x.making.count = 0;
+  conc__popen_describe(p, &x);
   /* From here on descriptors are open that no other child may inherit. */
   conc__mutex_lock(&conc__processes_guard);
   for (i = 0; i < 3 && rc == 0; i++)
     rc = conc__popen_redirect(i, what[i], file[i], &x.stdio[i], &made[i],
                               ours[i]);
-  for (i = 0; i < 3; i++) {
-    /* Also our ends: a child of another thread that kept one would hold up the
-       end of file. */
-    x.making.fds[x.making.count++] = ours[i];
+  for (i = 0; i < 3; i++)
+    /* Our ends are closed in each child: see conc__own_fds. */
     if (made[i]) x.making.fds[x.making.count++] = &x.stdio[i];
-  }
   t->as.process.own_reaper = own;
-  CONC__CHECK(x.making.count <= 6);
+  t->as.process.hold = p->new_group && (p->out >= 0 || p->err >= 0);
   /* Before the execution: what can fail comes before the program runs. */
   if (rc == 0) rc = conc__reaper_open(t);
+  conc__making_enter(&x.making);
+  conc__mutex_unlock(&conc__processes_guard);
   if (rc == 0) rc = conc__exec_start(&x, &pid);
+  conc__mutex_lock(&conc__processes_guard);
+  conc__making_leave(&x.making);
   for (i = 0; i < 3; i++)
     /* Before anything is read: while we have the program's end of a pipe open,
        there is no end of file. */
@@ -16622,9 +17229,15 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
   if (!t->as.process.own_reaper) return conc_join(t, timeout);
   deadline = conc__deadline(timeout);
   while (conc_is_alive(t)) {
-    int rc = conc__fd_wait(t->as.process.pidfd, CONC_READ, deadline);
-    if (rc < 0) return rc;
+    /* The pidfd may be lost to a close() or dup2() of the program: so a look
+       at the program itself comes now and then. */
+    double look = conc_now() + 1;
+    int rc = conc__fd_wait(t->as.process.pidfd, CONC_READ,
+                           deadline < look ? deadline : look);
+    if (rc < 0 && rc != -ETIMEDOUT && rc != -ECANCELED) rc = conc_sleep(0.01);
+    if (rc == -ECANCELED) return rc;
     conc__process_reap(t);
+    if (conc_is_alive(t) && conc_now() >= deadline) return -ETIMEDOUT;
   }
   return conc_join(t, 0);
 }
@@ -16641,6 +17254,7 @@ CONC_API void conc_popen_close(conc_popen *p) {
   conc__popen_fd_close(p, &p->in);
   conc__popen_fd_close(p, &p->out);
   conc__popen_fd_close(p, &p->err);
+  conc__popen_release(p);
 }
 
 /* Kills the program, with .new_group its group, and awaits the end. This is
@@ -16649,13 +17263,13 @@ CONC_API void conc_popen_close(conc_popen *p) {
 CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   bool cancelled = false;
   conc__mutex_lock(&conc__processes_guard);
-  /* The number of a group stays taken while a process is left in it: so the
-     group may be killed when its leader has ended. The number of a process is
-     good only until the process has been reaped. */
-  if (p->new_group)
-    kill(-p->task.pid, SIGKILL);
-  else if (p->task.link != NULL)
-    kill(p->task.pid, SIGKILL);
+  /* A number is good only until the process has been reaped, that of a group
+     as long as its leader is `held`: afterwards a signal could meet a stranger
+     that was given the number. */
+  if (p->task.link != NULL || p->task.as.process.held) {
+    if (p->new_group) kill(-p->task.pid, SIGKILL);
+    kill(p->task.pid, SIGKILL); /* it may have left the group */
+  }
   conc__mutex_unlock(&conc__processes_guard);
   do cancelled |= conc__popen_join(p, CONC_FOREVER) == -ECANCELED;
   while (conc_is_alive(&p->task));
@@ -20825,8 +21439,11 @@ typedef union conc__control {
 CONC__PRIVATE int conc__pipe_open(int *a, int *b) {
   int type = SOCK_SEQPACKET | CONC__SOCK_CLOEXEC;
   int fds[2];
+  int rc;
   *a = *b = -1;
   if (socketpair(AF_UNIX, type, 0, fds) < 0) return -errno;
+  rc = conc__fds_lift(fds);
+  if (rc != 0) return rc;
   if (!CONC_HAVE_CLOEXEC) {
     conc__set_cloexec(fds[0]);
     conc__set_cloexec(fds[1]);
@@ -24336,9 +24953,6 @@ CONC__PRIVATE void conc__forkserver_sigchld(int number) {
 CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
                                                 const int life[2]) {
   conc_task t; /* for ever: this does not return */
-  size_t i;
-  for (i = 0; i < fs->n; i++)
-    if (fs->own[i].life >= 0) close(fs->own[i].life);
   conc__forkserver_here = NULL;
   conc__waker_close(fs->waker);
   /* Its own children are not to have it. Without memory for that they do: then
@@ -24377,17 +24991,19 @@ CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
                                          unsigned number) {
   conc__forkserver_own *own = &fs->own[k];
   int life[2];
-  int rc = conc__fd_pipe(life);
+  int rc = conc__pipe_high(life);
   pid_t pid = 0;
   own->number = number;
+  /* No child is to have it: neither this one nor those that come later. */
+  if (rc == 0) rc = conc__own_fd_add(life[1]);
   if (rc == 0) {
     pid = conc__forkserver_fork(fs);
     if (pid == 0) conc__forkserver_child_begin(fs, k, life);
     if (pid < 0) rc = -errno;
-    conc__fd_close(&life[0]);
-    if (pid < 0) conc__fd_close(&life[1]);
   }
+  conc__fd_close(&life[0]);
   if (rc != 0) {
+    conc__fd_close_own(&life[1]);
     conc__forkserver_report(fs, k, CONC_NO_EXITCODE, rc);
     return;
   }
@@ -24410,7 +25026,7 @@ CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
     while (pid < 0 && errno == EINTR);
     if (pid == 0) continue;
     own->pid = 0;
-    conc__fd_close(&own->life);
+    conc__fd_close_own(&own->life);
     any = true;
     conc__forkserver_report(fs, k,
                             pid < 0 ? CONC_NO_EXITCODE
@@ -24525,12 +25141,12 @@ CONC__PRIVATE int conc__forkserver_open(int fds[2]) {
   if (socketpair(AF_UNIX, SOCK_STREAM | CONC__SOCK_CLOEXEC, 0, fds) < 0) {
     rc = -errno;
     fds[0] = fds[1] = -1;
+  } else {
+    rc = conc__fds_lift(fds);
   }
-  for (i = 0; i < 2 && fds[i] >= 0; i++) {
-    fds[i] = conc__fd_lift(fds[i]);
-    if (fds[i] < 0) rc = fds[i];
-    if (fds[i] >= 0 && !CONC_HAVE_CLOEXEC) conc__set_cloexec(fds[i]);
-    if (rc == 0) rc = conc__own_fd_enter(fds[i]);
+  for (i = 0; i < 2 && rc == 0; i++) {
+    if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(fds[i]);
+    rc = conc__own_fd_enter(fds[i]);
   }
   conc__own_fds_unlock();
   for (i = 0; i < 2 && rc != 0; i++) conc__fd_close_own(&fds[i]);
