@@ -3155,7 +3155,9 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
    -EINVAL     `size` is 0, or fn is NULL
    -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
    -ECANCELED  the caller was cancelled, or the pool was terminated; then the
-               items that had not begun are left out
+               items that had not begun are left out, and the jobs of the
+               others are cancelled: of a process the items of its chunk are as
+               they were
    -ECHILD     a worker died: the items of its chunk are as they were; or fn
                has called pthread_exit: some items may be left out */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
@@ -25975,9 +25977,10 @@ CONC__PRIVATE bool conc__procpool_condemn(conc__pool_data *p, unsigned i,
   return true;
 }
 
-/* Cancels a job: takes it back if it has not begun; if it has, and `kill`,
-   kills its worker. 0, -ESRCH if the job has ended, or is about to. */
-CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
+/* conc_cancel of a job of a pool of processes: takes it back if it has not
+   begun; if it has, kills its worker. 0, -ESRCH if the job has ended, or is
+   about to. */
+CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
   conc__pool_data *p = conc__procpool_enter(t);
   uint64_t seen = 0;
   int i;
@@ -25993,8 +25996,7 @@ CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   if (i >= 0 &&
       (conc__job_slot_state(seen) != CONC__JOB_SLOT_READY ||
        !conc__procpool_slot_end(p, (unsigned)i, seen, -ECANCELED,
-                                CONC_NO_EXITCODE, false)) &&
-      kill) {
+                                CONC_NO_EXITCODE, false))) {
     conc__mutex_lock(&p->guard);
     /* The slot may have another job by now, after this one has ended. */
     if (t->as.job.slot == i)
@@ -26005,11 +26007,6 @@ CONC__PRIVATE int conc__procpool_cancel(conc_task *t, bool kill) {
   }
   conc__procpool_leave(p);
   return i == CONC__JOB_OVER ? -ESRCH : 0;
-}
-
-/* conc_cancel of a job of a pool of processes. */
-CONC__PRIVATE int conc__remote_job_cancel(conc_task *t) {
-  return conc__procpool_cancel(t, true);
 }
 
 /* A job of a process of a pool, as its submitter sees it. */
@@ -26674,6 +26671,7 @@ typedef struct conc__map {
   size_t size;  /* bytes of an item */
   size_t n;     /* items */
   size_t chunk; /* items that are taken at a time */
+  bool stopped; /* the caller was cancelled: threads leave their chunks */
   CONC__APART(1);
   size_t next; /* the first item that no thread has taken; n or more: none.
                   Raised by threads; set to n to stop them */
@@ -26695,7 +26693,8 @@ CONC__PRIVATE void *conc__map_main(void *arg) {
       conc_set_status(-ECANCELED);
       break;
     }
-    for (; i < end; i++) m->fn(m->items + i * m->size);
+    for (; i < end && !CONC__LOAD_RELAXED(&m->stopped); i++)
+      m->fn(m->items + i * m->size);
   }
   return m;
 }
@@ -26736,9 +26735,9 @@ CONC__PRIVATE int conc__map_submit(conc__map *m, conc__chunk *job, size_t i) {
 }
 
 /* Waits until the first `count` jobs have ended. 0 or the first failure. After
-   a failed wait, by which the caller was cancelled, items that have not begun
-   are left out; but those that have must end, since the jobs use the caller's
-   memory: so the rest of the waiting is shielded. */
+   a failed wait, by which the caller was cancelled, the jobs are; but they must
+   end, since they use the caller's memory: so the rest of the waiting is
+   shielded. */
 CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
                                   size_t count) {
   conc_scope shield;
@@ -26750,11 +26749,10 @@ CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
     int failure = conc__task_await(t, false, CONC_FOREVER);
     if (failure != 0 && !cancelled) {
       cancelled = true;
-      /* Threads find no more chunks; processes lose the jobs that have not
-         begun. */
+      /* Threads find no more items. */
+      CONC__STORE_RELAXED(&m->stopped, true);
       CONC__STORE(&m->next, m->n);
-      for (j = i; j < count && m->pool->procs != NULL; j++)
-        conc__procpool_cancel(&jobs[j].task, false);
+      for (j = i; j < count; j++) conc_cancel(&jobs[j].task);
       conc_shield(&shield);
       conc__task_await(t, true, CONC_FOREVER);
     }
@@ -26786,6 +26784,7 @@ CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
   m.size = size;
   m.n = n;
   m.next = 0;
+  m.stopped = false;
   count = conc__map_plan(&m, pool->chunk);
   CONC__CHECK(count > 0 && m.chunk > 0);
   if (count > CONC__MAP_FEW)

@@ -762,6 +762,80 @@ TEST(cancelling_meets_processes) {
   cancel_race(CONC_PROCESS, slow(200));
 }
 
+/* Each call of a pool that waits is cancelled while it does. It returns
+   -ECANCELED, its jobs have ended or run on as the manual says, and the pool
+   is as it was. */
+typedef struct waiting {
+  conc_pool *pool;
+  int call, rc, again;
+  double items[8];
+} waiting;
+static void *wait_in_pool(void *arg) {
+  waiting *w = (waiting *)arg;
+  double *items = w->items;
+  conc_task job = job_of(sleep_a_bit, items, sizeof *items);
+  conc_imap it;
+  void *item;
+  if (w->call < 2) {
+    CHECK_EQ((w->call ? conc_pool_imap : conc_pool_imap_unordered)(
+                 &it, w->pool, sleep_a_bit, items, sizeof *items, 8), 0);
+    w->rc = conc_imap_next(&it, &item, CONC_FOREVER);
+    CHECK(item == NULL);
+    w->again = conc_imap_next(&it, &item, 0);
+    conc_imap_end(&it);
+  } else if (w->call == 2) {
+    w->rc = conc_pool_map(w->pool, sleep_a_bit, items, sizeof *items, 8);
+    w->again = -ETIMEDOUT;
+  } else if (w->call == 3) {
+    w->rc = conc_pool_apply(w->pool, &job, CONC_FOREVER);
+    w->again = conc_join(&job, 0);
+    conc_cancel(&job);
+    CHECK_EQ(conc_join(&job, CONC_FOREVER), -ECANCELED);
+  } else {
+    CHECK_EQ(conc_pool_submit(w->pool, &job), 0);
+    CHECK_EQ(conc_pool_close(w->pool), 0);
+    w->rc = conc_pool_join(w->pool, CONC_FOREVER);
+    w->again = conc_pool_join(w->pool, 0);
+    CHECK_EQ(conc_pool_terminate(w->pool), 0);
+    CHECK_EQ(conc_join(&job, CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(conc_pool_join(w->pool, CONC_FOREVER), 0);
+  }
+  return NULL;
+}
+static void *cancel_waiting(void *arg) {
+  conc_task t = job_of(wait_in_pool, arg, 0);
+  bool in_loop = conc_coro_start(&t) == 0;
+  if (!in_loop) CHECK_EQ(conc_thread_start(&t), 0);
+  CHECK_EQ(conc_sleep(0.02), 0);
+  CHECK_EQ(conc_cancel(&t), 0);
+  conc_join(&t, CONC_FOREVER);
+  return NULL;
+}
+static void cancelled_waits(int kind) {
+  for (int call = 0; call < 5; call++)
+    for (int coro = 0; coro < 2; coro++) {
+      conc_pool p = pool_of(kind, 2);
+      waiting w = {&p, call, 0, 0, {100, 100, 100, 100, 100, 100, 100, 100}};
+      conc_task t = job_of(cancel_waiting, &w, 0);
+      long n = 3;
+      conc_task job = job_of(square, &n, sizeof n);
+      CHECK_EQ(conc_pool_start(&p), 0);
+      if (coro) CHECK_EQ(conc_run(&t), 0);
+      else cancel_waiting(&w);
+      CHECK_EQ(w.rc, -ECANCELED);
+      CHECK_EQ(w.again, -ETIMEDOUT);
+      if (call == 4) continue; /* it has been joined */
+      CHECK_EQ(conc_pool_apply(&p, &job, CONC_FOREVER), 0);
+      CHECK_EQ(n, 9);
+      finish(&p);
+    }
+}
+TEST(waits_for_threads_are_cancelled) { cancelled_waits(CONC_THREAD); }
+TEST(waits_for_processes_are_cancelled) {
+  NEEDS_FORK;
+  cancelled_waits(CONC_PROCESS);
+}
+
 /* --- jobs that end their thread ------------------------------------------ */
 
 static void *quit(void *arg) {

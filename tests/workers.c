@@ -413,6 +413,13 @@ TEST(a_worker_that_is_killed_takes_its_own_pools_along) {
   close(fds[0]);
 }
 
+/* What a job has forked, and left: it is none of the pool's business. */
+static void *leave_a_child(void *arg) {
+  if (fork() == 0) {
+    for (;;) pause();
+  }
+  return arg;
+}
 TEST(a_pool_whose_fork_server_is_killed_fails_its_jobs_and_starts_again) {
   conc_pool p = pool_of(2);
   NEEDS_FORK;
@@ -424,6 +431,7 @@ TEST(a_pool_whose_fork_server_is_killed_fails_its_jobs_and_starts_again) {
     CHECK_EQ(conc_pool_start(&p), 0);
     close(fds[1]);
     CHECK_EQ(apply(&p, add_one, &n, sizeof n), 0);
+    if (round == 2) CHECK_EQ(apply(&p, leave_a_child, NULL, 0), 0);
     for (int i = 0; i < 20; i++) {
       jobs[i] = job_of(sleep_long, NULL, 0);
       CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
@@ -433,7 +441,7 @@ TEST(a_pool_whose_fork_server_is_killed_fails_its_jobs_and_starts_again) {
     for (int i = 0; i < 20; i++)
       CHECK_EQ(conc_join(&jobs[i], 20 * test_slow()), -ECHILD);
     CHECK_EQ(apply(&p, add_one, &n, sizeof n), -ECHILD);
-    CHECK(sees_end(fds[0]));
+    if (round < 2) CHECK(sees_end(fds[0]));
     close(fds[0]);
     finish(&p);
   }
