@@ -24955,6 +24955,12 @@ CONC__PRIVATE void conc__forkserver_sigchld(int number) {
 CONC__PRIVATE void conc__forkserver_child_begin(conc__forkserver *fs, size_t k,
                                                 const int life[2]) {
   conc_task t; /* for ever: this does not return */
+  size_t i;
+  /* By number: in the server no code of the program runs that could have made
+     another file of one. */
+  for (i = 0; i < fs->n; i++)
+    if (fs->own[i].life >= 0) close(fs->own[i].life);
+  close(life[1]);
   conc__forkserver_here = NULL;
   conc__waker_close(fs->waker);
   /* Its own children are not to have it. Without memory for that they do: then
@@ -24996,8 +25002,6 @@ CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
   int rc = conc__pipe_high(life);
   pid_t pid = 0;
   own->number = number;
-  /* No child is to have it: neither this one nor those that come later. */
-  if (rc == 0) rc = conc__own_fd_add(life[1]);
   if (rc == 0) {
     pid = conc__forkserver_fork(fs);
     if (pid == 0) conc__forkserver_child_begin(fs, k, life);
@@ -25005,7 +25009,7 @@ CONC__PRIVATE void conc__forkserver_make(conc__forkserver *fs, size_t k,
   }
   conc__fd_close(&life[0]);
   if (rc != 0) {
-    conc__fd_close_own(&life[1]);
+    conc__fd_close(&life[1]);
     conc__forkserver_report(fs, k, CONC_NO_EXITCODE, rc);
     return;
   }
@@ -25028,7 +25032,7 @@ CONC__PRIVATE bool conc__forkserver_reap(conc__forkserver *fs) {
     while (pid < 0 && errno == EINTR);
     if (pid == 0) continue;
     own->pid = 0;
-    conc__fd_close_own(&own->life);
+    conc__fd_close(&own->life);
     any = true;
     conc__forkserver_report(fs, k,
                             pid < 0 ? CONC_NO_EXITCODE
