@@ -203,7 +203,7 @@ TEST(what_has_replaced_a_pipe_is_left_alone) {
 
 /* The first one's output is the second one's input, and the library's own. */
 TEST(a_programs_output_can_be_anothers_input) {
-  conc_popen a = script("echo one; echo two"), b;
+  conc_popen a = script("echo one; sleep 0.05; echo two"), b;
   a.std_out = CONC_PIPE;
   CHECK_EQ(conc_popen_start(&a), 0);
   b = script("wc -l");
