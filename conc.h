@@ -15223,9 +15223,8 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 
 /* Enters a child that has just been made: from now on its end is noticed, and
    signals reach it. A thread does what the reaper cannot do for want of
-   descriptors. If there is no thread either, the child is killed and waited
-   for here: its target has hardly begun. The guard is held. 0 or negative
-   errno. */
+   descriptors. If there is no thread either, nothing knows the child. The
+   guard is held. 0 or negative errno. */
 CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
   int rc = -ENOSYS;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
@@ -15241,12 +15240,7 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
     t->as.process.own_reaper = false;
     rc = conc__helper_start(conc__process_await_main, t->number);
   }
-  if (rc != 0) {
-    kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-    }
-    return rc;
-  }
+  if (rc != 0) return rc;
   conc__task_link(&conc__processes, t);
   return 0;
 }
@@ -15560,13 +15554,22 @@ CONC__PRIVATE int conc__life_pipe_open(const conc_task *t, int life[2]) {
    called. Returns 0 or negative errno. */
 CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
                                              int life[2]) {
+  bool unknown = false;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   conc__fd_close(&life[0]);
   t->as.process.life = life[1];
-  if (rc == 0) rc = conc__process_add(t, pid);
+  if (rc == 0) {
+    rc = conc__process_add(t, pid);
+    unknown = rc != 0;
+  }
   if (rc != 0) conc__fd_close_own(&t->as.process.life);
   conc__reaper_close(); /* the last other child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
+  if (unknown) { /* its target has hardly begun */
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+  }
   /* The reaper is woken without the guard, which would only stop it again. It
      finds the child: it takes the guard before it looks. */
   if (CONC_HAVE_PIDFD && CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
