@@ -2328,7 +2328,8 @@ CONC_API void conc_process_register(struct conc__target *target);
 /* What std_in, std_out and std_err can be besides 0, which is the caller's
    own, and a descriptor, which stays the caller's. What is close-on-exec is
    not passed on as the caller's own; a descriptor that is named is, whatever
-   its flags are (.std_out = 1, too). */
+   its flags are (.std_out = 1, too). It may be .in, .out or .err of another
+   program, which thereby becomes blocking: close it here afterwards. */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
@@ -16020,9 +16021,8 @@ CONC__PRIVATE int conc__reaper_open(conc_task *t) {
 
 /* Enters a child that has just been made: from now on its end is noticed, and
    signals reach it. A thread does what the reaper cannot do for want of
-   descriptors. If there is no thread either, the child is killed and waited
-   for here: its target has hardly begun. The guard is held. 0 or negative
-   errno. */
+   descriptors. If there is no thread either, nothing knows the child. The
+   guard is held. 0 or negative errno. */
 CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
   int rc = -ENOSYS;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
@@ -16038,12 +16038,7 @@ CONC__PRIVATE int conc__process_add(conc_task *t, pid_t pid) {
     t->as.process.own_reaper = false;
     rc = conc__helper_start(conc__process_await_main, t->number);
   }
-  if (rc != 0) {
-    kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-    }
-    return rc;
-  }
+  if (rc != 0) return rc;
   conc__task_link(&conc__processes, t);
   return 0;
 }
@@ -16370,13 +16365,22 @@ CONC__PRIVATE int conc__life_pipe_open(const conc_task *t, int life[2]) {
    called. Returns 0 or negative errno. */
 CONC__PRIVATE int conc__process_start_finish(conc_task *t, pid_t pid, int rc,
                                              int life[2]) {
+  bool unknown = false;
   CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
   conc__fd_close(&life[0]);
   t->as.process.life = life[1];
-  if (rc == 0) rc = conc__process_add(t, pid);
+  if (rc == 0) {
+    rc = conc__process_add(t, pid);
+    unknown = rc != 0;
+  }
   if (rc != 0) conc__fd_close_own(&t->as.process.life);
   conc__reaper_close(); /* the last other child may have ended meanwhile */
   conc__mutex_unlock(&conc__processes_guard);
+  if (unknown) { /* its target has hardly begun */
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+  }
   /* The reaper is woken without the guard, which would only stop it again. It
      finds the child: it takes the guard before it looks. */
   if (CONC_HAVE_PIDFD && CONC__LOAD(&conc__reaper_sleeps) && rc == 0) {
@@ -16845,18 +16849,22 @@ typedef struct conc__spawn_command {
 /* The program may have been started as an argument of the dynamic loader: then
    the file that runs is the loader, which is to be executed again with all
    that stood before the program. Only if everything fits, *c is changed: the
-   program is then followed by the same arguments as before. */
+   program is then followed by the same arguments as before. Under the guard of
+   processes, so that no child inherits what is open for it. */
 CONC__PRIVATE void conc__spawn_command_load(conc__spawn_command *c) {
+  static bool plain; /* there is no loader: it need not be asked again */
   char exe[4096];
   ssize_t n = readlink(c->path, exe, sizeof exe - 1);
   size_t size, before = 0, i;
   const char *program, *arg;
   const char **argv;
-  c->maps = conc__proc_read("/proc/self/maps", &size);
+  CONC__CHECK(conc__mutex_is_held(&conc__processes_guard));
+  if (!plain) c->maps = conc__proc_read("/proc/self/maps", &size);
   if (n < 0 || c->maps == NULL) return;
   exe[n] = 0;
   program = conc__proc_mapped(c->maps, conc__program_place);
-  if (program == NULL || strcmp(program, exe) == 0) return;
+  plain = program == NULL || strcmp(program, exe) == 0;
+  if (plain) return;
   c->cmdline = conc__proc_read("/proc/self/cmdline", &size);
   if (c->cmdline == NULL) return;
   for (i = 0; i < size; i++) before += c->cmdline[i] == 0;
@@ -16922,21 +16930,19 @@ CONC__PRIVATE int conc__process_spawn(conc_task *t) {
   life[0] = life[1] = -1;
   if (rc == 0) rc = conc__life_pipe_open(t, life);
   if (rc == 0) rc = conc__reaper_open(t);
+  x.keep[0] = fd;
+  x.keep[1] = life[0];
+  conc__spawn_command_make(&command, x.keep);
   x.making.fds[x.making.count++] = &fd;
   x.making.fds[x.making.count++] = &life[0];
   conc__making_enter(&x.making);
   conc__mutex_unlock(&conc__processes_guard);
   if (rc == 0)
     rc = conc__spawn_message_write(fd, t, target->name, conc_name(t));
-  if (rc == 0) {
-    x.keep[0] = fd;
-    x.keep[1] = life[0];
-    conc__spawn_command_make(&command, x.keep);
-    x.path = command.path;
-    x.argv = command.argv;
-    rc = conc__exec_start(&x, &pid);
-    conc__spawn_command_free(&command);
-  }
+  x.path = command.path;
+  x.argv = command.argv;
+  if (rc == 0) rc = conc__exec_start(&x, &pid);
+  conc__spawn_command_free(&command);
   conc__mutex_lock(&conc__processes_guard);
   conc__making_leave(&x.making);
   /* The child has the file: it reads by offset, so that the position, which is
@@ -17053,6 +17059,11 @@ CONC_API int conc_kill(conc_task *task) {
 
 /* --- the start --- */
 
+CONC__PRIVATE void conc__set_blocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags >= 0) fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
 /* Opens what is to become descriptor `i` (0, 1, 2) of the program, as .std_in
    and its like (`what`) or a file's name say. *theirs is what becomes it, -1:
    the program has ours, or opens the file; *made: it was opened here, and the
@@ -17084,6 +17095,9 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
   } else if (what < 0) {
     return -EINVAL;
   } else if (what > 0) {
+    /* The pipe of another program: that end was non-blocking for us, which no
+       program expects. */
+    if (conc__own_fd_is(what)) conc__set_blocking(what);
     /* One of 0, 1, 2 is about to be replaced itself: so a copy is used, but of
        the same one, which only loses its close-on-exec. */
     *made = what < 3 && what != i;

@@ -203,7 +203,7 @@ TEST(what_has_replaced_a_pipe_is_left_alone) {
 
 /* The first one's output is the second one's input, and the library's own. */
 TEST(a_programs_output_can_be_anothers_input) {
-  conc_popen a = script("echo one; echo two"), b;
+  conc_popen a = script("echo one; sleep 0.05; echo two"), b;
   a.std_out = CONC_PIPE;
   CHECK_EQ(conc_popen_start(&a), 0);
   b = script("wc -l");
@@ -213,7 +213,7 @@ TEST(a_programs_output_can_be_anothers_input) {
   conc_popen_close(&a);
 }
 
-/* --- as a shell ----------------------------------------------------------- */
+/* --- as a shell ---------------------------------------------------------- */
 
 TEST(a_script_without_a_first_line_is_read_by_sh) {
   make_folder();
@@ -409,7 +409,7 @@ TEST(a_file_that_is_written_for_an_instant_is_executed_after_it) {
   remove_folder();
 }
 
-/* --- a FIFO --------------------------------------------------------------- */
+/* --- a FIFO -------------------------------------------------------------- */
 
 static conc_popen fifo_writer, fifo_reader;
 
@@ -473,7 +473,7 @@ TEST(two_programs_meet_at_a_fifo_and_hold_up_nobody_else) {
   remove_folder();
 }
 
-/* --- who is who ----------------------------------------------------------- */
+/* --- who is who ---------------------------------------------------------- */
 
 /* Whether it has ended, though its new parent may not have waited for it. */
 static bool is_dead(pid_t pid) {
@@ -650,7 +650,7 @@ TEST(children_end_though_the_library_has_lost_its_descriptors) {
   lose_descriptors(true);
 }
 
-/* --- what is refused ------------------------------------------------------ */
+/* --- what is refused ----------------------------------------------------- */
 
 /* The system calls of this list are refused from now on, in this process and
    its children. */
@@ -724,7 +724,28 @@ TEST(a_sandbox_may_forbid_clone3) {
 #endif
 #endif
 
-/* --- who keeps an output -------------------------------------------------- */
+/* The user may have no more processes, and threads, than there are. (Root may
+   have any number.) */
+TEST(a_start_that_finds_no_room_for_a_process_leaves_nothing) {
+  struct rlimit none = {0, 0};
+  const char *const argv[] = {"true", NULL};
+  conc_task t = task_of(sleep_on, NULL);
+  conc_popen p = popen_of(argv);
+  NEEDS_FORK;
+  if (geteuid() == 0 && setuid(65534) != 0) SKIP("it stays root");
+  CHECK_EQ(setrlimit(RLIMIT_NPROC, &none), 0);
+  p.std_in = p.std_out = CONC_PIPE;
+  int rc = conc_popen_start(&p);
+  if (rc == 0) SKIP("the system sets no limit");
+  CHECK_EQ(rc, -EAGAIN);
+  CHECK(p.in == -1 && p.out == -1);
+  t.daemon = true;
+  CHECK_EQ(conc_process_start(&t), -EAGAIN);
+  CHECK_EQ(conc_call(argv, CONC_FOREVER), -EAGAIN);
+  no_child_is_left();
+}
+
+/* --- who keeps an output ------------------------------------------------- */
 
 TEST(an_output_that_a_grandchild_keeps_ends_with_the_timeout) {
   const char *const argv[] = {"sh", "-c", "echo early; sleep 2 & exit 3",
