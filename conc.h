@@ -495,6 +495,7 @@
      Python's, it is for a trusted network.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first.
+     Its fork server keeps what memory the program had then.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
@@ -3524,6 +3525,11 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       processes that did not tell of its dead writer. Programs:
                       .executable; signals at their defaults; the PATH of .env;
                       scripts without #!; children have no pipes of programs.
+                      Workers of a pool come from a fork server, all alike. A
+                      forked child writes nothing that its parent has printed;
+                      of streams it flushes stdout and stderr alone. A cancelled
+                      conc_pool_map cancels its jobs. Jobs may call pthread_exit
+                      and start processes.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -26273,6 +26279,20 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
 
 /* --- the keeper --- */
 
+/* Seconds that a server may take to kill the workers of a pool that is
+   terminated. One that is stopped never does. */
+#define CONC__PROCPOOL_INSIST 0.5
+
+/* The workers were to be killed at `since`, and run still: returns when to look
+   again. When the time is over the server is killed, and they end with it. */
+CONC__PRIVATE double conc__procpool_insist(conc__procpool *procs,
+                                           double since) {
+  double until = since + CONC__PROCPOOL_INSIST;
+  if (conc_now() < until) return until;
+  conc_kill(&procs->server.task);
+  return CONC__NEVER;
+}
+
 /* Seconds after which a job that a worker was rung for should have been taken;
    and between looks while no worker is asleep, so that none need be rung. */
 #define CONC__PROCPOOL_LOOK 0.02
@@ -26341,7 +26361,7 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
   conc__pool_data *p = (conc__pool_data *)arg;
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
-  bool killed = false;
+  double killed = 0; /* when the workers were */
   unsigned round = 0;
   for (;;) {
     double deadline;
@@ -26351,10 +26371,10 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
        seen in the next turn. */
     __atomic_store_n(&s->bell, 0u, __ATOMIC_SEQ_CST);
     conc__procpool_collect(p, true);
-    if (CONC__LOAD(&p->terminated) && !killed) {
+    if (CONC__LOAD(&p->terminated) && killed <= 0) {
       conc__procpool_stop(p);
       conc__procpool_kill(p);
-      killed = true;
+      killed = conc_now();
     }
     deadline = CONC__NEVER;
     if (CONC__LOAD(&procs->server.ended))
@@ -26362,8 +26382,8 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
     /* After the collecting: what a dead worker has noted is taken, and what it
        has not, its burial finds. */
     count = conc__procpool_replace_dead(p);
-    if (killed || procs->broken)
-      conc__procpool_drop_all(p, killed ? -ECANCELED : -ECHILD);
+    if (killed > 0 || procs->broken)
+      conc__procpool_drop_all(p, killed > 0 ? -ECANCELED : -ECHILD);
     conc__mutex_lock(&p->guard);
     /* Under the guard: a submit adds its job under it, unless the inbox is
        closed. So once this is true it stays true. */
@@ -26375,6 +26395,8 @@ CONC__PRIVATE void *conc__procpool_keeper_main(void *arg) {
       if (CONC__LOAD(&s->stop) == 0) conc__procpool_stop(p);
       if (count == 0) break;
     }
+    if (killed > 0 && count > 0)
+      conc__earlier(&deadline, conc__procpool_insist(procs, killed));
     conc__earlier(&deadline, conc__procpool_kill_late(p));
     conc__earlier(&deadline, conc__procpool_watch(p));
     if (procs->start_at > 0) conc__earlier(&deadline, procs->start_at);

@@ -536,6 +536,23 @@ TEST(a_job_that_is_stopped_has_its_time_and_no_more) {
   finish(&p);
 }
 
+TEST(a_pool_whose_fork_server_is_stopped_can_be_terminated) {
+  conc_pool p = pool_of(2);
+  conc_task jobs[4];
+  NEEDS_FORK;
+  CHECK_EQ(conc_pool_start(&p), 0);
+  for (int i = 0; i < 4; i++) {
+    jobs[i] = job_of(sleep_long, NULL, 0);
+    CHECK_EQ(conc_pool_submit(&p, &jobs[i]), 0);
+  }
+  usleep(10000);
+  CHECK(kill(conc_pid(&p.state->procs->server.task), SIGSTOP) == 0);
+  CHECK_EQ(conc_pool_terminate(&p), 0);
+  for (int i = 0; i < 4; i++)
+    CHECK_EQ(conc_join(&jobs[i], 20 * test_slow()), -ECANCELED);
+  CHECK_EQ(conc_pool_join(&p, 20 * test_slow()), 0);
+}
+
 /* --- starts that fail, calls in the wrong place -------------------------- */
 
 TEST(a_start_without_descriptors_leaves_nothing) {
