@@ -17037,7 +17037,20 @@ CONC__PRIVATE int conc__process_signal(conc_task *t, int number) {
   int rc = -ESRCH;
   if (t->kind != &conc__process_kind) return rc;
   conc__mutex_lock(&conc__processes_guard);
-  if (t->link != NULL) rc = kill(t->pid, number) < 0 ? -errno : 0;
+  if (t->link != NULL) {
+    rc = -ENOSYS;
+#if CONC_HAVE_PIDFD
+    /* The number is good only if the program waits for no child itself, nor
+       ignores SIGCHLD; a pidfd is good in any case. A sandbox may not know the
+       call. */
+    if (conc__own_fd_is(t->as.process.pidfd))
+      rc = (int)syscall(SYS_pidfd_send_signal, t->as.process.pidfd, number,
+                        NULL, 0);
+    if (rc == -1) rc = -errno;
+#endif
+    if (rc == -ENOSYS || rc == -EPERM)
+      rc = kill(t->pid, number) < 0 ? -errno : 0;
+  }
   conc__mutex_unlock(&conc__processes_guard);
   return rc;
 }
@@ -17200,7 +17213,8 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   int i, rc;
   if (p->argv == NULL || p->argv[0] == NULL) return -EINVAL;
   t->target = conc__popen_target;
-  if (conc__task_was_started(t)) conc__popen_release(p); /* an earlier one */
+  if (conc__task_was_started(t) && !conc_is_alive(t))
+    conc__popen_release(p); /* of an earlier one */
   rc = conc__process_begin(t, &conc__popen_numbers, 1u << 31);
   if (rc != 0) return rc;
   snprintf(t->label, sizeof t->label, "%s", p->argv[0]);
@@ -17288,7 +17302,8 @@ CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
   /* A number is good only until the process has been reaped, that of a group
      as long as its leader is `held`: afterwards a signal could meet a stranger
      that was given the number. */
-  if (p->task.link != NULL || p->task.as.process.held) {
+  if (p->depth == conc__fork_depth &&
+      (p->task.link != NULL || p->task.as.process.held)) {
     if (p->new_group) kill(-p->task.pid, SIGKILL);
     kill(p->task.pid, SIGKILL); /* it may have left the group */
   }
@@ -17301,7 +17316,10 @@ CONC__PRIVATE void conc__popen_kill(conc_popen *p) {
 /* What a wait of the program returns, whose own result is rc: the exit code,
    or rc, after the program has been killed for it if that is wanted. */
 CONC__PRIVATE int conc__popen_result(conc_popen *p, int rc) {
-  if (rc == 0) return p->task.exitcode;
+  if (rc == 0) {
+    if (p->out < 0 && p->err < 0) conc__popen_release(p);
+    return p->task.exitcode;
+  }
   if ((rc == -ETIMEDOUT || rc == -ECANCELED) && p->kill_on_timeout)
     conc__popen_kill(p);
   return rc;
@@ -17420,6 +17438,9 @@ CONC__PRIVATE int conc__popen_exchange(conc_popen *p, const char *input,
   return rc < 0 ? rc : 1;
 }
 
+/* How many exchanges come after the deadline, at most: some megabytes. */
+#define CONC__POPEN_LATE 64
+
 /* Reads into memory of its own, also what is not wanted, until both outputs
    have ended; then waits. What was read is the caller's whatever is
    returned. */
@@ -17429,6 +17450,7 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
   double deadline = conc__deadline(timeout);
   conc_output *const wanted[2] = {out, err};
   conc__popen_reader got[2];
+  int late = 0;
   int rc = conc__task_was_started(&p->task) ? 1 : -EINVAL;
   int i;
   memset(got, 0, sizeof got);
@@ -17437,8 +17459,13 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
      must see the end at once. */
   if (rc == 1 && p->in >= 0 && p->sent >= n)
     conc__popen_fd_close(p, &p->in);
-  while (rc == 1)
+  while (rc == 1) {
     rc = conc__popen_exchange(p, (const char *)input, n, got, deadline);
+    /* A program that is always ready for more would hide the end of the time.
+       What is there already may be read even without any. */
+    if (rc == 1 && conc_now() >= deadline && ++late == CONC__POPEN_LATE)
+      rc = -ETIMEDOUT;
+  }
   /* The wait comes after the last end of file: while there is output that is
      not read, the program may never end. */
   rc = rc != 0 ? conc__popen_result(p, rc)

@@ -765,6 +765,21 @@ TEST(an_output_that_a_grandchild_keeps_ends_with_the_timeout) {
   CHECK(conc_now() - begin < 20 * test_slow());
 }
 
+/* It is ready at any time: the time limit, a cancellation and other coroutines
+   come all the same. */
+static void *call_a_flood(void *arg) {
+  const char *const argv[] = {"dd", "if=/dev/zero", "bs=64k", "status=none",
+                              NULL};
+  conc_output out;
+  double begin = conc_now();
+  CHECK_EQ(conc_check_output(argv, &out, 0.1), -ETIMEDOUT);
+  CHECK(conc_now() - begin < 5 * test_slow() && out.size > 0);
+  conc_free(out.data);
+  return arg;
+}
+
+TEST_BOTH(a_flood_of_output_ends_with_the_timeout, call_a_flood)
+
 static int talk_begun;
 
 static void *communicate_until_cancelled(void *arg) {
