@@ -2010,6 +2010,8 @@ typedef struct conc_stream {
   struct conc__buffer in, out; /* what was read; what is to be written */
   conc_lock reading, writing; /* held by the call that does so */
   int error; /* of writing: from now on all writes fail by it; or 0 */
+  size_t looked; /* in so many bytes of `in` begins no such separator: */
+  unsigned char separator[8], separator_size;
 } conc_stream;
 
 /* Reads the bytes that are there, up to `size`. It waits only for the first
@@ -4728,10 +4730,23 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
+/* Moves a descriptor above the three of stdio, which a program may have closed,
+   and which printf() writes to, and dup2() is to replace in a child. Takes a negative one, of a call that has just failed, as it is: then,
+   or if it cannot be moved, the result is negative errno and fd is closed. */
+CONC__PRIVATE int conc__fd_lift(int fd) {
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (high < 0) high = -errno;
+  close(fd);
+  return high;
+}
+
 /* A non-blocking socket; or negative errno. */
 CONC__PRIVATE int conc__socket(int family, int type) {
-  int fd = socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0);
-  if (fd < 0) return -errno;
+  int fd = conc__fd_lift(
+      socket(family, type | CONC__SOCK_CLOEXEC | CONC__SOCK_NONBLOCK, 0));
+  if (fd < 0) return fd;
   if (!CONC_HAVE_CLOEXEC) {
     conc__set_cloexec(fd);
     conc__set_nonblocking(fd);
@@ -4740,7 +4755,8 @@ CONC__PRIVATE int conc__socket(int family, int type) {
 }
 
 /* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
-   socket does not. */
+   socket does not. Their numbers may be those of stdio: see conc__accept and
+   conc__fd_pipe. */
 #if CONC_HAVE_CLOEXEC
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
 CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
@@ -4764,16 +4780,9 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
 }
 #endif
 
-/* Moves a descriptor above the three of stdio, which dup2() is to replace in a
-   child. Takes a negative one, of a call that has just failed, as it is: then,
-   or if it cannot be moved, the result is negative errno and fd is closed. */
-CONC__PRIVATE int conc__fd_lift(int fd) {
-  int high;
-  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
-  high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (high < 0) high = -errno;
-  close(fd);
-  return high;
+/* A connection; or negative errno. */
+CONC__PRIVATE int conc__accept(int fd) {
+  return conc__fd_lift(conc__accept_raw(fd));
 }
 
 /* --- wakers ---
@@ -4783,14 +4792,32 @@ CONC__PRIVATE int conc__fd_lift(int fd) {
 
 CONC__PRIVATE int conc__waker_open(int fds[2]) {
 #if CONC_HAVE_EVENTFD
-  fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  return fds[0] < 0 ? -errno : 0;
+  fds[0] = fds[1] = conc__fd_lift(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  return fds[0] < 0 ? fds[0] : 0;
 #else
+  int rc;
   if (conc__pipe_raw(fds) < 0) return -errno;
-  conc__set_nonblocking(fds[0]);
-  conc__set_nonblocking(fds[1]);
-  return 0;
+  fds[0] = conc__fd_lift(fds[0]);
+  fds[1] = conc__fd_lift(fds[1]);
+  rc = fds[0] < 0 ? fds[0] : fds[1] < 0 ? fds[1] : 0;
+  if (rc == 0) {
+    conc__set_nonblocking(fds[0]);
+    conc__set_nonblocking(fds[1]);
+  } else {
+    if (fds[0] >= 0) close(fds[0]);
+    if (fds[1] >= 0) close(fds[1]);
+  }
+  return rc;
 #endif
+}
+
+/* Whether the descriptor at which a waker is read may still be a waker: not
+   if the program has closed it, and the number is a file's or a socket's. */
+CONC__PRIVATE bool conc__waker_is_ours(const int fds[2]) {
+  struct stat st;
+  if (fstat(fds[0], &st) != 0) return false;
+  return CONC_HAVE_EVENTFD ? (st.st_mode & S_IFMT) == 0
+                           : S_ISFIFO(st.st_mode);
 }
 
 CONC__PRIVATE void conc__waker_close(int fds[2]) {
@@ -5802,8 +5829,13 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     if (sleeps && !conc__park_retract(self) && thread->has_waker)
       while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
     if (waker->revents) {
-      conc__waker_drain(thread->waker);
       ready--;
+      if (!(waker->revents & POLLNVAL) && conc__waker_is_ours(thread->waker)) {
+        conc__waker_drain(thread->waker);
+      } else { /* the program has closed it: it gets a new one */
+        thread->has_waker = false;
+        how = conc__thread_poll_waker(thread, waker, deadline);
+      }
     }
     if (ready < 0 && error != EINTR) return -error;
     if (ready > 0) {
@@ -6666,6 +6698,7 @@ CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
     rc = conc__waiter_take_wakeup(w);
   }
   conc__waiter_end(w);
+  conc__this.credit = CONC__CREDIT; /* others had their turn */
   return rc;
 }
 
@@ -11472,6 +11505,7 @@ typedef struct conc__fds {
 typedef struct conc__poller {
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
+  bool lost;    /* one of these is not ours any more: see conc__poller_renew */
 } conc__poller;
 
 /* What other threads have woken. A poster and the loop agree by the guard:
@@ -11853,6 +11887,14 @@ CONC__PRIVATE void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w,
     conc__ready_push(&loop->ready, (conc__ready)w->actor);
 }
 
+/* A descriptor cannot be waited for: an error; or a file, always ready. */
+CONC__PRIVATE void conc__fd_fail(conc__loop *loop, const conc__fd *entry,
+                                 int rc) {
+  conc__fd_waiter *w;
+  for (w = entry->waiters; w != NULL; w = w->next)
+    if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+}
+
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
 
 /* The poller says that a descriptor is ready for `events`. */
@@ -11894,8 +11936,8 @@ CONC__PRIVATE void conc__fd_ready(conc__loop *loop, int fd, int events) {
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   struct epoll_event e;
   int rc;
-  loop->poller.fd = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->poller.fd < 0) return -errno;
+  loop->poller.fd = conc__fd_lift(epoll_create1(EPOLL_CLOEXEC));
+  if (loop->poller.fd < 0) return loop->poller.fd;
   memset(&e, 0, sizeof e);
   e.events = EPOLLIN;
   e.data.u64 = (uint64_t)loop->poller.waker[0];
@@ -11908,6 +11950,18 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
 
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
   close(loop->poller.fd);
+}
+
+/* Whether the poller's number is still the poller, and the waker's the waker:
+   a program may have closed them, and the numbers be its own by now. The
+   kernel knows the pair. */
+CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+  struct epoll_event e;
+  memset(&e, 0, sizeof e);
+  e.events = EPOLLIN;
+  e.data.u64 = (uint64_t)loop->poller.waker[0];
+  return epoll_ctl(loop->poller.fd, EPOLL_CTL_MOD, loop->poller.waker[0],
+                   &e) == 0;
 }
 
 /* How the kernel is to watch a descriptor; notes in the entry of which events
@@ -11957,6 +12011,10 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
     if (op == EPOLL_CTL_ADD) entry->generation++;
     e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
     if (epoll_ctl(loop->poller.fd, op, fd, &e) == 0) break;
+    if ((errno == EBADF || errno == EINVAL) && fcntl(fd, F_GETFD) >= 0) {
+      loop->poller.lost = true; /* it is the poller that is not there */
+      return 0;                 /* until conc__poller_renew adds it */
+    }
     /* `known` was wrong: the descriptor was closed and reopened without
        conc_close; or it was renewed, and its old file is there all the same.
        The other call is the right one. */
@@ -12005,6 +12063,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
   int n = conc__epoll_wait(loop->poller.fd, e, 128, deadline);
   int i;
+  if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
     int fd = (int)(uint32_t)e[i].data.u64;
@@ -12053,6 +12112,12 @@ CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
   close(loop->poller.fd);
 }
 
+/* See epoll's: a change that is the same as before. */
+CONC__PRIVATE bool conc__poller_is_ours(conc__loop *loop) {
+  return conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ,
+                             EV_ADD) == 0;
+}
+
 /* Tells the poller what is waited for. 0, or negative errno: -EPERM for files.
    There are two differences to epoll. Reading and writing are separate
    filters, each of them one-shot, so there may be two events for one waiter.
@@ -12098,6 +12163,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
   n = kevent(loop->poller.fd, NULL, 0, e, 128,
              deadline < CONC__NEVER ? &t : NULL);
+  if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
     int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
     if ((int)e[i].ident == loop->poller.waker[0]) {
@@ -12121,6 +12187,9 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   return 0;
 }
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
+CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+  return conc__waker_is_ours(loop->poller.waker);
+}
 
 /* There is nothing to update either: each call of poll() gets all descriptors.
    But one that is not open is an error at the start of a wait, as with epoll
@@ -12174,7 +12243,10 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && p[0].revents) conc__waker_drain(loop->poller.waker);
+  if (n > 0 && (p[0].revents & POLLNVAL))
+    loop->poller.lost = true;
+  else if (n > 0 && p[0].revents)
+    conc__waker_drain(loop->poller.waker);
   for (i = 1; n > 0 && i < count; i++) {
     short got = p[i].revents;
     int events = 0;
@@ -12202,11 +12274,34 @@ CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
   return rc;
 }
 
-/* Closes the poller and the waker. In a forked child these are the child's
-   copies: the parent keeps its own. */
+/* Closes the poller and the waker. If they are not ours any more, the numbers
+   may be the program's, and are left to it. */
 CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
+  if (!conc__poller_is_ours(loop)) return;
   conc__poller_close(loop);
   conc__waker_close(loop->poller.waker);
+}
+
+/* Makes the poller anew, with all that is waited for, after the old one was
+   given up: in a forked child, and when the program has closed its descriptors
+   (it may close all that it does not know). Without descriptors left it sleeps
+   a little, and the loop tries again. The inbox's guard is held by the caller
+   if other threads can write to the waker. */
+CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
+  size_t i;
+  loop->poller.lost = conc__poller_start(loop) != 0;
+  if (loop->poller.lost) {
+    (void)poll(NULL, 0, 1);
+    return;
+  }
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd *entry = &loop->fds.entries[i];
+    int rc = 0;
+    conc__fd_renew(entry);
+    if (entry->waiters != NULL || entry->watch != NULL)
+      rc = conc__poller_update(loop, (int)i);
+    if (rc < 0) conc__fd_fail(loop, entry, rc);
+  }
 }
 
 /* ---------------------------------------------------------------------------
@@ -12523,7 +12618,6 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   int fd;
   while ((fd = loop->fds.doubted - 1) >= 0) {
     conc__fd *entry = &loop->fds.entries[fd];
-    conc__fd_waiter *w = entry->waiters;
     int rc;
     CONC__CHECK((size_t)fd < loop->fds.size && entry->doubted);
     loop->fds.doubted = entry->next_doubted;
@@ -12531,8 +12625,7 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
     /* The wait may have ended meanwhile. */
     if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
     rc = conc__poller_update(loop, fd);
-    for (; rc < 0 && w != NULL; w = w->next)
-      if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+    if (rc < 0) conc__fd_fail(loop, entry, rc);
   }
 }
 
@@ -12868,6 +12961,12 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
     double began;
     if (CONC__UNLIKELY(conc__may_be_cancelled(loop->thread_actor)))
       conc__loop_take_cancel(loop);
+    if (CONC__UNLIKELY(loop->poller.lost)) {
+      conc__mutex_lock(&loop->inbox.guard);
+      conc__poller_stop(loop);
+      conc__poller_renew(loop);
+      conc__mutex_unlock(&loop->inbox.guard);
+    }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
     /* A loop that never sleeps, too, ends its doubts. */
@@ -13484,19 +13583,15 @@ CONC__PRIVATE void conc__fork_find_stuck(void) {
 /* What the kernel shares with the parent, this thread must have for itself: a
    byte or an event would be lost to the process for which it is not. */
 CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
-  size_t i;
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false; /* it is opened when it is next needed */
   if (loop == NULL) return;
-  /* Out of descriptors: it gets those that have just been closed. */
-  conc__poller_stop(loop);
-  if (conc__poller_start(loop) != 0) return;
-  for (i = 0; i < loop->fds.size; i++) {
-    conc__fd *entry = &loop->fds.entries[i];
-    conc__fd_renew(entry);
-    if (entry->waiters != NULL || entry->watch != NULL)
-      conc__poller_update(loop, (int)i);
-  }
+  /* These are the child's copies; the kernel's poller is the parent's, and is
+     not touched but by the close. Out of descriptors: the new ones get the
+     numbers of these. */
+  conc__poller_close(loop);
+  conc__waker_close(loop->poller.waker);
+  conc__poller_renew(loop);
 }
 
 /* Sets `queued` of each coroutine that is going to run anyway: it runs now, or
@@ -13641,6 +13736,7 @@ CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
   int rc = self->ops->wait_fd(self, fd, events, limit);
+  if (deadline > 0) conc__this.credit = CONC__CREDIT;
   if (rc == -ETIMEDOUT && limit < deadline && conc__take_cancel(self))
     rc = -ECANCELED;
   return rc;
@@ -14150,15 +14246,15 @@ CONC_API int conc_accept(int fd, double timeout) {
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
-    int client = conc__accept_raw(fd);
+    int client = conc__accept(fd);
     if (client >= 0) {
       conc__set_nodelay(client);
       conc__fd_is_new(client);
       return client;
     }
     /* A client that has gone before it was accepted is no failure. */
-    if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (!conc__would_block(errno)) return -errno;
+    if (client == -EINTR || client == -ECONNABORTED) continue;
+    if (!conc__would_block(-client)) return client;
     rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
@@ -14527,6 +14623,12 @@ CONC__PRIVATE int conc__stream_enter(conc_lock *lock, double timeout) {
   return rc;
 }
 
+/* Takes what a call has read. */
+CONC__PRIVATE void conc__stream_take(conc_stream *s, void *out, size_t n) {
+  conc__buffer_take(&s->in, out, n);
+  s->looked = 0;
+}
+
 /* What is in the buffer comes first, without a system call; only if there is
    nothing does it read. */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
@@ -14543,7 +14645,7 @@ CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
     if (n >= 0) {
       size_t count = conc__buffer_count(&stream->in);
       if (size > count) size = count;
-      conc__buffer_take(&stream->in, buf, size);
+      conc__stream_take(stream, buf, size);
       n = (ssize_t)size;
     }
   }
@@ -14561,7 +14663,7 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
     n = conc__stream_fill(stream, size, deadline);
   if (n >= 0) {
     if (n == 0) size = conc__buffer_count(&stream->in);
-    conc__buffer_take(&stream->in, buf, size);
+    conc__stream_take(stream, buf, size);
     n = (ssize_t)size;
   }
   conc_lock_release(&stream->reading);
@@ -14587,20 +14689,34 @@ CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
   return 0;
 }
 
-/* Each turn looks only at what has come since the last one, so that a long
-   line costs time in proportion to its length. `from`: no separator begins
-   before that byte. */
+/* In how many bytes of the buffer it is known that the separator does not
+   begin: an earlier call that ran out of time has looked at them. */
+CONC__PRIVATE size_t conc__stream_looked(conc_stream *s, const void *separator,
+                                         size_t n) {
+  bool same = n <= sizeof s->separator && n == s->separator_size &&
+              memcmp(s->separator, separator, n) == 0;
+  if (same) return s->looked;
+  s->looked = 0;
+  s->separator_size = n <= sizeof s->separator ? (unsigned char)n : 0;
+  memcpy(s->separator, separator, s->separator_size);
+  return 0;
+}
+
+/* Each turn looks only at what has come since the last one, also if that was
+   in an earlier call: so a long line costs time in proportion to its length.
+   `from`: no separator begins before that byte. */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout) {
   double deadline = conc__deadline(timeout);
   conc__buffer *in = &stream->in;
-  size_t from = 0;
+  size_t from;
   ssize_t rc;
   if (n == 0) return -EINVAL;
   rc = conc__stream_enter(&stream->reading, timeout);
   if (rc != 0) return rc;
+  from = conc__stream_looked(stream, separator, n);
   for (;;) {
     size_t count = conc__buffer_count(in);
     size_t length =
@@ -14617,12 +14733,13 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
     if (length == 0) {
       /* The last n - 1 bytes may be the beginning of one. */
       if (count >= n) from = count - n + 1;
+      if (stream->separator_size > 0) stream->looked = from;
       rc = conc__stream_fill(stream, 0, deadline);
       if (rc > 0) continue;
       if (rc < 0) break;
       length = count; /* the end: what there is, without a separator */
     }
-    conc__buffer_take(in, buf, length);
+    conc__stream_take(stream, buf, length);
     rc = (ssize_t)length;
     break;
   }
@@ -14724,9 +14841,9 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
 #if CONC_HAVE_SIGNALFD
 CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
   struct signalfd_siginfo info;
-  int fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  int fd = conc__fd_lift(signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK));
   int rc;
-  if (fd < 0) return -errno;
+  if (fd < 0) return fd;
   do {
     rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
              ? (int)info.ssi_signo
@@ -22488,12 +22605,21 @@ CONC_API int conc_queue_close(conc_queue *queue) {
   return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
 }
 
+/* Before a call that may wait: see conc__turn. One that only tries does not
+   let others run. */
+CONC__INLINE int conc__queue_turn(double timeout) {
+  return timeout > 0 ? conc__turn() : 0;
+}
+
 /* The limit is looked at before the class is asked: what no getter may receive
    is refused, whatever the distance. */
 CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
                                   int kind, double timeout) {
   conc__message m;
+  int rc;
   if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
+  rc = conc__queue_turn(timeout);
+  if (rc != 0) return rc;
   m.data = data;
   m.size = size;
   m.kind = kind;
@@ -22508,6 +22634,8 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout) {
   conc__sink sink;
+  int rc = conc__queue_turn(timeout);
+  if (rc != 0) return rc;
   sink.data = buf;
   sink.size = size;
   sink.body = NULL;
