@@ -6370,7 +6370,42 @@ CONC__PRIVATE bool conc__stuck_waits(const conc__waiter *w) {
 
 /* How many owners there are, or tasks. */
 CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
+  if (w->group != NULL) return w->group->count;
   return w->many != NULL ? w->many->n : 1;
+}
+
+/* Where the search is in a group: its members are asked for one after the
+   other, from the last number to the first. */
+static struct conc__stuck_place {
+  const conc__waiter *waiter;    /* NULL: nowhere */
+  const conc_task *task, *after; /* the next one; the list after this one */
+  size_t i;                      /* the number of the next one */
+} conc__stuck_place;
+
+/* Member number i of the group that is waited for; NULL: it is just ending, or
+   beginning. Those on the lists are there: see >>task. */
+CONC__PRIVATE const conc_task *conc__stuck_member(const conc__waiter *w,
+                                                  size_t i) {
+  struct conc__stuck_place *at = &conc__stuck_place;
+  const conc_task *t;
+  size_t skip = 0;
+  if (at->waiter != w || at->i != i) {
+    at->waiter = w;
+    at->task = w->group->first;
+    at->after = w->group->cancelled;
+    skip = w->group->count - 1 - i;
+  }
+  for (;;) {
+    if (at->task == NULL) {
+      at->task = at->after;
+      at->after = NULL;
+    }
+    t = at->task;
+    if (t != NULL) at->task = t->sibling;
+    if (t == NULL || skip-- == 0) break;
+  }
+  at->i = i - 1;
+  return t;
 }
 
 /* The wait of owner number i; NULL: it does not wait, or not for ever, or what
@@ -6378,15 +6413,17 @@ CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
 CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   const conc__multiwait_node *node =
       w->many != NULL ? &w->many->nodes[i] : NULL;
-  const conc_task *member = w->group != NULL ? w->group->first : NULL;
+  const conc_task *member;
   const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
   uintptr_t id;
   CONC__CHECK(i < conc__stuck_owners(w));
   if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
-  /* Of a group, the task that was started last. It is there: see >>task. */
-  if (w->group != NULL && member == NULL) member = w->group->cancelled;
-  if (member != NULL) owner = &member->id;
+  if (w->group != NULL) {
+    member = conc__stuck_member(w, i);
+    if (member == NULL) return NULL;
+    owner = &member->id;
+  }
   id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
   v = *conc__stuck_bucket(id);
@@ -6398,8 +6435,8 @@ CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
 /* Whether the wait may end: enough of the owners may go on, as far as is known
    by now. The last owner first: it has most likely begun to wait last. */
 CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
-  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
   size_t i = conc__stuck_owners(w);
+  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : i;
   while (i > 0 && want > 0) {
     const conc__waiter *v = conc__stuck_next(w, --i);
     if (v == NULL || (v->found && v->free)) want--;
@@ -6540,6 +6577,7 @@ CONC__PRIVATE conc__waiter *conc__stuck_look(conc__waiter *w) {
   conc__waiter *victim, *last, *v;
   bool circle;
   CONC__CHECK(conc__stuck_all_held());
+  conc__stuck_place.waiter = NULL;
   last = conc__stuck_collect(w);
   conc__stuck_spread(w, last);
   circle = conc__stuck_close(w, last);
@@ -9898,8 +9936,8 @@ CONC__PRIVATE void conc__group_look(conc_task *all) {
   conc__group_exit(g);
 }
 
-/* The wait for the task that stands for all. Its owner is the first task of
-   the group, as conc__stuck_next finds it; the word that is given here names
+/* The wait for the task that stands for all. Its owners are the tasks of the
+   group, as conc__stuck_next finds them; the word that is given here names
    none. -EAGAIN comes from a fork only. */
 CONC__PRIVATE int conc__group_await(conc_task *all, bool uncancellable,
                                     double timeout) {
