@@ -4730,9 +4730,10 @@ CONC__PRIVATE void conc__set_nonblocking(int fd) {
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
-/* Moves a descriptor above the three of stdio, which a program may have closed,
-   and which printf() writes to, and dup2() is to replace in a child. Takes a negative one, of a call that has just failed, as it is: then,
-   or if it cannot be moved, the result is negative errno and fd is closed. */
+/* Moves a descriptor above the three of stdio: a program may have closed
+   those, and printf() writes there; and dup2() is to replace them in a child.
+   Takes a negative one, of a call that has just failed, as it is: then, or if
+   it cannot be moved, the result is negative errno and fd is closed. */
 CONC__PRIVATE int conc__fd_lift(int fd) {
   int high;
   if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
@@ -4755,8 +4756,8 @@ CONC__PRIVATE int conc__socket(int family, int type) {
 }
 
 /* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
-   socket does not. Their numbers may be those of stdio: see conc__accept and
-   conc__fd_pipe. */
+   socket does not. Their numbers may be those of stdio: see conc__fd_accept
+   and conc__fd_pipe. */
 #if CONC_HAVE_CLOEXEC
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
 CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
@@ -4781,7 +4782,7 @@ CONC__PRIVATE int conc__accept_raw(int fd) {
 #endif
 
 /* A connection; or negative errno. */
-CONC__PRIVATE int conc__accept(int fd) {
+CONC__PRIVATE int conc__fd_accept(int fd) {
   return conc__fd_lift(conc__accept_raw(fd));
 }
 
@@ -5481,8 +5482,8 @@ typedef struct conc__thread {
   bool has_waker;  /* >>park: `waker` is open, until the thread ends */
   int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
                       end poll(); only a thread of ours has one */
-  const int *polled; /* >>loop: the waker of its loop, while that sleeps and the
-                        thread's own task may be cancelled; else NULL */
+  const int *polled; /* >>loop: the waker of its loop, while that sleeps and
+                        the thread's own task may be cancelled; else NULL */
   void *alternate; /* >>stack: its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
   unsigned spares;          /* >>generator: how many */
@@ -10350,8 +10351,8 @@ CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
   conc__coro *co;
   if (size > SIZE_MAX / 2) return NULL;
-  size =
-      conc__stack_guard() + conc__stack_round(size + sizeof(conc__coro) + 1024);
+  size = conc__stack_round(size + sizeof(conc__coro) + 1024);
+  size += conc__stack_guard();
   map = (unsigned char *)conc__pages_map(size);
   if (map == NULL) return NULL;
   co = conc__stack_make(map, size,
@@ -14284,7 +14285,7 @@ CONC_API int conc_accept(int fd, double timeout) {
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
-    int client = conc__accept(fd);
+    int client = conc__fd_accept(fd);
     if (client >= 0) {
       conc__set_nodelay(client);
       conc__fd_is_new(client);

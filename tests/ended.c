@@ -220,7 +220,7 @@ TEST(a_shared_once_is_run_by_the_next_if_its_thread_exits) {
 
 /* --- coroutines --- */
 
-#ifndef __cplusplus /* which unwinds a coroutine's stack, and then the thread's,
+#ifndef __cplusplus /* which unwinds a coroutine, and then the whole thread,
                        without the handlers of C */
 typedef struct house {
   conc_task tasks[4], inner;
