@@ -11297,6 +11297,7 @@ CONC__PRIVATE int conc__quitter_start(conc_task *task) {
   rc = -pthread_attr_init(&attr);
   if (rc == 0) {
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
     rc = -pthread_create(&id, &attr, conc__quitter_main, q);
     pthread_attr_destroy(&attr);
   }
@@ -11399,6 +11400,7 @@ CONC_API int conc_thread_start(conc_task *task) {
         __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
   rc = -pthread_attr_init(&attr);
   if (rc == 0) {
+    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
     if (size > 0) {
       if (size < (size_t)PTHREAD_STACK_MIN) size = (size_t)PTHREAD_STACK_MIN;
       size = (size + conc__page - 1) / conc__page * conc__page;
@@ -12135,11 +12137,22 @@ CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
   return kevent(loop->poller.fd, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
+/* A kqueue above the numbers of stdio (see conc__fd_lift; not every system can
+   duplicate one); or negative errno. */
+CONC__PRIVATE int conc__kqueue_open(void) {
+  int fd = kqueue();
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = conc__kqueue_open();
+  close(fd);
+  return high;
+}
+
 /* 0, or negative errno: then it is not open. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   int rc;
-  loop->poller.fd = kqueue();
-  if (loop->poller.fd < 0) return -errno;
+  loop->poller.fd = conc__kqueue_open();
+  if (loop->poller.fd < 0) return loop->poller.fd;
   conc__set_cloexec(loop->poller.fd);
   rc = conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ, EV_ADD);
   if (rc != 0) close(loop->poller.fd);
@@ -12282,7 +12295,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && (p[0].revents & POLLNVAL))
+  if (n > 0 && p[0].revents && !conc__poller_is_ours(loop))
     loop->poller.lost = true;
   else if (n > 0 && p[0].revents)
     conc__waker_drain(loop->poller.waker);
@@ -15460,6 +15473,7 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   h.arg = arg;
   h.begun = 0;
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
   /* The new thread inherits the mask: so it is set before, and there is no
      moment at which the thread could handle a signal. */
   sigfillset(&all);
