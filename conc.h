@@ -12458,15 +12458,16 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
 #define CONC__CREDIT_BYTES 13 /* 2^13 bytes count as one call more */
 
 /* The turn: 0 or -ECANCELED. The loop's fiber has its own now if the last was
-   a while ago, whatever is ready. */
+   a while ago, whatever is ready; it has none to give. */
 CONC__NOINLINE int conc__take_turn(void) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
   double now;
   if (conc__this.credit > 0) return 0; /* a thread's first call */
   conc__this.credit = CONC__CREDIT;
+  if (loop != NULL && self->ops->blocks) return 0;
   if (conc__take_cancel(self)) return -ECANCELED;
-  if (self->ops->blocks) return 0;
+  if (loop == NULL) return 0;
   now = conc_now();
   if (loop->turn_ends <= 0)
     loop->turn_ends = now + CONC__LOOP_TURN;
@@ -12477,12 +12478,14 @@ CONC__NOINLINE int conc__take_turn(void) {
   return 0;
 }
 
-/* Before a call that may not wait: 0, or -ECANCELED. The loop's own fiber has
-   no turn to give, nor is it any task's. */
+/* Before a call that may not wait: whether a turn is due. */
+CONC__INLINE bool conc__turn_is_due(void) {
+  return CONC__UNLIKELY(--conc__this.credit <= 0);
+}
+
+/* The same, and the turn: 0, or -ECANCELED. */
 CONC__INLINE int conc__turn(void) {
-  if (CONC__LIKELY(--conc__this.credit > 0)) return 0;
-  if (conc__this.loop != NULL && conc__self()->ops->blocks) return 0;
-  return conc__take_turn();
+  return conc__turn_is_due() ? conc__take_turn() : 0;
 }
 
 /* After it: n bytes were moved. */
@@ -22658,37 +22661,51 @@ CONC_API int conc_queue_close(conc_queue *queue) {
   return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
 }
 
-/* Before a call that may wait: see conc__turn. One that only tries does not
-   let others run. */
-CONC__INLINE int conc__queue_turn(double timeout) {
-  return timeout > 0 ? conc__turn() : 0;
-}
-
 /* The limit is looked at before the class is asked: what no getter may receive
    is refused, whatever the distance. */
 CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
                                   int kind, double timeout) {
   conc__message m;
-  int rc;
   if (q->max_bytes > 0 && size > q->max_bytes) return -EMSGSIZE;
-  rc = conc__queue_turn(timeout);
-  if (rc != 0) return rc;
   m.data = data;
   m.size = size;
   m.kind = kind;
   return q->ops->put(q, &m, conc__deadline(timeout));
 }
 
+/* conc_put and conc_get when a turn is due, see conc__take_turn: functions of
+   their own, so that the usual case saves no registers for the turn. A call
+   that only tries does not let others run. */
+CONC__NOINLINE int conc__queue_put_later(conc_queue *queue, const void *data,
+                                         size_t size, double timeout) {
+  int rc = timeout > 0 ? conc__take_turn() : 0;
+  if (rc != 0) return rc;
+  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+}
+
+CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
+                                             size_t size, double timeout) {
+  int rc = timeout > 0 ? conc__take_turn() : 0;
+  conc__sink sink;
+  if (rc != 0) return rc;
+  sink.data = buf;
+  sink.size = size;
+  sink.body = NULL;
+  return queue->ops->get(queue, &sink, conc__deadline(timeout));
+}
+
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout) {
+  if (conc__turn_is_due())
+    return conc__queue_put_later(queue, data, size, timeout);
   return conc__queue_put(queue, data, size, CONC__RAW, timeout);
 }
 
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout) {
   conc__sink sink;
-  int rc = conc__queue_turn(timeout);
-  if (rc != 0) return rc;
+  if (conc__turn_is_due())
+    return conc__queue_get_later(queue, buf, size, timeout);
   sink.data = buf;
   sink.size = size;
   sink.body = NULL;
