@@ -202,8 +202,8 @@
    local           A local is a set of named values of which each thread, or
                    each task, has its own.
    attribute       An attribute is one name of a local, looked up beforehand.
-   guard page      A guard page is memory below a stack that may not be
-                   touched, so that an overflow ends the process at once.
+   guard           A guard is memory below a stack that may not be touched, so
+                   that an overflow ends the process at once.
 
    >>tour
 
@@ -419,8 +419,11 @@
    >>coroutines
 
    A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
-   task's .stack_size. A guard page lies below the stack, so that an overflow
-   is a SIGSEGV and corrupts nothing. A coroutine belongs to the loop that
+   task's .stack_size. A guard of 64 KiB lies below the stack, so that an
+   overflow is a SIGSEGV and corrupts nothing. (A function with more than 64
+   KiB of variables may reach over it, unless it is compiled with
+   -fstack-clash-protection. The threads of the library have the same guard.)
+   A coroutine belongs to the loop that
    started it, and so to one thread, and never moves to another. Therefore the
    coroutines of a loop share the thread's thread-local variables; the values
    of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
@@ -433,8 +436,22 @@
    for a second. conc_stack_used measures how much of its stack a coroutine
    uses; conc_report_overflow makes an overflow name its coroutine.
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine, but must not
-   leave its target. The switch in assembly does not keep a shadow stack: where
+   C++ exceptions may be thrown and caught within one coroutine; one that
+   leaves the target of a task ends the program (std::terminate).
+   A coroutine that does its work without a wait lets others run now and then:
+   after some 64 calls of >>io, or 512 KiB, or puts and gets of queues, that
+   found what they needed, the next such call takes a turn first, and notices
+   conc_cancel and time limits. A lock that is free and an event that is set
+   take no turn, as in asyncio: a task that uses only these should call
+   conc_yield_now. Timers, descriptors and other threads are looked at after
+   each millisecond, or as soon as the coroutine that runs then waits or
+   yields.
+   pthread_exit() in a coroutine ends the thread: the coroutine has failed with
+   -ECHILD, all others of the loop are cancelled, and the thread ends when they
+   have ended. (Where the implementation is compiled as C++ the others do not
+   go on, nor end.) A handler of pthread_cleanup_push() must not be in force
+   while a coroutine waits: the system keeps one list of them for each thread.
+   The switch in assembly does not keep a shadow stack: where
    the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
@@ -482,6 +499,8 @@
 
    >>limits
 
+   - Where the implementation is compiled as C++, pthread_exit() in a coroutine
+     leaves the other coroutines of its loop as they are.
    - Names of hosts are resolved by getaddrinfo() on a thread of its own, which
      cannot be cancelled. The call keeps its timeout; the thread ends later.
    - CONC_FORK, and the end of a forked child, flush all of stdio. That waits
@@ -1157,9 +1176,15 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
    >>task: conc_task, whatever runs and finishes
 
    A task is new, then started, then finished; then it may be started again.
-   For a task that has never run, conc_join reports a start that failed: it
-   returns -EINVAL. When you start a finished task again, check what the start
-   returns.
+   After a start that failed, but by -EBUSY, it is as new: conc_join reports
+   that by -EINVAL.
+   A target ends by its return. A thread may also end in its target by
+   pthread_exit(value), which is a return of that value, or be ended by
+   pthread_cancel(): then its task has failed with -ECANCELED. Either happens
+   to the whole thread: a conc_once that it ran is run by the next task; its
+   locks stay locked. (Of the library's waits, only those for descriptors heed
+   pthread_cancel: use conc_cancel.) A process ends with the exit code 0 if its
+   target calls pthread_exit().
 
    Threads    any number may join and cancel a task; only one may start it
    Processes  no
@@ -1248,7 +1273,8 @@ typedef struct conc_task {
                cancelled, or it was cancelled before it began
    -ECHILD     the task's failure: it was a process that a signal killed (or
                for which the program has waited itself), or the task stayed in
-               the parent when this process was forked
+               the parent when this process was forked, or it was a coroutine
+               that called pthread_exit()
    -ENOMEM     the task's failure: there was no memory for the stack of a
                coroutine
    others      the task's failure, as it was set by conc_set_status; for the
@@ -1264,8 +1290,11 @@ CONC_API bool conc_is_alive(const conc_task *task);
 
 /* Asks the task to end (Python's Task.cancel): its present wait, or else its
    next one, returns -ECANCELED, once. A call that need not wait leaves the
-   cancellation pending; a call with a timeout of 0 may do so, too. A coroutine
-   that has not begun yet never begins. A process gets SIGTERM: conc_join then
+   cancellation pending; a call with a timeout of 0 may do so, too. But a task
+   that makes very many such calls one after the other, of >>io or of queues,
+   is told by one of them. If the task is a thread inside of conc_run, the main
+   coroutine of its loop is cancelled in its place. A coroutine that has not
+   begun yet never begins. A process gets SIGTERM: conc_join then
    usually returns -ECHILD, not -ECANCELED.
    Returns 0.
    Errors:
@@ -1714,8 +1743,13 @@ CONC_API int conc_thread_start(conc_task *task);
 /* Runs the task as a coroutine on a loop of the calling thread, until it and
    all coroutines that were started on this loop have finished (Python's
    asyncio.run). When the task has finished, the call cancels the coroutines
-   that are left over, and waits until they have ended. So their structs must
-   not lie on the stack of a coroutine that has ended.
+   that are left over, and waits until they have ended; what their clean-ups
+   have started, and left over, is then cancelled as well, and so on, up to
+   eight times. So their structs must not lie on the stack of a coroutine that
+   has ended.
+   The call is a wait of the caller's task: when that is cancelled, or its time
+   limit ends, `task` is cancelled in its place, once. If that has finished
+   already, the cancellation stays pending for the next wait of the caller.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
    -EINVAL   the task has no target
@@ -1733,10 +1767,12 @@ CONC_API int conc_run(conc_task *task);
    fails, by -ENOMEM.
    Returns 0.
    Errors:
-   -EINVAL  the task has no target
-   -EBUSY   the task runs already
-   -EPERM   no loop runs in this thread
-   -ENOMEM  there is no memory, or .copy of a conc_local has failed */
+   -EINVAL     the task has no target
+   -EBUSY      the task runs already
+   -EPERM      no loop runs in this thread
+   -ECANCELED  the loop is ending, and has cancelled all of its coroutines
+               eight times: each time they had started others
+   -ENOMEM     there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
 /* Tells how many bytes of its stack a coroutine has used at most so far. NULL
@@ -1782,7 +1818,7 @@ CONC_API int conc_yield_now(void);
    >>io: descriptors, sockets, buffered streams, signals
 
    Threads    as the descriptor itself; several tasks may wait for one
-   Processes  the descriptors are close-on-exec
+   Processes  the descriptors are close-on-exec, and above 2
    Signals    no; sockets do not raise SIGPIPE, but pipes do
    Memory     nothing is kept after the call; but see conc_stream
    Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
@@ -1793,6 +1829,10 @@ CONC_API int conc_yield_now(void);
    terminal, a pipe) is first waited for, then read: if another thread or
    process was faster, that read blocks. Regular files never wait. If
    coroutines wait for a descriptor, close it by conc_close.
+   A loop has two descriptors of its own. A program that closes all that it
+   does not know (closefrom()) may do so between two waits of the loop's
+   coroutines: the loop then makes new ones, and leaves to the program what it
+   has opened in their places.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
@@ -3431,6 +3471,11 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer.
+                      Targets may end by pthread_exit(). conc_cancel reaches a
+                      thread inside of conc_run, and each coroutine that is
+                      started while a loop ends; none is lost in
+                      conc_group_leave. Calls that need not wait take turns.
+                      Guards of 64 KiB. A failed start leaves a task as new.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -6063,6 +6108,7 @@ static pthread_key_t conc__thread_key; /* of a conc__thread: its destructor is
                                           seen, and of one that ends inside of
                                           a target */
 static void (*conc__thread_ended)(void *thread); /* set by >>thread */
+static void (*conc__once_left)(conc__actor *self); /* set by >>lock */
 
 CONC__PRIVATE void conc__thread_key_ended(void *thread) {
   if (conc__thread_ended != NULL) conc__thread_ended(thread);
@@ -8305,12 +8351,15 @@ CONC_API int conc_once_init_shared(conc_once *once) {
   return 0;
 }
 
+CONC__PRIVATE void conc__once_abandon(conc__actor *self);
+
 /* Runs the function of a once. Meanwhile the actor knows the once: if the
    thread ends in there, the once is handed on as if the function had failed,
-   see conc__once_abandon. */
+   see conc__once_abandon, which a program without a once does not contain. */
 CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
                                   int (*fn)(void *arg), void *arg) {
   int rc;
+  CONC__STORE(&conc__once_left, conc__once_abandon);
   once->outer = self->once;
   self->once = once;
   rc = fn(arg);
@@ -9359,8 +9408,16 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   return CONC__CAS(&t->actor, &none, actor);
 }
 
-CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails);
-CONC__PRIVATE void conc__group_forget(conc_group *g);
+/* What the end of a task has to do with its group: set by conc_group_start, so
+   that a program without groups does not contain them. */
+typedef struct conc__group_class {
+  /* The task leaves its group; `fails`, and the result, as it is said of
+     conc__group_let_go. */
+  conc_group *(*let_go)(conc_task *t, bool fails);
+  void (*forget)(conc_group *group); /* the task is not touched any more */
+} conc__group_class;
+
+static const conc__group_class *conc__groups;
 
 /* The last of a task's end, after which it may be freed by a task that joins
    it. Its group, which it has left before, is there until it is told. */
@@ -9368,7 +9425,7 @@ CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   uintptr_t clear = CONC__CLEAR;
   if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
-  if (CONC__UNLIKELY(group != NULL)) conc__group_forget(group);
+  if (CONC__UNLIKELY(group != NULL)) conc__groups->forget(group);
 }
 
 /* The task has ended; called once for each start. */
@@ -9376,7 +9433,7 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc_group *group = NULL;
   t->result = result;
   t->status = status;
-  if (CONC__UNLIKELY(t->group != NULL)) group = conc__group_let_go(t, true);
+  if (CONC__UNLIKELY(t->group != NULL)) group = conc__groups->let_go(t, true);
   if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
   conc__task_set_done(t, group);
 }
@@ -9399,7 +9456,7 @@ CONC__PRIVATE void conc__task_end_left_behind(conc_task *t, bool calls_back) {
   conc_group *group = NULL;
   t->result = NULL;
   t->status = -ECHILD;
-  if (t->group != NULL) group = conc__group_let_go(t, false);
+  if (t->group != NULL) group = conc__groups->let_go(t, false);
   if (calls_back && t->callback != NULL) t->callback(t, -ECHILD, NULL);
   conc__task_set_done(t, group);
 }
@@ -9877,9 +9934,12 @@ CONC__PRIVATE void conc__group_forget(conc_group *g) {
    and not before. If the group fails in between, it is cancelled here. */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *)) {
+  static const conc__group_class groups = {conc__group_let_go,
+                                           conc__group_forget};
   int rc;
   if (CONC__LOAD_RELAXED(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
+  CONC__STORE(&conc__groups, &groups);
   conc__group_enter(group);
   group->count++;
   conc__group_exit(group);
@@ -11348,7 +11408,7 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
   self->loop = NULL;
   self->actor.scope = NULL;
   self->actor.generator = NULL;
-  conc__once_abandon(&self->actor);
+  if (self->actor.once != NULL) conc__once_left(&self->actor);
   if (self->actor.task == &self->own)
     conc__foreign_quit(&self->own);
   else if (self->actor.task->kind->quit != NULL)
@@ -13140,7 +13200,7 @@ CONC__PRIVATE bool conc__coro_abandon(conc__loop *loop, conc__actor *self) {
   }
   self->scope = NULL;
   self->generator = NULL;
-  conc__once_abandon(self);
+  if (self->once != NULL) conc__once_left(self);
   conc__locals_end(t);
   conc__loop_forget(loop, t);
   conc__task_finish(t, NULL, -ECHILD);
