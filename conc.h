@@ -9735,7 +9735,8 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   if (rc == 0) {
     int failure = 0;
     rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
-    if (failure != 0) rc = failure;
+    /* A cancellation that the wait has taken is told, whatever came since. */
+    if (failure != 0 && rc != -ECANCELED) rc = failure;
     if (rc != 0) {
       conc_scope shield;
       for (i = 0; i < n; i++) conc_cancel(tasks[i]);
@@ -10297,9 +10298,10 @@ CONC__PRIVATE void conc__alternate_close(void) {
 
 /* --- the memory of stacks --- */
 
-/* A size in whole pages. */
-CONC__PRIVATE size_t conc__stack_round(size_t size) {
-  return (size + conc__page - 1) / conc__page * conc__page;
+/* A size in whole pages, of which the size is a power of two: a division would
+   be felt in each start. */
+CONC__INLINE size_t conc__stack_round(size_t size) {
+  return (size + conc__page - 1) & ~(conc__page - 1);
 }
 
 /* By how many bytes the control block of the n-th stack is shifted: less than
@@ -13227,6 +13229,8 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
   conc__loop *loop = (conc__loop *)arg;
   conc__actor *self = conc__this.current;
   bool whole = true;
+  /* In a child of conc_process_start, which has left the loop behind. */
+  if (conc__this.loop != loop) return;
   conc__this.current = loop->thread_actor;
   conc__this.polled = NULL;
   conc__park_retract(loop->thread_actor);
@@ -14164,6 +14168,7 @@ CONC__PRIVATE void *conc__resolve_thread(void *arg) {
 CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
                                       double deadline) {
   conc__resolve *r = *resolve;
+  conc_scope shield;
   int rc;
   pthread_once(&conc__resolve_once, conc__resolve_make_key);
   r->task.target = conc__resolve_thread;
@@ -14181,9 +14186,11 @@ CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
     return rc;
   }
   /* The thread left first, and so does not free it; but until its end it uses
-     its task. That is near, so this wait needs no limit, and a cancellation
-     of it changes nothing. */
-  while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+     its task. That is near, so this wait needs no limit, and no cancellation:
+     another one stays pending. */
+  conc_shield(&shield);
+  conc__task_await(&r->task, true, CONC_FOREVER);
+  conc_scope_end(&shield);
   return rc;
 }
 
@@ -15895,6 +15902,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* From here on this is a thread without a loop, without a worker, and
      without a generator or a job. The survivors are forgotten, so that locks
      which they hold say -EOWNERDEAD. */
+  if (loop != NULL) conc__poller_stop(loop);
   conc__this.loop = NULL;
   conc__this.base = NULL;
   conc__this.worker = NULL;

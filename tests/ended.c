@@ -288,6 +288,19 @@ TEST(pthread_exit_ends_a_process) {
   CHECK_EQ(conc_exitcode(&t), 0);
 }
 
+static void *starts_a_process_that_exits(void *arg) {
+  conc_task t;
+  start(conc_process_start, &t, exits, arg);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(conc_exitcode(&t), 0);
+  return NULL;
+}
+TEST(pthread_exit_ends_a_process_of_a_coroutine) {
+  NEEDS_FORK;
+  if (TEST_ASAN) SKIP("AddressSanitizer does not see what is left");
+  run(starts_a_process_that_exits, (void *)7);
+}
+
 /* --- a thread inside of conc_run --- */
 
 typedef struct inside {
