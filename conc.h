@@ -205,8 +205,8 @@
    local           A local is a set of named values of which each thread, or
                    each task, has its own.
    attribute       An attribute is one name of a local, looked up beforehand.
-   guard page      A guard page is memory below a stack that may not be
-                   touched, so that an overflow ends the process at once.
+   guard           A guard is memory below a stack that may not be touched, so
+                   that an overflow ends the process at once.
 
    >>tour
 
@@ -423,8 +423,11 @@
    >>coroutines
 
    A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
-   task's .stack_size. A guard page lies below the stack, so that an overflow
-   is a SIGSEGV and corrupts nothing. A coroutine belongs to the loop that
+   task's .stack_size. A guard of 64 KiB lies below the stack, so that an
+   overflow is a SIGSEGV and corrupts nothing. (A function with more than 64
+   KiB of variables may reach over it, unless it is compiled with
+   -fstack-clash-protection. The threads of the library have the same guard.)
+   A coroutine belongs to the loop that
    started it, and so to one thread, and never moves to another. Therefore the
    coroutines of a loop share the thread's thread-local variables; the values
    of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
@@ -437,8 +440,22 @@
    for a second. conc_stack_used measures how much of its stack a coroutine
    uses; conc_report_overflow makes an overflow name its coroutine.
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine, but must not
-   leave its target. The switch in assembly does not keep a shadow stack: where
+   C++ exceptions may be thrown and caught within one coroutine; one that
+   leaves the target of a task ends the program (std::terminate).
+   A coroutine that does its work without a wait lets others run now and then:
+   after some 64 calls of >>io, or 512 KiB, or puts and gets of queues, that
+   found what they needed, the next such call takes a turn first, and notices
+   conc_cancel and time limits. A lock that is free and an event that is set
+   take no turn, as in asyncio: a task that uses only these should call
+   conc_yield_now. Timers, descriptors and other threads are looked at after
+   each millisecond, or as soon as the coroutine that runs then waits or
+   yields.
+   pthread_exit() in a coroutine ends the thread: the coroutine has failed with
+   -ECHILD, all others of the loop are cancelled, and the thread ends when they
+   have ended. (Where the implementation is compiled as C++ the others do not
+   go on, nor end.) A handler of pthread_cleanup_push() must not be in force
+   while a coroutine waits: the system keeps one list of them for each thread.
+   The switch in assembly does not keep a shadow stack: where
    the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
@@ -486,6 +503,8 @@
 
    >>limits
 
+   - Where the implementation is compiled as C++, pthread_exit() in a coroutine
+     leaves the other coroutines of its loop as they are.
    - Names of hosts are resolved by getaddrinfo() on a thread of its own, which
      cannot be cancelled. The call keeps its timeout; the thread ends later.
    - In a foreign thread, a wait for a descriptor that is cancelled returns
@@ -1160,9 +1179,15 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
    >>task: conc_task, whatever runs and finishes
 
    A task is new, then started, then finished; then it may be started again.
-   For a task that has never run, conc_join reports a start that failed: it
-   returns -EINVAL. When you start a finished task again, check what the start
-   returns.
+   After a start that failed, but by -EBUSY, it is as new: conc_join reports
+   that by -EINVAL.
+   A target ends by its return. A thread may also end in its target by
+   pthread_exit(value), which is a return of that value, or be ended by
+   pthread_cancel(): then its task has failed with -ECANCELED. Either happens
+   to the whole thread: a conc_once that it ran is run by the next task; its
+   locks stay locked. (Of the library's waits, only those for descriptors heed
+   pthread_cancel: use conc_cancel.) A process ends with the exit code 0 if its
+   target calls pthread_exit().
 
    Threads    any number may join and cancel a task; only one may start it
    Processes  no
@@ -1253,7 +1278,8 @@ typedef struct conc_task {
                cancelled, or it was cancelled before it began
    -ECHILD     the task's failure: it was a process that a signal killed (or
                for which the program has waited itself), or the task stayed in
-               the parent when this process was forked
+               the parent when this process was forked, or it was a coroutine
+               that called pthread_exit()
    -ENOMEM     the task's failure: there was no memory for the stack of a
                coroutine
    others      the task's failure, as it was set by conc_set_status; for the
@@ -1269,8 +1295,11 @@ CONC_API bool conc_is_alive(const conc_task *task);
 
 /* Asks the task to end (Python's Task.cancel): its present wait, or else its
    next one, returns -ECANCELED, once. A call that need not wait leaves the
-   cancellation pending; a call with a timeout of 0 may do so, too. A coroutine
-   that has not begun yet never begins. A process gets SIGTERM: conc_join then
+   cancellation pending; a call with a timeout of 0 may do so, too. But a task
+   that makes very many such calls one after the other, of >>io or of queues,
+   is told by one of them. If the task is a thread inside of conc_run, the main
+   coroutine of its loop is cancelled in its place. A coroutine that has not
+   begun yet never begins. A process gets SIGTERM: conc_join then
    usually returns -ECHILD, not -ECANCELED.
    Returns 0.
    Errors:
@@ -1719,8 +1748,13 @@ CONC_API int conc_thread_start(conc_task *task);
 /* Runs the task as a coroutine on a loop of the calling thread, until it and
    all coroutines that were started on this loop have finished (Python's
    asyncio.run). When the task has finished, the call cancels the coroutines
-   that are left over, and waits until they have ended. So their structs must
-   not lie on the stack of a coroutine that has ended.
+   that are left over, and waits until they have ended; what their clean-ups
+   have started, and left over, is then cancelled as well, and so on, up to
+   eight times. So their structs must not lie on the stack of a coroutine that
+   has ended.
+   The call is a wait of the caller's task: when that is cancelled, or its time
+   limit ends, `task` is cancelled in its place, once. If that has finished
+   already, the cancellation stays pending for the next wait of the caller.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
    -EINVAL   the task has no target
@@ -1738,10 +1772,12 @@ CONC_API int conc_run(conc_task *task);
    fails, by -ENOMEM.
    Returns 0.
    Errors:
-   -EINVAL  the task has no target
-   -EBUSY   the task runs already
-   -EPERM   no loop runs in this thread
-   -ENOMEM  there is no memory, or .copy of a conc_local has failed */
+   -EINVAL     the task has no target
+   -EBUSY      the task runs already
+   -EPERM      no loop runs in this thread
+   -ECANCELED  the loop is ending, and has cancelled all of its coroutines
+               eight times: each time they had started others
+   -ENOMEM     there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
 /* Tells how many bytes of its stack a coroutine has used at most so far. NULL
@@ -1787,7 +1823,7 @@ CONC_API int conc_yield_now(void);
    >>io: descriptors, sockets, buffered streams, signals
 
    Threads    as the descriptor itself; several tasks may wait for one
-   Processes  the descriptors are close-on-exec
+   Processes  the descriptors are close-on-exec, and above 2
    Signals    no; sockets do not raise SIGPIPE, but pipes do
    Memory     nothing is kept after the call; but see conc_stream
    Blocks     a thread blocks, a coroutine parks; with a timeout. conc_listen
@@ -1798,6 +1834,10 @@ CONC_API int conc_yield_now(void);
    terminal, a pipe) is first waited for, then read: if another thread or
    process was faster, that read blocks. Regular files never wait. If
    coroutines wait for a descriptor, close it by conc_close.
+   A loop has two descriptors of its own. A program that closes all that it
+   does not know (closefrom()) may do so between two waits of the loop's
+   coroutines: the loop then makes new ones, and leaves to the program what it
+   has opened in their places.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
@@ -2015,6 +2055,8 @@ typedef struct conc_stream {
   struct conc__buffer in, out; /* what was read; what is to be written */
   conc_lock reading, writing; /* held by the call that does so */
   int error; /* of writing: from now on all writes fail by it; or 0 */
+  size_t looked; /* in so many bytes of `in` begins no such separator: */
+  unsigned char separator[8], separator_size;
 } conc_stream;
 
 /* Reads the bytes that are there, up to `size`. It waits only for the first
@@ -3530,6 +3572,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       of streams it flushes stdout and stderr alone. A cancelled
                       conc_pool_map cancels its jobs. Jobs may call pthread_exit
                       and start processes.
+                      processes that did not tell of its dead writer.
+                      Targets may end by pthread_exit(). conc_cancel reaches a
+                      thread inside of conc_run, and each coroutine that is
+                      started while a loop ends; none is lost in
+                      conc_group_leave. Calls that need not wait take turns.
+                      Guards of 64 KiB. A failed start leaves a task as new.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -4906,7 +4954,8 @@ CONC__PRIVATE int conc__socket(int family, int type) {
 }
 
 /* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
-   socket does not. */
+   socket does not. Their numbers may be those of stdio: see conc__fd_accept
+   and conc__fd_pipe. */
 #if CONC_HAVE_CLOEXEC
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
 CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
@@ -5004,6 +5053,11 @@ CONC__PRIVATE void conc__stdio_end(void) {
     if (!(conc__stdio_spoiled & 1u << i)) fflush(conc__stdio(i));
 }
 
+/* A connection; or negative errno. */
+CONC__PRIVATE int conc__fd_accept(int fd) {
+  return conc__fd_lift(conc__accept_raw(fd));
+}
+
 /* --- wakers ---
 
    What a thread or a loop that sleeps in a poller is woken by: fds[0] is read,
@@ -5020,6 +5074,15 @@ CONC__PRIVATE int conc__waker_open(int fds[2]) {
   conc__set_nonblocking(fds[1]);
   return 0;
 #endif
+}
+
+/* Whether the descriptor at which a waker is read may still be a waker: not
+   if the program has closed it, and the number is a file's or a socket's. */
+CONC__PRIVATE bool conc__waker_is_ours(const int fds[2]) {
+  struct stat st;
+  if (fstat(fds[0], &st) != 0) return false;
+  return CONC_HAVE_EVENTFD ? (st.st_mode & S_IFMT) == 0
+                           : S_ISFIFO(st.st_mode);
 }
 
 CONC__PRIVATE void conc__waker_close(int fds[2]) {
@@ -5683,8 +5746,8 @@ typedef struct conc__thread {
   bool has_waker;  /* >>park: `waker` is open, until the thread ends */
   int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
                       end poll(); only a thread of ours has one */
-  const int *polled; /* >>loop: the waker of its loop, while that sleeps and the
-                        thread's own task may be cancelled; else NULL */
+  const int *polled; /* >>loop: the waker of its loop, while that sleeps and
+                        the thread's own task may be cancelled; else NULL */
   void *alternate; /* >>stack: its alternate signal stack, if it is ours */
   struct conc__coro *spare; /* >>generator: stacks to be used again, linked */
   unsigned spares;          /* >>generator: how many */
@@ -6034,8 +6097,13 @@ CONC__PRIVATE int conc__thread_poll(conc__actor *self, struct pollfd *p, int n,
     if (sleeps && !conc__park_retract(self) && thread->has_waker)
       while (waker->revents == 0) ready += poll(waker, 1, -1) > 0;
     if (waker->revents) {
-      conc__waker_drain(thread->waker);
       ready--;
+      if (!(waker->revents & POLLNVAL) && conc__waker_is_ours(thread->waker)) {
+        conc__waker_drain(thread->waker);
+      } else { /* the program has closed it: it gets a new one */
+        thread->has_waker = false;
+        how = conc__thread_poll_waker(thread, waker, deadline);
+      }
     }
     if (ready < 0 && error != EINTR) return -error;
     if (ready > 0) {
@@ -6269,6 +6337,7 @@ static pthread_key_t conc__thread_key; /* of a conc__thread: its destructor is
                                           seen, and of one that ends inside of
                                           a target */
 static void (*conc__thread_ended)(void *thread); /* set by >>thread */
+static void (*conc__once_left)(conc__actor *self); /* set by >>lock */
 
 CONC__PRIVATE void conc__thread_key_ended(void *thread) {
   if (conc__thread_ended != NULL) conc__thread_ended(thread);
@@ -6738,7 +6807,42 @@ CONC__PRIVATE bool conc__stuck_waits(const conc__waiter *w) {
 
 /* How many owners there are, or tasks. */
 CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
+  if (w->group != NULL) return w->group->count;
   return w->many != NULL ? w->many->n : 1;
+}
+
+/* Where the search is in a group: its members are asked for one after the
+   other, from the last number to the first. */
+static struct conc__stuck_place {
+  const conc__waiter *waiter;    /* NULL: nowhere */
+  const conc_task *task, *after; /* the next one; the list after this one */
+  size_t i;                      /* the number of the next one */
+} conc__stuck_place;
+
+/* Member number i of the group that is waited for; NULL: it is just ending, or
+   beginning. Those on the lists are there: see >>task. */
+CONC__PRIVATE const conc_task *conc__stuck_member(const conc__waiter *w,
+                                                  size_t i) {
+  struct conc__stuck_place *at = &conc__stuck_place;
+  const conc_task *t;
+  size_t skip = 0;
+  if (at->waiter != w || at->i != i) {
+    at->waiter = w;
+    at->task = w->group->first;
+    at->after = w->group->cancelled;
+    skip = w->group->count - 1 - i;
+  }
+  for (;;) {
+    if (at->task == NULL) {
+      at->task = at->after;
+      at->after = NULL;
+    }
+    t = at->task;
+    if (t != NULL) at->task = t->sibling;
+    if (t == NULL || skip-- == 0) break;
+  }
+  at->i = i - 1;
+  return t;
 }
 
 /* The wait of owner number i; NULL: it does not wait, or not for ever, or what
@@ -6746,15 +6850,17 @@ CONC__PRIVATE size_t conc__stuck_owners(const conc__waiter *w) {
 CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
   const conc__multiwait_node *node =
       w->many != NULL ? &w->many->nodes[i] : NULL;
-  const conc_task *member = w->group != NULL ? w->group->first : NULL;
+  const conc_task *member;
   const uintptr_t *owner = node != NULL ? &node->task->id : w->owner;
   conc__waiter *v;
   uintptr_t id;
   CONC__CHECK(i < conc__stuck_owners(w));
   if (node != NULL && node->waiter.list == NULL) return NULL; /* it ended */
-  /* Of a group, the task that was started last. It is there: see >>task. */
-  if (w->group != NULL && member == NULL) member = w->group->cancelled;
-  if (member != NULL) owner = &member->id;
+  if (w->group != NULL) {
+    member = conc__stuck_member(w, i);
+    if (member == NULL) return NULL;
+    owner = &member->id;
+  }
   id = CONC__OWNER(CONC__LOAD(owner));
   if (id == 0) return NULL;
   v = *conc__stuck_bucket(id);
@@ -6766,8 +6872,8 @@ CONC__PRIVATE conc__waiter *conc__stuck_next(const conc__waiter *w, size_t i) {
 /* Whether the wait may end: enough of the owners may go on, as far as is known
    by now. The last owner first: it has most likely begun to wait last. */
 CONC__PRIVATE bool conc__stuck_may_end(const conc__waiter *w) {
-  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : 1;
   size_t i = conc__stuck_owners(w);
+  size_t want = w->many != NULL ? CONC__LOAD(&w->many->want) : i;
   while (i > 0 && want > 0) {
     const conc__waiter *v = conc__stuck_next(w, --i);
     if (v == NULL || (v->found && v->free)) want--;
@@ -6908,6 +7014,7 @@ CONC__PRIVATE conc__waiter *conc__stuck_look(conc__waiter *w) {
   conc__waiter *victim, *last, *v;
   bool circle;
   CONC__CHECK(conc__stuck_all_held());
+  conc__stuck_place.waiter = NULL;
   last = conc__stuck_collect(w);
   conc__stuck_spread(w, last);
   circle = conc__stuck_close(w, last);
@@ -7066,6 +7173,7 @@ CONC__PRIVATE int conc__wait_on_list(conc__mutex *guard, conc__waiter *w,
     rc = conc__waiter_take_wakeup(w);
   }
   conc__waiter_end(w);
+  conc__this.credit = CONC__CREDIT; /* others had their turn */
   return rc;
 }
 
@@ -8633,12 +8741,15 @@ CONC_API int conc_once_init_shared(conc_once *once) {
   return 0;
 }
 
+CONC__PRIVATE void conc__once_abandon(conc__actor *self);
+
 /* Runs the function of a once. Meanwhile the actor knows the once: if the
    thread ends in there, the once is handed on as if the function had failed,
-   see conc__once_abandon. */
+   see conc__once_abandon, which a program without a once does not contain. */
 CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
                                   int (*fn)(void *arg), void *arg) {
   int rc;
+  CONC__STORE(&conc__once_left, conc__once_abandon);
   once->outer = self->once;
   self->once = once;
   rc = fn(arg);
@@ -9687,8 +9798,16 @@ CONC__INLINE bool conc__task_enter(conc_task *t, conc__actor *actor) {
   return CONC__CAS(&t->actor, &none, actor);
 }
 
-CONC__PRIVATE conc_group *conc__group_let_go(conc_task *t, bool fails);
-CONC__PRIVATE void conc__group_forget(conc_group *g);
+/* What the end of a task has to do with its group: set by conc_group_start, so
+   that a program without groups does not contain them. */
+typedef struct conc__group_class {
+  /* The task leaves its group; `fails`, and the result, as it is said of
+     conc__group_let_go. */
+  conc_group *(*let_go)(conc_task *t, bool fails);
+  void (*forget)(conc_group *group); /* the task is not touched any more */
+} conc__group_class;
+
+static const conc__group_class *conc__groups;
 
 /* The last of a task's end, after which it may be freed by a task that joins
    it. Its group, which it has left before, is there until it is told. */
@@ -9696,7 +9815,7 @@ CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   uintptr_t clear = CONC__CLEAR;
   if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
-  if (CONC__UNLIKELY(group != NULL)) conc__group_forget(group);
+  if (CONC__UNLIKELY(group != NULL)) conc__groups->forget(group);
 }
 
 /* The task has ended; called once for each start. */
@@ -9704,7 +9823,7 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc_group *group = NULL;
   t->result = result;
   t->status = status;
-  if (CONC__UNLIKELY(t->group != NULL)) group = conc__group_let_go(t, true);
+  if (CONC__UNLIKELY(t->group != NULL)) group = conc__groups->let_go(t, true);
   if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
   conc__task_set_done(t, group);
 }
@@ -9727,7 +9846,7 @@ CONC__PRIVATE void conc__task_end_left_behind(conc_task *t, bool calls_back) {
   conc_group *group = NULL;
   t->result = NULL;
   t->status = -ECHILD;
-  if (t->group != NULL) group = conc__group_let_go(t, false);
+  if (t->group != NULL) group = conc__groups->let_go(t, false);
   if (calls_back && t->callback != NULL) t->callback(t, -ECHILD, NULL);
   conc__task_set_done(t, group);
 }
@@ -10006,7 +10125,8 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   if (rc == 0) {
     int failure = 0;
     rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
-    if (failure != 0) rc = failure;
+    /* A cancellation that the wait has taken is told, whatever came since. */
+    if (failure != 0 && rc != -ECANCELED) rc = failure;
     if (rc != 0) {
       conc_scope shield;
       for (i = 0; i < n; i++) conc_cancel(tasks[i]);
@@ -10205,9 +10325,12 @@ CONC__PRIVATE void conc__group_forget(conc_group *g) {
    and not before. If the group fails in between, it is cancelled here. */
 CONC_API int conc_group_start(conc_group *group, conc_task *task,
                               int (*start)(conc_task *)) {
+  static const conc__group_class groups = {conc__group_let_go,
+                                           conc__group_forget};
   int rc;
   if (CONC__LOAD_RELAXED(&group->failure) != 0) return -ECANCELED;
   if (conc_is_alive(task)) return -EBUSY;
+  CONC__STORE(&conc__groups, &groups);
   conc__group_enter(group);
   group->count++;
   conc__group_exit(group);
@@ -10265,8 +10388,8 @@ CONC__PRIVATE void conc__group_look(conc_task *all) {
   conc__group_exit(g);
 }
 
-/* The wait for the task that stands for all. Its owner is the first task of
-   the group, as conc__stuck_next finds it; the word that is given here names
+/* The wait for the task that stands for all. Its owners are the tasks of the
+   group, as conc__stuck_next finds them; the word that is given here names
    none. -EAGAIN comes from a fork only. */
 CONC__PRIVATE int conc__group_await(conc_task *all, bool uncancellable,
                                     double timeout) {
@@ -10565,9 +10688,10 @@ CONC__PRIVATE void conc__alternate_close(void) {
 
 /* --- the memory of stacks --- */
 
-/* A size in whole pages. */
-CONC__PRIVATE size_t conc__stack_round(size_t size) {
-  return (size + conc__page - 1) / conc__page * conc__page;
+/* A size in whole pages, of which the size is a power of two: a division would
+   be felt in each start. */
+CONC__INLINE size_t conc__stack_round(size_t size) {
+  return (size + conc__page - 1) & ~(conc__page - 1);
 }
 
 /* By how many bytes the control block of the n-th stack is shifted: less than
@@ -10679,8 +10803,8 @@ CONC__PRIVATE conc__coro *conc__stack_map(size_t size) {
   unsigned char *map;
   conc__coro *co;
   if (size > SIZE_MAX / 2) return NULL;
-  size =
-      conc__stack_guard() + conc__stack_round(size + sizeof(conc__coro) + 1024);
+  size = conc__stack_round(size + sizeof(conc__coro) + 1024);
+  size += conc__stack_guard();
   map = (unsigned char *)conc__pages_map(size);
   if (map == NULL) return NULL;
   co = conc__stack_make(map, size,
@@ -11632,6 +11756,7 @@ CONC__PRIVATE int conc__quitter_start(conc_task *task) {
   rc = -pthread_attr_init(&attr);
   if (rc == 0) {
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
     rc = -pthread_create(&id, &attr, conc__quitter_main, q);
     pthread_attr_destroy(&attr);
   }
@@ -11682,7 +11807,7 @@ CONC__PRIVATE void conc__thread_exit(void *thread) {
   self->loop = NULL;
   self->actor.scope = NULL;
   self->actor.generator = NULL;
-  conc__once_abandon(&self->actor);
+  if (self->actor.once != NULL) conc__once_left(&self->actor);
   if (self->actor.task == &self->own)
     conc__foreign_quit(&self->own);
   else if (self->actor.task->kind->quit != NULL)
@@ -11746,6 +11871,7 @@ CONC_API int conc_thread_start(conc_task *task) {
         __atomic_add_fetch(&conc__thread_numbers, 1u, __ATOMIC_RELAXED);
   rc = -pthread_attr_init(&attr);
   if (rc == 0) {
+    pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
     if (size > 0)
       rc = -pthread_attr_setstacksize(&attr, conc__thread_stack(size));
     conc__threads_enter(task);
@@ -11888,6 +12014,7 @@ typedef struct conc__fds {
 typedef struct conc__poller {
   int fd;       /* epoll's or kqueue's descriptor; unused with poll() */
   int waker[2]; /* which other threads write to: the poller watches [0] */
+  bool lost;    /* one of these is not ours any more: see conc__poller_renew */
 } conc__poller;
 
 /* What other threads have woken. A poster and the loop agree by the guard:
@@ -12269,6 +12396,14 @@ CONC__PRIVATE void conc__fd_wake(conc__loop *loop, conc__fd_waiter *w,
     conc__ready_push(&loop->ready, (conc__ready)w->actor);
 }
 
+/* A descriptor cannot be waited for: an error; or a file, always ready. */
+CONC__PRIVATE void conc__fd_fail(conc__loop *loop, const conc__fd *entry,
+                                 int rc) {
+  conc__fd_waiter *w;
+  for (w = entry->waiters; w != NULL; w = w->next)
+    if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+}
+
 CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd);
 
 /* The poller says that a descriptor is ready for `events`. */
@@ -12326,6 +12461,18 @@ CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
   close(loop->poller.fd);
 }
 
+/* Whether the poller's number is still the poller, and the waker's the waker:
+   a program may have closed them, and the numbers be its own by now. The
+   kernel knows the pair. */
+CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+  struct epoll_event e;
+  memset(&e, 0, sizeof e);
+  e.events = EPOLLIN;
+  e.data.u64 = (uint64_t)loop->poller.waker[0];
+  return epoll_ctl(loop->poller.fd, EPOLL_CTL_MOD, loop->poller.waker[0],
+                   &e) == 0;
+}
+
 /* How the kernel is to watch a descriptor; notes in the entry of which events
    it will report edges.
    A watched descriptor is edge-triggered for good: its owner reads it empty
@@ -12373,6 +12520,10 @@ CONC__PRIVATE int conc__poller_update(conc__loop *loop, int fd) {
     if (op == EPOLL_CTL_ADD) entry->generation++;
     e.data.u64 = (uint64_t)entry->generation << 32 | (uint32_t)fd;
     if (epoll_ctl(loop->poller.fd, op, fd, &e) == 0) break;
+    if ((errno == EBADF || errno == EINVAL) && fcntl(fd, F_GETFD) >= 0) {
+      loop->poller.lost = true; /* it is the poller that is not there */
+      return 0;                 /* until conc__poller_renew adds it */
+    }
     /* `known` was wrong: the descriptor was closed and reopened without
        conc_close; or it was renewed, and its old file is there all the same.
        The other call is the right one. */
@@ -12421,6 +12572,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   struct epoll_event e[128];
   int n = conc__epoll_wait(loop->poller.fd, e, 128, deadline);
   int i;
+  if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
     uint32_t got = e[i].events;
     int fd = (int)(uint32_t)e[i].data.u64;
@@ -12453,11 +12605,22 @@ CONC__PRIVATE int conc__kqueue_change(conc__loop *loop, int fd, short filter,
   return kevent(loop->poller.fd, &e, 1, NULL, 0, NULL) < 0 ? -errno : 0;
 }
 
+/* A kqueue above the numbers of stdio (see conc__fd_lift; not every system can
+   duplicate one); or negative errno. */
+CONC__PRIVATE int conc__kqueue_open(void) {
+  int fd = kqueue();
+  int high;
+  if (fd < 0 || fd > 2) return fd < 0 ? -errno : fd;
+  high = conc__kqueue_open();
+  close(fd);
+  return high;
+}
+
 /* 0, or negative errno: then it is not open. */
 CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   int rc;
-  loop->poller.fd = kqueue();
-  if (loop->poller.fd < 0) return -errno;
+  loop->poller.fd = conc__kqueue_open();
+  if (loop->poller.fd < 0) return loop->poller.fd;
   conc__set_cloexec(loop->poller.fd);
   rc = conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ, EV_ADD);
   if (rc != 0) close(loop->poller.fd);
@@ -12467,6 +12630,12 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
 /* (In a forked child it is not open: BSD does not inherit it.) */
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) {
   close(loop->poller.fd);
+}
+
+/* See epoll's: a change that is the same as before. */
+CONC__PRIVATE bool conc__poller_is_ours(conc__loop *loop) {
+  return conc__kqueue_change(loop, loop->poller.waker[0], EVFILT_READ,
+                             EV_ADD) == 0;
 }
 
 /* Tells the poller what is waited for. 0, or negative errno: -EPERM for files.
@@ -12514,6 +12683,7 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   if (deadline < CONC__NEVER) t = conc__timespec(conc__remaining(deadline));
   n = kevent(loop->poller.fd, NULL, 0, e, 128,
              deadline < CONC__NEVER ? &t : NULL);
+  if (n < 0 && (errno == EBADF || errno == EINVAL)) loop->poller.lost = true;
   for (i = 0; i < n; i++) {
     int events = e[i].filter == EVFILT_READ ? CONC_READ : CONC_WRITE;
     if ((int)e[i].ident == loop->poller.waker[0]) {
@@ -12537,6 +12707,9 @@ CONC__PRIVATE int conc__poller_open(conc__loop *loop) {
   return 0;
 }
 CONC__PRIVATE void conc__poller_close(conc__loop *loop) { (void)loop; }
+CONC__PRIVATE bool conc__poller_is_ours(const conc__loop *loop) {
+  return conc__waker_is_ours(loop->poller.waker);
+}
 
 /* There is nothing to update either: each call of poll() gets all descriptors.
    But one that is not open is an error at the start of a wait, as with epoll
@@ -12590,7 +12763,10 @@ CONC__PRIVATE bool conc__poller_wait(conc__loop *loop, double deadline) {
   }
   count = conc__poll_fill(loop, p, room);
   n = poll(p, (nfds_t)count, conc__milliseconds(deadline));
-  if (n > 0 && p[0].revents) conc__waker_drain(loop->poller.waker);
+  if (n > 0 && p[0].revents && !conc__poller_is_ours(loop))
+    loop->poller.lost = true;
+  else if (n > 0 && p[0].revents)
+    conc__waker_drain(loop->poller.waker);
   for (i = 1; n > 0 && i < count; i++) {
     short got = p[i].revents;
     int events = 0;
@@ -12618,11 +12794,34 @@ CONC__PRIVATE int conc__poller_start(conc__loop *loop) {
   return rc;
 }
 
-/* Closes the poller and the waker. In a forked child these are the child's
-   copies: the parent keeps its own. */
+/* Closes the poller and the waker. If they are not ours any more, the numbers
+   may be the program's, and are left to it. */
 CONC__PRIVATE void conc__poller_stop(conc__loop *loop) {
+  if (!conc__poller_is_ours(loop)) return;
   conc__poller_close(loop);
   conc__waker_close(loop->poller.waker);
+}
+
+/* Makes the poller anew, with all that is waited for, after the old one was
+   given up: in a forked child, and when the program has closed its descriptors
+   (it may close all that it does not know). Without descriptors left it sleeps
+   a little, and the loop tries again. The inbox's guard is held by the caller
+   if other threads can write to the waker. */
+CONC__PRIVATE void conc__poller_renew(conc__loop *loop) {
+  size_t i;
+  loop->poller.lost = conc__poller_start(loop) != 0;
+  if (loop->poller.lost) {
+    (void)poll(NULL, 0, 1);
+    return;
+  }
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd *entry = &loop->fds.entries[i];
+    int rc = 0;
+    conc__fd_renew(entry);
+    if (entry->waiters != NULL || entry->watch != NULL)
+      rc = conc__poller_update(loop, (int)i);
+    if (rc < 0) conc__fd_fail(loop, entry, rc);
+  }
 }
 
 /* ---------------------------------------------------------------------------
@@ -12727,15 +12926,16 @@ CONC__INLINE void conc__loop_switch(conc__loop *loop, conc__fiber *from,
 #define CONC__CREDIT_BYTES 13 /* 2^13 bytes count as one call more */
 
 /* The turn: 0 or -ECANCELED. The loop's fiber has its own now if the last was
-   a while ago, whatever is ready. */
+   a while ago, whatever is ready; it has none to give. */
 CONC__NOINLINE int conc__take_turn(void) {
   conc__actor *self = conc__self();
   conc__loop *loop = conc__this.loop;
   double now;
   if (conc__this.credit > 0) return 0; /* a thread's first call */
   conc__this.credit = CONC__CREDIT;
+  if (loop != NULL && self->ops->blocks) return 0;
   if (conc__take_cancel(self)) return -ECANCELED;
-  if (self->ops->blocks) return 0;
+  if (loop == NULL) return 0;
   now = conc_now();
   if (loop->turn_ends <= 0)
     loop->turn_ends = now + CONC__LOOP_TURN;
@@ -12746,12 +12946,14 @@ CONC__NOINLINE int conc__take_turn(void) {
   return 0;
 }
 
-/* Before a call that may not wait: 0, or -ECANCELED. The loop's own fiber has
-   no turn to give, nor is it any task's. */
+/* Before a call that may not wait: whether a turn is due. */
+CONC__INLINE bool conc__turn_is_due(void) {
+  return CONC__UNLIKELY(--conc__this.credit <= 0);
+}
+
+/* The same, and the turn: 0, or -ECANCELED. */
 CONC__INLINE int conc__turn(void) {
-  if (CONC__LIKELY(--conc__this.credit > 0)) return 0;
-  if (conc__this.loop != NULL && conc__self()->ops->blocks) return 0;
-  return conc__take_turn();
+  return conc__turn_is_due() ? conc__take_turn() : 0;
 }
 
 /* After it: n bytes were moved. */
@@ -12939,7 +13141,6 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
   int fd;
   while ((fd = loop->fds.doubted - 1) >= 0) {
     conc__fd *entry = &loop->fds.entries[fd];
-    conc__fd_waiter *w = entry->waiters;
     int rc;
     CONC__CHECK((size_t)fd < loop->fds.size && entry->doubted);
     loop->fds.doubted = entry->next_doubted;
@@ -12947,8 +13148,7 @@ CONC__PRIVATE void conc__fds_verify(conc__loop *loop) {
     /* The wait may have ended meanwhile. */
     if (entry->watch != NULL || conc__fd_events(entry) == 0) continue;
     rc = conc__poller_update(loop, fd);
-    for (; rc < 0 && w != NULL; w = w->next)
-      if (w->ready == 0) conc__fd_wake(loop, w, rc == -EPERM ? w->events : rc);
+    if (rc < 0) conc__fd_fail(loop, entry, rc);
   }
 }
 
@@ -13284,6 +13484,12 @@ CONC__PRIVATE void conc__loop_run(conc__loop *loop, const conc_task *until) {
     double began;
     if (CONC__UNLIKELY(conc__may_be_cancelled(loop->thread_actor)))
       conc__loop_take_cancel(loop);
+    if (CONC__UNLIKELY(loop->poller.lost)) {
+      conc__mutex_lock(&loop->inbox.guard);
+      conc__poller_stop(loop);
+      conc__poller_renew(loop);
+      conc__mutex_unlock(&loop->inbox.guard);
+    }
     conc__inbox_take(loop);
     if (loop->timers.count > 0) conc__timers_expire(loop, now);
     /* A loop that never sleeps, too, ends its doubts. */
@@ -13402,7 +13608,7 @@ CONC__PRIVATE bool conc__coro_abandon(conc__loop *loop, conc__actor *self) {
   }
   self->scope = NULL;
   self->generator = NULL;
-  conc__once_abandon(self);
+  if (self->once != NULL) conc__once_left(self);
   conc__locals_end(t);
   conc__loop_forget(loop, t);
   conc__task_finish(t, NULL, -ECHILD);
@@ -13429,6 +13635,8 @@ CONC__PRIVATE void conc__loop_exit(void *arg) {
   conc__loop *loop = (conc__loop *)arg;
   conc__actor *self = conc__this.current;
   bool whole = true;
+  /* In a child of conc_process_start, which has left the loop behind. */
+  if (conc__this.loop != loop) return;
   conc__this.current = loop->thread_actor;
   conc__this.polled = NULL;
   conc__park_retract(loop->thread_actor);
@@ -13900,24 +14108,15 @@ CONC__PRIVATE void conc__fork_find_stuck(void) {
 /* What the kernel shares with the parent, this thread must have for itself: a
    byte or an event would be lost to the process for which it is not. */
 CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
-  size_t i;
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false; /* it is opened when it is next needed */
   if (loop == NULL) return;
-  /* Out of descriptors: it gets those that have just been closed. */
-  conc__poller_stop(loop);
-  if (conc__poller_start(loop) != 0) return;
-  for (i = 0; i < loop->fds.size; i++) {
-    conc__fd *entry = &loop->fds.entries[i];
-    conc__fd_waiter *w = entry->waiters;
-    int rc = 0;
-    conc__fd_renew(entry);
-    if (w != NULL || entry->watch != NULL)
-      rc = conc__poller_update(loop, (int)i);
-    /* What the child must not have is closed already: see conc__own_fds. */
-    for (; w != NULL && rc < 0; w = w->next)
-      if (w->ready == 0) conc__fd_wake(loop, w, rc);
-  }
+  /* These are the child's copies; the kernel's poller is the parent's, and is
+     not touched but by the close. Out of descriptors: the new ones get the
+     numbers of these. */
+  conc__poller_close(loop);
+  conc__waker_close(loop->poller.waker);
+  conc__poller_renew(loop);
 }
 
 /* Sets `queued` of each coroutine that is going to run anyway: it runs now, or
@@ -14062,6 +14261,7 @@ CONC__PRIVATE int conc__fd_wait(int fd, int events, double deadline) {
   conc__actor *self = conc__self();
   double limit = conc__scope_limit(self, deadline);
   int rc = self->ops->wait_fd(self, fd, events, limit);
+  if (deadline > 0) conc__this.credit = CONC__CREDIT;
   if (rc == -ETIMEDOUT && limit < deadline && conc__take_cancel(self))
     rc = -ECANCELED;
   return rc;
@@ -14368,6 +14568,7 @@ CONC__PRIVATE void *conc__resolve_thread(void *arg) {
 CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
                                       double deadline) {
   conc__resolve *r = *resolve;
+  conc_scope shield;
   int rc;
   pthread_once(&conc__resolve_once, conc__resolve_make_key);
   r->task.target = conc__resolve_thread;
@@ -14385,9 +14586,11 @@ CONC__PRIVATE int conc__resolve_await(conc__resolve **resolve,
     return rc;
   }
   /* The thread left first, and so does not free it; but until its end it uses
-     its task. That is near, so this wait needs no limit, and a cancellation
-     of it changes nothing. */
-  while (conc_is_alive(&r->task)) conc_join(&r->task, CONC_FOREVER);
+     its task. That is near, so this wait needs no limit, and no cancellation:
+     another one stays pending. */
+  conc_shield(&shield);
+  conc__task_await(&r->task, true, CONC_FOREVER);
+  conc_scope_end(&shield);
   return rc;
 }
 
@@ -14565,7 +14768,7 @@ CONC_API int conc_accept(int fd, double timeout) {
   if (conc__is_nonblocking(fd) == 0 && conc__may_listen(fd))
     conc__set_nonblocking(fd);
   for (;;) {
-    int client = conc__accept_raw(fd);
+    int client = conc__fd_accept(fd);
     if (client >= 0) {
       client = conc__fd_lift(client);
       if (client < 0) return client;
@@ -14574,8 +14777,8 @@ CONC_API int conc_accept(int fd, double timeout) {
       return client;
     }
     /* A client that has gone before it was accepted is no failure. */
-    if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (!conc__would_block(errno)) return -errno;
+    if (client == -EINTR || client == -ECONNABORTED) continue;
+    if (!conc__would_block(-client)) return client;
     rc = conc__fd_wait(fd, CONC_READ | CONC__TRIED, deadline);
     if (rc < 0) return rc;
   }
@@ -14944,6 +15147,12 @@ CONC__PRIVATE int conc__stream_enter(conc_lock *lock, double timeout) {
   return rc;
 }
 
+/* Takes what a call has read. */
+CONC__PRIVATE void conc__stream_take(conc_stream *s, void *out, size_t n) {
+  conc__buffer_take(&s->in, out, n);
+  s->looked = 0;
+}
+
 /* What is in the buffer comes first, without a system call; only if there is
    nothing does it read. */
 CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
@@ -14960,7 +15169,7 @@ CONC_API ssize_t conc_stream_read(conc_stream *stream, void *buf, size_t size,
     if (n >= 0) {
       size_t count = conc__buffer_count(&stream->in);
       if (size > count) size = count;
-      conc__buffer_take(&stream->in, buf, size);
+      conc__stream_take(stream, buf, size);
       n = (ssize_t)size;
     }
   }
@@ -14978,7 +15187,7 @@ CONC_API ssize_t conc_stream_read_exactly(conc_stream *stream, void *buf,
     n = conc__stream_fill(stream, size, deadline);
   if (n >= 0) {
     if (n == 0) size = conc__buffer_count(&stream->in);
-    conc__buffer_take(&stream->in, buf, size);
+    conc__stream_take(stream, buf, size);
     n = (ssize_t)size;
   }
   conc_lock_release(&stream->reading);
@@ -15004,20 +15213,34 @@ CONC__PRIVATE size_t conc__separator_find(const unsigned char *p, size_t count,
   return 0;
 }
 
-/* Each turn looks only at what has come since the last one, so that a long
-   line costs time in proportion to its length. `from`: no separator begins
-   before that byte. */
+/* In how many bytes of the buffer it is known that the separator does not
+   begin: an earlier call that ran out of time has looked at them. */
+CONC__PRIVATE size_t conc__stream_looked(conc_stream *s, const void *separator,
+                                         size_t n) {
+  bool same = n <= sizeof s->separator && n == s->separator_size &&
+              memcmp(s->separator, separator, n) == 0;
+  if (same) return s->looked;
+  s->looked = 0;
+  s->separator_size = n <= sizeof s->separator ? (unsigned char)n : 0;
+  memcpy(s->separator, separator, s->separator_size);
+  return 0;
+}
+
+/* Each turn looks only at what has come since the last one, also if that was
+   in an earlier call: so a long line costs time in proportion to its length.
+   `from`: no separator begins before that byte. */
 CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
                                         const void *separator, size_t n,
                                         void *buf, size_t size,
                                         double timeout) {
   double deadline = conc__deadline(timeout);
   conc__buffer *in = &stream->in;
-  size_t from = 0;
+  size_t from;
   ssize_t rc;
   if (n == 0) return -EINVAL;
   rc = conc__stream_enter(&stream->reading, timeout);
   if (rc != 0) return rc;
+  from = conc__stream_looked(stream, separator, n);
   for (;;) {
     size_t count = conc__buffer_count(in);
     size_t length =
@@ -15034,12 +15257,13 @@ CONC_API ssize_t conc_stream_read_until(conc_stream *stream,
     if (length == 0) {
       /* The last n - 1 bytes may be the beginning of one. */
       if (count >= n) from = count - n + 1;
+      if (stream->separator_size > 0) stream->looked = from;
       rc = conc__stream_fill(stream, 0, deadline);
       if (rc > 0) continue;
       if (rc < 0) break;
       length = count; /* the end: what there is, without a separator */
     }
-    conc__buffer_take(in, buf, length);
+    conc__stream_take(stream, buf, length);
     rc = (ssize_t)length;
     break;
   }
@@ -15141,9 +15365,9 @@ CONC_API int conc_block_signals(const int *signals, size_t n) {
 #if CONC_HAVE_SIGNALFD
 CONC__PRIVATE int conc__signal_await(const sigset_t *set, double deadline) {
   struct signalfd_siginfo info;
-  int fd = signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
+  int fd = conc__fd_lift(signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK));
   int rc;
-  if (fd < 0) return -errno;
+  if (fd < 0) return fd;
   do {
     rc = read(fd, &info, sizeof info) == (ssize_t)sizeof info
              ? (int)info.ssi_signo
@@ -15747,6 +15971,7 @@ CONC__PRIVATE int conc__helper_start(void *(*fn)(void *), uintptr_t arg) {
   h.arg = arg;
   h.begun = 0;
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setguardsize(&attr, CONC__GUARD_SIZE);
   /* The new thread inherits the mask: so it is set before, and there is no
      moment at which the thread could handle a signal. */
   sigfillset(&all);
@@ -16222,6 +16447,7 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* From here on this is a thread without a loop, without a worker, and
      without a generator or a job. The survivors are forgotten, so that locks
      which they hold say -EOWNERDEAD. */
+  if (loop != NULL) conc__poller_stop(loop);
   conc__this.loop = NULL;
   conc__this.base = NULL;
   conc__this.worker = NULL;
@@ -23505,14 +23731,39 @@ CONC__PRIVATE int conc__queue_put(conc_queue *q, const void *data, size_t size,
   return q->ops->put(q, &m, conc__deadline(timeout));
 }
 
+/* conc_put and conc_get when a turn is due, see conc__take_turn: functions of
+   their own, so that the usual case saves no registers for the turn. A call
+   that only tries does not let others run. */
+CONC__NOINLINE int conc__queue_put_later(conc_queue *queue, const void *data,
+                                         size_t size, double timeout) {
+  int rc = timeout > 0 ? conc__take_turn() : 0;
+  if (rc != 0) return rc;
+  return conc__queue_put(queue, data, size, CONC__RAW, timeout);
+}
+
+CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
+                                             size_t size, double timeout) {
+  int rc = timeout > 0 ? conc__take_turn() : 0;
+  conc__sink sink;
+  if (rc != 0) return rc;
+  sink.data = buf;
+  sink.size = size;
+  sink.body = NULL;
+  return queue->ops->get(queue, &sink, conc__deadline(timeout));
+}
+
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout) {
+  if (conc__turn_is_due())
+    return conc__queue_put_later(queue, data, size, timeout);
   return conc__queue_put(queue, data, size, CONC__RAW, timeout);
 }
 
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout) {
   conc__sink sink;
+  if (conc__turn_is_due())
+    return conc__queue_get_later(queue, buf, size, timeout);
   sink.data = buf;
   sink.size = size;
   sink.body = NULL;

@@ -1,0 +1,289 @@
+/* Nobody waits for another task's work: a task that finds all it asks for lets
+   others run, and notices that it is cancelled; timers, descriptors and other
+   threads are heard among very many that are ready. */
+#include "inside.h"
+#include "tasks.h"
+
+#include <sys/socket.h>
+
+/* --- calls that need not wait --- */
+
+typedef struct greedy {
+  conc_task task;
+  int (*step)(struct greedy *g); /* one call; 0 or more: it went well */
+  int fd, rc;
+  unsigned long steps;
+  conc_queue *queue;
+  char address[64];
+} greedy;
+
+static char space[65536];
+
+static int step_read(greedy *g) {
+  return (int)conc_read(g->fd, space, sizeof space, CONC_FOREVER);
+}
+static int step_read_little(greedy *g) {
+  return (int)conc_read(g->fd, space, 1, CONC_FOREVER);
+}
+static int step_exactly(greedy *g) {
+  return (int)conc_read_exactly(g->fd, space, sizeof space, CONC_FOREVER);
+}
+static int step_write(greedy *g) {
+  return (int)conc_write(g->fd, space, sizeof space, CONC_FOREVER);
+}
+static int step_poll(greedy *g) {
+  int rc = conc_wait_fd(g->fd, CONC_WRITE, 0);
+  return rc == -ETIMEDOUT ? 0 : rc;
+}
+static int step_datagram(greedy *g) {
+  int rc = conc_datagram_send(g->fd, "x", 1, g->address, CONC_FOREVER);
+  if (rc != 0) return rc;
+  return (int)conc_datagram_receive(g->fd, space, 1, NULL, 0, CONC_FOREVER);
+}
+static int step_queue(greedy *g) {
+  int rc = conc_put(g->queue, "x", 1, CONC_FOREVER);
+  if (rc != 0) return rc;
+  return (int)conc_get(g->queue, space, 1, CONC_FOREVER);
+}
+static int step_line(greedy *g) {
+  static char line[80];
+  conc_stream s = {0};
+  ssize_t n;
+  s.fd = g->fd;
+  STORE(g->steps, 1);
+  do n = conc_stream_read(&s, line, sizeof line, CONC_FOREVER);
+  while (n > 0);
+  s.fd = dup(g->fd);
+  conc_stream_close(&s, 0);
+  return (int)n;
+}
+
+static void *is_greedy(void *arg) {
+  greedy *g = (greedy *)arg;
+  do {
+    g->rc = g->step(g);
+    STORE(g->steps, g->steps + 1);
+  } while (g->rc >= 0);
+  return NULL;
+}
+
+static const struct {
+  int (*step)(greedy *g);
+  const char *file;
+} ways[] = {{step_read, "/dev/zero"},   {step_read_little, "/dev/zero"},
+            {step_write, "/dev/null"},  {step_poll, "/dev/null"},
+            {step_exactly, "/dev/zero"}, {step_datagram, NULL},
+            {step_queue, NULL},         {step_line, "/dev/zero"}};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+static void greedy_begin(greedy *g, int way) {
+  memset(g, 0, sizeof *g);
+  g->step = ways[way].step;
+  if (ways[way].file != NULL)
+    g->fd = open(ways[way].file, O_RDWR | O_CLOEXEC);
+  else
+    g->fd = conc_datagram_open("127.0.0.1:0");
+  CHECK(g->fd > 2);
+  if (ways[way].file == NULL)
+    CHECK(conc_address(g->fd, g->address, sizeof g->address) > 0);
+  g->queue = conc_queue_new(NULL);
+  g->task = task_of(is_greedy, g);
+}
+static void greedy_end(greedy *g) {
+  CHECK_EQ(g->rc, -ECANCELED);
+  CHECK_EQ(conc_close(g->fd), 0);
+  conc_queue_free(g->queue);
+}
+
+/* Timers go on beside it; a cancel ends it. */
+static void *beside_the_greedy(void *arg) {
+  for (int way = 0; way < WAYS; way++) {
+    greedy g[2];
+    for (int i = 0; i < 2; i++) {
+      greedy_begin(&g[i], way);
+      CHECK_EQ(conc_coro_start(&g[i].task), 0);
+    }
+    for (int i = 0; i < 10; i++) {
+      double before = conc_now();
+      CHECK_EQ(conc_sleep(1e-3), 0);
+      CHECK(conc_now() - before < 2 * test_slow());
+    }
+    for (int i = 0; i < 2; i++) {
+      CHECK_EQ(conc_cancel(&g[i].task), 0);
+      CHECK_EQ(conc_join(&g[i].task, 60), -ECANCELED);
+      greedy_end(&g[i]);
+    }
+  }
+  return arg;
+}
+TEST(a_task_that_need_not_wait_lets_others_run) {
+  run(beside_the_greedy, NULL);
+}
+
+/* Its own time limit ends it, in a thread, too. */
+static void *greedy_with_a_limit(void *arg) {
+  for (int way = 0; way < WAYS; way++) {
+    greedy g;
+    conc_scope s;
+    greedy_begin(&g, way);
+    conc_timeout(&s, 2e-3);
+    is_greedy(&g);
+    CHECK_EQ(conc_scope_end(&s), -ETIMEDOUT);
+    greedy_end(&g);
+  }
+  return arg;
+}
+TEST_BOTH(a_task_that_need_not_wait_notices_a_time_limit, greedy_with_a_limit)
+
+TEST(a_thread_that_need_not_wait_is_cancelled) {
+  for (int way = 0; way < WAYS; way++) {
+    greedy g;
+    greedy_begin(&g, way);
+    CHECK_EQ(conc_thread_start(&g.task), 0);
+    UNTIL(LOAD(g.steps) > 0);
+    CHECK_EQ(conc_cancel(&g.task), 0);
+    CHECK_EQ(conc_join(&g.task, CONC_FOREVER), -ECANCELED);
+    greedy_end(&g);
+  }
+}
+
+/* A few calls after a wait leave a cancellation pending, as documented. */
+static void *a_few(void *arg) {
+  char byte;
+  int fds[2];
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  for (int i = 0; i < 100; i++) {
+    CHECK_EQ(write(fds[1], "12345678", 8), 8);
+    CHECK_EQ(conc_wait_fd(fds[0], CONC_READ, 1), CONC_READ);
+    CHECK_EQ(conc_cancel(conc_current()), 0);
+    for (int k = 0; k < 8; k++)
+      CHECK_EQ(conc_read(fds[0], &byte, 1, CONC_FOREVER), 1);
+    CHECK_EQ(conc_sleep(1), -ECANCELED);
+  }
+  conc_set_status(0);
+  conc_close(fds[0]);
+  close(fds[1]);
+  return arg;
+}
+TEST_BOTH(a_call_that_need_not_wait_leaves_a_cancel_pending, a_few)
+
+/* --- among many that are ready --- */
+
+enum { MANY = 10000, BUSY = 4 };
+static unsigned long yields;
+static void *yields_for_ever(void *arg) {
+  while (conc_yield_now() == 0) yields++;
+  return arg;
+}
+static void *waits_for_byte(void *arg) {
+  char byte;
+  CHECK_EQ(conc_read(*(int *)arg, &byte, 1, CONC_FOREVER), 1);
+  return NULL;
+}
+static void *writes_byte(void *arg) {
+  usleep(1000);
+  CHECK_EQ(write(*(int *)arg, "x", 1), 1);
+  return NULL;
+}
+static void *sets(void *arg) {
+  usleep(1000);
+  conc_event_set((conc_event *)arg);
+  return NULL;
+}
+static void *among_many(void *arg) {
+  int n = TEST_ASAN || TEST_TSAN || test_wrapped("valgrind") ? 500 : MANY;
+  conc_task *t = (conc_task *)calloc((size_t)n, sizeof *t);
+  for (int i = 0; i < n; i++)
+    start(conc_coro_start, &t[i], yields_for_ever, NULL);
+  for (int i = 0; i < 3; i++) {
+    conc_task reader, writer, setter;
+    conc_event event = {0};
+    int fds[2];
+    unsigned long before;
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    start(conc_coro_start, &reader, waits_for_byte, &fds[0]);
+    start(conc_thread_start, &writer, writes_byte, &fds[1]);
+    start(conc_thread_start, &setter, sets, &event);
+    before = yields;
+    CHECK_EQ(conc_sleep(1e-3), 0);
+    CHECK_EQ(conc_join(&reader, CONC_FOREVER), 0);
+    CHECK_EQ(conc_event_wait(&event, CONC_FOREVER), 0);
+    CHECK(yields > before);
+    CHECK(conc_join(&writer, CONC_FOREVER) == 0);
+    CHECK(conc_join(&setter, CONC_FOREVER) == 0);
+    CHECK(conc_close(fds[0]) == 0 && conc_close(fds[1]) == 0);
+  }
+  for (int i = 0; i < n; i++) conc_cancel(&t[i]);
+  for (int i = 0; i < n; i++)
+    CHECK_EQ(conc_join(&t[i], CONC_FOREVER), -ECANCELED);
+  free(t);
+  return arg;
+}
+TEST(events_are_heard_among_ten_thousand_that_are_ready) {
+  run(among_many, NULL);
+}
+
+/* Coroutines that work for a while between two yields: a timer that is due
+   waits for a few of them only. */
+static void *works(void *arg) {
+  do {
+    double until = conc_now() + 1e-3;
+    while (conc_now() < until) continue;
+    yields++;
+  } while (conc_yield_now() == 0);
+  return arg;
+}
+static void *among_busy(void *arg) {
+  conc_task t[BUSY];
+  unsigned long most = 0;
+  for (int i = 0; i < BUSY; i++) start(conc_coro_start, &t[i], works, NULL);
+  for (int i = 0; i < 12; i++) {
+    unsigned long before = yields;
+    CHECK_EQ(conc_sleep(1e-6), 0);
+    if (i >= 3 && yields - before > most) most = yields - before;
+  }
+  CHECK(most <= 4 * BUSY);
+  for (int i = 0; i < BUSY; i++) conc_cancel(&t[i]);
+  for (int i = 0; i < BUSY; i++) conc_join(&t[i], CONC_FOREVER);
+  return arg;
+}
+TEST(a_timer_waits_for_a_few_busy_coroutines_only) { run(among_busy, NULL); }
+
+/* --- costs --- */
+
+/* A line that comes byte by byte, to calls that run out of time: each byte is
+   looked at once. */
+static double drip(size_t n) {
+  char *line = (char *)malloc(n + 1);
+  conc_stream s = {0};
+  double before;
+  int fds[2];
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  s.fd = fds[0];
+  for (size_t i = 0; i < n / 2; i += 4096) {
+    memset(line, 'x', 4096);
+    CHECK_EQ(write(fds[1], line, 4096), 4096);
+    CHECK_EQ(conc_stream_read_line(&s, line, n + 1, 0), -ETIMEDOUT);
+  }
+  before = conc_now();
+  for (size_t i = 0; i < 3000; i++) {
+    CHECK_EQ(write(fds[1], "x", 1), 1);
+    CHECK_EQ(conc_stream_read_line(&s, line, n + 1, 0), -ETIMEDOUT);
+  }
+  before = conc_now() - before;
+  CHECK(s.looked >= n / 2 + 3000 - 1);
+  CHECK_EQ(write(fds[1], "\n", 1), 1);
+  CHECK_EQ(conc_stream_read_until(&s, "y", 1, line, n, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_stream_read_line(&s, line, n + 1, 0), (n / 2 + 3001));
+  CHECK_EQ(s.looked, 0);
+  CHECK_EQ(conc_stream_close(&s, 0), 0);
+  close(fds[1]);
+  free(line);
+  return before;
+}
+TEST(a_line_that_drips_costs_no_more_for_each_byte) {
+  drip(1 << 16);
+  CHECK(drip(1 << 22) < 5 * test_slow());
+}
+
+TEST_MAIN
