@@ -5316,7 +5316,8 @@ struct conc__actor {
                           which it is now; NULL: none */
   void *sent;          /* >>generator: what it has sent to that one */
   conc__fiber *caller; /* >>generator: where it has resumed that one from */
-  uintptr_t id;        /* >>park: see CONC__OWNER; constant until a fork */
+  uintptr_t id;        /* >>park: see CONC__OWNER; a task's as long as it
+                          runs */
   struct conc__waiter *waiting;    /* >>park: while its waiter is on a list, or
                                       was and it has not returned; NULL: none.
                                       Set under the list's guard */
@@ -5334,52 +5335,79 @@ struct conc__actor {
                                     conc_cond_notify */
 };
 
-/* What belongs to an actor names it in a word: its id is its address and, in
-   the lower bits, the generation of processes that it was made in. A fork adds
-   1 to the generation: so an actor that did not come along into a child is
-   known from one that has been made at the same address since. (After 16
-   nested forks generations begin again.) The two lowest bits are for the use
-   of the word. */
+/* What belongs to an actor names it in a word: by its id, a number that no
+   other actor of this process ever had, or will have. (An address comes back:
+   the next task on a stack would pass for the one that ended there.) The two
+   lowest bits are for the use of the word. A child goes on counting where its
+   parent was at the fork: so an id up to that one is of an actor from before,
+   which stayed behind if it is not among the survivors. On 32-bit machines the
+   numbers begin again after 2**30 actors. */
 #define CONC__OWNER_FLAG ((uintptr_t)1) /* the word's own */
 #define CONC__OWNER_NONE ((uintptr_t)2) /* the word does not name an owner */
+#define CONC__OWNER_ONE ((uintptr_t)4)  /* from one id to the next */
 #define CONC__OWNER(word) \
   ((word) & CONC__OWNER_NONE ? 0 : (word) & ~CONC__OWNER_FLAG)
-#define CONC__GENERATIONS 16u
-/* Of an actor: as many lower bits of its address must be zero. */
-#define CONC__ACTOR_ALIGN (4 * CONC__GENERATIONS)
+#define CONC__ACTOR_ALIGN CONC__CACHE_LINE
+/* How many ids a thread takes at once, for its coroutines. */
+#define CONC__OWNERS_AT_ONCE 64
 
-static unsigned conc__generation; /* only a fork changes it, in the child */
+static uintptr_t conc__owner_last; /* of all threads; changed atomically */
+static uintptr_t conc__owner_fork; /* what that was at the last fork, in the
+                                      child; 0: there was none */
 
-/* The ids of earlier generations that are here all the same: of the thread
-   that forked, and of its coroutines. Only a fork changes these. */
+static unsigned conc__generation; /* how many forks led here; only a fork
+                                     changes it, in the child */
+
+/* The ids from before the fork that are here all the same: of the thread that
+   forked, and of its coroutines. Only a fork changes these. */
 static uintptr_t *conc__survivors;
 static size_t conc__survivors_count;
+
+/* Takes n new ids; returns the last of them. Relaxed: each is handed out once,
+   and that is all that counts. */
+CONC__INLINE uintptr_t conc__owners_take(unsigned n) {
+  return __atomic_add_fetch(&conc__owner_last, n * CONC__OWNER_ONE,
+                            __ATOMIC_RELAXED);
+}
+
+/* Whether what has this id was made before this process was forked. */
+CONC__INLINE bool conc__owner_is_older(uintptr_t id) {
+  return id <= conc__owner_fork;
+}
 
 /* Whether the owner stayed behind in the parent. */
 CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   uintptr_t id = CONC__OWNER(word);
   size_t i;
-  if (id == 0 || (id >> 2) % CONC__GENERATIONS == conc__generation)
-    return false;
+  if (id == 0 || !conc__owner_is_older(id)) return false;
   for (i = 0; i < conc__survivors_count; i++)
     if (conc__survivors[i] == id) return false;
   return true;
 }
 
-/* All but the word, the fiber and what must be zero beforehand (or, of a
-   coroutine whose stack is used again, is what an earlier one has left). */
+/* The actor runs another task from now on: what its last one has acquired and
+   never released is not this one's. */
+CONC__INLINE void conc__actor_renew(conc__actor *actor, uintptr_t id) {
+  CONC__CHECK(id != 0);
+  actor->id = id;
+  memset(actor->reads, 0, sizeof actor->reads);
+  actor->more_reads = 0;
+  actor->held = 0;
+}
+
+/* All but the word, the id and what goes with it, the fiber, and what must be
+   zero beforehand (or, of a coroutine whose stack is used again, is what an
+   earlier one has left). */
 CONC__PRIVATE void conc__actor_init(conc__actor *actor,
                                     const conc__actor_class *ops,
                                     conc_task *task) {
   CONC__CHECK((uintptr_t)actor % CONC__ACTOR_ALIGN == 0);
-  CONC__CHECK(conc__generation < CONC__GENERATIONS);
   actor->ops = ops;
   actor->task = task;
   actor->generator = NULL;
   actor->scope = NULL;
   actor->many = NULL;
   actor->notified = NULL;
-  actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
 /* --- what belongs to a thread --- */
@@ -5394,6 +5422,9 @@ typedef struct conc__thread {
   struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
   conc_task own;   /* >>park: the task of a foreign thread */
+  uintptr_t id;    /* >>park: its number, see CONC__OWNER; for ever. Its actor's
+                      is this one, unless it runs a job */
+  uintptr_t next_id, last_id; /* >>park: for its coroutines: taken, given */
   bool has_waker;  /* >>park: `waker` is open, until the thread ends */
   int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
                       end poll(); only a thread of ours has one */
@@ -5452,6 +5483,17 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 CONC__INLINE conc__actor *conc__self(void) {
   conc__actor *self = conc__this.current;
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
+}
+
+/* An id for a coroutine of the calling thread. */
+CONC__INLINE uintptr_t conc__owner_new(void) {
+  conc__thread *thread = &conc__this;
+  if (CONC__UNLIKELY(thread->next_id == thread->last_id)) {
+    thread->last_id = conc__owners_take(CONC__OWNERS_AT_ONCE);
+    thread->next_id =
+        thread->last_id - CONC__OWNERS_AT_ONCE * CONC__OWNER_ONE;
+  }
+  return thread->next_id += CONC__OWNER_ONE;
 }
 
 /* --- parking and waking --- */
@@ -6051,6 +6093,13 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
   }
   thread->actor.word = 0; /* what the thread was before may be cancelled */
   conc__actor_init(&thread->actor, &conc__thread_class, task);
+  if (thread->id == 0) thread->id = conc__owners_take(1);
+  /* A thread that has ended, and begins anew in a destructor, is the same. The
+     thread that a child begins with is not the one that forked. */
+  if (thread->actor.id == 0)
+    conc__actor_renew(&thread->actor, thread->id);
+  else if (conc__owner_is_gone(thread->actor.id))
+    conc__actor_renew(&thread->actor, conc__owners_take(1));
   thread->current = &thread->actor;
   return thread->current;
 }
@@ -6252,7 +6301,7 @@ static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
 static char conc__stuck_report[2048];  /* the last deadlock; "": none yet */
 
 CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
-  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % CONC__STUCK_BUCKETS];
+  return &conc__stuck[(id >> 2 ^ id >> 10) % CONC__STUCK_BUCKETS];
 }
 
 /* --- what is looked at --- */
@@ -10083,11 +10132,11 @@ CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
 
 /* --- the word of a generator ---
 
-   Zero before it is resumed for the first time; then the address of its
-   conc__thread, in whose lower bits there is room, and a state. The first
-   resume (or close) sets the thread, by a compare-and-swap, for ever. From
-   then on only that thread writes the word, without any order: other threads
-   may read it at any time, but they use the address alone, to return -EPERM.
+   Zero before it is resumed for the first time; then the number of its thread
+   (conc__this.id, moved up by a bit for room) and a state. The first resume
+   (or close) sets the thread, by a compare-and-swap, for ever. From then on
+   only that thread writes the word, without any order: other threads may read
+   it at any time, but they use the number alone, to return -EPERM.
 
    NEW         must be set from the first resume until it has a stack; may stay
                if there was no memory for one.
@@ -10102,16 +10151,20 @@ CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
    From SUSPENDED to RUNNING and back is by far the most frequent change, so
    SUSPENDED is the zero: one comparison of the word tells that it is ours and
    may be resumed. */
-#define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
+#define CONC__GEN_STATE ((uintptr_t)7)
 #define CONC__GEN_SUSPENDED ((uintptr_t)0)
 #define CONC__GEN_NEW ((uintptr_t)1)
 #define CONC__GEN_RUNNING ((uintptr_t)2)
 #define CONC__GEN_DELEGATED ((uintptr_t)3)
 #define CONC__GEN_ENDED ((uintptr_t)4)
 
+/* The word, but for the state, of the generators of the calling thread, which
+   has entered. */
+CONC__INLINE uintptr_t conc__gen_mine(void) { return conc__this.id << 1; }
+
 /* Sets the state; by the generator's thread alone, which the word names. */
 CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
-  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
+  CONC__STORE_RELAXED(&g->word, conc__gen_mine() | state);
 }
 
 CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
@@ -10250,9 +10303,10 @@ CONC__PRIVATE void conc__gen_free(conc_gen *g) {
 /* Whether it can be resumed, by the caller: 0, or why not. A new one becomes
    the caller's by that. */
 CONC__PRIVATE int conc__gen_check(conc_gen *g) {
-  const uintptr_t mine = (uintptr_t)&conc__this;
-  uintptr_t word = 0;
+  uintptr_t word = 0, mine;
   if (g->target == NULL) return -EINVAL;
+  conc__self(); /* so that the thread has a number */
+  mine = conc__gen_mine();
   if (CONC__CAS(&g->word, &word, mine | CONC__GEN_NEW)) return 0;
   if ((word & ~CONC__GEN_STATE) != mine) return -EPERM;
   word &= CONC__GEN_STATE;
@@ -10291,7 +10345,7 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__fiber caller;
   uintptr_t word;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->word) !=
-                     ((uintptr_t)&conc__this | CONC__GEN_SUSPENDED))) {
+                     (conc__gen_mine() | CONC__GEN_SUSPENDED))) {
     int rc = conc__gen_begin(gen, sent);
     if (rc != 0) return rc;
   }
@@ -11832,6 +11886,7 @@ CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
 CONC__INLINE void conc__coro_init(conc__coro *co, conc_task *t) {
   co->actor.word = 0;
   conc__actor_init(&co->actor, &conc__coro_class, t);
+  conc__actor_renew(&co->actor, conc__owner_new());
 }
 
 /* Gives a task its stack. NULL if there is none: then the task has failed, and
@@ -12714,15 +12769,22 @@ CONC__PRIVATE conc_task *conc__fork_own_tasks(void) {
    thread that forked, and the coroutines of its loop. */
 CONC__PRIVATE void conc__fork_count_survivors(void) {
   const conc__loop *loop = conc__this.loop;
-  size_t room = 1 + (loop != NULL ? loop->alive : 0);
+  size_t room = 2 + (loop != NULL ? loop->alive : 0);
   size_t n = 0;
   const conc_task *t;
+  /* A process that conc_process_start began has not got its parent's. */
+  uintptr_t thread = conc__owner_is_gone(conc__this.id) ? 0 : conc__this.id;
   uintptr_t *ids =
       (uintptr_t *)CONC_REALLOC(conc__survivors, room * sizeof *ids);
-  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
+  conc__generation++;
+  /* All that was handed out is older from now on: what this thread had left
+     for its coroutines, too. */
+  conc__owner_fork = conc__owner_last;
+  conc__this.next_id = conc__this.last_id = 0;
   if (ids == NULL) return; /* those that were here before are again */
   conc__survivors = ids;
   ids[n++] = conc__this.actor.id;
+  ids[n++] = thread; /* another one, in a job */
   for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
     if (conc__fork_actor(t)) ids[n++] = t->actor->id;
   CONC__CHECK(n <= room);
@@ -22396,7 +22458,7 @@ static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
 /* Whether the pool has stayed behind in the process that this one was forked
    from: then its workers and its guard must not be touched. */
 CONC__INLINE bool conc__pool_is_gone(const conc__pool_data *p) {
-  return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
+  return conc__owner_is_older(p->id);
 }
 
 /* The caller's worker, or NULL if the caller is none that may run jobs here
@@ -22722,7 +22784,9 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   int status = -ECANCELED;
   bool announced = false;
   CONC__CHECK(t->kind == &conc__job_kind && !conc_event_is_set(&t->done));
-  if (CONC__UNLIKELY(outer->actor == self && outer->kind == &conc__job_kind))
+  if (outer->kind != &conc__job_kind)
+    conc__actor_renew(self, conc__owner_new());
+  else if (CONC__UNLIKELY(outer->actor == self))
     conc__job_withdraw(outer, self);
   self->scope = &conc__job_scope;
   self->task = t;
@@ -22973,7 +23037,7 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
   p = (conc__pool_data *)conc__line_up(block);
   p->block = block;
   p->memory = mapped ? size : 0;
-  p->id = (uintptr_t)p | conc__generation << 2;
+  p->id = conc__owners_take(1);
   p->options = *options;
   p->n = n;
   p->backlog.end = &p->backlog.first;
