@@ -3678,6 +3678,13 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__MADV_NOHUGE 15 /* MADV_NOHUGEPAGE */
 #define CONC__MADV_GUARD 102 /* MADV_GUARD_INSTALL: Linux 6.13 */
 
+/* What says of each page of this process whether it is shared; "": nothing. */
+#ifdef __linux__
+#define CONC__PAGEMAP "/proc/self/pagemap"
+#else
+#define CONC__PAGEMAP ""
+#endif
+
 /* Whether /proc/self/exe is the program that runs. */
 #define CONC__PROC_SELF_EXE CONC__LINUX
 
@@ -4826,6 +4833,30 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
     size -= (size_t)n;
   }
   return 0;
+}
+
+/* Whether the page at p, which has been written to, is this process's own: a
+   forked child's copy, and no memory that others see, too. Linux says so for
+   each page in 8 bytes of a file: a page that is there (bit 63) or swapped out
+   (bit 62) and of no file (bit 61) is private; of shared memory a child has
+   nothing at all before it touches it. *fd is -1 at first, and -2 from when it
+   cannot be asked: then any page is taken for private. Whether the answers
+   mean something is asked once, of the stack: under an emulator, for example,
+   they are about other addresses. */
+CONC__PRIVATE bool conc__page_is_private(int *fd, const void *p) {
+  uint64_t entry = 0;
+  bool begins = *fd == -1;
+  if (begins) *fd = conc__fd_lift(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC));
+  if (*fd < 0) *fd = -2;
+  if (begins && *fd >= 0 && !conc__page_is_private(fd, &entry)) {
+    close(*fd);
+    *fd = -2;
+  }
+  if (*fd < 0) return true;
+  if (conc__file_get(*fd, &entry, sizeof entry,
+                     (uintptr_t)p / conc__page * sizeof entry) != 0)
+    return true;
+  return (entry >> 62) != 0 && !(entry >> 61 & 1);
 }
 
 /* Anonymous memory for stacks, in whole pages, zeroed, of which the system
@@ -6969,14 +7000,23 @@ CONC__PRIVATE int conc__family_open(void) {
   return 0;
 }
 
+/* The piece of shared memory of this process in which p is; NULL: none. The
+   guard is held, or there is but one thread: in a child that begins. */
+CONC__PRIVATE const conc__region *conc__region_at(const void *p) {
+  const conc__region *g = conc__regions;
+  while (g != NULL && (uintptr_t)p - (uintptr_t)g->memory >= g->size)
+    g = g->next;
+  return g;
+}
+
 /* The registry that goes with the shared memory at p. NULL and errno EINVAL:
    no shared memory is there. */
 CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
-  struct conc__registry *r = NULL;
+  struct conc__registry *r;
   const conc__region *g;
   conc__mutex_lock(&conc__shared_guard);
-  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
-    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
+  g = conc__region_at(p);
+  r = g != NULL ? g->registry : NULL;
   conc__mutex_unlock(&conc__shared_guard);
   if (r == NULL) errno = EINVAL;
   return r;
@@ -12791,24 +12831,53 @@ CONC__PRIVATE void conc__fork_count_survivors(void) {
   conc__survivors_count = n;
 }
 
+/* --- what is here at all ---
+
+   What a task waits for, a lock that it reads, or the task itself may lie in
+   memory that the parent shares with the child, though none of it was made
+   shared: then it is the parent's, who goes on with it, and the child must
+   leave it as it is. Or a lock that was never released was there, and there is
+   nothing now. */
+
+static int conc__fork_pagemap = -1; /* see conc__page_is_private */
+
+/* Whether the child may change what is at p. The memory that the library has
+   shared itself is known without the system; the guard of that list is held by
+   the fork, or its first use is still to come. */
+CONC__PRIVATE bool conc__fork_owns(const void *p) {
+  if (conc__regions != NULL && conc__region_at(p) != NULL) return false;
+  return conc__page_is_private(&conc__fork_pagemap, p);
+}
+
+/* Must follow the last question: the child has no descriptor of this. */
+CONC__PRIVATE void conc__fork_asked(void) {
+  if (conc__fork_pagemap >= 0) close(conc__fork_pagemap);
+  conc__fork_pagemap = -1;
+}
+
 /* --- tasks that stayed behind --- */
 
-/* Takes tasks that stayed in the parent off the lists that they wait on. Their
-   stacks, on which the waiters are, are still in the child's memory as they
-   were: no thread has been started in it that could have got them. */
+/* Takes a waiter off its list, if the list is the child's. */
+CONC__PRIVATE void conc__fork_take_off(conc__waiter *w) {
+  if (w == NULL || w->list == NULL) return;
+  if (conc__fork_owns(w->list)) conc__waitlist_remove(w);
+  w->list = NULL;
+}
+
+/* Takes a task that stayed in the parent off the lists that it waits on. Its
+   stack, on which the waiters are, is still in the child's memory as it was:
+   no thread has been started in it that could have got it. */
 CONC__PRIVATE void conc__fork_bury(const conc_task *t) {
-  for (; t != NULL; t = t->next) {
-    conc__actor *actor = conc__fork_actor(t);
-    const conc__multiwait *m = actor != NULL ? actor->many : NULL;
-    size_t i;
-    if (actor != NULL && actor->waiting != NULL &&
-        actor->waiting->list != NULL)
-      conc__waitlist_remove(actor->waiting);
-    for (; m != NULL; m = m->next)
-      for (i = 0; i < m->n; i++)
-        if (m->nodes[i].waiter.list != NULL)
-          conc__waitlist_remove(&m->nodes[i].waiter);
-  }
+  conc__actor *actor = conc__fork_actor(t);
+  const conc__multiwait *m = actor != NULL ? actor->many : NULL;
+  size_t i;
+  if (actor != NULL) conc__fork_take_off(actor->waiting);
+  for (; m != NULL; m = m->next)
+    for (i = 0; i < m->n; i++) conc__fork_take_off(&m->nodes[i].waiter);
+}
+
+CONC__PRIVATE void conc__fork_bury_all(const conc_task *t) {
+  for (; t != NULL; t = t->next) conc__fork_bury(t);
 }
 
 /* How often an actor reads a lock: 0 or 1. */
@@ -12824,6 +12893,7 @@ CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = 0;
   const conc_task *t;
   if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
+  if (!conc__fork_owns(rwlock)) return;
   if (!(rwlock->word & CONC__READ_FLAG)) return;
   n += conc__fork_reads(&conc__this.actor, rwlock);
   for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
@@ -12833,20 +12903,23 @@ CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
   conc__rwlock_settle(rwlock, false);
 }
 
-/* Ends tasks that stayed in the parent, for the tasks that join them here:
-   -ECHILD. `next` is read before: a task may be freed as soon as it has
-   ended. */
+/* Ends a task that stayed in the parent, for the tasks that join it here:
+   -ECHILD. It may be freed as soon as it has ended. */
 CONC__PRIVATE void conc__fork_end(conc_task *t) {
+  conc__actor *actor = conc__fork_actor(t);
+  int i;
+  if (actor != NULL) {
+    for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
+    conc__fork_recount(actor->changing);
+  }
+  if (conc__fork_owns(t)) conc__task_end_stayed_in_parent(t);
+}
+
+CONC__PRIVATE void conc__fork_end_all(conc_task *t) {
   conc_task *next;
   for (; t != NULL; t = next) {
-    conc__actor *actor = conc__fork_actor(t);
-    int i;
-    next = t->next;
-    if (actor != NULL) {
-      for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
-      conc__fork_recount(actor->changing);
-    }
-    conc__task_end_stayed_in_parent(t);
+    next = t->next; /* read before the end */
+    conc__fork_end(t);
   }
 }
 
@@ -12931,7 +13004,7 @@ CONC__PRIVATE void conc__fork_revive(conc__loop *loop, conc__coro *co) {
   if (w != NULL && w->list != NULL && w->recheck_after_fork &&
       (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
        conc__owner_is_gone(*w->owner))) {
-    conc__waitlist_remove(w);
+    conc__fork_take_off(w);
     w->failure = -EAGAIN;
   }
   /* A missing thread has cleared CONC__PARKED, and did not come to make it
@@ -12957,32 +13030,31 @@ CONC__PRIVATE void conc__fork_revive_all(conc__loop *loop) {
 
 /* --- the child --- */
 
-/* Takes the list of threads apart: the caller's task, or NULL if this thread
-   has never used the library, is returned; the others are *others. */
-CONC__PRIVATE conc_task *conc__fork_split(conc_task **others) {
-  conc_task *mine = conc__threads;
-  while (mine != NULL && mine->actor != &conc__this.actor) mine = mine->next;
-  if (mine != NULL) conc__task_unlink(mine);
-  *others = conc__threads;
-  conc__threads = NULL;
-  return mine;
+/* The caller's task among the threads; NULL: this thread has never used the
+   library. */
+CONC__PRIVATE conc_task *conc__fork_own_thread(void) {
+  conc_task *t = conc__threads;
+  while (t != NULL && t->actor != &conc__this.actor) t = t->next;
+  return t;
 }
 
 /* The steps, each of which rests on those before it. */
 CONC__PRIVATE void conc__fork_child(void) {
-  conc_task *others, *mine, *t, *next;
+  conc_task *mine, *t, *next;
   /* The tools first: everything below may take a guard, or wake. The stand-in
      for futexes has mutexes of its own, which other threads may have held. */
   conc__fork_each_guard(conc__fork_reset_guard);
   conc__futex_init();
   /* Before anything asks whether an owner is gone. */
   conc__fork_count_survivors();
-  mine = conc__fork_split(&others);
+  mine = conc__fork_own_thread();
   /* Before anything is let go to the first of a wait list: it must be a waiter
      that is here. */
-  for (t = others; t != NULL; t = t->next)
-    conc__fork_bury(conc__fork_tasks_of(t));
-  conc__fork_bury(others);
+  for (t = conc__threads; t != NULL; t = t->next)
+    if (t != mine) {
+      conc__fork_bury_all(conc__fork_tasks_of(t));
+      conc__fork_bury(t);
+    }
   conc__fork_unshare_all();
   conc__fork_find_stuck();
   conc__this.actor.notified = NULL; /* see conc__fork_mark_queued */
@@ -12992,14 +13064,19 @@ CONC__PRIVATE void conc__fork_child(void) {
      of which no coroutine is forgotten. */
   if (conc__this.loop != NULL) conc__fork_revive_all(conc__this.loop);
   /* Last, for it calls the program's callbacks, which may use all of the
-     library. A thread's loop is found by its task: so the loop's first. */
-  for (t = others; t != NULL; t = next) {
+     library, and enter threads. A thread's loop is found by its task: so the
+     loop's tasks end first. The list is not taken apart: the tasks in it need
+     not be the child's. */
+  t = conc__threads;
+  conc__threads = NULL;
+  for (; t != NULL; t = next) {
     next = t->next;
-    conc__fork_end(conc__fork_tasks_of(t));
-    t->next = NULL; /* this one alone */
+    if (t == mine) continue;
+    conc__fork_end_all(conc__fork_tasks_of(t));
     conc__fork_end(t);
   }
   if (mine != NULL) conc__task_link(&conc__threads, mine);
+  conc__fork_asked();
 }
 
 /* Before main, since a fork may come before anything else of this file. */
@@ -15058,9 +15135,10 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* First all coroutines are taken off the lists that they wait on, then read
      locks are recounted, then the tasks end: a recount, and the end of a task,
      wake waiters, among which there must be none that has been left behind. */
-  conc__fork_bury(tasks);
+  conc__fork_bury_all(tasks);
   for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
-  conc__fork_end(tasks);
+  conc__fork_end_all(tasks);
+  conc__fork_asked();
   /* The loop itself is left as it is: its memory is not freed, since this may
      be running on one of its stacks. */
   if (loop != NULL) conc__poller_stop(loop);
