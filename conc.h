@@ -722,19 +722,16 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* Private: the processes that use an object, and by how many tasks each. */
+/* Private: how many processes are known to have a part in an object. */
 #define CONC__SHARERS 16
-struct conc__sharers {
-  unsigned id[CONC__SHARERS], count[CONC__SHARERS];
-};
 
 /* Private: what an rwlock between processes has. */
 struct conc__rwlock_shared {
-  unsigned guard, round, writer, wants; /* the writer that waits */
-  uintptr_t writer_actor, wants_actor;
-  struct conc__sharers readers;
-  unsigned writers;                /* how many have held it so far */
-  bool readers_wait, readers_turn; /* may be true without need */
+  unsigned writer, writer_process; /* its process; and again, with its actor */
+  uintptr_t writer_actor;
+  unsigned writers, turn;          /* how many gave it back; the readers' turn */
+  unsigned waits;                  /* readers wait; may be so without need */
+  unsigned readers[CONC__SHARERS]; /* a process, and how many of its tasks */
 };
 
 /* A lock for one writer or any number of readers. It is not recursive. Waiters
@@ -864,8 +861,9 @@ CONC_API int conc_event_init_shared(conc_event *event);
 /* --- conc_cond --- */
 
 /* Private: a condition between processes. */
-struct conc__cond_shared {
-  unsigned guard, round, waiting, notified;
+union conc__cond_shared {
+  uintptr_t state; /* how many wait, how many of them may go, and the round */
+  unsigned half[sizeof(uintptr_t) / sizeof(unsigned)]; /* of the round */
 };
 
 /* A condition (Python's threading.Condition). It is used together with one
@@ -876,7 +874,7 @@ typedef struct conc_cond {
   uintptr_t word; /* 0 in one process */
   __extension__ union {
     struct conc__waitlist waiters;
-    struct conc__cond_shared shared; /* between processes */
+    union conc__cond_shared shared; /* between processes */
   };
 } conc_cond;
 
@@ -965,9 +963,10 @@ CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* Private: a barrier between processes. */
 struct conc__barrier_shared {
-  unsigned guard, runner, failed;
+  unsigned state;                /* see the implementation */
+  unsigned runner, guard, round; /* `guard` is that of `parts` and `round` */
   uintptr_t runner_actor;
-  struct conc__sharers parts;
+  unsigned parts[CONC__SHARERS]; /* the processes of those that wait */
 };
 
 /* A place where a number of tasks, its parties, wait for each other, again and
@@ -6792,7 +6791,7 @@ struct conc__registry {
 
 /* Changes with the layout of what lies in shared memory: programs of different
    versions must not meet there. */
-#define CONC__REGISTRY_READY 0x636f6e03u
+#define CONC__REGISTRY_READY 0x636f6e04u
 
 /* What a process knows of a registry for itself: the end of the private page
    that is mapped right before it. A forked child has a copy. */
@@ -6823,6 +6822,33 @@ conc__registry_local(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
 }
 
+/* The registries that were asked for last, by their address: so that a word in
+   shared memory is followed only to where a registry is, for the price of a
+   comparison. Written under the guard, and read without: an old value is that
+   of a registry which the program is just giving back. */
+static struct conc__registry *conc__known[8];
+
+CONC__INLINE struct conc__registry **
+conc__known_place(const struct conc__registry *r) {
+  return &conc__known[((uintptr_t)r >> 12) % 8];
+}
+
+CONC__NOINLINE bool conc__registry_look_up(struct conc__registry *r) {
+  const conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  g = conc__regions;
+  while (g != NULL && g->registry != r) g = g->next;
+  if (g != NULL) CONC__STORE_RELAXED(conc__known_place(r), r);
+  conc__mutex_unlock(&conc__shared_guard);
+  return g != NULL;
+}
+
+/* Whether a registry is there. */
+CONC__INLINE bool conc__registry_is_known(struct conc__registry *r) {
+  return CONC__LIKELY(CONC__LOAD_RELAXED(conc__known_place(r)) == r) ||
+         conc__registry_look_up(r);
+}
+
 /* --- a fork --- */
 
 CONC__PRIVATE void conc__shared_fork_prepare(void) {
@@ -6834,6 +6860,7 @@ CONC__PRIVATE void conc__shared_fork_parent(void) {
 }
 
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
+CONC__PRIVATE void conc__sentry_fork_child(void);
 
 /* The child is another process: it has no id yet, and none of the parent's
    locks. Where descriptors cannot tell that it is there (see conc__named_use),
@@ -6842,6 +6869,7 @@ CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   conc__shared_guard.word = 0;
+  conc__sentry_fork_child();
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
     if (CONC__OFD_SETLK < 0 && g->name != NULL)
@@ -6966,6 +6994,9 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
 CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
   int fd = conc__registry_local(r)->fd;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  if (*conc__known_place(r) == r)
+    CONC__STORE_RELAXED(conc__known_place(r), (struct conc__registry *)NULL);
   munmap((char *)(void *)r - conc__page, conc__page + size);
   close(fd);
 }
@@ -7084,6 +7115,153 @@ CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
   if (CONC_HAVE_FUTEX) conc__futex_wake(word, n, true);
 }
 
+/* --- one looks for all ---
+
+   To look around costs a turn of the CPU each time. So of all the tasks of a
+   process that wait for a word, and have waited for a whole look in vain, one
+   looks: the sentry. The others follow it: they wait as tasks of one process
+   do, on a list, where a cancellation and a time limit find them at once. When
+   its wait is over, however it has ended, the sentry lets the first that
+   follows go. That one is the sentry from then on: it looks whether its own
+   wait is over, too. So what lets all go lets them go one after the other. */
+
+/* One task's wait, from its first look at an object to its last. Zero at
+   first. */
+typedef struct conc__sentry {
+  unsigned round; /* how often it has waited */
+  bool idle;      /* one of these waits has ended and changed nothing */
+  const unsigned *word; /* whose sentry it is; NULL: of none */
+  uintptr_t id;         /* of its actor; the rest is under the word's guard */
+  struct conc__sentry *next; /* of the same bucket */
+} conc__sentry;
+
+#define CONC__SENTRY_NEW {0, false, NULL, 0, NULL}
+
+typedef struct conc__follower {
+  conc__waiter waiter; /* first */
+  const unsigned *word;
+  conc__sentry *sentry; /* what is to be the word's, after the present one */
+} conc__follower;
+
+/* By the number of a word's guard: the sentries, and what follows them. They are in
+   memory of this process: no other one can spoil them. */
+static conc__sentry *conc__sentries[CONC__MUTEXES];
+static struct conc__waitlist conc__followers[CONC__MUTEXES];
+
+CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
+  return (size_t)(conc__mutex_of(word) - conc__mutexes);
+}
+
+/* The word's sentry among those of a bucket; NULL: it has none. One whose task
+   does not run in this process, which was forked, is forgotten. The guard is
+   held, here and in the next one. */
+CONC__PRIVATE conc__sentry *conc__sentry_find(conc__sentry **list,
+                                              const unsigned *word) {
+  while (*list != NULL && (*list)->word != word)
+    if (conc__owner_is_gone((*list)->id))
+      *list = (*list)->next;
+    else
+      list = &(*list)->next;
+  if (*list == NULL || !conc__owner_is_gone((*list)->id)) return *list;
+  *list = (*list)->next;
+  return conc__sentry_find(list, word);
+}
+
+CONC__PRIVATE void conc__sentry_enter(conc__sentry *w, const unsigned *word,
+                                      conc__actor *actor) {
+  conc__sentry **list = &conc__sentries[conc__sentry_bucket(word)];
+  w->word = word;
+  w->id = actor->id;
+  w->next = *list;
+  *list = w;
+}
+
+/* The caller's wait for the word is over. Must come before its frame goes. */
+CONC__NOINLINE void conc__sentry_leave(conc__sentry *w) {
+  const unsigned *word = w->word;
+  conc__mutex *guard = conc__mutex_of(word);
+  conc__sentry **p = &conc__sentries[conc__sentry_bucket(word)];
+  conc__waiter *v;
+  conc__mutex_lock(guard);
+  while (*p != NULL && *p != w) p = &(*p)->next;
+  if (*p != NULL) *p = w->next;
+  w->word = NULL;
+  v = conc__followers[conc__sentry_bucket(word)].first;
+  while (v != NULL && ((conc__follower *)v)->word != word) v = v->next;
+  if (v != NULL) {
+    conc__waitlist_remove(v);
+    v->next = NULL;
+    conc__sentry_enter(((conc__follower *)v)->sentry, word, v->actor);
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(v);
+}
+
+/* The last of each wait between processes. */
+CONC__INLINE void conc__sentry_end(conc__sentry *w) {
+  if (CONC__UNLIKELY(w->word != NULL)) conc__sentry_leave(w);
+}
+
+/* Becomes the word's sentry: 1. Or, if another task is, waits until that lets
+   it go: 0, and it is the sentry now; -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE int conc__sentry_begin(conc__sentry *w, conc__actor *self,
+                                    const unsigned *word, bool cancellable,
+                                    double deadline) {
+  conc__mutex *guard = conc__mutex_of(word);
+  size_t bucket = conc__sentry_bucket(word);
+  conc__follower f;
+  conc__mutex_lock(guard);
+  if (conc__sentry_find(&conc__sentries[bucket], word) == NULL) {
+    conc__sentry_enter(w, word, self);
+    conc__mutex_unlock(guard);
+    return 1;
+  }
+  conc__waiter_init(&f.waiter, self, "another process", NULL);
+  f.word = word;
+  f.sentry = w;
+  return conc__waitlist_wait(guard, &conc__followers[bucket], &f.waiter, false,
+                             cancellable, deadline);
+}
+
+/* Waits while *word == value, once, as conc__shared_wait does; if it is not
+   `cancellable`, a conc_cancel stays pending. It goes through the sentry once
+   it has slept in vain: a short wait has nothing to do with it. */
+CONC__PRIVATE int conc__sentry_wait(conc__sentry *w, unsigned *word,
+                                    unsigned value, bool cancellable,
+                                    double deadline) {
+  conc__actor *self = conc__self();
+  if (w->word != word) conc__sentry_end(w);
+  if (cancellable && conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  if (w->round == 0) { /* and the caller looks before the first sleep */
+    conc__shared_spin(self, word, value);
+  } else {
+    if (w->idle && w->word == NULL) {
+      int rc = conc__sentry_begin(w, self, word, cancellable, deadline);
+      if (rc <= 0) return rc;
+    }
+    if (cancellable) deadline = conc__scope_limit(self, deadline);
+    conc__shared_sleep(self, word, value, deadline, w->round, cancellable);
+    /* A waiter that is woken again and again stays where the wakers are. */
+    w->idle = CONC__LOAD(word) == value;
+  }
+  w->round++;
+  return 0;
+}
+
+/* In a forked child, when the tasks that stayed behind are off all lists:
+   their sentries go, before anything overwrites the stacks on which they are.
+   The tasks that are here and follow look for themselves. */
+CONC__PRIVATE void conc__sentry_fork_child(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) {
+    conc__waiter *chain =
+        conc__waitlist_take_n(&conc__followers[i], SIZE_MAX);
+    conc__sentry_find(&conc__sentries[i], NULL);
+    conc__wake_all(chain);
+  }
+}
+
 /* ---------------------------------------------------------------------------
    >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
 
@@ -7149,11 +7327,14 @@ CONC__PRIVATE uintptr_t conc__shared_word(const void *object,
   return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
 }
 
-/* The inverse: the two flags of the word fall off by the shifts. */
+/* The inverse: the two flags of the word fall off by the shifts. The word is
+   in shared memory, where another process may have spoiled it: NULL if it does
+   not lead to a registry of this process. */
 CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
                                                           uintptr_t word) {
   uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
-  return (struct conc__registry *)(page << 12);
+  struct conc__registry *r = (struct conc__registry *)(page << 12);
+  return CONC__LIKELY(conc__registry_is_known(r)) ? r : NULL;
 }
 
 /* Whether to ask if an owner is dead. That is a system call: so not before the
@@ -7191,14 +7372,14 @@ CONC__INLINE bool conc__claim_is_mine(const struct conc__claim *c, unsigned id,
          CONC__LOAD_RELAXED(&c->actor) == me;
 }
 
-/* The slow path of conc__claim_acquire, with the same results. If it is not
-   cancellable, a conc_cancel stays pending. */
-CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
+/* The looks of conc__claim_wait, and its waits between them. */
+CONC__PRIVATE int conc__claim_look(struct conc__claim *c,
                                    struct conc__registry *r, conc__actor *self,
-                                   bool cancellable, double deadline) {
+                                   bool cancellable, double deadline,
+                                   conc__sentry *sentry) {
   unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
-  unsigned round = 0;
-  for (;;) {
+  int rc = 0;
+  while (rc == 0) {
     unsigned seen = CONC__LOAD(&c->word);
     unsigned owner = seen & CONC__PROCESS_ID;
     unsigned id = conc__registry_self(r); /* another one after a fork */
@@ -7209,7 +7390,7 @@ CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
-    if (conc__shared_doubts(round, deadline) &&
+    if (conc__shared_doubts(sentry->round, deadline) &&
         conc__registry_is_dead(r, owner)) {
       /* Only one succeeds here: the word names the dead no more. It keeps
          CONC__SHARED_WAITERS, since no release will wake those that sleep. */
@@ -7222,36 +7403,42 @@ CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
       return -EOWNERDEAD;
     }
     if (deadline <= 0) return -ETIMEDOUT;
-    if (round == 0) { /* unannounced: so the release need not wake */
-      conc__shared_spin(self, &c->word, seen);
-      round++;
-      continue;
+    /* The first wait spins, unannounced: so the release need not wake. From
+       then on the kernel compares the word with what it is given: a release
+       between the announcement and the sleep changes it, and there is no
+       sleep. */
+    if (sentry->round > 0) {
+      waiters = CONC__SHARED_WAITERS;
+      if (!(seen & waiters) && !CONC__CAS(&c->word, &seen, seen | waiters))
+        continue;
     }
-    /* The kernel compares the word with what it is given: a release between
-       this announcement and the sleep changes it, and there is no sleep. */
-    if (!(seen & CONC__SHARED_WAITERS) &&
-        !CONC__CAS(&c->word, &seen, seen | CONC__SHARED_WAITERS))
-      continue;
-    waiters = CONC__SHARED_WAITERS;
-    if (cancellable) {
-      int rc = conc__shared_wait(&c->word, seen | waiters, deadline, &round);
-      if (rc != 0) return rc;
-    } else {
-      conc__shared_sleep(self, &c->word, seen | waiters, CONC__NEVER, round++,
-                         false);
-    }
+    rc = conc__sentry_wait(sentry, &c->word, seen | waiters, cancellable,
+                           deadline);
   }
+  return rc;
+}
+
+/* The slow path of conc__claim_acquire, with the same results. If it is not
+   cancellable, a conc_cancel stays pending. */
+CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
+                                   struct conc__registry *r, conc__actor *self,
+                                   bool cancellable, double deadline) {
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  int rc = conc__claim_look(c, r, self, cancellable, deadline, &sentry);
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 /* 0 and -EOWNERDEAD (the owner has died): the caller has the claim. -EDEADLK
-   (it has it already), -ETIMEDOUT, -ECANCELED, -EAGAIN (no id is left). */
+   (it has it already), -ETIMEDOUT, -ECANCELED, -EAGAIN (no id is left),
+   -EINVAL (there is no registry: see conc__shared_registry). */
 CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
                                      struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
                                      double timeout) {
-  unsigned id = conc__registry_self(r);
+  unsigned id = r != NULL ? conc__registry_self(r) : 0;
   unsigned seen = 0;
-  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
+  if (CONC__UNLIKELY(id == 0)) return r != NULL ? -EAGAIN : -EINVAL;
   if (!CONC__CAS(&c->word, &seen, id))
     return conc__claim_wait(c, r, self, cancellable, conc__deadline(timeout));
   CONC__STORE_RELAXED(&c->actor, self->id);
@@ -7262,7 +7449,7 @@ CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
 CONC__INLINE int conc__claim_release(struct conc__claim *c,
                                      struct conc__registry *r,
                                      conc__actor *self) {
-  unsigned id = conc__registry_self(r);
+  unsigned id = r != NULL ? conc__registry_self(r) : 0;
   unsigned seen = id;
   if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
   /* Before the word, which releases it: a claim that is free has no actor. */
@@ -7278,109 +7465,134 @@ CONC__INLINE int conc__claim_release(struct conc__claim *c,
   return 0;
 }
 
-/* --- guards in shared memory ---
+/* --- the processes that have a part in an object ---
 
-   State that is more than one word is changed under a guard of its own, a word
-   that is 0 or the id of the process that holds it, with CONC__SHARED_WAITERS
-   as in a claim. It is held for some dozen instructions, and never across a
-   wait of the caller. A process may be killed in there: so each step of a
-   change leaves the state as good as if that process had died earlier, or the
-   one that takes the guard from the dead (result 1) repairs it. */
+   A place is a word: 0 (free), or what is left of the id of a process when it
+   makes room for a count (its entry, 10 bits, and of the uses of that the
+   lowest 6) and, in the lower half:
 
-/* 0; 1 if the guard was taken from a process that died with it; -EAGAIN: not
-   held, since this process gets no id. */
-CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
-                                     unsigned *guard) {
-  unsigned id = conc__registry_self(r);
-  unsigned seen = 0;
-  int i;
-  if (id == 0) return -EAGAIN;
-  if (CONC__CAS(guard, &seen, id)) return 0;
-  for (i = 0;; i++) {
-    unsigned owner;
-    seen = CONC__LOAD(guard);
-    owner = seen & CONC__PROCESS_ID;
-    if (owner == 0) {
-      /* A process that may have slept leaves the flag for other sleepers. */
-      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__SHARED_WAITERS : id))
-        return 0;
-    } else if (i < 10) { /* the holder runs, most likely */
-      conc__pause();
-    } else if (i < 20) { /* it waits for a CPU */
-      sched_yield();
-    } else if (conc__registry_is_dead(r, owner)) {
-      if (CONC__CAS(guard, &seen, id | CONC__SHARED_WAITERS)) return 1;
-    } else if ((seen & CONC__SHARED_WAITERS) ||
-               CONC__CAS(guard, &seen, seen | CONC__SHARED_WAITERS)) {
-      /* The thread sleeps, even in a coroutine: what it waits for takes less
-         time than a switch, as with conc__mutex_lock. */
-      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__SHARED_WAITERS,
-                         CONC__NEVER, 0, false);
-    }
-  }
+     CONC__PLACE_AWAITED  may be set when no task sleeps on the word; must be
+                          set before one does. Gone, with all of it, when the
+                          count becomes 0, which wakes.
+     the count            how often it has its part: never 0.
+
+   Each change is one compare-and-swap on one word. So there is no guard, with
+   which a process might be stopped, and at any instant the place of a process
+   says what it has. */
+
+#define CONC__PLACE_AWAITED 0x8000u
+#define CONC__PLACE_COUNT 0x7fffu
+
+/* The place of a process without a count. */
+CONC__INLINE unsigned conc__place_of(unsigned id) {
+  return id % CONC__PROCESSES << 22 | (id >> 10) % 64 << 16;
 }
 
-CONC__PRIVATE void conc__shared_leave(unsigned *guard) {
+/* A change that is in one order with those of other words that are made by it,
+   and with sequentially consistent loads: see conc__shared_rwlock_take. */
+CONC__INLINE bool conc__place_change(unsigned *place, unsigned *seen,
+                                     unsigned want) {
   CONC__POINT();
-  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__SHARED_WAITERS)
-    conc__shared_wake(guard, 1);
+  return __atomic_compare_exchange_n(place, seen, want, 0, __ATOMIC_SEQ_CST,
+                                     __ATOMIC_ACQUIRE);
 }
 
-/* --- sharers: the processes that have a part in an object ---
-
-   A place belongs to the process whose id is in it (0: free); `count` says how
-   often it has its part. All under the object's shared guard. The id is
-   written last when a place is taken or given back: a process that is killed
-   in between has no part, or one that is found to be a dead one's. */
-
-/* The count of a process, or NULL; with id 0, that of a free place. */
-CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
-                                           unsigned id) {
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] == id) return &s->count[i];
-  return NULL;
+CONC__INLINE unsigned conc__load_in_order(const unsigned *word) {
+  CONC__POINT();
+  return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
-/* False: CONC__SHARERS other processes have all the places. */
-CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
-  unsigned *count = conc__sharers_find(s, id);
-  CONC__CHECK(id != 0);
-  if (count != NULL) {
-    ++*count;
-    return true;
-  }
-  count = conc__sharers_find(s, 0);
-  if (count == NULL) return false;
-  *count = 1;
-  CONC__STORE(&s->id[count - s->count], id);
-  return true;
-}
-
-/* The process has a part: the caller has looked. */
-CONC__PRIVATE void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
-  unsigned *count = conc__sharers_find(s, id);
-  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
-}
-
-CONC__PRIVATE bool conc__sharers_any(const struct conc__sharers *s) {
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] != 0) return true;
+/* One more of a process, in one of the places: its own, or a free one. False:
+   other processes have them all, or this one has its part 2**15 - 1 times. */
+CONC__PRIVATE bool conc__places_add(unsigned *places, unsigned id) {
+  unsigned mine = conc__place_of(id);
+  int pass, i;
+  for (pass = 0; pass < 2; pass++)
+    for (i = 0; i < CONC__SHARERS; i++) {
+      unsigned seen = CONC__LOAD(&places[i]);
+      while (pass == 0 ? seen >> 16 == mine >> 16 &&
+                             (seen & CONC__PLACE_COUNT) != 0 &&
+                             (seen & CONC__PLACE_COUNT) < CONC__PLACE_COUNT
+                       : seen == 0)
+        if (conc__place_change(&places[i], &seen, (seen ? seen : mine) + 1))
+          return true;
+    }
   return false;
 }
 
-/* Takes out the dead; whether there were any. A system call for each place. */
-CONC__PRIVATE bool conc__sharers_drop_dead(struct conc__sharers *s,
-                                           struct conc__registry *r) {
+/* The place of a process, or NULL. */
+CONC__PRIVATE unsigned *conc__places_find(unsigned *places, unsigned id) {
+  unsigned mine = conc__place_of(id);
+  int i;
+  for (i = 0; i < CONC__SHARERS; i++) {
+    unsigned seen = CONC__LOAD(&places[i]);
+    if (seen >> 16 == mine >> 16 && (seen & CONC__PLACE_COUNT) != 0)
+      return &places[i];
+  }
+  return NULL;
+}
+
+/* One less of a process; false: it has no part. The change of the word is the
+   last touch of the object. */
+CONC__PRIVATE bool conc__places_remove(unsigned *places, unsigned id) {
+  unsigned *place = conc__places_find(places, id);
+  unsigned seen = place != NULL ? CONC__LOAD(place) : 0;
+  while (seen != 0) {
+    unsigned left = (seen & CONC__PLACE_COUNT) > 1 ? seen - 1 : 0;
+    if (seen >> 16 != conc__place_of(id) >> 16) break;
+    if (!conc__place_change(place, &seen, left)) continue;
+    if (left == 0 && (seen & CONC__PLACE_AWAITED))
+      conc__shared_wake(place, INT_MAX);
+    return true;
+  }
+  /* Another task of the process had counted itself in another place. */
+  return place != NULL && conc__places_find(places, id) != NULL &&
+         conc__places_remove(places, id);
+}
+
+/* Whether the process whose part this is has died. */
+CONC__PRIVATE bool conc__place_is_dead(struct conc__registry *r,
+                                       unsigned place) {
+  unsigned entry = place >> 22;
+  unsigned uses = CONC__LOAD(&r->uses[entry]);
+  if (uses % 64 != (place >> 16) % 64) return true;
+  return conc__registry_is_dead(r, (uses << 10 | entry) & CONC__PROCESS_ID);
+}
+
+/* Frees the places of the dead: whether there were any. A system call for each
+   place that is taken. */
+CONC__PRIVATE bool conc__places_drop_dead(unsigned *places,
+                                          struct conc__registry *r) {
   bool any = false;
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
-      s->id[i] = 0;
-      any = true;
-    }
+  int i;
+  for (i = 0; i < CONC__SHARERS; i++) {
+    unsigned seen = CONC__LOAD(&places[i]);
+    if (seen == 0 || !conc__place_is_dead(r, seen)) continue;
+    any = true;
+    if (conc__place_change(&places[i], &seen, 0))
+      conc__shared_wake(&places[i], INT_MAX);
+  }
   return any;
+}
+
+/* A place that is taken, or NULL. In one order with conc__place_change. */
+CONC__PRIVATE unsigned *conc__places_any(unsigned *places) {
+  int i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (conc__load_in_order(&places[i]) != 0) return &places[i];
+  return NULL;
+}
+
+/* Waits until a place may have become free. 0: look again; -ETIMEDOUT,
+   -ECANCELED. */
+CONC__PRIVATE int conc__place_await(conc__sentry *sentry, unsigned *place,
+                                    double deadline) {
+  unsigned seen = CONC__LOAD(place);
+  while (seen != 0 && !(seen & CONC__PLACE_AWAITED))
+    if (conc__place_change(place, &seen, seen | CONC__PLACE_AWAITED))
+      seen |= CONC__PLACE_AWAITED;
+  return seen == 0 ? 0
+                   : conc__sentry_wait(sentry, place, seen, true, deadline);
 }
 
 /* --- the order of locks ---
@@ -7559,8 +7771,10 @@ CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
                                              conc__actor *self) {
   uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
   unsigned id;
+  struct conc__registry *r;
   if (!conc__is_shared(word)) return false;
-  id = conc__registry_self(conc__shared_registry(lock, word));
+  r = conc__shared_registry(lock, word);
+  id = r != NULL ? conc__registry_self(r) : 0;
   return id != 0 && conc__claim_is_mine(&lock->claim, id, self->id);
 }
 
@@ -7811,10 +8025,10 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
      a writer waits                                 had the lock since it came
      a writer gives back  the next in the list,     readers, if some waited;
                           whatever it wants         else whichever comes first
-     a free lock          any may take it, until    any may take it whose turn
-                          the first in the list     it is; and any that is
-                          has waited for 0.5 ms;    late: that has looked
-                          to that one it is handed  twice, or will not wait
+     a free lock          any may take it, until    any may take it; but a
+                          the first in the list     writer that will wait gives
+                          has waited for 0.5 ms;    readers whose turn it is
+                          to that one it is handed  the time of one look
      writers starve       no: they are handed it    no: new readers wait
      readers starve       no: they are handed it    no: after each writer it is
                                                     their turn
@@ -7824,26 +8038,34 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
 
 /* --- conc_rwlock between processes ---
 
-   The fields of struct conc__rwlock_shared, all under its guard:
+   Two words settle who has it, each by one compare-and-swap, and there is no
+   guard: whatever process is stopped or killed, at any instruction, the others
+   go on, or their time runs out.
 
-     writer        the process that has it for writing, and writer_actor which
-                   of its actors; 0: none.
-     wants         a writer that waits, and wants_actor; 0: none. While it is
-                   set, newcomers do not join the readers. Only one of several
-                   writers is named: the others come to look when it is done.
-     readers       the processes that read.
-     readers_wait  may be set when none waits any more; must be set while a
-                   reader sleeps. Cleared when a writer gives the lock back.
-     readers_turn  set then, if readers waited: writers let them in first.
-                   Cleared by the first that goes in, and when a writer dies.
-     writers       how many writers have given it back: a reader compares it
-                   with what it was when it came.
-     round         what all of them sleep on, also read without the guard. The
-                   lowest bit: may be set when none sleeps; must be set
-                   before one does. Cleared, by adding 1, by what wakes.
+     writer        0, or the id of the process of the one writer that is to be
+                   next or has it, and
+       CONC__SHARED_WAITERS  see there;
+       CONC__RWLOCK_HELD     it has it: set by the writer when it has found no
+                             reader. Or, without an id: one that had it died,
+                             and it has not been told yet.
+     readers       places (see there) of the processes that read.
 
-   A turn that is not taken, since the task was killed, ends by itself: a task
-   that is late may have what is free. */
+   A writer sets CONC__RWLOCK_HELD and then looks for readers; a reader counts
+   itself and then looks for that flag. All four are in one order: so at least
+   one of the two sees the other, and gives way. A reader gives way also to a
+   writer that has no more than its name there, so that writers do not starve;
+   but not if a writer has given the lock back since it came (`writers`).
+   Which of its process's actors the writer is, is told by writer_actor, if
+   writer_process is that process: so what a dead process has left there is
+   taken for none of another one's. The others are hints:
+
+     waits         set when a reader waits; made into `turn` when a writer gives
+                   the lock back.
+     turn          it is for readers that wait to go in. A writer gives them
+                   time for one look, and sleeps on it meanwhile
+                   (CONC__SHARED_WAITERS); the first that goes in clears it. */
+
+#define CONC__RWLOCK_HELD 0x40000000u
 
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   struct conc__registry *r = conc__registry_of(rwlock);
@@ -7853,14 +8075,24 @@ CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   return 0;
 }
 
-/* Leaves the guard, and wakes all that wait: something has changed for them.
-   The round changes before the guard is left, so that one that looks after it
-   either sees the change or does not sleep. */
-CONC__PRIVATE void conc__shared_rwlock_leave(struct conc__rwlock_shared *s) {
-  unsigned seen = s->round;
-  if (seen & 1) CONC__STORE(&s->round, seen + 1);
-  conc__shared_leave(&s->guard);
-  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
+/* Whether this actor of this process is the writer, or is to be it next. */
+CONC__PRIVATE bool
+conc__shared_rwlock_is_mine(const struct conc__rwlock_shared *s, unsigned id,
+                            uintptr_t me) {
+  return (CONC__LOAD(&s->writer) & CONC__PROCESS_ID) == id &&
+         CONC__LOAD(&s->writer_process) == id &&
+         CONC__LOAD_RELAXED(&s->writer_actor) == me;
+}
+
+/* The last touch by a writer that gives the lock back, or gives up: `left` is
+   0, or CONC__RWLOCK_HELD if it is still to be told that one has died. */
+CONC__PRIVATE void conc__shared_rwlock_unname(struct conc__rwlock_shared *s,
+                                              unsigned left) {
+  unsigned *word = &s->writer;
+  CONC__STORE_RELAXED(&s->writer_actor, (uintptr_t)0);
+  CONC__POINT();
+  if (__atomic_exchange_n(word, left, __ATOMIC_SEQ_CST) & CONC__SHARED_WAITERS)
+    conc__shared_wake(word, INT_MAX);
 }
 
 /* --- conc_rwlock between processes: acquire and release --- */
@@ -7874,97 +8106,144 @@ struct conc__rwlock_call {
   bool write;
   double deadline;
   unsigned id;      /* of this process, new at each look: a fork changes it */
-  unsigned round;   /* how often it has waited */
   unsigned writers; /* s->writers at the first look */
-  bool died;        /* the writer is found dead, and still named */
+  bool named;       /* it is the writer, or is to be it next */
+  bool died;        /* it is to say that a writer has died */
+  bool gave;        /* it has given readers time for one look */
+  unsigned *place;  /* what it waits for: a place, else `turn` or `writer` */
+  conc__sentry sentry;
 };
 
-/* Looks what has become of those that have the lock, and of the caller: 0, or
-   -EDEADLK if it has the lock itself. The guard is held. */
+/* What is to be known before each attempt: 0, or -EAGAIN, or -EDEADLK if the
+   caller has the lock itself. */
 CONC__PRIVATE int conc__shared_rwlock_look(struct conc__rwlock_call *c) {
-  struct conc__rwlock_shared *s = c->s;
+  unsigned id = conc__registry_self(c->r);
   conc_rwlock **place =
       conc__reads_find(c->self, CONC__READS_SHARED(c->rwlock));
-  if (place != NULL && conc__sharers_find(&s->readers, c->id) == NULL) {
+  if (id == 0) return -EAGAIN;
+  if (id != c->id) c->named = c->died = false; /* that was the parent's */
+  c->id = id;
+  if (place != NULL && conc__places_find(c->s->readers, id) == NULL) {
     *place = NULL; /* of another lock, never released, at this address */
     place = NULL;
   }
-  if (place != NULL || (s->writer == c->id && s->writer_actor == c->self->id))
+  if (place != NULL ||
+      (!c->named && conc__shared_rwlock_is_mine(c->s, id, c->self->id)))
     return -EDEADLK;
-  if (c->round == 0) c->writers = s->writers;
-  c->died = false;
-  if (!conc__shared_doubts(c->round, c->deadline)) return 0;
-  /* A dead writer stays named until one has taken the lock: that one, and no
-     other, is to say -EOWNERDEAD. */
-  c->died = s->writer != 0 && conc__registry_is_dead(c->r, s->writer);
-  if (s->wants != 0 && conc__registry_is_dead(c->r, s->wants)) s->wants = 0;
-  conc__sharers_drop_dead(&s->readers, c->r);
+  if (c->sentry.round == 0) c->writers = CONC__LOAD_RELAXED(&c->s->writers);
+  if (conc__shared_doubts(c->sentry.round, c->deadline))
+    conc__places_drop_dead(c->s->readers, c->r);
   return 0;
 }
 
-/* Whether it is the caller's turn, by the table above. The guard is held. */
-CONC__PRIVATE bool conc__shared_rwlock_may(const struct conc__rwlock_call *c) {
-  const struct conc__rwlock_shared *s = c->s;
-  bool late = c->round > 1 || c->deadline <= 0;
-  bool read = conc__sharers_any(&s->readers);
-  if (s->writer != 0 && !c->died) return false;
-  if (c->write) return !read && (late || c->died || !s->readers_turn);
-  return s->wants == 0 || s->writers != c->writers || (late && !read);
+/* Names the caller as the writer that is to be next, if there is none, or a
+   dead one. */
+CONC__PRIVATE bool conc__shared_rwlock_name(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  unsigned seen = CONC__LOAD(&s->writer);
+  unsigned owner;
+  do {
+    owner = seen & CONC__PROCESS_ID;
+    if (owner != 0 && (!conc__shared_doubts(c->sentry.round, c->deadline) ||
+                       !conc__registry_is_dead(c->r, owner)))
+      return false;
+  } while (!conc__place_change(&s->writer, &seen,
+                               (seen & ~CONC__PROCESS_ID) | c->id));
+  /* In this order: see conc__shared_rwlock_is_mine. */
+  CONC__STORE_RELAXED(&s->writer_actor, c->self->id);
+  CONC__STORE(&s->writer_process, c->id);
+  c->named = true;
+  c->died = (seen & CONC__RWLOCK_HELD) != 0;
+  return true;
 }
 
-/* Takes the lock if it is the caller's turn. The guard is held. Killed at any
-   instruction, the caller leaves a lock that it has, or has not: `writer` and
-   the reader's id are what counts, and are written last. */
-CONC__PRIVATE bool conc__shared_rwlock_take(struct conc__rwlock_call *c) {
+/* Takes the lock for writing, if it can. First the name, which keeps new
+   readers out; when those that are there have gone, the flag; then it looks
+   once more. One that must not wait does not even leave its name. */
+CONC__PRIVATE bool conc__shared_rwlock_write(struct conc__rwlock_call *c) {
   struct conc__rwlock_shared *s = c->s;
-  if (!conc__shared_rwlock_may(c)) return false;
-  if (c->write) {
-    if (c->died) s->readers_turn = false;
-    s->writer_actor = c->self->id;
-    CONC__STORE(&s->writer, c->id);
-    return true;
+  c->place = conc__places_any(s->readers);
+  if (!c->named && c->place != NULL && c->deadline <= 0) return false;
+  if (!c->named && !conc__shared_rwlock_name(c)) {
+    c->place = NULL;
+    return false;
   }
-  if (!conc__sharers_add(&s->readers, c->id)) return false;
-  s->readers_turn = false;
-  if (c->died) CONC__STORE(&s->writer, 0u);
+  c->place = conc__places_any(s->readers);
+  if (c->place != NULL) return false;
+  if (CONC__LOAD(&s->turn) != 0 && !c->gave && c->deadline > 0) return false;
+  CONC__STORE_RELAXED(&s->turn, 0u);
+  CONC__POINT();
+  __atomic_fetch_or(&s->writer, CONC__RWLOCK_HELD, __ATOMIC_SEQ_CST);
+  c->place = conc__places_any(s->readers);
+  if (c->place == NULL) return true;
+  if (!c->died) CONC__AND(&s->writer, ~CONC__RWLOCK_HELD);
+  return false;
+}
+
+/* Whether a reader must give way. */
+CONC__PRIVATE bool conc__shared_rwlock_bars(const struct conc__rwlock_call *c,
+                                            unsigned writer) {
+  if (writer & CONC__RWLOCK_HELD) return true;
+  return (writer & CONC__PROCESS_ID) != 0 &&
+         CONC__LOAD_RELAXED(&c->s->writers) == c->writers;
+}
+
+/* Takes the lock for reading, if it can. What a dead writer has left is taken
+   over as by a writer, and given back when the reader is counted. */
+CONC__PRIVATE bool conc__shared_rwlock_read(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  unsigned seen = conc__load_in_order(&s->writer);
+  c->place = NULL;
+  if (conc__shared_rwlock_bars(c, seen) && !conc__shared_rwlock_name(c))
+    return false;
+  if (!conc__places_add(s->readers, c->id)) {
+    c->place = conc__places_any(s->readers);
+    if (c->named) conc__shared_rwlock_unname(s, c->died ? CONC__RWLOCK_HELD : 0);
+    c->named = c->died = false;
+    return false;
+  }
+  seen = conc__load_in_order(&s->writer);
+  if (!c->named && conc__shared_rwlock_bars(c, seen)) {
+    conc__places_remove(s->readers, c->id);
+    return false;
+  }
+  if (c->named) conc__shared_rwlock_unname(s, 0);
+  if (CONC__LOAD(&s->turn) != 0) {
+    CONC__POINT();
+    if (__atomic_exchange_n(&s->turn, 0u, __ATOMIC_ACQ_REL) &
+        CONC__SHARED_WAITERS)
+      conc__shared_wake(&s->turn, INT_MAX);
+  }
   conc__reads_add(c->self, CONC__READS_SHARED(c->rwlock));
   return true;
 }
 
-/* The caller waits no more, for it has the lock or gives up; leaves the guard.
-   If it was named in `wants`, it has kept others out, which may come now. */
-CONC__PRIVATE void conc__shared_rwlock_done(struct conc__rwlock_call *c) {
-  struct conc__rwlock_shared *s = c->s;
-  if (s->wants != c->id || s->wants_actor != c->self->id) {
-    conc__shared_leave(&s->guard);
-    return;
-  }
-  s->wants = 0;
-  conc__shared_rwlock_leave(s);
-}
-
-/* Says what the caller waits for, leaves the guard, and waits for a change. 0:
-   look again; -ETIMEDOUT, -ECANCELED. */
+/* Waits for what the attempt has met. 0: look again; -ETIMEDOUT, -ECANCELED.
+   The first wait spins, and is not announced. */
 CONC__PRIVATE int conc__shared_rwlock_wait(struct conc__rwlock_call *c) {
   struct conc__rwlock_shared *s = c->s;
+  unsigned *word = c->named ? &s->turn : &s->writer;
   unsigned seen;
-  if (!c->write) {
-    s->readers_wait = true;
-  } else if (s->wants == 0) {
-    s->wants_actor = c->self->id;
-    CONC__STORE(&s->wants, c->id);
+  if (c->place != NULL)
+    return conc__place_await(&c->sentry, c->place, c->deadline);
+  seen = CONC__LOAD(word);
+  /* It has become free since; or there is no turn to wait for any more. */
+  if ((c->named ? seen : seen & (CONC__PROCESS_ID | CONC__RWLOCK_HELD)) == 0)
+    return conc__take_cancel(c->self) ? -ECANCELED : 0;
+  if (!c->write) CONC__STORE_RELAXED(&s->waits, 1u);
+  if (c->sentry.round > 0 && !(seen & CONC__SHARED_WAITERS)) {
+    if (!CONC__CAS(word, &seen, seen | CONC__SHARED_WAITERS)) return 0;
+    seen |= CONC__SHARED_WAITERS;
   }
-  seen = s->round | 1;
-  CONC__STORE_RELAXED(&s->round, seen); /* leaving the guard releases it */
-  conc__shared_leave(&s->guard);
-  return conc__shared_wait(&s->round, seen, c->deadline, &c->round);
+  c->gave = c->named && c->sentry.round > 0;
+  return conc__sentry_wait(&c->sentry, word, seen, true, c->deadline);
 }
 
-/* The caller knows that the lock is shared. After a failed wait, too, it
-   enters the guard again: to take its name out of `wants`. */
+/* The caller knows that the lock is shared. */
 CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
                                               conc__actor *self,
                                               double timeout) {
+  static const conc__sentry sentry = CONC__SENTRY_NEW;
   struct conc__rwlock_call c;
   int rc = 0;
   c.s = &rwlock->shared;
@@ -7973,57 +8252,50 @@ CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
   c.self = self;
   c.write = write;
   c.deadline = conc__deadline(timeout);
-  c.round = 0; /* the rest is set by the first look */
-  for (;;) {
-    bool taken;
-    if (conc__shared_enter(c.r, &c.s->guard) < 0) return -EAGAIN;
-    c.id = conc__registry_self(c.r);
-    if (rc == 0) rc = conc__shared_rwlock_look(&c);
-    taken = rc == 0 && conc__shared_rwlock_take(&c);
-    if (rc == 0 && !taken && c.deadline <= 0) rc = -ETIMEDOUT;
-    if (taken || rc != 0) {
-      conc__shared_rwlock_done(&c);
-      return taken && c.died ? -EOWNERDEAD : rc;
-    }
-    rc = conc__shared_rwlock_wait(&c);
+  c.id = 0; /* the rest is set by the first look */
+  c.gave = false;
+  c.sentry = sentry;
+  if (c.r == NULL) return -EINVAL;
+  while (rc == 0) {
+    rc = conc__shared_rwlock_look(&c);
+    if (rc != 0) break;
+    if (write ? conc__shared_rwlock_write(&c) : conc__shared_rwlock_read(&c))
+      break;
+    rc = c.deadline <= 0 ? -ETIMEDOUT : conc__shared_rwlock_wait(&c);
   }
+  if (rc != 0 && c.named && c.id == conc__registry_self(c.r))
+    conc__shared_rwlock_unname(c.s, c.died ? CONC__RWLOCK_HELD : 0);
+  conc__sentry_end(&c.sentry);
+  return rc == 0 && c.died ? -EOWNERDEAD : rc;
 }
 
-/* 0, -EPERM, -EAGAIN. A reader beyond the CONC__READS that its actor remembers
-   is taken at its word if its process reads the lock. */
+/* 0, -EPERM. A reader beyond the CONC__READS that its actor remembers is taken
+   at its word if its process reads the lock. */
 CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
                                               conc__actor *self) {
   struct conc__rwlock_shared *s = &rwlock->shared;
   struct conc__registry *r =
       conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
   conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
-  unsigned id = conc__registry_self(r);
-  bool write, read;
-  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
-  write = s->writer == id && s->writer_actor == self->id;
-  read = !write && (place != NULL || self->more_reads > 0) &&
-         conc__sharers_find(&s->readers, id) != NULL;
-  if (!write && !read) {
-    conc__shared_leave(&s->guard);
+  unsigned id = r != NULL ? conc__registry_self(r) : 0;
+  if (id == 0) return -EPERM;
+  if (conc__shared_rwlock_is_mine(s, id, self->id)) {
+    conc__tsan_released(rwlock, false);
+    CONC__STORE_RELAXED(&s->writers, CONC__LOAD_RELAXED(&s->writers) + 1);
+    CONC__STORE_RELAXED(&s->turn, CONC__LOAD_RELAXED(&s->waits));
+    CONC__STORE_RELAXED(&s->waits, 0u);
+    conc__shared_rwlock_unname(s, 0);
+    return 0;
+  }
+  if ((place == NULL && self->more_reads == 0) ||
+      conc__places_find(s->readers, id) == NULL)
     return -EPERM;
-  }
-  conc__tsan_released(rwlock, read);
-  if (write) {
-    s->writers++;
-    s->readers_turn = s->readers_wait;
-    s->readers_wait = false;
-    /* Before `writer`, which releases it: killed between the two, the process
-       is found dead as a writer, which is true. */
-    s->writer_actor = 0;
-    CONC__STORE(&s->writer, 0u);
-  } else {
-    if (place != NULL)
-      *place = NULL;
-    else
-      self->more_reads--;
-    conc__sharers_remove(&s->readers, id);
-  }
-  conc__shared_rwlock_leave(s);
+  conc__tsan_released(rwlock, true);
+  if (place != NULL)
+    *place = NULL;
+  else
+    self->more_reads--;
+  conc__places_remove(s->readers, id);
   return 0;
 }
 
@@ -8429,17 +8701,19 @@ CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
   double deadline = conc__deadline(timeout);
   unsigned seen = CONC__LOAD(word);
   unsigned before = seen | CONC__EVENT_STATE;
-  unsigned round = 0;
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  int rc = 0;
   while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
-    int rc;
     if (!(seen & CONC__AWAITED) &&
         !CONC__CAS(word, &seen, seen | CONC__AWAITED))
       continue;
-    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
-    if (rc != 0) return rc;
+    rc = conc__sentry_wait(&sentry, word, seen | CONC__AWAITED, true,
+                           deadline);
+    if (rc != 0) break;
     seen = CONC__LOAD(word);
   }
-  return 0;
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 /* An event of this process that is awaited: the slow path of a set. */
@@ -8514,17 +8788,55 @@ CONC_API int conc_event_wait(conc_event *event, double timeout) {
 
 /* --- conc_cond between processes ---
 
-   The fields of struct conc__cond_shared, all under its guard:
+   All is in one word, which each call changes by one compare-and-swap: there
+   is no guard that a process may be stopped with, and the word is the last
+   that is touched.
 
      waiting    how many tasks wait. One that is killed stays counted: so later
-                notifies may let go as many more than they should.
+                notifies may let go as many more than they should. 0 if all of
+                it was made anew: then those that waited have been let go.
      notified   how many of them may go; never more than `waiting`.
-     round      how many notifies there were: what all of them sleep on, also
-                read without the guard.
+     round      how many notifies there were, in the lowest bits: what all of
+                them sleep on.
 
    A notify lets some go, and begins a new round. Any of those that came in an
    earlier round may be one of them: the first to look go. One that came later
    finds its own round, and waits for the next. */
+
+/* The bits of each number: 16, 16 and 32; on 32-bit machines 10, 10 and 12. */
+#define CONC__COND_BITS (sizeof(uintptr_t) > 4 ? 16 : 10)
+#define CONC__COND_MAX (((uintptr_t)1 << CONC__COND_BITS) - 1)
+#define CONC__COND_NOTIFIED (8 * sizeof(uintptr_t) - 2 * CONC__COND_BITS)
+#define CONC__COND_WAITING (CONC__COND_NOTIFIED + CONC__COND_BITS)
+
+CONC__INLINE uintptr_t conc__cond_waiting(uintptr_t state) {
+  return state >> CONC__COND_WAITING;
+}
+
+CONC__INLINE uintptr_t conc__cond_notified(uintptr_t state) {
+  return state >> CONC__COND_NOTIFIED & CONC__COND_MAX;
+}
+
+CONC__INLINE uintptr_t conc__cond_round(uintptr_t state) {
+  return state & (((uintptr_t)1 << CONC__COND_NOTIFIED) - 1);
+}
+
+CONC__INLINE uintptr_t conc__cond_state(uintptr_t waiting, uintptr_t notified,
+                                        uintptr_t round) {
+  if (notified > waiting) notified = waiting;
+  return waiting << CONC__COND_WAITING | notified << CONC__COND_NOTIFIED |
+         conc__cond_round(round);
+}
+
+/* Half of the word is slept on: the one with the round. */
+CONC__INLINE unsigned *conc__cond_half(conc_cond *cond) {
+  union conc__cond_shared one;
+  memset(&one, 0, sizeof one);
+  one.state = 1;
+  return &cond->shared.half[one.half[0] == 1 ? 0
+                                             : sizeof one / sizeof(unsigned) -
+                                                   1];
+}
 
 CONC_API int conc_cond_init_shared(conc_cond *cond) {
   struct conc__registry *r = conc__registry_of(cond);
@@ -8534,70 +8846,70 @@ CONC_API int conc_cond_init_shared(conc_cond *cond) {
   return 0;
 }
 
-/* Enters the guard. 0, or -EAGAIN: then it is not held. */
-CONC__PRIVATE int conc__shared_cond_enter(conc_cond *cond) {
-  struct conc__cond_shared *s = &cond->shared;
-  struct conc__registry *r = conc__shared_registry(cond, cond->word);
-  int rc = conc__shared_enter(r, &s->guard);
-  if (rc <= 0) return rc;
-  /* One died in there. It may have counted a notify and not told of it: so all
-     that wait are woken to look. */
-  if (s->notified > s->waiting) s->notified = s->waiting;
-  CONC__STORE(&s->round, s->round + 1);
-  conc__shared_wake(&s->round, INT_MAX);
-  return 0;
-}
-
 /* A waiter that came in the round `before` looks whether it may go: true. If
    not, rc says why it ends its wait (it is counted no more), or 0: it goes on.
    A cancelled one takes no notify, but leaves it to another; one whose time is
    out takes it if there is one. */
-CONC__PRIVATE bool conc__shared_cond_look(conc_cond *cond, unsigned before,
+CONC__PRIVATE bool conc__shared_cond_look(conc_cond *cond, uintptr_t before,
                                           int rc) {
-  struct conc__cond_shared *s = &cond->shared;
-  bool goes = false;
-  /* -EAGAIN can only pass: this process had an id when it began to wait. */
-  while (conc__shared_cond_enter(cond) != 0) sched_yield();
-  if (rc != -ECANCELED && s->notified > 0 && s->round != before) {
-    s->notified--;
-    goes = true;
+  uintptr_t *state = &cond->shared.state;
+  uintptr_t seen = CONC__LOAD(state);
+  for (;;) {
+    uintptr_t waiting = conc__cond_waiting(seen);
+    uintptr_t notified = conc__cond_notified(seen);
+    bool goes = rc != -ECANCELED && notified > 0 &&
+                conc__cond_round(seen) != before;
+    if (waiting == 0) return true;
+    if (!goes && rc == 0) return false;
+    if (CONC__CAS(state, &seen,
+                  conc__cond_state(waiting - 1, notified - goes, seen)))
+      return goes;
   }
-  if ((goes || rc != 0) && s->waiting > 0) s->waiting--;
-  if (s->notified > s->waiting) s->notified = s->waiting;
-  conc__shared_leave(&s->guard);
-  return goes;
+}
+
+/* Waits until the waiter may go: 0, or why it ends its wait. */
+CONC__PRIVATE int conc__shared_cond_await(conc_cond *cond, uintptr_t before,
+                                          double deadline) {
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  unsigned *word = conc__cond_half(cond);
+  int rc = 0;
+  while (rc == 0) {
+    unsigned seen = CONC__LOAD(word);
+    if (conc__shared_cond_look(cond, before, 0)) break;
+    rc = conc__sentry_wait(&sentry, word, seen, true, deadline);
+    if (rc == 0) continue;
+    /* A cancelled one is told so even if all of it was made anew. */
+    if (conc__shared_cond_look(cond, before, rc) && rc != -ECANCELED) rc = 0;
+    break;
+  }
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 /* The caller does not hold the lock as one of this process. Results as of
    conc_cond_wait, and -EAGAIN. */
 CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
                                          double timeout) {
-  struct conc__cond_shared *s = &cond->shared;
+  uintptr_t *state = &cond->shared.state;
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
-  unsigned before, depth, round = 0;
+  uintptr_t seen;
+  unsigned depth;
   int rc, again;
   if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  if (!conc__is_shared(cond->word)) return -EINVAL;
-  rc = conc__shared_cond_enter(cond);
-  if (rc != 0) return rc;
+  if (!conc__is_shared(CONC__LOAD_RELAXED(&cond->word))) return -EINVAL;
   /* Counted before the lock is released: so a task that takes the lock then,
      and notifies, means this one, too. */
-  before = s->round;
-  s->waiting++;
-  conc__shared_leave(&s->guard);
+  seen = CONC__LOAD(state);
+  do {
+    if (conc__cond_waiting(seen) == CONC__COND_MAX) return -EAGAIN;
+  } while (!CONC__CAS(state, &seen,
+                      conc__cond_state(conc__cond_waiting(seen) + 1,
+                                       conc__cond_notified(seen), seen)));
   depth = lock->depth;
   lock->depth = 0;
   conc_lock_release(lock);
-  for (;;) {
-    unsigned seen = CONC__LOAD(&s->round);
-    rc = 0;
-    if (seen != before && conc__shared_cond_look(cond, before, 0)) break;
-    rc = conc__shared_wait(&s->round, seen, deadline, &round);
-    if (rc == 0) continue;
-    if (conc__shared_cond_look(cond, before, rc)) rc = 0;
-    break;
-  }
+  rc = conc__shared_cond_await(cond, conc__cond_round(seen), deadline);
   /* However the wait ended, the caller has the lock again. */
   again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
   lock->depth = depth;
@@ -8605,16 +8917,20 @@ CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
 }
 
 CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
-  struct conc__cond_shared *s = &cond->shared;
-  int rc = conc__shared_cond_enter(cond);
-  if (rc != 0) return rc;
-  if (n > s->waiting - s->notified) n = s->waiting - s->notified;
-  if (n > 0) {
-    s->notified += (unsigned)n;
-    CONC__STORE(&s->round, s->round + 1);
-  }
-  conc__shared_leave(&s->guard);
-  if (n > 0) conc__shared_wake(&s->round, n > INT_MAX ? INT_MAX : (int)n);
+  uintptr_t *state = &cond->shared.state;
+  unsigned *word = conc__cond_half(cond);
+  uintptr_t seen = CONC__LOAD(state);
+  uintptr_t notified, waiting;
+  do {
+    notified = conc__cond_notified(seen);
+    waiting = conc__cond_waiting(seen);
+    if (n == 0 || notified >= waiting) return 0;
+    if (n > waiting - notified) n = waiting - notified;
+  } while (!CONC__CAS(state, &seen,
+                      conc__cond_state(waiting, notified + n, seen + 1)));
+  /* The address alone is used from here on: those that were let go may have
+     freed the condition. */
+  conc__shared_wake(word, (int)n);
   return 0;
 }
 
@@ -8634,7 +8950,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   int rc;
   if (!conc__lock_is_mine(lock, self->id))
     return conc__shared_cond_wait(cond, lock, timeout);
-  if (conc__is_shared(cond->word)) return -EINVAL;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word))) return -EINVAL;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
   w.lock = lock;
@@ -8676,7 +8992,8 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__mutex_of(cond);
   conc__actor *self;
   conc__waiter *chain;
-  if (conc__is_shared(cond->word)) return conc__shared_cond_notify(cond, n);
+  if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word)))
+    return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
@@ -8723,23 +9040,28 @@ CONC_API int conc_sem_init_shared(conc_sem *sem) {
 CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   unsigned seen = CONC__LOAD(&sem->shared);
   unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
-  unsigned round = 0;
+  conc__sentry sentry = CONC__SENTRY_NEW;
   double deadline = CONC__NEVER;
+  int rc = timeout <= 0 ? -ETIMEDOUT : 0;
   for (;;) {
     if (seen & CONC__SEM_MAX) {
-      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | waiters)) return 0;
-    } else if (timeout <= 0) {
-      return -ETIMEDOUT;
+      if (!CONC__CAS(&sem->shared, &seen, (seen - 1) | waiters)) continue;
+      rc = 0;
+      break;
+    } else if (rc != 0) {
+      break;
     } else if ((seen & CONC__SHARED_WAITERS) ||
                CONC__CAS(&sem->shared, &seen, seen | CONC__SHARED_WAITERS)) {
-      int rc;
       if (waiters == 0) deadline = conc__deadline(timeout);
       waiters = CONC__SHARED_WAITERS;
-      rc = conc__shared_wait(&sem->shared, seen | waiters, deadline, &round);
-      if (rc != 0) return rc;
+      rc = conc__sentry_wait(&sentry, &sem->shared, seen | waiters, true,
+                             deadline);
+      if (rc == -ECANCELED) break; /* the units are left to others */
       seen = CONC__LOAD(&sem->shared);
     }
   }
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
@@ -8838,25 +9160,62 @@ CONC_API size_t conc_sem_value(const conc_sem *sem) {
 
 /* --- conc_barrier between processes ---
 
-   `broken`, `waiting` and `generation` are as in one process, but written
-   under the guard in `shared`, and read without it by calls that only ask. The
-   fields of struct conc__barrier_shared:
+   All that counts is in one word, `state`, which each call changes by one
+   compare-and-swap, and on which all sleep. So no process can be stopped in
+   the middle of a change.
 
-     runner   the process whose action runs, and runner_actor which of its
-              actors; 0: none. While it is set the generation is complete, but
-              has not ended: no timeout and no cancellation counts any more,
-              and those that come for the next one sleep on this word.
-     failed   how the last 32 generations ended, the latest in the lowest bit:
-              set if it was broken or reset. A waiter finds its own there, by
-              how many have ended since; older ones count as passed.
-     parts    the processes of those that wait in this generation, as far as
-              there is room, to notice their deaths.
+     waiting     16 bits: how many of this generation have come. If it is as
+                 many as there are parties, the action runs: the generation is
+                 complete, but has not ended. No timeout and no cancellation
+                 counts any more, and those that come for the next one wait.
+     broken      1 bit.
+     failed      5 bits: how the last generations ended, the latest in the
+                 lowest bit: set if it was broken or reset. A waiter finds its
+                 own there, by how many have ended since; older ones count as
+                 passed.
+     generation  10 bits, and it begins again: a waiter would have to sleep
+                 through 1,024 of them to miss its end.
 
-   Waiters sleep on `generation`. */
+   Beside it:
+
+     runner      the process whose action runs, and runner_actor which of its
+                 actors; 0: none, or it has just begun.
+     parts       the places (see >>lock) of those that wait in the generation
+                 `round`, as far as there is room, to notice their deaths. They
+                 are under `guard`, for which no task waits: if it is taken, a
+                 death is noticed later, or not at all. */
+
+#define CONC__BARRIER_MAX 0xffffu
+#define CONC__BARRIER_BROKEN 0x10000u
+#define CONC__BARRIER_FAILED 17
+#define CONC__BARRIER_GENERATION 22
+
+CONC__INLINE unsigned conc__barrier_come(unsigned state) {
+  return state & CONC__BARRIER_MAX;
+}
+
+/* How many generations have ended between the two. */
+CONC__INLINE unsigned conc__barrier_age(unsigned state, unsigned before) {
+  return ((state >> CONC__BARRIER_GENERATION) -
+          (before >> CONC__BARRIER_GENERATION)) %
+         1024;
+}
+
+/* The state after the end of a generation. */
+CONC__INLINE unsigned conc__barrier_next(unsigned state, bool failed,
+                                         bool broken) {
+  unsigned history = state >> CONC__BARRIER_FAILED & 31;
+  unsigned generation = (state >> CONC__BARRIER_GENERATION) + 1;
+  return generation << CONC__BARRIER_GENERATION |
+         ((history << 1 | failed) & 31) << CONC__BARRIER_FAILED |
+         (broken ? CONC__BARRIER_BROKEN : 0);
+}
 
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
   struct conc__registry *r = conc__registry_of(barrier);
-  if (r == NULL || barrier->parties < 1) return -EINVAL;
+  if (r == NULL || barrier->parties < 1 ||
+      barrier->parties > (int)CONC__BARRIER_MAX)
+    return -EINVAL;
   barrier->broken = false;
   barrier->waiting = 0;
   barrier->generation = 0;
@@ -8865,195 +9224,238 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
   return 0;
 }
 
-/* Ends a generation; the guard is held. `generation` is written last: a waiter
-   that sees the new one finds in `failed` how its own ended. */
-CONC__PRIVATE void conc__shared_barrier_advance(conc_barrier *barrier,
-                                                bool failed) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  s->failed = s->failed << 1 | failed;
-  CONC__STORE_RELAXED(&barrier->waiting, 0);
-  memset(&s->parts, 0, sizeof s->parts);
-  CONC__STORE(&barrier->generation, barrier->generation + 1);
+/* Ends a generation, if the state is as seen. The change is the last touch. */
+CONC__PRIVATE bool conc__shared_barrier_advance(conc_barrier *barrier,
+                                                unsigned *seen, bool failed,
+                                                bool broken) {
+  unsigned *state = &barrier->shared.state;
+  if (!CONC__CAS(state, seen, conc__barrier_next(*seen, failed, broken)))
+    return false;
+  conc__shared_wake(state, INT_MAX);
+  return true;
 }
 
-/* Leaves the guard and wakes all, to look. */
-CONC__PRIVATE void conc__shared_barrier_leave(conc_barrier *barrier) {
-  conc__shared_leave(&barrier->shared.guard);
-  conc__shared_wake(&barrier->generation, INT_MAX);
-  conc__shared_wake(&barrier->shared.runner, INT_MAX);
-}
-
-/* The guard is held, and left. An action that runs is awaited no more: its
-   runner is dead, or the state is not to be trusted. */
-CONC__PRIVATE void conc__shared_barrier_break(conc_barrier *barrier) {
-  CONC__STORE_RELAXED(&barrier->broken, true);
-  CONC__STORE(&barrier->shared.runner, 0u);
-  conc__shared_barrier_advance(barrier, true);
-  conc__shared_barrier_leave(barrier);
-}
-
-/* Enters the guard: 0. -EAGAIN, or -EOWNERDEAD: it is not held. In the latter
-   case one died with it, and how far it came is not known: so the barrier is
-   broken now. */
-CONC__PRIVATE int conc__shared_barrier_enter(conc_barrier *barrier,
-                                             struct conc__registry *r) {
-  int rc = conc__shared_enter(r, &barrier->shared.guard);
-  if (rc <= 0) return rc;
-  conc__shared_barrier_break(barrier);
-  return -EOWNERDEAD;
-}
-
-/* What conc__barrier_end does. If a process died with the guard, entering it
-   has broken the barrier, and a reset is still to be done. */
-CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken,
-                                           const unsigned *generation) {
-  struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
-  int rc;
-  do rc = conc__shared_barrier_enter(barrier, r);
-  while (rc == -EOWNERDEAD);
-  if (rc != 0) return rc;
-  if (generation == NULL || *generation == barrier->generation) {
-    CONC__STORE_RELAXED(&barrier->broken, broken);
-    conc__shared_barrier_advance(barrier, true);
+/* What conc__barrier_end does. */
+CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
+                                           bool broken) {
+  unsigned seen = CONC__LOAD(&barrier->shared.state);
+  while (!conc__shared_barrier_advance(barrier, &seen, true, broken)) {
   }
-  conc__shared_barrier_leave(barrier);
   return 0;
+}
+
+/* --- conc_barrier between processes: who is there --- */
+
+/* Enters the guard of `parts`, if that can be had at once. */
+CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
+                                              struct conc__registry *r,
+                                              unsigned id) {
+  unsigned *guard = &barrier->shared.guard;
+  unsigned seen = 0;
+  int i;
+  for (i = 0; i < 20; i++, seen = 0) {
+    if (CONC__CAS(guard, &seen, id)) return true;
+    if (i < 10)
+      conc__pause();
+    else
+      sched_yield();
+  }
+  seen = CONC__LOAD(guard);
+  return seen != 0 && conc__registry_is_dead(r, seen & CONC__PROCESS_ID) &&
+         CONC__CAS(guard, &seen, id);
+}
+
+/* The caller is about to be counted in the generation of `state`: from now on
+   its death is that of a part. */
+CONC__PRIVATE void conc__shared_barrier_part(conc_barrier *barrier,
+                                             struct conc__registry *r,
+                                             unsigned id, unsigned state) {
+  struct conc__barrier_shared *s = &barrier->shared;
+  unsigned round = state >> CONC__BARRIER_GENERATION;
+  if (!conc__shared_barrier_enter(barrier, r, id)) return;
+  if (CONC__LOAD(&s->state) >> CONC__BARRIER_GENERATION == round) {
+    if (s->round != round) memset(s->parts, 0, sizeof s->parts);
+    s->round = round;
+    conc__places_add(s->parts, id);
+  }
+  CONC__STORE(&s->guard, 0u);
+}
+
+/* Whether one that is to be waited for in the generation of `state` has died:
+   the runner of the action if there is one, or one of those that wait. */
+CONC__PRIVATE bool conc__shared_barrier_lost(conc_barrier *barrier,
+                                             struct conc__registry *r,
+                                             unsigned id, unsigned state) {
+  struct conc__barrier_shared *s = &barrier->shared;
+  unsigned runner = CONC__LOAD(&s->runner);
+  bool lost;
+  if (conc__barrier_come(state) >= (unsigned)barrier->parties && runner != 0)
+    return conc__registry_is_dead(r, runner);
+  if (!conc__shared_barrier_enter(barrier, r, id)) return false;
+  lost = s->round == state >> CONC__BARRIER_GENERATION &&
+         conc__places_drop_dead(s->parts, r);
+  CONC__STORE(&s->guard, 0u);
+  return lost;
 }
 
 /* --- conc_barrier between processes: wait --- */
 
-/* The caller is the last of all parties; the guard is held, and left. Returns
-   what conc_barrier_wait returns. */
-CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
-                                            struct conc__registry *r,
-                                            unsigned id, conc__actor *self) {
+/* One wait. */
+struct conc__barrier_call {
+  conc_barrier *barrier;
+  struct conc__registry *r;
+  conc__actor *self;
+  unsigned id;
+  unsigned before; /* the state when the caller was counted */
+  bool part;       /* it is one of the parts of that generation */
+  double deadline;
+  conc__sentry sentry;
+};
+
+/* The caller is the last of all parties, and has been counted. Returns what
+   conc_barrier_wait returns. A reset or an abort may end the generation during
+   the action. */
+CONC__PRIVATE int conc__shared_barrier_run(struct conc__barrier_call *c) {
+  conc_barrier *barrier = c->barrier;
   struct conc__barrier_shared *s = &barrier->shared;
-  unsigned generation = barrier->generation;
-  int index = barrier->waiting;
-  int rc = 0;
-  if (barrier->action != NULL) {
-    /* `runner` is written last: if it is this process, the actor is right. */
-    s->runner_actor = self->id;
-    CONC__STORE(&s->runner, id);
-    conc__shared_leave(&s->guard);
-    rc = barrier->action(barrier->arg);
-    while (conc__shared_barrier_enter(barrier, r) != 0) sched_yield();
-    CONC__STORE(&s->runner, 0u);
+  unsigned seen;
+  int rc;
+  /* `runner` is written last: if it is this process, the actor is right. */
+  CONC__STORE_RELAXED(&s->runner_actor, c->self->id);
+  CONC__STORE(&s->runner, c->id);
+  rc = barrier->action(barrier->arg);
+  CONC__STORE(&s->runner, 0u);
+  seen = CONC__LOAD(&s->state);
+  while (conc__barrier_age(seen, c->before) == 0) {
+    bool broken = rc < 0 || (seen & CONC__BARRIER_BROKEN) != 0;
+    if (conc__shared_barrier_advance(barrier, &seen, rc < 0, broken))
+      return rc < 0 ? rc : (int)conc__barrier_come(c->before);
   }
-  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
-  /* A reset or an abort may have ended the generation during the action. */
-  if (generation == barrier->generation)
-    conc__shared_barrier_advance(barrier, rc < 0);
-  conc__shared_barrier_leave(barrier);
-  return rc < 0 ? rc : index;
+  /* It was another generation's: the failure is broken all the same. */
+  while (rc < 0 && !(seen & CONC__BARRIER_BROKEN) &&
+         !conc__shared_barrier_advance(barrier, &seen, true, true)) {
+  }
+  return rc < 0 ? rc : (int)conc__barrier_come(c->before);
 }
 
-/* Why a waiter must break the generation, in the given round of its wait: 0,
-   -EOWNERDEAD, -ECANCELED, -ETIMEDOUT. The guard is held. */
-CONC__PRIVATE int conc__shared_barrier_failure(conc_barrier *barrier,
-                                               struct conc__registry *r,
-                                               conc__actor *self,
-                                               unsigned round,
-                                               double deadline) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  bool doubts = round > 0; /* the dead are looked for before each sleep */
-  /* All have come: only the runner's death matters. */
-  if (s->runner != 0)
-    return doubts && conc__registry_is_dead(r, s->runner) ? -EOWNERDEAD : 0;
-  if (conc__take_cancel(self)) return -ECANCELED;
-  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  return doubts && conc__sharers_drop_dead(&s->parts, r) ? -EOWNERDEAD : 0;
+/* Why the caller breaks the generation: 0, -EOWNERDEAD, -ECANCELED,
+   -ETIMEDOUT. */
+CONC__PRIVATE int conc__shared_barrier_failure(struct conc__barrier_call *c,
+                                               unsigned state, int rc) {
+  bool complete =
+      conc__barrier_come(state) >= (unsigned)c->barrier->parties;
+  if (rc != 0 && !complete) return rc;
+  if (c->sentry.round > 0 &&
+      conc__shared_barrier_lost(c->barrier, c->r, c->id, state))
+    return -EOWNERDEAD;
+  return 0;
 }
 
-/* Waits for the end of a generation, in which the caller has been counted as
-   number `index`. Returns as conc_barrier_wait. */
-CONC__PRIVATE int conc__shared_barrier_await(conc_barrier *barrier,
-                                             struct conc__registry *r,
-                                             conc__actor *self, int index,
-                                             unsigned generation,
-                                             double deadline) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  unsigned round;
-  for (round = 0;; round++) {
+/* Waits for the end of the generation in which the caller has been counted.
+   Returns as conc_barrier_wait. A wait that has failed breaks the generation;
+   if that has just become complete, the failure has no effect: a cancellation
+   is put back. While the action runs there is no limit, for none counts. */
+CONC__PRIVATE int conc__shared_barrier_await(struct conc__barrier_call *c) {
+  unsigned *state = &c->barrier->shared.state;
+  int failed = 0; /* how the wait has ended */
+  for (;;) {
+    unsigned seen = CONC__LOAD(state);
+    unsigned age = conc__barrier_age(seen, c->before);
     bool complete;
-    unsigned age;
     int rc;
-    /* -EAGAIN can only pass: this process had an id when it was counted. */
-    while ((rc = conc__shared_barrier_enter(barrier, r)) != 0) {
-      if (rc == -EOWNERDEAD) return rc;
-      sched_yield();
-    }
-    age = barrier->generation - generation; /* how many have ended since */
     if (age > 0) {
-      bool failed = age <= 32 && (s->failed >> (age - 1) & 1);
-      conc__shared_leave(&s->guard);
-      return failed ? -EPIPE : index;
+      if (failed == -ECANCELED) conc__unpark(c->self, CONC__POKED);
+      return age <= 5 && (seen >> (CONC__BARRIER_FAILED + age - 1) & 1)
+                 ? -EPIPE
+                 : (int)conc__barrier_come(c->before);
     }
-    rc = conc__shared_barrier_failure(barrier, r, self, round, deadline);
+    rc = conc__shared_barrier_failure(c, seen, failed);
     if (rc != 0) {
-      conc__shared_barrier_break(barrier);
+      if (!conc__shared_barrier_advance(c->barrier, &seen, true, true))
+        continue;
+      if (failed == -ECANCELED && rc != failed)
+        conc__unpark(c->self, CONC__POKED);
       return rc;
     }
-    complete = s->runner != 0;
-    conc__shared_leave(&s->guard);
-    /* Without the guard: if the generation ends now, the word differs from
-       what is given here, and there is no sleep. While the action runs there
-       is no limit, for none counts. */
-    if (round == 0)
-      conc__shared_spin(self, &barrier->generation, generation);
-    else
-      conc__shared_sleep(self, &barrier->generation, generation,
-                         complete ? CONC__NEVER
-                                  : conc__scope_limit(self, deadline),
-                         round, !complete);
+    complete = conc__barrier_come(seen) >= (unsigned)c->barrier->parties;
+    rc = conc__sentry_wait(&c->sentry, state, seen, !complete,
+                           complete ? CONC__NEVER : c->deadline);
+    if (rc != 0) failed = rc;
   }
+}
+
+/* One that comes while the action of a generation runs belongs to the next
+   one, and waits uncounted until the action has ended. 0: look again; or how
+   conc_barrier_wait fails: then the next generation is broken. */
+CONC__PRIVATE int conc__shared_barrier_come_again(struct conc__barrier_call *c,
+                                                  unsigned seen) {
+  struct conc__barrier_shared *s = &c->barrier->shared;
+  int rc;
+  if (CONC__LOAD(&s->runner) == c->id &&
+      CONC__LOAD_RELAXED(&s->runner_actor) == c->self->id)
+    return -EDEADLK;
+  if (conc__shared_doubts(c->sentry.round, c->deadline) &&
+      conc__shared_barrier_lost(c->barrier, c->r, c->id, seen))
+    return conc__shared_barrier_advance(c->barrier, &seen, true, true)
+               ? -EOWNERDEAD
+               : 0;
+  rc = conc__sentry_wait(&c->sentry, &s->state, seen, true, c->deadline);
+  if (rc != 0) {
+    CONC__POINT();
+    __atomic_fetch_or(&s->state, CONC__BARRIER_BROKEN, __ATOMIC_ACQ_REL);
+  }
+  return rc;
 }
 
 /* The caller knows that the barrier is shared. Returns as conc_barrier_wait,
-   and -EAGAIN. One that comes while the action of a generation runs belongs to
-   the next one, and waits uncounted until the action has ended. */
-CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
-                                            double timeout) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  struct conc__registry *r =
-      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(timeout);
-  unsigned round = 0;
+   and -EAGAIN. */
+CONC__PRIVATE int conc__shared_barrier_arrive(struct conc__barrier_call *c) {
+  conc_barrier *barrier = c->barrier;
+  unsigned *state = &barrier->shared.state;
+  unsigned seen = CONC__LOAD(state), come;
   for (;;) {
-    unsigned id, runner, generation;
-    int index, rc = conc__shared_barrier_enter(barrier, r);
-    if (rc != 0) return rc;
-    id = conc__registry_self(r);
-    runner = s->runner;
-    if (runner != 0 && conc__shared_doubts(round, deadline) &&
-        conc__registry_is_dead(r, runner)) {
-      conc__shared_barrier_break(barrier);
-      return -EOWNERDEAD;
+    c->id = conc__registry_self(c->r);
+    if (c->id == 0) return -EAGAIN;
+    come = conc__barrier_come(seen);
+    if (come >= (unsigned)barrier->parties) {
+      int rc = conc__shared_barrier_come_again(c, seen);
+      if (rc != 0) return rc;
+      seen = CONC__LOAD(state);
+      continue;
     }
-    if (barrier->broken)
-      rc = -EPIPE;
-    else if (runner == id && s->runner_actor == self->id) rc = -EDEADLK;
-    generation = barrier->generation;
-    if (rc == 0 && runner == 0) {
-      index = barrier->waiting;
-      if (index + 1 >= barrier->parties)
-        return conc__shared_barrier_pass(barrier, r, id, self);
-      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
-      /* Without room its death is not noticed. */
-      conc__sharers_add(&s->parts, id);
-      conc__shared_leave(&s->guard);
-      return conc__shared_barrier_await(barrier, r, self, index, generation,
-                                        deadline);
-    }
-    conc__shared_leave(&s->guard);
-    if (rc != 0) return rc;
-    rc = conc__shared_wait(&s->runner, runner, deadline, &round);
-    if (rc != 0) { /* it was to be one of the next: that one is broken */
-      conc__shared_barrier_end(barrier, true, &generation);
-      return rc;
+    if (seen & CONC__BARRIER_BROKEN) return -EPIPE;
+    c->part = c->part && conc__barrier_age(seen, c->before) == 0;
+    c->before = seen;
+    if (come + 1 == (unsigned)barrier->parties && barrier->action == NULL) {
+      if (conc__shared_barrier_advance(barrier, &seen, false, false))
+        return (int)come;
+    } else {
+      if (!c->part) conc__shared_barrier_part(barrier, c->r, c->id, seen);
+      c->part = true;
+      if (CONC__CAS(state, &seen, seen + 1)) break;
     }
   }
+  return come + 1 == (unsigned)barrier->parties
+             ? conc__shared_barrier_run(c)
+             : conc__shared_barrier_await(c);
+}
+
+CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
+                                            double timeout) {
+  static const conc__sentry sentry = CONC__SENTRY_NEW;
+  struct conc__barrier_call c;
+  int rc;
+  c.barrier = barrier;
+  c.r = conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
+  c.self = conc__self();
+  c.deadline = conc__deadline(timeout);
+  c.before = 0;
+  c.part = false;
+  c.sentry = sentry; /* the rest is set on arrival */
+  if (c.r == NULL || barrier->parties > (int)CONC__BARRIER_MAX) return -EINVAL;
+  rc = conc__shared_barrier_arrive(&c);
+  conc__sentry_end(&c.sentry);
+  return rc;
 }
 
 /* --- conc_barrier in one process ---
@@ -9072,13 +9474,13 @@ enum { CONC__COME_AGAIN = -EAGAIN };
 
 /* Ends a generation before its time, and leaves the barrier broken or as new.
    With `generation`: only if it is still that one; else it has ended without
-   the caller. Always 0, but -EAGAIN for a shared one. */
+   the caller. Always 0. */
 CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
                                     const unsigned *generation) {
   conc__mutex *guard = conc__mutex_of(barrier);
   conc__waiter *chain = NULL, *w;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return conc__shared_barrier_end(barrier, broken, generation);
+    return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
     barrier->broken = broken;
@@ -9187,7 +9589,7 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
   bool broken;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return CONC__LOAD_RELAXED(&barrier->broken);
+    return (CONC__LOAD(&barrier->shared.state) & CONC__BARRIER_BROKEN) != 0;
   conc__mutex_lock(guard);
   broken = barrier->broken;
   conc__mutex_unlock(guard);
@@ -9198,7 +9600,7 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
   int waiting;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return CONC__LOAD_RELAXED(&barrier->waiting);
+    return (int)conc__barrier_come(CONC__LOAD(&barrier->shared.state));
   conc__mutex_lock(guard);
   waiting = barrier->waiting;
   conc__mutex_unlock(guard);
