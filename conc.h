@@ -3821,6 +3821,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__OFD_SETLK (-1)
 #endif
 
+/* That a mapping is not inherited by a forked child: Linux. */
+#ifdef MADV_DONTFORK
+#define CONC__MADV_DONTFORK MADV_DONTFORK
+#else
+#define CONC__MADV_DONTFORK (-1)
+#endif
+
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
 #ifndef CONC_HAVE_PIPE_SIZE
 #define CONC_HAVE_PIPE_SIZE CONC__LINUX
@@ -6771,7 +6778,11 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
    Closing any descriptor of a file drops the process's locks on it: a registry
    has one descriptor in a process, which stays open as long as the memory is
    there that is used with it. All the anonymous memory of a process has one
-   registry, which its children inherit: the family's.
+   registry, which its children inherit: the family's. There, where the system
+   has them, the lock is that of an open file which only a mapping keeps open,
+   and no descriptor: so a program that closes all descriptors is not taken for
+   dead. What is found under the descriptor's number then is another file; it
+   is not asked, and not closed.
    ------------------------------------------------------------------------ */
 
 #define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
@@ -6797,7 +6808,11 @@ struct conc__registry {
    that is mapped right before it. A forked child has a copy. */
 struct conc__registry_mine {
   size_t users;  /* regions of this process; under conc__shared_guard */
-  int fd;        /* the one descriptor of its file; its locks hang on it */
+  int fd;        /* the one descriptor of its file; -1: it is lost */
+  dev_t device;  /* of that file: so a number that is another file's by now */
+  ino_t inode;   /* is known */
+  void *held;    /* the mapping that keeps our lock, a page; NULL: the lock is
+                    this process's, by `fd`. A forked child has it not */
   unsigned self; /* our id; 0: none yet in this process. Set under
                     conc__shared_guard, read without */
 };
@@ -6872,6 +6887,7 @@ CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__sentry_fork_child();
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
+    conc__registry_local(g->registry)->held = NULL;
     if (CONC__OFD_SETLK < 0 && g->name != NULL)
       conc__registry_enter(g->registry);
   }
@@ -6909,36 +6925,95 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   return rc;
 }
 
-/* Locks the byte of one entry (F_SETLK), or finds its holder (F_GETLK). */
-CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
-                                      unsigned index, short *type) {
-  CONC__CHECK(index < CONC__PROCESSES);
-  *type = F_WRLCK;
-  return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
-                           type);
+/* Whether a descriptor is one of the registry's file. */
+CONC__PRIVATE bool conc__registry_has(const struct conc__registry_mine *mine,
+                                      int fd) {
+  struct stat st;
+  return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == mine->device &&
+         st.st_ino == mine->inode;
 }
 
-/* Gives this process an id; 0: there is no entry left. Under the guard, so
-   that two threads do not get one each. */
-CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
+/* The descriptor of the registry's file; -1: the program has closed it, or put
+   another file in its place. Then a parent that still has it is asked for it:
+   a child that has closed all descriptors was forked with the same numbers.
+   Not under the guard: one of two threads that find it again closes its
+   own. */
+CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
   struct conc__registry_mine *mine = conc__registry_local(r);
-  unsigned id, i;
-  conc__mutex_lock(&conc__shared_guard);
-  id = mine->self;
-  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
+  int lost = CONC__LOAD(&mine->fd);
+  char path[48];
+  int fd;
+  if (conc__registry_has(mine, lost)) return lost;
+  if (lost < 0) return -1;
+  snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)getppid(), lost);
+  fd = conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
+  if (fd >= 0 && !conc__registry_has(mine, fd)) {
+    close(fd);
+    fd = -1;
+  }
+  if (fd < 0) fd = -1;
+  if (!CONC__CAS(&mine->fd, &lost, fd) && fd >= 0) close(fd);
+  return CONC__LOAD(&mine->fd);
+}
+
+/* The registry's file opened anew, for a lock that hangs on this open file; or
+   -1: there is no such thing here. Only the family's: another file may have
+   other locks of this process, which its close would drop. */
+CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
+  char path[32];
+  if (r != conc__family || CONC__OFD_SETLK < 0 || CONC__MADV_DONTFORK < 0)
+    return -1;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
+  return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* Hands the locks of an open file over to a mapping of it, which a forked
+   child does not get, and closes the descriptor. NULL: it cannot be done. */
+CONC__PRIVATE void *conc__registry_hold(int fd) {
+  void *page = mmap(NULL, conc__page, PROT_READ, MAP_SHARED, fd, 0);
+  if (page == MAP_FAILED) return NULL;
+  if (CONC__MADVISE(page, conc__page, CONC__MADV_DONTFORK) == 0) return page;
+  munmap(page, conc__page);
+  return NULL;
+}
+
+/* Locks the byte of an entry that is free, by this descriptor. 0: there is
+   none. An entry whose lock we have is ours: the process that had it is dead.
+   Its id is, too, from the store on; until then conc__registry_is_dead may
+   take our lock for that of the earlier one, and ask again later. */
+CONC__PRIVATE unsigned conc__registry_take(struct conc__registry *r, int fd,
+                                           int command) {
+  unsigned i;
+  for (i = 0; i < CONC__PROCESSES; i++) {
     unsigned index =
         __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
     unsigned uses;
-    short type;
-    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
-    /* An entry whose lock we have is ours: the process that had it is dead.
-       Its id is, too, from the store on; until then conc__registry_is_dead
-       may take our lock for that of the earlier one, and ask again later. */
+    short type = F_WRLCK;
+    if (conc__record_lock(fd, command, index, 1, &type) != 0) continue;
     uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
     if (uses == 0) uses = 1;
     CONC__STORE(&r->uses[index], uses);
-    id = uses << 10 | index;
-    CONC__CHECK((id & CONC__PROCESS_ID) == id);
+    return uses << 10 | index;
+  }
+  return 0;
+}
+
+/* Gives this process an id; 0: there is no entry left, or no descriptor. Under
+   the guard, so that two threads do not get one each. */
+CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__registry_local(r);
+  unsigned id;
+  conc__mutex_lock(&conc__shared_guard);
+  id = mine->self;
+  if (id == 0 && conc__registry_fd(r) >= 0) {
+    int own = conc__registry_reopen(r);
+    if (own >= 0) {
+      id = conc__registry_take(r, own, CONC__OFD_SETLK);
+      if (id != 0) mine->held = conc__registry_hold(own);
+      if (mine->held == NULL) id = 0; /* the close gives it up */
+      close(own);
+    }
+    if (id == 0) id = conc__registry_take(r, mine->fd, F_SETLK);
   }
   CONC__STORE_RELAXED(&mine->self, id);
   conc__mutex_unlock(&conc__shared_guard);
@@ -6952,15 +7027,19 @@ CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
 }
 
 /* Whether that process has ended, or has given up its memory. Exact: once it
-   is true, nothing of it runs any more. A system call. The id may come from
-   spoiled memory: then any answer will do. */
+   is true, nothing of it runs any more. Two system calls. The id may come from
+   spoiled memory: then any answer will do. Without a descriptor nothing can be
+   asked, and nothing is dead. */
 CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
                                           unsigned id) {
   unsigned index = id % CONC__PROCESSES;
-  short type;
+  short type = F_WRLCK;
+  int fd;
   if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
   if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
-  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  fd = conc__registry_fd(r);
+  if (fd < 0) return false;
+  if (conc__record_lock(fd, F_GETLK, index, 1, &type) != 0) return false;
   /* Locked by a process that has taken the entry since: see `uses` again. */
   return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
 }
@@ -6973,8 +7052,11 @@ CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
 CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
-  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE, fd, 0);
+  struct stat st;
+  char *p;
+  if (fstat(fd, &st) != 0) return NULL;
+  p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
+                   0);
   if (p == (char *)MAP_FAILED) return NULL;
   if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
            0) == MAP_FAILED) {
@@ -6986,6 +7068,9 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   mine = conc__registry_local((struct conc__registry *)(void *)(p + page));
   mine->users = 0;
   mine->fd = fd;
+  mine->device = st.st_dev;
+  mine->inode = st.st_ino;
+  mine->held = NULL;
   mine->self = 0;
   return p + page;
 }
@@ -6993,12 +7078,14 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
 /* Closes the descriptor as well, and so gives up the process's id. */
 CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
-  int fd = conc__registry_local(r)->fd;
+  struct conc__registry_mine *mine = conc__registry_local(r);
+  int fd = conc__registry_has(mine, mine->fd) ? mine->fd : -1;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  if (mine->held != NULL) munmap(mine->held, conc__page);
   if (*conc__known_place(r) == r)
     CONC__STORE_RELAXED(conc__known_place(r), (struct conc__registry *)NULL);
   munmap((char *)(void *)r - conc__page, conc__page + size);
-  close(fd);
+  if (fd >= 0) close(fd);
 }
 
 /* A file in memory, without a name, of zeros. A descriptor, or negative errno:

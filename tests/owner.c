@@ -4,6 +4,8 @@
 #include "inside.h"
 #include "tasks.h"
 
+#include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -368,6 +370,111 @@ TEST(a_read_lock_that_was_never_released_may_be_anywhere_at_a_fork) {
   for (size_t i = 0; i < sizeof *shared_later; i++)
     CHECK_EQ(((unsigned char *)shared_later)[i], 0x7f);
   munmap(shared_later, sizeof *shared_later);
+}
+
+/* --- descriptors that are not ours any more ------------------------------- */
+
+typedef struct closed {
+  conc_lock lock, other;
+  int ready, leave;
+} closed;
+
+/* Closes all, and has other files under the same numbers. */
+static void close_and_reuse(void) {
+  int low = open("/dev/null", O_RDWR);
+  for (int fd = 3; fd < 200; fd++) close(fd);
+  for (int fd = 3; fd < 200; fd++) CHECK_CHILD(dup(2) == fd);
+  CHECK_CHILD(low >= 0);
+}
+
+/* The parent has the lock when the child closes all. */
+TEST(a_child_that_closes_all_descriptors_is_no_second_owner) {
+  closed *c = (closed *)conc_shared_alloc(sizeof *c);
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  if (!CONC__LINUX) SKIP("needs /proc");
+  CHECK_EQ(conc_lock_init_shared(&c->lock), 0);
+  CHECK_EQ(conc_lock_acquire(&c->lock, 0), 0);
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    int rc;
+    close_and_reuse();
+    for (int i = 0; i < 3; i++)
+      CHECK_CHILD(conc_lock_acquire(&c->lock, 0.05) == -ETIMEDOUT);
+    STORE(c->ready, 1);
+    rc = conc_lock_acquire(&c->lock, 10);
+    CHECK_CHILD(rc == 0);
+    CHECK_CHILD(conc_lock_release(&c->lock) == 0);
+    for (int fd = 3; fd < 200; fd++) /* none of these was closed */
+      CHECK_CHILD(fcntl(fd, F_GETFD) >= 0);
+    _exit(0);
+  }
+  UNTIL(LOAD(c->ready));
+  CHECK_EQ(conc_lock_release(&c->lock), 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  conc_shared_free(c);
+}
+
+/* A process that closes all when it has a lock is alive. When it is killed it
+   is dead; and one whose parent is dead as well finds nothing out, but takes
+   no lock from anybody. */
+TEST(a_process_that_closes_all_descriptors_is_alive) {
+  closed *c = (closed *)conc_shared_alloc(sizeof *c);
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  if (!CONC__LINUX) SKIP("needs /proc");
+  CHECK_EQ(conc_lock_init_shared(&c->lock), 0);
+  CHECK_EQ(conc_lock_init_shared(&c->other), 0);
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    CHECK_CHILD(conc_lock_acquire(&c->lock, 0) == 0);
+    close_and_reuse();
+    CHECK_CHILD(conc_lock_acquire(&c->other, 0) == 0);
+    STORE(c->ready, 1);
+    while (!LOAD(c->leave)) usleep(100);
+    CHECK_CHILD(conc_lock_release(&c->other) == 0);
+    STORE(c->ready, 2);
+    pause();
+  }
+  UNTIL(LOAD(c->ready) == 1);
+  CHECK_EQ(conc_lock_acquire(&c->lock, 0.1), -ETIMEDOUT);
+  CHECK_EQ(conc_lock_acquire(&c->other, 0.05), -ETIMEDOUT);
+  STORE(c->leave, 1);
+  CHECK_EQ(conc_lock_acquire(&c->other, 10), 0);
+  UNTIL(LOAD(c->ready) == 2);
+  CHECK_EQ(conc_lock_acquire(&c->lock, 0), -ETIMEDOUT);
+  CHECK_EQ(kill(pid, SIGKILL), 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(conc_lock_acquire(&c->lock, 10), -EOWNERDEAD);
+  conc_shared_free(c);
+}
+
+/* What a process has held is free for the others once it executes another
+   program, though it goes on to live. */
+TEST(a_process_that_executes_a_program_holds_nothing) {
+  closed *c = (closed *)conc_shared_alloc(sizeof *c);
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  CHECK_EQ(conc_lock_init_shared(&c->lock), 0);
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    CHECK_CHILD(conc_lock_acquire(&c->lock, 0) == 0);
+    STORE(c->ready, 1);
+    execlp("sleep", "sleep", "20", (char *)NULL);
+    _exit(1);
+  }
+  UNTIL(LOAD(c->ready) == 1);
+  CHECK_EQ(conc_lock_acquire(&c->lock, 10), -EOWNERDEAD);
+  CHECK_EQ(kill(pid, SIGKILL), 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  conc_shared_free(c);
 }
 
 TEST_MAIN
