@@ -55,6 +55,7 @@
      >>deadlock    conc_deadlock_report: which task waits for which
      >>wait        a waiter on a list parks (private)
      >>registry    which processes are alive (private)
+     >>claim       what a process holds of a shared object (private)
      >>lock        conc_lock, conc_rlock, conc_rwlock, conc_once
      >>event       conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
      >>task        conc_task: join, result, cancel, wait, gather, groups
@@ -729,7 +730,8 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 struct conc__rwlock_shared {
   unsigned writer, writer_process; /* its process; and again, with its actor */
   uintptr_t writer_actor;
-  unsigned writers, turn;          /* how many gave it back; the readers' turn */
+  unsigned writers, turn;          /* how many gave it back; whose turn it
+                                      is */
   unsigned waits;                  /* readers wait; may be so without need */
   unsigned readers[CONC__SHARERS]; /* a process, and how many of its tasks */
 };
@@ -5459,8 +5461,8 @@ typedef struct conc__thread {
   struct conc__loop *loop; /* >>loop: that it runs; NULL: none */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
   conc_task own;   /* >>park: the task of a foreign thread */
-  uintptr_t id;    /* >>park: its number, see CONC__OWNER; for ever. Its actor's
-                      is this one, unless it runs a job */
+  uintptr_t id;    /* >>park: its number, see CONC__OWNER; for ever. It is its
+                      actor's, too, unless that runs a job */
   uintptr_t next_id, last_id; /* >>park: for its coroutines: taken, given */
   bool has_waker;  /* >>park: `waker` is open, until the thread ends */
   int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
@@ -7230,8 +7232,8 @@ typedef struct conc__follower {
   conc__sentry *sentry; /* what is to be the word's, after the present one */
 } conc__follower;
 
-/* By the number of a word's guard: the sentries, and what follows them. They are in
-   memory of this process: no other one can spoil them. */
+/* By the number of a word's guard: the sentries, and what follows them. They
+   are in memory of this process: no other one can spoil them. */
 static conc__sentry *conc__sentries[CONC__MUTEXES];
 static struct conc__waitlist conc__followers[CONC__MUTEXES];
 
@@ -7350,30 +7352,21 @@ CONC__PRIVATE void conc__sentry_fork_child(void) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
+   >>claim: what the primitives have in common between processes
 
-   What has an owner, or many readers; and first what all primitives of this
-   room and of >>event have in common between processes.
+   Each primitive of >>lock and >>event is written twice. Between the threads
+   and coroutines of one process it is a word and a list of waiters (see park
+   and wait), and all but what a running thread can do at once happens under
+   the guard of the object (conc__mutex_of). Between processes there is neither a
+   guard nor a list: a process could be stopped or killed with the one, and
+   spoil the other. There each change is one compare-and-swap on one word, and
+   what holds something is named there by the id of its process (>>registry),
+   so that the others can ask if that process is dead. A union in the public
+   struct holds the list of the one form and the state of the other, and the
+   word says which of the two it is.
 
-   Each primitive is written twice. Between the threads and coroutines of one
-   process it is a word and a list of waiters (>>park, >>wait): what a running
-   thread can do at once is one compare-and-swap on the word, and all else
-   happens under the guard of the object (conc__mutex_of). Between processes
-   there is neither a guard of this process nor a list: what holds or waits is
-   named by the id of its process (>>registry), so that the others can ask if
-   that process is dead. A union in the public struct holds the list of the one
-   form and the state of the other, and the word says which of the two it is.
-
-   Invariants, of the form for one process:
-   - A word with an owner or with readers is changed by these, or by a waiter
-     that takes the object over from an owner that a fork left behind.
-   - While the list is not empty the word says so (CONC__LOCK_WAITERS), hence
-     what gives the object back takes the guard and finds the waiters.
-   - The last touch of an object by the task that gives it back is the change
-     of its word, hence a task that then has it may free it.
-
-   Uses park, wait, deadlock (by the waiter's `owner`) and registry. >>event
-   uses the first three parts; >>fork knows the bits of conc_rwlock's word.
+   Here: that word; the claim, of which one actor of one process has hold; and
+   the places, in each of which one process has a part. It uses >>registry.
    ------------------------------------------------------------------------ */
 
 /* --- the word of a shared object ---
@@ -7681,6 +7674,28 @@ CONC__PRIVATE int conc__place_await(conc__sentry *sentry, unsigned *place,
   return seen == 0 ? 0
                    : conc__sentry_wait(sentry, place, seen, true, deadline);
 }
+
+/* ---------------------------------------------------------------------------
+   >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
+
+   What has an owner, or many readers.
+
+   Each primitive is written twice, for the tasks of one process and between
+   processes: see the head of >>claim. Here what a running thread of one
+   process can do at once is one compare-and-swap on the word, and all else
+   happens under the guard of the object.
+
+   Invariants, of the form for one process:
+   - A word with an owner or with readers is changed by these, or by a waiter
+     that takes the object over from an owner that a fork left behind.
+   - While the list is not empty the word says so (CONC__LOCK_WAITERS), hence
+     what gives the object back takes the guard and finds the waiters.
+   - The last touch of an object by the task that gives it back is the change
+     of its word, hence a task that then has it may free it.
+
+   Uses park, wait, deadlock (by the waiter's `owner`), registry and claim. The
+   bits of conc_rwlock's word are known to >>fork.
+   ------------------------------------------------------------------------ */
 
 /* --- the order of locks ---
 
@@ -8146,8 +8161,8 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
    writer_process is that process: so what a dead process has left there is
    taken for none of another one's. The others are hints:
 
-     waits         set when a reader waits; made into `turn` when a writer gives
-                   the lock back.
+     waits         set when a reader waits; made into `turn` when a writer
+                   gives the lock back.
      turn          it is for readers that wait to go in. A writer gives them
                    time for one look, and sleeps on it meanwhile
                    (CONC__SHARED_WAITERS); the first that goes in clears it. */
@@ -8285,7 +8300,8 @@ CONC__PRIVATE bool conc__shared_rwlock_read(struct conc__rwlock_call *c) {
     return false;
   if (!conc__places_add(s->readers, c->id)) {
     c->place = conc__places_any(s->readers);
-    if (c->named) conc__shared_rwlock_unname(s, c->died ? CONC__RWLOCK_HELD : 0);
+    if (c->named)
+      conc__shared_rwlock_unname(s, c->died ? CONC__RWLOCK_HELD : 0);
     c->named = c->died = false;
     return false;
   }
@@ -8710,9 +8726,9 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
 
    What is waited for and has no owner: a flag, a notice, a number, the others.
    (A barrier has one for the time of its action.) Each stands here twice, for
-   the tasks of one process and between processes: see the head of >>lock, from
-   which this room takes the word of shared objects, the guards in shared
-   memory and the sharers; conc_cond also takes its locks.
+   the tasks of one process and between processes: see the head of >>claim, from
+   which this room takes the word of shared objects and the places. From >>lock
+   conc_cond takes its locks.
 
    Invariants, of the form for one process:
    - What ends a wait is changed under the guard if there are waiters, and the
@@ -9267,7 +9283,7 @@ CONC_API size_t conc_sem_value(const conc_sem *sem) {
 
      runner      the process whose action runs, and runner_actor which of its
                  actors; 0: none, or it has just begun.
-     parts       the places (see >>lock) of those that wait in the generation
+     parts       the places (see >>claim) of those that wait in the generation
                  `round`, as far as there is room, to notice their deaths. They
                  are under `guard`, for which no task waits: if it is taken, a
                  death is noticed later, or not at all. */
