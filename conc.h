@@ -6993,7 +6993,7 @@ CONC__PRIVATE unsigned conc__registry_take(struct conc__registry *r, int fd,
     short type = F_WRLCK;
     if (conc__record_lock(fd, command, index, 1, &type) != 0) continue;
     uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
-    if (uses == 0) uses = 1;
+    if (uses == 0 || uses == CONC__PROCESS_ID >> 10) uses = 1; /* no id */
     CONC__STORE(&r->uses[index], uses);
     return uses << 10 | index;
   }
@@ -7439,10 +7439,13 @@ CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
    read by tasks of the owner's process only, to tell which of them it is. It
    is 0 while the claim is free, so it names no actor until it is written; but
    not after a death. Then it might look like one of the new owner's process,
-   for a fork has the same addresses: hence CONC__CLAIM_CHANGING. A process
-   that dies with this flag set is found dead like any other owner. */
+   for a child goes on with its parent's numbers: hence CONC__CLAIM_CHANGING. A
+   process that dies with this flag set is found dead like any other owner.
+   Or it is CONC__CLAIM_DONE, which no process has for an id: what was to be
+   done with the claim has been done, and nobody gets it any more. */
 
 #define CONC__CLAIM_CHANGING 0x40000000u
+#define CONC__CLAIM_DONE CONC__PROCESS_ID
 
 /* With CONC__CLAIM_CHANGING in the word it is not: see above. `actor` needs no
    order: it equals `me` only if this very actor has written it. */
@@ -7470,6 +7473,7 @@ CONC__PRIVATE int conc__claim_look(struct conc__claim *c,
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
+    if (owner == CONC__CLAIM_DONE) return -EALREADY;
     if (conc__shared_doubts(sentry->round, deadline) &&
         conc__registry_is_dead(r, owner)) {
       /* Only one succeeds here: the word names the dead no more. It keeps
@@ -7510,8 +7514,8 @@ CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
 }
 
 /* 0 and -EOWNERDEAD (the owner has died): the caller has the claim. -EDEADLK
-   (it has it already), -ETIMEDOUT, -ECANCELED, -EAGAIN (no id is left),
-   -EINVAL (there is no registry: see conc__shared_registry). */
+   (it has it already), -EALREADY (it is done), -ETIMEDOUT, -ECANCELED, -EAGAIN
+   (no id is left), -EINVAL (there is no registry: see conc__shared_registry). */
 CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
                                      struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
@@ -7543,6 +7547,21 @@ CONC__INLINE int conc__claim_release(struct conc__claim *c,
     conc__shared_wake(&c->word, 1);
   }
   return 0;
+}
+
+/* As a release, but for good: all that wait get -EALREADY. Nothing if the
+   caller does not have it: it is in a child that was forked meanwhile. */
+CONC__PRIVATE void conc__claim_finish(struct conc__claim *c,
+                                      struct conc__registry *r,
+                                      conc__actor *self) {
+  unsigned *word = &c->word;
+  if (!conc__claim_is_mine(c, conc__registry_self(r), self->id)) return;
+  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
+  CONC__POINT();
+  /* The last touch: those that see it may free the object. */
+  if (__atomic_exchange_n(word, CONC__CLAIM_DONE, __ATOMIC_ACQ_REL) &
+      CONC__SHARED_WAITERS)
+    conc__shared_wake(word, INT_MAX);
 }
 
 /* --- the processes that have a part in an object ---
@@ -7865,7 +7884,7 @@ CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
       cancellable, timeout);
   if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
     conc__tsan_acquired(lock, false, timeout <= 0);
-  return rc;
+  return rc == -EALREADY ? -EINVAL : rc; /* spoiled: a lock is never done */
 }
 
 /* False also for a lock that is not shared. */
@@ -8615,8 +8634,8 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
 /* --- conc_once between processes ---
 
    A claim, held while the function runs: if the process dies in there, the
-   next one runs it again. The word tells that it is shared until the function
-   has succeeded; then it is CONC__ONCE_DONE, as for threads, and for good. */
+   next one runs it again. When the function has succeeded the claim is done;
+   `word` only tells that the once is shared. */
 
 #define CONC__ONCE_DONE CONC__OWNER_NONE
 
@@ -8630,21 +8649,19 @@ CONC_API int conc_once_init_shared(conc_once *once) {
 
 CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
                                         void *arg, double timeout) {
-  uintptr_t word = CONC__LOAD(&once->word);
-  struct conc__registry *r = conc__shared_registry(once, word);
+  struct conc__registry *r;
   conc__actor *self = conc__self();
   int rc;
-  /* It may have been done since the caller looked: then the word no longer
-     says where the registry is. */
-  if (word == CONC__ONCE_DONE) return 0;
+  if (CONC__LOAD(&once->claim.word) == CONC__CLAIM_DONE) return 0;
+  r = conc__shared_registry(once, CONC__LOAD_RELAXED(&once->word));
   rc = conc__claim_acquire(&once->claim, r, self, true, timeout);
+  if (rc == -EALREADY) return 0;
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
-  rc = 0;
-  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
-    rc = fn(arg);
-    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
-  }
-  conc__claim_release(&once->claim, r, self);
+  rc = fn(arg);
+  if (rc >= 0)
+    conc__claim_finish(&once->claim, r, self);
+  else
+    conc__claim_release(&once->claim, r, self);
   return rc < 0 ? rc : 0;
 }
 
