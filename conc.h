@@ -413,7 +413,9 @@
             not shared and that one of these tasks held reports this once: the
             next acquire takes the lock and returns -EOWNERDEAD. A shared lock
             stays with its owner in the parent, and the child waits for it as
-            any other process does.
+            any other process does. What was not made shared, but lies in
+            memory that the parent shares with the child, stays as it is, with
+            the parent's tasks; the child must not use it.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -447,38 +449,52 @@
    .bound, .parties, .action, .arg) before the call.
    Returns 0.
    Errors:
-   -EINVAL  the object is not in such memory; or .parties is not above 0; or
-            .value is above 2**30 - 1
+   -EINVAL  the object is not in such memory; or .parties is not above 0, or is
+            above 65,535; or .value is above 2**30 - 1
 
    From then on the calls of >>lock and >>event do for the tasks of all these
    processes what they do for the tasks of one, with these differences:
    - A process may die at any instruction without harm to the others. Each lock
      that it held reports this once: the next acquire takes the lock and
      returns -EOWNERDEAD, for the data that the lock protects may be half
-     changed. This is true of processes only: a thread that ends while it holds
-     a lock leaves it locked. If a process dies while it runs the function of a
+     changed. This is true of processes only: a task that ends while it holds a
+     lock leaves it locked. If a process dies while it runs the function of a
      once, another process runs it. Readers that died are dropped. A semaphore
      knows no owners: the units that a dead process had acquired stay taken.
      Barriers are described below.
    - Waiters are not served in order. -EDEADLK is returned only to the owner
      itself: longer circles are not looked for. .name is not used, since a
      pointer means nothing in another process.
+   - A process may be stopped (SIGSTOP) at any instruction. What it holds it
+     keeps until it goes on, or is killed; it holds nothing that would keep the
+     calls of others from returning within their timeouts.
    - Waiters notice the death of a process, also of one that was just being
      woken, within about 20 ms. A thread that waits notices conc_cancel within
-     that time, too.
+     that time, too. Of all the tasks of a process that wait for one object,
+     one looks each 20 ms (a coroutine each 2 ms): the others cost nothing.
+   - A process may close all its descriptors. It keeps what it holds in memory
+     of conc_shared_alloc. If a forked child closes them before it uses an
+     object for the first time, and its parent has ended or is out of its
+     reach, its calls fail with -EAGAIN.
+   - Another process may write anything into an object: then calls return any
+     of their errors, -EINVAL if not even the way to the other processes can be
+     found, or do what they should not; but as long as the object is marked as
+     shared, and its pointers (.name, .action) are right, they end.
    - If waiters of a condition were killed, a notify may wake more waiters than
      it should, at most one more for each waiter that was killed. The condition
-     and its lock must both be shared, or both not (-EINVAL).
+     and its lock must both be shared, or both not (-EINVAL). At most 65,535
+     tasks can wait for it at one time (on 32-bit machines 1,023).
    - At most 16 processes can read an rwlock at one time, each in any number of
      tasks; further processes wait.
    - The value of a semaphore is at most 2**30 - 1.
-   - If one of the first 16 processes at a barrier dies while it waits there,
-     the barrier breaks: the waiter that notices gets -EOWNERDEAD, the others
-     -EPIPE. The last party to come does not look: by then all have come. An
-     .action is a pointer, so it can be used only if all the processes were
-     forked from one.
+   - A barrier has at most 65,535 parties. If one of the first 16 processes at
+     it dies while it waits there, the barrier breaks: the waiter that notices
+     gets -EOWNERDEAD, the others -EPIPE. The last party to come does not look:
+     by then all have come. An .action is a pointer, so it can be used only if
+     all the processes were forked from one.
    - If more than 1,024 processes use the memory at one time, the calls of the
-     latest ones fail with -EAGAIN, except the calls of events and semaphores.
+     latest ones fail with -EAGAIN, except the calls of events and semaphores,
+     and those that notify a condition, or reset or abort a barrier.
    A forked child does not hold the shared objects that its parent holds.
 
    >>limits
@@ -502,6 +518,11 @@
      for a named queue polls it every 2 ms.
    - At most four rwlocks that a task holds for reading are tracked; see
      conc_rwlock for what that means.
+   - On 32-bit machines the numbers by which locks know their owners begin
+     again after 2**30 tasks. A job that runs inside another one's conc_join,
+     on the same thread, counts as the same owner.
+   - A process that closes the descriptor of memory with a name
+     (conc_shared_open) is taken for dead by the others that use it.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
@@ -637,9 +658,10 @@ struct conc__claim {
 
 /* A lock, not recursive (Python's threading.Lock, but with an owner). When it
    is released, its first waiter gets it if that has waited for 0.5 ms; before
-   that, a task that runs may take the lock first, which is faster. The task
-   whose release was the last may free the lock at once, even if other calls of
-   conc_lock_release have not returned yet. */
+   that, a task that runs may take the lock first, which is faster. A task that
+   ends while it holds the lock leaves it locked: no other task is taken for
+   its owner. The task whose release was the last may free the lock at once,
+   even if other calls of conc_lock_release have not returned yet. */
 typedef struct conc_lock {
   const char *name; /* for reports; yours; default: none */
   /* private */
@@ -655,6 +677,7 @@ typedef struct conc_lock {
 /* Acquires the lock.
    Returns 0: the caller holds the lock.
    Errors:
+   -EINVAL      of a shared lock: it has been spoiled (see >>shared)
    -EDEADLK     the caller holds the lock already (whatever the timeout). Or:
                 the owner waits, directly or through others, for the caller,
                 and none of these waits has a timeout. The library finds such
@@ -758,6 +781,7 @@ typedef struct conc_rwlock {
 /* Acquires the lock for reading, together with other readers.
    Returns 0: the caller holds the lock.
    Errors:
+   -EINVAL      of a shared lock: it has been spoiled (see >>shared)
    -EDEADLK     the caller holds the lock already, for reading or for writing
                 (whatever the timeout). Or: a writer that holds the lock waits,
                 directly or through others, for the caller, and none of these
@@ -803,9 +827,11 @@ typedef struct conc_once {
    for this wait; it does not stop the caller's own fn. If fn fails (returns
    less than 0), only the task that called it gets that result. The once stays
    undone, and the next caller, perhaps one that waits already, runs its own
-   fn. A result of 0 or more counts as success.
+   fn. A result of 0 or more counts as success. The last of the tasks that wait
+   for it may free the once when its call returns 0.
    Returns 0 once it is done, by this call or by another one.
    Errors:
+   -EINVAL     of a shared once: it has been spoiled (see >>shared)
    -EDEADLK    the call comes from within fn. Or: the task that runs its fn
                waits, directly or through others, for the caller, and none of
                these waits has a timeout
@@ -869,7 +895,12 @@ union conc__cond_shared {
 };
 
 /* A condition (Python's threading.Condition). It is used together with one
-   conc_lock, or with the .lock of one conc_rlock. */
+   conc_lock, or with the .lock of one conc_rlock. A notify does not touch it
+   when those that it lets go may run: so the last of the tasks that wait may
+   free it, or make it new, when its wait returns. If it is not shared, the
+   task that has notified all may do so at once. If it is shared, that task may
+   make it new at once, but must not free it: those that were let go still have
+   to look. */
 typedef struct conc_cond {
   const char *name; /* for reports; yours; default: none */
   /* private */
@@ -884,8 +915,10 @@ typedef struct conc_cond {
    caller holds it after every return but -EPERM. A wait never returns 0
    without a notify. The timeout is for the notify only, not for the lock.
    Returns 0 when a notify has woken the caller.
+   A notify that comes when the wait has just failed goes to another task.
    Errors:
-   -EINVAL      the condition is shared and the lock is not, or the reverse
+   -EINVAL      the condition is shared and the lock is not, or the reverse; or
+                they have been spoiled (see >>shared)
    -EPERM       the caller does not hold the lock; this is looked for first
    -ETIMEDOUT   no notify came in time
    -ECANCELED   the wait was cancelled
@@ -893,7 +926,8 @@ typedef struct conc_cond {
                 or, of a shared lock, its process died. The data may be half
                 changed. This error wins over 0, -ETIMEDOUT and -ECANCELED.
                 Whether a notify came is then not known, so look at the data
-   -EAGAIN      of a shared condition: too many processes (see >>shared) */
+   -EAGAIN      of a shared condition: too many processes, or too many tasks
+                that wait (see >>shared) */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
 /* Waits with conc_cond_wait until predicate(arg) is true, which is called with
@@ -906,15 +940,11 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 double timeout);
 
 /* Wakes up to n of the tasks that wait at this moment, those that have waited
-   longest first. Unlike in Python the caller need not hold the lock.
-   Returns 0.
-   Errors:
-   -EAGAIN  of a shared condition: too many processes (see >>shared) */
+   longest first. Unlike in Python the caller need not hold the lock. Always
+   returns 0. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
-/* Wakes all tasks that wait at this moment.
-   Returns 0.
-   Errors: as conc_cond_notify. */
+/* Wakes all tasks that wait at this moment. Always returns 0. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
 
 /* Makes the condition new and shared, or fails with -EINVAL: see >>shared. */
@@ -1003,7 +1033,8 @@ typedef struct conc_barrier {
    Returns the number of parties that had come before the caller, from 0 to
    parties - 1: each party gets a different number.
    Errors:
-   -EINVAL      .parties is below 1
+   -EINVAL      .parties is below 1; or a shared barrier has been spoiled (see
+                >>shared)
    -EDEADLK     the call comes from within the action
    -EPIPE       the barrier is broken; or it breaks, or is reset, while the
                 caller waits
@@ -1017,16 +1048,11 @@ typedef struct conc_barrier {
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
 
 /* Resets the barrier: it is not broken any more, and no party has come. The
-   tasks that wait there get -EPIPE.
-   Returns 0.
-   Errors:
-   -EAGAIN  of a shared barrier: too many processes (see >>shared) */
+   tasks that wait there get -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_reset(conc_barrier *barrier);
 
 /* Breaks the barrier; the tasks that wait there, and those that come, get
-   -EPIPE.
-   Returns 0.
-   Errors: as conc_barrier_reset. */
+   -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_abort(conc_barrier *barrier);
 
 /* Returns whether the barrier is broken. */
@@ -3417,7 +3443,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       compatible. Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
-                      processes that did not tell of its dead writer.
+                      processes that did not tell of its dead writer; a task
+                      that passed for the owner of what an ended one had left
+                      locked; a child that, by its mere fork, took its parent's
+                      waiters off lists in memory that both share; a stopped
+                      process that held others beyond their timeouts; a child
+                      without descriptors that became a lock's second owner.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -3824,7 +3855,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #endif
 
 /* That a mapping is not inherited by a forked child: Linux. */
-#ifdef MADV_DONTFORK
+#if defined(MADV_DONTFORK) && CONC__LINUX
 #define CONC__MADV_DONTFORK MADV_DONTFORK
 #else
 #define CONC__MADV_DONTFORK (-1)
@@ -7357,8 +7388,8 @@ CONC__PRIVATE void conc__sentry_fork_child(void) {
    Each primitive of >>lock and >>event is written twice. Between the threads
    and coroutines of one process it is a word and a list of waiters (see park
    and wait), and all but what a running thread can do at once happens under
-   the guard of the object (conc__mutex_of). Between processes there is neither a
-   guard nor a list: a process could be stopped or killed with the one, and
+   the guard of the object (conc__mutex_of). Between processes there is neither
+   a guard nor a list: a process could be stopped or killed with the one, and
    spoil the other. There each change is one compare-and-swap on one word, and
    what holds something is named there by the id of its process (>>registry),
    so that the others can ask if that process is dead. A union in the public
@@ -7515,7 +7546,7 @@ CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
 
 /* 0 and -EOWNERDEAD (the owner has died): the caller has the claim. -EDEADLK
    (it has it already), -EALREADY (it is done), -ETIMEDOUT, -ECANCELED, -EAGAIN
-   (no id is left), -EINVAL (there is no registry: see conc__shared_registry). */
+   (no id is left), -EINVAL (no registry: see conc__shared_registry). */
 CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
                                      struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
@@ -8743,8 +8774,8 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
 
    What is waited for and has no owner: a flag, a notice, a number, the others.
    (A barrier has one for the time of its action.) Each stands here twice, for
-   the tasks of one process and between processes: see the head of >>claim, from
-   which this room takes the word of shared objects and the places. From >>lock
+   the tasks of one process and between processes: see the head of >>claim,
+   from which this room takes the word of shared objects and the places. From >>lock
    conc_cond takes its locks.
 
    Invariants, of the form for one process:
