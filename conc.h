@@ -8775,8 +8775,8 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
    What is waited for and has no owner: a flag, a notice, a number, the others.
    (A barrier has one for the time of its action.) Each stands here twice, for
    the tasks of one process and between processes: see the head of >>claim,
-   from which this room takes the word of shared objects and the places. From >>lock
-   conc_cond takes its locks.
+   from which this room takes the word of shared objects and the places.
+   conc_cond takes its locks from >>lock.
 
    Invariants, of the form for one process:
    - What ends a wait is changed under the guard if there are waiters, and the
