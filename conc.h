@@ -55,6 +55,7 @@
      >>deadlock    conc_deadlock_report: which task waits for which
      >>wait        a waiter on a list parks (private)
      >>registry    which processes are alive (private)
+     >>claim       what a process holds of a shared object (private)
      >>lock        conc_lock, conc_rlock, conc_rwlock, conc_once
      >>event       conc_event, conc_cond, conc_sem, conc_barrier, CONC_WITH
      >>task        conc_task: join, result, cancel, wait, gather, groups
@@ -415,8 +416,10 @@
             not shared and that one of these tasks held reports this once: the
             next acquire takes the lock and returns -EOWNERDEAD. A shared lock
             stays with its owner in the parent, and the child waits for it as
-            any other process does. What the library has open for its process
-            alone is closed in the child: see >>process.
+            any other process does. What was not made shared, but lies in
+            memory that the parent shares with the child, stays as it is, with
+            the parent's tasks; the child must not use it. What the library has
+            open for its process alone is closed in the child: see >>process.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -467,38 +470,52 @@
    .bound, .parties, .action, .arg) before the call.
    Returns 0.
    Errors:
-   -EINVAL  the object is not in such memory; or .parties is not above 0; or
-            .value is above 2**30 - 1
+   -EINVAL  the object is not in such memory; or .parties is not above 0, or is
+            above 65,535; or .value is above 2**30 - 1
 
    From then on the calls of >>lock and >>event do for the tasks of all these
    processes what they do for the tasks of one, with these differences:
    - A process may die at any instruction without harm to the others. Each lock
      that it held reports this once: the next acquire takes the lock and
      returns -EOWNERDEAD, for the data that the lock protects may be half
-     changed. This is true of processes only: a thread that ends while it holds
-     a lock leaves it locked. If a process dies while it runs the function of a
+     changed. This is true of processes only: a task that ends while it holds a
+     lock leaves it locked. If a process dies while it runs the function of a
      once, another process runs it. Readers that died are dropped. A semaphore
      knows no owners: the units that a dead process had acquired stay taken.
      Barriers are described below.
    - Waiters are not served in order. -EDEADLK is returned only to the owner
      itself: longer circles are not looked for. .name is not used, since a
      pointer means nothing in another process.
+   - A process may be stopped (SIGSTOP) at any instruction. What it holds it
+     keeps until it goes on, or is killed; it holds nothing that would keep the
+     calls of others from returning within their timeouts.
    - Waiters notice the death of a process, also of one that was just being
      woken, within about 20 ms. A thread that waits notices conc_cancel within
-     that time, too.
+     that time, too. Of all the tasks of a process that wait for one object,
+     one looks each 20 ms (a coroutine each 2 ms): the others cost nothing.
+   - A process may close all its descriptors. It keeps what it holds in memory
+     of conc_shared_alloc. If a forked child closes them before it uses an
+     object for the first time, and its parent has ended or is out of its
+     reach, its calls fail with -EAGAIN.
+   - Another process may write anything into an object: then calls return any
+     of their errors, -EINVAL if not even the way to the other processes can be
+     found, or do what they should not; but as long as the object is marked as
+     shared, and its pointers (.name, .action) are right, they end.
    - If waiters of a condition were killed, a notify may wake more waiters than
      it should, at most one more for each waiter that was killed. The condition
-     and its lock must both be shared, or both not (-EINVAL).
+     and its lock must both be shared, or both not (-EINVAL). At most 65,535
+     tasks can wait for it at one time (on 32-bit machines 1,023).
    - At most 16 processes can read an rwlock at one time, each in any number of
      tasks; further processes wait.
    - The value of a semaphore is at most 2**30 - 1.
-   - If one of the first 16 processes at a barrier dies while it waits there,
-     the barrier breaks: the waiter that notices gets -EOWNERDEAD, the others
-     -EPIPE. The last party to come does not look: by then all have come. An
-     .action is a pointer, so it can be used only if all the processes were
-     forked from one.
+   - A barrier has at most 65,535 parties. If one of the first 16 processes at
+     it dies while it waits there, the barrier breaks: the waiter that notices
+     gets -EOWNERDEAD, the others -EPIPE. The last party to come does not look:
+     by then all have come. An .action is a pointer, so it can be used only if
+     all the processes were forked from one.
    - If more than 1,024 processes use the memory at one time, the calls of the
-     latest ones fail with -EAGAIN, except the calls of events and semaphores.
+     latest ones fail with -EAGAIN, except the calls of events and semaphores,
+     and those that notify a condition, or reset or abort a barrier.
    A forked child does not hold the shared objects that its parent holds.
 
    >>limits
@@ -523,6 +540,11 @@
      for a named queue polls it every 2 ms.
    - At most four rwlocks that a task holds for reading are tracked; see
      conc_rwlock for what that means.
+   - On 32-bit machines the numbers by which locks know their owners begin
+     again after 2**30 tasks. A job that runs inside another one's conc_join,
+     on the same thread, counts as the same owner.
+   - A process that closes the descriptor of memory with a name
+     (conc_shared_open) is taken for dead by the others that use it.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
@@ -658,9 +680,10 @@ struct conc__claim {
 
 /* A lock, not recursive (Python's threading.Lock, but with an owner). When it
    is released, its first waiter gets it if that has waited for 0.5 ms; before
-   that, a task that runs may take the lock first, which is faster. The task
-   whose release was the last may free the lock at once, even if other calls of
-   conc_lock_release have not returned yet. */
+   that, a task that runs may take the lock first, which is faster. A task that
+   ends while it holds the lock leaves it locked: no other task is taken for
+   its owner. The task whose release was the last may free the lock at once,
+   even if other calls of conc_lock_release have not returned yet. */
 typedef struct conc_lock {
   const char *name; /* for reports; yours; default: none */
   /* private */
@@ -676,6 +699,7 @@ typedef struct conc_lock {
 /* Acquires the lock.
    Returns 0: the caller holds the lock.
    Errors:
+   -EINVAL      of a shared lock: it has been spoiled (see >>shared)
    -EDEADLK     the caller holds the lock already (whatever the timeout). Or:
                 the owner waits, directly or through others, for the caller,
                 and none of these waits has a timeout. The library finds such
@@ -744,19 +768,17 @@ CONC_API int conc_rlock_init_shared(conc_rlock *rlock);
 
 /* --- conc_rwlock --- */
 
-/* Private: the processes that use an object, and by how many tasks each. */
+/* Private: how many processes are known to have a part in an object. */
 #define CONC__SHARERS 16
-struct conc__sharers {
-  unsigned id[CONC__SHARERS], count[CONC__SHARERS];
-};
 
 /* Private: what an rwlock between processes has. */
 struct conc__rwlock_shared {
-  unsigned guard, round, writer, wants; /* the writer that waits */
-  uintptr_t writer_actor, wants_actor;
-  struct conc__sharers readers;
-  unsigned writers;                /* how many have held it so far */
-  bool readers_wait, readers_turn; /* may be true without need */
+  unsigned writer, writer_process; /* its process; and again, with its actor */
+  uintptr_t writer_actor;
+  unsigned writers, turn;          /* how many gave it back; whose turn it
+                                      is */
+  unsigned waits;                  /* readers wait; may be so without need */
+  unsigned readers[CONC__SHARERS]; /* a process, and how many of its tasks */
 };
 
 /* A lock for one writer or any number of readers. It is not recursive. Waiters
@@ -781,6 +803,7 @@ typedef struct conc_rwlock {
 /* Acquires the lock for reading, together with other readers.
    Returns 0: the caller holds the lock.
    Errors:
+   -EINVAL      of a shared lock: it has been spoiled (see >>shared)
    -EDEADLK     the caller holds the lock already, for reading or for writing
                 (whatever the timeout). Or: a writer that holds the lock waits,
                 directly or through others, for the caller, and none of these
@@ -828,9 +851,11 @@ typedef struct conc_once {
    less than 0), only the task that called it gets that result. The once stays
    undone, and the next caller, perhaps one that waits already, runs its own
    fn. A result of 0 or more counts as success. A thread that ends inside of
-   fn, by pthread_exit, counts as a failure.
+   fn, by pthread_exit, counts as a failure. The last of the tasks that wait
+   for it may free the once when its call returns 0.
    Returns 0 once it is done, by this call or by another one.
    Errors:
+   -EINVAL     of a shared once: it has been spoiled (see >>shared)
    -EDEADLK    the call comes from within fn. Or: the task that runs its fn
                waits, directly or through others, for the caller, and none of
                these waits has a timeout
@@ -888,19 +913,25 @@ CONC_API int conc_event_init_shared(conc_event *event);
 /* --- conc_cond --- */
 
 /* Private: a condition between processes. */
-struct conc__cond_shared {
-  unsigned guard, round, waiting, notified;
+union conc__cond_shared {
+  uintptr_t state; /* how many wait, how many of them may go, and the round */
+  unsigned half[sizeof(uintptr_t) / sizeof(unsigned)]; /* of the round */
 };
 
 /* A condition (Python's threading.Condition). It is used together with one
-   conc_lock, or with the .lock of one conc_rlock. */
+   conc_lock, or with the .lock of one conc_rlock. A notify does not touch it
+   when those that it lets go may run: so the last of the tasks that wait may
+   free it, or make it new, when its wait returns. If it is not shared, the
+   task that has notified all may do so at once. If it is shared, that task may
+   make it new at once, but must not free it: those that were let go still have
+   to look. */
 typedef struct conc_cond {
   const char *name; /* for reports; yours; default: none */
   /* private */
   uintptr_t word; /* 0 in one process */
   __extension__ union {
     struct conc__waitlist waiters;
-    struct conc__cond_shared shared; /* between processes */
+    union conc__cond_shared shared; /* between processes */
   };
 } conc_cond;
 
@@ -908,8 +939,10 @@ typedef struct conc_cond {
    caller holds it after every return but -EPERM. A wait never returns 0
    without a notify. The timeout is for the notify only, not for the lock.
    Returns 0 when a notify has woken the caller.
+   A notify that comes when the wait has just failed goes to another task.
    Errors:
-   -EINVAL      the condition is shared and the lock is not, or the reverse
+   -EINVAL      the condition is shared and the lock is not, or the reverse; or
+                they have been spoiled (see >>shared)
    -EPERM       the caller does not hold the lock; this is looked for first
    -ETIMEDOUT   no notify came in time
    -ECANCELED   the wait was cancelled
@@ -917,7 +950,8 @@ typedef struct conc_cond {
                 or, of a shared lock, its process died. The data may be half
                 changed. This error wins over 0, -ETIMEDOUT and -ECANCELED.
                 Whether a notify came is then not known, so look at the data
-   -EAGAIN      of a shared condition: too many processes (see >>shared) */
+   -EAGAIN      of a shared condition: too many processes, or too many tasks
+                that wait (see >>shared) */
 CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout);
 
 /* Waits with conc_cond_wait until predicate(arg) is true, which is called with
@@ -930,15 +964,11 @@ CONC_API int conc_cond_wait_for(conc_cond *cond, conc_lock *lock,
                                 double timeout);
 
 /* Wakes up to n of the tasks that wait at this moment, those that have waited
-   longest first. Unlike in Python the caller need not hold the lock.
-   Returns 0.
-   Errors:
-   -EAGAIN  of a shared condition: too many processes (see >>shared) */
+   longest first. Unlike in Python the caller need not hold the lock. Always
+   returns 0. */
 CONC_API int conc_cond_notify(conc_cond *cond, size_t n);
 
-/* Wakes all tasks that wait at this moment.
-   Returns 0.
-   Errors: as conc_cond_notify. */
+/* Wakes all tasks that wait at this moment. Always returns 0. */
 CONC_API int conc_cond_notify_all(conc_cond *cond);
 
 /* Makes the condition new and shared, or fails with -EINVAL: see >>shared. */
@@ -989,9 +1019,10 @@ CONC_API int conc_sem_init_shared(conc_sem *sem);
 
 /* Private: a barrier between processes. */
 struct conc__barrier_shared {
-  unsigned guard, runner, failed;
+  unsigned state;                /* see the implementation */
+  unsigned runner, guard, round; /* `guard` is that of `parts` and `round` */
   uintptr_t runner_actor;
-  struct conc__sharers parts;
+  unsigned parts[CONC__SHARERS]; /* the processes of those that wait */
 };
 
 /* A place where a number of tasks, its parties, wait for each other, again and
@@ -1026,7 +1057,8 @@ typedef struct conc_barrier {
    Returns the number of parties that had come before the caller, from 0 to
    parties - 1: each party gets a different number.
    Errors:
-   -EINVAL      .parties is below 1
+   -EINVAL      .parties is below 1; or a shared barrier has been spoiled (see
+                >>shared)
    -EDEADLK     the call comes from within the action
    -EPIPE       the barrier is broken; or it breaks, or is reset, while the
                 caller waits
@@ -1040,16 +1072,11 @@ typedef struct conc_barrier {
 CONC_API int conc_barrier_wait(conc_barrier *barrier, double timeout);
 
 /* Resets the barrier: it is not broken any more, and no party has come. The
-   tasks that wait there get -EPIPE.
-   Returns 0.
-   Errors:
-   -EAGAIN  of a shared barrier: too many processes (see >>shared) */
+   tasks that wait there get -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_reset(conc_barrier *barrier);
 
 /* Breaks the barrier; the tasks that wait there, and those that come, get
-   -EPIPE.
-   Returns 0.
-   Errors: as conc_barrier_reset. */
+   -EPIPE. Always returns 0. */
 CONC_API int conc_barrier_abort(conc_barrier *barrier);
 
 /* Returns whether the barrier is broken. */
@@ -3578,6 +3605,12 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       started while a loop ends; none is lost in
                       conc_group_leave. Calls that need not wait take turns.
                       Guards of 64 KiB. A failed start leaves a task as new.
+                      processes that did not tell of its dead writer; a task
+                      that passed for the owner of what an ended one had left
+                      locked; a child that, by its mere fork, took its parent's
+                      waiters off lists in memory that both share; a stopped
+                      process that held others beyond their timeouts; a child
+                      without descriptors that became a lock's second owner.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -3841,6 +3874,13 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__MADV_NOHUGE 15 /* MADV_NOHUGEPAGE */
 #define CONC__MADV_GUARD 102 /* MADV_GUARD_INSTALL: Linux 6.13 */
 
+/* What says of each page of this process whether it is shared; "": nothing. */
+#ifdef __linux__
+#define CONC__PAGEMAP "/proc/self/pagemap"
+#else
+#define CONC__PAGEMAP ""
+#endif
+
 /* Whether /proc/self/exe is the program that runs. */
 #define CONC__PROC_SELF_EXE CONC__LINUX
 
@@ -3976,6 +4016,13 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC__OFD_SETLK F_OFD_SETLK
 #else
 #define CONC__OFD_SETLK (-1)
+#endif
+
+/* That a mapping is not inherited by a forked child: Linux. */
+#if defined(MADV_DONTFORK) && CONC__LINUX
+#define CONC__MADV_DONTFORK MADV_DONTFORK
+#else
+#define CONC__MADV_DONTFORK (-1)
 #endif
 
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
@@ -5168,6 +5215,30 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
   return 0;
 }
 
+/* Whether the page at p, which has been written to, is this process's own: a
+   forked child's copy, and no memory that others see, too. Linux says so for
+   each page in 8 bytes of a file: a page that is there (bit 63) or swapped out
+   (bit 62) and of no file (bit 61) is private; of shared memory a child has
+   nothing at all before it touches it. *fd is -1 at first, and -2 from when it
+   cannot be asked: then any page is taken for private. Whether the answers
+   mean something is asked once, of the stack: under an emulator, for example,
+   they are about other addresses. */
+CONC__PRIVATE bool conc__page_is_private(int *fd, const void *p) {
+  uint64_t entry = 0;
+  bool begins = *fd == -1;
+  if (begins) *fd = conc__fd_lift(open(CONC__PAGEMAP, O_RDONLY | O_CLOEXEC));
+  if (*fd < 0) *fd = -2;
+  if (begins && *fd >= 0 && !conc__page_is_private(fd, &entry)) {
+    close(*fd);
+    *fd = -2;
+  }
+  if (*fd < 0) return true;
+  if (conc__file_get(*fd, &entry, sizeof entry,
+                     (uintptr_t)p / conc__page * sizeof entry) != 0)
+    return true;
+  return (entry >> 62) != 0 && !(entry >> 61 & 1);
+}
+
 /* Anonymous memory for stacks, in whole pages, zeroed, of which the system
    sets nothing aside before it is touched. NULL: there is none. */
 CONC__PRIVATE void *conc__pages_map(size_t size) {
@@ -5660,7 +5731,8 @@ struct conc__actor {
                           which it is now; NULL: none */
   void *sent;          /* >>generator: what it has sent to that one */
   conc__fiber *caller; /* >>generator: where it has resumed that one from */
-  uintptr_t id;        /* >>park: see CONC__OWNER; constant until a fork */
+  uintptr_t id;        /* >>park: see CONC__OWNER; a task's as long as it
+                          runs */
   struct conc__waiter *waiting;    /* >>park: while its waiter is on a list, or
                                       was and it has not returned; NULL: none.
                                       Set under the list's guard */
@@ -5680,45 +5752,73 @@ struct conc__actor {
                       by conc_once.outer; NULL: none */
 };
 
-/* What belongs to an actor names it in a word: its id is its address and, in
-   the lower bits, the generation of processes that it was made in. A fork adds
-   1 to the generation: so an actor that did not come along into a child is
-   known from one that has been made at the same address since. (After 16
-   nested forks generations begin again.) The two lowest bits are for the use
-   of the word. */
+/* What belongs to an actor names it in a word: by its id, a number that no
+   other actor of this process ever had, or will have. (An address comes back:
+   the next task on a stack would pass for the one that ended there.) The two
+   lowest bits are for the use of the word. A child goes on counting where its
+   parent was at the fork: so an id up to that one is of an actor from before,
+   which stayed behind if it is not among the survivors. On 32-bit machines the
+   numbers begin again after 2**30 actors. */
 #define CONC__OWNER_FLAG ((uintptr_t)1) /* the word's own */
 #define CONC__OWNER_NONE ((uintptr_t)2) /* the word does not name an owner */
+#define CONC__OWNER_ONE ((uintptr_t)4)  /* from one id to the next */
 #define CONC__OWNER(word) \
   ((word) & CONC__OWNER_NONE ? 0 : (word) & ~CONC__OWNER_FLAG)
-#define CONC__GENERATIONS 16u
-/* Of an actor: as many lower bits of its address must be zero. */
-#define CONC__ACTOR_ALIGN (4 * CONC__GENERATIONS)
+#define CONC__ACTOR_ALIGN CONC__CACHE_LINE
+/* How many ids a thread takes at once, for its coroutines. */
+#define CONC__OWNERS_AT_ONCE 64
 
-static unsigned conc__generation; /* only a fork changes it, in the child */
+static uintptr_t conc__owner_last; /* of all threads; changed atomically */
+static uintptr_t conc__owner_fork; /* what that was at the last fork, in the
+                                      child; 0: there was none */
 
-/* The ids of earlier generations that are here all the same: of the thread
-   that forked, and of its coroutines. Only a fork changes these. */
+static unsigned conc__generation; /* how many forks led here; only a fork
+                                     changes it, in the child */
+
+/* The ids from before the fork that are here all the same: of the thread that
+   forked, and of its coroutines. Only a fork changes these. */
 static uintptr_t *conc__survivors;
 static size_t conc__survivors_count;
+
+/* Takes n new ids; returns the last of them. Relaxed: each is handed out once,
+   and that is all that counts. */
+CONC__INLINE uintptr_t conc__owners_take(unsigned n) {
+  return __atomic_add_fetch(&conc__owner_last, n * CONC__OWNER_ONE,
+                            __ATOMIC_RELAXED);
+}
+
+/* Whether what has this id was made before this process was forked. */
+CONC__INLINE bool conc__owner_is_older(uintptr_t id) {
+  return id <= conc__owner_fork;
+}
 
 /* Whether the owner stayed behind in the parent. */
 CONC__PRIVATE bool conc__owner_is_gone(uintptr_t word) {
   uintptr_t id = CONC__OWNER(word);
   size_t i;
-  if (id == 0 || (id >> 2) % CONC__GENERATIONS == conc__generation)
-    return false;
+  if (id == 0 || !conc__owner_is_older(id)) return false;
   for (i = 0; i < conc__survivors_count; i++)
     if (conc__survivors[i] == id) return false;
   return true;
 }
 
-/* All but the word, the fiber and what must be zero beforehand (or, of a
-   coroutine whose stack is used again, is what an earlier one has left). */
+/* The actor runs another task from now on: what its last one has acquired and
+   never released is not this one's. */
+CONC__INLINE void conc__actor_renew(conc__actor *actor, uintptr_t id) {
+  CONC__CHECK(id != 0);
+  actor->id = id;
+  memset(actor->reads, 0, sizeof actor->reads);
+  actor->more_reads = 0;
+  actor->held = 0;
+}
+
+/* All but the word, the id and what goes with it, the fiber, and what must be
+   zero beforehand (or, of a coroutine whose stack is used again, is what an
+   earlier one has left). */
 CONC__PRIVATE void conc__actor_init(conc__actor *actor,
                                     const conc__actor_class *ops,
                                     conc_task *task) {
   CONC__CHECK((uintptr_t)actor % CONC__ACTOR_ALIGN == 0);
-  CONC__CHECK(conc__generation < CONC__GENERATIONS);
   actor->ops = ops;
   actor->task = task;
   actor->generator = NULL;
@@ -5726,7 +5826,6 @@ CONC__PRIVATE void conc__actor_init(conc__actor *actor,
   actor->many = NULL;
   actor->notified = NULL;
   actor->once = NULL;
-  actor->id = (uintptr_t)actor | conc__generation << 2;
 }
 
 /* --- what belongs to a thread --- */
@@ -5743,6 +5842,9 @@ typedef struct conc__thread {
                  see conc__take_turn */
   conc__actor actor __attribute__((aligned(CONC__ACTOR_ALIGN)));
   conc_task own;   /* >>park: the task of a foreign thread */
+  uintptr_t id;    /* >>park: its number, see CONC__OWNER; for ever. It is its
+                      actor's, too, unless that runs a job */
+  uintptr_t next_id, last_id; /* >>park: for its coroutines: taken, given */
   bool has_waker;  /* >>park: `waker` is open, until the thread ends */
   int waker[2];    /* >>park: what it polls besides, so that conc_cancel can
                       end poll(); only a thread of ours has one */
@@ -5806,6 +5908,17 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task);
 CONC__INLINE conc__actor *conc__self(void) {
   conc__actor *self = conc__this.current;
   return CONC__LIKELY(self != NULL) ? self : conc__thread_enter(NULL);
+}
+
+/* An id for a coroutine of the calling thread. */
+CONC__INLINE uintptr_t conc__owner_new(void) {
+  conc__thread *thread = &conc__this;
+  if (CONC__UNLIKELY(thread->next_id == thread->last_id)) {
+    thread->last_id = conc__owners_take(CONC__OWNERS_AT_ONCE);
+    thread->next_id =
+        thread->last_id - CONC__OWNERS_AT_ONCE * CONC__OWNER_ONE;
+  }
+  return thread->next_id += CONC__OWNER_ONE;
 }
 
 /* --- parking and waking --- */
@@ -6584,6 +6697,13 @@ CONC__PRIVATE conc__actor *conc__thread_enter(conc_task *task) {
   thread->actor.word = 0; /* what the thread was before may be cancelled */
   thread->credit = CONC__CREDIT;
   conc__actor_init(&thread->actor, &conc__thread_class, task);
+  if (thread->id == 0) thread->id = conc__owners_take(1);
+  /* A thread that has ended, and begins anew in a destructor, is the same. The
+     thread that a child begins with is not the one that forked. */
+  if (thread->actor.id == 0)
+    conc__actor_renew(&thread->actor, thread->id);
+  else if (conc__owner_is_gone(thread->actor.id))
+    conc__actor_renew(&thread->actor, conc__owners_take(1));
   thread->current = &thread->actor;
   return thread->current;
 }
@@ -6786,7 +6906,7 @@ static conc__mutex conc__stuck_guard;  /* of all this; taken before guards */
 static char conc__stuck_report[2048];  /* the last deadlock; "": none yet */
 
 CONC__PRIVATE conc__waiter **conc__stuck_bucket(uintptr_t id) {
-  return &conc__stuck[(id >> 6 ^ id >> 12 ^ id >> 18) % CONC__STUCK_BUCKETS];
+  return &conc__stuck[(id >> 2 ^ id >> 10) % CONC__STUCK_BUCKETS];
 }
 
 /* --- what is looked at --- */
@@ -7269,7 +7389,11 @@ CONC__PRIVATE int conc__multiwait_wait(conc__multiwait *m, size_t want,
    Closing any descriptor of a file drops the process's locks on it: a registry
    has one descriptor in a process, which stays open as long as the memory is
    there that is used with it. All the anonymous memory of a process has one
-   registry, which its children inherit: the family's.
+   registry, which its children inherit: the family's. There, where the system
+   has them, the lock is that of an open file which only a mapping keeps open,
+   and no descriptor: so a program that closes all descriptors is not taken for
+   dead. What is found under the descriptor's number then is another file; it
+   is not asked, and not closed.
    ------------------------------------------------------------------------ */
 
 #define CONC__PROCESSES 1024u /* entries: the lower 10 bits of an id */
@@ -7289,13 +7413,17 @@ struct conc__registry {
 
 /* Changes with the layout of what lies in shared memory: programs of different
    versions must not meet there. */
-#define CONC__REGISTRY_READY 0x636f6e03u
+#define CONC__REGISTRY_READY 0x636f6e04u
 
 /* What a process knows of a registry for itself: the end of the private page
    that is mapped right before it. A forked child has a copy. */
 struct conc__registry_mine {
   size_t users;  /* regions of this process; under conc__shared_guard */
-  int fd;        /* the one descriptor of its file; its locks hang on it */
+  int fd;        /* the one descriptor of its file; -1: it is lost */
+  dev_t device;  /* of that file: so a number that is another file's by now */
+  ino_t inode;   /* is known */
+  void *held;    /* the mapping that keeps our lock, a page; NULL: the lock is
+                    this process's, by `fd`. A forked child has it not */
   unsigned self; /* our id; 0: none yet in this process. Set under
                     conc__shared_guard, read without */
 };
@@ -7320,6 +7448,33 @@ conc__registry_local(struct conc__registry *r) {
   return (struct conc__registry_mine *)(void *)r - 1;
 }
 
+/* The registries that were asked for last, by their address: so that a word in
+   shared memory is followed only to where a registry is, for the price of a
+   comparison. Written under the guard, and read without: an old value is that
+   of a registry which the program is just giving back. */
+static struct conc__registry *conc__known[8];
+
+CONC__INLINE struct conc__registry **
+conc__known_place(const struct conc__registry *r) {
+  return &conc__known[((uintptr_t)r >> 12) % 8];
+}
+
+CONC__NOINLINE bool conc__registry_look_up(struct conc__registry *r) {
+  const conc__region *g;
+  conc__mutex_lock(&conc__shared_guard);
+  g = conc__regions;
+  while (g != NULL && g->registry != r) g = g->next;
+  if (g != NULL) CONC__STORE_RELAXED(conc__known_place(r), r);
+  conc__mutex_unlock(&conc__shared_guard);
+  return g != NULL;
+}
+
+/* Whether a registry is there. */
+CONC__INLINE bool conc__registry_is_known(struct conc__registry *r) {
+  return CONC__LIKELY(CONC__LOAD_RELAXED(conc__known_place(r)) == r) ||
+         conc__registry_look_up(r);
+}
+
 /* --- a fork --- */
 
 CONC__PRIVATE void conc__shared_fork_prepare(void) {
@@ -7331,6 +7486,7 @@ CONC__PRIVATE void conc__shared_fork_parent(void) {
 }
 
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
+CONC__PRIVATE void conc__sentry_fork_child(void);
 
 /* The child is another process: it has no id yet, and none of the parent's
    locks. Where descriptors cannot tell that it is there (see conc__named_use),
@@ -7339,8 +7495,10 @@ CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   conc__shared_guard.word = 0;
+  conc__sentry_fork_child();
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
+    conc__registry_local(g->registry)->held = NULL;
     if (CONC__OFD_SETLK < 0 && g->name != NULL)
       conc__registry_enter(g->registry);
   }
@@ -7378,36 +7536,95 @@ CONC__PRIVATE int conc__record_lock(int fd, int command, unsigned first,
   return rc;
 }
 
-/* Locks the byte of one entry (F_SETLK), or finds its holder (F_GETLK). */
-CONC__PRIVATE int conc__registry_lock(struct conc__registry *r, int command,
-                                      unsigned index, short *type) {
-  CONC__CHECK(index < CONC__PROCESSES);
-  *type = F_WRLCK;
-  return conc__record_lock(conc__registry_local(r)->fd, command, index, 1,
-                           type);
+/* Whether a descriptor is one of the registry's file. */
+CONC__PRIVATE bool conc__registry_has(const struct conc__registry_mine *mine,
+                                      int fd) {
+  struct stat st;
+  return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == mine->device &&
+         st.st_ino == mine->inode;
 }
 
-/* Gives this process an id; 0: there is no entry left. Under the guard, so
-   that two threads do not get one each. */
-CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
+/* The descriptor of the registry's file; -1: the program has closed it, or put
+   another file in its place. Then a parent that still has it is asked for it:
+   a child that has closed all descriptors was forked with the same numbers.
+   Not under the guard: one of two threads that find it again closes its
+   own. */
+CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
   struct conc__registry_mine *mine = conc__registry_local(r);
-  unsigned id, i;
-  conc__mutex_lock(&conc__shared_guard);
-  id = mine->self;
-  for (i = 0; i < CONC__PROCESSES && id == 0; i++) {
+  int lost = CONC__LOAD(&mine->fd);
+  char path[48];
+  int fd;
+  if (conc__registry_has(mine, lost)) return lost;
+  if (lost < 0) return -1;
+  snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)getppid(), lost);
+  fd = conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
+  if (fd >= 0 && !conc__registry_has(mine, fd)) {
+    close(fd);
+    fd = -1;
+  }
+  if (fd < 0) fd = -1;
+  if (!CONC__CAS(&mine->fd, &lost, fd) && fd >= 0) close(fd);
+  return CONC__LOAD(&mine->fd);
+}
+
+/* The registry's file opened anew, for a lock that hangs on this open file; or
+   -1: there is no such thing here. Only the family's: another file may have
+   other locks of this process, which its close would drop. */
+CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
+  char path[32];
+  if (r != conc__family || CONC__OFD_SETLK < 0 || CONC__MADV_DONTFORK < 0)
+    return -1;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
+  return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* Hands the locks of an open file over to a mapping of it, which a forked
+   child does not get, and closes the descriptor. NULL: it cannot be done. */
+CONC__PRIVATE void *conc__registry_hold(int fd) {
+  void *page = mmap(NULL, conc__page, PROT_READ, MAP_SHARED, fd, 0);
+  if (page == MAP_FAILED) return NULL;
+  if (CONC__MADVISE(page, conc__page, CONC__MADV_DONTFORK) == 0) return page;
+  munmap(page, conc__page);
+  return NULL;
+}
+
+/* Locks the byte of an entry that is free, by this descriptor. 0: there is
+   none. An entry whose lock we have is ours: the process that had it is dead.
+   Its id is, too, from the store on; until then conc__registry_is_dead may
+   take our lock for that of the earlier one, and ask again later. */
+CONC__PRIVATE unsigned conc__registry_take(struct conc__registry *r, int fd,
+                                           int command) {
+  unsigned i;
+  for (i = 0; i < CONC__PROCESSES; i++) {
     unsigned index =
         __atomic_fetch_add(&r->next, 1u, __ATOMIC_RELAXED) % CONC__PROCESSES;
     unsigned uses;
-    short type;
-    if (conc__registry_lock(r, F_SETLK, index, &type) != 0) continue;
-    /* An entry whose lock we have is ours: the process that had it is dead.
-       Its id is, too, from the store on; until then conc__registry_is_dead
-       may take our lock for that of the earlier one, and ask again later. */
+    short type = F_WRLCK;
+    if (conc__record_lock(fd, command, index, 1, &type) != 0) continue;
     uses = (CONC__LOAD(&r->uses[index]) + 1) & (CONC__PROCESS_ID >> 10);
-    if (uses == 0) uses = 1;
+    if (uses == 0 || uses == CONC__PROCESS_ID >> 10) uses = 1; /* no id */
     CONC__STORE(&r->uses[index], uses);
-    id = uses << 10 | index;
-    CONC__CHECK((id & CONC__PROCESS_ID) == id);
+    return uses << 10 | index;
+  }
+  return 0;
+}
+
+/* Gives this process an id; 0: there is no entry left, or no descriptor. Under
+   the guard, so that two threads do not get one each. */
+CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
+  struct conc__registry_mine *mine = conc__registry_local(r);
+  unsigned id;
+  conc__mutex_lock(&conc__shared_guard);
+  id = mine->self;
+  if (id == 0 && conc__registry_fd(r) >= 0) {
+    int own = conc__registry_reopen(r);
+    if (own >= 0) {
+      id = conc__registry_take(r, own, CONC__OFD_SETLK);
+      if (id != 0) mine->held = conc__registry_hold(own);
+      if (mine->held == NULL) id = 0; /* the close gives it up */
+      close(own);
+    }
+    if (id == 0) id = conc__registry_take(r, mine->fd, F_SETLK);
   }
   CONC__STORE_RELAXED(&mine->self, id);
   conc__mutex_unlock(&conc__shared_guard);
@@ -7421,15 +7638,19 @@ CONC__INLINE unsigned conc__registry_self(struct conc__registry *r) {
 }
 
 /* Whether that process has ended, or has given up its memory. Exact: once it
-   is true, nothing of it runs any more. A system call. The id may come from
-   spoiled memory: then any answer will do. */
+   is true, nothing of it runs any more. Two system calls. The id may come from
+   spoiled memory: then any answer will do. Without a descriptor nothing can be
+   asked, and nothing is dead. */
 CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
                                           unsigned id) {
   unsigned index = id % CONC__PROCESSES;
-  short type;
+  short type = F_WRLCK;
+  int fd;
   if (id == CONC__LOAD_RELAXED(&conc__registry_local(r)->self)) return false;
   if (CONC__LOAD(&r->uses[index]) != id >> 10) return true;
-  if (conc__registry_lock(r, F_GETLK, index, &type) != 0) return false;
+  fd = conc__registry_fd(r);
+  if (fd < 0) return false;
+  if (conc__record_lock(fd, F_GETLK, index, 1, &type) != 0) return false;
   /* Locked by a process that has taken the entry since: see `uses` again. */
   return type == F_UNLCK || CONC__LOAD(&r->uses[index]) != id >> 10;
 }
@@ -7442,8 +7663,11 @@ CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
 CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
-  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE, fd, 0);
+  struct stat st;
+  char *p;
+  if (fstat(fd, &st) != 0) return NULL;
+  p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
+                   0);
   if (p == (char *)MAP_FAILED) return NULL;
   if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
            0) == MAP_FAILED) {
@@ -7455,6 +7679,9 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
   mine = conc__registry_local((struct conc__registry *)(void *)(p + page));
   mine->users = 0;
   mine->fd = fd;
+  mine->device = st.st_dev;
+  mine->inode = st.st_ino;
+  mine->held = NULL;
   mine->self = 0;
   return p + page;
 }
@@ -7462,9 +7689,14 @@ CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
 /* Closes the descriptor as well, and so gives up the process's id. */
 CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
-  int fd = conc__registry_local(r)->fd;
+  struct conc__registry_mine *mine = conc__registry_local(r);
+  int fd = conc__registry_has(mine, mine->fd) ? mine->fd : -1;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  if (mine->held != NULL) munmap(mine->held, conc__page);
+  if (*conc__known_place(r) == r)
+    CONC__STORE_RELAXED(conc__known_place(r), (struct conc__registry *)NULL);
   munmap((char *)(void *)r - conc__page, conc__page + size);
-  close(fd);
+  if (fd >= 0) close(fd);
 }
 
 /* A file in memory, without a name, of zeros. A descriptor, or negative errno:
@@ -7497,14 +7729,23 @@ CONC__PRIVATE int conc__family_open(void) {
   return 0;
 }
 
+/* The piece of shared memory of this process in which p is; NULL: none. The
+   guard is held, or there is but one thread: in a child that begins. */
+CONC__PRIVATE const conc__region *conc__region_at(const void *p) {
+  const conc__region *g = conc__regions;
+  while (g != NULL && (uintptr_t)p - (uintptr_t)g->memory >= g->size)
+    g = g->next;
+  return g;
+}
+
 /* The registry that goes with the shared memory at p. NULL and errno EINVAL:
    no shared memory is there. */
 CONC__PRIVATE struct conc__registry *conc__registry_of(const void *p) {
-  struct conc__registry *r = NULL;
+  struct conc__registry *r;
   const conc__region *g;
   conc__mutex_lock(&conc__shared_guard);
-  for (g = conc__regions; g != NULL && r == NULL; g = g->next)
-    if ((uintptr_t)p - (uintptr_t)g->memory < g->size) r = g->registry;
+  g = conc__region_at(p);
+  r = g != NULL ? g->registry : NULL;
   conc__mutex_unlock(&conc__shared_guard);
   if (r == NULL) errno = EINVAL;
   return r;
@@ -7572,31 +7813,169 @@ CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
   if (CONC_HAVE_FUTEX) conc__futex_wake(word, n, true);
 }
 
+/* --- one looks for all ---
+
+   To look around costs a turn of the CPU each time. So of all the tasks of a
+   process that wait for a word, and have waited for a whole look in vain, one
+   looks: the sentry. The others follow it: they wait as tasks of one process
+   do, on a list, where a cancellation and a time limit find them at once. When
+   its wait is over, however it has ended, the sentry lets the first that
+   follows go. That one is the sentry from then on: it looks whether its own
+   wait is over, too. So what lets all go lets them go one after the other. */
+
+/* One task's wait, from its first look at an object to its last. Zero at
+   first. */
+typedef struct conc__sentry {
+  unsigned round; /* how often it has waited */
+  bool idle;      /* one of these waits has ended and changed nothing */
+  const unsigned *word; /* whose sentry it is; NULL: of none */
+  uintptr_t id;         /* of its actor; the rest is under the word's guard */
+  struct conc__sentry *next; /* of the same bucket */
+} conc__sentry;
+
+#define CONC__SENTRY_NEW {0, false, NULL, 0, NULL}
+
+typedef struct conc__follower {
+  conc__waiter waiter; /* first */
+  const unsigned *word;
+  conc__sentry *sentry; /* what is to be the word's, after the present one */
+} conc__follower;
+
+/* By the number of a word's guard: the sentries, and what follows them. They
+   are in memory of this process: no other one can spoil them. */
+static conc__sentry *conc__sentries[CONC__MUTEXES];
+static struct conc__waitlist conc__followers[CONC__MUTEXES];
+
+CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
+  return (size_t)(conc__mutex_of(word) - conc__mutexes);
+}
+
+/* The word's sentry among those of a bucket; NULL: it has none. One whose task
+   does not run in this process, which was forked, is forgotten. The guard is
+   held, here and in the next one. */
+CONC__PRIVATE conc__sentry *conc__sentry_find(conc__sentry **list,
+                                              const unsigned *word) {
+  while (*list != NULL && (*list)->word != word)
+    if (conc__owner_is_gone((*list)->id))
+      *list = (*list)->next;
+    else
+      list = &(*list)->next;
+  if (*list == NULL || !conc__owner_is_gone((*list)->id)) return *list;
+  *list = (*list)->next;
+  return conc__sentry_find(list, word);
+}
+
+CONC__PRIVATE void conc__sentry_enter(conc__sentry *w, const unsigned *word,
+                                      conc__actor *actor) {
+  conc__sentry **list = &conc__sentries[conc__sentry_bucket(word)];
+  w->word = word;
+  w->id = actor->id;
+  w->next = *list;
+  *list = w;
+}
+
+/* The caller's wait for the word is over. Must come before its frame goes. */
+CONC__NOINLINE void conc__sentry_leave(conc__sentry *w) {
+  const unsigned *word = w->word;
+  conc__mutex *guard = conc__mutex_of(word);
+  conc__sentry **p = &conc__sentries[conc__sentry_bucket(word)];
+  conc__waiter *v;
+  conc__mutex_lock(guard);
+  while (*p != NULL && *p != w) p = &(*p)->next;
+  if (*p != NULL) *p = w->next;
+  w->word = NULL;
+  v = conc__followers[conc__sentry_bucket(word)].first;
+  while (v != NULL && ((conc__follower *)v)->word != word) v = v->next;
+  if (v != NULL) {
+    conc__waitlist_remove(v);
+    v->next = NULL;
+    conc__sentry_enter(((conc__follower *)v)->sentry, word, v->actor);
+  }
+  conc__mutex_unlock(guard);
+  conc__wake_all(v);
+}
+
+/* The last of each wait between processes. */
+CONC__INLINE void conc__sentry_end(conc__sentry *w) {
+  if (CONC__UNLIKELY(w->word != NULL)) conc__sentry_leave(w);
+}
+
+/* Becomes the word's sentry: 1. Or, if another task is, waits until that lets
+   it go: 0, and it is the sentry now; -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE int conc__sentry_begin(conc__sentry *w, conc__actor *self,
+                                    const unsigned *word, bool cancellable,
+                                    double deadline) {
+  conc__mutex *guard = conc__mutex_of(word);
+  size_t bucket = conc__sentry_bucket(word);
+  conc__follower f;
+  conc__mutex_lock(guard);
+  if (conc__sentry_find(&conc__sentries[bucket], word) == NULL) {
+    conc__sentry_enter(w, word, self);
+    conc__mutex_unlock(guard);
+    return 1;
+  }
+  conc__waiter_init(&f.waiter, self, "another process", NULL);
+  f.word = word;
+  f.sentry = w;
+  return conc__waitlist_wait(guard, &conc__followers[bucket], &f.waiter, false,
+                             cancellable, deadline);
+}
+
+/* Waits while *word == value, once, as conc__shared_wait does; if it is not
+   `cancellable`, a conc_cancel stays pending. It goes through the sentry once
+   it has slept in vain: a short wait has nothing to do with it. */
+CONC__PRIVATE int conc__sentry_wait(conc__sentry *w, unsigned *word,
+                                    unsigned value, bool cancellable,
+                                    double deadline) {
+  conc__actor *self = conc__self();
+  if (w->word != word) conc__sentry_end(w);
+  if (cancellable && conc__take_cancel(self)) return -ECANCELED;
+  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
+  if (w->round == 0) { /* and the caller looks before the first sleep */
+    conc__shared_spin(self, word, value);
+  } else {
+    if (w->idle && w->word == NULL) {
+      int rc = conc__sentry_begin(w, self, word, cancellable, deadline);
+      if (rc <= 0) return rc;
+    }
+    if (cancellable) deadline = conc__scope_limit(self, deadline);
+    conc__shared_sleep(self, word, value, deadline, w->round, cancellable);
+    /* A waiter that is woken again and again stays where the wakers are. */
+    w->idle = CONC__LOAD(word) == value;
+  }
+  w->round++;
+  return 0;
+}
+
+/* In a forked child, when the tasks that stayed behind are off all lists:
+   their sentries go, before anything overwrites the stacks on which they are.
+   The tasks that are here and follow look for themselves. */
+CONC__PRIVATE void conc__sentry_fork_child(void) {
+  size_t i;
+  for (i = 0; i < CONC__MUTEXES; i++) {
+    conc__waiter *chain =
+        conc__waitlist_take_n(&conc__followers[i], SIZE_MAX);
+    conc__sentry_find(&conc__sentries[i], NULL);
+    conc__wake_all(chain);
+  }
+}
+
 /* ---------------------------------------------------------------------------
-   >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
+   >>claim: what the primitives have in common between processes
 
-   What has an owner, or many readers; and first what all primitives of this
-   room and of >>event have in common between processes.
+   Each primitive of >>lock and >>event is written twice. Between the threads
+   and coroutines of one process it is a word and a list of waiters (see park
+   and wait), and all but what a running thread can do at once happens under
+   the guard of the object (conc__mutex_of). Between processes there is neither
+   a guard nor a list: a process could be stopped or killed with the one, and
+   spoil the other. There each change is one compare-and-swap on one word, and
+   what holds something is named there by the id of its process (>>registry),
+   so that the others can ask if that process is dead. A union in the public
+   struct holds the list of the one form and the state of the other, and the
+   word says which of the two it is.
 
-   Each primitive is written twice. Between the threads and coroutines of one
-   process it is a word and a list of waiters (>>park, >>wait): what a running
-   thread can do at once is one compare-and-swap on the word, and all else
-   happens under the guard of the object (conc__mutex_of). Between processes
-   there is neither a guard of this process nor a list: what holds or waits is
-   named by the id of its process (>>registry), so that the others can ask if
-   that process is dead. A union in the public struct holds the list of the one
-   form and the state of the other, and the word says which of the two it is.
-
-   Invariants, of the form for one process:
-   - A word with an owner or with readers is changed by these, or by a waiter
-     that takes the object over from an owner that a fork left behind.
-   - While the list is not empty the word says so (CONC__LOCK_WAITERS), hence
-     what gives the object back takes the guard and finds the waiters.
-   - The last touch of an object by the task that gives it back is the change
-     of its word, hence a task that then has it may free it.
-
-   Uses park, wait, deadlock (by the waiter's `owner`) and registry. >>event
-   uses the first three parts; >>fork knows the bits of conc_rwlock's word.
+   Here: that word; the claim, of which one actor of one process has hold; and
+   the places, in each of which one process has a part. It uses >>registry.
    ------------------------------------------------------------------------ */
 
 /* --- the word of a shared object ---
@@ -7637,11 +8016,14 @@ CONC__PRIVATE uintptr_t conc__shared_word(const void *object,
   return CONC__SHARED | (pages << 12 >> 10) | CONC__LOCK_WAITERS;
 }
 
-/* The inverse: the two flags of the word fall off by the shifts. */
+/* The inverse: the two flags of the word fall off by the shifts. The word is
+   in shared memory, where another process may have spoiled it: NULL if it does
+   not lead to a registry of this process. */
 CONC__INLINE struct conc__registry *conc__shared_registry(const void *object,
                                                           uintptr_t word) {
   uintptr_t page = ((uintptr_t)object >> 12) + (word >> 2);
-  return (struct conc__registry *)(page << 12);
+  struct conc__registry *r = (struct conc__registry *)(page << 12);
+  return CONC__LIKELY(conc__registry_is_known(r)) ? r : NULL;
 }
 
 /* Whether to ask if an owner is dead. That is a system call: so not before the
@@ -7666,10 +8048,13 @@ CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
    read by tasks of the owner's process only, to tell which of them it is. It
    is 0 while the claim is free, so it names no actor until it is written; but
    not after a death. Then it might look like one of the new owner's process,
-   for a fork has the same addresses: hence CONC__CLAIM_CHANGING. A process
-   that dies with this flag set is found dead like any other owner. */
+   for a child goes on with its parent's numbers: hence CONC__CLAIM_CHANGING. A
+   process that dies with this flag set is found dead like any other owner.
+   Or it is CONC__CLAIM_DONE, which no process has for an id: what was to be
+   done with the claim has been done, and nobody gets it any more. */
 
 #define CONC__CLAIM_CHANGING 0x40000000u
+#define CONC__CLAIM_DONE CONC__PROCESS_ID
 
 /* With CONC__CLAIM_CHANGING in the word it is not: see above. `actor` needs no
    order: it equals `me` only if this very actor has written it. */
@@ -7679,14 +8064,14 @@ CONC__INLINE bool conc__claim_is_mine(const struct conc__claim *c, unsigned id,
          CONC__LOAD_RELAXED(&c->actor) == me;
 }
 
-/* The slow path of conc__claim_acquire, with the same results. If it is not
-   cancellable, a conc_cancel stays pending. */
-CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
+/* The looks of conc__claim_wait, and its waits between them. */
+CONC__PRIVATE int conc__claim_look(struct conc__claim *c,
                                    struct conc__registry *r, conc__actor *self,
-                                   bool cancellable, double deadline) {
+                                   bool cancellable, double deadline,
+                                   conc__sentry *sentry) {
   unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
-  unsigned round = 0;
-  for (;;) {
+  int rc = 0;
+  while (rc == 0) {
     unsigned seen = CONC__LOAD(&c->word);
     unsigned owner = seen & CONC__PROCESS_ID;
     unsigned id = conc__registry_self(r); /* another one after a fork */
@@ -7697,7 +8082,8 @@ CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
       return 0;
     }
     if (conc__claim_is_mine(c, id, self->id)) return -EDEADLK;
-    if (conc__shared_doubts(round, deadline) &&
+    if (owner == CONC__CLAIM_DONE) return -EALREADY;
+    if (conc__shared_doubts(sentry->round, deadline) &&
         conc__registry_is_dead(r, owner)) {
       /* Only one succeeds here: the word names the dead no more. It keeps
          CONC__SHARED_WAITERS, since no release will wake those that sleep. */
@@ -7710,36 +8096,42 @@ CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
       return -EOWNERDEAD;
     }
     if (deadline <= 0) return -ETIMEDOUT;
-    if (round == 0) { /* unannounced: so the release need not wake */
-      conc__shared_spin(self, &c->word, seen);
-      round++;
-      continue;
+    /* The first wait spins, unannounced: so the release need not wake. From
+       then on the kernel compares the word with what it is given: a release
+       between the announcement and the sleep changes it, and there is no
+       sleep. */
+    if (sentry->round > 0) {
+      waiters = CONC__SHARED_WAITERS;
+      if (!(seen & waiters) && !CONC__CAS(&c->word, &seen, seen | waiters))
+        continue;
     }
-    /* The kernel compares the word with what it is given: a release between
-       this announcement and the sleep changes it, and there is no sleep. */
-    if (!(seen & CONC__SHARED_WAITERS) &&
-        !CONC__CAS(&c->word, &seen, seen | CONC__SHARED_WAITERS))
-      continue;
-    waiters = CONC__SHARED_WAITERS;
-    if (cancellable) {
-      int rc = conc__shared_wait(&c->word, seen | waiters, deadline, &round);
-      if (rc != 0) return rc;
-    } else {
-      conc__shared_sleep(self, &c->word, seen | waiters, CONC__NEVER, round++,
-                         false);
-    }
+    rc = conc__sentry_wait(sentry, &c->word, seen | waiters, cancellable,
+                           deadline);
   }
+  return rc;
+}
+
+/* The slow path of conc__claim_acquire, with the same results. If it is not
+   cancellable, a conc_cancel stays pending. */
+CONC__PRIVATE int conc__claim_wait(struct conc__claim *c,
+                                   struct conc__registry *r, conc__actor *self,
+                                   bool cancellable, double deadline) {
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  int rc = conc__claim_look(c, r, self, cancellable, deadline, &sentry);
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 /* 0 and -EOWNERDEAD (the owner has died): the caller has the claim. -EDEADLK
-   (it has it already), -ETIMEDOUT, -ECANCELED, -EAGAIN (no id is left). */
+   (it has it already), -EALREADY (it is done), -ETIMEDOUT, -ECANCELED, -EAGAIN
+   (no id is left), -EINVAL (no registry: see conc__shared_registry). */
 CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
                                      struct conc__registry *r,
                                      conc__actor *self, bool cancellable,
                                      double timeout) {
-  unsigned id = conc__registry_self(r);
+  unsigned id = r != NULL ? conc__registry_self(r) : 0;
   unsigned seen = 0;
-  if (CONC__UNLIKELY(id == 0)) return -EAGAIN;
+  if (CONC__UNLIKELY(id == 0)) return r != NULL ? -EAGAIN : -EINVAL;
   if (!CONC__CAS(&c->word, &seen, id))
     return conc__claim_wait(c, r, self, cancellable, conc__deadline(timeout));
   CONC__STORE_RELAXED(&c->actor, self->id);
@@ -7750,7 +8142,7 @@ CONC__INLINE int conc__claim_acquire(struct conc__claim *c,
 CONC__INLINE int conc__claim_release(struct conc__claim *c,
                                      struct conc__registry *r,
                                      conc__actor *self) {
-  unsigned id = conc__registry_self(r);
+  unsigned id = r != NULL ? conc__registry_self(r) : 0;
   unsigned seen = id;
   if (id == 0 || !conc__claim_is_mine(c, id, self->id)) return -EPERM;
   /* Before the word, which releases it: a claim that is free has no actor. */
@@ -7766,110 +8158,172 @@ CONC__INLINE int conc__claim_release(struct conc__claim *c,
   return 0;
 }
 
-/* --- guards in shared memory ---
-
-   State that is more than one word is changed under a guard of its own, a word
-   that is 0 or the id of the process that holds it, with CONC__SHARED_WAITERS
-   as in a claim. It is held for some dozen instructions, and never across a
-   wait of the caller. A process may be killed in there: so each step of a
-   change leaves the state as good as if that process had died earlier, or the
-   one that takes the guard from the dead (result 1) repairs it. */
-
-/* 0; 1 if the guard was taken from a process that died with it; -EAGAIN: not
-   held, since this process gets no id. */
-CONC__PRIVATE int conc__shared_enter(struct conc__registry *r,
-                                     unsigned *guard) {
-  unsigned id = conc__registry_self(r);
-  unsigned seen = 0;
-  int i;
-  if (id == 0) return -EAGAIN;
-  if (CONC__CAS(guard, &seen, id)) return 0;
-  for (i = 0;; i++) {
-    unsigned owner;
-    seen = CONC__LOAD(guard);
-    owner = seen & CONC__PROCESS_ID;
-    if (owner == 0) {
-      /* A process that may have slept leaves the flag for other sleepers. */
-      if (CONC__CAS(guard, &seen, i > 20 ? id | CONC__SHARED_WAITERS : id))
-        return 0;
-    } else if (i < 10) { /* the holder runs, most likely */
-      conc__pause();
-    } else if (i < 20) { /* it waits for a CPU */
-      sched_yield();
-    } else if (conc__registry_is_dead(r, owner)) {
-      if (CONC__CAS(guard, &seen, id | CONC__SHARED_WAITERS)) return 1;
-    } else if ((seen & CONC__SHARED_WAITERS) ||
-               CONC__CAS(guard, &seen, seen | CONC__SHARED_WAITERS)) {
-      /* The thread sleeps, even in a coroutine: what it waits for takes less
-         time than a switch, as with conc__mutex_lock. */
-      conc__shared_sleep(&conc__this.actor, guard, seen | CONC__SHARED_WAITERS,
-                         CONC__NEVER, 0, false);
-    }
-  }
-}
-
-CONC__PRIVATE void conc__shared_leave(unsigned *guard) {
+/* As a release, but for good: all that wait get -EALREADY. Nothing if the
+   caller does not have it: it is in a child that was forked meanwhile. */
+CONC__PRIVATE void conc__claim_finish(struct conc__claim *c,
+                                      struct conc__registry *r,
+                                      conc__actor *self) {
+  unsigned *word = &c->word;
+  if (!conc__claim_is_mine(c, conc__registry_self(r), self->id)) return;
+  CONC__STORE_RELAXED(&c->actor, (uintptr_t)0);
   CONC__POINT();
-  if (__atomic_exchange_n(guard, 0u, __ATOMIC_ACQ_REL) & CONC__SHARED_WAITERS)
-    conc__shared_wake(guard, 1);
+  /* The last touch: those that see it may free the object. */
+  if (__atomic_exchange_n(word, CONC__CLAIM_DONE, __ATOMIC_ACQ_REL) &
+      CONC__SHARED_WAITERS)
+    conc__shared_wake(word, INT_MAX);
 }
 
-/* --- sharers: the processes that have a part in an object ---
+/* --- the processes that have a part in an object ---
 
-   A place belongs to the process whose id is in it (0: free); `count` says how
-   often it has its part. All under the object's shared guard. The id is
-   written last when a place is taken or given back: a process that is killed
-   in between has no part, or one that is found to be a dead one's. */
+   A place is a word: 0 (free), or what is left of the id of a process when it
+   makes room for a count (its entry, 10 bits, and of the uses of that the
+   lowest 6) and, in the lower half:
 
-/* The count of a process, or NULL; with id 0, that of a free place. */
-CONC__PRIVATE unsigned *conc__sharers_find(struct conc__sharers *s,
-                                           unsigned id) {
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] == id) return &s->count[i];
-  return NULL;
+     CONC__PLACE_AWAITED  may be set when no task sleeps on the word; must be
+                          set before one does. Gone, with all of it, when the
+                          count becomes 0, which wakes.
+     the count            how often it has its part: never 0.
+
+   Each change is one compare-and-swap on one word. So there is no guard, with
+   which a process might be stopped, and at any instant the place of a process
+   says what it has. */
+
+#define CONC__PLACE_AWAITED 0x8000u
+#define CONC__PLACE_COUNT 0x7fffu
+
+/* The place of a process without a count. */
+CONC__INLINE unsigned conc__place_of(unsigned id) {
+  return id % CONC__PROCESSES << 22 | (id >> 10) % 64 << 16;
 }
 
-/* False: CONC__SHARERS other processes have all the places. */
-CONC__PRIVATE bool conc__sharers_add(struct conc__sharers *s, unsigned id) {
-  unsigned *count = conc__sharers_find(s, id);
-  CONC__CHECK(id != 0);
-  if (count != NULL) {
-    ++*count;
-    return true;
-  }
-  count = conc__sharers_find(s, 0);
-  if (count == NULL) return false;
-  *count = 1;
-  CONC__STORE(&s->id[count - s->count], id);
-  return true;
+/* A change that is in one order with those of other words that are made by it,
+   and with sequentially consistent loads: see conc__shared_rwlock_take. */
+CONC__INLINE bool conc__place_change(unsigned *place, unsigned *seen,
+                                     unsigned want) {
+  CONC__POINT();
+  return __atomic_compare_exchange_n(place, seen, want, 0, __ATOMIC_SEQ_CST,
+                                     __ATOMIC_ACQUIRE);
 }
 
-/* The process has a part: the caller has looked. */
-CONC__PRIVATE void conc__sharers_remove(struct conc__sharers *s, unsigned id) {
-  unsigned *count = conc__sharers_find(s, id);
-  if (--*count == 0) CONC__STORE(&s->id[count - s->count], 0u);
+CONC__INLINE unsigned conc__load_in_order(const unsigned *word) {
+  CONC__POINT();
+  return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
-CONC__PRIVATE bool conc__sharers_any(const struct conc__sharers *s) {
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] != 0) return true;
+/* One more of a process, in one of the places: its own, or a free one. False:
+   other processes have them all, or this one has its part 2**15 - 1 times. */
+CONC__PRIVATE bool conc__places_add(unsigned *places, unsigned id) {
+  unsigned mine = conc__place_of(id);
+  int pass, i;
+  for (pass = 0; pass < 2; pass++)
+    for (i = 0; i < CONC__SHARERS; i++) {
+      unsigned seen = CONC__LOAD(&places[i]);
+      while (pass == 0 ? seen >> 16 == mine >> 16 &&
+                             (seen & CONC__PLACE_COUNT) != 0 &&
+                             (seen & CONC__PLACE_COUNT) < CONC__PLACE_COUNT
+                       : seen == 0)
+        if (conc__place_change(&places[i], &seen, (seen ? seen : mine) + 1))
+          return true;
+    }
   return false;
 }
 
-/* Takes out the dead; whether there were any. A system call for each place. */
-CONC__PRIVATE bool conc__sharers_drop_dead(struct conc__sharers *s,
-                                           struct conc__registry *r) {
+/* The place of a process, or NULL. */
+CONC__PRIVATE unsigned *conc__places_find(unsigned *places, unsigned id) {
+  unsigned mine = conc__place_of(id);
+  int i;
+  for (i = 0; i < CONC__SHARERS; i++) {
+    unsigned seen = CONC__LOAD(&places[i]);
+    if (seen >> 16 == mine >> 16 && (seen & CONC__PLACE_COUNT) != 0)
+      return &places[i];
+  }
+  return NULL;
+}
+
+/* One less of a process; false: it has no part. The change of the word is the
+   last touch of the object. */
+CONC__PRIVATE bool conc__places_remove(unsigned *places, unsigned id) {
+  unsigned *place = conc__places_find(places, id);
+  unsigned seen = place != NULL ? CONC__LOAD(place) : 0;
+  while (seen != 0) {
+    unsigned left = (seen & CONC__PLACE_COUNT) > 1 ? seen - 1 : 0;
+    if (seen >> 16 != conc__place_of(id) >> 16) break;
+    if (!conc__place_change(place, &seen, left)) continue;
+    if (left == 0 && (seen & CONC__PLACE_AWAITED))
+      conc__shared_wake(place, INT_MAX);
+    return true;
+  }
+  /* Another task of the process had counted itself in another place. */
+  return place != NULL && conc__places_find(places, id) != NULL &&
+         conc__places_remove(places, id);
+}
+
+/* Whether the process whose part this is has died. */
+CONC__PRIVATE bool conc__place_is_dead(struct conc__registry *r,
+                                       unsigned place) {
+  unsigned entry = place >> 22;
+  unsigned uses = CONC__LOAD(&r->uses[entry]);
+  if (uses % 64 != (place >> 16) % 64) return true;
+  return conc__registry_is_dead(r, (uses << 10 | entry) & CONC__PROCESS_ID);
+}
+
+/* Frees the places of the dead: whether there were any. A system call for each
+   place that is taken. */
+CONC__PRIVATE bool conc__places_drop_dead(unsigned *places,
+                                          struct conc__registry *r) {
   bool any = false;
-  size_t i;
-  for (i = 0; i < CONC__SHARERS; i++)
-    if (s->id[i] != 0 && conc__registry_is_dead(r, s->id[i])) {
-      s->id[i] = 0;
-      any = true;
-    }
+  int i;
+  for (i = 0; i < CONC__SHARERS; i++) {
+    unsigned seen = CONC__LOAD(&places[i]);
+    if (seen == 0 || !conc__place_is_dead(r, seen)) continue;
+    any = true;
+    if (conc__place_change(&places[i], &seen, 0))
+      conc__shared_wake(&places[i], INT_MAX);
+  }
   return any;
 }
+
+/* A place that is taken, or NULL. In one order with conc__place_change. */
+CONC__PRIVATE unsigned *conc__places_any(unsigned *places) {
+  int i;
+  for (i = 0; i < CONC__SHARERS; i++)
+    if (conc__load_in_order(&places[i]) != 0) return &places[i];
+  return NULL;
+}
+
+/* Waits until a place may have become free. 0: look again; -ETIMEDOUT,
+   -ECANCELED. */
+CONC__PRIVATE int conc__place_await(conc__sentry *sentry, unsigned *place,
+                                    double deadline) {
+  unsigned seen = CONC__LOAD(place);
+  while (seen != 0 && !(seen & CONC__PLACE_AWAITED))
+    if (conc__place_change(place, &seen, seen | CONC__PLACE_AWAITED))
+      seen |= CONC__PLACE_AWAITED;
+  return seen == 0 ? 0
+                   : conc__sentry_wait(sentry, place, seen, true, deadline);
+}
+
+/* ---------------------------------------------------------------------------
+   >>lock: conc_lock, conc_rlock, conc_rwlock, conc_once
+
+   What has an owner, or many readers.
+
+   Each primitive is written twice, for the tasks of one process and between
+   processes: see the head of >>claim. Here what a running thread of one
+   process can do at once is one compare-and-swap on the word, and all else
+   happens under the guard of the object.
+
+   Invariants, of the form for one process:
+   - A word with an owner or with readers is changed by these, or by a waiter
+     that takes the object over from an owner that a fork left behind.
+   - While the list is not empty the word says so (CONC__LOCK_WAITERS), hence
+     what gives the object back takes the guard and finds the waiters.
+   - The last touch of an object by the task that gives it back is the change
+     of its word, hence a task that then has it may free it.
+
+   Uses park, wait, deadlock (by the waiter's `owner`), registry and claim. The
+   bits of conc_rwlock's word are known to >>fork.
+   ------------------------------------------------------------------------ */
 
 /* --- the order of locks ---
 
@@ -8039,7 +8493,7 @@ CONC__PRIVATE int conc__shared_lock_acquire(conc_lock *lock, conc__actor *self,
       cancellable, timeout);
   if (CONC__LIKELY(rc == 0 || rc == -EOWNERDEAD))
     conc__tsan_acquired(lock, false, timeout <= 0);
-  return rc;
+  return rc == -EALREADY ? -EINVAL : rc; /* spoiled: a lock is never done */
 }
 
 /* False also for a lock that is not shared. */
@@ -8047,8 +8501,10 @@ CONC__PRIVATE bool conc__shared_lock_is_mine(conc_lock *lock,
                                              conc__actor *self) {
   uintptr_t word = CONC__LOAD_RELAXED(&lock->word);
   unsigned id;
+  struct conc__registry *r;
   if (!conc__is_shared(word)) return false;
-  id = conc__registry_self(conc__shared_registry(lock, word));
+  r = conc__shared_registry(lock, word);
+  id = r != NULL ? conc__registry_self(r) : 0;
   return id != 0 && conc__claim_is_mine(&lock->claim, id, self->id);
 }
 
@@ -8299,10 +8755,10 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
      a writer waits                                 had the lock since it came
      a writer gives back  the next in the list,     readers, if some waited;
                           whatever it wants         else whichever comes first
-     a free lock          any may take it, until    any may take it whose turn
-                          the first in the list     it is; and any that is
-                          has waited for 0.5 ms;    late: that has looked
-                          to that one it is handed  twice, or will not wait
+     a free lock          any may take it, until    any may take it; but a
+                          the first in the list     writer that will wait gives
+                          has waited for 0.5 ms;    readers whose turn it is
+                          to that one it is handed  the time of one look
      writers starve       no: they are handed it    no: new readers wait
      readers starve       no: they are handed it    no: after each writer it is
                                                     their turn
@@ -8312,26 +8768,34 @@ CONC__INLINE void conc__reads_add(conc__actor *actor, conc_rwlock *rwlock) {
 
 /* --- conc_rwlock between processes ---
 
-   The fields of struct conc__rwlock_shared, all under its guard:
+   Two words settle who has it, each by one compare-and-swap, and there is no
+   guard: whatever process is stopped or killed, at any instruction, the others
+   go on, or their time runs out.
 
-     writer        the process that has it for writing, and writer_actor which
-                   of its actors; 0: none.
-     wants         a writer that waits, and wants_actor; 0: none. While it is
-                   set, newcomers do not join the readers. Only one of several
-                   writers is named: the others come to look when it is done.
-     readers       the processes that read.
-     readers_wait  may be set when none waits any more; must be set while a
-                   reader sleeps. Cleared when a writer gives the lock back.
-     readers_turn  set then, if readers waited: writers let them in first.
-                   Cleared by the first that goes in, and when a writer dies.
-     writers       how many writers have given it back: a reader compares it
-                   with what it was when it came.
-     round         what all of them sleep on, also read without the guard. The
-                   lowest bit: may be set when none sleeps; must be set
-                   before one does. Cleared, by adding 1, by what wakes.
+     writer        0, or the id of the process of the one writer that is to be
+                   next or has it, and
+       CONC__SHARED_WAITERS  see there;
+       CONC__RWLOCK_HELD     it has it: set by the writer when it has found no
+                             reader. Or, without an id: one that had it died,
+                             and it has not been told yet.
+     readers       places (see there) of the processes that read.
 
-   A turn that is not taken, since the task was killed, ends by itself: a task
-   that is late may have what is free. */
+   A writer sets CONC__RWLOCK_HELD and then looks for readers; a reader counts
+   itself and then looks for that flag. All four are in one order: so at least
+   one of the two sees the other, and gives way. A reader gives way also to a
+   writer that has no more than its name there, so that writers do not starve;
+   but not if a writer has given the lock back since it came (`writers`).
+   Which of its process's actors the writer is, is told by writer_actor, if
+   writer_process is that process: so what a dead process has left there is
+   taken for none of another one's. The others are hints:
+
+     waits         set when a reader waits; made into `turn` when a writer
+                   gives the lock back.
+     turn          it is for readers that wait to go in. A writer gives them
+                   time for one look, and sleeps on it meanwhile
+                   (CONC__SHARED_WAITERS); the first that goes in clears it. */
+
+#define CONC__RWLOCK_HELD 0x40000000u
 
 CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   struct conc__registry *r = conc__registry_of(rwlock);
@@ -8341,14 +8805,24 @@ CONC_API int conc_rwlock_init_shared(conc_rwlock *rwlock) {
   return 0;
 }
 
-/* Leaves the guard, and wakes all that wait: something has changed for them.
-   The round changes before the guard is left, so that one that looks after it
-   either sees the change or does not sleep. */
-CONC__PRIVATE void conc__shared_rwlock_leave(struct conc__rwlock_shared *s) {
-  unsigned seen = s->round;
-  if (seen & 1) CONC__STORE(&s->round, seen + 1);
-  conc__shared_leave(&s->guard);
-  if (seen & 1) conc__shared_wake(&s->round, INT_MAX);
+/* Whether this actor of this process is the writer, or is to be it next. */
+CONC__PRIVATE bool
+conc__shared_rwlock_is_mine(const struct conc__rwlock_shared *s, unsigned id,
+                            uintptr_t me) {
+  return (CONC__LOAD(&s->writer) & CONC__PROCESS_ID) == id &&
+         CONC__LOAD(&s->writer_process) == id &&
+         CONC__LOAD_RELAXED(&s->writer_actor) == me;
+}
+
+/* The last touch by a writer that gives the lock back, or gives up: `left` is
+   0, or CONC__RWLOCK_HELD if it is still to be told that one has died. */
+CONC__PRIVATE void conc__shared_rwlock_unname(struct conc__rwlock_shared *s,
+                                              unsigned left) {
+  unsigned *word = &s->writer;
+  CONC__STORE_RELAXED(&s->writer_actor, (uintptr_t)0);
+  CONC__POINT();
+  if (__atomic_exchange_n(word, left, __ATOMIC_SEQ_CST) & CONC__SHARED_WAITERS)
+    conc__shared_wake(word, INT_MAX);
 }
 
 /* --- conc_rwlock between processes: acquire and release --- */
@@ -8362,97 +8836,145 @@ struct conc__rwlock_call {
   bool write;
   double deadline;
   unsigned id;      /* of this process, new at each look: a fork changes it */
-  unsigned round;   /* how often it has waited */
   unsigned writers; /* s->writers at the first look */
-  bool died;        /* the writer is found dead, and still named */
+  bool named;       /* it is the writer, or is to be it next */
+  bool died;        /* it is to say that a writer has died */
+  bool gave;        /* it has given readers time for one look */
+  unsigned *place;  /* what it waits for: a place, else `turn` or `writer` */
+  conc__sentry sentry;
 };
 
-/* Looks what has become of those that have the lock, and of the caller: 0, or
-   -EDEADLK if it has the lock itself. The guard is held. */
+/* What is to be known before each attempt: 0, or -EAGAIN, or -EDEADLK if the
+   caller has the lock itself. */
 CONC__PRIVATE int conc__shared_rwlock_look(struct conc__rwlock_call *c) {
-  struct conc__rwlock_shared *s = c->s;
+  unsigned id = conc__registry_self(c->r);
   conc_rwlock **place =
       conc__reads_find(c->self, CONC__READS_SHARED(c->rwlock));
-  if (place != NULL && conc__sharers_find(&s->readers, c->id) == NULL) {
+  if (id == 0) return -EAGAIN;
+  if (id != c->id) c->named = c->died = false; /* that was the parent's */
+  c->id = id;
+  if (place != NULL && conc__places_find(c->s->readers, id) == NULL) {
     *place = NULL; /* of another lock, never released, at this address */
     place = NULL;
   }
-  if (place != NULL || (s->writer == c->id && s->writer_actor == c->self->id))
+  if (place != NULL ||
+      (!c->named && conc__shared_rwlock_is_mine(c->s, id, c->self->id)))
     return -EDEADLK;
-  if (c->round == 0) c->writers = s->writers;
-  c->died = false;
-  if (!conc__shared_doubts(c->round, c->deadline)) return 0;
-  /* A dead writer stays named until one has taken the lock: that one, and no
-     other, is to say -EOWNERDEAD. */
-  c->died = s->writer != 0 && conc__registry_is_dead(c->r, s->writer);
-  if (s->wants != 0 && conc__registry_is_dead(c->r, s->wants)) s->wants = 0;
-  conc__sharers_drop_dead(&s->readers, c->r);
+  if (c->sentry.round == 0) c->writers = CONC__LOAD_RELAXED(&c->s->writers);
+  if (conc__shared_doubts(c->sentry.round, c->deadline))
+    conc__places_drop_dead(c->s->readers, c->r);
   return 0;
 }
 
-/* Whether it is the caller's turn, by the table above. The guard is held. */
-CONC__PRIVATE bool conc__shared_rwlock_may(const struct conc__rwlock_call *c) {
-  const struct conc__rwlock_shared *s = c->s;
-  bool late = c->round > 1 || c->deadline <= 0;
-  bool read = conc__sharers_any(&s->readers);
-  if (s->writer != 0 && !c->died) return false;
-  if (c->write) return !read && (late || c->died || !s->readers_turn);
-  return s->wants == 0 || s->writers != c->writers || (late && !read);
+/* Names the caller as the writer that is to be next, if there is none, or a
+   dead one. */
+CONC__PRIVATE bool conc__shared_rwlock_name(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  unsigned seen = CONC__LOAD(&s->writer);
+  unsigned owner;
+  do {
+    owner = seen & CONC__PROCESS_ID;
+    if (owner != 0 && (!conc__shared_doubts(c->sentry.round, c->deadline) ||
+                       !conc__registry_is_dead(c->r, owner)))
+      return false;
+  } while (!conc__place_change(&s->writer, &seen,
+                               (seen & ~CONC__PROCESS_ID) | c->id));
+  /* In this order: see conc__shared_rwlock_is_mine. */
+  CONC__STORE_RELAXED(&s->writer_actor, c->self->id);
+  CONC__STORE(&s->writer_process, c->id);
+  c->named = true;
+  c->died = (seen & CONC__RWLOCK_HELD) != 0;
+  return true;
 }
 
-/* Takes the lock if it is the caller's turn. The guard is held. Killed at any
-   instruction, the caller leaves a lock that it has, or has not: `writer` and
-   the reader's id are what counts, and are written last. */
-CONC__PRIVATE bool conc__shared_rwlock_take(struct conc__rwlock_call *c) {
+/* Takes the lock for writing, if it can. First the name, which keeps new
+   readers out; when those that are there have gone, the flag; then it looks
+   once more. One that must not wait does not even leave its name. */
+CONC__PRIVATE bool conc__shared_rwlock_write(struct conc__rwlock_call *c) {
   struct conc__rwlock_shared *s = c->s;
-  if (!conc__shared_rwlock_may(c)) return false;
-  if (c->write) {
-    if (c->died) s->readers_turn = false;
-    s->writer_actor = c->self->id;
-    CONC__STORE(&s->writer, c->id);
-    return true;
+  c->place = conc__places_any(s->readers);
+  if (!c->named && c->place != NULL && c->deadline <= 0) return false;
+  if (!c->named && !conc__shared_rwlock_name(c)) {
+    c->place = NULL;
+    return false;
   }
-  if (!conc__sharers_add(&s->readers, c->id)) return false;
-  s->readers_turn = false;
-  if (c->died) CONC__STORE(&s->writer, 0u);
+  c->place = conc__places_any(s->readers);
+  if (c->place != NULL) return false;
+  if (CONC__LOAD(&s->turn) != 0 && !c->gave && c->deadline > 0) return false;
+  CONC__STORE_RELAXED(&s->turn, 0u);
+  CONC__POINT();
+  __atomic_fetch_or(&s->writer, CONC__RWLOCK_HELD, __ATOMIC_SEQ_CST);
+  c->place = conc__places_any(s->readers);
+  if (c->place == NULL) return true;
+  if (!c->died) CONC__AND(&s->writer, ~CONC__RWLOCK_HELD);
+  return false;
+}
+
+/* Whether a reader must give way. */
+CONC__PRIVATE bool conc__shared_rwlock_bars(const struct conc__rwlock_call *c,
+                                            unsigned writer) {
+  if (writer & CONC__RWLOCK_HELD) return true;
+  return (writer & CONC__PROCESS_ID) != 0 &&
+         CONC__LOAD_RELAXED(&c->s->writers) == c->writers;
+}
+
+/* Takes the lock for reading, if it can. What a dead writer has left is taken
+   over as by a writer, and given back when the reader is counted. */
+CONC__PRIVATE bool conc__shared_rwlock_read(struct conc__rwlock_call *c) {
+  struct conc__rwlock_shared *s = c->s;
+  unsigned seen = conc__load_in_order(&s->writer);
+  c->place = NULL;
+  if (conc__shared_rwlock_bars(c, seen) && !conc__shared_rwlock_name(c))
+    return false;
+  if (!conc__places_add(s->readers, c->id)) {
+    c->place = conc__places_any(s->readers);
+    if (c->named)
+      conc__shared_rwlock_unname(s, c->died ? CONC__RWLOCK_HELD : 0);
+    c->named = c->died = false;
+    return false;
+  }
+  seen = conc__load_in_order(&s->writer);
+  if (!c->named && conc__shared_rwlock_bars(c, seen)) {
+    conc__places_remove(s->readers, c->id);
+    return false;
+  }
+  if (c->named) conc__shared_rwlock_unname(s, 0);
+  if (CONC__LOAD(&s->turn) != 0) {
+    CONC__POINT();
+    if (__atomic_exchange_n(&s->turn, 0u, __ATOMIC_ACQ_REL) &
+        CONC__SHARED_WAITERS)
+      conc__shared_wake(&s->turn, INT_MAX);
+  }
   conc__reads_add(c->self, CONC__READS_SHARED(c->rwlock));
   return true;
 }
 
-/* The caller waits no more, for it has the lock or gives up; leaves the guard.
-   If it was named in `wants`, it has kept others out, which may come now. */
-CONC__PRIVATE void conc__shared_rwlock_done(struct conc__rwlock_call *c) {
-  struct conc__rwlock_shared *s = c->s;
-  if (s->wants != c->id || s->wants_actor != c->self->id) {
-    conc__shared_leave(&s->guard);
-    return;
-  }
-  s->wants = 0;
-  conc__shared_rwlock_leave(s);
-}
-
-/* Says what the caller waits for, leaves the guard, and waits for a change. 0:
-   look again; -ETIMEDOUT, -ECANCELED. */
+/* Waits for what the attempt has met. 0: look again; -ETIMEDOUT, -ECANCELED.
+   The first wait spins, and is not announced. */
 CONC__PRIVATE int conc__shared_rwlock_wait(struct conc__rwlock_call *c) {
   struct conc__rwlock_shared *s = c->s;
+  unsigned *word = c->named ? &s->turn : &s->writer;
   unsigned seen;
-  if (!c->write) {
-    s->readers_wait = true;
-  } else if (s->wants == 0) {
-    s->wants_actor = c->self->id;
-    CONC__STORE(&s->wants, c->id);
+  if (c->place != NULL)
+    return conc__place_await(&c->sentry, c->place, c->deadline);
+  seen = CONC__LOAD(word);
+  /* It has become free since; or there is no turn to wait for any more. */
+  if ((c->named ? seen : seen & (CONC__PROCESS_ID | CONC__RWLOCK_HELD)) == 0)
+    return conc__take_cancel(c->self) ? -ECANCELED : 0;
+  if (!c->write) CONC__STORE_RELAXED(&s->waits, 1u);
+  if (c->sentry.round > 0 && !(seen & CONC__SHARED_WAITERS)) {
+    if (!CONC__CAS(word, &seen, seen | CONC__SHARED_WAITERS)) return 0;
+    seen |= CONC__SHARED_WAITERS;
   }
-  seen = s->round | 1;
-  CONC__STORE_RELAXED(&s->round, seen); /* leaving the guard releases it */
-  conc__shared_leave(&s->guard);
-  return conc__shared_wait(&s->round, seen, c->deadline, &c->round);
+  c->gave = c->named && c->sentry.round > 0;
+  return conc__sentry_wait(&c->sentry, word, seen, true, c->deadline);
 }
 
-/* The caller knows that the lock is shared. After a failed wait, too, it
-   enters the guard again: to take its name out of `wants`. */
+/* The caller knows that the lock is shared. */
 CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
                                               conc__actor *self,
                                               double timeout) {
+  static const conc__sentry sentry = CONC__SENTRY_NEW;
   struct conc__rwlock_call c;
   int rc = 0;
   c.s = &rwlock->shared;
@@ -8461,57 +8983,50 @@ CONC__PRIVATE int conc__shared_rwlock_acquire(conc_rwlock *rwlock, bool write,
   c.self = self;
   c.write = write;
   c.deadline = conc__deadline(timeout);
-  c.round = 0; /* the rest is set by the first look */
-  for (;;) {
-    bool taken;
-    if (conc__shared_enter(c.r, &c.s->guard) < 0) return -EAGAIN;
-    c.id = conc__registry_self(c.r);
-    if (rc == 0) rc = conc__shared_rwlock_look(&c);
-    taken = rc == 0 && conc__shared_rwlock_take(&c);
-    if (rc == 0 && !taken && c.deadline <= 0) rc = -ETIMEDOUT;
-    if (taken || rc != 0) {
-      conc__shared_rwlock_done(&c);
-      return taken && c.died ? -EOWNERDEAD : rc;
-    }
-    rc = conc__shared_rwlock_wait(&c);
+  c.id = 0; /* the rest is set by the first look */
+  c.gave = false;
+  c.sentry = sentry;
+  if (c.r == NULL) return -EINVAL;
+  while (rc == 0) {
+    rc = conc__shared_rwlock_look(&c);
+    if (rc != 0) break;
+    if (write ? conc__shared_rwlock_write(&c) : conc__shared_rwlock_read(&c))
+      break;
+    rc = c.deadline <= 0 ? -ETIMEDOUT : conc__shared_rwlock_wait(&c);
   }
+  if (rc != 0 && c.named && c.id == conc__registry_self(c.r))
+    conc__shared_rwlock_unname(c.s, c.died ? CONC__RWLOCK_HELD : 0);
+  conc__sentry_end(&c.sentry);
+  return rc == 0 && c.died ? -EOWNERDEAD : rc;
 }
 
-/* 0, -EPERM, -EAGAIN. A reader beyond the CONC__READS that its actor remembers
-   is taken at its word if its process reads the lock. */
+/* 0, -EPERM. A reader beyond the CONC__READS that its actor remembers is taken
+   at its word if its process reads the lock. */
 CONC__PRIVATE int conc__shared_rwlock_release(conc_rwlock *rwlock,
                                               conc__actor *self) {
   struct conc__rwlock_shared *s = &rwlock->shared;
   struct conc__registry *r =
       conc__shared_registry(rwlock, CONC__LOAD_RELAXED(&rwlock->word));
   conc_rwlock **place = conc__reads_find(self, CONC__READS_SHARED(rwlock));
-  unsigned id = conc__registry_self(r);
-  bool write, read;
-  if (conc__shared_enter(r, &s->guard) < 0) return -EAGAIN;
-  write = s->writer == id && s->writer_actor == self->id;
-  read = !write && (place != NULL || self->more_reads > 0) &&
-         conc__sharers_find(&s->readers, id) != NULL;
-  if (!write && !read) {
-    conc__shared_leave(&s->guard);
+  unsigned id = r != NULL ? conc__registry_self(r) : 0;
+  if (id == 0) return -EPERM;
+  if (conc__shared_rwlock_is_mine(s, id, self->id)) {
+    conc__tsan_released(rwlock, false);
+    CONC__STORE_RELAXED(&s->writers, CONC__LOAD_RELAXED(&s->writers) + 1);
+    CONC__STORE_RELAXED(&s->turn, CONC__LOAD_RELAXED(&s->waits));
+    CONC__STORE_RELAXED(&s->waits, 0u);
+    conc__shared_rwlock_unname(s, 0);
+    return 0;
+  }
+  if ((place == NULL && self->more_reads == 0) ||
+      conc__places_find(s->readers, id) == NULL)
     return -EPERM;
-  }
-  conc__tsan_released(rwlock, read);
-  if (write) {
-    s->writers++;
-    s->readers_turn = s->readers_wait;
-    s->readers_wait = false;
-    /* Before `writer`, which releases it: killed between the two, the process
-       is found dead as a writer, which is true. */
-    s->writer_actor = 0;
-    CONC__STORE(&s->writer, 0u);
-  } else {
-    if (place != NULL)
-      *place = NULL;
-    else
-      self->more_reads--;
-    conc__sharers_remove(&s->readers, id);
-  }
-  conc__shared_rwlock_leave(s);
+  conc__tsan_released(rwlock, true);
+  if (place != NULL)
+    *place = NULL;
+  else
+    self->more_reads--;
+  conc__places_remove(s->readers, id);
   return 0;
 }
 
@@ -8728,8 +9243,8 @@ CONC_API int conc_rwlock_release(conc_rwlock *rwlock) {
 /* --- conc_once between processes ---
 
    A claim, held while the function runs: if the process dies in there, the
-   next one runs it again. The word tells that it is shared until the function
-   has succeeded; then it is CONC__ONCE_DONE, as for threads, and for good. */
+   next one runs it again. When the function has succeeded the claim is done;
+   `word` only tells that the once is shared. */
 
 #define CONC__ONCE_DONE CONC__OWNER_NONE
 
@@ -8759,21 +9274,19 @@ CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
 
 CONC__PRIVATE int conc__shared_once_run(conc_once *once, int (*fn)(void *arg),
                                         void *arg, double timeout) {
-  uintptr_t word = CONC__LOAD(&once->word);
-  struct conc__registry *r = conc__shared_registry(once, word);
+  struct conc__registry *r;
   conc__actor *self = conc__self();
   int rc;
-  /* It may have been done since the caller looked: then the word no longer
-     says where the registry is. */
-  if (word == CONC__ONCE_DONE) return 0;
+  if (CONC__LOAD(&once->claim.word) == CONC__CLAIM_DONE) return 0;
+  r = conc__shared_registry(once, CONC__LOAD_RELAXED(&once->word));
   rc = conc__claim_acquire(&once->claim, r, self, true, timeout);
+  if (rc == -EALREADY) return 0;
   if (rc != 0 && rc != -EOWNERDEAD) return rc;
-  rc = 0;
-  if (CONC__LOAD(&once->word) != CONC__ONCE_DONE) {
-    rc = conc__once_call(once, self, fn, arg);
-    if (rc >= 0) CONC__STORE(&once->word, CONC__ONCE_DONE);
-  }
-  conc__claim_release(&once->claim, r, self);
+  rc = conc__once_call(once, self, fn, arg);
+  if (rc >= 0)
+    conc__claim_finish(&once->claim, r, self);
+  else
+    conc__claim_release(&once->claim, r, self);
   return rc < 0 ? rc : 0;
 }
 
@@ -8871,9 +9384,9 @@ CONC_API int conc_once_run(conc_once *once, int (*fn)(void *arg), void *arg,
 
    What is waited for and has no owner: a flag, a notice, a number, the others.
    (A barrier has one for the time of its action.) Each stands here twice, for
-   the tasks of one process and between processes: see the head of >>lock, from
-   which this room takes the word of shared objects, the guards in shared
-   memory and the sharers; conc_cond also takes its locks.
+   the tasks of one process and between processes: see the head of >>claim,
+   from which this room takes the word of shared objects and the places.
+   conc_cond takes its locks from >>lock.
 
    Invariants, of the form for one process:
    - What ends a wait is changed under the guard if there are waiters, and the
@@ -8949,17 +9462,19 @@ CONC__PRIVATE int conc__shared_event_wait(conc_event *event, double timeout) {
   double deadline = conc__deadline(timeout);
   unsigned seen = CONC__LOAD(word);
   unsigned before = seen | CONC__EVENT_STATE;
-  unsigned round = 0;
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  int rc = 0;
   while (!(seen & CONC__SET) && (seen | CONC__EVENT_STATE) == before) {
-    int rc;
     if (!(seen & CONC__AWAITED) &&
         !CONC__CAS(word, &seen, seen | CONC__AWAITED))
       continue;
-    rc = conc__shared_wait(word, seen | CONC__AWAITED, deadline, &round);
-    if (rc != 0) return rc;
+    rc = conc__sentry_wait(&sentry, word, seen | CONC__AWAITED, true,
+                           deadline);
+    if (rc != 0) break;
     seen = CONC__LOAD(word);
   }
-  return 0;
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 /* An event of this process that is awaited: the slow path of a set. */
@@ -9034,17 +9549,55 @@ CONC_API int conc_event_wait(conc_event *event, double timeout) {
 
 /* --- conc_cond between processes ---
 
-   The fields of struct conc__cond_shared, all under its guard:
+   All is in one word, which each call changes by one compare-and-swap: there
+   is no guard that a process may be stopped with, and the word is the last
+   that is touched.
 
      waiting    how many tasks wait. One that is killed stays counted: so later
-                notifies may let go as many more than they should.
+                notifies may let go as many more than they should. 0 if all of
+                it was made anew: then those that waited have been let go.
      notified   how many of them may go; never more than `waiting`.
-     round      how many notifies there were: what all of them sleep on, also
-                read without the guard.
+     round      how many notifies there were, in the lowest bits: what all of
+                them sleep on.
 
    A notify lets some go, and begins a new round. Any of those that came in an
    earlier round may be one of them: the first to look go. One that came later
    finds its own round, and waits for the next. */
+
+/* The bits of each number: 16, 16 and 32; on 32-bit machines 10, 10 and 12. */
+#define CONC__COND_BITS (sizeof(uintptr_t) > 4 ? 16 : 10)
+#define CONC__COND_MAX (((uintptr_t)1 << CONC__COND_BITS) - 1)
+#define CONC__COND_NOTIFIED (8 * sizeof(uintptr_t) - 2 * CONC__COND_BITS)
+#define CONC__COND_WAITING (CONC__COND_NOTIFIED + CONC__COND_BITS)
+
+CONC__INLINE uintptr_t conc__cond_waiting(uintptr_t state) {
+  return state >> CONC__COND_WAITING;
+}
+
+CONC__INLINE uintptr_t conc__cond_notified(uintptr_t state) {
+  return state >> CONC__COND_NOTIFIED & CONC__COND_MAX;
+}
+
+CONC__INLINE uintptr_t conc__cond_round(uintptr_t state) {
+  return state & (((uintptr_t)1 << CONC__COND_NOTIFIED) - 1);
+}
+
+CONC__INLINE uintptr_t conc__cond_state(uintptr_t waiting, uintptr_t notified,
+                                        uintptr_t round) {
+  if (notified > waiting) notified = waiting;
+  return waiting << CONC__COND_WAITING | notified << CONC__COND_NOTIFIED |
+         conc__cond_round(round);
+}
+
+/* Half of the word is slept on: the one with the round. */
+CONC__INLINE unsigned *conc__cond_half(conc_cond *cond) {
+  union conc__cond_shared one;
+  memset(&one, 0, sizeof one);
+  one.state = 1;
+  return &cond->shared.half[one.half[0] == 1 ? 0
+                                             : sizeof one / sizeof(unsigned) -
+                                                   1];
+}
 
 CONC_API int conc_cond_init_shared(conc_cond *cond) {
   struct conc__registry *r = conc__registry_of(cond);
@@ -9054,70 +9607,70 @@ CONC_API int conc_cond_init_shared(conc_cond *cond) {
   return 0;
 }
 
-/* Enters the guard. 0, or -EAGAIN: then it is not held. */
-CONC__PRIVATE int conc__shared_cond_enter(conc_cond *cond) {
-  struct conc__cond_shared *s = &cond->shared;
-  struct conc__registry *r = conc__shared_registry(cond, cond->word);
-  int rc = conc__shared_enter(r, &s->guard);
-  if (rc <= 0) return rc;
-  /* One died in there. It may have counted a notify and not told of it: so all
-     that wait are woken to look. */
-  if (s->notified > s->waiting) s->notified = s->waiting;
-  CONC__STORE(&s->round, s->round + 1);
-  conc__shared_wake(&s->round, INT_MAX);
-  return 0;
-}
-
 /* A waiter that came in the round `before` looks whether it may go: true. If
    not, rc says why it ends its wait (it is counted no more), or 0: it goes on.
    A cancelled one takes no notify, but leaves it to another; one whose time is
    out takes it if there is one. */
-CONC__PRIVATE bool conc__shared_cond_look(conc_cond *cond, unsigned before,
+CONC__PRIVATE bool conc__shared_cond_look(conc_cond *cond, uintptr_t before,
                                           int rc) {
-  struct conc__cond_shared *s = &cond->shared;
-  bool goes = false;
-  /* -EAGAIN can only pass: this process had an id when it began to wait. */
-  while (conc__shared_cond_enter(cond) != 0) sched_yield();
-  if (rc != -ECANCELED && s->notified > 0 && s->round != before) {
-    s->notified--;
-    goes = true;
+  uintptr_t *state = &cond->shared.state;
+  uintptr_t seen = CONC__LOAD(state);
+  for (;;) {
+    uintptr_t waiting = conc__cond_waiting(seen);
+    uintptr_t notified = conc__cond_notified(seen);
+    bool goes = rc != -ECANCELED && notified > 0 &&
+                conc__cond_round(seen) != before;
+    if (waiting == 0) return true;
+    if (!goes && rc == 0) return false;
+    if (CONC__CAS(state, &seen,
+                  conc__cond_state(waiting - 1, notified - goes, seen)))
+      return goes;
   }
-  if ((goes || rc != 0) && s->waiting > 0) s->waiting--;
-  if (s->notified > s->waiting) s->notified = s->waiting;
-  conc__shared_leave(&s->guard);
-  return goes;
+}
+
+/* Waits until the waiter may go: 0, or why it ends its wait. */
+CONC__PRIVATE int conc__shared_cond_await(conc_cond *cond, uintptr_t before,
+                                          double deadline) {
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  unsigned *word = conc__cond_half(cond);
+  int rc = 0;
+  while (rc == 0) {
+    unsigned seen = CONC__LOAD(word);
+    if (conc__shared_cond_look(cond, before, 0)) break;
+    rc = conc__sentry_wait(&sentry, word, seen, true, deadline);
+    if (rc == 0) continue;
+    /* A cancelled one is told so even if all of it was made anew. */
+    if (conc__shared_cond_look(cond, before, rc) && rc != -ECANCELED) rc = 0;
+    break;
+  }
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 /* The caller does not hold the lock as one of this process. Results as of
    conc_cond_wait, and -EAGAIN. */
 CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
                                          double timeout) {
-  struct conc__cond_shared *s = &cond->shared;
+  uintptr_t *state = &cond->shared.state;
   conc__actor *self = conc__self();
   double deadline = conc__deadline(timeout);
-  unsigned before, depth, round = 0;
+  uintptr_t seen;
+  unsigned depth;
   int rc, again;
   if (!conc__shared_lock_is_mine(lock, self)) return -EPERM;
-  if (!conc__is_shared(cond->word)) return -EINVAL;
-  rc = conc__shared_cond_enter(cond);
-  if (rc != 0) return rc;
+  if (!conc__is_shared(CONC__LOAD_RELAXED(&cond->word))) return -EINVAL;
   /* Counted before the lock is released: so a task that takes the lock then,
      and notifies, means this one, too. */
-  before = s->round;
-  s->waiting++;
-  conc__shared_leave(&s->guard);
+  seen = CONC__LOAD(state);
+  do {
+    if (conc__cond_waiting(seen) == CONC__COND_MAX) return -EAGAIN;
+  } while (!CONC__CAS(state, &seen,
+                      conc__cond_state(conc__cond_waiting(seen) + 1,
+                                       conc__cond_notified(seen), seen)));
   depth = lock->depth;
   lock->depth = 0;
   conc_lock_release(lock);
-  for (;;) {
-    unsigned seen = CONC__LOAD(&s->round);
-    rc = 0;
-    if (seen != before && conc__shared_cond_look(cond, before, 0)) break;
-    rc = conc__shared_wait(&s->round, seen, deadline, &round);
-    if (rc == 0) continue;
-    if (conc__shared_cond_look(cond, before, rc)) rc = 0;
-    break;
-  }
+  rc = conc__shared_cond_await(cond, conc__cond_round(seen), deadline);
   /* However the wait ended, the caller has the lock again. */
   again = conc__shared_lock_acquire(lock, self, false, CONC_FOREVER);
   lock->depth = depth;
@@ -9125,16 +9678,20 @@ CONC__PRIVATE int conc__shared_cond_wait(conc_cond *cond, conc_lock *lock,
 }
 
 CONC__PRIVATE int conc__shared_cond_notify(conc_cond *cond, size_t n) {
-  struct conc__cond_shared *s = &cond->shared;
-  int rc = conc__shared_cond_enter(cond);
-  if (rc != 0) return rc;
-  if (n > s->waiting - s->notified) n = s->waiting - s->notified;
-  if (n > 0) {
-    s->notified += (unsigned)n;
-    CONC__STORE(&s->round, s->round + 1);
-  }
-  conc__shared_leave(&s->guard);
-  if (n > 0) conc__shared_wake(&s->round, n > INT_MAX ? INT_MAX : (int)n);
+  uintptr_t *state = &cond->shared.state;
+  unsigned *word = conc__cond_half(cond);
+  uintptr_t seen = CONC__LOAD(state);
+  uintptr_t notified, waiting;
+  do {
+    notified = conc__cond_notified(seen);
+    waiting = conc__cond_waiting(seen);
+    if (n == 0 || notified >= waiting) return 0;
+    if (n > waiting - notified) n = waiting - notified;
+  } while (!CONC__CAS(state, &seen,
+                      conc__cond_state(waiting, notified + n, seen + 1)));
+  /* The address alone is used from here on: those that were let go may have
+     freed the condition. */
+  conc__shared_wake(word, (int)n);
   return 0;
 }
 
@@ -9154,7 +9711,7 @@ CONC_API int conc_cond_wait(conc_cond *cond, conc_lock *lock, double timeout) {
   int rc;
   if (!conc__lock_is_mine(lock, self->id))
     return conc__shared_cond_wait(cond, lock, timeout);
-  if (conc__is_shared(cond->word)) return -EINVAL;
+  if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word))) return -EINVAL;
   depth = lock->depth;
   conc__waiter_init(&w, self, "condition", cond->name);
   w.lock = lock;
@@ -9196,7 +9753,8 @@ CONC_API int conc_cond_notify(conc_cond *cond, size_t n) {
   conc__mutex *guard = conc__mutex_of(cond);
   conc__actor *self;
   conc__waiter *chain;
-  if (conc__is_shared(cond->word)) return conc__shared_cond_notify(cond, n);
+  if (conc__is_shared(CONC__LOAD_RELAXED(&cond->word)))
+    return conc__shared_cond_notify(cond, n);
   conc__mutex_lock(guard);
   chain = conc__waitlist_take_n(&cond->waiters, n);
   conc__mutex_unlock(guard);
@@ -9243,23 +9801,28 @@ CONC_API int conc_sem_init_shared(conc_sem *sem) {
 CONC__PRIVATE int conc__shared_sem_acquire(conc_sem *sem, double timeout) {
   unsigned seen = CONC__LOAD(&sem->shared);
   unsigned waiters = 0; /* CONC__SHARED_WAITERS once this task has slept */
-  unsigned round = 0;
+  conc__sentry sentry = CONC__SENTRY_NEW;
   double deadline = CONC__NEVER;
+  int rc = timeout <= 0 ? -ETIMEDOUT : 0;
   for (;;) {
     if (seen & CONC__SEM_MAX) {
-      if (CONC__CAS(&sem->shared, &seen, (seen - 1) | waiters)) return 0;
-    } else if (timeout <= 0) {
-      return -ETIMEDOUT;
+      if (!CONC__CAS(&sem->shared, &seen, (seen - 1) | waiters)) continue;
+      rc = 0;
+      break;
+    } else if (rc != 0) {
+      break;
     } else if ((seen & CONC__SHARED_WAITERS) ||
                CONC__CAS(&sem->shared, &seen, seen | CONC__SHARED_WAITERS)) {
-      int rc;
       if (waiters == 0) deadline = conc__deadline(timeout);
       waiters = CONC__SHARED_WAITERS;
-      rc = conc__shared_wait(&sem->shared, seen | waiters, deadline, &round);
-      if (rc != 0) return rc;
+      rc = conc__sentry_wait(&sentry, &sem->shared, seen | waiters, true,
+                             deadline);
+      if (rc == -ECANCELED) break; /* the units are left to others */
       seen = CONC__LOAD(&sem->shared);
     }
   }
+  conc__sentry_end(&sentry);
+  return rc;
 }
 
 CONC__PRIVATE int conc__shared_sem_release(conc_sem *sem, size_t n) {
@@ -9358,25 +9921,62 @@ CONC_API size_t conc_sem_value(const conc_sem *sem) {
 
 /* --- conc_barrier between processes ---
 
-   `broken`, `waiting` and `generation` are as in one process, but written
-   under the guard in `shared`, and read without it by calls that only ask. The
-   fields of struct conc__barrier_shared:
+   All that counts is in one word, `state`, which each call changes by one
+   compare-and-swap, and on which all sleep. So no process can be stopped in
+   the middle of a change.
 
-     runner   the process whose action runs, and runner_actor which of its
-              actors; 0: none. While it is set the generation is complete, but
-              has not ended: no timeout and no cancellation counts any more,
-              and those that come for the next one sleep on this word.
-     failed   how the last 32 generations ended, the latest in the lowest bit:
-              set if it was broken or reset. A waiter finds its own there, by
-              how many have ended since; older ones count as passed.
-     parts    the processes of those that wait in this generation, as far as
-              there is room, to notice their deaths.
+     waiting     16 bits: how many of this generation have come. If it is as
+                 many as there are parties, the action runs: the generation is
+                 complete, but has not ended. No timeout and no cancellation
+                 counts any more, and those that come for the next one wait.
+     broken      1 bit.
+     failed      5 bits: how the last generations ended, the latest in the
+                 lowest bit: set if it was broken or reset. A waiter finds its
+                 own there, by how many have ended since; older ones count as
+                 passed.
+     generation  10 bits, and it begins again: a waiter would have to sleep
+                 through 1,024 of them to miss its end.
 
-   Waiters sleep on `generation`. */
+   Beside it:
+
+     runner      the process whose action runs, and runner_actor which of its
+                 actors; 0: none, or it has just begun.
+     parts       the places (see >>claim) of those that wait in the generation
+                 `round`, as far as there is room, to notice their deaths. They
+                 are under `guard`, for which no task waits: if it is taken, a
+                 death is noticed later, or not at all. */
+
+#define CONC__BARRIER_MAX 0xffffu
+#define CONC__BARRIER_BROKEN 0x10000u
+#define CONC__BARRIER_FAILED 17
+#define CONC__BARRIER_GENERATION 22
+
+CONC__INLINE unsigned conc__barrier_come(unsigned state) {
+  return state & CONC__BARRIER_MAX;
+}
+
+/* How many generations have ended between the two. */
+CONC__INLINE unsigned conc__barrier_age(unsigned state, unsigned before) {
+  return ((state >> CONC__BARRIER_GENERATION) -
+          (before >> CONC__BARRIER_GENERATION)) %
+         1024;
+}
+
+/* The state after the end of a generation. */
+CONC__INLINE unsigned conc__barrier_next(unsigned state, bool failed,
+                                         bool broken) {
+  unsigned history = state >> CONC__BARRIER_FAILED & 31;
+  unsigned generation = (state >> CONC__BARRIER_GENERATION) + 1;
+  return generation << CONC__BARRIER_GENERATION |
+         ((history << 1 | failed) & 31) << CONC__BARRIER_FAILED |
+         (broken ? CONC__BARRIER_BROKEN : 0);
+}
 
 CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
   struct conc__registry *r = conc__registry_of(barrier);
-  if (r == NULL || barrier->parties < 1) return -EINVAL;
+  if (r == NULL || barrier->parties < 1 ||
+      barrier->parties > (int)CONC__BARRIER_MAX)
+    return -EINVAL;
   barrier->broken = false;
   barrier->waiting = 0;
   barrier->generation = 0;
@@ -9385,195 +9985,238 @@ CONC_API int conc_barrier_init_shared(conc_barrier *barrier) {
   return 0;
 }
 
-/* Ends a generation; the guard is held. `generation` is written last: a waiter
-   that sees the new one finds in `failed` how its own ended. */
-CONC__PRIVATE void conc__shared_barrier_advance(conc_barrier *barrier,
-                                                bool failed) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  s->failed = s->failed << 1 | failed;
-  CONC__STORE_RELAXED(&barrier->waiting, 0);
-  memset(&s->parts, 0, sizeof s->parts);
-  CONC__STORE(&barrier->generation, barrier->generation + 1);
+/* Ends a generation, if the state is as seen. The change is the last touch. */
+CONC__PRIVATE bool conc__shared_barrier_advance(conc_barrier *barrier,
+                                                unsigned *seen, bool failed,
+                                                bool broken) {
+  unsigned *state = &barrier->shared.state;
+  if (!CONC__CAS(state, seen, conc__barrier_next(*seen, failed, broken)))
+    return false;
+  conc__shared_wake(state, INT_MAX);
+  return true;
 }
 
-/* Leaves the guard and wakes all, to look. */
-CONC__PRIVATE void conc__shared_barrier_leave(conc_barrier *barrier) {
-  conc__shared_leave(&barrier->shared.guard);
-  conc__shared_wake(&barrier->generation, INT_MAX);
-  conc__shared_wake(&barrier->shared.runner, INT_MAX);
-}
-
-/* The guard is held, and left. An action that runs is awaited no more: its
-   runner is dead, or the state is not to be trusted. */
-CONC__PRIVATE void conc__shared_barrier_break(conc_barrier *barrier) {
-  CONC__STORE_RELAXED(&barrier->broken, true);
-  CONC__STORE(&barrier->shared.runner, 0u);
-  conc__shared_barrier_advance(barrier, true);
-  conc__shared_barrier_leave(barrier);
-}
-
-/* Enters the guard: 0. -EAGAIN, or -EOWNERDEAD: it is not held. In the latter
-   case one died with it, and how far it came is not known: so the barrier is
-   broken now. */
-CONC__PRIVATE int conc__shared_barrier_enter(conc_barrier *barrier,
-                                             struct conc__registry *r) {
-  int rc = conc__shared_enter(r, &barrier->shared.guard);
-  if (rc <= 0) return rc;
-  conc__shared_barrier_break(barrier);
-  return -EOWNERDEAD;
-}
-
-/* What conc__barrier_end does. If a process died with the guard, entering it
-   has broken the barrier, and a reset is still to be done. */
-CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier, bool broken,
-                                           const unsigned *generation) {
-  struct conc__registry *r = conc__shared_registry(barrier, barrier->word);
-  int rc;
-  do rc = conc__shared_barrier_enter(barrier, r);
-  while (rc == -EOWNERDEAD);
-  if (rc != 0) return rc;
-  if (generation == NULL || *generation == barrier->generation) {
-    CONC__STORE_RELAXED(&barrier->broken, broken);
-    conc__shared_barrier_advance(barrier, true);
+/* What conc__barrier_end does. */
+CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
+                                           bool broken) {
+  unsigned seen = CONC__LOAD(&barrier->shared.state);
+  while (!conc__shared_barrier_advance(barrier, &seen, true, broken)) {
   }
-  conc__shared_barrier_leave(barrier);
   return 0;
+}
+
+/* --- conc_barrier between processes: who is there --- */
+
+/* Enters the guard of `parts`, if that can be had at once. */
+CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
+                                              struct conc__registry *r,
+                                              unsigned id) {
+  unsigned *guard = &barrier->shared.guard;
+  unsigned seen = 0;
+  int i;
+  for (i = 0; i < 20; i++, seen = 0) {
+    if (CONC__CAS(guard, &seen, id)) return true;
+    if (i < 10)
+      conc__pause();
+    else
+      sched_yield();
+  }
+  seen = CONC__LOAD(guard);
+  return seen != 0 && conc__registry_is_dead(r, seen & CONC__PROCESS_ID) &&
+         CONC__CAS(guard, &seen, id);
+}
+
+/* The caller is about to be counted in the generation of `state`: from now on
+   its death is that of a part. */
+CONC__PRIVATE void conc__shared_barrier_part(conc_barrier *barrier,
+                                             struct conc__registry *r,
+                                             unsigned id, unsigned state) {
+  struct conc__barrier_shared *s = &barrier->shared;
+  unsigned round = state >> CONC__BARRIER_GENERATION;
+  if (!conc__shared_barrier_enter(barrier, r, id)) return;
+  if (CONC__LOAD(&s->state) >> CONC__BARRIER_GENERATION == round) {
+    if (s->round != round) memset(s->parts, 0, sizeof s->parts);
+    s->round = round;
+    conc__places_add(s->parts, id);
+  }
+  CONC__STORE(&s->guard, 0u);
+}
+
+/* Whether one that is to be waited for in the generation of `state` has died:
+   the runner of the action if there is one, or one of those that wait. */
+CONC__PRIVATE bool conc__shared_barrier_lost(conc_barrier *barrier,
+                                             struct conc__registry *r,
+                                             unsigned id, unsigned state) {
+  struct conc__barrier_shared *s = &barrier->shared;
+  unsigned runner = CONC__LOAD(&s->runner);
+  bool lost;
+  if (conc__barrier_come(state) >= (unsigned)barrier->parties && runner != 0)
+    return conc__registry_is_dead(r, runner);
+  if (!conc__shared_barrier_enter(barrier, r, id)) return false;
+  lost = s->round == state >> CONC__BARRIER_GENERATION &&
+         conc__places_drop_dead(s->parts, r);
+  CONC__STORE(&s->guard, 0u);
+  return lost;
 }
 
 /* --- conc_barrier between processes: wait --- */
 
-/* The caller is the last of all parties; the guard is held, and left. Returns
-   what conc_barrier_wait returns. */
-CONC__PRIVATE int conc__shared_barrier_pass(conc_barrier *barrier,
-                                            struct conc__registry *r,
-                                            unsigned id, conc__actor *self) {
+/* One wait. */
+struct conc__barrier_call {
+  conc_barrier *barrier;
+  struct conc__registry *r;
+  conc__actor *self;
+  unsigned id;
+  unsigned before; /* the state when the caller was counted */
+  bool part;       /* it is one of the parts of that generation */
+  double deadline;
+  conc__sentry sentry;
+};
+
+/* The caller is the last of all parties, and has been counted. Returns what
+   conc_barrier_wait returns. A reset or an abort may end the generation during
+   the action. */
+CONC__PRIVATE int conc__shared_barrier_run(struct conc__barrier_call *c) {
+  conc_barrier *barrier = c->barrier;
   struct conc__barrier_shared *s = &barrier->shared;
-  unsigned generation = barrier->generation;
-  int index = barrier->waiting;
-  int rc = 0;
-  if (barrier->action != NULL) {
-    /* `runner` is written last: if it is this process, the actor is right. */
-    s->runner_actor = self->id;
-    CONC__STORE(&s->runner, id);
-    conc__shared_leave(&s->guard);
-    rc = barrier->action(barrier->arg);
-    while (conc__shared_barrier_enter(barrier, r) != 0) sched_yield();
-    CONC__STORE(&s->runner, 0u);
+  unsigned seen;
+  int rc;
+  /* `runner` is written last: if it is this process, the actor is right. */
+  CONC__STORE_RELAXED(&s->runner_actor, c->self->id);
+  CONC__STORE(&s->runner, c->id);
+  rc = barrier->action(barrier->arg);
+  CONC__STORE(&s->runner, 0u);
+  seen = CONC__LOAD(&s->state);
+  while (conc__barrier_age(seen, c->before) == 0) {
+    bool broken = rc < 0 || (seen & CONC__BARRIER_BROKEN) != 0;
+    if (conc__shared_barrier_advance(barrier, &seen, rc < 0, broken))
+      return rc < 0 ? rc : (int)conc__barrier_come(c->before);
   }
-  if (rc < 0) CONC__STORE_RELAXED(&barrier->broken, true);
-  /* A reset or an abort may have ended the generation during the action. */
-  if (generation == barrier->generation)
-    conc__shared_barrier_advance(barrier, rc < 0);
-  conc__shared_barrier_leave(barrier);
-  return rc < 0 ? rc : index;
+  /* It was another generation's: the failure is broken all the same. */
+  while (rc < 0 && !(seen & CONC__BARRIER_BROKEN) &&
+         !conc__shared_barrier_advance(barrier, &seen, true, true)) {
+  }
+  return rc < 0 ? rc : (int)conc__barrier_come(c->before);
 }
 
-/* Why a waiter must break the generation, in the given round of its wait: 0,
-   -EOWNERDEAD, -ECANCELED, -ETIMEDOUT. The guard is held. */
-CONC__PRIVATE int conc__shared_barrier_failure(conc_barrier *barrier,
-                                               struct conc__registry *r,
-                                               conc__actor *self,
-                                               unsigned round,
-                                               double deadline) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  bool doubts = round > 0; /* the dead are looked for before each sleep */
-  /* All have come: only the runner's death matters. */
-  if (s->runner != 0)
-    return doubts && conc__registry_is_dead(r, s->runner) ? -EOWNERDEAD : 0;
-  if (conc__take_cancel(self)) return -ECANCELED;
-  if (deadline < CONC__NEVER && conc_now() >= deadline) return -ETIMEDOUT;
-  return doubts && conc__sharers_drop_dead(&s->parts, r) ? -EOWNERDEAD : 0;
+/* Why the caller breaks the generation: 0, -EOWNERDEAD, -ECANCELED,
+   -ETIMEDOUT. */
+CONC__PRIVATE int conc__shared_barrier_failure(struct conc__barrier_call *c,
+                                               unsigned state, int rc) {
+  bool complete =
+      conc__barrier_come(state) >= (unsigned)c->barrier->parties;
+  if (rc != 0 && !complete) return rc;
+  if (c->sentry.round > 0 &&
+      conc__shared_barrier_lost(c->barrier, c->r, c->id, state))
+    return -EOWNERDEAD;
+  return 0;
 }
 
-/* Waits for the end of a generation, in which the caller has been counted as
-   number `index`. Returns as conc_barrier_wait. */
-CONC__PRIVATE int conc__shared_barrier_await(conc_barrier *barrier,
-                                             struct conc__registry *r,
-                                             conc__actor *self, int index,
-                                             unsigned generation,
-                                             double deadline) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  unsigned round;
-  for (round = 0;; round++) {
+/* Waits for the end of the generation in which the caller has been counted.
+   Returns as conc_barrier_wait. A wait that has failed breaks the generation;
+   if that has just become complete, the failure has no effect: a cancellation
+   is put back. While the action runs there is no limit, for none counts. */
+CONC__PRIVATE int conc__shared_barrier_await(struct conc__barrier_call *c) {
+  unsigned *state = &c->barrier->shared.state;
+  int failed = 0; /* how the wait has ended */
+  for (;;) {
+    unsigned seen = CONC__LOAD(state);
+    unsigned age = conc__barrier_age(seen, c->before);
     bool complete;
-    unsigned age;
     int rc;
-    /* -EAGAIN can only pass: this process had an id when it was counted. */
-    while ((rc = conc__shared_barrier_enter(barrier, r)) != 0) {
-      if (rc == -EOWNERDEAD) return rc;
-      sched_yield();
-    }
-    age = barrier->generation - generation; /* how many have ended since */
     if (age > 0) {
-      bool failed = age <= 32 && (s->failed >> (age - 1) & 1);
-      conc__shared_leave(&s->guard);
-      return failed ? -EPIPE : index;
+      if (failed == -ECANCELED) conc__unpark(c->self, CONC__POKED);
+      return age <= 5 && (seen >> (CONC__BARRIER_FAILED + age - 1) & 1)
+                 ? -EPIPE
+                 : (int)conc__barrier_come(c->before);
     }
-    rc = conc__shared_barrier_failure(barrier, r, self, round, deadline);
+    rc = conc__shared_barrier_failure(c, seen, failed);
     if (rc != 0) {
-      conc__shared_barrier_break(barrier);
+      if (!conc__shared_barrier_advance(c->barrier, &seen, true, true))
+        continue;
+      if (failed == -ECANCELED && rc != failed)
+        conc__unpark(c->self, CONC__POKED);
       return rc;
     }
-    complete = s->runner != 0;
-    conc__shared_leave(&s->guard);
-    /* Without the guard: if the generation ends now, the word differs from
-       what is given here, and there is no sleep. While the action runs there
-       is no limit, for none counts. */
-    if (round == 0)
-      conc__shared_spin(self, &barrier->generation, generation);
-    else
-      conc__shared_sleep(self, &barrier->generation, generation,
-                         complete ? CONC__NEVER
-                                  : conc__scope_limit(self, deadline),
-                         round, !complete);
+    complete = conc__barrier_come(seen) >= (unsigned)c->barrier->parties;
+    rc = conc__sentry_wait(&c->sentry, state, seen, !complete,
+                           complete ? CONC__NEVER : c->deadline);
+    if (rc != 0) failed = rc;
   }
+}
+
+/* One that comes while the action of a generation runs belongs to the next
+   one, and waits uncounted until the action has ended. 0: look again; or how
+   conc_barrier_wait fails: then the next generation is broken. */
+CONC__PRIVATE int conc__shared_barrier_come_again(struct conc__barrier_call *c,
+                                                  unsigned seen) {
+  struct conc__barrier_shared *s = &c->barrier->shared;
+  int rc;
+  if (CONC__LOAD(&s->runner) == c->id &&
+      CONC__LOAD_RELAXED(&s->runner_actor) == c->self->id)
+    return -EDEADLK;
+  if (conc__shared_doubts(c->sentry.round, c->deadline) &&
+      conc__shared_barrier_lost(c->barrier, c->r, c->id, seen))
+    return conc__shared_barrier_advance(c->barrier, &seen, true, true)
+               ? -EOWNERDEAD
+               : 0;
+  rc = conc__sentry_wait(&c->sentry, &s->state, seen, true, c->deadline);
+  if (rc != 0) {
+    CONC__POINT();
+    __atomic_fetch_or(&s->state, CONC__BARRIER_BROKEN, __ATOMIC_ACQ_REL);
+  }
+  return rc;
 }
 
 /* The caller knows that the barrier is shared. Returns as conc_barrier_wait,
-   and -EAGAIN. One that comes while the action of a generation runs belongs to
-   the next one, and waits uncounted until the action has ended. */
-CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
-                                            double timeout) {
-  struct conc__barrier_shared *s = &barrier->shared;
-  struct conc__registry *r =
-      conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
-  conc__actor *self = conc__self();
-  double deadline = conc__deadline(timeout);
-  unsigned round = 0;
+   and -EAGAIN. */
+CONC__PRIVATE int conc__shared_barrier_arrive(struct conc__barrier_call *c) {
+  conc_barrier *barrier = c->barrier;
+  unsigned *state = &barrier->shared.state;
+  unsigned seen = CONC__LOAD(state), come;
   for (;;) {
-    unsigned id, runner, generation;
-    int index, rc = conc__shared_barrier_enter(barrier, r);
-    if (rc != 0) return rc;
-    id = conc__registry_self(r);
-    runner = s->runner;
-    if (runner != 0 && conc__shared_doubts(round, deadline) &&
-        conc__registry_is_dead(r, runner)) {
-      conc__shared_barrier_break(barrier);
-      return -EOWNERDEAD;
+    c->id = conc__registry_self(c->r);
+    if (c->id == 0) return -EAGAIN;
+    come = conc__barrier_come(seen);
+    if (come >= (unsigned)barrier->parties) {
+      int rc = conc__shared_barrier_come_again(c, seen);
+      if (rc != 0) return rc;
+      seen = CONC__LOAD(state);
+      continue;
     }
-    if (barrier->broken)
-      rc = -EPIPE;
-    else if (runner == id && s->runner_actor == self->id) rc = -EDEADLK;
-    generation = barrier->generation;
-    if (rc == 0 && runner == 0) {
-      index = barrier->waiting;
-      if (index + 1 >= barrier->parties)
-        return conc__shared_barrier_pass(barrier, r, id, self);
-      CONC__STORE_RELAXED(&barrier->waiting, index + 1);
-      /* Without room its death is not noticed. */
-      conc__sharers_add(&s->parts, id);
-      conc__shared_leave(&s->guard);
-      return conc__shared_barrier_await(barrier, r, self, index, generation,
-                                        deadline);
-    }
-    conc__shared_leave(&s->guard);
-    if (rc != 0) return rc;
-    rc = conc__shared_wait(&s->runner, runner, deadline, &round);
-    if (rc != 0) { /* it was to be one of the next: that one is broken */
-      conc__shared_barrier_end(barrier, true, &generation);
-      return rc;
+    if (seen & CONC__BARRIER_BROKEN) return -EPIPE;
+    c->part = c->part && conc__barrier_age(seen, c->before) == 0;
+    c->before = seen;
+    if (come + 1 == (unsigned)barrier->parties && barrier->action == NULL) {
+      if (conc__shared_barrier_advance(barrier, &seen, false, false))
+        return (int)come;
+    } else {
+      if (!c->part) conc__shared_barrier_part(barrier, c->r, c->id, seen);
+      c->part = true;
+      if (CONC__CAS(state, &seen, seen + 1)) break;
     }
   }
+  return come + 1 == (unsigned)barrier->parties
+             ? conc__shared_barrier_run(c)
+             : conc__shared_barrier_await(c);
+}
+
+CONC__PRIVATE int conc__shared_barrier_wait(conc_barrier *barrier,
+                                            double timeout) {
+  static const conc__sentry sentry = CONC__SENTRY_NEW;
+  struct conc__barrier_call c;
+  int rc;
+  c.barrier = barrier;
+  c.r = conc__shared_registry(barrier, CONC__LOAD_RELAXED(&barrier->word));
+  c.self = conc__self();
+  c.deadline = conc__deadline(timeout);
+  c.before = 0;
+  c.part = false;
+  c.sentry = sentry; /* the rest is set on arrival */
+  if (c.r == NULL || barrier->parties > (int)CONC__BARRIER_MAX) return -EINVAL;
+  rc = conc__shared_barrier_arrive(&c);
+  conc__sentry_end(&c.sentry);
+  return rc;
 }
 
 /* --- conc_barrier in one process ---
@@ -9592,13 +10235,13 @@ enum { CONC__COME_AGAIN = -EAGAIN };
 
 /* Ends a generation before its time, and leaves the barrier broken or as new.
    With `generation`: only if it is still that one; else it has ended without
-   the caller. Always 0, but -EAGAIN for a shared one. */
+   the caller. Always 0. */
 CONC__PRIVATE int conc__barrier_end(conc_barrier *barrier, bool broken,
                                     const unsigned *generation) {
   conc__mutex *guard = conc__mutex_of(barrier);
   conc__waiter *chain = NULL, *w;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return conc__shared_barrier_end(barrier, broken, generation);
+    return conc__shared_barrier_end(barrier, broken);
   conc__mutex_lock(guard);
   if (generation == NULL || *generation == barrier->generation) {
     barrier->broken = broken;
@@ -9707,7 +10350,7 @@ CONC_API bool conc_barrier_broken(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
   bool broken;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return CONC__LOAD_RELAXED(&barrier->broken);
+    return (CONC__LOAD(&barrier->shared.state) & CONC__BARRIER_BROKEN) != 0;
   conc__mutex_lock(guard);
   broken = barrier->broken;
   conc__mutex_unlock(guard);
@@ -9718,7 +10361,7 @@ CONC_API int conc_barrier_n_waiting(const conc_barrier *barrier) {
   conc__mutex *guard = conc__mutex_of(barrier);
   int waiting;
   if (conc__is_shared(CONC__LOAD_RELAXED(&barrier->word)))
-    return CONC__LOAD_RELAXED(&barrier->waiting);
+    return (int)conc__barrier_come(CONC__LOAD(&barrier->shared.state));
   conc__mutex_lock(guard);
   waiting = barrier->waiting;
   conc__mutex_unlock(guard);
@@ -10923,11 +11566,11 @@ CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
 
 /* --- the word of a generator ---
 
-   Zero before it is resumed for the first time; then the address of its
-   conc__thread, in whose lower bits there is room, and a state. The first
-   resume (or close) sets the thread, by a compare-and-swap, for ever. From
-   then on only that thread writes the word, without any order: other threads
-   may read it at any time, but they use the address alone, to return -EPERM.
+   Zero before it is resumed for the first time; then the number of its thread
+   (conc__this.id, moved up by a bit for room) and a state. The first resume
+   (or close) sets the thread, by a compare-and-swap, for ever. From then on
+   only that thread writes the word, without any order: other threads may read
+   it at any time, but they use the number alone, to return -EPERM.
 
    NEW         must be set from the first resume until it has a stack; may stay
                if there was no memory for one.
@@ -10942,16 +11585,20 @@ CONC__PRIVATE double conc__stacks_tend(conc__stacks *pool, double until) {
    From SUSPENDED to RUNNING and back is by far the most frequent change, so
    SUSPENDED is the zero: one comparison of the word tells that it is ours and
    may be resumed. */
-#define CONC__GEN_STATE ((uintptr_t)7) /* a conc__thread is aligned */
+#define CONC__GEN_STATE ((uintptr_t)7)
 #define CONC__GEN_SUSPENDED ((uintptr_t)0)
 #define CONC__GEN_NEW ((uintptr_t)1)
 #define CONC__GEN_RUNNING ((uintptr_t)2)
 #define CONC__GEN_DELEGATED ((uintptr_t)3)
 #define CONC__GEN_ENDED ((uintptr_t)4)
 
+/* The word, but for the state, of the generators of the calling thread, which
+   has entered. */
+CONC__INLINE uintptr_t conc__gen_mine(void) { return conc__this.id << 1; }
+
 /* Sets the state; by the generator's thread alone, which the word names. */
 CONC__INLINE void conc__gen_set(conc_gen *g, uintptr_t state) {
-  CONC__STORE_RELAXED(&g->word, (uintptr_t)&conc__this | state);
+  CONC__STORE_RELAXED(&g->word, conc__gen_mine() | state);
 }
 
 CONC__INLINE uintptr_t conc__gen_state(const conc_gen *g) {
@@ -11090,9 +11737,10 @@ CONC__PRIVATE void conc__gen_free(conc_gen *g) {
 /* Whether it can be resumed, by the caller: 0, or why not. A new one becomes
    the caller's by that. */
 CONC__PRIVATE int conc__gen_check(conc_gen *g) {
-  const uintptr_t mine = (uintptr_t)&conc__this;
-  uintptr_t word = 0;
+  uintptr_t word = 0, mine;
   if (g->target == NULL) return -EINVAL;
+  conc__self(); /* so that the thread has a number */
+  mine = conc__gen_mine();
   if (CONC__CAS(&g->word, &word, mine | CONC__GEN_NEW)) return 0;
   if ((word & ~CONC__GEN_STATE) != mine) return -EPERM;
   word &= CONC__GEN_STATE;
@@ -11128,7 +11776,7 @@ CONC__INLINE int conc__gen_resume(conc_gen *gen, void *sent, void **value) {
   conc__fiber caller;
   uintptr_t word;
   if (CONC__UNLIKELY(CONC__LOAD_RELAXED(&gen->word) !=
-                     ((uintptr_t)&conc__this | CONC__GEN_SUSPENDED))) {
+                     (conc__gen_mine() | CONC__GEN_SUSPENDED))) {
     int rc = conc__gen_begin(gen, sent);
     if (rc != 0) return rc;
   }
@@ -12863,6 +13511,7 @@ CONC__PRIVATE void conc__loop_forget(conc__loop *loop, conc_task *t) {
 CONC__INLINE void conc__coro_init(conc__coro *co, conc_task *t) {
   co->actor.word = 0;
   conc__actor_init(&co->actor, &conc__coro_class, t);
+  conc__actor_renew(&co->actor, conc__owner_new());
 }
 
 /* Gives a task its stack. NULL if there is none: then the task has failed, and
@@ -13951,39 +14600,75 @@ CONC__PRIVATE conc_task *conc__fork_own_tasks(void) {
    thread that forked, and the coroutines of its loop. */
 CONC__PRIVATE void conc__fork_count_survivors(void) {
   const conc__loop *loop = conc__this.loop;
-  size_t room = 1 + (loop != NULL ? loop->alive : 0);
+  size_t room = 2 + (loop != NULL ? loop->alive : 0);
   size_t n = 0;
   const conc_task *t;
+  /* A process that conc_process_start began has not got its parent's. */
+  uintptr_t thread = conc__owner_is_gone(conc__this.id) ? 0 : conc__this.id;
   uintptr_t *ids =
       (uintptr_t *)CONC_REALLOC(conc__survivors, room * sizeof *ids);
-  conc__generation = (conc__generation + 1) % CONC__GENERATIONS;
+  conc__generation++;
+  /* All that was handed out is older from now on: what this thread had left
+     for its coroutines, too. */
+  conc__owner_fork = conc__owner_last;
+  conc__this.next_id = conc__this.last_id = 0;
   if (ids == NULL) return; /* those that were here before are again */
   conc__survivors = ids;
   ids[n++] = conc__this.actor.id;
+  ids[n++] = thread; /* another one, in a job */
   for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
     if (conc__fork_actor(t)) ids[n++] = t->actor->id;
   CONC__CHECK(n <= room);
   conc__survivors_count = n;
 }
 
+/* --- what is here at all ---
+
+   What a task waits for, a lock that it reads, or the task itself may lie in
+   memory that the parent shares with the child, though none of it was made
+   shared: then it is the parent's, who goes on with it, and the child must
+   leave it as it is. Or a lock that was never released was there, and there is
+   nothing now. */
+
+static int conc__fork_pagemap = -1; /* see conc__page_is_private */
+
+/* Whether the child may change what is at p. The memory that the library has
+   shared itself is known without the system; the guard of that list is held by
+   the fork, or its first use is still to come. */
+CONC__PRIVATE bool conc__fork_owns(const void *p) {
+  if (conc__regions != NULL && conc__region_at(p) != NULL) return false;
+  return conc__page_is_private(&conc__fork_pagemap, p);
+}
+
+/* Must follow the last question: the child has no descriptor of this. */
+CONC__PRIVATE void conc__fork_asked(void) {
+  if (conc__fork_pagemap >= 0) close(conc__fork_pagemap);
+  conc__fork_pagemap = -1;
+}
+
 /* --- tasks that stayed behind --- */
 
-/* Takes tasks that stayed in the parent off the lists that they wait on. Their
-   stacks, on which the waiters are, are still in the child's memory as they
-   were: no thread has been started in it that could have got them. */
+/* Takes a waiter off its list, if the list is the child's. */
+CONC__PRIVATE void conc__fork_take_off(conc__waiter *w) {
+  if (w == NULL || w->list == NULL) return;
+  if (conc__fork_owns(w->list)) conc__waitlist_remove(w);
+  w->list = NULL;
+}
+
+/* Takes a task that stayed in the parent off the lists that it waits on. Its
+   stack, on which the waiters are, is still in the child's memory as it was:
+   no thread has been started in it that could have got it. */
 CONC__PRIVATE void conc__fork_bury(const conc_task *t) {
-  for (; t != NULL; t = t->next) {
-    conc__actor *actor = conc__fork_actor(t);
-    const conc__multiwait *m = actor != NULL ? actor->many : NULL;
-    size_t i;
-    if (actor != NULL && actor->waiting != NULL &&
-        actor->waiting->list != NULL)
-      conc__waitlist_remove(actor->waiting);
-    for (; m != NULL; m = m->next)
-      for (i = 0; i < m->n; i++)
-        if (m->nodes[i].waiter.list != NULL)
-          conc__waitlist_remove(&m->nodes[i].waiter);
-  }
+  conc__actor *actor = conc__fork_actor(t);
+  const conc__multiwait *m = actor != NULL ? actor->many : NULL;
+  size_t i;
+  if (actor != NULL) conc__fork_take_off(actor->waiting);
+  for (; m != NULL; m = m->next)
+    for (i = 0; i < m->n; i++) conc__fork_take_off(&m->nodes[i].waiter);
+}
+
+CONC__PRIVATE void conc__fork_bury_all(const conc_task *t) {
+  for (; t != NULL; t = t->next) conc__fork_bury(t);
 }
 
 /* How often an actor reads a lock: 0 or 1. */
@@ -13999,6 +14684,7 @@ CONC__PRIVATE void conc__fork_recount(conc_rwlock *rwlock) {
   uintptr_t n = 0;
   const conc_task *t;
   if (rwlock == NULL || ((uintptr_t)rwlock & 1)) return;
+  if (!conc__fork_owns(rwlock)) return;
   if (!(rwlock->word & CONC__READ_FLAG)) return;
   n += conc__fork_reads(&conc__this.actor, rwlock);
   for (t = conc__fork_own_tasks(); t != NULL; t = t->next)
@@ -14048,28 +14734,32 @@ CONC__PRIVATE void conc__fork_call_back(conc__fork_calls *calls) {
   CONC_FREE(calls->items);
 }
 
-/* Ends tasks that stayed in the parent, for the tasks that join them here:
-   -ECHILD. `next` is read before: a task may be freed as soon as it has
-   ended. */
-CONC__PRIVATE void conc__fork_end_each(conc_task *t, conc__fork_calls *calls) {
+/* Ends a task that stayed in the parent, for the tasks that join it here:
+   -ECHILD. It may be freed as soon as it has ended. */
+CONC__PRIVATE void conc__fork_end(conc_task *t, conc__fork_calls *calls) {
+  conc__actor *actor = conc__fork_actor(t);
+  int i;
+  if (actor != NULL) {
+    for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
+    conc__fork_recount(actor->changing);
+  }
+  if (!conc__fork_owns(t)) return;
+  if (t->callback != NULL) conc__fork_note(calls, t);
+  conc__task_end_left_behind(t, false);
+}
+
+CONC__PRIVATE void conc__fork_end_all(conc_task *t, conc__fork_calls *calls) {
   conc_task *next;
   for (; t != NULL; t = next) {
-    conc__actor *actor = conc__fork_actor(t);
-    int i;
-    next = t->next;
-    if (actor != NULL) {
-      for (i = 0; i < CONC__READS; i++) conc__fork_recount(actor->reads[i]);
-      conc__fork_recount(actor->changing);
-    }
-    conc__task_end_left_behind(t, false);
-    if (t->callback != NULL) conc__fork_note(calls, t);
+    next = t->next; /* read before the end */
+    conc__fork_end(t, calls);
   }
 }
 
-/* The same, for one list. */
-CONC__PRIVATE void conc__fork_end(conc_task *t) {
+/* Of a part that has a list of tasks of its own: ends them all. */
+CONC__PRIVATE void conc__fork_end_list(conc_task *t) {
   conc__fork_calls calls = {NULL, 0, 0};
-  conc__fork_end_each(t, &calls);
+  conc__fork_end_all(t, &calls);
   conc__fork_call_back(&calls);
 }
 
@@ -14150,7 +14840,7 @@ CONC__PRIVATE void conc__fork_revive(conc__loop *loop, conc__coro *co) {
   if (w != NULL && w->list != NULL && w->recheck_after_fork &&
       (w->owner == NULL || CONC__OWNER(*w->owner) == 0 ||
        conc__owner_is_gone(*w->owner))) {
-    conc__waitlist_remove(w);
+    conc__fork_take_off(w);
     w->failure = -EAGAIN;
   }
   /* A missing thread has cleared CONC__PARKED, and did not come to make it
@@ -14176,20 +14866,17 @@ CONC__PRIVATE void conc__fork_revive_all(conc__loop *loop) {
 
 /* --- the child --- */
 
-/* Takes the list of threads apart: the caller's task, or NULL if this thread
-   has never used the library, is returned; the others are *others. */
-CONC__PRIVATE conc_task *conc__fork_split(conc_task **others) {
-  conc_task *mine = conc__threads;
-  while (mine != NULL && mine->actor != &conc__this.actor) mine = mine->next;
-  if (mine != NULL) conc__task_unlink(mine);
-  *others = conc__threads;
-  conc__threads = NULL;
-  return mine;
+/* The caller's task among the threads; NULL: this thread has never used the
+   library. */
+CONC__PRIVATE conc_task *conc__fork_own_thread(void) {
+  conc_task *t = conc__threads;
+  while (t != NULL && t->actor != &conc__this.actor) t = t->next;
+  return t;
 }
 
 /* The steps, each of which rests on those before it. */
 CONC__PRIVATE void conc__fork_child(void) {
-  conc_task *others, *mine, *t, *next;
+  conc_task *mine, *t, *next;
   conc__fork_calls calls = {NULL, 0, 0};
   /* The tools first: everything below may take a guard, or wake. The stand-in
      for futexes has mutexes of its own, which other threads may have held. */
@@ -14197,12 +14884,14 @@ CONC__PRIVATE void conc__fork_child(void) {
   conc__futex_init();
   /* Before anything asks whether an owner is gone. */
   conc__fork_count_survivors();
-  mine = conc__fork_split(&others);
+  mine = conc__fork_own_thread();
   /* Before anything is let go to the first of a wait list: it must be a waiter
      that is here. */
-  for (t = others; t != NULL; t = t->next)
-    conc__fork_bury(conc__fork_tasks_of(t));
-  conc__fork_bury(others);
+  for (t = conc__threads; t != NULL; t = t->next)
+    if (t != mine) {
+      conc__fork_bury_all(conc__fork_tasks_of(t));
+      conc__fork_bury(t);
+    }
   conc__fork_unshare_all();
   conc__fork_find_stuck();
   conc__this.actor.notified = NULL; /* see conc__fork_mark_queued */
@@ -14211,15 +14900,20 @@ CONC__PRIVATE void conc__fork_child(void) {
      And before the ends below, which call the program: they must find a loop
      of which no coroutine is forgotten. */
   if (conc__this.loop != NULL) conc__fork_revive_all(conc__this.loop);
-  /* Last, for the program's callbacks may use all of the library. A thread's
-     loop is found by its task: so the loop's first. */
-  for (t = others; t != NULL; t = next) {
+  /* Last, for the program's callbacks may use all of the library, and enter
+     threads. A thread's loop is found by its task: so the loop's tasks end
+     first. The list is not taken apart: the tasks in it need not be the
+     child's. */
+  t = conc__threads;
+  conc__threads = NULL;
+  for (; t != NULL; t = next) {
     next = t->next;
-    conc__fork_end_each(conc__fork_tasks_of(t), &calls);
-    t->next = NULL; /* this one alone */
-    conc__fork_end_each(t, &calls);
+    if (t == mine) continue;
+    conc__fork_end_all(conc__fork_tasks_of(t), &calls);
+    conc__fork_end(t, &calls);
   }
   if (mine != NULL) conc__task_link(&conc__threads, mine);
+  conc__fork_asked();
   conc__fork_call_back(&calls);
 }
 
@@ -16456,9 +17150,10 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* First all coroutines are taken off the lists that they wait on, then read
      locks are recounted, then the tasks end: a recount, and the end of a task,
      wake waiters, among which there must be none that has been left behind. */
-  conc__fork_bury(tasks);
+  conc__fork_bury_all(tasks);
   for (i = 0; i <= CONC__READS; i++) conc__fork_recount(reads[i]);
-  conc__fork_end(tasks);
+  conc__fork_end_list(tasks);
+  conc__fork_asked();
   /* The loop itself is left as it is: its memory is not freed, since this may
      be running on one of its stacks. */
   if (loop != NULL) conc__poller_stop(loop);
@@ -24335,7 +25030,7 @@ static pthread_once_t conc__pool_once = PTHREAD_ONCE_INIT;
 /* Whether the pool has stayed behind in the process that this one was forked
    from: then its workers and its guard must not be touched. */
 CONC__INLINE bool conc__pool_is_gone(const conc__pool_data *p) {
-  return (p->id >> 2) % CONC__GENERATIONS != conc__generation;
+  return conc__owner_is_older(p->id);
 }
 
 /* The caller's worker, or NULL if the caller is none that may run jobs here
@@ -24663,7 +25358,9 @@ CONC__INLINE void conc__job_run(conc_task *t, bool terminated) {
   int status = -ECANCELED;
   bool announced = false;
   CONC__CHECK(t->kind == &conc__job_kind && !conc_event_is_set(&t->done));
-  if (CONC__UNLIKELY(outer->actor == self && outer->kind == &conc__job_kind))
+  if (outer->kind != &conc__job_kind)
+    conc__actor_renew(self, conc__owner_new());
+  else if (CONC__UNLIKELY(outer->actor == self))
     conc__job_withdraw(outer, self);
   self->scope = &conc__job_scope;
   self->task = t;
@@ -24999,7 +25696,7 @@ CONC__PRIVATE conc__pool_data *conc__pool_new(const conc_pool *options,
   p = (conc__pool_data *)conc__line_up(block);
   p->block = block;
   p->memory = mapped ? size : 0;
-  p->id = (uintptr_t)p | conc__generation << 2;
+  p->id = conc__owners_take(1);
   p->options = *options;
   p->n = n;
   p->backlog.end = &p->backlog.first;

@@ -800,7 +800,7 @@ TEST(nobody_joins_the_readers_while_a_writer_waits_unless_it_dies) {
   lay();
   CHECK_EQ(conc_rwlock_read_acquire(&its->rwlock, 0), 0);
   pid = begin_doing(want_to_write, false);
-  while (LOAD(its->rwlock.shared.wants) == 0) sched_yield();
+  while (LOAD(its->rwlock.shared.writer) == 0) sched_yield();
   {
     conc_rwlock **mine = conc__self()->reads;
     memset(mine, 0, sizeof conc__self()->reads); /* as another task */
@@ -956,7 +956,7 @@ TEST(a_notify_lets_as_many_processes_go_as_it_says) {
   CHECK_EQ(conc_cond_notify_all(&its->cond), 0);
   CHECK_EQ(conc_lock_release(&its->lock), 0);
   for (int i = 0; i < 6; i++) reap(pids[i], 0);
-  CHECK_EQ(its->cond.shared.waiting, 0);
+  CHECK_EQ(conc__cond_waiting(its->cond.shared.state), 0);
   conc_shared_free(its);
 }
 
@@ -1188,8 +1188,8 @@ static void *cancel_waits(void *arg) {
     CHECK_EQ(conc_join(&t, CONC_FOREVER), -ECANCELED);
   }
   CHECK(conc_barrier_broken(&its->barrier));
-  CHECK_EQ(its->cond.shared.waiting, 0);
-  CHECK_EQ(its->rwlock.shared.wants, 0);
+  CHECK_EQ(conc__cond_waiting(its->cond.shared.state), 0);
+  CHECK((its->rwlock.shared.writer & CONC__RWLOCK_HELD) != 0);
   conc_barrier_reset(&its->barrier);
   return arg;
 }

@@ -651,7 +651,7 @@ TEST(a_condition_is_waited_for_by_the_owner_only_and_notified_by_anybody) {
 
 static bool state_is_4(void *arg) {
   stage *s = (stage *)arg;
-  CHECK(conc__lock_is_mine(&s->rlock.lock, (uintptr_t)conc__self()));
+  CHECK(conc__lock_is_mine(&s->rlock.lock, conc__self()->id));
   return s->state == 4;
 }
 
