@@ -3597,8 +3597,10 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -3811,8 +3813,10 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    not of a process: fcntl()'s command, or -1, which it refuses. */
 #ifdef F_OFD_SETLK
 #define CONC__OFD_SETLK F_OFD_SETLK
+#define CONC__OFD_GETLK F_OFD_GETLK
 #else
 #define CONC__OFD_SETLK (-1)
+#define CONC__OFD_GETLK (-1)
 #endif
 
 /* Pipes whose room can be changed (F_SETPIPE_SZ): Linux. */
@@ -3866,6 +3870,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
+#endif
+
+/* Setting room of a file aside (posix_fallocate): POSIX 2001, but not
+   everywhere. Otherwise a full file system is noticed at the first use. */
+#ifndef CONC_HAVE_FALLOCATE
+#if defined(__APPLE__) || defined(__OpenBSD__)
+#define CONC_HAVE_FALLOCATE 0
+#else
+#define CONC_HAVE_FALLOCATE 1
+#endif
 #endif
 
 /* A fence that all threads of the process pass at once: Linux 4.14, asked for
@@ -4306,6 +4320,7 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
 #endif
   return result;
 }
+#define CONC__VALGRIND_RUNNING 0x1001
 #define CONC__VALGRIND_REPORT_ERRORS 0x1801
 #define CONC__VALGRIND_MAKE_DEFINED 0x4d430002 /* Memcheck's */
 
@@ -4826,6 +4841,43 @@ CONC__PRIVATE int conc__file_get(int fd, void *data, size_t size, size_t at) {
     size -= (size_t)n;
   }
   return 0;
+}
+
+/* Whether this process may have a file of that size. A write above the limit
+   (RLIMIT_FSIZE) raises SIGXFSZ, which kills: so it is asked for before. 0,
+   or -EFBIG. */
+CONC__PRIVATE int conc__file_fits(size_t size) {
+  struct rlimit limit;
+  if (size > (size_t)LONG_MAX) return -EFBIG;
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
+  return limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur ? 0
+                                                                   : -EFBIG;
+}
+
+/* Sets room aside for some bytes of a file, which is mapped: where there is no
+   room, the first touch of a page would raise SIGBUS. In small steps: one that
+   a signal interrupts is undone, and begun anew. What is there already stays.
+   0, or negative errno: -ENOSPC, -EFBIG. */
+CONC__PRIVATE int conc__file_reserve(int fd, size_t at, size_t size) {
+  int rc = conc__file_fits(at + size);
+#if CONC_HAVE_FALLOCATE
+  const size_t step = (size_t)1 << 20;
+  while (rc == 0 && size > 0) {
+    size_t n = size < step ? size : step;
+    rc = -posix_fallocate(fd, (off_t)at, (off_t)n);
+    if (rc == -EINTR) {
+      rc = 0;
+      continue;
+    }
+    at += n;
+    size -= n;
+  }
+  /* The file system has no such thing: then it is as it was before. */
+  if (rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOSYS) rc = 0;
+#else
+  (void)fd;
+#endif
+  return rc;
 }
 
 /* Anonymous memory for stacks, in whole pages, zeroed, of which the system
@@ -6731,6 +6783,10 @@ typedef struct conc__region {
   size_t size;      /* bytes */
   size_t users;     /* of a name: how often this process has opened it */
   const char *name; /* NULL: none; else the registry is its own */
+  pid_t tracker;    /* a child of ours that waits for the name; or 0 */
+  bool making;      /* init() is not done yet: no other thread has it */
+  bool forked; /* another process may use it by this one's open file: a child,
+                  or our parent */
 } conc__region;
 
 static conc__mutex conc__shared_guard; /* of all this; before other guards */
@@ -6750,6 +6806,8 @@ CONC__PRIVATE void conc__shared_fork_prepare(void) {
 }
 
 CONC__PRIVATE void conc__shared_fork_parent(void) {
+  conc__region *g;
+  for (g = conc__regions; g != NULL; g = g->next) g->forked = true;
   conc__mutex_unlock(&conc__shared_guard);
 }
 
@@ -6757,13 +6815,19 @@ CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r);
 
 /* The child is another process: it has no id yet, and none of the parent's
    locks. Where descriptors cannot tell that it is there (see conc__named_use),
-   it does so by getting one. */
+   it does so by getting one. A region that a thread of the parent is making
+   will not be finished here: it loses its name, so this process opens that
+   name as if for the first time. It stays mapped, for the thread that forked
+   may be the one in init(). */
 CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   conc__shared_guard.word = 0;
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
+    g->forked = true;
+    g->tracker = 0; /* the parent's child */
+    if (g->making) g->name = "";
     if (CONC__OFD_SETLK < 0 && g->name != NULL)
       conc__registry_enter(g->registry);
   }
@@ -6859,17 +6923,39 @@ CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
 
 /* --- their memory --- */
 
-/* Maps a file, and a private page before it; the descriptor belongs to the
-   mapping from then on. NULL and errno: it is still the caller's. The first
-   call maps both as one private piece, so that the second finds its place. */
-CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
+/* Memory of zeros that forked children share, at `at` or anywhere. It has no
+   file system that may be full, and no descriptor; the system sets nothing
+   aside before it is touched, but where it never promises more than it has
+   (vm.overcommit_memory 2). NULL and errno. */
+CONC__PRIVATE char *conc__shared_map(void *at, size_t size) {
+  int flags = MAP_SHARED | CONC__MAP_ANONYMOUS | CONC__MAP_NORESERVE;
+  int fd = -1, error;
+  void *p;
+  if (at != NULL) flags |= MAP_FIXED;
+  if (CONC__MAP_ANONYMOUS == 0) {
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    if (fd < 0) return NULL;
+  }
+  p = mmap(at, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+  error = errno;
+  if (fd >= 0) close(fd);
+  errno = error;
+  return p == MAP_FAILED ? NULL : (char *)p;
+}
+
+/* Maps a registry of so many bytes, and a private page before it: from the
+   file, if it is `named`; else it is memory without a name, and the file is
+   there for its locks alone. The descriptor belongs to the mapping from then
+   on. NULL and errno: it is still the caller's. The first call maps both as
+   one private piece, so that the second finds its place. */
+CONC__PRIVATE void *conc__registry_map(int fd, size_t size, bool named) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
-  char *p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE, fd, 0);
-  if (p == (char *)MAP_FAILED) return NULL;
-  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-           0) == MAP_FAILED) {
+  char *p = (char *)conc__pages_map(page + size);
+  if (p == NULL) return NULL;
+  if (named ? mmap(p + page, size, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED
+            : conc__shared_map(p + page, size) == NULL) {
     int error = errno;
     munmap(p, page + size);
     errno = error;
@@ -6890,28 +6976,15 @@ CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
   close(fd);
 }
 
-/* A file in memory, without a name, of zeros. A descriptor, or negative errno:
-   -ENOMEM, too, for what a file system says if there is no room. */
-CONC__PRIVATE int conc__shared_file(size_t size) {
-  int fd = conc__file_open();
-  if (fd < 0) return fd;
-  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
-    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
-    close(fd);
-    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
-  }
-  return fd;
-}
-
 /* Makes the family's registry, if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__family_open(void) {
   int fd;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (conc__family != NULL) return 0;
-  fd = conc__shared_file(sizeof *conc__family);
+  fd = conc__file_open();
   if (fd < 0) return fd;
   conc__family = (struct conc__registry *)conc__registry_map(
-      fd, sizeof *conc__family);
+      fd, sizeof *conc__family, false);
   if (conc__family == NULL) {
     int rc = -errno;
     close(fd);
@@ -14111,18 +14184,16 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
    guard is held throughout: fork() takes it, too, so that a child has either
    all of this or nothing. 0; or negative errno, and all is as before. */
 CONC__PRIVATE int conc__region_make(conc__region *g) {
-  int fd = -1;
   int rc = conc__family_open();
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
-  if (rc == 0) rc = fd = conc__shared_file(g->size);
-  if (rc >= 0) {
-    g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
-                             fd, 0);
-    rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
-    close(fd); /* the mapping keeps the file; no record lock is on this one */
+  if (rc == 0) {
+    g->memory = conc__shared_map(NULL, g->size);
+    if (g->memory == NULL) rc = -errno;
   }
   if (rc == 0) {
     g->name = NULL;
+    g->making = g->forked = false;
+    g->tracker = 0;
     g->users = 1;
     g->registry = conc__family;
     conc__registry_local(conc__family)->users++;
@@ -14170,6 +14241,9 @@ CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
   return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
 }
 
+CONC__PRIVATE bool conc__named_leave(const conc__region *g);
+CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends);
+
 /* One user of this process has it no longer. With the last user it is unmapped
    and freed; with the last region of a registry also the registry, whose
    descriptor is closed: by that this process is dead for all others that use
@@ -14178,6 +14252,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
+  bool removed = false;
   conc__mutex_lock(&conc__shared_guard);
   while (*p != g) p = &(*p)->next;
   CONC__CHECK(g->users > 0 && conc__registry_local(r)->users > 0);
@@ -14185,11 +14260,13 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
     g = NULL; /* which is freed below, as nothing */
   } else {
     *p = g->next;
+    removed = g->name != NULL && conc__named_leave(g);
     if (g->name == NULL) munmap(g->memory, g->size);
     if (--conc__registry_local(r)->users == 0) {
       conc__registry_unmap(r, size);
       if (r == conc__family) conc__family = NULL;
     }
+    if (g->name != NULL) conc__trackers_reap(g->tracker, removed);
   }
   conc__mutex_unlock(&conc__shared_guard);
   CONC_FREE(g);
@@ -14226,10 +14303,18 @@ CONC_API void conc_shared_free(void *memory) {
      also to forked children, which have no entry of their own before they
      first use the memory; where there are such locks (F_OFD_SETLK)
    - TRACKS, for writing, by the tracker
-   The tracker is a process that waits until it has the locks of all entries,
-   of OPENS and of USES: then no process uses the memory, and none has begun
-   to. It removes the file. A process that has opened the file meanwhile sees,
-   as soon as it has OPENS, that the file has lost its name, and tries again.
+   A file is removed only by a process that has its OPENS and has seen that no
+   other process uses it, and only if the path still names this very file. A
+   process that has opened the file meanwhile sees, as soon as it has OPENS,
+   that the file has lost its name, and tries again. No file is ever cut short:
+   what is to be made anew is removed, and another file is made. So whatever
+   the path may name, a mapping keeps its pages.
+
+   The last process that leaves removes the file itself (conc__named_leave),
+   if it can tell that it is the last: it cannot where it has forked. For that,
+   and for processes that are killed, there is the tracker: a process that
+   waits until it has the locks of all entries, of OPENS and of USES. It has
+   given up all memory that it has from the process that forked it.
 
    What a killed process leaves: killed before OPENS, an empty file, which the
    next opener makes; killed with OPENS, in init, say, a file that is not
@@ -14248,6 +14333,51 @@ enum {
    time in a process. */
 static conc_lock conc__shared_opening;
 
+/* Where the file of a name is. */
+enum { CONC__NAMED_PATH = 256 };
+CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
+                                    const char *name) {
+  snprintf(path, CONC__NAMED_PATH, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+}
+
+/* Removes the file that is open as `fd`, by a process that has its OPENS. The
+   path may name another file by now, if this one was removed by somebody else;
+   that one is left alone. 0 or negative errno. */
+CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
+  struct stat is, there;
+  if (fstat(fd, &is) != 0) return -errno;
+  if (lstat(path, &there) != 0) return errno == ENOENT ? 0 : -errno;
+  if (is.st_ino != there.st_ino || is.st_dev != there.st_dev) return 0;
+  return unlink(path) == 0 ? 0 : -errno;
+}
+
+/* The last user of this process leaves, and is about to close the descriptor,
+   by which OPENS is given back: removes the file if no other process has it.
+   If it is in doubt (OPENS is taken, so somebody begins to use the file, or a
+   forked child or our parent may use it without an entry), the tracker does
+   that. Our own locks do not count for us: the entry is this process's, the
+   one on USES this open file's. Whether it is removed. */
+CONC__PRIVATE bool conc__named_leave(const conc__region *g) {
+  int fd = conc__registry_local(g->registry)->fd;
+  char path[CONC__NAMED_PATH];
+  short type = F_WRLCK;
+  if (g->name[0] == 0 || (g->forked && CONC__OFD_SETLK >= 0)) return false;
+  if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) != 0)
+    return false;
+  type = F_WRLCK;
+  if (conc__record_lock(fd, F_GETLK, 0, CONC__PROCESSES, &type) != 0 ||
+      type != F_UNLCK)
+    return false;
+  type = F_WRLCK;
+  if (CONC__OFD_GETLK >= 0 &&
+      (conc__record_lock(fd, CONC__OFD_GETLK, CONC__BYTE_USES, 1, &type) != 0 ||
+       type != F_UNLCK))
+    return false;
+  conc__named_path(path, g->name);
+  return conc__named_remove(path, fd) == 0;
+}
+
 /* Closes all descriptors but 0, however many there are. */
 CONC__PRIVATE void conc__close_others(void) {
   long n = sysconf(_SC_OPEN_MAX);
@@ -14257,19 +14387,127 @@ CONC__PRIVATE void conc__close_others(void) {
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
 
+/* --- memory by name: what the tracker does without --- */
+
+#if CONC__LINUX && defined(MADV_DONTNEED) && !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
+
+/* Gives the private memory from `from` to `to` back, but for 64 KiB on both
+   sides of the three places in `keep`. */
+CONC__PRIVATE void conc__tracker_drop(uintptr_t from, uintptr_t to,
+                                      const uintptr_t keep[3]) {
+  const uintptr_t width = 65536;
+  while (from < to) {
+    uintptr_t end = to, kept = 0;
+    int i;
+    for (i = 0; i < 3; i++) {
+      uintptr_t first = keep[i] - width, last = keep[i] + width;
+      if (from >= first && from < last) kept = last;
+      if (first > from && first < end) end = first;
+    }
+    if (kept == 0) madvise((void *)from, end - from, MADV_DONTNEED);
+    from = kept != 0 ? kept : end;
+  }
+}
+
+/* One line of /proc/self/maps: "from-to rw-p offset device inode name". What
+   others may see is unmapped; private memory that is of no file is given back;
+   the program and its libraries stay. */
+CONC__PRIVATE void conc__tracker_drop_line(const char *line,
+                                           const uintptr_t keep[3]) {
+  uintptr_t bounds[2] = {0, 0};
+  const char *p = line;
+  int i;
+  for (i = 0; i < 2; i++, p++)
+    for (; (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f'); p++)
+      bounds[i] = bounds[i] << 4 |
+                  (uintptr_t)(*p <= '9' ? *p - '0' : *p - 'a' + 10);
+  if (p[3] == 's') {
+    munmap((void *)bounds[0], bounds[1] - bounds[0]);
+    return;
+  }
+  if (p[1] != 'w') return;
+  for (i = 0; i < 3 && *p != 0; p++) /* to the inode */
+    if (*p == ' ') i++;
+  if (*p == '0' && (p[1] == ' ' || p[1] == 0))
+    conc__tracker_drop(bounds[0], bounds[1], keep);
+}
+
+/* Gives up all memory that came with the fork, which would be kept twice as
+   soon as the other process changes it: but for the stack, of which this is
+   the top, and for what libc has of this thread. All that is called from here
+   on must need no other memory, and must have been called before: a function
+   of a library may be looked up at its first call, in memory that is gone.
+   Valgrind has its own memory among ours. */
+CONC__PRIVATE void conc__tracker_shrink(void) {
+  uintptr_t keep[3], page = (uintptr_t)conc__page - 1;
+  char text[4096];
+  size_t have = 0, start, i;
+  ssize_t n;
+  int fd;
+  keep[0] = (uintptr_t)(void *)text & ~page;
+  keep[1] = (uintptr_t)(void *)&errno & ~page;
+  keep[2] = (uintptr_t)pthread_self() & ~page;
+  if (conc__valgrind(CONC__VALGRIND_RUNNING, NULL, NULL) != 0) return;
+  fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  madvise(NULL, 0, MADV_DONTNEED);
+  while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
+    have += (size_t)n;
+    for (start = i = 0; i < have; i++)
+      if (text[i] == '\n') {
+        text[i] = 0;
+        conc__tracker_drop_line(text + start, keep);
+        start = i + 1;
+      }
+    have -= start; /* the begin of a line, whose end was not read yet */
+    for (i = 0; i < have; i++) text[i] = text[start + i];
+  }
+  close(fd);
+}
+
+#else
+CONC__PRIVATE void conc__tracker_shrink(void) {}
+#endif
+
 /* --- memory by name: the tracker --- */
+
+/* In the tracker: how often it was told to end. By SIGTERM, then by the alarm
+   that comes after it. */
+static volatile sig_atomic_t conc__tracker_ends;
+
+CONC__PRIVATE void conc__tracker_told(int number) {
+  (void)number;
+  if (conc__tracker_ends++ == 0) alarm(2);
+}
+
+/* Of all signals SIGTERM alone is for a tracker: who stops a service tells all
+   of its processes to end, so the users of the name will do so, too, and it
+   stays a little to remove the file. Signals to a group of processes, from a
+   terminal, say, are not for it. */
+CONC__PRIVATE void conc__tracker_signals(void) {
+  struct sigaction action;
+  sigset_t set;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__tracker_told;
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGALRM, &action, NULL);
+  alarm(0);
+  sigfillset(&set);
+  sigdelset(&set, SIGTERM);
+  sigdelset(&set, SIGALRM);
+  pthread_sigmask(SIG_SETMASK, &set, NULL);
+}
 
 /* What the tracker of the file that is open as `fd` does until its end. It is
    a fork of a process that may have had threads: so it makes system calls
-   only, and no allocation. */
+   only, and no allocation; from conc__tracker_shrink on such only as have been
+   made before. */
 CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct stat is, was;
   const conc__region *g;
-  sigset_t all;
+  struct flock all;
   short type = F_WRLCK;
-  /* Signals to a group of processes, from a terminal, say, are not for it. */
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, NULL);
+  conc__tracker_signals();
   if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
   /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
      with the process that opened the file. */
@@ -14281,44 +14519,106 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
      keep the lock on USES, for which this process would wait for ever. */
   conc__close_others();
   for (g = conc__regions; g != NULL; g = g->next)
-    munmap((char *)(void *)g->registry - conc__page,
-           conc__page + conc__region_mapped(g));
+    if (g->name != NULL)
+      munmap((char *)(void *)g->registry - conc__page,
+             conc__page + conc__region_mapped(g));
   /* The name may belong to a later file by now, which has its own tracker. */
-  if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  if (fstat(0, &is) != 0 || is.st_ino != was.st_ino || is.st_dev != was.st_dev)
+    return;
   /* Two openers may have started a tracker each: one of them is enough. */
   if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
-  type = F_WRLCK;
-  /* Returns when no process uses the file. This one has OPENS from here on:
-     no other can begin to use the file before it is removed. */
-  if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
-    return;
-  /* Without a name the path is another file's: an opener whose init() failed
-     has removed this one. */
-  if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
+  memset(&all, 0, sizeof all);
+  all.l_type = F_WRLCK;
+  all.l_whence = SEEK_SET;
+  all.l_len = CONC__BYTE_USES + 1;
+  conc__named_remove("", 0); /* the first call of what is called below */
+  unlink("");
+  conc__tracker_shrink();
+  /* Ends when no process uses the file. This one has OPENS from then on: no
+     other can begin to use the file before it is removed. */
+  while (fcntl(0, F_SETLKW, &all) != 0)
+    if (errno != EINTR || conc__tracker_ends > 1) return;
+  conc__named_remove(path, 0);
+}
+
+/* fork(), but with no handler of pthread_atfork called, if the system can:
+   they may wait for threads, and their work is for children that go on. */
+CONC__PRIVATE pid_t conc__tracker_fork(void) {
+#if CONC__LINUX && defined(SYS_fork)
+  return (pid_t)syscall(SYS_fork);
+#elif CONC__LINUX
+  return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+#else
+  return fork();
+#endif
+}
+
+/* Trackers that are children of this process, see below, of names that it has
+   given up. Under the guard. */
+static pid_t conc__trackers[32];
+
+/* Waits for those of them that have ended; also for `pid`, unless it is 0, of
+   a name that has just been given up. If it `ends`, since the file is removed,
+   it does so at once; else it is kept for later. Under the guard. */
+CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends) {
+  int i, tries = ends ? 50 : 1;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  for (; pid > 0 && tries > 0; tries--) {
+    pid_t ended = waitpid(pid, NULL, WNOHANG);
+    if (ended == pid || (ended < 0 && errno == ECHILD)) pid = 0;
+    if (pid > 0 && tries > 1) poll(NULL, 0, 1);
+  }
+  for (i = 0; i < 32; i++) {
+    pid_t ended = conc__trackers[i];
+    if (ended > 0) ended = waitpid(ended, NULL, WNOHANG);
+    if (ended > 0 || (ended < 0 && errno == ECHILD)) conc__trackers[i] = 0;
+    if (conc__trackers[i] == 0) {
+      conc__trackers[i] = pid;
+      pid = 0;
+    }
+  }
+}
+
+/* Whether orphans become children of this process: of the first one of a
+   container, say. */
+CONC__PRIVATE bool conc__tracker_is_ours(void) {
+#if CONC__LINUX && defined(PR_GET_CHILD_SUBREAPER)
+  int adopts = 0;
+  if (prctl(PR_GET_CHILD_SUBREAPER, &adopts, 0, 0, 0) == 0 && adopts)
+    return true;
+#endif
+  return getpid() == 1;
 }
 
 /* Sees to it that there is a tracker; the caller has OPENS. It must outlive
    this process: so it is in a session of its own, and forked twice, which
-   makes it no child of ours that we would have to wait for. 0 or negative
-   errno. */
-CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
+   makes it no child of ours that we would have to wait for; unless orphans are
+   ours anyway. That the system has no room for a process is no error: then
+   only the end of a killed process is noticed later, by the next opener. */
+CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
+                                       int fd) {
+  bool ours = conc__tracker_is_ours();
   short type = F_WRLCK;
   pid_t pid;
   /* A tracker that is there has not got OPENS, for we have it: so it will not
      remove the file before we use it. */
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
       type != F_UNLCK)
-    return 0;
-  pid = fork();
-  if (pid < 0) return -errno;
+    return;
+  /* The guard: so that the tracker finds the list of regions whole. */
+  conc__mutex_lock(&conc__shared_guard);
+  conc__trackers_reap(0, false);
+  pid = conc__tracker_fork();
   if (pid == 0) {
     setsid();
-    if (fork() == 0) conc__tracker_main(path, fd);
+    if (ours || conc__tracker_fork() == 0) conc__tracker_main(path, fd);
+    kill(getpid(), SIGKILL); /* no function of atexit(), no lookup of _exit */
     _exit(0);
   }
-  while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  if (ours && pid > 0) g->tracker = pid;
+  conc__mutex_unlock(&conc__shared_guard);
+  while (!ours && pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
   }
-  return 0;
 }
 
 /* --- memory by name: opening it --- */
@@ -14334,11 +14634,12 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
         open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
     /* /dev/shm and /tmp are open to all users: a file that another user made,
-       or may change, is no place for memory. */
+       or may change, is no place for memory. Nor is one that has a second name
+       somewhere: it is something else, to which a stranger has made a link. */
     if (fstat(fd, &st) != 0)
       rc = -errno;
     else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
-             (st.st_mode & 077) != 0)
+             (st.st_mode & 077) != 0 || st.st_nlink > 1)
       rc = -EACCES;
     while (rc == 0) {
       short type = F_WRLCK;
@@ -14352,7 +14653,8 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
        open() and our lock: by the tracker, or by an opener whose init()
        failed. Then there is another file of that name, or none. */
     if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
-    if (rc == 0 && st.st_nlink > 0) {
+    if (rc == 0 && st.st_nlink > 1) rc = -EACCES;
+    if (rc == 0 && st.st_nlink == 1) {
       *size = st.st_size;
       return fd;
     }
@@ -14372,7 +14674,7 @@ CONC__PRIVATE void conc__named_use(int fd) {
 /* --- memory by name: making it --- */
 
 /* Whether the file of this size, whose OPENS we have, holds memory that is
-   ready and in use: 1 and it is mapped as it is; 0 and it is made anew;
+   ready and in use: 1 and it is mapped as it is; 0 and another one is made;
    -EINVAL if it is of another size than `want` (in whole pages with the
    registry: `all`) or of another version of this library; negative errno. */
 CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
@@ -14394,27 +14696,69 @@ CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
              : -EINVAL;
 }
 
-/* Maps the memory of an open file whose OPENS we have, and makes it if it has
-   not been made. g->size is what the caller asked for, and is in whole pages
-   afterwards. 0 or negative errno; then g->registry says whether g is on the
-   list, and is the owner of `fd`. */
+/* In whole pages. */
+CONC__PRIVATE size_t conc__pages(size_t size) {
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
+/* How many bytes of the file lie before the memory. */
+CONC__PRIVATE size_t conc__named_head(void) {
+  return conc__pages(sizeof(struct conc__registry));
+}
+
+/* Opens the file of a path, and locks OPENS. *made: it holds memory of `size`
+   bytes, and processes that use it. If not, it is empty: a file that is left
+   of others was removed. A descriptor, or negative errno. */
+CONC__PRIVATE int conc__named_claim(const char *path, size_t size,
+                                    bool *made) {
+  off_t all = (off_t)(conc__named_head() + conc__pages(size));
+  for (;;) {
+    off_t was = 0;
+    int fd = conc__named_file(path, &was);
+    int rc = fd < 0 ? fd : conc__named_is_made(fd, was, size, all);
+    if (fd < 0) return rc;
+    *made = rc == 1;
+    if (*made || (rc == 0 && was == 0)) return fd;
+    if (rc == 0) rc = conc__named_remove(path, fd);
+    close(fd);
+    if (rc != 0) return rc;
+  }
+}
+
+/* Gives a new file its size, of which so many bytes are set aside at once, if
+   there is so much room: for all that there is would be taken from others
+   before it is found to be too little. 0 or negative errno. */
+CONC__PRIVATE int conc__named_grow(int fd, size_t size, size_t reserve) {
+  struct statvfs room;
+  int rc = conc__file_fits(size);
+  if (rc != 0) return rc;
+  if (fstatvfs(fd, &room) == 0 && room.f_frsize > 0 && room.f_blocks > 0 &&
+      reserve / room.f_frsize > room.f_bavail)
+    return -ENOSPC;
+  if (ftruncate(fd, (off_t)size) != 0) return -errno;
+  return conc__file_reserve(fd, 0, reserve);
+}
+
+/* Maps the memory of an open file whose OPENS we have, and makes it unless it
+   is `made`; of what is made, `reserve` bytes are set aside. g->size is what
+   the caller asked for, and is in whole pages afterwards. 0 or negative errno;
+   then g->registry says whether g is on the list, and is the owner of `fd`. */
 CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
-                                   off_t size, int (*init)(void *, void *),
-                                   void *arg) {
-  size_t page = conc__page;
-  size_t head = (sizeof *g->registry + page - 1) / page * page;
-  size_t pages = (g->size + page - 1) / page * page;
-  struct conc__registry *r;
+                                   bool made, size_t reserve,
+                                   int (*init)(void *, void *), void *arg) {
+  size_t head = conc__named_head();
+  size_t pages = conc__pages(g->size);
+  struct conc__registry *r = NULL;
   uint64_t want = g->size;
-  int rc = 0;
-  int made = conc__named_is_made(fd, size, want, (off_t)(head + pages));
-  if (made < 0) return made;
-  /* To nothing first: whatever was in there becomes zeros. */
-  if (!made && (ftruncate(fd, 0) != 0 ||
-                ftruncate(fd, (off_t)(head + pages)) != 0))
-    return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
-  r = (struct conc__registry *)conc__registry_map(fd, head + pages);
-  if (r == NULL) return -errno;
+  int rc = made ? 0 : conc__named_grow(fd, head + pages, head + reserve);
+  if (rc == 0) {
+    r = (struct conc__registry *)conc__registry_map(fd, head + pages, true);
+    if (r == NULL) rc = -errno;
+  }
+  if (rc != 0) {
+    if (!made) conc__named_remove(path, fd);
+    return rc;
+  }
   g->size = pages;
   g->users = conc__registry_local(r)->users = 1;
   g->registry = r;
@@ -14423,6 +14767,7 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
      there; and before the entry, which a fork must find, to take it from the
      child. */
   conc__mutex_lock(&conc__shared_guard);
+  g->making = true; /* for a fork: the child will not see the end of this */
   g->next = conc__regions;
   conc__regions = g;
   conc__mutex_unlock(&conc__shared_guard);
@@ -14430,7 +14775,7 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
      moment does the file look as if no process used it. */
   if (conc__registry_self(r) == 0) rc = -EAGAIN;
   conc__named_use(fd);
-  if (rc == 0) rc = conc__tracker_start(path, fd);
+  if (rc == 0) conc__tracker_start(g, path, fd);
   if (rc == 0 && !made) {
     r->size = want;
     if (init != NULL) rc = init(g->memory, arg);
@@ -14438,9 +14783,12 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
        leaves a file that the next opener makes anew. */
     if (rc >= 0) CONC__STORE(&r->made, CONC__REGISTRY_READY);
   }
+  conc__mutex_lock(&conc__shared_guard);
+  g->making = false;
+  conc__mutex_unlock(&conc__shared_guard);
   if (rc >= 0) return 0;
   /* Others that have opened it see so as soon as they have OPENS. */
-  if (!made) unlink(path);
+  if (!made) conc__named_remove(path, fd);
   return rc;
 }
 
@@ -14463,22 +14811,22 @@ CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
    file: record locks belong to the process, so two threads would not exclude
    each other, and the one to close its descriptor would drop all locks. */
 CONC__PRIVATE int conc__named_map(const char *name, size_t size,
+                                  size_t reserve,
                                   int (*init)(void *, void *), void *arg,
                                   void **out) {
   size_t length = strlen(name);
   conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
-  char path[256];
-  off_t was = 0;
+  char path[CONC__NAMED_PATH];
   short type = F_UNLCK;
+  bool made = false;
   int fd, rc;
   if (g == NULL) return -ENOMEM;
   memset(g, 0, sizeof *g);
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
-  snprintf(path, sizeof path, "%s/conc.%s",
-           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
-  rc = fd = conc__named_file(path, &was);
-  if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
+  conc__named_path(path, name);
+  rc = fd = conc__named_claim(path, size, &made);
+  if (fd >= 0) rc = conc__named_make(g, path, fd, made, reserve, init, arg);
   if (rc >= 0) {
     /* Last: only now may the next process see the memory, or the tracker ask
        if it is in use, which it is by the entry that we hold. */
@@ -14499,6 +14847,7 @@ CONC__PRIVATE int conc__named_map(const char *name, size_t size,
 /* The memory of a name, in *out: 0, or negative errno. The caller has
    conc__shared_opening, so no name is looked for while it is being made. */
 CONC__PRIVATE int conc__named_open(const char *name, size_t size,
+                                   size_t reserve,
                                    int (*init)(void *, void *), void *arg,
                                    void **out) {
   conc__region *g;
@@ -14506,7 +14855,7 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
   CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
   if (rc != 0) return rc;
   g = conc__region_find(NULL, name); /* has one user more now */
-  if (g == NULL) return conc__named_map(name, size, init, arg, out);
+  if (g == NULL) return conc__named_map(name, size, reserve, init, arg, out);
   if (g->registry->size != size) {
     conc__region_drop(g);
     return -EINVAL;
@@ -14515,9 +14864,12 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
   return 0;
 }
 
-CONC_API void *conc_shared_open(const char *name, size_t size,
-                                int (*init)(void *memory, void *arg),
-                                void *arg) {
+/* conc_shared_open for memory of which only the first `reserve` bytes must be
+   there at once: the rest is to be asked for by conc__shared_reserve. */
+CONC__PRIVATE void *conc__shared_open(const char *name, size_t size,
+                                      size_t reserve,
+                                      int (*init)(void *memory, void *arg),
+                                      void *arg) {
   void *memory = NULL;
   int rc;
   conc__shared_init();
@@ -14525,11 +14877,28 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
   /* -EOWNERDEAD: a thread of our parent was opening memory when we were
      forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    rc = conc__named_open(name, size, init, arg, &memory);
+    rc = conc__named_open(name, size, reserve, init, arg, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
   return memory;
+}
+
+/* All of it is set aside: the caller may touch any byte. */
+CONC_API void *conc_shared_open(const char *name, size_t size,
+                                int (*init)(void *memory, void *arg),
+                                void *arg) {
+  return conc__shared_open(name, size, size, init, arg);
+}
+
+/* Sees to it that some bytes of shared memory can be touched: `at` bytes from
+   the begin of memory that has this registry. For memory without a name there
+   is nothing to do. 0 or negative errno. */
+CONC__PRIVATE int conc__shared_reserve(struct conc__registry *r,
+                                       bool named, size_t at, size_t size) {
+  if (!named) return 0;
+  return conc__file_reserve(conc__registry_local(r)->fd,
+                            conc__named_head() + at, size);
 }
 
 /* ---------------------------------------------------------------------------
