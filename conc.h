@@ -21234,6 +21234,20 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
    past a message that has not been got: getters pass over cells that are BUSY
    or READING, head does not.
 
+   A message that is too large for its cell lies in a block. A block belongs to
+   a claim, not to a cell: its owner's word names the position, and it is free
+   when that word is 0, or when the cell has gone on since, whatever process
+   was killed in between. There are as many blocks as cells, so a claim finds
+   one; those that have been used before are taken first, so a queue has the
+   memory of as many blocks as it had large messages at one time. That memory
+   is set aside before it is touched (conc__blocks_ready): a file system may be
+   full.
+
+   Other programs may have written anything into the memory of a name. So what
+   is read there is read once, and looked at before it becomes an address, a
+   length or the bound of a loop; a search that does not end is given up
+   (`spoiled`). Then a call fails, or messages are wrong; no more than that.
+
    A process that finds nothing to do sets the bit AWAITED in the word of the
    cell that must change first, and sleeps. The process that claims that cell
    sees the bit in the word that it replaces, and wakes one sleeper when the
@@ -21274,10 +21288,9 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 #define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
 #define CONC__AT_INDEX(at) ((uint32_t)(at))
 
-#define CONC__CELLS_MAGIC 0x51434e43u /* changes with this layout */
+#define CONC__CELLS_MAGIC 0x52434e43u /* changes with this layout */
 /* If no message may have more bytes than this, all lie in the cells; else
-   those of more than CONC__CELL_APART in blocks, of which the pages that are
-   never needed cost nothing. */
+   those of more than CONC__CELL_APART in blocks. */
 #define CONC__CELL_SMALL 1100
 #define CONC__CELL_APART 104
 
@@ -21289,7 +21302,7 @@ typedef struct conc__cell {
   /* The owner of a BUSY cell writes these; they stand while it is FULL. */
   uint32_t size; /* of the message, in bytes */
   uint32_t form; /* where its content is: CONC__FORM_... */
-} conc__cell;    /* a small message follows */
+} conc__cell;    /* a small message follows, or the number of a block */
 
 #define CONC__FORM_PICKLED 1u /* as the body of a pickle */
 #define CONC__FORM_OTHER 2u   /* and not of bytes or str */
@@ -21313,6 +21326,7 @@ typedef struct conc__cells {
   uint64_t max_bytes;
   unsigned closed;  /* set once */
   unsigned skipped; /* changes with the cells' skips */
+  unsigned blocks;  /* so many, the first ones, are in use; it only grows */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
@@ -21331,7 +21345,13 @@ typedef struct conc__cells_queue {
   size_t stride;                   /* bytes from one cell to the next */
   size_t small;      /* bytes of a message that a cell holds itself */
   size_t block_size; /* of a larger message; 0: there are none */
-  size_t blocks_at;  /* the first block, counted from `cells` */
+  size_t owners_at;  /* the words of the blocks, counted from `cells` */
+  size_t blocks_at;  /* the first block, likewise */
+  size_t ready;      /* so many blocks have their memory, as far as this
+                        process knows; atomic */
+  unsigned next;     /* the block to try first; atomic */
+  unsigned bound;    /* a search of more steps than this is given up */
+  bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
   bool polls;       /* threads wait at them, too */
@@ -21347,7 +21367,15 @@ typedef struct conc__cells_position {
   uint64_t word;    /* as it was seen, for the compare-and-swap */
   bool busy;        /* a process has claimed it, and will change it soon */
   bool suspect; /* there are cells whose owner may be dead */
+  bool spoiled; /* the search has not ended: the cells make no sense */
 } conc__cells_position;
+
+/* What a cell says of its message. */
+typedef struct conc__cell_message {
+  size_t size;    /* of the message, in bytes */
+  uint32_t form;  /* CONC__FORM_... */
+  uint32_t block; /* if it is larger than a cell */
+} conc__cell_message;
 
 CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                        uint64_t at) {
@@ -21355,11 +21383,23 @@ CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                 CONC__AT_INDEX(at) * s->stride);
 }
 
-/* Where the bytes of a message of that size lie. */
-CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
-                                   size_t size) {
-  if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
-  return (char *)s->cells + s->blocks_at + CONC__AT_INDEX(at) * s->block_size;
+/* The word that says which claim has that block, and the block itself. */
+CONC__INLINE uint64_t *conc__block_owner(const conc__cells_queue *s,
+                                         size_t block) {
+  return (uint64_t *)(void *)((char *)s->cells + s->owners_at) + block;
+}
+CONC__INLINE char *conc__block_data(const conc__cells_queue *s, size_t block) {
+  return (char *)s->cells + s->blocks_at + block * s->block_size;
+}
+
+/* What that word is for the claim of a position: not 0. */
+CONC__INLINE uint64_t conc__block_claim(uint64_t at, uint32_t lap) {
+  return CONC__AT(lap, CONC__AT_INDEX(at)) + 1;
+}
+
+/* Where a cell has the number of its block. */
+CONC__INLINE uint32_t *conc__cell_block(conc__cell *cell) {
+  return (uint32_t *)(void *)(cell + 1);
 }
 
 CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
@@ -21382,6 +21422,26 @@ CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
   return conc__at_next(s, at);
 }
 
+/* A position that is in the ring, whatever `head` or `tail` says. */
+CONC__INLINE uint64_t conc__cells_hint(const conc__cells_queue *s,
+                                       uint64_t *hint) {
+  uint64_t at = CONC__LOAD_RELAXED(hint);
+  if (CONC__UNLIKELY(CONC__AT_INDEX(at) >= s->count)) {
+    at = CONC__AT(CONC__AT_LAP(at), 0);
+    CONC__STORE_RELAXED(hint, at);
+  }
+  return at;
+}
+
+/* A search has made so many steps: whether that is too many. */
+CONC__INLINE bool conc__cells_astray(const conc__cells_queue *s,
+                                     conc__cells_position *spot,
+                                     unsigned steps) {
+  if (CONC__LIKELY(steps < s->bound)) return false;
+  spot->busy = spot->spoiled = true;
+  return true;
+}
+
 /* Moves a hint on. Not a compare-and-swap: if another process has moved it
    meanwhile, it is set back, and the next one helps it on again. */
 CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
@@ -21396,8 +21456,9 @@ CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
 CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
                                        conc__cells_position *spot,
                                        uint64_t *at) {
+  unsigned steps = s->bound;
   uint64_t i;
-  for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
+  for (i = spot->at; i != *at && steps-- > 0; i = conc__at_next(s, i)) {
     uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
     if (CONC__CELL_STATE(word) == CONC__CELL_FULL &&
         conc__cell_ahead(word, i) == 0) {
@@ -21413,10 +21474,11 @@ CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
    none: then the spot is the cell that would change first. */
 CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
-  uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
+  uint64_t at = conc__cells_hint(s, &s->cells->head);
   uint64_t front = at; /* all before it are got */
+  unsigned steps = 0;
   spot->at = at;
-  spot->busy = spot->suspect = false;
+  spot->busy = spot->suspect = spot->spoiled = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word), next;
@@ -21434,7 +21496,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
       break;
     }
     if (ahead == 0 && state == CONC__CELL_FULL) {
-      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at))
+      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at) &&
+          !conc__cells_astray(s, spot, ++steps))
         continue;
       spot->cell = cell;
       spot->at = at;
@@ -21453,6 +21516,7 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
       front = next;
     }
     at = next;
+    if (conc__cells_astray(s, spot, ++steps)) break;
   }
   return false;
 }
@@ -21461,7 +21525,9 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
    spot is the cell that must be got first. */
 CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
-  uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
+  uint64_t at = conc__cells_hint(s, &s->cells->tail);
+  unsigned steps = 0;
+  spot->spoiled = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word), next;
@@ -21480,6 +21546,13 @@ CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
                     CONC__AT_INDEX(at)));
     conc__cells_help(&s->cells->tail, at, next);
     at = next;
+    if (CONC__UNLIKELY(conc__cells_astray(s, spot, ++steps))) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      spot->suspect = false;
+      return false;
+    }
   }
 }
 
@@ -21527,31 +21600,47 @@ CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
   conc__cells_wake(s, CONC__JOINERS, INT_MAX);
 }
 
+/* Whether a getter that died with its claim had the message already: it gives
+   up the block first, after which the bytes may be another message's. */
+CONC__PRIVATE bool conc__cell_is_got(const conc__cells_queue *s,
+                                     conc__cell *cell, uint64_t at,
+                                     uint32_t lap) {
+  uint32_t block = CONC__LOAD(conc__cell_block(cell));
+  return CONC__LOAD(&cell->size) > s->small && block < s->count &&
+         s->block_size > 0 &&
+         CONC__LOAD(conc__block_owner(s, block)) != conc__block_claim(at, lap);
+}
+
 /* Looks at the owners of all cells that are claimed, and takes the cells of
    dead owners from them. Returns whether there were such. To ask whether a
    process is dead is a system call: the one that was found alive last is not
    asked for again. A cell that has changed meanwhile is no concern of this
    one: the compare-and-swap fails, and its owner was alive. */
 CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
-  uint64_t at = CONC__LOAD(&s->cells->head);
+  uint64_t at = conc__cells_hint(s, &s->cells->head), here;
+  unsigned steps = s->bound;
   unsigned self = conc__registry_self(s->registry);
   unsigned alive = self;
   bool mended = false;
   if (self == 0) return false;
-  for (;;) {
+  while (steps-- > 0) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word);
     unsigned state = CONC__CELL_STATE(word), owner = CONC__CELL_OWNER(word);
     uint32_t lap = CONC__CELL_LAP(word);
     int ahead = conc__cell_ahead(word, at);
-    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) return mended;
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) break;
+    here = at;
     at = conc__cells_past(s, word, at, ahead);
     if (ahead > 0 || state == CONC__CELL_FULL || owner == alive) continue;
     if (!conc__registry_is_dead(s->registry, owner)) {
       alive = owner;
     } else if (state == CONC__CELL_READING) {
-      if (CONC__CAS(&cell->word, &word, CONC__CELL(lap, 0, CONC__CELL_FULL))) {
-        conc__cells_wake(s, CONC__GETTERS, 1);
+      bool got = conc__cell_is_got(s, cell, here, lap);
+      uint64_t to = got ? CONC__CELL(lap + 1, 0, CONC__CELL_FREE)
+                        : CONC__CELL(lap, 0, CONC__CELL_FULL);
+      if (CONC__CAS(&cell->word, &word, to)) {
+        conc__cells_wake(s, got ? CONC__PUTTERS : CONC__GETTERS, 1);
         mended = true;
       }
     } else if (CONC__CAS(&cell->word, &word,
@@ -21561,6 +21650,7 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
       mended = true;
     }
   }
+  return mended;
 }
 
 /* --- waiting --- */
@@ -21700,6 +21790,79 @@ CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
   conc__cells_wake(s, side, 1);
 }
 
+/* --- blocks --- */
+
+/* Sees to it that the first n blocks have their memory. Not only the process
+   that begins to use a block: what `blocks` says, in memory that others may
+   spoil, must not make this one touch what is not there. To ask twice does no
+   harm. 0 or negative errno. */
+CONC__PRIVATE int conc__blocks_ready(conc__cells_queue *s, size_t n) {
+  size_t have = CONC__LOAD_RELAXED(&s->ready);
+  if (CONC__LIKELY(n <= have)) return 0;
+  if (conc__shared_reserve(s->registry, s->named,
+                           s->blocks_at + have * s->block_size,
+                           (n - have) * s->block_size) != 0)
+    return -ENOMEM;
+  CONC__STORE_RELAXED(&s->ready, n);
+  return 0;
+}
+
+/* Takes one of the first `used` blocks for a claim, from the one behind the
+   last on: blocks are given up in the order in which they were taken, more or
+   less, so that one is free. With `doubt` also one whose claim is over, since
+   its process was killed. False if there is none. */
+CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
+                                    size_t used, bool doubt,
+                                    uint32_t *block) {
+  size_t at = CONC__LOAD_RELAXED(&s->next), i;
+  for (i = 0; i < used; i++, at++) {
+    uint64_t *word, owner;
+    if (at >= used) at = 0;
+    word = conc__block_owner(s, at);
+    owner = CONC__LOAD_RELAXED(word);
+    if (owner != 0) {
+      uint64_t of = owner - 1;
+      if (!doubt || (CONC__AT_INDEX(of) < s->count &&
+                     conc__cell_ahead(CONC__LOAD(&conc__cell_at(s, of)->word),
+                                      of) == 0))
+        continue;
+    }
+    /* Acquires what the last getter has read from it. */
+    if (!CONC__CAS(word, &owner, claim)) continue;
+    CONC__STORE_RELAXED(&s->next, (unsigned)(at + 1));
+    *block = (uint32_t)at;
+    return true;
+  }
+  return false;
+}
+
+/* A block for a claim: one that was in use before; if there is none, more
+   blocks get into use, some at a time. There are as many as cells, so this
+   ends, unless the words are spoiled. 0, -ENOMEM, -EPROTO. */
+CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
+                                    uint32_t *block) {
+  int round;
+  for (round = 0; round < 100; round++) {
+    unsigned used = CONC__LOAD(&s->cells->blocks);
+    size_t more = ((size_t)1 << 20) / s->block_size;
+    if (used > s->count) used = (unsigned)s->count;
+    if (conc__block_find(s, claim, used, false, block) ||
+        conc__block_find(s, claim, used, true, block)) {
+      int rc = conc__blocks_ready(s, (size_t)*block + 1);
+      if (rc != 0) CONC__STORE(conc__block_owner(s, *block), (uint64_t)0);
+      return rc;
+    }
+    if (more > used / 8) more = used / 8;
+    if (more == 0) more = 1;
+    if (more > s->count - used) more = s->count - used;
+    if (more > 1 && conc__blocks_ready(s, used + more) != 0) more = 1;
+    if (conc__blocks_ready(s, used + more) != 0) return -ENOMEM;
+    if (more > 0)
+      CONC__CAS(&s->cells->blocks, &used, used + (unsigned)more);
+  }
+  return -EPROTO;
+}
+
 /* --- put and get --- */
 
 /* Where the content of a pickled message is, so that a getter that wants bytes
@@ -21716,17 +21879,20 @@ CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
 
 /* Puts a message if there is room. A process that is killed before the last
    store has put nothing; after it, the message is there. 0, -EAGAIN, -EPIPE;
-   -ENOSPC: too many processes share the memory. */
+   -ENOMEM: there is no memory for a block; -ENOSPC: too many processes share
+   the memory; -EPROTO: it is spoiled. */
 CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      const conc__message *m,
                                      conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
+  char *data;
   uint32_t lap, form = 0;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   do {
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
-    if (!conc__cells_find_free(s, spot)) return -EAGAIN;
+    if (!conc__cells_find_free(s, spot))
+      return CONC__UNLIKELY(spot->spoiled) ? -EPROTO : -EAGAIN;
     lap = CONC__CELL_LAP(spot->word);
   } while (!__atomic_compare_exchange_n(
       &spot->cell->word, &spot->word,
@@ -21746,8 +21912,18 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
   CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
   CONC__STORE_RELAXED(&cell->form, form);
-  if (m->size > 0)
-    memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  data = (char *)(cell + 1);
+  if (CONC__UNLIKELY(m->size > s->small)) {
+    uint32_t block = 0;
+    int rc = conc__block_take(s, conc__block_claim(spot->at, lap), &block);
+    if (CONC__UNLIKELY(rc != 0)) {
+      conc__cell_skip(s, cell, lap);
+      return rc;
+    }
+    CONC__STORE_RELAXED(conc__cell_block(cell), block);
+    data = conc__block_data(s, block);
+  }
+  if (m->size > 0) memcpy(data, m->data, m->size);
   /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
@@ -21755,36 +21931,67 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   return 0;
 }
 
-/* What a getter may know of a cell without having claimed it: the size of the
-   message, or of its content unless the sink takes a body; or -EBADMSG. It
-   holds if the cell's word has not changed meanwhile. That is how a message
-   that the getter cannot take stays for others. */
-CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
-                                     uint32_t *form) {
-  ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
-  *form = CONC__LOAD(&cell->form);
-  if (CONC__LIKELY(*form == 0) || body) return size;
-  if (*form & CONC__FORM_OTHER) return -EBADMSG;
-  return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
+/* What a getter may know of a cell without having claimed it: the message in
+   *m, and its size, or that of its content unless the sink takes a body; or
+   -EBADMSG, or -EPROTO, if that makes no sense. It holds if the cell's word has
+   not changed meanwhile. That is how a message that the getter cannot take
+   stays for others. */
+CONC__INLINE ssize_t conc__cell_bytes(conc__cells_queue *s, conc__cell *cell,
+                                      bool body, conc__cell_message *m) {
+  size_t around;
+  m->size = CONC__LOAD(&cell->size);
+  m->form = CONC__LOAD(&cell->form);
+  m->block = 0;
+  if (CONC__UNLIKELY(m->size > s->small)) {
+    m->block = CONC__LOAD(conc__cell_block(cell));
+    if (m->size > s->queue.max_bytes || m->block >= s->count) return -EPROTO;
+    if (conc__blocks_ready(s, (size_t)m->block + 1) != 0) return -ENOMEM;
+  }
+  if (CONC__LIKELY(m->form == 0) || body) return (ssize_t)m->size;
+  if (m->form & CONC__FORM_OTHER) return -EBADMSG;
+  around = CONC__FORM_BEFORE(m->form) + CONC__FORM_AFTER(m->form);
+  return around <= m->size ? (ssize_t)(m->size - around) : -EPROTO;
+}
+
+/* Where the bytes of a message lie. */
+CONC__INLINE char *conc__cell_data(const conc__cells_queue *s,
+                                   conc__cell *cell,
+                                   const conc__cell_message *m) {
+  return m->size <= s->small ? (char *)(cell + 1)
+                             : conc__block_data(s, m->block);
+}
+
+/* A message that makes no sense is taken out: no getter could have it. */
+CONC__PRIVATE void conc__cell_discard(conc__cells_queue *s,
+                                      conc__cells_position *spot,
+                                      unsigned self) {
+  uint32_t lap = CONC__CELL_LAP(spot->word);
+  if (!CONC__CAS(&spot->cell->word, &spot->word,
+                 CONC__CELL(lap, self, CONC__CELL_READING)))
+    return;
+  CONC__STORE(&spot->cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_wake(s, CONC__PUTTERS, 1);
 }
 
 /* Gets the oldest message, if there is one that the sink can take. With
    `exact` it must have as many bytes as the sink. Whatever can fail does so
    before the claim: with the claim the message is this process's, and the last
    store makes the cell free. A process that is killed between the two has not
-   got it. The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. */
+   got it, unless it had given up its block (conc__cell_is_got). The message's
+   size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM, -EPROTO. */
 CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                                          conc__sink *sink, bool exact,
                                          conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
+  conc__cell_message m;
   conc__cell *cell;
   const char *data;
-  uint32_t lap, form;
+  uint32_t lap;
   ssize_t n;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   for (;;) {
     if (!conc__cells_find_full(s, spot)) {
+      if (CONC__UNLIKELY(spot->spoiled)) return -EPROTO;
       /* Closed, and after that nothing found: then nothing will come, for a
          put looks whether the queue is closed after its claim. */
       if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
@@ -21796,8 +22003,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       }
     }
     cell = spot->cell;
-    n = conc__cell_bytes(cell, sink->body != NULL, &form);
-    if (sink->body != NULL) {
+    n = conc__cell_bytes(s, cell, sink->body != NULL, &m);
+    if (sink->body != NULL && n >= 0) {
       int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
     } else if (n >= 0 && ((size_t)n > sink->size ||
@@ -21805,8 +22012,9 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       n = -EMSGSIZE;
     }
     if (CONC__UNLIKELY(n < 0)) { /* true only of the cell as it was seen */
-      if (CONC__LOAD(&cell->word) == spot->word) return n;
-      continue;
+      if (CONC__LOAD(&cell->word) != spot->word) continue;
+      if (n == -EPROTO) conc__cell_discard(s, spot, self);
+      return n;
     }
     lap = CONC__CELL_LAP(spot->word);
     __builtin_prefetch((char *)cell + 64);
@@ -21814,15 +22022,17 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
                   CONC__CELL(lap, self, CONC__CELL_READING)))
       break;
   }
-  data = conc__cell_data(s, spot->at, CONC__LOAD_RELAXED(&cell->size));
+  data = conc__cell_data(s, cell, &m);
   if (sink->body != NULL) {
-    if (form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
+    if (m.form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
     if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
     sink->body->size += (size_t)n;
   } else if (n > 0) {
-    memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
+    memcpy(sink->data, data + CONC__FORM_BEFORE(m.form), (size_t)n);
   }
   /* All has been read: the next lap may write here. */
+  if (CONC__UNLIKELY(m.size > s->small))
+    CONC__STORE(conc__block_owner(s, m.block), (uint64_t)0);
   CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
   conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
@@ -21922,17 +22132,19 @@ CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   bool closed = CONC__LOAD(&s->cells->closed) != 0;
-  uint32_t form;
+  conc__cell_message m;
   ssize_t n;
   if (CONC__LOAD(&s->stashed)) {
     n = conc__fifo_peek(s->stash);
     if (n != -ETIMEDOUT) return n;
   }
   do {
-    while (!conc__cells_find_full(s, &spot))
+    while (!conc__cells_find_full(s, &spot)) {
+      if (spot.spoiled) return -EPROTO;
       if (!spot.suspect || !conc__cells_recover_dead(s))
         return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
-    n = conc__cell_bytes(spot.cell, false, &form);
+    }
+    n = conc__cell_bytes(s, spot.cell, false, &m);
   } while (CONC__LOAD(&spot.cell->word) != spot.word);
   return n;
 }
@@ -21957,6 +22169,7 @@ CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_find_full(s, &spot);
   conc__cells_find_free(s, &spot);
   n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
+  if (n > (ssize_t)s->count) n = (ssize_t)s->count;
   return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
 }
 
@@ -22096,8 +22309,13 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   s->small = s->stride - sizeof(conc__cell);
   /* An odd number of cache lines, lest all blocks fall on the same ones. */
   s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
-  s->blocks_at = first + s->count * s->stride;
-  if (s->count > (SIZE_MAX - first) / (s->stride + s->block_size)) return 0;
+  if (s->count > (SIZE_MAX - first - 128) / (s->stride + 8 + s->block_size))
+    return 0;
+  s->owners_at = first + s->count * s->stride;
+  s->blocks_at = s->owners_at;
+  if (s->block_size > 0)
+    s->blocks_at = conc__round_up(s->owners_at + s->count * 8, 128);
+  s->bound = s->count < UINT_MAX / 8 ? 4 * (unsigned)s->count + 4096 : UINT_MAX;
   return s->blocks_at + s->count * s->block_size;
 }
 
@@ -22113,9 +22331,12 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   if (size == 0) return -ENOMEM;
   s->stash = conc__fifo_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
-  memory = o->name != NULL
-               ? conc_shared_open(o->name, size, conc__cells_init, s)
-               : conc_shared_alloc(size);
+  /* All cells are there from the beginning, blocks as they are needed. */
+  s->named = o->name != NULL;
+  s->ready = s->named ? 0 : s->count;
+  memory = s->named ? conc__shared_open(o->name, size, s->blocks_at,
+                                        conc__cells_init, s)
+                    : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
   /* By a name conc_shared_open has called it, for the first process only. */
