@@ -20161,11 +20161,12 @@ typedef struct conc__packet {
   uint32_t magic; /* CONC__PACKET_MAGIC: not from a stranger's send() */
 } conc__packet;
 
-/* Room for the one descriptor that travels with a packet, aligned as the
-   system wants it. */
+/* Room for what travels with a packet, aligned as the system wants it. That is
+   one descriptor; but a stranger may send as many as the system allows (253).
+   All of them must be seen, since all are in this process then. */
 typedef union conc__control {
   struct cmsghdr head;
-  unsigned char space[64];
+  unsigned char space[1280];
 } conc__control;
 
 /* --- making; packets --- */
@@ -20238,6 +20239,30 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
   }
 }
 
+/* The first descriptor that came with a packet, or -1; all others are closed.
+   The caller must close it. */
+CONC__PRIVATE int conc__control_take(struct msghdr *m) {
+  struct cmsghdr *c;
+  int first = -1;
+  for (c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+    size_t i, n = c->cmsg_len < CMSG_LEN(0)
+                      ? 0
+                      : ((size_t)c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    for (i = 0; i < n; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+      if (first >= 0) {
+        close(fd);
+      } else {
+        first = fd;
+        if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(fd);
+      }
+    }
+  }
+  return first;
+}
+
 /* --- sending --- */
 
 /* The file is written before the packet is sent, so the receiver finds all of
@@ -20256,6 +20281,8 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
   for (;;) {
     int fd = -1;
     if (n < size) {
+      rc = conc__file_fits(size - n);
+      if (rc != 0) return rc;
       fd = conc__file_open();
       if (fd < 0) return fd;
       rc = conc__file_put(fd, (const unsigned char *)data + n, size - n);
@@ -20281,22 +20308,77 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
 
 /* --- receiving --- */
 
-/* Waits for a packet, and says what it is, while it stays where it is. 0 or
-   negative errno: -EPIPE at the end, -EPROTO for what is none of ours, which
-   is removed, since no receiver could take it. */
-CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
+/* Whether it can be a packet of ours, that is `n` bytes long, as far as that
+   is known: -1. */
+CONC__PRIVATE bool conc__packet_is_good(const conc__packet *head, ssize_t n) {
+  if (head->magic != CONC__PACKET_MAGIC) return false;
+  if (head->kind == CONC__PACKET_DESCRIPTOR)
+    return head->size == 0 && n <= (ssize_t)sizeof *head;
+  return head->kind == CONC__PACKET_MESSAGE && head->size <= (size_t)-1 / 2 &&
+         (n < 0 || (size_t)n - sizeof *head <= head->size);
+}
+
+/* Looks at the file of the packet that comes next, while both stay where they
+   are: whoever takes the packet must find the bytes of which its head speaks,
+   in a file that is never waited for. 0; -EPROTO: they are not there; -EAGAIN:
+   there is no packet now; -EMFILE. */
+CONC__PRIVATE int conc__packet_peek_file(int pipe) {
+  conc__packet head;
+  conc__control control;
+  struct msghdr m;
+  struct iovec part;
+  struct stat st;
+  ssize_t n;
+  int fd, rc = 0;
+  memset(&m, 0, sizeof m);
+  part.iov_base = &head;
+  part.iov_len = sizeof head;
+  m.msg_iov = &part;
+  m.msg_iovlen = 1;
+  m.msg_control = &control;
+  m.msg_controllen = sizeof control;
+  do n = recvmsg(pipe, &m, MSG_PEEK | MSG_DONTWAIT | CONC__MSG_CLOEXEC);
+  while (n < 0 && errno == EINTR);
+  if (n < 0) return -errno;
+  fd = conc__control_take(&m);
+  if (fd < 0) return m.msg_flags & MSG_CTRUNC ? -EMFILE : -EPROTO;
+  if (n < (ssize_t)sizeof head || !conc__packet_is_good(&head, -1) ||
+      fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+      (uint64_t)st.st_size + CONC__PACKET_DATA < head.size)
+    rc = -EPROTO;
+#if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
+  /* In memory, therefore: of a file elsewhere a stranger may be asked. */
+  if (rc == 0 && fcntl(fd, F_GET_SEALS) < 0) rc = -EPROTO;
+#endif
+  close(fd);
+  return rc;
+}
+
+/* Waits for a packet, and says what it is, while it stays where it is. Of one
+   whose message is in a file also whether it is there, if it is `whole`ly
+   looked at. 0 or negative errno: -EPIPE at the end, -EPROTO for what is none
+   of ours, which is removed, since no receiver could take it. */
+CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
                                     double deadline) {
   for (;;) {
-    ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
+    /* On Linux MSG_TRUNC asks for the length that the packet has. */
+    ssize_t n = recv(pipe, head, sizeof *head,
+                     MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0));
     int rc = 0;
     if (n == 0) return -EPIPE;
-    if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
-        head->size <= (size_t)-1 / 2)
-      return 0;
-    if (n > 0) {
+    if (n >= (ssize_t)sizeof *head &&
+        conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
+      size_t inside = CONC__LINUX ? (size_t)n - sizeof *head
+                                  : (size_t)CONC__PACKET_DATA;
+      if (!whole || inside >= head->size) return 0;
+      rc = conc__packet_peek_file(pipe);
+      if (rc != -EPROTO && rc != -EAGAIN) return rc;
+    }
+    if (n > 0 && rc != -EAGAIN) {
       recv(pipe, head, sizeof *head, MSG_DONTWAIT);
       return -EPROTO;
     }
+    if (n > 0) continue; /* another receiver has taken it */
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_READ, deadline);
     /* ECONNRESET: the peer closed without having received all. The system says
@@ -20317,7 +20399,6 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
   struct iovec parts[2];
-  struct cmsghdr *c;
   conc__control control;
   ssize_t n;
   int flags = MSG_DONTWAIT;
@@ -20345,20 +20426,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     m.msg_iov = parts;
     m.msg_iovlen = size > 0 ? 2 : 1;
     m.msg_control = &control;
-    m.msg_controllen = CMSG_SPACE(sizeof *fd);
+    m.msg_controllen = sizeof control;
     n = recvmsg(pipe, &m, flags);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
   /* The descriptor before anything is refused: it is in this process now, and
      must not be lost from sight. */
-  c = CMSG_FIRSTHDR(&m);
-  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-      c->cmsg_len == CMSG_LEN(sizeof *fd)) {
-    memcpy(fd, CMSG_DATA(c), sizeof *fd);
-    if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(*fd);
-  }
-  if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
+  *fd = conc__control_take(&m);
+  if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
   if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
@@ -20375,7 +20451,7 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
   ssize_t n;
   int fd;
   do {
-    int rc = conc__packet_peek(pipe, &head, deadline);
+    int rc = conc__packet_peek(pipe, &head, true, deadline);
     if (rc != 0) return rc;
     if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
     if (head.size > size) return -EMSGSIZE;
@@ -20395,7 +20471,7 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
 
 CONC_API ssize_t conc_poll(int pipe, double timeout) {
   conc__packet head;
-  int rc = conc__packet_peek(pipe, &head, conc__deadline(timeout));
+  int rc = conc__packet_peek(pipe, &head, false, conc__deadline(timeout));
   return rc < 0 ? rc : (ssize_t)head.size;
 }
 
@@ -20408,7 +20484,7 @@ CONC_API int conc_recv_fd(int pipe, double timeout) {
   ssize_t n;
   int fd;
   do {
-    int rc = conc__packet_peek(pipe, &head, deadline);
+    int rc = conc__packet_peek(pipe, &head, false, deadline);
     if (rc != 0) return rc;
     if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
     n = conc__packet_take(pipe, &head, NULL, 0, &fd);
@@ -20442,7 +20518,7 @@ CONC__PRIVATE int conc__message_receive(int pipe, conc__buffer *b,
   ssize_t n;
   int fd, rc;
   do {
-    rc = conc__packet_peek(pipe, &head, deadline);
+    rc = conc__packet_peek(pipe, &head, true, deadline);
     if (rc != 0) return rc;
     if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
     /* Before the take: without memory the message that was seen stays. */

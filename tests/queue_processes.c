@@ -1072,10 +1072,13 @@ TEST_SHARED(nothing_is_lost_with_the_killed) {
 
 typedef struct stepped {
   conc_queue *q, *other;
-  uint64_t data[12]; /* what a get copies */
+  uint64_t data[40]; /* what a get copies */
   int done;
 } stepped;
 static stepped *step;
+/* Bytes: the limit of the queue, of a message there, and of one that is put
+   while it is stepped. Above 104 of 2,000 they lie in blocks. */
+static size_t step_max = 96, step_short = 8, step_long = 96;
 
 /* So that neither the dynamic linker nor the registry is stepped through. */
 static void step_prepare(void) {
@@ -1087,18 +1090,20 @@ static void step_prepare(void) {
   conc__cells_wake(cells(step->other), CONC__GETTERS, 1);
 }
 static int step_put(void *arg) {
-  uint64_t m[12];
+  uint64_t m[40];
   int rc;
   (void)arg;
   memset(m, 0, sizeof m);
   m[0] = 100;
-  rc = conc_put(step->q, m, sizeof m, 0);
+  rc = conc_put(step->q, m, step_long, 0);
   STORE(step->done, 1);
   return rc;
 }
 static int step_get(void *arg) {
   (void)arg;
-  if (conc_get(step->q, step->data, sizeof step->data, 0) != 8) return -1;
+  if (conc_get(step->q, step->data, sizeof step->data, 0) !=
+      (ssize_t)step_short)
+    return -1;
   STORE(step->done, 1);
   return 0;
 }
@@ -1111,7 +1116,7 @@ static int step_task_done(void *arg) {
 /* The numbers in the queue, in order but for the first of them, which may have
    been half got; how many. */
 static int step_drain(uint64_t *numbers) {
-  uint64_t m[12];
+  uint64_t m[40];
   int count = 0;
   ssize_t n;
   while ((n = conc_get(step->q, m, sizeof m, 0)) > 0) {
@@ -1128,13 +1133,13 @@ static int step_drain(uint64_t *numbers) {
 }
 /* There is as much room as ever, and so many messages were put. */
 static void step_finish(int unfinished) {
-  uint64_t m[12];
+  uint64_t m[40];
   memset(m, 0, sizeof m);
   for (int i = 0; i < 4; i++) {
     m[0] = (uint64_t)i + 1;
-    CHECK_EQ(conc_put(step->q, m, sizeof m, 0), 0);
+    CHECK_EQ(conc_put(step->q, m, step_long, 0), 0);
   }
-  CHECK_EQ(conc_put(step->q, m, sizeof m, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put(step->q, m, step_long, 0), -ETIMEDOUT);
   CHECK_EQ(step_drain(m), 4);
   for (int i = 0; i < unfinished + 4; i++) {
     CHECK_EQ(conc_queue_join(step->q, 0), -ETIMEDOUT);
@@ -1145,17 +1150,18 @@ static void step_finish(int unfinished) {
 }
 /* A new queue, some laps old and with so many messages. */
 static void step_begin(long k, uint64_t messages) {
-  uint64_t m;
+  uint64_t m[40];
+  memset(m, 0, sizeof m);
   step->done = 0;
   memset(step->data, 0, sizeof step->data);
-  step->q = make(4, 96);
+  step->q = make(4, step_max);
   for (long i = 0; i < k % 7; i++) {
     CHECK_EQ(conc_put(step->q, "", 1, 0), 0);
-    CHECK_EQ(conc_get(step->q, &m, sizeof m, 0), 1);
+    CHECK_EQ(conc_get(step->q, m, sizeof m, 0), 1);
     CHECK_EQ(conc_task_done(step->q), 0);
   }
-  for (m = 1; m <= messages; m++)
-    CHECK_EQ(conc_put(step->q, &m, sizeof m, 0), 0);
+  for (m[0] = 1; m[0] <= messages; m[0]++)
+    CHECK_EQ(conc_put(step->q, m, step_short, 0), 0);
 }
 
 static int step_round_put(long k) {
@@ -1273,6 +1279,17 @@ static void kill_everywhere(int (*round)(long k)) {
 }
 TEST_SHARED(no_instruction_of_a_put_harms) { kill_everywhere(step_round_put); }
 TEST_SHARED(no_instruction_of_a_get_harms) { kill_everywhere(step_round_get); }
+static void kill_with_blocks(int (*round)(long k)) {
+  step_max = 2000;
+  step_short = step_long = 320;
+  kill_everywhere(round);
+}
+TEST_SHARED(no_instruction_of_a_put_of_a_block_harms) {
+  kill_with_blocks(step_round_put);
+}
+TEST_SHARED(no_instruction_of_a_get_of_a_block_harms) {
+  kill_with_blocks(step_round_get);
+}
 TEST_SHARED(no_instruction_of_task_done_harms) {
   kill_everywhere(step_round_task_done);
 }
