@@ -20318,12 +20318,23 @@ CONC__PRIVATE bool conc__packet_is_good(const conc__packet *head, ssize_t n) {
          (n < 0 || (size_t)n - sizeof *head <= head->size);
 }
 
+/* Whether the packet has its whole message inside, or none. */
+CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
+  size_t inside = CONC__LINUX ? (size_t)n - sizeof *head
+                              : (size_t)CONC__PACKET_DATA;
+  return inside >= head->size;
+}
+
+/* On Linux MSG_TRUNC asks for the length that the packet has. */
+#define CONC__PACKET_PEEK \
+  (MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0))
+
 /* Looks at the file of the packet that comes next, while both stay where they
    are: whoever takes the packet must find the bytes of which its head speaks,
-   in a file that is never waited for. 0; -EPROTO: they are not there; -EAGAIN:
-   there is no packet now; -EMFILE. */
-CONC__PRIVATE int conc__packet_peek_file(int pipe) {
-  conc__packet head;
+   in a file that is never waited for. It may be another packet than was seen
+   before, so its head is looked at anew. 0; -EPROTO: they are not there;
+   -EAGAIN: there is no packet now; -EMFILE. */
+CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
   struct iovec part;
@@ -20331,26 +20342,34 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe) {
   ssize_t n;
   int fd, rc = 0;
   memset(&m, 0, sizeof m);
-  part.iov_base = &head;
-  part.iov_len = sizeof head;
+  part.iov_base = head;
+  part.iov_len = sizeof *head;
   m.msg_iov = &part;
   m.msg_iovlen = 1;
   m.msg_control = &control;
   m.msg_controllen = sizeof control;
-  do n = recvmsg(pipe, &m, MSG_PEEK | MSG_DONTWAIT | CONC__MSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
-  if (n < 0) return -errno;
+  do n = recvmsg(pipe, &m, CONC__PACKET_PEEK | CONC__MSG_CLOEXEC);
+  while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) return -EAGAIN;
   fd = conc__control_take(&m);
-  if (fd < 0) return m.msg_flags & MSG_CTRUNC ? -EMFILE : -EPROTO;
-  if (n < (ssize_t)sizeof head || !conc__packet_is_good(&head, -1) ||
-      fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
-      (uint64_t)st.st_size + CONC__PACKET_DATA < head.size)
+  if (n < (ssize_t)sizeof *head ||
+      !conc__packet_is_good(head, CONC__LINUX ? n : -1))
+    rc = -EPROTO;
+  else if (head->kind == CONC__PACKET_DESCRIPTOR ||
+           conc__packet_is_whole(head, n))
+    rc = 0;
+  else if (fd < 0)
+    rc = m.msg_flags & MSG_CTRUNC ? -EMFILE : -EPROTO;
+  else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+           (uint64_t)st.st_size + CONC__PACKET_DATA < head->size)
     rc = -EPROTO;
 #if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
   /* In memory, therefore: of a file elsewhere a stranger may be asked. */
-  if (rc == 0 && fcntl(fd, F_GET_SEALS) < 0) rc = -EPROTO;
+  else if (fcntl(fd, F_GET_SEALS) < 0)
+    rc = -EPROTO;
 #endif
-  close(fd);
+  if (fd >= 0) close(fd);
   return rc;
 }
 
@@ -20361,17 +20380,13 @@ CONC__PRIVATE int conc__packet_peek_file(int pipe) {
 CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
                                     double deadline) {
   for (;;) {
-    /* On Linux MSG_TRUNC asks for the length that the packet has. */
-    ssize_t n = recv(pipe, head, sizeof *head,
-                     MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0));
+    ssize_t n = recv(pipe, head, sizeof *head, CONC__PACKET_PEEK);
     int rc = 0;
     if (n == 0) return -EPIPE;
     if (n >= (ssize_t)sizeof *head &&
         conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
-      size_t inside = CONC__LINUX ? (size_t)n - sizeof *head
-                                  : (size_t)CONC__PACKET_DATA;
-      if (!whole || inside >= head->size) return 0;
-      rc = conc__packet_peek_file(pipe);
+      if (!whole || conc__packet_is_whole(head, n)) return 0;
+      rc = conc__packet_peek_file(pipe, head);
       if (rc != -EPROTO && rc != -EAGAIN) return rc;
     }
     if (n > 0 && rc != -EAGAIN) {
