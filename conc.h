@@ -14866,7 +14866,7 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
 
 /* conc_shared_open for memory of which only the first `reserve` bytes must be
    there at once: the rest is to be asked for by conc__shared_reserve. */
-CONC__PRIVATE void *conc__shared_open(const char *name, size_t size,
+CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
                                       size_t reserve,
                                       int (*init)(void *memory, void *arg),
                                       void *arg) {
@@ -14888,7 +14888,7 @@ CONC__PRIVATE void *conc__shared_open(const char *name, size_t size,
 CONC_API void *conc_shared_open(const char *name, size_t size,
                                 int (*init)(void *memory, void *arg),
                                 void *arg) {
-  return conc__shared_open(name, size, size, init, arg);
+  return conc__shared_by_name(name, size, size, init, arg);
 }
 
 /* Sees to it that some bytes of shared memory can be touched: `at` bytes from
@@ -21418,6 +21418,8 @@ typedef struct conc__cells {
   unsigned closed;  /* set once */
   unsigned skipped; /* changes with the cells' skips */
   unsigned blocks;  /* so many, the first ones, are in use; it only grows */
+  unsigned bell;    /* counts wake-ups of tasks that poll, in a queue with a
+                       name */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
@@ -21445,9 +21447,14 @@ typedef struct conc__cells_queue {
   bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  uint64_t ringer;  /* CONC__RINGER_..., and above it the process whose it
+                       is; see conc__ringer_main */
+  unsigned ended;   /* a futex: 1: the ringer has ended */
+  unsigned heard;   /* the bell's count, as it was when the ringer began */
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
+  unsigned looks[2]; /* 1: a task that polls at the waker looks for all */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
 
@@ -21654,6 +21661,13 @@ CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
                                : conc__cells_find_free(s, spot);
 }
 
+/* Has the wakers of all processes woken: of a queue with a name each process
+   has its own. */
+CONC__PRIVATE void conc__cells_ring(conc__cells_queue *s) {
+  __atomic_add_fetch(&s->cells->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&s->cells->bell, INT_MAX);
+}
+
 /* Wakes n threads of a side, and the loops that poll. In any process; a loop
    drains the descriptor and looks again, so too many wake-ups do no harm. */
 CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
@@ -21663,8 +21677,10 @@ CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
     conc__shared_wake(&it->word, n);
   if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
-      side != CONC__JOINERS && s->wakers[side][1] >= 0)
-    conc__waker_wake(s->wakers[side]);
+      side != CONC__JOINERS) {
+    if (s->named) conc__cells_ring(s);
+    else if (s->wakers[side][1] >= 0) conc__waker_wake(s->wakers[side]);
+  }
 }
 
 /* --- what the dead leave behind --- */
@@ -21795,6 +21811,79 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   return paid;
 }
 
+/* --- the ringer: wake-ups of coroutines, by name ---
+
+   Processes that have met by a name have no descriptor in common by which they
+   could wake each other's loops. So a process in which coroutines wait for
+   such a queue has a thread that sleeps on a word of the queue, and wakes the
+   loops of its own process. It is started by the first of these waits, and
+   ends when the process gives the queue back. Where there is no futex, or no
+   thread to be had, coroutines look every few milliseconds instead. */
+
+enum {
+  CONC__RINGER_NONE,
+  CONC__RINGER_BEGINS, /* a task is about to start it */
+  CONC__RINGER_RUNS,
+  CONC__RINGER_MUST_END
+};
+
+/* A state of this process's ringer. What a forked child has of another process
+   says nothing: its thread is not here. */
+CONC__PRIVATE uint64_t conc__ringer(unsigned state) {
+  return (uint64_t)getpid() << 32 | state;
+}
+
+/* What has been counted before it began to count is in `heard`: so no wake-up
+   is lost between a wait that has begun and the first sleep of the ringer. */
+CONC__PRIVATE void *conc__ringer_main(void *arg) {
+  conc__cells_queue *s = (conc__cells_queue *)arg;
+  unsigned heard = s->heard;
+  while ((unsigned)CONC__LOAD(&s->ringer) != CONC__RINGER_MUST_END) {
+    unsigned now = CONC__LOAD(&s->cells->bell);
+    if (now == heard) {
+      conc__futex_wait(&s->cells->bell, heard, CONC__NEVER, true);
+      continue;
+    }
+    heard = now;
+    conc__waker_wake(s->wakers[CONC__GETTERS]);
+    conc__waker_wake(s->wakers[CONC__PUTTERS]);
+  }
+  CONC__STORE(&s->ended, 1u); /* the last touch of the handle */
+  conc__futex_wake(&s->ended, 1, false);
+  return NULL;
+}
+
+/* When no task of this process uses the queue any more. */
+CONC__PRIVATE void conc__ringer_end(conc__cells_queue *s) {
+  if (CONC__LOAD(&s->ringer) != conc__ringer(CONC__RINGER_RUNS)) return;
+  CONC__STORE(&s->ringer, conc__ringer(CONC__RINGER_MUST_END));
+  conc__cells_ring(s);
+  while (CONC__LOAD(&s->ended) == 0)
+    conc__futex_wait(&s->ended, 0, CONC__NEVER, false);
+}
+
+/* Sees to it that a coroutine's wait for a queue with a name will be ended by
+   this process's wakers; false: it will not, or another task is just about to
+   see to it. A forked child goes on with its parent's descriptors, in which its
+   loop may know tasks that wait: a wake-up that only one of the two gets comes
+   late to the other, with its next look. */
+CONC__PRIVATE bool conc__ringer_begin(conc__cells_queue *s) {
+  uint64_t seen = CONC__LOAD(&s->ringer);
+  uint64_t runs = conc__ringer(CONC__RINGER_RUNS);
+  int side, rc = 0;
+  if (seen == runs) return true;
+  if (!CONC_HAVE_FUTEX || seen == conc__ringer(CONC__RINGER_BEGINS) ||
+      !CONC__CAS(&s->ringer, &seen, conc__ringer(CONC__RINGER_BEGINS)))
+    return false;
+  s->heard = CONC__LOAD(&s->cells->bell);
+  s->ended = 0;
+  for (side = 0; side < 2 && rc == 0; side++)
+    if (s->wakers[side][0] < 0) rc = conc__waker_open(s->wakers[side]);
+  if (rc == 0) rc = conc__helper_start(conc__ringer_main, (uintptr_t)s);
+  CONC__STORE(&s->ringer, rc == 0 ? runs : conc__ringer(CONC__RINGER_NONE));
+  return rc == 0;
+}
+
 /* Sleeps until a wake-up comes, unless the cell has changed. A loop must not
    block, so a coroutine waits for a descriptor: what a waker writes there
    stays until it is drained. The order is what loses no wake-up: the sleeper
@@ -21805,8 +21894,9 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
-  bool polls =
-      s->wakers[side][0] >= 0 && (s->polls || !conc__self()->ops->blocks);
+  bool blocks = conc__self()->ops->blocks;
+  bool polls = s->named ? !blocks && conc__ringer_begin(s)
+                        : s->wakers[side][0] >= 0 && (s->polls || !blocks);
   unsigned *count = polls ? &it->pollers : &it->sleepers;
   uint64_t word = spot->word;
   unsigned seen;
@@ -21818,10 +21908,15 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
     w->slept = true;
     if (polls) {
-      double until = conc_now() + CONC__SHARED_LOOK;
+      /* One of them looks for all: see CONC__SHARED_LOOK. The others do it
+         seldom, in case that this one has just left. */
+      unsigned none = 0;
+      bool looks = CONC__CAS(&s->looks[side], &none, 1u);
+      double until = conc_now() + CONC__SHARED_LOOK * (looks ? 1 : 25);
       CONC__POINT();
       rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
                          until < w->deadline ? until : w->deadline);
+      if (looks) CONC__STORE(&s->looks[side], 0u);
       if (rc > 0) conc__waker_drain(s->wakers[side]);
       if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
     } else {
@@ -22359,6 +22454,7 @@ CONC__PRIVATE int conc__cells_close(conc_queue *q) {
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
+  conc__ringer_end(s);
   for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
         (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
@@ -22425,7 +22521,7 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   /* All cells are there from the beginning, blocks as they are needed. */
   s->named = o->name != NULL;
   s->ready = s->named ? 0 : s->count;
-  memory = s->named ? conc__shared_open(o->name, size, s->blocks_at,
+  memory = s->named ? conc__shared_by_name(o->name, size, s->blocks_at,
                                         conc__cells_init, s)
                     : conc_shared_alloc(size);
   if (memory == NULL) return -errno;

@@ -823,6 +823,74 @@ TEST_SHARED(strangers_meet_by_name) {
   conc_queue_free(q);
 }
 
+/* Coroutines that wait for a queue with a name: they cost nothing, and each
+   message of another process wakes one of them. */
+enum { NAMED_WAITERS = 200 };
+static conc_queue *named_queue;
+static int named_got, *named_go;
+static double named_use;
+static double cpu_used(void) {
+  struct rusage use;
+  getrusage(RUSAGE_SELF, &use);
+  return (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) +
+         (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1e-6;
+}
+static void *named_get(void *arg) {
+  int n = 0;
+  CHECK_EQ(conc_get(named_queue, &n, sizeof n, 20), 4);
+  named_got += n;
+  return arg;
+}
+static void put_all_named(void *arg) {
+  conc_queue *q = make_named(3);
+  int n = 1;
+  (void)arg;
+  CHECK_CHILD(q != NULL);
+  while (!LOAD(*named_go)) usleep(1000);
+  for (int i = 0; i < NAMED_WAITERS; i++)
+    CHECK_CHILD(conc_put(q, &n, sizeof n, 20) == 0);
+  conc_queue_free(q);
+}
+static void *named_main(void *arg) {
+  static conc_task t[NAMED_WAITERS];
+  double begin_at;
+  memset(t, 0, sizeof t);
+  for (int i = 0; i < NAMED_WAITERS; i++) {
+    t[i].target = named_get;
+    CHECK_EQ(conc_coro_start(&t[i]), 0);
+  }
+  conc_sleep(0.05);
+  begin_at = cpu_used();
+  conc_sleep(0.2);
+  named_use = cpu_used() - begin_at;
+  STORE(*named_go, 1);
+  for (int i = 0; i < NAMED_WAITERS; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
+  return arg;
+}
+TEST_SHARED(coroutines_wait_for_a_name) {
+  conc_task t;
+  pid_t pid;
+  NEEDS_FORK;
+  memset(&t, 0, sizeof t);
+  named_got = 0;
+  named_go = (int *)conc_shared_alloc(sizeof *named_go);
+  snprintf(queue_name, sizeof queue_name, "conc-coro-%d", (int)getpid());
+  pid = start(put_all_named, NULL);
+  named_queue = make_named(3);
+  CHECK(named_queue != NULL);
+  t.target = named_main;
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK_EQ(named_got, NAMED_WAITERS);
+  CHECK_EQ(conc_qsize(named_queue), 0);
+  reap(pid, 0);
+  conc_queue_free(named_queue);
+  conc_shared_free(named_go);
+  if (CONC_HAVE_FUTEX && !CONC_HAVE_TSAN && !CONC_HAVE_ASAN &&
+      !test_wrapped("valgrind"))
+    CHECK(named_use < 0.1); /* half of a CPU; it was all of it */
+  if (getenv("QUEUE_SECONDS")) printf("%g s of CPU\n", named_use);
+}
+
 /* --- processes that are killed --- */
 
 /* Leaves a cell as a process does that is killed while it has claimed it. */
