@@ -20632,6 +20632,12 @@ typedef struct conc__queue_class {
                    double deadline);
   ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
                    double deadline);
+  /* conc_get_value, with a buffer that has the begin of a pickle: for a class
+     whose message can wait where it is until it has been read. NULL, or if it
+     returns 1: it is got first, and comes back if it cannot be read for want
+     of memory. */
+  int (*get_value)(conc_queue *q, conc__buffer *b, conc_value **out,
+                   double deadline);
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -21290,7 +21296,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many};
+    conc__fifo_put_many,  conc__fifo_get_many, NULL};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
@@ -21455,8 +21461,16 @@ typedef struct conc__cells_queue {
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
   unsigned looks[2]; /* 1: a task that polls at the waker looks for all */
+  unsigned inside;   /* tasks that touch this after what lets others go */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
+
+/* What a cell says of its message. */
+typedef struct conc__cell_message {
+  size_t size;    /* of the message, in bytes */
+  uint32_t form;  /* CONC__FORM_... */
+  uint32_t block; /* if it is larger than a cell */
+} conc__cell_message;
 
 /* A place in the ring where something can be done, or is waited for. */
 typedef struct conc__cells_position {
@@ -21468,12 +21482,6 @@ typedef struct conc__cells_position {
   bool spoiled; /* the search has not ended: the cells make no sense */
 } conc__cells_position;
 
-/* What a cell says of its message. */
-typedef struct conc__cell_message {
-  size_t size;    /* of the message, in bytes */
-  uint32_t form;  /* CONC__FORM_... */
-  uint32_t block; /* if it is larger than a cell */
-} conc__cell_message;
 
 CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                        uint64_t at) {
@@ -21652,6 +21660,16 @@ CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
       return false;
     }
   }
+}
+
+/* A put may be what another task waits for to free the queue, while the put
+   has still to wake somebody. So whatever touches the handle after the store
+   that lets others go is counted before that store. */
+CONC__INLINE void conc__cells_enter(conc__cells_queue *s) {
+  __atomic_add_fetch(&s->inside, 1u, __ATOMIC_ACQ_REL);
+}
+CONC__INLINE void conc__cells_leave(conc__cells_queue *s) {
+  __atomic_sub_fetch(&s->inside, 1u, __ATOMIC_RELEASE);
 }
 
 /* What a side looks for. */
@@ -22110,10 +22128,13 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
     data = conc__block_data(s, block);
   }
   if (m->size > 0) memcpy(data, m->data, m->size);
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED)) conc__cells_enter(s);
   /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
-  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED)) {
     conc__cells_wake(s, CONC__GETTERS, 1);
+    conc__cells_leave(s);
+  }
   return 0;
 }
 
@@ -22159,19 +22180,17 @@ CONC__PRIVATE void conc__cell_discard(conc__cells_queue *s,
   conc__cells_wake(s, CONC__PUTTERS, 1);
 }
 
-/* Gets the oldest message, if there is one that the sink can take. With
+/* Claims the oldest message, if there is one that the sink can take. With
    `exact` it must have as many bytes as the sink. Whatever can fail does so
-   before the claim: with the claim the message is this process's, and the last
-   store makes the cell free. A process that is killed between the two has not
-   got it, unless it had given up its block (conc__cell_is_got). The message's
-   size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM, -EPROTO. */
-CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
-                                         conc__sink *sink, bool exact,
-                                         conc__cells_position *spot) {
+   before the claim: with the claim the message is this process's. *m is the
+   message. Its size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM,
+   -EPROTO. */
+CONC__INLINE ssize_t conc__cells_try_claim(conc__cells_queue *s,
+                                           conc__sink *sink, bool exact,
+                                           conc__cells_position *spot,
+                                           conc__cell_message *m) {
   unsigned self = conc__registry_self(s->registry);
-  conc__cell_message m;
   conc__cell *cell;
-  const char *data;
   uint32_t lap;
   ssize_t n;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
@@ -22189,7 +22208,7 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       }
     }
     cell = spot->cell;
-    n = conc__cell_bytes(s, cell, sink->body != NULL, &m);
+    n = conc__cell_bytes(s, cell, sink->body != NULL, m);
     if (sink->body != NULL && n >= 0) {
       int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
@@ -22206,45 +22225,76 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     __builtin_prefetch((char *)cell + 64);
     if (CONC__CAS(&cell->word, &spot->word,
                   CONC__CELL(lap, self, CONC__CELL_READING)))
-      break;
+      return n;
   }
-  data = conc__cell_data(s, cell, &m);
-  if (sink->body != NULL) {
-    if (m.form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
-    if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
-    sink->body->size += (size_t)n;
-  } else if (n > 0) {
-    memcpy(sink->data, data + CONC__FORM_BEFORE(m.form), (size_t)n);
-  }
-  /* All has been read: the next lap may write here. */
-  if (CONC__UNLIKELY(m.size > s->small))
-    CONC__STORE(conc__block_owner(s, m.block), (uint64_t)0);
-  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+}
+
+/* The message of a claim has been read: the next lap may write there. A
+   process that is killed before the cell is free has not got it, unless it had
+   given up its block (conc__cell_is_got). */
+CONC__INLINE void conc__cells_got(conc__cells_queue *s,
+                                  const conc__cells_position *spot,
+                                  const conc__cell_message *m) {
+  uint32_t lap = CONC__CELL_LAP(spot->word);
+  if (CONC__UNLIKELY(m->size > s->small))
+    CONC__STORE(conc__block_owner(s, m->block), (uint64_t)0);
+  CONC__STORE(&spot->cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
   conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
     conc__cells_wake(s, CONC__PUTTERS, 1);
+}
+
+/* Copies a message of n bytes that was claimed to the sink. */
+CONC__INLINE void conc__cells_copy(const conc__cells_queue *s,
+                                   conc__cell *cell,
+                                   const conc__cell_message *m, size_t n,
+                                   const conc__sink *sink) {
+  const char *data = conc__cell_data(s, cell, m);
+  if (sink->body != NULL) {
+    if (m->form == 0) conc__pickle_put_bytes_head(sink->body, n);
+    if (n > 0) memcpy(sink->body->data + sink->body->size, data, n);
+    sink->body->size += n;
+  } else if (n > 0) {
+    memcpy(sink->data, data + CONC__FORM_BEFORE(m->form), n);
+  }
+}
+
+/* Gets the oldest message: the result of conc__cells_try_claim. */
+CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
+                                         conc__sink *sink, bool exact,
+                                         conc__cells_position *spot) {
+  conc__cell_message m;
+  ssize_t n = conc__cells_try_claim(s, sink, exact, spot, &m);
+  if (CONC__UNLIKELY(n < 0)) return n;
+  conc__cells_copy(s, spot->cell, &m, (size_t)n, sink);
+  conc__cells_got(s, spot, &m);
   return n;
 }
 
 /* What is left to do after a first attempt that failed with -EAGAIN. With `m`
-   it puts, else it gets. */
+   it puts; else it gets, or with `claimed` it merely claims. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink, bool exact,
                                        conc__cells_position *spot,
+                                       conc__cell_message *claimed,
                                        double deadline) {
   conc__cells_wait w;
   ssize_t rc;
+  conc__cells_enter(s);
   memset(&w, 0, sizeof w);
   w.deadline = deadline;
   w.round = 1; /* it has been spun */
   do {
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
-    rc = m != NULL ? conc__cells_try_put(s, m, spot)
-                   : conc__cells_try_get(s, sink, exact, spot);
+    rc = m != NULL         ? conc__cells_try_put(s, m, spot)
+         : claimed != NULL ? conc__cells_try_claim(s, sink, exact, spot,
+                                                   claimed)
+                           : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
+  conc__cells_leave(s);
   return rc;
 }
 
@@ -22255,7 +22305,7 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
   return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
-                               deadline);
+                               NULL, deadline);
 }
 
 /* The class's get_n: how many messages, or negative errno. What came back to
@@ -22274,7 +22324,7 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
     rc = conc__cells_try_get(s, sink, true, &spot);
     if (rc == -EAGAIN)
       rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
-                            done == 0 ? deadline : 0);
+                            NULL, done == 0 ? deadline : 0);
     if (rc < 0) break;
     sink->data = (char *)sink->data + sink->size;
   }
@@ -22298,8 +22348,40 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
   }
   n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot,
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot, NULL,
                           deadline);
+}
+
+/* The message stays this process's claim until the value is made: if there is
+   no memory for it, all is as before, at its place and for all processes. So
+   it is if this one is killed meanwhile. */
+CONC__PRIVATE int conc__cells_get_value(conc_queue *q, conc__buffer *b,
+                                        conc_value **out, double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_position spot;
+  conc__cell_message m;
+  conc__sink sink;
+  ssize_t n;
+  int rc;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) return 1;
+  memset(&sink, 0, sizeof sink);
+  sink.body = b;
+  n = conc__cells_try_claim(s, &sink, false, &spot, &m);
+  if (n == -EAGAIN)
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, &sink, false, &spot, &m,
+                         deadline);
+  if (n < 0) return (int)n;
+  conc__cells_copy(s, spot.cell, &m, (size_t)n, &sink);
+  rc = conc__buffer_append(b, ".", 1);
+  if (rc == 0) rc = conc_pickle_loads(out, b->data, b->size);
+  if (rc == -ENOMEM || rc == -EMSGSIZE) {
+    CONC__STORE(&spot.cell->word, CONC__CELL(CONC__CELL_LAP(spot.word), 0,
+                                             CONC__CELL_FULL));
+    conc__cells_wake(s, CONC__GETTERS, 1);
+  } else {
+    conc__cells_got(s, &spot, &m);
+  }
+  return rc;
 }
 
 /* The message was got, so it is this process's: any task of this process may
@@ -22397,9 +22479,13 @@ CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
 CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   uint64_t done = CONC__LOAD(&s->cells->done), left;
+  conc__cells_enter(s);
   do {
     left = conc__cells_unfinished(s, done);
-    if (left == 0) return -EINVAL;
+    if (left == 0) {
+      conc__cells_leave(s);
+      return -EINVAL;
+    }
   } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
                                         __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
   /* In one order with the joiner, which counts itself and then looks at
@@ -22411,6 +22497,7 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
                         __ATOMIC_SEQ_CST))
       conc__cells_wake(s, CONC__JOINERS, INT_MAX);
   }
+  conc__cells_leave(s);
   return 0;
 }
 
@@ -22443,17 +22530,23 @@ CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
 /* Wakes all, of all processes: they see it, or their cells as they are. */
 CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_enter(s);
   CONC__POINT();
   __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
   conc__cells_wake(s, CONC__GETTERS, INT_MAX);
   conc__cells_wake(s, CONC__PUTTERS, INT_MAX);
+  conc__cells_leave(s);
   return 0;
 }
 
-/* This process's part of it. Also of a handle that is half made. */
+/* This process's part of it. Also of a handle that is half made. Calls that
+   have done their work, but have not returned, are waited for: that is a
+   matter of microseconds. In a forked child the count may be of the parent's
+   threads, hence an end to that. */
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
+  for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++) poll(NULL, 0, 1);
   conc__ringer_end(s);
   for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
@@ -22469,7 +22562,7 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
-    NULL,             conc__cells_get_n};
+    NULL,             conc__cells_get_n,     conc__cells_get_value};
 
 /* --- opening --- */
 
@@ -22719,6 +22812,14 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   sink.size = 0;
   sink.body = &b;
   if (rc == 0) rc = conc__buffer_reserve(&b, 64);
+  if (rc == 0 && queue->ops->get_value != NULL) {
+    rc = queue->ops->get_value(queue, &b, out, conc__deadline(timeout));
+    if (rc <= 0) {
+      conc__buffer_free(&b);
+      return rc;
+    }
+    rc = 0;
+  }
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
@@ -27914,7 +28015,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             NULL};
+    NULL,             NULL, NULL};
 
 /* --- making and freeing proxies --- */
 
