@@ -78,6 +78,7 @@
      >>json        conc_json_dumps, conc_json_loads
      >>pipe        conc_pipe: send, recv, poll: messages between processes
      >>fifo        the queue of one process (private)
+     >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>jobs        threads that run jobs (private)
@@ -497,8 +498,8 @@
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
      serve at most 1,024 processes at one time, and cannot hold pointers.
-     Deadlocks that involve shared objects are not detected. A task that waits
-     for a named queue polls it every 2 ms.
+     Deadlocks that involve shared objects are not detected. Where there are no
+     futexes, a task that waits for a named queue polls it every 2 ms.
    - At most four rwlocks that a task holds for reading are tracked; see
      conc_rwlock for what that means.
    - A semaphore's unit or a condition's notify that had just been handed to
@@ -2132,9 +2133,13 @@ CONC_API void *conc_shared_alloc(size_t size);
    value, no memory is made, the result is NULL and errno is set to that error.
    Opening a name again in the same process returns the same memory; free it as
    often as it was opened.
-   The memory is removed soon after its last user has freed it or died. For
-   each name a small process of the library, forked by the first opener, waits
-   for that.
+   All of it is set aside at once, so no use of it runs out of memory later.
+   The memory is removed by the last user that frees it, and soon after the
+   last one has died. For the latter a small process of the library waits, one
+   for each name, which keeps nothing that the opener has. It ends with its
+   name; by SIGTERM two seconds later, if the name is still in use. If there is
+   none, what killed processes leave is removed by the next that opens the
+   name. A file that another program has put in its place is not touched.
    `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
    all processes; `init` may be NULL.
    Returns the memory, for conc_shared_free; or NULL, and errno.
@@ -2143,12 +2148,14 @@ CONC_API void *conc_shared_alloc(size_t size);
               not the size that the memory has
    EDEADLK    this is a call from within init
    EACCES     in the place of its file there is one that belongs to another
-              user, or that other users may open
+              user, that other users may open, or that has a second name
    ECANCELED  the wait was cancelled
    EAGAIN     more than 1,024 processes share the memory
    ENOMEM     the system has no memory left
    EMFILE     the process has too many descriptors
-   others     what init has returned; what open() and fork() fail with */
+   ENOSPC     there is no room for it in /dev/shm (or /tmp, where that is used)
+   EFBIG      it is larger than the process's files may be (RLIMIT_FSIZE)
+   others     what init has returned; what open() fails with */
 CONC_API void *conc_shared_open(const char *name, size_t size,
                                 int (*init)(void *memory, void *arg),
                                 void *arg);
@@ -2689,6 +2696,8 @@ CONC_API int conc_pipe_one_way(int *reader, int *writer);
    -ENOMEM     there is no memory for a long message
    -EMFILE     the process has no descriptor left for a long message
    -ENOSPC     there is no space left for a long message
+   -EFBIG      a long message is larger than the process's files may be
+               (RLIMIT_FSIZE)
    others      what sendmsg() fails with */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout);
@@ -2702,7 +2711,9 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
                that end in each process that does not use it
    -EBADMSG    the message is a descriptor: see conc_recv_fd
    -EMSGSIZE   the message has more than `size` bytes
-   -EPROTO     there was something that this library has not sent; it is gone
+   -EPROTO     there was something that this library has not sent, or a message
+               that is longer than what came with it; it is gone. Descriptors
+               that nobody asked for are closed
    -ETIMEDOUT  no message came in time
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has no descriptor left for a long message
@@ -2775,7 +2786,9 @@ typedef struct conc_queue_opts {
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
    there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
    eventfd, if there is that). Coroutines always wait for the pipe. Named
-   queues have no pipe; waiters poll every 2 ms instead. */
+   queues have a pipe within each process in which coroutines wait, and a
+   thread there that sleeps on the word; where there are no futexes, waiters
+   poll every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
@@ -2792,7 +2805,13 @@ typedef struct conc_queue_opts {
    20 ms.
    Messages of one putter reach each getter in the order in which they were
    put. The memory is laid out for .capacity * .max_bytes, but a part of it
-   that is never needed is never allocated. */
+   that is never needed is never allocated: if .max_bytes is above 1,104, each
+   message of more than 104 bytes takes a block of .max_bytes, and blocks are
+   used again before there are more. A queue with a name sets memory aside
+   before it is touched: 128 bytes per message when it is made (or .max_bytes
+   and some, if that is at most 1,104), and blocks as they are needed.
+   Whatever another program writes into the memory of a named queue, calls
+   return: an error, or wrong messages. */
 
 /* Makes a queue. `options` may be NULL: all defaults.
    Returns the queue, for conc_queue_free; or NULL, and errno.
@@ -2802,7 +2821,8 @@ typedef struct conc_queue_opts {
    ENOMEM  there is no memory for it
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
-   others  of a shared queue with a name: what conc_shared_open fails with */
+   others  of a shared queue with a name: what conc_shared_open fails with, for
+           example ENOSPC */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue, with the messages in it. No task may use it any more; of a
@@ -2827,8 +2847,10 @@ CONC_API int conc_queue_close(conc_queue *queue);
                a full or closed queue
    -ETIMEDOUT  the queue stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
-   -ENOMEM     there is no memory for the message
+   -ENOMEM     there is no memory for the message; of a shared queue with a
+               name also: no room in /dev/shm
    -ENOSPC     more than 1,024 processes use a shared queue
+   -EPROTO     another program has spoiled the memory of a shared queue
    others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
@@ -2847,6 +2869,8 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
    -ETIMEDOUT  the queue stayed empty for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOSPC     more than 1,024 processes use a shared queue
+   -EPROTO     another program has spoiled the memory of a shared queue; a
+               message that makes no sense is gone
    others      of a manager's queue: see conc_manager_get */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
@@ -2874,6 +2898,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
    -EPIPE      the queue is closed, and no message is left
    -EBADMSG    the message is a typed value other than bytes or str
    -ETIMEDOUT  the queue is empty
+   -EPROTO     another program has spoiled the memory of a shared queue
    -ENOTSUP    this is a client's queue of conc_manager_get */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
@@ -3416,7 +3441,13 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       compatible. Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
-                      processes that did not tell of its dead writer.
+                      processes that did not tell of its dead writer. Shared
+                      memory: a full /dev/shm, RLIMIT_FSIZE and what other
+                      programs write there are errors, not signals; blocks of
+                      a queue are used again; files of others are left alone,
+                      nothing waits with a copy of the opener's memory; named
+                      queues do not poll. Pipes close descriptors that nobody
+                      asked for.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -3533,8 +3564,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   writing JSON
      >>pipe       making; packets; sending; receiving; typed values
      >>fifo       the ring of bytes; putting and getting; the class
-     >>cells      what the dead leave behind; waiting; put and get; what is not
-                  done yet; opening
+     >>ring       what the dead leave behind; blocks
+     >>cells      waiting; the ringer: wake-ups of coroutines, by name; put and
+                  get; what is not done yet; opening
      >>queue      typed values
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
@@ -21308,7 +21340,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>cells: the queue between processes
+   >>ring: the cells between processes
+
+   What lies in the shared memory of a queue between processes, how a message
+   is found there, and what the dead leave behind. The class is in >>cells.
 
    A ring of cells in shared memory. A position is a lap and a cell's index; a
    cell's word holds the lap that it is in, a state and, in two of the states,
@@ -21778,6 +21813,88 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
   return mended;
 }
 
+/* --- blocks --- */
+
+/* Sees to it that the first n blocks have their memory. Not only the process
+   that begins to use a block: what `blocks` says, in memory that others may
+   spoil, must not make this one touch what is not there. To ask twice does no
+   harm. 0 or negative errno. */
+CONC__PRIVATE int conc__blocks_ready(conc__cells_queue *s, size_t n) {
+  size_t have = CONC__LOAD_RELAXED(&s->ready);
+  if (CONC__LIKELY(n <= have)) return 0;
+  if (conc__shared_reserve(s->registry, s->named,
+                           s->blocks_at + have * s->block_size,
+                           (n - have) * s->block_size) != 0)
+    return -ENOMEM;
+  CONC__STORE_RELAXED(&s->ready, n);
+  return 0;
+}
+
+/* Takes one of the first `used` blocks for a claim, from the one behind the
+   last on: blocks are given up in the order in which they were taken, more or
+   less, so that one is free. With `doubt` also one whose claim is over, since
+   its process was killed. False if there is none. */
+CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
+                                    size_t used, bool doubt,
+                                    uint32_t *block) {
+  size_t at = CONC__LOAD_RELAXED(&s->next), i;
+  for (i = 0; i < used; i++, at++) {
+    uint64_t *word, owner;
+    if (at >= used) at = 0;
+    word = conc__block_owner(s, at);
+    owner = CONC__LOAD_RELAXED(word);
+    if (owner != 0) {
+      uint64_t of = owner - 1;
+      if (!doubt || (CONC__AT_INDEX(of) < s->count &&
+                     conc__cell_ahead(CONC__LOAD(&conc__cell_at(s, of)->word),
+                                      of) == 0))
+        continue;
+    }
+    /* Acquires what the last getter has read from it. */
+    if (!CONC__CAS(word, &owner, claim)) continue;
+    CONC__STORE_RELAXED(&s->next, (unsigned)(at + 1));
+    *block = (uint32_t)at;
+    return true;
+  }
+  return false;
+}
+
+/* A block for a claim: one that was in use before; if there is none, more
+   blocks get into use, some at a time. There are as many as cells, so this
+   ends, unless the words are spoiled. 0, -ENOMEM, -EPROTO. */
+CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
+                                    uint32_t *block) {
+  int round;
+  for (round = 0; round < 100; round++) {
+    unsigned used = CONC__LOAD(&s->cells->blocks);
+    size_t more = ((size_t)1 << 20) / s->block_size;
+    if (used > s->count) used = (unsigned)s->count;
+    if (conc__block_find(s, claim, used, false, block) ||
+        conc__block_find(s, claim, used, true, block)) {
+      int rc = conc__blocks_ready(s, (size_t)*block + 1);
+      if (rc != 0) CONC__STORE(conc__block_owner(s, *block), (uint64_t)0);
+      return rc;
+    }
+    if (more > used / 8) more = used / 8;
+    if (more == 0) more = 1;
+    if (more > s->count - used) more = s->count - used;
+    if (more > 1 && conc__blocks_ready(s, used + more) != 0) more = 1;
+    if (conc__blocks_ready(s, used + more) != 0) return -ENOMEM;
+    if (more > 0)
+      CONC__CAS(&s->cells->blocks, &used, used + (unsigned)more);
+  }
+  return -EPROTO;
+}
+
+/* ---------------------------------------------------------------------------
+   >>cells: the queue between processes
+
+   The class of the queue that lies in a ring of cells, see >>ring: waiting for
+   a cell, putting and getting, what is not done yet, and how a queue is made
+   or found. All that needs the handle of a process and not only the memory is
+   here: its wakers, what came back to it, its thread that wakes loops.
+   ------------------------------------------------------------------------ */
+
 /* --- waiting --- */
 
 /* One call's waits. */
@@ -21992,79 +22109,6 @@ CONC__PRIVATE void conc__cells_pass_on(conc__cells_queue *s, int side) {
                   spot.word | CONC__CELL_AWAITED))
       return;
   conc__cells_wake(s, side, 1);
-}
-
-/* --- blocks --- */
-
-/* Sees to it that the first n blocks have their memory. Not only the process
-   that begins to use a block: what `blocks` says, in memory that others may
-   spoil, must not make this one touch what is not there. To ask twice does no
-   harm. 0 or negative errno. */
-CONC__PRIVATE int conc__blocks_ready(conc__cells_queue *s, size_t n) {
-  size_t have = CONC__LOAD_RELAXED(&s->ready);
-  if (CONC__LIKELY(n <= have)) return 0;
-  if (conc__shared_reserve(s->registry, s->named,
-                           s->blocks_at + have * s->block_size,
-                           (n - have) * s->block_size) != 0)
-    return -ENOMEM;
-  CONC__STORE_RELAXED(&s->ready, n);
-  return 0;
-}
-
-/* Takes one of the first `used` blocks for a claim, from the one behind the
-   last on: blocks are given up in the order in which they were taken, more or
-   less, so that one is free. With `doubt` also one whose claim is over, since
-   its process was killed. False if there is none. */
-CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
-                                    size_t used, bool doubt,
-                                    uint32_t *block) {
-  size_t at = CONC__LOAD_RELAXED(&s->next), i;
-  for (i = 0; i < used; i++, at++) {
-    uint64_t *word, owner;
-    if (at >= used) at = 0;
-    word = conc__block_owner(s, at);
-    owner = CONC__LOAD_RELAXED(word);
-    if (owner != 0) {
-      uint64_t of = owner - 1;
-      if (!doubt || (CONC__AT_INDEX(of) < s->count &&
-                     conc__cell_ahead(CONC__LOAD(&conc__cell_at(s, of)->word),
-                                      of) == 0))
-        continue;
-    }
-    /* Acquires what the last getter has read from it. */
-    if (!CONC__CAS(word, &owner, claim)) continue;
-    CONC__STORE_RELAXED(&s->next, (unsigned)(at + 1));
-    *block = (uint32_t)at;
-    return true;
-  }
-  return false;
-}
-
-/* A block for a claim: one that was in use before; if there is none, more
-   blocks get into use, some at a time. There are as many as cells, so this
-   ends, unless the words are spoiled. 0, -ENOMEM, -EPROTO. */
-CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
-                                    uint32_t *block) {
-  int round;
-  for (round = 0; round < 100; round++) {
-    unsigned used = CONC__LOAD(&s->cells->blocks);
-    size_t more = ((size_t)1 << 20) / s->block_size;
-    if (used > s->count) used = (unsigned)s->count;
-    if (conc__block_find(s, claim, used, false, block) ||
-        conc__block_find(s, claim, used, true, block)) {
-      int rc = conc__blocks_ready(s, (size_t)*block + 1);
-      if (rc != 0) CONC__STORE(conc__block_owner(s, *block), (uint64_t)0);
-      return rc;
-    }
-    if (more > used / 8) more = used / 8;
-    if (more == 0) more = 1;
-    if (more > s->count - used) more = s->count - used;
-    if (more > 1 && conc__blocks_ready(s, used + more) != 0) more = 1;
-    if (conc__blocks_ready(s, used + more) != 0) return -ENOMEM;
-    if (more > 0)
-      CONC__CAS(&s->cells->blocks, &used, used + (unsigned)more);
-  }
-  return -EPROTO;
 }
 
 /* --- put and get --- */
