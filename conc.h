@@ -6837,9 +6837,17 @@ CONC__PRIVATE void conc__shared_fork_prepare(void) {
   conc__mutex_lock(&conc__shared_guard);
 }
 
+/* The thread that forks a tracker, which uses no memory of ours, by fork();
+   written while no other one does that (conc__shared_opening). */
+static pthread_t conc__tracker_forker;
+static bool conc__tracker_forks;
+
 CONC__PRIVATE void conc__shared_fork_parent(void) {
   conc__region *g;
-  for (g = conc__regions; g != NULL; g = g->next) g->forked = true;
+  bool tracker = CONC__LOAD(&conc__tracker_forks) &&
+                 pthread_equal(conc__tracker_forker, pthread_self());
+  for (g = conc__regions; g != NULL && !tracker; g = g->next)
+    g->forked = true;
   conc__mutex_unlock(&conc__shared_guard);
 }
 
@@ -14581,7 +14589,12 @@ CONC__PRIVATE pid_t conc__tracker_fork(void) {
 #elif CONC__LINUX
   return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 #else
-  return fork();
+  pid_t pid;
+  conc__tracker_forker = pthread_self();
+  CONC__STORE(&conc__tracker_forks, true);
+  pid = fork();
+  CONC__STORE(&conc__tracker_forks, false);
+  return pid;
 #endif
 }
 
@@ -14637,9 +14650,11 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
       type != F_UNLCK)
     return;
-  /* The guard: so that the tracker finds the list of regions whole. */
+  /* The guard: so that the tracker finds the list of regions whole. fork()
+     takes it by itself, through our own handlers. */
   conc__mutex_lock(&conc__shared_guard);
   conc__trackers_reap(0, false);
+  if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
   pid = conc__tracker_fork();
   if (pid == 0) {
     setsid();
@@ -14647,6 +14662,7 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
     kill(getpid(), SIGKILL); /* no function of atexit(), no lookup of _exit */
     _exit(0);
   }
+  if (!CONC__LINUX) conc__mutex_lock(&conc__shared_guard);
   if (ours && pid > 0) g->tracker = pid;
   conc__mutex_unlock(&conc__shared_guard);
   while (!ours && pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
