@@ -299,6 +299,7 @@ TEST(a_tracker_ends_by_sigterm) {
   char byte;
   void *p;
   NEEDS_PROC;
+  NEEDS_FORK;
   choose_name();
   CHECK(pipe(ends) == 0);
   pid = begin_child();

@@ -941,6 +941,44 @@ static void claim(conc_queue *q, uint32_t i, unsigned state) {
   reap(pid, -SIGKILL);
 }
 
+/* A process that is stopped while it has a claim, and lives: no other one waits
+   beyond its timeout, and what lies behind the claim can be had. */
+static void claim_and_stop(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  unsigned self = conc__registry_self(cells(q)->registry);
+  STORE(cell(q, 1)->word, CONC__CELL(0, self, CONC__CELL_BUSY));
+  raise(SIGSTOP);
+}
+TEST_SHARED(who_is_stopped_holds_nobody) {
+  conc_queue *q = make(4, 2000);
+  char m[2000] = "";
+  double begin_at;
+  int status = 0;
+  pid_t pid;
+  CHECK_EQ(conc_put(q, m, 500, 0), 0);
+  pid = start(claim_and_stop, q);
+  CHECK_EQ(waitpid(pid, &status, WUNTRACED), pid);
+  CHECK(WIFSTOPPED(status));
+  begin_at = test_now();
+  CHECK_EQ(conc_put(q, m, 600, 1), 0);
+  CHECK_EQ(conc_qsize(q), 3);
+  CHECK_EQ(conc_get(q, m, sizeof m, 1), 500);
+  CHECK_EQ(conc_peek_size(q), 600);
+  CHECK_EQ(conc_get(q, m, sizeof m, 1), 600);
+  CHECK_EQ(conc_peek_size(q), -ETIMEDOUT);
+  CHECK_EQ(conc_get(q, m, sizeof m, 0.05), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 0.05), -ETIMEDOUT);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_put(q, m, 8, 1), 0);
+  CHECK_EQ(conc_put(q, m, 8, 0.05), -ETIMEDOUT); /* its cell is next */
+  CHECK(test_now() - begin_at < 5 * test_slow());
+  kill(pid, SIGKILL);
+  reap(pid, -SIGKILL);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_get(q, m, 8, 1), 8);
+  CHECK_EQ(conc_put(q, m, 8, 1), 0);
+  conc_queue_free(q);
+}
+
 /* A process dies between its claim of a cell and its message, at each of
    the cells, before or after it moves the tail. The others must get all
    older and newer messages, and have the cell back. */
