@@ -80,6 +80,7 @@
      >>json        conc_json_dumps, conc_json_loads
      >>pipe        conc_pipe: send, recv, poll: messages between processes
      >>fifo        the queue of one process (private)
+     >>ring        the cells that it lies in, between processes (private)
      >>cells       the queue between processes (private)
      >>queue       conc_queue: put, get, one or many, close, join
      >>jobs        threads that run jobs (private)
@@ -536,8 +537,8 @@
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
      serve at most 1,024 processes at one time, and cannot hold pointers.
-     Deadlocks that involve shared objects are not detected. A task that waits
-     for a named queue polls it every 2 ms.
+     Deadlocks that involve shared objects are not detected. Where there are no
+     futexes, a task that waits for a named queue polls it every 2 ms.
    - At most four rwlocks that a task holds for reading are tracked; see
      conc_rwlock for what that means.
    - On 32-bit machines the numbers by which locks know their owners begin
@@ -2218,9 +2219,13 @@ CONC_API void *conc_shared_alloc(size_t size);
    value, no memory is made, the result is NULL and errno is set to that error.
    Opening a name again in the same process returns the same memory; free it as
    often as it was opened.
-   The memory is removed soon after its last user has freed it or died. For
-   each name a small process of the library, forked by the first opener, waits
-   for that.
+   All of it is set aside at once, so no use of it runs out of memory later.
+   The memory is removed by the last user that frees it, and soon after the
+   last one has died. For the latter a small process of the library waits, one
+   for each name, which keeps nothing that the opener has. It ends with its
+   name; by SIGTERM two seconds later, if the name is still in use. If there is
+   none, what killed processes leave is removed by the next that opens the
+   name. A file that another program has put in its place is not touched.
    `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
    all processes; `init` may be NULL.
    Returns the memory, for conc_shared_free; or NULL, and errno.
@@ -2229,12 +2234,14 @@ CONC_API void *conc_shared_alloc(size_t size);
               not the size that the memory has
    EDEADLK    this is a call from within init
    EACCES     in the place of its file there is one that belongs to another
-              user, or that other users may open
+              user, that other users may open, or that has a second name
    ECANCELED  the wait was cancelled
    EAGAIN     more than 1,024 processes share the memory
    ENOMEM     the system has no memory left
    EMFILE     the process has too many descriptors
-   others     what init has returned; what open() and fork() fail with */
+   ENOSPC     there is no room for it in /dev/shm (or /tmp, where that is used)
+   EFBIG      it is larger than the process's files may be (RLIMIT_FSIZE)
+   others     what init has returned; what open() fails with */
 CONC_API void *conc_shared_open(const char *name, size_t size,
                                 int (*init)(void *memory, void *arg),
                                 void *arg);
@@ -2831,6 +2838,8 @@ CONC_API int conc_pipe_one_way(int *reader, int *writer);
    -ENOMEM     there is no memory for a long message
    -EMFILE     the process has no descriptor left for a long message
    -ENOSPC     there is no space left for a long message
+   -EFBIG      a long message is larger than the process's files may be
+               (RLIMIT_FSIZE)
    others      what sendmsg() fails with */
 CONC_API int conc_send(int pipe, const void *data, size_t size,
                        double timeout);
@@ -2844,7 +2853,9 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
                that end in each process that does not use it
    -EBADMSG    the message is a descriptor: see conc_recv_fd
    -EMSGSIZE   the message has more than `size` bytes
-   -EPROTO     there was something that this library has not sent; it is gone
+   -EPROTO     there was something that this library has not sent, or a message
+               that is longer than what came with it; it is gone. Descriptors
+               that nobody asked for are closed
    -ETIMEDOUT  no message came in time
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has no descriptor left for a long message
@@ -2917,7 +2928,9 @@ typedef struct conc_queue_opts {
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
    there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
    eventfd, if there is that). Coroutines always wait for the pipe. Named
-   queues have no pipe; waiters poll every 2 ms instead. */
+   queues have a pipe within each process in which coroutines wait, and a
+   thread there that sleeps on the word; where there are no futexes, waiters
+   poll every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
@@ -2934,7 +2947,13 @@ typedef struct conc_queue_opts {
    20 ms.
    Messages of one putter reach each getter in the order in which they were
    put. The memory is laid out for .capacity * .max_bytes, but a part of it
-   that is never needed is never allocated. */
+   that is never needed is never allocated: if .max_bytes is above 1,104, each
+   message of more than 104 bytes takes a block of .max_bytes, and blocks are
+   used again before there are more. A queue with a name sets memory aside
+   before it is touched: 128 bytes per message when it is made (or .max_bytes
+   and some, if that is at most 1,104), and blocks as they are needed.
+   Whatever another program writes into the memory of a named queue, calls
+   return: an error, or wrong messages. */
 
 /* Makes a queue. `options` may be NULL: all defaults.
    Returns the queue, for conc_queue_free; or NULL, and errno.
@@ -2944,7 +2963,8 @@ typedef struct conc_queue_opts {
    ENOMEM  there is no memory for it
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
-   others  of a shared queue with a name: what conc_shared_open fails with */
+   others  of a shared queue with a name: what conc_shared_open fails with, for
+           example ENOSPC */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue, with the messages in it. No task may use it any more; of a
@@ -2969,8 +2989,10 @@ CONC_API int conc_queue_close(conc_queue *queue);
                a full or closed queue
    -ETIMEDOUT  the queue stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
-   -ENOMEM     there is no memory for the message
+   -ENOMEM     there is no memory for the message; of a shared queue with a
+               name also: no room in /dev/shm
    -ENOSPC     more than 1,024 processes use a shared queue
+   -EPROTO     another program has spoiled the memory of a shared queue
    others      of a manager's queue: see conc_manager_get */
 CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
@@ -2989,6 +3011,8 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
    -ETIMEDOUT  the queue stayed empty for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOSPC     more than 1,024 processes use a shared queue
+   -EPROTO     another program has spoiled the memory of a shared queue; a
+               message that makes no sense is gone
    others      of a manager's queue: see conc_manager_get */
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout);
@@ -3016,6 +3040,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
    -EPIPE      the queue is closed, and no message is left
    -EBADMSG    the message is a typed value other than bytes or str
    -ETIMEDOUT  the queue is empty
+   -EPROTO     another program has spoiled the memory of a shared queue
    -ENOTSUP    this is a client's queue of conc_manager_get */
 CONC_API ssize_t conc_peek_size(conc_queue *queue);
 
@@ -3611,6 +3636,13 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       waiters off lists in memory that both share; a stopped
                       process that held others beyond their timeouts; a child
                       without descriptors that became a lock's second owner.
+                      processes that did not tell of its dead writer. Shared
+                      memory: a full /dev/shm, RLIMIT_FSIZE and what other
+                      programs write there are errors, not signals; blocks of
+                      a queue are used again; files of others are left alone,
+                      nothing waits with a copy of the opener's memory; named
+                      queues do not poll. Pipes close descriptors that nobody
+                      asked for.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -3727,8 +3759,9 @@ static const int *const conc__version_check __attribute__((used)) =
                   writing JSON
      >>pipe       making; packets; sending; receiving; typed values
      >>fifo       the ring of bytes; putting and getting; the class
-     >>cells      what the dead leave behind; waiting; put and get; what is not
-                  done yet; opening
+     >>ring       what the dead leave behind; blocks
+     >>cells      waiting; the ringer: wake-ups of coroutines, by name; put and
+                  get; what is not done yet; opening
      >>queue      typed values
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
@@ -3793,8 +3826,10 @@ static const int *const conc__version_check __attribute__((used)) =
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -4014,8 +4049,10 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
    not of a process: fcntl()'s command, or -1, which it refuses. */
 #ifdef F_OFD_SETLK
 #define CONC__OFD_SETLK F_OFD_SETLK
+#define CONC__OFD_GETLK F_OFD_GETLK
 #else
 #define CONC__OFD_SETLK (-1)
+#define CONC__OFD_GETLK (-1)
 #endif
 
 /* That a mapping is not inherited by a forked child: Linux. */
@@ -4104,6 +4141,16 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 /* A file that is nowhere but in memory: Linux 3.17. Otherwise in /tmp. */
 #ifndef CONC_HAVE_MEMFD
 #define CONC_HAVE_MEMFD CONC__LINUX /* glibc has no function for it */
+#endif
+
+/* Setting room of a file aside (posix_fallocate): POSIX 2001, but not
+   everywhere. Otherwise a full file system is noticed at the first use. */
+#ifndef CONC_HAVE_FALLOCATE
+#if defined(__APPLE__) || defined(__OpenBSD__)
+#define CONC_HAVE_FALLOCATE 0
+#else
+#define CONC_HAVE_FALLOCATE 1
+#endif
 #endif
 
 /* A fence that all threads of the process pass at once: Linux 4.14, asked for
@@ -4573,6 +4620,7 @@ CONC__PRIVATE size_t conc__valgrind(size_t request, const void *a,
 #endif
   return result;
 }
+#define CONC__VALGRIND_RUNNING 0x1001
 #define CONC__VALGRIND_REPORT_ERRORS 0x1801
 #define CONC__VALGRIND_MAKE_DEFINED 0x4d430002 /* Memcheck's */
 
@@ -5237,6 +5285,43 @@ CONC__PRIVATE bool conc__page_is_private(int *fd, const void *p) {
                      (uintptr_t)p / conc__page * sizeof entry) != 0)
     return true;
   return (entry >> 62) != 0 && !(entry >> 61 & 1);
+}
+
+/* Whether this process may have a file of that size. A write above the limit
+   (RLIMIT_FSIZE) raises SIGXFSZ, which kills: so it is asked for before. 0,
+   or -EFBIG. */
+CONC__PRIVATE int conc__file_fits(size_t size) {
+  struct rlimit limit;
+  if (size > (size_t)LONG_MAX) return -EFBIG;
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
+  return limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur ? 0
+                                                                   : -EFBIG;
+}
+
+/* Sets room aside for some bytes of a file, which is mapped: where there is no
+   room, the first touch of a page would raise SIGBUS. In small steps: one that
+   a signal interrupts is undone, and begun anew. What is there already stays.
+   0, or negative errno: -ENOSPC, -EFBIG. */
+CONC__PRIVATE int conc__file_reserve(int fd, size_t at, size_t size) {
+  int rc = conc__file_fits(at + size);
+#if CONC_HAVE_FALLOCATE
+  const size_t step = (size_t)1 << 20;
+  while (rc == 0 && size > 0) {
+    size_t n = size < step ? size : step;
+    rc = -posix_fallocate(fd, (off_t)at, (off_t)n);
+    if (rc == -EINTR) {
+      rc = 0;
+      continue;
+    }
+    at += n;
+    size -= n;
+  }
+  /* The file system has no such thing: then it is as it was before. */
+  if (rc == -EOPNOTSUPP || rc == -EINVAL || rc == -ENOSYS) rc = 0;
+#else
+  (void)fd;
+#endif
+  return rc;
 }
 
 /* Anonymous memory for stacks, in whole pages, zeroed, of which the system
@@ -7436,6 +7521,10 @@ typedef struct conc__region {
   size_t size;      /* bytes */
   size_t users;     /* of a name: how often this process has opened it */
   const char *name; /* NULL: none; else the registry is its own */
+  pid_t tracker;    /* a child of ours that waits for the name; or 0 */
+  bool making;      /* init() is not done yet: no other thread has it */
+  bool forked; /* another process may use it by this one's open file: a child,
+                  or our parent */
 } conc__region;
 
 static conc__mutex conc__shared_guard; /* of all this; before other guards */
@@ -7481,7 +7570,17 @@ CONC__PRIVATE void conc__shared_fork_prepare(void) {
   conc__mutex_lock(&conc__shared_guard);
 }
 
+/* The thread that forks a tracker, which uses no memory of ours, by fork();
+   written while no other one does that (conc__shared_opening). */
+static pthread_t conc__tracker_forker;
+static bool conc__tracker_forks;
+
 CONC__PRIVATE void conc__shared_fork_parent(void) {
+  conc__region *g;
+  bool tracker = CONC__LOAD(&conc__tracker_forks) &&
+                 pthread_equal(conc__tracker_forker, pthread_self());
+  for (g = conc__regions; g != NULL && !tracker; g = g->next)
+    g->forked = true;
   conc__mutex_unlock(&conc__shared_guard);
 }
 
@@ -7490,7 +7589,10 @@ CONC__PRIVATE void conc__sentry_fork_child(void);
 
 /* The child is another process: it has no id yet, and none of the parent's
    locks. Where descriptors cannot tell that it is there (see conc__named_use),
-   it does so by getting one. */
+   it does so by getting one. A region that a thread of the parent is making
+   will not be finished here: it loses its name, so this process opens that
+   name as if for the first time. It stays mapped, for the thread that forked
+   may be the one in init(). */
 CONC__PRIVATE void conc__shared_fork_child(void) {
   conc__region *g;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
@@ -7499,6 +7601,9 @@ CONC__PRIVATE void conc__shared_fork_child(void) {
   for (g = conc__regions; g != NULL; g = g->next) {
     conc__registry_local(g->registry)->self = 0;
     conc__registry_local(g->registry)->held = NULL;
+    g->forked = true;
+    g->tracker = 0; /* the parent's child */
+    if (g->making) g->name = "";
     if (CONC__OFD_SETLK < 0 && g->name != NULL)
       conc__registry_enter(g->registry);
   }
@@ -7657,20 +7762,42 @@ CONC__PRIVATE bool conc__registry_is_dead(struct conc__registry *r,
 
 /* --- their memory --- */
 
-/* Maps a file, and a private page before it; the descriptor belongs to the
-   mapping from then on. NULL and errno: it is still the caller's. The first
-   call maps both as one private piece, so that the second finds its place. */
-CONC__PRIVATE void *conc__registry_map(int fd, size_t size) {
+/* Memory of zeros that forked children share, at `at` or anywhere. It has no
+   file system that may be full, and no descriptor; the system sets nothing
+   aside before it is touched, but where it never promises more than it has
+   (vm.overcommit_memory 2). NULL and errno. */
+CONC__PRIVATE char *conc__shared_map(void *at, size_t size) {
+  int flags = MAP_SHARED | CONC__MAP_ANONYMOUS | CONC__MAP_NORESERVE;
+  int fd = -1, error;
+  void *p;
+  if (at != NULL) flags |= MAP_FIXED;
+  if (CONC__MAP_ANONYMOUS == 0) {
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    if (fd < 0) return NULL;
+  }
+  p = mmap(at, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+  error = errno;
+  if (fd >= 0) close(fd);
+  errno = error;
+  return p == MAP_FAILED ? NULL : (char *)p;
+}
+
+/* Maps a registry of so many bytes, and a private page before it: from the
+   file, if it is `named`; else it is memory without a name, and the file is
+   there for its locks alone. The descriptor belongs to the mapping from then
+   on. NULL and errno: it is still the caller's. The first call maps both as
+   one private piece, so that the second finds its place. */
+CONC__PRIVATE void *conc__registry_map(int fd, size_t size, bool named) {
   size_t page = conc__page;
   struct conc__registry_mine *mine;
   struct stat st;
   char *p;
   if (fstat(fd, &st) != 0) return NULL;
-  p = (char *)mmap(NULL, page + size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
-                   0);
-  if (p == (char *)MAP_FAILED) return NULL;
-  if (mmap(p + page, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-           0) == MAP_FAILED) {
+  p = (char *)conc__pages_map(page + size);
+  if (p == NULL) return NULL;
+  if (named ? mmap(p + page, size, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED
+            : conc__shared_map(p + page, size) == NULL) {
     int error = errno;
     munmap(p, page + size);
     errno = error;
@@ -7699,28 +7826,15 @@ CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
   if (fd >= 0) close(fd);
 }
 
-/* A file in memory, without a name, of zeros. A descriptor, or negative errno:
-   -ENOMEM, too, for what a file system says if there is no room. */
-CONC__PRIVATE int conc__shared_file(size_t size) {
-  int fd = conc__file_open();
-  if (fd < 0) return fd;
-  if (size > (size_t)LONG_MAX || ftruncate(fd, (off_t)size) != 0) {
-    int rc = size > (size_t)LONG_MAX ? -ENOMEM : -errno;
-    close(fd);
-    return rc == -EFBIG || rc == -ENOSPC ? -ENOMEM : rc;
-  }
-  return fd;
-}
-
 /* Makes the family's registry, if there is none. 0 or negative errno. */
 CONC__PRIVATE int conc__family_open(void) {
   int fd;
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (conc__family != NULL) return 0;
-  fd = conc__shared_file(sizeof *conc__family);
+  fd = conc__file_open();
   if (fd < 0) return fd;
   conc__family = (struct conc__registry *)conc__registry_map(
-      fd, sizeof *conc__family);
+      fd, sizeof *conc__family, false);
   if (conc__family == NULL) {
     int rc = -errno;
     close(fd);
@@ -16119,18 +16233,16 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout) {
    guard is held throughout: fork() takes it, too, so that a child has either
    all of this or nothing. 0; or negative errno, and all is as before. */
 CONC__PRIVATE int conc__region_make(conc__region *g) {
-  int fd = -1;
   int rc = conc__family_open();
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
-  if (rc == 0) rc = fd = conc__shared_file(g->size);
-  if (rc >= 0) {
-    g->memory = (char *)mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED,
-                             fd, 0);
-    rc = g->memory == (char *)MAP_FAILED ? -errno : 0;
-    close(fd); /* the mapping keeps the file; no record lock is on this one */
+  if (rc == 0) {
+    g->memory = conc__shared_map(NULL, g->size);
+    if (g->memory == NULL) rc = -errno;
   }
   if (rc == 0) {
     g->name = NULL;
+    g->making = g->forked = false;
+    g->tracker = 0;
     g->users = 1;
     g->registry = conc__family;
     conc__registry_local(conc__family)->users++;
@@ -16178,6 +16290,9 @@ CONC__PRIVATE size_t conc__region_mapped(const conc__region *g) {
   return (size_t)(g->memory - (char *)(void *)g->registry) + g->size;
 }
 
+CONC__PRIVATE bool conc__named_leave(const conc__region *g);
+CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends);
+
 /* One user of this process has it no longer. With the last user it is unmapped
    and freed; with the last region of a registry also the registry, whose
    descriptor is closed: by that this process is dead for all others that use
@@ -16186,6 +16301,7 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
   struct conc__registry *r = g->registry;
   size_t size = conc__region_mapped(g);
   conc__region **p = &conc__regions;
+  bool removed = false;
   conc__mutex_lock(&conc__shared_guard);
   while (*p != g) p = &(*p)->next;
   CONC__CHECK(g->users > 0 && conc__registry_local(r)->users > 0);
@@ -16193,11 +16309,13 @@ CONC__PRIVATE void conc__region_drop(conc__region *g) {
     g = NULL; /* which is freed below, as nothing */
   } else {
     *p = g->next;
+    removed = g->name != NULL && conc__named_leave(g);
     if (g->name == NULL) munmap(g->memory, g->size);
     if (--conc__registry_local(r)->users == 0) {
       conc__registry_unmap(r, size);
       if (r == conc__family) conc__family = NULL;
     }
+    if (g->name != NULL) conc__trackers_reap(g->tracker, removed);
   }
   conc__mutex_unlock(&conc__shared_guard);
   CONC_FREE(g);
@@ -16234,10 +16352,18 @@ CONC_API void conc_shared_free(void *memory) {
      also to forked children, which have no entry of their own before they
      first use the memory; where there are such locks (F_OFD_SETLK)
    - TRACKS, for writing, by the tracker
-   The tracker is a process that waits until it has the locks of all entries,
-   of OPENS and of USES: then no process uses the memory, and none has begun
-   to. It removes the file. A process that has opened the file meanwhile sees,
-   as soon as it has OPENS, that the file has lost its name, and tries again.
+   A file is removed only by a process that has its OPENS and has seen that no
+   other process uses it, and only if the path still names this very file. A
+   process that has opened the file meanwhile sees, as soon as it has OPENS,
+   that the file has lost its name, and tries again. No file is ever cut short:
+   what is to be made anew is removed, and another file is made. So whatever
+   the path may name, a mapping keeps its pages.
+
+   The last process that leaves removes the file itself (conc__named_leave),
+   if it can tell that it is the last: it cannot where it has forked. For that,
+   and for processes that are killed, there is the tracker: a process that
+   waits until it has the locks of all entries, of OPENS and of USES. It has
+   given up all memory that it has from the process that forked it.
 
    What a killed process leaves: killed before OPENS, an empty file, which the
    next opener makes; killed with OPENS, in init, say, a file that is not
@@ -16256,6 +16382,51 @@ enum {
    time in a process. */
 static conc_lock conc__shared_opening;
 
+/* Where the file of a name is. */
+enum { CONC__NAMED_PATH = 256 };
+CONC__PRIVATE void conc__named_path(char path[CONC__NAMED_PATH],
+                                    const char *name) {
+  snprintf(path, CONC__NAMED_PATH, "%s/conc.%s",
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
+}
+
+/* Removes the file that is open as `fd`, by a process that has its OPENS. The
+   path may name another file by now, if this one was removed by somebody else;
+   that one is left alone. 0 or negative errno. */
+CONC__PRIVATE int conc__named_remove(const char *path, int fd) {
+  struct stat is, there;
+  if (fstat(fd, &is) != 0) return -errno;
+  if (lstat(path, &there) != 0) return errno == ENOENT ? 0 : -errno;
+  if (is.st_ino != there.st_ino || is.st_dev != there.st_dev) return 0;
+  return unlink(path) == 0 ? 0 : -errno;
+}
+
+/* The last user of this process leaves, and is about to close the descriptor,
+   by which OPENS is given back: removes the file if no other process has it.
+   If it is in doubt (OPENS is taken, so somebody begins to use the file, or a
+   forked child or our parent may use it without an entry), the tracker does
+   that. Our own locks do not count for us: the entry is this process's, the
+   one on USES this open file's. Whether it is removed. */
+CONC__PRIVATE bool conc__named_leave(const conc__region *g) {
+  int fd = conc__registry_local(g->registry)->fd;
+  char path[CONC__NAMED_PATH];
+  short type = F_WRLCK;
+  if (g->name[0] == 0 || (g->forked && CONC__OFD_SETLK >= 0)) return false;
+  if (conc__record_lock(fd, F_SETLK, CONC__BYTE_OPENS, 1, &type) != 0)
+    return false;
+  type = F_WRLCK;
+  if (conc__record_lock(fd, F_GETLK, 0, CONC__PROCESSES, &type) != 0 ||
+      type != F_UNLCK)
+    return false;
+  type = F_WRLCK;
+  if (CONC__OFD_GETLK >= 0 &&
+      (conc__record_lock(fd, CONC__OFD_GETLK, CONC__BYTE_USES, 1, &type) != 0 ||
+       type != F_UNLCK))
+    return false;
+  conc__named_path(path, g->name);
+  return conc__named_remove(path, fd) == 0;
+}
+
 /* Closes all descriptors but 0, however many there are. */
 CONC__PRIVATE void conc__close_others(void) {
   long n = sysconf(_SC_OPEN_MAX);
@@ -16265,19 +16436,127 @@ CONC__PRIVATE void conc__close_others(void) {
   for (fd = 1; fd < (int)n; fd++) close(fd);
 }
 
+/* --- memory by name: what the tracker does without --- */
+
+#if CONC__LINUX && defined(MADV_DONTNEED) && !CONC_HAVE_ASAN && !CONC_HAVE_TSAN
+
+/* Gives the private memory from `from` to `to` back, but for 64 KiB on both
+   sides of the three places in `keep`. */
+CONC__PRIVATE void conc__tracker_drop(uintptr_t from, uintptr_t to,
+                                      const uintptr_t keep[3]) {
+  const uintptr_t width = 65536;
+  while (from < to) {
+    uintptr_t end = to, kept = 0;
+    int i;
+    for (i = 0; i < 3; i++) {
+      uintptr_t first = keep[i] - width, last = keep[i] + width;
+      if (from >= first && from < last) kept = last;
+      if (first > from && first < end) end = first;
+    }
+    if (kept == 0) madvise((void *)from, end - from, MADV_DONTNEED);
+    from = kept != 0 ? kept : end;
+  }
+}
+
+/* One line of /proc/self/maps: "from-to rw-p offset device inode name". What
+   others may see is unmapped; private memory that is of no file is given back;
+   the program and its libraries stay. */
+CONC__PRIVATE void conc__tracker_drop_line(const char *line,
+                                           const uintptr_t keep[3]) {
+  uintptr_t bounds[2] = {0, 0};
+  const char *p = line;
+  int i;
+  for (i = 0; i < 2; i++, p++)
+    for (; (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f'); p++)
+      bounds[i] = bounds[i] << 4 |
+                  (uintptr_t)(*p <= '9' ? *p - '0' : *p - 'a' + 10);
+  if (p[3] == 's') {
+    munmap((void *)bounds[0], bounds[1] - bounds[0]);
+    return;
+  }
+  if (p[1] != 'w') return;
+  for (i = 0; i < 3 && *p != 0; p++) /* to the inode */
+    if (*p == ' ') i++;
+  if (*p == '0' && (p[1] == ' ' || p[1] == 0))
+    conc__tracker_drop(bounds[0], bounds[1], keep);
+}
+
+/* Gives up all memory that came with the fork, which would be kept twice as
+   soon as the other process changes it: but for the stack, of which this is
+   the top, and for what libc has of this thread. All that is called from here
+   on must need no other memory, and must have been called before: a function
+   of a library may be looked up at its first call, in memory that is gone.
+   Valgrind has its own memory among ours. */
+CONC__PRIVATE void conc__tracker_shrink(void) {
+  uintptr_t keep[3], page = (uintptr_t)conc__page - 1;
+  char text[4096];
+  size_t have = 0, start, i;
+  ssize_t n;
+  int fd;
+  keep[0] = (uintptr_t)(void *)text & ~page;
+  keep[1] = (uintptr_t)(void *)&errno & ~page;
+  keep[2] = (uintptr_t)pthread_self() & ~page;
+  if (conc__valgrind(CONC__VALGRIND_RUNNING, NULL, NULL) != 0) return;
+  fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  madvise(NULL, 0, MADV_DONTNEED);
+  while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) {
+    have += (size_t)n;
+    for (start = i = 0; i < have; i++)
+      if (text[i] == '\n') {
+        text[i] = 0;
+        conc__tracker_drop_line(text + start, keep);
+        start = i + 1;
+      }
+    have -= start; /* the begin of a line, whose end was not read yet */
+    for (i = 0; i < have; i++) text[i] = text[start + i];
+  }
+  close(fd);
+}
+
+#else
+CONC__PRIVATE void conc__tracker_shrink(void) {}
+#endif
+
 /* --- memory by name: the tracker --- */
+
+/* In the tracker: how often it was told to end. By SIGTERM, then by the alarm
+   that comes after it. */
+static volatile sig_atomic_t conc__tracker_ends;
+
+CONC__PRIVATE void conc__tracker_told(int number) {
+  (void)number;
+  if (conc__tracker_ends++ == 0) alarm(2);
+}
+
+/* Of all signals SIGTERM alone is for a tracker: who stops a service tells all
+   of its processes to end, so the users of the name will do so, too, and it
+   stays a little to remove the file. Signals to a group of processes, from a
+   terminal, say, are not for it. */
+CONC__PRIVATE void conc__tracker_signals(void) {
+  struct sigaction action;
+  sigset_t set;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = conc__tracker_told;
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGALRM, &action, NULL);
+  alarm(0);
+  sigfillset(&set);
+  sigdelset(&set, SIGTERM);
+  sigdelset(&set, SIGALRM);
+  pthread_sigmask(SIG_SETMASK, &set, NULL);
+}
 
 /* What the tracker of the file that is open as `fd` does until its end. It is
    a fork of a process that may have had threads: so it makes system calls
-   only, and no allocation. */
+   only, and no allocation; from conc__tracker_shrink on such only as have been
+   made before. */
 CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
   struct stat is, was;
   const conc__region *g;
-  sigset_t all;
+  struct flock all;
   short type = F_WRLCK;
-  /* Signals to a group of processes, from a terminal, say, are not for it. */
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, NULL);
+  conc__tracker_signals();
   if (fstat(fd, &was) != 0 || chdir("/") != 0) return;
   /* Opened anew, as descriptor 0: the inherited one shares the lock on USES
      with the process that opened the file. */
@@ -16289,44 +16568,114 @@ CONC__PRIVATE void conc__tracker_main(const char *path, int fd) {
      keep the lock on USES, for which this process would wait for ever. */
   conc__close_others();
   for (g = conc__regions; g != NULL; g = g->next)
-    munmap((char *)(void *)g->registry - conc__page,
-           conc__page + conc__region_mapped(g));
+    if (g->name != NULL)
+      munmap((char *)(void *)g->registry - conc__page,
+             conc__page + conc__region_mapped(g));
   /* The name may belong to a later file by now, which has its own tracker. */
-  if (fstat(0, &is) != 0 || is.st_ino != was.st_ino) return;
+  if (fstat(0, &is) != 0 || is.st_ino != was.st_ino || is.st_dev != was.st_dev)
+    return;
   /* Two openers may have started a tracker each: one of them is enough. */
   if (conc__record_lock(0, F_SETLK, CONC__BYTE_TRACKS, 1, &type) != 0) return;
-  type = F_WRLCK;
-  /* Returns when no process uses the file. This one has OPENS from here on:
-     no other can begin to use the file before it is removed. */
-  if (conc__record_lock(0, F_SETLKW, 0, CONC__BYTE_USES + 1, &type) != 0)
-    return;
-  /* Without a name the path is another file's: an opener whose init() failed
-     has removed this one. */
-  if (fstat(0, &is) == 0 && is.st_nlink > 0) unlink(path);
+  memset(&all, 0, sizeof all);
+  all.l_type = F_WRLCK;
+  all.l_whence = SEEK_SET;
+  all.l_len = CONC__BYTE_USES + 1;
+  conc__named_remove("", 0); /* the first call of what is called below */
+  unlink("");
+  conc__tracker_shrink();
+  /* Ends when no process uses the file. This one has OPENS from then on: no
+     other can begin to use the file before it is removed. */
+  while (fcntl(0, F_SETLKW, &all) != 0)
+    if (errno != EINTR || conc__tracker_ends > 1) return;
+  conc__named_remove(path, 0);
+}
+
+/* fork(), but with no handler of pthread_atfork called, if the system can:
+   they may wait for threads, and their work is for children that go on. */
+CONC__PRIVATE pid_t conc__tracker_fork(void) {
+#if CONC__LINUX && defined(SYS_fork)
+  return (pid_t)syscall(SYS_fork);
+#elif CONC__LINUX
+  return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+#else
+  pid_t pid;
+  conc__tracker_forker = pthread_self();
+  CONC__STORE(&conc__tracker_forks, true);
+  pid = fork();
+  CONC__STORE(&conc__tracker_forks, false);
+  return pid;
+#endif
+}
+
+/* Trackers that are children of this process, see below, of names that it has
+   given up. Under the guard. */
+static pid_t conc__trackers[32];
+
+/* Waits for those of them that have ended; also for `pid`, unless it is 0, of
+   a name that has just been given up. If it `ends`, since the file is removed,
+   it does so at once; else it is kept for later. Under the guard. */
+CONC__PRIVATE void conc__trackers_reap(pid_t pid, bool ends) {
+  int i, tries = ends ? 50 : 1;
+  CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
+  for (; pid > 0 && tries > 0; tries--) {
+    pid_t ended = waitpid(pid, NULL, WNOHANG);
+    if (ended == pid || (ended < 0 && errno == ECHILD)) pid = 0;
+    if (pid > 0 && tries > 1) poll(NULL, 0, 1);
+  }
+  for (i = 0; i < 32; i++) {
+    pid_t ended = conc__trackers[i];
+    if (ended > 0) ended = waitpid(ended, NULL, WNOHANG);
+    if (ended > 0 || (ended < 0 && errno == ECHILD)) conc__trackers[i] = 0;
+    if (conc__trackers[i] == 0) {
+      conc__trackers[i] = pid;
+      pid = 0;
+    }
+  }
+}
+
+/* Whether orphans become children of this process: of the first one of a
+   container, say. */
+CONC__PRIVATE bool conc__tracker_is_ours(void) {
+#if CONC__LINUX && defined(PR_GET_CHILD_SUBREAPER)
+  int adopts = 0;
+  if (prctl(PR_GET_CHILD_SUBREAPER, &adopts, 0, 0, 0) == 0 && adopts)
+    return true;
+#endif
+  return getpid() == 1;
 }
 
 /* Sees to it that there is a tracker; the caller has OPENS. It must outlive
    this process: so it is in a session of its own, and forked twice, which
-   makes it no child of ours that we would have to wait for. 0 or negative
-   errno. */
-CONC__PRIVATE int conc__tracker_start(const char *path, int fd) {
+   makes it no child of ours that we would have to wait for; unless orphans are
+   ours anyway. That the system has no room for a process is no error: then
+   only the end of a killed process is noticed later, by the next opener. */
+CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
+                                       int fd) {
+  bool ours = conc__tracker_is_ours();
   short type = F_WRLCK;
   pid_t pid;
   /* A tracker that is there has not got OPENS, for we have it: so it will not
      remove the file before we use it. */
   if (conc__record_lock(fd, F_GETLK, CONC__BYTE_TRACKS, 1, &type) == 0 &&
       type != F_UNLCK)
-    return 0;
-  pid = fork();
-  if (pid < 0) return -errno;
+    return;
+  /* The guard: so that the tracker finds the list of regions whole. fork()
+     takes it by itself, through our own handlers. */
+  conc__mutex_lock(&conc__shared_guard);
+  conc__trackers_reap(0, false);
+  if (!CONC__LINUX) conc__mutex_unlock(&conc__shared_guard);
+  pid = conc__tracker_fork();
   if (pid == 0) {
     setsid();
-    if (fork() == 0) conc__tracker_main(path, fd);
+    if (ours || conc__tracker_fork() == 0) conc__tracker_main(path, fd);
+    kill(getpid(), SIGKILL); /* no function of atexit(), no lookup of _exit */
     _exit(0);
   }
-  while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  if (!CONC__LINUX) conc__mutex_lock(&conc__shared_guard);
+  if (ours && pid > 0) g->tracker = pid;
+  conc__mutex_unlock(&conc__shared_guard);
+  while (!ours && pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
   }
-  return 0;
 }
 
 /* --- memory by name: opening it --- */
@@ -16342,11 +16691,12 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
         open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (fd < 0) return fd == -ELOOP ? -EACCES : fd; /* a link */
     /* /dev/shm and /tmp are open to all users: a file that another user made,
-       or may change, is no place for memory. */
+       or may change, is no place for memory. Nor is one that has a second name
+       somewhere: it is something else, to which a stranger has made a link. */
     if (fstat(fd, &st) != 0)
       rc = -errno;
     else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
-             (st.st_mode & 077) != 0)
+             (st.st_mode & 077) != 0 || st.st_nlink > 1)
       rc = -EACCES;
     while (rc == 0) {
       short type = F_WRLCK;
@@ -16360,7 +16710,8 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
        open() and our lock: by the tracker, or by an opener whose init()
        failed. Then there is another file of that name, or none. */
     if (rc == 0 && fstat(fd, &st) != 0) rc = -errno;
-    if (rc == 0 && st.st_nlink > 0) {
+    if (rc == 0 && st.st_nlink > 1) rc = -EACCES;
+    if (rc == 0 && st.st_nlink == 1) {
       *size = st.st_size;
       return fd;
     }
@@ -16380,7 +16731,7 @@ CONC__PRIVATE void conc__named_use(int fd) {
 /* --- memory by name: making it --- */
 
 /* Whether the file of this size, whose OPENS we have, holds memory that is
-   ready and in use: 1 and it is mapped as it is; 0 and it is made anew;
+   ready and in use: 1 and it is mapped as it is; 0 and another one is made;
    -EINVAL if it is of another size than `want` (in whole pages with the
    registry: `all`) or of another version of this library; negative errno. */
 CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
@@ -16402,27 +16753,69 @@ CONC__PRIVATE int conc__named_is_made(int fd, off_t size, uint64_t want,
              : -EINVAL;
 }
 
-/* Maps the memory of an open file whose OPENS we have, and makes it if it has
-   not been made. g->size is what the caller asked for, and is in whole pages
-   afterwards. 0 or negative errno; then g->registry says whether g is on the
-   list, and is the owner of `fd`. */
+/* In whole pages. */
+CONC__PRIVATE size_t conc__pages(size_t size) {
+  return (size + conc__page - 1) / conc__page * conc__page;
+}
+
+/* How many bytes of the file lie before the memory. */
+CONC__PRIVATE size_t conc__named_head(void) {
+  return conc__pages(sizeof(struct conc__registry));
+}
+
+/* Opens the file of a path, and locks OPENS. *made: it holds memory of `size`
+   bytes, and processes that use it. If not, it is empty: a file that is left
+   of others was removed. A descriptor, or negative errno. */
+CONC__PRIVATE int conc__named_claim(const char *path, size_t size,
+                                    bool *made) {
+  off_t all = (off_t)(conc__named_head() + conc__pages(size));
+  for (;;) {
+    off_t was = 0;
+    int fd = conc__named_file(path, &was);
+    int rc = fd < 0 ? fd : conc__named_is_made(fd, was, size, all);
+    if (fd < 0) return rc;
+    *made = rc == 1;
+    if (*made || (rc == 0 && was == 0)) return fd;
+    if (rc == 0) rc = conc__named_remove(path, fd);
+    close(fd);
+    if (rc != 0) return rc;
+  }
+}
+
+/* Gives a new file its size, of which so many bytes are set aside at once, if
+   there is so much room: for all that there is would be taken from others
+   before it is found to be too little. 0 or negative errno. */
+CONC__PRIVATE int conc__named_grow(int fd, size_t size, size_t reserve) {
+  struct statvfs room;
+  int rc = conc__file_fits(size);
+  if (rc != 0) return rc;
+  if (fstatvfs(fd, &room) == 0 && room.f_frsize > 0 && room.f_blocks > 0 &&
+      reserve / room.f_frsize > room.f_bavail)
+    return -ENOSPC;
+  if (ftruncate(fd, (off_t)size) != 0) return -errno;
+  return conc__file_reserve(fd, 0, reserve);
+}
+
+/* Maps the memory of an open file whose OPENS we have, and makes it unless it
+   is `made`; of what is made, `reserve` bytes are set aside. g->size is what
+   the caller asked for, and is in whole pages afterwards. 0 or negative errno;
+   then g->registry says whether g is on the list, and is the owner of `fd`. */
 CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
-                                   off_t size, int (*init)(void *, void *),
-                                   void *arg) {
-  size_t page = conc__page;
-  size_t head = (sizeof *g->registry + page - 1) / page * page;
-  size_t pages = (g->size + page - 1) / page * page;
-  struct conc__registry *r;
+                                   bool made, size_t reserve,
+                                   int (*init)(void *, void *), void *arg) {
+  size_t head = conc__named_head();
+  size_t pages = conc__pages(g->size);
+  struct conc__registry *r = NULL;
   uint64_t want = g->size;
-  int rc = 0;
-  int made = conc__named_is_made(fd, size, want, (off_t)(head + pages));
-  if (made < 0) return made;
-  /* To nothing first: whatever was in there becomes zeros. */
-  if (!made && (ftruncate(fd, 0) != 0 ||
-                ftruncate(fd, (off_t)(head + pages)) != 0))
-    return errno == EFBIG || errno == ENOSPC ? -ENOMEM : -errno;
-  r = (struct conc__registry *)conc__registry_map(fd, head + pages);
-  if (r == NULL) return -errno;
+  int rc = made ? 0 : conc__named_grow(fd, head + pages, head + reserve);
+  if (rc == 0) {
+    r = (struct conc__registry *)conc__registry_map(fd, head + pages, true);
+    if (r == NULL) rc = -errno;
+  }
+  if (rc != 0) {
+    if (!made) conc__named_remove(path, fd);
+    return rc;
+  }
   g->size = pages;
   g->users = conc__registry_local(r)->users = 1;
   g->registry = r;
@@ -16431,6 +16824,7 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
      there; and before the entry, which a fork must find, to take it from the
      child. */
   conc__mutex_lock(&conc__shared_guard);
+  g->making = true; /* for a fork: the child will not see the end of this */
   g->next = conc__regions;
   conc__regions = g;
   conc__mutex_unlock(&conc__shared_guard);
@@ -16438,7 +16832,7 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
      moment does the file look as if no process used it. */
   if (conc__registry_self(r) == 0) rc = -EAGAIN;
   conc__named_use(fd);
-  if (rc == 0) rc = conc__tracker_start(path, fd);
+  if (rc == 0) conc__tracker_start(g, path, fd);
   if (rc == 0 && !made) {
     r->size = want;
     if (init != NULL) rc = init(g->memory, arg);
@@ -16446,9 +16840,12 @@ CONC__PRIVATE int conc__named_make(conc__region *g, const char *path, int fd,
        leaves a file that the next opener makes anew. */
     if (rc >= 0) CONC__STORE(&r->made, CONC__REGISTRY_READY);
   }
+  conc__mutex_lock(&conc__shared_guard);
+  g->making = false;
+  conc__mutex_unlock(&conc__shared_guard);
   if (rc >= 0) return 0;
   /* Others that have opened it see so as soon as they have OPENS. */
-  if (!made) unlink(path);
+  if (!made) conc__named_remove(path, fd);
   return rc;
 }
 
@@ -16471,22 +16868,22 @@ CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
    file: record locks belong to the process, so two threads would not exclude
    each other, and the one to close its descriptor would drop all locks. */
 CONC__PRIVATE int conc__named_map(const char *name, size_t size,
+                                  size_t reserve,
                                   int (*init)(void *, void *), void *arg,
                                   void **out) {
   size_t length = strlen(name);
   conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
-  char path[256];
-  off_t was = 0;
+  char path[CONC__NAMED_PATH];
   short type = F_UNLCK;
+  bool made = false;
   int fd, rc;
   if (g == NULL) return -ENOMEM;
   memset(g, 0, sizeof *g);
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
-  snprintf(path, sizeof path, "%s/conc.%s",
-           access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", name);
-  rc = fd = conc__named_file(path, &was);
-  if (fd >= 0) rc = conc__named_make(g, path, fd, was, init, arg);
+  conc__named_path(path, name);
+  rc = fd = conc__named_claim(path, size, &made);
+  if (fd >= 0) rc = conc__named_make(g, path, fd, made, reserve, init, arg);
   if (rc >= 0) {
     /* Last: only now may the next process see the memory, or the tracker ask
        if it is in use, which it is by the entry that we hold. */
@@ -16507,6 +16904,7 @@ CONC__PRIVATE int conc__named_map(const char *name, size_t size,
 /* The memory of a name, in *out: 0, or negative errno. The caller has
    conc__shared_opening, so no name is looked for while it is being made. */
 CONC__PRIVATE int conc__named_open(const char *name, size_t size,
+                                   size_t reserve,
                                    int (*init)(void *, void *), void *arg,
                                    void **out) {
   conc__region *g;
@@ -16514,7 +16912,7 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
   CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
   if (rc != 0) return rc;
   g = conc__region_find(NULL, name); /* has one user more now */
-  if (g == NULL) return conc__named_map(name, size, init, arg, out);
+  if (g == NULL) return conc__named_map(name, size, reserve, init, arg, out);
   if (g->registry->size != size) {
     conc__region_drop(g);
     return -EINVAL;
@@ -16523,9 +16921,12 @@ CONC__PRIVATE int conc__named_open(const char *name, size_t size,
   return 0;
 }
 
-CONC_API void *conc_shared_open(const char *name, size_t size,
-                                int (*init)(void *memory, void *arg),
-                                void *arg) {
+/* conc_shared_open for memory of which only the first `reserve` bytes must be
+   there at once: the rest is to be asked for by conc__shared_reserve. */
+CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
+                                      size_t reserve,
+                                      int (*init)(void *memory, void *arg),
+                                      void *arg) {
   void *memory = NULL;
   int rc;
   conc__shared_init();
@@ -16533,11 +16934,28 @@ CONC_API void *conc_shared_open(const char *name, size_t size,
   /* -EOWNERDEAD: a thread of our parent was opening memory when we were
      forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    rc = conc__named_open(name, size, init, arg, &memory);
+    rc = conc__named_open(name, size, reserve, init, arg, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
   return memory;
+}
+
+/* All of it is set aside: the caller may touch any byte. */
+CONC_API void *conc_shared_open(const char *name, size_t size,
+                                int (*init)(void *memory, void *arg),
+                                void *arg) {
+  return conc__shared_by_name(name, size, size, init, arg);
+}
+
+/* Sees to it that some bytes of shared memory can be touched: `at` bytes from
+   the begin of memory that has this registry. For memory without a name there
+   is nothing to do. 0 or negative errno. */
+CONC__PRIVATE int conc__shared_reserve(struct conc__registry *r,
+                                       bool named, size_t at, size_t size) {
+  if (!named) return 0;
+  return conc__file_reserve(conc__registry_local(r)->fd,
+                            conc__named_head() + at, size);
 }
 
 /* ---------------------------------------------------------------------------
@@ -22396,11 +22814,12 @@ typedef struct conc__packet {
   uint32_t magic; /* CONC__PACKET_MAGIC: not from a stranger's send() */
 } conc__packet;
 
-/* Room for the one descriptor that travels with a packet, aligned as the
-   system wants it. */
+/* Room for what travels with a packet, aligned as the system wants it. That is
+   one descriptor; but a stranger may send as many as the system allows (253).
+   All of them must be seen, since all are in this process then. */
 typedef union conc__control {
   struct cmsghdr head;
-  unsigned char space[64];
+  unsigned char space[1280];
 } conc__control;
 
 /* --- making; packets --- */
@@ -22476,6 +22895,30 @@ CONC__PRIVATE int conc__packet_send(int pipe, conc__packet *head,
   }
 }
 
+/* The first descriptor that came with a packet, or -1; all others are closed.
+   The caller must close it. */
+CONC__PRIVATE int conc__control_take(struct msghdr *m) {
+  struct cmsghdr *c;
+  int first = -1;
+  for (c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
+    size_t i, n = c->cmsg_len < CMSG_LEN(0)
+                      ? 0
+                      : ((size_t)c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    for (i = 0; i < n; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+      if (first >= 0) {
+        close(fd);
+      } else {
+        first = fd;
+        if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(fd);
+      }
+    }
+  }
+  return first;
+}
+
 /* --- sending --- */
 
 /* The file is written before the packet is sent, so the receiver finds all of
@@ -22494,6 +22937,8 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
   for (;;) {
     int fd = -1;
     if (n < size) {
+      rc = conc__file_fits(size - n);
+      if (rc != 0) return rc;
       fd = conc__file_open();
       if (fd < 0) return fd;
       rc = conc__file_put(fd, (const unsigned char *)data + n, size - n);
@@ -22519,22 +22964,92 @@ CONC_API int conc_send_fd(int pipe, int fd, double timeout) {
 
 /* --- receiving --- */
 
-/* Waits for a packet, and says what it is, while it stays where it is. 0 or
-   negative errno: -EPIPE at the end, -EPROTO for what is none of ours, which
-   is removed, since no receiver could take it. */
-CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head,
+/* Whether it can be a packet of ours, that is `n` bytes long, as far as that
+   is known: -1. */
+CONC__PRIVATE bool conc__packet_is_good(const conc__packet *head, ssize_t n) {
+  if (head->magic != CONC__PACKET_MAGIC) return false;
+  if (head->kind == CONC__PACKET_DESCRIPTOR)
+    return head->size == 0 && n <= (ssize_t)sizeof *head;
+  return head->kind == CONC__PACKET_MESSAGE && head->size <= (size_t)-1 / 2 &&
+         (n < 0 || (size_t)n - sizeof *head <= head->size);
+}
+
+/* Whether the packet has its whole message inside, or none. */
+CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
+  size_t inside = CONC__LINUX ? (size_t)n - sizeof *head
+                              : (size_t)CONC__PACKET_DATA;
+  return inside >= head->size;
+}
+
+/* On Linux MSG_TRUNC asks for the length that the packet has. */
+#define CONC__PACKET_PEEK \
+  (MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0))
+
+/* Looks at the file of the packet that comes next, while both stay where they
+   are: whoever takes the packet must find the bytes of which its head speaks,
+   in a file that is never waited for. It may be another packet than was seen
+   before, so its head is looked at anew. 0; -EPROTO: they are not there;
+   -EAGAIN: there is no packet now; -EMFILE. */
+CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
+  conc__control control;
+  struct msghdr m;
+  struct iovec part;
+  struct stat st;
+  ssize_t n;
+  int fd, rc = 0;
+  memset(&m, 0, sizeof m);
+  part.iov_base = head;
+  part.iov_len = sizeof *head;
+  m.msg_iov = &part;
+  m.msg_iovlen = 1;
+  m.msg_control = &control;
+  m.msg_controllen = sizeof control;
+  do n = recvmsg(pipe, &m, CONC__PACKET_PEEK | CONC__MSG_CLOEXEC);
+  while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
+  if (n == 0) return -EAGAIN;
+  fd = conc__control_take(&m);
+  if (n < (ssize_t)sizeof *head ||
+      !conc__packet_is_good(head, CONC__LINUX ? n : -1))
+    rc = -EPROTO;
+  else if (head->kind == CONC__PACKET_DESCRIPTOR ||
+           conc__packet_is_whole(head, n))
+    rc = 0;
+  else if (fd < 0)
+    rc = m.msg_flags & MSG_CTRUNC ? -EMFILE : -EPROTO;
+  else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+           (uint64_t)st.st_size + CONC__PACKET_DATA < head->size)
+    rc = -EPROTO;
+#if CONC_HAVE_MEMFD && defined(F_GET_SEALS)
+  /* In memory, therefore: of a file elsewhere a stranger may be asked. */
+  else if (fcntl(fd, F_GET_SEALS) < 0)
+    rc = -EPROTO;
+#endif
+  if (fd >= 0) close(fd);
+  return rc;
+}
+
+/* Waits for a packet, and says what it is, while it stays where it is. Of one
+   whose message is in a file also whether it is there, if it is `whole`ly
+   looked at. 0 or negative errno: -EPIPE at the end, -EPROTO for what is none
+   of ours, which is removed, since no receiver could take it. */
+CONC__PRIVATE int conc__packet_peek(int pipe, conc__packet *head, bool whole,
                                     double deadline) {
   for (;;) {
-    ssize_t n = recv(pipe, head, sizeof *head, MSG_PEEK | MSG_DONTWAIT);
+    ssize_t n = recv(pipe, head, sizeof *head, CONC__PACKET_PEEK);
     int rc = 0;
     if (n == 0) return -EPIPE;
-    if (n == (ssize_t)sizeof *head && head->magic == CONC__PACKET_MAGIC &&
-        head->size <= (size_t)-1 / 2)
-      return 0;
-    if (n > 0) {
+    if (n >= (ssize_t)sizeof *head &&
+        conc__packet_is_good(head, CONC__LINUX ? n : -1)) {
+      if (!whole || conc__packet_is_whole(head, n)) return 0;
+      rc = conc__packet_peek_file(pipe, head);
+      if (rc != -EPROTO && rc != -EAGAIN) return rc;
+    }
+    if (n > 0 && rc != -EAGAIN) {
       recv(pipe, head, sizeof *head, MSG_DONTWAIT);
       return -EPROTO;
     }
+    if (n > 0) continue; /* another receiver has taken it */
     if (conc__would_block(errno))
       rc = conc__fd_wait(pipe, CONC_READ, deadline);
     /* ECONNRESET: the peer closed without having received all. The system says
@@ -22555,7 +23070,6 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
                                         void *buf, size_t size, int *fd) {
   struct msghdr m;
   struct iovec parts[2];
-  struct cmsghdr *c;
   conc__control control;
   ssize_t n;
   int flags = MSG_DONTWAIT;
@@ -22583,20 +23097,15 @@ CONC__PRIVATE ssize_t conc__packet_take(int pipe, conc__packet *head,
     m.msg_iov = parts;
     m.msg_iovlen = size > 0 ? 2 : 1;
     m.msg_control = &control;
-    m.msg_controllen = CMSG_SPACE(sizeof *fd);
+    m.msg_controllen = sizeof control;
     n = recvmsg(pipe, &m, flags);
   } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
   if (n < 0) return conc__would_block(errno) ? -EAGAIN : -errno;
   if (n == 0) return -EAGAIN; /* the end: the next peek says so */
   /* The descriptor before anything is refused: it is in this process now, and
      must not be lost from sight. */
-  c = CMSG_FIRSTHDR(&m);
-  if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-      c->cmsg_len == CMSG_LEN(sizeof *fd)) {
-    memcpy(fd, CMSG_DATA(c), sizeof *fd);
-    if (!CONC_HAVE_CLOEXEC) conc__set_cloexec(*fd);
-  }
-  if (n < (ssize_t)sizeof *head || head->magic != CONC__PACKET_MAGIC)
+  *fd = conc__control_take(&m);
+  if (n < (ssize_t)sizeof *head || !conc__packet_is_good(head, n))
     return -EPROTO;
   /* Longer than what was seen, so another one than that. */
   if (m.msg_flags & MSG_TRUNC) return -EMSGSIZE;
@@ -22613,7 +23122,7 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
   ssize_t n;
   int fd;
   do {
-    int rc = conc__packet_peek(pipe, &head, deadline);
+    int rc = conc__packet_peek(pipe, &head, true, deadline);
     if (rc != 0) return rc;
     if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
     if (head.size > size) return -EMSGSIZE;
@@ -22633,7 +23142,7 @@ CONC_API ssize_t conc_recv(int pipe, void *buf, size_t size, double timeout) {
 
 CONC_API ssize_t conc_poll(int pipe, double timeout) {
   conc__packet head;
-  int rc = conc__packet_peek(pipe, &head, conc__deadline(timeout));
+  int rc = conc__packet_peek(pipe, &head, false, conc__deadline(timeout));
   return rc < 0 ? rc : (ssize_t)head.size;
 }
 
@@ -22646,7 +23155,7 @@ CONC_API int conc_recv_fd(int pipe, double timeout) {
   ssize_t n;
   int fd;
   do {
-    int rc = conc__packet_peek(pipe, &head, deadline);
+    int rc = conc__packet_peek(pipe, &head, false, deadline);
     if (rc != 0) return rc;
     if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
     n = conc__packet_take(pipe, &head, NULL, 0, &fd);
@@ -22680,7 +23189,7 @@ CONC__PRIVATE int conc__message_receive(int pipe, conc__buffer *b,
   ssize_t n;
   int fd, rc;
   do {
-    rc = conc__packet_peek(pipe, &head, deadline);
+    rc = conc__packet_peek(pipe, &head, true, deadline);
     if (rc != 0) return rc;
     if (head.kind != CONC__PACKET_MESSAGE) return -EBADMSG;
     /* Before the take: without memory the message that was seen stays. */
@@ -22778,6 +23287,12 @@ typedef struct conc__queue_class {
   ssize_t (*put_n)(conc_queue *q, const conc__message *m, size_t n,
                    double deadline);
   ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
+                   double deadline);
+  /* conc_get_value, with a buffer that has the begin of a pickle: for a class
+     whose message can wait where it is until it has been read. NULL, or if it
+     returns 1: it is got first, and comes back if it cannot be read for want
+     of memory. */
+  int (*get_value)(conc_queue *q, conc__buffer *b, conc_value **out,
                    double deadline);
 } conc__queue_class;
 
@@ -23437,7 +23952,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many};
+    conc__fifo_put_many,  conc__fifo_get_many, NULL};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
@@ -23449,7 +23964,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>cells: the queue between processes
+   >>ring: the cells between processes
+
+   What lies in the shared memory of a queue between processes, how a message
+   is found there, and what the dead leave behind. The class is in >>cells.
 
    A ring of cells in shared memory. A position is a lap and a cell's index; a
    cell's word holds the lap that it is in, a state and, in two of the states,
@@ -23471,6 +23989,20 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
    hint lags, or if a slow process's store even sets it back. But head is never
    past a message that has not been got: getters pass over cells that are BUSY
    or READING, head does not.
+
+   A message that is too large for its cell lies in a block. A block belongs to
+   a claim, not to a cell: its owner's word names the position, and it is free
+   when that word is 0, or when the cell has gone on since, whatever process
+   was killed in between. There are as many blocks as cells, so a claim finds
+   one; those that have been used before are taken first, so a queue has the
+   memory of as many blocks as it had large messages at one time. That memory
+   is set aside before it is touched (conc__blocks_ready): a file system may be
+   full.
+
+   Other programs may have written anything into the memory of a name. So what
+   is read there is read once, and looked at before it becomes an address, a
+   length or the bound of a loop; a search that does not end is given up
+   (`spoiled`). Then a call fails, or messages are wrong; no more than that.
 
    A process that finds nothing to do sets the bit AWAITED in the word of the
    cell that must change first, and sleeps. The process that claims that cell
@@ -23512,10 +24044,9 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 #define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
 #define CONC__AT_INDEX(at) ((uint32_t)(at))
 
-#define CONC__CELLS_MAGIC 0x51434e43u /* changes with this layout */
+#define CONC__CELLS_MAGIC 0x52434e43u /* changes with this layout */
 /* If no message may have more bytes than this, all lie in the cells; else
-   those of more than CONC__CELL_APART in blocks, of which the pages that are
-   never needed cost nothing. */
+   those of more than CONC__CELL_APART in blocks. */
 #define CONC__CELL_SMALL 1100
 #define CONC__CELL_APART 104
 
@@ -23527,7 +24058,7 @@ typedef struct conc__cell {
   /* The owner of a BUSY cell writes these; they stand while it is FULL. */
   uint32_t size; /* of the message, in bytes */
   uint32_t form; /* where its content is: CONC__FORM_... */
-} conc__cell;    /* a small message follows */
+} conc__cell;    /* a small message follows, or the number of a block */
 
 #define CONC__FORM_PICKLED 1u /* as the body of a pickle */
 #define CONC__FORM_OTHER 2u   /* and not of bytes or str */
@@ -23551,6 +24082,9 @@ typedef struct conc__cells {
   uint64_t max_bytes;
   unsigned closed;  /* set once */
   unsigned skipped; /* changes with the cells' skips */
+  unsigned blocks;  /* so many, the first ones, are in use; it only grows */
+  unsigned bell;    /* counts wake-ups of tasks that poll, in a queue with a
+                       name */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
@@ -23569,14 +24103,33 @@ typedef struct conc__cells_queue {
   size_t stride;                   /* bytes from one cell to the next */
   size_t small;      /* bytes of a message that a cell holds itself */
   size_t block_size; /* of a larger message; 0: there are none */
-  size_t blocks_at;  /* the first block, counted from `cells` */
+  size_t owners_at;  /* the words of the blocks, counted from `cells` */
+  size_t blocks_at;  /* the first block, likewise */
+  size_t ready;      /* so many blocks have their memory, as far as this
+                        process knows; atomic */
+  unsigned next;     /* the block to try first; atomic */
+  unsigned bound;    /* a search of more steps than this is given up */
+  bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
   int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  uint64_t ringer;  /* CONC__RINGER_..., and above it the process whose it
+                       is; see conc__ringer_main */
+  unsigned ended;   /* a futex: 1: the ringer has ended */
+  unsigned heard;   /* the bell's count, as it was when the ringer began */
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
+  unsigned looks[2]; /* 1: a task that polls at the waker looks for all */
+  unsigned inside;   /* tasks that touch this after what lets others go */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
+
+/* What a cell says of its message. */
+typedef struct conc__cell_message {
+  size_t size;    /* of the message, in bytes */
+  uint32_t form;  /* CONC__FORM_... */
+  uint32_t block; /* if it is larger than a cell */
+} conc__cell_message;
 
 /* A place in the ring where something can be done, or is waited for. */
 typedef struct conc__cells_position {
@@ -23585,7 +24138,9 @@ typedef struct conc__cells_position {
   uint64_t word;    /* as it was seen, for the compare-and-swap */
   bool busy;        /* a process has claimed it, and will change it soon */
   bool suspect; /* there are cells whose owner may be dead */
+  bool spoiled; /* the search has not ended: the cells make no sense */
 } conc__cells_position;
+
 
 CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                        uint64_t at) {
@@ -23593,11 +24148,23 @@ CONC__INLINE conc__cell *conc__cell_at(const conc__cells_queue *s,
                                 CONC__AT_INDEX(at) * s->stride);
 }
 
-/* Where the bytes of a message of that size lie. */
-CONC__INLINE char *conc__cell_data(const conc__cells_queue *s, uint64_t at,
-                                   size_t size) {
-  if (size <= s->small) return (char *)(conc__cell_at(s, at) + 1);
-  return (char *)s->cells + s->blocks_at + CONC__AT_INDEX(at) * s->block_size;
+/* The word that says which claim has that block, and the block itself. */
+CONC__INLINE uint64_t *conc__block_owner(const conc__cells_queue *s,
+                                         size_t block) {
+  return (uint64_t *)(void *)((char *)s->cells + s->owners_at) + block;
+}
+CONC__INLINE char *conc__block_data(const conc__cells_queue *s, size_t block) {
+  return (char *)s->cells + s->blocks_at + block * s->block_size;
+}
+
+/* What that word is for the claim of a position: not 0. */
+CONC__INLINE uint64_t conc__block_claim(uint64_t at, uint32_t lap) {
+  return CONC__AT(lap, CONC__AT_INDEX(at)) + 1;
+}
+
+/* Where a cell has the number of its block. */
+CONC__INLINE uint32_t *conc__cell_block(conc__cell *cell) {
+  return (uint32_t *)(void *)(cell + 1);
 }
 
 CONC__INLINE uint64_t conc__at_next(const conc__cells_queue *s, uint64_t at) {
@@ -23620,6 +24187,26 @@ CONC__INLINE uint64_t conc__cells_past(const conc__cells_queue *s,
   return conc__at_next(s, at);
 }
 
+/* A position that is in the ring, whatever `head` or `tail` says. */
+CONC__INLINE uint64_t conc__cells_hint(const conc__cells_queue *s,
+                                       uint64_t *hint) {
+  uint64_t at = CONC__LOAD_RELAXED(hint);
+  if (CONC__UNLIKELY(CONC__AT_INDEX(at) >= s->count)) {
+    at = CONC__AT(CONC__AT_LAP(at), 0);
+    CONC__STORE_RELAXED(hint, at);
+  }
+  return at;
+}
+
+/* A search has made so many steps: whether that is too many. */
+CONC__INLINE bool conc__cells_astray(const conc__cells_queue *s,
+                                     conc__cells_position *spot,
+                                     unsigned steps) {
+  if (CONC__LIKELY(steps < s->bound)) return false;
+  spot->busy = spot->spoiled = true;
+  return true;
+}
+
 /* Moves a hint on. Not a compare-and-swap: if another process has moved it
    meanwhile, it is set back, and the next one helps it on again. */
 CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
@@ -23634,8 +24221,9 @@ CONC__INLINE void conc__cells_help(uint64_t *hint, uint64_t from,
 CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
                                        conc__cells_position *spot,
                                        uint64_t *at) {
+  unsigned steps = s->bound;
   uint64_t i;
-  for (i = spot->at; i != *at; i = conc__at_next(s, i)) {
+  for (i = spot->at; i != *at && steps-- > 0; i = conc__at_next(s, i)) {
     uint64_t word = CONC__LOAD(&conc__cell_at(s, i)->word);
     if (CONC__CELL_STATE(word) == CONC__CELL_FULL &&
         conc__cell_ahead(word, i) == 0) {
@@ -23651,10 +24239,11 @@ CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
    none: then the spot is the cell that would change first. */
 CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
-  uint64_t at = CONC__LOAD_RELAXED(&s->cells->head);
+  uint64_t at = conc__cells_hint(s, &s->cells->head);
   uint64_t front = at; /* all before it are got */
+  unsigned steps = 0;
   spot->at = at;
-  spot->busy = spot->suspect = false;
+  spot->busy = spot->suspect = spot->spoiled = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word), next;
@@ -23672,7 +24261,8 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
       break;
     }
     if (ahead == 0 && state == CONC__CELL_FULL) {
-      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at))
+      if (CONC__UNLIKELY(spot->busy) && conc__cells_earlier(s, spot, &at) &&
+          !conc__cells_astray(s, spot, ++steps))
         continue;
       spot->cell = cell;
       spot->at = at;
@@ -23691,6 +24281,7 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
       front = next;
     }
     at = next;
+    if (conc__cells_astray(s, spot, ++steps)) break;
   }
   return false;
 }
@@ -23699,7 +24290,9 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
    spot is the cell that must be got first. */
 CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
                                         conc__cells_position *spot) {
-  uint64_t at = CONC__LOAD_RELAXED(&s->cells->tail);
+  uint64_t at = conc__cells_hint(s, &s->cells->tail);
+  unsigned steps = 0;
+  spot->spoiled = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word), next;
@@ -23718,7 +24311,24 @@ CONC__INLINE bool conc__cells_find_free(const conc__cells_queue *s,
                     CONC__AT_INDEX(at)));
     conc__cells_help(&s->cells->tail, at, next);
     at = next;
+    if (CONC__UNLIKELY(conc__cells_astray(s, spot, ++steps))) {
+      spot->cell = cell;
+      spot->at = at;
+      spot->word = word;
+      spot->suspect = false;
+      return false;
+    }
   }
+}
+
+/* A put may be what another task waits for to free the queue, while the put
+   has still to wake somebody. So whatever touches the handle after the store
+   that lets others go is counted before that store. */
+CONC__INLINE void conc__cells_enter(conc__cells_queue *s) {
+  __atomic_add_fetch(&s->inside, 1u, __ATOMIC_ACQ_REL);
+}
+CONC__INLINE void conc__cells_leave(conc__cells_queue *s) {
+  __atomic_sub_fetch(&s->inside, 1u, __ATOMIC_RELEASE);
 }
 
 /* What a side looks for. */
@@ -23726,6 +24336,13 @@ CONC__INLINE bool conc__cells_find(const conc__cells_queue *s, int side,
                                    conc__cells_position *spot) {
   return side == CONC__GETTERS ? conc__cells_find_full(s, spot)
                                : conc__cells_find_free(s, spot);
+}
+
+/* Has the wakers of all processes woken: of a queue with a name each process
+   has its own. */
+CONC__PRIVATE void conc__cells_ring(conc__cells_queue *s) {
+  __atomic_add_fetch(&s->cells->bell, 1u, __ATOMIC_SEQ_CST);
+  conc__shared_wake(&s->cells->bell, INT_MAX);
 }
 
 /* Wakes n threads of a side, and the loops that poll. In any process; a loop
@@ -23737,8 +24354,10 @@ CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
     conc__shared_wake(&it->word, n);
   if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
-      side != CONC__JOINERS && s->wakers[side][1] >= 0)
-    conc__waker_wake(s->wakers[side]);
+      side != CONC__JOINERS) {
+    if (s->named) conc__cells_ring(s);
+    else if (s->wakers[side][1] >= 0) conc__waker_wake(s->wakers[side]);
+  }
 }
 
 /* --- what the dead leave behind --- */
@@ -23765,31 +24384,47 @@ CONC__PRIVATE void conc__cell_skip(conc__cells_queue *s, conc__cell *cell,
   conc__cells_wake(s, CONC__JOINERS, INT_MAX);
 }
 
+/* Whether a getter that died with its claim had the message already: it gives
+   up the block first, after which the bytes may be another message's. */
+CONC__PRIVATE bool conc__cell_is_got(const conc__cells_queue *s,
+                                     conc__cell *cell, uint64_t at,
+                                     uint32_t lap) {
+  uint32_t block = CONC__LOAD(conc__cell_block(cell));
+  return CONC__LOAD(&cell->size) > s->small && block < s->count &&
+         s->block_size > 0 &&
+         CONC__LOAD(conc__block_owner(s, block)) != conc__block_claim(at, lap);
+}
+
 /* Looks at the owners of all cells that are claimed, and takes the cells of
    dead owners from them. Returns whether there were such. To ask whether a
    process is dead is a system call: the one that was found alive last is not
    asked for again. A cell that has changed meanwhile is no concern of this
    one: the compare-and-swap fails, and its owner was alive. */
 CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
-  uint64_t at = CONC__LOAD(&s->cells->head);
+  uint64_t at = conc__cells_hint(s, &s->cells->head), here;
+  unsigned steps = s->bound;
   unsigned self = conc__registry_self(s->registry);
   unsigned alive = self;
   bool mended = false;
   if (self == 0) return false;
-  for (;;) {
+  while (steps-- > 0) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word);
     unsigned state = CONC__CELL_STATE(word), owner = CONC__CELL_OWNER(word);
     uint32_t lap = CONC__CELL_LAP(word);
     int ahead = conc__cell_ahead(word, at);
-    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) return mended;
+    if (ahead < 0 || (ahead == 0 && state == CONC__CELL_FREE)) break;
+    here = at;
     at = conc__cells_past(s, word, at, ahead);
     if (ahead > 0 || state == CONC__CELL_FULL || owner == alive) continue;
     if (!conc__registry_is_dead(s->registry, owner)) {
       alive = owner;
     } else if (state == CONC__CELL_READING) {
-      if (CONC__CAS(&cell->word, &word, CONC__CELL(lap, 0, CONC__CELL_FULL))) {
-        conc__cells_wake(s, CONC__GETTERS, 1);
+      bool got = conc__cell_is_got(s, cell, here, lap);
+      uint64_t to = got ? CONC__CELL(lap + 1, 0, CONC__CELL_FREE)
+                        : CONC__CELL(lap, 0, CONC__CELL_FULL);
+      if (CONC__CAS(&cell->word, &word, to)) {
+        conc__cells_wake(s, got ? CONC__PUTTERS : CONC__GETTERS, 1);
         mended = true;
       }
     } else if (CONC__CAS(&cell->word, &word,
@@ -23799,7 +24434,90 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
       mended = true;
     }
   }
+  return mended;
 }
+
+/* --- blocks --- */
+
+/* Sees to it that the first n blocks have their memory. Not only the process
+   that begins to use a block: what `blocks` says, in memory that others may
+   spoil, must not make this one touch what is not there. To ask twice does no
+   harm. 0 or negative errno. */
+CONC__PRIVATE int conc__blocks_ready(conc__cells_queue *s, size_t n) {
+  size_t have = CONC__LOAD_RELAXED(&s->ready);
+  if (CONC__LIKELY(n <= have)) return 0;
+  if (conc__shared_reserve(s->registry, s->named,
+                           s->blocks_at + have * s->block_size,
+                           (n - have) * s->block_size) != 0)
+    return -ENOMEM;
+  CONC__STORE_RELAXED(&s->ready, n);
+  return 0;
+}
+
+/* Takes one of the first `used` blocks for a claim, from the one behind the
+   last on: blocks are given up in the order in which they were taken, more or
+   less, so that one is free. With `doubt` also one whose claim is over, since
+   its process was killed. False if there is none. */
+CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
+                                    size_t used, bool doubt,
+                                    uint32_t *block) {
+  size_t at = CONC__LOAD_RELAXED(&s->next), i;
+  for (i = 0; i < used; i++, at++) {
+    uint64_t *word, owner;
+    if (at >= used) at = 0;
+    word = conc__block_owner(s, at);
+    owner = CONC__LOAD_RELAXED(word);
+    if (owner != 0) {
+      uint64_t of = owner - 1;
+      if (!doubt || (CONC__AT_INDEX(of) < s->count &&
+                     conc__cell_ahead(CONC__LOAD(&conc__cell_at(s, of)->word),
+                                      of) == 0))
+        continue;
+    }
+    /* Acquires what the last getter has read from it. */
+    if (!CONC__CAS(word, &owner, claim)) continue;
+    CONC__STORE_RELAXED(&s->next, (unsigned)(at + 1));
+    *block = (uint32_t)at;
+    return true;
+  }
+  return false;
+}
+
+/* A block for a claim: one that was in use before; if there is none, more
+   blocks get into use, some at a time. There are as many as cells, so this
+   ends, unless the words are spoiled. 0, -ENOMEM, -EPROTO. */
+CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
+                                    uint32_t *block) {
+  int round;
+  for (round = 0; round < 100; round++) {
+    unsigned used = CONC__LOAD(&s->cells->blocks);
+    size_t more = ((size_t)1 << 20) / s->block_size;
+    if (used > s->count) used = (unsigned)s->count;
+    if (conc__block_find(s, claim, used, false, block) ||
+        conc__block_find(s, claim, used, true, block)) {
+      int rc = conc__blocks_ready(s, (size_t)*block + 1);
+      if (rc != 0) CONC__STORE(conc__block_owner(s, *block), (uint64_t)0);
+      return rc;
+    }
+    if (more > used / 8) more = used / 8;
+    if (more == 0) more = 1;
+    if (more > s->count - used) more = s->count - used;
+    if (more > 1 && conc__blocks_ready(s, used + more) != 0) more = 1;
+    if (conc__blocks_ready(s, used + more) != 0) return -ENOMEM;
+    if (more > 0)
+      CONC__CAS(&s->cells->blocks, &used, used + (unsigned)more);
+  }
+  return -EPROTO;
+}
+
+/* ---------------------------------------------------------------------------
+   >>cells: the queue between processes
+
+   The class of the queue that lies in a ring of cells, see >>ring: waiting for
+   a cell, putting and getting, what is not done yet, and how a queue is made
+   or found. All that needs the handle of a process and not only the memory is
+   here: its wakers, what came back to it, its thread that wakes loops.
+   ------------------------------------------------------------------------ */
 
 /* --- waiting --- */
 
@@ -23852,6 +24570,79 @@ CONC__PRIVATE bool conc__cells_spin(conc__cells_queue *s, int side,
   return paid;
 }
 
+/* --- the ringer: wake-ups of coroutines, by name ---
+
+   Processes that have met by a name have no descriptor in common by which they
+   could wake each other's loops. So a process in which coroutines wait for
+   such a queue has a thread that sleeps on a word of the queue, and wakes the
+   loops of its own process. It is started by the first of these waits, and
+   ends when the process gives the queue back. Where there is no futex, or no
+   thread to be had, coroutines look every few milliseconds instead. */
+
+enum {
+  CONC__RINGER_NONE,
+  CONC__RINGER_BEGINS, /* a task is about to start it */
+  CONC__RINGER_RUNS,
+  CONC__RINGER_MUST_END
+};
+
+/* A state of this process's ringer. What a forked child has of another process
+   says nothing: its thread is not here. */
+CONC__PRIVATE uint64_t conc__ringer(unsigned state) {
+  return (uint64_t)getpid() << 32 | state;
+}
+
+/* What has been counted before it began to count is in `heard`: so no wake-up
+   is lost between a wait that has begun and the first sleep of the ringer. */
+CONC__PRIVATE void *conc__ringer_main(void *arg) {
+  conc__cells_queue *s = (conc__cells_queue *)arg;
+  unsigned heard = s->heard;
+  while ((unsigned)CONC__LOAD(&s->ringer) != CONC__RINGER_MUST_END) {
+    unsigned now = CONC__LOAD(&s->cells->bell);
+    if (now == heard) {
+      conc__futex_wait(&s->cells->bell, heard, CONC__NEVER, true);
+      continue;
+    }
+    heard = now;
+    conc__waker_wake(s->wakers[CONC__GETTERS]);
+    conc__waker_wake(s->wakers[CONC__PUTTERS]);
+  }
+  CONC__STORE(&s->ended, 1u); /* the last touch of the handle */
+  conc__futex_wake(&s->ended, 1, false);
+  return NULL;
+}
+
+/* When no task of this process uses the queue any more. */
+CONC__PRIVATE void conc__ringer_end(conc__cells_queue *s) {
+  if (CONC__LOAD(&s->ringer) != conc__ringer(CONC__RINGER_RUNS)) return;
+  CONC__STORE(&s->ringer, conc__ringer(CONC__RINGER_MUST_END));
+  conc__cells_ring(s);
+  while (CONC__LOAD(&s->ended) == 0)
+    conc__futex_wait(&s->ended, 0, CONC__NEVER, false);
+}
+
+/* Sees to it that a coroutine's wait for a queue with a name will be ended by
+   this process's wakers; false: it will not, or another task is just about to
+   see to it. A forked child goes on with its parent's descriptors, in which its
+   loop may know tasks that wait: a wake-up that only one of the two gets comes
+   late to the other, with its next look. */
+CONC__PRIVATE bool conc__ringer_begin(conc__cells_queue *s) {
+  uint64_t seen = CONC__LOAD(&s->ringer);
+  uint64_t runs = conc__ringer(CONC__RINGER_RUNS);
+  int side, rc = 0;
+  if (seen == runs) return true;
+  if (!CONC_HAVE_FUTEX || seen == conc__ringer(CONC__RINGER_BEGINS) ||
+      !CONC__CAS(&s->ringer, &seen, conc__ringer(CONC__RINGER_BEGINS)))
+    return false;
+  s->heard = CONC__LOAD(&s->cells->bell);
+  s->ended = 0;
+  for (side = 0; side < 2 && rc == 0; side++)
+    if (s->wakers[side][0] < 0) rc = conc__waker_open(s->wakers[side]);
+  if (rc == 0) rc = conc__helper_start(conc__ringer_main, (uintptr_t)s);
+  CONC__STORE(&s->ringer, rc == 0 ? runs : conc__ringer(CONC__RINGER_NONE));
+  return rc == 0;
+}
+
 /* Sleeps until a wake-up comes, unless the cell has changed. A loop must not
    block, so a coroutine waits for a descriptor: what a waker writes there
    stays until it is drained. The order is what loses no wake-up: the sleeper
@@ -23862,8 +24653,9 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
-  bool polls =
-      s->wakers[side][0] >= 0 && (s->polls || !conc__self()->ops->blocks);
+  bool blocks = conc__self()->ops->blocks;
+  bool polls = s->named ? !blocks && conc__ringer_begin(s)
+                        : s->wakers[side][0] >= 0 && (s->polls || !blocks);
   unsigned *count = polls ? &it->pollers : &it->sleepers;
   uint64_t word = spot->word;
   unsigned seen;
@@ -23875,10 +24667,15 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
     w->slept = true;
     if (polls) {
-      double until = conc_now() + CONC__SHARED_LOOK;
+      /* One of them looks for all: see CONC__SHARED_LOOK. The others do it
+         seldom, in case that this one has just left. */
+      unsigned none = 0;
+      bool looks = CONC__CAS(&s->looks[side], &none, 1u);
+      double until = conc_now() + CONC__SHARED_LOOK * (looks ? 1 : 25);
       CONC__POINT();
       rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
                          until < w->deadline ? until : w->deadline);
+      if (looks) CONC__STORE(&s->looks[side], 0u);
       if (rc > 0) conc__waker_drain(s->wakers[side]);
       if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
     } else {
@@ -23954,17 +24751,20 @@ CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
 
 /* Puts a message if there is room. A process that is killed before the last
    store has put nothing; after it, the message is there. 0, -EAGAIN, -EPIPE;
-   -ENOSPC: too many processes share the memory. */
+   -ENOMEM: there is no memory for a block; -ENOSPC: too many processes share
+   the memory; -EPROTO: it is spoiled. */
 CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      const conc__message *m,
                                      conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
+  char *data;
   uint32_t lap, form = 0;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   do {
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
-    if (!conc__cells_find_free(s, spot)) return -EAGAIN;
+    if (!conc__cells_find_free(s, spot))
+      return CONC__UNLIKELY(spot->spoiled) ? -EPROTO : -EAGAIN;
     lap = CONC__CELL_LAP(spot->word);
   } while (!__atomic_compare_exchange_n(
       &spot->cell->word, &spot->word,
@@ -23984,45 +24784,87 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
   if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
   CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
   CONC__STORE_RELAXED(&cell->form, form);
-  if (m->size > 0)
-    memcpy(conc__cell_data(s, spot->at, m->size), m->data, m->size);
+  data = (char *)(cell + 1);
+  if (CONC__UNLIKELY(m->size > s->small)) {
+    uint32_t block = 0;
+    int rc = conc__block_take(s, conc__block_claim(spot->at, lap), &block);
+    if (CONC__UNLIKELY(rc != 0)) {
+      conc__cell_skip(s, cell, lap);
+      return rc;
+    }
+    CONC__STORE_RELAXED(conc__cell_block(cell), block);
+    data = conc__block_data(s, block);
+  }
+  if (m->size > 0) memcpy(data, m->data, m->size);
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED)) conc__cells_enter(s);
   /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
-  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
+  if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED)) {
     conc__cells_wake(s, CONC__GETTERS, 1);
+    conc__cells_leave(s);
+  }
   return 0;
 }
 
-/* What a getter may know of a cell without having claimed it: the size of the
-   message, or of its content unless the sink takes a body; or -EBADMSG. It
-   holds if the cell's word has not changed meanwhile. That is how a message
-   that the getter cannot take stays for others. */
-CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
-                                     uint32_t *form) {
-  ssize_t size = (ssize_t)CONC__LOAD(&cell->size);
-  *form = CONC__LOAD(&cell->form);
-  if (CONC__LIKELY(*form == 0) || body) return size;
-  if (*form & CONC__FORM_OTHER) return -EBADMSG;
-  return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
+/* What a getter may know of a cell without having claimed it: the message in
+   *m, and its size, or that of its content unless the sink takes a body; or
+   -EBADMSG, or -EPROTO, if that makes no sense. It holds if the cell's word has
+   not changed meanwhile. That is how a message that the getter cannot take
+   stays for others. */
+CONC__INLINE ssize_t conc__cell_bytes(conc__cells_queue *s, conc__cell *cell,
+                                      bool body, conc__cell_message *m) {
+  size_t around;
+  m->size = CONC__LOAD(&cell->size);
+  m->form = CONC__LOAD(&cell->form);
+  m->block = 0;
+  if (CONC__UNLIKELY(m->size > s->small)) {
+    m->block = CONC__LOAD(conc__cell_block(cell));
+    if (m->size > s->queue.max_bytes || m->block >= s->count) return -EPROTO;
+    if (conc__blocks_ready(s, (size_t)m->block + 1) != 0) return -ENOMEM;
+  }
+  if (CONC__LIKELY(m->form == 0) || body) return (ssize_t)m->size;
+  if (m->form & CONC__FORM_OTHER) return -EBADMSG;
+  around = CONC__FORM_BEFORE(m->form) + CONC__FORM_AFTER(m->form);
+  return around <= m->size ? (ssize_t)(m->size - around) : -EPROTO;
 }
 
-/* Gets the oldest message, if there is one that the sink can take. With
+/* Where the bytes of a message lie. */
+CONC__INLINE char *conc__cell_data(const conc__cells_queue *s,
+                                   conc__cell *cell,
+                                   const conc__cell_message *m) {
+  return m->size <= s->small ? (char *)(cell + 1)
+                             : conc__block_data(s, m->block);
+}
+
+/* A message that makes no sense is taken out: no getter could have it. */
+CONC__PRIVATE void conc__cell_discard(conc__cells_queue *s,
+                                      conc__cells_position *spot,
+                                      unsigned self) {
+  uint32_t lap = CONC__CELL_LAP(spot->word);
+  if (!CONC__CAS(&spot->cell->word, &spot->word,
+                 CONC__CELL(lap, self, CONC__CELL_READING)))
+    return;
+  CONC__STORE(&spot->cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  conc__cells_wake(s, CONC__PUTTERS, 1);
+}
+
+/* Claims the oldest message, if there is one that the sink can take. With
    `exact` it must have as many bytes as the sink. Whatever can fail does so
-   before the claim: with the claim the message is this process's, and the last
-   store makes the cell free. A process that is killed between the two has not
-   got it. The message's size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG,
-   -ENOMEM. */
-CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
-                                         conc__sink *sink, bool exact,
-                                         conc__cells_position *spot) {
+   before the claim: with the claim the message is this process's. *m is the
+   message. Its size; -EAGAIN, -EPIPE, -ENOSPC, -EMSGSIZE, -EBADMSG, -ENOMEM,
+   -EPROTO. */
+CONC__INLINE ssize_t conc__cells_try_claim(conc__cells_queue *s,
+                                           conc__sink *sink, bool exact,
+                                           conc__cells_position *spot,
+                                           conc__cell_message *m) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
-  const char *data;
-  uint32_t lap, form;
+  uint32_t lap;
   ssize_t n;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   for (;;) {
     if (!conc__cells_find_full(s, spot)) {
+      if (CONC__UNLIKELY(spot->spoiled)) return -EPROTO;
       /* Closed, and after that nothing found: then nothing will come, for a
          put looks whether the queue is closed after its claim. */
       if (!__atomic_load_n(&s->cells->closed, __ATOMIC_SEQ_CST))
@@ -24034,8 +24876,8 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       }
     }
     cell = spot->cell;
-    n = conc__cell_bytes(cell, sink->body != NULL, &form);
-    if (sink->body != NULL) {
+    n = conc__cell_bytes(s, cell, sink->body != NULL, m);
+    if (sink->body != NULL && n >= 0) {
       int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
     } else if (n >= 0 && ((size_t)n > sink->size ||
@@ -24043,50 +24885,84 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
       n = -EMSGSIZE;
     }
     if (CONC__UNLIKELY(n < 0)) { /* true only of the cell as it was seen */
-      if (CONC__LOAD(&cell->word) == spot->word) return n;
-      continue;
+      if (CONC__LOAD(&cell->word) != spot->word) continue;
+      if (n == -EPROTO) conc__cell_discard(s, spot, self);
+      return n;
     }
     lap = CONC__CELL_LAP(spot->word);
     __builtin_prefetch((char *)cell + 64);
     if (CONC__CAS(&cell->word, &spot->word,
                   CONC__CELL(lap, self, CONC__CELL_READING)))
-      break;
+      return n;
   }
-  data = conc__cell_data(s, spot->at, CONC__LOAD_RELAXED(&cell->size));
-  if (sink->body != NULL) {
-    if (form == 0) conc__pickle_put_bytes_head(sink->body, (size_t)n);
-    if (n > 0) memcpy(sink->body->data + sink->body->size, data, (size_t)n);
-    sink->body->size += (size_t)n;
-  } else if (n > 0) {
-    memcpy(sink->data, data + CONC__FORM_BEFORE(form), (size_t)n);
-  }
-  /* All has been read: the next lap may write here. */
-  CONC__STORE(&cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+}
+
+/* The message of a claim has been read: the next lap may write there. A
+   process that is killed before the cell is free has not got it, unless it had
+   given up its block (conc__cell_is_got). */
+CONC__INLINE void conc__cells_got(conc__cells_queue *s,
+                                  const conc__cells_position *spot,
+                                  const conc__cell_message *m) {
+  uint32_t lap = CONC__CELL_LAP(spot->word);
+  if (CONC__UNLIKELY(m->size > s->small))
+    CONC__STORE(conc__block_owner(s, m->block), (uint64_t)0);
+  CONC__STORE(&spot->cell->word, CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
   conc__cells_help(&s->cells->head, spot->at, conc__at_next(s, spot->at));
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED))
     conc__cells_wake(s, CONC__PUTTERS, 1);
+}
+
+/* Copies a message of n bytes that was claimed to the sink. */
+CONC__INLINE void conc__cells_copy(const conc__cells_queue *s,
+                                   conc__cell *cell,
+                                   const conc__cell_message *m, size_t n,
+                                   const conc__sink *sink) {
+  const char *data = conc__cell_data(s, cell, m);
+  if (sink->body != NULL) {
+    if (m->form == 0) conc__pickle_put_bytes_head(sink->body, n);
+    if (n > 0) memcpy(sink->body->data + sink->body->size, data, n);
+    sink->body->size += n;
+  } else if (n > 0) {
+    memcpy(sink->data, data + CONC__FORM_BEFORE(m->form), n);
+  }
+}
+
+/* Gets the oldest message: the result of conc__cells_try_claim. */
+CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
+                                         conc__sink *sink, bool exact,
+                                         conc__cells_position *spot) {
+  conc__cell_message m;
+  ssize_t n = conc__cells_try_claim(s, sink, exact, spot, &m);
+  if (CONC__UNLIKELY(n < 0)) return n;
+  conc__cells_copy(s, spot->cell, &m, (size_t)n, sink);
+  conc__cells_got(s, spot, &m);
   return n;
 }
 
 /* What is left to do after a first attempt that failed with -EAGAIN. With `m`
-   it puts, else it gets. */
+   it puts; else it gets, or with `claimed` it merely claims. */
 CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                                        const conc__message *m,
                                        conc__sink *sink, bool exact,
                                        conc__cells_position *spot,
+                                       conc__cell_message *claimed,
                                        double deadline) {
   conc__cells_wait w;
   ssize_t rc;
+  conc__cells_enter(s);
   memset(&w, 0, sizeof w);
   w.deadline = deadline;
   w.round = 1; /* it has been spun */
   do {
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
-    rc = m != NULL ? conc__cells_try_put(s, m, spot)
-                   : conc__cells_try_get(s, sink, exact, spot);
+    rc = m != NULL         ? conc__cells_try_put(s, m, spot)
+         : claimed != NULL ? conc__cells_try_claim(s, sink, exact, spot,
+                                                   claimed)
+                           : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
+  conc__cells_leave(s);
   return rc;
 }
 
@@ -24097,7 +24973,7 @@ CONC__PRIVATE int conc__cells_put(conc_queue *q, const conc__message *m,
   int rc = conc__cells_try_put(s, m, &spot);
   if (CONC__LIKELY(rc != -EAGAIN)) return rc;
   return (int)conc__cells_slow(s, CONC__PUTTERS, m, NULL, false, &spot,
-                               deadline);
+                               NULL, deadline);
 }
 
 /* The class's get_n: how many messages, or negative errno. What came back to
@@ -24116,7 +24992,7 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
     rc = conc__cells_try_get(s, sink, true, &spot);
     if (rc == -EAGAIN)
       rc = conc__cells_slow(s, CONC__GETTERS, NULL, sink, true, &spot,
-                            done == 0 ? deadline : 0);
+                            NULL, done == 0 ? deadline : 0);
     if (rc < 0) break;
     sink->data = (char *)sink->data + sink->size;
   }
@@ -24140,8 +25016,40 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
   }
   n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
-  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot,
+  return conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot, NULL,
                           deadline);
+}
+
+/* The message stays this process's claim until the value is made: if there is
+   no memory for it, all is as before, at its place and for all processes. So
+   it is if this one is killed meanwhile. */
+CONC__PRIVATE int conc__cells_get_value(conc_queue *q, conc__buffer *b,
+                                        conc_value **out, double deadline) {
+  conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_position spot;
+  conc__cell_message m;
+  conc__sink sink;
+  ssize_t n;
+  int rc;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) return 1;
+  memset(&sink, 0, sizeof sink);
+  sink.body = b;
+  n = conc__cells_try_claim(s, &sink, false, &spot, &m);
+  if (n == -EAGAIN)
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, &sink, false, &spot, &m,
+                         deadline);
+  if (n < 0) return (int)n;
+  conc__cells_copy(s, spot.cell, &m, (size_t)n, &sink);
+  rc = conc__buffer_append(b, ".", 1);
+  if (rc == 0) rc = conc_pickle_loads(out, b->data, b->size);
+  if (rc == -ENOMEM || rc == -EMSGSIZE) {
+    CONC__STORE(&spot.cell->word, CONC__CELL(CONC__CELL_LAP(spot.word), 0,
+                                             CONC__CELL_FULL));
+    conc__cells_wake(s, CONC__GETTERS, 1);
+  } else {
+    conc__cells_got(s, &spot, &m);
+  }
+  return rc;
 }
 
 /* The message was got, so it is this process's: any task of this process may
@@ -24160,17 +25068,19 @@ CONC__PRIVATE ssize_t conc__cells_peek(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   bool closed = CONC__LOAD(&s->cells->closed) != 0;
-  uint32_t form;
+  conc__cell_message m;
   ssize_t n;
   if (CONC__LOAD(&s->stashed)) {
     n = conc__fifo_peek(s->stash);
     if (n != -ETIMEDOUT) return n;
   }
   do {
-    while (!conc__cells_find_full(s, &spot))
+    while (!conc__cells_find_full(s, &spot)) {
+      if (spot.spoiled) return -EPROTO;
       if (!spot.suspect || !conc__cells_recover_dead(s))
         return closed && !spot.suspect ? -EPIPE : -ETIMEDOUT;
-    n = conc__cell_bytes(spot.cell, false, &form);
+    }
+    n = conc__cell_bytes(s, spot.cell, false, &m);
   } while (CONC__LOAD(&spot.cell->word) != spot.word);
   return n;
 }
@@ -24195,6 +25105,7 @@ CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_find_full(s, &spot);
   conc__cells_find_free(s, &spot);
   n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
+  if (n > (ssize_t)s->count) n = (ssize_t)s->count;
   return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
 }
 
@@ -24236,9 +25147,13 @@ CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
 CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   uint64_t done = CONC__LOAD(&s->cells->done), left;
+  conc__cells_enter(s);
   do {
     left = conc__cells_unfinished(s, done);
-    if (left == 0) return -EINVAL;
+    if (left == 0) {
+      conc__cells_leave(s);
+      return -EINVAL;
+    }
   } while (!__atomic_compare_exchange_n(&s->cells->done, &done, done + 1, 0,
                                         __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
   /* In one order with the joiner, which counts itself and then looks at
@@ -24250,6 +25165,7 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
                         __ATOMIC_SEQ_CST))
       conc__cells_wake(s, CONC__JOINERS, INT_MAX);
   }
+  conc__cells_leave(s);
   return 0;
 }
 
@@ -24282,17 +25198,24 @@ CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
 /* Wakes all, of all processes: they see it, or their cells as they are. */
 CONC__PRIVATE int conc__cells_close(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
+  conc__cells_enter(s);
   CONC__POINT();
   __atomic_store_n(&s->cells->closed, 1u, __ATOMIC_SEQ_CST);
   conc__cells_wake(s, CONC__GETTERS, INT_MAX);
   conc__cells_wake(s, CONC__PUTTERS, INT_MAX);
+  conc__cells_leave(s);
   return 0;
 }
 
-/* This process's part of it. Also of a handle that is half made. */
+/* This process's part of it. Also of a handle that is half made. Calls that
+   have done their work, but have not returned, are waited for: that is a
+   matter of microseconds. In a forked child the count may be of the parent's
+   threads, hence an end to that. */
 CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   int i;
+  for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++) poll(NULL, 0, 1);
+  conc__ringer_end(s);
   for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
         (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
@@ -24307,7 +25230,7 @@ static const conc__queue_class conc__cells_class = {
     conc__cells_put,  conc__cells_get,       conc__cells_unget,
     conc__cells_size, conc__cells_task_done, conc__cells_join,
     conc__cells_free, conc__cells_close,     conc__cells_peek,
-    NULL,             conc__cells_get_n};
+    NULL,             conc__cells_get_n,     conc__cells_get_value};
 
 /* --- opening --- */
 
@@ -24334,8 +25257,13 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   s->small = s->stride - sizeof(conc__cell);
   /* An odd number of cache lines, lest all blocks fall on the same ones. */
   s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
-  s->blocks_at = first + s->count * s->stride;
-  if (s->count > (SIZE_MAX - first) / (s->stride + s->block_size)) return 0;
+  if (s->count > (SIZE_MAX - first - 128) / (s->stride + 8 + s->block_size))
+    return 0;
+  s->owners_at = first + s->count * s->stride;
+  s->blocks_at = s->owners_at;
+  if (s->block_size > 0)
+    s->blocks_at = conc__round_up(s->owners_at + s->count * 8, 128);
+  s->bound = s->count < UINT_MAX / 8 ? 4 * (unsigned)s->count + 4096 : UINT_MAX;
   return s->blocks_at + s->count * s->block_size;
 }
 
@@ -24351,9 +25279,12 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   if (size == 0) return -ENOMEM;
   s->stash = conc__fifo_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
-  memory = o->name != NULL
-               ? conc_shared_open(o->name, size, conc__cells_init, s)
-               : conc_shared_alloc(size);
+  /* All cells are there from the beginning, blocks as they are needed. */
+  s->named = o->name != NULL;
+  s->ready = s->named ? 0 : s->count;
+  memory = s->named ? conc__shared_by_name(o->name, size, s->blocks_at,
+                                        conc__cells_init, s)
+                    : conc_shared_alloc(size);
   if (memory == NULL) return -errno;
   s->cells = (conc__cells *)memory;
   /* By a name conc_shared_open has called it, for the first process only. */
@@ -24574,6 +25505,14 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   sink.size = 0;
   sink.body = &b;
   if (rc == 0) rc = conc__buffer_reserve(&b, 64);
+  if (rc == 0 && queue->ops->get_value != NULL) {
+    rc = queue->ops->get_value(queue, &b, out, conc__deadline(timeout));
+    if (rc <= 0) {
+      conc__buffer_free(&b);
+      return rc;
+    }
+    rc = 0;
+  }
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
@@ -30448,7 +31387,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             NULL};
+    NULL,             NULL, NULL};
 
 /* --- making and freeing proxies --- */
 

@@ -349,6 +349,115 @@ TEST(a_descriptor_and_a_message_are_told_apart) {
   close2(a, b);
 }
 
+/* --- what a stranger sends --- */
+
+/* A packet with that head, `inside` bytes and n copies of a descriptor. */
+static void forge(int pipe, uint64_t size, uint32_t kind, size_t inside,
+                  int fd, int n) {
+  static union {
+    struct cmsghdr head;
+    char space[2048];
+  } control;
+  static char bytes[40000];
+  conc__packet head;
+  struct iovec parts[2];
+  struct msghdr m;
+  memset(&m, 0, sizeof m);
+  memset(&control, 0, sizeof control);
+  head.size = size;
+  head.kind = kind;
+  head.magic = CONC__PACKET_MAGIC;
+  parts[0].iov_base = &head;
+  parts[0].iov_len = sizeof head;
+  parts[1].iov_base = bytes;
+  parts[1].iov_len = inside;
+  m.msg_iov = parts;
+  m.msg_iovlen = 2;
+  if (n > 0) {
+    m.msg_control = &control;
+    m.msg_controllen = CMSG_SPACE((size_t)n * sizeof fd);
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN((size_t)n * sizeof fd);
+    for (int i = 0; i < n; i++)
+      memcpy(CMSG_DATA(&control.head) + (size_t)i * sizeof fd, &fd, sizeof fd);
+  }
+  CHECK_EQ(sendmsg(pipe, &m, 0), sizeof head + inside);
+}
+static int count_open(void) {
+  int n = 0;
+  for (int fd = 0; fd < 2000; fd++) n += fcntl(fd, F_GETFD) >= 0;
+  return n;
+}
+
+/* Each of them would stay open for ever: nobody knows its number. */
+TEST(descriptors_that_nobody_asked_for_are_closed) {
+  static const int counts[] = {1, 2, 3, 4, 100, 253};
+  static char out[40000];
+  conc_value *v;
+  int a, b, before;
+  CHECK_EQ(conc_pipe(&a, &b), 0);
+  before = count_open();
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+    int n = counts[i], fd;
+    forge(a, 5, CONC__PACKET_MESSAGE, 5, 1, n);
+    CHECK_EQ(conc_poll(b, 0), 5);
+    CHECK_EQ(conc_recv(b, out, 4, 0), -EMSGSIZE);
+    CHECK_EQ(conc_recv_fd(b, 0), -EBADMSG);
+    CHECK_EQ(conc_recv(b, out, 5, 0), 5);
+    forge(a, 100000, CONC__PACKET_MESSAGE, 32768, 1, n);
+    CHECK_EQ(conc_recv(b, out, sizeof out, 0), -EPROTO);
+    forge(a, 0, CONC__PACKET_DESCRIPTOR, 0, 1, n);
+    CHECK_EQ(conc_recv(b, out, sizeof out, 0), -EBADMSG);
+    fd = conc_recv_fd(b, 0);
+    CHECK(fd >= 0 && close(fd) == 0);
+    forge(a, 0, CONC__PACKET_DESCRIPTOR, 7, 1, n);
+    CHECK_EQ(conc_recv_fd(b, 0), -EPROTO);
+    forge(a, 1, CONC__PACKET_MESSAGE, 1, 1, n);
+    CHECK(conc_pipe_recv_value(b, &v, 0) < 0);
+    CHECK_EQ(conc_recv(b, out, 1, 0), -ETIMEDOUT);
+    CHECK_EQ(count_open(), before);
+  }
+  close2(a, b);
+}
+
+/* A head that speaks of more than there is ends in an error at once, and does
+   not stand in the way of what comes after it. */
+TEST(a_message_that_is_not_there_is_refused) {
+  static char out[40000];
+  conc_value *v;
+  int a, b, ends_of[2], file;
+  CHECK_EQ(conc_pipe(&a, &b), 0);
+  CHECK(pipe(ends_of) == 0);
+  file = conc__file_open();
+  CHECK(file >= 0 && ftruncate(file, 1000) == 0);
+  for (int i = 0; i < 9; i++) {
+    uint64_t size = i % 3 == 0 ? (uint64_t)1 << 60 : i % 3 == 1 ? 34000 : 70000;
+    if (i / 3 == 0) forge(a, size, CONC__PACKET_MESSAGE, 10, -1, 0);
+    if (i / 3 == 1) forge(a, size, CONC__PACKET_MESSAGE, 10, ends_of[0], 1);
+    if (i / 3 == 2) forge(a, size, CONC__PACKET_MESSAGE, 32768, file, 1);
+    CHECK_EQ(conc_send(a, "next", 4, 0), 0);
+    if (i == 7) { /* 1,232 bytes were to be in the file */
+      CHECK_EQ(conc_recv(b, out, sizeof out, 0), -EPROTO);
+    } else if (i % 2) {
+      CHECK_EQ(conc_pipe_recv_value(b, &v, 0), -EPROTO);
+    } else {
+      CHECK_EQ(conc_recv(b, out, sizeof out, 0), -EPROTO);
+    }
+    CHECK_EQ(conc_recv(b, out, 4, 0), 4);
+  }
+  forge(a, 5, CONC__PACKET_MESSAGE, 6, -1, 0); /* more than it says */
+  CHECK_EQ(conc_recv(b, out, sizeof out, 0), -EPROTO);
+  forge(a, 5, 77, 5, -1, 0); /* of no kind */
+  CHECK_EQ(conc_recv_fd(b, 0), -EPROTO);
+  forge(a, 5, CONC__PACKET_DESCRIPTOR, 0, 1, 1);
+  CHECK_EQ(conc_recv_fd(b, 0), -EPROTO);
+  CHECK_EQ(conc_recv(b, out, 4, 0), -ETIMEDOUT);
+  close2(ends_of[0], ends_of[1]);
+  close(file);
+  close2(a, b);
+}
+
 TEST(without_a_free_descriptor_a_message_stays) {
   static char large[40000];
   struct rlimit old, low;

@@ -332,6 +332,7 @@ TEST_SHARED(a_value_without_memory_is_not_lost) {
     test_fail_at = 0;
     CHECK_EQ(conc_qsize(q), 2);
     CHECK_EQ(conc_peek_size(q), -EBADMSG);
+    CHECK_EQ(cells(q)->stashed, 0); /* it is there for all processes */
   }
   test_fail_at = 0;
   CHECK_EQ(conc_value_type(v), CONC_LIST);
@@ -781,6 +782,41 @@ TEST_SHARED(who_waits_uses_no_cpu) {
   conc_queue_free(q);
 }
 
+/* Who has the last message, or has joined, may free the queue at once, while
+   the other's call has not returned yet. */
+static void *put_last(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  int n = 5;
+  usleep(test_random() % 300);
+  CHECK_EQ(conc_put(q, &n, sizeof n, 20), 0);
+  return NULL;
+}
+static void *end_last(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  usleep(test_random() % 300);
+  CHECK_EQ(conc_task_done(q), 0);
+  return NULL;
+}
+TEST_SHARED(who_has_the_last_may_free_the_queue) {
+  for (int i = 0; i < rounds(200); i++) {
+    conc_queue *q = make(2, 8);
+    pthread_t thread;
+    int n = 0;
+    CHECK(pthread_create(&thread, NULL, put_last, q) == 0);
+    CHECK_EQ(conc_get(q, &n, sizeof n, 20), 4);
+    if (i % 2) {
+      conc_queue_free(q);
+      CHECK(pthread_join(thread, NULL) == 0);
+      continue;
+    }
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(pthread_create(&thread, NULL, end_last, q) == 0);
+    CHECK_EQ(conc_queue_join(q, 20), 0);
+    conc_queue_free(q);
+    CHECK(pthread_join(thread, NULL) == 0);
+  }
+}
+
 /* --- by name --- */
 
 static char queue_name[64];
@@ -823,6 +859,74 @@ TEST_SHARED(strangers_meet_by_name) {
   conc_queue_free(q);
 }
 
+/* Coroutines that wait for a queue with a name: they cost nothing, and each
+   message of another process wakes one of them. */
+enum { NAMED_WAITERS = 200 };
+static conc_queue *named_queue;
+static int named_got, *named_go;
+static double named_use;
+static double cpu_used(void) {
+  struct rusage use;
+  getrusage(RUSAGE_SELF, &use);
+  return (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) +
+         (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1e-6;
+}
+static void *named_get(void *arg) {
+  int n = 0;
+  CHECK_EQ(conc_get(named_queue, &n, sizeof n, 20), 4);
+  named_got += n;
+  return arg;
+}
+static void put_all_named(void *arg) {
+  conc_queue *q = make_named(3);
+  int n = 1;
+  (void)arg;
+  CHECK_CHILD(q != NULL);
+  while (!LOAD(*named_go)) usleep(1000);
+  for (int i = 0; i < NAMED_WAITERS; i++)
+    CHECK_CHILD(conc_put(q, &n, sizeof n, 20) == 0);
+  conc_queue_free(q);
+}
+static void *named_main(void *arg) {
+  static conc_task t[NAMED_WAITERS];
+  double begin_at;
+  memset(t, 0, sizeof t);
+  for (int i = 0; i < NAMED_WAITERS; i++) {
+    t[i].target = named_get;
+    CHECK_EQ(conc_coro_start(&t[i]), 0);
+  }
+  conc_sleep(0.05);
+  begin_at = cpu_used();
+  conc_sleep(0.2);
+  named_use = cpu_used() - begin_at;
+  STORE(*named_go, 1);
+  for (int i = 0; i < NAMED_WAITERS; i++) CHECK_EQ(conc_join(&t[i], 20), 0);
+  return arg;
+}
+TEST_SHARED(coroutines_wait_for_a_name) {
+  conc_task t;
+  pid_t pid;
+  NEEDS_FORK;
+  memset(&t, 0, sizeof t);
+  named_got = 0;
+  named_go = (int *)conc_shared_alloc(sizeof *named_go);
+  snprintf(queue_name, sizeof queue_name, "conc-coro-%d", (int)getpid());
+  pid = start(put_all_named, NULL);
+  named_queue = make_named(3);
+  CHECK(named_queue != NULL);
+  t.target = named_main;
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK_EQ(named_got, NAMED_WAITERS);
+  CHECK_EQ(conc_qsize(named_queue), 0);
+  reap(pid, 0);
+  conc_queue_free(named_queue);
+  conc_shared_free(named_go);
+  if (CONC_HAVE_FUTEX && !CONC_HAVE_TSAN && !CONC_HAVE_ASAN &&
+      !test_wrapped("valgrind"))
+    CHECK(named_use < 0.1); /* if each looked every 2 ms, it would be more */
+  if (getenv("QUEUE_SECONDS")) printf("%g s of CPU\n", named_use);
+}
+
 /* --- processes that are killed --- */
 
 /* Leaves a cell as a process does that is killed while it has claimed it. */
@@ -836,6 +940,44 @@ static void claim(conc_queue *q, uint32_t i, unsigned state) {
     kill(getpid(), SIGKILL);
   }
   reap(pid, -SIGKILL);
+}
+
+/* A process that is stopped while it has a claim, and lives: no other one waits
+   beyond its timeout, and what lies behind the claim can be had. */
+static void claim_and_stop(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  unsigned self = conc__registry_self(cells(q)->registry);
+  STORE(cell(q, 1)->word, CONC__CELL(0, self, CONC__CELL_BUSY));
+  raise(SIGSTOP);
+}
+TEST_SHARED(who_is_stopped_holds_nobody) {
+  conc_queue *q = make(4, 2000);
+  char m[2000] = "";
+  double begin_at;
+  int status = 0;
+  pid_t pid;
+  CHECK_EQ(conc_put(q, m, 500, 0), 0);
+  pid = start(claim_and_stop, q);
+  CHECK_EQ(waitpid(pid, &status, WUNTRACED), pid);
+  CHECK(WIFSTOPPED(status));
+  begin_at = test_now();
+  CHECK_EQ(conc_put(q, m, 600, 1), 0);
+  CHECK_EQ(conc_qsize(q), 3);
+  CHECK_EQ(conc_get(q, m, sizeof m, 1), 500);
+  CHECK_EQ(conc_peek_size(q), 600);
+  CHECK_EQ(conc_get(q, m, sizeof m, 1), 600);
+  CHECK_EQ(conc_peek_size(q), -ETIMEDOUT);
+  CHECK_EQ(conc_get(q, m, sizeof m, 0.05), -ETIMEDOUT);
+  CHECK_EQ(conc_task_done(q), 0);
+  CHECK_EQ(conc_queue_join(q, 0.05), -ETIMEDOUT);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_put(q, m, 8, 1), 0);
+  CHECK_EQ(conc_put(q, m, 8, 0.05), -ETIMEDOUT); /* its cell is next */
+  CHECK(test_now() - begin_at < 5 * test_slow());
+  kill(pid, SIGKILL);
+  reap(pid, -SIGKILL);
+  for (int i = 0; i < 2; i++) CHECK_EQ(conc_get(q, m, 8, 1), 8);
+  CHECK_EQ(conc_put(q, m, 8, 1), 0);
+  conc_queue_free(q);
 }
 
 /* A process dies between its claim of a cell and its message, at each of
@@ -1072,10 +1214,13 @@ TEST_SHARED(nothing_is_lost_with_the_killed) {
 
 typedef struct stepped {
   conc_queue *q, *other;
-  uint64_t data[12]; /* what a get copies */
+  uint64_t data[40]; /* what a get copies */
   int done;
 } stepped;
 static stepped *step;
+/* Bytes: the limit of the queue, of a message there, and of one that is put
+   while it is stepped. Above 104 of 2,000 they lie in blocks. */
+static size_t step_max = 96, step_short = 8, step_long = 96;
 
 /* So that neither the dynamic linker nor the registry is stepped through. */
 static void step_prepare(void) {
@@ -1087,18 +1232,20 @@ static void step_prepare(void) {
   conc__cells_wake(cells(step->other), CONC__GETTERS, 1);
 }
 static int step_put(void *arg) {
-  uint64_t m[12];
+  uint64_t m[40];
   int rc;
   (void)arg;
   memset(m, 0, sizeof m);
   m[0] = 100;
-  rc = conc_put(step->q, m, sizeof m, 0);
+  rc = conc_put(step->q, m, step_long, 0);
   STORE(step->done, 1);
   return rc;
 }
 static int step_get(void *arg) {
   (void)arg;
-  if (conc_get(step->q, step->data, sizeof step->data, 0) != 8) return -1;
+  if (conc_get(step->q, step->data, sizeof step->data, 0) !=
+      (ssize_t)step_short)
+    return -1;
   STORE(step->done, 1);
   return 0;
 }
@@ -1111,7 +1258,7 @@ static int step_task_done(void *arg) {
 /* The numbers in the queue, in order but for the first of them, which may have
    been half got; how many. */
 static int step_drain(uint64_t *numbers) {
-  uint64_t m[12];
+  uint64_t m[40];
   int count = 0;
   ssize_t n;
   while ((n = conc_get(step->q, m, sizeof m, 0)) > 0) {
@@ -1128,13 +1275,13 @@ static int step_drain(uint64_t *numbers) {
 }
 /* There is as much room as ever, and so many messages were put. */
 static void step_finish(int unfinished) {
-  uint64_t m[12];
+  uint64_t m[40];
   memset(m, 0, sizeof m);
   for (int i = 0; i < 4; i++) {
     m[0] = (uint64_t)i + 1;
-    CHECK_EQ(conc_put(step->q, m, sizeof m, 0), 0);
+    CHECK_EQ(conc_put(step->q, m, step_long, 0), 0);
   }
-  CHECK_EQ(conc_put(step->q, m, sizeof m, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put(step->q, m, step_long, 0), -ETIMEDOUT);
   CHECK_EQ(step_drain(m), 4);
   for (int i = 0; i < unfinished + 4; i++) {
     CHECK_EQ(conc_queue_join(step->q, 0), -ETIMEDOUT);
@@ -1145,17 +1292,18 @@ static void step_finish(int unfinished) {
 }
 /* A new queue, some laps old and with so many messages. */
 static void step_begin(long k, uint64_t messages) {
-  uint64_t m;
+  uint64_t m[40];
+  memset(m, 0, sizeof m);
   step->done = 0;
   memset(step->data, 0, sizeof step->data);
-  step->q = make(4, 96);
+  step->q = make(4, step_max);
   for (long i = 0; i < k % 7; i++) {
     CHECK_EQ(conc_put(step->q, "", 1, 0), 0);
-    CHECK_EQ(conc_get(step->q, &m, sizeof m, 0), 1);
+    CHECK_EQ(conc_get(step->q, m, sizeof m, 0), 1);
     CHECK_EQ(conc_task_done(step->q), 0);
   }
-  for (m = 1; m <= messages; m++)
-    CHECK_EQ(conc_put(step->q, &m, sizeof m, 0), 0);
+  for (m[0] = 1; m[0] <= messages; m[0]++)
+    CHECK_EQ(conc_put(step->q, m, step_short, 0), 0);
 }
 
 static int step_round_put(long k) {
@@ -1273,6 +1421,17 @@ static void kill_everywhere(int (*round)(long k)) {
 }
 TEST_SHARED(no_instruction_of_a_put_harms) { kill_everywhere(step_round_put); }
 TEST_SHARED(no_instruction_of_a_get_harms) { kill_everywhere(step_round_get); }
+static void kill_with_blocks(int (*round)(long k)) {
+  step_max = 2000;
+  step_short = step_long = 320;
+  kill_everywhere(round);
+}
+TEST_SHARED(no_instruction_of_a_put_of_a_block_harms) {
+  kill_with_blocks(step_round_put);
+}
+TEST_SHARED(no_instruction_of_a_get_of_a_block_harms) {
+  kill_with_blocks(step_round_get);
+}
 TEST_SHARED(no_instruction_of_task_done_harms) {
   kill_everywhere(step_round_task_done);
 }
