@@ -2308,7 +2308,9 @@ typedef struct conc_popen {
   int in, out, err; /* set by start: the other ends of pipes, non-blocking; or
                        -1. They are yours; conc_communicate closes them */
   /* private */
-  size_t sent; /* bytes of the input that were written */
+  size_t sent;    /* bytes of the input that were written */
+  unsigned depth; /* of the process that has started it: see conc__fork_depth;
+                     in another one the pipes are not open */
 } conc_popen;
 
 /* What a program has written. */
@@ -5404,6 +5406,9 @@ typedef struct conc__thread {
   struct conc__worker *worker; /* >>jobs: of a pool, it is this; NULL: none */
   conc_task *base; /* >>jobs: its own task while the actor's is a job's; NULL:
                       the actor's is */
+  const int *fork_keeps; /* >>park: descriptors that a child keeps which this
+                            thread forks now, see conc__own_fds; or NULL */
+  size_t fork_keeps_count;
   unsigned fork_rows; /* >>park: of conc__fork_table, a bit for each row that
                          its fork has prepared */
 } conc__thread;
@@ -5889,6 +5894,7 @@ CONC__PRIVATE bool conc__mutexes_are_held(void) {
    child the first row comes first, since what the others do rests on it. */
 
 enum {
+  CONC__FORK_OWN_FDS,  /* descriptors that a child must not have: see below */
   CONC__FORK_CORE,     /* guards, wait lists, threads, loops: see >>fork */
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
@@ -5902,6 +5908,11 @@ typedef struct conc__fork_row {
 
 /* A row is NULL until its part is used; then it stays as it is. */
 static const conc__fork_row *conc__fork_table[CONC__FORK_ROWS];
+
+/* How many forks lie between the first process and this one: what was made at
+   another depth was made by a parent, and is not this process's own. It only
+   grows from parent to child, so no number comes back. */
+static unsigned conc__fork_depth;
 
 /* Held to change the table, and while a fork is under way: a row whose second
    half ran without the first would release what was never taken, and a part
@@ -5958,6 +5969,7 @@ CONC__PRIVATE void conc__atfork_child(void) {
   unsigned row;
   CONC__CHECK(conc__mutex_is_held(&conc__fork_guard));
   conc__fork_guard.word = 0; /* a thread that waits for it is not here */
+  conc__fork_depth++;
   for (row = 0; row < CONC__FORK_ROWS; row++)
     if ((conc__this.fork_rows & 1u << row) &&
         conc__fork_table[row]->child != NULL)
@@ -5985,6 +5997,166 @@ CONC__PRIVATE void conc__init_once(void) {
 CONC__PRIVATE void conc__init(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, conc__init_once);
+}
+
+/* --- descriptors of the library's own ---
+
+   A fork copies every descriptor. But a copy of the end of a pipe keeps its
+   reader from seeing the end of file, and a copy of a socket keeps its peer
+   waiting. So what the library has opened for this process alone is entered
+   here, and a forked child closes it at once, before anything else in it may
+   open a descriptor.
+
+   A number says nothing about what is behind it: the program may have closed
+   the descriptor, or have replaced it by dup2(). So a row of the table says
+   which file was there (device and inode). One that has another file now is
+   not ours any more, and is left alone. */
+
+typedef struct conc__own_fd {
+  dev_t device;
+  ino_t inode;
+  bool entered;
+} conc__own_fd;
+
+/* Held while a descriptor is opened and entered, or left and closed: so no
+   fork comes in between. Nothing that can wait is done under it. It is taken
+   inside all guards but that of the table of forks. */
+static conc__mutex conc__own_guard;
+static conc__own_fd *conc__own_fds; /* by number */
+static size_t conc__own_room;       /* rows of it */
+static size_t conc__own_count;      /* that are entered; 0: there is no table. Written
+                                       under the guard; read without by those
+                                       who have entered what they ask for */
+static pthread_once_t conc__own_once = PTHREAD_ONCE_INIT;
+
+/* Whether the row's file is still there. The guard is held, here and below. */
+CONC__PRIVATE bool conc__own_fd_same(int fd) {
+  struct stat st;
+  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
+  return fd >= 0 && (size_t)fd < conc__own_room &&
+         conc__own_fds[fd].entered && fstat(fd, &st) == 0 &&
+         st.st_dev == conc__own_fds[fd].device &&
+         st.st_ino == conc__own_fds[fd].inode;
+}
+
+/* Clears a row, if it is there. The table goes with the last one. */
+CONC__PRIVATE void conc__own_fd_leave(int fd) {
+  if (fd < 0 || (size_t)fd >= conc__own_room || !conc__own_fds[fd].entered)
+    return;
+  conc__own_fds[fd].entered = false;
+  CONC__CHECK(conc__own_count > 0);
+  CONC__STORE_RELAXED(&conc__own_count, conc__own_count - 1);
+  if (conc__own_count > 0) return;
+  CONC_FREE(conc__own_fds);
+  conc__own_fds = NULL;
+  conc__own_room = 0;
+}
+
+/* Enters a descriptor that has just been opened under the guard. 0 or negative
+   errno; the descriptor stays open either way. */
+CONC__PRIVATE int conc__own_fd_enter(int fd) {
+  struct stat st;
+  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
+  if (fstat(fd, &st) < 0) return -errno;
+  if ((size_t)fd >= conc__own_room) {
+    size_t room = conc__own_room;
+    void *rows = conc__grow(conc__own_fds, &room, (size_t)fd + 1,
+                            sizeof *conc__own_fds);
+    if (rows == NULL) return -ENOMEM;
+    conc__own_fds = (conc__own_fd *)rows;
+    memset(conc__own_fds + conc__own_room, 0,
+           (room - conc__own_room) * sizeof *conc__own_fds);
+    conc__own_room = room;
+  }
+  if (!conc__own_fds[fd].entered)
+    CONC__STORE_RELAXED(&conc__own_count, conc__own_count + 1);
+  conc__own_fds[fd].device = st.st_dev;
+  conc__own_fds[fd].inode = st.st_ino;
+  conc__own_fds[fd].entered = true;
+  return 0;
+}
+
+CONC__PRIVATE void conc__own_fork_prepare(void) {
+  conc__mutex_lock(&conc__own_guard);
+}
+
+CONC__PRIVATE void conc__own_fork_parent(void) {
+  conc__mutex_unlock(&conc__own_guard);
+}
+
+/* In a forked child. What the thread that forked has asked to keep stays open:
+   it is given to this child. */
+CONC__PRIVATE void conc__own_fork_child(void) {
+  size_t i, k;
+  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
+  for (i = 0; i < conc__own_room; i++) {
+    bool keep = false;
+    for (k = 0; k < conc__this.fork_keeps_count; k++)
+      keep |= conc__this.fork_keeps[k] == (int)i;
+    if (!keep && conc__own_fd_same((int)i)) close((int)i);
+    conc__own_fd_leave((int)i);
+  }
+  conc__own_guard.word = 0;
+}
+
+CONC__PRIVATE void conc__own_init_once(void) {
+  static const conc__fork_row row = {conc__own_fork_prepare,
+                                     conc__own_fork_parent,
+                                     conc__own_fork_child};
+  conc__init();
+  conc__fork_enter(CONC__FORK_OWN_FDS, &row);
+}
+
+/* Around the opening of descriptors and conc__own_fd_enter. */
+CONC__PRIVATE void conc__own_fds_lock(void) {
+  pthread_once(&conc__own_once, conc__own_init_once);
+  conc__mutex_lock(&conc__own_guard);
+}
+
+CONC__PRIVATE void conc__own_fds_unlock(void) {
+  conc__mutex_unlock(&conc__own_guard);
+}
+
+/* Enters a descriptor that was opened before: a fork in between has given it
+   to a child. 0 or negative errno. */
+CONC__PRIVATE int conc__own_fd_add(int fd) {
+  int rc;
+  conc__own_fds_lock();
+  rc = conc__own_fd_enter(fd);
+  conc__own_fds_unlock();
+  return rc;
+}
+
+/* Takes a descriptor out, which stays open: for one that is given away. */
+CONC__PRIVATE void conc__own_fd_remove(int fd) {
+  conc__own_fds_lock();
+  conc__own_fd_leave(fd);
+  conc__own_fds_unlock();
+}
+
+/* Whether this process has entered the descriptor, and it is still ours. */
+CONC__PRIVATE bool conc__own_fd_is(int fd) {
+  bool is;
+  if (CONC__LOAD_RELAXED(&conc__own_count) == 0) return false;
+  conc__own_fds_lock();
+  is = conc__own_fd_same(fd);
+  conc__own_fds_unlock();
+  return is;
+}
+
+/* Closes a descriptor that was entered, without a fork in between, if it is
+   still ours; otherwise it is left to whoever has it now. Returns false, and
+   does nothing, if it was not entered. */
+CONC__PRIVATE bool conc__own_fd_close(int fd) {
+  bool entered;
+  if (CONC__LOAD_RELAXED(&conc__own_count) == 0) return false;
+  conc__own_fds_lock();
+  entered = fd >= 0 && (size_t)fd < conc__own_room &&
+            conc__own_fds[fd].entered;
+  if (conc__own_fd_same(fd)) close(fd);
+  conc__own_fd_leave(fd);
+  conc__own_fds_unlock();
+  return entered;
 }
 
 /* --- how a thread becomes an actor --- */
@@ -12832,9 +13004,14 @@ CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   if (conc__poller_start(loop) != 0) return;
   for (i = 0; i < loop->fds.size; i++) {
     conc__fd *entry = &loop->fds.entries[i];
+    conc__fd_waiter *w = entry->waiters;
+    int rc = 0;
     conc__fd_renew(entry);
-    if (entry->waiters != NULL || entry->watch != NULL)
-      conc__poller_update(loop, (int)i);
+    if (w != NULL || entry->watch != NULL)
+      rc = conc__poller_update(loop, (int)i);
+    /* What the child must not have is closed already: see conc__own_fds. */
+    for (; w != NULL && rc < 0; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, rc);
   }
 }
 
@@ -13155,22 +13332,35 @@ CONC_API ssize_t conc_write(int fd, const void *buf, size_t size,
   }
 }
 
-CONC_API int conc_close(int fd) {
+/* Lets the caller's loop forget a descriptor. Before close(): afterwards the
+   number may be another file's, of another thread, which must not be taken out
+   of the poller. */
+CONC__PRIVATE void conc__fd_forget(int fd) {
   conc__loop *loop = conc__this.loop;
-  if (loop != NULL && fd >= 0 && (size_t)fd < loop->fds.size) {
-    conc__fd_waiter *w;
-    /* Both before close(): afterwards the number may be another file's, of
-       another thread, which must not be taken out of the poller. */
-    conc__poller_remove(loop, fd);
-    for (w = loop->fds.entries[fd].waiters; w != NULL; w = w->next)
-      conc__fd_wake(loop, w, -EBADF);
-  }
+  conc__fd_waiter *w;
+  if (loop == NULL || fd < 0 || (size_t)fd >= loop->fds.size) return;
+  conc__poller_remove(loop, fd);
+  for (w = loop->fds.entries[fd].waiters; w != NULL; w = w->next)
+    conc__fd_wake(loop, w, -EBADF);
+}
+
+CONC_API int conc_close(int fd) {
+  conc__fd_forget(fd);
+  /* Not of popens alone: the caller may have made the number another file. */
+  if (conc__own_fd_is(fd) && conc__own_fd_close(fd)) return 0;
   return close(fd) == 0 ? 0 : -errno;
 }
 
 /* Closes a descriptor unless it is -1, which it is afterwards. */
 CONC__PRIVATE void conc__fd_close(int *fd) {
   if (*fd >= 0) conc_close(*fd);
+  *fd = -1;
+}
+
+/* The same for one that may be entered in conc__own_fds. If the number has
+   become somebody else's, that is left alone. */
+CONC__PRIVATE void conc__fd_close_own(int *fd) {
+  if (conc__own_fd_is(*fd) || !conc__own_fd_close(*fd)) conc__fd_close(fd);
   *fd = -1;
 }
 
@@ -15259,8 +15449,12 @@ CONC__PRIVATE int conc__exec_start(conc__exec *x, pid_t *pid) {
   if (rc != 0) return rc;
   x->making.fds[x->making.count++] = &report[0];
   x->making.fds[x->making.count++] = &report[1];
+  /* What becomes 0, 1 or 2 may be the pipe of another program. */
+  conc__this.fork_keeps = x->stdio;
+  conc__this.fork_keeps_count = 3;
   /* Another child must not keep the pipe open: it would hold up the read. */
   *pid = conc__process_do_fork(&x->making);
+  conc__this.fork_keeps_count = 0;
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
@@ -15519,6 +15713,9 @@ CONC__PRIVATE int conc__popen_redirect(int i, int what, const char *file,
     if (rc != 0) return rc;
     *theirs = fds[i != 0];
     *ours = fds[i == 0];
+    /* No later child is to have it, as long as it is open. */
+    rc = conc__own_fd_add(*ours);
+    if (rc != 0) return rc;
     /* Our end only: the flag is one of the end of the pipe, not of a
        descriptor, and the program does not expect it. */
     conc__set_nonblocking(*ours);
@@ -15561,6 +15758,7 @@ CONC__PRIVATE int conc__popen_begin(conc_popen *p, bool own) {
   if (rc != 0) return rc;
   snprintf(t->label, sizeof t->label, "%s", p->argv[0]);
   p->sent = 0;
+  p->depth = conc__fork_depth;
   p->in = p->out = p->err = -1;
   x.path = p->argv[0];
   x.argv = p->argv;
@@ -15620,11 +15818,18 @@ CONC__PRIVATE int conc__popen_join(conc_popen *p, double timeout) {
   return conc_join(t, 0);
 }
 
+/* In a forked child its parent's pipes are not open, and their numbers may be
+   those of other files: then nothing is left of them but -1. */
+CONC__PRIVATE void conc__popen_fd_close(conc_popen *p, int *fd) {
+  if (p->depth != conc__fork_depth) *fd = -1;
+  conc__fd_close_own(fd);
+}
+
 CONC_API void conc_popen_close(conc_popen *p) {
   if (!conc__task_was_started(&p->task)) return;
-  conc__fd_close(&p->in);
-  conc__fd_close(&p->out);
-  conc__fd_close(&p->err);
+  conc__popen_fd_close(p, &p->in);
+  conc__popen_fd_close(p, &p->out);
+  conc__popen_fd_close(p, &p->err);
 }
 
 /* Kills the program, with .new_group its group, and awaits the end. This is
@@ -15702,7 +15907,7 @@ CONC__PRIVATE int conc__popen_write_some(conc_popen *p, const char *input,
   conc__pipe_widen(p->in, n);
   if (n == -EINTR || (n < 0 && conc__would_block((int)-n))) return 0;
   if (n > 0) p->sent += (size_t)n;
-  if (n < 0 || p->sent == size) conc__fd_close(&p->in);
+  if (n < 0 || p->sent == size) conc__popen_fd_close(p, &p->in);
   return n < 0 && n != -EPIPE ? (int)n : 0;
 }
 
@@ -15716,7 +15921,8 @@ typedef struct conc__popen_reader {
 
 /* Reads some of the output, and closes the pipe at its end. 0 or negative
    errno. */
-CONC__PRIVATE int conc__popen_read_some(int *fd, conc__popen_reader *r) {
+CONC__PRIVATE int conc__popen_read_some(conc_popen *p, int *fd,
+                                        conc__popen_reader *r) {
   conc_output *o = &r->output;
   ssize_t n;
   if (r->room - o->size < 4096) {
@@ -15727,7 +15933,7 @@ CONC__PRIVATE int conc__popen_read_some(int *fd, conc__popen_reader *r) {
   CONC__CHECK(o->size < r->room);
   n = read(*fd, o->data + o->size, r->room - o->size - 1);
   conc__pipe_widen(*fd, n);
-  if (n == 0) conc__fd_close(fd);
+  if (n == 0) conc__popen_fd_close(p, fd);
   if (n > 0 && r->wanted) o->size += (size_t)n;
   if (n < 0 && errno != EINTR && !conc__would_block(errno)) return -errno;
   o->data[o->size] = 0;
@@ -15752,6 +15958,8 @@ CONC__PRIVATE int conc__popen_exchange(conc_popen *p, const char *input,
     poll_fds[count++].events = i == 0 ? POLLOUT : POLLIN;
   }
   if (count == 0) return 0;
+  /* A coroutine's fork may have come into the wait: then this is the child. */
+  if (p->depth != conc__fork_depth) return -ECHILD;
   rc = self->ops->blocks ? conc__thread_poll(self, poll_fds, count, deadline)
                          : conc__coro_poll(self, poll_fds, count, deadline);
   /* All that are ready take their turn: a program that writes while its input
@@ -15760,7 +15968,7 @@ CONC__PRIVATE int conc__popen_exchange(conc_popen *p, const char *input,
     if (poll_fds[i].revents == 0) continue;
     rc = which[i] == 0
              ? conc__popen_write_some(p, input, n)
-             : conc__popen_read_some(fds[which[i]], &out[which[i] - 1]);
+             : conc__popen_read_some(p, fds[which[i]], &out[which[i] - 1]);
   }
   return rc < 0 ? rc : 1;
 }
@@ -15780,7 +15988,8 @@ CONC_API int conc_communicate(conc_popen *p, const void *input, size_t n,
   for (i = 0; i < 2; i++) got[i].wanted = wanted[i] != NULL;
   /* Without input, or if an earlier call has written all of it, the program
      must see the end at once. */
-  if (rc == 1 && p->in >= 0 && p->sent >= n) conc__fd_close(&p->in);
+  if (rc == 1 && p->in >= 0 && p->sent >= n)
+    conc__popen_fd_close(p, &p->in);
   while (rc == 1)
     rc = conc__popen_exchange(p, (const char *)input, n, got, deadline);
   /* The wait comes after the last end of file: while there is output that is
