@@ -3174,6 +3174,8 @@ typedef struct conc_manager {
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
                                authenticate in this time. Of a client: the
                                limit of conc_manager_get */
+  double timeout;           /* of a client: seconds that conc_qsize and
+                               conc_task_done may take; default 5 */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -16088,6 +16090,11 @@ struct conc_value {
 /* Everything that walks a value does so with an array of this length on its
    stack: nothing deeper is ever made. */
 #define CONC__VALUE_DEPTH 100
+/* What carries a value over the network is a value, too: it may be nested this
+   much deeper, and have as many nodes more for each level, so that every value
+   can be carried. */
+#define CONC__VALUE_ENVELOPE 4u
+#define CONC__VALUE_LEVELS (CONC__VALUE_DEPTH + CONC__VALUE_ENVELOPE)
 /* How many nodes, and how many bytes of text beyond those of its input, a
    value may have when it is written out: what two places share counts twice,
    because every walk over the value meets it twice. */
@@ -16357,13 +16364,13 @@ CONC__PRIVATE int conc__compare_values(const conc_value *a,
   struct {
     const conc_value *a, *b;
     size_t i, n;
-  } level[CONC__VALUE_DEPTH];
+  } level[CONC__VALUE_LEVELS];
   unsigned depth = 0;
   for (;;) {
     int c = conc__compare_heads(a, b, strict);
     if (c != 0) return c;
     if (conc__is_container(a->type) && a->as.items != b->as.items) {
-      CONC__CHECK(depth < CONC__VALUE_DEPTH && a->size == b->size);
+      CONC__CHECK(depth < CONC__VALUE_LEVELS && a->size == b->size);
       level[depth].a = a;
       level[depth].b = b;
       level[depth].i = 0;
@@ -16502,7 +16509,7 @@ typedef struct conc__walk {
   struct {
     const conc_value *value;
     size_t i, n;
-  } level[CONC__VALUE_DEPTH];
+  } level[CONC__VALUE_LEVELS];
   unsigned depth; /* how many containers are open */
   bool begun;     /* the root has been visited */
 } conc__walk;
@@ -16520,7 +16527,7 @@ CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
    it may not be called again. */
 CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   if (w->begun) {
-    CONC__CHECK(w->depth <= CONC__VALUE_DEPTH);
+    CONC__CHECK(w->depth <= CONC__VALUE_LEVELS);
     if (w->depth == 0) return CONC__WALK_END;
     if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
       w->value = w->level[--w->depth].value;
@@ -16534,7 +16541,7 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   }
   w->begun = true;
   if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
-  CONC__CHECK(w->depth < CONC__VALUE_DEPTH);
+  CONC__CHECK(w->depth < CONC__VALUE_LEVELS);
   w->level[w->depth].value = w->value;
   w->level[w->depth].i = 0;
   w->level[w->depth].n = conc__item_count(w->value);
@@ -16699,6 +16706,7 @@ typedef struct conc__maker {
   conc__array marks; /* of uint32_t: heights of the stack, ascending */
   const unsigned char *input; /* the caller's, as long as there is a maker */
   size_t input_size;
+  unsigned envelope;  /* levels that may be there besides the value's own */
   conc__buffer extra; /* text that does not lie in the input, with NULs */
   conc_value few_stack[CONC__INLINE_ITEMS], few_pool[CONC__INLINE_ITEMS],
       few_memo[CONC__INLINE_ITEMS];
@@ -16766,6 +16774,7 @@ CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
   conc__array_init(&m->marks, m->few_marks);
   m->input = input;
   m->input_size = size;
+  m->envelope = 0;
   m->extra.data = NULL;
   m->extra.size = m->extra.capacity = m->extra.first = 0;
 }
@@ -17245,7 +17254,8 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
       return -EBADMSG;
     o->hashable = false;
   }
-  return o->nodes > CONC__VALUE_NODES || o->height > CONC__VALUE_DEPTH ||
+  return o->nodes > CONC__VALUE_NODES + 8 * m->envelope ||
+                 o->height > CONC__VALUE_DEPTH + m->envelope ||
                  o->bytes > CONC__VALUE_BYTES + m->input_size + m->extra.size
              ? -EMSGSIZE
              : 0;
@@ -17311,7 +17321,7 @@ CONC__PRIVATE void conc__visit_close(const conc__maker *m,
 /* Visits what container `root` reaches, and adds it up. */
 CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
                                       conc__measured *sum) {
-  conc__visit level[CONC__VALUE_DEPTH];
+  conc__visit level[CONC__VALUE_LEVELS];
   unsigned depth = 1;
   size_t fresh;
   conc__visit_open(m, &level[0], root);
@@ -17321,7 +17331,7 @@ CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
     if (fresh == SIZE_MAX) {
       conc__visit_close(m, &level[--depth], sum);
     } else {
-      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      if (depth == CONC__VALUE_DEPTH + m->envelope) return -EMSGSIZE;
       conc__visit_open(m, &level[depth++], fresh);
     }
   }
@@ -17621,12 +17631,16 @@ enum {
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
+  unsigned envelope; /* how much deeper than a value it may be nested: what a
+                        request or a reply is besides the value that it has */
 } conc__pickle_limits;
 
-/* For what a server answers. Requests and messages are read as data alone, as
-   conc_pickle_loads does it. */
+/* For what a server answers, and for what it is asked. Messages are read as
+   data alone, as conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true};
+    __attribute__((unused)) = {true, CONC__VALUE_ENVELOPE};
+static const conc__pickle_limits conc__pickle_request_limits
+    __attribute__((unused)) = {false, CONC__VALUE_ENVELOPE};
 
 /* A pickle of a value's nodes with every container memoized has no more
    opcodes; a program of more does nothing but keep the reader busy. */
@@ -18253,6 +18267,7 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   r.protocol = 0;
   *out = NULL;
   conc__maker_init(&r.m, r.begin, size);
+  r.m.envelope = limits != NULL ? limits->envelope : 0;
   while (rc == 0) {
     unsigned char op;
     CONC__CHECK(r.begin <= r.p && r.p <= r.end);
@@ -18397,20 +18412,25 @@ conc__usual_tuple(const unsigned char *p, const unsigned char *end,
   return conc__usual_skip_memoize(p + 1, end);
 }
 
+/* The number of a BINFLOAT that is a timeout: false if it is none. */
+CONC__INLINE bool conc__usual_float(const conc__scalar *v, double *out) {
+  uint64_t bits = 0;
+  size_t i;
+  for (i = 0; i < 8; i++) bits = bits << 8 | v->data[i];
+  memcpy(out, &bits, sizeof bits);
+  return *out >= 0; /* false for a NaN, too */
+}
+
 /* What (block, timeout) of a queue's put and get mean, of which `count` are
    given. False if the long way must say it, or complain about it. */
 CONC__PRIVATE bool conc__usual_timeout(const conc__scalar *v, size_t count,
                                        double *timeout) {
-  uint64_t bits = 0;
-  size_t i;
   *timeout = CONC_FOREVER;
   if (count == 0) return true;
   if (v[0].op != CONC__OP_NEWTRUE && v[0].op != CONC__OP_NEWFALSE)
     return false;
   if (count == 2 && v[1].op == CONC__OP_BINFLOAT) {
-    for (i = 0; i < 8; i++) bits = bits << 8 | v[1].data[i];
-    memcpy(timeout, &bits, sizeof bits);
-    if (!(*timeout >= 0)) return false; /* to be complained about */
+    if (!conc__usual_float(&v[1], timeout)) return false; /* a complaint */
   } else if (count == 2 && v[1].op == CONC__OP_BININT1) {
     *timeout = v[1].data[0];
   } else if (count == 2 && v[1].op != CONC__OP_NONE) {
@@ -20349,14 +20369,52 @@ typedef struct conc__message {
   int kind; /* CONC__RAW or CONC__PICKLED */
 } conc__message;
 
+/* What a getter takes. A message that is something else stays in its queue,
+   whatever the distance: so the getter's wishes travel with its request. */
+enum {
+  CONC__WANTS_ANY = 0, /* any message, if a body; else as the next */
+  CONC__WANTS_BYTES,   /* the bytes of a message: at most `size` */
+  CONC__WANTS_EXACTLY, /* exactly `size` bytes */
+  CONC__WANTS_VALUE    /* any; the getter itself reads it as a value, which
+                          finds out whether it is one */
+};
+
 /* Where a message goes to. Without `body`: to `data`, as the bytes that the
    message carries, which must not be more than `size`. With it: to the end of
-   that buffer, as the body of a pickle, whatever the message's kind. */
+   that buffer, as the body of a pickle, whatever the message's kind; then
+   `size` limits the body, or its content if bytes are wanted. */
 typedef struct conc__sink {
   void *data;
   size_t size;
   conc__buffer *body;
+  int wants; /* CONC__WANTS_... */
 } conc__sink;
+
+/* A sink for the bytes of a message. */
+CONC__INLINE void conc__sink_bytes(conc__sink *sink, void *data, size_t size) {
+  sink->data = data;
+  sink->size = size;
+  sink->body = NULL;
+  sink->wants = CONC__WANTS_BYTES;
+}
+
+/* A sink for the body of a message. */
+CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
+                                  int wants, size_t size) {
+  sink->data = NULL;
+  sink->size = size;
+  sink->body = body;
+  sink->wants = wants;
+}
+
+/* Whether a sink takes a message whose content has `size` bytes: 0 or
+   -EMSGSIZE. */
+CONC__INLINE int conc__sink_takes(const conc__sink *sink, size_t size) {
+  return size > sink->size ||
+                 (sink->wants == CONC__WANTS_EXACTLY && size < sink->size)
+             ? -EMSGSIZE
+             : 0;
+}
 
 /* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
@@ -20376,7 +20434,7 @@ typedef struct conc__queue_class {
   ssize_t (*peek)(conc_queue *q); /* conc_peek_size; NULL: -ENOTSUP */
   /* Up to n messages of one size, n above 0, of which the first is waited for:
      `m` is the first, and the others lie behind it; the sink's data has room
-     for n of its size. NULL: one after the other. */
+     for n of its size. No put_n: one after the other. */
   ssize_t (*put_n)(conc_queue *q, const conc__message *m, size_t n,
                    double deadline);
   ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
@@ -20605,6 +20663,19 @@ CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
   return rc;
 }
 
+/* Whether a sink takes a message as a body: 0, -EMSGSIZE or -EBADMSG. Under
+   the getters' guard, or of a ring of the caller's own. */
+CONC__PRIVATE int conc__entry_suits(const conc__bytering *ring,
+                                    const conc__entry *slot,
+                                    const conc__sink *sink) {
+  conc__entry content = *slot;
+  if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
+    int rc = conc__entry_content(ring, &content);
+    if (rc != 0) return rc;
+  }
+  return conc__sink_takes(sink, content.size);
+}
+
 /* Copies a message to the sink: to `data`, a place in its buffer, or to its
    body. Nothing has been copied if it fails. Under the getters' guard, or of a
    ring of the caller's own. The message's size, or negative errno. */
@@ -20613,7 +20684,9 @@ CONC__INLINE ssize_t conc__entry_copy(const conc__bytering *ring,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
-    rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
+    rc = conc__entry_suits(ring, slot, sink);
+    if (rc == 0)
+      rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
@@ -21608,6 +21681,19 @@ CONC__INLINE ssize_t conc__cell_bytes(const conc__cell *cell, bool body,
   return size - (ssize_t)(CONC__FORM_BEFORE(*form) + CONC__FORM_AFTER(*form));
 }
 
+/* Whether a sink takes a message of n bytes as a body: 0, -EMSGSIZE or
+   -EBADMSG. */
+CONC__PRIVATE int conc__cell_suits(const conc__sink *sink, ssize_t n,
+                                   uint32_t form) {
+  size_t size = (size_t)n;
+  if (n < 0) return (int)n;
+  if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
+    if (form & CONC__FORM_OTHER) return -EBADMSG;
+    size -= CONC__FORM_BEFORE(form) + CONC__FORM_AFTER(form);
+  }
+  return conc__sink_takes(sink, size);
+}
+
 /* Gets the oldest message, if there is one that the sink can take. With
    `exact` it must have as many bytes as the sink. Whatever can fail does so
    before the claim: with the claim the message is this process's, and the last
@@ -21638,7 +21724,9 @@ CONC__INLINE ssize_t conc__cells_try_get(conc__cells_queue *s,
     cell = spot->cell;
     n = conc__cell_bytes(cell, sink->body != NULL, &form);
     if (sink->body != NULL) {
-      int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
+      int rc = conc__cell_suits(sink, n, form);
+      if (rc == 0)
+        rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
     } else if (n >= 0 && ((size_t)n > sink->size ||
                           (exact && (size_t)n < sink->size))) {
@@ -21997,8 +22085,8 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
    >>queue: conc_queue: one interface to every distance
 
    Every call goes through the queue's class, see >>fifo. What is common to all
-   distances is here: the limit of bytes, the many-calls for classes that have
-   none of their own, and values, which travel as the body of a pickle.
+   distances is here: the limit of bytes, the put of many for a class that has
+   none of its own, and values, which travel as the body of a pickle.
    ------------------------------------------------------------------------ */
 
 /* The one place that names the classes. */
@@ -22036,9 +22124,7 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
 CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
                           double timeout) {
   conc__sink sink;
-  sink.data = buf;
-  sink.size = size;
-  sink.body = NULL;
+  conc__sink_bytes(&sink, buf, size);
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
@@ -22062,44 +22148,14 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-/* A class without get_n gets whole bodies, one after the other: a message of
-   another size is known only when it has been got, and goes back to the front
-   then. */
+/* A message of another size stays where it is, at every distance. */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
-  conc__message m;
-  size_t done = 0;
-  int rc = 0;
-  sink.data = items;
-  sink.size = size;
-  sink.body = NULL;
-  if (n > 0 && queue->ops->get_n != NULL)
-    return queue->ops->get_n(queue, &sink, n, deadline);
-  sink.body = &body;
-  for (; done < n; done++) {
-    size_t offset, found;
-    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
-    rc = got < 0 ? (int)got : 0;
-    if (rc != 0) break;
-    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
-                              &found);
-    if (rc == 0 && found != size) rc = -EMSGSIZE;
-    if (rc != 0) { /* nothing is lost: it is the next get's */
-      m.data = body.data;
-      m.size = body.size;
-      m.kind = CONC__PICKLED;
-      queue->ops->unget(queue, &m, &body);
-      break;
-    }
-    if (size > 0)
-      memcpy((char *)items + done * size, body.data + offset, size);
-    body.size = 0;
-  }
-  conc__buffer_free(&body);
-  return done > 0 ? (ssize_t)done : rc;
+  if (n == 0) return 0;
+  conc__sink_bytes(&sink, items, size);
+  sink.wants = CONC__WANTS_EXACTLY;
+  return queue->ops->get_n(queue, &sink, n, conc__deadline(timeout));
 }
 
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
@@ -22147,14 +22203,13 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   ssize_t n;
   int rc = conc__buffer_append(&b, proto, sizeof proto);
   *out = NULL;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = &b;
+  conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
   if (rc == 0) rc = conc__buffer_reserve(&b, 64);
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  if (rc == -ENOMEM && n >= 0) { /* the message must not be lost for that */
+  /* The message must not be lost for that. */
+  if ((rc == -ENOMEM || rc == -EMSGSIZE) && n >= 0) {
     conc__message m;
     m.data = b.data + sizeof proto;
     m.size = b.size - sizeof proto - 1;
@@ -25336,10 +25391,32 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 #define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; default */
 #define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
 #define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
+#define CONC__TIMEOUT 5.0 /* seconds; default for calls without a timeout */
+/* Bytes that a request or a reply has at most besides its message: what a put
+   takes is this much shorter than a message of the protocol, so that every
+   client with the same limit can get it. */
+#define CONC__ENVELOPE 64
+#define CONC__HELD_KEPT 512 /* bytes of a buffer that an idle client keeps */
 
-/* A name and its queue. Its id, by which clients call it, is its place in the
-   array, counted from 1. Exports are only added: so an id stays valid, and is
-   never used again for another queue. */
+/* Methods that only clients of ours call. Create lists the first among the
+   methods of a queue, so that such a client knows with whom it speaks, and the
+   third with a number behind it: the bytes of the longest request.
+     _conc_get(timeout, wants, size)  a get that says what it wants, and whose
+                                      message the server keeps until the client
+                                      says more: CONC__WANTS_..., bytes
+     _conc_unget(item)                a message comes back to its place */
+#define CONC__METHOD_GET "_conc_get"
+#define CONC__METHOD_UNGET "_conc_unget"
+#define CONC__METHOD_MAX "_conc_max_"
+
+/* How two texts of exceptions begin, by which a client of ours knows them. */
+#define CONC__TOO_LONG "message too long"
+#define CONC__NOT_BYTES "message is not bytes"
+
+/* A name and its queue. Its id, by which clients call it, is the server's own
+   random number, and its place in the array, counted from 1. Exports are only
+   added: so an id stays valid, and is never used again for another queue, nor
+   by a server that is started at the same address later. */
 typedef struct conc__export {
   char *name;        /* a copy of ours */
   conc_queue *queue; /* the caller's */
@@ -25365,6 +25442,10 @@ typedef struct conc__client {
   bool serving;
   bool blocked;
   bool hangup; /* the client has closed its side: it gets no more messages */
+  /* A message that was handed out and is not confirmed: see "handing out". */
+  conc_queue *held_from; /* NULL: there is none */
+  conc__buffer held;     /* its body */
+  bool held_sent;        /* its reply is the kernel's, all of it */
 } conc__client;
 
 /* What a manager has as a server. The starter fills it in before the server's
@@ -25373,6 +25454,7 @@ typedef struct conc__client {
 typedef struct conc__server_side {
   conc_task thread; /* any: runs the loop, and is joined at the end */
   conc_task root;   /* any: accepts; the server ends when it is cancelled */
+  unsigned char number[6]; /* any: random, of this start; see conc__export */
   conc_event ready; /* any: set when root runs, and if it never will */
   bool running;     /* root has run; read after `ready`, as `error` */
   int error;        /* negative errno: why root does not run */
@@ -25395,7 +25477,10 @@ typedef struct conc__client_side {
                    the first reply. Atomic: any thread that gets a reply */
   struct conc__proxy *proxies; /* under the guard; none goes before shutdown */
   struct conc__peer *idle; /* under the guard; the one used last is first */
-  unsigned generation; /* conc__generation of the process that connected */
+  struct conc__peer *held_oldest, *held_youngest; /* under the guard: those of
+                           `idle` whose message is not confirmed */
+  unsigned depth; /* conc__fork_depth of the process that connected */
+  struct conc__manager_data *next; /* in conc__clients */
 } conc__client_side;
 
 enum {
@@ -25414,6 +25499,7 @@ typedef struct conc__manager_data {
   conc__key key;               /* points to the caller's key */
   size_t max_message;          /* bytes of a request or a reply */
   double handshake_timeout;    /* seconds */
+  double timeout;              /* seconds */
   conc__export *exports;       /* under the guard, as the two sizes */
   size_t exports_count, exports_size;
   conc__server_side server; /* if it serves */
@@ -25451,6 +25537,7 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
   state->handshake_timeout = m->handshake_timeout > 0
                                  ? m->handshake_timeout
                                  : CONC__HANDSHAKE_TIMEOUT;
+  state->timeout = m->timeout > 0 ? m->timeout : CONC__TIMEOUT;
   return 0;
 }
 
@@ -25489,14 +25576,30 @@ CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
   return q;
 }
 
-/* The queue of an id as a client writes it: decimal digits and nothing else.
-   NULL: there is none. The bound on n keeps a long text from overflowing. */
+/* An id as text: the server's number in 12 hexadecimal digits, a point, and
+   the place in decimal ones. */
+#define CONC__ID_SIZE 36
+
+CONC__PRIVATE void conc__export_id(const conc__manager_data *m, size_t place,
+                                   char id[CONC__ID_SIZE]) {
+  const unsigned char *p = m->server.number;
+  snprintf(id, CONC__ID_SIZE, "%02x%02x%02x%02x%02x%02x.%lu", p[0], p[1], p[2],
+           p[3], p[4], p[5], (unsigned long)place);
+}
+
+/* The queue of an id as a client writes it. NULL: there is none. The bound on
+   n keeps a long text from overflowing. */
 CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
                                              const char *id) {
+  static const char digits[] = "0123456789abcdef";
   conc__mutex *guard = conc__mutex_of(m);
   conc_queue *q = NULL;
-  size_t n = 0;
-  for (; *id >= '0' && *id <= '9' && n < 1000000; id++)
+  size_t n = 0, i;
+  for (i = 0; i < 2 * sizeof m->server.number; i++, id++)
+    if (*id != digits[m->server.number[i / 2] >> (i % 2 ? 0 : 4) & 15])
+      return NULL;
+  if (*id++ != '.' || *id < '1' || *id > '9') return NULL;
+  for (; *id >= '0' && *id <= '9' && n < 100000000; id++)
     n = n * 10 + (size_t)(*id - '0');
   if (*id != 0) return NULL;
   conc__mutex_lock(guard);
@@ -25639,6 +25742,46 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
   }
 }
 
+/* --- handing out ---
+
+   To a client of ours a message is handed out: it is kept here, in the client,
+   until more comes on the connection. The first byte of that confirms it, for
+   the client sends nothing before it has the message, or has given it up; what
+   it has given up it does not confirm, but closes the connection. Then the
+   message goes back to its place, as it does if the client dies. Such a client
+   has one request under way at a time. If it has more, it confirms a message
+   by the next request that it has sent ahead.
+
+   The word "confirmed" is a frame without content, which has no reply: for a
+   client that has nothing more to ask, but leaves in good order. */
+
+/* More has come from the client. A small buffer is kept: it is needed for the
+   next get. */
+CONC__INLINE void conc__client_confirm(conc__client *c) {
+  if (CONC__LIKELY(c->held_from == NULL)) return;
+  c->held_from = NULL;
+  c->held.size = 0;
+  if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
+}
+
+/* The connection ends without a word. */
+CONC__PRIVATE void conc__client_give_back(conc__client *c) {
+  conc_queue *q = c->held_from;
+  c->held_from = NULL;
+  if (q != NULL) conc__unget_body(q, c->held.data, c->held.size, &c->held);
+  conc__buffer_free(&c->held);
+}
+
+/* The server ends, and not the client: whom a message has been sent to has it,
+   unless it is known that the client has gone. */
+CONC__PRIVATE void conc__client_settle(conc__client *c) {
+  unsigned char byte;
+  ssize_t n;
+  if (c->held_from == NULL || !c->held_sent || c->hangup) return;
+  n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n > 0 || (n < 0 && conc__would_block(errno))) conc__client_confirm(c);
+}
+
 /* Sends the replies. If messages are among them and the client has closed its
    side, nothing is sent: it would not read them, and they would be lost. 0, or
    negative errno: the connection is to be closed. */
@@ -25649,6 +25792,7 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   if (!s->client->hangup || s->taken.size == 0)
     rc = conc__channel_flush(ch, &sent, CONC__NEVER);
   conc__session_give_back(s, sent);
+  if (rc == 0) s->client->held_sent = true;
   return rc;
 }
 
@@ -25919,36 +26063,123 @@ CONC__PRIVATE void conc__session_unblock(conc__session *s) {
   conc__session_lend(s);
 }
 
-/* put(item, block=True, timeout=None). The item is encoded anew: what the
-   client sent is never passed on, for another Python would execute it. */
+/* ('#ERROR', exception) for a message that does not go on its way: the text
+   has the number, and by its beginning a client of ours knows it. `limit` is
+   what it is compared with. */
+CONC__PRIVATE int conc__reply_too_long(conc__session *s, size_t size,
+                                       size_t limit, const char *what) {
+  char text[160];
+  if (size > 0)
+    snprintf(text, sizeof text,
+             CONC__TOO_LONG ": it has %zu bytes, %s %zu", size, what, limit);
+  else
+    snprintf(text, sizeof text, CONC__TOO_LONG ": %s %zu", what, limit);
+  return conc__reply_builtin(s, "ValueError", text);
+}
+
+/* Bytes of a message, as the body of a pickle, that go into one reply. */
+CONC__INLINE size_t conc__message_limit(const conc__manager_data *m) {
+  return m->max_message > CONC__ENVELOPE ? m->max_message - CONC__ENVELOPE : 0;
+}
+
+/* Whether a reader of a value takes it that is encoded in `size` bytes. It
+   came in a request, which may be nested deeper; and what it is as a text may
+   have become shorter, as compared to which its strings must not be long. */
+CONC__PRIVATE bool conc__value_is_readable(const conc_value *v, size_t size) {
+  conc__walk w;
+  size_t nodes = 0, bytes = 0;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (step != CONC__WALK_CLOSE) nodes++;
+    if (conc__is_text(w.value->type)) bytes += w.value->size;
+    if (w.depth > CONC__VALUE_DEPTH) return false;
+  }
+  return nodes <= CONC__VALUE_NODES + 1 && /* the root does not count */
+         bytes <= CONC__VALUE_BYTES + size;
+}
+
+/* An item, encoded for a queue. `b` has memory, if any is needed. */
+typedef struct conc__item {
+  const void *data;
+  size_t size;
+  int kind;
+  conc__buffer b;
+} conc__item;
+
+/* Encodes an item anew: what the client sent is never passed on, for another
+   Python would execute it. What a reader with the same limits could not
+   receive is refused here, before it is queued, where it would be in the way
+   of all that comes behind it. 0; 1: it is refused, and *rc is how it went to
+   say so. */
+CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
+                                    conc__item *item, int *rc) {
+  const size_t limit = conc__message_limit(s->manager);
+  int error = 0;
+  memset(item, 0, sizeof *item);
+  item->kind = CONC__RAW;
+  if (conc_value_type(v) == CONC_BYTES) {
+    item->data = conc_value_bytes(v, &item->size);
+  } else {
+    error = conc__pickle_encode(&item->b, v, 4);
+    item->data = item->b.data;
+    item->size = item->b.size;
+    item->kind = CONC__PICKLED;
+  }
+  if (error != 0)
+    *rc = conc__reply_error(s, error, false);
+  else if (item->size > limit)
+    *rc = conc__reply_too_long(s, item->size, limit,
+                               ".max_message of the manager lets through");
+  else if (item->kind == CONC__PICKLED &&
+           !conc__value_is_readable(v, item->size))
+    *rc = conc__reply_too_long(s, 0, CONC__VALUE_DEPTH,
+                               "a value has a million parts and 64 MiB of "
+                               "text at most, and is nested no deeper than");
+  else
+    return 0;
+  conc__buffer_free(&item->b);
+  return 1;
+}
+
+/* put(item, block=True, timeout=None). */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
-  conc__buffer b = {NULL, 0, 0, 0};
-  const void *data;
-  size_t size = 0;
-  int kind = CONC__PICKLED;
+  conc__item i;
   int rc = 0;
-  if (conc_value_type(item) == CONC_BYTES) {
-    data = conc_value_bytes(item, &size);
-    kind = CONC__RAW;
-  } else {
-    rc = conc__pickle_encode(&b, item, 4);
-    data = b.data;
-    size = b.size;
-  }
-  if (rc == 0) rc = conc__queue_put(q, data, size, kind, 0);
+  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  rc = conc__queue_put(q, i.data, i.size, i.kind, 0);
   if (rc == -ETIMEDOUT && timeout > 0) {
     int gone = conc__session_block(s);
     if (gone != 0) {
-      conc__buffer_free(&b);
+      conc__buffer_free(&i.b);
       return gone;
     }
-    rc = conc__queue_put(q, data, size, kind, timeout);
+    rc = conc__queue_put(q, i.data, i.size, i.kind, timeout);
     conc__session_unblock(s);
   }
-  conc__buffer_free(&b);
+  conc__buffer_free(&i.b);
   /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
+  if (rc == -EMSGSIZE)
+    return conc__reply_too_long(s, i.size, q->max_bytes,
+                                ".max_bytes of the queue is");
+  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
+}
+
+/* _conc_unget(item): a message that a client of ours, itself a server, has got
+   and could not hand over. */
+CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
+                                    const conc_value *item) {
+  conc__message m;
+  conc__item i;
+  int rc = 0;
+  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  m.data = i.data;
+  m.size = i.size;
+  m.kind = i.kind;
+  rc = q->ops->unget(q, &m, NULL);
+  conc__buffer_free(&i.b);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
@@ -25957,18 +26188,14 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
    head of a reply then. Returns as the queue's get; *offset is where the body
    begins in `out`. If *rc is not 0, the connection is to be closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              double timeout, size_t *offset,
-                                              int *rc) {
+                                              conc__sink *sink, double timeout,
+                                              size_t *offset, int *rc) {
   conc__buffer *out = &s->client->channel.out;
   conc__buffer got;
-  conc__sink sink;
   ssize_t n;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = out;
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
-  n = q->ops->get(q, &sink, conc__deadline(timeout));
+  n = q->ops->get(q, sink, conc__deadline(timeout));
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -25988,12 +26215,55 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
   return n;
 }
 
+/* The reply to a get that has failed: the message, if there is one, is where
+   it was. A client of ours has its own limits, and knows them. */
+CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
+                                      size_t limit) {
+  if (rc == -EMSGSIZE)
+    return conc__reply_too_long(s, 0, limit,
+                                "it stays in the queue, for the reply would "
+                                "have more bytes than");
+  if (rc == -EBADMSG)
+    return conc__reply_builtin(s, "TypeError",
+                               CONC__NOT_BYTES ": it stays in the queue");
+  return conc__reply_error(s, (int)rc, true);
+}
+
+/* A message was got for a Python 2, and stands at the end of `out` from
+   `offset` on: puts it into protocol 2. True if that is done and the message
+   is not too long in this form. Else it is back in its queue, and *rc is how
+   it went to say so: other clients may well get it. */
+CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
+                                          size_t offset, int *rc) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer body = {NULL, 0, 0, 0};
+  const size_t limit = conc__message_limit(s->manager);
+  /* A copy, for it cannot be made from the new form without a loss. */
+  *rc = conc__buffer_reserve(&body, out->size - offset + CONC__BODY_SPARE);
+  if (*rc == 0)
+    *rc = conc__buffer_append(&body, out->data + offset, out->size - offset);
+  if (*rc == 0) *rc = conc__pickle_downgrade(out, offset);
+  if (*rc == 0 && out->size - offset > limit) *rc = -EMSGSIZE;
+  if (*rc != 0) {
+    const unsigned char *p = body.size > 0 ? body.data : out->data + offset;
+    size_t n = body.size > 0 ? body.size : out->size - offset;
+    conc__unget_body(q, p, n, body.size > 0 ? &body : NULL);
+    out->size = s->reply;
+    *rc = conc__reply_not_got(s, *rc, limit);
+    conc__buffer_free(&body);
+    return false;
+  }
+  conc__buffer_free(&body);
+  return true;
+}
+
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
    there before the queue is asked. */
 CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
                                   double timeout) {
   conc__buffer *out = &s->client->channel.out;
+  const size_t limit = conc__message_limit(s->manager);
   conc__sink sink;
   conc__taken t;
   ssize_t n;
@@ -26001,29 +26271,59 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc != 0) return rc;
   t.offset = out->size;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = out;
+  conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
   n = q->ops->get(q, &sink, 0);
   /* An error has another reply; and before a wait none is half written. */
   if (n < 0) out->size = s->reply;
   if (n == -ETIMEDOUT && timeout > 0) {
-    n = conc__serve_get_waiting(s, q, timeout, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &sink, timeout, &t.offset, &rc);
     if (rc != 0) return rc;
   }
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_error(s, (int)n, true);
+  if (n < 0) return conc__reply_not_got(s, n, limit);
   t.queue = q;
-  if (s->protocol == 2) rc = conc__pickle_downgrade(out, t.offset);
-  t.old = s->protocol == 2 && rc == 0;
+  t.old = s->protocol == 2;
+  if (t.old && !conc__serve_downgraded(s, q, t.offset, &rc)) return rc;
   t.size = out->size - t.offset;
-  if (rc == 0) rc = conc__reply_end(s);
+  rc = conc__reply_end(s);
   t.end = out->size;
   /* Also after an error: then the connection is closed, and the message goes
      back. */
   CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
   conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
+}
+
+/* _conc_get(timeout, wants, size): the message is handed out. It goes from the
+   queue into the client's own buffer, which is its place until it is confirmed
+   or given back, and is copied from there: so it cannot be lost on the way. */
+CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
+                                   double timeout, int wants, size_t size) {
+  conc__client *c = s->client;
+  size_t limit = conc__message_limit(s->manager);
+  conc__sink sink;
+  ssize_t n;
+  int rc;
+  CONC__CHECK(c->held_from == NULL && c->held.size == 0);
+  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
+    wants = CONC__WANTS_ANY;
+  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+  conc__sink_body(&sink, &c->held, wants, limit);
+  n = q->ops->get(q, &sink, 0);
+  if (n == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    n = q->ops->get(q, &sink, conc__deadline(timeout));
+    conc__session_unblock(s);
+  }
+  if (n == -ECANCELED) return (int)n;
+  if (n < 0) return conc__reply_not_got(s, n, limit);
+  c->held_from = q;
+  c->held_sent = false;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0)
+    rc = conc__buffer_append(&c->channel.out, c->held.data, c->held.size);
+  return rc != 0 ? rc : conc__reply_end(s);
 }
 
 /* join(). */
@@ -26094,6 +26394,28 @@ CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
   return conc__reply_refuse(s, text);
 }
 
+/* A method that only clients of ours call: these make no mistakes that a
+   programmer would have to read about. */
+CONC__PRIVATE int conc__serve_own_method(conc__session *s, conc_queue *q,
+                                         const conc__request *r) {
+  const conc_value *size = conc_value_item(r->args, 2);
+  double timeout = 0;
+  int64_t wants = 0, most = 0;
+  if (strcmp(r->method, CONC__METHOD_UNGET) == 0 &&
+      conc_value_size(r->args) == 1)
+    return conc__serve_unget(s, q, conc_value_item(r->args, 0));
+  if (strcmp(r->method, CONC__METHOD_GET) != 0 ||
+      conc_value_size(r->args) != 3 ||
+      conc_value_float(conc_value_item(r->args, 0), &timeout) != 0 ||
+      conc_value_int(conc_value_item(r->args, 1), &wants) != 0 ||
+      (conc_value_type(size) != CONC_NONE &&
+       (conc_value_int(size, &most) != 0 || most < 0)))
+    return conc__serve_unexposed(s, r->method);
+  return conc__serve_take(s, q, timeout, (int)wants,
+                          conc_value_type(size) == CONC_NONE ? SIZE_MAX
+                                                             : (size_t)most);
+}
+
 /* A method of a queue. What is wrong with a request is told in the order in
    which Python's server finds it: the object, the method, the arguments, their
    values. Such a request has a reply as any other; the connection stays. */
@@ -26113,6 +26435,8 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   double timeout = 0;
   char text[160];
   /* The id is of another server that was here before, or made up. */
+  if (q != NULL && *method == '_' && strncmp(method, "_conc_", 6) == 0)
+    return conc__serve_own_method(s, q, r);
   if (q == NULL) {
     snprintf(text, sizeof text, "KeyError: no object with id '%.40s'",
              r->ident);
@@ -26158,12 +26482,17 @@ CONC__PRIVATE int conc__serve_create(conc__session *s,
              name != NULL ? name : "?");
     return conc__reply_refuse(s, text);
   }
-  snprintf(text, sizeof text, "%lu", (unsigned long)id);
+  conc__export_id(s->manager, id, text);
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
   for (i = 0; rc == 0 && i < CONC__METHODS; i++)
     rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
+  if (rc == 0)
+    rc = conc__pickle_put_str(out, CONC__METHOD_GET,
+                              sizeof CONC__METHOD_GET - 1);
+  snprintf(text, sizeof text, CONC__METHOD_MAX "%zu", s->manager->max_message);
+  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
   if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
   return rc != 0 ? rc : conc__reply_end(s);
 }
@@ -26237,24 +26566,62 @@ CONC__PRIVATE int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
   }
 }
 
+/* The queue of a usual request, or NULL. */
+CONC__PRIVATE conc_queue *conc__usual_queue(conc__session *s,
+                                            const conc__usual_request *u) {
+  char id[CONC__ID_SIZE];
+  CONC__CHECK(u->ident.size < sizeof id);
+  memcpy(id, u->ident.data, u->ident.size);
+  id[u->ident.size] = 0;
+  return conc__export_by_id(s->manager, id);
+}
+
+/* Serves _conc_get, which comes with three scalars always. False if this is
+   not it. */
+CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
+                                          const conc__usual_request *u,
+                                          int *rc) {
+  const conc__scalar *v = u->args;
+  uint64_t wants, most = SIZE_MAX;
+  double timeout;
+  conc_queue *q;
+  if (memcmp(u->method.data, CONC__METHOD_GET, u->method.size) != 0 ||
+      u->count != 3 || v[0].op != CONC__OP_BINFLOAT ||
+      v[1].op != CONC__OP_BININT1)
+    return false;
+  wants = v[1].data[0];
+  if (v[2].op == CONC__OP_BININT1 || v[2].op == CONC__OP_BININT2 ||
+      v[2].op == CONC__OP_BININT)
+    most = conc__little_endian(v[2].data, v[2].size);
+  else if (v[2].op != CONC__OP_NONE)
+    return false;
+  if (v[2].op != CONC__OP_NONE && most > 0x7fffffff) return false;
+  if (!conc__usual_float(&v[0], &timeout)) return false;
+  q = conc__usual_queue(s, u);
+  if (q == NULL) return false;
+  s->protocol = u->protocol;
+  *rc = conc__serve_take(s, q, timeout, (int)wants, (size_t)most);
+  return true;
+}
+
 /* Serves a usual request. False if it is not one: nothing has been done. */
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
   conc__usual_request u;
   conc_queue *q;
   double timeout;
-  char id[24];
   bool put;
   if (!conc__usual_read(p, size, &u)) return false;
-  if (u.ident.size >= sizeof id || u.method.size != 3) return false;
+  if (u.ident.size >= CONC__ID_SIZE) return false;
+  if (u.method.size == sizeof CONC__METHOD_GET - 1)
+    return conc__serve_usual_take(s, &u, rc);
+  if (u.method.size != 3) return false;
   put = memcmp(u.method.data, "put", 3) == 0;
   if (!put && memcmp(u.method.data, "get", 3) != 0) return false;
   if (u.count < put || u.count > 2u + put) return false;
   if (!conc__usual_timeout(u.args + put, u.count - put, &timeout))
     return false;
-  memcpy(id, u.ident.data, u.ident.size);
-  id[u.ident.size] = 0;
-  q = conc__export_by_id(s->manager, id);
+  q = conc__usual_queue(s, &u);
   if (q == NULL) return false;
   s->protocol = u.protocol;
   if (!put) {
@@ -26278,8 +26645,16 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   conc_value *v = NULL;
   const conc_value *ident;
   int rc;
+  if (s->client->held_from != NULL) {
+    /* It was sent ahead of the reply: what was handed out goes out first. */
+    rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
+    if (rc != 0) return rc;
+    conc__client_confirm(s->client);
+  }
+  if (size == 0 && s->client->methods) return 0; /* the word "confirmed" */
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
-  rc = conc__pickle_decode(data, size, NULL, &v, &s->protocol);
+  rc = conc__pickle_decode(data, size, &conc__pickle_request_limits, &v,
+                           &s->protocol);
   if (rc == -EACCES)
     return conc__reply_refuse(
         s, "UnpicklingError: only data is accepted, not code");
@@ -26347,6 +26722,7 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
       n = conc__channel_read(ch, size);
       empty = n > 0 && ch->in.size < ch->in.capacity;
     }
+    if (n > 0) conc__client_confirm(c);
     if (n == 0) return -EPIPE; /* the client has closed its side */
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
@@ -26400,6 +26776,7 @@ CONC__PRIVATE void conc__client_close(conc__client *c) {
   conc__server_side *server = &c->manager->server;
   CONC__CHECK(!c->serving && !c->blocked);
   CONC__CHECK(*c->link == c && server->clients_count > 0);
+  conc__client_give_back(c);
   conc__watch_stop(conc__this.loop, c->channel.fd);
   /* It leaves the list first, by one store: a child that is forked now finds
      only descriptors there that are open. */
@@ -26445,6 +26822,10 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   /* Closed in the middle of something: no reply that waits in `out` is
      sent. */
   if (rc != 0) conc__session_give_back(&s, 0);
+  if (rc != 0 && s.manager->server.stopping) conc__client_settle(c);
+  /* While this is a coroutine that may wait: the queue may be another
+     machine's. */
+  if (rc != 0) conc__client_give_back(c);
   c->serving = false;
   if (rc != 0) {
     conc__buffer_return(s.manager, &s.taken);
@@ -26544,9 +26925,10 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   server->stopping = true;
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
-    if (!c->serving)
+    if (!c->serving) {
+      conc__client_settle(c);
       conc__client_close(c);
-    else if (c->blocked || !c->authenticated)
+    } else if (c->blocked || !c->authenticated)
       conc_cancel(&c->task);
   }
   while (server->clients != NULL && conc_now() < end) {
@@ -26555,7 +26937,9 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
     conc_event_wait(&server->changed, end - conc_now());
     for (c = server->clients; c != NULL; c = next) {
       next = c->next;
-      if (!c->serving) conc__client_close(c);
+      if (c->serving) continue;
+      conc__client_settle(c);
+      conc__client_close(c);
     }
   }
 }
@@ -26617,6 +27001,8 @@ CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   while (server->clients != NULL) { /* cut off in the middle of something */
     conc__client *c = server->clients;
     server->clients = c->next;
+    conc__client_settle(c);
+    conc__client_give_back(c);
     close(c->channel.fd);
     conc__channel_free(&c->channel);
     CONC_FREE(c);
@@ -26652,7 +27038,8 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   m = manager->state;
-  rc = conc_listen(manager->address);
+  rc = conc__random(m->server.number, sizeof m->server.number);
+  if (rc == 0) rc = conc_listen(manager->address);
   if (rc < 0) {
     conc__manager_undo_state(manager);
     return rc;
@@ -26733,22 +27120,35 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
             |
      conc__proxy_put ...    its arguments
             |
-     conc__peer_call        sends `out`, waits for the reply, decodes it
-            |
-     conc__exchange_leave   the connection is idle again. Or it is closed, if
-                            it is not known what the server will send next
+     conc__exchange_end     sends `out`, waits for the reply, decodes it. The
+                            connection is idle again. Or it is closed, if it
+                            is not known what the server will send next
 
-   A get that fails must not lose the message that is its reply. If the reply
-   has begun to come, the connection is `late`: the next get begins with it,
-   and reads the reply to its end before it asks for anything. A message that
-   came, but did not suit the caller, is in `stash`: a get begins with these.
+   How a message comes, and is never lost on the way:
+
+     a server of conc.h   keeps what it has handed out until the client says
+                          something more on that connection, or the word
+                          "confirmed" (a frame without content). If the
+                          connection ends without that, the message is in its
+                          queue again. So a get that does not deliver (it was
+                          cancelled, or has no memory) closes its connection;
+                          and a connection whose message the caller has is
+                          `held` until its next request. What a get does not
+                          want, the server does not hand out: the request says
+                          what it wants
+     a server of Python   has forgotten a message when it has sent it. So the
+                          connection of a get whose reply is due still is not
+                          closed, but kept as `late`: the next get of the
+                          proxy waits for that reply. A message that came, but
+                          did not suit the caller, is in `stash`: a get begins
+                          with these. At shutdown both are put back
 
    What is kept, and for how long:
 
-     per process      conc__client_side; a forked child uses no connection of
-                      its parent's, for both would read the same replies
+     per process      conc__client_side. A forked child has none of its
+                      parent's connections: they are closed there
      per connection   conc__peer, until an error, the server's end or shutdown
-     per queue        conc__proxy, until shutdown; its late replies, its stash
+     per queue        conc__proxy, until shutdown; its ids, late replies, stash
      per call         conc__exchange, on the caller's stack
 
    The lists are under the guard of conc__manager_data. A peer that is in no
@@ -26763,31 +27163,63 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
 typedef struct conc__peer {
   struct conc__peer *next; /* in that list */
   conc__channel channel;
-  double last;         /* when it was used, by conc_now(); for idle ones */
-  unsigned generation; /* conc__generation of the process that opened it */
+  double last;    /* when it was used, by conc_now(); for idle ones */
+  unsigned depth; /* conc__fork_depth of the process that opened it */
   bool asked; /* a request is out whose reply has not been understood: what
                  comes next is that reply, or its rest */
+  bool held;  /* the server keeps the message of the last reply until it hears
+                 more on this connection */
+  struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
 } conc__peer;
+
+/* By what the server knows the queue of a name, and what it can do. It does
+   not change: a server that was started anew gives another one. */
+typedef struct conc__ident {
+  struct conc__ident *before; /* the one whose place it has taken */
+  bool confirms;              /* it is conc.h: see above */
+  size_t most;                /* bytes of a request that it reads */
+  char text[64];
+} conc__ident;
 
 /* A proxy. What has no guard does not change, until shutdown. */
 typedef struct conc__proxy {
   conc_queue queue; /* first: a proxy is a queue */
   struct conc__manager_data *manager;
-  struct conc__proxy *next; /* under the guard, as the next two */
-  conc__peer *late;  /* their replies were for gets that have failed since */
-  size_t late_count; /* length of `late`; atomic, for qsize */
+  struct conc__proxy *next;  /* under the guard, as the next one */
+  conc__peer *late;          /* their replies were for gets that have failed */
+  const conc__ident *ident;  /* the newest. Changes under the guard; read
+                                without it, for none is freed before the end */
   conc_queue *stash; /* messages that came, and could not be handed over */
+  bool stashed;      /* there may be some. Atomic */
   char name[64];
-  char id[64]; /* by which the server knows the queue */
 } conc__proxy;
 
-/* --- requests and replies --- */
+/* --- connections: their end --- */
 
+/* The word "confirmed". It is small: if it cannot be sent at once, nobody
+   reads at the other end, and the message goes back there. */
+CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
+  ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
+  (void)n;
+  p->held = false;
+}
+
+/* Closes a connection. A message that it holds is the caller's since long, and
+   so confirmed. A child has closed its parent's connections when it was
+   forked; there the descriptor's number may be another's. It is shut down
+   first: then the server hears of the end even if another process has a copy
+   of the descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  conc_close(p->channel.fd);
+  if (p->depth == conc__fork_depth) {
+    if (p->held) conc__peer_confirm(p);
+    shutdown(p->channel.fd, SHUT_RDWR);
+    conc_close(p->channel.fd);
+  }
   conc__channel_free(&p->channel);
   CONC_FREE(p);
 }
+
+/* --- requests and replies --- */
 
 /* Begins a request at the end of `out`: everything up to the tuple of
    arguments, which the caller appends. *at is for conc__request_end. `ident`
@@ -26830,88 +27262,133 @@ CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
   return rc != 0 ? rc : conc__request_end(out, at);
 }
 
-/* The error that stands for an exception of the server. -EPROTO: none does. */
+/* Whether the only argument of an exception is a text that begins so. */
+CONC__PRIVATE bool conc__exception_says(const conc_value *v,
+                                        const char *begin) {
+  const char *text =
+      conc_value_str(conc_value_item(conc_value_item(v, 2), 0), NULL);
+  return text != NULL && strncmp(text, begin, strlen(begin)) == 0;
+}
+
+/* The error that stands for an exception of the server. -EPROTO: none does.
+   Two kinds of Python's exceptions mean more when a server of ours sends them,
+   which it says by their texts. */
 CONC__PRIVATE int conc__exception_code(const conc_value *v) {
   static const struct {
-    const char *name;
+    const char *name, *says;
     int code;
-  } table[] = {{"Empty", -ETIMEDOUT},    {"Full", -ETIMEDOUT},
-               {"ShutDown", -EPIPE},     {"EOFError", -EPIPE},
-               {"BrokenPipeError", -EPIPE}, {"ValueError", -EINVAL},
-               {"TypeError", -EINVAL},   {"KeyError", -ENOENT},
-               {"MemoryError", -ENOMEM}, {"NotImplementedError", -ENOTSUP}};
+  } table[] = {{"Empty", NULL, -ETIMEDOUT},
+               {"Full", NULL, -ETIMEDOUT},
+               {"ShutDown", NULL, -EPIPE},
+               {"EOFError", NULL, -EPIPE},
+               {"BrokenPipeError", NULL, -EPIPE},
+               {"ValueError", CONC__TOO_LONG, -EMSGSIZE},
+               {"ValueError", NULL, -EINVAL},
+               {"TypeError", CONC__NOT_BYTES, -EBADMSG},
+               {"TypeError", NULL, -EINVAL},
+               {"KeyError", NULL, -ENOENT},
+               {"MemoryError", NULL, -ENOMEM},
+               {"NotImplementedError", NULL, -ENOTSUP}};
   const char *name = conc__object_name(v);
   size_t i;
   for (i = 0; name != NULL && i < sizeof table / sizeof *table; i++)
-    if (strcmp(name, table[i].name) == 0) return table[i].code;
+    if (strcmp(name, table[i].name) == 0 &&
+        (table[i].says == NULL || conc__exception_says(v, table[i].says)))
+      return table[i].code;
   return -EPROTO;
 }
 
 /* Reads what a reply says: 0 and *result, or the error that it tells.
-   -EREMOTEIO is an error in words: Python sends such a text for an unknown
-   name, and ours does for what it refuses. -EBADMSG is no reply at all. */
+   -EREMOTEIO is an error in words, which ours sends for what it refuses;
+   -ESTALE is the one that says that there is no such name or id. 1: it is no
+   reply at all. */
 CONC__PRIVATE int conc__reply_read(const conc_value *reply,
                                    const conc_value **result) {
-  const char *kind = NULL;
+  const char *kind = NULL, *text;
   if (conc_value_type(reply) == CONC_TUPLE && conc_value_size(reply) == 2)
     kind = conc_value_str(conc_value_item(reply, 0), NULL);
-  if (kind == NULL) return -EBADMSG;
+  if (kind == NULL) return 1;
   *result = conc_value_item(reply, 1);
   if (strcmp(kind, "#RETURN") == 0) return 0;
   if (strcmp(kind, "#ERROR") == 0) return conc__exception_code(*result);
-  if (strcmp(kind, "#TRACEBACK") == 0) return -EREMOTEIO;
-  return -EPROTO;
+  if (strcmp(kind, "#TRACEBACK") != 0) return -EPROTO;
+  text = conc_value_str(*result, NULL);
+  return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
+                                                          : -EREMOTEIO;
 }
 
-/* Sends what is in `out` and waits for the reply. 0: its value is in *reply
-   (to be freed by the caller), with *result inside. Else the error that it
-   tells, or that came in the way; *reply is NULL. *broken: it is not known
-   what comes next on this connection, so that it must be closed, unless
-   `asked` says that it is the reply. With `asked` from an earlier call and
-   nothing in `out`, it waits for that reply. */
-CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
-                                  conc_value **reply,
-                                  const conc_value **result, bool *broken,
-                                  double deadline) {
-  const unsigned char *payload;
-  size_t size, sent;
-  int protocol;
+/* Sends what is in `out` and waits for the reply's frame, whose payload stays
+   valid until the next read. 0 or negative errno. Unless `asked` is set
+   afterwards, the server has not got the whole request, and there is no reply
+   to save. With `asked` from an earlier call and nothing in `out`, it waits
+   for that reply. */
+CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
+                                      const unsigned char **payload,
+                                      size_t *size, double deadline) {
+  size_t sent;
   int rc;
   CONC__CHECK(!p->asked || p->channel.out.size == 0);
   rc = conc__channel_flush(&p->channel, &sent, deadline);
-  *reply = NULL;
+  /* The first byte that the server sees confirms what it has handed out. */
+  if (sent > 0) p->held = false;
+  if (rc == 0) {
+    /* From here on the reply may be a message, taken from its queue for us. */
+    p->asked = true;
+    rc = conc__channel_receive(&p->channel, m->max_message, payload, size,
+                               deadline);
+  }
+  /* A coroutine that came along into a forked child: its connection was closed
+     there, for it is the parent's. */
+  return rc != 0 && p->depth != conc__fork_depth ? -EPIPE : rc;
+}
+
+/* Decodes a reply that has come. 0: its value is in *reply (to be freed by the
+   caller), with *result inside. Else the error that it tells, and *reply is
+   NULL. *broken: it is no reply, so that the connection must be closed. If the
+   value cannot be had (-ENOMEM; -EMSGSIZE: it is beyond the limits of a value)
+   the reply can be read once more, and `asked` stays. */
+CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
+                                    const unsigned char *payload, size_t size,
+                                    conc_value **reply,
+                                    const conc_value **result, bool *broken) {
+  int protocol;
+  int rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits,
+                               reply, &protocol);
   *broken = true;
-  /* Part of the request may be out: another one cannot follow it. But the
-     server has not carried it out, so there is no reply to save. */
-  if (rc != 0) return rc;
-  /* From here on the reply may be a message, taken from its queue for us. */
-  p->asked = true;
-  rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
-                             deadline);
-  if (rc != 0) return rc;
-  rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits, reply,
-                           &protocol);
-  /* Whole, but there is no memory for its value: it is read once more by the
-     next call, which is why `asked` stays. */
-  if (rc == -ENOMEM) {
+  if (rc == -ENOMEM || rc == -EMSGSIZE) {
     conc__channel_unread(&p->channel);
     return rc;
   }
   /* The reply has been used up, whatever it says. */
   p->asked = false;
-  if (rc == -EBADMSG) rc = -EPROTO;
-  if (rc != 0) return rc;
+  if (rc != 0) return rc == -EBADMSG ? -EPROTO : rc;
   /* Relaxed: every reply says the same, until another server takes the place
      of this one; and nothing else is published by it. */
   CONC__STORE_RELAXED(&m->client.protocol, protocol == 2 ? 2 : 4);
   rc = conc__reply_read(*reply, result);
-  *broken = rc == -EBADMSG;
+  *broken = rc == 1;
   if (*broken) rc = -EPROTO;
   if (rc != 0) {
     conc_value_free(*reply);
     *reply = NULL;
   }
   return rc;
+}
+
+/* Both of the above: sends what is in `out`, and decodes the reply. *broken,
+   too, if it did not come. */
+CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
+                                  conc_value **reply,
+                                  const conc_value **result, bool *broken,
+                                  double deadline) {
+  const unsigned char *payload;
+  size_t size;
+  int rc = conc__peer_exchange(m, p, &payload, &size, deadline);
+  *reply = NULL;
+  *broken = true;
+  return rc != 0 ? rc
+                 : conc__peer_decode(m, p, payload, size, reply, result,
+                                     broken);
 }
 
 /* --- connections --- */
@@ -26921,16 +27398,20 @@ CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
 CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
                                   double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
-  int rc;
+  int rc, fd;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
-  p->generation = conc__generation;
-  rc = conc_connect(m->options->address, conc__remaining(deadline));
+  p->depth = conc__fork_depth;
+  fd = rc = conc_connect(m->options->address, conc__remaining(deadline));
+  if (rc >= 0) {
+    rc = conc__own_fd_add(fd);
+    if (rc != 0) conc_close(fd);
+  }
   if (rc < 0) {
     CONC_FREE(p);
     return rc;
   }
-  conc__channel_init(&p->channel, rc);
+  conc__channel_init(&p->channel, fd);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
     *out = p;
@@ -26965,6 +27446,23 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
   return rc;
 }
 
+/* Enters an idle connection, as the youngest, among those that hold a message;
+   or takes it out. Under the guard. */
+CONC__PRIVATE void conc__held_enter(conc__client_side *client, conc__peer *p) {
+  p->younger = NULL;
+  p->older = client->held_youngest;
+  if (p->older != NULL) p->older->younger = p;
+  else client->held_oldest = p;
+  client->held_youngest = p;
+}
+
+CONC__PRIVATE void conc__held_leave(conc__client_side *client, conc__peer *p) {
+  if (p->younger != NULL) p->younger->older = p->older;
+  else client->held_youngest = p->older;
+  if (p->older != NULL) p->older->younger = p->younger;
+  else client->held_oldest = p->younger;
+}
+
 /* Takes an idle connection that the server still serves. NULL: there is
    none. */
 CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
@@ -26975,11 +27473,14 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
     ssize_t n;
     conc__mutex_lock(guard);
     p = m->client.idle;
-    if (p != NULL) m->client.idle = p->next;
+    if (p != NULL) {
+      m->client.idle = p->next;
+      if (p->held) conc__held_leave(&m->client, p);
+    }
     conc__mutex_unlock(guard);
     if (p == NULL) return NULL;
     CONC__CHECK(!p->asked);
-    if (p->generation == conc__generation) {
+    if (p->depth == conc__fork_depth) {
       /* Just used: this saves a system call for each request of a busy client.
          If it is broken all the same, the call fails with -EPIPE. */
       if (conc_now() - p->last < 0.1) return p;
@@ -27008,9 +27509,17 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   return rc;
 }
 
-/* Puts a connection back that no reply is due on. */
+/* Seconds after which a message is confirmed by a word of its own if its
+   connection stays idle while others are used. */
+#define CONC__CONFIRM_AFTER 10e-3
+
+/* Puts a connection back that no reply is due on. What a client with several
+   tasks has left unconfirmed on another connection is confirmed then: so if
+   the client is killed later, only its very last messages come back. */
 CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex *guard = conc__mutex_of(m);
+  conc__client_side *client = &m->client;
+  conc__peer *oldest;
   CONC__CHECK(!p->asked && p->channel.out.size == 0);
   if (p->channel.in.capacity > CONC__IO_BUFFER ||
       p->channel.out.capacity > CONC__IO_BUFFER)
@@ -27019,8 +27528,14 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex_lock(guard);
   /* In front: the one that was used last is the least likely to have been
      closed, and the others may stay unused. */
-  p->next = m->client.idle;
-  m->client.idle = p;
+  p->next = client->idle;
+  client->idle = p;
+  if (p->held) conc__held_enter(client, p);
+  oldest = client->held_oldest;
+  if (oldest != NULL && p->last - oldest->last > CONC__CONFIRM_AFTER) {
+    conc__held_leave(client, oldest);
+    conc__peer_confirm(oldest); /* under the guard: it does not wait */
+  }
   conc__mutex_unlock(guard);
 }
 
@@ -27029,49 +27544,52 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 /* Seconds that a reply may come later than the timeout in its request: the
    server waits as long as that, and the way takes time. After them the
    connection is given up. */
-#define CONC__REPLY_SLACK 5.0
+#define CONC__REPLY_SLACK 0.5
 #define CONC__JOIN_LEAST 0.1 /* seconds that an answer to join has, at least */
+/* How often a call asks for the id of its name anew. */
+#define CONC__RESOLVE_TIMES 2
 
 typedef struct conc__exchange {
   conc__peer *peer;
   bool broken;              /* as conc__peer_call says it */
   size_t at;                /* where the request begins in `out` */
+  size_t most;              /* bytes that the request may have */
   conc_value *reply;        /* to be freed if the exchange went well */
   const conc_value *result; /* in the reply */
 } conc__exchange;
 
-/* The protocol for requests: what the server's last reply was in. Relaxed: see
-   conc__peer_call. */
-CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy) {
-  return CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
+/* The protocol for requests: what the server's last reply was in, unless it is
+   ours, which answers in that of a request. Relaxed: see conc__peer_decode. */
+CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy,
+                                      const conc__ident *ident) {
+  return ident->confirms
+             ? 4
+             : CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
+}
+
+/* Until when a whole call may last, connecting included, that waits in the
+   server until `deadline`. */
+CONC__PRIVATE double conc__call_end(double deadline) {
+  if (deadline >= CONC__NEVER) return deadline;
+  return (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
 }
 
 /* Takes a connection and begins a request for a method on it. Negative errno:
-   then there is nothing to leave. A deadline that is past (a timeout of 0) is
-   the server's affair, and does not keep this from connecting. */
+   then there is nothing to leave. */
 CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
-                                       const char *method, double deadline) {
-  int rc = conc__peer_get(proxy->manager, &c->peer,
-                          deadline <= 0 ? conc_now() + CONC__REPLY_SLACK
-                                        : deadline);
+                                       const conc__ident *ident,
+                                       const char *method, double end) {
+  int rc = conc__peer_get(proxy->manager, &c->peer, end);
   if (rc != 0) return rc;
   c->reply = NULL;
+  c->most = ident->most < proxy->manager->max_message
+                ? ident->most
+                : proxy->manager->max_message;
   rc = conc__request_begin(&c->peer->channel.out, &c->at,
-                           conc__proxy_protocol(proxy), proxy->id, method);
+                           conc__proxy_protocol(proxy, ident), ident->text,
+                           method);
   if (rc != 0) conc__peer_close(c->peer);
   return rc;
-}
-
-/* Sends what is in `out` and waits for the reply, for a while longer than the
-   server has been asked to. */
-CONC__PRIVATE int conc__exchange_ask(conc__exchange *c, conc__proxy *proxy,
-                                     double deadline) {
-  int rc;
-  if (deadline < CONC__NEVER)
-    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
-  rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
-                       &c->broken, deadline);
-  return rc == -EREMOTEIO ? -EPROTO : rc;
 }
 
 /* Ends an exchange whose reply is not due any more. */
@@ -27083,16 +27601,32 @@ CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
     conc__peer_put(proxy->manager, c->peer);
 }
 
-/* Ends and sends the request, waits for the reply, and leaves. `rc` is how it
-   went to append the arguments: if not well, nothing is sent, and half a
-   request is dropped with its connection. */
-CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
-                                     int rc, double deadline) {
-  c->broken = true;
-  if (rc == 0) rc = conc__request_end(&c->peer->channel.out, c->at);
-  if (rc == 0) rc = conc__exchange_ask(c, proxy, deadline);
+/* Ends the request. `rc` is how it went to append the arguments. If that is
+   not well, or the request is too long to be read, it is dropped: nothing has
+   been sent, and the connection is idle again. */
+CONC__PRIVATE int conc__exchange_write(conc__exchange *c, conc__proxy *proxy,
+                                       int rc) {
+  conc__buffer *out = &c->peer->channel.out;
+  if (rc == 0) rc = conc__request_end(out, c->at);
+  /* Python's server has no limit; the head of a frame does not count. */
+  if (rc == 0 && out->size - c->at - 4 > c->most) rc = -EMSGSIZE;
+  if (rc == 0) return 0;
+  out->size = c->at;
+  c->broken = false;
   conc__exchange_leave(c, proxy);
   return rc;
+}
+
+/* Ends and sends the request, waits for the reply, and leaves. `rc` as
+   conc__exchange_write. -ESTALE: the server does not know the id. */
+CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
+                                     int rc, double end) {
+  rc = conc__exchange_write(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                       &c->broken, end);
+  conc__exchange_leave(c, proxy);
+  return rc == -EREMOTEIO ? -EPROTO : rc;
 }
 
 /* Appends block and timeout, by which the server waits. */
@@ -27103,6 +27637,90 @@ CONC__PRIVATE int conc__exchange_waiting(conc__buffer *out, double deadline) {
   return rc != 0 ? rc
                  : conc__pickle_put_float(out, conc__remaining(deadline));
 }
+
+/* --- the id of a name --- */
+
+CONC__INLINE const conc__ident *conc__proxy_ident(const conc__proxy *proxy) {
+  return CONC__LOAD(&proxy->ident);
+}
+
+/* Reads the reply to create: an id, and the names of the methods, of which
+   those that begin with an underscore say what a server of ours can do.
+   -EPROTO if it is something else. */
+CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
+  const conc_value *methods = conc_value_item(v, 1);
+  const char *id = NULL;
+  size_t i;
+  if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 2)
+    id = conc_value_str(conc_value_item(v, 0), NULL);
+  if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
+  memcpy(ident->text, id, strlen(id) + 1);
+  ident->confirms = false;
+  ident->most = SIZE_MAX;
+  for (i = 0; i < conc_value_size(methods); i++) {
+    const char *name = conc_value_str(conc_value_item(methods, i), NULL);
+    if (name == NULL) continue;
+    if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
+    if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
+      unsigned long long most =
+          strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
+      if ((size_t)most == most) ident->most = (size_t)most;
+    }
+  }
+  return 0;
+}
+
+/* Asks the server for the id of a name. A Python server counts a reference by
+   that, which is given back at shutdown. 0; -ENOENT: it has no such name; or
+   negative errno. */
+CONC__PRIVATE int conc__ident_ask(conc__manager_data *m, const char *name,
+                                  conc__ident **out, double end) {
+  conc_value *reply;
+  const conc_value *result;
+  conc__ident *ident;
+  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, end);
+  *out = NULL;
+  /* KeyError, in words; older ones of ours and of Python say it otherwise. */
+  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc != 0) return rc;
+  ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
+  rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
+  conc_value_free(reply);
+  if (rc == 0) *out = ident;
+  else CONC_FREE(ident);
+  return rc;
+}
+
+/* Gives a reference back, if the server counts them. */
+CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
+                                         const conc__ident *ident,
+                                         double end) {
+  conc_value *reply;
+  const conc_value *result;
+  if (ident->confirms || end <= conc_now()) return;
+  conc__peer_function(m, "decref", ident->text, &reply, &result, NULL, end);
+  conc_value_free(reply);
+}
+
+/* The server does not know `stale`: it was started anew. The proxy gets the id
+   that its name has now, unless another task has done so meanwhile. 0, or
+   negative errno. */
+CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
+                                      const conc__ident *stale, double end) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__ident *ident;
+  int rc;
+  if (conc__proxy_ident(proxy) != stale) return 0;
+  rc = conc__ident_ask(proxy->manager, proxy->name, &ident, end);
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  ident->before = (conc__ident *)(uintptr_t)proxy->ident;
+  CONC__STORE(&proxy->ident, (const conc__ident *)ident);
+  conc__mutex_unlock(guard);
+  return 0;
+}
+
+/* --- putting --- */
 
 /* Appends a message as an argument. Bodies as queues store them are in
    protocol 4; for a server that is a Python 2 they are put into protocol 2. */
@@ -27116,27 +27734,47 @@ CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
   return rc == 0 && protocol == 2 ? conc__pickle_downgrade(out, at) : rc;
 }
 
-/* The put of a queue. Without a limit of time it has one argument, (item,):
-   then the server's defaults, which are to wait for ever, hold. */
-CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
-                                  double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
+/* One try of a put, or of an unget. Without a limit of time it has one
+   argument, (item,): then the server's defaults, which are to wait for ever,
+   hold; and an unget never waits. */
+CONC__PRIVATE int conc__proxy_put_once(conc__proxy *proxy,
+                                       const conc__ident *ident,
+                                       const char *method,
+                                       const conc__message *m, double deadline,
+                                       double end) {
   conc__buffer *out;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, proxy, "put", deadline);
+  int rc = conc__exchange_begin(&c, proxy, ident, method, end);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
   if (deadline < CONC__NEVER) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  if (rc == 0) rc = conc__put_message(out, m, conc__proxy_protocol(proxy));
+  if (rc == 0)
+    rc = conc__put_message(out, m, conc__proxy_protocol(proxy, ident));
   if (deadline < CONC__NEVER) {
     if (rc == 0) rc = conc__exchange_waiting(out, deadline);
     if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
   } else if (rc == 0) {
     rc = conc__pickle_put_op(out, CONC__OP_TUPLE1);
   }
-  rc = conc__exchange_end(&c, proxy, rc, deadline);
+  rc = conc__exchange_end(&c, proxy, rc, end);
   if (rc == 0) conc_value_free(c.reply);
   return rc;
+}
+
+/* The put of a queue. */
+CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc__call_end(deadline);
+  int i;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    int rc = conc__proxy_put_once(proxy, ident, "put", m, deadline, end);
+    if (rc != -ESTALE) return rc;
+    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                  : conc__proxy_resolve(proxy, ident, end);
+    if (rc != 0) return rc;
+  }
 }
 
 /* Encodes what came and puts it into the stash, from where a get takes it as
@@ -27150,34 +27788,150 @@ CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   m.size = b.size;
   m.kind = CONC__PICKLED;
   if (rc == 0) rc = conc__fifo_put(proxy->stash, &m, 0);
+  if (rc == 0) CONC__STORE(&proxy->stashed, true);
   conc__buffer_free(&b);
   return rc;
 }
 
-/* --- late replies --- */
-
-/* Takes the connection of a get that failed, with the reply or its beginning;
-   NULL: there is none. It is the caller's then. The child of a fork closes
-   those of its parent, which reads them itself. */
-CONC__PRIVATE conc__peer *conc__proxy_take_late_reply(conc__proxy *proxy) {
-  conc__mutex *guard = conc__mutex_of(proxy->manager);
-  conc__peer *p;
-  for (;;) {
-    conc__mutex_lock(guard);
-    p = proxy->late;
-    if (p != NULL) {
-      CONC__CHECK(proxy->late_count > 0);
-      proxy->late = p->next;
-      CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count - 1);
-    }
-    conc__mutex_unlock(guard);
-    if (p == NULL || p->generation == conc__generation) return p;
-    conc__peer_close(p);
-  }
+/* Gets what is in the stash. `stashed` is cleared before the look: a message
+   that comes meanwhile sets it, and so is not overlooked. */
+CONC__PRIVATE ssize_t conc__proxy_get_stashed(conc__proxy *proxy,
+                                              conc__sink *sink) {
+  ssize_t n;
+  if (CONC__LIKELY(!CONC__LOAD(&proxy->stashed))) return -ETIMEDOUT;
+  CONC__STORE(&proxy->stashed, false);
+  n = conc__fifo_get(proxy->stash, sink, 0);
+  if (n != -ETIMEDOUT) CONC__STORE(&proxy->stashed, true);
+  return n;
 }
 
-/* Keeps a connection for the next get. It stays counted by conc_qsize: the
-   message on it is not at the server any more. */
+/* --- getting from a server that waits for a confirmation --- */
+
+/* Where the message lies in a reply of ours, the body of a pickle. False if
+   the reply is something else. */
+CONC__PRIVATE bool conc__reply_body(const unsigned char *p, size_t size,
+                                    const unsigned char **body, size_t *n) {
+  static const unsigned char head[] = {CONC__OP_BINUNICODE, 7, 0, 0, 0,
+                                       '#', 'R', 'E', 'T', 'U', 'R', 'N'};
+  if (size < 2 + sizeof head + 3 || p[0] != CONC__OP_PROTO ||
+      memcmp(p + 2, head, sizeof head) != 0 ||
+      p[size - 2] != CONC__OP_TUPLE2 || p[size - 1] != CONC__OP_STOP)
+    return false;
+  *body = p + 2 + sizeof head;
+  *n = size - 2 - sizeof head - 2;
+  return true;
+}
+
+/* Hands a body over that came. A server is not believed that the body is what
+   was asked for, nor, if others will read it, that it is data at all. The
+   message's size; or negative errno: then the sink has nothing of it. */
+CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
+                                      const unsigned char *body, size_t n) {
+  conc_value *v = NULL;
+  size_t at, offset, size;
+  int rc;
+  if (sink->body == NULL) {
+    rc = conc__pickle_content(body, n, n, &offset, &size);
+    if (rc == 0) rc = conc__sink_takes(sink, size);
+    if (rc != 0) return rc;
+    if (size > 0) memcpy(sink->data, body + offset, size);
+    return (ssize_t)size;
+  }
+  at = sink->body->size;
+  rc = conc__buffer_reserve(sink->body, n + CONC__BODY_SPARE);
+  if (rc != 0) return rc;
+  conc__buffer_append(sink->body, body, n); /* there is room */
+  if (sink->wants != CONC__WANTS_VALUE) {
+    conc__pickle_put_op(sink->body, CONC__OP_STOP);
+    rc = conc__pickle_decode(sink->body->data + at, n + 1, NULL, &v, NULL);
+    conc_value_free(v);
+    sink->body->size = rc == 0 ? at + n : at;
+  }
+  return rc != 0 ? rc : (ssize_t)n;
+}
+
+/* Appends what a get wants: (timeout, wants, size). A size of more than 31
+   bits is no limit at all. */
+CONC__PRIVATE int conc__take_arguments(conc__buffer *out,
+                                       const conc__exchange *c,
+                                       const conc__sink *sink,
+                                       double deadline) {
+  size_t most = c->most > CONC__ENVELOPE ? c->most - CONC__ENVELOPE : 0;
+  int wants = sink->wants == CONC__WANTS_VALUE ? CONC__WANTS_ANY : sink->wants;
+  int rc = conc__pickle_put_float(out, conc__remaining(deadline));
+  if (sink->size < most || wants == CONC__WANTS_EXACTLY) most = sink->size;
+  if (rc == 0) rc = conc__pickle_put_int(out, wants);
+  if (rc == 0)
+    rc = most > 0x7fffffff ? conc__pickle_put_op(out, CONC__OP_NONE)
+                           : conc__pickle_put_int(out, (int64_t)most);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE3);
+}
+
+/* One get from a server of ours. Whenever it fails, and the reply has come or
+   may come, the connection is closed: then the message stays in its queue. */
+CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
+                                       const conc__ident *ident,
+                                       const conc__sink *sink, double deadline,
+                                       double end) {
+  conc__manager_data *m = proxy->manager;
+  const unsigned char *payload, *body;
+  size_t size, n;
+  ssize_t got;
+  conc__exchange c;
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET, end);
+  if (rc != 0) return rc;
+  rc = conc__take_arguments(&c.peer->channel.out, &c, sink, deadline);
+  rc = conc__exchange_write(&c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_exchange(m, c.peer, &payload, &size, end);
+  c.broken = true;
+  got = rc;
+  if (rc == 0 && conc__reply_body(payload, size, &body, &n)) {
+    got = conc__sink_fill(sink, body, n);
+    c.broken = got < 0;
+    c.peer->asked = false;
+    c.peer->held = !c.broken;
+  } else if (rc == 0) {
+    rc = conc__peer_decode(m, c.peer, payload, size, &c.reply, &c.result,
+                           &c.broken);
+    conc_value_free(c.reply);
+    got = rc == 0 || rc == -EREMOTEIO ? -EPROTO : rc;
+    if (rc == 0) c.broken = true;
+  }
+  conc__exchange_leave(&c, proxy);
+  return got;
+}
+
+/* --- getting from a Python server: late replies ---
+
+   Its get takes a message from the queue for good. So the connection of a get
+   that ends without its reply is kept until that has come. For such a get not
+   to take a message that then nobody asks for, the server is never asked to
+   wait for longer than CONC__ASK_FOR at a time. */
+
+#define CONC__ASK_FOR 1.0     /* seconds */
+#define CONC__LATE_LEAST 0.05 /* seconds that a late reply has, at least */
+
+/* Takes the connection of a get that failed, whose reply is still due; one
+   whose reply has begun to come, if there is such a one. NULL: there is none.
+   It is the caller's then. */
+CONC__PRIVATE conc__peer *conc__proxy_take_late_reply(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__peer **link, *p;
+  conc__mutex_lock(guard);
+  for (link = &proxy->late; (p = *link) != NULL; link = &p->next)
+    if (p->depth == conc__fork_depth && conc__channel_has_begun(&p->channel))
+      break;
+  if (p == NULL) link = &proxy->late;
+  p = *link;
+  if (p != NULL) *link = p->next;
+  conc__mutex_unlock(guard);
+  if (p == NULL || p->depth == conc__fork_depth) return p;
+  conc__peer_close(p); /* a parent's, which has gone */
+  return conc__proxy_take_late_reply(proxy);
+}
+
+/* Keeps a connection for the next get. */
 CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
                                                conc__peer *p) {
   conc__mutex *guard = conc__mutex_of(proxy->manager);
@@ -27185,11 +27939,8 @@ CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
   conc__mutex_lock(guard);
   p->next = proxy->late;
   proxy->late = p;
-  CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count + 1);
   conc__mutex_unlock(guard);
 }
-
-/* --- getting --- */
 
 /* Hands bytes that came over, which need no encoding: the common case. Their
    size; -EAGAIN if it is another case, which the stash takes care of. */
@@ -27198,7 +27949,7 @@ CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
   size_t size = 0;
   const void *data = conc_value_bytes(v, &size);
   if (sink->body != NULL || conc_value_type(v) != CONC_BYTES ||
-      size > sink->size)
+      conc__sink_takes(sink, size) != 0)
     return -EAGAIN;
   if (size > 0) memcpy(sink->data, data, size);
   return (ssize_t)size;
@@ -27207,15 +27958,15 @@ CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
 /* Sends the request, if that is not done yet, waits for the reply, and leaves
    the exchange. The message's size; -EAGAIN if it is in the stash; or an
    error, with *told if the server said so. After each error it is decided
-   whether the reply is, or is about to be, a message that would be lost. */
+   whether the reply is, or may be, a message that would be lost. */
 CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           conc__exchange *c,
                                           const conc__sink *sink, bool *told,
-                                          double deadline) {
-  conc__channel *ch = &c->peer->channel;
-  size_t had = conc__buffer_count(&ch->in);
-  ssize_t n = conc__exchange_ask(c, proxy, deadline);
+                                          double end) {
+  ssize_t n = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                              &c->broken, end);
   bool keep = false;
+  if (n == -EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
   if (n == 0) {
     n = conc__proxy_copy_bytes(c->result, sink);
@@ -27226,15 +27977,10 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
     conc_value_free(c->reply);
     /* The value cannot be kept, but its bytes are still in the channel. */
     keep = n == -ENOMEM;
-    if (keep) conc__channel_unread(ch);
+    if (keep) conc__channel_unread(&c->peer->channel);
   } else if (c->peer->asked) {
-    /* Cancelled before the first byte: the connection is closed, and the
-       server notices that before it has a message, or gives it back. After
-       that byte the message is on its way, and out of the server's hands. */
-    keep = n == -ENOMEM ||
-           (n == -ECANCELED && conc__channel_has_begun(ch)) ||
-           /* As long as it goes on; the other side may be dead. */
-           (n == -ETIMEDOUT && conc__buffer_count(&ch->in) > had);
+    keep = n == -ENOMEM || n == -ECANCELED || n == -ETIMEDOUT ||
+           n == -EMSGSIZE;
   }
   /* Kept is either a reply that is due still, or one that is read again. */
   CONC__CHECK(!keep || c->peer->asked || n == -ENOMEM);
@@ -27243,194 +27989,368 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
   return n;
 }
 
-/* Takes a connection and writes a call of get on it, which is not sent yet. A
-   get without a limit of time has no arguments: waiting is the default. */
-CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, conc__exchange *c,
-                                  double deadline) {
+/* Takes a connection and writes a call of get on it, which is not sent yet. */
+CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, const conc__ident *ident,
+                                  conc__exchange *c, double deadline,
+                                  double end) {
   conc__buffer *out;
-  int rc = conc__exchange_begin(c, proxy, "get", deadline);
+  int rc = conc__exchange_begin(c, proxy, ident, "get", end);
   if (rc != 0) return rc;
   out = &c->peer->channel.out;
-  if (deadline >= CONC__NEVER) {
-    rc = conc__pickle_put_op(out, CONC__OP_EMPTY_TUPLE);
-  } else {
-    rc = conc__pickle_put_op(out, CONC__OP_MARK);
-    if (rc == 0) rc = conc__exchange_waiting(out, deadline);
-    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
-  }
-  if (rc == 0) rc = conc__request_end(out, c->at);
-  if (rc != 0) conc__peer_close(c->peer);
-  return rc;
+  rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__exchange_waiting(out, deadline);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  return conc__exchange_write(c, proxy, rc);
 }
 
-/* The get of a queue. What has come before is first, in this order: the stash,
-   then a late reply, then the server's queue. */
-CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
-                                      double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
+/* A get from a server that forgets what it has sent. What has come before is
+   first, in this order: the stash, then a late reply, then the queue. */
+CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
+                                           const conc__ident *ident,
+                                           conc__sink *sink, double deadline,
+                                           double end) {
   for (;;) {
+    double now = conc_now(), until = deadline;
     conc__exchange c;
     bool late, told;
-    ssize_t n = conc__fifo_get(proxy->stash, sink, 0);
+    ssize_t n = conc__proxy_get_stashed(proxy, sink);
     if (n != -ETIMEDOUT) return n;
     c.peer = conc__proxy_take_late_reply(proxy);
     late = c.peer != NULL;
-    n = late ? 0 : conc__proxy_ask(proxy, &c, deadline);
-    if (n != 0) return n;
-    n = conc__proxy_receive(proxy, &c, sink, &told, deadline);
-    /* -EAGAIN: it is in the stash, for the next turn. And that the queue was
-       empty when an earlier get asked is no answer to this one. */
-    if (n != -EAGAIN && !(late && told)) return n;
+    if (late) {
+      if (until < now + CONC__LATE_LEAST) until = now + CONC__LATE_LEAST;
+    } else {
+      if (until > now + CONC__ASK_FOR) until = now + CONC__ASK_FOR;
+      n = conc__proxy_ask(proxy, ident, &c, until, end);
+      if (n != -ETIMEDOUT && n != 0) return n;
+      if (n != 0) return n;
+      until = conc__call_end(until);
+    }
+    n = conc__proxy_receive(proxy, &c, sink, &told, until);
+    /* -EAGAIN: it is in the stash, for the next turn. That the queue was empty
+       when an earlier get asked is no answer to this one. If no answer comes
+       in time, it is late, and may still come until the deadline. */
+    if (n == -EAGAIN || (late && told)) continue;
+    if (n != -ETIMEDOUT || deadline <= conc_now()) return n;
   }
+}
+
+/* The get of a queue. */
+CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
+                                      double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc__call_end(deadline);
+  ssize_t n = conc__proxy_get_stashed(proxy, sink);
+  int i;
+  if (n != -ETIMEDOUT) return n;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    n = ident->confirms
+            ? conc__proxy_take(proxy, ident, sink, deadline, end)
+            : conc__proxy_get_late(proxy, ident, sink, deadline, end);
+    if (n != -ESTALE) return n;
+    n = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                 : conc__proxy_resolve(proxy, ident, end);
+    if (n != 0) return n;
+  }
+}
+
+/* The get of many: one after the other, of which the first is waited for. */
+CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
+                                        size_t n, double deadline) {
+  size_t done;
+  ssize_t rc = 0;
+  for (done = 0; done < n; done++) {
+    rc = conc__proxy_get(q, sink, done == 0 ? deadline : 0);
+    if (rc < 0) break;
+    if (sink->size > 0) sink->data = (char *)sink->data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 /* --- the other calls of a queue --- */
 
 /* Calls a method without arguments whose result is a number, or None, which is
-   0 here. `deadline` is for connecting; the reply may come until `end`, and
-   for CONC__REPLY_SLACK longer. */
+   0 here; the whole call lasts until `end` at most. */
 CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
-                                         double deadline, double end) {
+                                         double end) {
   conc__proxy *proxy = (conc__proxy *)q;
   conc__exchange c;
   int64_t n = 0;
-  int rc = conc__exchange_begin(&c, proxy, method, deadline);
-  if (rc != 0) return rc;
-  rc = conc__exchange_end(
-      &c, proxy,
-      conc__pickle_put_op(&c.peer->channel.out, CONC__OP_EMPTY_TUPLE), end);
-  if (rc != 0) return rc;
+  int i, rc;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    rc = conc__exchange_begin(&c, proxy, ident, method, end);
+    if (rc != 0) return rc;
+    rc = conc__exchange_end(
+        &c, proxy,
+        conc__pickle_put_op(&c.peer->channel.out, CONC__OP_EMPTY_TUPLE), end);
+    if (rc == 0) break;
+    if (rc != -ESTALE) return rc;
+    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                  : conc__proxy_resolve(proxy, ident, end);
+    if (rc != 0) return rc;
+  }
   if (conc_value_type(c.result) != CONC_NONE)
     rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
   conc_value_free(c.reply);
   return rc != 0 ? rc : (ssize_t)n;
 }
 
-/* What a get of this process gives back stays in this process: it is the next
-   that a get of this proxy finds. */
+/* A message comes back: to its place, if the server is ours. Else it stays in
+   this process, where it is the next that a get of this proxy finds. */
 CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
-  return conc__fifo_unget(((conc__proxy *)q)->stash, m, b);
+  conc__proxy *proxy = (conc__proxy *)q;
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  int rc = -ENOTSUP;
+  if (ident->confirms)
+    rc = conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, m, CONC__NEVER,
+                              conc_now() + proxy->manager->timeout);
+  if (rc != 0) rc = conc__fifo_unget(proxy->stash, m, b);
+  if (rc == 0) CONC__STORE(&proxy->stashed, true);
+  return rc;
 }
 
-/* Messages at the server, in the stash, and on their way in late replies. The
-   sum is of three moments: as any size of a queue, it is old at once. */
+/* Messages at the server, and in the stash. The sum is of two moments: as any
+   size of a queue, it is old at once. */
 CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
-  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER, CONC__NEVER);
   conc__proxy *proxy = (conc__proxy *)q;
-  ssize_t here = conc__fifo_size(proxy->stash) +
-                 (ssize_t)CONC__LOAD_RELAXED(&proxy->late_count);
-  return n < 0 ? n : n + here;
+  ssize_t n =
+      conc__proxy_simple(q, "qsize", conc_now() + proxy->manager->timeout);
+  return n < 0 ? n : n + conc__fifo_size(proxy->stash);
 }
 
 CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
-  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER, CONC__NEVER);
+  return (int)conc__proxy_simple(
+      q, "task_done", conc_now() + ((conc__proxy *)q)->manager->timeout);
 }
 
 /* The join of a queue. In the protocol it has no timeout: when ours is over,
    the connection is given up, and with it the server drops the call. A timeout
-   of 0 means "is it done?" and needs some time for the answer. The slack,
-   which conc__exchange_ask adds, is taken off here; at or below 0 `end` would
-   mean "now", so it stays above. */
+   of 0 means "is it done?" and needs some time for the answer. */
 CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
-  double end = deadline;
-  if (deadline < CONC__NEVER) {
-    double least = conc_now() + CONC__JOIN_LEAST;
-    end = (deadline > least ? deadline : least) - CONC__REPLY_SLACK;
-    if (end <= 0) end = 1e-9;
-  }
-  return (int)conc__proxy_simple(q, "join", deadline, end);
+  double least = conc_now() + CONC__JOIN_LEAST;
+  return (int)conc__proxy_simple(q, "join",
+                                 deadline > least ? deadline : least);
 }
 
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             NULL};
+    NULL,             conc__proxy_get_n};
 
 /* --- making and freeing proxies --- */
 
-/* The proxy of a name that is there already, or NULL. It is safe to use
-   outside of the guard, for proxies live until shutdown. */
-CONC__PRIVATE conc_queue *conc__proxy_find(conc__manager_data *m,
-                                           const char *name) {
-  conc__mutex *guard = conc__mutex_of(m);
+/* The proxy of a name that is there already, or NULL. Under the guard. */
+CONC__PRIVATE conc__proxy *conc__proxy_find(conc__manager_data *m,
+                                            const char *name) {
   conc__proxy *p;
-  conc__mutex_lock(guard);
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(m)));
   for (p = m->client.proxies; p != NULL; p = p->next)
     if (strcmp(p->name, name) == 0) break;
-  conc__mutex_unlock(guard);
-  return p != NULL ? &p->queue : NULL;
+  return p;
 }
 
-/* Makes a proxy, which is in no list yet. It asks the server for the queue's
-   id. A Python server counts a reference by that, which is given back at
-   shutdown. `name` has been found to fit. 0 or negative errno. */
+/* Frees a proxy that is in no list any more. */
+CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
+  conc__ident *ident = (conc__ident *)(uintptr_t)p->ident;
+  while (ident != NULL) {
+    conc__ident *before = ident->before;
+    CONC_FREE(ident);
+    ident = before;
+  }
+  conc_queue_free(p->stash);
+  CONC_FREE(p);
+}
+
+/* Makes a proxy, which is in no list yet, and asks the server for the queue's
+   id. `name` has been found to fit. 0 or negative errno. */
 CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
                                   conc__proxy **out) {
-  conc_value *reply;
-  const conc_value *result;
-  const char *id = NULL;
-  conc__proxy *p = NULL;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL,
-                               conc_now() + m->handshake_timeout);
-  if (rc == -EREMOTEIO) return -ENOENT; /* KeyError, in words */
+  conc__ident *ident;
+  conc__proxy *p;
+  int rc = conc__ident_ask(m, name, &ident, conc_now() + m->handshake_timeout);
   if (rc != 0) return rc;
-  if (conc_value_type(result) == CONC_TUPLE && conc_value_size(result) == 2)
-    id = conc_value_str(conc_value_item(result, 0), NULL);
-  if (id == NULL || strlen(id) >= sizeof p->id) {
-    rc = -EPROTO;
-  } else {
-    p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
-    if (p != NULL) p->stash = conc_queue_new(NULL);
-    if (p == NULL || p->stash == NULL) rc = -ENOMEM;
-  }
-  if (rc == 0) {
-    memcpy(p->id, id, strlen(id) + 1);
-    memcpy(p->name, name, strlen(name) + 1);
-    p->queue.name = p->name;
-    p->manager = m;
-    *out = p;
-  } else {
+  ident->before = NULL;
+  p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
+  if (p != NULL) p->stash = conc_queue_new(NULL);
+  if (p == NULL || p->stash == NULL) {
     CONC_FREE(p);
+    CONC_FREE(ident);
+    return -ENOMEM;
   }
-  conc_value_free(reply);
-  return rc;
+  p->ident = ident;
+  memcpy(p->name, name, strlen(name) + 1);
+  p->queue.name = p->name;
+  p->manager = m;
+  *out = p;
+  return 0;
 }
 
-/* Adds a proxy to those of its manager. */
-CONC__PRIVATE void conc__proxy_link(conc__manager_data *m, conc__proxy *p) {
+/* The proxy of a name, which is made if there is none. NULL, and errno. If
+   another task has made one meanwhile, that one stays: a name has one proxy,
+   and so one place for what comes late. */
+CONC__PRIVATE conc_queue *conc__proxy_of(conc__manager_data *m,
+                                         const char *name) {
   conc__mutex *guard = conc__mutex_of(m);
+  conc__proxy *p, *other;
+  int rc;
   conc__mutex_lock(guard);
-  p->next = m->client.proxies;
-  m->client.proxies = p;
+  p = conc__proxy_find(m, name);
   conc__mutex_unlock(guard);
+  if (p != NULL) return &p->queue;
+  rc = conc__proxy_new(m, name, &p);
+  if (rc != 0) {
+    errno = -rc;
+    return NULL;
+  }
+  conc__mutex_lock(guard);
+  other = conc__proxy_find(m, name);
+  if (other == NULL) {
+    p->next = m->client.proxies;
+    m->client.proxies = p;
+  }
+  conc__mutex_unlock(guard);
+  if (other == NULL) return &p->queue;
+  conc__ident_give_back(m, p->ident, conc_now() + m->handshake_timeout);
+  conc__proxy_free(p);
+  return &other->queue;
 }
 
-/* Frees all proxies and connections; no call of them is under way. It gives
-   the references back to the server, each within a second: it is normal that
-   the server has gone already. The child of a fork counted no references. */
+/* --- the end of a client --- */
+
+/* Puts one message back that lies in this client; to its place, if that can be
+   done. Without room at the server it is lost. */
+CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
+                                        const conc__buffer *b, double end) {
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  conc__message m;
+  m.data = b->data;
+  m.size = b->size;
+  m.kind = CONC__PICKLED;
+  if (ident->confirms)
+    conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, &m, CONC__NEVER,
+                         end);
+  else
+    conc__proxy_put_once(proxy, ident, "put", &m, end, end);
+}
+
+/* Puts back what came for gets that did not take it: the stash, and after it
+   late replies, which are waited for. Nothing of it takes longer than `end`.
+   No call of the proxy is under way. */
+CONC__PRIVATE void conc__proxy_drain(conc__proxy *proxy, double end) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__exchange c;
+  conc__sink sink;
+  bool told;
+  conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
+  for (;;) {
+    b.size = 0;
+    if (conc__fifo_get(proxy->stash, &sink, 0) >= 0) {
+      if (conc_now() < end) conc__proxy_put_back(proxy, &b, end);
+      continue;
+    }
+    c.peer = conc__proxy_take_late_reply(proxy);
+    if (c.peer == NULL) break;
+    if (conc_now() < end) {
+      /* Whatever it is goes into the stash, unless it does not come. */
+      ssize_t n = conc__proxy_receive(proxy, &c, &sink, &told, end);
+      if (n == -EAGAIN || told) continue;
+      if (proxy->late != NULL) break; /* it is there again */
+      continue;
+    }
+    conc__peer_close(c.peer);
+  }
+  conc__buffer_free(&b);
+}
+
+/* --- the end of the process --- */
+
+/* The clients of this process; under the guard. A forked child finds those of
+   its parent here, which it must leave alone: it begins a list of its own. */
+static struct conc__clients {
+  conc__mutex guard; /* comes before that of a manager */
+  conc__manager_data *first;
+  unsigned depth; /* conc__fork_depth of the process whose list it is */
+  bool known;     /* exit() calls conc__clients_exit */
+} conc__clients;
+
+/* Called by exit(): the program has the messages that its connections hold,
+   though it does not shut its managers down. Others may run still. */
+CONC__PRIVATE void conc__clients_exit(void) {
+  conc__manager_data *m;
+  if (conc__clients.depth != conc__fork_depth) return;
+  conc__mutex_lock(&conc__clients.guard);
+  for (m = conc__clients.first; m != NULL; m = m->client.next) {
+    conc__mutex *guard = conc__mutex_of(m);
+    conc__mutex_lock(guard);
+    while (m->client.held_oldest != NULL) {
+      conc__peer *p = m->client.held_oldest;
+      conc__held_leave(&m->client, p);
+      conc__peer_confirm(p);
+    }
+    conc__mutex_unlock(guard);
+  }
+  conc__mutex_unlock(&conc__clients.guard);
+}
+
+/* A manager has connected. Two tasks of a child may be the first at one time:
+   so the list is begun anew under a guard that a fork keeps whole. */
+CONC__PRIVATE void conc__clients_enter(conc__manager_data *m) {
+  conc__mutex *whole = conc__mutex_of(&conc__clients);
+  conc__mutex_lock(whole);
+  if (conc__clients.depth != conc__fork_depth) {
+    memset(&conc__clients.guard, 0, sizeof conc__clients.guard);
+    conc__clients.first = NULL;
+    conc__clients.depth = conc__fork_depth;
+  }
+  if (!conc__clients.known)
+    conc__clients.known = atexit(conc__clients_exit) == 0;
+  conc__mutex_unlock(whole);
+  conc__mutex_lock(&conc__clients.guard);
+  m->client.next = conc__clients.first;
+  conc__clients.first = m;
+  conc__mutex_unlock(&conc__clients.guard);
+}
+
+/* A manager ends: unless it is in the list, it is a parent's. */
+CONC__PRIVATE void conc__clients_leave(conc__manager_data *m) {
+  conc__manager_data **link = &conc__clients.first;
+  if (m->client.depth != conc__fork_depth) return;
+  conc__mutex_lock(&conc__clients.guard);
+  while (*link != NULL && *link != m) link = &(*link)->client.next;
+  if (*link != NULL) *link = m->client.next;
+  conc__mutex_unlock(&conc__clients.guard);
+}
+
+/* Frees all proxies and connections; no call of them is under way. What came
+   too late is put back, and references are given back, all within a second:
+   it is normal that the server has gone already. A child does nothing of it
+   for its parent. */
 CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
   conc__client_side *client = &m->client;
+  double end = conc_now() + 1 + CONC__REPLY_SLACK;
   CONC__CHECK(m->role == CONC__MANAGER_CONNECTED);
+  conc__clients_leave(m);
   while (client->proxies != NULL) {
     conc__proxy *p = client->proxies;
+    const conc__ident *ident;
     conc__peer *peer;
-    conc_value *reply;
-    const conc_value *result;
     client->proxies = p->next;
-    if (client->generation == conc__generation) {
-      conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
-                          conc_now() + 1);
-      conc_value_free(reply);
+    if (client->depth == conc__fork_depth) {
+      conc__proxy_drain(p, end);
+      for (ident = p->ident; ident != NULL; ident = ident->before)
+        conc__ident_give_back(m, ident, end);
     }
     while ((peer = p->late) != NULL) {
       p->late = peer->next;
       conc__peer_close(peer);
     }
-    conc_queue_free(p->stash);
-    CONC_FREE(p);
+    conc__proxy_free(p);
   }
+  client->held_oldest = client->held_youngest = NULL;
   while (client->idle != NULL) {
     conc__peer *p = client->idle;
     client->idle = p->next;
@@ -27519,7 +28439,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
     return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
   }
   m->role = CONC__MANAGER_CONNECTED;
-  m->client.generation = conc__generation;
+  m->client.depth = conc__fork_depth;
+  conc__clients_enter(m);
   conc__peer_put(m, p);
   return 0;
 }
@@ -27531,11 +28452,9 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
   conc__manager_data *m = manager->state;
   conc_queue *q = NULL;
-  conc__proxy *p;
   size_t id;
-  int rc = 0;
   if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
-      strlen(name) >= sizeof p->name) {
+      strlen(name) >= sizeof ((conc__proxy *)0)->name) {
     errno = EINVAL;
     return NULL;
   }
@@ -27544,17 +28463,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     if (q == NULL) errno = ENOENT;
     return q;
   }
-  q = conc__proxy_find(m, name);
-  if (q != NULL) return q;
-  rc = conc__proxy_new(m, name, &p);
-  if (rc != 0) {
-    errno = -rc;
-    return NULL;
-  }
-  /* Another task may have made one for this name meanwhile. Then there are
-     two: either is the queue of that name, with a stash of its own. */
-  conc__proxy_link(m, p);
-  return &p->queue;
+  return conc__proxy_of(m, name);
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {
