@@ -12994,6 +12994,20 @@ CONC__PRIVATE void conc__fork_find_stuck(void) {
   }
 }
 
+/* What the child must not have is closed already: see conc__own_fds. A task
+   that waits for such a descriptor is told so now: below its number may become
+   that of another file. */
+CONC__PRIVATE void conc__fork_drop_closed(conc__loop *loop) {
+  size_t i;
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd_waiter *w = loop->fds.entries[i].waiters;
+    if (w == NULL || fcntl((int)i, F_GETFD) >= 0) continue;
+    conc__poller_remove(loop, (int)i);
+    for (; w != NULL; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, -EBADF);
+  }
+}
+
 /* What the kernel shares with the parent, this thread must have for itself: a
    byte or an event would be lost to the process for which it is not. */
 CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
@@ -13001,6 +13015,7 @@ CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false; /* it is opened when it is next needed */
   if (loop == NULL) return;
+  conc__fork_drop_closed(loop);
   /* Out of descriptors: it gets those that have just been closed. */
   conc__poller_stop(loop);
   if (conc__poller_start(loop) != 0) return;
@@ -13009,7 +13024,7 @@ CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
     conc__fd_waiter *w = entry->waiters;
     int rc = 0;
     conc__fd_renew(entry);
-    if (w != NULL || entry->watch != NULL)
+    if ((w != NULL && w->ready == 0) || entry->watch != NULL)
       rc = conc__poller_update(loop, (int)i);
     /* What the child must not have is closed already: see conc__own_fds. */
     for (; w != NULL && rc < 0; w = w->next)
@@ -26547,8 +26562,10 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
 
 /* Puts a scalar without waiting; as conc__queue_put, or -ENOTSUP. Numbers are
    the same bytes when they are encoded anew; a str has one spelling here. */
-CONC__PRIVATE int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
+CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
+                                   const conc__scalar *v) {
   unsigned char text[5 + 255];
+  if (v->size > conc__message_limit(s->manager)) return -ENOTSUP;
   switch (v->op) {
   case CONC__OP_SHORT_BINBYTES:
   case CONC__OP_BINBYTES:
@@ -26627,7 +26644,7 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   if (!put) {
     *rc = conc__serve_get(s, q, timeout);
   } else {
-    *rc = conc__put_scalar(q, &u.args[0]);
+    *rc = conc__put_scalar(s, q, &u.args[0]);
     if (*rc != 0) return false;
     *rc = conc__reply_none(s);
   }

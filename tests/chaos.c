@@ -284,7 +284,7 @@ TEST(every_message_is_got_once_whatever_happens_to_clients) {
   server = start(serve_all, 0);
   while (!LOAD(its->address[0])) usleep(1000);
   for (int i = 0; i < CLIENTS; i++) pids[i] = start(be_client, i);
-  end = test_now() + (20 + messages / 500.0) * test_slow();
+  end = test_now() + (15 + messages / 500.0) * test_slow();
   while (!all_are_put_and_got() && test_now() < end) {
     unsigned dice = test_random();
     if (dice % 3 == 0) stop_one(pids[dice / 4 % CLIENTS]);
