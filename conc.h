@@ -332,9 +332,9 @@
      pipe            inherited, or passed on    the other end gets -EPIPE
      queue           .shared; with .name also   each message that was put is
                      for unrelated processes    still got once
-     manager's queue any machine                if a client dies while it waits
-                                                in get, no message is lost; one
-                                                that it has kept is (conc_get)
+     manager's queue any machine                if a client dies, no message is
+                                                lost; its last one may be got
+                                                a second time
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -503,6 +503,9 @@
      conc_rwlock for what that means.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
+   - A queue that a Python server serves: what came for a get that could not
+     take it is put back behind the others at conc_manager_shutdown, if there
+     is room, and is lost if the client dies, or if it is above .max_message.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
      while one of them waits, the manager notices only when that request ends.
 */
@@ -2755,7 +2758,7 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
               copies it out
    Blocks     put while the queue is full, get while it is empty, and join:
               with a timeout. Of a manager's queue also conc_qsize and
-              conc_task_done, until the manager answers
+              conc_task_done, for at most .timeout of its conc_manager
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
@@ -2826,7 +2829,8 @@ CONC_API int conc_queue_close(conc_queue *queue);
    Errors:
    -EPIPE      the queue is closed
    -EMSGSIZE   the message has more than .max_bytes; this comes first, also of
-               a full or closed queue
+               a full or closed queue. Of a manager's queue also: it is more
+               than .max_message lets through. Nothing is queued
    -ETIMEDOUT  the queue stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOMEM     there is no memory for the message
@@ -2836,10 +2840,9 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
 /* Takes the oldest message and copies it to the `size` bytes of buf (Python's
-   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there. A
-   message of a manager's queue then waits in this client: the next get of this
-   client returns it, other clients do not see it, and it is lost at
-   conc_manager_shutdown.
+   Queue.get). After an error the message is still there, for every getter and
+   at its place; of a manager's queue, too (but see conc_manager_get about
+   servers of Python).
    Returns the size of the message.
    Errors:
    -EPIPE      the queue is closed, and no message is left
@@ -2863,7 +2866,9 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 
 /* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
    does until there is one message; then it takes as many as there are, at
-   once. A message of another size stays there, with all that are behind it.
+   once. A message of another size stays there, with all that are behind it. A
+   client of a manager that is killed in this call loses those that it has
+   taken in it.
    Returns how many were taken. After an error none was.
    Errors: as conc_get, and
    -EMSGSIZE  the first message has another size */
@@ -2911,8 +2916,10 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
 /* Takes the oldest message as a typed value. A message of conc_put comes as
    CONC_BYTES. *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
-   Errors: as conc_get, without -EBADMSG and -EMSGSIZE, and
-   -ENOMEM  there is no memory for the value; the message is still there */
+   Errors: as conc_get, without -EBADMSG, and
+   -EMSGSIZE  the value is beyond its limits (see >>value); the message is
+              still there
+   -ENOMEM    there is no memory for the value; the message is still there */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
@@ -3155,7 +3162,7 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               until shutdown; strings and queues must outlive that
    Blocks     connect, and the calls of a queue, with a timeout; get, of a
               client, for at most .handshake_timeout; shutdown, for about a
-              second (of a client: for each queue); serve_forever
+              second; serve_forever
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
@@ -3169,7 +3176,10 @@ typedef struct conc_manager {
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
-  size_t max_message;       /* bytes of one request or reply; default 64 MiB */
+  size_t max_message;       /* bytes of one request or reply; default 64 MiB.
+                               64 of them are not the message's. What a put
+                               gives to a server, every client with the
+                               server's limit can get */
   size_t max_clients;       /* connections at one time; default 0: no bound */
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
                                authenticate in this time. Of a client: the
@@ -3225,17 +3235,29 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    other queue.
    Each call of a proxy is one request to the server. Calls at the same time
    use several connections; if a connection is lost, the next call makes a new
-   one. If a get runs out of memory, or is cancelled while its reply arrives,
-   the message is kept and returned by the next get. If the server does not
-   answer, a call may last up to 5 s longer than its timeout. A call that is
-   cancelled may or may not have been carried out. Besides the errors of every
-   queue, a call of a proxy may return the errors of conc_manager_connect, and
+   one, and if the server was started anew, it asks for the name again.
+   A call lasts half a second longer than its timeout at most, if the server
+   does not answer. A put or another call that is cancelled, or that the server
+   does not answer, may or may not have been carried out.
+   A get delivers, or takes nothing. What a server of conc.h has handed to a
+   get stays its own until the client says that it has it; that travels with
+   the next request, or goes by itself at conc_manager_shutdown and exit(). If
+   the client is killed before, or ends by _exit(), or the connection is lost,
+   the message is in its queue again, at its place: so the last message of a
+   client that died may be got a second time. A server of Python forgets a
+   message when it sends it. A message that such a get cannot take waits in
+   this client, for the next get of the queue; conc_manager_shutdown puts it
+   back, behind the others. Besides the errors of every queue, a call of a
+   proxy may return the errors of conc_manager_connect, and
 
      -EPIPE       the connection was lost, or the server's queue is closed; if
                   it was lost, the call may or may not have been carried out
-     -EMSGSIZE    the reply is larger than .max_message
+     -EMSGSIZE    the request would be larger than .max_message, here or at
+                  the server, and was not sent; or so would be the reply, and
+                  the message stays
      -EPROTO      the server has not understood the request, or the client not
                   the reply
+     -ENOENT      the server was started anew, and has no queue of that name
      -EACCES      the message is an instance of a Python class; it is lost
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
