@@ -244,6 +244,9 @@ static int all_are_put_and_got(void) {
 static void count(void) {
   int lost = 0, doubled = 0, unsure = 0;
   for (int i = 0; i < its->messages; i++) {
+    const int by = i % (CLIENTS * PUTTERS);
+    /* On a slow machine the time may be over before all are put. */
+    if (i >= its->clients[by / PUTTERS].next[by % PUTTERS]) continue;
     unsure += its->unsure[i];
     if (its->got[i] == 0 && !its->unsure[i]) lost++;
     if (its->got[i] > 1 + its->excused[i]) doubled++;
