@@ -1839,14 +1839,16 @@ CONC_API int conc_close(int fd);
 /* Makes a socket that listens at an address:
 
      "host:port"         a name, or an address of IPv4
-     "[v6]:port"         an address of IPv6
+     "[v6]:port"         an address of IPv6; "[]:port" is none
      ":port", "*:port"   all interfaces, of IPv4
      "port"              loopback
      NULL, ""            loopback, and a port that the system chooses
      "/path"             a unix socket: every address that has a '/'
 
    A port is a number; with 0 the system chooses one. A file at the path of a
-   unix socket is replaced if no process listens there any more.
+   unix socket is replaced if no process listens there any more; of several
+   processes that find such a file at one moment, one has it, and the others
+   get -EADDRINUSE.
    The call waits only if the host is a name, for as long as the look-up takes.
    Of several addresses it uses the first.
    Returns a descriptor, non-blocking.
@@ -3680,6 +3682,24 @@ static const int *const conc__version_check __attribute__((used)) =
 
 /* Whether /proc/self/exe is the program that runs. */
 #define CONC__PROC_SELF_EXE CONC__LINUX
+
+/* A lock on an open file that goes with its descriptor, also of a directory:
+   Linux, the BSDs, macOS; POSIX's own locks want a file that can be written.
+   Without it two servers that start at one moment, at the socket file of a
+   dead one, may both take it for free. */
+#ifndef CONC_HAVE_FLOCK
+#if !defined(CONC_PORTABLE) && !defined(__sun)
+#define CONC_HAVE_FLOCK 1
+#else
+#define CONC_HAVE_FLOCK 0
+#endif
+#endif
+#if CONC_HAVE_FLOCK
+#include <sys/file.h>
+#define CONC__FLOCK(fd) flock((fd), LOCK_EX | LOCK_NB)
+#else
+#define CONC__FLOCK(fd) ((void)(fd), 0)
+#endif
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
     (CONC__LINUX && !defined(F_SETSIG))
@@ -5893,6 +5913,7 @@ enum {
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
   CONC__FORK_POOL,     /* jobs that have stayed behind */
+  CONC__FORK_NET,      /* sockets of managers, which no child keeps */
   CONC__FORK_ROWS
 };
 
@@ -13322,6 +13343,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   /* The last colon ends the host, so "::1:80" is host "::1"; brackets only
      make that readable. */
   if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
+    /* Nothing in brackets is no address of IPv6, and not "all" either. */
+    if (n == 2) return -EINVAL;
     host++;
     n -= 2;
   } else if (n == 1 && host[0] == '*') {
@@ -13393,16 +13416,15 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
 /* Removes a socket file whose owner has died, since the file remains then.
    Whether it has is asked by a socket for datagrams: a socket for streams that
    lives refuses that by EPROTOTYPE, and its owner sees no connection. True: it
-   was stale and is removed. If another process replaces the same stale file
-   between our connect() and our unlink(), it loses its file: POSIX has no call
-   that would do both at once. */
+   was stale and is removed. The lock of its directory is held, or there are no
+   such locks. */
 CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   bool stale;
   int fd;
-  if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
+  if (lstat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
   stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
@@ -13410,39 +13432,89 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* A socket of that type that is bound to an address; or negative errno. Waits
-   without a limit if the host is a name. */
-CONC__PRIVATE int conc__socket_at(const char *address, int type) {
-  conc__place a;
-  const struct sockaddr *addr = (const struct sockaddr *)&a.address;
-  bool is_unix;
+/* Locks the directory of a socket file, for as long as the descriptor is open
+   that it returns. -EAGAIN: another process has the lock. -ENOTSUP: there is
+   no such lock here, and none is needed by the others. */
+CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
+  char path[sizeof((struct sockaddr_un *)NULL)->sun_path];
+  char *slash;
+  int fd, rc;
+  if (!CONC_HAVE_FLOCK) return -ENOTSUP;
+  memcpy(path, ((const struct sockaddr_un *)&place->address)->sun_path,
+         sizeof path);
+  slash = strrchr(path, '/');
+  slash[slash == path] = 0; /* of "/x" the directory is "/" */
+  fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return -ENOTSUP; /* it may be entered, but not read */
+  if (CONC__FLOCK(fd) == 0) return fd;
+  rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
+  close(fd);
+  return rc;
+}
+
+/* Binds to a path at which there is a file. If its owner is dead, the file is
+   replaced: 0. -EADDRINUSE: it is not, or another server was faster; -EAGAIN:
+   another server is about to do the same, so look again soon.
+   Of several servers that find a stale file, each would remove what it takes
+   for stale and may be the live one's by then: the lock lets only one at a
+   time look, remove and bind. While the file is there nobody binds without
+   looking. A server that finds none, between our unlink() and our bind(), has
+   a bind() that succeeds, and ours fails. */
+CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
+  int lock = conc__socket_file_lock(place);
+  int rc = -EADDRINUSE;
+  if (lock == -EAGAIN) return lock;
+  if (conc__socket_file_is_stale(place))
+    rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
+             ? -errno
+             : 0;
+  if (lock >= 0) close(lock);
+  return rc;
+}
+
+/* A socket of that type that is bound to an address; or negative errno. Does
+   not wait; -EAGAIN as conc__socket_rebind. */
+CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
+  bool is_unix = place->address.ss_family == AF_UNIX;
   int one = 1;
-  int fd;
-  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
-  if (rc < 0) return rc;
-  is_unix = a.address.ss_family == AF_UNIX;
-  fd = conc__socket(a.address.ss_family, type);
+  int rc;
+  int fd = conc__socket(place->address.ss_family, type);
   if (fd < 0) return fd;
   /* Else a server that is started again fails for a minute, while connections
      of the old one are in TIME_WAIT. For datagrams it would let two sockets
      have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
-  if (rc == -EADDRINUSE && is_unix && conc__socket_file_is_stale(&a))
-    rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
+  rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
+           ? -errno
+           : 0;
+  if (rc == -EADDRINUSE && is_unix) rc = conc__socket_rebind(fd, place);
+  if (rc == 0 && type == SOCK_STREAM && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
   close(fd);
   return rc;
 }
 
+/* How often a server that is about to replace a stale file is waited for, 1 ms
+   each time. Who has that lock for longer is no such server. */
+#define CONC__REBIND_TRIES 100
+
+/* As conc__socket_bind, of an address as callers write it. Waits without a
+   limit if the host is a name. */
+CONC__PRIVATE int conc__socket_at(const char *address, int type) {
+  conc__place place;
+  int tries = 0;
+  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place,
+                               1);
+  if (rc < 0) return rc;
+  while ((rc = conc__socket_bind(&place, type)) == -EAGAIN &&
+         tries++ < CONC__REBIND_TRIES)
+    if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
+  return rc == -EAGAIN ? -EADDRINUSE : rc;
+}
+
 CONC_API int conc_listen(const char *address) {
-  int fd = conc__socket_at(address, SOCK_STREAM);
-  int rc;
-  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
-  rc = -errno;
-  close(fd);
-  return rc;
+  return conc__socket_at(address, SOCK_STREAM);
 }
 
 /* Lets small messages out at once, as requests and replies must be. */
@@ -24684,8 +24756,19 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
    refusal takes. Nothing here is asserted of what a peer sends.
 
-   A channel belongs to one task at a time and has no guard. Uses bytes, os and
-   io; server and proxy stand on it.
+   The same key is on both sides, so an answer of either may be used at the
+   other: a peer that does not know the key could have its challenge answered
+   by this process, on another connection. So no challenge is answered that
+   this process has sent itself (conc__challenge_is_own).
+
+   A socket of a manager, at either end, is on the list conc__owned from the
+   moment there is a descriptor. A forked child closes what is on it: if it
+   kept a connection, the peer would not see the end when this process closes
+   it, or dies; if it kept a listener, the address would stay in use.
+
+   A channel belongs to one task at a time and has no guard; conc__net_guard is
+   for the two lists, which all of them share. Uses bytes, os and io; server
+   and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
@@ -24697,9 +24780,116 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 /* How many bytes are read at most before the handshake is through. */
 #define CONC__HANDSHAKE_BYTES 1024
 
+/* --- sockets that no forked child keeps --- */
+
+/* The entry of a descriptor. It is where the descriptor is: `fd` points beside
+   it. */
+typedef struct conc__own {
+  int *fd;                  /* the value is -1 once it is closed */
+  struct conc__own *next;   /* under conc__net_guard */
+  struct conc__own **link;  /* NULL: it is not on the list */
+} conc__own;
+
+/* A fork waits for this guard. So it is held where a descriptor comes into
+   being, is listed, and is closed: then each descriptor that a child has got
+   is on the list, and no number is on it that has become another file's.
+   Nothing that waits is called with it, and no other guard is taken. */
+static conc__mutex conc__net_guard;
+static conc__own *conc__owned;
+static unsigned conc__net_forks; /* how many there were; under the guard */
+
+/* Challenges of this process that have not been answered yet. */
+typedef struct conc__challenge {
+  const unsigned char *bytes;           /* CONC__CHALLENGE_SIZE of them */
+  const struct conc__channel *channel;  /* on which they were sent */
+  struct conc__challenge *next, **link; /* as in conc__own */
+} conc__challenge;
+
+static conc__challenge *conc__challenges;
+
+CONC__PRIVATE void conc__net_fork_prepare(void) {
+  conc__mutex_lock(&conc__net_guard);
+}
+
+CONC__PRIVATE void conc__net_fork_parent(void) {
+  conc__net_forks++;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* The sockets are closed here and not shut down, for the parent goes on with
+   them. A coroutine that has come along, and waits for one, gets -EBADF.
+   What the entries lie in may be unused from now on, but is still there. */
+CONC__PRIVATE void conc__net_fork_child(void) {
+  conc__own *own;
+  conc__challenge *c;
+  conc__net_guard.word = 0;
+  for (own = conc__owned; own != NULL; own = own->next) {
+    own->link = NULL;
+    conc_close(*own->fd);
+    *own->fd = -1;
+  }
+  for (c = conc__challenges; c != NULL; c = c->next) c->link = NULL;
+  conc__owned = NULL;
+  conc__challenges = NULL;
+}
+
+CONC__PRIVATE void conc__net_init_once(void) {
+  static const conc__fork_row row = {
+      conc__net_fork_prepare, conc__net_fork_parent, conc__net_fork_child};
+  conc__fork_enter(CONC__FORK_NET, &row);
+}
+
+/* Before the guard is taken for the first time. */
+CONC__PRIVATE void conc__net_init(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__init();
+  pthread_once(&once, conc__net_init_once);
+}
+
+/* Lists a descriptor. The guard is held, since before the descriptor was
+   made. */
+CONC__PRIVATE void conc__own_add(conc__own *own, int *fd) {
+  CONC__CHECK(conc__mutex_is_held(&conc__net_guard) && own->link == NULL);
+  own->fd = fd;
+  own->next = conc__owned;
+  own->link = &conc__owned;
+  if (own->next != NULL) own->next->link = &own->next;
+  conc__owned = own;
+}
+
+/* Takes it off the list, if it is on it. The guard is held. */
+CONC__PRIVATE void conc__own_remove(conc__own *own) {
+  CONC__CHECK(conc__mutex_is_held(&conc__net_guard));
+  if (own->link == NULL) return;
+  *own->link = own->next;
+  if (own->next != NULL) own->next->link = own->link;
+  own->link = NULL;
+}
+
+/* Closes a listed descriptor. With `connected` its peer sees the end even if a
+   copy is left somewhere: a child that was made without fork(), say. Of a
+   listener a shutdown would be one for all processes that have it, and its
+   peers are not connected. */
+CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool connected) {
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  conc__own_remove(own);
+  if (*fd >= 0) {
+    if (connected) shutdown(*fd, SHUT_RDWR);
+    conc_close(*fd);
+  }
+  *fd = -1;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* --- channels --- */
+
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;            /* the owner's to close; this struct never does */
+  int fd;            /* -1 in a forked child */
+  conc__own own;     /* unlinked: whoever has made the channel closes fd */
+  size_t drop;       /* bytes of a frame that was refused, still to come */
+  bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
   bool eager;        /* in a handshake: small messages in both directions */
   bool waited;       /* set by a flush that had to wait, and by the server,
@@ -24724,9 +24914,42 @@ CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
             a.ss_family != AF_UNIX;
 }
 
+/* Frees the buffers alone: they come again when they are needed. */
 CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
+}
+
+/* Ends a connection. */
+CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
+  conc__own_close(&ch->own, &ch->fd, true);
+  conc__channel_free(ch);
+}
+
+/* Makes a channel that is connected to an address. If a fork came while it was
+   being made, the child may have got a copy that is on no list: then it is
+   made once more. A program that forks all the time gets its connection after
+   three tries, with a copy somewhere. 0, or as conc_connect. */
+CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
+                                        double deadline) {
+  int tries;
+  conc__net_init();
+  for (tries = 0;; tries++) {
+    unsigned forks;
+    int fd;
+    conc__mutex_lock(&conc__net_guard);
+    forks = conc__net_forks;
+    conc__mutex_unlock(&conc__net_guard);
+    fd = conc_connect(address, conc__remaining(deadline));
+    if (fd < 0) return fd;
+    conc__channel_init(ch, fd);
+    conc__mutex_lock(&conc__net_guard);
+    conc__own_add(&ch->own, &ch->fd);
+    forks -= conc__net_forks;
+    conc__mutex_unlock(&conc__net_guard);
+    if (forks == 0 || tries == 2) return 0;
+    conc__channel_close(ch);
+  }
 }
 
 /* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
@@ -24814,9 +25037,15 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
   size_t have = conc__buffer_count(&ch->in);
-  const unsigned char *p = have > 0 ? ch->in.data + ch->in.first : NULL;
+  size_t drop = ch->drop < have ? ch->drop : have;
+  const unsigned char *p;
   size_t start = 0;
-  ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
+  ssize_t n;
+  ch->in.first += drop;
+  ch->drop -= drop;
+  have -= drop;
+  p = have > 0 ? ch->in.data + ch->in.first : NULL;
+  n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
   if (n == 0 || (size_t)n > have) {
     *size = n == 0 ? 4 : (size_t)n - have;
@@ -24827,6 +25056,18 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   ch->in.first += (size_t)n;
   ch->in_frame = (size_t)n;
   return 1;
+}
+
+/* After -EMSGSIZE: the frame is let go by, without being kept, so that the
+   connection can go on behind it. -EMSGSIZE still: it is no length at all. */
+CONC__PRIVATE int conc__channel_drop(conc__channel *ch) {
+  size_t start;
+  ssize_t n = conc__frame_parse(ch->in.data + ch->in.first,
+                                conc__buffer_count(&ch->in), SIZE_MAX, &start);
+  CONC__CHECK(ch->drop == 0 && n != 0);
+  if (n < 0) return (int)n;
+  ch->drop = (size_t)n;
+  return 0;
 }
 
 /* The frame that was received last is to be received again. Nothing was read
@@ -24845,17 +25086,28 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
+/* A read brings at most so many bytes: then the others of a loop have their
+   turn before a frame of gigabytes is through. */
+#define CONC__READ_MAX ((size_t)256 << 10)
+/* Room for less than this is not worth a system call, if more is missing. */
+#define CONC__READ_LEAST 4096
+
 /* Makes room for what is missing of a frame, or for a part of that: memory
    grows with what has arrived and not with what a header claims, so a peer
-   that announces a gigabyte gets 64 KiB until it has sent as much. 0 or
-   -ENOMEM. */
+   that announces a gigabyte gets 64 KiB until it has sent as much. What has
+   come stays where it is until the room is used up, and then the memory
+   doubles: so a frame costs O(its bytes), whatever the pieces are in which it
+   comes. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
+  size_t room;
   if (missing > have + 65536) missing = have + 65536;
   /* What a read may bring is more than what is missing: half of the room is
      had again before it is needed. */
-  if (have == 0 || ch->in.first >= ch->in.capacity / 2)
+  if (have == 0 || (ch->in.first >= ch->in.capacity / 2))
     conc__buffer_shift(&ch->in);
+  room = ch->in.capacity - ch->in.size;
+  if (room >= missing || room >= CONC__READ_LEAST) return 0;
   return conc__buffer_reserve(&ch->in, missing);
 }
 
@@ -24867,6 +25119,7 @@ CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   size_t room;
   if (n != 0) return n;
   room = ch->in.capacity - ch->in.size;
+  if (room > CONC__READ_MAX) room = CONC__READ_MAX;
   if (room > ch->read_limit) room = ch->read_limit;
   if (room == 0) return -EMSGSIZE;
   do n = recv(ch->fd, ch->in.data + ch->in.size, room, MSG_DONTWAIT);
@@ -24892,11 +25145,23 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
-      if (rc < 0) return rc;
+      if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
     } else if (n < 0) {
       return (int)n;
     }
   }
+}
+
+/* How much a coroutine sends before others of its loop have their turn. */
+#define CONC__SEND_MAX ((size_t)256 << 10)
+
+/* A coroutine that could go on lets the others of its loop have their turn, and
+   the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it was
+   cancelled. */
+CONC__PRIVATE int conc__loop_yield(void) {
+  CONC__CHECK(conc__is_coro(conc__self()));
+  conc__this.loop->batch = 1; /* the loop's own fiber is next */
+  return conc_yield_now();
 }
 
 /* Sends all that is in `out`, which is empty afterwards, also after an error:
@@ -24904,20 +25169,27 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
    how many bytes went out. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
                                       double deadline) {
+  bool coro = conc__is_coro(conc__self());
   int rc = 0;
   *sent = 0;
   CONC__CHECK(ch->out.first == 0);
   while (rc == 0 && *sent < ch->out.size) {
-    ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
-                     MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n >= 0)
+    size_t size = ch->out.size - *sent;
+    ssize_t n;
+    /* A peer that reads as fast as we write would keep a loop for as long as
+       there is something to send: others have their turn in between. */
+    if (coro && size > CONC__SEND_MAX) size = CONC__SEND_MAX;
+    n = send(ch->fd, ch->out.data + *sent, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0) {
       *sent += (size_t)n;
-    else if (!conc__would_block(errno))
+      if (coro && *sent < ch->out.size) rc = conc__loop_yield();
+    } else if (!conc__would_block(errno))
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
       rc = conc__fd_wait(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
+      if (rc < 0 && ch->fd < 0) rc = -EPIPE; /* a fork has closed it */
     }
   }
   ch->out.size = 0;
@@ -24990,25 +25262,120 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
   return same;
 }
 
+/* A challenge of ours, behind CONC__CHALLENGE: the prefix and random bytes. */
+#define CONC__CHALLENGE_SIZE (8 + 40)
+
+/* From now on, and until conc__challenge_end, this process does not answer
+   this challenge. */
+CONC__PRIVATE void conc__challenge_begin(conc__challenge *c,
+                                         const conc__channel *ch,
+                                         const unsigned char *bytes) {
+  conc__net_init();
+  c->bytes = bytes;
+  c->channel = ch;
+  conc__mutex_lock(&conc__net_guard);
+  c->next = conc__challenges;
+  c->link = &conc__challenges;
+  if (c->next != NULL) c->next->link = &c->next;
+  conc__challenges = c;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+CONC__PRIVATE void conc__challenge_end(conc__challenge *c) {
+  conc__mutex_lock(&conc__net_guard);
+  if (c->link != NULL) { /* else a fork has forgotten it */
+    *c->link = c->next;
+    if (c->next != NULL) c->next->link = c->link;
+  }
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* Whether an address of IPv4 is what this is, or is written inside of an IPv6
+   one: its four bytes, and its port. NULL: neither. */
+CONC__PRIVATE const void *conc__address_ipv4(const struct sockaddr_storage *a,
+                                             unsigned *port) {
+  static const unsigned char mapped[12] = {0, 0, 0, 0, 0,    0,
+                                           0, 0, 0, 0, 0xff, 0xff};
+  const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)a;
+  if (a->ss_family == AF_INET) {
+    *port = ((const struct sockaddr_in *)a)->sin_port;
+    return &((const struct sockaddr_in *)a)->sin_addr;
+  }
+  *port = six->sin6_port;
+  if (a->ss_family != AF_INET6 || memcmp(&six->sin6_addr, mapped, 12) != 0)
+    return NULL;
+  return (const unsigned char *)&six->sin6_addr + 12;
+}
+
+/* Whether two channels of this process are the two ends of one connection,
+   `server` and `client`: the peer that the first one sees is the second one.
+   Of unix sockets, which have no such addresses, it cannot be known, and is
+   taken for granted. */
+CONC__PRIVATE bool conc__channels_meet(const conc__channel *server,
+                                       const conc__channel *client) {
+  struct sockaddr_storage a, b;
+  socklen_t size = (socklen_t)sizeof a, length = (socklen_t)sizeof b;
+  const void *p, *q;
+  unsigned a_port, b_port;
+  if (!server->tcp || !client->tcp) return server->tcp == client->tcp;
+  if (getpeername(server->fd, (struct sockaddr *)&a, &size) != 0 ||
+      getsockname(client->fd, (struct sockaddr *)&b, &length) != 0)
+    return false;
+  p = conc__address_ipv4(&a, &a_port);
+  q = conc__address_ipv4(&b, &b_port);
+  if (p != NULL && q != NULL) return a_port == b_port && memcmp(p, q, 4) == 0;
+  return p == NULL && q == NULL && a_port == b_port &&
+         memcmp(&((struct sockaddr_in6 *)&a)->sin6_addr,
+                &((struct sockaddr_in6 *)&b)->sin6_addr, 16) == 0;
+}
+
+/* Whether a challenge that came over this channel is one that this process has
+   sent and still waits to have answered: then its answer would be used against
+   us. Only if a process is its own client, the challenge of its server may
+   come to its client, over one connection. Random bytes do not meet by
+   chance. */
+CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
+                                          const unsigned char *bytes,
+                                          size_t size) {
+  const conc__challenge *c;
+  bool own = false;
+  if (size != CONC__CHALLENGE_SIZE) return false;
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  for (c = conc__challenges; c != NULL && !own; c = c->next) {
+    if (memcmp(c->bytes, bytes, size) != 0) continue;
+    own = c->channel->serves == ch->serves ||
+          !conc__channels_meet(ch->serves ? ch : c->channel,
+                               ch->serves ? c->channel : ch);
+  }
+  conc__mutex_unlock(&conc__net_guard);
+  return own;
+}
+
 /* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
    `welcome`; otherwise the caller sends it together with what comes next.
    -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
 CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
                                        bool welcome, double deadline) {
-  unsigned char message[11 + 8 + 40];
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
   const unsigned char *answer;
+  conc__challenge mine;
   size_t size;
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
   /* Random for each connection: an answer that was listened to must not do for
      another one. */
   rc = conc__random(message + 19, 40);
-  if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
+  if (rc != 0) return rc;
+  conc__challenge_begin(&mine, ch, message + 11);
+  rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
     rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
                                deadline);
+  conc__challenge_end(&mine);
   if (rc != 0) return rc;
-  if (!conc__auth_verify(key, message + 11, 48, answer, size)) {
+  if (!conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer,
+                         size)) {
     conc__channel_send(ch, CONC__FAILURE, 9, deadline);
     return -EACCES;
   }
@@ -25016,7 +25383,8 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
 }
 
 /* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
-   and what follows is not read; -EPROTO if it is no such peer; or negative
+   and what follows is not read, or if it has sent us a challenge of our own;
+   -EPROTO if it is no such peer; or negative
    errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
@@ -25028,6 +25396,7 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                  deadline);
   if (rc != 0) return rc;
   if (size < 11 || memcmp(p, CONC__CHALLENGE, 11) != 0) return -EPROTO;
+  if (conc__challenge_is_own(ch, p + 11, size - 11)) return -EACCES;
   n = conc__auth_answer(key, p + 11, size - 11, answer);
   if (n < 0) return n;
   rc = conc__channel_send(ch, answer, (size_t)n, deadline);
@@ -25045,7 +25414,7 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
   int rc;
-  ch->eager = true;
+  ch->eager = ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_challenge(ch, key, true, deadline);
   if (rc == 0) rc = conc__auth_respond(ch, key, deadline);
@@ -26575,8 +26944,7 @@ typedef struct conc__proxy {
 /* --- requests and replies --- */
 
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  conc_close(p->channel.fd);
-  conc__channel_free(&p->channel);
+  conc__channel_close(&p->channel);
   CONC_FREE(p);
 }
 
@@ -26716,12 +27084,11 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
   p->generation = conc__generation;
-  rc = conc_connect(m->options->address, conc__remaining(deadline));
+  rc = conc__channel_connect(&p->channel, m->options->address, deadline);
   if (rc < 0) {
     CONC_FREE(p);
     return rc;
   }
-  conc__channel_init(&p->channel, rc);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
     *out = p;
