@@ -85,6 +85,7 @@
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
      >>session     what answers the requests of one client (private)
+     >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
@@ -3165,15 +3166,26 @@ typedef struct conc_manager {
                                takes it; required. A text that comes from
                                conc_manager_address: copy it if the client
                                outlives the server */
-  const void *authkey;      /* the shared key; default empty */
+  const void *authkey;      /* the shared key; of a server there is no default,
+                               see .no_auth */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB */
-  size_t max_clients;       /* connections at one time; default 0: no bound */
+  size_t max_clients;       /* connections at one time that have authenticated;
+                               further ones wait; default 0: no bound */
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
                                authenticate in this time. Of a client: the
                                limit of conc_manager_get */
+  size_t max_handshakes;    /* of a server: connections at one time that have
+                               not authenticated; default 256. If there are so
+                               many, the oldest is closed for the next, once
+                               it is a second old */
+  bool no_auth;             /* of a server: the key may be empty, so that every
+                               program that reaches the address is a client;
+                               default false: only at a unix socket */
+  bool no_shutdown;         /* of a server: clients may not end it; default
+                               false: they may, as in Python */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
@@ -17484,12 +17496,14 @@ enum {
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
+  char *refused; /* NULL, or where "module.name" goes that was refused */
+  size_t refused_size;
 } conc__pickle_limits;
 
 /* For what a server answers. Requests and messages are read as data alone, as
    conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true};
+    __attribute__((unused)) = {true, NULL, 0};
 
 /* A pickle of a value's nodes with every container memoized has no more
    opcodes; a program of more does nothing but keep the reader busy. */
@@ -17508,6 +17522,8 @@ enum {
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
   bool objects;                         /* of the limits */
+  char *refused;                        /* of the limits, or NULL */
+  size_t refused_size;
   int protocol;                         /* of the last PROTO; 0 before it */
   conc__maker m;
 } conc__pickle_reader;
@@ -17814,6 +17830,18 @@ CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
    type CONC__TYPE_CALLABLE, which no value may hold in the end: of a pickle
    that leaves it uncalled, measuring says -EACCES. */
 
+/* Writes the name that is refused for the limits' owner: `top` is its module,
+   and the class is behind it. Cut where there is no more room. */
+CONC__PRIVATE void conc__pickle_tell_refused(const conc__pickle_reader *r,
+                                             const conc_value *top) {
+  if (r->refused == NULL) return;
+  snprintf(r->refused, r->refused_size, "%.*s.%.*s",
+           top[0].size < 256 ? (int)top[0].size : 256,
+           (const char *)conc__maker_text(&r->m, &top[0]),
+           top[1].size < 256 ? (int)top[1].size : 256,
+           (const char *)conc__maker_text(&r->m, &top[1]));
+}
+
 /* Replaces module and class, the top two nodes, by a name. The table holds
    what Python's own pickles of data name, under the names of both Pythons:
    this is the list of what may be called at all. -EACCES for any other. */
@@ -17847,7 +17875,10 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
-  if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
+  if (i == sizeof table / sizeof *table && !r->objects) {
+    conc__pickle_tell_refused(r, top);
+    return -EACCES;
+  }
   /* Module and class of any other are kept, as a container that the name
      points to: they are the first two items of the CONC_OBJECT it makes. */
   rc = conc__maker_collect(m, CONC_OBJECT, 2);
@@ -18113,6 +18144,8 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   r.begin = r.p = (const unsigned char *)data;
   r.end = size > 0 ? r.p + size : r.p;
   r.objects = limits != NULL && limits->objects;
+  r.refused = limits != NULL ? limits->refused : NULL;
+  r.refused_size = limits != NULL ? limits->refused_size : 0;
   r.protocol = 0;
   *out = NULL;
   conc__maker_init(&r.m, r.begin, size);
@@ -24866,16 +24899,14 @@ CONC__PRIVATE void conc__own_remove(conc__own *own) {
   own->link = NULL;
 }
 
-/* Closes a listed descriptor. With `connected` its peer sees the end even if a
-   copy is left somewhere: a child that was made without fork(), say. Of a
-   listener a shutdown would be one for all processes that have it, and its
-   peers are not connected. */
-CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool connected) {
+/* Closes a listed descriptor. With `end` its peer sees the end even if a copy
+   is left somewhere: a child that was made without fork(), say. */
+CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool end) {
   conc__net_init();
   conc__mutex_lock(&conc__net_guard);
   conc__own_remove(own);
   if (*fd >= 0) {
-    if (connected) shutdown(*fd, SHUT_RDWR);
+    if (end) shutdown(*fd, SHUT_RDWR);
     conc_close(*fd);
   }
   *fd = -1;
@@ -24920,9 +24951,10 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->out);
 }
 
-/* Ends a connection. */
+/* Ends a connection. The server's clients wait for its end, so they see it
+   whoever has a copy. */
 CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
-  conc__own_close(&ch->own, &ch->fd, true);
+  conc__own_close(&ch->own, &ch->fd, ch->serves);
   conc__channel_free(ch);
 }
 
@@ -24948,7 +24980,7 @@ CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
     forks -= conc__net_forks;
     conc__mutex_unlock(&conc__net_guard);
     if (forks == 0 || tries == 2) return 0;
-    conc__channel_close(ch);
+    conc__own_close(&ch->own, &ch->fd, true);
   }
 }
 
@@ -25496,6 +25528,10 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 #define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; default */
 #define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
 #define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
+#define CONC__REST_SMALL 4096       /* bytes of a request that may be copied */
+
+/* Bytes of a name, at most: what a client of ours can ask for. */
+#define CONC__NAME_MAX 255
 
 /* A name and its queue. Its id, by which clients call it, is its place in the
    array, counted from 1. Exports are only added: so an id stays valid, and is
@@ -25521,6 +25557,9 @@ typedef struct conc__client {
   struct conc__manager_data *manager;
   struct conc__client *next, **link; /* in `clients`; the dead have no link */
   bool authenticated; /* the handshake is over */
+  struct conc__client *later, *earlier; /* in the line of handshakes */
+  double since;       /* when it was accepted, by conc_now() */
+  bool dropped;       /* out of that line, to make room for others */
   bool methods;       /* after accept_connection: requests name methods */
   bool serving;
   bool blocked;
@@ -25540,13 +25579,22 @@ typedef struct conc__server_side {
   conc_event left;  /* any: set when that call does not use this any more */
   bool stopping;    /* root was cancelled: sessions end after their replies */
   int listener;     /* -1: none */
+  conc__own own;    /* of the listener */
   char address[128]; /* any: the listener's; does not change while it serves */
+  char *path;        /* of a unix socket, from the root on; else NULL */
+  dev_t device;      /* what was bound there: */
+  ino_t inode;       /* it is unlinked, and nothing else */
   conc__client *clients; /* idle, serving and blocked */
   conc__client *dead;
+  conc__client *oldest, *newest; /* the line of handshakes */
   size_t clients_count; /* length of `clients` */
-  conc_event changed;   /* a client was closed; or, when stopping, is idle */
+  size_t handshakes;    /* length of that line */
+  size_t admitted;      /* clients that have authenticated */
+  conc_event changed;   /* a client was closed, or has authenticated; or, when
+                           stopping, is idle */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
+  conc_sem readers; /* threads that may still be started to read requests */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -25596,10 +25644,13 @@ CONC__PRIVATE conc__manager_data *conc__manager_make_state(conc_manager *m) {
   return state;
 }
 
-/* Applies the defaults of the options, for start and connect. 0, -ENOMEM, or
-   -EBUSY if the manager has a role already. */
+/* Applies the defaults of the options, for start and connect. 0, -ENOMEM,
+   -EBUSY if the manager has a role already, or -EINVAL for a key that has a
+   size and no bytes. */
 CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
-  conc__manager_data *state = conc__manager_make_state(m);
+  conc__manager_data *state;
+  if (m->authkey == NULL && m->authkey_size > 0) return -EINVAL;
+  state = conc__manager_make_state(m);
   if (state == NULL) return -ENOMEM;
   if (state->role != CONC__MANAGER_UNUSED) return -EBUSY;
   state->key.data = m->authkey != NULL ? m->authkey : "";
@@ -25634,6 +25685,16 @@ CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
   for (i = 0; i < m->exports_count; i++)
     if (strcmp(m->exports[i].name, name) == 0) return i + 1;
   return 0;
+}
+
+/* How many queues are served. */
+CONC__PRIVATE size_t conc__exports_count(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  size_t n;
+  conc__mutex_lock(guard);
+  n = m->exports_count;
+  conc__mutex_unlock(guard);
+  return n;
 }
 
 /* The queue of a name, and its id in *id; NULL and 0: unknown. Clients are
@@ -25682,6 +25743,11 @@ typedef struct conc__session {
   conc__manager_data *manager;
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
+  size_t turn_bytes;  /* of this turn; see conc__session_spend */
+  unsigned turn_requests;
+  double turn_end;      /* by conc_now(); 0: the clock was not read yet */
+  conc__buffer encoded; /* the item of a put, encoded already; */
+  const conc_value *encoded_item; /* this one. NULL: none is */
   size_t reply;       /* where the frame of this request's reply is in `out` */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
                          that is lent, for a stack is small */
@@ -25716,23 +25782,44 @@ CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
 }
 
 /* Before a session works. `in` may have memory of its own, with a request that
-   has not come completely: it keeps that. */
+   has not come completely. If it is small, what is in it moves into a buffer
+   that is lent; else it stays where it is. */
 CONC__PRIVATE void conc__session_lend(conc__session *s) {
+  conc__buffer *in = &s->client->channel.in;
+  conc__buffer small = {NULL, 0, 0, 0};
+  if (in->data != NULL && conc__buffer_count(in) <= CONC__REST_SMALL &&
+      in->capacity < CONC__IO_BUFFER) {
+    small = *in;
+    memset(in, 0, sizeof *in);
+  }
+  conc__buffer_lend(s->manager, in);
+  if (small.data != NULL) {
+    size_t rest = conc__buffer_count(&small);
+    if (conc__buffer_append(in, small.data + small.first, rest) == 0) {
+      conc__buffer_free(&small);
+    } else { /* no memory: none was lent either, so nothing is lost */
+      CONC__CHECK(in->size == 0);
+      conc__buffer_free(in);
+      *in = small;
+    }
+  }
   conc__buffer_lend(s->manager, &s->taken);
-  conc__buffer_lend(s->manager, &s->client->channel.in);
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
 
 /* Before a session waits, or ends: a client that does nothing holds no lent
    buffer. What has come of an unfinished request moves into memory of its
-   size; without memory for that, `in` stays with the client. */
+   size, if it is small, or if it lies in far more: a part of a long request
+   stays where it is, or each piece of it that comes would cost a copy of those
+   before. Without memory to move to, it stays, too. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t rest = conc__buffer_count(&ch->in);
   conc__buffer small = {NULL, 0, 0, 0};
   if (rest == 0) {
     conc__buffer_return(s->manager, &ch->in);
-  } else if (ch->in.capacity > 2 * rest &&
+  } else if ((rest <= CONC__REST_SMALL ||
+              ch->in.capacity / 4 > rest + CONC__IO_BUFFER) &&
              conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
                  0) {
     conc__buffer_return(s->manager, &ch->in);
@@ -25829,6 +25916,9 @@ CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
    other replies may wait before it. All conc__reply_... return 0 or -ENOMEM;
    then the connection is closed, with part of a reply behind the others. */
 
+/* Bytes of the texts of errors, at most. */
+#define CONC__LINE_MAX 254
+
 /* Begins a reply of a kind: its frame, and a pickle of ('#KIND', ...). */
 #define CONC__REPLY_BEGIN(s, kind) \
   conc__reply_begin(s, kind, sizeof kind - 1)
@@ -25882,14 +25972,30 @@ CONC__PRIVATE int conc__reply_str(conc__session *s, const char *text) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-/* ('#TRACEBACK', text): Python raises RemoteError(text). */
+/* How many bytes of a text are shown where there is room for `max` of them:
+   only whole characters, for a str that is cut in one is none. */
+CONC__PRIVATE int conc__text_room(const char *text, size_t max) {
+  size_t n = strlen(text);
+  if (n <= max) return (int)n;
+  for (n = max; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80; n--) {
+  }
+  return (int)n;
+}
+
+/* For a format's "%.*s". */
+#define CONC__SHOWN(text, max) conc__text_room(text, max), (text)
+
+/* ('#TRACEBACK', text): Python raises RemoteError(text), which it prints with
+   a line below: so a newline is the last of a traceback. */
 CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
   conc__buffer *out = &s->client->channel.out;
+  char line[CONC__LINE_MAX + 2];
+  int n = snprintf(line, sizeof line, "%.*s\n",
+                   CONC__SHOWN(text, CONC__LINE_MAX));
   int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
-    rc = s->protocol == 2
-             ? conc__pickle_put_bytes(out, text, strlen(text), 2)
-             : conc__pickle_put_str(out, text, strlen(text));
+    rc = s->protocol == 2 ? conc__pickle_put_bytes(out, line, (size_t)n, 2)
+                          : conc__pickle_put_str(out, line, (size_t)n);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -25949,6 +26055,14 @@ CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
   return conc_value_get(r->kwds, name);
 }
 
+/* A str that is a name: NULL for other values, and for one with a NUL inside,
+   which would pass for a shorter one. `v` may be NULL. */
+CONC__PRIVATE const char *conc__request_text(const conc_value *v) {
+  size_t size = 0;
+  const char *text = v != NULL ? conc_value_str(v, &size) : NULL;
+  return text != NULL && strlen(text) == size ? text : NULL;
+}
+
 /* What the methods put and get of queue.Queue take. Block and timeout, if a
    method has them, are its last two parameters. */
 typedef struct conc__parameters {
@@ -25973,12 +26087,13 @@ CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
     return false;
   }
   for (i = 0; i < keywords; i++) {
-    const char *key = conc_value_str(conc_value_key(r->kwds, i), NULL);
+    const char *key = conc__request_text(conc_value_key(r->kwds, i));
     for (j = 0; key != NULL && j < p->count; j++)
       if (strcmp(key, p->names[j]) == 0) break;
     if (key == NULL || j == p->count) {
-      snprintf(text, size, "%s() got an unexpected keyword argument '%.80s'",
-               r->method, key != NULL ? key : "?");
+      if (key == NULL) key = "?";
+      snprintf(text, size, "%s() got an unexpected keyword argument '%.*s'",
+               r->method, CONC__SHOWN(key, 80));
       return false;
     }
     if (j < given) {
@@ -26079,6 +26194,17 @@ CONC__PRIVATE void conc__session_unblock(conc__session *s) {
   conc__session_lend(s);
 }
 
+/* Encodes the item of a put; or takes what conc__session_decode has made of it
+   already. */
+CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
+                                       const conc_value *item) {
+  if (s->encoded_item != item) return conc__pickle_encode(b, item, 4);
+  *b = s->encoded;
+  memset(&s->encoded, 0, sizeof s->encoded);
+  s->encoded_item = NULL;
+  return 0;
+}
+
 /* put(item, block=True, timeout=None). The item is encoded anew: what the
    client sent is never passed on, for another Python would execute it. */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
@@ -26092,7 +26218,7 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
     data = conc_value_bytes(item, &size);
     kind = CONC__RAW;
   } else {
-    rc = conc__pickle_encode(&b, item, 4);
+    rc = conc__session_encode(s, &b, item);
     data = b.data;
     size = b.size;
   }
@@ -26222,6 +26348,21 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
 }
 
+/* ---------------------------------------------------------------------------
+   >>dispatch: what a client asks for, and for how long it has its turn
+
+   The second half of a session: it reads a request, finds the function of the
+   server or the method of a queue, and calls what >>session has for it. What
+   is wrong with a request is told to the client, as CPython's server tells it;
+   only what is no frame ends the connection without a word.
+
+   One client must not keep the others waiting. So the reading of a large
+   request, which may take seconds, is left to a thread, and a session that
+   goes on and on has turns (conc__session_spend).
+
+   Uses >>session, >>pickle and threads. Its user is >>server.
+   ------------------------------------------------------------------------ */
+
 /* --- the methods of a queue, and the functions of the server --- */
 
 /* The methods that a client may call. It executes these names, if it is
@@ -26250,7 +26391,8 @@ CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
     return rc != 0 ? rc : conc__reply_end(s);
   }
   snprintf(text, sizeof text,
-           "AttributeError: method '%.60s' of a queue is not exposed", method);
+           "AttributeError: method '%.*s' of a queue is not exposed",
+           CONC__SHOWN(method, 60));
   return conc__reply_refuse(s, text);
 }
 
@@ -26274,8 +26416,8 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   char text[160];
   /* The id is of another server that was here before, or made up. */
   if (q == NULL) {
-    snprintf(text, sizeof text, "KeyError: no object with id '%.40s'",
-             r->ident);
+    snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
+             CONC__SHOWN(r->ident, 40));
     return conc__reply_refuse(s, text);
   }
   if (!conc__method_is_exposed(method))
@@ -26301,6 +26443,28 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   return conc__serve_size(s, q, method);
 }
 
+/* A call with arguments that there are no parameters for, in Python's words.
+   `name` is what it calls. */
+CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
+                                         const conc__request *r,
+                                         const char *name) {
+  char text[256];
+  size_t given = conc_value_size(r->args) - 1; /* without the name itself */
+  const char *key = conc_value_size(r->kwds) > 0
+                        ? conc_value_str(conc_value_key(r->kwds, 0), NULL)
+                        : NULL;
+  if (key != NULL)
+    snprintf(text, sizeof text,
+             "TypeError: %.*s() got an unexpected keyword argument '%.*s'",
+             CONC__SHOWN(name, 80), CONC__SHOWN(key, 80));
+  else
+    snprintf(text, sizeof text,
+             "TypeError: %.*s() takes 0 positional arguments but %u %s given",
+             CONC__SHOWN(name, 80), (unsigned)given,
+             given == 1 ? "was" : "were");
+  return conc__reply_refuse(s, text);
+}
+
 /* create(name): a pair, the id of a queue and the names of its methods. */
 CONC__PRIVATE int conc__serve_create(conc__session *s,
                                      const conc__request *r) {
@@ -26310,14 +26474,17 @@ CONC__PRIVATE int conc__serve_create(conc__session *s,
   size_t id = 0;
   size_t i;
   int rc;
-  if (conc_value_size(r->args) > 0)
-    name = conc_value_str(conc_value_item(r->args, 0), NULL);
+  name = conc__request_text(conc_value_item(r->args, 0));
   if (name != NULL) conc__export_by_name(s->manager, name, &id);
   if (id == 0) {
-    snprintf(text, sizeof text, "KeyError: '%.80s'",
-             name != NULL ? name : "?");
+    snprintf(text, sizeof text, "KeyError: '%.*s'",
+             CONC__SHOWN(name != NULL ? name : "?", 80));
     return conc__reply_refuse(s, text);
   }
+  /* The queue is there, and is not made of anything: as of a function that is
+     registered with register() and has no parameters. */
+  if (conc_value_size(r->args) > 1 || conc_value_size(r->kwds) > 0)
+    return conc__refuse_arguments(s, r, name);
   snprintf(text, sizeof text, "%lu", (unsigned long)id);
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
@@ -26340,6 +26507,18 @@ CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* The functions, and how many arguments each has. */
+static const struct {
+  const char *name;
+  size_t least, most;
+} conc__functions[] = {
+    {"accept_connection", 1, 1}, {"create", 1, SIZE_MAX},
+    {"debug_info", 0, 0},        {"decref", 1, 1},
+    {"dummy", 0, 0},             {"get_methods", 1, 1},
+    {"incref", 1, 1},            {"number_of_objects", 0, 0},
+    {"shutdown", 0, 0}};
+#define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
+
 /* A function of the server. It is the only request of its connection; only
    accept_connection lets others follow. References, which incref and decref
    are about, are not counted: queues are the program's. */
@@ -26347,7 +26526,22 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
                                        const conc__request *r) {
   const char *f = r->method;
   char text[160];
+  size_t given = conc_value_size(r->args);
+  size_t i;
   s->leave = true;
+  for (i = 0; i < CONC__FUNCTIONS; i++)
+    if (strcmp(f, conc__functions[i].name) == 0) break;
+  if (i == CONC__FUNCTIONS) {
+    snprintf(text, sizeof text, "AssertionError: '%.*s' unrecognized",
+             CONC__SHOWN(f, 60));
+    return conc__reply_refuse(s, text);
+  }
+  if (given < conc__functions[i].least || given > conc__functions[i].most) {
+    snprintf(text, sizeof text,
+             "TypeError: %s() takes %u positional arguments but %u were given",
+             f, (unsigned)conc__functions[i].least, (unsigned)given);
+    return conc__reply_refuse(s, text);
+  }
   if (strcmp(f, "accept_connection") == 0) {
     s->leave = false;
     s->client->methods = true;
@@ -26360,16 +26554,16 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
     return conc__reply_none(s);
   if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s);
   if (strcmp(f, "number_of_objects") == 0)
-    return conc__reply_int(s, (int64_t)s->manager->exports_count);
+    return conc__reply_int(s, (int64_t)conc__exports_count(s->manager));
   if (strcmp(f, "debug_info") == 0) return conc__reply_str(s, "");
-  if (strcmp(f, "shutdown") == 0) {
-    /* Root goes on in a later turn of this loop. It lets this session, which
-       is being served, send its reply first. */
-    conc_cancel(&s->manager->server.root);
-    return conc__reply_none(s);
-  }
-  snprintf(text, sizeof text, "AssertionError: '%.60s' unrecognized", f);
-  return conc__reply_refuse(s, text);
+  CONC__CHECK(strcmp(f, "shutdown") == 0);
+  if (s->manager->options->no_shutdown)
+    return conc__reply_refuse(
+        s, "PermissionError: clients may not shut this server down");
+  /* Root goes on in a later turn of this loop. It lets this session, which is
+     being served, send its reply first. */
+  conc_cancel(&s->manager->server.root);
+  return conc__reply_none(s);
 }
 
 /* --- the usual requests ---
@@ -26429,40 +26623,188 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
 
 /* --- one request, and a session of them --- */
 
+/* A request that is being read, perhaps by a thread of its own. */
+typedef struct conc__reading {
+  const unsigned char *data;
+  size_t size;
+  conc_value *value;
+  int protocol, rc;
+  char refused[96];     /* the class that the request names; "": none */
+  conc__buffer encoded; /* as in conc__session */
+  const conc_value *encoded_item;
+} conc__reading;
+
+/* Reads a request; of a put the item is encoded anew, too, for both take long
+   where they take long. Touches nothing but the struct and the bytes. */
+CONC__PRIVATE void *conc__reading_main(void *arg) {
+  conc__reading *r = (conc__reading *)arg;
+  conc__pickle_limits limits = {false, NULL, 0};
+  const conc_value *args, *item;
+  limits.refused = r->refused;
+  limits.refused_size = sizeof r->refused;
+  r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
+                              &r->protocol);
+  if (r->rc != 0) return NULL;
+  args = conc_value_item(r->value, 2);
+  item = args != NULL && conc_value_type(args) == CONC_TUPLE
+             ? conc_value_item(args, 0)
+             : NULL;
+  if (item == NULL || conc_value_type(item) == CONC_BYTES) return NULL;
+  /* Without memory, or if it has no encoding, the put itself will say so. */
+  if (conc__pickle_encode(&r->encoded, item, 4) == 0) r->encoded_item = item;
+  return NULL;
+}
+
+/* Requests of this size are read by a thread of their own, so many at a time:
+   each may take long, and the loop serves others meanwhile. It is not
+   conc_offload, whose threads may all be busy with jobs of the program that
+   wait for this server. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__READERS 4
+
+/* Reads a large request in a thread. The session waits, also if it is
+   cancelled: the thread uses its stack, and the bytes in `in`. Without a
+   thread it is done here. 0, or -ECANCELED: nothing was done. */
+CONC__PRIVATE int conc__reading_await(conc__session *s, conc__reading *r) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = conc__reading_main;
+  t.arg = r;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    conc__reading_main(r);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
+/* Replies to a request that is none. CPython's server answers these, too: the
+   text says what is wrong, in its last line as CPython's. -EBADMSG for what is
+   no pickle at all, or is cut off: there it says EOFError, and hangs up. */
+CONC__PRIVATE int conc__refuse_reading(conc__session *s,
+                                       const conc__reading *r) {
+  char text[200];
+  if (r->rc == -EACCES) {
+    snprintf(text, sizeof text,
+             "UnpicklingError: only data is accepted, not code%s%.*s",
+             r->refused[0] != 0 ? ": " : "", CONC__SHOWN(r->refused, 95));
+    return conc__reply_refuse(s, text);
+  }
+  if (r->rc == -EMSGSIZE)
+    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
+  if (r->rc == -EBADMSG && r->size > 0)
+    return conc__reply_refuse(s, "UnpicklingError: this is no pickle");
+  return r->rc;
+}
+
+/* Whether this is (ident, method, args, kwds). False: *rc is how it went to
+   say what it is. */
+CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
+                                      conc__request *r, int *rc) {
+  conc_type type = conc_value_type(v);
+  const char *wrong = NULL;
+  bool list = type == CONC_TUPLE || type == CONC_LIST;
+  if (!list)
+    wrong = "TypeError: a request is (object, method, args, kwds)";
+  else if (conc_value_size(v) < 4)
+    wrong = "ValueError: not enough values to unpack (expected 4)";
+  else if (conc_value_size(v) > 4)
+    wrong = "ValueError: too many values to unpack (expected 4)";
+  if (wrong == NULL) {
+    r->ident = conc__request_text(conc_value_item(v, 0));
+    r->method = conc__request_text(conc_value_item(v, 1));
+    r->args = conc_value_item(v, 2);
+    r->kwds = conc_value_item(v, 3);
+    type = conc_value_type(r->args);
+    if (s->client->methods && r->ident == NULL)
+      wrong = "KeyError: there is no such object";
+    else if (r->method == NULL)
+      wrong = s->client->methods ? "AttributeError: this is no method's name"
+                                 : "AssertionError: unrecognized";
+    else if (type != CONC_TUPLE && type != CONC_LIST)
+      wrong = "TypeError: argument after * must be an iterable";
+    else if (conc_value_type(r->kwds) != CONC_DICT)
+      wrong = "TypeError: argument after ** must be a mapping";
+  }
+  if (wrong != NULL) *rc = conc__reply_refuse(s, wrong);
+  return wrong == NULL;
+}
+
 /* One request. 0: its reply is in `out`. Negative errno: the connection is to
-   be closed. What is well formed but not allowed has a reply, for its
-   programmer to read; what is no request at all has none. */
+   be closed. What is not allowed, or no request, has a reply for its
+   programmer to read. */
 CONC__PRIVATE int conc__serve_request(conc__session *s,
                                       const unsigned char *data, size_t size) {
+  conc__reading reading;
   conc__request r;
-  conc_value *v = NULL;
-  const conc_value *ident;
-  int rc;
+  int rc = 0;
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
-  rc = conc__pickle_decode(data, size, NULL, &v, &s->protocol);
-  if (rc == -EACCES)
-    return conc__reply_refuse(
-        s, "UnpicklingError: only data is accepted, not code");
-  if (rc == -EMSGSIZE)
-    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
+  memset(&reading, 0, sizeof reading);
+  reading.data = data;
+  reading.size = size;
+  if (size < CONC__READING_LARGE)
+    reading.rc = conc__pickle_decode(data, size, NULL, &reading.value,
+                                     &reading.protocol);
+  else
+    rc = conc__reading_await(s, &reading);
+  /* Once more, for the class's name: it is not asked for before. */
+  if (reading.rc == -EACCES && reading.refused[0] == 0)
+    conc__reading_main(&reading);
   if (rc != 0) return rc;
-  rc = -EPROTO;
-  if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 4) {
-    ident = conc_value_item(v, 0);
-    r.ident = conc_value_str(ident, NULL);
-    r.method = conc_value_str(conc_value_item(v, 1), NULL);
-    r.args = conc_value_item(v, 2);
-    r.kwds = conc_value_item(v, 3);
-    if (r.method != NULL && conc_value_type(r.args) == CONC_TUPLE &&
-        conc_value_type(r.kwds) == CONC_DICT) {
-      if (!s->client->methods)
-        rc = conc__serve_function(s, &r);
-      else if (r.ident != NULL)
-        rc = conc__serve_method(s, &r);
-    }
-  }
-  conc_value_free(v);
+  s->protocol = reading.protocol;
+  /* The first request of a connection is the only one, also if it is bad. */
+  if (!s->client->methods) s->leave = true;
+  if (reading.rc != 0) return conc__refuse_reading(s, &reading);
+  s->encoded = reading.encoded;
+  s->encoded_item = reading.encoded_item;
+  if (conc__request_fits(s, reading.value, &r, &rc))
+    rc = s->client->methods ? conc__serve_method(s, &r)
+                            : conc__serve_function(s, &r);
+  conc__buffer_free(&s->encoded);
+  s->encoded_item = NULL;
+  conc_value_free(reading.value);
   return rc;
+}
+
+/* --- a turn ---
+
+   A session goes on as long as there is something to read, which a client that
+   sends without waiting for replies may keep up for ever. So it is a turn that
+   ends: after so many requests, bytes, or so much time the others of the loop
+   are served, new connections too. */
+
+#define CONC__TURN_REQUESTS 256
+#define CONC__TURN_BYTES ((size_t)512 << 10) /* read, and again as requests */
+#define CONC__TURN_SECONDS 0.5e-3
+/* The clock is read after so many requests, or after a large one. */
+#define CONC__TURN_LOOKS 16
+
+/* Counts a request, or bytes that were read, and ends the turn if it is time.
+   0; -ECANCELED: the session was cancelled meanwhile. */
+CONC__PRIVATE int conc__session_spend(conc__session *s, size_t bytes,
+                                      unsigned requests) {
+  s->turn_bytes += bytes;
+  s->turn_requests += requests;
+  if (s->turn_requests < CONC__TURN_REQUESTS &&
+      s->turn_bytes < CONC__TURN_BYTES) {
+    double now;
+    if (s->turn_requests % CONC__TURN_LOOKS != 0 && bytes < CONC__REST_SMALL)
+      return 0;
+    now = conc_now();
+    if (s->turn_end <= 0) s->turn_end = now + CONC__TURN_SECONDS;
+    if (now < s->turn_end) return 0;
+  }
+  s->turn_bytes = s->turn_requests = 0;
+  s->turn_end = 0;
+  return conc__loop_yield();
 }
 
 /* Reads and answers until there is nothing more to read now: then 0. Negative
@@ -26480,9 +26822,17 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     ssize_t n;
     int have = conc__channel_next(ch, s->manager->max_message, &payload,
                                   &size);
+    /* It is longer than it may be: the client learns that, and what is coming
+       of it is let go by. */
+    if (have == -EMSGSIZE && c->methods) {
+      have = conc__channel_drop(ch);
+      if (have == 0) rc = conc__reply_error(s, -EMSGSIZE, false);
+      if (have == 0) continue;
+    }
     if (have < 0) return have;
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
+      if (rc == 0) rc = conc__session_spend(s, size, 1);
       /* Memory for replies is bounded: a client that sends requests and reads
          no replies waits here for itself. */
       if (rc == 0 && ch->out.size >= CONC__IO_BUFFER)
@@ -26505,7 +26855,9 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__channel_read(ch, size);
-      empty = n > 0 && ch->in.size < ch->in.capacity;
+      empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
+              ch->in.size < ch->in.capacity;
+      if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
     if (n == 0) return -EPIPE; /* the client has closed its side */
     if (n == -EAGAIN) {
@@ -26542,6 +26894,13 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    conc__client_close, and then in `dead` until conc__clients_reap. It is idle
    whenever no coroutine of it exists.
 
+   A connection that has not authenticated may be anybody's. There are
+   .max_handshakes of them at most, in a line with the oldest first; they take
+   no place of .max_clients, and hold no buffers. If the line is full, nothing
+   is accepted until one of them is through, or has failed, or until the oldest
+   is a second old: then it is closed. So neither many honest clients at one
+   moment nor any number of silent ones keep others out for long.
+
    Everything but conc__server_start, _shutdown and, after the loop, _close
    runs in the thread of the loop, and needs no guard.
 
@@ -26549,6 +26908,42 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    the functions of >>manager. The other end of its connections is >>proxy, or
    Python.
    ------------------------------------------------------------------------ */
+
+/* --- the line of handshakes --- */
+
+#define CONC__MAX_HANDSHAKES 256  /* default */
+#define CONC__HANDSHAKE_OLD 1.0   /* seconds: then it makes room for others */
+
+CONC__PRIVATE void conc__handshake_enter(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  c->since = conc_now();
+  c->earlier = server->newest;
+  *(c->earlier != NULL ? &c->earlier->later : &server->oldest) = c;
+  server->newest = c;
+  server->handshakes++;
+}
+
+CONC__PRIVATE void conc__handshake_leave(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  CONC__CHECK(server->handshakes > 0);
+  *(c->later != NULL ? &c->later->earlier : &server->newest) = c->earlier;
+  *(c->earlier != NULL ? &c->earlier->later : &server->oldest) = c->later;
+  c->later = c->earlier = NULL;
+  server->handshakes--;
+}
+
+/* There is a want of places, or of descriptors: lets the oldest go, if it is
+   old. Returns the seconds until it may be worth a try again. */
+CONC__PRIVATE double conc__handshake_make_room(conc__server_side *server) {
+  conc__client *c = server->oldest;
+  double age;
+  if (c == NULL || c->dropped) return CONC__HANDSHAKE_OLD;
+  age = conc_now() - c->since;
+  if (age < CONC__HANDSHAKE_OLD) return CONC__HANDSHAKE_OLD - age;
+  c->dropped = true;
+  conc_cancel(&c->task); /* it closes the connection, and sets `changed` */
+  return CONC__HANDSHAKE_OLD;
+}
 
 /* --- clients --- */
 
@@ -26561,13 +26956,12 @@ CONC__PRIVATE void conc__client_close(conc__client *c) {
   CONC__CHECK(!c->serving && !c->blocked);
   CONC__CHECK(*c->link == c && server->clients_count > 0);
   conc__watch_stop(conc__this.loop, c->channel.fd);
-  /* It leaves the list first, by one store: a child that is forked now finds
-     only descriptors there that are open. */
-  CONC__STORE(c->link, c->next);
+  *c->link = c->next;
   if (c->next != NULL) c->next->link = c->link;
   server->clients_count--;
-  close(c->channel.fd);
-  conc__channel_free(&c->channel);
+  if (c->authenticated) server->admitted--;
+  else conc__handshake_leave(c);
+  conc__channel_close(&c->channel);
   c->next = server->dead;
   server->dead = c;
   conc_event_set(&server->changed);
@@ -26584,6 +26978,35 @@ CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
   }
 }
 
+/* The handshake, and then the wait for a place among the clients. That wait is
+   short of work, since nothing is accepted while there is none: only those
+   wait that were in their handshakes when the last place was taken. */
+CONC__PRIVATE int conc__client_admit(conc__session *s) {
+  conc__client *c = s->client;
+  conc__server_side *server = &s->manager->server;
+  size_t max = s->manager->options->max_clients;
+  int rc = conc__auth_serve(&c->channel, &s->manager->key,
+                            conc__deadline(s->manager->handshake_timeout));
+  if (rc != 0) return rc;
+  /* Its handshake is over: it is not in anyone's way any more. */
+  conc__handshake_leave(c);
+  c->authenticated = true;
+  server->admitted++;
+  conc_event_set(&server->changed);
+  while (max > 0 && server->admitted > max) {
+    server->admitted--;
+    conc_event_clear(&server->changed); /* nothing runs before the wait */
+    rc = conc__session_block(s);
+    if (rc == 0) {
+      rc = conc_event_wait(&server->changed, CONC_FOREVER);
+      conc__session_unblock(s);
+    }
+    server->admitted++;
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
 /* The coroutine of a client, from the first bytes to the last that are there
    now. Its stack may be the pool's, and small: what is large is lent. */
 CONC__PRIVATE void *conc__client_main(void *arg) {
@@ -26594,14 +27017,16 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   s.manager = c->manager;
   s.protocol = 4;
   s.leave = false;
+  s.turn_bytes = s.turn_requests = 0;
+  s.turn_end = 0;
+  s.encoded_item = NULL;
+  memset(&s.encoded, 0, sizeof s.encoded);
   memset(&s.taken, 0, sizeof s.taken);
-  conc__session_lend(&s);
-  if (!c->authenticated) {
-    rc = conc__auth_serve(&c->channel, &s.manager->key,
-                          conc__deadline(s.manager->handshake_timeout));
-    c->authenticated = rc == 0;
+  if (!c->authenticated) rc = conc__client_admit(&s);
+  if (rc == 0) {
+    conc__session_lend(&s);
+    rc = conc__session_run(&s);
   }
-  if (rc == 0) rc = conc__session_run(&s);
   /* Closed in the middle of something: no reply that waits in `out` is
      sent. */
   if (rc != 0) conc__session_give_back(&s, 0);
@@ -26661,22 +27086,48 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* A connection was accepted: it becomes a client, whose coroutine begins with
-   the handshake. 0; or negative errno, and `fd` is still the caller's. */
-CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
+/* Accepts a connection, if there is one, into a channel that is listed at once:
+   see conc__net_guard. Does not wait. 0 or negative errno. */
+CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
+  int fd, rc;
+  conc__mutex_lock(&conc__net_guard);
+  do fd = conc__accept_raw(listener);
+  /* A client that has gone before it was accepted is no failure. */
+  while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+  rc = fd >= 0 ? 0 : conc__would_block(errno) ? -EAGAIN : -errno;
+  if (rc == 0) {
+    conc__channel_init(ch, fd);
+    conc__own_add(&ch->own, &ch->fd);
+  }
+  conc__mutex_unlock(&conc__net_guard);
+  if (rc == 0) {
+    int one = 1;
+    conc__set_nodelay(fd);
+    conc__fd_is_new(fd);
+    /* Of a machine that was switched off nothing is heard otherwise. */
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  }
+  return rc;
+}
+
+/* Accepts a connection, if there is one: it becomes a client, whose coroutine
+   begins with the handshake. 0; -EAGAIN: there is none; or another negative
+   errno, and if one was accepted it has been closed. */
+CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
   conc__server_side *server = &m->server;
-  int one = 1;
   int rc;
   CONC__CHECK(!server->stopping);
   if (c == NULL) return -ENOMEM;
   memset(c, 0, sizeof *c);
-  conc__channel_init(&c->channel, fd);
-  /* Of a machine that was switched off nothing is heard otherwise. */
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  c->manager = m;
-  c->watch.ready = conc__client_ready;
-  rc = conc__watch_start(conc__this.loop, fd, &c->watch);
+  rc = conc__channel_accept(&c->channel, server->listener);
+  if (rc == 0) {
+    c->manager = m;
+    c->watch.ready = conc__client_ready;
+    rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
+    if (rc != 0) conc__channel_close(&c->channel);
+    if (rc == -EAGAIN) rc = -ENOMEM;
+  }
   if (rc != 0) {
     CONC_FREE(c);
     return rc;
@@ -26684,8 +27135,9 @@ CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   c->link = &server->clients;
   c->next = server->clients;
   if (c->next != NULL) c->next->link = &c->next;
-  CONC__STORE(&server->clients, c); /* whole for a child: see above */
+  server->clients = c;
   server->clients_count++;
+  conc__handshake_enter(c);
   conc__client_start(c);
   return 0;
 }
@@ -26720,50 +27172,79 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   }
 }
 
+/* How many connections are accepted before others of the loop have their
+   turn. */
+#define CONC__ACCEPTS 16
+
+/* Accepts what has come, and waits for more, or for room. 0, or an error of
+   the wait; only -ECANCELED matters. */
+CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
+  size_t max = m->options->max_clients;
+  size_t handshakes = m->options->max_handshakes > 0
+                          ? m->options->max_handshakes
+                          : CONC__MAX_HANDSHAKES;
+  int i, rc;
+  for (i = 0; i < CONC__ACCEPTS; i++) {
+    conc_event_clear(&server->changed);
+    /* Further clients wait in the listener's line, not accepted. */
+    if (max > 0 && server->admitted >= max)
+      return conc_event_wait(&server->changed, CONC_FOREVER);
+    if (server->handshakes >= handshakes)
+      return conc_event_wait(&server->changed,
+                             conc__handshake_make_room(server));
+    conc__clients_reap(m);
+    rc = conc__client_accept(m);
+    if (rc == -EAGAIN)
+      return conc__fd_wait(server->listener, CONC_READ | CONC__TRIED,
+                           CONC__NEVER);
+    if (rc != 0) {
+      /* Descriptors or memory are used up: it waits until a client has gone,
+         or a while, for others in the process may have had them. */
+      double wait = conc__handshake_make_room(server);
+      return conc_event_wait(&server->changed, wait < 0.1 ? wait : 0.1);
+    }
+  }
+  return conc__loop_yield();
+}
+
+/* The listener is closed, and the file of a unix socket removed if it is still
+   the one that was bound: another server, or anything, may be at its path by
+   now, and the path is from the root on, wherever the program is now. First
+   the file: as long as the socket listens nobody takes the file for stale, and
+   its inode's number is not another file's. */
+CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
+  struct stat st;
+  if (server->path != NULL && lstat(server->path, &st) == 0 &&
+      st.st_dev == server->device && st.st_ino == server->inode)
+    unlink(server->path);
+  CONC_FREE(server->path);
+  server->path = NULL;
+  conc__own_close(&server->own, &server->listener, false);
+}
+
 /* The first coroutine of the loop: accepts until it is cancelled. */
 CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
-  size_t max = m->options->max_clients;
   server->running = true;
   conc_event_set(&server->ready); /* from now on it can be cancelled */
-  for (;;) {
-    int rc;
-    conc_event_clear(&server->changed);
-    if (max > 0 && server->clients_count >= max) {
-      /* Further clients wait in the listener's line, not accepted. */
-      rc = conc_event_wait(&server->changed, CONC_FOREVER);
-    } else {
-      rc = conc_accept(server->listener, CONC_FOREVER);
-      if (rc >= 0) {
-        conc__clients_reap(m);
-        if (conc__client_new(m, rc) != 0) close(rc);
-      } else if (rc != -ECANCELED) {
-        /* Descriptors or memory are used up: it waits until a client has gone,
-           or a while, for others in the process may have had them. */
-        rc = conc_event_wait(&server->changed, 0.1);
-      }
-    }
-    if (rc == -ECANCELED) break;
+  while (conc__server_accept(m) != -ECANCELED) {
   }
   /* First the listener: a client that connects now is refused at once. */
-  conc_close(server->listener);
-  server->listener = -1;
+  conc__server_unlisten(server);
   conc__server_stop(m);
   return NULL;
 }
 
-/* What a forked child does with the server of its parent. There the
-   connections go on: so they are closed here, but not shut down, and a socket
-   of the file system is the parent's to unlink. Nothing is freed: the loop,
-   which uses its memory without a guard, may have been in the middle of a
-   change at the fork. The list itself is whole at any moment. */
+/* What a forked child does with the server of its parent. Its sockets were
+   closed at the fork, but not shut down, for they go on in the parent (see
+   conc__net_fork_child), and a socket of the file system is the parent's to
+   unlink. Nothing is freed: the loop, which uses its memory without a guard,
+   may have been in the middle of a change at the fork. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
-  const conc__client *c;
-  if (server->listener >= 0) close(server->listener);
-  server->listener = -1;
-  for (c = server->clients; c != NULL; c = c->next) close(c->channel.fd);
+  server->path = NULL;
   server->clients = server->dead = NULL;
   server->clients_count = server->spare_count = 0;
 }
@@ -26772,21 +27253,19 @@ CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
    has never begun. */
 CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   conc__server_side *server = &m->server;
-  if (server->listener >= 0) close(server->listener); /* it never ran */
-  server->listener = -1;
+  conc__server_unlisten(server); /* if it never ran */
   while (server->clients != NULL) { /* cut off in the middle of something */
     conc__client *c = server->clients;
     server->clients = c->next;
-    close(c->channel.fd);
-    conc__channel_free(&c->channel);
+    conc__channel_close(&c->channel);
     CONC_FREE(c);
   }
-  server->clients_count = 0;
+  server->oldest = server->newest = NULL;
+  server->clients_count = server->handshakes = server->admitted = 0;
   conc__clients_reap(m);
   CONC__CHECK(server->spare_count <= CONC__SPARE_BUFFERS);
   while (server->spare_count > 0)
     conc__buffer_free(&server->spare[--server->spare_count]);
-  if (strchr(server->address, '/') != NULL) unlink(server->address);
 }
 
 /* The thread of a server. If root never ran, `ready` says so, behind `error`:
@@ -26805,22 +27284,92 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
 
 /* --- starting and ending it --- */
 
+/* A copy of a path that begins at the root, wherever the program goes. NULL: no
+   memory, or the directory cannot be named. */
+CONC__PRIVATE char *conc__path_from_root(const char *path) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t n = strlen(path) + 1;
+  if (*path != '/') {
+    size_t room = 256;
+    while (room < ((size_t)1 << 20) && conc__buffer_reserve(&b, room) == 0) {
+      if (getcwd((char *)b.data, b.capacity) != NULL) {
+        b.size = strlen((char *)b.data);
+        break;
+      }
+      if (errno != ERANGE) break;
+      room *= 2;
+    }
+    if (b.size == 0 || conc__buffer_append(&b, "/", 1) != 0) n = 0;
+  }
+  if (n > 0 && conc__buffer_append(&b, path, n) == 0) return (char *)b.data;
+  conc__buffer_free(&b);
+  return NULL;
+}
+
+/* Listens at a place, and lists the listener at once: see conc__net_guard. 0;
+   or negative errno, and -EAGAIN as conc__socket_bind. */
+CONC__PRIVATE int conc__server_listen(conc__server_side *server,
+                                      const conc__place *place) {
+  int fd;
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  fd = conc__socket_bind(place, SOCK_STREAM);
+  server->listener = fd >= 0 ? fd : -1;
+  if (fd >= 0) conc__own_add(&server->own, &server->listener);
+  conc__mutex_unlock(&conc__net_guard);
+  return fd >= 0 ? 0 : fd;
+}
+
+/* What is known of a unix socket's file when it has just been bound. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__server_note_path(conc__server_side *server,
+                                         const char *address) {
+  struct stat st;
+  server->path = conc__path_from_root(address);
+  if (server->path == NULL) return -ENOMEM;
+  if (lstat(server->path, &st) != 0) return -errno;
+  server->device = st.st_dev;
+  server->inode = st.st_ino;
+  /* What others are told holds for them, too, if there is room for it. */
+  if (strlen(server->path) < sizeof((struct sockaddr_un *)NULL)->sun_path)
+    memcpy(server->address, server->path, strlen(server->path) + 1);
+  return 0;
+}
+
 /* Listens: what can go wrong with an address is told before there is a
    thread. 0, or negative errno and the manager is as before. */
 CONC__PRIVATE int conc__server_open(conc_manager *manager) {
-  conc__manager_data *m;
+  const char *address = manager->address;
+  bool is_unix = address != NULL && strchr(address, '/') != NULL;
+  conc__server_side *server;
+  conc__place place;
+  int tries = 0;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
-  m = manager->state;
-  rc = conc_listen(manager->address);
-  if (rc < 0) {
+  server = &manager->state->server;
+  /* By default nobody but who was told the key comes in: an empty one must be
+     meant. At a unix socket the file system says who does. */
+  if (manager->state->key.size == 0 && !manager->no_auth && !is_unix)
+    rc = -EINVAL;
+  if (rc == 0)
+    rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
+  if (rc > 0) rc = 0;
+  while (rc == 0 && (rc = conc__server_listen(server, &place)) == -EAGAIN &&
+         tries++ < CONC__REBIND_TRIES) /* another is at that file, see >>io */
+    rc = conc_sleep(1e-3);
+  if (rc == -EAGAIN) rc = -EADDRINUSE;
+  if (rc == 0) {
+    conc_address(server->listener, server->address, sizeof server->address);
+    if (is_unix) rc = conc__server_note_path(server, address);
+  }
+  if (rc != 0) {
+    conc__server_unlisten(server);
     conc__manager_undo_state(manager);
     return rc;
   }
-  m->server.listener = rc;
-  m->server.stopping = false;
-  m->role = CONC__MANAGER_SERVES;
-  conc_address(rc, m->server.address, sizeof m->server.address);
+  server->stopping = false;
+  server->readers.value = CONC__READERS;
+  manager->state->role = CONC__MANAGER_SERVES;
   return 0;
 }
 
@@ -26852,9 +27401,8 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
     }
     rc = server->error;
   } else {
-    close(server->listener);
+    conc__server_unlisten(server);
   }
-  server->listener = -1;
   manager->state->role = CONC__MANAGER_UNUSED;
   conc__manager_undo_state(manager);
   return rc;
@@ -26937,7 +27485,7 @@ typedef struct conc__proxy {
   conc__peer *late;  /* their replies were for gets that have failed since */
   size_t late_count; /* length of `late`; atomic, for qsize */
   conc_queue *stash; /* messages that came, and could not be handed over */
-  char name[64];
+  char name[CONC__NAME_MAX + 1];
   char id[64]; /* by which the server knows the queue */
 } conc__proxy;
 
@@ -27620,6 +28168,10 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   char *copy;
   int rc = 0;
   if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
+  /* What no client could ask for is refused here. */
+  if (!conc__utf8_valid((const unsigned char *)name, strlen(name)))
+    return -EINVAL;
+  if (strlen(name) > CONC__NAME_MAX) return -ENAMETOOLONG;
   m = conc__manager_make_state(manager);
   copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
   if (copy == NULL) return -ENOMEM;
@@ -27692,9 +28244,12 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
   conc__proxy *p;
   size_t id;
   int rc = 0;
-  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
-      strlen(name) >= sizeof p->name) {
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL) {
     errno = EINVAL;
+    return NULL;
+  }
+  if (strlen(name) > CONC__NAME_MAX) {
+    errno = ENAMETOOLONG;
     return NULL;
   }
   if (m->role == CONC__MANAGER_SERVES) {
