@@ -490,8 +490,12 @@
    - In a foreign thread, a wait for a descriptor that is cancelled returns
      only when the descriptor is ready or the timeout has passed.
    - The network protocol authenticates both sides by a key that they share,
-     and encrypts nothing. A man in the middle can relay the handshake. Like
-     Python's, it is for a trusted network.
+     and encrypts nothing. A man in the middle can relay the handshake between
+     two processes (not between one process and itself). Like Python's, it is
+     for a trusted network.
+   - Without CONC_HAVE_FLOCK two processes that start at the same moment at the
+     file of a unix socket whose owner is dead may both listen, one of them
+     unreachable.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
@@ -3157,6 +3161,23 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    Blocks     connect, and the calls of a queue, with a timeout; get, of a
               client, for at most .handshake_timeout; shutdown, for about a
               second (of a client: for each queue); serve_forever
+
+   A server is one thread, which gives each client its turn: after some 256
+   requests, half a megabyte or half a millisecond the others are served. A
+   request of 64 KiB or more is read by a thread of its own, four at a time. A
+   client that sends without reading waits for itself. A forked child has none
+   of the connections and listeners of its parent, of either side: a server is
+   the parent's alone, and a client makes connections of its own.
+
+   Whoever knows the key may use the queues, and whoever reads the network may
+   read what is sent: see >>limits. To whoever does not know it nothing is
+   told. A key that nobody can guess is made by conc_manager_random_key; tell
+   it to the clients by a file that only they may read, or by the environment
+   (examples/ and tests/ do it by arguments, which every user of a machine
+   sees). A handshake whose challenge this process itself has sent, and not yet
+   had answered, is refused (-EACCES): so nobody can let a process answer
+   itself. Because of that, a process that is its own client must reach itself
+   directly, not through a translator of addresses.
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
@@ -3190,24 +3211,39 @@ typedef struct conc_manager {
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
+/* Makes a key that nobody can guess, for .authkey of a server (Python's
+   default): `size` - 1 random digits of base 16 and a NUL. `size` is at least
+   33: 128 bits.
+   Returns 0. After an error `key` is the empty string.
+   Errors:
+   -EINVAL  `size` is less than 33; if it is 0, nothing is written
+   others   what the system's source of random bytes fails with */
+CONC_API int conc_manager_random_key(char *key, size_t size);
+
 /* Serves a queue under a name: the name that Python's register() has given it
-   and that clients call (get_task_queue). The call may come before the start,
-   or at any time while the manager serves. The queue stays the caller's; the
-   name is copied.
+   and that clients call (get_task_queue), of up to 255 bytes. A client that
+   calls it with arguments gets a TypeError, as of a function that has none.
+   The call may come before the start, or at any time while the manager serves.
+   The queue stays the caller's; the name is copied.
    Returns 0.
    Errors:
-   -EINVAL  there is no name, or no queue
-   -EEXIST  a queue is served under that name already
-   -ENOMEM  there is no memory for the name */
+   -EINVAL        there is no name, or no queue; or the name is not UTF-8
+   -EEXIST        a queue is served under that name already
+   -ENOMEM        there is no memory for the name
+   -ENAMETOOLONG  the name has more than 255 bytes */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
-/* Listens at .address, and serves in a thread of its own (Python's start).
+/* Listens at .address, and serves in a thread of its own (Python's start). At
+   the end the file of a unix socket is removed if it is still the one that was
+   made here, whatever the working directory is by then.
    Returns 0.
    Errors: as conc_listen, and
-   -EBUSY   the manager has been started, or is connected
+   -EINVAL  there is no key, or an empty one, and neither .no_auth nor a unix
+            socket; or there is an .authkey_size without .authkey
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   -EBUSY   the manager has been started, or is connected */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -3220,13 +3256,17 @@ CONC_API int conc_manager_start(conc_manager *manager);
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
-   `timeout` limits the call: .handshake_timeout does not count here.
+   `timeout` limits the call: .handshake_timeout does not count here. A client
+   without a key has the empty one, with which only a server comes to terms
+   that has it, too.
    Returns 0. After an error the struct is as before: the call may be repeated.
    Errors: as conc_connect, and
+   -EINVAL  there is an .authkey_size without .authkey
+   -ENOMEM  there is no memory for it
    -EBUSY   the manager has been started, or is connected
-   -EACCES  the keys differ (on either side)
-   -EPROTO  what answers there is no manager
-   -ENOMEM  there is no memory for it */
+   -EACCES  the keys differ (on either side); or the other side has let this
+            process answer its own challenge
+   -EPROTO  what answers there is no manager */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -3252,19 +3292,21 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
    Returns the queue; or NULL, and errno.
    Errors:
-   EINVAL  the manager neither serves nor is connected; or the name has more
-           than 63 bytes
-   ENOENT  the manager has no queue of that name
-   others  what conc_manager_connect fails with */
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name
+   ENOENT        the manager has no queue of that name
+   ENAMETOOLONG  the name has more than 255 bytes
+   others        what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
 /* Returns where a server listens: "127.0.0.1:40123", with the port that the
-   system has chosen. Valid until conc_manager_shutdown. NULL if the manager
+   system has chosen; of a unix socket the path from the root on. Valid until conc_manager_shutdown. NULL if the manager
    does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Ends a server or a client. A server stops listening, answers the requests
+/* Ends a server or a client. In a forked child it frees what the child has of
+   its parent's manager, and nobody else notices. A server stops listening, answers the requests
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
    and registered names are forgotten; then the struct may be used again.
@@ -3427,7 +3469,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       is written in plainer English, with a list of errors for
                       each function. The implementation has a new order, in
                       smaller sections: nothing below the public names is
-                      compatible. Mended: a value that was lost when several
+                      compatible. Breaks: a server without a key is -EINVAL, but
+                      for a unix socket or .no_auth. New:
+                      conc_manager_random_key, .max_handshakes, .no_shutdown.
+                      Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer.
@@ -25133,10 +25178,10 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
   size_t room;
-  if (missing > have + 65536) missing = have + 65536;
+  if (missing > 65536) missing = 65536;
   /* What a read may bring is more than what is missing: half of the room is
      had again before it is needed. */
-  if (have == 0 || (ch->in.first >= ch->in.capacity / 2))
+  if (have == 0 || ch->in.first >= ch->in.capacity / 2)
     conc__buffer_shift(&ch->in);
   room = ch->in.capacity - ch->in.size;
   if (room >= missing || room >= CONC__READ_LEAST) return 0;
@@ -28157,6 +28202,26 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
    comes before them at the same time. That is the caller's affair. All other
    calls may come from any task, at any time while there is a role.
    ------------------------------------------------------------------------ */
+
+CONC_API int conc_manager_random_key(char *key, size_t size) {
+  static const char digits[] = "0123456789abcdef";
+  size_t i;
+  int rc = size < 33 ? -EINVAL : 0;
+  if (size > 0) key[0] = 0;
+  /* The bytes come into the second half, and their digits from the front on
+     never get ahead of them. */
+  if (rc == 0) rc = conc__random(key + size / 2, size - size / 2);
+  if (rc != 0) {
+    if (size > 0) memset(key, 0, size);
+    return rc;
+  }
+  for (i = 0; i < size - 1; i++) {
+    unsigned byte = (unsigned char)key[size / 2 + i / 2];
+    key[i] = digits[i % 2 == 0 ? byte >> 4 : byte & 15];
+  }
+  key[size - 1] = 0;
+  return 0;
+}
 
 /* The name is copied before the guard is taken: under it nothing is allocated
    that may as well be allocated outside. Serving begins with the next lookup
