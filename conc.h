@@ -17541,14 +17541,13 @@ enum {
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
-  char *refused; /* NULL, or where "module.name" goes that was refused */
-  size_t refused_size;
+  char *refused; /* NULL, or 96 bytes for the "module.name" that is refused */
 } conc__pickle_limits;
 
 /* For what a server answers. Requests and messages are read as data alone, as
    conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, NULL, 0};
+    __attribute__((unused)) = {true, NULL};
 
 /* A pickle of a value's nodes with every container memoized has no more
    opcodes; a program of more does nothing but keep the reader busy. */
@@ -17568,7 +17567,6 @@ typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
   bool objects;                         /* of the limits */
   char *refused;                        /* of the limits, or NULL */
-  size_t refused_size;
   int protocol;                         /* of the last PROTO; 0 before it */
   conc__maker m;
 } conc__pickle_reader;
@@ -17875,16 +17873,15 @@ CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
    type CONC__TYPE_CALLABLE, which no value may hold in the end: of a pickle
    that leaves it uncalled, measuring says -EACCES. */
 
-/* Writes the name that is refused for the limits' owner: `top` is its module,
-   and the class is behind it. Cut where there is no more room. */
-CONC__PRIVATE void conc__pickle_tell_refused(const conc__pickle_reader *r,
-                                             const conc_value *top) {
-  if (r->refused == NULL) return;
-  snprintf(r->refused, r->refused_size, "%.*s.%.*s",
-           top[0].size < 256 ? (int)top[0].size : 256,
-           (const char *)conc__maker_text(&r->m, &top[0]),
-           top[1].size < 256 ? (int)top[1].size : 256,
-           (const char *)conc__maker_text(&r->m, &top[1]));
+/* -EACCES, and the name for the limits' owner: its module, then its class. */
+CONC__PRIVATE int conc__pickle_refuse(const conc__pickle_reader *r,
+                                      const conc_value *v) {
+  if (r->refused != NULL)
+    snprintf(r->refused, 96, "%.*s.%.*s", (int)(v[0].size < 96 ? v->size : 96),
+             (const char *)conc__maker_text(&r->m, v),
+             (int)(v[1].size < 96 ? v[1].size : 96),
+             (const char *)conc__maker_text(&r->m, v + 1));
+  return -EACCES;
 }
 
 /* Replaces module and class, the top two nodes, by a name. The table holds
@@ -17920,10 +17917,8 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
-  if (i == sizeof table / sizeof *table && !r->objects) {
-    conc__pickle_tell_refused(r, top);
-    return -EACCES;
-  }
+  if (i == sizeof table / sizeof *table && !r->objects)
+    return conc__pickle_refuse(r, top);
   /* Module and class of any other are kept, as a container that the name
      points to: they are the first two items of the CONC_OBJECT it makes. */
   rc = conc__maker_collect(m, CONC_OBJECT, 2);
@@ -18190,7 +18185,6 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   r.end = size > 0 ? r.p + size : r.p;
   r.objects = limits != NULL && limits->objects;
   r.refused = limits != NULL ? limits->refused : NULL;
-  r.refused_size = limits != NULL ? limits->refused_size : 0;
   r.protocol = 0;
   *out = NULL;
   conc__maker_init(&r.m, r.begin, size);
@@ -26683,10 +26677,9 @@ typedef struct conc__reading {
    where they take long. Touches nothing but the struct and the bytes. */
 CONC__PRIVATE void *conc__reading_main(void *arg) {
   conc__reading *r = (conc__reading *)arg;
-  conc__pickle_limits limits = {false, NULL, 0};
+  conc__pickle_limits limits = {false, NULL};
   const conc_value *args, *item;
   limits.refused = r->refused;
-  limits.refused_size = sizeof r->refused;
   r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
                               &r->protocol);
   if (r->rc != 0) return NULL;
