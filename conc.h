@@ -85,6 +85,7 @@
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
      >>session     what answers the requests of one client (private)
+     >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
@@ -489,8 +490,12 @@
    - In a foreign thread, a wait for a descriptor that is cancelled returns
      only when the descriptor is ready or the timeout has passed.
    - The network protocol authenticates both sides by a key that they share,
-     and encrypts nothing. A man in the middle can relay the handshake. Like
-     Python's, it is for a trusted network.
+     and encrypts nothing. A man in the middle can relay the handshake between
+     two processes (not between one process and itself). Like Python's, it is
+     for a trusted network.
+   - Without CONC_HAVE_FLOCK two processes that start at the same moment at the
+     file of a unix socket whose owner is dead may both listen, one of them
+     unreachable.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
@@ -1842,14 +1847,16 @@ CONC_API int conc_close(int fd);
 /* Makes a socket that listens at an address:
 
      "host:port"         a name, or an address of IPv4
-     "[v6]:port"         an address of IPv6
+     "[v6]:port"         an address of IPv6; "[]:port" is none
      ":port", "*:port"   all interfaces, of IPv4
      "port"              loopback
      NULL, ""            loopback, and a port that the system chooses
      "/path"             a unix socket: every address that has a '/'
 
    A port is a number; with 0 the system chooses one. A file at the path of a
-   unix socket is replaced if no process listens there any more.
+   unix socket is replaced if no process listens there any more; of several
+   processes that find such a file at one moment, one has it, and the others
+   get -EADDRINUSE.
    The call waits only if the host is a name, for as long as the look-up takes.
    Of several addresses it uses the first.
    Returns a descriptor, non-blocking.
@@ -3163,6 +3170,23 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
    Blocks     connect, and the calls of a queue, with a timeout; get, of a
               client, for at most .handshake_timeout; shutdown, for about a
               second; serve_forever
+
+   A server is one thread, which gives each client its turn: after some 256
+   requests, half a megabyte or half a millisecond the others are served. A
+   request of 64 KiB or more is read by a thread of its own, four at a time. A
+   client that sends without reading waits for itself. A forked child has none
+   of the connections and listeners of its parent, of either side: a server is
+   the parent's alone, and a client makes connections of its own.
+
+   Whoever knows the key may use the queues, and whoever reads the network may
+   read what is sent: see >>limits. To whoever does not know it nothing is
+   told. A key that nobody can guess is made by conc_manager_random_key; tell
+   it to the clients by a file that only they may read, or by the environment
+   (examples/ and tests/ do it by arguments, which every user of a machine
+   sees). A handshake whose challenge this process itself has sent, and not yet
+   had answered, is refused (-EACCES): so nobody can let a process answer
+   itself. Because of that, a process that is its own client must reach itself
+   directly, not through a translator of addresses.
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
@@ -3172,7 +3196,8 @@ typedef struct conc_manager {
                                takes it; required. A text that comes from
                                conc_manager_address: copy it if the client
                                outlives the server */
-  const void *authkey;      /* the shared key; default empty */
+  const void *authkey;      /* the shared key; of a server there is no default,
+                               see .no_auth */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
@@ -3180,34 +3205,59 @@ typedef struct conc_manager {
                                64 of them are not the message's. What a put
                                gives to a server, every client with the
                                server's limit can get */
-  size_t max_clients;       /* connections at one time; default 0: no bound */
+  size_t max_clients;       /* connections at one time that have authenticated;
+                               further ones wait; default 0: no bound */
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
                                authenticate in this time. Of a client: the
                                limit of conc_manager_get */
   double timeout;           /* of a client: seconds that conc_qsize and
                                conc_task_done may take; default 5 */
+  size_t max_handshakes;    /* of a server: connections at one time that have
+                               not authenticated; default 256. If there are so
+                               many, the oldest is closed for the next, once
+                               it is a second old */
+  bool no_auth;             /* of a server: the key may be empty, so that every
+                               program that reaches the address is a client;
+                               default false: only at a unix socket */
+  bool no_shutdown;         /* of a server: clients may not end it; default
+                               false: they may, as in Python */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
+/* Makes a key that nobody can guess, for .authkey of a server (Python's
+   default): `size` - 1 random digits of base 16 and a NUL. `size` is at least
+   33: 128 bits.
+   Returns 0. After an error `key` is the empty string.
+   Errors:
+   -EINVAL  `size` is less than 33; if it is 0, nothing is written
+   others   what the system's source of random bytes fails with */
+CONC_API int conc_manager_random_key(char *key, size_t size);
+
 /* Serves a queue under a name: the name that Python's register() has given it
-   and that clients call (get_task_queue). The call may come before the start,
-   or at any time while the manager serves. The queue stays the caller's; the
-   name is copied.
+   and that clients call (get_task_queue), of up to 255 bytes. A client that
+   calls it with arguments gets a TypeError, as of a function that has none.
+   The call may come before the start, or at any time while the manager serves.
+   The queue stays the caller's; the name is copied.
    Returns 0.
    Errors:
-   -EINVAL  there is no name, or no queue
-   -EEXIST  a queue is served under that name already
-   -ENOMEM  there is no memory for the name */
+   -EINVAL        there is no name, or no queue; or the name is not UTF-8
+   -EEXIST        a queue is served under that name already
+   -ENOMEM        there is no memory for the name
+   -ENAMETOOLONG  the name has more than 255 bytes */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
-/* Listens at .address, and serves in a thread of its own (Python's start).
+/* Listens at .address, and serves in a thread of its own (Python's start). At
+   the end the file of a unix socket is removed if it is still the one that was
+   made here, whatever the working directory is by then.
    Returns 0.
    Errors: as conc_listen, and
-   -EBUSY   the manager has been started, or is connected
+   -EINVAL  there is no key, or an empty one, and neither .no_auth nor a unix
+            socket; or there is an .authkey_size without .authkey
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   -EBUSY   the manager has been started, or is connected */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -3220,13 +3270,17 @@ CONC_API int conc_manager_start(conc_manager *manager);
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
-   `timeout` limits the call: .handshake_timeout does not count here.
+   `timeout` limits the call: .handshake_timeout does not count here. A client
+   without a key has the empty one, with which only a server comes to terms
+   that has it, too.
    Returns 0. After an error the struct is as before: the call may be repeated.
    Errors: as conc_connect, and
+   -EINVAL  there is an .authkey_size without .authkey
+   -ENOMEM  there is no memory for it
    -EBUSY   the manager has been started, or is connected
-   -EACCES  the keys differ (on either side)
-   -EPROTO  what answers there is no manager
-   -ENOMEM  there is no memory for it */
+   -EACCES  the keys differ (on either side); or the other side has let this
+            process answer its own challenge
+   -EPROTO  what answers there is no manager */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -3264,19 +3318,21 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
    Returns the queue; or NULL, and errno.
    Errors:
-   EINVAL  the manager neither serves nor is connected; or the name has more
-           than 63 bytes
-   ENOENT  the manager has no queue of that name
-   others  what conc_manager_connect fails with */
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name
+   ENOENT        the manager has no queue of that name
+   ENAMETOOLONG  the name has more than 255 bytes
+   others        what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
 /* Returns where a server listens: "127.0.0.1:40123", with the port that the
-   system has chosen. Valid until conc_manager_shutdown. NULL if the manager
+   system has chosen; of a unix socket the path from the root on. Valid until conc_manager_shutdown. NULL if the manager
    does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Ends a server or a client. A server stops listening, answers the requests
+/* Ends a server or a client. In a forked child it frees what the child has of
+   its parent's manager, and nobody else notices. A server stops listening, answers the requests
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
    and registered names are forgotten; then the struct may be used again.
@@ -3439,7 +3495,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       is written in plainer English, with a list of errors for
                       each function. The implementation has a new order, in
                       smaller sections: nothing below the public names is
-                      compatible. Mended: a value that was lost when several
+                      compatible. Breaks: a server without a key is -EINVAL, but
+                      for a unix socket or .no_auth. New:
+                      conc_manager_random_key, .max_handshakes, .no_shutdown.
+                      Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer.
@@ -3706,6 +3765,24 @@ static const int *const conc__version_check __attribute__((used)) =
 
 /* Whether /proc/self/exe is the program that runs. */
 #define CONC__PROC_SELF_EXE CONC__LINUX
+
+/* A lock on an open file that goes with its descriptor, also of a directory:
+   Linux, the BSDs, macOS; POSIX's own locks want a file that can be written.
+   Without it two servers that start at one moment, at the socket file of a
+   dead one, may both take it for free. */
+#ifndef CONC_HAVE_FLOCK
+#if !defined(CONC_PORTABLE) && !defined(__sun)
+#define CONC_HAVE_FLOCK 1
+#else
+#define CONC_HAVE_FLOCK 0
+#endif
+#endif
+#if CONC_HAVE_FLOCK
+#include <sys/file.h>
+#define CONC__FLOCK(fd) flock((fd), LOCK_EX | LOCK_NB)
+#else
+#define CONC__FLOCK(fd) ((void)(fd), 0)
+#endif
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
     (CONC__LINUX && !defined(F_SETSIG))
@@ -5923,6 +6000,7 @@ enum {
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
   CONC__FORK_POOL,     /* jobs that have stayed behind */
+  CONC__FORK_NET,      /* sockets of managers, which no child keeps */
   CONC__FORK_ROWS
 };
 
@@ -13551,6 +13629,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   /* The last colon ends the host, so "::1:80" is host "::1"; brackets only
      make that readable. */
   if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
+    /* Nothing in brackets is no address of IPv6, and not "all" either. */
+    if (n == 2) return -EINVAL;
     host++;
     n -= 2;
   } else if (n == 1 && host[0] == '*') {
@@ -13622,16 +13702,15 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
 /* Removes a socket file whose owner has died, since the file remains then.
    Whether it has is asked by a socket for datagrams: a socket for streams that
    lives refuses that by EPROTOTYPE, and its owner sees no connection. True: it
-   was stale and is removed. If another process replaces the same stale file
-   between our connect() and our unlink(), it loses its file: POSIX has no call
-   that would do both at once. */
+   was stale and is removed. The lock of its directory is held, or there are no
+   such locks. */
 CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   bool stale;
   int fd;
-  if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
+  if (lstat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
   stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
@@ -13639,39 +13718,89 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* A socket of that type that is bound to an address; or negative errno. Waits
-   without a limit if the host is a name. */
-CONC__PRIVATE int conc__socket_at(const char *address, int type) {
-  conc__place a;
-  const struct sockaddr *addr = (const struct sockaddr *)&a.address;
-  bool is_unix;
+/* Locks the directory of a socket file, for as long as the descriptor is open
+   that it returns. -EAGAIN: another process has the lock. -ENOTSUP: there is
+   no such lock here, and none is needed by the others. */
+CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
+  char path[sizeof((struct sockaddr_un *)NULL)->sun_path];
+  char *slash;
+  int fd, rc;
+  if (!CONC_HAVE_FLOCK) return -ENOTSUP;
+  memcpy(path, ((const struct sockaddr_un *)&place->address)->sun_path,
+         sizeof path);
+  slash = strrchr(path, '/');
+  slash[slash == path] = 0; /* of "/x" the directory is "/" */
+  fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return -ENOTSUP; /* it may be entered, but not read */
+  if (CONC__FLOCK(fd) == 0) return fd;
+  rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
+  close(fd);
+  return rc;
+}
+
+/* Binds to a path at which there is a file. If its owner is dead, the file is
+   replaced: 0. -EADDRINUSE: it is not, or another server was faster; -EAGAIN:
+   another server is about to do the same, so look again soon.
+   Of several servers that find a stale file, each would remove what it takes
+   for stale and may be the live one's by then: the lock lets only one at a
+   time look, remove and bind. While the file is there nobody binds without
+   looking. A server that finds none, between our unlink() and our bind(), has
+   a bind() that succeeds, and ours fails. */
+CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
+  int lock = conc__socket_file_lock(place);
+  int rc = -EADDRINUSE;
+  if (lock == -EAGAIN) return lock;
+  if (conc__socket_file_is_stale(place))
+    rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
+             ? -errno
+             : 0;
+  if (lock >= 0) close(lock);
+  return rc;
+}
+
+/* A socket of that type that is bound to an address; or negative errno. Does
+   not wait; -EAGAIN as conc__socket_rebind. */
+CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
+  bool is_unix = place->address.ss_family == AF_UNIX;
   int one = 1;
-  int fd;
-  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
-  if (rc < 0) return rc;
-  is_unix = a.address.ss_family == AF_UNIX;
-  fd = conc__socket(a.address.ss_family, type);
+  int rc;
+  int fd = conc__socket(place->address.ss_family, type);
   if (fd < 0) return fd;
   /* Else a server that is started again fails for a minute, while connections
      of the old one are in TIME_WAIT. For datagrams it would let two sockets
      have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
-  if (rc == -EADDRINUSE && is_unix && conc__socket_file_is_stale(&a))
-    rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
+  rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
+           ? -errno
+           : 0;
+  if (rc == -EADDRINUSE && is_unix) rc = conc__socket_rebind(fd, place);
+  if (rc == 0 && type == SOCK_STREAM && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
   close(fd);
   return rc;
 }
 
+/* How often a server that is about to replace a stale file is waited for, 1 ms
+   each time. Who has that lock for longer is no such server. */
+#define CONC__REBIND_TRIES 100
+
+/* As conc__socket_bind, of an address as callers write it. Waits without a
+   limit if the host is a name. */
+CONC__PRIVATE int conc__socket_at(const char *address, int type) {
+  conc__place place;
+  int tries = 0;
+  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place,
+                               1);
+  if (rc < 0) return rc;
+  while ((rc = conc__socket_bind(&place, type)) == -EAGAIN &&
+         tries++ < CONC__REBIND_TRIES)
+    if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
+  return rc == -EAGAIN ? -EADDRINUSE : rc;
+}
+
 CONC_API int conc_listen(const char *address) {
-  int fd = conc__socket_at(address, SOCK_STREAM);
-  int rc;
-  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
-  rc = -errno;
-  close(fd);
-  return rc;
+  return conc__socket_at(address, SOCK_STREAM);
 }
 
 /* Lets small messages out at once, as requests and replies must be. */
@@ -17670,14 +17799,15 @@ typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
   unsigned envelope; /* how much deeper than a value it may be nested: what a
                         request or a reply is besides the value that it has */
+  char *refused; /* NULL, or 96 bytes for the "module.name" that is refused */
 } conc__pickle_limits;
 
 /* For what a server answers, and for what it is asked. Messages are read as
    data alone, as conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, CONC__VALUE_ENVELOPE};
+    __attribute__((unused)) = {true, CONC__VALUE_ENVELOPE, NULL};
 static const conc__pickle_limits conc__pickle_request_limits
-    __attribute__((unused)) = {false, CONC__VALUE_ENVELOPE};
+    __attribute__((unused)) = {false, CONC__VALUE_ENVELOPE, NULL};
 
 /* A pickle of a value's nodes with every container memoized has no more
    opcodes; a program of more does nothing but keep the reader busy. */
@@ -17696,6 +17826,7 @@ enum {
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
   bool objects;                         /* of the limits */
+  char *refused;                        /* of the limits, or NULL */
   int protocol;                         /* of the last PROTO; 0 before it */
   conc__maker m;
 } conc__pickle_reader;
@@ -18002,6 +18133,17 @@ CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
    type CONC__TYPE_CALLABLE, which no value may hold in the end: of a pickle
    that leaves it uncalled, measuring says -EACCES. */
 
+/* -EACCES, and the name for the limits' owner: its module, then its class. */
+CONC__PRIVATE int conc__pickle_refuse(const conc__pickle_reader *r,
+                                      const conc_value *v) {
+  if (r->refused != NULL)
+    snprintf(r->refused, 96, "%.*s.%.*s", (int)(v[0].size < 96 ? v->size : 96),
+             (const char *)conc__maker_text(&r->m, v),
+             (int)(v[1].size < 96 ? v[1].size : 96),
+             (const char *)conc__maker_text(&r->m, v + 1));
+  return -EACCES;
+}
+
 /* Replaces module and class, the top two nodes, by a name. The table holds
    what Python's own pickles of data name, under the names of both Pythons:
    this is the list of what may be called at all. -EACCES for any other. */
@@ -18035,7 +18177,8 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
-  if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
+  if (i == sizeof table / sizeof *table && !r->objects)
+    return conc__pickle_refuse(r, top);
   /* Module and class of any other are kept, as a container that the name
      points to: they are the first two items of the CONC_OBJECT it makes. */
   rc = conc__maker_collect(m, CONC_OBJECT, 2);
@@ -18301,6 +18444,7 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   r.begin = r.p = (const unsigned char *)data;
   r.end = size > 0 ? r.p + size : r.p;
   r.objects = limits != NULL && limits->objects;
+  r.refused = limits != NULL ? limits->refused : NULL;
   r.protocol = 0;
   *out = NULL;
   conc__maker_init(&r.m, r.begin, size);
@@ -24985,8 +25129,19 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
    refusal takes. Nothing here is asserted of what a peer sends.
 
-   A channel belongs to one task at a time and has no guard. Uses bytes, os and
-   io; server and proxy stand on it.
+   The same key is on both sides, so an answer of either may be used at the
+   other: a peer that does not know the key could have its challenge answered
+   by this process, on another connection. So no challenge is answered that
+   this process has sent itself (conc__challenge_is_own).
+
+   A socket of a manager, at either end, is on the list conc__owned from the
+   moment there is a descriptor. A forked child closes what is on it: if it
+   kept a connection, the peer would not see the end when this process closes
+   it, or dies; if it kept a listener, the address would stay in use.
+
+   A channel belongs to one task at a time and has no guard; conc__net_guard is
+   for the two lists, which all of them share. Uses bytes, os and io; server
+   and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
@@ -24998,9 +25153,114 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 /* How many bytes are read at most before the handshake is through. */
 #define CONC__HANDSHAKE_BYTES 1024
 
+/* --- sockets that no forked child keeps --- */
+
+/* The entry of a descriptor. It is where the descriptor is: `fd` points beside
+   it. */
+typedef struct conc__own {
+  int *fd;                  /* the value is -1 once it is closed */
+  struct conc__own *next;   /* under conc__net_guard */
+  struct conc__own **link;  /* NULL: it is not on the list */
+} conc__own;
+
+/* A fork waits for this guard. So it is held where a descriptor comes into
+   being, is listed, and is closed: then each descriptor that a child has got
+   is on the list, and no number is on it that has become another file's.
+   Nothing that waits is called with it, and no other guard is taken. */
+static conc__mutex conc__net_guard;
+static conc__own *conc__owned;
+static unsigned conc__net_forks; /* how many there were; under the guard */
+
+/* Challenges of this process that have not been answered yet. */
+typedef struct conc__challenge {
+  const unsigned char *bytes;           /* CONC__CHALLENGE_SIZE of them */
+  const struct conc__channel *channel;  /* on which they were sent */
+  struct conc__challenge *next, **link; /* as in conc__own */
+} conc__challenge;
+
+static conc__challenge *conc__challenges;
+
+CONC__PRIVATE void conc__net_fork_prepare(void) {
+  conc__mutex_lock(&conc__net_guard);
+}
+
+CONC__PRIVATE void conc__net_fork_parent(void) {
+  conc__net_forks++;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* The sockets are closed here and not shut down, for the parent goes on with
+   them. A coroutine that has come along, and waits for one, gets -EBADF.
+   What the entries lie in may be unused from now on, but is still there. */
+CONC__PRIVATE void conc__net_fork_child(void) {
+  conc__own *own;
+  conc__challenge *c;
+  conc__net_guard.word = 0;
+  for (own = conc__owned; own != NULL; own = own->next) {
+    own->link = NULL;
+    conc_close(*own->fd);
+    *own->fd = -1;
+  }
+  for (c = conc__challenges; c != NULL; c = c->next) c->link = NULL;
+  conc__owned = NULL;
+  conc__challenges = NULL;
+}
+
+CONC__PRIVATE void conc__net_init_once(void) {
+  static const conc__fork_row row = {
+      conc__net_fork_prepare, conc__net_fork_parent, conc__net_fork_child};
+  conc__fork_enter(CONC__FORK_NET, &row);
+}
+
+/* Before the guard is taken for the first time. */
+CONC__PRIVATE void conc__net_init(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__init();
+  pthread_once(&once, conc__net_init_once);
+}
+
+/* Lists a descriptor. The guard is held, since before the descriptor was
+   made. */
+CONC__PRIVATE void conc__own_add(conc__own *own, int *fd) {
+  CONC__CHECK(conc__mutex_is_held(&conc__net_guard) && own->link == NULL);
+  own->fd = fd;
+  own->next = conc__owned;
+  own->link = &conc__owned;
+  if (own->next != NULL) own->next->link = &own->next;
+  conc__owned = own;
+}
+
+/* Takes it off the list, if it is on it. The guard is held. */
+CONC__PRIVATE void conc__own_remove(conc__own *own) {
+  CONC__CHECK(conc__mutex_is_held(&conc__net_guard));
+  if (own->link == NULL) return;
+  *own->link = own->next;
+  if (own->next != NULL) own->next->link = own->link;
+  own->link = NULL;
+}
+
+/* Closes a listed descriptor. With `end` its peer sees the end even if a copy
+   is left somewhere: a child that was made without fork(), say. */
+CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool end) {
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  conc__own_remove(own);
+  if (*fd >= 0) {
+    if (end) shutdown(*fd, SHUT_RDWR);
+    conc_close(*fd);
+  }
+  *fd = -1;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* --- channels --- */
+
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;            /* the owner's to close; this struct never does */
+  int fd;            /* -1 in a forked child */
+  conc__own own;     /* unlinked: whoever has made the channel closes fd */
+  size_t drop;       /* bytes of a frame that was refused, still to come */
+  bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
   bool eager;        /* in a handshake: small messages in both directions */
   bool waited;       /* set by a flush that had to wait, and by the server,
@@ -25025,9 +25285,43 @@ CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
             a.ss_family != AF_UNIX;
 }
 
+/* Frees the buffers alone: they come again when they are needed. */
 CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
+}
+
+/* Ends a connection. The server's clients wait for its end, so they see it
+   whoever has a copy. */
+CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
+  conc__own_close(&ch->own, &ch->fd, ch->serves);
+  conc__channel_free(ch);
+}
+
+/* Makes a channel that is connected to an address. If a fork came while it was
+   being made, the child may have got a copy that is on no list: then it is
+   made once more. A program that forks all the time gets its connection after
+   three tries, with a copy somewhere. 0, or as conc_connect. */
+CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
+                                        double deadline) {
+  int tries;
+  conc__net_init();
+  for (tries = 0;; tries++) {
+    unsigned forks;
+    int fd;
+    conc__mutex_lock(&conc__net_guard);
+    forks = conc__net_forks;
+    conc__mutex_unlock(&conc__net_guard);
+    fd = conc_connect(address, conc__remaining(deadline));
+    if (fd < 0) return fd;
+    conc__channel_init(ch, fd);
+    conc__mutex_lock(&conc__net_guard);
+    conc__own_add(&ch->own, &ch->fd);
+    forks -= conc__net_forks;
+    conc__mutex_unlock(&conc__net_guard);
+    if (forks == 0 || tries == 2) return 0;
+    conc__own_close(&ch->own, &ch->fd, true);
+  }
 }
 
 /* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
@@ -25115,9 +25409,15 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
   size_t have = conc__buffer_count(&ch->in);
-  const unsigned char *p = have > 0 ? ch->in.data + ch->in.first : NULL;
+  size_t drop = ch->drop < have ? ch->drop : have;
+  const unsigned char *p;
   size_t start = 0;
-  ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
+  ssize_t n;
+  ch->in.first += drop;
+  ch->drop -= drop;
+  have -= drop;
+  p = have > 0 ? ch->in.data + ch->in.first : NULL;
+  n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
   if (n == 0 || (size_t)n > have) {
     *size = n == 0 ? 4 : (size_t)n - have;
@@ -25128,6 +25428,18 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   ch->in.first += (size_t)n;
   ch->in_frame = (size_t)n;
   return 1;
+}
+
+/* After -EMSGSIZE: the frame is let go by, without being kept, so that the
+   connection can go on behind it. -EMSGSIZE still: it is no length at all. */
+CONC__PRIVATE int conc__channel_drop(conc__channel *ch) {
+  size_t start;
+  ssize_t n = conc__frame_parse(ch->in.data + ch->in.first,
+                                conc__buffer_count(&ch->in), SIZE_MAX, &start);
+  CONC__CHECK(ch->drop == 0 && n != 0);
+  if (n < 0) return (int)n;
+  ch->drop = (size_t)n;
+  return 0;
 }
 
 /* The frame that was received last is to be received again. Nothing was read
@@ -25146,17 +25458,28 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
+/* A read brings at most so many bytes: then the others of a loop have their
+   turn before a frame of gigabytes is through. */
+#define CONC__READ_MAX ((size_t)256 << 10)
+/* Room for less than this is not worth a system call, if more is missing. */
+#define CONC__READ_LEAST 4096
+
 /* Makes room for what is missing of a frame, or for a part of that: memory
    grows with what has arrived and not with what a header claims, so a peer
-   that announces a gigabyte gets 64 KiB until it has sent as much. 0 or
-   -ENOMEM. */
+   that announces a gigabyte gets 64 KiB until it has sent as much. What has
+   come stays where it is until the room is used up, and then the memory
+   doubles: so a frame costs O(its bytes), whatever the pieces are in which it
+   comes. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
-  if (missing > have + 65536) missing = have + 65536;
+  size_t room;
+  if (missing > 65536) missing = 65536;
   /* What a read may bring is more than what is missing: half of the room is
      had again before it is needed. */
   if (have == 0 || ch->in.first >= ch->in.capacity / 2)
     conc__buffer_shift(&ch->in);
+  room = ch->in.capacity - ch->in.size;
+  if (room >= missing || room >= CONC__READ_LEAST) return 0;
   return conc__buffer_reserve(&ch->in, missing);
 }
 
@@ -25168,6 +25491,7 @@ CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   size_t room;
   if (n != 0) return n;
   room = ch->in.capacity - ch->in.size;
+  if (room > CONC__READ_MAX) room = CONC__READ_MAX;
   if (room > ch->read_limit) room = ch->read_limit;
   if (room == 0) return -EMSGSIZE;
   do n = recv(ch->fd, ch->in.data + ch->in.size, room, MSG_DONTWAIT);
@@ -25193,11 +25517,23 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
-      if (rc < 0) return rc;
+      if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
     } else if (n < 0) {
       return (int)n;
     }
   }
+}
+
+/* How much a coroutine sends before others of its loop have their turn. */
+#define CONC__SEND_MAX ((size_t)256 << 10)
+
+/* A coroutine that could go on lets the others of its loop have their turn, and
+   the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it was
+   cancelled. */
+CONC__PRIVATE int conc__loop_yield(void) {
+  CONC__CHECK(conc__is_coro(conc__self()));
+  conc__this.loop->batch = 1; /* the loop's own fiber is next */
+  return conc_yield_now();
 }
 
 /* Sends all that is in `out`, which is empty afterwards, also after an error:
@@ -25205,20 +25541,27 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
    how many bytes went out. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
                                       double deadline) {
+  bool coro = conc__is_coro(conc__self());
   int rc = 0;
   *sent = 0;
   CONC__CHECK(ch->out.first == 0);
   while (rc == 0 && *sent < ch->out.size) {
-    ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
-                     MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n >= 0)
+    size_t size = ch->out.size - *sent;
+    ssize_t n;
+    /* A peer that reads as fast as we write would keep a loop for as long as
+       there is something to send: others have their turn in between. */
+    if (coro && size > CONC__SEND_MAX) size = CONC__SEND_MAX;
+    n = send(ch->fd, ch->out.data + *sent, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0) {
       *sent += (size_t)n;
-    else if (!conc__would_block(errno))
+      if (coro && *sent < ch->out.size) rc = conc__loop_yield();
+    } else if (!conc__would_block(errno))
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
       rc = conc__fd_wait(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
+      if (rc < 0 && ch->fd < 0) rc = -EPIPE; /* a fork has closed it */
     }
   }
   ch->out.size = 0;
@@ -25291,25 +25634,120 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
   return same;
 }
 
+/* A challenge of ours, behind CONC__CHALLENGE: the prefix and random bytes. */
+#define CONC__CHALLENGE_SIZE (8 + 40)
+
+/* From now on, and until conc__challenge_end, this process does not answer
+   this challenge. */
+CONC__PRIVATE void conc__challenge_begin(conc__challenge *c,
+                                         const conc__channel *ch,
+                                         const unsigned char *bytes) {
+  conc__net_init();
+  c->bytes = bytes;
+  c->channel = ch;
+  conc__mutex_lock(&conc__net_guard);
+  c->next = conc__challenges;
+  c->link = &conc__challenges;
+  if (c->next != NULL) c->next->link = &c->next;
+  conc__challenges = c;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+CONC__PRIVATE void conc__challenge_end(conc__challenge *c) {
+  conc__mutex_lock(&conc__net_guard);
+  if (c->link != NULL) { /* else a fork has forgotten it */
+    *c->link = c->next;
+    if (c->next != NULL) c->next->link = c->link;
+  }
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* Whether an address of IPv4 is what this is, or is written inside of an IPv6
+   one: its four bytes, and its port. NULL: neither. */
+CONC__PRIVATE const void *conc__address_ipv4(const struct sockaddr_storage *a,
+                                             unsigned *port) {
+  static const unsigned char mapped[12] = {0, 0, 0, 0, 0,    0,
+                                           0, 0, 0, 0, 0xff, 0xff};
+  const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)a;
+  if (a->ss_family == AF_INET) {
+    *port = ((const struct sockaddr_in *)a)->sin_port;
+    return &((const struct sockaddr_in *)a)->sin_addr;
+  }
+  *port = six->sin6_port;
+  if (a->ss_family != AF_INET6 || memcmp(&six->sin6_addr, mapped, 12) != 0)
+    return NULL;
+  return (const unsigned char *)&six->sin6_addr + 12;
+}
+
+/* Whether two channels of this process are the two ends of one connection,
+   `server` and `client`: the peer that the first one sees is the second one.
+   Of unix sockets, which have no such addresses, it cannot be known, and is
+   taken for granted. */
+CONC__PRIVATE bool conc__channels_meet(const conc__channel *server,
+                                       const conc__channel *client) {
+  struct sockaddr_storage a, b;
+  socklen_t size = (socklen_t)sizeof a, length = (socklen_t)sizeof b;
+  const void *p, *q;
+  unsigned a_port, b_port;
+  if (!server->tcp || !client->tcp) return server->tcp == client->tcp;
+  if (getpeername(server->fd, (struct sockaddr *)&a, &size) != 0 ||
+      getsockname(client->fd, (struct sockaddr *)&b, &length) != 0)
+    return false;
+  p = conc__address_ipv4(&a, &a_port);
+  q = conc__address_ipv4(&b, &b_port);
+  if (p != NULL && q != NULL) return a_port == b_port && memcmp(p, q, 4) == 0;
+  return p == NULL && q == NULL && a_port == b_port &&
+         memcmp(&((struct sockaddr_in6 *)&a)->sin6_addr,
+                &((struct sockaddr_in6 *)&b)->sin6_addr, 16) == 0;
+}
+
+/* Whether a challenge that came over this channel is one that this process has
+   sent and still waits to have answered: then its answer would be used against
+   us. Only if a process is its own client, the challenge of its server may
+   come to its client, over one connection. Random bytes do not meet by
+   chance. */
+CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
+                                          const unsigned char *bytes,
+                                          size_t size) {
+  const conc__challenge *c;
+  bool own = false;
+  if (size != CONC__CHALLENGE_SIZE) return false;
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  for (c = conc__challenges; c != NULL && !own; c = c->next) {
+    if (memcmp(c->bytes, bytes, size) != 0) continue;
+    own = c->channel->serves == ch->serves ||
+          !conc__channels_meet(ch->serves ? ch : c->channel,
+                               ch->serves ? c->channel : ch);
+  }
+  conc__mutex_unlock(&conc__net_guard);
+  return own;
+}
+
 /* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
    `welcome`; otherwise the caller sends it together with what comes next.
    -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
 CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
                                        bool welcome, double deadline) {
-  unsigned char message[11 + 8 + 40];
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
   const unsigned char *answer;
+  conc__challenge mine;
   size_t size;
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
   /* Random for each connection: an answer that was listened to must not do for
      another one. */
   rc = conc__random(message + 19, 40);
-  if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
+  if (rc != 0) return rc;
+  conc__challenge_begin(&mine, ch, message + 11);
+  rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
     rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
                                deadline);
+  conc__challenge_end(&mine);
   if (rc != 0) return rc;
-  if (!conc__auth_verify(key, message + 11, 48, answer, size)) {
+  if (!conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer,
+                         size)) {
     conc__channel_send(ch, CONC__FAILURE, 9, deadline);
     return -EACCES;
   }
@@ -25317,7 +25755,8 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
 }
 
 /* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
-   and what follows is not read; -EPROTO if it is no such peer; or negative
+   and what follows is not read, or if it has sent us a challenge of our own;
+   -EPROTO if it is no such peer; or negative
    errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
@@ -25329,6 +25768,7 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                  deadline);
   if (rc != 0) return rc;
   if (size < 11 || memcmp(p, CONC__CHALLENGE, 11) != 0) return -EPROTO;
+  if (conc__challenge_is_own(ch, p + 11, size - 11)) return -EACCES;
   n = conc__auth_answer(key, p + 11, size - 11, answer);
   if (n < 0) return n;
   rc = conc__channel_send(ch, answer, (size_t)n, deadline);
@@ -25346,7 +25786,7 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
   int rc;
-  ch->eager = true;
+  ch->eager = ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_challenge(ch, key, true, deadline);
   if (rc == 0) rc = conc__auth_respond(ch, key, deadline);
@@ -25434,6 +25874,10 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
    client with the same limit can get it. */
 #define CONC__ENVELOPE 64
 #define CONC__HELD_KEPT 512 /* bytes of a buffer that an idle client keeps */
+#define CONC__REST_SMALL 4096       /* bytes of a request that may be copied */
+
+/* Bytes of a name, at most: what a client of ours can ask for. */
+#define CONC__NAME_MAX 255
 
 /* Methods that only clients of ours call. Create lists the first among the
    methods of a queue, so that such a client knows with whom it speaks, and the
@@ -25475,6 +25919,9 @@ typedef struct conc__client {
   struct conc__manager_data *manager;
   struct conc__client *next, **link; /* in `clients`; the dead have no link */
   bool authenticated; /* the handshake is over */
+  struct conc__client *later, *earlier; /* in the line of handshakes */
+  double since;       /* when it was accepted, by conc_now() */
+  bool dropped;       /* out of that line, to make room for others */
   bool methods;       /* after accept_connection: requests name methods */
   bool serving;
   bool blocked;
@@ -25499,13 +25946,22 @@ typedef struct conc__server_side {
   conc_event left;  /* any: set when that call does not use this any more */
   bool stopping;    /* root was cancelled: sessions end after their replies */
   int listener;     /* -1: none */
+  conc__own own;    /* of the listener */
   char address[128]; /* any: the listener's; does not change while it serves */
+  char *path;        /* of a unix socket, from the root on; else NULL */
+  dev_t device;      /* what was bound there: */
+  ino_t inode;       /* it is unlinked, and nothing else */
   conc__client *clients; /* idle, serving and blocked */
   conc__client *dead;
+  conc__client *oldest, *newest; /* the line of handshakes */
   size_t clients_count; /* length of `clients` */
-  conc_event changed;   /* a client was closed; or, when stopping, is idle */
+  size_t handshakes;    /* length of that line */
+  size_t admitted;      /* clients that have authenticated */
+  conc_event changed;   /* a client was closed, or has authenticated; or, when
+                           stopping, is idle */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
+  conc_sem readers; /* threads that may still be started to read requests */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -25559,10 +26015,13 @@ CONC__PRIVATE conc__manager_data *conc__manager_make_state(conc_manager *m) {
   return state;
 }
 
-/* Applies the defaults of the options, for start and connect. 0, -ENOMEM, or
-   -EBUSY if the manager has a role already. */
+/* Applies the defaults of the options, for start and connect. 0, -ENOMEM,
+   -EBUSY if the manager has a role already, or -EINVAL for a key that has a
+   size and no bytes. */
 CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
-  conc__manager_data *state = conc__manager_make_state(m);
+  conc__manager_data *state;
+  if (m->authkey == NULL && m->authkey_size > 0) return -EINVAL;
+  state = conc__manager_make_state(m);
   if (state == NULL) return -ENOMEM;
   if (state->role != CONC__MANAGER_UNUSED) return -EBUSY;
   state->key.data = m->authkey != NULL ? m->authkey : "";
@@ -25598,6 +26057,16 @@ CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
   for (i = 0; i < m->exports_count; i++)
     if (strcmp(m->exports[i].name, name) == 0) return i + 1;
   return 0;
+}
+
+/* How many queues are served. */
+CONC__PRIVATE size_t conc__exports_count(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  size_t n;
+  conc__mutex_lock(guard);
+  n = m->exports_count;
+  conc__mutex_unlock(guard);
+  return n;
 }
 
 /* The queue of a name, and its id in *id; NULL and 0: unknown. Clients are
@@ -25662,6 +26131,11 @@ typedef struct conc__session {
   conc__manager_data *manager;
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
+  size_t turn_bytes;  /* of this turn; see conc__session_spend */
+  unsigned turn_requests;
+  double turn_end;      /* by conc_now(); 0: the clock was not read yet */
+  conc__buffer encoded; /* the item of a put, encoded already; */
+  const conc_value *encoded_item; /* this one. NULL: none is */
   size_t reply;       /* where the frame of this request's reply is in `out` */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
                          that is lent, for a stack is small */
@@ -25696,23 +26170,44 @@ CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
 }
 
 /* Before a session works. `in` may have memory of its own, with a request that
-   has not come completely: it keeps that. */
+   has not come completely. If it is small, what is in it moves into a buffer
+   that is lent; else it stays where it is. */
 CONC__PRIVATE void conc__session_lend(conc__session *s) {
+  conc__buffer *in = &s->client->channel.in;
+  conc__buffer small = {NULL, 0, 0, 0};
+  if (in->data != NULL && conc__buffer_count(in) <= CONC__REST_SMALL &&
+      in->capacity < CONC__IO_BUFFER) {
+    small = *in;
+    memset(in, 0, sizeof *in);
+  }
+  conc__buffer_lend(s->manager, in);
+  if (small.data != NULL) {
+    size_t rest = conc__buffer_count(&small);
+    if (conc__buffer_append(in, small.data + small.first, rest) == 0) {
+      conc__buffer_free(&small);
+    } else { /* no memory: none was lent either, so nothing is lost */
+      CONC__CHECK(in->size == 0);
+      conc__buffer_free(in);
+      *in = small;
+    }
+  }
   conc__buffer_lend(s->manager, &s->taken);
-  conc__buffer_lend(s->manager, &s->client->channel.in);
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
 
 /* Before a session waits, or ends: a client that does nothing holds no lent
    buffer. What has come of an unfinished request moves into memory of its
-   size; without memory for that, `in` stays with the client. */
+   size, if it is small, or if it lies in far more: a part of a long request
+   stays where it is, or each piece of it that comes would cost a copy of those
+   before. Without memory to move to, it stays, too. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t rest = conc__buffer_count(&ch->in);
   conc__buffer small = {NULL, 0, 0, 0};
   if (rest == 0) {
     conc__buffer_return(s->manager, &ch->in);
-  } else if (ch->in.capacity > 2 * rest &&
+  } else if ((rest <= CONC__REST_SMALL ||
+              ch->in.capacity / 4 > rest + CONC__IO_BUFFER) &&
              conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
                  0) {
     conc__buffer_return(s->manager, &ch->in);
@@ -25850,6 +26345,9 @@ CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
    other replies may wait before it. All conc__reply_... return 0 or -ENOMEM;
    then the connection is closed, with part of a reply behind the others. */
 
+/* Bytes of the texts of errors, at most. */
+#define CONC__LINE_MAX 254
+
 /* Begins a reply of a kind: its frame, and a pickle of ('#KIND', ...). */
 #define CONC__REPLY_BEGIN(s, kind) \
   conc__reply_begin(s, kind, sizeof kind - 1)
@@ -25903,14 +26401,30 @@ CONC__PRIVATE int conc__reply_str(conc__session *s, const char *text) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-/* ('#TRACEBACK', text): Python raises RemoteError(text). */
+/* How many bytes of a text are shown where there is room for `max` of them:
+   only whole characters, for a str that is cut in one is none. */
+CONC__PRIVATE int conc__text_room(const char *text, size_t max) {
+  size_t n = strlen(text);
+  if (n <= max) return (int)n;
+  for (n = max; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80; n--) {
+  }
+  return (int)n;
+}
+
+/* For a format's "%.*s". */
+#define CONC__SHOWN(text, max) conc__text_room(text, max), (text)
+
+/* ('#TRACEBACK', text): Python raises RemoteError(text), which it prints with
+   a line below: so a newline is the last of a traceback. */
 CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
   conc__buffer *out = &s->client->channel.out;
+  char line[CONC__LINE_MAX + 2];
+  int n = snprintf(line, sizeof line, "%.*s\n",
+                   CONC__SHOWN(text, CONC__LINE_MAX));
   int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
-    rc = s->protocol == 2
-             ? conc__pickle_put_bytes(out, text, strlen(text), 2)
-             : conc__pickle_put_str(out, text, strlen(text));
+    rc = s->protocol == 2 ? conc__pickle_put_bytes(out, line, (size_t)n, 2)
+                          : conc__pickle_put_str(out, line, (size_t)n);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -25970,6 +26484,14 @@ CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
   return conc_value_get(r->kwds, name);
 }
 
+/* A str that is a name: NULL for other values, and for one with a NUL inside,
+   which would pass for a shorter one. `v` may be NULL. */
+CONC__PRIVATE const char *conc__request_text(const conc_value *v) {
+  size_t size = 0;
+  const char *text = v != NULL ? conc_value_str(v, &size) : NULL;
+  return text != NULL && strlen(text) == size ? text : NULL;
+}
+
 /* What the methods put and get of queue.Queue take. Block and timeout, if a
    method has them, are its last two parameters. */
 typedef struct conc__parameters {
@@ -25994,12 +26516,13 @@ CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
     return false;
   }
   for (i = 0; i < keywords; i++) {
-    const char *key = conc_value_str(conc_value_key(r->kwds, i), NULL);
+    const char *key = conc__request_text(conc_value_key(r->kwds, i));
     for (j = 0; key != NULL && j < p->count; j++)
       if (strcmp(key, p->names[j]) == 0) break;
     if (key == NULL || j == p->count) {
-      snprintf(text, size, "%s() got an unexpected keyword argument '%.80s'",
-               r->method, key != NULL ? key : "?");
+      if (key == NULL) key = "?";
+      snprintf(text, size, "%s() got an unexpected keyword argument '%.*s'",
+               r->method, CONC__SHOWN(key, 80));
       return false;
     }
     if (j < given) {
@@ -26144,6 +26667,17 @@ typedef struct conc__item {
   conc__buffer b;
 } conc__item;
 
+/* Encodes the item of a put; or takes what conc__reading_main has made of it
+   already, and has found to be readable. */
+CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
+                                       const conc_value *item) {
+  if (s->encoded_item != item) return conc__pickle_encode(b, item, 4);
+  *b = s->encoded;
+  memset(&s->encoded, 0, sizeof s->encoded);
+  s->encoded_item = NULL;
+  return 0;
+}
+
 /* Encodes an item anew: what the client sent is never passed on, for another
    Python would execute it. What a reader with the same limits could not
    receive is refused here, before it is queued, where it would be in the way
@@ -26152,13 +26686,14 @@ typedef struct conc__item {
 CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
                                     conc__item *item, int *rc) {
   const size_t limit = conc__message_limit(s->manager);
+  const bool checked = s->encoded_item == v;
   int error = 0;
   memset(item, 0, sizeof *item);
   item->kind = CONC__RAW;
   if (conc_value_type(v) == CONC_BYTES) {
     item->data = conc_value_bytes(v, &item->size);
   } else {
-    error = conc__pickle_encode(&item->b, v, 4);
+    error = conc__session_encode(s, &item->b, v);
     item->data = item->b.data;
     item->size = item->b.size;
     item->kind = CONC__PICKLED;
@@ -26168,7 +26703,7 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
   else if (item->size > limit)
     *rc = conc__reply_too_long(s, item->size, limit,
                                ".max_message of the manager lets through");
-  else if (item->kind == CONC__PICKLED &&
+  else if (item->kind == CONC__PICKLED && !checked &&
            !conc__value_is_readable(v, item->size))
     *rc = conc__reply_too_long(s, 0, CONC__VALUE_DEPTH,
                                "a value has a million parts and 64 MiB of "
@@ -26399,6 +26934,21 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
 }
 
+/* ---------------------------------------------------------------------------
+   >>dispatch: what a client asks for, and for how long it has its turn
+
+   The second half of a session: it reads a request, finds the function of the
+   server or the method of a queue, and calls what >>session has for it. What
+   is wrong with a request is told to the client, as CPython's server tells it;
+   only what is no frame ends the connection without a word.
+
+   One client must not keep the others waiting. So the reading of a large
+   request, which may take seconds, is left to a thread, and a session that
+   goes on and on has turns (conc__session_spend).
+
+   Uses >>session, >>pickle and threads. Its user is >>server.
+   ------------------------------------------------------------------------ */
+
 /* --- the methods of a queue, and the functions of the server --- */
 
 /* The methods that a client may call. It executes these names, if it is
@@ -26427,7 +26977,8 @@ CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
     return rc != 0 ? rc : conc__reply_end(s);
   }
   snprintf(text, sizeof text,
-           "AttributeError: method '%.60s' of a queue is not exposed", method);
+           "AttributeError: method '%.*s' of a queue is not exposed",
+           CONC__SHOWN(method, 60));
   return conc__reply_refuse(s, text);
 }
 
@@ -26475,8 +27026,8 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   if (q != NULL && *method == '_' && strncmp(method, "_conc_", 6) == 0)
     return conc__serve_own_method(s, q, r);
   if (q == NULL) {
-    snprintf(text, sizeof text, "KeyError: no object with id '%.40s'",
-             r->ident);
+    snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
+             CONC__SHOWN(r->ident, 40));
     return conc__reply_refuse(s, text);
   }
   if (!conc__method_is_exposed(method))
@@ -26502,6 +27053,28 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   return conc__serve_size(s, q, method);
 }
 
+/* A call with arguments that there are no parameters for, in Python's words.
+   `name` is what it calls. */
+CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
+                                         const conc__request *r,
+                                         const char *name) {
+  char text[256];
+  size_t given = conc_value_size(r->args) - 1; /* without the name itself */
+  const char *key = conc_value_size(r->kwds) > 0
+                        ? conc_value_str(conc_value_key(r->kwds, 0), NULL)
+                        : NULL;
+  if (key != NULL)
+    snprintf(text, sizeof text,
+             "TypeError: %.*s() got an unexpected keyword argument '%.*s'",
+             CONC__SHOWN(name, 80), CONC__SHOWN(key, 80));
+  else
+    snprintf(text, sizeof text,
+             "TypeError: %.*s() takes 0 positional arguments but %u %s given",
+             CONC__SHOWN(name, 80), (unsigned)given,
+             given == 1 ? "was" : "were");
+  return conc__reply_refuse(s, text);
+}
+
 /* create(name): a pair, the id of a queue and the names of its methods. */
 CONC__PRIVATE int conc__serve_create(conc__session *s,
                                      const conc__request *r) {
@@ -26511,14 +27084,17 @@ CONC__PRIVATE int conc__serve_create(conc__session *s,
   size_t id = 0;
   size_t i;
   int rc;
-  if (conc_value_size(r->args) > 0)
-    name = conc_value_str(conc_value_item(r->args, 0), NULL);
+  name = conc__request_text(conc_value_item(r->args, 0));
   if (name != NULL) conc__export_by_name(s->manager, name, &id);
   if (id == 0) {
-    snprintf(text, sizeof text, "KeyError: '%.80s'",
-             name != NULL ? name : "?");
+    snprintf(text, sizeof text, "KeyError: '%.*s'",
+             CONC__SHOWN(name != NULL ? name : "?", 80));
     return conc__reply_refuse(s, text);
   }
+  /* The queue is there, and is not made of anything: as of a function that is
+     registered with register() and has no parameters. */
+  if (conc_value_size(r->args) > 1 || conc_value_size(r->kwds) > 0)
+    return conc__refuse_arguments(s, r, name);
   conc__export_id(s->manager, id, text);
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
@@ -26546,6 +27122,18 @@ CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* The functions, and how many arguments each has. */
+static const struct {
+  const char *name;
+  size_t least, most;
+} conc__functions[] = {
+    {"accept_connection", 1, 1}, {"create", 1, SIZE_MAX},
+    {"debug_info", 0, 0},        {"decref", 1, 1},
+    {"dummy", 0, 0},             {"get_methods", 1, 1},
+    {"incref", 1, 1},            {"number_of_objects", 0, 0},
+    {"shutdown", 0, 0}};
+#define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
+
 /* A function of the server. It is the only request of its connection; only
    accept_connection lets others follow. References, which incref and decref
    are about, are not counted: queues are the program's. */
@@ -26553,7 +27141,22 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
                                        const conc__request *r) {
   const char *f = r->method;
   char text[160];
+  size_t given = conc_value_size(r->args);
+  size_t i;
   s->leave = true;
+  for (i = 0; i < CONC__FUNCTIONS; i++)
+    if (strcmp(f, conc__functions[i].name) == 0) break;
+  if (i == CONC__FUNCTIONS) {
+    snprintf(text, sizeof text, "AssertionError: '%.*s' unrecognized",
+             CONC__SHOWN(f, 60));
+    return conc__reply_refuse(s, text);
+  }
+  if (given < conc__functions[i].least || given > conc__functions[i].most) {
+    snprintf(text, sizeof text,
+             "TypeError: %s() takes %u positional arguments but %u were given",
+             f, (unsigned)conc__functions[i].least, (unsigned)given);
+    return conc__reply_refuse(s, text);
+  }
   if (strcmp(f, "accept_connection") == 0) {
     s->leave = false;
     s->client->methods = true;
@@ -26566,16 +27169,16 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
     return conc__reply_none(s);
   if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s);
   if (strcmp(f, "number_of_objects") == 0)
-    return conc__reply_int(s, (int64_t)s->manager->exports_count);
+    return conc__reply_int(s, (int64_t)conc__exports_count(s->manager));
   if (strcmp(f, "debug_info") == 0) return conc__reply_str(s, "");
-  if (strcmp(f, "shutdown") == 0) {
-    /* Root goes on in a later turn of this loop. It lets this session, which
-       is being served, send its reply first. */
-    conc_cancel(&s->manager->server.root);
-    return conc__reply_none(s);
-  }
-  snprintf(text, sizeof text, "AssertionError: '%.60s' unrecognized", f);
-  return conc__reply_refuse(s, text);
+  CONC__CHECK(strcmp(f, "shutdown") == 0);
+  if (s->manager->options->no_shutdown)
+    return conc__reply_refuse(
+        s, "PermissionError: clients may not shut this server down");
+  /* Root goes on in a later turn of this loop. It lets this session, which is
+     being served, send its reply first. */
+  conc_cancel(&s->manager->server.root);
+  return conc__reply_none(s);
 }
 
 /* --- the usual requests ---
@@ -26675,15 +27278,130 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
 
 /* --- one request, and a session of them --- */
 
+/* A request that is being read, perhaps by a thread of its own. */
+typedef struct conc__reading {
+  const unsigned char *data;
+  size_t size;
+  conc_value *value;
+  int protocol, rc;
+  char refused[96];     /* the class that the request names; "": none */
+  conc__buffer encoded; /* as in conc__session */
+  const conc_value *encoded_item;
+} conc__reading;
+
+/* Reads a request; of a put the item is encoded anew, too, for both take long
+   where they take long. Touches nothing but the struct and the bytes. */
+CONC__PRIVATE void *conc__reading_main(void *arg) {
+  conc__reading *r = (conc__reading *)arg;
+  conc__pickle_limits limits = {false, CONC__VALUE_ENVELOPE, NULL};
+  const conc_value *args, *item;
+  limits.refused = r->refused;
+  r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
+                              &r->protocol);
+  if (r->rc != 0) return NULL;
+  args = conc_value_item(r->value, 2);
+  item = args != NULL && conc_value_type(args) == CONC_TUPLE
+             ? conc_value_item(args, 0)
+             : NULL;
+  if (item == NULL || conc_value_type(item) == CONC_BYTES) return NULL;
+  /* Without memory, or if it has no encoding, the put itself will say so. */
+  if (conc__pickle_encode(&r->encoded, item, 4) == 0 &&
+      conc__value_is_readable(item, r->encoded.size))
+    r->encoded_item = item;
+  return NULL;
+}
+
+/* Requests of this size are read by a thread of their own, so many at a time:
+   each may take long, and the loop serves others meanwhile. It is not
+   conc_offload, whose threads may all be busy with jobs of the program that
+   wait for this server. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__READERS 4
+
+/* Reads a large request in a thread. The session waits, also if it is
+   cancelled: the thread uses its stack, and the bytes in `in`. Without a
+   thread it is done here. 0, or -ECANCELED: nothing was done. */
+CONC__PRIVATE int conc__reading_await(conc__session *s, conc__reading *r) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = conc__reading_main;
+  t.arg = r;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    conc__reading_main(r);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
+/* Replies to a request that is none. CPython's server answers these, too: the
+   text says what is wrong, in its last line as CPython's. -EBADMSG for what is
+   no pickle at all, or is cut off: there it says EOFError, and hangs up. */
+CONC__PRIVATE int conc__refuse_reading(conc__session *s,
+                                       const conc__reading *r) {
+  char text[200];
+  if (r->rc == -EACCES) {
+    snprintf(text, sizeof text,
+             "UnpicklingError: only data is accepted, not code%s%.*s",
+             r->refused[0] != 0 ? ": " : "", CONC__SHOWN(r->refused, 95));
+    return conc__reply_refuse(s, text);
+  }
+  if (r->rc == -EMSGSIZE)
+    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
+  if (r->rc == -EBADMSG && r->size > 0)
+    return conc__reply_refuse(s, "UnpicklingError: this is no pickle");
+  return r->rc;
+}
+
+/* Whether this is (ident, method, args, kwds). False: *rc is how it went to
+   say what it is. */
+CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
+                                      conc__request *r, int *rc) {
+  conc_type type = conc_value_type(v);
+  const char *wrong = NULL;
+  bool list = type == CONC_TUPLE || type == CONC_LIST;
+  if (!list)
+    wrong = "TypeError: a request is (object, method, args, kwds)";
+  else if (conc_value_size(v) < 4)
+    wrong = "ValueError: not enough values to unpack (expected 4)";
+  else if (conc_value_size(v) > 4)
+    wrong = "ValueError: too many values to unpack (expected 4)";
+  if (wrong == NULL) {
+    r->ident = conc__request_text(conc_value_item(v, 0));
+    r->method = conc__request_text(conc_value_item(v, 1));
+    r->args = conc_value_item(v, 2);
+    r->kwds = conc_value_item(v, 3);
+    type = conc_value_type(r->args);
+    if (s->client->methods && r->ident == NULL)
+      wrong = "KeyError: there is no such object";
+    else if (r->method == NULL)
+      wrong = s->client->methods ? "AttributeError: this is no method's name"
+                                 : "AssertionError: unrecognized";
+    else if (type != CONC_TUPLE && type != CONC_LIST)
+      wrong = "TypeError: argument after * must be an iterable";
+    else if (conc_value_type(r->kwds) != CONC_DICT)
+      wrong = "TypeError: argument after ** must be a mapping";
+  }
+  if (wrong != NULL) *rc = conc__reply_refuse(s, wrong);
+  return wrong == NULL;
+}
+
 /* One request. 0: its reply is in `out`. Negative errno: the connection is to
-   be closed. What is well formed but not allowed has a reply, for its
-   programmer to read; what is no request at all has none. */
+   be closed. What is not allowed, or no request, has a reply for its
+   programmer to read. */
 CONC__PRIVATE int conc__serve_request(conc__session *s,
                                       const unsigned char *data, size_t size) {
+  conc__reading reading;
   conc__request r;
-  conc_value *v = NULL;
-  const conc_value *ident;
-  int rc;
+  int rc = 0;
   if (s->client->held_from != NULL) {
     /* It was sent ahead of the reply: what was handed out goes out first. */
     rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
@@ -26692,31 +27410,65 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   }
   if (size == 0 && s->client->methods) return 0; /* the word "confirmed" */
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
-  rc = conc__pickle_decode(data, size, &conc__pickle_request_limits, &v,
-                           &s->protocol);
-  if (rc == -EACCES)
-    return conc__reply_refuse(
-        s, "UnpicklingError: only data is accepted, not code");
-  if (rc == -EMSGSIZE)
-    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
+  rc = 0; /* what kept that from serving it is found once more below */
+  memset(&reading, 0, sizeof reading);
+  reading.data = data;
+  reading.size = size;
+  if (size < CONC__READING_LARGE)
+    reading.rc = conc__pickle_decode(data, size, &conc__pickle_request_limits,
+                                     &reading.value, &reading.protocol);
+  else
+    rc = conc__reading_await(s, &reading);
+  /* Once more, for the class's name: it is not asked for before. */
+  if (reading.rc == -EACCES && reading.refused[0] == 0)
+    conc__reading_main(&reading);
   if (rc != 0) return rc;
-  rc = -EPROTO;
-  if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 4) {
-    ident = conc_value_item(v, 0);
-    r.ident = conc_value_str(ident, NULL);
-    r.method = conc_value_str(conc_value_item(v, 1), NULL);
-    r.args = conc_value_item(v, 2);
-    r.kwds = conc_value_item(v, 3);
-    if (r.method != NULL && conc_value_type(r.args) == CONC_TUPLE &&
-        conc_value_type(r.kwds) == CONC_DICT) {
-      if (!s->client->methods)
-        rc = conc__serve_function(s, &r);
-      else if (r.ident != NULL)
-        rc = conc__serve_method(s, &r);
-    }
-  }
-  conc_value_free(v);
+  s->protocol = reading.protocol;
+  /* The first request of a connection is the only one, also if it is bad. */
+  if (!s->client->methods) s->leave = true;
+  if (reading.rc != 0) return conc__refuse_reading(s, &reading);
+  s->encoded = reading.encoded;
+  s->encoded_item = reading.encoded_item;
+  if (conc__request_fits(s, reading.value, &r, &rc))
+    rc = s->client->methods ? conc__serve_method(s, &r)
+                            : conc__serve_function(s, &r);
+  conc__buffer_free(&s->encoded);
+  s->encoded_item = NULL;
+  conc_value_free(reading.value);
   return rc;
+}
+
+/* --- a turn ---
+
+   A session goes on as long as there is something to read, which a client that
+   sends without waiting for replies may keep up for ever. So it is a turn that
+   ends: after so many requests, bytes, or so much time the others of the loop
+   are served, new connections too. */
+
+#define CONC__TURN_REQUESTS 256
+#define CONC__TURN_BYTES ((size_t)512 << 10) /* read, and again as requests */
+#define CONC__TURN_SECONDS 0.5e-3
+/* The clock is read after so many requests, or after a large one. */
+#define CONC__TURN_LOOKS 16
+
+/* Counts a request, or bytes that were read, and ends the turn if it is time.
+   0; -ECANCELED: the session was cancelled meanwhile. */
+CONC__PRIVATE int conc__session_spend(conc__session *s, size_t bytes,
+                                      unsigned requests) {
+  s->turn_bytes += bytes;
+  s->turn_requests += requests;
+  if (s->turn_requests < CONC__TURN_REQUESTS &&
+      s->turn_bytes < CONC__TURN_BYTES) {
+    double now;
+    if (s->turn_requests % CONC__TURN_LOOKS != 0 && bytes < CONC__REST_SMALL)
+      return 0;
+    now = conc_now();
+    if (s->turn_end <= 0) s->turn_end = now + CONC__TURN_SECONDS;
+    if (now < s->turn_end) return 0;
+  }
+  s->turn_bytes = s->turn_requests = 0;
+  s->turn_end = 0;
+  return conc__loop_yield();
 }
 
 /* Reads and answers until there is nothing more to read now: then 0. Negative
@@ -26734,9 +27486,17 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     ssize_t n;
     int have = conc__channel_next(ch, s->manager->max_message, &payload,
                                   &size);
+    /* It is longer than it may be: the client learns that, and what is coming
+       of it is let go by. */
+    if (have == -EMSGSIZE && c->methods) {
+      have = conc__channel_drop(ch);
+      if (have == 0) rc = conc__reply_error(s, -EMSGSIZE, false);
+      if (have == 0) continue;
+    }
     if (have < 0) return have;
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
+      if (rc == 0) rc = conc__session_spend(s, size, 1);
       /* Memory for replies is bounded: a client that sends requests and reads
          no replies waits here for itself. */
       if (rc == 0 && ch->out.size >= CONC__IO_BUFFER)
@@ -26759,7 +27519,9 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__channel_read(ch, size);
-      empty = n > 0 && ch->in.size < ch->in.capacity;
+      empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
+              ch->in.size < ch->in.capacity;
+      if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
     if (n > 0) conc__client_confirm(c);
     if (n == 0) return -EPIPE; /* the client has closed its side */
@@ -26797,6 +27559,13 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    conc__client_close, and then in `dead` until conc__clients_reap. It is idle
    whenever no coroutine of it exists.
 
+   A connection that has not authenticated may be anybody's. There are
+   .max_handshakes of them at most, in a line with the oldest first; they take
+   no place of .max_clients, and hold no buffers. If the line is full, nothing
+   is accepted until one of them is through, or has failed, or until the oldest
+   is a second old: then it is closed. So neither many honest clients at one
+   moment nor any number of silent ones keep others out for long.
+
    Everything but conc__server_start, _shutdown and, after the loop, _close
    runs in the thread of the loop, and needs no guard.
 
@@ -26804,6 +27573,42 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    the functions of >>manager. The other end of its connections is >>proxy, or
    Python.
    ------------------------------------------------------------------------ */
+
+/* --- the line of handshakes --- */
+
+#define CONC__MAX_HANDSHAKES 256  /* default */
+#define CONC__HANDSHAKE_OLD 1.0   /* seconds: then it makes room for others */
+
+CONC__PRIVATE void conc__handshake_enter(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  c->since = conc_now();
+  c->earlier = server->newest;
+  *(c->earlier != NULL ? &c->earlier->later : &server->oldest) = c;
+  server->newest = c;
+  server->handshakes++;
+}
+
+CONC__PRIVATE void conc__handshake_leave(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  CONC__CHECK(server->handshakes > 0);
+  *(c->later != NULL ? &c->later->earlier : &server->newest) = c->earlier;
+  *(c->earlier != NULL ? &c->earlier->later : &server->oldest) = c->later;
+  c->later = c->earlier = NULL;
+  server->handshakes--;
+}
+
+/* There is a want of places, or of descriptors: lets the oldest go, if it is
+   old. Returns the seconds until it may be worth a try again. */
+CONC__PRIVATE double conc__handshake_make_room(conc__server_side *server) {
+  conc__client *c = server->oldest;
+  double age;
+  if (c == NULL || c->dropped) return CONC__HANDSHAKE_OLD;
+  age = conc_now() - c->since;
+  if (age < CONC__HANDSHAKE_OLD) return CONC__HANDSHAKE_OLD - age;
+  c->dropped = true;
+  conc_cancel(&c->task); /* it closes the connection, and sets `changed` */
+  return CONC__HANDSHAKE_OLD;
+}
 
 /* --- clients --- */
 
@@ -26817,13 +27622,12 @@ CONC__PRIVATE void conc__client_close(conc__client *c) {
   CONC__CHECK(*c->link == c && server->clients_count > 0);
   conc__client_give_back(c);
   conc__watch_stop(conc__this.loop, c->channel.fd);
-  /* It leaves the list first, by one store: a child that is forked now finds
-     only descriptors there that are open. */
-  CONC__STORE(c->link, c->next);
+  *c->link = c->next;
   if (c->next != NULL) c->next->link = c->link;
   server->clients_count--;
-  close(c->channel.fd);
-  conc__channel_free(&c->channel);
+  if (c->authenticated) server->admitted--;
+  else conc__handshake_leave(c);
+  conc__channel_close(&c->channel);
   c->next = server->dead;
   server->dead = c;
   conc_event_set(&server->changed);
@@ -26840,6 +27644,35 @@ CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
   }
 }
 
+/* The handshake, and then the wait for a place among the clients. That wait is
+   short of work, since nothing is accepted while there is none: only those
+   wait that were in their handshakes when the last place was taken. */
+CONC__PRIVATE int conc__client_admit(conc__session *s) {
+  conc__client *c = s->client;
+  conc__server_side *server = &s->manager->server;
+  size_t max = s->manager->options->max_clients;
+  int rc = conc__auth_serve(&c->channel, &s->manager->key,
+                            conc__deadline(s->manager->handshake_timeout));
+  if (rc != 0) return rc;
+  /* Its handshake is over: it is not in anyone's way any more. */
+  conc__handshake_leave(c);
+  c->authenticated = true;
+  server->admitted++;
+  conc_event_set(&server->changed);
+  while (max > 0 && server->admitted > max) {
+    server->admitted--;
+    conc_event_clear(&server->changed); /* nothing runs before the wait */
+    rc = conc__session_block(s);
+    if (rc == 0) {
+      rc = conc_event_wait(&server->changed, CONC_FOREVER);
+      conc__session_unblock(s);
+    }
+    server->admitted++;
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
 /* The coroutine of a client, from the first bytes to the last that are there
    now. Its stack may be the pool's, and small: what is large is lent. */
 CONC__PRIVATE void *conc__client_main(void *arg) {
@@ -26850,14 +27683,16 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   s.manager = c->manager;
   s.protocol = 4;
   s.leave = false;
+  s.turn_bytes = s.turn_requests = 0;
+  s.turn_end = 0;
+  s.encoded_item = NULL;
+  memset(&s.encoded, 0, sizeof s.encoded);
   memset(&s.taken, 0, sizeof s.taken);
-  conc__session_lend(&s);
-  if (!c->authenticated) {
-    rc = conc__auth_serve(&c->channel, &s.manager->key,
-                          conc__deadline(s.manager->handshake_timeout));
-    c->authenticated = rc == 0;
+  if (!c->authenticated) rc = conc__client_admit(&s);
+  if (rc == 0) {
+    conc__session_lend(&s);
+    rc = conc__session_run(&s);
   }
-  if (rc == 0) rc = conc__session_run(&s);
   /* Closed in the middle of something: no reply that waits in `out` is
      sent. */
   if (rc != 0) conc__session_give_back(&s, 0);
@@ -26921,22 +27756,48 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* A connection was accepted: it becomes a client, whose coroutine begins with
-   the handshake. 0; or negative errno, and `fd` is still the caller's. */
-CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
+/* Accepts a connection, if there is one, into a channel that is listed at once:
+   see conc__net_guard. Does not wait. 0 or negative errno. */
+CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
+  int fd, rc;
+  conc__mutex_lock(&conc__net_guard);
+  do fd = conc__accept_raw(listener);
+  /* A client that has gone before it was accepted is no failure. */
+  while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+  rc = fd >= 0 ? 0 : conc__would_block(errno) ? -EAGAIN : -errno;
+  if (rc == 0) {
+    conc__channel_init(ch, fd);
+    conc__own_add(&ch->own, &ch->fd);
+  }
+  conc__mutex_unlock(&conc__net_guard);
+  if (rc == 0) {
+    int one = 1;
+    conc__set_nodelay(fd);
+    conc__fd_is_new(fd);
+    /* Of a machine that was switched off nothing is heard otherwise. */
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  }
+  return rc;
+}
+
+/* Accepts a connection, if there is one: it becomes a client, whose coroutine
+   begins with the handshake. 0; -EAGAIN: there is none; or another negative
+   errno, and if one was accepted it has been closed. */
+CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
   conc__server_side *server = &m->server;
-  int one = 1;
   int rc;
   CONC__CHECK(!server->stopping);
   if (c == NULL) return -ENOMEM;
   memset(c, 0, sizeof *c);
-  conc__channel_init(&c->channel, fd);
-  /* Of a machine that was switched off nothing is heard otherwise. */
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  c->manager = m;
-  c->watch.ready = conc__client_ready;
-  rc = conc__watch_start(conc__this.loop, fd, &c->watch);
+  rc = conc__channel_accept(&c->channel, server->listener);
+  if (rc == 0) {
+    c->manager = m;
+    c->watch.ready = conc__client_ready;
+    rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
+    if (rc != 0) conc__channel_close(&c->channel);
+    if (rc == -EAGAIN) rc = -ENOMEM;
+  }
   if (rc != 0) {
     CONC_FREE(c);
     return rc;
@@ -26944,8 +27805,9 @@ CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   c->link = &server->clients;
   c->next = server->clients;
   if (c->next != NULL) c->next->link = &c->next;
-  CONC__STORE(&server->clients, c); /* whole for a child: see above */
+  server->clients = c;
   server->clients_count++;
+  conc__handshake_enter(c);
   conc__client_start(c);
   return 0;
 }
@@ -26983,50 +27845,79 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   }
 }
 
+/* How many connections are accepted before others of the loop have their
+   turn. */
+#define CONC__ACCEPTS 16
+
+/* Accepts what has come, and waits for more, or for room. 0, or an error of
+   the wait; only -ECANCELED matters. */
+CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
+  size_t max = m->options->max_clients;
+  size_t handshakes = m->options->max_handshakes > 0
+                          ? m->options->max_handshakes
+                          : CONC__MAX_HANDSHAKES;
+  int i, rc;
+  for (i = 0; i < CONC__ACCEPTS; i++) {
+    conc_event_clear(&server->changed);
+    /* Further clients wait in the listener's line, not accepted. */
+    if (max > 0 && server->admitted >= max)
+      return conc_event_wait(&server->changed, CONC_FOREVER);
+    if (server->handshakes >= handshakes)
+      return conc_event_wait(&server->changed,
+                             conc__handshake_make_room(server));
+    conc__clients_reap(m);
+    rc = conc__client_accept(m);
+    if (rc == -EAGAIN)
+      return conc__fd_wait(server->listener, CONC_READ | CONC__TRIED,
+                           CONC__NEVER);
+    if (rc != 0) {
+      /* Descriptors or memory are used up: it waits until a client has gone,
+         or a while, for others in the process may have had them. */
+      double wait = conc__handshake_make_room(server);
+      return conc_event_wait(&server->changed, wait < 0.1 ? wait : 0.1);
+    }
+  }
+  return conc__loop_yield();
+}
+
+/* The listener is closed, and the file of a unix socket removed if it is still
+   the one that was bound: another server, or anything, may be at its path by
+   now, and the path is from the root on, wherever the program is now. First
+   the file: as long as the socket listens nobody takes the file for stale, and
+   its inode's number is not another file's. */
+CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
+  struct stat st;
+  if (server->path != NULL && lstat(server->path, &st) == 0 &&
+      st.st_dev == server->device && st.st_ino == server->inode)
+    unlink(server->path);
+  CONC_FREE(server->path);
+  server->path = NULL;
+  conc__own_close(&server->own, &server->listener, false);
+}
+
 /* The first coroutine of the loop: accepts until it is cancelled. */
 CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
-  size_t max = m->options->max_clients;
   server->running = true;
   conc_event_set(&server->ready); /* from now on it can be cancelled */
-  for (;;) {
-    int rc;
-    conc_event_clear(&server->changed);
-    if (max > 0 && server->clients_count >= max) {
-      /* Further clients wait in the listener's line, not accepted. */
-      rc = conc_event_wait(&server->changed, CONC_FOREVER);
-    } else {
-      rc = conc_accept(server->listener, CONC_FOREVER);
-      if (rc >= 0) {
-        conc__clients_reap(m);
-        if (conc__client_new(m, rc) != 0) close(rc);
-      } else if (rc != -ECANCELED) {
-        /* Descriptors or memory are used up: it waits until a client has gone,
-           or a while, for others in the process may have had them. */
-        rc = conc_event_wait(&server->changed, 0.1);
-      }
-    }
-    if (rc == -ECANCELED) break;
+  while (conc__server_accept(m) != -ECANCELED) {
   }
   /* First the listener: a client that connects now is refused at once. */
-  conc_close(server->listener);
-  server->listener = -1;
+  conc__server_unlisten(server);
   conc__server_stop(m);
   return NULL;
 }
 
-/* What a forked child does with the server of its parent. There the
-   connections go on: so they are closed here, but not shut down, and a socket
-   of the file system is the parent's to unlink. Nothing is freed: the loop,
-   which uses its memory without a guard, may have been in the middle of a
-   change at the fork. The list itself is whole at any moment. */
+/* What a forked child does with the server of its parent. Its sockets were
+   closed at the fork, but not shut down, for they go on in the parent (see
+   conc__net_fork_child), and a socket of the file system is the parent's to
+   unlink. Nothing is freed: the loop, which uses its memory without a guard,
+   may have been in the middle of a change at the fork. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
-  const conc__client *c;
-  if (server->listener >= 0) close(server->listener);
-  server->listener = -1;
-  for (c = server->clients; c != NULL; c = c->next) close(c->channel.fd);
+  server->path = NULL;
   server->clients = server->dead = NULL;
   server->clients_count = server->spare_count = 0;
 }
@@ -27035,23 +27926,21 @@ CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
    has never begun. */
 CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   conc__server_side *server = &m->server;
-  if (server->listener >= 0) close(server->listener); /* it never ran */
-  server->listener = -1;
+  conc__server_unlisten(server); /* if it never ran */
   while (server->clients != NULL) { /* cut off in the middle of something */
     conc__client *c = server->clients;
     server->clients = c->next;
     conc__client_settle(c);
     conc__client_give_back(c);
-    close(c->channel.fd);
-    conc__channel_free(&c->channel);
+    conc__channel_close(&c->channel);
     CONC_FREE(c);
   }
-  server->clients_count = 0;
+  server->oldest = server->newest = NULL;
+  server->clients_count = server->handshakes = server->admitted = 0;
   conc__clients_reap(m);
   CONC__CHECK(server->spare_count <= CONC__SPARE_BUFFERS);
   while (server->spare_count > 0)
     conc__buffer_free(&server->spare[--server->spare_count]);
-  if (strchr(server->address, '/') != NULL) unlink(server->address);
 }
 
 /* The thread of a server. If root never ran, `ready` says so, behind `error`:
@@ -27070,23 +27959,93 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
 
 /* --- starting and ending it --- */
 
+/* A copy of a path that begins at the root, wherever the program goes. NULL: no
+   memory, or the directory cannot be named. */
+CONC__PRIVATE char *conc__path_from_root(const char *path) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t n = strlen(path) + 1;
+  if (*path != '/') {
+    size_t room = 256;
+    while (room < ((size_t)1 << 20) && conc__buffer_reserve(&b, room) == 0) {
+      if (getcwd((char *)b.data, b.capacity) != NULL) {
+        b.size = strlen((char *)b.data);
+        break;
+      }
+      if (errno != ERANGE) break;
+      room *= 2;
+    }
+    if (b.size == 0 || conc__buffer_append(&b, "/", 1) != 0) n = 0;
+  }
+  if (n > 0 && conc__buffer_append(&b, path, n) == 0) return (char *)b.data;
+  conc__buffer_free(&b);
+  return NULL;
+}
+
+/* Listens at a place, and lists the listener at once: see conc__net_guard. 0;
+   or negative errno, and -EAGAIN as conc__socket_bind. */
+CONC__PRIVATE int conc__server_listen(conc__server_side *server,
+                                      const conc__place *place) {
+  int fd;
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  fd = conc__socket_bind(place, SOCK_STREAM);
+  server->listener = fd >= 0 ? fd : -1;
+  if (fd >= 0) conc__own_add(&server->own, &server->listener);
+  conc__mutex_unlock(&conc__net_guard);
+  return fd >= 0 ? 0 : fd;
+}
+
+/* What is known of a unix socket's file when it has just been bound. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__server_note_path(conc__server_side *server,
+                                         const char *address) {
+  struct stat st;
+  server->path = conc__path_from_root(address);
+  if (server->path == NULL) return -ENOMEM;
+  if (lstat(server->path, &st) != 0) return -errno;
+  server->device = st.st_dev;
+  server->inode = st.st_ino;
+  /* What others are told holds for them, too, if there is room for it. */
+  if (strlen(server->path) < sizeof((struct sockaddr_un *)NULL)->sun_path)
+    memcpy(server->address, server->path, strlen(server->path) + 1);
+  return 0;
+}
+
 /* Listens: what can go wrong with an address is told before there is a
    thread. 0, or negative errno and the manager is as before. */
 CONC__PRIVATE int conc__server_open(conc_manager *manager) {
-  conc__manager_data *m;
+  const char *address = manager->address;
+  bool is_unix = address != NULL && strchr(address, '/') != NULL;
+  conc__server_side *server;
+  conc__place place;
+  int tries = 0;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
-  m = manager->state;
-  rc = conc__random(m->server.number, sizeof m->server.number);
-  if (rc == 0) rc = conc_listen(manager->address);
-  if (rc < 0) {
+  server = &manager->state->server;
+  /* By default nobody but who was told the key comes in: an empty one must be
+     meant. At a unix socket the file system says who does. */
+  if (manager->state->key.size == 0 && !manager->no_auth && !is_unix)
+    rc = -EINVAL;
+  if (rc == 0) rc = conc__random(server->number, sizeof server->number);
+  if (rc == 0)
+    rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
+  if (rc > 0) rc = 0;
+  while (rc == 0 && (rc = conc__server_listen(server, &place)) == -EAGAIN &&
+         tries++ < CONC__REBIND_TRIES) /* another is at that file, see >>io */
+    rc = conc_sleep(1e-3);
+  if (rc == -EAGAIN) rc = -EADDRINUSE;
+  if (rc == 0) {
+    conc_address(server->listener, server->address, sizeof server->address);
+    if (is_unix) rc = conc__server_note_path(server, address);
+  }
+  if (rc != 0) {
+    conc__server_unlisten(server);
     conc__manager_undo_state(manager);
     return rc;
   }
-  m->server.listener = rc;
-  m->server.stopping = false;
-  m->role = CONC__MANAGER_SERVES;
-  conc_address(rc, m->server.address, sizeof m->server.address);
+  server->stopping = false;
+  server->readers.value = CONC__READERS;
+  manager->state->role = CONC__MANAGER_SERVES;
   return 0;
 }
 
@@ -27118,9 +28077,8 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
     }
     rc = server->error;
   } else {
-    close(server->listener);
+    conc__server_unlisten(server);
   }
-  server->listener = -1;
   manager->state->role = CONC__MANAGER_UNUSED;
   conc__manager_undo_state(manager);
   return rc;
@@ -27203,7 +28161,6 @@ typedef struct conc__peer {
   struct conc__peer *next; /* in that list */
   conc__channel channel;
   double last;    /* when it was used, by conc_now(); for idle ones */
-  unsigned depth; /* conc__fork_depth of the process that opened it */
   bool asked; /* a request is out whose reply has not been understood: what
                  comes next is that reply, or its rest */
   bool held;  /* the server keeps the message of the last reply until it hears
@@ -27230,7 +28187,7 @@ typedef struct conc__proxy {
                                 without it, for none is freed before the end */
   conc_queue *stash; /* messages that came, and could not be handed over */
   bool stashed;      /* there may be some. Atomic */
-  char name[64];
+  char name[CONC__NAME_MAX + 1];
 } conc__proxy;
 
 /* --- connections: their end --- */
@@ -27244,17 +28201,15 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
 }
 
 /* Closes a connection. A message that it holds is the caller's since long, and
-   so confirmed. A child has closed its parent's connections when it was
-   forked; there the descriptor's number may be another's. It is shut down
-   first: then the server hears of the end even if another process has a copy
+   so confirmed. In a forked child its parent's connections are closed already:
+   there is no descriptor. It is shut down first: then the server hears of the end even if another process has a copy
    of the descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  if (p->depth == conc__fork_depth) {
+  if (p->channel.fd >= 0) {
     if (p->held) conc__peer_confirm(p);
     shutdown(p->channel.fd, SHUT_RDWR);
-    conc_close(p->channel.fd);
   }
-  conc__channel_free(&p->channel);
+  conc__channel_close(&p->channel);
   CONC_FREE(p);
 }
 
@@ -27378,7 +28333,7 @@ CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
   }
   /* A coroutine that came along into a forked child: its connection was closed
      there, for it is the parent's. */
-  return rc != 0 && p->depth != conc__fork_depth ? -EPIPE : rc;
+  return rc != 0 && p->channel.fd < 0 ? -EPIPE : rc;
 }
 
 /* Decodes a reply that has come. 0: its value is in *reply (to be freed by the
@@ -27437,20 +28392,14 @@ CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
 CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
                                   double deadline) {
   conc__peer *p = (conc__peer *)CONC_MALLOC(sizeof *p);
-  int rc, fd;
+  int rc;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
-  p->depth = conc__fork_depth;
-  fd = rc = conc_connect(m->options->address, conc__remaining(deadline));
-  if (rc >= 0) {
-    rc = conc__own_fd_add(fd);
-    if (rc != 0) conc_close(fd);
-  }
+  rc = conc__channel_connect(&p->channel, m->options->address, deadline);
   if (rc < 0) {
     CONC_FREE(p);
     return rc;
   }
-  conc__channel_init(&p->channel, fd);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
     *out = p;
@@ -27519,7 +28468,7 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
     conc__mutex_unlock(guard);
     if (p == NULL) return NULL;
     CONC__CHECK(!p->asked);
-    if (p->depth == conc__fork_depth) {
+    if (p->channel.fd >= 0) {
       /* Just used: this saves a system call for each request of a busy client.
          If it is broken all the same, the call fails with -EPIPE. */
       if (conc_now() - p->last < 0.1) return p;
@@ -27959,13 +28908,12 @@ CONC__PRIVATE conc__peer *conc__proxy_take_late_reply(conc__proxy *proxy) {
   conc__peer **link, *p;
   conc__mutex_lock(guard);
   for (link = &proxy->late; (p = *link) != NULL; link = &p->next)
-    if (p->depth == conc__fork_depth && conc__channel_has_begun(&p->channel))
-      break;
+    if (p->channel.fd >= 0 && conc__channel_has_begun(&p->channel)) break;
   if (p == NULL) link = &proxy->late;
   p = *link;
   if (p != NULL) *link = p->next;
   conc__mutex_unlock(guard);
-  if (p == NULL || p->depth == conc__fork_depth) return p;
+  if (p == NULL || p->channel.fd >= 0) return p;
   conc__peer_close(p); /* a parent's, which has gone */
   return conc__proxy_take_late_reply(proxy);
 }
@@ -28411,6 +29359,26 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
    calls may come from any task, at any time while there is a role.
    ------------------------------------------------------------------------ */
 
+CONC_API int conc_manager_random_key(char *key, size_t size) {
+  static const char digits[] = "0123456789abcdef";
+  size_t i;
+  int rc = size < 33 ? -EINVAL : 0;
+  if (size > 0) key[0] = 0;
+  /* The bytes come into the second half, and their digits from the front on
+     never get ahead of them. */
+  if (rc == 0) rc = conc__random(key + size / 2, size - size / 2);
+  if (rc != 0) {
+    if (size > 0) memset(key, 0, size);
+    return rc;
+  }
+  for (i = 0; i < size - 1; i++) {
+    unsigned byte = (unsigned char)key[size / 2 + i / 2];
+    key[i] = digits[i % 2 == 0 ? byte >> 4 : byte & 15];
+  }
+  key[size - 1] = 0;
+  return 0;
+}
+
 /* The name is copied before the guard is taken: under it nothing is allocated
    that may as well be allocated outside. Serving begins with the next lookup
    of a client. */
@@ -28421,6 +29389,10 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   char *copy;
   int rc = 0;
   if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
+  /* What no client could ask for is refused here. */
+  if (!conc__utf8_valid((const unsigned char *)name, strlen(name)))
+    return -EINVAL;
+  if (strlen(name) > CONC__NAME_MAX) return -ENAMETOOLONG;
   m = conc__manager_make_state(manager);
   copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
   if (copy == NULL) return -ENOMEM;
@@ -28492,9 +29464,12 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
   conc__manager_data *m = manager->state;
   conc_queue *q = NULL;
   size_t id;
-  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
-      strlen(name) >= sizeof ((conc__proxy *)0)->name) {
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL) {
     errno = EINVAL;
+    return NULL;
+  }
+  if (strlen(name) > CONC__NAME_MAX) {
+    errno = ENAMETOOLONG;
     return NULL;
   }
   if (m->role == CONC__MANAGER_SERVES) {
