@@ -90,6 +90,7 @@
      >>pool        conc_pool: jobs for processes or threads; conc_offload
      >>net         frames and authentication (private)
      >>session     what answers the requests of one client (private)
+     >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
@@ -337,9 +338,9 @@
      pipe            inherited, or passed on    the other end gets -EPIPE
      queue           .shared; with .name also   each message that was put is
                      for unrelated processes    still got once
-     manager's queue any machine                if a client dies while it waits
-                                                in get, no message is lost; one
-                                                that it has kept is (conc_get)
+     manager's queue any machine                if a client dies, no message is
+                                                lost; its last one may be got
+                                                a second time
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -528,8 +529,12 @@
    - In a foreign thread, a wait for a descriptor that is cancelled returns
      only when the descriptor is ready or the timeout has passed.
    - The network protocol authenticates both sides by a key that they share,
-     and encrypts nothing. A man in the middle can relay the handshake. Like
-     Python's, it is for a trusted network.
+     and encrypts nothing. A man in the middle can relay the handshake between
+     two processes (not between one process and itself). Like Python's, it is
+     for a trusted network.
+   - Without CONC_HAVE_FLOCK two processes that start at the same moment at the
+     file of a unix socket whose owner is dead may both listen, one of them
+     unreachable.
    - The workers of a pool of processes are forked, never spawned. In a program
      with many threads, or with much memory, start the pool first.
      Its fork server keeps what memory the program had then.
@@ -548,6 +553,9 @@
      (conc_shared_open) is taken for dead by the others that use it.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
+   - A queue that a Python server serves: what came for a get that could not
+     take it is put back behind the others at conc_manager_shutdown, if there
+     is room, and is lost if the client dies, or if it is above .max_message.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
      while one of them waits, the manager notices only when that request ends.
 */
@@ -1924,14 +1932,16 @@ CONC_API int conc_close(int fd);
 /* Makes a socket that listens at an address:
 
      "host:port"         a name, or an address of IPv4
-     "[v6]:port"         an address of IPv6
+     "[v6]:port"         an address of IPv6; "[]:port" is none
      ":port", "*:port"   all interfaces, of IPv4
      "port"              loopback
      NULL, ""            loopback, and a port that the system chooses
      "/path"             a unix socket: every address that has a '/'
 
    A port is a number; with 0 the system chooses one. A file at the path of a
-   unix socket is replaced if no process listens there any more.
+   unix socket is replaced if no process listens there any more; of several
+   processes that find such a file at one moment, one has it, and the others
+   get -EADDRINUSE.
    The call waits only if the host is a name, for as long as the look-up takes.
    Of several addresses it uses the first.
    Returns a descriptor, non-blocking.
@@ -2906,7 +2916,7 @@ CONC_API int conc_pipe_recv_value(int pipe, conc_value **out,
               copies it out
    Blocks     put while the queue is full, get while it is empty, and join:
               with a timeout. Of a manager's queue also conc_qsize and
-              conc_task_done, until the manager answers
+              conc_task_done, for at most .timeout of its conc_manager
    ------------------------------------------------------------------------ */
 
 /* A queue: of conc_queue_new, or of conc_manager_get. */
@@ -2986,7 +2996,8 @@ CONC_API int conc_queue_close(conc_queue *queue);
    Errors:
    -EPIPE      the queue is closed
    -EMSGSIZE   the message has more than .max_bytes; this comes first, also of
-               a full or closed queue
+               a full or closed queue. Of a manager's queue also: it is more
+               than .max_message lets through. Nothing is queued
    -ETIMEDOUT  the queue stayed full for the whole timeout
    -ECANCELED  the wait was cancelled
    -ENOMEM     there is no memory for the message; of a shared queue with a
@@ -2998,10 +3009,9 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
 /* Takes the oldest message and copies it to the `size` bytes of buf (Python's
-   Queue.get). After -EBADMSG and -EMSGSIZE the message is still there. A
-   message of a manager's queue then waits in this client: the next get of this
-   client returns it, other clients do not see it, and it is lost at
-   conc_manager_shutdown.
+   Queue.get). After an error the message is still there, for every getter and
+   at its place; of a manager's queue, too (but see conc_manager_get about
+   servers of Python).
    Returns the size of the message.
    Errors:
    -EPIPE      the queue is closed, and no message is left
@@ -3027,7 +3037,9 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 
 /* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
    does until there is one message; then it takes as many as there are, at
-   once. A message of another size stays there, with all that are behind it.
+   once. A message of another size stays there, with all that are behind it. A
+   client of a manager that is killed in this call loses those that it has
+   taken in it.
    Returns how many were taken. After an error none was.
    Errors: as conc_get, and
    -EMSGSIZE  the first message has another size */
@@ -3076,8 +3088,10 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
 /* Takes the oldest message as a typed value. A message of conc_put comes as
    CONC_BYTES. *out is to be freed by conc_value_free.
    Returns 0. After an error *out is NULL.
-   Errors: as conc_get, without -EBADMSG and -EMSGSIZE, and
-   -ENOMEM  there is no memory for the value; the message is still there */
+   Errors: as conc_get, without -EBADMSG, and
+   -EMSGSIZE  the value is beyond its limits (see >>value); the message is
+              still there
+   -ENOMEM    there is no memory for the value; the message is still there */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
@@ -3353,7 +3367,24 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               until shutdown; strings and queues must outlive that
    Blocks     connect, and the calls of a queue, with a timeout; get, of a
               client, for at most .handshake_timeout; shutdown, for about a
-              second (of a client: for each queue); serve_forever
+              second; serve_forever
+
+   A server is one thread, which gives each client its turn: after some 256
+   requests, half a megabyte or half a millisecond the others are served. A
+   request of 64 KiB or more is read by a thread of its own, four at a time. A
+   client that sends without reading waits for itself. A forked child has none
+   of the connections and listeners of its parent, of either side: a server is
+   the parent's alone, and a client makes connections of its own.
+
+   Whoever knows the key may use the queues, and whoever reads the network may
+   read what is sent: see >>limits. To whoever does not know it nothing is
+   told. A key that nobody can guess is made by conc_manager_random_key; tell
+   it to the clients by a file that only they may read, or by the environment
+   (examples/ and tests/ do it by arguments, which every user of a machine
+   sees). A handshake whose challenge this process itself has sent, and not yet
+   had answered, is refused (-EACCES): so nobody can let a process answer
+   itself. Because of that, a process that is its own client must reach itself
+   directly, not through a translator of addresses.
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
@@ -3363,37 +3394,68 @@ typedef struct conc_manager {
                                takes it; required. A text that comes from
                                conc_manager_address: copy it if the client
                                outlives the server */
-  const void *authkey;      /* the shared key; default empty */
+  const void *authkey;      /* the shared key; of a server there is no default,
+                               see .no_auth */
   size_t authkey_size;      /* its bytes; default 0: strlen(authkey) */
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
-  size_t max_message;       /* bytes of one request or reply; default 64 MiB */
-  size_t max_clients;       /* connections at one time; default 0: no bound */
+  size_t max_message;       /* bytes of one request or reply; default 64 MiB.
+                               64 of them are not the message's. What a put
+                               gives to a server, every client with the
+                               server's limit can get */
+  size_t max_clients;       /* connections at one time that have authenticated;
+                               further ones wait; default 0: no bound */
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
                                authenticate in this time. Of a client: the
                                limit of conc_manager_get */
+  double timeout;           /* of a client: seconds that conc_qsize and
+                               conc_task_done may take; default 5 */
+  size_t max_handshakes;    /* of a server: connections at one time that have
+                               not authenticated; default 256. If there are so
+                               many, the oldest is closed for the next, once
+                               it is a second old */
+  bool no_auth;             /* of a server: the key may be empty, so that every
+                               program that reaches the address is a client;
+                               default false: only at a unix socket */
+  bool no_shutdown;         /* of a server: clients may not end it; default
+                               false: they may, as in Python */
   /* private */
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
+/* Makes a key that nobody can guess, for .authkey of a server (Python's
+   default): `size` - 1 random digits of base 16 and a NUL. `size` is at least
+   33: 128 bits.
+   Returns 0. After an error `key` is the empty string.
+   Errors:
+   -EINVAL  `size` is less than 33; if it is 0, nothing is written
+   others   what the system's source of random bytes fails with */
+CONC_API int conc_manager_random_key(char *key, size_t size);
+
 /* Serves a queue under a name: the name that Python's register() has given it
-   and that clients call (get_task_queue). The call may come before the start,
-   or at any time while the manager serves. The queue stays the caller's; the
-   name is copied.
+   and that clients call (get_task_queue), of up to 255 bytes. A client that
+   calls it with arguments gets a TypeError, as of a function that has none.
+   The call may come before the start, or at any time while the manager serves.
+   The queue stays the caller's; the name is copied.
    Returns 0.
    Errors:
-   -EINVAL  there is no name, or no queue
-   -EEXIST  a queue is served under that name already
-   -ENOMEM  there is no memory for the name */
+   -EINVAL        there is no name, or no queue; or the name is not UTF-8
+   -EEXIST        a queue is served under that name already
+   -ENOMEM        there is no memory for the name
+   -ENAMETOOLONG  the name has more than 255 bytes */
 CONC_API int conc_manager_register_queue(conc_manager *manager,
                                          const char *name, conc_queue *queue);
 
-/* Listens at .address, and serves in a thread of its own (Python's start).
+/* Listens at .address, and serves in a thread of its own (Python's start). At
+   the end the file of a unix socket is removed if it is still the one that was
+   made here, whatever the working directory is by then.
    Returns 0.
    Errors: as conc_listen, and
-   -EBUSY   the manager has been started, or is connected
+   -EINVAL  there is no key, or an empty one, and neither .no_auth nor a unix
+            socket; or there is an .authkey_size without .authkey
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it */
+   -ENOMEM  there is no memory for it
+   -EBUSY   the manager has been started, or is connected */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -3406,13 +3468,17 @@ CONC_API int conc_manager_start(conc_manager *manager);
 CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
-   `timeout` limits the call: .handshake_timeout does not count here.
+   `timeout` limits the call: .handshake_timeout does not count here. A client
+   without a key has the empty one, with which only a server comes to terms
+   that has it, too.
    Returns 0. After an error the struct is as before: the call may be repeated.
    Errors: as conc_connect, and
+   -EINVAL  there is an .authkey_size without .authkey
+   -ENOMEM  there is no memory for it
    -EBUSY   the manager has been started, or is connected
-   -EACCES  the keys differ (on either side)
-   -EPROTO  what answers there is no manager
-   -ENOMEM  there is no memory for it */
+   -EACCES  the keys differ (on either side); or the other side has let this
+            process answer its own challenge
+   -EPROTO  what answers there is no manager */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -3421,36 +3487,50 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    other queue.
    Each call of a proxy is one request to the server. Calls at the same time
    use several connections; if a connection is lost, the next call makes a new
-   one. If a get runs out of memory, or is cancelled while its reply arrives,
-   the message is kept and returned by the next get. If the server does not
-   answer, a call may last up to 5 s longer than its timeout. A call that is
-   cancelled may or may not have been carried out. Besides the errors of every
-   queue, a call of a proxy may return the errors of conc_manager_connect, and
+   one, and if the server was started anew, it asks for the name again.
+   A call lasts half a second longer than its timeout at most, if the server
+   does not answer. A put or another call that is cancelled, or that the server
+   does not answer, may or may not have been carried out.
+   A get delivers, or takes nothing. What a server of conc.h has handed to a
+   get stays its own until the client says that it has it; that travels with
+   the next request, or goes by itself at conc_manager_shutdown and exit(). If
+   the client is killed before, or ends by _exit(), or the connection is lost,
+   the message is in its queue again, at its place: so the last message of a
+   client that died may be got a second time. A server of Python forgets a
+   message when it sends it. A message that such a get cannot take waits in
+   this client, for the next get of the queue; conc_manager_shutdown puts it
+   back, behind the others. Besides the errors of every queue, a call of a
+   proxy may return the errors of conc_manager_connect, and
 
      -EPIPE       the connection was lost, or the server's queue is closed; if
                   it was lost, the call may or may not have been carried out
-     -EMSGSIZE    the reply is larger than .max_message
+     -EMSGSIZE    the request would be larger than .max_message, here or at
+                  the server, and was not sent; or so would be the reply, and
+                  the message stays
      -EPROTO      the server has not understood the request, or the client not
                   the reply
+     -ENOENT      the server was started anew, and has no queue of that name
      -EACCES      the message is an instance of a Python class; it is lost
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
 
    Returns the queue; or NULL, and errno.
    Errors:
-   EINVAL  the manager neither serves nor is connected; or the name has more
-           than 63 bytes
-   ENOENT  the manager has no queue of that name
-   others  what conc_manager_connect fails with */
+   EINVAL        the manager neither serves nor is connected; or there is no
+                 name
+   ENOENT        the manager has no queue of that name
+   ENAMETOOLONG  the name has more than 255 bytes
+   others        what conc_manager_connect fails with */
 CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
 /* Returns where a server listens: "127.0.0.1:40123", with the port that the
-   system has chosen. Valid until conc_manager_shutdown. NULL if the manager
+   system has chosen; of a unix socket the path from the root on. Valid until conc_manager_shutdown. NULL if the manager
    does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Ends a server or a client. A server stops listening, answers the requests
+/* Ends a server or a client. In a forked child it frees what the child has of
+   its parent's manager, and nobody else notices. A server stops listening, answers the requests
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
    and registered names are forgotten; then the struct may be used again.
@@ -3613,7 +3693,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       is written in plainer English, with a list of errors for
                       each function. The implementation has a new order, in
                       smaller sections: nothing below the public names is
-                      compatible. Mended: a value that was lost when several
+                      compatible. Breaks: a server without a key is -EINVAL, but
+                      for a unix socket or .no_auth. New:
+                      conc_manager_random_key, .max_handshakes, .no_shutdown.
+                      Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer. Programs:
@@ -3918,6 +4001,24 @@ static const int *const conc__version_check __attribute__((used)) =
 
 /* Whether /proc/self/exe is the program that runs. */
 #define CONC__PROC_SELF_EXE CONC__LINUX
+
+/* A lock on an open file that goes with its descriptor, also of a directory:
+   Linux, the BSDs, macOS; POSIX's own locks want a file that can be written.
+   Without it two servers that start at one moment, at the socket file of a
+   dead one, may both take it for free. */
+#ifndef CONC_HAVE_FLOCK
+#if !defined(CONC_PORTABLE) && !defined(__sun)
+#define CONC_HAVE_FLOCK 1
+#else
+#define CONC_HAVE_FLOCK 0
+#endif
+#endif
+#if CONC_HAVE_FLOCK
+#include <sys/file.h>
+#define CONC__FLOCK(fd) flock((fd), LOCK_EX | LOCK_NB)
+#else
+#define CONC__FLOCK(fd) ((void)(fd), 0)
+#endif
 
 #if !defined(CLOCK_MONOTONIC) || !defined(AI_PASSIVE) || \
     (CONC__LINUX && !defined(F_SETSIG))
@@ -5050,7 +5151,7 @@ CONC__PRIVATE int conc__socket(int family, int type) {
 
 /* pipe() and accept(): their results, -1 and errno. The pipe blocks, the
    socket does not. Their numbers may be those of stdio: see conc__fd_accept
-   and conc__fd_pipe. */
+   and conc__pipe_high. */
 #if CONC_HAVE_CLOEXEC
 CONC__PRIVATE int conc__pipe_raw(int fds[2]) { return pipe2(fds, O_CLOEXEC); }
 CONC__PRIVATE int conc__accept_raw(int fd) { /* musl's header hides accept4 */
@@ -6451,6 +6552,7 @@ enum {
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
   CONC__FORK_POOL,     /* jobs that have stayed behind */
+  CONC__FORK_NET,      /* sockets of managers, which no child keeps */
   CONC__FORK_ROWS
 };
 
@@ -14909,12 +15011,27 @@ CONC__PRIVATE void conc__fork_find_stuck(void) {
   }
 }
 
+/* What the child must not have is closed already: see conc__own_fds. A task
+   that waits for such a descriptor is told so now: below its number may become
+   that of another file. */
+CONC__PRIVATE void conc__fork_drop_closed(conc__loop *loop) {
+  size_t i;
+  for (i = 0; i < loop->fds.size; i++) {
+    conc__fd_waiter *w = loop->fds.entries[i].waiters;
+    if (w == NULL || fcntl((int)i, F_GETFD) >= 0) continue;
+    conc__poller_remove(loop, (int)i);
+    for (; w != NULL; w = w->next)
+      if (w->ready == 0) conc__fd_wake(loop, w, -EBADF);
+  }
+}
+
 /* What the kernel shares with the parent, this thread must have for itself: a
    byte or an event would be lost to the process for which it is not. */
 CONC__PRIVATE void conc__fork_reopen(conc__loop *loop) {
   if (conc__this.has_waker) conc__waker_close(conc__this.waker);
   conc__this.has_waker = false; /* it is opened when it is next needed */
   if (loop == NULL) return;
+  conc__fork_drop_closed(loop);
   /* These are the child's copies; the kernel's poller is the parent's, and is
      not touched but by the close. Out of descriptors: the new ones get the
      numbers of these. */
@@ -15418,6 +15535,8 @@ CONC__PRIVATE int conc__address_split(conc__resolve *r, const char *address,
   /* The last colon ends the host, so "::1:80" is host "::1"; brackets only
      make that readable. */
   if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
+    /* Nothing in brackets is no address of IPv6, and not "all" either. */
+    if (n == 2) return -EINVAL;
     host++;
     n -= 2;
   } else if (n == 1 && host[0] == '*') {
@@ -15489,16 +15608,15 @@ CONC__PRIVATE int conc__address_parse(const char *address, bool listening,
 /* Removes a socket file whose owner has died, since the file remains then.
    Whether it has is asked by a socket for datagrams: a socket for streams that
    lives refuses that by EPROTOTYPE, and its owner sees no connection. True: it
-   was stale and is removed. If another process replaces the same stale file
-   between our connect() and our unlink(), it loses its file: POSIX has no call
-   that would do both at once. */
+   was stale and is removed. The lock of its directory is held, or there are no
+   such locks. */
 CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
   const struct sockaddr_un *un = (const struct sockaddr_un *)&place->address;
   struct stat st;
   bool stale;
   int fd;
-  if (stat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
+  if (lstat(un->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return false;
   fd = conc__socket(AF_UNIX, SOCK_DGRAM);
   if (fd < 0) return false;
   stale = connect(fd, addr, place->size) < 0 && errno == ECONNREFUSED;
@@ -15506,39 +15624,89 @@ CONC__PRIVATE bool conc__socket_file_is_stale(const conc__place *place) {
   return stale && unlink(un->sun_path) == 0;
 }
 
-/* A socket of that type that is bound to an address; or negative errno. Waits
-   without a limit if the host is a name. */
-CONC__PRIVATE int conc__socket_at(const char *address, int type) {
-  conc__place a;
-  const struct sockaddr *addr = (const struct sockaddr *)&a.address;
-  bool is_unix;
+/* Locks the directory of a socket file, for as long as the descriptor is open
+   that it returns. -EAGAIN: another process has the lock. -ENOTSUP: there is
+   no such lock here, and none is needed by the others. */
+CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
+  char path[sizeof((struct sockaddr_un *)NULL)->sun_path];
+  char *slash;
+  int fd, rc;
+  if (!CONC_HAVE_FLOCK) return -ENOTSUP;
+  memcpy(path, ((const struct sockaddr_un *)&place->address)->sun_path,
+         sizeof path);
+  slash = strrchr(path, '/');
+  slash[slash == path] = 0; /* of "/x" the directory is "/" */
+  fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return -ENOTSUP; /* it may be entered, but not read */
+  if (CONC__FLOCK(fd) == 0) return fd;
+  rc = errno == EWOULDBLOCK ? -EAGAIN : -ENOTSUP;
+  close(fd);
+  return rc;
+}
+
+/* Binds to a path at which there is a file. If its owner is dead, the file is
+   replaced: 0. -EADDRINUSE: it is not, or another server was faster; -EAGAIN:
+   another server is about to do the same, so look again soon.
+   Of several servers that find a stale file, each would remove what it takes
+   for stale and may be the live one's by then: the lock lets only one at a
+   time look, remove and bind. While the file is there nobody binds without
+   looking. A server that finds none, between our unlink() and our bind(), has
+   a bind() that succeeds, and ours fails. */
+CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
+  int lock = conc__socket_file_lock(place);
+  int rc = -EADDRINUSE;
+  if (lock == -EAGAIN) return lock;
+  if (conc__socket_file_is_stale(place))
+    rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
+             ? -errno
+             : 0;
+  if (lock >= 0) close(lock);
+  return rc;
+}
+
+/* A socket of that type that is bound to an address; or negative errno. Does
+   not wait; -EAGAIN as conc__socket_rebind. */
+CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
+  bool is_unix = place->address.ss_family == AF_UNIX;
   int one = 1;
-  int fd;
-  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &a, 1);
-  if (rc < 0) return rc;
-  is_unix = a.address.ss_family == AF_UNIX;
-  fd = conc__socket(a.address.ss_family, type);
+  int rc;
+  int fd = conc__socket(place->address.ss_family, type);
   if (fd < 0) return fd;
   /* Else a server that is started again fails for a minute, while connections
      of the old one are in TIME_WAIT. For datagrams it would let two sockets
      have one port. */
   if (!is_unix && type == SOCK_STREAM)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
-  if (rc == -EADDRINUSE && is_unix && conc__socket_file_is_stale(&a))
-    rc = bind(fd, addr, a.size) < 0 ? -errno : 0;
+  rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
+           ? -errno
+           : 0;
+  if (rc == -EADDRINUSE && is_unix) rc = conc__socket_rebind(fd, place);
+  if (rc == 0 && type == SOCK_STREAM && listen(fd, SOMAXCONN) < 0) rc = -errno;
   if (rc == 0) return fd;
   close(fd);
   return rc;
 }
 
+/* How often a server that is about to replace a stale file is waited for, 1 ms
+   each time. Who has that lock for longer is no such server. */
+#define CONC__REBIND_TRIES 100
+
+/* As conc__socket_bind, of an address as callers write it. Waits without a
+   limit if the host is a name. */
+CONC__PRIVATE int conc__socket_at(const char *address, int type) {
+  conc__place place;
+  int tries = 0;
+  int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place,
+                               1);
+  if (rc < 0) return rc;
+  while ((rc = conc__socket_bind(&place, type)) == -EAGAIN &&
+         tries++ < CONC__REBIND_TRIES)
+    if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
+  return rc == -EAGAIN ? -EADDRINUSE : rc;
+}
+
 CONC_API int conc_listen(const char *address) {
-  int fd = conc__socket_at(address, SOCK_STREAM);
-  int rc;
-  if (fd < 0 || listen(fd, SOMAXCONN) == 0) return fd;
-  rc = -errno;
-  close(fd);
-  return rc;
+  return conc__socket_at(address, SOCK_STREAM);
 }
 
 /* Lets small messages out at once, as requests and replies must be. */
@@ -18029,6 +18197,7 @@ CONC__PRIVATE int conc__exec_fork(conc__exec *x, pid_t *pid) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   *pid = conc__process_do_fork(&x->making);
+  conc__this.fork_keeps_count = 0;
   if (*pid == 0) {
     conc__exec_child(x);
     error = errno;
@@ -18901,6 +19070,11 @@ struct conc_value {
 /* Everything that walks a value does so with an array of this length on its
    stack: nothing deeper is ever made. */
 #define CONC__VALUE_DEPTH 100
+/* What carries a value over the network is a value, too: it may be nested this
+   much deeper, and have as many nodes more for each level, so that every value
+   can be carried. */
+#define CONC__VALUE_ENVELOPE 4u
+#define CONC__VALUE_LEVELS (CONC__VALUE_DEPTH + CONC__VALUE_ENVELOPE)
 /* How many nodes, and how many bytes of text beyond those of its input, a
    value may have when it is written out: what two places share counts twice,
    because every walk over the value meets it twice. */
@@ -19170,13 +19344,13 @@ CONC__PRIVATE int conc__compare_values(const conc_value *a,
   struct {
     const conc_value *a, *b;
     size_t i, n;
-  } level[CONC__VALUE_DEPTH];
+  } level[CONC__VALUE_LEVELS];
   unsigned depth = 0;
   for (;;) {
     int c = conc__compare_heads(a, b, strict);
     if (c != 0) return c;
     if (conc__is_container(a->type) && a->as.items != b->as.items) {
-      CONC__CHECK(depth < CONC__VALUE_DEPTH && a->size == b->size);
+      CONC__CHECK(depth < CONC__VALUE_LEVELS && a->size == b->size);
       level[depth].a = a;
       level[depth].b = b;
       level[depth].i = 0;
@@ -19315,7 +19489,7 @@ typedef struct conc__walk {
   struct {
     const conc_value *value;
     size_t i, n;
-  } level[CONC__VALUE_DEPTH];
+  } level[CONC__VALUE_LEVELS];
   unsigned depth; /* how many containers are open */
   bool begun;     /* the root has been visited */
 } conc__walk;
@@ -19333,7 +19507,7 @@ CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
    it may not be called again. */
 CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   if (w->begun) {
-    CONC__CHECK(w->depth <= CONC__VALUE_DEPTH);
+    CONC__CHECK(w->depth <= CONC__VALUE_LEVELS);
     if (w->depth == 0) return CONC__WALK_END;
     if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
       w->value = w->level[--w->depth].value;
@@ -19347,7 +19521,7 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   }
   w->begun = true;
   if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
-  CONC__CHECK(w->depth < CONC__VALUE_DEPTH);
+  CONC__CHECK(w->depth < CONC__VALUE_LEVELS);
   w->level[w->depth].value = w->value;
   w->level[w->depth].i = 0;
   w->level[w->depth].n = conc__item_count(w->value);
@@ -19512,6 +19686,7 @@ typedef struct conc__maker {
   conc__array marks; /* of uint32_t: heights of the stack, ascending */
   const unsigned char *input; /* the caller's, as long as there is a maker */
   size_t input_size;
+  unsigned envelope;  /* levels that may be there besides the value's own */
   conc__buffer extra; /* text that does not lie in the input, with NULs */
   conc_value few_stack[CONC__INLINE_ITEMS], few_pool[CONC__INLINE_ITEMS],
       few_memo[CONC__INLINE_ITEMS];
@@ -19579,6 +19754,7 @@ CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
   conc__array_init(&m->marks, m->few_marks);
   m->input = input;
   m->input_size = size;
+  m->envelope = 0;
   m->extra.data = NULL;
   m->extra.size = m->extra.capacity = m->extra.first = 0;
 }
@@ -20058,7 +20234,8 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
       return -EBADMSG;
     o->hashable = false;
   }
-  return o->nodes > CONC__VALUE_NODES || o->height > CONC__VALUE_DEPTH ||
+  return o->nodes > CONC__VALUE_NODES + 8 * m->envelope ||
+                 o->height > CONC__VALUE_DEPTH + m->envelope ||
                  o->bytes > CONC__VALUE_BYTES + m->input_size + m->extra.size
              ? -EMSGSIZE
              : 0;
@@ -20124,7 +20301,7 @@ CONC__PRIVATE void conc__visit_close(const conc__maker *m,
 /* Visits what container `root` reaches, and adds it up. */
 CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
                                       conc__measured *sum) {
-  conc__visit level[CONC__VALUE_DEPTH];
+  conc__visit level[CONC__VALUE_LEVELS];
   unsigned depth = 1;
   size_t fresh;
   conc__visit_open(m, &level[0], root);
@@ -20134,7 +20311,7 @@ CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
     if (fresh == SIZE_MAX) {
       conc__visit_close(m, &level[--depth], sum);
     } else {
-      if (depth == CONC__VALUE_DEPTH) return -EMSGSIZE;
+      if (depth == CONC__VALUE_DEPTH + m->envelope) return -EMSGSIZE;
       conc__visit_open(m, &level[depth++], fresh);
     }
   }
@@ -20434,12 +20611,17 @@ enum {
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
+  unsigned envelope; /* how much deeper than a value it may be nested: what a
+                        request or a reply is besides the value that it has */
+  char *refused; /* NULL, or 96 bytes for the "module.name" that is refused */
 } conc__pickle_limits;
 
-/* For what a server answers. Requests and messages are read as data alone, as
-   conc_pickle_loads does it. */
+/* For what a server answers, and for what it is asked. Messages are read as
+   data alone, as conc_pickle_loads does it. */
 static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true};
+    __attribute__((unused)) = {true, CONC__VALUE_ENVELOPE, NULL};
+static const conc__pickle_limits conc__pickle_request_limits
+    __attribute__((unused)) = {false, CONC__VALUE_ENVELOPE, NULL};
 
 /* A pickle of a value's nodes with every container memoized has no more
    opcodes; a program of more does nothing but keep the reader busy. */
@@ -20458,6 +20640,7 @@ enum {
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
   bool objects;                         /* of the limits */
+  char *refused;                        /* of the limits, or NULL */
   int protocol;                         /* of the last PROTO; 0 before it */
   conc__maker m;
 } conc__pickle_reader;
@@ -20764,6 +20947,17 @@ CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
    type CONC__TYPE_CALLABLE, which no value may hold in the end: of a pickle
    that leaves it uncalled, measuring says -EACCES. */
 
+/* -EACCES, and the name for the limits' owner: its module, then its class. */
+CONC__PRIVATE int conc__pickle_refuse(const conc__pickle_reader *r,
+                                      const conc_value *v) {
+  if (r->refused != NULL)
+    snprintf(r->refused, 96, "%.*s.%.*s", (int)(v[0].size < 96 ? v->size : 96),
+             (const char *)conc__maker_text(&r->m, v),
+             (int)(v[1].size < 96 ? v[1].size : 96),
+             (const char *)conc__maker_text(&r->m, v + 1));
+  return -EACCES;
+}
+
 /* Replaces module and class, the top two nodes, by a name. The table holds
    what Python's own pickles of data name, under the names of both Pythons:
    this is the list of what may be called at all. -EACCES for any other. */
@@ -20797,7 +20991,8 @@ CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
     m->stack.count -= 2;
     return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
   }
-  if (i == sizeof table / sizeof *table && !r->objects) return -EACCES;
+  if (i == sizeof table / sizeof *table && !r->objects)
+    return conc__pickle_refuse(r, top);
   /* Module and class of any other are kept, as a container that the name
      points to: they are the first two items of the CONC_OBJECT it makes. */
   rc = conc__maker_collect(m, CONC_OBJECT, 2);
@@ -21063,9 +21258,11 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   r.begin = r.p = (const unsigned char *)data;
   r.end = size > 0 ? r.p + size : r.p;
   r.objects = limits != NULL && limits->objects;
+  r.refused = limits != NULL ? limits->refused : NULL;
   r.protocol = 0;
   *out = NULL;
   conc__maker_init(&r.m, r.begin, size);
+  r.m.envelope = limits != NULL ? limits->envelope : 0;
   while (rc == 0) {
     unsigned char op;
     CONC__CHECK(r.begin <= r.p && r.p <= r.end);
@@ -21210,20 +21407,25 @@ conc__usual_tuple(const unsigned char *p, const unsigned char *end,
   return conc__usual_skip_memoize(p + 1, end);
 }
 
+/* The number of a BINFLOAT that is a timeout: false if it is none. */
+CONC__INLINE bool conc__usual_float(const conc__scalar *v, double *out) {
+  uint64_t bits = 0;
+  size_t i;
+  for (i = 0; i < 8; i++) bits = bits << 8 | v->data[i];
+  memcpy(out, &bits, sizeof bits);
+  return *out >= 0; /* false for a NaN, too */
+}
+
 /* What (block, timeout) of a queue's put and get mean, of which `count` are
    given. False if the long way must say it, or complain about it. */
 CONC__PRIVATE bool conc__usual_timeout(const conc__scalar *v, size_t count,
                                        double *timeout) {
-  uint64_t bits = 0;
-  size_t i;
   *timeout = CONC_FOREVER;
   if (count == 0) return true;
   if (v[0].op != CONC__OP_NEWTRUE && v[0].op != CONC__OP_NEWFALSE)
     return false;
   if (count == 2 && v[1].op == CONC__OP_BINFLOAT) {
-    for (i = 0; i < 8; i++) bits = bits << 8 | v[1].data[i];
-    memcpy(timeout, &bits, sizeof bits);
-    if (!(*timeout >= 0)) return false; /* to be complained about */
+    if (!conc__usual_float(&v[1], timeout)) return false; /* a complaint */
   } else if (count == 2 && v[1].op == CONC__OP_BININT1) {
     *timeout = v[1].data[0];
   } else if (count == 2 && v[1].op != CONC__OP_NONE) {
@@ -23256,14 +23458,52 @@ typedef struct conc__message {
   int kind; /* CONC__RAW or CONC__PICKLED */
 } conc__message;
 
+/* What a getter takes. A message that is something else stays in its queue,
+   whatever the distance: so the getter's wishes travel with its request. */
+enum {
+  CONC__WANTS_ANY = 0, /* any message, if a body; else as the next */
+  CONC__WANTS_BYTES,   /* the bytes of a message: at most `size` */
+  CONC__WANTS_EXACTLY, /* exactly `size` bytes */
+  CONC__WANTS_VALUE    /* any; the getter itself reads it as a value, which
+                          finds out whether it is one */
+};
+
 /* Where a message goes to. Without `body`: to `data`, as the bytes that the
    message carries, which must not be more than `size`. With it: to the end of
-   that buffer, as the body of a pickle, whatever the message's kind. */
+   that buffer, as the body of a pickle, whatever the message's kind; then
+   `size` limits the body, or its content if bytes are wanted. */
 typedef struct conc__sink {
   void *data;
   size_t size;
   conc__buffer *body;
+  int wants; /* CONC__WANTS_... */
 } conc__sink;
+
+/* A sink for the bytes of a message. */
+CONC__INLINE void conc__sink_bytes(conc__sink *sink, void *data, size_t size) {
+  sink->data = data;
+  sink->size = size;
+  sink->body = NULL;
+  sink->wants = CONC__WANTS_BYTES;
+}
+
+/* A sink for the body of a message. */
+CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
+                                  int wants, size_t size) {
+  sink->data = NULL;
+  sink->size = size;
+  sink->body = body;
+  sink->wants = wants;
+}
+
+/* Whether a sink takes a message whose content has `size` bytes: 0 or
+   -EMSGSIZE. */
+CONC__INLINE int conc__sink_takes(const conc__sink *sink, size_t size) {
+  return size > sink->size ||
+                 (sink->wants == CONC__WANTS_EXACTLY && size < sink->size)
+             ? -EMSGSIZE
+             : 0;
+}
 
 /* What a distance does. Results are those of the public calls. */
 typedef struct conc__queue_class {
@@ -23283,7 +23523,7 @@ typedef struct conc__queue_class {
   ssize_t (*peek)(conc_queue *q); /* conc_peek_size; NULL: -ENOTSUP */
   /* Up to n messages of one size, n above 0, of which the first is waited for:
      `m` is the first, and the others lie behind it; the sink's data has room
-     for n of its size. NULL: one after the other. */
+     for n of its size. No put_n: one after the other. */
   ssize_t (*put_n)(conc_queue *q, const conc__message *m, size_t n,
                    double deadline);
   ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
@@ -23518,6 +23758,19 @@ CONC__PRIVATE int conc__entry_content(const conc__bytering *ring,
   return rc;
 }
 
+/* Whether a sink takes a message as a body: 0, -EMSGSIZE or -EBADMSG. Under
+   the getters' guard, or of a ring of the caller's own. */
+CONC__PRIVATE int conc__entry_suits(const conc__bytering *ring,
+                                    const conc__entry *slot,
+                                    const conc__sink *sink) {
+  conc__entry content = *slot;
+  if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
+    int rc = conc__entry_content(ring, &content);
+    if (rc != 0) return rc;
+  }
+  return conc__sink_takes(sink, content.size);
+}
+
 /* Copies a message to the sink: to `data`, a place in its buffer, or to its
    body. Nothing has been copied if it fails. Under the getters' guard, or of a
    ring of the caller's own. The message's size, or negative errno. */
@@ -23526,7 +23779,9 @@ CONC__INLINE ssize_t conc__entry_copy(const conc__bytering *ring,
                                       const conc__sink *sink, void *data) {
   int rc;
   if (sink->body != NULL) {
-    rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
+    rc = conc__entry_suits(ring, slot, sink);
+    if (rc == 0)
+      rc = conc__buffer_reserve(sink->body, slot->size + CONC__BODY_SPARE);
     if (rc != 0) return rc;
     if (slot->kind == CONC__RAW)
       conc__pickle_put_bytes_head(sink->body, slot->size);
@@ -24848,6 +25103,21 @@ CONC__PRIVATE void conc__cell_discard(conc__cells_queue *s,
   conc__cells_wake(s, CONC__PUTTERS, 1);
 }
 
+/* Whether a sink takes a message of n bytes as a body: 0, -EMSGSIZE,
+   -EBADMSG or -EPROTO. */
+CONC__PRIVATE int conc__cell_suits(const conc__sink *sink, ssize_t n,
+                                   uint32_t form) {
+  size_t size = (size_t)n, around;
+  if (n < 0) return (int)n;
+  if (sink->wants == CONC__WANTS_BYTES || sink->wants == CONC__WANTS_EXACTLY) {
+    if (form & CONC__FORM_OTHER) return -EBADMSG;
+    around = CONC__FORM_BEFORE(form) + CONC__FORM_AFTER(form);
+    if (around > size) return -EPROTO; /* it has been spoiled */
+    size -= around;
+  }
+  return conc__sink_takes(sink, size);
+}
+
 /* Claims the oldest message, if there is one that the sink can take. With
    `exact` it must have as many bytes as the sink. Whatever can fail does so
    before the claim: with the claim the message is this process's. *m is the
@@ -24877,8 +25147,10 @@ CONC__INLINE ssize_t conc__cells_try_claim(conc__cells_queue *s,
     }
     cell = spot->cell;
     n = conc__cell_bytes(s, cell, sink->body != NULL, m);
-    if (sink->body != NULL && n >= 0) {
-      int rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
+    if (sink->body != NULL) {
+      int rc = conc__cell_suits(sink, n, m->form);
+      if (rc == 0)
+        rc = conc__buffer_reserve(sink->body, (size_t)n + CONC__BODY_SPARE);
       if (rc != 0) n = rc;
     } else if (n >= 0 && ((size_t)n > sink->size ||
                           (exact && (size_t)n < sink->size))) {
@@ -25032,8 +25304,7 @@ CONC__PRIVATE int conc__cells_get_value(conc_queue *q, conc__buffer *b,
   ssize_t n;
   int rc;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) return 1;
-  memset(&sink, 0, sizeof sink);
-  sink.body = b;
+  conc__sink_body(&sink, b, CONC__WANTS_VALUE, SIZE_MAX);
   n = conc__cells_try_claim(s, &sink, false, &spot, &m);
   if (n == -EAGAIN)
     n = conc__cells_slow(s, CONC__GETTERS, NULL, &sink, false, &spot, &m,
@@ -25326,8 +25597,8 @@ CONC__PRIVATE conc_queue *conc__cells_new(const conc_queue_opts *options) {
    >>queue: conc_queue: one interface to every distance
 
    Every call goes through the queue's class, see >>fifo. What is common to all
-   distances is here: the limit of bytes, the many-calls for classes that have
-   none of their own, and values, which travel as the body of a pickle.
+   distances is here: the limit of bytes, the put of many for a class that has
+   none of its own, and values, which travel as the body of a pickle.
    ------------------------------------------------------------------------ */
 
 /* The one place that names the classes. */
@@ -25372,9 +25643,7 @@ CONC__NOINLINE ssize_t conc__queue_get_later(conc_queue *queue, void *buf,
   int rc = timeout > 0 ? conc__take_turn() : 0;
   conc__sink sink;
   if (rc != 0) return rc;
-  sink.data = buf;
-  sink.size = size;
-  sink.body = NULL;
+  conc__sink_bytes(&sink, buf, size);
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
@@ -25390,9 +25659,7 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   conc__sink sink;
   if (conc__turn_is_due())
     return conc__queue_get_later(queue, buf, size, timeout);
-  sink.data = buf;
-  sink.size = size;
-  sink.body = NULL;
+  conc__sink_bytes(&sink, buf, size);
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
@@ -25416,44 +25683,14 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-/* A class without get_n gets whole bodies, one after the other: a message of
-   another size is known only when it has been got, and goes back to the front
-   then. */
+/* A message of another size stays where it is, at every distance. */
 CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
                                size_t n, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__buffer body = {NULL, 0, 0, 0};
   conc__sink sink;
-  conc__message m;
-  size_t done = 0;
-  int rc = 0;
-  sink.data = items;
-  sink.size = size;
-  sink.body = NULL;
-  if (n > 0 && queue->ops->get_n != NULL)
-    return queue->ops->get_n(queue, &sink, n, deadline);
-  sink.body = &body;
-  for (; done < n; done++) {
-    size_t offset, found;
-    ssize_t got = queue->ops->get(queue, &sink, done == 0 ? deadline : 0);
-    rc = got < 0 ? (int)got : 0;
-    if (rc != 0) break;
-    rc = conc__pickle_content(body.data, body.size, body.size, &offset,
-                              &found);
-    if (rc == 0 && found != size) rc = -EMSGSIZE;
-    if (rc != 0) { /* nothing is lost: it is the next get's */
-      m.data = body.data;
-      m.size = body.size;
-      m.kind = CONC__PICKLED;
-      queue->ops->unget(queue, &m, &body);
-      break;
-    }
-    if (size > 0)
-      memcpy((char *)items + done * size, body.data + offset, size);
-    body.size = 0;
-  }
-  conc__buffer_free(&body);
-  return done > 0 ? (ssize_t)done : rc;
+  if (n == 0) return 0;
+  conc__sink_bytes(&sink, items, size);
+  sink.wants = CONC__WANTS_EXACTLY;
+  return queue->ops->get_n(queue, &sink, n, conc__deadline(timeout));
 }
 
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
@@ -25501,9 +25738,7 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   ssize_t n;
   int rc = conc__buffer_append(&b, proto, sizeof proto);
   *out = NULL;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = &b;
+  conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
   if (rc == 0) rc = conc__buffer_reserve(&b, 64);
   if (rc == 0 && queue->ops->get_value != NULL) {
     rc = queue->ops->get_value(queue, &b, out, conc__deadline(timeout));
@@ -25516,7 +25751,8 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  if (rc == -ENOMEM && n >= 0) { /* the message must not be lost for that */
+  /* The message must not be lost for that. */
+  if ((rc == -ENOMEM || rc == -EMSGSIZE) && n >= 0) {
     conc__message m;
     m.data = b.data + sizeof proto;
     m.size = b.size - sizeof proto - 1;
@@ -28934,8 +29170,19 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    CONC__HANDSHAKE_BYTES at most, and learns nothing from the time that a
    refusal takes. Nothing here is asserted of what a peer sends.
 
-   A channel belongs to one task at a time and has no guard. Uses bytes, os and
-   io; server and proxy stand on it.
+   The same key is on both sides, so an answer of either may be used at the
+   other: a peer that does not know the key could have its challenge answered
+   by this process, on another connection. So no challenge is answered that
+   this process has sent itself (conc__challenge_is_own).
+
+   A socket of a manager, at either end, is on the list conc__owned from the
+   moment there is a descriptor. A forked child closes what is on it: if it
+   kept a connection, the peer would not see the end when this process closes
+   it, or dies; if it kept a listener, the address would stay in use.
+
+   A channel belongs to one task at a time and has no guard; conc__net_guard is
+   for the two lists, which all of them share. Uses bytes, os and io; server
+   and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
@@ -28947,9 +29194,114 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 /* How many bytes are read at most before the handshake is through. */
 #define CONC__HANDSHAKE_BYTES 1024
 
+/* --- sockets that no forked child keeps --- */
+
+/* The entry of a descriptor. It is where the descriptor is: `fd` points beside
+   it. */
+typedef struct conc__own {
+  int *fd;                  /* the value is -1 once it is closed */
+  struct conc__own *next;   /* under conc__net_guard */
+  struct conc__own **link;  /* NULL: it is not on the list */
+} conc__own;
+
+/* A fork waits for this guard. So it is held where a descriptor comes into
+   being, is listed, and is closed: then each descriptor that a child has got
+   is on the list, and no number is on it that has become another file's.
+   Nothing that waits is called with it, and no other guard is taken. */
+static conc__mutex conc__net_guard;
+static conc__own *conc__owned;
+static unsigned conc__net_forks; /* how many there were; under the guard */
+
+/* Challenges of this process that have not been answered yet. */
+typedef struct conc__challenge {
+  const unsigned char *bytes;           /* CONC__CHALLENGE_SIZE of them */
+  const struct conc__channel *channel;  /* on which they were sent */
+  struct conc__challenge *next, **link; /* as in conc__own */
+} conc__challenge;
+
+static conc__challenge *conc__challenges;
+
+CONC__PRIVATE void conc__net_fork_prepare(void) {
+  conc__mutex_lock(&conc__net_guard);
+}
+
+CONC__PRIVATE void conc__net_fork_parent(void) {
+  conc__net_forks++;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* The sockets are closed here and not shut down, for the parent goes on with
+   them. A coroutine that has come along, and waits for one, gets -EBADF.
+   What the entries lie in may be unused from now on, but is still there. */
+CONC__PRIVATE void conc__net_fork_child(void) {
+  conc__own *own;
+  conc__challenge *c;
+  conc__net_guard.word = 0;
+  for (own = conc__owned; own != NULL; own = own->next) {
+    own->link = NULL;
+    conc_close(*own->fd);
+    *own->fd = -1;
+  }
+  for (c = conc__challenges; c != NULL; c = c->next) c->link = NULL;
+  conc__owned = NULL;
+  conc__challenges = NULL;
+}
+
+CONC__PRIVATE void conc__net_init_once(void) {
+  static const conc__fork_row row = {
+      conc__net_fork_prepare, conc__net_fork_parent, conc__net_fork_child};
+  conc__fork_enter(CONC__FORK_NET, &row);
+}
+
+/* Before the guard is taken for the first time. */
+CONC__PRIVATE void conc__net_init(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  conc__init();
+  pthread_once(&once, conc__net_init_once);
+}
+
+/* Lists a descriptor. The guard is held, since before the descriptor was
+   made. */
+CONC__PRIVATE void conc__own_add(conc__own *own, int *fd) {
+  CONC__CHECK(conc__mutex_is_held(&conc__net_guard) && own->link == NULL);
+  own->fd = fd;
+  own->next = conc__owned;
+  own->link = &conc__owned;
+  if (own->next != NULL) own->next->link = &own->next;
+  conc__owned = own;
+}
+
+/* Takes it off the list, if it is on it. The guard is held. */
+CONC__PRIVATE void conc__own_remove(conc__own *own) {
+  CONC__CHECK(conc__mutex_is_held(&conc__net_guard));
+  if (own->link == NULL) return;
+  *own->link = own->next;
+  if (own->next != NULL) own->next->link = own->link;
+  own->link = NULL;
+}
+
+/* Closes a listed descriptor. With `end` its peer sees the end even if a copy
+   is left somewhere: a child that was made without fork(), say. */
+CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool end) {
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  conc__own_remove(own);
+  if (*fd >= 0) {
+    if (end) shutdown(*fd, SHUT_RDWR);
+    conc_close(*fd);
+  }
+  *fd = -1;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* --- channels --- */
+
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;            /* the owner's to close; this struct never does */
+  int fd;            /* -1 in a forked child */
+  conc__own own;     /* unlinked: whoever has made the channel closes fd */
+  size_t drop;       /* bytes of a frame that was refused, still to come */
+  bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
   bool eager;        /* in a handshake: small messages in both directions */
   bool waited;       /* set by a flush that had to wait, and by the server,
@@ -28974,9 +29326,43 @@ CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
             a.ss_family != AF_UNIX;
 }
 
+/* Frees the buffers alone: they come again when they are needed. */
 CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->in);
   conc__buffer_free(&ch->out);
+}
+
+/* Ends a connection. The server's clients wait for its end, so they see it
+   whoever has a copy. */
+CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
+  conc__own_close(&ch->own, &ch->fd, ch->serves);
+  conc__channel_free(ch);
+}
+
+/* Makes a channel that is connected to an address. If a fork came while it was
+   being made, the child may have got a copy that is on no list: then it is
+   made once more. A program that forks all the time gets its connection after
+   three tries, with a copy somewhere. 0, or as conc_connect. */
+CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
+                                        double deadline) {
+  int tries;
+  conc__net_init();
+  for (tries = 0;; tries++) {
+    unsigned forks;
+    int fd;
+    conc__mutex_lock(&conc__net_guard);
+    forks = conc__net_forks;
+    conc__mutex_unlock(&conc__net_guard);
+    fd = conc_connect(address, conc__remaining(deadline));
+    if (fd < 0) return fd;
+    conc__channel_init(ch, fd);
+    conc__mutex_lock(&conc__net_guard);
+    conc__own_add(&ch->own, &ch->fd);
+    forks -= conc__net_forks;
+    conc__mutex_unlock(&conc__net_guard);
+    if (forks == 0 || tries == 2) return 0;
+    conc__own_close(&ch->own, &ch->fd, true);
+  }
 }
 
 /* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
@@ -29064,9 +29450,15 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
                                      const unsigned char **payload,
                                      size_t *size) {
   size_t have = conc__buffer_count(&ch->in);
-  const unsigned char *p = have > 0 ? ch->in.data + ch->in.first : NULL;
+  size_t drop = ch->drop < have ? ch->drop : have;
+  const unsigned char *p;
   size_t start = 0;
-  ssize_t n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
+  ssize_t n;
+  ch->in.first += drop;
+  ch->drop -= drop;
+  have -= drop;
+  p = have > 0 ? ch->in.data + ch->in.first : NULL;
+  n = have == 0 ? 0 : conc__frame_parse(p, have, limit, &start);
   if (n < 0) return (int)n;
   if (n == 0 || (size_t)n > have) {
     *size = n == 0 ? 4 : (size_t)n - have;
@@ -29077,6 +29469,18 @@ CONC__PRIVATE int conc__channel_next(conc__channel *ch, size_t limit,
   ch->in.first += (size_t)n;
   ch->in_frame = (size_t)n;
   return 1;
+}
+
+/* After -EMSGSIZE: the frame is let go by, without being kept, so that the
+   connection can go on behind it. -EMSGSIZE still: it is no length at all. */
+CONC__PRIVATE int conc__channel_drop(conc__channel *ch) {
+  size_t start;
+  ssize_t n = conc__frame_parse(ch->in.data + ch->in.first,
+                                conc__buffer_count(&ch->in), SIZE_MAX, &start);
+  CONC__CHECK(ch->drop == 0 && n != 0);
+  if (n < 0) return (int)n;
+  ch->drop = (size_t)n;
+  return 0;
 }
 
 /* The frame that was received last is to be received again. Nothing was read
@@ -29095,17 +29499,28 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
          recv(ch->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
+/* A read brings at most so many bytes: then the others of a loop have their
+   turn before a frame of gigabytes is through. */
+#define CONC__READ_MAX ((size_t)256 << 10)
+/* Room for less than this is not worth a system call, if more is missing. */
+#define CONC__READ_LEAST 4096
+
 /* Makes room for what is missing of a frame, or for a part of that: memory
    grows with what has arrived and not with what a header claims, so a peer
-   that announces a gigabyte gets 64 KiB until it has sent as much. 0 or
-   -ENOMEM. */
+   that announces a gigabyte gets 64 KiB until it has sent as much. What has
+   come stays where it is until the room is used up, and then the memory
+   doubles: so a frame costs O(its bytes), whatever the pieces are in which it
+   comes. 0 or -ENOMEM. */
 CONC__PRIVATE int conc__channel_make_room(conc__channel *ch, size_t missing) {
   size_t have = conc__buffer_count(&ch->in);
-  if (missing > have + 65536) missing = have + 65536;
+  size_t room;
+  if (missing > 65536) missing = 65536;
   /* What a read may bring is more than what is missing: half of the room is
      had again before it is needed. */
   if (have == 0 || ch->in.first >= ch->in.capacity / 2)
     conc__buffer_shift(&ch->in);
+  room = ch->in.capacity - ch->in.size;
+  if (room >= missing || room >= CONC__READ_LEAST) return 0;
   return conc__buffer_reserve(&ch->in, missing);
 }
 
@@ -29117,6 +29532,7 @@ CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   size_t room;
   if (n != 0) return n;
   room = ch->in.capacity - ch->in.size;
+  if (room > CONC__READ_MAX) room = CONC__READ_MAX;
   if (room > ch->read_limit) room = ch->read_limit;
   if (room == 0) return -EMSGSIZE;
   do n = recv(ch->fd, ch->in.data + ch->in.size, room, MSG_DONTWAIT);
@@ -29142,11 +29558,23 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
         conc__channel_quickack(ch);
       rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
-      if (rc < 0) return rc;
+      if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
     } else if (n < 0) {
       return (int)n;
     }
   }
+}
+
+/* How much a coroutine sends before others of its loop have their turn. */
+#define CONC__SEND_MAX ((size_t)256 << 10)
+
+/* A coroutine that could go on lets the others of its loop have their turn, and
+   the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it was
+   cancelled. */
+CONC__PRIVATE int conc__loop_yield(void) {
+  CONC__CHECK(conc__is_coro(conc__self()));
+  conc__this.loop->batch = 1; /* the loop's own fiber is next */
+  return conc_yield_now();
 }
 
 /* Sends all that is in `out`, which is empty afterwards, also after an error:
@@ -29154,20 +29582,27 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
    how many bytes went out. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_flush(conc__channel *ch, size_t *sent,
                                       double deadline) {
+  bool coro = conc__is_coro(conc__self());
   int rc = 0;
   *sent = 0;
   CONC__CHECK(ch->out.first == 0);
   while (rc == 0 && *sent < ch->out.size) {
-    ssize_t n = send(ch->fd, ch->out.data + *sent, ch->out.size - *sent,
-                     MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n >= 0)
+    size_t size = ch->out.size - *sent;
+    ssize_t n;
+    /* A peer that reads as fast as we write would keep a loop for as long as
+       there is something to send: others have their turn in between. */
+    if (coro && size > CONC__SEND_MAX) size = CONC__SEND_MAX;
+    n = send(ch->fd, ch->out.data + *sent, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0) {
       *sent += (size_t)n;
-    else if (!conc__would_block(errno))
+      if (coro && *sent < ch->out.size) rc = conc__loop_yield();
+    } else if (!conc__would_block(errno))
       rc = errno == EINTR ? 0 : -errno;
     else {
       ch->waited = true;
       rc = conc__fd_wait(ch->fd, CONC_WRITE | CONC__TRIED, deadline);
       if (rc > 0) rc = 0;
+      if (rc < 0 && ch->fd < 0) rc = -EPIPE; /* a fork has closed it */
     }
   }
   ch->out.size = 0;
@@ -29240,25 +29675,120 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
   return same;
 }
 
+/* A challenge of ours, behind CONC__CHALLENGE: the prefix and random bytes. */
+#define CONC__CHALLENGE_SIZE (8 + 40)
+
+/* From now on, and until conc__challenge_end, this process does not answer
+   this challenge. */
+CONC__PRIVATE void conc__challenge_begin(conc__challenge *c,
+                                         const conc__channel *ch,
+                                         const unsigned char *bytes) {
+  conc__net_init();
+  c->bytes = bytes;
+  c->channel = ch;
+  conc__mutex_lock(&conc__net_guard);
+  c->next = conc__challenges;
+  c->link = &conc__challenges;
+  if (c->next != NULL) c->next->link = &c->next;
+  conc__challenges = c;
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+CONC__PRIVATE void conc__challenge_end(conc__challenge *c) {
+  conc__mutex_lock(&conc__net_guard);
+  if (c->link != NULL) { /* else a fork has forgotten it */
+    *c->link = c->next;
+    if (c->next != NULL) c->next->link = c->link;
+  }
+  conc__mutex_unlock(&conc__net_guard);
+}
+
+/* Whether an address of IPv4 is what this is, or is written inside of an IPv6
+   one: its four bytes, and its port. NULL: neither. */
+CONC__PRIVATE const void *conc__address_ipv4(const struct sockaddr_storage *a,
+                                             unsigned *port) {
+  static const unsigned char mapped[12] = {0, 0, 0, 0, 0,    0,
+                                           0, 0, 0, 0, 0xff, 0xff};
+  const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)a;
+  if (a->ss_family == AF_INET) {
+    *port = ((const struct sockaddr_in *)a)->sin_port;
+    return &((const struct sockaddr_in *)a)->sin_addr;
+  }
+  *port = six->sin6_port;
+  if (a->ss_family != AF_INET6 || memcmp(&six->sin6_addr, mapped, 12) != 0)
+    return NULL;
+  return (const unsigned char *)&six->sin6_addr + 12;
+}
+
+/* Whether two channels of this process are the two ends of one connection,
+   `server` and `client`: the peer that the first one sees is the second one.
+   Of unix sockets, which have no such addresses, it cannot be known, and is
+   taken for granted. */
+CONC__PRIVATE bool conc__channels_meet(const conc__channel *server,
+                                       const conc__channel *client) {
+  struct sockaddr_storage a, b;
+  socklen_t size = (socklen_t)sizeof a, length = (socklen_t)sizeof b;
+  const void *p, *q;
+  unsigned a_port, b_port;
+  if (!server->tcp || !client->tcp) return server->tcp == client->tcp;
+  if (getpeername(server->fd, (struct sockaddr *)&a, &size) != 0 ||
+      getsockname(client->fd, (struct sockaddr *)&b, &length) != 0)
+    return false;
+  p = conc__address_ipv4(&a, &a_port);
+  q = conc__address_ipv4(&b, &b_port);
+  if (p != NULL && q != NULL) return a_port == b_port && memcmp(p, q, 4) == 0;
+  return p == NULL && q == NULL && a_port == b_port &&
+         memcmp(&((struct sockaddr_in6 *)&a)->sin6_addr,
+                &((struct sockaddr_in6 *)&b)->sin6_addr, 16) == 0;
+}
+
+/* Whether a challenge that came over this channel is one that this process has
+   sent and still waits to have answered: then its answer would be used against
+   us. Only if a process is its own client, the challenge of its server may
+   come to its client, over one connection. Random bytes do not meet by
+   chance. */
+CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
+                                          const unsigned char *bytes,
+                                          size_t size) {
+  const conc__challenge *c;
+  bool own = false;
+  if (size != CONC__CHALLENGE_SIZE) return false;
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  for (c = conc__challenges; c != NULL && !own; c = c->next) {
+    if (memcmp(c->bytes, bytes, size) != 0) continue;
+    own = c->channel->serves == ch->serves ||
+          !conc__channels_meet(ch->serves ? ch : c->channel,
+                               ch->serves ? c->channel : ch);
+  }
+  conc__mutex_unlock(&conc__net_guard);
+  return own;
+}
+
 /* Challenges the peer. 0: its answer was right, and WELCOME has been sent if
    `welcome`; otherwise the caller sends it together with what comes next.
    -EACCES: it was wrong, and FAILURE has been sent. Or negative errno. */
 CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
                                        bool welcome, double deadline) {
-  unsigned char message[11 + 8 + 40];
+  unsigned char message[11 + CONC__CHALLENGE_SIZE];
   const unsigned char *answer;
+  conc__challenge mine;
   size_t size;
   int rc;
   memcpy(message, CONC__CHALLENGE CONC__SHA256_PREFIX, 19);
   /* Random for each connection: an answer that was listened to must not do for
      another one. */
   rc = conc__random(message + 19, 40);
-  if (rc == 0) rc = conc__channel_send(ch, message, sizeof message, deadline);
+  if (rc != 0) return rc;
+  conc__challenge_begin(&mine, ch, message + 11);
+  rc = conc__channel_send(ch, message, sizeof message, deadline);
   if (rc == 0)
     rc = conc__channel_receive(ch, CONC__HANDSHAKE_MESSAGE, &answer, &size,
                                deadline);
+  conc__challenge_end(&mine);
   if (rc != 0) return rc;
-  if (!conc__auth_verify(key, message + 11, 48, answer, size)) {
+  if (!conc__auth_verify(key, message + 11, CONC__CHALLENGE_SIZE, answer,
+                         size)) {
     conc__channel_send(ch, CONC__FAILURE, 9, deadline);
     return -EACCES;
   }
@@ -29266,7 +29796,8 @@ CONC__PRIVATE int conc__auth_challenge(conc__channel *ch, const conc__key *key,
 }
 
 /* Answers the peer's challenge. 0; -EACCES if the peer refuses the answer,
-   and what follows is not read; -EPROTO if it is no such peer; or negative
+   and what follows is not read, or if it has sent us a challenge of our own;
+   -EPROTO if it is no such peer; or negative
    errno. */
 CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                      double deadline) {
@@ -29278,6 +29809,7 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
                                  deadline);
   if (rc != 0) return rc;
   if (size < 11 || memcmp(p, CONC__CHALLENGE, 11) != 0) return -EPROTO;
+  if (conc__challenge_is_own(ch, p + 11, size - 11)) return -EACCES;
   n = conc__auth_answer(key, p + 11, size - 11, answer);
   if (n < 0) return n;
   rc = conc__channel_send(ch, answer, (size_t)n, deadline);
@@ -29295,7 +29827,7 @@ CONC__PRIVATE int conc__auth_respond(conc__channel *ch, const conc__key *key,
 CONC__PRIVATE int conc__auth_serve(conc__channel *ch, const conc__key *key,
                                    double deadline) {
   int rc;
-  ch->eager = true;
+  ch->eager = ch->serves = true;
   ch->read_limit = CONC__HANDSHAKE_BYTES;
   rc = conc__auth_challenge(ch, key, true, deadline);
   if (rc == 0) rc = conc__auth_respond(ch, key, deadline);
@@ -29377,10 +29909,36 @@ CONC__PRIVATE int conc__auth_connect(conc__channel *ch, const conc__key *key,
 #define CONC__HANDSHAKE_TIMEOUT 5.0 /* seconds; default */
 #define CONC__IO_BUFFER 65536       /* bytes of a buffer that is lent */
 #define CONC__SPARE_BUFFERS 64      /* that are kept while they are not lent */
+#define CONC__TIMEOUT 5.0 /* seconds; default for calls without a timeout */
+/* Bytes that a request or a reply has at most besides its message: what a put
+   takes is this much shorter than a message of the protocol, so that every
+   client with the same limit can get it. */
+#define CONC__ENVELOPE 64
+#define CONC__HELD_KEPT 512 /* bytes of a buffer that an idle client keeps */
+#define CONC__REST_SMALL 4096       /* bytes of a request that may be copied */
 
-/* A name and its queue. Its id, by which clients call it, is its place in the
-   array, counted from 1. Exports are only added: so an id stays valid, and is
-   never used again for another queue. */
+/* Bytes of a name, at most: what a client of ours can ask for. */
+#define CONC__NAME_MAX 255
+
+/* Methods that only clients of ours call. Create lists the first among the
+   methods of a queue, so that such a client knows with whom it speaks, and the
+   third with a number behind it: the bytes of the longest request.
+     _conc_get(timeout, wants, size)  a get that says what it wants, and whose
+                                      message the server keeps until the client
+                                      says more: CONC__WANTS_..., bytes
+     _conc_unget(item)                a message comes back to its place */
+#define CONC__METHOD_GET "_conc_get"
+#define CONC__METHOD_UNGET "_conc_unget"
+#define CONC__METHOD_MAX "_conc_max_"
+
+/* How two texts of exceptions begin, by which a client of ours knows them. */
+#define CONC__TOO_LONG "message too long"
+#define CONC__NOT_BYTES "message is not bytes"
+
+/* A name and its queue. Its id, by which clients call it, is the server's own
+   random number, and its place in the array, counted from 1. Exports are only
+   added: so an id stays valid, and is never used again for another queue, nor
+   by a server that is started at the same address later. */
 typedef struct conc__export {
   char *name;        /* a copy of ours */
   conc_queue *queue; /* the caller's */
@@ -29402,10 +29960,17 @@ typedef struct conc__client {
   struct conc__manager_data *manager;
   struct conc__client *next, **link; /* in `clients`; the dead have no link */
   bool authenticated; /* the handshake is over */
+  struct conc__client *later, *earlier; /* in the line of handshakes */
+  double since;       /* when it was accepted, by conc_now() */
+  bool dropped;       /* out of that line, to make room for others */
   bool methods;       /* after accept_connection: requests name methods */
   bool serving;
   bool blocked;
   bool hangup; /* the client has closed its side: it gets no more messages */
+  /* A message that was handed out and is not confirmed: see "handing out". */
+  conc_queue *held_from; /* NULL: there is none */
+  conc__buffer held;     /* its body */
+  bool held_sent;        /* its reply is the kernel's, all of it */
 } conc__client;
 
 /* What a manager has as a server. The starter fills it in before the server's
@@ -29414,6 +29979,7 @@ typedef struct conc__client {
 typedef struct conc__server_side {
   conc_task thread; /* any: runs the loop, and is joined at the end */
   conc_task root;   /* any: accepts; the server ends when it is cancelled */
+  unsigned char number[6]; /* any: random, of this start; see conc__export */
   conc_event ready; /* any: set when root runs, and if it never will */
   bool running;     /* root has run; read after `ready`, as `error` */
   int error;        /* negative errno: why root does not run */
@@ -29421,13 +29987,22 @@ typedef struct conc__server_side {
   conc_event left;  /* any: set when that call does not use this any more */
   bool stopping;    /* root was cancelled: sessions end after their replies */
   int listener;     /* -1: none */
+  conc__own own;    /* of the listener */
   char address[128]; /* any: the listener's; does not change while it serves */
+  char *path;        /* of a unix socket, from the root on; else NULL */
+  dev_t device;      /* what was bound there: */
+  ino_t inode;       /* it is unlinked, and nothing else */
   conc__client *clients; /* idle, serving and blocked */
   conc__client *dead;
+  conc__client *oldest, *newest; /* the line of handshakes */
   size_t clients_count; /* length of `clients` */
-  conc_event changed;   /* a client was closed; or, when stopping, is idle */
+  size_t handshakes;    /* length of that line */
+  size_t admitted;      /* clients that have authenticated */
+  conc_event changed;   /* a client was closed, or has authenticated; or, when
+                           stopping, is idle */
   conc__buffer spare[CONC__SPARE_BUFFERS]; /* not lent; the first are filled */
   size_t spare_count;                      /* how many of them */
+  conc_sem readers; /* threads that may still be started to read requests */
 } conc__server_side;
 
 /* What a manager has as a client; see >>proxy. */
@@ -29436,7 +30011,10 @@ typedef struct conc__client_side {
                    the first reply. Atomic: any thread that gets a reply */
   struct conc__proxy *proxies; /* under the guard; none goes before shutdown */
   struct conc__peer *idle; /* under the guard; the one used last is first */
-  unsigned generation; /* conc__generation of the process that connected */
+  struct conc__peer *held_oldest, *held_youngest; /* under the guard: those of
+                           `idle` whose message is not confirmed */
+  unsigned depth; /* conc__fork_depth of the process that connected */
+  struct conc__manager_data *next; /* in conc__clients */
 } conc__client_side;
 
 enum {
@@ -29455,6 +30033,7 @@ typedef struct conc__manager_data {
   conc__key key;               /* points to the caller's key */
   size_t max_message;          /* bytes of a request or a reply */
   double handshake_timeout;    /* seconds */
+  double timeout;              /* seconds */
   conc__export *exports;       /* under the guard, as the two sizes */
   size_t exports_count, exports_size;
   conc__server_side server; /* if it serves */
@@ -29477,10 +30056,13 @@ CONC__PRIVATE conc__manager_data *conc__manager_make_state(conc_manager *m) {
   return state;
 }
 
-/* Applies the defaults of the options, for start and connect. 0, -ENOMEM, or
-   -EBUSY if the manager has a role already. */
+/* Applies the defaults of the options, for start and connect. 0, -ENOMEM,
+   -EBUSY if the manager has a role already, or -EINVAL for a key that has a
+   size and no bytes. */
 CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
-  conc__manager_data *state = conc__manager_make_state(m);
+  conc__manager_data *state;
+  if (m->authkey == NULL && m->authkey_size > 0) return -EINVAL;
+  state = conc__manager_make_state(m);
   if (state == NULL) return -ENOMEM;
   if (state->role != CONC__MANAGER_UNUSED) return -EBUSY;
   state->key.data = m->authkey != NULL ? m->authkey : "";
@@ -29492,6 +30074,7 @@ CONC__PRIVATE int conc__manager_apply_options(conc_manager *m) {
   state->handshake_timeout = m->handshake_timeout > 0
                                  ? m->handshake_timeout
                                  : CONC__HANDSHAKE_TIMEOUT;
+  state->timeout = m->timeout > 0 ? m->timeout : CONC__TIMEOUT;
   return 0;
 }
 
@@ -29517,6 +30100,16 @@ CONC__PRIVATE size_t conc__export_find(const conc__manager_data *m,
   return 0;
 }
 
+/* How many queues are served. */
+CONC__PRIVATE size_t conc__exports_count(conc__manager_data *m) {
+  conc__mutex *guard = conc__mutex_of(m);
+  size_t n;
+  conc__mutex_lock(guard);
+  n = m->exports_count;
+  conc__mutex_unlock(guard);
+  return n;
+}
+
 /* The queue of a name, and its id in *id; NULL and 0: unknown. Clients are
    served while queues are still being registered: hence the guard. */
 CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
@@ -29530,14 +30123,30 @@ CONC__PRIVATE conc_queue *conc__export_by_name(conc__manager_data *m,
   return q;
 }
 
-/* The queue of an id as a client writes it: decimal digits and nothing else.
-   NULL: there is none. The bound on n keeps a long text from overflowing. */
+/* An id as text: the server's number in 12 hexadecimal digits, a point, and
+   the place in decimal ones. */
+#define CONC__ID_SIZE 36
+
+CONC__PRIVATE void conc__export_id(const conc__manager_data *m, size_t place,
+                                   char id[CONC__ID_SIZE]) {
+  const unsigned char *p = m->server.number;
+  snprintf(id, CONC__ID_SIZE, "%02x%02x%02x%02x%02x%02x.%lu", p[0], p[1], p[2],
+           p[3], p[4], p[5], (unsigned long)place);
+}
+
+/* The queue of an id as a client writes it. NULL: there is none. The bound on
+   n keeps a long text from overflowing. */
 CONC__PRIVATE conc_queue *conc__export_by_id(conc__manager_data *m,
                                              const char *id) {
+  static const char digits[] = "0123456789abcdef";
   conc__mutex *guard = conc__mutex_of(m);
   conc_queue *q = NULL;
-  size_t n = 0;
-  for (; *id >= '0' && *id <= '9' && n < 1000000; id++)
+  size_t n = 0, i;
+  for (i = 0; i < 2 * sizeof m->server.number; i++, id++)
+    if (*id != digits[m->server.number[i / 2] >> (i % 2 ? 0 : 4) & 15])
+      return NULL;
+  if (*id++ != '.' || *id < '1' || *id > '9') return NULL;
+  for (; *id >= '0' && *id <= '9' && n < 100000000; id++)
     n = n * 10 + (size_t)(*id - '0');
   if (*id != 0) return NULL;
   conc__mutex_lock(guard);
@@ -29563,6 +30172,11 @@ typedef struct conc__session {
   conc__manager_data *manager;
   int protocol;       /* of the last request: 2 is Python 2 with older names */
   bool leave;         /* the connection is closed when the replies are out */
+  size_t turn_bytes;  /* of this turn; see conc__session_spend */
+  unsigned turn_requests;
+  double turn_end;      /* by conc_now(); 0: the clock was not read yet */
+  conc__buffer encoded; /* the item of a put, encoded already; */
+  const conc_value *encoded_item; /* this one. NULL: none is */
   size_t reply;       /* where the frame of this request's reply is in `out` */
   conc__buffer taken; /* an array of conc__taken, the oldest first; a buffer
                          that is lent, for a stack is small */
@@ -29597,23 +30211,44 @@ CONC__PRIVATE void conc__buffer_return(conc__manager_data *m,
 }
 
 /* Before a session works. `in` may have memory of its own, with a request that
-   has not come completely: it keeps that. */
+   has not come completely. If it is small, what is in it moves into a buffer
+   that is lent; else it stays where it is. */
 CONC__PRIVATE void conc__session_lend(conc__session *s) {
+  conc__buffer *in = &s->client->channel.in;
+  conc__buffer small = {NULL, 0, 0, 0};
+  if (in->data != NULL && conc__buffer_count(in) <= CONC__REST_SMALL &&
+      in->capacity < CONC__IO_BUFFER) {
+    small = *in;
+    memset(in, 0, sizeof *in);
+  }
+  conc__buffer_lend(s->manager, in);
+  if (small.data != NULL) {
+    size_t rest = conc__buffer_count(&small);
+    if (conc__buffer_append(in, small.data + small.first, rest) == 0) {
+      conc__buffer_free(&small);
+    } else { /* no memory: none was lent either, so nothing is lost */
+      CONC__CHECK(in->size == 0);
+      conc__buffer_free(in);
+      *in = small;
+    }
+  }
   conc__buffer_lend(s->manager, &s->taken);
-  conc__buffer_lend(s->manager, &s->client->channel.in);
   conc__buffer_lend(s->manager, &s->client->channel.out);
 }
 
 /* Before a session waits, or ends: a client that does nothing holds no lent
    buffer. What has come of an unfinished request moves into memory of its
-   size; without memory for that, `in` stays with the client. */
+   size, if it is small, or if it lies in far more: a part of a long request
+   stays where it is, or each piece of it that comes would cost a copy of those
+   before. Without memory to move to, it stays, too. */
 CONC__PRIVATE void conc__session_return(conc__session *s) {
   conc__channel *ch = &s->client->channel;
   size_t rest = conc__buffer_count(&ch->in);
   conc__buffer small = {NULL, 0, 0, 0};
   if (rest == 0) {
     conc__buffer_return(s->manager, &ch->in);
-  } else if (ch->in.capacity > 2 * rest &&
+  } else if ((rest <= CONC__REST_SMALL ||
+              ch->in.capacity / 4 > rest + CONC__IO_BUFFER) &&
              conc__buffer_append(&small, ch->in.data + ch->in.first, rest) ==
                  0) {
     conc__buffer_return(s->manager, &ch->in);
@@ -29680,6 +30315,46 @@ CONC__PRIVATE void conc__session_give_back(conc__session *s, size_t sent) {
   }
 }
 
+/* --- handing out ---
+
+   To a client of ours a message is handed out: it is kept here, in the client,
+   until more comes on the connection. The first byte of that confirms it, for
+   the client sends nothing before it has the message, or has given it up; what
+   it has given up it does not confirm, but closes the connection. Then the
+   message goes back to its place, as it does if the client dies. Such a client
+   has one request under way at a time. If it has more, it confirms a message
+   by the next request that it has sent ahead.
+
+   The word "confirmed" is a frame without content, which has no reply: for a
+   client that has nothing more to ask, but leaves in good order. */
+
+/* More has come from the client. A small buffer is kept: it is needed for the
+   next get. */
+CONC__INLINE void conc__client_confirm(conc__client *c) {
+  if (CONC__LIKELY(c->held_from == NULL)) return;
+  c->held_from = NULL;
+  c->held.size = 0;
+  if (c->held.capacity > CONC__HELD_KEPT) conc__buffer_free(&c->held);
+}
+
+/* The connection ends without a word. */
+CONC__PRIVATE void conc__client_give_back(conc__client *c) {
+  conc_queue *q = c->held_from;
+  c->held_from = NULL;
+  if (q != NULL) conc__unget_body(q, c->held.data, c->held.size, &c->held);
+  conc__buffer_free(&c->held);
+}
+
+/* The server ends, and not the client: whom a message has been sent to has it,
+   unless it is known that the client has gone. */
+CONC__PRIVATE void conc__client_settle(conc__client *c) {
+  unsigned char byte;
+  ssize_t n;
+  if (c->held_from == NULL || !c->held_sent || c->hangup) return;
+  n = recv(c->channel.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (n > 0 || (n < 0 && conc__would_block(errno))) conc__client_confirm(c);
+}
+
 /* Sends the replies. If messages are among them and the client has closed its
    side, nothing is sent: it would not read them, and they would be lost. 0, or
    negative errno: the connection is to be closed. */
@@ -29690,6 +30365,7 @@ CONC__PRIVATE int conc__session_flush(conc__session *s) {
   if (!s->client->hangup || s->taken.size == 0)
     rc = conc__channel_flush(ch, &sent, CONC__NEVER);
   conc__session_give_back(s, sent);
+  if (rc == 0) s->client->held_sent = true;
   return rc;
 }
 
@@ -29709,6 +30385,9 @@ CONC__PRIVATE ssize_t conc__client_peek(conc__client *c) {
    exception) or ('#TRACEBACK', text). It is written straight into `out`, where
    other replies may wait before it. All conc__reply_... return 0 or -ENOMEM;
    then the connection is closed, with part of a reply behind the others. */
+
+/* Bytes of the texts of errors, at most. */
+#define CONC__LINE_MAX 254
 
 /* Begins a reply of a kind: its frame, and a pickle of ('#KIND', ...). */
 #define CONC__REPLY_BEGIN(s, kind) \
@@ -29763,14 +30442,30 @@ CONC__PRIVATE int conc__reply_str(conc__session *s, const char *text) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
-/* ('#TRACEBACK', text): Python raises RemoteError(text). */
+/* How many bytes of a text are shown where there is room for `max` of them:
+   only whole characters, for a str that is cut in one is none. */
+CONC__PRIVATE int conc__text_room(const char *text, size_t max) {
+  size_t n = strlen(text);
+  if (n <= max) return (int)n;
+  for (n = max; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80; n--) {
+  }
+  return (int)n;
+}
+
+/* For a format's "%.*s". */
+#define CONC__SHOWN(text, max) conc__text_room(text, max), (text)
+
+/* ('#TRACEBACK', text): Python raises RemoteError(text), which it prints with
+   a line below: so a newline is the last of a traceback. */
 CONC__PRIVATE int conc__reply_refuse(conc__session *s, const char *text) {
   conc__buffer *out = &s->client->channel.out;
+  char line[CONC__LINE_MAX + 2];
+  int n = snprintf(line, sizeof line, "%.*s\n",
+                   CONC__SHOWN(text, CONC__LINE_MAX));
   int rc = CONC__REPLY_BEGIN(s, "#TRACEBACK");
   if (rc == 0) /* Python 2 insists on its own str */
-    rc = s->protocol == 2
-             ? conc__pickle_put_bytes(out, text, strlen(text), 2)
-             : conc__pickle_put_str(out, text, strlen(text));
+    rc = s->protocol == 2 ? conc__pickle_put_bytes(out, line, (size_t)n, 2)
+                          : conc__pickle_put_str(out, line, (size_t)n);
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
@@ -29830,6 +30525,14 @@ CONC__PRIVATE const conc_value *conc__request_argument(const conc__request *r,
   return conc_value_get(r->kwds, name);
 }
 
+/* A str that is a name: NULL for other values, and for one with a NUL inside,
+   which would pass for a shorter one. `v` may be NULL. */
+CONC__PRIVATE const char *conc__request_text(const conc_value *v) {
+  size_t size = 0;
+  const char *text = v != NULL ? conc_value_str(v, &size) : NULL;
+  return text != NULL && strlen(text) == size ? text : NULL;
+}
+
 /* What the methods put and get of queue.Queue take. Block and timeout, if a
    method has them, are its last two parameters. */
 typedef struct conc__parameters {
@@ -29854,12 +30557,13 @@ CONC__PRIVATE bool conc__request_arguments_fit(const conc__request *r,
     return false;
   }
   for (i = 0; i < keywords; i++) {
-    const char *key = conc_value_str(conc_value_key(r->kwds, i), NULL);
+    const char *key = conc__request_text(conc_value_key(r->kwds, i));
     for (j = 0; key != NULL && j < p->count; j++)
       if (strcmp(key, p->names[j]) == 0) break;
     if (key == NULL || j == p->count) {
-      snprintf(text, size, "%s() got an unexpected keyword argument '%.80s'",
-               r->method, key != NULL ? key : "?");
+      if (key == NULL) key = "?";
+      snprintf(text, size, "%s() got an unexpected keyword argument '%.*s'",
+               r->method, CONC__SHOWN(key, 80));
       return false;
     }
     if (j < given) {
@@ -29960,36 +30664,135 @@ CONC__PRIVATE void conc__session_unblock(conc__session *s) {
   conc__session_lend(s);
 }
 
-/* put(item, block=True, timeout=None). The item is encoded anew: what the
-   client sent is never passed on, for another Python would execute it. */
+/* ('#ERROR', exception) for a message that does not go on its way: the text
+   has the number, and by its beginning a client of ours knows it. `limit` is
+   what it is compared with. */
+CONC__PRIVATE int conc__reply_too_long(conc__session *s, size_t size,
+                                       size_t limit, const char *what) {
+  char text[160];
+  if (size > 0)
+    snprintf(text, sizeof text,
+             CONC__TOO_LONG ": it has %zu bytes, %s %zu", size, what, limit);
+  else
+    snprintf(text, sizeof text, CONC__TOO_LONG ": %s %zu", what, limit);
+  return conc__reply_builtin(s, "ValueError", text);
+}
+
+/* Bytes of a message, as the body of a pickle, that go into one reply. */
+CONC__INLINE size_t conc__message_limit(const conc__manager_data *m) {
+  return m->max_message > CONC__ENVELOPE ? m->max_message - CONC__ENVELOPE : 0;
+}
+
+/* Whether a reader of a value takes it that is encoded in `size` bytes. It
+   came in a request, which may be nested deeper; and what it is as a text may
+   have become shorter, as compared to which its strings must not be long. */
+CONC__PRIVATE bool conc__value_is_readable(const conc_value *v, size_t size) {
+  conc__walk w;
+  size_t nodes = 0, bytes = 0;
+  int step;
+  conc__walk_begin(&w, v);
+  while ((step = conc__walk_step(&w)) != CONC__WALK_END) {
+    if (step != CONC__WALK_CLOSE) nodes++;
+    if (conc__is_text(w.value->type)) bytes += w.value->size;
+    if (w.depth > CONC__VALUE_DEPTH) return false;
+  }
+  return nodes <= CONC__VALUE_NODES + 1 && /* the root does not count */
+         bytes <= CONC__VALUE_BYTES + size;
+}
+
+/* An item, encoded for a queue. `b` has memory, if any is needed. */
+typedef struct conc__item {
+  const void *data;
+  size_t size;
+  int kind;
+  conc__buffer b;
+} conc__item;
+
+/* Encodes the item of a put; or takes what conc__reading_main has made of it
+   already, and has found to be readable. */
+CONC__PRIVATE int conc__session_encode(conc__session *s, conc__buffer *b,
+                                       const conc_value *item) {
+  if (s->encoded_item != item) return conc__pickle_encode(b, item, 4);
+  *b = s->encoded;
+  memset(&s->encoded, 0, sizeof s->encoded);
+  s->encoded_item = NULL;
+  return 0;
+}
+
+/* Encodes an item anew: what the client sent is never passed on, for another
+   Python would execute it. What a reader with the same limits could not
+   receive is refused here, before it is queued, where it would be in the way
+   of all that comes behind it. 0; 1: it is refused, and *rc is how it went to
+   say so. */
+CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
+                                    conc__item *item, int *rc) {
+  const size_t limit = conc__message_limit(s->manager);
+  const bool checked = s->encoded_item == v;
+  int error = 0;
+  memset(item, 0, sizeof *item);
+  item->kind = CONC__RAW;
+  if (conc_value_type(v) == CONC_BYTES) {
+    item->data = conc_value_bytes(v, &item->size);
+  } else {
+    error = conc__session_encode(s, &item->b, v);
+    item->data = item->b.data;
+    item->size = item->b.size;
+    item->kind = CONC__PICKLED;
+  }
+  if (error != 0)
+    *rc = conc__reply_error(s, error, false);
+  else if (item->size > limit)
+    *rc = conc__reply_too_long(s, item->size, limit,
+                               ".max_message of the manager lets through");
+  else if (item->kind == CONC__PICKLED && !checked &&
+           !conc__value_is_readable(v, item->size))
+    *rc = conc__reply_too_long(s, 0, CONC__VALUE_DEPTH,
+                               "a value has a million parts and 64 MiB of "
+                               "text at most, and is nested no deeper than");
+  else
+    return 0;
+  conc__buffer_free(&item->b);
+  return 1;
+}
+
+/* put(item, block=True, timeout=None). */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
-  conc__buffer b = {NULL, 0, 0, 0};
-  const void *data;
-  size_t size = 0;
-  int kind = CONC__PICKLED;
+  conc__item i;
   int rc = 0;
-  if (conc_value_type(item) == CONC_BYTES) {
-    data = conc_value_bytes(item, &size);
-    kind = CONC__RAW;
-  } else {
-    rc = conc__pickle_encode(&b, item, 4);
-    data = b.data;
-    size = b.size;
-  }
-  if (rc == 0) rc = conc__queue_put(q, data, size, kind, 0);
+  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  rc = conc__queue_put(q, i.data, i.size, i.kind, 0);
   if (rc == -ETIMEDOUT && timeout > 0) {
     int gone = conc__session_block(s);
     if (gone != 0) {
-      conc__buffer_free(&b);
+      conc__buffer_free(&i.b);
       return gone;
     }
-    rc = conc__queue_put(q, data, size, kind, timeout);
+    rc = conc__queue_put(q, i.data, i.size, i.kind, timeout);
     conc__session_unblock(s);
   }
-  conc__buffer_free(&b);
+  conc__buffer_free(&i.b);
   /* Cancelled because the client has gone, or because the server ends. */
   if (rc == -ECANCELED) return rc;
+  if (rc == -EMSGSIZE)
+    return conc__reply_too_long(s, i.size, q->max_bytes,
+                                ".max_bytes of the queue is");
+  return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
+}
+
+/* _conc_unget(item): a message that a client of ours, itself a server, has got
+   and could not hand over. */
+CONC__PRIVATE int conc__serve_unget(conc__session *s, conc_queue *q,
+                                    const conc_value *item) {
+  conc__message m;
+  conc__item i;
+  int rc = 0;
+  if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
+  m.data = i.data;
+  m.size = i.size;
+  m.kind = i.kind;
+  rc = q->ops->unget(q, &m, NULL);
+  conc__buffer_free(&i.b);
   return rc == 0 ? conc__reply_none(s) : conc__reply_error(s, rc, false);
 }
 
@@ -29998,18 +30801,14 @@ CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
    head of a reply then. Returns as the queue's get; *offset is where the body
    begins in `out`. If *rc is not 0, the connection is to be closed. */
 CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
-                                              double timeout, size_t *offset,
-                                              int *rc) {
+                                              conc__sink *sink, double timeout,
+                                              size_t *offset, int *rc) {
   conc__buffer *out = &s->client->channel.out;
   conc__buffer got;
-  conc__sink sink;
   ssize_t n;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = out;
   *rc = conc__session_block(s);
   if (*rc != 0) return *rc;
-  n = q->ops->get(q, &sink, conc__deadline(timeout));
+  n = q->ops->get(q, sink, conc__deadline(timeout));
   if (n < 0) {
     conc__session_unblock(s);
     return n;
@@ -30029,12 +30828,55 @@ CONC__PRIVATE ssize_t conc__serve_get_waiting(conc__session *s, conc_queue *q,
   return n;
 }
 
+/* The reply to a get that has failed: the message, if there is one, is where
+   it was. A client of ours has its own limits, and knows them. */
+CONC__PRIVATE int conc__reply_not_got(conc__session *s, ssize_t rc,
+                                      size_t limit) {
+  if (rc == -EMSGSIZE)
+    return conc__reply_too_long(s, 0, limit,
+                                "it stays in the queue, for the reply would "
+                                "have more bytes than");
+  if (rc == -EBADMSG)
+    return conc__reply_builtin(s, "TypeError",
+                               CONC__NOT_BYTES ": it stays in the queue");
+  return conc__reply_error(s, (int)rc, true);
+}
+
+/* A message was got for a Python 2, and stands at the end of `out` from
+   `offset` on: puts it into protocol 2. True if that is done and the message
+   is not too long in this form. Else it is back in its queue, and *rc is how
+   it went to say so: other clients may well get it. */
+CONC__PRIVATE bool conc__serve_downgraded(conc__session *s, conc_queue *q,
+                                          size_t offset, int *rc) {
+  conc__buffer *out = &s->client->channel.out;
+  conc__buffer body = {NULL, 0, 0, 0};
+  const size_t limit = conc__message_limit(s->manager);
+  /* A copy, for it cannot be made from the new form without a loss. */
+  *rc = conc__buffer_reserve(&body, out->size - offset + CONC__BODY_SPARE);
+  if (*rc == 0)
+    *rc = conc__buffer_append(&body, out->data + offset, out->size - offset);
+  if (*rc == 0) *rc = conc__pickle_downgrade(out, offset);
+  if (*rc == 0 && out->size - offset > limit) *rc = -EMSGSIZE;
+  if (*rc != 0) {
+    const unsigned char *p = body.size > 0 ? body.data : out->data + offset;
+    size_t n = body.size > 0 ? body.size : out->size - offset;
+    conc__unget_body(q, p, n, body.size > 0 ? &body : NULL);
+    out->size = s->reply;
+    *rc = conc__reply_not_got(s, *rc, limit);
+    conc__buffer_free(&body);
+    return false;
+  }
+  conc__buffer_free(&body);
+  return true;
+}
+
 /* get(block=True, timeout=None). The message goes straight from the queue into
    the reply. From then on `taken` must know of it; so the memory to note it is
    there before the queue is asked. */
 CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
                                   double timeout) {
   conc__buffer *out = &s->client->channel.out;
+  const size_t limit = conc__message_limit(s->manager);
   conc__sink sink;
   conc__taken t;
   ssize_t n;
@@ -30042,29 +30884,59 @@ CONC__PRIVATE int conc__serve_get(conc__session *s, conc_queue *q,
   if (rc == 0) rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc != 0) return rc;
   t.offset = out->size;
-  sink.data = NULL;
-  sink.size = 0;
-  sink.body = out;
+  conc__sink_body(&sink, out, CONC__WANTS_ANY, limit);
   n = q->ops->get(q, &sink, 0);
   /* An error has another reply; and before a wait none is half written. */
   if (n < 0) out->size = s->reply;
   if (n == -ETIMEDOUT && timeout > 0) {
-    n = conc__serve_get_waiting(s, q, timeout, &t.offset, &rc);
+    n = conc__serve_get_waiting(s, q, &sink, timeout, &t.offset, &rc);
     if (rc != 0) return rc;
   }
   if (n == -ECANCELED) return (int)n;
-  if (n < 0) return conc__reply_error(s, (int)n, true);
+  if (n < 0) return conc__reply_not_got(s, n, limit);
   t.queue = q;
-  if (s->protocol == 2) rc = conc__pickle_downgrade(out, t.offset);
-  t.old = s->protocol == 2 && rc == 0;
+  t.old = s->protocol == 2;
+  if (t.old && !conc__serve_downgraded(s, q, t.offset, &rc)) return rc;
   t.size = out->size - t.offset;
-  if (rc == 0) rc = conc__reply_end(s);
+  rc = conc__reply_end(s);
   t.end = out->size;
   /* Also after an error: then the connection is closed, and the message goes
      back. */
   CONC__CHECK(s->taken.capacity - s->taken.size >= sizeof t);
   conc__buffer_append(&s->taken, &t, sizeof t); /* there is room */
   return rc;
+}
+
+/* _conc_get(timeout, wants, size): the message is handed out. It goes from the
+   queue into the client's own buffer, which is its place until it is confirmed
+   or given back, and is copied from there: so it cannot be lost on the way. */
+CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
+                                   double timeout, int wants, size_t size) {
+  conc__client *c = s->client;
+  size_t limit = conc__message_limit(s->manager);
+  conc__sink sink;
+  ssize_t n;
+  int rc;
+  CONC__CHECK(c->held_from == NULL && c->held.size == 0);
+  if (wants != CONC__WANTS_BYTES && wants != CONC__WANTS_EXACTLY)
+    wants = CONC__WANTS_ANY;
+  if (size < limit || wants == CONC__WANTS_EXACTLY) limit = size;
+  conc__sink_body(&sink, &c->held, wants, limit);
+  n = q->ops->get(q, &sink, 0);
+  if (n == -ETIMEDOUT && timeout > 0) {
+    rc = conc__session_block(s);
+    if (rc != 0) return rc;
+    n = q->ops->get(q, &sink, conc__deadline(timeout));
+    conc__session_unblock(s);
+  }
+  if (n == -ECANCELED) return (int)n;
+  if (n < 0) return conc__reply_not_got(s, n, limit);
+  c->held_from = q;
+  c->held_sent = false;
+  rc = CONC__REPLY_BEGIN(s, "#RETURN");
+  if (rc == 0)
+    rc = conc__buffer_append(&c->channel.out, c->held.data, c->held.size);
+  return rc != 0 ? rc : conc__reply_end(s);
 }
 
 /* join(). */
@@ -30103,6 +30975,21 @@ CONC__PRIVATE int conc__serve_size(conc__session *s, conc_queue *q,
   return conc__reply_op(s, yes ? CONC__OP_NEWTRUE : CONC__OP_NEWFALSE);
 }
 
+/* ---------------------------------------------------------------------------
+   >>dispatch: what a client asks for, and for how long it has its turn
+
+   The second half of a session: it reads a request, finds the function of the
+   server or the method of a queue, and calls what >>session has for it. What
+   is wrong with a request is told to the client, as CPython's server tells it;
+   only what is no frame ends the connection without a word.
+
+   One client must not keep the others waiting. So the reading of a large
+   request, which may take seconds, is left to a thread, and a session that
+   goes on and on has turns (conc__session_spend).
+
+   Uses >>session, >>pickle and threads. Its user is >>server.
+   ------------------------------------------------------------------------ */
+
 /* --- the methods of a queue, and the functions of the server --- */
 
 /* The methods that a client may call. It executes these names, if it is
@@ -30131,8 +31018,31 @@ CONC__PRIVATE int conc__serve_unexposed(conc__session *s, const char *method) {
     return rc != 0 ? rc : conc__reply_end(s);
   }
   snprintf(text, sizeof text,
-           "AttributeError: method '%.60s' of a queue is not exposed", method);
+           "AttributeError: method '%.*s' of a queue is not exposed",
+           CONC__SHOWN(method, 60));
   return conc__reply_refuse(s, text);
+}
+
+/* A method that only clients of ours call: these make no mistakes that a
+   programmer would have to read about. */
+CONC__PRIVATE int conc__serve_own_method(conc__session *s, conc_queue *q,
+                                         const conc__request *r) {
+  const conc_value *size = conc_value_item(r->args, 2);
+  double timeout = 0;
+  int64_t wants = 0, most = 0;
+  if (strcmp(r->method, CONC__METHOD_UNGET) == 0 &&
+      conc_value_size(r->args) == 1)
+    return conc__serve_unget(s, q, conc_value_item(r->args, 0));
+  if (strcmp(r->method, CONC__METHOD_GET) != 0 ||
+      conc_value_size(r->args) != 3 ||
+      conc_value_float(conc_value_item(r->args, 0), &timeout) != 0 ||
+      conc_value_int(conc_value_item(r->args, 1), &wants) != 0 ||
+      (conc_value_type(size) != CONC_NONE &&
+       (conc_value_int(size, &most) != 0 || most < 0)))
+    return conc__serve_unexposed(s, r->method);
+  return conc__serve_take(s, q, timeout, (int)wants,
+                          conc_value_type(size) == CONC_NONE ? SIZE_MAX
+                                                             : (size_t)most);
 }
 
 /* A method of a queue. What is wrong with a request is told in the order in
@@ -30154,9 +31064,11 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   double timeout = 0;
   char text[160];
   /* The id is of another server that was here before, or made up. */
+  if (q != NULL && *method == '_' && strncmp(method, "_conc_", 6) == 0)
+    return conc__serve_own_method(s, q, r);
   if (q == NULL) {
-    snprintf(text, sizeof text, "KeyError: no object with id '%.40s'",
-             r->ident);
+    snprintf(text, sizeof text, "KeyError: no object with id '%.*s'",
+             CONC__SHOWN(r->ident, 40));
     return conc__reply_refuse(s, text);
   }
   if (!conc__method_is_exposed(method))
@@ -30182,6 +31094,28 @@ CONC__PRIVATE int conc__serve_method(conc__session *s,
   return conc__serve_size(s, q, method);
 }
 
+/* A call with arguments that there are no parameters for, in Python's words.
+   `name` is what it calls. */
+CONC__PRIVATE int conc__refuse_arguments(conc__session *s,
+                                         const conc__request *r,
+                                         const char *name) {
+  char text[256];
+  size_t given = conc_value_size(r->args) - 1; /* without the name itself */
+  const char *key = conc_value_size(r->kwds) > 0
+                        ? conc_value_str(conc_value_key(r->kwds, 0), NULL)
+                        : NULL;
+  if (key != NULL)
+    snprintf(text, sizeof text,
+             "TypeError: %.*s() got an unexpected keyword argument '%.*s'",
+             CONC__SHOWN(name, 80), CONC__SHOWN(key, 80));
+  else
+    snprintf(text, sizeof text,
+             "TypeError: %.*s() takes 0 positional arguments but %u %s given",
+             CONC__SHOWN(name, 80), (unsigned)given,
+             given == 1 ? "was" : "were");
+  return conc__reply_refuse(s, text);
+}
+
 /* create(name): a pair, the id of a queue and the names of its methods. */
 CONC__PRIVATE int conc__serve_create(conc__session *s,
                                      const conc__request *r) {
@@ -30191,20 +31125,28 @@ CONC__PRIVATE int conc__serve_create(conc__session *s,
   size_t id = 0;
   size_t i;
   int rc;
-  if (conc_value_size(r->args) > 0)
-    name = conc_value_str(conc_value_item(r->args, 0), NULL);
+  name = conc__request_text(conc_value_item(r->args, 0));
   if (name != NULL) conc__export_by_name(s->manager, name, &id);
   if (id == 0) {
-    snprintf(text, sizeof text, "KeyError: '%.80s'",
-             name != NULL ? name : "?");
+    snprintf(text, sizeof text, "KeyError: '%.*s'",
+             CONC__SHOWN(name != NULL ? name : "?", 80));
     return conc__reply_refuse(s, text);
   }
-  snprintf(text, sizeof text, "%lu", (unsigned long)id);
+  /* The queue is there, and is not made of anything: as of a function that is
+     registered with register() and has no parameters. */
+  if (conc_value_size(r->args) > 1 || conc_value_size(r->kwds) > 0)
+    return conc__refuse_arguments(s, r, name);
+  conc__export_id(s->manager, id, text);
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
   if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_MARK);
   for (i = 0; rc == 0 && i < CONC__METHODS; i++)
     rc = conc__pickle_put_str(out, conc__methods[i], strlen(conc__methods[i]));
+  if (rc == 0)
+    rc = conc__pickle_put_str(out, CONC__METHOD_GET,
+                              sizeof CONC__METHOD_GET - 1);
+  snprintf(text, sizeof text, CONC__METHOD_MAX "%zu", s->manager->max_message);
+  if (rc == 0) rc = conc__pickle_put_str(out, text, strlen(text));
   if (rc == 0) rc = conc__pickle_put_ops(out, CONC__OP_TUPLE, CONC__OP_TUPLE2);
   return rc != 0 ? rc : conc__reply_end(s);
 }
@@ -30221,6 +31163,18 @@ CONC__PRIVATE int conc__serve_get_methods(conc__session *s) {
   return rc != 0 ? rc : conc__reply_end(s);
 }
 
+/* The functions, and how many arguments each has. */
+static const struct {
+  const char *name;
+  size_t least, most;
+} conc__functions[] = {
+    {"accept_connection", 1, 1}, {"create", 1, SIZE_MAX},
+    {"debug_info", 0, 0},        {"decref", 1, 1},
+    {"dummy", 0, 0},             {"get_methods", 1, 1},
+    {"incref", 1, 1},            {"number_of_objects", 0, 0},
+    {"shutdown", 0, 0}};
+#define CONC__FUNCTIONS (sizeof conc__functions / sizeof *conc__functions)
+
 /* A function of the server. It is the only request of its connection; only
    accept_connection lets others follow. References, which incref and decref
    are about, are not counted: queues are the program's. */
@@ -30228,7 +31182,22 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
                                        const conc__request *r) {
   const char *f = r->method;
   char text[160];
+  size_t given = conc_value_size(r->args);
+  size_t i;
   s->leave = true;
+  for (i = 0; i < CONC__FUNCTIONS; i++)
+    if (strcmp(f, conc__functions[i].name) == 0) break;
+  if (i == CONC__FUNCTIONS) {
+    snprintf(text, sizeof text, "AssertionError: '%.*s' unrecognized",
+             CONC__SHOWN(f, 60));
+    return conc__reply_refuse(s, text);
+  }
+  if (given < conc__functions[i].least || given > conc__functions[i].most) {
+    snprintf(text, sizeof text,
+             "TypeError: %s() takes %u positional arguments but %u were given",
+             f, (unsigned)conc__functions[i].least, (unsigned)given);
+    return conc__reply_refuse(s, text);
+  }
   if (strcmp(f, "accept_connection") == 0) {
     s->leave = false;
     s->client->methods = true;
@@ -30241,16 +31210,16 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
     return conc__reply_none(s);
   if (strcmp(f, "get_methods") == 0) return conc__serve_get_methods(s);
   if (strcmp(f, "number_of_objects") == 0)
-    return conc__reply_int(s, (int64_t)s->manager->exports_count);
+    return conc__reply_int(s, (int64_t)conc__exports_count(s->manager));
   if (strcmp(f, "debug_info") == 0) return conc__reply_str(s, "");
-  if (strcmp(f, "shutdown") == 0) {
-    /* Root goes on in a later turn of this loop. It lets this session, which
-       is being served, send its reply first. */
-    conc_cancel(&s->manager->server.root);
-    return conc__reply_none(s);
-  }
-  snprintf(text, sizeof text, "AssertionError: '%.60s' unrecognized", f);
-  return conc__reply_refuse(s, text);
+  CONC__CHECK(strcmp(f, "shutdown") == 0);
+  if (s->manager->options->no_shutdown)
+    return conc__reply_refuse(
+        s, "PermissionError: clients may not shut this server down");
+  /* Root goes on in a later turn of this loop. It lets this session, which is
+     being served, send its reply first. */
+  conc_cancel(&s->manager->server.root);
+  return conc__reply_none(s);
 }
 
 /* --- the usual requests ---
@@ -30259,8 +31228,10 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
 
 /* Puts a scalar without waiting; as conc__queue_put, or -ENOTSUP. Numbers are
    the same bytes when they are encoded anew; a str has one spelling here. */
-CONC__PRIVATE int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
+CONC__PRIVATE int conc__put_scalar(conc__session *s, conc_queue *q,
+                                   const conc__scalar *v) {
   unsigned char text[5 + 255];
+  if (v->size > conc__message_limit(s->manager)) return -ENOTSUP;
   switch (v->op) {
   case CONC__OP_SHORT_BINBYTES:
   case CONC__OP_BINBYTES:
@@ -30278,30 +31249,68 @@ CONC__PRIVATE int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
   }
 }
 
+/* The queue of a usual request, or NULL. */
+CONC__PRIVATE conc_queue *conc__usual_queue(conc__session *s,
+                                            const conc__usual_request *u) {
+  char id[CONC__ID_SIZE];
+  CONC__CHECK(u->ident.size < sizeof id);
+  memcpy(id, u->ident.data, u->ident.size);
+  id[u->ident.size] = 0;
+  return conc__export_by_id(s->manager, id);
+}
+
+/* Serves _conc_get, which comes with three scalars always. False if this is
+   not it. */
+CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
+                                          const conc__usual_request *u,
+                                          int *rc) {
+  const conc__scalar *v = u->args;
+  uint64_t wants, most = SIZE_MAX;
+  double timeout;
+  conc_queue *q;
+  if (memcmp(u->method.data, CONC__METHOD_GET, u->method.size) != 0 ||
+      u->count != 3 || v[0].op != CONC__OP_BINFLOAT ||
+      v[1].op != CONC__OP_BININT1)
+    return false;
+  wants = v[1].data[0];
+  if (v[2].op == CONC__OP_BININT1 || v[2].op == CONC__OP_BININT2 ||
+      v[2].op == CONC__OP_BININT)
+    most = conc__little_endian(v[2].data, v[2].size);
+  else if (v[2].op != CONC__OP_NONE)
+    return false;
+  if (v[2].op != CONC__OP_NONE && most > 0x7fffffff) return false;
+  if (!conc__usual_float(&v[0], &timeout)) return false;
+  q = conc__usual_queue(s, u);
+  if (q == NULL) return false;
+  s->protocol = u->protocol;
+  *rc = conc__serve_take(s, q, timeout, (int)wants, (size_t)most);
+  return true;
+}
+
 /* Serves a usual request. False if it is not one: nothing has been done. */
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
   conc__usual_request u;
   conc_queue *q;
   double timeout;
-  char id[24];
   bool put;
   if (!conc__usual_read(p, size, &u)) return false;
-  if (u.ident.size >= sizeof id || u.method.size != 3) return false;
+  if (u.ident.size >= CONC__ID_SIZE) return false;
+  if (u.method.size == sizeof CONC__METHOD_GET - 1)
+    return conc__serve_usual_take(s, &u, rc);
+  if (u.method.size != 3) return false;
   put = memcmp(u.method.data, "put", 3) == 0;
   if (!put && memcmp(u.method.data, "get", 3) != 0) return false;
   if (u.count < put || u.count > 2u + put) return false;
   if (!conc__usual_timeout(u.args + put, u.count - put, &timeout))
     return false;
-  memcpy(id, u.ident.data, u.ident.size);
-  id[u.ident.size] = 0;
-  q = conc__export_by_id(s->manager, id);
+  q = conc__usual_queue(s, &u);
   if (q == NULL) return false;
   s->protocol = u.protocol;
   if (!put) {
     *rc = conc__serve_get(s, q, timeout);
   } else {
-    *rc = conc__put_scalar(q, &u.args[0]);
+    *rc = conc__put_scalar(s, q, &u.args[0]);
     if (*rc != 0) return false;
     *rc = conc__reply_none(s);
   }
@@ -30310,40 +31319,197 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
 
 /* --- one request, and a session of them --- */
 
+/* A request that is being read, perhaps by a thread of its own. */
+typedef struct conc__reading {
+  const unsigned char *data;
+  size_t size;
+  conc_value *value;
+  int protocol, rc;
+  char refused[96];     /* the class that the request names; "": none */
+  conc__buffer encoded; /* as in conc__session */
+  const conc_value *encoded_item;
+} conc__reading;
+
+/* Reads a request; of a put the item is encoded anew, too, for both take long
+   where they take long. Touches nothing but the struct and the bytes. */
+CONC__PRIVATE void *conc__reading_main(void *arg) {
+  conc__reading *r = (conc__reading *)arg;
+  conc__pickle_limits limits = {false, CONC__VALUE_ENVELOPE, NULL};
+  const conc_value *args, *item;
+  limits.refused = r->refused;
+  r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
+                              &r->protocol);
+  if (r->rc != 0) return NULL;
+  args = conc_value_item(r->value, 2);
+  item = args != NULL && conc_value_type(args) == CONC_TUPLE
+             ? conc_value_item(args, 0)
+             : NULL;
+  if (item == NULL || conc_value_type(item) == CONC_BYTES) return NULL;
+  /* Without memory, or if it has no encoding, the put itself will say so. */
+  if (conc__pickle_encode(&r->encoded, item, 4) == 0 &&
+      conc__value_is_readable(item, r->encoded.size))
+    r->encoded_item = item;
+  return NULL;
+}
+
+/* Requests of this size are read by a thread of their own, so many at a time:
+   each may take long, and the loop serves others meanwhile. It is not
+   conc_offload, whose threads may all be busy with jobs of the program that
+   wait for this server. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__READERS 4
+
+/* Reads a large request in a thread. The session waits, also if it is
+   cancelled: the thread uses its stack, and the bytes in `in`. Without a
+   thread it is done here. 0, or -ECANCELED: nothing was done. */
+CONC__PRIVATE int conc__reading_await(conc__session *s, conc__reading *r) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = conc__reading_main;
+  t.arg = r;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    conc__reading_main(r);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
+/* Replies to a request that is none. CPython's server answers these, too: the
+   text says what is wrong, in its last line as CPython's. -EBADMSG for what is
+   no pickle at all, or is cut off: there it says EOFError, and hangs up. */
+CONC__PRIVATE int conc__refuse_reading(conc__session *s,
+                                       const conc__reading *r) {
+  char text[200];
+  if (r->rc == -EACCES) {
+    snprintf(text, sizeof text,
+             "UnpicklingError: only data is accepted, not code%s%.*s",
+             r->refused[0] != 0 ? ": " : "", CONC__SHOWN(r->refused, 95));
+    return conc__reply_refuse(s, text);
+  }
+  if (r->rc == -EMSGSIZE)
+    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
+  if (r->rc == -EBADMSG && r->size > 0)
+    return conc__reply_refuse(s, "UnpicklingError: this is no pickle");
+  return r->rc;
+}
+
+/* Whether this is (ident, method, args, kwds). False: *rc is how it went to
+   say what it is. */
+CONC__PRIVATE bool conc__request_fits(conc__session *s, const conc_value *v,
+                                      conc__request *r, int *rc) {
+  conc_type type = conc_value_type(v);
+  const char *wrong = NULL;
+  bool list = type == CONC_TUPLE || type == CONC_LIST;
+  if (!list)
+    wrong = "TypeError: a request is (object, method, args, kwds)";
+  else if (conc_value_size(v) < 4)
+    wrong = "ValueError: not enough values to unpack (expected 4)";
+  else if (conc_value_size(v) > 4)
+    wrong = "ValueError: too many values to unpack (expected 4)";
+  if (wrong == NULL) {
+    r->ident = conc__request_text(conc_value_item(v, 0));
+    r->method = conc__request_text(conc_value_item(v, 1));
+    r->args = conc_value_item(v, 2);
+    r->kwds = conc_value_item(v, 3);
+    type = conc_value_type(r->args);
+    if (s->client->methods && r->ident == NULL)
+      wrong = "KeyError: there is no such object";
+    else if (r->method == NULL)
+      wrong = s->client->methods ? "AttributeError: this is no method's name"
+                                 : "AssertionError: unrecognized";
+    else if (type != CONC_TUPLE && type != CONC_LIST)
+      wrong = "TypeError: argument after * must be an iterable";
+    else if (conc_value_type(r->kwds) != CONC_DICT)
+      wrong = "TypeError: argument after ** must be a mapping";
+  }
+  if (wrong != NULL) *rc = conc__reply_refuse(s, wrong);
+  return wrong == NULL;
+}
+
 /* One request. 0: its reply is in `out`. Negative errno: the connection is to
-   be closed. What is well formed but not allowed has a reply, for its
-   programmer to read; what is no request at all has none. */
+   be closed. What is not allowed, or no request, has a reply for its
+   programmer to read. */
 CONC__PRIVATE int conc__serve_request(conc__session *s,
                                       const unsigned char *data, size_t size) {
+  conc__reading reading;
   conc__request r;
-  conc_value *v = NULL;
-  const conc_value *ident;
-  int rc;
-  if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
-  rc = conc__pickle_decode(data, size, NULL, &v, &s->protocol);
-  if (rc == -EACCES)
-    return conc__reply_refuse(
-        s, "UnpicklingError: only data is accepted, not code");
-  if (rc == -EMSGSIZE)
-    return conc__reply_refuse(s, "UnpicklingError: value too large or deep");
-  if (rc != 0) return rc;
-  rc = -EPROTO;
-  if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 4) {
-    ident = conc_value_item(v, 0);
-    r.ident = conc_value_str(ident, NULL);
-    r.method = conc_value_str(conc_value_item(v, 1), NULL);
-    r.args = conc_value_item(v, 2);
-    r.kwds = conc_value_item(v, 3);
-    if (r.method != NULL && conc_value_type(r.args) == CONC_TUPLE &&
-        conc_value_type(r.kwds) == CONC_DICT) {
-      if (!s->client->methods)
-        rc = conc__serve_function(s, &r);
-      else if (r.ident != NULL)
-        rc = conc__serve_method(s, &r);
-    }
+  int rc = 0;
+  if (s->client->held_from != NULL) {
+    /* It was sent ahead of the reply: what was handed out goes out first. */
+    rc = s->client->channel.out.size > 0 ? conc__session_flush(s) : 0;
+    if (rc != 0) return rc;
+    conc__client_confirm(s->client);
   }
-  conc_value_free(v);
+  if (size == 0 && s->client->methods) return 0; /* the word "confirmed" */
+  if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
+  rc = 0; /* what kept that from serving it is found once more below */
+  memset(&reading, 0, sizeof reading);
+  reading.data = data;
+  reading.size = size;
+  if (size < CONC__READING_LARGE)
+    reading.rc = conc__pickle_decode(data, size, &conc__pickle_request_limits,
+                                     &reading.value, &reading.protocol);
+  else
+    rc = conc__reading_await(s, &reading);
+  /* Once more, for the class's name: it is not asked for before. */
+  if (reading.rc == -EACCES && reading.refused[0] == 0)
+    conc__reading_main(&reading);
+  if (rc != 0) return rc;
+  s->protocol = reading.protocol;
+  /* The first request of a connection is the only one, also if it is bad. */
+  if (!s->client->methods) s->leave = true;
+  if (reading.rc != 0) return conc__refuse_reading(s, &reading);
+  s->encoded = reading.encoded;
+  s->encoded_item = reading.encoded_item;
+  if (conc__request_fits(s, reading.value, &r, &rc))
+    rc = s->client->methods ? conc__serve_method(s, &r)
+                            : conc__serve_function(s, &r);
+  conc__buffer_free(&s->encoded);
+  s->encoded_item = NULL;
+  conc_value_free(reading.value);
   return rc;
+}
+
+/* --- a turn ---
+
+   A session goes on as long as there is something to read, which a client that
+   sends without waiting for replies may keep up for ever. So it is a turn that
+   ends: after so many requests, bytes, or so much time the others of the loop
+   are served, new connections too. */
+
+#define CONC__TURN_REQUESTS 256
+#define CONC__TURN_BYTES ((size_t)512 << 10) /* read, and again as requests */
+#define CONC__TURN_SECONDS 0.5e-3
+/* The clock is read after so many requests, or after a large one. */
+#define CONC__TURN_LOOKS 16
+
+/* Counts a request, or bytes that were read, and ends the turn if it is time.
+   0; -ECANCELED: the session was cancelled meanwhile. */
+CONC__PRIVATE int conc__session_spend(conc__session *s, size_t bytes,
+                                      unsigned requests) {
+  s->turn_bytes += bytes;
+  s->turn_requests += requests;
+  if (s->turn_requests < CONC__TURN_REQUESTS &&
+      s->turn_bytes < CONC__TURN_BYTES) {
+    double now;
+    if (s->turn_requests % CONC__TURN_LOOKS != 0 && bytes < CONC__REST_SMALL)
+      return 0;
+    now = conc_now();
+    if (s->turn_end <= 0) s->turn_end = now + CONC__TURN_SECONDS;
+    if (now < s->turn_end) return 0;
+  }
+  s->turn_bytes = s->turn_requests = 0;
+  s->turn_end = 0;
+  return conc__loop_yield();
 }
 
 /* Reads and answers until there is nothing more to read now: then 0. Negative
@@ -30361,9 +31527,17 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     ssize_t n;
     int have = conc__channel_next(ch, s->manager->max_message, &payload,
                                   &size);
+    /* It is longer than it may be: the client learns that, and what is coming
+       of it is let go by. */
+    if (have == -EMSGSIZE && c->methods) {
+      have = conc__channel_drop(ch);
+      if (have == 0) rc = conc__reply_error(s, -EMSGSIZE, false);
+      if (have == 0) continue;
+    }
     if (have < 0) return have;
     if (have > 0) {
       rc = conc__serve_request(s, payload, size);
+      if (rc == 0) rc = conc__session_spend(s, size, 1);
       /* Memory for replies is bounded: a client that sends requests and reads
          no replies waits here for itself. */
       if (rc == 0 && ch->out.size >= CONC__IO_BUFFER)
@@ -30386,8 +31560,11 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
     if (conc__watch_repeats() || !empty || ch->waited || c->hangup) {
       ch->waited = false;
       n = conc__channel_read(ch, size);
-      empty = n > 0 && ch->in.size < ch->in.capacity;
+      empty = n > 0 && n < (ssize_t)CONC__READ_MAX &&
+              ch->in.size < ch->in.capacity;
+      if (n > 0) rc = conc__session_spend(s, (size_t)n, 0);
     }
+    if (n > 0) conc__client_confirm(c);
     if (n == 0) return -EPIPE; /* the client has closed its side */
     if (n == -EAGAIN) {
       if (ch->eager || conc__buffer_count(&ch->in) > 0)
@@ -30423,6 +31600,13 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    conc__client_close, and then in `dead` until conc__clients_reap. It is idle
    whenever no coroutine of it exists.
 
+   A connection that has not authenticated may be anybody's. There are
+   .max_handshakes of them at most, in a line with the oldest first; they take
+   no place of .max_clients, and hold no buffers. If the line is full, nothing
+   is accepted until one of them is through, or has failed, or until the oldest
+   is a second old: then it is closed. So neither many honest clients at one
+   moment nor any number of silent ones keep others out for long.
+
    Everything but conc__server_start, _shutdown and, after the loop, _close
    runs in the thread of the loop, and needs no guard.
 
@@ -30430,6 +31614,42 @@ CONC__PRIVATE int conc__session_run(conc__session *s) {
    the functions of >>manager. The other end of its connections is >>proxy, or
    Python.
    ------------------------------------------------------------------------ */
+
+/* --- the line of handshakes --- */
+
+#define CONC__MAX_HANDSHAKES 256  /* default */
+#define CONC__HANDSHAKE_OLD 1.0   /* seconds: then it makes room for others */
+
+CONC__PRIVATE void conc__handshake_enter(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  c->since = conc_now();
+  c->earlier = server->newest;
+  *(c->earlier != NULL ? &c->earlier->later : &server->oldest) = c;
+  server->newest = c;
+  server->handshakes++;
+}
+
+CONC__PRIVATE void conc__handshake_leave(conc__client *c) {
+  conc__server_side *server = &c->manager->server;
+  CONC__CHECK(server->handshakes > 0);
+  *(c->later != NULL ? &c->later->earlier : &server->newest) = c->earlier;
+  *(c->earlier != NULL ? &c->earlier->later : &server->oldest) = c->later;
+  c->later = c->earlier = NULL;
+  server->handshakes--;
+}
+
+/* There is a want of places, or of descriptors: lets the oldest go, if it is
+   old. Returns the seconds until it may be worth a try again. */
+CONC__PRIVATE double conc__handshake_make_room(conc__server_side *server) {
+  conc__client *c = server->oldest;
+  double age;
+  if (c == NULL || c->dropped) return CONC__HANDSHAKE_OLD;
+  age = conc_now() - c->since;
+  if (age < CONC__HANDSHAKE_OLD) return CONC__HANDSHAKE_OLD - age;
+  c->dropped = true;
+  conc_cancel(&c->task); /* it closes the connection, and sets `changed` */
+  return CONC__HANDSHAKE_OLD;
+}
 
 /* --- clients --- */
 
@@ -30441,14 +31661,14 @@ CONC__PRIVATE void conc__client_close(conc__client *c) {
   conc__server_side *server = &c->manager->server;
   CONC__CHECK(!c->serving && !c->blocked);
   CONC__CHECK(*c->link == c && server->clients_count > 0);
+  conc__client_give_back(c);
   conc__watch_stop(conc__this.loop, c->channel.fd);
-  /* It leaves the list first, by one store: a child that is forked now finds
-     only descriptors there that are open. */
-  CONC__STORE(c->link, c->next);
+  *c->link = c->next;
   if (c->next != NULL) c->next->link = c->link;
   server->clients_count--;
-  close(c->channel.fd);
-  conc__channel_free(&c->channel);
+  if (c->authenticated) server->admitted--;
+  else conc__handshake_leave(c);
+  conc__channel_close(&c->channel);
   c->next = server->dead;
   server->dead = c;
   conc_event_set(&server->changed);
@@ -30465,6 +31685,35 @@ CONC__PRIVATE void conc__clients_reap(conc__manager_data *m) {
   }
 }
 
+/* The handshake, and then the wait for a place among the clients. That wait is
+   short of work, since nothing is accepted while there is none: only those
+   wait that were in their handshakes when the last place was taken. */
+CONC__PRIVATE int conc__client_admit(conc__session *s) {
+  conc__client *c = s->client;
+  conc__server_side *server = &s->manager->server;
+  size_t max = s->manager->options->max_clients;
+  int rc = conc__auth_serve(&c->channel, &s->manager->key,
+                            conc__deadline(s->manager->handshake_timeout));
+  if (rc != 0) return rc;
+  /* Its handshake is over: it is not in anyone's way any more. */
+  conc__handshake_leave(c);
+  c->authenticated = true;
+  server->admitted++;
+  conc_event_set(&server->changed);
+  while (max > 0 && server->admitted > max) {
+    server->admitted--;
+    conc_event_clear(&server->changed); /* nothing runs before the wait */
+    rc = conc__session_block(s);
+    if (rc == 0) {
+      rc = conc_event_wait(&server->changed, CONC_FOREVER);
+      conc__session_unblock(s);
+    }
+    server->admitted++;
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
 /* The coroutine of a client, from the first bytes to the last that are there
    now. Its stack may be the pool's, and small: what is large is lent. */
 CONC__PRIVATE void *conc__client_main(void *arg) {
@@ -30475,17 +31724,23 @@ CONC__PRIVATE void *conc__client_main(void *arg) {
   s.manager = c->manager;
   s.protocol = 4;
   s.leave = false;
+  s.turn_bytes = s.turn_requests = 0;
+  s.turn_end = 0;
+  s.encoded_item = NULL;
+  memset(&s.encoded, 0, sizeof s.encoded);
   memset(&s.taken, 0, sizeof s.taken);
-  conc__session_lend(&s);
-  if (!c->authenticated) {
-    rc = conc__auth_serve(&c->channel, &s.manager->key,
-                          conc__deadline(s.manager->handshake_timeout));
-    c->authenticated = rc == 0;
+  if (!c->authenticated) rc = conc__client_admit(&s);
+  if (rc == 0) {
+    conc__session_lend(&s);
+    rc = conc__session_run(&s);
   }
-  if (rc == 0) rc = conc__session_run(&s);
   /* Closed in the middle of something: no reply that waits in `out` is
      sent. */
   if (rc != 0) conc__session_give_back(&s, 0);
+  if (rc != 0 && s.manager->server.stopping) conc__client_settle(c);
+  /* While this is a coroutine that may wait: the queue may be another
+     machine's. */
+  if (rc != 0) conc__client_give_back(c);
   c->serving = false;
   if (rc != 0) {
     conc__buffer_return(s.manager, &s.taken);
@@ -30542,22 +31797,48 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* A connection was accepted: it becomes a client, whose coroutine begins with
-   the handshake. 0; or negative errno, and `fd` is still the caller's. */
-CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
+/* Accepts a connection, if there is one, into a channel that is listed at once:
+   see conc__net_guard. Does not wait. 0 or negative errno. */
+CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
+  int fd, rc;
+  conc__mutex_lock(&conc__net_guard);
+  do fd = conc__accept_raw(listener);
+  /* A client that has gone before it was accepted is no failure. */
+  while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+  rc = fd >= 0 ? 0 : conc__would_block(errno) ? -EAGAIN : -errno;
+  if (rc == 0) {
+    conc__channel_init(ch, fd);
+    conc__own_add(&ch->own, &ch->fd);
+  }
+  conc__mutex_unlock(&conc__net_guard);
+  if (rc == 0) {
+    int one = 1;
+    conc__set_nodelay(fd);
+    conc__fd_is_new(fd);
+    /* Of a machine that was switched off nothing is heard otherwise. */
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  }
+  return rc;
+}
+
+/* Accepts a connection, if there is one: it becomes a client, whose coroutine
+   begins with the handshake. 0; -EAGAIN: there is none; or another negative
+   errno, and if one was accepted it has been closed. */
+CONC__PRIVATE int conc__client_accept(conc__manager_data *m) {
   conc__client *c = (conc__client *)CONC_MALLOC(sizeof *c);
   conc__server_side *server = &m->server;
-  int one = 1;
   int rc;
   CONC__CHECK(!server->stopping);
   if (c == NULL) return -ENOMEM;
   memset(c, 0, sizeof *c);
-  conc__channel_init(&c->channel, fd);
-  /* Of a machine that was switched off nothing is heard otherwise. */
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  c->manager = m;
-  c->watch.ready = conc__client_ready;
-  rc = conc__watch_start(conc__this.loop, fd, &c->watch);
+  rc = conc__channel_accept(&c->channel, server->listener);
+  if (rc == 0) {
+    c->manager = m;
+    c->watch.ready = conc__client_ready;
+    rc = conc__watch_start(conc__this.loop, c->channel.fd, &c->watch);
+    if (rc != 0) conc__channel_close(&c->channel);
+    if (rc == -EAGAIN) rc = -ENOMEM;
+  }
   if (rc != 0) {
     CONC_FREE(c);
     return rc;
@@ -30565,8 +31846,9 @@ CONC__PRIVATE int conc__client_new(conc__manager_data *m, int fd) {
   c->link = &server->clients;
   c->next = server->clients;
   if (c->next != NULL) c->next->link = &c->next;
-  CONC__STORE(&server->clients, c); /* whole for a child: see above */
+  server->clients = c;
   server->clients_count++;
+  conc__handshake_enter(c);
   conc__client_start(c);
   return 0;
 }
@@ -30585,9 +31867,10 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
   server->stopping = true;
   for (c = server->clients; c != NULL; c = next) {
     next = c->next;
-    if (!c->serving)
+    if (!c->serving) {
+      conc__client_settle(c);
       conc__client_close(c);
-    else if (c->blocked || !c->authenticated)
+    } else if (c->blocked || !c->authenticated)
       conc_cancel(&c->task);
   }
   while (server->clients != NULL && conc_now() < end) {
@@ -30596,55 +31879,86 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
     conc_event_wait(&server->changed, end - conc_now());
     for (c = server->clients; c != NULL; c = next) {
       next = c->next;
-      if (!c->serving) conc__client_close(c);
+      if (c->serving) continue;
+      conc__client_settle(c);
+      conc__client_close(c);
     }
   }
+}
+
+/* How many connections are accepted before others of the loop have their
+   turn. */
+#define CONC__ACCEPTS 16
+
+/* Accepts what has come, and waits for more, or for room. 0, or an error of
+   the wait; only -ECANCELED matters. */
+CONC__PRIVATE int conc__server_accept(conc__manager_data *m) {
+  conc__server_side *server = &m->server;
+  size_t max = m->options->max_clients;
+  size_t handshakes = m->options->max_handshakes > 0
+                          ? m->options->max_handshakes
+                          : CONC__MAX_HANDSHAKES;
+  int i, rc;
+  for (i = 0; i < CONC__ACCEPTS; i++) {
+    conc_event_clear(&server->changed);
+    /* Further clients wait in the listener's line, not accepted. */
+    if (max > 0 && server->admitted >= max)
+      return conc_event_wait(&server->changed, CONC_FOREVER);
+    if (server->handshakes >= handshakes)
+      return conc_event_wait(&server->changed,
+                             conc__handshake_make_room(server));
+    conc__clients_reap(m);
+    rc = conc__client_accept(m);
+    if (rc == -EAGAIN)
+      return conc__fd_wait(server->listener, CONC_READ | CONC__TRIED,
+                           CONC__NEVER);
+    if (rc != 0) {
+      /* Descriptors or memory are used up: it waits until a client has gone,
+         or a while, for others in the process may have had them. */
+      double wait = conc__handshake_make_room(server);
+      return conc_event_wait(&server->changed, wait < 0.1 ? wait : 0.1);
+    }
+  }
+  return conc__loop_yield();
+}
+
+/* The listener is closed, and the file of a unix socket removed if it is still
+   the one that was bound: another server, or anything, may be at its path by
+   now, and the path is from the root on, wherever the program is now. First
+   the file: as long as the socket listens nobody takes the file for stale, and
+   its inode's number is not another file's. */
+CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
+  struct stat st;
+  if (server->path != NULL && lstat(server->path, &st) == 0 &&
+      st.st_dev == server->device && st.st_ino == server->inode)
+    unlink(server->path);
+  CONC_FREE(server->path);
+  server->path = NULL;
+  conc__own_close(&server->own, &server->listener, false);
 }
 
 /* The first coroutine of the loop: accepts until it is cancelled. */
 CONC__PRIVATE void *conc__server_main(void *arg) {
   conc__manager_data *m = (conc__manager_data *)arg;
   conc__server_side *server = &m->server;
-  size_t max = m->options->max_clients;
   server->running = true;
   conc_event_set(&server->ready); /* from now on it can be cancelled */
-  for (;;) {
-    int rc;
-    conc_event_clear(&server->changed);
-    if (max > 0 && server->clients_count >= max) {
-      /* Further clients wait in the listener's line, not accepted. */
-      rc = conc_event_wait(&server->changed, CONC_FOREVER);
-    } else {
-      rc = conc_accept(server->listener, CONC_FOREVER);
-      if (rc >= 0) {
-        conc__clients_reap(m);
-        if (conc__client_new(m, rc) != 0) close(rc);
-      } else if (rc != -ECANCELED) {
-        /* Descriptors or memory are used up: it waits until a client has gone,
-           or a while, for others in the process may have had them. */
-        rc = conc_event_wait(&server->changed, 0.1);
-      }
-    }
-    if (rc == -ECANCELED) break;
+  while (conc__server_accept(m) != -ECANCELED) {
   }
   /* First the listener: a client that connects now is refused at once. */
-  conc_close(server->listener);
-  server->listener = -1;
+  conc__server_unlisten(server);
   conc__server_stop(m);
   return NULL;
 }
 
-/* What a forked child does with the server of its parent. There the
-   connections go on: so they are closed here, but not shut down, and a socket
-   of the file system is the parent's to unlink. Nothing is freed: the loop,
-   which uses its memory without a guard, may have been in the middle of a
-   change at the fork. The list itself is whole at any moment. */
+/* What a forked child does with the server of its parent. Its sockets were
+   closed at the fork, but not shut down, for they go on in the parent (see
+   conc__net_fork_child), and a socket of the file system is the parent's to
+   unlink. Nothing is freed: the loop, which uses its memory without a guard,
+   may have been in the middle of a change at the fork. */
 CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
   conc__server_side *server = &m->server;
-  const conc__client *c;
-  if (server->listener >= 0) close(server->listener);
-  server->listener = -1;
-  for (c = server->clients; c != NULL; c = c->next) close(c->channel.fd);
+  server->path = NULL;
   server->clients = server->dead = NULL;
   server->clients_count = server->spare_count = 0;
 }
@@ -30653,21 +31967,21 @@ CONC__PRIVATE void conc__server_abandon(conc__manager_data *m) {
    has never begun. */
 CONC__PRIVATE void conc__server_close(conc__manager_data *m) {
   conc__server_side *server = &m->server;
-  if (server->listener >= 0) close(server->listener); /* it never ran */
-  server->listener = -1;
+  conc__server_unlisten(server); /* if it never ran */
   while (server->clients != NULL) { /* cut off in the middle of something */
     conc__client *c = server->clients;
     server->clients = c->next;
-    close(c->channel.fd);
-    conc__channel_free(&c->channel);
+    conc__client_settle(c);
+    conc__client_give_back(c);
+    conc__channel_close(&c->channel);
     CONC_FREE(c);
   }
-  server->clients_count = 0;
+  server->oldest = server->newest = NULL;
+  server->clients_count = server->handshakes = server->admitted = 0;
   conc__clients_reap(m);
   CONC__CHECK(server->spare_count <= CONC__SPARE_BUFFERS);
   while (server->spare_count > 0)
     conc__buffer_free(&server->spare[--server->spare_count]);
-  if (strchr(server->address, '/') != NULL) unlink(server->address);
 }
 
 /* The thread of a server. If root never ran, `ready` says so, behind `error`:
@@ -30686,22 +32000,93 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
 
 /* --- starting and ending it --- */
 
+/* A copy of a path that begins at the root, wherever the program goes. NULL: no
+   memory, or the directory cannot be named. */
+CONC__PRIVATE char *conc__path_from_root(const char *path) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t n = strlen(path) + 1;
+  if (*path != '/') {
+    size_t room = 256;
+    while (room < ((size_t)1 << 20) && conc__buffer_reserve(&b, room) == 0) {
+      if (getcwd((char *)b.data, b.capacity) != NULL) {
+        b.size = strlen((char *)b.data);
+        break;
+      }
+      if (errno != ERANGE) break;
+      room *= 2;
+    }
+    if (b.size == 0 || conc__buffer_append(&b, "/", 1) != 0) n = 0;
+  }
+  if (n > 0 && conc__buffer_append(&b, path, n) == 0) return (char *)b.data;
+  conc__buffer_free(&b);
+  return NULL;
+}
+
+/* Listens at a place, and lists the listener at once: see conc__net_guard. 0;
+   or negative errno, and -EAGAIN as conc__socket_bind. */
+CONC__PRIVATE int conc__server_listen(conc__server_side *server,
+                                      const conc__place *place) {
+  int fd;
+  conc__net_init();
+  conc__mutex_lock(&conc__net_guard);
+  fd = conc__socket_bind(place, SOCK_STREAM);
+  server->listener = fd >= 0 ? fd : -1;
+  if (fd >= 0) conc__own_add(&server->own, &server->listener);
+  conc__mutex_unlock(&conc__net_guard);
+  return fd >= 0 ? 0 : fd;
+}
+
+/* What is known of a unix socket's file when it has just been bound. 0 or
+   negative errno. */
+CONC__PRIVATE int conc__server_note_path(conc__server_side *server,
+                                         const char *address) {
+  struct stat st;
+  server->path = conc__path_from_root(address);
+  if (server->path == NULL) return -ENOMEM;
+  if (lstat(server->path, &st) != 0) return -errno;
+  server->device = st.st_dev;
+  server->inode = st.st_ino;
+  /* What others are told holds for them, too, if there is room for it. */
+  if (strlen(server->path) < sizeof((struct sockaddr_un *)NULL)->sun_path)
+    memcpy(server->address, server->path, strlen(server->path) + 1);
+  return 0;
+}
+
 /* Listens: what can go wrong with an address is told before there is a
    thread. 0, or negative errno and the manager is as before. */
 CONC__PRIVATE int conc__server_open(conc_manager *manager) {
-  conc__manager_data *m;
+  const char *address = manager->address;
+  bool is_unix = address != NULL && strchr(address, '/') != NULL;
+  conc__server_side *server;
+  conc__place place;
+  int tries = 0;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
-  m = manager->state;
-  rc = conc_listen(manager->address);
-  if (rc < 0) {
+  server = &manager->state->server;
+  /* By default nobody but who was told the key comes in: an empty one must be
+     meant. At a unix socket the file system says who does. */
+  if (manager->state->key.size == 0 && !manager->no_auth && !is_unix)
+    rc = -EINVAL;
+  if (rc == 0) rc = conc__random(server->number, sizeof server->number);
+  if (rc == 0)
+    rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
+  if (rc > 0) rc = 0;
+  while (rc == 0 && (rc = conc__server_listen(server, &place)) == -EAGAIN &&
+         tries++ < CONC__REBIND_TRIES) /* another is at that file, see >>io */
+    rc = conc_sleep(1e-3);
+  if (rc == -EAGAIN) rc = -EADDRINUSE;
+  if (rc == 0) {
+    conc_address(server->listener, server->address, sizeof server->address);
+    if (is_unix) rc = conc__server_note_path(server, address);
+  }
+  if (rc != 0) {
+    conc__server_unlisten(server);
     conc__manager_undo_state(manager);
     return rc;
   }
-  m->server.listener = rc;
-  m->server.stopping = false;
-  m->role = CONC__MANAGER_SERVES;
-  conc_address(rc, m->server.address, sizeof m->server.address);
+  server->stopping = false;
+  server->readers.value = CONC__READERS;
+  manager->state->role = CONC__MANAGER_SERVES;
   return 0;
 }
 
@@ -30733,9 +32118,8 @@ CONC__PRIVATE int conc__server_start(conc_manager *manager, bool forever) {
     }
     rc = server->error;
   } else {
-    close(server->listener);
+    conc__server_unlisten(server);
   }
-  server->listener = -1;
   manager->state->role = CONC__MANAGER_UNUSED;
   conc__manager_undo_state(manager);
   return rc;
@@ -30774,22 +32158,35 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
             |
      conc__proxy_put ...    its arguments
             |
-     conc__peer_call        sends `out`, waits for the reply, decodes it
-            |
-     conc__exchange_leave   the connection is idle again. Or it is closed, if
-                            it is not known what the server will send next
+     conc__exchange_end     sends `out`, waits for the reply, decodes it. The
+                            connection is idle again. Or it is closed, if it
+                            is not known what the server will send next
 
-   A get that fails must not lose the message that is its reply. If the reply
-   has begun to come, the connection is `late`: the next get begins with it,
-   and reads the reply to its end before it asks for anything. A message that
-   came, but did not suit the caller, is in `stash`: a get begins with these.
+   How a message comes, and is never lost on the way:
+
+     a server of conc.h   keeps what it has handed out until the client says
+                          something more on that connection, or the word
+                          "confirmed" (a frame without content). If the
+                          connection ends without that, the message is in its
+                          queue again. So a get that does not deliver (it was
+                          cancelled, or has no memory) closes its connection;
+                          and a connection whose message the caller has is
+                          `held` until its next request. What a get does not
+                          want, the server does not hand out: the request says
+                          what it wants
+     a server of Python   has forgotten a message when it has sent it. So the
+                          connection of a get whose reply is due still is not
+                          closed, but kept as `late`: the next get of the
+                          proxy waits for that reply. A message that came, but
+                          did not suit the caller, is in `stash`: a get begins
+                          with these. At shutdown both are put back
 
    What is kept, and for how long:
 
-     per process      conc__client_side; a forked child uses no connection of
-                      its parent's, for both would read the same replies
+     per process      conc__client_side. A forked child has none of its
+                      parent's connections: they are closed there
      per connection   conc__peer, until an error, the server's end or shutdown
-     per queue        conc__proxy, until shutdown; its late replies, its stash
+     per queue        conc__proxy, until shutdown; its ids, late replies, stash
      per call         conc__exchange, on the caller's stack
 
    The lists are under the guard of conc__manager_data. A peer that is in no
@@ -30804,31 +32201,60 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
 typedef struct conc__peer {
   struct conc__peer *next; /* in that list */
   conc__channel channel;
-  double last;         /* when it was used, by conc_now(); for idle ones */
-  unsigned generation; /* conc__generation of the process that opened it */
+  double last;    /* when it was used, by conc_now(); for idle ones */
   bool asked; /* a request is out whose reply has not been understood: what
                  comes next is that reply, or its rest */
+  bool held;  /* the server keeps the message of the last reply until it hears
+                 more on this connection */
+  struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
 } conc__peer;
+
+/* By what the server knows the queue of a name, and what it can do. It does
+   not change: a server that was started anew gives another one. */
+typedef struct conc__ident {
+  struct conc__ident *before; /* the one whose place it has taken */
+  bool confirms;              /* it is conc.h: see above */
+  size_t most;                /* bytes of a request that it reads */
+  char text[64];
+} conc__ident;
 
 /* A proxy. What has no guard does not change, until shutdown. */
 typedef struct conc__proxy {
   conc_queue queue; /* first: a proxy is a queue */
   struct conc__manager_data *manager;
-  struct conc__proxy *next; /* under the guard, as the next two */
-  conc__peer *late;  /* their replies were for gets that have failed since */
-  size_t late_count; /* length of `late`; atomic, for qsize */
+  struct conc__proxy *next;  /* under the guard, as the next one */
+  conc__peer *late;          /* their replies were for gets that have failed */
+  const conc__ident *ident;  /* the newest. Changes under the guard; read
+                                without it, for none is freed before the end */
   conc_queue *stash; /* messages that came, and could not be handed over */
-  char name[64];
-  char id[64]; /* by which the server knows the queue */
+  bool stashed;      /* there may be some. Atomic */
+  char name[CONC__NAME_MAX + 1];
 } conc__proxy;
 
-/* --- requests and replies --- */
+/* --- connections: their end --- */
 
+/* The word "confirmed". It is small: if it cannot be sent at once, nobody
+   reads at the other end, and the message goes back there. */
+CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
+  ssize_t n = send(p->channel.fd, "\0\0\0\0", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
+  (void)n;
+  p->held = false;
+}
+
+/* Closes a connection. A message that it holds is the caller's since long, and
+   so confirmed. In a forked child its parent's connections are closed already:
+   there is no descriptor. It is shut down first: then the server hears of the end even if another process has a copy
+   of the descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  conc_close(p->channel.fd);
-  conc__channel_free(&p->channel);
+  if (p->channel.fd >= 0) {
+    if (p->held) conc__peer_confirm(p);
+    shutdown(p->channel.fd, SHUT_RDWR);
+  }
+  conc__channel_close(&p->channel);
   CONC_FREE(p);
 }
+
+/* --- requests and replies --- */
 
 /* Begins a request at the end of `out`: everything up to the tuple of
    arguments, which the caller appends. *at is for conc__request_end. `ident`
@@ -30871,88 +32297,133 @@ CONC__PRIVATE int conc__request_str(conc__buffer *out, const char *method,
   return rc != 0 ? rc : conc__request_end(out, at);
 }
 
-/* The error that stands for an exception of the server. -EPROTO: none does. */
+/* Whether the only argument of an exception is a text that begins so. */
+CONC__PRIVATE bool conc__exception_says(const conc_value *v,
+                                        const char *begin) {
+  const char *text =
+      conc_value_str(conc_value_item(conc_value_item(v, 2), 0), NULL);
+  return text != NULL && strncmp(text, begin, strlen(begin)) == 0;
+}
+
+/* The error that stands for an exception of the server. -EPROTO: none does.
+   Two kinds of Python's exceptions mean more when a server of ours sends them,
+   which it says by their texts. */
 CONC__PRIVATE int conc__exception_code(const conc_value *v) {
   static const struct {
-    const char *name;
+    const char *name, *says;
     int code;
-  } table[] = {{"Empty", -ETIMEDOUT},    {"Full", -ETIMEDOUT},
-               {"ShutDown", -EPIPE},     {"EOFError", -EPIPE},
-               {"BrokenPipeError", -EPIPE}, {"ValueError", -EINVAL},
-               {"TypeError", -EINVAL},   {"KeyError", -ENOENT},
-               {"MemoryError", -ENOMEM}, {"NotImplementedError", -ENOTSUP}};
+  } table[] = {{"Empty", NULL, -ETIMEDOUT},
+               {"Full", NULL, -ETIMEDOUT},
+               {"ShutDown", NULL, -EPIPE},
+               {"EOFError", NULL, -EPIPE},
+               {"BrokenPipeError", NULL, -EPIPE},
+               {"ValueError", CONC__TOO_LONG, -EMSGSIZE},
+               {"ValueError", NULL, -EINVAL},
+               {"TypeError", CONC__NOT_BYTES, -EBADMSG},
+               {"TypeError", NULL, -EINVAL},
+               {"KeyError", NULL, -ENOENT},
+               {"MemoryError", NULL, -ENOMEM},
+               {"NotImplementedError", NULL, -ENOTSUP}};
   const char *name = conc__object_name(v);
   size_t i;
   for (i = 0; name != NULL && i < sizeof table / sizeof *table; i++)
-    if (strcmp(name, table[i].name) == 0) return table[i].code;
+    if (strcmp(name, table[i].name) == 0 &&
+        (table[i].says == NULL || conc__exception_says(v, table[i].says)))
+      return table[i].code;
   return -EPROTO;
 }
 
 /* Reads what a reply says: 0 and *result, or the error that it tells.
-   -EREMOTEIO is an error in words: Python sends such a text for an unknown
-   name, and ours does for what it refuses. -EBADMSG is no reply at all. */
+   -EREMOTEIO is an error in words, which ours sends for what it refuses;
+   -ESTALE is the one that says that there is no such name or id. 1: it is no
+   reply at all. */
 CONC__PRIVATE int conc__reply_read(const conc_value *reply,
                                    const conc_value **result) {
-  const char *kind = NULL;
+  const char *kind = NULL, *text;
   if (conc_value_type(reply) == CONC_TUPLE && conc_value_size(reply) == 2)
     kind = conc_value_str(conc_value_item(reply, 0), NULL);
-  if (kind == NULL) return -EBADMSG;
+  if (kind == NULL) return 1;
   *result = conc_value_item(reply, 1);
   if (strcmp(kind, "#RETURN") == 0) return 0;
   if (strcmp(kind, "#ERROR") == 0) return conc__exception_code(*result);
-  if (strcmp(kind, "#TRACEBACK") == 0) return -EREMOTEIO;
-  return -EPROTO;
+  if (strcmp(kind, "#TRACEBACK") != 0) return -EPROTO;
+  text = conc_value_str(*result, NULL);
+  return text != NULL && strstr(text, "KeyError") != NULL ? -ESTALE
+                                                          : -EREMOTEIO;
 }
 
-/* Sends what is in `out` and waits for the reply. 0: its value is in *reply
-   (to be freed by the caller), with *result inside. Else the error that it
-   tells, or that came in the way; *reply is NULL. *broken: it is not known
-   what comes next on this connection, so that it must be closed, unless
-   `asked` says that it is the reply. With `asked` from an earlier call and
-   nothing in `out`, it waits for that reply. */
-CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
-                                  conc_value **reply,
-                                  const conc_value **result, bool *broken,
-                                  double deadline) {
-  const unsigned char *payload;
-  size_t size, sent;
-  int protocol;
+/* Sends what is in `out` and waits for the reply's frame, whose payload stays
+   valid until the next read. 0 or negative errno. Unless `asked` is set
+   afterwards, the server has not got the whole request, and there is no reply
+   to save. With `asked` from an earlier call and nothing in `out`, it waits
+   for that reply. */
+CONC__PRIVATE int conc__peer_exchange(conc__manager_data *m, conc__peer *p,
+                                      const unsigned char **payload,
+                                      size_t *size, double deadline) {
+  size_t sent;
   int rc;
   CONC__CHECK(!p->asked || p->channel.out.size == 0);
   rc = conc__channel_flush(&p->channel, &sent, deadline);
-  *reply = NULL;
+  /* The first byte that the server sees confirms what it has handed out. */
+  if (sent > 0) p->held = false;
+  if (rc == 0) {
+    /* From here on the reply may be a message, taken from its queue for us. */
+    p->asked = true;
+    rc = conc__channel_receive(&p->channel, m->max_message, payload, size,
+                               deadline);
+  }
+  /* A coroutine that came along into a forked child: its connection was closed
+     there, for it is the parent's. */
+  return rc != 0 && p->channel.fd < 0 ? -EPIPE : rc;
+}
+
+/* Decodes a reply that has come. 0: its value is in *reply (to be freed by the
+   caller), with *result inside. Else the error that it tells, and *reply is
+   NULL. *broken: it is no reply, so that the connection must be closed. If the
+   value cannot be had (-ENOMEM; -EMSGSIZE: it is beyond the limits of a value)
+   the reply can be read once more, and `asked` stays. */
+CONC__PRIVATE int conc__peer_decode(conc__manager_data *m, conc__peer *p,
+                                    const unsigned char *payload, size_t size,
+                                    conc_value **reply,
+                                    const conc_value **result, bool *broken) {
+  int protocol;
+  int rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits,
+                               reply, &protocol);
   *broken = true;
-  /* Part of the request may be out: another one cannot follow it. But the
-     server has not carried it out, so there is no reply to save. */
-  if (rc != 0) return rc;
-  /* From here on the reply may be a message, taken from its queue for us. */
-  p->asked = true;
-  rc = conc__channel_receive(&p->channel, m->max_message, &payload, &size,
-                             deadline);
-  if (rc != 0) return rc;
-  rc = conc__pickle_decode(payload, size, &conc__pickle_reply_limits, reply,
-                           &protocol);
-  /* Whole, but there is no memory for its value: it is read once more by the
-     next call, which is why `asked` stays. */
-  if (rc == -ENOMEM) {
+  if (rc == -ENOMEM || rc == -EMSGSIZE) {
     conc__channel_unread(&p->channel);
     return rc;
   }
   /* The reply has been used up, whatever it says. */
   p->asked = false;
-  if (rc == -EBADMSG) rc = -EPROTO;
-  if (rc != 0) return rc;
+  if (rc != 0) return rc == -EBADMSG ? -EPROTO : rc;
   /* Relaxed: every reply says the same, until another server takes the place
      of this one; and nothing else is published by it. */
   CONC__STORE_RELAXED(&m->client.protocol, protocol == 2 ? 2 : 4);
   rc = conc__reply_read(*reply, result);
-  *broken = rc == -EBADMSG;
+  *broken = rc == 1;
   if (*broken) rc = -EPROTO;
   if (rc != 0) {
     conc_value_free(*reply);
     *reply = NULL;
   }
   return rc;
+}
+
+/* Both of the above: sends what is in `out`, and decodes the reply. *broken,
+   too, if it did not come. */
+CONC__PRIVATE int conc__peer_call(conc__manager_data *m, conc__peer *p,
+                                  conc_value **reply,
+                                  const conc_value **result, bool *broken,
+                                  double deadline) {
+  const unsigned char *payload;
+  size_t size;
+  int rc = conc__peer_exchange(m, p, &payload, &size, deadline);
+  *reply = NULL;
+  *broken = true;
+  return rc != 0 ? rc
+                 : conc__peer_decode(m, p, payload, size, reply, result,
+                                     broken);
 }
 
 /* --- connections --- */
@@ -30965,13 +32436,11 @@ CONC__PRIVATE int conc__peer_open(conc__manager_data *m, conc__peer **out,
   int rc;
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
-  p->generation = conc__generation;
-  rc = conc_connect(m->options->address, conc__remaining(deadline));
+  rc = conc__channel_connect(&p->channel, m->options->address, deadline);
   if (rc < 0) {
     CONC_FREE(p);
     return rc;
   }
-  conc__channel_init(&p->channel, rc);
   rc = conc__auth_connect(&p->channel, &m->key, deadline);
   if (rc == 0) {
     *out = p;
@@ -31006,6 +32475,23 @@ CONC__PRIVATE int conc__peer_function(conc__manager_data *m,
   return rc;
 }
 
+/* Enters an idle connection, as the youngest, among those that hold a message;
+   or takes it out. Under the guard. */
+CONC__PRIVATE void conc__held_enter(conc__client_side *client, conc__peer *p) {
+  p->younger = NULL;
+  p->older = client->held_youngest;
+  if (p->older != NULL) p->older->younger = p;
+  else client->held_oldest = p;
+  client->held_youngest = p;
+}
+
+CONC__PRIVATE void conc__held_leave(conc__client_side *client, conc__peer *p) {
+  if (p->younger != NULL) p->younger->older = p->older;
+  else client->held_youngest = p->older;
+  if (p->older != NULL) p->older->younger = p->younger;
+  else client->held_oldest = p->younger;
+}
+
 /* Takes an idle connection that the server still serves. NULL: there is
    none. */
 CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
@@ -31016,11 +32502,14 @@ CONC__PRIVATE conc__peer *conc__peer_take_idle(conc__manager_data *m) {
     ssize_t n;
     conc__mutex_lock(guard);
     p = m->client.idle;
-    if (p != NULL) m->client.idle = p->next;
+    if (p != NULL) {
+      m->client.idle = p->next;
+      if (p->held) conc__held_leave(&m->client, p);
+    }
     conc__mutex_unlock(guard);
     if (p == NULL) return NULL;
     CONC__CHECK(!p->asked);
-    if (p->generation == conc__generation) {
+    if (p->channel.fd >= 0) {
       /* Just used: this saves a system call for each request of a busy client.
          If it is broken all the same, the call fails with -EPIPE. */
       if (conc_now() - p->last < 0.1) return p;
@@ -31049,9 +32538,17 @@ CONC__PRIVATE int conc__peer_get(conc__manager_data *m, conc__peer **out,
   return rc;
 }
 
-/* Puts a connection back that no reply is due on. */
+/* Seconds after which a message is confirmed by a word of its own if its
+   connection stays idle while others are used. */
+#define CONC__CONFIRM_AFTER 10e-3
+
+/* Puts a connection back that no reply is due on. What a client with several
+   tasks has left unconfirmed on another connection is confirmed then: so if
+   the client is killed later, only its very last messages come back. */
 CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex *guard = conc__mutex_of(m);
+  conc__client_side *client = &m->client;
+  conc__peer *oldest;
   CONC__CHECK(!p->asked && p->channel.out.size == 0);
   if (p->channel.in.capacity > CONC__IO_BUFFER ||
       p->channel.out.capacity > CONC__IO_BUFFER)
@@ -31060,8 +32557,14 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   conc__mutex_lock(guard);
   /* In front: the one that was used last is the least likely to have been
      closed, and the others may stay unused. */
-  p->next = m->client.idle;
-  m->client.idle = p;
+  p->next = client->idle;
+  client->idle = p;
+  if (p->held) conc__held_enter(client, p);
+  oldest = client->held_oldest;
+  if (oldest != NULL && p->last - oldest->last > CONC__CONFIRM_AFTER) {
+    conc__held_leave(client, oldest);
+    conc__peer_confirm(oldest); /* under the guard: it does not wait */
+  }
   conc__mutex_unlock(guard);
 }
 
@@ -31070,49 +32573,52 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
 /* Seconds that a reply may come later than the timeout in its request: the
    server waits as long as that, and the way takes time. After them the
    connection is given up. */
-#define CONC__REPLY_SLACK 5.0
+#define CONC__REPLY_SLACK 0.5
 #define CONC__JOIN_LEAST 0.1 /* seconds that an answer to join has, at least */
+/* How often a call asks for the id of its name anew. */
+#define CONC__RESOLVE_TIMES 2
 
 typedef struct conc__exchange {
   conc__peer *peer;
   bool broken;              /* as conc__peer_call says it */
   size_t at;                /* where the request begins in `out` */
+  size_t most;              /* bytes that the request may have */
   conc_value *reply;        /* to be freed if the exchange went well */
   const conc_value *result; /* in the reply */
 } conc__exchange;
 
-/* The protocol for requests: what the server's last reply was in. Relaxed: see
-   conc__peer_call. */
-CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy) {
-  return CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
+/* The protocol for requests: what the server's last reply was in, unless it is
+   ours, which answers in that of a request. Relaxed: see conc__peer_decode. */
+CONC__INLINE int conc__proxy_protocol(const conc__proxy *proxy,
+                                      const conc__ident *ident) {
+  return ident->confirms
+             ? 4
+             : CONC__LOAD_RELAXED(&proxy->manager->client.protocol);
+}
+
+/* Until when a whole call may last, connecting included, that waits in the
+   server until `deadline`. */
+CONC__PRIVATE double conc__call_end(double deadline) {
+  if (deadline >= CONC__NEVER) return deadline;
+  return (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
 }
 
 /* Takes a connection and begins a request for a method on it. Negative errno:
-   then there is nothing to leave. A deadline that is past (a timeout of 0) is
-   the server's affair, and does not keep this from connecting. */
+   then there is nothing to leave. */
 CONC__PRIVATE int conc__exchange_begin(conc__exchange *c, conc__proxy *proxy,
-                                       const char *method, double deadline) {
-  int rc = conc__peer_get(proxy->manager, &c->peer,
-                          deadline <= 0 ? conc_now() + CONC__REPLY_SLACK
-                                        : deadline);
+                                       const conc__ident *ident,
+                                       const char *method, double end) {
+  int rc = conc__peer_get(proxy->manager, &c->peer, end);
   if (rc != 0) return rc;
   c->reply = NULL;
+  c->most = ident->most < proxy->manager->max_message
+                ? ident->most
+                : proxy->manager->max_message;
   rc = conc__request_begin(&c->peer->channel.out, &c->at,
-                           conc__proxy_protocol(proxy), proxy->id, method);
+                           conc__proxy_protocol(proxy, ident), ident->text,
+                           method);
   if (rc != 0) conc__peer_close(c->peer);
   return rc;
-}
-
-/* Sends what is in `out` and waits for the reply, for a while longer than the
-   server has been asked to. */
-CONC__PRIVATE int conc__exchange_ask(conc__exchange *c, conc__proxy *proxy,
-                                     double deadline) {
-  int rc;
-  if (deadline < CONC__NEVER)
-    deadline = (deadline <= 0 ? conc_now() : deadline) + CONC__REPLY_SLACK;
-  rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
-                       &c->broken, deadline);
-  return rc == -EREMOTEIO ? -EPROTO : rc;
 }
 
 /* Ends an exchange whose reply is not due any more. */
@@ -31124,16 +32630,32 @@ CONC__PRIVATE void conc__exchange_leave(conc__exchange *c,
     conc__peer_put(proxy->manager, c->peer);
 }
 
-/* Ends and sends the request, waits for the reply, and leaves. `rc` is how it
-   went to append the arguments: if not well, nothing is sent, and half a
-   request is dropped with its connection. */
-CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
-                                     int rc, double deadline) {
-  c->broken = true;
-  if (rc == 0) rc = conc__request_end(&c->peer->channel.out, c->at);
-  if (rc == 0) rc = conc__exchange_ask(c, proxy, deadline);
+/* Ends the request. `rc` is how it went to append the arguments. If that is
+   not well, or the request is too long to be read, it is dropped: nothing has
+   been sent, and the connection is idle again. */
+CONC__PRIVATE int conc__exchange_write(conc__exchange *c, conc__proxy *proxy,
+                                       int rc) {
+  conc__buffer *out = &c->peer->channel.out;
+  if (rc == 0) rc = conc__request_end(out, c->at);
+  /* Python's server has no limit; the head of a frame does not count. */
+  if (rc == 0 && out->size - c->at - 4 > c->most) rc = -EMSGSIZE;
+  if (rc == 0) return 0;
+  out->size = c->at;
+  c->broken = false;
   conc__exchange_leave(c, proxy);
   return rc;
+}
+
+/* Ends and sends the request, waits for the reply, and leaves. `rc` as
+   conc__exchange_write. -ESTALE: the server does not know the id. */
+CONC__PRIVATE int conc__exchange_end(conc__exchange *c, conc__proxy *proxy,
+                                     int rc, double end) {
+  rc = conc__exchange_write(c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                       &c->broken, end);
+  conc__exchange_leave(c, proxy);
+  return rc == -EREMOTEIO ? -EPROTO : rc;
 }
 
 /* Appends block and timeout, by which the server waits. */
@@ -31144,6 +32666,90 @@ CONC__PRIVATE int conc__exchange_waiting(conc__buffer *out, double deadline) {
   return rc != 0 ? rc
                  : conc__pickle_put_float(out, conc__remaining(deadline));
 }
+
+/* --- the id of a name --- */
+
+CONC__INLINE const conc__ident *conc__proxy_ident(const conc__proxy *proxy) {
+  return CONC__LOAD(&proxy->ident);
+}
+
+/* Reads the reply to create: an id, and the names of the methods, of which
+   those that begin with an underscore say what a server of ours can do.
+   -EPROTO if it is something else. */
+CONC__PRIVATE int conc__ident_read(const conc_value *v, conc__ident *ident) {
+  const conc_value *methods = conc_value_item(v, 1);
+  const char *id = NULL;
+  size_t i;
+  if (conc_value_type(v) == CONC_TUPLE && conc_value_size(v) == 2)
+    id = conc_value_str(conc_value_item(v, 0), NULL);
+  if (id == NULL || strlen(id) >= sizeof ident->text) return -EPROTO;
+  memcpy(ident->text, id, strlen(id) + 1);
+  ident->confirms = false;
+  ident->most = SIZE_MAX;
+  for (i = 0; i < conc_value_size(methods); i++) {
+    const char *name = conc_value_str(conc_value_item(methods, i), NULL);
+    if (name == NULL) continue;
+    if (strcmp(name, CONC__METHOD_GET) == 0) ident->confirms = true;
+    if (strncmp(name, CONC__METHOD_MAX, sizeof CONC__METHOD_MAX - 1) == 0) {
+      unsigned long long most =
+          strtoull(name + sizeof CONC__METHOD_MAX - 1, NULL, 10);
+      if ((size_t)most == most) ident->most = (size_t)most;
+    }
+  }
+  return 0;
+}
+
+/* Asks the server for the id of a name. A Python server counts a reference by
+   that, which is given back at shutdown. 0; -ENOENT: it has no such name; or
+   negative errno. */
+CONC__PRIVATE int conc__ident_ask(conc__manager_data *m, const char *name,
+                                  conc__ident **out, double end) {
+  conc_value *reply;
+  const conc_value *result;
+  conc__ident *ident;
+  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL, end);
+  *out = NULL;
+  /* KeyError, in words; older ones of ours and of Python say it otherwise. */
+  if (rc == -ESTALE || rc == -EREMOTEIO) return -ENOENT;
+  if (rc != 0) return rc;
+  ident = (conc__ident *)CONC_MALLOC(sizeof *ident);
+  rc = ident == NULL ? -ENOMEM : conc__ident_read(result, ident);
+  conc_value_free(reply);
+  if (rc == 0) *out = ident;
+  else CONC_FREE(ident);
+  return rc;
+}
+
+/* Gives a reference back, if the server counts them. */
+CONC__PRIVATE void conc__ident_give_back(conc__manager_data *m,
+                                         const conc__ident *ident,
+                                         double end) {
+  conc_value *reply;
+  const conc_value *result;
+  if (ident->confirms || end <= conc_now()) return;
+  conc__peer_function(m, "decref", ident->text, &reply, &result, NULL, end);
+  conc_value_free(reply);
+}
+
+/* The server does not know `stale`: it was started anew. The proxy gets the id
+   that its name has now, unless another task has done so meanwhile. 0, or
+   negative errno. */
+CONC__PRIVATE int conc__proxy_resolve(conc__proxy *proxy,
+                                      const conc__ident *stale, double end) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__ident *ident;
+  int rc;
+  if (conc__proxy_ident(proxy) != stale) return 0;
+  rc = conc__ident_ask(proxy->manager, proxy->name, &ident, end);
+  if (rc != 0) return rc;
+  conc__mutex_lock(guard);
+  ident->before = (conc__ident *)(uintptr_t)proxy->ident;
+  CONC__STORE(&proxy->ident, (const conc__ident *)ident);
+  conc__mutex_unlock(guard);
+  return 0;
+}
+
+/* --- putting --- */
 
 /* Appends a message as an argument. Bodies as queues store them are in
    protocol 4; for a server that is a Python 2 they are put into protocol 2. */
@@ -31157,27 +32763,47 @@ CONC__PRIVATE int conc__put_message(conc__buffer *out, const conc__message *m,
   return rc == 0 && protocol == 2 ? conc__pickle_downgrade(out, at) : rc;
 }
 
-/* The put of a queue. Without a limit of time it has one argument, (item,):
-   then the server's defaults, which are to wait for ever, hold. */
-CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
-                                  double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
+/* One try of a put, or of an unget. Without a limit of time it has one
+   argument, (item,): then the server's defaults, which are to wait for ever,
+   hold; and an unget never waits. */
+CONC__PRIVATE int conc__proxy_put_once(conc__proxy *proxy,
+                                       const conc__ident *ident,
+                                       const char *method,
+                                       const conc__message *m, double deadline,
+                                       double end) {
   conc__buffer *out;
   conc__exchange c;
-  int rc = conc__exchange_begin(&c, proxy, "put", deadline);
+  int rc = conc__exchange_begin(&c, proxy, ident, method, end);
   if (rc != 0) return rc;
   out = &c.peer->channel.out;
   if (deadline < CONC__NEVER) rc = conc__pickle_put_op(out, CONC__OP_MARK);
-  if (rc == 0) rc = conc__put_message(out, m, conc__proxy_protocol(proxy));
+  if (rc == 0)
+    rc = conc__put_message(out, m, conc__proxy_protocol(proxy, ident));
   if (deadline < CONC__NEVER) {
     if (rc == 0) rc = conc__exchange_waiting(out, deadline);
     if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
   } else if (rc == 0) {
     rc = conc__pickle_put_op(out, CONC__OP_TUPLE1);
   }
-  rc = conc__exchange_end(&c, proxy, rc, deadline);
+  rc = conc__exchange_end(&c, proxy, rc, end);
   if (rc == 0) conc_value_free(c.reply);
   return rc;
+}
+
+/* The put of a queue. */
+CONC__PRIVATE int conc__proxy_put(conc_queue *q, const conc__message *m,
+                                  double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc__call_end(deadline);
+  int i;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    int rc = conc__proxy_put_once(proxy, ident, "put", m, deadline, end);
+    if (rc != -ESTALE) return rc;
+    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                  : conc__proxy_resolve(proxy, ident, end);
+    if (rc != 0) return rc;
+  }
 }
 
 /* Encodes what came and puts it into the stash, from where a get takes it as
@@ -31191,34 +32817,149 @@ CONC__PRIVATE int conc__proxy_stash(conc__proxy *proxy, const conc_value *v) {
   m.size = b.size;
   m.kind = CONC__PICKLED;
   if (rc == 0) rc = conc__fifo_put(proxy->stash, &m, 0);
+  if (rc == 0) CONC__STORE(&proxy->stashed, true);
   conc__buffer_free(&b);
   return rc;
 }
 
-/* --- late replies --- */
-
-/* Takes the connection of a get that failed, with the reply or its beginning;
-   NULL: there is none. It is the caller's then. The child of a fork closes
-   those of its parent, which reads them itself. */
-CONC__PRIVATE conc__peer *conc__proxy_take_late_reply(conc__proxy *proxy) {
-  conc__mutex *guard = conc__mutex_of(proxy->manager);
-  conc__peer *p;
-  for (;;) {
-    conc__mutex_lock(guard);
-    p = proxy->late;
-    if (p != NULL) {
-      CONC__CHECK(proxy->late_count > 0);
-      proxy->late = p->next;
-      CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count - 1);
-    }
-    conc__mutex_unlock(guard);
-    if (p == NULL || p->generation == conc__generation) return p;
-    conc__peer_close(p);
-  }
+/* Gets what is in the stash. `stashed` is cleared before the look: a message
+   that comes meanwhile sets it, and so is not overlooked. */
+CONC__PRIVATE ssize_t conc__proxy_get_stashed(conc__proxy *proxy,
+                                              conc__sink *sink) {
+  ssize_t n;
+  if (CONC__LIKELY(!CONC__LOAD(&proxy->stashed))) return -ETIMEDOUT;
+  CONC__STORE(&proxy->stashed, false);
+  n = conc__fifo_get(proxy->stash, sink, 0);
+  if (n != -ETIMEDOUT) CONC__STORE(&proxy->stashed, true);
+  return n;
 }
 
-/* Keeps a connection for the next get. It stays counted by conc_qsize: the
-   message on it is not at the server any more. */
+/* --- getting from a server that waits for a confirmation --- */
+
+/* Where the message lies in a reply of ours, the body of a pickle. False if
+   the reply is something else. */
+CONC__PRIVATE bool conc__reply_body(const unsigned char *p, size_t size,
+                                    const unsigned char **body, size_t *n) {
+  static const unsigned char head[] = {CONC__OP_BINUNICODE, 7, 0, 0, 0,
+                                       '#', 'R', 'E', 'T', 'U', 'R', 'N'};
+  if (size < 2 + sizeof head + 3 || p[0] != CONC__OP_PROTO ||
+      memcmp(p + 2, head, sizeof head) != 0 ||
+      p[size - 2] != CONC__OP_TUPLE2 || p[size - 1] != CONC__OP_STOP)
+    return false;
+  *body = p + 2 + sizeof head;
+  *n = size - 2 - sizeof head - 2;
+  return true;
+}
+
+/* Hands a body over that came. A server is not believed that the body is what
+   was asked for, nor, if others will read it, that it is data at all. The
+   message's size; or negative errno: then the sink has nothing of it. */
+CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
+                                      const unsigned char *body, size_t n) {
+  conc_value *v = NULL;
+  size_t at, offset, size;
+  int rc;
+  if (sink->body == NULL) {
+    rc = conc__pickle_content(body, n, n, &offset, &size);
+    if (rc == 0) rc = conc__sink_takes(sink, size);
+    if (rc != 0) return rc;
+    if (size > 0) memcpy(sink->data, body + offset, size);
+    return (ssize_t)size;
+  }
+  at = sink->body->size;
+  rc = conc__buffer_reserve(sink->body, n + CONC__BODY_SPARE);
+  if (rc != 0) return rc;
+  conc__buffer_append(sink->body, body, n); /* there is room */
+  if (sink->wants != CONC__WANTS_VALUE) {
+    conc__pickle_put_op(sink->body, CONC__OP_STOP);
+    rc = conc__pickle_decode(sink->body->data + at, n + 1, NULL, &v, NULL);
+    conc_value_free(v);
+    sink->body->size = rc == 0 ? at + n : at;
+  }
+  return rc != 0 ? rc : (ssize_t)n;
+}
+
+/* Appends what a get wants: (timeout, wants, size). A size of more than 31
+   bits is no limit at all. */
+CONC__PRIVATE int conc__take_arguments(conc__buffer *out,
+                                       const conc__exchange *c,
+                                       const conc__sink *sink,
+                                       double deadline) {
+  size_t most = c->most > CONC__ENVELOPE ? c->most - CONC__ENVELOPE : 0;
+  int wants = sink->wants == CONC__WANTS_VALUE ? CONC__WANTS_ANY : sink->wants;
+  int rc = conc__pickle_put_float(out, conc__remaining(deadline));
+  if (sink->size < most || wants == CONC__WANTS_EXACTLY) most = sink->size;
+  if (rc == 0) rc = conc__pickle_put_int(out, wants);
+  if (rc == 0)
+    rc = most > 0x7fffffff ? conc__pickle_put_op(out, CONC__OP_NONE)
+                           : conc__pickle_put_int(out, (int64_t)most);
+  return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE3);
+}
+
+/* One get from a server of ours. Whenever it fails, and the reply has come or
+   may come, the connection is closed: then the message stays in its queue. */
+CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
+                                       const conc__ident *ident,
+                                       const conc__sink *sink, double deadline,
+                                       double end) {
+  conc__manager_data *m = proxy->manager;
+  const unsigned char *payload, *body;
+  size_t size, n;
+  ssize_t got;
+  conc__exchange c;
+  int rc = conc__exchange_begin(&c, proxy, ident, CONC__METHOD_GET, end);
+  if (rc != 0) return rc;
+  rc = conc__take_arguments(&c.peer->channel.out, &c, sink, deadline);
+  rc = conc__exchange_write(&c, proxy, rc);
+  if (rc != 0) return rc;
+  rc = conc__peer_exchange(m, c.peer, &payload, &size, end);
+  c.broken = true;
+  got = rc;
+  if (rc == 0 && conc__reply_body(payload, size, &body, &n)) {
+    got = conc__sink_fill(sink, body, n);
+    c.broken = got < 0;
+    c.peer->asked = false;
+    c.peer->held = !c.broken;
+  } else if (rc == 0) {
+    rc = conc__peer_decode(m, c.peer, payload, size, &c.reply, &c.result,
+                           &c.broken);
+    conc_value_free(c.reply);
+    got = rc == 0 || rc == -EREMOTEIO ? -EPROTO : rc;
+    if (rc == 0) c.broken = true;
+  }
+  conc__exchange_leave(&c, proxy);
+  return got;
+}
+
+/* --- getting from a Python server: late replies ---
+
+   Its get takes a message from the queue for good. So the connection of a get
+   that ends without its reply is kept until that has come. For such a get not
+   to take a message that then nobody asks for, the server is never asked to
+   wait for longer than CONC__ASK_FOR at a time. */
+
+#define CONC__ASK_FOR 1.0     /* seconds */
+#define CONC__LATE_LEAST 0.05 /* seconds that a late reply has, at least */
+
+/* Takes the connection of a get that failed, whose reply is still due; one
+   whose reply has begun to come, if there is such a one. NULL: there is none.
+   It is the caller's then. */
+CONC__PRIVATE conc__peer *conc__proxy_take_late_reply(conc__proxy *proxy) {
+  conc__mutex *guard = conc__mutex_of(proxy->manager);
+  conc__peer **link, *p;
+  conc__mutex_lock(guard);
+  for (link = &proxy->late; (p = *link) != NULL; link = &p->next)
+    if (p->channel.fd >= 0 && conc__channel_has_begun(&p->channel)) break;
+  if (p == NULL) link = &proxy->late;
+  p = *link;
+  if (p != NULL) *link = p->next;
+  conc__mutex_unlock(guard);
+  if (p == NULL || p->channel.fd >= 0) return p;
+  conc__peer_close(p); /* a parent's, which has gone */
+  return conc__proxy_take_late_reply(proxy);
+}
+
+/* Keeps a connection for the next get. */
 CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
                                                conc__peer *p) {
   conc__mutex *guard = conc__mutex_of(proxy->manager);
@@ -31226,11 +32967,8 @@ CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
   conc__mutex_lock(guard);
   p->next = proxy->late;
   proxy->late = p;
-  CONC__STORE_RELAXED(&proxy->late_count, proxy->late_count + 1);
   conc__mutex_unlock(guard);
 }
-
-/* --- getting --- */
 
 /* Hands bytes that came over, which need no encoding: the common case. Their
    size; -EAGAIN if it is another case, which the stash takes care of. */
@@ -31239,7 +32977,7 @@ CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
   size_t size = 0;
   const void *data = conc_value_bytes(v, &size);
   if (sink->body != NULL || conc_value_type(v) != CONC_BYTES ||
-      size > sink->size)
+      conc__sink_takes(sink, size) != 0)
     return -EAGAIN;
   if (size > 0) memcpy(sink->data, data, size);
   return (ssize_t)size;
@@ -31248,15 +32986,15 @@ CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
 /* Sends the request, if that is not done yet, waits for the reply, and leaves
    the exchange. The message's size; -EAGAIN if it is in the stash; or an
    error, with *told if the server said so. After each error it is decided
-   whether the reply is, or is about to be, a message that would be lost. */
+   whether the reply is, or may be, a message that would be lost. */
 CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           conc__exchange *c,
                                           const conc__sink *sink, bool *told,
-                                          double deadline) {
-  conc__channel *ch = &c->peer->channel;
-  size_t had = conc__buffer_count(&ch->in);
-  ssize_t n = conc__exchange_ask(c, proxy, deadline);
+                                          double end) {
+  ssize_t n = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                              &c->broken, end);
   bool keep = false;
+  if (n == -EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
   if (n == 0) {
     n = conc__proxy_copy_bytes(c->result, sink);
@@ -31267,15 +33005,10 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
     conc_value_free(c->reply);
     /* The value cannot be kept, but its bytes are still in the channel. */
     keep = n == -ENOMEM;
-    if (keep) conc__channel_unread(ch);
+    if (keep) conc__channel_unread(&c->peer->channel);
   } else if (c->peer->asked) {
-    /* Cancelled before the first byte: the connection is closed, and the
-       server notices that before it has a message, or gives it back. After
-       that byte the message is on its way, and out of the server's hands. */
-    keep = n == -ENOMEM ||
-           (n == -ECANCELED && conc__channel_has_begun(ch)) ||
-           /* As long as it goes on; the other side may be dead. */
-           (n == -ETIMEDOUT && conc__buffer_count(&ch->in) > had);
+    keep = n == -ENOMEM || n == -ECANCELED || n == -ETIMEDOUT ||
+           n == -EMSGSIZE;
   }
   /* Kept is either a reply that is due still, or one that is read again. */
   CONC__CHECK(!keep || c->peer->asked || n == -ENOMEM);
@@ -31284,194 +33017,368 @@ CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
   return n;
 }
 
-/* Takes a connection and writes a call of get on it, which is not sent yet. A
-   get without a limit of time has no arguments: waiting is the default. */
-CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, conc__exchange *c,
-                                  double deadline) {
+/* Takes a connection and writes a call of get on it, which is not sent yet. */
+CONC__PRIVATE int conc__proxy_ask(conc__proxy *proxy, const conc__ident *ident,
+                                  conc__exchange *c, double deadline,
+                                  double end) {
   conc__buffer *out;
-  int rc = conc__exchange_begin(c, proxy, "get", deadline);
+  int rc = conc__exchange_begin(c, proxy, ident, "get", end);
   if (rc != 0) return rc;
   out = &c->peer->channel.out;
-  if (deadline >= CONC__NEVER) {
-    rc = conc__pickle_put_op(out, CONC__OP_EMPTY_TUPLE);
-  } else {
-    rc = conc__pickle_put_op(out, CONC__OP_MARK);
-    if (rc == 0) rc = conc__exchange_waiting(out, deadline);
-    if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
-  }
-  if (rc == 0) rc = conc__request_end(out, c->at);
-  if (rc != 0) conc__peer_close(c->peer);
-  return rc;
+  rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__exchange_waiting(out, deadline);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_TUPLE);
+  return conc__exchange_write(c, proxy, rc);
 }
 
-/* The get of a queue. What has come before is first, in this order: the stash,
-   then a late reply, then the server's queue. */
-CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
-                                      double deadline) {
-  conc__proxy *proxy = (conc__proxy *)q;
+/* A get from a server that forgets what it has sent. What has come before is
+   first, in this order: the stash, then a late reply, then the queue. */
+CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
+                                           const conc__ident *ident,
+                                           conc__sink *sink, double deadline,
+                                           double end) {
   for (;;) {
+    double now = conc_now(), until = deadline;
     conc__exchange c;
     bool late, told;
-    ssize_t n = conc__fifo_get(proxy->stash, sink, 0);
+    ssize_t n = conc__proxy_get_stashed(proxy, sink);
     if (n != -ETIMEDOUT) return n;
     c.peer = conc__proxy_take_late_reply(proxy);
     late = c.peer != NULL;
-    n = late ? 0 : conc__proxy_ask(proxy, &c, deadline);
-    if (n != 0) return n;
-    n = conc__proxy_receive(proxy, &c, sink, &told, deadline);
-    /* -EAGAIN: it is in the stash, for the next turn. And that the queue was
-       empty when an earlier get asked is no answer to this one. */
-    if (n != -EAGAIN && !(late && told)) return n;
+    if (late) {
+      if (until < now + CONC__LATE_LEAST) until = now + CONC__LATE_LEAST;
+    } else {
+      if (until > now + CONC__ASK_FOR) until = now + CONC__ASK_FOR;
+      n = conc__proxy_ask(proxy, ident, &c, until, end);
+      if (n != -ETIMEDOUT && n != 0) return n;
+      if (n != 0) return n;
+      until = conc__call_end(until);
+    }
+    n = conc__proxy_receive(proxy, &c, sink, &told, until);
+    /* -EAGAIN: it is in the stash, for the next turn. That the queue was empty
+       when an earlier get asked is no answer to this one. If no answer comes
+       in time, it is late, and may still come until the deadline. */
+    if (n == -EAGAIN || (late && told)) continue;
+    if (n != -ETIMEDOUT || deadline <= conc_now()) return n;
   }
+}
+
+/* The get of a queue. */
+CONC__PRIVATE ssize_t conc__proxy_get(conc_queue *q, conc__sink *sink,
+                                      double deadline) {
+  conc__proxy *proxy = (conc__proxy *)q;
+  double end = conc__call_end(deadline);
+  ssize_t n = conc__proxy_get_stashed(proxy, sink);
+  int i;
+  if (n != -ETIMEDOUT) return n;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    n = ident->confirms
+            ? conc__proxy_take(proxy, ident, sink, deadline, end)
+            : conc__proxy_get_late(proxy, ident, sink, deadline, end);
+    if (n != -ESTALE) return n;
+    n = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                 : conc__proxy_resolve(proxy, ident, end);
+    if (n != 0) return n;
+  }
+}
+
+/* The get of many: one after the other, of which the first is waited for. */
+CONC__PRIVATE ssize_t conc__proxy_get_n(conc_queue *q, conc__sink *sink,
+                                        size_t n, double deadline) {
+  size_t done;
+  ssize_t rc = 0;
+  for (done = 0; done < n; done++) {
+    rc = conc__proxy_get(q, sink, done == 0 ? deadline : 0);
+    if (rc < 0) break;
+    if (sink->size > 0) sink->data = (char *)sink->data + sink->size;
+  }
+  return done > 0 ? (ssize_t)done : rc;
 }
 
 /* --- the other calls of a queue --- */
 
 /* Calls a method without arguments whose result is a number, or None, which is
-   0 here. `deadline` is for connecting; the reply may come until `end`, and
-   for CONC__REPLY_SLACK longer. */
+   0 here; the whole call lasts until `end` at most. */
 CONC__PRIVATE ssize_t conc__proxy_simple(conc_queue *q, const char *method,
-                                         double deadline, double end) {
+                                         double end) {
   conc__proxy *proxy = (conc__proxy *)q;
   conc__exchange c;
   int64_t n = 0;
-  int rc = conc__exchange_begin(&c, proxy, method, deadline);
-  if (rc != 0) return rc;
-  rc = conc__exchange_end(
-      &c, proxy,
-      conc__pickle_put_op(&c.peer->channel.out, CONC__OP_EMPTY_TUPLE), end);
-  if (rc != 0) return rc;
+  int i, rc;
+  for (i = 0;; i++) {
+    const conc__ident *ident = conc__proxy_ident(proxy);
+    rc = conc__exchange_begin(&c, proxy, ident, method, end);
+    if (rc != 0) return rc;
+    rc = conc__exchange_end(
+        &c, proxy,
+        conc__pickle_put_op(&c.peer->channel.out, CONC__OP_EMPTY_TUPLE), end);
+    if (rc == 0) break;
+    if (rc != -ESTALE) return rc;
+    rc = i == CONC__RESOLVE_TIMES ? -EPROTO
+                                  : conc__proxy_resolve(proxy, ident, end);
+    if (rc != 0) return rc;
+  }
   if (conc_value_type(c.result) != CONC_NONE)
     rc = conc_value_int(c.result, &n) != 0 || n < 0 ? -EPROTO : 0;
   conc_value_free(c.reply);
   return rc != 0 ? rc : (ssize_t)n;
 }
 
-/* What a get of this process gives back stays in this process: it is the next
-   that a get of this proxy finds. */
+/* A message comes back: to its place, if the server is ours. Else it stays in
+   this process, where it is the next that a get of this proxy finds. */
 CONC__PRIVATE int conc__proxy_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
-  return conc__fifo_unget(((conc__proxy *)q)->stash, m, b);
+  conc__proxy *proxy = (conc__proxy *)q;
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  int rc = -ENOTSUP;
+  if (ident->confirms)
+    rc = conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, m, CONC__NEVER,
+                              conc_now() + proxy->manager->timeout);
+  if (rc != 0) rc = conc__fifo_unget(proxy->stash, m, b);
+  if (rc == 0) CONC__STORE(&proxy->stashed, true);
+  return rc;
 }
 
-/* Messages at the server, in the stash, and on their way in late replies. The
-   sum is of three moments: as any size of a queue, it is old at once. */
+/* Messages at the server, and in the stash. The sum is of two moments: as any
+   size of a queue, it is old at once. */
 CONC__PRIVATE ssize_t conc__proxy_size(conc_queue *q) {
-  ssize_t n = conc__proxy_simple(q, "qsize", CONC__NEVER, CONC__NEVER);
   conc__proxy *proxy = (conc__proxy *)q;
-  ssize_t here = conc__fifo_size(proxy->stash) +
-                 (ssize_t)CONC__LOAD_RELAXED(&proxy->late_count);
-  return n < 0 ? n : n + here;
+  ssize_t n =
+      conc__proxy_simple(q, "qsize", conc_now() + proxy->manager->timeout);
+  return n < 0 ? n : n + conc__fifo_size(proxy->stash);
 }
 
 CONC__PRIVATE int conc__proxy_task_done(conc_queue *q) {
-  return (int)conc__proxy_simple(q, "task_done", CONC__NEVER, CONC__NEVER);
+  return (int)conc__proxy_simple(
+      q, "task_done", conc_now() + ((conc__proxy *)q)->manager->timeout);
 }
 
 /* The join of a queue. In the protocol it has no timeout: when ours is over,
    the connection is given up, and with it the server drops the call. A timeout
-   of 0 means "is it done?" and needs some time for the answer. The slack,
-   which conc__exchange_ask adds, is taken off here; at or below 0 `end` would
-   mean "now", so it stays above. */
+   of 0 means "is it done?" and needs some time for the answer. */
 CONC__PRIVATE int conc__proxy_join(conc_queue *q, double deadline) {
-  double end = deadline;
-  if (deadline < CONC__NEVER) {
-    double least = conc_now() + CONC__JOIN_LEAST;
-    end = (deadline > least ? deadline : least) - CONC__REPLY_SLACK;
-    if (end <= 0) end = 1e-9;
-  }
-  return (int)conc__proxy_simple(q, "join", deadline, end);
+  double least = conc_now() + CONC__JOIN_LEAST;
+  return (int)conc__proxy_simple(q, "join",
+                                 deadline > least ? deadline : least);
 }
 
 static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             NULL, NULL};
+    NULL,             conc__proxy_get_n,     NULL};
 
 /* --- making and freeing proxies --- */
 
-/* The proxy of a name that is there already, or NULL. It is safe to use
-   outside of the guard, for proxies live until shutdown. */
-CONC__PRIVATE conc_queue *conc__proxy_find(conc__manager_data *m,
-                                           const char *name) {
-  conc__mutex *guard = conc__mutex_of(m);
+/* The proxy of a name that is there already, or NULL. Under the guard. */
+CONC__PRIVATE conc__proxy *conc__proxy_find(conc__manager_data *m,
+                                            const char *name) {
   conc__proxy *p;
-  conc__mutex_lock(guard);
+  CONC__CHECK(conc__mutex_is_held(conc__mutex_of(m)));
   for (p = m->client.proxies; p != NULL; p = p->next)
     if (strcmp(p->name, name) == 0) break;
-  conc__mutex_unlock(guard);
-  return p != NULL ? &p->queue : NULL;
+  return p;
 }
 
-/* Makes a proxy, which is in no list yet. It asks the server for the queue's
-   id. A Python server counts a reference by that, which is given back at
-   shutdown. `name` has been found to fit. 0 or negative errno. */
+/* Frees a proxy that is in no list any more. */
+CONC__PRIVATE void conc__proxy_free(conc__proxy *p) {
+  conc__ident *ident = (conc__ident *)(uintptr_t)p->ident;
+  while (ident != NULL) {
+    conc__ident *before = ident->before;
+    CONC_FREE(ident);
+    ident = before;
+  }
+  conc_queue_free(p->stash);
+  CONC_FREE(p);
+}
+
+/* Makes a proxy, which is in no list yet, and asks the server for the queue's
+   id. `name` has been found to fit. 0 or negative errno. */
 CONC__PRIVATE int conc__proxy_new(conc__manager_data *m, const char *name,
                                   conc__proxy **out) {
-  conc_value *reply;
-  const conc_value *result;
-  const char *id = NULL;
-  conc__proxy *p = NULL;
-  int rc = conc__peer_function(m, "create", name, &reply, &result, NULL,
-                               conc_now() + m->handshake_timeout);
-  if (rc == -EREMOTEIO) return -ENOENT; /* KeyError, in words */
+  conc__ident *ident;
+  conc__proxy *p;
+  int rc = conc__ident_ask(m, name, &ident, conc_now() + m->handshake_timeout);
   if (rc != 0) return rc;
-  if (conc_value_type(result) == CONC_TUPLE && conc_value_size(result) == 2)
-    id = conc_value_str(conc_value_item(result, 0), NULL);
-  if (id == NULL || strlen(id) >= sizeof p->id) {
-    rc = -EPROTO;
-  } else {
-    p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
-    if (p != NULL) p->stash = conc_queue_new(NULL);
-    if (p == NULL || p->stash == NULL) rc = -ENOMEM;
-  }
-  if (rc == 0) {
-    memcpy(p->id, id, strlen(id) + 1);
-    memcpy(p->name, name, strlen(name) + 1);
-    p->queue.name = p->name;
-    p->manager = m;
-    *out = p;
-  } else {
+  ident->before = NULL;
+  p = (conc__proxy *)conc__queue_make(&conc__proxy_class, sizeof *p);
+  if (p != NULL) p->stash = conc_queue_new(NULL);
+  if (p == NULL || p->stash == NULL) {
     CONC_FREE(p);
+    CONC_FREE(ident);
+    return -ENOMEM;
   }
-  conc_value_free(reply);
-  return rc;
+  p->ident = ident;
+  memcpy(p->name, name, strlen(name) + 1);
+  p->queue.name = p->name;
+  p->manager = m;
+  *out = p;
+  return 0;
 }
 
-/* Adds a proxy to those of its manager. */
-CONC__PRIVATE void conc__proxy_link(conc__manager_data *m, conc__proxy *p) {
+/* The proxy of a name, which is made if there is none. NULL, and errno. If
+   another task has made one meanwhile, that one stays: a name has one proxy,
+   and so one place for what comes late. */
+CONC__PRIVATE conc_queue *conc__proxy_of(conc__manager_data *m,
+                                         const char *name) {
   conc__mutex *guard = conc__mutex_of(m);
+  conc__proxy *p, *other;
+  int rc;
   conc__mutex_lock(guard);
-  p->next = m->client.proxies;
-  m->client.proxies = p;
+  p = conc__proxy_find(m, name);
   conc__mutex_unlock(guard);
+  if (p != NULL) return &p->queue;
+  rc = conc__proxy_new(m, name, &p);
+  if (rc != 0) {
+    errno = -rc;
+    return NULL;
+  }
+  conc__mutex_lock(guard);
+  other = conc__proxy_find(m, name);
+  if (other == NULL) {
+    p->next = m->client.proxies;
+    m->client.proxies = p;
+  }
+  conc__mutex_unlock(guard);
+  if (other == NULL) return &p->queue;
+  conc__ident_give_back(m, p->ident, conc_now() + m->handshake_timeout);
+  conc__proxy_free(p);
+  return &other->queue;
 }
 
-/* Frees all proxies and connections; no call of them is under way. It gives
-   the references back to the server, each within a second: it is normal that
-   the server has gone already. The child of a fork counted no references. */
+/* --- the end of a client --- */
+
+/* Puts one message back that lies in this client; to its place, if that can be
+   done. Without room at the server it is lost. */
+CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
+                                        const conc__buffer *b, double end) {
+  const conc__ident *ident = conc__proxy_ident(proxy);
+  conc__message m;
+  m.data = b->data;
+  m.size = b->size;
+  m.kind = CONC__PICKLED;
+  if (ident->confirms)
+    conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, &m, CONC__NEVER,
+                         end);
+  else
+    conc__proxy_put_once(proxy, ident, "put", &m, end, end);
+}
+
+/* Puts back what came for gets that did not take it: the stash, and after it
+   late replies, which are waited for. Nothing of it takes longer than `end`.
+   No call of the proxy is under way. */
+CONC__PRIVATE void conc__proxy_drain(conc__proxy *proxy, double end) {
+  conc__buffer b = {NULL, 0, 0, 0};
+  conc__exchange c;
+  conc__sink sink;
+  bool told;
+  conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
+  for (;;) {
+    b.size = 0;
+    if (conc__fifo_get(proxy->stash, &sink, 0) >= 0) {
+      if (conc_now() < end) conc__proxy_put_back(proxy, &b, end);
+      continue;
+    }
+    c.peer = conc__proxy_take_late_reply(proxy);
+    if (c.peer == NULL) break;
+    if (conc_now() < end) {
+      /* Whatever it is goes into the stash, unless it does not come. */
+      ssize_t n = conc__proxy_receive(proxy, &c, &sink, &told, end);
+      if (n == -EAGAIN || told) continue;
+      if (proxy->late != NULL) break; /* it is there again */
+      continue;
+    }
+    conc__peer_close(c.peer);
+  }
+  conc__buffer_free(&b);
+}
+
+/* --- the end of the process --- */
+
+/* The clients of this process; under the guard. A forked child finds those of
+   its parent here, which it must leave alone: it begins a list of its own. */
+static struct conc__clients {
+  conc__mutex guard; /* comes before that of a manager */
+  conc__manager_data *first;
+  unsigned depth; /* conc__fork_depth of the process whose list it is */
+  bool known;     /* exit() calls conc__clients_exit */
+} conc__clients;
+
+/* Called by exit(): the program has the messages that its connections hold,
+   though it does not shut its managers down. Others may run still. */
+CONC__PRIVATE void conc__clients_exit(void) {
+  conc__manager_data *m;
+  if (conc__clients.depth != conc__fork_depth) return;
+  conc__mutex_lock(&conc__clients.guard);
+  for (m = conc__clients.first; m != NULL; m = m->client.next) {
+    conc__mutex *guard = conc__mutex_of(m);
+    conc__mutex_lock(guard);
+    while (m->client.held_oldest != NULL) {
+      conc__peer *p = m->client.held_oldest;
+      conc__held_leave(&m->client, p);
+      conc__peer_confirm(p);
+    }
+    conc__mutex_unlock(guard);
+  }
+  conc__mutex_unlock(&conc__clients.guard);
+}
+
+/* A manager has connected. Two tasks of a child may be the first at one time:
+   so the list is begun anew under a guard that a fork keeps whole. */
+CONC__PRIVATE void conc__clients_enter(conc__manager_data *m) {
+  conc__mutex *whole = conc__mutex_of(&conc__clients);
+  conc__mutex_lock(whole);
+  if (conc__clients.depth != conc__fork_depth) {
+    memset(&conc__clients.guard, 0, sizeof conc__clients.guard);
+    conc__clients.first = NULL;
+    conc__clients.depth = conc__fork_depth;
+  }
+  if (!conc__clients.known)
+    conc__clients.known = atexit(conc__clients_exit) == 0;
+  conc__mutex_unlock(whole);
+  conc__mutex_lock(&conc__clients.guard);
+  m->client.next = conc__clients.first;
+  conc__clients.first = m;
+  conc__mutex_unlock(&conc__clients.guard);
+}
+
+/* A manager ends: unless it is in the list, it is a parent's. */
+CONC__PRIVATE void conc__clients_leave(conc__manager_data *m) {
+  conc__manager_data **link = &conc__clients.first;
+  if (m->client.depth != conc__fork_depth) return;
+  conc__mutex_lock(&conc__clients.guard);
+  while (*link != NULL && *link != m) link = &(*link)->client.next;
+  if (*link != NULL) *link = m->client.next;
+  conc__mutex_unlock(&conc__clients.guard);
+}
+
+/* Frees all proxies and connections; no call of them is under way. What came
+   too late is put back, and references are given back, all within a second:
+   it is normal that the server has gone already. A child does nothing of it
+   for its parent. */
 CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
   conc__client_side *client = &m->client;
+  double end = conc_now() + 1 + CONC__REPLY_SLACK;
   CONC__CHECK(m->role == CONC__MANAGER_CONNECTED);
+  conc__clients_leave(m);
   while (client->proxies != NULL) {
     conc__proxy *p = client->proxies;
+    const conc__ident *ident;
     conc__peer *peer;
-    conc_value *reply;
-    const conc_value *result;
     client->proxies = p->next;
-    if (client->generation == conc__generation) {
-      conc__peer_function(m, "decref", p->id, &reply, &result, NULL,
-                          conc_now() + 1);
-      conc_value_free(reply);
+    if (client->depth == conc__fork_depth) {
+      conc__proxy_drain(p, end);
+      for (ident = p->ident; ident != NULL; ident = ident->before)
+        conc__ident_give_back(m, ident, end);
     }
     while ((peer = p->late) != NULL) {
       p->late = peer->next;
       conc__peer_close(peer);
     }
-    conc_queue_free(p->stash);
-    CONC_FREE(p);
+    conc__proxy_free(p);
   }
+  client->held_oldest = client->held_youngest = NULL;
   while (client->idle != NULL) {
     conc__peer *p = client->idle;
     client->idle = p->next;
@@ -31493,6 +33400,26 @@ CONC__PRIVATE void conc__proxies_shutdown(conc__manager_data *m) {
    calls may come from any task, at any time while there is a role.
    ------------------------------------------------------------------------ */
 
+CONC_API int conc_manager_random_key(char *key, size_t size) {
+  static const char digits[] = "0123456789abcdef";
+  size_t i;
+  int rc = size < 33 ? -EINVAL : 0;
+  if (size > 0) key[0] = 0;
+  /* The bytes come into the second half, and their digits from the front on
+     never get ahead of them. */
+  if (rc == 0) rc = conc__random(key + size / 2, size - size / 2);
+  if (rc != 0) {
+    if (size > 0) memset(key, 0, size);
+    return rc;
+  }
+  for (i = 0; i < size - 1; i++) {
+    unsigned byte = (unsigned char)key[size / 2 + i / 2];
+    key[i] = digits[i % 2 == 0 ? byte >> 4 : byte & 15];
+  }
+  key[size - 1] = 0;
+  return 0;
+}
+
 /* The name is copied before the guard is taken: under it nothing is allocated
    that may as well be allocated outside. Serving begins with the next lookup
    of a client. */
@@ -31503,6 +33430,10 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
   char *copy;
   int rc = 0;
   if (name == NULL || *name == 0 || queue == NULL) return -EINVAL;
+  /* What no client could ask for is refused here. */
+  if (!conc__utf8_valid((const unsigned char *)name, strlen(name)))
+    return -EINVAL;
+  if (strlen(name) > CONC__NAME_MAX) return -ENAMETOOLONG;
   m = conc__manager_make_state(manager);
   copy = m != NULL ? (char *)CONC_MALLOC(strlen(name) + 1) : NULL;
   if (copy == NULL) return -ENOMEM;
@@ -31560,7 +33491,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout) {
     return rc == -EREMOTEIO || rc == -EPIPE ? -EPROTO : rc;
   }
   m->role = CONC__MANAGER_CONNECTED;
-  m->client.generation = conc__generation;
+  m->client.depth = conc__fork_depth;
+  conc__clients_enter(m);
   conc__peer_put(m, p);
   return 0;
 }
@@ -31572,12 +33504,13 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name) {
   conc__manager_data *m = manager->state;
   conc_queue *q = NULL;
-  conc__proxy *p;
   size_t id;
-  int rc = 0;
-  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL ||
-      strlen(name) >= sizeof p->name) {
+  if (m == NULL || m->role == CONC__MANAGER_UNUSED || name == NULL) {
     errno = EINVAL;
+    return NULL;
+  }
+  if (strlen(name) > CONC__NAME_MAX) {
+    errno = ENAMETOOLONG;
     return NULL;
   }
   if (m->role == CONC__MANAGER_SERVES) {
@@ -31585,17 +33518,7 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
     if (q == NULL) errno = ENOENT;
     return q;
   }
-  q = conc__proxy_find(m, name);
-  if (q != NULL) return q;
-  rc = conc__proxy_new(m, name, &p);
-  if (rc != 0) {
-    errno = -rc;
-    return NULL;
-  }
-  /* Another task may have made one for this name meanwhile. Then there are
-     two: either is the queue of that name, with a stash of its own. */
-  conc__proxy_link(m, p);
-  return &p->queue;
+  return conc__proxy_of(m, name);
 }
 
 CONC_API const char *conc_manager_address(const conc_manager *manager) {

@@ -745,6 +745,7 @@ TEST(no_descriptor_of_ours_is_inherited) {
   conc_queue *q = conc_queue_new(NULL);
   for (int fd = 0; fd < 256; fd++) foreign[fd] = fcntl(fd, F_GETFD) >= 0;
   memset(&server, 0, sizeof server);
+  server.no_auth = true;
   CHECK_EQ(conc_manager_register_queue(&server, "q", q), 0);
   CHECK_EQ(conc_manager_start(&server), 0);
   run(look_at_descriptors, &server);

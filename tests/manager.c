@@ -228,9 +228,34 @@ static int raw_connection(conc_manager *client) {
   int fd;
   CHECK_EQ(conc__peer_get(client->state, &peer, conc_now() + 5), 0);
   fd = dup(peer->channel.fd);
+  /* conc__peer_close would shut it down. */
+  conc__own_close(&peer->channel.own, &peer->channel.fd, false);
   conc__peer_close(peer);
   return fd;
 }
+
+/* Writes a request for the queue "q" of the client's server, whose id no test
+   knows in advance, into p; `rest` begins with the name of the method. Returns
+   its size. */
+static size_t raw_request(conc_manager *client, void *p, int protocol,
+                          const char *rest, size_t size) {
+  const conc__proxy *q = (const conc__proxy *)conc_manager_get(client, "q");
+  const char *id = q->ident->text;
+  unsigned char *b = (unsigned char *)p;
+  const size_t n = strlen(id);
+  memcpy(b, "\0\0\0\0\x80\0(X\0\0\0", 12);
+  b[3] = (unsigned char)(8 + n + size);
+  b[5] = (unsigned char)protocol;
+  b[8] = (unsigned char)n;
+  memcpy(b + 12, id, n);
+  memcpy(b + 12 + n, rest, size);
+  CHECK(8 + n + size < 256);
+  return 12 + n + size;
+}
+enum { RAW = 260 };
+#define RAW_REQUEST(client, p, protocol, rest)                                \
+  raw_request(client, p, protocol, rest, sizeof(rest) - 1)
+#define RAW_GET "X\3\0\0\0get)}t."
 
 static bool until_closed(int fd) {
   char buf[64];
@@ -242,8 +267,7 @@ static bool until_closed(int fd) {
 
 /* What was encoded for an old Python, which then did not get it. */
 TEST(what_comes_back_is_as_it_was_put) {
-  static const char get[] = "\0\0\0\x15\x80\2(X\1\0\0\0" "1X\3\0\0\0get)}t.";
-  static const char bad[] = "\0\0\0\1x";
+  static const char bad[] = "\xff\xff\xff\xf0x"; /* no length */
   served s;
   conc_manager m;
   char buf[8];
@@ -252,11 +276,11 @@ TEST(what_comes_back_is_as_it_was_put) {
   join_as_client(&s, &m);
   CHECK_EQ(conc_put(s.queue, "\xff\0x", 3, 1), 0);
   for (int i = 0; i < 2; i++) {
-    char both[sizeof get + sizeof bad];
-    memcpy(both, get, sizeof get - 1);
-    memcpy(both + sizeof get - 1, bad, sizeof bad - 1);
+    char both[RAW];
+    size_t n = RAW_REQUEST(&m, both, 2, RAW_GET);
+    memcpy(both + n, bad, sizeof bad - 1);
     fd = raw_connection(&m);
-    CHECK(write(fd, both, sizeof get + sizeof bad - 2) > 0);
+    CHECK(write(fd, both, n + sizeof bad - 1) > 0);
     CHECK(until_closed(fd));
     close(fd);
     CHECK_EQ(conc_peek_size(s.queue), 3);
@@ -385,24 +409,24 @@ TEST(a_message_of_which_a_cancelled_get_had_a_part_is_the_next_ones) {
 /* A request that comes while another one is served that waits, but not in a
    queue of this process. */
 TEST(a_request_that_is_sent_ahead_to_a_relay_is_answered) {
-  static const char put[] =
-      "\0\0\0\x17\x80\4(X\1\0\0\0" "1X\3\0\0\0putK\7\x85}t.";
   fake f;
   conc_manager m, relay, client;
   conc_queue *q = fake_start(&f, &m);
-  char reply[64];
-  size_t size;
+  char reply[64], put[RAW];
+  size_t size, n;
   int fd;
   memset(&relay, 0, sizeof relay);
+  relay.no_auth = true;
   CHECK_EQ(conc_manager_register_queue(&relay, "q", q), 0);
   CHECK_EQ(conc_manager_start(&relay), 0);
   memset(&client, 0, sizeof client);
   client.address = conc_manager_address(&relay);
   CHECK_EQ(conc_manager_connect(&client, 5), 0);
   fd = raw_connection(&client);
-  CHECK_EQ(conc_write(fd, put, sizeof put - 1, 5), sizeof put - 1);
+  n = RAW_REQUEST(&client, put, 4, "X\3\0\0\0putK\7\x85}t.");
+  CHECK_EQ(conc_write(fd, put, n, 5), n);
   until_asked(&f, 1);
-  CHECK_EQ(conc_write(fd, put, sizeof put - 1, 5), sizeof put - 1);
+  CHECK_EQ(conc_write(fd, put, n, 5), n);
   conc_sleep(0.05); /* it comes, or not: either is to be answered */
   conc_event_set(&f.answer);
   for (int i = 0; i < 2; i++) {
@@ -419,18 +443,18 @@ TEST(a_request_that_is_sent_ahead_to_a_relay_is_answered) {
 /* The getter is taken off its list, the client goes, and then the getter is
    woken: too late to be cancelled. */
 TEST(a_getter_whose_client_has_just_gone_takes_no_item) {
-  static const char get[] =
-      "\0\0\0\x15\x80\4(X\1\0\0\0" "1X\3\0\0\0get)}t.";
   served s;
   conc_manager m;
-  char buf[8];
+  char buf[8], get[RAW];
+  size_t n;
   serve(&s, 0);
   join_as_client(&s, &m);
+  n = RAW_REQUEST(&m, get, 4, RAW_GET);
   for (int i = 0; i < 50; i++) {
     int fd = raw_connection(&m);
     conc__mutex *guard = conc__fifo_put_guard(AS_FIFO(s.queue));
     conc__waiter *w;
-    CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
+    CHECK_EQ(conc_write(fd, get, n, 5), n);
     while (!somebody_waits(s.queue)) sched_yield();
     conc__mutex_lock(guard);
     w = conc__waitlist_take(&AS_FIFO(s.queue)->getters);
@@ -464,10 +488,9 @@ static void send_and_leave(int fd, const unsigned char *p, size_t n) {
 
 /* A server that ends takes back what its client has not read. */
 TEST(what_a_client_does_not_read_is_there_when_the_server_has_ended) {
-  static const char get[] =
-      "\0\0\0\x15\x80\4(X\1\0\0\0" "1X\3\0\0\0get)}t.";
   enum { LARGE = 8 << 20 };
-  char *data = (char *)calloc(1, LARGE);
+  char *data = (char *)calloc(1, LARGE), get[RAW];
+  size_t n;
   served s;
   conc_manager m;
   int fd;
@@ -475,7 +498,8 @@ TEST(what_a_client_does_not_read_is_there_when_the_server_has_ended) {
   join_as_client(&s, &m);
   CHECK_EQ(conc_put(s.queue, data, LARGE, 1), 0);
   fd = raw_connection(&m);
-  CHECK_EQ(conc_write(fd, get, sizeof get - 1, 5), sizeof get - 1);
+  n = RAW_REQUEST(&m, get, 4, RAW_GET);
+  CHECK_EQ(conc_write(fd, get, n, 5), n);
   while (conc_qsize(s.queue) > 0) conc_sleep(1e-3);
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   CHECK_EQ(conc_manager_shutdown(&s.server), 0);
@@ -587,17 +611,17 @@ TEST(malformed_frames_before_the_handshake_disturb_nobody) {
 }
 
 TEST(malformed_frames_after_the_handshake_disturb_nobody) {
-  static const unsigned char request[] =
-      "\0\0\0\x1f\x80\4(X\1\0\0\0" "1X\3\0\0\0put(]K\1aK\2t}t.";
-  unsigned char p[256];
+  unsigned char p[RAW], request[RAW];
+  size_t n;
   served s;
   conc_manager m;
   conc_queue *q;
   serve(&s, 0);
   q = join_as_client(&s, &m);
+  n = RAW_REQUEST(&m, request, 4, "X\3\0\0\0put(]K\1aK\2t}t.");
   for (int i = 0; i < frames(6000); i++) {
     conc__peer *peer;
-    size_t size = sizeof request - 1;
+    size_t size = n;
     CHECK_EQ(conc__peer_get(m.state, &peer, conc_now() + 5), 0);
     memcpy(p, request, size);
     size = malform(p, size, i % 4);

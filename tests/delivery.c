@@ -1,0 +1,679 @@
+/* A message of a manager leaves its queue when its reader has it, and stays
+   for everybody when it does not; what no reader may receive is refused at the
+   put; a proxy finds its queue again, and keeps its timeouts. */
+#include "inside.h"
+
+#include <sys/mman.h>
+
+typedef struct served {
+  conc_manager server;
+  conc_queue *queue;
+} served;
+
+static void serve_queue(served *s, size_t max, conc_queue *queue) {
+  memset(s, 0, sizeof *s);
+  s->server.max_message = max;
+  s->server.authkey = "abc";
+  s->queue = queue;
+  CHECK_EQ(conc_manager_register_queue(&s->server, "q", queue), 0);
+  CHECK_EQ(conc_manager_start(&s->server), 0);
+}
+
+static void serve(served *s, size_t max) {
+  serve_queue(s, max, conc_queue_new(NULL));
+}
+
+static void end(served *s) {
+  CHECK_EQ(conc_manager_shutdown(&s->server), 0);
+  conc_queue_free(s->queue);
+}
+
+static conc_queue *join_with(const served *s, conc_manager *m, size_t max) {
+  conc_queue *q;
+  memset(m, 0, sizeof *m);
+  m->address = conc_manager_address(&s->server);
+  m->authkey = "abc";
+  m->max_message = max;
+  CHECK_EQ(conc_manager_connect(m, 5 * test_slow()), 0);
+  q = conc_manager_get(m, "q");
+  CHECK(q != NULL);
+  return q;
+}
+
+static conc_queue *join_as_client(const served *s, conc_manager *m) {
+  return join_with(s, m, 0);
+}
+
+/* As if the server was Python's, which forgets what it has sent. */
+static void forget_that_it_confirms(conc_queue *q) {
+  ((conc__ident *)(uintptr_t)((conc__proxy *)q)->ident)->confirms = false;
+}
+
+static void expect(conc_queue *q, const char *text) {
+  char buf[64];
+  CHECK_EQ(conc_get(q, buf, sizeof buf, 10 * test_slow()), strlen(text));
+  CHECK(memcmp(buf, text, strlen(text)) == 0);
+}
+
+static void until_size(conc_queue *q, ssize_t n) {
+  double limit = test_now() + 10 * test_slow();
+  while (conc_qsize(q) != n) {
+    CHECK(test_now() < limit);
+    conc_sleep(1e-3);
+  }
+}
+
+static bool somebody_waits(conc_queue *q) {
+  bool yes;
+  conc__mutex_lock(conc__fifo_put_guard(AS_FIFO(q)));
+  yes = AS_FIFO(q)->getters.first != NULL;
+  conc__mutex_unlock(conc__fifo_put_guard(AS_FIFO(q)));
+  return yes;
+}
+
+/* --- refused --- */
+
+TEST(what_a_get_refuses_stays_for_everybody_at_its_place) {
+  served s;
+  conc_manager a, b;
+  conc_queue *qa, *qb;
+  conc_value *v = NULL;
+  char buf[16];
+  int n = 0;
+  serve(&s, 0);
+  qa = join_as_client(&s, &a);
+  qb = join_as_client(&s, &b);
+  CHECK_EQ(conc_put(qa, "0123456789", 10, 1), 0);
+  CHECK_EQ(conc_put_build(qa, 1, "(i)", 7), 0);
+  CHECK_EQ(conc_put(qa, "last", 4, 1), 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_get(qa, buf, 9, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get_many(qa, buf, 4, 4, 1), -EMSGSIZE);
+    CHECK_EQ(conc_get_many(qa, buf, 12, 1, 1), -EMSGSIZE);
+    CHECK_EQ(conc_qsize(s.queue), 3);
+    CHECK_EQ(conc_qsize(qb), 3);
+  }
+  expect(qb, "0123456789");
+  CHECK_EQ(conc_get(qa, buf, 16, 1), -EBADMSG);
+  CHECK_EQ(conc_get_many(qa, buf, 4, 4, 1), -EBADMSG);
+  CHECK_EQ(conc_get_value(qb, &v, 1), 0);
+  CHECK_EQ(conc_parse(v, "(i)", &n), 0);
+  conc_value_free(v);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  expect(qb, "last");
+  CHECK_EQ(conc_manager_shutdown(&b), 0);
+  end(&s);
+}
+
+/* A reply that the client does not read is no delivery. */
+TEST(a_message_that_is_above_a_readers_limit_stays) {
+  enum { LARGE = 300000 };
+  char *data = (char *)calloc(1, LARGE);
+  served s;
+  conc_manager small, large;
+  conc_queue *qs, *ql;
+  conc_value *v;
+  serve(&s, 0);
+  qs = join_with(&s, &small, 100000);
+  ql = join_as_client(&s, &large);
+  CHECK_EQ(conc_put(s.queue, data, LARGE, 1), 0);
+  CHECK_EQ(conc_get(qs, data, LARGE, 1), -EMSGSIZE);
+  CHECK_EQ(conc_get_value(qs, &v, 1), -EMSGSIZE);
+  CHECK_EQ(conc_get_many(qs, data, LARGE, 1, 1), -EMSGSIZE);
+  until_size(s.queue, 1);
+  CHECK_EQ(conc_get(ql, data, LARGE, 5), LARGE);
+  CHECK_EQ(conc_manager_shutdown(&small), 0);
+  CHECK_EQ(conc_manager_shutdown(&large), 0);
+  end(&s);
+  free(data);
+}
+
+/* Whatever is short of memory, at either end. */
+TEST(a_get_without_memory_loses_nothing) {
+  static char buf[5000];
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  bool done = false;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 1; !done; i++) {
+    conc_value *v = NULL;
+    ssize_t n;
+    CHECK_EQ(conc_put(s.queue, buf, sizeof buf, 1), 0);
+    __atomic_store_n(&test_fail_at, i, __ATOMIC_RELAXED);
+    if (i % 2) {
+      n = conc_get(q, buf, sizeof buf, 2);
+    } else {
+      n = conc_get_value(q, &v, 2);
+      if (n == 0) n = (ssize_t)conc_value_size(v);
+      conc_value_free(v);
+    }
+    done = i > 40 && __atomic_load_n(&test_fail_at, __ATOMIC_RELAXED) > 0;
+    __atomic_store_n(&test_fail_at, 0, __ATOMIC_RELAXED);
+    if (n == sizeof buf) continue;
+    CHECK(n < 0);
+    until_size(s.queue, 1);
+    CHECK_EQ(conc_get(s.queue, buf, sizeof buf, 1), sizeof buf);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- handed out, confirmed, given back --- */
+
+/* Asks for a message as a client of ours does, and reads the reply. */
+static int handed_out(conc_manager *m, conc_queue *q, char *head) {
+  conc__exchange c;
+  conc__sink sink;
+  const unsigned char *payload;
+  size_t size;
+  int fd;
+  conc__sink_bytes(&sink, head, 64);
+  CHECK_EQ(conc__exchange_begin(&c, (conc__proxy *)q,
+                                ((conc__proxy *)q)->ident, CONC__METHOD_GET,
+                                conc_now() + 5), 0);
+  CHECK_EQ(conc__take_arguments(&c.peer->channel.out, &c, &sink, 5), 0);
+  CHECK_EQ(conc__exchange_write(&c, (conc__proxy *)q, 0), 0);
+  CHECK_EQ(conc__peer_exchange(m->state, c.peer, &payload, &size,
+                               conc_now() + 5), 0);
+  fd = dup(c.peer->channel.fd);
+  conc__own_close(&c.peer->channel.own, &c.peer->channel.fd, false);
+  conc__peer_close(c.peer); /* without a word */
+  return fd;
+}
+
+TEST(a_message_comes_back_unless_more_is_heard_of_its_reader) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[64];
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < 40; i++) {
+    const bool confirmed = i % 4 != 0;
+    int fd;
+    CHECK_EQ(conc_put(s.queue, "first", 5, 1), 0);
+    CHECK_EQ(conc_put(s.queue, "second", 6, 1), 0);
+    fd = handed_out(&m, q, buf);
+    CHECK_EQ(conc_qsize(s.queue), 1);
+    if (i % 4 == 1) CHECK_EQ(conc_write(fd, "\0\0\0\0", 4, 1), 4);
+    if (i % 4 == 2) CHECK_EQ(conc_write(fd, "\0", 1, 1), 1); /* its begin */
+    if (i % 4 == 3) CHECK_EQ(conc_write(fd, "\0\0\0\2\x80\4", 6, 1), 6);
+    close(fd);
+    if (!confirmed) until_size(s.queue, 2); /* before the second */
+    else conc_sleep(2e-3);
+    if (!confirmed) expect(s.queue, "first");
+    expect(s.queue, "second");
+    CHECK_EQ(conc_qsize(s.queue), 0);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* The client is alive: it has what was sent to it. */
+TEST(a_server_that_ends_takes_back_what_the_dead_had) {
+  for (int i = 0; i < 2; i++) {
+    served s;
+    conc_manager m;
+    char buf[64];
+    int fd;
+    serve(&s, 0);
+    CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+    fd = handed_out(&m, join_as_client(&s, &m), buf);
+    if (i == 1) close(fd);
+    CHECK_EQ(conc_manager_shutdown(&s.server), 0);
+    CHECK_EQ(conc_qsize(s.queue), i);
+    if (i == 0) close(fd);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    conc_queue_free(s.queue);
+  }
+}
+
+/* Whoever waits is served with what comes back. */
+TEST(what_is_given_back_wakes_the_next_getter) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[64];
+  int fd;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+  fd = handed_out(&m, q, buf);
+  shutdown(fd, SHUT_WR);
+  expect(q, "x");
+  close(fd);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+enum { RETURNS, EXITS, DIES, SHUTS_DOWN };
+
+static void get_and_go(const served *s, int how) {
+  conc_manager m;
+  expect(join_as_client(s, &m), "x");
+  if (how == SHUTS_DOWN) CHECK_CHILD(conc_manager_shutdown(&m) == 0);
+  if (how == EXITS) exit(0);
+  if (how == DIES) raise(SIGKILL);
+  _exit(0);
+}
+
+/* A program that ends by exit() has its message, without conc_manager_shutdown
+   too; one that is killed has not said so. */
+TEST(a_reader_that_exits_has_its_message_and_a_killed_one_may_not) {
+  served s;
+  int status;
+  NEEDS_FORK;
+  if (TEST_ASAN) SKIP("exit() in a child looks for leaks");
+  serve(&s, 0);
+  for (int how = EXITS; how <= SHUTS_DOWN; how++) {
+    pid_t pid;
+    CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+    pid = fork();
+    if (pid == 0) get_and_go(&s, how);
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    conc_sleep(20e-3);
+    until_size(s.queue, how == DIES);
+    if (how == DIES) expect(s.queue, "x");
+  }
+  end(&s);
+}
+
+typedef struct cancelled {
+  conc_task task;
+  conc_queue *queue;
+  ssize_t n;
+} cancelled;
+
+static void *get_a_thing(void *arg) {
+  cancelled *c = (cancelled *)arg;
+  char buf[64];
+  c->n = conc_get(c->queue, buf, sizeof buf, CONC_FOREVER);
+  return NULL;
+}
+
+/* The message is put and the getter is cancelled at the same time: it has it,
+   or it is in the queue. */
+TEST(a_get_that_is_cancelled_while_its_reply_comes_loses_nothing) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[64];
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int i = 0; i < 300; i++) {
+    cancelled c;
+    memset(&c, 0, sizeof c);
+    c.queue = q;
+    c.task.target = get_a_thing;
+    c.task.arg = &c;
+    CHECK_EQ(conc_thread_start(&c.task), 0);
+    while (!somebody_waits(s.queue)) conc_sleep(1e-4);
+    CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+    for (int k = 0; k < i % 30 * 40; k++) __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    conc_cancel(&c.task);
+    conc_join(&c.task, CONC_FOREVER);
+    if (c.n == 1) CHECK_EQ(conc_qsize(s.queue), 0);
+    else expect(s.queue, "x");
+  }
+  CHECK_EQ(conc_get(q, buf, 64, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* A child of the client holds nothing of it, so its death is heard of. */
+TEST(a_killed_client_takes_nothing_though_its_child_lives) {
+  served s;
+  pid_t pid;
+  int status, go[2];
+  char x;
+  NEEDS_FORK;
+  serve(&s, 0);
+  CHECK_EQ(pipe(go), 0);
+  pid = fork();
+  if (pid == 0) {
+    conc_manager m;
+    conc_queue *q = join_as_client(&s, &m);
+    pid_t child = fork();
+    if (child == 0) { /* until the test has ended */
+      close(go[1]);
+      while (read(go[0], &x, 1) > 0) {
+      }
+      _exit(0);
+    }
+    conc_get(q, &x, 1, CONC_FOREVER);
+    _exit(1);
+  }
+  while (!somebody_waits(s.queue)) conc_sleep(1e-3);
+  CHECK_EQ(kill(pid, SIGKILL), 0);
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  while (somebody_waits(s.queue)) conc_sleep(1e-3);
+  CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+  conc_sleep(10e-3);
+  expect(s.queue, "x");
+  close(go[0]);
+  close(go[1]);
+  end(&s);
+}
+
+static conc_queue *its_queue;
+
+static void *wait_for_a_message(void *arg) {
+  char x;
+  *(ssize_t *)arg = conc_get(its_queue, &x, 1, 10);
+  return NULL;
+}
+
+static void *fork_while_a_get_waits(void *arg) {
+  served *s = (served *)arg;
+  conc_task t = {.target = wait_for_a_message};
+  ssize_t n = 0;
+  int status;
+  pid_t pid;
+  t.arg = &n;
+  CHECK_EQ(conc_coro_start(&t), 0);
+  while (!somebody_waits(s->queue)) conc_sleep(1e-3);
+  pid = fork();
+  if (pid == 0) { /* the connection stayed with the parent */
+    conc_join(&t, 10);
+    _exit(n == -EPIPE ? 0 : 1);
+  }
+  while (waitpid(pid, &status, WNOHANG) == 0) conc_sleep(1e-3);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(conc_put(s->queue, "x", 1, 1), 0);
+  CHECK_EQ(conc_join(&t, 10), 0);
+  CHECK_EQ(n, 1);
+  return NULL;
+}
+
+TEST(a_get_that_came_along_into_a_child_reads_nothing_of_its_parents) {
+  served s;
+  conc_manager m;
+  conc_task t = {.target = fork_while_a_get_waits};
+  NEEDS_FORK;
+  serve(&s, 0);
+  its_queue = join_as_client(&s, &m);
+  t.arg = &s;
+  CHECK_EQ(conc_run(&t), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- a server that forgets what it has sent --- */
+
+TEST(a_cancelled_get_from_a_server_that_forgets_is_taken_over) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  cancelled c;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  forget_that_it_confirms(q);
+  for (int i = 0; i < 4; i++) {
+    memset(&c, 0, sizeof c);
+    c.queue = q;
+    c.task.target = get_a_thing;
+    c.task.arg = &c;
+    CHECK_EQ(conc_thread_start(&c.task), 0);
+    while (!somebody_waits(s.queue)) conc_sleep(1e-3);
+    CHECK_EQ(conc_cancel(&c.task), 0);
+    CHECK_EQ(conc_join(&c.task, CONC_FOREVER), -ECANCELED);
+    CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+    until_size(s.queue, 0); /* it is on its way to nobody */
+    if (i < 3) expect(q, "x");
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  until_size(s.queue, 1); /* it was put back */
+  expect(s.queue, "x");
+  end(&s);
+}
+
+TEST(what_a_client_of_a_server_that_forgets_refused_is_put_back_at_its_end) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char buf[8];
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  forget_that_it_confirms(q);
+  CHECK_EQ(conc_put(q, "12345", 5, 1), 0);
+  CHECK_EQ(conc_get(q, buf, 4, 1), -EMSGSIZE);
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  CHECK_EQ(conc_qsize(q), 1);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  expect(s.queue, "12345");
+  end(&s);
+}
+
+/* --- too long --- */
+
+TEST(a_put_that_no_reader_may_get_is_refused_and_nothing_is_queued) {
+  enum { LARGE = 200000 };
+  char *data = (char *)calloc(1, LARGE);
+  served s;
+  conc_manager m, n;
+  conc_queue *q, *r;
+  conc__peer *idle;
+  serve(&s, 100000);
+  q = join_with(&s, &m, 150000);
+  r = join_with(&s, &n, 50000);
+  idle = m.state->client.idle;
+  /* Above one's own limit, and above the server's, which is known. */
+  CHECK_EQ(conc_put(q, data, LARGE, 1), -EMSGSIZE);
+  CHECK_EQ(conc_put(q, data, 120000, 1), -EMSGSIZE);
+  CHECK_EQ(conc_put(r, data, 60000, 1), -EMSGSIZE);
+  CHECK_EQ(conc_put_many(q, data, 120000, 1, 1), -EMSGSIZE);
+  CHECK(m.state->client.idle == idle); /* the connection was not given up */
+  for (size_t i = 99800; i < 100100; i++) {
+    int rc = conc_put(q, data, i, 1);
+    CHECK(rc == 0 || rc == -EMSGSIZE);
+    CHECK_EQ(conc_qsize(s.queue), rc == 0);
+    if (rc == 0) CHECK_EQ(conc_get(q, data, LARGE, 1), i); /* what is put */
+  }
+  CHECK_EQ(conc_qsize(s.queue), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  CHECK_EQ(conc_manager_shutdown(&n), 0);
+  end(&s);
+  free(data);
+}
+
+TEST(the_bound_of_a_queue_is_told_to_its_clients) {
+  conc_queue_opts o = {.max_bytes = 10};
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve_queue(&s, 0, conc_queue_new(&o));
+  q = join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, "12345678901", 11, 1), -EMSGSIZE);
+  CHECK_EQ(conc_put(q, "12345678901", 11, 1), -EMSGSIZE);
+  CHECK_EQ(conc_put_many(q, "12345678901", 11, 1, 1), -EMSGSIZE);
+  CHECK_EQ(conc_put_build(q, 1, "s", "1234567890"), -EMSGSIZE);
+  CHECK_EQ(conc_task_done(q), -EINVAL);
+  CHECK_EQ(conc_qsize(q), 0);
+  CHECK_EQ(conc_put(q, "1234567890", 10, 1), 0);
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+static conc_value *nested(int depth) {
+  char text[2 * 200 + 1];
+  conc_value *v = NULL;
+  memset(text, '[', (size_t)depth);
+  memset(text + depth, ']', (size_t)depth);
+  CHECK_EQ(conc_json_loads(&v, text, 2 * (size_t)depth, NULL), 0);
+  return v;
+}
+
+TEST(every_value_can_be_put_and_got_however_deep) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  for (int round = 0; round < 2; round++) {
+    for (int depth = 96; depth <= 100; depth++) {
+      conc_value *v = nested(depth), *w = NULL;
+      CHECK_EQ(conc_put_value(depth % 2 ? q : s.queue, v, 1), 0);
+      CHECK_EQ(conc_get_value(q, &w, 1), 0);
+      CHECK(conc_value_equal(v, w));
+      conc_value_free(v);
+      conc_value_free(w);
+    }
+    forget_that_it_confirms(q);
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* What was put at the server itself is in nobody's way for ever. */
+TEST(a_message_above_the_managers_limit_is_a_local_getters) {
+  static char data[3000];
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  serve(&s, 2000);
+  q = join_as_client(&s, &m);
+  CHECK_EQ(conc_put(s.queue, data, sizeof data, 1), 0);
+  CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
+  CHECK_EQ(conc_get(q, data, sizeof data, 1), -EMSGSIZE);
+  forget_that_it_confirms(q);
+  CHECK_EQ(conc_get(q, data, sizeof data, 1), -EMSGSIZE);
+  CHECK_EQ(conc_qsize(s.queue), 2);
+  CHECK_EQ(conc_get(s.queue, data, sizeof data, 1), sizeof data);
+  expect(q, "x");
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+}
+
+/* --- who is who --- */
+
+TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
+  conc_queue *q = conc_queue_new(NULL), *other = conc_queue_new(NULL);
+  char address[64], buf[8];
+  conc_manager s, m;
+  conc_queue *r = NULL;
+  memset(&m, 0, sizeof m);
+  for (int i = 0; i < 4; i++) {
+    memset(&s, 0, sizeof s);
+    s.authkey = m.authkey = "abc";
+    s.address = i > 0 ? address : NULL;
+    if (i % 2)
+      CHECK_EQ(conc_manager_register_queue(&s, "other", other), 0);
+    if (i < 3) CHECK_EQ(conc_manager_register_queue(&s, "q", q), 0);
+    CHECK_EQ(conc_manager_start(&s), 0);
+    snprintf(address, sizeof address, "%s", conc_manager_address(&s));
+    m.address = address;
+    if (i == 0) {
+      CHECK_EQ(conc_manager_connect(&m, 5), 0);
+      r = conc_manager_get(&m, "q");
+      CHECK(r != NULL);
+    }
+    if (i < 3) {
+      CHECK_EQ(conc_put(r, "x", 1, 1), 0);
+      CHECK_EQ(conc_qsize(r), 1);
+      CHECK_EQ(conc_get(r, buf, 8, 1), 1);
+      CHECK_EQ(conc_task_done(r), 0);
+    } else { /* it has another one only */
+      CHECK_EQ(conc_put(r, "x", 1, 1), -ENOENT);
+      CHECK_EQ(conc_get(r, buf, 8, 1), -ENOENT);
+      CHECK_EQ(conc_qsize(r), -ENOENT);
+    }
+    CHECK_EQ(conc_qsize(other), 0);
+    CHECK_EQ(conc_manager_shutdown(&s), 0);
+    conc_sleep(0.11); /* its connections are looked at before they are used */
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  conc_queue_free(q);
+  conc_queue_free(other);
+}
+
+typedef struct asker {
+  conc_task task;
+  conc_manager *manager;
+  conc_queue *queue;
+} asker;
+
+static void *ask(void *arg) {
+  asker *a = (asker *)arg;
+  a->queue = conc_manager_get(a->manager, "q");
+  return NULL;
+}
+
+TEST(a_name_has_one_proxy_whoever_asks_at_the_same_time) {
+  served s;
+  serve(&s, 0);
+  for (int round = 0; round < 10; round++) {
+    conc_manager m;
+    asker a[4];
+    memset(&m, 0, sizeof m);
+    memset(a, 0, sizeof a);
+    m.address = conc_manager_address(&s.server);
+    m.authkey = "abc";
+    CHECK_EQ(conc_manager_connect(&m, 5), 0);
+    for (int i = 0; i < 4; i++) {
+      a[i].task.target = ask;
+      a[i].task.arg = &a[i];
+      a[i].manager = &m;
+      CHECK_EQ(conc_thread_start(&a[i].task), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+      CHECK_EQ(conc_join(&a[i].task, CONC_FOREVER), 0);
+      CHECK(a[i].queue != NULL && a[i].queue == a[0].queue);
+    }
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+  }
+  end(&s);
+}
+
+/* --- time --- */
+
+/* Half a second longer than its timeout, at most. */
+static void took(double start, double timeout) {
+  CHECK(test_now() - start < timeout + 0.5 + 0.4 * test_slow());
+}
+
+TEST(a_server_that_hangs_costs_a_call_its_timeout_and_little_more) {
+  char *address = (char *)mmap(NULL, 64, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  conc_manager m = {.authkey = "abc", .timeout = 0.1};
+  conc_queue *q;
+  char buf[8];
+  double t;
+  pid_t pid;
+  NEEDS_FORK;
+  CHECK(address != MAP_FAILED);
+  pid = fork();
+  if (pid == 0) {
+    served s;
+    serve(&s, 0);
+    strcpy(address + 1, conc_manager_address(&s.server) + 1);
+    STORE(address[0], conc_manager_address(&s.server)[0]);
+    for (;;) pause();
+  }
+  while (!LOAD(address[0])) usleep(1000);
+  m.address = address;
+  CHECK_EQ(conc_manager_connect(&m, 5), 0);
+  q = conc_manager_get(&m, "q");
+  CHECK(q != NULL);
+  CHECK_EQ(conc_put(q, "x", 1, 1), 0);
+  expect(q, "x");
+  CHECK_EQ(kill(pid, SIGSTOP), 0);
+  CHECK_EQ(waitpid(pid, NULL, WUNTRACED), pid);
+  t = test_now();
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  took(t, 0), t = test_now();
+  CHECK_EQ(conc_qsize(q), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_task_done(q), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_queue_join(q, 0.1), -ETIMEDOUT);
+  took(t, 0.1), t = test_now();
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  took(t, 0);
+  kill(pid, SIGKILL);
+  waitpid(pid, NULL, 0);
+  munmap(address, 64);
+}
+
+TEST_MAIN
