@@ -26605,6 +26605,41 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
   return conc__reply_none(s);
 }
 
+/* --- what takes long --- */
+
+/* Requests of this size are read by a thread of their own, and large bytes are
+   copied by one, so many at a time: each may take long, and the loop serves
+   others meanwhile. It is not conc_offload, whose threads may all be busy with
+   jobs of the program that wait for this server. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+#define CONC__READERS 4
+
+/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
+   thread uses its stack, and the bytes in `in`. Without a thread the call is
+   made here. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
+                                      void *arg) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = fn;
+  t.arg = arg;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
 /* --- the usual requests ---
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
@@ -26630,6 +26665,19 @@ CONC__PRIVATE int conc__put_scalar(conc_queue *q, const conc__scalar *v) {
   }
 }
 
+/* A put of large bytes, made by a thread: it does not wait for room. */
+typedef struct conc__copying {
+  conc_queue *queue;
+  const conc__scalar *item;
+  int rc;
+} conc__copying;
+
+CONC__PRIVATE void *conc__copying_main(void *arg) {
+  conc__copying *c = (conc__copying *)arg;
+  c->rc = conc__put_scalar(c->queue, c->item);
+  return NULL;
+}
+
 /* Serves a usual request. False if it is not one: nothing has been done. */
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
@@ -26653,7 +26701,16 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   if (!put) {
     *rc = conc__serve_get(s, q, timeout);
   } else {
-    *rc = conc__put_scalar(q, &u.args[0]);
+    if (u.args[0].size >= CONC__COPY_LARGE) {
+      conc__copying c = {NULL, NULL, 0};
+      c.queue = q;
+      c.item = &u.args[0];
+      *rc = conc__session_aside(s, conc__copying_main, &c);
+      if (*rc != 0) return true; /* cancelled: nothing has been put */
+      *rc = c.rc;
+    } else {
+      *rc = conc__put_scalar(q, &u.args[0]);
+    }
     if (*rc != 0) return false;
     *rc = conc__reply_none(s);
   }
@@ -26691,37 +26748,6 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
   /* Without memory, or if it has no encoding, the put itself will say so. */
   if (conc__pickle_encode(&r->encoded, item, 4) == 0) r->encoded_item = item;
   return NULL;
-}
-
-/* Requests of this size are read by a thread of their own, so many at a time:
-   each may take long, and the loop serves others meanwhile. It is not
-   conc_offload, whose threads may all be busy with jobs of the program that
-   wait for this server. */
-#define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__READERS 4
-
-/* Reads a large request in a thread. The session waits, also if it is
-   cancelled: the thread uses its stack, and the bytes in `in`. Without a
-   thread it is done here. 0, or -ECANCELED: nothing was done. */
-CONC__PRIVATE int conc__reading_await(conc__session *s, conc__reading *r) {
-  conc_sem *readers = &s->manager->server.readers;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(readers, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  t.target = conc__reading_main;
-  t.arg = r;
-  t.name = "conc-reader";
-  if (conc_thread_start(&t) != 0) {
-    conc__reading_main(r);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(readers, 1);
-  return 0;
 }
 
 /* Replies to a request that is none. CPython's server answers these, too: the
@@ -26792,7 +26818,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
     reading.rc = conc__pickle_decode(data, size, NULL, &reading.value,
                                      &reading.protocol);
   else
-    rc = conc__reading_await(s, &reading);
+    rc = conc__session_aside(s, conc__reading_main, &reading);
   /* Once more, for the class's name: it is not asked for before. */
   if (reading.rc == -EACCES && reading.refused[0] == 0)
     conc__reading_main(&reading);
