@@ -25600,6 +25600,7 @@ typedef struct conc__client {
   double since;       /* when it was accepted, by conc_now() */
   bool dropped;       /* out of that line, to make room for others */
   bool methods;       /* after accept_connection: requests name methods */
+  int protocol;       /* of the last request that said it; 0: none has */
   bool serving;
   bool blocked;
   bool hangup; /* the client has closed its side: it gets no more messages */
@@ -26809,8 +26810,9 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
                                       const unsigned char *data, size_t size) {
   conc__reading reading;
   conc__request r;
-  int rc = 0;
+  int rc;
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
+  rc = 0; /* why it is not a usual one does not matter */
   memset(&reading, 0, sizeof reading);
   reading.data = data;
   reading.size = size;
@@ -26823,7 +26825,10 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   if (reading.rc == -EACCES && reading.refused[0] == 0)
     conc__reading_main(&reading);
   if (rc != 0) return rc;
-  s->protocol = reading.protocol;
+  /* What does not say in which protocol it is has a reply in that of the
+     request before it, or in one that every Python reads. */
+  if (reading.protocol > 0) s->client->protocol = reading.protocol;
+  s->protocol = s->client->protocol > 0 ? s->client->protocol : 2;
   /* The first request of a connection is the only one, also if it is bad. */
   if (!s->client->methods) s->leave = true;
   if (reading.rc != 0) return conc__refuse_reading(s, &reading);

@@ -325,7 +325,11 @@ static const char *ask(conc__peer *p, const void *data, size_t size,
   word = conc_value_str(conc_value_item(v, 0), NULL);
   CHECK(word != NULL && strlen(word) < sizeof kind);
   memcpy(kind, word, strlen(word) + 1);
-  conc_value_text(conc_value_item(v, 1), text, 400);
+  /* In protocol 2 it is bytes, as Python 2 wants it. */
+  word = (const char *)conc_value_bytes(conc_value_item(v, 1), &n);
+  if (word != NULL) snprintf(text, 400, "%.*s", (int)n, word);
+  else conc_value_text(conc_value_item(v, 1), text, 400);
+  CHECK(conc__utf8_valid((unsigned char *)text, strlen(text)));
   conc_value_free(v);
   return kind;
 }
@@ -418,7 +422,7 @@ TEST(no_text_is_cut_in_a_character) {
       n += name;
       memcpy(data + n, forms[form][1], form == 0 ? 4 : 12);
       n += form == 0 ? 4 : 12;
-      /* ask() decodes it, which no half of a character survives. */
+      /* ask() looks for halves of characters. */
       CHECK(strcmp(ask(p, data, n, text), "#TRACEBACK") == 0);
       CHECK(strstr(text, "\xd1\x8b") != NULL && ends_with(text, "\n"));
     }
@@ -524,6 +528,26 @@ TEST(a_request_that_is_too_long_is_refused_and_the_connection_goes_on) {
   CHECK(strcmp(text, "0") == 0);
   conc__peer_close(p);
   end(&s);
+}
+
+TEST(a_queue_that_is_full_or_empty_says_so) {
+  conc_queue_opts one = {.capacity = 1};
+  static char large[2 << 20];
+  conc_queue *full = conc_queue_new(&one), *q;
+  served s = {0};
+  serve(&s);
+  CHECK_EQ(conc_manager_register_queue(&s.server, "full", full), 0);
+  join_as_client(&s);
+  q = conc_manager_get(&s.client, "full");
+  CHECK_EQ(conc_put(q, large, sizeof large, 5), 0);
+  CHECK_EQ(conc_put(q, "x", 1, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put(q, large, sizeof large, 0), -ETIMEDOUT);
+  CHECK_EQ(conc_put(q, "x", 1, 0.02), -ETIMEDOUT);
+  CHECK_EQ(conc_put(q, large, sizeof large, 0.02), -ETIMEDOUT);
+  CHECK_EQ(conc_get(q, large, sizeof large, 5), (ssize_t)sizeof large);
+  CHECK_EQ(conc_get(q, large, sizeof large, 0), -ETIMEDOUT);
+  end(&s);
+  conc_queue_free(full);
 }
 
 /* --- what one client costs the others ---------------------------------------- */
