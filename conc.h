@@ -3162,9 +3162,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               client, for at most .handshake_timeout; shutdown, for about a
               second (of a client: for each queue); serve_forever
 
-   A server is one thread, which gives each client its turn: after some 256
-   requests, half a megabyte or half a millisecond the others are served. A
-   request of 64 KiB or more is read by a thread of its own, four at a time. A
+   A server is one thread, which gives each client its turn: after 64 requests,
+   128 KiB or a tenth of a millisecond the others are served. A request of
+   64 KiB or more is read by a thread of its own, four at a time. A
    client that sends without reading waits for itself. A forked child has none
    of the connections and listeners of its parent, of either side: a server is
    the parent's alone, and a client makes connections of its own.
@@ -25159,7 +25159,7 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
 
 /* A read brings at most so many bytes: then the others of a loop have their
    turn before a frame of gigabytes is through. */
-#define CONC__READ_MAX ((size_t)256 << 10)
+#define CONC__READ_MAX ((size_t)128 << 10)
 /* Room for less than this is not worth a system call, if more is missing. */
 #define CONC__READ_LEAST 4096
 
@@ -25224,7 +25224,7 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
 }
 
 /* How much a coroutine sends before others of its loop have their turn. */
-#define CONC__SEND_MAX ((size_t)256 << 10)
+#define CONC__SEND_MAX ((size_t)128 << 10)
 
 /* A coroutine that could go on lets the others of its loop have their turn, and
    the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it was
@@ -26848,11 +26848,12 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
    A session goes on as long as there is something to read, which a client that
    sends without waiting for replies may keep up for ever. So it is a turn that
    ends: after so many requests, bytes, or so much time the others of the loop
-   are served, new connections too. */
+   are served, new connections too. A turn is about as long as a call of a
+   client takes when nobody else is there. */
 
-#define CONC__TURN_REQUESTS 256
-#define CONC__TURN_BYTES ((size_t)512 << 10) /* read, and again as requests */
-#define CONC__TURN_SECONDS 0.5e-3
+#define CONC__TURN_REQUESTS 64
+#define CONC__TURN_BYTES ((size_t)128 << 10) /* read, and again as requests */
+#define CONC__TURN_SECONDS 0.1e-3
 /* The clock is read after so many requests, or after a large one. */
 #define CONC__TURN_LOOKS 16
 
@@ -27243,7 +27244,7 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
 
 /* How many connections are accepted before others of the loop have their
    turn. */
-#define CONC__ACCEPTS 16
+#define CONC__ACCEPTS 4
 
 /* Accepts what has come, and waits for more, or for room. 0, or an error of
    the wait; only -ECANCELED matters. */
