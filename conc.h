@@ -3301,15 +3301,16 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
 /* Returns where a server listens: "127.0.0.1:40123", with the port that the
-   system has chosen; of a unix socket the path from the root on. Valid until conc_manager_shutdown. NULL if the manager
-   does not serve. */
+   system has chosen; of a unix socket the path from the root on. Valid until
+   conc_manager_shutdown. NULL if the manager does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Ends a server or a client. In a forked child it frees what the child has of
-   its parent's manager, and nobody else notices. A server stops listening, answers the requests
+/* Ends a server or a client. A server stops listening, answers the requests
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
-   and registered names are forgotten; then the struct may be used again.
+   and registered names are forgotten; then the struct may be used again. In a
+   forked child this frees what it has of its parent's manager; the parent and
+   its peers do not notice.
    Returns 0.
    Errors:
    -EINVAL  the manager neither serves nor is connected, and no queue is
@@ -3469,10 +3470,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       is written in plainer English, with a list of errors for
                       each function. The implementation has a new order, in
                       smaller sections: nothing below the public names is
-                      compatible. Breaks: a server without a key is -EINVAL, but
-                      for a unix socket or .no_auth. New:
-                      conc_manager_random_key, .max_handshakes, .no_shutdown.
-                      Mended: a value that was lost when several
+                      compatible. A manager that starts without a key gets
+                      -EINVAL, unless it is at a unix socket or has .no_auth.
+                      New: conc_manager_random_key, .max_handshakes,
+                      .no_shutdown. Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer.
@@ -25226,9 +25227,9 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
 /* How much a coroutine sends before others of its loop have their turn. */
 #define CONC__SEND_MAX ((size_t)128 << 10)
 
-/* A coroutine that could go on lets the others of its loop have their turn, and
-   the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it was
-   cancelled. */
+/* A coroutine that could go on lets the others of its loop have their turn,
+   and the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it
+   was cancelled. */
 CONC__PRIVATE int conc__loop_yield(void) {
   CONC__CHECK(conc__is_coro(conc__self()));
   conc__this.loop->batch = 1; /* the loop's own fiber is next */
@@ -27156,8 +27157,8 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* Accepts a connection, if there is one, into a channel that is listed at once:
-   see conc__net_guard. Does not wait. 0 or negative errno. */
+/* Accepts a connection, if there is one, into a channel that is listed at
+   once: see conc__net_guard. Does not wait. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
   int fd, rc;
   conc__mutex_lock(&conc__net_guard);
@@ -27354,8 +27355,8 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
 
 /* --- starting and ending it --- */
 
-/* A copy of a path that begins at the root, wherever the program goes. NULL: no
-   memory, or the directory cannot be named. */
+/* A copy of a path that begins at the root, wherever the program goes. NULL:
+   no memory, or the directory cannot be named. */
 CONC__PRIVATE char *conc__path_from_root(const char *path) {
   conc__buffer b = {NULL, 0, 0, 0};
   size_t n = strlen(path) + 1;

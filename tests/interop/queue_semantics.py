@@ -404,7 +404,8 @@ def what_is_no_request_is_answered_as_python_does(m):
                                           authkey=AUTHKEY)
     c.send((None, 'accept_connection', ('x',), {}))
     assert c.recv()[0] == '#RETURN'
-    for bad in (b'x', b'K\x01.', b'(K\x01K\x02t.', b'(K\x01K\x02K\x03K\x04K\x05t.',
+    for bad in (b'x', b'K\x01.', b'(K\x01K\x02t.',
+                b'(K\x01K\x02K\x03K\x04K\x05t.',
                 b'(NX\x03\x00\x00\x00get)}t.',
                 b'(X\x05\x00\x00\x00nooneX\x03\x00\x00\x00get)}t.',
                 b'(NNNNt.', b'cos.path\nno_such_name\n.'):
