@@ -13530,14 +13530,19 @@ CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
   return rc;
 }
 
-/* A socket of that type that is bound to an address; or negative errno. Does
-   not wait; -EAGAIN as conc__socket_rebind. */
-CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
+/* How often a server that is about to replace a stale file is waited for, 1 ms
+   each time. Who has that lock for longer is no such server. */
+#define CONC__REBIND_TRIES 100
+
+/* Binds a socket of that type to an address; one for streams listens then. 0
+   or negative errno. Waits only for other servers at a stale file, and little:
+   see above. */
+CONC__PRIVATE int conc__socket_bind(int fd, const conc__place *place,
+                                    int type) {
   bool is_unix = place->address.ss_family == AF_UNIX;
   int one = 1;
+  int tries = 0;
   int rc;
-  int fd = conc__socket(place->address.ss_family, type);
-  if (fd < 0) return fd;
   /* Else a server that is started again fails for a minute, while connections
      of the old one are in TIME_WAIT. For datagrams it would let two sockets
      have one port. */
@@ -13546,29 +13551,30 @@ CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
   rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
            ? -errno
            : 0;
-  if (rc == -EADDRINUSE && is_unix) rc = conc__socket_rebind(fd, place);
+  if (rc == -EADDRINUSE && is_unix) {
+    while ((rc = conc__socket_rebind(fd, place)) == -EAGAIN &&
+           tries++ < CONC__REBIND_TRIES)
+      if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
+    if (rc == -EAGAIN) rc = -EADDRINUSE;
+  }
   if (rc == 0 && type == SOCK_STREAM && listen(fd, SOMAXCONN) < 0) rc = -errno;
-  if (rc == 0) return fd;
-  close(fd);
   return rc;
 }
 
-/* How often a server that is about to replace a stale file is waited for, 1 ms
-   each time. Who has that lock for longer is no such server. */
-#define CONC__REBIND_TRIES 100
-
-/* As conc__socket_bind, of an address as callers write it. Waits without a
-   limit if the host is a name. */
+/* A socket of that type that is bound to an address as callers write it; or
+   negative errno. Waits without a limit if the host is a name. */
 CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   conc__place place;
-  int tries = 0;
+  int fd;
   int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place,
                                1);
   if (rc < 0) return rc;
-  while ((rc = conc__socket_bind(&place, type)) == -EAGAIN &&
-         tries++ < CONC__REBIND_TRIES)
-    if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
-  return rc == -EAGAIN ? -EADDRINUSE : rc;
+  fd = conc__socket(place.address.ss_family, type);
+  if (fd < 0) return fd;
+  rc = conc__socket_bind(fd, &place, type);
+  if (rc == 0) return fd;
+  close(fd);
+  return rc;
 }
 
 CONC_API int conc_listen(const char *address) {
@@ -27377,18 +27383,18 @@ CONC__PRIVATE char *conc__path_from_root(const char *path) {
   return NULL;
 }
 
-/* Listens at a place, and lists the listener at once: see conc__net_guard. 0;
-   or negative errno, and -EAGAIN as conc__socket_bind. */
+/* Listens at a place. The socket is listed as soon as there is one: see
+   conc__net_guard. 0 or negative errno. */
 CONC__PRIVATE int conc__server_listen(conc__server_side *server,
                                       const conc__place *place) {
   int fd;
   conc__net_init();
   conc__mutex_lock(&conc__net_guard);
-  fd = conc__socket_bind(place, SOCK_STREAM);
+  fd = conc__socket(place->address.ss_family, SOCK_STREAM);
   server->listener = fd >= 0 ? fd : -1;
   if (fd >= 0) conc__own_add(&server->own, &server->listener);
   conc__mutex_unlock(&conc__net_guard);
-  return fd >= 0 ? 0 : fd;
+  return fd >= 0 ? conc__socket_bind(fd, place, SOCK_STREAM) : fd;
 }
 
 /* What is known of a unix socket's file when it has just been bound. 0 or
@@ -27414,7 +27420,6 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   bool is_unix = address != NULL && strchr(address, '/') != NULL;
   conc__server_side *server;
   conc__place place;
-  int tries = 0;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   server = &manager->state->server;
@@ -27424,11 +27429,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
     rc = -EINVAL;
   if (rc == 0)
     rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
-  if (rc > 0) rc = 0;
-  while (rc == 0 && (rc = conc__server_listen(server, &place)) == -EAGAIN &&
-         tries++ < CONC__REBIND_TRIES) /* another is at that file, see >>io */
-    rc = conc_sleep(1e-3);
-  if (rc == -EAGAIN) rc = -EADDRINUSE;
+  if (rc > 0) rc = conc__server_listen(server, &place);
   if (rc == 0) {
     conc_address(server->listener, server->address, sizeof server->address);
     if (is_unix) rc = conc__server_note_path(server, address);
