@@ -3369,9 +3369,9 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               client, for at most .handshake_timeout; shutdown, for about a
               second; serve_forever
 
-   A server is one thread, which gives each client its turn: after some 256
-   requests, half a megabyte or half a millisecond the others are served. A
-   request of 64 KiB or more is read by a thread of its own, four at a time. A
+   A server is one thread, which gives each client its turn: after 64 requests,
+   128 KiB or a tenth of a millisecond the others are served. A request of
+   64 KiB or more is read by a thread of its own, four at a time. A
    client that sends without reading waits for itself. A forked child has none
    of the connections and listeners of its parent, of either side: a server is
    the parent's alone, and a client makes connections of its own.
@@ -3525,15 +3525,16 @@ CONC_API conc_queue *conc_manager_get(conc_manager *manager,
                                       const char *name);
 
 /* Returns where a server listens: "127.0.0.1:40123", with the port that the
-   system has chosen; of a unix socket the path from the root on. Valid until conc_manager_shutdown. NULL if the manager
-   does not serve. */
+   system has chosen; of a unix socket the path from the root on. Valid until
+   conc_manager_shutdown. NULL if the manager does not serve. */
 CONC_API const char *conc_manager_address(const conc_manager *manager);
 
-/* Ends a server or a client. In a forked child it frees what the child has of
-   its parent's manager, and nobody else notices. A server stops listening, answers the requests
+/* Ends a server or a client. A server stops listening, answers the requests
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
-   and registered names are forgotten; then the struct may be used again.
+   and registered names are forgotten; then the struct may be used again. In a
+   forked child this frees what it has of its parent's manager; the parent and
+   its peers do not notice.
    Returns 0.
    Errors:
    -EINVAL  the manager neither serves nor is connected, and no queue is
@@ -3693,10 +3694,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       is written in plainer English, with a list of errors for
                       each function. The implementation has a new order, in
                       smaller sections: nothing below the public names is
-                      compatible. Breaks: a server without a key is -EINVAL, but
-                      for a unix socket or .no_auth. New:
-                      conc_manager_random_key, .max_handshakes, .no_shutdown.
-                      Mended: a value that was lost when several
+                      compatible. A manager that starts without a key gets
+                      -EINVAL, unless it is at a unix socket or has .no_auth.
+                      New: conc_manager_random_key, .max_handshakes,
+                      .no_shutdown. Mended: a value that was lost when several
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer. Programs:
@@ -15664,14 +15665,19 @@ CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
   return rc;
 }
 
-/* A socket of that type that is bound to an address; or negative errno. Does
-   not wait; -EAGAIN as conc__socket_rebind. */
-CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
+/* How often a server that is about to replace a stale file is waited for, 1 ms
+   each time. Who has that lock for longer is no such server. */
+#define CONC__REBIND_TRIES 100
+
+/* Binds a socket of that type to an address; one for streams listens then. 0
+   or negative errno. Waits only for other servers at a stale file, and little:
+   see above. */
+CONC__PRIVATE int conc__socket_bind(int fd, const conc__place *place,
+                                    int type) {
   bool is_unix = place->address.ss_family == AF_UNIX;
   int one = 1;
+  int tries = 0;
   int rc;
-  int fd = conc__socket(place->address.ss_family, type);
-  if (fd < 0) return fd;
   /* Else a server that is started again fails for a minute, while connections
      of the old one are in TIME_WAIT. For datagrams it would let two sockets
      have one port. */
@@ -15680,29 +15686,30 @@ CONC__PRIVATE int conc__socket_bind(const conc__place *place, int type) {
   rc = bind(fd, (const struct sockaddr *)&place->address, place->size) < 0
            ? -errno
            : 0;
-  if (rc == -EADDRINUSE && is_unix) rc = conc__socket_rebind(fd, place);
+  if (rc == -EADDRINUSE && is_unix) {
+    while ((rc = conc__socket_rebind(fd, place)) == -EAGAIN &&
+           tries++ < CONC__REBIND_TRIES)
+      if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
+    if (rc == -EAGAIN) rc = -EADDRINUSE;
+  }
   if (rc == 0 && type == SOCK_STREAM && listen(fd, SOMAXCONN) < 0) rc = -errno;
-  if (rc == 0) return fd;
-  close(fd);
   return rc;
 }
 
-/* How often a server that is about to replace a stale file is waited for, 1 ms
-   each time. Who has that lock for longer is no such server. */
-#define CONC__REBIND_TRIES 100
-
-/* As conc__socket_bind, of an address as callers write it. Waits without a
-   limit if the host is a name. */
+/* A socket of that type that is bound to an address as callers write it; or
+   negative errno. Waits without a limit if the host is a name. */
 CONC__PRIVATE int conc__socket_at(const char *address, int type) {
   conc__place place;
-  int tries = 0;
+  int fd;
   int rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place,
                                1);
   if (rc < 0) return rc;
-  while ((rc = conc__socket_bind(&place, type)) == -EAGAIN &&
-         tries++ < CONC__REBIND_TRIES)
-    if (conc_sleep(1e-3) == -ECANCELED) return -ECANCELED;
-  return rc == -EAGAIN ? -EADDRINUSE : rc;
+  fd = conc__socket(place.address.ss_family, type);
+  if (fd < 0) return fd;
+  rc = conc__socket_bind(fd, &place, type);
+  if (rc == 0) return fd;
+  close(fd);
+  return rc;
 }
 
 CONC_API int conc_listen(const char *address) {
@@ -29501,7 +29508,7 @@ CONC__PRIVATE bool conc__channel_has_begun(const conc__channel *ch) {
 
 /* A read brings at most so many bytes: then the others of a loop have their
    turn before a frame of gigabytes is through. */
-#define CONC__READ_MAX ((size_t)256 << 10)
+#define CONC__READ_MAX ((size_t)128 << 10)
 /* Room for less than this is not worth a system call, if more is missing. */
 #define CONC__READ_LEAST 4096
 
@@ -29566,11 +29573,11 @@ CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
 }
 
 /* How much a coroutine sends before others of its loop have their turn. */
-#define CONC__SEND_MAX ((size_t)256 << 10)
+#define CONC__SEND_MAX ((size_t)128 << 10)
 
-/* A coroutine that could go on lets the others of its loop have their turn, and
-   the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it was
-   cancelled. */
+/* A coroutine that could go on lets the others of its loop have their turn,
+   and the loop look at its descriptors, timers and inbox. 0; or -ECANCELED: it
+   was cancelled. */
 CONC__PRIVATE int conc__loop_yield(void) {
   CONC__CHECK(conc__is_coro(conc__self()));
   conc__this.loop->batch = 1; /* the loop's own fiber is next */
@@ -29964,6 +29971,7 @@ typedef struct conc__client {
   double since;       /* when it was accepted, by conc_now() */
   bool dropped;       /* out of that line, to make room for others */
   bool methods;       /* after accept_connection: requests name methods */
+  int protocol;       /* of the last request that said it; 0: none has */
   bool serving;
   bool blocked;
   bool hangup; /* the client has closed its side: it gets no more messages */
@@ -31222,6 +31230,41 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
   return conc__reply_none(s);
 }
 
+/* --- what takes long --- */
+
+/* Requests of this size are read by a thread of their own, and large bytes are
+   copied by one, so many at a time: each may take long, and the loop serves
+   others meanwhile. It is not conc_offload, whose threads may all be busy with
+   jobs of the program that wait for this server. */
+#define CONC__READING_LARGE ((size_t)64 << 10)
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+#define CONC__READERS 4
+
+/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
+   thread uses its stack, and the bytes in `in`. Without a thread the call is
+   made here. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
+                                      void *arg) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = fn;
+  t.arg = arg;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
 /* --- the usual requests ---
 
    A put or get of a scalar, as the short cut of >>pickle reads it. */
@@ -31287,6 +31330,20 @@ CONC__PRIVATE bool conc__serve_usual_take(conc__session *s,
   return true;
 }
 
+/* A put of large bytes, made by a thread: it does not wait for room. */
+typedef struct conc__copying {
+  conc__session *session;
+  conc_queue *queue;
+  const conc__scalar *item;
+  int rc;
+} conc__copying;
+
+CONC__PRIVATE void *conc__copying_main(void *arg) {
+  conc__copying *c = (conc__copying *)arg;
+  c->rc = conc__put_scalar(c->session, c->queue, c->item);
+  return NULL;
+}
+
 /* Serves a usual request. False if it is not one: nothing has been done. */
 CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
                                      size_t size, int *rc) {
@@ -31310,7 +31367,17 @@ CONC__PRIVATE bool conc__serve_usual(conc__session *s, const unsigned char *p,
   if (!put) {
     *rc = conc__serve_get(s, q, timeout);
   } else {
-    *rc = conc__put_scalar(s, q, &u.args[0]);
+    if (u.args[0].size >= CONC__COPY_LARGE) {
+      conc__copying c = {NULL, NULL, NULL, 0};
+      c.session = s;
+      c.queue = q;
+      c.item = &u.args[0];
+      *rc = conc__session_aside(s, conc__copying_main, &c);
+      if (*rc != 0) return true; /* cancelled: nothing has been put */
+      *rc = c.rc;
+    } else {
+      *rc = conc__put_scalar(s, q, &u.args[0]);
+    }
     if (*rc != 0) return false;
     *rc = conc__reply_none(s);
   }
@@ -31350,37 +31417,6 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
       conc__value_is_readable(item, r->encoded.size))
     r->encoded_item = item;
   return NULL;
-}
-
-/* Requests of this size are read by a thread of their own, so many at a time:
-   each may take long, and the loop serves others meanwhile. It is not
-   conc_offload, whose threads may all be busy with jobs of the program that
-   wait for this server. */
-#define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__READERS 4
-
-/* Reads a large request in a thread. The session waits, also if it is
-   cancelled: the thread uses its stack, and the bytes in `in`. Without a
-   thread it is done here. 0, or -ECANCELED: nothing was done. */
-CONC__PRIVATE int conc__reading_await(conc__session *s, conc__reading *r) {
-  conc_sem *readers = &s->manager->server.readers;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(readers, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  t.target = conc__reading_main;
-  t.arg = r;
-  t.name = "conc-reader";
-  if (conc_thread_start(&t) != 0) {
-    conc__reading_main(r);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(readers, 1);
-  return 0;
 }
 
 /* Replies to a request that is none. CPython's server answers these, too: the
@@ -31459,12 +31495,15 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
     reading.rc = conc__pickle_decode(data, size, &conc__pickle_request_limits,
                                      &reading.value, &reading.protocol);
   else
-    rc = conc__reading_await(s, &reading);
+    rc = conc__session_aside(s, conc__reading_main, &reading);
   /* Once more, for the class's name: it is not asked for before. */
   if (reading.rc == -EACCES && reading.refused[0] == 0)
     conc__reading_main(&reading);
   if (rc != 0) return rc;
-  s->protocol = reading.protocol;
+  /* What does not say in which protocol it is has a reply in that of the
+     request before it, or in one that every Python reads. */
+  if (reading.protocol > 0) s->client->protocol = reading.protocol;
+  s->protocol = s->client->protocol > 0 ? s->client->protocol : 2;
   /* The first request of a connection is the only one, also if it is bad. */
   if (!s->client->methods) s->leave = true;
   if (reading.rc != 0) return conc__refuse_reading(s, &reading);
@@ -31484,11 +31523,12 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
    A session goes on as long as there is something to read, which a client that
    sends without waiting for replies may keep up for ever. So it is a turn that
    ends: after so many requests, bytes, or so much time the others of the loop
-   are served, new connections too. */
+   are served, new connections too. A turn is about as long as a call of a
+   client takes when nobody else is there. */
 
-#define CONC__TURN_REQUESTS 256
-#define CONC__TURN_BYTES ((size_t)512 << 10) /* read, and again as requests */
-#define CONC__TURN_SECONDS 0.5e-3
+#define CONC__TURN_REQUESTS 64
+#define CONC__TURN_BYTES ((size_t)128 << 10) /* read, and again as requests */
+#define CONC__TURN_SECONDS 0.1e-3
 /* The clock is read after so many requests, or after a large one. */
 #define CONC__TURN_LOOKS 16
 
@@ -31797,8 +31837,8 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* Accepts a connection, if there is one, into a channel that is listed at once:
-   see conc__net_guard. Does not wait. 0 or negative errno. */
+/* Accepts a connection, if there is one, into a channel that is listed at
+   once: see conc__net_guard. Does not wait. 0 or negative errno. */
 CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
   int fd, rc;
   conc__mutex_lock(&conc__net_guard);
@@ -31888,7 +31928,7 @@ CONC__PRIVATE void conc__server_stop(conc__manager_data *m) {
 
 /* How many connections are accepted before others of the loop have their
    turn. */
-#define CONC__ACCEPTS 16
+#define CONC__ACCEPTS 4
 
 /* Accepts what has come, and waits for more, or for room. 0, or an error of
    the wait; only -ECANCELED matters. */
@@ -32000,8 +32040,8 @@ CONC__PRIVATE void *conc__server_thread(void *arg) {
 
 /* --- starting and ending it --- */
 
-/* A copy of a path that begins at the root, wherever the program goes. NULL: no
-   memory, or the directory cannot be named. */
+/* A copy of a path that begins at the root, wherever the program goes. NULL:
+   no memory, or the directory cannot be named. */
 CONC__PRIVATE char *conc__path_from_root(const char *path) {
   conc__buffer b = {NULL, 0, 0, 0};
   size_t n = strlen(path) + 1;
@@ -32022,18 +32062,18 @@ CONC__PRIVATE char *conc__path_from_root(const char *path) {
   return NULL;
 }
 
-/* Listens at a place, and lists the listener at once: see conc__net_guard. 0;
-   or negative errno, and -EAGAIN as conc__socket_bind. */
+/* Listens at a place. The socket is listed as soon as there is one: see
+   conc__net_guard. 0 or negative errno. */
 CONC__PRIVATE int conc__server_listen(conc__server_side *server,
                                       const conc__place *place) {
   int fd;
   conc__net_init();
   conc__mutex_lock(&conc__net_guard);
-  fd = conc__socket_bind(place, SOCK_STREAM);
+  fd = conc__socket(place->address.ss_family, SOCK_STREAM);
   server->listener = fd >= 0 ? fd : -1;
   if (fd >= 0) conc__own_add(&server->own, &server->listener);
   conc__mutex_unlock(&conc__net_guard);
-  return fd >= 0 ? 0 : fd;
+  return fd >= 0 ? conc__socket_bind(fd, place, SOCK_STREAM) : fd;
 }
 
 /* What is known of a unix socket's file when it has just been bound. 0 or
@@ -32059,7 +32099,6 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   bool is_unix = address != NULL && strchr(address, '/') != NULL;
   conc__server_side *server;
   conc__place place;
-  int tries = 0;
   int rc = conc__manager_apply_options(manager);
   if (rc != 0) return rc;
   server = &manager->state->server;
@@ -32070,11 +32109,7 @@ CONC__PRIVATE int conc__server_open(conc_manager *manager) {
   if (rc == 0) rc = conc__random(server->number, sizeof server->number);
   if (rc == 0)
     rc = conc__address_parse(address, true, AF_UNSPEC, CONC__NEVER, &place, 1);
-  if (rc > 0) rc = 0;
-  while (rc == 0 && (rc = conc__server_listen(server, &place)) == -EAGAIN &&
-         tries++ < CONC__REBIND_TRIES) /* another is at that file, see >>io */
-    rc = conc_sleep(1e-3);
-  if (rc == -EAGAIN) rc = -EADDRINUSE;
+  if (rc > 0) rc = conc__server_listen(server, &place);
   if (rc == 0) {
     conc_address(server->listener, server->address, sizeof server->address);
     if (is_unix) rc = conc__server_note_path(server, address);

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 import multiprocessing
+import multiprocessing.connection
 from multiprocessing.managers import BaseManager, RemoteError
 try:
     import queue
@@ -368,6 +369,61 @@ def a_method_that_is_not_offered_is_an_error(m):
     raises(RemoteError, q._callmethod, 'clear')
     q.put(1)
     assert q.get(timeout=SOON) == 1
+
+
+@test
+def errors_are_whole_texts_and_end_with_a_line(m):
+    q = m.get_task_queue()
+    q.put(0)
+    for i in range(3 if not PYTHON2 else 0):
+        long = 'x' * i + '\u044b' * 100
+        error = raises(RemoteError, q._callmethod, long)
+        assert error.args[0].endswith('\n'), error.args
+        error = raises(TypeError, q._callmethod, 'get', (), {long: 1})
+        if not REFERENCE:
+            assert '\u044b' in str(error)
+    raises(RemoteError, m._create, str('get_task_queue'), 1)
+    raises(RemoteError, m._create, str('get_task_queue'), k=1)
+    assert q.get(timeout=SOON) == 0
+
+
+@test
+def a_class_that_is_refused_is_named(m):
+    if REFERENCE:
+        return
+    import datetime
+    error = raises(RemoteError, m.get_task_queue().put,
+                   datetime.date(2020, 1, 1))
+    assert 'datetime.date' in str(error), error
+
+
+@test
+def what_is_no_request_is_answered_as_python_does(m):
+    """The same with Python's own server, which is the reference."""
+    c = multiprocessing.connection.Client((str(HOST), int(PORT)),
+                                          authkey=AUTHKEY)
+    c.send((None, 'accept_connection', ('x',), {}))
+    assert c.recv()[0] == '#RETURN'
+    for bad in (b'x', b'K\x01.', b'(K\x01K\x02t.',
+                b'(K\x01K\x02K\x03K\x04K\x05t.',
+                b'(NX\x03\x00\x00\x00get)}t.',
+                b'(X\x05\x00\x00\x00nooneX\x03\x00\x00\x00get)}t.',
+                b'(NNNNt.', b'cos.path\nno_such_name\n.'):
+        c.send_bytes(bad)
+        reply = c.recv()
+        assert reply[0] == '#TRACEBACK', (bad, reply)
+        assert reply[1].endswith('\n'), reply
+    c.send_bytes(b'')
+    raises(EOFError, c.recv)
+    c.close()
+    # Of a first request, too, and then the connection has ended.
+    for bad in (b'x', b'K\x01.', b'(NX\x05\x00\x00\x00other)}t.'):
+        c = multiprocessing.connection.Client((str(HOST), int(PORT)),
+                                              authkey=AUTHKEY)
+        c.send_bytes(bad)
+        assert c.recv()[0] == '#TRACEBACK', bad
+        raises(EOFError, c.recv)
+        c.close()
 
 
 @test
