@@ -73,6 +73,7 @@
      >>popen       conc_popen: other programs
      >>value       conc_value: typed values
      >>maker       how a value is made (private)
+     >>unpickle    Python's pickle, read as data (private)
      >>pickle      conc_pickle_dumps, conc_pickle_loads
      >>format      conc_value_text, conc_build, conc_parse
      >>json        conc_json_dumps, conc_json_loads
@@ -17292,7 +17293,7 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>pickle: Python's pickle, read as data
+   >>unpickle: Python's pickle, read as data
 
    Pickle is a program for a small machine: a stack, marks on it, and a memo
    from which what was made once can be pushed again. The machine here is the
@@ -17301,13 +17302,9 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    Invariants: nothing goes below the mark that is on top; every length is
    compared with what is left of the input before it is used; each opcode
    pushes one node or less, and there are at most CONC__PICKLE_OPCODES of
-   them; so time and memory are O(input), for a hostile pickle too. What is
-   written never depends on where it stands, so the body of a pickle can be
-   spliced into another one.
+   them; so time and memory are O(input), for a hostile pickle too.
 
-   Uses the maker. The queues between processes keep values as bodies of
-   pickles, and the manager's two ends speak in pickles. JSON, build and parse
-   use nothing of it.
+   Uses the maker.
 
    The opcodes and their names are those of Python's pickletools, which is
    also where their meaning is written down.
@@ -18074,17 +18071,29 @@ CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
   return rc;
 }
 
-/* No limits but those of a value, and no class but the few of data. */
-CONC_API int conc_pickle_loads(conc_value **out, const void *data,
-                               size_t size) {
-  return conc__pickle_decode(data, size, NULL, out, NULL);
-}
-
 /* The class of a CONC_OBJECT, without its module; NULL for other values. */
 CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
   return conc_value_type(v) == CONC_OBJECT
              ? (const char *)v->as.items[1].as.bytes
              : NULL;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pickle: Python's pickle, written; the short cut
+
+   Writes values as pickles, and has a second, short reader for the usual
+   requests. What is written never depends on where it stands, so the body of a
+   pickle can be spliced into another one.
+
+   The queues between processes keep values as bodies of pickles, and the
+   manager's two ends speak in pickles. JSON, build and parse use nothing of
+   it. Uses >>unpickle and the walk of >>maker.
+   ------------------------------------------------------------------------ */
+
+/* No limits but those of a value, and no class but the few of data. */
+CONC_API int conc_pickle_loads(conc_value **out, const void *data,
+                               size_t size) {
+  return conc__pickle_decode(data, size, NULL, out, NULL);
 }
 
 /* --- the short cut ---
