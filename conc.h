@@ -2396,14 +2396,19 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    hands out points into the root's allocation, and lives as long.
 
    Where in Python one object appears at several places, these places share
-   memory here, too. That cannot be noticed, because nothing can be changed.
-   Dicts keep the order that they had in Python. Sets have no order in Python;
-   here their items are sorted, so that equal sets look equal.
+   memory here, too. That cannot be noticed, because nothing can be changed;
+   but a pickle of the value, or a copy that conc_build makes of it, shares the
+   same parts again. Dicts keep the order that they had in Python. Sets have no
+   order in Python; here their items are sorted, so that equal sets look equal.
 
-   A value has limits, wherever it comes from: it is nested at most 100 deep;
-   it has at most a million parts; an int has at most 4,096 bytes; and written
-   out, its strings have at most 64 MiB more than the data that it was made
-   from. So no peer's data can exhaust a stack or a CPU.
+   A value has limits, wherever it comes from and wherever it goes: it is
+   nested at most 100 deep; it has at most a million parts; an int has at most
+   4,096 bytes; and its strings, with each shared one counted at every place,
+   have at most 64 MiB more than with each counted once. So no peer's data can
+   exhaust a stack or a CPU, and what can be read can be written and read
+   again. Python's own default limits allow all of that: its pickle and json
+   nest some hundreds deep; only an int of more than 4,300 digits is more than
+   Pythons from 3.10.7 on write or read in decimal.
 
    Threads    any number may read a value at once: it does not change
    Processes  as bytes: conc_pickle_dumps
@@ -2505,8 +2510,8 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
    ------------------------------------------------------------------------ */
 
 /* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
-   Python 2 can read too, to 5, or 0 for 4. *out, of *size bytes, is to be
-   freed by conc_free.
+   Python 2 can read too, to 5, or 0 for 4. Parts that the value shares are one
+   object to the reader. *out, of *size bytes, is to be freed by conc_free.
    Returns 0. After an error *out is NULL.
    Errors:
    -EINVAL  there is no such protocol, or the value is NULL
@@ -2518,13 +2523,16 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 /* Makes a value of a pickle of protocol 0 to 5 (Python's pickle.loads), if it
    has nothing but data: nothing is imported, made or called, whatever the
    pickle asks for. A str of Python 2 becomes a CONC_STR if it is UTF-8, else
-   CONC_BYTES. *out is to be freed by conc_value_free.
+   CONC_BYTES. Of Python's collections, an OrderedDict, a defaultdict and a
+   Counter become a CONC_DICT, a deque becomes a CONC_LIST. *out is to be freed
+   by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
    -EBADMSG   this is not a pickle
    -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
               itself
-   -EACCES    it asks for more than data
+   -EACCES    it asks for more than data: an instance of another class, a name,
+              what lies outside of the pickle
    -ENOMEM    there is no memory for the value */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
@@ -2542,7 +2550,8 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
 
 /* Writes what Python's str() gives: of a str its text, of other types their
    repr(). As in snprintf, at most `size` bytes are written to buf, the last of
-   them a NUL. It allocates nothing and cannot fail.
+   them a NUL; but a text that is cut ends with a whole character. It allocates
+   nothing and cannot fail.
    Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
@@ -3418,6 +3427,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       tasks received at one end of a pipe; a file of conc_popen
                       that could not be opened for EPERM; an rwlock between
                       processes that did not tell of its dead writer.
+                      Values: shared parts stay shared when they are written;
+                      limits are those of the value, not of its pickle; large
+                      ints and escapes cost a fraction; Python's collections
+                      are read; a text is cut between characters.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -19432,7 +19445,8 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
     conc__writer_put(&s, value->as.bytes, value->size);
   else if (!conc__is_container(value->type)) conc__writer_leaf(&s, value);
   else conc__writer_container(&s, value);
-  if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
+  if (size > 0)
+    buf[s.length < size ? s.length : conc__utf8_cut(buf, size - 1)] = 0;
   return (ssize_t)s.length;
 }
 
