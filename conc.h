@@ -16382,18 +16382,20 @@ CONC__INLINE void conc__walk_skip(conc__walk *w) {
    in a table with open addressing. A peer has no way to make that slow: the
    numbers are dense, for the maker gives them out. */
 
+typedef struct conc__met_part {
+  uint32_t shared; /* the number of a part; 0: nothing is here */
+  uint32_t index;  /* how many were met before it */
+} conc__met_part;
+
 typedef struct conc__met {
-  struct conc__met_slot {
-    uint32_t shared; /* the number of a part; 0: nothing is here */
-    uint32_t index;  /* how many were met before it */
-  } *slots;
+  conc__met_part *slots;
   size_t capacity; /* 0 or a power of two */
   uint32_t count;  /* at most half of that */
 } conc__met;
 
 /* Where a number is, or where it belongs. */
-CONC__PRIVATE struct conc__met_slot *conc__met_slot(const conc__met *t,
-                                                    uint32_t shared) {
+CONC__PRIVATE conc__met_part *conc__met_slot(const conc__met *t,
+                                             uint32_t shared) {
   /* Fibonacci hashing: neighbouring numbers come to lie far apart. */
   size_t i = (size_t)(shared * UINT32_C(2654435769)) & (t->capacity - 1);
   CONC__CHECK(t->count < t->capacity);
@@ -16405,7 +16407,7 @@ CONC__PRIVATE struct conc__met_slot *conc__met_slot(const conc__met *t,
 /* Whether a part was met before; if so, *index is which one it is. */
 CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
                                   uint32_t *index) {
-  const struct conc__met_slot *slot;
+  const conc__met_part *slot;
   if (t->count == 0) return false;
   slot = conc__met_slot(t, shared);
   *index = slot->index;
@@ -16415,12 +16417,11 @@ CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
 /* Adds one that was not met before: its index is t->count - 1 then. 0, or
    -ENOMEM and nothing has changed. */
 CONC__PRIVATE int conc__met_add(conc__met *t, uint32_t shared) {
-  struct conc__met_slot *slot;
+  conc__met_part *slot;
   if (t->count >= t->capacity / 2) {
     conc__met more = {NULL, t->capacity > 0 ? t->capacity * 2 : 32, t->count};
     size_t i;
-    more.slots =
-        (struct conc__met_slot *)CONC_MALLOC(more.capacity * sizeof *slot);
+    more.slots = (conc__met_part *)CONC_MALLOC(more.capacity * sizeof *slot);
     if (more.slots == NULL) return -ENOMEM;
     memset(more.slots, 0, more.capacity * sizeof *slot);
     for (i = 0; i < t->capacity; i++)
