@@ -18030,7 +18030,7 @@ CONC__PRIVATE int conc__pickle_refuse(conc__pickle_reader *r,
     m = conc__utf8_cut(name, CONC__REFUSED_MAX - 2 - n);
   memcpy(r->refused, module, n);
   size += n;
-  if (m > 0) {
+  if (name != NULL) {
     r->refused[size++] = '.';
     memcpy(r->refused + size, name, m);
     size += m;
