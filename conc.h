@@ -16174,29 +16174,65 @@ CONC__PRIVATE int conc__compare_heads(const conc_value *a, const conc_value *b,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
+/* Two containers or texts have turned out to be alike in all: lets both nodes
+   show the one that lies lower. Only while the value is made, when nobody else
+   looks at it. Sorting compares a part again and again; without this a peer
+   could send two long parts that are equal, but not one, as the beginning of
+   many keys. */
+CONC__PRIVATE void conc__unify(const conc_value *a, const conc_value *b) {
+  conc_value *x = (conc_value *)(uintptr_t)a, *y = (conc_value *)(uintptr_t)b;
+  CONC__CHECK(a->type == b->type && a->size == b->size);
+  if (x->as.at < y->as.at)
+    y->as = x->as;
+  else
+    x->as = y->as;
+}
+
+/* Whether two leaves are equal to the last bit, if they are equal: 1 and True
+   are not. If so, long texts are made one. */
+CONC__PRIVATE bool conc__unify_leaves(const conc_value *a,
+                                      const conc_value *b) {
+  if (a->type != b->type) return false;
+  if (a->type == CONC_FLOAT) return a->as.integer == b->as.integer;
+  if (conc__is_text(a->type) && a->size > 32 && a->as.bytes != b->as.bytes)
+    conc__unify(a, b);
+  return true;
+}
+
 /* Compares two whole values. Two nodes that show the same items are equal
    without a look at them: hence the sharing of a pickle costs no time here.
    Containers that differ in size are told apart by their heads, so both sides
-   of a level always have the same number of items. */
+   of a level always have the same number of items. Not `strict` are keys of a
+   value that is being made: parts of them that are equal become one. */
 CONC__PRIVATE int conc__compare_values(const conc_value *a,
                                        const conc_value *b, bool strict) {
   struct {
     const conc_value *a, *b;
     size_t i, n;
+    bool same; /* so far: to the last bit */
   } level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
     int c = conc__compare_heads(a, b, strict);
     if (c != 0) return c;
-    if (conc__is_container(a->type) && a->as.items != b->as.items) {
+    if (!conc__is_container(a->type)) {
+      if (!strict && !conc__unify_leaves(a, b) && depth > 0)
+        level[depth - 1].same = false;
+    } else if (a->as.items != b->as.items) {
       CONC__CHECK(depth < CONC__WALK_DEPTH && a->size == b->size);
       level[depth].a = a;
       level[depth].b = b;
       level[depth].i = 0;
       level[depth].n = conc__item_count(a);
+      level[depth].same = true;
       depth++;
     }
-    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) depth--;
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) {
+      depth--;
+      if (strict) continue;
+      if (level[depth].same) conc__unify(level[depth].a, level[depth].b);
+      else if (depth > 0) level[depth - 1].same = false;
+    }
     if (depth == 0) return 0;
     a = conc__item_ordered(level[depth - 1].a, level[depth - 1].i);
     b = conc__item_ordered(level[depth - 1].b, level[depth - 1].i);

@@ -89,7 +89,8 @@ if read -r load rest 2>/dev/null </proc/loadavg && [ "${load%.*}" -gt 0 ]; then
 fi
 
 status=0
-for name in ${BENCH:-switch echo threads process pool network queue_processes}; do
+for name in ${BENCH:-switch echo threads process pool network queue_processes \
+  cost}; do
   case $name in
   network) peers=$hiredis ;;
   switch) peers="$boost $ev" ;;
