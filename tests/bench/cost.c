@@ -90,7 +90,8 @@ int main(int argc, char **argv) {
       char name[100];
       /* against the bytes, should they not have doubled */
       double growth = pow(took[step][3] / took[step][0],
-                          1 / log2((double)bytes[step][3] / bytes[step][0]));
+                          1 / log2((double)bytes[step][3] /
+                                   (double)bytes[step][0]));
       snprintf(name, sizeof name, "%s: %s", c->name, cost_steps[step]);
       if (isnan(growth)) continue;
       /* what does not grow, like a set of one number, is not of this kind */

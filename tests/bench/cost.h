@@ -94,11 +94,11 @@ static inline size_t cost_part(size_t n, size_t places, size_t most) {
   return most / places < n ? most / places : n;
 }
 
-/* One text at many places: written out, 60 MB. */
+/* One text at many places: written out, 6 MB. */
 static inline void cost_shared_text(cost_input *in, size_t n) {
   size_t i;
   COST_PUT(in, "(");
-  cost_text(in, 'x', cost_part(n / 4, 1 << 15, 60000000));
+  cost_text(in, 'x', cost_part(n / 4, 1 << 15, 6000000));
   COST_PUT(in, "q\0");
   for (i = 0; in->size < n; i++) COST_PUT(in, "h\0");
   COST_PUT(in, "t.");
@@ -154,7 +154,7 @@ static inline void cost_alike_texts(cost_input *in, size_t n) {
   size_t i;
   COST_PUT(in, "(");
   for (i = 0; i < 2; i++) {
-    cost_text(in, 'x', cost_part(n / 4, n / 8, 60000000));
+    cost_text(in, 'x', cost_part(n / 4, n / 8, 6000000));
     if (i) COST_PUT(in, "q\1");
     else COST_PUT(in, "q\0");
   }
@@ -173,7 +173,7 @@ static inline void cost_alike_tuples(cost_input *in, size_t n) {
   COST_PUT(in, "(");
   for (i = 0; i < 2; i++) {
     COST_PUT(in, "(");
-    for (k = cost_part(n / 8, n / 8, 800000); k > 0; k--)
+    for (k = cost_part(n / 8, n / 8, 200000); k > 0; k--)
       COST_PUT(in, "K\1");
     COST_PUT(in, "t");
     if (i) COST_PUT(in, "q\1");
