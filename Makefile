@@ -6,6 +6,7 @@
 #                 TIME_SCALE=1 as slowly as the documents' programs
 #   make test     every test; TESTS=name only that one, FILTER=words by title
 #   make bench    the benchmarks
+#   make fuzz     libFuzzer (of clang) for SECONDS=60 at each target
 #   make check    the wide matrix of compilers, standards and sanitizers
 #   make docs     the manual, build/conc.html, from the comments of conc.h
 #   make index    the index of names in conc.h and the contents of its
@@ -110,7 +111,7 @@ $(B)/conc.o: tests/conc.c conc.h $(wildcard tests/*.h) Makefile
 	@mkdir -p $(@D)
 	$(COMPILE_IMPL) -c -o $@ $<
 
-$(B)/%.o: tests/%.c conc.h $(wildcard tests/*.h) Makefile
+$(B)/%.o: tests/%.c conc.h $(wildcard tests/*.h tests/fuzz/*.h) Makefile
 	@mkdir -p $(@D)
 	$(COMPILE) -c -o $@ $<
 
@@ -143,6 +144,11 @@ test: $(if $(TESTS),$(filter $(TESTS:%=$(B)/%),$(test_bin)),programs) \
 # Benchmarks are stand-alone like the examples; run.sh finds their peers.
 bench:
 	@BUILD='$(B)' CC='$(CC)' sh tests/bench/run.sh
+
+# Targets and corpus stand in tests/fuzz; "make test" replays the corpus.
+SECONDS ?= 60
+fuzz:
+	@BUILD='$(B)' CC='$(CC)' sh tests/fuzz/run.sh '$(SECONDS)'
 
 check:
 	@sh tests/check.sh
@@ -179,8 +185,8 @@ uninstall:
 clean:
 	rm -rf build
 
-.PHONY: all examples programs run test bench check docs index install uninstall \
-        clean
+.PHONY: all examples programs run test bench fuzz check docs index install \
+        uninstall clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(wildcard $(B)/*.d $(B)/*/*.d $(EX)/*.d)

@@ -75,6 +75,7 @@
      >>popen       conc_popen: other programs
      >>value       conc_value: typed values
      >>maker       how a value is made (private)
+     >>unpickle    Python's pickle, read as data (private)
      >>pickle      conc_pickle_dumps, conc_pickle_loads
      >>format      conc_value_text, conc_build, conc_parse
      >>json        conc_json_dumps, conc_json_loads
@@ -2554,14 +2555,19 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    hands out points into the root's allocation, and lives as long.
 
    Where in Python one object appears at several places, these places share
-   memory here, too. That cannot be noticed, because nothing can be changed.
-   Dicts keep the order that they had in Python. Sets have no order in Python;
-   here their items are sorted, so that equal sets look equal.
+   memory here, too. That cannot be noticed, because nothing can be changed;
+   but a pickle of the value, or a copy that conc_build makes of it, shares the
+   same parts again. Dicts keep the order that they had in Python. Sets have no
+   order in Python; here their items are sorted, so that equal sets look equal.
 
-   A value has limits, wherever it comes from: it is nested at most 100 deep;
-   it has at most a million parts; an int has at most 4,096 bytes; and written
-   out, its strings have at most 64 MiB more than the data that it was made
-   from. So no peer's data can exhaust a stack or a CPU.
+   A value has limits, wherever it comes from and wherever it goes: it is
+   nested at most 100 deep; it has at most a million parts; an int has at most
+   4,096 bytes; and its strings, with each shared one counted at every place,
+   have at most 64 MiB more than with each counted once. So no peer's data can
+   exhaust a stack or a CPU, and what can be read can be written and read
+   again. Python's own default limits allow all of that: its pickle and json
+   nest some hundreds deep; only an int of more than 4,300 digits is more than
+   Pythons from 3.10.7 on write or read in decimal.
 
    Threads    any number may read a value at once: it does not change
    Processes  as bytes: conc_pickle_dumps
@@ -2663,8 +2669,8 @@ CONC_API bool conc_value_equal(const conc_value *a, const conc_value *b);
    ------------------------------------------------------------------------ */
 
 /* Makes a pickle of a value (Python's pickle.dumps). `protocol` is 2, which
-   Python 2 can read too, to 5, or 0 for 4. *out, of *size bytes, is to be
-   freed by conc_free.
+   Python 2 can read too, to 5, or 0 for 4. Parts that the value shares are one
+   object to the reader. *out, of *size bytes, is to be freed by conc_free.
    Returns 0. After an error *out is NULL.
    Errors:
    -EINVAL  there is no such protocol, or the value is NULL
@@ -2676,13 +2682,16 @@ CONC_API int conc_pickle_dumps(const conc_value *value, int protocol,
 /* Makes a value of a pickle of protocol 0 to 5 (Python's pickle.loads), if it
    has nothing but data: nothing is imported, made or called, whatever the
    pickle asks for. A str of Python 2 becomes a CONC_STR if it is UTF-8, else
-   CONC_BYTES. *out is to be freed by conc_value_free.
+   CONC_BYTES. Of Python's collections, an OrderedDict, a defaultdict and a
+   Counter become a CONC_DICT, a deque becomes a CONC_LIST. *out is to be freed
+   by conc_value_free.
    Returns 0. After an error *out is NULL.
    Errors:
    -EBADMSG   this is not a pickle
    -EMSGSIZE  it goes beyond the limits of a value (see >>value), or contains
               itself
-   -EACCES    it asks for more than data
+   -EACCES    it asks for more than data: an instance of another class, a name,
+              what lies outside of the pickle
    -ENOMEM    there is no memory for the value */
 CONC_API int conc_pickle_loads(conc_value **out, const void *data,
                                size_t size);
@@ -2700,7 +2709,8 @@ CONC_API int conc_pickle_loads(conc_value **out, const void *data,
 
 /* Writes what Python's str() gives: of a str its text, of other types their
    repr(). As in snprintf, at most `size` bytes are written to buf, the last of
-   them a NUL. It allocates nothing and cannot fail.
+   them a NUL; but a text that is cut ends with a whole character. It allocates
+   nothing and cannot fail.
    Returns the length of the whole text, without the NUL. */
 CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
                                  size_t size);
@@ -3727,6 +3737,10 @@ CONC_API int conc_progress_close(conc_progress *progress);
                       nothing waits with a copy of the opener's memory; named
                       queues do not poll. Pipes close descriptors that nobody
                       asked for.
+                      Values: shared parts stay shared when they are written;
+                      limits are those of the value, not of its pickle; large
+                      ints and escapes cost a fraction; Python's collections
+                      are read; a text is cut between characters.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -3946,6 +3960,16 @@ static const int *const conc__version_check __attribute__((used)) =
 #define CONC__ARM64 1
 #else
 #define CONC__ARM64 0
+#endif
+
+/* A number of 128 bits, as compilers for 64-bit CPUs have it: reading large
+   ints in decimal takes a quarter of the time with it. */
+#ifndef CONC_HAVE_INT128
+#if defined(__SIZEOF_INT128__) && !defined(CONC_PORTABLE)
+#define CONC_HAVE_INT128 1
+#else
+#define CONC_HAVE_INT128 0
+#endif
 #endif
 
 /* What is private is static. Which of it a program uses depends on the
@@ -19056,13 +19080,18 @@ CONC_API int conc_check_output(const char *const *argv, conc_output *out,
    dict stands its index: the numbers of the pairs, ordered by key. Sets need
    none, for their items are ordered themselves.
 
-   A node can be copied: then two nodes show the same items. That is how the
-   sharing in a pickle is kept, and why a value takes no more memory than a
-   small multiple of the pickle that it comes from, however much it is when it
-   is written out; CONC__VALUE_NODES bounds that. */
+   A node can be copied: then two nodes show the same items or text, and have
+   the same number in `shared`. That is how the sharing in a pickle is kept,
+   and why a value takes no more memory than a small multiple of the pickle
+   that it comes from, and a pickle no more than a small multiple of the value,
+   however much it is when it is written out; CONC__VALUE_NODES bounds that.
+   Pointers would not do as identities: empty lists have none of their own,
+   and two bytearrays may have been made of one text. */
 
 struct conc_value {
   conc_type type;
+  uint32_t shared; /* nodes of one tree that have the same number here are one
+                      object; 0: this is the only place where it stands */
   size_t size; /* what conc_value_size returns; of a scalar 0 */
   union {
     bool boolean;
@@ -19074,20 +19103,21 @@ struct conc_value {
   } as;
 };
 
-/* Everything that walks a value does so with an array of this length on its
-   stack: nothing deeper is ever made. */
+/* The deepest value that a caller can have, and how much deeper one may be
+   that a manager's two ends exchange: a message in its envelope, which is a
+   tuple of the request, and one of its arguments. Everything that walks a
+   value does so with an array of the second length on its stack: nothing
+   deeper is ever made. */
 #define CONC__VALUE_DEPTH 100
-/* What carries a value over the network is a value, too: it may be nested this
-   much deeper, and have as many nodes more for each level, so that every value
-   can be carried. */
-#define CONC__VALUE_ENVELOPE 4u
-#define CONC__VALUE_LEVELS (CONC__VALUE_DEPTH + CONC__VALUE_ENVELOPE)
-/* How many nodes, and how many bytes of text beyond those of its input, a
-   value may have when it is written out: what two places share counts twice,
-   because every walk over the value meets it twice. */
+#define CONC__WALK_DEPTH (CONC__VALUE_DEPTH + 2)
+/* How many nodes a value may have when it is written out, and how many bytes
+   of text more than its different texts have: what two places share counts
+   twice, because every walk over the value meets it twice. Neither number
+   depends on how the value was written: what can be read can be written and
+   read again. */
 #define CONC__VALUE_NODES 1000000u
 #define CONC__VALUE_BYTES ((size_t)64 << 20)
-#define CONC__BIGINT_MAX 4096 /* bytes; printing one is quadratic */
+#define CONC__BIGINT_MAX 4096 /* bytes; its decimal is quadratic: see there */
 
 /* Whether as.bytes is what counts: a node's content is a text of the value's
    allocation. A bigint's is its two's complement, from the lowest byte up. */
@@ -19342,29 +19372,65 @@ CONC__PRIVATE int conc__compare_heads(const conc_value *a, const conc_value *b,
   return c != 0 ? c : conc__sign(a->size > b->size, a->size < b->size);
 }
 
+/* Two containers or texts have turned out to be alike in all: lets both nodes
+   show the one that lies lower. Only while the value is made, when nobody else
+   looks at it. Sorting compares a part again and again; without this a peer
+   could send two long parts that are equal, but not one, as the beginning of
+   many keys. */
+CONC__PRIVATE void conc__unify(const conc_value *a, const conc_value *b) {
+  conc_value *x = (conc_value *)(uintptr_t)a, *y = (conc_value *)(uintptr_t)b;
+  CONC__CHECK(a->type == b->type && a->size == b->size);
+  if (x->as.at < y->as.at)
+    y->as = x->as;
+  else
+    x->as = y->as;
+}
+
+/* Whether two leaves are equal to the last bit, if they are equal: 1 and True
+   are not. If so, long texts are made one. */
+CONC__PRIVATE bool conc__unify_leaves(const conc_value *a,
+                                      const conc_value *b) {
+  if (a->type != b->type) return false;
+  if (a->type == CONC_FLOAT) return a->as.integer == b->as.integer;
+  if (conc__is_text(a->type) && a->size > 32 && a->as.bytes != b->as.bytes)
+    conc__unify(a, b);
+  return true;
+}
+
 /* Compares two whole values. Two nodes that show the same items are equal
    without a look at them: hence the sharing of a pickle costs no time here.
    Containers that differ in size are told apart by their heads, so both sides
-   of a level always have the same number of items. */
+   of a level always have the same number of items. Not `strict` are keys of a
+   value that is being made: parts of them that are equal become one. */
 CONC__PRIVATE int conc__compare_values(const conc_value *a,
                                        const conc_value *b, bool strict) {
   struct {
     const conc_value *a, *b;
     size_t i, n;
-  } level[CONC__VALUE_LEVELS];
+    bool same; /* so far: to the last bit */
+  } level[CONC__WALK_DEPTH];
   unsigned depth = 0;
   for (;;) {
     int c = conc__compare_heads(a, b, strict);
     if (c != 0) return c;
-    if (conc__is_container(a->type) && a->as.items != b->as.items) {
-      CONC__CHECK(depth < CONC__VALUE_LEVELS && a->size == b->size);
+    if (!conc__is_container(a->type)) {
+      if (!strict && !conc__unify_leaves(a, b) && depth > 0)
+        level[depth - 1].same = false;
+    } else if (a->as.items != b->as.items) {
+      CONC__CHECK(depth < CONC__WALK_DEPTH && a->size == b->size);
       level[depth].a = a;
       level[depth].b = b;
       level[depth].i = 0;
       level[depth].n = conc__item_count(a);
+      level[depth].same = true;
       depth++;
     }
-    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) depth--;
+    while (depth > 0 && level[depth - 1].i == level[depth - 1].n) {
+      depth--;
+      if (strict) continue;
+      if (level[depth].same) conc__unify(level[depth].a, level[depth].b);
+      else if (depth > 0) level[depth - 1].same = false;
+    }
     if (depth == 0) return 0;
     a = conc__item_ordered(level[depth - 1].a, level[depth - 1].i);
     b = conc__item_ordered(level[depth - 1].b, level[depth - 1].i);
@@ -19475,8 +19541,8 @@ CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
    Invariants: a maker is used by one task, on its stack, from
    conc__maker_init to conc__maker_free, which comes after every error too;
    marks ascend and none is above the stack; runs of one container do not
-   overlap; an array holds CONC__VALUE_NODES elements at most, so 32 bits
-   count everything. After any error a maker is only good to be freed.
+   overlap; arrays have limits, so 32 bits count everything. After any error
+   a maker is only good to be freed.
 
    Uses >>value and the buffers of >>bytes.
    ------------------------------------------------------------------------ */
@@ -19496,7 +19562,7 @@ typedef struct conc__walk {
   struct {
     const conc_value *value;
     size_t i, n;
-  } level[CONC__VALUE_LEVELS];
+  } level[CONC__WALK_DEPTH];
   unsigned depth; /* how many containers are open */
   bool begun;     /* the root has been visited */
 } conc__walk;
@@ -19514,7 +19580,7 @@ CONC__PRIVATE void conc__walk_begin(conc__walk *w, const conc_value *root) {
    it may not be called again. */
 CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   if (w->begun) {
-    CONC__CHECK(w->depth <= CONC__VALUE_LEVELS);
+    CONC__CHECK(w->depth <= CONC__WALK_DEPTH);
     if (w->depth == 0) return CONC__WALK_END;
     if (w->level[w->depth - 1].i == w->level[w->depth - 1].n) {
       w->value = w->level[--w->depth].value;
@@ -19528,12 +19594,80 @@ CONC__PRIVATE int conc__walk_step(conc__walk *w) {
   }
   w->begun = true;
   if (!conc__is_container(w->value->type)) return CONC__WALK_LEAF;
-  CONC__CHECK(w->depth < CONC__VALUE_LEVELS);
+  CONC__CHECK(w->depth < CONC__WALK_DEPTH);
   w->level[w->depth].value = w->value;
   w->level[w->depth].i = 0;
   w->level[w->depth].n = conc__item_count(w->value);
   w->depth++;
   return CONC__WALK_OPEN;
+}
+
+/* Does not go into the container that has just been opened: the next step is
+   the one behind it, and there is no CLOSE. */
+CONC__INLINE void conc__walk_skip(conc__walk *w) {
+  CONC__CHECK(w->depth > 0 && w->level[w->depth - 1].value == w->value);
+  w->depth--;
+}
+
+/* --- walking a value: which shared parts have been met ---
+
+   Whoever writes a value anew, as a pickle or into a maker, writes each shared
+   part once, and then refers to it. The numbers of shared parts are looked up
+   in a table with open addressing. A peer has no way to make that slow: the
+   numbers are dense, for the maker gives them out. */
+
+typedef struct conc__met_part {
+  uint32_t shared; /* the number of a part; 0: nothing is here */
+  uint32_t index;  /* how many were met before it */
+} conc__met_part;
+
+typedef struct conc__met {
+  conc__met_part *slots;
+  size_t capacity; /* 0 or a power of two */
+  uint32_t count;  /* at most half of that */
+} conc__met;
+
+/* Where a number is, or where it belongs. */
+CONC__PRIVATE conc__met_part *conc__met_slot(const conc__met *t,
+                                             uint32_t shared) {
+  /* Fibonacci hashing: neighbouring numbers come to lie far apart. */
+  size_t i = (size_t)(shared * UINT32_C(2654435769)) & (t->capacity - 1);
+  CONC__CHECK(t->count < t->capacity);
+  while (t->slots[i].shared != 0 && t->slots[i].shared != shared)
+    i = (i + 1) & (t->capacity - 1);
+  return t->slots + i;
+}
+
+/* Whether a part was met before; if so, *index is which one it is. */
+CONC__PRIVATE bool conc__met_find(const conc__met *t, uint32_t shared,
+                                  uint32_t *index) {
+  const conc__met_part *slot;
+  if (t->count == 0) return false;
+  slot = conc__met_slot(t, shared);
+  *index = slot->index;
+  return slot->shared != 0;
+}
+
+/* Adds one that was not met before: its index is t->count - 1 then. 0, or
+   -ENOMEM and nothing has changed. */
+CONC__PRIVATE int conc__met_add(conc__met *t, uint32_t shared) {
+  conc__met_part *slot;
+  if (t->count >= t->capacity / 2) {
+    conc__met more = {NULL, t->capacity > 0 ? t->capacity * 2 : 32, t->count};
+    size_t i;
+    more.slots = (conc__met_part *)CONC_MALLOC(more.capacity * sizeof *slot);
+    if (more.slots == NULL) return -ENOMEM;
+    memset(more.slots, 0, more.capacity * sizeof *slot);
+    for (i = 0; i < t->capacity; i++)
+      if (t->slots[i].shared != 0)
+        *conc__met_slot(&more, t->slots[i].shared) = t->slots[i];
+    CONC_FREE(t->slots);
+    *t = more;
+  }
+  slot = conc__met_slot(t, shared);
+  slot->shared = shared;
+  slot->index = t->count++;
+  return 0;
 }
 
 /* --- text: UTF-8, and digits in it --- */
@@ -19582,6 +19716,19 @@ CONC__PRIVATE size_t conc__ascii_prefix(const unsigned char *p, size_t n) {
   }
   while (i < n && p[i] < 0x80) i++;
   return i;
+}
+
+/* How many of the first n bytes of a text are whole characters: where it may
+   be cut. What is no UTF-8 may be cut anywhere. */
+CONC__PRIVATE size_t conc__utf8_cut(const void *text, size_t n) {
+  const unsigned char *p = (const unsigned char *)text;
+  size_t back = n;
+  /* A character has up to three bytes behind its first. */
+  while (back > 0 && n - back < 3 && (p[back - 1] & 0xc0) == 0x80) back--;
+  if (back == 0 || p[back - 1] < 0xc0) return n;
+  back--;
+  return n - back < (p[back] < 0xe0 ? 2u : p[back] < 0xf0 ? 3u : 4u) ? back
+                                                                      : n;
 }
 
 /* From ASCII to ASCII in long steps, in between by characters. */
@@ -19638,8 +19785,14 @@ CONC__INLINE uint64_t conc__little_endian(const unsigned char *p, size_t n) {
    conc__container_lay_out copies the runs there. The arrays start inside the
    struct: a request of a manager's client needs no allocation but the result.
 
+   A node that a pickle memoizes gets a number, by which it is known as one
+   object: see `shared` of conc_value. `objects` has an element for each of
+   these numbers: whether the memo was ever asked for it. Measuring gives new
+   numbers to those that were, so they are dense; the others lose theirs.
+
    Time and memory are O(input): each opcode pushes at most one node, and what
-   copies runs (a set made of a list) pays for it from the budget of nodes. */
+   copies runs or texts (a set made of a list, a bytearray made of bytes) pays
+   for it from budgets of its own, `copied` and `reused`. */
 
 #define CONC__INLINE_ITEMS 24 /* of each array; more are allocated */
 
@@ -19664,6 +19817,7 @@ typedef struct conc__container {
   uint32_t count;    /* items; of a dict, keys and values */
   conc__stretch run; /* the first */
   uint32_t last;     /* index + 1 of the last run; 0 if that is `run` */
+  bool called;       /* a class that a pickle names was called for it */
 
   unsigned char state;  /* CONC__VISIT_FRESH, _OPEN or _DONE */
   unsigned char height; /* containers inside one another, itself too */
@@ -19676,10 +19830,13 @@ typedef struct conc__container {
   const conc_value *items; /* where they are */
 } conc__container;
 
-/* An array that starts as CONC__INLINE_ITEMS elements in the maker. */
+/* An array that starts as CONC__INLINE_ITEMS elements in the maker. Its limit
+   is what the largest value takes there in the worst form of any protocol:
+   bytearrays of protocol 2 are two tuples of three items and four memos. */
 typedef struct conc__array {
   void *data;
   uint32_t count, capacity; /* in elements; count <= capacity */
+  uint32_t limit;           /* of `count` */
 } conc__array;
 
 /* The arrays point into the struct until they grow: a maker must stay where it
@@ -19691,16 +19848,23 @@ typedef struct conc__maker {
   conc__array containers;
   conc__array runs;  /* of conc__stretch: all but each container's first */
   conc__array marks; /* of uint32_t: heights of the stack, ascending */
+  conc__array objects; /* of uint32_t: 0, or CONC__RECALLED; once measured,
+                          the number in the value */
   const unsigned char *input; /* the caller's, as long as there is a maker */
   size_t input_size;
-  unsigned envelope;  /* levels that may be there besides the value's own */
   conc__buffer extra; /* text that does not lie in the input, with NULs */
+  uint32_t depth, parts; /* what the value may have */
+  uint32_t copied; /* items of containers that were made of others */
+  size_t reused;   /* bytes of texts that were made of others */
   conc_value few_stack[CONC__INLINE_ITEMS], few_pool[CONC__INLINE_ITEMS],
       few_memo[CONC__INLINE_ITEMS];
   conc__container few_containers[CONC__INLINE_ITEMS];
   conc__stretch few_runs[CONC__INLINE_ITEMS];
-  uint32_t few_marks[CONC__INLINE_ITEMS];
+  uint32_t few_marks[CONC__INLINE_ITEMS], few_objects[CONC__INLINE_ITEMS];
 } conc__maker;
+
+/* An element of `objects`: it was fetched from the memo. */
+#define CONC__RECALLED UINT32_MAX
 
 #define CONC__STACK(m) ((conc_value *)(m)->stack.data)
 #define CONC__POOL(m) ((conc_value *)(m)->pool.data)
@@ -19708,11 +19872,14 @@ typedef struct conc__maker {
 #define CONC__CONTAINERS(m) ((conc__container *)(m)->containers.data)
 #define CONC__RUNS(m) ((conc__stretch *)(m)->runs.data)
 #define CONC__MARKS(m) ((uint32_t *)(m)->marks.data)
+#define CONC__OBJECTS(m) ((uint32_t *)(m)->objects.data)
 
-CONC__INLINE void conc__array_init(conc__array *a, void *few) {
+CONC__INLINE void conc__array_init(conc__array *a, void *few,
+                                   uint32_t limit) {
   a->data = few;
   a->count = 0;
   a->capacity = CONC__INLINE_ITEMS;
+  a->limit = limit;
 }
 
 CONC__PRIVATE void conc__array_free(conc__array *a) {
@@ -19725,8 +19892,7 @@ CONC__PRIVATE int conc__array_grow(conc__array *a, uint32_t more,
                                    size_t unit) {
   uint32_t capacity = a->capacity;
   void *data;
-  if (more > CONC__VALUE_NODES || a->count + more > CONC__VALUE_NODES)
-    return -EMSGSIZE;
+  if (more > a->limit || a->count + more > a->limit) return -EMSGSIZE;
   while (capacity - a->count < more) capacity *= 2;
   if (a->capacity > CONC__INLINE_ITEMS) {
     data = CONC_REALLOC(a->data, capacity * unit);
@@ -19741,8 +19907,8 @@ CONC__PRIVATE int conc__array_grow(conc__array *a, uint32_t more,
   return 0;
 }
 
-/* Makes room for `more` elements. 0, -ENOMEM, or -EMSGSIZE beyond
-   CONC__VALUE_NODES. Pointers into the array are void afterwards. */
+/* Makes room for `more` elements. 0, -ENOMEM, or -EMSGSIZE beyond the array's
+   limit. Pointers into the array are void afterwards. */
 CONC__INLINE int conc__array_reserve(conc__array *a, uint32_t more,
                                      size_t unit) {
   if (CONC__LIKELY(a->capacity - a->count >= more)) return 0;
@@ -19753,15 +19919,22 @@ CONC__INLINE int conc__array_reserve(conc__array *a, uint32_t more,
    when the value is made. */
 CONC__PRIVATE void conc__maker_init(conc__maker *m, const unsigned char *input,
                                     size_t size) {
-  conc__array_init(&m->stack, m->few_stack);
-  conc__array_init(&m->pool, m->few_pool);
-  conc__array_init(&m->memo, m->few_memo);
-  conc__array_init(&m->containers, m->few_containers);
-  conc__array_init(&m->runs, m->few_runs);
-  conc__array_init(&m->marks, m->few_marks);
+  const uint32_t n = CONC__VALUE_NODES;
+  /* The stack holds, beside nodes of the value, what each open container is
+     made with: its name, a list, an encoding. */
+  conc__array_init(&m->stack, m->few_stack, n + 8 * CONC__WALK_DEPTH);
+  conc__array_init(&m->pool, m->few_pool, 4 * n);
+  conc__array_init(&m->memo, m->few_memo, 5 * n);
+  conc__array_init(&m->containers, m->few_containers, 3 * n);
+  conc__array_init(&m->runs, m->few_runs, 4 * n);
+  conc__array_init(&m->marks, m->few_marks, n);
+  conc__array_init(&m->objects, m->few_objects, 5 * n);
+  m->depth = CONC__VALUE_DEPTH;
+  m->parts = n;
+  m->copied = 0;
+  m->reused = 0;
   m->input = input;
   m->input_size = size;
-  m->envelope = 0;
   m->extra.data = NULL;
   m->extra.size = m->extra.capacity = m->extra.first = 0;
 }
@@ -19773,6 +19946,7 @@ CONC__PRIVATE void conc__maker_free(conc__maker *m) {
   conc__array_free(&m->containers);
   conc__array_free(&m->runs);
   conc__array_free(&m->marks);
+  conc__array_free(&m->objects);
   if (m->extra.data != NULL) conc__buffer_free(&m->extra);
 }
 
@@ -19805,6 +19979,7 @@ CONC__INLINE int conc__maker_push(conc__maker *m, conc_type type, size_t size,
   if (CONC__UNLIKELY(rc != 0)) return rc;
   v = CONC__STACK(m) + m->stack.count++;
   v->type = type;
+  v->shared = 0;
   v->size = size;
   v->as.at = at;
   return 0;
@@ -19888,10 +20063,19 @@ CONC__PRIVATE int conc__maker_push_reserved(conc__maker *m, conc_type type,
   return conc__maker_push(m, type, n, m->input_size + at);
 }
 
+/* Pays for a text that is made of another one. Honest writers use each text
+   once for that, or twice (bytearray(encode(str))), and none is longer than
+   twice its size in the input. The memo could call for the same text again and
+   again: this refuses it, before a short input becomes long texts. */
+CONC__PRIVATE int conc__maker_reuse(conc__maker *m, size_t size) {
+  if ((m->reused + size) / 4 > m->input_size) return -EMSGSIZE;
+  m->reused += size;
+  return 0;
+}
+
 /* Pushes the bytes of which a str shows each as a character: how protocols
-   before 3 write bytes. They need memory of their own if they are not ASCII,
-   but together not more than a small multiple of the input, as every such str
-   is used once (and took twice its size there, if it was a line). */
+   before 3 write bytes. They need memory of their own if they are not ASCII:
+   no more than conc__maker_reuse allows. */
 CONC__PRIVATE int conc__maker_push_latin1(conc__maker *m, conc_type type,
                                           const conc_value *str) {
   const conc_value v = *str;
@@ -19901,9 +20085,6 @@ CONC__PRIVATE int conc__maker_push_latin1(conc__maker *m, conc_type type,
   int rc;
   if (conc__ascii_prefix(p, v.size) == v.size)
     return conc__maker_push(m, type, v.size, v.as.at);
-  /* The memo could call for the same str again and again: this refuses what
-     no honest writer reaches. */
-  if ((m->extra.size + v.size) / 4 > m->input_size) return -EMSGSIZE;
   rc = conc__buffer_reserve(&m->extra, v.size + 1);
   if (rc != 0) return rc;
   p = conc__maker_text(m, &v); /* again: it may have lain in `extra` */
@@ -19920,46 +20101,78 @@ CONC__PRIVATE int conc__maker_push_latin1(conc__maker *m, conc_type type,
 
 /* --- numbers in decimal, as JSON and protocol 0 write them --- */
 
-/* Pushes an int of any size, from -?[0-9]+. Nine digits at a time: quadratic,
-   which CONC__BIGINT_MAX keeps to less than a millisecond. */
+/* A large number's word, what two of them multiplied make, and how many digits
+   of 10 a word holds, with the power of 10 that is one more. */
+#if CONC_HAVE_INT128
+typedef uint64_t conc__word;
+__extension__ typedef unsigned __int128 conc__two_words;
+#define CONC__WORD_DIGITS 19
+#else
+typedef uint32_t conc__word;
+typedef uint64_t conc__two_words;
+#define CONC__WORD_DIGITS 9
+#endif
+
+/* No number of more digits (2.4 to a byte) fits in CONC__BIGINT_MAX. */
+#define CONC__DECIMAL_MAX (CONC__BIGINT_MAX / 5 * 12 + 40)
+
+/* Reads n digits into words, from the lowest up, and returns how many there
+   are; `limit`, which is too many, if more than those before it are needed.
+   The cost is quadratic, and CONC__DECIMAL_MAX bounds it: a digit of the
+   longest number costs 16 ns, one of the shortest ones 5. */
+CONC__PRIVATE size_t conc__decimal_words(const unsigned char *p, size_t n,
+                                         conc__word *word, size_t limit) {
+  size_t words = 0, i;
+  while (n > 0) {
+    conc__word scale = 1, digits = 0;
+    size_t count = n % CONC__WORD_DIGITS;
+    conc__two_words sum;
+    if (count == 0) count = CONC__WORD_DIGITS;
+    n -= count;
+    for (; count > 0; count--, scale *= 10)
+      digits = digits * 10 + (conc__word)(*p++ - '0');
+    /* What is there is multiplied by 10 for each digit, and these added. */
+    sum = digits;
+    for (i = 0; i < words; i++) {
+      sum += (conc__two_words)word[i] * scale;
+      word[i] = (conc__word)sum;
+      sum >>= sizeof *word * 8;
+    }
+    if (sum == 0) continue;
+    if (words + 1 == limit) return limit;
+    word[words++] = (conc__word)sum;
+  }
+  return words;
+}
+
+/* Pushes an int of any size, from -?[0-9]+. */
 CONC__PRIVATE int conc__maker_push_decimal(conc__maker *m,
                                            const unsigned char *p, size_t n) {
-  uint32_t word[CONC__BIGINT_MAX / 4 + 2];
+  conc__word word[CONC__BIGINT_MAX / sizeof(conc__word) + 2];
   const bool minus = *p == '-';
   unsigned carry = minus;
   unsigned char *bytes = NULL;
-  size_t words = 0, i;
+  size_t size, i;
   int rc;
   if (minus) p++, n--;
   while (n > 1 && *p == '0') p++, n--;
-  /* No number of more digits (2.4 to a byte) fits in CONC__BIGINT_MAX. */
-  if (n > CONC__BIGINT_MAX / 5 * 12 + 40) return -EMSGSIZE;
-  while (n > 0) {
-    uint32_t scale = 1;
-    uint64_t sum = 0;
-    do {
-      sum = sum * 10 + (uint64_t)(*p++ - '0');
-      scale *= 10;
-    } while (--n > 0 && scale < 1000000000);
-    /* What is there is multiplied by 10 for each digit, and these added. */
-    for (i = 0; i < words; i++, sum >>= 32) {
-      sum += (uint64_t)word[i] * scale;
-      word[i] = (uint32_t)sum;
-    }
-    if (sum == 0) continue;
-    if (words == sizeof word / sizeof *word) return -EMSGSIZE;
-    word[words++] = (uint32_t)sum;
-  }
-  rc = conc__maker_reserve_text(m, words * 4 + 1, &bytes);
+  if (n > CONC__DECIMAL_MAX) return -EMSGSIZE;
+  size = conc__decimal_words(p, n, word, sizeof word / sizeof *word);
+  if (size == sizeof word / sizeof *word) return -EMSGSIZE;
+  size *= sizeof *word;
+  rc = conc__maker_reserve_text(m, size + 1, &bytes);
   if (rc != 0) return rc;
   /* One byte more than the words have, for the sign. */
-  for (i = 0; i <= words * 4; i++) {
-    const unsigned byte = i < words * 4 ? word[i / 4] >> 8 * (i % 4) & 255 : 0;
+  for (i = 0; i <= size; i++) {
+    const unsigned byte =
+        i < size ? (unsigned)(word[i / sizeof *word] >>
+                              8 * (i % sizeof *word)) & 255u
+                 : 0u;
     carry += minus ? byte ^ 255 : byte;
     bytes[i] = (unsigned char)carry;
     carry >>= 8;
   }
-  return conc__maker_push_reserved(m, CONC_BIGINT, words * 4 + 1);
+  return conc__maker_push_reserved(m, CONC_BIGINT, size + 1);
 }
 
 /* Where a number as JSON writes it ends: -?(0|[1-9][0-9]*)(.[0-9]+)?
@@ -20033,6 +20246,41 @@ CONC__PRIVATE double conc__decimal_double(const unsigned char *p, size_t n) {
   return strtod(text, NULL);
 }
 
+/* --- the memo, and objects ---
+
+   Which nodes are one object. Only texts and containers are worth a number:
+   what has neither takes no more room than a reference. */
+
+/* Makes the top node known as an object. */
+CONC__PRIVATE int conc__maker_number(conc__maker *m) {
+  conc_value *v = CONC__STACK(m) + m->stack.count - 1;
+  int rc;
+  CONC__CHECK(m->stack.count > 0);
+  if (v->shared != 0 || !(conc__is_text(v->type) ||
+                          (v->type >= CONC_LIST && v->type <= CONC_OBJECT)))
+    return 0;
+  rc = conc__array_reserve(&m->objects, 1, sizeof(uint32_t));
+  if (rc != 0) return rc;
+  CONC__OBJECTS(m)[m->objects.count++] = 0;
+  v->shared = m->objects.count;
+  return 0;
+}
+
+/* Pushes a node again that is known as an object: so it is shared. */
+CONC__INLINE int conc__maker_recall(conc__maker *m, const conc_value *v) {
+  if (v->shared != 0) CONC__OBJECTS(m)[v->shared - 1] = CONC__RECALLED;
+  return conc__maker_push_node(m, v);
+}
+
+/* Stores the top node at the end of the memo. */
+CONC__PRIVATE int conc__maker_memoize(conc__maker *m) {
+  int rc = conc__maker_number(m);
+  if (rc == 0) rc = conc__array_reserve(&m->memo, 1, sizeof(conc_value));
+  if (rc == 0)
+    CONC__MEMO(m)[m->memo.count++] = CONC__STACK(m)[m->stack.count - 1];
+  return rc;
+}
+
 /* --- containers --- */
 
 /* Pushes an empty container. */
@@ -20101,6 +20349,9 @@ CONC__PRIVATE int conc__maker_push_copy(conc__maker *m, conc_type type,
   conc_value *items;
   int rc = conc__maker_push_empty(m, type);
   if (rc != 0 || n == 0) return rc;
+  /* No honest writer makes two containers of one list. */
+  if (n > m->parts || m->copied + n > m->parts) return -EMSGSIZE;
+  m->copied += n;
   rc = conc__maker_extend(m, container, n, &items);
   if (rc != 0) return rc;
   for (run = CONC__CONTAINERS(m)[from].run;;
@@ -20143,12 +20394,18 @@ CONC__INLINE int conc__maker_take_mark(conc__maker *m, uint32_t *n) {
   return 0;
 }
 
-/* Moves the top n nodes into the container of that type below them. */
+/* Moves the top n nodes into the container of that type below them. What a
+   pickle gives to an instance of a class item by item is left out: the class
+   would have to say what it does with them. */
 CONC__PRIVATE int conc__maker_fill(conc__maker *m, conc_type type,
                                    uint32_t n) {
   const conc_value *target;
   if (conc__maker_above_mark(m) <= n) return -EBADMSG;
   target = CONC__STACK(m) + m->stack.count - n - 1;
+  if (target->type == CONC_OBJECT) {
+    m->stack.count -= n;
+    return 0;
+  }
   if (target->type != type || (type == CONC_DICT && n % 2 != 0))
     return -EBADMSG;
   return conc__maker_move_top(m, target->as.at, n);
@@ -20193,6 +20450,8 @@ enum { CONC__VISIT_FRESH, CONC__VISIT_OPEN, CONC__VISIT_DONE };
 
 typedef struct conc__measured {
   size_t slots;         /* nodes that all containers take, and their indexes */
+  size_t once;          /* bytes of text, each shared one counted once */
+  uint32_t objects;     /* numbers that were given to shared ones */
   bool text;            /* there is any text at all */
   uint32_t first, last; /* containers in the order of laying out, index + 1 */
 } conc__measured;
@@ -20212,6 +20471,20 @@ CONC__INLINE size_t conc__dict_index_slots(size_t pairs) {
          sizeof(conc_value);
 }
 
+/* Adds an item to what is counted once. An object that is shared gets its
+   number in the value when it is met first. */
+CONC__INLINE void conc__measure_item(const conc__maker *m, const conc_value *v,
+                                     conc__measured *sum) {
+  if (v->shared != 0 && CONC__OBJECTS(m)[v->shared - 1] != 0) {
+    uint32_t *object = CONC__OBJECTS(m) + v->shared - 1;
+    if (*object != CONC__RECALLED) return;
+    *object = ++sum->objects;
+  }
+  if (!conc__is_text(v->type)) return;
+  sum->text = true;
+  sum->once += v->size;
+}
+
 /* Adds an item, which is done itself, to the container that it is in: item
    number i. Here is decided what a value may not hold: -EACCES for a name
    that was not called, -EBADMSG for a key that Python could not hash,
@@ -20223,7 +20496,7 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
      visit it again, but the sizes are those of what a reader walks over. */
   o->nodes++;
   if (conc__is_text(v->type)) {
-    o->bytes += v->size; /* both below 2^63: no overflow before the check */
+    o->bytes += v->size;
     hashable = v->type != CONC_BYTEARRAY;
   } else if (v->type >= CONC__TYPE_CALLABLE) {
     return v->type == CONC__TYPE_CALLABLE ? -EACCES : -EBADMSG;
@@ -20241,11 +20514,10 @@ CONC__PRIVATE int conc__container_add(const conc__maker *m, conc__container *o,
       return -EBADMSG;
     o->hashable = false;
   }
-  return o->nodes > CONC__VALUE_NODES + 8 * m->envelope ||
-                 o->height > CONC__VALUE_DEPTH + m->envelope ||
-                 o->bytes > CONC__VALUE_BYTES + m->input_size + m->extra.size
-             ? -EMSGSIZE
-             : 0;
+  /* What is added is at most SIZE_MAX / 4 each time: so nothing overflows.
+     How much it may be is not known before all texts have been counted. */
+  if (o->bytes > SIZE_MAX / 4) o->bytes = SIZE_MAX / 4;
+  return o->nodes > m->parts || o->height > m->depth ? -EMSGSIZE : 0;
 }
 
 /* Begins to visit a container. */
@@ -20281,7 +20553,7 @@ CONC__PRIVATE int conc__visit_items(const conc__maker *m, conc__visit *in,
         return 0;
       }
     }
-    sum->text |= conc__is_text(v->type);
+    conc__measure_item(m, v, sum);
     rc = conc__container_add(m, o, v, in->item);
     if (rc != 0) return rc;
     in->run.start++;
@@ -20308,7 +20580,7 @@ CONC__PRIVATE void conc__visit_close(const conc__maker *m,
 /* Visits what container `root` reaches, and adds it up. */
 CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
                                       conc__measured *sum) {
-  conc__visit level[CONC__VALUE_LEVELS];
+  conc__visit level[CONC__WALK_DEPTH];
   unsigned depth = 1;
   size_t fresh;
   conc__visit_open(m, &level[0], root);
@@ -20318,11 +20590,13 @@ CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
     if (fresh == SIZE_MAX) {
       conc__visit_close(m, &level[--depth], sum);
     } else {
-      if (depth == CONC__VALUE_DEPTH + m->envelope) return -EMSGSIZE;
+      if (depth == m->depth) return -EMSGSIZE;
       conc__visit_open(m, &level[depth++], fresh);
     }
   }
-  return 0;
+  return CONC__CONTAINERS(m)[root].bytes - sum->once > CONC__VALUE_BYTES
+             ? -EMSGSIZE
+             : 0;
 }
 
 /* --- laying out ---
@@ -20336,6 +20610,10 @@ CONC__PRIVATE int conc__maker_measure(const conc__maker *m, size_t root,
    end of a line. */
 CONC__PRIVATE void conc__node_finish(const conc__maker *m, conc_value *v,
                                      unsigned char *text) {
+  if (v->shared != 0) {
+    const uint32_t number = CONC__OBJECTS(m)[v->shared - 1];
+    v->shared = number == CONC__RECALLED ? 0 : number; /* only the root is */
+  }
   if (conc__is_container(v->type)) {
     const conc__container *o = CONC__CONTAINERS(m) + v->as.at;
     v->size = o->size;
@@ -20445,7 +20723,8 @@ CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
 CONC__PRIVATE int conc__maker_check(const conc__maker *m,
                                     const conc_value *root,
                                     conc__measured *sum) {
-  sum->slots = 0;
+  sum->slots = sum->once = 0;
+  sum->objects = 0;
   sum->text = conc__is_text(root->type);
   sum->first = sum->last = 0;
   if (root->type >= CONC__TYPE_CALLABLE)
@@ -20498,7 +20777,7 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>pickle: Python's pickle, read as data
+   >>unpickle: Python's pickle, read as data
 
    Pickle is a program for a small machine: a stack, marks on it, and a memo
    from which what was made once can be pushed again. The machine here is the
@@ -20507,13 +20786,9 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
    Invariants: nothing goes below the mark that is on top; every length is
    compared with what is left of the input before it is used; each opcode
    pushes one node or less, and there are at most CONC__PICKLE_OPCODES of
-   them; so time and memory are O(input), for a hostile pickle too. What is
-   written never depends on where it stands, so the body of a pickle can be
-   spliced into another one.
+   them; so time and memory are O(input), for a hostile pickle too.
 
-   Uses the maker. The queues between processes keep values as bodies of
-   pickles, and the manager's two ends speak in pickles. JSON, build and parse
-   use nothing of it.
+   Uses the maker.
 
    The opcodes and their names are those of Python's pickletools, which is
    also where their meaning is written down.
@@ -20618,21 +20893,31 @@ enum {
 
 typedef struct conc__pickle_limits {
   bool objects; /* any class may be named and instantiated: inert */
-  unsigned envelope; /* how much deeper than a value it may be nested: what a
-                        request or a reply is besides the value that it has */
-  char *refused; /* NULL, or 96 bytes for the "module.name" that is refused */
+  bool exact;   /* what would come back as another type is refused: an
+                   OrderedDict, a deque, a defaultdict, a Counter */
+  uint32_t depth, parts; /* how many of both are around the value, as an
+                            envelope: they do not count as its own */
+  char *refused; /* CONC__REFUSED_MAX bytes, or NULL: after -EACCES, what was
+                    asked for, as a text; after all else it is empty */
 } conc__pickle_limits;
 
-/* For what a server answers, and for what it is asked. Messages are read as
-   data alone, as conc_pickle_loads does it. */
-static const conc__pickle_limits conc__pickle_reply_limits
-    __attribute__((unused)) = {true, CONC__VALUE_ENVELOPE, NULL};
-static const conc__pickle_limits conc__pickle_request_limits
-    __attribute__((unused)) = {false, CONC__VALUE_ENVELOPE, NULL};
+#define CONC__REFUSED_MAX 160
 
-/* A pickle of a value's nodes with every container memoized has no more
-   opcodes; a program of more does nothing but keep the reader busy. */
-#define CONC__PICKLE_OPCODES (4 * CONC__VALUE_NODES)
+/* For a server: (ident, method, args, {}), where a message is one of the args.
+   What a client puts must come back as what it was. To be copied, with
+   `refused` set. */
+static const conc__pickle_limits conc__pickle_request_limits
+    __attribute__((unused)) = {false, true, 2, 8, NULL};
+
+/* For a client: (kind, result). Messages of a value are read as data alone, as
+   conc_pickle_loads does it. */
+static const conc__pickle_limits conc__pickle_reply_limits
+    __attribute__((unused)) = {true, false, 2, 4, NULL};
+
+/* The largest value, in the worst form of any protocol and with everything
+   memoized, has no more opcodes; a program of more does nothing but keep the
+   reader busy. */
+#define CONC__PICKLE_OPCODES (16 * CONC__VALUE_NODES)
 
 /* What a name stands for: the size of a CONC__TYPE_CALLABLE. */
 enum {
@@ -20641,14 +20926,18 @@ enum {
   CONC__CALL_SET,
   CONC__CALL_FROZENSET,
   CONC__CALL_ENCODE,
+  CONC__CALL_DEQUE,       /* becomes a list */
+  CONC__CALL_DICT,        /* becomes a dict: of nothing, a dict, pairs */
+  CONC__CALL_DEFAULTDICT, /* the same; its first argument is left out */
+  CONC__CALL_FACTORY,     /* that argument: it is never called */
   CONC__CALL_OBJECT /* as.at: a container of two texts, module and class */
 };
 
 typedef struct conc__pickle_reader {
   const unsigned char *begin, *p, *end; /* begin <= p <= end */
-  bool objects;                         /* of the limits */
-  char *refused;                        /* of the limits, or NULL */
+  bool objects, exact;                  /* of the limits */
   int protocol;                         /* of the last PROTO; 0 before it */
+  char *refused;                        /* of the limits */
   conc__maker m;
 } conc__pickle_reader;
 
@@ -20902,18 +21191,19 @@ CONC__PRIVATE int conc__pickle_read_index_line(conc__pickle_reader *r,
    most the next one, or leave out one (Python 2's cPickle counts from 1). So
    no index makes it large. */
 CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
-  conc_value v;
   int rc;
   if (conc__maker_above_mark(m) == 0 || index > (uint64_t)m->memo.count + 1)
     return -EBADMSG;
-  rc = conc__array_reserve(&m->memo, 2, sizeof v); /* and one for a gap */
+  if (index == m->memo.count) return conc__maker_memoize(m);
+  rc = conc__maker_number(m);
+  if (rc == 0) rc = conc__array_reserve(&m->memo, 2, sizeof(conc_value));
   if (rc != 0) return rc;
-  v = CONC__STACK(m)[m->stack.count - 1];
   /* The index that was left out is a gap, which no GET may fetch. */
-  if (index > m->memo.count)
-    CONC__MEMO(m)[m->memo.count++].type = CONC__TYPE_GAP;
-  CONC__MEMO(m)[index] = v;
-  if (index == m->memo.count) m->memo.count++;
+  if (index > m->memo.count) {
+    CONC__MEMO(m)[m->memo.count].type = CONC__TYPE_GAP;
+    m->memo.count += 2;
+  }
+  CONC__MEMO(m)[index] = CONC__STACK(m)[m->stack.count - 1];
   return 0;
 }
 
@@ -20921,7 +21211,14 @@ CONC__PRIVATE int conc__pickle_memoize(conc__maker *m, uint64_t index) {
 CONC__PRIVATE int conc__pickle_recall(conc__maker *m, uint64_t index) {
   if (index >= m->memo.count || CONC__MEMO(m)[index].type == CONC__TYPE_GAP)
     return -EBADMSG;
-  return conc__maker_push_node(m, CONC__MEMO(m) + index);
+  return conc__maker_recall(m, CONC__MEMO(m) + index);
+}
+
+/* DUP: the top node once more. */
+CONC__PRIVATE int conc__pickle_read_dup(conc__maker *m) {
+  int rc = conc__maker_above_mark(m) == 0 ? -EBADMSG : conc__maker_number(m);
+  if (rc != 0) return rc;
+  return conc__maker_recall(m, CONC__STACK(m) + m->stack.count - 1);
 }
 
 /* BINPUT and LONG_BINPUT, BINGET and LONG_BINGET: `width` bytes of index. */
@@ -20954,52 +21251,105 @@ CONC__PRIVATE int conc__pickle_read_memo_line(conc__pickle_reader *r,
    type CONC__TYPE_CALLABLE, which no value may hold in the end: of a pickle
    that leaves it uncalled, measuring says -EACCES. */
 
-/* -EACCES, and the name for the limits' owner: its module, then its class. */
-CONC__PRIVATE int conc__pickle_refuse(const conc__pickle_reader *r,
-                                      const conc_value *v) {
-  if (r->refused != NULL)
-    snprintf(r->refused, 96, "%.*s.%.*s", (int)(v[0].size < 96 ? v->size : 96),
-             (const char *)conc__maker_text(&r->m, v),
-             (int)(v[1].size < 96 ? v[1].size : 96),
-             (const char *)conc__maker_text(&r->m, v + 1));
+/* What was refused, for the caller's error: a text that is made of one or two
+   that a peer has sent, so controls and what is no UTF-8 do not pass. */
+CONC__PRIVATE int conc__pickle_refuse(conc__pickle_reader *r,
+                                      const unsigned char *module, size_t n,
+                                      const unsigned char *name, size_t m) {
+  size_t size = 0, i;
+  if (r->refused == NULL) return -EACCES;
+  if (n > CONC__REFUSED_MAX / 2 && n + m > CONC__REFUSED_MAX - 2)
+    n = conc__utf8_cut(module, CONC__REFUSED_MAX / 2);
+  if (m > CONC__REFUSED_MAX - 2 - n)
+    m = conc__utf8_cut(name, CONC__REFUSED_MAX - 2 - n);
+  memcpy(r->refused, module, n);
+  size += n;
+  if (name != NULL) {
+    r->refused[size++] = '.';
+    memcpy(r->refused + size, name, m);
+    size += m;
+  }
+  r->refused[size] = 0;
+  CONC__CHECK(size < CONC__REFUSED_MAX);
+  for (i = 0; i < size; i++)
+    if ((unsigned char)r->refused[i] < ' ' || r->refused[i] == 0x7f)
+      r->refused[i] = '?';
   return -EACCES;
 }
 
-/* Replaces module and class, the top two nodes, by a name. The table holds
-   what Python's own pickles of data name, under the names of both Pythons:
-   this is the list of what may be called at all. -EACCES for any other. */
-CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
+/* The same, with a text of this file's own. */
+CONC__PRIVATE int conc__pickle_refuse_word(conc__pickle_reader *r,
+                                           const char *word) {
+  return conc__pickle_refuse(r, (const unsigned char *)word, strlen(word),
+                             NULL, 0);
+}
+
+/* What a name stands for that was found, module and class being the two nodes
+   at `top`: -1 if it may not be called. The table holds what Python's own
+   pickles of data name, under the names of both Pythons: this is the list of
+   what may be called at all. */
+CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
+                                          const conc_value *top) {
+  static const struct {
+    const char *name;
+    int call;
+  } builtins[] = {
+      {"bytearray", CONC__CALL_BYTEARRAY}, {"bytes", CONC__CALL_BYTES},
+      {"set", CONC__CALL_SET},             {"frozenset", CONC__CALL_FROZENSET},
+      {"list", CONC__CALL_FACTORY},        {"dict", CONC__CALL_FACTORY},
+      {"tuple", CONC__CALL_FACTORY},       {"int", CONC__CALL_FACTORY},
+      {"float", CONC__CALL_FACTORY},       {"str", CONC__CALL_FACTORY},
+      {"bool", CONC__CALL_FACTORY},        {"long", CONC__CALL_FACTORY},
+      {"unicode", CONC__CALL_FACTORY},
+  };
   static const struct {
     const char *module, *name;
-    size_t call;
-  } table[] = {
-      {"builtins", "bytearray", CONC__CALL_BYTEARRAY},
-      {"builtins", "bytes", CONC__CALL_BYTES},
-      {"builtins", "set", CONC__CALL_SET},
-      {"builtins", "frozenset", CONC__CALL_FROZENSET},
-      {"__builtin__", "bytearray", CONC__CALL_BYTEARRAY},
-      {"__builtin__", "bytes", CONC__CALL_BYTES},
-      {"__builtin__", "set", CONC__CALL_SET},
-      {"__builtin__", "frozenset", CONC__CALL_FROZENSET},
+    int call;
+  } others[] = {
       {"_codecs", "encode", CONC__CALL_ENCODE},
+      {"collections", "OrderedDict", CONC__CALL_DICT},
+      {"collections", "Counter", CONC__CALL_DICT},
+      {"collections", "defaultdict", CONC__CALL_DEFAULTDICT},
+      {"collections", "deque", CONC__CALL_DEQUE},
       {"multiprocessing.managers", "Token", CONC__CALL_OBJECT},
   };
+  const conc__maker *m = &r->m;
+  size_t i;
+  int call = -1;
+  if (conc__maker_text_is(m, top, "builtins") ||
+      conc__maker_text_is(m, top, "__builtin__")) {
+    for (i = 0; i < sizeof builtins / sizeof *builtins; i++)
+      if (conc__maker_text_is(m, top + 1, builtins[i].name))
+        call = builtins[i].call;
+  } else {
+    for (i = 0; i < sizeof others / sizeof *others; i++)
+      if (conc__maker_text_is(m, top, others[i].module) &&
+          conc__maker_text_is(m, top + 1, others[i].name))
+        call = others[i].call;
+  }
+  /* A class would come back as what it was made, and its factory not. */
+  if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
+    return -1;
+  return call;
+}
+
+/* Replaces module and class, the top two nodes, by a name: -EACCES if it is
+   one that may not be called. */
+CONC__PRIVATE int conc__pickle_read_name(conc__pickle_reader *r) {
   conc__maker *m = &r->m;
   const conc_value *top;
-  size_t i;
-  int rc;
+  int call, rc;
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   top = CONC__STACK(m) + m->stack.count - 2;
   if (top[0].type != CONC_STR || top[1].type != CONC_STR) return -EBADMSG;
-  for (i = 0; i < sizeof table / sizeof *table; i++) {
-    if (!conc__maker_text_is(m, top, table[i].module)) continue;
-    if (!conc__maker_text_is(m, top + 1, table[i].name)) continue;
-    if (table[i].call == CONC__CALL_OBJECT) break;
+  call = conc__pickle_known_name(r, top);
+  if (call < 0 && !r->objects)
+    return conc__pickle_refuse(r, conc__maker_text(m, top), top[0].size,
+                               conc__maker_text(m, top + 1), top[1].size);
+  if (call >= 0 && call != CONC__CALL_OBJECT) {
     m->stack.count -= 2;
-    return conc__maker_push(m, CONC__TYPE_CALLABLE, table[i].call, 0);
+    return conc__maker_push(m, CONC__TYPE_CALLABLE, (size_t)call, 0);
   }
-  if (i == sizeof table / sizeof *table && !r->objects)
-    return conc__pickle_refuse(r, top);
   /* Module and class of any other are kept, as a container that the name
      points to: they are the first two items of the CONC_OBJECT it makes. */
   rc = conc__maker_collect(m, CONC_OBJECT, 2);
@@ -21026,6 +21376,63 @@ CONC__PRIVATE int conc__pickle_read_global(conc__pickle_reader *r) {
 
 /* --- reading: calls --- */
 
+/* A new dict of the pairs in a list or tuple: how Python 2 writes an
+   OrderedDict. Those that are no lists or tuples of two are no pairs. */
+CONC__PRIVATE int conc__pickle_call_pairs(conc__maker *m, size_t from) {
+  conc__stretch run = CONC__CONTAINERS(m)[from].run;
+  const uint32_t n = CONC__CONTAINERS(m)[from].count;
+  conc_value *out = NULL;
+  uint32_t i;
+  int rc = conc__maker_push_empty(m, CONC_DICT);
+  if (rc != 0 || n == 0) return rc;
+  if (n > m->parts || m->copied + n * 2 > m->parts) return -EMSGSIZE;
+  m->copied += n * 2;
+  rc = conc__maker_extend(m, m->containers.count - 1u, n * 2, &out);
+  if (rc != 0) return rc;
+  for (i = 0; i < n; i++) {
+    const conc__container *pair;
+    const conc_value *v;
+    if (run.count == 0) run = CONC__RUNS(m)[run.next - 1];
+    v = CONC__POOL(m) + run.start++;
+    run.count--;
+    if (v->type != CONC_LIST && v->type != CONC_TUPLE) return -EBADMSG;
+    pair = CONC__CONTAINERS(m) + v->as.at;
+    if (pair->count != 2) return -EBADMSG;
+    v = CONC__POOL(m) + pair->run.start;
+    out[i * 2] = v[0];
+    out[i * 2 + 1] =
+        pair->run.count == 2
+            ? v[1]
+            : CONC__POOL(m)[CONC__RUNS(m)[pair->run.next - 1].start];
+  }
+  return 0;
+}
+
+/* OrderedDict(), OrderedDict(pairs), Counter(dict), defaultdict(factory) and
+   deque(items, maxlen): a dict or a list, which the opcodes behind it may
+   still fill. What the class would do besides is left out. */
+CONC__PRIVATE int conc__pickle_call_collection(conc__maker *m, size_t call,
+                                               const conc_value *arg,
+                                               uint32_t n) {
+  const conc_type type = call == CONC__CALL_DEQUE ? CONC_LIST : CONC_DICT;
+  const size_t made = m->containers.count;
+  int rc;
+  if (call == CONC__CALL_DEFAULTDICT && n > 0) arg++, n--; /* the factory */
+  if (n > 1 && (n > 2 || call != CONC__CALL_DEQUE)) return -EBADMSG;
+  if (n == 0)
+    rc = conc__maker_push_empty(m, type);
+  else if (arg->type == CONC_DICT && type == CONC_DICT)
+    rc = conc__maker_push_copy(m, CONC_DICT, arg->as.at);
+  else if (arg->type != CONC_LIST && arg->type != CONC_TUPLE)
+    rc = -EBADMSG;
+  else if (type == CONC_LIST)
+    rc = conc__maker_push_copy(m, CONC_LIST, arg->as.at);
+  else
+    rc = conc__pickle_call_pairs(m, arg->as.at);
+  if (rc == 0) CONC__CONTAINERS(m)[made].called = true;
+  return rc;
+}
+
 /* set(x) and frozenset(x), of n arguments. */
 CONC__PRIVATE int conc__pickle_call_set(conc__maker *m, conc_type type,
                                         const conc_value *arg, uint32_t n) {
@@ -21043,20 +21450,23 @@ CONC__PRIVATE int conc__pickle_call_bytes(conc__pickle_reader *r, size_t call,
   conc__maker *m = &r->m;
   const conc_type type =
       call == CONC__CALL_BYTEARRAY ? CONC_BYTEARRAY : CONC_BYTES;
+  int rc;
   if (call != CONC__CALL_ENCODE && n < 2) {
     /* an empty text may lie anywhere that has a byte for its NUL */
     if (n == 0)
       return conc__maker_push(m, type, 0, (size_t)(r->p - r->begin) - 1);
     if (arg->type != CONC_BYTES && arg->type != CONC_BYTEARRAY)
       return -EBADMSG;
-    return conc__maker_push(m, type, arg->size, arg->as.at);
+    rc = conc__maker_reuse(m, arg->size);
+    return rc != 0 ? rc : conc__maker_push(m, type, arg->size, arg->as.at);
   }
   if (n != 2 || arg[0].type != CONC_STR || arg[1].type != CONC_STR)
     return -EBADMSG;
   if (!conc__maker_text_is(m, arg + 1, "latin1") &&
-      !conc__maker_text_is(m, arg + 1, "latin-1"))
-    return -EACCES; /* a codec is code */
-  return conc__maker_push_latin1(m, type, arg);
+      !conc__maker_text_is(m, arg + 1, "latin-1")) /* a codec is code */
+    return conc__pickle_refuse_word(r, "a codec other than latin1");
+  rc = conc__maker_reuse(m, arg->size);
+  return rc != 0 ? rc : conc__maker_push_latin1(m, type, arg);
 }
 
 /* Calls any other class: makes an inert CONC_OBJECT of module, class,
@@ -21074,6 +21484,7 @@ CONC__PRIVATE int conc__pickle_call_class(conc__maker *m,
   parts[1] = words[1];
   parts[2] = *args;
   parts[3].type = CONC_NONE;
+  parts[3].shared = 0;
   parts[3].size = 0;
   parts[3].as.at = 0;
   for (i = 0; rc == 0 && i < 4; i++) rc = conc__maker_push_node(m, parts + i);
@@ -21093,7 +21504,9 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
   args = CONC__STACK(m)[m->stack.count - 1];
   if (name.type != CONC__TYPE_CALLABLE || args.type != CONC_TUPLE)
     return -EBADMSG;
-  if (is_class && name.size != CONC__CALL_OBJECT) return -EBADMSG;
+  if (name.size == CONC__CALL_FACTORY ||
+      (is_class && name.size != CONC__CALL_OBJECT))
+    return conc__pickle_refuse_word(r, "a call of a built-in class");
   /* Name and arguments leave the stack first: what is made takes their place,
      and both are copies, which no growing array moves. */
   m->stack.count -= 2;
@@ -21105,17 +21518,27 @@ CONC__PRIVATE int conc__pickle_read_call(conc__pickle_reader *r,
     return conc__pickle_call_set(m, CONC_SET, arg, tuple->count);
   case CONC__CALL_FROZENSET:
     return conc__pickle_call_set(m, CONC_FROZENSET, arg, tuple->count);
+  case CONC__CALL_DEQUE:
+  case CONC__CALL_DICT:
+  case CONC__CALL_DEFAULTDICT:
+    return conc__pickle_call_collection(m, name.size, arg, tuple->count);
   case CONC__CALL_OBJECT: return conc__pickle_call_class(m, &name, &args);
   default: return conc__pickle_call_bytes(r, name.size, arg, tuple->count);
   }
 }
 
-/* BUILD: gives a CONC_OBJECT its state, the last of its four items. */
-CONC__PRIVATE int conc__pickle_read_build(conc__maker *m) {
+/* BUILD: gives a CONC_OBJECT its state, the last of its four items. A dict
+   that is made of an OrderedDict has no room for its attributes; other values
+   have none. */
+CONC__PRIVATE int conc__pickle_read_build(conc__pickle_reader *r) {
+  conc__maker *m = &r->m;
   const conc_value *object;
   const conc__container *made;
   if (conc__maker_above_mark(m) < 2) return -EBADMSG;
   object = CONC__STACK(m) + m->stack.count - 2;
+  if ((object->type == CONC_LIST || object->type == CONC_DICT) &&
+      CONC__CONTAINERS(m)[object->as.at].called)
+    return conc__pickle_refuse_word(r, "attributes of a collection");
   if (object->type != CONC_OBJECT) return -EBADMSG;
   made = CONC__CONTAINERS(m) + object->as.at;
   CONC__CHECK(made->run.count == 4);
@@ -21158,17 +21581,20 @@ CONC__PRIVATE int conc__pickle_read_call_opcode(conc__pickle_reader *r,
   case CONC__OP_STACK_GLOBAL: return conc__pickle_read_name(r);
   case CONC__OP_REDUCE: return conc__pickle_read_call(r, false);
   case CONC__OP_NEWOBJ: return conc__pickle_read_call(r, true);
-  case CONC__OP_BUILD: return conc__pickle_read_build(&r->m);
+  case CONC__OP_BUILD: return conc__pickle_read_build(r);
   case CONC__OP_INST:
-  case CONC__OP_OBJ:
+  case CONC__OP_OBJ: return conc__pickle_refuse_word(r, "an old instance");
   case CONC__OP_PERSID:
   case CONC__OP_BINPERSID:
+    return conc__pickle_refuse_word(r, "a persistent id");
   case CONC__OP_EXT1:
   case CONC__OP_EXT2:
-  case CONC__OP_EXT4:
+  case CONC__OP_EXT4: return conc__pickle_refuse_word(r, "an extension code");
   case CONC__OP_NEWOBJ_EX:
+    return conc__pickle_refuse_word(r, "an instance made with keywords");
   case CONC__OP_NEXT_BUFFER:
-  case CONC__OP_READONLY_BUFFER: return -EACCES;
+  case CONC__OP_READONLY_BUFFER:
+    return conc__pickle_refuse_word(r, "a buffer from outside");
   default: return -EBADMSG;
   }
 }
@@ -21191,9 +21617,7 @@ CONC__PRIVATE int conc__pickle_read_old_opcode(conc__pickle_reader *r,
   case CONC__OP_GET: return conc__pickle_read_memo_line(r, false);
   case CONC__OP_POP: return conc__pickle_read_pop(m);
   case CONC__OP_POP_MARK: return conc__pickle_read_pop_mark(m);
-  case CONC__OP_DUP:
-    if (conc__maker_above_mark(m) == 0) return -EBADMSG;
-    return conc__maker_push_node(m, CONC__STACK(m) + m->stack.count - 1);
+  case CONC__OP_DUP: return conc__pickle_read_dup(m);
   default: return conc__pickle_read_call_opcode(r, op);
   }
 }
@@ -21253,57 +21677,67 @@ CONC__PRIVATE int conc__pickle_read_opcode(conc__pickle_reader *r,
 
 /* --- reading: whole pickles --- */
 
+/* Makes a reader ready. `limits` may be NULL: data alone. */
+CONC__PRIVATE void conc__pickle_begin(conc__pickle_reader *r, const void *data,
+                                      size_t size,
+                                      const conc__pickle_limits *limits) {
+  static const conc__pickle_limits none = {false, false, 0, 0, NULL};
+  if (limits == NULL) limits = &none;
+  r->begin = r->p = (const unsigned char *)data;
+  r->end = size > 0 ? r->p + size : r->p;
+  r->objects = limits->objects;
+  r->exact = limits->exact;
+  r->refused = limits->refused;
+  if (r->refused != NULL) *r->refused = 0;
+  r->protocol = 0;
+  conc__maker_init(&r->m, r->begin, size);
+  CONC__CHECK(limits->depth <= CONC__WALK_DEPTH - CONC__VALUE_DEPTH);
+  r->m.depth += limits->depth;
+  r->m.parts += limits->parts;
+}
+
+/* Does all that the pickle says, up to its STOP, which must be its end: bytes
+   behind it could be a second message to a laxer reader. 0 if there is one
+   node on the stack then. */
+CONC__PRIVATE int conc__pickle_run(conc__pickle_reader *r) {
+  uint32_t opcodes = CONC__PICKLE_OPCODES;
+  while (opcodes-- > 0) {
+    unsigned char op;
+    int rc;
+    CONC__CHECK(r->begin <= r->p && r->p <= r->end);
+    if (r->p == r->end) return -EBADMSG;
+    /* An opcode is one byte, and its argument stands behind it: r->p is beyond
+       both when it has been read. */
+    op = *r->p++;
+    if (op == CONC__OP_STOP)
+      return r->p == r->end && r->m.stack.count == 1 && r->m.marks.count == 0
+                 ? 0
+                 : -EBADMSG;
+    rc = conc__pickle_read_opcode(r, op);
+    if (rc != 0) return rc;
+  }
+  return -EMSGSIZE;
+}
+
 /* Reads one pickle that ends where the data ends. `limits` may be NULL: data
    alone. *protocol (not if NULL) is what the pickle says of itself, 0 if
    nothing. Errors as conc_pickle_loads. */
 CONC__PRIVATE int conc__pickle_decode(const void *data, size_t size,
                                       const conc__pickle_limits *limits,
                                       conc_value **out, int *protocol) {
-  uint32_t opcodes = CONC__PICKLE_OPCODES;
   conc__pickle_reader r;
-  int rc = 0;
-  r.begin = r.p = (const unsigned char *)data;
-  r.end = size > 0 ? r.p + size : r.p;
-  r.objects = limits != NULL && limits->objects;
-  r.refused = limits != NULL ? limits->refused : NULL;
-  r.protocol = 0;
+  int rc;
   *out = NULL;
-  conc__maker_init(&r.m, r.begin, size);
-  r.m.envelope = limits != NULL ? limits->envelope : 0;
-  while (rc == 0) {
-    unsigned char op;
-    CONC__CHECK(r.begin <= r.p && r.p <= r.end);
-    if (r.p == r.end) {
-      rc = -EBADMSG;
-      break;
-    }
-    if (opcodes-- == 0) {
-      rc = -EMSGSIZE;
-      break;
-    }
-    /* An opcode is one byte, and its argument stands behind it: r.p is beyond
-       both when it has been read. */
-    op = *r.p++;
-    if (op != CONC__OP_STOP) {
-      rc = conc__pickle_read_opcode(&r, op);
-      continue;
-    }
-    /* Bytes behind STOP could be a second message to a laxer reader. */
-    if (r.p != r.end || r.m.stack.count != 1 || r.m.marks.count != 0)
-      rc = -EBADMSG;
-    else
-      rc = conc__maker_finish(&r.m, out);
-    break;
+  conc__pickle_begin(&r, data, size, limits);
+  rc = conc__pickle_run(&r);
+  if (rc == 0) {
+    rc = conc__maker_finish(&r.m, out);
+    /* Refused when it was measured: a name that was not called. */
+    if (rc == -EACCES) conc__pickle_refuse_word(&r, "a class");
   }
   conc__maker_free(&r.m);
   if (protocol != NULL) *protocol = r.protocol;
   return rc;
-}
-
-/* No limits but those of a value, and no class but the few of data. */
-CONC_API int conc_pickle_loads(conc_value **out, const void *data,
-                               size_t size) {
-  return conc__pickle_decode(data, size, NULL, out, NULL);
 }
 
 /* The class of a CONC_OBJECT, without its module; NULL for other values. */
@@ -21311,6 +21745,24 @@ CONC__PRIVATE const char *conc__object_name(const conc_value *v) {
   return conc_value_type(v) == CONC_OBJECT
              ? (const char *)v->as.items[1].as.bytes
              : NULL;
+}
+
+/* ---------------------------------------------------------------------------
+   >>pickle: Python's pickle, written; the short cut
+
+   Writes values as pickles, and has a second, short reader for the usual
+   requests. What is written never depends on where it stands, so the body of a
+   pickle can be spliced into another one.
+
+   The queues between processes keep values as bodies of pickles, and the
+   manager's two ends speak in pickles. JSON, build and parse use nothing of
+   it. Uses >>unpickle and the walk of >>maker.
+   ------------------------------------------------------------------------ */
+
+/* No limits but those of a value, and no class but the few of data. */
+CONC_API int conc_pickle_loads(conc_value **out, const void *data,
+                               size_t size) {
+  return conc__pickle_decode(data, size, NULL, out, NULL);
 }
 
 /* --- the short cut ---
@@ -21467,9 +21919,12 @@ CONC__PRIVATE bool conc__usual_read(const unsigned char *p, size_t size,
 
 /* --- writing: numbers and texts ---
 
-   The plainest form: no frames, no memo, no place that depends on where it
-   stands. So the body of a pickle (all but PROTO in front and STOP at its end)
-   can be stored and spliced into another one. With protocol 2 it is read by
+   The plainest form: no frames, no place that depends on where it stands. So
+   the body of a pickle (all but PROTO in front and STOP at its end) can be
+   stored and spliced into another one. Only parts that a value shares are
+   memoized: under indexes of the body's own, from 0, which are stored before
+   they are fetched. So a pickle that itself fetches nothing may have any
+   number of bodies in it, one behind the other. With protocol 2 it is read by
    Python 2.3 and later, with 3 by 3.0, with 4 and 5 (which differ only in
    opcodes that are not used here) by 3.4. All of these return 0, -ENOMEM or
    what they name. */
@@ -21712,11 +22167,46 @@ CONC__PRIVATE int conc__pickle_put_close(conc__buffer *b, const conc_value *v,
   }
 }
 
+/* Writes that what was just written, or is to be pushed again, is number
+   `index` of the memo. */
+CONC__PRIVATE int conc__pickle_put_memo(conc__buffer *b, unsigned op1,
+                                        unsigned op4, uint32_t index) {
+  return index <= 0xff ? conc__pickle_put_number(b, op1, index, 1)
+                       : conc__pickle_put_number(b, op4, index, 4);
+}
+
+/* Writes what a step of a walk finds. A shared part is memoized behind its
+   last opcode: nothing in it refers to it, as no value contains itself. */
+CONC__PRIVATE int conc__pickle_put_step(conc__buffer *b, conc__walk *w,
+                                        int step, int protocol,
+                                        conc__met *met) {
+  const conc_value *v = w->value;
+  uint32_t index = 0;
+  int rc;
+  if (step == CONC__WALK_OPEN || step == CONC__WALK_LEAF) {
+    if (v->shared != 0 && conc__met_find(met, v->shared, &index)) {
+      if (step == CONC__WALK_OPEN) conc__walk_skip(w);
+      return conc__pickle_put_memo(b, CONC__OP_BINGET, CONC__OP_LONG_BINGET,
+                                   index);
+    }
+    if (step == CONC__WALK_OPEN) return conc__pickle_put_open(b, v, protocol);
+    rc = conc__pickle_put_leaf(b, v, protocol);
+  } else {
+    rc = conc__pickle_put_close(b, v, protocol);
+  }
+  if (rc != 0 || v->shared == 0) return rc;
+  rc = conc__met_add(met, v->shared);
+  if (rc != 0) return rc;
+  return conc__pickle_put_memo(b, CONC__OP_BINPUT, CONC__OP_LONG_BINPUT,
+                               met->count - 1);
+}
+
 /* Appends the body of a value's pickle. 0, -ENOMEM, -EINVAL for NULL, -EACCES
    for a CONC_OBJECT in it; after an error the buffer is as it was. */
 CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
                                       int protocol) {
   const size_t before = b->size; /* what is half written is cut off again */
+  conc__met met = {NULL, 0, 0};
   conc__walk w;
   int rc = 0;
   if (v == NULL) return -EINVAL;
@@ -21727,12 +22217,9 @@ CONC__PRIVATE int conc__pickle_encode(conc__buffer *b, const conc_value *v,
     while (rc == 0) {
       const int step = conc__walk_step(&w);
       if (step == CONC__WALK_END) break;
-      rc = step == CONC__WALK_LEAF
-               ? conc__pickle_put_leaf(b, w.value, protocol)
-           : step == CONC__WALK_OPEN
-               ? conc__pickle_put_open(b, w.value, protocol)
-               : conc__pickle_put_close(b, w.value, protocol);
+      rc = conc__pickle_put_step(b, &w, step, protocol, &met);
     }
+    CONC_FREE(met.slots);
   }
   if (rc != 0) b->size = before;
   return rc;
@@ -21939,8 +22426,49 @@ CONC__PRIVATE void conc__writer_float(conc__writer *s, double f) {
   }
 }
 
-/* A bigint in decimal, nine digits at a time: quadratic, which
-   CONC__BIGINT_MAX keeps to a millisecond. */
+/* Writes a number below 10^9, with leading zeros up to nine digits if `all`. */
+CONC__PRIVATE void conc__writer_group(conc__writer *s, uint32_t n, bool all) {
+  char digits[9];
+  size_t i = sizeof digits;
+  do {
+    digits[--i] = (char)('0' + n % 10);
+    n /= 10;
+  } while (n > 0 || (all && i > 0));
+  conc__writer_put(s, digits + i, sizeof digits - i);
+}
+
+#define CONC__GROUPS_AT_ONCE 8
+
+/* Divides a number of `words` words by 10^9 so often that it is 0, and returns
+   how many groups of nine digits that has given, from the lowest up. A
+   division needs the rest of the one before it, and a CPU waits for that. So
+   eight are on their way through the number at once, each a word behind the
+   one before it: the CPU has always some that need not wait. The cost is
+   quadratic, and CONC__BIGINT_MAX bounds it. */
+CONC__PRIVATE size_t conc__decimal_groups(uint32_t *word, size_t words,
+                                          uint32_t *group) {
+  size_t groups = 0, i, k;
+  while (words > 0 && word[words - 1] == 0) words--;
+  while (words > 0) {
+    uint32_t rest[CONC__GROUPS_AT_ONCE] = {0};
+    for (i = words; i-- > 0;) {
+      uint32_t quotient = word[i];
+      for (k = 0; k < CONC__GROUPS_AT_ONCE; k++) {
+        const uint64_t n = (uint64_t)rest[k] << 32 | quotient;
+        quotient = (uint32_t)(n / 1000000000);
+        rest[k] = (uint32_t)(n % 1000000000);
+      }
+      word[i] = quotient;
+    }
+    memcpy(group + groups, rest, sizeof rest);
+    groups += CONC__GROUPS_AT_ONCE;
+    while (words > 0 && word[words - 1] == 0) words--;
+  }
+  while (groups > 0 && group[groups - 1] == 0) groups--;
+  return groups;
+}
+
+/* A bigint in decimal. */
 CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
                                        size_t size) {
   uint32_t word[CONC__BIGINT_MAX / 4 + 1];
@@ -21948,8 +22476,7 @@ CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
   const bool negative = p[size - 1] >= 0x80;
   const unsigned flip = negative ? 0xff : 0;
   unsigned carry = negative;
-  size_t words = (size + 3) / 4, groups = 0, i;
-  char digits[16];
+  size_t words = (size + 3) / 4, groups, i;
   /* The magnitude in words of 32 bits: of a negative number, the complement
      plus one. */
   memset(word, 0, words * sizeof *word);
@@ -21958,24 +22485,11 @@ CONC__PRIVATE void conc__writer_bigint(conc__writer *s, const unsigned char *p,
     word[i / 4] |= (uint32_t)(carry & 255) << 8 * (i % 4);
     carry >>= 8;
   }
-  /* What is left when it is divided by 10^9 is the next group, from below. */
-  while (words > 0) {
-    uint64_t rest = 0;
-    for (i = words; i-- > 0;) {
-      rest = rest << 32 | word[i];
-      word[i] = (uint32_t)(rest / 1000000000);
-      rest %= 1000000000;
-    }
-    CONC__CHECK(groups < sizeof group / sizeof *group);
-    group[groups++] = (uint32_t)rest;
-    while (words > 0 && word[words - 1] == 0) words--;
-  }
+  groups = conc__decimal_groups(word, words, group);
+  CONC__CHECK(groups <= sizeof group / sizeof *group);
   if (negative) conc__writer_put(s, "-", 1);
-  for (i = groups; i-- > 0;) {
-    snprintf(digits, sizeof digits, i + 1 == groups ? "%lu" : "%09lu",
-             (unsigned long)group[i]);
-    conc__writer_text(s, digits);
-  }
+  for (i = groups; i-- > 0;)
+    conc__writer_group(s, group[i], i + 1 < groups);
 }
 
 /* --- text: strings --- */
@@ -22008,6 +22522,18 @@ CONC__PRIVATE bool conc__is_printable(uint32_t c) {
   return true;
 }
 
+/* Writes a backslash, a letter, and a number in hexadecimal of that many
+   digits. Text may be all escapes: snprintf would take ten times as long. */
+CONC__PRIVATE void conc__writer_escape(conc__writer *s, char letter,
+                                       uint32_t c, size_t digits) {
+  char escape[10];
+  size_t i;
+  escape[0] = '\\';
+  escape[1] = letter;
+  for (i = digits + 2; i-- > 2; c >>= 4) escape[i] = "0123456789abcdef"[c & 15];
+  conc__writer_put(s, escape, digits + 2);
+}
+
 /* Text in quotes, as Python's repr(): in single ones, unless double ones save
    escapes. */
 CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
@@ -22021,7 +22547,7 @@ CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
   conc__writer_put(s, &quote, 1);
   while (i < n) {
     const char *special;
-    char escape[16];
+    char escape[2];
     uint32_t c = p[i];
     size_t length = 1;
     if (utf8 && c >= 0x80) {
@@ -22046,12 +22572,9 @@ CONC__PRIVATE void conc__writer_quoted(conc__writer *s, const conc_value *v) {
     } else {
       /* A character above ASCII that is hidden, or a byte that is no ASCII:
          the shortest of Python's three forms. */
-      snprintf(escape, sizeof escape,
-               c < 0x100     ? "\\x%02lx"
-               : c < 0x10000 ? "\\u%04lx"
-                             : "\\U%08lx",
-               (unsigned long)c);
-      conc__writer_text(s, escape);
+      if (c < 0x100) conc__writer_escape(s, 'x', c, 2);
+      else if (c < 0x10000) conc__writer_escape(s, 'u', c, 4);
+      else conc__writer_escape(s, 'U', c, 8);
     }
     i += length;
   }
@@ -22162,7 +22685,8 @@ CONC_API ssize_t conc_value_text(const conc_value *value, char *buf,
     conc__writer_put(&s, value->as.bytes, value->size);
   else if (!conc__is_container(value->type)) conc__writer_leaf(&s, value);
   else conc__writer_container(&s, value);
-  if (size > 0) buf[s.length < size ? s.length : size - 1] = 0;
+  if (size > 0)
+    buf[s.length < size ? s.length : conc__utf8_cut(buf, size - 1)] = 0;
   return (ssize_t)s.length;
 }
 
@@ -22220,21 +22744,42 @@ CONC__PRIVATE size_t conc__format_items(const char *format) {
 
 /* --- build --- */
 
-/* Pushes a copy of a value: the same nodes, and a copy of each text. */
+/* Pushes what a step of a walk finds: the same node, and a copy of its text.
+   A part that the value shares is pushed once, and its node stored in the
+   maker's memo, from `base` on; then it is fetched from there. */
+CONC__PRIVATE int conc__maker_push_step(conc__maker *m, conc__walk *w,
+                                        int step, conc__met *met,
+                                        uint32_t base) {
+  const conc_value *v = w->value;
+  uint32_t index = 0;
+  int rc;
+  if (step != CONC__WALK_CLOSE && v->shared != 0 &&
+      conc__met_find(met, v->shared, &index)) {
+    if (step == CONC__WALK_OPEN) conc__walk_skip(w);
+    return conc__maker_recall(m, CONC__MEMO(m) + base + index);
+  }
+  if (step == CONC__WALK_OPEN) return 0;
+  if (step == CONC__WALK_CLOSE)
+    rc = conc__maker_collect(m, v->type, (uint32_t)conc__item_count(v));
+  else if (conc__is_text(v->type))
+    rc = conc__maker_push_text(m, v->type, v->as.bytes, v->size);
+  else
+    rc = conc__maker_push_node(m, v);
+  if (rc != 0 || v->shared == 0) return rc;
+  rc = conc__met_add(met, v->shared);
+  return rc != 0 ? rc : conc__maker_memoize(m);
+}
+
+/* Pushes a copy of a value. */
 CONC__PRIVATE int conc__maker_push_value(conc__maker *m, const conc_value *v) {
+  const uint32_t base = m->memo.count;
+  conc__met met = {NULL, 0, 0};
   conc__walk w;
   int step, rc = 0;
   conc__walk_begin(&w, v);
-  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END) {
-    if (step == CONC__WALK_CLOSE)
-      rc = conc__maker_collect(m, w.value->type,
-                               (uint32_t)conc__item_count(w.value));
-    else if (step == CONC__WALK_LEAF)
-      rc = conc__is_text(w.value->type)
-               ? conc__maker_push_text(m, w.value->type, w.value->as.bytes,
-                                       w.value->size)
-               : conc__maker_push_node(m, w.value);
-  }
+  while (rc == 0 && (step = conc__walk_step(&w)) != CONC__WALK_END)
+    rc = conc__maker_push_step(m, &w, step, &met, base);
+  CONC_FREE(met.slots);
   return rc;
 }
 
@@ -22896,7 +23441,6 @@ CONC__PRIVATE void conc__json_put_string(conc__writer *s,
   while (p < end) {
     const unsigned char *plain = p;
     uint32_t c = 0;
-    char escape[16];
     size_t i = 0;
     /* 0xed: where surrogates begin, and a few characters that are none */
     while (p < end && *p >= ' ' && *p != '"' && *p != '\\' && *p != 0xed) p++;
@@ -22905,14 +23449,14 @@ CONC__PRIVATE void conc__json_put_string(conc__writer *s,
     plain = p;
     p += conc__utf8_get(p, (size_t)(end - p), &c);
     while (known[i] != 0 && (uint32_t)known[i] != c) i += 2;
-    if (known[i] != 0)
-      snprintf(escape, sizeof escape, "\\%c", known[i + 1]);
-    else
-      snprintf(escape, sizeof escape, "\\u%04lx", (unsigned long)c);
-    if (c < 0x80 || (c >= 0xd800 && c < 0xe000))
-      conc__writer_text(s, escape);
-    else
+    if (known[i] != 0) {
+      conc__writer_put(s, "\\", 1);
+      conc__writer_put(s, known + i + 1, 1);
+    } else if (c < 0x80 || (c >= 0xd800 && c < 0xe000)) {
+      conc__writer_escape(s, 'u', c, 4);
+    } else {
       conc__writer_put(s, plain, (size_t)(p - plain));
+    }
   }
   conc__writer_put(s, "\"", 1);
 }
@@ -31392,20 +31936,24 @@ typedef struct conc__reading {
   size_t size;
   conc_value *value;
   int protocol, rc;
-  char refused[96];     /* the class that the request names; "": none */
   conc__buffer encoded; /* as in conc__session */
   const conc_value *encoded_item;
+  char refused[CONC__REFUSED_MAX]; /* what the request names, if -EACCES */
 } conc__reading;
+
+CONC__PRIVATE void conc__reading_decode(conc__reading *r) {
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  limits.refused = r->refused;
+  r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
+                              &r->protocol);
+}
 
 /* Reads a request; of a put the item is encoded anew, too, for both take long
    where they take long. Touches nothing but the struct and the bytes. */
 CONC__PRIVATE void *conc__reading_main(void *arg) {
   conc__reading *r = (conc__reading *)arg;
-  conc__pickle_limits limits = {false, CONC__VALUE_ENVELOPE, NULL};
   const conc_value *args, *item;
-  limits.refused = r->refused;
-  r->rc = conc__pickle_decode(r->data, r->size, &limits, &r->value,
-                              &r->protocol);
+  conc__reading_decode(r);
   if (r->rc != 0) return NULL;
   args = conc_value_item(r->value, 2);
   item = args != NULL && conc_value_type(args) == CONC_TUPLE
@@ -31424,11 +31972,11 @@ CONC__PRIVATE void *conc__reading_main(void *arg) {
    no pickle at all, or is cut off: there it says EOFError, and hangs up. */
 CONC__PRIVATE int conc__refuse_reading(conc__session *s,
                                        const conc__reading *r) {
-  char text[200];
+  char text[CONC__REFUSED_MAX + 64];
   if (r->rc == -EACCES) {
     snprintf(text, sizeof text,
-             "UnpicklingError: only data is accepted, not code%s%.*s",
-             r->refused[0] != 0 ? ": " : "", CONC__SHOWN(r->refused, 95));
+             "UnpicklingError: only data is accepted, not code: %s",
+             r->refused);
     return conc__reply_refuse(s, text);
   }
   if (r->rc == -EMSGSIZE)
@@ -31492,13 +32040,9 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
   reading.data = data;
   reading.size = size;
   if (size < CONC__READING_LARGE)
-    reading.rc = conc__pickle_decode(data, size, &conc__pickle_request_limits,
-                                     &reading.value, &reading.protocol);
+    conc__reading_decode(&reading);
   else
     rc = conc__session_aside(s, conc__reading_main, &reading);
-  /* Once more, for the class's name: it is not asked for before. */
-  if (reading.rc == -EACCES && reading.refused[0] == 0)
-    conc__reading_main(&reading);
   if (rc != 0) return rc;
   /* What does not say in which protocol it is has a reply in that of the
      request before it, or in one that every Python reads. */

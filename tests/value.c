@@ -600,6 +600,302 @@ TEST(text_fits_its_buffer) {
   conc_value_free(v);
 }
 
+/* A cut text ends with a whole character, wherever it is cut. */
+TEST(a_text_is_cut_between_characters) {
+  static const char text[] = "a\xc3\xa9\xe6\x97\xa5\xf0\x9f\x98\x80z";
+  static const size_t kept[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11, 11};
+  conc_value *v, *list;
+  char buf[20];
+  size_t i;
+  conc_build(&v, "s", text);
+  conc_build(&list, "[s]", text);
+  for (i = 1; i <= 12; i++) {
+    memset(buf, 'X', sizeof buf);
+    CHECK(conc_value_text(v, buf, i) == 11);
+    CHECK_EQ(strlen(buf), kept[i - 1]);
+    CHECK(memcmp(buf, text, kept[i - 1]) == 0 && buf[i] == 'X');
+    if (i < 3) continue;
+    CHECK(conc_value_text(list, buf, i) == 15);
+    CHECK_EQ(strlen(buf), 2 + kept[i - 3]);
+  }
+  conc_value_free(v);
+  conc_value_free(list);
+  CHECK(conc__utf8_cut("\x80\x80\x80\x80", 4) == 4 && conc__utf8_cut("\xff", 1) == 0);
+  CHECK(conc__utf8_cut("", 0) == 0 && conc__utf8_cut("a\xc3\xa9", 3) == 3);
+}
+
+/* Writes v by each protocol; each must come back. The size of protocol 4. */
+static size_t comes_back(const conc_value *v) {
+  size_t size = 0, four = 0;
+  conc_value *w;
+  void *out;
+  int p;
+  for (p = 2; p <= 5; p++) {
+    CHECK(conc_pickle_dumps(v, p, &out, &size) == 0);
+    CHECK(conc_pickle_loads(&w, out, size) == 0 && conc_value_equal(v, w));
+    if (p == 4) four = size;
+    conc_value_free(w);
+    conc_free(out);
+  }
+  return four;
+}
+
+/* A text of 20 kB that stands 3,000 times, and a list of 100 items that stands
+   4,000 times: as short as they came, each time. */
+TEST(what_is_shared_stays_shared) {
+  static unsigned char p[40000];
+  size_t n = 0, i, size;
+  conc_value *v, *w;
+  APPEND("(B");
+  APPEND("\x20\x4e\0\0"); /* 20,000 */
+  memset(p + n, 'x', 20000);
+  n += 20000;
+  APPEND("q\0");
+  for (i = 0; i < 3000; i++) APPEND("h\0");
+  APPEND("](");
+  for (i = 0; i < 100; i++) APPEND("N");
+  APPEND("eq\1");
+  for (i = 0; i < 4000; i++) APPEND("h\1");
+  APPEND("t.");
+  CHECK(conc_pickle_loads(&v, p, n) == 0);
+  size = comes_back(v);
+  CHECK(size < 40000);
+  /* in memory, too */
+  asked_most = 0;
+  CHECK(conc_build(&w, "O", v) == 0 && asked_most < 400000);
+  conc_value_free(w);
+  CHECK(conc_build(&w, "[OO]", v, v) == -EMSGSIZE && conc_build(&w, "[Os]", v, "") == 0);
+  CHECK(asked_most < 1000000); /* the nodes of both, on the stack */
+  CHECK(conc_value_equal(conc_value_item(w, 0), v));
+  CHECK(comes_back(w) < 40000);
+  /* a part of a value is a value */
+  CHECK(comes_back(conc_value_item(w, 0)) < 40000);
+  conc_value_free(w);
+  conc_value_free(v);
+}
+
+TEST(parts_are_one_object_only_if_they_were) {
+  conc_value *v, *w;
+  void *out;
+  size_t size;
+  /* two bytearrays of one bytes, two empty lists: four objects */
+  CHECK(LOADS(&v, "(cbuiltins\nbytearray\nC\4abcdq\0\x85Rcbuiltins\nbytearray\nh\0\x85R]]t.") == 0);
+  CHECK(conc_pickle_dumps(v, 4, &out, &size) == 0);
+  CHECK(memchr(out, 'h', size) == NULL && memchr(out, 'q', size) == NULL);
+  conc_free(out);
+  conc_value_free(v);
+  /* one bytearray twice, one empty list twice, by the memo and by DUP */
+  CHECK(LOADS(&v, "(\x96\4\0\0\0\0\0\0\0abcdq\0h\0]2t.") == 0);
+  CHECK(conc_pickle_dumps(v, 4, &out, &size) == 0);
+  CHECK(memmem(out, size, "q\0h\0", 4) != NULL && memmem(out, size, "]q\1h\1", 5) != NULL);
+  CHECK(conc_pickle_loads(&w, out, size) == 0 && conc_value_equal(v, w));
+  conc_free(out);
+  conc_value_free(w);
+  conc_value_free(v);
+  /* memoized, but fetched by nobody: nothing of it is left */
+  CHECK(LOADS(&v, "(X\1\0\0\0aq\0]q\1t.") == 0);
+  CHECK(conc_pickle_dumps(v, 4, &out, &size) == 0 && memchr(out, 'q', size) == NULL);
+  conc_free(out);
+  conc_value_free(v);
+}
+
+/* More than 255 shared parts: long indexes; a memo that another body has
+   filled before; and a table that grows. */
+TEST(bodies_of_shared_parts_stand_side_by_side) {
+  static unsigned char p[70000];
+  conc__buffer b = {NULL, 0, 0, 0};
+  size_t n = 0, i;
+  conc_value *v, *w;
+  APPEND("(");
+  for (i = 0; i < 2000; i++) n += (size_t)sprintf((char *)p + n, "X%c%c%c%c%04zup%zu\ng%zu\n", 4, 0, 0, 0, i, i, i);
+  APPEND("t.");
+  CHECK(conc_pickle_loads(&v, p, n) == 0 && conc_value_size(v) == 4000);
+  conc__buffer_append(&b, "(", 1);
+  for (i = 0; i < 3; i++) CHECK(conc__pickle_encode(&b, v, 4) == 0);
+  conc__buffer_append(&b, "t.", 2);
+  CHECK(conc_pickle_loads(&w, b.data, b.size) == 0);
+  for (i = 0; i < 3; i++) CHECK(conc_value_equal(conc_value_item(w, i), v));
+  conc_value_free(v);
+  conc_value_free(w);
+  conc__buffer_free(&b);
+}
+
+/* By one protocol, and back. */
+static void comes_back_by(const conc_value *v, int protocol) {
+  size_t size = 0;
+  conc_value *w;
+  void *out;
+  CHECK(conc_pickle_dumps(v, protocol, &out, &size) == 0);
+  CHECK(conc_pickle_loads(&w, out, size) == 0 && conc_value_equal(v, w));
+  conc_value_free(w);
+  conc_free(out);
+}
+
+/* What may be read may be written and read again: at each limit, and one
+   beyond it, by the protocol that needs the most for it. */
+TEST(limits_are_alike_in_reading_and_writing) {
+  const size_t most = 1000000;
+  unsigned char *p = (unsigned char *)malloc(6 * most);
+  conc_value *v = NULL, *w;
+  size_t n = 0, i;
+  for (i = 0; i < 100; i++) APPEND("(");
+  for (i = 0; i < 100; i++) APPEND("t");
+  APPEND(".");
+  CHECK(conc_pickle_loads(&v, p, n) == 0);
+  comes_back(v);
+  CHECK(conc_build(&w, "[O]", v) == -EMSGSIZE && conc_build(&w, "O", v) == 0);
+  conc_value_free(w);
+  conc_value_free(v);
+  /* a million empty sets: a tuple, a list and a set each, in protocol 2 */
+  n = 0;
+  APPEND("](");
+  for (i = 0; i < most; i++) APPEND("\x8f");
+  APPEND("e.");
+  CHECK(conc_pickle_loads(&v, p, n) == 0 && conc_value_size(v) == most);
+  comes_back_by(v, 2);
+  conc_value_free(v);
+  n -= 2;
+  APPEND("Ne."); /* one more */
+  CHECK(loads_rc(p, n) == -EMSGSIZE);
+  /* a set of 600,000, as older protocols write it: of a list */
+  n = 0;
+  APPEND("c__builtin__\nset\n](");
+  for (i = 0; i < 600000; i++) {
+    p[n++] = 'J';
+    p[n++] = (unsigned char)i;
+    p[n++] = (unsigned char)(i >> 8);
+    p[n++] = (unsigned char)(i >> 16);
+    p[n++] = 0;
+  }
+  APPEND("e\x85R.");
+  CHECK(conc_pickle_loads(&v, p, n) == 0 && conc_value_size(v) == 600000);
+  comes_back_by(v, 2);
+  conc_value_free(v);
+  free(p);
+}
+
+/* An envelope has its own levels and parts; a value in it has all of its. */
+TEST(an_envelope_does_not_count) {
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  char refused[CONC__REFUSED_MAX];
+  static unsigned char p[400];
+  conc_value *v;
+  size_t n, depth, i;
+  limits.refused = refused;
+  for (depth = 99; depth <= 101; depth++) {
+    n = 0;
+    APPEND("(X\1\0\0\0iX\3\0\0\0put");
+    for (i = 0; i < depth; i++) APPEND("]");
+    for (i = 1; i < depth; i++) APPEND("a");
+    APPEND("\x85}t.");
+    CHECK_EQ(conc__pickle_decode(p, n, &limits, &v, NULL), depth <= 100 ? 0 : -EMSGSIZE);
+    CHECK_EQ(loads_rc(p, n), -EMSGSIZE);
+    conc_value_free(v);
+  }
+}
+
+/* A bytearray made of one bytes again and again: a short pickle would become
+   gigabytes when it is written. */
+TEST(a_text_is_not_made_into_others_for_ever) {
+  static unsigned char p[40000];
+  size_t n = 0, i;
+  APPEND("(cbuiltins\nbytearray\nq\0B");
+  APPEND("\x20\x4e\0\0");
+  n += 20000;
+  APPEND("q\1\x85R");
+  for (i = 0; i < 1000; i++) APPEND("h\0h\1\x85R");
+  APPEND("t.");
+  CHECK(loads_rc(p, n) == -EMSGSIZE);
+  /* the same of sets of one list */
+  n = 0;
+  APPEND("(cbuiltins\nset\nq\0](");
+  for (i = 0; i < 10000; i++) APPEND("K\1");
+  APPEND("eq\1\x85R");
+  for (i = 0; i < 1000; i++) APPEND("h\0h\1\x85R");
+  APPEND("t.");
+  CHECK(loads_rc(p, n) == -EMSGSIZE);
+}
+
+TEST(collections_of_python_are_data) {
+  /* each as its Python writes it, by protocols 0 to 4 */
+  CHECK(AS("ccollections\nOrderedDict\n((lp0\n(lp1\nS'a'\np2\naI1\naa(lp3\nS'b'\naI2\naatR.", "{'a': 1, 'b': 2}")); /* 2.7 */
+  CHECK(AS("ccollections\nOrderedDict\n)R.", "{}"));
+  CHECK(AS("\x80\2ccollections\nOrderedDict\nq\0)Rq\1(X\1\0\0\0aq\2K\1X\1\0\0\0bq\3K\2u.", "{'a': 1, 'b': 2}"));
+  CHECK(AS("\x80\4\x95\x20\0\0\0\0\0\0\0\x8c\x0b" "collections\x94\x8c\x07" "Counter\x94\x93\x94}\x94K\1K\2s\x85\x94R\x94.", "{1: 2}") ||
+        AS("\x80\4\x8c\x0b" "collections\x94\x8c\x07" "Counter\x94\x93\x94}\x94K\1K\2s\x85\x94R\x94.", "{1: 2}"));
+  CHECK(AS("ccollections\ndefaultdict\nc__builtin__\nlist\n\x85R(K\1]K\2)u.", "{1: [], 2: ()}"));
+  CHECK(AS("ccollections\ndefaultdict\nN\x85RK\1Ns.", "{1: None}"));
+  CHECK(AS("ccollections\ndeque\n)R(K\1K\2e.", "[1, 2]"));
+  CHECK(AS("ccollections\ndeque\n)K\5\x86R(K\1K\2e.", "[1, 2]"));
+  CHECK(AS("ccollections\ndeque\n](K\1K\2eN\x86R.", "[1, 2]"));
+  /* of one list, two: filling the one leaves the other */
+  CHECK(AS("(]q\0ccollections\ndeque\nh\0\x85RK\1at.", "([], [1])"));
+  /* what is no data */
+  CHECK(RC("ccollections\nOrderedDict\n)R}b.") == -EACCES); /* attributes */
+  CHECK(RC("ccollections\nOrderedDict\n)R}a.") == -EBADMSG);
+  CHECK(RC("ccollections\nOrderedDict\n](K\1e\x85R.") == -EBADMSG);
+  CHECK(RC("ccollections\nOrderedDict\n]](K\1K\2K\3ea\x85R.") == -EBADMSG);
+  CHECK(RC("ccollections\nCounter\nK\1\x85R.") == -EBADMSG && RC("ccollections\ndeque\n}\x85R.") == -EBADMSG);
+  CHECK(RC("ccollections\nOrderedDict\n]]\x86R.") == -EBADMSG && RC("ccollections\ndeque\n]NN\x87R.") == -EBADMSG);
+  CHECK(RC("cbuiltins\nlist\n)R.") == -EACCES && RC("cbuiltins\nlist\n.") == -EACCES);
+  CHECK(RC("ccollections\ndeque\n.") == -EACCES && RC("ccollections\nChainMap\n.") == -EACCES);
+  CHECK(RC("ccollections\ndefaultdict\ncos\nsystem\n\x85R.") == -EACCES);
+}
+
+/* A reader of replies takes any class, as something inert; what is put into
+   one item by item is left out. */
+TEST(an_instance_of_a_class_is_inert) {
+  conc_value *v;
+  static const char list[] = "cx\nList\n)\x81(K\1K\2e.", dict[] = "cx\nDict\n)\x81K\1K\2s}b.";
+  CHECK(conc__pickle_decode(list, sizeof list - 1, &conc__pickle_reply_limits, &v, NULL) == 0);
+  CHECK(conc_value_type(v) == CONC_OBJECT && conc_value_size(v) == 4);
+  conc_value_free(v);
+  CHECK(conc__pickle_decode(dict, sizeof dict - 1, &conc__pickle_reply_limits, &v, NULL) == 0);
+  CHECK(conc_value_type(v) == CONC_OBJECT && conc_value_type(conc_value_item(v, 3)) == CONC_DICT);
+  conc_value_free(v);
+}
+
+static const char *refused_of(const char *p, size_t n) {
+  static char refused[CONC__REFUSED_MAX];
+  conc__pickle_limits limits = conc__pickle_request_limits;
+  conc_value *v;
+  int rc;
+  limits.refused = refused;
+  memset(refused, 'X', sizeof refused);
+  rc = conc__pickle_decode(p, n, &limits, &v, NULL);
+  CHECK(rc == -EACCES || *refused == 0);
+  conc_value_free(v);
+  return refused;
+}
+#define REFUSED(s) refused_of(s, sizeof(s) - 1)
+
+TEST(what_is_refused_is_named) {
+  static char p[1000];
+  size_t n;
+  CHECK_STR(REFUSED("cos\nsystem\n."), "os.system");
+  CHECK_STR(REFUSED("ccollections\nOrderedDict\n)R."), "collections.OrderedDict");
+  CHECK_STR(REFUSED("\x80\4\x8c\7decimal\x8c\7" "Decimal\x93."), "decimal.Decimal");
+  CHECK_STR(REFUSED("c__builtin__\ncomplex\n."), "__builtin__.complex");
+  CHECK_STR(REFUSED("\x8c\3a\nb\x8c\3c\x7f" "d\x93."), "a?b.c?d");
+  CHECK_STR(REFUSED("Pxy\n."), "a persistent id");
+  CHECK_STR(REFUSED("cbuiltins\nset\n."), "a class");
+  CHECK_STR(REFUSED("N."), "");
+  CHECK_STR(REFUSED("X."), "");
+  /* long ones: no half of a character, and no more than there is room for */
+  for (n = 60; n < 260; n += 7) {
+    size_t m = 0, i;
+    const char *text;
+    p[m++] = 'c';
+    for (i = 0; i < n; i++) m += (size_t)sprintf(p + m, "%s", i % 2 ? "\xe6\x97\xa5" : "a") ;
+    CHECK(m < 700);
+    p[m++] = '\n';
+    m += (size_t)sprintf(p + m, "\xd1\x8b%0*d\n.", (int)n, 0);
+    text = refused_of(p, m);
+    CHECK(strlen(text) < CONC__REFUSED_MAX && strchr(text, '.') != NULL);
+    CHECK(conc__utf8_valid((const unsigned char *)text, strlen(text)));
+  }
+}
+
 /* However a value is made, and of how many parts. */
 TEST(a_value_is_one_allocation) {
   static char text[60000] = "[[\"\\u00e9\", 98765432109876543210, 1.5, {\"k\": {}}]";

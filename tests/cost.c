@@ -1,0 +1,69 @@
+/* What hostile values cost, roughly: tests/bench/cost.c measures it closely.
+   Here sixteen times as many bytes may take eighty times as long, in CPU time
+   and in the best of several runs: what is quadratic takes 256 times. Of what
+   is written, its own bytes count. */
+#include "inside.h"
+#include "bench/cost.h"
+
+static double cpu_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Reads the input, and makes a value of it. */
+static conc_value *value_of(const cost_case *c, cost_input *in, size_t n) {
+  conc_value *v = NULL;
+  in->size = 0;
+  c->write(in, n);
+  CHECK_EQ(c->json ? conc_json_loads(&v, in->data, in->size, NULL)
+                   : conc_pickle_loads(&v, in->data, in->size), 0);
+  return v;
+}
+
+/* The best time of a step; it may be refused, as JSON does with sets. */
+static double best(const cost_case *c, int step, const cost_input *in,
+                   const conc_value *a, const conc_value *b, size_t *grown) {
+  double least = 1e9;
+  char few[8];
+  size_t written = (size_t)conc_value_text(a, few, sizeof few);
+  int i;
+  for (i = 0; i < 3; i++) {
+    double start = cpu_now(), took;
+    if (cost_step(c, step, in, a, b, written, grown) != 0) return 0;
+    took = cpu_now() - start;
+    if (took < least) least = took;
+  }
+  return least;
+}
+
+TEST(no_codec_is_far_from_linear) {
+  enum { ROOM = 100000 };
+  cost_input in = {(unsigned char *)malloc(ROOM), 0, ROOM};
+  int i, step;
+  if (test_wrapped("valgrind")) SKIP("Valgrind's time says nothing");
+  for (i = 0; i < COST_CASES; i++) {
+    double took[2][COST_STEPS];
+    size_t bytes[2][COST_STEPS];
+    int k;
+    for (k = 0; k < 2; k++) {
+      conc_value *a = value_of(&cost_cases[i], &in, k ? 32000 : 2000);
+      conc_value *b = value_of(&cost_cases[i], &in, k ? 32000 : 2000);
+      for (step = 0; step < COST_STEPS; step++)
+        took[k][step] = best(&cost_cases[i], step, &in, a, b, &bytes[k][step]);
+      conc_value_free(a);
+      conc_value_free(b);
+    }
+    for (step = 0; step < COST_STEPS; step++)
+      /* 20 us: below that a clock's own steps count */
+      if (took[1][step] > 5. * (double)bytes[1][step] / (double)bytes[0][step] *
+                              (took[0][step] + 20e-6))
+        TEST_FAIL("%s, %s: %g s for %lu bytes, %g s for %lu",
+                  cost_cases[i].name, cost_steps[step], took[0][step],
+                  (unsigned long)bytes[0][step], took[1][step],
+                  (unsigned long)bytes[1][step]);
+  }
+  free(in.data);
+}
+
+TEST_MAIN
