@@ -8358,8 +8358,9 @@ CONC__PRIVATE void conc__once_abandon(conc__actor *self);
    see conc__once_abandon, which a program without a once does not contain. */
 CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
                                   int (*fn)(void *arg), void *arg) {
+  void (*left)(conc__actor *) = conc__once_abandon;
   int rc;
-  CONC__STORE(&conc__once_left, conc__once_abandon);
+  CONC__STORE(&conc__once_left, left);
   once->outer = self->once;
   self->once = once;
   rc = fn(arg);
