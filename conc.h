@@ -1216,8 +1216,8 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
    >>task: conc_task, whatever runs and finishes
 
    A task is new, then started, then finished; then it may be started again.
-   After a start that failed, but by -EBUSY, it is as new: conc_join reports
-   that by -EINVAL.
+   After a start that failed it is as new, and conc_join returns -EINVAL; but a
+   start that returns -EBUSY, -EPERM or -ECANCELED has not touched it.
    A target ends by its return. A thread may also end in its target by
    pthread_exit(value), which is a return of that value, or be ended by
    pthread_cancel(): then its task has failed with -ECANCELED. Either happens
@@ -9504,8 +9504,9 @@ CONC__PRIVATE void conc__once_abandon(conc__actor *self);
    see conc__once_abandon, which a program without a once does not contain. */
 CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
                                   int (*fn)(void *arg), void *arg) {
+  void (*left)(conc__actor *) = conc__once_abandon;
   int rc;
-  CONC__STORE(&conc__once_left, conc__once_abandon);
+  CONC__STORE(&conc__once_left, left);
   once->outer = self->once;
   self->once = once;
   rc = fn(arg);
@@ -14443,12 +14444,11 @@ static const conc__kind conc__coro_kind = {
 CONC_API int conc_coro_start(conc_task *task) {
   conc__loop *loop = conc__this.loop;
   conc_task *parent;
-  int rc = conc__task_begin(task, &conc__coro_kind);
+  int rc;
+  if (loop == NULL) return -EPERM;
+  if (CONC__UNLIKELY(loop->rounds > CONC__LOOP_ROUNDS)) return -ECANCELED;
+  rc = conc__task_begin(task, &conc__coro_kind);
   if (rc != 0) return rc;
-  if (CONC__UNLIKELY(loop == NULL || loop->rounds > CONC__LOOP_ROUNDS)) {
-    conc__task_start_failed(task);
-    return loop == NULL ? -EPERM : -ECANCELED;
-  }
   parent = conc__this.current->task;
   if (CONC__UNLIKELY(parent->locals != NULL))
     rc = conc__locals_inherit(task, parent);
@@ -17758,7 +17758,6 @@ CONC__PRIVATE void conc__process_abandon(void) {
   /* From here on this is a thread without a loop, without a worker, and
      without a generator or a job. The survivors are forgotten, so that locks
      which they hold say -EOWNERDEAD. */
-  if (loop != NULL) conc__poller_stop(loop);
   conc__this.loop = NULL;
   conc__this.base = NULL;
   conc__this.worker = NULL;

@@ -668,9 +668,13 @@ TEST(a_start_that_fails_leaves_nothing_of_the_last_run) {
   conc_task t;
   start(conc_thread_start, &t, fails, &t);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), -EIO);
-  CHECK_EQ(conc_coro_start(&t), -EPERM); /* there is no loop */
+  CHECK_EQ(conc_coro_start(&t), -EPERM); /* there is no loop: not touched */
+  CHECK_EQ(conc_join(&t, 0), -EIO);
+  t.stack_size = (size_t)1 << 60;
+  CHECK(conc_thread_start(&t) < 0);
   CHECK_EQ(conc_join(&t, 0), -EINVAL);
   CHECK(conc_result(&t) == NULL && !conc_is_alive(&t));
+  t.stack_size = 0;
   CHECK_EQ(conc_thread_start(&t), 0);
   CHECK_EQ(conc_join(&t, CONC_FOREVER), -EIO);
   t.target = NULL;
