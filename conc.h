@@ -3655,8 +3655,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              CONC_PROCESS_TARGET conc_process_register
    popen      CONC_PIPE CONC_DEVNULL CONC_STDOUT conc_popen (.task .argv .env
              .cwd .std_in .std_out .std_err .in_file .out_file .err_file
-             .new_group .kill_on_timeout .in .out .err) conc_output (.data
-             .size) conc_popen_start conc_popen_wait conc_popen_poll
+             .new_group .kill_on_timeout .executable .in .out .err) conc_output
+             (.data .size) conc_popen_start conc_popen_wait conc_popen_poll
              conc_communicate conc_popen_close conc_call conc_check_output
    value      conc_type CONC_NONE CONC_BOOL CONC_INT CONC_BIGINT CONC_FLOAT
              CONC_STR CONC_BYTES CONC_BYTEARRAY CONC_LIST CONC_TUPLE CONC_DICT
@@ -3683,7 +3683,8 @@ CONC_API int conc_progress_close(conc_progress *progress);
              conc_pool_imap_unordered conc_imap_next conc_imap_end
              conc_pool_close conc_pool_terminate conc_pool_join conc_offload
    manager    conc_manager (.address .authkey .authkey_size .require_sha256
-             .max_message .max_clients .handshake_timeout)
+             .max_message .max_clients .handshake_timeout .timeout
+             .max_handshakes .no_auth .no_shutdown) conc_manager_random_key
              conc_manager_register_queue conc_manager_start
              conc_manager_serve_forever conc_manager_connect conc_manager_get
              conc_manager_address conc_manager_shutdown
@@ -3773,35 +3774,38 @@ static const int *const conc__version_check __attribute__((used)) =
                   replace; atomics for tcc; checks, cache lines, atomic access;
                   versions and errors; time; bits, and a pause; Valgrind and
                   Helgrind; a fiber, and what the sanitizers learn of it; CPUs
-     >>os         sleeping on a word; what is found out once; descriptors;
-                  wakers; random bytes, files, pages
+     >>os         pthread_cancel; sleeping on a word; what is found out once;
+                  descriptors; stdio in a forked child; wakers; random bytes,
+                  files, pages
      >>bytes      memory that grows; buffers; hashes: MD5 (RFC 1321), SHA-256
                   (FIPS 180-4), HMAC (RFC 2104); hashes: what is alike; secrets
      >>park       actors; what belongs to a thread; parking and waking;
                   cancellation and time limits; spinning; threads as actors;
-                  guards; what a fork calls; what is made once; how a thread
-                  becomes an actor; wait lists; waiting for many
+                  guards; what a fork calls; what is made once; descriptors of
+                  the library's own; how a thread becomes an actor; wait lists;
+                  waiting for many
      >>deadlock   what is looked at; the report; the search; what a wait calls
      >>wait       a waiter on a list parks: the one wait
-     >>registry   a fork; ids; their memory; waiting on a word
-     >>lock       the word of a shared object; claims: what one actor of one
-                  process holds; guards in shared memory; sharers: the
-                  processes that have a part in an object; the order of locks;
-                  conc_lock and conc_rlock between processes; conc_lock;
-                  conc_lock: the calls; conc_rlock; what an actor reads;
-                  conc_rwlock: what its two forms promise; conc_rwlock between
-                  processes; conc_rwlock between processes: acquire and
-                  release; conc_rwlock in one process; conc_rwlock in one
-                  process: acquire and release; conc_once between processes;
-                  conc_once in one process
+     >>registry   a fork; ids; their memory; waiting on a word; one looks for
+                  all
+     >>claim      the word of a shared object; claims: what one actor of one
+                  process holds; the processes that have a part in an object
+     >>lock       the order of locks; conc_lock and conc_rlock between
+                  processes; conc_lock; conc_lock: the calls; conc_rlock; what
+                  an actor reads; conc_rwlock: what its two forms promise;
+                  conc_rwlock between processes; conc_rwlock between processes:
+                  acquire and release; conc_rwlock in one process; conc_rwlock
+                  in one process: acquire and release; conc_once between
+                  processes; conc_once in one process
      >>event      conc_event; conc_cond between processes; conc_cond in one
                   process; conc_sem between processes; conc_sem in one process;
                   conc_barrier between processes; conc_barrier between
-                  processes: wait; conc_barrier in one process; what a barrier
-                  tells
+                  processes: who is there; conc_barrier between processes:
+                  wait; conc_barrier in one process; what a barrier tells
      >>task       how a task begins and ends; one task: join, cancel, name;
                   several tasks: one waiter on the list of each; several tasks:
-                  conc_wait, conc_gather, conc_as_completed; scopes; groups
+                  conc_wait, conc_gather, conc_as_completed; scopes; groups;
+                  groups: leaving
      >>stack      the switch; fibers; control blocks and slabs; where a handler
                   runs when a stack has overflowed; the memory of stacks; what
                   a burst leaves
@@ -3811,44 +3815,48 @@ static const int *const conc__version_check __attribute__((used)) =
                   conc_gen_close
      >>local      attributes and arrays; names; values; the end of a task, and
                   its start; conc_local_free
-     >>thread     conc_thread_start
+     >>thread     a thread that ends inside of a target
      >>schedule   what is ready, and when: the types; descriptors and other
                   threads: the types; the loop; ready; timers; timers that are
                   due
      >>poller     entries; epoll; kqueue; poll(); the poller and its waker
-     >>coroutine  switching; coroutines as actors; waiting for descriptors;
+     >>coroutine  switching; taking turns; the life of a coroutine; coroutines
+                  as actors; waiting for descriptors;
                   conc__actor_class.wait_fd, and several at once; watches
      >>loop       the sleep of a loop; a turn of the loop; conc_run,
                   conc_coro_start; conc_stack_used; conc_yield_now, conc_sleep;
                   the report of an overflow
      >>fork       the guards, before and after; what tells which tasks are
-                  here; tasks that stayed behind; what is here goes on; the
-                  child
+                  here; what is here at all; tasks that stayed behind; what is
+                  here goes on; the child
      >>io         waiting for descriptors; reading; writing, closing;
                   addresses: looking up; addresses: what callers write;
                   sockets: listening; sockets: conc_serve; sockets: connecting;
                   datagrams; streams: reading; streams: separators; streams:
                   writing; signals
-     >>ipc        memory without a name; memory by name; memory by name: the
-                  tracker; memory by name: opening it; memory by name: making
-                  it; conc_shared_open
-     >>process    threads of the library's own; the end of a child; the reaper;
-                  fork; a process as its parent sees it; what a forked child
-                  leaves behind; a daemon ends with its parent; the life of a
-                  child; a start, in the parent; executing a program; spawn; in
-                  a spawned process; what is public of processes
+     >>ipc        memory without a name; memory by name; memory by name: what
+                  the tracker does without; memory by name: the tracker; memory
+                  by name: opening it; memory by name: making it;
+                  conc_shared_open
+     >>child      threads of the library's own; the end of a child; the reaper;
+                  signals that this process ignores; fork
+     >>process    a process as its parent sees it; what a forked child leaves
+                  behind; a daemon ends with its parent; the life of a child; a
+                  start, in the parent; executing a program; spawn; in a
+                  spawned process; what is public of processes
      >>popen      the start; the end; the talk; a program that runs to its end
                   within a call
      >>value      values; reading a value; order; equal, look up, sort
-     >>maker      walking a value; text: UTF-8, and digits in it; the maker and
-                  its arrays; pushing nodes that have no items; numbers in
-                  decimal, as JSON and protocol 0 write them; containers;
-                  marks: containers from what lies on the stack; measuring;
-                  laying out; the value
-     >>pickle     opcodes; reading: numbers and texts; reading: lines, as
+     >>maker      walking a value; walking a value: which shared parts have
+                  been met; text: UTF-8, and digits in it; the maker and its
+                  arrays; pushing nodes that have no items; numbers in decimal,
+                  as JSON and protocol 0 write them; the memo, and objects;
+                  containers; marks: containers from what lies on the stack;
+                  measuring; laying out; the value
+     >>unpickle   opcodes; reading: numbers and texts; reading: lines, as
                   protocols 0 and 1 write; reading: the memo; reading: names;
-                  reading: calls; reading: the machine; reading: whole pickles;
-                  the short cut; writing: numbers and texts; writing: values;
+                  reading: calls; reading: the machine; reading: whole pickles
+     >>pickle     the short cut; writing: numbers and texts; writing: values;
                   stored bodies
      >>format     text: numbers; text: strings; text: whole values; build and
                   parse: what both know; build; parse; parse: one value; parse:
@@ -3864,10 +3872,11 @@ static const int *const conc__version_check __attribute__((used)) =
      >>jobs       a fence for two sides, of which the rare one pays; deques:
                   what they have; deques: the owner's end; deques: the thieves'
                   end; the pool of threads: what it has; finding a job; waking
-                  a worker; resting and searching; running a job; waiting for
-                  jobs; fork; the life of a pool; handing in a job
-     >>forkserver the server: its children; the server: its life; the
-                  owner's side
+                  a worker; resting and searching; running a job; a job that
+                  ends its thread; waiting for jobs; fork; the life of a pool;
+                  handing in a job
+     >>forkserver the server: its children; the server: its life; the owner's
+                  side
      >>procpool   what is shared, and what the parent knows; in a worker:
                   finding a job; in a worker: running a job; in the parent:
                   slots; in the parent: how jobs end; in the parent: helping,
@@ -3875,16 +3884,23 @@ static const int *const conc__version_check __attribute__((used)) =
      >>keeper     replacing workers; stopping and killing; the keeper; the life
                   of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
-     >>net        frames; reading and writing; authentication
+     >>net        sockets that no forked child keeps; channels; frames; reading
+                  and writing; authentication
      >>session    what a manager keeps; names; a session: one run of a client's
-                  coroutine; messages that were taken; replies; the arguments
-                  of a request; calls that may wait; calls that do not wait;
-                  the methods of a queue, and the functions of the server; the
-                  usual requests; one request, and a session of them
-     >>server     clients; the server's thread; starting and ending it
-     >>proxy      requests and replies; connections; exchanges: a request and
-                  its reply; late replies; getting; the other calls of a queue;
-                  making and freeing proxies
+                  coroutine; messages that were taken; handing out; replies;
+                  the arguments of a request; calls that may wait; calls that
+                  do not wait
+     >>dispatch   the methods of a queue, and the functions of the server; what
+                  takes long; the usual requests; one request, and a session of
+                  them; a turn
+     >>server     the line of handshakes; clients; the server's thread;
+                  starting and ending it
+     >>proxy      connections: their end; requests and replies; connections;
+                  exchanges: a request and its reply; the id of a name;
+                  putting; getting from a server that waits for a confirmation;
+                  getting from a Python server: late replies; the other calls
+                  of a queue; making and freeing proxies; the end of a client;
+                  the end of the process
      >>manager    conc_manager
      >>extras     a line; where and when it is written
    ======================================================================== */
