@@ -2304,9 +2304,10 @@ enum {
 
 /* Runs task->target(task->arg) in a new process (Python's Process.start).
    There the task is conc_current(). The target runs in the child's main
-   thread, outside any loop. When it returns, stdout and stderr are flushed, and
-   the process ends; the exit code is the lowest eight bits of the result, so NULL is 0.
-   What the target changes stays in the child: only the exit code comes back.
+   thread, outside any loop. When it returns, stdout and stderr are flushed,
+   and the process ends; the exit code is the lowest eight bits of the result,
+   so NULL is 0. What the target changes stays in the child: only the exit code
+   comes back.
    .start_method says how the child is made:
 
      CONC_FORK   The child is a copy of the caller's process. It writes nothing
@@ -2316,13 +2317,14 @@ enum {
                  yours, and are not touched: the child has a copy of what lies
                  in their buffers. If it is to write to one, call fflush()
                  before the start, and at the end of the target. Nothing is
-                 flushed that is only read. In the child all tasks of the parent, the caller too,
-                 have ended with -ECHILD, and their locks, except shared ones,
-                 report -EOWNERDEAD. There are no values of a conc_local. If
-                 the caller is a coroutine or a generator, the target gets a
-                 stack of 8 MiB, or of .stack_size if that is above
-                 CONC_STACK_SIZE. At the end no functions of atexit() are
-                 called. Handlers of signals, and ignored signals, are those of
+                 flushed that is only read. In the child all tasks of the
+                 parent, the caller too, have ended with -ECHILD, and their
+                 locks, except shared ones, report -EOWNERDEAD. There are no
+                 values of a conc_local. If the caller is a coroutine or a
+                 generator, the target gets a stack of 8 MiB, or of .stack_size
+                 if that is above CONC_STACK_SIZE. At the end no functions of
+                 atexit() are called. Handlers of signals, and ignored signals,
+                 are those of
                  the parent, blocked signals those of the caller.
      CONC_SPAWN  The child executes the program again, and gets a copy of the
                  .size bytes at .arg; with .size 0 the target gets NULL. The
@@ -3699,49 +3701,32 @@ CONC_API int conc_progress_close(conc_progress *progress);
    may break programs; while MAJOR is 0, a new MINOR may do so, too, and says
    so here. The newest version comes first:
 
-   0.2.0  2026-11-29  Breaks: conc_guard_handler is now conc_report_overflow,
+   0.2.0  2026-11-30  Breaks: conc_guard_handler is now conc_report_overflow,
                       conc_next is conc_gen_next, conc_send_value is
-                      conc_gen_send. New: conc_serve, CONC_CHECKED. The manual
-                      is written in plainer English, with a list of errors for
-                      each function. The implementation has a new order, in
-                      smaller sections: nothing below the public names is
-                      compatible. A manager that starts without a key gets
+                      conc_gen_send. A manager that starts without a key gets
                       -EINVAL, unless it is at a unix socket or has .no_auth.
-                      New: conc_manager_random_key, .max_handshakes,
-                      .no_shutdown. Mended: a value that was lost when several
-                      tasks received at one end of a pipe; a file of conc_popen
-                      that could not be opened for EPERM; an rwlock between
-                      processes that did not tell of its dead writer. Programs:
-                      .executable; signals at their defaults; the PATH of .env;
-                      scripts without #!; children have no pipes of programs.
-                      Workers of a pool come from a fork server, all alike. A
-                      forked child writes nothing that its parent has printed;
-                      of streams it flushes stdout and stderr alone. A cancelled
-                      conc_pool_map cancels its jobs. Jobs may call pthread_exit
-                      and start processes.
-                      processes that did not tell of its dead writer.
-                      Targets may end by pthread_exit(). conc_cancel reaches a
-                      thread inside of conc_run, and each coroutine that is
-                      started while a loop ends; none is lost in
-                      conc_group_leave. Calls that need not wait take turns.
-                      Guards of 64 KiB. A failed start leaves a task as new.
-                      processes that did not tell of its dead writer; a task
-                      that passed for the owner of what an ended one had left
-                      locked; a child that, by its mere fork, took its parent's
-                      waiters off lists in memory that both share; a stopped
-                      process that held others beyond their timeouts; a child
-                      without descriptors that became a lock's second owner.
-                      processes that did not tell of its dead writer. Shared
-                      memory: a full /dev/shm, RLIMIT_FSIZE and what other
-                      programs write there are errors, not signals; blocks of
-                      a queue are used again; files of others are left alone,
-                      nothing waits with a copy of the opener's memory; named
-                      queues do not poll. Pipes close descriptors that nobody
-                      asked for.
-                      Values: shared parts stay shared when they are written;
-                      limits are those of the value, not of its pickle; large
-                      ints and escapes cost a fraction; Python's collections
-                      are read; a text is cut between characters.
+                      A put above .max_bytes is -EMSGSIZE, not -EINVAL. A
+                      forked child flushes stdout and stderr alone.
+                      New: conc_serve, CONC_CHECKED, conc_manager_random_key;
+                      .no_auth, .no_shutdown, .max_handshakes and .timeout of a
+                      manager; .executable of a program.
+                      Mended, each as a kind. Children: workers of a pool come
+                      from a fork server and are all alike; a child has none of
+                      its parent's connections, pipes of programs and printed
+                      text. Delivery: a get that is refused, cancelled or
+                      killed takes no message with it; what cannot be got is
+                      refused by the put. Identity: owners, queues of a server,
+                      groups of processes and spawn targets are not mistaken
+                      for others of the same number or name. Fairness: loops
+                      and servers take turns, costs are linear, timeouts are
+                      kept, idle waits cost nothing. Cancellation reaches every
+                      task once; targets may call pthread_exit. Files and
+                      sockets of others are left alone. Full or spoiled shared
+                      memory is an error, not a signal. Programs start as from
+                      a shell. Guards below stacks have 64 KiB.
+                      The manual is written in plainer English, with a list of
+                      errors for each function. The implementation has a new
+                      order, in smaller sections.
    0.1.0  2026-11-21  The first: threads, coroutines, generators, a loop with
                       streams, datagrams and signals; locks; processes and
                       programs, pools, pipes, shared memory; queues between
@@ -4240,7 +4225,7 @@ include conc.h with CONC_IMPLEMENTATION first, or compile with -D_GNU_SOURCE"
 #define CONC_HAVE_FPURGE 1
 #endif
 #endif
-#if CONC_HAVE_FPURGE && (CONC__LINUX || defined(__sun))
+#if CONC_HAVE_FPURGE && (defined(__linux__) || defined(__sun))
 #include <stdio_ext.h>
 #define CONC__FPURGE(stream) __fpurge(stream)
 #elif CONC_HAVE_FPURGE
@@ -5252,7 +5237,9 @@ CONC__PRIVATE int conc__pipe_high(int fds[2]) {
    that cannot be taken out. They are not flushed at the end. */
 static unsigned conc__stdio_spoiled;
 
-CONC__PRIVATE FILE *conc__stdio(unsigned i) { return i == 0 ? stdout : stderr; }
+CONC__PRIVATE FILE *conc__stdio(unsigned i) {
+  return i == 0 ? stdout : stderr;
+}
 
 /* Before a fork, without any guard. What was printed comes out, so that it
    stands in front of what the child prints; unless another thread is using the
@@ -12620,8 +12607,8 @@ typedef struct conc__quitter {
   pthread_t thread;
 } conc__quitter;
 
-/* Waits until a thread has gone that has quit inside of this task's target, and
-   tells what is to become of the task: returns its status, and sets
+/* Waits until a thread has gone that has quit inside of this task's target,
+   and tells what is to become of the task: returns its status, and sets
    *result. */
 CONC__PRIVATE int conc__thread_outcome(const conc_task *task, pthread_t thread,
                                        void **result) {
@@ -16634,10 +16621,10 @@ CONC__PRIVATE bool conc__named_leave(const conc__region *g) {
       type != F_UNLCK)
     return false;
   type = F_WRLCK;
-  if (CONC__OFD_GETLK >= 0 &&
-      (conc__record_lock(fd, CONC__OFD_GETLK, CONC__BYTE_USES, 1, &type) != 0 ||
-       type != F_UNLCK))
-    return false;
+  if (CONC__OFD_GETLK >= 0) {
+    int rc = conc__record_lock(fd, CONC__OFD_GETLK, CONC__BYTE_USES, 1, &type);
+    if (rc != 0 || type != F_UNLCK) return false;
+  }
   conc__named_path(path, g->name);
   return conc__named_remove(path, fd) == 0;
 }
@@ -16741,7 +16728,9 @@ static volatile sig_atomic_t conc__tracker_ends;
 
 CONC__PRIVATE void conc__tracker_told(int number) {
   (void)number;
-  if (conc__tracker_ends++ == 0) alarm(2);
+  int before = conc__tracker_ends; /* no ++ of what is volatile in C++20 */
+  conc__tracker_ends = before + 1;
+  if (before == 0) alarm(2);
 }
 
 /* Of all signals SIGTERM alone is for a tracker: who stops a service tells all
@@ -22441,7 +22430,7 @@ CONC__PRIVATE void conc__writer_float(conc__writer *s, double f) {
   }
 }
 
-/* Writes a number below 10^9, with leading zeros up to nine digits if `all`. */
+/* Writes a number below 10^9, with leading zeros up to nine digits if all. */
 CONC__PRIVATE void conc__writer_group(conc__writer *s, uint32_t n, bool all) {
   char digits[9];
   size_t i = sizeof digits;
@@ -22545,7 +22534,8 @@ CONC__PRIVATE void conc__writer_escape(conc__writer *s, char letter,
   size_t i;
   escape[0] = '\\';
   escape[1] = letter;
-  for (i = digits + 2; i-- > 2; c >>= 4) escape[i] = "0123456789abcdef"[c & 15];
+  for (i = digits + 2; i-- > 2; c >>= 4)
+    escape[i] = "0123456789abcdef"[c & 15];
   conc__writer_put(s, escape, digits + 2);
 }
 
@@ -25444,9 +25434,9 @@ CONC__PRIVATE void conc__ringer_end(conc__cells_queue *s) {
 
 /* Sees to it that a coroutine's wait for a queue with a name will be ended by
    this process's wakers; false: it will not, or another task is just about to
-   see to it. A forked child goes on with its parent's descriptors, in which its
-   loop may know tasks that wait: a wake-up that only one of the two gets comes
-   late to the other, with its next look. */
+   see to it. A forked child goes on with its parent's descriptors, in which
+   its loop may know tasks that wait: a wake-up that only one of the two gets
+   comes late to the other, with its next look. */
 CONC__PRIVATE bool conc__ringer_begin(conc__cells_queue *s) {
   uint64_t seen = CONC__LOAD(&s->ringer);
   uint64_t runs = conc__ringer(CONC__RINGER_RUNS);
@@ -25629,8 +25619,8 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
 
 /* What a getter may know of a cell without having claimed it: the message in
    *m, and its size, or that of its content unless the sink takes a body; or
-   -EBADMSG, or -EPROTO, if that makes no sense. It holds if the cell's word has
-   not changed meanwhile. That is how a message that the getter cannot take
+   -EBADMSG, or -EPROTO, if that makes no sense. It holds if the cell's word
+   has not changed meanwhile. That is how a message that the getter cannot take
    stays for others. */
 CONC__INLINE ssize_t conc__cell_bytes(conc__cells_queue *s, conc__cell *cell,
                                       bool body, conc__cell_message *m) {
@@ -26100,7 +26090,8 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   s->blocks_at = s->owners_at;
   if (s->block_size > 0)
     s->blocks_at = conc__round_up(s->owners_at + s->count * 8, 128);
-  s->bound = s->count < UINT_MAX / 8 ? 4 * (unsigned)s->count + 4096 : UINT_MAX;
+  s->bound =
+      s->count < UINT_MAX / 8 ? 4 * (unsigned)s->count + 4096 : UINT_MAX;
   return s->blocks_at + s->count * s->block_size;
 }
 
@@ -27153,8 +27144,8 @@ CONC__PRIVATE void *conc__worker_main(void *arg) {
 
 /* --- a job that ends its thread --- */
 
-/* In a worker that is a process: what its main thread does when a job has ended
-   it. Set before there is such a job. */
+/* In a worker that is a process: what its main thread does when a job has
+   ended it. Set before there is such a job. */
 static void (*conc__job_process_quit)(conc_task *t);
 
 /* Ends the jobs that the worker's thread was in when it quit: the innermost
@@ -27197,11 +27188,11 @@ CONC__PRIVATE void *conc__worker_again_main(void *arg) {
   return NULL;
 }
 
-/* A worker's thread has quit inside of the job t, perhaps with other jobs below
-   it: `next` leads from each to the one that waits below. Another thread takes
-   its place; if there can be none, this one goes on here, where it ends. No
-   task may find the thread's actor any more: conc_cancel looks under the guard
-   of `done`. */
+/* A worker's thread has quit inside of the job t, perhaps with other jobs
+   below it: `next` leads from each to the one that waits below. Another thread
+   takes its place; if there can be none, this one goes on here, where it ends.
+   No task may find the thread's actor any more: conc_cancel looks under the
+   guard of `done`. */
 CONC__PRIVATE void conc__worker_quit(conc__worker *w, conc_task *t) {
   pthread_attr_t attr;
   pthread_t id;
@@ -27998,10 +27989,10 @@ CONC__PRIVATE void conc__forkserver_free(conc__forkserver *fs) {
 
    Holds: slots of shared memory in which jobs travel, what a worker process
    does, how jobs end, and how they are cancelled.
-   Uses: >>forkserver, whose children the workers are, >>ipc's memory, of >>jobs
-   the pool's state and job_run.
+   Uses: >>forkserver, whose children the workers are; the memory of >>ipc;
+   the pool's state and job_run of >>jobs.
    Used by: >>keeper and >>pool.
-   The order of locks: see >>process. The pool's guard stands first.
+   The order of locks: see >>child. The pool's guard stands first.
 
    The parent writes jobs into slots, where they stay until the parent has
    taken the results: workers run them in place. Slots are handed out through a
@@ -28155,8 +28146,8 @@ typedef struct conc__procpool {
   /* The rest is the keeper's. */
   conc__forkserver server;
   unsigned spin_failed;
-  unsigned early_deaths; /* processes in a row that did not become ready; how */
-  unsigned early_kills;  /* many of them SIGKILL or SIGTERM has ended */
+  unsigned early_deaths; /* processes in a row that did not become ready */
+  unsigned early_kills;  /* how many of them SIGKILL or SIGTERM has ended */
   unsigned seen_ups;     /* shared->came_up, as it was last seen */
   double hope;           /* when that was */
   double start_at; /* when the next process may be ordered; CONC__NEVER: none
@@ -28766,8 +28757,8 @@ static const conc__kind conc__remote_job_kind = {
 
 /* --- replacing workers --- */
 
-/* Seconds between the starts of processes that do not come up, at most; and for
-   how long signals may end all of them. */
+/* Seconds between the starts of processes that do not come up, at most; and
+   for how long signals may end all of them. */
 #define CONC__PROCPOOL_PAUSE 0.05
 #ifndef CONC__PROCPOOL_PATIENCE
 #define CONC__PROCPOOL_PATIENCE 3.0
@@ -28805,9 +28796,9 @@ CONC__PRIVATE bool conc__procpool_slot_bury(conc__pool_data *p, unsigned i,
   return true;
 }
 
-/* A process that was ordered did not become ready: it could not be made, or has
-   ended early. Puts off the next one: 1 ms, then twice as long each time, once
-   each worker has failed. */
+/* A process that was ordered did not become ready: it could not be made, or
+   has ended early. Puts off the next one: 1 ms, then twice as long each time,
+   once each worker has failed. */
 CONC__PRIVATE void conc__procpool_failed(conc__pool_data *p, int exitcode,
                                          double now) {
   conc__procpool *procs = p->procs;
@@ -28821,8 +28812,8 @@ CONC__PRIVATE void conc__procpool_failed(conc__pool_data *p, int exitcode,
   procs->start_at = now + pause;
 }
 
-/* A worker has ended: ends what it had. It had one slot claimed or condemned at
-   most. Slots that it left DONE may not have been taken yet, the last one
+/* A worker has ended: ends what it had. It had one slot claimed or condemned
+   at most. Slots that it left DONE may not have been taken yet, the last one
    because the worker could not note it. */
 CONC__PRIVATE void conc__procpool_bury(conc__procpool_process *process,
                                        double now) {
@@ -28908,10 +28899,10 @@ CONC__PRIVATE size_t conc__procpool_replace_dead(conc__pool_data *p) {
   return count;
 }
 
-/* The server has ended, which only a signal from outside does, and its children
-   end with it. New ones would have to be forked here and now, from a process
-   that is busy: so the pool is broken instead. Returns when to look again, if
-   the children are not gone yet. */
+/* The server has ended, which only a signal from outside does, and its
+   children end with it. New ones would have to be forked here and now, from a
+   process that is busy: so the pool is broken instead. Returns when to look
+   again, if the children are not gone yet. */
 CONC__PRIVATE double conc__procpool_server_died(conc__pool_data *p) {
   if (!p->procs->broken) conc__procpool_break(p);
   return conc__forkserver_is_gone(&p->procs->server) ? CONC__NEVER
@@ -28999,8 +28990,9 @@ CONC__PRIVATE double conc__procpool_kill_late(conc__pool_data *p) {
    terminated. One that is stopped never does. */
 #define CONC__PROCPOOL_INSIST 0.5
 
-/* The workers were to be killed at `since`, and run still: returns when to look
-   again. When the time is over the server is killed, and they end with it. */
+/* The workers were to be killed at `since`, and run still: returns when to
+   look again. When the time is over the server is killed, and they end with
+   it. */
 CONC__PRIVATE double conc__procpool_insist(conc__procpool *procs,
                                            double since) {
   double until = since + CONC__PROCPOOL_INSIST;
@@ -29015,10 +29007,10 @@ CONC__PRIVATE double conc__procpool_insist(conc__procpool *procs,
 #define CONC__PROCPOOL_LOOK_BUSY 0.25
 
 /* A worker that was rung for a job may be stopped, by a signal or a debugger,
-   while others sleep. So while jobs wait the keeper looks now and then: if none
-   was taken since its last look, it rings for all that sleep. Returns when to
-   look again; CONC__NEVER if no job waits, and none has come since the last
-   look; then the next submit wakes the keeper. */
+   while others sleep. So while jobs wait the keeper looks now and then: if
+   none was taken since its last look, it rings for all that sleep. Returns
+   when to look again; CONC__NEVER if no job waits, and none has come since the
+   last look; then the next submit wakes the keeper. */
 CONC__PRIVATE double conc__procpool_watch(conc__pool_data *p) {
   conc__procpool *procs = p->procs;
   conc__procpool_shared *s = procs->shared;
@@ -29208,8 +29200,8 @@ CONC__PRIVATE int conc__procpool_new(conc__pool_data *p) {
   return 0;
 }
 
-/* Waits until the server has made all workers. 0; or why one could not be made,
-   negative errno. */
+/* Waits until the server has made all workers. 0; or why one could not be
+   made, negative errno. */
 CONC__PRIVATE int conc__procpool_await_workers(conc__procpool *procs) {
   conc__forkserver *fs = &procs->server;
   unsigned round = 0;
@@ -29226,9 +29218,9 @@ CONC__PRIVATE int conc__procpool_await_workers(conc__procpool *procs) {
   return 0;
 }
 
-/* Starts a pool of n processes: the server, from the caller's thread, by it the
-   workers, and then the keeper. 0 or negative errno, after which nothing is
-   left. */
+/* Starts a pool of n processes: the server, from the caller's thread, by it
+   the workers, and then the keeper. 0 or negative errno, after which nothing
+   is left. */
 CONC__PRIVATE int conc__procpool_start(conc_pool *pool, size_t n) {
   conc__pool_data *p;
   size_t k;
@@ -29491,8 +29483,8 @@ CONC__PRIVATE int conc__map_submit(conc__map *m, conc__chunk *job, size_t i) {
 }
 
 /* Waits until the first `count` jobs have ended. 0 or the first failure. After
-   a failed wait, by which the caller was cancelled, the jobs are; but they must
-   end, since they use the caller's memory: so the rest of the waiting is
+   a failed wait, by which the caller was cancelled, the jobs are; but they
+   must end, since they use the caller's memory: so the rest of the waiting is
    shielded. */
 CONC__PRIVATE int conc__map_await(conc__map *m, conc__chunk *jobs,
                                   size_t count) {
@@ -30538,6 +30530,8 @@ typedef struct conc__client {
   conc_queue *held_from; /* NULL: there is none */
   conc__buffer held;     /* its body */
   bool held_sent;        /* its reply is the kernel's, all of it */
+  bool confirms;         /* something was handed out: so an empty frame is the
+                            word "confirmed", and not a mistake */
 } conc__client;
 
 /* What a manager has as a server. The starter fills it in before the server's
@@ -31500,6 +31494,7 @@ CONC__PRIVATE int conc__serve_take(conc__session *s, conc_queue *q,
   if (n < 0) return conc__reply_not_got(s, n, limit);
   c->held_from = q;
   c->held_sent = false;
+  c->confirms = true;
   rc = CONC__REPLY_BEGIN(s, "#RETURN");
   if (rc == 0)
     rc = conc__buffer_append(&c->channel.out, c->held.data, c->held.size);
@@ -32048,7 +32043,7 @@ CONC__PRIVATE int conc__serve_request(conc__session *s,
     if (rc != 0) return rc;
     conc__client_confirm(s->client);
   }
-  if (size == 0 && s->client->methods) return 0; /* the word "confirmed" */
+  if (size == 0 && s->client->confirms) return 0; /* the word "confirmed" */
   if (s->client->methods && conc__serve_usual(s, data, size, &rc)) return rc;
   rc = 0; /* what kept that from serving it is found once more below */
   memset(&reading, 0, sizeof reading);
@@ -32837,8 +32832,8 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
 
 /* Closes a connection. A message that it holds is the caller's since long, and
    so confirmed. In a forked child its parent's connections are closed already:
-   there is no descriptor. It is shut down first: then the server hears of the end even if another process has a copy
-   of the descriptor. */
+   there is no descriptor. It is shut down first: then the server hears of the
+   end even if another process has a copy of the descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
   if (p->channel.fd >= 0) {
     if (p->held) conc__peer_confirm(p);

@@ -375,6 +375,7 @@ TEST(a_reply_that_there_is_no_memory_for_is_not_lost) {
   long failures = 0;
   memset(&server, 0, sizeof server);
   memset(&client, 0, sizeof client);
+  server.no_auth = true;
   CHECK_EQ(conc_manager_register_queue(&server, "q", local), 0);
   CHECK_EQ(conc_manager_start(&server), 0);
   client.address = conc_manager_address(&server);
