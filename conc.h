@@ -10697,13 +10697,19 @@ typedef struct conc__group_class {
 
 static const conc__group_class *conc__groups;
 
+/* Of a task with a group: so it has been set, by the same task or before it
+   started that one. */
+CONC__INLINE const conc__group_class *conc__group_ops(void) {
+  return CONC__LOAD_RELAXED(&conc__groups);
+}
+
 /* The last of a task's end, after which it may be freed by a task that joins
    it. Its group, which it has left before, is there until it is told. */
 CONC__INLINE void conc__task_set_done(conc_task *t, conc_group *group) {
   uintptr_t clear = CONC__CLEAR;
   if (CONC__UNLIKELY(!CONC__CAS(&t->done.word, &clear, CONC__SET)))
     conc_event_set(&t->done);
-  if (CONC__UNLIKELY(group != NULL)) conc__groups->forget(group);
+  if (CONC__UNLIKELY(group != NULL)) conc__group_ops()->forget(group);
 }
 
 /* The task has ended; called once for each start. */
@@ -10711,7 +10717,8 @@ CONC__INLINE void conc__task_finish(conc_task *t, void *result, int status) {
   conc_group *group = NULL;
   t->result = result;
   t->status = status;
-  if (CONC__UNLIKELY(t->group != NULL)) group = conc__groups->let_go(t, true);
+  if (CONC__UNLIKELY(t->group != NULL))
+    group = conc__group_ops()->let_go(t, true);
   if (CONC__UNLIKELY(t->callback != NULL)) t->callback(t, status, result);
   conc__task_set_done(t, group);
 }
@@ -10734,7 +10741,7 @@ CONC__PRIVATE void conc__task_end_left_behind(conc_task *t, bool calls_back) {
   conc_group *group = NULL;
   t->result = NULL;
   t->status = -ECHILD;
-  if (t->group != NULL) group = conc__groups->let_go(t, false);
+  if (t->group != NULL) group = conc__group_ops()->let_go(t, false);
   if (calls_back && t->callback != NULL) t->callback(t, -ECHILD, NULL);
   conc__task_set_done(t, group);
 }

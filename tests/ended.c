@@ -85,7 +85,7 @@ TEST(pthread_cancel_ends_a_thread) {
   CHECK(conc_result(&t) == NULL);
 }
 
-#ifndef __cplusplus
+#if !defined(__cplusplus) && !TEST_ASAN
 static void *sleeps_in_a_loop(void *arg) {
   conc_event *cleaned = (conc_event *)arg;
   thread_id = pthread_self();

@@ -160,7 +160,8 @@ TEST(timers_agree_with_a_list) {
 /* A timer is not starved by coroutines that never wait, nor they by it. */
 static int turns;
 static void *yield_for_ever(void *arg) {
-  while (conc_yield_now() == 0) turns++;
+  do turns++;
+  while (conc_yield_now() == 0);
   return arg;
 }
 static void *sleep_among_busy(void *arg) {
