@@ -15087,7 +15087,9 @@ CONC__PRIVATE void conc__fork_mark_queued(conc__loop *loop) {
     if (!(item & 1)) ((conc__coro *)item)->queued = true;
   }
   for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
-  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
+  /* A coroutine? Not by conc__is_coro: a program of threads has no use for what
+     that names, which is all that coroutines do. */
+  if (!self->ops->blocks) ((conc__coro *)self)->queued = true;
 }
 
 /* Lets a coroutine go on that waits, if a missing thread had to do with its
