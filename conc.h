@@ -340,8 +340,9 @@
      queue           .shared; with .name also   each message that was put is
                      for unrelated processes    still got once
      manager's queue any machine                if a client dies, no message is
-                                                lost; its last one may be got
-                                                a second time
+                                                lost (but see conc_get_many);
+                                                its last one may be got a
+                                                second time
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -419,10 +420,11 @@
             not shared and that one of these tasks held reports this once: the
             next acquire takes the lock and returns -EOWNERDEAD. A shared lock
             stays with its owner in the parent, and the child waits for it as
-            any other process does. What was not made shared, but lies in
-            memory that the parent shares with the child, stays as it is, with
-            the parent's tasks; the child must not use it. What the library has
-            open for its process alone is closed in the child: see >>process.
+            any other process does. An object that was not made shared, but
+            lies in memory that the parent shares with the child, stays the
+            parent's: the child must not use it. Descriptors that the library
+            has opened for the parent alone are closed in the child: see
+            >>process.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -430,15 +432,15 @@
 
    A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
    task's .stack_size. A guard of 64 KiB lies below the stack, so that an
-   overflow is a SIGSEGV and corrupts nothing. (A function with more than 64
-   KiB of variables may reach over it, unless it is compiled with
-   -fstack-clash-protection. The threads of the library have the same guard.)
-   A coroutine belongs to the loop that
-   started it, and so to one thread, and never moves to another. Therefore the
-   coroutines of a loop share the thread's thread-local variables; the values
-   of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
-   calls of the library no other coroutine of the same loop runs. A switch
-   between coroutines does not save the rounding mode and errno.
+   overflow raises SIGSEGV and corrupts nothing. (A function with more than 64
+   KiB of variables may skip the guard, unless it is compiled with
+   -fstack-clash-protection. The threads of the library have the same guard.) A
+   coroutine belongs to the loop that started it, and so to one thread, and
+   never moves to another. Therefore the coroutines of a loop share the
+   thread's thread-local variables; the values of a conc_local with
+   CONC_SCOPE_TASK are each coroutine's own. Between two calls of the library
+   no other coroutine of the same loop runs. A switch between coroutines does
+   not save the rounding mode and errno.
    A program may well have a million coroutines. One that has not run yet costs
    its conc_task and 32 bytes; one that waits costs one page of stack (4 KiB).
    The stack of a coroutine that has ended is used again. Stacks that a burst
@@ -446,23 +448,23 @@
    for a second. conc_stack_used measures how much of its stack a coroutine
    uses; conc_report_overflow makes an overflow name its coroutine.
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine; one that
-   leaves the target of a task ends the program (std::terminate).
-   A coroutine that does its work without a wait lets others run now and then:
-   after some 64 calls of >>io, or 512 KiB, or puts and gets of queues, that
-   found what they needed, the next such call takes a turn first, and notices
-   conc_cancel and time limits. A lock that is free and an event that is set
-   take no turn, as in asyncio: a task that uses only these should call
-   conc_yield_now. Timers, descriptors and other threads are looked at after
-   each millisecond, or as soon as the coroutine that runs then waits or
-   yields.
+   C++ exceptions may be thrown and caught within one coroutine; an exception
+   that leaves the target of a task ends the program (std::terminate).
+   A coroutine whose calls never have to wait lets the others run now and then.
+   Calls of >>io, and puts and gets of queues, that find what they need are
+   counted: after some 64 of them, or 512 KiB, the next such call lets the
+   others run first, and notices conc_cancel and time limits. The acquire of a
+   free lock and the wait for a set event do not count, as in asyncio: a task
+   that makes only such calls should also call conc_yield_now. The loop looks
+   at timers, descriptors and other threads once a millisecond; if a coroutine
+   runs for longer, as soon as it waits or yields.
    pthread_exit() in a coroutine ends the thread: the coroutine has failed with
    -ECHILD, all others of the loop are cancelled, and the thread ends when they
    have ended. (Where the implementation is compiled as C++ the others do not
    go on, nor end.) A handler of pthread_cleanup_push() must not be in force
    while a coroutine waits: the system keeps one list of them for each thread.
-   The switch in assembly does not keep a shadow stack: where
-   the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
+   The switch in assembly does not keep a shadow stack: where the system
+   enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
 
@@ -489,9 +491,9 @@
    - Waiters are not served in order. -EDEADLK is returned only to the owner
      itself: longer circles are not looked for. .name is not used, since a
      pointer means nothing in another process.
-   - A process may be stopped (SIGSTOP) at any instruction. What it holds it
-     keeps until it goes on, or is killed; it holds nothing that would keep the
-     calls of others from returning within their timeouts.
+   - A process may be stopped (SIGSTOP) at any instruction. It keeps what it
+     holds until it goes on, or is killed. Meanwhile the calls of the others
+     return within their timeouts.
    - Waiters notice the death of a process, also of one that was just being
      woken, within about 20 ms. A thread that waits notices conc_cancel within
      that time, too. Of all the tasks of a process that wait for one object,
@@ -500,10 +502,10 @@
      of conc_shared_alloc. If a forked child closes them before it uses an
      object for the first time, and its parent has ended or is out of its
      reach, its calls fail with -EAGAIN.
-   - Another process may write anything into an object: then calls return any
-     of their errors, -EINVAL if not even the way to the other processes can be
-     found, or do what they should not; but as long as the object is marked as
-     shared, and its pointers (.name, .action) are right, they end.
+   - Another process may write anything into an object. Then a call may return
+     any of its errors (-EINVAL if it does not even find the other processes),
+     or do what it should not. But it ends, as long as the object is still
+     marked as shared and its pointers (.name, .action) are right.
    - If waiters of a condition were killed, a notify may wake more waiters than
      it should, at most one more for each waiter that was killed. The condition
      and its lock must both be shared, or both not (-EINVAL). At most 65,535
@@ -531,14 +533,14 @@
      only when the descriptor is ready or the timeout has passed.
    - The network protocol authenticates both sides by a key that they share,
      and encrypts nothing. A man in the middle can relay the handshake between
-     two processes (not between one process and itself). Like Python's, it is
-     for a trusted network.
-   - Without CONC_HAVE_FLOCK two processes that start at the same moment at the
-     file of a unix socket whose owner is dead may both listen, one of them
-     unreachable.
+     two processes (not between one process and itself). The protocol is for a
+     trusted network, as Python's is.
+   - Without CONC_HAVE_FLOCK, if two processes start to listen at the same
+     moment at the file of a unix socket whose owner is dead, both may succeed,
+     and one of them cannot be reached.
    - The workers of a pool of processes are forked, never spawned. In a program
-     with many threads, or with much memory, start the pool first.
-     Its fork server keeps what memory the program had then.
+     with many threads, or with much memory, start the pool first: its fork
+     server keeps a copy of the memory that the program had then.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
@@ -554,9 +556,10 @@
      (conc_shared_open) is taken for dead by the others that use it.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
-   - A queue that a Python server serves: what came for a get that could not
-     take it is put back behind the others at conc_manager_shutdown, if there
-     is room, and is lost if the client dies, or if it is above .max_message.
+   - A message that a get could not take is still at its place only if the
+     server is one of conc.h. A client of a Python server puts it back at
+     conc_manager_shutdown, behind the others, if there is room. It is lost if
+     the client dies, or if it is larger than .max_message.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
      while one of them waits, the manager notices only when that request ends.
 */
@@ -860,9 +863,9 @@ typedef struct conc_once {
    for this wait; it does not stop the caller's own fn. If fn fails (returns
    less than 0), only the task that called it gets that result. The once stays
    undone, and the next caller, perhaps one that waits already, runs its own
-   fn. A result of 0 or more counts as success. A thread that ends inside of
-   fn, by pthread_exit, counts as a failure. The last of the tasks that wait
-   for it may free the once when its call returns 0.
+   fn. A result of 0 or more counts as success. If a thread ends inside of fn,
+   by pthread_exit, this counts as a failure. The last of the tasks that wait
+   for the once may free it when its call returns 0.
    Returns 0 once it is done, by this call or by another one.
    Errors:
    -EINVAL     of a shared once: it has been spoiled (see >>shared)
@@ -929,12 +932,12 @@ union conc__cond_shared {
 };
 
 /* A condition (Python's threading.Condition). It is used together with one
-   conc_lock, or with the .lock of one conc_rlock. A notify does not touch it
-   when those that it lets go may run: so the last of the tasks that wait may
-   free it, or make it new, when its wait returns. If it is not shared, the
-   task that has notified all may do so at once. If it is shared, that task may
-   make it new at once, but must not free it: those that were let go still have
-   to look. */
+   conc_lock, or with the .lock of one conc_rlock. Once the tasks that a notify
+   has woken can run, the notify does not touch the condition any more: so the
+   last of these tasks may free it, or make it new, when its wait returns. If
+   the condition is not shared, the task that has notified all may do so at
+   once. If it is shared, that task may make it new at once, but must not free
+   it: the tasks that were woken still have to look at it. */
 typedef struct conc_cond {
   const char *name; /* for reports; yours; default: none */
   /* private */
@@ -952,7 +955,7 @@ typedef struct conc_cond {
    A notify that comes when the wait has just failed goes to another task.
    Errors:
    -EINVAL      the condition is shared and the lock is not, or the reverse; or
-                they have been spoiled (see >>shared)
+                one of them has been spoiled (see >>shared)
    -EPERM       the caller does not hold the lock; this is looked for first
    -ETIMEDOUT   no notify came in time
    -ECANCELED   the wait was cancelled
@@ -1218,13 +1221,13 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
    A task is new, then started, then finished; then it may be started again.
    After a start that failed it is as new, and conc_join returns -EINVAL; but a
    start that returns -EBUSY, -EPERM or -ECANCELED has not touched it.
-   A target ends by its return. A thread may also end in its target by
-   pthread_exit(value), which is a return of that value, or be ended by
-   pthread_cancel(): then its task has failed with -ECANCELED. Either happens
-   to the whole thread: a conc_once that it ran is run by the next task; its
-   locks stay locked. (Of the library's waits, only those for descriptors heed
-   pthread_cancel: use conc_cancel.) A process ends with the exit code 0 if its
-   target calls pthread_exit().
+   A target ends by its return. The target of a thread may also end by
+   pthread_exit(value), which counts as a return of that value, or by
+   pthread_cancel(), after which its task has failed with -ECANCELED. If the
+   thread was inside of a conc_once, another task runs that; the locks that the
+   thread held stay locked. (Of the library's waits, only those for descriptors
+   notice pthread_cancel: use conc_cancel.) If the target of a process calls
+   pthread_exit(), the exit code is 0.
 
    Threads    any number may join and cancel a task; only one may start it
    Processes  no
@@ -1332,12 +1335,12 @@ CONC_API bool conc_is_alive(const conc_task *task);
 
 /* Asks the task to end (Python's Task.cancel): its present wait, or else its
    next one, returns -ECANCELED, once. A call that need not wait leaves the
-   cancellation pending; a call with a timeout of 0 may do so, too. But a task
-   that makes very many such calls one after the other, of >>io or of queues,
-   is told by one of them. If the task is a thread inside of conc_run, the main
-   coroutine of its loop is cancelled in its place. A coroutine that has not
-   begun yet never begins. A process gets SIGTERM: conc_join then
-   usually returns -ECHILD, not -ECANCELED.
+   cancellation pending; a call with a timeout of 0 may do so, too. But of very
+   many such calls of >>io or of queues, one after the other, one returns
+   -ECANCELED. If the task is a thread inside of conc_run, the main coroutine
+   of its loop is cancelled in its place. A coroutine that has not begun yet
+   never begins. A process gets SIGTERM: conc_join then usually returns
+   -ECHILD, not -ECANCELED.
    Returns 0.
    Errors:
    -ESRCH  the task does not run */
@@ -1785,13 +1788,14 @@ CONC_API int conc_thread_start(conc_task *task);
 /* Runs the task as a coroutine on a loop of the calling thread, until it and
    all coroutines that were started on this loop have finished (Python's
    asyncio.run). When the task has finished, the call cancels the coroutines
-   that are left over, and waits until they have ended; what their clean-ups
-   have started, and left over, is then cancelled as well, and so on, up to
-   eight times. So their structs must not lie on the stack of a coroutine that
-   has ended.
-   The call is a wait of the caller's task: when that is cancelled, or its time
-   limit ends, `task` is cancelled in its place, once. If that has finished
-   already, the cancellation stays pending for the next wait of the caller.
+   that are left over, and waits until they have ended. Coroutines that these
+   have started meanwhile are then cancelled as well, and so on, up to eight
+   times. So the structs of coroutines must not lie on the stack of a coroutine
+   that has ended.
+   The call is a wait of the caller's task: when that task is cancelled, or its
+   time limit ends, `task` is cancelled in its place, once. If `task` has
+   finished already, the cancellation stays pending for the next wait of the
+   caller.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
    -EINVAL   the task has no target
@@ -1813,7 +1817,7 @@ CONC_API int conc_run(conc_task *task);
    -EBUSY      the task runs already
    -EPERM      no loop runs in this thread
    -ECANCELED  the loop is ending, and has cancelled all of its coroutines
-               eight times: each time they had started others
+               eight times; each time they had started new ones
    -ENOMEM     there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
@@ -1871,10 +1875,10 @@ CONC_API int conc_yield_now(void);
    terminal, a pipe) is first waited for, then read: if another thread or
    process was faster, that read blocks. Regular files never wait. If
    coroutines wait for a descriptor, close it by conc_close.
-   A loop has two descriptors of its own. A program that closes all that it
-   does not know (closefrom()) may do so between two waits of the loop's
-   coroutines: the loop then makes new ones, and leaves to the program what it
-   has opened in their places.
+   A loop has two descriptors of its own. A program may close all descriptors
+   that it does not know (closefrom()) between two waits of the loop's
+   coroutines: the loop then makes new ones. If the program has opened others
+   under the old numbers, the loop leaves them alone.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
@@ -1940,9 +1944,9 @@ CONC_API int conc_close(int fd);
      "/path"             a unix socket: every address that has a '/'
 
    A port is a number; with 0 the system chooses one. A file at the path of a
-   unix socket is replaced if no process listens there any more; of several
-   processes that find such a file at one moment, one has it, and the others
-   get -EADDRINUSE.
+   unix socket is replaced if no process listens there any more. If several
+   processes find such a file at one moment, one of them gets the address, and
+   the others get -EADDRINUSE.
    The call waits only if the host is a name, for as long as the look-up takes.
    Of several addresses it uses the first.
    Returns a descriptor, non-blocking.
@@ -2288,9 +2292,11 @@ CONC_API void conc_shared_free(void *memory);
    programs that are started.
    A forked child, of conc_process_start or of fork(), has a copy of every
    descriptor that the program has opened, and of the ends of each conc_pipe.
-   The pipes of programs (.in, .out, .err of a conc_popen) are closed there at
-   once: otherwise the program would not see the end of its input. To give one
-   to a child, dup() it before.
+   What the library has opened for its process alone is closed there at once:
+   the connections and listeners of managers, what watches over children, and
+   the pipes of programs (.in, .out, .err of a conc_popen), since otherwise the
+   program would not see the end of its input. To give such a pipe to a child,
+   dup() it before. A loop that goes on in the child gets new descriptors.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -2316,19 +2322,18 @@ enum {
                  the child begins with both of them empty. Other streams are
                  yours, and are not touched: the child has a copy of what lies
                  in their buffers. If it is to write to one, call fflush()
-                 before the start, and at the end of the target. Nothing is
-                 flushed that is only read. In the child all tasks of the
-                 parent, the caller too, have ended with -ECHILD, and their
-                 locks, except shared ones, report -EOWNERDEAD. There are no
-                 values of a conc_local. If the caller is a coroutine or a
-                 generator, the target gets a stack of 8 MiB, or of .stack_size
-                 if that is above CONC_STACK_SIZE. At the end no functions of
-                 atexit() are called. Handlers of signals, and ignored signals,
-                 are those of
-                 the parent, blocked signals those of the caller.
+                 before the start, and at the end of the target. In the child
+                 all tasks of the parent, the caller too, have ended with
+                 -ECHILD, and their locks, except shared ones, report
+                 -EOWNERDEAD. There are no values of a conc_local. If the
+                 caller is a coroutine or a generator, the target gets a stack
+                 of 8 MiB, or of .stack_size if that is above CONC_STACK_SIZE.
+                 At the end no functions of atexit() are called. Handlers of
+                 signals, and ignored signals, are those of the parent; blocked
+                 signals are those of the caller.
      CONC_SPAWN  The child executes the program again, and gets a copy of the
                  .size bytes at .arg; with .size 0 the target gets NULL. The
-                 target must be a CONC_PROCESS_TARGET. Signals are those of a
+                 target must be a CONC_PROCESS_TARGET. Signals are as in a new
                  program: see conc_popen_start. If the program was started
                  through the dynamic loader (ld.so program), the child is, too.
 
@@ -2338,8 +2343,8 @@ enum {
             target is not registered
    -EBUSY   the task runs already
    -EPERM   CONC_SPAWN: main has not called conc_main
-   -EEXIST  CONC_SPAWN: two functions are registered by one name in the same
-            line of one file, as those of a header that two files include
+   -EEXIST  CONC_SPAWN: two functions are registered with the same name, file
+            and line: they stand in a header that two files include
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
@@ -2404,22 +2409,24 @@ CONC_API void conc_process_register(struct conc__target *target);
    Memory     the struct is the caller's, from start until joined; strings and
               arrays, until start returns; the output is the library's, until
               conc_free
-   Blocks     start: the calling thread, until the program is executed; but the
-              caller alone, if a file is a FIFO; wait, communicate, call and
-              check_output: with a timeout
+   Blocks     start: the calling thread, until the program is executed; only
+              the calling task, if a file is a FIFO; wait, communicate, call
+              and check_output: with a timeout
 
    A program is started as a shell would start it, and as Python's subprocess
-   does, with these differences to the latter: a script that does not say who
-   reads it (#!) is run by /bin/sh; all ignored signals are set back, and none
-   is blocked; there is no close_fds, since what is to stay is close-on-exec.
+   does, with these differences to the latter: a script without a #! line is
+   run by /bin/sh; no signal stays ignored (but see conc_popen_start) and none
+   is blocked; there is no close_fds: make close-on-exec what is not to be
+   inherited.
    No call of this section fails with -EINTR.
    ------------------------------------------------------------------------ */
 
 /* What std_in, std_out and std_err can be besides 0, which is the caller's
-   own, and a descriptor, which stays the caller's. What is close-on-exec is
-   not passed on as the caller's own; a descriptor that is named is, whatever
-   its flags are (.std_out = 1, too). It may be .in, .out or .err of another
-   program, which thereby becomes blocking: close it here afterwards. */
+   own, and a descriptor, which stays the caller's. With 0, a descriptor that
+   is close-on-exec is not passed on. A descriptor that is named is passed on,
+   whatever its flags are (.std_out = 1, too). It may be .in, .out or .err of
+   another program, which thereby becomes blocking: close it here afterwards.
+   */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
@@ -2439,15 +2446,16 @@ typedef struct conc_popen {
                                 caller's */
   int std_in, std_out, std_err; /* its standard descriptors, see above; default
                                    0: the caller's own */
-  const char *in_file, *out_file, *err_file; /* or the names of files: one to
-                                                be read, two to be written,
-                                                which are emptied first and may
-                                                be one; default none */
+  const char *in_file, *out_file, *err_file; /* or the names of files: one is
+                                                read, two are emptied and
+                                                written, and may be the same;
+                                                default none */
   bool new_group;            /* it leads a new process group; default false.
-                                With a pipe .out or .err it is a zombie after
-                                its end until conc_communicate has returned
-                                its exit code, or conc_popen_close: its number
-                                is that of the group, which may live on */
+                                With a pipe .out or .err it stays a zombie
+                                after its end until conc_communicate has
+                                returned the exit code, or conc_popen_close was
+                                called: its number is that of the group, which
+                                may live on */
   bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
                                 new_group the group) and waits for its end;
@@ -2471,12 +2479,12 @@ typedef struct conc_output {
 /* Starts the program. No signal is blocked in it, and none is ignored,
    whatever the caller blocks and ignores (SIGPIPE, say); but SIGHUP, SIGINT
    and SIGQUIT stay ignored if the caller's process was started like that, by
-   nohup or a shell's `&`. The files are opened by the program's process: of a
-   FIFO that waits for its other end, as in a shell. If the program's file is
-   open for writing, the start is tried again for about 0.1 s, since a child of
-   another thread may have the file for an instant. Where there is
-   CONC_HAVE_SPAWN, the start takes no longer if the caller's process is large,
-   but for a FIFO.
+   nohup or a shell's `&`. The files are opened by the program's process; if
+   one is a FIFO, this waits for the other end of the FIFO, as in a shell. If
+   the program's file is open for writing, the start is tried again for about
+   0.1 s, since a child of another thread may have the file for an instant.
+   Where there is CONC_HAVE_SPAWN, and no file is a FIFO, a start takes no
+   longer in a large process than in a small one.
    Returns 0.
    Errors:
    -EINVAL     there is no argv[0], or a bad std_in, std_out or std_err
@@ -2520,7 +2528,7 @@ CONC_API int conc_popen_poll(conc_popen *popen);
    further calls return the exit code and {NULL, 0}.
    Returns the exit code.
    Errors: as conc_popen_wait, and
-   -ECHILD  also: this is a forked child, and the program its parent's
+   -ECHILD  also: this is a forked child, and the program is its parent's
    -ENOMEM  there is no memory for the output
    others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
@@ -2528,8 +2536,8 @@ CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               double timeout);
 
 /* Closes the pipes that are still open here. It does not wait for the
-   program. In a forked child, where its parent's are closed, it only sets them
-   to -1. */
+   program. In a forked child the pipes of its parent are closed already: there
+   the call only sets them to -1. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
 /* Runs a program to its end (Python's subprocess.call). If it has not ended in
@@ -2877,7 +2885,7 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
    -EMSGSIZE   the message has more than `size` bytes
    -EPROTO     there was something that this library has not sent, or a message
                that is longer than what came with it; it is gone. Descriptors
-               that nobody asked for are closed
+               that came with it are closed
    -ETIMEDOUT  no message came in time
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has no descriptor left for a long message
@@ -15087,8 +15095,8 @@ CONC__PRIVATE void conc__fork_mark_queued(conc__loop *loop) {
     if (!(item & 1)) ((conc__coro *)item)->queued = true;
   }
   for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
-  /* A coroutine? Not by conc__is_coro: a program of threads has no use for what
-     that names, which is all that coroutines do. */
+  /* A coroutine? Not asked by conc__is_coro, which names all that coroutines
+     do: a program that has only threads would carry it along. */
   if (!self->ops->blocks) ((conc__coro *)self)->queued = true;
 }
 
