@@ -2235,12 +2235,13 @@ CONC_API void *conc_shared_alloc(size_t size);
    Opening a name again in the same process returns the same memory; free it as
    often as it was opened.
    All of it is set aside at once, so no use of it runs out of memory later.
-   The memory is removed by the last user that frees it, and soon after the
-   last one has died. For the latter a small process of the library waits, one
-   for each name, which keeps nothing that the opener has. It ends with its
-   name; by SIGTERM two seconds later, if the name is still in use. If there is
-   none, what killed processes leave is removed by the next that opens the
-   name. A file that another program has put in its place is not touched.
+   The memory is removed by the last user that frees it, or soon after the last
+   one has died. For the latter a small process of the library waits, one for
+   each name, in which nothing of the opener is open. It ends when the name
+   does; a SIGTERM ends it after two seconds, if the name is still in use. If
+   it was killed, the next process that opens the name removes what killed
+   processes have left. A file that another program has put in the place of the
+   memory is not touched.
    `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
    all processes; `init` may be NULL.
    Returns the memory, for conc_shared_free; or NULL, and errno.
@@ -2957,10 +2958,10 @@ typedef struct conc_queue_opts {
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
    there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
-   eventfd, if there is that). Coroutines always wait for the pipe. Named
-   queues have a pipe within each process in which coroutines wait, and a
-   thread there that sleeps on the word; where there are no futexes, waiters
-   poll every 2 ms instead. */
+   eventfd, if there is that). Coroutines always wait for the pipe. A named
+   queue has a pipe in each process in which coroutines wait for it, and a
+   thread there that sleeps on the word. Where there are no futexes, tasks that
+   wait for a named queue poll it every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
@@ -2982,8 +2983,8 @@ typedef struct conc_queue_opts {
    used again before there are more. A queue with a name sets memory aside
    before it is touched: 128 bytes per message when it is made (or .max_bytes
    and some, if that is at most 1,104), and blocks as they are needed.
-   Whatever another program writes into the memory of a named queue, calls
-   return: an error, or wrong messages. */
+   Whatever another program writes into the memory of a named queue, every call
+   returns: with an error, or with wrong messages. */
 
 /* Makes a queue. `options` may be NULL: all defaults.
    Returns the queue, for conc_queue_free; or NULL, and errno.
@@ -3029,9 +3030,9 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
 /* Takes the oldest message and copies it to the `size` bytes of buf (Python's
-   Queue.get). After an error the message is still there, for every getter and
-   at its place; of a manager's queue, too (but see conc_manager_get about
-   servers of Python).
+   Queue.get). After an error the message is still there, at its place, for
+   every getter. This is true of a manager's queue, too (but see
+   conc_manager_get about servers of Python).
    Returns the size of the message.
    Errors:
    -EPIPE      the queue is closed, and no message is left
@@ -3057,9 +3058,9 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 
 /* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
    does until there is one message; then it takes as many as there are, at
-   once. A message of another size stays there, with all that are behind it. A
-   client of a manager that is killed in this call loses those that it has
-   taken in it.
+   once. A message of another size stays there, with all that are behind it. If
+   a client of a manager is killed in this call, the messages that it has taken
+   by then are lost, but for the last one.
    Returns how many were taken. After an error none was.
    Errors: as conc_get, and
    -EMSGSIZE  the first message has another size */
@@ -3145,23 +3146,25 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    of a pointer (see conc_gen), or points to what was there when the pool
    started.
 
-   Workers that are processes are forked by a process of the library's own, the
-   fork server, which conc_pool_start forks. It has one thread, and does
-   nothing else. So all workers are alike, the first ones and those that take
-   the place of others, and what the program does later does not reach them:
+   Workers that are processes are forked by a process of the library, the fork
+   server. conc_pool_start forks it; it has one thread, and does nothing else.
+   So all workers are alike, the first ones and those that replace them, and
+   what the program does after the start of the pool does not change them:
 
-     memory        a copy of what was there when the pool was started. Memory
-                   that processes share is there if it was allocated before
-     stack         as the thread has that started the pool; if a coroutine or
-                   a generator started it, 8 MiB
-     descriptors   those that were open when the pool was started, but for the
-                   library's own: pipes of programs, other pools, connections
-     signals       the handlers, and the mask of the thread that started it
+     memory        a copy of the program's memory at the start of the pool, and
+                   the memory between processes that was allocated by then
+     stack         as large as that of the thread that has started the pool; if
+                   a coroutine or a generator has started it, 8 MiB
+     descriptors   those that were open at the start of the pool, but not the
+                   library's own: see >>process
+     signals       the handlers at the start, and the mask of the thread that
+                   has started the pool
      tasks, locks  as in a child of conc_process_start, by CONC_FORK
-     stdio         likewise: what jobs print comes out when the worker ends
+     stdio         as in such a child; what jobs print appears when the worker
+                   ends, unless they flush it
      parent        the fork server: getppid() is not the program's number
 
-   All of these processes end with the program, however that ends. If the fork
+   All these processes end when the program does, however it ends. If the fork
    server is killed, its workers end, and all jobs fail with -ECHILD; the pool
    can be joined and started again.
 
@@ -3190,9 +3193,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    Memory     the struct is the caller's, zeroed first, until conc_pool_join
               has returned 0; the jobs are the caller's, until joined
    Blocks     apply, join and the next of an imap, with a timeout; map and the
-              end of an imap, until the jobs have ended; conc_offload; the
-              start of processes, for as long as it takes to fork them; the
-              others never
+              end of an imap, until the jobs have ended; conc_offload; start,
+              of processes, for as long as it takes to fork them; the others
+              never
    ------------------------------------------------------------------------ */
 
 enum {
@@ -3217,7 +3220,7 @@ typedef struct conc_pool {
                                   replaced; default 0: never */
   double timeout;       /* seconds that a job may run; after them its worker is
                            killed, even if it is stopped (SIGSTOP), and the job
-                           has failed, by -ETIMEDOUT; default 0: no limit */
+                           has failed with -ETIMEDOUT; default 0: no limit */
   unsigned retries;     /* how often a job is run again if its worker died;
                            after that it has failed, by -ECHILD; default 0 */
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
@@ -3251,10 +3254,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
      conc_result   what the target has returned; if that was in a process: a
                    number, or an address that means something only there
 
-   A target may call pthread_exit(). The job ends then as if it had returned
-   (in a process: NULL), and a new worker takes the place of this one. A job
-   that was met by pthread_cancel() has failed, by -ECANCELED; and those that
-   waited below such a job, on its thread, by -ECHILD.
+   A target may call pthread_exit(value). Then the job ends as if the target
+   had returned the value (in a process: NULL), and a new worker replaces this
+   one. If pthread_cancel() ends the thread of a job, the job has failed with
+   -ECANCELED. In both cases the jobs that waited on the same thread while this
+   one ran have failed with -ECHILD.
 
    Returns 0.
    Errors:
@@ -3263,11 +3267,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
    -EPIPE     the pool has been closed (jobs of its own threads may still
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
-   -ECHILD    the pool belongs to another process; its fork server was killed;
-              or its workers die before they begin. Such a worker is started
-              anew, 16 times and twice for each worker, after pauses of up to
-              50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds. Then all
-              jobs end with -ECHILD, and the pool takes no more
+   -ECHILD    the pool belongs to another process; or its fork server was
+              killed; or its workers die before they begin. Such workers are
+              replaced 16 times, and twice more for each worker, after pauses
+              of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds.
+              Then all jobs end with -ECHILD, and the pool takes no more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
@@ -3284,10 +3288,9 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
    Errors: as conc_pool_submit, and
    -EINVAL     `size` is 0, or fn is NULL
    -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
-   -ECANCELED  the caller was cancelled, or the pool was terminated; then the
-               items that had not begun are left out, and the jobs of the
-               others are cancelled: of a process the items of its chunk are as
-               they were
+   -ECANCELED  the caller was cancelled, or the pool was terminated. Then the
+               chunks that have not begun are left out, and those that run are
+               cancelled; if a process ran one, its items are as they were
    -ECHILD     a worker died: the items of its chunk are as they were; or fn
                has called pthread_exit: some items may be left out */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
@@ -3390,21 +3393,22 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               second; serve_forever
 
    A server is one thread, which gives each client its turn: after 64 requests,
-   128 KiB or a tenth of a millisecond the others are served. A request of
-   64 KiB or more is read by a thread of its own, four at a time. A
-   client that sends without reading waits for itself. A forked child has none
-   of the connections and listeners of its parent, of either side: a server is
-   the parent's alone, and a client makes connections of its own.
+   128 KiB or a tenth of a millisecond the others are served. A request of 64
+   KiB or more is read by a thread of its own, four at a time. A client that
+   sends without reading delays only itself. A forked child has none of the
+   connections and listeners of its parent: a server stays the parent's alone,
+   and a client makes new connections in the child.
 
-   Whoever knows the key may use the queues, and whoever reads the network may
-   read what is sent: see >>limits. To whoever does not know it nothing is
-   told. A key that nobody can guess is made by conc_manager_random_key; tell
-   it to the clients by a file that only they may read, or by the environment
-   (examples/ and tests/ do it by arguments, which every user of a machine
-   sees). A handshake whose challenge this process itself has sent, and not yet
-   had answered, is refused (-EACCES): so nobody can let a process answer
-   itself. Because of that, a process that is its own client must reach itself
-   directly, not through a translator of addresses.
+   A program that knows the key may use the queues. A program that can read the
+   network can read what is sent: see >>limits. A program without the key is
+   told nothing. conc_manager_random_key makes a key that cannot be guessed;
+   give it to the clients in a file that only they may read, or in their
+   environment (examples/ and tests/ use arguments, which every user of a
+   machine sees). If a challenge comes that this very process has sent, and
+   that was not answered yet, the handshake is refused (-EACCES): so no peer
+   can make a process answer its own challenge. Therefore a process that is its
+   own client must reach itself directly, not through a translator of
+   addresses.
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
@@ -3420,9 +3424,9 @@ typedef struct conc_manager {
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB.
-                               64 of them are not the message's. What a put
-                               gives to a server, every client with the
-                               server's limit can get */
+                               The message itself can have 64 bytes less. A
+                               client with the server's limit can get all that
+                               was put */
   size_t max_clients;       /* connections at one time that have authenticated;
                                further ones wait; default 0: no bound */
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
@@ -3443,9 +3447,9 @@ typedef struct conc_manager {
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
-/* Makes a key that nobody can guess, for .authkey of a server (Python's
-   default): `size` - 1 random digits of base 16 and a NUL. `size` is at least
-   33: 128 bits.
+/* Makes a key that cannot be guessed, for .authkey of a server (Python has one
+   by default): `size` - 1 random digits of base 16 and a NUL. `size` is at
+   least 33, for 128 bits.
    Returns 0. After an error `key` is the empty string.
    Errors:
    -EINVAL  `size` is less than 33; if it is 0, nothing is written
@@ -3473,9 +3477,9 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
    Errors: as conc_listen, and
    -EINVAL  there is no key, or an empty one, and neither .no_auth nor a unix
             socket; or there is an .authkey_size without .authkey
+   -EBUSY   the manager has been started, or is connected
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it
-   -EBUSY   the manager has been started, or is connected */
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -3489,16 +3493,16 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
    `timeout` limits the call: .handshake_timeout does not count here. A client
-   without a key has the empty one, with which only a server comes to terms
-   that has it, too.
+   without a key has the empty one, which only a server with the empty key
+   accepts.
    Returns 0. After an error the struct is as before: the call may be repeated.
    Errors: as conc_connect, and
    -EINVAL  there is an .authkey_size without .authkey
-   -ENOMEM  there is no memory for it
    -EBUSY   the manager has been started, or is connected
    -EACCES  the keys differ (on either side); or the other side has let this
             process answer its own challenge
-   -EPROTO  what answers there is no manager */
+   -EPROTO  what answers there is no manager
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -3507,26 +3511,26 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    other queue.
    Each call of a proxy is one request to the server. Calls at the same time
    use several connections; if a connection is lost, the next call makes a new
-   one, and if the server was started anew, it asks for the name again.
-   A call lasts half a second longer than its timeout at most, if the server
-   does not answer. A put or another call that is cancelled, or that the server
-   does not answer, may or may not have been carried out.
-   A get delivers, or takes nothing. What a server of conc.h has handed to a
-   get stays its own until the client says that it has it; that travels with
-   the next request, or goes by itself at conc_manager_shutdown and exit(). If
-   the client is killed before, or ends by _exit(), or the connection is lost,
-   the message is in its queue again, at its place: so the last message of a
-   client that died may be got a second time. A server of Python forgets a
-   message when it sends it. A message that such a get cannot take waits in
-   this client, for the next get of the queue; conc_manager_shutdown puts it
-   back, behind the others. Besides the errors of every queue, a call of a
-   proxy may return the errors of conc_manager_connect, and
+   one, and if the server was started anew, it asks for the name again. If the
+   server does not answer, a call takes at most half a second longer than its
+   timeout. A put or another call that is cancelled, or that the server does
+   not answer, may or may not have been carried out. A get delivers a message,
+   or takes none. A message that a server of conc.h has sent stays the server's
+   until the client confirms it: with its next request, or at
+   conc_manager_shutdown and exit(). If the client is killed before, or ends by
+   _exit(), or the connection is lost, the message is in its queue again, at
+   its place: so the last message of a client that died may be got a second
+   time. A server of Python forgets a message when it sends it. If the get
+   cannot take such a message, the message waits in this client for the next
+   get of the queue; conc_manager_shutdown puts it back, behind the others.
+   Besides the errors of every queue, a call of a proxy may return the errors
+   of conc_manager_connect, and
 
      -EPIPE       the connection was lost, or the server's queue is closed; if
                   it was lost, the call may or may not have been carried out
      -EMSGSIZE    the request would be larger than .max_message, here or at
-                  the server, and was not sent; or so would be the reply, and
-                  the message stays
+                  the server, and was not sent; or the reply would be, and the
+                  message stays in the queue
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
@@ -3553,8 +3557,8 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
    and registered names are forgotten; then the struct may be used again. In a
-   forked child this frees what it has of its parent's manager; the parent and
-   its peers do not notice.
+   forked child the call frees the child's copy of its parent's manager; the
+   parent and its peers do not notice.
    Returns 0.
    Errors:
    -EINVAL  the manager neither serves nor is connected, and no queue is
