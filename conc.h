@@ -6843,8 +6843,8 @@ CONC__PRIVATE bool conc__own_fd_is(int fd) {
 }
 
 /* Closes a descriptor that was entered, without a fork in between, if it is
-   still ours; otherwise it is left to whoever has it now. Returns false, and
-   does nothing, if it was not entered. */
+   still ours; otherwise it is left to its new owner. Returns false, and does
+   nothing, if it was not entered. */
 CONC__PRIVATE bool conc__own_fd_close(int fd) {
   bool entered;
   if (CONC__LOAD_RELAXED(&conc__own_count) == 0) return false;
@@ -8307,7 +8307,7 @@ CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
    for a child goes on with its parent's numbers: hence CONC__CLAIM_CHANGING. A
    process that dies with this flag set is found dead like any other owner.
    Or it is CONC__CLAIM_DONE, which no process has for an id: what was to be
-   done with the claim has been done, and nobody gets it any more. */
+   done with the claim has been done, and no task gets it any more. */
 
 #define CONC__CLAIM_CHANGING 0x40000000u
 #define CONC__CLAIM_DONE CONC__PROCESS_ID
@@ -14882,9 +14882,9 @@ CONC__PRIVATE void conc__fork_count_survivors(void) {
 
    What a task waits for, a lock that it reads, or the task itself may lie in
    memory that the parent shares with the child, though none of it was made
-   shared: then it is the parent's, who goes on with it, and the child must
-   leave it as it is. Or a lock that was never released was there, and there is
-   nothing now. */
+   shared: then it is the parent's, which goes on with it, and the child must
+   leave it as it is. Or a lock was there that was never released, and the
+   memory has been given back since. */
 
 static int conc__fork_pagemap = -1; /* see conc__page_is_private */
 
@@ -15438,8 +15438,8 @@ CONC__PRIVATE void conc__fd_close(int *fd) {
   *fd = -1;
 }
 
-/* The same for one that may be entered in conc__own_fds. If the number has
-   become somebody else's, that is left alone. */
+/* The same for a descriptor that may be entered in conc__own_fds. If the
+   number belongs to another file by now, that is left alone. */
 CONC__PRIVATE void conc__fd_close_own(int *fd) {
   if (conc__own_fd_is(*fd) || !conc__own_fd_close(*fd)) conc__fd_close(fd);
   *fd = -1;
@@ -15691,9 +15691,9 @@ CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
    another server is about to do the same, so look again soon.
    Of several servers that find a stale file, each would remove what it takes
    for stale and may be the live one's by then: the lock lets only one at a
-   time look, remove and bind. While the file is there nobody binds without
-   looking. A server that finds none, between our unlink() and our bind(), has
-   a bind() that succeeds, and ours fails. */
+   time look, remove and bind. While the file is there no server binds without
+   looking. If a server finds none, between our unlink() and our bind(), its
+   bind() succeeds, and ours fails. */
 CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
   int lock = conc__socket_file_lock(place);
   int rc = -EADDRINUSE;
@@ -21345,7 +21345,8 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
           conc__maker_text_is(m, top + 1, others[i].name))
         call = others[i].call;
   }
-  /* A class would come back as what it was made, and its factory not. */
+  /* `exact`: what is written again must be of the same type to Python. But a
+     deque would be a list by then, and the factory of a defaultdict is lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
     return -1;
   return call;
@@ -23758,10 +23759,10 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
   (MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0))
 
 /* Looks at the file of the packet that comes next, while both stay where they
-   are: whoever takes the packet must find the bytes of which its head speaks,
-   in a file that is never waited for. It may be another packet than was seen
-   before, so its head is looked at anew. 0; -EPROTO: they are not there;
-   -EAGAIN: there is no packet now; -EMFILE. */
+   are: the task that takes the packet must find the bytes of which its head
+   speaks, in a file that is never waited for. It may be another packet than
+   was seen before, so its head is looked at anew. 0; -EPROTO: they are not
+   there; -EAGAIN: there is no packet now; -EMFILE. */
 CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
@@ -26183,6 +26184,7 @@ CONC_API void conc_queue_free(conc_queue *queue) {
   if (queue != NULL && queue->ops->free != NULL) queue->ops->free(queue);
 }
 
+/* A client's queue is not its own to close: other clients use the same. */
 CONC_API int conc_queue_close(conc_queue *queue) {
   return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
 }
@@ -26234,6 +26236,9 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
+/* A class without a put_n gets one message after the other. Only the first of
+   these puts may wait. If a later one fails, that is no error: the result says
+   how many were put, and the next call will meet the failure again. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -26264,6 +26269,7 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   return queue->ops->get_n(queue, &sink, n, conc__deadline(timeout));
 }
 
+/* Python's queues have no such method, so a client's queue has none either. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   return queue->ops->peek != NULL ? queue->ops->peek(queue) : -ENOTSUP;
 }
@@ -26280,7 +26286,11 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
   return queue->ops->join(queue, conc__deadline(timeout));
 }
 
-/* --- typed values --- */
+/* --- typed values ---
+
+   They are for the calls below what bytes are for those above: the message is
+   the body of a pickle (see >>fifo), which is made and read here, outside of
+   all guards. */
 
 /* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
@@ -26322,7 +26332,8 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  /* The message must not be lost for that. */
+  /* The message must not be lost for that: a caller with more memory may have
+     it later. The buffer goes back with it, for an allocation could fail. */
   if ((rc == -ENOMEM || rc == -EMSGSIZE) && n >= 0) {
     conc__message m;
     m.data = b.data + sizeof proto;
@@ -26334,6 +26345,8 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   return rc;
 }
 
+/* The queue has a copy of the value, or the put has failed: so the value is
+   freed in both cases. */
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
                             const char *format, ...) {
   conc_value *v;
@@ -26463,7 +26476,7 @@ typedef struct conc__deque_array {
 #define CONC__FENCED 1u
 
 typedef struct conc__deque {
-  size_t top;      /* raised by whoever takes the item there; SEQ_CST */
+  size_t top;      /* raised by the one that takes the item there; SEQ_CST */
   unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
   CONC__APART(1);
   /* The owner's: thieves read bottom and array, and write nothing here. */
@@ -27627,8 +27640,8 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    owner reads the end of file when the server and all of its children are
    gone.
 
-   Who ends with whom: the server ends with its owner (as a daemon, or by the
-   end of file), its children end with the server, each by a pipe of its own
+   No end is missed: the server ends with its owner (as a daemon, or by the end
+   of file), and its children end with the server, each by a pipe of its own
    (see conc__parent_watch_start).
 
    The server handles no signal of the program's: all are blocked in it, but
@@ -27870,7 +27883,7 @@ CONC__PRIVATE void *conc__forkserver_main(void *arg) {
 /* --- the owner's side --- */
 
 /* The callback of the server's task, called by the reaper; in a forked child,
-   where it has ended, too, there is nobody to be told. */
+   where it has ended, too, no task waits to be told. */
 CONC__PRIVATE void conc__forkserver_ended(conc_task *t, int status,
                                           void *result) {
   conc__forkserver *fs = (conc__forkserver *)(void *)t;
@@ -28099,8 +28112,8 @@ typedef struct conc__procpool_shared {
   CONC__APART(1);
   uint64_t head; /* the next position to claim; helped forward by workers */
   CONC__APART(2);
-  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set by whoever
-                     has something for the keeper; cleared by the keeper */
+  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set when there is
+                     something for the keeper; cleared by the keeper */
   unsigned awake; /* threads of the parent that look at `done` without being
                      rung for: the keeper, and threads in procpool_help */
   CONC__APART(3);
@@ -28763,8 +28776,8 @@ static const conc__kind conc__remote_job_kind = {
    >>keeper: the life of a pool of processes
 
    Holds: the keeper, which is a thread of the parent that takes results,
-   replaces workers, kills those that are late, and looks after jobs that none
-   takes; the start and the end of such a pool, and the way in for jobs.
+   replaces workers, kills those that are late, and looks after jobs that no
+   worker takes; the start and the end of such a pool, and the way in for jobs.
    Uses: >>procpool and >>forkserver.
    Used by: >>pool.
    ------------------------------------------------------------------------ */
@@ -31774,6 +31787,8 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
              f, (unsigned)conc__functions[i].least, (unsigned)given);
     return conc__reply_refuse(s, text);
   }
+  /* The only function after which the connection goes on: what follows on it
+     are requests for methods. */
   if (strcmp(f, "accept_connection") == 0) {
     s->leave = false;
     s->client->methods = true;
