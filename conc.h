@@ -21314,6 +21314,7 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
   } builtins[] = {
       {"bytearray", CONC__CALL_BYTEARRAY}, {"bytes", CONC__CALL_BYTES},
       {"set", CONC__CALL_SET},             {"frozenset", CONC__CALL_FROZENSET},
+      /* What a defaultdict may be given, to make its items: never called. */
       {"list", CONC__CALL_FACTORY},        {"dict", CONC__CALL_FACTORY},
       {"tuple", CONC__CALL_FACTORY},       {"int", CONC__CALL_FACTORY},
       {"float", CONC__CALL_FACTORY},       {"str", CONC__CALL_FACTORY},
@@ -21346,7 +21347,7 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
         call = others[i].call;
   }
   /* `exact`: what is written again must be of the same type to Python. But a
-     deque would be a list by then, and the factory of a defaultdict is lost. */
+     deque would be a list by then, and the factory of a defaultdict lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
     return -1;
   return call;
@@ -28112,8 +28113,8 @@ typedef struct conc__procpool_shared {
   CONC__APART(1);
   uint64_t head; /* the next position to claim; helped forward by workers */
   CONC__APART(2);
-  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set when there is
-                     something for the keeper; cleared by the keeper */
+  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set when the
+                     keeper has something to do; cleared by the keeper */
   unsigned awake; /* threads of the parent that look at `done` without being
                      rung for: the keeper, and threads in procpool_help */
   CONC__APART(3);
