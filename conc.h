@@ -134,6 +134,8 @@
                    file, in a process of its own.
    pool            A pool is a number of processes or threads that run jobs.
    worker          A worker is one of the processes or threads of a pool.
+   fork server     The fork server of a pool is the process of the library that
+                   forks the pool's workers.
    job             A job is a task that a worker of a pool runs.
    chunk           A chunk is a number of items that a pool hands to a worker
                    at once.
@@ -10981,32 +10983,49 @@ CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
 /* Calls for up to this number of tasks have the nodes on the stack. */
 enum { CONC__MANY_FEW = 8 };
 
+/* conc__multiwait_begin with `few`, or with nodes from the heap if these are
+   too few: 0, -ENOMEM, or as there. */
+CONC__PRIVATE int conc__multiwait_open(conc__multiwait *m, conc_task **tasks,
+                                       size_t n, conc__multiwait_node *few) {
+  conc__multiwait_node *nodes = few;
+  int rc;
+  if (n > CONC__MANY_FEW)
+    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
+  if (nodes == NULL) return -ENOMEM;
+  rc = conc__multiwait_begin(m, tasks, n, nodes);
+  if (rc != 0 && nodes != few) CONC_FREE(nodes);
+  return rc;
+}
+
+/* Frees the nodes. It must come after the wait's end, and after the last look
+   at a node. */
+CONC__PRIVATE void conc__multiwait_close(conc__multiwait *m,
+                                         const conc__multiwait_node *few) {
+  if (m->nodes != few) CONC_FREE(m->nodes);
+}
+
 /* A wait that fails, but for want of time, has rearranged the array, too. */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout) {
   double deadline = conc__deadline(timeout);
   conc__multiwait m;
   conc__multiwait_node few[CONC__MANY_FEW];
-  conc__multiwait_node *nodes = few;
+  const conc__multiwait_node *node;
   size_t i, rest;
-  int rc;
+  int rc, failure = 0;
   if (until < CONC_FIRST || until > CONC_ALL) return -EINVAL;
-  if (n > CONC__MANY_FEW)
-    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
-  if (nodes == NULL) return -ENOMEM;
-  rc = conc__multiwait_begin(&m, tasks, n, nodes);
-  if (rc == 0) {
-    int failure = 0;
-    rc = conc__multiwait_until(&m, until, deadline, &failure);
-    conc__multiwait_end(&m);
-    /* All that have ended by now get their places, the rest follows. */
-    while (conc__multiwait_next(&m) != NULL) continue;
-    for (i = 0, rest = m.told_count; i < n; i++)
-      tasks[nodes[i].place > 0 ? nodes[i].place - 1 : rest++] = nodes[i].task;
-    if (rc == -ETIMEDOUT) rc = 0;
+  rc = conc__multiwait_open(&m, tasks, n, few);
+  if (rc != 0) return rc;
+  rc = conc__multiwait_until(&m, until, deadline, &failure);
+  conc__multiwait_end(&m);
+  /* All that have ended by now get their places, the rest follows. */
+  while (conc__multiwait_next(&m) != NULL) continue;
+  for (i = 0, rest = m.told_count; i < n; i++) {
+    node = &m.nodes[i];
+    tasks[node->place > 0 ? node->place - 1 : rest++] = node->task;
   }
-  if (nodes != few) CONC_FREE(nodes);
-  return rc != 0 ? rc : (ssize_t)m.told_count;
+  conc__multiwait_close(&m, few);
+  return rc != 0 && rc != -ETIMEDOUT ? rc : (ssize_t)m.told_count;
 }
 
 /* If it fails, all tasks have ended when it returns: so what they use may be
@@ -11015,28 +11034,22 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__multiwait m;
   conc__multiwait_node few[CONC__MANY_FEW];
-  conc__multiwait_node *nodes = few;
   size_t i;
-  int rc;
-  if (n > CONC__MANY_FEW)
-    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
-  if (nodes == NULL) return -ENOMEM;
-  rc = conc__multiwait_begin(&m, tasks, n, nodes);
-  if (rc == 0) {
-    int failure = 0;
-    rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
-    /* A cancellation that the wait has taken is told, whatever came since. */
-    if (failure != 0 && rc != -ECANCELED) rc = failure;
-    if (rc != 0) {
-      conc_scope shield;
-      for (i = 0; i < n; i++) conc_cancel(tasks[i]);
-      conc_shield(&shield);
-      conc__multiwait_wait(&m, n, true, CONC__NEVER);
-      conc_scope_end(&shield);
-    }
-    conc__multiwait_end(&m);
+  int failure = 0;
+  int rc = conc__multiwait_open(&m, tasks, n, few);
+  if (rc != 0) return rc;
+  rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
+  /* A cancellation that the wait has taken is told, whatever came since. */
+  if (failure != 0 && rc != -ECANCELED) rc = failure;
+  if (rc != 0) {
+    conc_scope shield;
+    for (i = 0; i < n; i++) conc_cancel(tasks[i]);
+    conc_shield(&shield);
+    conc__multiwait_wait(&m, n, true, CONC__NEVER);
+    conc_scope_end(&shield);
   }
-  if (nodes != few) CONC_FREE(nodes);
+  conc__multiwait_end(&m);
+  conc__multiwait_close(&m, few);
   return rc;
 }
 
