@@ -2296,10 +2296,11 @@ CONC_API void conc_shared_free(void *memory);
    A forked child, of conc_process_start or of fork(), has a copy of every
    descriptor that the program has opened, and of the ends of each conc_pipe.
    What the library has opened for its process alone is closed there at once:
-   the connections and listeners of managers, what watches over children, and
-   the pipes of programs (.in, .out, .err of a conc_popen), since otherwise the
-   program would not see the end of its input. To give such a pipe to a child,
-   dup() it before. A loop that goes on in the child gets new descriptors.
+   the connections and listeners of managers, what it has open for children and
+   pools, and the pipes of programs (.in, .out, .err of a conc_popen), since
+   otherwise the program would not see the end of its input. To give such a
+   pipe to a child, dup() it before. A loop that goes on in the child gets new
+   descriptors.
    ------------------------------------------------------------------------ */
 
 enum {
