@@ -26347,8 +26347,7 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
   rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
   if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  /* The message must not be lost for that: a caller with more memory may have
-     it later. The buffer goes back with it, for an allocation could fail. */
+  /* The message must not be lost for that. */
   if ((rc == -ENOMEM || rc == -EMSGSIZE) && n >= 0) {
     conc__message m;
     m.data = b.data + sizeof proto;
