@@ -26289,6 +26289,8 @@ CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   return queue->ops->peek != NULL ? queue->ops->peek(queue) : -ENOTSUP;
 }
 
+/* This, and the next two, a client's queue asks its server; so they may fail,
+   though of the other classes conc_qsize never does. */
 CONC_API ssize_t conc_qsize(conc_queue *queue) {
   return queue->ops->size(queue);
 }
