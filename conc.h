@@ -134,6 +134,8 @@
                    file, in a process of its own.
    pool            A pool is a number of processes or threads that run jobs.
    worker          A worker is one of the processes or threads of a pool.
+   fork server     The fork server of a pool is the process of the library that
+                   forks the pool's workers.
    job             A job is a task that a worker of a pool runs.
    chunk           A chunk is a number of items that a pool hands to a worker
                    at once.
@@ -340,8 +342,9 @@
      queue           .shared; with .name also   each message that was put is
                      for unrelated processes    still got once
      manager's queue any machine                if a client dies, no message is
-                                                lost; its last one may be got
-                                                a second time
+                                                lost (but see conc_get_many);
+                                                its last one may be got a
+                                                second time
      pool            no: its own process only   the job fails with -ECHILD, or
                                                 is run again; a new worker
                                                 takes the dead one's place
@@ -419,10 +422,11 @@
             not shared and that one of these tasks held reports this once: the
             next acquire takes the lock and returns -EOWNERDEAD. A shared lock
             stays with its owner in the parent, and the child waits for it as
-            any other process does. What was not made shared, but lies in
-            memory that the parent shares with the child, stays as it is, with
-            the parent's tasks; the child must not use it. What the library has
-            open for its process alone is closed in the child: see >>process.
+            any other process does. An object that was not made shared, but
+            lies in memory that the parent shares with the child, stays the
+            parent's: the child must not use it. Descriptors that the library
+            has opened for the parent alone are closed in the child: see
+            >>process.
    Output   The library does not print, exit or assert unless the program asks
             it to.
 
@@ -430,15 +434,15 @@
 
    A coroutine has a stack of its own, of CONC_STACK_SIZE bytes or of its
    task's .stack_size. A guard of 64 KiB lies below the stack, so that an
-   overflow is a SIGSEGV and corrupts nothing. (A function with more than 64
-   KiB of variables may reach over it, unless it is compiled with
-   -fstack-clash-protection. The threads of the library have the same guard.)
-   A coroutine belongs to the loop that
-   started it, and so to one thread, and never moves to another. Therefore the
-   coroutines of a loop share the thread's thread-local variables; the values
-   of a conc_local with CONC_SCOPE_TASK are each coroutine's own. Between two
-   calls of the library no other coroutine of the same loop runs. A switch
-   between coroutines does not save the rounding mode and errno.
+   overflow raises SIGSEGV and corrupts nothing. (A function with more than 64
+   KiB of variables may skip the guard, unless it is compiled with
+   -fstack-clash-protection. The threads of the library have the same guard.) A
+   coroutine belongs to the loop that started it, and so to one thread, and
+   never moves to another. Therefore the coroutines of a loop share the
+   thread's thread-local variables; the values of a conc_local with
+   CONC_SCOPE_TASK are each coroutine's own. Between two calls of the library
+   no other coroutine of the same loop runs. A switch between coroutines does
+   not save the rounding mode and errno.
    A program may well have a million coroutines. One that has not run yet costs
    its conc_task and 32 bytes; one that waits costs one page of stack (4 KiB).
    The stack of a coroutine that has ended is used again. Stacks that a burst
@@ -446,23 +450,23 @@
    for a second. conc_stack_used measures how much of its stack a coroutine
    uses; conc_report_overflow makes an overflow name its coroutine.
    AddressSanitizer, ThreadSanitizer and Valgrind know of the stacks.
-   C++ exceptions may be thrown and caught within one coroutine; one that
-   leaves the target of a task ends the program (std::terminate).
-   A coroutine that does its work without a wait lets others run now and then:
-   after some 64 calls of >>io, or 512 KiB, or puts and gets of queues, that
-   found what they needed, the next such call takes a turn first, and notices
-   conc_cancel and time limits. A lock that is free and an event that is set
-   take no turn, as in asyncio: a task that uses only these should call
-   conc_yield_now. Timers, descriptors and other threads are looked at after
-   each millisecond, or as soon as the coroutine that runs then waits or
-   yields.
+   C++ exceptions may be thrown and caught within one coroutine; an exception
+   that leaves the target of a task ends the program (std::terminate).
+   A coroutine whose calls never have to wait lets the others run now and then.
+   Calls of >>io, and puts and gets of queues, that find what they need are
+   counted: after some 64 of them, or 512 KiB, the next such call lets the
+   others run first, and notices conc_cancel and time limits. The acquire of a
+   free lock and the wait for a set event do not count, as in asyncio: a task
+   that makes only such calls should also call conc_yield_now. The loop looks
+   at timers, descriptors and other threads once a millisecond; if a coroutine
+   runs for longer, as soon as it waits or yields.
    pthread_exit() in a coroutine ends the thread: the coroutine has failed with
    -ECHILD, all others of the loop are cancelled, and the thread ends when they
    have ended. (Where the implementation is compiled as C++ the others do not
    go on, nor end.) A handler of pthread_cleanup_push() must not be in force
    while a coroutine waits: the system keeps one list of them for each thread.
-   The switch in assembly does not keep a shadow stack: where
-   the system enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
+   The switch in assembly does not keep a shadow stack: where the system
+   enforces CET's shadow stacks, define CONC_USE_UCONTEXT.
 
    >>shared
 
@@ -489,9 +493,9 @@
    - Waiters are not served in order. -EDEADLK is returned only to the owner
      itself: longer circles are not looked for. .name is not used, since a
      pointer means nothing in another process.
-   - A process may be stopped (SIGSTOP) at any instruction. What it holds it
-     keeps until it goes on, or is killed; it holds nothing that would keep the
-     calls of others from returning within their timeouts.
+   - A process may be stopped (SIGSTOP) at any instruction. It keeps what it
+     holds until it goes on, or is killed. Meanwhile the calls of the others
+     return within their timeouts.
    - Waiters notice the death of a process, also of one that was just being
      woken, within about 20 ms. A thread that waits notices conc_cancel within
      that time, too. Of all the tasks of a process that wait for one object,
@@ -500,10 +504,10 @@
      of conc_shared_alloc. If a forked child closes them before it uses an
      object for the first time, and its parent has ended or is out of its
      reach, its calls fail with -EAGAIN.
-   - Another process may write anything into an object: then calls return any
-     of their errors, -EINVAL if not even the way to the other processes can be
-     found, or do what they should not; but as long as the object is marked as
-     shared, and its pointers (.name, .action) are right, they end.
+   - Another process may write anything into an object. Then a call may return
+     any of its errors (-EINVAL if it does not even find the other processes),
+     or do what it should not. But it ends, as long as the object is still
+     marked as shared and its pointers (.name, .action) are right.
    - If waiters of a condition were killed, a notify may wake more waiters than
      it should, at most one more for each waiter that was killed. The condition
      and its lock must both be shared, or both not (-EINVAL). At most 65,535
@@ -531,14 +535,14 @@
      only when the descriptor is ready or the timeout has passed.
    - The network protocol authenticates both sides by a key that they share,
      and encrypts nothing. A man in the middle can relay the handshake between
-     two processes (not between one process and itself). Like Python's, it is
-     for a trusted network.
-   - Without CONC_HAVE_FLOCK two processes that start at the same moment at the
-     file of a unix socket whose owner is dead may both listen, one of them
-     unreachable.
+     two processes (not between one process and itself). The protocol is for a
+     trusted network, as Python's is.
+   - Without CONC_HAVE_FLOCK, if two processes start to listen at the same
+     moment at the file of a unix socket whose owner is dead, both may succeed,
+     and one of them cannot be reached.
    - The workers of a pool of processes are forked, never spawned. In a program
-     with many threads, or with much memory, start the pool first.
-     Its fork server keeps what memory the program had then.
+     with many threads, or with much memory, start the pool first: its fork
+     server keeps a copy of the memory that the program had then.
    - A pipe needs SOCK_SEQPACKET, which Linux and the BSDs have. macOS lacks
      it: there conc_pipe returns -EPROTONOSUPPORT.
    - Objects between processes must be made shared (..._init_shared, .shared),
@@ -554,9 +558,10 @@
      (conc_shared_open) is taken for dead by the others that use it.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
-   - A queue that a Python server serves: what came for a get that could not
-     take it is put back behind the others at conc_manager_shutdown, if there
-     is room, and is lost if the client dies, or if it is above .max_message.
+   - A message that a get could not take is still at its place only if the
+     server is one of conc.h. A client of a Python server puts it back at
+     conc_manager_shutdown, behind the others, if there is room. It is lost if
+     the client dies, or if it is larger than .max_message.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
      while one of them waits, the manager notices only when that request ends.
 */
@@ -860,9 +865,9 @@ typedef struct conc_once {
    for this wait; it does not stop the caller's own fn. If fn fails (returns
    less than 0), only the task that called it gets that result. The once stays
    undone, and the next caller, perhaps one that waits already, runs its own
-   fn. A result of 0 or more counts as success. A thread that ends inside of
-   fn, by pthread_exit, counts as a failure. The last of the tasks that wait
-   for it may free the once when its call returns 0.
+   fn. A result of 0 or more counts as success. If a thread ends inside of fn,
+   by pthread_exit, this counts as a failure. The last of the tasks that wait
+   for the once may free it when its call returns 0.
    Returns 0 once it is done, by this call or by another one.
    Errors:
    -EINVAL     of a shared once: it has been spoiled (see >>shared)
@@ -929,12 +934,12 @@ union conc__cond_shared {
 };
 
 /* A condition (Python's threading.Condition). It is used together with one
-   conc_lock, or with the .lock of one conc_rlock. A notify does not touch it
-   when those that it lets go may run: so the last of the tasks that wait may
-   free it, or make it new, when its wait returns. If it is not shared, the
-   task that has notified all may do so at once. If it is shared, that task may
-   make it new at once, but must not free it: those that were let go still have
-   to look. */
+   conc_lock, or with the .lock of one conc_rlock. Once the tasks that a notify
+   has woken can run, the notify does not touch the condition any more: so the
+   last of these tasks may free it, or make it new, when its wait returns. If
+   the condition is not shared, the task that has notified all may do so at
+   once. If it is shared, that task may make it new at once, but must not free
+   it: the tasks that were woken still have to look at it. */
 typedef struct conc_cond {
   const char *name; /* for reports; yours; default: none */
   /* private */
@@ -952,7 +957,7 @@ typedef struct conc_cond {
    A notify that comes when the wait has just failed goes to another task.
    Errors:
    -EINVAL      the condition is shared and the lock is not, or the reverse; or
-                they have been spoiled (see >>shared)
+                one of them has been spoiled (see >>shared)
    -EPERM       the caller does not hold the lock; this is looked for first
    -ETIMEDOUT   no notify came in time
    -ECANCELED   the wait was cancelled
@@ -1218,13 +1223,13 @@ CONC__WITH_FN struct conc__with conc__with_enter(conc_sem *sem) {
    A task is new, then started, then finished; then it may be started again.
    After a start that failed it is as new, and conc_join returns -EINVAL; but a
    start that returns -EBUSY, -EPERM or -ECANCELED has not touched it.
-   A target ends by its return. A thread may also end in its target by
-   pthread_exit(value), which is a return of that value, or be ended by
-   pthread_cancel(): then its task has failed with -ECANCELED. Either happens
-   to the whole thread: a conc_once that it ran is run by the next task; its
-   locks stay locked. (Of the library's waits, only those for descriptors heed
-   pthread_cancel: use conc_cancel.) A process ends with the exit code 0 if its
-   target calls pthread_exit().
+   A target ends by its return. The target of a thread may also end by
+   pthread_exit(value), which counts as a return of that value, or by
+   pthread_cancel(), after which its task has failed with -ECANCELED. If the
+   thread was inside of a conc_once, another task runs that; the locks that the
+   thread held stay locked. (Of the library's waits, only those for descriptors
+   notice pthread_cancel: use conc_cancel.) If the target of a process calls
+   pthread_exit(), the exit code is 0.
 
    Threads    any number may join and cancel a task; only one may start it
    Processes  no
@@ -1332,12 +1337,12 @@ CONC_API bool conc_is_alive(const conc_task *task);
 
 /* Asks the task to end (Python's Task.cancel): its present wait, or else its
    next one, returns -ECANCELED, once. A call that need not wait leaves the
-   cancellation pending; a call with a timeout of 0 may do so, too. But a task
-   that makes very many such calls one after the other, of >>io or of queues,
-   is told by one of them. If the task is a thread inside of conc_run, the main
-   coroutine of its loop is cancelled in its place. A coroutine that has not
-   begun yet never begins. A process gets SIGTERM: conc_join then
-   usually returns -ECHILD, not -ECANCELED.
+   cancellation pending; a call with a timeout of 0 may do so, too. But of very
+   many such calls of >>io or of queues, one after the other, one returns
+   -ECANCELED. If the task is a thread inside of conc_run, the main coroutine
+   of its loop is cancelled in its place. A coroutine that has not begun yet
+   never begins. A process gets SIGTERM: conc_join then usually returns
+   -ECHILD, not -ECANCELED.
    Returns 0.
    Errors:
    -ESRCH  the task does not run */
@@ -1785,13 +1790,14 @@ CONC_API int conc_thread_start(conc_task *task);
 /* Runs the task as a coroutine on a loop of the calling thread, until it and
    all coroutines that were started on this loop have finished (Python's
    asyncio.run). When the task has finished, the call cancels the coroutines
-   that are left over, and waits until they have ended; what their clean-ups
-   have started, and left over, is then cancelled as well, and so on, up to
-   eight times. So their structs must not lie on the stack of a coroutine that
-   has ended.
-   The call is a wait of the caller's task: when that is cancelled, or its time
-   limit ends, `task` is cancelled in its place, once. If that has finished
-   already, the cancellation stays pending for the next wait of the caller.
+   that are left over, and waits until they have ended. Coroutines that these
+   have started meanwhile are then cancelled as well, and so on, up to eight
+   times. So the structs of coroutines must not lie on the stack of a coroutine
+   that has ended.
+   The call is a wait of the caller's task: when that task is cancelled, or its
+   time limit ends, `task` is cancelled in its place, once. If `task` has
+   finished already, the cancellation stays pending for the next wait of the
+   caller.
    Returns what conc_join returns for the task: 0, or its failure.
    Errors: the failure of the task, and
    -EINVAL   the task has no target
@@ -1813,7 +1819,7 @@ CONC_API int conc_run(conc_task *task);
    -EBUSY      the task runs already
    -EPERM      no loop runs in this thread
    -ECANCELED  the loop is ending, and has cancelled all of its coroutines
-               eight times: each time they had started others
+               eight times; each time they had started new ones
    -ENOMEM     there is no memory, or .copy of a conc_local has failed */
 CONC_API int conc_coro_start(conc_task *task);
 
@@ -1871,10 +1877,10 @@ CONC_API int conc_yield_now(void);
    terminal, a pipe) is first waited for, then read: if another thread or
    process was faster, that read blocks. Regular files never wait. If
    coroutines wait for a descriptor, close it by conc_close.
-   A loop has two descriptors of its own. A program that closes all that it
-   does not know (closefrom()) may do so between two waits of the loop's
-   coroutines: the loop then makes new ones, and leaves to the program what it
-   has opened in their places.
+   A loop has two descriptors of its own. A program may close all descriptors
+   that it does not know (closefrom()) between two waits of the loop's
+   coroutines: the loop then makes new ones. If the program has opened others
+   under the old numbers, the loop leaves them alone.
    ------------------------------------------------------------------------ */
 
 /* What a descriptor can be ready for. */
@@ -1940,9 +1946,9 @@ CONC_API int conc_close(int fd);
      "/path"             a unix socket: every address that has a '/'
 
    A port is a number; with 0 the system chooses one. A file at the path of a
-   unix socket is replaced if no process listens there any more; of several
-   processes that find such a file at one moment, one has it, and the others
-   get -EADDRINUSE.
+   unix socket is replaced if no process listens there any more. If several
+   processes find such a file at one moment, one of them gets the address, and
+   the others get -EADDRINUSE.
    The call waits only if the host is a name, for as long as the look-up takes.
    Of several addresses it uses the first.
    Returns a descriptor, non-blocking.
@@ -2231,12 +2237,13 @@ CONC_API void *conc_shared_alloc(size_t size);
    Opening a name again in the same process returns the same memory; free it as
    often as it was opened.
    All of it is set aside at once, so no use of it runs out of memory later.
-   The memory is removed by the last user that frees it, and soon after the
-   last one has died. For the latter a small process of the library waits, one
-   for each name, which keeps nothing that the opener has. It ends with its
-   name; by SIGTERM two seconds later, if the name is still in use. If there is
-   none, what killed processes leave is removed by the next that opens the
-   name. A file that another program has put in its place is not touched.
+   The memory is removed by the last user that frees it, or soon after the last
+   one has died. For the latter a small process of the library waits, one for
+   each name, in which nothing of the opener is open. It ends when the name
+   does; a SIGTERM ends it after two seconds, if the name is still in use. If
+   it was killed, the next process that opens the name removes what killed
+   processes have left. A file that another program has put in the place of the
+   memory is not touched.
    `name` has 1 to 200 letters, digits and . _ - ; `size` must be the same in
    all processes; `init` may be NULL.
    Returns the memory, for conc_shared_free; or NULL, and errno.
@@ -2288,9 +2295,12 @@ CONC_API void conc_shared_free(void *memory);
    programs that are started.
    A forked child, of conc_process_start or of fork(), has a copy of every
    descriptor that the program has opened, and of the ends of each conc_pipe.
-   The pipes of programs (.in, .out, .err of a conc_popen) are closed there at
-   once: otherwise the program would not see the end of its input. To give one
-   to a child, dup() it before.
+   What the library has opened for its process alone is closed there at once:
+   the connections and listeners of managers, what it has open for children and
+   pools, and the pipes of programs (.in, .out, .err of a conc_popen), since
+   otherwise the program would not see the end of its input. To give such a
+   pipe to a child, dup() it before. A loop that goes on in the child gets new
+   descriptors.
    ------------------------------------------------------------------------ */
 
 enum {
@@ -2316,19 +2326,18 @@ enum {
                  the child begins with both of them empty. Other streams are
                  yours, and are not touched: the child has a copy of what lies
                  in their buffers. If it is to write to one, call fflush()
-                 before the start, and at the end of the target. Nothing is
-                 flushed that is only read. In the child all tasks of the
-                 parent, the caller too, have ended with -ECHILD, and their
-                 locks, except shared ones, report -EOWNERDEAD. There are no
-                 values of a conc_local. If the caller is a coroutine or a
-                 generator, the target gets a stack of 8 MiB, or of .stack_size
-                 if that is above CONC_STACK_SIZE. At the end no functions of
-                 atexit() are called. Handlers of signals, and ignored signals,
-                 are those of
-                 the parent, blocked signals those of the caller.
+                 before the start, and at the end of the target. In the child
+                 all tasks of the parent, the caller too, have ended with
+                 -ECHILD, and their locks, except shared ones, report
+                 -EOWNERDEAD. There are no values of a conc_local. If the
+                 caller is a coroutine or a generator, the target gets a stack
+                 of 8 MiB, or of .stack_size if that is above CONC_STACK_SIZE.
+                 At the end no functions of atexit() are called. Handlers of
+                 signals, and ignored signals, are those of the parent; blocked
+                 signals are those of the caller.
      CONC_SPAWN  The child executes the program again, and gets a copy of the
                  .size bytes at .arg; with .size 0 the target gets NULL. The
-                 target must be a CONC_PROCESS_TARGET. Signals are those of a
+                 target must be a CONC_PROCESS_TARGET. Signals are as in a new
                  program: see conc_popen_start. If the program was started
                  through the dynamic loader (ld.so program), the child is, too.
 
@@ -2338,8 +2347,8 @@ enum {
             target is not registered
    -EBUSY   the task runs already
    -EPERM   CONC_SPAWN: main has not called conc_main
-   -EEXIST  CONC_SPAWN: two functions are registered by one name in the same
-            line of one file, as those of a header that two files include
+   -EEXIST  CONC_SPAWN: two functions are registered with the same name, file
+            and line: they stand in a header that two files include
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
@@ -2404,22 +2413,24 @@ CONC_API void conc_process_register(struct conc__target *target);
    Memory     the struct is the caller's, from start until joined; strings and
               arrays, until start returns; the output is the library's, until
               conc_free
-   Blocks     start: the calling thread, until the program is executed; but the
-              caller alone, if a file is a FIFO; wait, communicate, call and
-              check_output: with a timeout
+   Blocks     start: the calling thread, until the program is executed; only
+              the calling task, if a file is a FIFO; wait, communicate, call
+              and check_output: with a timeout
 
    A program is started as a shell would start it, and as Python's subprocess
-   does, with these differences to the latter: a script that does not say who
-   reads it (#!) is run by /bin/sh; all ignored signals are set back, and none
-   is blocked; there is no close_fds, since what is to stay is close-on-exec.
+   does, with these differences to the latter: a script without a #! line is
+   run by /bin/sh; no signal stays ignored (but see conc_popen_start) and none
+   is blocked; there is no close_fds: make close-on-exec what is not to be
+   inherited.
    No call of this section fails with -EINTR.
    ------------------------------------------------------------------------ */
 
 /* What std_in, std_out and std_err can be besides 0, which is the caller's
-   own, and a descriptor, which stays the caller's. What is close-on-exec is
-   not passed on as the caller's own; a descriptor that is named is, whatever
-   its flags are (.std_out = 1, too). It may be .in, .out or .err of another
-   program, which thereby becomes blocking: close it here afterwards. */
+   own, and a descriptor, which stays the caller's. With 0, a descriptor that
+   is close-on-exec is not passed on. A descriptor that is named is passed on,
+   whatever its flags are (.std_out = 1, too). It may be .in, .out or .err of
+   another program, which thereby becomes blocking: close it here afterwards.
+   */
 #define CONC_PIPE (-1)    /* a pipe, whose other end is .in, .out, .err */
 #define CONC_DEVNULL (-2) /* /dev/null */
 #define CONC_STDOUT (-3)  /* of std_err: where std_out goes */
@@ -2439,15 +2450,16 @@ typedef struct conc_popen {
                                 caller's */
   int std_in, std_out, std_err; /* its standard descriptors, see above; default
                                    0: the caller's own */
-  const char *in_file, *out_file, *err_file; /* or the names of files: one to
-                                                be read, two to be written,
-                                                which are emptied first and may
-                                                be one; default none */
+  const char *in_file, *out_file, *err_file; /* or the names of files: one is
+                                                read, two are emptied and
+                                                written, and may be the same;
+                                                default none */
   bool new_group;            /* it leads a new process group; default false.
-                                With a pipe .out or .err it is a zombie after
-                                its end until conc_communicate has returned
-                                its exit code, or conc_popen_close: its number
-                                is that of the group, which may live on */
+                                With a pipe .out or .err it stays a zombie
+                                after its end until conc_communicate has
+                                returned the exit code, or conc_popen_close was
+                                called: its number is that of the group, which
+                                may live on */
   bool kill_on_timeout;      /* a conc_popen_wait or conc_communicate that is
                                 not in time, or is cancelled, kills it (with
                                 new_group the group) and waits for its end;
@@ -2471,12 +2483,12 @@ typedef struct conc_output {
 /* Starts the program. No signal is blocked in it, and none is ignored,
    whatever the caller blocks and ignores (SIGPIPE, say); but SIGHUP, SIGINT
    and SIGQUIT stay ignored if the caller's process was started like that, by
-   nohup or a shell's `&`. The files are opened by the program's process: of a
-   FIFO that waits for its other end, as in a shell. If the program's file is
-   open for writing, the start is tried again for about 0.1 s, since a child of
-   another thread may have the file for an instant. Where there is
-   CONC_HAVE_SPAWN, the start takes no longer if the caller's process is large,
-   but for a FIFO.
+   nohup or a shell's `&`. The files are opened by the program's process; if
+   one is a FIFO, this waits for the other end of the FIFO, as in a shell. If
+   the program's file is open for writing, the start is tried again for about
+   0.1 s, since a child of another thread may have the file for an instant.
+   Where there is CONC_HAVE_SPAWN, and no file is a FIFO, a start takes no
+   longer in a large process than in a small one.
    Returns 0.
    Errors:
    -EINVAL     there is no argv[0], or a bad std_in, std_out or std_err
@@ -2520,7 +2532,7 @@ CONC_API int conc_popen_poll(conc_popen *popen);
    further calls return the exit code and {NULL, 0}.
    Returns the exit code.
    Errors: as conc_popen_wait, and
-   -ECHILD  also: this is a forked child, and the program its parent's
+   -ECHILD  also: this is a forked child, and the program is its parent's
    -ENOMEM  there is no memory for the output
    others   what read() and write() fail with */
 CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
@@ -2528,8 +2540,8 @@ CONC_API int conc_communicate(conc_popen *popen, const void *input, size_t n,
                               double timeout);
 
 /* Closes the pipes that are still open here. It does not wait for the
-   program. In a forked child, where its parent's are closed, it only sets them
-   to -1. */
+   program. In a forked child the pipes of its parent are closed already: there
+   the call only sets them to -1. */
 CONC_API void conc_popen_close(conc_popen *popen);
 
 /* Runs a program to its end (Python's subprocess.call). If it has not ended in
@@ -2877,7 +2889,7 @@ CONC_API int conc_send(int pipe, const void *data, size_t size,
    -EMSGSIZE   the message has more than `size` bytes
    -EPROTO     there was something that this library has not sent, or a message
                that is longer than what came with it; it is gone. Descriptors
-               that nobody asked for are closed
+               that came with it are closed
    -ETIMEDOUT  no message came in time
    -ECANCELED  the wait was cancelled
    -EMFILE     the process has no descriptor left for a long message
@@ -2949,10 +2961,10 @@ typedef struct conc_queue_opts {
 
 /* How a thread waits for a shared queue: on a word of its memory (_RING, where
    there are futexes), or in poll() for a pipe by which it is woken (_PIPE; an
-   eventfd, if there is that). Coroutines always wait for the pipe. Named
-   queues have a pipe within each process in which coroutines wait, and a
-   thread there that sleeps on the word; where there are no futexes, waiters
-   poll every 2 ms instead. */
+   eventfd, if there is that). Coroutines always wait for the pipe. A named
+   queue has a pipe in each process in which coroutines wait for it, and a
+   thread there that sleeps on the word. Where there are no futexes, tasks that
+   wait for a named queue poll it every 2 ms instead. */
 #define CONC_QUEUE_RING 1
 #define CONC_QUEUE_PIPE 2
 
@@ -2974,8 +2986,8 @@ typedef struct conc_queue_opts {
    used again before there are more. A queue with a name sets memory aside
    before it is touched: 128 bytes per message when it is made (or .max_bytes
    and some, if that is at most 1,104), and blocks as they are needed.
-   Whatever another program writes into the memory of a named queue, calls
-   return: an error, or wrong messages. */
+   Whatever another program writes into the memory of a named queue, every call
+   returns: with an error, or with wrong messages. */
 
 /* Makes a queue. `options` may be NULL: all defaults.
    Returns the queue, for conc_queue_free; or NULL, and errno.
@@ -3021,9 +3033,9 @@ CONC_API int conc_put(conc_queue *queue, const void *data, size_t size,
                       double timeout);
 
 /* Takes the oldest message and copies it to the `size` bytes of buf (Python's
-   Queue.get). After an error the message is still there, for every getter and
-   at its place; of a manager's queue, too (but see conc_manager_get about
-   servers of Python).
+   Queue.get). After an error the message is still there, at its place, for
+   every getter. This is true of a manager's queue, too (but see
+   conc_manager_get about servers of Python).
    Returns the size of the message.
    Errors:
    -EPIPE      the queue is closed, and no message is left
@@ -3049,9 +3061,9 @@ CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
 
 /* Takes up to n messages of exactly `size` bytes each. It waits as conc_get
    does until there is one message; then it takes as many as there are, at
-   once. A message of another size stays there, with all that are behind it. A
-   client of a manager that is killed in this call loses those that it has
-   taken in it.
+   once. A message of another size stays there, with all that are behind it. If
+   a client of a manager is killed in this call, the messages that it has taken
+   by then are lost, but for the last one.
    Returns how many were taken. After an error none was.
    Errors: as conc_get, and
    -EMSGSIZE  the first message has another size */
@@ -3137,23 +3149,25 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    of a pointer (see conc_gen), or points to what was there when the pool
    started.
 
-   Workers that are processes are forked by a process of the library's own, the
-   fork server, which conc_pool_start forks. It has one thread, and does
-   nothing else. So all workers are alike, the first ones and those that take
-   the place of others, and what the program does later does not reach them:
+   Workers that are processes are forked by a process of the library, the fork
+   server. conc_pool_start forks it; it has one thread, and does nothing else.
+   So all workers are alike, the first ones and those that replace them, and
+   what the program does after the start of the pool does not change them:
 
-     memory        a copy of what was there when the pool was started. Memory
-                   that processes share is there if it was allocated before
-     stack         as the thread has that started the pool; if a coroutine or
-                   a generator started it, 8 MiB
-     descriptors   those that were open when the pool was started, but for the
-                   library's own: pipes of programs, other pools, connections
-     signals       the handlers, and the mask of the thread that started it
+     memory        a copy of the program's memory at the start of the pool, and
+                   the memory between processes that was allocated by then
+     stack         as large as that of the thread that has started the pool; if
+                   a coroutine or a generator has started it, 8 MiB
+     descriptors   those that were open at the start of the pool, but not the
+                   library's own: see >>process
+     signals       the handlers at the start, and the mask of the thread that
+                   has started the pool
      tasks, locks  as in a child of conc_process_start, by CONC_FORK
-     stdio         likewise: what jobs print comes out when the worker ends
+     stdio         as in such a child; what jobs print appears when the worker
+                   ends, unless they flush it
      parent        the fork server: getppid() is not the program's number
 
-   All of these processes end with the program, however that ends. If the fork
+   All these processes end when the program does, however it ends. If the fork
    server is killed, its workers end, and all jobs fail with -ECHILD; the pool
    can be joined and started again.
 
@@ -3182,9 +3196,9 @@ CONC_API int conc_get_parse(conc_queue *queue, double timeout,
    Memory     the struct is the caller's, zeroed first, until conc_pool_join
               has returned 0; the jobs are the caller's, until joined
    Blocks     apply, join and the next of an imap, with a timeout; map and the
-              end of an imap, until the jobs have ended; conc_offload; the
-              start of processes, for as long as it takes to fork them; the
-              others never
+              end of an imap, until the jobs have ended; conc_offload; start,
+              of processes, for as long as it takes to fork them; the others
+              never
    ------------------------------------------------------------------------ */
 
 enum {
@@ -3209,7 +3223,7 @@ typedef struct conc_pool {
                                   replaced; default 0: never */
   double timeout;       /* seconds that a job may run; after them its worker is
                            killed, even if it is stopped (SIGSTOP), and the job
-                           has failed, by -ETIMEDOUT; default 0: no limit */
+                           has failed with -ETIMEDOUT; default 0: no limit */
   unsigned retries;     /* how often a job is run again if its worker died;
                            after that it has failed, by -ECHILD; default 0 */
   size_t max_bytes;     /* of memory for the arguments of jobs that wait or
@@ -3243,10 +3257,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
      conc_result   what the target has returned; if that was in a process: a
                    number, or an address that means something only there
 
-   A target may call pthread_exit(). The job ends then as if it had returned
-   (in a process: NULL), and a new worker takes the place of this one. A job
-   that was met by pthread_cancel() has failed, by -ECANCELED; and those that
-   waited below such a job, on its thread, by -ECHILD.
+   A target may call pthread_exit(value). Then the job ends as if the target
+   had returned the value (in a process: NULL), and a new worker replaces this
+   one. If pthread_cancel() ends the thread of a job, the job has failed with
+   -ECANCELED. In both cases the jobs that waited on the same thread while this
+   one ran have failed with -ECHILD.
 
    Returns 0.
    Errors:
@@ -3255,11 +3270,11 @@ CONC_API int conc_pool_start(conc_pool *pool);
    -EPIPE     the pool has been closed (jobs of its own threads may still
               submit; jobs in processes never can: -ECHILD)
    -EMSGSIZE  the job's .size is above .max_bytes
-   -ECHILD    the pool belongs to another process; its fork server was killed;
-              or its workers die before they begin. Such a worker is started
-              anew, 16 times and twice for each worker, after pauses of up to
-              50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds. Then all
-              jobs end with -ECHILD, and the pool takes no more
+   -ECHILD    the pool belongs to another process; or its fork server was
+              killed; or its workers die before they begin. Such workers are
+              replaced 16 times, and twice more for each worker, after pauses
+              of up to 50 ms; if SIGKILL or SIGTERM ends them, for 3 seconds.
+              Then all jobs end with -ECHILD, and the pool takes no more
    -ENOMEM    the caller is a job, and there is no memory for another one */
 CONC_API int conc_pool_submit(conc_pool *pool, conc_task *job);
 
@@ -3276,10 +3291,9 @@ CONC_API int conc_pool_apply(conc_pool *pool, conc_task *job, double timeout);
    Errors: as conc_pool_submit, and
    -EINVAL     `size` is 0, or fn is NULL
    -ETIMEDOUT  a chunk ran for longer than .timeout: its items are as they were
-   -ECANCELED  the caller was cancelled, or the pool was terminated; then the
-               items that had not begun are left out, and the jobs of the
-               others are cancelled: of a process the items of its chunk are as
-               they were
+   -ECANCELED  the caller was cancelled, or the pool was terminated. Then the
+               chunks that have not begun are left out, and those that run are
+               cancelled; if a process ran one, its items are as they were
    -ECHILD     a worker died: the items of its chunk are as they were; or fn
                has called pthread_exit: some items may be left out */
 CONC_API int conc_pool_map(conc_pool *pool, conc_fn *fn, void *items,
@@ -3382,21 +3396,22 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg);
               second; serve_forever
 
    A server is one thread, which gives each client its turn: after 64 requests,
-   128 KiB or a tenth of a millisecond the others are served. A request of
-   64 KiB or more is read by a thread of its own, four at a time. A
-   client that sends without reading waits for itself. A forked child has none
-   of the connections and listeners of its parent, of either side: a server is
-   the parent's alone, and a client makes connections of its own.
+   128 KiB or a tenth of a millisecond the others are served. A request of 64
+   KiB or more is read by a thread of its own, four at a time. A client that
+   sends without reading delays only itself. A forked child has none of the
+   connections and listeners of its parent: a server stays the parent's alone,
+   and a client makes new connections in the child.
 
-   Whoever knows the key may use the queues, and whoever reads the network may
-   read what is sent: see >>limits. To whoever does not know it nothing is
-   told. A key that nobody can guess is made by conc_manager_random_key; tell
-   it to the clients by a file that only they may read, or by the environment
-   (examples/ and tests/ do it by arguments, which every user of a machine
-   sees). A handshake whose challenge this process itself has sent, and not yet
-   had answered, is refused (-EACCES): so nobody can let a process answer
-   itself. Because of that, a process that is its own client must reach itself
-   directly, not through a translator of addresses.
+   A program that knows the key may use the queues. A program that can read the
+   network can read what is sent: see >>limits. A program without the key is
+   told nothing. conc_manager_random_key makes a key that cannot be guessed;
+   give it to the clients in a file that only they may read, or in their
+   environment (examples/ and tests/ use arguments, which every user of a
+   machine sees). If a challenge comes that this very process has sent, and
+   that was not answered yet, the handshake is refused (-EACCES): so no peer
+   can make a process answer its own challenge. Therefore a process that is its
+   own client must reach itself directly, not through a translator of
+   addresses.
    ------------------------------------------------------------------------ */
 
 /* A server, or a client: the same struct. */
@@ -3412,9 +3427,9 @@ typedef struct conc_manager {
   bool require_sha256;      /* refuse MD5, and so Python up to 3.11; default
                                false */
   size_t max_message;       /* bytes of one request or reply; default 64 MiB.
-                               64 of them are not the message's. What a put
-                               gives to a server, every client with the
-                               server's limit can get */
+                               The message itself can have 64 bytes less. A
+                               client with the server's limit can get all that
+                               was put */
   size_t max_clients;       /* connections at one time that have authenticated;
                                further ones wait; default 0: no bound */
   double handshake_timeout; /* seconds; default 5. Of a server: a client must
@@ -3435,9 +3450,9 @@ typedef struct conc_manager {
   struct conc__manager_data *state; /* NULL: none of its calls was made */
 } conc_manager;
 
-/* Makes a key that nobody can guess, for .authkey of a server (Python's
-   default): `size` - 1 random digits of base 16 and a NUL. `size` is at least
-   33: 128 bits.
+/* Makes a key that cannot be guessed, for .authkey of a server (Python has one
+   by default): `size` - 1 random digits of base 16 and a NUL. `size` is at
+   least 33, for 128 bits.
    Returns 0. After an error `key` is the empty string.
    Errors:
    -EINVAL  `size` is less than 33; if it is 0, nothing is written
@@ -3465,9 +3480,9 @@ CONC_API int conc_manager_register_queue(conc_manager *manager,
    Errors: as conc_listen, and
    -EINVAL  there is no key, or an empty one, and neither .no_auth nor a unix
             socket; or there is an .authkey_size without .authkey
+   -EBUSY   the manager has been started, or is connected
    -EAGAIN  the system has no room for another thread
-   -ENOMEM  there is no memory for it
-   -EBUSY   the manager has been started, or is connected */
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_start(conc_manager *manager);
 
 /* Listens and serves as conc_manager_start does, and waits until
@@ -3481,16 +3496,16 @@ CONC_API int conc_manager_serve_forever(conc_manager *manager);
 
 /* Becomes a client of the manager at .address (Python's connect). Only
    `timeout` limits the call: .handshake_timeout does not count here. A client
-   without a key has the empty one, with which only a server comes to terms
-   that has it, too.
+   without a key has the empty one, which only a server with the empty key
+   accepts.
    Returns 0. After an error the struct is as before: the call may be repeated.
    Errors: as conc_connect, and
    -EINVAL  there is an .authkey_size without .authkey
-   -ENOMEM  there is no memory for it
    -EBUSY   the manager has been started, or is connected
    -EACCES  the keys differ (on either side); or the other side has let this
             process answer its own challenge
-   -EPROTO  what answers there is no manager */
+   -EPROTO  what answers there is no manager
+   -ENOMEM  there is no memory for it */
 CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
 
 /* Finds the queue of that name. A client gets a proxy for the server's queue,
@@ -3499,26 +3514,26 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    other queue.
    Each call of a proxy is one request to the server. Calls at the same time
    use several connections; if a connection is lost, the next call makes a new
-   one, and if the server was started anew, it asks for the name again.
-   A call lasts half a second longer than its timeout at most, if the server
-   does not answer. A put or another call that is cancelled, or that the server
-   does not answer, may or may not have been carried out.
-   A get delivers, or takes nothing. What a server of conc.h has handed to a
-   get stays its own until the client says that it has it; that travels with
-   the next request, or goes by itself at conc_manager_shutdown and exit(). If
-   the client is killed before, or ends by _exit(), or the connection is lost,
-   the message is in its queue again, at its place: so the last message of a
-   client that died may be got a second time. A server of Python forgets a
-   message when it sends it. A message that such a get cannot take waits in
-   this client, for the next get of the queue; conc_manager_shutdown puts it
-   back, behind the others. Besides the errors of every queue, a call of a
-   proxy may return the errors of conc_manager_connect, and
+   one, and if the server was started anew, it asks for the name again. If the
+   server does not answer, a call takes at most half a second longer than its
+   timeout. A put or another call that is cancelled, or that the server does
+   not answer, may or may not have been carried out. A get delivers a message,
+   or takes none. A message that a server of conc.h has sent stays the server's
+   until the client confirms it: with its next request, or at
+   conc_manager_shutdown and exit(). If the client is killed before, or ends by
+   _exit(), or the connection is lost, the message is in its queue again, at
+   its place: so the last message of a client that died may be got a second
+   time. A server of Python forgets a message when it sends it. If the get
+   cannot take such a message, the message waits in this client for the next
+   get of the queue; conc_manager_shutdown puts it back, behind the others.
+   Besides the errors of every queue, a call of a proxy may return the errors
+   of conc_manager_connect, and
 
      -EPIPE       the connection was lost, or the server's queue is closed; if
                   it was lost, the call may or may not have been carried out
      -EMSGSIZE    the request would be larger than .max_message, here or at
-                  the server, and was not sent; or so would be the reply, and
-                  the message stays
+                  the server, and was not sent; or the reply would be, and the
+                  message stays in the queue
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
@@ -3545,8 +3560,8 @@ CONC_API const char *conc_manager_address(const conc_manager *manager);
    that are under way, cancels those that wait in a queue, and ends. A client
    drops its connections and its queues. All that the manager owns is freed,
    and registered names are forgotten; then the struct may be used again. In a
-   forked child this frees what it has of its parent's manager; the parent and
-   its peers do not notice.
+   forked child the call frees the child's copy of its parent's manager; the
+   parent and its peers do not notice.
    Returns 0.
    Errors:
    -EINVAL  the manager neither serves nor is connected, and no queue is
@@ -6831,8 +6846,8 @@ CONC__PRIVATE bool conc__own_fd_is(int fd) {
 }
 
 /* Closes a descriptor that was entered, without a fork in between, if it is
-   still ours; otherwise it is left to whoever has it now. Returns false, and
-   does nothing, if it was not entered. */
+   still ours; otherwise it is left to its new owner. Returns false, and does
+   nothing, if it was not entered. */
 CONC__PRIVATE bool conc__own_fd_close(int fd) {
   bool entered;
   if (CONC__LOAD_RELAXED(&conc__own_count) == 0) return false;
@@ -8295,7 +8310,7 @@ CONC__INLINE bool conc__shared_doubts(unsigned round, double deadline) {
    for a child goes on with its parent's numbers: hence CONC__CLAIM_CHANGING. A
    process that dies with this flag set is found dead like any other owner.
    Or it is CONC__CLAIM_DONE, which no process has for an id: what was to be
-   done with the claim has been done, and nobody gets it any more. */
+   done with the claim has been done, and no task gets it any more. */
 
 #define CONC__CLAIM_CHANGING 0x40000000u
 #define CONC__CLAIM_DONE CONC__PROCESS_ID
@@ -10976,32 +10991,49 @@ CONC__PRIVATE int conc__multiwait_until(conc__multiwait *m, int until,
 /* Calls for up to this number of tasks have the nodes on the stack. */
 enum { CONC__MANY_FEW = 8 };
 
+/* conc__multiwait_begin with `few`, or with nodes from the heap if these are
+   too few: 0, -ENOMEM, or as there. */
+CONC__PRIVATE int conc__multiwait_open(conc__multiwait *m, conc_task **tasks,
+                                       size_t n, conc__multiwait_node *few) {
+  conc__multiwait_node *nodes = few;
+  int rc;
+  if (n > CONC__MANY_FEW)
+    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
+  if (nodes == NULL) return -ENOMEM;
+  rc = conc__multiwait_begin(m, tasks, n, nodes);
+  if (rc != 0 && nodes != few) CONC_FREE(nodes);
+  return rc;
+}
+
+/* Frees the nodes. It must come after the wait's end, and after the last look
+   at a node. */
+CONC__PRIVATE void conc__multiwait_close(conc__multiwait *m,
+                                         const conc__multiwait_node *few) {
+  if (m->nodes != few) CONC_FREE(m->nodes);
+}
+
 /* A wait that fails, but for want of time, has rearranged the array, too. */
 CONC_API ssize_t conc_wait(conc_task **tasks, size_t n, int until,
                            double timeout) {
   double deadline = conc__deadline(timeout);
   conc__multiwait m;
   conc__multiwait_node few[CONC__MANY_FEW];
-  conc__multiwait_node *nodes = few;
+  const conc__multiwait_node *node;
   size_t i, rest;
-  int rc;
+  int rc, failure = 0;
   if (until < CONC_FIRST || until > CONC_ALL) return -EINVAL;
-  if (n > CONC__MANY_FEW)
-    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
-  if (nodes == NULL) return -ENOMEM;
-  rc = conc__multiwait_begin(&m, tasks, n, nodes);
-  if (rc == 0) {
-    int failure = 0;
-    rc = conc__multiwait_until(&m, until, deadline, &failure);
-    conc__multiwait_end(&m);
-    /* All that have ended by now get their places, the rest follows. */
-    while (conc__multiwait_next(&m) != NULL) continue;
-    for (i = 0, rest = m.told_count; i < n; i++)
-      tasks[nodes[i].place > 0 ? nodes[i].place - 1 : rest++] = nodes[i].task;
-    if (rc == -ETIMEDOUT) rc = 0;
+  rc = conc__multiwait_open(&m, tasks, n, few);
+  if (rc != 0) return rc;
+  rc = conc__multiwait_until(&m, until, deadline, &failure);
+  conc__multiwait_end(&m);
+  /* All that have ended by now get their places, the rest follows. */
+  while (conc__multiwait_next(&m) != NULL) continue;
+  for (i = 0, rest = m.told_count; i < n; i++) {
+    node = &m.nodes[i];
+    tasks[node->place > 0 ? node->place - 1 : rest++] = node->task;
   }
-  if (nodes != few) CONC_FREE(nodes);
-  return rc != 0 ? rc : (ssize_t)m.told_count;
+  conc__multiwait_close(&m, few);
+  return rc != 0 && rc != -ETIMEDOUT ? rc : (ssize_t)m.told_count;
 }
 
 /* If it fails, all tasks have ended when it returns: so what they use may be
@@ -11010,28 +11042,22 @@ CONC_API int conc_gather(conc_task **tasks, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
   conc__multiwait m;
   conc__multiwait_node few[CONC__MANY_FEW];
-  conc__multiwait_node *nodes = few;
   size_t i;
-  int rc;
-  if (n > CONC__MANY_FEW)
-    nodes = (conc__multiwait_node *)CONC_MALLOC(n * sizeof *nodes);
-  if (nodes == NULL) return -ENOMEM;
-  rc = conc__multiwait_begin(&m, tasks, n, nodes);
-  if (rc == 0) {
-    int failure = 0;
-    rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
-    /* A cancellation that the wait has taken is told, whatever came since. */
-    if (failure != 0 && rc != -ECANCELED) rc = failure;
-    if (rc != 0) {
-      conc_scope shield;
-      for (i = 0; i < n; i++) conc_cancel(tasks[i]);
-      conc_shield(&shield);
-      conc__multiwait_wait(&m, n, true, CONC__NEVER);
-      conc_scope_end(&shield);
-    }
-    conc__multiwait_end(&m);
+  int failure = 0;
+  int rc = conc__multiwait_open(&m, tasks, n, few);
+  if (rc != 0) return rc;
+  rc = conc__multiwait_until(&m, CONC_FIRST_FAILURE, deadline, &failure);
+  /* A cancellation that the wait has taken is told, whatever came since. */
+  if (failure != 0 && rc != -ECANCELED) rc = failure;
+  if (rc != 0) {
+    conc_scope shield;
+    for (i = 0; i < n; i++) conc_cancel(tasks[i]);
+    conc_shield(&shield);
+    conc__multiwait_wait(&m, n, true, CONC__NEVER);
+    conc_scope_end(&shield);
   }
-  if (nodes != few) CONC_FREE(nodes);
+  conc__multiwait_end(&m);
+  conc__multiwait_close(&m, few);
   return rc;
 }
 
@@ -14877,9 +14903,9 @@ CONC__PRIVATE void conc__fork_count_survivors(void) {
 
    What a task waits for, a lock that it reads, or the task itself may lie in
    memory that the parent shares with the child, though none of it was made
-   shared: then it is the parent's, who goes on with it, and the child must
-   leave it as it is. Or a lock that was never released was there, and there is
-   nothing now. */
+   shared: then it is the parent's, which goes on with it, and the child must
+   leave it as it is. Or a lock was there that was never released, and the
+   memory has been given back since. */
 
 static int conc__fork_pagemap = -1; /* see conc__page_is_private */
 
@@ -15094,7 +15120,9 @@ CONC__PRIVATE void conc__fork_mark_queued(conc__loop *loop) {
     if (!(item & 1)) ((conc__coro *)item)->queued = true;
   }
   for (co = loop->inbox.first; co != NULL; co = co->next) co->queued = true;
-  if (conc__is_coro(self)) ((conc__coro *)self)->queued = true;
+  /* A coroutine? Not asked by conc__is_coro, which names all that coroutines
+     do: a program that has only threads would carry it along. */
+  if (!self->ops->blocks) ((conc__coro *)self)->queued = true;
 }
 
 /* Lets a coroutine go on that waits, if a missing thread had to do with its
@@ -15431,8 +15459,8 @@ CONC__PRIVATE void conc__fd_close(int *fd) {
   *fd = -1;
 }
 
-/* The same for one that may be entered in conc__own_fds. If the number has
-   become somebody else's, that is left alone. */
+/* The same for a descriptor that may be entered in conc__own_fds. If the
+   number belongs to another file by now, that is left alone. */
 CONC__PRIVATE void conc__fd_close_own(int *fd) {
   if (conc__own_fd_is(*fd) || !conc__own_fd_close(*fd)) conc__fd_close(fd);
   *fd = -1;
@@ -15684,9 +15712,9 @@ CONC__PRIVATE int conc__socket_file_lock(const conc__place *place) {
    another server is about to do the same, so look again soon.
    Of several servers that find a stale file, each would remove what it takes
    for stale and may be the live one's by then: the lock lets only one at a
-   time look, remove and bind. While the file is there nobody binds without
-   looking. A server that finds none, between our unlink() and our bind(), has
-   a bind() that succeeds, and ours fails. */
+   time look, remove and bind. While the file is there no server binds without
+   looking. If a server finds none, between our unlink() and our bind(), its
+   bind() succeeds, and ours fails. */
 CONC__PRIVATE int conc__socket_rebind(int fd, const conc__place *place) {
   int lock = conc__socket_file_lock(place);
   int rc = -EADDRINUSE;
@@ -21307,6 +21335,7 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
   } builtins[] = {
       {"bytearray", CONC__CALL_BYTEARRAY}, {"bytes", CONC__CALL_BYTES},
       {"set", CONC__CALL_SET},             {"frozenset", CONC__CALL_FROZENSET},
+      /* What a defaultdict may be given, to make its items: never called. */
       {"list", CONC__CALL_FACTORY},        {"dict", CONC__CALL_FACTORY},
       {"tuple", CONC__CALL_FACTORY},       {"int", CONC__CALL_FACTORY},
       {"float", CONC__CALL_FACTORY},       {"str", CONC__CALL_FACTORY},
@@ -21338,7 +21367,8 @@ CONC__PRIVATE int conc__pickle_known_name(const conc__pickle_reader *r,
           conc__maker_text_is(m, top + 1, others[i].name))
         call = others[i].call;
   }
-  /* A class would come back as what it was made, and its factory not. */
+  /* `exact`: what is written again must be of the same type to Python. But a
+     deque would be a list by then, and the factory of a defaultdict lost. */
   if (r->exact && call >= CONC__CALL_DEQUE && call <= CONC__CALL_FACTORY)
     return -1;
   return call;
@@ -23751,10 +23781,10 @@ CONC__PRIVATE bool conc__packet_is_whole(const conc__packet *head, ssize_t n) {
   (MSG_PEEK | MSG_DONTWAIT | (CONC__LINUX ? MSG_TRUNC : 0))
 
 /* Looks at the file of the packet that comes next, while both stay where they
-   are: whoever takes the packet must find the bytes of which its head speaks,
-   in a file that is never waited for. It may be another packet than was seen
-   before, so its head is looked at anew. 0; -EPROTO: they are not there;
-   -EAGAIN: there is no packet now; -EMFILE. */
+   are: the task that takes the packet must find the bytes of which its head
+   speaks, in a file that is never waited for. It may be another packet than
+   was seen before, so its head is looked at anew. 0; -EPROTO: they are not
+   there; -EAGAIN: there is no packet now; -EMFILE. */
 CONC__PRIVATE int conc__packet_peek_file(int pipe, conc__packet *head) {
   conc__control control;
   struct msghdr m;
@@ -26176,6 +26206,7 @@ CONC_API void conc_queue_free(conc_queue *queue) {
   if (queue != NULL && queue->ops->free != NULL) queue->ops->free(queue);
 }
 
+/* A client's queue is not its own to close: other clients use the same. */
 CONC_API int conc_queue_close(conc_queue *queue) {
   return queue->ops->close != NULL ? queue->ops->close(queue) : -ENOTSUP;
 }
@@ -26227,6 +26258,9 @@ CONC_API ssize_t conc_get(conc_queue *queue, void *buf, size_t size,
   return queue->ops->get(queue, &sink, conc__deadline(timeout));
 }
 
+/* A class without a put_n gets one message after the other. Only the first of
+   these puts may wait. If a later one fails, that is no error: the result says
+   how many were put, and the next call will meet the failure again. */
 CONC_API ssize_t conc_put_many(conc_queue *queue, const void *items,
                                size_t size, size_t n, double timeout) {
   double deadline = conc__deadline(timeout);
@@ -26257,10 +26291,13 @@ CONC_API ssize_t conc_get_many(conc_queue *queue, void *items, size_t size,
   return queue->ops->get_n(queue, &sink, n, conc__deadline(timeout));
 }
 
+/* Python's queues have no such method, so a client's queue has none either. */
 CONC_API ssize_t conc_peek_size(conc_queue *queue) {
   return queue->ops->peek != NULL ? queue->ops->peek(queue) : -ENOTSUP;
 }
 
+/* This, and the next two, a client's queue asks its server; so they may fail,
+   though of the other classes conc_qsize never does. */
 CONC_API ssize_t conc_qsize(conc_queue *queue) {
   return queue->ops->size(queue);
 }
@@ -26273,7 +26310,11 @@ CONC_API int conc_queue_join(conc_queue *queue, double timeout) {
   return queue->ops->join(queue, conc__deadline(timeout));
 }
 
-/* --- typed values --- */
+/* --- typed values ---
+
+   They are for the calls below what bytes are for those above: the message is
+   the body of a pickle (see >>fifo), which is made and read here, outside of
+   all guards. */
 
 /* Bytes are a raw message, so that conc_get takes them without a pickle. */
 CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
@@ -26327,6 +26368,8 @@ CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
   return rc;
 }
 
+/* The queue has a copy of the value, or the put has failed: so the value is
+   freed in both cases. */
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
                             const char *format, ...) {
   conc_value *v;
@@ -26456,7 +26499,7 @@ typedef struct conc__deque_array {
 #define CONC__FENCED 1u
 
 typedef struct conc__deque {
-  size_t top;      /* raised by whoever takes the item there; SEQ_CST */
+  size_t top;      /* raised by the one that takes the item there; SEQ_CST */
   unsigned guests; /* thieves that are at it * 2 | CONC__FENCED */
   CONC__APART(1);
   /* The owner's: thieves read bottom and array, and write nothing here. */
@@ -27620,8 +27663,8 @@ CONC__INLINE int conc__pool_submit_thread(conc__pool_data *p, conc_task *job) {
    owner reads the end of file when the server and all of its children are
    gone.
 
-   Who ends with whom: the server ends with its owner (as a daemon, or by the
-   end of file), its children end with the server, each by a pipe of its own
+   No end is missed: the server ends with its owner (as a daemon, or by the end
+   of file), and its children end with the server, each by a pipe of its own
    (see conc__parent_watch_start).
 
    The server handles no signal of the program's: all are blocked in it, but
@@ -27863,7 +27906,7 @@ CONC__PRIVATE void *conc__forkserver_main(void *arg) {
 /* --- the owner's side --- */
 
 /* The callback of the server's task, called by the reaper; in a forked child,
-   where it has ended, too, there is nobody to be told. */
+   where it has ended, too, no task waits to be told. */
 CONC__PRIVATE void conc__forkserver_ended(conc_task *t, int status,
                                           void *result) {
   conc__forkserver *fs = (conc__forkserver *)(void *)t;
@@ -28092,8 +28135,8 @@ typedef struct conc__procpool_shared {
   CONC__APART(1);
   uint64_t head; /* the next position to claim; helped forward by workers */
   CONC__APART(2);
-  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set by whoever
-                     has something for the keeper; cleared by the keeper */
+  unsigned bell;  /* a futex: the keeper sleeps while it is 0. Set when the
+                     keeper has something to do; cleared by the keeper */
   unsigned awake; /* threads of the parent that look at `done` without being
                      rung for: the keeper, and threads in procpool_help */
   CONC__APART(3);
@@ -28756,8 +28799,8 @@ static const conc__kind conc__remote_job_kind = {
    >>keeper: the life of a pool of processes
 
    Holds: the keeper, which is a thread of the parent that takes results,
-   replaces workers, kills those that are late, and looks after jobs that none
-   takes; the start and the end of such a pool, and the way in for jobs.
+   replaces workers, kills those that are late, and looks after jobs that no
+   worker takes; the start and the end of such a pool, and the way in for jobs.
    Uses: >>procpool and >>forkserver.
    Used by: >>pool.
    ------------------------------------------------------------------------ */
@@ -31767,6 +31810,8 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
              f, (unsigned)conc__functions[i].least, (unsigned)given);
     return conc__reply_refuse(s, text);
   }
+  /* The only function after which the connection goes on: what follows on it
+     are requests for methods. */
   if (strcmp(f, "accept_connection") == 0) {
     s->leave = false;
     s->client->methods = true;
