@@ -23955,7 +23955,8 @@ CONC_API int conc_recv_fd(int pipe, double timeout) {
     if (head.kind != CONC__PACKET_DESCRIPTOR) return -EBADMSG;
     n = conc__packet_take(pipe, &head, NULL, 0, &fd);
     if (n >= 0 && head.kind != CONC__PACKET_DESCRIPTOR) n = -EBADMSG;
-    if (n >= 0 && fd < 0) n = -EPROTO;
+    /* Nothing is to be with the descriptor, so there is no room for it. */
+    if (n == -EMSGSIZE || (n >= 0 && fd < 0)) n = -EPROTO;
     if (n < 0 && fd >= 0) close(fd);
   } while (n == -EAGAIN);
   return n < 0 ? (int)n : fd;
