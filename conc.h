@@ -3103,7 +3103,11 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
    Errors: as conc_get, without -EBADMSG, and
    -EMSGSIZE  the value is beyond its limits (see >>value); the message is
               still there
-   -ENOMEM    there is no memory for the value; the message is still there */
+   -ENOMEM    there is no memory for the value; the message is still there
+   -EPROTO    also: the message is no value that conc_pickle_loads would read.
+              No put of this library leaves such a one, so a shared queue's
+              memory has been spoiled, and nobody could have read the message:
+              it is gone; or a server has sent it, which keeps it */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
@@ -3118,10 +3122,10 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
    conc_get_parse(q, 1.0, "i", &n).
    Returns 0.
    Errors: as conc_get_value, and
-   -EINVAL  the message has another shape, and is consumed; or the format is
-            one that would point into the value (s, y, O): then nothing is
-            consumed
-   -ERANGE  a number does not fit its C type; the message is consumed */
+   -EINVAL   the format would point into the value (s, y, O, a dict's keys), or
+             has letters that conc_parse does not know
+   -EBADMSG  the message has another shape; it is still there
+   -ERANGE   a number does not fit its C type; the message is still there */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
@@ -24029,7 +24033,7 @@ enum {
    that buffer, as the body of a pickle, whatever the message's kind; then
    `size` limits the body, or its content if bytes are wanted. */
 typedef struct conc__sink {
-  void *data;
+  void *data; /* with a body: NULL, or a conc__reader for get_value */
   size_t size;
   conc__buffer *body;
   int wants; /* CONC__WANTS_... */
@@ -24050,6 +24054,38 @@ CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
   sink->size = size;
   sink->body = body;
   sink->wants = wants;
+}
+
+/* What makes something of a message before its getter has it: so what cannot
+   be read, or is not what the getter asked for, is still its queue's. */
+typedef struct conc__reader {
+  conc_value **out;   /* where the value goes to; or NULL */
+  const char *format; /* if not: what conc_parse is to do with it, */
+  va_list *arguments; /* and what with */
+} conc__reader;
+
+/* Where a pickle's body begins in the buffer of a sink with a reader. */
+#define CONC__BODY_AT 2
+
+/* Has the reader of a sink read the pickle in its buffer, which lacks the last
+   opcode only, and does so afterwards. 0: the getter may have the message;
+   -ENOMEM, -EMSGSIZE, -EBADMSG, -ERANGE: it is to stay. -EPROTO: it is no
+   value, for anybody. */
+CONC__PRIVATE int conc__sink_read(const conc__sink *sink) {
+  const conc__reader *r = (const conc__reader *)sink->data;
+  conc_value *v = NULL;
+  int rc = conc__buffer_append(sink->body, ".", 1);
+  if (rc != 0) return rc;
+  rc = conc_pickle_loads(&v, sink->body->data, sink->body->size);
+  sink->body->size--;
+  if (rc != 0) return rc == -ENOMEM || rc == -EMSGSIZE ? rc : -EPROTO;
+  if (r->out != NULL) {
+    *r->out = v;
+    return 0;
+  }
+  rc = conc__parse_va(v, r->format, *r->arguments);
+  conc_value_free(v);
+  return rc == -EINVAL ? -EBADMSG : rc;
 }
 
 /* Whether a sink takes a message whose content has `size` bytes: 0 or
@@ -24084,12 +24120,9 @@ typedef struct conc__queue_class {
                    double deadline);
   ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
                    double deadline);
-  /* conc_get_value, with a buffer that has the begin of a pickle: for a class
-     whose message can wait where it is until it has been read. NULL, or if it
-     returns 1: it is got first, and comes back if it cannot be read for want
-     of memory. */
-  int (*get_value)(conc_queue *q, conc__buffer *b, conc_value **out,
-                   double deadline);
+  /* Gets by a sink with a reader (conc__sink_read), whose buffer has the begin
+     of a pickle. What the reader does not take stays at its place. */
+  ssize_t (*get_value)(conc_queue *q, conc__sink *sink, double deadline);
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -24638,6 +24671,24 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   return rc;
 }
 
+/* The reader is not let loose on the message while a guard is held, for it may
+   be long: so the message is got, and comes back to the front. It comes back
+   in the buffer that it was got into, if need be: that cannot fail. */
+CONC__PRIVATE ssize_t conc__fifo_get_value(conc_queue *queue, conc__sink *sink,
+                                           double deadline) {
+  ssize_t n = conc__fifo_get(queue, sink, deadline);
+  conc__message m;
+  int rc;
+  if (n < 0) return n;
+  rc = conc__sink_read(sink);
+  if (rc == 0) return n;
+  m.data = sink->body->data + CONC__BODY_AT;
+  m.size = sink->body->size - CONC__BODY_AT;
+  m.kind = CONC__PICKLED;
+  if (rc != -EPROTO) conc__fifo_unget(queue, &m, sink->body);
+  return rc;
+}
+
 /* Under the putters' guard, so that `put` stands; a get may come meanwhile. */
 CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
@@ -24763,7 +24814,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many, NULL};
+    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
@@ -25827,20 +25878,27 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-/* `stashed` is cleared before the look and set again if there was something: a
-   message that comes back meanwhile sets it, too, and so is not overlooked. */
+/* Gets what came back to this process; -ETIMEDOUT: nothing did. `stashed` is
+   cleared before the look and set again if there was something: a message that
+   comes back meanwhile sets it, too, and so is not overlooked. */
+CONC__NOINLINE ssize_t conc__cells_get_stashed(conc__cells_queue *s,
+                                               conc__sink *sink, bool value) {
+  ssize_t n;
+  CONC__STORE(&s->stashed, 0u);
+  n = value ? conc__fifo_get_value(s->stash, sink, 0)
+            : conc__fifo_get(s->stash, sink, 0);
+  if (n != -ETIMEDOUT) CONC__STORE(&s->stashed, 1u);
+  return n;
+}
+
 CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                                       double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   ssize_t n;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    CONC__STORE(&s->stashed, 0u);
-    n = s->stash->ops->get(s->stash, sink, 0);
-    if (n != -ETIMEDOUT) {
-      CONC__STORE(&s->stashed, 1u);
-      return n;
-    }
+    n = conc__cells_get_stashed(s, sink, false);
+    if (n != -ETIMEDOUT) return n;
   }
   n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
@@ -25848,35 +25906,35 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                           deadline);
 }
 
-/* The message stays this process's claim until the value is made: if there is
-   no memory for it, all is as before, at its place and for all processes. So
-   it is if this one is killed meanwhile. */
-CONC__PRIVATE int conc__cells_get_value(conc_queue *q, conc__buffer *b,
-                                        conc_value **out, double deadline) {
+/* The message stays this process's claim until it has been read: if the reader
+   does not take it, all is as before, at its place and for all processes. So
+   it is if this process is killed meanwhile. */
+CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
+                                            double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   conc__cell_message m;
-  conc__sink sink;
   ssize_t n;
   int rc;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) return 1;
-  conc__sink_body(&sink, b, CONC__WANTS_VALUE, SIZE_MAX);
-  n = conc__cells_try_claim(s, &sink, false, &spot, &m);
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    n = conc__cells_get_stashed(s, sink, true);
+    if (n != -ETIMEDOUT) return n;
+  }
+  n = conc__cells_try_claim(s, sink, false, &spot, &m);
   if (n == -EAGAIN)
-    n = conc__cells_slow(s, CONC__GETTERS, NULL, &sink, false, &spot, &m,
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot, &m,
                          deadline);
-  if (n < 0) return (int)n;
-  conc__cells_copy(s, spot.cell, &m, (size_t)n, &sink);
-  rc = conc__buffer_append(b, ".", 1);
-  if (rc == 0) rc = conc_pickle_loads(out, b->data, b->size);
-  if (rc == -ENOMEM || rc == -EMSGSIZE) {
+  if (n < 0) return n;
+  conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
+  rc = conc__sink_read(sink);
+  if (rc == 0 || rc == -EPROTO) {
+    conc__cells_got(s, &spot, &m);
+  } else {
     CONC__STORE(&spot.cell->word, CONC__CELL(CONC__CELL_LAP(spot.word), 0,
                                              CONC__CELL_FULL));
     conc__cells_wake(s, CONC__GETTERS, 1);
-  } else {
-    conc__cells_got(s, &spot, &m);
   }
-  return rc;
+  return rc != 0 ? rc : n;
 }
 
 /* The message was got, so it is this process's: any task of this process may
@@ -26285,39 +26343,28 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   return rc;
 }
 
-/* Gets the body of a pickle between the two opcodes that it lacks, and reads
-   it. The message is lost only if it is malformed. */
-CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
-                            double timeout) {
-  static const unsigned char proto[] = {CONC__OP_PROTO, 4};
+/* Gets the body of a pickle behind the first opcode that it lacks. */
+CONC__PRIVATE int conc__queue_read(conc_queue *queue, conc__reader *reader,
+                                   double timeout) {
+  static const unsigned char proto[CONC__BODY_AT] = {CONC__OP_PROTO, 4};
   conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
-  ssize_t n;
-  int rc = conc__buffer_append(&b, proto, sizeof proto);
-  *out = NULL;
+  ssize_t n = conc__buffer_append(&b, proto, sizeof proto);
   conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
-  if (rc == 0) rc = conc__buffer_reserve(&b, 64);
-  if (rc == 0 && queue->ops->get_value != NULL) {
-    rc = queue->ops->get_value(queue, &b, out, conc__deadline(timeout));
-    if (rc <= 0) {
-      conc__buffer_free(&b);
-      return rc;
-    }
-    rc = 0;
-  }
-  n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
-  rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
-  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  /* The message must not be lost for that. */
-  if ((rc == -ENOMEM || rc == -EMSGSIZE) && n >= 0) {
-    conc__message m;
-    m.data = b.data + sizeof proto;
-    m.size = b.size - sizeof proto - 1;
-    m.kind = CONC__PICKLED;
-    queue->ops->unget(queue, &m, &b);
-  }
+  sink.data = reader;
+  if (n == 0) n = conc__buffer_reserve(&b, 64);
+  if (n == 0)
+    n = queue->ops->get_value(queue, &sink, conc__deadline(timeout));
   conc__buffer_free(&b);
-  return rc;
+  return n < 0 ? (int)n : 0;
+}
+
+CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
+                            double timeout) {
+  conc__reader reader = {NULL, NULL, NULL};
+  reader.out = out;
+  *out = NULL;
+  return conc__queue_read(queue, &reader, timeout);
 }
 
 CONC_API int conc_put_build(conc_queue *queue, double timeout,
@@ -26337,16 +26384,15 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
 /* The value is freed before the return: so a format may not point into it. */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...) {
-  conc_value *v;
+  conc__reader reader = {NULL, NULL, NULL};
   va_list ap;
   int rc;
-  if (strpbrk(format, "syO") != NULL) return -EINVAL;
-  rc = conc_get_value(queue, &v, timeout);
-  if (rc != 0) return rc;
+  if (format[strspn(format, "NpilLnIkKfd()[]{} ,:")] != 0) return -EINVAL;
   va_start(ap, format);
-  rc = conc__parse_va(v, format, ap);
+  reader.format = format;
+  reader.arguments = &ap;
+  rc = conc__queue_read(queue, &reader, timeout);
   va_end(ap);
-  conc_value_free(v);
   return rc;
 }
 
@@ -33418,7 +33464,9 @@ CONC__PRIVATE ssize_t conc__proxy_get_stashed(conc__proxy *proxy,
   ssize_t n;
   if (CONC__LIKELY(!CONC__LOAD(&proxy->stashed))) return -ETIMEDOUT;
   CONC__STORE(&proxy->stashed, false);
-  n = conc__fifo_get(proxy->stash, sink, 0);
+  n = sink->body != NULL && sink->data != NULL
+          ? conc__fifo_get_value(proxy->stash, sink, 0)
+          : conc__fifo_get(proxy->stash, sink, 0);
   if (n != -ETIMEDOUT) CONC__STORE(&proxy->stashed, true);
   return n;
 }
@@ -33459,7 +33507,10 @@ CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
   rc = conc__buffer_reserve(sink->body, n + CONC__BODY_SPARE);
   if (rc != 0) return rc;
   conc__buffer_append(sink->body, body, n); /* there is room */
-  if (sink->wants != CONC__WANTS_VALUE) {
+  if (sink->data != NULL) {
+    rc = conc__sink_read(sink);
+    if (rc != 0) sink->body->size = at;
+  } else if (sink->wants != CONC__WANTS_VALUE) {
     conc__pickle_put_op(sink->body, CONC__OP_STOP);
     rc = conc__pickle_decode(sink->body->data + at, n + 1, NULL, &v, NULL);
     conc_value_free(v);
@@ -33483,6 +33534,19 @@ CONC__PRIVATE int conc__take_arguments(conc__buffer *out,
     rc = most > 0x7fffffff ? conc__pickle_put_op(out, CONC__OP_NONE)
                            : conc__pickle_put_int(out, (int64_t)most);
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE3);
+}
+
+/* The caller will not have the message that came: says so by the end of what
+   it sends, and waits until the server has closed its end, which it does when
+   the message is back at its place. So the caller's next get finds it there.
+   0; -ECANCELED: it has not waited. */
+CONC__PRIVATE int conc__peer_refuse(conc__peer *p, double end) {
+  double until = conc_now() + CONC__REPLY_SLACK;
+  shutdown(p->channel.fd, SHUT_WR);
+  return conc__fd_wait(p->channel.fd, CONC_READ,
+                       end < until ? end : until) == -ECANCELED
+             ? -ECANCELED
+             : 0;
 }
 
 /* One get from a server of ours. Whenever it fails, and the reply has come or
@@ -33509,6 +33573,7 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
     c.broken = got < 0;
     c.peer->asked = false;
     c.peer->held = !c.broken;
+    if (c.broken && conc__peer_refuse(c.peer, end) != 0) got = -ECANCELED;
   } else if (rc == 0) {
     rc = conc__peer_decode(m, c.peer, payload, size, &c.reply, &c.result,
                            &c.broken);
@@ -33756,7 +33821,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             conc__proxy_get_n,     NULL};
+    NULL,             conc__proxy_get_n,     conc__proxy_get};
 
 /* --- making and freeing proxies --- */
 

@@ -105,6 +105,65 @@ TEST(what_a_get_refuses_stays_for_everybody_at_its_place) {
   end(&s);
 }
 
+/* What conc_get_parse finds of another shape is there for `other`, and before
+   the message that comes behind it. */
+static void parse_refuses(conc_queue *q, conc_queue *other) {
+  int n = 0;
+  unsigned m = 0;
+  long large = 0;
+  char buf[8];
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_put(q, "raw", 3, 1), 0);
+    CHECK_EQ(conc_put_build(q, 1, "(il)", 7, -(1L << 30)), 0);
+    CHECK_EQ(conc_put(q, "last", 4, 1), 0);
+    CHECK_EQ(conc_get_parse(q, 1, "s", NULL), -EINVAL);
+    CHECK_EQ(conc_get_parse(q, 1, "q", NULL), -EINVAL);
+    CHECK_EQ(conc_get_parse(q, 1, "i", &n), -EBADMSG);
+    CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG);
+    CHECK_EQ(conc_qsize(q), 3);
+    CHECK_EQ(conc_get(other, buf, sizeof buf, 1), 3);
+    CHECK_EQ(conc_get_parse(q, 1, "(iii)", &n, &n, &n), -EBADMSG);
+    CHECK_EQ(conc_get_parse(q, 1, "(iI)", &n, &m), -ERANGE);
+    CHECK_EQ(conc_get_parse(other, 1, "(i)", &n), -EBADMSG);
+    CHECK(n == 0 && m == 0);
+    CHECK_EQ(conc_get_parse(other, 1, "(il)", &n, &large), 0);
+    CHECK(n == 7 && large == -(1L << 30));
+    expect(other, "last");
+    CHECK_EQ(conc_qsize(q), 0);
+    n = 0;
+  }
+}
+
+TEST(a_message_of_another_shape_stays_at_every_distance) {
+  conc_queue_opts shared;
+  conc_queue *q = conc_queue_new(NULL);
+  int n;
+  served s;
+  conc_manager a, b;
+  conc_queue *qa, *qb;
+  parse_refuses(q, q);
+  conc_queue_free(q);
+  memset(&shared, 0, sizeof shared);
+  shared.shared = true;
+  q = conc_queue_new(&shared);
+  parse_refuses(q, q);
+  conc_queue_free(q);
+  serve(&s, 0);
+  qa = join_as_client(&s, &a);
+  qb = join_as_client(&s, &b);
+  parse_refuses(qa, qb);
+  parse_refuses(s.queue, qa);
+  /* From a server that forgets it comes back to this client only. */
+  forget_that_it_confirms(qa);
+  parse_refuses(qa, qa);
+  CHECK_EQ(conc_put_build(s.queue, 1, "s", "text"), 0);
+  CHECK_EQ(conc_get_parse(qa, 1, "i", &n), -EBADMSG);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  expect(qb, "text");
+  CHECK_EQ(conc_manager_shutdown(&b), 0);
+  end(&s);
+}
+
 /* A reply that the client does not read is no delivery. */
 TEST(a_message_that_is_above_a_readers_limit_stays) {
   enum { LARGE = 300000 };
