@@ -2343,6 +2343,8 @@ enum {
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
+   -EFBIG   CONC_SPAWN: the bytes at .arg are more than the process's files may
+            have (RLIMIT_FSIZE)
    others   what fork() or execve() fails with */
 CONC_API int conc_process_start(conc_task *task);
 
@@ -18331,12 +18333,18 @@ CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   return 0;
 }
 
-/* Writes the message for a task. 0 or negative errno. */
+/* Writes the message for a task. 0 or negative errno. The limit of files holds
+   for one in memory, too: it is asked for before the first byte, for a write
+   above it would be the program's end. */
 CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
                                             const char *target,
                                             const char *name) {
+  const size_t names = strlen(target) + strlen(name) + 2;
   conc__spawn_message message;
-  int rc;
+  int rc = t->size < SIZE_MAX / 2
+               ? conc__file_fits(sizeof message + t->size + names)
+               : -EFBIG;
+  if (rc != 0) return rc;
   message.magic = CONC__SPAWN_MAGIC;
   message.size = t->size;
   message.target_size = strlen(target) + 1;
