@@ -494,8 +494,9 @@
      calls of others from returning within their timeouts.
    - Waiters notice the death of a process, also of one that was just being
      woken, within about 20 ms. A thread that waits notices conc_cancel within
-     that time, too. Of all the tasks of a process that wait for one object,
-     one looks each 20 ms (a coroutine each 2 ms): the others cost nothing.
+     that time, too. Of all the threads of a process that wait for one object,
+     one looks each 20 ms, and of the coroutines of each loop one each 2 ms
+     (at a queue each 20 ms): the others cost nothing.
    - A process may close all its descriptors. It keeps what it holds in memory
      of conc_shared_alloc. If a forked child closes them before it uses an
      object for the first time, and its parent has ended or is out of its
@@ -8071,7 +8072,11 @@ CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
    do, on a list, where a cancellation and a time limit find them at once. When
    its wait is over, however it has ended, the sentry lets the first that
    follows go. That one is the sentry from then on: it looks whether its own
-   wait is over, too. So what lets all go lets them go one after the other. */
+   wait is over, too. So what lets all go lets them go one after the other.
+
+   Threads follow threads only, and coroutines those of their own loop: a
+   sentry that was woken in a loop has its turn when the loop comes to it, and
+   no other loop, and no thread, should wait for what keeps that one. */
 
 /* One task's wait, from its first look at an object to its last. Zero at
    first. */
@@ -8079,11 +8084,12 @@ typedef struct conc__sentry {
   unsigned round; /* how often it has waited */
   bool idle;      /* one of these waits has ended and changed nothing */
   const unsigned *word; /* whose sentry it is; NULL: of none */
+  const void *runner;   /* for whom: see conc__sentry_runner */
   uintptr_t id;         /* of its actor; the rest is under the word's guard */
   struct conc__sentry *next; /* of the same bucket */
 } conc__sentry;
 
-#define CONC__SENTRY_NEW {0, false, NULL, 0, NULL}
+#define CONC__SENTRY_NEW {0, false, NULL, NULL, 0, NULL}
 
 typedef struct conc__follower {
   conc__waiter waiter; /* first */
@@ -8100,19 +8106,27 @@ CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
   return (size_t)(conc__mutex_of(word) - conc__mutexes);
 }
 
+/* Those that have one sentry: all threads, NULL, or the coroutines of one
+   loop, of which a thread has but one. */
+CONC__INLINE const void *conc__sentry_runner(const conc__actor *self) {
+  return self->ops->blocks ? NULL : (const void *)&conc__this;
+}
+
 /* The word's sentry among those of a bucket; NULL: it has none. One whose task
    does not run in this process, which was forked, is forgotten. The guard is
    held, here and in the next one. */
 CONC__PRIVATE conc__sentry *conc__sentry_find(conc__sentry **list,
-                                              const unsigned *word) {
-  while (*list != NULL && (*list)->word != word)
+                                              const unsigned *word,
+                                              const void *runner) {
+  while (*list != NULL &&
+         ((*list)->word != word || (*list)->runner != runner))
     if (conc__owner_is_gone((*list)->id))
       *list = (*list)->next;
     else
       list = &(*list)->next;
   if (*list == NULL || !conc__owner_is_gone((*list)->id)) return *list;
   *list = (*list)->next;
-  return conc__sentry_find(list, word);
+  return conc__sentry_find(list, word, runner);
 }
 
 CONC__PRIVATE void conc__sentry_enter(conc__sentry *w, const unsigned *word,
@@ -8135,7 +8149,9 @@ CONC__NOINLINE void conc__sentry_leave(conc__sentry *w) {
   if (*p != NULL) *p = w->next;
   w->word = NULL;
   v = conc__followers[conc__sentry_bucket(word)].first;
-  while (v != NULL && ((conc__follower *)v)->word != word) v = v->next;
+  while (v != NULL && (((conc__follower *)v)->word != word ||
+                       ((conc__follower *)v)->sentry->runner != w->runner))
+    v = v->next;
   if (v != NULL) {
     conc__waitlist_remove(v);
     v->next = NULL;
@@ -8158,8 +8174,9 @@ CONC__PRIVATE int conc__sentry_begin(conc__sentry *w, conc__actor *self,
   conc__mutex *guard = conc__mutex_of(word);
   size_t bucket = conc__sentry_bucket(word);
   conc__follower f;
+  w->runner = conc__sentry_runner(self);
   conc__mutex_lock(guard);
-  if (conc__sentry_find(&conc__sentries[bucket], word) == NULL) {
+  if (conc__sentry_find(&conc__sentries[bucket], word, w->runner) == NULL) {
     conc__sentry_enter(w, word, self);
     conc__mutex_unlock(guard);
     return 1;
@@ -8205,7 +8222,7 @@ CONC__PRIVATE void conc__sentry_fork_child(void) {
   for (i = 0; i < CONC__MUTEXES; i++) {
     conc__waiter *chain =
         conc__waitlist_take_n(&conc__followers[i], SIZE_MAX);
-    conc__sentry_find(&conc__sentries[i], NULL);
+    conc__sentry_find(&conc__sentries[i], NULL, NULL);
     conc__wake_all(chain);
   }
 }
@@ -24981,7 +24998,7 @@ typedef struct conc__cells_queue {
   unsigned bound;    /* a search of more steps than this is given up */
   bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
-  int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  int wakers[3][2]; /* of each side: see conc__waker_open; or -1 */
   uint64_t ringer;  /* CONC__RINGER_..., and above it the process whose it
                        is; see conc__ringer_main */
   unsigned ended;   /* a futex: 1: the ringer has ended */
@@ -24989,7 +25006,6 @@ typedef struct conc__cells_queue {
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
-  unsigned looks[2]; /* 1: a task that polls at the waker looks for all */
   unsigned inside;   /* tasks that touch this after what lets others go */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
@@ -25223,8 +25239,7 @@ CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
     conc__shared_wake(&it->word, n);
-  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
-      side != CONC__JOINERS) {
+  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0) {
     if (s->named) conc__cells_ring(s);
     else if (s->wakers[side][1] >= 0) conc__waker_wake(s->wakers[side]);
   }
@@ -25394,7 +25409,8 @@ CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
 /* One call's waits. */
 typedef struct conc__cells_wait {
   double deadline;
-  unsigned round; /* see conc__shared_wait */
+  conc__sentry sentry;
+  unsigned round; /* of the naps; see conc__shared_wait */
   unsigned naps;  /* for a claim that may be a dead process's; up to 7 */
   bool late;      /* time is out: the last attempt */
   bool slept;     /* it may have been woken in place of another one */
@@ -25476,6 +25492,7 @@ CONC__PRIVATE void *conc__ringer_main(void *arg) {
     heard = now;
     conc__waker_wake(s->wakers[CONC__GETTERS]);
     conc__waker_wake(s->wakers[CONC__PUTTERS]);
+    conc__waker_wake(s->wakers[CONC__JOINERS]);
   }
   CONC__STORE(&s->ended, 1u); /* the last touch of the handle */
   conc__futex_wake(&s->ended, 1, false);
@@ -25506,26 +25523,57 @@ CONC__PRIVATE bool conc__ringer_begin(conc__cells_queue *s) {
     return false;
   s->heard = CONC__LOAD(&s->cells->bell);
   s->ended = 0;
-  for (side = 0; side < 2 && rc == 0; side++)
+  for (side = 0; side < 3 && rc == 0; side++)
     if (s->wakers[side][0] < 0) rc = conc__waker_open(s->wakers[side]);
   if (rc == 0) rc = conc__helper_start(conc__ringer_main, (uintptr_t)s);
   CONC__STORE(&s->ringer, rc == 0 ? runs : conc__ringer(CONC__RINGER_NONE));
   return rc == 0;
 }
 
-/* Sleeps until a wake-up comes, unless the cell has changed. A loop must not
-   block, so a coroutine waits for a descriptor: what a waker writes there
-   stays until it is drained. The order is what loses no wake-up: the sleeper
-   counts itself, then reads the word that counts wake-ups, then marks the
-   cell. A process that claims the cell after the mark wakes it, and so changes
-   the word; one that claimed it before makes the mark fail. */
+/* Whether the caller waits at the waker of a side. A loop must not block, so a
+   coroutine waits for a descriptor: what a waker writes there stays until it
+   is drained. */
+CONC__PRIVATE bool conc__cells_polls(conc__cells_queue *s, int side) {
+  bool blocks = conc__self()->ops->blocks;
+  if (s->named) return !blocks && conc__ringer_begin(s);
+  return s->wakers[side][0] >= 0 && (s->polls || !blocks);
+}
+
+/* Waits for a wake-up of a side since its word was `seen`, or for the time for
+   a look. The caller is counted there. Of the tasks that poll in one loop only
+   the sentry waits for the descriptor, from the first wait on, for a message
+   would wake all that do; threads have a sentry when they have waited in vain.
+   Whoever wakes need not know: the sentry hands its place on when it leaves. 0:
+   look again; -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE int conc__cells_watch(conc__cells_queue *s, int side, bool polls,
+                                    conc__sentry *sentry, unsigned seen,
+                                    double deadline) {
+  unsigned *word = &s->cells->sides[side].word;
+  double until;
+  int rc = 1;
+  if (!polls) return conc__sentry_wait(sentry, word, seen, true, deadline);
+  if (sentry->word == NULL)
+    rc = conc__sentry_begin(sentry, conc__self(), word, true, deadline);
+  if (rc <= 0) return rc;
+  until = conc_now() + CONC__SHARED_LOOK;
+  CONC__POINT();
+  rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
+                     until < deadline ? until : deadline);
+  if (rc > 0) conc__waker_drain(s->wakers[side]);
+  return rc > 0 || (rc == -ETIMEDOUT && until < deadline) ? 0 : rc;
+}
+
+/* Sleeps until a wake-up comes, unless the cell has changed. The order is what
+   loses no wake-up: the sleeper counts itself, then reads the word that counts
+   wake-ups, then marks the cell. A process that claims the cell after the mark
+   wakes it, and so changes the word; one that claimed it before makes the mark
+   fail. A sleeper that becomes the sentry meanwhile looks at the cells first:
+   what has come while it followed is found then. */
 CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
-  bool blocks = conc__self()->ops->blocks;
-  bool polls = s->named ? !blocks && conc__ringer_begin(s)
-                        : s->wakers[side][0] >= 0 && (s->polls || !blocks);
+  bool polls = conc__cells_polls(s, side);
   unsigned *count = polls ? &it->pollers : &it->sleepers;
   uint64_t word = spot->word;
   unsigned seen;
@@ -25536,21 +25584,7 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
      sees that one more sleeps. */
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
     w->slept = true;
-    if (polls) {
-      /* One of them looks for all: see CONC__SHARED_LOOK. The others do it
-         seldom, in case that this one has just left. */
-      unsigned none = 0;
-      bool looks = CONC__CAS(&s->looks[side], &none, 1u);
-      double until = conc_now() + CONC__SHARED_LOOK * (looks ? 1 : 25);
-      CONC__POINT();
-      rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
-                         until < w->deadline ? until : w->deadline);
-      if (looks) CONC__STORE(&s->looks[side], 0u);
-      if (rc > 0) conc__waker_drain(s->wakers[side]);
-      if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
-    } else {
-      rc = conc__shared_wait(&it->word, seen, w->deadline, &w->round);
-    }
+    rc = conc__cells_watch(s, side, polls, &w->sentry, seen, w->deadline);
   }
   __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
   return rc;
@@ -25839,7 +25873,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
   conc__cells_enter(s);
   memset(&w, 0, sizeof w);
   w.deadline = deadline;
-  w.round = 1; /* it has been spun */
+  w.round = w.sentry.round = 1; /* it has been spun */
   do {
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
@@ -25849,6 +25883,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                            : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
+  conc__sentry_end(&w.sentry);
   conc__cells_leave(s);
   return rc;
 }
@@ -26039,6 +26074,7 @@ CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
 /* -EINVAL rather than a count above the puts. */
 CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
+  struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
   uint64_t done = CONC__LOAD(&s->cells->done), left;
   conc__cells_enter(s);
   do {
@@ -26054,8 +26090,8 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   if (left == 1) {
     CONC__POINT();
     __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&s->cells->sides[CONC__JOINERS].sleepers,
-                        __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) ||
+        __atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST))
       conc__cells_wake(s, CONC__JOINERS, INT_MAX);
   }
   conc__cells_leave(s);
@@ -26068,23 +26104,34 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
 CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
-  unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
+  unsigned ends = CONC__LOAD(&s->cells->ends);
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  bool over = false;
   int rc = 0;
-  __atomic_add_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
-  for (;;) {
-    unsigned seen = CONC__LOAD(&it->word);
-    if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
-                                                  __ATOMIC_SEQ_CST)) == 0 ||
-        CONC__LOAD(&s->cells->ends) != ends) {
+  while (!over) {
+    bool polls = conc__cells_polls(s, CONC__JOINERS);
+    unsigned *count = polls ? &it->pollers : &it->sleepers;
+    unsigned seen;
+    __atomic_add_fetch(count, 1u, __ATOMIC_SEQ_CST);
+    seen = CONC__LOAD(&it->word);
+    if (rc == -ECANCELED) { /* it is told once: so it is told now */
+      over = true;
+    } else if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
+                                                         __ATOMIC_SEQ_CST)) ==
+                   0 ||
+               CONC__LOAD(&s->cells->ends) != ends) {
       rc = 0;
-      break;
+      over = true;
+    } else if (rc != 0) {
+      over = true;
+    } else if (!conc__cells_recover_dead(s)) {
+      rc = deadline <= 0 ? -ETIMEDOUT
+                         : conc__cells_watch(s, CONC__JOINERS, polls, &sentry,
+                                             seen, deadline);
     }
-    if (rc != 0) break;
-    if (conc__cells_recover_dead(s)) continue;
-    rc = deadline <= 0 ? -ETIMEDOUT
-                       : conc__shared_wait(&it->word, seen, deadline, &round);
+    __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
   }
-  __atomic_sub_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  conc__sentry_end(&sentry);
   return rc;
 }
 
@@ -26109,7 +26156,7 @@ CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   int i;
   for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++) poll(NULL, 0, 1);
   conc__ringer_end(s);
-  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+  for (i = 0; i < 6; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
         (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
       conc_close(s->wakers[i / 2][i % 2]);
@@ -26169,7 +26216,7 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
                                    const conc_queue_opts *o) {
   size_t size = conc__cells_plan(s);
   void *memory;
-  int rc = 0;
+  int rc = 0, side;
   if (size == 0) return -ENOMEM;
   s->stash = conc__fifo_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
@@ -26188,8 +26235,8 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
     return -EINVAL; /* by that name, and something else */
   s->registry = conc__registry_of(memory);
   if (s->registry == NULL) return -errno;
-  if (o->name == NULL) rc = conc__waker_open(s->wakers[0]);
-  if (o->name == NULL && rc == 0) rc = conc__waker_open(s->wakers[1]);
+  for (side = 0; side < 3 && o->name == NULL && rc == 0; side++)
+    rc = conc__waker_open(s->wakers[side]);
   s->polls = o->backend == CONC_QUEUE_PIPE ||
              (o->backend == 0 && !CONC_HAVE_FUTEX);
   return rc;
