@@ -2209,7 +2209,8 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
-   Blocks     conc_shared_open, while another process runs init
+   Blocks     conc_shared_open, while another process runs init, for at most
+              five seconds
 
    The memory must contain no pointers: in another process they mean nothing.
    Objects of the library that lie in it work between processes only if
@@ -2247,6 +2248,9 @@ CONC_API void *conc_shared_alloc(size_t size);
    EDEADLK    this is a call from within init
    EACCES     in the place of its file there is one that belongs to another
               user, that other users may open, or that has a second name
+   ETIMEDOUT  another process, or another task of this one, has been making
+              memory, in init as a rule, for more than five seconds: it may
+              have been stopped there
    ECANCELED  the wait was cancelled
    EAGAIN     more than 1,024 processes share the memory
    ENOMEM     the system has no memory left
@@ -2989,7 +2993,7 @@ typedef struct conc_queue_opts {
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
    others  of a shared queue with a name: what conc_shared_open fails with, for
-           example ENOSPC */
+           example ENOSPC, ETIMEDOUT */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue, with the messages in it. No task may use it any more; of a
@@ -16907,10 +16911,17 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
 
 /* --- memory by name: opening it --- */
 
+/* Seconds that conc_shared_open waits for other openers: one of them may be
+   stopped in the middle of init(). */
+#ifndef CONC__OPEN_WAIT
+#define CONC__OPEN_WAIT 5.0
+#endif
+
 /* Opens the file, and locks OPENS. A descriptor, or negative errno; *size is
    the file's. The file is made here if there is none, so two processes that do
    the same at this moment open the same file, and one of them has OPENS. */
-CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
+CONC__PRIVATE int conc__named_file(const char *path, double deadline,
+                                   off_t *size) {
   for (;;) {
     struct stat st;
     int rc = 0;
@@ -16931,7 +16942,9 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
         break;
       /* Not F_SETLKW: another process's init() may take long, and this may be
          a coroutine, or be cancelled. */
-      rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
+      rc = errno != EAGAIN && errno != EACCES ? -errno
+           : conc_now() > deadline            ? -ETIMEDOUT
+                                              : conc_sleep(1e-3);
     }
     /* Looked at with the lock held. Without a name it was removed between our
        open() and our lock: by the tracker, or by an opener whose init()
@@ -16994,11 +17007,11 @@ CONC__PRIVATE size_t conc__named_head(void) {
    bytes, and processes that use it. If not, it is empty: a file that is left
    of others was removed. A descriptor, or negative errno. */
 CONC__PRIVATE int conc__named_claim(const char *path, size_t size,
-                                    bool *made) {
+                                    double deadline, bool *made) {
   off_t all = (off_t)(conc__named_head() + conc__pages(size));
   for (;;) {
     off_t was = 0;
-    int fd = conc__named_file(path, &was);
+    int fd = conc__named_file(path, deadline, &was);
     int rc = fd < 0 ? fd : conc__named_is_made(fd, was, size, all);
     if (fd < 0) return rc;
     *made = rc == 1;
@@ -17097,7 +17110,7 @@ CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
 CONC__PRIVATE int conc__named_map(const char *name, size_t size,
                                   size_t reserve,
                                   int (*init)(void *, void *), void *arg,
-                                  void **out) {
+                                  double deadline, void **out) {
   size_t length = strlen(name);
   conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
   char path[CONC__NAMED_PATH];
@@ -17109,7 +17122,7 @@ CONC__PRIVATE int conc__named_map(const char *name, size_t size,
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
   conc__named_path(path, name);
-  rc = fd = conc__named_claim(path, size, &made);
+  rc = fd = conc__named_claim(path, size, deadline, &made);
   if (fd >= 0) rc = conc__named_make(g, path, fd, made, reserve, init, arg);
   if (rc >= 0) {
     /* Last: only now may the next process see the memory, or the tracker ask
@@ -17133,13 +17146,14 @@ CONC__PRIVATE int conc__named_map(const char *name, size_t size,
 CONC__PRIVATE int conc__named_open(const char *name, size_t size,
                                    size_t reserve,
                                    int (*init)(void *, void *), void *arg,
-                                   void **out) {
+                                   double deadline, void **out) {
   conc__region *g;
   int rc = conc__named_check(name, size);
   CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
   if (rc != 0) return rc;
   g = conc__region_find(NULL, name); /* has one user more now */
-  if (g == NULL) return conc__named_map(name, size, reserve, init, arg, out);
+  if (g == NULL)
+    return conc__named_map(name, size, reserve, init, arg, deadline, out);
   if (g->registry->size != size) {
     conc__region_drop(g);
     return -EINVAL;
@@ -17155,13 +17169,15 @@ CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
                                       int (*init)(void *memory, void *arg),
                                       void *arg) {
   void *memory = NULL;
+  double deadline;
   int rc;
   conc__shared_init();
-  rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  deadline = conc_now() + CONC__OPEN_WAIT;
+  rc = conc_lock_acquire(&conc__shared_opening, CONC__OPEN_WAIT);
   /* -EOWNERDEAD: a thread of our parent was opening memory when we were
      forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    rc = conc__named_open(name, size, reserve, init, arg, &memory);
+    rc = conc__named_open(name, size, reserve, init, arg, deadline, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
