@@ -24902,6 +24902,13 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
    is set aside before it is touched (conc__blocks_ready): a file system may be
    full.
 
+   A message that was got may come back: the client of a manager's server has
+   died with it, say. Its place may be another one's by then. So there are some
+   cells besides the ring, for what came back; they have the same states, and
+   laps of their own. What is there comes before all in the ring, the youngest
+   first: for of several the oldest comes back last. `returned` is 0 unless one
+   of these cells may be in use, so getters look at one word for them.
+
    Other programs may have written anything into the memory of a name. So what
    is read there is read once, and looked at before it becomes an address, a
    length or the bound of a loop; a search that does not end is given up
@@ -24947,7 +24954,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 #define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
 #define CONC__AT_INDEX(at) ((uint32_t)(at))
 
-#define CONC__CELLS_MAGIC 0x52434e43u /* changes with this layout */
+/* So many cells besides the ring. */
+#define CONC__CELLS_SPARE 32
+
+#define CONC__CELLS_MAGIC 0x52434e44u /* changes with this layout */
 /* If no message may have more bytes than this, all lie in the cells; else
    those of more than CONC__CELL_APART in blocks. */
 #define CONC__CELL_SMALL 1100
@@ -24957,7 +24967,8 @@ enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
 
 typedef struct conc__cell {
   uint64_t word;  /* see above */
-  uint64_t skips; /* messages skipped here; above them the lap of the last */
+  uint64_t skips; /* messages skipped here; above them the lap of the last. Of
+                     a spare cell: the value of `returned` for its message */
   /* The owner of a BUSY cell writes these; they stand while it is FULL. */
   uint32_t size; /* of the message, in bytes */
   uint32_t form; /* where its content is: CONC__FORM_... */
@@ -24988,6 +24999,7 @@ typedef struct conc__cells {
   unsigned blocks;  /* so many, the first ones, are in use; it only grows */
   unsigned bell;    /* counts wake-ups of tasks that poll, in a queue with a
                        name */
+  unsigned returned; /* counts what comes back; 0: all spare cells are free */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
@@ -25002,7 +25014,8 @@ typedef struct conc__cells_queue {
   conc_queue queue; /* first: it is a queue */
   conc__cells *cells;
   struct conc__registry *registry; /* of the memory */
-  size_t count;                    /* of cells */
+  size_t count;                    /* of cells in the ring */
+  size_t all;                      /* with the spare ones; as many blocks */
   size_t stride;                   /* bytes from one cell to the next */
   size_t small;      /* bytes of a message that a cell holds itself */
   size_t block_size; /* of a larger message; 0: there are none */
@@ -25137,15 +25150,44 @@ CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
   return false;
 }
 
-/* Finds the oldest message that no process has claimed. False if there is
-   none: then the spot is the cell that would change first. */
-CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
-                                        conc__cells_position *spot) {
+/* Finds the youngest message in the spare cells. Finds also that all of them
+   are free: a process that puts one there counts it after its claim and before
+   the message, so the count cannot be lost here. */
+CONC__NOINLINE bool conc__cells_find_returned(const conc__cells_queue *s,
+                                              conc__cells_position *spot) {
+  unsigned seen = CONC__LOAD(&s->cells->returned);
+  uint32_t best = 0;
+  bool any = false, found = false;
+  uint64_t i;
+  for (i = s->count; i < s->all; i++) {
+    conc__cell *cell = conc__cell_at(s, i);
+    uint64_t word = CONC__LOAD(&cell->word);
+    uint32_t order = (uint32_t)CONC__LOAD(&cell->skips);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FREE) continue;
+    any = true;
+    if (CONC__CELL_STATE(word) != CONC__CELL_FULL) {
+      spot->suspect = true;
+    } else if (!found || (order - best) >> 31 == 0) {
+      found = true;
+      best = order;
+      spot->cell = cell;
+      spot->at = CONC__AT(CONC__CELL_LAP(word), i);
+      spot->word = word;
+    }
+  }
+  if (!any) CONC__CAS(&s->cells->returned, &seen, 0u);
+  return found;
+}
+
+/* Finds the oldest message in the ring that no process has claimed. False if
+   there is none: then the spot is the cell that would change first. What the
+   spot says of suspects stays. */
+CONC__INLINE bool conc__cells_find_in_ring(const conc__cells_queue *s,
+                                           conc__cells_position *spot) {
   uint64_t at = conc__cells_hint(s, &s->cells->head);
   uint64_t front = at; /* all before it are got */
   unsigned steps = 0;
   spot->at = at;
-  spot->busy = spot->suspect = spot->spoiled = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word), next;
@@ -25186,6 +25228,17 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
     if (conc__cells_astray(s, spot, ++steps)) break;
   }
   return false;
+}
+
+/* Finds the message that is to be got next. False if there is none: as the
+   search of the ring says. */
+CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
+                                        conc__cells_position *spot) {
+  spot->busy = spot->suspect = spot->spoiled = false;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
+      conc__cells_find_returned(s, spot))
+    return true;
+  return conc__cells_find_in_ring(s, spot);
 }
 
 /* Finds the cell for the next message. False if the queue is full: then the
@@ -25291,9 +25344,45 @@ CONC__PRIVATE bool conc__cell_is_got(const conc__cells_queue *s,
                                      conc__cell *cell, uint64_t at,
                                      uint32_t lap) {
   uint32_t block = CONC__LOAD(conc__cell_block(cell));
-  return CONC__LOAD(&cell->size) > s->small && block < s->count &&
+  return CONC__LOAD(&cell->size) > s->small && block < s->all &&
          s->block_size > 0 &&
          CONC__LOAD(conc__block_owner(s, block)) != conc__block_claim(at, lap);
+}
+
+/* A getter has died with its claim, `word`: the message is there again, unless
+   it had it. False if the cell has changed. */
+CONC__PRIVATE bool conc__cell_unclaim(conc__cells_queue *s, conc__cell *cell,
+                                      uint64_t at, uint64_t word) {
+  uint32_t lap = CONC__CELL_LAP(word);
+  bool got = conc__cell_is_got(s, cell, at, lap);
+  uint64_t to = got ? CONC__CELL(lap + 1, 0, CONC__CELL_FREE)
+                    : CONC__CELL(lap, 0, CONC__CELL_FULL);
+  if (!CONC__CAS(&cell->word, &word, to)) return false;
+  conc__cells_wake(s, got ? CONC__PUTTERS : CONC__GETTERS, 1);
+  return true;
+}
+
+/* conc__cells_recover_dead for the spare cells. What was half put there is
+   lost with the process that had it. */
+CONC__PRIVATE bool conc__cells_recover_spare(conc__cells_queue *s) {
+  bool mended = false;
+  uint64_t i;
+  if (CONC__LOAD(&s->cells->returned) == 0) return false;
+  for (i = s->count; i < s->all; i++) {
+    conc__cell *cell = conc__cell_at(s, i);
+    uint64_t word = CONC__LOAD(&cell->word);
+    uint32_t lap = CONC__CELL_LAP(word);
+    unsigned state = CONC__CELL_STATE(word);
+    if ((state != CONC__CELL_BUSY && state != CONC__CELL_READING) ||
+        !conc__registry_is_dead(s->registry, CONC__CELL_OWNER(word)))
+      continue;
+    if (state == CONC__CELL_READING
+            ? conc__cell_unclaim(s, cell, CONC__AT(lap, i), word)
+            : CONC__CAS(&cell->word, &word,
+                        CONC__CELL(lap + 1, 0, CONC__CELL_FREE)))
+      mended = true;
+  }
+  return mended;
 }
 
 /* Looks at the owners of all cells that are claimed, and takes the cells of
@@ -25306,8 +25395,9 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
   unsigned steps = s->bound;
   unsigned self = conc__registry_self(s->registry);
   unsigned alive = self;
-  bool mended = false;
+  bool mended;
   if (self == 0) return false;
+  mended = conc__cells_recover_spare(s);
   while (steps-- > 0) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word);
@@ -25321,13 +25411,7 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
     if (!conc__registry_is_dead(s->registry, owner)) {
       alive = owner;
     } else if (state == CONC__CELL_READING) {
-      bool got = conc__cell_is_got(s, cell, here, lap);
-      uint64_t to = got ? CONC__CELL(lap + 1, 0, CONC__CELL_FREE)
-                        : CONC__CELL(lap, 0, CONC__CELL_FULL);
-      if (CONC__CAS(&cell->word, &word, to)) {
-        conc__cells_wake(s, got ? CONC__PUTTERS : CONC__GETTERS, 1);
-        mended = true;
-      }
+      if (conc__cell_unclaim(s, cell, here, word)) mended = true;
     } else if (CONC__CAS(&cell->word, &word,
                          CONC__CELL(lap, self, CONC__CELL_BUSY))) {
       /* This process's claim now: if it dies here, the next one does it. */
@@ -25370,7 +25454,7 @@ CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
     owner = CONC__LOAD_RELAXED(word);
     if (owner != 0) {
       uint64_t of = owner - 1;
-      if (!doubt || (CONC__AT_INDEX(of) < s->count &&
+      if (!doubt || (CONC__AT_INDEX(of) < s->all &&
                      conc__cell_ahead(CONC__LOAD(&conc__cell_at(s, of)->word),
                                       of) == 0))
         continue;
@@ -25393,7 +25477,7 @@ CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
   for (round = 0; round < 100; round++) {
     unsigned used = CONC__LOAD(&s->cells->blocks);
     size_t more = ((size_t)1 << 20) / s->block_size;
-    if (used > s->count) used = (unsigned)s->count;
+    if (used > s->all) used = (unsigned)s->all;
     if (conc__block_find(s, claim, used, false, block) ||
         conc__block_find(s, claim, used, true, block)) {
       int rc = conc__blocks_ready(s, (size_t)*block + 1);
@@ -25402,7 +25486,7 @@ CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
     }
     if (more > used / 8) more = used / 8;
     if (more == 0) more = 1;
-    if (more > s->count - used) more = s->count - used;
+    if (more > s->all - used) more = s->all - used;
     if (more > 1 && conc__blocks_ready(s, used + more) != 0) more = 1;
     if (conc__blocks_ready(s, used + more) != 0) return -ENOMEM;
     if (more > 0)
@@ -25599,8 +25683,14 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
   /* An exchange even if the bit is there: so that whoever claims the cell also
      sees that one more sleeps. */
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
+    /* What comes back is in no cell that could be marked. */
+    conc__cells_position back;
     w->slept = true;
-    rc = conc__cells_watch(s, side, polls, &w->sentry, seen, w->deadline);
+    if (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
+        side == CONC__GETTERS && conc__cells_find_returned(s, &back))
+      rc = 0;
+    else
+      rc = conc__cells_watch(s, side, polls, &w->sentry, seen, w->deadline);
   }
   __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
   return rc;
@@ -25669,6 +25759,27 @@ CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
          (uint32_t)(m->size - before - size) << 16;
 }
 
+/* Writes a message into a cell that the caller has claimed to put. 0; -ENOMEM,
+   -EPROTO: the claim is to be given up. */
+CONC__INLINE int conc__cell_fill(conc__cells_queue *s, conc__cell *cell,
+                                 uint64_t at, uint32_t lap,
+                                 const conc__message *m) {
+  char *data = (char *)(cell + 1);
+  uint32_t form = 0;
+  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
+  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
+  CONC__STORE_RELAXED(&cell->form, form);
+  if (CONC__UNLIKELY(m->size > s->small)) {
+    uint32_t block = 0;
+    int rc = conc__block_take(s, conc__block_claim(at, lap), &block);
+    if (CONC__UNLIKELY(rc != 0)) return rc;
+    CONC__STORE_RELAXED(conc__cell_block(cell), block);
+    data = conc__block_data(s, block);
+  }
+  if (m->size > 0) memcpy(data, m->data, m->size);
+  return 0;
+}
+
 /* Puts a message if there is room. A process that is killed before the last
    store has put nothing; after it, the message is there. 0, -EAGAIN, -EPIPE;
    -ENOMEM: there is no memory for a block; -ENOSPC: too many processes share
@@ -25678,8 +25789,8 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
-  char *data;
-  uint32_t lap, form = 0;
+  uint32_t lap;
+  int rc;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   do {
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
@@ -25701,21 +25812,11 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
     conc__cell_skip(s, cell, lap);
     return -EPIPE;
   }
-  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
-  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
-  CONC__STORE_RELAXED(&cell->form, form);
-  data = (char *)(cell + 1);
-  if (CONC__UNLIKELY(m->size > s->small)) {
-    uint32_t block = 0;
-    int rc = conc__block_take(s, conc__block_claim(spot->at, lap), &block);
-    if (CONC__UNLIKELY(rc != 0)) {
-      conc__cell_skip(s, cell, lap);
-      return rc;
-    }
-    CONC__STORE_RELAXED(conc__cell_block(cell), block);
-    data = conc__block_data(s, block);
+  rc = conc__cell_fill(s, cell, spot->at, lap, m);
+  if (CONC__UNLIKELY(rc != 0)) {
+    conc__cell_skip(s, cell, lap);
+    return rc;
   }
-  if (m->size > 0) memcpy(data, m->data, m->size);
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED)) conc__cells_enter(s);
   /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
@@ -25739,7 +25840,7 @@ CONC__INLINE ssize_t conc__cell_bytes(conc__cells_queue *s, conc__cell *cell,
   m->block = 0;
   if (CONC__UNLIKELY(m->size > s->small)) {
     m->block = CONC__LOAD(conc__cell_block(cell));
-    if (m->size > s->queue.max_bytes || m->block >= s->count) return -EPROTO;
+    if (m->size > s->queue.max_bytes || m->block >= s->all) return -EPROTO;
     if (conc__blocks_ready(s, (size_t)m->block + 1) != 0) return -ENOMEM;
   }
   if (CONC__LIKELY(m->form == 0) || body) return (ssize_t)m->size;
@@ -25996,12 +26097,64 @@ CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
   return rc != 0 ? rc : n;
 }
 
-/* The message was got, so it is this process's: any task of this process may
-   get it next, but no other process. */
+/* Puts a message that was got into a spare cell, where all processes find it.
+   0; or negative errno: there is none, or no block for it, or it is longer now
+   than a message may be. */
+CONC__PRIVATE int conc__cells_put_back(conc__cells_queue *s,
+                                       const conc__message *m) {
+  unsigned self = conc__registry_self(s->registry), order;
+  conc__cell *cell = NULL;
+  uint64_t i, word = 0;
+  uint32_t lap;
+  int rc;
+  if (self == 0) return -ENOSPC;
+  if (m->size > s->queue.max_bytes) return -EMSGSIZE;
+  for (i = s->count; i < s->all && cell == NULL; i++) {
+    conc__cell *other = conc__cell_at(s, i);
+    word = CONC__LOAD(&other->word);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FREE &&
+        CONC__CAS(&other->word, &word,
+                  CONC__CELL(CONC__CELL_LAP(word), self, CONC__CELL_BUSY)))
+      cell = other;
+  }
+  if (cell == NULL) return -EAGAIN;
+  lap = CONC__CELL_LAP(word);
+  CONC__POINT();
+  /* Between the claim and the message: see conc__cells_find_returned. */
+  do order = __atomic_add_fetch(&s->cells->returned, 1u, __ATOMIC_SEQ_CST);
+  while (order == 0);
+  CONC__STORE_RELAXED(&cell->skips, (uint64_t)order);
+  rc = conc__cell_fill(s, cell, CONC__AT(lap, i - 1), lap, m);
+  conc__cells_enter(s);
+  CONC__STORE(&cell->word, rc == 0
+                               ? CONC__CELL(lap, 0, CONC__CELL_FULL)
+                               : CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  if (rc == 0) conc__cells_wake(s, CONC__GETTERS, 1);
+  conc__cells_leave(s);
+  return rc;
+}
+
+/* The message comes back for all processes. Bytes, which a server has got as a
+   body, are raw again: with the head of the body they may be too long. If it
+   cannot be had by all, it stays in this process, for any of its tasks. */
 CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  int rc = conc__fifo_unget(s->stash, m, b);
+  const unsigned char *body = (const unsigned char *)m->data;
+  conc__message back = *m;
+  size_t before, size;
+  int rc;
+  if (m->kind == CONC__PICKLED && m->size > 0 &&
+      (*body == CONC__OP_BINBYTES || *body == CONC__OP_SHORT_BINBYTES) &&
+      conc__pickle_content(body, m->size < 16 ? m->size : 16, m->size, &before,
+                           &size) == 0) {
+    back.data = body + before;
+    back.size = size;
+    back.kind = CONC__RAW;
+  }
+  rc = conc__cells_put_back(s, &back);
+  if (rc == 0) return 0;
+  rc = conc__fifo_unget(s->stash, m, b);
   CONC__STORE(&s->stashed, 1u);
   return rc;
 }
@@ -26043,14 +26196,21 @@ CONC__PRIVATE ssize_t conc__cells_between(const conc__cells_queue *s,
 CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
+  uint64_t i;
   ssize_t n;
-  if (!conc__cells_find_full(s, &spot) && spot.suspect)
+  spot.busy = spot.suspect = spot.spoiled = false;
+  if (!conc__cells_find_in_ring(s, &spot) && spot.suspect)
     conc__cells_recover_dead(s);
-  conc__cells_find_full(s, &spot);
+  spot.busy = spot.suspect = spot.spoiled = false;
+  conc__cells_find_in_ring(s, &spot);
   conc__cells_find_free(s, &spot);
   n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
   if (n > (ssize_t)s->count) n = (ssize_t)s->count;
-  return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
+  if (n < 0) n = 0;
+  for (i = s->count; i < s->all && CONC__LOAD(&s->cells->returned) != 0; i++)
+    n += CONC__CELL_STATE(CONC__LOAD(&conc__cell_at(s, i)->word)) !=
+         CONC__CELL_FREE;
+  return n + s->stash->ops->size(s->stash);
 }
 
 /* --- what is not done yet --- */
@@ -26213,15 +26373,16 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   s->small = s->stride - sizeof(conc__cell);
   /* An odd number of cache lines, lest all blocks fall on the same ones. */
   s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
-  if (s->count > (SIZE_MAX - first - 128) / (s->stride + 8 + s->block_size))
+  s->all = s->count + CONC__CELLS_SPARE;
+  if (s->all > (SIZE_MAX - first - 128) / (s->stride + 8 + s->block_size))
     return 0;
-  s->owners_at = first + s->count * s->stride;
+  s->owners_at = first + s->all * s->stride;
   s->blocks_at = s->owners_at;
   if (s->block_size > 0)
-    s->blocks_at = conc__round_up(s->owners_at + s->count * 8, 128);
+    s->blocks_at = conc__round_up(s->owners_at + s->all * 8, 128);
   s->bound =
       s->count < UINT_MAX / 8 ? 4 * (unsigned)s->count + 4096 : UINT_MAX;
-  return s->blocks_at + s->count * s->block_size;
+  return s->blocks_at + s->all * s->block_size;
 }
 
 /* Makes or finds the memory, and this process's wakers. The wakers of a queue
@@ -26238,7 +26399,7 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
   if (s->stash == NULL) return -ENOMEM;
   /* All cells are there from the beginning, blocks as they are needed. */
   s->named = o->name != NULL;
-  s->ready = s->named ? 0 : s->count;
+  s->ready = s->named ? 0 : s->all;
   memory = s->named ? conc__shared_by_name(o->name, size, s->blocks_at,
                                         conc__cells_init, s)
                     : conc_shared_alloc(size);
