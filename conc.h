@@ -498,8 +498,9 @@
      return within their timeouts.
    - Waiters notice the death of a process, also of one that was just being
      woken, within about 20 ms. A thread that waits notices conc_cancel within
-     that time, too. Of all the tasks of a process that wait for one object,
-     one looks each 20 ms (a coroutine each 2 ms): the others cost nothing.
+     that time, too. Of all the threads of a process that wait for one object,
+     one looks each 20 ms, and of the coroutines of each loop one each 2 ms
+     (at a queue each 20 ms): the others cost nothing.
    - A process may close all its descriptors. It keeps what it holds in memory
      of conc_shared_alloc. If a forked child closes them before it uses an
      object for the first time, and its parent has ended or is out of its
@@ -2214,7 +2215,8 @@ CONC_API int conc_wait_signal(const int *signals, size_t n, double timeout);
    Signals    no
    Memory     the system's, in whole pages, until the last process that has it
               frees it or ends
-   Blocks     conc_shared_open, while another process runs init
+   Blocks     conc_shared_open, while another process runs init, for at most
+              five seconds
 
    The memory must contain no pointers: in another process they mean nothing.
    Objects of the library that lie in it work between processes only if
@@ -2253,6 +2255,9 @@ CONC_API void *conc_shared_alloc(size_t size);
    EDEADLK    this is a call from within init
    EACCES     in the place of its file there is one that belongs to another
               user, that other users may open, or that has a second name
+   ETIMEDOUT  another process, or another task of this one, has been making
+              memory, in init as a rule, for more than five seconds: it may
+              have been stopped there
    ECANCELED  the wait was cancelled
    EAGAIN     more than 1,024 processes share the memory
    ENOMEM     the system has no memory left
@@ -2352,6 +2357,8 @@ enum {
    -EAGAIN  the system has no room for another process
    -ENOMEM  there is no memory for it
    -EMFILE  the process has too many descriptors
+   -EFBIG   CONC_SPAWN: the bytes at .arg are more than the process's files may
+            have (RLIMIT_FSIZE)
    others   what fork() or execve() fails with */
 CONC_API int conc_process_start(conc_task *task);
 
@@ -2998,7 +3005,7 @@ typedef struct conc_queue_opts {
    EMFILE  of a shared queue: the process has too many descriptors
    ENFILE  of a shared queue: the system has too many
    others  of a shared queue with a name: what conc_shared_open fails with, for
-           example ENOSPC */
+           example ENOSPC, ETIMEDOUT */
 CONC_API conc_queue *conc_queue_new(const conc_queue_opts *options);
 
 /* Frees a queue, with the messages in it. No task may use it any more; of a
@@ -3115,7 +3122,11 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
    Errors: as conc_get, without -EBADMSG, and
    -EMSGSIZE  the value is beyond its limits (see >>value); the message is
               still there
-   -ENOMEM    there is no memory for the value; the message is still there */
+   -ENOMEM    there is no memory for the value; the message is still there
+   -EPROTO    also: the message is no value that conc_pickle_loads would read.
+              No put of this library leaves such a one, so a shared queue's
+              memory has been spoiled, and nobody could have read the message:
+              it is gone; or a server has sent it, which keeps it */
 CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
                             double timeout);
 
@@ -3130,10 +3141,10 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
    conc_get_parse(q, 1.0, "i", &n).
    Returns 0.
    Errors: as conc_get_value, and
-   -EINVAL  the message has another shape, and is consumed; or the format is
-            one that would point into the value (s, y, O): then nothing is
-            consumed
-   -ERANGE  a number does not fit its C type; the message is consumed */
+   -EINVAL   the format would point into the value (s, y, O, a dict's keys), or
+             has letters that conc_parse does not know
+   -EBADMSG  the message has another shape; it is still there
+   -ERANGE   a number does not fit its C type; the message is still there */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...);
 
@@ -8080,7 +8091,11 @@ CONC__PRIVATE void conc__shared_wake(unsigned *word, int n) {
    do, on a list, where a cancellation and a time limit find them at once. When
    its wait is over, however it has ended, the sentry lets the first that
    follows go. That one is the sentry from then on: it looks whether its own
-   wait is over, too. So what lets all go lets them go one after the other. */
+   wait is over, too. So what lets all go lets them go one after the other.
+
+   Threads follow threads only, and coroutines those of their own loop: a
+   sentry that was woken in a loop has its turn when the loop comes to it, and
+   no other loop, and no thread, should wait for what keeps that one. */
 
 /* One task's wait, from its first look at an object to its last. Zero at
    first. */
@@ -8088,11 +8103,12 @@ typedef struct conc__sentry {
   unsigned round; /* how often it has waited */
   bool idle;      /* one of these waits has ended and changed nothing */
   const unsigned *word; /* whose sentry it is; NULL: of none */
+  const void *runner;   /* for whom: see conc__sentry_runner */
   uintptr_t id;         /* of its actor; the rest is under the word's guard */
   struct conc__sentry *next; /* of the same bucket */
 } conc__sentry;
 
-#define CONC__SENTRY_NEW {0, false, NULL, 0, NULL}
+#define CONC__SENTRY_NEW {0, false, NULL, NULL, 0, NULL}
 
 typedef struct conc__follower {
   conc__waiter waiter; /* first */
@@ -8109,19 +8125,27 @@ CONC__INLINE size_t conc__sentry_bucket(const unsigned *word) {
   return (size_t)(conc__mutex_of(word) - conc__mutexes);
 }
 
+/* Those that have one sentry: all threads, NULL, or the coroutines of one
+   loop, of which a thread has but one. */
+CONC__INLINE const void *conc__sentry_runner(const conc__actor *self) {
+  return self->ops->blocks ? NULL : (const void *)&conc__this;
+}
+
 /* The word's sentry among those of a bucket; NULL: it has none. One whose task
    does not run in this process, which was forked, is forgotten. The guard is
    held, here and in the next one. */
 CONC__PRIVATE conc__sentry *conc__sentry_find(conc__sentry **list,
-                                              const unsigned *word) {
-  while (*list != NULL && (*list)->word != word)
+                                              const unsigned *word,
+                                              const void *runner) {
+  while (*list != NULL &&
+         ((*list)->word != word || (*list)->runner != runner))
     if (conc__owner_is_gone((*list)->id))
       *list = (*list)->next;
     else
       list = &(*list)->next;
   if (*list == NULL || !conc__owner_is_gone((*list)->id)) return *list;
   *list = (*list)->next;
-  return conc__sentry_find(list, word);
+  return conc__sentry_find(list, word, runner);
 }
 
 CONC__PRIVATE void conc__sentry_enter(conc__sentry *w, const unsigned *word,
@@ -8144,7 +8168,9 @@ CONC__NOINLINE void conc__sentry_leave(conc__sentry *w) {
   if (*p != NULL) *p = w->next;
   w->word = NULL;
   v = conc__followers[conc__sentry_bucket(word)].first;
-  while (v != NULL && ((conc__follower *)v)->word != word) v = v->next;
+  while (v != NULL && (((conc__follower *)v)->word != word ||
+                       ((conc__follower *)v)->sentry->runner != w->runner))
+    v = v->next;
   if (v != NULL) {
     conc__waitlist_remove(v);
     v->next = NULL;
@@ -8167,8 +8193,9 @@ CONC__PRIVATE int conc__sentry_begin(conc__sentry *w, conc__actor *self,
   conc__mutex *guard = conc__mutex_of(word);
   size_t bucket = conc__sentry_bucket(word);
   conc__follower f;
+  w->runner = conc__sentry_runner(self);
   conc__mutex_lock(guard);
-  if (conc__sentry_find(&conc__sentries[bucket], word) == NULL) {
+  if (conc__sentry_find(&conc__sentries[bucket], word, w->runner) == NULL) {
     conc__sentry_enter(w, word, self);
     conc__mutex_unlock(guard);
     return 1;
@@ -8214,7 +8241,7 @@ CONC__PRIVATE void conc__sentry_fork_child(void) {
   for (i = 0; i < CONC__MUTEXES; i++) {
     conc__waiter *chain =
         conc__waitlist_take_n(&conc__followers[i], SIZE_MAX);
-    conc__sentry_find(&conc__sentries[i], NULL);
+    conc__sentry_find(&conc__sentries[i], NULL, NULL);
     conc__wake_all(chain);
   }
 }
@@ -16919,10 +16946,17 @@ CONC__PRIVATE void conc__tracker_start(conc__region *g, const char *path,
 
 /* --- memory by name: opening it --- */
 
+/* Seconds that conc_shared_open waits for other openers: one of them may be
+   stopped in the middle of init(). */
+#ifndef CONC__OPEN_WAIT
+#define CONC__OPEN_WAIT 5.0
+#endif
+
 /* Opens the file, and locks OPENS. A descriptor, or negative errno; *size is
    the file's. The file is made here if there is none, so two processes that do
    the same at this moment open the same file, and one of them has OPENS. */
-CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
+CONC__PRIVATE int conc__named_file(const char *path, double deadline,
+                                   off_t *size) {
   for (;;) {
     struct stat st;
     int rc = 0;
@@ -16943,7 +16977,9 @@ CONC__PRIVATE int conc__named_file(const char *path, off_t *size) {
         break;
       /* Not F_SETLKW: another process's init() may take long, and this may be
          a coroutine, or be cancelled. */
-      rc = errno == EAGAIN || errno == EACCES ? conc_sleep(1e-3) : -errno;
+      rc = errno != EAGAIN && errno != EACCES ? -errno
+           : conc_now() > deadline            ? -ETIMEDOUT
+                                              : conc_sleep(1e-3);
     }
     /* Looked at with the lock held. Without a name it was removed between our
        open() and our lock: by the tracker, or by an opener whose init()
@@ -17006,11 +17042,11 @@ CONC__PRIVATE size_t conc__named_head(void) {
    bytes, and processes that use it. If not, it is empty: a file that is left
    of others was removed. A descriptor, or negative errno. */
 CONC__PRIVATE int conc__named_claim(const char *path, size_t size,
-                                    bool *made) {
+                                    double deadline, bool *made) {
   off_t all = (off_t)(conc__named_head() + conc__pages(size));
   for (;;) {
     off_t was = 0;
-    int fd = conc__named_file(path, &was);
+    int fd = conc__named_file(path, deadline, &was);
     int rc = fd < 0 ? fd : conc__named_is_made(fd, was, size, all);
     if (fd < 0) return rc;
     *made = rc == 1;
@@ -17109,7 +17145,7 @@ CONC__PRIVATE int conc__named_check(const char *name, size_t size) {
 CONC__PRIVATE int conc__named_map(const char *name, size_t size,
                                   size_t reserve,
                                   int (*init)(void *, void *), void *arg,
-                                  void **out) {
+                                  double deadline, void **out) {
   size_t length = strlen(name);
   conc__region *g = (conc__region *)CONC_MALLOC(sizeof *g + length + 1);
   char path[CONC__NAMED_PATH];
@@ -17121,7 +17157,7 @@ CONC__PRIVATE int conc__named_map(const char *name, size_t size,
   g->size = size;
   g->name = (char *)memcpy(g + 1, name, length + 1);
   conc__named_path(path, name);
-  rc = fd = conc__named_claim(path, size, &made);
+  rc = fd = conc__named_claim(path, size, deadline, &made);
   if (fd >= 0) rc = conc__named_make(g, path, fd, made, reserve, init, arg);
   if (rc >= 0) {
     /* Last: only now may the next process see the memory, or the tracker ask
@@ -17145,13 +17181,14 @@ CONC__PRIVATE int conc__named_map(const char *name, size_t size,
 CONC__PRIVATE int conc__named_open(const char *name, size_t size,
                                    size_t reserve,
                                    int (*init)(void *, void *), void *arg,
-                                   void **out) {
+                                   double deadline, void **out) {
   conc__region *g;
   int rc = conc__named_check(name, size);
   CONC__CHECK(conc__lock_is_mine(&conc__shared_opening, conc__self()->id));
   if (rc != 0) return rc;
   g = conc__region_find(NULL, name); /* has one user more now */
-  if (g == NULL) return conc__named_map(name, size, reserve, init, arg, out);
+  if (g == NULL)
+    return conc__named_map(name, size, reserve, init, arg, deadline, out);
   if (g->registry->size != size) {
     conc__region_drop(g);
     return -EINVAL;
@@ -17167,13 +17204,15 @@ CONC__PRIVATE void *conc__shared_by_name(const char *name, size_t size,
                                       int (*init)(void *memory, void *arg),
                                       void *arg) {
   void *memory = NULL;
+  double deadline;
   int rc;
   conc__shared_init();
-  rc = conc_lock_acquire(&conc__shared_opening, CONC_FOREVER);
+  deadline = conc_now() + CONC__OPEN_WAIT;
+  rc = conc_lock_acquire(&conc__shared_opening, CONC__OPEN_WAIT);
   /* -EOWNERDEAD: a thread of our parent was opening memory when we were
      forked. That is the parent's business; the lock is ours. */
   if (rc == 0 || rc == -EOWNERDEAD) {
-    rc = conc__named_open(name, size, reserve, init, arg, &memory);
+    rc = conc__named_open(name, size, reserve, init, arg, deadline, &memory);
     conc_lock_release(&conc__shared_opening);
   }
   if (memory == NULL) errno = -rc;
@@ -18362,12 +18401,18 @@ CONC__PRIVATE int conc__file_put(int fd, const void *data, size_t size) {
   return 0;
 }
 
-/* Writes the message for a task. 0 or negative errno. */
+/* Writes the message for a task. 0 or negative errno. The limit of files holds
+   for one in memory, too: it is asked for before the first byte, for a write
+   above it would be the program's end. */
 CONC__PRIVATE int conc__spawn_message_write(int fd, const conc_task *t,
                                             const char *target,
                                             const char *name) {
+  const size_t names = strlen(target) + strlen(name) + 2;
   conc__spawn_message message;
-  int rc;
+  int rc = t->size < SIZE_MAX / 2
+               ? conc__file_fits(sizeof message + t->size + names)
+               : -EFBIG;
+  if (rc != 0) return rc;
   message.magic = CONC__SPAWN_MAGIC;
   message.size = t->size;
   message.target_size = strlen(target) + 1;
@@ -24067,7 +24112,7 @@ enum {
    that buffer, as the body of a pickle, whatever the message's kind; then
    `size` limits the body, or its content if bytes are wanted. */
 typedef struct conc__sink {
-  void *data;
+  void *data; /* with a body: NULL, or a conc__reader for get_value */
   size_t size;
   conc__buffer *body;
   int wants; /* CONC__WANTS_... */
@@ -24088,6 +24133,38 @@ CONC__INLINE void conc__sink_body(conc__sink *sink, conc__buffer *body,
   sink->size = size;
   sink->body = body;
   sink->wants = wants;
+}
+
+/* What makes something of a message before its getter has it: so what cannot
+   be read, or is not what the getter asked for, is still its queue's. */
+typedef struct conc__reader {
+  conc_value **out;   /* where the value goes to; or NULL */
+  const char *format; /* if not: what conc_parse is to do with it, */
+  va_list *arguments; /* and what with */
+} conc__reader;
+
+/* Where a pickle's body begins in the buffer of a sink with a reader. */
+#define CONC__BODY_AT 2
+
+/* Has the reader of a sink read the pickle in its buffer, which lacks the last
+   opcode only, and does so afterwards. 0: the getter may have the message;
+   -ENOMEM, -EMSGSIZE, -EBADMSG, -ERANGE: it is to stay. -EPROTO: it is no
+   value, for anybody. */
+CONC__PRIVATE int conc__sink_read(const conc__sink *sink) {
+  const conc__reader *r = (const conc__reader *)sink->data;
+  conc_value *v = NULL;
+  int rc = conc__buffer_append(sink->body, ".", 1);
+  if (rc != 0) return rc;
+  rc = conc_pickle_loads(&v, sink->body->data, sink->body->size);
+  sink->body->size--;
+  if (rc != 0) return rc == -ENOMEM || rc == -EMSGSIZE ? rc : -EPROTO;
+  if (r->out != NULL) {
+    *r->out = v;
+    return 0;
+  }
+  rc = conc__parse_va(v, r->format, *r->arguments);
+  conc_value_free(v);
+  return rc == -EINVAL ? -EBADMSG : rc;
 }
 
 /* Whether a sink takes a message whose content has `size` bytes: 0 or
@@ -24122,12 +24199,9 @@ typedef struct conc__queue_class {
                    double deadline);
   ssize_t (*get_n)(conc_queue *q, conc__sink *sink, size_t n,
                    double deadline);
-  /* conc_get_value, with a buffer that has the begin of a pickle: for a class
-     whose message can wait where it is until it has been read. NULL, or if it
-     returns 1: it is got first, and comes back if it cannot be read for want
-     of memory. */
-  int (*get_value)(conc_queue *q, conc__buffer *b, conc_value **out,
-                   double deadline);
+  /* Gets by a sink with a reader (conc__sink_read), whose buffer has the begin
+     of a pickle. What the reader does not take stays at its place. */
+  ssize_t (*get_value)(conc_queue *q, conc__sink *sink, double deadline);
 } conc__queue_class;
 
 /* A message that came back when there was no memory for it in the ring: it
@@ -24676,6 +24750,24 @@ CONC__PRIVATE int conc__fifo_unget(conc_queue *queue, const conc__message *m,
   return rc;
 }
 
+/* The reader is not let loose on the message while a guard is held, for it may
+   be long: so the message is got, and comes back to the front. It comes back
+   in the buffer that it was got into, if need be: that cannot fail. */
+CONC__PRIVATE ssize_t conc__fifo_get_value(conc_queue *queue, conc__sink *sink,
+                                           double deadline) {
+  ssize_t n = conc__fifo_get(queue, sink, deadline);
+  conc__message m;
+  int rc;
+  if (n < 0) return n;
+  rc = conc__sink_read(sink);
+  if (rc == 0) return n;
+  m.data = sink->body->data + CONC__BODY_AT;
+  m.size = sink->body->size - CONC__BODY_AT;
+  m.kind = CONC__PICKLED;
+  if (rc != -EPROTO) conc__fifo_unget(queue, &m, sink->body);
+  return rc;
+}
+
 /* Under the putters' guard, so that `put` stands; a get may come meanwhile. */
 CONC__PRIVATE ssize_t conc__fifo_size(conc_queue *queue) {
   conc__fifo *q = (conc__fifo *)queue;
@@ -24801,7 +24893,7 @@ static const conc__queue_class conc__fifo_class = {
     conc__fifo_put,       conc__fifo_get,  conc__fifo_unget,
     conc__fifo_size,      conc__fifo_task_done, conc__fifo_join,
     conc__fifo_free,      conc__fifo_close, conc__fifo_peek,
-    conc__fifo_put_many,  conc__fifo_get_many, NULL};
+    conc__fifo_put_many,  conc__fifo_get_many, conc__fifo_get_value};
 
 CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
   conc_queue *q = conc__queue_make(&conc__fifo_class, sizeof(conc__fifo));
@@ -24848,6 +24940,13 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
    is set aside before it is touched (conc__blocks_ready): a file system may be
    full.
 
+   A message that was got may come back: the client of a manager's server has
+   died with it, say. Its place may be another one's by then. So there are some
+   cells besides the ring, for what came back; they have the same states, and
+   laps of their own. What is there comes before all in the ring, the youngest
+   first: for of several the oldest comes back last. `returned` is 0 unless one
+   of these cells may be in use, so getters look at one word for them.
+
    Other programs may have written anything into the memory of a name. So what
    is read there is read once, and looked at before it becomes an address, a
    length or the bound of a loop; a search that does not end is given up
@@ -24893,7 +24992,10 @@ CONC__PRIVATE conc_queue *conc__fifo_new(const conc_queue_opts *options) {
 #define CONC__AT_LAP(at) ((uint32_t)((at) >> 32))
 #define CONC__AT_INDEX(at) ((uint32_t)(at))
 
-#define CONC__CELLS_MAGIC 0x52434e43u /* changes with this layout */
+/* So many cells besides the ring. */
+#define CONC__CELLS_SPARE 32
+
+#define CONC__CELLS_MAGIC 0x52434e44u /* changes with this layout */
 /* If no message may have more bytes than this, all lie in the cells; else
    those of more than CONC__CELL_APART in blocks. */
 #define CONC__CELL_SMALL 1100
@@ -24903,7 +25005,8 @@ enum { CONC__GETTERS, CONC__PUTTERS, CONC__JOINERS };
 
 typedef struct conc__cell {
   uint64_t word;  /* see above */
-  uint64_t skips; /* messages skipped here; above them the lap of the last */
+  uint64_t skips; /* messages skipped here; above them the lap of the last. Of
+                     a spare cell: the value of `returned` for its message */
   /* The owner of a BUSY cell writes these; they stand while it is FULL. */
   uint32_t size; /* of the message, in bytes */
   uint32_t form; /* where its content is: CONC__FORM_... */
@@ -24934,6 +25037,7 @@ typedef struct conc__cells {
   unsigned blocks;  /* so many, the first ones, are in use; it only grows */
   unsigned bell;    /* counts wake-ups of tasks that poll, in a queue with a
                        name */
+  unsigned returned; /* counts what comes back; 0: all spare cells are free */
   /* Lines of their own, in pairs, for CPUs fetch two at a time. */
   uint64_t tail __attribute__((aligned(128)));
   uint64_t head __attribute__((aligned(128)));
@@ -24948,7 +25052,8 @@ typedef struct conc__cells_queue {
   conc_queue queue; /* first: it is a queue */
   conc__cells *cells;
   struct conc__registry *registry; /* of the memory */
-  size_t count;                    /* of cells */
+  size_t count;                    /* of cells in the ring */
+  size_t all;                      /* with the spare ones; as many blocks */
   size_t stride;                   /* bytes from one cell to the next */
   size_t small;      /* bytes of a message that a cell holds itself */
   size_t block_size; /* of a larger message; 0: there are none */
@@ -24960,7 +25065,7 @@ typedef struct conc__cells_queue {
   unsigned bound;    /* a search of more steps than this is given up */
   bool named;        /* the memory has a name */
   uint64_t skips;    /* their sum; above it the `skipped` that it is of */
-  int wakers[2][2]; /* of getters and putters: see conc__waker_open; or -1 */
+  int wakers[3][2]; /* of each side: see conc__waker_open; or -1 */
   uint64_t ringer;  /* CONC__RINGER_..., and above it the process whose it
                        is; see conc__ringer_main */
   unsigned ended;   /* a futex: 1: the ringer has ended */
@@ -24968,7 +25073,6 @@ typedef struct conc__cells_queue {
   bool polls;       /* threads wait at them, too */
   conc_queue *stash; /* of this process: got, but could not be handed over */
   unsigned stashed;  /* there may be something in it */
-  unsigned looks[2]; /* 1: a task that polls at the waker looks for all */
   unsigned inside;   /* tasks that touch this after what lets others go */
   unsigned lone[2];  /* see conc__cells_pause_for_batch; getters, putters */
 } conc__cells_queue;
@@ -25084,15 +25188,44 @@ CONC__PRIVATE bool conc__cells_earlier(const conc__cells_queue *s,
   return false;
 }
 
-/* Finds the oldest message that no process has claimed. False if there is
-   none: then the spot is the cell that would change first. */
-CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
-                                        conc__cells_position *spot) {
+/* Finds the youngest message in the spare cells. Finds also that all of them
+   are free: a process that puts one there counts it after its claim and before
+   the message, so the count cannot be lost here. */
+CONC__NOINLINE bool conc__cells_find_returned(const conc__cells_queue *s,
+                                              conc__cells_position *spot) {
+  unsigned seen = CONC__LOAD(&s->cells->returned);
+  uint32_t best = 0;
+  bool any = false, found = false;
+  uint64_t i;
+  for (i = s->count; i < s->all; i++) {
+    conc__cell *cell = conc__cell_at(s, i);
+    uint64_t word = CONC__LOAD(&cell->word);
+    uint32_t order = (uint32_t)CONC__LOAD(&cell->skips);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FREE) continue;
+    any = true;
+    if (CONC__CELL_STATE(word) != CONC__CELL_FULL) {
+      spot->suspect = true;
+    } else if (!found || (order - best) >> 31 == 0) {
+      found = true;
+      best = order;
+      spot->cell = cell;
+      spot->at = CONC__AT(CONC__CELL_LAP(word), i);
+      spot->word = word;
+    }
+  }
+  if (!any) CONC__CAS(&s->cells->returned, &seen, 0u);
+  return found;
+}
+
+/* Finds the oldest message in the ring that no process has claimed. False if
+   there is none: then the spot is the cell that would change first. What the
+   spot says of suspects stays. */
+CONC__INLINE bool conc__cells_find_in_ring(const conc__cells_queue *s,
+                                           conc__cells_position *spot) {
   uint64_t at = conc__cells_hint(s, &s->cells->head);
   uint64_t front = at; /* all before it are got */
   unsigned steps = 0;
   spot->at = at;
-  spot->busy = spot->suspect = spot->spoiled = false;
   for (;;) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word), next;
@@ -25133,6 +25266,17 @@ CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
     if (conc__cells_astray(s, spot, ++steps)) break;
   }
   return false;
+}
+
+/* Finds the message that is to be got next. False if there is none: as the
+   search of the ring says. */
+CONC__INLINE bool conc__cells_find_full(const conc__cells_queue *s,
+                                        conc__cells_position *spot) {
+  spot->busy = spot->suspect = spot->spoiled = false;
+  if (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
+      conc__cells_find_returned(s, spot))
+    return true;
+  return conc__cells_find_in_ring(s, spot);
 }
 
 /* Finds the cell for the next message. False if the queue is full: then the
@@ -25202,8 +25346,7 @@ CONC__PRIVATE void conc__cells_wake(conc__cells_queue *s, int side, int n) {
   __atomic_add_fetch(&it->word, 1u, __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) > 0)
     conc__shared_wake(&it->word, n);
-  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0 &&
-      side != CONC__JOINERS) {
+  if (__atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST) > 0) {
     if (s->named) conc__cells_ring(s);
     else if (s->wakers[side][1] >= 0) conc__waker_wake(s->wakers[side]);
   }
@@ -25239,9 +25382,45 @@ CONC__PRIVATE bool conc__cell_is_got(const conc__cells_queue *s,
                                      conc__cell *cell, uint64_t at,
                                      uint32_t lap) {
   uint32_t block = CONC__LOAD(conc__cell_block(cell));
-  return CONC__LOAD(&cell->size) > s->small && block < s->count &&
+  return CONC__LOAD(&cell->size) > s->small && block < s->all &&
          s->block_size > 0 &&
          CONC__LOAD(conc__block_owner(s, block)) != conc__block_claim(at, lap);
+}
+
+/* A getter has died with its claim, `word`: the message is there again, unless
+   it had it. False if the cell has changed. */
+CONC__PRIVATE bool conc__cell_unclaim(conc__cells_queue *s, conc__cell *cell,
+                                      uint64_t at, uint64_t word) {
+  uint32_t lap = CONC__CELL_LAP(word);
+  bool got = conc__cell_is_got(s, cell, at, lap);
+  uint64_t to = got ? CONC__CELL(lap + 1, 0, CONC__CELL_FREE)
+                    : CONC__CELL(lap, 0, CONC__CELL_FULL);
+  if (!CONC__CAS(&cell->word, &word, to)) return false;
+  conc__cells_wake(s, got ? CONC__PUTTERS : CONC__GETTERS, 1);
+  return true;
+}
+
+/* conc__cells_recover_dead for the spare cells. What was half put there is
+   lost with the process that had it. */
+CONC__PRIVATE bool conc__cells_recover_spare(conc__cells_queue *s) {
+  bool mended = false;
+  uint64_t i;
+  if (CONC__LOAD(&s->cells->returned) == 0) return false;
+  for (i = s->count; i < s->all; i++) {
+    conc__cell *cell = conc__cell_at(s, i);
+    uint64_t word = CONC__LOAD(&cell->word);
+    uint32_t lap = CONC__CELL_LAP(word);
+    unsigned state = CONC__CELL_STATE(word);
+    if ((state != CONC__CELL_BUSY && state != CONC__CELL_READING) ||
+        !conc__registry_is_dead(s->registry, CONC__CELL_OWNER(word)))
+      continue;
+    if (state == CONC__CELL_READING
+            ? conc__cell_unclaim(s, cell, CONC__AT(lap, i), word)
+            : CONC__CAS(&cell->word, &word,
+                        CONC__CELL(lap + 1, 0, CONC__CELL_FREE)))
+      mended = true;
+  }
+  return mended;
 }
 
 /* Looks at the owners of all cells that are claimed, and takes the cells of
@@ -25254,8 +25433,9 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
   unsigned steps = s->bound;
   unsigned self = conc__registry_self(s->registry);
   unsigned alive = self;
-  bool mended = false;
+  bool mended;
   if (self == 0) return false;
+  mended = conc__cells_recover_spare(s);
   while (steps-- > 0) {
     conc__cell *cell = conc__cell_at(s, at);
     uint64_t word = CONC__LOAD(&cell->word);
@@ -25269,13 +25449,7 @@ CONC__PRIVATE bool conc__cells_recover_dead(conc__cells_queue *s) {
     if (!conc__registry_is_dead(s->registry, owner)) {
       alive = owner;
     } else if (state == CONC__CELL_READING) {
-      bool got = conc__cell_is_got(s, cell, here, lap);
-      uint64_t to = got ? CONC__CELL(lap + 1, 0, CONC__CELL_FREE)
-                        : CONC__CELL(lap, 0, CONC__CELL_FULL);
-      if (CONC__CAS(&cell->word, &word, to)) {
-        conc__cells_wake(s, got ? CONC__PUTTERS : CONC__GETTERS, 1);
-        mended = true;
-      }
+      if (conc__cell_unclaim(s, cell, here, word)) mended = true;
     } else if (CONC__CAS(&cell->word, &word,
                          CONC__CELL(lap, self, CONC__CELL_BUSY))) {
       /* This process's claim now: if it dies here, the next one does it. */
@@ -25318,7 +25492,7 @@ CONC__PRIVATE bool conc__block_find(conc__cells_queue *s, uint64_t claim,
     owner = CONC__LOAD_RELAXED(word);
     if (owner != 0) {
       uint64_t of = owner - 1;
-      if (!doubt || (CONC__AT_INDEX(of) < s->count &&
+      if (!doubt || (CONC__AT_INDEX(of) < s->all &&
                      conc__cell_ahead(CONC__LOAD(&conc__cell_at(s, of)->word),
                                       of) == 0))
         continue;
@@ -25341,7 +25515,7 @@ CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
   for (round = 0; round < 100; round++) {
     unsigned used = CONC__LOAD(&s->cells->blocks);
     size_t more = ((size_t)1 << 20) / s->block_size;
-    if (used > s->count) used = (unsigned)s->count;
+    if (used > s->all) used = (unsigned)s->all;
     if (conc__block_find(s, claim, used, false, block) ||
         conc__block_find(s, claim, used, true, block)) {
       int rc = conc__blocks_ready(s, (size_t)*block + 1);
@@ -25350,7 +25524,7 @@ CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
     }
     if (more > used / 8) more = used / 8;
     if (more == 0) more = 1;
-    if (more > s->count - used) more = s->count - used;
+    if (more > s->all - used) more = s->all - used;
     if (more > 1 && conc__blocks_ready(s, used + more) != 0) more = 1;
     if (conc__blocks_ready(s, used + more) != 0) return -ENOMEM;
     if (more > 0)
@@ -25373,7 +25547,8 @@ CONC__NOINLINE int conc__block_take(conc__cells_queue *s, uint64_t claim,
 /* One call's waits. */
 typedef struct conc__cells_wait {
   double deadline;
-  unsigned round; /* see conc__shared_wait */
+  conc__sentry sentry;
+  unsigned round; /* of the naps; see conc__shared_wait */
   unsigned naps;  /* for a claim that may be a dead process's; up to 7 */
   bool late;      /* time is out: the last attempt */
   bool slept;     /* it may have been woken in place of another one */
@@ -25455,6 +25630,7 @@ CONC__PRIVATE void *conc__ringer_main(void *arg) {
     heard = now;
     conc__waker_wake(s->wakers[CONC__GETTERS]);
     conc__waker_wake(s->wakers[CONC__PUTTERS]);
+    conc__waker_wake(s->wakers[CONC__JOINERS]);
   }
   CONC__STORE(&s->ended, 1u); /* the last touch of the handle */
   conc__futex_wake(&s->ended, 1, false);
@@ -25485,26 +25661,57 @@ CONC__PRIVATE bool conc__ringer_begin(conc__cells_queue *s) {
     return false;
   s->heard = CONC__LOAD(&s->cells->bell);
   s->ended = 0;
-  for (side = 0; side < 2 && rc == 0; side++)
+  for (side = 0; side < 3 && rc == 0; side++)
     if (s->wakers[side][0] < 0) rc = conc__waker_open(s->wakers[side]);
   if (rc == 0) rc = conc__helper_start(conc__ringer_main, (uintptr_t)s);
   CONC__STORE(&s->ringer, rc == 0 ? runs : conc__ringer(CONC__RINGER_NONE));
   return rc == 0;
 }
 
-/* Sleeps until a wake-up comes, unless the cell has changed. A loop must not
-   block, so a coroutine waits for a descriptor: what a waker writes there
-   stays until it is drained. The order is what loses no wake-up: the sleeper
-   counts itself, then reads the word that counts wake-ups, then marks the
-   cell. A process that claims the cell after the mark wakes it, and so changes
-   the word; one that claimed it before makes the mark fail. */
+/* Whether the caller waits at the waker of a side. A loop must not block, so a
+   coroutine waits for a descriptor: what a waker writes there stays until it
+   is drained. */
+CONC__PRIVATE bool conc__cells_polls(conc__cells_queue *s, int side) {
+  bool blocks = conc__self()->ops->blocks;
+  if (s->named) return !blocks && conc__ringer_begin(s);
+  return s->wakers[side][0] >= 0 && (s->polls || !blocks);
+}
+
+/* Waits for a wake-up of a side since its word was `seen`, or for the time for
+   a look. The caller is counted there. Of the tasks that poll in one loop only
+   the sentry waits for the descriptor, from the first wait on, for a message
+   would wake all that do; threads have a sentry when they have waited in vain.
+   Whoever wakes need not know: the sentry hands its place on when it leaves. 0:
+   look again; -ETIMEDOUT, -ECANCELED. */
+CONC__PRIVATE int conc__cells_watch(conc__cells_queue *s, int side, bool polls,
+                                    conc__sentry *sentry, unsigned seen,
+                                    double deadline) {
+  unsigned *word = &s->cells->sides[side].word;
+  double until;
+  int rc = 1;
+  if (!polls) return conc__sentry_wait(sentry, word, seen, true, deadline);
+  if (sentry->word == NULL)
+    rc = conc__sentry_begin(sentry, conc__self(), word, true, deadline);
+  if (rc <= 0) return rc;
+  until = conc_now() + CONC__SHARED_LOOK;
+  CONC__POINT();
+  rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
+                     until < deadline ? until : deadline);
+  if (rc > 0) conc__waker_drain(s->wakers[side]);
+  return rc > 0 || (rc == -ETIMEDOUT && until < deadline) ? 0 : rc;
+}
+
+/* Sleeps until a wake-up comes, unless the cell has changed. The order is what
+   loses no wake-up: the sleeper counts itself, then reads the word that counts
+   wake-ups, then marks the cell. A process that claims the cell after the mark
+   wakes it, and so changes the word; one that claimed it before makes the mark
+   fail. A sleeper that becomes the sentry meanwhile looks at the cells first:
+   what has come while it followed is found then. */
 CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
                                     conc__cells_wait *w,
                                     const conc__cells_position *spot) {
   struct conc__cells_side *it = &s->cells->sides[side];
-  bool blocks = conc__self()->ops->blocks;
-  bool polls = s->named ? !blocks && conc__ringer_begin(s)
-                        : s->wakers[side][0] >= 0 && (s->polls || !blocks);
+  bool polls = conc__cells_polls(s, side);
   unsigned *count = polls ? &it->pollers : &it->sleepers;
   uint64_t word = spot->word;
   unsigned seen;
@@ -25514,22 +25721,14 @@ CONC__PRIVATE int conc__cells_sleep(conc__cells_queue *s, int side,
   /* An exchange even if the bit is there: so that whoever claims the cell also
      sees that one more sleeps. */
   if (CONC__CAS(&spot->cell->word, &word, word | CONC__CELL_AWAITED)) {
+    /* What comes back is in no cell that could be marked. */
+    conc__cells_position back;
     w->slept = true;
-    if (polls) {
-      /* One of them looks for all: see CONC__SHARED_LOOK. The others do it
-         seldom, in case that this one has just left. */
-      unsigned none = 0;
-      bool looks = CONC__CAS(&s->looks[side], &none, 1u);
-      double until = conc_now() + CONC__SHARED_LOOK * (looks ? 1 : 25);
-      CONC__POINT();
-      rc = conc__fd_wait(s->wakers[side][0], CONC_READ,
-                         until < w->deadline ? until : w->deadline);
-      if (looks) CONC__STORE(&s->looks[side], 0u);
-      if (rc > 0) conc__waker_drain(s->wakers[side]);
-      if (rc > 0 || (rc == -ETIMEDOUT && until < w->deadline)) rc = 0;
-    } else {
-      rc = conc__shared_wait(&it->word, seen, w->deadline, &w->round);
-    }
+    if (CONC__UNLIKELY(CONC__LOAD(&s->cells->returned) != 0) &&
+        side == CONC__GETTERS && conc__cells_find_returned(s, &back))
+      rc = 0;
+    else
+      rc = conc__cells_watch(s, side, polls, &w->sentry, seen, w->deadline);
   }
   __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
   return rc;
@@ -25598,6 +25797,27 @@ CONC__PRIVATE uint32_t conc__cells_form(const conc__message *m) {
          (uint32_t)(m->size - before - size) << 16;
 }
 
+/* Writes a message into a cell that the caller has claimed to put. 0; -ENOMEM,
+   -EPROTO: the claim is to be given up. */
+CONC__INLINE int conc__cell_fill(conc__cells_queue *s, conc__cell *cell,
+                                 uint64_t at, uint32_t lap,
+                                 const conc__message *m) {
+  char *data = (char *)(cell + 1);
+  uint32_t form = 0;
+  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
+  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
+  CONC__STORE_RELAXED(&cell->form, form);
+  if (CONC__UNLIKELY(m->size > s->small)) {
+    uint32_t block = 0;
+    int rc = conc__block_take(s, conc__block_claim(at, lap), &block);
+    if (CONC__UNLIKELY(rc != 0)) return rc;
+    CONC__STORE_RELAXED(conc__cell_block(cell), block);
+    data = conc__block_data(s, block);
+  }
+  if (m->size > 0) memcpy(data, m->data, m->size);
+  return 0;
+}
+
 /* Puts a message if there is room. A process that is killed before the last
    store has put nothing; after it, the message is there. 0, -EAGAIN, -EPIPE;
    -ENOMEM: there is no memory for a block; -ENOSPC: too many processes share
@@ -25607,8 +25827,8 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
                                      conc__cells_position *spot) {
   unsigned self = conc__registry_self(s->registry);
   conc__cell *cell;
-  char *data;
-  uint32_t lap, form = 0;
+  uint32_t lap;
+  int rc;
   if (CONC__UNLIKELY(self == 0)) return -ENOSPC;
   do {
     if (CONC__LOAD(&s->cells->closed)) return -EPIPE;
@@ -25630,21 +25850,11 @@ CONC__INLINE int conc__cells_try_put(conc__cells_queue *s,
     conc__cell_skip(s, cell, lap);
     return -EPIPE;
   }
-  if (CONC__UNLIKELY(m->kind != CONC__RAW)) form = conc__cells_form(m);
-  CONC__STORE_RELAXED(&cell->size, (uint32_t)m->size);
-  CONC__STORE_RELAXED(&cell->form, form);
-  data = (char *)(cell + 1);
-  if (CONC__UNLIKELY(m->size > s->small)) {
-    uint32_t block = 0;
-    int rc = conc__block_take(s, conc__block_claim(spot->at, lap), &block);
-    if (CONC__UNLIKELY(rc != 0)) {
-      conc__cell_skip(s, cell, lap);
-      return rc;
-    }
-    CONC__STORE_RELAXED(conc__cell_block(cell), block);
-    data = conc__block_data(s, block);
+  rc = conc__cell_fill(s, cell, spot->at, lap, m);
+  if (CONC__UNLIKELY(rc != 0)) {
+    conc__cell_skip(s, cell, lap);
+    return rc;
   }
-  if (m->size > 0) memcpy(data, m->data, m->size);
   if (CONC__UNLIKELY(spot->word & CONC__CELL_AWAITED)) conc__cells_enter(s);
   /* Releases all of the above, and puts the message. */
   CONC__STORE(&cell->word, CONC__CELL(lap, 0, CONC__CELL_FULL));
@@ -25668,7 +25878,7 @@ CONC__INLINE ssize_t conc__cell_bytes(conc__cells_queue *s, conc__cell *cell,
   m->block = 0;
   if (CONC__UNLIKELY(m->size > s->small)) {
     m->block = CONC__LOAD(conc__cell_block(cell));
-    if (m->size > s->queue.max_bytes || m->block >= s->count) return -EPROTO;
+    if (m->size > s->queue.max_bytes || m->block >= s->all) return -EPROTO;
     if (conc__blocks_ready(s, (size_t)m->block + 1) != 0) return -ENOMEM;
   }
   if (CONC__LIKELY(m->form == 0) || body) return (ssize_t)m->size;
@@ -25818,7 +26028,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
   conc__cells_enter(s);
   memset(&w, 0, sizeof w);
   w.deadline = deadline;
-  w.round = 1; /* it has been spun */
+  w.round = w.sentry.round = 1; /* it has been spun */
   do {
     rc = conc__cells_await(s, side, &w, spot);
     if (rc != 0) break;
@@ -25828,6 +26038,7 @@ CONC__PRIVATE ssize_t conc__cells_slow(conc__cells_queue *s, int side,
                            : conc__cells_try_get(s, sink, exact, spot);
   } while (rc == -EAGAIN);
   if (w.slept) conc__cells_pass_on(s, side);
+  conc__sentry_end(&w.sentry);
   conc__cells_leave(s);
   return rc;
 }
@@ -25865,20 +26076,27 @@ CONC__PRIVATE ssize_t conc__cells_get_n(conc_queue *q, conc__sink *sink,
   return done > 0 ? (ssize_t)done : rc;
 }
 
-/* `stashed` is cleared before the look and set again if there was something: a
-   message that comes back meanwhile sets it, too, and so is not overlooked. */
+/* Gets what came back to this process; -ETIMEDOUT: nothing did. `stashed` is
+   cleared before the look and set again if there was something: a message that
+   comes back meanwhile sets it, too, and so is not overlooked. */
+CONC__NOINLINE ssize_t conc__cells_get_stashed(conc__cells_queue *s,
+                                               conc__sink *sink, bool value) {
+  ssize_t n;
+  CONC__STORE(&s->stashed, 0u);
+  n = value ? conc__fifo_get_value(s->stash, sink, 0)
+            : conc__fifo_get(s->stash, sink, 0);
+  if (n != -ETIMEDOUT) CONC__STORE(&s->stashed, 1u);
+  return n;
+}
+
 CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                                       double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   ssize_t n;
   if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
-    CONC__STORE(&s->stashed, 0u);
-    n = s->stash->ops->get(s->stash, sink, 0);
-    if (n != -ETIMEDOUT) {
-      CONC__STORE(&s->stashed, 1u);
-      return n;
-    }
+    n = conc__cells_get_stashed(s, sink, false);
+    if (n != -ETIMEDOUT) return n;
   }
   n = conc__cells_try_get(s, sink, false, &spot);
   if (CONC__LIKELY(n != -EAGAIN)) return n;
@@ -25886,43 +26104,95 @@ CONC__PRIVATE ssize_t conc__cells_get(conc_queue *q, conc__sink *sink,
                           deadline);
 }
 
-/* The message stays this process's claim until the value is made: if there is
-   no memory for it, all is as before, at its place and for all processes. So
-   it is if this one is killed meanwhile. */
-CONC__PRIVATE int conc__cells_get_value(conc_queue *q, conc__buffer *b,
-                                        conc_value **out, double deadline) {
+/* The message stays this process's claim until it has been read: if the reader
+   does not take it, all is as before, at its place and for all processes. So
+   it is if this process is killed meanwhile. */
+CONC__PRIVATE ssize_t conc__cells_get_value(conc_queue *q, conc__sink *sink,
+                                            double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
   conc__cell_message m;
-  conc__sink sink;
   ssize_t n;
   int rc;
-  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) return 1;
-  conc__sink_body(&sink, b, CONC__WANTS_VALUE, SIZE_MAX);
-  n = conc__cells_try_claim(s, &sink, false, &spot, &m);
+  if (CONC__UNLIKELY(CONC__LOAD(&s->stashed))) {
+    n = conc__cells_get_stashed(s, sink, true);
+    if (n != -ETIMEDOUT) return n;
+  }
+  n = conc__cells_try_claim(s, sink, false, &spot, &m);
   if (n == -EAGAIN)
-    n = conc__cells_slow(s, CONC__GETTERS, NULL, &sink, false, &spot, &m,
+    n = conc__cells_slow(s, CONC__GETTERS, NULL, sink, false, &spot, &m,
                          deadline);
-  if (n < 0) return (int)n;
-  conc__cells_copy(s, spot.cell, &m, (size_t)n, &sink);
-  rc = conc__buffer_append(b, ".", 1);
-  if (rc == 0) rc = conc_pickle_loads(out, b->data, b->size);
-  if (rc == -ENOMEM || rc == -EMSGSIZE) {
+  if (n < 0) return n;
+  conc__cells_copy(s, spot.cell, &m, (size_t)n, sink);
+  rc = conc__sink_read(sink);
+  if (rc == 0 || rc == -EPROTO) {
+    conc__cells_got(s, &spot, &m);
+  } else {
     CONC__STORE(&spot.cell->word, CONC__CELL(CONC__CELL_LAP(spot.word), 0,
                                              CONC__CELL_FULL));
     conc__cells_wake(s, CONC__GETTERS, 1);
-  } else {
-    conc__cells_got(s, &spot, &m);
   }
+  return rc != 0 ? rc : n;
+}
+
+/* Puts a message that was got into a spare cell, where all processes find it.
+   0; or negative errno: there is none, or no block for it, or it is longer now
+   than a message may be. */
+CONC__PRIVATE int conc__cells_put_back(conc__cells_queue *s,
+                                       const conc__message *m) {
+  unsigned self = conc__registry_self(s->registry), order;
+  conc__cell *cell = NULL;
+  uint64_t i, word = 0;
+  uint32_t lap;
+  int rc;
+  if (self == 0) return -ENOSPC;
+  if (m->size > s->queue.max_bytes) return -EMSGSIZE;
+  for (i = s->count; i < s->all && cell == NULL; i++) {
+    conc__cell *other = conc__cell_at(s, i);
+    word = CONC__LOAD(&other->word);
+    if (CONC__CELL_STATE(word) == CONC__CELL_FREE &&
+        CONC__CAS(&other->word, &word,
+                  CONC__CELL(CONC__CELL_LAP(word), self, CONC__CELL_BUSY)))
+      cell = other;
+  }
+  if (cell == NULL) return -EAGAIN;
+  lap = CONC__CELL_LAP(word);
+  CONC__POINT();
+  /* Between the claim and the message: see conc__cells_find_returned. */
+  do order = __atomic_add_fetch(&s->cells->returned, 1u, __ATOMIC_SEQ_CST);
+  while (order == 0);
+  CONC__STORE_RELAXED(&cell->skips, (uint64_t)order);
+  rc = conc__cell_fill(s, cell, CONC__AT(lap, i - 1), lap, m);
+  conc__cells_enter(s);
+  CONC__STORE(&cell->word, rc == 0
+                               ? CONC__CELL(lap, 0, CONC__CELL_FULL)
+                               : CONC__CELL(lap + 1, 0, CONC__CELL_FREE));
+  if (rc == 0) conc__cells_wake(s, CONC__GETTERS, 1);
+  conc__cells_leave(s);
   return rc;
 }
 
-/* The message was got, so it is this process's: any task of this process may
-   get it next, but no other process. */
+/* The message comes back for all processes. Bytes, which a server has got as a
+   body, are raw again: with the head of the body they may be too long. If it
+   cannot be had by all, it stays in this process, for any of its tasks. */
 CONC__PRIVATE int conc__cells_unget(conc_queue *q, const conc__message *m,
                                     conc__buffer *b) {
   conc__cells_queue *s = (conc__cells_queue *)q;
-  int rc = conc__fifo_unget(s->stash, m, b);
+  const unsigned char *body = (const unsigned char *)m->data;
+  conc__message back = *m;
+  size_t before, size;
+  int rc;
+  if (m->kind == CONC__PICKLED && m->size > 0 &&
+      (*body == CONC__OP_BINBYTES || *body == CONC__OP_SHORT_BINBYTES) &&
+      conc__pickle_content(body, m->size < 16 ? m->size : 16, m->size, &before,
+                           &size) == 0) {
+    back.data = body + before;
+    back.size = size;
+    back.kind = CONC__RAW;
+  }
+  rc = conc__cells_put_back(s, &back);
+  if (rc == 0) return 0;
+  rc = conc__fifo_unget(s->stash, m, b);
   CONC__STORE(&s->stashed, 1u);
   return rc;
 }
@@ -25964,14 +26234,21 @@ CONC__PRIVATE ssize_t conc__cells_between(const conc__cells_queue *s,
 CONC__PRIVATE ssize_t conc__cells_size(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   conc__cells_position spot;
+  uint64_t i;
   ssize_t n;
-  if (!conc__cells_find_full(s, &spot) && spot.suspect)
+  spot.busy = spot.suspect = spot.spoiled = false;
+  if (!conc__cells_find_in_ring(s, &spot) && spot.suspect)
     conc__cells_recover_dead(s);
-  conc__cells_find_full(s, &spot);
+  spot.busy = spot.suspect = spot.spoiled = false;
+  conc__cells_find_in_ring(s, &spot);
   conc__cells_find_free(s, &spot);
   n = conc__cells_between(s, CONC__LOAD(&s->cells->head), spot.at);
   if (n > (ssize_t)s->count) n = (ssize_t)s->count;
-  return (n > 0 ? n : 0) + s->stash->ops->size(s->stash);
+  if (n < 0) n = 0;
+  for (i = s->count; i < s->all && CONC__LOAD(&s->cells->returned) != 0; i++)
+    n += CONC__CELL_STATE(CONC__LOAD(&conc__cell_at(s, i)->word)) !=
+         CONC__CELL_FREE;
+  return n + s->stash->ops->size(s->stash);
 }
 
 /* --- what is not done yet --- */
@@ -26011,6 +26288,7 @@ CONC__PRIVATE uint64_t conc__cells_unfinished(conc__cells_queue *s,
 /* -EINVAL rather than a count above the puts. */
 CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   conc__cells_queue *s = (conc__cells_queue *)q;
+  struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
   uint64_t done = CONC__LOAD(&s->cells->done), left;
   conc__cells_enter(s);
   do {
@@ -26026,8 +26304,8 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
   if (left == 1) {
     CONC__POINT();
     __atomic_add_fetch(&s->cells->ends, 1u, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&s->cells->sides[CONC__JOINERS].sleepers,
-                        __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&it->sleepers, __ATOMIC_SEQ_CST) ||
+        __atomic_load_n(&it->pollers, __ATOMIC_SEQ_CST))
       conc__cells_wake(s, CONC__JOINERS, INT_MAX);
   }
   conc__cells_leave(s);
@@ -26040,23 +26318,34 @@ CONC__PRIVATE int conc__cells_task_done(conc_queue *q) {
 CONC__PRIVATE int conc__cells_join(conc_queue *q, double deadline) {
   conc__cells_queue *s = (conc__cells_queue *)q;
   struct conc__cells_side *it = &s->cells->sides[CONC__JOINERS];
-  unsigned ends = CONC__LOAD(&s->cells->ends), round = 0;
+  unsigned ends = CONC__LOAD(&s->cells->ends);
+  conc__sentry sentry = CONC__SENTRY_NEW;
+  bool over = false;
   int rc = 0;
-  __atomic_add_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
-  for (;;) {
-    unsigned seen = CONC__LOAD(&it->word);
-    if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
-                                                  __ATOMIC_SEQ_CST)) == 0 ||
-        CONC__LOAD(&s->cells->ends) != ends) {
+  while (!over) {
+    bool polls = conc__cells_polls(s, CONC__JOINERS);
+    unsigned *count = polls ? &it->pollers : &it->sleepers;
+    unsigned seen;
+    __atomic_add_fetch(count, 1u, __ATOMIC_SEQ_CST);
+    seen = CONC__LOAD(&it->word);
+    if (rc == -ECANCELED) { /* it is told once: so it is told now */
+      over = true;
+    } else if (conc__cells_unfinished(s, __atomic_load_n(&s->cells->done,
+                                                         __ATOMIC_SEQ_CST)) ==
+                   0 ||
+               CONC__LOAD(&s->cells->ends) != ends) {
       rc = 0;
-      break;
+      over = true;
+    } else if (rc != 0) {
+      over = true;
+    } else if (!conc__cells_recover_dead(s)) {
+      rc = deadline <= 0 ? -ETIMEDOUT
+                         : conc__cells_watch(s, CONC__JOINERS, polls, &sentry,
+                                             seen, deadline);
     }
-    if (rc != 0) break;
-    if (conc__cells_recover_dead(s)) continue;
-    rc = deadline <= 0 ? -ETIMEDOUT
-                       : conc__shared_wait(&it->word, seen, deadline, &round);
+    __atomic_sub_fetch(count, 1u, __ATOMIC_SEQ_CST);
   }
-  __atomic_sub_fetch(&it->sleepers, 1u, __ATOMIC_SEQ_CST);
+  conc__sentry_end(&sentry);
   return rc;
 }
 
@@ -26081,7 +26370,7 @@ CONC__PRIVATE void conc__cells_free(conc_queue *q) {
   int i;
   for (i = 0; CONC__LOAD(&s->inside) > 0 && i < 100; i++) poll(NULL, 0, 1);
   conc__ringer_end(s);
-  for (i = 0; i < 4; i++) /* they may be known to the caller's loop */
+  for (i = 0; i < 6; i++) /* they may be known to the caller's loop */
     if (s->wakers[i / 2][i % 2] >= 0 &&
         (i % 2 == 0 || s->wakers[i / 2][1] != s->wakers[i / 2][0]))
       conc_close(s->wakers[i / 2][i % 2]);
@@ -26122,15 +26411,16 @@ CONC__PRIVATE size_t conc__cells_plan(conc__cells_queue *s) {
   s->small = s->stride - sizeof(conc__cell);
   /* An odd number of cache lines, lest all blocks fall on the same ones. */
   s->block_size = max <= s->small ? 0 : conc__round_up(max, 128) + 64;
-  if (s->count > (SIZE_MAX - first - 128) / (s->stride + 8 + s->block_size))
+  s->all = s->count + CONC__CELLS_SPARE;
+  if (s->all > (SIZE_MAX - first - 128) / (s->stride + 8 + s->block_size))
     return 0;
-  s->owners_at = first + s->count * s->stride;
+  s->owners_at = first + s->all * s->stride;
   s->blocks_at = s->owners_at;
   if (s->block_size > 0)
-    s->blocks_at = conc__round_up(s->owners_at + s->count * 8, 128);
+    s->blocks_at = conc__round_up(s->owners_at + s->all * 8, 128);
   s->bound =
       s->count < UINT_MAX / 8 ? 4 * (unsigned)s->count + 4096 : UINT_MAX;
-  return s->blocks_at + s->count * s->block_size;
+  return s->blocks_at + s->all * s->block_size;
 }
 
 /* Makes or finds the memory, and this process's wakers. The wakers of a queue
@@ -26141,13 +26431,13 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
                                    const conc_queue_opts *o) {
   size_t size = conc__cells_plan(s);
   void *memory;
-  int rc = 0;
+  int rc = 0, side;
   if (size == 0) return -ENOMEM;
   s->stash = conc__fifo_new(NULL);
   if (s->stash == NULL) return -ENOMEM;
   /* All cells are there from the beginning, blocks as they are needed. */
   s->named = o->name != NULL;
-  s->ready = s->named ? 0 : s->count;
+  s->ready = s->named ? 0 : s->all;
   memory = s->named ? conc__shared_by_name(o->name, size, s->blocks_at,
                                         conc__cells_init, s)
                     : conc_shared_alloc(size);
@@ -26160,8 +26450,8 @@ CONC__PRIVATE int conc__cells_open(conc__cells_queue *s,
     return -EINVAL; /* by that name, and something else */
   s->registry = conc__registry_of(memory);
   if (s->registry == NULL) return -errno;
-  if (o->name == NULL) rc = conc__waker_open(s->wakers[0]);
-  if (o->name == NULL && rc == 0) rc = conc__waker_open(s->wakers[1]);
+  for (side = 0; side < 3 && o->name == NULL && rc == 0; side++)
+    rc = conc__waker_open(s->wakers[side]);
   s->polls = o->backend == CONC_QUEUE_PIPE ||
              (o->backend == 0 && !CONC_HAVE_FUTEX);
   return rc;
@@ -26334,39 +26624,28 @@ CONC_API int conc_put_value(conc_queue *queue, const conc_value *value,
   return rc;
 }
 
-/* Gets the body of a pickle between the two opcodes that it lacks, and reads
-   it. The message is lost only if it is malformed. */
-CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
-                            double timeout) {
-  static const unsigned char proto[] = {CONC__OP_PROTO, 4};
+/* Gets the body of a pickle behind the first opcode that it lacks. */
+CONC__PRIVATE int conc__queue_read(conc_queue *queue, conc__reader *reader,
+                                   double timeout) {
+  static const unsigned char proto[CONC__BODY_AT] = {CONC__OP_PROTO, 4};
   conc__buffer b = {NULL, 0, 0, 0};
   conc__sink sink;
-  ssize_t n;
-  int rc = conc__buffer_append(&b, proto, sizeof proto);
-  *out = NULL;
+  ssize_t n = conc__buffer_append(&b, proto, sizeof proto);
   conc__sink_body(&sink, &b, CONC__WANTS_VALUE, SIZE_MAX);
-  if (rc == 0) rc = conc__buffer_reserve(&b, 64);
-  if (rc == 0 && queue->ops->get_value != NULL) {
-    rc = queue->ops->get_value(queue, &b, out, conc__deadline(timeout));
-    if (rc <= 0) {
-      conc__buffer_free(&b);
-      return rc;
-    }
-    rc = 0;
-  }
-  n = rc != 0 ? rc : queue->ops->get(queue, &sink, conc__deadline(timeout));
-  rc = n < 0 ? (int)n : conc__buffer_append(&b, ".", 1);
-  if (rc == 0) rc = conc_pickle_loads(out, b.data, b.size);
-  /* The message must not be lost for that. */
-  if ((rc == -ENOMEM || rc == -EMSGSIZE) && n >= 0) {
-    conc__message m;
-    m.data = b.data + sizeof proto;
-    m.size = b.size - sizeof proto - 1;
-    m.kind = CONC__PICKLED;
-    queue->ops->unget(queue, &m, &b);
-  }
+  sink.data = reader;
+  if (n == 0) n = conc__buffer_reserve(&b, 64);
+  if (n == 0)
+    n = queue->ops->get_value(queue, &sink, conc__deadline(timeout));
   conc__buffer_free(&b);
-  return rc;
+  return n < 0 ? (int)n : 0;
+}
+
+CONC_API int conc_get_value(conc_queue *queue, conc_value **out,
+                            double timeout) {
+  conc__reader reader = {NULL, NULL, NULL};
+  reader.out = out;
+  *out = NULL;
+  return conc__queue_read(queue, &reader, timeout);
 }
 
 /* The queue has a copy of the value, or the put has failed: so the value is
@@ -26388,16 +26667,15 @@ CONC_API int conc_put_build(conc_queue *queue, double timeout,
 /* The value is freed before the return: so a format may not point into it. */
 CONC_API int conc_get_parse(conc_queue *queue, double timeout,
                             const char *format, ...) {
-  conc_value *v;
+  conc__reader reader = {NULL, NULL, NULL};
   va_list ap;
   int rc;
-  if (strpbrk(format, "syO") != NULL) return -EINVAL;
-  rc = conc_get_value(queue, &v, timeout);
-  if (rc != 0) return rc;
+  if (format[strspn(format, "NpilLnIkKfd()[]{} ,:")] != 0) return -EINVAL;
   va_start(ap, format);
-  rc = conc__parse_va(v, format, ap);
+  reader.format = format;
+  reader.arguments = &ap;
+  rc = conc__queue_read(queue, &reader, timeout);
   va_end(ap);
-  conc_value_free(v);
   return rc;
 }
 
@@ -33471,7 +33749,9 @@ CONC__PRIVATE ssize_t conc__proxy_get_stashed(conc__proxy *proxy,
   ssize_t n;
   if (CONC__LIKELY(!CONC__LOAD(&proxy->stashed))) return -ETIMEDOUT;
   CONC__STORE(&proxy->stashed, false);
-  n = conc__fifo_get(proxy->stash, sink, 0);
+  n = sink->body != NULL && sink->data != NULL
+          ? conc__fifo_get_value(proxy->stash, sink, 0)
+          : conc__fifo_get(proxy->stash, sink, 0);
   if (n != -ETIMEDOUT) CONC__STORE(&proxy->stashed, true);
   return n;
 }
@@ -33512,7 +33792,10 @@ CONC__PRIVATE ssize_t conc__sink_fill(const conc__sink *sink,
   rc = conc__buffer_reserve(sink->body, n + CONC__BODY_SPARE);
   if (rc != 0) return rc;
   conc__buffer_append(sink->body, body, n); /* there is room */
-  if (sink->wants != CONC__WANTS_VALUE) {
+  if (sink->data != NULL) {
+    rc = conc__sink_read(sink);
+    if (rc != 0) sink->body->size = at;
+  } else if (sink->wants != CONC__WANTS_VALUE) {
     conc__pickle_put_op(sink->body, CONC__OP_STOP);
     rc = conc__pickle_decode(sink->body->data + at, n + 1, NULL, &v, NULL);
     conc_value_free(v);
@@ -33536,6 +33819,19 @@ CONC__PRIVATE int conc__take_arguments(conc__buffer *out,
     rc = most > 0x7fffffff ? conc__pickle_put_op(out, CONC__OP_NONE)
                            : conc__pickle_put_int(out, (int64_t)most);
   return rc != 0 ? rc : conc__pickle_put_op(out, CONC__OP_TUPLE3);
+}
+
+/* The caller will not have the message that came: says so by the end of what
+   it sends, and waits until the server has closed its end, which it does when
+   the message is back at its place. So the caller's next get finds it there.
+   0; -ECANCELED: it has not waited. */
+CONC__PRIVATE int conc__peer_refuse(conc__peer *p, double end) {
+  double until = conc_now() + CONC__REPLY_SLACK;
+  shutdown(p->channel.fd, SHUT_WR);
+  return conc__fd_wait(p->channel.fd, CONC_READ,
+                       end < until ? end : until) == -ECANCELED
+             ? -ECANCELED
+             : 0;
 }
 
 /* One get from a server of ours. Whenever it fails, and the reply has come or
@@ -33562,6 +33858,7 @@ CONC__PRIVATE ssize_t conc__proxy_take(conc__proxy *proxy,
     c.broken = got < 0;
     c.peer->asked = false;
     c.peer->held = !c.broken;
+    if (c.broken && conc__peer_refuse(c.peer, end) != 0) got = -ECANCELED;
   } else if (rc == 0) {
     rc = conc__peer_decode(m, c.peer, payload, size, &c.reply, &c.result,
                            &c.broken);
@@ -33809,7 +34106,7 @@ static const conc__queue_class conc__proxy_class = {
     conc__proxy_put,  conc__proxy_get,       conc__proxy_unget,
     conc__proxy_size, conc__proxy_task_done, conc__proxy_join,
     NULL,             NULL,                  NULL,
-    NULL,             conc__proxy_get_n,     NULL};
+    NULL,             conc__proxy_get_n,     conc__proxy_get};
 
 /* --- making and freeing proxies --- */
 

@@ -582,6 +582,7 @@ TEST(a_queue_carries_typed_values) {
   CHECK_EQ(conc_put_build(q, 0, "i", 7), 0);
   CHECK_EQ(conc_get(q, buf, 16, 0), -EBADMSG);
   CHECK_EQ(conc_get_parse(q, 0, "s", &v), -EINVAL);
+  CHECK_EQ(conc_get_parse(q, 0, "(i)", &n), -EBADMSG);
   CHECK_EQ(conc_get_parse(q, 0, "i", &n), 0);
   CHECK_EQ(n, 7);
   CHECK_EQ(conc_put_build(q, 0, "s", "text"), 0);

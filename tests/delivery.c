@@ -105,6 +105,65 @@ TEST(what_a_get_refuses_stays_for_everybody_at_its_place) {
   end(&s);
 }
 
+/* What conc_get_parse finds of another shape is there for `other`, and before
+   the message that comes behind it. */
+static void parse_refuses(conc_queue *q, conc_queue *other) {
+  int n = 0;
+  unsigned m = 0;
+  long large = 0;
+  char buf[8];
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_put(q, "raw", 3, 1), 0);
+    CHECK_EQ(conc_put_build(q, 1, "(il)", 7, -(1L << 30)), 0);
+    CHECK_EQ(conc_put(q, "last", 4, 1), 0);
+    CHECK_EQ(conc_get_parse(q, 1, "s", NULL), -EINVAL);
+    CHECK_EQ(conc_get_parse(q, 1, "q", NULL), -EINVAL);
+    CHECK_EQ(conc_get_parse(q, 1, "i", &n), -EBADMSG);
+    CHECK_EQ(conc_get_parse(q, 0, "i", &n), -EBADMSG);
+    CHECK_EQ(conc_qsize(q), 3);
+    CHECK_EQ(conc_get(other, buf, sizeof buf, 1), 3);
+    CHECK_EQ(conc_get_parse(q, 1, "(iii)", &n, &n, &n), -EBADMSG);
+    CHECK_EQ(conc_get_parse(q, 1, "(iI)", &n, &m), -ERANGE);
+    CHECK_EQ(conc_get_parse(other, 1, "(i)", &n), -EBADMSG);
+    CHECK(n == 0 && m == 0);
+    CHECK_EQ(conc_get_parse(other, 1, "(il)", &n, &large), 0);
+    CHECK(n == 7 && large == -(1L << 30));
+    expect(other, "last");
+    CHECK_EQ(conc_qsize(q), 0);
+    n = 0;
+  }
+}
+
+TEST(a_message_of_another_shape_stays_at_every_distance) {
+  conc_queue_opts shared;
+  conc_queue *q = conc_queue_new(NULL);
+  int n;
+  served s;
+  conc_manager a, b;
+  conc_queue *qa, *qb;
+  parse_refuses(q, q);
+  conc_queue_free(q);
+  memset(&shared, 0, sizeof shared);
+  shared.shared = true;
+  q = conc_queue_new(&shared);
+  parse_refuses(q, q);
+  conc_queue_free(q);
+  serve(&s, 0);
+  qa = join_as_client(&s, &a);
+  qb = join_as_client(&s, &b);
+  parse_refuses(qa, qb);
+  parse_refuses(s.queue, qa);
+  /* From a server that forgets it comes back to this client only. */
+  forget_that_it_confirms(qa);
+  parse_refuses(qa, qa);
+  CHECK_EQ(conc_put_build(s.queue, 1, "s", "text"), 0);
+  CHECK_EQ(conc_get_parse(qa, 1, "i", &n), -EBADMSG);
+  CHECK_EQ(conc_manager_shutdown(&a), 0);
+  expect(qb, "text");
+  CHECK_EQ(conc_manager_shutdown(&b), 0);
+  end(&s);
+}
+
 /* A reply that the client does not read is no delivery. */
 TEST(a_message_that_is_above_a_readers_limit_stays) {
   enum { LARGE = 300000 };
@@ -163,13 +222,14 @@ TEST(a_get_without_memory_loses_nothing) {
 /* --- handed out, confirmed, given back --- */
 
 /* Asks for a message as a client of ours does, and reads the reply. */
-static int handed_out(conc_manager *m, conc_queue *q, char *head) {
+static int handed_out_long(conc_manager *m, conc_queue *q, char *head,
+                           size_t room) {
   conc__exchange c;
   conc__sink sink;
   const unsigned char *payload;
   size_t size;
   int fd;
-  conc__sink_bytes(&sink, head, 64);
+  conc__sink_bytes(&sink, head, room);
   CHECK_EQ(conc__exchange_begin(&c, (conc__proxy *)q,
                                 ((conc__proxy *)q)->ident, CONC__METHOD_GET,
                                 conc_now() + 5), 0);
@@ -181,6 +241,10 @@ static int handed_out(conc_manager *m, conc_queue *q, char *head) {
   conc__own_close(&c.peer->channel.own, &c.peer->channel.fd, false);
   conc__peer_close(c.peer); /* without a word */
   return fd;
+}
+
+static int handed_out(conc_manager *m, conc_queue *q, char *head) {
+  return handed_out_long(m, q, head, 64);
 }
 
 TEST(a_message_comes_back_unless_more_is_heard_of_its_reader) {
@@ -209,6 +273,133 @@ TEST(a_message_comes_back_unless_more_is_heard_of_its_reader) {
   }
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   end(&s);
+}
+
+/* The server serves a queue between processes: so what comes back is there for
+   all of them, and not for the server's only. Short, in a block, and as long
+   as it may be. */
+TEST(what_comes_back_to_a_shared_queue_is_there_for_all_processes) {
+  static char text[3000], copy[3000];
+  const size_t sizes[] = {5, 1500, 2000};
+  conc_queue_opts o;
+  conc_manager m;
+  conc_queue *q;
+  served s;
+  NEEDS_FORK;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  o.capacity = 2;
+  o.max_bytes = 2000;
+  memset(text, 'x', sizeof text);
+  for (size_t i = 0; i < 3; i++) {
+    const conc__message old[2] = {{"old", 3, CONC__RAW}, {"C\3mid", 5, 1}};
+    int fd, status;
+    pid_t pid;
+    serve_queue(&s, 0, conc_queue_new(&o));
+    q = join_as_client(&s, &m);
+    CHECK_EQ(conc_put(s.queue, text, sizes[i], 1), 0);
+    CHECK_EQ(conc_put(s.queue, "second", 6, 1), 0);
+    fd = handed_out_long(&m, q, copy, sizeof copy);
+    CHECK_EQ(conc_put(s.queue, "third", 5, 1), 0); /* in its cell */
+    close(fd);
+    until_size(s.queue, 3);
+    CHECK_EQ(((conc__cells_queue *)s.queue)->stashed, 0);
+    s.queue->ops->unget(s.queue, &old[1], NULL);
+    s.queue->ops->unget(s.queue, &old[0], NULL);
+    CHECK_EQ(conc_peek_size(s.queue), 3);
+    CHECK_EQ(conc_qsize(s.queue), 5);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+      CHECK_CHILD(conc_get(s.queue, copy, 3000, 0) == 3);
+      CHECK_CHILD(conc_get(s.queue, copy, 3000, 0) == 3);
+      CHECK_CHILD(memcmp(copy, "mid", 3) == 0);
+      CHECK_CHILD(conc_get(s.queue, copy, 3000, 0) == (ssize_t)sizes[i]);
+      CHECK_CHILD(memcmp(copy, text, sizes[i]) == 0);
+      CHECK_CHILD(conc_get(s.queue, copy, 3000, 0) == 6);
+      _exit(0);
+    }
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+    expect(s.queue, "third");
+    CHECK_EQ(conc_qsize(s.queue), 0);
+    CHECK_EQ(((conc__cells_queue *)s.queue)->cells->returned, 0);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    end(&s);
+  }
+}
+
+/* More than there are cells for are this process's; of those that are in the
+   shared memory, a dead process's claim is taken from it. */
+TEST(what_comes_back_is_not_lost_with_the_dead) {
+  enum { ALL = CONC__CELLS_SPARE };
+  conc_queue_opts o;
+  conc_queue *q;
+  conc__cells_queue *c;
+  conc__message m;
+  char buf[8];
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  q = conc_queue_new(&o);
+  c = (conc__cells_queue *)q;
+  m.kind = CONC__RAW;
+  m.data = buf;
+  for (int i = 0; i <= ALL; i++) {
+    m.size = (size_t)snprintf(buf, sizeof buf, "%d", i);
+    CHECK_EQ(q->ops->unget(q, &m, NULL), 0);
+  }
+  CHECK_EQ(conc_qsize(q), ALL + 1);
+  expect(q, "32"); /* it is in the stash */
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    for (int i = 0; i < 2; i++) {
+      uint64_t *word = &conc__cell_at(c, c->all - 1 - (size_t)i)->word;
+      *word = CONC__CELL(CONC__CELL_LAP(*word),
+                         conc__registry_self(c->registry),
+                         i == 0 ? CONC__CELL_READING : CONC__CELL_BUSY);
+    }
+    kill(getpid(), SIGKILL);
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  conc__cells_recover_dead(c);
+  for (int i = ALL - 1; i >= 0; i--) {
+    snprintf(buf, sizeof buf, "%d", i);
+    if (i != ALL - 2) expect(q, buf); /* that one was half put back */
+  }
+  CHECK_EQ(conc_get(q, buf, 8, 0), -ETIMEDOUT);
+  CHECK_EQ(c->cells->returned, 0);
+  conc_queue_free(q);
+}
+
+/* A getter that sleeps has what comes back. */
+static void *give_back_later(void *arg) {
+  conc_queue *q = (conc_queue *)arg;
+  const conc__message m = {"x", 1, CONC__RAW};
+  while (LOAD(((conc__cells_queue *)q)->cells->sides[0].sleepers) == 0)
+    usleep(100);
+  CHECK_EQ(q->ops->unget(q, &m, NULL), 0);
+  return NULL;
+}
+TEST(who_sleeps_is_woken_by_what_comes_back) {
+  conc_queue_opts o;
+  conc_queue *q;
+  memset(&o, 0, sizeof o);
+  o.shared = true;
+  q = conc_queue_new(&o);
+  for (int i = 0; i < 50; i++) {
+    conc_task t;
+    memset(&t, 0, sizeof t);
+    t.target = give_back_later;
+    t.arg = q;
+    CHECK_EQ(conc_thread_start(&t), 0);
+    expect(q, "x");
+    CHECK_EQ(conc_join(&t, 10), 0);
+  }
+  conc_queue_free(q);
 }
 
 /* The client is alive: it has what was sent to it. */

@@ -584,6 +584,28 @@ TEST(a_spawned_process_is_new_and_gets_its_bytes) {
   conc__program = program;
 }
 
+/* A write above RLIMIT_FSIZE would end this process by SIGXFSZ. */
+TEST(what_is_too_long_for_a_file_is_no_signal_but_an_error) {
+  struct rlimit before, limit;
+  char *bytes = (char *)calloc(1, 100000);
+  conc_task t = task_of(is_null, bytes);
+  NEEDS_SPAWN;
+  if (test_wrapped("qemu")) SKIP("the limit is the emulator's, too");
+  t.start_method = CONC_SPAWN;
+  CHECK_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  limit = before;
+  limit.rlim_cur = 99999;
+  CHECK_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  t.size = 100000;
+  CHECK_EQ(conc_process_start(&t), -EFBIG);
+  t.size = 1000;
+  CHECK_EQ(conc_process_start(&t), 0);
+  CHECK_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  CHECK_EQ(conc_exitcode(&t), 0);
+  free(bytes);
+}
+
 TEST(a_spawned_process_is_killed_like_another) {
   NEEDS_SPAWN;
   conc_task t = task_of(sleep_on, NULL);
