@@ -6580,7 +6580,6 @@ enum {
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
   CONC__FORK_POOL,     /* jobs that have stayed behind */
-  CONC__FORK_NET,      /* sockets of managers, which no child keeps */
   CONC__FORK_ROWS
 };
 
@@ -6700,6 +6699,8 @@ CONC__PRIVATE void conc__init(void) {
 typedef struct conc__own_fd {
   dev_t device;
   ino_t inode;
+  int *holder; /* where its owner has the number, which is -1 in a child; or
+                  NULL. It stays there for as long as the entry */
   bool entered;
 } conc__own_fd;
 
@@ -6758,8 +6759,21 @@ CONC__PRIVATE int conc__own_fd_enter(int fd) {
     CONC__STORE_RELAXED(&conc__own_count, conc__own_count + 1);
   conc__own_fds[fd].device = st.st_dev;
   conc__own_fds[fd].inode = st.st_ino;
+  conc__own_fds[fd].holder = NULL;
   conc__own_fds[fd].entered = true;
   return 0;
+}
+
+/* The same for the descriptor in *holder. Without an entry it is closed. */
+CONC__PRIVATE int conc__own_fd_enter_held(int *holder) {
+  int rc = conc__own_fd_enter(*holder);
+  if (rc == 0) {
+    conc__own_fds[*holder].holder = holder;
+  } else {
+    close(*holder);
+    *holder = -1;
+  }
+  return rc;
 }
 
 CONC__PRIVATE void conc__own_fork_prepare(void) {
@@ -6771,7 +6785,9 @@ CONC__PRIVATE void conc__own_fork_parent(void) {
 }
 
 /* In a forked child. What the thread that forked has asked to keep stays open:
-   it is given to this child. */
+   it is given to this child. The others are closed and not shut down, for the
+   parent goes on with them. What a holder lies in may be unused from now on,
+   but is still there. */
 CONC__PRIVATE void conc__own_fork_child(void) {
   size_t i, k;
   CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
@@ -6780,6 +6796,8 @@ CONC__PRIVATE void conc__own_fork_child(void) {
     for (k = 0; k < conc__this.fork_keeps_count; k++)
       keep |= conc__this.fork_keeps[k] == (int)i;
     if (!keep && conc__own_fd_same((int)i)) close((int)i);
+    if (!keep && conc__own_fds[i].entered && conc__own_fds[i].holder != NULL)
+      *conc__own_fds[i].holder = -1;
     conc__own_fd_leave((int)i);
   }
   conc__own_guard.word = 0;
@@ -15431,6 +15449,23 @@ CONC__PRIVATE void conc__fd_close_own(int *fd) {
   *fd = -1;
 }
 
+/* A new socket in *fd, or -1. With `own` it is entered in conc__own_fds from
+   its birth: so no forked child has it, and *fd is -1 there. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__socket_open(int *fd, int family, int type, bool own) {
+  int rc = 0;
+  if (own) conc__own_fds_lock();
+  *fd = conc__socket(family, type);
+  if (*fd < 0) {
+    rc = *fd;
+    *fd = -1;
+  } else if (own) {
+    rc = conc__own_fd_enter_held(fd);
+  }
+  if (own) conc__own_fds_unlock();
+  return rc;
+}
+
 /* --- addresses: looking up --- */
 
 /* How many addresses of a name are tried, at most. */
@@ -15962,24 +15997,25 @@ CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
 
 /* --- sockets: connecting --- */
 
-/* Connects to one address. A descriptor, or negative errno. */
-CONC__PRIVATE int conc__socket_connect(const conc__place *place,
-                                       double deadline) {
+/* Connects to one address. *fd is the socket, which is made as
+   conc__socket_open says, or -1. 0 or negative errno. It may wait, and in a
+   child that was forked meanwhile an own socket has gone: -EBADF. */
+CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
+                                       bool own, double deadline) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
-  int fd = conc__socket(place->address.ss_family, SOCK_STREAM);
-  int rc = 0;
-  if (fd < 0) return fd;
-  while (connect(fd, addr, place->size) < 0) {
+  int rc = conc__socket_open(fd, place->address.ss_family, SOCK_STREAM, own);
+  if (rc != 0) return rc;
+  while (connect(*fd, addr, place->size) < 0) {
     rc = -errno;
     /* It goes on in the system, also after a signal: connect() is not called
        again, which would say EALREADY. When the socket can be written to, its
        pending error is the result. */
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
-      rc = conc__fd_wait(fd, CONC_WRITE, deadline);
+      rc = conc__fd_wait(*fd, CONC_WRITE, deadline);
       if (rc > 0) {
         int error = 0;
         socklen_t length = (socklen_t)sizeof error;
-        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        getsockopt(*fd, SOL_SOCKET, SO_ERROR, &error, &length);
         rc = -error;
       }
       break;
@@ -15990,27 +16026,32 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
     rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc != 0) break;
   }
-  if (rc == 0) {
-    conc__set_nodelay(fd);
-    return fd;
-  }
-  conc_close(fd); /* the loop may know it by now */
+  if (rc == 0) conc__set_nodelay(*fd);
+  else conc__fd_close_own(fd); /* the loop may know it by now */
+  return rc;
+}
+
+/* The same for an address as callers write it. */
+CONC__PRIVATE int conc__connect(int *fd, const char *address, bool own,
+                                double deadline) {
+  conc__place places[CONC__ADDRESSES];
+  int i = 0, rc;
+  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
+                              CONC__ADDRESSES);
+  *fd = -1;
+  if (n < 0) return n;
+  /* All in one time limit: an address that does not answer takes all of it. A
+     cancelled caller wants no other one. */
+  do rc = conc__socket_connect(fd, &places[i], own, deadline);
+  while (rc != 0 && ++i < n && rc != -ECANCELED &&
+         conc__remaining(deadline) > 0);
   return rc;
 }
 
 CONC_API int conc_connect(const char *address, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__place places[CONC__ADDRESSES];
-  int i = 0, fd;
-  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
-                              CONC__ADDRESSES);
-  if (n < 0) return n;
-  /* All in one time limit: an address that does not answer takes all of it. A
-     cancelled caller wants no other one. */
-  do fd = conc__socket_connect(&places[i], deadline);
-  while (fd < 0 && ++i < n && fd != -ECANCELED &&
-         conc__remaining(deadline) > 0);
-  return fd;
+  int fd;
+  int rc = conc__connect(&fd, address, false, conc__deadline(timeout));
+  return rc != 0 ? rc : fd;
 }
 
 /* Writes an address as conc_connect takes it, and returns its length, as
@@ -29733,14 +29774,13 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    by this process, on another connection. So no challenge is answered that
    this process has sent itself (conc__challenge_is_own).
 
-   A socket of a manager, at either end, is on the list conc__owned from the
-   moment there is a descriptor. A forked child closes what is on it: if it
-   kept a connection, the peer would not see the end when this process closes
-   it, or dies; if it kept a listener, the address would stay in use.
+   A socket of a manager, at either end, is entered in conc__own_fds (>>park)
+   from its birth. A forked child closes what is there: if it kept a
+   connection, the peer would not see the end when this process closes it, or
+   dies; if it kept a listener, the address would stay in use.
 
-   A channel belongs to one task at a time and has no guard; conc__net_guard is
-   for the two lists, which all of them share. Uses bytes, os and io; server
-   and proxy stand on it.
+   A channel belongs to one task at a time and has no guard. Uses bytes, os and
+   io; server and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
@@ -29752,112 +29792,11 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 /* How many bytes are read at most before the handshake is through. */
 #define CONC__HANDSHAKE_BYTES 1024
 
-/* --- sockets that no forked child keeps --- */
-
-/* The entry of a descriptor. It is where the descriptor is: `fd` points beside
-   it. */
-typedef struct conc__own {
-  int *fd;                  /* the value is -1 once it is closed */
-  struct conc__own *next;   /* under conc__net_guard */
-  struct conc__own **link;  /* NULL: it is not on the list */
-} conc__own;
-
-/* A fork waits for this guard. So it is held where a descriptor comes into
-   being, is listed, and is closed: then each descriptor that a child has got
-   is on the list, and no number is on it that has become another file's.
-   Nothing that waits is called with it, and no other guard is taken. */
-static conc__mutex conc__net_guard;
-static conc__own *conc__owned;
-static unsigned conc__net_forks; /* how many there were; under the guard */
-
-/* Challenges of this process that have not been answered yet. */
-typedef struct conc__challenge {
-  const unsigned char *bytes;           /* CONC__CHALLENGE_SIZE of them */
-  const struct conc__channel *channel;  /* on which they were sent */
-  struct conc__challenge *next, **link; /* as in conc__own */
-} conc__challenge;
-
-static conc__challenge *conc__challenges;
-
-CONC__PRIVATE void conc__net_fork_prepare(void) {
-  conc__mutex_lock(&conc__net_guard);
-}
-
-CONC__PRIVATE void conc__net_fork_parent(void) {
-  conc__net_forks++;
-  conc__mutex_unlock(&conc__net_guard);
-}
-
-/* The sockets are closed here and not shut down, for the parent goes on with
-   them. A coroutine that has come along, and waits for one, gets -EBADF.
-   What the entries lie in may be unused from now on, but is still there. */
-CONC__PRIVATE void conc__net_fork_child(void) {
-  conc__own *own;
-  conc__challenge *c;
-  conc__net_guard.word = 0;
-  for (own = conc__owned; own != NULL; own = own->next) {
-    own->link = NULL;
-    conc_close(*own->fd);
-    *own->fd = -1;
-  }
-  for (c = conc__challenges; c != NULL; c = c->next) c->link = NULL;
-  conc__owned = NULL;
-  conc__challenges = NULL;
-}
-
-CONC__PRIVATE void conc__net_init_once(void) {
-  static const conc__fork_row row = {
-      conc__net_fork_prepare, conc__net_fork_parent, conc__net_fork_child};
-  conc__fork_enter(CONC__FORK_NET, &row);
-}
-
-/* Before the guard is taken for the first time. */
-CONC__PRIVATE void conc__net_init(void) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__init();
-  pthread_once(&once, conc__net_init_once);
-}
-
-/* Lists a descriptor. The guard is held, since before the descriptor was
-   made. */
-CONC__PRIVATE void conc__own_add(conc__own *own, int *fd) {
-  CONC__CHECK(conc__mutex_is_held(&conc__net_guard) && own->link == NULL);
-  own->fd = fd;
-  own->next = conc__owned;
-  own->link = &conc__owned;
-  if (own->next != NULL) own->next->link = &own->next;
-  conc__owned = own;
-}
-
-/* Takes it off the list, if it is on it. The guard is held. */
-CONC__PRIVATE void conc__own_remove(conc__own *own) {
-  CONC__CHECK(conc__mutex_is_held(&conc__net_guard));
-  if (own->link == NULL) return;
-  *own->link = own->next;
-  if (own->next != NULL) own->next->link = own->link;
-  own->link = NULL;
-}
-
-/* Closes a listed descriptor. With `end` its peer sees the end even if a copy
-   is left somewhere: a child that was made without fork(), say. */
-CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool end) {
-  conc__net_init();
-  conc__mutex_lock(&conc__net_guard);
-  conc__own_remove(own);
-  if (*fd >= 0) {
-    if (end) shutdown(*fd, SHUT_RDWR);
-    conc_close(*fd);
-  }
-  *fd = -1;
-  conc__mutex_unlock(&conc__net_guard);
-}
-
 /* --- channels --- */
 
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;            /* -1 in a forked child */
-  conc__own own;     /* unlinked: whoever has made the channel closes fd */
+  int fd;            /* of conc__own_fds: -1 in a forked child */
   size_t drop;       /* bytes of a frame that was refused, still to come */
   bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
@@ -29872,15 +29811,13 @@ typedef struct conc__channel {
   conc__buffer out;  /* frames to be sent, whole but for the last */
 } conc__channel;
 
-/* Makes a channel of a connected, non-blocking socket. Cannot fail: memory is
-   had when there is something to keep. */
-CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
+/* Begins a channel of the connected, non-blocking socket in its `fd`. All else
+   is 0. Cannot fail: memory is had when there is something to keep. */
+CONC__PRIVATE void conc__channel_begin(conc__channel *ch) {
   struct sockaddr_storage a;
   socklen_t size = (socklen_t)sizeof a;
-  memset(ch, 0, sizeof *ch);
-  ch->fd = fd;
   ch->read_limit = SIZE_MAX;
-  ch->tcp = getsockname(fd, (struct sockaddr *)&a, &size) == 0 &&
+  ch->tcp = getsockname(ch->fd, (struct sockaddr *)&a, &size) == 0 &&
             a.ss_family != AF_UNIX;
 }
 
@@ -29890,37 +29827,22 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->out);
 }
 
-/* Ends a connection. The server's clients wait for its end, so they see it
-   whoever has a copy. */
+/* Ends a connection. It is shut down first: then the peer sees the end even if
+   a copy is left somewhere, of a child that was made without fork(), say.
+   Unless its number has become another file's, which is left alone. */
 CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
-  conc__own_close(&ch->own, &ch->fd, ch->serves);
+  if (conc__own_fd_is(ch->fd)) shutdown(ch->fd, SHUT_RDWR);
+  conc__fd_close_own(&ch->fd);
   conc__channel_free(ch);
 }
 
-/* Makes a channel that is connected to an address. If a fork came while it was
-   being made, the child may have got a copy that is on no list: then it is
-   made once more. A program that forks all the time gets its connection after
-   three tries, with a copy somewhere. 0, or as conc_connect. */
+/* Connects a channel, all of which is 0, to an address. 0, or as conc_connect:
+   then there is nothing to close. */
 CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
                                         double deadline) {
-  int tries;
-  conc__net_init();
-  for (tries = 0;; tries++) {
-    unsigned forks;
-    int fd;
-    conc__mutex_lock(&conc__net_guard);
-    forks = conc__net_forks;
-    conc__mutex_unlock(&conc__net_guard);
-    fd = conc_connect(address, conc__remaining(deadline));
-    if (fd < 0) return fd;
-    conc__channel_init(ch, fd);
-    conc__mutex_lock(&conc__net_guard);
-    conc__own_add(&ch->own, &ch->fd);
-    forks -= conc__net_forks;
-    conc__mutex_unlock(&conc__net_guard);
-    if (forks == 0 || tries == 2) return 0;
-    conc__own_close(&ch->own, &ch->fd, true);
-  }
+  int rc = conc__connect(&ch->fd, address, true, deadline);
+  if (rc == 0) conc__channel_begin(ch);
+  return rc;
 }
 
 /* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
@@ -30236,29 +30158,56 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
 /* A challenge of ours, behind CONC__CHALLENGE: the prefix and random bytes. */
 #define CONC__CHALLENGE_SIZE (8 + 40)
 
+/* One that has not been answered yet; where its sender keeps it. */
+typedef struct conc__challenge {
+  const unsigned char *bytes;          /* CONC__CHALLENGE_SIZE of them */
+  const struct conc__channel *channel; /* on which they were sent */
+  struct conc__challenge *next, **link;
+  unsigned depth; /* conc__fork_depth of its sender */
+} conc__challenge;
+
+/* The challenges of this process. Their guard is conc__mutex_of this, which a
+   fork keeps whole. A forked child finds those of its parent here, which are
+   not its own: it begins anew. */
+static struct conc__challenges {
+  conc__challenge *first;
+  unsigned depth; /* conc__fork_depth of the process whose they are */
+} conc__challenges;
+
+/* Takes the guard. */
+CONC__PRIVATE void conc__challenges_lock(void) {
+  conc__mutex_lock(conc__mutex_of(&conc__challenges));
+  if (conc__challenges.depth == conc__fork_depth) return;
+  conc__challenges.first = NULL;
+  conc__challenges.depth = conc__fork_depth;
+}
+
+CONC__PRIVATE void conc__challenges_unlock(void) {
+  conc__mutex_unlock(conc__mutex_of(&conc__challenges));
+}
+
 /* From now on, and until conc__challenge_end, this process does not answer
    this challenge. */
 CONC__PRIVATE void conc__challenge_begin(conc__challenge *c,
                                          const conc__channel *ch,
                                          const unsigned char *bytes) {
-  conc__net_init();
   c->bytes = bytes;
   c->channel = ch;
-  conc__mutex_lock(&conc__net_guard);
-  c->next = conc__challenges;
-  c->link = &conc__challenges;
+  c->depth = conc__fork_depth;
+  conc__challenges_lock();
+  c->next = conc__challenges.first;
+  c->link = &conc__challenges.first;
   if (c->next != NULL) c->next->link = &c->next;
-  conc__challenges = c;
-  conc__mutex_unlock(&conc__net_guard);
+  conc__challenges.first = c;
+  conc__challenges_unlock();
 }
 
 CONC__PRIVATE void conc__challenge_end(conc__challenge *c) {
-  conc__mutex_lock(&conc__net_guard);
-  if (c->link != NULL) { /* else a fork has forgotten it */
-    *c->link = c->next;
-    if (c->next != NULL) c->next->link = c->link;
-  }
-  conc__mutex_unlock(&conc__net_guard);
+  if (c->depth != conc__fork_depth) return; /* it came along into a child */
+  conc__challenges_lock();
+  *c->link = c->next;
+  if (c->next != NULL) c->next->link = c->link;
+  conc__challenges_unlock();
 }
 
 /* Whether an address of IPv4 is what this is, or is written inside of an IPv6
@@ -30311,15 +30260,14 @@ CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
   const conc__challenge *c;
   bool own = false;
   if (size != CONC__CHALLENGE_SIZE) return false;
-  conc__net_init();
-  conc__mutex_lock(&conc__net_guard);
-  for (c = conc__challenges; c != NULL && !own; c = c->next) {
+  conc__challenges_lock();
+  for (c = conc__challenges.first; c != NULL && !own; c = c->next) {
     if (memcmp(c->bytes, bytes, size) != 0) continue;
     own = c->channel->serves == ch->serves ||
           !conc__channels_meet(ch->serves ? ch : c->channel,
                                ch->serves ? c->channel : ch);
   }
-  conc__mutex_unlock(&conc__net_guard);
+  conc__challenges_unlock();
   return own;
 }
 
@@ -30548,7 +30496,6 @@ typedef struct conc__server_side {
   conc_event left;  /* any: set when that call does not use this any more */
   bool stopping;    /* root was cancelled: sessions end after their replies */
   int listener;     /* -1: none */
-  conc__own own;    /* of the listener */
   char address[128]; /* any: the listener's; does not change while it serves */
   char *path;        /* of a unix socket, from the root on; else NULL */
   dev_t device;      /* what was bound there: */
@@ -32391,28 +32338,25 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* Accepts a connection, if there is one, into a channel that is listed at
-   once: see conc__net_guard. Does not wait. 0 or negative errno. */
+/* Accepts a connection, if there is one, into a channel, all of which is 0. It
+   is entered in conc__own_fds from its birth. Does not wait. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
-  int fd, rc;
-  conc__mutex_lock(&conc__net_guard);
-  do fd = conc__accept_raw(listener);
+  int one = 1, rc;
+  conc__own_fds_lock();
+  do rc = conc__fd_accept(listener);
   /* A client that has gone before it was accepted is no failure. */
-  while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
-  rc = fd >= 0 ? 0 : conc__would_block(errno) ? -EAGAIN : -errno;
-  if (rc == 0) {
-    conc__channel_init(ch, fd);
-    conc__own_add(&ch->own, &ch->fd);
-  }
-  conc__mutex_unlock(&conc__net_guard);
-  if (rc == 0) {
-    int one = 1;
-    conc__set_nodelay(fd);
-    conc__fd_is_new(fd);
-    /* Of a machine that was switched off nothing is heard otherwise. */
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  }
-  return rc;
+  while (rc == -EINTR || rc == -ECONNABORTED);
+  ch->fd = rc >= 0 ? rc : -1;
+  if (rc >= 0) rc = conc__own_fd_enter_held(&ch->fd);
+  conc__own_fds_unlock();
+  if (rc != 0) return conc__would_block(-rc) ? -EAGAIN : rc;
+  conc__channel_begin(ch);
+  conc__set_nodelay(ch->fd);
+  conc__fd_is_new(ch->fd);
+  /* Of a machine that was switched off nothing is heard otherwise. */
+  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  return 0;
 }
 
 /* Accepts a connection, if there is one: it becomes a client, whose coroutine
@@ -32528,7 +32472,7 @@ CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
     unlink(server->path);
   CONC_FREE(server->path);
   server->path = NULL;
-  conc__own_close(&server->own, &server->listener, false);
+  conc__fd_close_own(&server->listener);
 }
 
 /* The first coroutine of the loop: accepts until it is cancelled. */
@@ -32616,18 +32560,13 @@ CONC__PRIVATE char *conc__path_from_root(const char *path) {
   return NULL;
 }
 
-/* Listens at a place. The socket is listed as soon as there is one: see
-   conc__net_guard. 0 or negative errno. */
+/* Listens at a place. 0 or negative errno. */
 CONC__PRIVATE int conc__server_listen(conc__server_side *server,
                                       const conc__place *place) {
-  int fd;
-  conc__net_init();
-  conc__mutex_lock(&conc__net_guard);
-  fd = conc__socket(place->address.ss_family, SOCK_STREAM);
-  server->listener = fd >= 0 ? fd : -1;
-  if (fd >= 0) conc__own_add(&server->own, &server->listener);
-  conc__mutex_unlock(&conc__net_guard);
-  return fd >= 0 ? conc__socket_bind(fd, place, SOCK_STREAM) : fd;
+  int rc = conc__socket_open(&server->listener, place->address.ss_family,
+                             SOCK_STREAM, true);
+  return rc != 0 ? rc
+                 : conc__socket_bind(server->listener, place, SOCK_STREAM);
 }
 
 /* What is known of a unix socket's file when it has just been bound. 0 or
@@ -32832,13 +32771,9 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
 
 /* Closes a connection. A message that it holds is the caller's since long, and
    so confirmed. In a forked child its parent's connections are closed already:
-   there is no descriptor. It is shut down first: then the server hears of the
-   end even if another process has a copy of the descriptor. */
+   there is no descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  if (p->channel.fd >= 0) {
-    if (p->held) conc__peer_confirm(p);
-    shutdown(p->channel.fd, SHUT_RDWR);
-  }
+  if (p->held && conc__own_fd_is(p->channel.fd)) conc__peer_confirm(p);
   conc__channel_close(&p->channel);
   CONC_FREE(p);
 }

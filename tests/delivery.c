@@ -178,7 +178,7 @@ static int handed_out(conc_manager *m, conc_queue *q, char *head) {
   CHECK_EQ(conc__peer_exchange(m->state, c.peer, &payload, &size,
                                conc_now() + 5), 0);
   fd = dup(c.peer->channel.fd);
-  conc__own_close(&c.peer->channel.own, &c.peer->channel.fd, false);
+  conc__fd_close_own(&c.peer->channel.fd);
   conc__peer_close(c.peer); /* without a word */
   return fd;
 }
