@@ -16032,7 +16032,7 @@ CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
 }
 
 /* The same for an address as callers write it. */
-CONC__PRIVATE int conc__connect(int *fd, const char *address, bool own,
+CONC__PRIVATE int conc__address_connect(int *fd, const char *address, bool own,
                                 double deadline) {
   conc__place places[CONC__ADDRESSES];
   int i = 0, rc;
@@ -16050,7 +16050,7 @@ CONC__PRIVATE int conc__connect(int *fd, const char *address, bool own,
 
 CONC_API int conc_connect(const char *address, double timeout) {
   int fd;
-  int rc = conc__connect(&fd, address, false, conc__deadline(timeout));
+  int rc = conc__address_connect(&fd, address, false, conc__deadline(timeout));
   return rc != 0 ? rc : fd;
 }
 
@@ -29840,7 +29840,7 @@ CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
    then there is nothing to close. */
 CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
                                         double deadline) {
-  int rc = conc__connect(&ch->fd, address, true, deadline);
+  int rc = conc__address_connect(&ch->fd, address, true, deadline);
   if (rc == 0) conc__channel_begin(ch);
   return rc;
 }
@@ -29866,17 +29866,18 @@ CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   return conc__buffer_append(b, "\0\0\0\0", 4);
 }
 
-/* Ends the frame that begins at `at`: its length is known now. 0 or -ENOMEM,
-   which only a frame of more than 2 GiB can meet. */
-CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
-  uint64_t n = b->size - at - 4;
+/* Writes the length of the frame that begins at `at`: it has what is in the
+   buffer, and `more` bytes that are to follow. 0 or -ENOMEM, which only a
+   frame of more than 2 GiB can meet. */
+CONC__PRIVATE int conc__frame_size(conc__buffer *b, size_t at, size_t more) {
+  uint64_t n = (uint64_t)(b->size - at - 4) + more;
   size_t width = 4;
   size_t i;
   CONC__CHECK(b->size >= at + 4);
   if (n > 0x7fffffff) { /* the long form: make room for eight bytes more */
     int rc = conc__buffer_reserve(b, 8);
     if (rc != 0) return rc;
-    memmove(b->data + at + 12, b->data + at + 4, (size_t)n);
+    memmove(b->data + at + 12, b->data + at + 4, b->size - at - 4);
     b->size += 8;
     memset(b->data + at, 0xff, 4);
     at += 4;
@@ -29884,6 +29885,11 @@ CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   }
   for (i = width; i-- > 0; n >>= 8) b->data[at + i] = (unsigned char)n;
   return 0;
+}
+
+/* Ends the frame that begins at `at`: all of it is there. */
+CONC__INLINE int conc__frame_end(conc__buffer *b, size_t at) {
+  return conc__frame_size(b, at, 0);
 }
 
 /* Appends a whole frame. 0 or -ENOMEM, and then a part of it may be there: the
@@ -30023,25 +30029,33 @@ CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   return n;
 }
 
+/* Reads what is there of `missing` bytes, and waits until there is something.
+   0, -EPIPE at the end, or negative errno. */
+CONC__PRIVATE int conc__channel_more(conc__channel *ch, size_t missing,
+                                     double deadline) {
+  for (;;) {
+    ssize_t n = conc__channel_read(ch, missing);
+    int rc;
+    if (n > 0) return 0;
+    if (n == 0) return -EPIPE;
+    if (n != -EAGAIN) return (int)n;
+    /* What keeps the peer from going on may be our acknowledgement. */
+    if (ch->eager || conc__buffer_count(&ch->in) > 0)
+      conc__channel_quickack(ch);
+    rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
+  }
+}
+
 /* Waits for the next frame. 0, -EPIPE at the end, or negative errno. */
 CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
                                         const unsigned char **payload,
                                         size_t *size, double deadline) {
   for (;;) {
-    ssize_t n;
     int rc = conc__channel_next(ch, limit, payload, size);
     if (rc != 0) return rc > 0 ? 0 : rc;
-    n = conc__channel_read(ch, *size);
-    if (n == 0) return -EPIPE;
-    if (n == -EAGAIN) {
-      /* What keeps the peer from going on may be our acknowledgement. */
-      if (ch->eager || conc__buffer_count(&ch->in) > 0)
-        conc__channel_quickack(ch);
-      rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
-      if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
-    } else if (n < 0) {
-      return (int)n;
-    }
+    rc = conc__channel_more(ch, *size, deadline);
+    if (rc != 0) return rc;
   }
 }
 
@@ -33494,6 +33508,184 @@ CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
   conc__mutex_unlock(guard);
 }
 
+/* --- getting from a Python server: what cannot be read here ---
+
+   A message may be what a client cannot keep: an instance of a class, or more
+   than its limits. It is put back as it came, unopened, and in pieces, so that
+   it needs no memory. Of the reply
+
+     PROTO FRAME  "#RETURN" MEMOIZE  item  TUPLE2 MEMOIZE STOP
+
+   the middle becomes the argument of a put:
+
+     PROTO MARK id "put" MARK  "#RETURN" MEMOIZE POP  item
+     TUPLE EMPTY_DICT TUPLE STOP
+
+   The text stays in front of the item, for the item counts its places in the
+   memo from there. The put has no limit of time: a Python server that has read
+   it carries it out, whatever becomes of us. */
+
+#define CONC__REPLY_HEAD 32 /* bytes that are enough to find the item */
+#define CONC__REPLY_TAIL 7  /* bytes behind it, at most */
+
+/* Where the text begins in the first n bytes of a reply, and where the item
+   behind it. False: it is no reply that has one. */
+CONC__PRIVATE bool conc__reply_head(const unsigned char *p, size_t n,
+                                    size_t *text, size_t *item) {
+  size_t at = 2;
+  bool wide;
+  if (n < 16 || p[0] != CONC__OP_PROTO) return false;
+  if (p[2] == CONC__OP_FRAME) at += 9;
+  *text = at;
+  wide = p[at] == CONC__OP_BINUNICODE || p[at] == CONC__OP_BINSTRING;
+  at += wide ? 5 : 2; /* the opcode and the length */
+  if (n < at + 8 || memcmp(p + at, "#RETURN", 7) != 0) return false;
+  at += 7;
+  if (p[at] == CONC__OP_MEMOIZE) at += 1;
+  else if (p[at] == CONC__OP_BINPUT) at += 2;
+  else if (p[at] == CONC__OP_LONG_BINPUT) at += 5;
+  *item = at;
+  return at < n;
+}
+
+/* How many of the last n bytes of a reply are behind the item: the tuple, its
+   place in the memo if it has one, and STOP. 0: it ends otherwise. */
+CONC__PRIVATE size_t conc__reply_tail(const unsigned char *p, size_t n) {
+  const unsigned char *end = p + n;
+  if (n < 2 || end[-1] != CONC__OP_STOP) return 0;
+  if (n > 3 && end[-3] == CONC__OP_TUPLE2 && end[-2] == CONC__OP_MEMOIZE)
+    return 3;
+  if (n > 4 && end[-4] == CONC__OP_TUPLE2 && end[-3] == CONC__OP_BINPUT)
+    return 4;
+  if (n == 7 && end[-7] == CONC__OP_TUPLE2 && end[-6] == CONC__OP_LONG_BINPUT)
+    return 7;
+  return n > 2 && end[-2] == CONC__OP_TUPLE2 ? 2 : 0;
+}
+
+/* Bytes that a request has more than the reply, behind the item. */
+#define CONC__PUT_MORE 4
+
+/* Appends the end of the put. How long the reply's own is was not known when
+   the length of the request was written: so there are as many bytes again that
+   leave nothing behind. */
+CONC__PRIVATE int conc__put_tail(conc__buffer *out, size_t tail) {
+  size_t fill;
+  int rc = 0;
+  CONC__CHECK(tail >= 2);
+  for (fill = tail; rc == 0 && fill > 0; fill -= fill == 3 ? 3 : 2)
+    rc = fill == 3 ? conc__buffer_append(out, "K\0000", 3)
+                   : conc__buffer_append(out, "N0", 2);
+  return rc != 0 ? rc : conc__buffer_append(out, "t}t.", 4);
+}
+
+/* Waits for the begin of a frame, however long it is: `least` bytes of its
+   payload, or all of it. They stay in `in`, where the payload begins at
+   *start behind `first`, and has *size bytes. 0 or negative errno. */
+CONC__PRIVATE int conc__channel_await_begin(conc__channel *ch, size_t least,
+                                            size_t *start, size_t *size,
+                                            double deadline) {
+  for (;;) {
+    size_t have = conc__buffer_count(&ch->in), want = 4;
+    ssize_t n = have == 0 ? 0
+                          : conc__frame_parse(ch->in.data + ch->in.first, have,
+                                              SIZE_MAX, start);
+    int rc;
+    if (n < 0) return (int)n;
+    if (n == 0) want += have;
+    if (n > 0) {
+      *size = (size_t)n - *start;
+      want = *start + (least < *size ? least : *size);
+      if (have >= want) return 0;
+    }
+    rc = conc__channel_more(ch, want - have, deadline);
+    if (rc != 0) return rc;
+  }
+}
+
+/* Sends `rest` bytes, the item and what is behind it, from the one connection
+   to the other, where the beginning of the request is in `out`. What may be
+   the reply's end is held back until all has come. No wait for either takes
+   longer than `stall` seconds. 0: the put was sent. */
+CONC__PRIVATE int conc__peer_pass_on(conc__peer *from, conc__peer *to,
+                                     size_t rest, double stall) {
+  conc__buffer *in = &from->channel.in, *out = &to->channel.out;
+  size_t sent, tail;
+  int rc = 0;
+  while (rc == 0 && rest > CONC__REPLY_TAIL) {
+    size_t n = conc__buffer_count(in);
+    if (n > rest - CONC__REPLY_TAIL) n = rest - CONC__REPLY_TAIL;
+    if (n > CONC__IO_BUFFER) n = CONC__IO_BUFFER;
+    if (n == 0) {
+      rc = conc__channel_more(&from->channel, rest, conc_now() + stall);
+      continue;
+    }
+    rc = conc__buffer_append(out, in->data + in->first, n);
+    in->first += n;
+    rest -= n;
+    if (rc == 0)
+      rc = conc__channel_flush(&to->channel, &sent, conc_now() + stall);
+  }
+  while (rc == 0 && conc__buffer_count(in) < rest)
+    rc = conc__channel_more(&from->channel, rest - conc__buffer_count(in),
+                            conc_now() + stall);
+  if (rc != 0) return rc;
+  tail = conc__reply_tail(in->data + in->first, rest);
+  if (tail == 0) return -EPROTO;
+  rc = conc__buffer_append(out, in->data + in->first, rest - tail);
+  in->first += rest;
+  if (rc == 0) rc = conc__put_tail(out, tail);
+  return rc != 0 ? rc
+                 : conc__channel_flush(&to->channel, &sent,
+                                       conc_now() + stall);
+}
+
+/* Begins the put with the `text` of a reply, behind which the item of `rest`
+   bytes follows. */
+CONC__PRIVATE int conc__put_head(const conc__exchange *c,
+                                 const unsigned char *text, size_t size,
+                                 size_t rest) {
+  conc__buffer *out = &c->peer->channel.out;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__buffer_append(out, text, size);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_POP);
+  return rc != 0 ? rc : conc__frame_size(out, c->at, rest + CONC__PUT_MORE);
+}
+
+/* Puts the message of a reply back, of which nothing has been taken from
+   `from`. True: that could not be begun, and `from` is as before. False: it
+   was, and `from` is idle again, or closed. */
+CONC__PRIVATE bool conc__proxy_return(conc__proxy *proxy, conc__peer *from,
+                                      double stall) {
+  conc__channel *ch = &from->channel;
+  conc__exchange c;
+  const unsigned char *p;
+  size_t text, item, start = 0, size = 0;
+  int rc = conc__channel_await_begin(ch, CONC__REPLY_HEAD, &start, &size,
+                                     conc_now() + stall);
+  p = rc == 0 ? ch->in.data + ch->in.first + start : NULL;
+  if (rc != 0 || !conc__reply_head(p, size, &text, &item)) {
+    conc__peer_close(from);
+    return false;
+  }
+  if (conc__exchange_begin(&c, proxy, conc__proxy_ident(proxy), "put",
+                           conc_now() + stall) != 0)
+    return true;
+  c.broken = true;
+  rc = conc__put_head(&c, p + text, item - text, size - item);
+  ch->in.first += start + item;
+  if (rc == 0) rc = conc__peer_pass_on(from, c.peer, size - item, stall);
+  from->asked = rc != 0;
+  /* What the answer is matters to this connection alone. */
+  if (rc == 0 &&
+      conc__peer_call(proxy->manager, c.peer, &c.reply, &c.result, &c.broken,
+                      conc_now() + CONC__REPLY_SLACK) == 0)
+    conc_value_free(c.reply);
+  conc__exchange_leave(&c, proxy);
+  if (rc == 0) conc__peer_put(proxy->manager, from);
+  else conc__peer_close(from);
+  return false;
+}
+
 /* Hands bytes that came over, which need no encoding: the common case. Their
    size; -EAGAIN if it is another case, which the stash takes care of. */
 CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
@@ -33507,37 +33699,73 @@ CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
   return (ssize_t)size;
 }
 
+/* What becomes of a reply's connection. */
+enum {
+  CONC__REPLY_DONE,  /* there is no message in it that is not in good hands */
+  CONC__REPLY_LATE,  /* it is due still, or is to be read once more */
+  CONC__REPLY_RETURN /* it is there, or comes, and cannot be read here */
+};
+
+/* Leaves an exchange whose reply is, or may be, a message that would be lost.
+   A cancelled caller, too, does not leave in the midst of a put. */
+CONC__PRIVATE void conc__proxy_leave(conc__proxy *proxy, conc__exchange *c,
+                                     int fate, double stall) {
+  bool keep = fate == CONC__REPLY_LATE;
+  conc_scope shield;
+  if (fate == CONC__REPLY_RETURN) {
+    conc_shield(&shield);
+    keep = conc__proxy_return(proxy, c->peer, stall);
+    conc_scope_end(&shield);
+  }
+  if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
+  if (fate == CONC__REPLY_DONE) conc__exchange_leave(c, proxy);
+}
+
+/* Takes the message of a reply over: its size, or -EAGAIN if it is in the
+   stash, or an error; and in *fate what becomes of the reply then. */
+CONC__PRIVATE ssize_t conc__proxy_accept(conc__proxy *proxy,
+                                         conc__exchange *c,
+                                         const conc__sink *sink, int *fate) {
+  ssize_t n = conc__proxy_copy_bytes(c->result, sink);
+  if (n == -EAGAIN) {
+    int rc = conc__proxy_stash(proxy, c->result);
+    if (rc != 0) n = rc;
+    if (rc != 0)
+      *fate = rc == -ENOMEM ? CONC__REPLY_LATE : CONC__REPLY_RETURN;
+  }
+  conc_value_free(c->reply);
+  /* The value cannot be kept, but its bytes are still in the channel. */
+  if (*fate != CONC__REPLY_DONE) conc__channel_unread(&c->peer->channel);
+  return n;
+}
+
 /* Sends the request, if that is not done yet, waits for the reply, and leaves
    the exchange. The message's size; -EAGAIN if it is in the stash; or an
    error, with *told if the server said so. After each error it is decided
-   whether the reply is, or may be, a message that would be lost. */
+   whether the reply is, or may be, a message that would be lost. To put it
+   back, no wait takes longer than `stall` seconds. */
 CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           conc__exchange *c,
                                           const conc__sink *sink, bool *told,
-                                          double end) {
-  ssize_t n = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                                          double end, double stall) {
+  conc__peer *p = c->peer;
+  ssize_t n = conc__peer_call(proxy->manager, p, &c->reply, &c->result,
                               &c->broken, end);
-  bool keep = false;
+  int fate = CONC__REPLY_DONE;
   if (n == -EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
   if (n == 0) {
-    n = conc__proxy_copy_bytes(c->result, sink);
-    if (n == -EAGAIN) {
-      int rc = conc__proxy_stash(proxy, c->result);
-      if (rc != 0) n = rc;
-    }
-    conc_value_free(c->reply);
-    /* The value cannot be kept, but its bytes are still in the channel. */
-    keep = n == -ENOMEM;
-    if (keep) conc__channel_unread(&c->peer->channel);
-  } else if (c->peer->asked) {
-    keep = n == -ENOMEM || n == -ECANCELED || n == -ETIMEDOUT ||
-           n == -EMSGSIZE;
+    n = conc__proxy_accept(proxy, c, sink, &fate);
+  } else if (p->asked) {
+    if (n == -ENOMEM || n == -ECANCELED || n == -ETIMEDOUT)
+      fate = CONC__REPLY_LATE;
+    if (n == -EMSGSIZE) fate = CONC__REPLY_RETURN;
+  } else if (c->broken && (n == -EACCES || n == -EPROTO)) {
+    /* It was read, and is no data. */
+    conc__channel_unread(&p->channel);
+    fate = CONC__REPLY_RETURN;
   }
-  /* Kept is either a reply that is due still, or one that is read again. */
-  CONC__CHECK(!keep || c->peer->asked || n == -ENOMEM);
-  if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
-  else conc__exchange_leave(c, proxy);
+  conc__proxy_leave(proxy, c, fate, stall);
   return n;
 }
 
@@ -33578,7 +33806,8 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
       if (n != 0) return n;
       until = conc__call_end(until);
     }
-    n = conc__proxy_receive(proxy, &c, sink, &told, until);
+    n = conc__proxy_receive(proxy, &c, sink, &told, until,
+                            proxy->manager->timeout);
     /* -EAGAIN: it is in the stash, for the next turn. That the queue was empty
        when an earlier get asked is no answer to this one. If no answer comes
        in time, it is late, and may still come until the deadline. */
@@ -33774,7 +34003,8 @@ CONC__PRIVATE conc_queue *conc__proxy_of(conc__manager_data *m,
 /* --- the end of a client --- */
 
 /* Puts one message back that lies in this client; to its place, if that can be
-   done. Without room at the server it is lost. */
+   done. Without room at a Python server it is there when there is room: the
+   server does not notice that we do not wait. */
 CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
                                         const conc__buffer *b, double end) {
   const conc__ident *ident = conc__proxy_ident(proxy);
@@ -33786,7 +34016,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
     conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, &m, CONC__NEVER,
                          end);
   else
-    conc__proxy_put_once(proxy, ident, "put", &m, end, end);
+    conc__proxy_put_once(proxy, ident, "put", &m, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it
@@ -33808,7 +34038,8 @@ CONC__PRIVATE void conc__proxy_drain(conc__proxy *proxy, double end) {
     if (c.peer == NULL) break;
     if (conc_now() < end) {
       /* Whatever it is goes into the stash, unless it does not come. */
-      ssize_t n = conc__proxy_receive(proxy, &c, &sink, &told, end);
+      ssize_t n = conc__proxy_receive(proxy, &c, &sink, &told, end,
+                                      end - conc_now());
       if (n == -EAGAIN || told) continue;
       if (proxy->late != NULL) break; /* it is there again */
       continue;
