@@ -93,6 +93,7 @@
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
+     >>peer        what a client has of a server (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
      >>extras      conc_progress: a bar that grows
@@ -555,8 +556,9 @@
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
    - A queue that a Python server serves: what came for a get that could not
-     take it is put back behind the others at conc_manager_shutdown, if there
-     is room, and is lost if the client dies, or if it is above .max_message.
+     take it is put back behind the others, at once or at conc_manager_shutdown
+     (see conc_manager_get), and is lost if the client dies before, or the
+     connection.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
      while one of them waits, the manager notices only when that request ends.
 */
@@ -3421,7 +3423,8 @@ typedef struct conc_manager {
                                authenticate in this time. Of a client: the
                                limit of conc_manager_get */
   double timeout;           /* of a client: seconds that conc_qsize and
-                               conc_task_done may take; default 5 */
+                               conc_task_done may take, and each wait of a get
+                               that puts a message back; default 5 */
   size_t max_handshakes;    /* of a server: connections at one time that have
                                not authenticated; default 256. If there are so
                                many, the oldest is closed for the next, once
@@ -3509,20 +3512,26 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    the client is killed before, or ends by _exit(), or the connection is lost,
    the message is in its queue again, at its place: so the last message of a
    client that died may be got a second time. A server of Python forgets a
-   message when it sends it. A message that such a get cannot take waits in
-   this client, for the next get of the queue; conc_manager_shutdown puts it
-   back, behind the others. Besides the errors of every queue, a call of a
-   proxy may return the errors of conc_manager_connect, and
+   message when it sends it. One for which the buffer is too small, or whose
+   get was cancelled, waits in this client, for the next get of the queue;
+   conc_manager_shutdown puts it back, behind the others. One that no get of
+   this client can read (-EACCES, -EMSGSIZE above .max_message or the limits of
+   a value, -EPROTO) is put back at once, behind the others, so that other
+   clients get it. The get lasts as long as that takes, but waits for the
+   server no longer than .timeout at a time.
+   Besides the errors of every queue, a call of a proxy may return the errors
+   of conc_manager_connect, and
 
      -EPIPE       the connection was lost, or the server's queue is closed; if
                   it was lost, the call may or may not have been carried out
      -EMSGSIZE    the request would be larger than .max_message, here or at
                   the server, and was not sent; or so would be the reply, and
-                  the message stays
+                  the message stays in its queue
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
-     -EACCES      the message is an instance of a Python class; it is lost
+     -EACCES      the message is, or contains, an instance of a Python class;
+                  it stays in its queue
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
 
@@ -3880,8 +3889,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
-     >>proxy      connections: their end; requests and replies; connections;
-                  exchanges: a request and its reply; the id of a name;
+     >>peer       connections: their end; requests and replies; connections
+     >>proxy      exchanges: a request and its reply; the id of a name;
                   putting; getting from a server that waits for a confirmation;
                   getting from a Python server: late replies; the other calls
                   of a queue; making and freeing proxies; the end of a client;
@@ -32687,55 +32696,17 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>proxy: a client, and its queues
+   >>peer: what a client has of a server
 
-   A proxy is a queue whose messages are at a server. Each call of it is one
-   exchange, a request and its reply, on a connection that no other call uses
-   meanwhile. Connections that no call uses are kept in `idle`; so there are as
-   many as there were calls at one time.
-
-     conc__peer_get         an idle connection; or a new one: the handshake,
-            |               then accept_connection
-     conc__exchange_begin   the request's head goes into `out`
-            |
-     conc__proxy_put ...    its arguments
-            |
-     conc__exchange_end     sends `out`, waits for the reply, decodes it. The
-                            connection is idle again. Or it is closed, if it
-                            is not known what the server will send next
-
-   How a message comes, and is never lost on the way:
-
-     a server of conc.h   keeps what it has handed out until the client says
-                          something more on that connection, or the word
-                          "confirmed" (a frame without content). If the
-                          connection ends without that, the message is in its
-                          queue again. So a get that does not deliver (it was
-                          cancelled, or has no memory) closes its connection;
-                          and a connection whose message the caller has is
-                          `held` until its next request. What a get does not
-                          want, the server does not hand out: the request says
-                          what it wants
-     a server of Python   has forgotten a message when it has sent it. So the
-                          connection of a get whose reply is due still is not
-                          closed, but kept as `late`: the next get of the
-                          proxy waits for that reply. A message that came, but
-                          did not suit the caller, is in `stash`: a get begins
-                          with these. At shutdown both are put back
-
-   What is kept, and for how long:
-
-     per process      conc__client_side. A forked child has none of its
-                      parent's connections: they are closed there
-     per connection   conc__peer, until an error, the server's end or shutdown
-     per queue        conc__proxy, until shutdown; its ids, late replies, stash
-     per call         conc__exchange, on the caller's stack
-
-   The lists are under the guard of conc__manager_data. A peer that is in no
-   list belongs to the call that took it out.
+   A connection to the server, from the handshake to its end; what is written
+   to it, and what is read: a request is a pickle of (id, method, arguments,
+   {}), its reply one of (kind, result). Here are, too, the lists of the
+   connections that no call uses. Which queue a request is for, and what a
+   reply's message becomes, is the business of >>proxy; what is kept for how
+   long is said there.
 
    This section uses conc__manager_data of >>session, frames and the handshake
-   of >>net, >>pickle, and queues of this process. Its user is >>manager.
+   of >>net, and >>pickle. Its user is >>proxy.
    ------------------------------------------------------------------------ */
 
 /* A connection to the server. It is in `idle`, is some proxy's `late`, or
@@ -32750,28 +32721,6 @@ typedef struct conc__peer {
                  more on this connection */
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
 } conc__peer;
-
-/* By what the server knows the queue of a name, and what it can do. It does
-   not change: a server that was started anew gives another one. */
-typedef struct conc__ident {
-  struct conc__ident *before; /* the one whose place it has taken */
-  bool confirms;              /* it is conc.h: see above */
-  size_t most;                /* bytes of a request that it reads */
-  char text[64];
-} conc__ident;
-
-/* A proxy. What has no guard does not change, until shutdown. */
-typedef struct conc__proxy {
-  conc_queue queue; /* first: a proxy is a queue */
-  struct conc__manager_data *manager;
-  struct conc__proxy *next;  /* under the guard, as the next one */
-  conc__peer *late;          /* their replies were for gets that have failed */
-  const conc__ident *ident;  /* the newest. Changes under the guard; read
-                                without it, for none is freed before the end */
-  conc_queue *stash; /* messages that came, and could not be handed over */
-  bool stashed;      /* there may be some. Atomic */
-  char name[CONC__NAME_MAX + 1];
-} conc__proxy;
 
 /* --- connections: their end --- */
 
@@ -33105,6 +33054,81 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   }
   conc__mutex_unlock(guard);
 }
+
+/* ---------------------------------------------------------------------------
+   >>proxy: a client, and its queues
+
+   A proxy is a queue whose messages are at a server. Each call of it is one
+   exchange, a request and its reply, on a connection that no other call uses
+   meanwhile. Connections that no call uses are kept in `idle`; so there are as
+   many as there were calls at one time.
+
+     conc__peer_get         an idle connection; or a new one: the handshake,
+            |               then accept_connection
+     conc__exchange_begin   the request's head goes into `out`
+            |
+     conc__proxy_put ...    its arguments
+            |
+     conc__exchange_end     sends `out`, waits for the reply, decodes it. The
+                            connection is idle again. Or it is closed, if it
+                            is not known what the server will send next
+
+   How a message comes, and is never lost on the way:
+
+     a server of conc.h   keeps what it has handed out until the client says
+                          something more on that connection, or the word
+                          "confirmed" (a frame without content). If the
+                          connection ends without that, the message is in its
+                          queue again. So a get that does not deliver (it was
+                          cancelled, or has no memory) closes its connection;
+                          and a connection whose message the caller has is
+                          `held` until its next request. What a get does not
+                          want, the server does not hand out: the request says
+                          what it wants
+     a server of Python   has forgotten a message when it has sent it. So the
+                          connection of a get whose reply is due still is not
+                          closed, but kept as `late`: the next get of the
+                          proxy waits for that reply. A message that came, but
+                          did not suit the caller, is in `stash`: a get begins
+                          with these. At shutdown both are put back. One that
+                          cannot be read here is put back at once
+
+   What is kept, and for how long:
+
+     per process      conc__client_side. A forked child has none of its
+                      parent's connections: they are closed there
+     per connection   conc__peer, until an error, the server's end or shutdown
+     per queue        conc__proxy, until shutdown; its ids, late replies, stash
+     per call         conc__exchange, on the caller's stack
+
+   The lists are under the guard of conc__manager_data. A peer that is in no
+   list belongs to the call that took it out.
+
+   This section uses conc__manager_data of >>session, connections of >>peer,
+   frames of >>net, >>pickle, and queues of this process; >>manager uses it.
+   ------------------------------------------------------------------------ */
+
+/* By what the server knows the queue of a name, and what it can do. It does
+   not change: a server that was started anew gives another one. */
+typedef struct conc__ident {
+  struct conc__ident *before; /* the one whose place it has taken */
+  bool confirms;              /* it is conc.h: see above */
+  size_t most;                /* bytes of a request that it reads */
+  char text[64];
+} conc__ident;
+
+/* A proxy. What has no guard does not change, until shutdown. */
+typedef struct conc__proxy {
+  conc_queue queue; /* first: a proxy is a queue */
+  struct conc__manager_data *manager;
+  struct conc__proxy *next;  /* under the guard, as the next one */
+  conc__peer *late;          /* their replies were for gets that have failed */
+  const conc__ident *ident;  /* the newest. Changes under the guard; read
+                                without it, for none is freed before the end */
+  conc_queue *stash; /* messages that came, and could not be handed over */
+  bool stashed;      /* there may be some. Atomic */
+  char name[CONC__NAME_MAX + 1];
+} conc__proxy;
 
 /* --- exchanges: a request and its reply --- */
 
