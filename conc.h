@@ -93,6 +93,7 @@
      >>session     what answers the requests of one client (private)
      >>dispatch    what a client asks for, and its turns (private)
      >>server      what serves queues to clients (private)
+     >>peer        what a client has of a server (private)
      >>proxy       a client, and its queues (private)
      >>manager     conc_manager: queues over the network
      >>extras      conc_progress: a bar that grows
@@ -559,10 +560,10 @@
      (conc_shared_open) is taken for dead by the others that use it.
    - A semaphore's unit or a condition's notify that had just been handed to
      another thread when the process forked is lost in the child.
-   - A message that a get could not take is still at its place only if the
-     server is one of conc.h. A client of a Python server puts it back at
-     conc_manager_shutdown, behind the others, if there is room. It is lost if
-     the client dies, or if it is larger than .max_message.
+   - A message of a queue that a Python server serves, which came for a get
+     that could not take it, is put back behind the others, at once or at
+     conc_manager_shutdown (see conc_manager_get). It is lost if the client
+     dies before that, or the connection.
    - With CONC_PORTABLE, if a client sends several requests at once and dies
      while one of them waits, the manager notices only when that request ends.
 */
@@ -3447,7 +3448,8 @@ typedef struct conc_manager {
                                authenticate in this time. Of a client: the
                                limit of conc_manager_get */
   double timeout;           /* of a client: seconds that conc_qsize and
-                               conc_task_done may take; default 5 */
+                               conc_task_done may take, and each wait of a get
+                               that puts a message back; default 5 */
   size_t max_handshakes;    /* of a server: connections at one time that have
                                not authenticated; default 256. If there are so
                                many, the oldest is closed for the next, once
@@ -3534,9 +3536,14 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
    conc_manager_shutdown and exit(). If the client is killed before, or ends by
    _exit(), or the connection is lost, the message is in its queue again, at
    its place: so the last message of a client that died may be got a second
-   time. A server of Python forgets a message when it sends it. If the get
-   cannot take such a message, the message waits in this client for the next
-   get of the queue; conc_manager_shutdown puts it back, behind the others.
+   time. A server of Python forgets a message when it sends it. If the buffer
+   of the get is too small for such a message, or the get was cancelled, the
+   message waits in this client for the next get of the queue;
+   conc_manager_shutdown puts it back, behind the others. A message that no get
+   of this client can read (-EACCES, -EMSGSIZE above .max_message or the limits
+   of a value, -EPROTO) is put back at once, behind the others, so that other
+   clients get it. The get lasts as long as that takes, but each time it waits
+   for the server no longer than .timeout.
    Besides the errors of every queue, a call of a proxy may return the errors
    of conc_manager_connect, and
 
@@ -3548,7 +3555,8 @@ CONC_API int conc_manager_connect(conc_manager *manager, double timeout);
      -EPROTO      the server has not understood the request, or the client not
                   the reply
      -ENOENT      the server was started anew, and has no queue of that name
-     -EACCES      the message is an instance of a Python class; it is lost
+     -EACCES      the message is, or contains, an instance of a Python class;
+                  it stays in its queue
      -ECONNRESET  the connection was lost; the call may or may not have been
                   carried out
 
@@ -3906,8 +3914,8 @@ static const int *const conc__version_check __attribute__((used)) =
                   them; a turn
      >>server     the line of handshakes; clients; the server's thread;
                   starting and ending it
-     >>proxy      connections: their end; requests and replies; connections;
-                  exchanges: a request and its reply; the id of a name;
+     >>peer       connections: their end; requests and replies; connections
+     >>proxy      exchanges: a request and its reply; the id of a name;
                   putting; getting from a server that waits for a confirmation;
                   getting from a Python server: late replies; the other calls
                   of a queue; making and freeing proxies; the end of a client;
@@ -6606,7 +6614,6 @@ enum {
   CONC__FORK_REGISTRY, /* ids of processes */
   CONC__FORK_PROCESS,  /* children; its guard is held by a start's own fork */
   CONC__FORK_POOL,     /* jobs that have stayed behind */
-  CONC__FORK_NET,      /* sockets of managers, which no child keeps */
   CONC__FORK_ROWS
 };
 
@@ -6726,6 +6733,8 @@ CONC__PRIVATE void conc__init(void) {
 typedef struct conc__own_fd {
   dev_t device;
   ino_t inode;
+  int *holder; /* where its owner has the number, which is -1 in a child; or
+                  NULL. It stays there for as long as the entry */
   bool entered;
 } conc__own_fd;
 
@@ -6784,8 +6793,21 @@ CONC__PRIVATE int conc__own_fd_enter(int fd) {
     CONC__STORE_RELAXED(&conc__own_count, conc__own_count + 1);
   conc__own_fds[fd].device = st.st_dev;
   conc__own_fds[fd].inode = st.st_ino;
+  conc__own_fds[fd].holder = NULL;
   conc__own_fds[fd].entered = true;
   return 0;
+}
+
+/* The same for the descriptor in *holder. Without an entry it is closed. */
+CONC__PRIVATE int conc__own_fd_enter_held(int *holder) {
+  int rc = conc__own_fd_enter(*holder);
+  if (rc == 0) {
+    conc__own_fds[*holder].holder = holder;
+  } else {
+    close(*holder);
+    *holder = -1;
+  }
+  return rc;
 }
 
 CONC__PRIVATE void conc__own_fork_prepare(void) {
@@ -6797,7 +6819,9 @@ CONC__PRIVATE void conc__own_fork_parent(void) {
 }
 
 /* In a forked child. What the thread that forked has asked to keep stays open:
-   it is given to this child. */
+   it is given to this child. The others are closed and not shut down, for the
+   parent goes on with them. What a holder lies in may be unused from now on,
+   but is still there. */
 CONC__PRIVATE void conc__own_fork_child(void) {
   size_t i, k;
   CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
@@ -6806,6 +6830,8 @@ CONC__PRIVATE void conc__own_fork_child(void) {
     for (k = 0; k < conc__this.fork_keeps_count; k++)
       keep |= conc__this.fork_keeps[k] == (int)i;
     if (!keep && conc__own_fd_same((int)i)) close((int)i);
+    if (!keep && conc__own_fds[i].entered && conc__own_fds[i].holder != NULL)
+      *conc__own_fds[i].holder = -1;
     conc__own_fd_leave((int)i);
   }
   conc__own_guard.word = 0;
@@ -15493,6 +15519,23 @@ CONC__PRIVATE void conc__fd_close_own(int *fd) {
   *fd = -1;
 }
 
+/* A new socket in *fd, or -1. With `own` it is entered in conc__own_fds from
+   its birth: so no forked child has it, and *fd is -1 there. 0 or negative
+   errno. */
+CONC__PRIVATE int conc__socket_open(int *fd, int family, int type, bool own) {
+  int rc = 0;
+  if (own) conc__own_fds_lock();
+  *fd = conc__socket(family, type);
+  if (*fd < 0) {
+    rc = *fd;
+    *fd = -1;
+  } else if (own) {
+    rc = conc__own_fd_enter_held(fd);
+  }
+  if (own) conc__own_fds_unlock();
+  return rc;
+}
+
 /* --- addresses: looking up --- */
 
 /* How many addresses of a name are tried, at most. */
@@ -16024,24 +16067,25 @@ CONC_API int conc_serve(int listener, void (*handler)(int fd, void *arg),
 
 /* --- sockets: connecting --- */
 
-/* Connects to one address. A descriptor, or negative errno. */
-CONC__PRIVATE int conc__socket_connect(const conc__place *place,
-                                       double deadline) {
+/* Connects to one address. *fd is the socket, which is made as
+   conc__socket_open says, or -1. 0 or negative errno. It may wait, and in a
+   child that was forked meanwhile an own socket has gone: -EBADF. */
+CONC__PRIVATE int conc__socket_connect(int *fd, const conc__place *place,
+                                       bool own, double deadline) {
   const struct sockaddr *addr = (const struct sockaddr *)&place->address;
-  int fd = conc__socket(place->address.ss_family, SOCK_STREAM);
-  int rc = 0;
-  if (fd < 0) return fd;
-  while (connect(fd, addr, place->size) < 0) {
+  int rc = conc__socket_open(fd, place->address.ss_family, SOCK_STREAM, own);
+  if (rc != 0) return rc;
+  while (connect(*fd, addr, place->size) < 0) {
     rc = -errno;
     /* It goes on in the system, also after a signal: connect() is not called
        again, which would say EALREADY. When the socket can be written to, its
        pending error is the result. */
     if (rc == -EINPROGRESS || rc == -EINTR || rc == -EALREADY) {
-      rc = conc__fd_wait(fd, CONC_WRITE, deadline);
+      rc = conc__fd_wait(*fd, CONC_WRITE, deadline);
       if (rc > 0) {
         int error = 0;
         socklen_t length = (socklen_t)sizeof error;
-        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        getsockopt(*fd, SOL_SOCKET, SO_ERROR, &error, &length);
         rc = -error;
       }
       break;
@@ -16052,27 +16096,32 @@ CONC__PRIVATE int conc__socket_connect(const conc__place *place,
     rc = conc__remaining(deadline) <= 0 ? -ETIMEDOUT : conc_sleep(0.001);
     if (rc != 0) break;
   }
-  if (rc == 0) {
-    conc__set_nodelay(fd);
-    return fd;
-  }
-  conc_close(fd); /* the loop may know it by now */
+  if (rc == 0) conc__set_nodelay(*fd);
+  else conc__fd_close_own(fd); /* the loop may know it by now */
+  return rc;
+}
+
+/* The same for an address as callers write it. */
+CONC__PRIVATE int conc__address_connect(int *fd, const char *address, bool own,
+                                double deadline) {
+  conc__place places[CONC__ADDRESSES];
+  int i = 0, rc;
+  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
+                              CONC__ADDRESSES);
+  *fd = -1;
+  if (n < 0) return n;
+  /* All in one time limit: an address that does not answer takes all of it. A
+     cancelled caller wants no other one. */
+  do rc = conc__socket_connect(fd, &places[i], own, deadline);
+  while (rc != 0 && ++i < n && rc != -ECANCELED &&
+         conc__remaining(deadline) > 0);
   return rc;
 }
 
 CONC_API int conc_connect(const char *address, double timeout) {
-  double deadline = conc__deadline(timeout);
-  conc__place places[CONC__ADDRESSES];
-  int i = 0, fd;
-  int n = conc__address_parse(address, false, AF_UNSPEC, deadline, places,
-                              CONC__ADDRESSES);
-  if (n < 0) return n;
-  /* All in one time limit: an address that does not answer takes all of it. A
-     cancelled caller wants no other one. */
-  do fd = conc__socket_connect(&places[i], deadline);
-  while (fd < 0 && ++i < n && fd != -ECANCELED &&
-         conc__remaining(deadline) > 0);
-  return fd;
+  int fd;
+  int rc = conc__address_connect(&fd, address, false, conc__deadline(timeout));
+  return rc != 0 ? rc : fd;
 }
 
 /* Writes an address as conc_connect takes it, and returns its length, as
@@ -30062,14 +30111,13 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
    by this process, on another connection. So no challenge is answered that
    this process has sent itself (conc__challenge_is_own).
 
-   A socket of a manager, at either end, is on the list conc__owned from the
-   moment there is a descriptor. A forked child closes what is on it: if it
-   kept a connection, the peer would not see the end when this process closes
-   it, or dies; if it kept a listener, the address would stay in use.
+   A socket of a manager, at either end, is entered in conc__own_fds (>>park)
+   from its birth. A forked child closes what is there: if it kept a
+   connection, the peer would not see the end when this process closes it, or
+   dies; if it kept a listener, the address would stay in use.
 
-   A channel belongs to one task at a time and has no guard; conc__net_guard is
-   for the two lists, which all of them share. Uses bytes, os and io; server
-   and proxy stand on it.
+   A channel belongs to one task at a time and has no guard. Uses bytes, os and
+   io; server and proxy stand on it.
    ------------------------------------------------------------------------ */
 
 #define CONC__CHALLENGE "#CHALLENGE#"
@@ -30081,112 +30129,11 @@ CONC_API void *conc_offload(conc_fn *fn, void *arg) {
 /* How many bytes are read at most before the handshake is through. */
 #define CONC__HANDSHAKE_BYTES 1024
 
-/* --- sockets that no forked child keeps --- */
-
-/* The entry of a descriptor. It is where the descriptor is: `fd` points beside
-   it. */
-typedef struct conc__own {
-  int *fd;                  /* the value is -1 once it is closed */
-  struct conc__own *next;   /* under conc__net_guard */
-  struct conc__own **link;  /* NULL: it is not on the list */
-} conc__own;
-
-/* A fork waits for this guard. So it is held where a descriptor comes into
-   being, is listed, and is closed: then each descriptor that a child has got
-   is on the list, and no number is on it that has become another file's.
-   Nothing that waits is called with it, and no other guard is taken. */
-static conc__mutex conc__net_guard;
-static conc__own *conc__owned;
-static unsigned conc__net_forks; /* how many there were; under the guard */
-
-/* Challenges of this process that have not been answered yet. */
-typedef struct conc__challenge {
-  const unsigned char *bytes;           /* CONC__CHALLENGE_SIZE of them */
-  const struct conc__channel *channel;  /* on which they were sent */
-  struct conc__challenge *next, **link; /* as in conc__own */
-} conc__challenge;
-
-static conc__challenge *conc__challenges;
-
-CONC__PRIVATE void conc__net_fork_prepare(void) {
-  conc__mutex_lock(&conc__net_guard);
-}
-
-CONC__PRIVATE void conc__net_fork_parent(void) {
-  conc__net_forks++;
-  conc__mutex_unlock(&conc__net_guard);
-}
-
-/* The sockets are closed here and not shut down, for the parent goes on with
-   them. A coroutine that has come along, and waits for one, gets -EBADF.
-   What the entries lie in may be unused from now on, but is still there. */
-CONC__PRIVATE void conc__net_fork_child(void) {
-  conc__own *own;
-  conc__challenge *c;
-  conc__net_guard.word = 0;
-  for (own = conc__owned; own != NULL; own = own->next) {
-    own->link = NULL;
-    conc_close(*own->fd);
-    *own->fd = -1;
-  }
-  for (c = conc__challenges; c != NULL; c = c->next) c->link = NULL;
-  conc__owned = NULL;
-  conc__challenges = NULL;
-}
-
-CONC__PRIVATE void conc__net_init_once(void) {
-  static const conc__fork_row row = {
-      conc__net_fork_prepare, conc__net_fork_parent, conc__net_fork_child};
-  conc__fork_enter(CONC__FORK_NET, &row);
-}
-
-/* Before the guard is taken for the first time. */
-CONC__PRIVATE void conc__net_init(void) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  conc__init();
-  pthread_once(&once, conc__net_init_once);
-}
-
-/* Lists a descriptor. The guard is held, since before the descriptor was
-   made. */
-CONC__PRIVATE void conc__own_add(conc__own *own, int *fd) {
-  CONC__CHECK(conc__mutex_is_held(&conc__net_guard) && own->link == NULL);
-  own->fd = fd;
-  own->next = conc__owned;
-  own->link = &conc__owned;
-  if (own->next != NULL) own->next->link = &own->next;
-  conc__owned = own;
-}
-
-/* Takes it off the list, if it is on it. The guard is held. */
-CONC__PRIVATE void conc__own_remove(conc__own *own) {
-  CONC__CHECK(conc__mutex_is_held(&conc__net_guard));
-  if (own->link == NULL) return;
-  *own->link = own->next;
-  if (own->next != NULL) own->next->link = own->link;
-  own->link = NULL;
-}
-
-/* Closes a listed descriptor. With `end` its peer sees the end even if a copy
-   is left somewhere: a child that was made without fork(), say. */
-CONC__PRIVATE void conc__own_close(conc__own *own, int *fd, bool end) {
-  conc__net_init();
-  conc__mutex_lock(&conc__net_guard);
-  conc__own_remove(own);
-  if (*fd >= 0) {
-    if (end) shutdown(*fd, SHUT_RDWR);
-    conc_close(*fd);
-  }
-  *fd = -1;
-  conc__mutex_unlock(&conc__net_guard);
-}
-
 /* --- channels --- */
 
 /* A connection and its unread and unsent bytes. */
 typedef struct conc__channel {
-  int fd;            /* -1 in a forked child */
-  conc__own own;     /* unlinked: whoever has made the channel closes fd */
+  int fd;            /* of conc__own_fds: -1 in a forked child */
   size_t drop;       /* bytes of a frame that was refused, still to come */
   bool serves;       /* the server's end */
   bool tcp;          /* else a unix socket */
@@ -30201,15 +30148,13 @@ typedef struct conc__channel {
   conc__buffer out;  /* frames to be sent, whole but for the last */
 } conc__channel;
 
-/* Makes a channel of a connected, non-blocking socket. Cannot fail: memory is
-   had when there is something to keep. */
-CONC__PRIVATE void conc__channel_init(conc__channel *ch, int fd) {
+/* Begins a channel of the connected, non-blocking socket in its `fd`. All else
+   is 0. Cannot fail: memory is had when there is something to keep. */
+CONC__PRIVATE void conc__channel_begin(conc__channel *ch) {
   struct sockaddr_storage a;
   socklen_t size = (socklen_t)sizeof a;
-  memset(ch, 0, sizeof *ch);
-  ch->fd = fd;
   ch->read_limit = SIZE_MAX;
-  ch->tcp = getsockname(fd, (struct sockaddr *)&a, &size) == 0 &&
+  ch->tcp = getsockname(ch->fd, (struct sockaddr *)&a, &size) == 0 &&
             a.ss_family != AF_UNIX;
 }
 
@@ -30219,37 +30164,22 @@ CONC__PRIVATE void conc__channel_free(conc__channel *ch) {
   conc__buffer_free(&ch->out);
 }
 
-/* Ends a connection. The server's clients wait for its end, so they see it
-   whoever has a copy. */
+/* Ends a connection. It is shut down first: then the peer sees the end even if
+   a copy is left somewhere, of a child that was made without fork(), say.
+   Unless its number has become another file's, which is left alone. */
 CONC__PRIVATE void conc__channel_close(conc__channel *ch) {
-  conc__own_close(&ch->own, &ch->fd, ch->serves);
+  if (conc__own_fd_is(ch->fd)) shutdown(ch->fd, SHUT_RDWR);
+  conc__fd_close_own(&ch->fd);
   conc__channel_free(ch);
 }
 
-/* Makes a channel that is connected to an address. If a fork came while it was
-   being made, the child may have got a copy that is on no list: then it is
-   made once more. A program that forks all the time gets its connection after
-   three tries, with a copy somewhere. 0, or as conc_connect. */
+/* Connects a channel, all of which is 0, to an address. 0, or as conc_connect:
+   then there is nothing to close. */
 CONC__PRIVATE int conc__channel_connect(conc__channel *ch, const char *address,
                                         double deadline) {
-  int tries;
-  conc__net_init();
-  for (tries = 0;; tries++) {
-    unsigned forks;
-    int fd;
-    conc__mutex_lock(&conc__net_guard);
-    forks = conc__net_forks;
-    conc__mutex_unlock(&conc__net_guard);
-    fd = conc_connect(address, conc__remaining(deadline));
-    if (fd < 0) return fd;
-    conc__channel_init(ch, fd);
-    conc__mutex_lock(&conc__net_guard);
-    conc__own_add(&ch->own, &ch->fd);
-    forks -= conc__net_forks;
-    conc__mutex_unlock(&conc__net_guard);
-    if (forks == 0 || tries == 2) return 0;
-    conc__own_close(&ch->own, &ch->fd, true);
-  }
+  int rc = conc__address_connect(&ch->fd, address, true, deadline);
+  if (rc == 0) conc__channel_begin(ch);
+  return rc;
 }
 
 /* Acknowledges at once what has come. Python writes without TCP_NODELAY: a
@@ -30273,17 +30203,18 @@ CONC__PRIVATE int conc__frame_begin(conc__buffer *b, size_t *at) {
   return conc__buffer_append(b, "\0\0\0\0", 4);
 }
 
-/* Ends the frame that begins at `at`: its length is known now. 0 or -ENOMEM,
-   which only a frame of more than 2 GiB can meet. */
-CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
-  uint64_t n = b->size - at - 4;
+/* Writes the length of the frame that begins at `at`: it has what is in the
+   buffer, and `more` bytes that are to follow. 0 or -ENOMEM, which only a
+   frame of more than 2 GiB can meet. */
+CONC__PRIVATE int conc__frame_size(conc__buffer *b, size_t at, size_t more) {
+  uint64_t n = (uint64_t)(b->size - at - 4) + more;
   size_t width = 4;
   size_t i;
   CONC__CHECK(b->size >= at + 4);
   if (n > 0x7fffffff) { /* the long form: make room for eight bytes more */
     int rc = conc__buffer_reserve(b, 8);
     if (rc != 0) return rc;
-    memmove(b->data + at + 12, b->data + at + 4, (size_t)n);
+    memmove(b->data + at + 12, b->data + at + 4, b->size - at - 4);
     b->size += 8;
     memset(b->data + at, 0xff, 4);
     at += 4;
@@ -30291,6 +30222,11 @@ CONC__PRIVATE int conc__frame_end(conc__buffer *b, size_t at) {
   }
   for (i = width; i-- > 0; n >>= 8) b->data[at + i] = (unsigned char)n;
   return 0;
+}
+
+/* Ends the frame that begins at `at`: all of it is there. */
+CONC__INLINE int conc__frame_end(conc__buffer *b, size_t at) {
+  return conc__frame_size(b, at, 0);
 }
 
 /* Appends a whole frame. 0 or -ENOMEM, and then a part of it may be there: the
@@ -30430,25 +30366,33 @@ CONC__PRIVATE ssize_t conc__channel_read(conc__channel *ch, size_t missing) {
   return n;
 }
 
+/* Reads what is there of `missing` bytes, and waits until there is something.
+   0, -EPIPE at the end, or negative errno. */
+CONC__PRIVATE int conc__channel_more(conc__channel *ch, size_t missing,
+                                     double deadline) {
+  for (;;) {
+    ssize_t n = conc__channel_read(ch, missing);
+    int rc;
+    if (n > 0) return 0;
+    if (n == 0) return -EPIPE;
+    if (n != -EAGAIN) return (int)n;
+    /* What keeps the peer from going on may be our acknowledgement. */
+    if (ch->eager || conc__buffer_count(&ch->in) > 0)
+      conc__channel_quickack(ch);
+    rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
+    if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
+  }
+}
+
 /* Waits for the next frame. 0, -EPIPE at the end, or negative errno. */
 CONC__PRIVATE int conc__channel_receive(conc__channel *ch, size_t limit,
                                         const unsigned char **payload,
                                         size_t *size, double deadline) {
   for (;;) {
-    ssize_t n;
     int rc = conc__channel_next(ch, limit, payload, size);
     if (rc != 0) return rc > 0 ? 0 : rc;
-    n = conc__channel_read(ch, *size);
-    if (n == 0) return -EPIPE;
-    if (n == -EAGAIN) {
-      /* What keeps the peer from going on may be our acknowledgement. */
-      if (ch->eager || conc__buffer_count(&ch->in) > 0)
-        conc__channel_quickack(ch);
-      rc = conc__fd_wait(ch->fd, CONC_READ | CONC__TRIED, deadline);
-      if (rc < 0) return ch->fd < 0 ? -EPIPE : rc; /* a fork has closed it */
-    } else if (n < 0) {
-      return (int)n;
-    }
+    rc = conc__channel_more(ch, *size, deadline);
+    if (rc != 0) return rc;
   }
 }
 
@@ -30565,29 +30509,56 @@ CONC__PRIVATE bool conc__auth_verify(const conc__key *key,
 /* A challenge of ours, behind CONC__CHALLENGE: the prefix and random bytes. */
 #define CONC__CHALLENGE_SIZE (8 + 40)
 
+/* One that has not been answered yet; where its sender keeps it. */
+typedef struct conc__challenge {
+  const unsigned char *bytes;          /* CONC__CHALLENGE_SIZE of them */
+  const struct conc__channel *channel; /* on which they were sent */
+  struct conc__challenge *next, **link;
+  unsigned depth; /* conc__fork_depth of its sender */
+} conc__challenge;
+
+/* The challenges of this process. Their guard is conc__mutex_of this, which a
+   fork keeps whole. A forked child finds those of its parent here, which are
+   not its own: it begins anew. */
+static struct conc__challenges {
+  conc__challenge *first;
+  unsigned depth; /* conc__fork_depth of the process whose they are */
+} conc__challenges;
+
+/* Takes the guard. */
+CONC__PRIVATE void conc__challenges_lock(void) {
+  conc__mutex_lock(conc__mutex_of(&conc__challenges));
+  if (conc__challenges.depth == conc__fork_depth) return;
+  conc__challenges.first = NULL;
+  conc__challenges.depth = conc__fork_depth;
+}
+
+CONC__PRIVATE void conc__challenges_unlock(void) {
+  conc__mutex_unlock(conc__mutex_of(&conc__challenges));
+}
+
 /* From now on, and until conc__challenge_end, this process does not answer
    this challenge. */
 CONC__PRIVATE void conc__challenge_begin(conc__challenge *c,
                                          const conc__channel *ch,
                                          const unsigned char *bytes) {
-  conc__net_init();
   c->bytes = bytes;
   c->channel = ch;
-  conc__mutex_lock(&conc__net_guard);
-  c->next = conc__challenges;
-  c->link = &conc__challenges;
+  c->depth = conc__fork_depth;
+  conc__challenges_lock();
+  c->next = conc__challenges.first;
+  c->link = &conc__challenges.first;
   if (c->next != NULL) c->next->link = &c->next;
-  conc__challenges = c;
-  conc__mutex_unlock(&conc__net_guard);
+  conc__challenges.first = c;
+  conc__challenges_unlock();
 }
 
 CONC__PRIVATE void conc__challenge_end(conc__challenge *c) {
-  conc__mutex_lock(&conc__net_guard);
-  if (c->link != NULL) { /* else a fork has forgotten it */
-    *c->link = c->next;
-    if (c->next != NULL) c->next->link = c->link;
-  }
-  conc__mutex_unlock(&conc__net_guard);
+  if (c->depth != conc__fork_depth) return; /* it came along into a child */
+  conc__challenges_lock();
+  *c->link = c->next;
+  if (c->next != NULL) c->next->link = c->link;
+  conc__challenges_unlock();
 }
 
 /* Whether an address of IPv4 is what this is, or is written inside of an IPv6
@@ -30640,15 +30611,14 @@ CONC__PRIVATE bool conc__challenge_is_own(const conc__channel *ch,
   const conc__challenge *c;
   bool own = false;
   if (size != CONC__CHALLENGE_SIZE) return false;
-  conc__net_init();
-  conc__mutex_lock(&conc__net_guard);
-  for (c = conc__challenges; c != NULL && !own; c = c->next) {
+  conc__challenges_lock();
+  for (c = conc__challenges.first; c != NULL && !own; c = c->next) {
     if (memcmp(c->bytes, bytes, size) != 0) continue;
     own = c->channel->serves == ch->serves ||
           !conc__channels_meet(ch->serves ? ch : c->channel,
                                ch->serves ? c->channel : ch);
   }
-  conc__mutex_unlock(&conc__net_guard);
+  conc__challenges_unlock();
   return own;
 }
 
@@ -30877,7 +30847,6 @@ typedef struct conc__server_side {
   conc_event left;  /* any: set when that call does not use this any more */
   bool stopping;    /* root was cancelled: sessions end after their replies */
   int listener;     /* -1: none */
-  conc__own own;    /* of the listener */
   char address[128]; /* any: the listener's; does not change while it serves */
   char *path;        /* of a unix socket, from the root on; else NULL */
   dev_t device;      /* what was bound there: */
@@ -32722,28 +32691,25 @@ CONC__PRIVATE void conc__client_ready(conc__watch *watch, int events) {
   }
 }
 
-/* Accepts a connection, if there is one, into a channel that is listed at
-   once: see conc__net_guard. Does not wait. 0 or negative errno. */
+/* Accepts a connection, if there is one, into a channel, all of which is 0. It
+   is entered in conc__own_fds from its birth. Does not wait. 0 or negative
+   errno. */
 CONC__PRIVATE int conc__channel_accept(conc__channel *ch, int listener) {
-  int fd, rc;
-  conc__mutex_lock(&conc__net_guard);
-  do fd = conc__accept_raw(listener);
+  int one = 1, rc;
+  conc__own_fds_lock();
+  do rc = conc__fd_accept(listener);
   /* A client that has gone before it was accepted is no failure. */
-  while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
-  rc = fd >= 0 ? 0 : conc__would_block(errno) ? -EAGAIN : -errno;
-  if (rc == 0) {
-    conc__channel_init(ch, fd);
-    conc__own_add(&ch->own, &ch->fd);
-  }
-  conc__mutex_unlock(&conc__net_guard);
-  if (rc == 0) {
-    int one = 1;
-    conc__set_nodelay(fd);
-    conc__fd_is_new(fd);
-    /* Of a machine that was switched off nothing is heard otherwise. */
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-  }
-  return rc;
+  while (rc == -EINTR || rc == -ECONNABORTED);
+  ch->fd = rc >= 0 ? rc : -1;
+  if (rc >= 0) rc = conc__own_fd_enter_held(&ch->fd);
+  conc__own_fds_unlock();
+  if (rc != 0) return conc__would_block(-rc) ? -EAGAIN : rc;
+  conc__channel_begin(ch);
+  conc__set_nodelay(ch->fd);
+  conc__fd_is_new(ch->fd);
+  /* Of a machine that was switched off nothing is heard otherwise. */
+  setsockopt(ch->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  return 0;
 }
 
 /* Accepts a connection, if there is one: it becomes a client, whose coroutine
@@ -32859,7 +32825,7 @@ CONC__PRIVATE void conc__server_unlisten(conc__server_side *server) {
     unlink(server->path);
   CONC_FREE(server->path);
   server->path = NULL;
-  conc__own_close(&server->own, &server->listener, false);
+  conc__fd_close_own(&server->listener);
 }
 
 /* The first coroutine of the loop: accepts until it is cancelled. */
@@ -32947,18 +32913,13 @@ CONC__PRIVATE char *conc__path_from_root(const char *path) {
   return NULL;
 }
 
-/* Listens at a place. The socket is listed as soon as there is one: see
-   conc__net_guard. 0 or negative errno. */
+/* Listens at a place. 0 or negative errno. */
 CONC__PRIVATE int conc__server_listen(conc__server_side *server,
                                       const conc__place *place) {
-  int fd;
-  conc__net_init();
-  conc__mutex_lock(&conc__net_guard);
-  fd = conc__socket(place->address.ss_family, SOCK_STREAM);
-  server->listener = fd >= 0 ? fd : -1;
-  if (fd >= 0) conc__own_add(&server->own, &server->listener);
-  conc__mutex_unlock(&conc__net_guard);
-  return fd >= 0 ? conc__socket_bind(fd, place, SOCK_STREAM) : fd;
+  int rc = conc__socket_open(&server->listener, place->address.ss_family,
+                             SOCK_STREAM, true);
+  return rc != 0 ? rc
+                 : conc__socket_bind(server->listener, place, SOCK_STREAM);
 }
 
 /* What is known of a unix socket's file when it has just been bound. 0 or
@@ -33065,55 +33026,17 @@ CONC__PRIVATE void conc__server_shutdown(conc__manager_data *m) {
 }
 
 /* ---------------------------------------------------------------------------
-   >>proxy: a client, and its queues
+   >>peer: what a client has of a server
 
-   A proxy is a queue whose messages are at a server. Each call of it is one
-   exchange, a request and its reply, on a connection that no other call uses
-   meanwhile. Connections that no call uses are kept in `idle`; so there are as
-   many as there were calls at one time.
-
-     conc__peer_get         an idle connection; or a new one: the handshake,
-            |               then accept_connection
-     conc__exchange_begin   the request's head goes into `out`
-            |
-     conc__proxy_put ...    its arguments
-            |
-     conc__exchange_end     sends `out`, waits for the reply, decodes it. The
-                            connection is idle again. Or it is closed, if it
-                            is not known what the server will send next
-
-   How a message comes, and is never lost on the way:
-
-     a server of conc.h   keeps what it has handed out until the client says
-                          something more on that connection, or the word
-                          "confirmed" (a frame without content). If the
-                          connection ends without that, the message is in its
-                          queue again. So a get that does not deliver (it was
-                          cancelled, or has no memory) closes its connection;
-                          and a connection whose message the caller has is
-                          `held` until its next request. What a get does not
-                          want, the server does not hand out: the request says
-                          what it wants
-     a server of Python   has forgotten a message when it has sent it. So the
-                          connection of a get whose reply is due still is not
-                          closed, but kept as `late`: the next get of the
-                          proxy waits for that reply. A message that came, but
-                          did not suit the caller, is in `stash`: a get begins
-                          with these. At shutdown both are put back
-
-   What is kept, and for how long:
-
-     per process      conc__client_side. A forked child has none of its
-                      parent's connections: they are closed there
-     per connection   conc__peer, until an error, the server's end or shutdown
-     per queue        conc__proxy, until shutdown; its ids, late replies, stash
-     per call         conc__exchange, on the caller's stack
-
-   The lists are under the guard of conc__manager_data. A peer that is in no
-   list belongs to the call that took it out.
+   A connection to the server, from the handshake to its end; what is written
+   to it, and what is read: a request is a pickle of (id, method, arguments,
+   {}), its reply one of (kind, result). Here are, too, the lists of the
+   connections that no call uses. Which queue a request is for, and what a
+   reply's message becomes, is the business of >>proxy; what is kept for how
+   long is said there.
 
    This section uses conc__manager_data of >>session, frames and the handshake
-   of >>net, >>pickle, and queues of this process. Its user is >>manager.
+   of >>net, and >>pickle. Its user is >>proxy.
    ------------------------------------------------------------------------ */
 
 /* A connection to the server. It is in `idle`, is some proxy's `late`, or
@@ -33129,28 +33052,6 @@ typedef struct conc__peer {
   struct conc__peer *younger, *older; /* in `held`, while it is idle and so */
 } conc__peer;
 
-/* By what the server knows the queue of a name, and what it can do. It does
-   not change: a server that was started anew gives another one. */
-typedef struct conc__ident {
-  struct conc__ident *before; /* the one whose place it has taken */
-  bool confirms;              /* it is conc.h: see above */
-  size_t most;                /* bytes of a request that it reads */
-  char text[64];
-} conc__ident;
-
-/* A proxy. What has no guard does not change, until shutdown. */
-typedef struct conc__proxy {
-  conc_queue queue; /* first: a proxy is a queue */
-  struct conc__manager_data *manager;
-  struct conc__proxy *next;  /* under the guard, as the next one */
-  conc__peer *late;          /* their replies were for gets that have failed */
-  const conc__ident *ident;  /* the newest. Changes under the guard; read
-                                without it, for none is freed before the end */
-  conc_queue *stash; /* messages that came, and could not be handed over */
-  bool stashed;      /* there may be some. Atomic */
-  char name[CONC__NAME_MAX + 1];
-} conc__proxy;
-
 /* --- connections: their end --- */
 
 /* The word "confirmed". It is small: if it cannot be sent at once, nobody
@@ -33163,13 +33064,9 @@ CONC__PRIVATE void conc__peer_confirm(conc__peer *p) {
 
 /* Closes a connection. A message that it holds is the caller's since long, and
    so confirmed. In a forked child its parent's connections are closed already:
-   there is no descriptor. It is shut down first: then the server hears of the
-   end even if another process has a copy of the descriptor. */
+   there is no descriptor. */
 CONC__PRIVATE void conc__peer_close(conc__peer *p) {
-  if (p->channel.fd >= 0) {
-    if (p->held) conc__peer_confirm(p);
-    shutdown(p->channel.fd, SHUT_RDWR);
-  }
+  if (p->held && conc__own_fd_is(p->channel.fd)) conc__peer_confirm(p);
   conc__channel_close(&p->channel);
   CONC_FREE(p);
 }
@@ -33487,6 +33384,81 @@ CONC__PRIVATE void conc__peer_put(conc__manager_data *m, conc__peer *p) {
   }
   conc__mutex_unlock(guard);
 }
+
+/* ---------------------------------------------------------------------------
+   >>proxy: a client, and its queues
+
+   A proxy is a queue whose messages are at a server. Each call of it is one
+   exchange, a request and its reply, on a connection that no other call uses
+   meanwhile. Connections that no call uses are kept in `idle`; so there are as
+   many as there were calls at one time.
+
+     conc__peer_get         an idle connection; or a new one: the handshake,
+            |               then accept_connection
+     conc__exchange_begin   the request's head goes into `out`
+            |
+     conc__proxy_put ...    its arguments
+            |
+     conc__exchange_end     sends `out`, waits for the reply, decodes it. The
+                            connection is idle again. Or it is closed, if it
+                            is not known what the server will send next
+
+   How a message comes, and is never lost on the way:
+
+     a server of conc.h   keeps what it has handed out until the client says
+                          something more on that connection, or the word
+                          "confirmed" (a frame without content). If the
+                          connection ends without that, the message is in its
+                          queue again. So a get that does not deliver (it was
+                          cancelled, or has no memory) closes its connection;
+                          and a connection whose message the caller has is
+                          `held` until its next request. What a get does not
+                          want, the server does not hand out: the request says
+                          what it wants
+     a server of Python   has forgotten a message when it has sent it. So the
+                          connection of a get whose reply is due still is not
+                          closed, but kept as `late`: the next get of the
+                          proxy waits for that reply. A message that came, but
+                          did not suit the caller, is in `stash`: a get begins
+                          with these. At shutdown both are put back. One that
+                          cannot be read here is put back at once
+
+   What is kept, and for how long:
+
+     per process      conc__client_side. A forked child has none of its
+                      parent's connections: they are closed there
+     per connection   conc__peer, until an error, the server's end or shutdown
+     per queue        conc__proxy, until shutdown; its ids, late replies, stash
+     per call         conc__exchange, on the caller's stack
+
+   The lists are under the guard of conc__manager_data. A peer that is in no
+   list belongs to the call that took it out.
+
+   This section uses conc__manager_data of >>session, connections of >>peer,
+   frames of >>net, >>pickle, and queues of this process; >>manager uses it.
+   ------------------------------------------------------------------------ */
+
+/* By what the server knows the queue of a name, and what it can do. It does
+   not change: a server that was started anew gives another one. */
+typedef struct conc__ident {
+  struct conc__ident *before; /* the one whose place it has taken */
+  bool confirms;              /* it is conc.h: see above */
+  size_t most;                /* bytes of a request that it reads */
+  char text[64];
+} conc__ident;
+
+/* A proxy. What has no guard does not change, until shutdown. */
+typedef struct conc__proxy {
+  conc_queue queue; /* first: a proxy is a queue */
+  struct conc__manager_data *manager;
+  struct conc__proxy *next;  /* under the guard, as the next one */
+  conc__peer *late;          /* their replies were for gets that have failed */
+  const conc__ident *ident;  /* the newest. Changes under the guard; read
+                                without it, for none is freed before the end */
+  conc_queue *stash; /* messages that came, and could not be handed over */
+  bool stashed;      /* there may be some. Atomic */
+  char name[CONC__NAME_MAX + 1];
+} conc__proxy;
 
 /* --- exchanges: a request and its reply --- */
 
@@ -33909,6 +33881,184 @@ CONC__PRIVATE void conc__proxy_keep_late_reply(conc__proxy *proxy,
   conc__mutex_unlock(guard);
 }
 
+/* --- getting from a Python server: what cannot be read here ---
+
+   A message may be what a client cannot keep: an instance of a class, or more
+   than its limits. It is put back as it came, unopened, and in pieces, so that
+   it needs no memory. Of the reply
+
+     PROTO FRAME  "#RETURN" MEMOIZE  item  TUPLE2 MEMOIZE STOP
+
+   the middle becomes the argument of a put:
+
+     PROTO MARK id "put" MARK  "#RETURN" MEMOIZE POP  item
+     TUPLE EMPTY_DICT TUPLE STOP
+
+   The text stays in front of the item, for the item counts its places in the
+   memo from there. The put has no limit of time: a Python server that has read
+   it carries it out, whatever becomes of us. */
+
+#define CONC__REPLY_HEAD 32 /* bytes that are enough to find the item */
+#define CONC__REPLY_TAIL 7  /* bytes behind it, at most */
+
+/* Where the text begins in the first n bytes of a reply, and where the item
+   behind it. False: it is no reply that has one. */
+CONC__PRIVATE bool conc__reply_head(const unsigned char *p, size_t n,
+                                    size_t *text, size_t *item) {
+  size_t at = 2;
+  bool wide;
+  if (n < 16 || p[0] != CONC__OP_PROTO) return false;
+  if (p[2] == CONC__OP_FRAME) at += 9;
+  *text = at;
+  wide = p[at] == CONC__OP_BINUNICODE || p[at] == CONC__OP_BINSTRING;
+  at += wide ? 5 : 2; /* the opcode and the length */
+  if (n < at + 8 || memcmp(p + at, "#RETURN", 7) != 0) return false;
+  at += 7;
+  if (p[at] == CONC__OP_MEMOIZE) at += 1;
+  else if (p[at] == CONC__OP_BINPUT) at += 2;
+  else if (p[at] == CONC__OP_LONG_BINPUT) at += 5;
+  *item = at;
+  return at < n;
+}
+
+/* How many of the last n bytes of a reply are behind the item: the tuple, its
+   place in the memo if it has one, and STOP. 0: it ends otherwise. */
+CONC__PRIVATE size_t conc__reply_tail(const unsigned char *p, size_t n) {
+  const unsigned char *end = p + n;
+  if (n < 2 || end[-1] != CONC__OP_STOP) return 0;
+  if (n > 3 && end[-3] == CONC__OP_TUPLE2 && end[-2] == CONC__OP_MEMOIZE)
+    return 3;
+  if (n > 4 && end[-4] == CONC__OP_TUPLE2 && end[-3] == CONC__OP_BINPUT)
+    return 4;
+  if (n == 7 && end[-7] == CONC__OP_TUPLE2 && end[-6] == CONC__OP_LONG_BINPUT)
+    return 7;
+  return n > 2 && end[-2] == CONC__OP_TUPLE2 ? 2 : 0;
+}
+
+/* Bytes that a request has more than the reply, behind the item. */
+#define CONC__PUT_MORE 4
+
+/* Appends the end of the put. How long the reply's own is was not known when
+   the length of the request was written: so there are as many bytes again that
+   leave nothing behind. */
+CONC__PRIVATE int conc__put_tail(conc__buffer *out, size_t tail) {
+  size_t fill;
+  int rc = 0;
+  CONC__CHECK(tail >= 2);
+  for (fill = tail; rc == 0 && fill > 0; fill -= fill == 3 ? 3 : 2)
+    rc = fill == 3 ? conc__buffer_append(out, "K\0000", 3)
+                   : conc__buffer_append(out, "N0", 2);
+  return rc != 0 ? rc : conc__buffer_append(out, "t}t.", 4);
+}
+
+/* Waits for the begin of a frame, however long it is: `least` bytes of its
+   payload, or all of it. They stay in `in`, where the payload begins at
+   *start behind `first`, and has *size bytes. 0 or negative errno. */
+CONC__PRIVATE int conc__channel_await_begin(conc__channel *ch, size_t least,
+                                            size_t *start, size_t *size,
+                                            double deadline) {
+  for (;;) {
+    size_t have = conc__buffer_count(&ch->in), want = 4;
+    ssize_t n = have == 0 ? 0
+                          : conc__frame_parse(ch->in.data + ch->in.first, have,
+                                              SIZE_MAX, start);
+    int rc;
+    if (n < 0) return (int)n;
+    if (n == 0) want += have;
+    if (n > 0) {
+      *size = (size_t)n - *start;
+      want = *start + (least < *size ? least : *size);
+      if (have >= want) return 0;
+    }
+    rc = conc__channel_more(ch, want - have, deadline);
+    if (rc != 0) return rc;
+  }
+}
+
+/* Sends `rest` bytes, the item and what is behind it, from the one connection
+   to the other, where the beginning of the request is in `out`. What may be
+   the reply's end is held back until all has come. No wait for either takes
+   longer than `stall` seconds. 0: the put was sent. */
+CONC__PRIVATE int conc__peer_pass_on(conc__peer *from, conc__peer *to,
+                                     size_t rest, double stall) {
+  conc__buffer *in = &from->channel.in, *out = &to->channel.out;
+  size_t sent, tail;
+  int rc = 0;
+  while (rc == 0 && rest > CONC__REPLY_TAIL) {
+    size_t n = conc__buffer_count(in);
+    if (n > rest - CONC__REPLY_TAIL) n = rest - CONC__REPLY_TAIL;
+    if (n > CONC__IO_BUFFER) n = CONC__IO_BUFFER;
+    if (n == 0) {
+      rc = conc__channel_more(&from->channel, rest, conc_now() + stall);
+      continue;
+    }
+    rc = conc__buffer_append(out, in->data + in->first, n);
+    in->first += n;
+    rest -= n;
+    if (rc == 0)
+      rc = conc__channel_flush(&to->channel, &sent, conc_now() + stall);
+  }
+  while (rc == 0 && conc__buffer_count(in) < rest)
+    rc = conc__channel_more(&from->channel, rest - conc__buffer_count(in),
+                            conc_now() + stall);
+  if (rc != 0) return rc;
+  tail = conc__reply_tail(in->data + in->first, rest);
+  if (tail == 0) return -EPROTO;
+  rc = conc__buffer_append(out, in->data + in->first, rest - tail);
+  in->first += rest;
+  if (rc == 0) rc = conc__put_tail(out, tail);
+  return rc != 0 ? rc
+                 : conc__channel_flush(&to->channel, &sent,
+                                       conc_now() + stall);
+}
+
+/* Begins the put with the `text` of a reply, behind which the item of `rest`
+   bytes follows. */
+CONC__PRIVATE int conc__put_head(const conc__exchange *c,
+                                 const unsigned char *text, size_t size,
+                                 size_t rest) {
+  conc__buffer *out = &c->peer->channel.out;
+  int rc = conc__pickle_put_op(out, CONC__OP_MARK);
+  if (rc == 0) rc = conc__buffer_append(out, text, size);
+  if (rc == 0) rc = conc__pickle_put_op(out, CONC__OP_POP);
+  return rc != 0 ? rc : conc__frame_size(out, c->at, rest + CONC__PUT_MORE);
+}
+
+/* Puts the message of a reply back, of which nothing has been taken from
+   `from`. True: that could not be begun, and `from` is as before. False: it
+   was, and `from` is idle again, or closed. */
+CONC__PRIVATE bool conc__proxy_return(conc__proxy *proxy, conc__peer *from,
+                                      double stall) {
+  conc__channel *ch = &from->channel;
+  conc__exchange c;
+  const unsigned char *p;
+  size_t text, item, start = 0, size = 0;
+  int rc = conc__channel_await_begin(ch, CONC__REPLY_HEAD, &start, &size,
+                                     conc_now() + stall);
+  p = rc == 0 ? ch->in.data + ch->in.first + start : NULL;
+  if (rc != 0 || !conc__reply_head(p, size, &text, &item)) {
+    conc__peer_close(from);
+    return false;
+  }
+  if (conc__exchange_begin(&c, proxy, conc__proxy_ident(proxy), "put",
+                           conc_now() + stall) != 0)
+    return true;
+  c.broken = true;
+  rc = conc__put_head(&c, p + text, item - text, size - item);
+  ch->in.first += start + item;
+  if (rc == 0) rc = conc__peer_pass_on(from, c.peer, size - item, stall);
+  from->asked = rc != 0;
+  /* What the answer is matters to this connection alone. */
+  if (rc == 0 &&
+      conc__peer_call(proxy->manager, c.peer, &c.reply, &c.result, &c.broken,
+                      conc_now() + CONC__REPLY_SLACK) == 0)
+    conc_value_free(c.reply);
+  conc__exchange_leave(&c, proxy);
+  if (rc == 0) conc__peer_put(proxy->manager, from);
+  else conc__peer_close(from);
+  return false;
+}
+
 /* Hands bytes that came over, which need no encoding: the common case. Their
    size; -EAGAIN if it is another case, which the stash takes care of. */
 CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
@@ -33922,37 +34072,73 @@ CONC__PRIVATE ssize_t conc__proxy_copy_bytes(const conc_value *v,
   return (ssize_t)size;
 }
 
+/* What becomes of a reply's connection. */
+enum {
+  CONC__REPLY_DONE,  /* there is no message in it that is not in good hands */
+  CONC__REPLY_LATE,  /* it is due still, or is to be read once more */
+  CONC__REPLY_RETURN /* it is there, or comes, and cannot be read here */
+};
+
+/* Leaves an exchange whose reply is, or may be, a message that would be lost.
+   A cancelled caller, too, does not leave in the midst of a put. */
+CONC__PRIVATE void conc__proxy_leave(conc__proxy *proxy, conc__exchange *c,
+                                     int fate, double stall) {
+  bool keep = fate == CONC__REPLY_LATE;
+  conc_scope shield;
+  if (fate == CONC__REPLY_RETURN) {
+    conc_shield(&shield);
+    keep = conc__proxy_return(proxy, c->peer, stall);
+    conc_scope_end(&shield);
+  }
+  if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
+  if (fate == CONC__REPLY_DONE) conc__exchange_leave(c, proxy);
+}
+
+/* Takes the message of a reply over: its size, or -EAGAIN if it is in the
+   stash, or an error; and in *fate what becomes of the reply then. */
+CONC__PRIVATE ssize_t conc__proxy_accept(conc__proxy *proxy,
+                                         conc__exchange *c,
+                                         const conc__sink *sink, int *fate) {
+  ssize_t n = conc__proxy_copy_bytes(c->result, sink);
+  if (n == -EAGAIN) {
+    int rc = conc__proxy_stash(proxy, c->result);
+    if (rc != 0) n = rc;
+    if (rc != 0)
+      *fate = rc == -ENOMEM ? CONC__REPLY_LATE : CONC__REPLY_RETURN;
+  }
+  conc_value_free(c->reply);
+  /* The value cannot be kept, but its bytes are still in the channel. */
+  if (*fate != CONC__REPLY_DONE) conc__channel_unread(&c->peer->channel);
+  return n;
+}
+
 /* Sends the request, if that is not done yet, waits for the reply, and leaves
    the exchange. The message's size; -EAGAIN if it is in the stash; or an
    error, with *told if the server said so. After each error it is decided
-   whether the reply is, or may be, a message that would be lost. */
+   whether the reply is, or may be, a message that would be lost. To put it
+   back, no wait takes longer than `stall` seconds. */
 CONC__PRIVATE ssize_t conc__proxy_receive(conc__proxy *proxy,
                                           conc__exchange *c,
                                           const conc__sink *sink, bool *told,
-                                          double end) {
-  ssize_t n = conc__peer_call(proxy->manager, c->peer, &c->reply, &c->result,
+                                          double end, double stall) {
+  conc__peer *p = c->peer;
+  ssize_t n = conc__peer_call(proxy->manager, p, &c->reply, &c->result,
                               &c->broken, end);
-  bool keep = false;
+  int fate = CONC__REPLY_DONE;
   if (n == -EREMOTEIO) n = -EPROTO;
   *told = !c->broken && n < 0;
   if (n == 0) {
-    n = conc__proxy_copy_bytes(c->result, sink);
-    if (n == -EAGAIN) {
-      int rc = conc__proxy_stash(proxy, c->result);
-      if (rc != 0) n = rc;
-    }
-    conc_value_free(c->reply);
-    /* The value cannot be kept, but its bytes are still in the channel. */
-    keep = n == -ENOMEM;
-    if (keep) conc__channel_unread(&c->peer->channel);
-  } else if (c->peer->asked) {
-    keep = n == -ENOMEM || n == -ECANCELED || n == -ETIMEDOUT ||
-           n == -EMSGSIZE;
+    n = conc__proxy_accept(proxy, c, sink, &fate);
+  } else if (p->asked) {
+    if (n == -ENOMEM || n == -ECANCELED || n == -ETIMEDOUT)
+      fate = CONC__REPLY_LATE;
+    if (n == -EMSGSIZE) fate = CONC__REPLY_RETURN;
+  } else if (c->broken && (n == -EACCES || n == -EPROTO)) {
+    /* It was read, and is no data. */
+    conc__channel_unread(&p->channel);
+    fate = CONC__REPLY_RETURN;
   }
-  /* Kept is either a reply that is due still, or one that is read again. */
-  CONC__CHECK(!keep || c->peer->asked || n == -ENOMEM);
-  if (keep) conc__proxy_keep_late_reply(proxy, c->peer);
-  else conc__exchange_leave(c, proxy);
+  conc__proxy_leave(proxy, c, fate, stall);
   return n;
 }
 
@@ -33993,7 +34179,8 @@ CONC__PRIVATE ssize_t conc__proxy_get_late(conc__proxy *proxy,
       if (n != 0) return n;
       until = conc__call_end(until);
     }
-    n = conc__proxy_receive(proxy, &c, sink, &told, until);
+    n = conc__proxy_receive(proxy, &c, sink, &told, until,
+                            proxy->manager->timeout);
     /* -EAGAIN: it is in the stash, for the next turn. That the queue was empty
        when an earlier get asked is no answer to this one. If no answer comes
        in time, it is late, and may still come until the deadline. */
@@ -34189,7 +34376,8 @@ CONC__PRIVATE conc_queue *conc__proxy_of(conc__manager_data *m,
 /* --- the end of a client --- */
 
 /* Puts one message back that lies in this client; to its place, if that can be
-   done. Without room at the server it is lost. */
+   done. Without room at a Python server it is there when there is room: the
+   server does not notice that we do not wait. */
 CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
                                         const conc__buffer *b, double end) {
   const conc__ident *ident = conc__proxy_ident(proxy);
@@ -34201,7 +34389,7 @@ CONC__PRIVATE void conc__proxy_put_back(conc__proxy *proxy,
     conc__proxy_put_once(proxy, ident, CONC__METHOD_UNGET, &m, CONC__NEVER,
                          end);
   else
-    conc__proxy_put_once(proxy, ident, "put", &m, end, end);
+    conc__proxy_put_once(proxy, ident, "put", &m, CONC__NEVER, end);
 }
 
 /* Puts back what came for gets that did not take it: the stash, and after it
@@ -34223,7 +34411,8 @@ CONC__PRIVATE void conc__proxy_drain(conc__proxy *proxy, double end) {
     if (c.peer == NULL) break;
     if (conc_now() < end) {
       /* Whatever it is goes into the stash, unless it does not come. */
-      ssize_t n = conc__proxy_receive(proxy, &c, &sink, &told, end);
+      ssize_t n = conc__proxy_receive(proxy, &c, &sink, &told, end,
+                                      end - conc_now());
       if (n == -EAGAIN || told) continue;
       if (proxy->late != NULL) break; /* it is there again */
       continue;

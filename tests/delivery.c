@@ -238,7 +238,7 @@ static int handed_out_long(conc_manager *m, conc_queue *q, char *head,
   CHECK_EQ(conc__peer_exchange(m->state, c.peer, &payload, &size,
                                conc_now() + 5), 0);
   fd = dup(c.peer->channel.fd);
-  conc__own_close(&c.peer->channel.own, &c.peer->channel.fd, false);
+  conc__fd_close_own(&c.peer->channel.fd);
   conc__peer_close(c.peer); /* without a word */
   return fd;
 }
@@ -635,6 +635,41 @@ TEST(what_a_client_of_a_server_that_forgets_refused_is_put_back_at_its_end) {
   CHECK_EQ(conc_manager_shutdown(&m), 0);
   expect(s.queue, "12345");
   end(&s);
+}
+
+/* A message of `size` bytes that the client cannot read is there for others,
+   and so is what comes next. */
+static void refuse_large(size_t size, size_t limit) {
+  served s;
+  conc_manager m;
+  conc_queue *q;
+  char *p = (char *)malloc(size), *back = (char *)malloc(size);
+  serve(&s, 0);
+  q = join_as_client(&s, &m);
+  forget_that_it_confirms(q);
+  m.state->max_message = limit;
+  CHECK(p != NULL && back != NULL);
+  for (size_t i = 0; i < size; i++) p[i] = (char)(i * 7 / 3);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(conc_put(s.queue, p, size, 5), 0);
+    CHECK_EQ(conc_get(q, back, size, 5), -EMSGSIZE);
+    CHECK_EQ(conc_qsize(((conc__proxy *)q)->stash), 0);
+    until_size(s.queue, 1);
+    CHECK_EQ(conc_get(s.queue, back, size, 5), size);
+    CHECK(memcmp(p, back, size) == 0);
+    /* Both connections go on. */
+    CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+    expect(q, "x");
+  }
+  CHECK_EQ(conc_manager_shutdown(&m), 0);
+  end(&s);
+  free(p), free(back);
+}
+
+TEST(what_is_above_the_limits_of_a_client_of_a_server_that_forgets_stays) {
+  refuse_large(3000, 2000);
+  for (size_t n = 65536 - 40; n < 65536 + 40; n += 13) refuse_large(n, 4000);
+  refuse_large((size_t)3 << 20, 4000);
 }
 
 /* --- too long --- */

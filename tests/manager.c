@@ -229,7 +229,7 @@ static int raw_connection(conc_manager *client) {
   CHECK_EQ(conc__peer_get(client->state, &peer, conc_now() + 5), 0);
   fd = dup(peer->channel.fd);
   /* conc__peer_close would shut it down. */
-  conc__own_close(&peer->channel.own, &peer->channel.fd, false);
+  conc__fd_close_own(&peer->channel.fd);
   conc__peer_close(peer);
   return fd;
 }
@@ -308,6 +308,13 @@ typedef struct fake {
   fake_part part[FAKES];
 } fake;
 
+/* A channel of that socket. */
+static void channel_init(conc__channel *ch, int fd) {
+  memset(ch, 0, sizeof *ch);
+  ch->fd = fd;
+  conc__channel_begin(ch);
+}
+
 static void *fake_serve(void *arg) {
   static const char none[] = "\0\0\0\x12\x80\2(X\7\0\0\0#RETURNNt.";
   static const char id[] =
@@ -319,7 +326,7 @@ static void *fake_serve(void *arg) {
   const unsigned char *p;
   size_t size;
   conc__channel ch;
-  conc__channel_init(&ch, part->fd);
+  channel_init(&ch, part->fd);
   CHECK_EQ(conc__auth_serve(&ch, &key, conc__deadline(5)), 0);
   while (conc__channel_receive(&ch, 4096, &p, &size, CONC__NEVER) == 0) {
     bool get = memmem(p, size, "get", 3), put = memmem(p, size, "put", 3);
@@ -545,13 +552,13 @@ TEST(little_is_read_from_who_has_not_authenticated) {
     memcpy(p + i, "\0\0\0\x3c", 4);
   }
   CHECK_EQ(write(fds[0], p, sizeof p), sizeof p);
-  conc__channel_init(&ch, fds[1]);
+  channel_init(&ch, fds[1]);
   CHECK_EQ(conc__auth_serve(&ch, &key, conc__deadline(5)), -EACCES);
   CHECK_EQ(ioctl(fds[1], FIONREAD, &left), 0);
   CHECK(left >= (int)sizeof p - 1024);
   conc__channel_free(&ch);
   /* Nor is a length believed. */
-  conc__channel_init(&ch, fds[1]);
+  channel_init(&ch, fds[1]);
   while (left > 0) left -= (int)read(fds[1], p, sizeof p);
   CHECK_EQ(write(fds[0], "\0\1\0\0", 4), 4);
   CHECK(conc__auth_serve(&ch, &key, conc__deadline(5)) < 0);

@@ -576,7 +576,8 @@ TEST(a_frame_that_drips_is_not_copied_for_each_drop) {
   memset(&c, 0, sizeof c);
   memset(&s, 0, sizeof s);
   CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
-  conc__channel_init(&c.channel, fds[1]);
+  c.channel.fd = fds[1];
+  conc__channel_begin(&c.channel);
   s.client = &c;
   s.manager = &m;
   while (sent < FRAME) {
@@ -915,6 +916,97 @@ TEST(a_get_that_came_along_into_a_child_ends_there) {
   root.target = fork_beside_a_getter;
   root.arg = &s;
   CHECK_EQ(conc_run(&root), 0);
+  end(&s);
+}
+
+/* --- what is the library's own, and for how long --- */
+
+enum { COMERS = 8, FORKS = 40 };
+
+typedef struct comers {
+  served s;
+  conc_task tasks[COMERS];
+  unsigned came; /* how often; atomic */
+  bool stop;     /* atomic */
+} comers;
+
+/* Connects, gets what it puts, and leaves. */
+static void *come_and_go(void *arg) {
+  comers *c = (comers *)arg;
+  char buf[8];
+  while (!__atomic_load_n(&c->stop, __ATOMIC_RELAXED)) {
+    conc_manager m = client_of(&c->s);
+    conc_queue *q;
+    CHECK_EQ(conc_manager_connect(&m, 20 * test_slow()), 0);
+    q = conc_manager_get(&m, "q");
+    CHECK_EQ(conc_put(q, "x", 1, 20), 0);
+    CHECK_EQ(conc_get(q, buf, sizeof buf, 20), 1);
+    CHECK_EQ(conc_manager_shutdown(&m), 0);
+    __atomic_add_fetch(&c->came, 1u, __ATOMIC_RELAXED);
+  }
+  return NULL;
+}
+
+/* Both ends of each connection are made here, at any moment of a fork: what is
+   between its birth and its entry would be found in a child. */
+TEST(a_child_that_is_forked_while_clients_come_and_go_has_no_socket) {
+  NEEDS_FORK;
+  comers c;
+  unsigned before = 0;
+  memset(&c, 0, sizeof c);
+  serve(&c.s);
+  for (int i = 0; i < COMERS; i++) {
+    c.tasks[i].target = come_and_go;
+    c.tasks[i].arg = &c;
+    CHECK_EQ(conc_thread_start(&c.tasks[i]), 0);
+  }
+  for (int i = 0; i < FORKS; i++) {
+    pid_t child = fork();
+    int status;
+    if (child == 0) _exit(sockets_open());
+    CHECK(child > 0);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+  }
+  /* The server and its clients go on. */
+  before = __atomic_load_n(&c.came, __ATOMIC_RELAXED);
+  while (__atomic_load_n(&c.came, __ATOMIC_RELAXED) < before + COMERS)
+    conc_sleep(0.001);
+  __atomic_store_n(&c.stop, true, __ATOMIC_RELAXED);
+  for (int i = 0; i < COMERS; i++)
+    CHECK_EQ(conc_join(&c.tasks[i], 60), 0);
+  end(&c.s);
+}
+
+/* The program has made another file of a connection's number: that is not shut
+   down, nor closed, and is in every child. */
+TEST(a_number_that_has_become_another_files_is_left_alone) {
+  NEEDS_FORK;
+  served s = nobody();
+  char buf[8];
+  int pair[2], number, listener, status;
+  pid_t child;
+  conc_queue *q;
+  serve(&s);
+  q = join_as_client(&s);
+  CHECK_EQ(conc_put(q, "x", 1, 5), 0);
+  number = s.client.state->client.idle->channel.fd;
+  listener = s.server.state->server.listener;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  CHECK_EQ(dup2(pair[0], number), number);
+  child = fork();
+  if (child == 0) {
+    CHECK_CHILD(write(number, "y", 1) == 1);
+    CHECK_CHILD(fcntl(listener, F_GETFD) < 0);
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(read(pair[1], buf, 1), 1);
+  CHECK_EQ(conc_manager_shutdown(&s.client), 0);
+  CHECK_EQ(write(number, "y", 1), 1);
+  CHECK_EQ(read(pair[1], buf, 1), 1);
+  close(number), close(pair[0]), close(pair[1]);
   end(&s);
 }
 

@@ -39,6 +39,7 @@ WORKER = command('WORKER', EXAMPLES + '/task_worker')
 SERVER = command('SERVER', BUILD + '/interop/server')
 CROWD = command('CROWD', BUILD + '/interop/crowd')
 VALUES = BUILD + '/interop/values'
+REFUSED = BUILD + '/interop/refused'
 
 Python = collections.namedtuple('Python', 'path name major')
 
@@ -358,6 +359,13 @@ def values(python, count):
         program.end()
 
 
+def refused(python):
+    with Program([python.path, '-W', 'ignore',
+                  os.path.join(HERE, 'refused.py'), REFUSED, KEY]) as program:
+        program.process.wait(2 * LIMIT)
+        program.end()
+
+
 def crowd(python, clients, rounds):
     """That many Python clients and that many C clients on one manager. Four
     Python processes have a quarter of the clients each."""
@@ -430,6 +438,8 @@ def main():
              semantics, python),
             ('random values come back from C to %s as they were, by pickle '
              'and JSON' % name, values, python, VALUES_EACH),
+            ('what a C client cannot read is in the queue of %s again' % name,
+             refused, python),
             ('C master, %s worker' % name, c_master_python_worker, python),
             ('%s master, C worker' % name, python_master_c_worker, python),
             ('a %s worker with a wrong key is refused by a C master, which '
