@@ -19590,34 +19590,37 @@ CONC__PRIVATE void conc__sort_place(conc_value *items,
   memcpy(items, sorted, n * sizeof *items);
 }
 
-/* Merge sort, from runs of one on: no input makes it slow, and all but the
-   keys that begin alike is read and written in order. 0, or -ENOMEM, and
-   nothing has moved. */
+/* Merge sort of n entries, which stand in `from` as well as in `to`, into
+   `to`. It calls itself for each half, and ends one before it begins the
+   other: so most of it happens in a cache, however many keys there are. It is
+   at most 20 deep, for there are at most CONC__VALUE_NODES keys. */
+CONC__PRIVATE void conc__sort_entries(conc__sorting *s, conc__sort_entry *from,
+                                      conc__sort_entry *to, size_t n) {
+  const size_t half = n / 2;
+  if (n < 2) return;
+  conc__sort_entries(s, to, from, half);
+  conc__sort_entries(s, to + half, from + half, n - half);
+  conc__sort_merge(s, from, from + half, from + n, to);
+}
+
+/* Sorts by entries: no input makes it slow, and all but the keys that begin
+   alike is read and written in order. 0, or -ENOMEM, and nothing has moved. */
 CONC__PRIVATE int conc__sort_many(conc__sorting *s, size_t n) {
-  conc__sort_entry *memory, *from, *to;
-  size_t i, width;
-  /* n is at most CONC__VALUE_NODES: this does not overflow. */
+  const size_t nodes = s->index != NULL ? 2 : 1; /* of a pair, of an item */
+  conc__sort_entry *memory, *sorted;
+  size_t i;
+  /* This does not overflow: n is at most CONC__VALUE_NODES. */
   memory = (conc__sort_entry *)CONC_MALLOC(n * 2 * sizeof *memory);
   if (memory == NULL) return -ENOMEM;
-  for (from = memory, to = memory + n, i = 0; i < n; i++) {
-    from[i].place = s->index != NULL ? s->index[i] : (uint32_t)i;
-    from[i].begins = conc__key_begins(
-        s->items + (size_t)from[i].place * (s->index != NULL ? 2 : 1));
+  for (sorted = memory + n, i = 0; i < n; i++) {
+    memory[i].place = s->index != NULL ? s->index[i] : (uint32_t)i;
+    memory[i].begins = conc__key_begins(s->items + memory[i].place * nodes);
+    sorted[i] = memory[i];
   }
-  for (width = 1; width < n; width *= 2) {
-    conc__sort_entry *const done = to;
-    for (i = 0; i < n; i += width * 2) {
-      const size_t left = n - i, first = left < width ? left : width;
-      conc__sort_merge(s, from + i, from + i + first,
-                       from + i + (left < width * 2 ? left : width * 2),
-                       to + i);
-    }
-    to = from;
-    from = done;
-  }
-  if (s->index == NULL) conc__sort_place(s->items, from, n, memory);
+  conc__sort_entries(s, memory, sorted, n);
+  if (s->index == NULL) conc__sort_place(s->items, sorted, n, memory);
   else
-    for (i = 0; i < n; i++) s->index[i] = from[i].place;
+    for (i = 0; i < n; i++) s->index[i] = sorted[i].place;
   CONC_FREE(memory);
   return 0;
 }

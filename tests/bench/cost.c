@@ -12,7 +12,7 @@
  * A time is the least of several runs, in which n and 8n take turns: so what
  * disturbs one disturbs the other. Before each run other memory is read, so
  * that n has no cache which 8n has not. A row that looks dear is measured
- * again, three times at most, before it is believed. A byte that costs less
+ * again, five times at most, before it is believed. A byte that costs less
  * than a nanosecond is copied or compared, and what shows there is how fast
  * memory is: there only more than 3 is dear.
  */
@@ -31,7 +31,7 @@ static double cost_now(void) {
   return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-enum { TIMES = 8, RUNS = 9, TRIES = 3 }; /* TIMES is three doublings */
+enum { TIMES = 8, RUNS = 9, TRIES = 5 }; /* TIMES is three doublings */
 
 /* One of the two sizes of a case. */
 typedef struct cost_size {
