@@ -19608,19 +19608,23 @@ CONC_API const conc_value *conc_value_get(const conc_value *dict,
 typedef struct conc__sorting {
   conc_value *items;
   uint32_t *index;
+  bool equal; /* two of the keys are equal: two neighbours, once sorted, were
+                 compared with one another, for nothing else orders them */
 } conc__sorting;
 
-/* Of equal keys of a dict, the pair that came first stands first: then the
-   last of a group is the one that counts, as in Python. */
-CONC__PRIVATE int conc__sort_order(const conc__sorting *s, size_t i,
-                                   size_t j) {
-  const uint32_t *x = s->index;
-  int c;
-  if (x == NULL)
-    return conc__compare_values(s->items + i, s->items + j, false);
-  c = conc__compare_values(s->items + (size_t)x[i] * 2,
-                           s->items + (size_t)x[j] * 2, false);
-  return c != 0 ? c : conc__sign(x[i] > x[j], x[i] < x[j]);
+/* Compares the keys of two places: of two pairs, or of two items. */
+CONC__INLINE int conc__sort_compare(conc__sorting *s, size_t i, size_t j) {
+  const size_t nodes = s->index != NULL ? 2 : 1; /* of a pair, of an item */
+  const int c =
+      conc__compare_values(s->items + i * nodes, s->items + j * nodes, false);
+  if (c == 0) s->equal = true;
+  return c;
+}
+
+/* Compares what stands at i with what stands at j. */
+CONC__INLINE int conc__sort_order(conc__sorting *s, size_t i, size_t j) {
+  return s->index != NULL ? conc__sort_compare(s, s->index[i], s->index[j])
+                          : conc__sort_compare(s, i, j);
 }
 
 CONC__PRIVATE void conc__sort_swap(const conc__sorting *s, size_t i,
@@ -19636,31 +19640,133 @@ CONC__PRIVATE void conc__sort_swap(const conc__sorting *s, size_t i,
   }
 }
 
-/* Heapsort: in place, and no input makes it slow. Most input is sorted
-   already or tiny: the first loop notices that, or sorts by insertion as long
-   as it has seen no more than 16 items. */
-CONC__PRIVATE void conc__sort(const conc__sorting *s, size_t n) {
-  size_t i, root, child, build;
+/* A key on its way through a sort. Most keys are told apart by their first
+   bytes: so these lie beside one another, and are read in order, while the
+   keys lie anywhere. */
+typedef struct conc__sort_entry {
+  uint64_t begins; /* conc__key_begins */
+  uint32_t place;
+} conc__sort_entry;
+
+/* The 56 bits that order numbers as conc__compare_numbers does, but for those
+   that are too near. To round keeps the order, and the bits of floats are in
+   the order of the floats once the negative ones are turned round. */
+CONC__PRIVATE uint64_t conc__number_begins(const conc_value *v) {
+  double f = v->as.real;
+  uint64_t bits;
+  if (v->type == CONC_BOOL) f = v->as.boolean ? 1 : 0;
+  if (v->type == CONC_INT) f = (double)v->as.integer;
+  if (v->type == CONC_BIGINT && conc__bigint_float(v, &f) != 0) {
+    /* as infinity, which is compared with it closely */
+    bits = (uint64_t)2047 << 52;
+    if (v->as.bytes[v->size - 1] >= 0x80) bits |= (uint64_t)1 << 63;
+    memcpy(&f, &bits, sizeof f);
+  }
+  if (f != f) return UINT64_MAX >> 8; /* above all numbers */
+  memcpy(&bits, &f, sizeof bits);
+  if (bits << 1 == 0) bits = 0; /* 0.0 and -0.0 are equal */
+  bits = bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+  return bits >> 8;
+}
+
+/* How a key begins, as a number. Of two keys that have different numbers, the
+   one with the lower number is the lower one for conc__compare_values, when it
+   is not strict; keys with the same number must be compared. */
+CONC__PRIVATE uint64_t conc__key_begins(const conc_value *v) {
+  const bool number = v->type >= CONC_BOOL && v->type <= CONC_FLOAT;
+  uint64_t begins = 0;
+  size_t i;
+  if (number) begins = conc__number_begins(v);
+  else if (!conc__is_text(v->type)) begins = v->size;
+  else
+    for (i = 0; i < 7; i++)
+      begins = begins << 8 | (i < v->size ? v->as.bytes[i] : 0u);
+  return (uint64_t)(number ? CONC_BOOL : v->type) << 56 | begins;
+}
+
+/* Merges two sorted runs, which lie side by side from `a` on and end at
+   `middle` and at `end`. Of equal keys the one of the first run comes first:
+   it was there first. */
+CONC__PRIVATE void conc__sort_merge(conc__sorting *s,
+                                    const conc__sort_entry *a,
+                                    const conc__sort_entry *middle,
+                                    const conc__sort_entry *end,
+                                    conc__sort_entry *to) {
+  const conc__sort_entry *b = middle;
+  while (a < middle && b < end) {
+    bool above = a->begins > b->begins;
+    if (a->begins == b->begins)
+      above = conc__sort_compare(s, a->place, b->place) > 0;
+    *to++ = above ? *b++ : *a++;
+  }
+  while (a < middle) *to++ = *a++;
+  while (b < end) *to++ = *b++;
+}
+
+/* Puts the items where they belong: the one of by[i].place to i. `memory` has
+   2 * n entries, of which `by` is a half; what they say is put at its
+   beginning, so that the nodes fit behind it for a while. */
+CONC__PRIVATE void conc__sort_place(conc_value *items,
+                                    const conc__sort_entry *by, size_t n,
+                                    conc__sort_entry *memory) {
+  uint32_t *place = (uint32_t *)(void *)memory;
+  conc_value *sorted = (conc_value *)(void *)(memory + (n + 3) / 4);
+  size_t i;
+  CONC__CHECK((n + 3) / 4 * sizeof *memory + n * sizeof *sorted <=
+              n * 2 * sizeof *memory);
+  for (i = 0; i < n; i++) place[i] = by[i].place; /* read before it is lost */
+  for (i = 0; i < n; i++) sorted[i] = items[place[i]];
+  memcpy(items, sorted, n * sizeof *items);
+}
+
+/* Merge sort of n entries, which stand in `from` as well as in `to`, into
+   `to`. It calls itself for each half, and ends one before it begins the
+   other: so most of it happens in a cache, however many keys there are. It is
+   at most 20 deep, for there are at most CONC__VALUE_NODES keys. */
+CONC__PRIVATE void conc__sort_entries(conc__sorting *s, conc__sort_entry *from,
+                                      conc__sort_entry *to, size_t n) {
+  const size_t half = n / 2;
+  if (n < 2) return;
+  conc__sort_entries(s, to, from, half);
+  conc__sort_entries(s, to + half, from + half, n - half);
+  conc__sort_merge(s, from, from + half, from + n, to);
+}
+
+/* Sorts by entries: no input makes it slow, and all but the keys that begin
+   alike is read and written in order. 0, or -ENOMEM, and nothing has moved. */
+CONC__PRIVATE int conc__sort_many(conc__sorting *s, size_t n) {
+  const size_t nodes = s->index != NULL ? 2 : 1; /* of a pair, of an item */
+  conc__sort_entry *memory, *sorted;
+  size_t i;
+  /* This does not overflow: n is at most CONC__VALUE_NODES. */
+  memory = (conc__sort_entry *)CONC_MALLOC(n * 2 * sizeof *memory);
+  if (memory == NULL) return -ENOMEM;
+  for (sorted = memory + n, i = 0; i < n; i++) {
+    memory[i].place = s->index != NULL ? s->index[i] : (uint32_t)i;
+    memory[i].begins = conc__key_begins(s->items + memory[i].place * nodes);
+    sorted[i] = memory[i];
+  }
+  conc__sort_entries(s, memory, sorted, n);
+  if (s->index == NULL) conc__sort_place(s->items, sorted, n, memory);
+  else
+    for (i = 0; i < n; i++) s->index[i] = sorted[i].place;
+  CONC_FREE(memory);
+  return 0;
+}
+
+/* Sorts; of equal keys, the one that came first stands first. Most input is
+   sorted already or tiny: the loop notices that, or sorts by insertion as long
+   as it has seen no more than 16 items. 0, or -ENOMEM. */
+CONC__PRIVATE int conc__sort(conc__sorting *s, size_t n) {
+  size_t i, k;
+  s->equal = false;
   for (i = 1; i < n; i++) {
     if (conc__sort_order(s, i - 1, i) <= 0) continue;
-    if (i > 16) break;
-    for (root = i; root > 0 && conc__sort_order(s, root - 1, root) > 0; root--)
-      conc__sort_swap(s, root - 1, root);
+    if (i > 16) return conc__sort_many(s, n);
+    for (k = i; k > 0 && conc__sort_order(s, k - 1, k) > 0; k--)
+      conc__sort_swap(s, k - 1, k);
   }
-  if (i >= n) return;
-  /* While build is above 0, the items from build - 1 on are made a heap; then
-     the largest goes to the end, n shrinks, and the new first item sinks. */
-  for (build = n / 2; n > 1;) {
-    if (build > 0)
-      build--;
-    else
-      conc__sort_swap(s, 0, --n);
-    for (root = build; (child = root * 2 + 1) < n; root = child) {
-      if (child + 1 < n && conc__sort_order(s, child, child + 1) < 0) child++;
-      if (conc__sort_order(s, root, child) >= 0) break;
-      conc__sort_swap(s, root, child);
-    }
-  }
+  return 0;
 }
 
 /* ---------------------------------------------------------------------------
@@ -20771,69 +20877,82 @@ CONC__PRIVATE bool conc__has_nan(const conc_value *v) {
   return false;
 }
 
-/* Sorts the items of a set and drops what is there twice. How many are left:
-   memory for the others stays unused. */
-CONC__PRIVATE size_t conc__set_finish(conc_value *items, size_t n) {
+/* Sorts the items of a set and drops what is there twice. *size is how many
+   are left: memory for the others stays unused. 0, or -ENOMEM. */
+CONC__PRIVATE int conc__set_finish(conc_value *items, size_t n,
+                                   size_t *size) {
   conc__sorting s;
   size_t i, kept = 1;
-  if (n < 2) return n;
+  int rc;
+  *size = n;
+  if (n < 2) return 0;
   s.items = items;
   s.index = NULL;
-  conc__sort(&s, n);
+  rc = conc__sort(&s, n);
+  if (rc != 0 || !s.equal) return rc;
   for (i = 1; i < n; i++)
     if (conc__sort_order(&s, kept - 1, i) != 0 || conc__has_nan(items + i))
       items[kept++] = items[i];
-  return kept;
+  *size = kept;
+  return 0;
 }
 
-/* Makes the index of a dict behind its pairs, and returns how many pairs are
+/* Of pairs with equal keys, which are neighbours in the index, the first gets
+   the value of the last, and the others become gaps. Whether there are any. */
+CONC__PRIVATE bool conc__dict_merge(conc_value *items, const uint32_t *index,
+                                    size_t pairs) {
+  conc_value *first = items + (size_t)index[0] * 2;
+  bool gaps = false;
+  size_t i;
+  for (i = 1; i < pairs; i++) {
+    conc_value *pair = items + (size_t)index[i] * 2;
+    if (conc__compare_values(first, pair, false) != 0 || conc__has_nan(pair)) {
+      first = pair;
+    } else {
+      first[1] = pair[1];
+      pair->type = CONC__TYPE_GAP;
+      gaps = true;
+    }
+  }
+  return gaps;
+}
+
+/* Makes the index of a dict behind its pairs; *size is how many pairs are
    left. Of equal keys the first stays, with the value of the last: as if they
    had been set one by one. Then pairs are missing in between, and the index
-   has another place: so it is sorted again, which happens once. */
-CONC__PRIVATE size_t conc__dict_finish(conc_value *items, size_t pairs) {
+   has another place: so it is sorted again, which happens once. 0, or
+   -ENOMEM. */
+CONC__PRIVATE int conc__dict_finish(conc_value *items, size_t pairs,
+                                    size_t *size) {
   conc__sorting s;
-  size_t i, kept, group = 0;
-  bool twice = false;
-  if (pairs < 2) return pairs;
+  size_t i, kept;
+  bool again = false;
+  int rc;
   s.items = items;
-  /* At most two turns, the second only if keys were equal. */
-  for (;;) {
+  for (*size = pairs; pairs > 1; *size = pairs = kept, again = true) {
     s.index = (uint32_t *)(void *)(items + pairs * 2);
     for (i = 0; i < pairs; i++) s.index[i] = (uint32_t)i;
-    conc__sort(&s, pairs);
-    if (twice) return pairs; /* the second time there are none */
-    for (i = 1; i < pairs; i++) {
-      conc_value *first = items + (size_t)s.index[group] * 2;
-      conc_value *pair = items + (size_t)s.index[i] * 2;
-      /* Neighbours in the index are equal or not: a group of equal keys is
-         one run, its first the pair that came first. */
-      if (conc__compare_values(first, pair, false) != 0 ||
-          conc__has_nan(pair)) {
-        group = i;
-      } else {
-        first[1] = pair[1];
-        pair->type = CONC__TYPE_GAP;
-        twice = true;
-      }
-    }
-    if (!twice) return pairs;
+    rc = conc__sort(&s, pairs);
+    /* NaNs may still look equal in the second turn: nothing else does. */
+    if (rc != 0 || !s.equal || again) return rc;
+    if (!conc__dict_merge(items, s.index, pairs)) return 0;
     for (i = kept = 0; i < pairs; i++) {
       if (items[i * 2].type == CONC__TYPE_GAP) continue;
       items[kept * 2] = items[i * 2];
       items[kept * 2 + 1] = items[i * 2 + 1];
       kept++;
     }
-    pairs = kept;
-    if (pairs < 2) return pairs;
   }
+  return 0;
 }
 
 /* Copies the items of a container, all of which are done, to `items`, where
-   there is room for its index too; `text` is where all text begins. */
-CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
-                                           conc__container *o,
-                                           conc_value *items,
-                                           unsigned char *text) {
+   there is room for its index too; `text` is where all text begins. 0, or
+   -ENOMEM. */
+CONC__PRIVATE int conc__container_lay_out(const conc__maker *m,
+                                          conc__container *o,
+                                          conc_value *items,
+                                          unsigned char *text) {
   conc__stretch run = o->run;
   uint32_t done = 0, i;
   o->items = items;
@@ -20845,9 +20964,11 @@ CONC__PRIVATE void conc__container_lay_out(const conc__maker *m,
     if (done < o->count) run = CONC__RUNS(m)[run.next - 1];
   }
   for (i = 0; i < done; i++) conc__node_finish(m, items + i, text);
-  if (o->type == CONC_DICT) o->size = conc__dict_finish(items, o->count / 2);
-  else if (o->type == CONC_SET || o->type == CONC_FROZENSET)
-    o->size = conc__set_finish(items, o->count);
+  if (o->type == CONC_DICT)
+    return conc__dict_finish(items, o->count / 2, &o->size);
+  if (o->type == CONC_SET || o->type == CONC_FROZENSET)
+    return conc__set_finish(items, o->count, &o->size);
+  return 0;
 }
 
 /* --- the value --- */
@@ -20896,7 +21017,11 @@ CONC__PRIVATE int conc__maker_finish(conc__maker *m, conc_value **out) {
   }
   for (i = sum.first; i != 0;) {
     conc__container *o = CONC__CONTAINERS(m) + i - 1;
-    conc__container_lay_out(m, o, v + slots, text);
+    rc = conc__container_lay_out(m, o, v + slots, text);
+    if (rc != 0) {
+      CONC_FREE(v);
+      return rc;
+    }
     slots += o->count;
     if (o->type == CONC_DICT) slots += conc__dict_index_slots(o->count / 2);
     i = o->then;

@@ -48,10 +48,12 @@ portable-tsan | gcc | CC=gcc $lines OPT=-O1 $few $portable $tsan TESTS="core syn
 tcc | tcc | CC=tcc TESTS=examples
 valgrind | gcc valgrind | CC=gcc $lines $less OPT=-O1 WRAPPER="valgrind -q --error-exitcode=99" TESTS="core generator tasks asyncio stack loop stream datagram connect serve signals progress queue value json"
 checked | gcc | CC=gcc $lines OPT=-O1 DEFS=-DCONC_CHECKED $few SCRIPTS=
+fuzz | clang |
 compile-all | cc |
 vendor-all | cc |
 gcc-O2 | gcc | CC=gcc OPT=-O2 $few INTEROP_VALUES=400 SCRIPTS=interop
 long | cc | OPT=-O2 TEST_SLOW=4 DEADLOCK_ROUNDS=1000 DEADLOCK_OPERATIONS=10000000 FORK_ROUNDS=1000 SYNC_STEPS=1000000 PROCESS_MIB=256 PROCESS_STARTS=5000 QUEUE_KILLS=5000 TESTS="deadlock fork process queue_processes sync model"
+chaos | gcc | CC=gcc OPT=-O2 CHAOS_MESSAGES=200000 CHAOS_TELL=1 TEST_SLOW=4 TESTS=chaos
 crash | gcc | CC=gcc $lines OPT=-O3 CRASH_KILLS=1250 CRASH_SECONDS=4 TEST_SLOW=4 TESTS=crash
 EOS
 
@@ -62,6 +64,9 @@ configuration() { # NAME TOOLS ARGUMENTS
   log=$logs/$1.log
   start=$(date +%s)
   case $1 in
+  fuzz) # each target for so long; skipped without libFuzzer
+    CC=clang BUILD=build/check timeout -k 10 "$LIMIT" sh tests/fuzz/run.sh \
+      "${FUZZ_SECONDS:-10}" ;;
   *-all) # a script that has more to do here than in make test
     BUILD=build/check timeout -k 10 "$LIMIT" sh "tests/${1%-all}.sh" all ;;
   *) eval "timeout -k 10 $LIMIT make test JOBS=1 $3" ;;
@@ -73,6 +78,10 @@ configuration() { # NAME TOOLS ARGUMENTS
   oks=$(grep -c '^ok ' "$log") fails=$(grep -c '^FAIL ' "$log")
   sum="$oks passed, $fails failed, $(grep -c '^skip ' "$log") skipped"
   seconds=$(($(date +%s) - start))
+  if [ $status -eq 0 ] && [ "$oks$fails" = 00 ] && grep -q '^skip ' "$log"; then
+    echo "skip $1: $(sed -n 's/^skip [^:]*: //p' "$log" | head -1)"
+    return
+  fi
   if [ $status -eq 0 ] && [ "$fails" -eq 0 ] && [ "$oks" -gt 0 ]; then
     echo "ok   $1: $sum ($seconds s)"
     return

@@ -1,7 +1,8 @@
 /* What hostile bytes do: each target in tests/fuzz is a function of any bytes.
    As a test program this replays tests/fuzz/corpus/TARGET/..., the inputs that
-   were written by hand or that have found something. With -DFUZZ=fuzz_TARGET
-   it is a target of libFuzzer: see tests/fuzz/run.sh and make fuzz. */
+   were written by hand or that have found something. With -DFUZZ it
+   is a program of libFuzzer, for the target that FUZZ_TARGET names: see
+   tests/fuzz/run.sh and make fuzz. */
 #include "inside.h"
 #include <dirent.h>
 #include <sys/socket.h>
@@ -52,7 +53,22 @@ TEST_FN size_t fuzz_chunk(fuzz_input *in, const unsigned char **out) {
 #ifdef FUZZ
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
-  FUZZ(data, size);
+  static const struct {
+    const char *name;
+    void (*call)(const unsigned char *, size_t);
+  } targets[] = {{"pickle", fuzz_pickle}, {"json", fuzz_json},
+                 {"format", fuzz_format}, {"stream", fuzz_stream},
+                 {"pipe", fuzz_pipe}, {"ring", fuzz_ring},
+                 {"server", fuzz_server}, {"client", fuzz_client}};
+  static void (*call)(const unsigned char *, size_t);
+  size_t i;
+  if (call == NULL) {
+    const char *name = getenv("FUZZ_TARGET");
+    for (i = 0; i < sizeof targets / sizeof *targets; i++)
+      if (name && strcmp(name, targets[i].name) == 0) call = targets[i].call;
+    CHECK(call != NULL);
+  }
+  call(data, size);
   return 0;
 }
 #else

@@ -995,6 +995,103 @@ TEST(without_memory_nothing_is_lost) {
   conc_value_free(keep);
 }
 
+/* Keys that are hard to tell apart by their first bytes, of all types. */
+static conc_value *hard_keys(void) {
+  static unsigned char p[4000];
+  static const double reals[] = {0., -0., 1., -1., 2.5, -2.5, 1e300, -1e300, 5e-324,
+    -5e-324, 9007199254740992., 9007199254740994., 9223372036854775808.,
+    -9223372036854775808., 18446744073709551616., INFINITY, -INFINITY, NAN, -NAN};
+  static const char *const ints[] = {"0", "1", "-1", "2", "-3", "9007199254740992",
+    "9007199254740993", "-9007199254740993", "9223372036854775807",
+    "-9223372036854775808", "9223372036854775808", "9223372036854775809",
+    "-9223372036854775809", "18446744073709551616", "18446744073709551617"};
+  size_t n = 0, i;
+  unsigned char bits[8];
+  conc_value *v;
+  APPEND("(N\x88\x89");
+  for (i = 0; i < sizeof reals / sizeof *reals; i++) {
+    uint64_t r;
+    int k;
+    memcpy(&r, &reals[i], 8);
+    for (k = 0; k < 8; k++) bits[k] = (unsigned char)(r >> (56 - 8 * k));
+    APPEND("G");
+    memcpy(p + n, bits, 8);
+    n += 8;
+  }
+  for (i = 0; i < sizeof ints / sizeof *ints; i++)
+    n += (size_t)sprintf((char *)p + n, "L%sL\n", ints[i]);
+  for (i = 0; i < 2; i++) { /* larger than all floats, of both signs */
+    APPEND("\x8b\x91\0\0\0");
+    memset(p + n, i ? 0x80 : 0x70, 0x91);
+    n += 0x91;
+  }
+  APPEND("\x8c\0\x8c\1\0\x8c\2\0\0\x8c\7abcdefg\x8c\10abcdefgh\x8c\10abcdefgi\x8c\6abcdef\x8c\2\xc3\xbf");
+  APPEND("C\0C\1\0C\7abcdefgC\10abcdefg\xff""C\1\xff");
+  APPEND(")K\1\x85K\2\x85K\1K\2\x86(\x91(K\1\x91(K\2\x91t.");
+  CHECK_EQ(conc_pickle_loads(&v, p, n), 0);
+  return v;
+}
+
+TEST(keys_are_sorted_by_their_beginnings_as_by_the_whole) {
+  conc_value *v = hard_keys();
+  const size_t n = conc_value_size(v);
+  size_t i, k;
+  CHECK(n > 50);
+  for (i = 0; i < n; i++)
+    for (k = 0; k < n; k++) {
+      const conc_value *a = conc_value_item(v, i), *b = conc_value_item(v, k);
+      uint64_t x = conc__key_begins(a), y = conc__key_begins(b);
+      int c = conc__compare_values(a, b, false);
+      CHECK(x == y || (c > 0) == (x > y));
+    }
+  conc_value_free(v);
+}
+
+/* More than are sorted by insertion, in an order that is none; each twice. */
+static size_t many_keys(unsigned char *p, int set) {
+  size_t n = 0, i;
+  if (set) APPEND("\x8f(");
+  else APPEND("}(");
+  for (i = 0; i < 400; i++) {
+    n += (size_t)sprintf((char *)p + n, i % 2 && i >= 200 ? "F%d\n" : "I%d\n", (int)(i * 77 % 200));
+    if (!set) n += (size_t)sprintf((char *)p + n, "I%d\n", (int)i);
+  }
+  if (set) APPEND("\x90.");
+  else APPEND("u.");
+  return n;
+}
+
+TEST(many_keys_are_sorted_or_there_is_no_memory) {
+  static unsigned char p[10000];
+  int set, rc;
+  size_t n, i;
+  for (set = 0; set < 2; set++) {
+    conc_value *v = NULL;
+    int fails = 0;
+    n = many_keys(p, set);
+    for (rc = -ENOMEM; rc != 0; fails++) {
+      long before = test_blocks;
+      test_fail_at = fails + 1;
+      rc = conc_pickle_loads(&v, p, n);
+      test_fail_at = 0;
+      CHECK(rc == 0 || (rc == -ENOMEM && v == NULL && test_blocks == before));
+      if (rc != 0 && rc != -ENOMEM) break;
+    }
+    CHECK(fails > 2);
+    CHECK_EQ(conc_value_size(v), 200);
+    for (i = 0; i < 200; i++) { /* the key that came first, the last value */
+      const conc_value *key = set ? conc_value_item(v, i) : conc_value_key(v, i);
+      int64_t k = -1, last = -1;
+      CHECK_EQ(conc_value_int(key, &k), 0);
+      CHECK_EQ(k, (int64_t)(set ? i : i * 77 % 200));
+      if (set) continue;
+      CHECK_EQ(conc_value_int(conc_value_item(v, i), &last), 0);
+      CHECK_EQ(last, (int64_t)(i + 200));
+    }
+    conc_value_free(v);
+  }
+}
+
 /* Malformed input: truncated, flipped and random. What is accepted must come
    back equal through writing and reading. */
 static unsigned long long seed = 1;

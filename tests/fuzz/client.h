@@ -134,6 +134,7 @@ TEST_FN void fuzz_client(const unsigned char *data, size_t size) {
   c.address = fuzz_hostile.path;
   c.authkey = "k";
   c.handshake_timeout = 0.5;
+  c.timeout = 0.2; /* of calls that have none, such as qsize */
   if (conc_manager_connect(&c, 0.5) == 0) {
     q = conc_manager_get(&c, "q");
     if (q != NULL) fuzz_client_use(q, ops);
