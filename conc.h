@@ -3903,8 +3903,7 @@ static const int *const conc__version_check __attribute__((used)) =
      >>keeper     replacing workers; stopping and killing; the keeper; the life
                   of the pool; handing in a job, and closing
      >>pool       the calls of a pool; map; imap; conc_offload
-     >>net        sockets that no forked child keeps; channels; frames; reading
-                  and writing; authentication
+     >>net        channels; frames; reading and writing; authentication
      >>session    what a manager keeps; names; a session: one run of a client's
                   coroutine; messages that were taken; handing out; replies;
                   the arguments of a request; calls that may wait; calls that
@@ -3917,9 +3916,10 @@ static const int *const conc__version_check __attribute__((used)) =
      >>peer       connections: their end; requests and replies; connections
      >>proxy      exchanges: a request and its reply; the id of a name;
                   putting; getting from a server that waits for a confirmation;
-                  getting from a Python server: late replies; the other calls
-                  of a queue; making and freeing proxies; the end of a client;
-                  the end of the process
+                  getting from a Python server: late replies; getting from a
+                  Python server: what cannot be read here; the other calls of a
+                  queue; making and freeing proxies; the end of a client; the
+                  end of the process
      >>manager    conc_manager
      >>extras     a line; where and when it is written
    ======================================================================== */
@@ -25855,8 +25855,8 @@ CONC__PRIVATE bool conc__cells_polls(conc__cells_queue *s, int side) {
    a look. The caller is counted there. Of the tasks that poll in one loop only
    the sentry waits for the descriptor, from the first wait on, for a message
    would wake all that do; threads have a sentry when they have waited in vain.
-   Whoever wakes need not know: the sentry hands its place on when it leaves. 0:
-   look again; -ETIMEDOUT, -ECANCELED. */
+   Whoever wakes need not know: the sentry hands its place on when it leaves.
+   0: look again; -ETIMEDOUT, -ECANCELED. */
 CONC__PRIVATE int conc__cells_watch(conc__cells_queue *s, int side, bool polls,
                                     conc__sentry *sentry, unsigned seen,
                                     double deadline) {
