@@ -31317,7 +31317,7 @@ CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
 /* A put of a large item, made by a thread: it does not wait for room. */
 typedef struct conc__putting {
   conc_queue *queue;
-  const conc__item *item;
+  conc__item *item;
   int rc;
 } conc__putting;
 
@@ -31325,12 +31325,14 @@ CONC__PRIVATE void *conc__putting_main(void *arg) {
   conc__putting *p = (conc__putting *)arg;
   p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
                           p->item->kind, 0);
+  /* To give so many pages back takes milliseconds, too. */
+  if (p->rc == 0) conc__buffer_free(&p->item->b);
   return NULL;
 }
 
 /* Puts an item if there is room: as conc__queue_put, or -ECANCELED. */
 CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
-                                 const conc__item *item) {
+                                 conc__item *item) {
   conc__putting p;
   int rc;
   if (item->size < CONC__COPY_LARGE)
