@@ -31739,13 +31739,70 @@ CONC__PRIVATE int conc__item_encode(conc__session *s, const conc_value *v,
   return 1;
 }
 
+/* What has so many bytes is copied by a thread. */
+#define CONC__COPY_LARGE ((size_t)1 << 20)
+
+/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
+   thread uses its stack, and the bytes in `in`. Without a thread the call is
+   made here. 0, or -ECANCELED: it was not made. */
+CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
+                                      void *arg) {
+  conc_sem *readers = &s->manager->server.readers;
+  conc_task t;
+  conc_scope shield;
+  int rc = conc_sem_acquire(readers, CONC_FOREVER);
+  if (rc != 0) return rc;
+  memset(&t, 0, sizeof t);
+  t.target = fn;
+  t.arg = arg;
+  t.name = "conc-reader";
+  if (conc_thread_start(&t) != 0) {
+    fn(arg);
+  } else {
+    conc_shield(&shield);
+    conc__task_await(&t, true, CONC_FOREVER);
+    conc_scope_end(&shield);
+  }
+  conc_sem_release(readers, 1);
+  return 0;
+}
+
+/* A put of a large item, made by a thread: it does not wait for room. */
+typedef struct conc__putting {
+  conc_queue *queue;
+  conc__item *item;
+  int rc;
+} conc__putting;
+
+CONC__PRIVATE void *conc__putting_main(void *arg) {
+  conc__putting *p = (conc__putting *)arg;
+  p->rc = conc__queue_put(p->queue, p->item->data, p->item->size,
+                          p->item->kind, 0);
+  /* To give so many pages back takes milliseconds, too. */
+  if (p->rc == 0) conc__buffer_free(&p->item->b);
+  return NULL;
+}
+
+/* Puts an item if there is room: as conc__queue_put, or -ECANCELED. */
+CONC__PRIVATE int conc__item_put(conc__session *s, conc_queue *q,
+                                 conc__item *item) {
+  conc__putting p;
+  int rc;
+  if (item->size < CONC__COPY_LARGE)
+    return conc__queue_put(q, item->data, item->size, item->kind, 0);
+  p.queue = q;
+  p.item = item;
+  rc = conc__session_aside(s, conc__putting_main, &p);
+  return rc != 0 ? rc : p.rc;
+}
+
 /* put(item, block=True, timeout=None). */
 CONC__PRIVATE int conc__serve_put(conc__session *s, conc_queue *q,
                                   const conc_value *item, double timeout) {
   conc__item i;
   int rc = 0;
   if (conc__item_encode(s, item, &i, &rc) != 0) return rc;
-  rc = conc__queue_put(q, i.data, i.size, i.kind, 0);
+  rc = conc__item_put(s, q, &i);
   if (rc == -ETIMEDOUT && timeout > 0) {
     int gone = conc__session_block(s);
     if (gone != 0) {
@@ -32216,33 +32273,7 @@ CONC__PRIVATE int conc__serve_function(conc__session *s,
    others meanwhile. It is not conc_offload, whose threads may all be busy with
    jobs of the program that wait for this server. */
 #define CONC__READING_LARGE ((size_t)64 << 10)
-#define CONC__COPY_LARGE ((size_t)1 << 20)
 #define CONC__READERS 4
-
-/* Calls fn(arg) in a thread. The session waits, also if it is cancelled: the
-   thread uses its stack, and the bytes in `in`. Without a thread the call is
-   made here. 0, or -ECANCELED: it was not made. */
-CONC__PRIVATE int conc__session_aside(conc__session *s, conc_fn *fn,
-                                      void *arg) {
-  conc_sem *readers = &s->manager->server.readers;
-  conc_task t;
-  conc_scope shield;
-  int rc = conc_sem_acquire(readers, CONC_FOREVER);
-  if (rc != 0) return rc;
-  memset(&t, 0, sizeof t);
-  t.target = fn;
-  t.arg = arg;
-  t.name = "conc-reader";
-  if (conc_thread_start(&t) != 0) {
-    fn(arg);
-  } else {
-    conc_shield(&shield);
-    conc__task_await(&t, true, CONC_FOREVER);
-    conc_scope_end(&shield);
-  }
-  conc_sem_release(readers, 1);
-  return 0;
-}
 
 /* --- the usual requests ---
 
