@@ -339,6 +339,38 @@ TEST(what_json_has_not_is_not_written) {
   conc_value_free(v);
 }
 
+/* Each error that conc_json_loads and _dumps document, but -ENOMEM, which
+   value.c asks for. */
+TEST(json_returns_each_of_its_errors) {
+  static const struct {
+    const char *text;
+    int error;
+    size_t where;
+  } bad[] = {{"", -EBADMSG, 0}, {"[1,]", -EBADMSG, 3}, {"1 2", -EBADMSG, 2},
+             {"\"\xff\"", -EBADMSG, 1}, {"[1e400]", -ERANGE, 1},
+             {"[-1e400]", -ERANGE, 1}};
+  conc_value *v;
+  char *out;
+  size_t i, where;
+  int indent;
+  for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+    v = (conc_value *)(void *)&where;
+    CHECK_EQ(conc_json_loads(&v, bad[i].text, strlen(bad[i].text), &where),
+             bad[i].error);
+    CHECK(v == NULL);
+    CHECK_EQ(where, bad[i].where);
+    CHECK_EQ(conc_json_loads(&v, bad[i].text, strlen(bad[i].text), NULL),
+             bad[i].error);
+  }
+  CHECK_EQ(conc_json_loads(&v, "[{}]", 4, NULL), 0);
+  for (indent = -1; indent <= 101; indent += 102) {
+    out = (char *)&where;
+    CHECK_EQ(conc_json_dumps(v, indent, &out, &where), -EINVAL);
+    CHECK(out == NULL);
+  }
+  conc_value_free(v);
+}
+
 TEST(it_is_written_as_python_writes_it) {
   const char *wide = "{\n  \"name\": \"\xe5\xb0\x8f\xe6\x98\x8e\",\n"
                      "  \"scores\": [\n    1,\n    2.5,\n    [],\n    {}\n"

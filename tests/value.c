@@ -290,6 +290,125 @@ TEST(values_are_taken_apart_by_a_format) {
   conc_value_free(v);
 }
 
+/* Each error that conc_build documents; then the result is NULL. */
+TEST(conc_build_returns_each_of_its_errors) {
+  static char wide[1000004];
+  conc_value *v, *w = NULL;
+  int i;
+#define BUILD_FAILS(error, ...) \
+  (v = w, CHECK_EQ(conc_build(&v, __VA_ARGS__), error), CHECK(v == NULL))
+  CHECK_EQ(conc_build(&w, "{s:[i]}", "k", 1), 0);
+  BUILD_FAILS(-EINVAL, "x");
+  BUILD_FAILS(-EINVAL, "(i", 1);
+  BUILD_FAILS(-EINVAL, "i)", 1);
+  BUILD_FAILS(-EINVAL, "[i)", 1);
+  BUILD_FAILS(-EINVAL, "{i}", 1);
+  BUILD_FAILS(-EINVAL, "s", "\xff");
+  BUILD_FAILS(-EINVAL, "s#", "\xc3\xbf", (size_t)1);
+  BUILD_FAILS(-EINVAL, "O", (conc_value *)NULL);
+  BUILD_FAILS(-EINVAL, "{[]:i}", 1);
+  BUILD_FAILS(-EINVAL, "{O:i}", w, 1);
+  BUILD_FAILS(-EINVAL, "{([]):i}", 1);
+  memset(wide, '[', 101), memset(wide + 101, ']', 101), wide[202] = 0;
+  BUILD_FAILS(-EMSGSIZE, wide); /* too deep */
+  wide[0] = '[', wide[1000003] = 0;
+  memset(wide + 1, 'N', 1000001), wide[1000002] = ']';
+  BUILD_FAILS(-EMSGSIZE, wide); /* too many parts */
+  for (i = 1; i < 3; i++) {
+    test_fail_at = i;
+    if (i == 1) BUILD_FAILS(-ENOMEM, "[s]", "a");
+    else /* 40 items leave their place in the maker first */
+      BUILD_FAILS(-ENOMEM, "NNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNNN");
+    test_fail_at = 0;
+  }
+  conc_value_free(w);
+}
+
+/* Each error that conc_parse documents, for each kind of item; then nothing
+   was written, not even what came before. */
+TEST(conc_parse_returns_each_of_its_errors) {
+  static const char *const wrong[] = {"N", "p", "i", "l", "L", "n", "I", "k",
+    "K", "f", "d", "s", "y", "[]", "()", "{}", "s#", "y#", "x", "[", ")", "Ox"};
+  static const struct {
+    const char *format, *value;
+  } range[] = {
+    {"i", "2147483648"}, {"i", "-2147483649"}, {"I", "-1"}, {"I", "4294967296"},
+    {"k", "-1"}, {"K", "-1"}, {"K", "18446744073709551616"},
+    {"L", "9223372036854775808"}, {"L", "-9223372036854775809"},
+    {"l", "9223372036854775808"}, {"n", "9223372036854775808"}};
+  /* where any item would be written */
+  union {
+    uint64_t word;
+    unsigned char bytes[8];
+  } a, b;
+  size_t i;
+  int first;
+  conc_value *v, *pair;
+  char format[40];
+  CHECK_EQ(conc_pickle_loads(&v, "\x8f.", 2), 0); /* a set is no item's */
+  CHECK_EQ(conc_build(&pair, "(iO)", 5, v), 0);
+  for (i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    first = 9;
+    memset(&a, 0x77, sizeof a), b = a;
+    CHECK_EQ(conc_parse(v, wrong[i], &a, &b), -EINVAL);
+    snprintf(format, sizeof format, "(i%s)", wrong[i]);
+    CHECK_EQ(conc_parse(pair, format, &first, &a, &b), -EINVAL);
+    CHECK(first == 9 && a.bytes[0] == 0x77 && a.bytes[7] == 0x77);
+    CHECK(b.bytes[0] == 0x77 && b.bytes[7] == 0x77);
+  }
+  CHECK_EQ(conc_parse(NULL, "i", &first), -EINVAL);
+  conc_value_free(pair);
+  conc_value_free(v);
+  for (i = 0; i < sizeof range / sizeof *range; i++) {
+    CHECK_EQ(conc_json_loads(&v, range[i].value, strlen(range[i].value), NULL), 0);
+    memset(&a, 0x77, sizeof a);
+    CHECK_EQ(conc_parse(v, range[i].format, &a), -ERANGE);
+    CHECK(a.bytes[0] == 0x77 && a.bytes[7] == 0x77);
+    conc_value_free(v);
+  }
+  CHECK_EQ(conc_build(&v, "(id)", 5, 1e300), 0);
+  first = 9;
+  CHECK_EQ(conc_parse(v, "(if)", &first, &a), -ERANGE); /* no float holds it */
+  CHECK_EQ(first, 9);
+  conc_value_free(v);
+}
+
+/* Each error that conc_pickle_dumps and _loads document. */
+TEST(pickles_return_each_of_their_errors) {
+  static unsigned char deep[300];
+  conc_value *v = NULL;
+  void *out = deep;
+  size_t size;
+  int p;
+#define LOAD_FAILS(error, text) \
+  (v = (conc_value *)(void *)deep, \
+   CHECK_EQ(conc_pickle_loads(&v, text, sizeof(text) - 1), error), CHECK(v == NULL))
+#define DUMP_FAILS(error, value, protocol) \
+  (out = deep, CHECK_EQ(conc_pickle_dumps(value, protocol, &out, &size), error), \
+   CHECK(out == NULL))
+  LOAD_FAILS(-EBADMSG, "");
+  LOAD_FAILS(-EBADMSG, "N");
+  LOAD_FAILS(-EBADMSG, "0.");
+  LOAD_FAILS(-EBADMSG, "\x80\x06N.");
+  LOAD_FAILS(-EMSGSIZE, "]2a."); /* it contains itself */
+  memset(deep, '(', 101), memset(deep + 101, 't', 101), deep[202] = '.';
+  CHECK_EQ(conc_pickle_loads(&v, deep, 203), -EMSGSIZE);
+  LOAD_FAILS(-EACCES, "cos\nsystem\nX\2\0\0\0ls\x85R.");
+  LOAD_FAILS(-EACCES, "cos\nsystem\n.");
+  LOAD_FAILS(-EACCES, "Pfar away\n.");
+  test_fail_at = 1;
+  LOAD_FAILS(-ENOMEM, "]K\1a.");
+  test_fail_at = 0;
+  CHECK_EQ(conc_build(&v, "[i]", 1), 0);
+  for (p = -1; p < 8; p++)
+    if (p != 0 && (p < 2 || p > 5)) DUMP_FAILS(-EINVAL, v, p);
+  DUMP_FAILS(-EINVAL, NULL, 4);
+  test_fail_at = 1;
+  DUMP_FAILS(-ENOMEM, v, 4);
+  test_fail_at = 0;
+  conc_value_free(v);
+}
+
 /* A row is a pickle, and the text of what it must become. Those at the end
    of an opcode's range are what an off-by-one gets wrong. */
 TEST(every_opcode_is_read) { /* PYTHON_WIRE 4.1 */
