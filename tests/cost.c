@@ -56,8 +56,8 @@ TEST(no_codec_is_far_from_linear) {
     }
     for (step = 0; step < COST_STEPS; step++)
       /* 20 us: below that a clock's own steps count */
-      if (took[1][step] > 5. * (double)bytes[1][step] / (double)bytes[0][step] *
-                              (took[0][step] + 20e-6))
+      if (took[1][step] > 5. * (double)bytes[1][step] /
+                              (double)bytes[0][step] * (took[0][step] + 20e-6))
         TEST_FAIL("%s, %s: %g s for %lu bytes, %g s for %lu",
                   cost_cases[i].name, cost_steps[step], took[0][step],
                   (unsigned long)bytes[0][step], took[1][step],

@@ -502,7 +502,8 @@ TEST(a_get_that_is_cancelled_while_its_reply_comes_loses_nothing) {
     CHECK_EQ(conc_thread_start(&c.task), 0);
     while (!somebody_waits(s.queue)) conc_sleep(1e-4);
     CHECK_EQ(conc_put(s.queue, "x", 1, 1), 0);
-    for (int k = 0; k < i % 30 * 40; k++) __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (int k = 0; k < i % 30 * 40; k++)
+      __atomic_thread_fence(__ATOMIC_SEQ_CST);
     conc_cancel(&c.task);
     conc_join(&c.task, CONC_FOREVER);
     if (c.n == 1) CHECK_EQ(conc_qsize(s.queue), 0);
