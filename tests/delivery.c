@@ -779,7 +779,7 @@ TEST(a_message_above_the_managers_limit_is_a_local_getters) {
 
 TEST(a_proxy_finds_its_queue_at_a_server_that_was_started_anew) {
   conc_queue *q = conc_queue_new(NULL), *other = conc_queue_new(NULL);
-  char address[64], buf[8];
+  char address[128], buf[8];
   conc_manager s, m;
   conc_queue *r = NULL;
   memset(&m, 0, sizeof m);

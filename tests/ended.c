@@ -629,7 +629,7 @@ static void *waits_once(void *arg) {
   return NULL;
 }
 static void spin(unsigned n) {
-  for (volatile unsigned i = 0; i < n; i++) continue;
+  for (unsigned i = 0; i < n; i++) __asm__ volatile("" ::: "memory");
 }
 /* A cancel, a timeout and a set at the same moment: the cancellation comes
    once, at this wait or at the next; the set is never lost. */

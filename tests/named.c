@@ -273,10 +273,18 @@ TEST(a_tracker_keeps_nothing_of_its_opener) {
   if (!CONC__LINUX || CONC_HAVE_ASAN || CONC_HAVE_TSAN)
     SKIP("not with a sanitizer's memory");
   choose_name();
-  for (size_t i = 0; i < size; i += 512) heap[i] = large[i] = shared[i] = 1;
+  for (size_t i = 0; i < size; i += 512) {
+    heap[i] = 1;
+    large[i] = 1;
+    shared[i] = 1;
+  }
   p = open_42();
   tracker = await_tracker();
-  for (size_t i = 0; i < size; i += 512) heap[i] = large[i] = shared[i] = 2;
+  for (size_t i = 0; i < size; i += 512) {
+    heap[i] = 2;
+    large[i] = 2;
+    shared[i] = 2;
+  }
   if (private_memory(tracker) < 0) SKIP("there is no smaps_rollup");
   while (private_memory(tracker) > 2000) {
     usleep(1000);
