@@ -825,7 +825,7 @@ static int sockets_open(void) {
 TEST(a_forked_child_has_neither_the_servers_sockets_nor_the_clients) {
   NEEDS_FORK;
   served s = nobody();
-  char address[64], buf[8];
+  char address[128], buf[8];
   conc_queue *q;
   int go[2], ready[2], raw;
   pid_t child;
