@@ -159,3 +159,28 @@ share() {
   ' conc.h
 }
 try 'at least 15 lines in 100 of the implementation are comments' share
+
+# A comment names what there is: a function that was renamed or has gone is
+# not to be looked for. The history names what has gone on purpose.
+names() {
+  grep -oE '(conc__?[a-z0-9_]+[a-z0-9]|CONC__?[A-Z0-9_]+[A-Z0-9])([^a-zA-Z0-9_]|$)' |
+    grep -oE '^[a-zA-Z0-9_]+' | sort -u
+}
+gone() {
+  $awk '/^   >>version/ { history = 1 } /^#ifndef CONC_STATIC/ { history = 0 }
+    !history' conc.h | names >"$tmp/named"
+  $awk '{
+    line = $0
+    while (line != "") {
+      at = index(line, inside ? "*/" : "/*")
+      if (!inside) print at ? substr(line, 1, at - 1) : line
+      line = at ? substr(line, at + 2) : ""
+      if (at) inside = !inside
+    }
+  }' conc.h | names >"$tmp/there"
+  comm -23 "$tmp/named" "$tmp/there"
+  grep -oE '>>[a-z]+' conc.h | sort -u | while read -r room; do
+    grep -q "^   $room" conc.h || echo "$room"
+  done
+}
+try 'comments name what there is' gone
