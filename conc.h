@@ -5280,6 +5280,7 @@ CONC__PRIVATE FILE *conc__stdio(unsigned i) {
    stream just now. Returns bits of streams that stay locked, by which no
    thread prints until the fork: only where buffers cannot be emptied. */
 CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
+  int state = conc__pthread_cancel_off(); /* a stream's lock is a guard, too */
   unsigned locked = 0, i;
   for (i = 0; i < 2; i++) {
     FILE *stream = conc__stdio(i);
@@ -5288,6 +5289,7 @@ CONC__PRIVATE unsigned conc__stdio_before_fork(void) {
     if (CONC_HAVE_FPURGE) funlockfile(stream);
     else locked |= 1u << i;
   }
+  conc__pthread_cancel_back(state);
   return locked;
 }
 
@@ -6742,6 +6744,7 @@ typedef struct conc__own_fd {
    fork comes in between. Nothing that can wait is done under it. It is taken
    inside all guards but that of the table of forks. */
 static conc__mutex conc__own_guard;
+static int conc__own_cancel; /* of its holder: see conc__pthread_cancel_off */
 static conc__own_fd *conc__own_fds; /* by number */
 static size_t conc__own_room;       /* rows of it */
 static size_t conc__own_count;      /* that are entered; 0: there is no table.
@@ -6845,14 +6848,19 @@ CONC__PRIVATE void conc__own_init_once(void) {
   conc__fork_enter(CONC__FORK_OWN_FDS, &row);
 }
 
-/* Around the opening of descriptors and conc__own_fd_enter. */
+/* Around the opening of descriptors and conc__own_fd_enter. To open and to
+   close are points of cancellation: hence there is none meanwhile. */
 CONC__PRIVATE void conc__own_fds_lock(void) {
+  int state = conc__pthread_cancel_off();
   pthread_once(&conc__own_once, conc__own_init_once);
   conc__mutex_lock(&conc__own_guard);
+  conc__own_cancel = state;
 }
 
 CONC__PRIVATE void conc__own_fds_unlock(void) {
+  int state = conc__own_cancel;
   conc__mutex_unlock(&conc__own_guard);
+  conc__pthread_cancel_back(state);
 }
 
 /* Enters a descriptor that was opened before: a fork in between has given it
@@ -7900,6 +7908,7 @@ CONC__PRIVATE unsigned conc__registry_take(struct conc__registry *r, int fd,
    the guard, so that two threads do not get one each. */
 CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
   struct conc__registry_mine *mine = conc__registry_local(r);
+  int state = conc__pthread_cancel_off();
   unsigned id;
   conc__mutex_lock(&conc__shared_guard);
   id = mine->self;
@@ -7915,6 +7924,7 @@ CONC__PRIVATE unsigned conc__registry_enter(struct conc__registry *r) {
   }
   CONC__STORE_RELAXED(&mine->self, id);
   conc__mutex_unlock(&conc__shared_guard);
+  conc__pthread_cancel_back(state);
   return id;
 }
 

@@ -9,6 +9,46 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+/* --- a thread that is cancelled holds no guard of the library --- */
+
+static void *is_cancelled_as_it_closes(void *arg) {
+  pthread_cancel(pthread_self());
+  conc_close(*(int *)arg);
+  pthread_testcancel();
+  return NULL;
+}
+
+static void *is_cancelled_as_it_gets_an_id(void *arg) {
+  pthread_cancel(pthread_self());
+  if (conc_lock_acquire((conc_lock *)arg, 0) == 0)
+    conc_lock_release((conc_lock *)arg);
+  pthread_testcancel();
+  return NULL;
+}
+
+static void cancelled_in(void *(*act)(void *), void *arg) {
+  pthread_t t;
+  void *result;
+  CHECK_EQ(pthread_create(&t, NULL, act, arg), 0);
+  CHECK_EQ(pthread_join(t, &result), 0);
+  CHECK(result == PTHREAD_CANCELED);
+}
+
+TEST(a_thread_that_is_cancelled_holds_no_guard_of_the_library) {
+  int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  conc_lock *lock = (conc_lock *)conc_shared_alloc(sizeof *lock);
+  CHECK(fd >= 0 && lock != NULL);
+  CHECK_EQ(conc__own_fd_add(fd), 0);
+  cancelled_in(is_cancelled_as_it_closes, &fd);
+  CHECK(!conc__mutex_is_held(&conc__own_guard));
+  CHECK_EQ(conc_lock_init_shared(lock), 0);
+  cancelled_in(is_cancelled_as_it_gets_an_id, lock);
+  CHECK(!conc__mutex_is_held(&conc__shared_guard));
+  CHECK_EQ(conc_lock_acquire(lock, 0), 0);
+  CHECK_EQ(conc_lock_release(lock), 0);
+  conc_shared_free(lock);
+}
+
 /* --- a task that ends with a lock ----------------------------------------- */
 
 typedef struct owned {
