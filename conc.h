@@ -7862,19 +7862,19 @@ CONC__PRIVATE int conc__registry_fd(struct conc__registry *r) {
   return CONC__LOAD(&mine->fd);
 }
 
-/* The registry's file opened anew, for a lock that hangs on this open file; or
-   -1: there is no such thing here. Only the family's: another file may have
-   other locks of this process, which its close would drop. */
+/* The registry's file opened anew, for a lock that hangs on this open file; a
+   negative number: there is no such thing here. Only the family's: another
+   file may have other locks of this process, which its close would drop. */
 CONC__PRIVATE int conc__registry_reopen(struct conc__registry *r) {
   char path[32];
   if (r != conc__family || CONC__OFD_SETLK < 0 || CONC__MADV_DONTFORK < 0)
     return -1;
   snprintf(path, sizeof path, "/proc/self/fd/%d", conc__registry_local(r)->fd);
-  return open(path, O_RDWR | O_CLOEXEC);
+  return conc__fd_lift(open(path, O_RDWR | O_CLOEXEC));
 }
 
-/* Hands the locks of an open file over to a mapping of it, which a forked
-   child does not get, and closes the descriptor. NULL: it cannot be done. */
+/* Makes a mapping, which a forked child does not get, that keeps the locks of
+   an open file when its descriptor is closed. NULL: it cannot be done. */
 CONC__PRIVATE void *conc__registry_hold(int fd) {
   void *page = mmap(NULL, conc__page, PROT_READ, MAP_SHARED, fd, 0);
   if (page == MAP_FAILED) return NULL;
@@ -8010,12 +8010,14 @@ CONC__PRIVATE void conc__registry_unmap(struct conc__registry *r,
                                         size_t size) {
   struct conc__registry_mine *mine = conc__registry_local(r);
   int fd = conc__registry_has(mine, mine->fd) ? mine->fd : -1;
+  int state = conc__pthread_cancel_off();
   CONC__CHECK(conc__mutex_is_held(&conc__shared_guard));
   if (mine->held != NULL) munmap(mine->held, conc__page);
   if (*conc__known_place(r) == r)
     CONC__STORE_RELAXED(conc__known_place(r), (struct conc__registry *)NULL);
   munmap((char *)(void *)r - conc__page, conc__page + size);
   if (fd >= 0) close(fd);
+  conc__pthread_cancel_back(state);
 }
 
 /* Makes the family's registry, if there is none. 0 or negative errno. */
@@ -8519,7 +8521,7 @@ CONC__INLINE unsigned conc__place_of(unsigned id) {
 }
 
 /* A change that is in one order with those of other words that are made by it,
-   and with sequentially consistent loads: see conc__shared_rwlock_take. */
+   and with sequentially consistent loads: see conc__shared_rwlock_write. */
 CONC__INLINE bool conc__place_change(unsigned *place, unsigned *seen,
                                      unsigned want) {
   CONC__POINT();
@@ -10328,7 +10330,7 @@ CONC__PRIVATE int conc__shared_barrier_end(conc_barrier *barrier,
   return 0;
 }
 
-/* --- conc_barrier between processes: who is there --- */
+/* --- conc_barrier between processes: which parties are there --- */
 
 /* Enters the guard of `parts`, if that can be had at once. */
 CONC__PRIVATE bool conc__shared_barrier_enter(conc_barrier *barrier,
