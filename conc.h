@@ -9588,12 +9588,15 @@ CONC__PRIVATE void conc__once_abandon(conc__actor *self);
 CONC__PRIVATE int conc__once_call(conc_once *once, conc__actor *self,
                                   int (*fn)(void *arg), void *arg) {
   void (*left)(conc__actor *) = conc__once_abandon;
+  conc_once *outer = self->once;
   int rc;
   CONC__STORE(&conc__once_left, left);
-  once->outer = self->once;
+  once->outer = outer;
   self->once = once;
   rc = fn(arg);
-  self->once = once->outer;
+  /* Not once->outer: in a child that fn has forked, a shared once may be
+     another process's by now. */
+  self->once = outer;
   return rc;
 }
 

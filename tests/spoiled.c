@@ -190,4 +190,20 @@ TEST(a_mark_that_leads_nowhere_is_invalid) {
   conc_shared_free(its);
 }
 
+/* A child that the function of a once has forked comes back from it, too, when
+   the once may be another process's: what it finds there is not its own. */
+static int is_taken_over(void *arg) {
+  its->once.outer = (conc_once *)arg;
+  return 0;
+}
+TEST(a_once_may_be_the_next_processs_when_its_function_returns) {
+  conc_once other = {0};
+  its = (table *)conc_shared_alloc(sizeof *its);
+  CHECK(its != NULL);
+  lay();
+  CHECK_EQ(conc_once_run(&its->once, is_taken_over, &other, 1), 0);
+  CHECK(conc__self()->once == NULL);
+  conc_shared_free(its);
+}
+
 TEST_MAIN
