@@ -6627,8 +6627,8 @@ typedef struct conc__fork_row {
 static const conc__fork_row *conc__fork_table[CONC__FORK_ROWS];
 
 /* How many forks lie between the first process and this one: what was made at
-   another depth was made by a parent, and is not this process's own. It only
-   grows from parent to child, so no number comes back. */
+   another depth was made by a parent, and is not this process's own. Only a
+   fork changes it, in the child, where it grows: so no number comes back. */
 static unsigned conc__fork_depth;
 
 /* Held to change the table, and while a fork is under way: a row whose second
@@ -11369,8 +11369,8 @@ CONC__PRIVATE void conc__group_look_list(conc_group *g, conc_task **list) {
    which of the others have stayed behind. */
 CONC__PRIVATE void conc__group_look(conc_task *all) {
   conc_group *g = all->group;
-  if (all->number == conc__generation) return;
-  all->number = conc__generation;
+  if (all->number == conc__fork_depth) return;
+  all->number = conc__fork_depth;
   conc__group_enter(g);
   conc__group_look_list(g, &g->first);
   conc__group_look_list(g, &g->cancelled);
@@ -11442,7 +11442,7 @@ CONC_API int conc_group_leave(conc_group *group, double timeout) {
   memset(&all, 0, sizeof all);
   all.kind = &conc__group_kind;
   all.group = group;
-  all.number = conc__generation + 1; /* not looked at in this process */
+  all.number = conc__fork_depth + 1; /* not looked at in this process */
   conc__group_enter(group);
   if (group->count > 0) group->all = &all;
   conc__group_exit(group);
@@ -28800,7 +28800,7 @@ CONC__PRIVATE void conc__procpool_slot_done(void *result, int status) {
   conc__procpool_slot *slot = conc__procpool_here.slot;
   uint64_t seen = conc__procpool_here.word;
   size_t i = (size_t)(slot - s->slots);
-  if (conc__procpool_here.generation != conc__generation)
+  if (conc__procpool_here.generation != conc__fork_depth)
     _exit(0); /* a child that the job has forked, and that came back */
   slot->result = result;
   slot->status = status;
@@ -28838,7 +28838,7 @@ CONC__PRIVATE void conc__procpool_slot_run(conc__procpool_shared *s,
   conc__procpool_here.shared = s;
   conc__procpool_here.slot = slot;
   conc__procpool_here.word = seen;
-  conc__procpool_here.generation = conc__generation;
+  conc__procpool_here.generation = conc__fork_depth;
   memset(job, 0, sizeof *job);
   job->number = (unsigned)(seen >> 24) + 1;
   job->size = slot->size;
