@@ -6022,9 +6022,6 @@ static uintptr_t conc__owner_last; /* of all threads; changed atomically */
 static uintptr_t conc__owner_fork; /* what that was at the last fork, in the
                                       child; 0: there was none */
 
-static unsigned conc__generation; /* how many forks led here; only a fork
-                                     changes it, in the child */
-
 /* The ids from before the fork that are here all the same: of the thread that
    forked, and of its coroutines. Only a fork changes these. */
 static uintptr_t *conc__survivors;
@@ -6753,20 +6750,23 @@ static size_t conc__own_count;      /* that are entered; 0: there is no table.
                                        asks for */
 static pthread_once_t conc__own_once = PTHREAD_ONCE_INIT;
 
-/* Whether the row's file is still there. The guard is held, here and below. */
+/* Whether there is a row for it. The guard is held, here and below. */
+CONC__PRIVATE bool conc__own_fd_entered(int fd) {
+  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
+  return fd >= 0 && (size_t)fd < conc__own_room && conc__own_fds[fd].entered;
+}
+
+/* Whether the row's file is still there. */
 CONC__PRIVATE bool conc__own_fd_same(int fd) {
   struct stat st;
-  CONC__CHECK(conc__mutex_is_held(&conc__own_guard));
-  return fd >= 0 && (size_t)fd < conc__own_room &&
-         conc__own_fds[fd].entered && fstat(fd, &st) == 0 &&
+  return conc__own_fd_entered(fd) && fstat(fd, &st) == 0 &&
          st.st_dev == conc__own_fds[fd].device &&
          st.st_ino == conc__own_fds[fd].inode;
 }
 
 /* Clears a row, if it is there. The table goes with the last one. */
 CONC__PRIVATE void conc__own_fd_leave(int fd) {
-  if (fd < 0 || (size_t)fd >= conc__own_room || !conc__own_fds[fd].entered)
-    return;
+  if (!conc__own_fd_entered(fd)) return;
   conc__own_fds[fd].entered = false;
   CONC__CHECK(conc__own_count > 0);
   CONC__STORE_RELAXED(&conc__own_count, conc__own_count - 1);
@@ -6897,8 +6897,7 @@ CONC__PRIVATE bool conc__own_fd_close(int fd) {
   bool entered;
   if (CONC__LOAD_RELAXED(&conc__own_count) == 0) return false;
   conc__own_fds_lock();
-  entered = fd >= 0 && (size_t)fd < conc__own_room &&
-            conc__own_fds[fd].entered;
+  entered = conc__own_fd_entered(fd);
   if (conc__own_fd_same(fd)) close(fd);
   conc__own_fd_leave(fd);
   conc__own_fds_unlock();
@@ -14952,7 +14951,6 @@ CONC__PRIVATE void conc__fork_count_survivors(void) {
   uintptr_t thread = conc__owner_is_gone(conc__this.id) ? 0 : conc__this.id;
   uintptr_t *ids =
       (uintptr_t *)CONC_REALLOC(conc__survivors, room * sizeof *ids);
-  conc__generation++;
   /* All that was handed out is older from now on: what this thread had left
      for its coroutines, too. */
   conc__owner_fork = conc__owner_last;
@@ -15055,21 +15053,17 @@ typedef struct conc__fork_calls {
 
 /* Without memory for it, it is called at once. */
 CONC__PRIVATE void conc__fork_note(conc__fork_calls *calls, conc_task *t) {
-  conc__fork_call *items = calls->items;
   if (calls->count == calls->room) {
-    size_t room = calls->room * 2 + 8;
-    items = (conc__fork_call *)CONC_REALLOC(items, room * sizeof *items);
-    if (items != NULL) {
-      calls->items = items;
-      calls->room = room;
+    void *items = conc__grow(calls->items, &calls->room, calls->count + 1,
+                             sizeof *calls->items);
+    if (items == NULL) {
+      t->callback(t, -ECHILD, NULL);
+      return;
     }
+    calls->items = (conc__fork_call *)items;
   }
-  if (items == NULL) {
-    t->callback(t, -ECHILD, NULL);
-  } else {
-    items[calls->count].task = t;
-    items[calls->count++].callback = t->callback;
-  }
+  calls->items[calls->count].task = t;
+  calls->items[calls->count++].callback = t->callback;
 }
 
 CONC__PRIVATE void conc__fork_call_back(conc__fork_calls *calls) {
