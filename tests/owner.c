@@ -494,6 +494,36 @@ TEST(a_process_that_closes_all_descriptors_is_alive) {
   conc_shared_free(c);
 }
 
+/* The program has put a file of its own in the place of one of the library's:
+   a child keeps it, and the library does not close it. */
+TEST(a_number_that_is_another_file_now_is_the_programs) {
+  int ours = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int replaced = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int other = open("/", O_RDONLY | O_CLOEXEC);
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  CHECK(ours >= 0 && replaced >= 0 && other >= 0);
+  CHECK_EQ(conc__own_fd_add(ours), 0);
+  CHECK_EQ(conc__own_fd_add(replaced), 0);
+  CHECK_EQ(dup2(other, replaced), replaced);
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    CHECK_CHILD(fcntl(ours, F_GETFD) < 0);
+    CHECK_CHILD(fcntl(replaced, F_GETFD) >= 0);
+    _exit(0);
+  }
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  CHECK(conc__own_fd_close(replaced));
+  CHECK(fcntl(replaced, F_GETFD) >= 0);
+  CHECK(conc__own_fd_close(ours));
+  CHECK(fcntl(ours, F_GETFD) < 0);
+  CHECK_EQ(close(replaced), 0);
+  CHECK_EQ(close(other), 0);
+}
+
 /* What a process has held is free for the others once it executes another
    program, though it goes on to live. */
 TEST(a_process_that_executes_a_program_holds_nothing) {

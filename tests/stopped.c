@@ -254,6 +254,35 @@ TEST(of_many_that_wait_for_another_process_one_looks) {
   conc_shared_free(its);
 }
 
+/* The one that looks stayed in the parent: a child does not follow it. */
+static bool has_sentry(const unsigned *word) {
+  bool has;
+  conc__mutex_lock(conc__mutex_of(word));
+  has = conc__sentries[conc__sentry_bucket(word)] != NULL;
+  conc__mutex_unlock(conc__mutex_of(word));
+  return has;
+}
+TEST(a_forked_child_has_no_sentry_of_its_parent) {
+  const unsigned *word;
+  conc_task t;
+  int status;
+  pid_t pid;
+  NEEDS_FORK;
+  lay();
+  CHECK_EQ(conc_lock_acquire(&its->lock, 0), 0);
+  word = &its->lock.claim.word;
+  start(conc_thread_start, &t, want_lock, NULL);
+  UNTIL(has_sentry(word));
+  pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) _exit(has_sentry(word));
+  CHECK_EQ(waitpid(pid, &status, 0), pid);
+  CHECK_EQ(status, 0);
+  CHECK_EQ(conc_lock_release(&its->lock), 0);
+  CHECK_EQ(conc_join(&t, CONC_FOREVER), 0);
+  conc_shared_free(its);
+}
+
 /* The one that looks ends its wait: another one looks. And all that follow it
    are cancelled at once. */
 static void *till(void *arg) {
