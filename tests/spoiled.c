@@ -182,7 +182,7 @@ static int is_taken_over(void *arg) {
   return 0;
 }
 TEST(a_once_may_be_the_next_processs_when_its_function_returns) {
-  conc_once other = {0};
+  static conc_once other;
   begin();
   CHECK_EQ(conc_once_run(&its->once, is_taken_over, &other, 1), 0);
   CHECK(conc__self()->once == NULL);
